@@ -1,0 +1,1 @@
+"""Benchmarks, exact ranking, metrics and reports for embedders of `mllm_embed`."""

@@ -1,0 +1,33 @@
+"""Composed image retrieval: a multimodal LLM as an instruction-aware embedding model."""
+
+from __future__ import annotations
+
+from typing import TYPE_CHECKING, Any
+
+__version__ = "0.1.0"
+
+if TYPE_CHECKING:
+    from .encoder import MLLMEmbedder
+    from .folder import DataFolder
+    from .prompts import PromptSet
+    from .search import Searcher
+    from .types import Document, Query
+
+_HOMES = {
+    "MLLMEmbedder": "encoder",
+    "DataFolder": "folder",
+    "Document": "types",
+    "PromptSet": "prompts",
+    "Query": "types",
+    "Searcher": "search",
+}
+__all__ = ["DataFolder", "Document", "MLLMEmbedder", "PromptSet", "Query", "Searcher"]
+
+
+def __getattr__(name: str) -> Any:
+    """Import a public name when it is first used, so that `import mllm_embed` stays quick."""
+    if name not in _HOMES:
+        raise AttributeError(f"module {__name__!r} has no attribute {name!r}")
+    from importlib import import_module
+
+    return getattr(import_module(f"{__name__}.{_HOMES[name]}"), name)

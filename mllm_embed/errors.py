@@ -1,0 +1,44 @@
+"""The library's few error types: each message is one sentence that names the file, row or value, and the cure."""
+
+from __future__ import annotations
+
+import functools
+import sys
+from collections.abc import Callable
+
+
+class MLLMEmbedError(Exception):
+    """A mistake that the user can mend; the base of all errors that the library raises on purpose."""
+
+
+class ImageError(MLLMEmbedError):
+    """A picture that cannot be read."""
+
+
+class DataError(MLLMEmbedError):
+    """A file, row or input that is not as documented."""
+
+
+class ConfigError(MLLMEmbedError):
+    """A setting that does not exist or does not fit the others."""
+
+
+class ModelError(MLLMEmbedError):
+    """A model or adapter that cannot be loaded or does not fit."""
+
+
+def user_errors(main: Callable[..., int]) -> Callable[..., int]:
+    """Make a command's `main` end with one sentence and exit code 2 on an MLLMEmbedError, with 130 on Ctrl-C."""
+
+    @functools.wraps(main)
+    def guarded(*args: object, **kwargs: object) -> int:
+        try:
+            return main(*args, **kwargs)
+        except MLLMEmbedError as error:
+            print(f"error: {error}", file=sys.stderr)
+            return 2
+        except KeyboardInterrupt:
+            print("stopped", file=sys.stderr)
+            return 130
+
+    return guarded

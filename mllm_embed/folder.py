@@ -1,0 +1,209 @@
+"""Anyone's own data: a folder with pictures and up to three files, all checked before any work starts.
+
+    images/...         pictures, named in the files relative to the folder
+    pairs.jsonl        {"id", "image", "caption"} a line: training, stage 1
+    triplets.jsonl     {"id", "image", "instruction", "target_image" and/or "target_text",
+                        "source_text"?, "kind"?} a line: training, stage 2
+    benchmark.json     {"name", "gallery": [{"id", "image", "caption"?}],
+                        "queries": [{"id", "image", "instruction", "targets": [ids],
+                                     "exclude": [ids]?, "kind"?}]}: evaluation
+
+Further keys are allowed and ignored, unless one looks like a misspelling of a key that is missing.
+"""
+
+from __future__ import annotations
+
+import hashlib
+import json
+import os
+from dataclasses import astuple, dataclass, field
+from pathlib import Path
+
+from .errors import DataError
+from .rows import Checks, Row, array_rows, json_lines
+
+FILES = ("pairs.jsonl", "triplets.jsonl", "benchmark.json")
+_SHOWN = 20
+
+
+@dataclass(frozen=True)
+class Pair:
+    """A picture and what it shows."""
+
+    id: str
+    image: Path
+    caption: str
+
+
+@dataclass(frozen=True)
+class Triplet:
+    """A picture, an instruction, and the target: a picture, a text, or both."""
+
+    id: str
+    image: Path
+    instruction: str
+    target_image: Path | None = None
+    target_text: str | None = None
+    source_text: str | None = None
+    kind: str | None = None
+
+
+@dataclass(frozen=True)
+class GalleryItem:
+    """A picture that can be found."""
+
+    id: str
+    image: Path
+    caption: str | None = None
+
+
+@dataclass(frozen=True)
+class BenchmarkQuery:
+    """A question: picture, instruction, the gallery ids that are right and those left out of its ranking."""
+
+    id: str
+    image: Path
+    instruction: str
+    targets: tuple[str, ...]
+    exclude: tuple[str, ...] = ()
+    kind: str | None = None
+
+
+@dataclass(frozen=True)
+class Benchmark:
+    """A gallery and the queries asked of it. The order of the gallery decides between equal scores."""
+
+    name: str
+    gallery: tuple[GalleryItem, ...]
+    queries: tuple[BenchmarkQuery, ...]
+
+    def fingerprint(self) -> str:
+        """sha256 over ids, texts, targets, exclusions, and name and size of every picture."""
+        digest = hashlib.sha256(self.name.encode())
+        for entry in (*self.gallery, *self.queries):
+            image = entry.image
+            values = [value for value in astuple(entry) if not isinstance(value, Path)]
+            digest.update(json.dumps([image.name, image.stat().st_size, *values]).encode())
+        return digest.hexdigest()
+
+
+@dataclass(frozen=True)
+class DataFolder:
+    """The checked contents of a folder; open one with `DataFolder.open`."""
+
+    root: Path
+    pairs: list[Pair] = field(default_factory=list)
+    triplets: list[Triplet] = field(default_factory=list)
+    benchmark: Benchmark | None = None
+    digest: str = ""
+
+    @classmethod
+    def open(cls, path: str | os.PathLike[str]) -> DataFolder:
+        """Read and check a folder.
+
+        Raises:
+            DataError: the folder is missing or empty, or anything in it is wrong; up to 20 problems are named
+                with file and line in one message.
+        """
+        root = Path(path)
+        if not root.is_dir():
+            raise DataError(f"{root} is {'not a folder' if root.exists() else 'missing'}: give a data folder")
+        if not any((root / name).is_file() for name in FILES):
+            raise DataError(f"empty folder {root}: it holds none of {', '.join(FILES)}")
+        checks = Checks(root)
+        pairs = [_pair(row) for row in json_lines(checks, FILES[0])]
+        triplets = [_triplet(row) for row in json_lines(checks, FILES[1])]
+        benchmark = _benchmark(checks) if (root / FILES[2]).is_file() else None
+        if checks.problems:
+            raise DataError(_message(root, checks.problems))
+        return cls(root, pairs, triplets, benchmark, _digest(root))
+
+    def fingerprint(self) -> str:
+        """sha256 over the names and contents of the three files (those that existed when it was opened)."""
+        return self.digest
+
+
+def _digest(root: Path) -> str:
+    digest = hashlib.sha256()
+    for file in (root / name for name in FILES):
+        if file.is_file():
+            digest.update(f"{file.name} {file.stat().st_size}\n".encode())
+            digest.update(file.read_bytes())
+    return digest.hexdigest()
+
+
+def open_benchmark(path: str | os.PathLike[str]) -> Benchmark:
+    """The benchmark of a data folder.
+
+    Raises:
+        DataError: as `DataFolder.open`, and for a folder without benchmark.json.
+    """
+    folder = DataFolder.open(path)
+    if folder.benchmark is None:
+        raise DataError(f"{folder.root} has no benchmark.json: there is nothing to evaluate")
+    return folder.benchmark
+
+
+def _pair(row: Row) -> Pair:
+    row.known("id", "image", "caption")
+    return Pair(row.text("id"), row.image("image"), row.text("caption"))
+
+
+def _triplet(row: Row) -> Triplet:
+    row.known("id", "image", "instruction", "target_image", "target_text", "source_text", "kind")
+    if not row.has("target_image") and not row.has("target_text"):
+        row.problem("needs target_image or target_text")
+    return Triplet(
+        row.text("id"),
+        row.image("image"),
+        row.text("instruction"),
+        row.image("target_image") if row.has("target_image") else None,
+        row.optional_text("target_text"),
+        row.optional_text("source_text"),
+        row.optional_text("kind"),
+    )
+
+
+def _benchmark(checks: Checks) -> Benchmark:
+    content, rows = array_rows(checks, FILES[2], ("gallery", "queries"))
+    name = content.get("name")
+    if content and (not isinstance(name, str) or not name.strip()):
+        checks.problems.append(f'{FILES[2]}: "name" must be a non-empty string')
+    gallery = tuple(_gallery_item(row) for row in rows["gallery"])
+    ids = {item.id for item in gallery}
+    return Benchmark(str(name), gallery, tuple(_query(row, ids) for row in rows["queries"]))
+
+
+def _gallery_item(row: Row) -> GalleryItem:
+    row.known("id", "image", "caption")
+    return GalleryItem(row.text("id"), row.image("image"), row.optional_text("caption"))
+
+
+def _query(row: Row, gallery: set[str]) -> BenchmarkQuery:
+    row.known("id", "image", "instruction", "targets", "exclude", "kind")
+    targets = row.ids("targets")
+    exclude = row.ids("exclude") if row.has("exclude") else ()
+    for word, ids in (("target", targets), ("excluded id", exclude)):
+        for lost in (entry for entry in ids if entry not in gallery):
+            row.problem(f'{word} "{lost}" is not in the gallery')
+    for both in (entry for entry in targets if entry in exclude):
+        row.problem(f'"{both}" is both a target and excluded')
+    if not targets and isinstance(row.values.get("targets"), list):
+        row.problem("targets is empty")
+    return BenchmarkQuery(
+        row.text("id"),
+        row.image("image"),
+        row.text("instruction"),
+        targets,
+        exclude,
+        row.optional_text("kind"),
+    )
+
+
+def _message(root: Path, problems: list[str]) -> str:
+    shown = problems[:_SHOWN]
+    if len(problems) > _SHOWN:
+        shown.append(f"and {len(problems) - _SHOWN} more")
+    if len(problems) == 1:
+        return f"1 problem in {root}: {shown[0]}"
+    return "\n  ".join([f"{len(problems)} problems in {root}:", *shown])

@@ -1,0 +1,77 @@
+"""The one door for pixels: every picture that the library reads comes through `load_image`."""
+
+from __future__ import annotations
+
+import hashlib
+import io
+import os
+from pathlib import Path
+
+from PIL import Image, ImageOps
+
+from .errors import ImageError
+from .types import ImageLike
+
+FORMATS = ("JPEG", "PNG", "WEBP", "BMP", "GIF")
+MAX_PIXELS = 50_000_000
+
+
+def load_image(source: ImageLike, max_pixels: int = MAX_PIXELS) -> Image.Image:
+    """Read a picture as upright RGB: first frame, EXIF rotation applied, transparency over white.
+
+    The size is checked before anything is decoded. Only the formats in FORMATS are opened; URLs are not fetched.
+
+    Raises ImageError, naming the file, for a missing path, a folder, a URL, an unreadable or truncated picture, an
+    unknown format, and more than `max_pixels` pixels.
+    """
+    if isinstance(source, Image.Image):
+        return _upright_rgb(source)
+    name = "the given bytes" if isinstance(source, bytes) else os.fspath(source)
+    try:
+        with Image.open(_stream(source, name), formats=FORMATS) as picture:
+            if picture.width * picture.height > max_pixels:
+                raise ImageError(
+                    f"{name} has {picture.width} x {picture.height} pixels, over the limit of {max_pixels:,}"
+                )
+            picture.load()
+            return _upright_rgb(picture)
+    except Image.UnidentifiedImageError as error:
+        raise ImageError(f"{name} is not a {', '.join(FORMATS[:-1])} or {FORMATS[-1]} picture") from error
+    except Image.DecompressionBombError as error:
+        raise ImageError(f"{name} has more pixels than the limit of {max_pixels:,}") from error
+    except (OSError, SyntaxError, ValueError, EOFError) as error:
+        raise ImageError(f"{name} cannot be read as a picture ({error}); replace the file") from error
+
+
+def content_key(source: ImageLike) -> str:
+    """A sha256 that equal pictures share: of the file's bytes, or of the size and pixels of a PIL picture."""
+    if isinstance(source, Image.Image):
+        picture = _upright_rgb(source)
+        return hashlib.sha256(repr(picture.size).encode() + picture.tobytes()).hexdigest()
+    name = "the given bytes" if isinstance(source, bytes) else os.fspath(source)
+    return hashlib.sha256(_stream(source, name).getvalue()).hexdigest()
+
+
+def _stream(source: str | os.PathLike[str] | bytes, name: str) -> io.BytesIO:
+    if isinstance(source, bytes):
+        return io.BytesIO(source)
+    if name.startswith(("http://", "https://", "ftp://", "data:")):
+        raise ImageError(f"{name[:80]} is a URL, and none is fetched; download the picture and give its path")
+    path = Path(source)
+    if path.is_dir():
+        raise ImageError(f"{name} is a folder, not a picture")
+    if not path.exists():
+        raise ImageError(f"{name} does not exist; check the path")
+    try:
+        return io.BytesIO(path.read_bytes())
+    except OSError as error:
+        raise ImageError(f"{name} cannot be opened: {error.strerror}") from error
+
+
+def _upright_rgb(picture: Image.Image) -> Image.Image:
+    picture = ImageOps.exif_transpose(picture)
+    if picture.mode in ("RGBA", "LA", "PA") or "transparency" in picture.info:
+        picture = picture.convert("RGBA")
+        white = Image.new("RGBA", picture.size, "white")
+        picture = Image.alpha_composite(white, picture)
+    return picture if picture.mode == "RGB" else picture.convert("RGB")

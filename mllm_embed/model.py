@@ -1,0 +1,51 @@
+"""The embedding model: a Hugging Face base model without LM head, pooled and normalised."""
+
+from __future__ import annotations
+
+from torch import Tensor, nn
+from torch.nn import functional as F
+
+from .families import Family
+from .pooling import last_token
+
+
+class EmbeddingModel(nn.Module):
+    """`backbone` is what `AutoModel` gives for an image-text model, perhaps wrapped by peft.
+
+    Its `last_hidden_state` comes after the final norm and has one row a token, image placeholders included.
+    """
+
+    def __init__(self, backbone: nn.Module, family: Family):
+        super().__init__()
+        self.backbone = backbone
+        self.family = family
+
+    @property
+    def base(self) -> nn.Module:
+        """The backbone without its adapter's wrapper."""
+        return getattr(self.backbone, "get_base_model", lambda: self.backbone)()
+
+    def forward(self, **batch: Tensor) -> Tensor:
+        """Model input as the processor makes it ([B, L] ids and mask, pixels, ...) -> [B, D] float32, L2-normalised."""
+        dtype = self.base.dtype
+        inputs = {name: t.to(dtype) if t.is_floating_point() else t for name, t in batch.items()}
+        hidden = self.backbone(**inputs, use_cache=False).last_hidden_state
+        return F.normalize(last_token(hidden, batch["attention_mask"]).float(), dim=-1)
+
+    def train(self, mode: bool = True) -> EmbeddingModel:
+        """Train mode, but for the frozen vision tower, whose dropout stays off."""
+        super().train(mode)
+        for name, module in self.named_modules():
+            if is_part(name, self.family.vision):
+                module.eval()
+        return self
+
+    def gradient_checkpointing_enable(self) -> None:
+        """Recompute activations in the backward pass: about a third more time, much less memory."""
+        # non-reentrant: gradients reach LoRA although the embeddings, the first layer's input, need none
+        self.backbone.gradient_checkpointing_enable({"use_reentrant": False})
+
+
+def is_part(module_name: str, fragments: tuple[str, ...]) -> bool:
+    """Whether a module lies in (or is) a part that one of the name fragments names."""
+    return not set(module_name.split(".")).isdisjoint(fragments)

@@ -1,0 +1,202 @@
+"""Write the demo's data: pictures of scenes, captions, triplets and two dense benchmarks, in the folder format.
+
+    python scripts/make_scenes.py --output runs/demo/data
+    python scripts/make_scenes.py --sprites MY_CUTOUTS --output my_scenes --triplets 20000
+
+Writes three folders. `train/` holds pairs.jsonl and triplets.jsonl; `seen/` is a benchmark of new scenes of objects
+that train/ knows, `unseen/` one of objects that train/ never shows. Each benchmark reference has 16 edits, and all
+their results stand in the gallery: the picture alone can find at most one in sixteen. References come in groups that share
+their objects and places, so that the instruction alone does not give the answer away either.
+"""
+
+from __future__ import annotations
+
+import argparse
+import json
+import random
+from dataclasses import dataclass
+from functools import partial
+from multiprocessing import Pool
+from pathlib import Path
+
+from scenes import KINDS, Edit, Painter, Scene, caption, sample_edit, sample_scene
+
+EDITS = 16
+GROUP = 8
+TEST_SEED = 20412
+
+
+@dataclass(frozen=True)
+class Reference:
+    scene: Scene
+    edits: tuple[Edit, ...]
+
+
+def split_nouns(nouns: list[str], unseen: int) -> tuple[list[str], list[str]]:
+    """Seen and unseen nouns; a fixed shuffle, so that the pretraining and the demo agree."""
+    shuffled = random.Random(TEST_SEED).sample(sorted(nouns), len(nouns))
+    return sorted(shuffled[unseen:]), sorted(shuffled[:unseen])
+
+
+def dense_references(nouns: list[str], count: int, seed: int) -> list[Reference]:
+    """`count` references with 16 different edits each; every group of 8 draws on the same few objects."""
+    rng = random.Random(seed)
+    references: list[Reference] = []
+    known: set[Scene] = set()
+    while len(references) < count:
+        pool = rng.sample(nouns, min(8, len(nouns)))
+        group = min(len(references) + GROUP, count)
+        while len(references) < group:
+            scene = sample_scene(rng, pool, rng.choice((2, 2, 3)))
+            edits = _distinct_edits(rng, scene, pool)
+            if known.isdisjoint({scene, *(edit.result for edit in edits)}):
+                known |= {scene, *(edit.result for edit in edits)}
+                references.append(Reference(scene, tuple(edits)))
+    return references
+
+
+def _distinct_edits(rng: random.Random, scene: Scene, pool: list[str]) -> list[Edit]:
+    """All removals, then the other kinds in turn, until there are 16 different results."""
+    found: dict[Scene, Edit] = {}
+    turn = 0
+    while len(found) < EDITS:
+        edit = sample_edit(rng, scene, pool, KINDS[turn % len(KINDS)])
+        turn += 1
+        if edit is not None:
+            found.setdefault(edit.result, edit)
+    return list(found.values())
+
+
+def benchmarks(nouns: list[str], references: int = 40, unseen: int = 20) -> dict[str, list[Reference]]:
+    seen_nouns, unseen_nouns = split_nouns(nouns, unseen)
+    return {
+        "seen": dense_references(seen_nouns, references, TEST_SEED + 1),
+        "unseen": dense_references(unseen_nouns, references, TEST_SEED + 2),
+    }
+
+
+def held_out_scenes(nouns: list[str]) -> set[Scene]:
+    """Every scene of both benchmarks: what no training, not even the base model's, may show."""
+    tests = benchmarks(nouns).values()
+    return {scene for test in tests for r in test for scene in (r.scene, *(edit.result for edit in r.edits))}
+
+
+def write_benchmark(folder: Path, name: str, references: list[Reference], paint: Pictures) -> None:
+    gallery, queries = [], []
+    for number, reference in enumerate(references):
+        source = f"{number:03d}-00"
+        gallery.append(
+            {"id": source, "image": paint(folder, source, reference.scene), "caption": caption(reference.scene)}
+        )
+        for row, edit in enumerate(reference.edits, 1):
+            target = f"{number:03d}-{row:02d}"
+            gallery.append({"id": target, "image": paint(folder, target, edit.result), "caption": caption(edit.result)})
+            queries.append(
+                {
+                    "id": f"q{target}", "image": gallery[-row - 1]["image"], "instruction": edit.instruction,
+                    "targets": [target], "exclude": [source], "kind": edit.kind,
+                }
+            )  # fmt: skip
+    text = json.dumps({"name": name, "gallery": gallery, "queries": queries}, indent=1)
+    (folder / "benchmark.json").write_text(text, encoding="utf-8")
+
+
+def write_training(
+    folder: Path,
+    rng: random.Random,
+    nouns: list[str],
+    forbidden: set[Scene],
+    sizes: tuple[int, int, int],
+    paint: Pictures,
+) -> None:
+    """`sizes`: caption pairs, triplets, edits on each reference picture."""
+    pairs, triplets, per_reference = sizes
+
+    def fresh() -> Scene:
+        scene = sample_scene(rng, nouns)
+        return fresh() if scene in forbidden else scene
+
+    rows = []
+    for number in range(pairs):
+        scene = fresh()
+        rows.append(
+            {"id": f"p{number:06d}", "image": paint(folder, f"p{number:06d}", scene), "caption": caption(scene, rng)}
+        )
+    _write_rows(folder / "pairs.jsonl", rows)
+    rows = []
+    while len(rows) < triplets:
+        source, name = fresh(), f"t{len(rows):06d}"
+        source_text = caption(source, rng)
+        edits = {e.result: e for _ in range(per_reference * 2) if (e := sample_edit(rng, source, nouns))}
+        allowed = [edit for edit in edits.values() if edit.result not in forbidden][:per_reference]
+        for letter, edit in enumerate(allowed):
+            rows.append(
+                {
+                    "id": f"{name}-{letter}", "image": paint(folder, name, source), "instruction": edit.instruction,
+                    "target_image": paint(folder, f"{name}-{letter}", edit.result),
+                    "target_text": caption(edit.result, rng), "source_text": source_text, "kind": edit.kind,
+                }
+            )  # fmt: skip
+    _write_rows(folder / "triplets.jsonl", rows)
+
+
+def _write_rows(path: Path, rows: list[dict]) -> None:
+    path.write_text("".join(json.dumps(row) + "\n" for row in rows), encoding="utf-8")
+
+
+class Pictures:
+    """Collects what is to be painted, names the file at once, and paints all of it in two processes at the end."""
+
+    def __init__(self) -> None:
+        self.wanted: dict[Path, Scene] = {}
+
+    def __call__(self, folder: Path, name: str, scene: Scene) -> str:
+        file = f"images/{name.split('-')[0][:4]}/{name}.jpg"
+        self.wanted[folder / file] = scene
+        return file
+
+    def paint(self, painter: Painter) -> None:
+        from tqdm import tqdm
+
+        for parent in {path.parent for path in self.wanted}:
+            parent.mkdir(parents=True, exist_ok=True)
+        with Pool(2) as pool:
+            done = pool.imap_unordered(partial(_paint_file, painter), self.wanted.items(), chunksize=200)
+            for _ in tqdm(done, total=len(self.wanted), desc="painting scenes", unit="picture", mininterval=1):
+                pass
+
+
+def _paint_file(painter: Painter, job: tuple[Path, Scene]) -> None:
+    path, scene = job
+    painter.paint(scene).save(path, quality=92, subsampling=0)
+
+
+def main() -> None:
+    parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
+    default = Path(__file__).parent / "assets" / "sprites"
+    parser.add_argument("--sprites", type=Path, default=default, help="cut-outs with alpha, named by their noun")
+    parser.add_argument("--output", type=Path, required=True, help="folder that receives train/, seen/ and unseen/")
+    parser.add_argument("--pairs", type=int, default=8000, help="picture-caption pairs for stage 1")
+    parser.add_argument("--triplets", type=int, default=8000, help="triplets for stage 2")
+    parser.add_argument("--edits", type=int, default=4, help="triplets on each reference picture")
+    parser.add_argument("--references", type=int, default=40, help="references of each benchmark, 16 queries each")
+    parser.add_argument("--unseen", type=int, default=20, help="objects kept out of train/")
+    parser.add_argument("--seed", type=int, default=0)
+    args = parser.parse_args()
+
+    painter, pictures = Painter(args.sprites), Pictures()
+    tests = benchmarks(painter.nouns, args.references, args.unseen)
+    forbidden = {s for test in tests.values() for r in test for s in (r.scene, *(e.result for e in r.edits))}
+    for name in ("train", *tests):
+        (args.output / name).mkdir(parents=True, exist_ok=True)
+    for name, references in tests.items():
+        write_benchmark(args.output / name, f"scenes-{name}", references, pictures)
+    seen, _ = split_nouns(painter.nouns, args.unseen)
+    sizes = (args.pairs, args.triplets, args.edits)
+    write_training(args.output / "train", random.Random(args.seed), seen, forbidden, sizes, pictures)
+    pictures.paint(painter)
+    print(f"{len(pictures.wanted):,} pictures in {args.output}/: train, {', '.join(tests)}")
+
+
+if __name__ == "__main__":
+    main()

@@ -1,0 +1,314 @@
+"""Make the embedded base model: a small generative LLaVA that sees scenes, describes them and imagines changes.
+
+    python scripts/pretrain_base.py --output scripts/assets/base --pictures 48000
+
+Two phases. First the vision tower learns to see through a throw-away head that names the thing in every cell, its
+size, and the background: cheap, since no language model runs. Then the whole model learns to answer in words.
+One picture serves several questions: their tokens stand in one row behind the picture's, and an attention mask keeps
+the questions from seeing each other, so picture and prefix are computed once (1.8 times the answers a second).
+The result is a stock `LlavaForConditionalGeneration` folder of bfloat16 safetensors with processor and chat template.
+"""
+
+from __future__ import annotations
+
+import argparse
+import copy
+import json
+import random
+import time
+from collections.abc import Iterator
+from pathlib import Path
+from queue import Queue
+from threading import Thread
+
+import numpy as np
+import torch
+from torch.nn import functional as F
+
+from make_scenes import held_out_scenes
+from scenes import BACKGROUNDS, CELLS, SIZES, Painter, Scene, article, caption, place, sample_edit, sample_scene
+
+SPECIAL = ("<pad>", "<s>", "<|user|>", "<|assistant|>", "<|end|>", "<image>")
+TEMPLATE = (
+    "{% for m in messages %}<|{{ m.role }}|>\n"
+    "{% if m.content is string %}{{ m.content }}{% else %}{% for part in m.content %}"
+    "{% if part.type == 'image' %}<image>\n{% else %}{{ part.text }}{% endif %}{% endfor %}{% endif %}"
+    "<|end|>\n{% endfor %}{% if add_generation_prompt %}<|assistant|>\n{% endif %}"
+)
+PREFIX, TURN = "<|user|>\n<image>\n", "<|end|>\n<|assistant|>\n"
+NUMBERS = ("no things", "one thing", "two things", "three things")
+
+
+def questions(rng: random.Random, scene: Scene, nouns: list[str], count: int) -> list[tuple[str, str]]:
+    """`count` (question, answer) pairs on one picture: half of them ask for the picture after a change."""
+    pairs = [(rng.choice(("Describe this image.", "What does the image show?")), caption(scene))]
+    while len(pairs) < count:
+        if rng.random() < 0.25:
+            pairs.append(_fact(rng, scene, nouns))
+            continue
+        edit = sample_edit(rng, scene, nouns)
+        ask = rng.choice(
+            ('Modify this image with "{}", describe modified image.', "After this change: {}. What is shown?")
+        )
+        pairs.append((ask.replace("{}", edit.instruction), caption(edit.result)))
+    return pairs
+
+
+def _fact(rng: random.Random, scene: Scene, nouns: list[str]) -> tuple[str, str]:
+    thing = rng.choice(scene.things)
+    cell = rng.choice([thing.cell, rng.randrange(len(CELLS))])
+    there = next((t for t in scene.things if t.cell == cell), None)
+    return rng.choice(
+        (
+            (f"What is {place(cell)}?", article(f"{there.size} {there.noun}") if there else "nothing"),
+            (f"Where is the {thing.noun}?", place(thing.cell)),
+            (f"Is the {thing.noun} large or small?", thing.size),
+            ("How many things are there?", NUMBERS[len(scene.things)]),
+            ("What is the background?", scene.background),
+        )
+    )
+
+
+def build_tokenizer(nouns: list[str]):
+    """A byte-level BPE whose words are those of the scenes, so that a caption is about one token a word."""
+    from tokenizers import Tokenizer, decoders, models, pre_tokenizers, trainers
+    from transformers import PreTrainedTokenizerFast
+
+    rng, corpus = random.Random(0), []
+    for _ in range(20_000):
+        scene = sample_scene(rng, nouns)
+        corpus += [text for pair in questions(rng, scene, nouns, 3) for text in pair] + [caption(scene, rng)]
+    corpus += ["Describe this image in one word: Summary above sentence in one word: describe modified image"] * 2000
+    bpe = Tokenizer(models.BPE())
+    bpe.pre_tokenizer = pre_tokenizers.ByteLevel(add_prefix_space=False)
+    bpe.decoder = decoders.ByteLevel()
+    alphabet = pre_tokenizers.ByteLevel.alphabet()
+    bpe.train_from_iterator(
+        corpus,
+        trainers.BpeTrainer(
+            vocab_size=1024, special_tokens=list(SPECIAL), initial_alphabet=alphabet, show_progress=False
+        ),
+    )
+    return PreTrainedTokenizerFast(
+        tokenizer_object=bpe, pad_token="<pad>", bos_token="<s>", eos_token="<|end|>", padding_side="left",
+        extra_special_tokens={"image_token": "<image>"}, chat_template=TEMPLATE, model_max_length=2048,
+    )  # fmt: skip
+
+
+def build_processor(tokenizer):
+    from transformers import LlavaProcessor
+    from transformers.models.siglip.image_processing_pil_siglip import SiglipImageProcessorPil
+
+    images = SiglipImageProcessorPil(size={"height": 96, "width": 96})
+    return LlavaProcessor(
+        images,
+        tokenizer,
+        patch_size=16,
+        vision_feature_select_strategy="full",
+        chat_template=TEMPLATE,
+        image_token="<image>",
+    )
+
+
+def build_model(tokenizer) -> torch.nn.Module:
+    from transformers import LlamaConfig, LlavaConfig, LlavaForConditionalGeneration, SiglipVisionConfig
+
+    vision = SiglipVisionConfig(
+        hidden_size=192, intermediate_size=768, num_hidden_layers=5, num_attention_heads=3, image_size=96, patch_size=16
+    )
+    text = LlamaConfig(
+        vocab_size=len(tokenizer), hidden_size=256, intermediate_size=704, num_hidden_layers=5, num_attention_heads=4,
+        max_position_embeddings=2048, tie_word_embeddings=True, pad_token_id=tokenizer.pad_token_id,
+        bos_token_id=tokenizer.bos_token_id, eos_token_id=tokenizer.eos_token_id,
+    )  # fmt: skip
+    config = LlavaConfig(
+        vision_config=vision, text_config=text, image_token_index=tokenizer.convert_tokens_to_ids("<image>"),
+        vision_feature_layer=-1, vision_feature_select_strategy="full", image_seq_length=36, tie_word_embeddings=True,
+    )  # fmt: skip
+    model = LlavaForConditionalGeneration(config)
+    model.set_attn_implementation("eager")  # faster than SDPA under these masks on a CPU
+    return model
+
+
+class Scenes:
+    """Endless seeded scenes, none of them a test scene of the demo, with pixels as the processor makes them."""
+
+    def __init__(self, painter: Painter, seed: int):
+        self.painter, self.rng, self.forbidden = painter, random.Random(seed), held_out_scenes(painter.nouns)
+
+    def batch(self, size: int) -> tuple[list[Scene], torch.Tensor]:
+        scenes: list[Scene] = []
+        while len(scenes) < size:
+            scene = sample_scene(self.rng, self.painter.nouns)
+            if scene not in self.forbidden:
+                scenes.append(scene)
+        pixels = np.stack([np.asarray(self.painter.paint(scene)) for scene in scenes])
+        # SigLIP's processor scales to -1..1; the pictures have its size already
+        return scenes, torch.from_numpy(pixels).permute(0, 3, 1, 2).float().div(127.5).sub(1)
+
+
+class SeeingHead(torch.nn.Module):
+    """Phase 1's throw-away head: for each cell the thing and its size (or nothing), and the background."""
+
+    def __init__(self, width: int, nouns: list[str]):
+        super().__init__()
+        self.classes = {(noun, size): 1 + i for i, (noun, size) in enumerate((n, s) for n in nouns for s in SIZES)}
+        self.cells, self.ground = (
+            torch.nn.Linear(width, 1 + len(self.classes)),
+            torch.nn.Linear(width, len(BACKGROUNDS)),
+        )
+
+    def forward(self, patches: torch.Tensor, scenes: list[Scene]) -> tuple[torch.Tensor, float]:
+        """patches [B, 36, W] -> loss, share of the things that are named rightly."""
+        cells = F.avg_pool2d(patches.transpose(1, 2).unflatten(2, (6, 6)), 2).flatten(2).transpose(1, 2)
+        wanted = torch.zeros(len(scenes), len(CELLS), dtype=torch.long)
+        for row, scene in enumerate(scenes):
+            for thing in scene.things:
+                wanted[row, thing.cell] = self.classes[thing.noun, thing.size]
+        grounds = torch.tensor([list(BACKGROUNDS).index(scene.background) for scene in scenes])
+        logits = self.cells(cells).float()
+        loss = F.cross_entropy(logits.flatten(0, 1), wanted.flatten()) * 3 + F.cross_entropy(
+            self.ground(patches.mean(1)).float(), grounds
+        )
+        taken = wanted > 0
+        return loss, (logits.argmax(-1) == wanted)[taken].float().mean().item()
+
+
+def branches(tokenizer, talks: list[list[tuple[str, str]]]) -> dict[str, torch.Tensor]:
+    """Rows [picture prefix | question, answer | question, answer ...] with a mask that parts the questions.
+
+    Returns input_ids, position_ids, labels [B, L] (labels -100 outside answers) and attention_mask [B, 1, L, L] bool.
+    """
+    texts = [PREFIX] + [t for talk in talks for asked, answer in talk for t in (asked + TURN, answer + "<|end|>")]
+    encoded = iter(tokenizer(texts, add_special_tokens=False)["input_ids"])
+    image = tokenizer.convert_tokens_to_ids("<image>")
+    prefix = [t for token in next(encoded) for t in ([token] * 36 if token == image else [token])]
+    rows = []
+    for talk in talks:
+        ids, positions, owners, labels = list(prefix), list(range(len(prefix))), [0] * len(prefix), [-100] * len(prefix)
+        for number in range(1, len(talk) + 1):
+            asked, answered = next(encoded), next(encoded)
+            ids += asked + answered
+            positions += range(len(prefix), len(prefix) + len(asked) + len(answered))
+            owners += [number] * (len(asked) + len(answered))
+            labels += [-100] * len(asked) + answered
+        rows.append((ids, positions, owners, labels))
+    length = max(len(ids) for ids, *_ in rows)
+    pads = (tokenizer.pad_token_id, 0, -1, -100)
+    ids, positions, owners, labels = (
+        torch.tensor([row[i] + [pads[i]] * (length - len(row[i])) for row in rows]) for i in range(4)
+    )
+    visible = (owners[:, :, None] == owners[:, None, :]) | (owners[:, None, :] == 0)
+    mask = visible & torch.ones(length, length, dtype=torch.bool).tril()
+    return {"input_ids": ids, "position_ids": positions, "attention_mask": mask[:, None], "labels": labels}
+
+
+def ahead(batches: Iterator, depth: int = 4) -> Iterator:
+    """The same batches, prepared in a thread while the model computes."""
+    queue: Queue = Queue(depth)
+
+    def fill() -> None:
+        for batch in batches:
+            queue.put(batch)
+
+    Thread(target=fill, daemon=True).start()
+    while True:
+        yield queue.get()
+
+
+def schedule(step: int, steps: int, warmup: int = 300) -> float:
+    return min(1, (step + 1) / warmup) * (0.02 + 0.98 * 0.5 * (1 + np.cos(np.pi * step / steps)))
+
+
+def optimise(groups: list[dict], steps: int, losses: Iterator[tuple[torch.Tensor, dict]], log: Path, name: str) -> None:
+    """AdamW with warm-up and cosine over `losses`, which yields (loss, figures to log) for each step."""
+    optimizer = torch.optim.AdamW(groups, betas=(0.9, 0.98), weight_decay=0.02)
+    peaks = [group["lr"] for group in optimizer.param_groups]
+    started, mean = time.time(), None
+    for step in range(steps):
+        for group, peak in zip(optimizer.param_groups, peaks, strict=True):
+            group["lr"] = peak * schedule(step, steps)
+        loss, figures = next(losses)
+        optimizer.zero_grad()
+        loss.backward()
+        torch.nn.utils.clip_grad_norm_([p for g in groups for p in g["params"]], 1.0)
+        optimizer.step()
+        mean = loss.item() if mean is None else 0.98 * mean + 0.02 * loss.item()
+        if step % 50 == 0 or step == steps - 1:
+            row = {
+                "phase": name,
+                "step": step,
+                "of": steps,
+                "loss": round(mean, 4),
+                **figures,
+                "seconds": round(time.time() - started),
+            }
+            with log.open("a") as file:
+                file.write(json.dumps(row) + "\n")
+            print(json.dumps(row), flush=True)
+
+
+def main() -> None:
+    parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
+    here = Path(__file__).parent / "assets"
+    parser.add_argument("--sprites", type=Path, default=here / "sprites", help="cut-outs named by noun")
+    parser.add_argument("--output", type=Path, default=here / "base", help="folder for the model")
+    parser.add_argument("--vision-pictures", type=int, default=64_000, help="pictures of the first phase")
+    parser.add_argument("--pictures", type=int, default=48_000, help="pictures of the second phase")
+    parser.add_argument("--batch", type=int, default=32, help="pictures a step")
+    parser.add_argument("--questions", type=int, default=4, help="questions on each picture")
+    parser.add_argument("--seed", type=int, default=0)
+    args = parser.parse_args()
+
+    torch.manual_seed(args.seed)
+    painter = Painter(args.sprites)
+    tokenizer = build_tokenizer(painter.nouns)
+    model, processor, scenes = build_model(tokenizer), build_processor(tokenizer), Scenes(painter, args.seed + 1)
+    args.output.mkdir(parents=True, exist_ok=True)
+    log = args.output / "pretraining.jsonl"
+    log.unlink(missing_ok=True)
+    tower, head = model.model.vision_tower, SeeingHead(192, painter.nouns)
+
+    def telling_rows() -> Iterator[tuple[torch.Tensor, dict[str, torch.Tensor]]]:
+        while True:
+            batch, pixels = scenes.batch(args.batch)
+            talks = [questions(scenes.rng, scene, painter.nouns, args.questions) for scene in batch]
+            yield pixels, branches(tokenizer, talks)
+
+    def seeing() -> Iterator[tuple[torch.Tensor, dict]]:
+        while True:
+            batch, pixels = scenes.batch(64)
+            with torch.autocast("cpu", torch.bfloat16):
+                patches = tower(pixels, output_hidden_states=True).hidden_states[-1]
+                loss, right = head(patches, batch)
+            yield loss, {"named": round(right, 3)}
+
+    def telling() -> Iterator[tuple[torch.Tensor, dict]]:
+        for step, (pixels, rows) in enumerate(ahead(telling_rows())):
+            if step % 500 == 499:
+                save()
+            labels = rows.pop("labels")
+            with torch.autocast("cpu", torch.bfloat16):
+                hidden = model.model(pixel_values=pixels, use_cache=False, **rows).last_hidden_state
+                asked = labels[:, 1:] != -100
+                logits = model.lm_head(hidden[:, :-1][asked])
+            yield F.cross_entropy(logits.float(), labels[:, 1:][asked]), {}
+
+    def save() -> None:
+        copy.deepcopy(model).to(torch.bfloat16).save_pretrained(args.output)
+        processor.save_pretrained(args.output)
+
+    model.train()
+    seers = [{"params": [*tower.parameters(), *head.parameters()], "lr": 1e-3}]
+    optimise(seers, args.vision_pictures // 64, seeing(), log, "seeing")
+    tower_parameters = {id(p) for p in tower.parameters()}
+    tellers = [
+        {"params": [p for p in model.parameters() if id(p) in tower_parameters], "lr": 2e-4},
+        {"params": [p for p in model.parameters() if id(p) not in tower_parameters], "lr": 1.2e-3},
+    ]
+    optimise(tellers, args.pictures // args.batch, telling(), log, "telling")
+    save()
+
+
+if __name__ == "__main__":
+    main()

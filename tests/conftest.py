@@ -1,0 +1,68 @@
+"""Shared fixtures: a tiny real model and a tiny data folder, made once; no test reaches the network."""
+
+from __future__ import annotations
+
+import importlib.util
+import os
+import shutil
+import socket
+import sys
+from pathlib import Path
+
+os.environ.update(HF_HUB_OFFLINE="1", TOKENIZERS_PARALLELISM="false")
+os.environ.setdefault("OMP_NUM_THREADS", "1")
+
+import pytest  # noqa: E402
+
+TESTS = Path(__file__).parent
+ROOT = TESTS.parent
+
+
+def _load(name: str, path: Path):
+    """Import a helper that is no package of ours, under a name that the tests share."""
+    spec = importlib.util.spec_from_file_location(name, path)
+    module = importlib.util.module_from_spec(spec)
+    sys.modules[name] = module
+    spec.loader.exec_module(module)
+    return module
+
+
+tiny = _load("tiny", TESTS / "tiny.py")
+_load("scenes", ROOT / "scripts" / "scenes.py")
+_load("make_scenes", ROOT / "scripts" / "make_scenes.py")
+
+
+@pytest.fixture(scope="session")
+def tiny_llava(tmp_path_factory: pytest.TempPathFactory) -> Path:
+    return tiny.make_tiny_llava(tmp_path_factory.mktemp("models") / "tiny")
+
+
+@pytest.fixture(scope="session")
+def other_llava(tmp_path_factory: pytest.TempPathFactory) -> Path:
+    return tiny.make_tiny_llava(tmp_path_factory.mktemp("models") / "other", seed=1)
+
+
+@pytest.fixture(scope="session")
+def _data(tmp_path_factory: pytest.TempPathFactory) -> Path:
+    return tiny.make_data(tmp_path_factory.mktemp("data") / "halves")
+
+
+@pytest.fixture
+def data(_data: Path, tmp_path: Path) -> Path:
+    """A data folder that the test may spoil."""
+    return Path(shutil.copytree(_data, tmp_path / "halves"))
+
+
+@pytest.fixture
+def embedder(tiny_llava: Path):
+    from mllm_embed import MLLMEmbedder
+
+    return MLLMEmbedder.from_pretrained(tiny_llava, dtype="float32", device="cpu")
+
+
+@pytest.fixture(autouse=True)
+def no_network(monkeypatch: pytest.MonkeyPatch) -> None:
+    def refuse(*args: object, **kwargs: object) -> None:
+        raise OSError("tests do not use the network")
+
+    monkeypatch.setattr(socket.socket, "connect", refuse)

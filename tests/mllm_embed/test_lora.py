@@ -1,0 +1,60 @@
+"""What an adapter trains, and what stays frozen."""
+
+from __future__ import annotations
+
+from pathlib import Path
+
+import pytest
+import torch
+
+from mllm_embed import Document, MLLMEmbedder
+from mllm_embed.errors import ModelError
+from mllm_embed.lora import LoraSpec, add_lora, load_adapter
+
+
+@pytest.mark.parametrize("projector", [True, False])
+def test_only_the_language_model_and_the_projector_train(embedder: MLLMEmbedder, projector: bool) -> None:
+    add_lora(embedder.model, LoraSpec(rank=4, projector=projector), embedder.family)
+    trained = {name for name, p in embedder.model.named_parameters() if p.requires_grad}
+    lora = {name for name in trained if "lora_" in name}
+    assert len(lora) == 2 * 7 * 2  # layers x linear layers x (A, B)
+    assert all("language_model" in name for name in lora)
+    assert all("multi_modal_projector" in name for name in trained - lora)
+    assert bool(trained - lora) == projector
+    assert not any("vision_tower" in name for name in trained)
+
+
+def test_gradients_reach_the_adapter_and_nothing_else(embedder: MLLMEmbedder, data: Path) -> None:
+    add_lora(embedder.model, LoraSpec(rank=4, dropout=0.0), embedder.family)
+    embedder.model.train()
+    batch = embedder.items([Document(image=data / "images/0.png"), Document(image=data / "images/1.png")])
+    vectors = embedder.model(**batch)
+    (vectors[0] @ vectors[1]).backward()
+    gradients = {name: p.grad for name, p in embedder.model.named_parameters() if p.grad is not None}
+    assert gradients and all("lora_" in name or "projector" in name for name in gradients)
+    assert any(g.abs().max() > 0 for name, g in gradients.items() if "lora_B" in name)
+
+
+def test_gradient_checkpointing_changes_no_gradient(tiny_llava: Path, data: Path) -> None:
+    def gradients(checkpointed: bool) -> list[torch.Tensor]:
+        torch.manual_seed(0)
+        embedder = MLLMEmbedder.from_pretrained(tiny_llava, dtype="float32")
+        add_lora(embedder.model, LoraSpec(rank=4, dropout=0.1), embedder.family)
+        for name, p in embedder.model.named_parameters():
+            if "lora_B" in name:
+                torch.nn.init.normal_(p, std=0.1)
+        if checkpointed:
+            embedder.model.gradient_checkpointing_enable()
+        embedder.model.train()
+        vectors = embedder.model(**embedder.items([Document(text="a red hat"), Document(text="a blue hat")]))
+        (vectors[0] @ vectors[1]).backward()
+        return [p.grad for n, p in embedder.model.named_parameters() if "lora_" in n]
+
+    plain, checkpointed = gradients(False), gradients(True)
+    assert all(torch.equal(a, b) for a, b in zip(plain, checkpointed, strict=True))
+    assert any(g.abs().max() > 0 for g in plain)
+
+
+def test_an_empty_folder_is_no_adapter(embedder: MLLMEmbedder, tmp_path: Path) -> None:
+    with pytest.raises(ModelError, match="holds no adapter"):
+        load_adapter(embedder.model, tmp_path)

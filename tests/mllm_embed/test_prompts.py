@@ -1,0 +1,34 @@
+"""Each role's prompt, as the model gets it."""
+
+from __future__ import annotations
+
+import pytest
+
+from mllm_embed import Document, MLLMEmbedder, PromptSet, Query
+from mllm_embed.errors import ConfigError, DataError
+from mllm_embed.prompts import PROMPT_SETS
+
+
+def test_default_prompts_with_chat_template(embedder: MLLMEmbedder) -> None:
+    render = embedder.items.render
+    assert render(Document(image="x")) == "<|user|><image>\nDescribe this image in one word:<|end|><|assistant|>"
+    assert render(Query(image="x", instruction=" make it {text} red ")) == (
+        '<|user|><image>\nModify this image with "make it {text} red", describe modified image in one word:'
+        "<|end|><|assistant|>"
+    )
+    assert render(Document(text="a hat")) == "<|user|>a hat\nSummary above sentence in one word:<|end|><|assistant|>"
+
+
+def test_legacy_set_keeps_the_released_spelling() -> None:
+    words = PROMPT_SETS["instructcir-legacy"].fill(Query(image="x", instruction="is red"))
+    assert words == 'Modify this image with "is red", desribe modified image in one word:'
+
+
+def test_a_set_must_have_room_for_the_words() -> None:
+    with pytest.raises(ConfigError, match="must hold {instruction}"):
+        PromptSet(name="mine", image="", composed="no room", text="{text}")
+
+
+def test_words_may_not_hold_the_image_token(embedder: MLLMEmbedder) -> None:
+    with pytest.raises(DataError, match="image token <image>"):
+        embedder.encode(["look: <image>"])

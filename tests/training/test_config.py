@@ -1,0 +1,73 @@
+"""Recipes: every shipped one is valid, overrides reach every key, and mistakes are named."""
+
+from __future__ import annotations
+
+from pathlib import Path
+
+import pytest
+
+from mllm_embed.errors import ConfigError
+from mllm_embed.training.config import RECIPES, describe_keys, load_recipe
+
+MINIMAL = """
+model: some/model
+output: runs/x
+stages:
+  one: {data: d, rows: pairs, terms: [{query: image, positive: caption}]}
+"""
+
+
+@pytest.fixture
+def recipe(tmp_path: Path) -> Path:
+    (tmp_path / "recipe.yaml").write_text(MINIMAL)
+    return tmp_path / "recipe.yaml"
+
+
+@pytest.mark.parametrize("path", sorted(RECIPES.glob("*.yaml")), ids=lambda path: path.stem)
+def test_shipped_recipes_are_valid_by_path_and_by_name(path: Path) -> None:
+    assert load_recipe(path) == load_recipe(path.stem)
+
+
+def test_overrides(recipe: Path) -> None:
+    loaded = load_recipe(
+        recipe, ["seed=7", "stages.one.learning_rate=1e-3", "stages.one.terms.0.symmetric=true", "lora.rank=2"]
+    )
+    assert (loaded.seed, loaded.stages["one"].learning_rate, loaded.lora.rank) == (7, 1e-3, 2)
+    assert loaded.stages["one"].terms[0].symmetric
+
+
+@pytest.mark.parametrize(
+    ("override", "message"),
+    [
+        ("sead=1", "unknown key 'sead'; did you mean 'seed'"),
+        ("stages.one.temprature=1", "unknown key 'stages.one.temprature'; did you mean 'temperature'"),
+        ("stages.one.temperature=-1", "stages.one.temperature.*greater than 0"),
+        ("stages.one.rows=triplets", "role 'image' does not exist in rows: triplets"),
+        ("lora.rank=many", "lora.rank"),
+        ("seed", "not of the form key=value"),
+        ("model.x=1", "goes below a plain value"),
+        ("stages.one.learning_rate=1e", "stages.one.learning_rate"),
+        ("stages.one.terms.5.weight=1", "no entry '5'"),
+        ("seed=[", "not valid YAML"),
+        ("stages=3", "stages"),
+    ],
+)
+def test_wrong_overrides_are_named(recipe: Path, override: str, message: str) -> None:
+    with pytest.raises(ConfigError, match=message):
+        load_recipe(recipe, [override])
+
+
+@pytest.mark.parametrize(
+    ("text", "message"), [("a: [", "not valid YAML"), ("- a", "holds no keys"), ("model: x", "output: Field required")]
+)
+def test_wrong_files_are_named(tmp_path: Path, text: str, message: str) -> None:
+    (tmp_path / "r.yaml").write_text(text)
+    with pytest.raises(ConfigError, match=message):
+        load_recipe(tmp_path / "r.yaml")
+    with pytest.raises(ConfigError, match="none.yaml does not exist; give a YAML file or one of: .*demo"):
+        load_recipe(tmp_path / "none.yaml")
+
+
+def test_help_tells_every_key() -> None:
+    text = describe_keys()
+    assert all(word in text for word in ("temperature", "per_image", "gradient_checkpointing", "symmetric", "rank"))

@@ -1,0 +1,159 @@
+"""Whole runs on the tiny model: they learn, leave what they promise, and a stopped run ends like an unstopped one."""
+
+from __future__ import annotations
+
+import json
+import subprocess
+import sys
+from pathlib import Path
+
+import numpy as np
+import pytest
+import yaml
+from safetensors.torch import load_file
+
+from mllm_embed import MLLMEmbedder
+from mllm_embed.errors import ConfigError, DataError
+from mllm_embed.training import trainer as trainer_module
+from mllm_embed.training.cli import main
+from mllm_embed.training.config import load_recipe
+from mllm_embed.training.stages import run_recipe
+
+
+@pytest.fixture
+def recipe(tiny_llava: Path, data: Path, tmp_path: Path) -> Path:
+    """Both stages with every role, dropout on, bfloat16 off."""
+    stage = {"data": str(data), "batch_size": 4, "learning_rate": 1e-2, "steps": 6, "save_steps": 2}
+    values = {
+        "model": str(tiny_llava),
+        "output": str(tmp_path / "run"),
+        "bf16": False,
+        "lora": {"rank": 4, "dropout": 0.1},
+        "stages": {
+            "captions": stage
+            | {"rows": "pairs", "terms": [{"query": "image", "positive": "caption", "symmetric": True}]},
+            "instructions": stage
+            | {
+                "rows": "triplets",
+                "per_image": 2,
+                "terms": [
+                    {"query": "composed", "positive": "target_image", "negatives": ["query_image"]},
+                    {"query": "composed", "positive": "target_text", "negatives": ["source_text"]},
+                ],
+            },
+        },
+    }
+    (tmp_path / "recipe.yaml").write_text(yaml.safe_dump(values))
+    return tmp_path / "recipe.yaml"
+
+
+def _weights(run: Path) -> dict[str, np.ndarray]:
+    state = load_file(run / "instructions" / "adapter_model.safetensors")
+    return {name: tensor.numpy() for name, tensor in state.items()}
+
+
+def test_both_stages_learn_and_leave_adapters(recipe: Path, tiny_llava: Path, data: Path, tmp_path: Path) -> None:
+    assert main([str(recipe), "--override", "stages.captions.steps=40"]) == 0
+    run = tmp_path / "run"
+    log = [json.loads(line) for line in (run / "log.jsonl").read_text().splitlines()]
+    losses = [row["loss"] for row in log if row["stage"] == "captions" and "loss" in row]
+    assert losses[-1] < 0.7 * losses[0]
+    assert {"loss/composed-target_image", "accuracy/composed-target_text"} <= {key for row in log for key in row}
+    assert list(run.rglob("events.out.tfevents*"))
+    first, second = (
+        MLLMEmbedder.from_pretrained(tiny_llava, adapter=run / stage, dtype="float32").encode([data / "images/0.png"])
+        for stage in ("captions", "instructions")
+    )
+    base = MLLMEmbedder.from_pretrained(tiny_llava, dtype="float32").encode([data / "images/0.png"])
+    assert np.abs(first - base).max() > 1e-3 and np.abs(second - first).max() > 1e-3
+
+
+class _Stop(Exception):
+    pass
+
+
+@pytest.mark.parametrize("stop", [("captions", 3), ("instructions", 0), ("instructions", 5)], ids=str)
+def test_a_stopped_run_ends_like_an_unstopped_one(
+    recipe: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch, stop: tuple[str, int]
+) -> None:
+    run_recipe(load_recipe(recipe, [f"output={tmp_path / 'whole'}"]))
+    stopped = load_recipe(recipe, [f"output={tmp_path / 'stopped'}"])
+    with monkeypatch.context() as patch:
+        original = trainer_module.ContrastiveTrainer.compute_loss
+
+        def interrupted(self, *args, **kwargs):
+            if (self.stage, self.state.global_step) == (stopped.stages[stop[0]], stop[1]):
+                raise _Stop
+            return original(self, *args, **kwargs)
+
+        patch.setattr(trainer_module.ContrastiveTrainer, "compute_loss", interrupted)
+        with pytest.raises(_Stop):
+            run_recipe(stopped)
+    run_recipe(stopped)
+    whole, resumed = _weights(tmp_path / "whole"), _weights(tmp_path / "stopped")
+    assert whole.keys() == resumed.keys()
+    for name in whole:
+        np.testing.assert_array_equal(resumed[name], whole[name], err_msg=name)
+
+
+def test_the_same_recipe_twice_gives_the_same_adapter_and_another_seed_another(recipe: Path, tmp_path: Path) -> None:
+    runs = {name: tmp_path / name for name in ("a", "b", "c")}
+    for name, run in runs.items():
+        run_recipe(load_recipe(recipe, [f"output={run}", f"seed={int(name == 'c')}"]))
+    a, b, c = (_weights(run) for run in runs.values())
+    assert all(np.array_equal(a[name], b[name]) for name in a)
+    assert any(not np.array_equal(a[name], c[name]) for name in a)
+
+
+def test_another_recipe_does_not_continue_a_run(recipe: Path) -> None:
+    run_recipe(load_recipe(recipe))
+    with pytest.raises(ConfigError, match="holds a run of another recipe .it differs in lora"):
+        run_recipe(load_recipe(recipe, ["lora.rank=8"]))
+
+
+def test_a_row_without_a_role_is_named(recipe: Path, data: Path) -> None:
+    path = data / "triplets.jsonl"
+    rows = [json.loads(line) for line in path.read_text().splitlines()]
+    del rows[3]["source_text"]
+    path.write_text("".join(json.dumps(row) + "\n" for row in rows))
+    with pytest.raises(DataError, match="row 't3' has no source_text"):
+        run_recipe(load_recipe(recipe))
+
+
+def test_too_few_rows_for_a_batch(recipe: Path) -> None:
+    with pytest.raises(DataError, match="fewer than batch_size 64"):
+        run_recipe(load_recipe(recipe, ["stages.captions.batch_size=64"]))
+
+
+def _command(*words: str) -> subprocess.CompletedProcess[str]:
+    root = Path(__file__).resolve().parents[2]
+    return subprocess.run([sys.executable, "-m", "training", *words], capture_output=True, text=True, cwd=root)
+
+
+@pytest.mark.parametrize(
+    ("words", "message"),
+    [
+        (["nowhere.yaml"], "nowhere.yaml does not exist"),
+        (["demo", "--override", "lerning_rate=1"], "unknown key 'lerning_rate'"),
+        (["demo", "--override", "stages.captions.data=EMPTY"], "EMPTY"),
+        (["demo", "--override", "model=nowhere/at/all", "--override", "stages.captions.data=DATA"], "nowhere/at/all"),
+    ],
+)
+def test_the_command_ends_with_a_sentence_and_code_2(
+    words: list[str], message: str, data: Path, tmp_path: Path
+) -> None:
+    (tmp_path / "EMPTY").mkdir()
+    words = [w.replace("EMPTY", str(tmp_path / "EMPTY")).replace("DATA", str(data)) for w in words]
+    words += ["--override", f"output={tmp_path / 'out'}", "--override", f"stages.instructions.data={data}"]
+    words += ["--override", "stages.captions.batch_size=4", "--override", "stages.instructions.batch_size=4"]
+    done = _command(*words)
+    assert done.returncode == 2, done.stderr
+    assert message in done.stderr and "Traceback" not in done.stderr
+    assert done.stderr.strip().splitlines()[-1].startswith("error: ")
+    assert not (tmp_path / "out").exists()
+
+
+def test_help_teaches() -> None:
+    done = _command("--help")
+    assert done.returncode == 0
+    assert "examples:" in done.stdout and "temperature" in done.stdout and "per_image" in done.stdout

@@ -1,0 +1,1 @@
+"""Contrastive training in stages: recipes, rows, batches, losses, and transformers' Trainer."""

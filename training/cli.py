@@ -1,0 +1,59 @@
+"""`python -m training RECIPE`: train the stages of a recipe."""
+
+from __future__ import annotations
+
+import argparse
+from collections.abc import Sequence
+from pathlib import Path
+
+from mllm_embed.errors import user_errors
+
+EPILOG = """examples:
+  python -m training training/recipes/demo.yaml
+  python -m training instructcir --override model=llava-hf/llava-1.5-7b-hf --override stages.captions.data=my_data
+  python -m training my.yaml --override stages.instructions.steps=200 --override output=runs/short
+
+A run that was stopped goes on when the same command is given again. Every stage leaves an adapter folder in
+OUTPUT/STAGE, which MLLMEmbedder.from_pretrained(MODEL, adapter=OUTPUT/STAGE) loads. OUTPUT/log.jsonl holds the losses;
+`tensorboard --logdir OUTPUT` draws them.
+
+keys of a recipe:
+"""
+
+
+class _Help(argparse.Action):
+    """--help with the recipe's keys, which are only worth an import when somebody asks."""
+
+    def __init__(self, *args, **kwargs):
+        super().__init__(*args, nargs=0, **kwargs)
+
+    def __call__(self, parser, namespace, values, option_string=None):
+        from .config import describe_keys
+
+        parser.epilog = EPILOG + describe_keys()
+        parser.print_help()
+        parser.exit()
+
+
+@user_errors
+def main(argv: Sequence[str] | None = None) -> int:
+    parser = argparse.ArgumentParser(
+        prog="python -m training", add_help=False, formatter_class=argparse.RawDescriptionHelpFormatter,
+        description="Turn a multimodal LLM into an instruction-aware embedder by contrastive training, stage by stage.",
+    )  # fmt: skip
+    parser.add_argument("recipe", help="YAML file, or the name of one that ships with the library")
+    parser.add_argument(
+        "--override", action="append", default=[], metavar="KEY=VALUE", help="set one key of the recipe"
+    )
+    parser.add_argument("-h", "--help", action=_Help, help="this help, with every key of a recipe")
+    args = parser.parse_args(argv)
+
+    from .config import load_recipe
+
+    recipe = load_recipe(args.recipe, args.override)
+
+    from .stages import run_recipe
+
+    run_recipe(recipe)
+    print(f"adapters: {', '.join(str(Path(recipe.output) / name) for name in recipe.stages)}")
+    return 0

@@ -1,0 +1,178 @@
+"""What a recipe may say: each field documented here is a YAML key and can be set by `--override key=value`."""
+
+from __future__ import annotations
+
+import difflib
+from pathlib import Path
+from typing import Any, Literal
+
+import yaml
+from pydantic import BaseModel, ConfigDict, Field, ValidationError, model_validator
+
+from mllm_embed.errors import ConfigError
+
+Role = Literal["image", "caption", "composed", "query_image", "target_image", "target_text", "source_text"]
+PAIR_ROLES = ("image", "caption")
+
+
+class _Section(BaseModel):
+    model_config = ConfigDict(extra="forbid", frozen=True)
+
+
+class Term(_Section):
+    """One InfoNCE: `query` must find its own `positive` among all positives and negatives of the batch."""
+
+    query: Role = Field(description="what asks; pairs offer image and caption, triplets the other roles")
+    positive: Role = Field(description="what must be found")
+    negatives: list[Role] = Field(default=[], description="roles that join the candidates as hard negatives")
+    symmetric: bool = Field(default=False, description="also let each positive find its query, and take the mean")
+    weight: float = Field(default=1.0, gt=0, description="share of this term in the loss")
+
+    @property
+    def roles(self) -> list[Role]:
+        return [self.query, self.positive, *self.negatives]
+
+
+class Lora(_Section):
+    """The trainable part: LoRA on the language model, and the projector between it and the vision tower."""
+
+    rank: int = Field(default=16, gt=0)
+    alpha: float = Field(default=32, gt=0)
+    dropout: float = Field(default=0.05, ge=0, lt=1)
+    projector: bool = Field(default=True, description="train the projector too; the vision tower stays frozen")
+
+
+class Stage(_Section):
+    data: Path = Field(description="folder with pairs.jsonl or triplets.jsonl, relative to where you start")
+    rows: Literal["pairs", "triplets"] = Field(description="which of the folder's files to read")
+    terms: list[Term] = Field(min_length=1, description="the loss: a weighted sum of InfoNCE terms")
+    temperature: float = Field(default=0.05, gt=0)
+    batch_size: int = Field(
+        default=64, gt=1, description="rows a step; each row's positive is a negative of the others"
+    )
+    per_image: int = Field(
+        default=1, gt=0, description="triplets on one picture that share a batch, each other's negatives"
+    )
+    epochs: float = Field(default=1, gt=0)
+    steps: int | None = Field(default=None, gt=0, description="stop after so many steps instead of epochs")
+    learning_rate: float = Field(default=2e-4, gt=0)
+    schedule: Literal["cosine", "linear", "constant_with_warmup"] = "cosine"
+    warmup: float = Field(default=0.05, ge=0, lt=1, description="share of the steps with a rising learning rate")
+    weight_decay: float = Field(default=0.0, ge=0)
+    save_steps: int = Field(
+        default=200, gt=0, description="steps between checkpoints, from which a stopped run goes on"
+    )
+
+    @model_validator(mode="after")
+    def _roles_fit_rows(self) -> Stage:
+        for role in self.roles:
+            if (role in PAIR_ROLES) != (self.rows == "pairs"):
+                raise ValueError(f"role '{role}' does not exist in rows: {self.rows}")
+        return self
+
+    @property
+    def roles(self) -> list[Role]:
+        """Every role that some term needs, once, in order."""
+        return list(dict.fromkeys(role for term in self.terms for role in term.roles))
+
+
+class Recipe(_Section):
+    model: str = Field(description="folder or hub id of an image-text model")
+    output: Path = Field(description="folder of the run: adapters, checkpoints, log.jsonl, TensorBoard")
+    stages: dict[str, Stage] = Field(min_length=1, description="in order; each goes on from the one before")
+    lora: Lora = Lora()
+    prompts: str = Field(default="instructcir", description="prompt set, saved with the adapter")
+    seed: int = 0
+    bf16: bool | Literal["auto"] = Field(
+        default="auto", description="bfloat16 autocast; auto: where the processor has it"
+    )
+    attention: Literal["sdpa", "eager", "flash_attention_2"] = Field(
+        default="sdpa", description="attention kernel; eager trains faster on a CPU, where sdpa's backward pass is slow"
+    )
+    gradient_checkpointing: bool = Field(default=False, description="a third more time for much less memory")
+    workers: int = Field(default=0, ge=0, description="processes that decode pictures; 0: the training process")
+
+
+def load_recipe(path: str | Path, overrides: list[str] = ()) -> Recipe:
+    """Read a YAML recipe and apply `key=value` overrides (`stages.captions.steps=10`).
+
+    Raises ConfigError for a missing file, bad YAML, an unknown key or a value out of range, naming it.
+    """
+    path = Path(path)
+    if not path.is_file():
+        known = ", ".join(sorted(p.stem for p in RECIPES.glob("*.yaml")))
+        named = RECIPES / f"{path.name}.yaml"
+        if path.suffix or not named.is_file():
+            raise ConfigError(f"recipe {path} does not exist; give a YAML file or one of: {known}")
+        path = named
+    try:
+        raw = yaml.safe_load(path.read_text(encoding="utf-8"))
+    except (yaml.YAMLError, UnicodeDecodeError) as error:
+        raise ConfigError(f"recipe {path} is not valid YAML: {' '.join(str(error).split())}") from error
+    if not isinstance(raw, dict):
+        raise ConfigError(f"recipe {path} holds no keys; see {RECIPES} for examples")
+    for override in overrides:
+        _apply(raw, override)
+    try:
+        return Recipe.model_validate(raw)
+    except ValidationError as error:
+        raise ConfigError(f"recipe {path}: {_one_sentence(error)}") from error
+
+
+RECIPES = Path(__file__).parent / "recipes"
+
+
+def _apply(raw: dict[str, Any], override: str) -> None:
+    key, separator, value = override.partition("=")
+    if not separator or not key:
+        raise ConfigError(f"override '{override}' is not of the form key=value")
+    try:
+        new = _number(value) if _number(value) is not None else yaml.safe_load(value)
+    except yaml.YAMLError as error:
+        raise ConfigError(f"override '{override}': the value is not valid YAML") from error
+    *parents, last = key.split(".")
+    here: Any = raw
+    for parent in parents:
+        here = here.setdefault(parent, {}) if isinstance(here, dict) else here[_index(here, parent, override)]
+    here[last if isinstance(here, dict) else _index(here, last, override)] = new
+
+
+def _number(value: str) -> float | None:
+    """YAML 1.1 reads 1e-3 as a string; people mean the number."""
+    try:
+        return float(value) if "e" in value.lower() else None
+    except ValueError:
+        return None
+
+
+def _index(here: Any, part: str, override: str) -> int:
+    if not isinstance(here, list):
+        raise ConfigError(f"override '{override}': the key goes below a plain value")
+    if not part.isdigit() or int(part) >= len(here):
+        raise ConfigError(f"override '{override}': no entry '{part}' there")
+    return int(part)
+
+
+def _one_sentence(error: ValidationError) -> str:
+    first = error.errors()[0]
+    where = ".".join(str(part) for part in first["loc"])
+    if first["type"] != "extra_forbidden":
+        return f"{where or 'recipe'}: {first['msg']} (got {first['input']!r})" if where else first["msg"]
+    known = [name for section in _Section.__subclasses__() for name in section.model_fields]
+    near = difflib.get_close_matches(str(first["loc"][-1]), known, n=1)
+    return f"unknown key '{where}'" + (
+        f"; did you mean '{near[0]}'?" if near else "; `python -m training --help` lists the keys"
+    )
+
+
+def describe_keys() -> str:
+    """The recipe's keys with their meaning and default, for `--help`."""
+    lines = []
+    for title, section in (("recipe", Recipe), ("lora", Lora), ("stages.NAME", Stage), ("stages.NAME.terms", Term)):
+        lines.append(f"{title}:")
+        for name, field in section.model_fields.items():
+            default = "required" if field.is_required() else f"default {field.default}"
+            if isinstance(field.default, BaseModel):
+                default = "see below"
+            lines.append(f"  {name:<24}{field.description or ''}{'; ' if field.description else ''}{default}")
+    return "\n".join(lines)

@@ -1,0 +1,45 @@
+"""Rows from a folder in the documented format (pairs.jsonl, triplets.jsonl)."""
+
+from __future__ import annotations
+
+from pathlib import Path
+
+from mllm_embed.errors import DataError
+from mllm_embed.folder import DataFolder, Pair, Triplet
+from mllm_embed.types import Document, Query
+
+from .row import Row
+
+
+def read_rows(path: Path, kind: str, roles: list[str]) -> list[Row]:
+    """The rows of `path`, `kind` "pairs" or "triplets", each offering at least `roles`.
+
+    Raises DataError when the folder fails its checks, has no such rows, or a row lacks a role that the loss needs.
+    """
+    folder = DataFolder.open(path)
+    rows = [_pair(pair) for pair in folder.pairs] if kind == "pairs" else [_triplet(t) for t in folder.triplets]
+    if not rows:
+        raise DataError(f"{path} has no {kind}.jsonl, which this stage reads")
+    for row in rows:
+        for role in roles:
+            if role not in row.roles:
+                raise DataError(f"{path / kind}.jsonl: row '{row.id}' has no {role}, which a term of the loss needs")
+    return rows
+
+
+def _pair(pair: Pair) -> Row:
+    return Row(pair.id, str(pair.image), {"image": Document(image=pair.image), "caption": Document(text=pair.caption)})
+
+
+def _triplet(triplet: Triplet) -> Row:
+    roles = {
+        "composed": Query(image=triplet.image, instruction=triplet.instruction),
+        "query_image": Document(image=triplet.image),
+    }
+    if triplet.target_image:
+        roles["target_image"] = Document(image=triplet.target_image)
+    if triplet.target_text:
+        roles["target_text"] = Document(text=triplet.target_text)
+    if triplet.source_text:
+        roles["source_text"] = Document(text=triplet.source_text)
+    return Row(triplet.id, str(triplet.image), roles)

@@ -1,0 +1,16 @@
+"""The canonical training row."""
+
+from __future__ import annotations
+
+from dataclasses import dataclass, field
+
+from mllm_embed.types import Item
+
+
+@dataclass(frozen=True)
+class Row:
+    """One training example: what plays which role, under which id; rows with one `group` ask about one picture."""
+
+    id: str
+    group: str
+    roles: dict[str, Item] = field(hash=False)
