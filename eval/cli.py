@@ -61,6 +61,7 @@ def _parser() -> argparse.ArgumentParser:
     run.add_argument("--adapter", metavar="A", help="adapter folder to put on the model")
     run.add_argument("--output", metavar="DIR", type=Path, help="default: runs/eval/<benchmark name>")
     run.add_argument("--batch-size", metavar="B", type=int, default=32, help="items at once (default 32)")
+    run.add_argument("--device", metavar="D", help="cpu, cuda, cuda:1 (default: the GPU where there is one)")
     run.add_argument("--dtype", choices=DTYPES, default="auto", help="auto: as stored in the model (default)")
     run.add_argument(
         "--sheet",
@@ -81,7 +82,9 @@ def _run(arguments: argparse.Namespace) -> int:
     if arguments.sheet < 0:
         raise ConfigError(f"--sheet must be 0 or more, not {arguments.sheet}")
     benchmark = open_benchmark(arguments.benchmark)
-    output = arguments.output or Path("runs/eval") / re.sub(r"[^\w.-]+", "_", benchmark.name).strip("")
+    output = arguments.output or Path("runs/eval") / (
+        re.sub(r"[^\w.-]+", "_", benchmark.name).strip("._-") or "benchmark"
+    )
     if output.exists() and not output.is_dir():
         raise ConfigError(f"--output {output} is a file: give a folder")
 
@@ -90,12 +93,14 @@ def _run(arguments: argparse.Namespace) -> int:
     from .evaluate import evaluate
     from .report import table, write_result, write_sheet
 
-    embedder = MLLMEmbedder.from_pretrained(arguments.model, adapter=arguments.adapter, dtype=arguments.dtype)
+    embedder = MLLMEmbedder.from_pretrained(
+        arguments.model, adapter=arguments.adapter, dtype=arguments.dtype, device=arguments.device
+    )
     result = evaluate(embedder, benchmark, batch_size=arguments.batch_size)
     settings = {"model": arguments.model, "adapter": arguments.adapter, "dtype": arguments.dtype}
-    written = []
+    written = [write_result(result, output, settings)]
+    sys.stdout.write(f"{table(result)}\n")
     if arguments.sheet:
         written.append(write_sheet(result, benchmark, output / "contact_sheet.png", arguments.sheet))
-    written.append(write_result(result, output, settings))
-    sys.stdout.write(f"{table(result)}\n\nwrote {' and '.join(str(path) for path in written)}\n")
+    sys.stdout.write(f"\nwrote {' and '.join(str(path) for path in written)}\n")
     return 0

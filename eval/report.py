@@ -2,19 +2,17 @@
 
 from __future__ import annotations
 
-import platform
 from collections.abc import Mapping, Sequence
-from importlib.metadata import PackageNotFoundError, version
 from pathlib import Path
 from typing import Any
 
 from mllm_embed.contact_sheet import SheetRow, contact_sheet
 from mllm_embed.files import write_json
 from mllm_embed.folder import Benchmark, BenchmarkQuery
+from mllm_embed.versions import versions
 
 from .evaluate import KS, ROWS, Result, Row
 
-PACKAGES = ("mllm_embed", "torch", "transformers", "peft", "faiss-cpu", "numpy", "pillow")
 SHEET_ANSWERS = 5
 
 
@@ -50,17 +48,6 @@ def comparison_table(rows: Mapping[str, Mapping[str, Result]]) -> str:
     titles = " " * first + "".join(name.ljust(width) for name in names)
     note = "R@K, mAP: composed; R@1 of img: picture alone, txt: instruction alone, sum: both, cap: caption to image"
     return "\n".join([titles.rstrip(), *body, note])
-
-
-def versions() -> dict[str, str]:
-    """The version of Python and of every installed package that takes part in a result."""
-    found = {"python": platform.python_version()}
-    for package in PACKAGES:
-        try:
-            found[package] = version(package)
-        except PackageNotFoundError:
-            continue
-    return found
 
 
 def write_result(result: Result, folder: Path, settings: Mapping[str, Any]) -> Path:

@@ -5,9 +5,10 @@ from __future__ import annotations
 import copy
 import hashlib
 import json
+from collections.abc import Iterator
 from dataclasses import dataclass
 from pathlib import Path
-from typing import Any
+from typing import Any, BinaryIO
 
 from .errors import ModelError
 from .files import atomic_folder, write_json
@@ -16,6 +17,7 @@ from .prompts import PromptSet
 
 SETTINGS_FILE = "mllm_embed.json"
 FORMAT = 1
+SAMPLE = 1 << 16
 
 
 @dataclass(frozen=True)
@@ -32,21 +34,36 @@ class Settings:
 
 
 def read_settings(folder: str | Path) -> Settings | None:
-    """The settings in a folder, or None where it has none. Raises ModelError for a file of a newer format."""
+    """The settings in a folder, or None where it has none. Raises ModelError for a damaged file or a newer format."""
     path = Path(folder) / SETTINGS_FILE
     if not path.is_file():
         return None
-    values = json.loads(path.read_text(encoding="utf-8"))
+    values = read_object(path)
     if values.get("format") != FORMAT:
         raise ModelError(f"{path} has format {values.get('format')}, this version reads {FORMAT}; update mllm_embed")
-    base = values["base"] or {}
-    return Settings(PromptSet.from_dict(values["prompts"]), base.get("name"), base.get("fingerprint"))
+    try:
+        base = values["base"] or {}
+        return Settings(PromptSet.from_dict(values["prompts"]), base.get("name"), base.get("fingerprint"))
+    except (KeyError, TypeError, AttributeError) as error:
+        raise ModelError(f"{path} is damaged ({error}); save the model again") from error
+
+
+def read_object(path: Path) -> dict[str, Any]:
+    """The JSON object in a file. Raises ModelError when it holds anything else."""
+    try:
+        values = json.loads(path.read_text(encoding="utf-8"))
+    except (OSError, ValueError) as error:  # UnicodeDecodeError and JSONDecodeError are ValueErrors
+        raise ModelError(f"{path} is damaged ({error}); save the model again") from error
+    if not isinstance(values, dict):
+        raise ModelError(f"{path} is damaged (it holds no JSON object); save the model again")
+    return values
 
 
 def fingerprint(folder: str | Path, revision: str | None = None) -> str:
-    """Tells one base model from another: sha256 over the config and the header and ends of each safetensors file.
+    """Tells one base model from another: sha256 over the config and both ends of every tensor's bytes.
 
-    Of a hub id it is the commit that was loaded, as `revision`.
+    Each tensor is sampled, since merges of two adapters differ only in the linear layers, which lie in the middle of a
+    file. Of a hub id it is the commit that was loaded, as `revision`.
     """
     folder = Path(folder)
     if not folder.is_dir():
@@ -54,18 +71,32 @@ def fingerprint(folder: str | Path, revision: str | None = None) -> str:
     digest = hashlib.sha256((folder / "config.json").read_bytes())
     for path in sorted(folder.glob("*.safetensors")):
         with path.open("rb") as file:
-            digest.update(f"{path.name} {path.stat().st_size}".encode() + file.read(1 << 20))
-            file.seek(max(0, path.stat().st_size - (1 << 20)))
-            digest.update(file.read())
+            digest.update(path.name.encode())
+            for piece in _samples(file):
+                digest.update(piece)
     return digest.hexdigest()
+
+
+def _samples(file: BinaryIO) -> Iterator[bytes]:
+    """The header of a safetensors file (its format: github.com/huggingface/safetensors), then each tensor's ends."""
+    length = int.from_bytes(file.read(8), "little")
+    header = file.read(length)
+    yield header
+    entries = [entry for name, entry in json.loads(header).items() if name != "__metadata__"]
+    for start, end in sorted(entry["data_offsets"] for entry in entries):
+        for place in sorted({start, max(start, end - SAMPLE)}):
+            file.seek(8 + length + place)
+            yield file.read(min(SAMPLE, end - place))
 
 
 def save(path: str | Path, model: EmbeddingModel, processor: Any, settings: Settings, merge: bool) -> None:
     """Write an adapter folder, or with `merge` (or without an adapter) a whole model, in one step.
 
-    A merged model is a stock Hugging Face folder: AutoModel and AutoProcessor load it.
+    A merged model is a stock Hugging Face folder: AutoModel and AutoProcessor load it. Raises ModelError, and writes
+    nothing, where that would replace a file, a folder that holds something else, or the adapter's own base.
     """
     adapted = hasattr(model.backbone, "peft_config")
+    _check_target(Path(path), Path(settings.base) if adapted and not merge and settings.base else None)
     with atomic_folder(path) as folder:
         if adapted and not merge:
             for config in model.backbone.peft_config.values():
@@ -78,3 +109,13 @@ def save(path: str | Path, model: EmbeddingModel, processor: Any, settings: Sett
             settings = Settings(settings.prompts)
         processor.save_pretrained(folder)
         write_json(folder / SETTINGS_FILE, settings.to_dict())
+
+
+def _check_target(path: Path, base: Path | None) -> None:
+    """Saving replaces the whole folder, so only a folder that an earlier save wrote may be there."""
+    if path.exists() and not path.is_dir():
+        raise ModelError(f"{path} is a file; give the name of a folder to save to")
+    if path.is_dir() and any(path.iterdir()) and not (path / SETTINGS_FILE).is_file():
+        raise ModelError(f"{path} holds other files, which saving would remove; give a new or empty folder")
+    if base is not None and path.resolve() == base.resolve():
+        raise ModelError(f"{path} is the base of this adapter, which saving would remove; give another folder")

@@ -62,6 +62,8 @@ def _parser() -> argparse.ArgumentParser:
     )
     search.add_argument("--exclude-reference", action="store_true", help="never answer with the reference itself")
     search.add_argument("--batch-size", type=int, default=32, metavar="B", help="pictures at once (default 32)")
+    search.add_argument("--dtype", choices=("auto", "float32", "bfloat16", "float16"), default="auto")
+    search.add_argument("--device", metavar="D", help="cpu, cuda, cuda:1 (default: the GPU where there is one)")
     return parser
 
 
@@ -87,7 +89,9 @@ def _search(arguments: argparse.Namespace) -> int:
 
     from .encoder import MLLMEmbedder
 
-    embedder = MLLMEmbedder.from_pretrained(arguments.model, adapter=arguments.adapter)
+    embedder = MLLMEmbedder.from_pretrained(
+        arguments.model, adapter=arguments.adapter, dtype=arguments.dtype, device=arguments.device
+    )
     searcher = Searcher.from_folder(embedder, arguments.gallery, batch_size=arguments.batch_size)
     exclude = _copies(searcher, arguments.image) if arguments.exclude_reference else []
     hits = searcher.search(query, arguments.k, exclude)

@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import json
 import os
 from collections.abc import Hashable, Iterator, Sequence
 from concurrent.futures import ThreadPoolExecutor
@@ -13,7 +12,7 @@ import numpy as np
 import torch
 from tqdm import tqdm
 
-from .checkpoint import Settings, fingerprint, read_settings, save
+from .checkpoint import Settings, fingerprint, read_object, read_settings, save
 from .errors import ConfigError, DataError, ModelError
 from .families import Family, family_of
 from .lora import load_adapter
@@ -56,23 +55,13 @@ class MLLMEmbedder:
 
         Raises ModelError for a path that is no model, an adapter that does not fit or belongs to another base.
         """
-        from transformers import AutoModel, AutoProcessor
-
         if adapter is None and (Path(model) / "adapter_config.json").is_file():
             model, adapter = _base_of(model), model
         name, own = os.fspath(model), read_settings(adapter or model)
         if adapter is not None and own is None:
             raise ModelError(f"{os.fspath(adapter)} is not an adapter folder of mllm_embed: it has no mllm_embed.json")
-        _check_name(name)
-        try:
-            backbone = AutoModel.from_pretrained(name, dtype=_dtype(dtype), revision=revision)
-            processor = AutoProcessor.from_pretrained(name, revision=revision)
-        except (OSError, ValueError, ImportError) as error:
-            raise ModelError(f"cannot load the model {name}: {str(error).strip().splitlines()[0]}") from error
-        if not hasattr(processor, "tokenizer"):
-            raise ModelError(
-                f"{name} is no image-text model: its processor has no tokenizer beside its image processor"
-            )
+        place = _device(device)
+        backbone, processor = _load(name, _dtype(dtype), revision)
         base = fingerprint(name, getattr(backbone.config, "_commit_hash", None))
         if own and own.base_fingerprint and own.base_fingerprint != base:
             raise ModelError(
@@ -82,7 +71,7 @@ class MLLMEmbedder:
         if adapter is not None:
             load_adapter(embedding, adapter)
             embedding.to(backbone.dtype)
-        embedding.to(device or ("cuda" if torch.cuda.is_available() else "cpu"))
+        embedding.to(place)
         prompts = prompts or (own.prompts if own else PROMPT_SETS["instructcir"])
         return cls(embedding, processor, Settings(prompts, name, base))
 
@@ -120,6 +109,8 @@ class MLLMEmbedder:
         """
         if isinstance(inputs, (str, bytes, os.PathLike, dict)) or not hasattr(inputs, "__len__"):
             raise DataError("encode takes a list of inputs; put a single one in brackets")
+        if batch_size < 1:
+            raise ConfigError(f"batch_size must be at least 1, not {batch_size}")
         if convert_to not in ("numpy", "torch"):
             raise ConfigError(f"convert_to is 'numpy' or 'torch', not {convert_to!r}")
         items = [as_item(value) for value in inputs]
@@ -155,7 +146,8 @@ class MLLMEmbedder:
     def save_pretrained(self, path: str | os.PathLike[str], merge: bool = False) -> None:
         """Write an adapter folder, or a whole model with `merge=True` or where there is no adapter.
 
-        `from_pretrained` gives the same vectors from either. The folder is replaced in one step.
+        `from_pretrained` gives the same vectors from either. An earlier save there is replaced in one step; raises
+        ModelError for a folder that holds anything else, or the adapter's own base.
         """
         save(os.fspath(path), self.model, self.processor, self.settings, merge)
 
@@ -192,8 +184,7 @@ def _identity(item: Item) -> Hashable:
 
 
 def _base_of(adapter: str | os.PathLike[str]) -> str:
-    config = json.loads((Path(adapter) / "adapter_config.json").read_text(encoding="utf-8"))
-    base = config.get("base_model_name_or_path")
+    base = read_object(Path(adapter) / "adapter_config.json").get("base_model_name_or_path")
     if not base or (base.count("/") > 1 and not Path(base).is_dir()):
         raise ModelError(
             f"the base model {base} of {os.fspath(adapter)} is not there; give it: from_pretrained(BASE, adapter=...)"
@@ -201,13 +192,42 @@ def _base_of(adapter: str | os.PathLike[str]) -> str:
     return base
 
 
+def _load(name: str, dtype: str | torch.dtype, revision: str | None) -> tuple[Any, Any]:
+    """The backbone and the processor of a checked name, with every failure as one sentence."""
+    from safetensors import SafetensorError
+    from transformers import AutoModel, AutoProcessor
+
+    _check_name(name)
+    try:
+        backbone = AutoModel.from_pretrained(name, dtype=dtype, revision=revision)
+        processor = AutoProcessor.from_pretrained(name, revision=revision)
+    except (OSError, ValueError, ImportError, RuntimeError, SafetensorError) as error:
+        where = "" if Path(name).is_dir() else " (no such folder here, so it was taken for a hub id)"
+        raise ModelError(f"cannot load the model {name}{where}: {str(error).strip().splitlines()[0]}") from error
+    if not hasattr(processor, "tokenizer"):
+        raise ModelError(f"{name} is no image-text model: its processor has no tokenizer beside its image processor")
+    return backbone, processor
+
+
 def _check_name(name: str) -> None:
+    if not name:
+        raise ModelError("the model's name is empty; give a folder or a hub id")
     path = Path(name)
     if path.is_dir():
         if not (path / "config.json").is_file():
             raise ModelError(f"{name} is no model folder: it has no config.json")
     elif path.exists() or path.is_absolute() or name.startswith(".") or name.count("/") > 1:
         raise ModelError(f"{name} is not a folder with a model; check the path")
+
+
+def _device(device: str | torch.device | None) -> torch.device:
+    """The device asked for, tried before a large model is read."""
+    try:
+        place = torch.device(device or ("cuda" if torch.cuda.is_available() else "cpu"))
+        torch.empty(0, device=place)
+    except (RuntimeError, AssertionError) as error:
+        raise ConfigError(f"device '{device}' cannot be used here: {str(error).splitlines()[0]}") from error
+    return place
 
 
 def _dtype(dtype: str | torch.dtype) -> str | torch.dtype:

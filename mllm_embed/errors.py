@@ -28,13 +28,13 @@ class ModelError(MLLMEmbedError):
 
 
 def user_errors(main: Callable[..., int]) -> Callable[..., int]:
-    """Make a command's `main` end with one sentence and exit code 2 on an MLLMEmbedError, with 130 on Ctrl-C."""
+    """Make a `main` end with one sentence and exit code 2 on a user's mistake or a failing disk, 130 on Ctrl-C."""
 
     @functools.wraps(main)
     def guarded(*args: object, **kwargs: object) -> int:
         try:
             return main(*args, **kwargs)
-        except MLLMEmbedError as error:
+        except (MLLMEmbedError, OSError) as error:
             print(f"error: {error}", file=sys.stderr)
             return 2
         except KeyboardInterrupt:

@@ -34,23 +34,29 @@ def write_json(path: Path, value: Any) -> None:
 
 
 @contextmanager
-def atomic_folder(path: str | Path) -> Iterator[Path]:
-    """A new folder to fill, which takes the place of `path` at the end; on an error `path` stays as it was."""
-    path = Path(path)
+def atomic_folder(path: str | os.PathLike[str]) -> Iterator[Path]:
+    """A new folder to fill, which takes the place of `path` at the end; on an error `path` stays as it was.
+
+    Whoever calls this makes sure that what `path` holds may go. Raises DataError when the disk fails.
+    """
+    path = Path(os.path.abspath(path))
     try:
         path.parent.mkdir(parents=True, exist_ok=True)
-        fresh = Path(tempfile.mkdtemp(prefix=f".{path.name}-", dir=path.parent))
+        scratch = Path(tempfile.mkdtemp(prefix=f".{path.name}-", dir=path.parent))
+        fresh, old = scratch / "new", scratch / "old"
+        fresh.mkdir()
     except OSError as error:
         raise DataError(f"cannot write {path}: {error.strerror}") from error
     try:
         yield fresh
-        fresh.chmod(0o755)
         if path.exists():
-            old = Path(tempfile.mkdtemp(prefix=f".{path.name}-old-", dir=path.parent))
-            os.replace(path, old / path.name)
+            os.replace(path, old)
+        try:
             os.replace(fresh, path)
-            shutil.rmtree(old)
-        else:
-            os.replace(fresh, path)
+        except OSError:
+            os.replace(old, path)
+            raise
+    except OSError as error:
+        raise DataError(f"cannot write {path}: {error.strerror or error}") from error
     finally:
-        shutil.rmtree(fresh, ignore_errors=True)
+        shutil.rmtree(scratch, ignore_errors=True)

@@ -48,16 +48,20 @@ def add_lora(model: EmbeddingModel, spec: LoraSpec, family: Family) -> None:
 
 def load_adapter(model: EmbeddingModel, path: str | Path, trainable: bool = False) -> None:
     """Put a saved adapter on `model`. Raises ModelError when the folder holds none or it does not fit."""
-    from peft import PeftModel
+    from peft import PeftModel, load_peft_weights, set_peft_model_state_dict
+    from safetensors import SafetensorError
 
-    if not (Path(path) / "adapter_config.json").is_file():
-        raise ModelError(f"{path} holds no adapter (no adapter_config.json); give the folder that training wrote")
+    for name in ("adapter_config.json", "adapter_model.safetensors"):
+        if not (Path(path) / name).is_file():
+            raise ModelError(f"{path} holds no adapter (no {name}); give the folder that training wrote")
     try:
         model.backbone = PeftModel.from_pretrained(model.backbone, str(path), is_trainable=trainable)
-    except (RuntimeError, ValueError, OSError) as error:
+    except (RuntimeError, ValueError, TypeError, OSError, SafetensorError) as error:
         raise ModelError(f"the adapter in {path} does not fit this model: {str(error).splitlines()[0]}") from error
     if trainable:
         _prepare(model)
+        # again, now into float32: the first time the projector was rounded to the base's dtype
+        set_peft_model_state_dict(model.backbone, load_peft_weights(str(path), device="cpu"))
 
 
 def _prepare(model: EmbeddingModel) -> None:

@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+from typing import Any
+
 from torch import Tensor, nn
 from torch.nn import functional as F
 
@@ -25,6 +27,11 @@ class EmbeddingModel(nn.Module):
         """The backbone without its adapter's wrapper."""
         return getattr(self.backbone, "get_base_model", lambda: self.backbone)()
 
+    @property
+    def adapted(self) -> bool:
+        """Whether the backbone wears an adapter."""
+        return hasattr(self.backbone, "peft_config")
+
     def forward(self, **batch: Tensor) -> Tensor:
         """Model input as the processor makes it ([B, L] ids and mask, pixels, ...) -> [B, D] float32, L2-normalised."""
         dtype = self.base.dtype
@@ -42,8 +49,17 @@ class EmbeddingModel(nn.Module):
 
     def gradient_checkpointing_enable(self) -> None:
         """Recompute activations in the backward pass: about a third more time, much less memory."""
+        self.activation_checkpointing_enable()
+
+    def activation_checkpointing_enable(
+        self, activation_checkpointing_kwargs: dict[str, Any] | None = None, **options: Any
+    ) -> None:
+        """The same under the name by which transformers' Trainer calls it; options as in `PreTrainedModel`."""
         # non-reentrant: gradients reach LoRA although the embeddings, the first layer's input, need none
-        self.backbone.gradient_checkpointing_enable({"use_reentrant": False})
+        kwargs = {"use_reentrant": False, **(activation_checkpointing_kwargs or {})}
+        if kwargs["use_reentrant"]:
+            self.base.enable_input_require_grads()
+        self.base.activation_checkpointing_enable(kwargs, **options)
 
 
 def is_part(module_name: str, fragments: tuple[str, ...]) -> bool:

@@ -74,7 +74,9 @@ def as_item(value: object) -> Item:
         return Document(image=value)
     if isinstance(value, Mapping) and value.keys() <= {"image", "text", "instruction"}:
         if value.get("text") is not None:
-            return Document(**{key: value[key] for key in value if key != "instruction" or value[key] is not None})
+            if value.get("instruction") is not None:
+                raise DataError("a dict has a text (to be found) or an instruction (to look for), not both")
+            return Document(image=value.get("image"), text=value["text"])
         return Query(image=value.get("image"), instruction=value.get("instruction"))
     raise DataError(
         f"cannot embed a {type(value).__name__}: give a text (str), a picture (pathlib.Path, bytes, PIL image), "
@@ -85,6 +87,10 @@ def as_item(value: object) -> Item:
 def _check(item: Item, words: str | None, name: str) -> None:
     if words is not None and not (isinstance(words, str) and words.strip()):
         raise DataError(f"the {name} of a {type(item).__name__} is empty; give words, or leave it out")
+    if item.image is not None and not isinstance(item.image, (str, os.PathLike, bytes, Image.Image)):
+        raise DataError(
+            f"the image of a {type(item).__name__} is a {type(item.image).__name__}; give a path, bytes or a PIL image"
+        )
     if words is None and item.image is None:
         raise DataError(f"a {type(item).__name__} needs an image or a {name}")
 

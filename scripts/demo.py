@@ -26,6 +26,8 @@ def main() -> None:
     def say(text: str) -> None:
         print(f"\n[{time.time() - started:4.0f} s] {text}", flush=True)
 
+    if args.output.exists() and not (args.output / "data" / "train").is_dir():
+        parser.error(f"{args.output} exists and is no earlier demo; choose another folder or remove it")
     shutil.rmtree(args.output, ignore_errors=True)
     data = args.output / "data"
     say("composing scenes: training pairs and triplets, and two dense test galleries")

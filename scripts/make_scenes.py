@@ -5,8 +5,8 @@
 
 Writes three folders. `train/` holds pairs.jsonl and triplets.jsonl; `seen/` is a benchmark of new scenes of objects
 that train/ knows, `unseen/` one of objects that train/ never shows. Each benchmark reference has 16 edits, and all
-their results stand in the gallery: the picture alone can find at most one in sixteen. References come in groups that share
-their objects and places, so that the instruction alone does not give the answer away either.
+their results stand in the gallery: the picture alone can find at most one in sixteen. References come in groups that
+share their objects, so that the instruction alone does not give the answer away either.
 """
 
 from __future__ import annotations
@@ -19,11 +19,13 @@ from functools import partial
 from multiprocessing import Pool
 from pathlib import Path
 
+from mllm_embed.errors import DataError, user_errors
 from scenes import KINDS, Edit, Painter, Scene, caption, sample_edit, sample_scene
 
 EDITS = 16
 GROUP = 8
 TEST_SEED = 20412
+MIN_NOUNS = 4  # three in a scene, and one to replace them with
 
 
 @dataclass(frozen=True)
@@ -56,7 +58,7 @@ def dense_references(nouns: list[str], count: int, seed: int) -> list[Reference]
 
 
 def _distinct_edits(rng: random.Random, scene: Scene, pool: list[str]) -> list[Edit]:
-    """All removals, then the other kinds in turn, until there are 16 different results."""
+    """Edits of all kinds in turn, until there are 16 different results."""
     found: dict[Scene, Edit] = {}
     turn = 0
     while len(found) < EDITS:
@@ -171,7 +173,8 @@ def _paint_file(painter: Painter, job: tuple[Path, Scene]) -> None:
     painter.paint(scene).save(path, quality=92, subsampling=0)
 
 
-def main() -> None:
+@user_errors
+def main() -> int:
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
     default = Path(__file__).parent / "assets" / "sprites"
     parser.add_argument("--sprites", type=Path, default=default, help="cut-outs with alpha, named by their noun")
@@ -184,7 +187,14 @@ def main() -> None:
     parser.add_argument("--seed", type=int, default=0)
     args = parser.parse_args()
 
+    if not args.sprites.is_dir():
+        raise DataError(f"--sprites {args.sprites} is not a folder")
     painter, pictures = Painter(args.sprites), Pictures()
+    if min(args.unseen, len(painter.nouns) - args.unseen) < MIN_NOUNS:
+        raise DataError(
+            f"{args.sprites} has {len(painter.nouns)} cut-outs (.png or .webp) and --unseen takes {args.unseen} of them; "
+            f"{MIN_NOUNS} are needed on either side"
+        )
     tests = benchmarks(painter.nouns, args.references, args.unseen)
     forbidden = {s for test in tests.values() for r in test for s in (r.scene, *(e.result for e in r.edits))}
     for name in ("train", *tests):
@@ -196,7 +206,8 @@ def main() -> None:
     write_training(args.output / "train", random.Random(args.seed), seen, forbidden, sizes, pictures)
     pictures.paint(painter)
     print(f"{len(pictures.wanted):,} pictures in {args.output}/: train, {', '.join(tests)}")
+    return 0
 
 
 if __name__ == "__main__":
-    main()
+    raise SystemExit(main())

@@ -14,16 +14,19 @@ from pathlib import Path
 from PIL import Image
 
 # noun = emoji name, unless "noun: emoji name"
-NOUNS = """apple: red apple, pear, tangerine, lemon, banana, watermelon, strawberry, pineapple, tomato, coconut,
-avocado, eggplant, carrot, mushroom, croissant, pretzel, hamburger, pizza, hot dog, taco, egg, doughnut, cookie,
-birthday cake, cupcake, lollipop, teapot, wine glass, beer mug, soccer ball, basketball, football: american football, baseball,
-boxing glove, trophy, kite, teddy bear, puzzle piece, joystick, bus, fire engine, tractor, bicycle, motorcycle,
-locomotive, airplane, helicopter, rocket, sailboat, flying saucer, anchor, key, hammer, axe, screwdriver, magnet, gear,
-light bulb, candle, umbrella, backpack, briefcase, pencil, camera, telephone, television, radio, alarm clock, guitar,
-violin, trumpet, drum, accordion, microphone, bell, crown, top hat, dress, scarf, handbag, ring, lipstick, basket,
-bucket, chair, bed, balloon, gift: wrapped gift, shield, envelope, money bag, cactus, palm tree, sunflower, tulip,
-maple leaf, sun, cloud, snowman, star, fox, panda, pig, frog, lion, cow, penguin, duck, owl, unicorn, butterfly, snail,
-turtle, octopus, crab, whale, elephant, flamingo, spider, castle"""
+NOUNS = """
+apple: red apple, pear, tangerine, lemon, banana, watermelon, strawberry, pineapple, tomato, coconut, avocado,
+eggplant, carrot, mushroom, croissant, pretzel, hamburger, pizza, hot dog, taco, egg, doughnut, cookie,
+birthday cake, cupcake, lollipop, teapot, wine glass, beer mug, soccer ball, basketball, football: american
+football, baseball, boxing glove, trophy, kite, teddy bear, puzzle piece, joystick, bus, fire engine, tractor,
+bicycle, motorcycle, locomotive, airplane, helicopter, rocket, sailboat, flying saucer, anchor, key, hammer,
+axe, screwdriver, magnet, gear, light bulb, candle, umbrella, backpack, briefcase, pencil, camera, telephone,
+television, radio, alarm clock, guitar, violin, trumpet, drum, accordion, microphone, bell, crown, top hat,
+dress, scarf, handbag, ring, lipstick, basket, bucket, chair, bed, balloon, gift: wrapped gift, shield,
+envelope, money bag, cactus, palm tree, sunflower, tulip, maple leaf, sun, cloud, snowman, star, fox, panda,
+pig, frog, lion, cow, penguin, duck, owl, unicorn, butterfly, snail, turtle, octopus, crab, whale, elephant,
+flamingo, spider, castle
+"""
 
 
 def main() -> None:
@@ -35,7 +38,7 @@ def main() -> None:
 
     by_name = {d["en"].strip(":").replace("_", " ").lower(): c for c, d in emoji.EMOJI_DATA.items()}
     args.output.mkdir(parents=True, exist_ok=True)
-    for entry in NOUNS.replace("\n", " ").split(","):
+    for entry in " ".join(NOUNS.split()).split(","):
         noun, _, name = (part.strip() for part in entry.partition(":"))
         points = [f"{ord(c):x}" for c in by_name[name or noun]]
         bare = "-".join(p for p in points if p != "fe0f")

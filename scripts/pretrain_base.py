@@ -1,6 +1,6 @@
 """Make the embedded base model: a small generative LLaVA that sees scenes, describes them and imagines changes.
 
-    python scripts/pretrain_base.py --output scripts/assets/base --pictures 48000
+    python scripts/pretrain_base.py --output scripts/assets/base --pictures 45000
 
 Two phases. First the vision tower learns to see through a throw-away head that names the thing in every cell, its
 size, and the background: cheap, since no language model runs. Then the whole model learns to answer in words.
@@ -15,6 +15,8 @@ import argparse
 import copy
 import json
 import random
+import shutil
+import tempfile
 import time
 from collections.abc import Iterator
 from pathlib import Path
@@ -26,6 +28,7 @@ import torch
 from torch.nn import functional as F
 
 from make_scenes import held_out_scenes
+from mllm_embed.files import atomic_folder
 from scenes import BACKGROUNDS, CELLS, SIZES, Painter, Scene, article, caption, place, sample_edit, sample_scene
 
 SPECIAL = ("<pad>", "<s>", "<|user|>", "<|assistant|>", "<|end|>", "<image>")
@@ -39,14 +42,16 @@ PREFIX, TURN = "<|user|>\n<image>\n", "<|end|>\n<|assistant|>\n"
 NUMBERS = ("no things", "one thing", "two things", "three things")
 
 
-def questions(rng: random.Random, scene: Scene, nouns: list[str], count: int) -> list[tuple[str, str]]:
-    """`count` (question, answer) pairs on one picture: half of them ask for the picture after a change."""
+def questions(
+    rng: random.Random, scene: Scene, nouns: list[str], count: int, forbidden: set[Scene] = frozenset()
+) -> list[tuple[str, str]]:
+    """`count` (question, answer) pairs on one picture; most ask for the picture after a change, never for a test's."""
     pairs = [(rng.choice(("Describe this image.", "What does the image show?")), caption(scene))]
     while len(pairs) < count:
-        if rng.random() < 0.25:
+        edit = sample_edit(rng, scene, nouns)
+        if rng.random() < 0.25 or edit.result in forbidden:
             pairs.append(_fact(rng, scene, nouns))
             continue
-        edit = sample_edit(rng, scene, nouns)
         ask = rng.choice(
             ('Modify this image with "{}", describe modified image.', "After this change: {}. What is shown?")
         )
@@ -208,12 +213,18 @@ def ahead(batches: Iterator, depth: int = 4) -> Iterator:
     queue: Queue = Queue(depth)
 
     def fill() -> None:
-        for batch in batches:
-            queue.put(batch)
+        try:
+            for batch in batches:
+                queue.put(batch)
+        except BaseException as error:
+            queue.put(error)
 
     Thread(target=fill, daemon=True).start()
     while True:
-        yield queue.get()
+        batch = queue.get()
+        if isinstance(batch, BaseException):
+            raise batch
+        yield batch
 
 
 def schedule(step: int, steps: int, warmup: int = 300) -> float:
@@ -222,7 +233,7 @@ def schedule(step: int, steps: int, warmup: int = 300) -> float:
 
 def optimise(groups: list[dict], steps: int, losses: Iterator[tuple[torch.Tensor, dict]], log: Path, name: str) -> None:
     """AdamW with warm-up and cosine over `losses`, which yields (loss, figures to log) for each step."""
-    optimizer = torch.optim.AdamW(groups, betas=(0.9, 0.98), weight_decay=0.02)
+    optimizer = torch.optim.AdamW(groups, betas=(0.9, 0.98), weight_decay=0.02, fused=True)
     peaks = [group["lr"] for group in optimizer.param_groups]
     started, mean = time.time(), None
     for step in range(steps):
@@ -253,8 +264,8 @@ def main() -> None:
     here = Path(__file__).parent / "assets"
     parser.add_argument("--sprites", type=Path, default=here / "sprites", help="cut-outs named by noun")
     parser.add_argument("--output", type=Path, default=here / "base", help="folder for the model")
-    parser.add_argument("--vision-pictures", type=int, default=64_000, help="pictures of the first phase")
-    parser.add_argument("--pictures", type=int, default=48_000, help="pictures of the second phase")
+    parser.add_argument("--vision-pictures", type=int, default=80_000, help="pictures of the first phase")
+    parser.add_argument("--pictures", type=int, default=45_000, help="pictures of the second phase")
     parser.add_argument("--batch", type=int, default=32, help="pictures a step")
     parser.add_argument("--questions", type=int, default=4, help="questions on each picture")
     parser.add_argument("--seed", type=int, default=0)
@@ -264,15 +275,13 @@ def main() -> None:
     painter = Painter(args.sprites)
     tokenizer = build_tokenizer(painter.nouns)
     model, processor, scenes = build_model(tokenizer), build_processor(tokenizer), Scenes(painter, args.seed + 1)
-    args.output.mkdir(parents=True, exist_ok=True)
-    log = args.output / "pretraining.jsonl"
-    log.unlink(missing_ok=True)
+    log = Path(tempfile.mkdtemp()) / "pretraining.jsonl"
     tower, head = model.model.vision_tower, SeeingHead(192, painter.nouns)
 
     def telling_rows() -> Iterator[tuple[torch.Tensor, dict[str, torch.Tensor]]]:
         while True:
             batch, pixels = scenes.batch(args.batch)
-            talks = [questions(scenes.rng, scene, painter.nouns, args.questions) for scene in batch]
+            talks = [questions(scenes.rng, scene, painter.nouns, args.questions, scenes.forbidden) for scene in batch]
             yield pixels, branches(tokenizer, talks)
 
     def seeing() -> Iterator[tuple[torch.Tensor, dict]]:
@@ -295,8 +304,10 @@ def main() -> None:
             yield F.cross_entropy(logits.float(), labels[:, 1:][asked]), {}
 
     def save() -> None:
-        copy.deepcopy(model).to(torch.bfloat16).save_pretrained(args.output)
-        processor.save_pretrained(args.output)
+        with atomic_folder(args.output) as folder:
+            copy.deepcopy(model).to(torch.bfloat16).save_pretrained(folder)
+            processor.save_pretrained(folder)
+            shutil.copy(log, folder / "pretraining.jsonl")
 
     model.train()
     seers = [{"params": [*tower.parameters(), *head.parameters()], "lr": 1e-3}]

@@ -192,7 +192,9 @@ class Painter:
 
     def __init__(self, sprites: Path, side: int = 96):
         self.side, self.cell = side, side // 3
-        self.files = {f.stem.replace("_", " "): f for f in sorted(sprites.iterdir()) if f.suffix in (".png", ".webp")}
+        self.files = {
+            f.stem.replace("_", " "): f for f in sorted(sprites.iterdir()) if f.suffix.lower() in (".png", ".webp")
+        }
         self._cutouts: dict[tuple[str, str], np.ndarray] = {}
 
     @cached_property

@@ -7,7 +7,9 @@ from dataclasses import dataclass
 from typing import Any
 
 import torch
+from torch.utils.data import get_worker_info
 
+from mllm_embed.errors import MLLMEmbedError
 from mllm_embed.types import Item
 
 from .data import Row
@@ -27,6 +29,14 @@ class ContrastiveCollator:
     roles: list[str]
 
     def __call__(self, rows: list[Row]) -> dict[str, Any]:
+        try:
+            return self._collate(rows)
+        except MLLMEmbedError as error:
+            if get_worker_info() is None:
+                raise
+            return {"error": error}  # raised in the main process: torch would wrap it in the worker's traceback
+
+    def _collate(self, rows: list[Row]) -> dict[str, Any]:
         distinct: dict[Hashable, Item] = {}
         keys = {role: [_remember(distinct, row.roles[role]) for row in rows] for role in self.roles}
         kinds: dict[str, list[Hashable]] = {}

@@ -3,11 +3,12 @@
 from __future__ import annotations
 
 import difflib
+import re
 from pathlib import Path
-from typing import Any, Literal
+from typing import Annotated, Any, Literal
 
 import yaml
-from pydantic import BaseModel, ConfigDict, Field, ValidationError, model_validator
+from pydantic import AfterValidator, BaseModel, ConfigDict, Field, ValidationError, model_validator
 
 from mllm_embed.errors import ConfigError
 
@@ -16,7 +17,7 @@ PAIR_ROLES = ("image", "caption")
 
 
 class _Section(BaseModel):
-    model_config = ConfigDict(extra="forbid", frozen=True)
+    model_config = ConfigDict(extra="forbid", frozen=True, allow_inf_nan=False)
 
 
 class Term(_Section):
@@ -76,13 +77,25 @@ class Stage(_Section):
         return list(dict.fromkeys(role for term in self.terms for role in term.roles))
 
 
+def _stage_name(name: str) -> str:
+    """A stage's name is a folder of the run, beside checkpoints/ and data/."""
+    if not re.fullmatch(r"[A-Za-z0-9][A-Za-z0-9_-]*", name) or name in ("checkpoints", "data"):
+        raise ValueError("a stage's name is letters, digits, - and _, and not 'checkpoints' or 'data'")
+    return name
+
+
+StageName = Annotated[str, AfterValidator(_stage_name)]
+
+
 class Recipe(_Section):
     model: str = Field(description="folder or hub id of an image-text model")
     output: Path = Field(description="folder of the run: adapters, checkpoints, log.jsonl, TensorBoard")
-    stages: dict[str, Stage] = Field(min_length=1, description="in order; each goes on from the one before")
+    stages: dict[StageName, Stage] = Field(min_length=1, description="in order; each goes on from the one before")
     lora: Lora = Lora()
-    prompts: str = Field(default="instructcir", description="prompt set, saved with the adapter")
-    seed: int = 0
+    prompts: str | None = Field(
+        default=None, description="name of a prompt set; by default what the model was saved with"
+    )
+    seed: int = Field(default=0, ge=0, lt=2**32)
     bf16: bool | Literal["auto"] = Field(
         default="auto", description="bfloat16 autocast; auto: where the processor has it"
     )
@@ -155,14 +168,14 @@ def _index(here: Any, part: str, override: str) -> int:
 
 def _one_sentence(error: ValidationError) -> str:
     first = error.errors()[0]
-    where = ".".join(str(part) for part in first["loc"])
+    where = ".".join(str(part) for part in first["loc"] if part != "[key]")
     if first["type"] != "extra_forbidden":
-        return f"{where or 'recipe'}: {first['msg']} (got {first['input']!r})" if where else first["msg"]
+        got = "" if isinstance(first["input"], (dict, list)) else f" (got {first['input']!r})"
+        return f"{where or 'recipe'}: {first['msg']}{got}"
     known = [name for section in _Section.__subclasses__() for name in section.model_fields]
     near = difflib.get_close_matches(str(first["loc"][-1]), known, n=1)
-    return f"unknown key '{where}'" + (
-        f"; did you mean '{near[0]}'?" if near else "; `python -m training --help` lists the keys"
-    )
+    cure = f"did you mean '{near[0]}'?" if near else "`python -m training --help` lists the keys"
+    return f"unknown key '{where}'; {cure}"
 
 
 def describe_keys() -> str:

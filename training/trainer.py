@@ -7,6 +7,7 @@ from pathlib import Path
 from typing import Any
 
 import torch
+from safetensors import SafetensorError
 from safetensors.torch import load_file, save_file
 from torch import Tensor, nn
 from transformers import Trainer
@@ -48,6 +49,8 @@ class ContrastiveTrainer(Trainer):
         self._seen: dict[str, list[Tensor]] = {}
 
     def compute_loss(self, model: nn.Module, inputs: dict[str, Any], return_outputs: bool = False, **_: Any) -> Any:
+        if "error" in inputs:
+            raise inputs["error"]
         vectors = model(inputs["micro_batches"])
         total = vectors.new_zeros(())
         for term in self.stage.terms:
@@ -82,7 +85,12 @@ class ContrastiveTrainer(Trainer):
         save_file({name: gathered[name].detach().contiguous().cpu() for name in names}, folder / TRAINABLE_FILE)
 
     def _load_from_checkpoint(self, resume_from_checkpoint: str, model: nn.Module | None = None) -> None:
-        state = load_file(Path(resume_from_checkpoint) / TRAINABLE_FILE)
+        try:
+            state = load_file(Path(resume_from_checkpoint) / TRAINABLE_FILE)
+        except (OSError, SafetensorError) as error:
+            raise ModelError(
+                f"checkpoint {resume_from_checkpoint} is damaged; remove it to resume before it"
+            ) from error
         wanted = self.accelerator.unwrap_model(self.model).trainable()
         if state.keys() != wanted.keys():
             raise ModelError(f"{resume_from_checkpoint} was made with other LoRA settings; start a new output folder")

@@ -58,3 +58,27 @@ def test_gradient_checkpointing_changes_no_gradient(tiny_llava: Path, data: Path
 def test_an_empty_folder_is_no_adapter(embedder: MLLMEmbedder, tmp_path: Path) -> None:
     with pytest.raises(ModelError, match="holds no adapter"):
         load_adapter(embedder.model, tmp_path)
+
+
+@pytest.mark.parametrize("reentrant", [False, True])
+def test_trainer_trains_it_with_gradient_checkpointing(
+    embedder: MLLMEmbedder, data: Path, tmp_path: Path, reentrant: bool
+) -> None:
+    from transformers import Trainer, TrainingArguments
+
+    class Together(Trainer):
+        def compute_loss(self, model: torch.nn.Module, inputs: dict, **_: object) -> torch.Tensor:
+            vectors = model(**inputs)
+            return (vectors @ vectors.T).mean()
+
+    add_lora(embedder.model, LoraSpec(rank=4), embedder.family)
+    before = {name: p.detach().clone() for name, p in embedder.model.named_parameters()}
+    arguments = TrainingArguments(
+        output_dir=str(tmp_path), max_steps=2, learning_rate=1e-2, use_cpu=True, report_to=[], save_strategy="no",
+        remove_unused_columns=False, gradient_checkpointing=True,
+        gradient_checkpointing_kwargs={"use_reentrant": reentrant},
+    )  # fmt: skip
+    rows = [Document(image=data / f"images/{i}.png") for i in range(4)]
+    Together(model=embedder.model, args=arguments, train_dataset=rows, data_collator=embedder.items).train()
+    changed = {name for name, p in embedder.model.named_parameters() if not torch.equal(p, before[name])}
+    assert changed == {name for name, p in embedder.model.named_parameters() if p.requires_grad}

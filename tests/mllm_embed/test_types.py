@@ -45,3 +45,10 @@ def test_empty_words_are_refused() -> None:
         Query(image="a.png", instruction="  ")
     with pytest.raises(DataError, match="not both"):
         Document(image="a.png", text="a hat")
+
+
+def test_a_picture_of_another_type_and_contradicting_keys_are_refused() -> None:
+    with pytest.raises(DataError, match="image of a Query is a int"):
+        Query(image=3)
+    with pytest.raises(DataError, match="not both"):
+        as_item({"text": "a hat", "instruction": "redder"})

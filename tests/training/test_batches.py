@@ -6,7 +6,7 @@ from pathlib import Path
 
 import torch
 
-from mllm_embed import MLLMEmbedder
+from mllm_embed import DataFolder, MLLMEmbedder
 from mllm_embed.training.collator import ContrastiveCollator
 from mllm_embed.training.data.folder import read_rows
 from mllm_embed.training.sampler import GroupedSampler
@@ -38,7 +38,7 @@ def test_rows_of_one_picture_come_together() -> None:
 
 
 def test_equal_inputs_are_encoded_once_and_vectors_are_those_of_encode(embedder: MLLMEmbedder, data: Path) -> None:
-    rows = read_rows(data, "triplets", ROLES)
+    rows = read_rows(DataFolder.open(data), data, "triplets", ROLES)
     batch = ContrastiveCollator(embedder.items, ROLES)(rows)
     places = batch["places"]
     assert places["query_image"].tolist()[:2] == [places["query_image"][0].item()] * 2  # two rows ask about picture 0

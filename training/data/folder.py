@@ -11,12 +11,11 @@ from mllm_embed.types import Document, Query
 from .row import Row
 
 
-def read_rows(path: Path, kind: str, roles: list[str]) -> list[Row]:
-    """The rows of `path`, `kind` "pairs" or "triplets", each offering at least `roles`.
+def read_rows(folder: DataFolder, path: Path, kind: str, roles: list[str]) -> list[Row]:
+    """The rows of the folder at `path`, `kind` "pairs" or "triplets", each offering at least `roles`.
 
-    Raises DataError when the folder fails its checks, has no such rows, or a row lacks a role that the loss needs.
+    Raises DataError when the folder has no such rows, or a row lacks a role that the loss needs.
     """
-    folder = DataFolder.open(path)
     rows = [_pair(pair) for pair in folder.pairs] if kind == "pairs" else [_triplet(t) for t in folder.triplets]
     if not rows:
         raise DataError(f"{path} has no {kind}.jsonl, which this stage reads")

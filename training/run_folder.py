@@ -1,0 +1,83 @@
+"""The folder of a run: run.json says what made it, one adapter folder a stage, checkpoints of the stage under way."""
+
+from __future__ import annotations
+
+import json
+import shutil
+import subprocess
+import time
+from itertools import takewhile
+from pathlib import Path
+from typing import Any
+
+from mllm_embed.errors import ConfigError
+from mllm_embed.files import write_json
+from mllm_embed.versions import versions
+
+from .config import Recipe
+
+RUN_FILE = "run.json"
+
+
+def check_output(recipe: Recipe, data: dict[str, str]) -> list[str]:
+    """The stages of `recipe` that are finished in its output folder, in order.
+
+    `data` maps each data folder to its fingerprint. Raises ConfigError when the folder holds something else: a file, a
+    damaged run.json, a run of another recipe or on other data, a later stage without the one before it.
+    """
+    output = recipe.output
+    if output.exists() and not output.is_dir():
+        raise ConfigError(f"output: {output} is a file; give a folder")
+    path = output / RUN_FILE
+    if path.is_file():
+        _check_same(path, _described(recipe, data))
+    finished = list(takewhile(lambda name: _is_finished(output / name), recipe.stages))
+    beyond = [name for name in recipe.stages if name not in finished and _is_finished(output / name)]
+    if beyond:
+        missing = list(recipe.stages)[len(finished)]
+        raise ConfigError(
+            f"{output} holds stage '{beyond[0]}' but not '{missing}' before it; remove {output / beyond[0]}"
+        )
+    return finished
+
+
+def write_run(recipe: Recipe, data: dict[str, str]) -> None:
+    """Write run.json where there is none yet."""
+    if not (recipe.output / RUN_FILE).is_file():
+        record = {"commit": _commit(), "versions": versions(), "started": time.strftime("%Y-%m-%dT%H:%M:%S%z")}
+        write_json(recipe.output / RUN_FILE, _described(recipe, data) | record)
+
+
+def last_checkpoint(folder: Path) -> str | None:
+    """The newest whole checkpoint: trainer_state.json is what Trainer writes last."""
+    whole = [path.parent for path in folder.glob("checkpoint-*/trainer_state.json") if path.stat().st_size]
+    return str(max(whole, key=lambda path: int(path.name.split("-")[-1]))) if whole else None
+
+
+def _is_finished(stage: Path) -> bool:
+    return (stage / "adapter_config.json").is_file()
+
+
+def _described(recipe: Recipe, data: dict[str, str]) -> dict[str, Any]:
+    return {"recipe": json.loads(recipe.model_dump_json(exclude={"output", "workers"})), "data": data}
+
+
+def _check_same(path: Path, wanted: dict[str, Any]) -> None:
+    try:
+        found = json.loads(path.read_text(encoding="utf-8"))
+        changed = [key for key, value in wanted["recipe"].items() if found["recipe"].get(key) != value]
+        other_data = found["data"] != wanted["data"]
+    except (ValueError, KeyError, TypeError, AttributeError) as error:
+        raise ConfigError(f"{path} is damaged; remove {path.parent} or choose another output") from error
+    if changed or other_data:
+        why = f"of another recipe (it differs in {', '.join(changed)})" if changed else "on data that has changed since"
+        raise ConfigError(f"{path.parent} holds a run {why}; choose another output or remove that folder")
+
+
+def _commit() -> str | None:
+    """The commit of the clone that this file is part of; None for an installed package."""
+    here = Path(__file__).resolve().parent
+    if not (here.parent / ".git").exists() or not shutil.which("git"):
+        return None
+    answer = subprocess.run(["git", "rev-parse", "HEAD"], capture_output=True, text=True, cwd=here)
+    return answer.stdout.strip() or None
