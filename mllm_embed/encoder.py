@@ -199,11 +199,13 @@ def _load(name: str, dtype: str | torch.dtype, revision: str | None) -> tuple[An
 
     _check_name(name)
     try:
-        backbone = AutoModel.from_pretrained(name, dtype=dtype, revision=revision)
+        backbone, found = AutoModel.from_pretrained(name, dtype=dtype, revision=revision, output_loading_info=True)
         processor = AutoProcessor.from_pretrained(name, revision=revision)
     except (OSError, ValueError, ImportError, RuntimeError, SafetensorError) as error:
         where = "" if Path(name).is_dir() else " (no such folder here, so it was taken for a hub id)"
         raise ModelError(f"cannot load the model {name}{where}: {str(error).strip().splitlines()[0]}") from error
+    if found["missing_keys"]:
+        raise ModelError(f"{name} lacks weights ({sorted(found['missing_keys'])[0]} and perhaps more); fetch it again")
     if not hasattr(processor, "tokenizer"):
         raise ModelError(f"{name} is no image-text model: its processor has no tokenizer beside its image processor")
     return backbone, processor

@@ -192,8 +192,8 @@ def main() -> int:
     painter, pictures = Painter(args.sprites), Pictures()
     if min(args.unseen, len(painter.nouns) - args.unseen) < MIN_NOUNS:
         raise DataError(
-            f"{args.sprites} has {len(painter.nouns)} cut-outs (.png or .webp) and --unseen takes {args.unseen} of them; "
-            f"{MIN_NOUNS} are needed on either side"
+            f"{args.sprites} has {len(painter.nouns)} cut-outs (.png or .webp), of which --unseen takes {args.unseen}; "
+            f"at least {MIN_NOUNS} must be on either side"
         )
     tests = benchmarks(painter.nouns, args.references, args.unseen)
     forbidden = {s for test in tests.values() for r in test for s in (r.scene, *(e.result for e in r.edits))}
