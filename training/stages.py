@@ -13,6 +13,7 @@ from transformers import TrainerCallback, TrainingArguments, set_seed
 
 from mllm_embed import MLLMEmbedder
 from mllm_embed.errors import ConfigError, DataError
+from mllm_embed.files import write_file
 from mllm_embed.folder import DataFolder
 from mllm_embed.lora import LoraSpec, add_lora, load_adapter
 from mllm_embed.prompts import PROMPT_SETS
@@ -39,10 +40,16 @@ class Rows(Dataset):
 
 
 class JsonLog(TrainerCallback):
-    """Appends every logged step to log.jsonl."""
+    """Appends every logged step to log.jsonl; a run that goes on first drops what it will repeat."""
 
     def __init__(self, path: Path, stage: str):
         self.path, self.stage = path, stage
+
+    def on_train_begin(self, args: Any, state: Any, control: Any, **_: Any) -> None:
+        if state.is_world_process_zero and self.path.exists():
+            rows = [json.loads(line) for line in self.path.read_text(encoding="utf-8").splitlines()]
+            kept = [row for row in rows if row["stage"] != self.stage or row["step"] <= state.global_step]
+            write_file(self.path, "".join(json.dumps(row) + "\n" for row in kept).encode())
 
     def on_log(self, args: Any, state: Any, control: Any, logs: dict[str, float] | None = None, **_: Any) -> None:
         if state.is_world_process_zero and logs:

@@ -13,7 +13,7 @@ import yaml
 from safetensors.torch import load_file
 
 from mllm_embed import MLLMEmbedder
-from mllm_embed.errors import ConfigError, DataError
+from mllm_embed.errors import ConfigError, DataError, ImageError
 from mllm_embed.training import trainer as trainer_module
 from mllm_embed.training.cli import main
 from mllm_embed.training.config import load_recipe
@@ -55,7 +55,7 @@ def _weights(run: Path) -> dict[str, np.ndarray]:
 def test_both_stages_learn_and_leave_adapters(recipe: Path, tiny_llava: Path, data: Path, tmp_path: Path) -> None:
     assert main([str(recipe), "--override", "stages.captions.steps=40"]) == 0
     run = tmp_path / "run"
-    log = [json.loads(line) for line in (run / "log.jsonl").read_text().splitlines()]
+    log = _log(run)
     losses = [row["loss"] for row in log if row["stage"] == "captions" and "loss" in row]
     assert losses[-1] < 0.7 * losses[0]
     assert {"loss/composed-target_image", "accuracy/composed-target_text"} <= {key for row in log for key in row}
@@ -68,16 +68,33 @@ def test_both_stages_learn_and_leave_adapters(recipe: Path, tiny_llava: Path, da
     assert np.abs(first - base).max() > 1e-3 and np.abs(second - first).max() > 1e-3
 
 
+def _log(run: Path) -> list[dict[str, object]]:
+    return [json.loads(line) for line in (run / "log.jsonl").read_text().splitlines()]
+
+
 class _Stop(Exception):
     pass
 
 
+@pytest.fixture(scope="module")
+def bf16_llava(tiny_llava: Path, tmp_path_factory: pytest.TempPathFactory) -> Path:
+    """The tiny model stored in bfloat16, as real ones are."""
+    from transformers import AutoModelForImageTextToText, AutoProcessor
+
+    folder = tmp_path_factory.mktemp("models") / "bf16"
+    AutoModelForImageTextToText.from_pretrained(tiny_llava, dtype="bfloat16").save_pretrained(folder)
+    AutoProcessor.from_pretrained(tiny_llava).save_pretrained(folder)
+    return folder
+
+
+@pytest.mark.parametrize("bf16", [False, True], ids=["float32", "bfloat16"])
 @pytest.mark.parametrize("stop", [("captions", 3), ("instructions", 0), ("instructions", 5)], ids=str)
 def test_a_stopped_run_ends_like_an_unstopped_one(
-    recipe: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch, stop: tuple[str, int]
+    recipe: Path, bf16_llava: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch, stop: tuple[str, int], bf16: bool
 ) -> None:
-    run_recipe(load_recipe(recipe, [f"output={tmp_path / 'whole'}"]))
-    stopped = load_recipe(recipe, [f"output={tmp_path / 'stopped'}"])
+    overrides = [f"model={bf16_llava}", "bf16=true"] if bf16 else []
+    run_recipe(load_recipe(recipe, [*overrides, f"output={tmp_path / 'whole'}"]))
+    stopped = load_recipe(recipe, [*overrides, f"output={tmp_path / 'stopped'}"])
     with monkeypatch.context() as patch:
         original = trainer_module.ContrastiveTrainer.compute_loss
 
@@ -94,6 +111,8 @@ def test_a_stopped_run_ends_like_an_unstopped_one(
     assert whole.keys() == resumed.keys()
     for name in whole:
         np.testing.assert_array_equal(resumed[name], whole[name], err_msg=name)
+    steps = [(row["stage"], row["step"], row.get("loss")) for row in _log(tmp_path / "stopped")]
+    assert steps == [(row["stage"], row["step"], row.get("loss")) for row in _log(tmp_path / "whole")]
 
 
 def test_the_same_recipe_twice_gives_the_same_adapter_and_another_seed_another(recipe: Path, tmp_path: Path) -> None:
@@ -103,6 +122,48 @@ def test_the_same_recipe_twice_gives_the_same_adapter_and_another_seed_another(r
     a, b, c = (_weights(run) for run in runs.values())
     assert all(np.array_equal(a[name], b[name]) for name in a)
     assert any(not np.array_equal(a[name], c[name]) for name in a)
+
+
+def test_a_bf16_base_trains_without_autocast(recipe: Path, bf16_llava: Path, tmp_path: Path) -> None:
+    run_recipe(load_recipe(recipe, [f"model={bf16_llava}", "bf16=false"]))
+    assert all(np.isfinite(weight).all() for weight in _weights(tmp_path / "run").values())
+
+
+def test_a_truncated_picture_is_one_sentence_from_a_worker_too(recipe: Path, data: Path) -> None:
+    picture = data / "images/2.png"
+    picture.write_bytes(picture.read_bytes()[:60])
+    for workers in (0, 1):
+        with pytest.raises(ImageError, match=r"images/2.png cannot be read") as caught:
+            run_recipe(load_recipe(recipe, [f"workers={workers}"]))
+        assert "\n" not in str(caught.value)
+
+
+@pytest.mark.parametrize(
+    ("damage", "message"),
+    [("{", "run.json is damaged"), ("{}", "run.json is damaged"), (None, "is a file; give a folder")],
+)
+def test_a_damaged_output_is_named(recipe: Path, tmp_path: Path, damage: str | None, message: str) -> None:
+    if damage is None:
+        (tmp_path / "run").write_text("")
+    else:
+        (tmp_path / "run").mkdir()
+        (tmp_path / "run/run.json").write_text(damage)
+    with pytest.raises(ConfigError, match=message):
+        run_recipe(load_recipe(recipe))
+
+
+def test_changed_data_does_not_continue_a_run(recipe: Path, data: Path) -> None:
+    run_recipe(load_recipe(recipe))
+    with (data / "pairs.jsonl").open("a") as file:
+        file.write(json.dumps({"id": "new", "image": "images/0.png", "caption": "one more"}) + "\n")
+    with pytest.raises(ConfigError, match="data that has changed"):
+        run_recipe(load_recipe(recipe))
+
+
+def test_an_adapter_folder_is_no_base(recipe: Path, tmp_path: Path) -> None:
+    adapter = run_recipe(load_recipe(recipe))
+    with pytest.raises(ConfigError, match="is an adapter folder; name its base"):
+        run_recipe(load_recipe(recipe, [f"model={adapter}", f"output={tmp_path / 'second'}"]))
 
 
 def test_another_recipe_does_not_continue_a_run(recipe: Path) -> None:
