@@ -182,7 +182,8 @@ class SeeingHead(torch.nn.Module):
 def branches(tokenizer, talks: list[list[tuple[str, str]]]) -> dict[str, torch.Tensor]:
     """Rows [picture prefix | question, answer | question, answer ...] with a mask that parts the questions.
 
-    Returns input_ids, position_ids, labels [B, L] (labels -100 outside answers) and attention_mask [B, 1, L, L] bool.
+    Returns input_ids, position_ids, labels [B, L] (labels -100 outside answers) and attention_mask [B, 1, L, L]
+    float, 0 where a token may look.
     """
     texts = [PREFIX] + [t for talk in talks for asked, answer in talk for t in (asked + TURN, answer + "<|end|>")]
     encoded = iter(tokenizer(texts, add_special_tokens=False)["input_ids"])
@@ -204,7 +205,9 @@ def branches(tokenizer, talks: list[list[tuple[str, str]]]) -> dict[str, torch.T
         torch.tensor([row[i] + [pads[i]] * (length - len(row[i])) for row in rows]) for i in range(4)
     )
     visible = (owners[:, :, None] == owners[:, None, :]) | (owners[:, None, :] == 0)
-    mask = visible & torch.ones(length, length, dtype=torch.bool).tril()
+    visible &= torch.ones(length, length, dtype=torch.bool).tril()
+    # additive: eager attention adds the mask to its scores, so a boolean one would hide nothing, the answers included
+    mask = torch.zeros(visible.shape).masked_fill(~visible, torch.finfo(torch.float32).min)
     return {"input_ids": ids, "position_ids": positions, "attention_mask": mask[:, None], "labels": labels}
 
 

@@ -30,6 +30,7 @@ def _load(name: str, path: Path):
 tiny = _load("tiny", TESTS / "tiny.py")
 _load("scenes", ROOT / "scripts" / "scenes.py")
 _load("make_scenes", ROOT / "scripts" / "make_scenes.py")
+_load("pretrain_base", ROOT / "scripts" / "pretrain_base.py")
 
 
 @pytest.fixture(scope="session")
