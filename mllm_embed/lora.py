@@ -3,6 +3,9 @@
 from __future__ import annotations
 
 import re
+import warnings
+from collections.abc import Iterator
+from contextlib import contextmanager
 from dataclasses import dataclass
 from pathlib import Path
 
@@ -42,7 +45,8 @@ def add_lora(model: EmbeddingModel, spec: LoraSpec, family: Family) -> None:
         target_modules=rf"(?!(.*\.)?({'|'.join(map(re.escape, outside))})\.).*\.({'|'.join(suffixes)})",
         modules_to_save=projector if spec.projector and projector else None,
     )  # fmt: skip
-    model.backbone = get_peft_model(model.backbone, config)
+    with _without_peft_warning():
+        model.backbone = get_peft_model(model.backbone, config)
     _prepare(model)
 
 
@@ -55,13 +59,22 @@ def load_adapter(model: EmbeddingModel, path: str | Path, trainable: bool = Fals
         if not (Path(path) / name).is_file():
             raise ModelError(f"{path} holds no adapter (no {name}); give the folder that training wrote")
     try:
-        model.backbone = PeftModel.from_pretrained(model.backbone, str(path), is_trainable=trainable)
+        with _without_peft_warning():
+            model.backbone = PeftModel.from_pretrained(model.backbone, str(path), is_trainable=trainable)
     except (RuntimeError, ValueError, TypeError, OSError, SafetensorError) as error:
         raise ModelError(f"the adapter in {path} does not fit this model: {str(error).splitlines()[0]}") from error
     if trainable:
         _prepare(model)
         # again, now into float32: the first time the projector was rounded to the base's dtype
         set_peft_model_state_dict(model.backbone, load_peft_weights(str(path), device="cpu"))
+
+
+@contextmanager
+def _without_peft_warning() -> Iterator[None]:
+    """peft 0.21 asks transformers 5 for an attribute under its old name each time it wraps a model."""
+    with warnings.catch_warnings():
+        warnings.filterwarnings("ignore", ".*is_gradient_checkpointing", FutureWarning)
+        yield
 
 
 def _prepare(model: EmbeddingModel) -> None:
