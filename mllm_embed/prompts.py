@@ -6,7 +6,6 @@ from dataclasses import asdict, dataclass
 from typing import Any
 
 from .errors import ConfigError
-from .types import Item
 
 INSTRUCTION, TEXT = "{instruction}", "{text}"
 
@@ -28,10 +27,6 @@ class PromptSet:
         for role, mark in (("composed", INSTRUCTION), ("text", TEXT)):
             if getattr(self, role).count(mark) != 1:
                 raise ConfigError(f"prompt set '{self.name}': the {role} prompt must hold {mark} once")
-
-    def fill(self, item: Item) -> str:
-        """The words that stand behind the picture (or alone) for this item."""
-        return self.template(item.role).replace(INSTRUCTION if item.image is not None else TEXT, item.words or "")
 
     def template(self, role: str) -> str:
         return getattr(self, role)

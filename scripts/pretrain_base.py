@@ -5,7 +5,7 @@
 Two phases. First the vision tower learns to see through a throw-away head that names the thing in every cell, its
 size, and the background: cheap, since no language model runs. Then the whole model learns to answer in words.
 One picture serves several questions: their tokens stand in one row behind the picture's, and an attention mask keeps
-the questions from seeing each other, so picture and prefix are computed once (1.8 times the answers a second).
+the questions from seeing each other, so picture and prefix are computed once.
 The result is a stock `LlavaForConditionalGeneration` folder of bfloat16 safetensors with processor and chat template.
 """
 

@@ -8,7 +8,6 @@ from pathlib import Path
 from typing import Any
 
 import torch
-from torch.utils.data import Dataset
 from transformers import TrainerCallback, TrainingArguments, set_seed
 
 from mllm_embed import MLLMEmbedder
@@ -24,19 +23,6 @@ from .data import Row
 from .data.folder import read_rows
 from .run_folder import check_output, last_checkpoint, write_run
 from .trainer import BatchEncoder, ContrastiveTrainer
-
-
-class Rows(Dataset):
-    """Rows as Trainer wants them; pictures are read by the collator."""
-
-    def __init__(self, rows: list[Row]):
-        self.rows = rows
-
-    def __len__(self) -> int:
-        return len(self.rows)
-
-    def __getitem__(self, index: int) -> Row:
-        return self.rows[index]
 
 
 class JsonLog(TrainerCallback):
@@ -132,7 +118,7 @@ def _train_stage(
         report_to=["tensorboard"], remove_unused_columns=False, label_names=[],
     )  # fmt: skip
     trainer = ContrastiveTrainer(
-        model=BatchEncoder(embedder.model), args=arguments, train_dataset=Rows(rows), stage=stage,
+        model=BatchEncoder(embedder.model), args=arguments, train_dataset=rows, stage=stage,
         data_collator=ContrastiveCollator(embedder.items, stage.roles),
         callbacks=[JsonLog(recipe.output / "log.jsonl", name)],
     )  # fmt: skip

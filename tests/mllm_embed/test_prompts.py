@@ -6,6 +6,7 @@ import pytest
 
 from mllm_embed import Document, MLLMEmbedder, PromptSet, Query
 from mllm_embed.errors import ConfigError, DataError
+from mllm_embed.processing import ItemProcessor
 from mllm_embed.prompts import PROMPT_SETS
 
 
@@ -19,9 +20,11 @@ def test_default_prompts_with_chat_template(embedder: MLLMEmbedder) -> None:
     assert render(Document(text="a hat")) == "<|user|>a hat\nSummary above sentence in one word:<|end|><|assistant|>"
 
 
-def test_legacy_set_keeps_the_released_spelling() -> None:
-    words = PROMPT_SETS["instructcir-legacy"].fill(Query(image="x", instruction="is red"))
-    assert words == 'Modify this image with "is red", desribe modified image in one word:'
+def test_legacy_set_keeps_the_released_spelling(embedder: MLLMEmbedder) -> None:
+    legacy = ItemProcessor(embedder.processor, PROMPT_SETS["instructcir-legacy"])
+    words = 'Modify this image with "is red", desribe modified image in one word:'
+    query = Query(image="x", instruction="is red")
+    assert legacy.render(query) == f"<|user|><image>\n{words}<|end|><|assistant|>"
 
 
 def test_a_set_must_have_room_for_the_words() -> None:
