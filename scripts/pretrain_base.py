@@ -1,6 +1,6 @@
 """Make the embedded base model: a small generative LLaVA that sees scenes, describes them and imagines changes.
 
-    python scripts/pretrain_base.py --output scripts/assets/base --pictures 45000
+    python scripts/pretrain_base.py --output scripts/assets/base
 
 Two phases. First the vision tower learns to see through a throw-away head that names the thing in every cell, its
 size, and the background: cheap, since no language model runs. Then the whole model learns to answer in words.
@@ -268,7 +268,7 @@ def main() -> None:
     parser.add_argument("--sprites", type=Path, default=here / "sprites", help="cut-outs named by noun")
     parser.add_argument("--output", type=Path, default=here / "base", help="folder for the model")
     parser.add_argument("--vision-pictures", type=int, default=80_000, help="pictures of the first phase")
-    parser.add_argument("--pictures", type=int, default=45_000, help="pictures of the second phase")
+    parser.add_argument("--pictures", type=int, default=64_000, help="pictures of the second phase")
     parser.add_argument("--batch", type=int, default=32, help="pictures a step")
     parser.add_argument("--questions", type=int, default=4, help="questions on each picture")
     parser.add_argument("--seed", type=int, default=0)
