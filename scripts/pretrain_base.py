@@ -1,11 +1,19 @@
 """Make the embedded base model: a small generative LLaVA that sees scenes, describes them and imagines changes.
 
-    python scripts/pretrain_base.py --output scripts/assets/base
+    python scripts/pretrain_base.py --output base
 
-Two phases. First the vision tower learns to see through a throw-away head that names the thing in every cell, its
-size, and the background: cheap, since no language model runs. Then the whole model learns to answer in words.
-One picture serves several questions: their tokens stand in one row behind the picture's, and an attention mask keeps
-the questions from seeing each other, so picture and prefix are computed once.
+Four phases, since parts that can do nothing yet learn little from each other:
+
+seeing    the vision tower, through a throw-away head that names the thing in every cell, its size, and the background
+reading   the language model, on scenes whose caption stands in the picture's place: what a noun in an instruction has
+          to do with the same noun in an answer (on pictures alone it learned to describe them, and never that)
+telling   the whole model, on pictures
+binding   likewise, while the picture's tokens are drawn to the embedding of the noun that they show: what "the drum" of
+          an instruction is in the picture (after `telling` the model named every thing, and found none that was named)
+
+A run that was stopped goes on with the first phase that is not finished.
+One scene serves several questions: their tokens stand in one row behind the scene's, and an attention mask keeps the
+questions from seeing each other, so that the scene is computed once.
 The result is a stock `LlavaForConditionalGeneration` folder of bfloat16 safetensors with processor and chat template.
 """
 
@@ -15,8 +23,6 @@ import argparse
 import copy
 import json
 import random
-import shutil
-import tempfile
 import time
 from collections.abc import Iterator
 from pathlib import Path
@@ -38,7 +44,9 @@ TEMPLATE = (
     "{% if part.type == 'image' %}<image>\n{% else %}{{ part.text }}{% endif %}{% endfor %}{% endif %}"
     "<|end|>\n{% endfor %}{% if add_generation_prompt %}<|assistant|>\n{% endif %}"
 )
-PREFIX, TURN = "<|user|>\n<image>\n", "<|end|>\n<|assistant|>\n"
+USER, TURN = "<|user|>\n", "<|end|>\n<|assistant|>\n"
+PICTURE = "<image>\n"
+LOG = "pretraining.jsonl"
 NUMBERS = ("no things", "one thing", "two things", "three things")
 
 
@@ -141,19 +149,25 @@ class Scenes:
     def __init__(self, painter: Painter, seed: int):
         self.painter, self.rng, self.forbidden = painter, random.Random(seed), held_out_scenes(painter.nouns)
 
-    def batch(self, size: int) -> tuple[list[Scene], torch.Tensor]:
+    def sample(self, size: int) -> list[Scene]:
         scenes: list[Scene] = []
         while len(scenes) < size:
             scene = sample_scene(self.rng, self.painter.nouns)
             if scene not in self.forbidden:
                 scenes.append(scene)
+        return scenes
+
+    def talks(self, scenes: list[Scene], count: int) -> list[list[tuple[str, str]]]:
+        return [questions(self.rng, scene, self.painter.nouns, count, self.forbidden) for scene in scenes]
+
+    def pixels(self, scenes: list[Scene]) -> torch.Tensor:
         pixels = np.stack([np.asarray(self.painter.paint(scene)) for scene in scenes])
         # SigLIP's processor scales to -1..1; the pictures have its size already
-        return scenes, torch.from_numpy(pixels).permute(0, 3, 1, 2).float().div(127.5).sub(1)
+        return torch.from_numpy(pixels).permute(0, 3, 1, 2).float().div(127.5).sub(1)
 
 
 class SeeingHead(torch.nn.Module):
-    """Phase 1's throw-away head: for each cell the thing and its size (or nothing), and the background."""
+    """The throw-away head of `seeing`: for each cell the thing and its size (or nothing), and the background."""
 
     def __init__(self, width: int, nouns: list[str]):
         super().__init__()
@@ -165,13 +179,12 @@ class SeeingHead(torch.nn.Module):
 
     def forward(self, patches: torch.Tensor, scenes: list[Scene]) -> tuple[torch.Tensor, float]:
         """patches [B, 36, W] -> loss, share of the things that are named rightly."""
-        cells = F.avg_pool2d(patches.transpose(1, 2).unflatten(2, (6, 6)), 2).flatten(2).transpose(1, 2)
         wanted = torch.zeros(len(scenes), len(CELLS), dtype=torch.long)
         for row, scene in enumerate(scenes):
             for thing in scene.things:
                 wanted[row, thing.cell] = self.classes[thing.noun, thing.size]
         grounds = torch.tensor([list(BACKGROUNDS).index(scene.background) for scene in scenes])
-        logits = self.cells(cells).float()
+        logits = self.cells(cells_of(patches)).float()
         loss = F.cross_entropy(logits.flatten(0, 1), wanted.flatten()) * 3 + F.cross_entropy(
             self.ground(patches.mean(1)).float(), grounds
         )
@@ -179,18 +192,35 @@ class SeeingHead(torch.nn.Module):
         return loss, (logits.argmax(-1) == wanted)[taken].float().mean().item()
 
 
-def branches(tokenizer, talks: list[list[tuple[str, str]]]) -> dict[str, torch.Tensor]:
-    """Rows [picture prefix | question, answer | question, answer ...] with a mask that parts the questions.
+def cells_of(patches: torch.Tensor) -> torch.Tensor:
+    """Patches [B, 36, W] -> the mean of the four of every cell [B, 9, W]."""
+    return F.avg_pool2d(patches.transpose(1, 2).unflatten(2, (6, 6)), 2).flatten(2).transpose(1, 2)
 
-    Returns input_ids, position_ids, labels [B, L] (labels -100 outside answers) and attention_mask [B, 1, L, L]
-    float, 0 where a token may look.
+
+def binding_loss(tokens: torch.Tensor, scenes: list[Scene], nouns: dict[str, torch.Tensor]) -> torch.Tensor:
+    """How far the picture's tokens [B, 36, W] are from the embedding [W] of the noun shown: InfoNCE over all nouns."""
+    number = {noun: at for at, noun in enumerate(nouns)}
+    shown = [(row, thing.cell, number[thing.noun]) for row, scene in enumerate(scenes) for thing in scene.things]
+    rows, cells, wanted = torch.tensor(shown).T
+    seen = F.normalize(cells_of(tokens.float())[rows, cells], dim=1)
+    return F.cross_entropy(seen @ F.normalize(torch.stack(list(nouns.values())).float(), dim=1).T / 0.07, wanted)
+
+
+def branches(tokenizer, talks: list[list[tuple[str, str]]], scenes: list[str] | None = None) -> dict[str, torch.Tensor]:
+    """Rows [scene | question, answer | question, answer ...] with a mask that parts the questions.
+
+    `scenes` are the words that stand for each row's scene, by default those of a picture. Returns input_ids,
+    position_ids, labels [B, L] (labels -100 outside answers) and attention_mask [B, 1, L, L] float, 0 where a token may
+    look.
     """
-    texts = [PREFIX] + [t for talk in talks for asked, answer in talk for t in (asked + TURN, answer + "<|end|>")]
+    scenes = scenes or [PICTURE] * len(talks)
+    texts = [USER + scene for scene in scenes]
+    texts += [text for talk in talks for asked, answer in talk for text in (asked + TURN, answer + "<|end|>")]
     encoded = iter(tokenizer(texts, add_special_tokens=False)["input_ids"])
     image = tokenizer.convert_tokens_to_ids("<image>")
-    prefix = [t for token in next(encoded) for t in ([token] * 36 if token == image else [token])]
+    prefixes = [[t for token in next(encoded) for t in [token] * (36 if token == image else 1)] for _ in scenes]
     rows = []
-    for talk in talks:
+    for prefix, talk in zip(prefixes, talks, strict=True):
         ids, positions, owners, labels = list(prefix), list(range(len(prefix))), [0] * len(prefix), [-100] * len(prefix)
         for number in range(1, len(talk) + 1):
             asked, answered = next(encoded), next(encoded)
@@ -230,11 +260,11 @@ def ahead(batches: Iterator, depth: int = 4) -> Iterator:
         yield batch
 
 
-def schedule(step: int, steps: int, warmup: int = 300) -> float:
+def schedule(step: int, steps: int, warmup: int = 200) -> float:
     return min(1, (step + 1) / warmup) * (0.02 + 0.98 * 0.5 * (1 + np.cos(np.pi * step / steps)))
 
 
-def optimise(groups: list[dict], steps: int, losses: Iterator[tuple[torch.Tensor, dict]], log: Path, name: str) -> None:
+def optimise(name: str, groups: list[dict], steps: int, losses: Iterator, log: list[dict]) -> None:
     """AdamW with warm-up and cosine over `losses`, which yields (loss, figures to log) for each step."""
     optimizer = torch.optim.AdamW(groups, betas=(0.9, 0.98), weight_decay=0.02, fused=True)
     peaks = [group["lr"] for group in optimizer.param_groups]
@@ -249,79 +279,134 @@ def optimise(groups: list[dict], steps: int, losses: Iterator[tuple[torch.Tensor
         optimizer.step()
         mean = loss.item() if mean is None else 0.98 * mean + 0.02 * loss.item()
         if step % 50 == 0 or step == steps - 1:
-            row = {
-                "phase": name,
-                "step": step,
-                "of": steps,
-                "loss": round(mean, 4),
-                **figures,
-                "seconds": round(time.time() - started),
-            }
-            with log.open("a") as file:
-                file.write(json.dumps(row) + "\n")
-            print(json.dumps(row), flush=True)
+            seconds = round(time.time() - started)
+            log.append(
+                {"phase": name, "step": step, "of": steps, "loss": round(mean, 4), **figures, "seconds": seconds}
+            )
+            print(json.dumps(log[-1]), flush=True)
+
+
+class Pretraining:
+    """The phases, each a stream of losses with its parameters; the model is saved after each, as bfloat16."""
+
+    def __init__(self, args: argparse.Namespace):
+        self.args, self.painter = args, Painter(args.sprites)
+        self.tokenizer = build_tokenizer(self.painter.nouns)
+        self.processor, self.model = build_processor(self.tokenizer), build_model(self.tokenizer)
+        self.log: list[dict] = []
+        self.model.train()
+
+    def run(self) -> None:
+        self.resume()
+        batch = self.args.batch
+        phases = {
+            "seeing": self.args.vision_pictures // 64,
+            "reading": self.args.captions // batch,
+            "telling": self.args.pictures // batch,
+            "binding": self.args.bound // batch,
+        }
+        finished = {row["phase"] for row in self.log if row["step"] == row["of"] - 1}
+        for number, (name, steps) in enumerate(phases.items()):
+            if name not in finished:
+                torch.manual_seed(self.args.seed + number)
+                self.scenes = Scenes(self.painter, self.args.seed + 1 + number)
+                groups, losses = getattr(self, name)()
+                optimise(name, groups, steps, losses, self.log)
+                self.save()
+
+    def resume(self) -> None:
+        """Take up weights and log of finished phases, if the output has any."""
+        from transformers import LlavaForConditionalGeneration
+
+        log = self.args.output / LOG
+        if log.is_file():
+            saved = LlavaForConditionalGeneration.from_pretrained(self.args.output, dtype="float32")
+            self.model.load_state_dict(saved.state_dict())
+            self.log = [json.loads(line) for line in log.read_text().splitlines()]
+
+    def save(self) -> None:
+        with atomic_folder(self.args.output) as folder:
+            copy.deepcopy(self.model).to(torch.bfloat16).save_pretrained(folder)
+            self.processor.save_pretrained(folder)
+            (folder / LOG).write_text("".join(json.dumps(row) + "\n" for row in self.log))
+
+    def seeing(self) -> tuple[list[dict], Iterator]:
+        head = SeeingHead(192, self.painter.nouns)
+        tower = self.model.model.vision_tower
+
+        def losses() -> Iterator:
+            while True:
+                batch = self.scenes.sample(64)
+                with torch.autocast("cpu", torch.bfloat16):
+                    patches = tower(self.scenes.pixels(batch), output_hidden_states=True).hidden_states[-1]
+                    loss, right = head(patches, batch)
+                yield loss, {"named": round(right, 3)}
+
+        return [{"params": [*tower.parameters(), *head.parameters()], "lr": 1e-3}], losses()
+
+    def reading(self) -> tuple[list[dict], Iterator]:
+        groups = [{"params": [*self.model.model.language_model.parameters()], "lr": 1.2e-3}]
+        return groups, (self.answers(None, rows) for _, _, rows in ahead(self.batches(told=True)))
+
+    def telling(self) -> tuple[list[dict], Iterator]:
+        losses = (self.answers(pixels, rows) for _, pixels, rows in ahead(self.batches()))
+        return self.whole_model(1e-3), losses
+
+    def binding(self) -> tuple[list[dict], Iterator]:
+        tokens: list[torch.Tensor] = []
+        self.model.model.multi_modal_projector.register_forward_hook(lambda module, given, out: tokens.append(out))
+
+        def losses() -> Iterator:
+            for batch, pixels, rows in ahead(self.batches()):
+                tokens.clear()
+                loss, _ = self.answers(pixels, rows)
+                bound = binding_loss(tokens[-1], batch, self.nouns())
+                yield loss + bound, {"answers": round(loss.item(), 4), "bound": round(bound.item(), 4)}
+
+        return self.whole_model(1e-3), losses()
+
+    def whole_model(self, rate: float) -> list[dict]:
+        parts = self.model.model
+        rest = [*parts.language_model.parameters(), *parts.multi_modal_projector.parameters()]
+        return [{"params": [*parts.vision_tower.parameters()], "lr": rate / 5}, {"params": rest, "lr": rate}]
+
+    def nouns(self) -> dict[str, torch.Tensor]:
+        """Each noun's embedding, the mean of its tokens', to aim at."""
+        embedding = self.model.get_input_embeddings().weight.detach()
+        ids = self.tokenizer([f" {noun}" for noun in self.painter.nouns], add_special_tokens=False)["input_ids"]
+        return {noun: embedding[tokens].mean(0) for noun, tokens in zip(self.painter.nouns, ids, strict=True)}
+
+    def batches(self, told: bool = False) -> Iterator[tuple[list[Scene], torch.Tensor | None, dict]]:
+        """Scenes, their pixels, and rows of questions on them; `told`: the caption stands for the picture."""
+        while True:
+            batch = self.scenes.sample(self.args.batch)
+            talks = self.scenes.talks(batch, self.args.questions)
+            words = [caption(scene, self.scenes.rng) + "\n" for scene in batch] if told else None
+            pixels = None if told else self.scenes.pixels(batch)
+            yield batch, pixels, branches(self.tokenizer, talks, words)
+
+    def answers(self, pixels: torch.Tensor | None, rows: dict) -> tuple[torch.Tensor, dict]:
+        labels = rows.pop("labels")
+        with torch.autocast("cpu", torch.bfloat16):
+            hidden = self.model.model(pixel_values=pixels, use_cache=False, **rows).last_hidden_state
+            asked = labels[:, 1:] != -100
+            logits = self.model.lm_head(hidden[:, :-1][asked])
+        return F.cross_entropy(logits.float(), labels[:, 1:][asked]), {}
 
 
 def main() -> None:
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
     here = Path(__file__).parent / "assets"
     parser.add_argument("--sprites", type=Path, default=here / "sprites", help="cut-outs named by noun")
-    parser.add_argument("--output", type=Path, default=here / "base", help="folder for the model")
-    parser.add_argument("--vision-pictures", type=int, default=80_000, help="pictures of the first phase")
-    parser.add_argument("--pictures", type=int, default=64_000, help="pictures of the second phase")
-    parser.add_argument("--batch", type=int, default=32, help="pictures a step")
+    parser.add_argument("--output", type=Path, required=True, help="folder for the model; a stopped run there goes on")
+    parser.add_argument("--vision-pictures", type=int, default=80_000, help="pictures of `seeing`")
+    parser.add_argument("--captions", type=int, default=24_000, help="captions of `reading`")
+    parser.add_argument("--pictures", type=int, default=48_000, help="pictures of `telling`")
+    parser.add_argument("--bound", type=int, default=32_000, help="pictures of `binding`")
+    parser.add_argument("--batch", type=int, default=32, help="pictures a step, after `seeing`")
     parser.add_argument("--questions", type=int, default=4, help="questions on each picture")
     parser.add_argument("--seed", type=int, default=0)
-    args = parser.parse_args()
-
-    torch.manual_seed(args.seed)
-    painter = Painter(args.sprites)
-    tokenizer = build_tokenizer(painter.nouns)
-    model, processor, scenes = build_model(tokenizer), build_processor(tokenizer), Scenes(painter, args.seed + 1)
-    log = Path(tempfile.mkdtemp()) / "pretraining.jsonl"
-    tower, head = model.model.vision_tower, SeeingHead(192, painter.nouns)
-
-    def telling_rows() -> Iterator[tuple[torch.Tensor, dict[str, torch.Tensor]]]:
-        while True:
-            batch, pixels = scenes.batch(args.batch)
-            talks = [questions(scenes.rng, scene, painter.nouns, args.questions, scenes.forbidden) for scene in batch]
-            yield pixels, branches(tokenizer, talks)
-
-    def seeing() -> Iterator[tuple[torch.Tensor, dict]]:
-        while True:
-            batch, pixels = scenes.batch(64)
-            with torch.autocast("cpu", torch.bfloat16):
-                patches = tower(pixels, output_hidden_states=True).hidden_states[-1]
-                loss, right = head(patches, batch)
-            yield loss, {"named": round(right, 3)}
-
-    def telling() -> Iterator[tuple[torch.Tensor, dict]]:
-        for step, (pixels, rows) in enumerate(ahead(telling_rows())):
-            if step % 500 == 499:
-                save()
-            labels = rows.pop("labels")
-            with torch.autocast("cpu", torch.bfloat16):
-                hidden = model.model(pixel_values=pixels, use_cache=False, **rows).last_hidden_state
-                asked = labels[:, 1:] != -100
-                logits = model.lm_head(hidden[:, :-1][asked])
-            yield F.cross_entropy(logits.float(), labels[:, 1:][asked]), {}
-
-    def save() -> None:
-        with atomic_folder(args.output) as folder:
-            copy.deepcopy(model).to(torch.bfloat16).save_pretrained(folder)
-            processor.save_pretrained(folder)
-            shutil.copy(log, folder / "pretraining.jsonl")
-
-    model.train()
-    seers = [{"params": [*tower.parameters(), *head.parameters()], "lr": 1e-3}]
-    optimise(seers, args.vision_pictures // 64, seeing(), log, "seeing")
-    tower_parameters = {id(p) for p in tower.parameters()}
-    tellers = [
-        {"params": [p for p in model.parameters() if id(p) in tower_parameters], "lr": 2e-4},
-        {"params": [p for p in model.parameters() if id(p) not in tower_parameters], "lr": 1.2e-3},
-    ]
-    optimise(tellers, args.pictures // args.batch, telling(), log, "telling")
-    save()
+    Pretraining(parser.parse_args()).run()
 
 
 if __name__ == "__main__":

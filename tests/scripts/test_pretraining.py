@@ -2,7 +2,10 @@
 
 from __future__ import annotations
 
+import argparse
+import json
 import random
+from pathlib import Path
 
 import pretrain_base
 import pytest
@@ -65,3 +68,37 @@ def test_a_stock_model_reads_the_same_prompt(model_and_tokenizer: tuple) -> None
         stock = model(input_ids=ids, attention_mask=torch.ones_like(ids), pixel_values=pixels).logits[0, -1]
     trained = _answer_logits(model, tokenizer, [("Describe this image.", "a bed")], pixels)[0]
     assert F.cosine_similarity(stock, trained, dim=0) > 1 - 1e-5
+
+
+def test_a_picture_is_bound_to_the_noun_that_it_shows() -> None:
+    """The loss is small where a cell's tokens point to their noun's embedding, and large where to another's."""
+    rng = random.Random(3)
+    nouns = {noun: torch.randn(256, generator=torch.Generator().manual_seed(at)) for at, noun in enumerate(NOUNS)}
+    scene = scenes.sample_scene(rng, NOUNS, count=2)
+    tokens = torch.zeros(1, 6, 6, 256)
+    for thing in scene.things:
+        row, column = divmod(thing.cell, 3)
+        tokens[0, 2 * row : 2 * row + 2, 2 * column : 2 * column + 2] = nouns[thing.noun]
+    right = pretrain_base.binding_loss(tokens.flatten(1, 2), [scene], nouns)
+    swapped = dict(zip(nouns, reversed(nouns.values()), strict=True))
+    assert right < 0.01 < 1 < pretrain_base.binding_loss(tokens.flatten(1, 2), [scene], swapped)
+
+
+def test_a_stopped_run_goes_on_with_the_next_phase(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    sizes = {"vision_pictures": 64, "captions": 2, "pictures": 2, "bound": 2, "batch": 2, "questions": 2, "seed": 0}
+    sprites = Path(pretrain_base.__file__).parent / "assets" / "sprites"
+    args = argparse.Namespace(sprites=sprites, output=tmp_path / "base", **sizes)
+
+    def stop(self: object) -> None:
+        raise KeyboardInterrupt
+
+    with monkeypatch.context() as patch:
+        patch.setattr(pretrain_base.Pretraining, "telling", stop)
+        with pytest.raises(KeyboardInterrupt):
+            pretrain_base.Pretraining(args).run()
+    log = args.output / "pretraining.jsonl"
+    before = log.read_text()
+    assert [json.loads(line)["phase"] for line in before.splitlines()] == ["seeing", "reading"]
+    pretrain_base.Pretraining(args).run()
+    assert log.read_text().startswith(before)
+    assert [json.loads(line)["phase"] for line in log.read_text().splitlines()][2:] == ["telling", "binding"]
