@@ -14,7 +14,7 @@ from typing import Any
 from .errors import DataError
 
 
-def write_file(path: Path, content: bytes) -> None:
+def write_file(path: Path, content: bytes | memoryview) -> None:
     """Write beside the place and rename. Raises DataError when that cannot be done; an older file then stays whole."""
     temporary = path.with_name(f".{path.name}.{os.getpid()}.tmp")
     try:
