@@ -13,6 +13,7 @@ from typing import Any, Protocol
 
 import numpy as np
 
+from mllm_embed.errors import DataError
 from mllm_embed.prompts import PromptSet
 from mllm_embed.types import Document, Item, Query
 
@@ -66,7 +67,7 @@ def evaluate(
 def described(result: Result, suite: Suite, prompts: PromptSet) -> Result:
     """The result with the prompts that its vectors were made through, and what its baselines are, in the protocol."""
     asked = {task.name: dict(task.prompts) for task in suite.tasks if task.prompts}
-    more: dict[str, Any] = {"prompts": prompts.to_dict(), **BASELINES}
+    more: dict[str, Any] = {"prompts": prompts.to_dict(), "pictures": suite.pictures(), **BASELINES}
     return replace(result, protocol={**result.protocol, **more, **({"prompts by task": asked} if asked else {})})
 
 
@@ -110,7 +111,8 @@ def _encode(
             return np.asarray(found, dtype=np.float32)  # nothing to put together: no second copy of a large gallery
         out = np.empty((len(asked), found.shape[1]), np.float32) if out is None else out
         out[places] = found
-    assert out is not None, "a task has a gallery and queries"
+    if out is None:
+        raise DataError("the suite has no tasks: there is nothing to embed")
     return out
 
 

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import zlib
 from collections.abc import Mapping
 from dataclasses import dataclass
 from typing import Any
@@ -55,10 +56,15 @@ def figure(metric: Metric, values: np.ndarray, tied: np.ndarray, samples: np.nda
     return Figure(percent(metric, values), low, high, len(values), hits, int(tied.sum()))
 
 
-def resamples(values: np.ndarray) -> np.ndarray:
-    """Bootstrap means [B, M] of values [Q, M] over the queries; the same queries are drawn for every metric and run."""
+def resamples(values: np.ndarray, stream: str) -> np.ndarray:
+    """Bootstrap means [B, M] of values [Q, M] over the queries of a task.
+
+    The same queries are drawn for every metric and in every run; `stream`, the task's name, keeps tasks independent.
+    """
     count = len(values)
-    draws = np.random.default_rng(_SEED).multinomial(count, np.full(count, 1 / count), size=RESAMPLES)
+    draws = np.random.default_rng([_SEED, zlib.crc32(stream.encode())]).multinomial(
+        count, np.full(count, 1 / count), size=RESAMPLES
+    )
     return draws @ values / count
 
 

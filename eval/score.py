@@ -63,11 +63,13 @@ _Measured: TypeAlias = tuple[TaskResult, dict[str, dict[str, np.ndarray]]]
 
 @dataclass(frozen=True)
 class Result:
-    """All that was measured on one suite, and by which rules."""
+    """All that was measured on one suite, and by which rules; `parts`: what each mean is made of."""
 
     suite: str
     title: str
     fingerprint: str
+    printed: tuple[str, ...]
+    parts: Mapping[str, tuple[str, ...]]
     tasks: Mapping[str, TaskResult]
     means: Mapping[str, Mapping[str, Figure]]
     protocol: Mapping[str, Any]
@@ -81,9 +83,15 @@ class Result:
     def to_dict(self) -> dict[str, Any]:
         """Plain values for JSON, without the values of single queries."""
         return {
-            "benchmark": {"name": self.suite, "title": self.title, "fingerprint": self.fingerprint},
+            "benchmark": {
+                "name": self.suite,
+                "title": self.title,
+                "fingerprint": self.fingerprint,
+                "printed": list(self.printed),
+            },
             "tasks": {name: _task_dict(task) for name, task in self.tasks.items()},
             "means": _figures(self.means),
+            "means of": {name: list(parts) for name, parts in self.parts.items()},
             "protocol": dict(self.protocol),
             "spent": dict(self.spent),
         }
@@ -204,7 +212,9 @@ def _result(
     over = {row: _means(suite, measured, row) for row in rows}
     interval = f"95 %, percentiles of {RESAMPLES} bootstrap samples of the queries"
     protocol = {**suite.protocol, **rules, "interval": interval}
-    return Result(suite.name, suite.title, suite.fingerprint(), results, over, protocol, spent)
+    parts = {mean.name: mean.parts for mean in suite.means}
+    about = suite.name, suite.title, suite.fingerprint(), suite.printed, parts
+    return Result(*about, results, over, protocol, spent)
 
 
 def _measure(
@@ -218,11 +228,11 @@ def _measure(
     rows, samples = {}, {}
     everyone = np.arange(len(task.queries))
     for name, found in ranks.items():
-        rows[name], samples[name], values = _figures_of(found, ties, everyone)
+        rows[name], samples[name], values = _figures_of(found, ties, everyone, task.name)
         if name == task.asked:
             kept = values
     groups = {
-        group: _figures_of(ranks[task.asked], ties, members, task.by_group)[0]
+        group: _figures_of(ranks[task.asked], ties, members, task.name, task.by_group)[0]
         for group, members in _groups(task).items()
     }
     return TaskResult(len(task.gallery), len(task.queries), dimensions, rows, groups, kept, answers), samples
@@ -243,7 +253,11 @@ def answers_of(view: View, queries: np.ndarray, gallery: np.ndarray, k: int) -> 
 
 
 def _figures_of(
-    ranks: Sequence[tuple[View, TargetRanks]], ties: Ties, members: np.ndarray, names: tuple[str, ...] | None = None
+    ranks: Sequence[tuple[View, TargetRanks]],
+    ties: Ties,
+    members: np.ndarray,
+    stream: str,
+    names: tuple[str, ...] | None = None,
 ) -> tuple[dict[str, Figure], dict[str, np.ndarray], dict[str, np.ndarray]]:
     """Figures, bootstrap means and values by metric over some of the queries; `names`: of these metrics only."""
     metrics, values, tied = [], [], []
@@ -254,7 +268,7 @@ def _figures_of(
                 metrics.append(metric)
                 values.append(by_rule[ties])
                 tied.append(by_rule["optimistic"] != by_rule["pessimistic"])
-    drawn = resamples(np.stack(values, axis=1))
+    drawn = resamples(np.stack(values, axis=1), stream)
     figures = {metric.name: figure(metric, values[at], tied[at], drawn[:, at]) for at, metric in enumerate(metrics)}
     return (
         figures,

@@ -100,13 +100,20 @@ class Mean:
 
 @dataclass(frozen=True)
 class Suite:
-    """An opened benchmark: its tasks, the means over them, and its protocol in words."""
+    """An opened benchmark.
+
+    Attributes:
+        means: over figures of its tasks, in the order in which they build on each other.
+        printed: the metrics that papers print, beside the means; empty for all.
+        protocol: its rules in words.
+    """
 
     name: str
     split: str
     options: Mapping[str, str]
     tasks: tuple[Task, ...]
     means: tuple[Mean, ...] = ()
+    printed: tuple[str, ...] = ()
     protocol: Mapping[str, str] = field(default_factory=dict)
 
     @property
@@ -121,25 +128,26 @@ class Suite:
         return all(view.metrics for task in self.tasks for view in task.views)
 
     def fingerprint(self) -> str:
-        """sha256 over ids, words, targets, what takes part, and name and size of the pictures that are there."""
+        """sha256 over ids, words, targets and what takes part: equal where vectors of one are vectors of the other."""
         digest = hashlib.sha256(self.title.encode())
         for task in self.tasks:
             for name, item in zip(task.gallery_ids, task.gallery, strict=True):
-                digest.update(_line(name, _seen(item)))
+                digest.update(_line(name, item.words))
             for name, items in zip(task.query_ids, task.queries, strict=True):
-                digest.update(_line(name, *(_seen(item) for item in items)))
+                digest.update(_line(name, *(item.words for item in items)))
             for view in task.views:
                 digest.update(_line([m.name for m in view.metrics], view.targets, view.exclude, view.candidates))
+        return digest.hexdigest()
+
+    def pictures(self) -> str:
+        """sha256 over the sizes of all picture files, which tells apart what `fingerprint` does not look at."""
+        digest = hashlib.sha256()
+        for task in self.tasks:
+            for item in (*task.gallery, *(item for items in task.queries for item in items)):
+                if isinstance(item.image, (str, os.PathLike)):
+                    digest.update(_line(os.path.getsize(item.image) if os.path.exists(item.image) else None))
         return digest.hexdigest()
 
 
 def _line(*values: Any) -> bytes:
     return json.dumps(values, default=list).encode()
-
-
-def _seen(item: Item) -> list[Any]:
-    image = item.image
-    if isinstance(image, (str, os.PathLike)):
-        name = os.path.basename(image)
-        return [name, os.path.getsize(image) if os.path.exists(image) else None, item.words]
-    return [str(image) if image is not None else None, item.words]

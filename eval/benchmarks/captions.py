@@ -78,7 +78,7 @@ def _build(source: Source, split: str, options: Options, patterns: tuple[str, ..
         "equals": "E5-V bcefe73 retrieval.py",
         "leaks": "COCO and Flickr30k captions are in many training sets",
     }
-    return Suite(source.benchmark.name, split, options, tasks, (), protocol)
+    return Suite(source.benchmark.name, split, options, tasks, (), (), protocol)
 
 
 FLICKR30K = _benchmark(

@@ -74,7 +74,7 @@ def _build(source: Source, split: str, options: Options) -> Suite:
         "equals": "CIRCO 267b5c9 src/evaluation.py",
         "leaks": "a model trained on COCO's pictures or captions is not zero-shot here",
     }
-    return Suite("circo", split, options, (task,), (), protocol)
+    return Suite("circo", split, options, (task,), (), tuple(f"mAP@{k}" for k in KS), protocol)
 
 
 CIRCO = Benchmark(

@@ -64,7 +64,8 @@ def _build(source: Source, split: str, options: Options) -> Suite:
         "leaks": "pictures are NLVR2's; training sets such as MMEB and M-BEIR hold CIRR's training split",
     }
     means = (Mean("(R@5 + Rsub@1) / 2", ("R@5", "Rsub@1")),) if labelled else ()
-    return Suite("cirr", split, options, (task,), means, protocol)
+    printed = tuple(m.name for view in task.views for m in view.metrics if not m.name.startswith("soft"))
+    return Suite("cirr", split, options, (task,), means, printed, protocol)
 
 
 def _hidden(references: list[tuple[int, ...]], members: list[tuple[int, ...]]) -> tuple[View, ...]:

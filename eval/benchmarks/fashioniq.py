@@ -58,7 +58,7 @@ def _build(source: Source, split: str, options: Options) -> Suite:
         "equals": "SEARLE a9c314b and CLIP4Cir dfed9f7 src/validate.py",
         "leaks": "training sets such as MMEB and M-BEIR hold FashionIQ's training split",
     }
-    return Suite("fashioniq", split, options, tasks, tuple(means), protocol)
+    return Suite("fashioniq", split, options, tasks, tuple(means), (), protocol)
 
 
 def _task(source: Source, category: str, options: Options) -> Task:

@@ -56,7 +56,7 @@ def suite_of(benchmark: FolderBenchmark) -> Suite:
         "MRR": "mean over queries of 1 / rank of the best placed target",
         CAPTIONS: "each gallery caption asks for its picture; one with the same caption counts too",
     }
-    return Suite(benchmark.name, "", {}, tuple(tasks), (), protocol)
+    return Suite(benchmark.name, "", {}, tuple(tasks), (), (), protocol)
 
 
 def _positions(benchmark: FolderBenchmark) -> tuple[list[list[int]], list[list[int]]]:

@@ -73,7 +73,7 @@ def _build(source: Source, split: str, options: Options) -> Suite:
         "equals": "genecis 0c5c968 eval_functions.py",
         "leaks": "a model trained on COCO or Visual Genome is not zero-shot here",
     }
-    return Suite("genecis", split, options, tasks, means, protocol)
+    return Suite("genecis", split, options, tasks, means, ("R@1",), protocol)
 
 
 def _task(source: Source, name: str) -> Task:
