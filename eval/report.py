@@ -16,6 +16,7 @@ from .score import Result, TaskResult
 from .suite import Suite, Task
 
 SHEET_ANSWERS = 5
+_UNITS = ("bytes", "kB", "MB", "GB", "TB")
 RESULT, PER_QUERY = "result.json", "per_query.json"
 
 
@@ -24,7 +25,8 @@ def table(result: Result) -> str:
     blocks = [_block(_heading(name, task), task.rows, task.groups) for name, task in result.tasks.items()]
     if result.means:
         blocks.append(_block("means", result.means, {}))
-    return "\n\n".join([f"{result.title}: {result.protocol.get('ties', 'ranked lists')}", *blocks, *_tied(result)])
+    title = f"{result.title}: {result.protocol.get('ties', 'ranked lists')}"
+    return "\n\n".join([title, *blocks, "\n".join([*_tied(result), *_spent(result)])]).rstrip()
 
 
 def comparison_table(rows: Mapping[str, Mapping[str, Result]]) -> str:
@@ -150,6 +152,17 @@ def _tied(result: Result) -> list[str]:
                 f"{where}{tied} queries hang on equal scores (--ties optimistic and pessimistic give the bounds)"
             )
     return notes
+
+
+def _spent(result: Result) -> list[str]:
+    words = [f"{key.removesuffix(' seconds')} {value:.1f} s" for key, value in result.spent.items() if "seconds" in key]
+    size = result.spent.get("index bytes")
+    return [", ".join([*words, f"index {_size(size)}"])] if size else []
+
+
+def _size(count: float) -> str:
+    unit = next(unit for unit in _UNITS if count < 1000 ** (_UNITS.index(unit) + 1))
+    return f"{count / 1000 ** _UNITS.index(unit):.3g} {unit}"
 
 
 def _compared(result: Result) -> list[str]:

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import sys
 import time
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, field
@@ -125,8 +126,9 @@ def score(
     cost = {
         **(spent or {}),
         "ranking seconds": time.perf_counter() - started,
-        "gallery vectors bytes": sum({id(made.gallery): made.gallery.nbytes for made in vectors.values()}.values()),
-        "query vectors bytes": sum(row.nbytes for made in vectors.values() for row in made.rows.values()),
+        "index bytes": sum({id(made.gallery): made.gallery.nbytes for made in vectors.values()}.values()),
+        "query bytes": sum(row.nbytes for made in vectors.values() for row in made.rows.values()),
+        **_peak(),
     }
     return _result(suite, measured, {"ties": TIES[ties], "scores": SCORES}, cost)
 
@@ -194,6 +196,16 @@ def _ranks_in(view: View, lists: Sequence[Sequence[int]], task: Task) -> TargetR
         rank = {at: place for place, at in enumerate(found, start=1)}
         ranks.append(np.array([rank.get(at, len(task.gallery_ids)) for at in targets], dtype=np.int64))
     return TargetRanks(ranks, ranks, ranks)
+
+
+def _peak() -> dict[str, float]:
+    """The largest resident set of the process so far, where the system tells."""
+    try:
+        import resource
+    except ImportError:  # Windows
+        return {}
+    unit = 1 if sys.platform == "darwin" else 1024
+    return {"peak memory bytes": resource.getrusage(resource.RUSAGE_SELF).ru_maxrss * unit}
 
 
 def need_labels(suite: Suite) -> None:

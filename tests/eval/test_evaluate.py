@@ -155,7 +155,7 @@ def test_the_json_holds_protocol_hits_counts_and_versions(result: Result, suite:
     assert content["protocol"]["prompts"] == PROMPT_SETS["instructcir"].to_dict()
     assert {"python", "numpy", "faiss-cpu", "torch"} <= set(content["versions"])
     assert {"embedding seconds", "ranking seconds"} <= set(content["spent"])
-    assert content["spent"]["gallery vectors bytes"] == 5 * 4 * 4
+    assert content["spent"]["index bytes"] == 5 * 4 * 4
     one = json.loads((tmp_path / "out/per_query.json").read_text())["tasks"][""]
     assert (one["ids"], one["metrics"]["R@1"]) == (["0", "1", "2", "3"], [1, 0, 1, 0])
     assert one["answers"][3] == ["white", "red", "green", "twin"]
@@ -170,6 +170,7 @@ def test_the_table_shows_rows_hits_intervals_and_kinds(result: Result) -> None:
     assert rows == ["composed", "95 % interval", "hits", "image only", "text only", "sum", "a (1)", "b (2)"]
     assert lines[1].split()[1:6] == ["50.00", "100.00", "100.00", "75.00", "75.00"]
     assert lines[3].split() == ["hits", "2", "4", "4"]
+    assert lines[-1].startswith("embedding ") and lines[-1].endswith("index 80 bytes")
 
 
 def test_several_models_are_compared_side_by_side(result: Result, suite: Suite) -> None:
