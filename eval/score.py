@@ -116,7 +116,7 @@ def score(
     started = time.perf_counter()
     measured = {}
     for task in suite.tasks:
-        made = vectors[task.name]
+        made = _fitting(task, vectors)
         ranks = {
             row: [(view, ranks_of(view, queries, made.gallery)) for view in task.views]
             for row, queries in made.rows.items()
@@ -131,6 +131,18 @@ def score(
         **_peak(),
     }
     return _result(suite, measured, {"ties": TIES[ties], "scores": SCORES}, cost)
+
+
+def _fitting(task: Task, vectors: Mapping[str, Vectors]) -> Vectors:
+    """The task's vectors. Raises DataError where they are missing, or not one for each entry."""
+    if task.name not in vectors:
+        raise DataError(f"there are no vectors of task '{task.name}'; there are of {', '.join(vectors) or 'none'}")
+    made = vectors[task.name]
+    queries = [(row, matrix, task.queries) for row, matrix in made.rows.items()]
+    for what, found, wanted in [("gallery", made.gallery, task.gallery), *queries]:
+        if len(found) != len(wanted):
+            raise DataError(f"task '{task.name}': {len(found)} {what} vectors for {len(wanted)} entries")
+    return made
 
 
 def score_rankings(suite: Suite, rankings: Mapping[str, Sequence[str]]) -> Result:

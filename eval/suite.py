@@ -13,6 +13,7 @@ import os
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, field
 from functools import cached_property
+from pathlib import Path
 from typing import Any
 
 from mllm_embed.errors import DataError
@@ -128,13 +129,13 @@ class Suite:
         return all(view.metrics for task in self.tasks for view in task.views)
 
     def fingerprint(self) -> str:
-        """sha256 over ids, words, targets and what takes part: equal where vectors of one are vectors of the other."""
+        """sha256 over ids, words, reference pictures' names, targets and what takes part."""
         digest = hashlib.sha256(self.title.encode())
         for task in self.tasks:
             for name, item in zip(task.gallery_ids, task.gallery, strict=True):
                 digest.update(_line(name, item.words))
             for name, items in zip(task.query_ids, task.queries, strict=True):
-                digest.update(_line(name, *(item.words for item in items)))
+                digest.update(_line(name, *([_name(item.image), item.words] for item in items)))
             for view in task.views:
                 digest.update(_line([m.name for m in view.metrics], view.targets, view.exclude, view.candidates))
         return digest.hexdigest()
@@ -144,9 +145,15 @@ class Suite:
         digest = hashlib.sha256()
         for task in self.tasks:
             for item in (*task.gallery, *(item for items in task.queries for item in items)):
-                if isinstance(item.image, (str, os.PathLike)):
-                    digest.update(_line(os.path.getsize(item.image) if os.path.exists(item.image) else None))
+                path = getattr(item.image, "path", item.image)
+                if isinstance(path, (str, os.PathLike)):
+                    digest.update(_line(os.path.getsize(path) if os.path.exists(path) else None))
         return digest.hexdigest()
+
+
+def _name(image: Any) -> str:
+    """What a picture is called in any folder and file format."""
+    return Path(image).stem if isinstance(image, (str, os.PathLike)) else str(image)
 
 
 def _line(*values: Any) -> bytes:

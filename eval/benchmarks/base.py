@@ -89,11 +89,14 @@ class Source:
                 f"{path} is not JSON ({error}): fetch it again from {self.benchmark.annotations}"
             ) from error
 
-    def rows(self, what: str, **types: type) -> list[dict[str, Any]]:
-        """An annotation file that is a list of objects, each with the keys of `types` and values of those types."""
+    def rows(self, what: str, under: str = "", **types: type) -> list[dict[str, Any]]:
+        """The objects that a file lists (`under` a key), each with the keys of `types` and values of those types."""
         rows, path = self.json(what), self.files[what]
+        if under:
+            rows = rows.get(under) if isinstance(rows, dict) else None
         if not isinstance(rows, list) or not rows:
-            raise DataError(f"{path} must hold a list of objects; fetch it again from {self.benchmark.annotations}")
+            place = f'{path}, under "{under}",' if under else path
+            raise DataError(f"{place} must hold a list of objects; fetch it again from {self.benchmark.annotations}")
         for number, row in enumerate(rows):
             for key, kind in types.items():
                 if not isinstance(row, dict) or not isinstance(row.get(key), kind):

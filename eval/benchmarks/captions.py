@@ -7,6 +7,7 @@ the first five captions of each picture; text to image has one target; image to 
 from __future__ import annotations
 
 import itertools
+from typing import Any
 
 from mllm_embed.errors import DataError
 from mllm_embed.types import Document
@@ -41,20 +42,13 @@ def _benchmark(name: str, about: str, folders: tuple[str, ...], patterns: tuple[
 
 
 def _build(source: Source, split: str, options: Options, patterns: tuple[str, ...]) -> Suite:
-    file, content = source.files[_SPLITS], source.json(_SPLITS)
-    images = content.get("images") if isinstance(content, dict) else None
-    try:
-        rows = [row for row in images or () if row["split"] == split]
-        texts = [[str(sentence["raw"]).strip() for sentence in row["sentences"]][:CAPTIONS] for row in rows]
-        names = unique([row["filename"] for row in rows], str(file))
-        folders = [row.get("filepath", "") for row in rows]
-    except (KeyError, TypeError) as error:
-        raise DataError(f"{file} is not as Karpathy's: {error!r} is missing in a row; fetch it again") from error
+    file, images = source.files[_SPLITS], source.rows(_SPLITS, "images", split=str, filename=str, sentences=list)
+    rows = [row for row in images if row["split"] == split]
     if not rows:
         raise DataError(f'{file} has no pictures of the split "{split}"')
-    for name, captions in zip(names, texts, strict=True):
-        if not captions or not all(captions):
-            raise DataError(f"{file}: {name} has an empty caption, or none; mend or remove the row")
+    names = unique([row["filename"] for row in rows], str(file))
+    folders = [row.get("filepath") or "." for row in rows]
+    texts = [_captions(row, str(file)) for row in rows]
     paths = source.pictures(
         split, patterns, [{"name": name, "folder": folder} for name, folder in zip(names, folders, strict=True)]
     )
@@ -79,6 +73,16 @@ def _build(source: Source, split: str, options: Options, patterns: tuple[str, ..
         "leaks": "COCO and Flickr30k captions are in many training sets",
     }
     return Suite(source.benchmark.name, split, options, tasks, (), (), protocol)
+
+
+def _captions(row: dict[str, Any], file: str) -> list[str]:
+    try:
+        captions = [sentence["raw"].strip() for sentence in row["sentences"]][:CAPTIONS]
+    except (KeyError, TypeError, AttributeError) as error:
+        raise DataError(f'{file}: a sentence of {row["filename"]} has no text "raw"; fetch the file again') from error
+    if not captions or not all(captions):
+        raise DataError(f"{file}: {row['filename']} has an empty caption, or none; mend or remove the row")
+    return captions
 
 
 FLICKR30K = _benchmark(

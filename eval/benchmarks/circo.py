@@ -6,7 +6,6 @@ the gallery, AP@K is divided by min(targets, K), recall counts the one target th
 
 from __future__ import annotations
 
-from mllm_embed.errors import DataError
 from mllm_embed.types import Document
 
 from ..metrics import mean_average_precision, recall
@@ -36,10 +35,7 @@ def _build(source: Source, split: str, options: Options) -> Suite:
     types: dict[str, type] = {"id": int, "reference_img_id": int, "relative_caption": str, "shared_concept": str}
     more: dict[str, type] = {"target_img_id": int, "gt_img_ids": list, "semantic_aspects": list} if labelled else {}
     rows = source.rows(_QUERIES, **types, **more)
-    listing = source.json(_GALLERY)
-    if not isinstance(listing, dict) or not isinstance(listing.get("images"), list) or not listing["images"]:
-        raise DataError(f'{source.files[_GALLERY]} has no list "images"; it is a file of COCO\'s, fetch it again')
-    numbers = [int(image["id"]) for image in listing["images"]]
+    numbers = [image["id"] for image in source.rows(_GALLERY, under="images", id=int)]
     ids = unique([str(number) for number in numbers], str(source.files[_GALLERY]))
     place = {name: position for position, name in enumerate(ids)}
     paths = source.pictures(

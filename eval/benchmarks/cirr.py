@@ -9,6 +9,7 @@ from __future__ import annotations
 
 from typing import Any
 
+from mllm_embed.errors import DataError
 from mllm_embed.types import Document
 
 from ..metrics import recall, soft_recall
@@ -30,7 +31,9 @@ def _build(source: Source, split: str, options: Options) -> Suite:
     labelled = split != "test1"
     types: dict[str, type] = {"pairid": int, "reference": str, "caption": str, "img_set": dict}
     rows = source.rows(_CAPTIONS, **types, **({"target_hard": str, "target_soft": dict} if labelled else {}))
-    gallery: dict[str, str] = source.json(_GALLERY)
+    gallery = source.json(_GALLERY)
+    if not isinstance(gallery, dict) or not all(isinstance(path, str) and "/" in path for path in gallery.values()):
+        raise DataError(f"{source.files[_GALLERY]} must be an object, name -> ./folder/name.png; fetch it again")
     names = list(gallery)
     place = {name: position for position, name in enumerate(names)}
     paths = source.pictures(
@@ -41,7 +44,7 @@ def _build(source: Source, split: str, options: Options) -> Suite:
     where = [f"{source.files[_CAPTIONS]} pair {row['pairid']}" for row in rows]
     references = [positions(place, [row["reference"]], at) for row, at in zip(rows, where, strict=True)]
     members = [
-        positions(place, (m for m in row["img_set"]["members"] if m != row["reference"]), at)
+        positions(place, (m for m in _members(row, at) if m != row["reference"]), at)
         for row, at in zip(rows, where, strict=True)
     ]
     task = Task(
@@ -68,6 +71,21 @@ def _build(source: Source, split: str, options: Options) -> Suite:
     return Suite("cirr", split, options, (task,), means, printed, protocol)
 
 
+def _members(row: dict[str, Any], where: str) -> list[str]:
+    members = row["img_set"].get("members")
+    if not isinstance(members, list):
+        raise DataError(f'{where}: "img_set" has no list "members"; fetch the file again')
+    return members
+
+
+def _soft(row: dict[str, Any], place: dict[str, int], where: str) -> dict[int, float]:
+    """Gallery position -> value, without the reference, which cannot be found."""
+    gains = {name: value for name, value in row["target_soft"].items() if name != row["reference"]}
+    if not all(isinstance(value, (int, float)) for value in gains.values()):
+        raise DataError(f'{where}: a value of "target_soft" is no number; fetch the file again')
+    return dict(zip(positions(place, gains, where), map(float, gains.values()), strict=True))
+
+
 def _hidden(references: list[tuple[int, ...]], members: list[tuple[int, ...]]) -> tuple[View, ...]:
     """What takes part where the labels are on the server: the whole gallery, then the set."""
     nothing: list[tuple[int, ...]] = [()] * len(references)
@@ -82,10 +100,7 @@ def _views(
     members: list[tuple[int, ...]],
 ) -> tuple[View, ...]:
     hard = [positions(place, [row["target_hard"]], at) for row, at in zip(rows, where, strict=True)]
-    soft = [
-        {place[name]: float(value) for name, value in row["target_soft"].items() if name != row["reference"]}
-        for row in rows
-    ]
+    soft = [_soft(row, place, at) for row, at in zip(rows, where, strict=True)]
     among = [
         {at: gain for at, gain in gains.items() if at in allowed} for gains, allowed in zip(soft, members, strict=True)
     ]

@@ -73,6 +73,9 @@ def _task(source: Source, category: str, options: Options) -> Task:
     place = {name: position for position, name in enumerate(names)}
     paths = source.pictures(category, PICTURES, [{"name": name, "category": category} for name in names])
     where = [f"{file} row {number}" for number in range(len(rows))]
+    for row, at in zip(rows, where, strict=True):
+        if len(row["captions"]) != 2 or not all(isinstance(caption, str) for caption in row["captions"]):
+            raise DataError(f'{at}: "captions" must be two texts; fetch the file again')
     references = [positions(place, [row["candidate"]], at)[0] for row, at in zip(rows, where, strict=True)]
     targets = [positions(place, [row["target"]], at) for row, at in zip(rows, where, strict=True)]
     return Task(

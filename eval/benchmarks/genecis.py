@@ -13,7 +13,7 @@ from typing import Any
 
 from PIL import Image, ImageOps
 
-from mllm_embed.errors import DataError
+from mllm_embed.errors import DataError, ImageError
 from mllm_embed.images import load_image
 from mllm_embed.types import Document, ImageLike
 
@@ -40,13 +40,19 @@ class Crop:
     path: Path
     box: tuple[float, float, float, float]
 
+    def __str__(self) -> str:
+        return f"{self.path.stem}:{self.box}"
+
     def read(self) -> Image.Image:
-        """The square. Raises ImageError for a picture that cannot be read."""
+        """The square. Raises ImageError for a picture that cannot be read, or has nothing of the box."""
         picture = load_image(self.path)
         x, y, width, height = self.box
         left, top = max(0, x - _DILATE * width), max(0, y - _DILATE * height)
         right = min(picture.width, left + (1 + _DILATE) * width)
         bottom = min(picture.height, top + (1 + _DILATE) * height)
+        if round(right) <= round(left) or round(bottom) <= round(top):
+            size = f"{picture.width} x {picture.height}"
+            raise ImageError(f"{self.path} has {size} pixels, and nothing of the box {self.box}; fetch it again")
         crop = picture.crop((left, top, right, bottom))
         side = max(crop.size)
         across, down = (side - crop.width) // 2, (side - crop.height) // 2
@@ -105,14 +111,19 @@ def _key(entry: Any, kind: str, where: str) -> tuple[int | float, ...]:
     """What tells one picture or crop from another: its number, and the box of a crop."""
     try:
         number, *box = (entry[key] for key in _KEYS[kind])
-        return (int(number), *(float(value) for value in (box[0] if box else ())))
+        key = (int(number), *(float(value) for value in (box[0] if box else ())))
+        if len(key) != 1 + 4 * len(box):
+            raise ValueError("a box is x, y, width and height")
+        return key
     except (KeyError, TypeError, ValueError) as error:
-        raise DataError(f"{where}: a picture must have {' and '.join(_KEYS[kind])}; fetch the file again") from error
+        raise DataError(
+            f"{where}: a picture must have {' and '.join(_KEYS[kind])}, a box four numbers; fetch the file again"
+        ) from error
 
 
 def _id(key: tuple[int | float, ...]) -> str:
     number, *box = key
-    return f"{number}:{','.join(f'{value:g}' for value in box)}" if box else str(number)
+    return f"{number}:{','.join(f'{value:.12g}' for value in box)}" if box else str(number)
 
 
 def _pictures(source: Source, name: str, kind: str, keys: list[tuple[int | float, ...]]) -> list[ImageLike]:

@@ -132,3 +132,14 @@ def test_what_is_wrong_is_named(folder: Path, suite: Suite, what: str, message: 
 def test_a_folder_that_is_not_there(suite: Suite, tmp_path: Path) -> None:
     with pytest.raises(DataError, match="nowhere is missing"):
         read_vectors(tmp_path / "nowhere", suite)
+
+
+def test_vectors_that_do_not_fit_the_benchmark_are_refused(suite: Suite, vectors: dict[str, Vectors]) -> None:
+    with pytest.raises(DataError, match="no vectors of task 'b'; there are of a"):
+        score(suite, {"a": vectors["a"]})
+    long = Vectors(np.vstack([vectors["b"].gallery] * 2), vectors["b"].rows)
+    with pytest.raises(DataError, match="task 'b': 10 gallery vectors for 5 entries"):
+        score(suite, {**vectors, "b": long})
+    short = Vectors(vectors["b"].gallery, {"text": vectors["b"].rows["text"][:2]})
+    with pytest.raises(DataError, match="task 'b': 2 text vectors for 3 entries"):
+        score(suite, {**vectors, "b": short})
