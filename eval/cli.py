@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import argparse
+import os
 import re
 import sys
 from collections.abc import Sequence
@@ -91,7 +92,7 @@ def _parser() -> argparse.ArgumentParser:
     _benchmark_options(run)
     _model_options(run, required=True)
     run.add_argument("--ties", choices=TIES, default=TIES[0], help="which of equal scores comes first (gallery: order)")
-    run.add_argument("--output", metavar="DIR", type=Path, help="default: runs/eval/<benchmark>")
+    run.add_argument("--output", metavar="DIR", type=Path, help="default: runs/eval/<benchmark>-<model>")
     run.add_argument("--save-vectors", metavar="DIR", type=Path, help="keep the vectors, as `score` reads them")
     run.add_argument("--sheet", metavar="N", type=int, default=8, help="queries on the contact sheet (default 8)")
     score = _command(commands, "score", _score, "score anybody's vectors or rankings", _SCORE)
@@ -100,7 +101,7 @@ def _parser() -> argparse.ArgumentParser:
     given.add_argument("--vectors", metavar="DIR", type=Path, help="folder with vectors, see below")
     given.add_argument("--ranking", metavar="FILE", type=Path, help="JSON with ranked lists, see below")
     score.add_argument("--ties", choices=TIES, default=TIES[0], help="which of equal scores comes first")
-    score.add_argument("--output", metavar="DIR", type=Path, help="default: runs/eval/<benchmark>-scored")
+    score.add_argument("--output", metavar="DIR", type=Path, help="default: runs/eval/<benchmark>-<vectors>")
     check = _command(commands, "check", _check, "say what is there, what is missing, and where to get it")
     _benchmark_options(check)
     submit = _command(commands, "submit", _submit, "write and check files for the servers of CIRR and CIRCO")
@@ -108,7 +109,7 @@ def _parser() -> argparse.ArgumentParser:
     _model_options(submit, required=False)
     submit.add_argument("--vectors", metavar="DIR", type=Path, help="folder with vectors, instead of a model")
     submit.add_argument("--files", metavar="FILE", type=Path, nargs="+", help="only check these files")
-    submit.add_argument("--output", metavar="DIR", type=Path, help="default: runs/submit/<benchmark>")
+    submit.add_argument("--output", metavar="DIR", type=Path, help="default: runs/submit/<benchmark>-<model>")
     compare = _command(commands, "compare", _compare, "results side by side, with published ones and paired tests")
     compare.add_argument("results", metavar="RESULT", type=Path, nargs="+", help="output folders of run or score")
     compare.add_argument("--format", choices=("markdown", "latex"), default="markdown", help="default: markdown")
@@ -141,7 +142,7 @@ def _benchmark_options(parser: argparse.ArgumentParser) -> None:
     parser.add_argument("--data", metavar="ROOT", type=Path, help="the benchmark's folder")
     parser.add_argument("--images", metavar="DIR", type=Path, help="folder of its pictures, if that is another one")
     parser.add_argument("--split", metavar="S", help="see below")
-    parser.add_argument("--option", metavar="K=V", nargs="+", default=[], help="choices of the protocol, see below")
+    parser.add_argument("--option", metavar="K=V", nargs="+", action="extend", default=[], help="see below")
 
 
 def _model_options(parser: argparse.ArgumentParser, required: bool) -> None:
@@ -156,8 +157,10 @@ def _run(arguments: argparse.Namespace) -> int:
     if arguments.sheet < 0:
         raise ConfigError(f"--sheet must be 0 or more, not {arguments.sheet}")
     suite = _suite(arguments)
-    output = arguments.output or Path("runs/eval") / _slug(suite, arguments)
-    _need_folder(output)
+    output = arguments.output or Path("runs/eval") / _slug(suite, arguments, arguments.adapter or arguments.model)
+    _need_folder(output, "--output")
+    if arguments.save_vectors:
+        _need_folder(arguments.save_vectors, "--save-vectors")
 
     from .evaluate import described, embed
     from .report import table, write_result, write_sheet
@@ -167,12 +170,13 @@ def _run(arguments: argparse.Namespace) -> int:
     need_labels(suite)
     embedder = _embedder(arguments)
     vectors, spent = embed(embedder, suite, batch_size=arguments.batch_size)
-    if arguments.save_vectors:
-        write_vectors(arguments.save_vectors, suite, vectors)
     result = described(score(suite, vectors, arguments.ties, spent), suite, embedder.prompts)
     settings = {"model": arguments.model, "adapter": arguments.adapter, "dtype": arguments.dtype}
     written = write_result(result, suite, output, settings)
     sys.stdout.write(f"{table(result)}\n")
+    if arguments.save_vectors:
+        write_vectors(arguments.save_vectors, suite, vectors)
+        written.append(arguments.save_vectors)
     if arguments.sheet:
         sheet = write_sheet(result, suite, output / "contact_sheet.png", arguments.sheet)
         written += [sheet] if sheet else []
@@ -187,8 +191,10 @@ def _score(arguments: argparse.Namespace) -> int:
     from .vectors import read_vectors
 
     suite = _suite(arguments, pictures=False)
-    output = arguments.output or Path("runs/eval") / f"{_slug(suite, arguments)}-scored"
-    _need_folder(output)
+    if arguments.ranking and arguments.ties != TIES[0]:
+        raise ConfigError("--ties is for --vectors: a given ranking has settled its ties")
+    output = arguments.output or Path("runs/eval") / _slug(suite, arguments, arguments.vectors or arguments.ranking)
+    _need_folder(output, "--output")
     if arguments.vectors:
         result = score(suite, read_vectors(arguments.vectors, suite), arguments.ties)
     else:
@@ -225,18 +231,19 @@ def _submit(arguments: argparse.Namespace) -> int:
     from .submission import check_submission, need_server, read_submission, write_submission
 
     name, _ = _named(arguments)
-    need_server(name)
     arguments.split = arguments.split or benchmark_named(name).splits[-1]
     sources = [flag for flag in ("model", "vectors", "files") if getattr(arguments, flag)]
     if len(sources) != 1:
         raise ConfigError("give one of --model, --vectors and --files")
     suite = _suite(arguments, pictures=sources == ["model"])
+    need_server(suite)
     if arguments.files:
         check_submission(suite, read_submission(arguments.files))
         sys.stdout.write(f"{', '.join(map(str, arguments.files))}: fit for the server of {suite.title}\n")
         return 0
-    output = arguments.output or Path("runs/submit") / _slug(suite, arguments)
-    _need_folder(output)
+    source = arguments.vectors or arguments.adapter or arguments.model
+    output = arguments.output or Path("runs/submit") / _slug(suite, arguments, source)
+    _need_folder(output, "--output")
     if arguments.vectors:
         from .vectors import read_vectors
 
@@ -266,8 +273,10 @@ def _named(arguments: argparse.Namespace) -> tuple[str, Path]:
             raise ConfigError(f"--data is missing: the folder of {arguments.benchmark}")
         return arguments.benchmark, arguments.data
     folder = Path(arguments.benchmark)
+    known = ", ".join(BENCHMARKS)
+    if arguments.data or arguments.images:
+        raise ConfigError(f"--data and --images belong to a benchmark's name, and {folder} is none of {known}")
     if not folder.is_dir():
-        known = ", ".join(BENCHMARKS)
         raise ConfigError(f"'{folder}' is neither a benchmark ({known}) nor a folder with a benchmark.json")
     return "folder", folder
 
@@ -278,6 +287,8 @@ def _options(arguments: argparse.Namespace) -> dict[str, str]:
         key, sign, value = text.partition("=")
         if not sign:
             raise ConfigError(f"--option takes KEY=VALUE, not '{text}'")
+        if key in options:
+            raise ConfigError(f"--option {key} is given twice")
         options[key] = value
     return options
 
@@ -308,12 +319,17 @@ def _embedder(arguments: argparse.Namespace) -> MLLMEmbedder:
     )
 
 
-def _slug(suite: Suite, arguments: argparse.Namespace) -> str:
-    """A folder name: benchmark, split, and the options that were given."""
-    words = [suite.name, suite.split, *_options(arguments).values()]
+def _slug(suite: Suite, arguments: argparse.Namespace, source: str | Path) -> str:
+    """A folder name: benchmark, split and options as given, what was measured, and a tie rule that is not the usual."""
+    ties = getattr(arguments, "ties", TIES[0])
+    words = [suite.name, suite.split, *_options(arguments).values(), Path(source).stem, "" if ties == TIES[0] else ties]
     return re.sub(r"[^\w.-]+", "_", "-".join(filter(None, words))).strip("._-") or "benchmark"
 
 
-def _need_folder(output: Path) -> None:
-    if output.exists() and not output.is_dir():
-        raise ConfigError(f"--output {output} is a file: give a folder")
+def _need_folder(path: Path, flag: str) -> None:
+    """Before hours are spent: the folder is there or can be made, and can be written to."""
+    there = next(place for place in (path, *path.absolute().parents) if place.exists())
+    if not there.is_dir():
+        raise ConfigError(f"{flag} {path}: {there} is a file; give a folder")
+    if not os.access(there, os.W_OK):
+        raise ConfigError(f"{flag} {path} cannot be written: no permission in {there}")

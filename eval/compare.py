@@ -6,7 +6,6 @@ What was measured by other rules, on another split or on other files never share
 from __future__ import annotations
 
 import itertools
-import json
 import math
 from collections import Counter
 from collections.abc import Iterable, Mapping, Sequence
@@ -18,6 +17,7 @@ import numpy as np
 import yaml
 
 from mllm_embed.errors import ConfigError, DataError
+from mllm_embed.files import read_json
 
 from .figures import RESAMPLES
 from .paired import FLIPS, paired
@@ -104,7 +104,7 @@ def read_run(path: Path) -> Run:
         raise DataError(f"{path} is missing: give a folder that `python -m eval run` or `score` wrote")
     if not file.exists():
         raise DataError(f"{path} has no {RESULT}: give a folder that `python -m eval run` or `score` wrote")
-    content = _json(file)
+    content = read_json(file, _AGAIN)
     try:
         about = [str(content["benchmark"][key]) for key in ("name", "title", "fingerprint")]
         model = " + ".join(str(content[key]) for key in ("model", "adapter") if content.get(key))
@@ -122,15 +122,6 @@ def read_run(path: Path) -> Run:
         raise DataError(f"{file} holds no figures: {_AGAIN}")
     values = _per_query(file.parent, tasks, figures)
     return Run(file.parent, model, *about, ties, tasks, printed, means, figures, *values)
-
-
-def _json(file: Path) -> Any:
-    try:
-        return json.loads(file.read_text(encoding="utf-8"))
-    except OSError as error:
-        raise DataError(f"{file} cannot be read: {error.strerror}") from error
-    except (ValueError, RecursionError) as error:
-        raise DataError(f"{file} is not JSON ({error}): {_AGAIN}") from error
 
 
 def _column(task: str, metric: str) -> str:
@@ -151,7 +142,7 @@ def _per_query(
     file = folder / PER_QUERY
     if not file.exists():
         return None, None
-    content = _json(file)
+    content = read_json(file, _AGAIN)
     try:
         ids = {task: [str(name) for name in part["ids"]] for task, part in content["tasks"].items()}
         values = {

@@ -146,7 +146,7 @@ def _words(item: Item) -> Item:
 
 def _prompts(model: PromptSet, task: Task) -> dict[str, PromptSet]:
     """The prompt set for every role that the task words itself."""
-    own = replace(model, name=f"{model.name}, {task.name}", **task.prompts) if task.prompts else model
+    own = replace(model, name=f"{model.name}, in words of the benchmark", **task.prompts) if task.prompts else model
     return dict.fromkeys(task.prompts, own)
 
 

@@ -26,7 +26,7 @@ class Figure:
         low, high: 95 % interval, percentiles of RESAMPLES bootstrap means over the queries (seeded).
         queries: how many; None for a mean of figures.
         hits: how many queries count, for recall.
-        tied: queries whose value another order of equal scores would change.
+        tied: queries whose value would change if the targets stood first, or last, among equal scores.
     """
 
     percent: float
@@ -42,18 +42,11 @@ class Figure:
         return {name: getattr(self, name) for name in fields if getattr(self, name) is not None}
 
 
-def percent(metric: Metric, values: np.ndarray) -> float:
-    """100 * the mean of values [Q], bit for bit as the benchmark's own code computes it."""
-    if metric.single:
-        return float(np.float32(values.sum()) / np.float32(len(values))) * 100
-    return float(np.mean(values)) * 100
-
-
 def figure(metric: Metric, values: np.ndarray, tied: np.ndarray, samples: np.ndarray) -> Figure:
     """The figure of values [Q]; tied [Q] marks queries that hang on a tie, samples [B] are bootstrap means."""
     low, high = (100 * np.percentile(samples, _TAILS)).tolist()
     hits = int(values.sum()) if metric.counts else None
-    return Figure(percent(metric, values), low, high, len(values), hits, int(tied.sum()))
+    return Figure(100 * metric.mean(values), low, high, len(values), hits, int(tied.sum()))
 
 
 def resamples(values: np.ndarray, stream: str) -> np.ndarray:

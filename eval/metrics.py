@@ -8,6 +8,7 @@ from __future__ import annotations
 
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass
+from typing import Any
 
 import numpy as np
 
@@ -24,19 +25,35 @@ class Metric:
         values: ranks -> [Q] float64.
         depth: how many answers it looks at; 0 for the whole ranking.
         counts: every value is 0 or 1, so that their sum is a number of hits.
-        single: the official scorer divides hits by queries in float32; so do we, to agree in every digit.
+        mean: over values [Q], in the arithmetic of the official scorer, to agree in every digit.
+        data: what else the values depend on, for a fingerprint.
     """
 
     name: str
     values: Callable[[Ranks], np.ndarray]
     depth: int = 0
     counts: bool = False
-    single: bool = False
+    mean: Callable[[np.ndarray], float] = lambda values: float(np.mean(values))
+    data: Any = None
+
+
+def single_mean(values: np.ndarray) -> float:
+    """The mean of 0s and 1s as torch gives it: hits by queries in float32."""
+    return float(np.float32(values.sum()) / np.float32(len(values)))
+
+
+def running_mean(values: np.ndarray) -> float:
+    """The mean of values added one after another, as a loop in Python does."""
+    return sum(values.tolist()) / len(values)
 
 
 def recall(ks: Sequence[int], name: str = "R", single: bool = False) -> tuple[Metric, ...]:
-    """Recall@K metrics: 1 where a query has at least one target among its first K answers."""
-    return tuple(Metric(f"{name}@{k}", lambda ranks, k=k: recall_at_k(ranks, k), k, True, single) for k in ks)
+    """Recall@K metrics: 1 where a query has at least one target among its first K answers.
+
+    `single`: the official scorer takes the mean in float32, as torch does.
+    """
+    more = {"counts": True, **({"mean": single_mean} if single else {})}
+    return tuple(Metric(f"{name}@{k}", lambda ranks, k=k: recall_at_k(ranks, k), k, **more) for k in ks)
 
 
 def mean_average_precision(ks: Sequence[int]) -> tuple[Metric, ...]:
@@ -52,7 +69,8 @@ def soft_recall(ks: Sequence[int], gains: Sequence[Sequence[float]], name: str) 
         gains: for each query the value of each of its targets, in their order.
         name: the metrics are called `name@K`.
     """
-    return tuple(Metric(f"{name}@{k}", lambda ranks, k=k: soft_recall_at_k(ranks, gains, k), k) for k in ks)
+    more = {"mean": running_mean, "data": gains}
+    return tuple(Metric(f"{name}@{k}", lambda ranks, k=k: soft_recall_at_k(ranks, gains, k), k, **more) for k in ks)
 
 
 MAP = Metric("mAP", lambda ranks: average_precision(ranks))

@@ -200,10 +200,11 @@ def _ranks_in(view: View, lists: Sequence[Sequence[int]], task: Task) -> TargetR
                 raise DataError(f'the ranking of query "{task.query_ids[number]}" lacks some of its candidates')
         if view.exclude is not None and set(found) & set(view.exclude[number]):
             raise DataError(f'the ranking of query "{task.query_ids[number]}" names a picture that is excluded')
-        deepest = max((metric.depth for metric in view.metrics), default=0)
-        if len(found) < min(deepest, len(task.gallery_ids)):
+        whole = len(task.gallery_ids) - (len(set(view.exclude[number])) if view.exclude is not None else 0)
+        depths = [min(metric.depth or whole, whole) for metric in view.metrics]
+        if view.candidates is None and len(found) < max(depths):
             raise DataError(
-                f'the ranking of query "{task.query_ids[number]}" has {len(found)} entries; {deepest} are measured'
+                f'the ranking of query "{task.query_ids[number]}" has {len(found)} entries; {max(depths)} are measured'
             )
         rank = {at: place for place, at in enumerate(found, start=1)}
         ranks.append(np.array([rank.get(at, len(task.gallery_ids)) for at in targets], dtype=np.int64))

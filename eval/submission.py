@@ -12,12 +12,12 @@ from pathlib import Path
 from typing import Any
 
 from mllm_embed.errors import ConfigError, DataError
-from mllm_embed.files import write_file
+from mllm_embed.files import read_json, write_file
 
 from .score import Vectors, answers_of
 from .suite import Suite, Task, View
 
-MEGABYTES = 5  # CIRR's server takes no larger file
+LIMIT = 5 * 2**20  # bytes; CIRR's server takes no larger file
 
 
 @dataclass(frozen=True)
@@ -79,8 +79,8 @@ def check_submission(suite: Suite, contents: Mapping[str, Mapping[str, Any]]) ->
         for number, query in enumerate(task.query_ids):
             _check_list(part, task, task.views[part.view], number, lists[query])
         size = len(_encoded(content))
-        if size > MEGABYTES * 2**20:
-            raise DataError(f"{part.file} has {size:,} bytes; the server takes {MEGABYTES} MB")
+        if size > LIMIT:
+            raise DataError(f"{part.file} has {size:,} bytes; the server takes {LIMIT:,}")
 
 
 def write_submission(suite: Suite, vectors: Mapping[str, Vectors], folder: Path) -> list[Path]:
@@ -102,8 +102,16 @@ def read_submission(paths: Sequence[Path]) -> dict[str, dict[str, Any]]:
     Raises:
         DataError: a file is missing or no JSON object.
     """
-    contents = [_read(path) for path in paths]
-    return {f"{c['metric']}.json" if "metric" in c else SUBMISSIONS["circo"][0].file: c for c in contents}
+    contents: dict[str, dict[str, Any]] = {}
+    for path in paths:
+        content = _read(path)
+        name = f"{content['metric']}.json" if "metric" in content else SUBMISSIONS["circo"][0].file
+        if name in contents:
+            raise DataError(f"{path} is a second {name}: give each file of a submission once")
+        if path.stat().st_size > LIMIT:
+            raise DataError(f"{path} has {path.stat().st_size:,} bytes; the server takes {LIMIT:,}")
+        contents[name] = content
+    return contents
 
 
 def read_ranking(path: Path) -> dict[str, list[str]]:
@@ -119,26 +127,23 @@ def read_ranking(path: Path) -> dict[str, list[str]]:
     return {key: [str(name) for name in value] for key, value in content.items()}
 
 
-def need_server(name: str) -> None:
-    """Raises ConfigError for a benchmark whose labels are no secret of a server."""
-    if name not in SUBMISSIONS:
-        raise ConfigError(f"{name} has no server; there are servers for {' and '.join(SUBMISSIONS)}")
+def need_server(suite: Suite) -> None:
+    """Raises ConfigError for a benchmark without a server, or a split whose labels are no secret."""
+    if suite.name not in SUBMISSIONS:
+        raise ConfigError(f"{suite.name} has no server; there are servers for {' and '.join(SUBMISSIONS)}")
+    if suite.labelled:
+        raise ConfigError(f"{suite.title} needs no server: `python -m eval run` and `score` measure it here")
 
 
 def _read(path: Path) -> dict[str, Any]:
-    try:
-        content = json.loads(path.read_text(encoding="utf-8"))
-    except FileNotFoundError as error:
-        raise DataError(f"{path} does not exist; check the path") from error
-    except (OSError, ValueError) as error:
-        raise DataError(f"{path} is not JSON ({error})") from error
+    content = read_json(path, "give a JSON object: query id -> list of gallery ids")
     if not isinstance(content, dict):
         raise DataError(f"{path} must be a JSON object: query id -> list of gallery ids")
     return content
 
 
 def _parts(suite: Suite) -> tuple[Part, ...]:
-    need_server(suite.name)
+    need_server(suite)
     return SUBMISSIONS[suite.name]
 
 

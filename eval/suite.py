@@ -136,8 +136,10 @@ class Suite:
                 digest.update(_line(name, item.words))
             for name, items in zip(task.query_ids, task.queries, strict=True):
                 digest.update(_line(name, *([_name(item.image), item.words] for item in items)))
+            digest.update(_line(task.groups))
             for view in task.views:
-                digest.update(_line([m.name for m in view.metrics], view.targets, view.exclude, view.candidates))
+                read = [[metric.name, metric.data] for metric in view.metrics]
+                digest.update(_line(read, view.targets, view.exclude, view.candidates))
         return digest.hexdigest()
 
     def pictures(self) -> str:

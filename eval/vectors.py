@@ -5,15 +5,13 @@ A suite of several tasks has one such folder a task: DIR/dress, DIR/shirt, DIR/t
 
 from __future__ import annotations
 
-import io
-import json
 from collections.abc import Mapping, Sequence
 from pathlib import Path
 
 import numpy as np
 
 from mllm_embed.errors import DataError
-from mllm_embed.files import write_file, write_json
+from mllm_embed.files import atomic_file, read_json, write_json
 
 from .score import Vectors
 from .suite import Suite, Task
@@ -46,9 +44,8 @@ def write_vectors(folder: Path, suite: Suite, vectors: Mapping[str, Vectors]) ->
     for task in suite.tasks:
         made, place = vectors[task.name], folder / task.name
         for name, matrix in (("gallery", made.gallery), ("queries", made.rows[task.asked])):
-            buffer = io.BytesIO()
-            np.save(buffer, matrix, allow_pickle=False)
-            write_file(place / f"{name}.npy", buffer.getbuffer())
+            with atomic_file(place / f"{name}.npy") as path, path.open("wb") as file:
+                np.save(file, matrix, allow_pickle=False)
         write_json(place / "gallery_ids.json", list(task.gallery_ids))
         write_json(place / "query_ids.json", list(task.query_ids))
 
@@ -70,13 +67,25 @@ def _rows(folder: Path, vectors: str, ids: str, wanted: Sequence[str]) -> np.nda
     if len(matrix) != len(names):
         raise DataError(f"{folder / vectors} has {len(matrix)} rows and {ids} {len(names)} ids: one id a row")
     _check_ids(folder / ids, names, wanted)
-    bad = _first_bad(matrix)
+    if names == list(wanted) and matrix.dtype == np.float32 and matrix.flags.c_contiguous:
+        ordered: np.ndarray = matrix  # as large as it is, it need not even be read into memory
+    else:
+        row = {name: at for at, name in enumerate(names)}
+        ordered = _gathered(matrix, np.array([row[name] for name in wanted]))
+    bad = _first_bad(ordered)
     if bad is not None:
-        raise DataError(f'{folder / vectors}: the vector of "{names[bad]}" (row {bad}) holds NaN or infinite values')
-    if names == list(wanted):
-        return np.asarray(matrix, dtype=np.float32)
-    row = {name: at for at, name in enumerate(names)}
-    return np.asarray(matrix[[row[name] for name in wanted]], dtype=np.float32)
+        raise DataError(f'{folder / vectors}: the vector of "{wanted[bad]}" holds NaN, or values too large for float32')
+    return ordered
+
+
+def _gathered(matrix: np.ndarray, rows: np.ndarray) -> np.ndarray:
+    """Rows of a matrix on disk as one float32 array, block by block."""
+    out = np.empty((len(rows), matrix.shape[1]), np.float32)
+    step = max(1, _BLOCK_VALUES // matrix.shape[1])
+    with np.errstate(over="ignore"):
+        for at in range(0, len(rows), step):
+            out[at : at + step] = matrix[rows[at : at + step]]
+    return out
 
 
 def _matrix(path: Path) -> np.ndarray:
@@ -86,18 +95,15 @@ def _matrix(path: Path) -> np.ndarray:
         matrix = np.load(path, mmap_mode="r", allow_pickle=False)
     except (ValueError, OSError, EOFError) as error:
         raise DataError(f"{path} is not a whole .npy file of numbers ({error}); write it with numpy.save") from error
+    if not isinstance(matrix, np.ndarray):
+        raise DataError(f"{path} is an archive of arrays: write the one array with numpy.save")
     if matrix.ndim != 2 or not np.issubdtype(matrix.dtype, np.floating) or not matrix.shape[1]:
         raise DataError(f"{path} must hold floats, one vector a row, not {matrix.dtype} of shape {matrix.shape}")
     return matrix
 
 
 def _ids(path: Path) -> list[str]:
-    try:
-        names = json.loads(path.read_text(encoding="utf-8"))
-    except FileNotFoundError as error:
-        raise DataError(f"{path} is missing: a JSON list of strings, one a row of the vectors") from error
-    except (OSError, ValueError) as error:
-        raise DataError(f"{path} is not JSON ({error}): give a list of strings") from error
+    names = read_json(path, "give a JSON list of strings, one a row of the vectors")
     if not isinstance(names, list) or not all(isinstance(name, str) for name in names):
         raise DataError(f"{path} must be a JSON list of strings, one a row of the vectors")
     return names

@@ -22,6 +22,7 @@ _MARGIN = 16
 _BLOCK_VALUES = 1 << 23
 _UNIT_ROUNDOFF = 2.0**-24
 _SHORT = 1e-30
+_LARGEST = 1e37
 
 
 @dataclass(frozen=True)
@@ -231,7 +232,8 @@ def _squares(matrix: np.ndarray) -> np.ndarray:
     with np.errstate(over="ignore", under="ignore", invalid="ignore"):
         squares = np.einsum("ij,ij->i", matrix, matrix).astype(np.float64)
     odd = ~((squares > _SHORT) & (squares < np.finfo(np.float32).max))  # out of float32's range, or not finite
-    squares[odd] = np.square(matrix[odd].astype(np.float64)).sum(axis=1)
+    for rows in np.array_split(np.flatnonzero(odd), 1 + odd.sum() * matrix.shape[1] // _BLOCK_VALUES):
+        squares[rows] = np.square(matrix[rows].astype(np.float64)).sum(axis=1)
     return squares
 
 
@@ -249,6 +251,9 @@ def _matrices(queries: np.ndarray, gallery: np.ndarray) -> tuple[np.ndarray, np.
         raise DataError("the gallery is empty: there is nothing to rank")
     if both[0].shape[1] != both[1].shape[1]:
         raise DataError(f"queries have {both[0].shape[1]} dimensions and the gallery {both[1].shape[1]}")
+    longest = np.prod([np.sqrt(_squares(matrix).max(initial=0)) for matrix in both])
+    if not longest < _LARGEST:
+        raise DataError(f"the vectors are too long for float32 products ({longest:.0e}): give them unit length")
     return both[0], both[1]
 
 

@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import json
 import os
 from collections.abc import Callable, Iterable, Mapping, Sequence
 from dataclasses import dataclass, field
@@ -10,6 +9,7 @@ from pathlib import Path
 from typing import Any
 
 from mllm_embed.errors import ConfigError, DataError
+from mllm_embed.files import read_json
 from mllm_embed.types import ImageLike, Query
 
 from ..suite import Suite
@@ -79,15 +79,7 @@ class Source:
         Raises:
             DataError: it cannot be read, or is no JSON.
         """
-        path = self.files[what]
-        try:
-            return json.loads(path.read_text(encoding="utf-8"))
-        except OSError as error:
-            raise DataError(f"{path} cannot be read: {error.strerror}") from error
-        except (ValueError, RecursionError) as error:
-            raise DataError(
-                f"{path} is not JSON ({error}): fetch it again from {self.benchmark.annotations}"
-            ) from error
+        return read_json(self.files[what], f"fetch it again from {self.benchmark.annotations}")
 
     def rows(self, what: str, under: str = "", **types: type) -> list[dict[str, Any]]:
         """The objects that a file lists (`under` a key), each with the keys of `types` and values of those types."""
@@ -169,9 +161,8 @@ def chosen(benchmark: Benchmark, split: str | None, options: Options) -> tuple[s
     """
     split = split or benchmark.splits[0]
     if split not in benchmark.splits:
-        raise ConfigError(
-            f"{benchmark.name} has no split '{split}'; it has {', '.join(filter(None, benchmark.splits))}"
-        )
+        known = ", ".join(filter(None, benchmark.splits)) or "none"
+        raise ConfigError(f"{benchmark.name} has no split '{split}'; it has {known}")
     for key, value in options.items():
         if key not in benchmark.options:
             known = ", ".join(benchmark.options) or "none"

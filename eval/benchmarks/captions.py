@@ -58,11 +58,11 @@ def _build(source: Source, split: str, options: Options, patterns: tuple[str, ..
     ids = [f"{name}#{number}" for name, captions in zip(names, texts, strict=True) for number in range(len(captions))]
     starts = itertools.accumulate([len(captions) for captions in texts], initial=0)
     of_picture = [range(start, start + len(captions)) for start, captions in zip(starts, texts, strict=False)]
+    asked, shown = [(sentence,) for sentence in sentences], [(picture,) for picture in pictures]
+    metrics = recall(KS, single=True)
     tasks = (
-        Task(
-            "text-to-image", names, pictures, ids, [(s,) for s in sentences], (View(recall(KS), [[o] for o in owners]),)
-        ),
-        Task("image-to-text", ids, sentences, names, [(p,) for p in pictures], (View(recall(KS), of_picture),)),
+        Task("text-to-image", names, pictures, ids, asked, (View(metrics, [(owner,) for owner in owners]),)),
+        Task("image-to-text", ids, sentences, names, shown, (View(metrics, of_picture),)),
     )
     protocol = {
         "gallery": f"all pictures (or their captions) of Karpathy's {split} split, in its order",

@@ -6,6 +6,9 @@ the gallery, AP@K is divided by min(targets, K), recall counts the one target th
 
 from __future__ import annotations
 
+from typing import Any
+
+from mllm_embed.errors import DataError
 from mllm_embed.types import Document
 
 from ..metrics import mean_average_precision, recall
@@ -46,7 +49,7 @@ def _build(source: Source, split: str, options: Options) -> Suite:
     where = [f"{source.files[_QUERIES]} query {row['id']}" for row in rows]
     references = [positions(place, [str(row["reference_img_id"])], at)[0] for row, at in zip(rows, where, strict=True)]
     text = TEXTS[options["text"]]
-    right = [positions(place, map(str, row.get("gt_img_ids", ())), at) for row, at in zip(rows, where, strict=True)]
+    right = [_right(place, row, at) if labelled else () for row, at in zip(rows, where, strict=True)]
     views: tuple[View, ...] = (View((), right),)
     if labelled:
         single = [positions(place, [str(row["target_img_id"])], at) for row, at in zip(rows, where, strict=True)]
@@ -71,6 +74,13 @@ def _build(source: Source, split: str, options: Options) -> Suite:
         "leaks": "a model trained on COCO's pictures or captions is not zero-shot here",
     }
     return Suite("circo", split, options, (task,), (), tuple(f"mAP@{k}" for k in KS), protocol)
+
+
+def _right(place: dict[str, int], row: dict[str, Any], where: str) -> tuple[int, ...]:
+    """The ground truths of a query, at least one, each once; and its aspects are words."""
+    if not row["gt_img_ids"] or not all(isinstance(aspect, str) for aspect in row["semantic_aspects"]):
+        raise DataError(f'{where}: "gt_img_ids" is empty, or "semantic_aspects" are no words; fetch the file again')
+    return positions(place, unique([str(number) for number in row["gt_img_ids"]], where), where)
 
 
 CIRCO = Benchmark(

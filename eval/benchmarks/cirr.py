@@ -7,6 +7,7 @@ score is that of the authors' own code (CIRPLANT, OSCAR_CIRPLANT.py).
 
 from __future__ import annotations
 
+import math
 from typing import Any
 
 from mllm_embed.errors import DataError
@@ -62,7 +63,8 @@ def _build(source: Source, split: str, options: Options) -> Suite:
         "R@K": "target_hard among the first K",
         "Rsub@K": "target_hard among the first K of the other five pictures of the reference's set",
         "soft": "largest value of target_soft among the first K, at least 0; the reference, which target_soft names in "
-        "a few rows, cannot be reached, so that soft recall cannot be 100",
+        "a few rows, cannot be reached, so that soft recall cannot be 100; two soft targets that score alike stand in "
+        "gallery order under every tie rule",
         "equals": "SEARLE a9c314b src/validate.py; soft: CIRPLANT cd5798d OSCAR_CIRPLANT.py",
         "leaks": "pictures are NLVR2's; training sets such as MMEB and M-BEIR hold CIRR's training split",
     }
@@ -73,15 +75,17 @@ def _build(source: Source, split: str, options: Options) -> Suite:
 
 def _members(row: dict[str, Any], where: str) -> list[str]:
     members = row["img_set"].get("members")
-    if not isinstance(members, list):
-        raise DataError(f'{where}: "img_set" has no list "members"; fetch the file again')
+    if not isinstance(members, list) or not all(isinstance(name, str) for name in members):
+        raise DataError(f'{where}: "img_set" has no list "members" of names; fetch the file again')
+    if row.get("target_hard", members[0] if members else None) not in members:
+        raise DataError(f'{where}: "target_hard" is not one of the "members" of "img_set"; fetch the file again')
     return members
 
 
 def _soft(row: dict[str, Any], place: dict[str, int], where: str) -> dict[int, float]:
     """Gallery position -> value, without the reference, which cannot be found."""
     gains = {name: value for name, value in row["target_soft"].items() if name != row["reference"]}
-    if not all(isinstance(value, (int, float)) for value in gains.values()):
+    if not all(isinstance(value, (int, float)) and math.isfinite(value) for value in gains.values()):
         raise DataError(f'{where}: a value of "target_soft" is no number; fetch the file again')
     return dict(zip(positions(place, gains, where), map(float, gains.values()), strict=True))
 

@@ -78,7 +78,7 @@ def _exclusion(benchmark: FolderBenchmark) -> str:
 
 
 def _build(source: Source, split: str, options: Options) -> Suite:
-    return suite_of(open_benchmark(source.data))
+    return suite_of(open_benchmark(source.data, pictures=source.look))
 
 
 FOLDER = Benchmark(

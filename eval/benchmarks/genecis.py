@@ -24,8 +24,11 @@ from .base import Benchmark, Options, Source, ask
 TASKS = ("focus_attribute", "change_attribute", "focus_object", "change_object")
 KS = (1, 2, 3)
 _DILATE = 0.7
-# The condition is a bare word: a plain "Modify this image" would take what to focus on for an edit.
-_FOCUS = {"composed": "Describe this image focusing on its {instruction} in one word:"}
+# The condition is a bare word ("color", "bus"), which no model has been told what to do with: prompts of our own.
+PROMPTS = {
+    "focus": {"composed": "Describe this image focusing on its {instruction} in one word:"},
+    "change": {"composed": 'Modify this image with "same but {instruction}", describe modified image in one word:'},
+}
 _KEYS = {"object": ("val_image_id",), "attribute": ("image_id", "instance_bbox")}
 
 
@@ -72,7 +75,7 @@ def _build(source: Source, split: str, options: Options) -> Suite:
     means = (Mean("mean R@1", tuple(f"{name}/R@1" for name in TASKS)),) if len(tasks) == len(TASKS) else ()
     protocol = {
         "gallery": "for each query its target and distractors; equal scores by picture id, not target first",
-        "query text": "the condition, a bare word; the focus tasks ask through a prompt of their own",
+        "query text": "the condition, a bare word, in prompts of our own",
         "excluded": "nothing: the reference is no candidate",
         "R@K": "the target among the first K; the mean is over the four tasks' R@1",
         "pictures": "attribute tasks: the instance, dilated and padded as GeneCIS does",
@@ -103,7 +106,7 @@ def _task(source: Source, name: str) -> Task:
         query_ids=[str(number) for number in range(len(rows))],
         queries=[(ask(pictures[key], row["condition"]),) for row, key in zip(rows, references, strict=True)],
         views=(View(recall(KS), [row[:1] for row in indexed], candidates=indexed),),
-        prompts=_FOCUS if name.startswith("focus") else {},
+        prompts=PROMPTS[name.partition("_")[0]],
     )
 
 
@@ -115,7 +118,7 @@ def _key(entry: Any, kind: str, where: str) -> tuple[int | float, ...]:
         if len(key) != 1 + 4 * len(box):
             raise ValueError("a box is x, y, width and height")
         return key
-    except (KeyError, TypeError, ValueError) as error:
+    except (KeyError, TypeError, ValueError, OverflowError) as error:
         raise DataError(
             f"{where}: a picture must have {' and '.join(_KEYS[kind])}, a box four numbers; fetch the file again"
         ) from error

@@ -69,7 +69,7 @@ def test_a_run_prints_the_table_and_writes_result_and_sheet(
     monkeypatch.chdir(tmp_path)
     assert main(["run", str(benchmark), "--model", str(tiny_llava), "--dtype", "float32"]) == 0
     out = capsys.readouterr().out
-    folder = tmp_path / "runs/eval/my_bench"
+    folder = tmp_path / "runs/eval/my_bench-tiny"
     assert sorted(file.name for file in folder.iterdir()) == ["contact_sheet.png", "per_query.json", "result.json"]
     content = json.loads((folder / "result.json").read_text())
     assert (content["model"], content["adapter"], content["dtype"]) == (str(tiny_llava), None, "float32")
@@ -127,6 +127,8 @@ def test_hidden_labels_are_submitted_and_not_scored(
     assert [file.name for file in files] == ["recall.json", "recall_subset.json"]
     assert main(["submit", *data, "--files", *map(str, files)]) == 0
     assert "fit for the server" in capsys.readouterr().out
+    assert main(["submit", *data, "--split", "val", "--files", *map(str, files)]) == 2
+    assert "cirr val needs no server" in last_error(capsys)
     content = json.loads(files[0].read_text())
     content["100"][0] = "test1-0-0-img0"  # its own reference
     files[0].write_text(json.dumps(content))
@@ -144,7 +146,11 @@ def test_hidden_labels_are_submitted_and_not_scored(
         (["--adapter", "none/at/all"], "none/at/all"),
         (["--option", "gallery"], "--option takes KEY=VALUE, not 'gallery'"),
         (["--option", "gallery=val"], "folder has no option 'gallery'; it has none"),
-        (["--split", "test"], "folder has no split 'test'"),
+        (["--split", "test"], "folder has no split 'test'; it has none"),
+        (["--option", "a=b", "--option", "a=c"], "--option a is given twice"),
+        (["--data", "x"], "--data and --images belong to a benchmark's name"),
+        (["--save-vectors", "bench/0.png"], "--save-vectors bench/0.png: bench/0.png is a file"),
+        (["--output", "bench/0.png/deep"], "0.png is a file"),
     ],
 )
 def test_bad_arguments_give_one_sentence_and_exit_code_2(
@@ -169,10 +175,7 @@ def test_bad_arguments_give_one_sentence_and_exit_code_2(
         (["check", "cirr"], "--data is missing"),
         (["check", "cirr", "--data", "none"], "none is missing"),
         (["score", "cirr", "--data", "bench", "--vectors", "v"], "cap.rc2.val.json"),
-        (
-            ["submit", "fashioniq", "--data", "bench", "--vectors", "v"],
-            "fashioniq has no server",
-        ),
+        (["submit", "bench", "--vectors", "v"], "my bench has no server; there are servers for cirr and circo"),
         (["submit", "cirr", "--data", "bench"], "give one of --model, --vectors and --files"),
         (["compare", "none"], "none"),
     ],

@@ -5,8 +5,8 @@ from __future__ import annotations
 import numpy as np
 import pytest
 
-from eval.figures import RESAMPLES, Figure, figure, means, percent, resamples
-from eval.metrics import MRR, recall
+from eval.figures import RESAMPLES, Figure, figure, means, resamples
+from eval.metrics import MRR, recall, soft_recall
 from eval.suite import Mean
 
 SINGLE, DOUBLE = recall((10,), single=True)[0], recall((10,))[0]
@@ -23,14 +23,23 @@ def hits(found: int, queries: int) -> np.ndarray:
 def test_recall_that_the_official_code_divides_in_float32_has_its_digits(
     found: int, queries: int, expected: float
 ) -> None:
-    assert percent(SINGLE, hits(found, queries).astype(float)) == expected
+    assert 100 * SINGLE.mean(hits(found, queries).astype(float)) == expected
     assert expected == float(np.float32(found) / np.float32(queries)) * 100
 
 
 def test_everything_else_is_a_float64_mean_times_a_hundred() -> None:
-    assert percent(DOUBLE, hits(1711, 2017).astype(float)) == 1711 / 2017 * 100 != 84.82895493507385
+    assert 100 * DOUBLE.mean(hits(1711, 2017).astype(float)) == 1711 / 2017 * 100 != 84.82895493507385
     values = np.random.default_rng(0).random(220)
-    assert percent(MRR, values) == float(np.mean(values)) * 100
+    assert 100 * MRR.mean(values) == float(np.mean(values)) * 100
+
+
+def test_soft_recall_is_added_up_query_by_query_as_its_authors_do() -> None:
+    values = np.random.default_rng(1).choice([0.0, 1.0, 0.5, 0.2], 4181)
+    total = 0.0
+    for value in values:
+        total += float(value)
+    (soft,) = soft_recall((1,), [], "soft R")
+    assert soft.mean(values) == total / 4181
 
 
 def test_a_figure_has_its_hits_its_ties_and_a_plausible_interval() -> None:

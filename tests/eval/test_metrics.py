@@ -70,7 +70,7 @@ def test_named_metrics_know_their_depth_and_whether_they_count() -> None:
     metrics = [*recall((1, 3), "Rsub", single=True), *mean_average_precision((5,)), MAP, MRR]
     assert [metric.name for metric in metrics] == ["Rsub@1", "Rsub@3", "mAP@5", "mAP", "MRR"]
     assert [metric.depth for metric in metrics] == [1, 3, 5, 0, 0]
-    assert [metric.counts for metric in metrics] == [metric.single for metric in metrics] == [True, True, *[False] * 3]
+    assert [metric.counts for metric in metrics] == [True, True, *[False] * 3]
     assert metrics[1].values(RANKS).tolist() == [1, 1, 1, 0]
     assert metrics[2].values(RANKS).tolist() == average_precision_at_k(RANKS, 5).tolist()
     (soft,) = soft_recall((3,), [[0.5], [1.0, 0.2], [1, 1, 1], [1]], "soft R")

@@ -133,12 +133,22 @@ def test_what_a_server_would_refuse_is_refused(spoil: Callable[[dict[str, Any]],
         check_submission(suite, content)
 
 
-def test_a_file_over_the_servers_limit_is_refused(monkeypatch: pytest.MonkeyPatch) -> None:
+def test_a_file_over_the_servers_limit_is_refused(monkeypatch: pytest.MonkeyPatch, tmp_path: Path) -> None:
     suite = made("cirr")
     content = submission_of(suite, vectors(suite))
-    monkeypatch.setattr("eval.submission.MEGABYTES", 0.001)
-    with pytest.raises(DataError, match="recall.json has .* bytes; the server takes 0.001 MB"):
+    monkeypatch.setattr("eval.submission.LIMIT", 1000)
+    with pytest.raises(DataError, match="recall.json has .* bytes; the server takes 1,000"):
         check_submission(suite, content)
+    (tmp_path / "spaced.json").write_text(json.dumps({"0": []}) + " " * 2000)
+    with pytest.raises(DataError, match="spaced.json has 2,009 bytes"):
+        read_submission([tmp_path / "spaced.json"])
+
+
+def test_two_files_of_one_kind_are_refused(tmp_path: Path) -> None:
+    for name in ("a.json", "b.json"):
+        (tmp_path / name).write_text(json.dumps({"version": "rc2", "metric": "recall"}))
+    with pytest.raises(DataError, match="b.json is a second recall.json"):
+        read_submission([tmp_path / "a.json", tmp_path / "b.json"])
 
 
 def test_nothing_is_written_when_a_gallery_is_too_small(tmp_path: Path) -> None:
@@ -159,7 +169,7 @@ def test_other_benchmarks_have_no_server() -> None:
 def test_files_that_are_none(tmp_path: Path) -> None:
     (tmp_path / "bad.json").write_text("[1")
     (tmp_path / "list.json").write_text("[1]")
-    for name, message in (("none.json", "does not exist"), ("bad.json", "is not JSON"), ("list.json", "JSON object")):
+    for name, message in (("none.json", "is missing"), ("bad.json", "is not JSON"), ("list.json", "JSON object")):
         with pytest.raises(DataError, match=message):
             read_submission([tmp_path / name])
 

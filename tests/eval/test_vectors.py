@@ -73,6 +73,9 @@ def spoil(folder: Path, what: str) -> None:
     match what:
         case "nan":
             gallery[3, 1] = np.nan
+        case "huge":
+            gallery = gallery.astype(np.float64)
+            gallery[2, 0] = 1e300
         case "narrow":
             gallery = gallery[:, :3]
         case "short":
@@ -96,6 +99,11 @@ def spoil(folder: Path, what: str) -> None:
             (folder / "gallery.npy").write_bytes((folder / "gallery.npy").read_bytes()[:-8])
         case "pickle":
             np.save(folder / "gallery.npy", np.array([{}], dtype=object), allow_pickle=True)
+        case "archive":
+            np.savez(folder / "gallery.npz", gallery=gallery)
+            (folder / "gallery.npz").rename(folder / "gallery.npy")
+        case "deep":
+            (folder / "gallery_ids.json").write_text("[" * 100_000)
         case "no json":
             (folder / "gallery_ids.json").write_text("[")
         case "absent":
@@ -107,7 +115,10 @@ def spoil(folder: Path, what: str) -> None:
 @pytest.mark.parametrize(
     ("what", "message"),
     [
-        ("nan", 'the vector of "bg3" .row 3. holds NaN'),
+        ("nan", 'the vector of "bg3" holds NaN'),
+        ("huge", 'the vector of "bg2" holds NaN, or values too large for float32'),
+        ("archive", "gallery.npy is an archive of arrays"),
+        ("deep", "gallery_ids.json is not JSON"),
         ("narrow", "gallery.npy has 3 dimensions and queries.npy 4"),
         ("short", "has 4 rows and gallery_ids.json 5 ids"),
         ("flat", "one vector a row, not float32 of shape"),
@@ -143,3 +154,7 @@ def test_vectors_that_do_not_fit_the_benchmark_are_refused(suite: Suite, vectors
     short = Vectors(vectors["b"].gallery, {"text": vectors["b"].rows["text"][:2]})
     with pytest.raises(DataError, match="task 'b': 2 text vectors for 3 entries"):
         score(suite, {**vectors, "b": short})
+
+
+def test_a_gallery_in_order_is_not_read_into_memory_a_second_time(folder: Path, suite: Suite) -> None:
+    assert isinstance(read_vectors(folder, suite)["a"].gallery, np.memmap)

@@ -189,3 +189,10 @@ def test_a_target_must_be_a_candidate() -> None:
 def test_very_short_and_very_long_vectors_are_ranked_as_well(scale: float) -> None:
     q, g = vectors("random", 4)
     assert top_k(q, g * np.float32(scale), 5)[1].tolist() == top_k(q, g, 5)[1].tolist()
+
+
+def test_vectors_whose_products_overflow_are_refused() -> None:
+    long = np.full((3, 4), 1e30, dtype=np.float32)
+    for rank in (lambda: top_k(long, long, 2), lambda: ranks_of_targets(long, long, [[0]] * 3)):
+        with pytest.raises(DataError, match="too long for float32 products .*: give them unit length"):
+            rank()

@@ -206,7 +206,7 @@ def test_a_crop_of_any_picture_is_rgb_and_passes_for_a_picture(tmp_path: Path, m
     assert one == same and hash(one) == hash(same) and one != other
 
 
-def test_the_focus_tasks_ask_through_their_own_prompt(genecis: Callable, paint: Callable, encoder) -> None:
+def test_bare_words_are_asked_through_prompts_of_their_own(genecis: Callable, paint: Callable, encoder) -> None:
     folder = genecis()
     paint(folder, *(f"val2017/{number:012d}.jpg" for number in (3, 5, 8, 9)))
     for number in (1, 2, 3):  # every crop of these looks different
@@ -216,13 +216,13 @@ def test_the_focus_tasks_ask_through_their_own_prompt(genecis: Callable, paint: 
     suite = open_suite("genecis", folder)
     result = evaluate(encoder, suite)
     focus = "Describe this image focusing on its {instruction} in one word:"
+    change = 'Modify this image with "same but {instruction}", describe modified image in one word:'
     composed = [prompt for role, prompt, _ in encoder.asked if role == "composed"]
-    assert {prompt: composed.count(prompt) for prompt in composed} == {focus: 4, encoder.prompts.composed: 4}
+    assert {prompt: composed.count(prompt) for prompt in composed} == {focus: 4, change: 4}
     assert {prompt for role, prompt, _ in encoder.asked if role == "image"} == {encoder.prompts.image}
-    assert result.protocol["prompts by task"] == {
-        "focus_attribute": {"composed": focus},
-        "focus_object": {"composed": focus},
-    }
+    prompts = {"focus": {"composed": focus}, "change": {"composed": change}}
+    wanted = {f"{what}_{kind}": prompts[what] for what in prompts for kind in ("attribute", "object")}
+    assert result.protocol["prompts by task"] == wanted
     vectors = embed(encoder, suite)[0]
     gallery = {name: made.gallery for name, made in vectors.items()}
     assert (gallery["focus_object"] == gallery["change_object"]).all()
