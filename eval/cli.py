@@ -1,39 +1,75 @@
-"""The command line of the evaluator: `python -m eval run`, installed as `mllm-embed-eval run`."""
+"""The command line of the evaluator: `python -m eval`, installed as `mllm-embed-eval`."""
 
 from __future__ import annotations
 
 import argparse
+import os
 import re
 import sys
 from collections.abc import Sequence
 from pathlib import Path
+from typing import TYPE_CHECKING
 
 from mllm_embed.errors import ConfigError, user_errors
 
-DTYPES = ("auto", "float32", "bfloat16", "float16")
+if TYPE_CHECKING:
+    from mllm_embed.encoder import MLLMEmbedder
 
-_HINT = "`python -m eval run --help` explains the results and gives examples."
+    from .suite import Suite
+
+DTYPES = ("auto", "float32", "bfloat16", "float16")
+TIES = ("gallery", "optimistic", "pessimistic")
+
+_ABOUT = """\
+Evaluate composed image retrieval: FashionIQ, CIRR, CIRCO, GeneCIS, Flickr30k, COCO, or a folder of your own,
+each by the rules of its official scorer, which stand in the result."""
 _EXAMPLES = """\
+examples
+  python -m eval check fashioniq --data ~/data/fashioniq      is all there, before hours are spent?
+  python -m eval run cirr --data ~/data/cirr --model llava-hf/llava-1.5-7b-hf --adapter runs/stage2
+  python -m eval run my_folder --model runs/stage2            a folder with a benchmark.json
+  python -m eval score circo --data ~/data/circo --vectors my_vectors
+  python -m eval submit cirr --data ~/data/cirr --vectors my_vectors --output to_server
+  python -m eval compare runs/eval/a runs/eval/b
+
+`python -m eval COMMAND --help` explains each."""
+_RUN = """\
 what it does
-  Embeds the gallery and the queries of BENCHMARK_DIR/benchmark.json, ranks the gallery exactly, and prints
-  recall at 1, 5 and 10, mAP and MRR for the composed query (picture and instruction) beside the picture
-  alone, the instruction alone and the sum of the two, which a composed query must beat to mean anything.
+  Embeds the gallery and the queries, ranks the gallery exactly, and prints the benchmark's metrics for the
+  composed query (picture and instruction) beside the picture alone, the instruction alone and the sum of the
+  two, which a composed query must beat to mean anything.
 
 what it leaves in the output folder
-  result.json         protocol, hits, counts, package versions, benchmark fingerprint, seconds
+  result.json         protocol, percentages with hits, counts and 95 % intervals, versions, seconds and bytes
+  per_query.json      the value of every metric for every query, and its first answers
   contact_sheet.png   some queries: reference, instruction, first five answers, the right one framed green
 
 examples
-  python -m eval run data/shoes --model runs/base
-  python -m eval run data/shoes --model llava-hf/llava-1.5-7b-hf --adapter runs/stage2 --dtype bfloat16
-  python -m eval run data/shoes --model runs/base --adapter runs/stage2 --output runs/eval/today --sheet 20
+  python -m eval run fashioniq --data ~/data/fashioniq --model runs/base --adapter runs/stage2
+  python -m eval run fashioniq --data ~/data/fashioniq --model runs/base --option gallery=val captions=comma
+  python -m eval run data/shoes --model llava-hf/llava-1.5-7b-hf --dtype bfloat16 --sheet 20
 
-benchmark.json
+your own folder's benchmark.json
   {"name": "shoes",
    "gallery": [{"id": "a", "image": "images/a.jpg", "caption": "a red shoe"}, ...],
    "queries": [{"id": "q1", "image": "images/a.jpg", "instruction": "in blue", "targets": ["b"],
                 "exclude": ["a"], "kind": "colour"}, ...]}
   caption, exclude and kind may be left out.
+"""
+_SCORE = """\
+vectors
+  DIR/gallery.npy and queries.npy (floats, one vector a row) with gallery_ids.json and query_ids.json (lists of
+  strings); FashionIQ, GeneCIS, Flickr30k and COCO have one such folder a task (DIR/dress/gallery.npy ...).
+  They are ranked by inner product: make them unit length for cosines. Ids: CIRR the picture's name and the
+  pairid; CIRCO the COCO id and the query's id; FashionIQ the ASIN and the row number in the annotation file;
+  GeneCIS the COCO id, or ID:X,Y,W,H for a crop, and the row number. Rows count from 0.
+
+rankings
+  A JSON object: query id -> list of gallery ids, best first, such as a file for CIRCO's server.
+
+examples
+  python -m eval score cirr --data ~/data/cirr --vectors my_vectors --ties pessimistic
+  python -m eval score circo --data ~/data/circo --ranking submission_val.json
 """
 
 
@@ -41,66 +77,259 @@ benchmark.json
 def main(argv: Sequence[str] | None = None) -> int:
     """Run the command line; returns the exit code, 2 after bad input."""
     arguments = _parser().parse_args(argv)
-    return _run(arguments)
+    return arguments.command(arguments)
 
 
 def _parser() -> argparse.ArgumentParser:
     parser = argparse.ArgumentParser(
-        prog="python -m eval", description="Evaluate composed image retrieval.", epilog=_HINT
-    )
-    commands = parser.add_subparsers(dest="command", required=True, metavar="run")
-    run = commands.add_parser(
-        "run",
-        help="evaluate a model on a benchmark folder",
-        description="Evaluate a model on a benchmark folder.",
+        prog="python -m eval",
+        description=_ABOUT,
         epilog=_EXAMPLES,
         formatter_class=argparse.RawDescriptionHelpFormatter,
     )
-    run.add_argument("benchmark", metavar="BENCHMARK_DIR", type=Path, help="folder with a benchmark.json")
-    run.add_argument("--model", required=True, metavar="M", help="model folder or hub id, or an adapter folder")
-    run.add_argument("--adapter", metavar="A", help="adapter folder to put on the model")
-    run.add_argument("--output", metavar="DIR", type=Path, help="default: runs/eval/<benchmark name>")
-    run.add_argument("--batch-size", metavar="B", type=int, default=32, help="items at once (default 32)")
-    run.add_argument("--device", metavar="D", help="cpu, cuda, cuda:1 (default: the GPU where there is one)")
-    run.add_argument("--dtype", choices=DTYPES, default="auto", help="auto: as stored in the model (default)")
-    run.add_argument(
-        "--sheet",
-        metavar="N",
-        type=int,
-        default=8,
-        help="queries on the contact sheet, 0 for none (default 8)",
-    )
+    commands = parser.add_subparsers(required=True, metavar="COMMAND")
+    run = _command(commands, "run", _run, "embed and score with a model", _RUN)
+    _benchmark_options(run)
+    _model_options(run, required=True)
+    run.add_argument("--ties", choices=TIES, default=TIES[0], help="which of equal scores comes first (gallery: order)")
+    run.add_argument("--output", metavar="DIR", type=Path, help="default: runs/eval/<benchmark>-<model>")
+    run.add_argument("--save-vectors", metavar="DIR", type=Path, help="keep the vectors, as `score` reads them")
+    run.add_argument("--sheet", metavar="N", type=int, default=8, help="queries on the contact sheet (default 8)")
+    score = _command(commands, "score", _score, "score anybody's vectors or rankings", _SCORE)
+    _benchmark_options(score)
+    given = score.add_mutually_exclusive_group(required=True)
+    given.add_argument("--vectors", metavar="DIR", type=Path, help="folder with vectors, see below")
+    given.add_argument("--ranking", metavar="FILE", type=Path, help="JSON with ranked lists, see below")
+    score.add_argument("--ties", choices=TIES, default=TIES[0], help="which of equal scores comes first")
+    score.add_argument("--output", metavar="DIR", type=Path, help="default: runs/eval/<benchmark>-<vectors>")
+    check = _command(commands, "check", _check, "say what is there, what is missing, and where to get it")
+    _benchmark_options(check)
+    submit = _command(commands, "submit", _submit, "write and check files for the servers of CIRR and CIRCO")
+    _benchmark_options(submit)
+    _model_options(submit, required=False)
+    submit.add_argument("--vectors", metavar="DIR", type=Path, help="folder with vectors, instead of a model")
+    submit.add_argument("--files", metavar="FILE", type=Path, nargs="+", help="only check these files")
+    submit.add_argument("--output", metavar="DIR", type=Path, help="default: runs/submit/<benchmark>-<model>")
+    compare = _command(commands, "compare", _compare, "results side by side, with published ones and paired tests")
+    compare.add_argument("results", metavar="RESULT", type=Path, nargs="+", help="output folders of run or score")
+    compare.add_argument("--format", choices=("markdown", "latex"), default="markdown", help="default: markdown")
     return parser
 
 
-def _run(arguments: argparse.Namespace) -> int:
-    # Everything that can be wrong without a model is looked at before the slow imports.
-    from mllm_embed.folder import open_benchmark
+def _command(commands: argparse._SubParsersAction, name: str, run, about: str, epilog: str = ""):
+    parser = commands.add_parser(
+        name,
+        help=about,
+        description=about[0].upper() + about[1:] + ".",
+        epilog=epilog,
+        formatter_class=argparse.RawDescriptionHelpFormatter,
+    )
+    parser.set_defaults(command=run)
+    return parser
 
-    if arguments.batch_size < 1:
-        raise ConfigError(f"--batch-size must be at least 1, not {arguments.batch_size}")
+
+def _benchmark_options(parser: argparse.ArgumentParser) -> None:
+    from .benchmarks import BENCHMARKS
+
+    names = "\n".join(
+        f"  {b.name:<10} {b.about}"
+        + "".join(f"\n{'':13}--option {key}={'|'.join(values)}" for key, values in b.options.items())
+        + (f"\n{'':13}--split {'|'.join(b.splits)}" if len(b.splits) > 1 else "")
+        for b in BENCHMARKS.values()
+    )
+    parser.epilog = f"benchmarks (the first value is the default)\n{names}\n\n{parser.epilog or ''}"
+    parser.add_argument("benchmark", metavar="NAME", help="a benchmark, see below; or a folder with a benchmark.json")
+    parser.add_argument("--data", metavar="ROOT", type=Path, help="the benchmark's folder")
+    parser.add_argument("--images", metavar="DIR", type=Path, help="folder of its pictures, if that is another one")
+    parser.add_argument("--split", metavar="S", help="see below")
+    parser.add_argument("--option", metavar="K=V", nargs="+", action="extend", default=[], help="see below")
+
+
+def _model_options(parser: argparse.ArgumentParser, required: bool) -> None:
+    parser.add_argument("--model", required=required, metavar="M", help="model folder or hub id, or an adapter folder")
+    parser.add_argument("--adapter", metavar="A", help="adapter folder to put on the model")
+    parser.add_argument("--batch-size", metavar="B", type=int, default=32, help="items at once (default 32)")
+    parser.add_argument("--device", metavar="D", help="cpu, cuda, cuda:1 (default: the GPU where there is one)")
+    parser.add_argument("--dtype", choices=DTYPES, default="auto", help="auto: as stored in the model (default)")
+
+
+def _run(arguments: argparse.Namespace) -> int:
     if arguments.sheet < 0:
         raise ConfigError(f"--sheet must be 0 or more, not {arguments.sheet}")
-    benchmark = open_benchmark(arguments.benchmark)
-    output = arguments.output or Path("runs/eval") / (
-        re.sub(r"[^\w.-]+", "_", benchmark.name).strip("._-") or "benchmark"
+    suite = _suite(arguments)
+    output = arguments.output or Path("runs/eval") / _slug(suite, arguments, arguments.adapter or arguments.model)
+    _need_folder(output, "--output")
+    if arguments.save_vectors:
+        _need_folder(arguments.save_vectors, "--save-vectors")
+
+    from .evaluate import described, embed
+    from .report import table, write_result, write_sheet
+    from .score import need_labels, score
+    from .vectors import write_vectors
+
+    need_labels(suite)
+    embedder = _embedder(arguments)
+    vectors, spent = embed(embedder, suite, batch_size=arguments.batch_size)
+    result = described(score(suite, vectors, arguments.ties, spent), suite, embedder.prompts)
+    settings = {"model": arguments.model, "adapter": arguments.adapter, "dtype": arguments.dtype}
+    written = write_result(result, suite, output, settings)
+    sys.stdout.write(f"{table(result)}\n")
+    if arguments.save_vectors:
+        write_vectors(arguments.save_vectors, suite, vectors)
+        written.append(arguments.save_vectors)
+    if arguments.sheet:
+        sheet = write_sheet(result, suite, output / "contact_sheet.png", arguments.sheet)
+        written += [sheet] if sheet else []
+    sys.stdout.write(f"\nwrote {', '.join(str(path) for path in written)}\n")
+    return 0
+
+
+def _score(arguments: argparse.Namespace) -> int:
+    from .report import table, write_result
+    from .score import score, score_rankings
+    from .submission import read_ranking
+    from .vectors import read_vectors
+
+    suite = _suite(arguments, pictures=False)
+    if arguments.ranking and arguments.ties != TIES[0]:
+        raise ConfigError("--ties is for --vectors: a given ranking has settled its ties")
+    output = arguments.output or Path("runs/eval") / _slug(suite, arguments, arguments.vectors or arguments.ranking)
+    _need_folder(output, "--output")
+    if arguments.vectors:
+        result = score(suite, read_vectors(arguments.vectors, suite), arguments.ties)
+    else:
+        result = score_rankings(suite, read_ranking(arguments.ranking))
+    source = {"model": None, "adapter": None, "scored": str(arguments.vectors or arguments.ranking)}
+    written = write_result(result, suite, output, source)
+    sys.stdout.write(f"{table(result)}\n\nwrote {', '.join(str(path) for path in written)}\n")
+    return 0
+
+
+def _check(arguments: argparse.Namespace) -> int:
+    from .benchmarks import benchmark_named, check
+
+    name, data = _named(arguments)
+    counts, suite = check(name, data, images=arguments.images, split=arguments.split, options=_options(arguments))
+    for count in counts:
+        state = "ok     " if count.found == count.of else "MISSING"
+        lost = f", first missing: {count.missing}" if count.missing else ""
+        sys.stdout.write(f"{state} {count.what}: {count.found:,} of {count.of:,}{lost}\n")
+    for task in suite.tasks if suite else ():
+        where = f"{task.name}: " if task.name else ""
+        sys.stdout.write(f"        {where}{len(task.queries):,} queries, gallery of {len(task.gallery):,}\n")
+    if suite and all(count.found == count.of for count in counts):
+        sys.stdout.write(f"ready: python -m eval run {arguments.benchmark} ...\n")
+        return 0
+    benchmark = benchmark_named(name)
+    sys.stdout.write(f"annotations: {benchmark.annotations}\n")
+    sys.stdout.write(f"pictures: {benchmark.pictures}\n" if benchmark.pictures else "")
+    return 1
+
+
+def _submit(arguments: argparse.Namespace) -> int:
+    from .benchmarks import benchmark_named
+    from .submission import check_submission, need_server, read_submission, write_submission
+
+    name, _ = _named(arguments)
+    arguments.split = arguments.split or benchmark_named(name).splits[-1]
+    sources = [flag for flag in ("model", "vectors", "files") if getattr(arguments, flag)]
+    if len(sources) != 1:
+        raise ConfigError("give one of --model, --vectors and --files")
+    suite = _suite(arguments, pictures=sources == ["model"])
+    need_server(suite)
+    if arguments.files:
+        check_submission(suite, read_submission(arguments.files))
+        sys.stdout.write(f"{', '.join(map(str, arguments.files))}: fit for the server of {suite.title}\n")
+        return 0
+    source = arguments.vectors or arguments.adapter or arguments.model
+    output = arguments.output or Path("runs/submit") / _slug(suite, arguments, source)
+    _need_folder(output, "--output")
+    if arguments.vectors:
+        from .vectors import read_vectors
+
+        vectors = read_vectors(arguments.vectors, suite)
+    else:
+        from .evaluate import embed
+
+        vectors, _ = embed(_embedder(arguments), suite, batch_size=arguments.batch_size)
+    written = write_submission(suite, vectors, output)
+    sys.stdout.write(f"wrote {' and '.join(str(path) for path in written)} for the server of {suite.title}\n")
+    return 0
+
+
+def _compare(arguments: argparse.Namespace) -> int:
+    from .compare import compare
+
+    sys.stdout.write(f"{compare(arguments.results, arguments.format)}\n")
+    return 0
+
+
+def _named(arguments: argparse.Namespace) -> tuple[str, Path]:
+    """The benchmark's name and folder; a folder given in place of a name is one in the folder format."""
+    from .benchmarks import BENCHMARKS
+
+    if arguments.benchmark in BENCHMARKS:
+        if arguments.data is None:
+            raise ConfigError(f"--data is missing: the folder of {arguments.benchmark}")
+        return arguments.benchmark, arguments.data
+    folder = Path(arguments.benchmark)
+    known = ", ".join(BENCHMARKS)
+    if arguments.data or arguments.images:
+        raise ConfigError(f"--data and --images belong to a benchmark's name, and {folder} is none of {known}")
+    if not folder.is_dir():
+        raise ConfigError(f"'{folder}' is neither a benchmark ({known}) nor a folder with a benchmark.json")
+    return "folder", folder
+
+
+def _options(arguments: argparse.Namespace) -> dict[str, str]:
+    options = {}
+    for text in arguments.option:
+        key, sign, value = text.partition("=")
+        if not sign:
+            raise ConfigError(f"--option takes KEY=VALUE, not '{text}'")
+        if key in options:
+            raise ConfigError(f"--option {key} is given twice")
+        options[key] = value
+    return options
+
+
+def _suite(arguments: argparse.Namespace, pictures: bool = True) -> Suite:
+    # Everything that can be wrong without a model is looked at before the slow imports.
+    from .benchmarks import open_suite
+
+    name, data = _named(arguments)
+    return open_suite(
+        name,
+        data,
+        images=arguments.images,
+        split=arguments.split,
+        options=_options(arguments),
+        pictures=pictures,
     )
-    if output.exists() and not output.is_dir():
-        raise ConfigError(f"--output {output} is a file: give a folder")
+
+
+def _embedder(arguments: argparse.Namespace) -> MLLMEmbedder:
+    if arguments.batch_size < 1:
+        raise ConfigError(f"--batch-size must be at least 1, not {arguments.batch_size}")
 
     from mllm_embed.encoder import MLLMEmbedder
 
-    from .evaluate import evaluate
-    from .report import table, write_result, write_sheet
-
-    embedder = MLLMEmbedder.from_pretrained(
+    return MLLMEmbedder.from_pretrained(
         arguments.model, adapter=arguments.adapter, dtype=arguments.dtype, device=arguments.device
     )
-    result = evaluate(embedder, benchmark, batch_size=arguments.batch_size)
-    settings = {"model": arguments.model, "adapter": arguments.adapter, "dtype": arguments.dtype}
-    written = [write_result(result, output, settings)]
-    sys.stdout.write(f"{table(result)}\n")
-    if arguments.sheet:
-        written.append(write_sheet(result, benchmark, output / "contact_sheet.png", arguments.sheet))
-    sys.stdout.write(f"\nwrote {' and '.join(str(path) for path in written)}\n")
-    return 0
+
+
+def _slug(suite: Suite, arguments: argparse.Namespace, source: str | Path) -> str:
+    """A folder name: benchmark, split and options as given, what was measured, and a tie rule that is not the usual."""
+    ties = getattr(arguments, "ties", TIES[0])
+    words = [suite.name, suite.split, *_options(arguments).values(), Path(source).stem, "" if ties == TIES[0] else ties]
+    return re.sub(r"[^\w.-]+", "_", "-".join(filter(None, words))).strip("._-") or "benchmark"
+
+
+def _need_folder(path: Path, flag: str) -> None:
+    """Before hours are spent: the folder is there or can be made, and can be written to."""
+    there = next(place for place in (path, *path.absolute().parents) if place.exists())
+    if not there.is_dir():
+        raise ConfigError(f"{flag} {path}: {there} is a file; give a folder")
+    if not os.access(there, os.W_OK):
+        raise ConfigError(f"{flag} {path} cannot be written: no permission in {there}")

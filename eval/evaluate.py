@@ -1,48 +1,41 @@
 """Evaluate an embedder on a benchmark: composed queries beside their two halves alone and their sum.
 
-The three baselines rank the same gallery under the same exclusions, so that nobody mistakes a shortcut for a
-result: a benchmark that the picture or the instruction alone can solve says little about composing the two.
+The three baselines rank the same gallery under the same rules, so that nobody mistakes a shortcut for a result: a
+benchmark that the picture or the instruction alone can solve says little about composing the two.
 """
 
 from __future__ import annotations
 
 import time
-from collections.abc import Sequence
-from dataclasses import dataclass, field
+from collections.abc import Mapping, Sequence
+from dataclasses import replace
 from typing import Any, Protocol
 
 import numpy as np
 
 from mllm_embed.errors import DataError
-from mllm_embed.folder import Benchmark
 from mllm_embed.prompts import PromptSet
-from mllm_embed.ranking import ranks_of_targets, top_k
-from mllm_embed.types import Document, Query
+from mllm_embed.types import Document, Item, Query
 
-from .metrics import Ranks, hits_at_k, mean_average_precision, mrr
+from .score import Result, Ties, Vectors, need_labels, score
+from .suite import Suite, Task
 
-KS = (1, 5, 10)
-ANSWERS = 10
-COMPOSED = "composed"
-ROWS = (COMPOSED, "image only", "text only", "sum")
-RULES = {
-    "ties": "equal scores are ranked in gallery order",
-    "scores": "cosine: inner product of the float32 vectors in float64, rounded to float32",
-    "recall": "a query hits at K when any target is among its first K; percent = 100 * hits / queries",
-    "map": "mean over queries of the average precision over the whole ranking",
-    "map_at": "mean over queries of the average precision at K, divided by min(targets, K)",
-    "mrr": "mean over queries of 1 / rank of the best placed target",
+BASELINES = {
     "image only": "the reference picture, encoded as a gallery picture is",
     "text only": "the instruction, encoded with the text prompt",
     "sum": "image only + text only, normalised",
-    "caption_to_image": "each gallery caption asks for its picture; one with the same caption counts too",
 }
+_GALLERY = "gallery"
 
 
 class Encoder(Protocol):
     """What is needed of `MLLMEmbedder` here."""
 
     prompts: PromptSet
+
+    def with_prompts(self, prompts: PromptSet) -> Encoder:
+        """The same model asked through other prompts."""
+        ...
 
     def encode(
         self, inputs: Sequence[Query | Document], *, batch_size: int = 32, show_progress: bool | None = None
@@ -51,157 +44,119 @@ class Encoder(Protocol):
         ...
 
 
-@dataclass(frozen=True)
-class Row:
-    """What one kind of query reached. Values lie in [0, 1]; `hits` counts queries."""
-
-    queries: int
-    hits: dict[int, int]
-    map: float
-    map_at: dict[int, float]
-    mrr: float
-
-    @classmethod
-    def of(cls, ranks: Ranks) -> Row:
-        """Measure the ranks of the targets, one array a query."""
-        hits = {k: hits_at_k(ranks, k) for k in KS}
-        precisions = {k: mean_average_precision(ranks, k) for k in KS}
-        return cls(len(ranks), hits, mean_average_precision(ranks), precisions, mrr(ranks))
-
-    def percent(self, k: int) -> float:
-        """Recall@k in percent."""
-        return 100 * self.hits[k] / self.queries
-
-    def to_dict(self) -> dict[str, Any]:
-        """Plain values for JSON; recall in percent beside the hits it comes from."""
-        return {
-            "queries": self.queries,
-            "hits": {str(k): count for k, count in self.hits.items()},
-            "percent": {str(k): self.percent(k) for k in self.hits},
-            "map": self.map,
-            "map_at": {str(k): value for k, value in self.map_at.items()},
-            "mrr": self.mrr,
-        }
-
-
-@dataclass(frozen=True)
-class Result:
-    """All that was measured on one benchmark; `answers` [Q, <=10]: gallery positions, best first."""
-
-    benchmark: str
-    fingerprint: str
-    gallery: int
-    rows: dict[str, Row]
-    kinds: dict[str, Row]
-    caption_to_image: Row | None
-    protocol: dict[str, Any]
-    seconds: dict[str, float]
-    answers: np.ndarray = field(repr=False, compare=False)
-
-    def to_dict(self) -> dict[str, Any]:
-        """Plain values for JSON, without the answers."""
-        return {
-            "benchmark": {"name": self.benchmark, "fingerprint": self.fingerprint, "gallery": self.gallery},
-            "rows": {name: row.to_dict() for name, row in self.rows.items()},
-            "kinds": {name: row.to_dict() for name, row in self.kinds.items()},
-            "caption_to_image": self.caption_to_image.to_dict() if self.caption_to_image else None,
-            "protocol": self.protocol,
-            "seconds": self.seconds,
-        }
-
-
-def evaluate(embedder: Encoder, benchmark: Benchmark, *, batch_size: int = 32, progress: bool | None = None) -> Result:
-    """Embed the benchmark, rank its gallery for every query, and measure.
+def evaluate(
+    embedder: Encoder, suite: Suite, *, batch_size: int = 32, progress: bool | None = None, ties: Ties = "gallery"
+) -> Result:
+    """Embed a suite, rank its galleries for every query, and measure.
 
     Args:
-        embedder: an `MLLMEmbedder`, or anything with its `encode` and `prompts`.
-        benchmark: gallery and queries, from `mllm_embed.folder`.
+        embedder: an `MLLMEmbedder`, or anything with its `encode`, `prompts` and `with_prompts`.
+        suite: from `eval.benchmarks.open_suite`, or `suite_of` for a benchmark made in code.
         batch_size: items encoded at once.
         progress: whether to show a progress bar; None leaves it to the embedder.
-
-    Returns:
-        The rows composed, image only, text only, sum; the composed row by kind; caption to image where the
-        gallery has captions.
+        ties: how equal scores are settled.
 
     Raises:
-        DataError: no queries, or vectors with NaN. ImageError: a picture that cannot be read.
+        DataError: hidden labels, or vectors with NaN. ImageError: a picture that cannot be read.
     """
-    if not benchmark.queries:
-        raise DataError(f"benchmark {benchmark.name} has no queries")
-    fingerprint = benchmark.fingerprint()
-    targets, exclude = _positions(benchmark)
+    need_labels(suite)
+    vectors, spent = embed(embedder, suite, batch_size=batch_size, progress=progress)
+    return described(score(suite, vectors, ties, spent), suite, embedder.prompts)
+
+
+def described(result: Result, suite: Suite, prompts: PromptSet) -> Result:
+    """The result with the prompts that its vectors were made through, and what its baselines are, in the protocol."""
+    asked = {task.name: dict(task.prompts) for task in suite.tasks if task.prompts}
+    more: dict[str, Any] = {"prompts": prompts.to_dict(), "pictures": suite.pictures(), **BASELINES}
+    return replace(result, protocol={**result.protocol, **more, **({"prompts by task": asked} if asked else {})})
+
+
+def embed(
+    embedder: Encoder, suite: Suite, *, batch_size: int = 32, progress: bool | None = None
+) -> tuple[dict[str, Vectors], dict[str, float]]:
+    """The vectors of every task, and the seconds they took.
+
+    All that is asked through one prompt set goes through one call, in which the embedder encodes what recurs only once.
+    """
     started = time.perf_counter()
-    vectors = _vectors(embedder, benchmark, batch_size, progress)
-    embedded = time.perf_counter()
-    gallery = vectors.pop("gallery")
-    ranks = {name: ranks_of_targets(vectors[name], gallery, targets, exclude) for name in ROWS}
-    answers = top_k(vectors[COMPOSED], gallery, ANSWERS, exclude)[1]
-    rows = {name: Row.of(ranks[name]) for name in ROWS}
-    kinds = _by_kind(benchmark, ranks[COMPOSED])
-    captions = _caption_to_image(benchmark, vectors["captions"], gallery)
-    seconds = {"embedding": embedded - started, "ranking": time.perf_counter() - embedded}
-    protocol = {"excluded": _exclusion_rule(benchmark), **RULES, "prompts": embedder.prompts.to_dict()}
-    return Result(benchmark.name, fingerprint, len(gallery), rows, kinds, captions, protocol, seconds, answers)
+    parts = {(task.name, name): groups for task in suite.tasks for name, groups in _items(task, suite).items()}
+    prompts = {task.name: _prompts(embedder.prompts, task) for task in suite.tasks}
+    asked = [
+        (prompts[task].get(item.role, embedder.prompts), item)
+        for (task, _), groups in parts.items()
+        for group in groups
+        for item in group
+    ]
+    out = _encode(embedder, asked, batch_size, progress)
+    rows: dict[str, dict[str, np.ndarray]] = {task.name: {} for task in suite.tasks}
+    at = 0
+    for (task, name), groups in parts.items():
+        sizes = [len(group) for group in groups]
+        rows[task][name] = _averaged(out[at : at + sum(sizes)], sizes)
+        at += sum(sizes)
+    vectors = {task.name: _vectors(rows, _owner(task, suite), task) for task in suite.tasks}
+    return vectors, {"embedding seconds": time.perf_counter() - started}
 
 
-def _vectors(embedder: Encoder, benchmark: Benchmark, batch_size: int, progress: bool | None) -> dict[str, np.ndarray]:
-    """Vectors of everything, from one call, in which the embedder encodes what recurs only once."""
-    queries = benchmark.queries
-    parts: dict[str, list[Query | Document]] = {
-        "gallery": [Document(image=item.image) for item in benchmark.gallery],
-        "captions": [Document(text=text) for text in _captions(benchmark)],
-        COMPOSED: [Query(image=query.image, instruction=query.instruction) for query in queries],
-        "image only": [Document(image=query.image) for query in queries],
-        "text only": [Document(text=query.instruction) for query in queries],
-    }
-    items = [item for part in parts.values() for item in part]
-    encoded = embedder.encode(items, batch_size=batch_size, show_progress=progress)
-    ends = np.cumsum([len(part) for part in parts.values()])[:-1]
-    vectors = dict(zip(parts, np.split(np.asarray(encoded, dtype=np.float32), ends), strict=True))
-    total = vectors["image only"] + vectors["text only"]
-    length = np.linalg.norm(total, axis=1, keepdims=True)
-    vectors["sum"] = total / np.maximum(length, np.finfo(np.float32).tiny)
-    return vectors
+def _encode(
+    embedder: Encoder, asked: Sequence[tuple[PromptSet, Item]], batch_size: int, progress: bool | None
+) -> np.ndarray:
+    """Vectors [N, D] float32 of items, each asked through its prompts."""
+    out: np.ndarray | None = None
+    for prompts in dict.fromkeys(prompts for prompts, _ in asked):
+        places = [at for at, (wanted, _) in enumerate(asked) if wanted == prompts]
+        model = embedder if prompts == embedder.prompts else embedder.with_prompts(prompts)
+        found = model.encode([asked[at][1] for at in places], batch_size=batch_size, show_progress=progress)
+        if len(places) == len(asked):
+            return np.asarray(found, dtype=np.float32)  # nothing to put together: no second copy of a large gallery
+        out = np.empty((len(asked), found.shape[1]), np.float32) if out is None else out
+        out[places] = found
+    if out is None:
+        raise DataError("the suite has no tasks: there is nothing to embed")
+    return out
 
 
-def _captions(benchmark: Benchmark) -> dict[str, list[int]]:
-    """Each distinct caption of the gallery and the positions of the pictures that have it."""
-    positions: dict[str, list[int]] = {}
-    for position, item in enumerate(benchmark.gallery):
-        if item.caption is not None:
-            positions.setdefault(item.caption, []).append(position)
-    return positions
+def _items(task: Task, suite: Suite) -> dict[str, Sequence[Sequence[Item]]]:
+    """What is encoded for a task, by row: the items of each entry are averaged to one vector."""
+    items: dict[str, Sequence[Sequence[Item]]] = {task.asked: task.queries}
+    if _owner(task, suite) is task:
+        items = {_GALLERY: [(item,) for item in task.gallery], **items}
+    if task.composed:
+        items["image only"] = [(Document(image=group[0].image),) for group in task.queries]
+        items["text only"] = [tuple(_words(item) for item in group) for group in task.queries]
+    return items
 
 
-def _caption_to_image(benchmark: Benchmark, vectors: np.ndarray, gallery: np.ndarray) -> Row | None:
-    positions = list(_captions(benchmark).values())
-    if not positions:
-        return None
-    ranks = ranks_of_targets(vectors, gallery, positions)
-    return Row.of([row for row, same in zip(ranks, positions, strict=True) for _ in same])
+def _owner(task: Task, suite: Suite) -> Task:
+    """The first task with the same gallery, which is encoded once for all of them."""
+    return next(other for other in suite.tasks if other.gallery is task.gallery)
 
 
-def _positions(benchmark: Benchmark) -> tuple[list[list[int]], list[set[int]]]:
-    place = {item.id: position for position, item in enumerate(benchmark.gallery)}
-    for query in benchmark.queries:
-        lost = [name for name in (*query.targets, *query.exclude) if name not in place]
-        if lost or not query.targets:
-            wrong = f'"{lost[0]}" is not in the gallery' if lost else "it has no target"
-            raise DataError(f'query "{query.id}" of benchmark {benchmark.name}: {wrong}')
-    targets = [[place[name] for name in query.targets] for query in benchmark.queries]
-    return targets, [{place[name] for name in query.exclude} for query in benchmark.queries]
+def _vectors(rows: Mapping[str, Mapping[str, np.ndarray]], owner: Task, task: Task) -> Vectors:
+    own = {name: row for name, row in rows[task.name].items() if name != _GALLERY}
+    if task.composed:
+        own["sum"] = _unit(own["image only"] + own["text only"])
+    return Vectors(rows[owner.name][_GALLERY], own)
 
 
-def _by_kind(benchmark: Benchmark, ranks: Ranks) -> dict[str, Row]:
-    kinds: dict[str, list[np.ndarray]] = {}
-    for query, row in zip(benchmark.queries, ranks, strict=True):
-        if query.kind is not None:
-            kinds.setdefault(query.kind, []).append(row)
-    return {kind: Row.of(kinds[kind]) for kind in sorted(kinds)}
+def _words(item: Item) -> Item:
+    """The instruction alone; the picture where there is none."""
+    return Document(text=item.words) if item.words is not None else Document(image=item.image)
 
 
-def _exclusion_rule(benchmark: Benchmark) -> str:
-    count = sum(bool(query.exclude) for query in benchmark.queries)
-    if not count:
-        return "nothing: every query ranks the whole gallery, its own reference picture included if it is there"
-    return f"the gallery ids under exclude, which {count} of {len(benchmark.queries)} queries have"
+def _prompts(model: PromptSet, task: Task) -> dict[str, PromptSet]:
+    """The prompt set for every role that the task words itself."""
+    own = replace(model, name=f"{model.name}, in words of the benchmark", **task.prompts) if task.prompts else model
+    return dict.fromkeys(task.prompts, own)
+
+
+def _averaged(vectors: np.ndarray, sizes: Sequence[int]) -> np.ndarray:
+    if max(sizes) == 1:
+        return vectors
+    starts = np.cumsum([0, *sizes[:-1]])
+    return _unit(np.add.reduceat(vectors, starts, axis=0))
+
+
+def _unit(vectors: np.ndarray) -> np.ndarray:
+    length = np.linalg.norm(vectors, axis=1, keepdims=True)
+    return vectors / np.maximum(length, np.finfo(np.float32).tiny)

@@ -2,41 +2,41 @@
 
 from __future__ import annotations
 
-from collections.abc import Mapping, Sequence
+from collections.abc import Hashable, Mapping, Sequence
+from itertools import groupby
 from pathlib import Path
 from typing import Any
 
 from mllm_embed.contact_sheet import SheetRow, contact_sheet
 from mllm_embed.files import write_json
-from mllm_embed.folder import Benchmark, BenchmarkQuery
 from mllm_embed.versions import versions
 
-from .evaluate import KS, ROWS, Result, Row
+from .figures import Figure
+from .score import Result, TaskResult
+from .suite import Suite, Task
 
 SHEET_ANSWERS = 5
+_UNITS = ("bytes", "kB", "MB", "GB", "TB")
+RESULT, PER_QUERY = "result.json", "per_query.json"
 
 
 def table(result: Result) -> str:
-    """The rows of one result, then caption to image, then the composed row by kind, as aligned text."""
-    head = ["", *[f"R@{k}" for k in KS], "mAP", "MRR", f"hits@{KS[0]}", "queries"]
-    lines = [head, *[[name, *_cells(row)] for name, row in result.rows.items()]]
-    if result.caption_to_image:
-        lines.append(["caption to image", *_cells(result.caption_to_image)])
-    if result.kinds:
-        lines += [["composed, by kind", *[""] * (len(head) - 1)]]
-        lines += [[f"  {kind}", *_cells(row)] for kind, row in result.kinds.items()]
-    title = f"{result.benchmark}: {result.rows[ROWS[0]].queries} queries, gallery of {result.gallery}"
-    return "\n".join([title, *_aligned(lines)])
+    """Every task's rows, the first one with hits and 95 % intervals and by group, then the means, as aligned text."""
+    blocks = [_block(_heading(name, task), task.rows, task.groups) for name, task in result.tasks.items()]
+    if result.means:
+        blocks.append(_block("means", result.means, {}))
+    title = f"{result.title}: {result.protocol.get('ties', 'ranked lists')}"
+    return "\n\n".join([title, *blocks, "\n".join([*_tied(result), *_spent(result)])]).rstrip()
 
 
 def comparison_table(rows: Mapping[str, Mapping[str, Result]]) -> str:
-    """Several models on several benchmarks: `rows[model][benchmark]` -> aligned text, one line a model.
+    """Several models on several benchmark folders: `rows[model][benchmark]` -> aligned text, one line a model.
 
     For every benchmark: composed R@1, R@5, R@10 and mAP, then R@1 of image only, text only and sum, and of
     caption to image. A result that is missing shows as "-".
     """
     names = list(dict.fromkeys(name for results in rows.values() for name in results))
-    head = [*[f"R@{k}" for k in KS], "mAP", "img", "txt", "sum", "cap"]
+    head = ["R@1", "R@5", "R@10", "mAP", "img", "txt", "sum", "cap"]
     lines = [["", *head * len(names)]]
     for model, results in rows.items():
         cells = [_compared(results[name]) if name in results else ["-"] * len(head) for name in names]
@@ -50,59 +50,126 @@ def comparison_table(rows: Mapping[str, Mapping[str, Result]]) -> str:
     return "\n".join([titles.rstrip(), *body, note])
 
 
-def write_result(result: Result, folder: Path, settings: Mapping[str, Any]) -> Path:
-    """Write FOLDER/result.json: the settings (model, adapter, ...), the result and the package versions.
+def write_result(result: Result, suite: Suite, folder: Path, settings: Mapping[str, Any]) -> list[Path]:
+    """Write FOLDER/result.json (settings, figures, protocol, versions) and per_query.json (values, first answers).
 
     Raises:
-        DataError: the file cannot be written.
+        DataError: a file cannot be written.
     """
-    content = {**settings, **result.to_dict(), "versions": versions()}
-    path = folder / "result.json"
-    write_json(path, content)
-    return path
+    tasks = {task.name: _per_query(task, result.tasks[task.name]) for task in suite.tasks}
+    write_json(folder / PER_QUERY, {"tasks": tasks})
+    write_json(folder / RESULT, {**settings, **result.to_dict(), "versions": versions()})
+    return [folder / RESULT, folder / PER_QUERY]
 
 
-def write_sheet(result: Result, benchmark: Benchmark, path: Path, count: int) -> Path:
-    """Write a contact sheet of `count` composed queries spread over the kinds, with their first five answers.
+def write_sheet(result: Result, suite: Suite, path: Path, count: int) -> Path | None:
+    """Write a contact sheet of `count` composed queries spread over tasks and groups, with their first five answers.
+
+    Returns:
+        The path; None where no task has composed queries and a gallery of pictures.
 
     Raises:
         DataError: the file cannot be written. ImageError: a picture cannot be read.
     """
-    rows = []
-    for position in spread(benchmark.queries, count):
-        query = benchmark.queries[position]
-        found = [benchmark.gallery[at] for at in result.answers[position, :SHEET_ANSWERS].tolist() if at >= 0]
-        right = [item.id in query.targets for item in found]
-        rows.append(SheetRow(query.image, query.instruction, [item.image for item in found], right))
-    return contact_sheet(rows, path)
+    tasks = [task for task in suite.tasks if task.composed and all(item.image is not None for item in task.gallery)]
+    places = [(task, position) for task in tasks for position in range(len(task.queries))]
+    kinds = [(task.name, tuple(task.groups[at])[:1] if task.groups else ()) for task, at in places]
+    rows = [_sheet_row(*places[at], result) for at in spread(kinds, count)]
+    return contact_sheet(rows, path) if rows else None
 
 
-def spread(queries: Sequence[BenchmarkQuery], count: int) -> list[int]:
-    """Positions of up to `count` queries, as evenly as can be over the kinds and within each kind."""
-    kinds: dict[str | None, list[int]] = {}
-    for position, query in enumerate(queries):
-        kinds.setdefault(query.kind, []).append(position)
-    shares = dict.fromkeys(kinds, 0)
-    while sum(shares.values()) < min(count, len(queries)):
-        open_kinds = [kind for kind in kinds if shares[kind] < len(kinds[kind])]
+def spread(kinds: Sequence[Hashable], count: int) -> list[int]:
+    """Positions of up to `count` entries, as evenly as can be over the kinds and within each kind."""
+    members: dict[Hashable, list[int]] = {}
+    for position, kind in enumerate(kinds):
+        members.setdefault(kind, []).append(position)
+    shares = dict.fromkeys(members, 0)
+    while sum(shares.values()) < min(count, len(kinds)):
+        open_kinds = [kind for kind in members if shares[kind] < len(members[kind])]
         shares[min(open_kinds, key=lambda kind: shares[kind])] += 1
     return [
         positions[(2 * number + 1) * len(positions) // (2 * shares[kind])]
-        for kind, positions in kinds.items()
+        for kind, positions in members.items()
         for number in range(shares[kind])
     ]
 
 
-def _cells(row: Row) -> list[str]:
-    recalls = [f"{row.percent(k):.1f}" for k in KS]
-    return [*recalls, f"{100 * row.map:.1f}", f"{100 * row.mrr:.1f}", str(row.hits[KS[0]]), str(row.queries)]
+def _sheet_row(task: Task, position: int, result: Result) -> SheetRow:
+    found = [int(at) for at in result.tasks[task.name].answers[position, :SHEET_ANSWERS] if at >= 0]
+    right = set(task.views[0].targets[position])
+    items = task.queries[position]
+    words = items[0].words or ""
+    pictures = [task.gallery[at].image for at in found]
+    return SheetRow(items[0].image, words, pictures, [at in right for at in found])  # type: ignore[arg-type]
+
+
+def _per_query(task: Task, result: TaskResult) -> dict[str, Any]:
+    return {
+        "row": task.asked,
+        "ids": list(task.query_ids),
+        "metrics": {name: values.tolist() for name, values in result.values.items()},
+        "answers": [[task.gallery_ids[at] for at in row if at >= 0] for row in result.answers.tolist()],
+    }
+
+
+def _heading(name: str, task: TaskResult) -> str:
+    return f"{name + ': ' if name else ''}{task.queries:,} queries, gallery of {task.gallery:,}"
+
+
+def _block(title: str, rows: Mapping[str, Mapping[str, Figure]], groups: Mapping[str, Mapping[str, Figure]]) -> str:
+    """One task as text: its metrics side by side, those with a first word of their own ("soft") below."""
+    first = next(iter(rows.values()))
+    parts = [list(names) for _, names in groupby(first, key=lambda name: name.startswith("soft "))]
+    return "\n".join([title, *[line for names in parts for line in _lines(names, rows, groups)]])
+
+
+def _lines(
+    names: Sequence[str], rows: Mapping[str, Mapping[str, Figure]], groups: Mapping[str, Mapping[str, Figure]]
+) -> list[str]:
+    lines = [["", *names]]
+    for number, (row, figures) in enumerate(rows.items()):
+        lines.append([row, *[f"{figures[name].percent:.2f}" for name in names]])
+        if not number:
+            lines.append(["  95 % interval", *[f"{figures[name].low:.1f}-{figures[name].high:.1f}" for name in names]])
+            if any(figures[name].hits is not None for name in names):
+                lines.append(["  hits", *["" if figures[n].hits is None else f"{figures[n].hits}" for n in names]])
+    for group, figures in groups.items():
+        if any(name in figures for name in names):
+            count = next(iter(figures.values())).queries
+            cells = [f"{figures[name].percent:.2f}" if name in figures else "" for name in names]
+            lines.append([f"  {group} ({count})", *cells])
+    return _aligned(lines)
+
+
+def _tied(result: Result) -> list[str]:
+    """A sentence for each task whose first row hangs on equal scores."""
+    notes = []
+    for name, task in result.tasks.items():
+        tied = max((figure.tied or 0 for figure in next(iter(task.rows.values())).values()), default=0)
+        if tied:
+            where = f"{name}: " if name else ""
+            notes.append(
+                f"{where}{tied} queries hang on equal scores (--ties optimistic and pessimistic give the bounds)"
+            )
+    return notes
+
+
+def _spent(result: Result) -> list[str]:
+    words = [f"{key.removesuffix(' seconds')} {value:.1f} s" for key, value in result.spent.items() if "seconds" in key]
+    size = result.spent.get("index bytes")
+    return [", ".join([*words, f"index {_size(size)}"])] if size else []
+
+
+def _size(count: float) -> str:
+    unit = next(unit for unit in _UNITS if count < 1000 ** (_UNITS.index(unit) + 1))
+    return f"{count / 1000 ** _UNITS.index(unit):.3g} {unit}"
 
 
 def _compared(result: Result) -> list[str]:
-    composed, *others = (result.rows[name] for name in ROWS)
-    recalls = [f"{row.percent(1):.1f}" for row in others]
-    caption = f"{result.caption_to_image.percent(1):.1f}" if result.caption_to_image else "-"
-    return [*_cells(composed)[: len(KS) + 1], *recalls, caption]
+    composed = [f"{result.percent(name):.1f}" for name in ("R@1", "R@5", "R@10", "mAP")]
+    baselines = [f"{result.percent('R@1', row):.1f}" for row in ("image only", "text only", "sum")]
+    caption = f"{result.percent('R@1', task='captions'):.1f}" if "captions" in result.tasks else "-"
+    return [*composed, *baselines, caption]
 
 
 def _aligned(lines: Sequence[Sequence[str]], groups: Sequence[int] = ()) -> list[str]:

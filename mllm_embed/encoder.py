@@ -5,11 +5,13 @@ from __future__ import annotations
 import os
 from collections.abc import Hashable, Iterator, Sequence
 from concurrent.futures import ThreadPoolExecutor
+from dataclasses import replace
 from pathlib import Path
 from typing import Any, Literal
 
 import numpy as np
 import torch
+from PIL import Image
 from tqdm import tqdm
 
 from .checkpoint import Settings, fingerprint, read_object, read_settings, save
@@ -78,6 +80,10 @@ class MLLMEmbedder:
     @property
     def prompts(self) -> PromptSet:
         return self.settings.prompts
+
+    def with_prompts(self, prompts: PromptSet) -> MLLMEmbedder:
+        """The same model asked through other prompts; nothing is copied."""
+        return MLLMEmbedder(self.model, self.processor, replace(self.settings, prompts=prompts))
 
     @property
     def family(self) -> Family:
@@ -177,10 +183,11 @@ class MLLMEmbedder:
 def _identity(item: Item) -> Hashable:
     """What equal inputs share; pictures in memory count as equal only when they are one object."""
     image = item.image
-    key = (
-        os.fspath(image) if isinstance(image, (str, os.PathLike)) else image if isinstance(image, bytes) else id(image)
-    )
-    return item.role, None if image is None else key, item.words
+    if isinstance(image, (str, os.PathLike)):
+        image = os.fspath(image)
+    elif isinstance(image, Image.Image):
+        image = id(image)
+    return item.role, image, item.words
 
 
 def _base_of(adapter: str | os.PathLike[str]) -> str:

@@ -14,18 +14,40 @@ from typing import Any
 from .errors import DataError
 
 
-def write_file(path: Path, content: bytes) -> None:
-    """Write beside the place and rename. Raises DataError when that cannot be done; an older file then stays whole."""
+@contextmanager
+def atomic_file(path: Path) -> Iterator[Path]:
+    """A path beside `path` to write to, which takes its place at the end; on an error `path` stays as it was.
+
+    Raises DataError when the disk fails.
+    """
     temporary = path.with_name(f".{path.name}.{os.getpid()}.tmp")
     try:
         path.parent.mkdir(parents=True, exist_ok=True)
-        temporary.write_bytes(content)
+        yield temporary
         os.replace(temporary, path)
     except OSError as error:
         raise DataError(f"cannot write {path}: {error.strerror}") from error
     finally:
         with suppress(OSError):  # when the parent is a file, even looking for the temporary file fails
             temporary.unlink()
+
+
+def write_file(path: Path, content: bytes) -> None:
+    """Write beside the place and rename. Raises DataError when that cannot be done; an older file then stays whole."""
+    with atomic_file(path) as temporary:
+        temporary.write_bytes(content)
+
+
+def read_json(path: Path, cure: str) -> Any:
+    """The content of a JSON file. Raises DataError, with the cure, for one that cannot be read or is none."""
+    try:
+        return json.loads(path.read_text(encoding="utf-8"))
+    except FileNotFoundError as error:
+        raise DataError(f"{path} is missing: {cure}") from error
+    except OSError as error:
+        raise DataError(f"{path} cannot be read: {error.strerror}") from error
+    except (ValueError, RecursionError) as error:
+        raise DataError(f"{path} is not JSON ({error}): {cure}") from error
 
 
 def write_json(path: Path, value: Any) -> None:

@@ -98,8 +98,8 @@ class DataFolder:
     digest: str = ""
 
     @classmethod
-    def open(cls, path: str | os.PathLike[str]) -> DataFolder:
-        """Read and check a folder.
+    def open(cls, path: str | os.PathLike[str], pictures: bool = True) -> DataFolder:
+        """Read and check a folder; without `pictures`, not whether those are there.
 
         Raises:
             DataError: the folder is missing or empty, or anything in it is wrong; up to 20 problems are named
@@ -110,7 +110,7 @@ class DataFolder:
             raise DataError(f"{root} is {'not a folder' if root.exists() else 'missing'}: give a data folder")
         if not any((root / name).is_file() for name in FILES):
             raise DataError(f"empty folder {root}: it holds none of {', '.join(FILES)}")
-        checks = Checks(root)
+        checks = Checks(root, look=pictures)
         pairs = [_pair(row) for row in json_lines(checks, FILES[0])]
         triplets = [_triplet(row) for row in json_lines(checks, FILES[1])]
         benchmark = _benchmark(checks) if (root / FILES[2]).is_file() else None
@@ -132,13 +132,13 @@ def _digest(root: Path) -> str:
     return digest.hexdigest()
 
 
-def open_benchmark(path: str | os.PathLike[str]) -> Benchmark:
-    """The benchmark of a data folder.
+def open_benchmark(path: str | os.PathLike[str], pictures: bool = True) -> Benchmark:
+    """The benchmark of a data folder; without `pictures`, it is not looked whether those are there.
 
     Raises:
         DataError: as `DataFolder.open`, and for a folder without benchmark.json.
     """
-    folder = DataFolder.open(path)
+    folder = DataFolder.open(path, pictures)
     if folder.benchmark is None:
         raise DataError(f"{folder.root} has no benchmark.json: there is nothing to evaluate")
     return folder.benchmark

@@ -10,7 +10,7 @@ from pathlib import Path
 from PIL import Image, ImageOps
 
 from .errors import ImageError
-from .types import ImageLike
+from .types import ImageLike, ImageSource
 
 FORMATS = ("JPEG", "PNG", "WEBP", "BMP", "GIF")
 MAX_PIXELS = 50_000_000
@@ -26,6 +26,8 @@ def load_image(source: ImageLike, max_pixels: int = MAX_PIXELS) -> Image.Image:
     """
     if isinstance(source, Image.Image):
         return _upright_rgb(source)
+    if isinstance(source, ImageSource):
+        return _upright_rgb(source.read())
     name = "the given bytes" if isinstance(source, bytes) else os.fspath(source)
     try:
         with Image.open(_stream(source, name), formats=FORMATS) as picture:
@@ -45,8 +47,8 @@ def load_image(source: ImageLike, max_pixels: int = MAX_PIXELS) -> Image.Image:
 
 def content_key(source: ImageLike) -> str:
     """A sha256 that equal pictures share: of the file's bytes, or of the size and pixels of a PIL picture."""
-    if isinstance(source, Image.Image):
-        picture = _upright_rgb(source)
+    if isinstance(source, (Image.Image, ImageSource)):
+        picture = load_image(source)
         return hashlib.sha256(repr(picture.size).encode() + picture.tobytes()).hexdigest()
     name = "the given bytes" if isinstance(source, bytes) else os.fspath(source)
     return hashlib.sha256(_stream(source, name).getvalue()).hexdigest()

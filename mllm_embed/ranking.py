@@ -12,6 +12,7 @@ all scores and `ranks_of_targets` agrees with it.
 from __future__ import annotations
 
 from collections.abc import Collection, Sequence
+from dataclasses import dataclass
 
 import numpy as np
 
@@ -20,6 +21,27 @@ from .errors import DataError
 _MARGIN = 16
 _BLOCK_VALUES = 1 << 23
 _UNIT_ROUNDOFF = 2.0**-24
+_SHORT = 1e-30
+_LARGEST = 1e37
+
+
+@dataclass(frozen=True)
+class TargetRanks:
+    """The ranks, from 1, of every query's targets, one int64 array a query in the order of its targets.
+
+    Equal scores are settled in gallery order, or with the other rows behind (optimistic) or ahead (pessimistic) of
+    the targets. Two targets of one query that score alike stand in gallery order under every rule.
+    """
+
+    gallery: list[np.ndarray]
+    optimistic: list[np.ndarray]
+    pessimistic: list[np.ndarray]
+
+    @classmethod
+    def of(cls, sizes: Sequence[int], counts: np.ndarray) -> TargetRanks:
+        """From how many rows come before each target, [3, M] by rule, for queries with `sizes` targets."""
+        ends = np.cumsum(sizes)[:-1]
+        return cls(*(np.split(1 + row, ends) if len(sizes) else [] for row in counts))
 
 
 def top_k(
@@ -74,8 +96,8 @@ def ranks_of_targets(
     gallery: np.ndarray,
     targets: Sequence[Sequence[int]],
     exclude: Sequence[Collection[int]] | None = None,
-) -> list[np.ndarray]:
-    """The rank, from 1, of every target among all allowed gallery rows: its place in `top_k` with k = N.
+) -> TargetRanks:
+    """The rank of every target among all allowed gallery rows: in gallery order, its place in `top_k` with k = N.
 
     Args:
         queries: [Q, D] vectors, cast to float32.
@@ -83,20 +105,17 @@ def ranks_of_targets(
         targets: for each query the gallery positions that are right.
         exclude: for each query the gallery positions that do not take part.
 
-    Returns:
-        One int64 array a query, in the order of its targets.
-
     Raises DataError as `top_k` does, and for a target that is excluded.
     """
     queries, gallery = _matrices(queries, gallery)
     rows, columns = _excluded_pairs(exclude, len(queries), len(gallery))
     owners, wanted = _flat_pairs(targets, len(queries), len(gallery), "targets")
-    keys = rows * len(gallery) + columns
-    lost = np.flatnonzero(np.isin(owners * len(gallery) + wanted, keys))
+    keys = owners * len(gallery) + wanted
+    lost = np.flatnonzero(np.isin(keys, rows * len(gallery) + columns))
     if len(lost):
         raise DataError(f"query {owners[lost[0]]}: its target {wanted[lost[0]]} is excluded and has no rank")
     slack = _slack(queries, gallery)
-    ranks = np.empty(len(owners), dtype=np.int64)
+    counts = np.empty((3, len(owners)), dtype=np.int64)
     step = max(1, _BLOCK_VALUES // len(gallery))
     for at in range(0, len(owners), step):
         part = slice(at, at + step)
@@ -105,27 +124,78 @@ def ranks_of_targets(
         mine = np.isin(rows, distinct)
         fast[np.searchsorted(distinct, rows[mine]), columns[mine]] = -np.inf
         own = _scores(queries, gallery, owners[part], wanted[part])
-        ranks[part] = 1 + _ahead(fast[local], own, slack[owners[part]], owners[part], wanted[part], queries, gallery)
-    return np.split(ranks, np.cumsum([len(row) for row in targets])[:-1]) if len(targets) else []
+        above = fast[local] - own[:, None].astype(np.float64)
+        margin = slack[owners[part], None]
+        pair, column = np.nonzero(np.abs(above) <= margin)
+        owner = owners[part][pair]
+        exact = _scores(queries, gallery, owner, column)
+        close = _ahead(exact, own[pair], column, wanted[part][pair], np.isin(owner * len(gallery) + column, keys))
+        certain = (above > margin).sum(axis=1)
+        counts[:, part] = [certain + np.bincount(pair[row], minlength=len(own)) for row in close]
+    return TargetRanks.of([len(row) for row in targets], counts)
+
+
+def ranks_among(
+    queries: np.ndarray, gallery: np.ndarray, targets: Sequence[Sequence[int]], candidates: Sequence[Sequence[int]]
+) -> TargetRanks:
+    """The rank of every target among the few gallery rows that its query may choose from.
+
+    A candidate named twice counts twice, as in GeneCIS' own scorer; a twin of the target itself does not count.
+
+    Args:
+        queries: [Q, D] vectors, cast to float32.
+        gallery: [N, D] vectors, cast to float32.
+        targets: for each query the gallery positions that are right.
+        candidates: for each query the gallery positions that take part, the targets among them.
+
+    Raises DataError as `top_k` does, and for a target that is no candidate.
+    """
+    queries, gallery = _matrices(queries, gallery)
+    rows, columns = _flat_pairs(candidates, len(queries), len(gallery), "candidates")
+    owners, wanted = _flat_pairs(targets, len(queries), len(gallery), "targets")
+    keys = owners * len(gallery) + wanted
+    lost = np.flatnonzero(~np.isin(keys, rows * len(gallery) + columns))
+    if len(lost):
+        raise DataError(f"query {owners[lost[0]]}: its target {wanted[lost[0]]} is not one of its candidates")
+    own, scores = _scores(queries, gallery, owners, wanted), _scores(queries, gallery, rows, columns)
+    # every target meets every candidate of its query: rows are sorted by query, so these stand in one slice each
+    sizes = np.bincount(rows, minlength=len(queries))
+    pair = np.repeat(np.arange(len(owners)), sizes[owners])
+    first = np.concatenate([[0], np.cumsum(sizes)])[owners]
+    place = np.arange(len(pair)) - np.repeat(np.cumsum(sizes[owners]) - sizes[owners], sizes[owners]) + first[pair]
+    other = np.isin(rows[place] * len(gallery) + columns[place], keys)
+    ahead = _ahead(scores[place], own[pair], columns[place], wanted[pair], other)
+    counts = np.stack([np.bincount(pair[row], minlength=len(owners)) for row in ahead])
+    return TargetRanks.of([len(row) for row in targets], counts)
+
+
+def top_among(
+    queries: np.ndarray, gallery: np.ndarray, k: int, candidates: Sequence[Sequence[int]]
+) -> tuple[np.ndarray, np.ndarray]:
+    """`top_k` for queries that may each choose from a few gallery rows only; same order, same filling, same errors."""
+    queries, gallery = _matrices(queries, gallery)
+    if k < 1:
+        raise DataError(f"k must be at least 1, not {k}")
+    rows, columns = _flat_pairs(candidates, len(queries), len(gallery), "candidates")
+    sizes = np.bincount(rows, minlength=len(queries))
+    places = np.arange(len(rows)) - np.repeat(np.cumsum(sizes) - sizes, sizes)
+    width = max(k, int(sizes.max(initial=0)))
+    scores = np.full((len(queries), width), -np.inf, dtype=np.float32)
+    indices = np.full((len(queries), width), -1, dtype=np.int64)
+    scores[rows, places] = _scores(queries, gallery, rows, columns)
+    indices[rows, places] = columns
+    order = np.lexsort((indices, -scores), axis=-1)[:, :k]
+    return np.take_along_axis(scores, order, axis=1), np.take_along_axis(indices, order, axis=1)
 
 
 def _ahead(
-    fast: np.ndarray,
-    own: np.ndarray,
-    slack: np.ndarray,
-    owners: np.ndarray,
-    wanted: np.ndarray,
-    queries: np.ndarray,
-    gallery: np.ndarray,
+    scores: np.ndarray, own: np.ndarray, columns: np.ndarray, wanted: np.ndarray, right: np.ndarray
 ) -> np.ndarray:
-    """How many gallery rows come before each target [M]: fast [M, N] float32 products, own [M] scores."""
-    margin = slack[:, None]
-    above = fast - own[:, None].astype(np.float64)
-    count = (above > margin).sum(axis=1)
-    pair, column = np.nonzero(np.abs(above) <= margin)
-    exact = _scores(queries, gallery, owners[pair], column)
-    before = (exact > own[pair]) | ((exact == own[pair]) & (column < wanted[pair]))
-    return count + np.bincount(pair[before], minlength=len(count))
+    """Whether a row comes before a target under each of the three rules [3, P]; `right`: it is a target as well."""
+    higher, equal, before = scores > own, (scores == own) & (columns != wanted), columns < wanted
+    return np.stack(
+        [higher | (equal & before), higher | (equal & before & right), higher | (equal & (before | ~right))]
+    )
 
 
 def _scores(queries: np.ndarray, gallery: np.ndarray, rows: np.ndarray, columns: np.ndarray) -> np.ndarray:
@@ -152,9 +222,19 @@ def _candidates(queries: np.ndarray, gallery: np.ndarray, count: int) -> tuple[n
 def _slack(queries: np.ndarray, gallery: np.ndarray) -> np.ndarray:
     """A bound [Q] on |fast float32 product - score|, whatever the order of summation (Higham 2002, 3.1)."""
     terms = gallery.shape[1] + 2
-    longest = np.sqrt(np.square(gallery, dtype=np.float64).sum(axis=1).max())
-    lengths = np.sqrt(np.square(queries, dtype=np.float64).sum(axis=1)) * longest
+    blur = 1 + 2 * terms * _UNIT_ROUNDOFF  # of the squares themselves
+    lengths = blur * np.sqrt(_squares(queries) * _squares(gallery).max(initial=0))
     return lengths * terms * _UNIT_ROUNDOFF / (1 - terms * _UNIT_ROUNDOFF) + terms * np.finfo(np.float32).tiny
+
+
+def _squares(matrix: np.ndarray) -> np.ndarray:
+    """The squared length of every row [N] float64, read once and without a copy of the matrix."""
+    with np.errstate(over="ignore", under="ignore", invalid="ignore"):
+        squares = np.einsum("ij,ij->i", matrix, matrix).astype(np.float64)
+    odd = ~((squares > _SHORT) & (squares < np.finfo(np.float32).max))  # out of float32's range, or not finite
+    for rows in np.array_split(np.flatnonzero(odd), 1 + odd.sum() * matrix.shape[1] // _BLOCK_VALUES):
+        squares[rows] = np.square(matrix[rows].astype(np.float64)).sum(axis=1)
+    return squares
 
 
 def _matrices(queries: np.ndarray, gallery: np.ndarray) -> tuple[np.ndarray, np.ndarray]:
@@ -163,7 +243,7 @@ def _matrices(queries: np.ndarray, gallery: np.ndarray) -> tuple[np.ndarray, np.
         matrix = np.ascontiguousarray(values, dtype=np.float32)
         if matrix.ndim != 2 or matrix.shape[1] == 0:
             raise DataError(f"{name} must be a matrix with one vector a row, not of shape {matrix.shape}")
-        bad = np.flatnonzero(~np.isfinite(matrix).all(axis=1))
+        bad = np.flatnonzero(~np.isfinite(_squares(matrix)))
         if len(bad):
             raise DataError(f"{name} row {bad[0]} holds NaN or infinite values ({len(bad)} such rows): cannot rank")
         both.append(matrix)
@@ -171,6 +251,9 @@ def _matrices(queries: np.ndarray, gallery: np.ndarray) -> tuple[np.ndarray, np.
         raise DataError("the gallery is empty: there is nothing to rank")
     if both[0].shape[1] != both[1].shape[1]:
         raise DataError(f"queries have {both[0].shape[1]} dimensions and the gallery {both[1].shape[1]}")
+    longest = np.prod([np.sqrt(_squares(matrix).max(initial=0)) for matrix in both])
+    if not longest < _LARGEST:
+        raise DataError(f"the vectors are too long for float32 products ({longest:.0e}): give them unit length")
     return both[0], both[1]
 
 

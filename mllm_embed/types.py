@@ -5,13 +5,23 @@ from __future__ import annotations
 import os
 from collections.abc import Mapping
 from dataclasses import dataclass
-from typing import Literal, TypeAlias
+from typing import Literal, Protocol, TypeAlias, runtime_checkable
 
 from PIL import Image
 
 from .errors import DataError
 
-ImageLike: TypeAlias = str | os.PathLike[str] | bytes | Image.Image
+
+@runtime_checkable
+class ImageSource(Protocol):
+    """A picture that is made when it is needed: a crop of a file, say. Hashable; equal sources give equal pictures."""
+
+    def read(self) -> Image.Image:
+        """The picture. Raises ImageError, naming the file."""
+        ...
+
+
+ImageLike: TypeAlias = str | os.PathLike[str] | bytes | Image.Image | ImageSource
 Role = Literal["composed", "image", "text"]
 
 
@@ -87,7 +97,7 @@ def as_item(value: object) -> Item:
 def _check(item: Item, words: str | None, name: str) -> None:
     if words is not None and not (isinstance(words, str) and words.strip()):
         raise DataError(f"the {name} of a {type(item).__name__} is empty; give words, or leave it out")
-    if item.image is not None and not isinstance(item.image, (str, os.PathLike, bytes, Image.Image)):
+    if item.image is not None and not isinstance(item.image, (str, os.PathLike, bytes, Image.Image, ImageSource)):
         raise DataError(
             f"the image of a {type(item).__name__} is a {type(item.image).__name__}; give a path, bytes or a PIL image"
         )

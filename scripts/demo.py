@@ -32,34 +32,35 @@ def main() -> None:
 
     from transformers.utils.logging import disable_progress_bar
 
-    from mllm_embed import DataFolder, MLLMEmbedder
-    from mllm_embed.eval.evaluate import Result, evaluate
+    from mllm_embed import MLLMEmbedder
+    from mllm_embed.eval.benchmarks import open_suite
+    from mllm_embed.eval.evaluate import evaluate
     from mllm_embed.eval.report import comparison_table, write_result, write_sheet
+    from mllm_embed.eval.score import Result
     from mllm_embed.training.config import load_recipe
     from mllm_embed.training.stages import run_recipe
 
     disable_progress_bar()  # weights of 14 MB load in a blink
     recipe = load_recipe("demo")
-    tests = {name: DataFolder.open(OUTPUT / "data" / name).benchmark for name in ("seen", "unseen")}
+    tests = {name: open_suite("folder", OUTPUT / "data" / name) for name in ("seen", "unseen")}
     table: dict[str, dict[str, Result]] = {}
 
     def measure(row: str, adapter: Path | None) -> None:
         say(f"evaluating: {row}")
         embedder = MLLMEmbedder.from_pretrained(recipe.model, adapter=adapter)
-        table[row] = {test.name: evaluate(embedder, test, batch_size=64, progress=True) for test in tests.values()}
+        table[row] = {name: evaluate(embedder, test, batch_size=64, progress=True) for name, test in tests.items()}
         for name, result in table[row].items():
             settings = {"model": recipe.model, "adapter": adapter and str(adapter)}
-            write_result(result, OUTPUT / "results" / row.replace(", ", "-").replace(" ", "_") / name, settings)
-        print(
-            "composed R@1:", {name: round(result.rows["composed"].percent(1), 1) for name, result in table[row].items()}
-        )
+            folder = OUTPUT / "results" / row.replace(", ", "-").replace(" ", "_") / name
+            write_result(result, tests[name], folder, settings)
+        print("composed R@1:", {name: round(result.percent("R@1"), 1) for name, result in table[row].items()})
 
     measure("base model", None)
     say("training live: stage 1 on captions, then stage 2 on instructions (training/recipes/demo.yaml)")
     run_recipe(recipe, after_stage=lambda stage, adapter: measure(STAGES[stage], adapter))
     measure("shipped adapters", SHIPPED)
     unseen = tests["unseen"]
-    write_sheet(table["shipped adapters"][unseen.name], unseen, OUTPUT / "contact_sheet.png", 12)
+    write_sheet(table["shipped adapters"]["unseen"], unseen, OUTPUT / "contact_sheet.png", 12)
     text = comparison_table(table)
     (OUTPUT / "table.txt").write_text(text + "\n", encoding="utf-8")
     say(f"done; data, adapters, log.jsonl, results and contact_sheet.png are in {OUTPUT}/\n\n{text}")

@@ -1,4 +1,6 @@
-"""`python -m eval run` with a real tiny model on real files."""
+"""`python -m eval` with a real tiny model on real files."""
+
+from __future__ import annotations
 
 import json
 import subprocess
@@ -29,6 +31,34 @@ def benchmark(tmp_path: Path) -> Path:
     return folder
 
 
+@pytest.fixture
+def cirr(tmp_path: Path) -> Path:
+    """CIRR's files in small: 60 pictures, of which every query's set holds six; labels for val, none for test1."""
+    root = tmp_path / "cirr"
+    for folder in ("captions", "image_splits", "dev", "test1"):
+        (root / folder).mkdir(parents=True)
+    for split, place in (("val", "dev"), ("test1", "test1")):
+        names = [f"{place}-{number}-0-img0" for number in range(60)]
+        for number, name in enumerate(names):
+            Image.new("RGB", (8, 8), (number * 4, 90, 255 - number * 4)).save(root / place / f"{name}.png")
+        rows = []
+        for number in range(0, 60, 12):
+            row = {"pairid": 100 + number, "reference": names[number], "caption": "brighter"}
+            row["img_set"] = {"id": number, "members": names[number : number + 6]}
+            labels = {"target_hard": names[number + 1], "target_soft": {names[number + 1]: 1.0, names[number + 2]: 0.5}}
+            rows.append({**row, **(labels if split == "val" else {})})
+        (root / f"captions/cap.rc2.{split}.json").write_text(json.dumps(rows))
+        files = {name: f"./{place}/{name}.png" for name in names}
+        (root / f"image_splits/split.rc2.{split}.json").write_text(json.dumps(files))
+    return root
+
+
+def last_error(capsys: pytest.CaptureFixture[str]) -> str:
+    error = capsys.readouterr().err.strip().splitlines()[-1]
+    assert error.startswith("error: ")
+    return error
+
+
 def test_a_run_prints_the_table_and_writes_result_and_sheet(
     tiny_llava: Path,
     benchmark: Path,
@@ -39,16 +69,16 @@ def test_a_run_prints_the_table_and_writes_result_and_sheet(
     monkeypatch.chdir(tmp_path)
     assert main(["run", str(benchmark), "--model", str(tiny_llava), "--dtype", "float32"]) == 0
     out = capsys.readouterr().out
-    folder = tmp_path / "runs/eval/my_bench"
-    assert sorted(file.name for file in folder.iterdir()) == ["contact_sheet.png", "result.json"]
+    folder = tmp_path / "runs/eval/my_bench-tiny"
+    assert sorted(file.name for file in folder.iterdir()) == ["contact_sheet.png", "per_query.json", "result.json"]
     content = json.loads((folder / "result.json").read_text())
     assert (content["model"], content["adapter"], content["dtype"]) == (str(tiny_llava), None, "float32")
+    rows = content["tasks"][""]["rows"]
     for name in ("composed", "image only", "text only", "sum"):
-        row = content["rows"][name]
-        assert row["queries"] == 5 and row["hits"]["10"] == 5
+        assert rows[name]["R@10"]["hits"] == rows[name]["R@10"]["queries"] == 5
         line = next(line for line in out.splitlines() if line.startswith(name))
-        assert line.split()[-2:] == [str(row["hits"]["1"]), "5"]
-    assert content["caption_to_image"]["queries"] == 6
+        assert line.removeprefix(name).split()[0] == f"{rows[name]['R@1']['percent']:.2f}"
+    assert content["tasks"]["captions"]["queries"] == 6
     assert content["versions"]["torch"]
     with Image.open(folder / "contact_sheet.png") as image:
         assert image.height > 5 * 128
@@ -62,10 +92,48 @@ def test_a_second_run_gives_the_same_numbers_whatever_the_batch(
         output = tmp_path / f"out{number}"
         arguments = ["run", str(benchmark), "--model", str(tiny_llava), "--output", str(output)]
         assert main([*arguments, "--sheet", "0", "--batch-size", size]) == 0
-        assert [file.name for file in output.iterdir()] == ["result.json"]
+        assert sorted(file.name for file in output.iterdir()) == ["per_query.json", "result.json"]
         results.append(json.loads((output / "result.json").read_text()))
-    for key in ("benchmark", "rows", "caption_to_image", "protocol", "versions"):
+    for key in ("benchmark", "tasks", "protocol", "versions"):
         assert results[0][key] == results[1][key]
+
+
+def test_saved_vectors_score_as_the_run_did(
+    tiny_llava: Path, cirr: Path, tmp_path: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    run, scored, vectors = tmp_path / "run", tmp_path / "scored", tmp_path / "vectors"
+    data = ["cirr", "--data", str(cirr)]
+    assert main(["check", *data]) == 0 and "ready" in capsys.readouterr().out
+    model = ["--model", str(tiny_llava), "--save-vectors", str(vectors)]
+    assert main(["run", *data, *model, "--output", str(run), "--sheet", "2"]) == 0
+    assert main(["score", *data, "--vectors", str(vectors), "--output", str(scored)]) == 0
+    first, second = (json.loads((folder / "result.json").read_text()) for folder in (run, scored))
+    assert first["tasks"][""]["rows"]["composed"] == second["tasks"][""]["rows"]["composed"]
+    assert first["means"]["composed"] == second["means"]["composed"]
+    assert set(first["tasks"][""]["rows"]) == {"composed", "image only", "text only", "sum"}
+    assert first["tasks"][""]["rows"]["composed"]["Rsub@3"]["queries"] == 5
+    out = capsys.readouterr().out
+    assert "soft R@100" in out and "(R@5 + Rsub@1) / 2" in out
+
+
+def test_hidden_labels_are_submitted_and_not_scored(
+    tiny_llava: Path, cirr: Path, tmp_path: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    data, output = ["cirr", "--data", str(cirr)], tmp_path / "server"
+    assert main(["run", *data, "--split", "test1", "--model", "not/loaded/at/all"]) == 2
+    assert "labels of cirr test1 are hidden" in last_error(capsys)
+    assert main(["submit", *data, "--model", str(tiny_llava), "--output", str(output)]) == 0
+    files = sorted(output.iterdir())
+    assert [file.name for file in files] == ["recall.json", "recall_subset.json"]
+    assert main(["submit", *data, "--files", *map(str, files)]) == 0
+    assert "fit for the server" in capsys.readouterr().out
+    assert main(["submit", *data, "--split", "val", "--files", *map(str, files)]) == 2
+    assert "cirr val needs no server" in last_error(capsys)
+    content = json.loads(files[0].read_text())
+    content["100"][0] = "test1-0-0-img0"  # its own reference
+    files[0].write_text(json.dumps(content))
+    assert main(["submit", *data, "--files", *map(str, files)]) == 2
+    assert 'recall.json: the list of query "100" names the query\'s own reference picture' in last_error(capsys)
 
 
 @pytest.mark.parametrize(
@@ -76,6 +144,13 @@ def test_a_second_run_gives_the_same_numbers_whatever_the_batch(
         (["--output", "bench/benchmark.json"], "is a file"),
         (["--model", "none/at/all"], "none/at/all"),
         (["--adapter", "none/at/all"], "none/at/all"),
+        (["--option", "gallery"], "--option takes KEY=VALUE, not 'gallery'"),
+        (["--option", "gallery=val"], "folder has no option 'gallery'; it has none"),
+        (["--split", "test"], "folder has no split 'test'; it has none"),
+        (["--option", "a=b", "--option", "a=c"], "--option a is given twice"),
+        (["--data", "x"], "--data and --images belong to a benchmark's name"),
+        (["--save-vectors", "bench/0.png"], "--save-vectors bench/0.png: bench/0.png is a file"),
+        (["--output", "bench/0.png/deep"], "0.png is a file"),
     ],
 )
 def test_bad_arguments_give_one_sentence_and_exit_code_2(
@@ -89,9 +164,46 @@ def test_bad_arguments_give_one_sentence_and_exit_code_2(
 ) -> None:
     monkeypatch.chdir(tmp_path)
     assert main(["run", "bench", "--model", str(tiny_llava), *changes]) == 2
-    error = capsys.readouterr().err.strip().splitlines()[-1]
-    assert error.startswith("error: ") and message in error
+    assert message in last_error(capsys)
     assert [file.name for file in tmp_path.iterdir()] == ["bench"]
+
+
+@pytest.mark.parametrize(
+    ("words", "message"),
+    [
+        (["check", "nothing"], "neither a benchmark (fashioniq, cirr, circo"),
+        (["check", "cirr"], "--data is missing"),
+        (["check", "cirr", "--data", "none"], "none is missing"),
+        (["score", "cirr", "--data", "bench", "--vectors", "v"], "cap.rc2.val.json"),
+        (["submit", "bench", "--vectors", "v"], "my bench has no server; there are servers for cirr and circo"),
+        (["submit", "cirr", "--data", "bench"], "give one of --model, --vectors and --files"),
+        (["compare", "none"], "none"),
+    ],
+)
+def test_every_command_refuses_bad_input(
+    benchmark: Path,
+    tmp_path: Path,
+    words: list[str],
+    message: str,
+    monkeypatch: pytest.MonkeyPatch,
+    capsys: pytest.CaptureFixture[str],
+) -> None:
+    monkeypatch.chdir(tmp_path)
+    assert main(words) == 2
+    assert message in last_error(capsys)
+    assert [file.name for file in tmp_path.iterdir()] == ["bench"]
+
+
+def test_check_says_what_is_missing_and_where_to_get_it(cirr: Path, capsys: pytest.CaptureFixture[str]) -> None:
+    (cirr / "dev/dev-7-0-img0.png").unlink()
+    assert main(["check", "cirr", "--data", str(cirr)]) == 1
+    out = capsys.readouterr().out
+    assert "MISSING gallery pictures: 59 of 60, first missing: ./dev/dev-7-0-img0.png" in out.replace(
+        ": dev/", ": ./dev/"
+    )
+    assert "NLVR2" in out
+    assert main(["run", "cirr", "--data", str(cirr), "--model", "x"]) == 2
+    assert "1 of 60 gallery pictures are missing" in last_error(capsys)
 
 
 @pytest.mark.parametrize(
@@ -127,15 +239,19 @@ def test_a_truncated_picture_leaves_nothing(
     assert not (tmp_path / "out").exists()
 
 
-def test_help_is_quick_and_teaches() -> None:
+@pytest.mark.parametrize("command", ["run", "score", "check", "submit", "compare"])
+def test_help_is_quick_and_teaches(command: str) -> None:
     code = (
         "import sys\n"
         "from eval.cli import main\n"
-        "try:\n    main(['run', '--help'])\nexcept SystemExit as stop:\n    code = stop.code\n"
+        f"try:\n    main(['{command}', '--help'])\nexcept SystemExit as stop:\n    code = stop.code\n"
         "heavy = {'torch', 'transformers', 'faiss', 'peft'} & set(sys.modules)\n"
         "raise SystemExit(code or (f'imported {heavy}' if heavy else 0))\n"
     )
     root = Path(__file__).parents[2]
     done = subprocess.run([sys.executable, "-c", code], capture_output=True, text=True, cwd=root, check=False)
     assert done.returncode == 0, done.stderr
-    assert "python -m eval run data/shoes" in done.stdout and "contact_sheet.png" in done.stdout
+    if command != "compare":
+        assert "--option gallery=original|val" in done.stdout and "--split val|test1" in done.stdout
+    if command == "run":
+        assert "python -m eval run data/shoes" in done.stdout and "contact_sheet.png" in done.stdout

@@ -1,5 +1,7 @@
 """A benchmark of plain colours, solved by an encoder whose every rank can be worked out by hand."""
 
+from __future__ import annotations
+
 import json
 from pathlib import Path
 
@@ -7,10 +9,14 @@ import numpy as np
 import pytest
 from PIL import Image
 
-from eval.evaluate import Result, evaluate
+from eval.benchmarks import open_suite
+from eval.benchmarks.folder import suite_of
+from eval.evaluate import evaluate
 from eval.report import comparison_table, spread, table, write_result, write_sheet
+from eval.score import Result
+from eval.suite import Suite
 from mllm_embed.errors import DataError
-from mllm_embed.folder import Benchmark, BenchmarkQuery, GalleryItem, open_benchmark
+from mllm_embed.folder import Benchmark, BenchmarkQuery, GalleryItem
 from mllm_embed.prompts import PROMPT_SETS
 
 COLOURS = {"red": (255, 0, 0), "green": (0, 255, 0), "blue": (0, 0, 255), "white": (255, 255, 255)}
@@ -64,44 +70,65 @@ def folder(tmp_path: Path) -> Path:
 
 
 @pytest.fixture
-def result(folder: Path) -> Result:
-    return evaluate(ColourEncoder(), open_benchmark(folder))
+def suite(folder: Path) -> Suite:
+    return open_suite("folder", folder)
+
+
+@pytest.fixture
+def result(suite: Suite) -> Result:
+    return evaluate(ColourEncoder(), suite)
+
+
+def hits(result: Result, row: str, task: str = "") -> list[int | None]:
+    return [result.tasks[task].rows[row][f"R@{k}"].hits for k in (1, 5, 10)]
 
 
 def test_every_number_is_the_one_worked_out_by_hand(result: Result) -> None:
     # Gallery order: red green blue white twin. Composed ranks of the targets by query:
     # 0 green white-hot first -> 1; 1 its twin, tied, comes second -> 2; 2 white 1 and blue 2;
     # 3 white first, then zero scores in gallery order -> red 2.
-    composed = result.rows["composed"]
-    assert (composed.queries, composed.hits) == (4, {1: 2, 5: 4, 10: 4})
-    assert composed.mrr == pytest.approx((1 + 1 / 2 + 1 + 1 / 2) / 4)
-    assert composed.map == pytest.approx((1 + 1 / 2 + 1 + 1 / 2) / 4)
-    assert composed.map_at[1] == 0.5
-    assert composed.percent(1) == 50
+    assert hits(result, "composed") == [2, 4, 4]
+    composed = result.tasks[""].rows["composed"]
+    assert composed["R@1"].queries == 4 and composed["R@1"].percent == 50
+    assert composed["MRR"].percent == pytest.approx(100 * (1 + 1 / 2 + 1 + 1 / 2) / 4)
+    assert composed["mAP"].percent == pytest.approx(100 * (1 + 1 / 2 + 1 + 1 / 2) / 4)
+    assert composed["mAP@1"].percent == 50
     # Picture alone: red first, so green 2 and twin 5 (behind green, blue, white, all zero); blue first; red 2.
-    assert result.rows["image only"].hits == {1: 1, 5: 4, 10: 4}
-    assert result.rows["image only"].mrr == pytest.approx((1 / 2 + 1 / 5 + 1 + 1 / 2) / 4)
+    assert hits(result, "image only") == [1, 4, 4]
+    assert result.percent("MRR", "image only") == pytest.approx(100 * (1 / 2 + 1 / 5 + 1 + 1 / 2) / 4)
     # Words alone: green 1, twin 2, white 1; for "to blue" blue is excluded and the rest is zero: red 1.
-    assert result.rows["text only"].hits == {1: 3, 5: 4, 10: 4}
+    assert hits(result, "text only") == [3, 4, 4]
     # Sum: red and green equal, so red, green, twin; white and blue equal, blue is first in the gallery; red 2.
-    assert result.rows["sum"].hits == {1: 1, 5: 4, 10: 4}
-    assert result.rows["sum"].mrr == pytest.approx((1 / 2 + 1 / 3 + 1 + 1 / 2) / 4)
+    assert hits(result, "sum") == [1, 4, 4]
+    assert result.percent("MRR", "sum") == pytest.approx(100 * (1 / 2 + 1 / 3 + 1 + 1 / 2) / 4)
+
+
+def test_the_tie_rule_moves_what_hangs_on_ties_and_nothing_else(suite: Suite) -> None:
+    # Queries 0 and 1 tie with a twin, query 3 has its target among zero scores: those three hang on ties.
+    by_rule = {rule: evaluate(ColourEncoder(), suite, ties=rule) for rule in ("optimistic", "gallery", "pessimistic")}
+    assert [hits(result, "composed")[0] for result in by_rule.values()] == [3, 2, 1]
+    for rule, result in by_rule.items():
+        assert result.tasks[""].rows["composed"]["R@1"].tied == 2
+        assert result.tasks[""].rows["composed"]["MRR"].tied == 3
+        assert ("come first" in result.protocol["ties"]) == (rule == "optimistic")
+    assert "queries hang on equal scores" in table(by_rule["gallery"])
 
 
 def test_kinds_and_captions_are_reported(result: Result) -> None:
-    assert list(result.kinds) == ["a", "b"]
-    assert (result.kinds["a"].hits[1], result.kinds["b"].hits[1], result.kinds["b"].queries) == (1, 1, 2)
+    groups = result.tasks[""].groups
+    assert list(groups) == ["a", "b"]
+    assert (groups["a"]["R@1"].hits, groups["b"]["R@1"].hits, groups["b"]["R@1"].queries) == (1, 1, 2)
     # Five captions; both pictures of "all green" count for either of its two.
-    assert result.caption_to_image is not None
-    assert (result.caption_to_image.queries, result.caption_to_image.hits[1]) == (5, 5)
-    assert result.answers[0].tolist() == [1, 4, 0, 2, 3]
-    assert result.answers[3].tolist() == [3, 0, 1, 4, -1]
+    captions = result.tasks["captions"].rows["text"]["R@1"]
+    assert (captions.queries, captions.hits) == (5, 5)
+    assert result.tasks[""].answers[0].tolist() == [1, 4, 0, 2, 3]
+    assert result.tasks[""].answers[3].tolist() == [3, 0, 1, 4, -1]
 
 
-def test_everything_is_encoded_in_one_call(folder: Path) -> None:
+def test_everything_is_encoded_in_one_call(suite: Suite) -> None:
     encoder = ColourEncoder()
-    evaluate(encoder, open_benchmark(folder))
-    assert encoder.calls == [5 + 4 + 3 * 4]
+    evaluate(encoder, suite)
+    assert encoder.calls == [5 + 4 * 3 + 5]  # gallery, the composed queries and their halves, captions
 
 
 def test_excluded_pictures_are_left_out_for_every_row(folder: Path) -> None:
@@ -109,39 +136,45 @@ def test_excluded_pictures_are_left_out_for_every_row(folder: Path) -> None:
     for query in content["queries"]:
         query.pop("exclude", None)
     (folder / "benchmark.json").write_text(json.dumps(content))
-    result = evaluate(ColourEncoder(), open_benchmark(folder))
-    assert result.rows["text only"].hits[1] == 2
+    result = evaluate(ColourEncoder(), open_suite("folder", folder))
+    assert hits(result, "text only")[0] == 2
     assert "whole gallery" in result.protocol["excluded"]
 
 
-def test_the_json_holds_protocol_hits_counts_and_versions(result: Result, tmp_path: Path) -> None:
-    path = write_result(result, tmp_path / "out", {"model": "m", "adapter": None})
-    content = json.loads(path.read_text())
+def test_the_json_holds_protocol_hits_counts_and_versions(result: Result, suite: Suite, tmp_path: Path) -> None:
+    write_result(result, suite, tmp_path / "out", {"model": "m", "adapter": None})
+    content = json.loads((tmp_path / "out/result.json").read_text())
     assert content["model"] == "m" and content["adapter"] is None
-    assert content["benchmark"] == {"name": "colours", "fingerprint": result.fingerprint, "gallery": 5}
-    row = content["rows"]["composed"]
-    assert (row["hits"]["1"], row["queries"], row["percent"]["1"]) == (2, 4, 50.0)
-    assert content["kinds"]["a"]["hits"]["1"] == 1
-    assert content["caption_to_image"]["hits"]["1"] == 5
+    assert content["benchmark"]["fingerprint"] == suite.fingerprint() and content["tasks"][""]["gallery"] == 5
+    figure = content["tasks"][""]["rows"]["composed"]["R@1"]
+    assert (figure["hits"], figure["queries"], figure["percent"], figure["tied"]) == (2, 4, 50.0, 2)
+    assert 0 <= figure["low"] < 50 < figure["high"] <= 100
+    assert content["tasks"][""]["groups"]["a"]["R@1"]["hits"] == 1
     assert "2 of 4 queries" in content["protocol"]["excluded"]
     assert "gallery order" in content["protocol"]["ties"]
     assert content["protocol"]["prompts"] == PROMPT_SETS["instructcir"].to_dict()
     assert {"python", "numpy", "faiss-cpu", "torch"} <= set(content["versions"])
-    assert set(content["seconds"]) == {"embedding", "ranking"}
-    assert [file.name for file in (tmp_path / "out").iterdir()] == ["result.json"]
+    assert {"embedding seconds", "ranking seconds"} <= set(content["spent"])
+    assert content["spent"]["index bytes"] == 5 * 4 * 4
+    one = json.loads((tmp_path / "out/per_query.json").read_text())["tasks"][""]
+    assert (one["ids"], one["metrics"]["R@1"]) == (["0", "1", "2", "3"], [1, 0, 1, 0])
+    assert one["answers"][3] == ["white", "red", "green", "twin"]
 
 
-def test_the_table_is_aligned_and_in_order(result: Result) -> None:
-    title, head, *lines = table(result).splitlines()
-    assert title == "colours: 4 queries, gallery of 5"
-    names = ["composed", "image only", "text only", "sum", "caption to image", "composed, by kind", "  a", "  b"]
-    assert [line[:18].rstrip() for line in lines] == names
-    assert lines[0].split() == ["composed", "50.0", "100.0", "100.0", "75.0", "75.0", "2", "4"]
-    assert {len(line) for line in [head, *lines] if line != "composed, by kind"} == {len(head)}
+def test_the_table_shows_rows_hits_intervals_and_kinds(result: Result) -> None:
+    title, head, names, *lines = table(result).splitlines()
+    assert title.startswith("colours") and "gallery order" in title
+    assert head == "" and names == "4 queries, gallery of 5"
+    assert lines[0].split() == ["R@1", "R@5", "R@10", "mAP", "MRR", "mAP@1", "mAP@5", "mAP@10"]
+    rows = [line[:15].strip() for line in lines[1:9]]
+    assert rows == ["composed", "95 % interval", "hits", "image only", "text only", "sum", "a (1)", "b (2)"]
+    assert lines[1].split()[1:6] == ["50.00", "100.00", "100.00", "75.00", "75.00"]
+    assert lines[3].split() == ["hits", "2", "4", "4"]
+    assert lines[-1].startswith("embedding ") and lines[-1].endswith("index 80 bytes")
 
 
-def test_several_models_are_compared_side_by_side(result: Result, folder: Path) -> None:
-    weak = evaluate(ColourEncoder(weight=0.5), open_benchmark(folder))
+def test_several_models_are_compared_side_by_side(result: Result, suite: Suite) -> None:
+    weak = evaluate(ColourEncoder(weight=0.5), suite)
     text = comparison_table({"weak": {"colours": weak}, "strong": {"colours": result, "other": result}})
     titles, head, *lines = text.splitlines()
     assert head.split()[:4] == ["R@1", "R@5", "R@10", "mAP"] and head.count("R@10") == 2
@@ -160,14 +193,13 @@ def test_a_gallery_without_captions_or_kinds_has_no_such_rows(folder: Path) -> N
         row.pop("caption", None)
         row.pop("kind", None)
     (folder / "benchmark.json").write_text(json.dumps(content))
-    result = evaluate(ColourEncoder(), open_benchmark(folder))
-    assert result.caption_to_image is None and result.kinds == {}
-    assert result.to_dict()["caption_to_image"] is None
-    assert "caption" not in table(result) and "kind" not in table(result)
+    result = evaluate(ColourEncoder(), open_suite("folder", folder))
+    assert list(result.tasks) == [""] and result.tasks[""].groups == {}
+    assert "caption" not in table(result)
 
 
-def test_the_sheet_frames_the_right_answer(result: Result, folder: Path, tmp_path: Path) -> None:
-    path = write_sheet(result, open_benchmark(folder), tmp_path / "sheet.png", 1)
+def test_the_sheet_frames_the_right_answer(result: Result, suite: Suite, tmp_path: Path) -> None:
+    path = write_sheet(result, suite, tmp_path / "sheet.png", 1)
     with Image.open(path) as image:
         sheet = np.asarray(image)
     assert (sheet == (22, 163, 74)).all(axis=2).any()
@@ -175,12 +207,11 @@ def test_the_sheet_frames_the_right_answer(result: Result, folder: Path, tmp_pat
 
 def test_queries_for_the_sheet_are_spread_over_the_kinds() -> None:
     kinds = ["a"] * 50 + ["b"] * 3 + [None] * 20
-    queries = [BenchmarkQuery(str(at), Path("x"), "y", ("z",), kind=kind) for at, kind in enumerate(kinds)]
-    chosen = spread(queries, 9)
+    chosen = spread(kinds, 9)
     assert [kinds[at] for at in chosen] == ["a"] * 3 + ["b"] * 3 + [None] * 3
     assert chosen[:3] == [8, 25, 41]
-    assert len(set(spread(queries, 60))) == 60
-    assert sorted(spread(queries, 1000)) == list(range(73))
+    assert len(set(spread(kinds, 60))) == 60
+    assert sorted(spread(kinds, 1000)) == list(range(73))
 
 
 def test_benchmarks_made_in_code_are_checked_too(folder: Path) -> None:
@@ -188,12 +219,11 @@ def test_benchmarks_made_in_code_are_checked_too(folder: Path) -> None:
     for targets, message in ((("b",), '"b" is not in the gallery'), ((), "no target")):
         query = BenchmarkQuery("q", folder / "red.png", "x", targets)
         with pytest.raises(DataError, match=message):
-            evaluate(ColourEncoder(), Benchmark("made", gallery, (query,)))
-    with pytest.raises(DataError, match="no queries"):
-        evaluate(ColourEncoder(), Benchmark("made", gallery, ()))
+            suite_of(Benchmark("made", gallery, (query,)))
+    with pytest.raises(DataError, match="no query"):
+        suite_of(Benchmark("made", gallery, ()))
 
 
-def test_vectors_with_nan_are_refused(folder: Path) -> None:
-    encoder = ColourEncoder(weight=float("nan"))
+def test_vectors_with_nan_are_refused(suite: Suite) -> None:
     with pytest.raises(DataError, match="NaN"):
-        evaluate(encoder, open_benchmark(folder))
+        evaluate(ColourEncoder(weight=float("nan")), suite)

@@ -6,7 +6,7 @@ import numpy as np
 import pytest
 
 from mllm_embed.errors import DataError
-from mllm_embed.ranking import ranks_of_targets, top_k
+from mllm_embed.ranking import TargetRanks, ranks_among, ranks_of_targets, top_k
 
 KINDS = ("random", "duplicated", "grid", "close", "equal")
 
@@ -66,7 +66,7 @@ def test_ranks_agree_with_the_sort_and_with_top_k(kind: str) -> None:
     rng = np.random.default_rng(1)
     allowed = [[at for at in range(len(g)) if at not in left_out] for left_out in exclude]
     targets = [rng.permutation(row)[: 1 + number % 4].tolist() for number, row in enumerate(allowed)]
-    ranks = ranks_of_targets(q, g, targets, exclude)
+    ranks = ranks_of_targets(q, g, targets, exclude).gallery
     indices = top_k(q, g, len(g), exclude)[1]
     for row, ordered in enumerate(brute_force(q, g, exclude)):
         order = [at for at, _ in ordered]
@@ -88,13 +88,13 @@ def test_equal_scores_come_in_gallery_order_beyond_what_is_fetched_first() -> No
     g = np.ones((5000, 8), dtype=np.float32)
     g[4321] *= 2
     assert top_k(g[:1], g, 4)[1].tolist() == [[4321, 0, 1, 2]]
-    assert ranks_of_targets(g[:1], g, [[4999, 0, 4321]])[0].tolist() == [5000, 2, 1]
+    assert ranks_of_targets(g[:1], g, [[4999, 0, 4321]]).gallery[0].tolist() == [5000, 2, 1]
 
 
 def test_without_exclusion_nothing_is_left_out() -> None:
     q, g = vectors("random", 5)
     assert (top_k(q, g, 9)[1] == top_k(q, g, 9, [set()] * len(q))[1]).all()
-    assert ranks_of_targets(q[:0], g, []) == []
+    assert ranks_of_targets(q[:0], g, []).gallery == []
 
 
 @pytest.mark.parametrize("value", [np.nan, np.inf, -np.inf])
@@ -129,3 +129,70 @@ def test_an_excluded_target_has_no_rank() -> None:
     ones = np.ones((3, 4), dtype=np.float32)
     with pytest.raises(DataError, match="query 1: its target 2 is excluded"):
         ranks_of_targets(ones[:2], ones, [[0], [1, 2]], [{2}, {2}])
+
+
+def by_hand(q: np.ndarray, g: np.ndarray, targets: list[list[int]], candidates: list[list[int]]) -> TargetRanks:
+    """The three rules in plain words, over every candidate of every target."""
+    rules: dict[str, list] = {"gallery": [], "optimistic": [], "pessimistic": []}
+    for row, right, allowed in zip(q.tolist(), targets, candidates, strict=True):
+        score = {at: float(np.float32(math.fsum(map(float.__mul__, row, g[at].tolist())))) for at in allowed}
+        ranks: dict[str, list[int]] = {rule: [] for rule in rules}
+        for target in right:
+            for rule, places in ranks.items():
+                place = 1
+                for at in allowed:
+                    if at == target:
+                        continue
+                    ahead = at < target if rule == "gallery" or at in right else rule == "pessimistic"
+                    place += score[at] > score[target] or (score[at] == score[target] and ahead)
+                places.append(place)
+        for rule, places in ranks.items():
+            rules[rule].append(np.array(places))
+    return TargetRanks(**rules)
+
+
+def same(ranks: TargetRanks, others: TargetRanks) -> bool:
+    return all(
+        [row.tolist() for row in getattr(ranks, rule)] == [row.tolist() for row in getattr(others, rule)]
+        for rule in ("gallery", "optimistic", "pessimistic")
+    )
+
+
+@pytest.mark.parametrize("kind", KINDS)
+def test_the_three_tie_rules_are_those_written_out_by_hand(kind: str) -> None:
+    q, g = vectors(kind, 11, gallery=60)
+    exclude = excluded(11, len(q), len(g))
+    rng = np.random.default_rng(2)
+    allowed = [[at for at in range(len(g)) if at not in left_out] for left_out in exclude]
+    targets = [rng.permutation(row)[: 1 + number % 5].tolist() for number, row in enumerate(allowed)]
+    assert same(ranks_of_targets(q, g, targets, exclude), by_hand(q, g, targets, allowed))
+    few = [[*right, *rng.permutation(len(g))[:9].tolist()] for right in targets]
+    few[3] += few[3][-2:]  # named twice, counts twice
+    assert same(ranks_among(q, g, targets, few), by_hand(q, g, targets, few))
+
+
+def test_a_constant_embedding_is_only_lucky_under_the_optimistic_rule() -> None:
+    ones = np.ones((40, 4), dtype=np.float32)
+    ranks = ranks_of_targets(ones[:8], ones, [[at] for at in range(8)])
+    assert [int(row[0]) for row in ranks.optimistic] == [1] * 8
+    assert [int(row[0]) for row in ranks.gallery] == list(range(1, 9))
+    assert [int(row[0]) for row in ranks.pessimistic] == [40] * 8
+
+
+def test_a_target_must_be_a_candidate() -> None:
+    ones = np.ones((3, 4), dtype=np.float32)
+    with pytest.raises(DataError, match="query 1: its target 2 is not one of its candidates"):
+        ranks_among(ones[:2], ones, [[0], [2]], [[0, 1], [0, 1]])
+
+
+@pytest.mark.parametrize("scale", [1e-25, 1e15, 1e19])
+def test_very_short_and_very_long_vectors_are_ranked_as_well(scale: float) -> None:
+    q, g = vectors("random", 4)
+    assert top_k(q, g * np.float32(scale), 5)[1].tolist() == top_k(q, g, 5)[1].tolist()
+
+
+def test_vectors_whose_products_overflow_are_refused() -> None:
+    long = np.full((3, 4), 1e30, dtype=np.float32)
+    for rank in (lambda: top_k(long, long, 2), lambda: ranks_of_targets(long, long, [[0]] * 3)):
+        with pytest.raises(DataError, match="too long for float32 products .*: give them unit length"):
+            rank()

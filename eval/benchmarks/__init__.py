@@ -1,0 +1,87 @@
+"""The benchmarks, one module each, behind one registry: `BENCHMARKS`, and `open_suite` to open one."""
+
+from __future__ import annotations
+
+from collections.abc import Mapping
+from pathlib import Path
+
+from mllm_embed.errors import ConfigError, DataError
+
+from ..suite import Suite
+from .base import Benchmark, Count, chosen, open_source
+from .captions import COCO, FLICKR30K
+from .circo import CIRCO
+from .cirr import CIRR
+from .fashioniq import FASHIONIQ
+from .folder import FOLDER
+from .genecis import GENECIS
+
+BENCHMARKS: Mapping[str, Benchmark] = {
+    benchmark.name: benchmark for benchmark in (FASHIONIQ, CIRR, CIRCO, GENECIS, FLICKR30K, COCO, FOLDER)
+}
+
+
+def benchmark_named(name: str) -> Benchmark:
+    """The entry of that name. Raises ConfigError, with the names that exist."""
+    if name not in BENCHMARKS:
+        raise ConfigError(f"no benchmark is called '{name}'; there are {', '.join(BENCHMARKS)}")
+    return BENCHMARKS[name]
+
+
+def open_suite(
+    name: str,
+    data: Path,
+    *,
+    images: Path | None = None,
+    split: str | None = None,
+    options: Mapping[str, str] | None = None,
+    pictures: bool = True,
+) -> Suite:
+    """Open a benchmark.
+
+    Args:
+        name: of the registry.
+        data: folder with its annotation files (and pictures).
+        images: folder with its pictures, where that is another one.
+        split, options: of the benchmark; its defaults without.
+        pictures: whether pictures must be there; not to score given vectors.
+
+    Raises:
+        ConfigError: an unknown name, split or option. DataError: files are missing or not as documented.
+    """
+    benchmark = benchmark_named(name)
+    split, values = chosen(benchmark, split, options or {})
+    source, counts = open_source(benchmark, data, images, split, values)
+    lost = [count.missing for count in counts if not count.found]
+    if lost:
+        raise DataError(
+            f"{name}: {', '.join(map(str, lost))} not found under {data}; get it from {benchmark.annotations}"
+        )
+    source.look = pictures
+    return benchmark.build(source, split, values)
+
+
+def check(
+    name: str,
+    data: Path,
+    *,
+    images: Path | None = None,
+    split: str | None = None,
+    options: Mapping[str, str] | None = None,
+) -> tuple[list[Count], Suite | None]:
+    """What is there and what is missing: every annotation file, then, once those are there, the pictures by task.
+
+    Returns:
+        The counts, and the suite when all annotation files could be read.
+
+    Raises:
+        As `open_suite`, but not for missing files.
+    """
+    benchmark = benchmark_named(name)
+    split, values = chosen(benchmark, split, options or {})
+    source, counts = open_source(benchmark, data, images, split, values)
+    if not all(count.found for count in counts):
+        return counts, None
+    source.strict = False
+    suite = benchmark.build(source, split, values)
+    return [*counts, *source.counts], suite

@@ -1,0 +1,118 @@
+"""FashionIQ (Wu et al., CVPR 2021): dresses, shirts and tops, two captions a query, each category by itself.
+
+Annotations: github.com/XiaoxiaoGuo/fashion-iq. It has no recall code; the rules are those of CLIP4Cir and SEARLE
+(`src/validate.py`): the whole gallery of the category, the reference left in it, recall@10 and @50, plain means over
+the three categories.
+"""
+
+from __future__ import annotations
+
+from mllm_embed.errors import DataError
+from mllm_embed.types import Document
+
+from ..metrics import recall
+from ..suite import Mean, Suite, Task, View
+from .base import Benchmark, Options, Source, ask, positions, unique
+
+CATEGORIES = ("dress", "shirt", "toptee")
+KS = (10, 50)
+# How two captions become a query; several patterns are several queries whose vectors are averaged.
+CAPTIONS = {
+    "and": ("{first} and {second}",),  # CLIP4Cir, SPRC, WeiMoCIR
+    "comma": ("{first}, {second}",),  # E5-V
+    "reversed": ("{second} and {first}",),  # Pic2Word
+    "both-orders": ("{first} and {second}", "{second} and {first}"),  # SEARLE, LinCIR
+}
+FOLDERS = ("images/", "images/{category}/", "resized_images/{category}/", "")
+PICTURES = tuple(f"{folder}{{name}}.{end}" for folder in FOLDERS for end in ("jpg", "png"))
+# E5-V's words for fashion (github.com/kongds/E5-V, retrieval.py), misspelling included; it calls a toptee a shirt.
+E5V = {
+    "image": "\n Describe this {category} in one word based on its style:",
+    "composed": " change the style of this {category} to {{instruction}}\n"
+    " Desribe this modified {category} in one word based on its style:",
+}
+
+
+def _files(split: str, options: Options) -> dict[str, tuple[str, ...]]:
+    files = {}
+    for category in CATEGORIES:
+        files[f"{category} captions"] = (f"captions/cap.{category}.{split}.json",)
+        files[f"{category} image split"] = (f"image_splits/split.{category}.{split}.json",)
+    return files
+
+
+def _build(source: Source, split: str, options: Options) -> Suite:
+    tasks = tuple(_task(source, category, options) for category in CATEGORIES)
+    means = [Mean(f"mean R@{k}", tuple(f"{category}/R@{k}" for category in CATEGORIES)) for k in KS]
+    means.append(Mean("mean", tuple(mean.name for mean in means)))
+    galleries = {
+        "original": f"split.<category>.{split}.json, in its order",
+        "val": "the pictures that the queries name, references and targets, sorted: the smaller VAL split of older "
+        "papers, not comparable with the original",
+    }
+    protocol = {
+        "gallery": galleries[options["gallery"]],
+        "query text": " | ".join(CAPTIONS[options["captions"]]) + ", each caption stripped of '.?, '",
+        "excluded": "nothing: the reference picture stays in the gallery",
+        "R@K": "the target among the first K; the mean gives each category the same weight",
+        "equals": "SEARLE a9c314b and CLIP4Cir dfed9f7 src/validate.py",
+        "leaks": "training sets such as MMEB and M-BEIR hold FashionIQ's training split",
+    }
+    return Suite("fashioniq", split, options, tasks, tuple(means), (), protocol)
+
+
+def _task(source: Source, category: str, options: Options) -> Task:
+    what = f"{category} captions"
+    rows, file = source.rows(what, candidate=str, target=str, captions=list), source.files[what]
+    names = source.json(f"{category} image split")
+    if not isinstance(names, list) or not all(isinstance(name, str) for name in names):
+        raise DataError(f"{source.files[f'{category} image split']} must hold a list of ASINs; fetch it again")
+    if options["gallery"] == "val":
+        names = sorted({row[key] for row in rows for key in ("candidate", "target")})
+    names = unique(names, str(source.files[f"{category} image split"]))
+    place = {name: position for position, name in enumerate(names)}
+    paths = source.pictures(category, PICTURES, [{"name": name, "category": category} for name in names])
+    where = [f"{file} row {number}" for number in range(len(rows))]
+    for row, at in zip(rows, where, strict=True):
+        if len(row["captions"]) != 2 or not all(isinstance(caption, str) for caption in row["captions"]):
+            raise DataError(f'{at}: "captions" must be two texts; fetch the file again')
+    references = [positions(place, [row["candidate"]], at)[0] for row, at in zip(rows, where, strict=True)]
+    targets = [positions(place, [row["target"]], at) for row, at in zip(rows, where, strict=True)]
+    return Task(
+        name=category,
+        gallery_ids=names,
+        gallery=[Document(image=path) for path in paths],
+        query_ids=[str(number) for number in range(len(rows))],
+        queries=[
+            tuple(ask(paths[at], text) for text in texts(row["captions"], options["captions"]))
+            for row, at in zip(rows, references, strict=True)
+        ],
+        views=(View(recall(KS, single=True), targets),),
+        prompts=_prompts(category) if options["prompts"] == "e5v" else {},
+    )
+
+
+def texts(captions: list[str], rule: str) -> list[str]:
+    """The query texts of a row by a rule of CAPTIONS; where a caption is empty, the other one stands alone."""
+    parts = [caption.strip(".?, ") for caption in captions]
+    if not all(parts):
+        return ["".join(parts)]
+    return [pattern.format(first=parts[0], second=parts[1]) for pattern in CAPTIONS[rule]]
+
+
+def _prompts(category: str) -> dict[str, str]:
+    word = "shirt" if category == "toptee" else category
+    return {role: prompt.format(category=word) for role, prompt in E5V.items()}
+
+
+FASHIONIQ = Benchmark(
+    name="fashioniq",
+    about="FashionIQ: three categories, 6,016 queries (val), recall@10 and @50",
+    splits=("val",),
+    options={"gallery": ("original", "val"), "captions": tuple(CAPTIONS), "prompts": ("model", "e5v")},
+    files=_files,
+    build=_build,
+    folders=("", "fashioniq", "FashionIQ", "fashion-iq"),
+    annotations="github.com/XiaoxiaoGuo/fashion-iq",
+    pictures="Amazon's, by the addresses in github.com/hongwang600/fashion-iq-metadata, as images/<ASIN>.jpg or .png",
+)

@@ -1,0 +1,92 @@
+"""Anyone's own benchmark: the folder format of `mllm_embed.folder`."""
+
+from __future__ import annotations
+
+from mllm_embed.errors import DataError
+from mllm_embed.folder import Benchmark as FolderBenchmark
+from mllm_embed.folder import open_benchmark
+from mllm_embed.types import Document, Query
+
+from ..metrics import MAP, MRR, mean_average_precision, recall
+from ..suite import Suite, Task, View
+from .base import Benchmark, Options, Source
+
+KS = (1, 5, 10)
+METRICS = (*recall(KS), MAP, MRR, *mean_average_precision(KS))
+CAPTIONS = "captions"
+
+
+def suite_of(benchmark: FolderBenchmark) -> Suite:
+    """The composed queries, and as a task of its own every gallery caption, which asks for its picture.
+
+    Raises:
+        DataError: no queries, a query without a target, or an id that is not in the gallery.
+    """
+    gallery = [Document(image=item.image) for item in benchmark.gallery]
+    ids = [item.id for item in benchmark.gallery]
+    targets, exclude = _positions(benchmark)
+    kinds = [() if query.kind is None else (query.kind,) for query in benchmark.queries]
+    tasks = [
+        Task(
+            name="",
+            gallery_ids=ids,
+            gallery=gallery,
+            query_ids=[query.id for query in benchmark.queries],
+            queries=[(Query(image=query.image, instruction=query.instruction),) for query in benchmark.queries],
+            views=(View(METRICS, targets, exclude=exclude),),
+            groups=kinds if any(kinds) else (),
+            by_group=tuple(metric.name for metric in METRICS),
+        )
+    ]
+    told = [item for item in benchmark.gallery if item.caption is not None]
+    if told:
+        same: dict[str | None, list[int]] = {}
+        for position, item in enumerate(benchmark.gallery):
+            same.setdefault(item.caption, []).append(position)
+        asked = [(Document(text=item.caption),) for item in told]
+        right = [same[item.caption] for item in told]
+        tasks.append(Task(CAPTIONS, ids, gallery, [item.id for item in told], asked, (View(METRICS, right),)))
+    protocol = {
+        "gallery": "as in benchmark.json, in its order",
+        "query text": "the instruction as it stands",
+        "excluded": _exclusion(benchmark),
+        "R@K": "any target among the first K",
+        "mAP": "mean over queries of the average precision over the whole ranking",
+        "mAP@K": "precisions at the targets among the first K, summed and divided by min(targets, K)",
+        "MRR": "mean over queries of 1 / rank of the best placed target",
+        CAPTIONS: "each gallery caption asks for its picture; one with the same caption counts too",
+    }
+    return Suite(benchmark.name, "", {}, tuple(tasks), (), (), protocol)
+
+
+def _positions(benchmark: FolderBenchmark) -> tuple[list[list[int]], list[list[int]]]:
+    place = {item.id: position for position, item in enumerate(benchmark.gallery)}
+    for query in benchmark.queries:
+        lost = [name for name in (*query.targets, *query.exclude) if name not in place]
+        if lost or not query.targets:
+            wrong = f'"{lost[0]}" is not in the gallery' if lost else "it has no target"
+            raise DataError(f'query "{query.id}" of benchmark {benchmark.name}: {wrong}')
+    targets = [[place[name] for name in query.targets] for query in benchmark.queries]
+    return targets, [[place[name] for name in query.exclude] for query in benchmark.queries]
+
+
+def _exclusion(benchmark: FolderBenchmark) -> str:
+    count = sum(bool(query.exclude) for query in benchmark.queries)
+    if not count:
+        return "nothing: every query ranks the whole gallery, its own reference picture included if it is there"
+    return f"the gallery ids under exclude, which {count} of {len(benchmark.queries)} queries have"
+
+
+def _build(source: Source, split: str, options: Options) -> Suite:
+    return suite_of(open_benchmark(source.data, pictures=source.look))
+
+
+FOLDER = Benchmark(
+    name="folder",
+    about="your own: a folder with a benchmark.json (the README tells its format)",
+    splits=("",),
+    options={},
+    files=lambda split, options: {"benchmark.json": ("benchmark.json",)},
+    build=_build,
+    annotations="the README, under `Your own data`",
+)

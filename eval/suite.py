@@ -1,0 +1,162 @@
+"""What a benchmark is, once opened: data. Nothing here, nor in what ranks and measures it, knows a benchmark's name.
+
+A `Suite` has one or several tasks (FashionIQ: its three categories), each a gallery and the queries asked of it. A
+`View` says what is right for each query, which gallery rows take part, and which metrics are read off the ranks: CIRR
+has one view for recall and one for recall among the six pictures of a set.
+"""
+
+from __future__ import annotations
+
+import hashlib
+import json
+import os
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass, field
+from functools import cached_property
+from pathlib import Path
+from typing import Any
+
+from mllm_embed.errors import DataError
+from mllm_embed.types import Item
+
+from .metrics import Metric
+
+Positions = Sequence[Sequence[int]]
+
+
+@dataclass(frozen=True)
+class View:
+    """One reading of a ranking. All positions are those of the gallery, one list a query.
+
+    Attributes:
+        metrics: read off the ranks of `targets`.
+        targets: what is right.
+        exclude: what does not take part; None for nothing.
+        candidates: the few rows that do take part; None for all.
+    """
+
+    metrics: tuple[Metric, ...]
+    targets: Positions
+    exclude: Positions | None = None
+    candidates: Positions | None = None
+
+
+@dataclass(frozen=True)
+class Task:
+    """A gallery and its queries.
+
+    Attributes:
+        name: "" for the only task of a suite.
+        gallery_ids, gallery: [N] names and items; their order settles ties.
+        query_ids, queries: [Q] names, and one or several items each, whose vectors are averaged and normalised.
+        views: none where the labels are hidden (submission servers). The first one's exclusions give the answers shown.
+        groups: for each query the groups it belongs to (kinds of edit, semantic aspects).
+        by_group: names of the metrics that are reported for each group.
+        prompts: role -> template, where the task asks in words of its own instead of the model's.
+    """
+
+    name: str
+    gallery_ids: Sequence[str]
+    gallery: Sequence[Item]
+    query_ids: Sequence[str]
+    queries: Sequence[Sequence[Item]]
+    views: tuple[View, ...] = ()
+    groups: Sequence[Sequence[str]] = ()
+    by_group: tuple[str, ...] = ()
+    prompts: Mapping[str, str] = field(default_factory=dict)
+
+    def __post_init__(self) -> None:
+        for what, ids, items in (
+            ("gallery", self.gallery_ids, self.gallery),
+            ("query", self.query_ids, self.queries),
+        ):
+            if not len(ids):
+                raise DataError(f"task {self.name or 'composed'}: there is no {what}")
+            if len(ids) != len(items):
+                raise DataError(f"task {self.name or 'composed'}: {len(ids)} {what} ids for {len(items)} items")
+
+    @property
+    def asked(self) -> str:
+        """What the queries are: "composed", "text" or "image"; the name of the first row of its table."""
+        return "composed" if self.composed else self.queries[0][0].role
+
+    @property
+    def composed(self) -> bool:
+        """Whether the queries have a picture and an instruction, so that each half can be asked alone."""
+        return any(item.role == "composed" for items in self.queries for item in items)
+
+    @cached_property
+    def place(self) -> dict[str, int]:
+        """Gallery id -> position."""
+        return {name: position for position, name in enumerate(self.gallery_ids)}
+
+
+@dataclass(frozen=True)
+class Mean:
+    """The mean of some figures: "task/metric", "metric" of the only task, or the name of an earlier mean."""
+
+    name: str
+    parts: tuple[str, ...]
+
+
+@dataclass(frozen=True)
+class Suite:
+    """An opened benchmark.
+
+    Attributes:
+        means: over figures of its tasks, in the order in which they build on each other.
+        printed: the metrics that papers print, beside the means; empty for all.
+        protocol: its rules in words.
+    """
+
+    name: str
+    split: str
+    options: Mapping[str, str]
+    tasks: tuple[Task, ...]
+    means: tuple[Mean, ...] = ()
+    printed: tuple[str, ...] = ()
+    protocol: Mapping[str, str] = field(default_factory=dict)
+
+    @property
+    def title(self) -> str:
+        """What tells this suite from others in words: name, split, options."""
+        words = [f"{key}={value}" for key, value in self.options.items()]
+        return " ".join([self.name, *([self.split] if self.split else []), *words])
+
+    @property
+    def labelled(self) -> bool:
+        """Whether what is right is known here, and not to a server alone."""
+        return all(view.metrics for task in self.tasks for view in task.views)
+
+    def fingerprint(self) -> str:
+        """sha256 over ids, words, reference pictures' names, targets and what takes part."""
+        digest = hashlib.sha256(self.title.encode())
+        for task in self.tasks:
+            for name, item in zip(task.gallery_ids, task.gallery, strict=True):
+                digest.update(_line(name, item.words))
+            for name, items in zip(task.query_ids, task.queries, strict=True):
+                digest.update(_line(name, *([_name(item.image), item.words] for item in items)))
+            digest.update(_line(task.groups))
+            for view in task.views:
+                read = [[metric.name, metric.data] for metric in view.metrics]
+                digest.update(_line(read, view.targets, view.exclude, view.candidates))
+        return digest.hexdigest()
+
+    def pictures(self) -> str:
+        """sha256 over the sizes of all picture files, which tells apart what `fingerprint` does not look at."""
+        digest = hashlib.sha256()
+        for task in self.tasks:
+            for item in (*task.gallery, *(item for items in task.queries for item in items)):
+                path = getattr(item.image, "path", item.image)
+                if isinstance(path, (str, os.PathLike)):
+                    digest.update(_line(os.path.getsize(path) if os.path.exists(path) else None))
+        return digest.hexdigest()
+
+
+def _name(image: Any) -> str:
+    """What a picture is called in any folder and file format."""
+    return Path(image).stem if isinstance(image, (str, os.PathLike)) else str(image)
+
+
+def _line(*values: Any) -> bytes:
+    return json.dumps(values, default=list).encode()

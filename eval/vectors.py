@@ -1,0 +1,132 @@
+"""Vectors on disk, made by any model: DIR/gallery.npy and queries.npy beside gallery_ids.json and query_ids.json.
+
+A suite of several tasks has one such folder a task: DIR/dress, DIR/shirt, DIR/toptee.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Mapping, Sequence
+from pathlib import Path
+
+import numpy as np
+
+from mllm_embed.errors import DataError
+from mllm_embed.files import atomic_file, read_json, write_json
+
+from .score import Vectors
+from .suite import Suite, Task
+
+_BLOCK_VALUES = 1 << 24
+
+
+def read_vectors(folder: Path, suite: Suite) -> dict[str, Vectors]:
+    """The vectors of every task of a suite, in the order of its ids, as float32.
+
+    Args:
+        folder: holds gallery.npy [N, D], queries.npy [Q, D] (any float type), gallery_ids.json and query_ids.json
+            (lists of strings in the order of the rows, which may be any); one folder a task where there are several.
+        suite: says which ids must be there.
+
+    Raises:
+        DataError: a file is missing or is not as said; ids are missing, double or unknown; NaN; widths that differ.
+    """
+    if not folder.is_dir():
+        raise DataError(f"{folder} is {'not a folder' if folder.exists() else 'missing'}: give a folder with vectors")
+    return {task.name: _task(folder / task.name, task) for task in suite.tasks}
+
+
+def write_vectors(folder: Path, suite: Suite, vectors: Mapping[str, Vectors]) -> None:
+    """Write what `read_vectors` reads: the gallery and the queries as asked.
+
+    Raises:
+        DataError: the disk fails.
+    """
+    for task in suite.tasks:
+        made, place = vectors[task.name], folder / task.name
+        for name, matrix in (("gallery", made.gallery), ("queries", made.rows[task.asked])):
+            with atomic_file(place / f"{name}.npy") as path, path.open("wb") as file:
+                np.save(file, matrix, allow_pickle=False)
+        write_json(place / "gallery_ids.json", list(task.gallery_ids))
+        write_json(place / "query_ids.json", list(task.query_ids))
+
+
+def _task(folder: Path, task: Task) -> Vectors:
+    gallery = _rows(folder, "gallery.npy", "gallery_ids.json", task.gallery_ids)
+    queries = _rows(folder, "queries.npy", "query_ids.json", task.query_ids)
+    if gallery.shape[1] != queries.shape[1]:
+        raise DataError(
+            f"{folder}: gallery.npy has {gallery.shape[1]} dimensions and queries.npy {queries.shape[1]}; "
+            "both must come from one model"
+        )
+    return Vectors(gallery, {task.asked: queries})
+
+
+def _rows(folder: Path, vectors: str, ids: str, wanted: Sequence[str]) -> np.ndarray:
+    """The matrix with its rows in the order of the wanted ids."""
+    matrix, names = _matrix(folder / vectors), _ids(folder / ids)
+    if len(matrix) != len(names):
+        raise DataError(f"{folder / vectors} has {len(matrix)} rows and {ids} {len(names)} ids: one id a row")
+    _check_ids(folder / ids, names, wanted)
+    if names == list(wanted) and matrix.dtype == np.float32 and matrix.flags.c_contiguous:
+        ordered: np.ndarray = matrix  # as large as it is, it need not even be read into memory
+    else:
+        row = {name: at for at, name in enumerate(names)}
+        ordered = _gathered(matrix, np.array([row[name] for name in wanted]))
+    bad = _first_bad(ordered)
+    if bad is not None:
+        raise DataError(f'{folder / vectors}: the vector of "{wanted[bad]}" holds NaN, or values too large for float32')
+    return ordered
+
+
+def _gathered(matrix: np.ndarray, rows: np.ndarray) -> np.ndarray:
+    """Rows of a matrix on disk as one float32 array, block by block."""
+    out = np.empty((len(rows), matrix.shape[1]), np.float32)
+    step = max(1, _BLOCK_VALUES // matrix.shape[1])
+    with np.errstate(over="ignore"):
+        for at in range(0, len(rows), step):
+            out[at : at + step] = matrix[rows[at : at + step]]
+    return out
+
+
+def _matrix(path: Path) -> np.ndarray:
+    if not path.is_file():
+        raise DataError(f"{path} is missing: give gallery.npy, queries.npy, gallery_ids.json and query_ids.json")
+    try:
+        matrix = np.load(path, mmap_mode="r", allow_pickle=False)
+    except (ValueError, OSError, EOFError) as error:
+        raise DataError(f"{path} is not a whole .npy file of numbers ({error}); write it with numpy.save") from error
+    if not isinstance(matrix, np.ndarray):
+        raise DataError(f"{path} is an archive of arrays: write the one array with numpy.save")
+    if matrix.ndim != 2 or not np.issubdtype(matrix.dtype, np.floating) or not matrix.shape[1]:
+        raise DataError(f"{path} must hold floats, one vector a row, not {matrix.dtype} of shape {matrix.shape}")
+    return matrix
+
+
+def _ids(path: Path) -> list[str]:
+    names = read_json(path, "give a JSON list of strings, one a row of the vectors")
+    if not isinstance(names, list) or not all(isinstance(name, str) for name in names):
+        raise DataError(f"{path} must be a JSON list of strings, one a row of the vectors")
+    return names
+
+
+def _check_ids(path: Path, names: Sequence[str], wanted: Sequence[str]) -> None:
+    seen: set[str] = set()
+    known = set(wanted)
+    for name in names:
+        if name in seen:
+            raise DataError(f'{path}: the id "{name}" stands twice')
+        if name not in known:
+            raise DataError(f'{path}: the id "{name}" is unknown to the benchmark, whose ids are like "{wanted[0]}"')
+        seen.add(name)
+    lost = [name for name in wanted if name not in seen]
+    if lost:
+        raise DataError(f'{path}: {len(lost):,} of {len(wanted):,} ids are missing, the first is "{lost[0]}"')
+
+
+def _first_bad(matrix: np.ndarray) -> int | None:
+    step = max(1, _BLOCK_VALUES // matrix.shape[1])
+    for at in range(0, len(matrix), step):
+        bad = np.flatnonzero(~np.isfinite(matrix[at : at + step]).all(axis=1))
+        if len(bad):
+            return at + int(bad[0])
+    return None
