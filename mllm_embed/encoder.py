@@ -15,6 +15,7 @@ from PIL import Image
 from tqdm import tqdm
 
 from .checkpoint import Settings, fingerprint, read_object, read_settings, save
+from .devices import device_for, dtype_for
 from .errors import ConfigError, DataError, ModelError
 from .families import Family, family_of
 from .lora import load_adapter
@@ -50,7 +51,8 @@ class MLLMEmbedder:
             model: folder or hub id of an image-text model; a folder that `save_pretrained` wrote, adapter folders
                 included (their base is looked up where it was at training).
             adapter: folder of an adapter for `model`.
-            dtype: "auto" keeps the checkpoint's; or "float32", "bfloat16", a torch dtype.
+            dtype: "auto" keeps the checkpoint's (float32 on a CPU without bfloat16 instructions, where half
+                precision is many times slower); or "float32", "bfloat16", a torch dtype.
             device: a torch device; the GPU by default where there is one.
             prompts: prompt set; by default the saved one, InstructCIR's for a model that has none.
             revision: commit, tag or branch of a hub id.
@@ -62,8 +64,8 @@ class MLLMEmbedder:
         name, own = os.fspath(model), read_settings(adapter or model)
         if adapter is not None and own is None:
             raise ModelError(f"{os.fspath(adapter)} is not an adapter folder of mllm_embed: it has no mllm_embed.json")
-        place = _device(device)
-        backbone, processor = _load(name, _dtype(dtype), revision)
+        place = device_for(device)
+        backbone, processor = _load(name, dtype_for(dtype, place), revision)
         base = fingerprint(name, getattr(backbone.config, "_commit_hash", None))
         if own and own.base_fingerprint and own.base_fingerprint != base:
             raise ModelError(
@@ -227,22 +229,3 @@ def _check_name(name: str) -> None:
             raise ModelError(f"{name} is no model folder: it has no config.json")
     elif path.exists() or path.is_absolute() or name.startswith(".") or name.count("/") > 1:
         raise ModelError(f"{name} is not a folder with a model; check the path")
-
-
-def _device(device: str | torch.device | None) -> torch.device:
-    """The device asked for, tried before a large model is read."""
-    try:
-        place = torch.device(device or ("cuda" if torch.cuda.is_available() else "cpu"))
-        torch.empty(0, device=place)
-    except (RuntimeError, AssertionError) as error:
-        raise ConfigError(f"device '{device}' cannot be used here: {str(error).splitlines()[0]}") from error
-    return place
-
-
-def _dtype(dtype: str | torch.dtype) -> str | torch.dtype:
-    if isinstance(dtype, torch.dtype) or dtype == "auto":
-        return dtype
-    found = getattr(torch, dtype, None)
-    if not isinstance(found, torch.dtype):
-        raise ConfigError(f"dtype '{dtype}' is not known; use auto, float32, bfloat16 or float16")
-    return found

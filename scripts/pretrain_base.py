@@ -2,14 +2,15 @@
 
     python scripts/pretrain_base.py --output base
 
-Four phases, since parts that can do nothing yet learn little from each other:
+Two phases, since parts that can do nothing yet learn little from each other:
 
-seeing    the vision tower, through a throw-away head that names the thing in every cell, its size, and the background
-reading   the language model, on scenes whose caption stands in the picture's place: what a noun in an instruction has
-          to do with the same noun in an answer (on pictures alone it learned to describe them, and never that)
-telling   the whole model, on pictures
-binding   likewise, while the picture's tokens are drawn to the embedding of the noun that they show: what "the drum" of
-          an instruction is in the picture (after `telling` the model named every thing, and found none that was named)
+seeing     vision tower and projector, through throw-away heads on the picture's tokens: the thing in every cell and its
+           size, the background, and the cell itself; and each thing's tokens are drawn to the embedding of its noun
+answering  the whole model but for the tower, on questions. One attention head is drawn from each noun of a question to
+           the cells where that noun is, and a throw-away head asks what it brought back: which cell, and what size
+
+Without the cell the tokens forget where they are, and without the attention head no instruction finds the thing that it
+names: answers alone taught the model to describe every test picture rightly, and to guess which thing was meant.
 
 A run that was stopped goes on with the first phase that is not finished.
 One scene serves several questions: their tokens stand in one row behind the scene's, and an attention mask keeps the
@@ -31,116 +32,19 @@ from threading import Thread
 
 import numpy as np
 import torch
+from torch import Tensor, nn
 from torch.nn import functional as F
 
+from base_model import IMAGE_TOKENS, USER, build_model, build_processor, build_tokenizer
 from make_scenes import held_out_scenes
+from mllm_embed.devices import bfloat16_pays
 from mllm_embed.files import atomic_folder
-from scenes import BACKGROUNDS, CELLS, SIZES, Painter, Scene, article, caption, place, sample_edit, sample_scene
+from scene_talk import branches, corpus, mentions, questions
+from scenes import BACKGROUNDS, CELLS, SIZES, Painter, Scene, sample_scene
 
-SPECIAL = ("<pad>", "<s>", "<|user|>", "<|assistant|>", "<|end|>", "<image>")
-TEMPLATE = (
-    "{% for m in messages %}<|{{ m.role }}|>\n"
-    "{% if m.content is string %}{{ m.content }}{% else %}{% for part in m.content %}"
-    "{% if part.type == 'image' %}<image>\n{% else %}{{ part.text }}{% endif %}{% endfor %}{% endif %}"
-    "<|end|>\n{% endfor %}{% if add_generation_prompt %}<|assistant|>\n{% endif %}"
-)
-USER, TURN = "<|user|>\n", "<|end|>\n<|assistant|>\n"
-PICTURE = "<image>\n"
 LOG = "pretraining.jsonl"
-NUMBERS = ("no things", "one thing", "two things", "three things")
-
-
-def questions(
-    rng: random.Random, scene: Scene, nouns: list[str], count: int, forbidden: set[Scene] = frozenset()
-) -> list[tuple[str, str]]:
-    """`count` (question, answer) pairs on one picture; most ask for the picture after a change, never for a test's."""
-    pairs = [(rng.choice(("Describe this image.", "What does the image show?")), caption(scene))]
-    while len(pairs) < count:
-        edit = sample_edit(rng, scene, nouns)
-        if rng.random() < 0.25 or edit.result in forbidden:
-            pairs.append(_fact(rng, scene, nouns))
-            continue
-        ask = rng.choice(
-            ('Modify this image with "{}", describe modified image.', "After this change: {}. What is shown?")
-        )
-        pairs.append((ask.replace("{}", edit.instruction), caption(edit.result)))
-    return pairs
-
-
-def _fact(rng: random.Random, scene: Scene, nouns: list[str]) -> tuple[str, str]:
-    thing = rng.choice(scene.things)
-    cell = rng.choice([thing.cell, rng.randrange(len(CELLS))])
-    there = next((t for t in scene.things if t.cell == cell), None)
-    return rng.choice(
-        (
-            (f"What is {place(cell)}?", article(f"{there.size} {there.noun}") if there else "nothing"),
-            (f"Where is the {thing.noun}?", place(thing.cell)),
-            (f"Is the {thing.noun} large or small?", thing.size),
-            ("How many things are there?", NUMBERS[len(scene.things)]),
-            ("What is the background?", scene.background),
-        )
-    )
-
-
-def build_tokenizer(nouns: list[str]):
-    """A byte-level BPE whose words are those of the scenes, so that a caption is about one token a word."""
-    from tokenizers import Tokenizer, decoders, models, pre_tokenizers, trainers
-    from transformers import PreTrainedTokenizerFast
-
-    rng, corpus = random.Random(0), []
-    for _ in range(20_000):
-        scene = sample_scene(rng, nouns)
-        corpus += [text for pair in questions(rng, scene, nouns, 3) for text in pair] + [caption(scene, rng)]
-    corpus += ["Describe this image in one word: Summary above sentence in one word: describe modified image"] * 2000
-    bpe = Tokenizer(models.BPE())
-    bpe.pre_tokenizer = pre_tokenizers.ByteLevel(add_prefix_space=False)
-    bpe.decoder = decoders.ByteLevel()
-    alphabet = pre_tokenizers.ByteLevel.alphabet()
-    bpe.train_from_iterator(
-        corpus,
-        trainers.BpeTrainer(
-            vocab_size=1024, special_tokens=list(SPECIAL), initial_alphabet=alphabet, show_progress=False
-        ),
-    )
-    return PreTrainedTokenizerFast(
-        tokenizer_object=bpe, pad_token="<pad>", bos_token="<s>", eos_token="<|end|>", padding_side="left",
-        extra_special_tokens={"image_token": "<image>"}, chat_template=TEMPLATE, model_max_length=2048,
-    )  # fmt: skip
-
-
-def build_processor(tokenizer):
-    from transformers import LlavaProcessor
-    from transformers.models.siglip.image_processing_pil_siglip import SiglipImageProcessorPil
-
-    images = SiglipImageProcessorPil(size={"height": 96, "width": 96})
-    return LlavaProcessor(
-        images,
-        tokenizer,
-        patch_size=16,
-        vision_feature_select_strategy="full",
-        chat_template=TEMPLATE,
-        image_token="<image>",
-    )
-
-
-def build_model(tokenizer) -> torch.nn.Module:
-    from transformers import LlamaConfig, LlavaConfig, LlavaForConditionalGeneration, SiglipVisionConfig
-
-    vision = SiglipVisionConfig(
-        hidden_size=192, intermediate_size=768, num_hidden_layers=5, num_attention_heads=3, image_size=96, patch_size=16
-    )
-    text = LlamaConfig(
-        vocab_size=len(tokenizer), hidden_size=256, intermediate_size=704, num_hidden_layers=5, num_attention_heads=4,
-        max_position_embeddings=2048, tie_word_embeddings=True, pad_token_id=tokenizer.pad_token_id,
-        bos_token_id=tokenizer.bos_token_id, eos_token_id=tokenizer.eos_token_id,
-    )  # fmt: skip
-    config = LlavaConfig(
-        vision_config=vision, text_config=text, image_token_index=tokenizer.convert_tokens_to_ids("<image>"),
-        vision_feature_layer=-1, vision_feature_select_strategy="full", image_seq_length=36, tie_word_embeddings=True,
-    )  # fmt: skip
-    model = LlavaForConditionalGeneration(config)
-    model.set_attn_implementation("eager")  # faster than SDPA under these masks on a CPU
-    return model
+POINTING_LAYER = 1  # the second: the first has gathered the words of a noun in its last token
+CELL_OF_TOKEN = torch.arange(9).view(3, 3).repeat_interleave(2, 0).repeat_interleave(2, 1).flatten()  # 36 patches
 
 
 class Scenes:
@@ -157,88 +61,79 @@ class Scenes:
                 scenes.append(scene)
         return scenes
 
-    def talks(self, scenes: list[Scene], count: int) -> list[list[tuple[str, str]]]:
-        return [questions(self.rng, scene, self.painter.nouns, count, self.forbidden) for scene in scenes]
+    def talks(self, scenes: list[Scene], edits: int) -> list[list[tuple[str, str]]]:
+        return [questions(self.rng, scene, self.painter.nouns, edits, self.forbidden) for scene in scenes]
 
-    def pixels(self, scenes: list[Scene]) -> torch.Tensor:
+    def pixels(self, scenes: list[Scene]) -> Tensor:
         pixels = np.stack([np.asarray(self.painter.paint(scene)) for scene in scenes])
         # SigLIP's processor scales to -1..1; the pictures have its size already
         return torch.from_numpy(pixels).permute(0, 3, 1, 2).float().div(127.5).sub(1)
 
 
-class SeeingHead(torch.nn.Module):
-    """The throw-away head of `seeing`: for each cell the thing and its size (or nothing), and the background."""
+class SeeingHead(nn.Module):
+    """Reads from the picture's tokens the thing and size in each cell, the background, and each token's own cell.
+
+    Throw-away, as `PointingHead` is. Both see tokens at one length, as the language model's RMSNorm does.
+    """
 
     def __init__(self, width: int, nouns: list[str]):
         super().__init__()
         self.classes = {(noun, size): 1 + i for i, (noun, size) in enumerate((n, s) for n in nouns for s in SIZES)}
-        self.cells, self.ground = (
-            torch.nn.Linear(width, 1 + len(self.classes)),
-            torch.nn.Linear(width, len(BACKGROUNDS)),
-        )
+        self.things, self.ground = nn.Linear(width, 1 + len(self.classes)), nn.Linear(width, len(BACKGROUNDS))
+        self.cell = nn.Linear(width, len(CELLS))
 
-    def forward(self, patches: torch.Tensor, scenes: list[Scene]) -> tuple[torch.Tensor, float]:
-        """patches [B, 36, W] -> loss, share of the things that are named rightly."""
+    def forward(self, tokens: Tensor, scenes: list[Scene]) -> tuple[Tensor, float]:
+        """tokens [B, 36, W] -> loss, share of the things that are named rightly."""
         wanted = torch.zeros(len(scenes), len(CELLS), dtype=torch.long)
         for row, scene in enumerate(scenes):
             for thing in scene.things:
                 wanted[row, thing.cell] = self.classes[thing.noun, thing.size]
         grounds = torch.tensor([list(BACKGROUNDS).index(scene.background) for scene in scenes])
-        logits = self.cells(cells_of(patches)).float()
-        loss = F.cross_entropy(logits.flatten(0, 1), wanted.flatten()) * 3 + F.cross_entropy(
-            self.ground(patches.mean(1)).float(), grounds
-        )
-        taken = wanted > 0
-        return loss, (logits.argmax(-1) == wanted)[taken].float().mean().item()
+        tokens = unit_rms(tokens)
+        things = self.things(cells_of(tokens))
+        cells = self.cell(tokens).flatten(0, 1)
+        loss = 3 * F.cross_entropy(things.flatten(0, 1), wanted.flatten())
+        loss = loss + F.cross_entropy(self.ground(tokens.mean(1)), grounds)
+        loss = loss + F.cross_entropy(cells, CELL_OF_TOKEN.repeat(len(scenes)))
+        return loss, (things.argmax(-1) == wanted)[wanted > 0].float().mean().item()
 
 
-def cells_of(patches: torch.Tensor) -> torch.Tensor:
+class PointingHead(nn.Module):
+    """What a noun of a question brought back from the picture: the cell and the size of its thing."""
+
+    def __init__(self, width: int):
+        super().__init__()
+        self.read = nn.Linear(width, len(CELLS) * len(SIZES))
+
+    def forward(self, hidden: Tensor, attention: Tensor, mentioned: Tensor) -> tuple[Tensor, Tensor]:
+        """hidden [B, L, W] after the layer whose head has `attention` [B, L, 36] over the picture's tokens.
+
+        mentioned [M, 4] is what `mentions` gives. Returns two losses: where the head looks, and what was read.
+        """
+        rows, positions, cells, sizes = mentioned.T
+        shares = 4 * cells_of(attention[rows, positions].float()[..., None]).squeeze(2)
+        looked = -shares.gather(1, cells[:, None]).clamp_min(1e-6).log().mean()
+        read = self.read(unit_rms(hidden[rows, positions]))
+        return looked, F.cross_entropy(read, cells * len(SIZES) + sizes)
+
+
+def unit_rms(vectors: Tensor) -> Tensor:
+    """Vectors [..., W] in float32 with a mean square of 1."""
+    return F.rms_norm(vectors.float(), vectors.shape[-1:])
+
+
+def cells_of(patches: Tensor) -> Tensor:
     """Patches [B, 36, W] -> the mean of the four of every cell [B, 9, W]."""
     return F.avg_pool2d(patches.transpose(1, 2).unflatten(2, (6, 6)), 2).flatten(2).transpose(1, 2)
 
 
-def binding_loss(tokens: torch.Tensor, scenes: list[Scene], nouns: dict[str, torch.Tensor]) -> torch.Tensor:
+def binding_loss(tokens: Tensor, scenes: list[Scene], nouns: dict[str, Tensor]) -> Tensor:
     """How far the picture's tokens [B, 36, W] are from the embedding [W] of the noun shown: InfoNCE over all nouns."""
     number = {noun: at for at, noun in enumerate(nouns)}
     shown = [(row, thing.cell, number[thing.noun]) for row, scene in enumerate(scenes) for thing in scene.things]
     rows, cells, wanted = torch.tensor(shown).T
     seen = F.normalize(cells_of(tokens.float())[rows, cells], dim=1)
     return F.cross_entropy(seen @ F.normalize(torch.stack(list(nouns.values())).float(), dim=1).T / 0.07, wanted)
-
-
-def branches(tokenizer, talks: list[list[tuple[str, str]]], scenes: list[str] | None = None) -> dict[str, torch.Tensor]:
-    """Rows [scene | question, answer | question, answer ...] with a mask that parts the questions.
-
-    `scenes` are the words that stand for each row's scene, by default those of a picture. Returns input_ids,
-    position_ids, labels [B, L] (labels -100 outside answers) and attention_mask [B, 1, L, L] float, 0 where a token may
-    look.
-    """
-    scenes = scenes or [PICTURE] * len(talks)
-    texts = [USER + scene for scene in scenes]
-    texts += [text for talk in talks for asked, answer in talk for text in (asked + TURN, answer + "<|end|>")]
-    encoded = iter(tokenizer(texts, add_special_tokens=False)["input_ids"])
-    image = tokenizer.convert_tokens_to_ids("<image>")
-    prefixes = [[t for token in next(encoded) for t in [token] * (36 if token == image else 1)] for _ in scenes]
-    rows = []
-    for prefix, talk in zip(prefixes, talks, strict=True):
-        ids, positions, owners, labels = list(prefix), list(range(len(prefix))), [0] * len(prefix), [-100] * len(prefix)
-        for number in range(1, len(talk) + 1):
-            asked, answered = next(encoded), next(encoded)
-            ids += asked + answered
-            positions += range(len(prefix), len(prefix) + len(asked) + len(answered))
-            owners += [number] * (len(asked) + len(answered))
-            labels += [-100] * len(asked) + answered
-        rows.append((ids, positions, owners, labels))
-    length = max(len(ids) for ids, *_ in rows)
-    pads = (tokenizer.pad_token_id, 0, -1, -100)
-    ids, positions, owners, labels = (
-        torch.tensor([row[i] + [pads[i]] * (length - len(row[i])) for row in rows]) for i in range(4)
-    )
-    visible = (owners[:, :, None] == owners[:, None, :]) | (owners[:, None, :] == 0)
-    visible &= torch.ones(length, length, dtype=torch.bool).tril()
-    # additive: eager attention adds the mask to its scores, so a boolean one would hide nothing, the answers included
-    mask = torch.zeros(visible.shape).masked_fill(~visible, torch.finfo(torch.float32).min)
-    return {"input_ids": ids, "position_ids": positions, "attention_mask": mask[:, None], "labels": labels}
 
 
 def ahead(batches: Iterator, depth: int = 4) -> Iterator:
@@ -291,20 +186,14 @@ class Pretraining:
 
     def __init__(self, args: argparse.Namespace):
         self.args, self.painter = args, Painter(args.sprites)
-        self.tokenizer = build_tokenizer(self.painter.nouns)
+        self.tokenizer = build_tokenizer(corpus(self.painter.nouns))
         self.processor, self.model = build_processor(self.tokenizer), build_model(self.tokenizer)
         self.log: list[dict] = []
         self.model.train()
 
     def run(self) -> None:
         self.resume()
-        batch = self.args.batch
-        phases = {
-            "seeing": self.args.vision_pictures // 64,
-            "reading": self.args.captions // batch,
-            "telling": self.args.pictures // batch,
-            "binding": self.args.bound // batch,
-        }
+        phases = {"seeing": self.args.seen // 64, "answering": self.args.pictures // self.args.batch}
         finished = {row["phase"] for row in self.log if row["step"] == row["of"] - 1}
         for number, (name, steps) in enumerate(phases.items()):
             if name not in finished:
@@ -331,67 +220,72 @@ class Pretraining:
             (folder / LOG).write_text("".join(json.dumps(row) + "\n" for row in self.log))
 
     def seeing(self) -> tuple[list[dict], Iterator]:
-        head = SeeingHead(192, self.painter.nouns)
-        tower = self.model.model.vision_tower
+        parts = self.model.model
+        head, nouns = SeeingHead(parts.language_model.config.hidden_size, self.painter.nouns), self.nouns()
 
         def losses() -> Iterator:
             while True:
                 batch = self.scenes.sample(64)
-                with torch.autocast("cpu", torch.bfloat16):
-                    patches = tower(self.scenes.pixels(batch), output_hidden_states=True).hidden_states[-1]
-                    loss, right = head(patches, batch)
-                yield loss, {"named": round(right, 3)}
+                with autocast():
+                    patches = parts.vision_tower(self.scenes.pixels(batch), output_hidden_states=True).hidden_states[-1]
+                    tokens = parts.multi_modal_projector(patches)
+                seen, right = head(tokens, batch)
+                bound = binding_loss(tokens, batch, nouns)
+                yield seen + bound, {"named": round(right, 3), "bound": round(bound.item(), 4)}
 
-        return [{"params": [*tower.parameters(), *head.parameters()], "lr": 1e-3}], losses()
+        places = [p for name, p in parts.vision_tower.named_parameters() if "position_embedding" in name]
+        rest = [p for name, p in parts.vision_tower.named_parameters() if "position_embedding" not in name]
+        # the embedding of places is small, and at the rate of the rest it stays so
+        others = [*rest, *parts.multi_modal_projector.parameters(), *head.parameters()]
+        return [{"params": places, "lr": 1e-2}, {"params": others, "lr": 1e-3}], losses()
 
-    def reading(self) -> tuple[list[dict], Iterator]:
-        groups = [{"params": [*self.model.model.language_model.parameters()], "lr": 1.2e-3}]
-        return groups, (self.answers(None, rows) for _, _, rows in ahead(self.batches(told=True)))
-
-    def telling(self) -> tuple[list[dict], Iterator]:
-        losses = (self.answers(pixels, rows) for _, pixels, rows in ahead(self.batches()))
-        return self.whole_model(1e-3), losses
-
-    def binding(self) -> tuple[list[dict], Iterator]:
-        tokens: list[torch.Tensor] = []
-        self.model.model.multi_modal_projector.register_forward_hook(lambda module, given, out: tokens.append(out))
+    def answering(self) -> tuple[list[dict], Iterator]:
+        parts, caught = self.model.model, {}
+        head = PointingHead(parts.language_model.config.hidden_size)
+        layer = parts.language_model.layers[POINTING_LAYER]
+        parts.vision_tower.requires_grad_(False)  # it sees all there is to see
+        parts.multi_modal_projector.register_forward_hook(lambda module, given, out: caught.update(tokens=out))
+        layer.self_attn.register_forward_hook(lambda module, given, out: caught.update(attention=out[1]))
+        layer.register_forward_hook(lambda module, given, out: caught.update(hidden=out))
+        picture = slice(start := len(self.tokenizer(USER, add_special_tokens=False)["input_ids"]), start + IMAGE_TOKENS)
 
         def losses() -> Iterator:
             for batch, pixels, rows in ahead(self.batches()):
-                tokens.clear()
-                loss, _ = self.answers(pixels, rows)
-                bound = binding_loss(tokens[-1], batch, self.nouns())
-                yield loss + bound, {"answers": round(loss.item(), 4), "bound": round(bound.item(), 4)}
+                mentioned = mentions(self.tokenizer, rows, batch)
+                answers = self.answers(pixels, rows)
+                bound = binding_loss(caught["tokens"], batch, self.nouns())
+                looked, read = head(caught["hidden"], caught["attention"][:, 0, :, picture], mentioned)
+                figures = {"answers": answers, "bound": bound, "looked": looked, "read": read}
+                loss = answers + bound + 0.5 * looked + 0.5 * read
+                yield loss, {name: round(value.item(), 4) for name, value in figures.items()}
 
-        return self.whole_model(1e-3), losses()
-
-    def whole_model(self, rate: float) -> list[dict]:
-        parts = self.model.model
         rest = [*parts.language_model.parameters(), *parts.multi_modal_projector.parameters()]
-        return [{"params": [*parts.vision_tower.parameters()], "lr": rate / 5}, {"params": rest, "lr": rate}]
+        return [{"params": [*rest, *head.parameters()], "lr": 1e-3}], losses()
 
-    def nouns(self) -> dict[str, torch.Tensor]:
+    def nouns(self) -> dict[str, Tensor]:
         """Each noun's embedding, the mean of its tokens', to aim at."""
         embedding = self.model.get_input_embeddings().weight.detach()
         ids = self.tokenizer([f" {noun}" for noun in self.painter.nouns], add_special_tokens=False)["input_ids"]
         return {noun: embedding[tokens].mean(0) for noun, tokens in zip(self.painter.nouns, ids, strict=True)}
 
-    def batches(self, told: bool = False) -> Iterator[tuple[list[Scene], torch.Tensor | None, dict]]:
-        """Scenes, their pixels, and rows of questions on them; `told`: the caption stands for the picture."""
+    def batches(self) -> Iterator[tuple[list[Scene], Tensor, dict]]:
+        """Scenes, their pixels, and rows of questions on them."""
         while True:
             batch = self.scenes.sample(self.args.batch)
-            talks = self.scenes.talks(batch, self.args.questions)
-            words = [caption(scene, self.scenes.rng) + "\n" for scene in batch] if told else None
-            pixels = None if told else self.scenes.pixels(batch)
-            yield batch, pixels, branches(self.tokenizer, talks, words)
+            yield batch, self.scenes.pixels(batch), branches(self.tokenizer, self.scenes.talks(batch, self.args.edits))
 
-    def answers(self, pixels: torch.Tensor | None, rows: dict) -> tuple[torch.Tensor, dict]:
+    def answers(self, pixels: Tensor, rows: dict) -> Tensor:
         labels = rows.pop("labels")
-        with torch.autocast("cpu", torch.bfloat16):
+        with autocast():
             hidden = self.model.model(pixel_values=pixels, use_cache=False, **rows).last_hidden_state
             asked = labels[:, 1:] != -100
             logits = self.model.lm_head(hidden[:, :-1][asked])
-        return F.cross_entropy(logits.float(), labels[:, 1:][asked]), {}
+        return F.cross_entropy(logits.float(), labels[:, 1:][asked])
+
+
+def autocast() -> torch.autocast:
+    """bfloat16 on a CPU that has it; float32 elsewhere."""
+    return torch.autocast("cpu", torch.bfloat16, enabled=bfloat16_pays(torch.device("cpu")))
 
 
 def main() -> None:
@@ -399,12 +293,10 @@ def main() -> None:
     here = Path(__file__).parent / "assets"
     parser.add_argument("--sprites", type=Path, default=here / "sprites", help="cut-outs named by noun")
     parser.add_argument("--output", type=Path, required=True, help="folder for the model; a stopped run there goes on")
-    parser.add_argument("--vision-pictures", type=int, default=80_000, help="pictures of `seeing`")
-    parser.add_argument("--captions", type=int, default=24_000, help="captions of `reading`")
-    parser.add_argument("--pictures", type=int, default=48_000, help="pictures of `telling`")
-    parser.add_argument("--bound", type=int, default=32_000, help="pictures of `binding`")
-    parser.add_argument("--batch", type=int, default=32, help="pictures a step, after `seeing`")
-    parser.add_argument("--questions", type=int, default=4, help="questions on each picture")
+    parser.add_argument("--seen", type=int, default=80_000, help="pictures of `seeing`")
+    parser.add_argument("--pictures", type=int, default=64_000, help="pictures of `answering`")
+    parser.add_argument("--batch", type=int, default=32, help="pictures a step of `answering`")
+    parser.add_argument("--edits", type=int, default=3, help="changes to imagine on each picture")
     parser.add_argument("--seed", type=int, default=0)
     Pretraining(parser.parse_args()).run()
 

@@ -30,6 +30,8 @@ def _load(name: str, path: Path):
 tiny = _load("tiny", TESTS / "tiny.py")
 _load("scenes", ROOT / "scripts" / "scenes.py")
 _load("make_scenes", ROOT / "scripts" / "make_scenes.py")
+_load("base_model", ROOT / "scripts" / "base_model.py")
+_load("scene_talk", ROOT / "scripts" / "scene_talk.py")
 _load("pretrain_base", ROOT / "scripts" / "pretrain_base.py")
 
 
@@ -41,6 +43,17 @@ def tiny_llava(tmp_path_factory: pytest.TempPathFactory) -> Path:
 @pytest.fixture(scope="session")
 def other_llava(tmp_path_factory: pytest.TempPathFactory) -> Path:
     return tiny.make_tiny_llava(tmp_path_factory.mktemp("models") / "other", seed=1)
+
+
+@pytest.fixture(scope="session")
+def bf16_llava(tiny_llava: Path, tmp_path_factory: pytest.TempPathFactory) -> Path:
+    """The tiny model stored in bfloat16, as real ones are."""
+    from transformers import AutoModelForImageTextToText, AutoProcessor
+
+    folder = tmp_path_factory.mktemp("models") / "bf16"
+    AutoModelForImageTextToText.from_pretrained(tiny_llava, dtype="bfloat16").save_pretrained(folder)
+    AutoProcessor.from_pretrained(tiny_llava).save_pretrained(folder)
+    return folder
 
 
 @pytest.fixture(scope="session")

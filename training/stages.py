@@ -11,6 +11,7 @@ import torch
 from transformers import TrainerCallback, TrainingArguments, set_seed
 
 from mllm_embed import MLLMEmbedder
+from mllm_embed.devices import bfloat16_pays, device_for
 from mllm_embed.errors import ConfigError, DataError
 from mllm_embed.files import write_file
 from mllm_embed.folder import DataFolder
@@ -57,7 +58,7 @@ def run_recipe(recipe: Recipe, after_stage: Callable[[str, Path], None] | None =
     data = {str(path): folder.fingerprint() for path, folder in folders.items()}
     rows = {name: _rows(name, stage, folders[stage.data]) for name, stage in recipe.stages.items()}
     finished = check_output(recipe, data)
-    bf16 = _bf16_pays() if recipe.bf16 == "auto" else recipe.bf16
+    bf16 = bfloat16_pays(device_for()) if recipe.bf16 == "auto" else recipe.bf16
     embedder = _load(recipe, bf16)
     if finished:
         load_adapter(embedder.model, recipe.output / finished[-1], trainable=True)
@@ -125,10 +126,3 @@ def _train_stage(
     trainer.train(resume_from_checkpoint=last_checkpoint(Path(arguments.output_dir)))
     if trainer.is_world_process_zero():
         embedder.save_pretrained(recipe.output / name)
-
-
-def _bf16_pays() -> bool:
-    """Whether bfloat16 is faster here: on a GPU that has it, on a CPU with AVX-512 instructions for it."""
-    if torch.cuda.is_available():
-        return torch.cuda.is_bf16_supported()
-    return bool(getattr(torch.cpu, "_is_avx512_bf16_supported", lambda: False)())
