@@ -122,8 +122,5 @@ def test_a_stopped_run_goes_on_with_the_next_phase(tmp_path: Path, monkeypatch: 
     assert [json.loads(line)["phase"] for line in before.splitlines()] == ["seeing"]
     pretrain_base.Pretraining(args).run()
     assert log.read_text().startswith(before)
-    assert [json.loads(line)["phase"] for line in log.read_text().splitlines()][2:] == [
-        "telling",
-        "binding",
-        "pointing",
-    ]
+    phases = [json.loads(line)["phase"] for line in log.read_text().splitlines()]
+    assert phases == ["seeing", "answering"]
