@@ -7,6 +7,7 @@ import os
 import re
 import sys
 from collections.abc import Sequence
+from dataclasses import replace
 from pathlib import Path
 from typing import TYPE_CHECKING
 
@@ -199,6 +200,9 @@ def _score(arguments: argparse.Namespace) -> int:
         result = score(suite, read_vectors(arguments.vectors, suite), arguments.ties)
     else:
         result = score_rankings(suite, read_ranking(arguments.ranking))
+    made = "vectors" if arguments.vectors else "rankings"
+    unknown = f"unknown: {made} were given, which only their maker can say to follow the query text named here"
+    result = replace(result, protocol={**result.protocol, "prompts": unknown})
     source = {"model": None, "adapter": None, "scored": str(arguments.vectors or arguments.ranking)}
     written = write_result(result, suite, output, source)
     sys.stdout.write(f"{table(result)}\n\nwrote {', '.join(str(path) for path in written)}\n")
@@ -218,7 +222,8 @@ def _check(arguments: argparse.Namespace) -> int:
         where = f"{task.name}: " if task.name else ""
         sys.stdout.write(f"        {where}{len(task.queries):,} queries, gallery of {len(task.gallery):,}\n")
     if suite and all(count.found == count.of for count in counts):
-        sys.stdout.write(f"ready: python -m eval run {arguments.benchmark} ...\n")
+        command = "run" if suite.labelled else "submit"
+        sys.stdout.write(f"ready: python -m eval {command} {arguments.benchmark} ...\n")
         return 0
     benchmark = benchmark_named(name)
     sys.stdout.write(f"annotations: {benchmark.annotations}\n")

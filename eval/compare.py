@@ -185,7 +185,9 @@ def _other(first: Run, run: Run) -> str:
 def _results(runs: Sequence[Run]) -> Iterable[Block]:
     """Our table, and the published rows: in it where they are of its split, below it where not."""
     run, columns = runs[0], _columns(runs)
-    rows = [row for row in published(run.name) if set(row["metrics"]) & set(columns)]
+    # a folder of one's own may bear any benchmark's name, but has neither split nor options
+    known = published(run.name) if run.split or run.options else []
+    rows = [row for row in known if set(row["metrics"]) & set(columns)]
     fit = [row for row in rows if row.get("options", {}).items() <= run.options.items()]
     beside = [row for row in fit if row["split"] == run.split]
     yield _table(columns, _ours(runs, columns, bool(beside)), beside)

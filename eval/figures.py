@@ -13,6 +13,7 @@ from .metrics import Metric
 from .suite import Mean
 
 RESAMPLES = 1000
+BLOCK = 100  # random samples drawn at once, which bounds the memory
 _SEED = 0
 _TAILS = (2.5, 97.5)
 
@@ -54,11 +55,14 @@ def resamples(values: np.ndarray, stream: str) -> np.ndarray:
 
     The same queries are drawn for every metric and in every run; `stream`, the task's name, keeps tasks independent.
     """
+    return bootstrap_means(values, np.random.default_rng([_SEED, zlib.crc32(stream.encode())]))
+
+
+def bootstrap_means(values: np.ndarray, rng: np.random.Generator) -> np.ndarray:
+    """Means [B, M] of values [Q, M] over queries drawn with replacement, the same ones for every column."""
     count = len(values)
-    draws = np.random.default_rng([_SEED, zlib.crc32(stream.encode())]).multinomial(
-        count, np.full(count, 1 / count), size=RESAMPLES
-    )
-    return draws @ values / count
+    draws = (rng.multinomial(count, np.full(count, 1 / count), size=BLOCK) for _ in range(RESAMPLES // BLOCK))
+    return np.concatenate([block @ values for block in draws]) / count
 
 
 def means(wanted: tuple[Mean, ...], figures: Mapping[str, tuple[Figure, np.ndarray]]) -> dict[str, Figure]:

@@ -12,11 +12,10 @@ from dataclasses import dataclass
 
 import numpy as np
 
-from .figures import RESAMPLES
+from .figures import BLOCK, bootstrap_means
 
 FLIPS = 10_000
 _SEED = 0
-_BLOCK = 100  # sign flips drawn at once, which bounds the memory
 
 
 @dataclass(frozen=True)
@@ -38,7 +37,7 @@ def paired(differences: Sequence[np.ndarray]) -> list[Difference]:
     """
     rng = np.random.default_rng(_SEED)
     seen = np.sum([part.mean(axis=0) for part in differences], axis=0)
-    drawn = np.sum([_resampled(part, rng) for part in differences], axis=0)
+    drawn = np.sum([bootstrap_means(part, rng) for part in differences], axis=0)
     flipped = np.sum([_flipped(part, rng) for part in differences], axis=0)
     low, high = np.percentile(drawn, (2.5, 97.5), axis=0)
     as_far = np.abs(flipped) >= np.abs(seen) - 1e-12  # equal sums differ in the last digits, by the order of adding
@@ -46,14 +45,8 @@ def paired(differences: Sequence[np.ndarray]) -> list[Difference]:
     return [Difference(*row) for row in np.stack([100 * seen, 100 * low, 100 * high, p], axis=1).tolist()]
 
 
-def _resampled(values: np.ndarray, rng: np.random.Generator) -> np.ndarray:
-    """Bootstrap means [RESAMPLES, M] of values [Q, M]."""
-    count = len(values)
-    return rng.multinomial(count, np.full(count, 1 / count), size=RESAMPLES) @ values / count
-
-
 def _flipped(values: np.ndarray, rng: np.random.Generator) -> np.ndarray:
     """Means [FLIPS, M] of values [Q, M] under random signs of the queries."""
-    size = (_BLOCK, len(values))
-    signs = (2.0 * rng.integers(0, 2, size, dtype=np.int8) - 1 for _ in range(FLIPS // _BLOCK))
+    size = (BLOCK, len(values))
+    signs = (2.0 * rng.integers(0, 2, size, dtype=np.int8) - 1 for _ in range(FLIPS // BLOCK))
     return np.concatenate([block @ values for block in signs]) / len(values)

@@ -149,7 +149,8 @@ def _tied(result: Result) -> list[str]:
         if tied:
             where = f"{name}: " if name else ""
             notes.append(
-                f"{where}{tied} queries hang on equal scores (--ties optimistic and pessimistic give the bounds)"
+                f"{where}up to {tied} queries a metric hang on equal scores "
+                "(--ties optimistic and pessimistic give the bounds)"
             )
     return notes
 

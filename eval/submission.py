@@ -46,13 +46,14 @@ def submission_of(suite: Suite, vectors: Mapping[str, Vectors]) -> dict[str, dic
     Raises:
         ConfigError: the benchmark has no server. DataError: vectors that cannot be ranked.
     """
-    (task,) = suite.tasks if _parts(suite) else ()
+    parts = _parts(suite)
+    (task,) = suite.tasks
     made = vectors[task.name]
     contents = {}
-    for part in _parts(suite):
+    for part in parts:
         answers = answers_of(task.views[part.view], made.rows[task.asked], made.gallery, part.length)
         lists = {
-            query: [part.entry(task.gallery_ids[at]) for at in row]
+            query: [part.entry(task.gallery_ids[at]) for at in row if at >= 0]
             for query, row in zip(task.query_ids, answers.tolist(), strict=True)
         }
         contents[part.file] = {**part.header, **lists}
@@ -65,11 +66,13 @@ def check_submission(suite: Suite, contents: Mapping[str, Mapping[str, Any]]) ->
     Raises:
         DataError: the file and the query are named.
     """
-    (task,) = suite.tasks if _parts(suite) else ()
-    wanted = {part.file for part in _parts(suite)}
+    parts = _parts(suite)
+    (task,) = suite.tasks
+    wanted = {part.file for part in parts}
     if set(contents) != wanted:
-        raise DataError(f"a submission to {suite.name} is {' and '.join(sorted(wanted))}, not {sorted(contents)}")
-    for part in _parts(suite):
+        names = [" and ".join(sorted(files)) for files in (wanted, contents)]
+        raise DataError(f"a submission to {suite.name} is {names[0]}, not {names[1]}")
+    for part in parts:
         content = contents[part.file]
         for key, value in part.header.items():
             if content.get(key) != value:

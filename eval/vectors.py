@@ -5,6 +5,7 @@ A suite of several tasks has one such folder a task: DIR/dress, DIR/shirt, DIR/t
 
 from __future__ import annotations
 
+import tokenize
 from collections.abc import Mapping, Sequence
 from pathlib import Path
 
@@ -92,11 +93,10 @@ def _matrix(path: Path) -> np.ndarray:
     if not path.is_file():
         raise DataError(f"{path} is missing: give gallery.npy, queries.npy, gallery_ids.json and query_ids.json")
     try:
-        matrix = np.load(path, mmap_mode="r", allow_pickle=False)
-    except (ValueError, OSError, EOFError) as error:
+        # unlike numpy.load it tries neither pickles nor archives; a spoilt header can raise any of these
+        matrix = np.lib.format.open_memmap(path, mode="r")
+    except (ValueError, OSError, OverflowError, tokenize.TokenError) as error:
         raise DataError(f"{path} is not a whole .npy file of numbers ({error}); write it with numpy.save") from error
-    if not isinstance(matrix, np.ndarray):
-        raise DataError(f"{path} is an archive of arrays: write the one array with numpy.save")
     if matrix.ndim != 2 or not np.issubdtype(matrix.dtype, np.floating) or not matrix.shape[1]:
         raise DataError(f"{path} must hold floats, one vector a row, not {matrix.dtype} of shape {matrix.shape}")
     return matrix

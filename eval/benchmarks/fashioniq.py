@@ -52,7 +52,8 @@ def _build(source: Source, split: str, options: Options) -> Suite:
     }
     protocol = {
         "gallery": galleries[options["gallery"]],
-        "query text": " | ".join(CAPTIONS[options["captions"]]) + ", each caption stripped of '.?, '",
+        "query text": " | ".join(CAPTIONS[options["captions"]]) + ", each caption stripped of '.?, '; "
+        "where one is empty, the other one alone",
         "excluded": "nothing: the reference picture stays in the gallery",
         "R@K": "the target among the first K; the mean gives each category the same weight",
         "equals": "SEARLE a9c314b and CLIP4Cir dfed9f7 src/validate.py",

@@ -9,7 +9,7 @@ from mllm_embed.types import Document, Query
 
 from ..metrics import MAP, MRR, mean_average_precision, recall
 from ..suite import Suite, Task, View
-from .base import Benchmark, Options, Source
+from .base import Benchmark, Count, Options, Source
 
 KS = (1, 5, 10)
 METRICS = (*recall(KS), MAP, MRR, *mean_average_precision(KS))
@@ -78,7 +78,12 @@ def _exclusion(benchmark: FolderBenchmark) -> str:
 
 
 def _build(source: Source, split: str, options: Options) -> Suite:
-    return suite_of(open_benchmark(source.data, pictures=source.look))
+    benchmark = open_benchmark(source.data, pictures=source.look and source.strict)
+    if not source.strict:
+        paths = list(dict.fromkeys(entry.image for entry in (*benchmark.gallery, *benchmark.queries)))
+        lost = [str(path) for path in paths if not path.is_file()]
+        source.counts.append(Count("pictures", len(paths) - len(lost), len(paths), lost[0] if lost else None))
+    return suite_of(benchmark)
 
 
 FOLDER = Benchmark(

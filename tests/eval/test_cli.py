@@ -110,6 +110,7 @@ def test_saved_vectors_score_as_the_run_did(
     first, second = (json.loads((folder / "result.json").read_text()) for folder in (run, scored))
     assert first["tasks"][""]["rows"]["composed"] == second["tasks"][""]["rows"]["composed"]
     assert first["means"]["composed"] == second["means"]["composed"]
+    assert first["protocol"]["prompts"]["composed"] and second["protocol"]["prompts"].startswith("unknown")
     assert set(first["tasks"][""]["rows"]) == {"composed", "image only", "text only", "sum"}
     assert first["tasks"][""]["rows"]["composed"]["Rsub@3"]["queries"] == 5
     out = capsys.readouterr().out
@@ -120,6 +121,8 @@ def test_hidden_labels_are_submitted_and_not_scored(
     tiny_llava: Path, cirr: Path, tmp_path: Path, capsys: pytest.CaptureFixture[str]
 ) -> None:
     data, output = ["cirr", "--data", str(cirr)], tmp_path / "server"
+    assert main(["check", *data, "--split", "test1"]) == 0
+    assert "ready: python -m eval submit cirr" in capsys.readouterr().out
     assert main(["run", *data, "--split", "test1", "--model", "not/loaded/at/all"]) == 2
     assert "labels of cirr test1 are hidden" in last_error(capsys)
     assert main(["submit", *data, "--model", str(tiny_llava), "--output", str(output)]) == 0
@@ -204,6 +207,16 @@ def test_check_says_what_is_missing_and_where_to_get_it(cirr: Path, capsys: pyte
     assert "NLVR2" in out
     assert main(["run", "cirr", "--data", str(cirr), "--model", "x"]) == 2
     assert "1 of 60 gallery pictures are missing" in last_error(capsys)
+
+
+def test_check_counts_the_pictures_of_a_folder_of_ones_own(benchmark: Path, capsys: pytest.CaptureFixture[str]) -> None:
+    assert main(["check", str(benchmark)]) == 0
+    assert "ok      pictures: 6 of 6\n        5 queries, gallery of 6\n" in capsys.readouterr().out
+    for number in (2, 4):
+        (benchmark / f"{number}.png").unlink()
+    assert main(["check", str(benchmark)]) == 1
+    out = capsys.readouterr().out
+    assert "MISSING pictures: 4 of 6, first missing: " in out and "2.png" in out and "ready" not in out
 
 
 @pytest.mark.parametrize(

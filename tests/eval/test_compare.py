@@ -160,17 +160,18 @@ def test_a_line_a_run_with_the_columns_that_papers_print(name: str, suites: dict
     assert ours[0][f"95 % of {HEADLINES[name]}"] == f"{figure.low:.2f} to {figure.high:.2f}"
 
 
-def test_a_folder_benchmark_shows_all_its_metrics_and_nothing_published(tmp_path: Path) -> None:
+@pytest.mark.parametrize("name", ["my shoes", "cirr"])
+def test_a_folder_benchmark_shows_all_its_metrics_and_nothing_published(name: str, tmp_path: Path) -> None:
     from PIL import Image
 
     Image.new("RGB", (4, 4)).save(tmp_path / "a.png")
     gallery = [{"id": str(number), "image": "a.png", "caption": f"thing {number}"} for number in range(8)]
     queries = [{"id": "q", "image": "a.png", "instruction": "other", "targets": ["3"]}]
-    dump(tmp_path / "data", benchmark={"name": "my shoes", "gallery": gallery, "queries": queries})
+    dump(tmp_path / "data", benchmark={"name": name, "gallery": gallery, "queries": queries})
     (tmp_path / "a.png").rename(tmp_path / "data" / "a.png")
     run(tmp_path / "mine", open_suite("folder", tmp_path / "data"), 0.5)
     text = compare([tmp_path / "mine"], "markdown")
-    assert text.startswith("## my shoes\n")
+    assert text.startswith(f"## {name}\n")
     ((line,),) = tables(text)
     names = ["R@1", "R@5", "R@10", "mAP", "MRR", "mAP@1", "mAP@5", "mAP@10"]
     assert list(line) == ["method", *names, *[f"captions/{name}" for name in names], "95 % of R@1"]
@@ -210,7 +211,7 @@ def test_the_best_of_a_column_is_bold(suites: dict[str, Suite], tmp_path: Path) 
     good, bad = (next(line for line in text.split("\n") if line.startswith(f"| {name} ")) for name in ("good", "bad"))
     assert good.count("**") == 2 * len(COLUMNS["circo"]) and "**" not in bad
     best = {re.search(r"\| ([^|]*?) +\|", line)[1] for line in text.split("\n") if "**" in line}
-    assert best == {"good", "BGE-VL-MLLM"}  # of ours, and of the published table
+    assert best == {"good", "BGE-VL-MLLM", "V-Retrver"}  # of ours, and of the published table
 
 
 def test_another_gallery_has_a_table_of_its_own_without_published_rows(tmp_path: Path) -> None:
@@ -513,5 +514,5 @@ def test_published_numbers_agree_with_themselves(name: str) -> None:
             parts = [values.get(f"{category}/R@{k}") for category in CATEGORIES]
             if all(parts) and (row["method"], k) != ("SPRC", 10):  # published.yaml tells of this one
                 assert values[f"mean R@{k}"] == pytest.approx(sum(parts) / 3, abs=0.011), row
-        if "(R@5 + Rsub@1) / 2" in values:
+        if {"(R@5 + Rsub@1) / 2", "R@5"} <= set(values):
             assert values["(R@5 + Rsub@1) / 2"] == pytest.approx((values["R@5"] + values["Rsub@1"]) / 2, abs=0.011)

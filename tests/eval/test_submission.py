@@ -66,6 +66,14 @@ def test_cirr_gets_two_files_without_the_reference(tmp_path: Path) -> None:
     check_submission(suite, read_submission(files))
 
 
+def test_a_gallery_too_small_for_a_list_is_refused_with_its_size(tmp_path: Path) -> None:
+    suite = made("cirr")
+    suite.tasks[0].views[0].exclude[4] = tuple(range(25))
+    with pytest.raises(DataError, match='the list of query "4" must have 50 entries, not 45'):
+        write_submission(suite, vectors(suite), tmp_path / "out")
+    assert not (tmp_path / "out").exists()
+
+
 def test_circo_gets_one_file_of_numbers(tmp_path: Path) -> None:
     suite = made("circo")
     (file,) = write_submission(suite, vectors(suite), tmp_path)

@@ -102,6 +102,18 @@ def spoil(folder: Path, what: str) -> None:
         case "archive":
             np.savez(folder / "gallery.npz", gallery=gallery)
             (folder / "gallery.npz").rename(folder / "gallery.npy")
+        case "no archive":
+            (folder / "gallery.npy").write_bytes(b"PK\x03\x04 and then no archive")
+        case "empty":
+            (folder / "gallery.npy").write_bytes(b"")
+        case "open bracket":
+            content = (folder / "gallery.npy").read_bytes()
+            (folder / "gallery.npy").write_bytes(content.replace(b"(5, 4), }", b"(5, 4 , }"))
+        case "too many rows":
+            content = (folder / "gallery.npy").read_bytes()
+            (folder / "gallery.npy").write_bytes(
+                content.replace(b"(5, 4), }" + b" " * 20, b"(5" + b"0" * 20 + b", 4), }")
+            )
         case "deep":
             (folder / "gallery_ids.json").write_text("[" * 100_000)
         case "no json":
@@ -117,7 +129,11 @@ def spoil(folder: Path, what: str) -> None:
     [
         ("nan", 'the vector of "bg3" holds NaN'),
         ("huge", 'the vector of "bg2" holds NaN, or values too large for float32'),
-        ("archive", "gallery.npy is an archive of arrays"),
+        ("archive", "gallery.npy is not a whole .npy file"),
+        ("no archive", "gallery.npy is not a whole .npy file"),
+        ("empty", "gallery.npy is not a whole .npy file"),
+        ("open bracket", "gallery.npy is not a whole .npy file"),
+        ("too many rows", "gallery.npy is not a whole .npy file"),
         ("deep", "gallery_ids.json is not JSON"),
         ("narrow", "gallery.npy has 3 dimensions and queries.npy 4"),
         ("short", "has 4 rows and gallery_ids.json 5 ids"),
