@@ -12,7 +12,7 @@ answering  the whole model but for the tower, on questions. One attention head i
 Without the cell the tokens forget where they are, and without the attention head no instruction finds the thing that it
 names: answers alone taught the model to describe every test picture rightly, and to guess which thing was meant.
 
-A run that was stopped goes on with the first phase that is not finished.
+A run that was stopped goes on from where it last saved, every 200 steps.
 One scene serves several questions: their tokens stand in one row behind the scene's, and an attention mask keeps the
 questions from seeing each other, so that the scene is computed once.
 The result is a stock `LlavaForConditionalGeneration` folder of bfloat16 safetensors with processor and chat template.
@@ -50,7 +50,7 @@ CELL_OF_TOKEN = torch.arange(9).view(3, 3).repeat_interleave(2, 0).repeat_interl
 class Scenes:
     """Endless seeded scenes, none of them a test scene of the demo, with pixels as the processor makes them."""
 
-    def __init__(self, painter: Painter, seed: int):
+    def __init__(self, painter: Painter, seed: str):
         self.painter, self.rng, self.forbidden = painter, random.Random(seed), held_out_scenes(painter.nouns)
 
     def sample(self, size: int) -> list[Scene]:
@@ -155,34 +155,31 @@ def ahead(batches: Iterator, depth: int = 4) -> Iterator:
         yield batch
 
 
-def schedule(step: int, steps: int, warmup: int = 200) -> float:
-    return min(1, (step + 1) / warmup) * (0.02 + 0.98 * 0.5 * (1 + np.cos(np.pi * step / steps)))
+def schedule(step: int, steps: int, start: int, warmup: int = 200) -> float:
+    """Cosine over all steps, with a warm-up from where the optimiser starts anew."""
+    return min(1, (step - start + 1) / warmup) * (0.02 + 0.98 * 0.5 * (1 + np.cos(np.pi * step / steps)))
 
 
-def optimise(name: str, groups: list[dict], steps: int, losses: Iterator, log: list[dict]) -> None:
-    """AdamW with warm-up and cosine over `losses`, which yields (loss, figures to log) for each step."""
+def optimise(groups: list[dict], losses: Iterator, steps: int, start: int = 0) -> Iterator[dict]:
+    """AdamW over `losses`, which yields (loss, figures to log); yields what is to be logged after each step."""
     optimizer = torch.optim.AdamW(groups, betas=(0.9, 0.98), weight_decay=0.02, fused=True)
     peaks = [group["lr"] for group in optimizer.param_groups]
     started, mean = time.time(), None
-    for step in range(steps):
+    for step in range(start, steps):
         for group, peak in zip(optimizer.param_groups, peaks, strict=True):
-            group["lr"] = peak * schedule(step, steps)
+            group["lr"] = peak * schedule(step, steps, start)
         loss, figures = next(losses)
         optimizer.zero_grad()
         loss.backward()
-        torch.nn.utils.clip_grad_norm_([p for g in groups for p in g["params"]], 1.0)
+        nn.utils.clip_grad_norm_([p for g in groups for p in g["params"]], 1.0)
         optimizer.step()
         mean = loss.item() if mean is None else 0.98 * mean + 0.02 * loss.item()
-        if step % 50 == 0 or step == steps - 1:
-            seconds = round(time.time() - started)
-            log.append(
-                {"phase": name, "step": step, "of": steps, "loss": round(mean, 4), **figures, "seconds": seconds}
-            )
-            print(json.dumps(log[-1]), flush=True)
+        seconds = round(time.time() - started)
+        yield {"step": step + 1, "of": steps, "loss": round(mean, 4), **figures, "seconds": seconds}
 
 
 class Pretraining:
-    """The phases, each a stream of losses with its parameters; the model is saved after each, as bfloat16."""
+    """The phases, each some parameters with a stream of losses; the model is saved as bfloat16."""
 
     def __init__(self, args: argparse.Namespace):
         self.args, self.painter = args, Painter(args.sprites)
@@ -194,17 +191,20 @@ class Pretraining:
     def run(self) -> None:
         self.resume()
         phases = {"seeing": self.args.seen // 64, "answering": self.args.pictures // self.args.batch}
-        finished = {row["phase"] for row in self.log if row["step"] == row["of"] - 1}
+        done = {row["phase"]: row["step"] for row in self.log}
         for number, (name, steps) in enumerate(phases.items()):
-            if name not in finished:
-                torch.manual_seed(self.args.seed + number)
-                self.scenes = Scenes(self.painter, self.args.seed + 1 + number)
-                groups, losses = getattr(self, name)()
-                optimise(name, groups, steps, losses, self.log)
-                self.save()
+            start = done.get(name, 0)
+            torch.manual_seed(self.args.seed + number)
+            self.scenes = Scenes(self.painter, f"{self.args.seed}/{name}/{start}")
+            for row in optimise(*getattr(self, name)(), steps, start) if start < steps else ():
+                if row["step"] % 50 == 0 or row["step"] == steps:
+                    self.log.append({"phase": name, **row})
+                    print(json.dumps(self.log[-1]), flush=True)
+                if row["step"] % 200 == 0 or row["step"] == steps:
+                    self.save()
 
     def resume(self) -> None:
-        """Take up weights and log of finished phases, if the output has any."""
+        """Take up weights and log of an earlier run, if the output has any; the optimiser starts anew."""
         from transformers import LlavaForConditionalGeneration
 
         log = self.args.output / LOG
