@@ -12,13 +12,11 @@ from pathlib import Path
 from typing import TYPE_CHECKING
 
 from mllm_embed.errors import ConfigError, user_errors
+from mllm_embed.model_options import add_model_options, load_embedder
 
 if TYPE_CHECKING:
-    from mllm_embed.encoder import MLLMEmbedder
-
     from .suite import Suite
 
-DTYPES = ("auto", "float32", "bfloat16", "float16")
 TIES = ("gallery", "optimistic", "pessimistic")
 
 _ABOUT = """\
@@ -91,7 +89,7 @@ def _parser() -> argparse.ArgumentParser:
     commands = parser.add_subparsers(required=True, metavar="COMMAND")
     run = _command(commands, "run", _run, "embed and score with a model", _RUN)
     _benchmark_options(run)
-    _model_options(run, required=True)
+    add_model_options(run)
     run.add_argument("--ties", choices=TIES, default=TIES[0], help="which of equal scores comes first (gallery: order)")
     run.add_argument("--output", metavar="DIR", type=Path, help="default: runs/eval/<benchmark>-<model>")
     run.add_argument("--save-vectors", metavar="DIR", type=Path, help="keep the vectors, as `score` reads them")
@@ -107,7 +105,7 @@ def _parser() -> argparse.ArgumentParser:
     _benchmark_options(check)
     submit = _command(commands, "submit", _submit, "write and check files for the servers of CIRR and CIRCO")
     _benchmark_options(submit)
-    _model_options(submit, required=False)
+    add_model_options(submit, required=False)
     submit.add_argument("--vectors", metavar="DIR", type=Path, help="folder with vectors, instead of a model")
     submit.add_argument("--files", metavar="FILE", type=Path, nargs="+", help="only check these files")
     submit.add_argument("--output", metavar="DIR", type=Path, help="default: runs/submit/<benchmark>-<model>")
@@ -146,14 +144,6 @@ def _benchmark_options(parser: argparse.ArgumentParser) -> None:
     parser.add_argument("--option", metavar="K=V", nargs="+", action="extend", default=[], help="see below")
 
 
-def _model_options(parser: argparse.ArgumentParser, required: bool) -> None:
-    parser.add_argument("--model", required=required, metavar="M", help="model folder or hub id, or an adapter folder")
-    parser.add_argument("--adapter", metavar="A", help="adapter folder to put on the model")
-    parser.add_argument("--batch-size", metavar="B", type=int, default=32, help="items at once (default 32)")
-    parser.add_argument("--device", metavar="D", help="cpu, cuda, cuda:1 (default: the GPU where there is one)")
-    parser.add_argument("--dtype", choices=DTYPES, default="auto", help="auto: as stored in the model (default)")
-
-
 def _run(arguments: argparse.Namespace) -> int:
     if arguments.sheet < 0:
         raise ConfigError(f"--sheet must be 0 or more, not {arguments.sheet}")
@@ -169,10 +159,11 @@ def _run(arguments: argparse.Namespace) -> int:
     from .vectors import write_vectors
 
     need_labels(suite)
-    embedder = _embedder(arguments)
+    embedder = load_embedder(arguments)
     vectors, spent = embed(embedder, suite, batch_size=arguments.batch_size)
     result = described(score(suite, vectors, arguments.ties, spent), suite, embedder.prompts)
-    settings = {"model": arguments.model, "adapter": arguments.adapter, "dtype": arguments.dtype}
+    dtype = str(embedder.dtype).removeprefix("torch.")
+    settings = {"model": arguments.model, "adapter": arguments.adapter, "dtype": dtype}
     written = write_result(result, suite, output, settings)
     sys.stdout.write(f"{table(result)}\n")
     if arguments.save_vectors:
@@ -256,7 +247,7 @@ def _submit(arguments: argparse.Namespace) -> int:
     else:
         from .evaluate import embed
 
-        vectors, _ = embed(_embedder(arguments), suite, batch_size=arguments.batch_size)
+        vectors, _ = embed(load_embedder(arguments), suite, batch_size=arguments.batch_size)
     written = write_submission(suite, vectors, output)
     sys.stdout.write(f"wrote {' and '.join(str(path) for path in written)} for the server of {suite.title}\n")
     return 0
@@ -310,17 +301,6 @@ def _suite(arguments: argparse.Namespace, pictures: bool = True) -> Suite:
         split=arguments.split,
         options=_options(arguments),
         pictures=pictures,
-    )
-
-
-def _embedder(arguments: argparse.Namespace) -> MLLMEmbedder:
-    if arguments.batch_size < 1:
-        raise ConfigError(f"--batch-size must be at least 1, not {arguments.batch_size}")
-
-    from mllm_embed.encoder import MLLMEmbedder
-
-    return MLLMEmbedder.from_pretrained(
-        arguments.model, adapter=arguments.adapter, dtype=arguments.dtype, device=arguments.device
     )
 
 

@@ -9,6 +9,7 @@ from pathlib import Path
 from typing import TYPE_CHECKING
 
 from .errors import ConfigError, user_errors
+from .model_options import add_model_options, load_embedder
 
 if TYPE_CHECKING:
     from .search import Hit, Searcher
@@ -51,8 +52,7 @@ def _parser() -> argparse.ArgumentParser:
         epilog=_EXAMPLES,
         formatter_class=argparse.RawDescriptionHelpFormatter,
     )
-    search.add_argument("--model", required=True, metavar="M", help="model folder or hub id, or an adapter folder")
-    search.add_argument("--adapter", metavar="A", help="adapter folder to put on the model")
+    add_model_options(search)
     search.add_argument("--gallery", required=True, metavar="DIR", type=Path, help="folder of pictures")
     search.add_argument("--image", metavar="F", type=Path, help="the reference picture")
     search.add_argument("--instruction", metavar="S", help="what to change in it, or what to look for")
@@ -61,9 +61,6 @@ def _parser() -> argparse.ArgumentParser:
         "--output", type=Path, default=Path("runs/search.png"), metavar="PNG", help="default: runs/search.png"
     )
     search.add_argument("--exclude-reference", action="store_true", help="never answer with the reference itself")
-    search.add_argument("--batch-size", type=int, default=32, metavar="B", help="pictures at once (default 32)")
-    search.add_argument("--dtype", choices=("auto", "float32", "bfloat16", "float16"), default="auto")
-    search.add_argument("--device", metavar="D", help="cpu, cuda, cuda:1 (default: the GPU where there is one)")
     return parser
 
 
@@ -74,9 +71,8 @@ def _search(arguments: argparse.Namespace) -> int:
     from .search import Searcher, gallery_of
     from .types import Query
 
-    for option, value in (("-k", arguments.k), ("--batch-size", arguments.batch_size)):
-        if value < 1:
-            raise ConfigError(f"{option} must be at least 1, not {value}")
+    if arguments.k < 1:
+        raise ConfigError(f"-k must be at least 1, not {arguments.k}")
     if arguments.exclude_reference and arguments.image is None:
         raise ConfigError("--exclude-reference needs --image: there is no reference to leave out")
     if arguments.image is None and arguments.instruction is None:
@@ -87,12 +83,7 @@ def _search(arguments: argparse.Namespace) -> int:
         load_image(arguments.image)
     gallery_of(arguments.gallery)
 
-    from .encoder import MLLMEmbedder
-
-    embedder = MLLMEmbedder.from_pretrained(
-        arguments.model, adapter=arguments.adapter, dtype=arguments.dtype, device=arguments.device
-    )
-    searcher = Searcher.from_folder(embedder, arguments.gallery, batch_size=arguments.batch_size)
+    searcher = Searcher.from_folder(load_embedder(arguments), arguments.gallery, batch_size=arguments.batch_size)
     exclude = _copies(searcher, arguments.image) if arguments.exclude_reference else []
     hits = searcher.search(query, arguments.k, exclude)
     if not hits:

@@ -96,6 +96,11 @@ class MLLMEmbedder:
         return next(self.model.parameters()).device
 
     @property
+    def dtype(self) -> torch.dtype:
+        """What the base model computes in; pooled vectors are float32 all the same."""
+        return self.model.base.dtype
+
+    @property
     def dimension(self) -> int:
         """Length of a vector."""
         return self.model.base.config.get_text_config().hidden_size

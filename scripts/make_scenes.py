@@ -179,8 +179,8 @@ def main() -> int:
     default = Path(__file__).parent / "assets" / "sprites"
     parser.add_argument("--sprites", type=Path, default=default, help="cut-outs with alpha, named by their noun")
     parser.add_argument("--output", type=Path, required=True, help="folder that receives train/, seen/ and unseen/")
-    parser.add_argument("--pairs", type=int, default=8000, help="picture-caption pairs for stage 1")
-    parser.add_argument("--triplets", type=int, default=8000, help="triplets for stage 2")
+    parser.add_argument("--pairs", type=int, default=2000, help="picture-caption pairs for stage 1")
+    parser.add_argument("--triplets", type=int, default=4000, help="triplets for stage 2")
     parser.add_argument("--edits", type=int, default=4, help="triplets on each reference picture")
     parser.add_argument("--references", type=int, default=40, help="references of each benchmark, 16 queries each")
     parser.add_argument("--unseen", type=int, default=20, help="objects kept out of train/")

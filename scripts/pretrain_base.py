@@ -112,9 +112,12 @@ class PointingHead(nn.Module):
         """
         rows, positions, cells, sizes = mentioned.T
         shares = 4 * cells_of(attention[rows, positions].float()[..., None]).squeeze(2)
-        looked = -shares.gather(1, cells[:, None]).clamp_min(1e-6).log().mean()
-        read = self.read(unit_rms(hidden[rows, positions]))
-        return looked, F.cross_entropy(read, cells * len(SIZES) + sizes)
+        looked = -shares.gather(1, cells[:, None]).clamp_min(1e-6).log()
+        read = F.cross_entropy(
+            self.read(unit_rms(hidden[rows, positions])), cells * len(SIZES) + sizes, reduction="sum"
+        )
+        count = max(len(mentioned), 1)  # a small batch may name nothing
+        return looked.sum() / count, read / count
 
 
 def unit_rms(vectors: Tensor) -> Tensor:

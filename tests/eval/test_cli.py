@@ -67,7 +67,7 @@ def test_a_run_prints_the_table_and_writes_result_and_sheet(
     capsys: pytest.CaptureFixture[str],
 ) -> None:
     monkeypatch.chdir(tmp_path)
-    assert main(["run", str(benchmark), "--model", str(tiny_llava), "--dtype", "float32"]) == 0
+    assert main(["run", str(benchmark), "--model", str(tiny_llava)]) == 0
     out = capsys.readouterr().out
     folder = tmp_path / "runs/eval/my_bench-tiny"
     assert sorted(file.name for file in folder.iterdir()) == ["contact_sheet.png", "per_query.json", "result.json"]

@@ -103,6 +103,7 @@ def test_a_noun_points_to_the_cell_that_shows_it(model_and_tokenizer: tuple) -> 
         attention[0, position, 2 * row : 2 * row + 2, 2 * column : 2 * column + 2] = 0.25
     assert head(hidden, attention.flatten(2), mentioned)[0] == 0
     assert head(hidden, attention.roll(2, dims=2).flatten(2), mentioned)[0] > 10
+    assert [loss.item() for loss in head(hidden, attention.flatten(2), mentioned[:0])] == [0, 0]
 
 
 def test_a_stopped_run_goes_on_with_the_next_phase(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:

@@ -1,0 +1,39 @@
+"""The options by which every command line names a model, and the model that they name."""
+
+from __future__ import annotations
+
+import argparse
+from typing import TYPE_CHECKING
+
+from .errors import ConfigError
+
+if TYPE_CHECKING:
+    from .encoder import MLLMEmbedder
+
+DTYPES = ("auto", "float32", "bfloat16", "float16")
+
+
+def add_model_options(parser: argparse.ArgumentParser, required: bool = True) -> None:
+    """Add --model, --adapter, --batch-size, --device and --dtype."""
+    parser.add_argument("--model", required=required, metavar="M", help="model folder or hub id, or an adapter folder")
+    parser.add_argument("--adapter", metavar="A", help="adapter folder to put on the model")
+    parser.add_argument("--batch-size", metavar="B", type=int, default=32, help="items at once (default 32)")
+    parser.add_argument("--device", metavar="D", help="cpu, cuda, cuda:1 (default: the GPU where there is one)")
+    parser.add_argument(
+        "--dtype",
+        choices=DTYPES,
+        default="auto",
+        help="default: auto, as stored in the model, but float32 on a CPU without bfloat16 instructions",
+    )
+
+
+def load_embedder(arguments: argparse.Namespace) -> MLLMEmbedder:
+    """The model that the options name; raises ConfigError for a bad option, ModelError for a bad model."""
+    if arguments.batch_size < 1:
+        raise ConfigError(f"--batch-size must be at least 1, not {arguments.batch_size}")
+
+    from .encoder import MLLMEmbedder
+
+    return MLLMEmbedder.from_pretrained(
+        arguments.model, adapter=arguments.adapter, dtype=arguments.dtype, device=arguments.device
+    )
