@@ -153,7 +153,7 @@ def _run(arguments: argparse.Namespace) -> int:
     if arguments.save_vectors:
         _need_folder(arguments.save_vectors, "--save-vectors")
 
-    from .evaluate import described, embed
+    from .evaluate import described, embed, settings_of
     from .report import table, write_result, write_sheet
     from .score import need_labels, score
     from .vectors import write_vectors
@@ -162,9 +162,7 @@ def _run(arguments: argparse.Namespace) -> int:
     embedder = load_embedder(arguments)
     vectors, spent = embed(embedder, suite, batch_size=arguments.batch_size)
     result = described(score(suite, vectors, arguments.ties, spent), suite, embedder.prompts)
-    dtype = str(embedder.dtype).removeprefix("torch.")
-    settings = {"model": arguments.model, "adapter": arguments.adapter, "dtype": dtype}
-    written = write_result(result, suite, output, settings)
+    written = write_result(result, suite, output, settings_of(embedder, arguments.model, arguments.adapter))
     sys.stdout.write(f"{table(result)}\n")
     if arguments.save_vectors:
         write_vectors(arguments.save_vectors, suite, vectors)

@@ -34,7 +34,7 @@ def main() -> None:
 
     from mllm_embed import MLLMEmbedder
     from mllm_embed.eval.benchmarks import open_suite
-    from mllm_embed.eval.evaluate import evaluate
+    from mllm_embed.eval.evaluate import evaluate, settings_of
     from mllm_embed.eval.report import comparison_table, write_result, write_sheet
     from mllm_embed.eval.score import Result
     from mllm_embed.training.config import load_recipe
@@ -50,7 +50,7 @@ def main() -> None:
         embedder = MLLMEmbedder.from_pretrained(recipe.model, adapter=adapter)
         table[row] = {name: evaluate(embedder, test, batch_size=64, progress=True) for name, test in tests.items()}
         for name, result in table[row].items():
-            settings = {"model": recipe.model, "adapter": adapter and str(adapter)}
+            settings = settings_of(embedder, recipe.model, adapter)
             folder = OUTPUT / "results" / row.replace(", ", "-").replace(" ", "_") / name
             write_result(result, tests[name], folder, settings)
         print("composed R@1:", {name: round(result.percent("R@1"), 1) for name, result in table[row].items()})
