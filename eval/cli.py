@@ -190,7 +190,7 @@ def _score(arguments: argparse.Namespace) -> int:
     else:
         result = score_rankings(suite, read_ranking(arguments.ranking))
     made = "vectors" if arguments.vectors else "rankings"
-    unknown = f"unknown: {made} were given, which only their maker can say to follow the query text named here"
+    unknown = f"unknown: the {made} were given, and only their maker knows how the query text was asked"
     result = replace(result, protocol={**result.protocol, "prompts": unknown})
     source = {"model": None, "adapter": None, "scored": str(arguments.vectors or arguments.ranking)}
     written = write_result(result, suite, output, source)

@@ -27,17 +27,18 @@ def bfloat16_pays(place: torch.device) -> bool:
     matrices of 2,048 x 2,048 takes hundreds of times as long as in float32.
     """
     if place.type == "cuda":
-        return torch.cuda.is_bf16_supported()
+        return torch.cuda.is_bf16_supported(including_emulation=False)
     return place.type != "cpu" or bool(getattr(torch.cpu, "_is_avx512_bf16_supported", lambda: False)())
 
 
 def dtype_for(dtype: str | torch.dtype, place: torch.device) -> str | torch.dtype:
-    """What transformers is asked for: "auto" keeps the checkpoint's, but for a CPU that is slow in half precision.
+    """What transformers is asked for: "auto" keeps the checkpoint's, but for a CPU without bfloat16 instructions.
 
     Raises ConfigError for anything but a floating torch dtype or the name of one.
     """
     if dtype == "auto":
-        return "auto" if bfloat16_pays(place) else torch.float32
+        # a GPU without bfloat16 keeps the checkpoint's too: float32 would take twice its memory
+        return torch.float32 if place.type == "cpu" and not bfloat16_pays(place) else "auto"
     found = dtype if isinstance(dtype, torch.dtype) else getattr(torch, dtype, None)
     if not isinstance(found, torch.dtype) or not found.is_floating_point:
         raise ConfigError(f"dtype '{dtype}' is not known; use auto, float32, bfloat16 or float16")

@@ -20,7 +20,7 @@ from dataclasses import astuple, dataclass, field
 from pathlib import Path
 
 from .errors import DataError
-from .rows import Checks, Row, array_rows, json_lines
+from .rows import Checks, Row, array_rows, image_complaint, json_lines
 
 FILES = ("pairs.jsonl", "triplets.jsonl", "benchmark.json")
 _SHOWN = 20
@@ -117,6 +117,13 @@ class DataFolder:
         if checks.problems:
             raise DataError(_message(root, checks.problems))
         return cls(root, pairs, triplets, benchmark, _digest(root))
+
+    def pictures(self) -> dict[Path, str | None]:
+        """Every picture that the files name, and what is wrong with it: None for those that are there."""
+        asked = (*self.benchmark.gallery, *self.benchmark.queries) if self.benchmark else ()
+        targets = [triplet.target_image for triplet in self.triplets if triplet.target_image]
+        paths = dict.fromkeys([entry.image for entry in (*self.pairs, *self.triplets, *asked)] + targets)
+        return {path: image_complaint(path, os.path.relpath(path, self.root)) for path in paths}
 
     def fingerprint(self) -> str:
         """sha256 over the names and contents of the three files (those that existed when it was opened)."""

@@ -31,7 +31,7 @@ class Checks:
         if name not in self.pictures:
             if not self.look:
                 return None
-            self.pictures[name] = _image_complaint(self.root / name, name)
+            self.pictures[name] = image_complaint(self.root / name, name)
         return self.pictures[name]
 
 
@@ -173,7 +173,8 @@ def _read(path: Path) -> str:
         raise DataError(f"{path} cannot be read: {error.strerror}") from error
 
 
-def _image_complaint(path: Path, name: str) -> str | None:
+def image_complaint(path: Path, name: str) -> str | None:
+    """What is wrong with a picture's path, named relative to its folder; None where a non-empty file is there."""
     try:
         if Path(name).is_absolute() or os.path.normpath(name).split(os.sep)[0] == "..":
             return "must be a path inside the folder"

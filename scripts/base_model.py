@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Iterable
+from pathlib import Path
 
 import torch
 
@@ -73,3 +74,11 @@ def build_model(tokenizer) -> torch.nn.Module:
     model = LlavaForConditionalGeneration(config)
     model.set_attn_implementation("eager")  # faster than SDPA under these masks on a CPU
     return model
+
+
+def load_base(folder: Path) -> tuple:
+    """Processor and float32 model of a base saved earlier; the tokenizer is the one its embeddings belong to."""
+    from transformers import AutoProcessor, LlavaForConditionalGeneration
+
+    model = LlavaForConditionalGeneration.from_pretrained(folder, dtype="float32", attn_implementation="eager")
+    return AutoProcessor.from_pretrained(folder), model

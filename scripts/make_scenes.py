@@ -25,6 +25,7 @@ from scenes import KINDS, Edit, Painter, Scene, caption, sample_edit, sample_sce
 EDITS = 16
 GROUP = 8
 TEST_SEED = 20412
+UNSEEN = 20  # objects kept for the second test set
 MIN_NOUNS = 4  # three in a scene, and one to replace them with
 
 
@@ -69,7 +70,7 @@ def _distinct_edits(rng: random.Random, scene: Scene, pool: list[str]) -> list[E
     return list(found.values())
 
 
-def benchmarks(nouns: list[str], references: int = 40, unseen: int = 20) -> dict[str, list[Reference]]:
+def benchmarks(nouns: list[str], references: int = 40, unseen: int = UNSEEN) -> dict[str, list[Reference]]:
     seen_nouns, unseen_nouns = split_nouns(nouns, unseen)
     return {
         "seen": dense_references(seen_nouns, references, TEST_SEED + 1),
@@ -183,7 +184,7 @@ def main() -> int:
     parser.add_argument("--triplets", type=int, default=4000, help="triplets for stage 2")
     parser.add_argument("--edits", type=int, default=4, help="triplets on each reference picture")
     parser.add_argument("--references", type=int, default=40, help="references of each benchmark, 16 queries each")
-    parser.add_argument("--unseen", type=int, default=20, help="objects kept out of train/")
+    parser.add_argument("--unseen", type=int, default=UNSEEN, help="objects kept out of train/")
     parser.add_argument("--seed", type=int, default=0)
     args = parser.parse_args()
 

@@ -12,7 +12,7 @@ answering  the whole model but for the tower, on questions. One attention head i
 Without the cell the tokens forget where they are, and without the attention head no instruction finds the thing that it
 names: answers alone taught the model to describe every test picture rightly, and to guess which thing was meant.
 
-A run that was stopped goes on from where it last saved, every 200 steps.
+A run that was stopped goes on from where it last saved, every 200 steps; optimiser and throw-away heads start anew.
 One scene serves several questions: their tokens stand in one row behind the scene's, and an attention mask keeps the
 questions from seeing each other, so that the scene is computed once.
 The result is a stock `LlavaForConditionalGeneration` folder of bfloat16 safetensors with processor and chat template.
@@ -35,14 +35,17 @@ import torch
 from torch import Tensor, nn
 from torch.nn import functional as F
 
-from base_model import IMAGE_TOKENS, USER, build_model, build_processor, build_tokenizer
-from make_scenes import held_out_scenes
+from base_model import IMAGE_TOKENS, USER, build_model, build_processor, build_tokenizer, load_base
+from make_scenes import MIN_NOUNS, UNSEEN, held_out_scenes
 from mllm_embed.devices import bfloat16_pays
+from mllm_embed.errors import ConfigError, DataError, user_errors
 from mllm_embed.files import atomic_folder
 from scene_talk import branches, corpus, mentions, questions
 from scenes import BACKGROUNDS, CELLS, SIZES, Painter, Scene, sample_scene
 
 LOG = "pretraining.jsonl"
+SEEING_BATCH = 64
+LOG_EVERY, SAVE_EVERY = 50, 200  # steps
 POINTING_LAYER = 1  # the second: the first has gathered the words of a noun in its last token
 CELL_OF_TOKEN = torch.arange(9).view(3, 3).repeat_interleave(2, 0).repeat_interleave(2, 1).flatten()  # 36 patches
 
@@ -186,41 +189,49 @@ class Pretraining:
 
     def __init__(self, args: argparse.Namespace):
         self.args, self.painter = args, Painter(args.sprites)
-        self.tokenizer = build_tokenizer(corpus(self.painter.nouns))
-        self.processor, self.model = build_processor(self.tokenizer), build_model(self.tokenizer)
-        self.log: list[dict] = []
+        chosen = {name: getattr(args, name) for name in ("seen", "pictures", "batch", "edits", "seed")}
+        self.settings = {"settings": {**chosen, "nouns": self.painter.nouns}}
+        self.log = self.earlier()
+        torch.manual_seed(args.seed)
+        if self.log:
+            self.processor, self.model = load_base(args.output)
+        else:
+            self.processor = build_processor(build_tokenizer(corpus(self.painter.nouns)))
+            self.model = build_model(self.processor.tokenizer)
+        self.tokenizer = self.processor.tokenizer
         self.model.train()
 
     def run(self) -> None:
-        self.resume()
-        phases = {"seeing": self.args.seen // 64, "answering": self.args.pictures // self.args.batch}
+        phases = {"seeing": self.args.seen // SEEING_BATCH, "answering": self.args.pictures // self.args.batch}
         done = {row["phase"]: row["step"] for row in self.log}
         for number, (name, steps) in enumerate(phases.items()):
             start = done.get(name, 0)
             torch.manual_seed(self.args.seed + number)
             self.scenes = Scenes(self.painter, f"{self.args.seed}/{name}/{start}")
             for row in optimise(*getattr(self, name)(), steps, start) if start < steps else ():
-                if row["step"] % 50 == 0 or row["step"] == steps:
+                if row["step"] % LOG_EVERY == 0 or row["step"] == steps:
                     self.log.append({"phase": name, **row})
                     print(json.dumps(self.log[-1]), flush=True)
-                if row["step"] % 200 == 0 or row["step"] == steps:
+                if row["step"] % SAVE_EVERY == 0 or row["step"] == steps:
                     self.save()
 
-    def resume(self) -> None:
-        """Take up weights and log of an earlier run, if the output has any; the optimiser starts anew."""
-        from transformers import LlavaForConditionalGeneration
-
-        log = self.args.output / LOG
-        if log.is_file():
-            saved = LlavaForConditionalGeneration.from_pretrained(self.args.output, dtype="float32")
-            self.model.load_state_dict(saved.state_dict())
-            self.log = [json.loads(line) for line in log.read_text().splitlines()]
+    def earlier(self) -> list[dict]:
+        """The log of an earlier run in the output folder, which goes on; none for a new or empty folder."""
+        output, log = self.args.output, self.args.output / LOG
+        if not log.is_file():
+            if output.exists() and (not output.is_dir() or any(output.iterdir())):
+                raise DataError(f"--output {output} holds other files, which saving would remove; give a new folder")
+            return []
+        settings, *rows = (json.loads(line) for line in log.read_text().splitlines())
+        if settings != self.settings:
+            raise ConfigError(f"--output {output} was made with other options or sprites; give a new folder")
+        return rows
 
     def save(self) -> None:
         with atomic_folder(self.args.output) as folder:
             copy.deepcopy(self.model).to(torch.bfloat16).save_pretrained(folder)
             self.processor.save_pretrained(folder)
-            (folder / LOG).write_text("".join(json.dumps(row) + "\n" for row in self.log))
+            (folder / LOG).write_text("".join(json.dumps(row) + "\n" for row in (self.settings, *self.log)))
 
     def seeing(self) -> tuple[list[dict], Iterator]:
         parts = self.model.model
@@ -228,7 +239,7 @@ class Pretraining:
 
         def losses() -> Iterator:
             while True:
-                batch = self.scenes.sample(64)
+                batch = self.scenes.sample(SEEING_BATCH)
                 with autocast():
                     patches = parts.vision_tower(self.scenes.pixels(batch), output_hidden_states=True).hidden_states[-1]
                     tokens = parts.multi_modal_projector(patches)
@@ -291,7 +302,8 @@ def autocast() -> torch.autocast:
     return torch.autocast("cpu", torch.bfloat16, enabled=bfloat16_pays(torch.device("cpu")))
 
 
-def main() -> None:
+@user_errors
+def main() -> int:
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
     here = Path(__file__).parent / "assets"
     parser.add_argument("--sprites", type=Path, default=here / "sprites", help="cut-outs named by noun")
@@ -301,8 +313,15 @@ def main() -> None:
     parser.add_argument("--batch", type=int, default=32, help="pictures a step of `answering`")
     parser.add_argument("--edits", type=int, default=3, help="changes to imagine on each picture")
     parser.add_argument("--seed", type=int, default=0)
-    Pretraining(parser.parse_args()).run()
+    args = parser.parse_args()
+    for name, least in {"batch": 1, "seen": SEEING_BATCH, "pictures": max(args.batch, 1), "edits": 0}.items():
+        if getattr(args, name) < least:
+            raise ConfigError(f"--{name} must be at least {least}, not {getattr(args, name)}")
+    if not args.sprites.is_dir() or len(Painter(args.sprites).nouns) < UNSEEN + MIN_NOUNS:
+        raise DataError(f"--sprites {args.sprites} must be a folder with at least {UNSEEN + MIN_NOUNS} cut-outs")
+    Pretraining(args).run()
+    return 0
 
 
 if __name__ == "__main__":
-    main()
+    raise SystemExit(main())

@@ -13,7 +13,7 @@ import torch
 from base_model import IMAGE_TOKENS, PICTURE, TURN, USER
 from scenes import SIZES, Scene, Thing, article, caption, place, sample_edit, sample_scene
 
-NUMBERS = ("no things", "one thing", "two things", "three things")
+NUMBERS = ("one thing", "two things", "three things")
 
 
 def questions(
@@ -43,7 +43,7 @@ def _fact(rng: random.Random, scene: Scene, thing: Thing) -> tuple[str, str]:
     size = (f"Is the {thing.noun} large or small?", thing.size)
     others = (
         (f"What is {place(thing.cell)}?", article(f"{thing.size} {thing.noun}")),
-        ("How many things are there?", NUMBERS[len(scene.things)]),
+        ("How many things are there?", NUMBERS[len(scene.things) - 1]),
         ("What is the background?", scene.background),
     )
     return rng.choice((where, where, size, size, rng.choice(others)))

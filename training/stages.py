@@ -87,7 +87,7 @@ def _rows(name: str, stage: Stage, folder: DataFolder) -> list[Row]:
 
 
 def _load(recipe: Recipe, bf16: bool) -> MLLMEmbedder:
-    """The base model: as stored under autocast, in float32 without it."""
+    """The base model: under autocast what "auto" means on this processor, in float32 without it."""
     if recipe.prompts is not None and recipe.prompts not in PROMPT_SETS:
         raise ConfigError(f"prompts: '{recipe.prompts}' is not one of {', '.join(PROMPT_SETS)}")
     prompts = PROMPT_SETS[recipe.prompts] if recipe.prompts else None

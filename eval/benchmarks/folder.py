@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from mllm_embed.errors import DataError
 from mllm_embed.folder import Benchmark as FolderBenchmark
-from mllm_embed.folder import open_benchmark
+from mllm_embed.folder import DataFolder, open_benchmark
 from mllm_embed.types import Document, Query
 
 from ..metrics import MAP, MRR, mean_average_precision, recall
@@ -80,9 +80,9 @@ def _exclusion(benchmark: FolderBenchmark) -> str:
 def _build(source: Source, split: str, options: Options) -> Suite:
     benchmark = open_benchmark(source.data, pictures=source.look and source.strict)
     if not source.strict:
-        paths = list(dict.fromkeys(entry.image for entry in (*benchmark.gallery, *benchmark.queries)))
-        lost = [str(path) for path in paths if not path.is_file()]
-        source.counts.append(Count("pictures", len(paths) - len(lost), len(paths), lost[0] if lost else None))
+        found = DataFolder.open(source.data, pictures=False).pictures()
+        lost = [f"{path} {wrong}" for path, wrong in found.items() if wrong]
+        source.counts.append(Count("pictures", len(found) - len(lost), len(found), lost[0] if lost else None))
     return suite_of(benchmark)
 
 

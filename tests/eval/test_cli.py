@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import json
+import shutil
 import subprocess
 import sys
 from pathlib import Path
@@ -212,11 +213,16 @@ def test_check_says_what_is_missing_and_where_to_get_it(cirr: Path, capsys: pyte
 def test_check_counts_the_pictures_of_a_folder_of_ones_own(benchmark: Path, capsys: pytest.CaptureFixture[str]) -> None:
     assert main(["check", str(benchmark)]) == 0
     assert "ok      pictures: 6 of 6\n        5 queries, gallery of 6\n" in capsys.readouterr().out
-    for number in (2, 4):
-        (benchmark / f"{number}.png").unlink()
+    (benchmark / "2.png").unlink()
+    (benchmark / "4.png").write_bytes(b"")
     assert main(["check", str(benchmark)]) == 1
     out = capsys.readouterr().out
-    assert "MISSING pictures: 4 of 6, first missing: " in out and "2.png" in out and "ready" not in out
+    assert "MISSING pictures: 4 of 6, first missing: " in out and "2.png does not exist" in out and "ready" not in out
+    for number in (2, 4):
+        shutil.copy(benchmark / "0.png", benchmark / f"{number}.png")
+    (benchmark / "pairs.jsonl").write_text('{"id": "p", "image": "lost.png", "caption": "a shoe"}\n')
+    assert main(["check", str(benchmark)]) == 1
+    assert "MISSING pictures: 6 of 7" in capsys.readouterr().out
 
 
 @pytest.mark.parametrize(

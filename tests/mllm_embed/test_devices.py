@@ -23,9 +23,13 @@ def test_auto_keeps_bfloat16_only_where_the_cpu_has_it(
     assert asked.model.base.dtype == torch.bfloat16
 
 
-def test_a_gpu_without_bfloat16_falls_back_too(monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setattr(torch.cuda, "is_bf16_supported", lambda: False)
-    assert not bfloat16_pays(torch.device("cuda"))
+@pytest.mark.parametrize("native", [True, False])
+def test_emulated_bfloat16_does_not_pay_on_a_gpu_which_keeps_the_stored_precision(
+    monkeypatch: pytest.MonkeyPatch, native: bool
+) -> None:
+    monkeypatch.setattr(torch.cuda, "is_bf16_supported", lambda including_emulation=True: native or including_emulation)
+    assert bfloat16_pays(torch.device("cuda")) == native
+    assert dtype_for("auto", torch.device("cuda")) == "auto"
 
 
 def test_unknown_names_are_refused() -> None:

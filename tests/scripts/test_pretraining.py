@@ -2,9 +2,9 @@
 
 from __future__ import annotations
 
-import argparse
 import json
 import random
+import sys
 from pathlib import Path
 
 import pretrain_base
@@ -106,22 +106,70 @@ def test_a_noun_points_to_the_cell_that_shows_it(model_and_tokenizer: tuple) -> 
     assert [loss.item() for loss in head(hidden, attention.flatten(2), mentioned[:0])] == [0, 0]
 
 
-def test_a_stopped_run_goes_on_with_the_next_phase(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
-    sizes = {"seen": 64, "pictures": 2, "batch": 2, "edits": 2, "seed": 0}
-    sprites = Path(pretrain_base.__file__).parent / "assets" / "sprites"
-    args = argparse.Namespace(sprites=sprites, output=tmp_path / "base", **sizes)
+def _pretrain(monkeypatch: pytest.MonkeyPatch, output: Path, *options: str) -> int:
+    words = ["pretrain_base.py", "--seen", "128", "--pictures", "6", "--batch", "2", "--edits", "2", "--output"]
+    monkeypatch.setattr(sys, "argv", [*words, str(output), *options])
+    return pretrain_base.main()
 
-    def stop(self: object) -> None:
-        raise KeyboardInterrupt
+
+@pytest.mark.parametrize(("phase", "step"), [("seeing", 2), ("answering", 1), ("answering", 3)], ids=str)
+def test_a_stopped_run_goes_on_where_it_last_saved(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch, phase: str, step: int
+) -> None:
+    monkeypatch.setattr(pretrain_base, "SAVE_EVERY", 1)
+    monkeypatch.setattr(pretrain_base, "LOG_EVERY", 1)
+    output, log = tmp_path / "base", tmp_path / "base" / "pretraining.jsonl"
+    original = pretrain_base.optimise
+
+    def stopped(groups: list, losses: object, steps: int, start: int) -> object:
+        for row in original(groups, losses, steps, start):
+            if (steps, row["step"]) == ({"seeing": 2, "answering": 3}[phase], step):
+                raise KeyboardInterrupt
+            yield row
 
     with monkeypatch.context() as patch:
-        patch.setattr(pretrain_base.Pretraining, "answering", stop)
-        with pytest.raises(KeyboardInterrupt):
-            pretrain_base.Pretraining(args).run()
-    log = args.output / "pretraining.jsonl"
+        patch.setattr(pretrain_base, "optimise", stopped)
+        assert _pretrain(monkeypatch, output) == 130
+    done = {("seeing", 2): 1, ("answering", 1): 2, ("answering", 3): 4}[phase, step]
     before = log.read_text()
-    assert [json.loads(line)["phase"] for line in before.splitlines()] == ["seeing"]
-    pretrain_base.Pretraining(args).run()
+    assert len(before.splitlines()) == 1 + done
+    assert _pretrain(monkeypatch, output) == 0
     assert log.read_text().startswith(before)
-    phases = [json.loads(line)["phase"] for line in log.read_text().splitlines()]
-    assert phases == ["seeing", "answering"]
+    rows = [json.loads(line) for line in log.read_text().splitlines()[1:]]
+    assert [(row["phase"], row["step"]) for row in rows] == [
+        ("seeing", 1), ("seeing", 2), ("answering", 1), ("answering", 2), ("answering", 3)
+    ]  # fmt: skip
+
+
+@pytest.mark.parametrize(
+    ("options", "message"),
+    [
+        (["--batch", "0"], "--batch must be at least 1, not 0"),
+        (["--seen", "63"], "--seen must be at least 64, not 63"),
+        (["--pictures", "1"], "--pictures must be at least 2, not 1"),
+        (["--sprites", "nowhere"], "--sprites nowhere must be a folder with at least"),
+    ],
+)
+def test_bad_options_give_one_sentence(
+    tmp_path: Path,
+    monkeypatch: pytest.MonkeyPatch,
+    capsys: pytest.CaptureFixture[str],
+    options: list[str],
+    message: str,
+) -> None:
+    assert _pretrain(monkeypatch, tmp_path / "base", *options) == 2
+    assert message in capsys.readouterr().err
+    assert not (tmp_path / "base").exists()
+
+
+def test_a_folder_that_no_such_run_made_is_left_alone(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
+) -> None:
+    kept = tmp_path / "thesis.txt"
+    kept.write_text("years of work")
+    assert _pretrain(monkeypatch, tmp_path) == 2
+    assert "holds other files, which saving would remove" in capsys.readouterr().err
+    (tmp_path / "pretraining.jsonl").write_text('{"settings": {"seed": 7}}\n')
+    assert _pretrain(monkeypatch, tmp_path) == 2
+    assert "was made with other options or sprites" in capsys.readouterr().err
+    assert kept.read_text() == "years of work"
