@@ -153,8 +153,8 @@ def _run(arguments: argparse.Namespace) -> int:
     if arguments.save_vectors:
         _need_folder(arguments.save_vectors, "--save-vectors")
 
-    from .evaluate import described, embed, settings_of
-    from .report import table, write_result, write_sheet
+    from .evaluate import described, embed
+    from .report import settings_of, table, write_result, write_sheet
     from .score import need_labels, score
     from .vectors import write_vectors
 
@@ -229,6 +229,10 @@ def _submit(arguments: argparse.Namespace) -> int:
     sources = [flag for flag in ("model", "vectors", "files") if getattr(arguments, flag)]
     if len(sources) != 1:
         raise ConfigError("give one of --model, --vectors and --files")
+    if arguments.adapter and not arguments.model:
+        raise ConfigError("--adapter needs --model: given vectors and files are taken as they are")
+    if arguments.files and arguments.output:
+        raise ConfigError("--files only checks: there is nothing to write to --output")
     suite = _suite(arguments, pictures=sources == ["model"])
     need_server(suite)
     if arguments.files:
@@ -305,7 +309,9 @@ def _suite(arguments: argparse.Namespace, pictures: bool = True) -> Suite:
 def _slug(suite: Suite, arguments: argparse.Namespace, source: str | Path) -> str:
     """A folder name: benchmark, split and options as given, what was measured, and a tie rule that is not the usual."""
     ties = getattr(arguments, "ties", TIES[0])
-    words = [suite.name, suite.split, *_options(arguments).values(), Path(source).stem, "" if ties == TIES[0] else ties]
+    # two parts of the path: every run of ours calls its last stage's folder alike
+    name = "-".join(Path(source).parts[-2:]).removesuffix(".json")
+    words = [suite.name, suite.split, *_options(arguments).values(), name, "" if ties == TIES[0] else ties]
     return re.sub(r"[^\w.-]+", "_", "-".join(filter(None, words))).strip("._-") or "benchmark"
 
 

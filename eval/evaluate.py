@@ -9,8 +9,7 @@ from __future__ import annotations
 import time
 from collections.abc import Mapping, Sequence
 from dataclasses import replace
-from pathlib import Path
-from typing import TYPE_CHECKING, Any, Protocol
+from typing import Any, Protocol
 
 import numpy as np
 
@@ -20,9 +19,6 @@ from mllm_embed.types import Document, Item, Query
 
 from .score import Result, Ties, Vectors, need_labels, score
 from .suite import Suite, Task
-
-if TYPE_CHECKING:
-    from mllm_embed.encoder import MLLMEmbedder
 
 BASELINES = {
     "image only": "the reference picture, encoded as a gallery picture is",
@@ -66,12 +62,6 @@ def evaluate(
     need_labels(suite)
     vectors, spent = embed(embedder, suite, batch_size=batch_size, progress=progress)
     return described(score(suite, vectors, ties, spent), suite, embedder.prompts)
-
-
-def settings_of(embedder: MLLMEmbedder, model: str, adapter: str | Path | None) -> dict[str, str | None]:
-    """What `write_result` says of the model: its name, its adapter, and the precision it really computed in."""
-    dtype = str(embedder.dtype).removeprefix("torch.")
-    return {"model": model, "adapter": adapter and str(adapter), "dtype": dtype}
 
 
 def described(result: Result, suite: Suite, prompts: PromptSet) -> Result:

@@ -5,7 +5,7 @@ from __future__ import annotations
 from collections.abc import Hashable, Mapping, Sequence
 from itertools import groupby
 from pathlib import Path
-from typing import Any
+from typing import TYPE_CHECKING, Any
 
 from mllm_embed.contact_sheet import SheetRow, contact_sheet
 from mllm_embed.files import write_json
@@ -14,6 +14,9 @@ from mllm_embed.versions import versions
 from .figures import Figure
 from .score import Result, TaskResult
 from .suite import Suite, Task
+
+if TYPE_CHECKING:
+    from mllm_embed.encoder import MLLMEmbedder
 
 SHEET_ANSWERS = 5
 _UNITS = ("bytes", "kB", "MB", "GB", "TB")
@@ -48,6 +51,12 @@ def comparison_table(rows: Mapping[str, Mapping[str, Result]]) -> str:
     titles = " " * first + "".join(name.ljust(width) for name in names)
     note = "R@K, mAP: composed; R@1 of img: picture alone, txt: instruction alone, sum: both, cap: caption to image"
     return "\n".join([titles.rstrip(), *body, note])
+
+
+def settings_of(embedder: MLLMEmbedder, model: str, adapter: str | Path | None) -> dict[str, str | None]:
+    """What `write_result` says of the model: its name, its adapter, and the precision it really computed in."""
+    dtype = str(embedder.dtype).removeprefix("torch.")
+    return {"model": model, "adapter": adapter and str(adapter), "dtype": dtype}
 
 
 def write_result(result: Result, suite: Suite, folder: Path, settings: Mapping[str, Any]) -> list[Path]:

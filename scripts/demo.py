@@ -7,11 +7,14 @@ evaluated. Leaves runs/demo/, made anew, with data, adapters, log.jsonl, results
 from __future__ import annotations
 
 import argparse
+import os
 import shutil
 import subprocess
 import sys
 import time
 from pathlib import Path
+
+from mllm_embed.errors import user_errors
 
 SCRIPTS = Path("scripts")
 OUTPUT = Path("runs/demo")  # the recipe's output: training/recipes/demo.yaml
@@ -19,14 +22,17 @@ SHIPPED = SCRIPTS / "assets" / "adapters" / "instructions"
 STAGES = {"captions": "after stage 1, live", "instructions": "after stage 2, live"}
 
 
-def main() -> None:
+@user_errors
+def main() -> int:
     argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter).parse_args()
+    os.chdir(Path(__file__).parents[1])  # the recipe's paths start there
     started = time.time()
 
     def say(text: str) -> None:
         print(f"\n[{time.time() - started:4.0f} s] {text}", flush=True)
 
-    shutil.rmtree(OUTPUT, ignore_errors=True)
+    if OUTPUT.exists():
+        shutil.rmtree(OUTPUT)
     say("composing scenes: training pairs and triplets, and two dense test galleries")
     subprocess.run([sys.executable, SCRIPTS / "make_scenes.py", "--output", OUTPUT / "data"], check=True)
 
@@ -34,8 +40,8 @@ def main() -> None:
 
     from mllm_embed import MLLMEmbedder
     from mllm_embed.eval.benchmarks import open_suite
-    from mllm_embed.eval.evaluate import evaluate, settings_of
-    from mllm_embed.eval.report import comparison_table, write_result, write_sheet
+    from mllm_embed.eval.evaluate import evaluate
+    from mllm_embed.eval.report import comparison_table, settings_of, write_result, write_sheet
     from mllm_embed.eval.score import Result
     from mllm_embed.training.config import load_recipe
     from mllm_embed.training.stages import run_recipe
@@ -64,7 +70,8 @@ def main() -> None:
     text = comparison_table(table)
     (OUTPUT / "table.txt").write_text(text + "\n", encoding="utf-8")
     say(f"done; data, adapters, log.jsonl, results and contact_sheet.png are in {OUTPUT}/\n\n{text}")
+    return 0
 
 
 if __name__ == "__main__":
-    main()
+    raise SystemExit(main())

@@ -19,7 +19,7 @@ from functools import partial
 from multiprocessing import Pool
 from pathlib import Path
 
-from mllm_embed.errors import DataError, user_errors
+from mllm_embed.errors import ConfigError, DataError, user_errors
 from scenes import KINDS, Edit, Painter, Scene, caption, sample_edit, sample_scene
 
 EDITS = 16
@@ -79,7 +79,7 @@ def benchmarks(nouns: list[str], references: int = 40, unseen: int = UNSEEN) -> 
 
 
 def held_out_scenes(nouns: list[str]) -> set[Scene]:
-    """Every scene of both benchmarks: what no training, not even the base model's, may show."""
+    """Every scene of both benchmarks at their default sizes: what not even the base model's training may show."""
     tests = benchmarks(nouns).values()
     return {scene for test in tests for r in test for scene in (r.scene, *(edit.result for edit in r.edits))}
 
@@ -132,6 +132,7 @@ def write_training(
         source_text = caption(source, rng)
         edits = {e.result: e for _ in range(per_reference * 2) if (e := sample_edit(rng, source, nouns))}
         allowed = [edit for edit in edits.values() if edit.result not in forbidden][:per_reference]
+        allowed = allowed[: triplets - len(rows)]
         for letter, edit in enumerate(allowed):
             rows.append(
                 {
@@ -185,9 +186,12 @@ def main() -> int:
     parser.add_argument("--edits", type=int, default=4, help="triplets on each reference picture")
     parser.add_argument("--references", type=int, default=40, help="references of each benchmark, 16 queries each")
     parser.add_argument("--unseen", type=int, default=UNSEEN, help="objects kept out of train/")
-    parser.add_argument("--seed", type=int, default=0)
+    parser.add_argument("--seed", type=int, default=0, help="of train/; the benchmarks are always the same")
     args = parser.parse_args()
 
+    for name in ("pairs", "triplets", "edits", "references"):
+        if getattr(args, name) < 1:
+            raise ConfigError(f"--{name} must be at least 1, not {getattr(args, name)}")
     if not args.sprites.is_dir():
         raise DataError(f"--sprites {args.sprites} is not a folder")
     painter, pictures = Painter(args.sprites), Pictures()

@@ -1,6 +1,6 @@
 """Make the embedded base model: a small generative LLaVA that sees scenes, describes them and imagines changes.
 
-    python scripts/pretrain_base.py --output base
+    python scripts/pretrain_base.py --output runs/base
 
 Two phases, since parts that can do nothing yet learn little from each other:
 
@@ -12,7 +12,8 @@ answering  the whole model but for the tower, on questions. One attention head i
 Without the cell the tokens forget where they are, and without the attention head no instruction finds the thing that it
 names: answers alone taught the model to describe every test picture rightly, and to guess which thing was meant.
 
-A run that was stopped goes on from where it last saved, every 200 steps; optimiser and throw-away heads start anew.
+A run that was stopped goes on from where it last saved, every 200 steps, rounded to bfloat16, with a new
+optimiser and new throw-away heads.
 One scene serves several questions: their tokens stand in one row behind the scene's, and an attention mask keeps the
 questions from seeing each other, so that the scene is computed once.
 The result is a stock `LlavaForConditionalGeneration` folder of bfloat16 safetensors with processor and chat template.
@@ -222,7 +223,10 @@ class Pretraining:
             if output.exists() and (not output.is_dir() or any(output.iterdir())):
                 raise DataError(f"--output {output} holds other files, which saving would remove; give a new folder")
             return []
-        settings, *rows = (json.loads(line) for line in log.read_text().splitlines())
+        try:
+            settings, *rows = (json.loads(line) for line in log.read_text().splitlines())
+        except ValueError as error:
+            raise DataError(f"{log} is damaged ({error}); give a new folder") from error
         if settings != self.settings:
             raise ConfigError(f"--output {output} was made with other options or sprites; give a new folder")
         return rows
@@ -312,7 +316,7 @@ def main() -> int:
     parser.add_argument("--pictures", type=int, default=64_000, help="pictures of `answering`")
     parser.add_argument("--batch", type=int, default=32, help="pictures a step of `answering`")
     parser.add_argument("--edits", type=int, default=3, help="changes to imagine on each picture")
-    parser.add_argument("--seed", type=int, default=0)
+    parser.add_argument("--seed", type=int, default=0, help="of weights and scenes")
     args = parser.parse_args()
     for name, least in {"batch": 1, "seen": SEEING_BATCH, "pictures": max(args.batch, 1), "edits": 0}.items():
         if getattr(args, name) < least:

@@ -37,9 +37,9 @@ class Term(_Section):
 class Lora(_Section):
     """The trainable part: LoRA on the language model, and the projector between it and the vision tower."""
 
-    rank: int = Field(default=16, gt=0)
-    alpha: float = Field(default=32, gt=0)
-    dropout: float = Field(default=0.05, ge=0, lt=1)
+    rank: int = Field(default=16, gt=0, description="width of the two small matrices on each linear layer")
+    alpha: float = Field(default=32, gt=0, description="their product is scaled by alpha / rank")
+    dropout: float = Field(default=0.05, ge=0, lt=1, description="share of their inputs dropped in training")
     projector: bool = Field(default=True, description="train the projector too; the vision tower stays frozen")
 
 
@@ -47,19 +47,21 @@ class Stage(_Section):
     data: Path = Field(description="folder with pairs.jsonl or triplets.jsonl, relative to where you start")
     rows: Literal["pairs", "triplets"] = Field(description="which of the folder's files to read")
     terms: list[Term] = Field(min_length=1, description="the loss: a weighted sum of InfoNCE terms")
-    temperature: float = Field(default=0.05, gt=0)
+    temperature: float = Field(default=0.05, gt=0, description="cosines are divided by it in the loss")
     batch_size: int = Field(
         default=64, gt=1, description="rows a step; each row's positive is a negative of the others"
     )
     per_image: int = Field(
         default=1, gt=0, description="triplets on one picture that share a batch, each other's negatives"
     )
-    epochs: float = Field(default=1, gt=0)
+    epochs: float = Field(default=1, gt=0, description="passes over the rows")
     steps: int | None = Field(default=None, gt=0, description="stop after so many steps instead of epochs")
-    learning_rate: float = Field(default=2e-4, gt=0)
-    schedule: Literal["cosine", "linear", "constant_with_warmup"] = "cosine"
+    learning_rate: float = Field(default=2e-4, gt=0, description="its peak, after the warm-up")
+    schedule: Literal["cosine", "linear", "constant_with_warmup"] = Field(
+        default="cosine", description="how the learning rate falls: cosine, linear, or constant_with_warmup"
+    )
     warmup: float = Field(default=0.05, ge=0, lt=1, description="share of the steps with a rising learning rate")
-    weight_decay: float = Field(default=0.0, ge=0)
+    weight_decay: float = Field(default=0.0, ge=0, description="AdamW's, on what is trained")
     save_steps: int = Field(
         default=200, gt=0, description="steps between checkpoints, from which a stopped run goes on"
     )
@@ -95,7 +97,7 @@ class Recipe(_Section):
     prompts: str | None = Field(
         default=None, description="name of a prompt set; by default what the model was saved with"
     )
-    seed: int = Field(default=0, ge=0, lt=2**32)
+    seed: int = Field(default=0, ge=0, lt=2**32, description="of weights, order and dropout")
     bf16: bool | Literal["auto"] = Field(
         default="auto", description="bfloat16 autocast; auto: where the processor has it"
     )

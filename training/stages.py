@@ -34,7 +34,8 @@ class JsonLog(TrainerCallback):
 
     def on_train_begin(self, args: Any, state: Any, control: Any, **_: Any) -> None:
         if state.is_world_process_zero and self.path.exists():
-            rows = [json.loads(line) for line in self.path.read_text(encoding="utf-8").splitlines()]
+            *lines, last = self.path.read_text(encoding="utf-8").split("\n")  # a full disk may have cut the last one
+            rows = [json.loads(line) for line in lines]
             kept = [row for row in rows if row["stage"] != self.stage or row["step"] <= state.global_step]
             write_file(self.path, "".join(json.dumps(row) + "\n" for row in kept).encode())
 

@@ -70,7 +70,7 @@ def test_a_run_prints_the_table_and_writes_result_and_sheet(
     monkeypatch.chdir(tmp_path)
     assert main(["run", str(benchmark), "--model", str(tiny_llava)]) == 0
     out = capsys.readouterr().out
-    folder = tmp_path / "runs/eval/my_bench-tiny"
+    folder = tmp_path / f"runs/eval/my_bench-{tiny_llava.parent.name}-tiny"
     assert sorted(file.name for file in folder.iterdir()) == ["contact_sheet.png", "per_query.json", "result.json"]
     content = json.loads((folder / "result.json").read_text())
     assert (content["model"], content["adapter"], content["dtype"]) == (str(tiny_llava), None, "float32")
@@ -180,6 +180,8 @@ def test_bad_arguments_give_one_sentence_and_exit_code_2(
         (["check", "cirr", "--data", "none"], "none is missing"),
         (["score", "cirr", "--data", "bench", "--vectors", "v"], "cap.rc2.val.json"),
         (["submit", "bench", "--vectors", "v"], "my bench has no server; there are servers for cirr and circo"),
+        (["submit", "cirr", "--data", "bench", "--vectors", "v", "--adapter", "a"], "--adapter needs --model"),
+        (["submit", "cirr", "--data", "bench", "--files", "f", "--output", "o"], "--files only checks"),
         (["submit", "cirr", "--data", "bench"], "give one of --model, --vectors and --files"),
         (["compare", "none"], "none"),
     ],

@@ -7,12 +7,12 @@ import random
 import sys
 from pathlib import Path
 
-import pretrain_base
 import pytest
 import torch
 from torch.nn import functional as F
 
 import base_model
+import pretrain_base
 import scene_talk
 import scenes
 

@@ -97,6 +97,8 @@ def test_a_stopped_run_ends_like_an_unstopped_one(
         patch.setattr(trainer_module.ContrastiveTrainer, "compute_loss", interrupted)
         with pytest.raises(_Stop):
             run_recipe(stopped)
+    with (stopped.output / "log.jsonl").open("a") as log:
+        log.write('{"stage": "instr')  # as a full disk leaves it
     run_recipe(stopped)
     whole, resumed = _weights(tmp_path / "whole"), _weights(tmp_path / "stopped")
     assert whole.keys() == resumed.keys()
