@@ -151,7 +151,7 @@ def ranks_among(
 
     Raises DataError as `top_k` does, and for a target that is no candidate.
     """
-    queries, gallery, squares = _matrices(queries, gallery)
+    queries, gallery, _ = _matrices(queries, gallery)
     rows, columns = _flat_pairs(candidates, len(queries), len(gallery), "candidates")
     owners, wanted = _flat_pairs(targets, len(queries), len(gallery), "targets")
     keys = owners * len(gallery) + wanted
@@ -174,7 +174,7 @@ def top_among(
     queries: np.ndarray, gallery: np.ndarray, k: int, candidates: Sequence[Sequence[int]]
 ) -> tuple[np.ndarray, np.ndarray]:
     """`top_k` for queries that may each choose from a few gallery rows only; same order, same filling, same errors."""
-    queries, gallery, squares = _matrices(queries, gallery)
+    queries, gallery, _ = _matrices(queries, gallery)
     if k < 1:
         raise DataError(f"k must be at least 1, not {k}")
     rows, columns = _flat_pairs(candidates, len(queries), len(gallery), "candidates")

@@ -1,5 +1,5 @@
 #!/usr/bin/env bash
-# The whole job on scenes of sprites, in about six minutes on two cores: make data, train two stages, evaluate, search.
+# The whole job on scenes of sprites, in five to eight minutes on two cores: make data, train two stages, evaluate, search.
 set -euo pipefail
 source "$(dirname "$0")/setup.sh"
 .venv/bin/python scripts/demo.py

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import argparse
 import json
 import random
 import sys
@@ -133,12 +134,27 @@ def test_a_stopped_run_goes_on_where_it_last_saved(
     done = {("seeing", 2): 1, ("answering", 1): 2, ("answering", 3): 4}[phase, step]
     before = log.read_text()
     assert len(before.splitlines()) == 1 + done
+    monkeypatch.setattr(pretrain_base, "build_model", None)  # the saved weights go on, no new ones
     assert _pretrain(monkeypatch, output) == 0
     assert log.read_text().startswith(before)
     rows = [json.loads(line) for line in log.read_text().splitlines()[1:]]
     assert [(row["phase"], row["step"]) for row in rows] == [
         ("seeing", 1), ("seeing", 2), ("answering", 1), ("answering", 2), ("answering", 3)
     ]  # fmt: skip
+
+
+def test_a_seed_makes_the_first_weights(tmp_path: Path) -> None:
+    sprites = Path(pretrain_base.__file__).parent / "assets" / "sprites"
+    first, same, other = (
+        pretrain_base.Pretraining(
+            argparse.Namespace(
+                sprites=sprites, output=tmp_path / "base", seen=64, pictures=2, batch=2, edits=2, seed=seed
+            )
+        ).model.get_input_embeddings().weight
+        for seed in (0, 0, 1)
+    )  # fmt: skip
+    assert torch.equal(first, same)
+    assert not torch.equal(first, other)
 
 
 @pytest.mark.parametrize(
