@@ -11,7 +11,6 @@ from typing import Any, Literal
 
 import numpy as np
 import torch
-from PIL import Image
 from tqdm import tqdm
 
 from .checkpoint import Settings, fingerprint, read_object, read_settings, save
@@ -129,7 +128,7 @@ class MLLMEmbedder:
         items = [as_item(value) for value in inputs]
         places: dict[Hashable, list[int]] = {}
         for index, item in enumerate(items):
-            places.setdefault(_identity(item), []).append(index)
+            places.setdefault(item.key, []).append(index)
         groups = sorted(places.values(), key=lambda group: ItemProcessor.length(items[group[0]]), reverse=True)
         out = np.empty((len(items), self.dimension), np.float32)
         hide = None if show_progress is None else not show_progress
@@ -185,16 +184,6 @@ class MLLMEmbedder:
         self.model.eval()
         vectors = self.model(**{name: tensor.to(self.device) for name, tensor in batch.items()})
         return vectors.cpu().numpy()
-
-
-def _identity(item: Item) -> Hashable:
-    """What equal inputs share; pictures in memory count as equal only when they are one object."""
-    image = item.image
-    if isinstance(image, (str, os.PathLike)):
-        image = os.fspath(image)
-    elif isinstance(image, Image.Image):
-        image = id(image)
-    return item.role, image, item.words
 
 
 def _base_of(adapter: str | os.PathLike[str]) -> str:
