@@ -6,13 +6,14 @@ import copy
 import hashlib
 import json
 from collections.abc import Iterator
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import Any, BinaryIO
 
 from .errors import ModelError
 from .files import atomic_folder, write_json
 from .model import EmbeddingModel
+from .pooling import Pooling
 from .prompts import PromptSet
 
 SETTINGS_FILE = "mllm_embed.json"
@@ -22,15 +23,28 @@ SAMPLE = 1 << 16
 
 @dataclass(frozen=True)
 class Settings:
-    """Beside the weights: the prompts, and for an adapter which base it belongs to (name as given, fingerprint)."""
+    """Beside the weights: what makes a vector of hidden states, and for an adapter which base it belongs to.
+
+    Args:
+        prompts: the prompt set.
+        pooling, bidirectional: as in `EmbeddingModel`.
+        matryoshka: the lengths at which truncated vectors were trained.
+        base, base_fingerprint: the base's name as given, and `fingerprint` of it; None for a whole model.
+    """
 
     prompts: PromptSet
+    pooling: Pooling = "last"
+    bidirectional: bool = False
+    matryoshka: tuple[int, ...] = ()
     base: str | None = None
     base_fingerprint: str | None = None
 
     def to_dict(self) -> dict[str, Any]:
-        base = {"name": self.base, "fingerprint": self.base_fingerprint} if self.base else None
-        return {"format": FORMAT, "pooling": "last", "normalize": True, "prompts": self.prompts.to_dict(), "base": base}
+        return {
+            "format": FORMAT, "pooling": self.pooling, "bidirectional": self.bidirectional, "normalize": True,
+            "matryoshka": list(self.matryoshka), "prompts": self.prompts.to_dict(),
+            "base": {"name": self.base, "fingerprint": self.base_fingerprint} if self.base else None,
+        }  # fmt: skip
 
 
 def read_settings(folder: str | Path) -> Settings | None:
@@ -43,7 +57,10 @@ def read_settings(folder: str | Path) -> Settings | None:
         raise ModelError(f"{path} has format {values.get('format')}, this version reads {FORMAT}; update mllm_embed")
     try:
         base = values["base"] or {}
-        return Settings(PromptSet.from_dict(values["prompts"]), base.get("name"), base.get("fingerprint"))
+        return Settings(
+            PromptSet.from_dict(values["prompts"]), values["pooling"], values.get("bidirectional", False),
+            tuple(values.get("matryoshka", ())), base.get("name"), base.get("fingerprint"),
+        )  # fmt: skip
     except (KeyError, TypeError, AttributeError) as error:
         raise ModelError(f"{path} is damaged ({error}); save the model again") from error
 
@@ -106,7 +123,7 @@ def save(path: str | Path, model: EmbeddingModel, processor: Any, settings: Sett
         else:
             whole = copy.deepcopy(model.backbone).merge_and_unload() if adapted else model.backbone
             whole.save_pretrained(folder)
-            settings = Settings(settings.prompts)
+            settings = replace(settings, base=None, base_fingerprint=None)
         processor.save_pretrained(folder)
         write_json(folder / SETTINGS_FILE, settings.to_dict())
 

@@ -81,5 +81,8 @@ def render(processor: Any, prompts: PromptSet, role: str, images: int = 1) -> st
     if getattr(processor, "chat_template", None):
         content: list[dict[str, str]] = [{"type": "image"}] * images
         messages = [{"role": "user", "content": [*content, {"type": "text", "text": words}]}]
-        return processor.apply_chat_template(messages, tokenize=False, add_generation_prompt=True)
+        # by the tokenizer, since SmolVLM's processor asks its video processor first
+        return processor.tokenizer.apply_chat_template(
+            messages, chat_template=processor.chat_template, tokenize=False, add_generation_prompt=True
+        )
     return f"{processor.image_token * images}\n{words}" if images else words
