@@ -33,7 +33,7 @@ class MTEBModel:
 
     Args:
         embedder: the model.
-        name: under which MTEB files its results, OWNER/NAME; by default that of the model it was loaded from (an adapter's base).
+        name: under which MTEB files its results, OWNER/NAME; by default that of the model or an adapter's base.
         revision: tells results of one name apart; by default made from base, adapter, prompts, precision.
     """
 

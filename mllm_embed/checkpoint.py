@@ -124,7 +124,8 @@ def save(
         if adapted and not merge:
             for config in model.backbone.peft_config.values():
                 config.base_model_name_or_path = settings.base
-            model.backbone.save_pretrained(folder, safe_serialization=True)
+            # no LoRA is on the embeddings; peft's "auto" would ask the hub for the base's config to find that out
+            model.backbone.save_pretrained(folder, safe_serialization=True, save_embedding_layers=False)
             (folder / CARD_FILE).unlink()  # peft's, with headings to be filled in
         else:
             whole = copy.deepcopy(model.backbone).merge_and_unload() if adapted else model.backbone
