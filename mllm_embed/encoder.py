@@ -3,21 +3,22 @@
 from __future__ import annotations
 
 import os
-from collections.abc import Hashable, Iterator, Sequence
+from collections.abc import Hashable, Iterator, Mapping, Sequence
 from concurrent.futures import ThreadPoolExecutor
 from dataclasses import replace
 from itertools import groupby
 from pathlib import Path
-from typing import Any, Literal
+from typing import TYPE_CHECKING, Any, Literal
 
 import numpy as np
 import torch
 from tqdm import tqdm
 
-from .checkpoint import Settings, fingerprint, read_object, read_settings, save
+from .checkpoint import SETTINGS_FILE, Settings, fingerprint, read_card, read_object, read_settings, save
 from .devices import device_for, dtype_for
 from .errors import ConfigError, DataError, ModelError
 from .families import Family, family_of
+from .hub import check_base, fetched, push
 from .loading import load_model, load_processor
 from .lora import load_adapter
 from .model import EmbeddingModel
@@ -26,6 +27,9 @@ from .precision import Precision, cosines, to_precision, truncate
 from .processing import ItemProcessor
 from .prompts import PROMPT_SETS, PromptSet
 from .types import Item, as_item
+
+if TYPE_CHECKING:
+    from .model_card import ModelCardInfo
 
 AHEAD = 2
 
@@ -53,9 +57,9 @@ class MLLMEmbedder:
         """Load an embedder.
 
         Args:
-            model: folder or hub id of an image-text model; a folder that `save_pretrained` wrote, adapter folders
-                included (their base is looked up where it was at training).
-            adapter: folder of an adapter for `model`.
+            model: folder or hub id of an image-text model, or of what `save_pretrained` or `push_to_hub` wrote,
+                adapters included (their base is looked up where it was at training).
+            adapter: folder or hub id of an adapter for `model`.
             dtype: "auto" keeps the checkpoint's (float32 on a CPU without bfloat16 instructions, where half
                 precision is many times slower); or "float32", "bfloat16", a torch dtype.
             device: a torch device; the GPU by default where there is one.
@@ -67,9 +71,11 @@ class MLLMEmbedder:
 
         Raises ModelError for a path that is no model, an adapter that does not fit or belongs to another base.
         """
-        if adapter is None and (Path(model) / "adapter_config.json").is_file():
-            model, adapter = _base_of(model), model
-        name, own = os.fspath(model), read_settings(adapter or model)
+        home = fetched(os.fspath(model), SETTINGS_FILE, revision)
+        adapter = adapter and fetched(os.fspath(adapter), SETTINGS_FILE)
+        if adapter is None and (Path(home) / "adapter_config.json").is_file():
+            model, adapter, revision = _base_of(home), home, None
+        name, own = os.fspath(model), read_settings(adapter or home)
         if adapter is not None and own is None:
             raise ModelError(f"{os.fspath(adapter)} is not an adapter folder of mllm_embed: it has no mllm_embed.json")
         place = device_for(device)
@@ -89,7 +95,7 @@ class MLLMEmbedder:
             load_adapter(embedding, adapter)
             embedding.to(backbone.dtype)
         embedding.to(place)
-        return cls(embedding, processor, settings)
+        return cls(embedding, processor, replace(settings, card=read_card(adapter or home) if own else None))
 
     @property
     def prompts(self) -> PromptSet:
@@ -183,13 +189,51 @@ class MLLMEmbedder:
             return torch.from_numpy(cosines(queries.numpy(force=True), documents.numpy(force=True)))
         return cosines(queries, documents)
 
-    def save_pretrained(self, path: str | os.PathLike[str], merge: bool = False) -> None:
+    def save_pretrained(
+        self,
+        path: str | os.PathLike[str],
+        merge: bool = False,
+        *,
+        card: ModelCardInfo | Mapping[str, Any] | None = None,
+    ) -> None:
         """Write an adapter folder, or a whole model with `merge=True` or where there is no adapter.
 
-        `from_pretrained` gives the same vectors from either. An earlier save there is replaced in one step; raises
-        ModelError for a folder that holds anything else, or the adapter's own base.
+        `from_pretrained` gives the same vectors from either, and so does `SentenceTransformer`. `card` is what the
+        README.md there says beyond the files (licence, training, results), see `model_card.ModelCardInfo`; what the
+        card that the weights came with said is kept. An earlier save there is replaced in one step; raises ModelError
+        for a folder that holds anything else, or the adapter's own base, and ConfigError for a key no card has.
         """
-        save(os.fspath(path), self.model, self.processor, self.settings, merge)
+        save(os.fspath(path), self.model, self.processor, self.settings, merge, card)
+
+    def push_to_hub(
+        self,
+        repo_id: str,
+        *,
+        private: bool | None = None,
+        token: str | None = None,
+        revision: str | None = None,
+        commit_message: str | None = None,
+        merge: bool = False,
+        create_pr: bool = False,
+        card: ModelCardInfo | Mapping[str, Any] | None = None,
+    ) -> str:
+        """Upload what `save_pretrained(merge=..., card=...)` writes to the hub; returns the commit's address.
+
+        The repository is made where there is none. Weights that an earlier push left there in the other form go, and
+        its model card is replaced. Raises ModelError for an adapter whose base is a folder of this machine, for a
+        missing or refused token, and where the hub cannot be reached.
+        """
+        if self.model.adapted and not merge:
+            check_base(self.settings.base)
+        return push(
+            lambda folder: self.save_pretrained(folder, merge, card=card),
+            repo_id,
+            private=private,
+            token=token,
+            revision=revision,
+            commit_message=commit_message,
+            create_pr=create_pr,
+        )
 
     def _batches(
         self, items: list[Item], groups: list[list[int]], size: int
