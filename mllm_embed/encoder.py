@@ -22,6 +22,7 @@ from .lora import load_adapter
 from .model import EmbeddingModel
 from .processing import ItemProcessor
 from .prompts import PROMPT_SETS, PromptSet
+from .quantization import cure, full_precision, load_options, quantization_of
 from .types import Item, as_item
 
 AHEAD = 2
@@ -41,6 +42,7 @@ class MLLMEmbedder:
         *,
         adapter: str | os.PathLike[str] | None = None,
         dtype: str | torch.dtype = "auto",
+        quantization: str | None = None,
         device: str | torch.device | None = None,
         prompts: PromptSet | None = None,
         revision: str | None = None,
@@ -53,6 +55,7 @@ class MLLMEmbedder:
             adapter: folder of an adapter for `model`.
             dtype: "auto" keeps the checkpoint's (float32 on a CPU without bfloat16 instructions, where half
                 precision is many times slower); or "float32", "bfloat16", a torch dtype.
+            quantization: "nf4" or "int8" keep the language model's weights in 4 or 8 bits and compute in `dtype`.
             device: a torch device; the GPU by default where there is one.
             prompts: prompt set; by default the saved one, InstructCIR's for a model that has none.
             revision: commit, tag or branch of a hub id.
@@ -65,7 +68,7 @@ class MLLMEmbedder:
         if adapter is not None and own is None:
             raise ModelError(f"{os.fspath(adapter)} is not an adapter folder of mllm_embed: it has no mllm_embed.json")
         place = device_for(device)
-        backbone, processor = _load(name, dtype_for(dtype, place), revision)
+        backbone, processor = _load(name, dtype_for(dtype, place), revision, quantization, place)
         base = fingerprint(name, getattr(backbone.config, "_commit_hash", None))
         if own and own.base_fingerprint and own.base_fingerprint != base:
             raise ModelError(
@@ -99,6 +102,11 @@ class MLLMEmbedder:
     def dtype(self) -> torch.dtype:
         """What the base model computes in; pooled vectors are float32 all the same."""
         return self.model.base.dtype
+
+    @property
+    def quantization(self) -> str | None:
+        """What the language model's weights are kept in, "nf4" or "int8"; None where they have `dtype`."""
+        return quantization_of(self.model.base)
 
     @property
     def dimension(self) -> int:
@@ -161,7 +169,12 @@ class MLLMEmbedder:
 
         `from_pretrained` gives the same vectors from either. An earlier save there is replaced in one step; raises
         ModelError for a folder that holds anything else, or the adapter's own base.
+
+        A whole model of a quantised embedder is made from its base read again unquantised, since merging into 4 or 8
+        bits would round the adapter away: it takes the memory of that, and its vectors differ by what quantising cost.
         """
+        if self.quantization and (merge or not self.model.adapted):
+            return full_precision(self).save_pretrained(path, merge)
         save(os.fspath(path), self.model, self.processor, self.settings, merge)
 
     def _batches(
@@ -206,14 +219,19 @@ def _base_of(adapter: str | os.PathLike[str]) -> str:
     return base
 
 
-def _load(name: str, dtype: str | torch.dtype, revision: str | None) -> tuple[Any, Any]:
+def _load(
+    name: str, dtype: str | torch.dtype, revision: str | None, quantization: str | None, place: torch.device
+) -> tuple[Any, Any]:
     """The backbone and the processor of a checked name, with every failure as one sentence."""
     from safetensors import SafetensorError
     from transformers import AutoModel, AutoProcessor
 
     _check_name(name)
     try:
-        backbone, found = AutoModel.from_pretrained(name, dtype=dtype, revision=revision, output_loading_info=True)
+        options = load_options(quantization, name, dtype, place, revision)
+        backbone, found = AutoModel.from_pretrained(
+            name, dtype=dtype, revision=revision, output_loading_info=True, **options
+        )
         processor = AutoProcessor.from_pretrained(name, revision=revision)
     except (OSError, ValueError, ImportError, RuntimeError, SafetensorError) as error:
         where = "" if Path(name).is_dir() else " (no such folder here, so it was taken for a hub id)"
@@ -222,6 +240,7 @@ def _load(name: str, dtype: str | torch.dtype, revision: str | None) -> tuple[An
         raise ModelError(f"{name} lacks weights ({sorted(found['missing_keys'])[0]} and perhaps more); fetch it again")
     if not hasattr(processor, "tokenizer"):
         raise ModelError(f"{name} is no image-text model: its processor has no tokenizer beside its image processor")
+    cure(backbone)
     return backbone, processor
 
 
