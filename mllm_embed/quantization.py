@@ -136,7 +136,9 @@ def full_precision(embedder: MLLMEmbedder) -> MLLMEmbedder:
             source, adapter=adapter, dtype=embedder.dtype, device="cpu", prompts=settings.prompts, revision=revision
         )
     if whole.quantization:
-        raise ModelError(f"{source} is stored in {whole.quantization}, into which nothing can be merged; save an adapter")
+        raise ModelError(
+            f"{source} is stored in {whole.quantization}, into which nothing can be merged; save an adapter"
+        )
     return whole
 
 

@@ -55,7 +55,12 @@ def _build(weights: Path, folder: Path) -> None:
     tokenizer = AutoTokenizer.from_pretrained(weights, gguf_file=GGUF, extra_special_tokens={"image_token": "<image>"})
     tokenizer.padding_side, tokenizer.chat_template = "left", TEMPLATE
     vision = SiglipVisionConfig(
-        hidden_size=192, intermediate_size=768, num_hidden_layers=6, num_attention_heads=3, image_size=112, patch_size=16
+        hidden_size=192,
+        intermediate_size=768,
+        num_hidden_layers=6,
+        num_attention_heads=3,
+        image_size=112,
+        patch_size=16,
     )
     config = LlavaConfig(
         vision_config=vision, text_config=text.config, image_token_index=tokenizer.convert_tokens_to_ids("<image>"),
@@ -64,6 +69,7 @@ def _build(weights: Path, folder: Path) -> None:
     )  # fmt: skip
     text.resize_token_embeddings(len(tokenizer))
     config.text_config.vocab_size = len(tokenizer)
+    config.text_config.dtype = None  # the file's float32 would outweigh what is saved below
     torch.manual_seed(0)
     model = LlavaForConditionalGeneration(config)
     model.model.language_model.load_state_dict(text.model.state_dict())

@@ -143,9 +143,7 @@ def test_vectors_are_those_of_the_dequantised_model_in_any_batch_and_after_a_sav
 
 
 @pytest.mark.parametrize("mode", QUANTIZATIONS)
-def test_gradient_checkpointing_changes_no_gradient(
-    tiny_llava: Path, items: list[Query | Document], mode: str
-) -> None:
+def test_gradient_checkpointing_changes_no_gradient(tiny_llava: Path, items: list[Query | Document], mode: str) -> None:
     embedder = _load(tiny_llava, mode)
     plain = _gradients(embedder, items)
     embedder.model.gradient_checkpointing_enable()
@@ -191,7 +189,9 @@ def test_without_an_adapter_the_base_itself_is_saved(
 ) -> None:
     _load(tiny_llava, "nf4", adapted=False).save_pretrained(tmp_path / "copy")
     wanted = _load(tiny_llava, None, adapted=False).encode(items)
-    np.testing.assert_array_equal(MLLMEmbedder.from_pretrained(tmp_path / "copy", dtype="float32").encode(items), wanted)
+    np.testing.assert_array_equal(
+        MLLMEmbedder.from_pretrained(tmp_path / "copy", dtype="float32").encode(items), wanted
+    )
 
 
 @pytest.mark.parametrize("mode", QUANTIZATIONS)
