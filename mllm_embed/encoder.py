@@ -26,6 +26,7 @@ from .pooling import Pooling
 from .precision import Precision, cosines, to_precision, truncate
 from .processing import ItemProcessor
 from .prompts import PROMPT_SETS, PromptSet
+from .quantization import full_precision, quantization_of
 from .types import Item, as_item
 
 if TYPE_CHECKING:
@@ -48,6 +49,7 @@ class MLLMEmbedder:
         *,
         adapter: str | os.PathLike[str] | None = None,
         dtype: str | torch.dtype = "auto",
+        quantization: str | None = None,
         device: str | torch.device | None = None,
         prompts: PromptSet | None = None,
         pooling: Pooling | None = None,
@@ -62,6 +64,7 @@ class MLLMEmbedder:
             adapter: folder or hub id of an adapter for `model`.
             dtype: "auto" keeps the checkpoint's (float32 on a CPU without bfloat16 instructions, where half
                 precision is many times slower); or "float32", "bfloat16", a torch dtype.
+            quantization: "nf4" or "int8" keep the language model's weights in 4 or 8 bits and compute in `dtype`.
             device: a torch device; the GPU by default where there is one.
             prompts: prompt set; by default the saved one, InstructCIR's for a model that has none.
             pooling: "last" takes the last token's state, "mean" the mean over the picture's and the user's tokens; by
@@ -79,7 +82,7 @@ class MLLMEmbedder:
         if adapter is not None and own is None:
             raise ModelError(f"{os.fspath(adapter)} is not an adapter folder of mllm_embed: it has no mllm_embed.json")
         place = device_for(device)
-        backbone = load_model(name, dtype_for(dtype, place), revision)
+        backbone = load_model(name, dtype_for(dtype, place), revision, quantization, place)
         processor = load_processor(name, revision)
         base = fingerprint(name, getattr(backbone.config, "_commit_hash", None))
         if own and own.base_fingerprint and own.base_fingerprint != base:
@@ -117,6 +120,11 @@ class MLLMEmbedder:
     def dtype(self) -> torch.dtype:
         """What the base model computes in; pooled vectors are float32 all the same."""
         return self.model.base.dtype
+
+    @property
+    def quantization(self) -> str | None:
+        """What the language model's weights are kept in, "nf4" or "int8"; None where they have `dtype`."""
+        return quantization_of(self.model.base)
 
     @property
     def dimension(self) -> int:
@@ -202,7 +210,12 @@ class MLLMEmbedder:
         README.md there says beyond the files (licence, training, results), see `model_card.ModelCardInfo`; what the
         card that the weights came with said is kept. An earlier save there is replaced in one step; raises ModelError
         for a folder that holds anything else, or the adapter's own base, and ConfigError for a key no card has.
+
+        A whole model of a quantised embedder is made from its base read again unquantised, since merging into 4 or 8
+        bits would round the adapter away: it takes the memory of that, and its vectors differ by what quantising cost.
         """
+        if self.quantization and (merge or not self.model.adapted):
+            return full_precision(self).save_pretrained(path, merge, card=card)
         save(os.fspath(path), self.model, self.processor, self.settings, merge, card)
 
     def push_to_hub(

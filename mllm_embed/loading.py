@@ -12,26 +12,32 @@ import torch
 
 from .errors import ModelError
 from .families import check_family
+from .quantization import cure, load_options
 
 VIDEO = "video_processor"
 VIDEO_FILE = "video_preprocessor_config.json"
 
 
-def load_model(name: str, dtype: str | torch.dtype = "auto", revision: str | None = None, **options: Any) -> Any:
-    """The backbone of a folder or hub id, as `AutoModel.from_pretrained` gives it, with the same options.
+def load_model(
+    name: str, dtype: str | torch.dtype, revision: str | None, quantization: str | None, place: torch.device
+) -> Any:
+    """The backbone of a folder or hub id, as `AutoModel.from_pretrained` gives it; on `place` if it is quantised.
 
-    Raises ModelError for a name that is no model, a family that is not supported, and a folder that lacks weights.
+    Raises ModelError for a name that is no model, a family that is not supported, and a folder that lacks weights;
+    ConfigError for a quantization that does not exist or does not work here.
     """
     from transformers import AutoModel
 
     _check_name(name)
     with _one_sentence(name):
         check_family(name, _read_json(name, "config.json", revision, needed=True) or {})
+        options = load_options(quantization, name, dtype, place, revision)
         model, found = AutoModel.from_pretrained(
             name, dtype=dtype, revision=revision, output_loading_info=True, **options
         )
     if found["missing_keys"]:
         raise ModelError(f"{name} lacks weights ({sorted(found['missing_keys'])[0]} and perhaps more); fetch it again")
+    cure(model)
     return model
 
 

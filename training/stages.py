@@ -95,7 +95,9 @@ def _load(recipe: Recipe, bf16: bool) -> MLLMEmbedder:
     if recipe.prompts is not None and recipe.prompts not in PROMPT_SETS:
         raise ConfigError(f"prompts: '{recipe.prompts}' is not one of {', '.join(PROMPT_SETS)}")
     prompts = PROMPT_SETS[recipe.prompts] if recipe.prompts else None
-    embedder = MLLMEmbedder.from_pretrained(recipe.model, dtype="auto" if bf16 else "float32", prompts=prompts)
+    embedder = MLLMEmbedder.from_pretrained(
+        recipe.model, dtype="auto" if bf16 else "float32", quantization=recipe.quantization, prompts=prompts
+    )
     if embedder.model.adapted:
         raise ConfigError(
             f"model: {recipe.model} is an adapter folder; name its base, or save it with merge=True first"
