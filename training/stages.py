@@ -55,12 +55,13 @@ def run_recipe(recipe: Recipe, after_stage: Callable[[str, Path], None] | None =
     Raises ConfigError when the output holds another run or the model cannot be trained as asked, DataError for data
     that fails its checks or lacks what the loss needs, ModelError for a model that cannot be loaded.
     """
-    folders = {path: DataFolder.open(path) for path in {stage.data for stage in recipe.stages.values()}}
+    folders = _folders(recipe)
     data = {str(path): folder.fingerprint() for path, folder in folders.items()}
     rows = {name: _rows(name, stage, folders[stage.data]) for name, stage in recipe.stages.items()}
     finished = check_output(recipe, data)
     bf16 = bfloat16_pays(device_for()) if recipe.bf16 == "auto" else recipe.bf16
     embedder = _load(recipe, bf16)
+    _check_dimensions(recipe, embedder.dimension)
     if finished:
         load_adapter(embedder.model, recipe.output / finished[-1], trainable=True)
     else:
@@ -75,6 +76,14 @@ def run_recipe(recipe: Recipe, after_stage: Callable[[str, Path], None] | None =
             if after_stage:
                 after_stage(name, recipe.output / name)
     return recipe.output / name
+
+
+def _folders(recipe: Recipe) -> dict[Path, DataFolder]:
+    """The checked data folders; it is not looked for pictures that no stage needs."""
+    pictures: dict[Path, bool] = {}
+    for stage in recipe.stages.values():
+        pictures[stage.data] = pictures.get(stage.data, False) or stage.pictures
+    return {path: DataFolder.open(path, needed) for path, needed in pictures.items()}
 
 
 def _rows(name: str, stage: Stage, folder: DataFolder) -> list[Row]:
@@ -105,6 +114,15 @@ def _load(recipe: Recipe, bf16: bool) -> MLLMEmbedder:
     return embedder
 
 
+def _check_dimensions(recipe: Recipe, dimension: int) -> None:
+    for name, stage in recipe.stages.items():
+        if stage.matryoshka and stage.matryoshka[-1] >= dimension:
+            raise ConfigError(
+                f"stage '{name}': matryoshka {stage.matryoshka[-1]} must be smaller than the {dimension} dimensions of "
+                f"{recipe.model}, which are trained anyway"
+            )
+
+
 def _train_stage(
     recipe: Recipe, name: str, stage: Stage, rows: list[Row], embedder: MLLMEmbedder, bf16: bool, seed: int
 ) -> None:
@@ -121,7 +139,7 @@ def _train_stage(
     )  # fmt: skip
     trainer = ContrastiveTrainer(
         model=BatchEncoder(embedder.model), args=arguments, train_dataset=rows, stage=stage,
-        data_collator=ContrastiveCollator(embedder.items, stage.roles),
+        data_collator=ContrastiveCollator(embedder.items, stage.uses),
         callbacks=[JsonLog(recipe.output / "log.jsonl", name)],
     )  # fmt: skip
     trainer.train(resume_from_checkpoint=last_checkpoint(Path(arguments.output_dir)))

@@ -8,6 +8,7 @@ import torch
 
 from mllm_embed import DataFolder, MLLMEmbedder
 from mllm_embed.training.collator import ContrastiveCollator
+from mllm_embed.training.config import Use
 from mllm_embed.training.data.folder import read_rows
 from mllm_embed.training.sampler import GroupedSampler
 from mllm_embed.training.trainer import BatchEncoder
@@ -39,15 +40,17 @@ def test_rows_of_one_picture_come_together() -> None:
 
 def test_equal_inputs_are_encoded_once_and_vectors_are_those_of_encode(embedder: MLLMEmbedder, data: Path) -> None:
     rows = read_rows(DataFolder.open(data), data, "triplets", ROLES)
-    batch = ContrastiveCollator(embedder.items, ROLES)(rows)
+    batch = ContrastiveCollator(embedder.items, [Use(role) for role in ROLES])(rows)
     places = batch["places"]
-    assert places["query_image"].tolist()[:2] == [places["query_image"][0].item()] * 2  # two rows ask about picture 0
+    assert (
+        places[Use("query_image")].tolist()[:2] == [places[Use("query_image")][0].item()] * 2
+    )  # two rows ask about picture 0
     distinct = len(
         {(row.roles[role].role, str(row.roles[role].image), row.roles[role].words) for row in rows for role in ROLES}
     )
     with torch.no_grad():
-        vectors = BatchEncoder(embedder.model)(batch["micro_batches"])
+        vectors = BatchEncoder(embedder.model)(batch["live"])
     assert len(vectors) == distinct
     for role in ROLES:
         expected = embedder.encode([row.roles[role] for row in rows], convert_to="torch")
-        torch.testing.assert_close(vectors[places[role]], expected, atol=1e-5, rtol=0)
+        torch.testing.assert_close(vectors[places[Use(role)]], expected, atol=1e-5, rtol=0)
