@@ -56,9 +56,12 @@ class Term(_Section):
     weight: float = Field(default=1.0, gt=0, description="share of this term in the loss")
 
     @model_validator(mode="after")
-    def _a_positive_each(self) -> Term:
+    def _positives_fit_queries(self) -> Term:
         if len(self.query) != len(self.positive):
             raise ValueError(f"{len(self.query)} query roles need as many positive ones, not {len(self.positive)}")
+        itself = [role for role, answer in zip(self.query, self.positive, strict=True) if role == answer]
+        if itself and not self.frozen:
+            raise ValueError(f"{itself[0]} would only find its own vector; with frozen: true it finds the base's")
         return self
 
     @property

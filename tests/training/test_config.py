@@ -46,6 +46,7 @@ def test_overrides(recipe: Path) -> None:
         ("lora.rank=many", "lora.rank"),
         ("stages.one.terms.0.query=[image, caption]", "stages.one.terms.0.*2 query roles need as many positive ones"),
         ("stages.one.terms.0.query=[]", "stages.one.terms.0.query"),
+        ("stages.one.terms.0.positive=image", "stages.one.terms.0.*image would only find its own vector"),
         (
             "stages.one.terms.0.query=composed_text",
             "role 'composed_text' does not exist in rows: pairs, which offer image",

@@ -8,7 +8,9 @@ from pathlib import Path
 
 import numpy as np
 import pytest
+import torch
 import yaml
+from safetensors.torch import load_file
 
 from mllm_embed import MLLMEmbedder, Query
 from mllm_embed.errors import ConfigError, DataError
@@ -106,6 +108,16 @@ def test_the_loss_is_the_mean_over_nested_dimensions(recipe: Path, embedder: MLL
         accuracy = np.mean(shares.argmax(1) == right)
         assert first[f"accuracy/composed_text-target_text-frozen{name}"] == pytest.approx(accuracy, abs=1e-3)
     assert first["loss"] == pytest.approx(np.mean(losses), rel=1e-3)
+
+
+def test_recomputed_activations_leave_frozen_targets_and_gradients_alone(recipe: Path) -> None:
+    weights = []
+    for checkpointing in ("true", "false"):
+        output = recipe.parent / checkpointing
+        keys = [f"gradient_checkpointing={checkpointing}", "stages.texts.steps=3", f"output={output}"]
+        weights.append(load_file(run_recipe(load_recipe(recipe, keys)) / "adapter_model.safetensors"))
+    for name, weight in weights[0].items():
+        torch.testing.assert_close(weight, weights[1][name])
 
 
 def test_more_dimensions_than_the_model_has_are_refused(recipe: Path, tmp_path: Path) -> None:
