@@ -95,10 +95,8 @@ class Lora(_Section):
 class Stage(_Section):
     data: Path = Field(description="folder with the file that `rows` names, relative to where you start")
     rows: Literal["pairs", "triplets", "texts"] = Field(
-        description="which of the folder's files to read; they offer the roles " + "; ".join(
-            f"{rows}: {', '.join(roles)}" for rows, roles in ROLES.items()
-        )
-    )  # fmt: skip
+        description="which of the folder's files to read: pairs, triplets or texts"
+    )
     terms: list[Term] = Field(min_length=1, description="the loss: a weighted sum of InfoNCE terms")
     temperature: float = Field(default=0.05, gt=0, description="cosines are divided by it in the loss")
     matryoshka: list[Annotated[int, Field(gt=0)]] = Field(
@@ -264,4 +262,5 @@ def describe_keys() -> str:
             if isinstance(field.default, BaseModel):
                 default = "see below"
             lines.append(f"  {name:<24}{field.description or ''}{'; ' if field.description else ''}{default}")
+    lines += ["roles that rows offer:", *(f"  {rows:<24}{', '.join(roles)}" for rows, roles in ROLES.items())]
     return "\n".join(lines)

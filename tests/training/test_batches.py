@@ -87,6 +87,9 @@ def test_frozen_vectors_are_the_base_models_bit_for_bit_without_gradient(
     with torch.no_grad():
         base = torch.cat([embedder.model(**part) for part in batch["frozen"]])
     add_lora(embedder.model, LoraSpec(rank=4, dropout=0.5), embedder.family)
+    for module in embedder.model.modules():
+        if hasattr(module, "attention_dropout"):
+            module.attention_dropout = 0.5  # the base's own, which real ones have, too
     encoder = BatchEncoder(embedder.model).train()
     with torch.no_grad():
         for parameter in encoder.trainable().values():

@@ -12,7 +12,7 @@ import torch
 import yaml
 from safetensors.torch import load_file
 
-from mllm_embed import MLLMEmbedder, Query
+from mllm_embed import Document, MLLMEmbedder, Query
 from mllm_embed.errors import ConfigError, DataError
 from mllm_embed.training.config import load_recipe
 from mllm_embed.training.stages import run_recipe
@@ -107,6 +107,29 @@ def test_the_loss_is_the_mean_over_nested_dimensions(recipe: Path, embedder: MLL
         losses.append(np.mean(-np.log(shares[range(len(ROWS)), right] / shares.sum(1))))
         accuracy = np.mean(shares.argmax(1) == right)
         assert first[f"accuracy/composed_text-target_text-frozen{name}"] == pytest.approx(accuracy, abs=1e-3)
+    assert first["loss"] == pytest.approx(np.mean(losses), rel=1e-3)
+
+
+def test_the_refined_batch_knows_a_text_in_either_tower(recipe: Path, embedder: MLLMEmbedder) -> None:
+    """The step's loss against a loop over texts, in which a text is never wrong for itself or for a right answer."""
+    terms = (
+        "stages.texts.terms=[{query: [composed_text, source_text], positive: [target_text, source_text], "
+        "frozen: true, symmetric: true, same_side: true}]"
+    )
+    loaded = load_recipe(recipe, [terms, f"stages.texts.batch_size={len(ROWS)}", "stages.texts.steps=1"])
+    run_recipe(loaded)
+    first = json.loads((loaded.output / "log.jsonl").read_text().splitlines()[0])
+    asked = [Query(text=row["source_text"], instruction=row["instruction"]) for row in ROWS]
+    asked += [Document(text=row["source_text"]) for row in ROWS]
+    answers = [Document(text=row[key]) for key in ("target_text", "source_text") for row in ROWS]
+    live, frozen = ([("live", item.key) for item in asked], [("frozen", item.key) for item in answers])
+    vectors = dict(zip([*live, *frozen], embedder.encode([*asked, *answers]), strict=True))  # LoRA starts as the base
+    losses = []
+    for questions, partners in ((live, frozen), (frozen, live)):
+        for own, partner in zip(questions, partners, strict=True):
+            fine = {own[1]} | {p[1] for q, p in zip(questions, partners, strict=True) if q == own}
+            shares = {c: np.exp(vectors[own] @ v / 0.1) for c, v in vectors.items() if c[1] not in fine or c == partner}
+            losses.append(-np.log(shares[partner] / sum(shares.values())))
     assert first["loss"] == pytest.approx(np.mean(losses), rel=1e-3)
 
 
