@@ -40,7 +40,7 @@ class MLLMEmbedder:
 
     def __init__(self, model: EmbeddingModel, processor: Any, settings: Settings):
         self.model, self.processor, self.settings = model.eval(), processor, settings
-        self.items = ItemProcessor(processor, settings.prompts, content=settings.pooling == "mean")
+        self.items = ItemProcessor(processor, settings.prompts, model.family, content=settings.pooling == "mean")
 
     @classmethod
     def from_pretrained(
