@@ -58,14 +58,14 @@ IDEAL: dict[str, Callable[[int], float]] = {
     "nf4": lambda inputs: 4 + 8 / 64 + 32 / (64 * 256),
 }
 STARTED = time.perf_counter()
-SLOW = 30  # seconds a turn, above which once is enough: emulated bfloat16
+SLOW = 100  # seconds a turn, above which once is enough: emulated bfloat16
 
 
 @user_errors
 def main() -> int:
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
     parser.add_argument("benchmarks", nargs="+", type=Path, metavar="DIR", help="folders with a benchmark.json")
-    parser.add_argument("--items", type=int, default=16, help="queries and as many documents that are timed")
+    parser.add_argument("--items", type=int, default=8, help="queries and as many documents that are timed")
     parser.add_argument("--repeat", type=int, default=5, help="turns, of which the best counts")
     parser.add_argument("--cache", type=Path, default=Path("runs/smollm2-llava"), help="where the second model is kept")
     parser.add_argument("--output", type=Path, default=Path("runs/precision.json"))
