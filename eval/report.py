@@ -54,7 +54,7 @@ def comparison_table(rows: Mapping[str, Mapping[str, Result]]) -> str:
 
 
 def settings_of(embedder: MLLMEmbedder, model: str, adapter: str | Path | None) -> dict[str, str | int | None]:
-    """What `write_result` says of the model: its name, its adapter, the precision it really computed in, cut vectors."""
+    """What `write_result` says of the model: name, adapter, the precision it really computed in, cut vectors."""
     dtype = str(embedder.dtype).removeprefix("torch.")
     return {
         "model": model,

@@ -76,7 +76,7 @@ class GalleryItem:
 
 @dataclass(frozen=True)
 class BenchmarkQuery:
-    """A question: one picture or several, instruction, the gallery ids that are right and those left out of its ranking."""
+    """A question: picture or pictures, instruction, the gallery ids that are right, those left out of its ranking."""
 
     id: str
     image: Path | tuple[Path, ...]

@@ -21,8 +21,8 @@ from mllm_embed.errors import ModelError
 from mllm_embed.families import FAMILIES, TESTED
 from mllm_embed.lora import LoraSpec, add_lora
 from mllm_embed.quantization import QUANTIZATIONS
-from training.config import Recipe
-from training.stages import run_recipe
+from mllm_embed.training.config import Recipe
+from mllm_embed.training.stages import run_recipe
 
 CLOSE = {"atol": 1e-5, "rtol": 0}
 SEES_BOTH_WAYS = ("paligemma",)  # its attention over a prompt always does
