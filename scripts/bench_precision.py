@@ -36,6 +36,7 @@ from mllm_embed.eval.suite import Suite, Task
 from mllm_embed.files import write_json
 from mllm_embed.lora import LoraSpec, add_lora, load_adapter
 from mllm_embed.model import is_part
+from mllm_embed.precision import to_precision, truncate
 from mllm_embed.types import Item
 from mllm_embed.versions import versions
 from smollm2_llava import smollm2_llava
@@ -87,8 +88,44 @@ def main() -> int:
         rows = _measure(model, adapter, tests, timed, args)
         result["models"][name] = rows
         print(f"{name}\n\n{_table(rows)}\n", flush=True)
+    result["stored"] = _stored(_load(*models["embedded"][:2], "float32"), suites)
+    print(f"Vectors of the embedded model as they are kept\n\n{_stored_table(result['stored'])}")
     write_json(args.output, result)
     return 0
+
+
+def _stored(embedder: MLLMEmbedder, suites: dict[str, Suite]) -> dict[str, dict[str, Any]]:
+    """Composed R@1 of cut and coarse vectors, ranked as floats: int8 as numbers, binary as -1 and 1."""
+    kept: dict[str, dict[str, Any]] = {}
+    for title, suite in suites.items():
+        task = suite.tasks[0]
+        found = _embed(embedder, task)
+        for dim in (None, *(embedder.dimension // part for part in (2, 4, 8))):
+            for precision in ("float32", "int8", "binary"):
+                gallery, asked = (
+                    _ranked(to_precision(truncate(part, dim), precision))
+                    for part in (found.gallery, found.rows[task.asked])
+                )
+                width = dim or embedder.dimension
+                row = kept.setdefault(
+                    f"{width} x {precision}", {"bytes": width * {"float32": 32, "int8": 8, "binary": 1}[precision] // 8}
+                )
+                row[f"R@1 {title}"] = score(suite, {task.name: Vectors(gallery, {task.asked: asked})}).percent("R@1")
+    return kept
+
+
+def _ranked(vectors: np.ndarray) -> np.ndarray:
+    floats = vectors.astype(np.float32)
+    if vectors.dtype == np.uint8:
+        floats = np.unpackbits(vectors, axis=1).astype(np.float32) * 2 - 1
+    return floats / np.linalg.norm(floats, axis=1, keepdims=True)
+
+
+def _stored_table(kept: dict[str, dict[str, Any]]) -> str:
+    tests = [key for key in next(iter(kept.values())) if key.startswith("R@1")]
+    lines = [["vector", "bytes", *tests], ["---"] * (2 + len(tests))]
+    lines += [[name, str(row["bytes"]), *(f"{row[test]:.1f}" for test in tests)] for name, row in kept.items()]
+    return "\n".join(f"| {' | '.join(line)} |" for line in lines)
 
 
 def _measure(
