@@ -94,16 +94,16 @@ def make_plan(recipe: Recipe, memory: float | None = None, picture: tuple[int, i
         place.type, torch.bfloat16 if bf16 else None, recipe.attention, recipe.gradient_checkpointing
     )
     quantization = getattr(recipe, "quantization", None)
+    model, counts = build(config, spec, weights)
+    base = stored_bytes(model, quantization)
     stages: dict[str, StagePlan] = {}
     for name, stage in recipe.stages.items():
-        model, counts = build(config, spec, weights)
         rows = _rows(stage)
         inputs = _inputs(recipe, stage, rows, config, picture)
         stages[name] = StagePlan(
             inputs, pixel_bytes(model, inputs), vision_peak(model, inputs, setting),
             language_peak(model, inputs, setting), _steps(stage, rows), stage.batch_size,
         )  # fmt: skip
-    base = stored_bytes(build(config, spec, weights)[0], quantization)
     precision = quantization or str(weights).removeprefix("torch.")
     available = round(memory * GIB) if memory is not None else _memory_here(torch)
     return Plan(source, counts, precision, base, stages, RESERVE[place.type], available)
