@@ -25,8 +25,8 @@ EPILOG = """examples:
 
 It builds the model from its config, without weights (from the model's folder, the hub's cache, or the shapes of public
 models that ship with the library; nothing is fetched), and runs one step of each stage on tensors without data. What it
-prints is the peak of that step, when all inputs of a batch are distinct and as long as the longest. A stage whose data is
-not on disk is planned with a caption of COCO's length, and pictures of 640 x 480 or as --picture says.
+prints is the peak of that step, when all inputs of a batch are distinct and as long as the longest. A stage whose data
+is not on disk is planned with a caption of COCO's length, and pictures of 640 x 480 or as --picture says.
 The exit code is 0 where the run fits the memory, 2 where it does not.
 """
 
@@ -90,9 +90,7 @@ def make_plan(recipe: Recipe, memory: float | None = None, picture: tuple[int, i
     wanted = (torch.float32 if not bf16 else "auto") if on_card else dtype_for("auto" if bf16 else "float32", place)
     weights = (config.dtype or torch.float32) if wanted == "auto" else wanted
     spec = LoraSpec(recipe.lora.rank, recipe.lora.alpha, recipe.lora.dropout, recipe.lora.projector)
-    setting = Setting(
-        place.type, torch.bfloat16 if bf16 else None, recipe.attention, recipe.gradient_checkpointing
-    )
+    setting = Setting(place.type, torch.bfloat16 if bf16 else None, recipe.attention, recipe.gradient_checkpointing)
     quantization = getattr(recipe, "quantization", None)
     model, counts = build(config, spec, weights)
     base = stored_bytes(model, quantization)
@@ -229,9 +227,12 @@ def main(argv: Sequence[str] | None = None) -> int:
         "--override", action="append", default=[], metavar="KEY=VALUE", help="set one key of the recipe"
     )
     parser.add_argument(
-        "--memory", type=float, metavar="GIB", help="plan for a GPU with so many GiB (default: the GPU here, or the RAM)"
+        "--memory",
+        type=float,
+        metavar="GIB",
+        help="plan for a GPU of so many GiB (default: the one here, or the RAM)",
     )
-    parser.add_argument("--picture", type=_size, metavar="WxH", help="size of the pictures (default: what the data has)")
+    parser.add_argument("--picture", type=_size, metavar="WxH", help="pictures' size (default: what the data has)")
     args = parser.parse_args(argv)
     if args.memory is not None and not (math.isfinite(args.memory) and args.memory > 0):
         raise ConfigError(f"--memory must be above 0, not {args.memory}")

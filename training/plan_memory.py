@@ -4,20 +4,20 @@ What lies in memory at the worst moment of a step is
 
     base + trained x (4 weights + 4 gradients + 8 AdamW) + pictures + max(vision tower, language model)
 
-- `base`: the frozen weights as stored (bfloat16, nf4, int8). `trained`: LoRA and the projector, float32, with a gradient
-  and AdamW's two moments each (arXiv 1711.05101: m and v of every parameter).
-- language model: not a formula. Its real modules run forward and backward under torch's FakeTensorMode, the micro-batches
-  one after the other as BatchEncoder runs them, with autocast, attention kernel, LoRA, dropout and gradient
-  checkpointing as in training, while a dispatch mode adds up every storage that is alive. So the count holds what no
-  closed formula has: float32 copies in norms, autocast's copies of weights, the layer that checkpointing computes again.
+- `base`: the frozen weights as stored (bfloat16, nf4, int8). `trained`: LoRA and the projector, float32, with a
+  gradient and AdamW's two moments each (arXiv 1711.05101: m and v of every parameter).
+- language model: not a formula. Its real modules run forward and backward under torch's FakeTensorMode, one micro-batch
+  after the other as BatchEncoder runs them, with autocast, attention kernel, LoRA, dropout and gradient checkpointing as
+  in training, while a dispatch mode adds up every storage that is alive. So the count holds what no closed formula has:
+  float32 copies in norms and before LoRA, autocast's copies of weights, the layer that checkpointing computes again.
 - vision tower: it is frozen, so only what is alive within its forward counts. Its code reads the pictures' grids as
   data, which fake tensors do not have, so this is a formula, with b bytes a number, h the tower's width, w its widest
   layer. A pre-norm block (arXiv 2010.11929, eq. 2-3) at its MLP holds, for each patch, the residual stream (b h), the
-  norm's output, float32 under autocast (4 h), and the widest layer's output before, in and after its activation (3 b w).
-  A tower with rotary positions holds in its attention, instead of the latter, queries, keys and values (3 b h) and
-  about seven float32 copies of queries and keys (28 h). Eager attention adds each head's scores. A model that may take
-  its features from an earlier layer keeps all of them: b h for every layer. Measured with LiveBytes on real towers of
-  six of the shapes, this is 0.93 to 1.37 of what lies in memory.
+  norm's output, float32 under autocast (4 h), and the widest layer's output before, in and after its activation
+  (3 b w). A tower with rotary positions holds in its attention, instead of the latter, queries, keys and values (3 b h)
+  and about seven float32 copies of queries or keys (28 h). Eager attention adds each head's scores. A model that may
+  take its features from an earlier layer keeps all of them: b h for every layer. Against LiveBytes on real towers of six
+  of the shapes, two to six layers deep, this is 0.93 to 1.37 of what was alive.
 - `pictures`: the pixels of the whole step, float32, with one copy in the base's dtype for the micro-batch under way.
 
 Not in it: what CUDA and the libraries take (see RESERVE), and the fragmentation of the allocator.
