@@ -229,8 +229,9 @@ def _submit(arguments: argparse.Namespace) -> int:
     sources = [flag for flag in ("model", "vectors", "files") if getattr(arguments, flag)]
     if len(sources) != 1:
         raise ConfigError("give one of --model, --vectors and --files")
-    if arguments.adapter and not arguments.model:
-        raise ConfigError("--adapter needs --model: given vectors and files are taken as they are")
+    for flag in ("adapter", "quantization"):
+        if getattr(arguments, flag) and not arguments.model:
+            raise ConfigError(f"--{flag} needs --model: given vectors and files are taken as they are")
     if arguments.files and arguments.output:
         raise ConfigError("--files only checks: there is nothing to write to --output")
     suite = _suite(arguments, pictures=sources == ["model"])

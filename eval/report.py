@@ -56,7 +56,12 @@ def comparison_table(rows: Mapping[str, Mapping[str, Result]]) -> str:
 def settings_of(embedder: MLLMEmbedder, model: str, adapter: str | Path | None) -> dict[str, str | None]:
     """What `write_result` says of the model: its name, its adapter, and the precision it really computed in."""
     dtype = str(embedder.dtype).removeprefix("torch.")
-    return {"model": model, "adapter": adapter and str(adapter), "dtype": dtype}
+    return {
+        "model": model,
+        "adapter": adapter and str(adapter),
+        "dtype": dtype,
+        "quantization": embedder.quantization,
+    }
 
 
 def write_result(result: Result, suite: Suite, folder: Path, settings: Mapping[str, Any]) -> list[Path]:

@@ -5,15 +5,19 @@ from __future__ import annotations
 import copy
 import hashlib
 import json
-from collections.abc import Iterator
-from dataclasses import dataclass
+from collections.abc import Iterator, Mapping
+from contextlib import contextmanager
+from dataclasses import dataclass, field, replace
 from pathlib import Path
 from typing import Any, BinaryIO
 
 from .errors import ModelError
 from .files import atomic_folder, write_json
 from .model import EmbeddingModel
+from .model_card import CARD_FILE, ModelCardInfo, of_these_weights, write_card
+from .pooling import Pooling
 from .prompts import PromptSet
+from .sentence_files import saved_settings, write_sentence_files
 
 SETTINGS_FILE = "mllm_embed.json"
 FORMAT = 1
@@ -22,28 +26,46 @@ SAMPLE = 1 << 16
 
 @dataclass(frozen=True)
 class Settings:
-    """Beside the weights: the prompts, and for an adapter which base it belongs to (name as given, fingerprint)."""
+    """Beside the weights: what makes a vector of hidden states, and for an adapter which base it belongs to.
+
+    Args:
+        prompts: the prompt set.
+        pooling, bidirectional: as in `EmbeddingModel`.
+        matryoshka: the lengths at which truncated vectors were trained.
+        base, base_fingerprint: the base's name as given, and `fingerprint` of it; None for a whole model.
+        card: the text of the model card that the weights came with; it is no part of the settings' file.
+    """
 
     prompts: PromptSet
+    pooling: Pooling = "last"
+    bidirectional: bool = False
+    matryoshka: tuple[int, ...] = ()
     base: str | None = None
     base_fingerprint: str | None = None
+    card: str | None = field(default=None, repr=False, compare=False)
 
     def to_dict(self) -> dict[str, Any]:
-        base = {"name": self.base, "fingerprint": self.base_fingerprint} if self.base else None
-        return {"format": FORMAT, "pooling": "last", "normalize": True, "prompts": self.prompts.to_dict(), "base": base}
+        return {
+            "format": FORMAT, "pooling": self.pooling, "bidirectional": self.bidirectional, "normalize": True,
+            "matryoshka": list(self.matryoshka), "prompts": self.prompts.to_dict(),
+            "base": {"name": self.base, "fingerprint": self.base_fingerprint} if self.base else None,
+        }  # fmt: skip
 
 
 def read_settings(folder: str | Path) -> Settings | None:
     """The settings in a folder, or None where it has none. Raises ModelError for a damaged file or a newer format."""
     path = Path(folder) / SETTINGS_FILE
-    if not path.is_file():
+    values = read_object(path) if path.is_file() else saved_settings(Path(folder))
+    if values is None:
         return None
-    values = read_object(path)
     if values.get("format") != FORMAT:
         raise ModelError(f"{path} has format {values.get('format')}, this version reads {FORMAT}; update mllm_embed")
     try:
         base = values["base"] or {}
-        return Settings(PromptSet.from_dict(values["prompts"]), base.get("name"), base.get("fingerprint"))
+        return Settings(
+            PromptSet.from_dict(values["prompts"]), values["pooling"], values.get("bidirectional", False),
+            tuple(values.get("matryoshka", ())), base.get("name"), base.get("fingerprint"),
+        )  # fmt: skip
     except (KeyError, TypeError, AttributeError) as error:
         raise ModelError(f"{path} is damaged ({error}); save the model again") from error
 
@@ -89,26 +111,58 @@ def _samples(file: BinaryIO) -> Iterator[bytes]:
             yield file.read(min(SAMPLE, end - place))
 
 
-def save(path: str | Path, model: EmbeddingModel, processor: Any, settings: Settings, merge: bool) -> None:
+def read_card(folder: str | Path) -> str | None:
+    """The text of a folder's model card; None where it has none."""
+    try:
+        return (Path(folder) / CARD_FILE).read_text(encoding="utf-8")
+    except (OSError, UnicodeDecodeError):
+        return None
+
+
+def save(
+    path: str | Path,
+    model: EmbeddingModel,
+    processor: Any,
+    settings: Settings,
+    merge: bool,
+    card: ModelCardInfo | Mapping[str, Any] | None = None,
+) -> None:
     """Write an adapter folder, or with `merge` (or without an adapter) a whole model, in one step.
 
-    A merged model is a stock Hugging Face folder: AutoModel and AutoProcessor load it. Raises ModelError, and writes
-    nothing, where that would replace a file, a folder that holds something else, or the adapter's own base.
+    A merged model is a stock Hugging Face folder: AutoModel and AutoProcessor load it. `card` is what the model card
+    says beyond the files. Raises ModelError, and writes nothing, where that would replace a file, a folder that holds
+    something else, or the adapter's own base.
     """
-    adapted = hasattr(model.backbone, "peft_config")
+    info, base = ModelCardInfo.of(card), settings.base
+    adapted, old = model.adapted, settings.card
     _check_target(Path(path), Path(settings.base) if adapted and not merge and settings.base else None)
-    with atomic_folder(path) as folder:
+    with atomic_folder(path) as folder, _stock_config(model):
         if adapted and not merge:
             for config in model.backbone.peft_config.values():
                 config.base_model_name_or_path = settings.base
-            model.backbone.save_pretrained(folder, safe_serialization=True)
-            (folder / "README.md").unlink(missing_ok=True)
+            # no LoRA is on the embeddings; peft's "auto" would ask the hub for the base's config to find that out
+            model.backbone.save_pretrained(folder, safe_serialization=True, save_embedding_layers=False)
+            (folder / CARD_FILE).unlink()  # peft's, with headings to be filled in
         else:
             whole = copy.deepcopy(model.backbone).merge_and_unload() if adapted else model.backbone
             whole.save_pretrained(folder)
-            settings = Settings(settings.prompts)
+            settings = replace(settings, base=None, base_fingerprint=None)
         processor.save_pretrained(folder)
         write_json(folder / SETTINGS_FILE, settings.to_dict())
+        write_sentence_files(folder, processor, settings, model.base.config.get_text_config().hidden_size)
+        write_card(folder, info, base=base, old=of_these_weights(old, adapted))
+
+
+@contextmanager
+def _stock_config(model: EmbeddingModel) -> Iterator[None]:
+    """Without `is_causal` in the config: stock attention layers read it in part, and would look both ways by halves."""
+    config = model.base.config.get_text_config()
+    flag = vars(config).pop("is_causal", None)
+    try:
+        yield
+    finally:
+        if flag is not None:
+            config.is_causal = flag
 
 
 def _check_target(path: Path, base: Path | None) -> None:

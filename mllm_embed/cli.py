@@ -1,4 +1,4 @@
-"""The command line of the library: `mllm-embed search`."""
+"""The command line of the library: `mllm-embed search` and `mllm-embed card`."""
 
 from __future__ import annotations
 
@@ -14,7 +14,7 @@ from .model_options import add_model_options, load_embedder
 if TYPE_CHECKING:
     from .search import Hit, Searcher
 
-_HINT = "`mllm-embed search --help` explains the queries and gives examples."
+_HINT = "`mllm-embed search --help` explains the queries and gives examples; so does `mllm-embed card --help`."
 _EXAMPLES = """\
 what it does
   Embeds every picture of the gallery and the query, and shows the pictures nearest to the query: as a table,
@@ -31,20 +31,29 @@ examples
 the gallery
   A folder: the gallery of its benchmark.json if it has one, or else every picture in it and below.
 """
+_CARD = """\
+what it does
+  Rewrites README.md in a folder that training or save_pretrained wrote: how to load the model, prompts, licence,
+  training, results. What the card says already is kept, sections and metadata of your own included.
+
+examples
+  mllm-embed card runs/shoes/instructions --result runs/eval/fashioniq --license apache-2.0
+  mllm-embed card runs/merged --result runs/eval/cirr runs/eval/circo --dataset someone/some-triplets
+"""
 
 
 @user_errors
 def main(argv: Sequence[str] | None = None) -> int:
     """Run the command line; returns the exit code, 2 after bad input."""
     arguments = _parser().parse_args(argv)
-    return _search(arguments)
+    return arguments.run(arguments)
 
 
 def _parser() -> argparse.ArgumentParser:
     parser = argparse.ArgumentParser(
         prog="mllm-embed", description="Embeddings for composed image retrieval.", epilog=_HINT
     )
-    commands = parser.add_subparsers(dest="command", required=True, metavar="search")
+    commands = parser.add_subparsers(dest="command", required=True, metavar="search|card")
     search = commands.add_parser(
         "search",
         help="find the pictures of a folder that fit a query",
@@ -61,7 +70,34 @@ def _parser() -> argparse.ArgumentParser:
         "--output", type=Path, default=Path("runs/search.png"), metavar="PNG", help="default: runs/search.png"
     )
     search.add_argument("--exclude-reference", action="store_true", help="never answer with the reference itself")
+    search.set_defaults(run=_search)
+    card = commands.add_parser(
+        "card",
+        help="write the model card of a saved model",
+        description="Write the model card of a saved model.",
+        epilog=_CARD,
+        formatter_class=argparse.RawDescriptionHelpFormatter,
+    )
+    card.add_argument("model", metavar="DIR", type=Path, help="adapter folder or merged model")
+    card.add_argument("--result", metavar="R", type=Path, nargs="+", default=[], help="outputs of `python -m eval run`")
+    card.add_argument("--license", metavar="L", help="licence id of the hub (default: the base model's where known)")
+    card.add_argument("--dataset", metavar="D", nargs="+", default=[], help="hub ids of the training data")
+    card.set_defaults(run=_card)
     return parser
+
+
+def _card(arguments: argparse.Namespace) -> int:
+    from .checkpoint import read_card, read_settings
+    from .model_card import CARD_FILE, ModelCardInfo, write_card
+
+    settings = read_settings(arguments.model)
+    if settings is None:
+        raise ConfigError(f"{arguments.model} is no saved model: it has no mllm_embed.json")
+    info = ModelCardInfo(license=arguments.license, datasets=arguments.dataset, results=arguments.result)
+    place = arguments.model / CARD_FILE
+    write_card(arguments.model, info, base=settings.base, old=read_card(arguments.model), came_from=place)
+    sys.stdout.write(f"wrote {place}\n")
+    return 0
 
 
 def _search(arguments: argparse.Namespace) -> int:

@@ -3,26 +3,34 @@
 from __future__ import annotations
 
 import os
-from collections.abc import Hashable, Iterator, Sequence
+from collections.abc import Hashable, Iterator, Mapping, Sequence
 from concurrent.futures import ThreadPoolExecutor
 from dataclasses import replace
+from itertools import groupby
 from pathlib import Path
-from typing import Any, Literal
+from typing import TYPE_CHECKING, Any, Literal
 
 import numpy as np
 import torch
-from PIL import Image
 from tqdm import tqdm
 
-from .checkpoint import Settings, fingerprint, read_object, read_settings, save
+from .checkpoint import SETTINGS_FILE, Settings, fingerprint, read_card, read_object, read_settings, save
 from .devices import device_for, dtype_for
 from .errors import ConfigError, DataError, ModelError
 from .families import Family, family_of
+from .hub import check_base, fetched, push
+from .loading import load_model, load_processor
 from .lora import load_adapter
 from .model import EmbeddingModel
+from .pooling import Pooling
+from .precision import Precision, cosines, to_precision, truncate
 from .processing import ItemProcessor
 from .prompts import PROMPT_SETS, PromptSet
+from .quantization import full_precision, quantization_of
 from .types import Item, as_item
+
+if TYPE_CHECKING:
+    from .model_card import ModelCardInfo
 
 AHEAD = 2
 
@@ -32,7 +40,7 @@ class MLLMEmbedder:
 
     def __init__(self, model: EmbeddingModel, processor: Any, settings: Settings):
         self.model, self.processor, self.settings = model.eval(), processor, settings
-        self.items = ItemProcessor(processor, settings.prompts)
+        self.items = ItemProcessor(processor, settings.prompts, content=settings.pooling == "mean")
 
     @classmethod
     def from_pretrained(
@@ -41,43 +49,56 @@ class MLLMEmbedder:
         *,
         adapter: str | os.PathLike[str] | None = None,
         dtype: str | torch.dtype = "auto",
+        quantization: str | None = None,
         device: str | torch.device | None = None,
         prompts: PromptSet | None = None,
+        pooling: Pooling | None = None,
+        bidirectional: bool | None = None,
         revision: str | None = None,
     ) -> MLLMEmbedder:
         """Load an embedder.
 
         Args:
-            model: folder or hub id of an image-text model; a folder that `save_pretrained` wrote, adapter folders
-                included (their base is looked up where it was at training).
-            adapter: folder of an adapter for `model`.
+            model: folder or hub id of an image-text model, or of what `save_pretrained` or `push_to_hub` wrote,
+                adapters included (their base is looked up where it was at training).
+            adapter: folder or hub id of an adapter for `model`.
             dtype: "auto" keeps the checkpoint's (float32 on a CPU without bfloat16 instructions, where half
                 precision is many times slower); or "float32", "bfloat16", a torch dtype.
+            quantization: "nf4" or "int8" keep the language model's weights in 4 or 8 bits and compute in `dtype`.
             device: a torch device; the GPU by default where there is one.
             prompts: prompt set; by default the saved one, InstructCIR's for a model that has none.
+            pooling: "last" takes the last token's state, "mean" the mean over the picture's and the user's tokens; by
+                default as saved, "last" for a model that has no settings.
+            bidirectional: let the language model's attention look ahead too; by default as saved, False otherwise.
             revision: commit, tag or branch of a hub id.
 
         Raises ModelError for a path that is no model, an adapter that does not fit or belongs to another base.
         """
-        if adapter is None and (Path(model) / "adapter_config.json").is_file():
-            model, adapter = _base_of(model), model
-        name, own = os.fspath(model), read_settings(adapter or model)
+        home = fetched(os.fspath(model), SETTINGS_FILE, revision)
+        adapter = adapter and fetched(os.fspath(adapter), SETTINGS_FILE)
+        if adapter is None and (Path(home) / "adapter_config.json").is_file():
+            model, adapter, revision = _base_of(home), home, None
+        name, own = os.fspath(model), read_settings(adapter or home)
         if adapter is not None and own is None:
             raise ModelError(f"{os.fspath(adapter)} is not an adapter folder of mllm_embed: it has no mllm_embed.json")
         place = device_for(device)
-        backbone, processor = _load(name, dtype_for(dtype, place), revision)
+        backbone = load_model(name, dtype_for(dtype, place), revision, quantization, place)
+        processor = load_processor(name, revision)
         base = fingerprint(name, getattr(backbone.config, "_commit_hash", None))
         if own and own.base_fingerprint and own.base_fingerprint != base:
             raise ModelError(
                 f"the adapter in {os.fspath(adapter)} was trained on another base than {name} ({own.base})"
             )
-        embedding = EmbeddingModel(backbone, family_of(backbone.config))
+        settings = own or Settings(PROMPT_SETS["instructcir"])
+        given = {"prompts": prompts, "pooling": pooling, "bidirectional": bidirectional}
+        settings = replace(settings, **{key: value for key, value in given.items() if value is not None})
+        settings = replace(settings, base=name, base_fingerprint=base)
+        embedding = EmbeddingModel(backbone, family_of(backbone.config), settings.pooling, settings.bidirectional)
         if adapter is not None:
             load_adapter(embedding, adapter)
             embedding.to(backbone.dtype)
         embedding.to(place)
-        prompts = prompts or (own.prompts if own else PROMPT_SETS["instructcir"])
-        return cls(embedding, processor, Settings(prompts, name, base))
+        return cls(embedding, processor, replace(settings, card=read_card(adapter or home) if own else None))
 
     @property
     def prompts(self) -> PromptSet:
@@ -101,6 +122,11 @@ class MLLMEmbedder:
         return self.model.base.dtype
 
     @property
+    def quantization(self) -> str | None:
+        """What the language model's weights are kept in, "nf4" or "int8"; None where they have `dtype`."""
+        return quantization_of(self.model.base)
+
+    @property
     def dimension(self) -> int:
         """Length of a vector."""
         return self.model.base.config.get_text_config().hidden_size
@@ -110,6 +136,9 @@ class MLLMEmbedder:
         inputs: Sequence[Any],
         *,
         batch_size: int = 32,
+        dim: int | None = None,
+        precision: Precision = "float32",
+        packed: bool = False,
         show_progress: bool | None = None,
         convert_to: Literal["numpy", "torch"] = "numpy",
     ) -> np.ndarray | torch.Tensor:
@@ -117,8 +146,17 @@ class MLLMEmbedder:
 
         Equal inputs are computed once, and inputs of like length share a batch; neither changes a vector.
 
-        Returns [N, D] float32, L2-normalised, in the order of the inputs; None for `show_progress` shows a bar on a
-        terminal. Raises DataError for an input that cannot be embedded and ImageError for an unreadable picture.
+        Args:
+            inputs: what to embed.
+            batch_size: inputs at once.
+            dim: keep the first numbers of each vector, normalised again (matryoshka).
+            precision: "float32", "int8" or "binary", as `precision.to_precision` lays them out.
+            packed: compute short inputs in shared rows instead of a padded batch; the vectors are the same.
+            show_progress: None shows a bar on a terminal.
+            convert_to: "numpy" or "torch".
+
+        Returns [N, D] in the order of the inputs, L2-normalised where it is float32. Raises DataError for an input that
+        cannot be embedded, ImageError for an unreadable picture, ConfigError for an option that does not fit.
         """
         if isinstance(inputs, (str, bytes, os.PathLike, dict)) or not hasattr(inputs, "__len__"):
             raise DataError("encode takes a list of inputs; put a single one in brackets")
@@ -129,16 +167,17 @@ class MLLMEmbedder:
         items = [as_item(value) for value in inputs]
         places: dict[Hashable, list[int]] = {}
         for index, item in enumerate(items):
-            places.setdefault(_identity(item), []).append(index)
+            places.setdefault(item.key, []).append(index)
         groups = sorted(places.values(), key=lambda group: ItemProcessor.length(items[group[0]]), reverse=True)
         out = np.empty((len(items), self.dimension), np.float32)
         hide = None if show_progress is None else not show_progress
         with tqdm(total=len(items), desc="embedding", unit="input", disable=hide, mininterval=1) as bar:
             for part, batch in self._batches(items, groups, batch_size):
-                vectors = self._forward(batch)
+                vectors = self._forward(batch, packed)
                 for group, vector in zip(part, vectors, strict=True):
                     out[group] = vector
                 bar.update(sum(map(len, part)))
+        out = to_precision(truncate(out, dim), precision)
         return torch.from_numpy(out) if convert_to == "torch" else out
 
     def encode_query(self, inputs: Sequence[Any], **options: Any) -> np.ndarray | torch.Tensor:
@@ -153,22 +192,68 @@ class MLLMEmbedder:
     def similarity(
         queries: np.ndarray | torch.Tensor, documents: np.ndarray | torch.Tensor
     ) -> np.ndarray | torch.Tensor:
-        """Cosines [Q, N] of two sets of vectors [Q, D] and [N, D] from `encode`."""
-        return queries @ documents.T
+        """Cosines [Q, N] float32 of two sets of vectors from `encode`, both of one length and precision."""
+        if isinstance(queries, torch.Tensor):
+            return torch.from_numpy(cosines(queries.numpy(force=True), documents.numpy(force=True)))
+        return cosines(queries, documents)
 
-    def save_pretrained(self, path: str | os.PathLike[str], merge: bool = False) -> None:
+    def save_pretrained(
+        self,
+        path: str | os.PathLike[str],
+        merge: bool = False,
+        *,
+        card: ModelCardInfo | Mapping[str, Any] | None = None,
+    ) -> None:
         """Write an adapter folder, or a whole model with `merge=True` or where there is no adapter.
 
-        `from_pretrained` gives the same vectors from either. An earlier save there is replaced in one step; raises
-        ModelError for a folder that holds anything else, or the adapter's own base.
+        `from_pretrained` gives the same vectors from either, and so does `SentenceTransformer`. `card` is what the
+        README.md there says beyond the files (licence, training, results), see `model_card.ModelCardInfo`; what the
+        card that the weights came with said is kept. An earlier save there is replaced in one step; raises ModelError
+        for a folder that holds anything else, or the adapter's own base, and ConfigError for a key no card has.
+
+        A whole model of a quantised embedder is made from its base read again unquantised, since merging into 4 or 8
+        bits would round the adapter away: it takes the memory of that, and its vectors differ by what quantising cost.
         """
-        save(os.fspath(path), self.model, self.processor, self.settings, merge)
+        if self.quantization and (merge or not self.model.adapted):
+            return full_precision(self).save_pretrained(path, merge, card=card)
+        save(os.fspath(path), self.model, self.processor, self.settings, merge, card)
+
+    def push_to_hub(
+        self,
+        repo_id: str,
+        *,
+        private: bool | None = None,
+        token: str | None = None,
+        revision: str | None = None,
+        commit_message: str | None = None,
+        merge: bool = False,
+        create_pr: bool = False,
+        card: ModelCardInfo | Mapping[str, Any] | None = None,
+    ) -> str:
+        """Upload what `save_pretrained(merge=..., card=...)` writes to the hub; returns the commit's address.
+
+        The repository is made where there is none. Weights that an earlier push left there in the other form go, and
+        its model card is replaced. Raises ModelError for an adapter whose base is a folder of this machine, for a
+        missing or refused token, and where the hub cannot be reached.
+        """
+        if self.model.adapted and not merge:
+            check_base(self.settings.base)
+        return push(
+            lambda folder: self.save_pretrained(folder, merge, card=card),
+            repo_id,
+            private=private,
+            token=token,
+            revision=revision,
+            commit_message=commit_message,
+            create_pr=create_pr,
+        )
 
     def _batches(
         self, items: list[Item], groups: list[list[int]], size: int
     ) -> Iterator[tuple[list[list[int]], dict[str, torch.Tensor]]]:
         """Batches of distinct items, read and tokenised in a thread while the model computes the ones before."""
-        parts = [groups[start : start + size] for start in range(0, len(groups), size)]
+        kinds = [list(kind) for _, kind in groupby(groups, key=lambda group: bool(items[group[0]].images))]
+        parts = [kind[start : start + size] for kind in kinds for start in range(0, len(kind), size)]
         with ThreadPoolExecutor(1) as pool:
             jobs = [pool.submit(self.items, [items[g[0]] for g in part]) for part in parts[:AHEAD]]
             try:
@@ -181,20 +266,10 @@ class MLLMEmbedder:
                 pool.shutdown(cancel_futures=True)
 
     @torch.inference_mode()
-    def _forward(self, batch: dict[str, torch.Tensor]) -> np.ndarray:
+    def _forward(self, batch: dict[str, torch.Tensor], packed: bool) -> np.ndarray:
         self.model.eval()
-        vectors = self.model(**{name: tensor.to(self.device) for name, tensor in batch.items()})
+        vectors = self.model(packed, **{name: tensor.to(self.device) for name, tensor in batch.items()})
         return vectors.cpu().numpy()
-
-
-def _identity(item: Item) -> Hashable:
-    """What equal inputs share; pictures in memory count as equal only when they are one object."""
-    image = item.image
-    if isinstance(image, (str, os.PathLike)):
-        image = os.fspath(image)
-    elif isinstance(image, Image.Image):
-        image = id(image)
-    return item.role, image, item.words
 
 
 def _base_of(adapter: str | os.PathLike[str]) -> str:
@@ -204,33 +279,3 @@ def _base_of(adapter: str | os.PathLike[str]) -> str:
             f"the base model {base} of {os.fspath(adapter)} is not there; give it: from_pretrained(BASE, adapter=...)"
         )
     return base
-
-
-def _load(name: str, dtype: str | torch.dtype, revision: str | None) -> tuple[Any, Any]:
-    """The backbone and the processor of a checked name, with every failure as one sentence."""
-    from safetensors import SafetensorError
-    from transformers import AutoModel, AutoProcessor
-
-    _check_name(name)
-    try:
-        backbone, found = AutoModel.from_pretrained(name, dtype=dtype, revision=revision, output_loading_info=True)
-        processor = AutoProcessor.from_pretrained(name, revision=revision)
-    except (OSError, ValueError, ImportError, RuntimeError, SafetensorError) as error:
-        where = "" if Path(name).is_dir() else " (no such folder here, so it was taken for a hub id)"
-        raise ModelError(f"cannot load the model {name}{where}: {str(error).strip().splitlines()[0]}") from error
-    if found["missing_keys"]:
-        raise ModelError(f"{name} lacks weights ({sorted(found['missing_keys'])[0]} and perhaps more); fetch it again")
-    if not hasattr(processor, "tokenizer"):
-        raise ModelError(f"{name} is no image-text model: its processor has no tokenizer beside its image processor")
-    return backbone, processor
-
-
-def _check_name(name: str) -> None:
-    if not name:
-        raise ModelError("the model's name is empty; give a folder or a hub id")
-    path = Path(name)
-    if path.is_dir():
-        if not (path / "config.json").is_file():
-            raise ModelError(f"{name} is no model folder: it has no config.json")
-    elif path.exists() or path.is_absolute() or name.startswith(".") or name.count("/") > 1:
-        raise ModelError(f"{name} is not a folder with a model; check the path")

@@ -2,22 +2,62 @@
 
 from __future__ import annotations
 
+import difflib
 from dataclasses import dataclass
 from typing import Any
+
+from .errors import ModelError
 
 
 @dataclass(frozen=True)
 class Family:
-    """Fragments of module names: where the vision tower lives, and the projector between it and the language model."""
+    """What a family needs; the defaults serve an ordinary one, which then needs no entry.
+
+    Args:
+        vision, projector: fragments of module names: the vision tower, and what leads from it to the language model.
+        packs: whether several inputs may share one row of tokens, each seeing itself alone.
+        bidirectional: whether the language model's attention may look ahead.
+    """
 
     vision: tuple[str, ...] = ("vision_tower", "vision_model", "visual", "vision_encoder", "image_tower")
-    projector: tuple[str, ...] = ("multi_modal_projector", "connector", "mm_projector", "aligner")
+    projector: tuple[str, ...] = ("multi_modal_projector", "connector", "mm_projector", "aligner", "merger")
+    packs: bool = True
+    bidirectional: bool = True
 
 
 # A family needs an entry only where the default record is wrong for it.
-FAMILIES: dict[str, Family] = {}
+FAMILIES: dict[str, Family] = {
+    # transformers looks up a picture's own tokens by their position, which in a packed row is not their index
+    "gemma3": Family(packs=False),
+    # its text looks at pictures through cross-attention, row by row
+    "mllama": Family(packs=False),
+}
+
+# The families that the tests cover, of which the nearest is named to whoever brings another kind of model.
+TESTED = (
+    "llava", "llava_next", "llava_onevision", "idefics3", "smolvlm", "qwen2_vl", "qwen2_5_vl", "qwen3_vl", "paligemma",
+    "gemma3", "internvl", "mllama",
+)  # fmt: skip
 
 
 def family_of(config: Any) -> Family:
     """The record of a model's family, from its transformers config; the default one where it has no entry."""
     return FAMILIES.get(config.model_type, Family())
+
+
+def check_family(name: str, config: dict[str, Any]) -> None:
+    """Raises ModelError where the model's config.json is not that of a decoder that reads pictures and text."""
+    from transformers.models.auto.modeling_auto import MODEL_FOR_IMAGE_TEXT_TO_TEXT_MAPPING_NAMES as KNOWN
+
+    kind = config.get("model_type") or "unknown"
+    if kind in KNOWN and not config.get("is_encoder_decoder"):
+        return
+    nearest = difflib.get_close_matches(kind, TESTED, n=1, cutoff=0)[0]
+    why = (
+        "it needs code of its own, and none is run"
+        if "auto_map" in config
+        else "transformers has no decoder of it that reads pictures and text"
+    )
+    raise ModelError(
+        f"{name} is of the family '{kind}', which is not supported ({why}); the nearest that is: {nearest}"
+    )

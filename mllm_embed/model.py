@@ -7,8 +7,10 @@ from typing import Any
 from torch import Tensor, nn
 from torch.nn import functional as F
 
+from .errors import ConfigError
 from .families import Family
-from .pooling import last_token
+from .packing import pack, unpack
+from .pooling import POOLINGS, Pooling
 
 
 class EmbeddingModel(nn.Module):
@@ -17,10 +19,17 @@ class EmbeddingModel(nn.Module):
     Its `last_hidden_state` comes after the final norm and has one row a token, image placeholders included.
     """
 
-    def __init__(self, backbone: nn.Module, family: Family):
+    def __init__(self, backbone: nn.Module, family: Family, pooling: Pooling = "last", bidirectional: bool = False):
+        """Raises ConfigError for a pooling that does not exist or attention that the family does not allow."""
         super().__init__()
+        if pooling not in POOLINGS:
+            raise ConfigError(f"pooling '{pooling}' is not known; use {' or '.join(POOLINGS)}")
         self.backbone = backbone
         self.family = family
+        self.pooling = pooling
+        self.bidirectional = bidirectional
+        if bidirectional:
+            look_both_ways(self.base, family)
 
     @property
     def base(self) -> nn.Module:
@@ -32,12 +41,22 @@ class EmbeddingModel(nn.Module):
         """Whether the backbone wears an adapter."""
         return hasattr(self.backbone, "peft_config")
 
-    def forward(self, **batch: Tensor) -> Tensor:
-        """Model input as the processor makes it ([B, L] ids and mask, pixels, ...) -> [B, D] float32, L2-normalised."""
+    def forward(self, packed: bool = False, **batch: Tensor) -> Tensor:
+        """Model input as the processor makes it ([B, L] ids and mask, pixels, ...) -> [B, D] float32, L2-normalised.
+
+        With mean pooling the batch holds `content_mask` too. `packed` lays several inputs in one row (packing.py);
+        what cannot be packed, some families and bidirectional attention, is computed padded all the same.
+        """
         dtype = self.base.dtype
         inputs = {name: t.to(dtype) if t.is_floating_point() else t for name, t in batch.items()}
-        hidden = self.backbone(**inputs, use_cache=False).last_hidden_state
-        return F.normalize(last_token(hidden, batch["attention_mask"]).float(), dim=-1)
+        content, mask = inputs.pop("content_mask", None), inputs["attention_mask"]
+        if packed and self.family.packs and not self.bidirectional:
+            rows, places = pack(inputs, self.base)
+            hidden = unpack(self.backbone(**rows, use_cache=False).last_hidden_state, places, mask)
+        else:
+            hidden = self.backbone(**inputs, use_cache=False).last_hidden_state
+        pooled = POOLINGS[self.pooling](hidden, mask if content is None else content)
+        return F.normalize(pooled.float(), dim=-1)
 
     def train(self, mode: bool = True) -> EmbeddingModel:
         """Train mode, but for the frozen vision tower, whose dropout stays off."""
@@ -64,6 +83,20 @@ class EmbeddingModel(nn.Module):
             # transformers makes every embedding ask for a gradient, the patches' too: the frozen vision tower would
             # keep all its activations for a backward pass that changes nothing
             self.base.disable_input_require_grads()
+
+
+def look_both_ways(base: nn.Module, family: Family) -> None:
+    """Let the language model's attention see what comes after, as well as before.
+
+    transformers makes such masks for a text config with `is_causal` false; where it makes none, since nothing is
+    padded, each attention layer's own flag counts. Raises ConfigError for a family that has no such attention.
+    """
+    if not family.bidirectional:
+        raise ConfigError(f"bidirectional attention is not possible by {base.config.model_type}; leave it out")
+    base.config.get_text_config().is_causal = False
+    for name, module in base.named_modules():
+        if hasattr(module, "is_causal") and not is_part(name, family.vision):
+            module.is_causal = False
 
 
 def is_part(module_name: str, fragments: tuple[str, ...]) -> bool:

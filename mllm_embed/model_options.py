@@ -6,6 +6,7 @@ import argparse
 from typing import TYPE_CHECKING
 
 from .errors import ConfigError
+from .quantization import QUANTIZATIONS
 
 if TYPE_CHECKING:
     from .encoder import MLLMEmbedder
@@ -14,7 +15,7 @@ DTYPES = ("auto", "float32", "bfloat16", "float16")
 
 
 def add_model_options(parser: argparse.ArgumentParser, required: bool = True) -> None:
-    """Add --model, --adapter, --batch-size, --device and --dtype."""
+    """Add --model, --adapter, --batch-size, --device, --dtype and --quantization."""
     parser.add_argument("--model", required=required, metavar="M", help="model folder or hub id, or an adapter folder")
     parser.add_argument("--adapter", metavar="A", help="adapter folder to put on the model")
     parser.add_argument("--batch-size", metavar="B", type=int, default=32, help="items at once (default 32)")
@@ -24,6 +25,11 @@ def add_model_options(parser: argparse.ArgumentParser, required: bool = True) ->
         choices=DTYPES,
         default="auto",
         help="default: auto, as stored in the model, but float32 on a CPU without bfloat16 instructions",
+    )
+    parser.add_argument(
+        "--quantization",
+        choices=QUANTIZATIONS,
+        help="keep the language model's weights in 4 or 8 bits (default: as --dtype says)",
     )
 
 
@@ -35,5 +41,9 @@ def load_embedder(arguments: argparse.Namespace) -> MLLMEmbedder:
     from .encoder import MLLMEmbedder
 
     return MLLMEmbedder.from_pretrained(
-        arguments.model, adapter=arguments.adapter, dtype=arguments.dtype, device=arguments.device
+        arguments.model,
+        adapter=arguments.adapter,
+        dtype=arguments.dtype,
+        quantization=arguments.quantization,
+        device=arguments.device,
     )

@@ -2,52 +2,108 @@
 
 from __future__ import annotations
 
+import re
 from collections.abc import Sequence
+from functools import cache
 from typing import Any
 
+import torch
+from PIL import Image
 from torch import Tensor
 
 from .errors import DataError
 from .images import load_image
-from .prompts import INSTRUCTION, TEXT, PromptSet, render
-from .types import Item
+from .prompts import INSTRUCTION, MARKS, TEXT, PromptSet, render
+from .types import Item, Role
 
 
 class ItemProcessor:
-    """Calls a Hugging Face processor on items; roles may be mixed in a batch."""
+    """Calls a Hugging Face processor on items; those with pictures and those without apart."""
 
-    def __init__(self, processor: Any, prompts: PromptSet):
-        self.processor, self.prompts = processor, prompts
+    def __init__(self, processor: Any, prompts: PromptSet, content: bool = False):
+        """With `content` batches get a `content_mask`: which tokens are the picture's and the user's words."""
+        self.processor, self.prompts, self.content = processor, prompts, content
         processor.tokenizer.padding_side = "left"
+        self._bare = cache(self._bare_tail)
         # rendered once a role, since a jinja template costs more than the tokens of a short text
-        self._rendered = {role: render(processor, prompts, role) for role in ("composed", "image", "text")}
+        self._template = cache(lambda role, images: render(processor, prompts, role, images))
         bos = processor.tokenizer.bos_token
-        self._add_special_tokens = not (bos and self._rendered["text"].startswith(bos))
+        self._add_special_tokens = not (bos and self._template("text", 0).startswith(bos))
 
     def __call__(self, items: Sequence[Item]) -> dict[str, Tensor]:
-        """Items -> input_ids and attention_mask [B, L], pixels of the items with a picture, and what the family adds.
+        """Items -> input_ids and attention_mask [B, L], pixels where there are pictures, and what the family adds.
 
-        Raises ImageError for an unreadable picture and DataError for words that hold the model's image token.
+        Either all items have pictures or none has, since processors differ in what they make of a mixture. Raises
+        ImageError for an unreadable picture, DataError for a mixture and for words that hold the model's image token.
         """
-        images = [load_image(item.image) for item in items if item.image is not None]
-        batch = self.processor(
-            text=[self.render(item) for item in items],
-            images=images or None,
-            padding=True,
-            return_tensors="pt",
-            add_special_tokens=self._add_special_tokens,
-        )
-        return dict(batch)
+        texts = [self.render(item) for item in items]
+        pictures = [[load_image(image) for image in item.images] for item in items]
+        if any(pictures) != all(pictures):
+            raise DataError("a batch holds inputs with and without pictures; process the two kinds apart")
+        batch = self._call(texts, pictures)
+        if self.content:
+            batch["content_mask"] = self._content_mask(items, batch)
+        return batch
+
+    def _call(self, texts: list[str], pictures: list[list[Image.Image]]) -> dict[str, Tensor]:
+        options = {"padding": True, "return_tensors": "pt", "add_special_tokens": self._add_special_tokens}
+        if any(pictures):
+            batch = dict(self.processor(text=texts, images=pictures, **options))
+            batch.pop("labels", None)
+            return batch
+        # past the processor, since some (PaliGemma's) spoil a text without a picture; but with all that it would give
+        types = "token_type_ids" in self.processor.model_input_names
+        return dict(self.processor.tokenizer(texts, return_token_type_ids=types, **options))
+
+    def _content_mask(self, items: Sequence[Item], batch: dict[str, Tensor]) -> Tensor:
+        """[B, L] int64, 1 for a picture's tokens and for the words, which are what the prompt alone does not hold."""
+        ids, real = batch["input_ids"], batch["attention_mask"].bool()
+        mask = torch.isin(ids, torch.tensor(self.processor.image_token_ids)) & real
+        for row, item in enumerate(items):
+            tail = _after_pictures(ids[row], mask[row] if item.images else ~real[row])
+            start, end = _inserted(tail.tolist(), self._bare(item.role, len(item.images)))
+            mask[row, len(ids[row]) - len(tail) + start : len(ids[row]) - len(tail) + end] = True
+        return mask.long()
 
     def render(self, item: Item) -> str:
-        """The whole prompt of an item as the tokenizer gets it, with the placeholder of its picture."""
-        words = (item.words or "").strip()
+        """The whole prompt of an item as the tokenizer gets it, with the placeholders of its pictures."""
+        words = {TEXT: item.text or item.words, INSTRUCTION: item.words}
+        marks = "|".join(map(re.escape, MARKS.get(item.role, ())))
+        template = self._template(item.role, len(item.images))
+        # in one pass, since the user's words may hold a mark
+        return re.sub(marks, lambda mark: self._checked(words[mark[0]]), template) if marks else template
+
+    def _checked(self, words: str) -> str:
         token = getattr(self.processor, "image_token", None)
         if token and token in words:
-            raise DataError(f"the words {words[:60]!r} hold the model's image token {token}; take it out")
-        return self._rendered[item.role].replace(INSTRUCTION if item.image is not None else TEXT, words)
+            raise DataError(f"the words {words.strip()[:60]!r} hold the model's image token {token}; take it out")
+        return words.strip()
+
+    def _bare_tail(self, role: Role, images: int) -> list[int]:
+        """The tokens after the last picture of a prompt without words."""
+        text = re.sub("|".join(map(re.escape, MARKS.get(role, (TEXT,)))), "", self._template(role, images))
+        blank = Image.new("RGB", (64, 64))
+        batch = self._call([text], [[blank] * images])
+        ids, real = batch["input_ids"][0], batch["attention_mask"][0].bool()
+        pictures = torch.isin(ids, torch.tensor(self.processor.image_token_ids)) if images else ~real
+        return _after_pictures(ids, pictures).tolist()
 
     @staticmethod
     def length(item: Item) -> tuple[int, int]:
-        """A cheap key by which items of like length sort together: pictures apart from texts, then by words."""
-        return int(item.image is not None), len(item.words or "")
+        """A cheap key by which items of like length sort together: by pictures, then by words."""
+        return len(item.images), len(item.text or "") + len(item.words or "")
+
+
+def _after_pictures(ids: Tensor, before: Tensor) -> Tensor:
+    """The tokens behind the last one that `before` marks: [L] int64, [L] bool -> [T] int64."""
+    marked = before.nonzero()
+    return ids[int(marked[-1]) + 1 :] if len(marked) else ids
+
+
+def _inserted(tokens: list[int], bare: list[int]) -> tuple[int, int]:
+    """Start and end of what `tokens` holds between the beginning and the end that it shares with `bare`."""
+    shared = min(len(tokens), len(bare))
+    start = next((at for at in range(shared) if tokens[at] != bare[at]), shared)
+    left = shared - start
+    same = next((at for at in range(left) if tokens[-1 - at] != bare[-1 - at]), left)
+    return start, len(tokens) - same

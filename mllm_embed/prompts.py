@@ -8,25 +8,35 @@ from typing import Any
 from .errors import ConfigError
 
 INSTRUCTION, TEXT = "{instruction}", "{text}"
+MARKS = {"composed": (INSTRUCTION,), "text": (TEXT,), "captioned": (TEXT,), "composed_text": (TEXT, INSTRUCTION)}
 
 
 @dataclass(frozen=True)
 class PromptSet:
-    """One prompt a role. The picture always comes before the words, so that all asked of one picture share a prefix.
+    """One prompt a role. Pictures always come before the words, so that all asked of one picture share a prefix.
 
-    `composed` holds `{instruction}` and `text` holds `{text}`, where the user's words go, once. Raises ConfigError
-    when one of them is missing.
+    Args:
+        image: pictures alone.
+        composed: pictures and what to change in them; holds `{instruction}` once.
+        text: words alone; holds `{text}` once.
+        captioned: pictures with the text that belongs to them, on the gallery's side; holds `{text}` once.
+        composed_text: a text in the place of a picture and what to change in it; holds both marks once.
+
+    Raises ConfigError for a mark that is missing or occurs twice.
     """
 
     name: str
     image: str
     composed: str
     text: str
+    captioned: str = "{text}\nSummary above image and sentence in one word:"
+    composed_text: str = '{text}\nModify above sentence with "{instruction}", describe modified sentence in one word:'
 
     def __post_init__(self) -> None:
-        for role, mark in (("composed", INSTRUCTION), ("text", TEXT)):
-            if getattr(self, role).count(mark) != 1:
-                raise ConfigError(f"prompt set '{self.name}': the {role} prompt must hold {mark} once")
+        for role, marks in MARKS.items():
+            for mark in marks:
+                if getattr(self, role).count(mark) != 1:
+                    raise ConfigError(f"prompt set '{self.name}': the {role} prompt must hold {mark} once")
 
     def template(self, role: str) -> str:
         return getattr(self, role)
@@ -40,7 +50,8 @@ class PromptSet:
 
 
 # The prompts of InstructCIR's released code (github.com/zhwl2117/InstructCIR, generate_test_submission.py), which are
-# E5-V's (arXiv 2407.12580). The released code spells "desribe"; models trained with it want that spelling.
+# E5-V's (arXiv 2407.12580); the two roles with defaults are not in it, and are worded after them. The released code
+# spells "desribe"; models trained with it want that spelling.
 PROMPT_SETS = {
     prompts.name: prompts
     for prompts in (
@@ -60,15 +71,18 @@ PROMPT_SETS = {
 }
 
 
-def render(processor: Any, prompts: PromptSet, role: str) -> str:
-    """The full model input of a role as text, with the mark where the user's words go, and the picture's placeholder.
+def render(processor: Any, prompts: PromptSet, role: str, images: int = 1) -> str:
+    """The full model input of a role as text, with the marks where the user's words go and a placeholder a picture.
 
-    Uses the processor's chat template when it has one, generation prompt included; otherwise the image token, a line
+    Uses the processor's chat template when it has one, generation prompt included; otherwise the image tokens, a line
     break, and the prompt.
     """
     words = prompts.template(role)
     if getattr(processor, "chat_template", None):
-        content: list[dict[str, str]] = [] if role == "text" else [{"type": "image"}]
+        content: list[dict[str, str]] = [{"type": "image"}] * images
         messages = [{"role": "user", "content": [*content, {"type": "text", "text": words}]}]
-        return processor.apply_chat_template(messages, tokenize=False, add_generation_prompt=True)
-    return words if role == "text" else f"{processor.image_token}\n{words}"
+        # by the tokenizer, since SmolVLM's processor asks its video processor first
+        return processor.tokenizer.apply_chat_template(
+            messages, chat_template=processor.chat_template, tokenize=False, add_generation_prompt=True
+        )
+    return f"{processor.image_token * images}\n{words}" if images else words

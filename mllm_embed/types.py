@@ -1,9 +1,9 @@
-"""What can be embedded: a `Query` (picture, instruction, or both) and a `Document` (picture or text)."""
+"""What can be embedded: a `Query` and a `Document`, each of pictures, words, or both."""
 
 from __future__ import annotations
 
 import os
-from collections.abc import Mapping
+from collections.abc import Hashable, Mapping, Sequence
 from dataclasses import dataclass
 from typing import Literal, Protocol, TypeAlias, runtime_checkable
 
@@ -22,50 +22,83 @@ class ImageSource(Protocol):
 
 
 ImageLike: TypeAlias = str | os.PathLike[str] | bytes | Image.Image | ImageSource
-Role = Literal["composed", "image", "text"]
+Images: TypeAlias = ImageLike | Sequence[ImageLike]
+Role = Literal["image", "composed", "text", "captioned", "composed_text"]
 
 
 @dataclass(frozen=True)
 class Query:
-    """What is looked for: like `image` but changed by `instruction`; either may stand alone.
+    """What is looked for: like the reference, but changed by `instruction`.
 
-    Raises DataError when both are missing or the instruction is empty.
+    The reference is a picture, several pictures in order, or a `text` that stands for one; the reference or the
+    instruction may be left out. Raises DataError when nothing is given, words are empty, or the reference is both a
+    picture and a text.
     """
 
-    image: ImageLike | None = None
+    image: Images | None = None
     instruction: str | None = None
+    text: str | None = None
 
     def __post_init__(self) -> None:
-        _check(self, self.instruction, "instruction")
+        _check(self, instruction=self.instruction, text=self.text)
+        if self.images and self.text is not None:
+            raise DataError(
+                "the reference of a Query is a picture or a text, not both; what to change is `instruction`"
+            )
 
     @property
-    def words(self) -> str | None:
-        return self.instruction
+    def images(self) -> tuple[ImageLike, ...]:
+        return _images(self.image)
 
     @property
     def role(self) -> Role:
-        return _role(self)
+        """Which prompt asks it; words alone are a text, whether they are an instruction or a reference."""
+        if self.images:
+            return "image" if self.instruction is None else "composed"
+        return "text" if self.instruction is None or self.text is None else "composed_text"
+
+    @property
+    def words(self) -> str | None:
+        """What the query says: its instruction, or else its text."""
+        return self.text if self.instruction is None else self.instruction
+
+    @property
+    def key(self) -> Hashable:
+        """What items that the model cannot tell apart share."""
+        return _key(self)
 
 
 @dataclass(frozen=True)
 class Document:
-    """What can be found: a picture or a text. Raises DataError when both or neither are given, or the text is empty."""
+    """What can be found: pictures, a text, or pictures with the text that belongs to them.
 
-    image: ImageLike | None = None
+    Raises DataError when nothing is given or the text is empty.
+    """
+
+    image: Images | None = None
     text: str | None = None
 
     def __post_init__(self) -> None:
-        _check(self, self.text, "text")
-        if self.image is not None and self.text is not None:
-            raise DataError("a Document is a picture or a text, not both; use Query(image=..., instruction=...)")
+        _check(self, text=self.text)
+
+    @property
+    def images(self) -> tuple[ImageLike, ...]:
+        return _images(self.image)
+
+    @property
+    def role(self) -> Role:
+        if not self.images:
+            return "text"
+        return "image" if self.text is None else "captioned"
 
     @property
     def words(self) -> str | None:
         return self.text
 
     @property
-    def role(self) -> Role:
-        return _role(self)
+    def key(self) -> Hashable:
+        """What items that the model cannot tell apart share."""
+        return _key(self)
 
 
 Item: TypeAlias = Query | Document
@@ -74,7 +107,8 @@ Item: TypeAlias = Query | Document
 def as_item(value: object) -> Item:
     """Read a plain value as an item: a str is a text, a path, bytes or a PIL picture is an image.
 
-    A mapping may have the keys "image", "text" and "instruction". Raises DataError for anything else.
+    A mapping may have the keys "image", "text" and "instruction": with an instruction it is a Query, without one a
+    Document. Raises DataError for anything else.
     """
     if isinstance(value, (Query, Document)):
         return value
@@ -83,29 +117,47 @@ def as_item(value: object) -> Item:
     if isinstance(value, (os.PathLike, bytes, Image.Image)):
         return Document(image=value)
     if isinstance(value, Mapping) and value.keys() <= {"image", "text", "instruction"}:
-        if value.get("text") is not None:
-            if value.get("instruction") is not None:
-                raise DataError("a dict has a text (to be found) or an instruction (to look for), not both")
-            return Document(image=value.get("image"), text=value["text"])
-        return Query(image=value.get("image"), instruction=value.get("instruction"))
+        return Query(**value) if "instruction" in value else Document(**value)
     raise DataError(
         f"cannot embed a {type(value).__name__}: give a text (str), a picture (pathlib.Path, bytes, PIL image), "
         "a Query, a Document, or a dict with the keys image, text, instruction"
     )
 
 
-def _check(item: Item, words: str | None, name: str) -> None:
-    if words is not None and not (isinstance(words, str) and words.strip()):
-        raise DataError(f"the {name} of a {type(item).__name__} is empty; give words, or leave it out")
-    if item.image is not None and not isinstance(item.image, (str, os.PathLike, bytes, Image.Image, ImageSource)):
-        raise DataError(
-            f"the image of a {type(item).__name__} is a {type(item.image).__name__}; give a path, bytes or a PIL image"
-        )
-    if words is None and item.image is None:
-        raise DataError(f"a {type(item).__name__} needs an image or a {name}")
+def _key(item: Item) -> Hashable:
+    """Pictures in memory count as equal only when they are one object."""
+    pictures = [
+        os.fspath(image)
+        if isinstance(image, (str, os.PathLike))
+        else id(image)
+        if isinstance(image, Image.Image)
+        else image
+        for image in item.images
+    ]
+    return item.role, tuple(pictures), item.text or item.words, item.words
 
 
-def _role(item: Item) -> Role:
-    if item.image is None:
-        return "text"
-    return "image" if item.words is None else "composed"
+def _images(image: Images | None) -> tuple[ImageLike, ...]:
+    if image is None:
+        return ()
+    return tuple(image) if isinstance(image, (list, tuple)) else (image,)
+
+
+def _check(item: Item, **words: str | None) -> None:
+    kind = type(item).__name__
+    for name, value in words.items():
+        if value is not None and not (isinstance(value, str) and value.strip()):
+            raise DataError(f"the {name} of a {kind} is empty; give words, or leave it out")
+    if isinstance(item.image, list):
+        object.__setattr__(item, "image", tuple(item.image))  # a frozen item stays hashable
+    if isinstance(item.image, tuple) and not item.image:
+        raise DataError(f"the image of a {kind} is an empty list; give pictures, or leave it out")
+    for image in item.images:
+        if not isinstance(image, (str, os.PathLike, bytes, Image.Image, ImageSource)):
+            raise DataError(f"the image of a {kind} is a {type(image).__name__}; give a path, bytes or a PIL image")
+    if not item.images and all(value is None for value in words.values()):
+        raise DataError(f"a {kind} needs an image or {' or '.join(f'{_article(name)} {name}' for name in words)}")
+
+
+def _article(noun: str) -> str:
+    return "an" if noun[0] in "aeiou" else "a"

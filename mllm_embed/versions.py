@@ -5,7 +5,7 @@ from __future__ import annotations
 import platform
 from importlib.metadata import PackageNotFoundError, version
 
-PACKAGES = ("mllm_embed", "torch", "transformers", "peft", "accelerate", "faiss-cpu", "numpy", "pillow")
+PACKAGES = ("mllm_embed", "torch", "transformers", "peft", "accelerate", "bitsandbytes", "faiss-cpu", "numpy", "pillow")
 
 
 def versions() -> dict[str, str]:

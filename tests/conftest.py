@@ -28,6 +28,7 @@ def _load(name: str, path: Path):
 
 
 tiny = _load("tiny", TESTS / "tiny.py")
+families = _load("families", TESTS / "families.py")
 _load("scenes", ROOT / "scripts" / "scenes.py")
 _load("make_scenes", ROOT / "scripts" / "make_scenes.py")
 _load("base_model", ROOT / "scripts" / "base_model.py")
@@ -54,6 +55,26 @@ def bf16_llava(tiny_llava: Path, tmp_path_factory: pytest.TempPathFactory) -> Pa
     AutoModelForImageTextToText.from_pretrained(tiny_llava, dtype="bfloat16").save_pretrained(folder)
     AutoProcessor.from_pretrained(tiny_llava).save_pretrained(folder)
     return folder
+
+
+@pytest.fixture(scope="session")
+def saved_models(tiny_llava: Path, tmp_path_factory: pytest.TempPathFactory) -> dict[str, Path]:
+    """One fine-tuned model in both forms of `save_pretrained`; its vectors are far from the base's."""
+    import torch
+
+    from mllm_embed import MLLMEmbedder
+    from mllm_embed.lora import LoraSpec, add_lora
+
+    embedder = MLLMEmbedder.from_pretrained(tiny_llava, dtype="float32", device="cpu")
+    torch.manual_seed(0)
+    add_lora(embedder.model, LoraSpec(rank=4, dropout=0), embedder.family)
+    for parameter in embedder.model.parameters():
+        if parameter.requires_grad:
+            torch.nn.init.normal_(parameter, std=0.1)
+    folder = tmp_path_factory.mktemp("saved")
+    embedder.save_pretrained(folder / "adapter")
+    embedder.save_pretrained(folder / "merged", merge=True)
+    return {"adapter": folder / "adapter", "merged": folder / "merged"}
 
 
 @pytest.fixture(scope="session")

@@ -50,7 +50,6 @@ class ContrastiveCollator:
 
 
 def _remember(distinct: dict[Hashable, Item], item: Item) -> Hashable:
-    """Keep `item` under a key that equal inputs share. Rows hold paths or texts, so the key is cheap."""
-    key = (item.role, str(item.image) if item.image is not None else None, item.words)
-    distinct.setdefault(key, item)
-    return key
+    """Keep `item` under the key that equal inputs share."""
+    distinct.setdefault(item.key, item)
+    return item.key

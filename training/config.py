@@ -101,6 +101,9 @@ class Recipe(_Section):
     bf16: bool | Literal["auto"] = Field(
         default="auto", description="bfloat16 autocast; auto: where the processor has it"
     )
+    quantization: Literal["nf4", "int8"] | None = Field(
+        default=None, description="nf4 or int8: the frozen language model in 4 or 8 bits, as in QLoRA"
+    )
     attention: Literal["sdpa", "eager", "flash_attention_2"] = Field(
         default="sdpa", description="attention kernel; eager trains faster on a CPU, where sdpa's backward pass is slow"
     )

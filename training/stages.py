@@ -16,8 +16,10 @@ from mllm_embed.errors import ConfigError, DataError
 from mllm_embed.files import write_file
 from mllm_embed.folder import DataFolder
 from mllm_embed.lora import LoraSpec, add_lora, load_adapter
+from mllm_embed.model_card import ModelCardInfo
 from mllm_embed.prompts import PROMPT_SETS
 
+from .card import card_of
 from .collator import ContrastiveCollator
 from .config import Recipe, Stage
 from .data import Row
@@ -71,7 +73,8 @@ def run_recipe(recipe: Recipe, after_stage: Callable[[str, Path], None] | None =
     write_run(recipe, data)
     for number, (name, stage) in enumerate(recipe.stages.items()):
         if name not in finished:
-            _train_stage(recipe, name, stage, rows[name], embedder, bf16, recipe.seed + number)
+            card = card_of(recipe, name, data, rows)
+            _train_stage(recipe, name, stage, rows[name], embedder, bf16, recipe.seed + number, card)
             if after_stage:
                 after_stage(name, recipe.output / name)
     return recipe.output / name
@@ -92,7 +95,9 @@ def _load(recipe: Recipe, bf16: bool) -> MLLMEmbedder:
     if recipe.prompts is not None and recipe.prompts not in PROMPT_SETS:
         raise ConfigError(f"prompts: '{recipe.prompts}' is not one of {', '.join(PROMPT_SETS)}")
     prompts = PROMPT_SETS[recipe.prompts] if recipe.prompts else None
-    embedder = MLLMEmbedder.from_pretrained(recipe.model, dtype="auto" if bf16 else "float32", prompts=prompts)
+    embedder = MLLMEmbedder.from_pretrained(
+        recipe.model, dtype="auto" if bf16 else "float32", quantization=recipe.quantization, prompts=prompts
+    )
     if embedder.model.adapted:
         raise ConfigError(
             f"model: {recipe.model} is an adapter folder; name its base, or save it with merge=True first"
@@ -106,7 +111,14 @@ def _load(recipe: Recipe, bf16: bool) -> MLLMEmbedder:
 
 
 def _train_stage(
-    recipe: Recipe, name: str, stage: Stage, rows: list[Row], embedder: MLLMEmbedder, bf16: bool, seed: int
+    recipe: Recipe,
+    name: str,
+    stage: Stage,
+    rows: list[Row],
+    embedder: MLLMEmbedder,
+    bf16: bool,
+    seed: int,
+    card: ModelCardInfo,
 ) -> None:
     if recipe.gradient_checkpointing:
         embedder.model.gradient_checkpointing_enable()
@@ -126,4 +138,4 @@ def _train_stage(
     )  # fmt: skip
     trainer.train(resume_from_checkpoint=last_checkpoint(Path(arguments.output_dir)))
     if trainer.is_world_process_zero():
-        embedder.save_pretrained(recipe.output / name)
+        embedder.save_pretrained(recipe.output / name, card=card)

@@ -51,8 +51,11 @@ def test_a_vector_does_not_depend_on_its_batch(embedder: MLLMEmbedder, data: Pat
     items = _items(data)
     alone = np.concatenate([embedder.encode([item]) for item in items])
     np.testing.assert_allclose(embedder.encode(items, batch_size=batch_size), alone, atol=1e-5)
-    mixed = embedder.model(**embedder.items([items[1], Document(text=items[5]), Document(image=items[4])]))
-    np.testing.assert_allclose(mixed.detach().numpy(), alone[[1, 5, 4]], atol=1e-5)
+
+
+def test_inputs_with_and_without_pictures_are_processed_apart(embedder: MLLMEmbedder, data: Path) -> None:
+    with pytest.raises(DataError, match="with and without pictures"):
+        embedder.items([Document(text="a hat"), Document(image=data / "images/0.png")])
 
 
 def test_the_last_token_of_the_normed_states_is_pooled(embedder: MLLMEmbedder) -> None:

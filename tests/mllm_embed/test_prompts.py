@@ -20,6 +20,14 @@ def test_default_prompts_with_chat_template(embedder: MLLMEmbedder) -> None:
     assert render(Document(text="a hat")) == "<|user|>a hat\nSummary above sentence in one word:<|end|><|assistant|>"
 
 
+def test_prompts_of_several_pictures_and_of_two_texts(embedder: MLLMEmbedder) -> None:
+    render = embedder.items.render
+    assert render(Document(image=["x", "y"])).startswith("<|user|><image>\n<image>\nDescribe")
+    assert render(Document(image="x", text="a {text}")).startswith("<|user|><image>\na {text}\nSummary above image and")
+    query = Query(text="a {instruction} hat", instruction="{text}")
+    assert render(query).startswith('<|user|>a {instruction} hat\nModify above sentence with "{text}", describe')
+
+
 def test_legacy_set_keeps_the_released_spelling(embedder: MLLMEmbedder) -> None:
     legacy = ItemProcessor(embedder.processor, PROMPT_SETS["instructcir-legacy"])
     words = 'Modify this image with "is red", desribe modified image in one word:'

@@ -15,7 +15,27 @@ from mllm_embed.types import as_item
 def test_roles() -> None:
     assert Query(image="a.png", instruction="redder").role == "composed"
     assert Query(image="a.png").role == Document(image="a.png").role == "image"
-    assert Query(instruction="redder").role == Document(text="a hat").role == "text"
+    assert Query(instruction="redder").role == Document(text="a hat").role == Query(text="a hat").role == "text"
+    assert Document(image="a.png", text="a hat").role == "captioned"
+    assert Query(text="a hat", instruction="redder").role == "composed_text"
+
+
+def test_one_picture_or_several() -> None:
+    assert Query(image="a.png").images == ("a.png",) and Query(instruction="redder").images == ()
+    assert Query(image=["a.png", Path("b.png")], instruction="side by side").images == ("a.png", Path("b.png"))
+    assert Query(image=["a.png"]).key == Document(image="a.png").key != Document(image=["a.png", "a.png"]).key
+
+
+def test_equal_inputs_share_a_key() -> None:
+    assert Query(instruction="a hat").key == Document(text="a hat").key
+    assert Query(image="a.png", instruction="redder").key == Query(image=Path("a.png"), instruction="redder").key
+    keys = [
+        Document(image="a.png", text="redder").key,
+        Query(image="a.png", instruction="redder").key,
+        Query(text="a hat", instruction="redder").key,
+        Query(text="redder", instruction="a hat").key,
+    ]
+    assert len(set(keys)) == len(keys)
 
 
 @pytest.mark.parametrize(
@@ -28,13 +48,16 @@ def test_roles() -> None:
         ({"image": "a.png", "instruction": "redder"}, "composed"),
         ({"text": "a hat"}, "text"),
         ({"image": "a.png"}, "image"),
+        ({"image": ["a.png", "b.png"]}, "image"),
+        ({"image": "a.png", "text": "a hat"}, "captioned"),
+        ({"text": "a hat", "instruction": "redder"}, "composed_text"),
     ],
 )
 def test_plain_values(value: object, role: str) -> None:
     assert as_item(value).role == role
 
 
-@pytest.mark.parametrize("wrong", [3, None, ["a"], {"picture": "a.png"}, {}, ""])
+@pytest.mark.parametrize("wrong", [3, None, ["a"], {"picture": "a.png"}, {}, "", {"image": []}, {"image": [3]}])
 def test_other_values_are_refused(wrong: object) -> None:
     with pytest.raises(DataError):
         as_item(wrong)
@@ -43,12 +66,10 @@ def test_other_values_are_refused(wrong: object) -> None:
 def test_empty_words_are_refused() -> None:
     with pytest.raises(DataError, match="instruction of a Query is empty"):
         Query(image="a.png", instruction="  ")
-    with pytest.raises(DataError, match="not both"):
-        Document(image="a.png", text="a hat")
 
 
-def test_a_picture_of_another_type_and_contradicting_keys_are_refused() -> None:
+def test_a_picture_of_another_type_and_two_references_are_refused() -> None:
     with pytest.raises(DataError, match="image of a Query is a int"):
         Query(image=3)
     with pytest.raises(DataError, match="not both"):
-        as_item({"text": "a hat", "instruction": "redder"})
+        as_item({"image": "a.png", "text": "a hat", "instruction": "redder"})

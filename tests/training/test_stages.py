@@ -69,6 +69,16 @@ def test_both_stages_learn_and_leave_adapters(recipe: Path, tiny_llava: Path, da
     assert np.abs(first - base).max() > 1e-3 and np.abs(second - first).max() > 1e-3
 
 
+def test_each_adapter_has_a_card_that_tells_its_training(recipe: Path, data: Path, tmp_path: Path) -> None:
+    run_recipe(load_recipe(recipe))
+    first, second = ((tmp_path / "run" / stage / "README.md").read_text() for stage in ("captions", "instructions"))
+    assert "| stage | captions |" in first and "| stage | captions | instructions |" in second
+    assert "halves, 8 pairs" in first and "halves, 8 triplets" in second and "| length | 6 steps | 6 steps |" in second
+    assert json.loads((tmp_path / "run/run.json").read_text())["data"][str(data)][:12] in first
+    assert "composed -> target_image (hard negatives: query_image)" in second and "rank 4" in second
+    assert str(tmp_path) not in first + second
+
+
 def _log(run: Path) -> list[dict[str, object]]:
     return [json.loads(line) for line in (run / "log.jsonl").read_text().splitlines()]
 

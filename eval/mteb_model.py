@@ -1,0 +1,144 @@
+"""An embedder as MTEB wants one: `mteb.evaluate(MTEBModel(embedder), tasks)`.
+
+Written against mteb 2.26 (mteb/models/models_protocols.py, `EncoderProtocol`). A query of a picture and words is one
+composed query here, so that both parts count; a document of both is a picture with its own text.
+"""
+
+from __future__ import annotations
+
+import hashlib
+import json
+from collections.abc import Iterable, Mapping
+from pathlib import Path
+from typing import TYPE_CHECKING, Any
+
+import numpy as np
+
+from mllm_embed.errors import ConfigError, DataError
+from mllm_embed.hub import is_hub_id
+from mllm_embed.types import Document, Item, Query
+
+if TYPE_CHECKING:
+    from mteb.models.model_meta import ModelMeta
+
+    from mllm_embed.encoder import MLLMEmbedder
+
+_READ = ("text", "image")
+_UNREAD = ("audio", "video")
+
+
+class MTEBModel:
+    """Wraps an `MLLMEmbedder`. MTEB's own prompts for a task are left out: the model asks through the set it was
+    trained with.
+
+    Args:
+        embedder: the model.
+        name: under which MTEB files its results, OWNER/NAME; by default that of the model or an adapter's base.
+        revision: tells results of one name apart; by default made from base, adapter, prompts, precision.
+    """
+
+    def __init__(self, embedder: MLLMEmbedder, name: str | None = None, revision: str | None = None):
+        self.embedder = embedder
+        self._meta = _meta(embedder, name, revision)
+
+    @property
+    def mteb_model_meta(self) -> ModelMeta:
+        return self._meta
+
+    def encode(
+        self,
+        inputs: Iterable[Mapping[str, Any]],
+        *,
+        task_metadata: Any,
+        hf_split: str,
+        hf_subset: str,
+        prompt_type: Any = None,
+        batch_size: int = 32,
+        show_progress_bar: bool | None = None,
+        precision: str = "float32",
+        **options: Any,
+    ) -> np.ndarray:
+        """Vectors [N, D] float32 of a loader's batches, each a dict of equally long lists ("text", "image").
+
+        Raises DataError for sound or film, and for an entry without words and picture; ConfigError for a precision.
+        """
+        if precision != "float32":
+            raise ConfigError(f"precision '{precision}' is not offered to mteb; leave it out")
+        if options:
+            raise ConfigError(f"encode does not know {', '.join(options)}; it takes batch_size and show_progress_bar")
+        query = prompt_type is not None and str(getattr(prompt_type, "value", prompt_type)) == "query"
+        vectors = [
+            self.embedder.encode(
+                list(_items(batch, query, task_metadata.name)), batch_size=batch_size, show_progress=False
+            )
+            for batch in _shown(inputs, show_progress_bar)
+        ]
+        return np.concatenate(vectors) if vectors else np.empty((0, self.embedder.dimension), np.float32)
+
+    def similarity(self, embeddings1: Any, embeddings2: Any) -> Any:
+        """Cosines [N, M] as a tensor; of two single vectors, [1, 1]."""
+        from mteb.similarity_functions import cos_sim
+
+        return cos_sim(embeddings1, embeddings2)
+
+    def similarity_pairwise(self, embeddings1: Any, embeddings2: Any) -> Any:
+        """Cosines [N] of the rows of two arrays [N, D], as a tensor."""
+        from mteb.similarity_functions import pairwise_cos_sim
+
+        return pairwise_cos_sim(embeddings1, embeddings2)
+
+
+def _items(batch: Mapping[str, Any], query: bool, task: str) -> Iterable[Item]:
+    """The entries of a batch; an empty text beside a picture is no text."""
+    for kind in _UNREAD:
+        if any(value is not None for value in batch.get(kind, [])):
+            raise DataError(f"task {task} has {kind}, which this model cannot embed; choose tasks of text and images")
+    columns = [batch[name] for name in _READ if name in batch]
+    if not columns:
+        raise DataError(f"task {task} has neither texts nor images, but {', '.join(batch) or 'nothing'}")
+    for row in range(len(columns[0])):
+        text, image = (batch[name][row] if name in batch else None for name in _READ)
+        words = text if isinstance(text, str) and text.strip() else None
+        if words is None and image is None:
+            where = f" (id {batch['id'][row]})" if "id" in batch else ""
+            raise DataError(f"task {task} has an entry without words and picture{where}; leave it out")
+        yield Query(image=image, instruction=words) if query else Document(image=image, text=words)
+
+
+def _shown(inputs: Iterable[Mapping[str, Any]], show: bool | None) -> Iterable[Mapping[str, Any]]:
+    from tqdm import tqdm
+
+    return tqdm(inputs, desc="embedding", disable=None if show is None else not show, mininterval=1)
+
+
+def _meta(embedder: MLLMEmbedder, name: str | None, revision: str | None) -> ModelMeta:
+    """What MTEB files results by. A folder has no owner, so that one is put in front of its name."""
+    from mteb.models.model_meta import ModelMeta, ScoringFunction
+
+    base = embedder.settings.base or "embedder"
+    return ModelMeta.create_empty(
+        overwrites={
+            "name": name or (base if is_hub_id(base) else f"mllm_embed/{Path(base).resolve().name}"),
+            "revision": revision or _weights_id(embedder),
+            "embed_dim": embedder.dimension,
+            "similarity_fn_name": ScoringFunction.COSINE,
+            "framework": ["PyTorch", "Transformers"],
+            "modalities": ["text", "image"],
+            "use_instructions": True,
+            "open_weights": True,
+        }
+    )
+
+
+def _weights_id(embedder: MLLMEmbedder) -> str:
+    """Two models differ in it where their vectors can differ: base, adapter, prompts, precision.
+
+    MTEB answers from earlier results of the same name and revision, so that two adapters of a base must not share one.
+    """
+    digest = hashlib.sha256(json.dumps([embedder.settings.to_dict(), str(embedder.dtype)], sort_keys=True).encode())
+    if embedder.model.adapted:
+        from peft import get_peft_model_state_dict
+
+        for key, tensor in sorted(get_peft_model_state_dict(embedder.model.backbone).items()):
+            digest.update(key.encode() + tensor.detach().float().cpu().numpy().tobytes())
+    return digest.hexdigest()[:16]

@@ -1,0 +1,56 @@
+"""What training knows for the model card of a stage's adapter: what it was trained on, and how."""
+
+from __future__ import annotations
+
+from collections.abc import Mapping, Sequence
+from typing import Any
+
+from mllm_embed.model_card import ModelCardInfo
+from mllm_embed.versions import versions
+
+from .config import Recipe, Stage, Term
+
+_DIGITS = 12
+_PACKAGES = ("mllm_embed", "torch", "transformers", "peft")
+
+
+def card_of(recipe: Recipe, last: str, data: Mapping[str, str], rows: Mapping[str, Sequence[Any]]) -> ModelCardInfo:
+    """The facts of the stages up to `last`, whose adapter holds what they all taught.
+
+    Args:
+        recipe: the run's.
+        last: name of the stage just trained.
+        data: data folder -> fingerprint.
+        rows: stage -> the rows it trained on.
+    """
+    names = list(recipe.stages)[: list(recipe.stages).index(last) + 1]
+    training = {name: _facts(recipe.stages[name], data, len(rows[name])) for name in names}
+    lora, found = recipe.lora, versions()
+    made_with = {
+        "LoRA": f"rank {lora.rank}, alpha {lora.alpha:g}, dropout {lora.dropout:g}; projector "
+        + ("trained in full" if lora.projector else "frozen"),
+        "seed": recipe.seed,
+        "versions": ", ".join(f"{package} {found[package]}" for package in _PACKAGES if package in found),
+    }
+    return ModelCardInfo(training=training, made_with=made_with)
+
+
+def _facts(stage: Stage, data: Mapping[str, str], count: int) -> dict[str, Any]:
+    """Of the data folder only the last name: what stands above it is the machine's."""
+    return {
+        "data": f"{stage.data.resolve().name}, {count:,} {stage.rows}",
+        "data fingerprint": data[str(stage.data)][:_DIGITS],
+        "loss": "; ".join(map(_said, stage.terms)),
+        "temperature": f"{stage.temperature:g}",
+        "batch size": stage.batch_size,
+        "length": f"{stage.steps} steps" if stage.steps else f"{stage.epochs:g} epochs",
+        "learning rate": f"{stage.learning_rate:g}, {stage.schedule}",
+    }
+
+
+def _said(term: Term) -> str:
+    arrow = "<->" if term.symmetric else "->"
+    negatives = f" (hard negatives: {', '.join(term.negatives)})" if term.negatives else ""
+    return f"{term.query} {arrow} {term.positive}{negatives}" + (
+        f", weight {term.weight:g}" if term.weight != 1 else ""
+    )
