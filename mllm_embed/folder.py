@@ -1,9 +1,11 @@
-"""Anyone's own data: a folder with pictures and up to three files, all checked before any work starts.
+"""Anyone's own data: a folder with pictures and up to four files, all checked before any work starts.
 
     images/...         pictures, named in the files relative to the folder
     pairs.jsonl        {"id", "image", "caption"} a line: training, stage 1
     triplets.jsonl     {"id", "image", "instruction", "target_image" and/or "target_text",
                         "source_text"?, "kind"?} a line: training, stage 2
+    texts.jsonl        {"id", "source_text", "target_text", "instruction"?, "negative_text"?} a line:
+                       training without pictures, stage 0
     benchmark.json     {"name", "gallery": [{"id", "image", "caption"?}],
                         "queries": [{"id", "image", "instruction", "targets": [ids],
                                      "exclude": [ids]?, "kind"?}]}: evaluation
@@ -22,7 +24,7 @@ from pathlib import Path
 from .errors import DataError
 from .rows import Checks, Row, array_rows, image_complaint, json_lines
 
-FILES = ("pairs.jsonl", "triplets.jsonl", "benchmark.json")
+FILES = ("pairs.jsonl", "triplets.jsonl", "benchmark.json", "texts.jsonl")
 _SHOWN = 20
 
 
@@ -46,6 +48,17 @@ class Triplet:
     target_text: str | None = None
     source_text: str | None = None
     kind: str | None = None
+
+
+@dataclass(frozen=True)
+class TextRow:
+    """A text, what must be found for it (or for it as `instruction` changes it), and what must not: no pictures."""
+
+    id: str
+    source_text: str
+    target_text: str
+    instruction: str | None = None
+    negative_text: str | None = None
 
 
 @dataclass(frozen=True)
@@ -96,6 +109,7 @@ class DataFolder:
     triplets: list[Triplet] = field(default_factory=list)
     benchmark: Benchmark | None = None
     digest: str = ""
+    texts: list[TextRow] = field(default_factory=list)
 
     @classmethod
     def open(cls, path: str | os.PathLike[str], pictures: bool = True) -> DataFolder:
@@ -114,9 +128,10 @@ class DataFolder:
         pairs = [_pair(row) for row in json_lines(checks, FILES[0])]
         triplets = [_triplet(row) for row in json_lines(checks, FILES[1])]
         benchmark = _benchmark(checks) if (root / FILES[2]).is_file() else None
+        texts = [_text_row(row) for row in json_lines(checks, FILES[3])]
         if checks.problems:
             raise DataError(_message(root, checks.problems))
-        return cls(root, pairs, triplets, benchmark, _digest(root))
+        return cls(root, pairs, triplets, benchmark, _digest(root), texts)
 
     def pictures(self) -> dict[Path, str | None]:
         """Every picture that the files name, and what is wrong with it: None for those that are there."""
@@ -126,7 +141,7 @@ class DataFolder:
         return {path: image_complaint(path, os.path.relpath(path, self.root)) for path in paths}
 
     def fingerprint(self) -> str:
-        """sha256 over the names and contents of the three files (those that existed when it was opened)."""
+        """sha256 over the names and contents of the four files (those that existed when it was opened)."""
         return self.digest
 
 
@@ -168,6 +183,17 @@ def _triplet(row: Row) -> Triplet:
         row.optional_text("target_text"),
         row.optional_text("source_text"),
         row.optional_text("kind"),
+    )
+
+
+def _text_row(row: Row) -> TextRow:
+    row.known("id", "source_text", "target_text", "instruction", "negative_text")
+    return TextRow(
+        row.text("id"),
+        row.text("source_text"),
+        row.text("target_text"),
+        row.optional_text("instruction"),
+        row.optional_text("negative_text"),
     )
 
 

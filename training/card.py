@@ -29,6 +29,7 @@ def card_of(recipe: Recipe, last: str, data: Mapping[str, str], rows: Mapping[st
     made_with = {
         "LoRA": f"rank {lora.rank}, alpha {lora.alpha:g}, dropout {lora.dropout:g}; projector "
         + ("trained in full" if lora.projector else "frozen"),
+        "base weights": recipe.quantization or "not quantised",
         "seed": recipe.seed,
         "versions": ", ".join(f"{package} {found[package]}" for package in _PACKAGES if package in found),
     }
@@ -45,12 +46,17 @@ def _facts(stage: Stage, data: Mapping[str, str], count: int) -> dict[str, Any]:
         "batch size": stage.batch_size,
         "length": f"{stage.steps} steps" if stage.steps else f"{stage.epochs:g} epochs",
         "learning rate": f"{stage.learning_rate:g}, {stage.schedule}",
+        "matryoshka": ", ".join(map(str, stage.matryoshka)) or "no",
     }
 
 
 def _said(term: Term) -> str:
     arrow = "<->" if term.symmetric else "->"
-    negatives = f" (hard negatives: {', '.join(term.negatives)})" if term.negatives else ""
-    return f"{term.query} {arrow} {term.positive}{negatives}" + (
-        f", weight {term.weight:g}" if term.weight != 1 else ""
-    )
+    more = {
+        "hard negatives": ", ".join(term.negatives),
+        "beside": "the other queries" if term.same_side else "",
+        "found": "in the base's vectors" if term.frozen else "",
+        "weight": f"{term.weight:g}" if term.weight != 1 else "",
+    }
+    told = "; ".join(f"{name}: {value}" for name, value in more.items() if value)
+    return f"{' + '.join(term.query)} {arrow} {' + '.join(term.positive)}" + (f" ({told})" if told else "")

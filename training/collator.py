@@ -12,21 +12,23 @@ from torch.utils.data import get_worker_info
 from mllm_embed.errors import MLLMEmbedError
 from mllm_embed.types import Item
 
+from .config import Use
 from .data import Row
 
 
 @dataclass
 class ContrastiveCollator:
-    """Rows -> {"micro_batches": [model input, ...], "places": {role: [B] int64}}.
+    """Rows -> {"live": [model input, ...], "frozen": [model input, ...], "places": {use: [B] int64}, "inputs": [U]}.
 
-    `places` says which encoded vector plays each role in each row. Inputs that are equal (a reference picture that four
-    rows share, a caption that occurs twice) are encoded once and share their place, which is also how the loss knows
-    them as equal. A micro-batch holds inputs of one kind (composed, image, text), so that none is padded to another's
-    length.
+    The live micro-batches go through what is trained, the frozen ones through the model without its adapter; the
+    vectors of the live ones come first. `places` says which vector plays each use of a role in each row. Inputs that
+    are equal (a reference picture that four rows share, a caption that occurs twice) share their place where they go
+    through the same tower, and their number in `inputs` in any case: that is how the loss knows them as equal. A
+    micro-batch holds inputs of one kind (composed, image, text), so that none is padded to another's length.
     """
 
     process: Callable[[list[Item]], dict[str, torch.Tensor]]
-    roles: list[str]
+    uses: list[Use]
 
     def __call__(self, rows: list[Row]) -> dict[str, Any]:
         try:
@@ -37,19 +39,19 @@ class ContrastiveCollator:
             return {"error": error}  # raised in the main process: torch would wrap it in the worker's traceback
 
     def _collate(self, rows: list[Row]) -> dict[str, Any]:
-        distinct: dict[Hashable, Item] = {}
-        keys = {role: [_remember(distinct, row.roles[role]) for row in rows] for role in self.roles}
-        kinds: dict[str, list[Hashable]] = {}
-        for key, item in distinct.items():
-            kinds.setdefault(item.role, []).append(key)
-        place = {key: number for number, key in enumerate(key for kind in kinds.values() for key in kind)}
+        kinds: dict[bool, dict[str, dict[Hashable, Item]]] = {False: {}, True: {}}
+        for use in self.uses:
+            for item in (row.roles[use.role] for row in rows):
+                kinds[use.frozen].setdefault(item.role, {}).setdefault(item.key, item)
+        encoded = [(key, frozen) for frozen, tower in kinds.items() for items in tower.values() for key in items]
+        place = {entry: number for number, entry in enumerate(encoded)}
+        number = {key: index for index, key in enumerate(dict.fromkeys(key for key, _ in encoded))}
+        live, frozen = ([self.process(list(items.values())) for items in tower.values()] for tower in kinds.values())
         return {
-            "micro_batches": [self.process([distinct[key] for key in kind]) for kind in kinds.values()],
-            "places": {role: torch.tensor([place[key] for key in keys[role]]) for role in self.roles},
+            "live": live,
+            "frozen": frozen,
+            "places": {
+                use: torch.tensor([place[row.roles[use.role].key, use.frozen] for row in rows]) for use in self.uses
+            },
+            "inputs": torch.tensor([number[key] for key, _ in encoded]),
         }
-
-
-def _remember(distinct: dict[Hashable, Item], item: Item) -> Hashable:
-    """Keep `item` under the key that equal inputs share."""
-    distinct.setdefault(item.key, item)
-    return item.key

@@ -5,33 +5,82 @@ from __future__ import annotations
 import difflib
 import re
 from pathlib import Path
-from typing import Annotated, Any, Literal
+from typing import Annotated, Any, Literal, NamedTuple
 
 import yaml
-from pydantic import AfterValidator, BaseModel, ConfigDict, Field, ValidationError, model_validator
+from pydantic import AfterValidator, BaseModel, BeforeValidator, ConfigDict, Field, ValidationError, model_validator
 
 from mllm_embed.errors import ConfigError
 
-Role = Literal["image", "caption", "composed", "query_image", "target_image", "target_text", "source_text"]
-PAIR_ROLES = ("image", "caption")
+Role = Literal[
+    "image", "caption", "composed", "query_image", "target_image", "target_text", "source_text", "composed_text",
+    "negative_text",
+]  # fmt: skip
+ROLES: dict[str, tuple[Role, ...]] = {
+    "pairs": ("image", "caption"),
+    "triplets": ("composed", "query_image", "target_image", "target_text", "source_text", "composed_text"),
+    "texts": ("source_text", "target_text", "negative_text", "composed_text"),
+}
+PICTURE_ROLES = ("image", "composed", "query_image", "target_image")
+
+
+class Use(NamedTuple):
+    """A role as a term needs it: encoded by what is trained, or (`frozen`) by the model without its adapter."""
+
+    role: Role
+    frozen: bool = False
 
 
 class _Section(BaseModel):
     model_config = ConfigDict(extra="forbid", frozen=True, allow_inf_nan=False)
 
 
+Roles = Annotated[
+    list[Role], BeforeValidator(lambda value: [value] if isinstance(value, str) else value), Field(min_length=1)
+]
+
+
 class Term(_Section):
     """One InfoNCE: `query` must find its own `positive` among all positives and negatives of the batch."""
 
-    query: Role = Field(description="what asks; pairs offer image and caption, triplets the other roles")
-    positive: Role = Field(description="what must be found")
+    query: Roles = Field(description="what asks: a role, or a list of them that share one softmax")
+    positive: Roles = Field(description="what must be found: a role, or a list with one for each query")
     negatives: list[Role] = Field(default=[], description="roles that join the candidates as hard negatives")
     symmetric: bool = Field(default=False, description="also let each positive find its query, and take the mean")
+    same_side: bool = Field(
+        default=False, description="the other queries are negatives too; with symmetric this is NT-Xent"
+    )
+    frozen: bool = Field(
+        default=False, description="encode positive and negatives without the adapter: an index of the base stays valid"
+    )
     weight: float = Field(default=1.0, gt=0, description="share of this term in the loss")
 
+    @model_validator(mode="after")
+    def _positives_fit_queries(self) -> Term:
+        if len(self.query) != len(self.positive):
+            raise ValueError(f"{len(self.query)} query roles need as many positive ones, not {len(self.positive)}")
+        itself = [role for role, answer in zip(self.query, self.positive, strict=True) if role == answer]
+        if itself and not self.frozen:
+            raise ValueError(f"{itself[0]} would only find its own vector; with frozen: true it finds the base's")
+        return self
+
     @property
-    def roles(self) -> list[Role]:
-        return [self.query, self.positive, *self.negatives]
+    def name(self) -> str:
+        """What the log calls it."""
+        return f"{'+'.join(self.query)}-{'+'.join(self.positive)}{'-frozen' if self.frozen else ''}"
+
+    @property
+    def queries(self) -> list[Use]:
+        return [Use(role) for role in self.query]
+
+    @property
+    def positives(self) -> list[Use]:
+        return [Use(role, self.frozen) for role in self.positive]
+
+    @property
+    def others(self) -> list[Use]:
+        """The hard negatives."""
+        return [Use(role, self.frozen) for role in self.negatives]
 
 
 class Lora(_Section):
@@ -44,15 +93,20 @@ class Lora(_Section):
 
 
 class Stage(_Section):
-    data: Path = Field(description="folder with pairs.jsonl or triplets.jsonl, relative to where you start")
-    rows: Literal["pairs", "triplets"] = Field(description="which of the folder's files to read")
+    data: Path = Field(description="folder with the file that `rows` names, relative to where you start")
+    rows: Literal["pairs", "triplets", "texts"] = Field(
+        description="which of the folder's files to read: pairs, triplets or texts"
+    )
     terms: list[Term] = Field(min_length=1, description="the loss: a weighted sum of InfoNCE terms")
     temperature: float = Field(default=0.05, gt=0, description="cosines are divided by it in the loss")
+    matryoshka: list[Annotated[int, Field(gt=0)]] = Field(
+        default=[], description="first dimensions that must do alone too, say [64, 128]: vectors can be cut to them"
+    )
     batch_size: int = Field(
         default=64, gt=1, description="rows a step; each row's positive is a negative of the others"
     )
     per_image: int = Field(
-        default=1, gt=0, description="triplets on one picture that share a batch, each other's negatives"
+        default=1, gt=0, description="rows with one picture or source text that share a batch, each other's negatives"
     )
     epochs: float = Field(default=1, gt=0, description="passes over the rows")
     steps: int | None = Field(default=None, gt=0, description="stop after so many steps instead of epochs")
@@ -69,14 +123,32 @@ class Stage(_Section):
     @model_validator(mode="after")
     def _roles_fit_rows(self) -> Stage:
         for role in self.roles:
-            if (role in PAIR_ROLES) != (self.rows == "pairs"):
-                raise ValueError(f"role '{role}' does not exist in rows: {self.rows}")
+            if role not in ROLES[self.rows]:
+                raise ValueError(
+                    f"role '{role}' does not exist in rows: {self.rows}, which offer {', '.join(ROLES[self.rows])}"
+                )
         return self
+
+    @model_validator(mode="after")
+    def _dimensions_increase(self) -> Stage:
+        if self.matryoshka != sorted(set(self.matryoshka)):
+            raise ValueError(f"matryoshka must list increasing dimensions, not {self.matryoshka}")
+        return self
+
+    @property
+    def uses(self) -> list[Use]:
+        """Every role that some term needs, live or frozen, once, in order."""
+        return list(dict.fromkeys(u for term in self.terms for u in (*term.queries, *term.positives, *term.others)))
 
     @property
     def roles(self) -> list[Role]:
         """Every role that some term needs, once, in order."""
-        return list(dict.fromkeys(role for term in self.terms for role in term.roles))
+        return list(dict.fromkeys(use.role for use in self.uses))
+
+    @property
+    def pictures(self) -> bool:
+        """Whether some term needs pictures."""
+        return not set(PICTURE_ROLES).isdisjoint(self.roles)
 
 
 def _stage_name(name: str) -> str:
@@ -96,6 +168,12 @@ class Recipe(_Section):
     lora: Lora = Lora()
     prompts: str | None = Field(
         default=None, description="name of a prompt set; by default what the model was saved with"
+    )
+    pooling: Literal["last", "mean"] | None = Field(
+        default=None, description="last token, or mean over the picture's and user's tokens; by default as saved"
+    )
+    bidirectional: bool | None = Field(
+        default=None, description="attention that looks ahead too; by default as saved, or else not"
     )
     seed: int = Field(default=0, ge=0, lt=2**32, description="of weights, order and dropout")
     bf16: bool | Literal["auto"] = Field(
@@ -216,4 +294,5 @@ def describe_keys() -> str:
             if isinstance(field.default, BaseModel):
                 default = "see below"
             lines.append(f"  {name:<24}{field.description or ''}{'; ' if field.description else ''}{default}")
+    lines += ["roles that rows offer:", *(f"  {rows:<24}{', '.join(roles)}" for rows, roles in ROLES.items())]
     return "\n".join(lines)

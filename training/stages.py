@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import json
 from collections.abc import Callable
+from dataclasses import replace
 from pathlib import Path
 from typing import Any
 
@@ -57,12 +58,13 @@ def run_recipe(recipe: Recipe, after_stage: Callable[[str, Path], None] | None =
     Raises ConfigError when the output holds another run or the model cannot be trained as asked, DataError for data
     that fails its checks or lacks what the loss needs, ModelError for a model that cannot be loaded.
     """
-    folders = {path: DataFolder.open(path) for path in {stage.data for stage in recipe.stages.values()}}
+    folders = _folders(recipe)
     data = {str(path): folder.fingerprint() for path, folder in folders.items()}
     rows = {name: _rows(name, stage, folders[stage.data]) for name, stage in recipe.stages.items()}
     finished = check_output(recipe, data)
     bf16 = bfloat16_pays(device_for()) if recipe.bf16 == "auto" else recipe.bf16
     embedder = _load(recipe, bf16)
+    _check_dimensions(recipe, embedder.dimension)
     if finished:
         load_adapter(embedder.model, recipe.output / finished[-1], trainable=True)
     else:
@@ -78,6 +80,14 @@ def run_recipe(recipe: Recipe, after_stage: Callable[[str, Path], None] | None =
             if after_stage:
                 after_stage(name, recipe.output / name)
     return recipe.output / name
+
+
+def _folders(recipe: Recipe) -> dict[Path, DataFolder]:
+    """The checked data folders; it is not looked for pictures that no stage needs."""
+    pictures: dict[Path, bool] = {}
+    for stage in recipe.stages.values():
+        pictures[stage.data] = pictures.get(stage.data, False) or stage.pictures
+    return {path: DataFolder.open(path, needed) for path, needed in pictures.items()}
 
 
 def _rows(name: str, stage: Stage, folder: DataFolder) -> list[Row]:
@@ -96,8 +106,9 @@ def _load(recipe: Recipe, bf16: bool) -> MLLMEmbedder:
         raise ConfigError(f"prompts: '{recipe.prompts}' is not one of {', '.join(PROMPT_SETS)}")
     prompts = PROMPT_SETS[recipe.prompts] if recipe.prompts else None
     embedder = MLLMEmbedder.from_pretrained(
-        recipe.model, dtype="auto" if bf16 else "float32", quantization=recipe.quantization, prompts=prompts
-    )
+        recipe.model, dtype="auto" if bf16 else "float32", quantization=recipe.quantization, prompts=prompts,
+        pooling=recipe.pooling, bidirectional=recipe.bidirectional,
+    )  # fmt: skip
     if embedder.model.adapted:
         raise ConfigError(
             f"model: {recipe.model} is an adapter folder; name its base, or save it with merge=True first"
@@ -108,6 +119,15 @@ def _load(recipe: Recipe, bf16: bool) -> MLLMEmbedder:
         reason = str(error).strip().splitlines()[0]
         raise ConfigError(f"attention: '{recipe.attention}' does not work here ({reason})") from error
     return embedder
+
+
+def _check_dimensions(recipe: Recipe, dimension: int) -> None:
+    for name, stage in recipe.stages.items():
+        if stage.matryoshka and stage.matryoshka[-1] >= dimension:
+            raise ConfigError(
+                f"stage '{name}': matryoshka {stage.matryoshka[-1]} must be smaller than the {dimension} dimensions of "
+                f"{recipe.model}, which are trained anyway"
+            )
 
 
 def _train_stage(
@@ -133,9 +153,10 @@ def _train_stage(
     )  # fmt: skip
     trainer = ContrastiveTrainer(
         model=BatchEncoder(embedder.model), args=arguments, train_dataset=rows, stage=stage,
-        data_collator=ContrastiveCollator(embedder.items, stage.roles),
+        data_collator=ContrastiveCollator(embedder.items, stage.uses),
         callbacks=[JsonLog(recipe.output / "log.jsonl", name)],
     )  # fmt: skip
     trainer.train(resume_from_checkpoint=last_checkpoint(Path(arguments.output_dir)))
     if trainer.is_world_process_zero():
+        embedder.settings = replace(embedder.settings, matryoshka=tuple(stage.matryoshka))
         embedder.save_pretrained(recipe.output / name, card=card)

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import math
+from collections.abc import Sequence
 from pathlib import Path
 from typing import Any
 
@@ -14,23 +15,38 @@ from transformers import Trainer
 
 from mllm_embed.errors import ModelError
 
-from .config import Stage
-from .losses import contrast
+from .config import Stage, Term, Use
+from .losses import contrast, nested
 from .sampler import GroupedSampler
 
 TRAINABLE_FILE = "trainable.safetensors"
 
 
 class BatchEncoder(nn.Module):
-    """Runs every micro-batch of a step in one forward, so that DDP and DeepSpeed see one forward and one backward."""
+    """Runs every micro-batch of a step in one forward, so that DDP and DeepSpeed see one forward and one backward.
+
+    Frozen ones give the vectors of the base model, bit for bit: without adapter, dropout or gradient.
+    """
 
     def __init__(self, model: nn.Module):
         super().__init__()
         self.model = model
 
-    def forward(self, micro_batches: list[dict[str, Tensor]]) -> Tensor:
-        """-> [U, D] float32, L2-normalised."""
-        return torch.cat([self.model(**batch) for batch in micro_batches])
+    def forward(self, live: list[dict[str, Tensor]], frozen: Sequence[dict[str, Tensor]] = ()) -> Tensor:
+        """-> [U, D] float32, L2-normalised, the live ones first."""
+        return torch.cat([*(self.model(**batch) for batch in live), *self._frozen(frozen)])
+
+    @torch.no_grad()
+    def _frozen(self, micro_batches: Sequence[dict[str, Tensor]]) -> list[Tensor]:
+        if not micro_batches:
+            return []
+        training = self.model.training
+        self.model.eval()
+        try:
+            with self.model.backbone.disable_adapter():
+                return [self.model(**batch) for batch in micro_batches]
+        finally:
+            self.model.train(training)
 
     def trainable(self) -> dict[str, Tensor]:
         return {name: p.detach() for name, p in self.named_parameters() if p.requires_grad}
@@ -51,22 +67,31 @@ class ContrastiveTrainer(Trainer):
     def compute_loss(self, model: nn.Module, inputs: dict[str, Any], return_outputs: bool = False, **_: Any) -> Any:
         if "error" in inputs:
             raise inputs["error"]
-        vectors = model(inputs["micro_batches"])
+        vectors = model(inputs["live"], inputs["frozen"])
         total = vectors.new_zeros(())
         for term in self.stage.terms:
-            places = inputs["places"]
-            negatives = [places[role] for role in term.negatives] or [places[term.query][:0]]
-            loss, accuracy = contrast(
-                vectors, places[term.query], places[term.positive], torch.cat(negatives),
-                self.stage.temperature, term.symmetric,
-            )  # fmt: skip
-            total = total + term.weight * loss
-            name = f"{term.query}-{term.positive}"
-            self._seen.setdefault(f"loss/{name}", []).append(loss.detach())
-            self._seen.setdefault(f"accuracy/{name}", []).append(accuracy)
+            total = total + term.weight * self._loss(term, vectors, inputs["places"], inputs["inputs"])
         if not math.isfinite(total.item()):
             raise ModelError(f"the loss is {total.item()} at step {self.state.global_step}; lower the learning rate")
         return (total, vectors) if return_outputs else total
+
+    def _loss(self, term: Term, vectors: Tensor, places: dict[Use, Tensor], inputs: Tensor) -> Tensor:
+        """The loss of one term, the mean over the stage's nested dimensions."""
+        query, positive = (torch.cat([places[use] for use in uses]) for uses in (term.queries, term.positives))
+        negatives = torch.cat([places[use] for use in term.others] or [query[:0]])
+        losses = []
+        for dim, cut in nested(vectors, self.stage.matryoshka).items():
+            loss, accuracy = contrast(
+                cut, query, positive, negatives, self.stage.temperature, term.symmetric, term.same_side, inputs
+            )
+            losses.append(loss)
+            self._note(f"accuracy/{term.name}" + (f"@{dim}" if dim < vectors.shape[1] else ""), accuracy)
+        mean = torch.stack(losses).mean()
+        self._note(f"loss/{term.name}", mean.detach())
+        return mean
+
+    def _note(self, name: str, value: Tensor) -> None:
+        self._seen.setdefault(name, []).append(value)
 
     def log(self, logs: dict[str, float], *args: Any, **kwargs: Any) -> None:
         logs |= {name: round(torch.stack(values).mean().item(), 4) for name, values in self._seen.items()}

@@ -19,6 +19,10 @@ TRIPLETS = [
     {"id": "t0", "image": "images/0.png", "instruction": "add", "target_image": "images/1.png", "kind": "add"},
     {"id": "t1", "image": "images/1.png", "instruction": "drop", "target_text": "x", "source_text": "y"},
 ]
+TEXTS = [
+    {"id": "n0", "source_text": "a dog", "target_text": "a cat", "instruction": "as a cat"},
+    {"id": "n1", "source_text": "a dog runs", "target_text": "an animal moves", "negative_text": "a dog sleeps"},
+]
 BENCHMARK = {
     "name": "tiny",
     "note": "further keys are ignored",
@@ -46,6 +50,7 @@ def folder(tmp_path: Path) -> Path:
     (tmp_path / "pairs.jsonl").write_text(lines(PAIRS))
     (tmp_path / "triplets.jsonl").write_text(lines(TRIPLETS))
     (tmp_path / "benchmark.json").write_text(json.dumps(BENCHMARK, indent=1))
+    (tmp_path / "texts.jsonl").write_text(lines(TEXTS))
     return tmp_path
 
 
@@ -65,22 +70,26 @@ def test_a_right_folder_gives_its_rows(folder: Path) -> None:
     assert data.benchmark.queries[0].exclude == ("g0",)
     assert data.benchmark.queries[1].kind == "k"
     assert open_benchmark(folder) == data.benchmark
+    assert [(t.source_text, t.target_text, t.instruction, t.negative_text) for t in data.texts] == [
+        ("a dog", "a cat", "as a cat", None),
+        ("a dog runs", "an animal moves", None, "a dog sleeps"),
+    ]
 
 
 def test_one_file_is_enough_and_blank_lines_and_a_byte_order_mark_are_allowed(folder: Path) -> None:
-    for name in ("triplets.jsonl", "benchmark.json"):
+    for name in ("triplets.jsonl", "benchmark.json", "texts.jsonl"):
         (folder / name).unlink()
     text = "\ufeff" + lines(PAIRS).replace("\n", "\r\n\r\n").replace("zero", "z\u2028ero")
     (folder / "pairs.jsonl").write_text(text, encoding="utf-8", newline="")
     data = DataFolder.open(str(folder))
     assert [pair.caption for pair in data.pairs] == ["z\u2028ero", "1"]
-    assert (data.triplets, data.benchmark) == ([], None)
+    assert (data.triplets, data.benchmark, data.texts) == ([], None, [])
     with pytest.raises(DataError, match="has no benchmark.json"):
         open_benchmark(folder)
 
 
 def broken(name: str, number: int, **changes: Any) -> dict[str, str]:
-    rows = [dict(row) for row in (PAIRS if name == "pairs.jsonl" else TRIPLETS)]
+    rows = [dict(row) for row in {"pairs": PAIRS, "triplets": TRIPLETS, "texts": TEXTS}[name.split(".")[0]]]
     rows[number].update(changes)
     return {name: lines([{key: value for key, value in row.items() if value != "-"} for row in rows])}
 
@@ -109,6 +118,9 @@ def broken_benchmark(part: str, number: int, **changes: Any) -> dict[str, str]:
         ({"pairs.jsonl": "[" * 200_000}, "pairs.jsonl:1: bad JSON"),
         ({"pairs.jsonl": lines([PAIRS[0], "x"])}, 'pairs.jsonl:2: must be a JSON object, not "x"'),
         ({"pairs.jsonl": "\n"}, "pairs.jsonl has no rows"),
+        (broken("texts.jsonl", 1, target_text=""), 'texts.jsonl:2: "target_text" is empty'),
+        (broken("texts.jsonl", 0, negative_txt="x"), 'unknown key "negative_txt", did you mean "negative_text"'),
+        (broken("texts.jsonl", 1, id="n0"), 'texts.jsonl:2: duplicate id "n0", first at texts.jsonl:1'),
         (broken("triplets.jsonl", 0, instruction=""), 'triplets.jsonl:1: "instruction" is empty'),
         (broken("triplets.jsonl", 0, target_image="-"), "triplets.jsonl:1: needs target_image or target_text"),
         (broken("triplets.jsonl", 0, target_image="images/7.png"), "triplets.jsonl:1: target_image .*not exist"),

@@ -87,13 +87,24 @@ class _Stop(Exception):
     pass
 
 
-@pytest.mark.parametrize("bf16", [False, True], ids=["float32", "bfloat16"])
-@pytest.mark.parametrize("stop", [("captions", 3), ("instructions", 0), ("instructions", 5)], ids=str)
+STOPS = [("captions", 3), ("instructions", 0), ("instructions", 5)]
+FROZEN = [
+    "stages.instructions.terms=[{query: composed, positive: target_image, frozen: true}, {query: [composed_text, "
+    "source_text], positive: [target_text, source_text], frozen: true, symmetric: true, same_side: true}]",
+    "stages.instructions.matryoshka=[16, 32]",
+]
+
+
+@pytest.mark.parametrize(
+    ("stop", "how"),
+    [*((stop, how) for stop in STOPS for how in ("float32", "bfloat16")), (("instructions", 3), "frozen")],
+    ids=str,
+)
 def test_a_stopped_run_ends_like_an_unstopped_one(
-    recipe: Path, bf16_llava: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch, stop: tuple[str, int], bf16: bool
+    recipe: Path, bf16_llava: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch, stop: tuple[str, int], how: str
 ) -> None:
     monkeypatch.setattr(torch.cpu, "_is_avx512_bf16_supported", lambda: True)  # so that a bfloat16 base stays one
-    overrides = [f"model={bf16_llava}", "bf16=true"] if bf16 else []
+    overrides = {"float32": [], "bfloat16": [f"model={bf16_llava}", "bf16=true"], "frozen": FROZEN}[how]
     run_recipe(load_recipe(recipe, [*overrides, f"output={tmp_path / 'whole'}"]))
     stopped = load_recipe(recipe, [*overrides, f"output={tmp_path / 'stopped'}"])
     with monkeypatch.context() as patch:

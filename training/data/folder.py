@@ -1,28 +1,33 @@
-"""Rows from a folder in the documented format (pairs.jsonl, triplets.jsonl)."""
+"""Rows from a folder in the documented format (pairs.jsonl, triplets.jsonl, texts.jsonl)."""
 
 from __future__ import annotations
 
 from pathlib import Path
 
 from mllm_embed.errors import DataError
-from mllm_embed.folder import DataFolder, Pair, Triplet
+from mllm_embed.folder import DataFolder, Pair, TextRow, Triplet
 from mllm_embed.types import Document, Query
 
 from .row import Row
 
 
 def read_rows(folder: DataFolder, path: Path, kind: str, roles: list[str]) -> list[Row]:
-    """The rows of the folder at `path`, `kind` "pairs" or "triplets", each offering at least `roles`.
+    """The rows of the folder at `path`, `kind` "pairs", "triplets" or "texts", each offering at least `roles`.
 
     Raises DataError when the folder has no such rows, or a row lacks a role that the loss needs.
     """
-    rows = [_pair(pair) for pair in folder.pairs] if kind == "pairs" else [_triplet(t) for t in folder.triplets]
+    read = {"pairs": (_pair, folder.pairs), "triplets": (_triplet, folder.triplets), "texts": (_text, folder.texts)}
+    make, entries = read[kind]
+    rows = [make(entry) for entry in entries]
     if not rows:
         raise DataError(f"{path} has no {kind}.jsonl, which this stage reads")
     for row in rows:
         for role in roles:
             if role not in row.roles:
-                raise DataError(f"{path / kind}.jsonl: row '{row.id}' has no {role}, which a term of the loss needs")
+                made = " (source_text and instruction)" if role == "composed_text" else ""
+                raise DataError(
+                    f"{path / kind}.jsonl: row '{row.id}' has no {role}{made}, which a term of the loss needs"
+                )
     return rows
 
 
@@ -41,4 +46,14 @@ def _triplet(triplet: Triplet) -> Row:
         roles["target_text"] = Document(text=triplet.target_text)
     if triplet.source_text:
         roles["source_text"] = Document(text=triplet.source_text)
+        roles["composed_text"] = Query(text=triplet.source_text, instruction=triplet.instruction)
     return Row(triplet.id, str(triplet.image), roles)
+
+
+def _text(entry: TextRow) -> Row:
+    roles = {"source_text": Document(text=entry.source_text), "target_text": Document(text=entry.target_text)}
+    if entry.instruction:
+        roles["composed_text"] = Query(text=entry.source_text, instruction=entry.instruction)
+    if entry.negative_text:
+        roles["negative_text"] = Document(text=entry.negative_text)
+    return Row(entry.id, entry.source_text, roles)

@@ -9,7 +9,7 @@ from mllm_embed.types import Item
 
 @dataclass(frozen=True)
 class Row:
-    """One training example: what plays which role, under which id; rows with one `group` ask about one picture."""
+    """One training example: what plays which role, under which id; rows with one `group` ask about one reference."""
 
     id: str
     group: str
