@@ -7,9 +7,10 @@ import math
 import os
 from collections.abc import Sequence
 from dataclasses import dataclass
+from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
-from mllm_embed.errors import ConfigError, user_errors
+from mllm_embed.errors import ConfigError, ModelError, user_errors
 
 if TYPE_CHECKING:
     from .config import Recipe, Stage
@@ -80,7 +81,7 @@ def make_plan(recipe: Recipe, memory: float | None = None, picture: tuple[int, i
     from mllm_embed.devices import bfloat16_pays, dtype_for
     from mllm_embed.lora import LoraSpec
 
-    from .plan_memory import RESERVE, Setting, language_peak, pixel_bytes, vision_peak
+    from .plan_memory import RESERVE, Setting, language_peak, pixel_bytes, projector_bytes, vision_peak
     from .plan_model import build, find_config, stored_bytes
 
     place = torch.device("cuda" if memory is not None or torch.cuda.is_available() else "cpu")
@@ -91,18 +92,18 @@ def make_plan(recipe: Recipe, memory: float | None = None, picture: tuple[int, i
     weights = (config.dtype or torch.float32) if wanted == "auto" else wanted
     spec = LoraSpec(recipe.lora.rank, recipe.lora.alpha, recipe.lora.dropout, recipe.lora.projector)
     setting = Setting(place.type, torch.bfloat16 if bf16 else None, recipe.attention, recipe.gradient_checkpointing)
-    quantization = getattr(recipe, "quantization", None)
     model, counts = build(config, spec, weights)
-    base = stored_bytes(model, quantization)
+    base = stored_bytes(model, recipe.quantization)
     stages: dict[str, StagePlan] = {}
     for name, stage in recipe.stages.items():
         rows = _rows(stage)
         inputs = _inputs(recipe, stage, rows, config, picture)
         stages[name] = StagePlan(
             inputs, pixel_bytes(model, inputs), vision_peak(model, inputs, setting),
-            language_peak(model, inputs, setting), _steps(stage, rows), stage.batch_size,
+            language_peak(model, inputs, setting) + projector_bytes(model, inputs, setting),
+            _steps(stage, rows), stage.batch_size,
         )  # fmt: skip
-    precision = quantization or str(weights).removeprefix("torch.")
+    precision = recipe.quantization or str(weights).removeprefix("torch.")
     available = round(memory * GIB) if memory is not None else _memory_here(torch)
     return Plan(source, counts, precision, base, stages, RESERVE[place.type], available)
 
@@ -132,21 +133,22 @@ def _inputs(
     from mllm_embed.prompts import PROMPT_SETS
 
     from .plan_inputs import micro_batches
+    from .plan_model import locate
 
-    saved = read_settings(recipe.model)
+    folder = locate(recipe.model)
+    saved = read_settings(folder) if folder else None
     prompts = PROMPT_SETS.get(recipe.prompts or "") or (saved.prompts if saved else PROMPT_SETS["instructcir"])
-    return micro_batches(stage, rows, config, _processor(recipe.model), prompts, picture)
+    return micro_batches(stage, rows, config, _processor(folder), prompts, picture)
 
 
-def _processor(name: str) -> Any:
-    """The model's processor where it is at hand without a network, else None."""
-    from transformers import AutoProcessor
+def _processor(folder: Path | None) -> Any:
+    """The model's processor where it is on this disk, else None."""
+    from mllm_embed.loading import load_processor
 
     try:
-        processor = AutoProcessor.from_pretrained(name, local_files_only=True)
-    except (OSError, ValueError, ImportError):
-        return None
-    return processor if hasattr(processor, "tokenizer") else None
+        return load_processor(str(folder)) if folder else None
+    except ModelError:
+        return None  # a folder with a config alone
 
 
 def _memory_here(torch: Any) -> int:
@@ -171,7 +173,9 @@ def describe(recipe: Recipe, plan: Plan) -> str:
         lines.append(f"stage {name}: {steps}{seen}; one step of {stage.batch_size} rows holds at most")
         for batch in stage.inputs:
             words = batch.length - batch.image_tokens
-            lines.append(f"  {batch.count:>5} x {batch.kind}: {batch.image_tokens} image tokens + {words} text tokens")
+            tower = " (by the frozen model)" if batch.frozen else ""
+            tokens = f"{batch.image_tokens} image tokens + {words} text tokens"
+            lines.append(f"  {batch.count:>5} x {batch.kind}: {tokens}{tower}")
     lines += [f"memory      {_gib(plan.total)} of {_gib(plan.available)} GiB", *_parts(plan)]
     return "\n".join(lines)
 

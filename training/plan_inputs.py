@@ -7,6 +7,7 @@ from collections.abc import Sequence
 from dataclasses import dataclass, replace
 from typing import Any
 
+import torch
 from PIL import Image
 
 from mllm_embed.images import load_image
@@ -30,7 +31,8 @@ MARKUP = 16  # tokens of a chat template, for the same
 class MicroBatch:
     """Inputs of one kind in a step: `count` of them, each `length` tokens, of which `image_tokens` stand for a picture.
 
-    `patches` and `pixels` (numbers, all channels) are those of one picture.
+    `patches` and `pixels` (numbers, all channels) are those of one input. `frozen` ones go through the model without
+    its adapter, after the others and without gradient.
     """
 
     kind: str
@@ -39,6 +41,7 @@ class MicroBatch:
     image_tokens: int = 0
     patches: int = 0
     pixels: int = 0
+    frozen: bool = False
 
 
 @dataclass(frozen=True)
@@ -59,64 +62,64 @@ def micro_batches(
     pictures' width and height, by default the largest found among the rows, else 640 x 480.
     """
     samples = _samples(stage, rows, size)
-    counts: dict[str, int] = {}
-    for role in stage.roles:
-        kind = samples[role].role
-        counts[kind] = counts.get(kind, 0) + stage.batch_size
-    longest = {
-        kind: max((s for s in samples.values() if s.role == kind), key=lambda item: len(item.words or ""))
-        for kind in counts
-    }
-    if processor is not None:
-        items = ItemProcessor(processor, prompts)
-        return [_processed(items, config, kind, count, longest[kind]) for kind, count in counts.items()]
-    return [_estimated(config, prompts, kind, count, longest[kind]) for kind, count in counts.items()]
+    counts: dict[tuple[bool, str], int] = {}
+    for use in sorted(stage.uses, key=lambda use: use.frozen):
+        group = use.frozen, samples[use.role].role
+        counts[group] = counts.get(group, 0) + stage.batch_size
+    items = ItemProcessor(processor, prompts) if processor is not None else None
+    batches = []
+    for (frozen, kind), count in counts.items():
+        longest = max((s for s in samples.values() if s.role == kind), key=ItemProcessor.length)
+        one = _processed(items, config, longest) if items else _estimated(config, prompts, longest)
+        batches.append(replace(one, count=count, frozen=frozen))
+    return batches
 
 
 def _samples(stage: Stage, rows: list[Row] | None, size: tuple[int, int] | None) -> dict[str, Item]:
-    """The longest input of each role, with a blank picture of the right size in place of its own."""
+    """The longest input of each role, with blank pictures of the right size in place of its own."""
     if rows is None:
         picture = Image.new("RGB", size or PICTURE)
         return {role: _example(role, picture) for role in stage.roles}
     samples = {}
     for role in stage.roles:
         items = [row.roles[role] for row in rows]
-        item = max(items, key=lambda item: len(item.words or ""))
-        if item.image is not None:
-            sizes = [load_image(item.image).size for item in items[:SAMPLE]]
+        item = max(items, key=ItemProcessor.length)
+        if item.images:
+            sizes = [load_image(item.images[0]).size for item in items[:SAMPLE]]
             picture = Image.new("RGB", size or max(sizes, key=math.prod))
-            item = replace(item, image=picture)
+            item = replace(item, image=[picture] * len(item.images))
         samples[role] = item
     return samples
 
 
 def _example(role: str, picture: Image.Image) -> Item:
-    """What a role looks like, by its name: `composed` has both, the others say which they are."""
-    if role == "composed":
-        return Query(picture, WORDS)
+    """What a role looks like, by its name."""
+    if role in ("composed", "composed_text"):
+        return Query(picture, WORDS) if role == "composed" else Query(text=WORDS, instruction=WORDS)
     return Document(image=picture) if "image" in role else Document(text=WORDS)
 
 
-def _processed(items: ItemProcessor, config: Any, kind: str, count: int, item: Item) -> MicroBatch:
+def _processed(items: ItemProcessor, config: Any, item: Item) -> MicroBatch:
+    """A micro-batch of `item` alone, as the processor makes it."""
     batch = items([item])
     ids, pixels = batch["input_ids"], batch.get("pixel_values")
     if pixels is None:
-        return MicroBatch(kind, count, ids.shape[1])
+        return MicroBatch(item.role, 1, ids.shape[1])
     vision = config.vision_config
     patches = pixels.numel() // (3 * vision.patch_size**2 * getattr(vision, "temporal_patch_size", 1))
-    tokens = int((ids == config.image_token_id).sum())
-    return MicroBatch(kind, count, ids.shape[1], tokens, patches, pixels.numel())
+    tokens = int(torch.isin(ids, torch.tensor(items.processor.image_token_ids)).sum())
+    return MicroBatch(item.role, 1, ids.shape[1], tokens, patches, pixels.numel())
 
 
-def _estimated(config: Any, prompts: PromptSet, kind: str, count: int, item: Item) -> MicroBatch:
+def _estimated(config: Any, prompts: PromptSet, item: Item) -> MicroBatch:
     """The same from the config alone."""
-    characters = len(prompts.template(kind)) + len(item.words or "")
-    words = math.ceil(characters / CHARACTERS) + MARKUP
-    if item.image is None:
-        return MicroBatch(kind, count, words)
-    picture = picture_cost(config, *item.image.size)
-    length = words + picture.tokens
-    return MicroBatch(kind, count, length, picture.tokens, picture.patches, picture.pixels)
+    words = {item.text, item.words} - {None}  # one and the same in a Document
+    characters = sum(map(len, [prompts.template(item.role), *words]))
+    length = math.ceil(characters / CHARACTERS) + MARKUP
+    pictures = [picture_cost(config, *picture.size) for picture in item.images]
+    tokens = sum(picture.tokens for picture in pictures)
+    patches, pixels = sum(p.patches for p in pictures), sum(p.pixels for p in pictures)
+    return MicroBatch(item.role, 1, length + tokens, tokens, patches, pixels)
 
 
 def picture_cost(config: Any, width: int, height: int) -> Picture:

@@ -2,13 +2,13 @@
 
 What lies in memory at the worst moment of a step is
 
-    base + trained x (4 weights + 4 gradients + 8 AdamW) + pictures + max(vision tower, language model)
+    base + trained x (4 weights + 4 gradients + 8 AdamW) + pictures + max(vision tower, language model + projector)
 
 - `base`: the frozen weights as stored (bfloat16, nf4, int8). `trained`: LoRA and the projector, float32, with a
   gradient and AdamW's two moments each (arXiv 1711.05101: m and v of every parameter).
 - language model: not a formula. Its real modules run forward and backward under torch's FakeTensorMode, one micro-batch
-  after the other as BatchEncoder runs them, with autocast, attention kernel, LoRA, dropout and gradient checkpointing as
-  in training, while a dispatch mode adds up every storage that is alive. So the count holds what no closed formula has:
+  after the other as BatchEncoder runs them, with the autocast, attention, LoRA, dropout and gradient checkpointing of
+  training, while a dispatch mode adds up every storage that is alive. So the count holds what no closed formula has:
   float32 copies in norms and before LoRA, autocast's copies of weights, the layer that checkpointing computes again.
 - vision tower: it is frozen, so only what is alive within its forward counts. Its code reads the pictures' grids as
   data, which fake tensors do not have, so this is a formula, with b bytes a number, h the tower's width, w its widest
@@ -16,8 +16,9 @@ What lies in memory at the worst moment of a step is
   norm's output, float32 under autocast (4 h), and the widest layer's output before, in and after its activation
   (3 b w). A tower with rotary positions holds in its attention, instead of the latter, queries, keys and values (3 b h)
   and about seven float32 copies of queries or keys (28 h). Eager attention adds each head's scores. A model that may
-  take its features from an earlier layer keeps all of them: b h for every layer. Against LiveBytes on real towers of six
-  of the shapes, two to six layers deep, this is 0.93 to 1.37 of what was alive.
+  take its features from an earlier layer keeps all of them: b h for every layer. Against LiveBytes on real towers of
+  six of the shapes, two to six layers deep, this is 0.93 to 1.37 of what was alive.
+- projector, where it is trained: each token's inputs and outputs of its layers, kept from forward to backward.
 - `pictures`: the pixels of the whole step, float32, with one copy in the base's dtype for the micro-batch under way.
 
 Not in it: what CUDA and the libraries take (see RESERVE), and the fragmentation of the allocator.
@@ -43,7 +44,7 @@ from .plan_inputs import MicroBatch
 # Bytes kept free of the memory given: a CUDA context with its libraries, and what fragmentation wastes; on a CPU the
 # interpreter with torch and transformers. Assumed for the GPU (none was at hand), measured for the CPU.
 RESERVE = {"cuda": 1 << 30, "cpu": 700 << 20}
-FEW = (2, 4)
+FEW = (2, 3)
 
 
 @dataclass(frozen=True)
@@ -87,7 +88,7 @@ def _storages(tree: Any) -> list[torch.UntypedStorage]:
 def language_peak(model: EmbeddingModel, batches: Sequence[MicroBatch], setting: Setting) -> int:
     """Bytes alive at the worst moment of one step in the language model, above weights and gradients.
 
-    Layers are alike, so a deep model is run with two and with four of them, and the rest is counted by the difference.
+    Layers are alike, so a deep model is run with two and with three of them, and the rest is counted by the difference.
     `model` is on the meta device. The loss is left out: its scores, [B, M], are small beside one layer.
     """
     _prepare(model, setting)
@@ -119,7 +120,9 @@ def _peak(model: EmbeddingModel, batches: Sequence[MicroBatch], setting: Setting
             if parameter.requires_grad:
                 parameter.grad = torch.empty_like(parameter)
         with LiveBytes() as live:
-            vectors = [_forward(model, decoder, batch, setting) for batch in batches]
+            vectors = [_forward(model, decoder, batch, setting) for batch in batches if not batch.frozen]
+            with torch.no_grad():
+                vectors += [_forward(model, decoder, batch, setting) for batch in batches if batch.frozen]
             torch.cat(vectors).sum().backward()
     return live.peak
 
@@ -148,6 +151,18 @@ def vision_peak(model: EmbeddingModel, batches: Sequence[MicroBatch], setting: S
         work += config.num_attention_heads * sequence * (3 * size + 4)
     kept = (config.num_hidden_layers + 1) * size * width if hasattr(model.base.config, "vision_feature_layer") else 0
     return patches * (size * width + 4 * width + work + kept)
+
+
+def projector_bytes(model: EmbeddingModel, batches: Sequence[MicroBatch], setting: Setting) -> int:
+    """What a trained projector keeps for the backward pass: its layers' inputs and outputs, and autocast's weights."""
+    trained = [(n, p) for n, p in model.named_parameters() if p.requires_grad and "lora_" not in n]
+    tokens = sum(batch.count * batch.image_tokens for batch in batches if not batch.frozen)
+    if not trained or not tokens:
+        return 0
+    size = 2 if setting.autocast else model.base.dtype.itemsize
+    weights = [p for _, p in trained if p.dim() == 2]
+    copies = size * sum(p.numel() for p in weights) if setting.autocast else 0
+    return copies + size * tokens * sum(sum(p.shape) for p in weights)
 
 
 def pixel_bytes(model: EmbeddingModel, batches: Sequence[MicroBatch]) -> int:

@@ -10,15 +10,16 @@ from typing import Any
 from torch import Tensor, device, dtype, nn
 
 from mllm_embed.errors import ModelError
-from mllm_embed.families import family_of
+from mllm_embed.families import check_family, family_of
 from mllm_embed.lora import LoraSpec, add_lora
 from mllm_embed.model import EmbeddingModel, is_part
+from mllm_embed.quantization import BLOCK
 
 SHAPES = Path(__file__).parent / "shapes"
 
-# bytes a weight of a quantised linear layer. nf4 with double quantisation: 4 bits, and 0.127 bits for the scales
-# (QLoRA, arXiv 2305.14314, section 3). int8: 8 bits; its scale a row is below a thousandth.
-QUANTIZED = {"nf4": (4 + 8 / 64 + 32 / (64 * 256)) / 8, "int8": 1.0}
+# bytes a weight of a quantised linear layer. nf4 with double quantisation: 4 bits, and 0.127 bits for a scale of 8 bits
+# a block and one of 32 bits for 256 of those (QLoRA, arXiv 2305.14314, section 3). int8: its scale a row is nothing.
+QUANTIZED = {"nf4": (4 + 8 / BLOCK + 32 / (BLOCK * 256)) / 8, "int8": 1.0}
 
 
 @dataclass(frozen=True)
@@ -40,30 +41,45 @@ class Counts:
         return self.lora + self.trained_projector
 
 
+def locate(name: str) -> Path | None:
+    """The folder of a model that is on this disk, be it named or in the hub's cache; None where it is not."""
+    from huggingface_hub import snapshot_download
+    from huggingface_hub.errors import HFValidationError, LocalEntryNotFoundError
+
+    if Path(name).exists():
+        return Path(name)
+    try:
+        folder = Path(snapshot_download(name, local_files_only=True))
+    except (LocalEntryNotFoundError, HFValidationError):
+        return None
+    return folder if (folder / "config.json").is_file() else None
+
+
 def find_config(name: str) -> tuple[Any, str]:
     """The transformers config of a model and where it was found: its folder, the hub's cache, or a shape shipped here.
 
-    Nothing is fetched. Raises ModelError for a model of which none of the three has a config.
+    Nothing is fetched. Raises ModelError for a model of which none of the three has a config, and for a family that is
+    not supported.
     """
     from transformers import AutoConfig
 
-    shape = SHAPES / f"{name.replace('/', '--')}.json"
-    local = Path(name)
-    if local.exists() and not (local / "config.json").is_file():
+    folder, shape = locate(name), SHAPES / f"{name.replace('/', '--')}.json"
+    if folder and not (folder / "config.json").is_file():
         raise ModelError(f"{name} is no model folder: it has no config.json")
+    if not folder and not shape.is_file():
+        known = ", ".join(sorted(path.stem.replace("--", "/") for path in SHAPES.glob("*.json")))
+        raise ModelError(
+            f"no config of {name}: it is no folder, not in the hub's cache, and not among the shapes that ship; "
+            f"run `hf download {name} config.json`, or give one of: {known}"
+        )
     try:
-        where = f"the folder {name}" if local.exists() else "the hub's cache"
-        return AutoConfig.from_pretrained(name, local_files_only=True), where
+        config = AutoConfig.from_pretrained(folder or shape)
     except (OSError, ValueError, TypeError) as error:
-        if local.exists():
-            raise ModelError(f"cannot read the config of {name}: {str(error).strip().splitlines()[0]}") from error
-    if shape.is_file():
-        return AutoConfig.from_pretrained(shape), "the shapes that ship with the library"
-    known = ", ".join(sorted(path.stem.replace("--", "/") for path in SHAPES.glob("*.json")))
-    raise ModelError(
-        f"no config of {name}: it is no folder, not in the hub's cache, and not among the shapes that ship; "
-        f"run `hf download {name} config.json`, or give one of: {known}"
-    )
+        raise ModelError(f"cannot read the config of {name}: {str(error).strip().splitlines()[0]}") from error
+    check_family(name, config.to_dict())
+    if not folder:
+        return config, "the shapes that ship with the library"
+    return config, f"the folder {name}" if folder == Path(name) else "the hub's cache"
 
 
 def build(config: Any, lora: LoraSpec, weights: dtype) -> tuple[EmbeddingModel, Counts]:
@@ -74,10 +90,7 @@ def build(config: Any, lora: LoraSpec, weights: dtype) -> tuple[EmbeddingModel, 
     from transformers import AutoModel
 
     with device("meta"):
-        try:
-            backbone = AutoModel.from_config(config, dtype=weights)
-        except ValueError as error:
-            raise ModelError(f"transformers has no model for {config.model_type}: {error}".splitlines()[0]) from error
+        backbone = AutoModel.from_config(config, dtype=weights)
     backbone.to(weights)  # parts whose own config states another dtype
     model = EmbeddingModel(backbone, family_of(config))
     language, vision, projector = (_numel(backbone.named_parameters(), part) for part in _parts(model))
