@@ -229,7 +229,7 @@ def _submit(arguments: argparse.Namespace) -> int:
     sources = [flag for flag in ("model", "vectors", "files") if getattr(arguments, flag)]
     if len(sources) != 1:
         raise ConfigError("give one of --model, --vectors and --files")
-    for flag in ("adapter", "quantization"):
+    for flag in ("adapter", "quantization", "dim"):
         if getattr(arguments, flag) and not arguments.model:
             raise ConfigError(f"--{flag} needs --model: given vectors and files are taken as they are")
     if arguments.files and arguments.output:

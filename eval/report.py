@@ -53,14 +53,15 @@ def comparison_table(rows: Mapping[str, Mapping[str, Result]]) -> str:
     return "\n".join([titles.rstrip(), *body, note])
 
 
-def settings_of(embedder: MLLMEmbedder, model: str, adapter: str | Path | None) -> dict[str, str | None]:
-    """What `write_result` says of the model: its name, its adapter, and the precision it really computed in."""
+def settings_of(embedder: MLLMEmbedder, model: str, adapter: str | Path | None) -> dict[str, str | int | None]:
+    """What `write_result` says of the model: name, adapter, the precision it really computed in, cut vectors."""
     dtype = str(embedder.dtype).removeprefix("torch.")
     return {
         "model": model,
         "adapter": adapter and str(adapter),
         "dtype": dtype,
         "quantization": embedder.quantization,
+        "dim": embedder.dim,
     }
 
 
@@ -85,7 +86,7 @@ def write_sheet(result: Result, suite: Suite, path: Path, count: int) -> Path | 
     Raises:
         DataError: the file cannot be written. ImageError: a picture cannot be read.
     """
-    tasks = [task for task in suite.tasks if task.composed and all(item.image is not None for item in task.gallery)]
+    tasks = [task for task in suite.tasks if task.composed and all(item.images for item in task.gallery)]
     places = [(task, position) for task in tasks for position in range(len(task.queries))]
     kinds = [(task.name, tuple(task.groups[at])[:1] if task.groups else ()) for task, at in places]
     rows = [_sheet_row(*places[at], result) for at in spread(kinds, count)]
@@ -113,8 +114,8 @@ def _sheet_row(task: Task, position: int, result: Result) -> SheetRow:
     right = set(task.views[0].targets[position])
     items = task.queries[position]
     words = items[0].words or ""
-    pictures = [task.gallery[at].image for at in found]
-    return SheetRow(items[0].image, words, pictures, [at in right for at in found])  # type: ignore[arg-type]
+    pictures = [task.gallery[at].images[0] for at in found]
+    return SheetRow(items[0].images[0], words, pictures, [at in right for at in found])  # type: ignore[arg-type]
 
 
 def _per_query(task: Task, result: TaskResult) -> dict[str, Any]:

@@ -135,7 +135,7 @@ class Suite:
             for name, item in zip(task.gallery_ids, task.gallery, strict=True):
                 digest.update(_line(name, item.words))
             for name, items in zip(task.query_ids, task.queries, strict=True):
-                digest.update(_line(name, *([_name(item.image), item.words] for item in items)))
+                digest.update(_line(name, *([*map(_name, item.images or (None,)), item.words] for item in items)))
             digest.update(_line(task.groups))
             for view in task.views:
                 read = [[metric.name, metric.data] for metric in view.metrics]
@@ -147,8 +147,8 @@ class Suite:
         digest = hashlib.sha256()
         for task in self.tasks:
             for item in (*task.gallery, *(item for items in task.queries for item in items)):
-                path = getattr(item.image, "path", item.image)
-                if isinstance(path, (str, os.PathLike)):
+                paths = [getattr(image, "path", image) for image in item.images]
+                for path in (path for path in paths if isinstance(path, (str, os.PathLike))):
                     digest.update(_line(os.path.getsize(path) if os.path.exists(path) else None))
         return digest.hexdigest()
 

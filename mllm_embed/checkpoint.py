@@ -149,7 +149,8 @@ def save(
             settings = replace(settings, base=None, base_fingerprint=None)
         processor.save_pretrained(folder)
         write_json(folder / SETTINGS_FILE, settings.to_dict())
-        write_sentence_files(folder, processor, settings, model.base.config.get_text_config().hidden_size)
+        width = model.base.config.get_text_config().hidden_size
+        write_sentence_files(folder, processor, model.family, settings, width)
         write_card(folder, info, base=base, old=of_these_weights(old, adapted))
 
 

@@ -23,7 +23,7 @@ from .loading import load_model, load_processor
 from .lora import load_adapter
 from .model import EmbeddingModel
 from .pooling import Pooling
-from .precision import Precision, cosines, to_precision, truncate
+from .precision import Precision, check_dim, cosines, to_precision, truncate
 from .processing import ItemProcessor
 from .prompts import PROMPT_SETS, PromptSet
 from .quantization import full_precision, quantization_of
@@ -38,9 +38,9 @@ AHEAD = 2
 class MLLMEmbedder:
     """A multimodal LLM that embeds pictures, texts, and pictures with an instruction into one space."""
 
-    def __init__(self, model: EmbeddingModel, processor: Any, settings: Settings):
-        self.model, self.processor, self.settings = model.eval(), processor, settings
-        self.items = ItemProcessor(processor, settings.prompts, content=settings.pooling == "mean")
+    def __init__(self, model: EmbeddingModel, processor: Any, settings: Settings, dim: int | None = None):
+        self.model, self.processor, self.settings, self.dim = model.eval(), processor, settings, dim
+        self.items = ItemProcessor(processor, settings.prompts, model.family, content=settings.pooling == "mean")
 
     @classmethod
     def from_pretrained(
@@ -54,6 +54,7 @@ class MLLMEmbedder:
         prompts: PromptSet | None = None,
         pooling: Pooling | None = None,
         bidirectional: bool | None = None,
+        dim: int | None = None,
         revision: str | None = None,
     ) -> MLLMEmbedder:
         """Load an embedder.
@@ -70,6 +71,7 @@ class MLLMEmbedder:
             pooling: "last" takes the last token's state, "mean" the mean over the picture's and the user's tokens; by
                 default as saved, "last" for a model that has no settings.
             bidirectional: let the language model's attention look ahead too; by default as saved, False otherwise.
+            dim: keep so many of each vector's first numbers, normalised again (matryoshka); by default all.
             revision: commit, tag or branch of a hub id.
 
         Raises ModelError for a path that is no model, an adapter that does not fit or belongs to another base.
@@ -98,7 +100,9 @@ class MLLMEmbedder:
             load_adapter(embedding, adapter)
             embedding.to(backbone.dtype)
         embedding.to(place)
-        return cls(embedding, processor, replace(settings, card=read_card(adapter or home) if own else None))
+        settings = replace(settings, card=read_card(adapter or home) if own else None)
+        check_dim(dim, backbone.config.get_text_config().hidden_size)
+        return cls(embedding, processor, settings, dim)
 
     @property
     def prompts(self) -> PromptSet:
@@ -106,7 +110,7 @@ class MLLMEmbedder:
 
     def with_prompts(self, prompts: PromptSet) -> MLLMEmbedder:
         """The same model asked through other prompts; nothing is copied."""
-        return MLLMEmbedder(self.model, self.processor, replace(self.settings, prompts=prompts))
+        return MLLMEmbedder(self.model, self.processor, replace(self.settings, prompts=prompts), self.dim)
 
     @property
     def family(self) -> Family:
@@ -129,7 +133,7 @@ class MLLMEmbedder:
     @property
     def dimension(self) -> int:
         """Length of a vector."""
-        return self.model.base.config.get_text_config().hidden_size
+        return self.dim or self.model.base.config.get_text_config().hidden_size
 
     def encode(
         self,
@@ -149,7 +153,7 @@ class MLLMEmbedder:
         Args:
             inputs: what to embed.
             batch_size: inputs at once.
-            dim: keep the first numbers of each vector, normalised again (matryoshka).
+            dim: as in `from_pretrained`, for this call.
             precision: "float32", "int8" or "binary", as `precision.to_precision` lays them out.
             packed: compute short inputs in shared rows instead of a padded batch; the vectors are the same.
             show_progress: None shows a bar on a terminal.
@@ -169,7 +173,9 @@ class MLLMEmbedder:
         for index, item in enumerate(items):
             places.setdefault(item.key, []).append(index)
         groups = sorted(places.values(), key=lambda group: ItemProcessor.length(items[group[0]]), reverse=True)
-        out = np.empty((len(items), self.dimension), np.float32)
+        width = self.model.base.config.get_text_config().hidden_size
+        check_dim(dim, width)
+        out = np.empty((len(items), width), np.float32)
         hide = None if show_progress is None else not show_progress
         with tqdm(total=len(items), desc="embedding", unit="input", disable=hide, mininterval=1) as bar:
             for part, batch in self._batches(items, groups, batch_size):
@@ -177,7 +183,7 @@ class MLLMEmbedder:
                 for group, vector in zip(part, vectors, strict=True):
                     out[group] = vector
                 bar.update(sum(map(len, part)))
-        out = to_precision(truncate(out, dim), precision)
+        out = to_precision(truncate(out, dim or self.dim), precision)
         return torch.from_numpy(out) if convert_to == "torch" else out
 
     def encode_query(self, inputs: Sequence[Any], **options: Any) -> np.ndarray | torch.Tensor:

@@ -15,12 +15,14 @@ class Family:
 
     Args:
         vision, projector: fragments of module names: the vision tower, and what leads from it to the language model.
+        texts_apart: whether a text without a picture goes to the tokenizer, past the processor.
         packs: whether several inputs may share one row of tokens, each seeing itself alone.
         bidirectional: whether the language model's attention may look ahead.
     """
 
     vision: tuple[str, ...] = ("vision_tower", "vision_model", "visual", "vision_encoder", "image_tower")
     projector: tuple[str, ...] = ("multi_modal_projector", "connector", "mm_projector", "aligner", "merger")
+    texts_apart: bool = False
     packs: bool = True
     bidirectional: bool = True
 
@@ -29,6 +31,8 @@ class Family:
 FAMILIES: dict[str, Family] = {
     # transformers looks up a picture's own tokens by their position, which in a packed row is not their index
     "gemma3": Family(packs=False),
+    # its processor puts the start token into the middle of a text that has no picture
+    "paligemma": Family(texts_apart=True),
     # its text looks at pictures through cross-attention, row by row
     "mllama": Family(packs=False),
 }

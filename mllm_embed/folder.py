@@ -6,9 +6,12 @@
                         "source_text"?, "kind"?} a line: training, stage 2
     texts.jsonl        {"id", "source_text", "target_text", "instruction"?, "negative_text"?} a line:
                        training without pictures, stage 0
-    benchmark.json     {"name", "gallery": [{"id", "image", "caption"?}],
+    benchmark.json     {"name", "gallery": [{"id", "image", "text"?, "caption"?}],
                         "queries": [{"id", "image", "instruction", "targets": [ids],
                                      "exclude": [ids]?, "kind"?}]}: evaluation
+
+The "image" of a triplet or a query may be a list of pictures. A gallery entry's "text" is embedded with its picture (a
+product and its description); its "caption" is not, and asks for the picture in a task of its own.
 
 Further keys are allowed and ignored, unless one looks like a misspelling of a key that is missing.
 """
@@ -18,7 +21,7 @@ from __future__ import annotations
 import hashlib
 import json
 import os
-from dataclasses import astuple, dataclass, field
+from dataclasses import dataclass, field, fields
 from pathlib import Path
 
 from .errors import DataError
@@ -39,10 +42,10 @@ class Pair:
 
 @dataclass(frozen=True)
 class Triplet:
-    """A picture, an instruction, and the target: a picture, a text, or both."""
+    """One picture or several, an instruction, and the target: a picture, a text, or both."""
 
     id: str
-    image: Path
+    image: Path | tuple[Path, ...]
     instruction: str
     target_image: Path | None = None
     target_text: str | None = None
@@ -63,19 +66,20 @@ class TextRow:
 
 @dataclass(frozen=True)
 class GalleryItem:
-    """A picture that can be found."""
+    """A picture that can be found, with a text that belongs to it where it has one."""
 
     id: str
     image: Path
     caption: str | None = None
+    text: str | None = None
 
 
 @dataclass(frozen=True)
 class BenchmarkQuery:
-    """A question: picture, instruction, the gallery ids that are right and those left out of its ranking."""
+    """A question: picture or pictures, instruction, the gallery ids that are right, those left out of its ranking."""
 
     id: str
-    image: Path
+    image: Path | tuple[Path, ...]
     instruction: str
     targets: tuple[str, ...]
     exclude: tuple[str, ...] = ()
@@ -94,9 +98,11 @@ class Benchmark:
         """sha256 over ids, texts, targets, exclusions, and name and size of every picture."""
         digest = hashlib.sha256(self.name.encode())
         for entry in (*self.gallery, *self.queries):
-            image = entry.image
-            values = [value for value in astuple(entry) if not isinstance(value, Path)]
-            digest.update(json.dumps([image.name, image.stat().st_size, *values]).encode())
+            pictures = _listed(entry.image)
+            told = [fact for picture in pictures for fact in (picture.name, picture.stat().st_size)]
+            values = [getattr(entry, part.name) for part in fields(entry) if part.name not in ("image", "text")]
+            more = [entry.text] if isinstance(entry, GalleryItem) and entry.text else []
+            digest.update(json.dumps([*told, *values, *more]).encode())
         return digest.hexdigest()
 
 
@@ -136,13 +142,17 @@ class DataFolder:
     def pictures(self) -> dict[Path, str | None]:
         """Every picture that the files name, and what is wrong with it: None for those that are there."""
         asked = (*self.benchmark.gallery, *self.benchmark.queries) if self.benchmark else ()
-        targets = [triplet.target_image for triplet in self.triplets if triplet.target_image]
-        paths = dict.fromkeys([entry.image for entry in (*self.pairs, *self.triplets, *asked)] + targets)
+        shown = [picture for entry in (*self.pairs, *self.triplets, *asked) for picture in _listed(entry.image)]
+        paths = dict.fromkeys(shown + [triplet.target_image for triplet in self.triplets if triplet.target_image])
         return {path: image_complaint(path, os.path.relpath(path, self.root)) for path in paths}
 
     def fingerprint(self) -> str:
         """sha256 over the names and contents of the four files (those that existed when it was opened)."""
         return self.digest
+
+
+def _listed(image: Path | tuple[Path, ...]) -> tuple[Path, ...]:
+    return image if isinstance(image, tuple) else (image,)
 
 
 def _digest(root: Path) -> str:
@@ -177,7 +187,7 @@ def _triplet(row: Row) -> Triplet:
         row.problem("needs target_image or target_text")
     return Triplet(
         row.text("id"),
-        row.image("image"),
+        row.images("image"),
         row.text("instruction"),
         row.image("target_image") if row.has("target_image") else None,
         row.optional_text("target_text"),
@@ -208,8 +218,8 @@ def _benchmark(checks: Checks) -> Benchmark:
 
 
 def _gallery_item(row: Row) -> GalleryItem:
-    row.known("id", "image", "caption")
-    return GalleryItem(row.text("id"), row.image("image"), row.optional_text("caption"))
+    row.known("id", "image", "caption", "text")
+    return GalleryItem(row.text("id"), row.image("image"), row.optional_text("caption"), row.optional_text("text"))
 
 
 def _query(row: Row, gallery: set[str]) -> BenchmarkQuery:
@@ -225,7 +235,7 @@ def _query(row: Row, gallery: set[str]) -> BenchmarkQuery:
         row.problem("targets is empty")
     return BenchmarkQuery(
         row.text("id"),
-        row.image("image"),
+        row.images("image"),
         row.text("instruction"),
         targets,
         exclude,

@@ -53,11 +53,12 @@ def load_processor(name: str, revision: str | None = None) -> Any:
 
     _check_name(name)
     with _one_sentence(name):
-        kind = PROCESSOR_MAPPING.get(type(AutoConfig.from_pretrained(name, revision=revision)), AutoProcessor)
+        config = AutoConfig.from_pretrained(name, revision=revision)
+        kind = PROCESSOR_MAPPING.get(type(config), AutoProcessor)
         reads_videos = VIDEO in getattr(kind, "get_attributes", list)()
         processor = (without_video(kind) if reads_videos else kind).from_pretrained(name, revision=revision)
         if reads_videos:
-            processor.video_settings = _read_json(name, VIDEO_FILE, revision)
+            processor.video_settings = _video_settings(name, revision, config.model_type)
     if not hasattr(processor, "tokenizer"):
         raise ModelError(f"{name} is no image-text model: its processor has no tokenizer beside its image processor")
     return processor
@@ -77,7 +78,7 @@ def without_video(kind: type) -> type:
             super().__init__(**{name: part for name, part in options.items() if name != VIDEO})
 
     class ImageOnly(kind):  # type: ignore[misc,valid-type]
-        video_settings: dict[str, Any] | None = None
+        video_settings: dict[str, Any] = {}
 
         @classmethod
         def get_attributes(cls) -> list[str]:
@@ -90,11 +91,19 @@ def without_video(kind: type) -> type:
 
         def save_pretrained(self, save_directory: str, **options: Any) -> Any:
             saved = super().save_pretrained(save_directory, **options)
-            if self.video_settings:
-                (Path(save_directory) / VIDEO_FILE).write_text(json.dumps(self.video_settings, indent=2))
+            (Path(save_directory) / VIDEO_FILE).write_text(json.dumps(self.video_settings, indent=2))
             return saved
 
     return type(kind.__name__, (ImageOnly, WithoutVideo), {})
+
+
+def _video_settings(name: str, revision: str | None, family: str) -> dict[str, Any]:
+    """Those of the folder, wherever its version of transformers put them, or else the name of the family's class."""
+    from transformers.models.auto.video_processing_auto import VIDEO_PROCESSOR_MAPPING_NAMES
+
+    nested = (_read_json(name, "processor_config.json", revision) or {}).get(VIDEO)
+    kind = (VIDEO_PROCESSOR_MAPPING_NAMES.get(family) or {}).get("torchvision")
+    return nested or _read_json(name, VIDEO_FILE, revision) or {"video_processor_type": kind}
 
 
 def _read_json(name: str, file: str, revision: str | None, needed: bool = False) -> dict[str, Any] | None:

@@ -15,7 +15,7 @@ DTYPES = ("auto", "float32", "bfloat16", "float16")
 
 
 def add_model_options(parser: argparse.ArgumentParser, required: bool = True) -> None:
-    """Add --model, --adapter, --batch-size, --device, --dtype and --quantization."""
+    """Add --model, --adapter, --batch-size, --device, --dtype, --quantization and --dim."""
     parser.add_argument("--model", required=required, metavar="M", help="model folder or hub id, or an adapter folder")
     parser.add_argument("--adapter", metavar="A", help="adapter folder to put on the model")
     parser.add_argument("--batch-size", metavar="B", type=int, default=32, help="items at once (default 32)")
@@ -31,6 +31,7 @@ def add_model_options(parser: argparse.ArgumentParser, required: bool = True) ->
         choices=QUANTIZATIONS,
         help="keep the language model's weights in 4 or 8 bits (default: as --dtype says)",
     )
+    parser.add_argument("--dim", metavar="D", type=int, help="cut vectors to their first D numbers (matryoshka)")
 
 
 def load_embedder(arguments: argparse.Namespace) -> MLLMEmbedder:
@@ -46,4 +47,5 @@ def load_embedder(arguments: argparse.Namespace) -> MLLMEmbedder:
         dtype=arguments.dtype,
         quantization=arguments.quantization,
         device=arguments.device,
+        dim=arguments.dim,
     )

@@ -11,20 +11,20 @@ from .errors import ConfigError
 Precision = Literal["float32", "int8", "binary"]
 
 
+def check_dim(dim: int | None, width: int) -> None:
+    """Raises ConfigError for a `dim` that vectors of `width` numbers do not have."""
+    if dim is not None and not 1 <= dim <= width:
+        raise ConfigError(f"dim must be between 1 and {width}, the length of this model's vectors, not {dim}")
+
+
 def truncate(vectors: np.ndarray, dim: int | None) -> np.ndarray:
     """The first `dim` numbers of each vector, normalised again: [N, D] -> [N, dim] float32.
 
-    Loses little where training took part in it (matryoshka, arXiv 2205.13147), much where it did not. Raises
-    ConfigError for a `dim` that the vectors do not have.
+    Loses little where training took part in it (matryoshka, arXiv 2205.13147), much where it did not.
     """
-    if dim is None:
+    if dim is None or dim == vectors.shape[1]:
         return vectors
-    if not 1 <= dim <= vectors.shape[1]:
-        raise ConfigError(
-            f"dim must be between 1 and {vectors.shape[1]}, the length of this model's vectors, not {dim}"
-        )
-    cut = vectors[:, :dim]
-    return cut / np.linalg.norm(cut, axis=1, keepdims=True).clip(np.finfo(np.float32).tiny)
+    return _unit(vectors[:, :dim])
 
 
 def to_precision(vectors: np.ndarray, precision: Precision) -> np.ndarray:

@@ -12,6 +12,7 @@ from PIL import Image
 from torch import Tensor
 
 from .errors import DataError
+from .families import Family
 from .images import load_image
 from .prompts import INSTRUCTION, MARKS, TEXT, PromptSet, render
 from .types import Item, Role
@@ -20,9 +21,13 @@ from .types import Item, Role
 class ItemProcessor:
     """Calls a Hugging Face processor on items; those with pictures and those without apart."""
 
-    def __init__(self, processor: Any, prompts: PromptSet, content: bool = False):
-        """With `content` batches get a `content_mask`: which tokens are the picture's and the user's words."""
+    def __init__(self, processor: Any, prompts: PromptSet, family: Family | None = None, content: bool = False):
+        """Items of a model of `family`, by default an ordinary one.
+
+        With `content` batches get a `content_mask`: which tokens are the picture's and the user's words.
+        """
         self.processor, self.prompts, self.content = processor, prompts, content
+        self.family = family or Family()
         processor.tokenizer.padding_side = "left"
         self._bare = cache(self._bare_tail)
         # rendered once a role, since a jinja template costs more than the tokens of a short text
@@ -47,13 +52,12 @@ class ItemProcessor:
 
     def _call(self, texts: list[str], pictures: list[list[Image.Image]]) -> dict[str, Tensor]:
         options = {"padding": True, "return_tensors": "pt", "add_special_tokens": self._add_special_tokens}
-        if any(pictures):
-            batch = dict(self.processor(text=texts, images=pictures, **options))
-            batch.pop("labels", None)
-            return batch
-        # past the processor, since some (PaliGemma's) spoil a text without a picture; but with all that it would give
-        types = "token_type_ids" in self.processor.model_input_names
-        return dict(self.processor.tokenizer(texts, return_token_type_ids=types, **options))
+        if not any(pictures) and self.family.texts_apart:
+            types = "token_type_ids" in self.processor.model_input_names
+            return dict(self.processor.tokenizer(texts, return_token_type_ids=types, **options))
+        batch = dict(self.processor(text=texts, images=pictures if any(pictures) else None, **options))
+        batch.pop("labels", None)  # PaliGemma's makes them without being asked
+        return batch
 
     def _content_mask(self, items: Sequence[Item], batch: dict[str, Tensor]) -> Tensor:
         """[B, L] int64, 1 for a picture's tokens and for the words, which are what the prompt alone does not hold."""

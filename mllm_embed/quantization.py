@@ -100,7 +100,8 @@ def cure(model: nn.Module) -> None:
     - A 4-bit layer whose rows are no multiple of a block is read with the scales of other rows: ModelError.
     - An 8-bit layer in eval mode rounds its inputs too, apart from outliers that it looks for in the whole batch: a
       vector depends on what shares its batch, and is not the one that was trained. The layer's own way of training,
-      which computes from the weights put back into floats, is exact in both respects and takes no longer.
+      which computes from the weights put back into floats, is exact in both respects and takes no longer. A GPU has
+      no such way: there int8 stays LLM.int8() as published, inputs rounded.
     """
     if quantization_of(model) is None:
         return

@@ -86,7 +86,19 @@ class Row:
 
     def image(self, key: str) -> Path:
         """A required path of an existing, non-empty file, relative to the folder and inside it."""
-        name = self.text(key)
+        return self._picture(key, self.text(key))
+
+    def images(self, key: str) -> Path | tuple[Path, ...]:
+        """A path as of `image`, or a list of them."""
+        value = self.values.get(key)
+        if not isinstance(value, list):
+            return self.image(key)
+        if not value or not all(isinstance(name, str) and name.strip() for name in value):
+            self.problem(f'"{key}" must be a path or a list of paths, not {_short(value)}')
+            return ()
+        return tuple(self._picture(key, name) for name in value)
+
+    def _picture(self, key: str, name: str) -> Path:
         complaint = self.checks.picture(name) if name.strip() else None
         if complaint:
             self.problem(f'{key} "{name}" {complaint}')

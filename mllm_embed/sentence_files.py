@@ -7,7 +7,8 @@ of ours runs, so that the user needs neither this package nor `trust_remote_code
 imports any class that is not its own. `Pooling` and `Normalize` do the rest.
 
 What differs from `MLLMEmbedder`: transparent pictures lose their transparency instead of lying on white, half precision
-is normalised in half precision, and `truncate_dim` cuts after normalising (give `normalize_embeddings=True`).
+is normalised in half precision, and `truncate_dim` cuts after normalising (give `normalize_embeddings=True`). Texts and
+pictures share a batch there, in which mllama's texts are not what they are alone: give it the two kinds apart.
 """
 
 from __future__ import annotations
@@ -16,6 +17,7 @@ import json
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
+from .families import Family
 from .files import write_json
 from .processing import ItemProcessor
 from .types import Document, Query
@@ -70,21 +72,21 @@ _TEMPLATE = """\
 {{- '' }}"""
 _PLAIN = """\
 {%- for part in messages[0].content -%}
-{{- IMAGE_TOKEN ~ '\n' if part.type == 'image' else part.text -}}
+{{- IMAGE_TOKEN if part.type == 'image' else ('\n' if seen.pictures else '') ~ part.text -}}
 {%- endfor -%}"""
 _REFUSAL = "{{ raise_exception('sentence-transformers cannot ask as this model was trained; use mllm_embed') }}"
 
 
-def write_sentence_files(folder: Path, processor: Any, settings: Settings, dimension: int) -> None:
+def write_sentence_files(folder: Path, processor: Any, family: Family, settings: Settings, dimension: int) -> None:
     """Make a saved folder one that `SentenceTransformer(folder)` loads; `dimension` is the length of a whole vector.
 
-    Where the template does not render exactly what the prompts render here, or the model pools or attends as no stock
-    module does, the files make it refuse to encode: without them it would average the token states of bare inputs, and
-    nobody would notice.
+    Where the template does not render exactly what the prompts render here, or the model pools, attends or reads texts
+    as no stock module does, the files make it refuse to encode: without them it would average the token states of bare
+    inputs, and nobody would notice.
     """
     about = settings.to_dict()
     template = _template(processor)
-    stock = settings.pooling == "last" and not settings.bidirectional
+    stock = settings.pooling == "last" and not settings.bidirectional and not family.texts_apart
     if not (stock and _renders_the_same(processor, settings, template)):
         template = _REFUSAL
     module = {

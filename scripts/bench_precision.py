@@ -15,7 +15,6 @@ import argparse
 import gc
 import os
 import platform
-import resource
 import subprocess
 import sys
 import time
@@ -37,6 +36,7 @@ from mllm_embed.eval.suite import Suite, Task
 from mllm_embed.files import write_json
 from mllm_embed.lora import LoraSpec, add_lora, load_adapter
 from mllm_embed.model import is_part
+from mllm_embed.precision import to_precision, truncate
 from mllm_embed.types import Item
 from mllm_embed.versions import versions
 from smollm2_llava import smollm2_llava
@@ -59,14 +59,14 @@ IDEAL: dict[str, Callable[[int], float]] = {
     "nf4": lambda inputs: 4 + 8 / 64 + 32 / (64 * 256),
 }
 STARTED = time.perf_counter()
-SLOW = 30  # seconds a turn, above which once is enough: emulated bfloat16
+SLOW = 100  # seconds a turn, above which once is enough: emulated bfloat16
 
 
 @user_errors
 def main() -> int:
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
     parser.add_argument("benchmarks", nargs="+", type=Path, metavar="DIR", help="folders with a benchmark.json")
-    parser.add_argument("--items", type=int, default=16, help="queries and as many documents that are timed")
+    parser.add_argument("--items", type=int, default=8, help="queries and as many documents that are timed")
     parser.add_argument("--repeat", type=int, default=5, help="turns, of which the best counts")
     parser.add_argument("--cache", type=Path, default=Path("runs/smollm2-llava"), help="where the second model is kept")
     parser.add_argument("--output", type=Path, default=Path("runs/precision.json"))
@@ -88,8 +88,44 @@ def main() -> int:
         rows = _measure(model, adapter, tests, timed, args)
         result["models"][name] = rows
         print(f"{name}\n\n{_table(rows)}\n", flush=True)
+    result["stored"] = _stored(_load(*models["embedded"][:2], "float32"), suites)
+    print(f"Vectors of the embedded model as they are kept\n\n{_stored_table(result['stored'])}")
     write_json(args.output, result)
     return 0
+
+
+def _stored(embedder: MLLMEmbedder, suites: dict[str, Suite]) -> dict[str, dict[str, Any]]:
+    """Composed R@1 of cut and coarse vectors, ranked as floats: int8 as numbers, binary as -1 and 1."""
+    kept: dict[str, dict[str, Any]] = {}
+    for title, suite in suites.items():
+        task = suite.tasks[0]
+        found = _embed(embedder, task)
+        for dim in (None, *(embedder.dimension // part for part in (2, 4, 8))):
+            for precision in ("float32", "int8", "binary"):
+                gallery, asked = (
+                    _ranked(to_precision(truncate(part, dim), precision))
+                    for part in (found.gallery, found.rows[task.asked])
+                )
+                width = dim or embedder.dimension
+                row = kept.setdefault(
+                    f"{width} x {precision}", {"bytes": width * {"float32": 32, "int8": 8, "binary": 1}[precision] // 8}
+                )
+                row[f"R@1 {title}"] = score(suite, {task.name: Vectors(gallery, {task.asked: asked})}).percent("R@1")
+    return kept
+
+
+def _ranked(vectors: np.ndarray) -> np.ndarray:
+    floats = vectors.astype(np.float32)
+    if vectors.dtype == np.uint8:
+        floats = np.unpackbits(vectors, axis=1).astype(np.float32) * 2 - 1
+    return floats / np.linalg.norm(floats, axis=1, keepdims=True)
+
+
+def _stored_table(kept: dict[str, dict[str, Any]]) -> str:
+    tests = [key for key in next(iter(kept.values())) if key.startswith("R@1")]
+    lines = [["vector", "bytes", *tests], ["---"] * (2 + len(tests))]
+    lines += [[name, str(row["bytes"]), *(f"{row[test]:.1f}" for test in tests)] for name, row in kept.items()]
+    return "\n".join(f"| {' | '.join(line)} |" for line in lines)
 
 
 def _measure(
@@ -97,7 +133,7 @@ def _measure(
 ) -> dict[str, dict[str, Any]]:
     """One row of figures a precision."""
     names = [name for name in PRECISIONS if "," not in name or bfloat16_pays(torch.device("cpu"))]
-    rows: dict[str, dict[str, Any]] = {name: _memory(_load(model, None, name)) for name in names}
+    rows: dict[str, dict[str, Any]] = {name: memory(_load(model, None, name)) for name in names}
     for name in names:
         rows[name]["peak bytes"] = _in_subprocess(model, name, args)
         _say(f"{name}: memory")
@@ -199,7 +235,7 @@ def _turns(ways: dict[str, Callable[[], None]], repeat: int) -> dict[str, float]
     return {name: min(times) for name, times in seconds.items()}
 
 
-def _memory(embedder: MLLMEmbedder) -> dict[str, Any]:
+def memory(embedder: MLLMEmbedder) -> dict[str, Any]:
     """Bytes of all weights with the scales beside them, and bits a weight of the language model's linear layers."""
     backbone, family = embedder.model.backbone, embedder.family
     layers = [
@@ -242,16 +278,22 @@ def _in_subprocess(model: Path, name: str, args: argparse.Namespace) -> int:
 
 
 def _peak(model: str, name: str, timed: tuple[list[Item], list[Item]]) -> int:
-    """Bytes by which loading and encoding raise the process's largest resident set (Linux counts in KiB)."""
+    """Bytes by which loading and encoding raise the process's resident set at its largest (Linux)."""
     import bitsandbytes  # noqa: F401  before the first look, in every precision
     import peft  # noqa: F401
-    from transformers import AutoModel  # noqa: F401
+    from transformers import AutoModel, AutoProcessor  # noqa: F401
 
-    before = resource.getrusage(resource.RUSAGE_SELF).ru_maxrss
+    before = _resident("VmRSS")
+    Path("/proc/self/clear_refs").write_text("5")  # forgets the peak of the imports (man 5 proc)
     embedder = _load(model, None, name)
     for items in timed:
         embedder.encode(items, show_progress=False)
-    return (resource.getrusage(resource.RUSAGE_SELF).ru_maxrss - before) * 1024
+    return _resident("VmHWM") - before
+
+
+def _resident(key: str) -> int:
+    lines = Path("/proc/self/status").read_text().splitlines()
+    return next(int(line.split()[1]) for line in lines if line.startswith(key)) * 1024
 
 
 def _machine() -> str:

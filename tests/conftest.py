@@ -34,6 +34,8 @@ _load("make_scenes", ROOT / "scripts" / "make_scenes.py")
 _load("base_model", ROOT / "scripts" / "base_model.py")
 _load("scene_talk", ROOT / "scripts" / "scene_talk.py")
 _load("pretrain_base", ROOT / "scripts" / "pretrain_base.py")
+_load("smollm2_llava", ROOT / "scripts" / "smollm2_llava.py")
+_load("bench_precision", ROOT / "scripts" / "bench_precision.py")
 
 
 @pytest.fixture(scope="session")

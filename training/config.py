@@ -14,14 +14,16 @@ from mllm_embed.errors import ConfigError
 
 Role = Literal[
     "image", "caption", "composed", "query_image", "target_image", "target_text", "source_text", "composed_text",
-    "negative_text",
+    "negative_text", "target_captioned",
 ]  # fmt: skip
 ROLES: dict[str, tuple[Role, ...]] = {
     "pairs": ("image", "caption"),
-    "triplets": ("composed", "query_image", "target_image", "target_text", "source_text", "composed_text"),
+    "triplets": (
+        "composed", "query_image", "target_image", "target_text", "target_captioned", "source_text", "composed_text",
+    ),
     "texts": ("source_text", "target_text", "negative_text", "composed_text"),
-}
-PICTURE_ROLES = ("image", "composed", "query_image", "target_image")
+}  # fmt: skip
+PICTURE_ROLES = ("image", "composed", "query_image", "target_image", "target_captioned")
 
 
 class Use(NamedTuple):

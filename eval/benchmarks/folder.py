@@ -22,7 +22,7 @@ def suite_of(benchmark: FolderBenchmark) -> Suite:
     Raises:
         DataError: no queries, a query without a target, or an id that is not in the gallery.
     """
-    gallery = [Document(image=item.image) for item in benchmark.gallery]
+    gallery = [Document(image=item.image, text=item.text) for item in benchmark.gallery]
     ids = [item.id for item in benchmark.gallery]
     targets, exclude = _positions(benchmark)
     kinds = [() if query.kind is None else (query.kind,) for query in benchmark.queries]

@@ -14,13 +14,15 @@ import pytest
 import torch
 from PIL import Image
 from safetensors.torch import load_file
+from transformers.utils import is_torchvision_available
 
 from mllm_embed import Document, MLLMEmbedder, Query
 from mllm_embed.errors import ModelError
 from mllm_embed.families import FAMILIES, TESTED
 from mllm_embed.lora import LoraSpec, add_lora
-from training.config import Recipe
-from training.stages import run_recipe
+from mllm_embed.quantization import QUANTIZATIONS
+from mllm_embed.training.config import Recipe
+from mllm_embed.training.stages import run_recipe
 
 CLOSE = {"atol": 1e-5, "rtol": 0}
 SEES_BOTH_WAYS = ("paligemma",)  # its attention over a prompt always does
@@ -134,6 +136,37 @@ def test_trains_both_stages_saves_and_reloads(folder: Path, data: Path, tmp_path
     assert np.abs(before - MLLMEmbedder.from_pretrained(folder, dtype="float32").encode(items)).max() > 1e-3
     trained.save_pretrained(tmp_path / "merged", merge=True)
     np.testing.assert_allclose(MLLMEmbedder.from_pretrained(tmp_path / "merged").encode(items), before, **CLOSE)
+
+
+@pytest.mark.parametrize("mode", QUANTIZATIONS)
+def test_quantised(folder: Path, model: MLLMEmbedder, items: list, mode: str) -> None:
+    quantised = MLLMEmbedder.from_pretrained(folder, dtype="float32", device="cpu", quantization=mode)
+    vectors = quantised.encode(items)
+    np.testing.assert_allclose(vectors, _alone(quantised, items), **CLOSE)
+    cosines = (vectors * model.encode(items)).sum(1)
+    assert 0.8 < cosines.min() < 1 - 1e-7
+    add_lora(quantised.model, LoraSpec(rank=4), quantised.family)
+    quantised.model.train()
+    pictures = quantised.model(**quantised.items(items[:2]))
+    (pictures[0] @ pictures[1]).backward()
+    trained = {name: p for name, p in quantised.model.named_parameters() if p.requires_grad}
+    assert any(p.grad is not None and p.grad.abs().max() > 0 for name, p in trained.items() if "lora_B" in name)
+
+
+def test_sentence_transformers(model: MLLMEmbedder, items: list, tmp_path: Path) -> None:
+    from sentence_transformers import SentenceTransformer
+
+    model.save_pretrained(tmp_path / "saved")
+    if model.processor.__class__.__mro__[1].__name__ == "ImageOnly" and not is_torchvision_available():
+        pytest.skip("without torchvision, transformers' AutoProcessor does not load this family")
+    if model.family.texts_apart:
+        pytest.skip("the files refuse: sentence-transformers sends texts through the processor, which spoils them")
+    theirs = SentenceTransformer(str(tmp_path / "saved"), device="cpu", local_files_only=True)
+    picture, query, text = items[0], items[2], items[7]
+    found = theirs.encode([picture.image, {"image": query.image, "text": query.instruction}])
+    np.testing.assert_allclose(found, model.encode([picture, query]), **CLOSE)
+    # apart: it puts texts and pictures into one batch, in which mllama's texts are not what they are alone
+    np.testing.assert_allclose(theirs.encode([text.text]), model.encode([text]), **CLOSE)
 
 
 def test_only_the_language_model_and_the_projector_train(folder: Path) -> None:

@@ -208,3 +208,34 @@ def test_fingerprints_tell_changes_and_nothing_else(folder: Path, tmp_path_facto
     assert open_benchmark(folder).fingerprint() != before
     (folder / "pairs.jsonl").write_text(lines(PAIRS[:1]))
     assert DataFolder.open(folder).fingerprint() != data.fingerprint()
+
+
+def test_a_query_may_show_several_pictures_and_a_gallery_entry_hold_a_text(data: Path) -> None:
+    benchmark = json.loads((data / "benchmark.json").read_text())
+    before = DataFolder.open(data).benchmark.fingerprint()
+    benchmark["queries"][0]["image"] = ["images/0.png", "images/1.png"]
+    benchmark["gallery"][2]["text"] = "a flag"
+    (data / "benchmark.json").write_text(json.dumps(benchmark))
+    row = json.loads((data / "triplets.jsonl").read_text().splitlines()[0])
+    (data / "triplets.jsonl").write_text(json.dumps({**row, "image": ["images/2.png", "images/3.png"]}) + "\n")
+    folder = DataFolder.open(data)
+    assert folder.benchmark.queries[0].image == (data / "images/0.png", data / "images/1.png")
+    assert folder.benchmark.gallery[2].text == "a flag"
+    assert folder.triplets[0].image == (data / "images/2.png", data / "images/3.png")
+    assert folder.benchmark.fingerprint() != before
+    assert folder.pictures().keys() >= {data / "images/2.png", data / "images/3.png"}
+
+
+@pytest.mark.parametrize(
+    ("image", "why"),
+    [
+        ([], r'"image" must be a path or a list of paths, not \[\]'),
+        (["images/0.png", 3], r'"image" must be a path or a list of paths'),
+        (["images/0.png", "images/no.png"], r'image "images/no.png" (is missing|does not exist)'),
+    ],
+)
+def test_a_wrong_list_of_pictures_is_named(data: Path, image: list, why: str) -> None:
+    row = json.loads((data / "triplets.jsonl").read_text().splitlines()[0])
+    (data / "triplets.jsonl").write_text(json.dumps({**row, "image": image}) + "\n")
+    with pytest.raises(DataError, match=rf"triplets.jsonl:1.*{why}"):
+        DataFolder.open(data)

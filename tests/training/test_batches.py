@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import json
 from pathlib import Path
 
 import torch
@@ -122,3 +123,14 @@ def test_texts_offer_their_roles_and_triplets_a_composed_text(embedder: MLLMEmbe
     for row in read_rows(folder, data, "triplets", ["composed_text"]):
         asked = row.roles["composed_text"]
         assert (asked.text, asked.instruction) == (row.roles["source_text"].text, row.roles["composed"].instruction)
+
+
+def test_several_pictures_and_captioned_targets_reach_the_model(embedder: MLLMEmbedder, data: Path) -> None:
+    row = json.loads((data / "triplets.jsonl").read_text().splitlines()[0])
+    (data / "triplets.jsonl").write_text(json.dumps({**row, "image": ["images/2.png", "images/3.png"]}) + "\n")
+    (read,) = read_rows(DataFolder.open(data), data, "triplets", ["composed", "target_captioned"])
+    collate = ContrastiveCollator(embedder.items, [Use("composed"), Use("target_captioned")])
+    query, target = collate([read])["live"]
+    image = embedder.processor.image_token_id
+    assert [(part["input_ids"] == image).sum().item() for part in (query, target)] == [32, 16]
+    assert row["target_text"] in embedder.items.render(read.roles["target_captioned"])

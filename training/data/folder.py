@@ -44,6 +44,8 @@ def _triplet(triplet: Triplet) -> Row:
         roles["target_image"] = Document(image=triplet.target_image)
     if triplet.target_text:
         roles["target_text"] = Document(text=triplet.target_text)
+    if triplet.target_image and triplet.target_text:
+        roles["target_captioned"] = Document(image=triplet.target_image, text=triplet.target_text)
     if triplet.source_text:
         roles["source_text"] = Document(text=triplet.source_text)
         roles["composed_text"] = Query(text=triplet.source_text, instruction=triplet.instruction)
