@@ -76,9 +76,13 @@ class EmbeddingModel(nn.Module):
         """The same under the name by which transformers' Trainer calls it; options as in `PreTrainedModel`."""
         # non-reentrant: gradients reach LoRA although the embeddings, the first layer's input, need none
         kwargs = {"use_reentrant": False, **(activation_checkpointing_kwargs or {})}
+        self.base.activation_checkpointing_enable(kwargs, **options)
         if kwargs["use_reentrant"]:
             self.base.enable_input_require_grads()
-        self.base.activation_checkpointing_enable(kwargs, **options)
+        else:
+            # transformers makes every embedding ask for a gradient, the patches' too: the frozen vision tower would
+            # keep all its activations for a backward pass that changes nothing
+            self.base.disable_input_require_grads()
 
 
 def look_both_ways(base: nn.Module, family: Family) -> None:

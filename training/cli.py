@@ -1,8 +1,9 @@
-"""`python -m training RECIPE`: train the stages of a recipe."""
+"""`python -m training RECIPE`: train the stages of a recipe; `python -m training plan RECIPE`: tell what that takes."""
 
 from __future__ import annotations
 
 import argparse
+import sys
 from collections.abc import Sequence
 from pathlib import Path
 
@@ -12,6 +13,7 @@ EPILOG = """examples:
   python -m training training/recipes/demo.yaml
   python -m training instructcir --override model=llava-hf/llava-1.5-7b-hf --override stages.captions.data=my_data
   python -m training my.yaml --override stages.instructions.steps=200 --override output=runs/short
+  python -m training plan qwen2-vl-2b --memory 24      (memory, tokens and steps, before anything is loaded)
 
 A run that was stopped goes on when the same command is given again. Every stage leaves an adapter folder in
 OUTPUT/STAGE, which MLLMEmbedder.from_pretrained(MODEL, adapter=OUTPUT/STAGE) loads. OUTPUT/log.jsonl holds the losses;
@@ -37,6 +39,11 @@ class _Help(argparse.Action):
 
 @user_errors
 def main(argv: Sequence[str] | None = None) -> int:
+    argv = sys.argv[1:] if argv is None else list(argv)
+    if argv[:1] == ["plan"]:  # a recipe file of that name is still reached as ./plan or plan.yaml
+        from .plan import main as plan
+
+        return plan(argv[1:])
     parser = argparse.ArgumentParser(
         prog="python -m training", add_help=False, formatter_class=argparse.RawDescriptionHelpFormatter,
         description="Turn a multimodal LLM into an instruction-aware embedder by contrastive training, stage by stage.",

@@ -192,29 +192,50 @@ class Recipe(_Section):
 
 
 def load_recipe(path: str | Path, overrides: list[str] = ()) -> Recipe:
-    """Read a YAML recipe and apply `key=value` overrides (`stages.captions.steps=10`).
+    """Read a YAML recipe, lay it over its `base` where it names one, apply `key=value` overrides (`lora.rank=8`).
 
     Raises ConfigError for a missing file, bad YAML, an unknown key or a value out of range, naming it.
     """
-    path = Path(path)
-    if not path.is_file():
-        known = ", ".join(sorted(p.stem for p in RECIPES.glob("*.yaml")))
-        named = RECIPES / f"{path.name}.yaml"
-        if path.suffix or not named.is_file():
-            raise ConfigError(f"recipe {path} does not exist; give a YAML file or one of: {known}")
-        path = named
-    try:
-        raw = yaml.safe_load(path.read_text(encoding="utf-8"))
-    except (yaml.YAMLError, UnicodeDecodeError) as error:
-        raise ConfigError(f"recipe {path} is not valid YAML: {' '.join(str(error).split())}") from error
-    if not isinstance(raw, dict):
-        raise ConfigError(f"recipe {path} holds no keys; see {RECIPES} for examples")
+    path = _find(Path(path))
+    raw = _read(path)
+    if "base" in raw:
+        base = _read(_find(Path(str(raw.pop("base")))))
+        if "base" in base:
+            raise ConfigError(f"recipe {path}: its base has a base itself; name that one, or copy its keys")
+        raw = _merged(base, raw)
     for override in overrides:
         _apply(raw, override)
     try:
         return Recipe.model_validate(raw)
     except ValidationError as error:
         raise ConfigError(f"recipe {path}: {_one_sentence(error)}") from error
+
+
+def _find(path: Path) -> Path:
+    if path.is_file():
+        return path
+    named = RECIPES / f"{path.name}.yaml"
+    if path.suffix == ".yaml" or not named.is_file():
+        known = ", ".join(sorted(p.stem for p in RECIPES.glob("*.yaml")))
+        raise ConfigError(f"recipe {path} does not exist; give a YAML file or one of: {known}")
+    return named
+
+
+def _read(path: Path) -> dict[str, Any]:
+    try:
+        raw = yaml.safe_load(path.read_text(encoding="utf-8"))
+    except (yaml.YAMLError, UnicodeDecodeError) as error:
+        raise ConfigError(f"recipe {path} is not valid YAML: {' '.join(str(error).split())}") from error
+    if not isinstance(raw, dict):
+        raise ConfigError(f"recipe {path} holds no keys; see {RECIPES} for examples")
+    return raw
+
+
+def _merged(below: Any, above: Any) -> Any:
+    """`above` laid over `below`: sections key by key, everything else as a whole."""
+    if not (isinstance(below, dict) and isinstance(above, dict)):
+        return above
+    return below | {key: _merged(below.get(key), value) for key, value in above.items()}
 
 
 RECIPES = Path(__file__).parent / "recipes"
@@ -268,6 +289,8 @@ def describe_keys() -> str:
     lines = []
     for title, section in (("recipe", Recipe), ("lora", Lora), ("stages.NAME", Stage), ("stages.NAME.terms", Term)):
         lines.append(f"{title}:")
+        if section is Recipe:
+            lines.append(f"  {'base':<24}name or file of a recipe that this one is laid over, key by key; default none")
         for name, field in section.model_fields.items():
             default = "required" if field.is_required() else f"default {field.default}"
             if isinstance(field.default, BaseModel):

@@ -82,3 +82,12 @@ def test_trainer_trains_it_with_gradient_checkpointing(
     Together(model=embedder.model, args=arguments, train_dataset=rows, data_collator=embedder.items).train()
     changed = {name for name, p in embedder.model.named_parameters() if not torch.equal(p, before[name])}
     assert changed == {name for name, p in embedder.model.named_parameters() if p.requires_grad}
+
+
+def test_gradient_checkpointing_asks_the_frozen_vision_tower_for_nothing(embedder: MLLMEmbedder, data: Path) -> None:
+    add_lora(embedder.model, LoraSpec(rank=4), embedder.family)
+    embedder.model.gradient_checkpointing_enable()
+    seen = []
+    embedder.model.base.vision_tower.register_forward_hook(lambda module, given, out: seen.append(out))
+    embedder.model.train()(**embedder.items([Document(image=data / "images/0.png")]))
+    assert not seen[0].last_hidden_state.requires_grad

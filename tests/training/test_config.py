@@ -77,6 +77,20 @@ def test_wrong_files_are_named(tmp_path: Path, text: str, message: str) -> None:
         load_recipe(tmp_path / "none.yaml")
 
 
+def test_a_recipe_is_laid_over_its_base(recipe: Path, tmp_path: Path) -> None:
+    child = tmp_path / "child.yaml"
+    child.write_text(f"base: {recipe}\nlora: {{rank: 2}}\nstages: {{one: {{batch_size: 8}}}}\n")
+    loaded, base = load_recipe(child, ["seed=3"]), load_recipe(recipe)
+    assert (loaded.lora.rank, loaded.lora.alpha, loaded.seed, loaded.stages["one"].batch_size) == (2, 32, 3, 8)
+    assert (loaded.model, loaded.stages["one"].terms) == (base.model, base.stages["one"].terms)
+    (tmp_path / "grandchild.yaml").write_text(f"base: {child}")
+    with pytest.raises(ConfigError, match="its base has a base itself"):
+        load_recipe(tmp_path / "grandchild.yaml")
+    child.write_text("base: nowhere")
+    with pytest.raises(ConfigError, match="nowhere does not exist"):
+        load_recipe(child)
+
+
 def test_help_tells_every_key() -> None:
     text = describe_keys()
     assert all(word in text for word in ("temperature", "per_image", "gradient_checkpointing", "symmetric", "rank"))

@@ -1,0 +1,260 @@
+"""`python -m training plan RECIPE`: what a run will take, before anything is loaded or fetched."""
+
+from __future__ import annotations
+
+import argparse
+import math
+import os
+from collections.abc import Sequence
+from dataclasses import dataclass
+from pathlib import Path
+from typing import TYPE_CHECKING, Any
+
+from mllm_embed.errors import ConfigError, ModelError, user_errors
+
+if TYPE_CHECKING:
+    from .config import Recipe, Stage
+    from .data import Row
+    from .plan_inputs import MicroBatch
+    from .plan_model import Counts
+
+GIB = 1 << 30
+EPILOG = """examples:
+  python -m training plan qwen2-vl-2b --memory 24
+  python -m training plan qwen2-vl-7b --memory 80 --override stages.instructions.batch_size=32
+  python -m training plan my.yaml --picture 1024x768
+
+It builds the model from its config, without weights (from the model's folder, the hub's cache, or the shapes of public
+models that ship with the library; nothing is fetched), and runs one step of each stage on tensors without data. What it
+prints is the peak of that step, when all inputs of a batch are distinct and as long as the longest. A stage whose data
+is not on disk is planned with a caption of COCO's length, and pictures of 640 x 480 or as --picture says.
+The exit code is 0 where the run fits the memory, 2 where it does not.
+"""
+
+
+@dataclass(frozen=True)
+class StagePlan:
+    """One stage: its largest step, its peak above the weights (bytes), and how long it runs where that is known."""
+
+    inputs: list[MicroBatch]
+    pixels: int
+    vision: int
+    language: int
+    steps: int | None
+    batch_size: int
+
+    @property
+    def peak(self) -> int:
+        return self.pixels + max(self.vision, self.language)
+
+
+@dataclass(frozen=True)
+class Plan:
+    """A whole recipe; all memory in bytes."""
+
+    source: str
+    counts: Counts
+    precision: str
+    base: int
+    stages: dict[str, StagePlan]
+    reserve: int
+    available: int
+
+    @property
+    def trained(self) -> int:
+        """Weights, gradients and AdamW's two moments of what is trained, float32 each."""
+        return 16 * self.counts.trainable
+
+    @property
+    def total(self) -> int:
+        return self.base + self.trained + max(stage.peak for stage in self.stages.values()) + self.reserve
+
+
+def make_plan(recipe: Recipe, memory: float | None = None, picture: tuple[int, int] | None = None) -> Plan:
+    """Plan `recipe` for a GPU of `memory` GiB; by default for the GPU here, or without one for this CPU and its RAM.
+
+    `picture` is the width and height of the pictures, by default what the data has. Raises ModelError for a model of
+    unknown shape, DataError for data that is there and broken.
+    """
+    import torch
+
+    from mllm_embed.devices import bfloat16_pays, dtype_for
+    from mllm_embed.lora import LoraSpec
+
+    from .plan_memory import RESERVE, Setting, language_peak, pixel_bytes, projector_bytes, vision_peak
+    from .plan_model import build, find_config, stored_bytes
+
+    place = torch.device("cuda" if memory is not None or torch.cuda.is_available() else "cpu")
+    on_card = place.type == "cuda"
+    bf16 = (on_card or bfloat16_pays(place)) if recipe.bf16 == "auto" else recipe.bf16
+    config, source = find_config(recipe.model)
+    wanted = (torch.float32 if not bf16 else "auto") if on_card else dtype_for("auto" if bf16 else "float32", place)
+    weights = (config.dtype or torch.float32) if wanted == "auto" else wanted
+    spec = LoraSpec(recipe.lora.rank, recipe.lora.alpha, recipe.lora.dropout, recipe.lora.projector)
+    setting = Setting(place.type, torch.bfloat16 if bf16 else None, recipe.attention, recipe.gradient_checkpointing)
+    model, counts = build(config, spec, weights)
+    base = stored_bytes(model, recipe.quantization)
+    stages: dict[str, StagePlan] = {}
+    for name, stage in recipe.stages.items():
+        rows = _rows(stage)
+        inputs = _inputs(recipe, stage, rows, config, picture)
+        stages[name] = StagePlan(
+            inputs, pixel_bytes(model, inputs), vision_peak(model, inputs, setting),
+            language_peak(model, inputs, setting) + projector_bytes(model, inputs, setting),
+            _steps(stage, rows), stage.batch_size,
+        )  # fmt: skip
+    precision = recipe.quantization or str(weights).removeprefix("torch.")
+    available = round(memory * GIB) if memory is not None else _memory_here(torch)
+    return Plan(source, counts, precision, base, stages, RESERVE[place.type], available)
+
+
+def _rows(stage: Stage) -> list[Row] | None:
+    """The stage's rows, or None where its data is not on disk (yet)."""
+    from mllm_embed.folder import DataFolder
+
+    from .data.folder import read_rows
+
+    if not stage.data.exists():
+        return None
+    return read_rows(DataFolder.open(stage.data), stage.data, stage.rows, stage.roles)
+
+
+def _steps(stage: Stage, rows: list[Row] | None) -> int | None:
+    """As Trainer counts them: incomplete batches are dropped."""
+    if stage.steps is not None or rows is None:
+        return stage.steps
+    return math.ceil(stage.epochs * (len(rows) // stage.batch_size))
+
+
+def _inputs(
+    recipe: Recipe, stage: Stage, rows: list[Row] | None, config: Any, picture: tuple[int, int] | None
+) -> list[MicroBatch]:
+    from mllm_embed.checkpoint import read_settings
+    from mllm_embed.prompts import PROMPT_SETS
+
+    from .plan_inputs import micro_batches
+    from .plan_model import locate
+
+    folder = locate(recipe.model)
+    saved = read_settings(folder) if folder else None
+    prompts = PROMPT_SETS.get(recipe.prompts or "") or (saved.prompts if saved else PROMPT_SETS["instructcir"])
+    return micro_batches(stage, rows, config, _processor(folder), prompts, picture)
+
+
+def _processor(folder: Path | None) -> Any:
+    """The model's processor where it is on this disk, else None."""
+    from mllm_embed.loading import load_processor
+
+    try:
+        return load_processor(str(folder)) if folder else None
+    except ModelError:
+        return None  # a folder with a config alone
+
+
+def _memory_here(torch: Any) -> int:
+    if torch.cuda.is_available():
+        return torch.cuda.get_device_properties(0).total_memory
+    return os.sysconf("SC_PAGE_SIZE") * os.sysconf("SC_PHYS_PAGES")
+
+
+def describe(recipe: Recipe, plan: Plan) -> str:
+    """The plan as text."""
+    counts, million = plan.counts, 1e6
+    lines = [
+        f"model       {recipe.model} (shape from {plan.source})",
+        f"parameters  {counts.base / million:,.1f} M: language model {counts.language / million:,.1f} M, "
+        f"vision tower {counts.vision / million:,.1f} M, projector {counts.projector / million:,.1f} M",
+        f"trainable   {counts.trainable / million:,.2f} M: LoRA {counts.lora / million:,.2f} M, "
+        f"projector {counts.trained_projector / million:,.2f} M",
+    ]
+    for name, stage in plan.stages.items():
+        steps = "steps unknown: its data is not on disk" if stage.steps is None else f"{stage.steps:,} steps"
+        seen = "" if stage.steps is None else f", {stage.steps * stage.batch_size:,} rows seen"
+        lines.append(f"stage {name}: {steps}{seen}; one step of {stage.batch_size} rows holds at most")
+        for batch in stage.inputs:
+            words = batch.length - batch.image_tokens
+            tower = " (by the frozen model)" if batch.frozen else ""
+            tokens = f"{batch.image_tokens} image tokens + {words} text tokens"
+            lines.append(f"  {batch.count:>5} x {batch.kind}: {tokens}{tower}")
+    lines += [f"memory      {_gib(plan.total)} of {_gib(plan.available)} GiB", *_parts(plan)]
+    return "\n".join(lines)
+
+
+def _parts(plan: Plan) -> list[str]:
+    name, worst = max(plan.stages.items(), key=lambda item: item[1].peak)
+    reading = worst.vision > worst.language
+    parts = [
+        (plan.base, f"base, {plan.precision}"),
+        (plan.trained // 4, "LoRA and projector, float32"),
+        (plan.trained // 4, "their gradients"),
+        (plan.trained // 2, "AdamW's two moments"),
+        (worst.pixels, f"pixels of a step of stage {name}"),
+        (max(worst.vision, worst.language), f"activations, most while {_where(reading)}"),
+        (plan.reserve, "left for the libraries"),
+    ]
+    return [f"  {_gib(size):>8}  {what}" for size, what in parts]
+
+
+def _where(reading: bool) -> str:
+    return "the vision tower reads" if reading else "the language model learns"
+
+
+def check(recipe: Recipe, plan: Plan) -> None:
+    """Raise ConfigError, naming what to lower, for a run that does not fit."""
+    if plan.total <= plan.available:
+        return
+    name, worst = max(plan.stages.items(), key=lambda item: item[1].peak)
+    fixed = plan.base + plan.trained + plan.reserve
+    room = plan.available - fixed
+    need = f"{recipe.model} needs {_gib(plan.total)} GiB and {_gib(plan.available)} are there"
+    if room <= 0:
+        smaller = "choose a smaller model" if plan.precision in ("nf4", "int8") else "set quantization: nf4"
+        raise ConfigError(f"{need}: the weights alone take {_gib(fixed)}; {smaller}, or a larger card")
+    cure = f"lower stages.{name}.batch_size to about {max(2, int(worst.batch_size * room / worst.peak))}"
+    if not recipe.gradient_checkpointing and worst.language >= worst.vision:
+        cure = f"set gradient_checkpointing: true, or {cure}"
+    raise ConfigError(f"{need}; {cure} (now {worst.batch_size})")
+
+
+def _gib(size: int) -> str:
+    return f"{size / GIB:.1f}" if size >= GIB else f"{size / GIB:.3f}"
+
+
+@user_errors
+def main(argv: Sequence[str] | None = None) -> int:
+    parser = argparse.ArgumentParser(
+        prog="python -m training plan", formatter_class=argparse.RawDescriptionHelpFormatter, epilog=EPILOG,
+        description="Tell what a recipe will take: parameters, tokens, memory, steps. Loads and fetches nothing.",
+    )  # fmt: skip
+    parser.add_argument("recipe", help="YAML file, or the name of one that ships with the library")
+    parser.add_argument(
+        "--override", action="append", default=[], metavar="KEY=VALUE", help="set one key of the recipe"
+    )
+    parser.add_argument(
+        "--memory",
+        type=float,
+        metavar="GIB",
+        help="plan for a GPU of so many GiB (default: the one here, or the RAM)",
+    )
+    parser.add_argument("--picture", type=_size, metavar="WxH", help="pictures' size (default: what the data has)")
+    args = parser.parse_args(argv)
+    if args.memory is not None and not (math.isfinite(args.memory) and args.memory > 0):
+        raise ConfigError(f"--memory must be above 0, not {args.memory}")
+
+    from .config import load_recipe
+
+    recipe = load_recipe(args.recipe, args.override)
+    plan = make_plan(recipe, args.memory, args.picture)
+    print(describe(recipe, plan))
+    check(recipe, plan)
+    return 0
+
+
+def _size(text: str) -> tuple[int, int]:
+    try:
+        width, height = map(int, text.lower().split("x"))
+    except ValueError:
+        width = height = 0
+    if width < 1 or height < 1:
+        raise argparse.ArgumentTypeError(f"'{text}' is not a size; write it as 1024x768")
+    return width, height
