@@ -98,6 +98,16 @@ def _llava(tokenizer: Any, template: str) -> tuple[Any, Any]:
     return t.LlavaForConditionalGeneration(config), processor
 
 
+def _vipllava(tokenizer: Any, template: str) -> tuple[Any, Any]:
+    import transformers as t
+
+    config = t.VipLlavaConfig(
+        vision_config=t.CLIPVisionConfig(**VISION), text_config=_text(t.LlamaConfig, tokenizer), image_seq_length=16,
+        image_token_index=tokenizer.image_token_id, vision_feature_layers=[-1, -2], tie_word_embeddings=True,
+    )  # fmt: skip
+    return t.VipLlavaForConditionalGeneration(config), _llava(tokenizer, template)[1]
+
+
 def _llava_next(tokenizer: Any, template: str) -> tuple[Any, Any]:
     import transformers as t
 
@@ -299,5 +309,6 @@ FAMILIES: dict[str, tuple[Callable[..., Any], dict[str, str], str | None]] = {
         },
         "<IMG_CONTEXT>",
     ),
+    "vipllava": (_vipllava, {"image_token": "<image>"}, "<image>"),
     "mllama": (_mllama, {"image_token": "<|image|>"}, "<|image|>"),
 }  # fmt: skip

@@ -179,8 +179,13 @@ def test_only_the_language_model_and_the_projector_train(folder: Path) -> None:
     assert whole and all(set(name.split(".")) & set(model.family.projector) for name in whole)
 
 
-def test_a_family_without_an_entry_is_ordinary() -> None:
-    assert set(FAMILIES) <= set(TESTED)
+def test_a_thirteenth_ordinary_family_needs_no_entry(items: list, tmp_path: Path) -> None:
+    assert set(FAMILIES) <= set(TESTED) and "vipllava" not in TESTED
+    model = MLLMEmbedder.from_pretrained(families.make("vipllava", tmp_path), dtype="float32")
+    np.testing.assert_allclose(model.encode(items, packed=True), _alone(model, items), **CLOSE)
+    add_lora(model.model, LoraSpec(rank=4), model.family)
+    trained = [name for name, parameter in model.model.named_parameters() if parameter.requires_grad]
+    assert {name.split(".")[3] for name in trained} == {"language_model", "multi_modal_projector"}
 
 
 @pytest.mark.parametrize(
