@@ -6,7 +6,6 @@ nf4 with doubly quantised scales is QLoRA's (arXiv 2305.14314), 4.13 bits a weig
 
 from __future__ import annotations
 
-import logging
 import re
 from pathlib import Path
 from tempfile import TemporaryDirectory
@@ -24,11 +23,6 @@ if TYPE_CHECKING:
 
 QUANTIZATIONS = ("nf4", "int8")
 BLOCK = 64  # weights that share a scale in nf4
-
-# One asks for a package that downloads a kernel (for a path that `cure` closes) whenever peft is imported on some CPUs;
-# the other repeats at every product that int8 goes through float16.
-for _name in ("bitsandbytes.backends.cpu.ops", "bitsandbytes.autograd._functions"):
-    logging.getLogger(_name).setLevel(logging.ERROR)
 
 
 def quantization_config(mode: str, family: Family, compute_dtype: torch.dtype) -> BitsAndBytesConfig:
