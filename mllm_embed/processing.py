@@ -29,6 +29,9 @@ class ItemProcessor:
         self.processor, self.prompts, self.content = processor, prompts, content
         self.family = family or Family()
         processor.tokenizer.padding_side = "left"
+        named = (getattr(processor, name, None) for name in ("image_token", "video_token"))
+        tokens = {*named, *processor.tokenizer.convert_ids_to_tokens(processor.image_token_ids)}
+        self._placeholders = sorted(token for token in tokens if token)
         self._bare = cache(self._bare_tail)
         # rendered once a role, since a jinja template costs more than the tokens of a short text
         self._template = cache(lambda role, images: render(processor, prompts, role, images))
@@ -78,9 +81,9 @@ class ItemProcessor:
         return re.sub(marks, lambda mark: self._checked(words[mark[0]]), template) if marks else template
 
     def _checked(self, words: str) -> str:
-        token = getattr(self.processor, "image_token", None)
-        if token and token in words:
-            raise DataError(f"the words {words.strip()[:60]!r} hold the model's image token {token}; take it out")
+        for token in self._placeholders:
+            if token in words:
+                raise DataError(f"the words {words.strip()[:60]!r} hold the model's image token {token}; take it out")
         return words.strip()
 
     def _bare_tail(self, role: Role, images: int) -> list[int]:

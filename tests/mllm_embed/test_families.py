@@ -17,7 +17,7 @@ from safetensors.torch import load_file
 from transformers.utils import is_torchvision_available
 
 from mllm_embed import Document, MLLMEmbedder, Query
-from mllm_embed.errors import ModelError
+from mllm_embed.errors import DataError, ModelError
 from mllm_embed.families import FAMILIES, TESTED
 from mllm_embed.lora import LoraSpec, add_lora
 from mllm_embed.quantization import QUANTIZATIONS
@@ -92,6 +92,13 @@ def test_picture_and_words_matter(model: MLLMEmbedder) -> None:
     documents = [Document(a), Document([a, b]), Document([b, a]), Document(a, "a red hat"), Document(a, "a blue hat")]
     cosines = model.similarity(*2 * [model.encode([*queries, *documents])])
     assert (cosines[~np.eye(9, dtype=bool)] < 1 - 1e-4).all()
+
+
+def test_placeholders_in_words_are_refused(model: MLLMEmbedder) -> None:
+    processor = model.processor
+    for token in {processor.image_token, *processor.tokenizer.convert_ids_to_tokens(processor.image_token_ids)}:
+        with pytest.raises(DataError, match="take it out"):
+            model.encode([f"a hat {token}"])
 
 
 @pytest.mark.parametrize("bidirectional", [False, True])
