@@ -135,7 +135,8 @@ def _weights_id(embedder: MLLMEmbedder) -> str:
 
     MTEB answers from earlier results of the same name and revision, so that two adapters of a base must not share one.
     """
-    digest = hashlib.sha256(json.dumps([embedder.settings.to_dict(), str(embedder.dtype)], sort_keys=True).encode())
+    made = [embedder.settings.to_dict(), str(embedder.dtype), embedder.quantization, embedder.dim]
+    digest = hashlib.sha256(json.dumps(made, sort_keys=True).encode())
     if embedder.model.adapted:
         from peft import get_peft_model_state_dict
 

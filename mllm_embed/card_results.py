@@ -94,7 +94,12 @@ def _result_tables(result: Mapping[str, Any]) -> list[str]:
 
 
 def _made(result: Mapping[str, Any]) -> str:
-    facts = {"precision": result.get("dtype"), "ties": result.get("protocol", {}).get("ties")}
+    facts = {
+        "precision": result.get("dtype"),
+        "weights in": result.get("quantization"),
+        "vectors cut to": result.get("dim"),
+    }
+    facts |= {"ties": result.get("protocol", {}).get("ties")}
     facts |= {"benchmark": result["benchmark"]["fingerprint"][:12]}
     return "; ".join(f"{name}: {value}" for name, value in facts.items() if value) + "."
 

@@ -44,6 +44,11 @@ class Settings:
     base_fingerprint: str | None = None
     card: str | None = field(default=None, repr=False, compare=False)
 
+    @property
+    def base_is_folder(self) -> bool:
+        """Whether the base was read from a folder, by the length of its fingerprint: a commit's is shorter."""
+        return len(self.base_fingerprint or "") == hashlib.sha256().digest_size * 2
+
     def to_dict(self) -> dict[str, Any]:
         return {
             "format": FORMAT, "pooling": self.pooling, "bidirectional": self.bidirectional, "normalize": True,
@@ -134,6 +139,7 @@ def save(
     something else, or the adapter's own base.
     """
     info, base = ModelCardInfo.of(card), settings.base
+    public = not settings.base_is_folder
     adapted, old = model.adapted, settings.card
     _check_target(Path(path), Path(settings.base) if adapted and not merge and settings.base else None)
     with atomic_folder(path) as folder, _stock_config(model):
@@ -151,7 +157,7 @@ def save(
         write_json(folder / SETTINGS_FILE, settings.to_dict())
         width = model.base.config.get_text_config().hidden_size
         write_sentence_files(folder, processor, model.family, settings, width)
-        write_card(folder, info, base=base, old=of_these_weights(old, adapted))
+        write_card(folder, info, base=base, public=public, old=of_these_weights(old, adapted))
 
 
 @contextmanager

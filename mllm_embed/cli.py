@@ -95,7 +95,8 @@ def _card(arguments: argparse.Namespace) -> int:
         raise ConfigError(f"{arguments.model} is no saved model: it has no mllm_embed.json")
     info = ModelCardInfo(license=arguments.license, datasets=arguments.dataset, results=arguments.result)
     place = arguments.model / CARD_FILE
-    write_card(arguments.model, info, base=settings.base, old=read_card(arguments.model), came_from=place)
+    old, public = read_card(arguments.model), not settings.base_is_folder
+    write_card(arguments.model, info, base=settings.base, public=public, old=old, came_from=place)
     sys.stdout.write(f"wrote {place}\n")
     return 0
 

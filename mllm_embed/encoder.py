@@ -19,7 +19,7 @@ from .devices import device_for, dtype_for
 from .errors import ConfigError, DataError, ModelError
 from .families import Family, family_of
 from .hub import check_base, fetched, push
-from .loading import load_model, load_processor
+from .loading import commit_of, load_model, load_processor
 from .lora import load_adapter
 from .model import EmbeddingModel
 from .pooling import Pooling
@@ -79,17 +79,21 @@ class MLLMEmbedder:
         home = fetched(os.fspath(model), SETTINGS_FILE, revision)
         adapter = adapter and fetched(os.fspath(adapter), SETTINGS_FILE)
         if adapter is None and (Path(home) / "adapter_config.json").is_file():
-            model, adapter, revision = _base_of(home), home, None
+            (model, revision), adapter = _base_of(home), home
         name, own = os.fspath(model), read_settings(adapter or home)
         if adapter is not None and own is None:
             raise ModelError(f"{os.fspath(adapter)} is not an adapter folder of mllm_embed: it has no mllm_embed.json")
         place = device_for(device)
         backbone = load_model(name, dtype_for(dtype, place), revision, quantization, place)
         processor = load_processor(name, revision)
-        base = fingerprint(name, getattr(backbone.config, "_commit_hash", None))
+        base = fingerprint(name, commit_of(name, revision))
         if own and own.base_fingerprint and own.base_fingerprint != base:
             raise ModelError(
                 f"the adapter in {os.fspath(adapter)} was trained on another base than {name} ({own.base})"
+            )
+        if isinstance(prompts, str):
+            raise ConfigError(
+                f"prompts is a PromptSet, not a name; give PROMPT_SETS['{prompts}'] of mllm_embed.prompts"
             )
         settings = own or Settings(PROMPT_SETS["instructcir"])
         given = {"prompts": prompts, "pooling": pooling, "bidirectional": bidirectional}
@@ -199,9 +203,9 @@ class MLLMEmbedder:
         queries: np.ndarray | torch.Tensor, documents: np.ndarray | torch.Tensor
     ) -> np.ndarray | torch.Tensor:
         """Cosines [Q, N] float32 of two sets of vectors from `encode`, both of one length and precision."""
-        if isinstance(queries, torch.Tensor):
-            return torch.from_numpy(cosines(queries.numpy(force=True), documents.numpy(force=True)))
-        return cosines(queries, documents)
+        given = [part.numpy(force=True) if isinstance(part, torch.Tensor) else part for part in (queries, documents)]
+        found = cosines(*given)
+        return torch.from_numpy(found) if isinstance(queries, torch.Tensor) else found
 
     def save_pretrained(
         self,
@@ -243,7 +247,7 @@ class MLLMEmbedder:
         missing or refused token, and where the hub cannot be reached.
         """
         if self.model.adapted and not merge:
-            check_base(self.settings.base)
+            check_base(self.settings.base, self.settings.base_is_folder)
         return push(
             lambda folder: self.save_pretrained(folder, merge, card=card),
             repo_id,
@@ -278,10 +282,13 @@ class MLLMEmbedder:
         return vectors.cpu().numpy()
 
 
-def _base_of(adapter: str | os.PathLike[str]) -> str:
+def _base_of(adapter: str | os.PathLike[str]) -> tuple[str, str | None]:
+    """Name and, of a hub id, commit of the base that an adapter was trained on."""
     base = read_object(Path(adapter) / "adapter_config.json").get("base_model_name_or_path")
-    if not base or (base.count("/") > 1 and not Path(base).is_dir()):
+    own = read_settings(adapter)
+    folder = own is not None and own.base_is_folder
+    if not base or ((folder or base.count("/") > 1) and not Path(base).is_dir()):
         raise ModelError(
             f"the base model {base} of {os.fspath(adapter)} is not there; give it: from_pretrained(BASE, adapter=...)"
         )
-    return base
+    return base, None if own is None or Path(base).is_dir() else own.base_fingerprint or None

@@ -48,9 +48,9 @@ def push(
     return str(commit.pr_url or commit.commit_url) if create_pr else str(commit.commit_url)
 
 
-def check_base(base: str | None) -> None:
+def check_base(base: str | None, folder: bool) -> None:
     """An adapter's base must be one that others can get. Raises ModelError for a folder of this machine."""
-    if base and not is_hub_id(base):
+    if base and (folder or not is_hub_id(base)):
         raise ModelError(
             f"the base of this adapter is the folder {base}, which only this machine has: "
             "push with merge=True, or load the base by its hub id"

@@ -33,12 +33,22 @@ def load_model(
         check_family(name, _read_json(name, "config.json", revision, needed=True) or {})
         options = load_options(quantization, name, dtype, place, revision)
         model, found = AutoModel.from_pretrained(
-            name, dtype=dtype, revision=revision, output_loading_info=True, **options
+            name, dtype=dtype, revision=revision, output_loading_info=True, use_safetensors=True, **options
         )
     if found["missing_keys"]:
         raise ModelError(f"{name} lacks weights ({sorted(found['missing_keys'])[0]} and perhaps more); fetch it again")
     cure(model)
     return model
+
+
+def commit_of(name: str, revision: str | None = None) -> str | None:
+    """The commit of a hub id that lies in the cache once the model is loaded; None for a folder."""
+    from transformers.utils import cached_file
+    from transformers.utils.hub import extract_commit_hash
+
+    return (
+        None if Path(name).is_dir() else extract_commit_hash(cached_file(name, "config.json", revision=revision), None)
+    )
 
 
 def load_processor(name: str, revision: str | None = None) -> Any:
@@ -61,6 +71,10 @@ def load_processor(name: str, revision: str | None = None) -> Any:
             processor.video_settings = _video_settings(name, revision, config.model_type)
     if not hasattr(processor, "tokenizer"):
         raise ModelError(f"{name} is no image-text model: its processor has no tokenizer beside its image processor")
+    tokenizer = processor.tokenizer
+    tokenizer.pad_token = tokenizer.pad_token or tokenizer.eos_token  # padding is masked, whatever it is
+    if tokenizer.pad_token is None:
+        raise ModelError(f"the tokenizer of {name} has neither a pad nor an eos token; give it one and save it again")
     return processor
 
 
@@ -111,16 +125,24 @@ def _read_json(name: str, file: str, revision: str | None, needed: bool = False)
     from transformers.utils import cached_file
 
     path = cached_file(name, file, revision=revision, _raise_exceptions_for_missing_entries=needed)
-    return json.loads(Path(path).read_text(encoding="utf-8")) if path else None
+    values = json.loads(Path(path).read_text(encoding="utf-8")) if path else None
+    if values is not None and not isinstance(values, dict):
+        raise ValueError(f"{file} holds no JSON object; fetch the model again")
+    return values
 
 
 @contextmanager
 def _one_sentence(name: str) -> Iterator[None]:
+    from huggingface_hub.errors import StrictDataclassError
     from safetensors import SafetensorError
 
     try:
         yield
-    except (OSError, ValueError, KeyError, ImportError, RuntimeError, SafetensorError) as error:
+    except (
+        OSError, ValueError, KeyError, ImportError, RuntimeError, SafetensorError,
+        # what damaged settings end in, deep inside
+        AttributeError, TypeError, ArithmeticError, StrictDataclassError,
+    ) as error:  # fmt: skip
         where = "" if Path(name).is_dir() else " (no such folder here, so it was taken for a hub id)"
         raise ModelError(f"cannot load the model {name}{where}: {str(error).strip().splitlines()[0]}") from error
 

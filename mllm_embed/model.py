@@ -88,8 +88,8 @@ class EmbeddingModel(nn.Module):
 def look_both_ways(base: nn.Module, family: Family) -> None:
     """Let the language model's attention see what comes after, as well as before.
 
-    transformers makes such masks for a text config with `is_causal` false; where it makes none, since nothing is
-    padded, each attention layer's own flag counts. Raises ConfigError for a family that has no such attention.
+    transformers makes such masks for a text config with `is_causal` false; flash attention, which takes no mask, goes
+    by each layer's own flag. Raises ConfigError for a family that has no such attention.
     """
     if not family.bidirectional:
         raise ConfigError(f"bidirectional attention is not possible by {base.config.model_type}; leave it out")

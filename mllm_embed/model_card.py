@@ -92,11 +92,20 @@ class ModelCardInfo:
         for key in value:
             if key not in known:
                 raise ConfigError(f"card: '{key}' is not known; a card takes {', '.join(known)}")
-        return cls(**value)
+        listed = {
+            key: [value[key]] for key in ("datasets", "results") if isinstance(value.get(key), (str, os.PathLike))
+        }
+        return cls(**{**value, **listed})
 
 
 def write_card(
-    folder: Path, info: ModelCardInfo, *, base: str | None = None, old: str | None = None, came_from: Path | None = None
+    folder: Path,
+    info: ModelCardInfo,
+    *,
+    base: str | None = None,
+    public: bool = True,
+    old: str | None = None,
+    came_from: Path | None = None,
 ) -> None:
     """Write FOLDER/README.md for the model saved there.
 
@@ -104,6 +113,7 @@ def write_card(
         folder: as `save_pretrained` writes it, all other files in place.
         info: what the files do not say.
         base: name of the model that was fine-tuned, as given.
+        public: whether that can be the name of a repository on the hub; a folder's may look like one from elsewhere.
         old: text of an earlier card of the same weights (or of the model before `info.training`).
         came_from: where that stands, for a message.
 
@@ -119,7 +129,7 @@ def write_card(
         sections.pop("Results", None)
     short = base and Path(base).name
     results = [read_result(path) for path in info.results]
-    _fill(card.data, info, base, adapter, results)
+    _fill(card.data, info, base, public, adapter, results)
     if ("lora" in (card.data.tags or [])) != adapter or not intro.strip():
         intro = _intro(short, adapter)
     card.data.tags = [tag for tag in dict.fromkeys([*(card.data.tags or []), *_TAGS]) if tag not in ("lora", "peft")]
@@ -164,16 +174,24 @@ def _split(text: str) -> tuple[str, dict[str, str]]:
         else:
             parts[-1][1].append(line)
     (_, intro), *rest = parts
-    return "\n".join(intro), {name: "\n".join(lines) for name, lines in rest}
+    sections: dict[str, str] = {}
+    for name, lines in rest:
+        sections[name] = "\n".join([*([sections[name], ""] if name in sections else []), *lines])
+    return "\n".join(intro), sections
 
 
 def _fill(
-    data: ModelCardData, info: ModelCardInfo, base: str | None, adapter: bool, results: Sequence[Mapping[str, Any]]
+    data: ModelCardData,
+    info: ModelCardInfo,
+    base: str | None,
+    public: bool,
+    adapter: bool,
+    results: Sequence[Mapping[str, Any]],
 ) -> None:
     """The metadata (huggingface.co/docs/hub/model-cards); what an earlier card says goes before a guess."""
     data.library_name = data.library_name or "sentence-transformers"
     data.pipeline_tag = data.pipeline_tag or "feature-extraction"
-    if base and is_hub_id(base):
+    if base and public and is_hub_id(base):
         data.base_model = data.base_model or base
     if data.base_model:
         data["base_model_relation"] = "adapter" if adapter else data.get("base_model_relation", "finetune")
@@ -184,7 +202,7 @@ def _fill(
     if info.license:
         data.license, data.license_name, data.license_link = info.license, None, None
     elif data.license in (None, UNKNOWN):
-        of_base = _base_licence(base)
+        of_base = _base_licence(base, public)
         data.license = of_base.get("license", UNKNOWN)
         data.license_name, data.license_link = of_base.get("license_name"), of_base.get("license_link")
     fresh = [entry for result in results for entry in eval_results(result)]
@@ -201,13 +219,13 @@ def is_hub_id(name: str) -> bool:
     return bool(re.fullmatch(r"[\w.-]+/[\w.-]+", name)) and not name.startswith(".") and not Path(name).is_dir()
 
 
-def _base_licence(base: str | None) -> dict[str, str]:
+def _base_licence(base: str | None, public: bool) -> dict[str, str]:
     """The licence keys of the base's card where that is at hand: in its folder, or fetched before. Never a guess."""
     from huggingface_hub import try_to_load_from_cache
 
     if not base:
         return {}
-    path = try_to_load_from_cache(base, CARD_FILE) if is_hub_id(base) else Path(base) / CARD_FILE
+    path = try_to_load_from_cache(base, CARD_FILE) if public and is_hub_id(base) else Path(base) / CARD_FILE
     if not isinstance(path, (str, Path)) or not Path(path).is_file():
         return {}
     try:

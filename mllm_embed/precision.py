@@ -13,7 +13,7 @@ Precision = Literal["float32", "int8", "binary"]
 
 def check_dim(dim: int | None, width: int) -> None:
     """Raises ConfigError for a `dim` that vectors of `width` numbers do not have."""
-    if dim is not None and not 1 <= dim <= width:
+    if dim is not None and not (type(dim) is int and 1 <= dim <= width):
         raise ConfigError(f"dim must be between 1 and {width}, the length of this model's vectors, not {dim}")
 
 
@@ -48,8 +48,12 @@ def cosines(queries: np.ndarray, documents: np.ndarray) -> np.ndarray:
     """[Q, N] float32 similarities of vectors of one precision, told by their dtype.
 
     float32: the inner product of unit vectors. int8: the cosine. uint8 (binary): 1 - 2 x Hamming distance / bits, the
-    cosine of the sign vectors; bits that fill the last byte count as equal.
+    cosine of the sign vectors; bits that fill the last byte count as equal. Raises ConfigError for two precisions or
+    lengths.
     """
+    if queries.dtype != documents.dtype or queries.shape[1] != documents.shape[1]:
+        kinds = " and ".join(f"{part.shape[1]} x {part.dtype}" for part in (queries, documents))
+        raise ConfigError(f"similarity needs vectors of one length and precision, not {kinds}; encode both alike")
     if queries.dtype == np.uint8:
         queries, documents = (np.unpackbits(bits, axis=1).astype(np.float32) * 2 - 1 for bits in (queries, documents))
         return queries @ documents.T / queries.shape[1]

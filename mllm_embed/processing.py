@@ -48,7 +48,10 @@ class ItemProcessor:
         pictures = [[load_image(image) for image in item.images] for item in items]
         if any(pictures) != all(pictures):
             raise DataError("a batch holds inputs with and without pictures; process the two kinds apart")
-        batch = self._call(texts, pictures)
+        try:
+            batch = self._call(texts, pictures)
+        except (ValueError, TypeError) as error:
+            raise self._named(items, texts, pictures) or error from error
         if self.content:
             batch["content_mask"] = self._content_mask(items, batch)
         return batch
@@ -68,17 +71,39 @@ class ItemProcessor:
         mask = torch.isin(ids, torch.tensor(self.processor.image_token_ids)) & real
         for row, item in enumerate(items):
             tail = _after_pictures(ids[row], mask[row] if item.images else ~real[row])
-            start, end = _inserted(tail.tolist(), self._bare(item.role, len(item.images)))
-            mask[row, len(ids[row]) - len(tail) + start : len(ids[row]) - len(tail) + end] = True
+            for bare in self._without_words(item):
+                start, end = _inserted(tail.tolist(), bare)
+                mask[row, len(ids[row]) - len(tail) + start : len(ids[row]) - len(tail) + end] = True
         return mask.long()
+
+    def _without_words(self, item: Item) -> list[list[int]]:
+        """The tokens after the last picture of the item's prompt without its words, or without each of its two."""
+        marks = MARKS.get(item.role, ())
+        if len(marks) < 2:
+            return [self._bare(item.role, len(item.images))]
+        given = {TEXT: item.text, INSTRUCTION: item.words}
+        texts = [self._filled(item.role, 0, {**given, mark: ""}) for mark in marks]
+        return [self._call([text], [[]])["input_ids"][0].tolist() for text in texts]
 
     def render(self, item: Item) -> str:
         """The whole prompt of an item as the tokenizer gets it, with the placeholders of its pictures."""
-        words = {TEXT: item.text or item.words, INSTRUCTION: item.words}
-        marks = "|".join(map(re.escape, MARKS.get(item.role, ())))
-        template = self._template(item.role, len(item.images))
+        return self._filled(item.role, len(item.images), {TEXT: item.text or item.words, INSTRUCTION: item.words})
+
+    def _filled(self, role: Role, images: int, words: dict[str, str | None]) -> str:
+        marks = "|".join(map(re.escape, MARKS.get(role, ())))
+        template = self._template(role, images)
         # in one pass, since the user's words may hold a mark
         return re.sub(marks, lambda mark: self._checked(words[mark[0]]), template) if marks else template
+
+    def _named(self, items: Sequence[Item], texts: list[str], pictures: list[list[Image.Image]]) -> DataError | None:
+        """The error of the first input that the processor refuses by itself."""
+        for item, text, shown in zip(items, texts, pictures, strict=True):
+            try:
+                self._call([text], [shown])
+            except (ValueError, TypeError) as error:
+                what = ", ".join(map(str, item.images)) or repr((item.words or "")[:60])
+                return DataError(f"{what} cannot be read by this model: {str(error).strip().splitlines()[0]}")
+        return None
 
     def _checked(self, words: str) -> str:
         for token in self._placeholders:
@@ -88,7 +113,7 @@ class ItemProcessor:
 
     def _bare_tail(self, role: Role, images: int) -> list[int]:
         """The tokens after the last picture of a prompt without words."""
-        text = re.sub("|".join(map(re.escape, MARKS.get(role, (TEXT,)))), "", self._template(role, images))
+        text = self._filled(role, images, dict.fromkeys(MARKS.get(role, ()), ""))
         blank = Image.new("RGB", (64, 64))
         batch = self._call([text], [[blank] * images])
         ids, real = batch["input_ids"][0], batch["attention_mask"][0].bool()

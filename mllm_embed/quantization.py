@@ -122,7 +122,7 @@ def full_precision(embedder: MLLMEmbedder) -> MLLMEmbedder:
     Raises ModelError when the base is gone, or is itself stored quantised.
     """
     settings, source = embedder.settings, embedder.settings.base
-    revision = None if Path(source).is_dir() else settings.base_fingerprint or None
+    revision = None if settings.base_is_folder else settings.base_fingerprint or None
     with TemporaryDirectory() as folder:
         adapter = Path(folder) / "adapter" if embedder.model.adapted else None
         if adapter:
