@@ -147,6 +147,9 @@ def test_mteb_never_takes_one_model_for_another(tiny_llava: Path, tuned: MLLMEmb
     revisions.add(MTEBModel(base).mteb_model_meta.revision)
     next(p for n, p in base.model.named_parameters() if "lora_B" in n).data += 1
     revisions.add(MTEBModel(base).mteb_model_meta.revision)
-    assert len(revisions) == 4
+    for options in ({"dim": 16}, {"quantization": "nf4"}):
+        other = MLLMEmbedder.from_pretrained(tiny_llava, dtype="float32", **options)
+        revisions.add(MTEBModel(other).mteb_model_meta.revision)
+    assert len(revisions) == 6
     assert MTEBModel(base).mteb_model_meta.name == f"mllm_embed/{tiny_llava.name}"
     assert MTEBModel(base, "me/shoes", "v1").mteb_model_meta.revision == "v1"

@@ -150,3 +150,46 @@ def test_a_pushed_model_loads_by_its_name_with_its_prompts(tiny_llava: Path, tmp
     done = subprocess.run([sys.executable, "-c", code], capture_output=True, text=True, env=environment)
     expected = "mine False me/shoes (1, 64)" if merge else "mine True org/base (1, 64)"
     assert done.stdout.strip() == expected, done.stderr
+
+
+def test_a_base_on_the_hub_is_known_by_its_commit(tiny_llava: Path, other_llava: Path, tmp_path: Path) -> None:
+    """Its repository goes on to other weights: an adapter still gets those it was trained on, and refuses others."""
+    place = tmp_path / "cache/models--org--base"
+    for commit, folder in (("a" * 40, tiny_llava), ("b" * 40, other_llava)):
+        shutil.copytree(folder, place / "snapshots" / commit)
+    (place / "refs").mkdir()
+    (place / "refs/main").write_text("a" * 40)
+    code = (
+        "import sys; from pathlib import Path; from mllm_embed import MLLMEmbedder\n"
+        "from mllm_embed.lora import LoraSpec, add_lora; from mllm_embed.errors import ModelError\n"
+        "e = MLLMEmbedder.from_pretrained('org/base', dtype='float32')\n"
+        "add_lora(e.model, LoraSpec(rank=4), e.family); e.save_pretrained('out')\n"
+        "Path(sys.argv[1]).write_text('b' * 40)\n"
+        "again = MLLMEmbedder.from_pretrained('out', dtype='float32')\n"
+        "print(e.settings.base_fingerprint, abs(again.encode(['a hat']) - e.encode(['a hat'])).max() < 1e-6)\n"
+        "try: MLLMEmbedder.from_pretrained('org/base', adapter='out')\n"
+        "except ModelError as error: print(error)"
+    )
+    environment = os.environ | {"HF_HUB_CACHE": str(tmp_path / "cache"), "HF_HUB_OFFLINE": "1"}
+    words = [sys.executable, "-c", code, str(place / "refs/main")]
+    done = subprocess.run(words, capture_output=True, text=True, env=environment, cwd=tmp_path)
+    first, second = done.stdout.strip().splitlines()[-2:]
+    assert first == f"{'a' * 40} True", done.stderr
+    assert "was trained on another base" in second
+
+
+def test_a_folder_is_never_taken_for_a_repository(
+    tiny_llava: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    (tmp_path / "here/models").mkdir(parents=True)
+    shutil.copytree(tiny_llava, tmp_path / "here/models/llava")
+    monkeypatch.chdir(tmp_path / "here")
+    embedder = MLLMEmbedder.from_pretrained("models/llava")
+    add_lora(embedder.model, LoraSpec(rank=4), embedder.family)
+    monkeypatch.chdir(tmp_path)
+    embedder.save_pretrained("out")
+    assert "base_model" not in ModelCard.load("out/README.md").data.to_dict()
+    with pytest.raises(ModelError, match=r"the base model models/llava of out is not there; give it"):
+        MLLMEmbedder.from_pretrained("out")
+    with pytest.raises(ModelError, match="which only this machine has"):
+        embedder.push_to_hub("me/shoes")

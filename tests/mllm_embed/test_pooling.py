@@ -27,6 +27,7 @@ def pooled(tiny_llava: Path) -> MLLMEmbedder:
         (Query(image=["0.png", "1.png"], instruction="both"), "both"),
         (Document(image="0.png", text="a flag"), "a flag"),
         (Document(image="0.png"), ""),
+        (Query(text="a red hat", instruction="as a cap"), "a red hatas a cap"),  # and nothing of what lies between
     ],
 )
 def test_content_is_pictures_and_words(pooled: MLLMEmbedder, data: Path, item: Query | Document, words: str) -> None:

@@ -64,8 +64,15 @@ def test_tensors_stay_tensors(embedder: MLLMEmbedder) -> None:
     assert torch.equal(embedder.similarity(bits, bits).diagonal(), torch.ones(len(TEXTS)))
 
 
+def test_vectors_of_two_kinds_are_not_compared(embedder: MLLMEmbedder) -> None:
+    whole = embedder.encode(TEXTS)
+    for other in (embedder.encode(TEXTS, precision="int8"), embedder.encode(TEXTS, dim=16)):
+        with pytest.raises(ConfigError, match="one length and precision, not 64 x float32 and"):
+            embedder.similarity(whole, other)
+
+
 def test_what_a_vector_cannot_be_is_refused(tiny_llava, embedder: MLLMEmbedder) -> None:
-    for dim in (0, 65):
+    for dim in (0, 65, 1.5):
         with pytest.raises(ConfigError, match=f"between 1 and 64, .* not {dim}"):
             embedder.encode(TEXTS, dim=dim)
         with pytest.raises(ConfigError, match=f"between 1 and 64, .* not {dim}"):
