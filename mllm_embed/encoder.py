@@ -152,7 +152,8 @@ class MLLMEmbedder:
     ) -> np.ndarray | torch.Tensor:
         """Embed anything that `types.as_item` reads: texts (str), pictures (Path, bytes, PIL), Query, Document, dicts.
 
-        Equal inputs are computed once, and inputs of like length share a batch; neither changes a vector.
+        Equal inputs are computed once, and inputs of like length share a batch; in float32 neither changes a
+        vector by more than 1e-5, and in half precision by no more than its rounding.
 
         Args:
             inputs: what to embed.

@@ -68,6 +68,8 @@ class Row:
             self.problem(f'"{key}" must be a string, not {_short(value)}')
         elif not value.strip():
             self.problem(f'"{key}" is empty')
+        elif not value.isascii() and any("\ud800" <= letter <= "\udfff" for letter in value):
+            self.problem(f'"{key}" holds half a character (a lone surrogate): {_short(value)}')
         return value if isinstance(value, str) else ""
 
     def optional_text(self, key: str) -> str | None:

@@ -1,7 +1,7 @@
 """What float32, bfloat16, int8 and nf4 cost in memory and time, and what they do to the vectors and the retrieval.
 
-    python scripts/make_scenes.py --output runs/scenes
-    python scripts/bench_precision.py runs/scenes/seen runs/scenes/unseen
+    python scripts/make_scenes.py --output runs/demo/data
+    python scripts/bench_precision.py runs/demo/data/seen runs/demo/data/unseen
 
 Measures the embedded model with its adapters, and a LLaVA whose language model is SmolLM2-135M (made once from a Python
 package; skipped with a line where that is not installed). Each is loaded in every precision in one process, and all
@@ -29,7 +29,7 @@ from torch import Tensor, nn
 
 from mllm_embed import MLLMEmbedder
 from mllm_embed.devices import bfloat16_pays
-from mllm_embed.errors import ModelError, user_errors
+from mllm_embed.errors import ConfigError, ModelError, user_errors
 from mllm_embed.eval.benchmarks import open_suite
 from mllm_embed.eval.score import Vectors, score
 from mllm_embed.eval.suite import Suite, Task
@@ -72,6 +72,8 @@ def main() -> int:
     parser.add_argument("--output", type=Path, default=Path("runs/precision.json"))
     parser.add_argument("--peak", nargs=2, metavar=("MODEL", "PRECISION"), help=argparse.SUPPRESS)
     args = parser.parse_args()
+    if min(args.items, args.repeat) < 1:
+        raise ConfigError(f"--items and --repeat must be at least 1, not {args.items} and {args.repeat}")
     suites = {folder.name: _composed(open_suite("folder", folder)) for folder in args.benchmarks}
     timed = _timed(next(iter(suites.values())), args.items)
     if args.peak:

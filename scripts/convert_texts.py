@@ -53,7 +53,7 @@ def _decoded(text: str, where: object) -> Any:
 
 def _csv_rows(file: TextIO, path: Path) -> Iterator[tuple[str, dict[str, Any]]]:
     csv.field_size_limit(1 << 24)
-    reader = csv.DictReader(file)
+    reader = csv.DictReader(file, strict=True)
     try:
         for row in reader:
             if None in row:
@@ -89,6 +89,8 @@ def _renamed(row: Any, where: str) -> dict[str, str]:
     for name in names:
         if not isinstance(row[name], str | None):
             raise DataError(f"{where}: {name} must be a text, not {json.dumps(row[name])[:60]}")
+        if any("\ud800" <= letter <= "\udfff" for letter in row[name] or ""):
+            raise DataError(f"{where}: {name} holds half a character (a lone surrogate); mend the row")
     return {new: (row[old] or "").strip() for old, new in names.items()}
 
 

@@ -199,9 +199,13 @@ def load_recipe(path: str | Path, overrides: list[str] = ()) -> Recipe:
     path = _find(Path(path))
     raw = _read(path)
     if "base" in raw:
-        base = _read(_find(Path(str(raw.pop("base")))))
+        name = raw.pop("base")
+        if not isinstance(name, str):
+            raise ConfigError(f"recipe {path}: base is the name of one other recipe, not {name!r}")
+        beside = path.parent / name
+        base = _read(beside if beside.is_file() else _find(Path(name)))
         if "base" in base:
-            raise ConfigError(f"recipe {path}: its base has a base itself; name that one, or copy its keys")
+            raise ConfigError(f"recipe {path}: its base {name} stands on a base itself; copy that one's keys")
         raw = _merged(base, raw)
     for override in overrides:
         _apply(raw, override)
@@ -215,7 +219,7 @@ def _find(path: Path) -> Path:
     if path.is_file():
         return path
     named = RECIPES / f"{path.name}.yaml"
-    if path.suffix == ".yaml" or not named.is_file():
+    if path != Path(path.name) or path.suffix == ".yaml" or not named.is_file():
         known = ", ".join(sorted(p.stem for p in RECIPES.glob("*.yaml")))
         raise ConfigError(f"recipe {path} does not exist; give a YAML file or one of: {known}")
     return named

@@ -19,6 +19,7 @@ if TYPE_CHECKING:
     from .plan_model import Counts
 
 GIB = 1 << 30
+MAX_PIXELS = 50_000_000  # as mllm_embed.images, whose import would slow --help
 EPILOG = """examples:
   python -m training plan qwen2-vl-2b --memory 24
   python -m training plan qwen2-vl-7b --memory 80 --override stages.instructions.batch_size=32
@@ -81,6 +82,7 @@ def make_plan(recipe: Recipe, memory: float | None = None, picture: tuple[int, i
     from mllm_embed.devices import bfloat16_pays, dtype_for
     from mllm_embed.lora import LoraSpec
 
+    from .checks import check_batch, check_dimension
     from .plan_memory import RESERVE, Setting, language_peak, pixel_bytes, projector_bytes, vision_peak
     from .plan_model import build, find_config, stored_bytes
 
@@ -97,6 +99,9 @@ def make_plan(recipe: Recipe, memory: float | None = None, picture: tuple[int, i
     stages: dict[str, StagePlan] = {}
     for name, stage in recipe.stages.items():
         rows = _rows(stage)
+        check_dimension(recipe, config.get_text_config().hidden_size)
+        if rows is not None:
+            check_batch(name, stage, rows)
         inputs = _inputs(recipe, stage, rows, config, picture)
         stages[name] = StagePlan(
             inputs, pixel_bytes(model, inputs), vision_peak(model, inputs, setting),
@@ -116,7 +121,7 @@ def _rows(stage: Stage) -> list[Row] | None:
 
     if not stage.data.exists():
         return None
-    return read_rows(DataFolder.open(stage.data), stage.data, stage.rows, stage.roles)
+    return read_rows(DataFolder.open(stage.data, stage.pictures), stage.data, stage.rows, stage.roles)
 
 
 def _steps(stage: Stage, rows: list[Row] | None) -> int | None:
@@ -132,12 +137,13 @@ def _inputs(
     from mllm_embed.checkpoint import read_settings
     from mllm_embed.prompts import PROMPT_SETS
 
+    from .checks import prompts_of
     from .plan_inputs import micro_batches
     from .plan_model import locate
 
     folder = locate(recipe.model)
     saved = read_settings(folder) if folder else None
-    prompts = PROMPT_SETS.get(recipe.prompts or "") or (saved.prompts if saved else PROMPT_SETS["instructcir"])
+    prompts = prompts_of(recipe) or (saved.prompts if saved else PROMPT_SETS["instructcir"])
     return micro_batches(stage, rows, config, _processor(folder), prompts, picture)
 
 
@@ -207,6 +213,8 @@ def check(recipe: Recipe, plan: Plan) -> None:
     fixed = plan.base + plan.trained + plan.reserve
     room = plan.available - fixed
     need = f"{recipe.model} needs {_gib(plan.total)} GiB and {_gib(plan.available)} are there"
+    if room <= 0 and plan.base < plan.reserve:
+        raise ConfigError(f"{need}; the libraries alone take {_gib(plan.reserve)}")
     if room <= 0:
         smaller = "choose a smaller model" if plan.precision in ("nf4", "int8") else "set quantization: nf4"
         raise ConfigError(f"{need}: the weights alone take {_gib(fixed)}; {smaller}, or a larger card")
@@ -257,4 +265,6 @@ def _size(text: str) -> tuple[int, int]:
         width = height = 0
     if width < 1 or height < 1:
         raise argparse.ArgumentTypeError(f"'{text}' is not a size; write it as 1024x768")
+    if width * height > MAX_PIXELS or max(width, height) > 200 * min(width, height):
+        raise argparse.ArgumentTypeError(f"'{text}' is larger or thinner than any picture that models read")
     return width, height

@@ -10,12 +10,13 @@ from typing import Any
 import torch
 from PIL import Image
 
+from mllm_embed.families import family_of
 from mllm_embed.images import load_image
 from mllm_embed.processing import ItemProcessor
 from mllm_embed.prompts import PromptSet
 from mllm_embed.types import Document, Item, Query
 
-from .config import Stage
+from .config import PICTURE_ROLES, Stage
 from .data import Row
 
 # What stands for a data set that is not on disk: its words are about as long as a long caption of COCO, its pictures
@@ -66,10 +67,11 @@ def micro_batches(
     for use in sorted(stage.uses, key=lambda use: use.frozen):
         group = use.frozen, samples[use.role].role
         counts[group] = counts.get(group, 0) + stage.batch_size
-    items = ItemProcessor(processor, prompts) if processor is not None else None
+    items = ItemProcessor(processor, prompts, family_of(config)) if processor is not None else None
     batches = []
     for (frozen, kind), count in counts.items():
-        longest = max((s for s in samples.values() if s.role == kind), key=ItemProcessor.length)
+        alike = [sample for sample in samples.values() if sample.role == kind]
+        longest = _joined(max(alike, key=_pixels), max(alike, key=_letters))
         one = _processed(items, config, longest) if items else _estimated(config, prompts, longest)
         batches.append(replace(one, count=count, frozen=frozen))
     return batches
@@ -83,20 +85,35 @@ def _samples(stage: Stage, rows: list[Row] | None, size: tuple[int, int] | None)
     samples = {}
     for role in stage.roles:
         items = [row.roles[role] for row in rows]
-        item = max(items, key=ItemProcessor.length)
+        item = max(items, key=_letters)
         if item.images:
-            sizes = [load_image(item.images[0]).size for item in items[:SAMPLE]]
+            sizes = [load_image(picture).size for item in items[:SAMPLE] for picture in item.images]
             picture = Image.new("RGB", size or max(sizes, key=math.prod))
-            item = replace(item, image=[picture] * len(item.images))
+            item = replace(item, image=[picture] * max(len(other.images) for other in items))
         samples[role] = item
     return samples
+
+
+def _letters(item: Item) -> int:
+    return len(item.text or "") + len(item.words or "")
+
+
+def _pixels(item: Item) -> int:
+    return sum(math.prod(picture.size) for picture in item.images)
+
+
+def _joined(shown: Item, told: Item) -> Item:
+    """The pictures of the one with the words of the other."""
+    return replace(told, image=list(shown.images)) if shown.images else told
 
 
 def _example(role: str, picture: Image.Image) -> Item:
     """What a role looks like, by its name."""
     if role in ("composed", "composed_text"):
         return Query(picture, WORDS) if role == "composed" else Query(text=WORDS, instruction=WORDS)
-    return Document(image=picture) if "image" in role else Document(text=WORDS)
+    if role == "target_captioned":
+        return Document(image=picture, text=WORDS)
+    return Document(image=picture) if role in PICTURE_ROLES else Document(text=WORDS)
 
 
 def _processed(items: ItemProcessor, config: Any, item: Item) -> MicroBatch:
@@ -106,7 +123,7 @@ def _processed(items: ItemProcessor, config: Any, item: Item) -> MicroBatch:
     if pixels is None:
         return MicroBatch(item.role, 1, ids.shape[1])
     vision = config.vision_config
-    patches = pixels.numel() // (3 * vision.patch_size**2 * getattr(vision, "temporal_patch_size", 1))
+    patches = pixels.numel() // (3 * _side(vision.patch_size) ** 2 * getattr(vision, "temporal_patch_size", 1))
     tokens = int(torch.isin(ids, torch.tensor(items.processor.image_token_ids)).sum())
     return MicroBatch(item.role, 1, ids.shape[1], tokens, patches, pixels.numel())
 
@@ -130,27 +147,37 @@ def picture_cost(config: Any, width: int, height: int) -> Picture:
     (LLaVA-NeXT); none of them: one square (LLaVA, arXiv 2304.08485).
     """
     vision = config.vision_config
-    patch, frames = vision.patch_size, getattr(vision, "temporal_patch_size", 1)
+    patch, frames = _side(vision.patch_size), getattr(vision, "temporal_patch_size", 1)
     if hasattr(vision, "spatial_merge_size"):
         patches = _any_size(width, height, patch, vision.spatial_merge_size)
         return Picture(patches // vision.spatial_merge_size**2, patches, patches * 3 * patch**2 * frames)
-    grid = vision.image_size // patch
+    side = _side(vision.image_size)
+    grid = side // patch
     if hasattr(config, "scale_factor"):
-        rows, columns = _tiles(width, height, vision.image_size)
+        rows, columns = _tiles(width, height, side)
         one = (grid // config.scale_factor) ** 2
         tokens = one + 3 + rows * (columns * (one + 2) + 1)  # each tile has its own marks
         tiles = rows * columns + 1
     elif hasattr(config, "image_grid_pinpoints"):
-        tokens, tiles = _best_grid(width, height, vision.image_size, grid, config.image_grid_pinpoints)
+        tokens, tiles = _best_grid(width, height, side, grid, config.image_grid_pinpoints)
     else:
-        tokens, tiles = grid**2, 1
-    return Picture(tokens, tiles * grid**2, tiles * 3 * vision.image_size**2)
+        tokens, tiles = getattr(config, "mm_tokens_per_image", grid**2), 1  # Gemma 3 pools its patches
+    return Picture(tokens, tiles * grid**2, tiles * 3 * side**2)
+
+
+def _side(length: Any) -> int:
+    """Some configs write a square's side as a pair."""
+    return length[0] if isinstance(length, (list, tuple)) else length
 
 
 def _any_size(width: int, height: int, patch: int, merge: int) -> int:
     from transformers.models.qwen2_vl.image_processing_pil_qwen2_vl import Qwen2VLImageProcessorPil
 
-    processor = Qwen2VLImageProcessorPil(patch_size=patch, merge_size=merge)
+    # 4 to 16,384 tokens a picture, as the released models' preprocessor_config.json has it (max_pixels 12,845,056 of 28
+    # x 28 a token); the class by itself stops at a tenth of that
+    token = (patch * merge) ** 2
+    size = {"shortest_edge": 4 * token, "longest_edge": 16384 * token}
+    processor = Qwen2VLImageProcessorPil(patch_size=patch, merge_size=merge, size=size)
     return processor.get_number_of_image_patches(height, width, {})
 
 

@@ -9,6 +9,7 @@ from typing import Any
 
 from torch import Tensor, device, dtype, nn
 
+from mllm_embed.checkpoint import read_object
 from mllm_embed.errors import ModelError
 from mllm_embed.families import check_family, family_of
 from mllm_embed.lora import LoraSpec, add_lora
@@ -61,6 +62,7 @@ def find_config(name: str) -> tuple[Any, str]:
     Nothing is fetched. Raises ModelError for a model of which none of the three has a config, and for a family that is
     not supported.
     """
+    from huggingface_hub.errors import StrictDataclassError
     from transformers import AutoConfig
 
     folder, shape = locate(name), SHAPES / f"{name.replace('/', '--')}.json"
@@ -72,11 +74,11 @@ def find_config(name: str) -> tuple[Any, str]:
             f"no config of {name}: it is no folder, not in the hub's cache, and not among the shapes that ship; "
             f"run `hf download {name} config.json`, or give one of: {known}"
         )
+    check_family(name, read_object((folder / "config.json") if folder else shape))
     try:
         config = AutoConfig.from_pretrained(folder or shape)
-    except (OSError, ValueError, TypeError) as error:
+    except (OSError, ValueError, TypeError, StrictDataclassError) as error:
         raise ModelError(f"cannot read the config of {name}: {str(error).strip().splitlines()[0]}") from error
-    check_family(name, config.to_dict())
     if not folder:
         return config, "the shapes that ship with the library"
     return config, f"the folder {name}" if folder == Path(name) else "the hub's cache"

@@ -13,14 +13,14 @@ from transformers import TrainerCallback, TrainingArguments, set_seed
 
 from mllm_embed import MLLMEmbedder
 from mllm_embed.devices import bfloat16_pays, device_for
-from mllm_embed.errors import ConfigError, DataError
+from mllm_embed.errors import ConfigError
 from mllm_embed.files import write_file
 from mllm_embed.folder import DataFolder
 from mllm_embed.lora import LoraSpec, add_lora, load_adapter
 from mllm_embed.model_card import ModelCardInfo
-from mllm_embed.prompts import PROMPT_SETS
 
 from .card import card_of
+from .checks import check_batch, check_dimension, prompts_of
 from .collator import ContrastiveCollator
 from .config import Recipe, Stage
 from .data import Row
@@ -64,7 +64,7 @@ def run_recipe(recipe: Recipe, after_stage: Callable[[str, Path], None] | None =
     finished = check_output(recipe, data)
     bf16 = bfloat16_pays(device_for()) if recipe.bf16 == "auto" else recipe.bf16
     embedder = _load(recipe, bf16)
-    _check_dimensions(recipe, embedder.dimension)
+    check_dimension(recipe, embedder.dimension)
     if finished:
         load_adapter(embedder.model, recipe.output / finished[-1], trainable=True)
     else:
@@ -92,21 +92,15 @@ def _folders(recipe: Recipe) -> dict[Path, DataFolder]:
 
 def _rows(name: str, stage: Stage, folder: DataFolder) -> list[Row]:
     rows = read_rows(folder, stage.data, stage.rows, stage.roles)
-    if len(rows) < stage.batch_size:
-        raise DataError(
-            f"stage '{name}': {stage.data} has {len(rows)} {stage.rows}, fewer than batch_size {stage.batch_size}; "
-            "lower it or add rows"
-        )
+    check_batch(name, stage, rows)
     return rows
 
 
 def _load(recipe: Recipe, bf16: bool) -> MLLMEmbedder:
     """The base model: under autocast what "auto" means on this processor, in float32 without it."""
-    if recipe.prompts is not None and recipe.prompts not in PROMPT_SETS:
-        raise ConfigError(f"prompts: '{recipe.prompts}' is not one of {', '.join(PROMPT_SETS)}")
-    prompts = PROMPT_SETS[recipe.prompts] if recipe.prompts else None
     embedder = MLLMEmbedder.from_pretrained(
-        recipe.model, dtype="auto" if bf16 else "float32", quantization=recipe.quantization, prompts=prompts,
+        recipe.model, dtype="auto" if bf16 else "float32", quantization=recipe.quantization,
+        prompts=prompts_of(recipe),
         pooling=recipe.pooling, bidirectional=recipe.bidirectional,
     )  # fmt: skip
     if embedder.model.adapted:
@@ -119,15 +113,6 @@ def _load(recipe: Recipe, bf16: bool) -> MLLMEmbedder:
         reason = str(error).strip().splitlines()[0]
         raise ConfigError(f"attention: '{recipe.attention}' does not work here ({reason})") from error
     return embedder
-
-
-def _check_dimensions(recipe: Recipe, dimension: int) -> None:
-    for name, stage in recipe.stages.items():
-        if stage.matryoshka and stage.matryoshka[-1] >= dimension:
-            raise ConfigError(
-                f"stage '{name}': matryoshka {stage.matryoshka[-1]} must be smaller than the {dimension} dimensions of "
-                f"{recipe.model}, which are trained anyway"
-            )
 
 
 def _train_stage(

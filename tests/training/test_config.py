@@ -84,7 +84,7 @@ def test_a_recipe_is_laid_over_its_base(recipe: Path, tmp_path: Path) -> None:
     assert (loaded.lora.rank, loaded.lora.alpha, loaded.seed, loaded.stages["one"].batch_size) == (2, 32, 3, 8)
     assert (loaded.model, loaded.stages["one"].terms) == (base.model, base.stages["one"].terms)
     (tmp_path / "grandchild.yaml").write_text(f"base: {child}")
-    with pytest.raises(ConfigError, match="its base has a base itself"):
+    with pytest.raises(ConfigError, match="stands on a base itself"):
         load_recipe(tmp_path / "grandchild.yaml")
     child.write_text("base: nowhere")
     with pytest.raises(ConfigError, match="nowhere does not exist"):

@@ -7,11 +7,13 @@ import re
 import shutil
 from pathlib import Path
 
+import families
 import pytest
 import torch
 import yaml
+from PIL import Image
 
-from mllm_embed import MLLMEmbedder
+from mllm_embed import Document, MLLMEmbedder
 from mllm_embed.errors import ConfigError, ModelError
 from mllm_embed.folder import DataFolder
 from mllm_embed.lora import LoraSpec, add_lora
@@ -20,6 +22,7 @@ from mllm_embed.training.collator import ContrastiveCollator
 from mllm_embed.training.config import RECIPES, load_recipe
 from mllm_embed.training.data.folder import read_rows
 from mllm_embed.training.plan import GIB, check, describe, make_plan
+from mllm_embed.training.plan import main as plan
 from mllm_embed.training.plan_inputs import picture_cost
 from mllm_embed.training.plan_memory import LiveBytes
 from mllm_embed.training.plan_model import SHAPES, find_config
@@ -219,8 +222,11 @@ def test_refusals_name_what_to_lower_and_then_it_fits(recipe: Path) -> None:
     size = re.search(r"batch_size to about (\d+) \(now 8\)", str(caught.value))[1]
     smaller = load_recipe(recipe, [*options, f"stages.instructions.batch_size={size}", "stages.captions.batch_size=4"])
     check(smaller, make_plan(smaller, room))
-    with pytest.raises(ConfigError, match="the weights alone take 1.0.* set quantization: nf4"):
+    with pytest.raises(ConfigError, match="the libraries alone take 1.0"):
         check(loaded, make_plan(loaded, 0.5))
+    large = load_recipe("qwen2-vl-7b")
+    with pytest.raises(ConfigError, match="the weights alone take 17.*; set quantization: nf4, or a larger card"):
+        check(large, make_plan(large, 8))
 
 
 def test_quantised_weights_take_what_bitsandbytes_keeps(recipe: Path) -> None:
@@ -269,6 +275,63 @@ def test_a_larger_picture_takes_more(recipe: Path) -> None:
 
 def test_a_damaged_config_is_named(recipe: Path, tiny_llava: Path, tmp_path: Path) -> None:
     broken = shutil.copytree(tiny_llava, tmp_path / "broken")
-    (broken / "config.json").write_text("{")
-    with pytest.raises(ModelError, match="cannot read the config of"):
-        make_plan(load_recipe(recipe, [f"model={broken}"]))
+    for content in ("{", "[]", '{"model_type": "llava", "text_config": {"hidden_size": "wide"}}'):
+        (broken / "config.json").write_text(content)
+        with pytest.raises(ModelError, match="is damaged|cannot read the config of"):
+            make_plan(load_recipe(recipe, [f"model={broken}"]))
+
+
+@pytest.mark.parametrize("family", ["paligemma", "internvl", "gemma3", "mllama", "qwen3_vl"])
+def test_families_with_ways_of_their_own_plan(tmp_path: Path, capsys: pytest.CaptureFixture[str], family: str) -> None:
+    """With its processor: the tokens of its pictures are those that it makes."""
+    folder = families.make(family, tmp_path / family)
+    keys = {"model": folder, "stages.instructions.terms.0.positive": "target_captioned"}
+    overrides = [word for key, value in keys.items() for word in ("--override", f"{key}={value}")]
+    assert plan(["qwen2-vl-2b", "--memory", "24", "--picture", "64x48", *overrides]) == 0
+    processor = MLLMEmbedder.from_pretrained(folder).items
+    ids = processor([Document(image=Image.new("RGB", (64, 48)))])["input_ids"]
+    tokens = int(torch.isin(ids, torch.tensor(processor.processor.image_token_ids)).sum())
+    printed = capsys.readouterr().out
+    assert f"x image: {tokens} image tokens" in printed and f"x captioned: {tokens} image tokens" in printed
+
+
+def test_words_and_pictures_are_the_longest_of_all_rows(data: Path) -> None:
+    row = json.loads((data / "triplets.jsonl").read_text().splitlines()[0])
+    rows = [
+        {**row, "id": "a", "image": ["images/0.png", "images/1.png"], "instruction": "x"},
+        {**row, "id": "b", "instruction": "word " * 300},
+    ]
+    (data / "triplets.jsonl").write_text("".join(json.dumps(row) + "\n" for row in rows))
+    recipe = load_recipe("demo", [f"stages.instructions.data={data}", "stages.instructions.batch_size=2"])
+    composed = next(b for b in make_plan(recipe, 24).stages["instructions"].inputs if b.kind == "composed")
+    assert composed.image_tokens == 72 and composed.length - composed.image_tokens > 300
+
+
+@pytest.mark.parametrize(
+    ("override", "why"),
+    [
+        ("prompts=nonsense", "prompts: 'nonsense' is not one of"),
+        ("stages.captions.matryoshka=[100000]", "matryoshka 100000 must be smaller"),
+        ("stages.captions.batch_size=100000", "fewer than batch_size 100000"),
+    ],
+)
+def test_what_training_refuses_plan_refuses(
+    data: Path, capsys: pytest.CaptureFixture[str], override: str, why: str
+) -> None:
+    assert plan(["demo", "--override", f"stages.captions.data={data}", "--override", "stages.captions.batch_size=2",
+                 "--override", override]) == 2  # fmt: skip
+    assert why in capsys.readouterr().err
+
+
+def test_pictures_of_any_size_are_not_capped_early() -> None:
+    """The released Qwen2-VL takes up to 16,384 tokens of 28 x 28 pixels a picture."""
+    recipe = load_recipe("qwen2-vl-2b")
+    tokens = [
+        make_plan(recipe, 80, size).stages["captions"].inputs[0].image_tokens for size in ((2000, 1500), (9000, 5000))
+    ]
+    assert 3700 < tokens[0] < 3900 and 16000 < tokens[1] <= 16384
+
+
+def test_half_the_memory_of_training_is_adamw(tiny_llava: Path) -> None:
+    planned = make_plan(load_recipe("demo", [f"model={tiny_llava}"]), 24)
+    assert planned.trained == planned.counts.trainable * (4 + 4 + 8)

@@ -14,10 +14,12 @@ import yaml
 from safetensors.torch import load_file
 
 from mllm_embed import MLLMEmbedder
+from mllm_embed.checkpoint import read_settings
 from mllm_embed.errors import ConfigError, DataError, ImageError
+from mllm_embed.training import stages
 from mllm_embed.training import trainer as trainer_module
 from mllm_embed.training.cli import main
-from mllm_embed.training.config import load_recipe
+from mllm_embed.training.config import Recipe, load_recipe
 from mllm_embed.training.stages import run_recipe
 
 
@@ -232,3 +234,38 @@ def test_help_teaches() -> None:
     done = _command("--help")
     assert done.returncode == 0
     assert "examples:" in done.stdout and "temperature" in done.stdout and "per_image" in done.stdout
+
+
+def test_keys_reach_the_optimiser_and_the_adapter(tiny_llava: Path, data: Path, tmp_path: Path, monkeypatch) -> None:
+    seen = []
+    real = stages.ContrastiveTrainer.train
+
+    def train(self, *args, **kwargs):
+        seen.append(self.args)
+        return real(self, *args, **kwargs)
+
+    monkeypatch.setattr(stages.ContrastiveTrainer, "train", train)
+    stage = {
+        "data": data, "rows": "pairs", "batch_size": 4, "steps": 1, "schedule": "linear", "warmup": 0.25,
+        "weight_decay": 0.125, "learning_rate": 0.5, "terms": [{"query": "image", "positive": "caption"}],
+    }  # fmt: skip
+    recipe = Recipe(
+        model=str(tiny_llava), output=tmp_path / "run", bf16=False, stages={"captions": stage}, pooling="mean",
+        bidirectional=True,
+    )  # fmt: skip
+    settings = read_settings(stages.run_recipe(recipe))
+    assert settings.pooling == "mean" and settings.bidirectional
+    (used,) = seen
+    assert (used.lr_scheduler_type, used.warmup_steps, used.weight_decay) == ("linear", 0.25, 0.125)
+    assert used.learning_rate == 0.5
+
+
+def test_a_weight_is_a_share_of_the_loss(tiny_llava: Path, data: Path, tmp_path: Path) -> None:
+    def first_loss(weight: float) -> float:
+        term = {"query": "image", "positive": "caption", "weight": weight}
+        stage = {"data": data, "rows": "pairs", "batch_size": 4, "steps": 1, "terms": [term]}
+        output = tmp_path / str(weight)
+        stages.run_recipe(Recipe(model=str(tiny_llava), output=output, bf16=False, stages={"captions": stage}))
+        return json.loads((output / "log.jsonl").read_text().splitlines()[0])["loss"]
+
+    assert first_loss(3.0) == pytest.approx(3 * first_loss(1.0), rel=1e-3)

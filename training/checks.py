@@ -1,0 +1,37 @@
+"""What makes a recipe impossible before anything is trained, for the run and for its plan alike."""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+
+from mllm_embed.errors import ConfigError, DataError
+from mllm_embed.prompts import PROMPT_SETS, PromptSet
+
+from .config import Recipe, Stage
+from .data import Row
+
+
+def prompts_of(recipe: Recipe) -> PromptSet | None:
+    """The prompt set that a recipe names, None for that of the model. Raises ConfigError for an unknown name."""
+    if recipe.prompts is not None and recipe.prompts not in PROMPT_SETS:
+        raise ConfigError(f"prompts: '{recipe.prompts}' is not one of {', '.join(PROMPT_SETS)}")
+    return PROMPT_SETS[recipe.prompts] if recipe.prompts else None
+
+
+def check_batch(name: str, stage: Stage, rows: Sequence[Row]) -> None:
+    """Raises DataError for a stage with fewer rows than a batch."""
+    if len(rows) < stage.batch_size:
+        raise DataError(
+            f"stage '{name}': {stage.data} has {len(rows)} {stage.rows}, fewer than batch_size {stage.batch_size}; "
+            "lower it or add rows"
+        )
+
+
+def check_dimension(recipe: Recipe, dimension: int) -> None:
+    """Raises ConfigError for a stage that trains vectors cut to more than the model's `dimension`."""
+    for name, stage in recipe.stages.items():
+        if stage.matryoshka and stage.matryoshka[-1] >= dimension:
+            raise ConfigError(
+                f"stage '{name}': matryoshka {stage.matryoshka[-1]} must be smaller than the {dimension} dimensions of "
+                f"{recipe.model}, which are trained anyway"
+            )
