@@ -155,8 +155,7 @@ def save(
             settings = replace(settings, base=None, base_fingerprint=None)
         processor.save_pretrained(folder)
         write_json(folder / SETTINGS_FILE, settings.to_dict())
-        width = model.base.config.get_text_config().hidden_size
-        write_sentence_files(folder, processor, model.family, settings, width)
+        write_sentence_files(folder, processor, model.family, settings, model.width)
         write_card(folder, info, base=base, public=public, old=of_these_weights(old, adapted))
 
 

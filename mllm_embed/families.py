@@ -17,14 +17,12 @@ class Family:
         vision, projector: fragments of module names: the vision tower, and what leads from it to the language model.
         texts_apart: whether a text without a picture goes to the tokenizer, past the processor.
         packs: whether several inputs may share one row of tokens, each seeing itself alone.
-        bidirectional: whether the language model's attention may look ahead.
     """
 
     vision: tuple[str, ...] = ("vision_tower", "vision_model", "visual", "vision_encoder", "image_tower")
     projector: tuple[str, ...] = ("multi_modal_projector", "connector", "mm_projector", "aligner", "merger")
     texts_apart: bool = False
     packs: bool = True
-    bidirectional: bool = True
 
 
 # A family needs an entry only where the default record is wrong for it.

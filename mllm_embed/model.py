@@ -20,7 +20,7 @@ class EmbeddingModel(nn.Module):
     """
 
     def __init__(self, backbone: nn.Module, family: Family, pooling: Pooling = "last", bidirectional: bool = False):
-        """Raises ConfigError for a pooling that does not exist or attention that the family does not allow."""
+        """Raises ConfigError for a pooling that does not exist."""
         super().__init__()
         if pooling not in POOLINGS:
             raise ConfigError(f"pooling '{pooling}' is not known; use {' or '.join(POOLINGS)}")
@@ -35,6 +35,11 @@ class EmbeddingModel(nn.Module):
     def base(self) -> nn.Module:
         """The backbone without its adapter's wrapper."""
         return getattr(self.backbone, "get_base_model", lambda: self.backbone)()
+
+    @property
+    def width(self) -> int:
+        """Length of a whole vector."""
+        return self.base.config.get_text_config().hidden_size
 
     @property
     def adapted(self) -> bool:
@@ -89,10 +94,8 @@ def look_both_ways(base: nn.Module, family: Family) -> None:
     """Let the language model's attention see what comes after, as well as before.
 
     transformers makes such masks for a text config with `is_causal` false; flash attention, which takes no mask, goes
-    by each layer's own flag. Raises ConfigError for a family that has no such attention.
+    by each layer's own flag.
     """
-    if not family.bidirectional:
-        raise ConfigError(f"bidirectional attention is not possible by {base.config.model_type}; leave it out")
     base.config.get_text_config().is_causal = False
     for name, module in base.named_modules():
         if hasattr(module, "is_causal") and not is_part(name, family.vision):

@@ -68,7 +68,7 @@ class Row:
             self.problem(f'"{key}" must be a string, not {_short(value)}')
         elif not value.strip():
             self.problem(f'"{key}" is empty')
-        elif not value.isascii() and any("\ud800" <= letter <= "\udfff" for letter in value):
+        elif half_character(value):
             self.problem(f'"{key}" holds half a character (a lone surrogate): {_short(value)}')
         return value if isinstance(value, str) else ""
 
@@ -231,6 +231,11 @@ def _skip_space(text: str, at: int) -> int:
     while text[at] in " \t\r\n":
         at += 1
     return at
+
+
+def half_character(text: str) -> bool:
+    """Whether a text holds a lone surrogate, which JSON can write and no tokenizer reads."""
+    return not text.isascii() and any("\ud800" <= letter <= "\udfff" for letter in text)
 
 
 def _short(value: Any) -> str:

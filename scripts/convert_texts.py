@@ -20,6 +20,7 @@ from typing import Any, TextIO
 
 from mllm_embed.errors import DataError, user_errors
 from mllm_embed.files import atomic_file
+from mllm_embed.rows import half_character
 
 COLUMNS = (
     {"sent0": "source_text", "sent1": "target_text", "hard_neg": "negative_text"},
@@ -89,7 +90,7 @@ def _renamed(row: Any, where: str) -> dict[str, str]:
     for name in names:
         if not isinstance(row[name], str | None):
             raise DataError(f"{where}: {name} must be a text, not {json.dumps(row[name])[:60]}")
-        if any("\ud800" <= letter <= "\udfff" for letter in row[name] or ""):
+        if half_character(row[name] or ""):
             raise DataError(f"{where}: {name} holds half a character (a lone surrogate); mend the row")
     return {new: (row[old] or "").strip() for old, new in names.items()}
 

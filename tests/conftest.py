@@ -29,6 +29,7 @@ def _load(name: str, path: Path):
 
 tiny = _load("tiny", TESTS / "tiny.py")
 families = _load("families", TESTS / "families.py")
+_load("made_benchmarks", TESTS / "made_benchmarks.py")
 _load("scenes", ROOT / "scripts" / "scenes.py")
 _load("make_scenes", ROOT / "scripts" / "make_scenes.py")
 _load("base_model", ROOT / "scripts" / "base_model.py")

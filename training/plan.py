@@ -19,7 +19,6 @@ if TYPE_CHECKING:
     from .plan_model import Counts
 
 GIB = 1 << 30
-MAX_PIXELS = 50_000_000  # as mllm_embed.images, whose import would slow --help
 EPILOG = """examples:
   python -m training plan qwen2-vl-2b --memory 24
   python -m training plan qwen2-vl-7b --memory 80 --override stages.instructions.batch_size=32
@@ -259,6 +258,8 @@ def main(argv: Sequence[str] | None = None) -> int:
 
 
 def _size(text: str) -> tuple[int, int]:
+    from mllm_embed.images import MAX_PIXELS
+
     try:
         width, height = map(int, text.lower().split("x"))
     except ValueError:

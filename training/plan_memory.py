@@ -183,7 +183,7 @@ def _prepare(model: EmbeddingModel, setting: Setting) -> None:
 
 
 def _forward(model: EmbeddingModel, decoder: nn.Module, batch: MicroBatch, setting: Setting) -> torch.Tensor:
-    width = model.base.config.get_text_config().hidden_size
+    width = model.width
     shape = batch.count, batch.length
     trained = bool(batch.patches) and any(p.requires_grad for n, p in model.named_parameters() if "lora_" not in n)
     inputs = torch.empty(*shape, width, dtype=model.base.dtype, requires_grad=trained)

@@ -10,95 +10,14 @@ from typing import Any
 
 import numpy as np
 import pytest
+from made_benchmarks import CATEGORIES, GENECIS, KNOWN, dump, fashioniq_files
 
-from eval.benchmarks import BENCHMARKS, open_suite
-from eval.compare import compare, published
+from eval.benchmarks import open_suite
+from eval.compare import compare
 from eval.report import write_result
 from eval.score import Result, Ties, Vectors, score
 from eval.suite import Suite
 from mllm_embed.errors import ConfigError, DataError
-
-CATEGORIES = ("dress", "shirt", "toptee")
-GENECIS = ("focus_attribute", "change_attribute", "focus_object", "change_object")
-KNOWN = ("fashioniq", "cirr", "circo", "genecis")
-
-
-def dump(folder: Path, **files: Any) -> Path:
-    """Write JSON files; "__" in a name is a folder, "-" a dot."""
-    for name, content in files.items():
-        path = folder / f"{name.replace('__', '/').replace('-', '.')}.json"
-        path.parent.mkdir(parents=True, exist_ok=True)
-        path.write_text(json.dumps(content))
-    return folder
-
-
-def fashioniq_files(folder: Path, word: str = "is red") -> Path:
-    files = {}
-    for size, name in zip((40, 60, 90), CATEGORIES, strict=True):
-        ids = [f"{name}{number}" for number in range(200)]
-        rows = [{"candidate": ids[n], "target": ids[n + 100], "captions": [word, f"is {n}"]} for n in range(size)]
-        files |= {f"captions__cap-{name}-val": rows, f"image_splits__split-{name}-val": ids}
-    return dump(folder, **files)
-
-
-def cirr_files(folder: Path) -> Path:
-    names = [f"dev-{number}" for number in range(120)]
-    rows = [
-        {
-            "pairid": number,
-            "reference": names[number],
-            "target_hard": names[number + 1],
-            "target_soft": {names[number + 1]: 1.0, names[number + 2]: 0.5},
-            "caption": f"with {number}",
-            "img_set": {"members": names[number : number + 6]},
-        }
-        for number in range(100)
-    ]
-    gallery = {name: f"./dev/{name}.png" for name in names}
-    return dump(folder, **{"captions__cap-rc2-val": rows, "image_splits__split-rc2-val": gallery})
-
-
-def circo_files(folder: Path) -> Path:
-    rows = [
-        {
-            "id": number,
-            "reference_img_id": number,
-            "target_img_id": number + 50,
-            "gt_img_ids": [number + 50, number + 60],
-            "relative_caption": f"with {number}",
-            "shared_concept": "a thing",
-            "semantic_aspects": ["addition"],
-        }
-        for number in range(40)
-    ]
-    return dump(folder, val=rows, image_info_unlabeled2017={"images": [{"id": number} for number in range(150)]})
-
-
-def genecis_files(folder: Path) -> Path:
-    files = {}
-    for task in GENECIS:
-        keys = {"val_image_id": 0} if task.endswith("object") else {"image_id": 0, "instance_bbox": [0, 0, 5, 5]}
-        entries = [{**keys, next(iter(keys)): number} for number in range(60)]
-        files[task] = [
-            {"condition": "wall", "reference": entries[n], "target": entries[n + 1], "gallery": entries[n + 2 : n + 12]}
-            for n in range(40)
-        ]
-    return dump(folder, **files)
-
-
-WRITERS: dict[str, Callable[[Path], Path]] = {
-    "fashioniq": fashioniq_files,
-    "cirr": cirr_files,
-    "circo": circo_files,
-    "genecis": genecis_files,
-}
-
-
-@pytest.fixture(scope="module")
-def suites(tmp_path_factory: pytest.TempPathFactory) -> dict[str, Suite]:
-    """Every benchmark that papers report, small, and opened by its own code."""
-    made = {name: write(tmp_path_factory.mktemp(name)) for name, write in WRITERS.items()}
-    return {name: open_suite(name, data, pictures=False) for name, data in made.items()}
 
 
 def run(folder: Path, suite: Suite, noise: float, seed: int = 0, ties: Ties = "gallery", **settings: Any) -> Result:
@@ -427,51 +346,3 @@ def test_what_is_missing_broken_or_given_twice_is_named(suites: dict[str, Suite]
             compare([tmp_path / "a", tmp_path / wrong], "markdown")
     with pytest.raises(ConfigError, match="markdown, latex, not 'html'"):
         compare([tmp_path / "a"], "html")
-
-
-def columns_of(suite: Suite) -> set[str]:
-    names = {(task.name, metric.name) for task in suite.tasks for view in task.views for metric in view.metrics}
-    return {f"{task}/{metric}" if task else metric for task, metric in names} | {mean.name for mean in suite.means}
-
-
-@pytest.mark.parametrize("name", KNOWN)
-def test_published_rows_name_known_splits_options_columns_and_a_source(name: str, suites: dict[str, Suite]) -> None:
-    rows, benchmark = published(name), BENCHMARKS[name]
-    assert rows
-    for row in rows:
-        assert row["split"] in benchmark.splits
-        assert all(value in benchmark.options[key] for key, value in row.get("options", {}).items())
-        assert row["method"] and row["setting"].startswith(("zero-shot", "supervised"))
-        assert re.search("table|repository|arXiv|MegaPairs|AAAI|CVPR", row["source"])
-        assert row["metrics"] and set(row["metrics"]) <= columns_of(suites[name])
-        assert all(0 < float(value) < 100 for value in row["metrics"].values())
-    named = [(row["method"], row["backbone"]) for row in rows]
-    assert len(set(named)) == len(named)
-
-
-def test_every_published_row_is_of_a_known_benchmark() -> None:
-    import yaml
-
-    import eval.compare
-
-    rows = yaml.safe_load(Path(eval.compare.__file__).with_name("published.yaml").read_text(encoding="utf-8"))
-    assert {row["benchmark"] for row in rows} == set(KNOWN) <= set(BENCHMARKS)
-    assert sum(len(published(name)) for name in KNOWN) == len(rows)
-
-
-@pytest.mark.parametrize("name", KNOWN)
-def test_published_numbers_agree_with_themselves(name: str) -> None:
-    """A mistyped digit shows: recall grows with K (mAP too, as all these rows have it), and means are means."""
-    for row in published(name):
-        values = {column: float(value) for column, value in row["metrics"].items()}
-        series: dict[str, list[float]] = {}
-        for column, value in values.items():
-            if "@" in column and not column.startswith("("):
-                series.setdefault(column.split("@")[0], []).append(value)
-        assert all(found == sorted(found) for found in series.values()), row
-        for k in (10, 50):
-            parts = [values.get(f"{category}/R@{k}") for category in CATEGORIES]
-            if all(parts) and (row["method"], k) != ("SPRC", 10):  # published.yaml tells of this one
-                assert values[f"mean R@{k}"] == pytest.approx(sum(parts) / 3, abs=0.011), row
-        if {"(R@5 + Rsub@1) / 2", "R@5"} <= set(values):
-            assert values["(R@5 + Rsub@1) / 2"] == pytest.approx((values["R@5"] + values["Rsub@1"]) / 2, abs=0.011)
