@@ -93,12 +93,12 @@ def make_plan(recipe: Recipe, memory: float | None = None, picture: tuple[int, i
     weights = (config.dtype or torch.float32) if wanted == "auto" else wanted
     spec = LoraSpec(recipe.lora.rank, recipe.lora.alpha, recipe.lora.dropout, recipe.lora.projector)
     setting = Setting(place.type, torch.bfloat16 if bf16 else None, recipe.attention, recipe.gradient_checkpointing)
+    check_dimension(recipe, config.get_text_config().hidden_size)
     model, counts = build(config, spec, weights)
     base = stored_bytes(model, recipe.quantization)
     stages: dict[str, StagePlan] = {}
     for name, stage in recipe.stages.items():
         rows = _rows(stage)
-        check_dimension(recipe, config.get_text_config().hidden_size)
         if rows is not None:
             check_batch(name, stage, rows)
         inputs = _inputs(recipe, stage, rows, config, picture)

@@ -123,7 +123,7 @@ def _processed(items: ItemProcessor, config: Any, item: Item) -> MicroBatch:
     if pixels is None:
         return MicroBatch(item.role, 1, ids.shape[1])
     vision = config.vision_config
-    patches = pixels.numel() // (3 * _side(vision.patch_size) ** 2 * getattr(vision, "temporal_patch_size", 1))
+    patches = pixels.numel() // (3 * side_of(vision.patch_size) ** 2 * getattr(vision, "temporal_patch_size", 1))
     tokens = int(torch.isin(ids, torch.tensor(items.processor.image_token_ids)).sum())
     return MicroBatch(item.role, 1, ids.shape[1], tokens, patches, pixels.numel())
 
@@ -147,11 +147,11 @@ def picture_cost(config: Any, width: int, height: int) -> Picture:
     (LLaVA-NeXT); none of them: one square (LLaVA, arXiv 2304.08485).
     """
     vision = config.vision_config
-    patch, frames = _side(vision.patch_size), getattr(vision, "temporal_patch_size", 1)
+    patch, frames = side_of(vision.patch_size), getattr(vision, "temporal_patch_size", 1)
     if hasattr(vision, "spatial_merge_size"):
         patches = _any_size(width, height, patch, vision.spatial_merge_size)
         return Picture(patches // vision.spatial_merge_size**2, patches, patches * 3 * patch**2 * frames)
-    side = _side(vision.image_size)
+    side = side_of(vision.image_size)
     grid = side // patch
     if hasattr(config, "scale_factor"):
         rows, columns = _tiles(width, height, side)
@@ -165,7 +165,7 @@ def picture_cost(config: Any, width: int, height: int) -> Picture:
     return Picture(tokens, tiles * grid**2, tiles * 3 * side**2)
 
 
-def _side(length: Any) -> int:
+def side_of(length: Any) -> int:
     """Some configs write a square's side as a pair."""
     return length[0] if isinstance(length, (list, tuple)) else length
 

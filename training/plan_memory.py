@@ -39,7 +39,7 @@ from torch.utils._pytree import tree_leaves
 
 from mllm_embed.model import EmbeddingModel, is_part
 
-from .plan_inputs import MicroBatch
+from .plan_inputs import MicroBatch, side_of
 
 # Bytes kept free of the memory given: a CUDA context with its libraries, and what fragmentation wastes; on a CPU the
 # interpreter with torch and transformers. Assumed for the GPU (none was at hand), measured for the CPU.
@@ -147,7 +147,11 @@ def vision_peak(model: EmbeddingModel, batches: Sequence[MicroBatch], setting: S
         work = max(work, 3 * size * width + 7 * 4 * width)
     if setting.attention == "eager":
         square = hasattr(config, "image_size")
-        sequence = (config.image_size // config.patch_size) ** 2 if square else max(b.patches for b in batches)
+        sequence = (
+            (side_of(config.image_size) // side_of(config.patch_size)) ** 2
+            if square
+            else max(b.patches for b in batches)
+        )
         work += config.num_attention_heads * sequence * (3 * size + 4)
     kept = (config.num_hidden_layers + 1) * size * width if hasattr(model.base.config, "vision_feature_layer") else 0
     return patches * (size * width + 4 * width + work + kept)

@@ -285,7 +285,7 @@ def test_a_damaged_config_is_named(recipe: Path, tiny_llava: Path, tmp_path: Pat
 def test_families_with_ways_of_their_own_plan(tmp_path: Path, capsys: pytest.CaptureFixture[str], family: str) -> None:
     """With its processor: the tokens of its pictures are those that it makes."""
     folder = families.make(family, tmp_path / family)
-    keys = {"model": folder, "stages.instructions.terms.0.positive": "target_captioned"}
+    keys = {"model": folder, "attention": "eager", "stages.instructions.terms.0.positive": "target_captioned"}
     overrides = [word for key, value in keys.items() for word in ("--override", f"{key}={value}")]
     assert plan(["qwen2-vl-2b", "--memory", "24", "--picture", "64x48", *overrides]) == 0
     processor = MLLMEmbedder.from_pretrained(folder).items
