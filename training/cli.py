@@ -1,13 +1,19 @@
-"""`python -m training RECIPE`: train the stages of a recipe; `python -m training plan RECIPE`: tell what that takes."""
+"""`python -m training RECIPE`: train the stages of a recipe; `python -m training COMMAND ...`: the work around it."""
 
 from __future__ import annotations
 
 import argparse
 import sys
 from collections.abc import Sequence
+from importlib import import_module
 from pathlib import Path
 
 from mllm_embed.errors import user_errors
+
+# module, whose main(argv) it is, and what it does
+COMMANDS = {
+    "plan": (".plan", "tell what a recipe takes: memory, tokens and steps, before anything is loaded"),
+}
 
 EPILOG = """examples:
   python -m training training/recipes/demo.yaml
@@ -18,6 +24,9 @@ EPILOG = """examples:
 A run that was stopped goes on when the same command is given again. Every stage leaves an adapter folder in
 OUTPUT/STAGE, which MLLMEmbedder.from_pretrained(MODEL, adapter=OUTPUT/STAGE) loads. OUTPUT/log.jsonl holds the losses;
 `tensorboard --logdir OUTPUT` draws them.
+
+commands beside it, each with a --help of its own:
+{commands}
 
 keys of a recipe:
 """
@@ -32,7 +41,8 @@ class _Help(argparse.Action):
     def __call__(self, parser, namespace, values, option_string=None):
         from .config import describe_keys
 
-        parser.epilog = EPILOG + describe_keys()
+        commands = "\n".join(f"  {name:<24}{told}" for name, (_, told) in COMMANDS.items())
+        parser.epilog = EPILOG.format(commands=commands) + describe_keys()
         parser.print_help()
         parser.exit()
 
@@ -40,10 +50,8 @@ class _Help(argparse.Action):
 @user_errors
 def main(argv: Sequence[str] | None = None) -> int:
     argv = sys.argv[1:] if argv is None else list(argv)
-    if argv[:1] == ["plan"]:  # a recipe file of that name is still reached as ./plan or plan.yaml
-        from .plan import main as plan
-
-        return plan(argv[1:])
+    if argv and argv[0] in COMMANDS:  # a recipe file of that name is still reached as ./plan or plan.yaml
+        return import_module(COMMANDS[argv[0]][0], __package__).main(argv[1:])
     parser = argparse.ArgumentParser(
         prog="python -m training", add_help=False, formatter_class=argparse.RawDescriptionHelpFormatter,
         description="Turn a multimodal LLM into an instruction-aware embedder by contrastive training, stage by stage.",
