@@ -1,52 +1,74 @@
-"""Contrastive losses, pure functions of vectors."""
+"""Contrastive losses, pure functions of vectors: which candidates a query faces, and the InfoNCE over them.
+
+The scores, [B, M], never exist as a whole: `tiled.py` computes them a tile at a time, so that memory grows with B.
+"""
 
 from __future__ import annotations
 
 from collections.abc import Sequence
+from dataclasses import dataclass, field
 
 import torch
 from torch import Tensor
 from torch.nn import functional as F
 
+from .tiled import Found, Pairs, info_nce
 
-def info_nce(
-    queries: Tensor, candidates: Tensor, positives: Tensor, temperature: float, ignore: Tensor | None = None
-) -> tuple[Tensor, Tensor]:
-    """InfoNCE (van den Oord et al. 2018, eq. 4) of queries against one shared set of candidates.
+__all__ = ["Asked", "Found", "Weighing", "contrast", "contrast_bank", "nested"]
 
-    With candidates = [targets; hard negatives] this is the stage-2 loss of InstructCIR (arXiv 2412.05756) and, with the
-    query pictures as hard negatives, the loss of MagicLens (arXiv 2403.19651).
+
+@dataclass(frozen=True)
+class Weighing:
+    """How the scores of a term are weighed.
 
     Args:
-        queries: [B, D] float, L2-normalised.
-        candidates: [M, D] float, L2-normalised.
-        positives: [B] int64, the row of `candidates` that answers each query.
-        temperature: divides the cosines.
-        ignore: [B, M] bool, pairs that are neither right nor wrong (a second right answer); never the positive.
-
-    Returns:
-        The mean loss (scalar) and the mean rate, in 0..1, at which the positive scores highest (scalar, no gradient).
+        temperature: divides the cosines; a float, or a scalar tensor that is learned.
+        mask_margin: a candidate is left out where it is more similar to the query than the query's own positive by more
+            than this: a likely right answer (Qwen3-VL-Embedding's rule, with 0.1). The negatives that a row brought
+            itself are never left out.
+        hardness: each negative counts exp(hardness x cosine) times (LLaVE, arXiv 2503.04812, and its code).
     """
-    logits = queries.float() @ candidates.float().T / temperature
-    if ignore is not None:
-        logits = logits.masked_fill(ignore, float("-inf"))
-    return F.cross_entropy(logits, positives), (logits.argmax(1) == positives).float().mean().detach()
+
+    temperature: float | Tensor = 0.05
+    mask_margin: float | None = None
+    hardness: float = 0.0
+
+
+@dataclass(frozen=True)
+class Asked:
+    """What the rows of a batch, those of all processes, ask: numbers of vectors, [B] int64 each.
+
+    Args:
+        query, positive: the row of `vectors` that asks, and the one that answers.
+        negatives: [K] those that join the candidates of every row; `owners` [K] is the row that brought each.
+        mine: the rows whose loss this process computes; by default all.
+    """
+
+    query: Tensor
+    positive: Tensor
+    negatives: Tensor = field(default_factory=lambda: torch.zeros(0, dtype=torch.long))
+    owners: Tensor = field(default_factory=lambda: torch.zeros(0, dtype=torch.long))
+    mine: slice | None = None
+
+    def backwards(self) -> Asked:
+        """Each positive asks for its query; nobody brought negatives."""
+        return Asked(self.positive, self.query, self.negatives[:0], self.owners[:0], self.mine)
 
 
 def contrast(
     vectors: Tensor,
-    query: Tensor,
-    positive: Tensor,
-    negatives: Tensor,
-    temperature: float,
+    asked: Asked,
+    weighing: Weighing,
     symmetric: bool = False,
     same_side: bool = False,
     inputs: Tensor | None = None,
-) -> tuple[Tensor, Tensor]:
+) -> Found:
     """One InfoNCE term over a batch in which equal inputs share one vector.
 
     Because a candidate that two rows share is one column, an answer that is right for both is never a false negative.
-    Nor is an input that is the query itself, or a right answer encoded by the other tower.
+    Nor is an input that is the query itself, or a right answer encoded by the other tower. With the source captions as
+    negatives this is the stage-2 loss of InstructCIR (arXiv 2412.05756), with the query pictures that of MagicLens
+    (arXiv 2403.19651).
 
     `symmetric` and `same_side` together are NT-Xent (SimCLR, arXiv 2002.05709, eq. 1; RTD, arXiv 2406.09188) over
     the 2B vectors V = [positives; queries], of which v(i) is the partner of V_i:
@@ -54,38 +76,87 @@ def contrast(
         L = mean over the 2B rows i of  -log( exp(V_i . v(i) / t) / sum over k != i of exp(V_i . V_k / t) )
 
     Args:
-        vectors: [U, D], one a distinct input of the batch and tower.
-        query, positive: [B] int64 rows of `vectors`.
-        negatives: [K] int64 rows of `vectors` that join the candidates; may be empty.
+        vectors: [U, D] float, L2-normalised.
         symmetric: average with the direction from positive to query.
         same_side: whatever asks (a query, or backwards a positive) is a negative of the others that ask.
-        inputs: [U] int64, equal where two towers encoded the same input; by default all differ.
+        inputs: [U] int64, equal where two vectors are of the same input; by default all differ.
 
-    Returns: loss and accuracy as `info_nce`.
+    Returns: the mean loss of the rows in `asked.mine`, and what was seen on the way there (of the direction from query
+    to positive).
     """
     inputs = torch.arange(len(vectors), device=vectors.device) if inputs is None else inputs
-    beside = query if same_side else query[:0]
-    loss, accuracy = _one_way(vectors, query, positive, torch.cat([negatives, beside]), temperature, inputs)
-    if symmetric:
-        beside = positive if same_side else positive[:0]
-        back, _ = _one_way(vectors, positive, query, beside, temperature, inputs)
-        loss = (loss + back) / 2
-    return loss, accuracy
+    found = _one_way(vectors, asked, weighing, same_side, inputs)
+    if not symmetric:
+        return found
+    back = _one_way(vectors, asked.backwards(), weighing, same_side, inputs)
+    return found._replace(loss=(found.loss + back.loss) / 2)
 
 
-def _one_way(
-    vectors: Tensor, query: Tensor, positive: Tensor, negatives: Tensor, temperature: float, inputs: Tensor
-) -> tuple[Tensor, Tensor]:
-    columns, where = torch.unique(torch.cat([positive, negatives]), return_inverse=True)
-    own, every = where[: len(positive)], torch.arange(len(query), device=vectors.device)
-    # what each row leaves out: all right answers of a query that several rows ask, and the query itself
-    known = torch.zeros(len(query), len(vectors), dtype=torch.bool, device=vectors.device)
-    row, other = torch.nonzero(query[:, None] == query[None], as_tuple=True)
-    known[row, inputs[positive[other]]] = True
-    known[every, inputs[query]] = True
-    ignore = known[:, inputs[columns]]
-    ignore[every, own] = False  # but not its own answer
-    return info_nce(vectors[query], vectors[columns], own, temperature, ignore)
+def _one_way(vectors: Tensor, asked: Asked, weighing: Weighing, same_side: bool, inputs: Tensor) -> Found:
+    beside = asked.query if same_side else asked.query[:0]
+    columns, where = torch.unique(torch.cat([asked.positive, asked.negatives, beside]), return_inverse=True)
+    own = where[: len(asked.positive)]
+    brought = where[len(asked.positive) : len(asked.positive) + len(asked.negatives)]
+    mine = asked.mine or slice(0, len(asked.query))
+    query = asked.query[mine]
+    known = known_pairs(inputs[query], inputs[asked.query], inputs[asked.positive], inputs[columns])
+    here = (asked.owners >= mine.start) & (asked.owners < mine.stop)
+    return info_nce(
+        vectors[query], vectors[columns], own[mine], weighing.temperature, known,
+        Pairs(asked.owners[here] - mine.start, brought[here]),
+        weighing.mask_margin, weighing.hardness,
+    )  # fmt: skip
+
+
+def contrast_bank(
+    queries: Tensor,
+    asks: Tensor,
+    bank: Tensor,
+    bank_inputs: Tensor,
+    positive: Tensor,
+    right: tuple[Tensor, Tensor],
+    weighing: Weighing,
+) -> Found:
+    """InfoNCE against a static bank that holds every target of the stage (SPN4CIR, arXiv 2404.11317).
+
+    Args:
+        queries: [B, D] float, L2-normalised, what is trained.
+        asks: [B] int64, the number of each query's input.
+        bank: [M, D] float, L2-normalised, without gradient; `bank_inputs` [M] the number of each vector's input.
+        positive: [B] int64 rows of `bank`.
+        right: [R] and [R] int64: the input of a query of the stage, and that of an answer that is right for it.
+    """
+    known = known_pairs(asks, *right, bank_inputs)
+    return info_nce(queries, bank, positive, weighing.temperature, known, None, weighing.mask_margin, weighing.hardness)
+
+
+def known_pairs(asks: Tensor, asked: Tensor, answers: Tensor, columns: Tensor) -> Pairs:
+    """The candidates that each query leaves out: all its right answers in the batch, and itself.
+
+    Args:
+        asks: [B] the inputs that ask.
+        asked, answers: [N] each, which input was answered by which.
+        columns: [M] the candidates' inputs.
+
+    Returns: pairs of a row and a column, the rows' own answers among them, in order of rows.
+    """
+    rows, at = _matches(asks, asked)
+    rows = torch.cat([rows, torch.arange(len(asks), device=asks.device)])
+    wanted = torch.cat([answers[at], asks])
+    again, column = _matches(wanted, columns)
+    pairs = torch.unique(torch.stack([rows[again], column]), dim=1)
+    return Pairs(pairs[0].contiguous(), pairs[1].contiguous())
+
+
+def _matches(left: Tensor, right: Tensor) -> tuple[Tensor, Tensor]:
+    """All (i, j) with left[i] == right[j], as two [P] int64, without comparing every pair."""
+    order = torch.argsort(right, stable=True)
+    sorted_right = right[order]
+    start = torch.searchsorted(sorted_right, left)
+    count = torch.searchsorted(sorted_right, left, right=True) - start
+    rows = torch.repeat_interleave(torch.arange(len(left), device=left.device), count)
+    within = torch.arange(len(rows), device=left.device) - torch.repeat_interleave(count.cumsum(0) - count, count)
+    return rows, order[start[rows] + within]
 
 
 def nested(vectors: Tensor, dims: Sequence[int]) -> dict[int, Tensor]:

@@ -1,0 +1,189 @@
+"""InfoNCE whose memory grows with the batch, not with its square.
+
+The scores of a batch against its candidates, [B, M], are computed a tile at a time, in the forward pass for each row's
+sum of exponentials and once more in the backward pass for the gradients: the idea of Inf-CL (arXiv 2410.17243). At a
+batch of 65,536 they would be 17 GB, several times over; here they are one tile.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Iterator
+from typing import Any, NamedTuple
+
+import torch
+from torch import Tensor
+
+TILE = (1024, 4096)
+
+
+class Pairs(NamedTuple):
+    """Pairs of a row and a candidate: [P] int64 each."""
+
+    rows: Tensor
+    columns: Tensor
+
+
+class Found(NamedTuple):
+    """What a term found: its mean loss, with gradient, and means over its rows, without (scalars all).
+
+    `accuracy` is the share of rows whose positive scores highest, `positive` its cosine, `hardest` that of the most
+    similar negative (NaN where no row has one), `negatives` the number of negatives that a row was compared with, and
+    `masked` the number left out for being more similar than the margin allows.
+    """
+
+    loss: Tensor
+    accuracy: Tensor
+    positive: Tensor
+    hardest: Tensor
+    negatives: Tensor
+    masked: Tensor
+
+
+def info_nce(
+    queries: Tensor,
+    candidates: Tensor,
+    positives: Tensor,
+    temperature: float | Tensor,
+    known: Pairs | None = None,
+    brought: Pairs | None = None,
+    mask_margin: float | None = None,
+    hardness: float = 0.0,
+    tile: tuple[int, int] = TILE,
+) -> Found:
+    """InfoNCE (van den Oord et al. 2018, eq. 4) of queries against one shared set of candidates.
+
+        L = mean over i of  -log( e_ip / (e_ip + sum over j of w_ij e_ij) ),  e_ij = exp(q_i . c_j / temperature)
+
+    where p is the positive and j runs over the other candidates that are not left out, w_ij = exp(hardness q_i . c_j)
+    without gradient.
+
+    Args:
+        queries: [B, D] float, L2-normalised.
+        candidates: [M, D] float, L2-normalised.
+        positives: [B] int64, the row of `candidates` that answers each query.
+        temperature: divides the cosines; a scalar tensor gets its gradient.
+        known: pairs that are neither right nor wrong (a second right answer), in order of rows; a query's own positive
+            may be among them and is not left out.
+        brought: pairs that the margin does not concern: a row's own hard negatives.
+        mask_margin: leave out candidates more similar than the positive by more than this.
+        hardness: the exponent above.
+        tile: how many rows and candidates are compared at a time; it changes rounding, nothing else.
+
+    Computes in float32, or in the inputs' dtype where that is wider.
+    """
+    dtype = torch.promote_types(queries.dtype, torch.float32)
+    scale = 1 / torch.as_tensor(temperature, dtype=dtype, device=queries.device)
+    masks = _Masks(positives, known, brought, mask_margin)
+    return Found(*_InfoNCE.apply(queries.to(dtype), candidates.to(dtype), scale, masks, hardness, tile))
+
+
+class _Masks:
+    """Which candidates of a tile count."""
+
+    def __init__(self, positives: Tensor, known: Pairs | None, brought: Pairs | None, margin: float | None):
+        self.positives, self.known, self.brought, self.margin = positives, known, _by_row(brought), margin
+
+    def tile(self, scores: Tensor, positive: Tensor, rows: slice, columns: slice) -> tuple[Tensor, Tensor, Tensor]:
+        """Of a tile's cosines [R, C]: which are positives, which are left out, and how many of those each row's margin
+        leaves out [R]."""
+        right = _marked(Pairs(torch.arange(len(scores), device=scores.device), self.positives[rows]), columns, scores)
+        out = torch.zeros_like(right) if self.known is None else _marked(_within(self.known, rows), columns, scores)
+        out &= ~right
+        similar = torch.zeros(len(scores), dtype=torch.long, device=scores.device)
+        if self.margin is not None:
+            close = (scores > positive[rows, None] + self.margin) & ~right & ~out
+            if self.brought is not None:
+                close &= ~_marked(_within(self.brought, rows), columns, scores)
+            similar = close.sum(1)
+            out |= close
+        return right, out, similar
+
+
+class _InfoNCE(torch.autograd.Function):
+    @staticmethod
+    def forward(
+        ctx: Any, queries: Tensor, candidates: Tensor, scale: Tensor, masks: _Masks, hardness: float,
+        tile: tuple[int, int],
+    ) -> tuple[Tensor, ...]:  # fmt: skip
+        with torch.autocast(queries.device.type, enabled=False):
+            positive = (queries * candidates[masks.positives]).sum(1)
+            total = torch.full_like(positive, float("-inf"))
+            hardest = torch.full_like(positive, float("-inf"))
+            count, similar = torch.zeros_like(masks.positives), torch.zeros_like(masks.positives)
+            right_logit = torch.zeros_like(positive)
+            for rows, columns in _tiles(len(queries), len(candidates), tile):
+                scores = queries[rows] @ candidates[columns].T
+                right, out, close = masks.tile(scores, positive, rows, columns)
+                logits = _logits(scores, right, out, scale, hardness)
+                total[rows] = torch.logaddexp(total[rows], logits.logsumexp(1))
+                right_logit[rows] += logits.masked_fill(~right, 0).sum(1)
+                wrong = scores.masked_fill(right | out, float("-inf"))
+                hardest[rows] = torch.maximum(hardest[rows], wrong.amax(1))
+                count[rows] += (~(right | out)).sum(1)
+                similar[rows] += close
+        ctx.save_for_backward(queries, candidates, scale, positive, total)
+        ctx.masks, ctx.hardness, ctx.tile = masks, hardness, tile
+        compared = hardest[count > 0]
+        seen = (
+            (positive > hardest).to(positive.dtype).mean(), positive.mean(), compared.mean(),
+            count.to(positive.dtype).mean(), similar.to(positive.dtype).mean(),
+        )  # fmt: skip
+        ctx.mark_non_differentiable(*seen)
+        return ((total - right_logit).mean(), *seen)
+
+    @staticmethod
+    def backward(ctx: Any, grad: Tensor, *_: Tensor) -> tuple[Tensor | None, ...]:
+        queries, candidates, scale, positive, total = ctx.saved_tensors
+        want_queries, want_candidates, want_scale = ctx.needs_input_grad[:3]
+        to_queries = torch.zeros_like(queries) if want_queries else None
+        to_candidates = torch.zeros_like(candidates) if want_candidates else None
+        to_scale = torch.zeros_like(scale)
+        share = grad / len(queries)
+        for rows, columns in _tiles(len(queries), len(candidates), ctx.tile):
+            scores = queries[rows] @ candidates[columns].T
+            right, out, _ = ctx.masks.tile(scores, positive, rows, columns)
+            logits = _logits(scores, right, out, scale, ctx.hardness)
+            # d loss / d logit: the softmax, less one where the answer is right
+            steps = (logits.sub_(total[rows, None]).exp_() - right.to(scores.dtype)) * share
+            if want_scale:
+                to_scale += (steps * scores).sum()
+            steps *= scale
+            if want_queries:
+                to_queries[rows] += steps @ candidates[columns]
+            if want_candidates:
+                to_candidates[columns] += steps.T @ queries[rows]
+        return to_queries, to_candidates, to_scale if want_scale else None, None, None, None
+
+
+def _logits(scores: Tensor, right: Tensor, out: Tensor, scale: Tensor, hardness: float) -> Tensor:
+    logits = scores * scale
+    if hardness:
+        logits = logits + (hardness * scores).masked_fill_(right, 0)
+    return logits.masked_fill_(out, float("-inf"))
+
+
+def _tiles(rows: int, columns: int, tile: tuple[int, int]) -> Iterator[tuple[slice, slice]]:
+    for row in range(0, rows, tile[0]):
+        for column in range(0, columns, tile[1]):
+            yield slice(row, min(row + tile[0], rows)), slice(column, min(column + tile[1], columns))
+
+
+def _by_row(pairs: Pairs | None) -> Pairs | None:
+    if pairs is None:
+        return None
+    order = torch.argsort(pairs.rows, stable=True)
+    return Pairs(pairs.rows[order], pairs.columns[order])
+
+
+def _within(pairs: Pairs, rows: slice) -> Pairs:
+    """The pairs, sorted by row, of some rows, which are numbered from 0."""
+    start, end = torch.searchsorted(pairs.rows, torch.tensor([rows.start, rows.stop], device=pairs.rows.device))
+    return Pairs(pairs.rows[start:end] - rows.start, pairs.columns[start:end])
+
+
+def _marked(pairs: Pairs, columns: slice, like: Tensor) -> Tensor:
+    """[R, C] bool, true at the pairs that lie in a tile."""
+    marks = torch.zeros(like.shape, dtype=torch.bool, device=like.device)
+    inside = (pairs.columns >= columns.start) & (pairs.columns < columns.stop)
+    marks[pairs.rows[inside], pairs.columns[inside] - columns.start] = True
+    return marks
