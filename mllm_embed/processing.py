@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import re
 from collections.abc import Sequence
+from dataclasses import replace
 from functools import cache
 from typing import Any
 
@@ -33,6 +34,7 @@ class ItemProcessor:
         tokens = {*named, *processor.tokenizer.convert_ids_to_tokens(processor.image_token_ids)}
         self._placeholders = sorted(token for token in tokens if token)
         self._bare = cache(self._bare_tail)
+        self._picture_tokens = cache(self._tokens_of_picture)
         # rendered once a role, since a jinja template costs more than the tokens of a short text
         self._template = cache(lambda role, images: render(processor, prompts, role, images))
         bos = processor.tokenizer.bos_token
@@ -84,6 +86,28 @@ class ItemProcessor:
         given = {TEXT: item.text, INSTRUCTION: item.words}
         texts = [self._filled(item.role, 0, {**given, mark: ""}) for mark in marks]
         return [self._call([text], [[]])["input_ids"][0].tolist() for text in texts]
+
+    def prepared(self, item: Item) -> tuple[Item, int]:
+        """The item with its pictures decoded, and how many tokens it will take.
+
+        Raises ImageError for an unreadable picture, DataError for one that this model cannot take and for words that
+        hold its image token.
+        """
+        pictures = [load_image(image) for image in item.images]
+        words = self.render(item)
+        try:
+            count = sum(self._picture_tokens(picture.size) for picture in pictures)
+        except (ValueError, TypeError) as error:
+            raise self._named([item], [words], [pictures]) or error from error
+        count += len(self.processor.tokenizer(words, add_special_tokens=self._add_special_tokens)["input_ids"])
+        return (replace(item, image=pictures) if pictures else item), count
+
+    def _tokens_of_picture(self, size: tuple[int, int]) -> int:
+        """How many tokens a picture of a size becomes, beyond the placeholder that the prompt holds."""
+        text = self._filled("image", 1, {})
+        batch = self._call([text], [[Image.new("RGB", size)]])
+        plain = self.processor.tokenizer(text, add_special_tokens=self._add_special_tokens)["input_ids"]
+        return batch["input_ids"].shape[1] - len(plain)
 
     def render(self, item: Item) -> str:
         """The whole prompt of an item as the tokenizer gets it, with the placeholders of its pictures."""

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import os
 from collections.abc import Sequence
 
 from mllm_embed.errors import ConfigError, DataError
@@ -18,8 +19,18 @@ def prompts_of(recipe: Recipe) -> PromptSet | None:
     return PROMPT_SETS[recipe.prompts] if recipe.prompts else None
 
 
+def processes() -> int:
+    """How many processes torchrun, accelerate or deepspeed started."""
+    return int(os.environ.get("WORLD_SIZE", 1))
+
+
 def check_batch(name: str, stage: Stage, rows: Sequence[Row]) -> None:
-    """Raises DataError for a stage with fewer rows than a batch."""
+    """Raises DataError for fewer rows than a batch, ConfigError for a batch that the processes cannot share."""
+    if stage.batch_size % processes() or stage.batch_size // processes() < 1:
+        raise ConfigError(
+            f"stage '{name}': batch_size {stage.batch_size} is that of all processes together, and {processes()} of "
+            "them cannot share it evenly; make it a multiple"
+        )
     if len(rows) < stage.batch_size:
         raise DataError(
             f"stage '{name}': {stage.data} has {len(rows)} {stage.rows}, fewer than batch_size {stage.batch_size}; "

@@ -14,14 +14,15 @@ from mllm_embed.errors import ConfigError
 
 Role = Literal[
     "image", "caption", "composed", "query_image", "target_image", "target_text", "source_text", "composed_text",
-    "negative_text", "target_captioned",
+    "negative_text", "target_captioned", "hard_negative",
 ]  # fmt: skip
 ROLES: dict[str, tuple[Role, ...]] = {
-    "pairs": ("image", "caption"),
+    "pairs": ("image", "caption", "hard_negative"),
     "triplets": (
         "composed", "query_image", "target_image", "target_text", "target_captioned", "source_text", "composed_text",
+        "hard_negative",
     ),
-    "texts": ("source_text", "target_text", "negative_text", "composed_text"),
+    "texts": ("source_text", "target_text", "negative_text", "composed_text", "hard_negative"),
 }  # fmt: skip
 PICTURE_ROLES = ("image", "composed", "query_image", "target_image", "target_captioned")
 
@@ -55,7 +56,23 @@ class Term(_Section):
     frozen: bool = Field(
         default=False, description="encode positive and negatives without the adapter: an index of the base stays valid"
     )
+    bank: bool = Field(
+        default=False,
+        description="candidates are those of all rows, encoded once before the stage: queries alone train",
+    )
     weight: float = Field(default=1.0, gt=0, description="share of this term in the loss")
+
+    @model_validator(mode="after")
+    def _hard_negatives_are_negatives(self) -> Term:
+        if "hard_negative" in (*self.query, *self.positive):
+            raise ValueError("hard_negative can only be listed in negatives: a row may have none or several")
+        return self
+
+    @model_validator(mode="after")
+    def _bank_asks_one_way(self) -> Term:
+        if self.bank and (self.symmetric or self.same_side or self.frozen or len(self.query) > 1):
+            raise ValueError("a term with bank: true has one query and takes no symmetric, same_side or frozen")
+        return self
 
     @model_validator(mode="after")
     def _positives_fit_queries(self) -> Term:
@@ -69,7 +86,8 @@ class Term(_Section):
     @property
     def name(self) -> str:
         """What the log calls it."""
-        return f"{'+'.join(self.query)}-{'+'.join(self.positive)}{'-frozen' if self.frozen else ''}"
+        tower = "-frozen" if self.frozen else "-bank" if self.bank else ""
+        return f"{'+'.join(self.query)}-{'+'.join(self.positive)}{tower}"
 
     @property
     def queries(self) -> list[Use]:
@@ -83,6 +101,11 @@ class Term(_Section):
     def others(self) -> list[Use]:
         """The hard negatives."""
         return [Use(role, self.frozen) for role in self.negatives]
+
+    @property
+    def uses(self) -> list[Use]:
+        """What a step encodes for it."""
+        return self.queries if self.bank else [*self.queries, *self.positives, *self.others]
 
 
 class Lora(_Section):
@@ -101,14 +124,36 @@ class Stage(_Section):
     )
     terms: list[Term] = Field(min_length=1, description="the loss: a weighted sum of InfoNCE terms")
     temperature: float = Field(default=0.05, gt=0, description="cosines are divided by it in the loss")
+    learn_temperature: Annotated[list[Annotated[float, Field(gt=0)]], Field(min_length=2, max_length=2)] | None = Field(
+        default=None, description="learn it, from `temperature` on, within two bounds: [0.01, 0.1], say; default fixed"
+    )
+    mask_margin: float | None = Field(
+        default=None, ge=0, description="leave out others' answers that score higher than a row's own by more than this"
+    )
+    hardness: float = Field(
+        default=0.0, ge=0, description="each negative counts exp(hardness x cosine) times: LLaVE, with 9"
+    )
+    mined: Path | None = Field(
+        default=None, description="what `python -m training mine` wrote: hard negatives, clusters"
+    )
+    hard_negatives: int | None = Field(
+        default=None, gt=0, description="so many of the hard negatives that a row has, the first; by default all"
+    )
     matryoshka: list[Annotated[int, Field(gt=0)]] = Field(
         default=[], description="first dimensions that must do alone too, say [64, 128]: vectors can be cut to them"
     )
     batch_size: int = Field(
-        default=64, gt=1, description="rows a step; each row's positive is a negative of the others"
+        default=64, gt=1, description="rows a step, over all processes; each row's positive is a negative of the others"
+    )
+    chunk_tokens: int | Literal["auto"] = Field(
+        default="auto", description="tokens alive at once; a larger batch is cut and computed twice (gradient caching)"
     )
     per_image: int = Field(
         default=1, gt=0, description="rows with one picture or source text that share a batch, each other's negatives"
+    )
+    per_cluster: int = Field(default=1, gt=0, description="rows of one cluster of the `mined` file that share a batch")
+    per_source: int = Field(
+        default=1, gt=0, description="rows of one source that share a batch: 1 mixes, batch_size keeps sources apart"
     )
     epochs: float = Field(default=1, gt=0, description="passes over the rows")
     steps: int | None = Field(default=None, gt=0, description="stop after so many steps instead of epochs")
@@ -137,15 +182,31 @@ class Stage(_Section):
             raise ValueError(f"matryoshka must list increasing dimensions, not {self.matryoshka}")
         return self
 
+    @model_validator(mode="after")
+    def _temperature_lies_within(self) -> Stage:
+        if self.learn_temperature:
+            low, high = self.learn_temperature
+            if not low < self.temperature < high:
+                raise ValueError(
+                    f"temperature {self.temperature} must lie between learn_temperature's {low} and {high}"
+                )
+        return self
+
+    @model_validator(mode="after")
+    def _chunks_hold_tokens(self) -> Stage:
+        if self.chunk_tokens != "auto" and self.chunk_tokens < 1:
+            raise ValueError(f"chunk_tokens must be auto or at least 1, not {self.chunk_tokens}")
+        return self
+
     @property
     def uses(self) -> list[Use]:
-        """Every role that some term needs, live or frozen, once, in order."""
-        return list(dict.fromkeys(u for term in self.terms for u in (*term.queries, *term.positives, *term.others)))
+        """Every role that a step encodes for some term, live or frozen, once, in order."""
+        return list(dict.fromkeys(use for term in self.terms for use in term.uses))
 
     @property
     def roles(self) -> list[Role]:
         """Every role that some term needs, once, in order."""
-        return list(dict.fromkeys(use.role for use in self.uses))
+        return list(dict.fromkeys(r for term in self.terms for r in (*term.query, *term.positive, *term.negatives)))
 
     @property
     def pictures(self) -> bool:

@@ -41,14 +41,14 @@ class Asked:
     Args:
         query, positive: the row of `vectors` that asks, and the one that answers.
         negatives: [K] those that join the candidates of every row; `owners` [K] is the row that brought each.
-        mine: the rows whose loss this process computes; by default all.
+        mine: [R] int64, the rows whose loss this process computes; by default all.
     """
 
     query: Tensor
     positive: Tensor
     negatives: Tensor = field(default_factory=lambda: torch.zeros(0, dtype=torch.long))
     owners: Tensor = field(default_factory=lambda: torch.zeros(0, dtype=torch.long))
-    mine: slice | None = None
+    mine: Tensor | None = None
 
     def backwards(self) -> Asked:
         """Each positive asks for its query; nobody brought negatives."""
@@ -97,13 +97,15 @@ def _one_way(vectors: Tensor, asked: Asked, weighing: Weighing, same_side: bool,
     columns, where = torch.unique(torch.cat([asked.positive, asked.negatives, beside]), return_inverse=True)
     own = where[: len(asked.positive)]
     brought = where[len(asked.positive) : len(asked.positive) + len(asked.negatives)]
-    mine = asked.mine or slice(0, len(asked.query))
+    every = torch.arange(len(asked.query), device=vectors.device)
+    mine = every if asked.mine is None else asked.mine
     query = asked.query[mine]
     known = known_pairs(inputs[query], inputs[asked.query], inputs[asked.positive], inputs[columns])
-    here = (asked.owners >= mine.start) & (asked.owners < mine.stop)
+    number = torch.full_like(every, -1).index_put_((mine,), torch.arange(len(mine), device=every.device))
+    rows = number[asked.owners]
     return info_nce(
         vectors[query], vectors[columns], own[mine], weighing.temperature, known,
-        Pairs(asked.owners[here] - mine.start, brought[here]),
+        Pairs(rows[rows >= 0], brought[rows >= 0]),
         weighing.mask_margin, weighing.hardness,
     )  # fmt: skip
 

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import json
+import sys
 from collections.abc import Callable
 from dataclasses import replace
 from pathlib import Path
@@ -19,14 +20,20 @@ from mllm_embed.folder import DataFolder
 from mllm_embed.lora import LoraSpec, add_lora, load_adapter
 from mllm_embed.model_card import ModelCardInfo
 
+from .bank import Bank, make_bank
 from .card import card_of
-from .checks import check_batch, check_dimension, prompts_of
+from .checks import check_batch, check_dimension, processes, prompts_of
+from .chunking import find_chunk_tokens
 from .collator import ContrastiveCollator
 from .config import Recipe, Stage
 from .data import Row
 from .data.folder import read_rows
+from .examples import Examples, Reader
+from .gradient_caching import BatchEncoder
 from .run_folder import check_output, last_checkpoint, write_run
-from .trainer import BatchEncoder, ContrastiveTrainer
+from .sampler import GroupedSampler
+from .temperature import Temperature
+from .trainer import ContrastiveTrainer
 
 
 class JsonLog(TrainerCallback):
@@ -127,21 +134,41 @@ def _train_stage(
 ) -> None:
     if recipe.gradient_checkpointing:
         embedder.model.gradient_checkpointing_enable()
+    home = recipe.output / "checkpoints" / name
     arguments = TrainingArguments(
-        output_dir=str(recipe.output / "checkpoints" / name), seed=seed, bf16=bf16,
+        output_dir=str(home), seed=seed, bf16=bf16,
         use_cpu=not torch.cuda.is_available(), dataloader_pin_memory=torch.cuda.is_available(),
-        per_device_train_batch_size=stage.batch_size, dataloader_drop_last=True, dataloader_num_workers=recipe.workers,
+        per_device_train_batch_size=stage.batch_size // processes(), dataloader_drop_last=True,
+        dataloader_num_workers=recipe.workers,
         num_train_epochs=stage.epochs, max_steps=stage.steps or -1, learning_rate=stage.learning_rate,
         lr_scheduler_type=stage.schedule, warmup_steps=stage.warmup, weight_decay=stage.weight_decay,
         save_steps=stage.save_steps, save_total_limit=2, logging_steps=10, logging_first_step=True,
         report_to=["tensorboard"], remove_unused_columns=False, label_names=[],
     )  # fmt: skip
+    examples = Examples(rows, Reader(embedder.items.prepared, stage))
     trainer = ContrastiveTrainer(
-        model=BatchEncoder(embedder.model), args=arguments, train_dataset=rows, stage=stage,
-        data_collator=ContrastiveCollator(embedder.items, stage.uses),
+        model=BatchEncoder(embedder.model, Temperature(stage.temperature, stage.learn_temperature)), args=arguments,
+        train_dataset=examples, stage=stage, order=GroupedSampler([row.group for row in rows], stage.per_image, seed),
+        banks=_banks(stage, rows, embedder, home),
+        data_collator=ContrastiveCollator(embedder.items, stage.uses, _chunk_tokens(stage, embedder, examples, bf16)),
         callbacks=[JsonLog(recipe.output / "log.jsonl", name)],
     )  # fmt: skip
-    trainer.train(resume_from_checkpoint=last_checkpoint(Path(arguments.output_dir)))
+    trainer.train(resume_from_checkpoint=last_checkpoint(home))
     if trainer.is_world_process_zero():
         embedder.settings = replace(embedder.settings, matryoshka=tuple(stage.matryoshka))
         embedder.save_pretrained(recipe.output / name, card=card)
+
+
+def _chunk_tokens(stage: Stage, embedder: MLLMEmbedder, examples: Examples, bf16: bool) -> int:
+    if stage.chunk_tokens != "auto":
+        return stage.chunk_tokens
+    probe = ContrastiveCollator(embedder.items, stage.uses, sys.maxsize)([examples[0], examples[1]])["batch"]
+    return find_chunk_tokens(embedder.model, probe.live, bf16)
+
+
+def _banks(stage: Stage, rows: list[Row], embedder: MLLMEmbedder, home: Path) -> dict[str, Bank]:
+    terms = [term for term in stage.terms if term.bank]
+    return {
+        term.name: make_bank(term, rows, embedder.encode, home / f"bank-{number}.safetensors", stage.hard_negatives)
+        for number, term in enumerate(terms)
+    }

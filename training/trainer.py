@@ -1,9 +1,8 @@
-"""transformers' Trainer with three overrides: the loss, the sampler, and what a checkpoint holds."""
+"""transformers' Trainer with few overrides: the loss, the sampler, and what a checkpoint holds."""
 
 from __future__ import annotations
 
 import math
-from collections.abc import Sequence
 from pathlib import Path
 from typing import Any
 
@@ -11,96 +10,86 @@ import torch
 from safetensors import SafetensorError
 from safetensors.torch import load_file, save_file
 from torch import Tensor, nn
+from torch.utils.data import Sampler
 from transformers import Trainer
 
 from mllm_embed.errors import ModelError
 
-from .config import Stage, Term, Use
-from .losses import contrast, nested
-from .sampler import GroupedSampler
+from .bank import Bank
+from .collator import Batch
+from .config import Stage, Term
+from .gathering import Pool, gather
+from .losses import Asked, Weighing, contrast, contrast_bank, nested
+from .tiled import Found
 
 TRAINABLE_FILE = "trainable.safetensors"
 
 
-class BatchEncoder(nn.Module):
-    """Runs every micro-batch of a step in one forward, so that DDP and DeepSpeed see one forward and one backward.
-
-    Frozen ones give the vectors of the base model, bit for bit: without adapter, dropout or gradient.
-    """
-
-    def __init__(self, model: nn.Module):
-        super().__init__()
-        self.model = model
-
-    def forward(self, live: list[dict[str, Tensor]], frozen: Sequence[dict[str, Tensor]] = ()) -> Tensor:
-        """-> [U, D] float32, L2-normalised, the live ones first."""
-        return torch.cat([*(self.model(**batch) for batch in live), *self._frozen(frozen)])
-
-    @torch.no_grad()
-    def _frozen(self, micro_batches: Sequence[dict[str, Tensor]]) -> list[Tensor]:
-        if not micro_batches:
-            return []
-        training = self.model.training
-        self.model.eval()
-        try:
-            with self.model.backbone.disable_adapter():
-                return [self.model(**batch) for batch in micro_batches]
-        finally:
-            self.model.train(training)
-
-    def trainable(self) -> dict[str, Tensor]:
-        return {name: p.detach() for name, p in self.named_parameters() if p.requires_grad}
-
-
 class ContrastiveTrainer(Trainer):
-    """Trains a BatchEncoder with the terms of one stage. Logs each term's loss and in-batch accuracy.
+    """Trains a BatchEncoder with the terms of one stage over the rows of all processes. Logs what each term found.
 
     A checkpoint holds the trainable parameters alone, beside Trainer's own optimiser, scheduler and random states.
     """
 
-    def __init__(self, *args: Any, stage: Stage, **kwargs: Any):
+    def __init__(self, *args: Any, stage: Stage, order: Sampler[int] | None, banks: dict[str, Bank], **kwargs: Any):
+        """`order` gives the numbers of the rows, none for a stream; `banks` the candidates of terms, by name."""
         super().__init__(*args, **kwargs)
-        self.stage = stage
+        self.stage, self.order, self.banks = stage, order, banks
         self.model_accepts_loss_kwargs = False
         self._seen: dict[str, list[Tensor]] = {}
 
     def compute_loss(self, model: nn.Module, inputs: dict[str, Any], return_outputs: bool = False, **_: Any) -> Any:
         if "error" in inputs:
             raise inputs["error"]
-        vectors = model(inputs["live"], inputs["frozen"])
+        batch: Batch = inputs["batch"]
+        vectors, temperature = model(batch)
+        weighing = Weighing(temperature.to(vectors.device), self.stage.mask_margin, self.stage.hardness)
+        pool = gather(vectors, batch, self.args.per_device_train_batch_size)
         total = vectors.new_zeros(())
         for term in self.stage.terms:
-            total = total + term.weight * self._loss(term, vectors, inputs["places"], inputs["inputs"])
+            total = total + term.weight * self._loss(term, pool, batch, weighing)
+        self._note("temperature", temperature.detach())
         if not math.isfinite(total.item()):
             raise ModelError(f"the loss is {total.item()} at step {self.state.global_step}; lower the learning rate")
         return (total, vectors) if return_outputs else total
 
-    def _loss(self, term: Term, vectors: Tensor, places: dict[Use, Tensor], inputs: Tensor) -> Tensor:
+    def _loss(self, term: Term, pool: Pool, batch: Batch, weighing: Weighing) -> Tensor:
         """The loss of one term, the mean over the stage's nested dimensions."""
-        query, positive = (torch.cat([places[use] for use in uses]) for uses in (term.queries, term.positives))
-        negatives = torch.cat([places[use] for use in term.others] or [query[:0]])
         losses = []
-        for dim, cut in nested(vectors, self.stage.matryoshka).items():
-            loss, accuracy = contrast(
-                cut, query, positive, negatives, self.stage.temperature, term.symmetric, term.same_side, inputs
-            )
-            losses.append(loss)
-            self._note(f"accuracy/{term.name}" + (f"@{dim}" if dim < vectors.shape[1] else ""), accuracy)
+        for dim, cut in nested(pool.vectors, self.stage.matryoshka).items():
+            found = self._banked(term, cut, pool, batch, weighing) if term.bank else _live(term, cut, pool, weighing)
+            losses.append(found.loss)
+            self._note_all(term, "" if dim == pool.vectors.shape[1] else f"@{dim}", found)
         mean = torch.stack(losses).mean()
         self._note(f"loss/{term.name}", mean.detach())
         return mean
+
+    def _banked(self, term: Term, vectors: Tensor, pool: Pool, batch: Batch, weighing: Weighing) -> Found:
+        bank = self.banks[term.name].on(vectors)
+        query = pool.places[term.queries[0]][pool.mine]
+        asks, answers = (batch.keys[role].to(vectors.device) for role in (term.query[0], term.positive[0]))
+        return contrast_bank(
+            vectors[query], asks, bank.vectors, bank.inputs, bank.places(answers), (bank.asked, bank.answers), weighing
+        )
+
+    def _note_all(self, term: Term, cut: str, found: Found) -> None:
+        for name in ("accuracy",) if cut else ("accuracy", "positive", "hardest", "negatives", "masked"):
+            if name != "masked" or self.stage.mask_margin is not None:
+                self._note(f"{name}/{term.name}{cut}", getattr(found, name))
 
     def _note(self, name: str, value: Tensor) -> None:
         self._seen.setdefault(name, []).append(value)
 
     def log(self, logs: dict[str, float], *args: Any, **kwargs: Any) -> None:
-        logs |= {name: round(torch.stack(values).mean().item(), 4) for name, values in self._seen.items()}
+        logs |= {name: round(torch.stack(values).nanmean().item(), 4) for name, values in self._seen.items()}
         self._seen.clear()
         super().log(logs, *args, **kwargs)
 
-    def _get_train_sampler(self, train_dataset: Any = None) -> GroupedSampler:
-        rows = train_dataset or self.train_dataset
-        return GroupedSampler([row.group for row in rows], self.stage.per_image, self.args.seed)
+    def _get_train_sampler(self, train_dataset: Any = None) -> Sampler[int] | None:
+        return self.order
+
+    def get_decay_parameter_names(self, model: nn.Module) -> list[str]:
+        return [name for name in super().get_decay_parameter_names(model) if "temperature" not in name.split(".")]
 
     def _save(self, output_dir: str | None = None, state_dict: dict[str, Tensor] | None = None) -> None:
         folder = Path(output_dir or self.args.output_dir)
@@ -121,3 +110,19 @@ class ContrastiveTrainer(Trainer):
             raise ModelError(f"{resume_from_checkpoint} was made with other LoRA settings; start a new output folder")
         for name, parameter in wanted.items():
             parameter.copy_(state[name])
+
+
+def _live(term: Term, vectors: Tensor, pool: Pool, weighing: Weighing) -> Found:
+    """Several queries of a term are so many times the rows, which share one softmax."""
+    rows, times = pool.rows, len(term.queries)
+    starts = torch.arange(times, device=vectors.device)[:, None] * rows
+    negatives = torch.cat([pool.places[use] for use in term.others] or [pool.inputs[:0]])
+    owners = torch.cat([pool.owners_of(use) for use in term.others] or [pool.inputs[:0]])
+    asked = Asked(
+        query=torch.cat([pool.places[use] for use in term.queries]),
+        positive=torch.cat([pool.places[use] for use in term.positives]),
+        negatives=negatives.repeat(times),
+        owners=(owners + starts).flatten(),
+        mine=(pool.mine + starts).flatten(),
+    )
+    return contrast(vectors, asked, weighing, term.symmetric, term.same_side, pool.inputs)

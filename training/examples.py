@@ -1,0 +1,103 @@
+"""From rows to examples: every input read and measured where the rows are loaded, in the worker processes."""
+
+from __future__ import annotations
+
+import hashlib
+from collections import OrderedDict
+from collections.abc import Callable, Hashable, Sequence
+from dataclasses import dataclass
+
+from torch.utils.data import Dataset
+
+from mllm_embed.errors import DataError
+from mllm_embed.types import Item
+
+from .config import Stage
+from .data import Row
+
+KEPT = 64  # inputs; rows that share a picture come one after the other
+
+
+@dataclass(frozen=True)
+class Ready:
+    """An input with its pictures decoded, the tokens it takes, and a number that equal inputs share everywhere."""
+
+    item: Item
+    tokens: int
+    number: int
+
+
+@dataclass(frozen=True)
+class Example:
+    """A row as the collator needs it: what plays each role, one input or several, and the keys of what stands in a
+    bank or asks one."""
+
+    id: str
+    roles: dict[str, tuple[Ready, ...]]
+    keys: dict[str, int]
+
+
+class Reader:
+    """Makes examples of rows; the last few inputs are kept, since neighbouring rows share them."""
+
+    def __init__(self, prepare: Callable[[Item], tuple[Item, int]], stage: Stage):
+        """`prepare` is `ItemProcessor.prepared`."""
+        self.prepare, self.stage = prepare, stage
+        self._roles = list(dict.fromkeys(use.role for use in stage.uses))
+        self._keyed = list(dict.fromkeys(r for term in stage.terms if term.bank for r in (*term.query, *term.positive)))
+        self._kept: OrderedDict[Hashable, Ready] = OrderedDict()
+
+    def __call__(self, row: Row) -> Example:
+        """Raises ImageError or DataError for an input that is missing or cannot be read."""
+        ready = {role: tuple(map(self._ready, self._items(row, role))) for role in self._roles}
+        return Example(row.id, ready, {role: key_of(row.roles[role]) for role in self._keyed})
+
+    def _items(self, row: Row, role: str) -> tuple[Item, ...]:
+        if role == "hard_negative":
+            return row.hard_negatives[: self.stage.hard_negatives]
+        if role not in row.roles:
+            raise DataError(f"row '{row.id}' has no {role}, which a term of the loss needs")
+        return (row.roles[role],)
+
+    def _ready(self, item: Item) -> Ready:
+        key = item.key
+        if key in self._kept:
+            self._kept.move_to_end(key)
+            return self._kept[key]
+        loaded, tokens = self.prepare(item)
+        ready = self._kept[key] = Ready(loaded, tokens, number_of(loaded))
+        if len(self._kept) > KEPT:
+            self._kept.popitem(last=False)
+        return ready
+
+
+class Examples(Dataset):
+    """The examples of rows that are at hand by number."""
+
+    def __init__(self, rows: Sequence[Row], read: Callable[[Row], Example]):
+        self.rows, self.read = rows, read
+
+    def __len__(self) -> int:
+        return len(self.rows)
+
+    def __getitem__(self, index: int) -> Example:
+        return self.read(self.rows[index])
+
+
+def key_of(item: Item) -> int:
+    """A number, int64, that inputs of one name share: same prompt, same paths, same words; no picture is opened."""
+    return _number(repr(item.key).encode("utf-8", "replace"))
+
+
+def number_of(item: Item) -> int:
+    """A number, int64, that inputs share in every process when the model cannot tell them apart: same prompt, same
+    pixels, same words."""
+    text = repr((item.role, item.text, item.words)).encode("utf-8", "replace")
+    return _number(text, *(part for shown in item.images for part in (repr(shown.size).encode(), shown.tobytes())))
+
+
+def _number(*parts: bytes) -> int:
+    digest = hashlib.blake2b(digest_size=8)
+    for part in parts:
+        digest.update(part)
+    return int.from_bytes(digest.digest(), "big", signed=True)
