@@ -34,7 +34,7 @@ class ItemProcessor:
         tokens = {*named, *processor.tokenizer.convert_ids_to_tokens(processor.image_token_ids)}
         self._placeholders = sorted(token for token in tokens if token)
         self._bare = cache(self._bare_tail)
-        self._picture_tokens = cache(self._tokens_of_picture)
+        self._picture_tokens = cache(self._tokens_of_pictures)
         # rendered once a role, since a jinja template costs more than the tokens of a short text
         self._template = cache(lambda role, images: render(processor, prompts, role, images))
         bos = processor.tokenizer.bos_token
@@ -95,19 +95,22 @@ class ItemProcessor:
         """
         pictures = [load_image(image) for image in item.images]
         words = self.render(item)
+        if not pictures:
+            return item, self._call([words], [[]])["input_ids"].shape[1]
         try:
-            count = sum(self._picture_tokens(picture.size) for picture in pictures)
+            more = self._picture_tokens(tuple(picture.size for picture in pictures))
         except (ValueError, TypeError) as error:
             raise self._named([item], [words], [pictures]) or error from error
-        count += len(self.processor.tokenizer(words, add_special_tokens=self._add_special_tokens)["input_ids"])
-        return (replace(item, image=pictures) if pictures else item), count
+        return replace(item, image=pictures), self._plain_tokens(words) + more
 
-    def _tokens_of_picture(self, size: tuple[int, int]) -> int:
-        """How many tokens a picture of a size becomes, beyond the placeholder that the prompt holds."""
-        text = self._filled("image", 1, {})
-        batch = self._call([text], [[Image.new("RGB", size)]])
-        plain = self.processor.tokenizer(text, add_special_tokens=self._add_special_tokens)["input_ids"]
-        return batch["input_ids"].shape[1] - len(plain)
+    def _tokens_of_pictures(self, sizes: tuple[tuple[int, int], ...]) -> int:
+        """How many tokens pictures of some sizes become, beyond the placeholders that the prompt holds."""
+        text = self._filled("image", len(sizes), {})
+        batch = self._call([text], [[Image.new("RGB", size) for size in sizes]])
+        return batch["input_ids"].shape[1] - self._plain_tokens(text)
+
+    def _plain_tokens(self, text: str) -> int:
+        return len(self.processor.tokenizer(text, add_special_tokens=self._add_special_tokens)["input_ids"])
 
     def render(self, item: Item) -> str:
         """The whole prompt of an item as the tokenizer gets it, with the placeholders of its pictures."""

@@ -204,6 +204,16 @@ class Stage(_Section):
         return list(dict.fromkeys(use for term in self.terms for use in term.uses))
 
     @property
+    def encoded(self) -> list[Role]:
+        """Every role that a step encodes, once, in order."""
+        return list(dict.fromkeys(use.role for use in self.uses))
+
+    @property
+    def keyed(self) -> list[Role]:
+        """The roles whose inputs are looked up in a bank, or look there."""
+        return list(dict.fromkeys(r for term in self.terms if term.bank for r in (*term.query, *term.positive)))
+
+    @property
     def roles(self) -> list[Role]:
         """Every role that some term needs, once, in order."""
         return list(dict.fromkeys(r for term in self.terms for r in (*term.query, *term.positive, *term.negatives)))

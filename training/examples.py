@@ -12,7 +12,6 @@ from torch.utils.data import Dataset
 from mllm_embed.errors import DataError
 from mllm_embed.types import Item
 
-from .config import Stage
 from .data import Row
 
 KEPT = 64  # inputs; rows that share a picture come one after the other
@@ -40,21 +39,28 @@ class Example:
 class Reader:
     """Makes examples of rows; the last few inputs are kept, since neighbouring rows share them."""
 
-    def __init__(self, prepare: Callable[[Item], tuple[Item, int]], stage: Stage):
-        """`prepare` is `ItemProcessor.prepared`."""
-        self.prepare, self.stage = prepare, stage
-        self._roles = list(dict.fromkeys(use.role for use in stage.uses))
-        self._keyed = list(dict.fromkeys(r for term in stage.terms if term.bank for r in (*term.query, *term.positive)))
+    def __init__(
+        self,
+        prepare: Callable[[Item], tuple[Item, int]],
+        roles: Sequence[str],
+        keyed: Sequence[str] = (),
+        hard_negatives: int | None = None,
+    ):
+        """Read `roles`, with `prepare` (`ItemProcessor.prepared`); of `keyed` only keys are needed.
+
+        Of a row's hard negatives the first `hard_negatives` are read, by default all.
+        """
+        self.prepare, self.roles, self.keyed, self.hard_negatives = prepare, roles, keyed, hard_negatives
         self._kept: OrderedDict[Hashable, Ready] = OrderedDict()
 
     def __call__(self, row: Row) -> Example:
         """Raises ImageError or DataError for an input that is missing or cannot be read."""
-        ready = {role: tuple(map(self._ready, self._items(row, role))) for role in self._roles}
-        return Example(row.id, ready, {role: key_of(row.roles[role]) for role in self._keyed})
+        ready = {role: tuple(map(self._ready, self._items(row, role))) for role in self.roles}
+        return Example(row.id, ready, {role: key_of(row.roles[role]) for role in self.keyed})
 
     def _items(self, row: Row, role: str) -> tuple[Item, ...]:
         if role == "hard_negative":
-            return row.hard_negatives[: self.stage.hard_negatives]
+            return row.hard_negatives[: self.hard_negatives]
         if role not in row.roles:
             raise DataError(f"row '{row.id}' has no {role}, which a term of the loss needs")
         return (row.roles[role],)

@@ -145,7 +145,8 @@ def _train_stage(
         save_steps=stage.save_steps, save_total_limit=2, logging_steps=10, logging_first_step=True,
         report_to=["tensorboard"], remove_unused_columns=False, label_names=[],
     )  # fmt: skip
-    examples = Examples(rows, Reader(embedder.items.prepared, stage))
+    read = Reader(embedder.items.prepared, stage.encoded, stage.keyed, stage.hard_negatives)
+    examples = Examples(rows, read)
     trainer = ContrastiveTrainer(
         model=BatchEncoder(embedder.model, Temperature(stage.temperature, stage.learn_temperature)), args=arguments,
         train_dataset=examples, stage=stage, order=GroupedSampler([row.group for row in rows], stage.per_image, seed),

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import math
+from dataclasses import replace
 from pathlib import Path
 from typing import Any
 
@@ -57,7 +58,11 @@ class ContrastiveTrainer(Trainer):
         """The loss of one term, the mean over the stage's nested dimensions."""
         losses = []
         for dim, cut in nested(pool.vectors, self.stage.matryoshka).items():
-            found = self._banked(term, cut, pool, batch, weighing) if term.bank else _live(term, cut, pool, weighing)
+            found = (
+                self._banked(term, cut, pool, batch, weighing)
+                if term.bank
+                else term_loss(term, replace(pool, vectors=cut), weighing)
+            )
             losses.append(found.loss)
             self._note_all(term, "" if dim == pool.vectors.shape[1] else f"@{dim}", found)
         mean = torch.stack(losses).mean()
@@ -112,10 +117,13 @@ class ContrastiveTrainer(Trainer):
             parameter.copy_(state[name])
 
 
-def _live(term: Term, vectors: Tensor, pool: Pool, weighing: Weighing) -> Found:
-    """Several queries of a term are so many times the rows, which share one softmax."""
+def term_loss(term: Term, pool: Pool, weighing: Weighing) -> Found:
+    """The InfoNCE of a term over the rows of all processes, of which this one computes its own.
+
+    Several queries of a term are so many times the rows, which share one softmax.
+    """
     rows, times = pool.rows, len(term.queries)
-    starts = torch.arange(times, device=vectors.device)[:, None] * rows
+    starts = torch.arange(times, device=pool.vectors.device)[:, None] * rows
     negatives = torch.cat([pool.places[use] for use in term.others] or [pool.inputs[:0]])
     owners = torch.cat([pool.owners_of(use) for use in term.others] or [pool.inputs[:0]])
     asked = Asked(
@@ -125,4 +133,4 @@ def _live(term: Term, vectors: Tensor, pool: Pool, weighing: Weighing) -> Found:
         owners=(owners + starts).flatten(),
         mine=(pool.mine + starts).flatten(),
     )
-    return contrast(vectors, asked, weighing, term.symmetric, term.same_side, pool.inputs)
+    return contrast(pool.vectors, asked, weighing, term.symmetric, term.same_side, pool.inputs)

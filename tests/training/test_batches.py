@@ -1,49 +1,92 @@
-"""What order rows come in, and how a batch of them is encoded."""
+"""How rows become a batch: read, measured, cut into chunks, each distinct input encoded once."""
 
 from __future__ import annotations
 
 import json
+import shutil
+from dataclasses import replace
 from pathlib import Path
 
+import families
+import pytest
 import torch
+from PIL import Image
 
-from mllm_embed import DataFolder, MLLMEmbedder
+from mllm_embed import DataFolder, Document, MLLMEmbedder, Query
+from mllm_embed.families import TESTED
 from mllm_embed.lora import LoraSpec, add_lora
-from mllm_embed.training.collator import ContrastiveCollator
+from mllm_embed.training.collator import Batch, ContrastiveCollator
 from mllm_embed.training.config import Use
+from mllm_embed.training.data import Row
 from mllm_embed.training.data.folder import read_rows
-from mllm_embed.training.sampler import GroupedSampler
-from mllm_embed.training.trainer import BatchEncoder
+from mllm_embed.training.examples import Reader
+from mllm_embed.training.gradient_caching import BatchEncoder
 
 ROLES = ["composed", "query_image", "target_image", "target_text", "source_text"]
+WHOLE = 1 << 30
 
 
-def test_order_is_a_function_of_seed_and_epoch() -> None:
-    groups = [str(i // 4) for i in range(40)]
-    orders = {}
-    for seed in (0, 1):
-        for epoch in (0, 1):
-            sampler = GroupedSampler(groups, 1, seed)
-            sampler.set_epoch(epoch)
-            orders[seed, epoch] = list(sampler)
-            assert sorted(sampler) == list(range(40)) and list(sampler) == orders[seed, epoch]
-    assert len({tuple(order) for order in orders.values()}) == 4
+def _batch(embedder: MLLMEmbedder, rows: list[Row], uses: list[Use], chunk_tokens: int = WHOLE) -> Batch:
+    read = Reader(embedder.items.prepared, list(dict.fromkeys(use.role for use in uses)))
+    return ContrastiveCollator(embedder.items, uses, chunk_tokens)([read(row) for row in rows])["batch"]
 
 
-def test_rows_of_one_picture_come_together() -> None:
-    groups = [str(i % 10) for i in range(40)]
-    order = list(GroupedSampler(groups, 4, 0))
-    assert sorted(order) == list(range(40))
-    chunks = [order[start : start + 4] for start in range(0, 40, 4)]
-    assert all(len({groups[i] for i in chunk}) == 1 for chunk in chunks)
-    plain = list(GroupedSampler(groups, 1, 0))
-    assert any(len({groups[i] for i in plain[s : s + 4]}) > 1 for s in range(0, 40, 4))
+@pytest.mark.parametrize("family", TESTED)
+def test_tokens_are_counted_before_anything_is_processed(family: str, tmp_path: Path) -> None:
+    """For every family, pictures of several sizes, one and two of them: what chunks are cut by is what they hold."""
+    items = MLLMEmbedder.from_pretrained(families.make(family, tmp_path / family), device="cpu").items
+    a, b = Image.new("RGB", (32, 32)), Image.new("RGB", (96, 40), "red")
+    for item in (
+        Document(image=a),
+        Query(image=b, instruction="make it red"),
+        Document(text="a hat"),
+        Document([a, b]),
+    ):
+        loaded, tokens = items.prepared(item)
+        assert tokens == items([loaded])["input_ids"].shape[1], item
+
+
+def test_chunks_hold_at_most_so_many_tokens_and_every_input_once(embedder: MLLMEmbedder, data: Path) -> None:
+    rows = read_rows(DataFolder.open(data), data, "triplets", ROLES)
+    uses = [Use(role) for role in ROLES]
+    whole = _batch(embedder, rows, uses)
+    assert not whole.cached and len(whole.live) == 3  # composed, image, text
+    longest = max(chunk["input_ids"].shape[1] for chunk in whole.live)
+    cut = _batch(embedder, rows, uses, 2 * longest)
+    assert cut.cached and cut.tokens == whole.tokens and len(cut.live) > 3
+    assert all(chunk["input_ids"].numel() <= 2 * longest for chunk in cut.live)
+    alone = _batch(embedder, rows, uses, 1)
+    assert len(alone.live) == len(alone.inputs) == len(whole.inputs)
+
+
+def test_one_picture_under_two_names_is_one_input(embedder: MLLMEmbedder, data: Path) -> None:
+    row = json.loads((data / "triplets.jsonl").read_text().splitlines()[0])
+    shutil.copy(data / row["target_image"], data / "images/copy.png")
+    twin = row | {"id": "twin", "target_image": "images/copy.png", "instruction": "another way to say it"}
+    (data / "triplets.jsonl").write_text("".join(json.dumps(r) + "\n" for r in (row, twin)))
+    target = Use("target_image")
+    places = _batch(embedder, read_rows(DataFolder.open(data), data, "triplets", ROLES), [target]).places[target]
+    assert places.tolist() == [0, 0]
+
+
+def test_hard_negatives_come_with_their_owner(embedder: MLLMEmbedder, data: Path) -> None:
+    rows = read_rows(DataFolder.open(data), data, "triplets", ["composed", "target_text"])[:3]
+    words = [("a", "b"), (), ("b", "c", "d")]
+    rows = [
+        replace(row, hard_negatives=tuple(Document(text=w) for w in own)) for row, own in zip(rows, words, strict=True)
+    ]
+    use = Use("hard_negative")
+    batch = _batch(embedder, rows, [Use("composed"), use])
+    assert batch.owners.tolist() == [0, 0, 2, 2, 2]
+    assert batch.places[use][1] == batch.places[use][2] and len(set(batch.places[use].tolist())) == 4
+    read = Reader(embedder.items.prepared, ["hard_negative"], hard_negatives=1)
+    assert [len(read(row).roles["hard_negative"]) for row in rows] == [1, 0, 1]
 
 
 def test_equal_inputs_are_encoded_once_and_vectors_are_those_of_encode(embedder: MLLMEmbedder, data: Path) -> None:
     rows = read_rows(DataFolder.open(data), data, "triplets", ROLES)
-    batch = ContrastiveCollator(embedder.items, [Use(role) for role in ROLES])(rows)
-    places = batch["places"]
+    batch = _batch(embedder, rows, [Use(role) for role in ROLES])
+    places = batch.places
     assert (
         places[Use("query_image")].tolist()[:2] == [places[Use("query_image")][0].item()] * 2
     )  # two rows ask about picture 0
@@ -51,7 +94,7 @@ def test_equal_inputs_are_encoded_once_and_vectors_are_those_of_encode(embedder:
         {(row.roles[role].role, str(row.roles[role].image), row.roles[role].words) for row in rows for role in ROLES}
     )
     with torch.no_grad():
-        vectors = BatchEncoder(embedder.model)(batch["live"])
+        vectors, _ = BatchEncoder(embedder.model)(batch)
     assert len(vectors) == distinct
     for role in ROLES:
         expected = embedder.encode([row.roles[role] for row in rows], convert_to="torch")
@@ -63,12 +106,12 @@ def test_live_and_frozen_inputs_share_places_within_their_tower_and_numbers_acro
 ) -> None:
     rows = read_rows(DataFolder.open(data), data, "triplets", ["target_text", "source_text"])
     live, frozen, both = Use("source_text"), Use("target_text", True), Use("source_text", True)
-    batch = ContrastiveCollator(embedder.items, [live, frozen, both])(rows)
-    places, inputs = batch["places"], batch["inputs"]
+    batch = _batch(embedder, rows, [live, frozen, both])
+    places, inputs = batch.places, batch.inputs
     texts = {use: [row.roles[use.role].text for row in rows] for use in places}
     frozen_texts = {*texts[frozen], *texts[both]}
-    assert sum(len(part["input_ids"]) for part in batch["live"]) == len(set(texts[live]))
-    assert sum(len(part["input_ids"]) for part in batch["frozen"]) == len(frozen_texts)
+    assert sum(len(part["input_ids"]) for part in batch.live) == len(set(texts[live]))
+    assert sum(len(part["input_ids"]) for part in batch.frozen) == len(frozen_texts)
     assert len(inputs) == len(set(texts[live])) + len(frozen_texts)
     assert set(texts[live]) & set(texts[frozen])  # a target of one row is the source of another
     for one in places:
@@ -84,9 +127,9 @@ def test_frozen_vectors_are_the_base_models_bit_for_bit_without_gradient(
 ) -> None:
     """Pictures too, whose projector is trained in full; dropout on in what is trained."""
     rows = read_rows(DataFolder.open(data), data, "triplets", ROLES)
-    batch = ContrastiveCollator(embedder.items, [Use(role, frozen) for role in ROLES for frozen in (False, True)])(rows)
+    batch = _batch(embedder, rows, [Use(role, frozen) for role in ROLES for frozen in (False, True)])
     with torch.no_grad():
-        base = torch.cat([embedder.model(**part) for part in batch["frozen"]])
+        base = torch.cat([embedder.model(**part) for part in batch.frozen])
     add_lora(embedder.model, LoraSpec(rank=4, dropout=0.5), embedder.family)
     for module in embedder.model.modules():
         if hasattr(module, "attention_dropout"):
@@ -97,7 +140,7 @@ def test_frozen_vectors_are_the_base_models_bit_for_bit_without_gradient(
             parameter += 0.1 * torch.randn_like(parameter)
     trained = {name for name, p in encoder.named_parameters() if p.requires_grad}
     modes = {name: module.training for name, module in encoder.named_modules()}
-    live, frozen = encoder(batch["live"], batch["frozen"]).split(len(base))
+    live, frozen = encoder(batch)[0].split(len(base))
     assert torch.equal(frozen, base)
     assert (live - base).abs().max() > 0.01
     (frozen * torch.randn_like(frozen)).sum().backward(retain_graph=True)
@@ -106,7 +149,7 @@ def test_frozen_vectors_are_the_base_models_bit_for_bit_without_gradient(
     assert all(p.grad is not None and p.grad.any() for n, p in encoder.named_parameters() if n in trained)
     assert {name for name, p in encoder.named_parameters() if p.requires_grad} == trained
     assert {name: module.training for name, module in encoder.named_modules()} == modes
-    assert not torch.equal(encoder(batch["live"]), live)  # its dropout is on again
+    assert not torch.equal(encoder(batch)[0][: len(live)], live)  # its dropout is on again
 
 
 def test_texts_offer_their_roles_and_triplets_a_composed_text(embedder: MLLMEmbedder, data: Path) -> None:
@@ -129,8 +172,7 @@ def test_several_pictures_and_captioned_targets_reach_the_model(embedder: MLLMEm
     row = json.loads((data / "triplets.jsonl").read_text().splitlines()[0])
     (data / "triplets.jsonl").write_text(json.dumps({**row, "image": ["images/2.png", "images/3.png"]}) + "\n")
     (read,) = read_rows(DataFolder.open(data), data, "triplets", ["composed", "target_captioned"])
-    collate = ContrastiveCollator(embedder.items, [Use("composed"), Use("target_captioned")])
-    query, target = collate([read])["live"]
+    query, target = _batch(embedder, [read], [Use("composed"), Use("target_captioned")]).live
     image = embedder.processor.image_token_id
     assert [(part["input_ids"] == image).sum().item() for part in (query, target)] == [32, 16]
     assert row["target_text"] in embedder.items.render(read.roles["target_captioned"])
