@@ -6,7 +6,7 @@
 For each batch size a step of stage 2 (a picture with an instruction must find the caption of its target) runs once with
 caching, in chunks of --chunk-tokens, counting the bytes alive at its worst moment beyond the batch's own inputs, and
 once more for its time; the same rows then run as batches of the smallest size without caching, as one would train them
-otherwise. Bytes are counted operation by operation (training/plan_memory.py), so they are exact and repeatable; times
+otherwise. Bytes are counted operation by operation (training/live_bytes.py), so they are exact and repeatable; times
 are not. Prints a table and writes JSON.
 """
 
@@ -28,8 +28,8 @@ from mllm_embed.training.data.folder import read_rows
 from mllm_embed.training.examples import Example, Reader
 from mllm_embed.training.gathering import gather
 from mllm_embed.training.gradient_caching import BatchEncoder
+from mllm_embed.training.live_bytes import LiveBytes
 from mllm_embed.training.losses import Weighing
-from mllm_embed.training.plan_memory import LiveBytes
 from mllm_embed.training.trainer import term_loss
 
 

@@ -1,35 +1,40 @@
-"""How many tokens may be alive at once: found by looking at what a few of them keep for the backward pass."""
+"""How many tokens may be alive at once: found by looking at what a few of them take."""
 
 from __future__ import annotations
 
 import os
-from collections.abc import Iterator
-from contextlib import contextmanager
+from collections.abc import Callable
 
 import torch
-from torch import Tensor
 
-from mllm_embed.model import EmbeddingModel
+from .collator import Batch
+from .gradient_caching import BatchEncoder
+from .live_bytes import LiveBytes
 
-from .collator import Chunk
-
-# Of the memory, what activations may take; the rest is for weights, AdamW, the batch's inputs and what a step makes and
-# drops. On a CPU the memory is shared with everything else.
-SHARE = {"cuda": 0.5, "cpu": 0.25}
+# Of the memory that weights leave, what a step may take at its worst moment. The rest is for the loss, for what
+# the libraries and the allocator take, and on a CPU for everything else that runs there.
+SHARE = {"cuda": 0.6, "cpu": 0.25}
 
 
-def find_chunk_tokens(model: EmbeddingModel, probe: list[Chunk], bf16: bool) -> int:
-    """The largest power of two of tokens whose activations fit SHARE of the memory, weights taken off before.
+def find_chunk_tokens(encoder: BatchEncoder, few: Batch, more: Batch, bf16: bool) -> int:
+    """The largest power of two of tokens that a step's activations may belong to.
+
+    Two small batches go forward and backward, and the difference of what they take is what a token takes. By the
+    memory that there is, not by what is free, so that a run that goes on finds the same.
 
     `bf16`: whether training computes under bfloat16 autocast.
-
-    A few inputs go through the model, and what their forward pass saves is added up; that is the same number on any
-    device. By the memory that there is, not that is free, so that a run that goes on finds the same.
     """
-    device = next(model.parameters()).device
-    weights = sum(parameter.nbytes * (4 if parameter.requires_grad else 1) for parameter in model.parameters())
-    room = (total_memory(device) - weights) * SHARE[device.type]
-    return max(1, 1 << int(max(room / _bytes_a_token(model, probe, bf16), 1)).bit_length() - 1)
+    device = next(encoder.parameters()).device
+    tokens, peaks = zip(*((_tokens(batch), _peak(encoder, batch, bf16)) for batch in (few, more)), strict=True)
+    each = max((peaks[1] - peaks[0]) / max(tokens[1] - tokens[0], 1), 1)
+    # what is trained has a gradient and two moments beside it
+    weights = sum(parameter.nbytes * (4 if parameter.requires_grad else 1) for parameter in encoder.parameters())
+    return power_of_two(total_memory(device) - weights, each, device.type)
+
+
+def power_of_two(room: float, bytes_a_token: float, device: str) -> int:
+    """The largest power of two of tokens that fit SHARE of the room, at least 1."""
+    return 1 << max(int(room * SHARE[device] / bytes_a_token), 1).bit_length() - 1
 
 
 def total_memory(device: torch.device) -> int:
@@ -40,40 +45,36 @@ def total_memory(device: torch.device) -> int:
     return whole // int(os.environ.get("LOCAL_WORLD_SIZE", 1))
 
 
-def _bytes_a_token(model: EmbeddingModel, probe: list[Chunk], bf16: bool) -> float:
-    own = {parameter.untyped_storage().data_ptr() for parameter in model.parameters()}
-    saved: dict[int, tuple[int, Tensor]] = {}
-
-    def keep(tensor: Tensor) -> Tensor:
-        storage = tensor.untyped_storage()
-        if storage.data_ptr() not in own:
-            saved[storage.data_ptr()] = storage.nbytes(), tensor  # held, so that no other takes its address
-        return tensor
-
-    device, training = next(model.parameters()).device, model.training
-    tokens = sum(chunk["input_ids"].numel() for chunk in probe)
-    with (
-        torch.random.fork_rng(),
-        torch.autograd.graph.saved_tensors_hooks(keep, lambda tensor: tensor),
-        torch.autocast(device.type, torch.bfloat16, enabled=bf16),
-        _all_kept(model) as layers,
-    ):
-        for chunk in probe:
-            model.train()(**{name: tensor.to(device) for name, tensor in chunk.items()})
-    model.train(training)
-    kept = sum(size for size, _ in saved.values()) / tokens
-    # with checkpointed layers: the states between them, and the one that is computed again
-    return kept / layers + layers * 4 * model.width if layers else kept
+def _tokens(batch: Batch) -> int:
+    return sum(chunk["input_ids"].numel() for chunk in batch.live)
 
 
-@contextmanager
-def _all_kept(model: EmbeddingModel) -> Iterator[int]:
-    """Without layers' checkpointing, whose savings the hooks do not see; gives the number of layers that had it."""
-    layers = [m for m in model.base.get_decoder().modules() if getattr(m, "gradient_checkpointing", False)]
-    for layer in layers:
-        layer.gradient_checkpointing = False
-    try:
-        yield len(layers)
-    finally:
-        for layer in layers:
-            layer.gradient_checkpointing = True
+def _peak(encoder: BatchEncoder, batch: Batch, bf16: bool) -> int:
+    """Bytes at the worst moment of a step, above what was there before."""
+    device, training = next(encoder.parameters()).device, encoder.training
+    encoder.train()
+
+    def step() -> None:
+        with torch.autocast(device.type, torch.bfloat16, enabled=bf16):
+            vectors, temperature = encoder(batch)
+        (vectors.sum() * temperature).backward()
+
+    with torch.random.fork_rng():
+        try:
+            return _on_gpu(step, device) if device.type == "cuda" else _counted(step)
+        finally:
+            encoder.zero_grad(set_to_none=True)
+            encoder.train(training)
+
+
+def _counted(step: Callable[[], None]) -> int:
+    with LiveBytes() as live:
+        step()
+    return live.peak
+
+
+def _on_gpu(step: Callable[[], None], device: torch.device) -> int:
+    torch.cuda.reset_peak_memory_stats(device)
+    before = torch.cuda.memory_allocated(device)
+    step()
+    return torch.cuda.max_memory_allocated(device) - before

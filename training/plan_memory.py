@@ -27,18 +27,15 @@ Not in it: what CUDA and the libraries take (see RESERVE), and the fragmentation
 from __future__ import annotations
 
 import copy
-import weakref
 from collections.abc import Sequence
 from dataclasses import dataclass
-from typing import Any
 
 import torch
 from torch import nn
-from torch.utils._python_dispatch import TorchDispatchMode
-from torch.utils._pytree import tree_leaves
 
 from mllm_embed.model import EmbeddingModel, is_part
 
+from .live_bytes import LiveBytes
 from .plan_inputs import MicroBatch, side_of
 
 # Bytes kept free of the memory given: a CUDA context with its libraries, and what fragmentation wastes; on a CPU the
@@ -55,34 +52,6 @@ class Setting:
     autocast: torch.dtype | None
     attention: str
     checkpointing: bool
-
-
-class LiveBytes(TorchDispatchMode):
-    """Adds up the storages that operations make within it, and takes each off when it dies: `now`, `peak` in bytes."""
-
-    def __init__(self) -> None:
-        super().__init__()
-        self.now = self.peak = 0
-        self._known: dict[int, int] = {}
-
-    def __torch_dispatch__(self, func: Any, types: Any, args: Any = (), kwargs: Any = None) -> Any:
-        out = func(*args, **(kwargs or {}))
-        given = {storage._cdata for storage in _storages((args, kwargs))}  # what a view shares was there before
-        for storage in _storages(out):
-            key = storage._cdata
-            if key not in self._known and key not in given:
-                self._known[key] = storage.nbytes()
-                self.now += storage.nbytes()
-                self.peak = max(self.peak, self.now)
-                weakref.finalize(storage, self._drop, key)
-        return out
-
-    def _drop(self, key: int) -> None:
-        self.now -= self._known.pop(key)
-
-
-def _storages(tree: Any) -> list[torch.UntypedStorage]:
-    return [leaf.untyped_storage() for leaf in tree_leaves(tree) if isinstance(leaf, torch.Tensor)]
 
 
 def language_peak(model: EmbeddingModel, batches: Sequence[MicroBatch], setting: Setting) -> int:

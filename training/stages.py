@@ -35,6 +35,8 @@ from .sampler import GroupedSampler
 from .temperature import Temperature
 from .trainer import ContrastiveTrainer
 
+PROBES = (1, 4)  # rows
+
 
 class JsonLog(TrainerCallback):
     """Appends every logged step to log.jsonl; a run that goes on first drops what it will repeat."""
@@ -147,11 +149,13 @@ def _train_stage(
     )  # fmt: skip
     read = Reader(embedder.items.prepared, stage.encoded, stage.keyed, stage.hard_negatives)
     examples = Examples(rows, read)
+    encoder = BatchEncoder(embedder.model, Temperature(stage.temperature, stage.learn_temperature))
+    chunk_tokens = _chunk_tokens(stage, embedder, encoder, examples, bf16)
     trainer = ContrastiveTrainer(
-        model=BatchEncoder(embedder.model, Temperature(stage.temperature, stage.learn_temperature)), args=arguments,
+        model=encoder, args=arguments,
         train_dataset=examples, stage=stage, order=GroupedSampler([row.group for row in rows], stage.per_image, seed),
         banks=_banks(stage, rows, embedder, home),
-        data_collator=ContrastiveCollator(embedder.items, stage.uses, _chunk_tokens(stage, embedder, examples, bf16)),
+        data_collator=ContrastiveCollator(embedder.items, stage.uses, chunk_tokens),
         callbacks=[JsonLog(recipe.output / "log.jsonl", name)],
     )  # fmt: skip
     trainer.train(resume_from_checkpoint=last_checkpoint(home))
@@ -160,11 +164,12 @@ def _train_stage(
         embedder.save_pretrained(recipe.output / name, card=card)
 
 
-def _chunk_tokens(stage: Stage, embedder: MLLMEmbedder, examples: Examples, bf16: bool) -> int:
+def _chunk_tokens(stage: Stage, embedder: MLLMEmbedder, encoder: BatchEncoder, examples: Examples, bf16: bool) -> int:
     if stage.chunk_tokens != "auto":
         return stage.chunk_tokens
-    probe = ContrastiveCollator(embedder.items, stage.uses, sys.maxsize)([examples[0], examples[1]])["batch"]
-    return find_chunk_tokens(embedder.model, probe.live, bf16)
+    collate = ContrastiveCollator(embedder.items, stage.uses, sys.maxsize)
+    few, more = (collate([examples[at] for at in range(min(count, len(examples)))])["batch"] for count in PROBES)
+    return find_chunk_tokens(encoder, few, more, bf16)
 
 
 def _banks(stage: Stage, rows: list[Row], embedder: MLLMEmbedder, home: Path) -> dict[str, Bank]:

@@ -19,8 +19,8 @@ from mllm_embed.training.data.folder import read_rows
 from mllm_embed.training.examples import Reader
 from mllm_embed.training.gathering import gather
 from mllm_embed.training.gradient_caching import BatchEncoder
+from mllm_embed.training.live_bytes import LiveBytes
 from mllm_embed.training.losses import Weighing
-from mllm_embed.training.plan_memory import LiveBytes
 from mllm_embed.training.temperature import Temperature
 from mllm_embed.training.trainer import term_loss
 
@@ -37,9 +37,11 @@ STAGES = {
 }  # fmt: skip
 
 
-def _batch(embedder: MLLMEmbedder, data: Path, stage: Stage, chunk_tokens: int) -> tuple[Batch, int]:
+def _batch(
+    embedder: MLLMEmbedder, data: Path, stage: Stage, chunk_tokens: int, count: int | None = None
+) -> tuple[Batch, int]:
     rows = read_rows(DataFolder.open(data), data, stage.rows, [r for r in stage.roles if r != "hard_negative"])
-    rows = [replace(row, hard_negatives=(Document(text=f"not {row.id}"),)) for row in rows]
+    rows = [replace(row, hard_negatives=(Document(text=f"not {row.id}"),)) for row in rows[:count]]
     read = Reader(embedder.items.prepared, stage.encoded)
     return ContrastiveCollator(embedder.items, stage.uses, chunk_tokens)([read(r) for r in rows])["batch"], len(rows)
 
@@ -143,24 +145,24 @@ def test_the_size_of_a_chunk_follows_from_the_memory(
 ) -> None:
     stage = Stage(data=data, **STAGES["triplets"])
     encoder = _encoder(embedder, dropout=0.3)
-    probe, _ = _batch(embedder, data, stage, 1 << 30)
+    few, more = (_batch(embedder, data, stage, 1 << 30, count)[0] for count in (1, 4))
     state = torch.get_rng_state()
-    sizes = {}
-    for memory in (1 << 28, 1 << 30, 1 << 34):
-        monkeypatch.setattr("mllm_embed.training.chunking.total_memory", lambda _, memory=memory: memory)
-        sizes[memory] = find_chunk_tokens(encoder.model, probe.live, bf16=False)
-        embedder.model.gradient_checkpointing_enable()
-        assert find_chunk_tokens(encoder.model, probe.live, bf16=False) >= sizes[memory]
-        embedder.model.base.activation_checkpointing_disable()
-    small, middle, large = sizes.values()
-    assert small < middle < large and all(size & (size - 1) == 0 for size in sizes.values())
-    assert 8 <= large / middle <= 32
-    assert torch.equal(torch.get_rng_state(), state)
-    # what it promises: a chunk of that size keeps a quarter of the memory at most
+
+    def size(memory: int) -> int:
+        monkeypatch.setattr("mllm_embed.training.chunking.total_memory", lambda _: memory)
+        return find_chunk_tokens(encoder, few, more, bf16=False)
+
+    sizes = [size(memory) for memory in (1 << 20, 1 << 28, 1 << 32)]
+    assert sizes == sorted(set(sizes)) and all(tokens & (tokens - 1) == 0 for tokens in sizes)
+    assert 8 <= sizes[2] / sizes[1] <= 32
+    assert torch.equal(torch.get_rng_state(), state) and all(p.grad is None for p in encoder.parameters())
+    # what it promises: a batch of that size takes a quarter of the memory, or half of that, rounded to a power of two
     batch, rows = _batch(embedder, data, stage, 1 << 30)
     tokens = sum(chunk["input_ids"].numel() for chunk in batch.live)
-    held = _measured(lambda: _gradients(encoder, batch, rows, stage))
-    assert 0.05 < (held / tokens * middle) / (1 << 30) < 0.5
+    taken = _measured(lambda: _gradients(encoder, batch, rows, stage))
+    assert 0.1 < taken / tokens * sizes[2] / (1 << 32) < 0.3
+    embedder.model.gradient_checkpointing_enable()
+    assert size(1 << 32) > sizes[2]  # a layer's activations are not kept
 
 
 def test_a_learned_temperature_stays_within_its_bounds() -> None:

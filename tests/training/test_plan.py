@@ -21,10 +21,10 @@ from mllm_embed.training.cli import main
 from mllm_embed.training.collator import ContrastiveCollator
 from mllm_embed.training.config import RECIPES, load_recipe
 from mllm_embed.training.data.folder import read_rows
+from mllm_embed.training.live_bytes import LiveBytes
 from mllm_embed.training.plan import GIB, check, describe, make_plan
 from mllm_embed.training.plan import main as plan
 from mllm_embed.training.plan_inputs import picture_cost
-from mllm_embed.training.plan_memory import LiveBytes
 from mllm_embed.training.plan_model import SHAPES, find_config
 from mllm_embed.training.trainer import BatchEncoder
 
