@@ -4,7 +4,6 @@ from __future__ import annotations
 
 import argparse
 import math
-import os
 from collections.abc import Sequence
 from dataclasses import dataclass
 from pathlib import Path
@@ -16,6 +15,7 @@ if TYPE_CHECKING:
     from .config import Recipe, Stage
     from .data import Row
     from .plan_inputs import MicroBatch
+    from .plan_memory import StepPeak
     from .plan_model import Counts
 
 GIB = 1 << 30
@@ -34,18 +34,12 @@ The exit code is 0 where the run fits the memory, 2 where it does not.
 
 @dataclass(frozen=True)
 class StagePlan:
-    """One stage: its largest step, its peak above the weights (bytes), and how long it runs where that is known."""
+    """One stage: its largest step, what that takes above the weights, and how long it runs where that is known."""
 
     inputs: list[MicroBatch]
-    pixels: int
-    vision: int
-    language: int
+    step: StepPeak
     steps: int | None
     batch_size: int
-
-    @property
-    def peak(self) -> int:
-        return self.pixels + max(self.vision, self.language)
 
 
 @dataclass(frozen=True)
@@ -67,7 +61,7 @@ class Plan:
 
     @property
     def total(self) -> int:
-        return self.base + self.trained + max(stage.peak for stage in self.stages.values()) + self.reserve
+        return self.base + self.trained + max(stage.step.peak for stage in self.stages.values()) + self.reserve
 
 
 def make_plan(recipe: Recipe, memory: float | None = None, picture: tuple[int, int] | None = None) -> Plan:
@@ -82,7 +76,8 @@ def make_plan(recipe: Recipe, memory: float | None = None, picture: tuple[int, i
     from mllm_embed.lora import LoraSpec
 
     from .checks import check_batch, check_dimension
-    from .plan_memory import RESERVE, Setting, language_peak, pixel_bytes, projector_bytes, vision_peak
+    from .chunking import total_memory
+    from .plan_memory import RESERVE, Setting, step_peak
     from .plan_model import build, find_config, stored_bytes
 
     place = torch.device("cuda" if memory is not None or torch.cuda.is_available() else "cpu")
@@ -96,19 +91,19 @@ def make_plan(recipe: Recipe, memory: float | None = None, picture: tuple[int, i
     check_dimension(recipe, config.get_text_config().hidden_size)
     model, counts = build(config, spec, weights)
     base = stored_bytes(model, recipe.quantization)
+    available = round(memory * GIB) if memory is not None else total_memory(place)
     stages: dict[str, StagePlan] = {}
     for name, stage in recipe.stages.items():
         rows = _rows(stage)
         if rows is not None:
             check_batch(name, stage, rows)
         inputs = _inputs(recipe, stage, rows, config, picture)
+        tokens = None if stage.chunk_tokens == "auto" else stage.chunk_tokens
+        room = available - base - 16 * counts.trainable
         stages[name] = StagePlan(
-            inputs, pixel_bytes(model, inputs), vision_peak(model, inputs, setting),
-            language_peak(model, inputs, setting) + projector_bytes(model, inputs, setting),
-            _steps(stage, rows), stage.batch_size,
-        )  # fmt: skip
+            inputs, step_peak(model, inputs, setting, tokens, room), _steps(stage, rows), stage.batch_size
+        )
     precision = recipe.quantization or str(weights).removeprefix("torch.")
-    available = round(memory * GIB) if memory is not None else _memory_here(torch)
     return Plan(source, counts, precision, base, stages, RESERVE[place.type], available)
 
 
@@ -156,12 +151,6 @@ def _processor(folder: Path | None) -> Any:
         return None  # a folder with a config alone
 
 
-def _memory_here(torch: Any) -> int:
-    if torch.cuda.is_available():
-        return torch.cuda.get_device_properties(0).total_memory
-    return os.sysconf("SC_PAGE_SIZE") * os.sysconf("SC_PHYS_PAGES")
-
-
 def describe(recipe: Recipe, plan: Plan) -> str:
     """The plan as text."""
     counts, million = plan.counts, 1e6
@@ -181,20 +170,23 @@ def describe(recipe: Recipe, plan: Plan) -> str:
             tower = " (by the frozen model)" if batch.frozen else ""
             tokens = f"{batch.image_tokens} image tokens + {words} text tokens"
             lines.append(f"  {batch.count:>5} x {batch.kind}: {tokens}{tower}")
+        if stage.step.cached:
+            lines.append(f"  computed twice, in chunks of {stage.step.chunk_tokens:,} tokens (gradient caching)")
     lines += [f"memory      {_gib(plan.total)} of {_gib(plan.available)} GiB", *_parts(plan)]
     return "\n".join(lines)
 
 
 def _parts(plan: Plan) -> list[str]:
-    name, worst = max(plan.stages.items(), key=lambda item: item[1].peak)
-    reading = worst.vision > worst.language
+    name, worst = max(plan.stages.items(), key=lambda item: item[1].step.peak)
+    step = worst.step
+    reading = step.vision > step.language
     parts = [
         (plan.base, f"base, {plan.precision}"),
         (plan.trained // 4, "LoRA and projector, float32"),
         (plan.trained // 4, "their gradients"),
         (plan.trained // 2, "AdamW's two moments"),
-        (worst.pixels, f"pixels of a step of stage {name}"),
-        (max(worst.vision, worst.language), f"activations, most while {_where(reading)}"),
+        (step.pixels, f"pixels of a {'chunk' if step.cached else 'step'} of stage {name}"),
+        (max(step.vision, step.language), f"activations, most while {_where(reading)}"),
         (plan.reserve, "left for the libraries"),
     ]
     return [f"  {_gib(size):>8}  {what}" for size, what in parts]
@@ -208,7 +200,7 @@ def check(recipe: Recipe, plan: Plan) -> None:
     """Raise ConfigError, naming what to lower, for a run that does not fit."""
     if plan.total <= plan.available:
         return
-    name, worst = max(plan.stages.items(), key=lambda item: item[1].peak)
+    name, worst = max(plan.stages.items(), key=lambda item: item[1].step.peak)
     fixed = plan.base + plan.trained + plan.reserve
     room = plan.available - fixed
     need = f"{recipe.model} needs {_gib(plan.total)} GiB and {_gib(plan.available)} are there"
@@ -217,10 +209,12 @@ def check(recipe: Recipe, plan: Plan) -> None:
     if room <= 0:
         smaller = "choose a smaller model" if plan.precision in ("nf4", "int8") else "set quantization: nf4"
         raise ConfigError(f"{need}: the weights alone take {_gib(fixed)}; {smaller}, or a larger card")
-    cure = f"lower stages.{name}.batch_size to about {max(2, int(worst.batch_size * room / worst.peak))}"
-    if not recipe.gradient_checkpointing and worst.language >= worst.vision:
+    step = worst.step
+    tokens = step.chunk_tokens * room // step.peak
+    cure = f"set stages.{name}.chunk_tokens to about {max(1, tokens)} (now {step.chunk_tokens})"
+    if not recipe.gradient_checkpointing and step.language >= step.vision:
         cure = f"set gradient_checkpointing: true, or {cure}"
-    raise ConfigError(f"{need}; {cure} (now {worst.batch_size})")
+    raise ConfigError(f"{need}; {cure}")
 
 
 def _gib(size: int) -> str:

@@ -19,7 +19,11 @@ What lies in memory at the worst moment of a step is
   take its features from an earlier layer keeps all of them: b h for every layer. Against LiveBytes on real towers of
   six of the shapes, two to six layers deep, this is 0.93 to 1.37 of what was alive.
 - projector, where it is trained: each token's inputs and outputs of its layers, kept from forward to backward.
-- `pictures`: the pixels of the whole step, float32, with one copy in the base's dtype for the micro-batch under way.
+- `pictures`: the pixels of the whole step, float32, with one copy in the base's dtype for the micro-batch under way. On
+  a GPU only those under way: the others wait in the RAM.
+
+A step of more tokens than a stage's `chunk_tokens` is computed twice, a chunk at a time (gradient_caching.py): then
+only the worst chunk counts.
 
 Not in it: what CUDA and the libraries take (see RESERVE), and the fragmentation of the allocator.
 """
@@ -28,13 +32,14 @@ from __future__ import annotations
 
 import copy
 from collections.abc import Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 
 import torch
 from torch import nn
 
 from mllm_embed.model import EmbeddingModel, is_part
 
+from .chunking import power_of_two
 from .live_bytes import LiveBytes
 from .plan_inputs import MicroBatch, side_of
 
@@ -52,6 +57,54 @@ class Setting:
     autocast: torch.dtype | None
     attention: str
     checkpointing: bool
+
+
+@dataclass(frozen=True)
+class StepPeak:
+    """Bytes of a step's worst moments, and the tokens that its activations may belong to at once."""
+
+    pixels: int
+    vision: int
+    language: int
+    chunk_tokens: int
+    cached: bool
+
+    @property
+    def peak(self) -> int:
+        return self.pixels + max(self.vision, self.language)
+
+
+def step_peak(
+    model: EmbeddingModel, inputs: Sequence[MicroBatch], setting: Setting, chunk_tokens: int | None, room: int
+) -> StepPeak:
+    """What a step takes whose micro-batches are `inputs`, cut into chunks where it needs that.
+
+    Without `chunk_tokens` they are as many as chunking.py would find in `room`, the bytes that weights leave.
+    """
+    if chunk_tokens is None:
+        half = [replace(batch, count=-(-batch.count // 2)) for batch in inputs]
+        whole, less = (_whole(model, part, setting, 0).peak for part in (inputs, half))
+        each = max((whole - less) / max(_tokens(inputs) - _tokens(half), 1), 1)
+        chunk_tokens = power_of_two(max(room, 0), each, setting.place)
+    if _tokens(inputs) <= chunk_tokens:
+        return _whole(model, inputs, setting, chunk_tokens)
+    chunks = [_whole(model, [_chunk(batch, chunk_tokens)], setting, chunk_tokens) for batch in inputs]
+    pixels = max(c.pixels for c in chunks) if setting.place == "cuda" else pixel_bytes(model, inputs)
+    return StepPeak(pixels, max(c.vision for c in chunks), max(c.language for c in chunks), chunk_tokens, True)
+
+
+def _whole(model: EmbeddingModel, inputs: Sequence[MicroBatch], setting: Setting, chunk_tokens: int) -> StepPeak:
+    language = language_peak(model, inputs, setting) + projector_bytes(model, inputs, setting)
+    pixels = pixel_bytes(model, inputs if setting.place == "cpu" else [max(inputs, key=lambda b: b.count * b.pixels)])
+    return StepPeak(pixels, vision_peak(model, inputs, setting), language, chunk_tokens, False)
+
+
+def _chunk(batch: MicroBatch, tokens: int) -> MicroBatch:
+    return replace(batch, count=min(batch.count, max(1, tokens // batch.length)))
+
+
+def _tokens(inputs: Sequence[MicroBatch]) -> int:
+    return sum(batch.count * batch.length for batch in inputs if not batch.frozen)
 
 
 def language_peak(model: EmbeddingModel, batches: Sequence[MicroBatch], setting: Setting) -> int:

@@ -26,7 +26,7 @@ from mllm_embed.training.plan import GIB, check, describe, make_plan
 from mllm_embed.training.plan import main as plan
 from mllm_embed.training.plan_inputs import picture_cost
 from mllm_embed.training.plan_model import SHAPES, find_config
-from mllm_embed.training.trainer import BatchEncoder
+from mllm_embed.training.gradient_caching import BatchEncoder
 
 BASE = Path(__file__).resolve().parents[2] / "scripts/assets/base"
 STATED = {  # with the LM head, as the hub states them; training/shapes/README.md
@@ -116,7 +116,7 @@ def test_memory_is_what_a_real_step_takes(
     monkeypatch.setattr(torch.cpu, "_is_avx512_bf16_supported", lambda: True)  # so that a bfloat16 base stays one
     monkeypatch.setattr(torch.cuda, "is_available", lambda: False)
     loaded = load_recipe(recipe, [f"model={BASE}", "stages.captions.batch_size=8", *options])
-    planned = make_plan(loaded).stages["captions"]
+    planned = make_plan(loaded).stages["captions"].step
     assert planned.peak == pytest.approx(_real_peak(loaded, data), rel=0.1)
 
 
@@ -203,25 +203,30 @@ def test_the_command_prints_and_refuses(recipe: Path, capsys: pytest.CaptureFixt
     assert main(["plan", str(recipe), "--memory", "24"]) == 0
     out = capsys.readouterr().out
     assert "language model" in out and "AdamW's two moments" in out and "16 image tokens" in out
-    assert main(["plan", "qwen2-vl-2b", "--memory", "16"]) == 2
+    large = "stages.instructions.chunk_tokens=65536"
+    assert main(["plan", "qwen2-vl-2b", "--memory", "16", "--override", large]) == 2
     captured = capsys.readouterr()
-    assert "4.1  base, bfloat16" in captured.out
+    assert "4.1  base, bfloat16" in captured.out and "in chunks of 65,536 tokens (gradient caching)" in captured.out
     assert captured.err.count("\n") == 1
     assert re.search(
-        r"needs [\d.]+ GiB and 16.0 are there; lower stages.instructions.batch_size to about", captured.err
+        r"needs [\d.]+ GiB and 16.0 are there; set stages.instructions.chunk_tokens to about \d+ ", captured.err
     )
 
 
 def test_refusals_name_what_to_lower_and_then_it_fits(recipe: Path) -> None:
     options = [f"model={BASE}", "stages.captions.batch_size=8", "stages.instructions.batch_size=8", "bf16=true"]
-    loaded = load_recipe(recipe, options)
+    whole = [*options, "stages.instructions.chunk_tokens=100000", "stages.captions.chunk_tokens=200"]
+    loaded = load_recipe(recipe, whole)
     plan = make_plan(loaded, 24)
-    room = (plan.total - 0.3 * plan.stages["instructions"].peak) / GIB
-    with pytest.raises(ConfigError, match="set gradient_checkpointing: true, or lower stages.instructions") as caught:
+    room = (plan.total - 0.3 * plan.stages["instructions"].step.peak) / GIB
+    with pytest.raises(ConfigError, match="set gradient_checkpointing: true, or set stages.instructions") as caught:
         check(loaded, make_plan(loaded, room))
-    size = re.search(r"batch_size to about (\d+) \(now 8\)", str(caught.value))[1]
-    smaller = load_recipe(recipe, [*options, f"stages.instructions.batch_size={size}", "stages.captions.batch_size=4"])
+    size = re.search(r"chunk_tokens to about (\d+) \(now 100000\)", str(caught.value))[1]
+    smaller = load_recipe(recipe, [*whole, f"stages.instructions.chunk_tokens={int(size) // 1000}"])
     check(smaller, make_plan(smaller, room))
+    alone = load_recipe(recipe, options)  # chunks that are found fit by themselves
+    cut = make_plan(alone, room)
+    check(alone, cut)
     with pytest.raises(ConfigError, match="the libraries alone take 1.0"):
         check(loaded, make_plan(loaded, 0.5))
     large = load_recipe("qwen2-vl-7b")
