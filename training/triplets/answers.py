@@ -27,7 +27,6 @@ REASONS = {
 }
 LONGEST_INSTRUCTION = 250  # characters; the relative captions of CIRR and FashionIQ are a sentence or two
 _LEAK = 20  # characters: "make it a red dress" may name a short target whole
-_START = re.compile(r"[\[{]")
 _BRACKETS = re.compile(r"<[^<>]{1,60}>|\[[^\[\]]{1,60}\]|\{[^{}]{1,60}\}|\.\.\.|…")
 _STAND_INS = {*KEYS, "modified caption", "caption", "string", "text", "none", "null", "n a", "todo", "example"}
 # A target that gives itself away is told from the source caption, its hard negative, by manner and not by content.
@@ -60,11 +59,11 @@ def parse(answer: str) -> list[dict[str, Any]]:
     decode = json.JSONDecoder(strict=False).raw_decode
     found: list[dict[str, Any]] = []
     at = 0
-    while start := _START.search(text, at):
+    while (start := text.find("{", at)) >= 0:
         try:
-            value, at = decode(text, start.start())
+            value, at = decode(text, start)
         except (ValueError, RecursionError):
-            at = start.end()
+            at = start + 1
         else:
             found += _objects(value)
     return found

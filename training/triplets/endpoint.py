@@ -65,19 +65,19 @@ class Endpoint:
 
     def _answer(self, prompt: str) -> Answer:
         import requests
+        from urllib3.exceptions import ReadTimeoutError
 
         body = {**self._body, "messages": [{"role": "user", "content": prompt}]}
         try:
             response = self._session().post(
                 self._url, json=body, timeout=(10, self._timeout), allow_redirects=False, auth=self._sign
             )
-        except requests.Timeout as error:
-            raise ModelError(
-                f"{self._shown} did not answer within {self._timeout} seconds; give more with --timeout, "
-                "or lower --concurrency"
-            ) from error
         except (requests.RequestException, UnicodeError) as error:  # an odd host name ends in the latter
-            raise ModelError(f"no answer from {self._shown} ({_cause(error)}); check --endpoint") from error
+            cause, cure = _cause(error), "check --endpoint"
+            if isinstance(cause, ReadTimeoutError):
+                cure = "give more with --timeout, or lower --concurrency"
+            told = str(cause).rpartition(": ")[2].strip(" .") or type(cause).__name__
+            raise ModelError(f"no answer from {self._shown} ({told}); {cure}") from error
         if response.status_code in ABOUT_THE_PROMPT:
             return Answer(self._hidden(f"{self._shown} answers {_told(response)}"), REFUSED)
         if response.status_code != 200:
@@ -136,9 +136,9 @@ def _told(response: Any) -> str:
     return f"{response.status_code} ({told.rstrip('.')})" if told else str(response.status_code)
 
 
-def _cause(error: Exception) -> str:
-    """The last of a chain of messages, which is the one that says something."""
+def _cause(error: Exception) -> Exception:
+    """The innermost of an error of requests, which is the one that says something."""
     inner: Any = error
     while isinstance(deeper := getattr(inner, "reason", None) or (inner.args[0] if inner.args else None), Exception):
         inner = deeper
-    return str(inner).rpartition(": ")[2].strip() or type(inner).__name__
+    return inner
