@@ -246,7 +246,7 @@ def test_what_fails_for_all_is_one_sentence(
 def test_slow_and_absent_servers(
     captions: Path, server: Server, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
 ) -> None:
-    monkeypatch.setattr(endpoint, "TRIES", 1)
+    monkeypatch.setattr(endpoint, "LOST", 1)
     done = threading.Event()
     server.reply = lambda caption, times: done.wait(30) and good(caption)
     start = time.monotonic()

@@ -18,7 +18,7 @@ REASONS = {
     "no_json": "the answer holds no JSON with the two keys",
     "incomplete": "instruction or modified_caption is missing, empty or no text",
     "placeholder": "a placeholder stands where words should be",
-    "too_long": "longer than an instruction, or than a caption like the first",
+    "length": "too short or too long for an instruction, or for a caption like the first",
     "unchanged": "the caption is the one it came from",
     "leaked": "the instruction holds a caption",
     "not_a_caption": "the caption tells of the change, or that it is about a picture",
@@ -94,7 +94,9 @@ def _checks(instruction: str, caption: str, source: str) -> Iterator[tuple[str, 
     words, said, old = plain(caption), plain(instruction), plain(source)
     yield "placeholder", any(mark not in source for text in (instruction, caption) for mark in _BRACKETS.findall(text))
     yield "placeholder", words in _STAND_INS or said in _STAND_INS
-    yield "too_long", len(instruction) > LONGEST_INSTRUCTION or len(caption) > 2 * len(source) + 100
+    yield "length", not 2 <= len(instruction) <= LONGEST_INSTRUCTION
+    # a caption of a few words for a long one has lost what was to be kept
+    yield "length", not len(source) / 4 <= len(caption) <= 2 * len(source) + 100
     yield "unchanged", words == old
     yield "leaked", said in (words, old)
     yield "leaked", any(len(text) > _LEAK and f" {text} " in f" {said} " for text in (words, old))

@@ -13,12 +13,13 @@ from mllm_embed.errors import ConfigError, ModelError
 from .cache import CUT, REFUSED, Answer
 
 TRIES = 7  # waiting 0, 2, 4 ... 32 seconds between them, or what the server says
+LOST = 3  # tries where no answer comes at all: each may take the whole timeout
 PASSING = (408, 429, 500, 502, 503, 504, 529)
 ABOUT_THE_PROMPT = (400, 413, 422)
 CURES = {
     401: "give a valid key in the environment variable that --key-variable names",
     403: "the key may not use this model",
-    404: "check --endpoint and --model",
+    404: "check --model, and --endpoint, which often ends in /v1",
     405: "check --endpoint",
     429: "lower --concurrency, or see to your quota",
 }
@@ -105,7 +106,7 @@ class Endpoint:
 
         if not hasattr(self._sessions, "session"):
             retry = Retry(
-                TRIES - 1, connect=min(2, TRIES - 1), allowed_methods=None, status_forcelist=PASSING,
+                TRIES - 1, connect=LOST - 1, read=LOST - 1, allowed_methods=None, status_forcelist=PASSING,
                 raise_on_status=False, backoff_factor=1, backoff_max=60, backoff_jitter=1,
             )  # fmt: skip
             session = self._sessions.session = requests.Session()

@@ -4,9 +4,7 @@ from __future__ import annotations
 
 import hashlib
 import json
-from collections import Counter
 from collections.abc import Iterable, Iterator, Sequence
-from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any, Protocol
 
@@ -17,6 +15,7 @@ from mllm_embed.folder import Pair
 from .answers import REASONS, Change, judge, parse, plain
 from .cache import CUT, REFUSED, Answer, Cache, key_of
 from .prompt import Prompt
+from .report import Report
 
 OUTPUT, REPORT, CACHE = "triplets.jsonl", "triplets.report.json", "triplets.cache.jsonl"
 _PATIENCE = 5  # refusals before the first answer, after which it is not the captions' fault
@@ -30,24 +29,6 @@ class Answerer(Protocol):
 
     def ask(self, prompts: Iterable[tuple[str, str]]) -> Iterator[tuple[str, Answer]]:
         """(key, prompt) -> (key, answer), in any order."""
-
-
-@dataclass
-class Report:
-    """How many captions, answers, changes and triplets, by kind; for every reason how many dropped, and the first."""
-
-    captions: int = 0
-    changes: int = 0
-    kinds: Counter[str] = field(default_factory=Counter)
-    dropped: Counter[str] = field(default_factory=Counter)
-    examples: dict[str, dict[str, str]] = field(default_factory=dict)
-
-    def drop(self, reason: str, pair: Pair, answer: Any) -> None:
-        """Count it; the first of a reason is kept to show."""
-        self.dropped[reason] += 1
-        text = answer if isinstance(answer, str) else json.dumps(answer, ensure_ascii=False)
-        text = text[:1000].encode(errors="replace").decode()  # it may hold half a character
-        self.examples.setdefault(reason, {"id": pair.id, "caption": pair.caption, "answer": text})
 
 
 def make_triplets(
@@ -65,15 +46,16 @@ def make_triplets(
         _collect(keys, prompt, answerer, cache)
         report = Report()
         rows = list(_rows(pairs, root, prompt.count, {text: cache[key] for text, key in keys.items()}, report))
-    print(describe(report, len(rows)))
+    print(report.table())
     if not rows:
-        worst = max(report.dropped, key=report.dropped.__getitem__, default="no_json")
-        raise DataError(f"no answer was usable, most often because {REASONS[worst]}; {root / OUTPUT} was not written")
+        worst = REASONS[report.dropped.most_common(1)[0][0]]
+        raise DataError(f"no answer was usable, most often because {worst}; {root / OUTPUT} was not written")
     content = "".join(json.dumps(row, ensure_ascii=False) + "\n" for row in rows).encode()
     made = hashlib.sha256(content).hexdigest()
     sums = {"sha256": made, "replaced": replaced if replaced != made else None}
     # first, with both sums: killed between the two files, the next run still knows the older one as ours
-    write_json(root / REPORT, _told(report, len(rows), prompt, answerer) | sums)
+    asked = {"answerer": answerer.identity, "prompt": prompt.text, "per_caption": prompt.count}
+    write_json(root / REPORT, asked | report.values() | sums)
     with atomic_file(root / OUTPUT) as temporary:
         temporary.write_bytes(content)
     return report
@@ -157,33 +139,3 @@ def _changes(pair: Pair, answer: Answer, report: Report) -> Iterator[tuple[int, 
             yield number, judged
         else:
             report.drop(judged, pair, value)
-
-
-def _told(report: Report, triplets: int, prompt: Prompt, answerer: Answerer) -> dict[str, Any]:
-    """Nothing in it depends on the day or the place: the same answers give the same report."""
-    return {
-        "answerer": answerer.identity,
-        "prompt": prompt.text,
-        "per_caption": prompt.count,
-        "captions": report.captions,
-        "changes": report.changes,
-        "triplets": triplets,
-        "kinds": dict(report.kinds.most_common()),
-        "dropped": {
-            reason: {"count": count, "meaning": REASONS[reason], "example": report.examples[reason]}
-            for reason, count in report.dropped.most_common()
-        },
-    }
-
-
-def describe(report: Report, triplets: int) -> str:
-    """The report as a table."""
-    kinds = ", ".join(f"{kind} {count:,}" for kind, count in report.kinds.most_common())
-    lines = [f"{report.captions:,} captions, {report.changes:,} changes in their answers, {triplets:,} triplets"]
-    lines += [f"kinds: {kinds}"] if kinds else []
-    for reason, count in report.dropped.most_common():
-        example = report.examples[reason]
-        shown = "".join(letter if letter.isprintable() else " " for letter in example["answer"])
-        lines.append(f"{count:>9,} {reason:<14}{REASONS[reason]}")
-        lines.append(f"{'':>24}e.g. {example['id']}: {' '.join(shown.split())[:150]}")
-    return "\n".join(lines)
