@@ -9,13 +9,12 @@ import subprocess
 import sys
 import threading
 import time
-from collections import Counter
-from collections.abc import Callable, Iterator
-from http.server import BaseHTTPRequestHandler, ThreadingHTTPServer
+from collections.abc import Callable
 from pathlib import Path
 from typing import Any
 
 import pytest
+from chat_server import Server, good
 
 from mllm_embed.folder import DataFolder
 from mllm_embed.training.cli import main
@@ -25,106 +24,12 @@ ROOT = Path(__file__).resolve().parents[2]
 SECRET = "sk-very-secret"
 
 
-def caption_in(prompt: str) -> str:
-    return prompt.split("\n\n")[1]
-
-
-def good(caption: str, count: int = 3) -> str:
-    """What a model that does as it is told answers."""
-    colors = ("pink", "grey", "brown", "golden")[:count]
-    changes = [
-        {"kind": "colour", "instruction": f"have it in {color}", "modified_caption": f"{caption}, all {color}"}
-        for color in colors
-    ]
-    return json.dumps(changes)
-
-
-class Server:
-    """Answers chat completions with what `reply(caption, times asked)` says: a text, or (status, headers, body)."""
-
-    def __init__(self) -> None:
-        self.asked: Counter[str] = Counter()
-        self.requests: list[dict[str, Any]] = []
-        self.reply: Callable[[str, int], Any] = lambda caption, times: good(caption)
-        self.at_once = self.most_at_once = 0
-        self.lock = threading.Lock()
-        outer = self
-
-        class Handler(BaseHTTPRequestHandler):
-            def do_POST(self) -> None:
-                body = json.loads(self.rfile.read(int(self.headers["Content-Length"])))
-                status, headers, content = outer.answer(self.path, dict(self.headers), body)
-                self.send_response(status)
-                for name, value in {**headers, "Content-Length": str(len(content))}.items():
-                    self.send_header(name, value)
-                self.end_headers()
-                self.wfile.write(content)
-
-            def log_message(self, *_: object) -> None:
-                pass
-
-        class Quiet(ThreadingHTTPServer):
-            daemon_threads = True
-            request_queue_size = 64
-
-            def handle_error(self, *_: object) -> None:
-                pass  # clients that are killed or give up
-
-        self.http = Quiet(("127.0.0.1", 0), Handler)
-        self.url = f"http://127.0.0.1:{self.http.server_port}/v1"
-        threading.Thread(target=self.http.serve_forever, kwargs={"poll_interval": 0.02}, daemon=True).start()
-
-    def answer(self, path: str, headers: dict[str, str], body: dict[str, Any]) -> tuple[int, dict[str, str], bytes]:
-        caption = caption_in(body["messages"][0]["content"])
-        with self.lock:
-            self.asked[caption] += 1
-            self.requests.append({"path": path, "headers": headers, "body": body})
-            self.at_once += 1
-            self.most_at_once = max(self.most_at_once, self.at_once)
-            times = self.asked[caption]
-        try:
-            reply = self.reply(caption, times)
-        finally:
-            with self.lock:
-                self.at_once -= 1
-        if isinstance(reply, tuple):
-            status, extra, content = reply
-            return status, extra, (content if isinstance(content, str) else json.dumps(content)).encode()
-        message = {"choices": [{"message": {"role": "assistant", "content": reply}, "finish_reason": "stop"}]}
-        return 200, {}, json.dumps(message).encode()
-
-
-@pytest.fixture
-def server(monkeypatch: pytest.MonkeyPatch) -> Iterator[Server]:
-    monkeypatch.setenv("NO_PROXY", "127.0.0.1")
-    monkeypatch.delenv("OPENAI_API_KEY", raising=False)
-    played = Server()
-    yield played
-    played.http.shutdown()
-    played.http.server_close()
-
-
-@pytest.fixture
-def captions(data: Path) -> Path:
-    """The folder of pictures and captions, eight of them, without triplets of its own."""
-    (data / "triplets.jsonl").unlink()
-    return data
-
-
 def make(folder: Path, server: Server, *more: str) -> int:
     return main(["make-triplets", str(folder), "--endpoint", server.url, "--model", "m", *more])
 
 
 def report_of(folder: Path) -> dict[str, Any]:
     return json.loads((folder / "triplets.report.json").read_text())
-
-
-def refused(capsys: pytest.CaptureFixture[str], *argv: str) -> str:
-    """The one sentence that a user's mistake ends in."""
-    assert main(["make-triplets", *argv]) == 2
-    lines = [line for line in capsys.readouterr().err.splitlines() if line.startswith("error: ")]
-    assert len(lines) == 1
-    return lines[0]
 
 
 def test_captions_become_triplets_that_training_reads(captions: Path, server: Server) -> None:
@@ -173,8 +78,9 @@ def test_a_killed_run_goes_on_where_it_was(captions: Path, server: Server, tmp_p
     cache = captions / "triplets.cache.jsonl"
     command = [sys.executable, "-m", "training", "make-triplets", captions, "--endpoint", server.url, "--model", "m"]
     with subprocess.Popen([*command, "--concurrency", "4"], cwd=ROOT, stderr=subprocess.DEVNULL) as run:
+        limit = time.monotonic() + 30
         while not cache.exists() or cache.read_bytes().count(b"\n") < 20:
-            assert run.poll() is None
+            assert run.poll() is None and time.monotonic() < limit
             time.sleep(0.005)
         os.kill(run.pid, signal.SIGKILL)
     assert not (captions / "triplets.jsonl").exists() and not (captions / "triplets.report.json").exists()
@@ -227,13 +133,13 @@ def test_no_more_than_asked_at_a_time(captions: Path, server: Server) -> None:
     ],
 )
 def test_what_fails_for_all_is_one_sentence(
-    captions: Path, server: Server, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str],
+    captions: Path, server: Server, monkeypatch: pytest.MonkeyPatch, refused: Callable[..., str],
     reply: Any, words: tuple[str, ...],
 ) -> None:  # fmt: skip
     monkeypatch.setattr(endpoint, "TRIES", 2)
     monkeypatch.setenv("MY_KEY", SECRET)
     server.reply = lambda caption, times: reply
-    told = refused(capsys, str(captions), "--endpoint", server.url, "--model", "m", "--key-variable", "MY_KEY")
+    told = refused(str(captions), "--endpoint", server.url, "--model", "m", "--key-variable", "MY_KEY")
     assert all(word in told for word in words), told
     assert server.requests[0]["headers"]["Authorization"] == f"Bearer {SECRET}"
     assert SECRET not in told and not (captions / "triplets.jsonl").exists()
@@ -244,18 +150,18 @@ def test_what_fails_for_all_is_one_sentence(
 
 
 def test_slow_and_absent_servers(
-    captions: Path, server: Server, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
+    captions: Path, server: Server, monkeypatch: pytest.MonkeyPatch, refused: Callable[..., str]
 ) -> None:
     monkeypatch.setattr(endpoint, "LOST", 1)
     done = threading.Event()
     server.reply = lambda caption, times: done.wait(30) and good(caption)
     start = time.monotonic()
-    told = refused(capsys, str(captions), "--endpoint", server.url, "--model", "m", "--timeout", "1")
+    told = refused(str(captions), "--endpoint", server.url, "--model", "m", "--timeout", "1")
     assert "(read timeout=1)" in told and "--timeout" in told and time.monotonic() - start < 4
     done.set()
     server.http.shutdown()
     server.http.server_close()
-    told = refused(capsys, str(captions), "--endpoint", server.url, "--model", "m", "--limit", "1")
+    told = refused(str(captions), "--endpoint", server.url, "--model", "m", "--limit", "1")
     assert "no answer from http://127.0.0.1" in told and "refused" in told
 
 
@@ -310,12 +216,10 @@ def test_captions_and_pictures_that_come_twice(captions: Path, server: Server) -
     assert told["triplets"] == 2 + 1 + 3 and told["dropped"]["repeated"]["count"] == 1 + 2
 
 
-def test_only_its_own_file_is_replaced(
-    data: Path, server: Server, capsys: pytest.CaptureFixture[str], tmp_path: Path
-) -> None:
+def test_only_its_own_file_is_replaced(data: Path, server: Server, refused: Callable[..., str], tmp_path: Path) -> None:
     foreign = (data / "triplets.jsonl").read_bytes()
     asked = str(data), "--endpoint", server.url, "--model", "m"
-    assert "was not made by this command" in refused(capsys, *asked)
+    assert "was not made by this command" in refused(*asked)
     assert (data / "triplets.jsonl").read_bytes() == foreign and not server.asked
     (data / "triplets.jsonl").rename(tmp_path / "mine.jsonl")
     assert make(data, server) == 0 and make(data, server, "--per-caption", "1") == 0
@@ -325,7 +229,7 @@ def test_only_its_own_file_is_replaced(
     assert make(data, server) == 0
     with (data / "triplets.jsonl").open("a") as file:
         file.write("\n")
-    assert "changed since" in refused(capsys, *asked)
+    assert "changed since" in refused(*asked)
 
 
 def test_a_file_of_pairs_in_its_folder(captions: Path, server: Server) -> None:
@@ -378,7 +282,7 @@ def test_fields_of_the_request_can_be_added_and_taken_away(captions: Path, serve
     ],
 )
 def test_mistakes_are_one_sentence(
-    captions: Path, server: Server, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str],
+    captions: Path, server: Server, monkeypatch: pytest.MonkeyPatch, refused: Callable[..., str],
     words: list[str], message: str,
 ) -> None:  # fmt: skip
     monkeypatch.setenv("BAD", "sk\n1")
@@ -386,7 +290,7 @@ def test_mistakes_are_one_sentence(
     (captions / "typo.txt").write_text("{caption} {cuont} instruction modified_caption")
     (captions / "keys.txt").write_text("{caption} instruction")
     filled = [word.replace("{data}", str(captions)).replace("{url}", server.url) for word in words]
-    assert message in refused(capsys, *filled)
+    assert message in refused(*filled)
     assert not server.asked and not (captions / "triplets.jsonl").exists()
 
 
@@ -395,47 +299,3 @@ def test_bad_values_are_told_with_the_usage(captions: Path, words: list[str]) ->
     with pytest.raises(SystemExit) as ended:
         main(["make-triplets", str(captions), *words])
     assert ended.value.code == 2
-
-
-@pytest.mark.parametrize("temperature", ["0", "1"])
-def test_an_image_text_model_here_answers_junk_which_is_dropped(
-    captions: Path, tiny_llava: Path, temperature: str, capsys: pytest.CaptureFixture[str]
-) -> None:
-    words = "--local", str(tiny_llava), "--max-tokens", "5", "--temperature", temperature, "--concurrency", "3"
-    assert "no answer was usable" in refused(capsys, str(captions), *words)
-    cache = captions / "triplets.cache.jsonl"
-    first = cache.read_text()
-    answers = {row["caption"]: row["answer"] for row in map(json.loads, first.splitlines())}
-    assert len(answers) == 8 and any(answers.values()) and not (captions / "triplets.jsonl").exists()
-    refused(capsys, str(captions), *words)
-    assert cache.read_text() == first
-    cache.unlink()
-    refused(capsys, str(captions), *words)
-    assert cache.read_text() == first  # sampling is seeded
-
-
-def test_a_language_model_without_chat_template(
-    captions: Path, tiny_llava: Path, tmp_path: Path, capsys: pytest.CaptureFixture[str]
-) -> None:
-    """Its answers are those of its own generation, one caption at a time, whatever the batch pads."""
-    import torch
-    from transformers import AutoProcessor, LlamaConfig, LlamaForCausalLM
-
-    tokenizer = AutoProcessor.from_pretrained(tiny_llava).tokenizer
-    tokenizer.chat_template = None
-    tokenizer.save_pretrained(tmp_path / "llama")
-    torch.manual_seed(0)
-    sizes = {"hidden_size": 32, "intermediate_size": 64, "num_hidden_layers": 2, "num_attention_heads": 2}
-    model = LlamaForCausalLM(LlamaConfig(vocab_size=len(tokenizer), pad_token_id=0, eos_token_id=4, **sizes))
-    model.save_pretrained(tmp_path / "llama")
-    prompt = tmp_path / "mine.txt"
-    prompt.write_text("{caption}: instruction modified_caption")
-    words = "--temperature", "0", "--prompt", str(prompt), "--max-tokens", "8"
-    told = refused(capsys, str(captions), "--local", str(tmp_path / "llama"), *words)
-    assert "no answer was usable" in told
-    for row in map(json.loads, (captions / "triplets.cache.jsonl").read_text().splitlines()):
-        text = f"<s>{row['caption']}: instruction modified_caption\n"
-        inputs = tokenizer(text, return_tensors="pt", add_special_tokens=False)["input_ids"]
-        with torch.inference_mode():
-            said = model.eval().generate(inputs, do_sample=False, max_new_tokens=8, pad_token_id=0)
-        assert row["answer"] == tokenizer.decode(said[0, inputs.shape[1] :], skip_special_tokens=True)
