@@ -176,6 +176,22 @@ def open_benchmark(path: str | os.PathLike[str], pictures: bool = True) -> Bench
     return folder.benchmark
 
 
+def read_pairs(file: str | os.PathLike[str]) -> list[Pair]:
+    """The rows of one file in the form of pairs.jsonl, whatever its name; pictures are named relative to its folder.
+
+    Raises:
+        DataError: as `DataFolder.open`, for this file alone.
+    """
+    file = Path(file)
+    if not file.is_file():
+        raise DataError(f"{file} is {'not a file' if file.exists() else 'missing'}: give a file like pairs.jsonl")
+    checks = Checks(file.parent)
+    pairs = [_pair(row) for row in json_lines(checks, file.name)]
+    if checks.problems:
+        raise DataError(_message(file.parent, checks.problems))
+    return pairs
+
+
 def _pair(row: Row) -> Pair:
     row.known("id", "image", "caption")
     return Pair(row.text("id"), row.image("image"), row.text("caption"))

@@ -28,8 +28,8 @@ def load_model(
     """
     from transformers import AutoModel
 
-    _check_name(name)
-    with _one_sentence(name):
+    check_name(name)
+    with load_errors(name):
         check_family(name, _read_json(name, "config.json", revision, needed=True) or {})
         options = load_options(quantization, name, dtype, place, revision)
         model, found = AutoModel.from_pretrained(
@@ -61,8 +61,8 @@ def load_processor(name: str, revision: str | None = None) -> Any:
     from transformers import AutoConfig, AutoProcessor
     from transformers.models.auto.processing_auto import PROCESSOR_MAPPING
 
-    _check_name(name)
-    with _one_sentence(name):
+    check_name(name)
+    with load_errors(name):
         config = AutoConfig.from_pretrained(name, revision=revision)
         kind = PROCESSOR_MAPPING.get(type(config), AutoProcessor)
         reads_videos = VIDEO in getattr(kind, "get_attributes", list)()
@@ -132,7 +132,8 @@ def _read_json(name: str, file: str, revision: str | None, needed: bool = False)
 
 
 @contextmanager
-def _one_sentence(name: str) -> Iterator[None]:
+def load_errors(name: str) -> Iterator[None]:
+    """Whatever goes wrong while a model's files are read, as a ModelError of one sentence."""
     from huggingface_hub.errors import StrictDataclassError
     from safetensors import SafetensorError
 
@@ -147,7 +148,8 @@ def _one_sentence(name: str) -> Iterator[None]:
         raise ModelError(f"cannot load the model {name}{where}: {str(error).strip().splitlines()[0]}") from error
 
 
-def _check_name(name: str) -> None:
+def check_name(name: str) -> None:
+    """Raises ModelError for a name that is neither a model folder nor a hub id."""
     if not name:
         raise ModelError("the model's name is empty; give a folder or a hub id")
     path = Path(name)

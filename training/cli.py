@@ -12,6 +12,7 @@ from mllm_embed.errors import user_errors
 
 # module, whose main(argv) it is, and what it does
 COMMANDS = {
+    "make-triplets": (".triplets.cli", "make triplets from image-caption pairs by a language model"),
     "plan": (".plan", "tell what a recipe takes: memory, tokens and steps, before anything is loaded"),
 }
 

@@ -1,0 +1,41 @@
+"""What the tests of made triplets share: captions without triplets, somebody to ask, and the sentence of a mistake."""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Iterator
+from pathlib import Path
+
+import pytest
+from chat_server import Server
+
+from mllm_embed.training.cli import main
+
+
+@pytest.fixture
+def server(monkeypatch: pytest.MonkeyPatch) -> Iterator[Server]:
+    monkeypatch.setenv("NO_PROXY", "127.0.0.1")
+    monkeypatch.delenv("OPENAI_API_KEY", raising=False)
+    played = Server()
+    yield played
+    played.http.shutdown()
+    played.http.server_close()
+
+
+@pytest.fixture
+def captions(data: Path) -> Path:
+    """The folder of pictures and captions, eight of them, without triplets of its own."""
+    (data / "triplets.jsonl").unlink()
+    return data
+
+
+@pytest.fixture
+def refused(capsys: pytest.CaptureFixture[str]) -> Callable[..., str]:
+    """Runs make-triplets with words that are a mistake, and gives the one sentence that it ends in."""
+
+    def run(*words: str) -> str:
+        assert main(["make-triplets", *words]) == 2
+        lines = [line for line in capsys.readouterr().err.splitlines() if line.startswith("error: ")]
+        assert len(lines) == 1
+        return lines[0]
+
+    return run

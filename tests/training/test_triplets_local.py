@@ -1,0 +1,53 @@
+"""Triplets of a model on this machine: a tiny one, whose answers are junk."""
+
+from __future__ import annotations
+
+import json
+from collections.abc import Callable
+from pathlib import Path
+
+import pytest
+
+
+@pytest.mark.parametrize("temperature", ["0", "1"])
+def test_an_image_text_model_here_answers_junk_which_is_dropped(
+    captions: Path, tiny_llava: Path, temperature: str, refused: Callable[..., str]
+) -> None:
+    words = "--local", str(tiny_llava), "--max-tokens", "5", "--temperature", temperature, "--concurrency", "3"
+    assert "no answer was usable" in refused(str(captions), *words)
+    cache = captions / "triplets.cache.jsonl"
+    first = cache.read_text()
+    answers = {row["caption"]: row["answer"] for row in map(json.loads, first.splitlines())}
+    assert len(answers) == 8 and any(answers.values()) and not (captions / "triplets.jsonl").exists()
+    refused(str(captions), *words)
+    assert cache.read_text() == first
+    cache.unlink()
+    refused(str(captions), *words)
+    assert cache.read_text() == first  # sampling is seeded
+
+
+def test_a_language_model_without_chat_template(
+    captions: Path, tiny_llava: Path, tmp_path: Path, refused: Callable[..., str]
+) -> None:
+    """Its answers are those of its own generation, one caption at a time, whatever the batch pads."""
+    import torch
+    from transformers import AutoProcessor, LlamaConfig, LlamaForCausalLM
+
+    tokenizer = AutoProcessor.from_pretrained(tiny_llava).tokenizer
+    tokenizer.chat_template = None
+    tokenizer.save_pretrained(tmp_path / "llama")
+    torch.manual_seed(0)
+    sizes = {"hidden_size": 32, "intermediate_size": 64, "num_hidden_layers": 2, "num_attention_heads": 2}
+    model = LlamaForCausalLM(LlamaConfig(vocab_size=len(tokenizer), pad_token_id=0, eos_token_id=4, **sizes))
+    model.save_pretrained(tmp_path / "llama")
+    prompt = tmp_path / "mine.txt"
+    prompt.write_text("{caption}: instruction modified_caption")
+    words = "--temperature", "0", "--prompt", str(prompt), "--max-tokens", "8"
+    told = refused(str(captions), "--local", str(tmp_path / "llama"), *words)
+    assert "no answer was usable" in told
+    for row in map(json.loads, (captions / "triplets.cache.jsonl").read_text().splitlines()):
+        text = f"<s>{row['caption']}: instruction modified_caption\n"
+        inputs = tokenizer(text, return_tensors="pt", add_special_tokens=False)["input_ids"]
+        with torch.inference_mode():
+            said = model.eval().generate(inputs, do_sample=False, max_new_tokens=8, pad_token_id=0)
+        assert row["answer"] == tokenizer.decode(said[0, inputs.shape[1] :], skip_special_tokens=True)

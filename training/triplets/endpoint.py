@@ -1,0 +1,145 @@
+"""Answers of an OpenAI-compatible server: OpenAI's own, vLLM, llama.cpp, Ollama, or any other that speaks so."""
+
+from __future__ import annotations
+
+import threading
+from collections.abc import Iterable, Iterator
+from multiprocessing.pool import ThreadPool
+from typing import Any
+from urllib.parse import urlsplit, urlunsplit
+
+from mllm_embed.errors import ConfigError, ModelError
+
+from .cache import CUT, REFUSED, Answer
+
+TRIES = 7  # waiting 0, 2, 4 ... 32 seconds between them, or what the server says
+LOST = 3  # tries where no answer comes at all: each may take the whole timeout
+PASSING = (408, 429, 500, 502, 503, 504, 529)
+ABOUT_THE_PROMPT = (400, 413, 422)
+CURES = {
+    401: "give a valid key in the environment variable that --key-variable names",
+    403: "the key may not use this model",
+    404: "check --model, and --endpoint, which often ends in /v1",
+    405: "check --endpoint",
+    429: "lower --concurrency, or see to your quota",
+}
+
+
+class Endpoint:
+    """Asks `model` at `url`, the address that a client's base_url is, for example http://localhost:8000/v1.
+
+    `body` is sent beside model and messages. The key goes into the header and nowhere else. Nothing is sent before
+    `ask`. Raises ConfigError for an address that is none.
+    """
+
+    def __init__(
+        self, url: str, model: str, key: str | None, body: dict[str, Any], concurrency: int = 8, timeout: int = 120
+    ):
+        try:
+            parts = urlsplit(url)
+            fine = parts.scheme in ("http", "https") and bool(parts.hostname) and parts.port != 0
+        except ValueError:
+            fine = False
+        if not fine:
+            raise ConfigError(f"--endpoint '{url}' is no address; give one like http://localhost:8000/v1")
+        if "@" in parts.netloc:
+            raise ConfigError("--endpoint holds a name or password; put the key into an environment variable instead")
+        if key and not (key.isascii() and key.isprintable()):
+            raise ConfigError("the key holds a character that no key has; copy it again")
+        path = parts.path.rstrip("/").removesuffix("/chat/completions") + "/chat/completions"
+        self._url = urlunsplit(parts._replace(path=path, fragment=""))
+        self._shown = urlunsplit(parts._replace(path=path, query="", fragment=""))
+        self._key, self._body = key, {"model": model, **body}
+        self._concurrency, self._timeout = concurrency, timeout
+        self._sessions = threading.local()
+        self.name = model
+        self.identity = dict(self._body)
+
+    def ask(self, prompts: Iterable[tuple[str, str]]) -> Iterator[tuple[str, Answer]]:
+        """(key, prompt) -> (key, answer), as they arrive. What passes (a busy server, a timeout) is tried again.
+
+        An answer with `finish` "refused" is the server's word against one prompt. Raises ModelError, one sentence, for
+        what would go wrong with every prompt, or goes wrong again and again.
+        """
+        with ThreadPool(self._concurrency) as pool:  # its threads are daemons: Ctrl-C and errors do not wait for them
+            yield from pool.imap_unordered(lambda item: (item[0], self._answer(item[1])), prompts)
+
+    def _answer(self, prompt: str) -> Answer:
+        import requests
+        from urllib3.exceptions import ReadTimeoutError
+
+        body = {**self._body, "messages": [{"role": "user", "content": prompt}]}
+        try:
+            response = self._session().post(
+                self._url, json=body, timeout=(10, self._timeout), allow_redirects=False, auth=self._sign
+            )
+        except (requests.RequestException, UnicodeError) as error:  # an odd host name ends in the latter
+            cause, cure = _cause(error), "check --endpoint"
+            if isinstance(cause, ReadTimeoutError):
+                cure = "give more with --timeout, or lower --concurrency"
+            told = str(cause).rpartition(": ")[2].strip(" .") or type(cause).__name__
+            raise ModelError(f"no answer from {self._shown} ({told}); {cure}") from error
+        if response.status_code in ABOUT_THE_PROMPT:
+            return Answer(self._hidden(f"{self._shown} answers {_told(response)}"), REFUSED)
+        if response.status_code != 200:
+            cure = CURES.get(response.status_code, "run the same command later, or check --endpoint")
+            raise ModelError(self._hidden(f"{self._shown} answers {_told(response)}; {cure}"))
+        return self._read(response)
+
+    def _read(self, response: Any) -> Answer:
+        try:
+            choice = response.json()["choices"][0]
+            message, finish = choice["message"], choice.get("finish_reason")
+            text = message.get("content") or message.get("refusal") or ""
+        except (ValueError, LookupError, TypeError, AttributeError) as error:
+            raise ModelError(
+                f"{self._shown} does not answer as an OpenAI-compatible server does; --endpoint is often an address "
+                "that ends in /v1"
+            ) from error
+        return Answer(text if isinstance(text, str) else "", CUT if finish == CUT else "stop")
+
+    def _session(self) -> Any:
+        """One a thread: sessions are not promised to be shared safely."""
+        import requests
+        from requests.adapters import HTTPAdapter
+        from urllib3.util import Retry
+
+        if not hasattr(self._sessions, "session"):
+            retry = Retry(
+                TRIES - 1, connect=LOST - 1, read=LOST - 1, allowed_methods=None, status_forcelist=PASSING,
+                raise_on_status=False, backoff_factor=1, backoff_max=60, backoff_jitter=1,
+            )  # fmt: skip
+            session = self._sessions.session = requests.Session()
+            session.mount("http://", HTTPAdapter(max_retries=retry))
+            session.mount("https://", HTTPAdapter(max_retries=retry))
+        return self._sessions.session
+
+    def _sign(self, request: Any) -> Any:
+        """Given even without a key: requests would look for one in ~/.netrc."""
+        if self._key:
+            request.headers["Authorization"] = f"Bearer {self._key}"
+        return request
+
+    def _hidden(self, text: str) -> str:
+        return text.replace(self._key, "***") if self._key else text
+
+
+def _told(response: Any) -> str:
+    """The status, and the server's own words for it."""
+    if response.is_redirect:
+        return f"{response.status_code}, that it has moved to {response.headers['location'][:200]}"
+    try:
+        error = response.json().get("error")
+        words = error.get("message") if isinstance(error, dict) else error or response.json().get("message")
+    except (ValueError, AttributeError):
+        words = None
+    told = " ".join(str(words).split())[:300] if words else response.reason
+    return f"{response.status_code} ({told.rstrip('.')})" if told else str(response.status_code)
+
+
+def _cause(error: Exception) -> Exception:
+    """The innermost of an error of requests, which is the one that says something."""
+    inner: Any = error
+    while isinstance(deeper := getattr(inner, "reason", None) or (inner.args[0] if inner.args else None), Exception):
+        inner = deeper
+    return inner

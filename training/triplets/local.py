@@ -1,0 +1,108 @@
+"""Answers of a language model on this machine, or of an image-text model that is only spoken to."""
+
+from __future__ import annotations
+
+import zlib
+from collections.abc import Iterable, Iterator
+from pathlib import Path
+from typing import Any
+
+from mllm_embed.errors import ConfigError
+
+from .cache import CUT, Answer
+
+
+class Local:
+    """Asks the model of a folder or hub id, which is loaded when the first prompt comes.
+
+    With a `temperature` above 0 it samples, seeded by the prompts of a batch; else it takes the likeliest token.
+    """
+
+    def __init__(self, name: str, temperature: float, max_tokens: int, concurrency: int = 8):
+        from mllm_embed.loading import check_name
+
+        check_name(name)
+        self.name = name
+        self._temperature, self._max_tokens, self._batch = temperature, max_tokens, concurrency
+        self.identity = {
+            "local": name,
+            "weights": _weights(name),
+            "temperature": temperature,
+            "max_tokens": max_tokens,
+        }
+
+    def ask(self, prompts: Iterable[tuple[str, str]]) -> Iterator[tuple[str, Answer]]:
+        """(key, prompt) -> (key, answer), batch by batch, prompts of like length together.
+
+        Raises ModelError for a model that cannot be loaded or cannot chat, ConfigError where memory is too small.
+        """
+        import torch
+
+        waiting = sorted(prompts, key=lambda item: len(item[1]), reverse=True)
+        model, tokenizer, chat = _load(self.name)
+        for start in range(0, len(waiting), self._batch):
+            batch = waiting[start : start + self._batch]
+            try:
+                answers = self._answers(model, tokenizer, [chat(prompt) for _, prompt in batch])
+            except torch.OutOfMemoryError as error:
+                raise ConfigError(f"{self._batch} captions at a time do not fit: lower --concurrency") from error
+            yield from zip((key for key, _ in batch), answers, strict=True)
+
+    def _answers(self, model: Any, tokenizer: Any, texts: list[str]) -> list[Answer]:
+        import torch
+
+        inputs = tokenizer(texts, return_tensors="pt", padding=True, add_special_tokens=False).to(model.device)
+        sampling = {"do_sample": False, "temperature": None, "top_p": None, "top_k": None}
+        if self._temperature:
+            torch.manual_seed(zlib.crc32("\n".join(texts).encode()))
+            sampling = {"do_sample": True, "temperature": self._temperature}
+        with torch.inference_mode():
+            out = model.generate(
+                **inputs, **sampling, max_new_tokens=self._max_tokens, pad_token_id=tokenizer.pad_token_id
+            )
+        said = out[:, inputs["input_ids"].shape[1] :].tolist()
+        ends = model.generation_config.eos_token_id
+        ends = set(ends if isinstance(ends, list) else [ends])
+        return [
+            Answer(text, "stop" if ends & set(tokens) else CUT)
+            for text, tokens in zip(tokenizer.batch_decode(said, skip_special_tokens=True), said, strict=True)
+        ]
+
+
+def _load(name: str) -> tuple[Any, Any, Any]:
+    """The model, its tokenizer, and what makes the model's input text of a prompt."""
+    from transformers import AutoConfig, AutoModelForCausalLM, AutoModelForImageTextToText, AutoTokenizer
+    from transformers.models.auto.modeling_auto import MODEL_FOR_IMAGE_TEXT_TO_TEXT_MAPPING_NAMES as SEEING
+
+    from mllm_embed.devices import device_for, dtype_for
+    from mllm_embed.loading import load_errors, load_processor
+
+    place = device_for()
+    with load_errors(name):
+        seeing = AutoConfig.from_pretrained(name).model_type in SEEING
+        kind = AutoModelForImageTextToText if seeing else AutoModelForCausalLM
+        model = kind.from_pretrained(name, dtype=dtype_for("auto", place), use_safetensors=True).to(place).eval()
+        renderer = load_processor(name) if seeing else AutoTokenizer.from_pretrained(name)
+    tokenizer = renderer.tokenizer if seeing else renderer
+    tokenizer.padding_side = "left"
+    tokenizer.pad_token = tokenizer.pad_token or tokenizer.eos_token
+
+    def chat(prompt: str) -> str:
+        if not renderer.chat_template:  # a model that was never taught to chat goes on from the prompt
+            return f"{tokenizer.bos_token or ''}{prompt}\n"
+        content = [{"type": "text", "text": prompt}] if seeing else prompt
+        message = [{"role": "user", "content": content}]
+        return str(renderer.apply_chat_template(message, tokenize=False, add_generation_prompt=True))
+
+    return model, tokenizer, chat
+
+
+def _weights(name: str) -> Any:
+    """What tells one state of a model from another: the commit of a hub id, size and age of a folder's weights."""
+    from mllm_embed.loading import commit_of, load_errors
+
+    if not Path(name).is_dir():
+        with load_errors(name):
+            return commit_of(name)
+    files = sorted(Path(name).glob("*.safetensors"))
+    return [[file.name, file.stat().st_size, file.stat().st_mtime_ns] for file in files]

@@ -1,0 +1,141 @@
+"""From captions to triplets.jsonl: ask for what is not in the cache, judge, write, and tell what was dropped."""
+
+from __future__ import annotations
+
+import hashlib
+import json
+from collections.abc import Iterable, Iterator, Sequence
+from pathlib import Path
+from typing import Any, Protocol
+
+from mllm_embed.errors import DataError, ModelError
+from mllm_embed.files import atomic_file, read_json, write_json
+from mllm_embed.folder import Pair
+
+from .answers import REASONS, Change, judge, parse, plain
+from .cache import CUT, REFUSED, Answer, Cache, key_of
+from .prompt import Prompt
+from .report import Report
+
+OUTPUT, REPORT, CACHE = "triplets.jsonl", "triplets.report.json", "triplets.cache.jsonl"
+_PATIENCE = 5  # refusals before the first answer, after which it is not the captions' fault
+
+
+class Answerer(Protocol):
+    """What can be asked: `identity` holds all that decides an answer beside the prompt, and is JSON."""
+
+    name: str
+    identity: dict[str, Any]
+
+    def ask(self, prompts: Iterable[tuple[str, str]]) -> Iterator[tuple[str, Answer]]:
+        """(key, prompt) -> (key, answer), in any order."""
+
+
+def make_triplets(
+    pairs: Sequence[Pair], root: Path, prompt: Prompt, answerer: Answerer, cache_file: Path | None = None
+) -> Report:
+    """Write `root`/triplets.jsonl, with the report beside it; pictures lie in `root`. Answers are cached on the way.
+
+    Rows come in the order of the pairs, so that the same answers give the same file. Raises DataError where a
+    triplets.jsonl lies that was not made here, or no answer was usable; nothing but the cache is written then. Raises
+    what the answerer raises; the same call then goes on where it was.
+    """
+    replaced = _own(root)
+    keys = {pair.caption: key_of(answerer.identity, prompt.fill(pair.caption)) for pair in pairs}
+    with Cache(cache_file or root / CACHE, set(keys.values())) as cache:
+        _collect(keys, prompt, answerer, cache)
+        report = Report()
+        rows = list(_rows(pairs, root, prompt.count, {text: cache[key] for text, key in keys.items()}, report))
+    print(report.table())
+    if not rows:
+        worst = REASONS[report.dropped.most_common(1)[0][0]]
+        raise DataError(f"no answer was usable, most often because {worst}; {root / OUTPUT} was not written")
+    content = "".join(json.dumps(row, ensure_ascii=False) + "\n" for row in rows).encode()
+    made = hashlib.sha256(content).hexdigest()
+    sums = {"sha256": made, "replaced": replaced if replaced != made else None}
+    # first, with both sums: killed between the two files, the next run still knows the older one as ours
+    asked = {"answerer": answerer.identity, "prompt": prompt.text, "per_caption": prompt.count}
+    write_json(root / REPORT, asked | report.values() | sums)
+    with atomic_file(root / OUTPUT) as temporary:
+        temporary.write_bytes(content)
+    return report
+
+
+def _own(root: Path) -> str | None:
+    """The sha256 of the triplets.jsonl that an earlier run left. Raises DataError for one from elsewhere."""
+    file = root / OUTPUT
+    if not file.exists():
+        return None
+    found = hashlib.sha256(file.read_bytes()).hexdigest() if file.is_file() else ""
+    report = read_json(root / REPORT, "remove it") if (root / REPORT).is_file() else {}
+    if not isinstance(report, dict) or found not in (report.get("sha256"), report.get("replaced")):
+        raise DataError(f"{file} was not made by this command, or was changed since: move it away first")
+    return found
+
+
+def _collect(keys: dict[str, str], prompt: Prompt, answerer: Answerer, cache: Cache) -> None:
+    """Ask for every caption that has no answer.
+
+    Refusals wait for the first answer: what is refused for every caption is a setting, and not kept.
+    """
+    from tqdm import tqdm
+
+    missing = {key: caption for caption, key in keys.items() if key not in cache}
+    proven = any(cache[key].finish != REFUSED for key in keys.values() if key in cache)
+    refused: list[tuple[str, Answer]] = []
+    if not missing:
+        return
+    asked = answerer.ask([(key, prompt.fill(caption)) for key, caption in missing.items()])
+    with tqdm(total=len(keys), initial=len(keys) - len(missing), unit="caption", desc=answerer.name) as bar:
+        for key, answer in asked:
+            refused.append((key, answer))
+            proven = proven or answer.finish != REFUSED
+            if proven:
+                for ready, kept in refused:
+                    cache.add(ready, kept, model=answerer.name, caption=missing[ready])
+                refused.clear()
+            elif len(refused) >= _PATIENCE:
+                break
+            bar.update()
+    if refused:
+        raise ModelError(f"{refused[0][1].text}; nothing was answered yet, so see to --model and --extra")
+
+
+def _rows(
+    pairs: Sequence[Pair], root: Path, count: int, answers: dict[str, Answer], report: Report
+) -> Iterator[dict[str, str]]:
+    asked: set[tuple[str, str]] = set()
+    shown: set[tuple[Path, str]] = {(pair.image, plain(pair.caption)) for pair in pairs}
+    for pair in pairs:
+        report.captions += 1
+        kept = 0
+        for number, change in _changes(pair, answers[pair.caption], report):
+            twins = (plain(pair.caption), plain(change.instruction)), (pair.image, plain(change.caption))
+            if twins[0] in asked or twins[1] in shown:
+                report.drop("repeated", pair, [change.instruction, change.caption])
+                continue
+            if kept == count:
+                report.drop("surplus", pair, [change.instruction, change.caption])
+                continue
+            kept += 1
+            asked.add(twins[0])
+            shown.add(twins[1])
+            report.kinds[change.kind or "unnamed"] += 1
+            row = {"id": f"{pair.id}-{number}", "image": pair.image.relative_to(root).as_posix()}
+            row |= {"instruction": change.instruction, "target_text": change.caption, "source_text": pair.caption}
+            yield row | ({"kind": change.kind} if change.kind else {})
+
+
+def _changes(pair: Pair, answer: Answer, report: Report) -> Iterator[tuple[int, Change]]:
+    """The good changes of an answer, numbered by their place in it."""
+    values = [] if answer.finish == REFUSED else parse(answer.text)
+    if not values:
+        reason = {REFUSED: "refused", CUT: "cut_off"}.get(answer.finish, "no_json")
+        report.drop(reason, pair, answer.text)
+    report.changes += len(values)
+    for number, value in enumerate(values, 1):
+        judged = judge(value, pair.caption)
+        if isinstance(judged, Change):
+            yield number, judged
+        else:
+            report.drop(judged, pair, value)

@@ -1,0 +1,76 @@
+"""What the language model is asked: a text with marks that are filled for each caption."""
+
+from __future__ import annotations
+
+import hashlib
+import re
+from dataclasses import dataclass
+from pathlib import Path
+
+from mllm_embed.errors import ConfigError
+
+DEFAULT = Path(__file__).with_name("prompt.txt")
+MARKS = ("caption", "count", "kinds")
+KEYS = ("instruction", "modified_caption")
+KINDS = {
+    "add": "something or somebody comes in",
+    "remove": "something or somebody is gone",
+    "replace": "one thing, animal or person gives way to another",
+    "colour": "the colour of something",
+    "attribute": "material, size, age, pattern, clothing or condition of something",
+    "count": "how many there are of something",
+    "action": "what somebody or something does",
+    "position": "where something stands in the picture, or what it stands next to",
+    "scene": "the place or the background",
+    "conditions": "weather, season, time of day or light",
+    "viewpoint": "from how far, from what side or in what style it is shown",
+}
+_MARK = re.compile(r"\{([A-Za-z_]+)\}")
+
+
+@dataclass(frozen=True)
+class Prompt:
+    """A text with the mark {caption}, and {count} and {kinds} where it wants them."""
+
+    text: str
+    count: int
+
+    @classmethod
+    def load(cls, path: Path | None, count: int) -> Prompt:
+        """The prompt of a file, by default of the one that ships with the library, asking for `count` changes.
+
+        Raises ConfigError for a file that cannot be read, lacks {caption} or the keys of the answer, or holds a mark
+        that does not exist.
+        """
+        path = path or DEFAULT
+        try:
+            text = path.read_text(encoding="utf-8-sig").strip()
+        except UnicodeDecodeError as error:
+            raise ConfigError(f"{path} is not UTF-8 text (byte {error.start}); save it as UTF-8") from error
+        except OSError as error:
+            raise ConfigError(f"--prompt {path} cannot be read: {error.strerror}") from error
+        marks = set(_MARK.findall(text))
+        if "caption" not in marks:
+            raise ConfigError(f"{path} has no {{caption}}: write that mark where the caption shall stand")
+        for unknown in sorted(marks - set(MARKS)):
+            known = ", ".join(f"{{{mark}}}" for mark in MARKS)
+            raise ConfigError(f"{path} holds the mark {{{unknown}}}, which is unknown; known are {known}")
+        for key in KEYS:
+            if key not in text:
+                raise ConfigError(f'{path} does not ask for "{key}", which the answer must name: JSON with {KEYS}')
+        return cls(text, count)
+
+    def fill(self, caption: str) -> str:
+        """The prompt for one caption, in one pass, since a caption may hold a mark.
+
+        The kinds of change stand in an order that the caption decides: asked for the first that suit, a model gives
+        all of them about as often, and not always its favourites.
+        """
+        order = sorted(KINDS, key=lambda kind: hashlib.sha256(f"{kind} {caption}".encode()).digest())
+        kinds = "\n".join(f"- {kind}: {KINDS[kind]}" for kind in order)
+        values = {"caption": caption, "count": str(self.count), "kinds": kinds}
+        return _MARK.sub(lambda mark: values[mark[1]], self.text)
+
+    def digest(self) -> str:
+        """sha256 of the text and the count."""
+        return hashlib.sha256(f"{self.count}\n{self.text}".encode()).hexdigest()

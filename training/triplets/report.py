@@ -1,0 +1,59 @@
+"""What became of the answers, counted."""
+
+from __future__ import annotations
+
+import json
+from collections import Counter
+from dataclasses import dataclass, field
+from typing import Any
+
+from mllm_embed.folder import Pair
+
+from .answers import REASONS
+
+
+@dataclass
+class Report:
+    """How many captions, changes in their answers, and triplets by kind; how many were dropped by reason.
+
+    Nothing in it depends on the day or the place: the same answers give the same report.
+    """
+
+    captions: int = 0
+    changes: int = 0
+    kinds: Counter[str] = field(default_factory=Counter)
+    dropped: Counter[str] = field(default_factory=Counter)
+    examples: dict[str, dict[str, str]] = field(default_factory=dict)
+
+    def drop(self, reason: str, pair: Pair, answer: Any) -> None:
+        """Count it; the first of a reason is kept to show."""
+        self.dropped[reason] += 1
+        text = answer if isinstance(answer, str) else json.dumps(answer, ensure_ascii=False)
+        text = text[:1000].encode(errors="replace").decode()  # it may hold half a character
+        self.examples.setdefault(reason, {"id": pair.id, "caption": pair.caption, "answer": text})
+
+    def values(self) -> dict[str, Any]:
+        """The report as JSON holds it."""
+        return {
+            "captions": self.captions,
+            "changes": self.changes,
+            "triplets": self.kinds.total(),
+            "kinds": dict(self.kinds.most_common()),
+            "dropped": {
+                reason: {"count": count, "meaning": REASONS[reason], "example": self.examples[reason]}
+                for reason, count in self.dropped.most_common()
+            },
+        }
+
+    def table(self) -> str:
+        """The report as a person reads it; what a terminal would act on is left out of the examples."""
+        counts = f"{self.captions:,} captions, {self.changes:,} changes in their answers"
+        lines = [f"{counts}, {self.kinds.total():,} triplets"]
+        if self.kinds:
+            lines.append("kinds: " + ", ".join(f"{kind} {count:,}" for kind, count in self.kinds.most_common()))
+        for reason, count in self.dropped.most_common():
+            example = self.examples[reason]
+            shown = "".join(letter if letter.isprintable() else " " for letter in example["answer"])
+            lines.append(f"{count:>9,} {reason:<14}{REASONS[reason]}")
+            lines.append(f"{'':>24}e.g. {example['id']}: {' '.join(shown.split())[:150]}")
+        return "\n".join(lines)
