@@ -85,7 +85,7 @@ def merge(
             f"rank {whole} cut to {rank}: {lost:.2%} of the updates' length is lost, {worst:.2%} in the worst layer"
         ]
     if abs(sum(weights) - 1) > 1e-9:
-        said.append(f"the weights sum to {sum(weights):g}, not to 1: the sum goes so many times as far from the base")
+        said.append(f"the weights sum to {sum(weights):g}, not to 1: evaluate what that gives")
     own = _base_tensors(adapters, base) if needs_base(adapters, weights) else None
     _write(output, adapters, weights, pairs, added_whole(adapters, weights, own), rank or whole, said[0])
     return [*said, f"wrote {output}"]
@@ -154,7 +154,9 @@ def _write(
     first = adapters[0]
     trained = [set(adapter.settings.matryoshka) for adapter in adapters]
     settings = replace(first.settings, matryoshka=tuple(sorted(set.intersection(*trained))), card=None)
-    tensors = {f"{layer}.lora_{part}.weight": t for layer, both in pairs.items() for part, t in zip("AB", both)}  # noqa: B905
+    tensors = {
+        f"{layer}.lora_{part}.weight": t for layer, both in pairs.items() for part, t in zip("AB", both, strict=True)
+    }
     with atomic_folder(output) as folder:
         shutil.copytree(first.path, folder, dirs_exist_ok=True, ignore=shutil.ignore_patterns(*WEIGHTS, "checkpoint-*"))
         save_file({n: t.float().contiguous() for n, t in (tensors | whole).items()}, folder / WEIGHTS[0])

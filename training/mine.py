@@ -58,9 +58,11 @@ def main(argv: Sequence[str] | None = None) -> int:
     from .clusters import check_clusters
     from .mining import Questions
 
-    sheet = check_sheet_path(args.sheet or args.output.with_suffix(".png"))
     if args.output.is_dir():
         raise ConfigError(f"{args.output} is a folder; give the name of a file")
+    sheet = check_sheet_path(args.sheet or args.output.with_suffix(".png"))
+    if sheet == args.output:
+        raise ConfigError(f"{sheet} is both --output and the contact sheet; name the one .jsonl")
     folder = DataFolder.open(args.data)
     kind = args.rows or next((k for k in ASKED if getattr(folder, k)), "triplets")
     rows = _rows(folder, args.data, kind)
