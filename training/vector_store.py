@@ -39,7 +39,7 @@ class VectorStore:
         self.done: dict[str, int] = {}
         if folder.is_dir() and (folder / MANIFEST).is_file():
             told = read_json(folder / MANIFEST, f"remove {folder}")
-            if not isinstance(told, dict) or told.get("made_by") != self.made_by:
+            if not isinstance(told, dict) or told.get("made_by") != self.made_by or "done" not in told:
                 raise ConfigError(
                     f"{folder} holds vectors of another model or of other data; remove it, or give another --vectors"
                 )
