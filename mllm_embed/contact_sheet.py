@@ -61,6 +61,16 @@ def contact_sheet(rows: Sequence[SheetRow], path: str | os.PathLike[str], thumb:
     return target
 
 
+def text_tile(text: str, side: int = 128) -> Image.Image:
+    """A square picture [side, side] of a text, cut with an ellipsis where it is too long: an answer that is words."""
+    tile = Image.new("RGB", (side, side), _PAPER)
+    font = ImageFont.load_default(max(11, side // 10))
+    margin = side // 16
+    words = _wrapped(text, font, side - 2 * margin, side - 2 * margin)
+    ImageDraw.Draw(tile).multiline_text((margin, margin), words, fill=_INK, font=font, spacing=4)
+    return tile
+
+
 def check_sheet_path(path: str | os.PathLike[str]) -> Path:
     """The path, if a contact sheet can be written there.
 

@@ -13,6 +13,8 @@ from mllm_embed.errors import user_errors
 # module, whose main(argv) it is, and what it does
 COMMANDS = {
     "make-triplets": (".triplets.cli", "make triplets from image-caption pairs by a language model"),
+    "mine": (".mine", "find hard negatives for the rows of a data folder, and clusters of rows for batches"),
+    "merge": (".merge", "add adapters of one base with weights: an adapter soup"),
     "plan": (".plan", "tell what a recipe takes: memory, tokens and steps, before anything is loaded"),
 }
 

@@ -1,37 +1,195 @@
-"""The order of rows: a function of (seed, epoch), so that resuming needs no replay."""
+"""The order of rows: a function of (seed, epoch), so that resuming needs no replay; no Python runs for each row."""
 
 from __future__ import annotations
 
-import random
-from collections.abc import Iterator, Sequence
+from collections.abc import Hashable, Iterable, Iterator, Sequence
 
+import numpy as np
 from torch.utils.data import Sampler
 
+from mllm_embed.errors import ConfigError
 
-class GroupedSampler(Sampler[int]):
-    """Shuffles chunks of up to `per_group` rows of one group, so that they share a batch and contrast with each other.
+_BLOCK = 1 << 16  # row numbers that are Python's integers at a time
 
-    Triplets on one reference picture differ only by their instruction: together they are the hard negatives that no
-    shortcut through the picture can tell apart. With `per_group=1` this is a plain shuffle.
+
+class RowSampler(Sampler[int]):
+    """Shuffles rows so that some of them are neighbours, and so share a batch and contrast with each other.
+
+    Rows on one reference picture differ only by their instruction: together they are the hard negatives that no
+    shortcut through the picture can tell apart. Rows of one cluster are hard for each other by what a teacher found
+    (B3, arXiv 2505.11293). Batches from one source have no shortcut through what tells the sources apart (VLM2Vec-V2,
+    arXiv 2507.04590).
+
+    The sequence is made from the inside out. Rows of one group of a level are laid in a row, cut into chunks of the
+    level's size, and the chunks shuffled; the next level does that with rows in the order found. A chunk never holds
+    rows of two groups of any level outside its own, nor of two sources; a group's last chunk may be short. Where a
+    size does not divide that of the level around it, a chunk may be cut in two.
+
+    Sources then take turns by chance, each as often as it has chunks. With `per_source` above 1 these hold exactly
+    that many rows: the stream cut every multiple of `per_source` rows has pieces of one source each, and what fills no
+    chunk of its source is left out, other rows every epoch.
+
+    Without `weights` each row comes once. With them an epoch is as long as there are rows, and a source's share is its
+    weight over their sum: a smaller one is passed through again, every pass whole and in an order of its own; of a
+    larger one other rows come every epoch.
     """
 
-    def __init__(self, groups: Sequence[str], per_group: int, seed: int):
-        self.groups, self.per_group, self.seed, self.epoch = groups, per_group, seed, 0
+    def __init__(
+        self,
+        count: int,
+        seed: int,
+        *,
+        levels: Sequence[tuple[np.ndarray, int]] = (),
+        sources: np.ndarray | None = None,
+        per_source: int = 1,
+        weights: Sequence[float] | None = None,
+    ):
+        """Number the groups, once.
+
+        Args:
+            count: how many rows there are, N.
+            seed: with the epoch it decides the order.
+            levels: innermost first, the group [N] int64 of every row (below 0: in none) and the size of a chunk.
+            sources: the source [N] int64 of every row, numbered from 0; None for a single one.
+            per_source: rows in a chunk of one source; 1 mixes the sources freely.
+            weights: one a source, above 0.
+
+        Raises:
+            ConfigError: shapes, sizes or weights that do not fit; a source that cannot fill one chunk.
+        """
+        self.count, self.seed, self.epoch, self.per_source = count, seed, 0, per_source
+        self._sources = _column(np.zeros(count, np.int64) if sources is None else sources, count, "sources")
+        for name, size in [("per_source", per_source), *((f"level {n}", s) for n, (_, s) in enumerate(levels))]:
+            if size < 1:
+                raise ConfigError(f"{name}: a chunk has at least 1 row, not {size}")
+        self._sizes = np.bincount(self._sources) if count else np.zeros(1, np.int64)
+        self._quotas = _quotas(self._sizes, per_source, weights)
+        self._turns = -(-self._quotas // np.maximum(self._sizes, 1))
+        # outermost first: the number of a group tells all groups around it apart as well
+        self._levels: list[tuple[np.ndarray, np.ndarray, int]] = []
+        around = self._sources
+        for groups, size in reversed(levels):
+            if size > 1:
+                own = _column(groups, count, "groups")
+                around = _nested(around, own)
+                self._levels.insert(0, (around, own >= 0, size))
 
     def set_epoch(self, epoch: int) -> None:
         self.epoch = epoch
 
     def __len__(self) -> int:
-        return len(self.groups)
+        return int(self._quotas.sum())
 
     def __iter__(self) -> Iterator[int]:
-        rng = random.Random(f"{self.seed}/{self.epoch}")
-        members: dict[str, list[int]] = {}
-        for index, group in enumerate(self.groups):
-            members.setdefault(group, []).append(index)
-        chunks = []
-        for rows in members.values():
-            rng.shuffle(rows)
-            chunks += [rows[start : start + self.per_group] for start in range(0, len(rows), self.per_group)]
-        rng.shuffle(chunks)
-        return iter([index for chunk in chunks for index in chunk])
+        order = self.order()
+        for start in range(0, len(order), _BLOCK):
+            yield from order[start : start + _BLOCK].tolist()
+
+    def order(self) -> np.ndarray:
+        """The whole epoch: row numbers, [len(self)] int64."""
+        rng = np.random.default_rng([self.seed, self.epoch])
+        times = self._turns[self._sources]
+        rows = np.repeat(np.arange(self.count), times)
+        turn = np.arange(len(rows)) - np.repeat(np.cumsum(times) - times, times)
+        drawn = rng.permutation(len(rows))
+        rows, turn = rows[drawn], turn[drawn]
+        turns = int(self._turns.max(initial=1))
+        first = np.ones(len(rows), bool)  # whether a row is the first of its chunk
+        for groups, grouped, size in self._levels:
+            keys = groups[rows] * turns + turn
+            near = _stable(keys)
+            rows, turn, keys, first = rows[near], turn[near], keys[near], first[near]
+            first = np.where(grouped[rows], _place(keys) % size == 0, first)
+            near = _shuffled(first, rng)
+            rows, turn, first = rows[near], turn[near], first[near]
+        near = _stable(self._sources[rows] * turns + turn)
+        rows, first = rows[near], first[near]
+        place = _place(self._sources[rows])
+        kept = place < self._quotas[self._sources[rows]]
+        rows, first = rows[kept], first[kept]
+        if self.per_source > 1:
+            first = place[kept] % self.per_source == 0
+        return rows if len(self._sizes) == 1 else rows[_interleaved(first, self._sources[rows], rng)]
+
+
+def numbered(values: Iterable[Hashable]) -> np.ndarray:
+    """A number for each different value, in order of appearance: groups [N] int64 for a level; None gives -1."""
+    seen: dict[Hashable, int] = {}
+    return np.fromiter((-1 if value is None else seen.setdefault(value, len(seen)) for value in values), np.int64)
+
+
+def _quotas(sizes: np.ndarray, per_source: int, weights: Sequence[float] | None) -> np.ndarray:
+    """How many rows of each source an epoch has: whole chunks."""
+    shares = sizes
+    if weights is not None:
+        given = np.asarray(weights, float)
+        if given.shape != sizes.shape:
+            raise ConfigError(f"{len(given)} weights for {len(sizes)} sources: give one for each")
+        if not (np.isfinite(given) & (given > 0)).all():
+            raise ConfigError(f"the weights of sources are numbers above 0, not {given.tolist()}")
+        shares = np.rint(sizes.sum() * given / given.sum()).astype(np.int64)
+    quotas = shares // per_source * per_source
+    for source in np.flatnonzero((quotas == 0) & (sizes > 0)):
+        raise ConfigError(
+            f"source {source} would give {shares[source]} rows an epoch, too few for one chunk of {per_source}; lower "
+            "per_source" + ("" if weights is None else ", or give it more weight")
+        )
+    for source in np.flatnonzero((sizes == 0) & (quotas > 0)):
+        raise ConfigError(f"source {source} has a weight but no rows; leave it out")
+    return quotas
+
+
+def _column(values: np.ndarray, count: int, name: str) -> np.ndarray:
+    column = np.asarray(values)
+    if column.shape != (count,) or (count and not np.issubdtype(column.dtype, np.integer)):
+        raise ConfigError(f"{name}: {count} rows need [{count}] integers, not {column.dtype} of shape {column.shape}")
+    if name == "sources" and count and column.min() < 0:
+        raise ConfigError(f"sources are numbered from 0, not {column.min()}")
+    return column.astype(np.int64)
+
+
+def _nested(around: np.ndarray, own: np.ndarray) -> np.ndarray:
+    """A number below N for every pair of group and group around it; rows in no group count as one group."""
+    own = np.unique(own, return_inverse=True)[1]
+    pairs = around * (own.max(initial=0) + 1) + own
+    return np.unique(pairs, return_inverse=True)[1]
+
+
+def _stable(keys: np.ndarray) -> np.ndarray:
+    """`np.argsort(keys, kind="stable")` of small numbers at the speed of np.sort."""
+    count = max(1, len(keys))
+    if int(keys.max(initial=0)) > np.iinfo(np.int64).max // count - 1:  # a few rows that come a million times
+        return np.argsort(keys, kind="stable")
+    return np.sort(keys * count + np.arange(len(keys))) % count
+
+
+def _place(keys: np.ndarray) -> np.ndarray:
+    """For sorted keys, how many equal ones stand before each."""
+    starts = np.flatnonzero(np.diff(keys, prepend=-1))
+    return np.arange(len(keys)) - np.repeat(starts, np.diff(starts, append=len(keys)))
+
+
+def _shuffled(first: np.ndarray, rng: np.random.Generator) -> np.ndarray:
+    """Positions [M] of rows after their chunks, of which `first` marks the first rows, have been shuffled."""
+    starts = np.flatnonzero(first)
+    return _laid(starts, np.diff(starts, append=len(first)), rng.permutation(len(starts)))
+
+
+def _interleaved(first: np.ndarray, sources: np.ndarray, rng: np.random.Generator) -> np.ndarray:
+    """The same after sources, sorted, have taken turns by chance; each source's chunks keep their order."""
+    starts = np.flatnonzero(first)
+    chunks = np.empty(len(starts), np.int64)
+    chunks[_stable(rng.permutation(sources[starts]))] = np.arange(len(starts))
+    return _laid(starts, np.diff(starts, append=len(first)), chunks)
+
+
+def _laid(starts: np.ndarray, lengths: np.ndarray, chunks: np.ndarray) -> np.ndarray:
+    """Positions of the rows of chunks, chunk after chunk in the order given."""
+    lengths, starts = lengths[chunks], starts[chunks]
+    ends = np.cumsum(lengths)
+    return np.repeat(starts - (ends - lengths), lengths) + np.arange(ends[-1] if len(ends) else 0)
+
+
+def GroupedSampler(groups: Sequence[str], per_group: int, seed: int) -> RowSampler:
+    """One level of named groups: what the trainer asked for before it knew levels."""
+    return RowSampler(len(groups), seed, levels=[(numbered(groups), per_group)])

@@ -1,0 +1,241 @@
+"""Hard negatives: what is chosen from vectors, and `python -m training mine` on a folder."""
+
+from __future__ import annotations
+
+import json
+from pathlib import Path
+
+import numpy as np
+import pytest
+from PIL import Image
+
+from mllm_embed import DataFolder, MLLMEmbedder, Query
+from mllm_embed.errors import ConfigError, DataError, ModelError
+from mllm_embed.training.cli import main
+from mllm_embed.training.data import Row
+from mllm_embed.training.data.folder import read_rows
+from mllm_embed.training.mined import read_mined
+from mllm_embed.training.mining import Questions, Rules, choose, positive_similarity, searched
+from mllm_embed.training.vector_store import VectorStore
+from mllm_embed.types import Document
+
+
+def unit(shape: tuple[int, int], seed: int) -> np.ndarray:
+    vectors = np.random.default_rng(seed).standard_normal(shape).astype(np.float32)
+    return vectors / np.linalg.norm(vectors, axis=1, keepdims=True)
+
+
+def rows_of(pairs: list[tuple[str, str]]) -> list[Row]:
+    return [
+        Row(f"r{n}", ask, {"source_text": Document(text=ask), "target_text": Document(text=found)})
+        for n, (ask, found) in enumerate(pairs)
+    ]
+
+
+@pytest.mark.parametrize(
+    "rules", [Rules(5), Rules(3, skip=2), Rules(4, ceiling=0.5), Rules(4, at_most=0.1), Rules(9, depth=10)]
+)
+def test_negatives_are_those_of_the_obvious_loop(rules: Rules) -> None:
+    rng = np.random.default_rng(1)
+    made = [(f"q{rng.integers(25)}", f"a{rng.integers(30)}") for _ in range(60)]
+    questions = Questions.of(rows_of(made), "source_text", "target_text")
+    gallery, noise = unit((len(questions.gallery), 8), 2), unit((len(questions.queries), 8), 3)
+    first = [int(questions.positive[np.flatnonzero(questions.query == q)[0]]) for q in range(len(questions.queries))]
+    queries = gallery[first] + 0.7 * noise
+    queries /= np.linalg.norm(queries, axis=1, keepdims=True)
+    own = positive_similarity(queries, gallery, questions)
+    for part, scores, places in searched(queries, gallery, questions.right(), rules.depth):
+        found = choose(scores, places, own[part], rules)
+    some = False
+    for q, item in enumerate(questions.queries):
+        right = [n for n, g in enumerate(questions.gallery) if (item.words, g.words) in made]
+        positive = np.mean([queries[q] @ gallery[n] for ask, a in made if ask == item.words
+                            for n in right if questions.gallery[n].words == a])  # fmt: skip
+        order = sorted((n for n in range(len(gallery)) if n not in right), key=lambda n: -(queries[q] @ gallery[n]))
+        looked = order[rules.skip : rules.depth]
+        limit = min(rules.ceiling * positive, 1 if rules.at_most is None else rules.at_most)
+        wanted = [n for n in looked if queries[q] @ gallery[n] <= limit][: rules.count]
+        assert found.places[q].tolist() == wanted + [-1] * (rules.count - len(wanted))
+        assert np.allclose(found.similarity[q, : len(wanted)], gallery[wanted] @ queries[q], atol=1e-6)
+        assert found.above[q] == sum(queries[q] @ gallery[n] > limit for n in looked)
+        some |= bool(found.above[q]) and bool(wanted)
+    assert some
+
+
+def test_a_query_is_no_negative_of_itself() -> None:
+    questions = Questions.of(rows_of([("a", "b"), ("b", "c"), ("a", "d")]), "source_text", "target_text")
+    named = {
+        item.words: {questions.gallery[n].words for n in right}
+        for item, right in zip(questions.queries, questions.right(), strict=True)
+    }
+    assert named == {"a": {"b", "d"}, "b": {"b", "c"}}
+    also = Questions.of(rows_of([("a", "b"), ("b", "c")]), "source_text", "target_text", ["source_text"])
+    assert [item.words for item in also.gallery] == ["b", "c", "a"] and also.answers == 2
+    with pytest.raises(DataError, match="row 'r0' has no target_image"):
+        Questions.of(rows_of([("a", "b")]), "source_text", "target_image")
+
+
+def mine(data: Path, model: Path, output: Path, *more: str) -> int:
+    command = ["mine", str(data), "--model", str(model), "--output", str(output), "--device", "cpu"]
+    return main([*command, "--dtype", "float32", *more])
+
+
+def test_mining_a_folder_leaves_a_file_that_rows_can_take(
+    data: Path, tiny_llava: Path, embedder: MLLMEmbedder, tmp_path: Path, capsys: pytest.CaptureFixture[str],
+    monkeypatch: pytest.MonkeyPatch,
+) -> None:  # fmt: skip
+    output = tmp_path / "made/mined.jsonl"
+    options = ["--count", "3", "--ceiling", "1", "--also", "query_image", "--clusters", "2", "--cluster-skip", "1"]
+    assert mine(data, tiny_llava, output, *options) == 0
+    told = capsys.readouterr().out
+    assert "8 rows, 8 distinct queries, 8 candidates" in told and "within a cluster" in told
+    with Image.open(output.with_suffix(".png")) as sheet:
+        assert sheet.format == "PNG"
+
+    folder = DataFolder.open(data)
+    rows = read_rows(folder, data, "triplets", [])
+    mined = read_mined(output, data, folder.fingerprint(), "triplets", [row.id for row in rows])
+    assert list(mined) == [row.id for row in rows]
+    lines = [json.loads(line) for line in output.read_text().splitlines()][1:]
+    for row, line in zip(rows, lines, strict=True):
+        positive = row.roles["target_image"]
+        negatives = mined[row.id].negatives
+        assert positive not in negatives and len(negatives) == len(line["similarity"])
+        if negatives:
+            query, own, *found = embedder.encode([row.roles["composed"], positive, *negatives])
+            assert np.allclose(found @ query, line["similarity"], atol=1e-4)
+            assert (found @ query <= own @ query + 1e-5).all() and line["similarity"] == sorted(
+                line["similarity"], reverse=True
+            )
+        assert mined[row.id].cluster == line["cluster"]
+    assert any(entry.negatives for entry in mined.values())
+
+    # vectors are there: other rules need no model's work
+    monkeypatch.setattr(MLLMEmbedder, "encode", lambda *_, **__: pytest.fail("embedded again"))
+    assert mine(data, tiny_llava, output, "--count", "1", "--at-most", "0.9", "--also", "query_image") == 0
+    again = read_mined(output, data, folder.fingerprint())
+    assert all(len(entry.negatives) <= 1 and entry.cluster is None for entry in again.values())
+    # but not for other data or another role
+    assert mine(data, tiny_llava, output, "--count", "1", "--positive", "target_text") == 2
+    assert "vectors of another model or of other data; remove it" in capsys.readouterr().err
+
+
+def test_texts_are_mined_and_shown(data: Path, tiny_llava: Path, tmp_path: Path) -> None:
+    output = tmp_path / "mined.jsonl"
+    options = ["--rows", "pairs", "--query", "image", "--positive", "caption", "--ceiling", "1", "--count", "2"]
+    assert mine(data, tiny_llava, output, *options) == 0
+    found = read_mined(output, data, DataFolder.open(data).fingerprint(), "pairs")
+    assert {item.role for entry in found.values() for item in entry.negatives} == {"text"}
+    assert output.with_suffix(".png").is_file()
+
+
+@pytest.mark.parametrize(
+    ("options", "said"),
+    [
+        (["--ceiling", "1.5"], "above 0 and up to 1: 1.5"),
+        (["--ceiling", "nan"], "above 0 and up to 1: nan"),
+        (["--at-most", "-2"], "--at-most is a cosine"),
+        (["--count", "50"], "ask for more than the 8 distinct candidates"),
+        (["--count", "0"], "--count must be at least 1"),
+        (["--depth", "2"], "--depth 2 must be at least --skip and --count together, 5"),
+        (["--clusters", "9", "--cluster-skip", "1"], "from 2 to the 8 that there are, not 9"),
+        (["--clusters", "4"], "--cluster-skip 30 passes over all that is looked at: 8 distinct positives"),
+        (["--positive", "caption"], "row 't0' has no caption"),
+        (["--rows", "texts"], "has no texts.jsonl"),
+        (["--output", "."], "is a folder"),
+        (["--output", "mined.png"], "is both --output and the contact sheet"),
+        (["--sheet", "sheet.jpg"], "must end in .png"),
+    ],
+)
+def test_bad_input_is_one_sentence(
+    options: list[str], said: str, data: Path, tmp_path: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    """All of it is found before a model is looked for: there is none."""
+    assert mine(data, tmp_path / "no-model", tmp_path / "mined.jsonl", *options) == 2
+    told = capsys.readouterr()
+    assert said in told.err and told.err.count("\n") == 1 and not (tmp_path / "mined.jsonl").exists()
+
+
+def test_a_missing_model_is_named(data: Path, tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
+    assert mine(data, tmp_path / "no-model", tmp_path / "mined.jsonl") == 2
+    assert "no-model" in capsys.readouterr().err
+
+
+GOOD = [
+    {"format": 1, "data": "abc", "rows": "triplets"},
+    {"id": "a", "negatives": [{"image": "x/1.png"}, {"text": "no"}], "cluster": 4},
+    {"id": "b", "negatives": [{"image": ["1.png", "2.png"]}]},
+]
+
+
+def test_a_mined_file_is_read_or_refused(tmp_path: Path) -> None:
+    path, root = tmp_path / "mined.jsonl", tmp_path / "data"
+
+    def read(lines: list, **more: object) -> dict:
+        path.write_text("".join(json.dumps(line) + "\n" for line in lines))
+        return read_mined(path, root, "abc", **more)
+
+    found = read(GOOD, rows="triplets", ids=["a", "b", "c"])
+    assert found["a"].negatives == (Document(image=root / "x/1.png"), Document(text="no")) and found["a"].cluster == 4
+    assert found["b"].negatives[0].images == (root / "1.png", root / "2.png") and found["b"].cluster is None
+    head, first, _ = GOOD
+    refused = [
+        ([head | {"data": "abd"}], {}, "mined from data other than"),
+        (GOOD, {"rows": "pairs"}, "mined for triplets, not for pairs"),
+        (GOOD, {"ids": ["a"]}, ':3: there is no row "b"'),
+        ([head, first, first], {}, 'row "a" stands twice'),
+        ([first], {}, "no mined file of format 1"),
+        ([head, first | {"cluster": -1}], {}, '"cluster" must be a number from 0 on'),
+        ([head, {"id": "a"}], {}, '"negatives" must be a list'),
+        ([head, {"id": "a", "negatives": [{"image": "../x.png"}]}], {}, "must be a path inside"),
+        ([head, {"id": "a", "negatives": [{"picture": "x.png"}]}], {}, 'a negative is an "image"'),
+        ([head, {"id": "a", "negatives": ["x.png"]}], {}, 'a negative is an "image"'),
+        ([head, {"id": "a", "negatives": [{"text": 3}]}], {}, ":2: the text of a Document is empty"),
+        ([head, {"id": "a", "negatives": [{}]}], {}, ":2: a Document needs"),
+        ([], {}, "is empty"),
+        ([1], {}, ":1 must be a JSON object"),
+    ]
+    for lines, more, said in refused:
+        with pytest.raises(DataError, match=said):
+            read(lines, **more)
+    path.unlink()
+    with pytest.raises(DataError, match="is missing: make it with python -m training mine"):
+        read_mined(path, root, "abc")
+
+
+class Counting:
+    """An encoder that stops after some inputs."""
+
+    def __init__(self, stop: int = 10**9, bad: bool = False):
+        self.dimension, self.seen, self.stop, self.bad = 4, 0, stop, bad
+
+    def encode(self, inputs: list, *, batch_size: int = 32, show_progress: bool | None = None) -> np.ndarray:
+        self.seen += len(inputs)
+        if self.seen > self.stop:
+            raise KeyboardInterrupt
+        vectors = np.array([[int(item.words), 1, 2, 3] for item in inputs], np.float32)
+        return vectors * np.nan if self.bad else vectors
+
+
+def test_embedding_goes_on_where_it_was_stopped(tmp_path: Path) -> None:
+    items = [Document(text=str(n)) for n in range(5000)]
+    with pytest.raises(KeyboardInterrupt):
+        VectorStore(tmp_path / "v", {"a": 1}).encode("queries", items, Counting(stop=4500))
+    encoder = Counting()
+    found = VectorStore(tmp_path / "v", {"a": 1}).encode("queries", items, encoder)
+    assert encoder.seen < 1000 and found[:, 0].tolist() == list(range(5000))
+    with pytest.raises(ConfigError, match="vectors of another model or of other data"):
+        VectorStore(tmp_path / "v", {"a": 2})
+    with pytest.raises(ConfigError, match="something else than vectors"):
+        VectorStore(tmp_path, {"a": 1})
+    with pytest.raises(ModelError, match="text='0'.* holds NaN"):
+        VectorStore(tmp_path / "w", {}).encode("queries", items, Counting(bad=True))
+
+
+def test_a_picture_in_memory_cannot_be_named_in_a_file(tmp_path: Path) -> None:
+    from mllm_embed.training.mined import written_item
+
+    assert written_item(Document(image=tmp_path / "a/b.png", text="x"), tmp_path) == {"image": "a/b.png", "text": "x"}
+    for image in (Image.new("RGB", (2, 2)), tmp_path.parent / "other.png"):
+        with pytest.raises(DataError, match="names pictures by their path"):
+            written_item(Query(image=image), tmp_path)

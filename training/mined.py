@@ -1,0 +1,129 @@
+"""Mined files: JSON lines, of which the first says what made them, and each other what was found for one row.
+
+    {"format": 1, "data": FINGERPRINT, "rows": "triplets", "query": "composed", "positive": "target_image", ...}
+    {"id": "t1", "negatives": [{"image": "images/7.png"}, {"text": "..."}], "similarity": [0.61, 0.58], "cluster": 3}
+
+Pictures are named as in the data folder's own files, relative to it. "cluster" is there where rows were clustered.
+"""
+
+from __future__ import annotations
+
+import json
+import os
+from collections.abc import Collection, Iterable, Mapping
+from itertools import chain
+from pathlib import Path
+from typing import Any, NamedTuple
+
+from mllm_embed.errors import DataError
+from mllm_embed.files import atomic_file
+from mllm_embed.types import Document, Item
+
+FORMAT = 1
+
+
+class Mined(NamedTuple):
+    """What was found for a row: wrong answers, the hardest first, and the number of its cluster if it has one."""
+
+    negatives: tuple[Item, ...]
+    cluster: int | None
+
+
+def read_mined(
+    path: Path, root: Path, data: str, rows: str | None = None, ids: Collection[str] | None = None
+) -> dict[str, Mined]:
+    """What a mined file says, by row id.
+
+    Args:
+        path: the file.
+        root: the data folder, in which its pictures are.
+        data: the folder's fingerprint; a file that was mined from other data is refused.
+        rows: "pairs", "triplets" or "texts"; a file for other rows is refused. None takes any.
+        ids: the ids of the rows; a line for any other is refused. None takes any.
+
+    Raises:
+        DataError: no such file, no mined file, made for other data, or a line that is not as documented.
+    """
+    header, *lines = _objects(path)
+    if header.get("format") != FORMAT or "data" not in header:
+        raise DataError(f"{path} is no mined file of format {FORMAT}: its first line must say what made it; mine again")
+    if header["data"] != data:
+        raise DataError(f"{path} was mined from data other than {root} as it is now; mine again")
+    if rows is not None and header.get("rows") != rows:
+        raise DataError(f"{path} was mined for {header.get('rows')}, not for {rows}; mine again with --rows {rows}")
+    known = None if ids is None else set(ids)
+    found: dict[str, Mined] = {}
+    for number, line in enumerate(lines, start=2):
+        where = f"{path}:{number}"
+        name = line.get("id")
+        if not isinstance(name, str) or (known is not None and name not in known):
+            raise DataError(f"{where}: there is no row {json.dumps(name)} in {root}; mine again")
+        if name in found:
+            raise DataError(f'{where}: row "{name}" stands twice; mine again')
+        cluster = line.get("cluster")
+        if cluster is not None and (type(cluster) is not int or cluster < 0):
+            raise DataError(f'{where}: "cluster" must be a number from 0 on, not {json.dumps(cluster)}')
+        negatives = line.get("negatives")
+        if not isinstance(negatives, list):
+            raise DataError(f'{where}: "negatives" must be a list')
+        found[name] = Mined(tuple(_read_item(entry, root, where) for entry in negatives), cluster)
+    return found
+
+
+def write_mined(path: Path, header: Mapping[str, Any], lines: Iterable[Mapping[str, Any]]) -> None:
+    """Write a mined file in one step; `header` needs "data" and "rows". Raises DataError when the disk fails."""
+    with atomic_file(path) as temporary, temporary.open("w", encoding="utf-8") as file:
+        for line in chain([{"format": FORMAT, **header}], lines):
+            file.write(json.dumps(line, ensure_ascii=False) + "\n")
+
+
+def written_item(item: Item, root: Path) -> dict[str, Any]:
+    """A negative as a mined file names it. Raises DataError for a picture that is no file below `root`."""
+    names = []
+    for image in item.images:
+        name = os.path.relpath(image, root) if isinstance(image, (str, os.PathLike)) else None
+        if name is None or name.split(os.sep)[0] == "..":
+            raise DataError(f"a mined file names pictures by their path in {root}, and {image!r} is none there")
+        names.append(Path(name).as_posix())
+    entry: dict[str, Any] = {"image": names[0] if len(names) == 1 else names} if names else {}
+    return entry | ({} if item.words is None else {"text": item.words})
+
+
+def _read_item(entry: Any, root: Path, where: str) -> Document:
+    names = entry.get("image", []) if isinstance(entry, dict) else None
+    names = [names] if isinstance(names, str) else names
+    fine = isinstance(names, list) and all(isinstance(name, str) and name for name in names)
+    if not fine or not entry.keys() <= {"image", "text"}:
+        raise DataError(f'{where}: a negative is an "image", a "text" or both, not {json.dumps(entry)[:60]}')
+    for name in names:
+        if os.path.isabs(name) or os.path.normpath(name).split(os.sep)[0] == "..":
+            raise DataError(f'{where}: "{name}" must be a path inside {root}')
+    pictures = tuple(root / name for name in names)
+    try:
+        return Document(
+            image=(pictures if len(pictures) > 1 else pictures[0]) if pictures else None, text=entry.get("text")
+        )
+    except DataError as error:
+        raise DataError(f"{where}: {error}") from error
+
+
+def _objects(path: Path) -> list[dict[str, Any]]:
+    """The JSON objects of a file, at least one."""
+    try:
+        text = path.read_text(encoding="utf-8")
+    except FileNotFoundError as error:
+        raise DataError(f"{path} is missing: make it with python -m training mine") from error
+    except (OSError, UnicodeDecodeError) as error:
+        raise DataError(f"{path} cannot be read ({error})") from error
+    found = []
+    for number, line in enumerate(text.split("\n"), start=1):
+        if line.strip():
+            try:
+                found.append(json.loads(line))
+            except (ValueError, RecursionError) as error:
+                raise DataError(f"{path}:{number} is not JSON ({error}); mine again") from error
+            if not isinstance(found[-1], dict):
+                raise DataError(f"{path}:{number} must be a JSON object; mine again")
+    if not found:
+        raise DataError(f"{path} is empty; mine again")
+    return found
