@@ -21,12 +21,13 @@ from mllm_embed.training.cli import main
 from mllm_embed.training.collator import ContrastiveCollator
 from mllm_embed.training.config import RECIPES, load_recipe
 from mllm_embed.training.data.folder import read_rows
+from mllm_embed.training.examples import Reader
+from mllm_embed.training.gradient_caching import BatchEncoder
 from mllm_embed.training.live_bytes import LiveBytes
 from mllm_embed.training.plan import GIB, check, describe, make_plan
 from mllm_embed.training.plan import main as plan
 from mllm_embed.training.plan_inputs import picture_cost
 from mllm_embed.training.plan_model import SHAPES, find_config
-from mllm_embed.training.gradient_caching import BatchEncoder
 
 BASE = Path(__file__).resolve().parents[2] / "scripts/assets/base"
 STATED = {  # with the LM head, as the hub states them; training/shapes/README.md
@@ -108,6 +109,7 @@ def test_steps_and_rows_seen(recipe: Path, tmp_path: Path) -> None:
 @pytest.mark.parametrize("options", [
     [], ["gradient_checkpointing=true"], ["attention=eager"], ["lora.dropout=0.1", "lora.projector=false"],
     ["bf16=true", "lora.dropout=0.1"], ["bf16=true", "gradient_checkpointing=true"],
+    ["stages.captions.chunk_tokens=90"],
 ], ids=" ".join)  # fmt: skip
 def test_memory_is_what_a_real_step_takes(
     recipe: Path, data: Path, options: list[str], monkeypatch: pytest.MonkeyPatch
@@ -115,7 +117,8 @@ def test_memory_is_what_a_real_step_takes(
     """A step of the embedded model, counted by the storages that are alive; the peak of the plan is within a tenth."""
     monkeypatch.setattr(torch.cpu, "_is_avx512_bf16_supported", lambda: True)  # so that a bfloat16 base stays one
     monkeypatch.setattr(torch.cuda, "is_available", lambda: False)
-    loaded = load_recipe(recipe, [f"model={BASE}", "stages.captions.batch_size=8", *options])
+    options = [f"model={BASE}", "stages.captions.batch_size=8", "stages.captions.chunk_tokens=100000", *options]
+    loaded = load_recipe(recipe, options)
     planned = make_plan(loaded).stages["captions"].step
     assert planned.peak == pytest.approx(_real_peak(loaded, data), rel=0.1)
 
@@ -133,21 +136,23 @@ def _real_peak(recipe, data: Path) -> int:
             parameter.grad = torch.zeros_like(parameter)
     stage = recipe.stages["captions"]
     rows = read_rows(DataFolder.open(data), data, "pairs", stage.roles)
-    inputs = ContrastiveCollator(embedder.items, stage.uses)(rows)["live"]
+    read = Reader(embedder.items.prepared, stage.encoded)
+    batch = ContrastiveCollator(embedder.items, stage.uses, stage.chunk_tokens)([read(row) for row in rows])["batch"]
+    assert batch.cached is (stage.chunk_tokens < 100)
     with LiveBytes() as live:
         with torch.autocast("cpu", torch.bfloat16, enabled=bool(recipe.bf16)):
-            vectors = encoder(inputs)
+            vectors, _ = encoder(batch)
         vectors.sum().backward()
-    return live.peak + sum(batch["pixel_values"].nbytes for batch in inputs if "pixel_values" in batch)
+    return live.peak + sum(chunk["pixel_values"].nbytes for chunk in batch.live if "pixel_values" in chunk)
 
 
 def test_layers_that_are_not_run_are_counted(recipe: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     from mllm_embed.training import plan_memory
 
     loaded = load_recipe(recipe, [f"model={BASE}", "gradient_checkpointing=true"])
-    short = make_plan(loaded).stages["captions"].language
+    short = make_plan(loaded).stages["captions"].step.language
     monkeypatch.setattr(plan_memory, "FEW", (2, 99))  # all five are run
-    assert make_plan(loaded).stages["captions"].language == pytest.approx(short, rel=0.01)
+    assert make_plan(loaded).stages["captions"].step.language == pytest.approx(short, rel=0.01)
 
 
 @pytest.mark.parametrize("name", [path.stem.replace("--", "/") for path in sorted(SHAPES.glob("*.json"))])
