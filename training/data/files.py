@@ -38,9 +38,7 @@ def files_of(source: Source, format: Format) -> list[Path]:
         found = sorted(file for file in path.iterdir() if file.is_file() and file.suffix in format.suffixes)
         if not found:
             endings = ", ".join(format.suffixes)
-            raise DataError(
-                f"{path} holds no {endings} file; give the file, or a pattern such as {path}/*/*{endings[:6]}"
-            )
+            raise DataError(f"{path} holds no {endings} file; give the file, or a pattern such as {path}/*/*")
     else:
         found = sorted(Path(name) for name in glob.glob(os.fspath(path), recursive=True))
         found = [file for file in found if file.is_file()]

@@ -1,9 +1,9 @@
 """The order of streamed rows: a function of (seed, epoch), near the order on disk, so that nothing is read twice.
 
-An epoch of one process is a list of batches. Batch b comes from lane b % 8; each lane goes through its own part of every
-source's shuffled blocks (row groups, runs of a tar file), a few blocks at a time, whose rows are shuffled together. A
-DataLoader hands batch b to worker b % workers: with 1, 2, 4 or 8 workers no two of them read one block, and with any
-number the rows come in the same order.
+An epoch of one process is a list of batches. Batch b comes from lane b % 8; each lane goes through its own part of
+every source's shuffled blocks (row groups, runs of a tar file), a few blocks at a time, whose rows are shuffled
+together. A DataLoader hands batch b to worker b % workers: with 1, 2, 4 or 8 workers hardly a block is read by two of
+them, and with any number the rows come in the same order.
 """
 
 from __future__ import annotations

@@ -19,7 +19,7 @@ import numpy as np
 from mllm_embed.errors import DataError
 from mllm_embed.files import atomic_file
 
-from .tables import PICTURE, Record, each, holds_pictures
+from .tables import PICTURE, Record, each, holds_pictures, parquet_metadata
 
 KEPT = 64
 _WORDS = ("txt", "text", "caption", "cls")
@@ -30,19 +30,11 @@ class ParquetTable:
     """Rows of parquet files as they lie there: a row group is read at once, and the last `keep` groups are kept."""
 
     def __init__(self, files: Sequence[Path], header: tuple[str, ...] | None = None, keep: int = 8):
-        import pyarrow
-        import pyarrow.parquet
-
         self.files, self.keep = files, keep
         self._groups: list[tuple[int, int]] = []
         sizes = []
         for number, path in enumerate(files):
-            try:
-                metadata = pyarrow.parquet.read_metadata(path)
-            except (OSError, pyarrow.ArrowInvalid) as error:
-                raise DataError(
-                    f"{path} is not a parquet file ({str(error).splitlines()[0]}); fetch it again"
-                ) from error
+            metadata = parquet_metadata(path)
             for group in range(metadata.num_row_groups):
                 self._groups.append((number, group))
                 sizes.append(metadata.row_group(group).num_rows)
@@ -203,9 +195,8 @@ def _shard(path: Path) -> Shard:
     facts = path.stat()
     name = hashlib.sha256(f"{path.resolve()} {facts.st_size} {facts.st_mtime_ns}".encode()).hexdigest()[:32]
     kept = Path(HF_HOME) / "mllm_embed" / "tar" / f"{name}.npz"
-    with suppress(OSError, ValueError, KeyError):
-        with np.load(kept, allow_pickle=False) as arrays:
-            return Shard(*(arrays[field] for field in Shard._fields))
+    with suppress(OSError, ValueError, KeyError), np.load(kept, allow_pickle=False) as arrays:
+        return Shard(*(arrays[field] for field in Shard._fields))
     shard = _listed(path)
     with suppress(DataError), atomic_file(kept) as temporary, temporary.open("wb") as file:
         np.savez(file, **shard._asdict())

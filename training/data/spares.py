@@ -29,8 +29,6 @@ def spare(rows: MixedRows, index: int, attempt: int, seed: int) -> int:
     if attempt >= min(count, ATTEMPTS + 1):
         path = rows.parts[part].source.path
         raise DataError(f"{path}: no row can be read in place of {rows.parts[part].name(inside)}; check the pictures")
-    if rows.parts[part].source.streaming:
-        step = attempt
-    else:  # an odd walk around the ring of rows: no attempt meets the row itself, nor another attempt's
-        step = 1 + (number_of(f"{seed} {index}") + attempt) % (count - 1)
+    start = 0 if rows.parts[part].source.streaming else number_of(f"{seed} {index}")
+    step = 1 + (start + attempt - 1) % (count - 1)  # never the row itself, nor what an earlier attempt gave
     return int(rows.starts[part]) + (inside + step) % count

@@ -84,7 +84,7 @@ class ArrowTable:
 
     def __init__(self, files: Sequence[Path], header: tuple[str, ...] | None = None):
         self.files = files
-        self._starts = [0, *accumulate(parquet_rows(path) for path in files)]
+        self._starts = [0, *accumulate(parquet_metadata(path).num_rows for path in files)]
         self._data = _arrow(files)
 
     def __len__(self) -> int:
@@ -157,13 +157,13 @@ def _lines_table(
     return TextTable(files, [Spans(starts[1:], lengths[1:]) for starts, lengths in spans], _Named(headers, split))
 
 
-def parquet_rows(path: Path) -> int:
+def parquet_metadata(path: Path) -> Any:
     """Raises DataError for a file that is no parquet."""
     import pyarrow
     import pyarrow.parquet
 
     try:
-        return pyarrow.parquet.read_metadata(path).num_rows
+        return pyarrow.parquet.read_metadata(path)
     except (OSError, pyarrow.ArrowInvalid) as error:
         raise DataError(f"{path} is not a parquet file ({str(error).splitlines()[0]}); fetch it again") from error
 

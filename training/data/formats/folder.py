@@ -1,4 +1,4 @@
-"""Our own format, a data folder with pairs.jsonl, triplets.jsonl, texts.jsonl: `training.data.folder` reads it whole."""
+"""Our own format, which `training.data.folder` reads whole."""
 
 from .format import Format
 

@@ -18,5 +18,6 @@ LLAVA = Format(
     columns={"id": "id", "image": "image", "caption": "conversations"},
     kinds=("pairs",),
     cells={"caption": _answer},
+    optional=frozenset({"id", "image"}),
     mixed=True,  # talk without a picture is part of some releases
 )
