@@ -10,7 +10,6 @@ from mllm_embed.errors import DataError
 from mllm_embed.rows import half_character
 from mllm_embed.types import Document, ImageLike, Item, Query
 
-from .formats.format import TEXTS
 from .pool import number_of
 from .row import Row
 
@@ -26,8 +25,9 @@ class Cells:
     def text(self, name: str) -> str | None:
         """A text; of a list of them one, chosen by the row's place. Raises DataError for any other value."""
         value = self.values.get(name)
-        if isinstance(value, list) and value:
-            value = value[number_of(f"{self.place} {name}") % len(value)]
+        if isinstance(value, list):
+            filled = [entry for entry in value if not empty(entry)]
+            value = filled[number_of(f"{self.place} {name}") % len(filled)] if filled else None
         return _text(name, value)
 
     def texts(self, name: str) -> list[str]:
@@ -37,20 +37,25 @@ class Cells:
 
     def image(self, name: str) -> ImageLike | None:
         value = self.values.get(name)
-        return None if value is None or value == "" else self.picture(value)
+        return None if empty(value) else self.picture(value)
 
     def images(self, name: str) -> list[ImageLike]:
         value = self.values.get(name)
-        return [self.picture(entry) for entry in (value if isinstance(value, list) else [value]) if entry]
+        return [self.picture(entry) for entry in (value if isinstance(value, list) else [value]) if not empty(entry)]
+
+
+def empty(value: Any) -> bool:
+    """Whether a cell holds nothing: null, blanks, or a list of such."""
+    if isinstance(value, list):
+        return all(map(empty, value))
+    return value is None or (isinstance(value, str) and not value.strip())
 
 
 def _text(name: str, value: Any) -> str | None:
-    if value is None or value == "":
+    if empty(value):
         return None
     if not isinstance(value, str):
         raise DataError(f"{name} must be a text, not {str(value)[:60]!r}")
-    if not value.strip():
-        return None
     if half_character(value):
         raise DataError(f"{name} holds half a character (a lone surrogate)")
     return value
@@ -103,6 +108,3 @@ def row_of(kind: str, cells: Cells, identifier: str, group: str) -> Row:
     negatives = [Document(image=image) for image in cells.images("negative_image")]
     negatives += [Document(text=text) for text in cells.texts("negative_text") if kind != "texts"]
     return Row(identifier, group, ROLES_OF[kind](cells), tuple(negatives))
-
-
-__all__ = ["Cells", "ROLES_OF", "TEXTS", "row_of"]

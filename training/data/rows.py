@@ -13,7 +13,7 @@ import numpy as np
 from mllm_embed.errors import DataError
 from mllm_embed.types import ImageLike
 
-from .build import Cells, row_of
+from .build import Cells, empty, row_of
 from .formats import Format
 from .formats.format import Finish, Values
 from .pool import number_of
@@ -97,6 +97,10 @@ class TableRows:
     """[N] the records that are rows; None for all."""
     _ending: dict[str, str] = field(default_factory=dict)
 
+    def __post_init__(self) -> None:
+        self._roots = [os.fspath(self.source.images or path.parent) for path in self.table.files]
+        self._stems = [path.stem for path in self.table.files]
+
     @property
     def skipped(self) -> int:
         return 0 if self.kept is None else len(self.table) - len(self.kept)
@@ -123,7 +127,7 @@ class TableRows:
         groups = np.empty(len(self.table), dtype=np.int64)
         for index, record in enumerate(self.scan("groups of")):
             try:
-                groups[index] = number_of(self._group(self._values(record), index))
+                groups[index] = number_of(self._group(self.values(record), index))
             except DataError:
                 groups[index] = number_of(self._place(index))
         return groups if self.kept is None else groups[self.kept]
@@ -156,7 +160,7 @@ class TableRows:
 
     def make(self, record: Record | DataError, index: int) -> Row:
         """The row of record `index`. Raises DataError for one that lacks columns or holds something else in them."""
-        values = self._values(record)
+        values = self.values(record)
         file, _ = self.table.place(index)
         cells = Cells(values, lambda value: self.picture(value, file), self._place(index))
         identifier = values.get("id")
@@ -173,12 +177,12 @@ class TableRows:
             raise DataError(f"a picture must be a path, not {str(value)[:60]!r}")
         if "://" in value:
             raise DataError(f"{value[:80]} is a URL, and none is fetched; download the pictures and give their paths")
-        path = os.path.join(self.root(file), value)
+        path = os.path.join(self._roots[file], value)
         return Path(self._ended(path) if self.format.extensions else path)
 
     def root(self, file: int) -> Path:
         """The folder that names of pictures start from."""
-        return self.source.images or self.table.files[file].parent
+        return Path(self._roots[file])
 
     def _ended(self, path: str) -> str:
         """The path with the first ending under which it exists; as it is where none does, for the message."""
@@ -198,17 +202,20 @@ class TableRows:
 
     def _place(self, index: int) -> str:
         file, row = self.table.place(index)
-        return f"{self.table.files[file].stem}:{row + 1}"
+        return f"{self._stems[file]}:{row + 1}"
 
-    def _values(self, record: Record | DataError) -> Values:
+    def values(self, record: Record | DataError) -> Values:
+        """The columns of ours, as the format reads them. Raises DataError for a record that lacks one."""
         if isinstance(record, DataError):
             raise record
         values: Values = {}
         for ours, theirs in self.columns.items():
-            found, value = cell(record, theirs)
-            if not found and ours not in self.format.optional:
-                raise DataError(f'"{theirs}" is missing')
-            values[ours] = self.format.cells[ours](value) if ours in self.format.cells else value
+            _, value = cell(record, theirs)
+            if ours in self.format.cells:
+                value = self.format.cells[ours](value)
+            if ours not in self.format.optional and empty(value):
+                raise DataError(f'"{theirs}" is missing or empty')
+            values[ours] = value
         return self.finish(values) if self.finish else values
 
     def _group(self, values: Values, index: int) -> str:
@@ -217,7 +224,7 @@ class TableRows:
         if isinstance(image, dict) and not image.get("bytes"):
             image = image.get("path")
         if isinstance(image, str) and image:
-            return os.path.join(self.root(self.table.place(index)[0]), image)
+            return os.path.normpath(os.path.join(self._roots[self.table.place(index)[0]], image))
         words = values.get("source_text") or values.get("instruction")
         return words if isinstance(words, str) and words and not image else self._place(index)
 
@@ -271,12 +278,14 @@ class MixedRows(Sequence[Row]):
 
 def needed(rows: TableRows, roles: Collection[str]) -> np.ndarray:
     """[N] the records that offer all of `roles`; those that cannot be read are kept, to be counted when met."""
-    kept = []
+    kept = np.ones(len(rows.table), dtype=bool)
+    offering: dict[frozenset[str], bool] = {}  # which columns are filled -> whether such a row offers the roles
     for index, record in enumerate(rows.scan("looking through")):
         try:
-            if not set(roles) <= rows.make(record, index).roles.keys():
-                continue
+            filled = frozenset(name for name, value in rows.values(record).items() if value)
+            if filled not in offering:
+                offering[filled] = set(roles) <= rows.make(record, index).roles.keys()
+            kept[index] = offering[filled]
         except DataError:
-            pass
-        kept.append(index)
-    return np.array(kept, dtype=np.int64)
+            continue
+    return np.flatnonzero(kept)

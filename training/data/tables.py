@@ -5,6 +5,7 @@ from __future__ import annotations
 import csv
 import io
 import json
+import mmap
 from bisect import bisect_right
 from collections.abc import Callable, Collection, Iterator, Sequence
 from dataclasses import dataclass
@@ -53,7 +54,7 @@ class TextTable:
     def __init__(self, files: Sequence[Path], spans: Sequence[Spans], parse: Callable[[bytes, int], Record]):
         self.files, self._spans, self._parse = files, spans, parse
         self._starts = [0, *accumulate(len(spans.starts) for spans in self._spans)]
-        self._data: dict[int, np.ndarray] = {}
+        self._data: dict[int, mmap.mmap] = {}
 
     def __len__(self) -> int:
         return self._starts[-1]
@@ -67,13 +68,18 @@ class TextTable:
 
     def record(self, index: int) -> Record:
         file, row = self.place(index)
-        if file not in self._data:
-            self._data[file] = mapped(self.files[file])
-        start = self._spans[file].starts[row]
-        return self._parse(bytes(self._data[file][start : start + self._spans[file].lengths[row]]), file)
+        spans = self._spans[file]
+        start = int(spans.starts[row])
+        return self._parse(self._bytes(file)[start : start + int(spans.lengths[row])], file)
 
     def scan(self, columns: Collection[str]) -> Iterator[Record | DataError]:
         return each(self.record, len(self))
+
+    def _bytes(self, file: int) -> mmap.mmap:
+        if file not in self._data:
+            with self.files[file].open("rb") as opened:
+                self._data[file] = mmap.mmap(opened.fileno(), 0, access=mmap.ACCESS_READ)
+        return self._data[file]
 
     def blocks(self) -> np.ndarray:
         return np.concatenate([np.arange(a, b, BLOCK) for a, b in zip(self._starts, self._starts[1:], strict=False)])
@@ -188,7 +194,7 @@ def _arrow(files: Sequence[Path]) -> Any:
 
 def _object(line: bytes, _: int) -> Record:
     try:
-        value = json.loads(line)
+        value = json.loads(line.decode("utf-8"))  # from bytes it would guess the encoding first
     except (ValueError, RecursionError) as error:
         raise DataError(f"it is not JSON ({error})") from error
     if not isinstance(value, dict):

@@ -7,7 +7,7 @@ COLUMNS = Format(
     description="JSON, JSON lines, CSV, TSV, parquet or tar shards; `columns` says which of theirs is which of ours",
     columns={},
     kinds=("pairs", "triplets", "texts"),
-    optional=frozenset(NAMES),
+    optional=frozenset(NAMES) - {"image", "instruction", "caption"},
     suffixes=(".parquet", ".tar", ".jsonl", ".json", ".csv", ".tsv"),
     extensions=(".jpg", ".png", ".jpeg", ".webp"),
 )

@@ -31,7 +31,7 @@ class Format:
     kinds: tuple[str, ...]
     """Which of pairs, triplets, texts its rows can be read as."""
     optional: frozenset[str] = frozenset({"id"})
-    """Columns of ours that a file may lack."""
+    """Columns of ours that a file may lack, and a row may leave empty."""
     suffixes: tuple[str, ...] = (".json", ".jsonl")
     """Files that a folder is searched for."""
     header: tuple[str, ...] | None = None

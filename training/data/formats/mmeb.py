@@ -41,7 +41,9 @@ MMEB = Format(
         "negative_image": "neg_image_path",
     },
     kinds=("triplets",),
-    optional=frozenset({"id", "negative_text", "negative_image"}),
+    optional=frozenset(
+        {"id", "instruction", "image", "target_text", "target_image", "negative_text", "negative_image"}
+    ),
     suffixes=(".parquet", ".jsonl", ".json"),
     cells={"instruction": _words, "target_text": _words, "negative_text": _words},
     mixed=True,
