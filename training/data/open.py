@@ -23,6 +23,7 @@ from .source import Source
 
 _LOOKED_AT = 100
 _PICTURES = 16
+_ENTRIES = 10_000
 
 
 def open_rows(sources: Sequence[Source], kind: str, roles: Sequence[str]) -> MixedRows:
@@ -138,8 +139,9 @@ def _paths(rows: TableRows, index: int, roles: list[str]) -> list[Path]:
 def _elsewhere(root: Path, path: Path, rows: TableRows) -> str:
     """What to do about it: the folder from which the name would be right, where one is near."""
     name = os.path.relpath(path, root)
-    children = sorted(entry for entry in root.iterdir() if entry.is_dir()) if root.is_dir() else []
-    for folder in (*islice(children, 1000), root.parent, root.parent.parent):
+    entries = islice(os.scandir(root), _ENTRIES) if root.is_dir() else ()
+    children = sorted(Path(entry.path) for entry in entries if entry.is_dir())
+    for folder in (*children, root.parent, root.parent.parent):
         found = next(
             (f for f in (folder / name, *(folder / f"{name}{e}" for e in rows.format.extensions)) if f.is_file()), 0
         )

@@ -21,7 +21,7 @@ from mllm_embed.files import atomic_file
 
 from .tables import PICTURE, Record, each, holds_pictures, parquet_metadata
 
-KEPT = 64
+OPEN_FILES, LISTS = 64, 256
 _WORDS = ("txt", "text", "caption", "cls")
 _SAMPLES = 256
 
@@ -100,20 +100,34 @@ class ParquetTable:
 
 
 class Shard(NamedTuple):
-    """One tar file: [S + 1] first members of samples, [S] keys, and of the members what they are and where."""
+    """The list of one tar file.
+
+    [S + 1] int32 first members of samples, [S] their keys in UTF-8; of its members [M] what they are, as numbers into
+    the names of `endings`, and where.
+    """
 
     firsts: np.ndarray
     keys: np.ndarray
+    endings: np.ndarray
     kinds: np.ndarray
     offsets: np.ndarray
     sizes: np.ndarray
+
+    def members(self, row: int) -> list[tuple[str, int, int]]:
+        """Ending, first byte and size of the files of a sample."""
+        run = slice(int(self.firsts[row]), int(self.firsts[row + 1]))
+        names = [str(self.endings[kind]) for kind in self.kinds[run]]
+        return list(zip(names, self.offsets[run].tolist(), self.sizes[run].tolist(), strict=True))
+
+    def key(self, row: int) -> str:
+        return self.keys[row].decode("utf-8", "surrogateescape")
 
 
 class TarTable:
     """Samples of tar files, `key.jpg` beside `key.json` or `key.txt`, read from where they lie.
 
     A record has `__key__` and an entry for each ending: an object for json, a text for txt, bytes for others. The
-    members of each file are listed once, and the list is kept in the Hugging Face cache.
+    members of each file are listed once, and the lists are kept in the Hugging Face cache, a few of them in memory.
     """
 
     def __init__(self, files: Sequence[Path], header: tuple[str, ...] | None = None):
@@ -121,15 +135,15 @@ class TarTable:
 
         self.files = files
         bar = tqdm(files, desc="listing tar files", unit="file", leave=False, disable=len(files) < 8)
-        self._shards = [_shard(path) for path in bar]
-        self._starts = [0, *accumulate(len(shard.keys) for shard in self._shards)]
+        self._starts = [0, *accumulate(len(_shard(path).keys) for path in bar)]
         self._open: OrderedDict[int, int] = OrderedDict()
+        self._lists: OrderedDict[int, Shard] = OrderedDict()
 
     def __len__(self) -> int:
         return self._starts[-1]
 
     def __getstate__(self) -> dict[str, Any]:
-        return self.__dict__ | {"_open": OrderedDict()}
+        return self.__dict__ | {"_open": OrderedDict(), "_lists": OrderedDict()}
 
     def place(self, index: int) -> tuple[int, int]:
         file = bisect_right(self._starts, index) - 1
@@ -137,19 +151,13 @@ class TarTable:
 
     def record(self, index: int) -> Record:
         file, row = self.place(index)
-        shard = self._shards[file]
-        members = range(shard.firsts[row], shard.firsts[row + 1])
-        start = int(shard.offsets[members[0]])
-        stop = max(int(shard.offsets[at] + shard.sizes[at]) for at in members)
-        try:
-            data = os.pread(self._file(file), stop - start, start)  # no shared position: forks may read at once
-        except OSError as error:
-            raise DataError(f"it cannot be read: {error.strerror}") from error
-        record: Record = {"__key__": str(shard.keys[row])}
-        for at in members:
-            first = int(shard.offsets[at]) - start
-            kind = str(shard.kinds[at])
-            record[kind] = _content(kind, data[first : first + int(shard.sizes[at])])
+        shard = self._list(file)
+        members = shard.members(row)
+        start, stop = members[0][1], max(offset + size for _, offset, size in members)
+        data = self._read(file, start, stop - start)
+        record: Record = {"__key__": shard.key(row)}
+        for kind, offset, size in members:
+            record[kind] = _content(kind, data[offset - start : offset - start + size])
         return record
 
     def scan(self, columns: Collection[str]) -> Iterator[Record | DataError]:
@@ -158,25 +166,36 @@ class TarTable:
     def _words(self, index: int) -> Record:
         """The record with its pictures unread."""
         file, row = self.place(index)
-        shard = self._shards[file]
-        record: Record = {"__key__": str(shard.keys[row])}
-        for at in range(shard.firsts[row], shard.firsts[row + 1]):
-            kind = str(shard.kinds[at])
+        shard = self._list(file)
+        record: Record = {"__key__": shard.key(row)}
+        for kind, offset, size in shard.members(row):
             told = kind.split(".")[-1] in (*_WORDS, "json")
-            data = os.pread(self._file(file), int(shard.sizes[at]), int(shard.offsets[at])) if told else PICTURE
-            record[kind] = _content(kind, data)
+            record[kind] = _content(kind, self._read(file, offset, size)) if told else PICTURE
         return record
 
     def blocks(self) -> np.ndarray:
         runs = zip(self._starts, self._starts[1:], strict=False)
         return np.concatenate([np.arange(first, last, _SAMPLES) for first, last in runs])
 
-    def _file(self, number: int) -> int:
-        if number not in self._open:
-            self._open[number] = os.open(self.files[number], os.O_RDONLY)
-            if len(self._open) > KEPT:
-                os.close(self._open.popitem(last=False)[1])
-        return self._open[number]
+    def _list(self, file: int) -> Shard:
+        if file not in self._lists:
+            self._lists[file] = _shard(self.files[file])
+            if len(self._lists) > LISTS:
+                self._lists.popitem(last=False)
+        self._lists.move_to_end(file)
+        return self._lists[file]
+
+    def _read(self, file: int, start: int, size: int) -> bytes:
+        """Without a position in the file, which processes forked from one another would share."""
+        try:
+            if file not in self._open:
+                self._open[file] = os.open(self.files[file], os.O_RDONLY)
+                if len(self._open) > OPEN_FILES:
+                    os.close(self._open.popitem(last=False)[1])
+            self._open.move_to_end(file)
+            return os.pread(self._open[file], size, start)
+        except OSError as error:
+            raise DataError(f"it cannot be read: {error.strerror}") from error
 
 
 def _content(kind: str, data: bytes) -> Any:
@@ -208,10 +227,12 @@ def _listed(path: Path) -> Shard:
     samples = [(key, len(list(group))) for key, group in groupby(members, key=lambda member: member[0])]
     if not samples:
         raise DataError(f"{path} holds no files; fetch it again")
+    endings, kinds = np.unique([kind for _, kind, _, _ in members], return_inverse=True)
     return Shard(
-        np.array([0, *accumulate(count for _, count in samples)]),
-        np.array([key for key, _ in samples]),
-        np.array([kind for _, kind, _, _ in members]),
+        np.array([0, *accumulate(count for _, count in samples)], dtype=np.int32),
+        np.array([key.encode("utf-8", "surrogateescape") for key, _ in samples]),
+        endings,
+        kinds.astype(np.int16),
         np.array([offset for _, _, offset, _ in members], dtype=np.int64),
         np.array([size for _, _, _, size in members], dtype=np.int64),
     )

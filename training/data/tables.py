@@ -9,7 +9,7 @@ import mmap
 from bisect import bisect_right
 from collections.abc import Callable, Collection, Iterator, Sequence
 from dataclasses import dataclass
-from itertools import accumulate
+from itertools import accumulate, groupby
 from pathlib import Path
 from typing import Any, Protocol
 
@@ -86,12 +86,19 @@ class TextTable:
 
 
 class ArrowTable:
-    """Parquet files, converted once by `datasets` to Arrow files in its cache, which are mapped and not read."""
+    """Parquet files, converted once by `datasets` to Arrow files in its cache, which are mapped and not read.
+
+    Neighbours with one schema are converted together; others, say with a column that is empty in one file, alone.
+    """
 
     def __init__(self, files: Sequence[Path], header: tuple[str, ...] | None = None):
+        import pyarrow.parquet
+
         self.files = files
         self._starts = [0, *accumulate(parquet_metadata(path).num_rows for path in files)]
-        self._data = _arrow(files)
+        alike = groupby(files, key=lambda path: pyarrow.parquet.read_schema(path).remove_metadata())
+        self._parts = [_arrow(list(run)) for _, run in alike]
+        self._firsts = [0, *accumulate(len(part) for part in self._parts)]
 
     def __len__(self) -> int:
         return self._starts[-1]
@@ -101,16 +108,18 @@ class ArrowTable:
         return file, index - self._starts[file]
 
     def record(self, index: int) -> Record:
-        return self._data[index]
+        part = bisect_right(self._firsts, index) - 1
+        return self._parts[part][index - self._firsts[part]]
 
     def scan(self, columns: Collection[str]) -> Iterator[Record | DataError]:
-        wanted = [name for name in self._data.column_names if name in columns]
-        pictures = {name: PICTURE for name in wanted if holds_pictures(self._data.features.arrow_schema.field(name))}
-        read = self._data.select_columns([name for name in wanted if name not in pictures])
-        for start in range(0, len(self), BLOCK):
-            batch = read[start : start + BLOCK]
-            for row in range(min(BLOCK, len(self) - start)):
-                yield {name: cells[row] for name, cells in batch.items()} | pictures
+        for part in self._parts:
+            wanted = [field for field in part.features.arrow_schema if field.name in columns]
+            pictures = {field.name: PICTURE for field in wanted if holds_pictures(field)}
+            read = part.select_columns([field.name for field in wanted if field.name not in pictures])
+            for batch in read.iter(BLOCK) if read.column_names else ():
+                for cells in zip(*batch.values(), strict=True):
+                    yield dict(zip(batch, cells, strict=True)) | pictures
+            yield from (pictures for _ in range(0 if read.column_names else len(part)))
 
     def blocks(self) -> np.ndarray:
         return np.arange(0, len(self), BLOCK)
@@ -118,9 +127,11 @@ class ArrowTable:
 
 def holds_pictures(field: Any) -> bool:
     """Whether an Arrow field is the bytes of files, or the struct of bytes and path that `datasets` makes of images."""
-    import pyarrow
+    import pyarrow.types as types
 
-    return pyarrow.types.is_struct(field.type) or pyarrow.types.is_binary(field.type)
+    if types.is_struct(field.type):
+        return field.type.get_field_index("bytes") >= 0
+    return types.is_binary(field.type) or types.is_large_binary(field.type)
 
 
 def each(record: Callable[[int], Record], count: int) -> Iterator[Record | DataError]:
@@ -183,7 +194,7 @@ def _arrow(files: Sequence[Path]) -> Any:
         data = datasets.Dataset.from_parquet([str(path) for path in files])
     except (datasets.exceptions.DatasetGenerationError, datasets.exceptions.DatasetsError, ValueError) as error:
         cause = str(error.__cause__ or error).strip().splitlines()[0]
-        raise DataError(f"{files[0].parent}: its parquet files do not go together ({cause})") from error
+        raise DataError(f"{files[0].parent}: its parquet files cannot be converted ({cause})") from error
     finally:
         datasets.utils.logging.set_verbosity(quiet)
     for name, feature in data.features.items():

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import csv
 import json
+import pickle
 from pathlib import Path
 from typing import Any
 
@@ -34,7 +35,8 @@ def write(path: Path, rows: list[dict[str, Any]], lines: bool = False) -> Path:
 
 
 def opened(kind: str, *roles: str, **source: Any) -> MixedRows:
-    return open_rows([Source(**source)], kind, roles)
+    """The rows, as a worker process of a data loader gets them where processes are spawned."""
+    return pickle.loads(pickle.dumps(open_rows([Source(**source)], kind, roles)))
 
 
 def test_llava(tmp_path: Path) -> None:

@@ -87,6 +87,28 @@ def test_rows_of_shards_hold_undecoded_pictures(shards: MixedRows) -> None:
     assert Counter(shards.sources().tolist()) == {0: 400, 1: 210}
 
 
+def test_parquet_gives_the_same_rows_streamed_and_mapped(tmp_path: Path) -> None:
+    import datasets
+
+    root = parquet_shards(tmp_path / "parquet", 2, 20)
+    images = datasets.Dataset.from_dict(
+        {"n": ["i"], "img": [{"bytes": b"pixels", "path": None}], "txt": ["text"]},
+        features=datasets.Features(n=datasets.Value("string"), img=datasets.Image(), txt=datasets.Value("string")),
+    )
+    images.to_parquet(root / "z.parquet")
+    columns = {"image": "img", "caption": "txt", "id": "n"}
+    streamed, mapped = (
+        open_rows([Source(path=root, format="columns", columns=columns, streaming=value)], "pairs", ["image"])
+        for value in (True, False)
+    )
+    assert list(streamed) == list(mapped) and len(mapped) == 41
+    assert mapped[40].roles["image"].image == b"pixels"
+    assert np.array_equal(streamed.groups(), mapped.groups())
+    for rows in (streamed.parts[0], mapped.parts[0]):
+        assert list(rows.table.scan({"img"})) == [{"img": b"picture"}] * 41, "to group rows no picture is read"
+    assert streamed.parts[0].name(25) == mapped.parts[0].name(25) == f"{root / '1.parquet'}: row 6"
+
+
 @pytest.mark.parametrize("workers", [0, 1, 2])
 def test_a_stream_goes_on_at_any_row(shards: MixedRows, workers: int) -> None:
     whole = StreamRows(shards, batch_size=8, seed=3)

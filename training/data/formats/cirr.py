@@ -9,7 +9,7 @@ from typing import Any
 from mllm_embed.errors import DataError
 from mllm_embed.files import read_json
 
-from .format import Finish, Format, Values
+from .format import Format, Values
 
 _SPLIT = "CIRR's image_splits/split.rc2.train.json lists where each picture lies; give it as pool"
 
@@ -18,29 +18,28 @@ def _split_of(captions: Path) -> Path:
     return captions.parent.parent / "image_splits" / captions.name.replace("cap.", "split.", 1).replace(".ext.", ".")
 
 
-def _join(path: Path) -> Finish:
-    places = read_json(path, _SPLIT)
-    if not isinstance(places, dict):
-        raise DataError(f"{path} is not an object of names and paths: {_SPLIT}")
+class _Split:
+    """Names of pictures -> their places below the folder of pictures."""
 
-    def place(name: Any) -> Any:
-        if name is None:
-            return None
-        if not isinstance(name, str) or name not in places:
-            raise DataError(f"the picture {json.dumps(name)} is not in {path}")
-        return places[name]
+    def __init__(self, path: Path):
+        self.path, self.places = path, read_json(path, _SPLIT)
+        if not isinstance(self.places, dict):
+            raise DataError(f"{path} is not an object of names and paths: {_SPLIT}")
 
-    def finish(values: Values) -> Values:
+    def __call__(self, values: Values) -> Values:
         """The rest of the set of six look-alikes are hard negatives; what was judged beside the target is not."""
         alike = values["negative_image"] or []
         judged = {values["image"], values["target_image"], *(values.get("judged") or ())}
         return values | {
-            "image": place(values["image"]),
-            "target_image": place(values["target_image"]),
-            "negative_image": [place(name) for name in alike if name not in judged],
+            "image": self._place(values["image"]),
+            "target_image": self._place(values["target_image"]),
+            "negative_image": [self._place(name) for name in alike if name not in judged],
         }
 
-    return finish
+    def _place(self, name: Any) -> Any:
+        if not isinstance(name, str) or name not in self.places:
+            raise DataError(f"the picture {json.dumps(name)} is not in {self.path}")
+        return self.places[name]
 
 
 CIRR = Format(
@@ -56,6 +55,6 @@ CIRR = Format(
     kinds=("triplets",),
     optional=frozenset({"id", "negative_image", "judged"}),
     pool=_split_of,
-    join=_join,
+    join=_Split,
     hint="images is the folder that holds train/ and dev/",
 )

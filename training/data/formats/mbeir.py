@@ -9,7 +9,7 @@ from typing import Any
 from mllm_embed.errors import DataError
 
 from ..pool import Pool
-from .format import Finish, Format, Values
+from .format import Format, Values
 
 
 def _pool_of(queries: Path) -> Path:
@@ -25,24 +25,25 @@ def _ids(value: Any) -> Any:
     return [entry.get("did") if isinstance(entry, dict) else entry for entry in value]
 
 
-def _join(path: Path) -> Finish:
-    pool = Pool(path, "did")
+class _Candidates:
+    """The pool, from which a row takes what its ids name."""
 
-    def finish(values: Values) -> Values:
+    def __init__(self, path: Path):
+        self.pool = Pool(path, "did")
+
+    def __call__(self, values: Values) -> Values:
         """The first right answer is the target: a query has several where the data set has several equal ones."""
-        right = values.pop("right", None)
-        if not isinstance(right, list) or not right:
-            raise DataError("pos_cand_list is empty or missing")
-        target = pool[right[0]]
-        wrong = [pool[did] for did in values.pop("wrong", None) or ()]
+        right = values.pop("right")
+        if not isinstance(right, list):
+            raise DataError(f"pos_cand_list must be a list of ids, not {str(right)[:60]!r}")
+        target = self.pool[right[0]]
+        wrong = [self.pool[did] for did in values.pop("wrong") or ()]
         return values | {
             "target_image": target.get("img_path"),
             "target_caption" if target.get("img_path") else "target_text": target.get("txt"),
             "negative_image": [entry["img_path"] for entry in wrong if entry.get("img_path")],
             "negative_text": [entry["txt"] for entry in wrong if entry.get("txt") and not entry.get("img_path")],
         }
-
-    return finish
 
 
 MBEIR = Format(
@@ -60,6 +61,6 @@ MBEIR = Format(
     cells={"right": _ids, "wrong": _ids},
     mixed=True,
     pool=_pool_of,
-    join=_join,
+    join=_Candidates,
     hint="images is the folder that holds mbeir_images/",
 )
