@@ -65,8 +65,11 @@ class ParquetTable:
             schema = self._schema(file)
             wanted = [name for name in schema.names if name in columns]
             pictures = {name: PICTURE for name in wanted if holds_pictures(schema.field(name))}
-            rows = self._load(block, [name for name in wanted if name not in pictures]).to_pylist()
-            yield from (row | pictures for row in rows)
+            try:
+                rows = self._load(block, [name for name in wanted if name not in pictures]).to_pylist()
+                yield from (row | pictures for row in rows)
+            except DataError as error:
+                yield from (error for _ in range(self._starts[block + 1] - self._starts[block]))
 
     def blocks(self) -> np.ndarray:
         return np.array(self._starts[:-1], dtype=np.int64)
