@@ -21,11 +21,9 @@ from typing import Any, TextIO
 from mllm_embed.errors import DataError, user_errors
 from mllm_embed.files import atomic_file
 from mllm_embed.rows import half_character
+from mllm_embed.training.data.formats.text_triplets import NLI, TEXT_TRIPLETS
 
-COLUMNS = (
-    {"sent0": "source_text", "sent1": "target_text", "hard_neg": "negative_text"},
-    {"reference_caption": "source_text", "conditioning_caption": "instruction", "target_caption": "target_text"},
-)
+COLUMNS = tuple({theirs: ours for ours, theirs in format.columns.items()} for format in (NLI, TEXT_TRIPLETS))
 
 
 def read(path: Path) -> Iterator[tuple[str, dict[str, Any]]]:

@@ -1,0 +1,135 @@
+"""What is checked when sources are opened: one sentence a mistake, before anything is trained."""
+
+from __future__ import annotations
+
+import json
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import pytest
+from pydantic import ValidationError
+
+from mllm_embed.errors import DataError
+from mllm_embed.training.data import Source
+from mllm_embed.training.data import spans as spans_module
+from mllm_embed.training.data.open import open_rows
+from mllm_embed.training.data.spans import json_spans
+
+ROW = {"q_img": "1.jpg", "q_text": ["redder"], "t_img": "2.jpg", "hns": []}
+
+
+@pytest.fixture
+def mega(tmp_path: Path) -> Path:
+    for name in ("1.jpg", "2.jpg"):
+        (tmp_path / name).write_bytes(b"x")
+    (tmp_path / "mega.jsonl").write_text((json.dumps(ROW) + "\n") * 3)
+    return tmp_path / "mega.jsonl"
+
+
+def test_sources_follow_one_another(mega: Path) -> None:
+    (mega.parent / "more.jsonl").write_text(json.dumps(ROW | {"q_img": "2.jpg"}) + "\n")
+    sources = [Source(path=mega, format="megapairs"), Source(path=mega.parent / "mo*.jsonl", format="megapairs")]
+    rows = open_rows(sources, "triplets", ["composed", "target_image"])
+    assert (len(rows), rows.sources().tolist()) == (4, [0, 0, 0, 1])
+    assert rows[3].group == str(mega.parent / "2.jpg") and rows[-0].id == "mega:1"
+    assert len(set(rows.fingerprints().values())) == 2
+    with pytest.raises(IndexError):
+        rows[4]
+    folder = open_rows([Source(path=mega.parent, format="megapairs")], "triplets", ["composed"])
+    assert [row.id for row in folder] == ["mega:1", "mega:2", "mega:3", "more:1"]
+    assert folder.fingerprints() != rows.fingerprints()
+
+
+@pytest.mark.parametrize(
+    ("source", "kind", "roles", "message"),
+    [
+        ({"path": "nowhere.jsonl"}, "triplets", ["composed"], "nowhere.jsonl does not exist, and matches no file"),
+        ({}, "pairs", ["image"], "format megapairs gives triplets, not pairs"),
+        ({}, "triplets", ["target_text"], "its rows offer composed, .*, and a term of the loss needs target_text"),
+        ({"columns": {"instruction": "q_txt"}}, "triplets", [], "no column 'q_txt' for instruction; it has q_img,"),
+        ({"columns": {"instuction": "q_text"}}, "triplets", [], "'instuction', did you mean 'instruction'"),
+        ({"pool": "x.json"}, "triplets", [], "format megapairs has no second file; leave out pool"),
+        ({"images": "elsewhere"}, "triplets", ["composed"], "elsewhere/1.jpg does not exist.*give images"),
+        ({"format": "lasco"}, "triplets", ["composed"], "no column 'query-image' for image; it has q_img"),
+        ({"format": "covr"}, "triplets", ["composed"], "no column 'pth1' for image"),
+    ],
+)  # fmt: skip
+def test_mistakes(mega: Path, source: dict[str, Any], kind: str, roles: list[str], message: str) -> None:
+    with pytest.raises(DataError, match=message) as error:
+        open_rows([Source(**{"path": mega, "format": "megapairs"} | source)], kind, roles)
+    assert "\n" not in str(error.value)
+
+
+def test_files_that_are_not_what_they_should_be(tmp_path: Path) -> None:
+    def opened(name: str, content: str, format: str = "megapairs") -> None:
+        (tmp_path / name).write_text(content)
+        open_rows([Source(path=tmp_path / name, format=format)], "triplets", [])
+
+    with pytest.raises(DataError, match="a.json is empty; fetch it again"):
+        opened("a.json", "")
+    with pytest.raises(DataError, match="a.json ends in the middle of its JSON list"):
+        opened("a.json", json.dumps([ROW, ROW])[:-9])
+    with pytest.raises(DataError, match="a.json is neither a JSON list"):
+        opened("a.json", "<html>")
+    with pytest.raises(DataError, match="a.json has no rows"):
+        opened("a.json", "[]")
+    with pytest.raises(DataError, match="a.jpeg is of no known type; known are .json"):
+        opened("a.jpeg", "x")
+    with pytest.raises(DataError, match="leads to files of several types \\(.jpeg, .json\\); give a pattern"):
+        open_rows([Source(path=tmp_path / "*", format="columns")], "triplets", [])
+
+
+def test_source_is_strict() -> None:
+    with pytest.raises(ValidationError, match="'lava' is none of the known formats: cirr"):
+        Source(path="x", format="lava")
+    with pytest.raises(ValidationError, match="wieght"):
+        Source(path="x", wieght=1)
+    with pytest.raises(ValidationError, match="greater than 0"):
+        Source(path="x", weight=0)
+
+
+def test_a_bad_row_spoils_itself_alone(mega: Path) -> None:
+    bad = ['{"q_img": "1.jpg", "q_text": ["a"', "[1]", json.dumps(ROW | {"q_text": 5}), json.dumps({"q_img": "1.jpg"})]
+    bad += [json.dumps(ROW | {"q_text": [" "]}), json.dumps(ROW | {"t_img": 7}), '{"q_img": "\\ud800']
+    mega.write_text("\n".join([json.dumps(ROW), *bad, json.dumps(ROW)]) + "\n")
+    rows = open_rows([Source(path=mega, format="megapairs")], "triplets", ["composed", "target_image"])
+    told = []
+    for index in range(len(rows)):
+        try:
+            rows[index]
+        except DataError as error:
+            told.append(str(error).removeprefix(f"{mega}: "))
+    assert len(rows) == 9 and len(told) == 7
+    for message, start in zip(
+        told,
+        ["row 2: it is not JSON", "row 3: it is no JSON object but [1]", "row 4: instruction must be a text, not '5'",
+         'row 5: "q_text" is missing or empty', 'row 6: "q_text" is missing or empty',
+         "row 7: a picture must be a path, not '7'", "row 8: it is not JSON"],
+        strict=True,
+    ):  # fmt: skip
+        assert message.startswith(start)
+
+
+@pytest.mark.parametrize("chunk", [1, 2, 3, 7, 64])
+def test_records_are_found_whatever_the_pieces_read(
+    chunk: int, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    rows = [
+        {"a": 'quote " and \\', "b": [{"c": "}]"}, []]},
+        {"a": '\\\\" ][{', "b": {}},
+        {"\\": '"{'},
+        {"é": "日本 \n \t"},
+    ]
+    monkeypatch.setattr(spans_module, "_CHUNK", chunk)
+    for text in (json.dumps(rows), json.dumps(rows, indent=2, ensure_ascii=False), "\ufeff " + json.dumps(rows)):
+        (tmp_path / "list.json").write_text(text, encoding="utf-8")
+        data = (tmp_path / "list.json").read_bytes()
+        starts, lengths = json_spans(tmp_path / "list.json")
+        assert [json.loads(data[a : a + n]) for a, n in zip(starts, lengths, strict=True)] == rows
+    lines = "\ufeff\n" + "\r\n\r\n".join(map(json.dumps, rows)) + "\n\n"
+    (tmp_path / "lines.jsonl").write_text(lines, encoding="utf-8", newline="")
+    data = (tmp_path / "lines.jsonl").read_bytes()
+    starts, lengths = json_spans(tmp_path / "lines.jsonl")
+    assert [json.loads(data[a : a + n]) for a, n in zip(starts, lengths, strict=True)] == rows
+    assert starts.dtype == np.int64

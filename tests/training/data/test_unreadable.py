@@ -1,0 +1,69 @@
+"""Rows that cannot be read: replaced, written down once, fatal when they are many."""
+
+from __future__ import annotations
+
+import json
+from pathlib import Path
+
+import pytest
+
+from mllm_embed.errors import DataError
+from mllm_embed.training.data import Source
+from mllm_embed.training.data.open import open_rows
+from mllm_embed.training.data.spares import ATTEMPTS, spare
+from mllm_embed.training.data.unreadable import Unreadable
+
+
+@pytest.mark.parametrize("streaming", [False, True])
+def test_spares_come_from_the_same_source(tmp_path: Path, streaming: bool) -> None:
+    sources = []
+    for name, count in (("one", 30), ("two", 5)):
+        row = json.dumps({"source_text": "a", "target_text": "b"})
+        (tmp_path / f"{name}.jsonl").write_text((row + "\n") * count)
+        columns = {"source_text": "source_text", "target_text": "target_text"}
+        source = Source(path=tmp_path / f"{name}.jsonl", format="columns", columns=columns, streaming=streaming)
+        sources.append(source)
+    rows = open_rows(sources, "texts", ["source_text"])
+    tried = [spare(rows, 7, attempt, seed=1) for attempt in range(1, ATTEMPTS + 1)]
+    assert tried == [spare(rows, 7, attempt, seed=1) for attempt in range(1, ATTEMPTS + 1)]
+    assert len(set(tried)) == ATTEMPTS and 7 not in tried and max(tried) < 30
+    assert (tried[:3] == [8, 9, 10]) == streaming
+    assert {spare(rows, 34, attempt, 0) for attempt in range(1, 5)} == {30, 31, 32, 33}
+    with pytest.raises(DataError, match="two.jsonl: no row can be read in place of .*two.jsonl: row 5; check"):
+        spare(rows, 34, 5, 0)
+
+
+def test_each_row_is_written_once_even_by_a_run_that_goes_on(tmp_path: Path) -> None:
+    path = tmp_path / "run/unreadable.jsonl"
+    for _ in range(2):
+        log = Unreadable(path, rows=100_000)
+        log.count(1000)
+        log.add("7", "cc3m", "broken")
+        log.add("7", "cc3m", "broken")
+        log.add("7", "other", "broken")
+    assert [json.loads(line) for line in path.read_text().splitlines()] == [
+        {"id": "7", "source": "cc3m", "reason": "broken"},
+        {"id": "7", "source": "other", "reason": "broken"},
+    ]
+    told = log.close()
+    assert told.startswith("2 rows could not be read and others took their place: ") and str(path) in told
+    assert Unreadable(tmp_path / "none.jsonl").close() is None
+
+
+def test_more_than_the_share_is_fatal(tmp_path: Path) -> None:
+    log = Unreadable(tmp_path / "a.jsonl", share=0.01)
+    for row in range(11):
+        log.add(str(row), "s", "gone")
+    log.count(999)  # too few to judge
+    with pytest.raises(DataError, match="11 of the 1,000 rows seen cannot be read, more than 1.0%: .*a.jsonl lists"):
+        log.count(1)
+    few = Unreadable(tmp_path / "b.jsonl", rows=50)
+    few.add("1", "s", "gone")
+    few.count(49)
+    with pytest.raises(DataError, match="1 of the 50 rows"):
+        few.count(1)
+    short = Unreadable(tmp_path / "c.jsonl", rows=5000)
+    short.add("1", "s", "gone")
+    short.count(10)
+    with pytest.raises(DataError, match="1 of the 10 rows seen"):
+        short.close()

@@ -1,0 +1,60 @@
+"""CIRR: captions/cap.rc2.train.json beside image_splits/split.rc2.train.json."""
+
+from __future__ import annotations
+
+import json
+from pathlib import Path
+from typing import Any
+
+from mllm_embed.errors import DataError
+from mllm_embed.files import read_json
+
+from .format import Format, Values
+
+_SPLIT = "CIRR's image_splits/split.rc2.train.json lists where each picture lies; give it as pool"
+
+
+def _split_of(captions: Path) -> Path:
+    return captions.parent.parent / "image_splits" / captions.name.replace("cap.", "split.", 1).replace(".ext.", ".")
+
+
+class _Split:
+    """Names of pictures -> their places below the folder of pictures."""
+
+    def __init__(self, path: Path):
+        self.path, self.places = path, read_json(path, _SPLIT)
+        if not isinstance(self.places, dict):
+            raise DataError(f"{path} is not an object of names and paths: {_SPLIT}")
+
+    def __call__(self, values: Values) -> Values:
+        """The rest of the set of six look-alikes are hard negatives; what was judged beside the target is not."""
+        alike = values["negative_image"] or []
+        judged = {values["image"], values["target_image"], *(values.get("judged") or ())}
+        return values | {
+            "image": self._place(values["image"]),
+            "target_image": self._place(values["target_image"]),
+            "negative_image": [self._place(name) for name in alike if name not in judged],
+        }
+
+    def _place(self, name: Any) -> Any:
+        if not isinstance(name, str) or name not in self.places:
+            raise DataError(f"the picture {json.dumps(name)} is not in {self.path}")
+        return self.places[name]
+
+
+CIRR = Format(
+    description="captions/cap.rc2.train.json, with image_splits/split.rc2.train.json beside it",
+    columns={
+        "id": "pairid",
+        "image": "reference",
+        "instruction": "caption",
+        "target_image": "target_hard",
+        "negative_image": "img_set.members",
+        "judged": "target_soft",
+    },
+    kinds=("triplets",),
+    optional=frozenset({"id", "negative_image", "judged"}),
+    pool=_split_of,
+    join=_Split,
+    hint="images is the folder that holds train/ and dev/",
+)

@@ -1,0 +1,13 @@
+"""Anything with named columns: the recipe says which is which."""
+
+from .format import COLUMNS as NAMES
+from .format import Format
+
+COLUMNS = Format(
+    description="JSON, JSON lines, CSV, TSV, parquet or tar shards; `columns` says which of theirs is which of ours",
+    columns={},
+    kinds=("pairs", "triplets", "texts"),
+    optional=frozenset(NAMES) - {"image", "instruction", "caption"},
+    suffixes=(".parquet", ".tar", ".jsonl", ".json", ".csv", ".tsv"),
+    extensions=(".jpg", ".png", ".jpeg", ".webp"),
+)

@@ -1,0 +1,64 @@
+"""What a format is: a record that says which of its columns is which of ours, and how to read a cell."""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Mapping
+from dataclasses import dataclass, field
+from pathlib import Path
+from typing import Any
+
+Values = dict[str, Any]
+Finish = Callable[[Values], Values]
+PICTURES = ("image", "target_image", "negative_image")
+TEXTS = ("caption", "instruction", "source_text", "target_text", "target_caption", "negative_text")
+COLUMNS = ("id", *PICTURES, *TEXTS)
+
+
+@dataclass(frozen=True)
+class Format:
+    """How rows of one data set become ours.
+
+    The columns of a row are: id; the pictures image, target_image, negative_image; the texts caption, instruction,
+    source_text, target_text, target_caption (words that belong to the target picture and are no answer alone),
+    negative_text. A negative may be a list: it is what must not be found. Where any other text is a list, one of it is
+    read, the same one each time.
+    """
+
+    description: str
+    """What file it is, for the table of formats."""
+    columns: Mapping[str, str]
+    """Our column -> theirs; "a.b" is key b of the object in a."""
+    kinds: tuple[str, ...]
+    """Which of pairs, triplets, texts its rows can be read as."""
+    optional: frozenset[str] = frozenset({"id"})
+    """Columns of ours that a file may lack, and a row may leave empty."""
+    suffixes: tuple[str, ...] = (".json", ".jsonl")
+    """Files that a folder is searched for."""
+    header: tuple[str, ...] | None = None
+    """Names of the columns of a TSV file that does not name them itself."""
+    cells: Mapping[str, Callable[[Any], Any]] = field(default_factory=dict)
+    """Our column -> what reads its cell where that is no plain text, or list of them."""
+    extensions: tuple[str, ...] = ()
+    """Endings tried in turn for pictures that are named without one."""
+    mixed: bool = False
+    """Whether rows differ in what they offer, so that those without a needed role are left out when it is opened."""
+    finish: Finish | None = None
+    """What is left to do with the values of a row."""
+    pool: Callable[[Path], Path] | None = None
+    """Where the second file that ids point into lies, from the path of the first."""
+    join: Callable[[Path], Finish] | None = None
+    """Opens that second file; what it returns is `finish`, and replaces ids by what they name."""
+    hint: str = ""
+    """What to know when its pictures are not found."""
+
+
+def joined(value: Any) -> Any:
+    """Several remarks on one picture as one instruction: without their outer punctuation, joined by "and"."""
+    if not isinstance(value, list) or not all(isinstance(text, str) for text in value):
+        return value
+    return " and ".join(filter(None, (text.strip(" .?,") for text in value)))
+
+
+def second(value: Any) -> Any:
+    """The path of [number, path]."""
+    return value[1] if isinstance(value, list) and len(value) == 2 else value

@@ -1,0 +1,66 @@
+"""M-BEIR (TIGER-Lab/M-BEIR): a file of queries, and a pool of candidates that they point into."""
+
+from __future__ import annotations
+
+import re
+from pathlib import Path
+from typing import Any
+
+from mllm_embed.errors import DataError
+
+from ..pool import Pool
+from .format import Format, Values
+
+
+def _pool_of(queries: Path) -> Path:
+    """query/train/mbeir_cirr_task7_train.jsonl -> cand_pool/local/mbeir_cirr_task7_cand_pool.jsonl."""
+    name = re.sub(r"(_train|_val|_test)?\.jsonl$", "_cand_pool.jsonl", queries.name)
+    return queries.parent.parent.parent / "cand_pool" / "local" / name
+
+
+def _ids(value: Any) -> Any:
+    """Candidates are named by their did, or by an object that holds it."""
+    if not isinstance(value, list):
+        return value
+    return [entry.get("did") if isinstance(entry, dict) else entry for entry in value]
+
+
+class _Candidates:
+    """The pool, from which a row takes what its ids name."""
+
+    def __init__(self, path: Path):
+        self.pool = Pool(path, "did")
+
+    def __call__(self, values: Values) -> Values:
+        """The first right answer is the target: a query has several where the data set has several equal ones."""
+        right = values.pop("right")
+        if not isinstance(right, list):
+            raise DataError(f"pos_cand_list must be a list of ids, not {str(right)[:60]!r}")
+        target = self.pool[right[0]]
+        wrong = [self.pool[did] for did in values.pop("wrong") or ()]
+        return values | {
+            "target_image": target.get("img_path"),
+            "target_caption" if target.get("img_path") else "target_text": target.get("txt"),
+            "negative_image": [entry["img_path"] for entry in wrong if entry.get("img_path")],
+            "negative_text": [entry["txt"] for entry in wrong if entry.get("txt") and not entry.get("img_path")],
+        }
+
+
+MBEIR = Format(
+    description="query/train/*.jsonl, with cand_pool/local/*_cand_pool.jsonl in its place or given as pool",
+    columns={
+        "id": "qid",
+        "instruction": "query_txt",
+        "image": "query_img_path",
+        "right": "pos_cand_list",
+        "wrong": "neg_cand_list",
+    },
+    kinds=("triplets",),
+    optional=frozenset({"id", "instruction", "image", "wrong"}),
+    suffixes=(".jsonl",),
+    cells={"right": _ids, "wrong": _ids},
+    mixed=True,
+    pool=_pool_of,
+    join=_Candidates,
+    hint="images is the folder that holds mbeir_images/",
+)

@@ -1,0 +1,53 @@
+"""A file of records that others name by an id: found by the id, not held in memory."""
+
+from __future__ import annotations
+
+import hashlib
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+
+from mllm_embed.errors import DataError
+
+from .tables import Record, json_table
+
+
+def number_of(text: str) -> int:
+    """An int64 that equal texts share, and others do not in practice: 8 bytes of BLAKE2."""
+    return int.from_bytes(hashlib.blake2b(text.encode("utf-8", "surrogatepass"), digest_size=8).digest(), signed=True)
+
+
+class Pool:
+    """The records of a JSON file by the text under `key`; 28 bytes of memory a record.
+
+    Raises DataError for a missing file, and for a record without the key.
+    """
+
+    def __init__(self, path: Path, key: str):
+        from tqdm import tqdm
+
+        if not path.is_file():
+            raise DataError(f"{path} is missing; give the file of candidates as pool")
+        self.path, self.key, self._table = path, key, json_table([path])
+        count = len(self._table)
+        ids = np.empty(count, dtype=np.int64)
+        for row in tqdm(range(count), desc=f"reading {path.name}", unit="row", leave=False, disable=count < 100_000):
+            ids[row] = number_of(self._id(self._table.record(row), row))
+        self._order = np.argsort(ids, kind="stable").astype(np.int32)
+        self._sorted = ids[self._order]
+
+    def __getitem__(self, identifier: Any) -> Record:
+        """Raises DataError for an id that the file does not hold."""
+        if isinstance(identifier, str):
+            at = int(np.searchsorted(self._sorted, number_of(identifier)))
+            record = self._table.record(int(self._order[at])) if at < len(self._sorted) else {}
+            if record.get(self.key) == identifier:
+                return record
+        raise DataError(f'"{identifier}" is not in {self.path}')
+
+    def _id(self, record: Record, row: int) -> str:
+        value = record.get(self.key)
+        if not isinstance(value, str):
+            raise DataError(f'{self.path}: row {row + 1} has no text "{self.key}"; give the file of candidates as pool')
+        return value

@@ -1,0 +1,52 @@
+"""What a recipe says about one source of training data."""
+
+from __future__ import annotations
+
+from pathlib import Path
+from typing import Annotated, Any
+
+from pydantic import BaseModel, BeforeValidator, ConfigDict, Field, field_validator
+
+from .formats import FORMATS
+
+
+def _local(value: Any) -> Any:
+    if isinstance(value, str) and "://" in value:
+        raise ValueError("nothing is downloaded; fetch the files first and give the path where they lie")
+    return value
+
+
+LocalPath = Annotated[Path, BeforeValidator(_local)]
+
+
+class Source(BaseModel):
+    """One entry of a stage's `data`."""
+
+    model_config = ConfigDict(extra="forbid", frozen=True, allow_inf_nan=False)
+
+    path: LocalPath = Field(description="file, folder or glob pattern, relative to where you start; never a URL")
+    format: str = Field(default="folder", description=f"how it is written: {', '.join(sorted(FORMATS))}")
+    images: LocalPath | None = Field(
+        default=None, description="folder that the names of pictures start from; by default that of the file itself"
+    )
+    pool: LocalPath | None = Field(
+        default=None,
+        description="the file that the rows' ids point into: M-BEIR's candidate pool, CIRR's image split; by default "
+        "where the release has it",
+    )
+    columns: dict[str, str] = Field(
+        default={}, description="our column: theirs, where a file names it otherwise; all of them for format columns"
+    )
+    weight: float | None = Field(
+        default=None, gt=0, description="its share of the rows beside the other sources; by default its size"
+    )
+    streaming: bool = Field(
+        default=False, description="read shards nearly in their order, for data too large for reads all over the disk"
+    )
+
+    @field_validator("format")
+    @classmethod
+    def _known(cls, value: str) -> str:
+        if value not in FORMATS:
+            raise ValueError(f"'{value}' is none of the known formats: {', '.join(sorted(FORMATS))}")
+        return value

@@ -1,0 +1,76 @@
+"""The rows that could not be read: written down, counted, and fatal where they are more than a few."""
+
+from __future__ import annotations
+
+import json
+from pathlib import Path
+
+from mllm_embed.errors import DataError
+
+FILE = "unreadable.jsonl"
+_JUDGED_FROM = 1000
+
+
+class Unreadable:
+    """Appends {"id", "source", "reason"} to a JSONL file for each row that could not be read, once a row.
+
+    A run that goes on reads what it wrote before, so that no row is written twice. Rows are told by the process that
+    trains, as batches arrive: no file is shared.
+
+    Args:
+        path: the file, in the run's folder.
+        rows: how many there are in all, None where that is not known.
+        share: the most that may be unreadable, of the rows seen so far: judged from the 1000th on, or from the last of
+            fewer.
+    """
+
+    def __init__(self, path: Path, rows: int | None = None, share: float = 0.01):
+        self.path, self.rows, self.share = path, rows, share
+        self.seen = self.met = 0
+        self._known = _before(path)
+
+    def count(self, seen: int) -> None:
+        """Note that so many rows were asked for, readable or not."""
+        self.seen += seen
+        self._judge(min(_JUDGED_FROM, self.rows or _JUDGED_FROM))
+
+    def add(self, identifier: str, source: str, reason: str) -> None:
+        """Note one of them. Raises DataError when the file cannot be written."""
+        self.met += 1
+        if (identifier, source) in self._known:
+            return
+        self._known.add((identifier, source))
+        line = json.dumps({"id": identifier, "source": source, "reason": reason}, ensure_ascii=False)
+        try:
+            self.path.parent.mkdir(parents=True, exist_ok=True)
+            with self.path.open("a", encoding="utf-8") as file:
+                file.write(line + "\n")
+        except OSError as error:
+            raise DataError(f"cannot write {self.path}: {error.strerror}") from error
+
+    def close(self) -> str | None:
+        """What to tell at the end, None when every row was read. Raises DataError when too many were not."""
+        self._judge(1)
+        if not self.met:
+            return None
+        return f"{len(self._known):,} rows could not be read and others took their place: {self.path} lists them"
+
+    def _judge(self, least: int) -> None:
+        if self.seen >= least and self.met > self.share * self.seen:
+            raise DataError(
+                f"{self.met:,} of the {self.seen:,} rows seen cannot be read, more than {self.share:.1%}: "
+                f"{self.path} lists them with the reason"
+            )
+
+
+def _before(path: Path) -> set[tuple[str, str]]:
+    """What the file tells already; a line that a full disk cut off is left out."""
+    known = set()
+    if path.is_file():
+        for line in path.read_text(encoding="utf-8", errors="replace").splitlines():
+            try:
+                row = json.loads(line)
+                known.add((row["id"], row["source"]))
+            except (ValueError, KeyError, TypeError):
+                continue
+    return known
