@@ -87,7 +87,7 @@ def noticed(stage: Stage, figures: Mapping[str, float]) -> dict[str, str]:
         if figures.get(f"repeated/{name}", 0) > REPEATED:
             told[f"repeated/{name}"] = (
                 f"term {name}: {figures[f'repeated/{name}']:.0%} of the targets of a batch repeat another row's, so "
-                f"its queries see fewer negatives than batch_size {stage.batch_size} says; lower per_image or mix the rows"
+                f"its queries see fewer negatives than batch_size {stage.batch_size} says; mix the rows more"
             )
     if stage.learn_temperature and "temperature" in figures:
         low, high = stage.learn_temperature

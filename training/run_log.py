@@ -69,13 +69,9 @@ class Console(TrainerCallback):
         if state.is_world_process_zero:
             # disable=None: no bar where there is no terminal
             self.bar = tqdm(
-                total=state.max_steps,
-                initial=state.global_step,
-                desc=self.stage,
-                unit="step",
+                desc=self.stage, total=state.max_steps, initial=state.global_step, unit="step", leave=False,
                 disable=None,
-                leave=False,
-            )
+            )  # fmt: skip
 
     def on_step_end(self, args: Any, state: Any, control: Any, **_: Any) -> None:
         if self.bar is not None:

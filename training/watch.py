@@ -49,8 +49,8 @@ class Watch(TrainerCallback):
         batch: Batch,
         warm: bool,
     ) -> None:
-        """After the forward pass: `losses` by term and their `total`, `cosine` the mean over the trained vectors, `warm`
-        whether the warm-up is over."""
+        """After the forward pass: `losses` by term and their `total`, `cosine` the mean over the trained vectors,
+        `warm` whether the warm-up is over."""
         fine = (torch.isfinite(pool.vectors).all() & torch.isfinite(total)).float()
         sound, mean = torch.stack([fine, cosine]).tolist()
         if not sound:
