@@ -39,6 +39,7 @@ PANELS = (
     Panel("peak memory, GiB", ("memory_gib",), bottom=0),
 )
 _COLUMNS = 3
+_LETTER = 0.014  # of a panel's width
 _INK, _PALE = "#333333", "#b8b8b8"
 _DASHES = {"hardest/": "--"}
 _OWN = {"recall@1": "#1f4e79", "recall@5": "#5b9bd5", "recall@10": "#a9cbe8"}
@@ -52,19 +53,26 @@ def draw(rows: Sequence[Line], title: str = "") -> Figure:
     starts = _starts(rows)
     panels = [panel for panel in PANELS if _series(rows, starts, panel)]
     lines = -(-len(panels) // _COLUMNS) or 1
-    figure = Figure(figsize=(15, 0.9 + 2.75 * lines), layout="constrained")
-    FigureCanvasAgg(figure)
     colors = _colors(rows)
+    below = 0.5 + 0.27 * -(-len(colors) // _COLUMNS) if colors else 0.1  # inches for the legend
+    height = 1.1 + 2.9 * lines + below
+    figure = Figure(figsize=(15, height))
+    FigureCanvasAgg(figure)
+    # by hand: the layout engine draws everything twice
+    figure.subplots_adjust(
+        left=0.045, right=0.985, top=1 - 1.1 / height, bottom=(below + 0.5) / height, wspace=0.17, hspace=0.5
+    )
     for number, panel in enumerate(panels):
         _draw_panel(figure.add_subplot(lines, _COLUMNS, number + 1), panel, rows, starts, colors)
-    if title:
-        figure.suptitle(title, fontsize=13, color=_INK)
+    stages = ", ".join(f"{stage} ({length:,} steps)" for stage, length in _lengths(rows).items())
+    head = f"{title}: {stages}" if title else stages
+    figure.suptitle(head, fontsize=14, color=_INK, x=0.045, y=1 - 0.2 / height, ha="left")
     if colors:
         from matplotlib.lines import Line2D
 
         handles = [Line2D([], [], color=color, lw=2.5) for color in colors.values()]
         figure.legend(
-            handles, [term.replace("-", " → ", 1) for term in colors], loc="outside lower center", ncols=3,
+            handles, [term.replace("-", " → ", 1) for term in colors], loc="lower center", ncols=_COLUMNS,
             frameon=False, title="terms of the loss",
         )  # fmt: skip
     return figure
@@ -72,26 +80,27 @@ def draw(rows: Sequence[Line], title: str = "") -> Figure:
 
 def _draw_panel(axes: Axes, panel: Panel, rows: Sequence[Line], starts: dict[str, int], colors: dict[str, str]) -> None:
     series = _series(rows, starts, panel)
-    for (name, _), (steps, values) in series.items():
+    first = next(iter(series), ("", ""))[1]
+    for (name, stage), (steps, values) in series.items():
         kind, _, term = name.partition("/")
         color = colors[term] if term in colors else _OWN.get(name, _INK)
         few = {"marker": "o", "markersize": 3.5} if len(steps) < 30 else {}
-        label = name if name.startswith("recall") else "_"
+        label = name if name.startswith("recall") and stage == first else "_"
         axes.plot(
             steps, values, color=color, lw=2.2 if name == "loss" else 1.5, ls=_DASHES.get(f"{kind}/", "-"),
             label=label, gid=name, **few,
         )  # fmt: skip
     axes.set_title(panel.title, fontsize=10.5, loc="left", color=_INK, pad=16 if len(starts) > 1 else 6)
     axes.set_yscale(panel.scale)
-    low, high = axes.get_ylim()
-    axes.set_ylim(bottom=panel.bottom, top=max(panel.top, 0) if panel.top is not None else None)
-    if panel.bottom == 0 and panel.top is None and high <= 0:
-        axes.set_ylim(0, 1)
+    axes.set_ylim(bottom=panel.bottom, top=panel.top)
     _mark_stages(axes, rows, starts)
     axes.grid(axis="y", color="#ececec")
     axes.set_axisbelow(True)
     axes.spines[["top", "right"]].set_visible(False)
-    axes.tick_params(labelsize=8.5, colors=_INK)
+    axes.tick_params(which="both", labelsize=8.5, colors=_INK)
+    if panel.scale == "log":
+        for axis in (axes.yaxis.set_major_formatter, axes.yaxis.set_minor_formatter):
+            axis("{x:g}")
     axes.xaxis.get_major_locator().set_params(integer=True)
     if any(name.startswith("recall") for name, _ in series):
         _mark_best(axes, series)
@@ -103,9 +112,12 @@ def _mark_stages(axes: Axes, rows: Sequence[Line], starts: dict[str, int]) -> No
     axes.set_xlabel("step", fontsize=8.5, color=_INK)
     if len(starts) < 2:
         return
+    lengths = _lengths(rows)
     for number, (stage, start) in enumerate(starts.items()):
         if number:
             axes.axvline(start, color=_PALE, lw=1, ls=":")
+        if lengths[stage] / whole < len(stage) * _LETTER:
+            continue  # its name would run into the next; the title has it
         axes.annotate(
             stage, (start, 1.0), xycoords=("data", "axes fraction"), xytext=(3, 3), textcoords="offset points",
             fontsize=7.5, color="#888888",
