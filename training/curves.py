@@ -91,16 +91,16 @@ def _draw_panel(axes: Axes, panel: Panel, rows: Sequence[Line], starts: dict[str
             label=label, gid=name, **few,
         )  # fmt: skip
     axes.set_title(panel.title, fontsize=10.5, loc="left", color=_INK, pad=16 if len(starts) > 1 else 6)
-    axes.set_yscale(panel.scale)
+    if panel.scale == "log" and any(value > 0 for _, values in series.values() for value in values):
+        axes.set_yscale("log")
+        for axis in (axes.yaxis.set_major_formatter, axes.yaxis.set_minor_formatter):
+            axis("{x:g}")
     axes.set_ylim(bottom=panel.bottom, top=panel.top)
     _mark_stages(axes, rows, starts)
     axes.grid(axis="y", color="#ececec")
     axes.set_axisbelow(True)
     axes.spines[["top", "right"]].set_visible(False)
     axes.tick_params(which="both", labelsize=8.5, colors=_INK)
-    if panel.scale == "log":
-        for axis in (axes.yaxis.set_major_formatter, axes.yaxis.set_minor_formatter):
-            axis("{x:g}")
     axes.xaxis.get_major_locator().set_params(integer=True)
     if any(name.startswith("recall") for name, _ in series):
         _mark_best(axes, series)

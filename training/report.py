@@ -28,6 +28,8 @@ def write_report(run: Path) -> list[str]:
         raise DataError(f"{path} is missing: give the output folder of a training run") from error
     except (ValueError, OSError) as error:
         raise DataError(f"{path} is damaged ({error}); its run cannot be reported") from error
+    if not all({"stage", "step"} <= row.keys() for row in rows):
+        raise DataError(f"{path} is damaged: it holds lines without stage and step; its run cannot be reported")
     if not rows:
         raise DataError(f"{path} is empty: the run has not made a step yet")
     with atomic_file(run / PICTURE) as temporary:
