@@ -177,7 +177,7 @@ class Stage(_Section):
         default=None, description="validate while training, and keep the adapter with the best recall@1; see below"
     )
     max_cosine: float = Field(
-        default=0.98, gt=0, description="collapse: stop when the vectors' mean cosine stays above it after the warm-up"
+        default=0.95, gt=0, description="collapse: stop when the vectors' mean cosine rises above it and stays there"
     )
 
     @model_validator(mode="after")

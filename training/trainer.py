@@ -45,8 +45,6 @@ class ContrastiveTrainer(Trainer):
         if "error" in inputs:
             raise inputs["error"]
         batch: Batch = inputs["batch"]
-        step = self.state.global_step + 1
-        self.watch.step_begins(step, self._get_learning_rate())
         vectors, temperature = model(batch)
         weighing = Weighing(temperature.to(vectors.device), self.stage.mask_margin, self.stage.hardness)
         pool = gather(vectors, batch, self.args.per_device_train_batch_size)
@@ -57,8 +55,7 @@ class ContrastiveTrainer(Trainer):
         self.meter.saw(batch)
         self.meter.note("temperature", temperature)
         self.meter.note("mean_cosine", cosine)
-        warm = step > self.args.get_warmup_steps(self.state.max_steps)
-        self.watch.look(model, losses, total, cosine, pool, batch, warm)
+        self.watch.look(model, losses, total, cosine, pool, batch)
         return (total, vectors) if return_outputs else total
 
     def _loss(self, term: Term, pool: Pool, batch: Batch, weighing: Weighing) -> Tensor:

@@ -25,19 +25,23 @@ _SHOWN = 5
 class Watch(TrainerCallback):
     """Looks at every step of a stage; every method raises ModelError where the run must stop.
 
-    Non-finite numbers stop it at once. Vectors have collapsed when their mean cosine lies above the stage's
-    `max_cosine` for PATIENCE steps after the warm-up (before it, an untrained model's vectors may all look one way);
-    no checkpoint is written while they look so, and thus the last one is from before.
+    Non-finite numbers stop it at once. Vectors have collapsed when, for PATIENCE steps after the warm-up, their mean
+    cosine lies above the stage's `max_cosine` and less than half as far from 1 as at the first step: inputs that look
+    alike to an untrained model (short texts of one kind may) are no collapse. No checkpoint is written while it looks
+    so, and thus the last one is from before.
     """
 
     def __init__(self, stage: Stage, home: Path):
         """`home` is the stage's folder of checkpoints."""
         self.stage, self.home = stage, home
         self.step, self.rate, self.above = 0, 0.0, 0
+        self.warm, self.first = False, math.nan
 
-    def step_begins(self, step: int, rate: float) -> None:
-        """The step under way, from 1, and its learning rate: what a diagnosis names."""
-        self.step, self.rate = step, rate
+    def on_step_begin(self, args: Any, state: Any, control: Any, optimizer: Any = None, **_: Any) -> None:
+        self.step, self.rate = state.global_step + 1, optimizer.param_groups[0]["lr"]
+        self.warm = self.step > args.get_warmup_steps(state.max_steps)
+        if math.isnan(self.first):  # from what checkpoints keep, so that a run that goes on judges alike
+            self.first = next((row["mean_cosine"] for row in state.log_history if "mean_cosine" in row), math.nan)
 
     def look(
         self,
@@ -47,19 +51,19 @@ class Watch(TrainerCallback):
         cosine: Tensor,
         pool: Pool,
         batch: Batch,
-        warm: bool,
     ) -> None:
-        """After the forward pass: `losses` by term and their `total`, `cosine` the mean over the trained vectors,
-        `warm` whether the warm-up is over."""
+        """After the forward pass: `losses` by term and their `total`, `cosine` the mean over the trained vectors."""
         fine = (torch.isfinite(pool.vectors).all() & torch.isfinite(total)).float()
         sound, mean = torch.stack([fine, cosine]).tolist()
         if not sound:
             self._broken(model, losses, pool, batch)
-        self.above = self.above + 1 if warm and mean > self.stage.max_cosine else 0
+        alike = self.warm and mean > self.stage.max_cosine and 1 - mean < (1 - self.first) / 2
+        self.above = self.above + 1 if alike else 0
         if self.above >= PATIENCE:
             self._stop(
-                f"the vectors have collapsed: their mean cosine lay above max_cosine {self.stage.max_cosine:g} for "
-                f"{PATIENCE} steps and is {mean:.4f}, so that all inputs look alike; lower learning_rate"
+                f"the vectors have collapsed: their mean cosine rose from {self.first:.4f} to {mean:.4f} and lay above "
+                f"max_cosine {self.stage.max_cosine:g} for {PATIENCE} steps, so that all inputs look alike; lower "
+                "learning_rate"
             )
 
     def gradient(self, norm: float | Tensor | None) -> None:
