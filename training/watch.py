@@ -19,6 +19,7 @@ from .gathering import Pool
 from .run_folder import last_checkpoint
 
 PATIENCE = 10  # steps one after the other that must look collapsed
+SHRUNK = 0.1  # share of the vectors' first spread that a collapse leaves at most
 _SHOWN = 5
 
 
@@ -26,9 +27,9 @@ class Watch(TrainerCallback):
     """Looks at every step of a stage; every method raises ModelError where the run must stop.
 
     Non-finite numbers stop it at once. Vectors have collapsed when, for PATIENCE steps after the warm-up, their mean
-    cosine lies above the stage's `max_cosine` and less than half as far from 1 as at the first step: inputs that look
-    alike to an untrained model (short texts of one kind may) are no collapse. No checkpoint is written while it looks
-    so, and thus the last one is from before.
+    cosine lies above the stage's `max_cosine`, and its distance from 1 is less than SHRUNK of that at the first step:
+    inputs that look alike to an untrained model (short texts of one kind may) are no collapse. No checkpoint is written
+    while it looks so, and thus the last one is from before.
     """
 
     def __init__(self, stage: Stage, home: Path):
@@ -57,7 +58,7 @@ class Watch(TrainerCallback):
         sound, mean = torch.stack([fine, cosine]).tolist()
         if not sound:
             self._broken(model, losses, pool, batch)
-        alike = self.warm and mean > self.stage.max_cosine and 1 - mean < (1 - self.first) / 2
+        alike = self.warm and mean > self.stage.max_cosine and 1 - mean < SHRUNK * (1 - self.first)
         self.above = self.above + 1 if alike else 0
         if self.above >= PATIENCE:
             self._stop(
