@@ -22,7 +22,7 @@ from mllm_embed.types import Item
 from .config import Term
 from .data import Row
 from .examples import key_of
-from .gathering import gather_ragged, world
+from .gathering import gather_ragged, interleaved, world
 
 
 @dataclass(frozen=True)
@@ -76,7 +76,7 @@ def make_bank(
     rank, count = world()
     vectors = torch.from_numpy(np.asarray(encode([items[key] for key in keys[rank::count]]), np.float32))
     if count > 1:
-        vectors = _interleaved(gather_ragged(vectors))
+        vectors = interleaved(gather_ragged(vectors))
     bank = Bank(vectors, torch.tensor(keys), torch.tensor(asked), torch.tensor(answers))
     if rank == 0:
         with atomic_file(path) as temporary:
@@ -93,11 +93,3 @@ def _candidates(term: Term, row: Row, hard_negatives: int | None) -> Iterable[It
             yield row.roles[role]
         else:
             raise DataError(f"row '{row.id}' has no {role}, which a term of the loss needs")
-
-
-def _interleaved(parts: list[Tensor]) -> Tensor:
-    """Undo keys[rank::count]."""
-    whole = parts[0].new_zeros(sum(map(len, parts)), parts[0].shape[1])
-    for rank, part in enumerate(parts):
-        whole[rank :: len(parts)] = part
-    return whole

@@ -9,6 +9,7 @@ from mllm_embed.model_card import ModelCardInfo
 from mllm_embed.versions import versions
 
 from .config import Recipe, Stage, Term
+from .validation import best_folder, kept, read_best
 
 _DIGITS = 12
 _PACKAGES = ("mllm_embed", "torch", "transformers", "peft")
@@ -25,6 +26,10 @@ def card_of(recipe: Recipe, last: str, data: Mapping[str, str], rows: Mapping[st
     """
     names = list(recipe.stages)[: list(recipe.stages).index(last) + 1]
     training = {name: _facts(recipe.stages[name], data, len(rows[name])) for name in names}
+    for name in names:
+        best = read_best(best_folder(recipe.output / "checkpoints" / name))
+        if best:
+            training[name]["kept"] = kept(best)
     lora, found = recipe.lora, versions()
     made_with = {
         "LoRA": f"rank {lora.rank}, alpha {lora.alpha:g}, dropout {lora.dropout:g}; projector "

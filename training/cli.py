@@ -16,6 +16,7 @@ COMMANDS = {
     "mine": (".mine", "find hard negatives for the rows of a data folder, and clusters of rows for batches"),
     "merge": (".merge", "add adapters of one base with weights: an adapter soup"),
     "plan": (".plan", "tell what a recipe takes: memory, tokens and steps, before anything is loaded"),
+    "report": (".report", "draw a run's log as curves, and tell it in a few lines"),
 }
 
 EPILOG = """examples:
@@ -25,8 +26,8 @@ EPILOG = """examples:
   python -m training plan qwen2-vl-2b --memory 24      (memory, tokens and steps, before anything is loaded)
 
 A run that was stopped goes on when the same command is given again. Every stage leaves an adapter folder in
-OUTPUT/STAGE, which MLLMEmbedder.from_pretrained(MODEL, adapter=OUTPUT/STAGE) loads. OUTPUT/log.jsonl holds the losses;
-`tensorboard --logdir OUTPUT` draws them.
+OUTPUT/STAGE, which MLLMEmbedder.from_pretrained(MODEL, adapter=OUTPUT/STAGE) loads. OUTPUT/log.jsonl holds what was
+measured, OUTPUT/report.png draws it and OUTPUT/report.md sums it up; so does `tensorboard --logdir OUTPUT`, live.
 
 commands beside it, each with a --help of its own:
 {commands}

@@ -31,6 +31,7 @@ class Batch:
         keys: by role of a term with a bank, the rows' keys, [B] int64.
         cached: whether the live chunks are more than may be alive at once, and are computed twice.
         pictures: how many pictures the chunks hold.
+        ids: of the rows.
     """
 
     live: list[Chunk]
@@ -41,6 +42,7 @@ class Batch:
     keys: dict[str, Tensor]
     cached: bool
     pictures: int
+    ids: list[str]
 
     @property
     def tokens(self) -> int:
@@ -97,6 +99,7 @@ class ContrastiveCollator:
             keys={role: torch.tensor([example.keys[role] for example in examples]) for role in examples[0].keys},
             cached=sum(chunk["input_ids"].numel() for chunk in live) > self.chunk_tokens,
             pictures=sum(len(ready.item.images) for tower in towers.values() for ready in tower.values()),
+            ids=[example.id for example in examples],
         )
 
     def _cut(self, inputs: Sequence[Ready]) -> Iterator[list[Ready]]:

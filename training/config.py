@@ -117,6 +117,13 @@ class Lora(_Section):
     projector: bool = Field(default=True, description="train the projector too; the vision tower stays frozen")
 
 
+class Evaluate(_Section):
+    """A validation while a stage trains; its best adapter becomes the stage's."""
+
+    data: Path = Field(description="a data folder with a benchmark.json, best one that no training data is from")
+    every: int = Field(gt=0, description="steps between validations; one comes before the first step, one at the end")
+
+
 class Stage(_Section):
     data: Path = Field(description="folder with the file that `rows` names, relative to where you start")
     rows: Literal["pairs", "triplets", "texts"] = Field(
@@ -165,6 +172,12 @@ class Stage(_Section):
     weight_decay: float = Field(default=0.0, ge=0, description="AdamW's, on what is trained")
     save_steps: int = Field(
         default=200, gt=0, description="steps between checkpoints, from which a stopped run goes on"
+    )
+    evaluate: Evaluate | None = Field(
+        default=None, description="validate while training, and keep the adapter with the best recall@1; see below"
+    )
+    max_cosine: float = Field(
+        default=0.95, gt=0, description="collapse: stop when the vectors' mean cosine rises above it and stays there"
     )
 
     @model_validator(mode="after")
@@ -362,7 +375,13 @@ def _one_sentence(error: ValidationError) -> str:
 def describe_keys() -> str:
     """The recipe's keys with their meaning and default, for `--help`."""
     lines = []
-    for title, section in (("recipe", Recipe), ("lora", Lora), ("stages.NAME", Stage), ("stages.NAME.terms", Term)):
+    for title, section in (
+        ("recipe", Recipe),
+        ("lora", Lora),
+        ("stages.NAME", Stage),
+        ("stages.NAME.terms", Term),
+        ("stages.NAME.evaluate", Evaluate),
+    ):
         lines.append(f"{title}:")
         if section is Recipe:
             lines.append(f"  {'base':<24}name or file of a recipe that this one is laid over, key by key; default none")

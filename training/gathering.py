@@ -81,6 +81,14 @@ def gather_ragged(values: Tensor) -> list[Tensor]:
     return [part[: int(n)] for part, n in zip(parts, lengths, strict=True)]
 
 
+def interleaved(parts: list[Tensor]) -> Tensor:
+    """Each process's share values[rank::world], [n_r, D], put together again: [n, D]."""
+    whole = parts[0].new_zeros(sum(map(len, parts)), parts[0].shape[1])
+    for rank, part in enumerate(parts):
+        whole[rank :: len(parts)] = part
+    return whole
+
+
 def _gather_with_gradient(vectors: Tensor, lengths: list[int]) -> list[Tensor]:
     from torch.distributed.nn.functional import all_gather
 

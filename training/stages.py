@@ -2,24 +2,23 @@
 
 from __future__ import annotations
 
-import json
 import sys
 from collections.abc import Callable
 from dataclasses import replace
+from functools import partial
 from pathlib import Path
-from typing import Any
 
 import torch
-from transformers import TrainerCallback, TrainingArguments, set_seed
+from transformers import PrinterCallback, TrainingArguments, set_seed
 
 from mllm_embed import MLLMEmbedder
 from mllm_embed.devices import bfloat16_pays, device_for
 from mllm_embed.errors import ConfigError
-from mllm_embed.files import write_file
-from mllm_embed.folder import DataFolder
+from mllm_embed.folder import Benchmark, DataFolder
 from mllm_embed.lora import LoraSpec, add_lora, load_adapter
 from mllm_embed.model_card import ModelCardInfo
 
+from .advice import Advice
 from .bank import Bank, make_bank
 from .card import card_of
 from .checks import check_batch, check_dimension, processes, prompts_of
@@ -29,32 +28,17 @@ from .config import Recipe, Stage
 from .data import Row
 from .data.folder import read_rows
 from .examples import Examples, Reader
+from .gathering import world
 from .gradient_caching import BatchEncoder
+from .report import write_report
 from .run_folder import check_output, last_checkpoint, write_run
+from .run_log import LOG_FILE, Console, JsonLog
 from .sampler import GroupedSampler
 from .temperature import Temperature
 from .trainer import ContrastiveTrainer
+from .validation import Validation, benchmark_of
 
 PROBES = (1, 4)  # rows
-
-
-class JsonLog(TrainerCallback):
-    """Appends every logged step to log.jsonl; a run that goes on first drops what it will repeat."""
-
-    def __init__(self, path: Path, stage: str):
-        self.path, self.stage = path, stage
-
-    def on_train_begin(self, args: Any, state: Any, control: Any, **_: Any) -> None:
-        if state.is_world_process_zero and self.path.exists():
-            *lines, last = self.path.read_text(encoding="utf-8").split("\n")  # a full disk may have cut the last one
-            rows = [json.loads(line) for line in lines]
-            kept = [row for row in rows if row["stage"] != self.stage or row["step"] <= state.global_step]
-            write_file(self.path, "".join(json.dumps(row) + "\n" for row in kept).encode())
-
-    def on_log(self, args: Any, state: Any, control: Any, logs: dict[str, float] | None = None, **_: Any) -> None:
-        if state.is_world_process_zero and logs:
-            with self.path.open("a", encoding="utf-8") as file:
-                file.write(json.dumps({"stage": self.stage, "step": state.global_step, **logs}) + "\n")
 
 
 def run_recipe(recipe: Recipe, after_stage: Callable[[str, Path], None] | None = None) -> Path:
@@ -70,6 +54,7 @@ def run_recipe(recipe: Recipe, after_stage: Callable[[str, Path], None] | None =
     folders = _folders(recipe)
     data = {str(path): folder.fingerprint() for path, folder in folders.items()}
     rows = {name: _rows(name, stage, folders[stage.data]) for name, stage in recipe.stages.items()}
+    benchmarks = {n: benchmark_of(folders[s.evaluate.data]) for n, s in recipe.stages.items() if s.evaluate}
     finished = check_output(recipe, data)
     bf16 = bfloat16_pays(device_for()) if recipe.bf16 == "auto" else recipe.bf16
     embedder = _load(recipe, bf16)
@@ -84,11 +69,21 @@ def run_recipe(recipe: Recipe, after_stage: Callable[[str, Path], None] | None =
     write_run(recipe, data)
     for number, (name, stage) in enumerate(recipe.stages.items()):
         if name not in finished:
-            card = card_of(recipe, name, data, rows)
-            _train_stage(recipe, name, stage, rows[name], embedder, bf16, recipe.seed + number, card)
+            card = partial(card_of, recipe, name, data, rows)
+            try:
+                _train_stage(
+                    recipe, name, stage, rows[name], benchmarks.get(name), embedder, bf16, recipe.seed + number, card
+                )
+            finally:
+                _report(recipe)
             if after_stage:
                 after_stage(name, recipe.output / name)
     return recipe.output / name
+
+
+def _report(recipe: Recipe) -> None:
+    if world()[0] == 0 and (recipe.output / LOG_FILE).is_file():
+        print("\n".join(write_report(recipe.output)))
 
 
 def _folders(recipe: Recipe) -> dict[Path, DataFolder]:
@@ -96,6 +91,8 @@ def _folders(recipe: Recipe) -> dict[Path, DataFolder]:
     pictures: dict[Path, bool] = {}
     for stage in recipe.stages.values():
         pictures[stage.data] = pictures.get(stage.data, False) or stage.pictures
+        if stage.evaluate:
+            pictures[stage.evaluate.data] = True
     return {path: DataFolder.open(path, needed) for path, needed in pictures.items()}
 
 
@@ -129,10 +126,11 @@ def _train_stage(
     name: str,
     stage: Stage,
     rows: list[Row],
+    benchmark: Benchmark | None,
     embedder: MLLMEmbedder,
     bf16: bool,
     seed: int,
-    card: ModelCardInfo,
+    card: Callable[[], ModelCardInfo],
 ) -> None:
     if recipe.gradient_checkpointing:
         embedder.model.gradient_checkpointing_enable()
@@ -145,23 +143,29 @@ def _train_stage(
         num_train_epochs=stage.epochs, max_steps=stage.steps or -1, learning_rate=stage.learning_rate,
         lr_scheduler_type=stage.schedule, warmup_steps=stage.warmup, weight_decay=stage.weight_decay,
         save_steps=stage.save_steps, save_total_limit=2, logging_steps=10, logging_first_step=True,
-        report_to=["tensorboard"], remove_unused_columns=False, label_names=[],
+        report_to=["tensorboard"], remove_unused_columns=False, label_names=[], disable_tqdm=True,
     )  # fmt: skip
     read = Reader(embedder.items.prepared, stage.encoded, stage.keyed, stage.hard_negatives)
     examples = Examples(rows, read)
     encoder = BatchEncoder(embedder.model, Temperature(stage.temperature, stage.learn_temperature))
     chunk_tokens = _chunk_tokens(stage, embedder, encoder, examples, bf16)
+    log, banks = JsonLog(recipe.output / LOG_FILE, name), _banks(stage, rows, embedder, home)
     trainer = ContrastiveTrainer(
         model=encoder, args=arguments,
         train_dataset=examples, stage=stage, order=GroupedSampler([row.group for row in rows], stage.per_image, seed),
-        banks=_banks(stage, rows, embedder, home),
-        data_collator=ContrastiveCollator(embedder.items, stage.uses, chunk_tokens),
-        callbacks=[JsonLog(recipe.output / "log.jsonl", name)],
+        banks=banks, data_collator=ContrastiveCollator(embedder.items, stage.uses, chunk_tokens),
+        callbacks=[log, Console(name), Advice(stage, rows, banks, log)],
     )  # fmt: skip
+    trainer.remove_callback(PrinterCallback)
+    validation = Validation(benchmark, stage.evaluate.every, embedder, trainer) if benchmark else None
+    if validation:
+        trainer.add_callback(validation)
     trainer.train(resume_from_checkpoint=last_checkpoint(home))
+    if validation:
+        validation.take_best()
     if trainer.is_world_process_zero():
         embedder.settings = replace(embedder.settings, matryoshka=tuple(stage.matryoshka))
-        embedder.save_pretrained(recipe.output / name, card=card)
+        embedder.save_pretrained(recipe.output / name, card=card())
 
 
 def _chunk_tokens(stage: Stage, embedder: MLLMEmbedder, encoder: BatchEncoder, examples: Examples, bf16: bool) -> int:

@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import math
 from dataclasses import replace
 from pathlib import Path
 from typing import Any
@@ -21,7 +20,9 @@ from .collator import Batch
 from .config import Stage, Term
 from .gathering import Pool, gather
 from .losses import Asked, Weighing, contrast, contrast_bank, nested
+from .meter import Meter, mean_cosine
 from .tiled import Found
+from .watch import Watch
 
 TRAINABLE_FILE = "trainable.safetensors"
 
@@ -37,7 +38,9 @@ class ContrastiveTrainer(Trainer):
         super().__init__(*args, **kwargs)
         self.stage, self.order, self.banks = stage, order, banks
         self.model_accepts_loss_kwargs = False
-        self._seen: dict[str, list[Tensor]] = {}
+        self.meter, self.watch = Meter(self.args.device), Watch(stage, Path(self.args.output_dir))
+        self.add_callback(self.meter)
+        self.add_callback(self.watch)
 
     def compute_loss(self, model: nn.Module, inputs: dict[str, Any], return_outputs: bool = False, **_: Any) -> Any:
         if "error" in inputs:
@@ -46,12 +49,14 @@ class ContrastiveTrainer(Trainer):
         vectors, temperature = model(batch)
         weighing = Weighing(temperature.to(vectors.device), self.stage.mask_margin, self.stage.hardness)
         pool = gather(vectors, batch, self.args.per_device_train_batch_size)
-        total = vectors.new_zeros(())
-        for term in self.stage.terms:
-            total = total + term.weight * self._loss(term, pool, batch, weighing)
-        self._note("temperature", temperature.detach())
-        if not math.isfinite(total.item()):
-            raise ModelError(f"the loss is {total.item()} at step {self.state.global_step}; lower the learning rate")
+        losses = [(term, self._loss(term, pool, batch, weighing)) for term in self.stage.terms]
+        total = sum(term.weight * loss for term, loss in losses)
+        trained = torch.cat([place for use, place in pool.places.items() if not use.frozen]).unique()
+        cosine = mean_cosine(pool.vectors[trained])
+        self.meter.saw(batch)
+        self.meter.note("temperature", temperature)
+        self.meter.note("mean_cosine", cosine)
+        self.watch.look(model, losses, total, cosine, pool, batch)
         return (total, vectors) if return_outputs else total
 
     def _loss(self, term: Term, pool: Pool, batch: Batch, weighing: Weighing) -> Tensor:
@@ -66,7 +71,10 @@ class ContrastiveTrainer(Trainer):
             losses.append(found.loss)
             self._note_all(term, "" if dim == pool.vectors.shape[1] else f"@{dim}", found)
         mean = torch.stack(losses).mean()
-        self._note(f"loss/{term.name}", mean.detach())
+        self.meter.note(f"loss/{term.name}", mean)
+        if not term.bank:
+            asked = torch.cat([pool.places[use] for use in term.positives])
+            self.meter.note(f"repeated/{term.name}", mean.new_tensor(1 - len(asked.unique()) / len(asked)))
         return mean
 
     def _banked(self, term: Term, vectors: Tensor, pool: Pool, batch: Batch, weighing: Weighing) -> Found:
@@ -80,15 +88,24 @@ class ContrastiveTrainer(Trainer):
     def _note_all(self, term: Term, cut: str, found: Found) -> None:
         for name in ("accuracy",) if cut else ("accuracy", "positive", "hardest", "negatives", "masked"):
             if name != "masked" or self.stage.mask_margin is not None:
-                self._note(f"{name}/{term.name}{cut}", getattr(found, name))
-
-    def _note(self, name: str, value: Tensor) -> None:
-        self._seen.setdefault(name, []).append(value)
+                self.meter.note(f"{name}/{term.name}{cut}", getattr(found, name))
 
     def log(self, logs: dict[str, float], *args: Any, **kwargs: Any) -> None:
-        logs |= {name: round(torch.stack(values).nanmean().item(), 4) for name, values in self._seen.items()}
-        self._seen.clear()
-        super().log(logs, *args, **kwargs)
+        if "loss" in logs:
+            logs |= self.meter.figures()
+        if "train_runtime" not in logs:  # Trainer's last words count what padding it takes for rows
+            super().log(logs, *args, **kwargs)
+
+    def get_batch_samples(self, *args: Any, **kwargs: Any) -> Any:
+        self.meter.starts()
+        found = super().get_batch_samples(*args, **kwargs)
+        self.meter.has_rows()
+        return found
+
+    def _get_grad_norm(self, *args: Any, **kwargs: Any) -> Any:
+        norm = super()._get_grad_norm(*args, **kwargs)
+        self.watch.gradient(norm)
+        return norm
 
     def _get_train_sampler(self, train_dataset: Any = None) -> Sampler[int] | None:
         return self.order

@@ -1,4 +1,4 @@
-"""What the tests of made triplets share: captions without triplets, somebody to ask, and the sentence of a mistake."""
+"""What tests of training share: no drawing, and for made triplets captions, somebody to ask, a mistake's sentence."""
 
 from __future__ import annotations
 
@@ -39,3 +39,10 @@ def refused(capsys: pytest.CaptureFixture[str]) -> Callable[..., str]:
         return lines[0]
 
     return run
+
+
+@pytest.fixture(autouse=True)
+def undrawn(request: pytest.FixtureRequest, monkeypatch: pytest.MonkeyPatch) -> None:
+    """Drawing a run takes longer than training the tiny model: only the report's own tests draw."""
+    if not request.module.__name__.endswith("test_report"):
+        monkeypatch.setattr("mllm_embed.training.stages.write_report", lambda run: [])

@@ -1,0 +1,174 @@
+"""A run's log as curves: one figure, a panel a subject, the stages one after the other on the step axis."""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from dataclasses import dataclass
+from typing import TYPE_CHECKING, Any
+
+from .run_log import Line
+
+if TYPE_CHECKING:
+    from matplotlib.axes import Axes
+    from matplotlib.figure import Figure
+
+
+@dataclass(frozen=True)
+class Panel:
+    """A subject: the log's names that belong to it, each drawn in its own style; NAME/ is one curve a term."""
+
+    title: str
+    names: tuple[str, ...]
+    scale: str = "linear"
+    bottom: float | None = None
+    top: float | None = None
+
+
+PANELS = (
+    Panel("loss", ("loss", "loss/"), bottom=0),
+    Panel("accuracy in the batch", ("accuracy/",), bottom=0, top=1),
+    Panel("recall on the validation", ("recall@1", "recall@5", "recall@10"), bottom=0),
+    Panel("cosine: positive —, hardest negative - -", ("positive/", "hardest/")),
+    Panel("mean cosine of all vectors", ("mean_cosine",)),
+    Panel("temperature", ("temperature",)),
+    Panel("learning rate", ("learning_rate",), bottom=0),
+    Panel("norm of the gradient", ("grad_norm",), scale="log"),
+    Panel("share of the time waiting for data", ("data_wait",), bottom=0, top=1),
+    Panel("tokens per second", ("tokens_per_s",), bottom=0),
+    Panel("pictures per second", ("pictures_per_s",), bottom=0),
+    Panel("peak memory, GiB", ("memory_gib",), bottom=0),
+)
+_COLUMNS = 3
+_LETTER = 0.014  # of a panel's width
+_INK, _PALE = "#333333", "#b8b8b8"
+_DASHES = {"hardest/": "--"}
+_OWN = {"recall@1": "#1f4e79", "recall@5": "#5b9bd5", "recall@10": "#a9cbe8"}
+
+
+def draw(rows: Sequence[Line], title: str = "") -> Figure:
+    """The figure of a log's lines; a panel whose figures were never logged is left out."""
+    from matplotlib.backends.backend_agg import FigureCanvasAgg
+    from matplotlib.figure import Figure
+
+    starts = _starts(rows)
+    panels = [panel for panel in PANELS if _series(rows, starts, panel)]
+    lines = -(-len(panels) // _COLUMNS) or 1
+    colors = _colors(rows)
+    below = 0.5 + 0.27 * -(-len(colors) // _COLUMNS) if colors else 0.1  # inches for the legend
+    height = 1.1 + 2.9 * lines + below
+    figure = Figure(figsize=(15, height))
+    FigureCanvasAgg(figure)
+    # by hand: the layout engine draws everything twice
+    figure.subplots_adjust(
+        left=0.045, right=0.985, top=1 - 1.1 / height, bottom=(below + 0.5) / height, wspace=0.17, hspace=0.5
+    )
+    for number, panel in enumerate(panels):
+        _draw_panel(figure.add_subplot(lines, _COLUMNS, number + 1), panel, rows, starts, colors)
+    stages = ", ".join(f"{stage} ({length:,} steps)" for stage, length in _lengths(rows).items())
+    head = f"{title}: {stages}" if title else stages
+    figure.suptitle(head, fontsize=14, color=_INK, x=0.045, y=1 - 0.2 / height, ha="left")
+    if colors:
+        from matplotlib.lines import Line2D
+
+        handles = [Line2D([], [], color=color, lw=2.5) for color in colors.values()]
+        figure.legend(
+            handles, [term.replace("-", " → ", 1) for term in colors], loc="lower center", ncols=_COLUMNS,
+            frameon=False, title="terms of the loss",
+        )  # fmt: skip
+    return figure
+
+
+def _draw_panel(axes: Axes, panel: Panel, rows: Sequence[Line], starts: dict[str, int], colors: dict[str, str]) -> None:
+    series = _series(rows, starts, panel)
+    first = next(iter(series), ("", ""))[1]
+    for (name, stage), (steps, values) in series.items():
+        kind, _, term = name.partition("/")
+        color = colors[term] if term in colors else _OWN.get(name, _INK)
+        few = {"marker": "o", "markersize": 3.5} if len(steps) < 30 else {}
+        label = name if name.startswith("recall") and stage == first else "_"
+        axes.plot(
+            steps, values, color=color, lw=2.2 if name == "loss" else 1.5, ls=_DASHES.get(f"{kind}/", "-"),
+            label=label, gid=name, **few,
+        )  # fmt: skip
+    axes.set_title(panel.title, fontsize=10.5, loc="left", color=_INK, pad=16 if len(starts) > 1 else 6)
+    if panel.scale == "log" and any(value > 0 for _, values in series.values() for value in values):
+        axes.set_yscale("log")
+        for axis in (axes.yaxis.set_major_formatter, axes.yaxis.set_minor_formatter):
+            axis("{x:g}")
+    axes.set_ylim(bottom=panel.bottom, top=panel.top)
+    _mark_stages(axes, rows, starts)
+    axes.grid(axis="y", color="#ececec")
+    axes.set_axisbelow(True)
+    axes.spines[["top", "right"]].set_visible(False)
+    axes.tick_params(which="both", labelsize=8.5, colors=_INK)
+    axes.xaxis.get_major_locator().set_params(integer=True)
+    if any(name.startswith("recall") for name, _ in series):
+        _mark_best(axes, series)
+
+
+def _mark_stages(axes: Axes, rows: Sequence[Line], starts: dict[str, int]) -> None:
+    whole = sum(_lengths(rows).values()) or 1
+    axes.set_xlim(-0.02 * whole, 1.02 * whole)
+    axes.set_xlabel("step", fontsize=8.5, color=_INK)
+    if len(starts) < 2:
+        return
+    lengths = _lengths(rows)
+    for number, (stage, start) in enumerate(starts.items()):
+        if number:
+            axes.axvline(start, color=_PALE, lw=1, ls=":")
+        if lengths[stage] / whole < len(stage) * _LETTER:
+            continue  # its name would run into the next; the title has it
+        axes.annotate(
+            stage, (start, 1.0), xycoords=("data", "axes fraction"), xytext=(3, 3), textcoords="offset points",
+            fontsize=7.5, color="#888888",
+        )  # fmt: skip
+
+
+def _mark_best(axes: Axes, series: dict[tuple[str, str], tuple[list[float], list[float]]]) -> None:
+    """A ring at each stage's kept weights: the best recall@1 after the start, the first of equals."""
+    for (name, _), (steps, values) in series.items():
+        if name == "recall@1" and len(values) > 1:
+            best = 1 + max(range(len(values) - 1), key=lambda at: (values[at + 1], -at))
+            axes.plot(steps[best], values[best], "o", ms=10, mfc="none", mec="#c55a11", mew=1.8, label="_kept")
+    axes.plot([], [], "o", ms=8, mfc="none", mec="#c55a11", mew=1.8, label="kept")
+    axes.legend(fontsize=8, frameon=False, ncols=4, loc="upper left", handlelength=1.4, columnspacing=1.0)
+    axes.set_ylim(top=axes.get_ylim()[1] * 1.18)
+
+
+def _series(
+    rows: Sequence[Line], starts: dict[str, int], panel: Panel
+) -> dict[tuple[str, str], tuple[list[float], list[float]]]:
+    """(name, stage) -> steps and values; curves end where their stage does."""
+    found: dict[tuple[str, str], tuple[list[float], list[float]]] = {}
+    for row in rows:
+        for name, value in row.items():
+            kind = f"{name.partition('/')[0]}/" if "/" in name else name
+            if kind in panel.names and "@" not in name.partition("/")[2] and isinstance(value, (int, float)):
+                steps, values = found.setdefault((name, row["stage"]), ([], []))
+                steps.append(starts[row["stage"]] + row["step"])
+                values.append(value)
+    return found
+
+
+def _lengths(rows: Sequence[Line]) -> dict[str, int]:
+    """Steps of each stage, in order."""
+    lengths: dict[str, int] = {}
+    for row in rows:
+        lengths[row["stage"]] = max(lengths.get(row["stage"], 0), row["step"])
+    return lengths
+
+
+def _starts(rows: Sequence[Line]) -> dict[str, int]:
+    starts, at = {}, 0
+    for stage, length in _lengths(rows).items():
+        starts[stage] = at
+        at += length
+    return starts
+
+
+def _colors(rows: Sequence[Line]) -> dict[str, Any]:
+    import matplotlib
+
+    terms = dict.fromkeys(name[5:] for row in rows for name in row if name.startswith("loss/"))
+    palette = matplotlib.colormaps["tab10"].colors
+    return {term: palette[number % len(palette)] for number, term in enumerate(terms)}

@@ -1,0 +1,100 @@
+"""What a run tells: log.jsonl for programs, TensorBoard beside it, and lines that people can read."""
+
+from __future__ import annotations
+
+import json
+import sys
+from pathlib import Path
+from typing import Any
+
+from tqdm import tqdm
+from transformers import TrainerCallback
+
+from mllm_embed.files import write_file
+
+LOG_FILE = "log.jsonl"
+Line = dict[str, Any]
+
+
+class JsonLog(TrainerCallback):
+    """Appends every logged step to log.jsonl; a run that goes on first drops what it will repeat.
+
+    There is a line at every checkpoint, so that the lines of a run that goes on are those of one that was not stopped.
+    """
+
+    def __init__(self, path: Path, stage: str):
+        self.path, self.stage = path, stage
+        self._warned: set[str] = set()
+
+    def on_train_begin(self, args: Any, state: Any, control: Any, **_: Any) -> None:
+        if state.is_world_process_zero and self.path.exists():
+            reached = state.global_step or -1  # a run that starts anew also measures step 0 anew
+            kept = [row for row in read_log(self.path) if row["stage"] != self.stage or row["step"] <= reached]
+            self._warned = {row["about"] for row in kept if row["stage"] == self.stage and "warning" in row}
+            write_file(self.path, "".join(json.dumps(row) + "\n" for row in kept).encode())
+
+    def on_step_end(self, args: Any, state: Any, control: Any, **_: Any) -> None:
+        control.should_log |= control.should_save
+
+    def on_log(self, args: Any, state: Any, control: Any, logs: dict[str, float] | None = None, **_: Any) -> None:
+        if state.is_world_process_zero and logs:
+            self._append(state.global_step, logs)
+
+    def warn(self, step: int, about: str, sentence: str) -> None:
+        """Tell a warning on stderr and in the log, the first `about` something in a stage."""
+        if about not in self._warned:
+            self._warned.add(about)
+            tqdm.write(f"warning: stage '{self.stage}': {sentence}", file=sys.stderr)
+            self._append(step, {"about": about, "warning": sentence})
+
+    def _append(self, step: int, values: Line) -> None:
+        with self.path.open("a", encoding="utf-8") as file:
+            file.write(json.dumps({"stage": self.stage, "step": step, **values}) + "\n")
+
+
+def read_log(path: Path) -> list[Line]:
+    """The lines of a log; a full disk or a kill may have cut the last one, which is left out."""
+    *lines, _ = path.read_text(encoding="utf-8").split("\n")
+    return [json.loads(line) for line in lines]
+
+
+class Console(TrainerCallback):
+    """One short line a logged step, and a bar on a terminal."""
+
+    def __init__(self, stage: str):
+        self.stage = stage
+        self.bar: tqdm | None = None
+
+    def on_train_begin(self, args: Any, state: Any, control: Any, **_: Any) -> None:
+        if state.is_world_process_zero:
+            # disable=None: no bar where there is no terminal
+            self.bar = tqdm(
+                desc=self.stage, total=state.max_steps, initial=state.global_step, unit="step", leave=False,
+                disable=None,
+            )  # fmt: skip
+
+    def on_step_end(self, args: Any, state: Any, control: Any, **_: Any) -> None:
+        if self.bar is not None:
+            self.bar.update()
+
+    def on_log(self, args: Any, state: Any, control: Any, logs: Line | None = None, **_: Any) -> None:
+        if self.bar is not None and logs:
+            tqdm.write(f"{self.stage} {state.global_step}/{state.max_steps}  {told(logs)}")
+
+    def on_train_end(self, args: Any, state: Any, control: Any, **_: Any) -> None:
+        if self.bar is not None:
+            self.bar.close()
+            self.bar = None
+
+
+def told(logs: Line) -> str:
+    """A line of the log for people; with several terms, their accuracies in the order of the recipe."""
+    if "recall@1" in logs:
+        return "validation  " + "  ".join(f"{name} {logs[name]:.4f}" for name in logs if name.startswith("recall@"))
+    rights = [f"{value:.3f}" for name, value in logs.items() if name.startswith("accuracy/") and "@" not in name]
+    parts = [f"loss {logs['loss']:.4f}", f"accuracy {' / '.join(rights)}", f"lr {logs['learning_rate']:.2e}"]
+    if "tokens_per_s" in logs:
+        parts.append(f"{logs['tokens_per_s']:,.0f} tokens/s")
+    if logs.get("data_wait", 0) >= 0.1:
+        parts.append(f"{logs['data_wait']:.0%} of the time waiting for data")
+    return "  ".join(parts)
