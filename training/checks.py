@@ -24,6 +24,11 @@ def processes() -> int:
     return int(os.environ.get("WORLD_SIZE", 1))
 
 
+def first_process() -> bool:
+    """Whether this process is the one that writes what all share."""
+    return int(os.environ.get("RANK", 0)) == 0
+
+
 def check_batch(name: str, stage: Stage, rows: Sequence[Row]) -> None:
     """Raises DataError for fewer rows than a batch, ConfigError for a batch that the processes cannot share."""
     if stage.batch_size % processes() or stage.batch_size // processes() < 1:

@@ -249,6 +249,9 @@ class Recipe(_Section):
         default="sdpa", description="attention kernel; eager trains faster on a CPU, where sdpa's backward pass is slow"
     )
     gradient_checkpointing: bool = Field(default=False, description="a third more time for much less memory")
+    deepspeed: str | None = Field(
+        default=None, description="zero2, zero3, zero2-offload, zero3-offload, or a JSON file: DeepSpeed's config"
+    )
     workers: int = Field(default=0, ge=0, description="processes that decode pictures; 0: the training process")
 
 

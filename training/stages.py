@@ -22,7 +22,8 @@ from mllm_embed.model_card import ModelCardInfo
 
 from .bank import Bank, make_bank
 from .card import card_of
-from .checks import check_batch, check_dimension, processes, prompts_of
+from .checkpoints import last_checkpoint
+from .checks import check_batch, check_dimension, first_process, processes, prompts_of
 from .chunking import find_chunk_tokens
 from .collator import ContrastiveCollator
 from .config import Recipe, Stage
@@ -30,10 +31,12 @@ from .data import Row
 from .data.folder import read_rows
 from .examples import Examples, Reader
 from .gradient_caching import BatchEncoder
-from .run_folder import check_output, last_checkpoint, write_run
+from .run_folder import check_output, check_space, clear_leftovers, write_run
 from .sampler import GroupedSampler
+from .stopping import Stopped, Stopping
 from .temperature import Temperature
 from .trainer import ContrastiveTrainer
+from .zero import forget_config, whole, zero_config
 
 
 class JsonLog(TrainerCallback):
@@ -65,13 +68,38 @@ def run_recipe(recipe: Recipe, after_stage: Callable[[str, Path], None] | None =
     Raises ConfigError when the output holds another run or the model cannot be trained as asked, DataError for data
     that fails its checks or lacks what the loss needs, ModelError for a model that cannot be loaded.
     """
+    zero = zero_config(recipe)
     folders = _folders(recipe)
     data = {str(path): folder.fingerprint() for path, folder in folders.items()}
     rows = {name: _rows(name, stage, folders[stage.data]) for name, stage in recipe.stages.items()}
     finished = check_output(recipe, data)
     bf16 = bfloat16_pays(device_for()) if recipe.bf16 == "auto" else recipe.bf16
+    stopping = Stopping()
+    with stopping.listening():
+        embedder = _adapted(recipe, bf16, finished)
+        check_dimension(recipe, embedder.dimension)
+        if first_process():
+            clear_leftovers(recipe)
+            write_run(recipe, data)
+        for number, (name, stage) in enumerate(recipe.stages.items()):
+            if name in finished:
+                continue
+            if stopping.asked:
+                raise Stopped
+            card = card_of(recipe, name, data, rows)
+            _train_stage(recipe, name, stage, rows[name], embedder, bf16, recipe.seed + number, card, zero, stopping)
+            finished.append(name)
+            if zero and len(finished) < len(recipe.stages):  # DeepSpeed's engine leaves a model that no other can take
+                forget_config()
+                embedder = _adapted(recipe, bf16, finished)
+            if after_stage:
+                after_stage(name, recipe.output / name)
+    return recipe.output / name
+
+
+def _adapted(recipe: Recipe, bf16: bool, finished: list[str]) -> MLLMEmbedder:
+    """The base with a new adapter, or that of the last finished stage."""
     embedder = _load(recipe, bf16)
-    check_dimension(recipe, embedder.dimension)
     if finished:
         load_adapter(embedder.model, recipe.output / finished[-1], trainable=True)
     else:
@@ -79,14 +107,7 @@ def run_recipe(recipe: Recipe, after_stage: Callable[[str, Path], None] | None =
         lora = recipe.lora
         spec = LoraSpec(rank=lora.rank, alpha=lora.alpha, dropout=lora.dropout, projector=lora.projector)
         add_lora(embedder.model, spec, embedder.family)
-    write_run(recipe, data)
-    for number, (name, stage) in enumerate(recipe.stages.items()):
-        if name not in finished:
-            card = card_of(recipe, name, data, rows)
-            _train_stage(recipe, name, stage, rows[name], embedder, bf16, recipe.seed + number, card)
-            if after_stage:
-                after_stage(name, recipe.output / name)
-    return recipe.output / name
+    return embedder
 
 
 def _folders(recipe: Recipe) -> dict[Path, DataFolder]:
@@ -131,32 +152,39 @@ def _train_stage(
     bf16: bool,
     seed: int,
     card: ModelCardInfo,
+    zero: dict[str, Any] | None,
+    stopping: Stopping,
 ) -> None:
     if recipe.gradient_checkpointing:
         embedder.model.gradient_checkpointing_enable()
     home = recipe.output / "checkpoints" / name
     arguments = TrainingArguments(
-        output_dir=str(home), seed=seed, bf16=bf16,
-        use_cpu=not torch.cuda.is_available(), dataloader_pin_memory=torch.cuda.is_available(),
+        output_dir=str(home), seed=seed, bf16=bf16 and not zero, deepspeed=zero,
+        use_cpu=not (zero or torch.cuda.is_available()), dataloader_pin_memory=torch.cuda.is_available(),
         per_device_train_batch_size=stage.batch_size // processes(), dataloader_drop_last=True,
         dataloader_num_workers=recipe.workers,
         num_train_epochs=stage.epochs, max_steps=stage.steps or -1, learning_rate=stage.learning_rate,
         lr_scheduler_type=stage.schedule, warmup_steps=stage.warmup, weight_decay=stage.weight_decay,
-        save_steps=stage.save_steps, save_total_limit=2, logging_steps=10, logging_first_step=True,
+        save_steps=stage.save_steps, logging_steps=10, logging_first_step=True,
         report_to=["tensorboard"], remove_unused_columns=False, label_names=[],
     )  # fmt: skip
     examples = Examples(rows, Reader(embedder.items.prepared, stage))
+    temperature = Temperature(stage.temperature, stage.learn_temperature)
+    encoder = BatchEncoder(embedder.model, temperature, aligned=bool(zero), bf16=bf16 and bool(zero))
+    check_space(recipe, name, encoder.trainable().values())
     trainer = ContrastiveTrainer(
-        model=BatchEncoder(embedder.model, Temperature(stage.temperature, stage.learn_temperature)), args=arguments,
+        model=encoder, args=arguments,
         train_dataset=examples, stage=stage, order=GroupedSampler([row.group for row in rows], stage.per_image, seed),
         banks=_banks(stage, rows, embedder, home),
         data_collator=ContrastiveCollator(embedder.items, stage.uses, _chunk_tokens(stage, embedder, examples, bf16)),
-        callbacks=[JsonLog(recipe.output / "log.jsonl", name)],
+        callbacks=[JsonLog(recipe.output / "log.jsonl", name), stopping],
     )  # fmt: skip
     trainer.train(resume_from_checkpoint=last_checkpoint(home))
-    if trainer.is_world_process_zero():
-        embedder.settings = replace(embedder.settings, matryoshka=tuple(stage.matryoshka))
-        embedder.save_pretrained(recipe.output / name, card=card)
+    with whole(encoder.trainable()):
+        if trainer.is_world_process_zero():
+            embedder.settings = replace(embedder.settings, matryoshka=tuple(stage.matryoshka))
+            embedder.save_pretrained(recipe.output / name, card=card)
+    trainer.accelerator.wait_for_everyone()
 
 
 def _chunk_tokens(stage: Stage, embedder: MLLMEmbedder, examples: Examples, bf16: bool) -> int:

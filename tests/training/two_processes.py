@@ -1,0 +1,145 @@
+"""What each of two processes does in test_distributed.py: `python two_processes.py FOLDER`, or one process by import.
+
+FOLDER holds tasks.json, a list of [kind, engine, recipe]; FOLDER/NAME.safetensors come out.
+"""
+
+from __future__ import annotations
+
+import json
+import os
+import sys
+from contextlib import contextmanager
+from pathlib import Path
+from typing import Any
+
+import torch
+import torch.distributed as dist
+from safetensors.torch import save_file
+
+ENGINES = {"alone": None, "ddp": None, "zero2": "zero2", "zero3": "zero3"}
+
+
+def config(engine: str, folder: Path) -> str | None:
+    """The shipped config, for ZeRO-3 without its exemption of small parameters: the tiny model is nothing else."""
+    from mllm_embed.training.zero import CONFIGS
+
+    if engine != "zero3":
+        return ENGINES[engine]
+    values = json.loads((CONFIGS / "zero3.json").read_text())
+    values["zero_optimization"] |= {"stage3_param_persistence_threshold": 0}
+    path = folder / "zero3-all.json"
+    if not path.exists():
+        path.write_text(json.dumps(values))
+    return str(path)
+
+
+@contextmanager
+def plain_descent(accumulation: int):
+    """One step of gradient descent at rate 1 without clipping: what a parameter moves by is its gradient."""
+    from mllm_embed.training import stages
+
+    real = stages.TrainingArguments
+
+    def arguments(**values: Any) -> Any:
+        values |= {
+            "optim": "sgd", "learning_rate": 1.0, "lr_scheduler_type": "constant", "warmup_steps": 0,
+            "max_grad_norm": 0.0, "gradient_accumulation_steps": accumulation,
+        }  # fmt: skip
+        return real(**values)
+
+    stages.TrainingArguments = arguments
+    try:
+        yield
+    finally:
+        stages.TrainingArguments = real
+
+
+@contextmanager
+def counting(found: dict[str, list[int]]):
+    """Counts the collectives of gradients that DDP sends, by its hook, and notes how many chunks the batches have."""
+    from mllm_embed.training import trainer as trainer_module
+    from torch.distributed.algorithms.ddp_comm_hooks.default_hooks import allreduce_hook
+
+    real = trainer_module.ContrastiveTrainer.compute_loss
+
+    def compute_loss(self: Any, model: Any, inputs: Any, *args: Any, **kwargs: Any) -> Any:
+        batch = inputs["batch"]
+        found["chunks"].append(len(batch.live) * batch.cached)
+        if isinstance(model, torch.nn.parallel.DistributedDataParallel) and not hasattr(model, "counted"):
+            model.counted = True
+
+            def hook(state: Any, bucket: Any) -> Any:
+                found["buckets"].append(bucket.buffer().numel())
+                return allreduce_hook(state, bucket)
+
+            model.register_comm_hook(None, hook)
+        return real(self, model, inputs, *args, **kwargs)
+
+    trainer_module.ContrastiveTrainer.compute_loss = compute_loss
+    try:
+        yield
+    finally:
+        trainer_module.ContrastiveTrainer.compute_loss = real
+
+
+@contextmanager
+def capturing(moved: dict[str, torch.Tensor]):
+    """Notes by what training moves each parameter, the temperature's too, which no adapter holds."""
+    from mllm_embed.training import trainer as trainer_module
+    from mllm_embed.training.zero import whole
+
+    real = trainer_module.ContrastiveTrainer.train
+
+    def train(self: Any, *args: Any, **kwargs: Any) -> Any:
+        before = {name: p.detach().clone() for name, p in self._trainable.items()}
+        done = real(self, *args, **kwargs)
+        parameters = self._trainable
+        with whole(parameters):
+            moved |= {name: before[name] - p.detach().cpu() for name, p in parameters.items()}
+        return done
+
+    trainer_module.ContrastiveTrainer.train = train
+    try:
+        yield
+    finally:
+        trainer_module.ContrastiveTrainer.train = real
+
+
+def gradients(recipe: Path, overrides: list[str], accumulation: int) -> tuple[dict[str, torch.Tensor], dict[str, list]]:
+    from mllm_embed.training.config import load_recipe
+    from mllm_embed.training.stages import run_recipe
+
+    moved, found = {}, {"chunks": [], "buckets": []}
+    with plain_descent(accumulation), counting(found), capturing(moved):
+        run_recipe(load_recipe(recipe, overrides))
+    return moved, found
+
+
+def main(folder: Path) -> None:
+    from mllm_embed.training.config import load_recipe
+    from mllm_embed.training.stages import run_recipe
+    from mllm_embed.training.zero import forget_config
+
+    rank = int(os.environ["RANK"])
+    for name, kind, engine, recipe, overrides in json.loads((folder / "tasks.json").read_text()):
+        overrides = [*overrides, f"output={folder / name}"]
+        zero = config(engine, folder)
+        overrides += [f"deepspeed={zero}"] if zero else []
+        try:
+            if kind == "run":
+                run_recipe(load_recipe(recipe, overrides))
+            else:
+                moved, found = gradients(Path(recipe), overrides, int(kind))
+                if rank == 0:
+                    save_file({k: v.contiguous() for k, v in moved.items()}, folder / f"{name}.safetensors")
+                (folder / f"{name}-{rank}.json").write_text(json.dumps(found))
+            forget_config()
+        except BaseException as error:
+            (folder / f"{name}-{rank}.error").write_text(f"{type(error).__name__}: {error}")
+            raise
+        print("done", name, flush=True)
+    dist.destroy_process_group()
+
+
+if __name__ == "__main__":
+    main(Path(sys.argv[1]))
