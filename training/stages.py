@@ -160,7 +160,7 @@ def _train_stage(
     home = recipe.output / "checkpoints" / name
     arguments = TrainingArguments(
         output_dir=str(home), seed=seed, bf16=bf16 and not zero, deepspeed=zero,
-        use_cpu=not (zero or torch.cuda.is_available()), dataloader_pin_memory=torch.cuda.is_available(),
+        use_cpu=not torch.cuda.is_available(), dataloader_pin_memory=torch.cuda.is_available(),
         per_device_train_batch_size=stage.batch_size // processes(), dataloader_drop_last=True,
         dataloader_num_workers=recipe.workers,
         num_train_epochs=stage.epochs, max_steps=stage.steps or -1, learning_rate=stage.learning_rate,

@@ -63,12 +63,9 @@ def _read(name: str) -> dict[str, Any]:
 
 
 def forget_config() -> None:
-    """Let the next stage start as the first: the libraries keep a process's first config, and its settings, for good,
-    and while it is known a model that is loaded is cut into pieces at once."""
-    from accelerate.state import AcceleratorState
+    """Load the next model whole: transformers cuts it into pieces at once while it knows of a ZeRO-3 config."""
     from transformers.integrations.deepspeed import unset_hf_deepspeed_config
 
-    AcceleratorState._reset_state()
     unset_hf_deepspeed_config()
 
 
@@ -79,9 +76,9 @@ def whole(parameters: Mapping[str, nn.Parameter]) -> Iterator[None]:
     if not cut:
         yield
         return
-    from deepspeed.zero import GatheredParameters
+    import deepspeed
 
-    with GatheredParameters(cut):
+    with deepspeed.zero.GatheredParameters(cut):
         yield
 
 
@@ -89,6 +86,7 @@ def save_moments(parameters: Mapping[str, nn.Parameter], optimizer: Any, path: P
     """AdamW's state, whole tensors by parameter, whatever the number of processes. All must call it, one writes."""
     from deepspeed.utils import safe_get_full_optimizer_state
 
+    _link(optimizer)
     state = {"step": torch.as_tensor(optimizer.optimizer.state[_pieces(optimizer)[0]]["step"]).float()}
     for name, parameter in parameters.items():
         for moment in MOMENTS:
@@ -106,11 +104,17 @@ def load_moments(parameters: Mapping[str, nn.Parameter], optimizer: Any, path: P
     for piece in _pieces(optimizer):
         moments = {moment: torch.zeros_like(piece.data) for moment in MOMENTS}
         optimizer.optimizer.state[piece] = {"step": state["step"].clone(), **moments}
-    if hasattr(optimizer, "_lazy_init_hp_params_optimizer_state"):  # ZeRO-2 looks for them after its first step
-        optimizer._lazy_init_hp_params_optimizer_state()
+    _link(optimizer)
     for name, parameter in parameters.items():
         for moment in MOMENTS:
             safe_set_full_optimizer_state(parameter, state[f"{moment}/{name}"].to(parameter.device), moment)
+
+
+def _link(optimizer: Any) -> None:
+    """Tell ZeRO-2 where each parameter's moments lie: DeepSpeed 0.19.8 does so, once, for its first group alone."""
+    if hasattr(optimizer, "_lazy_init_hp_params_optimizer_state"):
+        optimizer._hp_optimizer_states_linked = False
+        optimizer._lazy_init_hp_params_optimizer_state()
 
 
 def _pieces(optimizer: Any) -> list[Tensor]:

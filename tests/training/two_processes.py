@@ -8,6 +8,8 @@ from __future__ import annotations
 import json
 import os
 import sys
+import time
+import traceback
 from contextlib import contextmanager
 from pathlib import Path
 from typing import Any
@@ -120,7 +122,11 @@ def main(folder: Path) -> None:
     from mllm_embed.training.stages import run_recipe
     from mllm_embed.training.zero import forget_config
 
+    import deepspeed.ops
+
+    deepspeed.ops.__compatible_ops__ = {}  # or it compiles a C++ operator for sums in shared memory, half a minute
     rank = int(os.environ["RANK"])
+    start = time.monotonic()
     for name, kind, engine, recipe, overrides in json.loads((folder / "tasks.json").read_text()):
         overrides = [*overrides, f"output={folder / name}"]
         zero = config(engine, folder)
@@ -136,8 +142,9 @@ def main(folder: Path) -> None:
             forget_config()
         except BaseException as error:
             (folder / f"{name}-{rank}.error").write_text(f"{type(error).__name__}: {error}")
-            raise
-        print("done", name, flush=True)
+            traceback.print_exc()
+            os._exit(1)  # the other process may wait for this one for ever
+        print(f"done {name} {time.monotonic() - start:.1f}", flush=True)
     dist.destroy_process_group()
 
 
