@@ -11,6 +11,7 @@ import sys
 import time
 import traceback
 from contextlib import contextmanager
+from dataclasses import replace
 from pathlib import Path
 from typing import Any
 
@@ -22,13 +23,13 @@ ENGINES = {"alone": None, "ddp": None, "zero2": "zero2", "zero3": "zero3"}
 
 
 def config(engine: str, folder: Path) -> str | None:
-    """The shipped config, for ZeRO-3 without its exemption of small parameters: the tiny model is nothing else."""
+    """The shipped config; for ZeRO-3 without its favours to small layers, of which the tiny model is made."""
     from mllm_embed.training.zero import CONFIGS
 
     if engine != "zero3":
         return ENGINES[engine]
     values = json.loads((CONFIGS / "zero3.json").read_text())
-    values["zero_optimization"] |= {"stage3_param_persistence_threshold": 0}
+    values["zero_optimization"] |= {"stage3_param_persistence_threshold": 0, "stage3_max_reuse_distance": 0}
     path = folder / "zero3-all.json"
     if not path.exists():
         path.write_text(json.dumps(values))
@@ -45,7 +46,7 @@ def plain_descent(accumulation: int):
     def arguments(**values: Any) -> Any:
         values |= {
             "optim": "sgd", "learning_rate": 1.0, "lr_scheduler_type": "constant", "warmup_steps": 0,
-            "max_grad_norm": 0.0, "gradient_accumulation_steps": accumulation,
+            "max_grad_norm": 0.0, "gradient_accumulation_steps": accumulation, "save_strategy": "no",
         }  # fmt: skip
         return real(**values)
 
@@ -59,8 +60,9 @@ def plain_descent(accumulation: int):
 @contextmanager
 def counting(found: dict[str, list[int]]):
     """Counts the collectives of gradients that DDP sends, by its hook, and notes how many chunks the batches have."""
-    from mllm_embed.training import trainer as trainer_module
     from torch.distributed.algorithms.ddp_comm_hooks.default_hooks import allreduce_hook
+
+    from mllm_embed.training import trainer as trainer_module
 
     real = trainer_module.ContrastiveTrainer.compute_loss
 
@@ -70,7 +72,7 @@ def counting(found: dict[str, list[int]]):
         if isinstance(model, torch.nn.parallel.DistributedDataParallel) and not hasattr(model, "counted"):
             model.counted = True
 
-            def hook(state: Any, bucket: Any) -> Any:
+            def hook(state, bucket):  # DDP compares annotations, which are text here, with types
                 found["buckets"].append(bucket.buffer().numel())
                 return allreduce_hook(state, bucket)
 
@@ -97,7 +99,7 @@ def capturing(moved: dict[str, torch.Tensor]):
         done = real(self, *args, **kwargs)
         parameters = self._trainable
         with whole(parameters):
-            moved |= {name: before[name] - p.detach().cpu() for name, p in parameters.items()}
+            moved.update({name: before[name] - p.detach().cpu() for name, p in parameters.items()})
         return done
 
     trainer_module.ContrastiveTrainer.train = train
@@ -107,22 +109,46 @@ def capturing(moved: dict[str, torch.Tensor]):
         trainer_module.ContrastiveTrainer.train = real
 
 
+@contextmanager
+def hard_negatives():
+    """Rows that bring one, two or three hard negatives of different lengths."""
+    from mllm_embed.training import stages
+
+    real = stages.read_rows
+
+    def read_rows(folder: Any, path: Any, kind: str, roles: list[str]) -> list[Any]:
+        if "hard_negative" not in roles:
+            return real(folder, path, kind, roles)
+        rows = real(folder, path, kind, [role for role in roles if role != "hard_negative"])
+        texts = [[f"{'long ' * 9 * (n + 1)}negative {row}" for n in range(1 + row % 3)] for row in range(len(rows))]
+        return [
+            replace(row, hard_negatives=tuple(replace(row.roles["target_text"], text=text) for text in brought))
+            for row, brought in zip(rows, texts, strict=True)
+        ]
+
+    stages.read_rows = read_rows
+    try:
+        yield
+    finally:
+        stages.read_rows = real
+
+
 def gradients(recipe: Path, overrides: list[str], accumulation: int) -> tuple[dict[str, torch.Tensor], dict[str, list]]:
     from mllm_embed.training.config import load_recipe
     from mllm_embed.training.stages import run_recipe
 
     moved, found = {}, {"chunks": [], "buckets": []}
-    with plain_descent(accumulation), counting(found), capturing(moved):
+    with hard_negatives(), plain_descent(accumulation), counting(found), capturing(moved):
         run_recipe(load_recipe(recipe, overrides))
     return moved, found
 
 
 def main(folder: Path) -> None:
+    import deepspeed.ops
+
     from mllm_embed.training.config import load_recipe
     from mllm_embed.training.stages import run_recipe
     from mllm_embed.training.zero import forget_config
-
-    import deepspeed.ops
 
     deepspeed.ops.__compatible_ops__ = {}  # or it compiles a C++ operator for sums in shared memory, half a minute
     rank = int(os.environ["RANK"])
@@ -133,7 +159,8 @@ def main(folder: Path) -> None:
         overrides += [f"deepspeed={zero}"] if zero else []
         try:
             if kind == "run":
-                run_recipe(load_recipe(recipe, overrides))
+                with hard_negatives():
+                    run_recipe(load_recipe(recipe, overrides))
             else:
                 moved, found = gradients(Path(recipe), overrides, int(kind))
                 if rank == 0:
