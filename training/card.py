@@ -21,7 +21,7 @@ def card_of(recipe: Recipe, last: str, data: Mapping[str, str], rows: Mapping[st
     Args:
         recipe: the run's.
         last: name of the stage just trained.
-        data: data folder -> fingerprint.
+        data: path of a source -> fingerprint.
         rows: stage -> the rows it trained on.
     """
     names = list(recipe.stages)[: list(recipe.stages).index(last) + 1]
@@ -42,10 +42,11 @@ def card_of(recipe: Recipe, last: str, data: Mapping[str, str], rows: Mapping[st
 
 
 def _facts(stage: Stage, data: Mapping[str, str], count: int) -> dict[str, Any]:
-    """Of the data folder only the last name: what stands above it is the machine's."""
+    """Of the data's paths only the last name: what stands above it is the machine's."""
+    paths = [source.path for source in stage.data]
     return {
-        "data": f"{stage.data.resolve().name}, {count:,} {stage.rows}",
-        "data fingerprint": data[str(stage.data)][:_DIGITS],
+        "data": f"{', '.join(path.resolve().name for path in paths)}, {count:,} {stage.rows}",
+        "data fingerprint": ", ".join(data[str(path)][:_DIGITS] for path in paths),
         "loss": "; ".join(map(_said, stage.terms)),
         "temperature": f"{stage.temperature:g}",
         "batch size": stage.batch_size,

@@ -3,13 +3,11 @@
 from __future__ import annotations
 
 import os
-from collections.abc import Sequence
 
 from mllm_embed.errors import ConfigError, DataError
 from mllm_embed.prompts import PROMPT_SETS, PromptSet
 
 from .config import Recipe, Stage
-from .data import Row
 
 
 def prompts_of(recipe: Recipe) -> PromptSet | None:
@@ -24,16 +22,21 @@ def processes() -> int:
     return int(os.environ.get("WORLD_SIZE", 1))
 
 
-def check_batch(name: str, stage: Stage, rows: Sequence[Row]) -> None:
+def first_process() -> bool:
+    """Whether this process is the one that writes what all share."""
+    return int(os.environ.get("RANK", 0)) == 0
+
+
+def check_batch(name: str, stage: Stage, rows: int) -> None:
     """Raises DataError for fewer rows than a batch, ConfigError for a batch that the processes cannot share."""
     if stage.batch_size % processes() or stage.batch_size // processes() < 1:
         raise ConfigError(
             f"stage '{name}': batch_size {stage.batch_size} is that of all processes together, and {processes()} of "
             "them cannot share it evenly; make it a multiple"
         )
-    if len(rows) < stage.batch_size:
+    if rows < stage.batch_size:
         raise DataError(
-            f"stage '{name}': {stage.data} has {len(rows)} {stage.rows}, fewer than batch_size {stage.batch_size}; "
+            f"stage '{name}': {stage.where} has {rows:,} {stage.rows}, fewer than batch_size {stage.batch_size}; "
             "lower it or add rows"
         )
 

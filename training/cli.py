@@ -72,7 +72,12 @@ def main(argv: Sequence[str] | None = None) -> int:
     recipe = load_recipe(args.recipe, args.override)
 
     from .stages import run_recipe
+    from .stopping import EXIT_CODE, Stopped
 
-    run_recipe(recipe)
+    try:
+        run_recipe(recipe)
+    except Stopped:
+        print("stopped by SIGTERM; the same command goes on", file=sys.stderr)
+        return EXIT_CODE
     print(f"adapters: {', '.join(str(Path(recipe.output) / name) for name in recipe.stages)}")
     return 0

@@ -13,7 +13,7 @@ from mllm_embed.errors import MLLMEmbedError
 from mllm_embed.types import Item
 
 from .config import Use
-from .examples import Example, Ready
+from .examples import Example, Lost, Ready
 
 Chunk = dict[str, Tensor]
 
@@ -31,6 +31,7 @@ class Batch:
         keys: by role of a term with a bank, the rows' keys, [B] int64.
         cached: whether the live chunks are more than may be alive at once, and are computed twice.
         pictures: how many pictures the chunks hold.
+        lost: rows that could not be read, whose place others took.
         ids: of the rows.
     """
 
@@ -42,6 +43,7 @@ class Batch:
     keys: dict[str, Tensor]
     cached: bool
     pictures: int
+    lost: tuple[Lost, ...]
     ids: list[str]
 
     @property
@@ -64,7 +66,10 @@ class ContrastiveCollator:
     uses: list[Use]
     chunk_tokens: int
 
-    def __call__(self, examples: list[Example]) -> dict[str, Batch | MLLMEmbedError]:
+    def __call__(self, examples: list[Example | MLLMEmbedError]) -> dict[str, Batch | MLLMEmbedError]:
+        for example in examples:
+            if isinstance(example, MLLMEmbedError):
+                return {"error": example}
         try:
             return {"batch": self._collate(examples)}
         except MLLMEmbedError as error:
@@ -98,6 +103,7 @@ class ContrastiveCollator:
             inputs=torch.tensor([number for number, _ in encoded], dtype=torch.long),
             keys={role: torch.tensor([example.keys[role] for example in examples]) for role in examples[0].keys},
             cached=sum(chunk["input_ids"].numel() for chunk in live) > self.chunk_tokens,
+            lost=tuple(lost for example in examples for lost in example.lost),
             pictures=sum(len(ready.item.images) for tower in towers.values() for ready in tower.values()),
             ids=[example.id for example in examples],
         )

@@ -12,19 +12,21 @@ from pydantic import AfterValidator, BaseModel, BeforeValidator, ConfigDict, Fie
 
 from mllm_embed.errors import ConfigError
 
+from .data.source import Source
+
 Role = Literal[
     "image", "caption", "composed", "query_image", "target_image", "target_text", "source_text", "composed_text",
-    "negative_text", "target_captioned", "hard_negative",
+    "negative_text", "target_captioned", "query", "target", "hard_negative",
 ]  # fmt: skip
 ROLES: dict[str, tuple[Role, ...]] = {
     "pairs": ("image", "caption", "hard_negative"),
     "triplets": (
         "composed", "query_image", "target_image", "target_text", "target_captioned", "source_text", "composed_text",
-        "hard_negative",
+        "query", "target", "hard_negative",
     ),
     "texts": ("source_text", "target_text", "negative_text", "composed_text", "hard_negative"),
 }  # fmt: skip
-PICTURE_ROLES = ("image", "composed", "query_image", "target_image", "target_captioned")
+PICTURE_ROLES = ("image", "composed", "query_image", "target_image", "target_captioned", "query", "target")
 
 
 class Use(NamedTuple):
@@ -41,6 +43,15 @@ class _Section(BaseModel):
 Roles = Annotated[
     list[Role], BeforeValidator(lambda value: [value] if isinstance(value, str) else value), Field(min_length=1)
 ]
+
+
+def _sources(value: Any) -> Any:
+    """One source for a list of one, and a bare path for a data folder."""
+    listed = value if isinstance(value, (list, tuple)) else [value]
+    return tuple({"path": entry} if isinstance(entry, (str, Path)) else entry for entry in listed)
+
+
+Sources = Annotated[tuple[Source, ...], BeforeValidator(_sources), Field(min_length=1)]
 
 
 class Term(_Section):
@@ -125,7 +136,9 @@ class Evaluate(_Section):
 
 
 class Stage(_Section):
-    data: Path = Field(description="folder with the file that `rows` names, relative to where you start")
+    data: Sources = Field(
+        description="a data folder, or a list of sources {path, format, ...}, relative to where you start"
+    )
     rows: Literal["pairs", "triplets", "texts"] = Field(
         description="which of the folder's files to read: pairs, triplets or texts"
     )
@@ -162,6 +175,9 @@ class Stage(_Section):
     per_source: int = Field(
         default=1, gt=0, description="rows of one source that share a batch: 1 mixes, batch_size keeps sources apart"
     )
+    max_unreadable: float = Field(
+        default=0.01, ge=0, lt=1, description="share of unreadable rows that others replace; more of them end the run"
+    )
     epochs: float = Field(default=1, gt=0, description="passes over the rows")
     steps: int | None = Field(default=None, gt=0, description="stop after so many steps instead of epochs")
     learning_rate: float = Field(default=2e-4, gt=0, description="its peak, after the warm-up")
@@ -190,6 +206,17 @@ class Stage(_Section):
         return self
 
     @model_validator(mode="after")
+    def _order_fits_sources(self) -> Stage:
+        if self.mined and (len(self.data) > 1 or self.data[0].format != "folder"):
+            raise ValueError("mined goes with one data folder, for which it was made")
+        if self.per_cluster > 1 and not self.mined:
+            raise ValueError("per_cluster needs a mined file with clusters: python -m training mine --clusters")
+        near = self.per_image > 1 or self.per_cluster > 1 or self.per_source > 1
+        if self.streaming and (near or any(term.bank for term in self.terms)):
+            raise ValueError("streamed sources come in their own order: no per_image, per_cluster, per_source or bank")
+        return self
+
+    @model_validator(mode="after")
     def _dimensions_increase(self) -> Stage:
         if self.matryoshka != sorted(set(self.matryoshka)):
             raise ValueError(f"matryoshka must list increasing dimensions, not {self.matryoshka}")
@@ -210,6 +237,16 @@ class Stage(_Section):
         if self.chunk_tokens != "auto" and self.chunk_tokens < 1:
             raise ValueError(f"chunk_tokens must be auto or at least 1, not {self.chunk_tokens}")
         return self
+
+    @property
+    def streaming(self) -> bool:
+        """Whether rows come nearly in the order of their shards."""
+        return any(source.streaming for source in self.data)
+
+    @property
+    def where(self) -> str:
+        """Where its rows come from, for a message."""
+        return ", ".join(str(source.path) for source in self.data)
 
     @property
     def uses(self) -> list[Use]:
@@ -272,6 +309,9 @@ class Recipe(_Section):
         default="sdpa", description="attention kernel; eager trains faster on a CPU, where sdpa's backward pass is slow"
     )
     gradient_checkpointing: bool = Field(default=False, description="a third more time for much less memory")
+    deepspeed: str | None = Field(
+        default=None, description="zero2, zero3, zero2-offload, zero3-offload, or a JSON file: DeepSpeed's config"
+    )
     workers: int = Field(default=0, ge=0, description="processes that decode pictures; 0: the training process")
 
 

@@ -5,14 +5,20 @@ from __future__ import annotations
 import hashlib
 from collections import OrderedDict
 from collections.abc import Callable, Hashable, Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
+from typing import TYPE_CHECKING, NamedTuple
 
-from torch.utils.data import Dataset
+from torch.utils.data import Dataset, get_worker_info
 
-from mllm_embed.errors import DataError
+from mllm_embed.errors import DataError, ImageError, MLLMEmbedError
 from mllm_embed.types import Item
 
 from .data import Row
+from .data.spares import spare
+from .data.stream import hold_blocks
+
+if TYPE_CHECKING:
+    from .stage_data import StageRows
 
 KEPT = 64  # inputs; rows that share a picture come one after the other
 
@@ -26,14 +32,23 @@ class Ready:
     number: int
 
 
+class Lost(NamedTuple):
+    """A row that could not be read."""
+
+    row: str
+    source: str
+    reason: str
+
+
 @dataclass(frozen=True)
 class Example:
-    """A row as the collator needs it: what plays each role, one input or several, and the keys of what stands in a
-    bank or asks one."""
+    """A row as the collator needs it: what plays each role, one input or several, the keys of what stands in a bank or
+    asks one, and the rows that it stands for because they could not be read."""
 
     id: str
     roles: dict[str, tuple[Ready, ...]]
     keys: dict[str, int]
+    lost: tuple[Lost, ...] = ()
 
 
 class Reader:
@@ -78,16 +93,36 @@ class Reader:
 
 
 class Examples(Dataset):
-    """The examples of rows that are at hand by number."""
+    """The examples of a stage's rows. One that cannot be read is replaced by another of its source, and told."""
 
-    def __init__(self, rows: Sequence[Row], read: Callable[[Row], Example]):
-        self.rows, self.read = rows, read
+    def __init__(self, rows: StageRows, read: Callable[[Row], Example], seed: int):
+        self.rows, self.read, self.seed = rows, read, seed
+        self._started = False
 
     def __len__(self) -> int:
         return len(self.rows)
 
-    def __getitem__(self, index: int) -> Example:
-        return self.read(self.rows[index])
+    def __getitem__(self, index: int) -> Example | MLLMEmbedError:
+        """In a worker an error is handed on: torch would wrap it in the worker's traceback."""
+        worker = get_worker_info()
+        if not self._started:
+            hold_blocks(self.rows.mixed, worker.num_workers if worker else 0)
+            self._started = True
+        try:
+            return self._readable(index)
+        except MLLMEmbedError as error:
+            if worker is None:
+                raise
+            return error
+
+    def _readable(self, index: int) -> Example:
+        lost: list[Lost] = []
+        while True:
+            at = spare(self.rows.mixed, index, len(lost), self.seed) if lost else index
+            try:
+                return replace(self.read(self.rows[at]), lost=tuple(lost))
+            except (DataError, ImageError) as error:
+                lost.append(Lost(*self.rows.name(at), str(error)))
 
 
 def key_of(item: Item) -> int:

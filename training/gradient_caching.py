@@ -9,12 +9,14 @@ step, dropout repeats itself, and the gradients are those of keeping everything,
 
 from __future__ import annotations
 
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
+from contextlib import nullcontext
 
 import torch
 from torch import Tensor, nn
 from torch.utils.checkpoint import checkpoint
 
+from .alignment import Turn, in_order, in_step
 from .collator import Batch, Chunk
 from .temperature import Temperature
 
@@ -25,15 +27,22 @@ class BatchEncoder(nn.Module):
     Frozen chunks give the vectors of the base model, bit for bit: without adapter, dropout or gradient.
     """
 
-    def __init__(self, model: nn.Module, temperature: Temperature | None = None):
+    def __init__(
+        self, model: nn.Module, temperature: Temperature | None = None, aligned: bool = False, bf16: bool = False
+    ):
+        """`aligned`: all processes run the same kinds of chunks, as ZeRO needs it; `bf16`: under bfloat16 autocast."""
         super().__init__()
         self.model = model
         self.temperature = temperature or Temperature(0.05)
+        self.aligned, self.bf16 = aligned, bf16
 
     def forward(self, batch: Batch) -> tuple[Tensor, Tensor]:
         """-> [U, D] float32, L2-normalised, the live ones first, and the temperature, a scalar."""
-        live = [self._cached(chunk) if batch.cached else self._encode(chunk) for chunk in batch.live]
-        return torch.cat([*live, *self._frozen(batch.frozen)]), self.temperature()
+        live, frozen, cached = in_step(batch, self._device) if self.aligned else in_order(batch)
+        with torch.autocast(self._device.type, torch.bfloat16, enabled=self.bf16) if self.bf16 else nullcontext():
+            encode = self._cached if cached else self._encode
+            vectors = _in_place(encode, batch.live, live) + self._frozen(batch.frozen, frozen)
+        return torch.cat(vectors), self.temperature()
 
     def _cached(self, chunk: Chunk) -> Tensor:
         # the chunk stays where it is until it is computed, so checkpoint sees by this which device's dropout to repeat
@@ -48,16 +57,28 @@ class BatchEncoder(nn.Module):
         return next(self.model.parameters()).device
 
     @torch.no_grad()
-    def _frozen(self, chunks: Sequence[Chunk]) -> list[Tensor]:
+    def _frozen(self, chunks: Sequence[Chunk], turns: Sequence[Turn]) -> list[Tensor]:
         if not chunks:
             return []
         training = self.model.training
         self.model.eval()
         try:
             with self.model.backbone.disable_adapter():
-                return [self._encode(chunk) for chunk in chunks]
+                return _in_place(self._encode, chunks, turns)
         finally:
             self.model.train(training)
 
-    def trainable(self) -> dict[str, Tensor]:
-        return {name: p.detach() for name, p in self.named_parameters() if p.requires_grad}
+    def trainable(self) -> dict[str, nn.Parameter]:
+        return {name: parameter for name, parameter in self.named_parameters() if parameter.requires_grad}
+
+
+def _in_place(encode: Callable[[Chunk], Tensor], chunks: Sequence[Chunk], turns: Sequence[Turn]) -> list[Tensor]:
+    """The chunks' vectors, in the chunks' order; those that only repeat one take part in the backward pass with 0."""
+    vectors, nothing = {}, 0.0
+    for number, counts in turns:
+        encoded = encode(chunks[number])
+        if counts:
+            vectors[number] = encoded
+        else:
+            nothing = nothing + 0 * encoded.sum()
+    return [vectors[number] + nothing if number == 0 else vectors[number] for number in range(len(chunks))]

@@ -6,6 +6,7 @@ import argparse
 import math
 from collections.abc import Sequence
 from dataclasses import dataclass
+from glob import glob
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
@@ -13,10 +14,10 @@ from mllm_embed.errors import ConfigError, ModelError, user_errors
 
 if TYPE_CHECKING:
     from .config import Recipe, Stage
-    from .data import Row
     from .plan_inputs import MicroBatch
     from .plan_memory import StepPeak
     from .plan_model import Counts
+    from .stage_data import StageRows
 
 GIB = 1 << 30
 EPILOG = """examples:
@@ -96,7 +97,7 @@ def make_plan(recipe: Recipe, memory: float | None = None, picture: tuple[int, i
     for name, stage in recipe.stages.items():
         rows = _rows(stage)
         if rows is not None:
-            check_batch(name, stage, rows)
+            check_batch(name, stage, len(rows))
         inputs = _inputs(recipe, stage, rows, config, picture)
         tokens = None if stage.chunk_tokens == "auto" else stage.chunk_tokens
         room = available - base - 16 * counts.trainable
@@ -107,18 +108,16 @@ def make_plan(recipe: Recipe, memory: float | None = None, picture: tuple[int, i
     return Plan(source, counts, precision, base, stages, RESERVE[place.type], available)
 
 
-def _rows(stage: Stage) -> list[Row] | None:
+def _rows(stage: Stage) -> StageRows | None:
     """The stage's rows, or None where its data is not on disk (yet)."""
-    from mllm_embed.folder import DataFolder
+    from .stage_data import open_stage
 
-    from .data.folder import read_rows
-
-    if not stage.data.exists():
+    if not all(source.path.exists() or glob(str(source.path)) for source in stage.data):
         return None
-    return read_rows(DataFolder.open(stage.data, stage.pictures), stage.data, stage.rows, stage.roles)
+    return open_stage(stage)[0]
 
 
-def _steps(stage: Stage, rows: list[Row] | None) -> int | None:
+def _steps(stage: Stage, rows: StageRows | None) -> int | None:
     """As Trainer counts them: incomplete batches are dropped."""
     if stage.steps is not None or rows is None:
         return stage.steps
@@ -126,7 +125,7 @@ def _steps(stage: Stage, rows: list[Row] | None) -> int | None:
 
 
 def _inputs(
-    recipe: Recipe, stage: Stage, rows: list[Row] | None, config: Any, picture: tuple[int, int] | None
+    recipe: Recipe, stage: Stage, rows: StageRows | None, config: Any, picture: tuple[int, int] | None
 ) -> list[MicroBatch]:
     from mllm_embed.checkpoint import read_settings
     from mllm_embed.prompts import PROMPT_SETS
@@ -138,7 +137,7 @@ def _inputs(
     folder = locate(recipe.model)
     saved = read_settings(folder) if folder else None
     prompts = prompts_of(recipe) or (saved.prompts if saved else PROMPT_SETS["instructcir"])
-    return micro_batches(stage, rows, config, _processor(folder), prompts, picture)
+    return micro_batches(stage, None if rows is None else rows.sample(), config, _processor(folder), prompts, picture)
 
 
 def _processor(folder: Path | None) -> Any:

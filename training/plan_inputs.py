@@ -66,7 +66,7 @@ def micro_batches(
     counts: dict[tuple[bool, str], int] = {}
     for use in sorted(stage.uses, key=lambda use: use.frozen):
         group = use.frozen, samples[use.role].role
-        counts[group] = counts.get(group, 0) + stage.batch_size
+        counts[group] = counts.get(group, 0) + stage.batch_size * _times(stage, rows, use.role)
     items = ItemProcessor(processor, prompts, family_of(config)) if processor is not None else None
     batches = []
     for (frozen, kind), count in counts.items():
@@ -81,10 +81,12 @@ def _samples(stage: Stage, rows: list[Row] | None, size: tuple[int, int] | None)
     """The longest input of each role, with blank pictures of the right size in place of its own."""
     if rows is None:
         picture = Image.new("RGB", size or PICTURE)
-        return {role: _example(role, picture) for role in stage.roles}
+        return {role: _example(role, picture) for role in stage.encoded}
     samples = {}
-    for role in stage.roles:
-        items = [row.roles[role] for row in rows]
+    for role in stage.encoded:
+        items = [item for row in rows for item in _played(row, role, stage.hard_negatives)]
+        if not items:  # hard negatives that no row has
+            items = [Document(text=WORDS)]
         item = max(items, key=_letters)
         if item.images:
             sizes = [load_image(picture).size for item in items[:SAMPLE] for picture in item.images]
@@ -92,6 +94,17 @@ def _samples(stage: Stage, rows: list[Row] | None, size: tuple[int, int] | None)
             item = replace(item, image=[picture] * max(len(other.images) for other in items))
         samples[role] = item
     return samples
+
+
+def _played(row: Row, role: str, hard_negatives: int | None) -> tuple[Item, ...]:
+    return row.hard_negatives[:hard_negatives] if role == "hard_negative" else (row.roles[role],)
+
+
+def _times(stage: Stage, rows: list[Row] | None, role: str) -> int:
+    """How many inputs of a role a row has at most."""
+    if rows is None:
+        return stage.hard_negatives or 1 if role == "hard_negative" else 1
+    return max(len(_played(row, role, stage.hard_negatives)) for row in rows)
 
 
 def _letters(item: Item) -> int:
@@ -109,8 +122,10 @@ def _joined(shown: Item, told: Item) -> Item:
 
 def _example(role: str, picture: Image.Image) -> Item:
     """What a role looks like, by its name."""
-    if role in ("composed", "composed_text"):
-        return Query(picture, WORDS) if role == "composed" else Query(text=WORDS, instruction=WORDS)
+    if role in ("composed", "query"):
+        return Query(picture, WORDS)
+    if role == "composed_text":
+        return Query(text=WORDS, instruction=WORDS)
     if role == "target_captioned":
         return Document(image=picture, text=WORDS)
     return Document(image=picture) if role in PICTURE_ROLES else Document(text=WORDS)

@@ -6,14 +6,18 @@ import json
 import shutil
 import subprocess
 import time
+from collections.abc import Iterable
 from itertools import takewhile
 from pathlib import Path
 from typing import Any
+
+from torch import Tensor
 
 from mllm_embed.errors import ConfigError
 from mllm_embed.files import write_json
 from mllm_embed.versions import versions
 
+from .checkpoints import KEPT, check_room, checkpoint_bytes, clear
 from .config import Recipe
 
 RUN_FILE = "run.json"
@@ -48,10 +52,30 @@ def write_run(recipe: Recipe, data: dict[str, str]) -> None:
         write_json(recipe.output / RUN_FILE, _described(recipe, data) | record)
 
 
-def last_checkpoint(folder: Path) -> str | None:
-    """The newest whole checkpoint: trainer_state.json is what Trainer writes last."""
-    whole = [path.parent for path in folder.glob("checkpoint-*/trainer_state.json") if path.stat().st_size]
-    return str(max(whole, key=lambda path: int(path.name.split("-")[-1]))) if whole else None
+def clear_leftovers(recipe: Recipe) -> None:
+    """Remove what a process that was killed left half-written."""
+    for pattern in (".*.tmp", *(f".{name}-*" for name in recipe.stages)):
+        for path in recipe.output.glob(pattern):
+            shutil.rmtree(path) if path.is_dir() else path.unlink()
+    for name in recipe.stages:
+        home = recipe.output / "checkpoints" / name
+        clear(home)
+        for path in home.glob(".*.tmp"):
+            path.unlink()
+
+
+def check_space(recipe: Recipe, stage: str, trainable: Iterable[Tensor]) -> None:
+    """Raises DataError where the output's disk has no room for what a stage and those after it will yet write there.
+
+    That is as many checkpoints as are kept and the one that is written beside them, less those that are there, and an
+    adapter for each stage.
+    """
+    home, stages = recipe.output / "checkpoints" / stage, list(recipe.stages)
+    size = checkpoint_bytes(trainable)
+    there = sum(path.stat().st_size for path in home.glob("checkpoint-*/*"))
+    adapters = len(stages) - stages.index(stage)
+    needed = max((KEPT + 1) * size - there, size) + adapters * (size // 3)
+    check_room(recipe.output, needed, f"stage '{stage}' (its checkpoints and the adapters)")
 
 
 def _is_finished(stage: Path) -> bool:

@@ -188,8 +188,3 @@ def _laid(starts: np.ndarray, lengths: np.ndarray, chunks: np.ndarray) -> np.nda
     lengths, starts = lengths[chunks], starts[chunks]
     ends = np.cumsum(lengths)
     return np.repeat(starts - (ends - lengths), lengths) + np.arange(ends[-1] if len(ends) else 0)
-
-
-def GroupedSampler(groups: Sequence[str], per_group: int, seed: int) -> RowSampler:
-    """One level of named groups: what the trainer asked for before it knew levels."""
-    return RowSampler(len(groups), seed, levels=[(numbered(groups), per_group)])

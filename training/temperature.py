@@ -21,11 +21,11 @@ class Temperature(nn.Module):
         if bounds:
             low, high = bounds
             share = math.log(start / low) / math.log(high / low)
-            self.position = nn.Parameter(torch.tensor(math.log(share / (1 - share))))
+            self.position = nn.Parameter(torch.tensor([math.log(share / (1 - share))]))  # DeepSpeed takes no scalar
 
     def forward(self) -> Tensor:
         """A scalar, float32."""
         if not self.bounds:
             return torch.tensor(self.start)
         low, high = self.bounds
-        return low * (high / low) ** torch.sigmoid(self.position.float())
+        return low * (high / low) ** torch.sigmoid(self.position[0].float())

@@ -7,22 +7,25 @@ from pathlib import Path
 from typing import Any
 
 import torch
-from safetensors import SafetensorError
 from safetensors.torch import load_file, save_file
 from torch import Tensor, nn
 from torch.utils.data import Sampler
 from transformers import Trainer
+from transformers.trainer import SCHEDULER_NAME
 
 from mllm_embed.errors import ModelError
 
 from .bank import Bank
+from .checkpoints import ASIDE, check_room, checkpoint_bytes, failing_disk, publish
 from .collator import Batch
 from .config import Stage, Term
+from .data.unreadable import Unreadable
 from .gathering import Pool, gather
 from .losses import Asked, Weighing, contrast, contrast_bank, nested
 from .meter import Meter, mean_cosine
 from .tiled import Found
 from .watch import Watch
+from .zero import OPTIMIZER_FILE, load_moments, save_moments, whole
 
 TRAINABLE_FILE = "trainable.safetensors"
 
@@ -33,10 +36,18 @@ class ContrastiveTrainer(Trainer):
     A checkpoint holds the trainable parameters alone, beside Trainer's own optimiser, scheduler and random states.
     """
 
-    def __init__(self, *args: Any, stage: Stage, order: Sampler[int] | None, banks: dict[str, Bank], **kwargs: Any):
-        """`order` gives the numbers of the rows, none for a stream; `banks` the candidates of terms, by name."""
+    def __init__(
+        self,
+        *args: Any,
+        stage: Stage,
+        order: Sampler[int],
+        banks: dict[str, Bank],
+        unreadable: Unreadable,
+        **kwargs: Any,
+    ):
+        """`order` gives the rows' numbers, `banks` the candidates of terms by name; `unreadable` hears of lost rows."""
         super().__init__(*args, **kwargs)
-        self.stage, self.order, self.banks = stage, order, banks
+        self.stage, self.order, self.banks, self.unreadable = stage, order, banks, unreadable
         self.model_accepts_loss_kwargs = False
         self.meter, self.watch = Meter(self.args.device), Watch(stage, Path(self.args.output_dir))
         self.add_callback(self.meter)
@@ -46,6 +57,9 @@ class ContrastiveTrainer(Trainer):
         if "error" in inputs:
             raise inputs["error"]
         batch: Batch = inputs["batch"]
+        for lost in batch.lost:
+            self.unreadable.add(*lost)
+        self.unreadable.count(self.args.per_device_train_batch_size)
         vectors, temperature = model(batch)
         weighing = Weighing(temperature.to(vectors.device), self.stage.mask_margin, self.stage.hardness)
         pool = gather(vectors, batch, self.args.per_device_train_batch_size)
@@ -107,31 +121,74 @@ class ContrastiveTrainer(Trainer):
         self.watch.gradient(norm)
         return norm
 
-    def _get_train_sampler(self, train_dataset: Any = None) -> Sampler[int] | None:
+    def _get_train_sampler(self, train_dataset: Any = None) -> Sampler[int]:
         return self.order
 
     def get_decay_parameter_names(self, model: nn.Module) -> list[str]:
         return [name for name in super().get_decay_parameter_names(model) if "temperature" not in name.split(".")]
 
-    def _save(self, output_dir: str | None = None, state_dict: dict[str, Tensor] | None = None) -> None:
-        folder = Path(output_dir or self.args.output_dir)
-        folder.mkdir(parents=True, exist_ok=True)
-        names = self.accelerator.unwrap_model(self.model).trainable()
-        gathered = state_dict or names
-        save_file({name: gathered[name].detach().contiguous().cpu() for name in names}, folder / TRAINABLE_FILE)
+    # ---- checkpoints: written aside and sealed; under ZeRO whole tensors of what it cut
+
+    @property
+    def _trainable(self) -> dict[str, nn.Parameter]:
+        return self.accelerator.unwrap_model(self.model).trainable()
+
+    def _get_output_dir(self, trial: Any) -> str:
+        return str(Path(self.args.output_dir) / ASIDE)
+
+    def _save_checkpoint(self, model: nn.Module, trial: Any) -> None:
+        home = Path(self.args.output_dir)
+        written = home / ASIDE / f"checkpoint-{self.state.global_step}"
+        check_room(home, checkpoint_bytes(self._trainable.values()), "a checkpoint")
+        with failing_disk(written):
+            super()._save_checkpoint(model, trial)
+            self.accelerator.wait_for_everyone()
+            if self.args.should_save:
+                publish(written, home)
+        self.accelerator.wait_for_everyone()
+
+    def save_model(self, output_dir: str | None = None, _internal_call: bool = False) -> None:
+        parameters = self._trainable
+        with whole(parameters):
+            if self.args.should_save:
+                folder = Path(output_dir or self.args.output_dir)
+                folder.mkdir(parents=True, exist_ok=True)
+                state = {name: parameter.detach().contiguous().cpu() for name, parameter in parameters.items()}
+                save_file(state, folder / TRAINABLE_FILE)
+
+    def _save_optimizer_and_scheduler(self, output_dir: str) -> None:
+        if not self.is_deepspeed_enabled:
+            return super()._save_optimizer_and_scheduler(output_dir)
+        save_moments(
+            self._trainable, self.deepspeed.optimizer, Path(output_dir) / OPTIMIZER_FILE, self.args.should_save
+        )
+        if self.args.should_save:
+            torch.save(self.lr_scheduler.state_dict(), Path(output_dir) / SCHEDULER_NAME)
+
+    def _prepare_for_training(self, max_steps: int, train_dataloader: Any, resume_from_checkpoint: str | None) -> Any:
+        """DeepSpeed's own checkpoints are pickles, and hold the frozen weights too: ours are read here."""
+        if not self.is_deepspeed_enabled or resume_from_checkpoint is None:
+            return super()._prepare_for_training(max_steps, train_dataloader, resume_from_checkpoint)
+        folder = Path(resume_from_checkpoint)
+        self._load_from_checkpoint(resume_from_checkpoint)
+        prepared = super()._prepare_for_training(max_steps, train_dataloader, None)
+        load_moments(self._trainable, self.deepspeed.optimizer, folder / OPTIMIZER_FILE)
+        self.lr_scheduler.load_state_dict(torch.load(folder / SCHEDULER_NAME, weights_only=True))
+        return prepared
 
     def _load_from_checkpoint(self, resume_from_checkpoint: str, model: nn.Module | None = None) -> None:
-        try:
-            state = load_file(Path(resume_from_checkpoint) / TRAINABLE_FILE)
-        except (OSError, SafetensorError) as error:
-            raise ModelError(
-                f"checkpoint {resume_from_checkpoint} is damaged; remove it to resume before it"
-            ) from error
-        wanted = self.accelerator.unwrap_model(self.model).trainable()
-        if state.keys() != wanted.keys():
+        weights, wanted = load_file(Path(resume_from_checkpoint) / TRAINABLE_FILE), self._trainable
+        if weights.keys() != wanted.keys():
             raise ModelError(f"{resume_from_checkpoint} was made with other LoRA settings; start a new output folder")
         for name, parameter in wanted.items():
-            parameter.copy_(state[name])
+            parameter.data.copy_(weights[name])
+
+    def _run_epoch(self, **kwargs: Any) -> None:
+        """A run that goes on from its last step has no more to do: Trainer would take one step, and then look."""
+        if self.state.global_step >= self.state.max_steps:
+            self.control.should_training_stop = True
+        else:
+            super()._run_epoch(**kwargs)
 
 
 def term_loss(term: Term, pool: Pool, weighing: Weighing) -> Found:

@@ -13,10 +13,10 @@ from transformers import TrainerCallback
 
 from mllm_embed.errors import ModelError
 
+from .checkpoints import last_checkpoint
 from .collator import Batch
 from .config import Stage, Term
 from .gathering import Pool
-from .run_folder import last_checkpoint
 
 PATIENCE = 10  # steps one after the other that must look collapsed
 SHRUNK = 0.1  # share of the vectors' first spread that a collapse leaves at most

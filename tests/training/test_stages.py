@@ -15,8 +15,8 @@ from safetensors.torch import load_file
 
 from mllm_embed import MLLMEmbedder
 from mllm_embed.checkpoint import read_settings
-from mllm_embed.errors import ConfigError, DataError, ImageError
-from mllm_embed.training import stages
+from mllm_embed.errors import ConfigError, DataError
+from mllm_embed.training import stage_run, stages
 from mllm_embed.training import trainer as trainer_module
 from mllm_embed.training.cli import main
 from mllm_embed.training.config import Recipe, load_recipe
@@ -145,13 +145,30 @@ def test_a_bf16_base_trains_without_autocast(recipe: Path, bf16_llava: Path, tmp
     assert all(np.isfinite(weight).all() for weight in _weights(tmp_path / "run").values())
 
 
-def test_a_truncated_picture_is_one_sentence_from_a_worker_too(recipe: Path, data: Path) -> None:
+def test_a_truncated_picture_ends_a_small_run_with_one_sentence(recipe: Path, data: Path) -> None:
     picture = data / "images/2.png"
     picture.write_bytes(picture.read_bytes()[:60])
     for workers in (0, 1):
-        with pytest.raises(ImageError, match=r"images/2.png cannot be read") as caught:
+        with pytest.raises(DataError, match=r"max_unreadable 0.01 allows.*images/2.png cannot be read") as caught:
             run_recipe(load_recipe(recipe, [f"workers={workers}"]))
         assert "\n" not in str(caught.value)
+
+
+def test_unreadable_rows_are_replaced_and_listed(recipe: Path, data: Path, tmp_path: Path) -> None:
+    picture = data / "images/2.png"
+    picture.write_bytes(picture.read_bytes()[:60])
+    patience = [f"stages.{stage}.max_unreadable=0.9" for stage in ("captions", "instructions")]
+    runs = {workers: tmp_path / str(workers) for workers in (0, 2)}
+    for workers, output in runs.items():
+        run_recipe(load_recipe(recipe, [*patience, f"workers={workers}", f"output={output}"]))
+        lost = [json.loads(line) for line in (output / "unreadable.jsonl").read_text().splitlines()]
+        assert all("images/2.png cannot be read" in row["reason"] and row["source"] == str(data) for row in lost)
+        shown = [json.loads(line) for file in ("pairs", "triplets") for line in (data / f"{file}.jsonl").open()]
+        assert {row["id"] for row in lost} == {
+            row["id"] for row in shown if "images/2.png" in (row["image"], row.get("target_image"))
+        }
+    one, other = (_weights(output) for output in runs.values())
+    assert all(np.array_equal(one[name], other[name]) for name in one)
 
 
 @pytest.mark.parametrize(
@@ -238,13 +255,13 @@ def test_help_teaches() -> None:
 
 def test_keys_reach_the_optimiser_and_the_adapter(tiny_llava: Path, data: Path, tmp_path: Path, monkeypatch) -> None:
     seen = []
-    real = stages.ContrastiveTrainer.train
+    real = stage_run.ContrastiveTrainer.train
 
     def train(self, *args, **kwargs):
         seen.append(self.args)
         return real(self, *args, **kwargs)
 
-    monkeypatch.setattr(stages.ContrastiveTrainer, "train", train)
+    monkeypatch.setattr(stage_run.ContrastiveTrainer, "train", train)
     stage = {
         "data": data, "rows": "pairs", "batch_size": 4, "steps": 1, "schedule": "linear", "warmup": 0.25,
         "weight_decay": 0.125, "learning_rate": 0.5, "terms": [{"query": "image", "positive": "caption"}],

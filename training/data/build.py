@@ -73,7 +73,11 @@ def triplet(cells: Cells) -> dict[str, Item]:
     target_image, target_text = cells.image("target_image"), cells.text("target_text")
     words = target_text or cells.text("target_caption")
     asked_in_words = (instruction and (source or not image)) and Query(text=source, instruction=instruction)
+    caption = cells.text("target_caption")
     return _given(
+        # whatever asks and whatever answers, for sources that mix pictures and words
+        query=Query(image=image, instruction=instruction) if image else asked_in_words,
+        target=Document(image=target_image, text=caption) if target_image else words and Document(text=words),
         composed=image and Query(image=image, instruction=instruction),
         query_image=image and Document(image=image),
         target_image=target_image and Document(image=target_image),

@@ -38,7 +38,9 @@ def _pair(pair: Pair) -> Row:
 def _triplet(triplet: Triplet) -> Row:
     roles = {
         "composed": Query(image=triplet.image, instruction=triplet.instruction),
+        "query": Query(image=triplet.image, instruction=triplet.instruction),
         "query_image": Document(image=triplet.image),
+        "target": Document(image=triplet.target_image) if triplet.target_image else Document(text=triplet.target_text),
     }
     if triplet.target_image:
         roles["target_image"] = Document(image=triplet.target_image)

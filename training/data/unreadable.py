@@ -27,6 +27,7 @@ class Unreadable:
     def __init__(self, path: Path, rows: int | None = None, share: float = 0.01):
         self.path, self.rows, self.share = path, rows, share
         self.seen = self.met = 0
+        self.last = ""
         self._known = _before(path)
 
     def count(self, seen: int) -> None:
@@ -36,7 +37,7 @@ class Unreadable:
 
     def add(self, identifier: str, source: str, reason: str) -> None:
         """Note one of them. Raises DataError when the file cannot be written."""
-        self.met += 1
+        self.met, self.last = self.met + 1, reason
         if (identifier, source) in self._known:
             return
         self._known.add((identifier, source))
@@ -58,8 +59,8 @@ class Unreadable:
     def _judge(self, least: int) -> None:
         if self.seen >= least and self.met > self.share * self.seen:
             raise DataError(
-                f"{self.met:,} of the {self.seen:,} rows seen cannot be read, more than {self.share:.1%}: "
-                f"{self.path} lists them with the reason"
+                f"{self.met:,} of the {self.seen:,} rows seen cannot be read, more than max_unreadable "
+                f"{self.share:g} allows; {self.path} lists them, the last: {self.last}"
             )
 
 

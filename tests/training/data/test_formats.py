@@ -91,6 +91,8 @@ def test_mmeb_gives_each_row_the_roles_that_it_has(tmp_path: Path, streaming: bo
     changed = opened("triplets", "composed", "target_image", **source)
     assert [row.roles for row in changed] == [
         {
+            "query": Query(image=picture, instruction="make it red"),
+            "target": Document(image=target, text="Represent the given image."),
             "composed": Query(image=picture, instruction="make it red"),
             "query_image": Document(image=picture),
             "target_image": Document(image=target),
@@ -103,8 +105,13 @@ def test_mmeb_gives_each_row_the_roles_that_it_has(tmp_path: Path, streaming: bo
         ("a cat", (Document(text="a dog"),))
     ]
     words = opened("triplets", "composed_text", "target_image", **source)
-    assert words[0].roles == {"composed_text": Query(instruction="find a cat"), "target_image": Document(image=target)}
+    assert words[0].roles["composed_text"] == Query(instruction="find a cat")
+    assert words[0].roles["target_image"] == Document(image=target) and "composed" not in words[0].roles
     assert words[0].hard_negatives == (Document(image=picture),)
+    every = opened("triplets", "query", "target", **source)
+    assert not every.skipped() and [(row.roles["query"].role, row.roles["target"].role) for row in every] == [
+        ("composed", "captioned"), ("composed", "text"), ("text", "image"),
+    ]  # fmt: skip
     with pytest.raises(DataError, match="none of its 3 rows offers source_text"):
         opened("triplets", "source_text", **source)
 

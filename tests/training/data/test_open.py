@@ -46,7 +46,7 @@ def test_sources_follow_one_another(mega: Path) -> None:
     [
         ({"path": "nowhere.jsonl"}, "triplets", ["composed"], "nowhere.jsonl does not exist, and matches no file"),
         ({}, "pairs", ["image"], "format megapairs gives triplets, not pairs"),
-        ({}, "triplets", ["target_text"], "its rows offer composed, .*, and a term of the loss needs target_text"),
+        ({}, "triplets", ["target_text"], "its rows offer query, .*, and a term of the loss needs target_text"),
         ({"columns": {"instruction": "q_txt"}}, "triplets", [], "no column 'q_txt' for instruction; it has q_img,"),
         ({"columns": {"instuction": "q_text"}}, "triplets", [], "'instuction', did you mean 'instruction'"),
         ({"pool": "x.json"}, "triplets", [], "format megapairs has no second file; leave out pool"),

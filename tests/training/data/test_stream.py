@@ -18,7 +18,8 @@ from mllm_embed.training.data import Row, Source
 from mllm_embed.training.data.open import open_rows
 from mllm_embed.training.data.order import quotas, stream_order
 from mllm_embed.training.data.rows import MixedRows
-from mllm_embed.training.data.stream import StreamRows
+from mllm_embed.training.data.spares import spare
+from mllm_embed.training.data.stream import StreamSampler
 
 TAR = {"image": "jpg", "caption": "json.caption", "id": "__key__"}
 
@@ -73,8 +74,8 @@ def ids(rows: list[Row]) -> list[str]:
     return [row.id for row in rows]
 
 
-def loaded(stream: StreamRows, workers: int) -> list[str]:
-    loader = DataLoader(stream, batch_size=8, num_workers=workers, collate_fn=ids)
+def loaded(rows: MixedRows, order: StreamSampler, workers: int) -> list[str]:
+    loader = DataLoader(rows, batch_size=8, sampler=order, num_workers=workers, collate_fn=ids)
     return [name for batch in loader for name in batch]
 
 
@@ -110,20 +111,27 @@ def test_parquet_gives_the_same_rows_streamed_and_mapped(tmp_path: Path) -> None
 
 
 @pytest.mark.parametrize("workers", [0, 1, 2])
-def test_a_stream_goes_on_at_any_row(shards: MixedRows, workers: int) -> None:
-    whole = StreamRows(shards, batch_size=8, seed=3)
-    expected = ids(list(whole))
-    assert len(set(expected)) == len(expected) == len(whole) == 608
-    assert loaded(whole, workers) == expected
-    for skipped in (8, 301, 600):
-        rest = StreamRows(shards, batch_size=8, seed=3)
-        rest.skip(skipped)
-        assert loaded(rest, workers) == expected[skipped:] and len(rest) == 608 - skipped
+def test_workers_change_nothing_of_a_stream(shards: MixedRows, workers: int) -> None:
+    order = StreamSampler(shards, batch_size=8, seed=3)
+    expected = [shards[number].id for number in order]
+    assert len(set(expected)) == len(expected) == len(order) == 608
+    assert loaded(shards, order, workers) == expected
+
+
+def test_batches_belong_to_the_processes_in_turn(shards: MixedRows) -> None:
+    """As accelerate deals them: batch b goes to process b % 3."""
+    whole = np.array(list(StreamSampler(shards, batch_size=8, seed=3, processes=3))).reshape(-1, 3, 8)
+    parts = shards.parts
+    for rank in range(3):
+        own = stream_order(
+            [part.blocks() for part in parts], [len(part) for part in parts], [None, None], 8, 3, 0, rank, 3
+        )
+        assert np.array_equal(whole[:, rank].reshape(-1), own)
 
 
 def test_order_is_a_function_of_seed_and_epoch(shards: MixedRows) -> None:
     def order(seed: int, epoch: int) -> list[int]:
-        stream = StreamRows(shards, batch_size=8, seed=seed)
+        stream = StreamSampler(shards, batch_size=8, seed=seed)
         stream.set_epoch(epoch)
         return stream.order().tolist()
 
@@ -172,7 +180,7 @@ def test_an_unreadable_row_gives_way_to_the_next(tmp_path: Path) -> None:
     assert len(rows) == 51
     with pytest.raises(DataError, match='000.tar: row 51: "json.caption" is missing or empty'):
         rows[50]
-    assert Counter(ids(list(StreamRows(rows, batch_size=1, seed=0))))["000/0000"] == 2
+    assert rows[spare(rows, 50, 1, seed=0)].id == "000/0000"
 
 
 @pytest.mark.parametrize("path", ["https://example.org/{0..9}.tar", "hf://datasets/some/one", "someone/data"])

@@ -1,0 +1,123 @@
+"""Checkpoints that are whole or absent, whenever the process dies: written aside, sealed, renamed.
+
+A seal is a file with the sha256 of every other file. What has none, or another content than it says, is no checkpoint;
+the one before is then the last.
+"""
+
+from __future__ import annotations
+
+import hashlib
+import json
+import os
+import shutil
+import sys
+from collections.abc import Iterable, Iterator
+from contextlib import contextmanager
+from pathlib import Path
+
+from safetensors import SafetensorError
+from torch import Tensor
+
+from mllm_embed.errors import DataError
+
+SEAL = "seal.json"
+ASIDE = ".unfinished"
+KEPT = 2
+OVERHEAD = 2**20  # bytes of a checkpoint beside the tensors: states of schedulers and random generators, JSON
+
+
+def last_checkpoint(folder: Path) -> str | None:
+    """The newest whole checkpoint; a damaged one is told and passed over."""
+    for path in reversed(_numbered(folder)):
+        if is_whole(path):
+            return str(path)
+        print(f"{path} is damaged; the run goes on from before it", file=sys.stderr)
+    return None
+
+
+def is_whole(checkpoint: Path) -> bool:
+    """Whether every file is there as it was sealed."""
+    try:
+        seal = json.loads((checkpoint / SEAL).read_text(encoding="utf-8"))
+        return bool(seal) and all(_digest(checkpoint / name) == digest for name, digest in seal.items())
+    except (OSError, ValueError, AttributeError, TypeError):
+        return False
+
+
+def publish(written: Path, home: Path) -> None:
+    """Seal a checkpoint that was written aside, give it its place in `home`, and drop all but the last KEPT there."""
+    names = sorted(str(path.relative_to(written)) for path in written.rglob("*") if path.is_file())
+    seal = written / SEAL
+    seal.write_text(json.dumps({name: _digest(written / name) for name in names}, indent=1), encoding="utf-8")
+    for path in (*(written / name for name in names), seal, written):
+        _to_disk(path)  # a machine that loses power keeps renames and contents in any order
+    place = home / written.name
+    if place.exists():  # a damaged one of the same step
+        os.replace(place, written.with_name(f"{place.name}-damaged"))
+    os.replace(written, place)
+    _to_disk(home)
+    for old in _numbered(home)[:-KEPT]:
+        os.replace(old, home / ASIDE / f"{old.name}-old")  # at once: half an old checkpoint is none
+    clear(home)
+
+
+def clear(home: Path) -> None:
+    """Remove what was being written, or removed, when a process died."""
+    shutil.rmtree(home / ASIDE, ignore_errors=True)
+
+
+def checkpoint_bytes(trainable: Iterable[Tensor]) -> int:
+    """What a checkpoint takes: each trainable number in float32, AdamW's two moments of it, and the rest."""
+    return 12 * sum(getattr(parameter, "ds_numel", parameter.numel()) for parameter in trainable) + OVERHEAD
+
+
+@contextmanager
+def failing_disk(written: Path) -> Iterator[None]:
+    """What torch, safetensors and Python raise when a disk fails, within, becomes a DataError; what is there goes."""
+    try:
+        yield
+    except (OSError, SafetensorError, RuntimeError) as error:
+        if isinstance(error, RuntimeError) and not ("PytorchStreamWriter" in str(error) or "file" in str(error)):
+            raise
+        shutil.rmtree(written.parent, ignore_errors=True)
+        raise DataError(
+            f"cannot write {written.parent.parent / written.name} ({str(error).splitlines()[0]}); make room and start "
+            "the same command again: it goes on from the checkpoint before"
+        ) from error
+
+
+def check_room(folder: Path, needed: int, what: str) -> None:
+    """Raises DataError where the disk of `folder` has fewer than `needed` bytes free."""
+    while not folder.exists():
+        folder = folder.parent
+    free = shutil.disk_usage(folder).free
+    if free < needed:
+        raise DataError(
+            f"{what} needs {_size(needed)} on the disk of {folder}, which has {_size(free)} free; make room or choose "
+            "another output, and start the same command again"
+        )
+
+
+def _numbered(folder: Path) -> list[Path]:
+    found = [path for path in folder.glob("checkpoint-*") if path.name.split("-")[-1].isdigit()]
+    return sorted(found, key=lambda path: int(path.name.split("-")[-1]))
+
+
+def _digest(path: Path) -> str:
+    digest = hashlib.sha256()
+    with path.open("rb") as file:
+        while piece := file.read(1 << 20):
+            digest.update(piece)
+    return digest.hexdigest()
+
+
+def _to_disk(path: Path) -> None:
+    handle = os.open(path, os.O_RDONLY)
+    try:
+        os.fsync(handle)
+    finally:
+        os.close(handle)
+
+
+def _size(count: int) -> str:
+    return f"{count / 2**30:.2f} GiB" if count >= 2**30 / 10 else f"{count / 2**20:.1f} MiB"

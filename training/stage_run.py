@@ -1,0 +1,139 @@
+"""One stage of a run: rows, order, encoder and trainer put together."""
+
+from __future__ import annotations
+
+import sys
+from collections.abc import Callable
+from dataclasses import dataclass, replace
+from functools import cached_property
+from pathlib import Path
+from typing import Any
+
+import torch
+from tqdm import tqdm
+from transformers import PrinterCallback, TrainerCallback, TrainingArguments
+
+from mllm_embed import MLLMEmbedder
+from mllm_embed.folder import Benchmark
+from mllm_embed.model_card import ModelCardInfo
+
+from .advice import Advice
+from .bank import Bank, make_bank
+from .checkpoints import last_checkpoint
+from .checks import first_process, processes
+from .chunking import find_chunk_tokens
+from .collator import ContrastiveCollator
+from .config import Recipe, Stage
+from .data.unreadable import FILE, Unreadable
+from .examples import Examples, Reader
+from .gathering import world
+from .gradient_caching import BatchEncoder
+from .run_folder import check_space
+from .run_log import LOG_FILE, Console, JsonLog
+from .stage_data import StageRows, order_of
+from .temperature import Temperature
+from .trainer import ContrastiveTrainer
+from .validation import Validation
+from .zero import whole
+
+PROBES = (1, 4)  # rows
+
+
+@dataclass
+class StageRun:
+    """Trains `embedder` on a stage and leaves its adapter in the run's folder."""
+
+    recipe: Recipe
+    name: str
+    rows: StageRows
+    benchmark: Benchmark | None
+    embedder: MLLMEmbedder
+    bf16: bool
+    seed: int
+    zero: dict[str, Any] | None
+
+    @property
+    def stage(self) -> Stage:
+        return self.recipe.stages[self.name]
+
+    @property
+    def home(self) -> Path:
+        """Where its checkpoints lie."""
+        return self.recipe.output / "checkpoints" / self.name
+
+    def train(self, card: Callable[[], ModelCardInfo], stopping: TrainerCallback) -> None:
+        """From the last checkpoint on, where there is one. Raises ModelError where the training goes wrong."""
+        trainer = self._trainer(stopping)
+        validation = None
+        if self.benchmark:
+            validation = Validation(self.benchmark, self.stage.evaluate.every, self.embedder, trainer)
+            trainer.add_callback(validation)
+        trainer.train(resume_from_checkpoint=last_checkpoint(self.home))
+        told = trainer.unreadable.close()
+        if told:
+            tqdm.write(f"{self.name}  {told}")
+        if validation:
+            validation.take_best()
+        with whole(self.encoder.trainable()):
+            if first_process():
+                self.embedder.settings = replace(self.embedder.settings, matryoshka=tuple(self.stage.matryoshka))
+                self.embedder.save_pretrained(self.recipe.output / self.name, card=card())
+        trainer.accelerator.wait_for_everyone()
+
+    @cached_property
+    def encoder(self) -> BatchEncoder:
+        temperature = Temperature(self.stage.temperature, self.stage.learn_temperature)
+        aligned = bool(self.zero)  # accelerate's autocast does not reach into DeepSpeed's engine
+        return BatchEncoder(self.embedder.model, temperature, aligned=aligned, bf16=self.bf16 and aligned)
+
+    def _trainer(self, stopping: TrainerCallback) -> ContrastiveTrainer:
+        stage, output = self.stage, self.recipe.output
+        if self.recipe.gradient_checkpointing:
+            self.embedder.model.gradient_checkpointing_enable()
+        arguments = self._arguments()
+        check_space(self.recipe, self.name, self.encoder.trainable().values())
+        read = Reader(self.embedder.items.prepared, stage.encoded, stage.keyed, stage.hard_negatives)
+        examples = Examples(self.rows, read, self.seed)
+        banks, log = self._banks(), JsonLog(output / LOG_FILE, self.name)
+        rank, _ = world()
+        lost = output / (FILE if rank == 0 else FILE.replace(".", f"-{rank}."))
+        trainer = ContrastiveTrainer(
+            model=self.encoder, args=arguments, train_dataset=examples, stage=stage, banks=banks,
+            order=order_of(stage, self.rows, self.seed, processes()),
+            data_collator=ContrastiveCollator(self.embedder.items, stage.uses, self._chunk_tokens(examples)),
+            unreadable=Unreadable(lost, len(self.rows) // processes(), stage.max_unreadable),
+            callbacks=[log, Console(self.name), Advice(stage, self.rows.sample(), banks, log), stopping],
+        )  # fmt: skip
+        trainer.remove_callback(PrinterCallback)
+        return trainer
+
+    def _arguments(self) -> TrainingArguments:
+        stage = self.stage
+        return TrainingArguments(
+            output_dir=str(self.home), seed=self.seed, bf16=self.bf16 and not self.zero, deepspeed=self.zero,
+            use_cpu=not torch.cuda.is_available(), dataloader_pin_memory=torch.cuda.is_available(),
+            per_device_train_batch_size=stage.batch_size // processes(), dataloader_drop_last=True,
+            dataloader_num_workers=self.recipe.workers,
+            num_train_epochs=stage.epochs, max_steps=stage.steps or -1, learning_rate=stage.learning_rate,
+            lr_scheduler_type=stage.schedule, warmup_steps=stage.warmup, weight_decay=stage.weight_decay,
+            save_steps=stage.save_steps, logging_steps=10, logging_first_step=True,
+            report_to=["tensorboard"], remove_unused_columns=False, label_names=[], disable_tqdm=True,
+        )  # fmt: skip
+
+    def _chunk_tokens(self, examples: Examples) -> int:
+        if self.stage.chunk_tokens != "auto":
+            return self.stage.chunk_tokens
+        collate = ContrastiveCollator(self.embedder.items, self.stage.uses, sys.maxsize)
+        first = [examples[index] for index in range(min(max(PROBES), len(examples)))]
+        few, more = (collate(first[:count])["batch"] for count in PROBES)
+        return find_chunk_tokens(self.encoder, few, more, self.bf16)
+
+    def _banks(self) -> dict[str, Bank]:
+        terms = [term for term in self.stage.terms if term.bank]
+        return {
+            term.name: make_bank(
+                term, self.rows, self.embedder.encode, self.home / f"bank-{number}.safetensors",
+                self.stage.hard_negatives,
+            )
+            for number, term in enumerate(terms)
+        }  # fmt: skip
