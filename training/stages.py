@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import sys
 from collections.abc import Callable
+from contextlib import suppress
 from dataclasses import replace
 from functools import partial
 from pathlib import Path
@@ -13,7 +14,7 @@ from transformers import PrinterCallback, TrainingArguments, set_seed
 
 from mllm_embed import MLLMEmbedder
 from mllm_embed.devices import bfloat16_pays, device_for
-from mllm_embed.errors import ConfigError
+from mllm_embed.errors import ConfigError, MLLMEmbedError
 from mllm_embed.folder import Benchmark, DataFolder
 from mllm_embed.lora import LoraSpec, add_lora, load_adapter
 from mllm_embed.model_card import ModelCardInfo
@@ -72,8 +73,11 @@ def run_recipe(recipe: Recipe, after_stage: Callable[[str, Path], None] | None =
                 _train_stage(
                     recipe, name, stage, rows[name], benchmarks.get(name), embedder, bf16, recipe.seed + number, card
                 )
-            finally:
-                _report(recipe)
+            except MLLMEmbedError:
+                with suppress(MLLMEmbedError):  # nothing to draw is not what the user must hear of
+                    _report(recipe)
+                raise
+            _report(recipe)
             if after_stage:
                 after_stage(name, recipe.output / name)
     return recipe.output / name
