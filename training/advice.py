@@ -1,4 +1,7 @@
-"""What a person should know about a stage: what its terms compare, and what its rows or its figures give away."""
+"""What a person should know about a stage: what its terms compare, and what its rows or its figures give away.
+
+Hard negatives that no loss reads, and batches that hold fewer negatives than they seem to, cost quality without a sign.
+"""
 
 from __future__ import annotations
 

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import math
 import resource
 import sys
 import time
@@ -31,7 +32,7 @@ class Meter(TrainerCallback):
         self._since = 0.0
 
     def note(self, name: str, value: Tensor) -> None:
-        """A scalar of this step; the log gets the mean over steps and processes, NaN left out."""
+        """A scalar of this step; the log gets the mean over steps and processes without the NaN, if any is left."""
         self._notes.setdefault(name, []).append(value.detach())
 
     def starts(self) -> None:
@@ -69,8 +70,8 @@ class Meter(TrainerCallback):
         found["memory_gib"] = round(every[:, 6].max().item(), 3)
         if unreadable:
             found["unreadable"] = int(unreadable)
-        averages = every[:, 7:].nanmean(0).tolist()
-        found |= {name: round(value, 4) for name, value in zip(self._notes, averages, strict=True)}
+        averages = zip(self._notes, every[:, 7:].nanmean(0).tolist(), strict=True)
+        found |= {name: round(value, 4) for name, value in averages if not math.isnan(value)}
         self._notes.clear()
         self._counts = dict.fromkeys(self._counts, 0.0)
         return found

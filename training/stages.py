@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Callable
+from contextlib import suppress
 from functools import partial
 from pathlib import Path
 
@@ -10,7 +11,7 @@ from transformers import set_seed
 
 from mllm_embed import MLLMEmbedder
 from mllm_embed.devices import bfloat16_pays, device_for
-from mllm_embed.errors import ConfigError
+from mllm_embed.errors import ConfigError, MLLMEmbedError
 from mllm_embed.folder import DataFolder
 from mllm_embed.lora import LoraSpec, add_lora, load_adapter
 
@@ -60,8 +61,11 @@ def run_recipe(recipe: Recipe, after_stage: Callable[[str, Path], None] | None =
             run = StageRun(recipe, name, rows[name], benchmarks.get(name), embedder, bf16, recipe.seed + number, zero)
             try:
                 run.train(partial(card_of, recipe, name, data, rows), stopping)
-            finally:
-                _report(recipe)
+            except MLLMEmbedError:
+                with suppress(MLLMEmbedError):  # nothing to draw is not what the user must hear of
+                    _report(recipe)
+                raise
+            _report(recipe)
             finished.append(name)
             if zero and len(finished) < len(recipe.stages):  # DeepSpeed's engine leaves a model that no other can take
                 forget_config()

@@ -107,7 +107,7 @@ class ContrastiveTrainer(Trainer):
     def log(self, logs: dict[str, float], *args: Any, **kwargs: Any) -> None:
         if "loss" in logs:
             logs |= self.meter.figures()
-        if "train_runtime" not in logs:  # Trainer's last words count what padding it takes for rows
+        if "train_runtime" not in logs:  # Trainer's closing line says nothing that the others do not
             super().log(logs, *args, **kwargs)
 
     def get_batch_samples(self, *args: Any, **kwargs: Any) -> Any:
