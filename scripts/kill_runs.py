@@ -101,7 +101,9 @@ def differences(whole: Path, killed: Path) -> list[str]:
         if one.keys() != other.keys() or any(not one[name].equal(other[name]) for name in one):
             found.append(f"{stage}: adapter")
     logs = [[json.loads(line) for line in (run / "log.jsonl").read_text().splitlines()] for run in (whole, killed)]
-    steps = [[(row["stage"], row["step"], row["loss"]) for row in log if "loss" in row] for log in logs]
+    # a row's loss is a mean over the steps since the row before, or since the run went on; these are the step's own
+    own = ("stage", "step", "grad_norm", "learning_rate")
+    steps = [[[row[key] for key in own] for row in log if "loss" in row] for log in logs]
     found += ["log.jsonl"] if steps[0] != steps[1] else []
     return found + [f"left over: {path.relative_to(killed)}" for path in killed.rglob(".*")]
 

@@ -174,6 +174,9 @@ class ContrastiveTrainer(Trainer):
         prepared = super()._prepare_for_training(max_steps, train_dataloader, None)
         load_moments(self._trainable, self.deepspeed.optimizer, folder / OPTIMIZER_FILE)
         self.lr_scheduler.load_state_dict(torch.load(folder / SCHEDULER_NAME, weights_only=True))
+        groups = self.deepspeed.optimizer.optimizer.param_groups
+        for group, rate in zip(groups, self.lr_scheduler.get_last_lr(), strict=True):
+            group["lr"] = rate  # which a scheduler only sets when it steps
         return prepared
 
     def _load_from_checkpoint(self, resume_from_checkpoint: str, model: nn.Module | None = None) -> None:
@@ -183,12 +186,15 @@ class ContrastiveTrainer(Trainer):
         for name, parameter in wanted.items():
             parameter.data.copy_(weights[name])
 
-    def _run_epoch(self, **kwargs: Any) -> None:
-        """A run that goes on from its last step has no more to do: Trainer would take one step, and then look."""
+    def _run_epoch(self, epoch: int, **kwargs: Any) -> None:
+        """Tells the order its epoch, which accelerate does not where several processes share a batch; and stops a run
+        that goes on from its last step, where Trainer would take one more before it looks."""
+        if self.order is not None and hasattr(self.order, "set_epoch"):
+            self.order.set_epoch(epoch)
         if self.state.global_step >= self.state.max_steps:
             self.control.should_training_stop = True
         else:
-            super()._run_epoch(**kwargs)
+            super()._run_epoch(epoch=epoch, **kwargs)
 
 
 def term_loss(term: Term, pool: Pool, weighing: Weighing) -> Found:

@@ -17,6 +17,7 @@ from mllm_embed.errors import ConfigError
 from mllm_embed.files import read_json
 
 from .config import Recipe
+from .gathering import world
 
 CONFIGS = Path(__file__).parent / "deepspeed"
 OPTIMIZER_FILE = "optimizer.safetensors"
@@ -98,7 +99,7 @@ def save_moments(parameters: Mapping[str, nn.Parameter], optimizer: Any, path: P
 
 def load_moments(parameters: Mapping[str, nn.Parameter], optimizer: Any, path: Path) -> None:
     """Put back what `save_moments` wrote, into an engine that has not stepped yet."""
-    from deepspeed.utils import safe_set_full_optimizer_state
+    from deepspeed.utils import safe_set_full_optimizer_state, safe_set_local_optimizer_state
 
     state = load_file(path)
     for piece in _pieces(optimizer):
@@ -107,7 +108,19 @@ def load_moments(parameters: Mapping[str, nn.Parameter], optimizer: Any, path: P
     _link(optimizer)
     for name, parameter in parameters.items():
         for moment in MOMENTS:
-            safe_set_full_optimizer_state(parameter, state[f"{moment}/{name}"].to(parameter.device), moment)
+            tensor = state[f"{moment}/{name}"].to(parameter.device)
+            if hasattr(parameter, "ds_id"):  # ZeRO-3 takes whole tensors only where they divide by the processes
+                safe_set_local_optimizer_state(parameter, _share(tensor, parameter.ds_tensor.ds_numel), moment)
+            else:
+                safe_set_full_optimizer_state(parameter, tensor, moment)
+
+
+def _share(tensor: Tensor, length: int) -> Tensor:
+    """This process's piece of a tensor that ZeRO-3 cut, the last one filled up with zeros."""
+    rank, count = world()
+    flat = tensor.new_zeros(count * length)
+    flat[: tensor.numel()] = tensor.flatten()
+    return flat[rank * length : (rank + 1) * length]
 
 
 def _link(optimizer: Any) -> None:

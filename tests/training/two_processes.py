@@ -10,7 +10,7 @@ import os
 import sys
 import time
 import traceback
-from contextlib import contextmanager
+from contextlib import contextmanager, suppress
 from dataclasses import replace
 from pathlib import Path
 from typing import Any
@@ -133,6 +133,28 @@ def hard_negatives():
         stages.read_rows = real
 
 
+class Stop(Exception):
+    """As if the process died."""
+
+
+@contextmanager
+def stopped_after(steps: int):
+    from mllm_embed.training import trainer as trainer_module
+
+    real = trainer_module.ContrastiveTrainer.compute_loss
+
+    def compute_loss(self: Any, *args: Any, **kwargs: Any) -> Any:
+        if self.state.global_step == steps:
+            raise Stop
+        return real(self, *args, **kwargs)
+
+    trainer_module.ContrastiveTrainer.compute_loss = compute_loss
+    try:
+        yield
+    finally:
+        trainer_module.ContrastiveTrainer.compute_loss = real
+
+
 def gradients(recipe: Path, overrides: list[str], accumulation: int) -> tuple[dict[str, torch.Tensor], dict[str, list]]:
     from mllm_embed.training.config import load_recipe
     from mllm_embed.training.stages import run_recipe
@@ -155,11 +177,15 @@ def main(folder: Path) -> None:
     start = time.monotonic()
     for name, kind, engine, recipe, overrides in json.loads((folder / "tasks.json").read_text()):
         overrides = [*overrides, f"output={folder / name}"]
+        os.environ.pop("ACCELERATE_USE_DEEPSPEED", None)  # an engine before leaves it
         zero = config(engine, folder)
         overrides += [f"deepspeed={zero}"] if zero else []
         try:
             if kind == "run":
                 with hard_negatives():
+                    with stopped_after(1), suppress(Stop):
+                        run_recipe(load_recipe(recipe, overrides))
+                    forget_config()
                     run_recipe(load_recipe(recipe, overrides))
             else:
                 moved, found = gradients(Path(recipe), overrides, int(kind))
