@@ -59,6 +59,7 @@ class ContrastiveTrainer(Trainer):
         batch: Batch = inputs["batch"]
         for lost in batch.lost:
             self.unreadable.add(*lost)
+        self.meter.unreadable += len(batch.lost)
         self.unreadable.count(self.args.per_device_train_batch_size)
         vectors, temperature = model(batch)
         weighing = Weighing(temperature.to(vectors.device), self.stage.mask_margin, self.stage.hardness)
