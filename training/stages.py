@@ -2,11 +2,13 @@
 
 from __future__ import annotations
 
+import os
 from collections.abc import Callable
 from contextlib import suppress
 from functools import partial
 from pathlib import Path
 
+import torch
 from transformers import set_seed
 
 from mllm_embed import MLLMEmbedder
@@ -39,6 +41,8 @@ def run_recipe(recipe: Recipe, after_stage: Callable[[str, Path], None] | None =
     that fails its checks or lacks what the loss needs, ModelError for a model that cannot be loaded or whose training
     goes wrong, Stopped after a SIGTERM.
     """
+    if not torch.cuda.is_available():
+        os.environ.setdefault("DS_ACCELERATOR", "cpu")  # or DeepSpeed, where it is installed, warns of a CPU
     zero = zero_config(recipe)
     rows, data = _open(recipe)
     validation = {name: DataFolder.open(s.evaluate.data) for name, s in recipe.stages.items() if s.evaluate}
