@@ -29,7 +29,8 @@ from mllm_embed.eval.evaluate import evaluate
 from mllm_embed.eval.figures import bootstrap_means
 from mllm_embed.eval.paired import paired
 from mllm_embed.files import write_file, write_json
-from mllm_embed.training.config import Recipe, load_recipe
+from mllm_embed.training.config import Recipe
+from mllm_embed.training.recipe_files import load_recipe
 from mllm_embed.training.stages import run_recipe
 
 DATA, OUTPUT = Path("runs/demo/data"), Path("runs/ablation")

@@ -43,7 +43,7 @@ def main() -> int:
     from mllm_embed.eval.evaluate import evaluate
     from mllm_embed.eval.report import comparison_table, settings_of, write_result, write_sheet
     from mllm_embed.eval.score import Result
-    from mllm_embed.training.config import load_recipe
+    from mllm_embed.training.recipe_files import load_recipe
     from mllm_embed.training.stages import run_recipe
 
     disable_progress_bar()  # weights of 14 MB load in a blink

@@ -43,7 +43,7 @@ class _Help(argparse.Action):
         super().__init__(*args, nargs=0, **kwargs)
 
     def __call__(self, parser, namespace, values, option_string=None):
-        from .config import describe_keys
+        from .recipe_files import describe_keys
 
         commands = "\n".join(f"  {name:<24}{told}" for name, (_, told) in COMMANDS.items())
         parser.epilog = EPILOG.format(commands=commands) + describe_keys()
@@ -67,7 +67,7 @@ def main(argv: Sequence[str] | None = None) -> int:
     parser.add_argument("-h", "--help", action=_Help, help="this help, with every key of a recipe")
     args = parser.parse_args(argv)
 
-    from .config import load_recipe
+    from .recipe_files import load_recipe
 
     recipe = load_recipe(args.recipe, args.override)
 

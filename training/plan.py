@@ -241,7 +241,7 @@ def main(argv: Sequence[str] | None = None) -> int:
     if args.memory is not None and not (math.isfinite(args.memory) and args.memory > 0):
         raise ConfigError(f"--memory must be above 0, not {args.memory}")
 
-    from .config import load_recipe
+    from .recipe_files import load_recipe
 
     recipe = load_recipe(args.recipe, args.override)
     plan = make_plan(recipe, args.memory, args.picture)

@@ -7,7 +7,7 @@ from pathlib import Path
 import pytest
 
 from mllm_embed.errors import ConfigError
-from mllm_embed.training.config import RECIPES, describe_keys, load_recipe
+from mllm_embed.training.recipe_files import RECIPES, describe_keys, load_recipe
 
 MINIMAL = """
 model: some/model

@@ -17,7 +17,7 @@ import yaml
 from safetensors.torch import load_file
 from tiny import make_data
 
-from mllm_embed.training.config import load_recipe
+from mllm_embed.training.recipe_files import load_recipe
 from mllm_embed.training.stages import run_recipe
 from mllm_embed.training.zero import zero_config
 

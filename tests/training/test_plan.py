@@ -19,7 +19,6 @@ from mllm_embed.folder import DataFolder
 from mllm_embed.lora import LoraSpec, add_lora
 from mllm_embed.training.cli import main
 from mllm_embed.training.collator import ContrastiveCollator
-from mllm_embed.training.config import RECIPES, load_recipe
 from mllm_embed.training.data.folder import read_rows
 from mllm_embed.training.examples import Reader
 from mllm_embed.training.gradient_caching import BatchEncoder
@@ -28,6 +27,7 @@ from mllm_embed.training.plan import GIB, check, describe, make_plan
 from mllm_embed.training.plan import main as plan
 from mllm_embed.training.plan_inputs import picture_cost
 from mllm_embed.training.plan_model import SHAPES, find_config
+from mllm_embed.training.recipe_files import RECIPES, load_recipe
 
 BASE = Path(__file__).resolve().parents[2] / "scripts/assets/base"
 STATED = {  # with the LM head, as the hub states them; training/shapes/README.md

@@ -15,7 +15,7 @@ from mllm_embed import MLLMEmbedder
 from mllm_embed.quantization import QUANTIZATIONS
 from mllm_embed.training import trainer as trainer_module
 from mllm_embed.training.cli import main
-from mllm_embed.training.config import load_recipe
+from mllm_embed.training.recipe_files import load_recipe
 from mllm_embed.training.stages import run_recipe
 
 pytest.importorskip("bitsandbytes")

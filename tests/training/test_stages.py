@@ -19,7 +19,8 @@ from mllm_embed.errors import ConfigError, DataError
 from mllm_embed.training import stage_run, stages
 from mllm_embed.training import trainer as trainer_module
 from mllm_embed.training.cli import main
-from mllm_embed.training.config import Recipe, load_recipe
+from mllm_embed.training.config import Recipe
+from mllm_embed.training.recipe_files import load_recipe
 from mllm_embed.training.stages import run_recipe
 
 

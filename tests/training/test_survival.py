@@ -20,7 +20,7 @@ from mllm_embed.training import checkpoints, run_folder, stages
 from mllm_embed.training import trainer as trainer_module
 from mllm_embed.training.checkpoints import is_whole, last_checkpoint
 from mllm_embed.training.cli import main
-from mllm_embed.training.config import load_recipe
+from mllm_embed.training.recipe_files import load_recipe
 from mllm_embed.training.stages import run_recipe
 
 ROOT = Path(__file__).resolve().parents[2]

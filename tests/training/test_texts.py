@@ -14,7 +14,7 @@ from safetensors.torch import load_file
 
 from mllm_embed import Document, MLLMEmbedder, Query
 from mllm_embed.errors import ConfigError, DataError
-from mllm_embed.training.config import load_recipe
+from mllm_embed.training.recipe_files import load_recipe
 from mllm_embed.training.stages import run_recipe
 
 COLORS = ("red", "green", "blue", "white", "black", "orange", "purple", "yellow")

@@ -156,7 +156,7 @@ def stopped_after(steps: int):
 
 
 def gradients(recipe: Path, overrides: list[str], accumulation: int) -> tuple[dict[str, torch.Tensor], dict[str, list]]:
-    from mllm_embed.training.config import load_recipe
+    from mllm_embed.training.recipe_files import load_recipe
     from mllm_embed.training.stages import run_recipe
 
     moved, found = {}, {"chunks": [], "buckets": []}
@@ -168,7 +168,7 @@ def gradients(recipe: Path, overrides: list[str], accumulation: int) -> tuple[di
 def main(folder: Path) -> None:
     import deepspeed.ops
 
-    from mllm_embed.training.config import load_recipe
+    from mllm_embed.training.recipe_files import load_recipe
     from mllm_embed.training.stages import run_recipe
     from mllm_embed.training.zero import forget_config
 

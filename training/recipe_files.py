@@ -1,0 +1,135 @@
+"""Reads recipes: YAML files laid over one another and over by the command line, each mistake told in one sentence."""
+
+from __future__ import annotations
+
+import difflib
+from pathlib import Path
+from typing import Any
+
+import yaml
+from pydantic import BaseModel, ValidationError
+
+from mllm_embed.errors import ConfigError
+
+from .config import ROLES, Evaluate, Lora, Recipe, Stage, Term
+from .data.source import Source
+
+RECIPES = Path(__file__).parent / "recipes"
+SECTIONS: dict[str, type[BaseModel]] = {
+    "recipe": Recipe,
+    "lora": Lora,
+    "stages.NAME": Stage,
+    "stages.NAME.terms": Term,
+    "stages.NAME.data, where it is a list": Source,
+    "stages.NAME.evaluate": Evaluate,
+}
+
+
+def load_recipe(path: str | Path, overrides: list[str] = ()) -> Recipe:
+    """Read a YAML recipe, lay it over its `base` where it names one, apply `key=value` overrides (`lora.rank=8`).
+
+    Raises ConfigError for a missing file, bad YAML, an unknown key or a value out of range, naming it.
+    """
+    path = _find(Path(path))
+    raw = _read(path)
+    if "base" in raw:
+        name = raw.pop("base")
+        if not isinstance(name, str):
+            raise ConfigError(f"recipe {path}: base is the name of one other recipe, not {name!r}")
+        beside = path.parent / name
+        base = _read(beside if beside.is_file() else _find(Path(name)))
+        if "base" in base:
+            raise ConfigError(f"recipe {path}: its base {name} stands on a base itself; copy that one's keys")
+        raw = _merged(base, raw)
+    for override in overrides:
+        _apply(raw, override)
+    try:
+        return Recipe.model_validate(raw)
+    except ValidationError as error:
+        raise ConfigError(f"recipe {path}: {_one_sentence(error)}") from error
+
+
+def _find(path: Path) -> Path:
+    if path.is_file():
+        return path
+    named = RECIPES / f"{path.name}.yaml"
+    if path != Path(path.name) or path.suffix == ".yaml" or not named.is_file():
+        known = ", ".join(sorted(p.stem for p in RECIPES.glob("*.yaml")))
+        raise ConfigError(f"recipe {path} does not exist; give a YAML file or one of: {known}")
+    return named
+
+
+def _read(path: Path) -> dict[str, Any]:
+    try:
+        raw = yaml.safe_load(path.read_text(encoding="utf-8"))
+    except (yaml.YAMLError, UnicodeDecodeError) as error:
+        raise ConfigError(f"recipe {path} is not valid YAML: {' '.join(str(error).split())}") from error
+    if not isinstance(raw, dict):
+        raise ConfigError(f"recipe {path} holds no keys; see {RECIPES} for examples")
+    return raw
+
+
+def _merged(below: Any, above: Any) -> Any:
+    """`above` laid over `below`: sections key by key, everything else as a whole."""
+    if not (isinstance(below, dict) and isinstance(above, dict)):
+        return above
+    return below | {key: _merged(below.get(key), value) for key, value in above.items()}
+
+
+def _apply(raw: dict[str, Any], override: str) -> None:
+    key, separator, value = override.partition("=")
+    if not separator or not key:
+        raise ConfigError(f"override '{override}' is not of the form key=value")
+    try:
+        new = _number(value) if _number(value) is not None else yaml.safe_load(value)
+    except yaml.YAMLError as error:
+        raise ConfigError(f"override '{override}': the value is not valid YAML") from error
+    *parents, last = key.split(".")
+    here: Any = raw
+    for parent in parents:
+        here = here.setdefault(parent, {}) if isinstance(here, dict) else here[_index(here, parent, override)]
+    here[last if isinstance(here, dict) else _index(here, last, override)] = new
+
+
+def _number(value: str) -> float | None:
+    """YAML 1.1 reads 1e-3 as a string; people mean the number."""
+    try:
+        return float(value) if "e" in value.lower() else None
+    except ValueError:
+        return None
+
+
+def _index(here: Any, part: str, override: str) -> int:
+    if not isinstance(here, list):
+        raise ConfigError(f"override '{override}': the key goes below a plain value")
+    if not part.isdigit() or int(part) >= len(here):
+        raise ConfigError(f"override '{override}': no entry '{part}' there")
+    return int(part)
+
+
+def _one_sentence(error: ValidationError) -> str:
+    first = error.errors()[0]
+    where = ".".join(str(part) for part in first["loc"] if part != "[key]")
+    if first["type"] != "extra_forbidden":
+        got = "" if isinstance(first["input"], (dict, list)) else f" (got {first['input']!r})"
+        return f"{where or 'recipe'}: {first['msg']}{got}"
+    known = [name for section in SECTIONS.values() for name in section.model_fields]
+    near = difflib.get_close_matches(str(first["loc"][-1]), known, n=1)
+    cure = f"did you mean '{near[0]}'?" if near else "`python -m training --help` lists the keys"
+    return f"unknown key '{where}'; {cure}"
+
+
+def describe_keys() -> str:
+    """The recipe's keys with their meaning and default, for `--help`."""
+    lines = []
+    for title, section in SECTIONS.items():
+        lines.append(f"{title}:")
+        if section is Recipe:
+            lines.append(f"  {'base':<24}name or file of a recipe that this one is laid over, key by key; default none")
+        for name, field in section.model_fields.items():
+            default = "required" if field.is_required() else f"default {field.default}"
+            if isinstance(field.default, BaseModel):
+                default = "see below"
+            lines.append(f"  {name:<24}{field.description or ''}{'; ' if field.description else ''}{default}")
+    lines += ["roles that rows offer:", *(f"  {rows:<24}{', '.join(roles)}" for rows, roles in ROLES.items())]
+    return "\n".join(lines)
