@@ -224,6 +224,7 @@ def test_at_sigterm_the_command_writes_a_checkpoint_and_the_same_command_goes_on
     _assert_same(whole, tmp_path / "run")
 
 
+@pytest.mark.skipif("SLOW_TESTS" not in os.environ, reason="a minute of starting processes: set SLOW_TESTS=1")
 def test_killed_runs_leave_what_unkilled_ones_do(tmp_path: Path) -> None:
     command = [sys.executable, "scripts/kill_runs.py", "--kills", "2", "--output", str(tmp_path / "kills")]
     done = subprocess.run(command, cwd=ROOT, capture_output=True, text=True, timeout=300)
