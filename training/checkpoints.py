@@ -23,6 +23,7 @@ from mllm_embed.errors import DataError
 SEAL = "seal.json"
 ASIDE = ".unfinished"
 KEPT = 2
+TORCH_CANNOT_WRITE = ("inline_container", "iostream", "PytorchStreamWriter")  # in the messages of its RuntimeErrors
 OVERHEAD = 2**20  # bytes of a checkpoint beside the tensors: states of schedulers and random generators, JSON
 
 
@@ -77,7 +78,7 @@ def failing_disk(written: Path) -> Iterator[None]:
     try:
         yield
     except (OSError, SafetensorError, RuntimeError) as error:
-        if isinstance(error, RuntimeError) and not ("PytorchStreamWriter" in str(error) or "file" in str(error)):
+        if isinstance(error, RuntimeError) and not any(sign in str(error) for sign in TORCH_CANNOT_WRITE):
             raise
         shutil.rmtree(written.parent, ignore_errors=True)
         raise DataError(

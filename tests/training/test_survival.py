@@ -147,9 +147,13 @@ def test_a_run_killed_between_its_last_step_and_its_adapter_trains_no_further(
     assert not list(run.rglob(".*"))
 
 
-@pytest.mark.parametrize(("victim", "before"), [("save_file", 1), ("torch.save", 5)])
+FULL = OSError(28, "No space left on device")
+TORCH_FULL = RuntimeError("[enforce fail at inline_container.cc:672] . unexpected pos 41344 vs 41232")  # a full tmpfs
+
+
+@pytest.mark.parametrize(("victim", "before", "error"), [("save_file", 1, FULL), ("torch.save", 5, TORCH_FULL)])
 def test_a_disk_that_fills_up_in_a_checkpoint_leaves_the_one_before(
-    recipe: Path, whole: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch, victim: str, before: int
+    recipe: Path, whole: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch, victim: str, before: int, error
 ) -> None:
     """`before`: how often it writes until the second checkpoint."""
     real, calls = (torch.save if victim == "torch.save" else trainer_module.save_file), []
@@ -157,12 +161,12 @@ def test_a_disk_that_fills_up_in_a_checkpoint_leaves_the_one_before(
     def write(*args, **kwargs):
         calls.append(args)
         if len(calls) > before:
-            raise OSError(28, "No space left on device")
+            raise error
         return real(*args, **kwargs)
 
     with monkeypatch.context() as patch:
         patch.setattr("torch.save" if victim == "torch.save" else f"{trainer_module.__name__}.{victim}", write)
-        with pytest.raises(DataError, match=r"cannot write .*checkpoint-4 \(.*No space left.*make room") as told:
+        with pytest.raises(DataError, match=r"cannot write .*checkpoint-4 \(.*\); make room and start") as told:
             run_recipe(load_recipe(recipe, [f"output={tmp_path / 'run'}"]))
     assert "\n" not in str(told.value)
     home = tmp_path / "run/checkpoints/one"
@@ -224,6 +228,7 @@ def test_at_sigterm_the_command_writes_a_checkpoint_and_the_same_command_goes_on
     _assert_same(whole, tmp_path / "run")
 
 
+@pytest.mark.skipif("SLOW_TESTS" not in os.environ, reason="a minute of starting processes: set SLOW_TESTS=1")
 def test_killed_runs_leave_what_unkilled_ones_do(tmp_path: Path) -> None:
     command = [sys.executable, "scripts/kill_runs.py", "--kills", "2", "--output", str(tmp_path / "kills")]
     done = subprocess.run(command, cwd=ROOT, capture_output=True, text=True, timeout=300)
