@@ -40,13 +40,14 @@ class Bank:
     asked: Tensor
     answers: Tensor
 
-    def on(self, like: Tensor) -> Bank:
-        """The bank on the device of `like`, its vectors cut to the same length and normalised again."""
-        moved = {name: tensor.to(like.device) for name, tensor in vars(self).items()}
-        cut = torch.nn.functional.normalize(moved["vectors"][:, : like.shape[1]], dim=-1)
-        return replace(
-            self, **(moved | {"vectors": cut if like.shape[1] < self.vectors.shape[1] else moved["vectors"]})
-        )
+    def to(self, device: torch.device) -> Bank:
+        return Bank(**{name: tensor.to(device) for name, tensor in vars(self).items()})
+
+    def cut(self, dim: int) -> Bank:
+        """With the vectors' first `dim` numbers, normalised again."""
+        if dim == self.vectors.shape[1]:
+            return self
+        return replace(self, vectors=torch.nn.functional.normalize(self.vectors[:, :dim], dim=-1))
 
     def places(self, keys: Tensor) -> Tensor:
         """Where the candidates with some keys lie: [B] int64."""

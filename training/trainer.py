@@ -47,7 +47,8 @@ class ContrastiveTrainer(Trainer):
     ):
         """`order` gives the rows' numbers, `banks` the candidates of terms by name; `unreadable` hears of lost rows."""
         super().__init__(*args, **kwargs)
-        self.stage, self.order, self.banks, self.unreadable = stage, order, banks, unreadable
+        self.stage, self.order, self.unreadable = stage, order, unreadable
+        self.banks = {name: bank.to(self.args.device) for name, bank in banks.items()}
         self.model_accepts_loss_kwargs = False
         self.meter, self.watch = Meter(self.args.device), Watch(stage, Path(self.args.output_dir))
         self.add_callback(self.meter)
@@ -93,7 +94,7 @@ class ContrastiveTrainer(Trainer):
         return mean
 
     def _banked(self, term: Term, vectors: Tensor, pool: Pool, batch: Batch, weighing: Weighing) -> Found:
-        bank = self.banks[term.name].on(vectors)
+        bank = self.banks[term.name].cut(vectors.shape[1])
         query = pool.places[term.queries[0]][pool.mine]
         asks, answers = (batch.keys[role].to(vectors.device) for role in (term.query[0], term.positive[0]))
         return contrast_bank(
