@@ -43,6 +43,8 @@ def zero_config(recipe: Recipe) -> dict[str, Any] | None:
         raise ConfigError(
             f"quantization {recipe.quantization}: ZeRO-3 cannot cut such weights; use zero2 or no deepspeed"
         )
+    if stage == 3 and any(part.evaluate for part in recipe.stages.values()):
+        raise ConfigError("evaluate: ZeRO-3 cannot validate between steps; use zero2 or no deepspeed")
     if find_spec("deepspeed") is None:
         raise ConfigError("deepspeed is not installed; run pip install 'mllm_embed[deepspeed]'")
     if "RANK" not in os.environ:

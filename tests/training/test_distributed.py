@@ -181,6 +181,7 @@ def test_a_shipped_config_leaves_to_the_recipe_what_it_says(
         (["deepspeed=FILE"], "{}", "has no zero_optimization with a stage"),
         (["deepspeed=FILE"], '{"zero_optimization": {"stage": 2}, "bf16": {}}', "take bf16 out of"),
         (["deepspeed=zero3", "quantization=nf4"], None, "ZeRO-3 cannot cut such weights"),
+        (["deepspeed=zero3", "stages.one.evaluate={data: x, every: 1}"], None, "ZeRO-3 cannot validate between"),
         (["deepspeed=zero2"], None, "needs a launcher: torchrun"),
     ],
 )

@@ -16,7 +16,7 @@ from safetensors.torch import load_file
 from tiny import make_data
 
 from mllm_embed.errors import DataError
-from mllm_embed.training import checkpoints, run_folder, stages
+from mllm_embed.training import checkpoints, run_folder, stage_run
 from mllm_embed.training import trainer as trainer_module
 from mllm_embed.training.checkpoints import is_whole, last_checkpoint
 from mllm_embed.training.cli import main
@@ -98,8 +98,8 @@ def test_a_stopped_run_keeps_everything_between_two_steps(
 def test_a_stopped_run_goes_on_within_an_epoch_of_accumulated_batches(
     recipe: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    real = stages.TrainingArguments
-    monkeypatch.setattr(stages, "TrainingArguments", lambda **values: real(**values, gradient_accumulation_steps=2))
+    real = stage_run.TrainingArguments
+    monkeypatch.setattr(stage_run, "TrainingArguments", lambda **values: real(**values, gradient_accumulation_steps=2))
     run_recipe(load_recipe(recipe, [f"output={tmp_path / 'whole'}"]))
     stopped = load_recipe(recipe, [f"output={tmp_path / 'run'}"])
     with monkeypatch.context() as patch:

@@ -39,9 +39,9 @@ def config(engine: str, folder: Path) -> str | None:
 @contextmanager
 def plain_descent(accumulation: int):
     """One step of gradient descent at rate 1 without clipping: what a parameter moves by is its gradient."""
-    from mllm_embed.training import stages
+    from mllm_embed.training import stage_run
 
-    real = stages.TrainingArguments
+    real = stage_run.TrainingArguments
 
     def arguments(**values: Any) -> Any:
         values |= {
@@ -50,11 +50,11 @@ def plain_descent(accumulation: int):
         }  # fmt: skip
         return real(**values)
 
-    stages.TrainingArguments = arguments
+    stage_run.TrainingArguments = arguments
     try:
         yield
     finally:
-        stages.TrainingArguments = real
+        stage_run.TrainingArguments = real
 
 
 @contextmanager
@@ -112,25 +112,25 @@ def capturing(moved: dict[str, torch.Tensor]):
 @contextmanager
 def hard_negatives():
     """Rows that bring one, two or three hard negatives of different lengths."""
-    from mllm_embed.training import stages
+    from mllm_embed.training.data import open as opening
 
-    real = stages.read_rows
+    real = opening.read_rows
 
     def read_rows(folder: Any, path: Any, kind: str, roles: list[str]) -> list[Any]:
-        if "hard_negative" not in roles:
-            return real(folder, path, kind, roles)
-        rows = real(folder, path, kind, [role for role in roles if role != "hard_negative"])
+        rows = real(folder, path, kind, roles)
+        if kind == "pairs":
+            return rows
         texts = [[f"{'long ' * 9 * (n + 1)}negative {row}" for n in range(1 + row % 3)] for row in range(len(rows))]
         return [
             replace(row, hard_negatives=tuple(replace(row.roles["target_text"], text=text) for text in brought))
             for row, brought in zip(rows, texts, strict=True)
         ]
 
-    stages.read_rows = read_rows
+    opening.read_rows = read_rows
     try:
         yield
     finally:
-        stages.read_rows = real
+        opening.read_rows = real
 
 
 class Stop(Exception):
