@@ -58,7 +58,8 @@ def main() -> None:
         examples = [read(rows[number % len(rows)]) for number in range(size)]
         collate = ContrastiveCollator(embedder.items, stage.uses, args.chunk_tokens)
         batch = _cached(_batch(collate, examples))
-        _step(encoder, stage, batch, size)  # gradients exist from here on
+        if not table:
+            _step(encoder, stage, batch, size)  # gradients exist from here on
         with LiveBytes() as live:
             _step(encoder, stage, batch, size)
         cached = _timed(encoder, stage, [batch], size)

@@ -6,7 +6,7 @@ import re
 from pathlib import Path
 from typing import Annotated, Any, Literal, NamedTuple
 
-from pydantic import AfterValidator, BaseModel, BeforeValidator, ConfigDict, Field, model_validator
+from pydantic import AfterValidator, BaseModel, BeforeValidator, ConfigDict, Field, field_validator, model_validator
 
 from .data.source import Source
 
@@ -228,10 +228,18 @@ class Stage(_Section):
                 )
         return self
 
+    @field_validator("chunk_tokens", mode="before")
+    @classmethod
+    def _auto_or_tokens(cls, value: Any) -> Any:
+        if value != "auto" and (type(value) is not int or value < 1):
+            raise ValueError(f"must be auto or a number of tokens from 1 on, not {value!r}")
+        return value
+
     @model_validator(mode="after")
-    def _chunks_hold_tokens(self) -> Stage:
-        if self.chunk_tokens != "auto" and self.chunk_tokens < 1:
-            raise ValueError(f"chunk_tokens must be auto or at least 1, not {self.chunk_tokens}")
+    def _neighbours_fill_batches(self) -> Stage:
+        for name in ("per_image", "per_cluster", "per_source"):
+            if self.batch_size % getattr(self, name):
+                raise ValueError(f"{name} {getattr(self, name)} must divide batch_size {self.batch_size}")
         return self
 
     @property

@@ -41,6 +41,7 @@ class StagePlan:
     step: StepPeak
     steps: int | None
     batch_size: int
+    on_disk: bool
 
 
 @dataclass(frozen=True)
@@ -102,7 +103,11 @@ def make_plan(recipe: Recipe, memory: float | None = None, picture: tuple[int, i
         tokens = None if stage.chunk_tokens == "auto" else stage.chunk_tokens
         room = available - base - 16 * counts.trainable
         stages[name] = StagePlan(
-            inputs, step_peak(model, inputs, setting, tokens, room), _steps(stage, rows), stage.batch_size
+            inputs,
+            step_peak(model, inputs, setting, tokens, room),
+            _steps(stage, rows),
+            stage.batch_size,
+            rows is not None,
         )
     precision = recipe.quantization or str(weights).removeprefix("torch.")
     return Plan(source, counts, precision, base, stages, RESERVE[place.type], available)
@@ -161,7 +166,8 @@ def describe(recipe: Recipe, plan: Plan) -> str:
         f"projector {counts.trained_projector / million:,.2f} M",
     ]
     for name, stage in plan.stages.items():
-        steps = "steps unknown: its data is not on disk" if stage.steps is None else f"{stage.steps:,} steps"
+        known = "steps unknown" if stage.steps is None else f"{stage.steps:,} steps"
+        steps = known if stage.on_disk else f"{known}: its data is not on disk, so inputs are of COCO's size"
         seen = "" if stage.steps is None else f", {stage.steps * stage.batch_size:,} rows seen"
         lines.append(f"stage {name}: {steps}{seen}; one step of {stage.batch_size} rows holds at most")
         for batch in stage.inputs:

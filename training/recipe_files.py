@@ -65,7 +65,8 @@ def _read(path: Path) -> dict[str, Any]:
     except (yaml.YAMLError, UnicodeDecodeError) as error:
         raise ConfigError(f"recipe {path} is not valid YAML: {' '.join(str(error).split())}") from error
     if not isinstance(raw, dict):
-        raise ConfigError(f"recipe {path} holds no keys; see {RECIPES} for examples")
+        what = "is empty" if raw is None else f"is a {type(raw).__name__}, not keys with values"
+        raise ConfigError(f"recipe {path} {what}; see {RECIPES} for examples")
     return raw
 
 
@@ -85,10 +86,20 @@ def _apply(raw: dict[str, Any], override: str) -> None:
     except yaml.YAMLError as error:
         raise ConfigError(f"override '{override}': the value is not valid YAML") from error
     *parents, last = key.split(".")
+    _check_stage(raw, parents, override)
     here: Any = raw
     for parent in parents:
         here = here.setdefault(parent, {}) if isinstance(here, dict) else here[_index(here, parent, override)]
     here[last if isinstance(here, dict) else _index(here, last, override)] = new
+
+
+def _check_stage(raw: dict[str, Any], parents: list[str], override: str) -> None:
+    """A key of a stage that is not there is a slip; a whole stage may be new."""
+    stages = raw.get("stages")
+    if parents[:1] == ["stages"] and len(parents) > 1 and isinstance(stages, dict) and parents[1] not in stages:
+        near = difflib.get_close_matches(parents[1], stages, n=1)
+        cure = f"did you mean '{near[0]}'?" if near else f"it has {', '.join(stages)}"
+        raise ConfigError(f"override '{override}': the recipe has no stage '{parents[1]}'; {cure}")
 
 
 def _number(value: str) -> float | None:
@@ -101,7 +112,7 @@ def _number(value: str) -> float | None:
 
 def _index(here: Any, part: str, override: str) -> int:
     if not isinstance(here, list):
-        raise ConfigError(f"override '{override}': the key goes below a plain value")
+        raise ConfigError(f"override '{override}': the key goes below a plain value ({here!r})")
     if not part.isdigit() or int(part) >= len(here):
         raise ConfigError(f"override '{override}': no entry '{part}' there")
     return int(part)
@@ -111,8 +122,9 @@ def _one_sentence(error: ValidationError) -> str:
     first = error.errors()[0]
     where = ".".join(str(part) for part in first["loc"] if part != "[key]")
     if first["type"] != "extra_forbidden":
-        got = "" if isinstance(first["input"], (dict, list)) else f" (got {first['input']!r})"
-        return f"{where or 'recipe'}: {first['msg']}{got}"
+        said = first["msg"].removeprefix("Value error, ")
+        got = "" if isinstance(first["input"], (dict, list)) or said != first["msg"] else f" (got {first['input']!r})"
+        return f"{where or 'recipe'}: {said}{got}"
     known = [name for section in SECTIONS.values() for name in section.model_fields]
     near = difflib.get_close_matches(str(first["loc"][-1]), known, n=1)
     cure = f"did you mean '{near[0]}'?" if near else "`python -m training --help` lists the keys"
@@ -130,6 +142,7 @@ def describe_keys() -> str:
             default = "required" if field.is_required() else f"default {field.default}"
             if isinstance(field.default, BaseModel):
                 default = "see below"
-            lines.append(f"  {name:<24}{field.description or ''}{'; ' if field.description else ''}{default}")
+            told = [field.description, *([] if default == "default None" else [default])]
+            lines.append(f"  {name:<24}{'; '.join(filter(None, told))}")
     lines += ["roles that rows offer:", *(f"  {rows:<24}{', '.join(roles)}" for rows, roles in ROLES.items())]
     return "\n".join(lines)

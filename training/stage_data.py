@@ -62,7 +62,12 @@ def open_stage(stage: Stage) -> tuple[StageRows, dict[str, str]]:
     mixed = open_rows(stage.data, stage.rows, [role for role in stage.roles if role != "hard_negative"])
     fingerprints = mixed.fingerprints()
     if stage.mined is None:
-        return StageRows(mixed), fingerprints
+        rows = StageRows(mixed)
+        if "hard_negative" in stage.roles and not any(row.hard_negatives for row in rows.sample()):
+            raise DataError(
+                f"{stage.where}: no row brings a hard_negative, which a term needs; give mined, or leave it out"
+            )
+        return rows, fingerprints
     (source,) = stage.data
     mined = read_mined(stage.mined, source.path, fingerprints[str(source.path)], stage.rows, {row.id for row in mixed})
     digest = hashlib.sha256(stage.mined.read_bytes()).hexdigest()

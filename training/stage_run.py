@@ -68,7 +68,10 @@ class StageRun:
         if self.benchmark:
             validation = Validation(self.benchmark, self.stage.evaluate.every, self.embedder, trainer)
             trainer.add_callback(validation)
-        trainer.train(resume_from_checkpoint=last_checkpoint(self.home))
+        checkpoint = last_checkpoint(self.home)
+        if first_process():
+            self._tell(checkpoint)
+        trainer.train(resume_from_checkpoint=checkpoint)
         told = trainer.unreadable.close()
         if told:
             tqdm.write(f"{self.name}  {told}")
@@ -79,6 +82,17 @@ class StageRun:
                 self.embedder.settings = replace(self.embedder.settings, matryoshka=tuple(self.stage.matryoshka))
                 self.embedder.save_pretrained(self.recipe.output / self.name, card=card())
         trainer.accelerator.wait_for_everyone()
+
+    def _tell(self, checkpoint: str | None) -> None:
+        """Where the stage starts, and what its sources give where there are several."""
+        if checkpoint:
+            tqdm.write(f"{self.name}  goes on from {Path(checkpoint).name}")
+        parts = self.rows.mixed.parts
+        for part in parts:
+            if len(parts) > 1 or part.skipped:
+                out = f", {part.skipped:,} left out for lacking a role" if part.skipped else ""
+                weight = "" if part.source.weight is None else f", weight {part.source.weight:g}"
+                tqdm.write(f"{self.name}  {part.source.path}: {len(part):,} rows{out}{weight}")
 
     @cached_property
     def encoder(self) -> BatchEncoder:

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import os
 from collections.abc import Callable
-from contextlib import suppress
+from contextlib import nullcontext, suppress
 from functools import partial
 from pathlib import Path
 
@@ -21,7 +21,7 @@ from .card import card_of
 from .checks import check_batch, check_dimension, first_process, prompts_of
 from .config import Recipe
 from .report import write_report
-from .run_folder import check_output, clear_leftovers, write_run
+from .run_folder import alone_in, check_output, clear_leftovers, write_run
 from .run_log import LOG_FILE
 from .stage_data import StageRows, open_stage
 from .stage_run import StageRun
@@ -51,7 +51,7 @@ def run_recipe(recipe: Recipe, after_stage: Callable[[str, Path], None] | None =
     finished = check_output(recipe, data)
     bf16 = bfloat16_pays(device_for()) if recipe.bf16 == "auto" else recipe.bf16
     stopping = Stopping()
-    with stopping.listening():
+    with stopping.listening(), alone_in(recipe.output) if first_process() else nullcontext():
         embedder = _adapted(recipe, bf16, finished)
         check_dimension(recipe, embedder.dimension)
         if first_process():
@@ -67,9 +67,9 @@ def run_recipe(recipe: Recipe, after_stage: Callable[[str, Path], None] | None =
                 run.train(partial(card_of, recipe, name, data, rows), stopping)
             except MLLMEmbedError:
                 with suppress(MLLMEmbedError):  # nothing to draw is not what the user must hear of
-                    _report(recipe)
+                    _report(recipe, name)
                 raise
-            _report(recipe)
+            _report(recipe, name)
             finished.append(name)
             if zero and len(finished) < len(recipe.stages):  # DeepSpeed's engine leaves a model that no other can take
                 forget_config()
@@ -122,6 +122,7 @@ def _load(recipe: Recipe, bf16: bool) -> MLLMEmbedder:
     return embedder
 
 
-def _report(recipe: Recipe) -> None:
+def _report(recipe: Recipe, stage: str) -> None:
     if first_process() and (recipe.output / LOG_FILE).is_file():
-        print("\n".join(write_report(recipe.output)))
+        told = write_report(recipe.output)
+        print("\n".join(line for line in told if line.startswith(f"{stage}:")))

@@ -19,6 +19,7 @@ from mllm_embed.training import stage_data
 from mllm_embed.training import trainer as trainer_module
 from mllm_embed.training.config import Recipe, Stage
 from mllm_embed.training.mined import write_mined
+from mllm_embed.training.run_folder import alone_in
 from mllm_embed.training.stages import run_recipe
 
 TARGETS = {"query": "composed", "positive": "target_image"}
@@ -177,7 +178,8 @@ def test_sources_are_mixed_by_weight_or_kept_apart(data: Path, tmp_path: Path) -
         ({"learn_temperature": [0.1, 0.2]}, "temperature 0.05 must lie between learn_temperature's 0.1 and 0.2"),
         ({"terms": [TARGETS | {"bank": True, "symmetric": True}]}, "bank: true has one query and takes no symmetric"),
         ({"terms": [{"query": "composed", "positive": "hard_negative"}]}, "hard_negative can only be listed"),
-        ({"chunk_tokens": 0}, "chunk_tokens must be auto or at least 1"),
+        ({"chunk_tokens": 0}, "must be auto or a number of tokens from 1 on, not 0"),
+        ({"per_image": 3}, "per_image 3 must divide batch_size 64"),
         ({"data": [{"path": "x", "streaming": True}], "per_image": 2}, "streamed sources come in their own order"),
         ({"data": [{"path": "x"}, {"path": "y"}], "mined": "z"}, "mined goes with one data folder"),
         ({"data": "https://example.org/x"}, "nothing is downloaded"),
@@ -195,6 +197,18 @@ def test_a_mined_file_of_other_data_is_refused(run: Callable[..., Path], data: P
         file.write("\n")
     with pytest.raises(DataError, match="was mined from data other than"):
         run("other", mined=mined)
+
+
+def test_a_term_whose_negatives_no_row_brings_is_refused(run: Callable[..., Path]) -> None:
+    with pytest.raises(DataError, match="no row brings a hard_negative, which a term needs; give mined"):
+        run("none", terms=[TARGETS | {"negatives": ["hard_negative"]}])
+
+
+def test_two_runs_do_not_share_a_folder(run: Callable[..., Path], tmp_path: Path) -> None:
+    with alone_in(tmp_path / "busy"), pytest.raises(ConfigError, match="another run is writing to .*busy"):
+        run("busy")
+    assert not (tmp_path / "busy/one").exists()
+    assert (run("busy") / "one").is_dir() and not list((tmp_path / "busy").glob(".*"))
 
 
 def test_a_batch_that_processes_cannot_share(run: Callable[..., Path], monkeypatch: pytest.MonkeyPatch) -> None:
