@@ -53,6 +53,8 @@ def test_sources_follow_one_another(mega: Path) -> None:
         ({"pool": "x.json"}, "triplets", [], "format megapairs has no second file; leave out pool"),
         ({"images": "elsewhere"}, "triplets", ["composed"], "elsewhere/1.jpg does not exist.*give images"),
         ({"format": "lasco"}, "triplets", ["composed"], "no column 'query-image' for image; it has q_img"),
+        ({"format": "columns"}, "triplets", ["composed"], "give columns: {image: ..., ins.*; the file has q_img,"),
+        ({"format": "columns"}, "pairs", ["image"], "give columns: {image: ..., caption: ...}; the file has q_img"),
         ({"format": "covr"}, "triplets", ["composed"], "no column 'pth1' for image"),
     ],
 )  # fmt: skip
