@@ -8,21 +8,8 @@ from typing import Annotated, Any, Literal, NamedTuple
 
 from pydantic import AfterValidator, BaseModel, BeforeValidator, ConfigDict, Field, field_validator, model_validator
 
+from .data.roles import PICTURE_ROLES, ROLES, Role
 from .data.source import Source
-
-Role = Literal[
-    "image", "caption", "composed", "query_image", "target_image", "target_text", "source_text", "composed_text",
-    "negative_text", "target_captioned", "query", "target", "hard_negative",
-]  # fmt: skip
-ROLES: dict[str, tuple[Role, ...]] = {
-    "pairs": ("image", "caption", "hard_negative"),
-    "triplets": (
-        "composed", "query_image", "target_image", "target_text", "target_captioned", "source_text", "composed_text",
-        "query", "target", "hard_negative",
-    ),
-    "texts": ("source_text", "target_text", "negative_text", "composed_text", "hard_negative"),
-}  # fmt: skip
-PICTURE_ROLES = ("image", "composed", "query_image", "target_image", "target_captioned", "query", "target")
 
 
 class Use(NamedTuple):

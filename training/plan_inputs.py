@@ -16,8 +16,9 @@ from mllm_embed.processing import ItemProcessor
 from mllm_embed.prompts import PromptSet
 from mllm_embed.types import Document, Item, Query
 
-from .config import PICTURE_ROLES, Stage
+from .config import Stage
 from .data import Row
+from .data.roles import PICTURE_ROLES
 
 # What stands for a data set that is not on disk: its words are about as long as a long caption of COCO, its pictures
 # have COCO's usual size.

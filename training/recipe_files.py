@@ -11,7 +11,8 @@ from pydantic import BaseModel, ValidationError
 
 from mllm_embed.errors import ConfigError
 
-from .config import ROLES, Evaluate, Lora, Recipe, Stage, Term
+from .config import Evaluate, Lora, Recipe, Stage, Term
+from .data.roles import ROLES
 from .data.source import Source
 
 RECIPES = Path(__file__).parent / "recipes"

@@ -130,12 +130,14 @@ def _quotas(sizes: np.ndarray, per_source: int, weights: Sequence[float] | None)
         shares = np.rint(sizes.sum() * given / given.sum()).astype(np.int64)
     quotas = shares // per_source * per_source
     for source in np.flatnonzero((quotas == 0) & (sizes > 0)):
+        cures = ["lower per_source"] * (per_source > 1) + ["give it more weight"] * (weights is not None)
+        needed = f", too few for one chunk of {per_source}" if per_source > 1 else ""
         raise ConfigError(
-            f"source {source} would give {shares[source]} rows an epoch, too few for one chunk of {per_source}; lower "
-            "per_source" + ("" if weights is None else ", or give it more weight")
+            f"source number {source + 1} would give {shares[source]} rows an epoch{needed}; "
+            f"{', '.join(cures)} or leave it out"
         )
     for source in np.flatnonzero((sizes == 0) & (quotas > 0)):
-        raise ConfigError(f"source {source} has a weight but no rows; leave it out")
+        raise ConfigError(f"source number {source + 1} has a weight but no rows; leave it out")
     return quotas
 
 

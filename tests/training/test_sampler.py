@@ -133,10 +133,17 @@ def test_names_are_numbered_in_order_and_none_is_in_no_group() -> None:
     [
         ({"levels": [(np.zeros(3, int), 4)]}, r"groups: 8 rows need \[8\] integers"),
         ({"levels": [(np.zeros(8, int), 0)]}, "level 0: a chunk has at least 1 row"),
-        ({"sources": np.array([0] * 7 + [1]), "per_source": 4}, "source 1 would give 1 rows an epoch, too few"),
+        (
+            {"sources": np.array([0] * 7 + [1]), "per_source": 4},
+            "source number 2 would .*of 4; lower per_source or leave",
+        ),
+        (
+            {"sources": np.array([0] * 7 + [1]), "weights": [1, 0.01]},
+            "2 would give 0 rows an epoch; give it more weight or",
+        ),
         ({"sources": np.array([0] * 7 + [1]), "weights": [1]}, "1 weights for 2 sources"),
         ({"sources": np.array([0] * 7 + [1]), "weights": [1, float("nan")]}, "numbers above 0"),
-        ({"sources": np.array([0] * 7 + [2]), "weights": [1, 1, 1]}, "source 1 has a weight but no rows"),
+        ({"sources": np.array([0] * 7 + [2]), "weights": [1, 1, 1]}, "source number 2 has a weight but no rows"),
         ({"sources": np.array([-1] * 8)}, "numbered from 0"),
     ],
 )

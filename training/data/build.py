@@ -1,4 +1,4 @@
-"""Our columns to the roles of a row, each role as `training.config.ROLES` names it."""
+"""Our columns to the roles of a row, each role as `training.data.roles.ROLES` names it."""
 
 from __future__ import annotations
 

@@ -16,7 +16,9 @@ from mllm_embed.types import ImageLike
 from .files import files_of, table_of
 from .folder import read_rows
 from .formats import FORMATS
+from .formats.columns import EXAMPLES
 from .formats.format import COLUMNS
+from .roles import PICTURE_ROLES
 from .row import Row
 from .rows import ListRows, MixedRows, Rows, TableRows, cell, needed
 from .source import Source
@@ -39,8 +41,6 @@ def open_rows(sources: Sequence[Source], kind: str, roles: Sequence[str]) -> Mix
 
 def open_folder(source: Source, kind: str, roles: list[str]) -> ListRows:
     """A data folder of our own; it is not looked for pictures that no role needs."""
-    from ..config import PICTURE_ROLES
-
     if source.images or source.columns or source.pool:
         raise DataError(
             f"{source.path}: a data folder says by itself where everything is; leave out images and columns"
@@ -83,6 +83,10 @@ def _check_columns(rows: TableRows) -> None:
         error = next(iter(_first(rows)))
         raise DataError(f"{rows.source.path}: none of its first rows can be read: {error}")
     there = list(dict.fromkeys(name for record in records for name in record))
+    if not rows.columns:
+        raise DataError(
+            f"{rows.source.path}: give columns: {EXAMPLES[rows.kind]}; the file has {', '.join(there)[:200]}"
+        )
     optional = rows.format.optional - rows.source.columns.keys()
     for ours, theirs in rows.columns.items():
         if ours not in optional and not any(cell(record, theirs)[0] for record in records):

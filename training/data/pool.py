@@ -21,7 +21,7 @@ def number_of(text: str) -> int:
 class Pool:
     """The records of a JSON file by the text under `key`; 28 bytes of memory a record.
 
-    Raises DataError for a missing file, and for a record without the key.
+    Raises DataError for a missing file, for a record without the key, and for one that is no JSON.
     """
 
     def __init__(self, path: Path, key: str):
@@ -33,7 +33,7 @@ class Pool:
         count = len(self._table)
         ids = np.empty(count, dtype=np.int64)
         for row in tqdm(range(count), desc=f"reading {path.name}", unit="row", leave=False, disable=count < 100_000):
-            ids[row] = number_of(self._id(self._table.record(row), row))
+            ids[row] = number_of(self._id(row))
         self._order = np.argsort(ids, kind="stable").astype(np.int32)
         self._sorted = ids[self._order]
 
@@ -46,8 +46,11 @@ class Pool:
                 return record
         raise DataError(f'"{identifier}" is not in {self.path}')
 
-    def _id(self, record: Record, row: int) -> str:
-        value = record.get(self.key)
+    def _id(self, row: int) -> str:
+        try:
+            value = self._table.record(row).get(self.key)
+        except DataError as error:
+            raise DataError(f"{self.path}: row {row + 1}: {error}; fetch the file again") from error
         if not isinstance(value, str):
             raise DataError(f'{self.path}: row {row + 1} has no text "{self.key}"; give the file of candidates as pool')
         return value

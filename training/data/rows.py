@@ -49,6 +49,10 @@ class Rows(Protocol):
         """Changes with the files."""
         ...
 
+    def where(self, index: int) -> tuple[str, str]:
+        """A row and the file that it comes from, for a list: "row 5" of a table, the id of a row in memory."""
+        ...
+
     def name(self, index: int) -> str:
         """Where a row comes from, for a message."""
         ...
@@ -77,6 +81,9 @@ class ListRows:
 
     def fingerprint(self) -> str:
         return self.digest
+
+    def where(self, index: int) -> tuple[str, str]:
+        return self.rows[index].id, str(self.source.path)
 
     def name(self, index: int) -> str:
         return self.rows[index].id
@@ -119,9 +126,13 @@ class TableRows:
             raise DataError(f"{self.name(index)}: {error}") from error
         return row
 
-    def name(self, index: int) -> str:
+    def where(self, index: int) -> tuple[str, str]:
         file, row = self.table.place(self._record(index))
-        return f"{self.table.files[file]}: row {row + 1}"
+        return f"row {row + 1}", str(self.table.files[file])
+
+    def name(self, index: int) -> str:
+        row, file = self.where(index)
+        return f"{file}: {row}"
 
     def groups(self) -> np.ndarray:
         groups = np.empty(len(self.table), dtype=np.int64)
@@ -205,9 +216,18 @@ class TableRows:
         return f"{self._stems[file]}:{row + 1}"
 
     def values(self, record: Record | DataError) -> Values:
-        """The columns of ours, as the format reads them. Raises DataError for a record that lacks one."""
+        """The columns of ours, as the format reads them.
+
+        Raises DataError, without the place, for a record that lacks one or holds something else in it.
+        """
         if isinstance(record, DataError):
             raise record
+        try:
+            return self._values(record)
+        except (TypeError, KeyError, AttributeError, ValueError, IndexError) as error:
+            raise DataError(f"it is not as format {self.source.format} has it ({error})") from error
+
+    def _values(self, record: Record) -> Values:
         values: Values = {}
         for ours, theirs in self.columns.items():
             _, value = cell(record, theirs)
@@ -258,6 +278,11 @@ class MixedRows(Sequence[Row]):
             raise IndexError(f"row {index} of {len(self)}")
         part = int(np.searchsorted(self.starts, index, side="right")) - 1
         return part, int(index - self.starts[part])
+
+    def where(self, index: int) -> tuple[str, str]:
+        """A row and the file that it comes from, short enough for a list of rows."""
+        part, inside = self.at(index)
+        return self.parts[part].where(inside)
 
     def sources(self) -> np.ndarray:
         """[N] int32: the number of each row's source."""

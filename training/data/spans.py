@@ -1,10 +1,13 @@
 """Where the records of a text file lie, so that millions of them can be read one by one without being held.
 
-A record costs 12 bytes of memory: where it starts and how long it is. One bad record spoils itself alone.
+A record costs 12 bytes of memory: where it starts and how long it is. A bad line of JSON lines or TSV spoils itself
+alone. In a JSON list and in CSV a bracket or quote that is left open would swallow what follows, so that such a file is
+refused.
 """
 
 from __future__ import annotations
 
+import re
 from collections.abc import Iterator
 from pathlib import Path
 from typing import NamedTuple
@@ -17,7 +20,11 @@ _CHUNK = 1 << 23
 _SPACE = np.frombuffer(b" \t\r\n", dtype=np.uint8)
 _NEWLINE, _QUOTE, _BACKSLASH = (ord(letter) for letter in '\n"\\')
 _OPEN, _CLOSE = np.frombuffer(b"{[", dtype=np.uint8), np.frombuffer(b"}]", dtype=np.uint8)
+_NO_CELLS = np.empty((0, 2), dtype=np.int64)
 _BOM = b"\xef\xbb\xbf"
+# RFC 4180: a quote opens a cell only where the cell starts, and two of them inside are one character. The quote comes
+# first in the pattern, and what stands before it second, since a search is quick for what starts with a fixed byte.
+_CELL = re.compile(rb'"(?<![^,\n]")[^"]*(?:""[^"]*)*(?:"((?=[,\r\n]|\Z))?)?')
 
 
 class Spans(NamedTuple):
@@ -47,24 +54,40 @@ def json_spans(path: Path) -> Spans:
     if head.startswith(b"["):
         return _elements(data, path)
     if head.startswith(b"{"):
-        return _lines(data, quoted=False)
+        return _lines(data, _NO_CELLS)
     raise DataError(f"{path} is neither a JSON list of rows nor one JSON object a line; fetch it again")
 
 
 def line_spans(path: Path, quoted: bool) -> Spans:
-    """The lines of a file without the blank ones; `quoted`: a line break between double quotes ends none, as in CSV."""
-    return _lines(mapped(path), quoted)
+    """The lines of a file without the blank ones; `quoted`: a line break in a quoted cell ends none, as in CSV.
+
+    Raises DataError for a quoted cell that is not closed.
+    """
+    data = mapped(path)
+    return _lines(data, _broken_cells(data, path) if quoted else _NO_CELLS)
 
 
-def _lines(data: np.ndarray, quoted: bool) -> Spans:
-    ends, inside = [], 0
+def _broken_cells(data: np.ndarray, path: Path) -> np.ndarray:
+    """First and last byte of the quoted cells that hold line breaks, [C, 2] int64."""
+    first = len(_BOM) if bytes(data[:3]) == _BOM else 0
+    found = []
+    for cell in _CELL.finditer(memoryview(data)[first:]):
+        start, stop = first + cell.start(), first + cell.end()
+        if b"\n" not in cell[0] and stop < len(data):
+            continue  # what is wrong in it is its row's mistake alone
+        if cell[1] is None:
+            line = 1 + sum(int(np.count_nonzero(part == _NEWLINE)) for _, part in _chunks(data[:start]))
+            raise DataError(f"{path}: line {line} opens a quote that is not closed; close it, or double it in a cell")
+        found.append((start, stop - 1))
+    return np.array(found, dtype=np.int64).reshape(-1, 2)
+
+
+def _lines(data: np.ndarray, cells: np.ndarray) -> Spans:
+    """Lines that end outside these cells."""
+    ends = []
     for base, chunk in _chunks(data):
-        breaks = np.flatnonzero(chunk == _NEWLINE)
-        if quoted:
-            quotes = np.flatnonzero(chunk == _QUOTE)
-            breaks = breaks[(np.searchsorted(quotes, breaks) + inside) % 2 == 0]
-            inside = (inside + len(quotes)) % 2
-        ends.append(breaks + base)
+        breaks = np.flatnonzero(chunk == _NEWLINE) + base
+        ends.append(breaks[np.searchsorted(cells[:, 0], breaks) == np.searchsorted(cells[:, 1], breaks)])
     stops = np.concatenate([*ends, [len(data)]]).astype(np.int64)
     starts = np.concatenate([[len(_BOM) if bytes(data[:3]) == _BOM else 0], stops[:-1] + 1]).astype(np.int64)
     lengths = stops - starts

@@ -167,6 +167,8 @@ def _lines_table(
         return TextTable(files, spans, _Named([list(header)] * len(files), split))
     headers = []
     for path, (starts, lengths) in zip(files, spans, strict=True):
+        if not len(starts):
+            raise DataError(f"{path} has no header line, which must name the columns; fetch it again")
         try:
             headers.append(split(bytes(mapped(path)[starts[0] : starts[0] + lengths[0]])))
         except DataError as error:
@@ -229,9 +231,12 @@ class _Named:
 
 def _cells(line: bytes) -> list[str]:
     try:
-        return next(csv.reader(io.StringIO(_decoded(line), newline=""), strict=True))
-    except (csv.Error, StopIteration) as error:
+        rows = list(csv.reader(io.StringIO(_decoded(line), newline=""), strict=True))
+    except csv.Error as error:
         raise DataError(f"it is not CSV ({error})") from error
+    if len(rows) != 1:
+        raise DataError(f"it is not CSV (it reads as {len(rows)} rows: a line break outside quotes)")
+    return rows[0]
 
 
 def _tabs(line: bytes) -> list[str]:

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import json
+from collections.abc import Mapping
 from pathlib import Path
 
 from mllm_embed.errors import DataError
@@ -15,13 +16,14 @@ class Unreadable:
     """Appends {"id", "source", "reason"} to a JSONL file for each row that could not be read, once a row.
 
     A run that goes on reads what it wrote before, so that no row is written twice. Rows are told by the process that
-    trains, as batches arrive: no file is shared.
+    trains, as batches arrive: no file is shared. `state` belongs into a checkpoint: a run that goes on judges by what
+    it met before, too.
 
     Args:
         path: the file, in the run's folder.
         rows: how many there are in all, None where that is not known.
-        share: the most that may be unreadable, of the rows seen so far: judged from the 1000th on, or from the last of
-            fewer.
+        share: the most that may be unreadable, of the rows tried so far, those that took another's place among them:
+            judged from the 1000th on, or from the last of fewer.
     """
 
     def __init__(self, path: Path, rows: int | None = None, share: float = 0.01):
@@ -31,13 +33,32 @@ class Unreadable:
         self._known = _before(path)
 
     def count(self, seen: int) -> None:
-        """Note that so many rows were asked for, readable or not."""
+        """Note that so many rows were asked for, each of which was read, or another in its place."""
         self.seen += seen
         self._judge(min(_JUDGED_FROM, self.rows or _JUDGED_FROM))
 
+    def state(self) -> dict[str, int]:
+        """What `restore` takes: how many rows were tried, and how many of them could not be read."""
+        return {"seen": self.seen, "met": self.met}
+
+    def restore(self, state: Mapping[str, int]) -> None:
+        """Go on counting from there. The rows are judged again when more are counted, and at the end."""
+        self.seen, self.met = int(state["seen"]), int(state["met"])
+
     def add(self, identifier: str, source: str, reason: str) -> None:
-        """Note one of them. Raises DataError when the file cannot be written."""
-        self.met, self.last = self.met + 1, reason
+        """Note a row that was tried and could not be read; where it was asked for again, once more.
+
+        Args:
+            identifier: the row in its source, as `MixedRows.where` names it.
+            source: the file that it comes from.
+            reason: why, which may start by naming both.
+
+        Raises:
+            DataError: the file cannot be written.
+        """
+        reason = reason.removeprefix(f"{source}: {identifier}: ")
+        self.seen, self.met = self.seen + 1, self.met + 1
+        self.last = f"{source}: {identifier}: {reason}"
         if (identifier, source) in self._known:
             return
         self._known.add((identifier, source))
@@ -58,9 +79,10 @@ class Unreadable:
 
     def _judge(self, least: int) -> None:
         if self.seen >= least and self.met > self.share * self.seen:
+            last = f" (the last: {self.last})" if self.last else ""
             raise DataError(
-                f"{self.met:,} of the {self.seen:,} rows seen cannot be read, more than max_unreadable "
-                f"{self.share:g} allows; {self.path} lists them, the last: {self.last}"
+                f"{self.met:,} of the {self.seen:,} rows tried cannot be read, more than max_unreadable "
+                f"{self.share:g} allows; {self.path} lists them{last}; replace them, or raise max_unreadable"
             )
 
 

@@ -145,6 +145,35 @@ def test_mbeir_joins_the_pool(tmp_path: Path) -> None:
         opened("triplets", "composed", path=path, format="mbeir", images=tmp_path, pool=tmp_path / "nowhere.jsonl")
 
 
+def test_mbeir_with_broken_lines(tmp_path: Path) -> None:
+    good = {"qid": "9:1", "query_txt": "in red", "query_img_path": "a.jpg", "pos_cand_list": ["9:11"]}
+    path = write(tmp_path / "query/train/one_train.jsonl", [good, good | {"neg_cand_list": 5}, good], lines=True)
+    pool = write(tmp_path / "cand_pool/local/one_cand_pool.jsonl", [{"did": "9:11", "img_path": "b.jpg"}], lines=True)
+    blank(tmp_path, "a.jpg", "b.jpg")
+    found = opened("triplets", "composed", "target_image", path=path, format="mbeir", images=tmp_path)
+    assert found[0].hard_negatives == found[2].hard_negatives == () and len(found.groups()) == 3
+    with pytest.raises(DataError, match="one_train.jsonl: row 2: it is not as format mbeir has it \\("):
+        found[1]
+    pool.write_text(pool.read_text() + "{broken\n")
+    with pytest.raises(DataError, match="one_cand_pool.jsonl: row 2: it is not JSON"):
+        opened("triplets", "composed", "target_image", path=path, format="mbeir", images=tmp_path)
+
+
+def test_cirr_with_cells_of_another_type(tmp_path: Path) -> None:
+    row = {"pairid": 1, "reference": "2", "caption": "redder", "target_hard": "3", "img_set": {"members": ["2", "4"]}}
+    bad = [row | {"reference": ["2"]}, row | {"img_set": {"members": 7}}, row | {"target_soft": 0.5}]
+    path = write(tmp_path / "captions/cap.rc2.train.json", [row, *bad])
+    (tmp_path / "image_splits").mkdir()
+    places = {name: f"{name}.png" for name in "234"}
+    (tmp_path / "image_splits/split.rc2.train.json").write_text(json.dumps(places))
+    blank(tmp_path, *places.values())
+    found = opened("triplets", "composed", "target_image", path=path, format="cirr", images=tmp_path)
+    assert len(found[0].hard_negatives) == 1 and len(found.groups()) == 4
+    for index in (1, 2, 3):
+        with pytest.raises(DataError, match=f"cap.rc2.train.json: row {index + 1}: it is not as format cirr has it"):
+            found[index]
+
+
 def test_megapairs(tmp_path: Path) -> None:
     rows = [
         {"q_img": "1.jpg", "q_text": ["one", "two", "three"], "t_img": "2.jpg", "hns": ["1.jpg", "3.jpg"]},

@@ -14,6 +14,7 @@ from mllm_embed.errors import DataError
 from mllm_embed.training.data import Source
 from mllm_embed.training.data import spans as spans_module
 from mllm_embed.training.data.open import open_rows
+from mllm_embed.training.data.rows import MixedRows
 from mllm_embed.training.data.spans import json_spans
 
 ROW = {"q_img": "1.jpg", "q_text": ["redder"], "t_img": "2.jpg", "hns": []}
@@ -52,6 +53,8 @@ def test_sources_follow_one_another(mega: Path) -> None:
         ({"pool": "x.json"}, "triplets", [], "format megapairs has no second file; leave out pool"),
         ({"images": "elsewhere"}, "triplets", ["composed"], "elsewhere/1.jpg does not exist.*give images"),
         ({"format": "lasco"}, "triplets", ["composed"], "no column 'query-image' for image; it has q_img"),
+        ({"format": "columns"}, "triplets", ["composed"], "give columns: {image: ..., ins.*; the file has q_img,"),
+        ({"format": "columns"}, "pairs", ["image"], "give columns: {image: ..., caption: ...}; the file has q_img"),
         ({"format": "covr"}, "triplets", ["composed"], "no column 'pth1' for image"),
     ],
 )  # fmt: skip
@@ -78,6 +81,55 @@ def test_files_that_are_not_what_they_should_be(tmp_path: Path) -> None:
         opened("a.jpeg", "x")
     with pytest.raises(DataError, match="leads to files of several types \\(.jpeg, .json\\); give a pattern"):
         open_rows([Source(path=tmp_path / "*", format="columns")], "triplets", [])
+
+
+def table(path: Path, content: str) -> MixedRows:
+    path.write_text(content, encoding="utf-8", newline="")
+    columns = {"image": "image", "caption": "text"}
+    for number in range(10):
+        (path.parent / f"{number}.png").write_bytes(b"x")
+    return open_rows([Source(path=path, format="columns", columns=columns)], "pairs", ["image", "caption"])
+
+
+@pytest.mark.parametrize("start", ["", "\ufeff"])
+def test_quotes_inside_a_cell_are_characters(start: str, tmp_path: Path) -> None:
+    words = [f'a 5" pipe number {number}' for number in range(10)]
+    lines = ["image,text", *(f"{number}.png,{text}" for number, text in enumerate(words))]
+    rows = table(tmp_path / "a.csv", start + "\r\n".join(lines))
+    assert [row.roles["caption"].text for row in rows] == words
+    lines[4] = '3.png,"a ""wet""\n5"", dog"'
+    lines[5] = '"4.png","a\r\n"'
+    rows = table(tmp_path / "b.csv", start + "\n".join(lines))
+    assert [row.roles["caption"].text for row in rows] == [*words[:3], 'a "wet"\n5", dog', "a\r\n", *words[5:]]
+
+
+@pytest.mark.parametrize("after", ["", ' "so"', ',"so"'])
+def test_a_quote_left_open_is_refused_where_it_takes_other_rows_with_it(after: str, tmp_path: Path) -> None:
+    lines = ["image,text", *(f'{number}.png,"number\n{number}"' for number in range(3)), '3.png,"a broken']
+    lines += [f"{number}.png,number {number}{after if number == 8 else ''}" for number in range(4, 10)]
+    for stop in range(5, 12):
+        with pytest.raises(DataError, match="a.csv: line 8 opens a quote that is not closed"):
+            table(tmp_path / "a.csv", "\n".join(lines[:stop]) + ("\n" if stop % 2 else ""))
+
+
+def test_bad_rows_of_csv_spoil_themselves_alone(tmp_path: Path) -> None:
+    lines = ["image,text", *(f"{number}.png,number {number}" for number in range(10))]
+    lines[3], lines[6], lines[10] = '2.png,"two,"s', "5.png,fi\rve", '9.png,"nine"s'
+    rows = table(tmp_path / "a.csv", "\n".join(lines))
+    told = {}
+    for index in range(10):
+        try:
+            assert rows[index].roles["caption"].text == f"number {index}"
+        except DataError as error:
+            told[index] = str(error)
+    assert list(told) == [2, 5, 9] and len(rows) == 10
+    assert "a.csv: row 3: it is not CSV" in told[2] and "reads as 2 rows" in told[5]
+
+
+@pytest.mark.parametrize("name", ["a.csv", "a.tsv"])
+def test_a_table_of_blank_lines(name: str, tmp_path: Path) -> None:
+    with pytest.raises(DataError, match=f"{name} has no header line"):
+        table(tmp_path / name, "\n\r\n\n")
 
 
 def test_source_is_strict() -> None:

@@ -50,20 +50,53 @@ def test_each_row_is_written_once_even_by_a_run_that_goes_on(tmp_path: Path) -> 
     assert Unreadable(tmp_path / "none.jsonl").close() is None
 
 
+def test_a_line_names_its_row_once(tmp_path: Path) -> None:
+    file = tmp_path / "rows.jsonl"
+    file.write_text('{"source_text": "a", "target_text": "b"}\n{broken\n')
+    columns = {"source_text": "source_text", "target_text": "target_text"}
+    rows = open_rows([Source(path=tmp_path / "r*.jsonl", format="columns", columns=columns)], "texts", ["source_text"])
+    with pytest.raises(DataError) as error:
+        rows[1]
+    log = Unreadable(tmp_path / "unreadable.jsonl")
+    log.add(*rows.where(1), str(error.value))
+    told = json.loads(log.path.read_text())
+    assert (told["id"], told["source"]) == ("row 2", str(file)) and told["reason"].startswith("it is not JSON")
+    with pytest.raises(DataError, match=f"the last: {file}: row 2: it is not JSON"):
+        log.close()
+
+
 def test_more_than_the_share_is_fatal(tmp_path: Path) -> None:
     log = Unreadable(tmp_path / "a.jsonl", share=0.01)
     for row in range(11):
         log.add(str(row), "s", "gone")
-    log.count(999)  # too few to judge
-    with pytest.raises(DataError, match="11 of the 1,000 rows seen.*max_unreadable 0.01 .*a.jsonl lists"):
+    log.count(988)  # too few to judge
+    with pytest.raises(DataError, match="11 of the 1,000 rows tried.* 0.01 .*a.jsonl lists.* or raise max_unreadable$"):
         log.count(1)
     few = Unreadable(tmp_path / "b.jsonl", rows=50)
     few.add("1", "s", "gone")
-    few.count(49)
+    few.count(48)
     with pytest.raises(DataError, match="1 of the 50 rows"):
         few.count(1)
     short = Unreadable(tmp_path / "c.jsonl", rows=5000)
     short.add("1", "s", "gone")
     short.count(10)
-    with pytest.raises(DataError, match="1 of the 10 rows seen"):
+    with pytest.raises(DataError, match="1 of the 11 rows tried"):
         short.close()
+
+
+def test_a_share_counts_rows_tried_and_outlives_a_stop(tmp_path: Path) -> None:
+    half = Unreadable(tmp_path / "a.jsonl", rows=8, share=0.5)
+    for _ in range(8):  # each asked for, and another read in its place
+        half.add("1", "s", "gone")
+    half.count(8)
+    assert half.state() == {"seen": 16, "met": 8} and half.close()
+    log = Unreadable(tmp_path / "b.jsonl", rows=8)
+    log.add("1", "s", "gone")
+    with pytest.raises(DataError, match="1 of the 9 rows tried"):
+        log.count(8)
+    later = Unreadable(tmp_path / "b.jsonl", rows=8)
+    later.restore(json.loads(json.dumps(log.state())))
+    with pytest.raises(DataError, match="1 of the 9 rows tried cannot be read.*lists them; replace them, or raise"):
+        later.close()
+    with pytest.raises(DataError, match="1 of the 10 rows tried"):
+        later.count(1)

@@ -3,6 +3,11 @@
 from .format import COLUMNS as NAMES
 from .format import Format
 
+EXAMPLES = {
+    "pairs": "{image: ..., caption: ...}",
+    "triplets": "{image: ..., instruction: ..., target_image: ...}",
+    "texts": "{source_text: ..., target_text: ...}",
+}
 COLUMNS = Format(
     description="JSON, JSON lines, CSV, TSV, parquet or tar shards; `columns` says which of theirs is which of ours",
     columns={},
