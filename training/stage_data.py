@@ -40,8 +40,7 @@ class StageRows(Sequence[Row]):
 
     def name(self, index: int) -> tuple[str, str]:
         """A row and its source, for a message."""
-        part, inside = self.mixed.at(index)
-        return self.mixed.parts[part].name(inside), str(self.mixed.parts[part].source.path)
+        return self.mixed.where(index)
 
     def sample(self) -> list[Row]:
         """All rows, or of many some from everywhere, without those that cannot be made."""

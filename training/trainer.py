@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import json
 from dataclasses import replace
 from pathlib import Path
 from typing import Any
@@ -14,6 +15,7 @@ from transformers import Trainer
 from transformers.trainer import SCHEDULER_NAME
 
 from mllm_embed.errors import ModelError
+from mllm_embed.files import write_json
 
 from .bank import Bank
 from .checkpoints import ASIDE, check_room, checkpoint_bytes, failing_disk, publish
@@ -144,10 +146,16 @@ class ContrastiveTrainer(Trainer):
         check_room(home, checkpoint_bytes(self._trainable.values()), "a checkpoint")
         with failing_disk(written):
             super()._save_checkpoint(model, trial)
+            write_json(written / self._unreadable_file, self.unreadable.state())
             self.accelerator.wait_for_everyone()
             if self.args.should_save:
                 publish(written, home)
         self.accelerator.wait_for_everyone()
+
+    @property
+    def _unreadable_file(self) -> str:
+        """Each process counts its own rows."""
+        return f"unreadable_{self.args.process_index}.json"
 
     def save_model(self, output_dir: str | None = None, _internal_call: bool = False) -> None:
         parameters = self._trainable
@@ -187,6 +195,9 @@ class ContrastiveTrainer(Trainer):
             raise ModelError(f"{resume_from_checkpoint} was made with other LoRA settings; start a new output folder")
         for name, parameter in wanted.items():
             parameter.data.copy_(weights[name])
+        counts = Path(resume_from_checkpoint) / self._unreadable_file
+        if counts.is_file():  # not in the best weights of a validation
+            self.unreadable.restore(json.loads(counts.read_text()))
 
     def _run_epoch(self, epoch: int, **kwargs: Any) -> None:
         """Tells the order its epoch, which accelerate does not where several processes share a batch; and stops a run

@@ -67,7 +67,13 @@ def test_wrong_overrides_are_named(recipe: Path, override: str, message: str) ->
 
 
 @pytest.mark.parametrize(
-    ("text", "message"), [("a: [", "not valid YAML"), ("- a", "is a list, not keys"), ("", "is empty"), ("model: x", "output: Field required")]
+    ("text", "message"),
+    [
+        ("a: [", "not valid YAML"),
+        ("- a", "is a list, not keys"),
+        ("", "is empty"),
+        ("model: x", "output: Field required"),
+    ],
 )
 def test_wrong_files_are_named(tmp_path: Path, text: str, message: str) -> None:
     (tmp_path / "r.yaml").write_text(text)
