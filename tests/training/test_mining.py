@@ -2,7 +2,9 @@
 
 from __future__ import annotations
 
+import errno
 import json
+import os
 from pathlib import Path
 
 import numpy as np
@@ -11,6 +13,7 @@ from PIL import Image
 
 from mllm_embed import DataFolder, MLLMEmbedder, Query
 from mllm_embed.errors import ConfigError, DataError, ModelError
+from mllm_embed.images import load_image
 from mllm_embed.training.cli import main
 from mllm_embed.training.data import Row
 from mllm_embed.training.data.folder import read_rows
@@ -230,6 +233,51 @@ def test_embedding_goes_on_where_it_was_stopped(tmp_path: Path) -> None:
         VectorStore(tmp_path, {"a": 1})
     with pytest.raises(ModelError, match="text='0'.* holds NaN"):
         VectorStore(tmp_path / "w", {}).encode("queries", items, Counting(bad=True))
+
+
+def test_a_stop_in_the_first_block_does_not_lock_the_folder(tmp_path: Path) -> None:
+    items = [Document(text=str(n)) for n in range(10)]
+    with pytest.raises(KeyboardInterrupt):
+        VectorStore(tmp_path / "v", {}).encode("queries", items, Counting(stop=5))
+    found = VectorStore(tmp_path / "v", {}).encode("queries", items, Counting())
+    assert found[:, 0].tolist() == list(range(10))
+
+
+def test_a_full_disk_is_found_before_any_work(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    def full(*_: object) -> None:
+        raise OSError(errno.ENOSPC, os.strerror(errno.ENOSPC))
+
+    items = [Document(text=str(n)) for n in range(10)]
+    store, encoder = VectorStore(tmp_path / "v", {}), Counting()
+    with monkeypatch.context() as patched:
+        patched.setattr(os, "posix_fallocate", full)
+        with pytest.raises(DataError, match="queries.npy, which takes 0.0 MB: No space left on device; make room"):
+            store.encode("queries", items, encoder)
+    assert encoder.seen == 0
+    store.encode("queries", items, encoder)
+    stat = (tmp_path / "v/queries.npy").stat()
+    assert stat.st_blocks * 512 >= stat.st_size
+
+
+class Seeing(Counting):
+    """An encoder that reads pictures."""
+
+    def encode(self, inputs: list, **_: object) -> np.ndarray:
+        self.seen += len(inputs)
+        return np.array([[load_image(item.images[0]).width, 1, 2, 3] for item in inputs], np.float32)
+
+
+def test_a_few_unreadable_pictures_are_passed_over(tmp_path: Path) -> None:
+    Image.new("RGB", (7, 5)).save(tmp_path / "fine.png")
+    items = [Document(image=tmp_path / "fine.png")] * 199 + [Document(image=tmp_path / "gone.png")]
+    store = VectorStore(tmp_path / "v", {})
+    found = store.encode("gallery", items, Seeing())
+    assert found[:199, 0].tolist() == [7] * 199 and not found[199].any()
+    again = VectorStore(tmp_path / "v", {})
+    again.encode("gallery", items, Seeing())
+    assert again.lost == store.lost == {"gallery": {199: f"{tmp_path / 'gone.png'} does not exist; check the path"}}
+    with pytest.raises(DataError, match="2 of 101 inputs cannot be read, more than 1%: .*gone.png does not exist"):
+        VectorStore(tmp_path / "w", {}).encode("gallery", items[:99] + items[199:] * 2, Seeing())
 
 
 def test_a_picture_in_memory_cannot_be_named_in_a_file(tmp_path: Path) -> None:
