@@ -26,12 +26,16 @@ _LINE = (225, 225, 225)
 
 @dataclass(frozen=True)
 class SheetRow:
-    """One query: its picture (None: words alone), its words, the answers best first, which are right."""
+    """One query: its picture (None: words alone), its words, the answers best first, which are right.
+
+    `captions`, one for each answer, stand below the answers; none are needed.
+    """
 
     reference: ImageLike | None
     instruction: str
     answers: Sequence[ImageLike]
     right: Sequence[bool]
+    captions: Sequence[str] = ()
 
 
 def contact_sheet(rows: Sequence[SheetRow], path: str | os.PathLike[str], thumb: int = 128) -> Path:
@@ -46,7 +50,7 @@ def contact_sheet(rows: Sequence[SheetRow], path: str | os.PathLike[str], thumb:
         The path written.
 
     Raises:
-        DataError: no rows, a row whose answers and marks differ in number, a path that is no .png file.
+        DataError: no rows, a row whose answers and marks or captions differ in number, a path that is no .png file.
         ImageError: a picture that cannot be read.
     """
     target = check_sheet_path(path)
@@ -55,6 +59,8 @@ def contact_sheet(rows: Sequence[SheetRow], path: str | os.PathLike[str], thumb:
     for row in rows:
         if len(row.answers) != len(row.right):
             raise DataError(f'row "{row.instruction}" has {len(row.answers)} answers and {len(row.right)} marks')
+        if row.captions and len(row.captions) != len(row.answers):
+            raise DataError(f'row "{row.instruction}" has {len(row.answers)} answers and {len(row.captions)} captions')
     buffer = io.BytesIO()
     _draw(rows, thumb).save(buffer, format="PNG")
     write_file(target, buffer.getvalue())
@@ -92,14 +98,15 @@ def _draw(rows: Sequence[SheetRow], thumb: int) -> Image.Image:
     step = thumb + 2 * _FRAME + _GAP
     first = _GAP + thumb + _GAP + words + _GAP
     head = _GAP + small.size + _GAP
-    sheet = Image.new("RGB", (first + answers * step, round(head + len(rows) * step)), _PAPER)
+    height = step + (round(small.size) + _GAP // 2 if any(row.captions for row in rows) else 0)
+    sheet = Image.new("RGB", (first + answers * step, round(head + len(rows) * height)), _PAPER)
     draw = ImageDraw.Draw(sheet)
     titles = [(_GAP, "reference"), (2 * _GAP + thumb, "instruction")]
     titles += [(first + number * step + _FRAME, f"{number + 1}") for number in range(answers)]
     for left, title in titles:
         draw.text((left, _GAP), title, fill=_FAINT, font=small)
     for number, row in enumerate(rows):
-        top = round(head) + number * step
+        top = round(head) + number * height
         draw.line([(_GAP, top - _GAP // 2), (sheet.width - _GAP, top - _GAP // 2)], fill=_LINE)
         if row.reference is not None:
             sheet.paste(_thumbnail(row.reference, thumb), (_GAP - 1, top + _FRAME - 1))
@@ -111,6 +118,8 @@ def _draw(rows: Sequence[SheetRow], thumb: int) -> Image.Image:
                 corner = (left + thumb + 2 * _FRAME - 1, top + thumb + 2 * _FRAME - 1)
                 draw.rectangle([(left, top), corner], outline=_GREEN, width=_FRAME)
             sheet.paste(_thumbnail(answer, thumb), (left + _FRAME - 1, top + _FRAME - 1))
+            if row.captions:
+                draw.text((left + _FRAME, top + thumb + 2 * _FRAME), row.captions[place], fill=_INK, font=small)
     return sheet
 
 

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import json
 import os
+import re
 import shutil
 import tempfile
 from collections.abc import Iterator
@@ -30,6 +31,31 @@ def atomic_file(path: Path) -> Iterator[Path]:
     finally:
         with suppress(OSError):  # when the parent is a file, even looking for the temporary file fails
             temporary.unlink()
+
+
+def check_writable(path: Path) -> None:
+    """Try to write beside `path`, before the work whose result goes there. Raises DataError when that cannot be done.
+
+    Missing folders are made; an older file stays as it was.
+    """
+    temporary = path.with_name(f".{path.name}.{os.getpid()}.tmp")
+    try:
+        path.parent.mkdir(parents=True, exist_ok=True)
+        temporary.touch()
+        temporary.unlink()
+    except OSError as error:
+        raise DataError(f"cannot write {path}: {error.strerror}") from error
+
+
+def check_space(path: Path, size: int) -> None:
+    """Raises DataError where the disk of `path`, which need not be there yet, has no room for `size` bytes."""
+    path = Path(os.path.abspath(path))
+    there = next(place for place in (path, *path.parents) if place.exists())
+    free = shutil.disk_usage(there).free
+    if free < size:
+        raise DataError(
+            f"cannot write {path}: it takes {size / 1e6:,.1f} MB and the disk has {free / 1e6:,.1f} MB free; make room"
+        )
 
 
 def write_file(path: Path, content: bytes) -> None:
@@ -79,6 +105,13 @@ def atomic_folder(path: str | os.PathLike[str]) -> Iterator[Path]:
             os.replace(old, path)
             raise
     except OSError as error:
-        raise DataError(f"cannot write {path}: {error.strerror or error}") from error
+        raise DataError(f"cannot write {path}: {_reason(error)}") from error
     finally:
         shutil.rmtree(scratch, ignore_errors=True)
+
+
+def _reason(error: OSError) -> str:
+    """Why a write failed, in words; copying a folder tells it once for every file, of which the first is enough."""
+    if isinstance(error, shutil.Error) and error.args and isinstance(error.args[0], list):
+        return re.sub(r"^\[Errno \d+\] ", "", str(error.args[0][0][-1]))
+    return error.strerror or str(error)

@@ -147,7 +147,7 @@ def _write(
     from safetensors.torch import save_file
 
     from mllm_embed.checkpoint import SETTINGS_FILE
-    from mllm_embed.files import atomic_folder, write_json
+    from mllm_embed.files import atomic_folder, check_space, write_json
     from mllm_embed.model_card import ModelCardInfo, write_card
     from mllm_embed.versions import versions
 
@@ -157,8 +157,13 @@ def _write(
     tensors = {
         f"{layer}.lora_{part}.weight": t for layer, both in pairs.items() for part, t in zip("AB", both, strict=True)
     }
+    left = shutil.ignore_patterns(*WEIGHTS, "checkpoint-*")
+    kept = [path for path in first.path.iterdir() if path.name not in left(first.path, [path.name])]
+    files = [file for path in kept for file in (path, *path.rglob("*")) if file.is_file()]
+    numbers = sum(tensor.numel() for tensor in (tensors | whole).values())
+    check_space(output, 4 * numbers + sum(file.stat().st_size for file in files))
     with atomic_folder(output) as folder:
-        shutil.copytree(first.path, folder, dirs_exist_ok=True, ignore=shutil.ignore_patterns(*WEIGHTS, "checkpoint-*"))
+        shutil.copytree(first.path, folder, dirs_exist_ok=True, ignore=left)
         save_file({n: t.float().contiguous() for n, t in (tensors | whole).items()}, folder / WEIGHTS[0])
         write_json(folder / "adapter_config.json", _config(adapters, pairs, rank))
         write_json(folder / SETTINGS_FILE, settings.to_dict())

@@ -25,13 +25,15 @@ if TYPE_CHECKING:
 ASKED = {"triplets": ("composed",), "pairs": ("image",), "texts": ("composed_text", "source_text")}
 FOUND = {"triplets": ("target_image", "target_text"), "pairs": ("caption",), "texts": ("target_text",)}
 SHOWN = 8
+SHOWN_LOST = 5
 EPILOG = """\
 what it does
   Embeds what the rows ask (--query) and what they answer (--positive) with a model, and finds for every row the
   answers of other rows that are near: wrong answers that are hard to tell from the right one. Roles are those of a
   recipe's terms (python -m training --help lists them). Never taken: the row's own positive, and those of rows that
-  ask the same. Taken for right although no row says so, and left out: what is nearer than --ceiling times the
-  positive. Without such a limit, mined negatives can do more harm than good: look at the contact sheet.
+  ask the same, also where the same picture stands under another name. Taken for right although no row says so, and
+  left out: what is nearer than --ceiling times the positive. Without such a limit, mined negatives can do more harm
+  than good: look at the contact sheet. Up to 1 % of pictures may be unreadable; their rows get no negatives.
 
   --clusters K groups rows that are hard for each other in clusters of about K, by B3's method (arXiv 2505.11293).
   Rows of one cluster belong into one batch: K divides the batch size, and is smaller.
@@ -53,6 +55,7 @@ def main(argv: Sequence[str] | None = None) -> int:
     rules = _rules(args)
 
     from mllm_embed.contact_sheet import check_sheet_path
+    from mllm_embed.files import check_writable
     from mllm_embed.folder import DataFolder
 
     from .clusters import check_clusters
@@ -68,6 +71,8 @@ def main(argv: Sequence[str] | None = None) -> int:
     rows = _rows(folder, args.data, kind)
     query = args.query or _default("--query", ASKED[kind], rows)
     positive = args.positive or _default("--positive", FOUND[kind], rows)
+    for path in (args.output, sheet):
+        check_writable(path)
     questions = Questions.of(rows, query, positive, args.also)
     rules.check(len(questions.gallery))
     if args.clusters is not None:
@@ -76,11 +81,12 @@ def main(argv: Sequence[str] | None = None) -> int:
     embedder = load_embedder(args)
     roles = {"rows": kind, "query": query, "positive": positive, "also": args.also}
     facts = {"data": folder.fingerprint(), **roles, "model": _model_facts(args, embedder)}
-    vectors = _vectors(args, facts, questions, embedder)
-    negatives, clusters = _search(args, questions, *vectors, rules)
+    *vectors, lost = _vectors(args, facts, questions, embedder)
+    negatives, clusters = _search(args, questions, *vectors, lost, rules)
     _write(args, facts, folder.root, rows, questions, negatives, clusters)
-    sys.stdout.write("\n".join(_summary(questions, negatives, clusters, rules, *vectors)) + "\n")
-    written = _sheet(sheet, questions, negatives)
+    said = _summary(questions, negatives, clusters, rules, *vectors) + _told_lost(lost)
+    sys.stdout.write("\n".join(said) + "\n")
+    written = _sheet(sheet, questions, negatives, *vectors)
     sys.stdout.write(f"wrote {args.output}" + (f" and {sheet}, to look at\n" if written else "\n"))
     return 0
 
@@ -152,30 +158,42 @@ def _model_facts(args: argparse.Namespace, embedder: MLLMEmbedder) -> dict[str, 
 
 def _vectors(
     args: argparse.Namespace, facts: dict[str, Any], questions: Questions, embedder: MLLMEmbedder
-) -> tuple[np.ndarray, np.ndarray]:
+) -> tuple[np.ndarray, np.ndarray, dict[str, dict[int, str]]]:
+    """Vectors of queries [Q, D] and gallery [N, D], and the places of those that could not be read, and why."""
     from .vector_store import VectorStore
 
     store = VectorStore(args.vectors or Path(f"{args.output}.vectors"), facts)
     return (
         store.encode("queries", questions.queries, embedder, args.batch_size),
         store.encode("gallery", questions.gallery, embedder, args.batch_size),
+        store.lost,
     )
 
 
 def _search(
-    args: argparse.Namespace, questions: Questions, queries: np.ndarray, gallery: np.ndarray, rules: Rules
+    args: argparse.Namespace,
+    questions: Questions,
+    queries: np.ndarray,
+    gallery: np.ndarray,
+    lost: dict[str, dict[int, str]],
+    rules: Rules,
 ) -> tuple[Negatives, np.ndarray | None]:
     """Negatives of all queries, and the cluster [R] of every row where that was asked for."""
     import numpy as np
 
     from .clusters import Graph, partition
-    from .mining import Negatives, choose, positive_similarity, searched
+    from .mining import Negatives, choose, positive_similarity, searched, without_twins
 
+    gone = list(lost["gallery"])
+    # a row whose query or positive cannot be read gets no negatives
+    silent = {*lost["queries"], *questions.query[np.isin(questions.positive, gone)].tolist()}
     own = positive_similarity(queries, gallery, questions)
     graph = Graph(questions.query, questions.positive, args.cluster_skip) if args.clusters else None
-    parts = []
-    for part, scores, places in searched(queries, gallery, questions.right(), rules.depth):
-        parts.append(choose(scores, places, own[part], rules))
+    parts, right = [], questions.right()
+    for part, scores, places in searched(queries, gallery, right, rules.depth):
+        places[np.isin(places, gone) | np.isin(np.arange(part.start, part.stop), list(silent))[:, None]] = -1
+        clean = without_twins(queries[part], gallery, scores, places, right[part])
+        parts.append(choose(scores, clean, own[part], rules))
         if graph:
             graph.add(part.start, places, questions.answers)
     names = ("places", "similarity", "above", "positive")
@@ -259,7 +277,19 @@ def _summary(
     return lines
 
 
-def _sheet(path: Path, questions: Questions, negatives: Negatives) -> bool:
+def _told_lost(lost: dict[str, dict[int, str]]) -> list[str]:
+    """What could not be read: how many, and the first few."""
+    reasons = list(dict.fromkeys(reason for found in lost.values() for reason in found.values()))
+    if not reasons:
+        return []
+    return [
+        f"passed over, for they cannot be read: {len(reasons):,} inputs; rows that need them have no negatives (mend "
+        "them, remove the folder of vectors and mine again)",
+        *(f"  {reason}" for reason in reasons[:SHOWN_LOST]),
+    ]
+
+
+def _sheet(path: Path, questions: Questions, negatives: Negatives, queries: np.ndarray, gallery: np.ndarray) -> bool:
     """Query, positive (framed) and mined negatives of a few rows, spread over the data; whether there was anything."""
     import numpy as np
 
@@ -274,13 +304,16 @@ def _sheet(path: Path, questions: Questions, negatives: Negatives) -> bool:
         asked = questions.queries[query]
         places = [questions.positive[row], *(place for place in negatives.places[query] if place >= 0)]
         items = [questions.gallery[place] for place in places]
+        names = ["positive"] + ["negative"] * (len(places) - 1)
+        cosines = [f"{value:.2f}".replace("0.", ".", 1) for value in gallery[places] @ queries[query]]
         answers = [item.images[0] if item.images else text_tile(item.words or "") for item in items]
         lines.append(
             SheetRow(
                 asked.images[0] if asked.images else None,
                 asked.words or "",
                 answers,
-                [True] + [False] * (len(places) - 1),
+                [name == "positive" for name in names],
+                [f"{name} {cosine}" for name, cosine in zip(names, cosines, strict=True)],
             )
         )
     contact_sheet(lines, path)

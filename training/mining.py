@@ -2,30 +2,37 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterator, Sequence
+import os
+from collections.abc import Callable, Hashable, Iterator, Sequence
 from dataclasses import dataclass
+from functools import cache
 
 import numpy as np
 from tqdm import tqdm
 
-from mllm_embed.errors import ConfigError, DataError
+from mllm_embed.errors import ConfigError, DataError, ImageError
+from mllm_embed.images import content_key
 from mllm_embed.ranking import top_k
-from mllm_embed.types import Item
+from mllm_embed.types import ImageLike, Item
 
 from .data import Row
 
 _BLOCK_VALUES = 1 << 22  # scores kept at a time while the gallery is searched
+_SAME = 1 - 1e-6  # cosine of vectors that differ by rounding: a picture saved twice, say as PNG and as BMP
+_NEAR = 2e-3  # two such vectors' cosines with a third differ by less: |q(a - b)| <= |a - b| = sqrt(2 - 2 _SAME)
+_TIED = 4e-6  # what rounding makes of the similarity of one picture that is there twice
 
 
 @dataclass(frozen=True)
 class Questions:
-    """What rows ask and answer, each distinct item once.
+    """What rows ask and answer, each distinct item once. A picture that stands under two names is one.
 
     Args:
         queries: Q items; rows that ask the same share one.
         gallery: N items; the first `answers` of them are the positive of some row.
         query, positive: [R] int64, the place of each row's own in these lists.
         answers: how many gallery items are positives.
+        itself: [Q] int64, where a query stands in the gallery, -1 where it does not.
     """
 
     queries: list[Item]
@@ -33,6 +40,7 @@ class Questions:
     query: np.ndarray
     positive: np.ndarray
     answers: int
+    itself: np.ndarray
 
     @classmethod
     def of(cls, rows: Sequence[Row], query: str, positive: str, also: Sequence[str] = ()) -> Questions:
@@ -44,17 +52,21 @@ class Questions:
             for role in (query, positive, *also):
                 if role not in row.roles:
                     raise DataError(f"row '{row.id}' has no {role}; rows like it offer {', '.join(row.roles)}")
-        queries, asks = _distinct([row.roles[query] for row in rows])
-        gallery, finds = _distinct([row.roles[positive] for row in rows])
-        known = {item.key for item in gallery}
-        more, _ = _distinct([row.roles[role] for role in also for row in rows])
-        gallery_all = gallery + [item for item in more if item.key not in known]
-        return cls(queries, gallery_all, asks, finds, len(gallery))
+        content = _by_content()
+        for row in tqdm(rows, desc="comparing", unit="row", mininterval=1, leave=False):
+            for role in (query, positive, *also):
+                content(row.roles[role])
+        queries, asks = _distinct([row.roles[query] for row in rows], content)
+        gallery, finds = _distinct([row.roles[positive] for row in rows], content)
+        answers = len(gallery)
+        gallery, _ = _distinct([*gallery, *(row.roles[role] for role in also for row in rows)], content)
+        place = {content(item): number for number, item in enumerate(gallery)}
+        itself = np.array([place.get(content(item), -1) for item in queries], np.int64)
+        return cls(queries, gallery, asks, finds, answers, itself)
 
     def right(self) -> list[set[int]]:
         """For each query the gallery places that cannot be wrong: the positives of all its rows, and the query."""
-        place = {item.key: number for number, item in enumerate(self.gallery)}
-        found: list[set[int]] = [{place[item.key]} if item.key in place else set() for item in self.queries]
+        found: list[set[int]] = [{place} if place >= 0 else set() for place in self.itself.tolist()]
         for query, positive in zip(self.query.tolist(), self.positive.tolist(), strict=True):
             found[query].add(positive)
         return found
@@ -68,7 +80,7 @@ class Rules:
         count: at most so many for a query.
         skip: the best so many candidates are passed over.
         ceiling: a candidate above `ceiling` times the similarity of the positive is taken for a false negative
-            (NV-Retriever's rule).
+            (NV-Retriever's rule). Where that similarity is negative, the limit lies as far below it.
         at_most: a candidate above this similarity is one too; None sets no such limit.
         depth: how many candidates are looked at.
     """
@@ -138,14 +150,16 @@ def choose(scores: np.ndarray, places: np.ndarray, positive: np.ndarray, rules: 
     """Apply `rules` to what a search found.
 
     Args:
-        scores, places: [Q, K] as `searched` gives them, the best first, without what is right.
+        scores, places: [Q, K] as `searched` gives them, the best first, without what is right. A place -1 in between
+            is passed over.
         positive: [Q] float32, the similarity that a query's right answers have.
         rules: a checked set.
     """
-    limit = rules.ceiling * positive
+    limit = positive - (1 - rules.ceiling) * np.abs(positive)
     if rules.at_most is not None:
         limit = np.minimum(limit, rules.at_most)
-    there = (places >= 0) & (np.arange(places.shape[1]) >= rules.skip)
+    there = places >= 0
+    there &= np.cumsum(there, axis=1) > rules.skip
     above = there & (scores > limit[:, None])
     kept = there & ~above
     # the kept ones are the last of a descending list: all that is above stands before them
@@ -162,6 +176,37 @@ def choose(scores: np.ndarray, places: np.ndarray, positive: np.ndarray, rules: 
     )
 
 
+def without_twins(
+    queries: np.ndarray, gallery: np.ndarray, scores: np.ndarray, places: np.ndarray, right: Sequence[set[int]]
+) -> np.ndarray:
+    """`places` [Q, K] with -1 for what no model can tell from something right, or from the candidate before it.
+
+    Args:
+        queries: [Q, D] the vectors searched for, gallery: [N, D], both of length 1.
+        scores, places: what `searched` gives for them.
+        right: for each query the places of what is right.
+    """
+    # scores first: a twin's is nearly the same, so that few vectors have to be read
+    there = (places[:, 1:] >= 0) & (places[:, :-1] >= 0)
+    tied, before = np.nonzero((scores[:, 1:] >= scores[:, :-1] - _TIED) & there)
+    query, column, other = [tied], [before + 1], [places[tied, before]]
+    for number, known in enumerate(right):
+        for place in known:
+            near = np.flatnonzero(np.abs(scores[number] - queries[number] @ gallery[place]) < _NEAR)
+            query.append(np.full(len(near), number))
+            column.append(near)
+            other.append(np.full(len(near), place))
+    rows, columns, others = np.concatenate(query), np.concatenate(column), np.concatenate(other)
+    found = places.copy()
+    step = max(1, _BLOCK_VALUES // gallery.shape[1])
+    for start in range(0, len(rows), step):
+        part = slice(start, start + step)
+        own = gallery[places[rows[part], columns[part]]]
+        same = np.einsum("ij,ij->i", own, gallery[others[part]], dtype=np.float64) > _SAME
+        found[rows[part][same], columns[part][same]] = -1
+    return found
+
+
 def positive_similarity(queries: np.ndarray, gallery: np.ndarray, questions: Questions) -> np.ndarray:
     """[Q] float32: the mean cosine of each query and the positives of its rows."""
     total, rows = np.zeros(len(queries)), np.bincount(questions.query, minlength=len(queries))
@@ -172,13 +217,34 @@ def positive_similarity(queries: np.ndarray, gallery: np.ndarray, questions: Que
     return (total / np.maximum(rows, 1)).astype(np.float32)
 
 
-def _distinct(items: Sequence[Item]) -> tuple[list[Item], np.ndarray]:
+def _by_content() -> Callable[[Item], Hashable]:
+    """What items of equal words and equal pictures share: files count by their bytes, and are read once.
+
+    A file that cannot be read counts by its name: that it cannot is told when it is embedded.
+    """
+
+    @cache
+    def of_file(name: str) -> str:
+        try:
+            return content_key(name)
+        except ImageError:
+            return name
+
+    def picture(image: ImageLike) -> Hashable:
+        if isinstance(image, (str, os.PathLike)):
+            return of_file(os.fspath(image))
+        return image if isinstance(image, Hashable) else id(image)
+
+    return lambda item: (item.role, tuple(map(picture, item.images)), item.text or item.words, item.words)
+
+
+def _distinct(items: Sequence[Item], key: Callable[[Item], Hashable]) -> tuple[list[Item], np.ndarray]:
     """The distinct items in order of appearance, and the place of each given one."""
     place: dict[object, int] = {}
     found: list[Item] = []
     places = np.empty(len(items), np.int64)
     for number, item in enumerate(items):
-        at = place.setdefault(item.key, len(found))
+        at = place.setdefault(key(item), len(found))
         if at == len(found):
             found.append(item)
         places[number] = at

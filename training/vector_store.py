@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import os
 from collections.abc import Mapping, Sequence
 from pathlib import Path
 from typing import Any, Protocol
@@ -9,12 +10,14 @@ from typing import Any, Protocol
 import numpy as np
 from tqdm import tqdm
 
-from mllm_embed.errors import ConfigError, ModelError
+from mllm_embed.errors import ConfigError, DataError, ImageError, ModelError
 from mllm_embed.files import read_json, write_json
+from mllm_embed.images import load_image
 from mllm_embed.types import Item
 
 MANIFEST = "vectors.json"
 _BLOCK = 2048  # items that a stop can cost
+_LOST = 0.01  # share of unreadable inputs with which the rest is still worth something
 
 
 class Encoder(Protocol):
@@ -28,15 +31,20 @@ class Encoder(Protocol):
 
 
 class VectorStore:
-    """A folder with NAME.npy for each list of items, and vectors.json: what made them, and how many are done."""
+    """A folder with NAME.npy for each list of items, and vectors.json: what made them, and how many are done.
+
+    `lost` holds, for each list, the places of items whose picture cannot be read, and why; their vectors are 0.
+    """
 
     def __init__(self, folder: Path, made_by: Mapping[str, Any]):
         """Open or make `folder`; `made_by` is plain JSON that tells these vectors from any others.
 
-        Raises ConfigError for a folder that holds vectors of another model or of other items, or something else.
+        Raises ConfigError for a folder that holds vectors of another model or of other items, or something else, and
+        DataError for one that cannot be written.
         """
         self.folder, self.made_by = folder, dict(made_by)
         self.done: dict[str, int] = {}
+        self.lost: dict[str, dict[int, str]] = {}
         if folder.is_dir() and (folder / MANIFEST).is_file():
             told = read_json(folder / MANIFEST, f"remove {folder}")
             if not isinstance(told, dict) or told.get("made_by") != self.made_by or "done" not in told:
@@ -44,39 +52,76 @@ class VectorStore:
                     f"{folder} holds vectors of another model or of other data; remove it, or give another --vectors"
                 )
             self.done = told["done"]
+            self.lost = {name: dict(found) for name, found in told.get("lost", {}).items()}
         elif folder.exists() and (not folder.is_dir() or any(folder.iterdir())):
             raise ConfigError(f"{folder} holds something else than vectors; give another --vectors")
+        self._note()  # before any vector: a folder without it is not known again
 
     def encode(
         self, name: str, items: Sequence[Item], encoder: Encoder, batch_size: int = 32, progress: bool | None = None
     ) -> np.ndarray:
         """[N, D] float32 of `items`, read from disk (as a memory map) where they have been made before.
 
-        Raises ModelError for a vector with NaN, and what `encoder.encode` raises; what was done until then stays.
+        Raises ModelError for a vector with NaN, DataError for more than 1 % of items with unreadable pictures or a
+        full disk, and what `encoder.encode` raises; what was done until then stays.
         """
         path, shape = self.folder / f"{name}.npy", (len(items), encoder.dimension)
         done = self.done.get(name, 0) if path.is_file() else 0
-        if done < len(items):
-            self.folder.mkdir(parents=True, exist_ok=True)
         made = _opened(path, shape, done)
+        lost = self.lost[name] = self.lost.get(name, {}) if done else {}
         hide = None if progress is None else not progress
         with tqdm(total=len(items), initial=done, desc=f"embedding {name}", disable=hide, mininterval=1) as bar:
             for start in range(done, len(items), _BLOCK):
                 block = items[start : start + _BLOCK]
-                vectors = encoder.encode(block, batch_size=batch_size, show_progress=False)
+                vectors, reasons = _encoded(block, encoder, batch_size)
+                if len(lost) + len(reasons) > _LOST * len(items):
+                    first = next(iter([*lost.values(), *reasons.values()]))
+                    raise DataError(
+                        f"{len(lost) + len(reasons)} of {len(items):,} inputs cannot be read, more than {_LOST:.0%}: "
+                        f"{first}"
+                    )
+                lost.update({start + at: reason for at, reason in reasons.items()})
                 bad = np.flatnonzero(~np.isfinite(vectors).all(axis=1))
                 if len(bad):
                     raise ModelError(f"the vector of {block[bad[0]]} holds NaN: nothing can be near it; mend the model")
                 made[start : start + len(block)] = vectors
                 made.flush()
                 self.done[name] = start + len(block)
-                write_json(self.folder / MANIFEST, {"made_by": self.made_by, "done": self.done})
+                self._note()
                 bar.update(len(block))
         return np.asarray(made)
 
+    def _note(self) -> None:
+        lost = {name: list(found.items()) for name, found in self.lost.items()}
+        write_json(self.folder / MANIFEST, {"made_by": self.made_by, "done": self.done, "lost": lost})
+
+
+def _encoded(block: Sequence[Item], encoder: Encoder, batch_size: int) -> tuple[np.ndarray, dict[int, str]]:
+    """The vectors [B, D] of a block, 0 for items with a picture that cannot be read, and why these cannot be."""
+    try:
+        return encoder.encode(block, batch_size=batch_size, show_progress=False), {}
+    except ImageError:
+        reasons = {at: reason for at, item in enumerate(block) if (reason := _unreadable(item))}
+        if not reasons:
+            raise
+    vectors = np.zeros((len(block), encoder.dimension), np.float32)
+    kept = [at for at in range(len(block)) if at not in reasons]
+    if kept:
+        vectors[kept] = encoder.encode([block[at] for at in kept], batch_size=batch_size, show_progress=False)
+    return vectors, reasons
+
+
+def _unreadable(item: Item) -> str | None:
+    try:
+        for image in item.images:
+            load_image(image)
+    except ImageError as error:
+        return str(error)
+    return None
+
 
 def _opened(path: Path, shape: tuple[int, int], done: int) -> np.memmap:
-    """The file of `shape` on disk, new where nothing of it is done."""
+    """The file of `shape` on disk, new where nothing of it is done; all its room is taken at once."""
     try:
         made = np.lib.format.open_memmap(
             path, mode="r+" if done else "w+", dtype=None if done else np.float32, shape=None if done else shape
@@ -85,4 +130,24 @@ def _opened(path: Path, shape: tuple[int, int], done: int) -> np.memmap:
         raise ConfigError(f"{path} cannot be used ({error}); remove {path.parent}") from error
     if made.shape != shape or made.dtype != np.float32:
         raise ConfigError(f"{path} is {made.dtype} of shape {made.shape}, not float32 of {shape}; remove {path.parent}")
+    if not done:
+        _reserve(path)
     return made
+
+
+def _reserve(path: Path) -> None:
+    """Take the room of a new, sparse file: a memory map that finds the disk full kills the process.
+
+    Raises DataError where there is no room.
+    """
+    if not hasattr(os, "posix_fallocate"):  # macOS
+        return
+    size = path.stat().st_size
+    with path.open("r+b") as file:
+        try:
+            os.posix_fallocate(file.fileno(), 0, size)
+        except OSError as error:
+            raise DataError(
+                f"cannot write {path}, which takes {size / 1e6:,.1f} MB: {error.strerror}; make room, or give another "
+                "--vectors"
+            ) from error

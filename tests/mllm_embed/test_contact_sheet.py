@@ -44,6 +44,19 @@ def test_no_right_answer_means_no_green(tmp_path: Path) -> None:
     assert len(columns_of(sheet, COLOURS[0])) == 128
 
 
+def test_captions_stand_below_their_answers(tmp_path: Path) -> None:
+    answers, right = [picture(c) for c in COLOURS[:2]], [True, False]
+    plain = pixels(contact_sheet([SheetRow(None, "x", answers, right)], tmp_path / "plain.png", thumb=100))
+    row = SheetRow(None, "x", answers, right, ["positive .83", ""])
+    sheet = pixels(contact_sheet([row, row], tmp_path / "sheet.png", thumb=100))
+    below = sheet[plain.shape[0] - 10 : plain.shape[0] + 10]
+    dark = np.flatnonzero((below < 90).all(axis=2).any(axis=0))
+    assert len(dark) and dark.min() >= columns_of(sheet, COLOURS[0]).min() - 2
+    assert dark.max() < columns_of(sheet, COLOURS[1]).min()
+    with pytest.raises(DataError, match="has 2 answers and 1 captions"):
+        contact_sheet([SheetRow(None, "x", answers, right, ["a"])], tmp_path / "sheet.png")
+
+
 def test_rows_have_their_own_heights_and_pictures_keep_their_shape(tmp_path: Path) -> None:
     wide = SheetRow(picture((90, 90, 90), (40, 10)), "x", [picture(COLOURS[0])], [True])
     one = pixels(contact_sheet([wide], tmp_path / "one.png", thumb=80))

@@ -176,3 +176,23 @@ def test_what_cannot_be_added_is_refused(
         assert f"{said}" in told and told.splitlines()[-1].startswith("error: "), told
         assert not Path(soup).exists()
     assert (full / "thesis.txt").exists()
+
+
+def test_a_full_disk_is_one_sentence(
+    adapters: dict[str, Path], tmp_path: Path, capsys: pytest.CaptureFixture[str], monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """Found before anything is written, or, where the disk fills up meanwhile, told once."""
+    command = ["merge", str(adapters["a"]), str(adapters["b"]), "--output", str(tmp_path / "new/sum")]
+    with monkeypatch.context() as patched:
+        patched.setattr(shutil, "disk_usage", lambda _: shutil._ntuple_diskusage(10**9, 10**9, 1000))
+        assert main(command) == 2
+    told = capsys.readouterr().err
+    assert "MB and the disk has 0.0 MB free; make room" in told and not (tmp_path / "new").exists()
+
+    def full(*_: object, **__: object) -> None:
+        raise shutil.Error([("a", "b", "[Errno 28] No space left on device: 'b'"), ("c", "d", "[Errno 28] more")])
+
+    monkeypatch.setattr(shutil, "copytree", full)
+    assert main(command) == 2
+    told = capsys.readouterr().err
+    assert told == f"error: cannot write {tmp_path / 'new/sum'}: No space left on device: 'b'\n"

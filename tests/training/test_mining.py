@@ -2,7 +2,9 @@
 
 from __future__ import annotations
 
+import errno
 import json
+import os
 from pathlib import Path
 
 import numpy as np
@@ -11,11 +13,12 @@ from PIL import Image
 
 from mllm_embed import DataFolder, MLLMEmbedder, Query
 from mllm_embed.errors import ConfigError, DataError, ModelError
+from mllm_embed.images import load_image
 from mllm_embed.training.cli import main
 from mllm_embed.training.data import Row
 from mllm_embed.training.data.folder import read_rows
 from mllm_embed.training.mined import read_mined
-from mllm_embed.training.mining import Questions, Rules, choose, positive_similarity, searched
+from mllm_embed.training.mining import Questions, Rules, choose, positive_similarity, searched, without_twins
 from mllm_embed.training.vector_store import VectorStore
 from mllm_embed.types import Document
 
@@ -53,7 +56,7 @@ def test_negatives_are_those_of_the_obvious_loop(rules: Rules) -> None:
                             for n in right if questions.gallery[n].words == a])  # fmt: skip
         order = sorted((n for n in range(len(gallery)) if n not in right), key=lambda n: -(queries[q] @ gallery[n]))
         looked = order[rules.skip : rules.depth]
-        limit = min(rules.ceiling * positive, 1 if rules.at_most is None else rules.at_most)
+        limit = min(positive - (1 - rules.ceiling) * abs(positive), 1 if rules.at_most is None else rules.at_most)
         wanted = [n for n in looked if queries[q] @ gallery[n] <= limit][: rules.count]
         assert found.places[q].tolist() == wanted + [-1] * (rules.count - len(wanted))
         assert np.allclose(found.similarity[q, : len(wanted)], gallery[wanted] @ queries[q], atol=1e-6)
@@ -73,6 +76,43 @@ def test_a_query_is_no_negative_of_itself() -> None:
     assert [item.words for item in also.gallery] == ["b", "c", "a"] and also.answers == 2
     with pytest.raises(DataError, match="row 'r0' has no target_image"):
         Questions.of(rows_of([("a", "b")]), "source_text", "target_image")
+
+
+def test_the_ceiling_stays_below_a_negative_similarity() -> None:
+    scores, places = np.array([[-0.09, -0.1, -0.104, -0.2]], np.float32), np.arange(4)[None]
+    found = choose(scores, places, np.array([-0.1], np.float32), Rules(2))
+    assert found.places.tolist() == [[3, -1]] and found.above.tolist() == [3]
+
+
+def test_a_picture_under_two_names_is_one(tmp_path: Path) -> None:
+    for name, colour in {"a": "red", "b": "red", "c": "blue"}.items():
+        Image.new("RGB", (4, 4), colour).save(tmp_path / f"{name}.png")
+    picture = {name: Document(image=tmp_path / f"{name}.png") for name in ("a", "b", "c", "gone")}
+    rows = [
+        Row(
+            f"r{n}", name, {"source_text": Document(text=f"q{n}"), "target_image": picture[name], "image": picture["b"]}
+        )
+        for n, name in enumerate(("a", "b", "c", "gone"))
+    ]
+    questions = Questions.of(rows, "source_text", "target_image", ["image"])
+    assert questions.gallery == [picture["a"], picture["c"], picture["gone"]]
+    assert questions.positive.tolist() == [0, 0, 1, 2]
+    itself = Questions.of(rows, "image", "target_image")
+    assert itself.right() == [{0, 1, 2}] and len(itself.queries) == 1
+
+
+def test_twins_of_the_positive_and_of_each_other_are_passed_over() -> None:
+    """Pictures of equal pixels in unlike files: only vectors tell."""
+    query, gallery = unit((1, 64), 1), unit((6, 64), 2)
+    gallery[4], gallery[5] = gallery[0], gallery[3] + np.float32(3e-8)
+    (found,) = searched(query, gallery, [{0}], 10)
+    part, scores, places = found
+    assert sorted(places[0].tolist()) == [-1, 1, 2, 3, 4, 5]
+    left = without_twins(query, gallery, scores, places, [{0}])
+    kept = left[left >= 0].tolist()
+    assert len(kept) == 3 and {1, 2} < set(kept) and 4 not in kept
+    chosen = choose(scores, left, np.array([1], np.float32), Rules(2, skip=1)).places[0].tolist()
+    assert chosen == kept[1:]
 
 
 def mine(data: Path, model: Path, output: Path, *more: str) -> int:
@@ -120,6 +160,25 @@ def test_mining_a_folder_leaves_a_file_that_rows_can_take(
     assert "vectors of another model or of other data; remove it" in capsys.readouterr().err
 
 
+def test_an_unreadable_picture_costs_its_rows_alone(
+    data: Path, tiny_llava: Path, tmp_path: Path, capsys: pytest.CaptureFixture[str], monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr("mllm_embed.training.vector_store._LOST", 0.5)  # of 8 inputs, one is more than 1 %
+    folder = DataFolder.open(data)
+    rows = read_rows(folder, data, "triplets", [])
+    broken = Path(rows[3].roles["target_image"].images[0])
+    broken.write_bytes(b"no picture")
+    assert mine(data, tiny_llava, tmp_path / "mined.jsonl", "--count", "2", "--ceiling", "1") == 0
+    told = capsys.readouterr().out
+    assert f"  {broken} is not a JPEG" in told and "inputs; rows that need them have no negatives" in told
+    mined = read_mined(tmp_path / "mined.jsonl", data, folder.fingerprint())
+    for row in rows:
+        needs = {Path(image) for role in ("composed", "target_image") for image in row.roles[role].images}
+        assert broken not in {Path(image) for item in mined[row.id].negatives for image in item.images}
+        assert broken not in needs or not mined[row.id].negatives
+    assert any(entry.negatives for entry in mined.values())
+
+
 def test_texts_are_mined_and_shown(data: Path, tiny_llava: Path, tmp_path: Path) -> None:
     output = tmp_path / "mined.jsonl"
     options = ["--rows", "pairs", "--query", "image", "--positive", "caption", "--ceiling", "1", "--count", "2"]
@@ -145,6 +204,8 @@ def test_texts_are_mined_and_shown(data: Path, tiny_llava: Path, tmp_path: Path)
         (["--output", "."], "is a folder"),
         (["--output", "mined.png"], "is both --output and the contact sheet"),
         (["--sheet", "sheet.jpg"], "must end in .png"),
+        (["--output", __file__ + "/mined.jsonl"], "cannot write"),
+        (["--sheet", __file__ + "/sheet.png"], "cannot write"),
     ],
 )
 def test_bad_input_is_one_sentence(
@@ -230,6 +291,51 @@ def test_embedding_goes_on_where_it_was_stopped(tmp_path: Path) -> None:
         VectorStore(tmp_path, {"a": 1})
     with pytest.raises(ModelError, match="text='0'.* holds NaN"):
         VectorStore(tmp_path / "w", {}).encode("queries", items, Counting(bad=True))
+
+
+def test_a_stop_in_the_first_block_does_not_lock_the_folder(tmp_path: Path) -> None:
+    items = [Document(text=str(n)) for n in range(10)]
+    with pytest.raises(KeyboardInterrupt):
+        VectorStore(tmp_path / "v", {}).encode("queries", items, Counting(stop=5))
+    found = VectorStore(tmp_path / "v", {}).encode("queries", items, Counting())
+    assert found[:, 0].tolist() == list(range(10))
+
+
+def test_a_full_disk_is_found_before_any_work(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    def full(*_: object) -> None:
+        raise OSError(errno.ENOSPC, os.strerror(errno.ENOSPC))
+
+    items = [Document(text=str(n)) for n in range(10)]
+    store, encoder = VectorStore(tmp_path / "v", {}), Counting()
+    with monkeypatch.context() as patched:
+        patched.setattr(os, "posix_fallocate", full)
+        with pytest.raises(DataError, match="queries.npy, which takes 0.0 MB: No space left on device; make room"):
+            store.encode("queries", items, encoder)
+    assert encoder.seen == 0
+    store.encode("queries", items, encoder)
+    stat = (tmp_path / "v/queries.npy").stat()
+    assert stat.st_blocks * 512 >= stat.st_size
+
+
+class Seeing(Counting):
+    """An encoder that reads pictures."""
+
+    def encode(self, inputs: list, **_: object) -> np.ndarray:
+        self.seen += len(inputs)
+        return np.array([[load_image(item.images[0]).width, 1, 2, 3] for item in inputs], np.float32)
+
+
+def test_a_few_unreadable_pictures_are_passed_over(tmp_path: Path) -> None:
+    Image.new("RGB", (7, 5)).save(tmp_path / "fine.png")
+    items = [Document(image=tmp_path / "fine.png")] * 199 + [Document(image=tmp_path / "gone.png")]
+    store = VectorStore(tmp_path / "v", {})
+    found = store.encode("gallery", items, Seeing())
+    assert found[:199, 0].tolist() == [7] * 199 and not found[199].any()
+    again = VectorStore(tmp_path / "v", {})
+    again.encode("gallery", items, Seeing())
+    assert again.lost == store.lost == {"gallery": {199: f"{tmp_path / 'gone.png'} does not exist; check the path"}}
+    with pytest.raises(DataError, match="2 of 101 inputs cannot be read, more than 1%: .*gone.png does not exist"):
+        VectorStore(tmp_path / "w", {}).encode("gallery", items[:99] + items[199:] * 2, Seeing())
 
 
 def test_a_picture_in_memory_cannot_be_named_in_a_file(tmp_path: Path) -> None:
