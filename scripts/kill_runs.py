@@ -11,6 +11,7 @@ adapters must be those of the unkilled run to the bit, and nothing half-written 
 from __future__ import annotations
 
 import argparse
+import importlib.util
 import json
 import os
 import random
@@ -21,20 +22,19 @@ import sys
 import time
 from collections import Counter
 from pathlib import Path
+from types import ModuleType
 
 import yaml
 from safetensors.torch import load_file
 
 ROOT = Path(__file__).resolve().parent.parent
-sys.path.insert(0, str(ROOT / "tests"))
 KILLS_A_RUN = 10
 
 
 def make_recipe(folder: Path) -> Path:
     """The model, its data and a recipe in `folder`."""
-    from tiny import make_data, make_tiny_llava
-
-    model, data = make_tiny_llava(folder / "model"), make_data(folder / "data", count=16)
+    tiny = _tests_tiny()
+    model, data = tiny.make_tiny_llava(folder / "model"), tiny.make_data(folder / "data", count=16)
     stage = {
         "data": str(data), "batch_size": 4, "learning_rate": 1e-2, "steps": 10, "save_steps": 2, "chunk_tokens": 60,
         "learn_temperature": [0.01, 0.2],
@@ -51,6 +51,14 @@ def make_recipe(folder: Path) -> Path:
     path = folder / "recipe.yaml"
     path.write_text(yaml.safe_dump(values))
     return path
+
+
+def _tests_tiny() -> ModuleType:
+    """tests/tiny.py, which is no package."""
+    spec = importlib.util.spec_from_file_location("tiny", ROOT / "tests" / "tiny.py")
+    module = importlib.util.module_from_spec(spec)
+    spec.loader.exec_module(module)
+    return module
 
 
 def start(recipe: Path, output: Path) -> subprocess.Popen[bytes]:

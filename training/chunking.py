@@ -11,6 +11,9 @@ from .collator import Batch
 from .gradient_caching import BatchEncoder
 from .live_bytes import LiveBytes
 
+# Bytes kept free of the memory given: a CUDA context with its libraries, and what fragmentation wastes; on a CPU the
+# interpreter with torch and transformers. Assumed for the GPU (none was at hand), measured for the CPU.
+RESERVE = {"cuda": 1 << 30, "cpu": 700 << 20}
 # Of the memory that weights leave, what a step may take at its worst moment. The rest is for the loss, for what
 # the libraries and the allocator take, and on a CPU for everything else that runs there.
 SHARE = {"cuda": 0.6, "cpu": 0.25}
@@ -33,8 +36,8 @@ def find_chunk_tokens(encoder: BatchEncoder, few: Batch, more: Batch, bf16: bool
 
 
 def power_of_two(room: float, bytes_a_token: float, device: str) -> int:
-    """The largest power of two of tokens that fit SHARE of the room, at least 1."""
-    return 1 << max(int(room * SHARE[device] / bytes_a_token), 1).bit_length() - 1
+    """The largest power of two of tokens that fit SHARE of the room, less RESERVE; at least 1."""
+    return 1 << max(int((room - RESERVE[device]) * SHARE[device] / bytes_a_token), 1).bit_length() - 1
 
 
 def total_memory(device: torch.device) -> int:

@@ -78,8 +78,8 @@ def make_plan(recipe: Recipe, memory: float | None = None, picture: tuple[int, i
     from mllm_embed.lora import LoraSpec
 
     from .checks import check_batch, check_dimension
-    from .chunking import total_memory
-    from .plan_memory import RESERVE, Setting, step_peak
+    from .chunking import RESERVE, total_memory
+    from .plan_memory import Setting, step_peak
     from .plan_model import build, find_config, stored_bytes
 
     place = torch.device("cuda" if memory is not None or torch.cuda.is_available() else "cpu")

@@ -43,9 +43,6 @@ from .chunking import power_of_two
 from .live_bytes import LiveBytes
 from .plan_inputs import MicroBatch, side_of
 
-# Bytes kept free of the memory given: a CUDA context with its libraries, and what fragmentation wastes; on a CPU the
-# interpreter with torch and transformers. Assumed for the GPU (none was at hand), measured for the CPU.
-RESERVE = {"cuda": 1 << 30, "cpu": 700 << 20}
 FEW = (2, 3)
 
 
@@ -81,16 +78,18 @@ def step_peak(
 
     Without `chunk_tokens` they are as many as chunking.py would find in `room`, the bytes that weights leave.
     """
+    whole = _whole(model, inputs, setting, chunk_tokens or 0)
     if chunk_tokens is None:
-        half = [replace(batch, count=-(-batch.count // 2)) for batch in inputs]
-        whole, less = (_whole(model, part, setting, 0).peak for part in (inputs, half))
-        each = max((whole - less) / max(_tokens(inputs) - _tokens(half), 1), 1)
-        chunk_tokens = power_of_two(max(room, 0), each, setting.place)
+        # all that is alive shared among the tokens, what does not grow with them too: rather too few than too many
+        chunk_tokens = power_of_two(room, max(whole.peak / _tokens(inputs), 1), setting.place)
     if _tokens(inputs) <= chunk_tokens:
-        return _whole(model, inputs, setting, chunk_tokens)
-    chunks = [_whole(model, [_chunk(batch, chunk_tokens)], setting, chunk_tokens) for batch in inputs]
-    pixels = max(c.pixels for c in chunks) if setting.place == "cuda" else pixel_bytes(model, inputs)
-    return StepPeak(pixels, max(c.vision for c in chunks), max(c.language for c in chunks), chunk_tokens, True)
+        return replace(whole, chunk_tokens=chunk_tokens)
+    chunks = [_chunk(batch, chunk_tokens) for batch in inputs]
+    fullest = max(chunks, key=lambda batch: (batch.count * batch.length, batch.length))
+    language = language_peak(model, [fullest], setting)
+    language += max(projector_bytes(model, [chunk], setting) for chunk in chunks)
+    pixels = max(pixel_bytes(model, [c]) for c in chunks) if setting.place == "cuda" else pixel_bytes(model, inputs)
+    return StepPeak(pixels, max(vision_peak(model, [c], setting) for c in chunks), language, chunk_tokens, True)
 
 
 def _whole(model: EmbeddingModel, inputs: Sequence[MicroBatch], setting: Setting, chunk_tokens: int) -> StepPeak:

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import os
 from collections.abc import Callable
-from contextlib import nullcontext, suppress
+from contextlib import ExitStack, suppress
 from functools import partial
 from pathlib import Path
 
@@ -51,10 +51,12 @@ def run_recipe(recipe: Recipe, after_stage: Callable[[str, Path], None] | None =
     finished = check_output(recipe, data)
     bf16 = bfloat16_pays(device_for()) if recipe.bf16 == "auto" else recipe.bf16
     stopping = Stopping()
-    with stopping.listening(), alone_in(recipe.output) if first_process() else nullcontext():
+    with ExitStack() as within:
+        within.enter_context(stopping.listening())
         embedder = _adapted(recipe, bf16, finished)
         check_dimension(recipe, embedder.dimension)
         if first_process():
+            within.enter_context(alone_in(recipe.output))
             clear_leftovers(recipe)
             write_run(recipe, data)
         for number, name in enumerate(recipe.stages):

@@ -277,7 +277,9 @@ def test_a_bad_picture_size_and_help(capsys: pytest.CaptureFixture[str]) -> None
 
 
 def test_a_larger_picture_takes_more(recipe: Path) -> None:
-    loaded = load_recipe("qwen3-vl-2b")
+    keys = ("batch_size=40", "chunk_tokens=100000")
+    whole = [f"stages.{stage}.{key}" for stage in ("captions", "instructions") for key in keys]
+    loaded = load_recipe("qwen3-vl-2b", whole)
     small, large = make_plan(loaded, 24), make_plan(loaded, 24, (1024, 768))
     assert large.total > 1.5 * small.total
     assert large.stages["captions"].inputs[0].image_tokens == 32 * 24
@@ -312,7 +314,8 @@ def test_words_and_pictures_are_the_longest_of_all_rows(data: Path) -> None:
         {**row, "id": "b", "instruction": "word " * 300},
     ]
     (data / "triplets.jsonl").write_text("".join(json.dumps(row) + "\n" for row in rows))
-    recipe = load_recipe("demo", [f"stages.instructions.data={data}", "stages.instructions.batch_size=2"])
+    small = ["stages.instructions.batch_size=2", "stages.instructions.per_image=1"]
+    recipe = load_recipe("demo", [f"stages.instructions.data={data}", *small])
     composed = next(b for b in make_plan(recipe, 24).stages["instructions"].inputs if b.kind == "composed")
     assert composed.image_tokens == 72 and composed.length - composed.image_tokens > 300
 
