@@ -4,4 +4,5 @@ set -euo pipefail
 source "$(dirname "$0")/setup.sh"
 .venv/bin/ruff check .
 .venv/bin/ruff format --check .
-OMP_NUM_THREADS=1 .venv/bin/python -m pytest "$@"
+# a file of tests a core: what a file makes once is made once
+OMP_NUM_THREADS=1 .venv/bin/python -m pytest --numprocesses auto --dist loadfile "$@"

@@ -33,8 +33,7 @@ NF4 = ["quantization=nf4"]
 CASES = {  # how many batches a step has, by what engine, on what recipe
     "ddp-1": ("1", "ddp", []), "ddp-2": ("2", "ddp", []),
     "ddp-texts": ("1", "ddp", TEXTS), "ddp-nf4": ("1", "ddp", NF4),
-    "zero2-2": ("2", "zero2", []), "zero2-texts": ("1", "zero2", TEXTS),
-    "zero3-2": ("2", "zero3", []), "zero3-texts": ("1", "zero3", TEXTS),
+    "zero2-2": ("2", "zero2", []), "zero2-texts": ("1", "zero2", TEXTS), "zero3-2": ("2", "zero3", []),
 }  # fmt: skip
 
 
