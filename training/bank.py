@@ -9,7 +9,6 @@ from collections.abc import Callable, Iterable, Sequence
 from dataclasses import dataclass, replace
 from pathlib import Path
 
-import numpy as np
 import torch
 from safetensors import SafetensorError
 from safetensors.torch import load_file, save_file
@@ -55,7 +54,7 @@ class Bank:
 
 
 def make_bank(
-    term: Term, rows: Sequence[Row], encode: Callable[[list[Item]], np.ndarray], path: Path, hard_negatives: int | None
+    term: Term, rows: Sequence[Row], encode: Callable[[list[Item]], Tensor], path: Path, hard_negatives: int | None
 ) -> Bank:
     """The bank of a term, read from `path` where a run made it before; otherwise each process encodes a share of it.
 
@@ -75,10 +74,10 @@ def make_bank(
             items.setdefault(key_of(item), item)
     keys = sorted(items)
     rank, count = world()
-    vectors = torch.from_numpy(np.asarray(encode([items[key] for key in keys[rank::count]]), np.float32))
+    vectors = encode([items[key] for key in keys[rank::count]])
     if count > 1:
         vectors = interleaved(gather_ragged(vectors))
-    bank = Bank(vectors, torch.tensor(keys), torch.tensor(asked), torch.tensor(answers))
+    bank = Bank(vectors.cpu(), torch.tensor(keys), torch.tensor(asked), torch.tensor(answers))
     if rank == 0:
         with atomic_file(path) as temporary:
             save_file(vars(bank), temporary)

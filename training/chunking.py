@@ -62,7 +62,7 @@ def _peak(encoder: BatchEncoder, batch: Batch, bf16: bool) -> int:
             vectors, temperature = encoder(batch)
         (vectors.sum() * temperature).backward()
 
-    with torch.random.fork_rng():
+    with torch.random.fork_rng([device] if device.type == "cuda" else []):
         try:
             return _on_gpu(step, device) if device.type == "cuda" else _counted(step)
         finally:

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import hashlib
+import signal
 from collections import OrderedDict
 from collections.abc import Callable, Hashable, Sequence
 from dataclasses import dataclass, replace
@@ -108,6 +109,8 @@ class Examples(Dataset):
         if not self._started:
             hold_blocks(self.rows.mixed, worker.num_workers if worker else 0)
             self._started = True
+            if worker:  # a scheduler sends SIGTERM to all; the process that trains ends its workers
+                signal.signal(signal.SIGTERM, signal.SIG_IGN)
         try:
             return self._readable(index)
         except MLLMEmbedError as error:

@@ -62,8 +62,8 @@ def clear_leftovers(recipe: Recipe) -> None:
     for name in recipe.stages:
         home = recipe.output / "checkpoints" / name
         clear(home)
-        for path in home.glob(".*.tmp"):
-            path.unlink()
+        for path in (*home.glob(".*.tmp"), *home.glob(".best-*")):
+            shutil.rmtree(path) if path.is_dir() else path.unlink()
 
 
 def check_space(recipe: Recipe, stage: str, trainable: Iterable[Tensor]) -> None:

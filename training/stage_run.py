@@ -10,12 +10,17 @@ from pathlib import Path
 from typing import Any
 
 import torch
+from torch import Tensor
+from torch.utils.data import Sampler
 from tqdm import tqdm
-from transformers import PrinterCallback, TrainerCallback, TrainingArguments
+from transformers import PrinterCallback, TrainingArguments
 
 from mllm_embed import MLLMEmbedder
+from mllm_embed.errors import DataError
+from mllm_embed.files import read_json, write_json
 from mllm_embed.folder import Benchmark
 from mllm_embed.model_card import ModelCardInfo
+from mllm_embed.types import Item
 
 from .advice import Advice
 from .bank import Bank, make_bank
@@ -31,6 +36,7 @@ from .gradient_caching import BatchEncoder
 from .run_folder import check_space
 from .run_log import LOG_FILE, Console, JsonLog
 from .stage_data import StageRows, order_of
+from .stopping import Stopped, Stopping
 from .temperature import Temperature
 from .trainer import ContrastiveTrainer
 from .validation import Validation
@@ -61,17 +67,19 @@ class StageRun:
         """Where its checkpoints lie."""
         return self.recipe.output / "checkpoints" / self.name
 
-    def train(self, card: Callable[[], ModelCardInfo], stopping: TrainerCallback) -> None:
+    def train(self, card: Callable[[], ModelCardInfo], stopping: Stopping) -> None:
         """From the last checkpoint on, where there is one. Raises ModelError where the training goes wrong."""
         trainer = self._trainer(stopping)
         validation = None
         if self.benchmark:
-            validation = Validation(self.benchmark, self.stage.evaluate.every, self.embedder, trainer)
+            validation = Validation(self.benchmark, self.stage.evaluate.every, self.embedder, trainer, self.bf16)
             trainer.add_callback(validation)
         checkpoint = last_checkpoint(self.home)
         if first_process():
             self._tell(checkpoint)
         trainer.train(resume_from_checkpoint=checkpoint)
+        if stopping.asked and trainer.state.global_step < trainer.state.max_steps:
+            raise Stopped  # where no checkpoint was written, since the vectors look collapsed
         told = trainer.unreadable.close()
         if told:
             tqdm.write(f"{self.name}  {told}")
@@ -100,7 +108,7 @@ class StageRun:
         aligned = bool(self.zero)  # accelerate's autocast does not reach into DeepSpeed's engine
         return BatchEncoder(self.embedder.model, temperature, aligned=aligned, bf16=self.bf16 and aligned)
 
-    def _trainer(self, stopping: TrainerCallback) -> ContrastiveTrainer:
+    def _trainer(self, stopping: Stopping) -> ContrastiveTrainer:
         stage, output = self.stage, self.recipe.output
         if self.recipe.gradient_checkpointing:
             self.embedder.model.gradient_checkpointing_enable()
@@ -113,7 +121,7 @@ class StageRun:
         lost = output / (FILE if rank == 0 else FILE.replace(".", f"-{rank}."))
         trainer = ContrastiveTrainer(
             model=self.encoder, args=arguments, train_dataset=examples, stage=stage, banks=banks,
-            order=order_of(stage, self.rows, self.seed, processes()),
+            order=self._order(),
             data_collator=ContrastiveCollator(self.embedder.items, stage.uses, self._chunk_tokens(examples)),
             unreadable=Unreadable(lost, len(self.rows) // processes(), stage.max_unreadable),
             callbacks=[log, Console(self.name), Advice(stage, self.rows.sample(), banks, log), stopping],
@@ -123,7 +131,7 @@ class StageRun:
 
     def _arguments(self) -> TrainingArguments:
         stage = self.stage
-        return TrainingArguments(
+        arguments = TrainingArguments(
             output_dir=str(self.home), seed=self.seed, bf16=self.bf16 and not self.zero, deepspeed=self.zero,
             use_cpu=not torch.cuda.is_available(), dataloader_pin_memory=torch.cuda.is_available(),
             per_device_train_batch_size=stage.batch_size // processes(), dataloader_drop_last=True,
@@ -133,20 +141,46 @@ class StageRun:
             save_steps=stage.save_steps, logging_steps=10, logging_first_step=True,
             report_to=["tensorboard"], remove_unused_columns=False, label_names=[], disable_tqdm=True,
         )  # fmt: skip
+        if arguments.device.type == "cuda":
+            arguments._n_gpu = (
+                1  # one process a GPU: Trainer would wrap the model in DataParallel where it sees several
+            )
+        return arguments
 
     def _chunk_tokens(self, examples: Examples) -> int:
         if self.stage.chunk_tokens != "auto":
             return self.stage.chunk_tokens
+        path = self.home / f"chunk_tokens_{world()[0]}.json"
+        if path.is_file():  # what a GPU shows depends on what ran before; a run that goes on cuts as it did
+            return read_json(path, f"remove {path}")
         collate = ContrastiveCollator(self.embedder.items, self.stage.uses, sys.maxsize)
-        first = [examples[index] for index in range(min(max(PROBES), len(examples)))]
+        probed = Examples(self.rows, examples.read, self.seed)  # workers are forked from examples that none has touched
+        first = [probed[index] for index in range(min(max(PROBES), len(probed)))]
         few, more = (collate(first[:count])["batch"] for count in PROBES)
-        return find_chunk_tokens(self.encoder, few, more, self.bf16)
+        tokens = find_chunk_tokens(self.encoder, few, more, self.bf16)
+        write_json(path, tokens)
+        return tokens
+
+    def _order(self) -> Sampler[int]:
+        """Raises DataError where the sources give no whole batch an epoch."""
+        order = order_of(self.stage, self.rows, self.seed, processes())
+        if len(order) < self.stage.batch_size:
+            raise DataError(
+                f"stage '{self.name}': an epoch of {self.stage.where} has {len(order):,} rows, fewer than batch_size "
+                f"{self.stage.batch_size}: sources leave out what fills no chunk; lower batch_size or per_source"
+            )
+        return order
+
+    def _encode(self, items: list[Item]) -> Tensor:
+        """[N, D] float32, on the model's device; in the training's precision, since its projector is float32."""
+        with torch.autocast(self.embedder.device.type, torch.bfloat16, enabled=self.bf16):
+            return self.embedder.encode(items, convert_to="torch").to(self.embedder.device)
 
     def _banks(self) -> dict[str, Bank]:
         terms = [term for term in self.stage.terms if term.bank]
         return {
             term.name: make_bank(
-                term, self.rows, self.embedder.encode, self.home / f"bank-{number}.safetensors",
+                term, self.rows, self._encode, self.home / f"bank-{number}.safetensors",
                 self.stage.hard_negatives,
             )
             for number, term in enumerate(terms)

@@ -41,7 +41,9 @@ def run_recipe(recipe: Recipe, after_stage: Callable[[str, Path], None] | None =
     that fails its checks or lacks what the loss needs, ModelError for a model that cannot be loaded or whose training
     goes wrong, Stopped after a SIGTERM.
     """
-    if not torch.cuda.is_available():
+    if torch.cuda.is_available():
+        torch.cuda.set_device(int(os.environ.get("LOCAL_RANK", 0)))  # or every process would load onto the first GPU
+    else:
         os.environ.setdefault("DS_ACCELERATOR", "cpu")  # or DeepSpeed, where it is installed, warns of a CPU
     zero = zero_config(recipe)
     rows, data = _open(recipe)

@@ -49,7 +49,7 @@ class Stopping(TrainerCallback):
 
     def on_step_end(self, args: Any, state: Any, control: Any, **_: Any) -> None:
         if self._anybody_asked(args.device) and state.global_step < state.max_steps:
-            control.should_save = control.should_training_stop = True
+            control.should_save = control.should_log = control.should_training_stop = True
 
     def on_save(self, args: Any, state: Any, *_: Any, **__: Any) -> None:
         """Raises Stopped after the checkpoint; after the last step the stage's adapter comes first."""

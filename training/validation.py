@@ -36,8 +36,10 @@ class Validation(TrainerCallback):
     the first step is there to compare with, and never the best.
     """
 
-    def __init__(self, benchmark: Benchmark, every: int, embedder: MLLMEmbedder, trainer: ContrastiveTrainer):
-        self.benchmark, self.every, self.embedder, self.trainer = benchmark, every, embedder, trainer
+    def __init__(
+        self, benchmark: Benchmark, every: int, embedder: MLLMEmbedder, trainer: ContrastiveTrainer, bf16: bool
+    ):
+        self.benchmark, self.every, self.embedder, self.trainer, self.bf16 = benchmark, every, embedder, trainer, bf16
         self.best = best_folder(Path(trainer.args.output_dir))
 
     def on_train_begin(self, args: Any, state: Any, control: Any, **_: Any) -> None:
@@ -64,7 +66,7 @@ class Validation(TrainerCallback):
 
     def _measured(self) -> dict[str, float]:
         started = time.perf_counter()
-        figures = measure(self.embedder, self.benchmark, self.trainer.args.bf16)
+        figures = measure(self.embedder, self.benchmark, self.bf16)
         return figures | {"validation_seconds": round(time.perf_counter() - started, 2)}
 
     def _keep(self, facts: dict[str, Any]) -> None:

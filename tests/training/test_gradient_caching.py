@@ -12,7 +12,7 @@ from torch import Tensor
 
 from mllm_embed import DataFolder, Document, MLLMEmbedder
 from mllm_embed.lora import LoraSpec, add_lora
-from mllm_embed.training.chunking import find_chunk_tokens
+from mllm_embed.training.chunking import RESERVE, find_chunk_tokens
 from mllm_embed.training.collator import Batch, ContrastiveCollator
 from mllm_embed.training.config import Stage
 from mllm_embed.training.data.folder import read_rows
@@ -149,7 +149,7 @@ def test_the_size_of_a_chunk_follows_from_the_memory(
     state = torch.get_rng_state()
 
     def size(memory: int) -> int:
-        monkeypatch.setattr("mllm_embed.training.chunking.total_memory", lambda _: memory)
+        monkeypatch.setattr("mllm_embed.training.chunking.total_memory", lambda _: RESERVE["cpu"] + memory)
         return find_chunk_tokens(encoder, few, more, bf16=False)
 
     sizes = [size(memory) for memory in (1 << 20, 1 << 28, 1 << 32)]
