@@ -141,7 +141,7 @@ def save(
     info, base = ModelCardInfo.of(card), settings.base
     public = not settings.base_is_folder
     adapted, old = model.adapted, settings.card
-    _check_target(Path(path), Path(settings.base) if adapted and not merge and settings.base else None)
+    check_target(Path(path), Path(settings.base) if adapted and not merge and settings.base else None)
     with atomic_folder(path) as folder, _stock_config(model):
         if adapted and not merge:
             for config in model.backbone.peft_config.values():
@@ -171,7 +171,7 @@ def _stock_config(model: EmbeddingModel) -> Iterator[None]:
             config.is_causal = flag
 
 
-def _check_target(path: Path, base: Path | None) -> None:
+def check_target(path: Path, base: Path | None = None) -> None:
     """Saving replaces the whole folder, so only a folder that an earlier save wrote may be there."""
     if path.exists() and not path.is_dir():
         raise ModelError(f"{path} is a file; give the name of a folder to save to")

@@ -47,15 +47,21 @@ def check_writable(path: Path) -> None:
         raise DataError(f"cannot write {path}: {error.strerror}") from error
 
 
-def check_space(path: Path, size: int) -> None:
-    """Raises DataError where the disk of `path`, which need not be there yet, has no room for `size` bytes."""
+def check_space(path: Path, size: int, what: str) -> None:
+    """Raises DataError where the disk of `path`, which need not be there yet, has no room for the `size` bytes that
+    `what` takes."""
     path = Path(os.path.abspath(path))
     there = next(place for place in (path, *path.parents) if place.exists())
     free = shutil.disk_usage(there).free
     if free < size:
         raise DataError(
-            f"cannot write {path}: it takes {size / 1e6:,.1f} MB and the disk has {free / 1e6:,.1f} MB free; make room"
+            f"{what} needs {_size(size)} on the disk of {there}, which has {_size(free)} free; make room or choose "
+            "another output, and start the same command again"
         )
+
+
+def _size(count: int) -> str:
+    return f"{count / 2**30:.2f} GiB" if count >= 2**30 / 10 else f"{count / 2**20:.1f} MiB"
 
 
 def write_file(path: Path, content: bytes) -> None:

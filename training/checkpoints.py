@@ -87,18 +87,6 @@ def failing_disk(written: Path) -> Iterator[None]:
         ) from error
 
 
-def check_room(folder: Path, needed: int, what: str) -> None:
-    """Raises DataError where the disk of `folder` has fewer than `needed` bytes free."""
-    while not folder.exists():
-        folder = folder.parent
-    free = shutil.disk_usage(folder).free
-    if free < needed:
-        raise DataError(
-            f"{what} needs {_size(needed)} on the disk of {folder}, which has {_size(free)} free; make room or choose "
-            "another output, and start the same command again"
-        )
-
-
 def _numbered(folder: Path) -> list[Path]:
     found = [path for path in folder.glob("checkpoint-*") if path.name.split("-")[-1].isdigit()]
     return sorted(found, key=lambda path: int(path.name.split("-")[-1]))
@@ -118,7 +106,3 @@ def _to_disk(path: Path) -> None:
         os.fsync(handle)
     finally:
         os.close(handle)
-
-
-def _size(count: int) -> str:
-    return f"{count / 2**30:.2f} GiB" if count >= 2**30 / 10 else f"{count / 2**20:.1f} MiB"

@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import hashlib
 import signal
 from collections import OrderedDict
 from collections.abc import Callable, Hashable, Sequence
@@ -15,6 +14,7 @@ from mllm_embed.errors import DataError, ImageError, MLLMEmbedError
 from mllm_embed.types import Item
 
 from .data import Row
+from .data.numbers import number_of
 from .data.spares import spare
 from .data.stream import hold_blocks
 
@@ -87,7 +87,7 @@ class Reader:
             self._kept.move_to_end(key)
             return self._kept[key]
         loaded, tokens = self.prepare(item)
-        ready = self._kept[key] = Ready(loaded, tokens, number_of(loaded))
+        ready = self._kept[key] = Ready(loaded, tokens, content_of(loaded))
         if len(self._kept) > KEPT:
             self._kept.popitem(last=False)
         return ready
@@ -130,18 +130,11 @@ class Examples(Dataset):
 
 def key_of(item: Item) -> int:
     """A number, int64, that inputs of one name share: same prompt, same paths, same words; no picture is opened."""
-    return _number(repr(item.key).encode("utf-8", "replace"))
+    return number_of(repr(item.key))
 
 
-def number_of(item: Item) -> int:
+def content_of(item: Item) -> int:
     """A number, int64, that inputs share in every process when the model cannot tell them apart: same prompt, same
     pixels, same words."""
-    text = repr((item.role, item.text, item.words)).encode("utf-8", "replace")
-    return _number(text, *(part for shown in item.images for part in (repr(shown.size).encode(), shown.tobytes())))
-
-
-def _number(*parts: bytes) -> int:
-    digest = hashlib.blake2b(digest_size=8)
-    for part in parts:
-        digest.update(part)
-    return int.from_bytes(digest.digest(), "big", signed=True)
+    shown = (part for picture in item.images for part in (repr(picture.size), picture.tobytes()))
+    return number_of(repr((item.role, item.text, item.words)), *shown)

@@ -105,12 +105,11 @@ def _parser() -> argparse.ArgumentParser:
 
 
 def _check_output(output: Path, adapters: Sequence[Path]) -> None:
+    from mllm_embed.checkpoint import check_target
+
     if any(output.resolve() == path.resolve() for path in adapters):
         raise ModelError(f"{output} is one of the adapters, which the sum would replace; give another --output")
-    if output.exists() and not output.is_dir():
-        raise ModelError(f"{output} is a file; give the name of a folder")
-    if output.is_dir() and any(output.iterdir()) and not (output / "mllm_embed.json").is_file():
-        raise ModelError(f"{output} holds other files, which the sum would remove; give a new or empty folder")
+    check_target(output)
 
 
 def _base_tensors(adapters: Sequence[Adapter], base: str | None) -> dict[str, Tensor]:
@@ -161,7 +160,7 @@ def _write(
     kept = [path for path in first.path.iterdir() if path.name not in left(first.path, [path.name])]
     files = [file for path in kept for file in (path, *path.rglob("*")) if file.is_file()]
     numbers = sum(tensor.numel() for tensor in (tensors | whole).values())
-    check_space(output, 4 * numbers + sum(file.stat().st_size for file in files))
+    check_space(output, 4 * numbers + sum(file.stat().st_size for file in files), "the sum")
     with atomic_folder(output) as folder:
         shutil.copytree(first.path, folder, dirs_exist_ok=True, ignore=left)
         save_file({n: t.float().contiguous() for n, t in (tensors | whole).items()}, folder / WEIGHTS[0])

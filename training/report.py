@@ -64,7 +64,7 @@ def _told(rows: Sequence[Line]) -> str:
         f"peak memory {max(row['memory_gib'] for row in steps):.2f} GiB",
         f"loss {steps[0]['loss']:.4f} -> {steps[-1]['loss']:.4f}" + _terms(steps[-1]),
     ]
-    unreadable = sum(row.get("unreadable", 0) for row in steps[-1:])
+    unreadable = steps[-1].get("unreadable", 0)
     return "; ".join([*parts, *_validated(rows), *([f"{unreadable:,} unreadable rows"] if unreadable else [])])
 
 

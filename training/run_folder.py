@@ -15,10 +15,10 @@ from typing import Any
 from torch import Tensor
 
 from mllm_embed.errors import ConfigError
-from mllm_embed.files import write_json
+from mllm_embed.files import check_space, write_json
 from mllm_embed.versions import versions
 
-from .checkpoints import KEPT, check_room, checkpoint_bytes, clear
+from .checkpoints import KEPT, checkpoint_bytes, clear
 from .config import Recipe
 
 RUN_FILE = "run.json"
@@ -66,7 +66,7 @@ def clear_leftovers(recipe: Recipe) -> None:
             shutil.rmtree(path) if path.is_dir() else path.unlink()
 
 
-def check_space(recipe: Recipe, stage: str, trainable: Iterable[Tensor]) -> None:
+def check_stage_space(recipe: Recipe, stage: str, trainable: Iterable[Tensor]) -> None:
     """Raises DataError where the output's disk has no room for what a stage and those after it will yet write there.
 
     That is as many checkpoints as are kept and the one that is written beside them, less those that are there, and an
@@ -77,7 +77,7 @@ def check_space(recipe: Recipe, stage: str, trainable: Iterable[Tensor]) -> None
     there = sum(path.stat().st_size for path in home.glob("checkpoint-*/*"))
     adapters = len(stages) - stages.index(stage)
     needed = max((KEPT + 1) * size - there, size) + adapters * (size // 3)
-    check_room(recipe.output, needed, f"stage '{stage}' (its checkpoints and the adapters)")
+    check_space(recipe.output, needed, f"stage '{stage}' (its checkpoints and the adapters)")
 
 
 def _is_finished(stage: Path) -> bool:

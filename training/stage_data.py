@@ -14,6 +14,7 @@ from mllm_embed.errors import DataError
 from .config import Stage
 from .data import Row
 from .data.open import open_rows
+from .data.order import shares
 from .data.rows import MixedRows
 from .data.stream import StreamSampler
 from .mined import Mined, read_mined
@@ -90,9 +91,5 @@ def order_of(stage: Stage, rows: StageRows, seed: int, processes: int) -> Sample
 
 
 def _weights(mixed: MixedRows) -> list[float] | None:
-    """A source without a weight counts as heavy as its part of all rows."""
     given = [part.source.weight for part in mixed.parts]
-    if all(weight is None for weight in given):
-        return None
-    sizes = [len(part) / len(mixed) for part in mixed.parts]
-    return [size if weight is None else weight for size, weight in zip(sizes, given, strict=True)]
+    return None if all(weight is None for weight in given) else shares([len(part) for part in mixed.parts], given)

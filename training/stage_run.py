@@ -33,7 +33,7 @@ from .data.unreadable import FILE, Unreadable
 from .examples import Examples, Reader
 from .gathering import world
 from .gradient_caching import BatchEncoder
-from .run_folder import check_space
+from .run_folder import check_stage_space
 from .run_log import LOG_FILE, Console, JsonLog
 from .stage_data import StageRows, order_of
 from .stopping import Stopped, Stopping
@@ -113,7 +113,7 @@ class StageRun:
         if self.recipe.gradient_checkpointing:
             self.embedder.model.gradient_checkpointing_enable()
         arguments = self._arguments()
-        check_space(self.recipe, self.name, self.encoder.trainable().values())
+        check_stage_space(self.recipe, self.name, self.encoder.trainable().values())
         read = Reader(self.embedder.items.prepared, stage.encoded, stage.keyed, stage.hard_negatives)
         examples = Examples(self.rows, read, self.seed)
         banks, log = self._banks(), JsonLog(output / LOG_FILE, self.name)
@@ -142,9 +142,8 @@ class StageRun:
             report_to=["tensorboard"], remove_unused_columns=False, label_names=[], disable_tqdm=True,
         )  # fmt: skip
         if arguments.device.type == "cuda":
-            arguments._n_gpu = (
-                1  # one process a GPU: Trainer would wrap the model in DataParallel where it sees several
-            )
+            # one process a GPU: where Trainer sees several it would wrap the model in DataParallel
+            arguments._n_gpu = 1
         return arguments
 
     def _chunk_tokens(self, examples: Examples) -> int:

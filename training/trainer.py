@@ -15,10 +15,10 @@ from transformers import Trainer
 from transformers.trainer import SCHEDULER_NAME
 
 from mllm_embed.errors import ModelError
-from mllm_embed.files import write_json
+from mllm_embed.files import check_space, write_json
 
 from .bank import Bank
-from .checkpoints import ASIDE, check_room, checkpoint_bytes, failing_disk, publish
+from .checkpoints import ASIDE, checkpoint_bytes, failing_disk, publish
 from .collator import Batch
 from .config import Stage, Term
 from .data.unreadable import Unreadable
@@ -62,7 +62,7 @@ class ContrastiveTrainer(Trainer):
         batch: Batch = inputs["batch"]
         for lost in batch.lost:
             self.unreadable.add(*lost)
-        self.meter.unreadable += len(batch.lost)
+        self.meter.unreadable = self.unreadable.met  # which a run that goes on remembers
         self.unreadable.count(self.args.per_device_train_batch_size)
         vectors, temperature = model(batch)
         weighing = Weighing(temperature.to(vectors.device), self.stage.mask_margin, self.stage.hardness)
@@ -143,7 +143,7 @@ class ContrastiveTrainer(Trainer):
     def _save_checkpoint(self, model: nn.Module, trial: Any) -> None:
         home = Path(self.args.output_dir)
         written = home / ASIDE / f"checkpoint-{self.state.global_step}"
-        check_room(home, checkpoint_bytes(self._trainable.values()), "a checkpoint")
+        check_space(home, checkpoint_bytes(self._trainable.values()), "a checkpoint")
         with failing_disk(written):
             super()._save_checkpoint(model, trial)
             write_json(written / self._unreadable_file, self.unreadable.state())
@@ -202,8 +202,7 @@ class ContrastiveTrainer(Trainer):
     def _run_epoch(self, epoch: int, **kwargs: Any) -> None:
         """Tells the order its epoch, which accelerate does not where several processes share a batch; and stops a run
         that goes on from its last step, where Trainer would take one more before it looks."""
-        if self.order is not None and hasattr(self.order, "set_epoch"):
-            self.order.set_epoch(epoch)
+        self.order.set_epoch(epoch)
         if self.state.global_step >= self.state.max_steps:
             self.control.should_training_stop = True
         else:

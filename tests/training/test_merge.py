@@ -187,7 +187,7 @@ def test_a_full_disk_is_one_sentence(
         patched.setattr(shutil, "disk_usage", lambda _: shutil._ntuple_diskusage(10**9, 10**9, 1000))
         assert main(command) == 2
     told = capsys.readouterr().err
-    assert "MB and the disk has 0.0 MB free; make room" in told and not (tmp_path / "new").exists()
+    assert "the sum needs " in told and "which has 0.0 MiB free; make room" in told and not (tmp_path / "new").exists()
 
     def full(*_: object, **__: object) -> None:
         raise shutil.Error([("a", "b", "[Errno 28] No space left on device: 'b'"), ("c", "d", "[Errno 28] more")])

@@ -198,7 +198,7 @@ def test_room_is_looked_for_before_each_checkpoint(
 ) -> None:
     seen = []
     for module in (trainer_module, run_folder):
-        monkeypatch.setattr(module, "check_room", lambda folder, needed, what: seen.append((needed, what)))
+        monkeypatch.setattr(module, "check_space", lambda folder, needed, what: seen.append((needed, what)))
     run_recipe(load_recipe(recipe, [f"output={tmp_path / 'run'}"]))
     (first, _), *later = seen
     assert [what for _, what in later] == ["a checkpoint"] * 3

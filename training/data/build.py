@@ -10,7 +10,7 @@ from mllm_embed.errors import DataError
 from mllm_embed.rows import half_character
 from mllm_embed.types import Document, ImageLike, Item, Query
 
-from .pool import number_of
+from .numbers import number_of
 from .row import Row
 
 

@@ -62,17 +62,18 @@ def stream_order(
     return order
 
 
-def quotas(lengths: Sequence[int], weights: Sequence[float | None]) -> list[int]:
-    """How many rows of each source an epoch has: all together as many as there are rows.
-
-    A weight is a share beside the other weights; a source without one counts as heavy as its part of all rows.
-    """
+def shares(lengths: Sequence[int], weights: Sequence[float | None]) -> list[float]:
+    """What each source weighs beside the others: one without a weight as much as its part of all rows."""
     total = sum(lengths)
-    sizes = [length / total for length in lengths]
-    given = [size if weight is None else weight for size, weight in zip(sizes, weights, strict=True)]
+    return [length / total if weight is None else weight for length, weight in zip(lengths, weights, strict=True)]
+
+
+def quotas(lengths: Sequence[int], weights: Sequence[float | None]) -> list[int]:
+    """How many rows of each source an epoch has: all together as many as there are rows."""
     if all(weight is None for weight in weights):
         return list(lengths)
-    return [int(total * weight / sum(given)) for weight in given]
+    given = shares(lengths, weights)
+    return [int(sum(lengths) * weight / sum(given)) for weight in given]
 
 
 def _shuffled_blocks(

@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import hashlib
 from pathlib import Path
 from typing import Any
 
@@ -10,12 +9,8 @@ import numpy as np
 
 from mllm_embed.errors import DataError
 
+from .numbers import number_of
 from .tables import Record, json_table
-
-
-def number_of(text: str) -> int:
-    """An int64 that equal texts share, and others do not in practice: 8 bytes of BLAKE2."""
-    return int.from_bytes(hashlib.blake2b(text.encode("utf-8", "surrogatepass"), digest_size=8).digest(), signed=True)
 
 
 class Pool:

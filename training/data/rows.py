@@ -16,7 +16,7 @@ from mllm_embed.types import ImageLike
 from .build import Cells, empty, row_of
 from .formats import Format
 from .formats.format import Finish, Values
-from .pool import number_of
+from .numbers import number_of
 from .row import Row
 from .source import Source
 from .tables import Record, Table

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from mllm_embed.errors import DataError
 
-from .pool import number_of
+from .numbers import number_of
 from .rows import MixedRows
 
 ATTEMPTS = 20

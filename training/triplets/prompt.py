@@ -70,7 +70,3 @@ class Prompt:
         kinds = "\n".join(f"- {kind}: {KINDS[kind]}" for kind in order)
         values = {"caption": caption, "count": str(self.count), "kinds": kinds}
         return _MARK.sub(lambda mark: values[mark[1]], self.text)
-
-    def digest(self) -> str:
-        """sha256 of the text and the count."""
-        return hashlib.sha256(f"{self.count}\n{self.text}".encode()).hexdigest()
