@@ -2,9 +2,10 @@
 
 from __future__ import annotations
 
+import difflib
 import functools
 import sys
-from collections.abc import Callable
+from collections.abc import Callable, Iterable
 
 
 class MLLMEmbedError(Exception):
@@ -25,6 +26,12 @@ class ConfigError(MLLMEmbedError):
 
 class ModelError(MLLMEmbedError):
     """A model or adapter that cannot be loaded or does not fit."""
+
+
+def did_you_mean(word: str, known: Iterable[str]) -> str:
+    """The end of a sentence about a word that is none of the known ones; empty where none is near."""
+    near = difflib.get_close_matches(word, list(known), n=1)
+    return f"; did you mean '{near[0]}'?" if near else ""
 
 
 def user_errors(main: Callable[..., int]) -> Callable[..., int]:

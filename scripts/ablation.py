@@ -14,6 +14,7 @@ from __future__ import annotations
 
 import argparse
 import json
+import shutil
 import subprocess
 import sys
 from dataclasses import dataclass
@@ -28,7 +29,7 @@ from mllm_embed.eval.benchmarks import open_suite
 from mllm_embed.eval.evaluate import evaluate
 from mllm_embed.eval.figures import bootstrap_means
 from mllm_embed.eval.paired import paired
-from mllm_embed.files import write_file, write_json
+from mllm_embed.files import atomic_folder, write_file, write_json
 from mllm_embed.training.config import Recipe
 from mllm_embed.training.recipe_files import load_recipe
 from mllm_embed.training.stages import run_recipe
@@ -127,6 +128,7 @@ def main() -> int:
             recipe = _recipe(name, variant)
             if variant.mined:
                 _mine()
+            _take_over(name, recipe)
             adapter = run_recipe(recipe)
             values[name] = _measured(name, recipe.model, adapter)
             write_file(OUTPUT / "table.md", _table(values).encode())
@@ -138,6 +140,27 @@ def _recipe(name: str, variant: Variant) -> Recipe:
     output = OUTPUT / name.replace(",", "").replace(" ", "_")
     whole = load_recipe(variant.recipe, [*variant.overrides, f"output={output}"])
     return whole.model_copy(update={"stages": {stage: whole.stages[stage] for stage in variant.stages}})
+
+
+def _take_over(name: str, recipe: Recipe) -> None:
+    """Copy the first stages from a row that has trained the same ones: a run goes on from them."""
+    for other, variant in VARIANTS.items():
+        if other == name:
+            return
+        theirs = _recipe(other, variant)
+        if _without_stages(theirs) != _without_stages(recipe):
+            continue
+        for (stage, keys), same in zip(recipe.stages.items(), theirs.stages.items(), strict=False):
+            trained, wanted = theirs.output / stage, recipe.output / stage
+            if (stage, keys) != same or not (trained / "adapter_config.json").is_file():
+                break
+            if not wanted.exists():
+                with atomic_folder(wanted) as folder:
+                    shutil.copytree(trained, folder, dirs_exist_ok=True)
+
+
+def _without_stages(recipe: Recipe) -> dict[str, Any]:
+    return recipe.model_dump(exclude={"output", "stages"})
 
 
 def _mine() -> None:

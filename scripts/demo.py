@@ -1,7 +1,7 @@
 """The demo: scenes, the base model, two live stages of training, the shipped adapters, one table and one picture.
 
 Everything it calls is what a user calls: `make_scenes.py` writes the folder format, a recipe is trained, folders are
-evaluated. Leaves runs/demo/, made anew, with data, adapters, log.jsonl, results and contact_sheet.png.
+evaluated. Leaves runs/demo/, made anew, with data, adapters, log.jsonl, results, report.png and contact_sheet.png.
 """
 
 from __future__ import annotations
@@ -69,7 +69,7 @@ def main() -> int:
     write_sheet(table["shipped adapters"]["unseen"], unseen, OUTPUT / "contact_sheet.png", 12)
     text = comparison_table(table)
     (OUTPUT / "table.txt").write_text(text + "\n", encoding="utf-8")
-    say(f"done; data, adapters, log.jsonl, results and contact_sheet.png are in {OUTPUT}/\n\n{text}")
+    say(f"done; data, adapters, log.jsonl, results, report.png and contact_sheet.png are in {OUTPUT}/\n\n{text}")
     return 0
 
 

@@ -6,4 +6,4 @@ source "$(dirname "$0")/setup.sh"
 .venv/bin/mllm-embed search --model scripts/assets/base --adapter scripts/assets/adapters/instructions \
     --gallery runs/demo/data/unseen --output runs/demo/search.png --exclude-reference \
     --image runs/demo/data/unseen/images/000/000-00.jpg --instruction "on snow instead"
-echo "look at runs/demo/contact_sheet.png and runs/demo/search.png"
+echo "look at runs/demo/contact_sheet.png, runs/demo/search.png and runs/demo/report.png"

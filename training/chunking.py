@@ -7,7 +7,9 @@ from collections.abc import Callable
 
 import torch
 
-from .collator import Batch
+from mllm_embed.errors import ModelError
+
+from .collator import Chunk
 from .gradient_caching import BatchEncoder
 from .live_bytes import LiveBytes
 
@@ -19,17 +21,26 @@ RESERVE = {"cuda": 1 << 30, "cpu": 700 << 20}
 SHARE = {"cuda": 0.6, "cpu": 0.25}
 
 
-def find_chunk_tokens(encoder: BatchEncoder, few: Batch, more: Batch, bf16: bool) -> int:
+def find_chunk_tokens(encoder: BatchEncoder, one: Chunk, two: Chunk, bf16: bool) -> int:
     """The largest power of two of tokens that a step's activations may belong to.
 
-    Two small batches go forward and backward, and the difference of what they take is what a token takes. By the
-    memory that there is, not by what is free, so that a run that goes on finds the same.
+    One long input and two of it go forward and backward, and the difference of what they take is what a token takes;
+    where two do not fit, all that one takes counts as its tokens'. By the memory that there is, not by what is free, so
+    that a run that goes on finds the same.
 
-    `bf16`: whether training computes under bfloat16 autocast.
+    `bf16`: whether training computes under bfloat16 autocast. Raises ModelError where not even one input fits.
     """
     device = next(encoder.parameters()).device
-    tokens, peaks = zip(*((_tokens(batch), _peak(encoder, batch, bf16)) for batch in (few, more)), strict=True)
-    each = max((peaks[1] - peaks[0]) / max(tokens[1] - tokens[0], 1), 1)
+    tokens = one["input_ids"].numel()
+    alone = _peak(encoder, one, bf16)
+    if alone is None:
+        room = total_memory(device) / (1 << 30)
+        raise ModelError(
+            f"an input of {tokens:,} tokens does not fit in {room:.1f} GiB beside the model; "
+            "set gradient_checkpointing: true or quantization: nf4, or take smaller pictures"
+        )
+    both = _peak(encoder, two, bf16)
+    each = max((alone if both is None else both - alone) / tokens, 1)
     # what is trained has a gradient and two moments beside it
     weights = sum(parameter.nbytes * (4 if parameter.requires_grad else 1) for parameter in encoder.parameters())
     return power_of_two(total_memory(device) - weights, each, device.type)
@@ -48,23 +59,21 @@ def total_memory(device: torch.device) -> int:
     return whole // int(os.environ.get("LOCAL_WORLD_SIZE", 1))
 
 
-def _tokens(batch: Batch) -> int:
-    return sum(chunk["input_ids"].numel() for chunk in batch.live)
-
-
-def _peak(encoder: BatchEncoder, batch: Batch, bf16: bool) -> int:
-    """Bytes at the worst moment of a step, above what was there before."""
+def _peak(encoder: BatchEncoder, chunk: Chunk, bf16: bool) -> int | None:
+    """Bytes at the worst moment of a step, above what was there before; None where a GPU has not so many."""
     device, training = next(encoder.parameters()).device, encoder.training
     encoder.train()
 
     def step() -> None:
         with torch.autocast(device.type, torch.bfloat16, enabled=bf16):
-            vectors, temperature = encoder(batch)
-        (vectors.sum() * temperature).backward()
+            vectors = encoder.encode(chunk)
+        vectors.sum().backward()
 
     with torch.random.fork_rng([device] if device.type == "cuda" else []):
         try:
             return _on_gpu(step, device) if device.type == "cuda" else _counted(step)
+        except torch.OutOfMemoryError:
+            return None
         finally:
             encoder.zero_grad(set_to_none=True)
             encoder.train(training)
@@ -77,6 +86,7 @@ def _counted(step: Callable[[], None]) -> int:
 
 
 def _on_gpu(step: Callable[[], None], device: torch.device) -> int:
+    step()  # libraries take their workspaces with their first call
     torch.cuda.reset_peak_memory_stats(device)
     before = torch.cuda.memory_allocated(device)
     step()

@@ -304,3 +304,10 @@ class Recipe(_Section):
         default=None, description="zero2, zero3, zero2-offload, zero3-offload, or a JSON file: DeepSpeed's config"
     )
     workers: int = Field(default=0, ge=0, description="processes that decode pictures; 0: the training process")
+
+    @field_validator("bf16", mode="before")
+    @classmethod
+    def _auto_or_switch(cls, value: Any) -> Any:
+        if value != "auto" and not isinstance(value, bool):
+            raise ValueError(f"must be auto, true or false, not {value!r}")
+        return value

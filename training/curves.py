@@ -15,13 +15,15 @@ if TYPE_CHECKING:
 
 @dataclass(frozen=True)
 class Panel:
-    """A subject: the log's names that belong to it, each drawn in its own style; NAME/ is one curve a term."""
+    """A subject: the log's names that belong to it, each drawn in its own style; NAME/ is one curve a term. What is
+    `often_fixed` is only drawn where it changes."""
 
     title: str
     names: tuple[str, ...]
     scale: str = "linear"
     bottom: float | None = None
     top: float | None = None
+    often_fixed: bool = False
 
 
 PANELS = (
@@ -30,7 +32,7 @@ PANELS = (
     Panel("recall on the validation", ("recall@1", "recall@5", "recall@10"), bottom=0),
     Panel("cosine: positive —, hardest negative - -", ("positive/", "hardest/")),
     Panel("mean cosine of all vectors", ("mean_cosine",)),
-    Panel("temperature", ("temperature",)),
+    Panel("temperature", ("temperature",), often_fixed=True),
     Panel("learning rate", ("learning_rate",), bottom=0),
     Panel("norm of the gradient", ("grad_norm",), scale="log"),
     Panel("share of the time waiting for data", ("data_wait",), bottom=0, top=1),
@@ -51,7 +53,7 @@ def draw(rows: Sequence[Line], title: str = "") -> Figure:
     from matplotlib.figure import Figure
 
     starts = _starts(rows)
-    panels = [panel for panel in PANELS if _series(rows, starts, panel)]
+    panels = [panel for panel in PANELS if _tells(panel, _series(rows, starts, panel))]
     lines = -(-len(panels) // _COLUMNS) or 1
     colors = _colors(rows)
     below = 0.5 + 0.27 * -(-len(colors) // _COLUMNS) if colors else 0.1  # inches for the legend
@@ -148,6 +150,11 @@ def _series(
                 steps.append(starts[row["stage"]] + row["step"])
                 values.append(value)
     return found
+
+
+def _tells(panel: Panel, series: dict[tuple[str, str], tuple[list[float], list[float]]]) -> bool:
+    values = {value for _, values in series.values() for value in values}
+    return len(values) > (1 if panel.often_fixed else 0)
 
 
 def _lengths(rows: Sequence[Line]) -> dict[str, int]:

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import signal
 from collections import OrderedDict
-from collections.abc import Callable, Hashable, Sequence
+from collections.abc import Callable, Collection, Hashable, Sequence
 from dataclasses import dataclass, replace
 from typing import TYPE_CHECKING, NamedTuple
 
@@ -61,18 +61,25 @@ class Reader:
         roles: Sequence[str],
         keyed: Sequence[str] = (),
         hard_negatives: int | None = None,
+        lost: Collection[int] = (),
     ):
         """Read `roles`, with `prepare` (`ItemProcessor.prepared`); of `keyed` only keys are needed.
 
-        Of a row's hard negatives the first `hard_negatives` are read, by default all.
+        Of a row's hard negatives the first `hard_negatives` are read, by default all. `lost` are keys of inputs that a
+        bank lacks.
         """
         self.prepare, self.roles, self.keyed, self.hard_negatives = prepare, roles, keyed, hard_negatives
+        self.lost = frozenset(lost)
         self._kept: OrderedDict[Hashable, Ready] = OrderedDict()
 
     def __call__(self, row: Row) -> Example:
         """Raises ImageError or DataError for an input that is missing or cannot be read."""
-        ready = {role: tuple(map(self._ready, self._items(row, role))) for role in self.roles}
-        return Example(row.id, ready, {role: key_of(row.roles[role]) for role in self.keyed})
+        keys = {role: key_of(row.roles[role]) for role in self.keyed}
+        for role, key in keys.items():
+            if key in self.lost:
+                pictures = ", ".join(map(str, row.roles[role].images))
+                raise ImageError(f"its {role} ({pictures}) could not be read when the stage's bank was made")
+        return Example(row.id, {role: tuple(map(self._ready, self._items(row, role))) for role in self.roles}, keys)
 
     def _items(self, row: Row, role: str) -> tuple[Item, ...]:
         if role == "hard_negative":

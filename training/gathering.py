@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from collections.abc import Callable
 from dataclasses import dataclass
 
 import torch
@@ -40,6 +41,15 @@ class Pool:
 def world() -> tuple[int, int]:
     """This process's number, and how many there are."""
     return (dist.get_rank(), dist.get_world_size()) if dist.is_available() and dist.is_initialized() else (0, 1)
+
+
+def decided(question: Callable[[], bool], device: torch.device) -> bool:
+    """What the first process finds, in every process: a shared disk may show the others an older state."""
+    rank, count = world()
+    answer = torch.tensor(int(rank == 0 and question()), device=device)
+    if count > 1:
+        dist.broadcast(answer, 0)
+    return bool(answer)
 
 
 def gather(vectors: Tensor, batch: Batch, rows: int) -> Pool:

@@ -40,17 +40,18 @@ class BatchEncoder(nn.Module):
         """-> [U, D] float32, L2-normalised, the live ones first, and the temperature, a scalar."""
         live, frozen, cached = in_step(batch, self._device) if self.aligned else in_order(batch)
         with torch.autocast(self._device.type, torch.bfloat16, enabled=self.bf16) if self.bf16 else nullcontext():
-            encode = self._cached if cached else self._encode
+            encode = self._cached if cached else self.encode
             vectors = _in_place(encode, batch.live, live) + self._frozen(batch.frozen, frozen)
         return torch.cat(vectors), self.temperature()
 
     def _cached(self, chunk: Chunk) -> Tensor:
         # the chunk stays where it is until it is computed, so checkpoint sees by this which device's dropout to repeat
         here = torch.empty(0, device=self._device)
-        return checkpoint(self._encode, chunk, here, use_reentrant=False)
+        return checkpoint(self.encode, chunk, here, use_reentrant=False)
 
-    def _encode(self, chunk: Chunk, _: Tensor | None = None) -> Tensor:
-        return self.model(**{name: tensor.to(self._device, non_blocking=True) for name, tensor in chunk.items()})
+    def encode(self, chunk: Chunk, _: Tensor | None = None) -> Tensor:
+        """One chunk's vectors, [B, D]; activations are kept for its gradients."""
+        return self.model(**{name: tensor.to(self._device) for name, tensor in chunk.items()})
 
     @property
     def _device(self) -> torch.device:
@@ -64,7 +65,7 @@ class BatchEncoder(nn.Module):
         self.model.eval()
         try:
             with self.model.backbone.disable_adapter():
-                return _in_place(self._encode, chunks, turns)
+                return _in_place(self.encode, chunks, turns)
         finally:
             self.model.train(training)
 

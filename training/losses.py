@@ -12,7 +12,7 @@ import torch
 from torch import Tensor
 from torch.nn import functional as F
 
-from .tiled import Found, Pairs, info_nce
+from .tiled import Found, Known, Pairs, found_in, info_nce
 
 __all__ = ["Asked", "Found", "Weighing", "contrast", "contrast_bank", "nested"]
 
@@ -100,7 +100,7 @@ def _one_way(vectors: Tensor, asked: Asked, weighing: Weighing, same_side: bool,
     every = torch.arange(len(asked.query), device=vectors.device)
     mine = every if asked.mine is None else asked.mine
     query = asked.query[mine]
-    known = known_pairs(inputs[query], inputs[asked.query], inputs[asked.positive], inputs[columns])
+    known = known_answers(inputs[query], inputs[asked.query], inputs[asked.positive], inputs[columns])
     number = torch.full_like(every, -1).index_put_((mine,), torch.arange(len(mine), device=every.device))
     rows = number[asked.owners]
     return info_nce(
@@ -128,37 +128,32 @@ def contrast_bank(
         positive: [B] int64 rows of `bank`.
         right: [R] and [R] int64: the input of a query of the stage, and that of an answer that is right for it.
     """
-    known = known_pairs(asks, *right, bank_inputs)
+    known = known_answers(asks, *right, bank_inputs)
     return info_nce(queries, bank, positive, weighing.temperature, known, None, weighing.mask_margin, weighing.hardness)
 
 
-def known_pairs(asks: Tensor, asked: Tensor, answers: Tensor, columns: Tensor) -> Pairs:
+def known_answers(asks: Tensor, asked: Tensor, answers: Tensor, columns: Tensor) -> Known:
     """The candidates that each query leaves out: all its right answers in the batch, and itself.
+
+    Grows with B + N + M, however many rows ask the same.
 
     Args:
         asks: [B] the inputs that ask.
         asked, answers: [N] each, which input was answered by which.
         columns: [M] the candidates' inputs.
-
-    Returns: pairs of a row and a column, the rows' own answers among them, in order of rows.
     """
-    rows, at = _matches(asks, asked)
-    rows = torch.cat([rows, torch.arange(len(asks), device=asks.device)])
-    wanted = torch.cat([answers[at], asks])
-    again, column = _matches(wanted, columns)
-    pairs = torch.unique(torch.stack([rows[again], column]), dim=1)
-    return Pairs(pairs[0].contiguous(), pairs[1].contiguous())
-
-
-def _matches(left: Tensor, right: Tensor) -> tuple[Tensor, Tensor]:
-    """All (i, j) with left[i] == right[j], as two [P] int64, without comparing every pair."""
-    order = torch.argsort(right, stable=True)
-    sorted_right = right[order]
-    start = torch.searchsorted(sorted_right, left)
-    count = torch.searchsorted(sorted_right, left, right=True) - start
-    rows = torch.repeat_interleave(torch.arange(len(left), device=left.device), count)
-    within = torch.arange(len(rows), device=left.device) - torch.repeat_interleave(count.cumsum(0) - count, count)
-    return rows, order[start[rows] + within]
+    inputs, askers = torch.unique(asks, return_inverse=True)
+    order = torch.argsort(asked, stable=True)
+    who, at = found_in(inputs, asked[order])
+    who = torch.cat([who, torch.arange(len(inputs), device=asks.device)])
+    wanted = torch.cat([answers[order[at]], inputs])
+    # an answer that an asker got in many rows counts once
+    numbers, wanted = torch.unique(wanted, return_inverse=True)
+    pairs = torch.unique(who * len(numbers) + wanted)
+    who, wanted = pairs // len(numbers), numbers[pairs % len(numbers)]
+    order = torch.argsort(columns, stable=True)
+    again, at = found_in(wanted, columns[order])
+    return Known(askers, Pairs(who[again], order[at]))
 
 
 def nested(vectors: Tensor, dims: Sequence[int]) -> dict[int, Tensor]:

@@ -3,18 +3,25 @@
 from __future__ import annotations
 
 import difflib
+import re
+from collections.abc import Mapping
 from pathlib import Path
 from typing import Any
 
 import yaml
 from pydantic import BaseModel, ValidationError
 
-from mllm_embed.errors import ConfigError
+from mllm_embed.errors import ConfigError, did_you_mean
 
 from .config import Evaluate, Lora, Recipe, Stage, Term
 from .data.roles import ROLES
 from .data.source import Source
 
+# what the value must be, by the first word of pydantic's type of error
+_WANTED = {
+    "int": "a whole number", "float": "a number", "bool": "true or false", "string": "text", "path": "a path",
+    "list": "a list", "tuple": "a list", "dict": "keys with values", "model": "keys with values",
+}  # fmt: skip
 RECIPES = Path(__file__).parent / "recipes"
 SECTIONS: dict[str, type[BaseModel]] = {
     "recipe": Recipe,
@@ -123,13 +130,30 @@ def _one_sentence(error: ValidationError) -> str:
     first = error.errors()[0]
     where = ".".join(str(part) for part in first["loc"] if part != "[key]")
     if first["type"] != "extra_forbidden":
-        said = first["msg"].removeprefix("Value error, ")
-        got = "" if isinstance(first["input"], (dict, list)) or said != first["msg"] else f" (got {first['input']!r})"
-        return f"{where or 'recipe'}: {said}{got}"
+        return f"{where or 'recipe'}: {_said(first['type'], first['msg'], first['input'], first.get('ctx', {}))}"
     known = [name for section in SECTIONS.values() for name in section.model_fields]
     near = difflib.get_close_matches(str(first["loc"][-1]), known, n=1)
     cure = f"did you mean '{near[0]}'?" if near else "`python -m training --help` lists the keys"
     return f"unknown key '{where}'; {cure}"
+
+
+def _said(kind: str, told: str, given: Any, facts: Mapping[str, Any]) -> str:
+    """What is wrong with a value, for people who have never heard of pydantic."""
+    if kind == "value_error":
+        return told.removeprefix("Value error, ")
+    if kind == "missing":
+        return "is missing"
+    if kind in ("too_short", "too_long"):
+        most, least = facts.get("max_length"), facts.get("min_length")
+        if kind == "too_short" and least == 1:
+            return "must not be empty"
+        return f"needs {f'at least {least}' if least else f'at most {most}'} entries, not {facts['actual_length']}"
+    shown = "nothing" if given is None else repr(given)
+    if kind == "literal_error":
+        known = re.findall("'([^']+)'", facts["expected"])
+        return f"must be {facts['expected']}, not {shown}{did_you_mean(str(given), known)}"
+    wanted = _WANTED.get(kind.partition("_")[0])
+    return f"must be {wanted}, not {shown}" if wanted else f"{told.replace('Input should', 'must')}, not {shown}"
 
 
 def describe_keys() -> str:

@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import sys
 from collections.abc import Callable
 from dataclasses import dataclass, replace
 from functools import cached_property
@@ -10,7 +9,6 @@ from pathlib import Path
 from typing import Any
 
 import torch
-from torch import Tensor
 from torch.utils.data import Sampler
 from tqdm import tqdm
 from transformers import PrinterCallback, TrainingArguments
@@ -20,7 +18,6 @@ from mllm_embed.errors import DataError
 from mllm_embed.files import read_json, write_json
 from mllm_embed.folder import Benchmark
 from mllm_embed.model_card import ModelCardInfo
-from mllm_embed.types import Item
 
 from .advice import Advice
 from .bank import Bank, make_bank
@@ -42,7 +39,7 @@ from .trainer import ContrastiveTrainer
 from .validation import Validation
 from .zero import whole
 
-PROBES = (1, 4)  # rows
+LOOKED_AT = 4  # rows, for the longest input
 
 
 @dataclass
@@ -114,16 +111,17 @@ class StageRun:
             self.embedder.model.gradient_checkpointing_enable()
         arguments = self._arguments()
         check_stage_space(self.recipe, self.name, self.encoder.trainable().values())
-        read = Reader(self.embedder.items.prepared, stage.encoded, stage.keyed, stage.hard_negatives)
-        examples = Examples(self.rows, read, self.seed)
         banks, log = self._banks(), JsonLog(output / LOG_FILE, self.name)
+        lost = {key for bank in banks.values() for key in bank.lost.tolist()}
+        read = Reader(self.embedder.items.prepared, stage.encoded, stage.keyed, stage.hard_negatives, lost)
+        examples = Examples(self.rows, read, self.seed)
         rank, _ = world()
-        lost = output / (FILE if rank == 0 else FILE.replace(".", f"-{rank}."))
+        list_of_lost = output / (FILE if rank == 0 else FILE.replace(".", f"-{rank}."))
         trainer = ContrastiveTrainer(
             model=self.encoder, args=arguments, train_dataset=examples, stage=stage, banks=banks,
             order=self._order(),
             data_collator=ContrastiveCollator(self.embedder.items, stage.uses, self._chunk_tokens(examples)),
-            unreadable=Unreadable(lost, len(self.rows) // processes(), stage.max_unreadable),
+            unreadable=Unreadable(list_of_lost, len(self.rows) // processes(), stage.max_unreadable),
             callbacks=[log, Console(self.name), Advice(stage, self.rows.sample(), banks, log), stopping],
         )  # fmt: skip
         trainer.remove_callback(PrinterCallback)
@@ -133,7 +131,7 @@ class StageRun:
         stage = self.stage
         arguments = TrainingArguments(
             output_dir=str(self.home), seed=self.seed, bf16=self.bf16 and not self.zero, deepspeed=self.zero,
-            use_cpu=not torch.cuda.is_available(), dataloader_pin_memory=torch.cuda.is_available(),
+            use_cpu=not torch.cuda.is_available(), dataloader_pin_memory=False,
             per_device_train_batch_size=stage.batch_size // processes(), dataloader_drop_last=True,
             dataloader_num_workers=self.recipe.workers,
             num_train_epochs=stage.epochs, max_steps=stage.steps or -1, learning_rate=stage.learning_rate,
@@ -152,11 +150,13 @@ class StageRun:
         path = self.home / f"chunk_tokens_{world()[0]}.json"
         if path.is_file():  # what a GPU shows depends on what ran before; a run that goes on cuts as it did
             return read_json(path, f"remove {path}")
-        collate = ContrastiveCollator(self.embedder.items, self.stage.uses, sys.maxsize)
         probed = Examples(self.rows, examples.read, self.seed)  # workers are forked from examples that none has touched
-        first = [probed[index] for index in range(min(max(PROBES), len(probed)))]
-        few, more = (collate(first[:count])["batch"] for count in PROBES)
-        tokens = find_chunk_tokens(self.encoder, few, more, self.bf16)
+        trained = [use.role for use in self.stage.uses if not use.frozen]
+        some = [probed[index] for index in range(min(LOOKED_AT, len(probed)))]
+        inputs = [ready for example in some for role in trained for ready in example.roles[role]]
+        longest = max(inputs, key=lambda ready: ready.tokens).item
+        one, two = (self.embedder.items([longest] * count) for count in (1, 2))
+        tokens = find_chunk_tokens(self.encoder, one, two, self.bf16)
         write_json(path, tokens)
         return tokens
 
@@ -170,17 +170,11 @@ class StageRun:
             )
         return order
 
-    def _encode(self, items: list[Item]) -> Tensor:
-        """[N, D] float32, on the model's device; in the training's precision, since its projector is float32."""
-        with torch.autocast(self.embedder.device.type, torch.bfloat16, enabled=self.bf16):
-            return self.embedder.encode(items, convert_to="torch").to(self.embedder.device)
-
     def _banks(self) -> dict[str, Bank]:
         terms = [term for term in self.stage.terms if term.bank]
         return {
             term.name: make_bank(
-                term, self.rows, self._encode, self.home / f"bank-{number}.safetensors",
-                self.stage.hard_negatives,
+                self.stage, term, self.rows, self.embedder, self.bf16, self.home / f"bank-{number}.safetensors"
             )
             for number, term in enumerate(terms)
-        }  # fmt: skip
+        }

@@ -23,6 +23,16 @@ class Pairs(NamedTuple):
     columns: Tensor
 
 
+class Known(NamedTuple):
+    """Candidates that are neither right nor wrong, by who asks, so that a list shared by many rows is kept once.
+
+    `askers` [B] int64: the number of each row's asker. `pairs`: an asker and a candidate, in order of askers.
+    """
+
+    askers: Tensor
+    pairs: Pairs
+
+
 class Found(NamedTuple):
     """What a term found: its mean loss, with gradient, and means over its rows, without (scalars all).
 
@@ -44,7 +54,7 @@ def info_nce(
     candidates: Tensor,
     positives: Tensor,
     temperature: float | Tensor,
-    known: Pairs | None = None,
+    known: Known | None = None,
     brought: Pairs | None = None,
     mask_margin: float | None = None,
     hardness: float = 0.0,
@@ -62,8 +72,8 @@ def info_nce(
         candidates: [M, D] float, L2-normalised.
         positives: [B] int64, the row of `candidates` that answers each query.
         temperature: divides the cosines; a scalar tensor gets its gradient.
-        known: pairs that are neither right nor wrong (a second right answer), in order of rows; a query's own positive
-            may be among them and is not left out.
+        known: what is neither right nor wrong (a second right answer); a query's own positive may be among it and is
+            not left out.
         brought: pairs that the margin does not concern: a row's own hard negatives.
         mask_margin: leave out candidates more similar than the positive by more than this.
         hardness: the exponent above.
@@ -80,20 +90,21 @@ def info_nce(
 class _Masks:
     """Which candidates of a tile count."""
 
-    def __init__(self, positives: Tensor, known: Pairs | None, brought: Pairs | None, margin: float | None):
+    def __init__(self, positives: Tensor, known: Known | None, brought: Pairs | None, margin: float | None):
         self.positives, self.known, self.brought, self.margin = positives, known, _by_row(brought), margin
 
     def tile(self, scores: Tensor, positive: Tensor, rows: slice, columns: slice) -> tuple[Tensor, Tensor, Tensor]:
         """Of a tile's cosines [R, C]: which are positives, which are left out, and how many of those each row's margin
         leaves out [R]."""
-        right = _marked(Pairs(torch.arange(len(scores), device=scores.device), self.positives[rows]), columns, scores)
-        out = torch.zeros_like(right) if self.known is None else _marked(_within(self.known, rows), columns, scores)
+        every = torch.arange(len(scores), device=scores.device)
+        right = _marked(Pairs(every, self.positives[rows]), columns, len(scores))
+        out = torch.zeros_like(right) if self.known is None else _marked_known(self.known, rows, columns)
         out &= ~right
         similar = torch.zeros(len(scores), dtype=torch.long, device=scores.device)
         if self.margin is not None:
             close = (scores > positive[rows, None] + self.margin) & ~right & ~out
             if self.brought is not None:
-                close &= ~_marked(_within(self.brought, rows), columns, scores)
+                close &= ~_marked(_within(self.brought, rows), columns, len(scores))
             similar = close.sum(1)
             out |= close
         return right, out, similar
@@ -181,9 +192,25 @@ def _within(pairs: Pairs, rows: slice) -> Pairs:
     return Pairs(pairs.rows[start:end] - rows.start, pairs.columns[start:end])
 
 
-def _marked(pairs: Pairs, columns: slice, like: Tensor) -> Tensor:
+def _marked_known(known: Known, rows: slice, columns: slice) -> Tensor:
+    """[R, C] bool, true where a row's asker has a pair with the candidate."""
+    askers, which = torch.unique(known.askers[rows], return_inverse=True)
+    owners, places = found_in(askers, known.pairs.rows)
+    return _marked(Pairs(owners, known.pairs.columns[places]), columns, len(askers))[which]
+
+
+def _marked(pairs: Pairs, columns: slice, rows: int) -> Tensor:
     """[R, C] bool, true at the pairs that lie in a tile."""
-    marks = torch.zeros(like.shape, dtype=torch.bool, device=like.device)
+    marks = torch.zeros(rows, columns.stop - columns.start, dtype=torch.bool, device=pairs.rows.device)
     inside = (pairs.columns >= columns.start) & (pairs.columns < columns.stop)
     marks[pairs.rows[inside], pairs.columns[inside] - columns.start] = True
     return marks
+
+
+def found_in(values: Tensor, increasing: Tensor) -> tuple[Tensor, Tensor]:
+    """All (i, j) with values[i] == increasing[j], in order of i, as two [P] int64, without comparing every pair."""
+    start = torch.searchsorted(increasing, values)
+    count = torch.searchsorted(increasing, values, right=True) - start
+    owners = torch.repeat_interleave(torch.arange(len(values), device=values.device), count)
+    within = torch.arange(len(owners), device=values.device) - torch.repeat_interleave(count.cumsum(0) - count, count)
+    return owners, start[owners] + within

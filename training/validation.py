@@ -20,7 +20,7 @@ from mllm_embed.folder import Benchmark, DataFolder
 from mllm_embed.ranking import ranks_of_targets
 from mllm_embed.types import Document, Item, Query
 
-from .gathering import gather_ragged, interleaved, world
+from .gathering import decided, gather_ragged, interleaved, world
 
 if TYPE_CHECKING:
     from .trainer import ContrastiveTrainer
@@ -54,9 +54,12 @@ class Validation(TrainerCallback):
         wanted = control.should_log
         self.trainer.log(figures)
         control.should_log = wanted  # log takes the order to log as carried out
-        best = read_best(self.best)
-        if best is None or figures["recall@1"] > best["recall@1"]:
+        if decided(lambda: self._better(figures["recall@1"]), self.embedder.device):
             self._keep({"step": state.global_step, "benchmark": self.benchmark.name, **figures})
+
+    def _better(self, recall: float) -> bool:
+        best = read_best(self.best)
+        return best is None or recall > best["recall@1"]
 
     def take_best(self) -> None:
         """Give the model the best weights."""
@@ -75,6 +78,7 @@ class Validation(TrainerCallback):
             self.trainer.save_model(str(folder), _internal_call=True)
             if first:
                 write_json(folder / _FILE, facts)
+        self.trainer.accelerator.wait_for_everyone()
 
 
 def best_folder(home: Path) -> Path:

@@ -4,16 +4,18 @@ from __future__ import annotations
 
 import os
 from collections.abc import Mapping, Sequence
+from functools import partial
 from pathlib import Path
 from typing import Any, Protocol
 
 import numpy as np
 from tqdm import tqdm
 
-from mllm_embed.errors import ConfigError, DataError, ImageError, ModelError
+from mllm_embed.errors import ConfigError, DataError, ModelError
 from mllm_embed.files import read_json, write_json
-from mllm_embed.images import load_image
 from mllm_embed.types import Item
+
+from .readable import encode_readable
 
 MANIFEST = "vectors.json"
 _BLOCK = 2048  # items that a stop can cost
@@ -70,10 +72,11 @@ class VectorStore:
         made = _opened(path, shape, done)
         lost = self.lost[name] = self.lost.get(name, {}) if done else {}
         hide = None if progress is None else not progress
+        encode = partial(encoder.encode, batch_size=batch_size, show_progress=False)
         with tqdm(total=len(items), initial=done, desc=f"embedding {name}", disable=hide, mininterval=1) as bar:
             for start in range(done, len(items), _BLOCK):
                 block = items[start : start + _BLOCK]
-                vectors, reasons = _encoded(block, encoder, batch_size)
+                kept, found, reasons = encode_readable(block, encode)
                 if len(lost) + len(reasons) > _LOST * len(items):
                     first = next(iter([*lost.values(), *reasons.values()]))
                     raise DataError(
@@ -81,6 +84,9 @@ class VectorStore:
                         f"{first}"
                     )
                 lost.update({start + at: reason for at, reason in reasons.items()})
+                vectors = np.zeros((len(block), encoder.dimension), np.float32)
+                if kept:
+                    vectors[kept] = found
                 bad = np.flatnonzero(~np.isfinite(vectors).all(axis=1))
                 if len(bad):
                     raise ModelError(f"the vector of {block[bad[0]]} holds NaN: nothing can be near it; mend the model")
@@ -94,30 +100,6 @@ class VectorStore:
     def _note(self) -> None:
         lost = {name: list(found.items()) for name, found in self.lost.items()}
         write_json(self.folder / MANIFEST, {"made_by": self.made_by, "done": self.done, "lost": lost})
-
-
-def _encoded(block: Sequence[Item], encoder: Encoder, batch_size: int) -> tuple[np.ndarray, dict[int, str]]:
-    """The vectors [B, D] of a block, 0 for items with a picture that cannot be read, and why these cannot be."""
-    try:
-        return encoder.encode(block, batch_size=batch_size, show_progress=False), {}
-    except ImageError:
-        reasons = {at: reason for at, item in enumerate(block) if (reason := _unreadable(item))}
-        if not reasons:
-            raise
-    vectors = np.zeros((len(block), encoder.dimension), np.float32)
-    kept = [at for at in range(len(block)) if at not in reasons]
-    if kept:
-        vectors[kept] = encoder.encode([block[at] for at in kept], batch_size=batch_size, show_progress=False)
-    return vectors, reasons
-
-
-def _unreadable(item: Item) -> str | None:
-    try:
-        for image in item.images:
-            load_image(image)
-    except ImageError as error:
-        return str(error)
-    return None
 
 
 def _opened(path: Path, shape: tuple[int, int], done: int) -> np.memmap:

@@ -43,9 +43,15 @@ def test_overrides(recipe: Path) -> None:
         ("stages.one.temprature=1", "unknown key 'stages.one.temprature'; did you mean 'temperature'"),
         ("stages.one.temperature=-1", "stages.one.temperature.*greater than 0"),
         ("stages.one.rows=triplets", "role 'image' does not exist in rows: triplets"),
-        ("lora.rank=many", "lora.rank"),
+        ("lora.rank=many", "lora.rank: must be a whole number, not 'many'"),
+        ("bf16=maybe", "bf16: must be auto, true or false, not 'maybe'"),
+        ("pooling=las", "pooling: must be 'last' or 'mean', not 'las'; did you mean 'last'?"),
+        ("stages.one.learn_temperature=[1]", "stages.one.learn_temperature: needs at least 2 entries, not 1"),
+        ("stages.one.data=[{format: llava}]", "stages.one.data.0.path: is missing"),
+        ("stages.one.evaluate=x", "stages.one.evaluate: must be keys with values, not 'x'"),
+        ("output=", "output: must be a path, not nothing"),
         ("stages.one.terms.0.query=[image, caption]", "stages.one.terms.0.*2 query roles need as many positive ones"),
-        ("stages.one.terms.0.query=[]", "stages.one.terms.0.query"),
+        ("stages.one.terms.0.query=[]", "stages.one.terms.0.query: must not be empty"),
         ("stages.one.terms.0.positive=image", "stages.one.terms.0.*image would only find its own vector"),
         (
             "stages.one.terms.0.query=composed_text",
@@ -72,7 +78,7 @@ def test_wrong_overrides_are_named(recipe: Path, override: str, message: str) ->
         ("a: [", "not valid YAML"),
         ("- a", "is a list, not keys"),
         ("", "is empty"),
-        ("model: x", "output: Field required"),
+        ("model: x", "output: is missing"),
     ],
 )
 def test_wrong_files_are_named(tmp_path: Path, text: str, message: str) -> None:

@@ -40,7 +40,7 @@ CASES = {  # how many batches a step has, by what engine, on what recipe
 @pytest.fixture(scope="module")
 def recipes(tiny_llava: Path, tmp_path_factory: pytest.TempPathFactory) -> dict[str, Path]:
     """`gradients`: every kind of term on rows that bring different numbers of negatives and share targets, in batches
-    whose halves make different numbers of chunks. `run`: two stages of a few steps, stopped within the first."""
+    whose halves make different numbers of chunks. `run`: stages of a few steps, stopped within the first."""
     folder = tmp_path_factory.mktemp("two")
     data = make_data(folder / "halves")
     rows = [json.loads(line) for line in (data / "triplets.jsonl").read_text().splitlines()]
@@ -56,6 +56,7 @@ def recipes(tiny_llava: Path, tmp_path_factory: pytest.TempPathFactory) -> dict[
         {"query": ["composed", "composed_text"], "positive": ["target_text", "target_text"], "frozen": True},
     ]
     one = stage | {"rows": "triplets", "terms": terms, "learn_temperature": [0.01, 0.5], "temperature": 0.2}
+    bank = {"query": "composed", "positive": "target_text", "negatives": ["source_text"], "bank": True}
     pairs = [{"query": "image", "positive": "caption", "symmetric": True}]
     first = stage | {
         "steps": 2,
@@ -67,7 +68,11 @@ def recipes(tiny_llava: Path, tmp_path_factory: pytest.TempPathFactory) -> dict[
     }
     values = {
         "gradients": {"one": one},
-        "run": {"captions": first | {"warmup": 0.0}, "one": one | {"warmup": 0.0, "terms": terms[:1]}},
+        "run": {
+            "captions": first,
+            "one": one | {"warmup": 0.0, "terms": terms[:1]},
+            "bank": stage | {"rows": "triplets", "terms": [bank], "warmup": 0.0},
+        },
     }
     for name, stages in values.items():
         (folder / f"{name}.yaml").write_text(yaml.safe_dump(common | {"stages": stages}))
@@ -80,7 +85,9 @@ def done(recipes: dict[str, Path], tmp_path_factory: pytest.TempPathFactory) -> 
     folder = tmp_path_factory.mktemp("launch")
     gradients, run = str(recipes["gradients"]), str(recipes["run"])
     tasks = [(case, *CASES[case][:2], gradients, CASES[case][2]) for case in CASES]
-    tasks += [(f"{engine}-run", "run", engine, run, []) for engine in ENGINES]
+    # a validation that keeps the last step's weights, with which the run would end anyway
+    validated = [f"stages.bank.evaluate={{data: {recipes['run'].parent / 'halves'}, every: 10}}"]
+    tasks += [(f"{engine}-run", "run", engine, run, validated if engine == "ddp" else []) for engine in ENGINES]
     (folder / "tasks.json").write_text(json.dumps(tasks))
     _launch(folder)
     return folder
@@ -144,13 +151,13 @@ def test_the_processes_had_different_numbers_of_chunks_and_one_sum_of_gradients(
         assert [rank["buckets"] for rank in ranks] == [[trained]] * 2
 
 
-def test_a_stopped_run_of_two_stages_gives_the_adapters_of_one_process(
+def test_a_stopped_run_gives_the_adapters_of_one_process(
     done: Path, recipes: dict[str, Path], tmp_path: Path, tiny_llava: Path
 ) -> None:
     with two_processes.hard_negatives():
         run_recipe(load_recipe(recipes["run"], [f"output={tmp_path / 'run'}"]))
     for engine in ENGINES:
-        for stage in ("captions", "one"):
+        for stage in ("captions", "one", "bank"):
             folder = done / f"{engine}-run" / stage
             expected, found = (load_file(f / "adapter_model.safetensors") for f in (tmp_path / "run" / stage, folder))
             assert expected.keys() == found.keys()
@@ -159,6 +166,7 @@ def test_a_stopped_run_of_two_stages_gives_the_adapters_of_one_process(
         files = {path.name for path in (done / f"{engine}-run/checkpoints/captions/checkpoint-2").iterdir()}
         assert {"trainable.safetensors", "rng_state_0.pth", "rng_state_1.pth", "seal.json"} <= files
         assert not list((done / f"{engine}-run").rglob(".*"))
+    assert json.loads((done / "ddp-run/checkpoints/bank/best/validation.json").read_text())["step"] == 1
 
 
 @pytest.mark.parametrize("name", ["zero2", "zero3", "zero2-offload", "zero3-offload"])

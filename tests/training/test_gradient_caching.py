@@ -8,9 +8,11 @@ from pathlib import Path
 
 import pytest
 import torch
+from PIL import Image
 from torch import Tensor
 
 from mllm_embed import DataFolder, Document, MLLMEmbedder
+from mllm_embed.errors import ModelError
 from mllm_embed.lora import LoraSpec, add_lora
 from mllm_embed.training.chunking import RESERVE, find_chunk_tokens
 from mllm_embed.training.collator import Batch, ContrastiveCollator
@@ -37,11 +39,9 @@ STAGES = {
 }  # fmt: skip
 
 
-def _batch(
-    embedder: MLLMEmbedder, data: Path, stage: Stage, chunk_tokens: int, count: int | None = None
-) -> tuple[Batch, int]:
+def _batch(embedder: MLLMEmbedder, data: Path, stage: Stage, chunk_tokens: int) -> tuple[Batch, int]:
     rows = read_rows(DataFolder.open(data), data, stage.rows, [r for r in stage.roles if r != "hard_negative"])
-    rows = [replace(row, hard_negatives=(Document(text=f"not {row.id}"),)) for row in rows[:count]]
+    rows = [replace(row, hard_negatives=(Document(text=f"not {row.id}"),)) for row in rows]
     read = Reader(embedder.items.prepared, stage.encoded)
     return ContrastiveCollator(embedder.items, stage.uses, chunk_tokens)([read(r) for r in rows])["batch"], len(rows)
 
@@ -145,12 +145,12 @@ def test_the_size_of_a_chunk_follows_from_the_memory(
 ) -> None:
     stage = Stage(data=data, **STAGES["triplets"])
     encoder = _encoder(embedder, dropout=0.3)
-    few, more = (_batch(embedder, data, stage, 1 << 30, count)[0] for count in (1, 4))
+    one, two = _one_and_two(embedder)
     state = torch.get_rng_state()
 
     def size(memory: int) -> int:
         monkeypatch.setattr("mllm_embed.training.chunking.total_memory", lambda _: RESERVE["cpu"] + memory)
-        return find_chunk_tokens(encoder, few, more, bf16=False)
+        return find_chunk_tokens(encoder, one, two, bf16=False)
 
     sizes = [size(memory) for memory in (1 << 20, 1 << 28, 1 << 32)]
     assert sizes == sorted(set(sizes)) and all(tokens & (tokens - 1) == 0 for tokens in sizes)
@@ -163,6 +163,32 @@ def test_the_size_of_a_chunk_follows_from_the_memory(
     assert 0.1 < taken / tokens * sizes[2] / (1 << 32) < 0.3
     embedder.model.gradient_checkpointing_enable()
     assert size(1 << 32) > sizes[2]  # a layer's activations are not kept
+
+
+def test_what_does_not_fit_twice_is_measured_alone(embedder: MLLMEmbedder, monkeypatch: pytest.MonkeyPatch) -> None:
+    encoder, (one, two) = _encoder(embedder, dropout=0.0), _one_and_two(embedder)
+    monkeypatch.setattr("mllm_embed.training.chunking.total_memory", lambda _: RESERVE["cpu"] + (1 << 32))
+    whole, encode = find_chunk_tokens(encoder, one, two, bf16=False), encoder.encode
+
+    def small(most: int) -> Callable[..., torch.Tensor]:
+        def encode_few(chunk: dict[str, torch.Tensor]) -> torch.Tensor:
+            if len(chunk["input_ids"]) > most:
+                raise torch.OutOfMemoryError("CUDA out of memory")
+            return encode(chunk)
+
+        return encode_few
+
+    monkeypatch.setattr(encoder, "encode", small(1))
+    assert whole / 4 <= find_chunk_tokens(encoder, one, two, bf16=False) <= whole
+    monkeypatch.setattr(encoder, "encode", small(0))
+    with pytest.raises(ModelError, match=r"an input of \d+ tokens does not fit in 4\.7 GiB beside the model"):
+        find_chunk_tokens(encoder, one, two, bf16=False)
+    assert all(parameter.grad is None for parameter in encoder.parameters())
+
+
+def _one_and_two(embedder: MLLMEmbedder) -> tuple[dict[str, torch.Tensor], ...]:
+    item = Document(image=Image.effect_noise((56, 56), 80).convert("RGB"), text="a red circle beside a blue square")
+    return tuple(embedder.items([item] * count) for count in (1, 2))
 
 
 def test_a_learned_temperature_stays_within_its_bounds() -> None:

@@ -8,8 +8,9 @@ import pytest
 import torch
 from torch.nn import functional as F
 
+from mllm_embed.training.live_bytes import LiveBytes
 from mllm_embed.training.losses import Asked, Weighing, contrast, contrast_bank, nested
-from mllm_embed.training.tiled import Pairs, info_nce
+from mllm_embed.training.tiled import Known, Pairs, info_nce
 
 NONE = torch.zeros(0, dtype=torch.long)
 
@@ -52,7 +53,7 @@ def test_closed_forms() -> None:
 def test_ignored_candidates_do_not_count() -> None:
     torch.manual_seed(0)
     queries, candidates, positives = _units(3, 4), _units(4, 4), torch.arange(3)
-    known = Pairs(torch.arange(3), torch.full((3,), 3))
+    known = Known(torch.zeros(3, dtype=torch.long), Pairs(torch.tensor([0]), torch.tensor([3])))
     with_mask = info_nce(queries, candidates, positives, 0.1, known)[0]
     assert with_mask.item() == pytest.approx(info_nce(queries, candidates[:3], positives, 0.1)[0].item())
 
@@ -203,7 +204,8 @@ def _plain(queries, candidates, positives, scale, known, brought, margin, hardne
     right = F.one_hot(positives, len(candidates)).bool()
     own = scores[right][:, None]
     left_out = torch.zeros_like(right)
-    left_out[known.rows, known.columns] = True
+    for asker, column in zip(*known.pairs, strict=True):
+        left_out[known.askers == asker, column] = True
     if margin is not None:
         exempt = torch.zeros_like(right)
         exempt[brought.rows, brought.columns] = True
@@ -218,7 +220,8 @@ def test_tiles_change_neither_loss_nor_gradient(tile, margin, hardness) -> None:
     torch.manual_seed(0)
     raw = [torch.randn(23, 16, dtype=torch.float64), torch.randn(31, 16, dtype=torch.float64)]
     positives = torch.randint(0, 31, (23,))
-    known = Pairs(torch.tensor([0, 0, 4, 22]), torch.tensor([1, 30, int(positives[4]), 7]))
+    pairs = Pairs(torch.tensor([0, 0, 4, 5]), torch.tensor([1, 30, int(positives[4]), 7]))
+    known = Known(torch.arange(23) % 6, pairs)
     brought = Pairs(torch.arange(23).flip(0), torch.randint(0, 31, (23,)))
     results = []
     for tiled in (True, False):
@@ -239,7 +242,7 @@ def test_gradients_against_differences() -> None:
     torch.manual_seed(0)
     queries, candidates = _units(4, 6).requires_grad_(), _units(5, 6).requires_grad_()
     temperature = torch.tensor(0.2, dtype=torch.float64, requires_grad=True)
-    positives, known = torch.tensor([0, 2, 2, 4]), Pairs(torch.tensor([1]), torch.tensor([3]))
+    positives, known = torch.tensor([0, 2, 2, 4]), Known(torch.arange(4), Pairs(torch.tensor([1]), torch.tensor([3])))
 
     def loss(*given):
         return info_nce(*given[:2], positives, given[2], known, tile=(3, 2)).loss
@@ -251,7 +254,8 @@ def test_what_a_term_saw() -> None:
     """Two queries: the first is left one of three negatives, the second's best candidate is beyond the margin."""
     queries = torch.eye(3)[:2]
     candidates = F.normalize(torch.tensor([[1.0, 0.2, 0], [0.3, 1, 0.5], [0.1, 1, 0], [0.5, 0, 1]]), dim=-1)
-    found = info_nce(queries, candidates, torch.tensor([0, 1]), 0.1, Pairs(torch.tensor([0, 0]), torch.tensor([1, 3])))
+    known = Known(torch.arange(2), Pairs(torch.tensor([0, 0]), torch.tensor([1, 3])))
+    found = info_nce(queries, candidates, torch.tensor([0, 1]), 0.1, known)
     cosines = queries @ candidates.T
     assert found.accuracy.item() == 0.5 and found.negatives.item() == (1 + 3) / 2 and found.masked.item() == 0
     assert found.positive.item() == pytest.approx((cosines[0, 0] + cosines[1, 1]).item() / 2)
@@ -298,3 +302,16 @@ def test_a_bank_is_all_targets_at_once() -> None:
         + _loop(queries[[1]], bank[[1, 0, 2, 3, 5]], torch.tensor([0]), 0.1)
     ) / 2
     assert found.loss.item() == pytest.approx(expected, rel=1e-6)
+
+
+def test_rows_that_ask_the_same_take_no_more_memory() -> None:
+    """Each of 2,048 rows has its own answer: 8 askers have 256 right ones each, in 524,288 pairs of row and answer."""
+    torch.manual_seed(0)
+    rows, vectors = torch.arange(2048), _units(4096, 4)
+    peaks = {}
+    for askers in (8, 2048):
+        inputs = torch.cat([rows % askers, rows + 2048])
+        with LiveBytes() as live:
+            contrast(vectors, Asked(rows, rows + 2048), Weighing(0.1), inputs=inputs)
+        peaks[askers] = live.peak
+    assert peaks[8] < 1.1 * peaks[2048]

@@ -39,7 +39,8 @@ def test_a_run_leaves_curves_and_closing_lines(
 ) -> None:
     run = tmp_path / "run"
     evaluate = {"data": data, "every": 2}
-    recipe = _recipe(tiny_llava, run, first=_stage(data, PAIRS), second=_stage(data, TRIPLETS, evaluate=evaluate))
+    second = _stage(data, TRIPLETS, evaluate=evaluate, temperature=0.03)
+    recipe = _recipe(tiny_llava, run, first=_stage(data, PAIRS), second=second)
     run_recipe(recipe)
     printed = capsys.readouterr()
     assert (run / "report.png").read_bytes()[:8] == b"\x89PNG\r\n\x1a\n"
@@ -60,6 +61,8 @@ def test_a_run_leaves_curves_and_closing_lines(
         "cosine: positive —, hardest negative - -": "hardest/composed-target_image",
     }.items():  # fmt: skip
         assert name in {line.get_gid() for line in axes[title].get_lines()}, title
+    one_stage = draw([row for row in rows if row["stage"] == "first"]).axes
+    assert "temperature" not in {axis.get_title(loc="left") for axis in one_stage}  # a flat line
     (run / "report.png").unlink()
     assert main(["report", str(run)]) == 0
     assert (run / "report.png").is_file() and "second: 4 steps" in capsys.readouterr().out

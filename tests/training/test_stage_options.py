@@ -131,6 +131,22 @@ def test_a_bank_holds_every_target_and_trains_queries_alone(run: Callable[..., P
     assert more["negatives/composed-target_image-bank"] == len(shown) - 1
 
 
+def test_rows_whose_target_a_bank_lacks_are_replaced(run: Callable[..., Path], data: Path) -> None:
+    rows = [json.loads(line) for line in (data / "triplets.jsonl").read_text().splitlines()]
+    lost = rows[0]["target_image"]
+    path = data / lost
+    path.write_bytes(path.read_bytes()[:60])
+    asked = {row["id"] for row in rows if row["target_image"] == lost}
+    keys = {"terms": [TARGETS | {"bank": True}], "batch_size": 8, "steps": 2}
+    told = run("some", max_unreadable=0.6, **keys)
+    assert _first(told)["negatives/composed-target_image-bank"] == len({row["target_image"] for row in rows}) - 2
+    found = [json.loads(line) for line in (told / "unreadable.jsonl").read_text().splitlines()]
+    assert asked <= {row["id"] for row in found}
+    assert all(f"its target_image ({path}) could not be read" in row["reason"] for row in found if row["id"] in asked)
+    with pytest.raises(DataError, match=rf"1 of the \d candidates of a bank cannot be read, .* allows: .*{path.name}"):
+        run("none", **keys)
+
+
 def test_mined_negatives_join_the_candidates(run: Callable[..., Path], data: Path, tmp_path: Path) -> None:
     mined = _mine(data, tmp_path / "mined.jsonl")
     terms = [TARGETS | {"negatives": ["hard_negative"]}]
@@ -183,7 +199,7 @@ def test_sources_are_mixed_by_weight_or_kept_apart(data: Path, tmp_path: Path) -
         ({"data": [{"path": "x", "streaming": True}], "per_image": 2}, "streamed sources come in their own order"),
         ({"data": [{"path": "x"}, {"path": "y"}], "mined": "z"}, "mined goes with one data folder"),
         ({"data": "https://example.org/x"}, "nothing is downloaded"),
-        ({"data": [{"path": "x", "format": "lava"}]}, "'lava' is none of the known formats"),
+        ({"data": [{"path": "x", "format": "lava"}]}, "none of the known formats: .*; did you mean 'llava'"),
     ],
 )  # fmt: skip
 def test_what_does_not_fit_is_refused(keys: dict[str, Any], message: str) -> None:

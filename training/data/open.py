@@ -9,7 +9,7 @@ from dataclasses import replace
 from itertools import islice
 from pathlib import Path
 
-from mllm_embed.errors import DataError
+from mllm_embed.errors import DataError, did_you_mean
 from mllm_embed.folder import DataFolder
 from mllm_embed.types import ImageLike
 
@@ -92,7 +92,7 @@ def _check_columns(rows: TableRows) -> None:
         if ours not in optional and not any(cell(record, theirs)[0] for record in records):
             raise DataError(
                 f"{rows.source.path} has no column '{theirs}' for {ours}; it has {', '.join(there)[:200]}"
-                f"{_meant(theirs, there)}"
+                f"{did_you_mean(theirs, there)}"
             )
 
 
@@ -166,8 +166,3 @@ def _first(rows: TableRows) -> Iterable[object]:
 def _near(word: str, known: Iterable[str]) -> str:
     close = difflib.get_close_matches(word, list(known), n=1)
     return f"did you mean '{close[0]}'?" if close else f"which is none of {', '.join(known)}"
-
-
-def _meant(word: str, there: list[str]) -> str:
-    close = difflib.get_close_matches(word, there, n=1)
-    return f"; did you mean '{close[0]}'?" if close else ""

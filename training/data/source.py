@@ -7,6 +7,8 @@ from typing import Annotated, Any
 
 from pydantic import BaseModel, BeforeValidator, ConfigDict, Field, field_validator
 
+from mllm_embed.errors import did_you_mean
+
 from .formats import FORMATS
 
 
@@ -48,5 +50,6 @@ class Source(BaseModel):
     @classmethod
     def _known(cls, value: str) -> str:
         if value not in FORMATS:
-            raise ValueError(f"'{value}' is none of the known formats: {', '.join(sorted(FORMATS))}")
+            known = ", ".join(sorted(FORMATS))
+            raise ValueError(f"'{value}' is none of the known formats: {known}{did_you_mean(value, FORMATS)}")
         return value
