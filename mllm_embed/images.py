@@ -28,7 +28,7 @@ def load_image(source: ImageLike, max_pixels: int = MAX_PIXELS) -> Image.Image:
         return _upright_rgb(source)
     if isinstance(source, ImageSource):
         return _upright_rgb(source.read())
-    name = "the given bytes" if isinstance(source, bytes) else os.fspath(source)
+    name = name_of(source)
     try:
         with Image.open(_stream(source, name), formats=FORMATS) as picture:
             if picture.width * picture.height > max_pixels:
@@ -45,13 +45,19 @@ def load_image(source: ImageLike, max_pixels: int = MAX_PIXELS) -> Image.Image:
         raise ImageError(f"{name} cannot be read as a picture ({error}); replace the file") from error
 
 
+def name_of(source: ImageLike) -> str:
+    """What a message calls a picture."""
+    if isinstance(source, bytes):
+        return "the given bytes"
+    return "the given picture" if isinstance(source, Image.Image) else str(source)
+
+
 def content_key(source: ImageLike) -> str:
     """A sha256 that equal pictures share: of the file's bytes, or of the size and pixels of a PIL picture."""
     if isinstance(source, (Image.Image, ImageSource)):
         picture = load_image(source)
         return hashlib.sha256(repr(picture.size).encode() + picture.tobytes()).hexdigest()
-    name = "the given bytes" if isinstance(source, bytes) else os.fspath(source)
-    return hashlib.sha256(_stream(source, name).getvalue()).hexdigest()
+    return hashlib.sha256(_stream(source, name_of(source)).getvalue()).hexdigest()
 
 
 def _stream(source: str | os.PathLike[str] | bytes, name: str) -> io.BytesIO:

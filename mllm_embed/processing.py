@@ -14,7 +14,7 @@ from torch import Tensor
 
 from .errors import DataError
 from .families import Family
-from .images import load_image
+from .images import load_image, name_of
 from .prompts import INSTRUCTION, MARKS, TEXT, PromptSet, render
 from .types import Item, Role
 
@@ -128,7 +128,7 @@ class ItemProcessor:
             try:
                 self._call([text], [shown])
             except (ValueError, TypeError) as error:
-                what = ", ".join(map(str, item.images)) or repr((item.words or "")[:60])
+                what = ", ".join(map(name_of, item.images)) or repr((item.words or "")[:60])
                 return DataError(f"{what} cannot be read by this model: {str(error).strip().splitlines()[0]}")
         return None
 

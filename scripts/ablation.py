@@ -29,7 +29,8 @@ from mllm_embed.eval.benchmarks import open_suite
 from mllm_embed.eval.evaluate import evaluate
 from mllm_embed.eval.figures import bootstrap_means
 from mllm_embed.eval.paired import paired
-from mllm_embed.files import atomic_folder, write_file, write_json
+from mllm_embed.files import atomic_folder, read_json, write_file, write_json
+from mllm_embed.folder import DataFolder
 from mllm_embed.training.config import Recipe
 from mllm_embed.training.recipe_files import load_recipe
 from mllm_embed.training.stages import run_recipe
@@ -122,6 +123,7 @@ def main() -> int:
     from transformers.utils.logging import disable_progress_bar
 
     disable_progress_bar()
+    _check_scenes()
     values = {"base model": _measured("base model", "scripts/assets/base", None)}
     for name, variant in VARIANTS.items():
         if not args.only or name in args.only:
@@ -134,6 +136,15 @@ def main() -> int:
             write_file(OUTPUT / "table.md", _table(values).encode())
     print(_table(values))
     return 0
+
+
+def _check_scenes() -> None:
+    """Raises ConfigError where the rows that are there come from other scenes."""
+    scenes = {path.name: DataFolder.open(path).fingerprint() for path in (DATA / "train", *(DATA / t for t in TESTS))}
+    kept = OUTPUT / "scenes.json"
+    if kept.is_file() and read_json(kept, f"remove {OUTPUT}") != scenes:
+        raise ConfigError(f"{OUTPUT} holds rows of other scenes than {DATA}; remove it")
+    write_json(kept, scenes)
 
 
 def _recipe(name: str, variant: Variant) -> Recipe:

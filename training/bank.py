@@ -7,7 +7,6 @@ from __future__ import annotations
 
 from collections.abc import Iterable, Sequence
 from dataclasses import dataclass, replace
-from functools import partial
 from pathlib import Path
 
 import torch
@@ -23,11 +22,10 @@ from mllm_embed.types import Item
 
 from .config import Stage, Term
 from .data import Row
+from .data.numbers import number_of
 from .examples import key_of
-from .gathering import decided, gather_ragged, interleaved, world
-from .readable import encode_readable
-
-_BLOCK = 2048  # items that are encoded between two steps of the progress bar
+from .gathering import agreed, gather_ragged, interleaved, world
+from .reading import BLOCK, read_items
 
 
 @dataclass(frozen=True)
@@ -37,15 +35,13 @@ class Bank:
     Args:
         vectors: [M, D] float32, L2-normalised.
         inputs: [M] int64, the candidates' keys, increasing.
-        asked, answers: [N] int64 each: every row's query and answer, by their keys.
-        lost: [L] int64, the keys of candidates that could not be read.
+        asked, answers: [N] int64 each: query and answer of every row that can be made, by their keys.
     """
 
     vectors: Tensor
     inputs: Tensor
     asked: Tensor
     answers: Tensor
-    lost: Tensor
 
     def to(self, device: torch.device) -> Bank:
         return Bank(**{name: tensor.to(device) for name, tensor in vars(self).items()})
@@ -71,15 +67,18 @@ def make_bank(
 ) -> Bank:
     """The bank of a term, read from `path` where a run made it before; otherwise each process encodes a share of it.
 
-    Candidates that cannot be read are left out, and the rows that they answer must not be trained on.
+    Candidates that cannot be read are left out, and rows that they answer cannot be trained on (`Reader.banks`).
 
     `bf16`: encode under bfloat16 autocast, as the training does. Raises ModelError for a damaged file, DataError for a
-    disk without room and where more candidates than the stage's `max_unreadable` cannot be read.
+    disk without room, for processes that see different data, and where more candidates than the stage's
+    `max_unreadable` cannot be read.
     """
-    if decided(path.is_file, embedder.device):
+    if agreed(path.is_file, embedder.device):
         try:
             return Bank(**load_file(path))
-        except (OSError, SafetensorError, TypeError) as error:
+        except OSError as error:
+            raise DataError(f"{path} cannot be read here ({error}); start the same command again") from error
+        except (SafetensorError, TypeError) as error:
             raise ModelError(f"{path} is damaged; remove {path.parent} to train the stage again") from error
     items: dict[int, Item] = {}
     asked, answers = [], []
@@ -95,13 +94,24 @@ def make_bank(
             items.setdefault(key_of(item), item)
     check_space(path, len(items) * (4 * embedder.dimension + 8) + 16 * len(asked), "a bank")
     keys = sorted(items)
+    _check_same(keys, stage, embedder.device)
     vectors, readable = _encoded([items[key] for key in keys], embedder, bf16, stage.max_unreadable)
-    kept = torch.tensor(keys)
-    bank = Bank(vectors[readable], kept[readable], torch.tensor(asked), torch.tensor(answers), kept[~readable])
+    asked, answers = (torch.tensor(part, dtype=torch.long) for part in (asked, answers))
+    bank = Bank(vectors[readable], torch.tensor(keys, dtype=torch.long)[readable], asked, answers)
     if world()[0] == 0:
-        with atomic_file(path) as temporary:
-            save_file(vars(bank), temporary)
+        try:
+            with atomic_file(path) as temporary:
+                save_file(vars(bank), temporary)
+        except SafetensorError as error:
+            raise DataError(f"cannot write {path} ({error}); make room and start the same command again") from error
     return bank
+
+
+def _check_same(keys: list[int], stage: Stage, device: torch.device) -> None:
+    """Raises DataError where the processes do not see the same candidates, of which each encodes a share."""
+    mine = torch.tensor([number_of(repr(keys))], device=device)
+    if world()[1] > 1 and len(torch.cat(gather_ragged(mine)).unique()) > 1:
+        raise DataError(f"{stage.where}: the processes read different rows; start again when all see the same files")
 
 
 def _encoded(items: Sequence[Item], embedder: MLLMEmbedder, bf16: bool, most: float) -> tuple[Tensor, Tensor]:
@@ -109,16 +119,16 @@ def _encoded(items: Sequence[Item], embedder: MLLMEmbedder, bf16: bool, most: fl
     rank, count = world()
     share, device = items[rank::count], embedder.device
     vectors, readable = torch.zeros(len(share), embedder.dimension), torch.zeros(len(share), 1, dtype=torch.bool)
-    encode = partial(embedder.encode, convert_to="torch", show_progress=False)
     reasons: list[str] = []
     with tqdm(total=len(share), desc="embedding the bank", disable=None if rank == 0 else True, mininterval=1) as bar:
-        for start in range(0, len(share), _BLOCK):
-            block = share[start : start + _BLOCK]
-            with torch.autocast(device.type, torch.bfloat16, enabled=bf16):
-                places, found, why = encode_readable(block, encode)
-            if found is not None:
-                at = torch.tensor(places) + start
-                vectors[at], readable[at] = found.float().cpu(), True
+        for start in range(0, len(share), BLOCK):
+            block = share[start : start + BLOCK]
+            read, why = read_items(block, embedder.items.prepared)
+            if read:
+                places = torch.tensor(list(read)) + start
+                with torch.autocast(device.type, torch.bfloat16, enabled=bf16):
+                    found = embedder.encode(list(read.values()), convert_to="torch", show_progress=False)
+                vectors[places], readable[places] = found.float().cpu(), True
             reasons += why.values()
             bar.update(len(block))
     if count > 1:
@@ -129,7 +139,7 @@ def _encoded(items: Sequence[Item], embedder: MLLMEmbedder, bf16: bool, most: fl
         first = f": {reasons[0]}" if reasons else ""
         raise DataError(
             f"{lost:,} of the {len(items):,} candidates of a bank cannot be read, more than max_unreadable {most:g} "
-            f"allows{first}"
+            f"allows{first}; replace them, or raise max_unreadable"
         )
     return vectors, readable
 

@@ -27,11 +27,11 @@ TORCH_CANNOT_WRITE = ("inline_container", "iostream", "PytorchStreamWriter")  # 
 OVERHEAD = 2**20  # bytes of a checkpoint beside the tensors: states of schedulers and random generators, JSON
 
 
-def last_checkpoint(folder: Path) -> str | None:
+def last_checkpoint(folder: Path) -> Path | None:
     """The newest whole checkpoint; a damaged one is told and passed over."""
     for path in reversed(_numbered(folder)):
         if is_whole(path):
-            return str(path)
+            return path
         print(f"{path} is damaged; the run goes on from before it", file=sys.stderr)
     return None
 

@@ -25,8 +25,8 @@ def find_chunk_tokens(encoder: BatchEncoder, one: Chunk, two: Chunk, bf16: bool)
     """The largest power of two of tokens that a step's activations may belong to.
 
     One long input and two of it go forward and backward, and the difference of what they take is what a token takes;
-    where two do not fit, all that one takes counts as its tokens'. By the memory that there is, not by what is free, so
-    that a run that goes on finds the same.
+    where two do not fit, all that one takes counts as its tokens'. The memory is what there is, not what is free, but
+    whether two fit depends on that too: a run keeps what it found.
 
     `bf16`: whether training computes under bfloat16 autocast. Raises ModelError where not even one input fits.
     """
@@ -37,7 +37,7 @@ def find_chunk_tokens(encoder: BatchEncoder, one: Chunk, two: Chunk, bf16: bool)
         room = total_memory(device) / (1 << 30)
         raise ModelError(
             f"an input of {tokens:,} tokens does not fit in {room:.1f} GiB beside the model; "
-            "set gradient_checkpointing: true or quantization: nf4, or take smaller pictures"
+            "take smaller pictures, or another output with gradient_checkpointing: true or quantization: nf4"
         )
     both = _peak(encoder, two, bf16)
     each = max((alone if both is None else both - alone) / tokens, 1)

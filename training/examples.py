@@ -4,13 +4,15 @@ from __future__ import annotations
 
 import signal
 from collections import OrderedDict
-from collections.abc import Callable, Collection, Hashable, Sequence
+from collections.abc import Callable, Hashable, Sequence
 from dataclasses import dataclass, replace
 from typing import TYPE_CHECKING, NamedTuple
 
+import numpy as np
 from torch.utils.data import Dataset, get_worker_info
 
 from mllm_embed.errors import DataError, ImageError, MLLMEmbedError
+from mllm_embed.images import name_of
 from mllm_embed.types import Item
 
 from .data import Row
@@ -61,24 +63,28 @@ class Reader:
         roles: Sequence[str],
         keyed: Sequence[str] = (),
         hard_negatives: int | None = None,
-        lost: Collection[int] = (),
+        banks: Sequence[tuple[str, np.ndarray]] = (),
     ):
         """Read `roles`, with `prepare` (`ItemProcessor.prepared`); of `keyed` only keys are needed.
 
-        Of a row's hard negatives the first `hard_negatives` are read, by default all. `lost` are keys of inputs that a
-        bank lacks.
+        Of a row's hard negatives the first `hard_negatives` are read, by default all. `banks`: roles whose
+        inputs must stand in a bank, and the keys that this holds, increasing.
         """
         self.prepare, self.roles, self.keyed, self.hard_negatives = prepare, roles, keyed, hard_negatives
-        self.lost = frozenset(lost)
+        self.banks = banks
         self._kept: OrderedDict[Hashable, Ready] = OrderedDict()
 
     def __call__(self, row: Row) -> Example:
         """Raises ImageError or DataError for an input that is missing or cannot be read."""
         keys = {role: key_of(row.roles[role]) for role in self.keyed}
-        for role, key in keys.items():
-            if key in self.lost:
-                pictures = ", ".join(map(str, row.roles[role].images))
-                raise ImageError(f"its {role} ({pictures}) could not be read when the stage's bank was made")
+        for role, held in self.banks:
+            place = np.searchsorted(held, keys[role])
+            if place == len(held) or held[place] != keys[role]:
+                shown = ", ".join(map(name_of, row.roles[role].images)) or (row.roles[role].words or "")[:60]
+                raise ImageError(
+                    f"its {role} ({shown}) could not be read when the stage's bank was made; mend it and train the "
+                    "stage again"
+                )
         return Example(row.id, {role: tuple(map(self._ready, self._items(row, role))) for role in self.roles}, keys)
 
     def _items(self, row: Row, role: str) -> tuple[Item, ...]:

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 from collections.abc import Callable
 from dataclasses import dataclass
+from typing import Any
 
 import torch
 import torch.distributed as dist
@@ -43,13 +44,13 @@ def world() -> tuple[int, int]:
     return (dist.get_rank(), dist.get_world_size()) if dist.is_available() and dist.is_initialized() else (0, 1)
 
 
-def decided(question: Callable[[], bool], device: torch.device) -> bool:
+def agreed(question: Callable[[], int], device: torch.device) -> int:
     """What the first process finds, in every process: a shared disk may show the others an older state."""
     rank, count = world()
-    answer = torch.tensor(int(rank == 0 and question()), device=device)
+    answer = torch.tensor(int(question()) if rank == 0 else 0, device=device)
     if count > 1:
         dist.broadcast(answer, 0)
-    return bool(answer)
+    return int(answer)
 
 
 def gather(vectors: Tensor, batch: Batch, rows: int) -> Pool:
@@ -99,11 +100,26 @@ def interleaved(parts: list[Tensor]) -> Tensor:
     return whole
 
 
-def _gather_with_gradient(vectors: Tensor, lengths: list[int]) -> list[Tensor]:
-    from torch.distributed.nn.functional import all_gather
+class _AllGather(torch.autograd.Function):
+    """[n, D] -> [world, n, D]. torch's own, in torch.distributed.nn, is deprecated; its successor is private."""
 
+    @staticmethod
+    def forward(ctx: Any, mine: Tensor) -> Tensor:
+        parts = [torch.empty_like(mine) for _ in range(dist.get_world_size())]
+        dist.all_gather(parts, mine.contiguous())
+        return torch.stack(parts)
+
+    @staticmethod
+    def backward(ctx: Any, grad: Tensor) -> Tensor:
+        """What all processes' losses want of this one's vectors; gloo has no reduce-scatter, which would send half."""
+        summed = grad.clone(memory_format=torch.contiguous_format)
+        dist.all_reduce(summed)
+        return summed[dist.get_rank()]
+
+
+def _gather_with_gradient(vectors: Tensor, lengths: list[int]) -> list[Tensor]:
     padded = torch.cat([vectors, vectors.new_zeros(max(lengths) - len(vectors), *vectors.shape[1:])])
-    return [part[:length] for part, length in zip(all_gather(padded), lengths, strict=True)]
+    return [part[:length] for part, length in zip(_AllGather.apply(padded), lengths, strict=True)]
 
 
 def _first_equal(numbers: Tensor, towers: Tensor) -> Tensor:

@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import difflib
 import re
 from collections.abc import Mapping
 from pathlib import Path
@@ -105,9 +104,8 @@ def _check_stage(raw: dict[str, Any], parents: list[str], override: str) -> None
     """A key of a stage that is not there is a slip; a whole stage may be new."""
     stages = raw.get("stages")
     if parents[:1] == ["stages"] and len(parents) > 1 and isinstance(stages, dict) and parents[1] not in stages:
-        near = difflib.get_close_matches(parents[1], stages, n=1)
-        cure = f"did you mean '{near[0]}'?" if near else f"it has {', '.join(stages)}"
-        raise ConfigError(f"override '{override}': the recipe has no stage '{parents[1]}'; {cure}")
+        cure = did_you_mean(parents[1], stages) or f"; it has {', '.join(stages)}"
+        raise ConfigError(f"override '{override}': the recipe has no stage '{parents[1]}'{cure}")
 
 
 def _number(value: str) -> float | None:
@@ -132,9 +130,8 @@ def _one_sentence(error: ValidationError) -> str:
     if first["type"] != "extra_forbidden":
         return f"{where or 'recipe'}: {_said(first['type'], first['msg'], first['input'], first.get('ctx', {}))}"
     known = [name for section in SECTIONS.values() for name in section.model_fields]
-    near = difflib.get_close_matches(str(first["loc"][-1]), known, n=1)
-    cure = f"did you mean '{near[0]}'?" if near else "`python -m training --help` lists the keys"
-    return f"unknown key '{where}'; {cure}"
+    cure = did_you_mean(str(first["loc"][-1]), known) or "; `python -m training --help` lists the keys"
+    return f"unknown key '{where}'{cure}"
 
 
 def _said(kind: str, told: str, given: Any, facts: Mapping[str, Any]) -> str:

@@ -8,6 +8,7 @@ from functools import cached_property
 from pathlib import Path
 from typing import Any
 
+import numpy as np
 import torch
 from torch.utils.data import Sampler
 from tqdm import tqdm
@@ -28,7 +29,7 @@ from .collator import ContrastiveCollator
 from .config import Recipe, Stage
 from .data.unreadable import FILE, Unreadable
 from .examples import Examples, Reader
-from .gathering import world
+from .gathering import agreed, world
 from .gradient_caching import BatchEncoder
 from .run_folder import check_stage_space
 from .run_log import LOG_FILE, Console, JsonLog
@@ -39,7 +40,7 @@ from .trainer import ContrastiveTrainer
 from .validation import Validation
 from .zero import whole
 
-LOOKED_AT = 4  # rows, for the longest input
+LOOKED_AT = 8  # rows, for their longest input
 
 
 @dataclass
@@ -71,7 +72,8 @@ class StageRun:
         if self.benchmark:
             validation = Validation(self.benchmark, self.stage.evaluate.every, self.embedder, trainer, self.bf16)
             trainer.add_callback(validation)
-        checkpoint = last_checkpoint(self.home)
+        step = agreed(self._last_step, self.embedder.device)
+        checkpoint = str(self.home / f"checkpoint-{step}") if step else None
         if first_process():
             self._tell(checkpoint)
         trainer.train(resume_from_checkpoint=checkpoint)
@@ -87,6 +89,11 @@ class StageRun:
                 self.embedder.settings = replace(self.embedder.settings, matryoshka=tuple(self.stage.matryoshka))
                 self.embedder.save_pretrained(self.recipe.output / self.name, card=card())
         trainer.accelerator.wait_for_everyone()
+
+    def _last_step(self) -> int:
+        """Of the last checkpoint; 0 where there is none."""
+        last = last_checkpoint(self.home)
+        return int(last.name.rpartition("-")[2]) if last else 0
 
     def _tell(self, checkpoint: str | None) -> None:
         """Where the stage starts, and what its sources give where there are several."""
@@ -112,16 +119,16 @@ class StageRun:
         arguments = self._arguments()
         check_stage_space(self.recipe, self.name, self.encoder.trainable().values())
         banks, log = self._banks(), JsonLog(output / LOG_FILE, self.name)
-        lost = {key for bank in banks.values() for key in bank.lost.tolist()}
-        read = Reader(self.embedder.items.prepared, stage.encoded, stage.keyed, stage.hard_negatives, lost)
+        answers = [(term.positive[0], banks[term.name].inputs.numpy()) for term in stage.terms if term.bank]
+        read = Reader(self.embedder.items.prepared, stage.encoded, stage.keyed, stage.hard_negatives, answers)
         examples = Examples(self.rows, read, self.seed)
         rank, _ = world()
-        list_of_lost = output / (FILE if rank == 0 else FILE.replace(".", f"-{rank}."))
+        lost = output / (FILE if rank == 0 else FILE.replace(".", f"-{rank}."))
         trainer = ContrastiveTrainer(
             model=self.encoder, args=arguments, train_dataset=examples, stage=stage, banks=banks,
             order=self._order(),
             data_collator=ContrastiveCollator(self.embedder.items, stage.uses, self._chunk_tokens(examples)),
-            unreadable=Unreadable(list_of_lost, len(self.rows) // processes(), stage.max_unreadable),
+            unreadable=Unreadable(lost, len(self.rows) // processes(), stage.max_unreadable),
             callbacks=[log, Console(self.name), Advice(stage, self.rows.sample(), banks, log), stopping],
         )  # fmt: skip
         trainer.remove_callback(PrinterCallback)
@@ -152,7 +159,8 @@ class StageRun:
             return read_json(path, f"remove {path}")
         probed = Examples(self.rows, examples.read, self.seed)  # workers are forked from examples that none has touched
         trained = [use.role for use in self.stage.uses if not use.frozen]
-        some = [probed[index] for index in range(min(LOOKED_AT, len(probed)))]
+        places = {round(place) for place in np.linspace(0, len(probed) - 1, LOOKED_AT)}  # sources follow one another
+        some = [probed[place] for place in sorted(places)]
         inputs = [ready for example in some for role in trained for ready in example.roles[role]]
         longest = max(inputs, key=lambda ready: ready.tokens).item
         one, two = (self.embedder.items([longest] * count) for count in (1, 2))

@@ -17,7 +17,7 @@ TILE = (1024, 4096)
 
 
 class Pairs(NamedTuple):
-    """Pairs of a row and a candidate: [P] int64 each."""
+    """Pairs of a row, or what stands for rows, and a candidate: [P] int64 each."""
 
     rows: Tensor
     columns: Tensor

@@ -20,7 +20,7 @@ from mllm_embed.folder import Benchmark, DataFolder
 from mllm_embed.ranking import ranks_of_targets
 from mllm_embed.types import Document, Item, Query
 
-from .gathering import decided, gather_ragged, interleaved, world
+from .gathering import agreed, gather_ragged, interleaved, world
 
 if TYPE_CHECKING:
     from .trainer import ContrastiveTrainer
@@ -54,7 +54,7 @@ class Validation(TrainerCallback):
         wanted = control.should_log
         self.trainer.log(figures)
         control.should_log = wanted  # log takes the order to log as carried out
-        if decided(lambda: self._better(figures["recall@1"]), self.embedder.device):
+        if agreed(lambda: self._better(figures["recall@1"]), self.embedder.device):
             self._keep({"step": state.global_step, "benchmark": self.benchmark.name, **figures})
 
     def _better(self, recall: float) -> bool:

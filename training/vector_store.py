@@ -13,12 +13,12 @@ from tqdm import tqdm
 
 from mllm_embed.errors import ConfigError, DataError, ModelError
 from mllm_embed.files import read_json, write_json
+from mllm_embed.processing import ItemProcessor
 from mllm_embed.types import Item
 
-from .readable import encode_readable
+from .reading import BLOCK, read_items
 
 MANIFEST = "vectors.json"
-_BLOCK = 2048  # items that a stop can cost
 _LOST = 0.01  # share of unreadable inputs with which the rest is still worth something
 
 
@@ -26,6 +26,7 @@ class Encoder(Protocol):
     """What is needed of `MLLMEmbedder` here."""
 
     dimension: int
+    items: ItemProcessor
 
     def encode(self, inputs: Sequence[Item], *, batch_size: int = 32, show_progress: bool | None = None) -> np.ndarray:
         """[N, D] float32."""
@@ -35,7 +36,7 @@ class Encoder(Protocol):
 class VectorStore:
     """A folder with NAME.npy for each list of items, and vectors.json: what made them, and how many are done.
 
-    `lost` holds, for each list, the places of items whose picture cannot be read, and why; their vectors are 0.
+    `lost` holds, for each list, the places of items that cannot be read, and why; their vectors are 0.
     """
 
     def __init__(self, folder: Path, made_by: Mapping[str, Any]):
@@ -64,8 +65,8 @@ class VectorStore:
     ) -> np.ndarray:
         """[N, D] float32 of `items`, read from disk (as a memory map) where they have been made before.
 
-        Raises ModelError for a vector with NaN, DataError for more than 1 % of items with unreadable pictures or a
-        full disk, and what `encoder.encode` raises; what was done until then stays.
+        Raises ModelError for a vector with NaN, DataError for more than 1 % of items that cannot be read or a full
+        disk, and what `encoder.encode` raises; what was done until then stays.
         """
         path, shape = self.folder / f"{name}.npy", (len(items), encoder.dimension)
         done = self.done.get(name, 0) if path.is_file() else 0
@@ -74,9 +75,9 @@ class VectorStore:
         hide = None if progress is None else not progress
         encode = partial(encoder.encode, batch_size=batch_size, show_progress=False)
         with tqdm(total=len(items), initial=done, desc=f"embedding {name}", disable=hide, mininterval=1) as bar:
-            for start in range(done, len(items), _BLOCK):
-                block = items[start : start + _BLOCK]
-                kept, found, reasons = encode_readable(block, encode)
+            for start in range(done, len(items), BLOCK):
+                block = items[start : start + BLOCK]
+                read, reasons = read_items(block, encoder.items.prepared)
                 if len(lost) + len(reasons) > _LOST * len(items):
                     first = next(iter([*lost.values(), *reasons.values()]))
                     raise DataError(
@@ -85,8 +86,8 @@ class VectorStore:
                     )
                 lost.update({start + at: reason for at, reason in reasons.items()})
                 vectors = np.zeros((len(block), encoder.dimension), np.float32)
-                if kept:
-                    vectors[kept] = found
+                if read:
+                    vectors[list(read)] = encode(list(read.values()))
                 bad = np.flatnonzero(~np.isfinite(vectors).all(axis=1))
                 if len(bad):
                     raise ModelError(f"the vector of {block[bad[0]]} holds NaN: nothing can be near it; mend the model")

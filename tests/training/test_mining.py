@@ -5,6 +5,7 @@ from __future__ import annotations
 import errno
 import json
 import os
+from dataclasses import replace
 from pathlib import Path
 
 import numpy as np
@@ -269,6 +270,10 @@ class Counting:
 
     def __init__(self, stop: int = 10**9, bad: bool = False):
         self.dimension, self.seen, self.stop, self.bad = 4, 0, stop, bad
+        self.items = self
+
+    def prepared(self, item: Document) -> tuple[Document, int]:
+        return item, 0
 
     def encode(self, inputs: list, *, batch_size: int = 32, show_progress: bool | None = None) -> np.ndarray:
         self.seen += len(inputs)
@@ -320,9 +325,12 @@ def test_a_full_disk_is_found_before_any_work(tmp_path: Path, monkeypatch: pytes
 class Seeing(Counting):
     """An encoder that reads pictures."""
 
+    def prepared(self, item: Document) -> tuple[Document, int]:
+        return replace(item, image=[load_image(image) for image in item.images]), 0
+
     def encode(self, inputs: list, **_: object) -> np.ndarray:
         self.seen += len(inputs)
-        return np.array([[load_image(item.images[0]).width, 1, 2, 3] for item in inputs], np.float32)
+        return np.array([[item.images[0].width, 1, 2, 3] for item in inputs], np.float32)
 
 
 def test_a_few_unreadable_pictures_are_passed_over(tmp_path: Path) -> None:

@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import difflib
 import os
 from collections.abc import Callable, Iterable, Sequence
 from dataclasses import replace
@@ -60,7 +59,9 @@ def open_table(source: Source, kind: str, roles: list[str]) -> TableRows:
     known = dict.fromkeys((*format.columns, *COLUMNS))
     for ours in source.columns:
         if ours not in known:
-            raise DataError(f"{source.path}: columns has '{ours}', {_near(ours, known)}")
+            raise DataError(
+                f"{source.path}: columns has '{ours}', which is none of {', '.join(known)}{did_you_mean(ours, known)}"
+            )
     files = files_of(source, format)
     table = table_of(source, format, files)
     columns = {**format.columns, **source.columns}
@@ -161,8 +162,3 @@ def _first(rows: TableRows) -> Iterable[object]:
             yield rows.table.record(index)
         except DataError as error:
             yield error
-
-
-def _near(word: str, known: Iterable[str]) -> str:
-    close = difflib.get_close_matches(word, list(known), n=1)
-    return f"did you mean '{close[0]}'?" if close else f"which is none of {', '.join(known)}"

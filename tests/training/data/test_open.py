@@ -49,7 +49,7 @@ def test_sources_follow_one_another(mega: Path) -> None:
         ({}, "pairs", ["image"], "format megapairs gives triplets, not pairs"),
         ({}, "triplets", ["target_text"], "its rows offer query, .*, and a term of the loss needs target_text"),
         ({"columns": {"instruction": "q_txt"}}, "triplets", [], "no column 'q_txt' for instruction; it has q_img,"),
-        ({"columns": {"instuction": "q_text"}}, "triplets", [], "'instuction', did you mean 'instruction'"),
+        ({"columns": {"instuction": "q_text"}}, "triplets", [], "'instuction', which .*; did you mean 'instruction'"),
         ({"pool": "x.json"}, "triplets", [], "format megapairs has no second file; leave out pool"),
         ({"images": "elsewhere"}, "triplets", ["composed"], "elsewhere/1.jpg does not exist.*give images"),
         ({"format": "lasco"}, "triplets", ["composed"], "no column 'query-image' for image; it has q_img"),
