@@ -161,7 +161,7 @@ def test_a_stopped_run_gives_the_adapters_of_one_process(
             for name, tensor in expected.items():
                 torch.testing.assert_close(found[name], tensor, atol=1e-4, rtol=0)
         banks = [load_file(run / "checkpoints/one/bank-0.safetensors") for run in (tmp_path / "run", folder.parent)]
-        assert len(banks[0]["inputs"]) == 7 and len(banks[0]["asked"]) == 8  # one of 8 pictures cannot be read
+        assert len(banks[0]["inputs"]) == 5 and len(banks[0]["asked"]) == 8  # one of the 6 candidates cannot be read
         for name, tensor in banks[0].items():
             torch.testing.assert_close(banks[1][name], tensor, atol=1e-4, rtol=0)
         files = {path.name for path in (done / f"{engine}-run/checkpoints/captions/checkpoint-2").iterdir()}
