@@ -1,7 +1,7 @@
 """What each part of the training adds to composed retrieval on the scenes: one change at a time, with intervals.
 
     python scripts/make_scenes.py --output runs/demo/data
-    python scripts/ablation.py                          # an hour on two cores with bfloat16, four without; goes on
+    python scripts/ablation.py                          # hours on two cores; goes on after a stop
     python scripts/ablation.py --only "batch 16" "no query image"
 
 Every row is the demo's recipe with one change, trained from the embedded base model and evaluated on both test

@@ -25,7 +25,7 @@ from .data import Row
 from .data.numbers import number_of
 from .examples import key_of
 from .gathering import agreed, gather_ragged, interleaved, world
-from .reading import BLOCK, read_items
+from .reading import BLOCK, encode_readable
 
 
 @dataclass(frozen=True)
@@ -53,7 +53,7 @@ class Bank:
         return replace(self, vectors=torch.nn.functional.normalize(self.vectors[:, :dim], dim=-1))
 
     def places(self, keys: Tensor) -> Tensor:
-        """Where the candidates with some keys lie: [B] int64."""
+        """Where the candidates with some keys, all of which it holds, lie: [B] int64."""
         return torch.searchsorted(self.inputs, keys)
 
 
@@ -118,22 +118,19 @@ def _encoded(items: Sequence[Item], embedder: MLLMEmbedder, bf16: bool, most: fl
     """[M, D] float32 on the CPU, the processes' shares put together, and [M] bool, which of the items were readable."""
     rank, count = world()
     share, device = items[rank::count], embedder.device
-    vectors, readable = torch.zeros(len(share), embedder.dimension), torch.zeros(len(share), 1, dtype=torch.bool)
+    vectors, readable = torch.zeros(len(share), embedder.dimension), torch.ones(len(share), dtype=torch.bool)
     reasons: list[str] = []
     with tqdm(total=len(share), desc="embedding the bank", disable=None if rank == 0 else True, mininterval=1) as bar:
         for start in range(0, len(share), BLOCK):
             block = share[start : start + BLOCK]
-            read, why = read_items(block, embedder.items.prepared)
-            if read:
-                places = torch.tensor(list(read)) + start
-                with torch.autocast(device.type, torch.bfloat16, enabled=bf16):
-                    found = embedder.encode(list(read.values()), convert_to="torch", show_progress=False)
-                vectors[places], readable[places] = found.float().cpu(), True
+            with torch.autocast(device.type, torch.bfloat16, enabled=bf16):
+                found, why = encode_readable(block, embedder)
+            vectors[start : start + len(block)] = torch.from_numpy(found)
+            readable[[start + place for place in why]] = False
             reasons += why.values()
             bar.update(len(block))
     if count > 1:
         vectors, readable = (interleaved(gather_ragged(part.to(device))).cpu() for part in (vectors, readable))
-    readable = readable[:, 0]
     lost = int((~readable).sum())
     if lost > most * len(items):
         first = f": {reasons[0]}" if reasons else ""

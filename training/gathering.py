@@ -93,8 +93,8 @@ def gather_ragged(values: Tensor) -> list[Tensor]:
 
 
 def interleaved(parts: list[Tensor]) -> Tensor:
-    """Each process's share values[rank::world], [n_r, D], put together again: [n, D]."""
-    whole = parts[0].new_zeros(sum(map(len, parts)), parts[0].shape[1])
+    """Each process's share values[rank::world], [n_r, ...], put together again: [n, ...]."""
+    whole = parts[0].new_zeros(sum(map(len, parts)), *parts[0].shape[1:])
     for rank, part in enumerate(parts):
         whole[rank :: len(parts)] = part
     return whole

@@ -4,33 +4,20 @@ from __future__ import annotations
 
 import os
 from collections.abc import Mapping, Sequence
-from functools import partial
 from pathlib import Path
-from typing import Any, Protocol
+from typing import Any
 
 import numpy as np
 from tqdm import tqdm
 
 from mllm_embed.errors import ConfigError, DataError, ModelError
 from mllm_embed.files import read_json, write_json
-from mllm_embed.processing import ItemProcessor
 from mllm_embed.types import Item
 
-from .reading import BLOCK, read_items
+from .reading import BLOCK, Encoder, encode_readable
 
 MANIFEST = "vectors.json"
 _LOST = 0.01  # share of unreadable inputs with which the rest is still worth something
-
-
-class Encoder(Protocol):
-    """What is needed of `MLLMEmbedder` here."""
-
-    dimension: int
-    items: ItemProcessor
-
-    def encode(self, inputs: Sequence[Item], *, batch_size: int = 32, show_progress: bool | None = None) -> np.ndarray:
-        """[N, D] float32."""
-        ...
 
 
 class VectorStore:
@@ -73,11 +60,10 @@ class VectorStore:
         made = _opened(path, shape, done)
         lost = self.lost[name] = self.lost.get(name, {}) if done else {}
         hide = None if progress is None else not progress
-        encode = partial(encoder.encode, batch_size=batch_size, show_progress=False)
         with tqdm(total=len(items), initial=done, desc=f"embedding {name}", disable=hide, mininterval=1) as bar:
             for start in range(done, len(items), BLOCK):
                 block = items[start : start + BLOCK]
-                read, reasons = read_items(block, encoder.items.prepared)
+                vectors, reasons = encode_readable(block, encoder, batch_size)
                 if len(lost) + len(reasons) > _LOST * len(items):
                     first = next(iter([*lost.values(), *reasons.values()]))
                     raise DataError(
@@ -85,9 +71,6 @@ class VectorStore:
                         f"{first}"
                     )
                 lost.update({start + at: reason for at, reason in reasons.items()})
-                vectors = np.zeros((len(block), encoder.dimension), np.float32)
-                if read:
-                    vectors[list(read)] = encode(list(read.values()))
                 bad = np.flatnonzero(~np.isfinite(vectors).all(axis=1))
                 if len(bad):
                     raise ModelError(f"the vector of {block[bad[0]]} holds NaN: nothing can be near it; mend the model")
