@@ -90,7 +90,7 @@ def test_a_stopped_run_keeps_everything_between_two_steps(
         _stop_at(patch, 3)
         with pytest.raises(_Stop):
             run_recipe(stopped)
-    assert Path(last_checkpoint(tmp_path / "run/checkpoints/one")).name == "checkpoint-2"
+    assert last_checkpoint(tmp_path / "run/checkpoints/one").name == "checkpoint-2"
     run_recipe(stopped)
     _assert_same(whole, tmp_path / "run")
 
@@ -123,7 +123,7 @@ def test_damage_at_the_last_checkpoint_is_passed_over(
     content = (home / "checkpoint-4/optimizer.pt").read_bytes()
     for damage in (content[:-9], content[:1] + bytes([content[1] ^ 1]) + content[2:]):
         (home / "checkpoint-4/optimizer.pt").write_bytes(damage)
-        assert last_checkpoint(home) == str(home / "checkpoint-2")
+        assert last_checkpoint(home) == home / "checkpoint-2"
         assert "checkpoint-4 is damaged" in capsys.readouterr().err
     for missing in ("rng_state.pth", "seal.json"):
         shutil.copytree(home / "checkpoint-2", tmp_path / missing)
@@ -170,7 +170,7 @@ def test_a_disk_that_fills_up_in_a_checkpoint_leaves_the_one_before(
             run_recipe(load_recipe(recipe, [f"output={tmp_path / 'run'}"]))
     assert "\n" not in str(told.value)
     home = tmp_path / "run/checkpoints/one"
-    assert last_checkpoint(home) == str(home / "checkpoint-2") and not list(home.glob(".unfinished"))
+    assert last_checkpoint(home) == home / "checkpoint-2" and not list(home.glob(".unfinished"))
     run_recipe(load_recipe(recipe, [f"output={tmp_path / 'run'}"]))
     _assert_same(whole, tmp_path / "run")
 
@@ -223,7 +223,7 @@ def test_at_sigterm_the_command_writes_a_checkpoint_and_the_same_command_goes_on
         assert main(command) == 143
     assert "stopped by SIGTERM; the same command goes on\n" in capsys.readouterr().err
     assert signal.getsignal(signal.SIGTERM) == before
-    assert Path(last_checkpoint(tmp_path / "run/checkpoints/one")).name == "checkpoint-3"
+    assert last_checkpoint(tmp_path / "run/checkpoints/one").name == "checkpoint-3"
     assert main(command) == 0
     _assert_same(whole, tmp_path / "run")
 
