@@ -11,8 +11,16 @@ from pathlib import Path
 
 os.environ.update(HF_HUB_OFFLINE="1", TOKENIZERS_PARALLELISM="false")
 os.environ.setdefault("OMP_NUM_THREADS", "1")
+MEMORY = 12 * 2**30  # bytes of address space of a process; the tests take less than 5
 
 import pytest  # noqa: E402
+import torch  # noqa: E402
+
+if sys.platform == "linux" and not torch.cuda.is_available():
+    import resource
+
+    # a test that runs away fails with a traceback, and takes neither the machine nor the other tests with it
+    resource.setrlimit(resource.RLIMIT_AS, (MEMORY, resource.getrlimit(resource.RLIMIT_AS)[1]))
 
 TESTS = Path(__file__).parent
 ROOT = TESTS.parent

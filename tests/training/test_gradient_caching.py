@@ -94,11 +94,12 @@ def test_gradients_are_those_of_one_forward(embedder: MLLMEmbedder, data: Path, 
     whole, rows = _batch(embedder, data, stage, 1 << 30)
     assert not whole.cached and len(whole.live) <= 3
     expected = _gradients(encoder, whole, rows, stage)
+    largest = max(float(grad.abs().max()) for grad in expected.values())
     for tokens in (1, 60, 200):
         found = _gradients(encoder, _batch(embedder, data, stage, tokens)[0], rows, stage)
         assert found.keys() == expected.keys()
         for key in expected:
-            torch.testing.assert_close(found[key], expected[key], atol=1e-5, rtol=1e-4, msg=key)
+            torch.testing.assert_close(found[key], expected[key], atol=1e-5 * largest, rtol=1e-4, msg=key)
 
 
 def test_a_quantised_base_too(tiny_llava: Path, data: Path) -> None:

@@ -18,6 +18,7 @@ from mllm_embed.training.data import Row
 from mllm_embed.training.meter import mean_cosine
 from mllm_embed.training.run_log import read_log, told
 from mllm_embed.training.stages import run_recipe
+from mllm_embed.training.trainer import ContrastiveTrainer
 from mllm_embed.types import Document
 
 PAIRS = {"query": "image", "positive": "caption", "symmetric": True}
@@ -68,9 +69,18 @@ def test_a_run_leaves_curves_and_closing_lines(
     assert (run / "report.png").is_file() and "second: 4 steps" in capsys.readouterr().out
 
 
-def test_a_run_that_was_stopped_is_reported_too(tiny_llava: Path, data: Path, tmp_path: Path) -> None:
-    with pytest.raises(ModelError, match="stopped at step"):
-        run_recipe(_recipe(tiny_llava, tmp_path / "run", first=_stage(data, PAIRS, steps=20, learning_rate=100)))
+def test_a_run_that_was_stopped_is_reported_too(
+    tiny_llava: Path, data: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    real = ContrastiveTrainer.compute_loss
+
+    def lost(self, *args, **kwargs):
+        loss = real(self, *args, **kwargs)
+        return loss * float("nan") if self.state.global_step == 3 else loss
+
+    monkeypatch.setattr(ContrastiveTrainer, "compute_loss", lost)
+    with pytest.raises(ModelError, match="stopped at step 4"):
+        run_recipe(_recipe(tiny_llava, tmp_path / "run", first=_stage(data, PAIRS, steps=20)))
     assert (tmp_path / "run/report.png").is_file()
 
 
