@@ -3,17 +3,19 @@
 from __future__ import annotations
 
 import os
-from collections.abc import Hashable, Iterator, Mapping, Sequence
-from concurrent.futures import ThreadPoolExecutor
+from collections import deque
+from collections.abc import Iterator, Mapping, Sequence
+from concurrent.futures import Executor, Future, ThreadPoolExecutor
 from dataclasses import replace
-from itertools import groupby
+from itertools import chain
 from pathlib import Path
-from typing import TYPE_CHECKING, Any, Literal
+from typing import TYPE_CHECKING, Any, Literal, TypeAlias
 
 import numpy as np
 import torch
 from tqdm import tqdm
 
+from .batching import TOKENS
 from .checkpoint import SETTINGS_FILE, Settings, fingerprint, read_card, read_object, read_settings, save
 from .devices import device_for, dtype_for
 from .errors import ConfigError, DataError, ModelError
@@ -22,17 +24,20 @@ from .hub import check_base, fetched, push
 from .loading import commit_of, load_model, load_processor
 from .lora import load_adapter
 from .model import EmbeddingModel
+from .planning import Plan, Step, plan
 from .pooling import Pooling
 from .precision import Precision, check_dim, cosines, to_precision, truncate
+from .prefixes import SharedBatch
 from .processing import ItemProcessor
 from .prompts import PROMPT_SETS, PromptSet
 from .quantization import full_precision, quantization_of
+from .tails import Tails, shared_batch
 from .types import Item, as_item
 
 if TYPE_CHECKING:
     from .model_card import ModelCardInfo
 
-AHEAD = 2
+Batch: TypeAlias = dict[str, torch.Tensor] | SharedBatch
 
 
 class MLLMEmbedder:
@@ -41,6 +46,7 @@ class MLLMEmbedder:
     def __init__(self, model: EmbeddingModel, processor: Any, settings: Settings, dim: int | None = None):
         self.model, self.processor, self.settings, self.dim = model.eval(), processor, settings, dim
         self.items = ItemProcessor(processor, settings.prompts, model.family, content=settings.pooling == "mean")
+        self.tails = Tails(self.items)
 
     @classmethod
     def from_pretrained(
@@ -152,12 +158,14 @@ class MLLMEmbedder:
     ) -> np.ndarray | torch.Tensor:
         """Embed anything that `types.as_item` reads: texts (str), pictures (Path, bytes, PIL), Query, Document, dicts.
 
-        Equal inputs are computed once, and inputs of like length share a batch; in float32 neither changes a
-        vector by more than 1e-5, in half precision rounding does (2e-2 seen in bfloat16).
+        Equal inputs, pictures of one content among them, are computed once; inputs on one picture share the work on it;
+        inputs of like length share a batch. In float32 nothing of that changes a vector by more than 1e-5, in half
+        precision rounding does (2e-2 seen in bfloat16). `plan` tells what it saves.
 
         Args:
             inputs: what to embed.
-            batch_size: inputs at once.
+            batch_size: inputs of 256 tokens at once: of shorter ones more, of longer ones fewer, so that a batch is
+                always about as much work.
             dim: as in `from_pretrained`, for this call.
             precision: "float32", "int8" or "binary", as `precision.to_precision` lays them out.
             packed: compute short inputs in shared rows instead of a padded batch; the vectors are the same.
@@ -174,21 +182,26 @@ class MLLMEmbedder:
         if convert_to not in ("numpy", "torch"):
             raise ConfigError(f"convert_to is 'numpy' or 'torch', not {convert_to!r}")
         items = [as_item(value) for value in inputs]
-        places: dict[Hashable, list[int]] = {}
-        for index, item in enumerate(items):
-            places.setdefault(item.key, []).append(index)
-        groups = sorted(places.values(), key=lambda group: ItemProcessor.length(items[group[0]]), reverse=True)
         check_dim(dim, self.model.width)
         out = np.empty((len(items), self.model.width), np.float32)
         hide = None if show_progress is None else not show_progress
-        with tqdm(total=len(items), desc="embedding", unit="input", disable=hide, mininterval=1) as bar:
-            for part, batch in self._batches(items, groups, batch_size):
+        with (
+            ThreadPoolExecutor(_threads()) as pool,
+            tqdm(total=len(items), desc="embedding", unit="input", disable=hide, mininterval=1) as bar,
+        ):
+            work = self._plan(items, batch_size, pool)
+            for step, batch in self._prepared(work, batch_size, pool):
                 vectors = self._forward(batch, packed)
-                for group, vector in zip(part, vectors, strict=True):
-                    out[group] = vector
-                bar.update(sum(map(len, part)))
+                for number, vector in zip(chain.from_iterable(step.groups), vectors, strict=True):
+                    out[work.places[number]] = vector
+                    bar.update(len(work.places[number]))
         out = to_precision(truncate(out, dim or self.dim), precision)
         return torch.from_numpy(out) if convert_to == "torch" else out
+
+    def plan(self, inputs: Sequence[Any], *, batch_size: int = 32) -> Plan:
+        """What `encode` would do for the inputs, as `planning.plan` describes it; as a string, what that saves."""
+        with ThreadPoolExecutor(_threads()) as pool:
+            return self._plan([as_item(value) for value in inputs], batch_size, pool)
 
     def encode_query(self, inputs: Sequence[Any], **options: Any) -> np.ndarray | torch.Tensor:
         """`encode` for queries: the word that sentence-transformers' users know."""
@@ -258,28 +271,39 @@ class MLLMEmbedder:
             create_pr=create_pr,
         )
 
-    def _batches(
-        self, items: list[Item], groups: list[list[int]], size: int
-    ) -> Iterator[tuple[list[list[int]], dict[str, torch.Tensor]]]:
-        """Batches of distinct items, read and tokenised in a thread while the model computes the ones before."""
-        kinds = [list(kind) for _, kind in groupby(groups, key=lambda group: bool(items[group[0]].images))]
-        parts = [kind[start : start + size] for kind in kinds for start in range(0, len(kind), size)]
-        with ThreadPoolExecutor(1) as pool:
-            jobs = [pool.submit(self.items, [items[g[0]] for g in part]) for part in parts[:AHEAD]]
-            try:
-                for number, part in enumerate(parts):
-                    batch = jobs.pop(0).result()
-                    if number + AHEAD < len(parts):
-                        jobs.append(pool.submit(self.items, [items[g[0]] for g in parts[number + AHEAD]]))
-                    yield part, batch
-            finally:
-                pool.shutdown(cancel_futures=True)
+    def _plan(self, items: list[Item], batch_size: int, pool: Executor) -> Plan:
+        return plan(items, self.items, self.tails, batch_size, pool, share=self.model.shares)
+
+    def _prepared(self, work: Plan, batch_size: int, pool: Executor) -> Iterator[tuple[Step, Batch]]:
+        """The steps with their model input, which threads make while the model computes the steps before."""
+
+        def prepare(step: Step) -> Batch:
+            groups = [[work.items[number] for number in group] for group in step.groups]
+            shared = shared_batch(self.items, groups, step.tails, batch_size * TOKENS) if step.tails else None
+            return self.items(list(chain.from_iterable(groups))) if shared is None else shared
+
+        jobs: deque[Future[Batch]] = deque()
+        try:
+            for number, step in enumerate(work.steps):
+                while len(jobs) <= _threads() and number + len(jobs) < len(work.steps):
+                    jobs.append(pool.submit(prepare, work.steps[number + len(jobs)]))
+                yield step, jobs.popleft().result()
+        finally:
+            pool.shutdown(wait=False, cancel_futures=True)
 
     @torch.inference_mode()
-    def _forward(self, batch: dict[str, torch.Tensor], packed: bool) -> np.ndarray:
+    def _forward(self, batch: Batch, packed: bool) -> np.ndarray:
         self.model.eval()
-        vectors = self.model(packed, **{name: tensor.to(self.device) for name, tensor in batch.items()})
+        if isinstance(batch, SharedBatch):
+            vectors = self.model.shared(batch.to(self.device))
+        else:
+            vectors = self.model(packed, **{name: tensor.to(self.device) for name, tensor in batch.items()})
         return vectors.cpu().numpy()
+
+
+def _threads() -> int:
+    """How many batches are read and tokenised at once."""
+    return min(4, os.cpu_count() or 1)
 
 
 def _base_of(adapter: str | os.PathLike[str]) -> tuple[str, str | None]:

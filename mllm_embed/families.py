@@ -17,20 +17,23 @@ class Family:
         vision, projector: fragments of module names: the vision tower, and what leads from it to the language model.
         texts_apart: whether a text without a picture goes to the tokenizer, past the processor.
         packs: whether several inputs may share one row of tokens, each seeing itself alone.
+        shares: whether inputs that begin alike may share the keys and values of that beginning.
     """
 
     vision: tuple[str, ...] = ("vision_tower", "vision_model", "visual", "vision_encoder", "image_tower")
     projector: tuple[str, ...] = ("multi_modal_projector", "connector", "mm_projector", "aligner", "merger")
     texts_apart: bool = False
     packs: bool = True
+    shares: bool = True
 
 
 # A family needs an entry only where the default record is wrong for it.
 FAMILIES: dict[str, Family] = {
     # transformers looks up a picture's own tokens by their position, which in a packed row is not their index
     "gemma3": Family(packs=False),
-    # its processor puts the start token into the middle of a text that has no picture
-    "paligemma": Family(texts_apart=True),
+    # its processor puts the start token into the middle of a text that has no picture; the tokens of a prompt see what
+    # comes after them
+    "paligemma": Family(texts_apart=True, shares=False),
     # its text looks at pictures through cross-attention, row by row
     "mllama": Family(packs=False),
 }
@@ -45,8 +48,8 @@ TESTED = (
 def family_of(config: Any) -> Family:
     """The record of a model's family, from its transformers config; the default one where it has no entry."""
     kind = config.model_type
-    # packed rows go wrong in silence where a layer is not attention; they are used where tests have shown them right
-    return FAMILIES.get(kind, Family(packs=kind in TESTED))
+    # both go wrong in silence where a layer is not attention; they are used where tests have shown them right
+    return FAMILIES.get(kind, Family(packs=kind in TESTED, shares=kind in TESTED))
 
 
 def check_family(name: str, config: dict[str, Any]) -> None:

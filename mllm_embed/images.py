@@ -5,9 +5,11 @@ from __future__ import annotations
 import hashlib
 import io
 import os
+from collections.abc import Hashable, Iterator
+from contextlib import contextmanager
 from pathlib import Path
 
-from PIL import Image, ImageOps
+from PIL import ExifTags, Image, ImageOps
 
 from .errors import ImageError
 from .types import ImageLike, ImageSource
@@ -29,14 +31,21 @@ def load_image(source: ImageLike, max_pixels: int = MAX_PIXELS) -> Image.Image:
     if isinstance(source, ImageSource):
         return _upright_rgb(source.read())
     name = name_of(source)
+    with _opened(_stream(source, name), name, max_pixels) as picture:
+        picture.load()
+        return _upright_rgb(picture)
+
+
+@contextmanager
+def _opened(stream: io.BytesIO, name: str, max_pixels: int = MAX_PIXELS) -> Iterator[Image.Image]:
+    """A picture's header is read; what goes wrong with it, then or within, becomes an ImageError."""
     try:
-        with Image.open(_stream(source, name), formats=FORMATS) as picture:
+        with Image.open(stream, formats=FORMATS) as picture:
             if picture.width * picture.height > max_pixels:
                 raise ImageError(
                     f"{name} has {picture.width} x {picture.height} pixels, over the limit of {max_pixels:,}"
                 )
-            picture.load()
-            return _upright_rgb(picture)
+            yield picture
     except Image.UnidentifiedImageError as error:
         raise ImageError(f"{name} is not a {', '.join(FORMATS[:-1])} or {FORMATS[-1]} picture") from error
     except Image.DecompressionBombError as error:
@@ -58,6 +67,24 @@ def content_key(source: ImageLike) -> str:
         picture = load_image(source)
         return hashlib.sha256(repr(picture.size).encode() + picture.tobytes()).hexdigest()
     return hashlib.sha256(_stream(source, name_of(source)).getvalue()).hexdigest()
+
+
+def glance(source: ImageLike) -> tuple[Hashable, tuple[int, int] | None]:
+    """What tells a picture's content from others', and its upright width and height; nothing is decoded.
+
+    A picture that is made when it is needed is told by itself, and its size is not known. Raises ImageError as
+    `load_image` does, except for what only decoding shows.
+    """
+    if isinstance(source, ImageSource):
+        return source, None
+    if isinstance(source, Image.Image):
+        return content_key(source), source.size
+    name = name_of(source)
+    stream = _stream(source, name)
+    with _opened(stream, name) as picture:
+        turned = picture.getexif().get(ExifTags.Base.Orientation, 1) > 4
+        size = (picture.height, picture.width) if turned else (picture.width, picture.height)
+    return hashlib.sha256(stream.getbuffer()).hexdigest(), size
 
 
 def _stream(source: str | os.PathLike[str] | bytes, name: str) -> io.BytesIO:

@@ -9,6 +9,8 @@ from __future__ import annotations
 import torch
 from torch import Tensor, nn
 
+from .positions import positions
+
 ROW = 256
 
 
@@ -41,15 +43,9 @@ def pack(batch: dict[str, Tensor], base: nn.Module) -> tuple[dict[str, Tensor], 
     }
     del packed["attention_mask"]
     # a filler's position is 0, which sets it apart from the token before it
-    plain = laid_out((mask.cumsum(1) - 1)[mask], 0)
-    packed["position_ids"] = plain
-    if hasattr(base, "get_rope_index"):
-        spatial = [plain] * 3
-        if "image_grid_thw" in batch:
-            names = ("input_ids", "mm_token_type_ids", "image_grid_thw", "attention_mask")
-            axes, _ = base.get_rope_index(**{name: batch[name] for name in names if name in batch})
-            spatial = [laid_out(axis[mask], 0) for axis in axes]
-        packed["position_ids"] = torch.stack([plain, *spatial])
+    found = positions(base, batch)
+    axes = [laid_out(axis[mask], 0) for axis in found.view(-1, *mask.shape)]
+    packed["position_ids"] = axes[0] if found.ndim == 2 else torch.stack(axes)
     return packed, places
 
 

@@ -18,6 +18,8 @@ from .images import load_image, name_of
 from .prompts import INSTRUCTION, MARKS, TEXT, PromptSet, render
 from .types import Item, Role
 
+_STEP = 32  # pixels by which sizes are told apart where only trying tells how many tokens a picture becomes
+
 
 class ItemProcessor:
     """Calls a Hugging Face processor on items; those with pictures and those without apart."""
@@ -32,7 +34,7 @@ class ItemProcessor:
         processor.tokenizer.padding_side = "left"
         named = (getattr(processor, name, None) for name in ("image_token", "video_token"))
         tokens = {*named, *processor.tokenizer.convert_ids_to_tokens(processor.image_token_ids)}
-        self._placeholders = sorted(token for token in tokens if token)
+        self.placeholders = sorted(token for token in tokens if token)
         self._bare = cache(self._bare_tail)
         self._picture_tokens = cache(self._tokens_of_pictures)
         # rendered once a role, since a jinja template costs more than the tokens of a short text
@@ -68,14 +70,20 @@ class ItemProcessor:
         return batch
 
     def _content_mask(self, items: Sequence[Item], batch: dict[str, Tensor]) -> Tensor:
-        """[B, L] int64, 1 for a picture's tokens and for the words, which are what the prompt alone does not hold."""
-        ids, real = batch["input_ids"], batch["attention_mask"].bool()
-        mask = torch.isin(ids, torch.tensor(self.processor.image_token_ids)) & real
-        for row, item in enumerate(items):
-            tail = _after_pictures(ids[row], mask[row] if item.images else ~real[row])
-            for bare in self._without_words(item):
-                start, end = _inserted(tail.tolist(), bare)
-                mask[row, len(ids[row]) - len(tail) + start : len(ids[row]) - len(tail) + end] = True
+        """[B, L] int64 of a left-padded batch: `content_of` each row."""
+        mask = torch.zeros_like(batch["input_ids"])
+        for row, (item, real) in enumerate(zip(items, batch["attention_mask"].bool(), strict=True)):
+            mask[row, real] = self.content_of(item, batch["input_ids"][row, real])
+        return mask
+
+    def content_of(self, item: Item, ids: Tensor) -> Tensor:
+        """[T] int64 for the tokens [T] of an item: 1 for a picture's and for the words, which are what the prompt alone
+        does not hold."""
+        mask = torch.isin(ids, torch.tensor(self.processor.image_token_ids)) if item.images else ids != ids
+        tail = _after_pictures(ids, mask).tolist()
+        for bare in self._without_words(item):
+            start, end = _inserted(tail, bare)
+            mask[len(ids) - len(tail) + start : len(ids) - len(tail) + end] = True
         return mask.long()
 
     def _without_words(self, item: Item) -> list[list[int]]:
@@ -84,7 +92,7 @@ class ItemProcessor:
         if len(marks) < 2:
             return [self._bare(item.role, len(item.images))]
         given = {TEXT: item.text, INSTRUCTION: item.words}
-        texts = [self._filled(item.role, 0, {**given, mark: ""}) for mark in marks]
+        texts = [self.filled(item.role, 0, {**given, mark: ""}) for mark in marks]
         return [self._call([text], [[]])["input_ids"][0].tolist() for text in texts]
 
     def prepared(self, item: Item) -> tuple[Item, int]:
@@ -101,22 +109,40 @@ class ItemProcessor:
             more = self._picture_tokens(tuple(picture.size for picture in pictures))
         except (ValueError, TypeError) as error:
             raise self._named([item], [words], [pictures]) or error from error
-        return replace(item, image=pictures), self._plain_tokens(words) + more
+        return replace(item, image=pictures), len(self.tokens([words])[0]) + more
+
+    def picture_tokens(self, width: int, height: int) -> int:
+        """About how many tokens a picture becomes; by the processor's own arithmetic where it has one that works."""
+        try:
+            return int(self.processor._get_num_multimodal_tokens(image_sizes=[(height, width)])["num_image_tokens"][0])
+        except (AttributeError, TypeError, KeyError):  # LLaVA's, say, fails where the tower crops nothing
+            across, down = (max(side // _STEP, 1) * _STEP for side in (width, height))
+            return self._picture_tokens(((across, down),))
 
     def _tokens_of_pictures(self, sizes: tuple[tuple[int, int], ...]) -> int:
-        """How many tokens pictures of some sizes become, beyond the placeholders that the prompt holds."""
-        text = self._filled("image", len(sizes), {})
+        text = self.filled("image", len(sizes), {})
         batch = self._call([text], [[Image.new("RGB", size) for size in sizes]])
-        return batch["input_ids"].shape[1] - self._plain_tokens(text)
+        return batch["input_ids"].shape[1] - len(self.tokens([text])[0])
 
-    def _plain_tokens(self, text: str) -> int:
-        return len(self.processor.tokenizer(text, add_special_tokens=self._add_special_tokens)["input_ids"])
+    def tokens(self, texts: Sequence[str]) -> list[list[int]]:
+        """The tokens of rendered prompts, a picture's placeholder counting as one."""
+        if not texts:
+            return []  # which a tokenizer does not take
+        return self.processor.tokenizer(list(texts), add_special_tokens=self._add_special_tokens)["input_ids"]
+
+    def tail(self, text: str, pictures: list[Image.Image]) -> list[int]:
+        """The tokens after the last picture of a rendered prompt, as the processor makes them."""
+        batch = self._call([text], [pictures])
+        ids, real = batch["input_ids"][0], batch["attention_mask"][0].bool()
+        shown = torch.isin(ids, torch.tensor(self.processor.image_token_ids)) if pictures else ~real
+        return _after_pictures(ids, shown).tolist()
 
     def render(self, item: Item) -> str:
         """The whole prompt of an item as the tokenizer gets it, with the placeholders of its pictures."""
-        return self._filled(item.role, len(item.images), {TEXT: item.text or item.words, INSTRUCTION: item.words})
+        return self.filled(item.role, len(item.images), {TEXT: item.text or item.words, INSTRUCTION: item.words})
 
-    def _filled(self, role: Role, images: int, words: dict[str, str | None]) -> str:
+    def filled(self, role: Role, images: int, words: dict[str, str | None]) -> str:
+        """A role's whole prompt with words in the place of its marks."""
         marks = "|".join(map(re.escape, MARKS.get(role, ())))
         template = self._template(role, images)
         # in one pass, since the user's words may hold a mark
@@ -133,24 +159,15 @@ class ItemProcessor:
         return None
 
     def _checked(self, words: str) -> str:
-        for token in self._placeholders:
+        for token in self.placeholders:
             if token in words:
                 raise DataError(f"the words {words.strip()[:60]!r} hold the model's image token {token}; take it out")
         return words.strip()
 
     def _bare_tail(self, role: Role, images: int) -> list[int]:
         """The tokens after the last picture of a prompt without words."""
-        text = self._filled(role, images, dict.fromkeys(MARKS.get(role, ()), ""))
-        blank = Image.new("RGB", (64, 64))
-        batch = self._call([text], [[blank] * images])
-        ids, real = batch["input_ids"][0], batch["attention_mask"][0].bool()
-        pictures = torch.isin(ids, torch.tensor(self.processor.image_token_ids)) if images else ~real
-        return _after_pictures(ids, pictures).tolist()
-
-    @staticmethod
-    def length(item: Item) -> tuple[int, int]:
-        """A cheap key by which items of like length sort together: by pictures, then by words."""
-        return len(item.images), len(item.text or "") + len(item.words or "")
+        text = self.filled(role, images, dict.fromkeys(MARKS.get(role, ()), ""))
+        return self.tail(text, [Image.new("RGB", (64, 64))] * images)
 
 
 def _after_pictures(ids: Tensor, before: Tensor) -> Tensor:

@@ -124,17 +124,15 @@ def as_item(value: object) -> Item:
     )
 
 
+def picture_key(image: ImageLike) -> Hashable:
+    """What two pictures share that are named alike; pictures in memory only when they are one object."""
+    if isinstance(image, (str, os.PathLike)):
+        return os.fspath(image)
+    return id(image) if isinstance(image, Image.Image) else image
+
+
 def _key(item: Item) -> Hashable:
-    """Pictures in memory count as equal only when they are one object."""
-    pictures = [
-        os.fspath(image)
-        if isinstance(image, (str, os.PathLike))
-        else id(image)
-        if isinstance(image, Image.Image)
-        else image
-        for image in item.images
-    ]
-    return item.role, tuple(pictures), item.text or item.words, item.words
+    return item.role, tuple(map(picture_key, item.images)), item.text or item.words, item.words
 
 
 def _images(image: Images | None) -> tuple[ImageLike, ...]:

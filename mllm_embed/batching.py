@@ -1,0 +1,30 @@
+"""Which inputs are computed together: neighbours in length, as many as a budget of tokens holds, hardly any padding."""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+
+TOKENS = 256  # what an input of a batch may take on average
+WORTH = 1024  # tokens that keep a processor busy: a batch of fewer is not cut to save padding
+_FULL = 0.9  # share of a batch's tokens that are no padding
+
+
+def cut(lengths: Sequence[int], budget: int, most: int | None = None) -> list[slice]:
+    """Neighbours that make a batch.
+
+    Args:
+        lengths: tokens of each input, falling.
+        budget: tokens of a batch, padding included; a longer input has one of its own.
+        most: inputs of a batch, any number by default.
+    """
+    parts: list[slice] = []
+    start, used = 0, 0
+    for at, length in enumerate(lengths):
+        rows, longest = at - start, lengths[start]
+        over = (rows + 1) * longest > budget or rows == most
+        wasteful = rows * longest >= WORTH and used + length < _FULL * (rows + 1) * longest
+        if rows and (over or wasteful):
+            parts.append(slice(start, at))
+            start, used = at, 0
+        used += length
+    return [*parts, slice(start, len(lengths))] if len(lengths) else []

@@ -1,0 +1,180 @@
+"""What is computed for a list of inputs, and what together with what: nothing twice, and hardly any padding."""
+
+from __future__ import annotations
+
+from collections.abc import Hashable, Sequence
+from concurrent.futures import Executor
+from dataclasses import dataclass
+from itertools import chain
+
+from .batching import TOKENS, cut
+from .images import glance
+from .processing import ItemProcessor
+from .tails import Tail, Tails, in_common
+from .types import Item, picture_key
+
+_USUAL = (448, 448)  # the size that a picture is taken to have which is only made when it is needed
+
+
+@dataclass(frozen=True)
+class Work:
+    """How much a way to compute some inputs asks of the model.
+
+    Args:
+        inputs: sequences that are pooled to a vector.
+        pictures: pictures that the vision tower sees.
+        tokens: tokens of the language model that mean something.
+        computed: these and the padding.
+    """
+
+    inputs: int
+    pictures: int
+    tokens: int
+    computed: int
+
+
+@dataclass(frozen=True)
+class Step:
+    """Inputs that are computed together, in groups of numbers of `Plan.items`.
+
+    With `tails`, one for each, those of a group have all before it in common, and share that. Without, each group is
+    one input.
+    """
+
+    groups: tuple[tuple[int, ...], ...]
+    tails: tuple[tuple[Tail, ...], ...] = ()
+
+
+@dataclass(frozen=True)
+class Plan:
+    """The steps for a list of inputs.
+
+    Args:
+        items: the different ones among them.
+        places: where each of these stands in the list.
+        steps: in the order of computing, the longest first.
+        given: the work of computing the list as it is, in batches in its order, each padded to its longest.
+        planned: the work of the steps.
+    """
+
+    items: list[Item]
+    places: list[list[int]]
+    steps: list[Step]
+    given: Work
+    planned: Work
+
+    def __str__(self) -> str:
+        return explained(self.given, self.planned)
+
+
+def explained(given: Work, planned: Work) -> str:
+    """A table of what a plan saves."""
+    names = {"inputs": "inputs", "pictures": "pictures seen", "tokens": "tokens", "computed": "tokens with padding"}
+    lines = [f"{'':14}" + "".join(f"{title:>22}" for title in names.values())]
+    for row, work in (("as given", given), ("planned", planned)):
+        lines.append(f"{row:14}" + "".join(f"{getattr(work, name):>22,}" for name in names))
+    ratios = [getattr(given, name) / max(getattr(planned, name), 1) for name in names]
+    lines.append(f"{'saved':14}" + "".join(f"{ratio:>20.2f} x" for ratio in ratios))
+    useful = planned.tokens / max(planned.computed, 1)
+    return "\n".join([*lines, f"{useful:.1%} of the tokens that are computed are no padding"])
+
+
+def plan(
+    inputs: Sequence[Item], items: ItemProcessor, tails: Tails, batch_size: int, pool: Executor, share: bool = True
+) -> Plan:
+    """Plan the work on a list of inputs; pictures are looked at, not decoded.
+
+    Args:
+        inputs: what to embed.
+        items, tails: of the model.
+        batch_size: inputs of about `batching.TOKENS` tokens that are computed at once.
+        pool: where pictures are looked at.
+        share: whether inputs on one picture may share that part of the work.
+
+    Raises ImageError for a picture that is missing or none, DataError for words that the model cannot read.
+    """
+    sources = {picture_key(image): image for item in inputs for image in item.images}
+    seen = dict(zip(sources, pool.map(glance, sources.values()), strict=True))
+    places: dict[Hashable, list[int]] = {}
+    for at, item in enumerate(inputs):
+        shown = tuple(seen[picture_key(image)][0] for image in item.images)
+        places.setdefault((item.role, item.text or item.words, item.words, shown), []).append(at)
+    distinct = [inputs[rows[0]] for rows in places.values()]
+    words = items.tokens([items.render(item) for item in distinct])
+    lengths = [len(ids) + _shown(item, items, seen) for ids, item in zip(words, distinct, strict=True)]
+    groups = _groups(distinct, list(places), tails) if share else []
+    grouped = set(chain.from_iterable(group for group, _ in groups))
+    single = [number for number in range(len(distinct)) if number not in grouped]
+    steps, planned = _shared_steps(groups, lengths, distinct, batch_size)
+    for pictures in (True, False):
+        kind = [number for number in single if bool(distinct[number].images) == pictures]
+        more, work = _plain_steps(kind, lengths, distinct, batch_size)
+        steps, planned = steps + more, _sum(planned, work)
+    all_lengths = [0] * len(inputs)
+    for rows, length in zip(places.values(), lengths, strict=True):
+        for at in rows:
+            all_lengths[at] = length
+    return Plan(distinct, list(places.values()), steps, _as_given(inputs, all_lengths, batch_size), planned)
+
+
+def _shown(item: Item, items: ItemProcessor, seen: dict[Hashable, tuple[Hashable, tuple[int, int] | None]]) -> int:
+    """The tokens of an item's pictures."""
+    return sum(items.picture_tokens(*(seen[picture_key(image)][1] or _USUAL)) for image in item.images)
+
+
+def _groups(
+    distinct: Sequence[Item], keys: Sequence[Hashable], tails: Tails
+) -> list[tuple[tuple[int, ...], tuple[Tail, ...]]]:
+    """The inputs that are not alone on their pictures."""
+    by_pictures: dict[Hashable, list[int]] = {}
+    for number, item in enumerate(distinct):
+        if item.images:
+            by_pictures.setdefault(keys[number][-1], []).append(number)  # type: ignore[index]
+    several = [number for numbers in by_pictures.values() if len(numbers) > 1 for number in numbers]
+    found: dict[Hashable, list[tuple[int, Tail]]] = {}
+    for number, tail in zip(several, tails([distinct[number] for number in several]), strict=True):
+        if tail is not None:
+            found.setdefault((keys[number][-1], tail.head), []).append((number, tail))  # type: ignore[index]
+    return [(tuple(n for n, _ in group), tuple(t for _, t in group)) for group in found.values() if len(group) > 1]
+
+
+def _shared_steps(
+    groups: list[tuple[tuple[int, ...], tuple[Tail, ...]]], lengths: list[int], distinct: Sequence[Item], size: int
+) -> tuple[list[Step], Work]:
+    begun = [lengths[numbers[0]] - len(tails[0].tokens) + in_common(tails) for numbers, tails in groups]
+    order = sorted(range(len(groups)), key=lambda at: (-begun[at], -len(groups[at][0])))
+    steps, work = [], Work(0, 0, 0, 0)
+    for part in cut([begun[at] for at in order], size * TOKENS, size):
+        chosen = [groups[at] for at in order[part]]
+        steps.append(Step(tuple(numbers for numbers, _ in chosen), tuple(tails for _, tails in chosen)))
+        starts = [begun[at] for at in order[part]]
+        own = sorted((len(t.tokens) - in_common(tails) for _, tails in chosen for t in tails), reverse=True)
+        padded = max(starts) * len(starts) + sum(own[p][0] * len(own[p]) for p in cut(own, size * TOKENS))
+        pictures = sum(len(distinct[numbers[0]].images) for numbers, _ in chosen)
+        work = _sum(work, Work(len(own), pictures, sum(starts) + sum(own), padded))
+    return steps, work
+
+
+def _plain_steps(
+    numbers: list[int], lengths: list[int], distinct: Sequence[Item], size: int
+) -> tuple[list[Step], Work]:
+    order = sorted(numbers, key=lambda number: -lengths[number])
+    most = size if numbers and distinct[numbers[0]].images else None
+    steps, work = [], Work(0, 0, 0, 0)
+    for part in cut([lengths[number] for number in order], size * TOKENS, most):
+        chosen = order[part]
+        steps.append(Step(tuple((number,) for number in chosen)))
+        pictures = sum(len(distinct[number].images) for number in chosen)
+        taken = [lengths[number] for number in chosen]
+        work = _sum(work, Work(len(chosen), pictures, sum(taken), max(taken) * len(taken)))
+    return steps, work
+
+
+def _as_given(inputs: Sequence[Item], lengths: list[int], size: int) -> Work:
+    batches = [lengths[at : at + size] for at in range(0, len(lengths), size)]
+    padded = sum(max(batch) * len(batch) for batch in batches)
+    return Work(len(inputs), sum(len(item.images) for item in inputs), sum(lengths), padded)
+
+
+def _sum(one: Work, other: Work) -> Work:
+    return Work(*(getattr(one, name) + getattr(other, name) for name in Work.__dataclass_fields__))

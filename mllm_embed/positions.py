@@ -1,0 +1,38 @@
+"""Which position each token has, where a model cannot work it out by itself: in packed rows, behind a kept prefix."""
+
+from __future__ import annotations
+
+import torch
+from torch import Tensor, nn
+
+
+def positions(base: nn.Module, batch: dict[str, Tensor]) -> Tensor:
+    """The positions of a padded batch: [B, L] int64, 0 where it is padded at the front.
+
+    Families with M-RoPE get [4, B, L]: the plain ones, and the three axes of their own `get_rope_index`.
+
+    Args:
+        base: the model, without an adapter's wrapper.
+        batch: model input with input_ids and attention_mask [B, L].
+    """
+    plain = (batch["attention_mask"].long().cumsum(1) - 1).clamp(min=0)
+    if not hasattr(base, "get_rope_index"):
+        return plain
+    spatial = plain.expand(3, -1, -1)
+    if "image_grid_thw" in batch:
+        names = ("input_ids", "mm_token_type_ids", "image_grid_thw", "attention_mask")
+        spatial, _ = base.get_rope_index(**{name: batch[name] for name in names if name in batch})
+    return torch.cat([plain[None], spatial])
+
+
+def following(before: Tensor, attention_mask: Tensor, count: int) -> Tensor:
+    """The positions of `count` tokens of text behind each row of a batch, in the form of `positions`: [(4,) B, count].
+
+    Args:
+        before: what `positions` gives for the batch.
+        attention_mask: [B, L] of the batch.
+    """
+    last = before.masked_fill(attention_mask == 0, -1).amax(-1, keepdim=True)
+    if before.ndim == 3:  # text goes on from the furthest of the three axes, in all of them
+        last[1:] = last[1:].amax(0)
+    return last + 1 + torch.arange(count, device=before.device)
