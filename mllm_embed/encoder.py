@@ -5,7 +5,7 @@ from __future__ import annotations
 import os
 from collections import deque
 from collections.abc import Iterator, Mapping, Sequence
-from concurrent.futures import Executor, Future, ThreadPoolExecutor
+from concurrent.futures import Future, ThreadPoolExecutor
 from dataclasses import replace
 from itertools import chain
 from pathlib import Path
@@ -32,7 +32,7 @@ from .processing import ItemProcessor
 from .prompts import PROMPT_SETS, PromptSet
 from .quantization import full_precision, quantization_of
 from .tails import Tails, shared_batch
-from .types import Item, as_item
+from .types import as_item
 
 if TYPE_CHECKING:
     from .model_card import ModelCardInfo
@@ -181,27 +181,29 @@ class MLLMEmbedder:
             raise ConfigError(f"batch_size must be at least 1, not {batch_size}")
         if convert_to not in ("numpy", "torch"):
             raise ConfigError(f"convert_to is 'numpy' or 'torch', not {convert_to!r}")
-        items = [as_item(value) for value in inputs]
         check_dim(dim, self.model.width)
-        out = np.empty((len(items), self.model.width), np.float32)
-        hide = None if show_progress is None else not show_progress
-        with (
-            ThreadPoolExecutor(_threads()) as pool,
-            tqdm(total=len(items), desc="embedding", unit="input", disable=hide, mininterval=1) as bar,
-        ):
-            work = self._plan(items, batch_size, pool)
-            for step, batch in self._prepared(work, batch_size, pool):
-                vectors = self._forward(batch, packed)
-                for number, vector in zip(chain.from_iterable(step.groups), vectors, strict=True):
-                    out[work.places[number]] = vector
-                    bar.update(len(work.places[number]))
+        out = self.carry_out(self.plan(inputs, batch_size=batch_size), packed=packed, show_progress=show_progress)
         out = to_precision(truncate(out, dim or self.dim), precision)
         return torch.from_numpy(out) if convert_to == "torch" else out
 
     def plan(self, inputs: Sequence[Any], *, batch_size: int = 32) -> Plan:
-        """What `encode` would do for the inputs, as `planning.plan` describes it; as a string, what that saves."""
+        """What `encode` does with the inputs, as `planning.plan` describes it; as a string, what that saves."""
+        items = [as_item(value) for value in inputs]
         with ThreadPoolExecutor(_threads()) as pool:
-            return self._plan([as_item(value) for value in inputs], batch_size, pool)
+            return plan(items, self.items, self.tails, batch_size, pool, share=self.model.shares)
+
+    def carry_out(self, work: Plan, *, packed: bool = False, show_progress: bool | None = None) -> np.ndarray:
+        """The whole vectors [N, D] float32 of the inputs of a plan; the rest is as for `encode`."""
+        count = sum(map(len, work.places))
+        out = np.empty((count, self.model.width), np.float32)
+        hide = None if show_progress is None else not show_progress
+        with tqdm(total=count, desc="embedding", unit="input", disable=hide, mininterval=1) as bar:
+            for step, batch in self._prepared(work):
+                vectors = self._forward(batch, packed)
+                for number, vector in zip(chain.from_iterable(step.groups), vectors, strict=True):
+                    out[work.places[number]] = vector
+                    bar.update(len(work.places[number]))
+        return out
 
     def encode_query(self, inputs: Sequence[Any], **options: Any) -> np.ndarray | torch.Tensor:
         """`encode` for queries: the word that sentence-transformers' users know."""
@@ -271,25 +273,23 @@ class MLLMEmbedder:
             create_pr=create_pr,
         )
 
-    def _plan(self, items: list[Item], batch_size: int, pool: Executor) -> Plan:
-        return plan(items, self.items, self.tails, batch_size, pool, share=self.model.shares)
-
-    def _prepared(self, work: Plan, batch_size: int, pool: Executor) -> Iterator[tuple[Step, Batch]]:
+    def _prepared(self, work: Plan) -> Iterator[tuple[Step, Batch]]:
         """The steps with their model input, which threads make while the model computes the steps before."""
 
         def prepare(step: Step) -> Batch:
             groups = [[work.items[number] for number in group] for group in step.groups]
-            shared = shared_batch(self.items, groups, step.tails, batch_size * TOKENS) if step.tails else None
+            shared = shared_batch(self.items, groups, step.tails, work.batch_size * TOKENS) if step.tails else None
             return self.items(list(chain.from_iterable(groups))) if shared is None else shared
 
-        jobs: deque[Future[Batch]] = deque()
-        try:
-            for number, step in enumerate(work.steps):
-                while len(jobs) <= _threads() and number + len(jobs) < len(work.steps):
-                    jobs.append(pool.submit(prepare, work.steps[number + len(jobs)]))
-                yield step, jobs.popleft().result()
-        finally:
-            pool.shutdown(wait=False, cancel_futures=True)
+        with ThreadPoolExecutor(_threads()) as pool:
+            jobs: deque[Future[Batch]] = deque()
+            try:
+                for number, step in enumerate(work.steps):
+                    while len(jobs) <= _threads() and number + len(jobs) < len(work.steps):
+                        jobs.append(pool.submit(prepare, work.steps[number + len(jobs)]))
+                    yield step, jobs.popleft().result()
+            finally:
+                pool.shutdown(cancel_futures=True)
 
     @torch.inference_mode()
     def _forward(self, batch: Batch, packed: bool) -> np.ndarray:

@@ -53,6 +53,7 @@ class Plan:
         items: the different ones among them.
         places: where each of these stands in the list.
         steps: in the order of computing, the longest first.
+        batch_size: inputs of about `batching.TOKENS` tokens that are computed at once.
         given: the work of computing the list as it is, in batches in its order, each padded to its longest.
         planned: the work of the steps.
     """
@@ -60,6 +61,7 @@ class Plan:
     items: list[Item]
     places: list[list[int]]
     steps: list[Step]
+    batch_size: int
     given: Work
     planned: Work
 
@@ -114,7 +116,8 @@ def plan(
     for rows, length in zip(places.values(), lengths, strict=True):
         for at in rows:
             all_lengths[at] = length
-    return Plan(distinct, list(places.values()), steps, _as_given(inputs, all_lengths, batch_size), planned)
+    given = _as_given(inputs, all_lengths, batch_size)
+    return Plan(distinct, list(places.values()), steps, batch_size, given, planned)
 
 
 def _shown(item: Item, items: ItemProcessor, seen: dict[Hashable, tuple[Hashable, tuple[int, int] | None]]) -> int:
