@@ -15,7 +15,7 @@ import numpy as np
 import torch
 from tqdm import tqdm
 
-from .batching import TOKENS
+from .batching import tokens_of
 from .checkpoint import SETTINGS_FILE, Settings, fingerprint, read_card, read_object, read_settings, save
 from .devices import device_for, dtype_for
 from .errors import ConfigError, DataError, ModelError
@@ -164,8 +164,8 @@ class MLLMEmbedder:
 
         Args:
             inputs: what to embed.
-            batch_size: inputs of 256 tokens at once: of shorter ones more, of longer ones fewer, so that a batch is
-                always about as much work.
+            batch_size: how much is computed at once: so many inputs of 256 tokens (64 on a CPU), of shorter ones more,
+                of longer ones fewer, and never more pictures.
             dim: as in `from_pretrained`, for this call.
             precision: "float32", "int8" or "binary", as `precision.to_precision` lays them out.
             packed: compute short inputs in shared rows instead of a padded batch; the vectors are the same.
@@ -190,7 +190,8 @@ class MLLMEmbedder:
         """What `encode` does with the inputs, as `planning.plan` describes it; as a string, what that saves."""
         items = [as_item(value) for value in inputs]
         with ThreadPoolExecutor(_threads()) as pool:
-            return plan(items, self.items, self.tails, batch_size, pool, share=self.model.shares)
+            budget = tokens_of(batch_size, self.device)
+            return plan(items, self.items, self.tails, batch_size, budget, pool, share=self.model.shares)
 
     def carry_out(self, work: Plan, *, packed: bool = False, show_progress: bool | None = None) -> np.ndarray:
         """The whole vectors [N, D] float32 of the inputs of a plan; the rest is as for `encode`."""
@@ -278,7 +279,7 @@ class MLLMEmbedder:
 
         def prepare(step: Step) -> Batch:
             groups = [[work.items[number] for number in group] for group in step.groups]
-            shared = shared_batch(self.items, groups, step.tails, work.batch_size * TOKENS) if step.tails else None
+            shared = shared_batch(self.items, groups, step.tails, work.budget) if step.tails else None
             return self.items(list(chain.from_iterable(groups))) if shared is None else shared
 
         with ThreadPoolExecutor(_threads()) as pool:

@@ -2,17 +2,21 @@
 
 from __future__ import annotations
 
-from collections.abc import Hashable, Sequence
+from collections.abc import Hashable, Iterator, Sequence
 from concurrent.futures import Executor
 from dataclasses import dataclass
 from itertools import chain
+from typing import TypeAlias
 
-from .batching import TOKENS, cut
+from .batching import cut
 from .images import glance
 from .processing import ItemProcessor
 from .tails import Tail, Tails, in_common
 from .types import Item, picture_key
 
+Group: TypeAlias = tuple[tuple[int, ...], tuple[Tail, ...]]
+
+_WORTH = 0.1  # share of the tokens that a shared beginning of texts must save
 _USUAL = (448, 448)  # the size that a picture is taken to have which is only made when it is needed
 
 
@@ -53,7 +57,8 @@ class Plan:
         items: the different ones among them.
         places: where each of these stands in the list.
         steps: in the order of computing, the longest first.
-        batch_size: inputs of about `batching.TOKENS` tokens that are computed at once.
+        batch_size: pictures that are computed at once at most.
+        budget: tokens that are.
         given: the work of computing the list as it is, in batches in its order, each padded to its longest.
         planned: the work of the steps.
     """
@@ -62,6 +67,7 @@ class Plan:
     places: list[list[int]]
     steps: list[Step]
     batch_size: int
+    budget: int
     given: Work
     planned: Work
 
@@ -82,16 +88,23 @@ def explained(given: Work, planned: Work) -> str:
 
 
 def plan(
-    inputs: Sequence[Item], items: ItemProcessor, tails: Tails, batch_size: int, pool: Executor, share: bool = True
+    inputs: Sequence[Item],
+    items: ItemProcessor,
+    tails: Tails,
+    batch_size: int,
+    budget: int,
+    pool: Executor,
+    share: bool = True,
 ) -> Plan:
     """Plan the work on a list of inputs; pictures are looked at, not decoded.
 
     Args:
         inputs: what to embed.
         items, tails: of the model.
-        batch_size: inputs of about `batching.TOKENS` tokens that are computed at once.
+        batch_size: pictures that are computed at once at most.
+        budget: tokens that are, a longer input excepted.
         pool: where pictures are looked at.
-        share: whether inputs on one picture may share that part of the work.
+        share: whether inputs that begin alike may share that part of the work.
 
     Raises ImageError for a picture that is missing or none, DataError for words that the model cannot read.
     """
@@ -107,17 +120,22 @@ def plan(
     groups = _groups(distinct, list(places), tails) if share else []
     grouped = set(chain.from_iterable(group for group, _ in groups))
     single = [number for number in range(len(distinct)) if number not in grouped]
-    steps, planned = _shared_steps(groups, lengths, distinct, batch_size)
-    for pictures in (True, False):
-        kind = [number for number in single if bool(distinct[number].images) == pictures]
-        more, work = _plain_steps(kind, lengths, distinct, batch_size)
-        steps, planned = steps + more, _sum(planned, work)
+    shown = [number for number in single if distinct[number].images]
+    plain = [number for number in single if not distinct[number].images]
+    said = dict(zip(plain, tails([distinct[number] for number in plain]), strict=True)) if share else {}
+    parts = [
+        _on_pictures(groups, lengths, distinct, batch_size, budget),
+        _pictures_alone(shown, lengths, distinct, batch_size, budget),
+        _texts(plain, lengths, said, budget),
+    ]
+    steps = [step for part, _ in parts for step in part]
+    planned = _sum([work for _, work in parts])
     all_lengths = [0] * len(inputs)
     for rows, length in zip(places.values(), lengths, strict=True):
         for at in rows:
             all_lengths[at] = length
     given = _as_given(inputs, all_lengths, batch_size)
-    return Plan(distinct, list(places.values()), steps, batch_size, given, planned)
+    return Plan(distinct, list(places.values()), steps, batch_size, budget, given, planned)
 
 
 def _shown(item: Item, items: ItemProcessor, seen: dict[Hashable, tuple[Hashable, tuple[int, int] | None]]) -> int:
@@ -125,9 +143,7 @@ def _shown(item: Item, items: ItemProcessor, seen: dict[Hashable, tuple[Hashable
     return sum(items.picture_tokens(*(seen[picture_key(image)][1] or _USUAL)) for image in item.images)
 
 
-def _groups(
-    distinct: Sequence[Item], keys: Sequence[Hashable], tails: Tails
-) -> list[tuple[tuple[int, ...], tuple[Tail, ...]]]:
+def _groups(distinct: Sequence[Item], keys: Sequence[Hashable], tails: Tails) -> list[Group]:
     """The inputs that are not alone on their pictures."""
     by_pictures: dict[Hashable, list[int]] = {}
     for number, item in enumerate(distinct):
@@ -141,36 +157,62 @@ def _groups(
     return [(tuple(n for n, _ in group), tuple(t for _, t in group)) for group in found.values() if len(group) > 1]
 
 
-def _shared_steps(
-    groups: list[tuple[tuple[int, ...], tuple[Tail, ...]]], lengths: list[int], distinct: Sequence[Item], size: int
+def _on_pictures(
+    groups: list[Group], lengths: list[int], distinct: Sequence[Item], batch_size: int, budget: int
 ) -> tuple[list[Step], Work]:
+    """Inputs that share a picture."""
     begun = [lengths[numbers[0]] - len(tails[0].tokens) + in_common(tails) for numbers, tails in groups]
     order = sorted(range(len(groups)), key=lambda at: (-begun[at], -len(groups[at][0])))
-    steps, work = [], Work(0, 0, 0, 0)
-    for part in cut([begun[at] for at in order], size * TOKENS, size):
+    steps, works = [], []
+    for part in cut([begun[at] for at in order], budget, batch_size):
         chosen = [groups[at] for at in order[part]]
         steps.append(Step(tuple(numbers for numbers, _ in chosen), tuple(tails for _, tails in chosen)))
-        starts = [begun[at] for at in order[part]]
-        own = sorted((len(t.tokens) - in_common(tails) for _, tails in chosen for t in tails), reverse=True)
-        padded = max(starts) * len(starts) + sum(own[p][0] * len(own[p]) for p in cut(own, size * TOKENS))
         pictures = sum(len(distinct[numbers[0]].images) for numbers, _ in chosen)
-        work = _sum(work, Work(len(own), pictures, sum(starts) + sum(own), padded))
-    return steps, work
+        works.append(_shared_work([begun[at] for at in order[part]], [tails for _, tails in chosen], pictures, budget))
+    return steps, _sum(works)
 
 
-def _plain_steps(
-    numbers: list[int], lengths: list[int], distinct: Sequence[Item], size: int
+def _pictures_alone(
+    numbers: list[int], lengths: list[int], distinct: Sequence[Item], batch_size: int, budget: int
 ) -> tuple[list[Step], Work]:
-    order = sorted(numbers, key=lambda number: -lengths[number])
-    most = size if numbers and distinct[numbers[0]].images else None
-    steps, work = [], Work(0, 0, 0, 0)
-    for part in cut([lengths[number] for number in order], size * TOKENS, most):
-        chosen = order[part]
+    steps, works = [], []
+    for chosen in _by_length(numbers, lengths, budget, batch_size):
         steps.append(Step(tuple((number,) for number in chosen)))
         pictures = sum(len(distinct[number].images) for number in chosen)
-        taken = [lengths[number] for number in chosen]
-        work = _sum(work, Work(len(chosen), pictures, sum(taken), max(taken) * len(taken)))
-    return steps, work
+        works.append(_plain_work([lengths[number] for number in chosen], pictures))
+    return steps, _sum(works)
+
+
+def _texts(
+    numbers: list[int], lengths: list[int], tails: dict[int, Tail | None], budget: int
+) -> tuple[list[Step], Work]:
+    """Words alone, which share what the template says in front, a system prompt, where that is worth a pass."""
+    steps, works = [], []
+    for chosen in _by_length(numbers, lengths, budget):
+        said = tuple(tail for number in chosen if (tail := tails.get(number)))
+        alike = in_common(said) if len(said) == len(chosen) else 0
+        if alike * (len(chosen) - 1) > _WORTH * sum(lengths[number] for number in chosen):
+            steps.append(Step((tuple(chosen),), (said,)))
+            works.append(_shared_work([alike], [said], 0, budget))
+        else:
+            steps.append(Step(tuple((number,) for number in chosen)))
+            works.append(_plain_work([lengths[number] for number in chosen], 0))
+    return steps, _sum(works)
+
+
+def _by_length(numbers: list[int], lengths: list[int], budget: int, most: int | None = None) -> Iterator[list[int]]:
+    order = sorted(numbers, key=lambda number: -lengths[number])
+    yield from (order[part] for part in cut([lengths[number] for number in order], budget, most))
+
+
+def _shared_work(begun: list[int], tails: Sequence[tuple[Tail, ...]], pictures: int, budget: int) -> Work:
+    own = sorted((len(tail.tokens) - in_common(said) for said in tails for tail in said), reverse=True)
+    padded = max(begun) * len(begun) + sum(own[part][0] * len(own[part]) for part in cut(own, budget))
+    return Work(len(own), pictures, sum(begun) + sum(own), padded)
+
+
+def _plain_work(lengths: list[int], pictures: int) -> Work:
+    return Work(len(lengths), pictures, sum(lengths), max(lengths) * len(lengths))
 
 
 def _as_given(inputs: Sequence[Item], lengths: list[int], size: int) -> Work:
@@ -179,5 +221,5 @@ def _as_given(inputs: Sequence[Item], lengths: list[int], size: int) -> Work:
     return Work(len(inputs), sum(len(item.images) for item in inputs), sum(lengths), padded)
 
 
-def _sum(one: Work, other: Work) -> Work:
-    return Work(*(getattr(one, name) + getattr(other, name) for name in Work.__dataclass_fields__))
+def _sum(works: Sequence[Work]) -> Work:
+    return Work(*(sum(getattr(work, name) for work in works) for name in Work.__dataclass_fields__))

@@ -1,4 +1,4 @@
-"""What inputs say after their last picture, as tokens, and batches of inputs that have their pictures in common."""
+"""What inputs say after their last picture, as tokens, and batches of inputs that begin alike."""
 
 from __future__ import annotations
 
@@ -24,8 +24,8 @@ _PROBE = "a"  # stands for the user's words: where they are empty, line breaks a
 
 @dataclass(frozen=True)
 class Tail:
-    """`head`: the tokens before and between the placeholders of the pictures. `tokens`: those behind the last picture,
-    as the processor makes them."""
+    """`head`: the tokens before and between the placeholders of the pictures, none where there is no picture. `tokens`:
+    those behind the last picture, or all, as the processor makes them."""
 
     head: tuple[int, ...]
     tokens: tuple[int, ...]
@@ -46,7 +46,7 @@ class Tails:
         self._learned = cache(self._learn)
 
     def __call__(self, items: Sequence[Item]) -> list[Tail | None]:
-        """The tails of items that have pictures; None where a prompt's tokens are not known beforehand."""
+        """The tails of items; None where a prompt's tokens are not known beforehand."""
         rows = self._items.tokens([self._items.render(item) for item in items])
         return [self._tail(item, torch.tensor(ids)) for item, ids in zip(items, rows, strict=True)]
 
@@ -61,7 +61,8 @@ class Tails:
         return Tail(tuple(head), (*lead, *tail[skipped:]))
 
     def _split(self, ids: torch.Tensor) -> tuple[list[int], list[int]]:
-        at = int(torch.isin(ids, self._marks).nonzero()[-1]) + 1
+        shown = torch.isin(ids, self._marks).nonzero()
+        at = int(shown[-1]) + 1 if len(shown) else 0
         return ids[:at].tolist(), ids[at:].tolist()
 
     def _learn(self, role: str, images: int) -> tuple[list[int], int, int] | None:
@@ -89,7 +90,7 @@ def in_common(tails: Sequence[Tail]) -> int:
 def shared_batch(
     items: ItemProcessor, groups: Sequence[Sequence[Item]], tails: Sequence[Sequence[Tail]], budget: int
 ) -> SharedBatch | None:
-    """Groups of items that have pictures and heads in common, as model input; each group's pictures are read once.
+    """Groups of items that have all before their tails in common, as model input; a group's pictures are read once.
 
     None where the processor makes other tokens of a group's first item than its tail says. `budget` is that of
     `batching.cut`, for the endings. Raises what `ItemProcessor` does.

@@ -45,7 +45,7 @@ from smollm2_llava import BASE, smollm2_idefics3, smollm2_llava
 WORDS = (
     "the same dress but with longer sleeves make it darker and remove the belt show two dogs instead of one running on "
     "a beach at sunset with more people in the background add a red hat and let the sky be cloudy as seen from above"
-).split()
+)
 SHAPES = ((640, 480), (480, 640), (640, 640), (960, 320), (320, 960), (800, 400), (400, 800), (640, 160))
 
 
@@ -106,9 +106,7 @@ LOADS: dict[str, Callable[[Path, int], list[Item]]] = {
 def measured(name: str, folder: Path, args: argparse.Namespace) -> dict[str, Any]:
     """Seconds of each path in each round, what they computed, and how far their vectors lie from those one by one."""
     model = (
-        smollm2_idefics3(args.cache / "idefics3")
-        if name == "gallery"
-        else smollm2_llava(args.cache / "llava", BASE)
+        smollm2_idefics3(args.cache / "idefics3") if name == "gallery" else smollm2_llava(args.cache / "llava", BASE)
     )
     items = LOADS[name](folder, args.scale)
     embedder = MLLMEmbedder.from_pretrained(model, device=args.device)
@@ -266,7 +264,7 @@ def _pictures(folder: Path, count: int, shapes: Sequence[tuple[int, int]]) -> li
 
 def _words(seed: int, least: int, most: int) -> str:
     rng = np.random.default_rng(seed)
-    return " ".join(rng.choice(WORDS, int(rng.integers(least, most + 1))))
+    return " ".join(rng.choice(WORDS.split(), int(rng.integers(least, most + 1))))
 
 
 def _table(name: str, load: dict[str, Any]) -> str:

