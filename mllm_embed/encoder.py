@@ -164,7 +164,7 @@ class MLLMEmbedder:
 
         Args:
             inputs: what to embed.
-            batch_size: how much is computed at once: so many inputs of 256 tokens (64 on a CPU), of shorter ones more,
+            batch_size: how much is computed at once: so many inputs of 256 tokens (128 on a CPU), of shorter ones more,
                 of longer ones fewer, and never more pictures.
             dim: as in `from_pretrained`, for this call.
             precision: "float32", "int8" or "binary", as `precision.to_precision` lays them out.

@@ -81,6 +81,20 @@ def test_same_alone_and_in_a_batch(model: MLLMEmbedder, items: list) -> None:
         np.testing.assert_allclose(model.encode(items, batch_size=size), alone, **CLOSE)
 
 
+@pytest.mark.parametrize("pooling", ["last", "mean"])
+def test_same_where_a_beginning_is_shared(family: str, folder: Path, pooling: str) -> None:
+    model = MLLMEmbedder.from_pretrained(folder, dtype="float32", device="cpu", pooling=pooling)
+    a, b, c = (_picture(*size, seed) for seed, size in enumerate(((32, 32), (96, 40), (40, 72))))
+    items = [
+        Document(a), Query(a, "make it red"), Query(a, "make it red, and longer than the others by some words"),
+        Document(b), Query(b, "blue"), Document(b, "a caption"), Query([a, c], "side by side"), Query([a, c], "apart"),
+    ]  # fmt: skip
+    work = model.plan(items)
+    shared = [group for step in work.steps if step.tails for group in step.groups]
+    assert sorted(map(len, shared)) == ([] if family in SEES_BOTH_WAYS else [2, 3, 3])
+    np.testing.assert_allclose(model.carry_out(work), _alone(model, items), **CLOSE)
+
+
 def test_same_packed(model: MLLMEmbedder, items: list) -> None:
     many = [*items, *(Document(text=f"a short text, number {number}") for number in range(12))]
     np.testing.assert_allclose(model.encode(many, packed=True), _alone(model, many), **CLOSE)
