@@ -37,6 +37,7 @@ from .types import as_item
 if TYPE_CHECKING:
     from .model_card import ModelCardInfo
 
+AHEAD = 2
 Batch: TypeAlias = dict[str, torch.Tensor] | SharedBatch
 
 
@@ -189,7 +190,7 @@ class MLLMEmbedder:
     def plan(self, inputs: Sequence[Any], *, batch_size: int = 32) -> Plan:
         """What `encode` does with the inputs, as `planning.plan` describes it; as a string, what that saves."""
         items = [as_item(value) for value in inputs]
-        with ThreadPoolExecutor(_threads()) as pool:
+        with ThreadPoolExecutor(AHEAD) as pool:
             budget = tokens_of(batch_size, self.device)
             return plan(items, self.items, self.tails, batch_size, budget, pool, share=self.model.shares)
 
@@ -275,20 +276,21 @@ class MLLMEmbedder:
         )
 
     def _prepared(self, work: Plan) -> Iterator[tuple[Step, Batch]]:
-        """The steps with their model input, which threads make while the model computes the steps before."""
+        """The steps with their model input, which a thread makes while the model computes the steps before."""
 
         def prepare(step: Step) -> Batch:
             groups = [[work.items[number] for number in group] for group in step.groups]
             shared = shared_batch(self.items, groups, step.tails, work.budget) if step.tails else None
             return self.items(list(chain.from_iterable(groups))) if shared is None else shared
 
-        with ThreadPoolExecutor(_threads()) as pool:
-            jobs: deque[Future[Batch]] = deque()
+        with ThreadPoolExecutor(1) as pool:  # not more: a tokenizer serves one thread at a time
+            jobs: deque[Future[Batch]] = deque(pool.submit(prepare, step) for step in work.steps[:AHEAD])
             try:
                 for number, step in enumerate(work.steps):
-                    while len(jobs) <= _threads() and number + len(jobs) < len(work.steps):
-                        jobs.append(pool.submit(prepare, work.steps[number + len(jobs)]))
-                    yield step, jobs.popleft().result()
+                    batch = jobs.popleft().result()
+                    if number + AHEAD < len(work.steps):
+                        jobs.append(pool.submit(prepare, work.steps[number + AHEAD]))
+                    yield step, batch
             finally:
                 pool.shutdown(cancel_futures=True)
 
@@ -300,11 +302,6 @@ class MLLMEmbedder:
         else:
             vectors = self.model(packed, **{name: tensor.to(self.device) for name, tensor in batch.items()})
         return vectors.cpu().numpy()
-
-
-def _threads() -> int:
-    """How many batches are read and tokenised at once."""
-    return min(4, os.cpu_count() or 1)
 
 
 def _base_of(adapter: str | os.PathLike[str]) -> tuple[str, str | None]:

@@ -79,7 +79,11 @@ class ItemProcessor:
     def content_of(self, item: Item, ids: Tensor) -> Tensor:
         """[T] int64 for the tokens [T] of an item: 1 for a picture's and for the words, which are what the prompt alone
         does not hold."""
-        mask = torch.isin(ids, torch.tensor(self.processor.image_token_ids)) if item.images else ids != ids
+        mask = (
+            torch.isin(ids, torch.tensor(self.processor.image_token_ids))
+            if item.images
+            else torch.zeros_like(ids).bool()
+        )
         tail = _after_pictures(ids, mask).tolist()
         for bare in self._without_words(item):
             start, end = _inserted(tail, bare)
@@ -114,10 +118,14 @@ class ItemProcessor:
     def picture_tokens(self, width: int, height: int) -> int:
         """About how many tokens a picture becomes; by the processor's own arithmetic where it has one that works."""
         try:
-            return int(self.processor._get_num_multimodal_tokens(image_sizes=[(height, width)])["num_image_tokens"][0])
-        except (AttributeError, TypeError, KeyError):  # LLaVA's, say, fails where the tower crops nothing
-            across, down = (max(side // _STEP, 1) * _STEP for side in (width, height))
-            return self._picture_tokens(((across, down),))
+            try:
+                counted = self.processor._get_num_multimodal_tokens(image_sizes=[(height, width)])
+                return int(counted["num_image_tokens"][0])
+            except (AttributeError, TypeError, KeyError):  # LLaVA's, say, fails where the tower crops nothing
+                across, down = (max(side // _STEP, 1) * _STEP for side in (width, height))
+                return self._picture_tokens(((across, down),))
+        except (ValueError, TypeError):  # a picture that the model cannot take: who reads it is told so
+            return 0
 
     def _tokens_of_pictures(self, sizes: tuple[tuple[int, int], ...]) -> int:
         text = self.filled("image", len(sizes), {})

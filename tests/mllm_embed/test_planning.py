@@ -6,13 +6,14 @@ import shutil
 from itertools import chain
 from pathlib import Path
 
+import families
 import numpy as np
 import pytest
 from PIL import Image
 
 from mllm_embed import Document, MLLMEmbedder, Query
 from mllm_embed.batching import cut
-from mllm_embed.errors import ImageError
+from mllm_embed.errors import DataError, ImageError
 from mllm_embed.images import glance
 from mllm_embed.planning import Plan
 
@@ -148,3 +149,11 @@ def test_a_glance_tells_content_and_upright_size(tmp_path: Path) -> None:
     (tmp_path / "none.jpg").write_text("no picture")
     with pytest.raises(ImageError, match="none.jpg is not a"):
         glance(tmp_path / "none.jpg")
+
+
+def test_a_picture_that_the_model_cannot_take_is_named(tmp_path: Path) -> None:
+    """Qwen2-VL refuses pictures 200 times as wide as high, by its arithmetic as by its processor."""
+    embedder = MLLMEmbedder.from_pretrained(families.make("qwen2_vl", tmp_path / "model"), dtype="float32")
+    Image.new("RGB", (3000, 8)).save(tmp_path / "strip.png")
+    with pytest.raises(DataError, match="strip.png cannot be read by this model"):
+        embedder.encode([tmp_path / "strip.png", "a hat"])
