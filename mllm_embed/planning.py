@@ -8,7 +8,7 @@ from dataclasses import dataclass
 from itertools import chain
 from typing import TypeAlias
 
-from .batching import cut
+from .batching import cut, endings_on
 from .images import glance
 from .processing import ItemProcessor
 from .tails import Tail, Tails, in_common
@@ -112,8 +112,8 @@ def plan(
     seen = dict(zip(sources, pool.map(glance, sources.values()), strict=True))
     places: dict[Hashable, list[int]] = {}
     for at, item in enumerate(inputs):
-        shown = tuple(seen[picture_key(image)][0] for image in item.images)
-        places.setdefault((item.role, item.text or item.words, item.words, shown), []).append(at)
+        pictures = tuple(seen[picture_key(image)][0] for image in item.images)
+        places.setdefault((item.role, item.text or item.words, item.words, pictures), []).append(at)
     distinct = [inputs[rows[0]] for rows in places.values()]
     words = items.tokens([items.render(item) for item in distinct])
     lengths = [len(ids) + _shown(item, items, seen) for ids, item in zip(words, distinct, strict=True)]
@@ -207,7 +207,8 @@ def _by_length(numbers: list[int], lengths: list[int], budget: int, most: int | 
 
 def _shared_work(begun: list[int], tails: Sequence[tuple[Tail, ...]], pictures: int, budget: int) -> Work:
     own = sorted((len(tail.tokens) - in_common(said) for said in tails for tail in said), reverse=True)
-    padded = max(begun) * len(begun) + sum(own[part][0] * len(own[part]) for part in cut(own, budget))
+    parts = cut(own, budget, endings_on(max(begun), budget))
+    padded = max(begun) * len(begun) + sum(own[part][0] * len(own[part]) for part in parts)
     return Work(len(own), pictures, sum(begun) + sum(own), padded)
 
 

@@ -11,7 +11,7 @@ import torch
 from PIL import Image
 from torch import Tensor
 
-from .batching import cut
+from .batching import cut, endings_on
 from .prefixes import Endings, SharedBatch
 from .prompts import MARKS
 
@@ -118,7 +118,8 @@ def shared_batch(
     order = sorted(range(len(own)), key=lambda row: -len(own[row]))
     flat = [item for group in groups for item in group]
     parts = []
-    for places in (order[part] for part in cut([len(own[row]) for row in order], budget)):
+    most = endings_on(max(lengths), budget)
+    for places in (order[part] for part in cut([len(own[row]) for row in order], budget, most)):
         part = _padded(last, [own[row] for row in places], [owners[row] for row in places], places)
         if items.content:
             part = replace(part, content=_content(items, batch, part, [flat[row] for row in places]))
