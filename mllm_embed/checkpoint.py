@@ -34,6 +34,7 @@ class Settings:
         matryoshka: the lengths at which truncated vectors were trained.
         base, base_fingerprint: the base's name as given, and `fingerprint` of it; None for a whole model.
         card: the text of the model card that the weights came with; it is no part of the settings' file.
+        adapter: sha256 of the adapter's tensors that were loaded, no part of the file either.
     """
 
     prompts: PromptSet
@@ -43,6 +44,7 @@ class Settings:
     base: str | None = None
     base_fingerprint: str | None = None
     card: str | None = field(default=None, repr=False, compare=False)
+    adapter: str | None = field(default=None, repr=False, compare=False)
 
     @property
     def base_is_folder(self) -> bool:
@@ -102,6 +104,11 @@ def fingerprint(folder: str | Path, revision: str | None = None) -> str:
             for piece in _samples(file):
                 digest.update(piece)
     return digest.hexdigest()
+
+
+def adapter_fingerprint(folder: str | Path) -> str:
+    """sha256 of an adapter's tensors."""
+    return hashlib.sha256((Path(folder) / "adapter_model.safetensors").read_bytes()).hexdigest()
 
 
 def _samples(file: BinaryIO) -> Iterator[bytes]:

@@ -105,7 +105,8 @@ def _search(arguments: argparse.Namespace) -> int:
     # Everything that can be wrong without a model is looked at before the slow imports.
     from .contact_sheet import SheetRow, check_sheet_path, contact_sheet
     from .images import load_image
-    from .search import Searcher, gallery_of
+    from .search import Searcher
+    from .sources import gallery_of
     from .types import Query
 
     if arguments.k < 1:

@@ -16,7 +16,16 @@ import torch
 from tqdm import tqdm
 
 from .batching import tokens_of
-from .checkpoint import SETTINGS_FILE, Settings, fingerprint, read_card, read_object, read_settings, save
+from .checkpoint import (
+    SETTINGS_FILE,
+    Settings,
+    adapter_fingerprint,
+    fingerprint,
+    read_card,
+    read_object,
+    read_settings,
+    save,
+)
 from .devices import device_for, dtype_for
 from .errors import ConfigError, DataError, ModelError
 from .families import Family, family_of
@@ -109,6 +118,7 @@ class MLLMEmbedder:
         embedding = EmbeddingModel(backbone, family_of(backbone.config), settings.pooling, settings.bidirectional)
         if adapter is not None:
             load_adapter(embedding, adapter)
+            settings = replace(settings, adapter=adapter_fingerprint(adapter))
             embedding.to(backbone.dtype)
         embedding.to(place)
         settings = replace(settings, card=read_card(adapter or home) if own else None)
@@ -140,6 +150,23 @@ class MLLMEmbedder:
     def quantization(self) -> str | None:
         """What the language model's weights are kept in, "nf4" or "int8"; None where they have `dtype`."""
         return quantization_of(self.model.base)
+
+    @property
+    def made_by(self) -> dict[str, Any]:
+        """What tells this embedder's vectors from others', as plain JSON: weights, prompts, pooling, number format.
+
+        Of an embedder as it was loaded: what changed its weights in memory since is not seen.
+        """
+        settings = self.settings.to_dict()
+        return {
+            "name": self.settings.base,
+            "base": self.settings.base_fingerprint,
+            "adapter": self.settings.adapter,
+            "settings": {key: settings[key] for key in ("pooling", "bidirectional", "normalize", "prompts")},
+            "dimension": self.dimension,
+            "quantization": self.quantization,
+            "dtype": str(self.dtype).removeprefix("torch."),
+        }
 
     @property
     def dimension(self) -> int:

@@ -12,7 +12,7 @@ from contextlib import contextmanager, suppress
 from pathlib import Path
 from typing import Any
 
-from .errors import DataError
+from .errors import ConfigError, DataError
 
 
 @contextmanager
@@ -31,6 +31,44 @@ def atomic_file(path: Path) -> Iterator[Path]:
     finally:
         with suppress(OSError):  # when the parent is a file, even looking for the temporary file fails
             temporary.unlink()
+
+
+@contextmanager
+def alone_in(folder: Path, wait: bool = False) -> Iterator[None]:
+    """Within, no other process that asks for the same may write to the folder; the lock falls with its process.
+
+    `wait` for the other, or raise ConfigError at once.
+    """
+    try:
+        import fcntl
+    except ImportError:  # Windows
+        yield
+        return
+    folder.mkdir(parents=True, exist_ok=True)
+    path = folder / ".lock"
+    file = path.open("a")
+    try:
+        while True:
+            fcntl.flock(file, fcntl.LOCK_EX | (0 if wait else fcntl.LOCK_NB))
+            if path.exists() and path.stat().st_ino == os.fstat(file.fileno()).st_ino:
+                break
+            file.close()  # whoever had the lock before has removed this file
+            file = path.open("a")
+    except BlockingIOError as error:
+        file.close()
+        why = f"another process is writing to {folder}; wait for it, or choose another output"
+        raise ConfigError(why) from error
+    try:
+        yield
+    finally:
+        path.unlink(missing_ok=True)
+        file.close()
+
+
+def synced(path: Path) -> None:
+    """Wait until the disk has the file."""
+    with path.open("rb") as file:
+        os.fsync(file.fileno())
 
 
 def check_writable(path: Path) -> None:

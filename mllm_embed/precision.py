@@ -24,7 +24,7 @@ def truncate(vectors: np.ndarray, dim: int | None) -> np.ndarray:
     """
     if dim is None or dim == vectors.shape[1]:
         return vectors
-    return _unit(vectors[:, :dim])
+    return unit(vectors[:, :dim])
 
 
 def to_precision(vectors: np.ndarray, precision: Precision) -> np.ndarray:
@@ -58,9 +58,10 @@ def cosines(queries: np.ndarray, documents: np.ndarray) -> np.ndarray:
         queries, documents = (np.unpackbits(bits, axis=1).astype(np.float32) * 2 - 1 for bits in (queries, documents))
         return queries @ documents.T / queries.shape[1]
     if queries.dtype == np.int8:
-        queries, documents = (_unit(numbers.astype(np.float32)) for numbers in (queries, documents))
+        queries, documents = (unit(numbers.astype(np.float32)) for numbers in (queries, documents))
     return queries @ documents.T
 
 
-def _unit(vectors: np.ndarray) -> np.ndarray:
+def unit(vectors: np.ndarray) -> np.ndarray:
+    """Each row [N, D] divided by its length; zeros stay zeros."""
     return vectors / np.linalg.norm(vectors, axis=1, keepdims=True).clip(np.finfo(np.float32).tiny)

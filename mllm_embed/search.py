@@ -5,17 +5,14 @@ from __future__ import annotations
 import os
 from collections.abc import Collection, Sequence
 from dataclasses import dataclass
-from pathlib import Path
 from typing import Protocol
 
 import numpy as np
 
 from .errors import DataError
-from .folder import FILES, DataFolder
 from .ranking import top_k
+from .sources import gallery_of
 from .types import Document, ImageLike, Query
-
-SUFFIXES = (".jpg", ".jpeg", ".png", ".webp", ".bmp", ".gif")
 
 
 class Encoder(Protocol):
@@ -97,22 +94,3 @@ class Searcher:
         scores, found = top_k(vector, self.vectors, k, [{self._position[name] for name in exclude}])
         pairs = zip(scores[0].tolist(), found[0].tolist(), strict=True)
         return [Hit(self.ids[at], score, self.images[at]) for score, at in pairs if at >= 0]
-
-
-def gallery_of(path: str | os.PathLike[str]) -> dict[str, Path]:
-    """Id and file of every picture that `Searcher.from_folder` embeds, in gallery order (files: by name).
-
-    Raises:
-        DataError: the folder is missing, faulty, or holds no picture.
-    """
-    root = Path(path)
-    if not root.is_dir():
-        raise DataError(f"{root} is {'not a folder' if root.exists() else 'missing'}: give a folder of pictures")
-    if (root / FILES[2]).is_file():
-        benchmark = DataFolder.open(root).benchmark
-        if benchmark is not None:
-            return {item.id: item.image for item in benchmark.gallery}
-    files = sorted(file for file in root.rglob("*") if file.suffix.lower() in SUFFIXES and file.is_file())
-    if not files:
-        raise DataError(f"empty folder {root}: no picture in it ends in {', '.join(SUFFIXES)}")
-    return {file.relative_to(root).as_posix(): file for file in files}

@@ -3,13 +3,13 @@
 from __future__ import annotations
 
 import argparse
-import hashlib
 import sys
 from collections.abc import Iterator, Sequence
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 from mllm_embed.errors import ConfigError, DataError, user_errors
+from mllm_embed.made_by import MAKES
 from mllm_embed.model_options import add_model_options, load_embedder
 
 if TYPE_CHECKING:
@@ -80,7 +80,7 @@ def main(argv: Sequence[str] | None = None) -> int:
 
     embedder = load_embedder(args)
     roles = {"rows": kind, "query": query, "positive": positive, "also": args.also}
-    facts = {"data": folder.fingerprint(), **roles, "model": _model_facts(args, embedder)}
+    facts = {"data": folder.fingerprint(), **roles, "model": {key: embedder.made_by[key] for key in MAKES}}
     *vectors, lost = _vectors(args, facts, questions, embedder)
     negatives, clusters = _search(args, questions, *vectors, lost, rules)
     _write(args, facts, folder.root, rows, questions, negatives, clusters)
@@ -137,23 +137,6 @@ def _default(option: str, roles: Sequence[str], rows: Sequence[Row]) -> str:
         if all(role in row.roles for row in rows):
             return role
     raise DataError(f"not every row has {' or '.join(roles)}: say with {option} what to take")
-
-
-def _model_facts(args: argparse.Namespace, embedder: MLLMEmbedder) -> dict[str, Any]:
-    """What tells these vectors from those of another model."""
-    from mllm_embed.checkpoint import SETTINGS_FILE
-    from mllm_embed.hub import fetched
-
-    home = Path(fetched(args.adapter or args.model, SETTINGS_FILE))
-    weights = home / "adapter_model.safetensors"
-    return {
-        "base": embedder.settings.base_fingerprint,
-        "adapter": hashlib.sha256(weights.read_bytes()).hexdigest() if weights.is_file() else None,
-        "settings": {k: v for k, v in embedder.settings.to_dict().items() if k not in ("base", "matryoshka")},
-        "quantization": embedder.quantization,
-        "dtype": str(embedder.dtype).removeprefix("torch."),
-        "dimension": embedder.dimension,
-    }
 
 
 def _vectors(

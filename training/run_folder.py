@@ -6,8 +6,7 @@ import json
 import shutil
 import subprocess
 import time
-from collections.abc import Iterable, Iterator
-from contextlib import contextmanager
+from collections.abc import Iterable
 from itertools import takewhile
 from pathlib import Path
 from typing import Any
@@ -16,13 +15,13 @@ from torch import Tensor
 
 from mllm_embed.errors import ConfigError
 from mllm_embed.files import check_space, write_json
+from mllm_embed.made_by import changes
 from mllm_embed.versions import versions
 
 from .checkpoints import KEPT, checkpoint_bytes, clear
 from .config import Recipe
 
 RUN_FILE = "run.json"
-_LONGEST = 60
 
 
 def check_output(recipe: Recipe, data: dict[str, str]) -> list[str]:
@@ -92,48 +91,13 @@ def _described(recipe: Recipe, data: dict[str, str]) -> dict[str, Any]:
 def _check_same(path: Path, wanted: dict[str, Any]) -> None:
     try:
         found = json.loads(path.read_text(encoding="utf-8"))
-        changed = list(_changes(found["recipe"], wanted["recipe"]))
+        changed = list(changes(found["recipe"], wanted["recipe"]))
         other_data = found["data"] != wanted["data"]
     except (ValueError, KeyError, TypeError, AttributeError) as error:
         raise ConfigError(f"{path} is damaged; remove {path.parent} or choose another output") from error
     if changed or other_data:
         why = f"of another recipe ({'; '.join(changed[:3])})" if changed else "on data that has changed since"
         raise ConfigError(f"{path.parent} holds a run {why}; choose another output or remove that folder")
-
-
-def _changes(before: Any, now: Any, where: str = "") -> Iterator[str]:
-    """The dotted keys whose values differ, with both."""
-    if isinstance(before, dict) and isinstance(now, dict):
-        for key in dict.fromkeys((*before, *now)):
-            yield from _changes(before.get(key), now.get(key), f"{where}.{key}" if where else key)
-    elif before != now:
-        yield f"{where}: {_short(before)}, now {_short(now)}"
-
-
-def _short(value: Any) -> str:
-    text = json.dumps(value)
-    return text if len(text) <= _LONGEST else text[: _LONGEST - 3] + "..."
-
-
-@contextmanager
-def alone_in(output: Path) -> Iterator[None]:
-    """Within, no other run may write to the folder. Raises ConfigError where one does."""
-    try:
-        import fcntl
-    except ImportError:  # Windows
-        yield
-        return
-    output.mkdir(parents=True, exist_ok=True)
-    path = output / ".lock"
-    with path.open("w") as file:
-        try:
-            fcntl.flock(file, fcntl.LOCK_EX | fcntl.LOCK_NB)
-        except OSError as error:
-            raise ConfigError(f"another run is writing to {output}; wait for it, or choose another output") from error
-        try:
-            yield
-        finally:
-            path.unlink(missing_ok=True)
 
 
 def _commit() -> str | None:

@@ -14,6 +14,7 @@ from transformers import set_seed
 from mllm_embed import MLLMEmbedder
 from mllm_embed.devices import bfloat16_pays, device_for
 from mllm_embed.errors import ConfigError, MLLMEmbedError
+from mllm_embed.files import alone_in
 from mllm_embed.folder import DataFolder
 from mllm_embed.lora import LoraSpec, add_lora, load_adapter
 
@@ -21,7 +22,7 @@ from .card import card_of
 from .checks import check_batch, check_dimension, first_process, prompts_of
 from .config import Recipe
 from .report import write_report
-from .run_folder import alone_in, check_output, clear_leftovers, write_run
+from .run_folder import check_output, clear_leftovers, write_run
 from .run_log import LOG_FILE
 from .stage_data import StageRows, open_stage
 from .stage_run import StageRun

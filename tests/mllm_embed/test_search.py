@@ -11,7 +11,8 @@ from PIL import Image
 from mllm_embed.cli import main
 from mllm_embed.encoder import MLLMEmbedder
 from mllm_embed.errors import DataError
-from mllm_embed.search import Searcher, gallery_of
+from mllm_embed.search import Searcher
+from mllm_embed.sources import gallery_of
 from mllm_embed.types import Query
 
 

@@ -15,11 +15,11 @@ from safetensors.torch import load_file
 
 from mllm_embed import DataFolder, Document, MLLMEmbedder
 from mllm_embed.errors import ConfigError, DataError
+from mllm_embed.files import alone_in
 from mllm_embed.training import stage_data
 from mllm_embed.training import trainer as trainer_module
 from mllm_embed.training.config import Recipe, Stage
 from mllm_embed.training.mined import write_mined
-from mllm_embed.training.run_folder import alone_in
 from mllm_embed.training.stages import run_recipe
 
 TARGETS = {"query": "composed", "positive": "target_image"}
@@ -226,7 +226,7 @@ def test_a_term_whose_negatives_no_row_brings_is_refused(run: Callable[..., Path
 
 
 def test_two_runs_do_not_share_a_folder(run: Callable[..., Path], tmp_path: Path) -> None:
-    with alone_in(tmp_path / "busy"), pytest.raises(ConfigError, match="another run is writing to .*busy"):
+    with alone_in(tmp_path / "busy"), pytest.raises(ConfigError, match="another process is writing to .*busy"):
         run("busy")
     assert not (tmp_path / "busy/one").exists()
     assert (run("busy") / "one").is_dir() and not list((tmp_path / "busy").glob(".*"))

@@ -4,26 +4,13 @@ from __future__ import annotations
 
 import glob
 import os
-from collections.abc import Callable
 from pathlib import Path
 
 from mllm_embed.errors import DataError
+from mllm_embed.tables import STREAMED, TABLES, Table
 
 from .formats import Format
-from .shards import ParquetTable, TarTable
 from .source import Source
-from .tables import ArrowTable, Table, csv_table, json_table, tsv_table
-
-TABLES: dict[str, Callable[..., Table]] = {
-    ".json": json_table,
-    ".jsonl": json_table,
-    ".csv": csv_table,
-    ".tsv": tsv_table,
-    ".txt": tsv_table,
-    ".parquet": ArrowTable,
-    ".tar": TarTable,
-}
-STREAMED: dict[str, Callable[..., Table]] = TABLES | {".parquet": ParquetTable}
 
 
 def files_of(source: Source, format: Format) -> list[Path]:

@@ -8,9 +8,9 @@ from typing import Any
 import numpy as np
 
 from mllm_embed.errors import DataError
+from mllm_embed.tables import Record, json_table
 
 from .numbers import number_of
-from .tables import Record, json_table
 
 
 class Pool:

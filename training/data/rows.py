@@ -11,6 +11,7 @@ from typing import Any, Protocol
 import numpy as np
 
 from mllm_embed.errors import DataError
+from mllm_embed.tables import Record, Table
 from mllm_embed.types import ImageLike
 
 from .build import Cells, empty, row_of
@@ -19,7 +20,6 @@ from .formats.format import Finish, Values
 from .numbers import number_of
 from .row import Row
 from .source import Source
-from .tables import Record, Table
 
 _BAR = 200_000
 
@@ -148,7 +148,7 @@ class TableRows:
         return starts if self.kept is None else np.unique(np.searchsorted(self.kept, starts))
 
     def fingerprint(self) -> str:
-        from .fingerprint import fingerprint
+        from mllm_embed.tables.fingerprint import fingerprint
 
         return fingerprint(self.table.files)
 

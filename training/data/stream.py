@@ -7,10 +7,10 @@ from collections.abc import Iterator
 import numpy as np
 from torch.utils.data import Sampler
 
+from mllm_embed.tables import ParquetTable, Table
+
 from .order import LANES, WINDOW_BLOCKS, stream_order
 from .rows import MixedRows
-from .shards import ParquetTable
-from .tables import Table
 
 
 class StreamSampler(Sampler[int]):

@@ -11,11 +11,11 @@ import pytest
 from pydantic import ValidationError
 
 from mllm_embed.errors import DataError
+from mllm_embed.tables import spans as spans_module
+from mllm_embed.tables.spans import json_spans
 from mllm_embed.training.data import Source
-from mllm_embed.training.data import spans as spans_module
 from mllm_embed.training.data.open import open_rows
 from mllm_embed.training.data.rows import MixedRows
-from mllm_embed.training.data.spans import json_spans
 
 ROW = {"q_img": "1.jpg", "q_text": ["redder"], "t_img": "2.jpg", "hns": []}
 

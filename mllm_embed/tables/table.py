@@ -15,8 +15,7 @@ from typing import Any, Protocol
 
 import numpy as np
 
-from mllm_embed.errors import DataError
-
+from ..errors import DataError
 from .spans import Spans, json_spans, line_spans, mapped
 
 Record = dict[str, Any]

@@ -14,7 +14,7 @@ from typing import NamedTuple
 
 import numpy as np
 
-from mllm_embed.errors import DataError
+from ..errors import DataError
 
 _CHUNK = 1 << 23
 _SPACE = np.frombuffer(b" \t\r\n", dtype=np.uint8)

@@ -16,10 +16,9 @@ from typing import Any, NamedTuple
 
 import numpy as np
 
-from mllm_embed.errors import DataError
-from mllm_embed.files import atomic_file
-
-from .tables import PICTURE, Record, each, holds_pictures, parquet_metadata
+from ..errors import DataError
+from ..files import atomic_file
+from .table import PICTURE, Record, each, holds_pictures, parquet_metadata
 
 OPEN_FILES, LISTS = 64, 256
 _WORDS = ("txt", "text", "caption", "cls")
