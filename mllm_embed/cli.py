@@ -1,45 +1,15 @@
-"""The command line of the library: `mllm-embed search` and `mllm-embed card`."""
+"""The command line of the library, `mllm-embed`."""
 
 from __future__ import annotations
 
 import argparse
-import sys
 from collections.abc import Sequence
-from pathlib import Path
-from typing import TYPE_CHECKING
 
-from .errors import ConfigError, user_errors
-from .model_options import add_model_options, load_embedder
+from .commands import card, encode, search
+from .errors import user_errors
 
-if TYPE_CHECKING:
-    from .search import Hit, Searcher
-
-_HINT = "`mllm-embed search --help` explains the queries and gives examples; so does `mllm-embed card --help`."
-_EXAMPLES = """\
-what it does
-  Embeds every picture of the gallery and the query, and shows the pictures nearest to the query: as a table,
-  and as a contact sheet in PNG. Give a picture, an instruction, or both:
-    picture and instruction   the picture as the instruction would change it
-    picture alone             similar pictures
-    instruction alone         pictures that the words describe
-
-examples
-  mllm-embed search --model runs/base --adapter runs/stage2 --gallery photos \\
-      --image photos/shoe.jpg --instruction "the same shoe in blue" --exclude-reference
-  mllm-embed search --model runs/merged --gallery photos --instruction "a red shoe" -k 10 --output red.png
-
-the gallery
-  A folder: the gallery of its benchmark.json if it has one, or else every picture in it and below.
-"""
-_CARD = """\
-what it does
-  Rewrites README.md in a folder that training or save_pretrained wrote: how to load the model, prompts, licence,
-  training, results. What the card says already is kept, sections and metadata of your own included.
-
-examples
-  mllm-embed card runs/shoes/instructions --result runs/eval/fashioniq --license apache-2.0
-  mllm-embed card runs/merged --result runs/eval/cirr runs/eval/circo --dataset someone/some-triplets
-"""
+_COMMANDS = (encode, search, card)
+_HINT = "`mllm-embed COMMAND --help` explains each, with examples."
 
 
 @user_errors
@@ -53,95 +23,11 @@ def _parser() -> argparse.ArgumentParser:
     parser = argparse.ArgumentParser(
         prog="mllm-embed", description="Embeddings for composed image retrieval.", epilog=_HINT
     )
-    commands = parser.add_subparsers(dest="command", required=True, metavar="search|card")
-    search = commands.add_parser(
-        "search",
-        help="find the pictures of a folder that fit a query",
-        description="Find the pictures of a folder that fit a query.",
-        epilog=_EXAMPLES,
-        formatter_class=argparse.RawDescriptionHelpFormatter,
-    )
-    add_model_options(search)
-    search.add_argument("--gallery", required=True, metavar="DIR", type=Path, help="folder of pictures")
-    search.add_argument("--image", metavar="F", type=Path, help="the reference picture")
-    search.add_argument("--instruction", metavar="S", help="what to change in it, or what to look for")
-    search.add_argument("-k", type=int, default=5, metavar="K", help="answers (default 5)")
-    search.add_argument(
-        "--output", type=Path, default=Path("runs/search.png"), metavar="PNG", help="default: runs/search.png"
-    )
-    search.add_argument("--exclude-reference", action="store_true", help="never answer with the reference itself")
-    search.set_defaults(run=_search)
-    card = commands.add_parser(
-        "card",
-        help="write the model card of a saved model",
-        description="Write the model card of a saved model.",
-        epilog=_CARD,
-        formatter_class=argparse.RawDescriptionHelpFormatter,
-    )
-    card.add_argument("model", metavar="DIR", type=Path, help="adapter folder or merged model")
-    card.add_argument("--result", metavar="R", type=Path, nargs="+", default=[], help="outputs of `python -m eval run`")
-    card.add_argument("--license", metavar="L", help="licence id of the hub (default: the base model's where known)")
-    card.add_argument("--dataset", metavar="D", nargs="+", default=[], help="hub ids of the training data")
-    card.set_defaults(run=_card)
+    commands = parser.add_subparsers(dest="command", required=True, metavar="encode|search|card")
+    for command in _COMMANDS:
+        command.register(commands)
     return parser
 
 
-def _card(arguments: argparse.Namespace) -> int:
-    from .checkpoint import read_card, read_settings
-    from .model_card import CARD_FILE, ModelCardInfo, write_card
-
-    settings = read_settings(arguments.model)
-    if settings is None:
-        raise ConfigError(f"{arguments.model} is no saved model: it has no mllm_embed.json")
-    info = ModelCardInfo(license=arguments.license, datasets=arguments.dataset, results=arguments.result)
-    place = arguments.model / CARD_FILE
-    old, public = read_card(arguments.model), not settings.base_is_folder
-    write_card(arguments.model, info, base=settings.base, public=public, old=old, came_from=place)
-    sys.stdout.write(f"wrote {place}\n")
-    return 0
-
-
-def _search(arguments: argparse.Namespace) -> int:
-    # Everything that can be wrong without a model is looked at before the slow imports.
-    from .contact_sheet import SheetRow, check_sheet_path, contact_sheet
-    from .images import load_image
-    from .search import Searcher
-    from .sources import gallery_of
-    from .types import Query
-
-    if arguments.k < 1:
-        raise ConfigError(f"-k must be at least 1, not {arguments.k}")
-    if arguments.exclude_reference and arguments.image is None:
-        raise ConfigError("--exclude-reference needs --image: there is no reference to leave out")
-    if arguments.image is None and arguments.instruction is None:
-        raise ConfigError("give --image, --instruction, or both: there is nothing to search for")
-    query = Query(image=arguments.image, instruction=arguments.instruction)
-    check_sheet_path(arguments.output)
-    if arguments.image is not None:
-        load_image(arguments.image)
-    gallery_of(arguments.gallery)
-
-    searcher = Searcher.from_folder(load_embedder(arguments), arguments.gallery, batch_size=arguments.batch_size)
-    exclude = _copies(searcher, arguments.image) if arguments.exclude_reference else []
-    hits = searcher.search(query, arguments.k, exclude)
-    if not hits:
-        raise ConfigError(f"{arguments.gallery} holds nothing but the reference: leave out --exclude-reference")
-    row = SheetRow(arguments.image, arguments.instruction or "", [hit.image for hit in hits], [False] * len(hits))
-    sheet = contact_sheet([row], arguments.output)
-    sys.stdout.write(f"{_table(hits)}\n\nwrote {sheet}\n")
-    return 0
-
-
-def _copies(searcher: Searcher, image: Path) -> list[str]:
-    """The gallery ids whose picture is the same file content as the reference."""
-    from .images import content_key
-
-    wanted = content_key(image)
-    return [name for name, other in zip(searcher.ids, searcher.images, strict=True) if content_key(other) == wanted]
-
-
-def _table(hits: Sequence[Hit]) -> str:
-    width = max(len("id"), *(len(hit.id) for hit in hits))
-    lines = [f"rank   score  {'id'.ljust(width)}  file"]
-    lines += [f"{rank:4d}  {hit.score:6.3f}  {hit.id.ljust(width)}  {hit.image}" for rank, hit in enumerate(hits, 1)]
-    return "\n".join(lines)
+if __name__ == "__main__":
+    raise SystemExit(main())

@@ -3,13 +3,13 @@
 from __future__ import annotations
 
 import os
-from collections import deque
-from collections.abc import Iterator, Mapping, Sequence
-from concurrent.futures import Future, ThreadPoolExecutor
+from collections.abc import Mapping, Sequence
+from concurrent.futures import ThreadPoolExecutor
+from contextlib import ExitStack
 from dataclasses import replace
 from itertools import chain
 from pathlib import Path
-from typing import TYPE_CHECKING, Any, Literal, TypeAlias
+from typing import TYPE_CHECKING, Any, Literal
 
 import numpy as np
 import torch
@@ -33,21 +33,19 @@ from .hub import check_base, fetched, push
 from .loading import commit_of, load_model, load_processor
 from .lora import load_adapter
 from .model import EmbeddingModel
-from .planning import Plan, Step, plan
+from .planning import Plan, plan
 from .pooling import Pooling
 from .precision import Precision, check_dim, cosines, to_precision, truncate
 from .prefixes import SharedBatch
+from .preparing import THREADS, Batch, prepared
 from .processing import ItemProcessor
 from .prompts import PROMPT_SETS, PromptSet
 from .quantization import full_precision, quantization_of
-from .tails import Tails, shared_batch
+from .tails import Tails
 from .types import as_item
 
 if TYPE_CHECKING:
     from .model_card import ModelCardInfo
-
-AHEAD = 2
-Batch: TypeAlias = dict[str, torch.Tensor] | SharedBatch
 
 
 class MLLMEmbedder:
@@ -182,6 +180,7 @@ class MLLMEmbedder:
         precision: Precision = "float32",
         packed: bool = False,
         show_progress: bool | None = None,
+        unreadable: dict[int, str] | None = None,
         convert_to: Literal["numpy", "torch"] = "numpy",
     ) -> np.ndarray | torch.Tensor:
         """Embed anything that `types.as_item` reads: texts (str), pictures (Path, bytes, PIL), Query, Document, dicts.
@@ -198,6 +197,8 @@ class MLLMEmbedder:
             precision: "float32", "int8" or "binary", as `precision.to_precision` lays them out.
             packed: compute short inputs in shared rows instead of a padded batch; the vectors are the same.
             show_progress: None shows a bar on a terminal.
+            unreadable: where to tell which inputs cannot be read, by their places in the list, and why: their vectors
+                are 0. Without it the first of them is an error.
             convert_to: "numpy" or "torch".
 
         Returns [N, D] in the order of the inputs, L2-normalised where it is float32. Raises DataError for an input that
@@ -210,28 +211,39 @@ class MLLMEmbedder:
         if convert_to not in ("numpy", "torch"):
             raise ConfigError(f"convert_to is 'numpy' or 'torch', not {convert_to!r}")
         check_dim(dim, self.model.width)
-        out = self.carry_out(self.plan(inputs, batch_size=batch_size), packed=packed, show_progress=show_progress)
+        work = self.plan(inputs, batch_size=batch_size, unreadable=unreadable)
+        out = self.carry_out(work, packed=packed, show_progress=show_progress)
         out = to_precision(truncate(out, dim or self.dim), precision)
         return torch.from_numpy(out) if convert_to == "torch" else out
 
-    def plan(self, inputs: Sequence[Any], *, batch_size: int = 32) -> Plan:
+    def plan(self, inputs: Sequence[Any], *, batch_size: int = 32, unreadable: dict[int, str] | None = None) -> Plan:
         """What `encode` does with the inputs, as `planning.plan` describes it; as a string, what that saves."""
         items = [as_item(value) for value in inputs]
-        with ThreadPoolExecutor(AHEAD) as pool:
+        with ThreadPoolExecutor(THREADS) as pool:
             budget = tokens_of(batch_size, self.device)
-            return plan(items, self.items, self.tails, batch_size, budget, pool, share=self.model.shares)
+            return plan(items, self.items, self.tails, batch_size, budget, pool, self.model.shares, unreadable)
 
-    def carry_out(self, work: Plan, *, packed: bool = False, show_progress: bool | None = None) -> np.ndarray:
-        """The whole vectors [N, D] float32 of the inputs of a plan; the rest is as for `encode`."""
-        count = sum(map(len, work.places))
-        out = np.empty((count, self.model.width), np.float32)
+    def carry_out(
+        self, work: Plan, *, packed: bool = False, show_progress: bool | None = None, bar: tqdm | None = None
+    ) -> np.ndarray:
+        """The whole vectors [N, D] float32 of the inputs of a plan; a `bar` given is moved on by each input.
+
+        The rest is as for `encode`.
+        """
+        count = work.given.inputs
+        out = np.zeros((count, self.model.width), np.float32)
         hide = None if show_progress is None else not show_progress
-        with tqdm(total=count, desc="embedding", unit="input", disable=hide, mininterval=1) as bar:
-            for step, batch in self._prepared(work):
+        with ExitStack() as within:
+            if bar is None:
+                bar = within.enter_context(
+                    tqdm(total=count, desc="embedding", unit="input", disable=hide, mininterval=1)
+                )
+            for step, batch in prepared(work, self.items):
                 vectors = self._forward(batch, packed)
                 for number, vector in zip(chain.from_iterable(step.groups), vectors, strict=True):
                     out[work.places[number]] = vector
                     bar.update(len(work.places[number]))
+            bar.update(len(work.lost or ()))
         return out
 
     def encode_query(self, inputs: Sequence[Any], **options: Any) -> np.ndarray | torch.Tensor:
@@ -301,25 +313,6 @@ class MLLMEmbedder:
             commit_message=commit_message,
             create_pr=create_pr,
         )
-
-    def _prepared(self, work: Plan) -> Iterator[tuple[Step, Batch]]:
-        """The steps with their model input, which a thread makes while the model computes the steps before."""
-
-        def prepare(step: Step) -> Batch:
-            groups = [[work.items[number] for number in group] for group in step.groups]
-            shared = shared_batch(self.items, groups, step.tails, work.budget) if step.tails else None
-            return self.items(list(chain.from_iterable(groups))) if shared is None else shared
-
-        with ThreadPoolExecutor(1) as pool:  # not more: a tokenizer serves one thread at a time
-            jobs: deque[Future[Batch]] = deque(pool.submit(prepare, step) for step in work.steps[:AHEAD])
-            try:
-                for number, step in enumerate(work.steps):
-                    batch = jobs.popleft().result()
-                    if number + AHEAD < len(work.steps):
-                        jobs.append(pool.submit(prepare, work.steps[number + AHEAD]))
-                    yield step, batch
-            finally:
-                pool.shutdown(cancel_futures=True)
 
     @torch.inference_mode()
     def _forward(self, batch: Batch, packed: bool) -> np.ndarray:

@@ -2,17 +2,18 @@
 
 from __future__ import annotations
 
-from collections.abc import Hashable, Iterator, Sequence
+from collections.abc import Collection, Hashable, Iterator, Sequence
 from concurrent.futures import Executor
 from dataclasses import dataclass
 from itertools import chain
 from typing import TypeAlias
 
 from .batching import cut, endings_on
+from .errors import DataError, ImageError
 from .images import glance
 from .processing import ItemProcessor
 from .tails import Tail, Tails, in_common
-from .types import Item, picture_key
+from .types import ImageLike, Item, picture_key
 
 Group: TypeAlias = tuple[tuple[int, ...], tuple[Tail, ...]]
 
@@ -59,6 +60,8 @@ class Plan:
         steps: in the order of computing, the longest first.
         batch_size: pictures that are computed at once at most.
         budget: tokens that are.
+        lost: why inputs cannot be embedded, by their places in the list; with None the first one is an error. What only
+            decoding shows comes in while the plan is carried out.
         given: the work of computing the list as it is, in batches in its order, each padded to its longest.
         planned: the work of the steps.
     """
@@ -68,11 +71,20 @@ class Plan:
     steps: list[Step]
     batch_size: int
     budget: int
+    lost: dict[int, str] | None
     given: Work
     planned: Work
 
     def __str__(self) -> str:
         return explained(self.given, self.planned)
+
+
+def without(step: Step, numbers: Collection[int]) -> Step:
+    """The step without some of its inputs."""
+    kept = [[at for at, number in enumerate(group) if number not in numbers] for group in step.groups]
+    groups = tuple(tuple(group[at] for at in places) for group, places in zip(step.groups, kept, strict=True) if places)
+    tails = tuple(tuple(said[at] for at in places) for said, places in zip(step.tails, kept, strict=False) if places)
+    return Step(groups, tails)
 
 
 def explained(given: Work, planned: Work) -> str:
@@ -95,6 +107,7 @@ def plan(
     budget: int,
     pool: Executor,
     share: bool = True,
+    lost: dict[int, str] | None = None,
 ) -> Plan:
     """Plan the work on a list of inputs; pictures are looked at, not decoded.
 
@@ -105,13 +118,16 @@ def plan(
         budget: tokens that are, a longer input excepted.
         pool: where pictures are looked at.
         share: whether inputs that begin alike may share that part of the work.
+        lost: where to tell which inputs cannot be embedded, and why.
 
-    Raises ImageError for a picture that is missing or none, DataError for words that the model cannot read.
+    Without `lost`, raises ImageError for a picture that is missing or none, DataError for words that the model cannot
+    read.
     """
-    sources = {picture_key(image): image for item in inputs for image in item.images}
-    seen = dict(zip(sources, pool.map(glance, sources.values()), strict=True))
+    seen = _looked_at(inputs, items, pool, lost)
     places: dict[Hashable, list[int]] = {}
     for at, item in enumerate(inputs):
+        if lost and at in lost:
+            continue
         pictures = tuple(seen[picture_key(image)][0] for image in item.images)
         places.setdefault((item.role, item.text or item.words, item.words, pictures), []).append(at)
     distinct = [inputs[rows[0]] for rows in places.values()]
@@ -129,13 +145,39 @@ def plan(
         _texts(plain, lengths, said, budget),
     ]
     steps = [step for part, _ in parts for step in part]
-    planned = _sum([work for _, work in parts])
+    planned = total([work for _, work in parts])
     all_lengths = [0] * len(inputs)
     for rows, length in zip(places.values(), lengths, strict=True):
         for at in rows:
             all_lengths[at] = length
     given = _as_given(inputs, all_lengths, batch_size)
-    return Plan(distinct, list(places.values()), steps, batch_size, budget, given, planned)
+    return Plan(distinct, list(places.values()), steps, batch_size, budget, lost, given, planned)
+
+
+def _looked_at(
+    inputs: Sequence[Item], items: ItemProcessor, pool: Executor, lost: dict[int, str] | None
+) -> dict[Hashable, tuple[Hashable, tuple[int, int] | None]]:
+    """What `glance` tells of each picture; inputs that show a bad one, or say what the model cannot read, are lost."""
+    sources = {picture_key(image): image for item in inputs for image in item.images}
+    if lost is None:
+        return dict(zip(sources, pool.map(glance, sources.values()), strict=True))
+    told = dict(zip(sources, pool.map(_glance_or_why, sources.values()), strict=True))
+    for at, item in enumerate(inputs):
+        faults = [fault for image in item.images if isinstance(fault := told[picture_key(image)], str)]
+        try:
+            items.render(item)
+        except DataError as error:
+            faults.append(str(error))
+        if faults:
+            lost[at] = faults[0]
+    return {key: found for key, found in told.items() if not isinstance(found, str)}
+
+
+def _glance_or_why(image: ImageLike) -> tuple[Hashable, tuple[int, int] | None] | str:
+    try:
+        return glance(image)
+    except ImageError as error:
+        return str(error)
 
 
 def _shown(item: Item, items: ItemProcessor, seen: dict[Hashable, tuple[Hashable, tuple[int, int] | None]]) -> int:
@@ -169,7 +211,7 @@ def _on_pictures(
         steps.append(Step(tuple(numbers for numbers, _ in chosen), tuple(tails for _, tails in chosen)))
         pictures = sum(len(distinct[numbers[0]].images) for numbers, _ in chosen)
         works.append(_shared_work([begun[at] for at in order[part]], [tails for _, tails in chosen], pictures, budget))
-    return steps, _sum(works)
+    return steps, total(works)
 
 
 def _pictures_alone(
@@ -180,7 +222,7 @@ def _pictures_alone(
         steps.append(Step(tuple((number,) for number in chosen)))
         pictures = sum(len(distinct[number].images) for number in chosen)
         works.append(_plain_work([lengths[number] for number in chosen], pictures))
-    return steps, _sum(works)
+    return steps, total(works)
 
 
 def _texts(
@@ -197,7 +239,7 @@ def _texts(
         else:
             steps.append(Step(tuple((number,) for number in chosen)))
             works.append(_plain_work([lengths[number] for number in chosen], 0))
-    return steps, _sum(works)
+    return steps, total(works)
 
 
 def _by_length(numbers: list[int], lengths: list[int], budget: int, most: int | None = None) -> Iterator[list[int]]:
@@ -222,5 +264,6 @@ def _as_given(inputs: Sequence[Item], lengths: list[int], size: int) -> Work:
     return Work(len(inputs), sum(len(item.images) for item in inputs), sum(lengths), padded)
 
 
-def _sum(works: Sequence[Work]) -> Work:
+def total(works: Sequence[Work]) -> Work:
+    """All of these together."""
     return Work(*(sum(getattr(work, name) for work in works) for name in Work.__dataclass_fields__))

@@ -15,7 +15,7 @@ import hashlib
 import json
 import os
 from bisect import bisect_right
-from collections.abc import Iterable, Iterator, Mapping, Sequence
+from collections.abc import Collection, Iterable, Iterator, Mapping, Sequence
 from contextlib import contextmanager
 from dataclasses import asdict
 from functools import cached_property
@@ -129,6 +129,16 @@ class VectorStore:
         return [source for record in self._records for source in record.sources]
 
     @property
+    def living(self) -> Collection[str]:
+        """The ids of the rows that are alive."""
+        return self._positions.keys()
+
+    @property
+    def lost(self) -> list[dict[str, str]]:
+        """Inputs that could not be read when a shard was made: id, source, reason."""
+        return [entry for record in self._records for entry in record.lost]
+
+    @property
     def alive(self) -> np.ndarray:
         """[N] bool, False for removed rows."""
         alive = np.ones(len(self), bool)
@@ -228,9 +238,11 @@ class VectorStore:
             if sha256_of(path) != shard.sha256:
                 raise DataError(f"{path} is not what was written: restore it, or encode again elsewhere")
 
-    def commit(self, names: Iterable[str]) -> None:
-        """Let shards that `write_shard` has written belong to the store, in this order."""
-        self._commit([*self.shards, *(read_record(self.folder, name).shard(name) for name in names)])
+    def commit(self, names: Iterable[str], data: Iterable[Mapping[str, Any]] = ()) -> None:
+        """Let shards that `write_shard` has written belong to the store, in this order, and note what they were made
+        of: entries with a "path", which take the place of older ones of that path."""
+        shards = [*self.shards, *(read_record(self.folder, name).shard(name) for name in names)]
+        self._commit(shards, {entry["path"]: dict(entry) for entry in data})
 
     @cached_property
     def _records(self) -> list[ShardRecord]:
@@ -258,14 +270,18 @@ class VectorStore:
                 raise DataError(f'the id "{name}" is in {self.folder} already: remove it first, or give another')
             seen.add(name)
 
-    def _commit(self, shards: Sequence[Shard]) -> None:
+    def _commit(self, shards: Sequence[Shard], data: Mapping[str, Any] | None = None) -> None:
         manifest = read_manifest(self.folder)
-        write_json(self.folder / MANIFEST, manifest | {"shards": [asdict(shard) for shard in shards]})
+        told = {entry["path"]: entry for entry in manifest.get("data", [])} | dict(data or {})
+        manifest |= {"data": list(told.values()), "shards": [asdict(shard) for shard in shards]}
+        write_json(self.folder / MANIFEST, manifest)
         self._load()
 
     def _map(self, shard: int) -> np.ndarray:
         if shard not in self._maps:
             entry = self.shards[shard]
+            if not entry.rows:
+                return np.empty((0, self.dimension), self.dtype)  # nothing of which there could be a map
             path = self.folder / SHARDS / f"{entry.name}.npy"
             try:
                 found = np.lib.format.open_memmap(path, mode="r")

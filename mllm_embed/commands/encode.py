@@ -1,0 +1,154 @@
+"""`mllm-embed encode`: from pictures and rows to a vector store."""
+
+from __future__ import annotations
+
+import argparse
+import os
+import sys
+from collections.abc import Sequence
+from pathlib import Path
+from typing import TYPE_CHECKING, Any
+
+from ..errors import ConfigError
+from ..model_options import add_model_options, load_embedder
+
+if TYPE_CHECKING:
+    from ..extract import Extracted
+
+_HELP = """\
+what it does
+  Embeds everything that the sources hold and writes the vectors, with their ids, to a store on disk: once, for any
+  number of searches. Stopped or killed it goes on where it was: give the same command again. Given again when the
+  sources have grown, it embeds what is new. Rows that cannot be read are listed in STORE/unreadable.jsonl, and tried
+  again the next time. A store that was made with another model or prompt is refused.
+
+sources
+  a folder              every picture in it and below (ids: their names), the gallery of its benchmark.json where it has
+                        one; or, where it holds no pictures, its parquet, tar or jsonl files
+  rows.jsonl, .json, .csv, .tsv, .parquet
+                        rows with the columns id, image, text, instruction, each but one of the last three optional;
+                        pictures as paths relative to the file, or as bytes
+  shards.tar            samples as of webdataset: key.jpg is the picture, its id is the key
+  'photos/*.jpg'        a pattern, in quotes, of files of one kind
+
+examples
+  mllm-embed encode photos --output runs/photos --model runs/base --adapter runs/stage2
+  mllm-embed encode 'laion/*.tar' --output runs/laion --model runs/merged --store-dtype float16
+  mllm-embed encode shop.parquet --fields id=sku image=photo --output runs/shop --model runs/merged
+
+several processes
+  Started again while it runs, in another terminal or on another machine that sees the same folders, it makes a part of
+  the work. With several GPUs: torchrun --nproc-per-node 8 --no-python mllm-embed encode ... On a Ray cluster: --ray.
+  The store is the same to the bit, on processors of one kind.
+"""
+
+
+def register(commands: Any) -> None:
+    """Add the command to those of a parser."""
+    encode = commands.add_parser(
+        "encode",
+        help="embed pictures and texts into a store on disk",
+        description="Embed pictures and texts into a store on disk.",
+        epilog=_HELP,
+        formatter_class=argparse.RawDescriptionHelpFormatter,
+    )
+    encode.add_argument("sources", nargs="+", metavar="SOURCE", help="folder, file of rows, or pattern")
+    encode.add_argument("--output", required=True, type=Path, metavar="STORE", help="folder of the store")
+    add_model_options(encode)
+    encode.add_argument(
+        "--fields",
+        nargs="+",
+        metavar="NAME=COLUMN",
+        help="read only these of id, image, text, instruction, and from these columns",
+    )
+    encode.add_argument(
+        "--store-dtype",
+        choices=("float32", "float16", "int8"),
+        default="float32",
+        help="how vectors are kept: in 4, 2 or 1 byte a number (default float32)",
+    )
+    encode.add_argument("--shard-rows", type=int, default=4096, metavar="N", help="rows that a kill may cost at most")
+    encode.add_argument("--explain-plan", action="store_true", help="tell at the end what planning saved")
+    encode.add_argument(
+        "--ray",
+        nargs="?",
+        const="local",
+        metavar="ADDRESS",
+        help="share the work among the workers of a Ray cluster (default: of this machine); needs mllm_embed[cluster]",
+    )
+    encode.add_argument(
+        "--workers", type=int, metavar="N", help="with --ray: how many (default: one a GPU, or machine)"
+    )
+    encode.set_defaults(run=_run)
+
+
+def _run(arguments: argparse.Namespace) -> int:
+    # Everything that can be wrong without a model is looked at before the slow imports.
+    from ..sources import open_sources
+
+    if arguments.shard_rows < 1:
+        raise ConfigError(f"--shard-rows must be at least 1, not {arguments.shard_rows}")
+    if arguments.output.exists() and not arguments.output.is_dir():
+        raise ConfigError(f"{arguments.output} is a file: give a folder for the store")
+    fields = _fields(arguments.fields)
+    listing = open_sources(arguments.sources, fields)
+    options = {
+        "dtype": arguments.store_dtype, "shard_rows": arguments.shard_rows, "batch_size": arguments.batch_size
+    }  # fmt: skip
+    if arguments.ray:
+        from ..cluster import encode_on_ray
+
+        found = encode_on_ray(arguments, fields, options)
+    else:
+        from ..extract import encode_sources
+
+        _own_gpu(arguments)
+        found = [encode_sources(load_embedder(arguments), listing, arguments.output, **options)]
+    sys.stdout.write(_told(found, arguments))
+    return 0
+
+
+def _fields(given: list[str] | None) -> dict[str, str] | None:
+    """--fields as `open_sources` takes them."""
+    if given is None:
+        return None
+    pairs = [pair.partition("=") for pair in given]
+    for name, mark, column in pairs:
+        if not (name and mark and column):
+            raise ConfigError(f"--fields takes NAME=COLUMN, image=photo say, not '{name}{mark}{column}'")
+    return {name: column for name, _, column in pairs}
+
+
+def _own_gpu(arguments: argparse.Namespace) -> None:
+    """Under torchrun each process takes the GPU of its number, where nothing else is asked for."""
+    import torch
+
+    if arguments.device is None and "LOCAL_RANK" in os.environ and torch.cuda.is_available():
+        arguments.device = f"cuda:{int(os.environ['LOCAL_RANK']) % torch.cuda.device_count()}"
+
+
+def _told(found: Sequence[Extracted], arguments: argparse.Namespace) -> str:
+    """What to say at the end, of what each process did."""
+    from ..extract import UNREADABLE
+    from ..planning import explained, total
+
+    rows = sum(done.rows for done in found)
+    lines = []
+    if arguments.explain_plan and rows:
+        lines.append(explained(total([done.given for done in found]), total([done.planned for done in found])))
+    lines.append(f"embedded {rows:,} rows" if rows else "nothing new to embed")
+    unread = arguments.output / UNREADABLE
+    if unread.is_file():
+        lines.append(f"{len(unread.read_bytes().splitlines()):,} rows cannot be read: see {unread}")
+    store = next((done.store for done in found if done.store is not None), None)
+    if store is None:
+        lines.append(
+            f"other processes are making {found[-1].held:,} shards of {arguments.output}; should one be stopped, give "
+            "the same command again"
+        )
+    else:
+        size = sum(file.stat().st_size for file in arguments.output.rglob("*") if file.is_file())
+        kept = f"{len(store.living):,} vectors of {store.dimension} x {store.dtype}"
+        lines.append(f"{arguments.output}: {kept}, {size / 2**20:,.1f} MiB")
+        lines.append(f"search it: mllm-embed search --gallery {arguments.output} --model {arguments.model} ...")
+    return "\n".join(lines) + "\n"
