@@ -30,7 +30,7 @@ def encode_on_ray(arguments: Namespace, fields: Mapping[str, str] | None, option
     try:
         import ray
     except ImportError as error:
-        raise ConfigError('--ray needs Ray: pip install "mllm_embed[cluster]"') from error
+        raise ConfigError('--ray needs Ray: pip install "mllm_embed[ray]"') from error
     address = None if arguments.ray == "local" else arguments.ray
     try:
         ray.init(address=address, include_dashboard=False, log_to_driver=False, configure_logging=False)

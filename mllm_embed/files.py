@@ -2,8 +2,10 @@
 
 from __future__ import annotations
 
+import glob
 import json
 import os
+import platform
 import re
 import shutil
 import tempfile
@@ -129,12 +131,18 @@ def write_json(path: Path, value: Any) -> None:
 def atomic_folder(path: str | os.PathLike[str]) -> Iterator[Path]:
     """A new folder to fill, which takes the place of `path` at the end; on an error `path` stays as it was.
 
-    Whoever calls this makes sure that what `path` holds may go. Raises DataError when the disk fails.
+    Whoever calls this makes sure that what `path` holds may go. What killed processes of this machine left half-written
+    there goes too. Raises DataError when the disk fails.
     """
     path = Path(os.path.abspath(path))
+    mark = f".{path.name}-{re.sub('[^A-Za-z0-9]', '', platform.node())}-"
     try:
         path.parent.mkdir(parents=True, exist_ok=True)
-        scratch = Path(tempfile.mkdtemp(prefix=f".{path.name}-", dir=path.parent))
+        for left in path.parent.glob(f"{glob.escape(mark)}*"):
+            owner = left.name.removeprefix(mark).partition("-")[0]
+            if owner.isdigit() and not _lives(int(owner)):
+                shutil.rmtree(left, ignore_errors=True)
+        scratch = Path(tempfile.mkdtemp(prefix=f"{mark}{os.getpid()}-", dir=path.parent))
         fresh, old = scratch / "new", scratch / "old"
         fresh.mkdir()
     except OSError as error:
@@ -152,6 +160,19 @@ def atomic_folder(path: str | os.PathLike[str]) -> Iterator[Path]:
         raise DataError(f"cannot write {path}: {_reason(error)}") from error
     finally:
         shutil.rmtree(scratch, ignore_errors=True)
+
+
+def _lives(process: int) -> bool:
+    """Whether there is such a process on this machine; yes where that cannot be told."""
+    if os.name == "nt":  # where this call would end it
+        return True
+    try:
+        os.kill(process, 0)
+    except ProcessLookupError:
+        return False
+    except OSError:
+        return True
+    return True
 
 
 def _reason(error: OSError) -> str:

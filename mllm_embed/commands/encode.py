@@ -74,7 +74,7 @@ def register(commands: Any) -> None:
         nargs="?",
         const="local",
         metavar="ADDRESS",
-        help="share the work among the workers of a Ray cluster (default: of this machine); needs mllm_embed[cluster]",
+        help="share the work among the workers of a Ray cluster (default: of this machine); needs mllm_embed[ray]",
     )
     encode.add_argument(
         "--workers", type=int, metavar="N", help="with --ray: how many (default: one a GPU, or machine)"

@@ -274,7 +274,7 @@ def test_the_command_line(tiny_llava: Path, photos: Path, tmp_path: Path, capsys
 
 
 @pytest.mark.skipif("SLOW_TESTS" not in os.environ, reason="half a minute of starting Ray: set SLOW_TESTS=1")
-@pytest.mark.skipif(importlib.util.find_spec("ray") is None, reason="needs Ray: pip install mllm_embed[cluster]")
+@pytest.mark.skipif(importlib.util.find_spec("ray") is None, reason="needs Ray: pip install mllm_embed[ray]")
 def test_a_ray_cluster_makes_the_same_store(tiny_llava: Path, photos: Path, tmp_path: Path) -> None:
     spoil(photos)
     environment = os.environ | {"HF_HUB_OFFLINE": "1", "OMP_NUM_THREADS": "1"}

@@ -1,0 +1,58 @@
+"""Bits that are learned: a projection whose signs keep more of what is near than the signs of the dimensions do.
+
+After the first level of BEBR (arXiv 2302.08714, section 3.2), whose binarisation is the sign of a learned map, trained
+with a contrastive loss through a straight-through gradient. There are no pairs here, so that what is near in full
+vectors tells the bits what should be near: a softmax over the cosines of a batch is the target of that over the bits.
+BEBR's further levels are a finer quantiser of the same map, at a byte for few dimensions; RaBitQ has that without
+training.
+"""
+
+from __future__ import annotations
+
+import numpy as np
+import torch
+import torch.nn.functional as F
+
+_STEPS, _RATE = 400, 1e-3
+_ANCHORS, _NEIGHBOURS = 32, 16
+_TEMPERATURE = 0.05
+_SAMPLE = 32_768
+
+
+def learn_projection(sample: np.ndarray, bits: int, seed: int = 0) -> np.ndarray:
+    """[D, bits] float32 whose product's signs are the bits of a row.
+
+    Args:
+        sample: [S, D] float32 of unit length, of which at most 32,768 rows are used.
+        bits: how many.
+        seed: of the first projection, a random rotation, and of the batches.
+    """
+    import faiss
+
+    rng = np.random.default_rng(seed)
+    sample = sample[rng.permutation(len(sample))[:_SAMPLE]]
+    near = faiss.knn(sample, sample, min(_NEIGHBOURS, len(sample)), metric=faiss.METRIC_INNER_PRODUCT)[1]
+    start = np.linalg.qr(rng.standard_normal((max(sample.shape[1], bits),) * 2))[0][: sample.shape[1], :bits]
+    projection = torch.tensor(start, dtype=torch.float32, requires_grad=True)
+    optimizer = torch.optim.Adam([projection], _RATE)
+    schedule = torch.optim.lr_scheduler.CosineAnnealingLR(optimizer, _STEPS)
+    for _ in range(_STEPS):
+        anchors = rng.choice(len(sample), min(_ANCHORS, len(sample)), replace=False)
+        rows = torch.from_numpy(sample[np.unique(near[anchors])])
+        raw = rows @ projection
+        # the sign forward, the identity backward, scaled to numbers of about 1
+        soft = raw * bits**0.5
+        codes = soft + (torch.sign(raw) - soft).detach()
+        alike = codes @ codes.T / bits
+        wanted = F.softmax(_without_self(rows @ rows.T) / _TEMPERATURE, dim=1)
+        loss = F.cross_entropy(_without_self(alike) / _TEMPERATURE, wanted)
+        optimizer.zero_grad()
+        loss.backward()
+        optimizer.step()
+        schedule.step()
+    return projection.detach().numpy()
+
+
+def _without_self(alike: torch.Tensor) -> torch.Tensor:
+    """Similarities [B, B] of which a row's own is as good as none."""
+    return alike - 10 * torch.eye(len(alike))
