@@ -10,6 +10,7 @@ import numpy as np
 from .errors import DataError
 from .ranking import top_k
 from .store import SHARD_ROWS, VectorStore
+from .types import ImageLike
 
 Answer = list[tuple[str, float]]
 """Ids with their cosines, best first."""
@@ -49,8 +50,8 @@ class Gallery(Protocol):
         """
         ...
 
-    def sources(self, ids: Sequence[str]) -> list[str | None]:
-        """Where the pictures of rows lie, as `sources.picture_at` reads it; None where that is not known."""
+    def sources(self, ids: Sequence[str]) -> Sequence[ImageLike | None]:
+        """The pictures of rows, or where they lie as `sources.picture_at` reads it; None where that is not known."""
         ...
 
     def add(self, ids: Sequence[str], vectors: np.ndarray, sources: Sequence[str | None] | None = None) -> None:
@@ -60,6 +61,81 @@ class Gallery(Protocol):
     def remove(self, ids: Iterable[str]) -> None:
         """Remove rows. Raises DataError for an id that is not there."""
         ...
+
+
+class MemoryGallery:
+    """Vectors in memory, searched exactly. Equal scores come in the order given."""
+
+    def __init__(
+        self,
+        ids: Sequence[str],
+        vectors: np.ndarray,
+        pictures: Sequence[ImageLike],
+        made_by: Mapping[str, Any] | None = None,
+    ):
+        """Keep them: [N, D] float32 for N ids and their pictures, as paths or loaded.
+
+        Raises DataError for numbers that differ, an id given twice, no row at all.
+        """
+        if not len(ids):
+            raise DataError("the gallery is empty: there is nothing to search")
+        if not len(ids) == len(pictures) == len(vectors):
+            raise DataError(f"{len(ids)} ids, {len(pictures)} pictures and {len(vectors)} vectors do not fit together")
+        self.made_by, self.dimension = dict(made_by or {}), vectors.shape[1]
+        self.ids: list[str] = []
+        self._pictures: dict[str, ImageLike | None] = {}
+        self.vectors = np.empty((0, self.dimension), np.float32)
+        self.add(ids, vectors, pictures)
+
+    def __len__(self) -> int:
+        return len(self.ids)
+
+    def nearest(
+        self,
+        queries: np.ndarray,
+        k: int,
+        *,
+        allow: Collection[str] | None = None,
+        exclude: Sequence[Collection[str]] | None = None,
+    ) -> list[Answer]:
+        """As `Gallery.nearest`."""
+        check_queries(self.dimension, queries, k, exclude)
+        if allow is not None and not len(allow):
+            raise DataError("allow names no id: nothing could be found")
+        place = {name: at for at, name in enumerate(self.ids)}
+        self._known([name for names in (allow or (), *(exclude or ())) for name in names])
+        never = set() if allow is None else {place[name] for name in self.ids if name not in set(allow)}
+        left_out = [never | {place[name] for name in names} for names in exclude or [()] * len(queries)]
+        scores, rows = top_k(queries, self.vectors, k, left_out)
+        return [
+            [(self.ids[row], score) for score, row in zip(best, found, strict=True) if row >= 0]
+            for best, found in zip(scores.tolist(), rows.tolist(), strict=True)
+        ]
+
+    def sources(self, ids: Sequence[str]) -> list[ImageLike | None]:
+        return [self._pictures[name] for name in ids]
+
+    def add(self, ids: Sequence[str], vectors: np.ndarray, sources: Sequence[ImageLike | None] | None = None) -> None:
+        there = set(self.ids)
+        for name in ids:
+            if name in there:
+                raise DataError(f'the gallery id "{name}" is given twice')
+            there.add(name)
+        self.ids += ids
+        self._pictures |= dict(zip(ids, sources or [None] * len(ids), strict=True))
+        self.vectors = np.concatenate([self.vectors, np.asarray(vectors, np.float32)])
+
+    def remove(self, ids: Iterable[str]) -> None:
+        gone = set(ids)
+        self._known(sorted(gone))
+        kept = [at for at, name in enumerate(self.ids) if name not in gone]
+        self.ids, self.vectors = [self.ids[at] for at in kept], self.vectors[kept]
+
+    def _known(self, ids: Sequence[str]) -> None:
+        known = set(self.ids)
+        unknown = next((name for name in ids if name not in known), None)
+        if unknown is not None:
+            raise DataError(f'the id "{unknown}" is not in the gallery of {len(self.ids)} pictures')
 
 
 class StoreGallery:
@@ -142,17 +218,22 @@ def excluded_rows(
     store: VectorStore, queries: np.ndarray, k: int, exclude: Sequence[Collection[str]] | None
 ) -> list[set[int]]:
     """The numbers of the rows that may not answer each query; what is asked is checked on the way."""
-    if k < 1:
-        raise DataError(f"k must be at least 1, not {k}")
-    if queries.ndim != 2 or queries.shape[1] != store.dimension:
-        raise DataError(f"queries of shape {queries.shape} do not fit vectors of {store.dimension} numbers")
-    if not np.isfinite(queries).all():
-        raise DataError("a query holds NaN or infinite numbers: nothing can be near it")
+    check_queries(store.dimension, queries, k, exclude)
     if exclude is None:
         return [set() for _ in queries]
-    if len(exclude) != len(queries):
-        raise DataError(f"exclude has {len(exclude)} entries for {len(queries)} queries")
     return [{store.position(name) for name in names} for names in exclude]
+
+
+def check_queries(dimension: int, queries: np.ndarray, k: int, exclude: Sequence[Collection[str]] | None) -> None:
+    """Raises DataError for what no gallery of vectors of `dimension` numbers can answer."""
+    if k < 1:
+        raise DataError(f"k must be at least 1, not {k}")
+    if queries.ndim != 2 or queries.shape[1] != dimension:
+        raise DataError(f"queries of shape {queries.shape} do not fit vectors of {dimension} numbers")
+    if not np.isfinite(queries).all():
+        raise DataError("a query holds NaN or infinite numbers: nothing can be near it")
+    if exclude is not None and len(exclude) != len(queries):
+        raise DataError(f"exclude has {len(exclude)} entries for {len(queries)} queries")
 
 
 def allowed_rows(store: VectorStore, allow: Collection[str]) -> np.ndarray:

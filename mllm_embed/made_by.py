@@ -4,7 +4,6 @@ from __future__ import annotations
 
 import json
 from collections.abc import Iterator, Mapping
-from pathlib import Path
 from typing import Any
 
 from .errors import ConfigError
@@ -16,7 +15,7 @@ MAKES = (*FINDS, "quantization", "dtype")
 _LONGEST = 60
 
 
-def check_same(before: Mapping[str, Any], now: Mapping[str, Any], keys: tuple[str, ...], place: Path) -> None:
+def check_same(before: Mapping[str, Any], now: Mapping[str, Any], keys: tuple[str, ...], place: object) -> None:
     """Raises ConfigError, which names what differs, where the vectors at `place` were made by something else.
 
     Vectors of which nothing is known, since `before` is empty, are taken as they are.

@@ -3,16 +3,21 @@
 from __future__ import annotations
 
 import os
-from collections.abc import Collection, Sequence
+from collections.abc import Collection, Mapping, Sequence
 from dataclasses import dataclass
+from pathlib import Path
 from typing import Protocol
 
 import numpy as np
 
-from .errors import DataError
-from .ranking import top_k
-from .sources import gallery_of
+from .errors import DataError, ImageError
+from .gallery import Gallery, MemoryGallery, StoreGallery
+from .images import content_key
+from .made_by import FINDS, check_same
+from .sources import gallery_of, picture_at
 from .types import Document, ImageLike, Query
+
+_MORE = 8  # answers that are asked for beyond those wanted, since some may be the reference
 
 
 class Encoder(Protocol):
@@ -27,40 +32,48 @@ class Encoder(Protocol):
 
 @dataclass(frozen=True)
 class Hit:
-    """A found picture: its gallery id, its score (cosine), and where it is."""
+    """A found picture: its gallery id, its score (cosine), and where it is, None where that is not known."""
 
     id: str
     score: float
-    image: ImageLike
+    image: ImageLike | None
 
 
 class Searcher:
-    """A gallery of embedded pictures, searched exactly; equal scores come in gallery order."""
+    """A gallery and the model that made its vectors: queries in, pictures out."""
 
-    def __init__(self, embedder: Encoder, ids: Sequence[str], images: Sequence[ImageLike], vectors: np.ndarray) -> None:
-        """Keep the gallery.
+    def __init__(self, embedder: Encoder, gallery: Gallery) -> None:
+        """Search a gallery.
 
         Args:
-            embedder: encodes the queries; the one that made the vectors.
-            ids: a different name for every picture.
-            images: the pictures, as paths or loaded.
-            vectors: [N, D] float32, row i for picture i.
+            embedder: encodes the queries.
+            gallery: in memory, a store, an index, or a Qdrant collection.
 
-        Raises:
-            DataError: numbers that differ, an id given twice, no picture at all.
+        Raises ConfigError where the gallery's vectors were made by another model, adapter or prompt.
         """
-        if not len(ids):
-            raise DataError("the gallery is empty: there is nothing to search")
-        if not len(ids) == len(images) == len(vectors):
-            raise DataError(f"{len(ids)} ids, {len(images)} images and {len(vectors)} vectors do not fit together")
-        self.embedder = embedder
-        self.ids = list(ids)
-        self.images = list(images)
-        self.vectors = np.asarray(vectors, dtype=np.float32)
-        self._position = {name: position for position, name in enumerate(self.ids)}
-        if len(self._position) < len(self.ids):
-            twice = next(name for place, name in enumerate(self.ids) if self._position[name] != place)
-            raise DataError(f'the gallery id "{twice}" is given twice')
+        check_same(gallery.made_by, getattr(embedder, "made_by", gallery.made_by), FINDS, "the gallery")
+        self.embedder, self.gallery = embedder, gallery
+
+    @classmethod
+    def open(
+        cls,
+        embedder: Encoder,
+        place: str | os.PathLike[str],
+        *,
+        batch_size: int = 32,
+        show_progress: bool | None = None,
+    ) -> Searcher:
+        """Search what is at `place`.
+
+        That is what `mllm-embed encode` or `mllm-embed index` wrote, a Qdrant collection ("qdrant:http://localhost:6333/
+        photos"), or a folder of pictures, which is embedded now, as `from_folder` does.
+
+        Raises DataError for a place that is none of these or is damaged, and what `Searcher` raises.
+        """
+        gallery = stored_gallery(place)
+        if gallery is None:
+            return cls.from_folder(embedder, place, batch_size=batch_size, show_progress=show_progress)
+        return cls(embedder, gallery)
 
     @classmethod
     def from_folder(
@@ -71,7 +84,7 @@ class Searcher:
         batch_size: int = 32,
         show_progress: bool | None = None,
     ) -> Searcher:
-        """Embed the gallery of a folder's benchmark.json, or else every picture in the folder and below.
+        """Embed the gallery of a folder's benchmark.json, or else every picture in the folder and below, in memory.
 
         Raises:
             DataError: the folder is missing or holds no picture. ImageError: a picture cannot be read.
@@ -79,18 +92,101 @@ class Searcher:
         gallery = gallery_of(path)
         documents = [Document(image=image) for image in gallery.values()]
         vectors = embedder.encode(documents, batch_size=batch_size, show_progress=show_progress)
-        return cls(embedder, list(gallery), list(gallery.values()), vectors)
+        return cls(embedder, MemoryGallery(list(gallery), vectors, list(gallery.values())))
 
-    def search(self, query: Query, k: int = 5, exclude: Collection[str] = ()) -> list[Hit]:
-        """The k best pictures for a query, fewer in a small gallery, never one of the excluded ids.
+    def search(
+        self,
+        query: Query,
+        k: int = 5,
+        exclude: Collection[str] = (),
+        *,
+        allow: Collection[str] | None = None,
+        exclude_reference: bool = False,
+    ) -> list[Hit]:
+        """The k best pictures for a query, fewer in a small gallery.
+
+        Args:
+            query: image, text, or image and instruction.
+            k: how many.
+            exclude: ids that may not answer.
+            allow: the only ids that may.
+            exclude_reference: leave out pictures whose file is the query's own, byte for byte, whatever their ids.
 
         Raises:
-            DataError: k < 1, or an excluded id that is not in the gallery.
+            DataError: k < 1, or an id that is not in the gallery.
         """
-        unknown = [name for name in exclude if name not in self._position]
-        if unknown:
-            raise DataError(f'the excluded id "{unknown[0]}" is not in the gallery of {len(self.ids)} pictures')
         vector = self.embedder.encode([query], show_progress=False)
-        scores, found = top_k(vector, self.vectors, k, [{self._position[name] for name in exclude}])
-        pairs = zip(scores[0].tolist(), found[0].tolist(), strict=True)
-        return [Hit(self.ids[at], score, self.images[at]) for score, at in pairs if at >= 0]
+        own = {content_key(image) for image in query.images} if exclude_reference else set()
+        asked = k + (_MORE if own else 0)
+        while True:
+            found = self.gallery.nearest(vector, asked, allow=allow, exclude=[list(exclude)])[0]
+            places = self.gallery.sources([name for name, _ in found])
+            hits = [Hit(*answer, _picture(place)) for answer, place in zip(found, places, strict=True)]
+            hits = [hit for hit in hits if not (own and _content(hit.image) in own)]
+            if len(hits) >= k or len(found) < asked:
+                return hits[:k]
+            asked *= 2
+
+    def search_many(
+        self, queries: Sequence[Query], k: int = 5, *, allow: Collection[str] | None = None, batch_size: int = 32
+    ) -> list[list[Hit]]:
+        """`search` for several queries at once, which is quicker."""
+        vectors = self.embedder.encode(queries, batch_size=batch_size, show_progress=False)
+        found = self.gallery.nearest(vectors, k, allow=allow)
+        return [
+            [
+                Hit(name, score, _picture(place))
+                for (name, score), place in zip(answer, self.gallery.sources([n for n, _ in answer]), strict=True)
+            ]
+            for answer in found
+        ]
+
+    def add(self, pictures: Mapping[str, str | os.PathLike[str]], batch_size: int = 32) -> None:
+        """Embed picture files and add them to the gallery, by their ids; a store, index or collection keeps them.
+
+        Raises DataError for an id that is there already, ImageError for a picture that cannot be read; nothing is added
+        then.
+        """
+        vectors = self.embedder.encode(
+            [Document(image=path) for path in pictures.values()], batch_size=batch_size, show_progress=False
+        )
+        self.gallery.add(list(pictures), vectors, [os.path.abspath(path) for path in pictures.values()])
+
+    def remove(self, ids: Collection[str]) -> None:
+        """Take pictures out of the gallery. Raises DataError for an id that is not there; nothing is removed then."""
+        self.gallery.remove(ids)
+
+
+def stored_gallery(place: str | os.PathLike[str]) -> Gallery | None:
+    """The store, index or Qdrant collection at `place`; None where there is none, but perhaps a folder of pictures.
+
+    Raises DataError for a damaged one, ConfigError for a Qdrant collection without qdrant-client.
+    """
+    from .qdrant import PREFIX, QdrantGallery
+    from .store import VectorStore
+    from .store_files import MANIFEST
+
+    if os.fspath(place).startswith(PREFIX):
+        return QdrantGallery.open(os.fspath(place))
+    if (Path(place) / MANIFEST).is_file():
+        return StoreGallery(VectorStore.open(place))
+    if (Path(place) / "index.json").is_file():
+        from .index import Index
+
+        return Index.open(place)
+    return None
+
+
+def _picture(place: ImageLike | None) -> ImageLike | None:
+    """None also where the file that held it is gone: the answer is right all the same."""
+    try:
+        return picture_at(place) if isinstance(place, str) else place
+    except DataError:
+        return None
+
+
+def _content(image: ImageLike | None) -> str | None:
+    try:
+        return None if image is None else content_key(image)
+    except ImageError:
+        return None

@@ -8,27 +8,34 @@ from collections.abc import Sequence
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
-from ..errors import ConfigError
+from ..errors import ConfigError, ImageError
 from ..model_options import add_model_options, load_embedder
+from .ids import read_ids
 
 if TYPE_CHECKING:
-    from ..search import Hit, Searcher
+    from ..search import Hit
+    from ..types import ImageLike
 
 _HELP = """\
 what it does
-  Embeds every picture of the gallery and the query, and shows the pictures nearest to the query: as a table,
-  and as a contact sheet in PNG. Give a picture, an instruction, or both:
+  Embeds the query and shows the pictures nearest to it: as a table, and as a contact sheet in PNG. Give a picture, an
+  instruction, or both:
     picture and instruction   the picture as the instruction would change it
     picture alone             similar pictures
     instruction alone         pictures that the words describe
 
+the gallery
+  a store                     what `mllm-embed encode` wrote
+  an index                    what `mllm-embed index` wrote
+  qdrant:URL/COLLECTION       what `mllm-embed upload` sent to a server
+  a folder of pictures        which is embedded now: the gallery of its benchmark.json, or else every picture in it and
+                              below
+
 examples
   mllm-embed search --model runs/base --adapter runs/stage2 --gallery photos \\
       --image photos/shoe.jpg --instruction "the same shoe in blue" --exclude-reference
-  mllm-embed search --model runs/merged --gallery photos --instruction "a red shoe" -k 10 --output red.png
-
-the gallery
-  A folder: the gallery of its benchmark.json if it has one, or else every picture in it and below.
+  mllm-embed search --model runs/merged --gallery runs/photos --instruction "a red shoe" -k 10 --output red.png
+  mllm-embed search --model runs/merged --gallery runs/photos.index --image shoe.jpg --allow in-stock.txt
 """
 
 
@@ -36,13 +43,13 @@ def register(commands: Any) -> None:
     """Add the command to those of a parser."""
     search = commands.add_parser(
         "search",
-        help="find the pictures of a folder that fit a query",
-        description="Find the pictures of a folder that fit a query.",
+        help="find the pictures that fit a query",
+        description="Find the pictures that fit a query.",
         epilog=_HELP,
         formatter_class=argparse.RawDescriptionHelpFormatter,
     )
     add_model_options(search)
-    search.add_argument("--gallery", required=True, metavar="DIR", type=Path, help="folder of pictures")
+    search.add_argument("--gallery", required=True, metavar="G", help="store, index, collection or folder of pictures")
     search.add_argument("--image", metavar="F", type=Path, help="the reference picture")
     search.add_argument("--instruction", metavar="S", help="what to change in it, or what to look for")
     search.add_argument("-k", type=int, default=5, metavar="K", help="answers (default 5)")
@@ -50,14 +57,16 @@ def register(commands: Any) -> None:
         "--output", type=Path, default=Path("runs/search.png"), metavar="PNG", help="default: runs/search.png"
     )
     search.add_argument("--exclude-reference", action="store_true", help="never answer with the reference itself")
+    search.add_argument("--allow", type=Path, metavar="FILE", help="answer only with the ids of this file, one a line")
+    search.add_argument("--exclude", type=Path, metavar="FILE", help="never answer with the ids of this file")
     search.set_defaults(run=_run)
 
 
 def _run(arguments: argparse.Namespace) -> int:
     # Everything that can be wrong without a model is looked at before the slow imports.
-    from ..contact_sheet import SheetRow, check_sheet_path, contact_sheet
+    from ..contact_sheet import SheetRow, check_sheet_path, contact_sheet, text_tile
     from ..images import load_image
-    from ..search import Searcher
+    from ..search import Searcher, stored_gallery
     from ..sources import gallery_of
     from ..types import Query
 
@@ -71,25 +80,35 @@ def _run(arguments: argparse.Namespace) -> int:
     check_sheet_path(arguments.output)
     if arguments.image is not None:
         load_image(arguments.image)
-    gallery_of(arguments.gallery)
+    allow = read_ids(arguments.allow) if arguments.allow else None
+    exclude = read_ids(arguments.exclude) if arguments.exclude else []
+    gallery = stored_gallery(arguments.gallery)
+    if gallery is None:
+        gallery_of(arguments.gallery)
 
-    searcher = Searcher.from_folder(load_embedder(arguments), arguments.gallery, batch_size=arguments.batch_size)
-    exclude = _copies(searcher, arguments.image) if arguments.exclude_reference else []
-    hits = searcher.search(query, arguments.k, exclude)
+    embedder = load_embedder(arguments)
+    if gallery is None:
+        searcher = Searcher.from_folder(embedder, arguments.gallery, batch_size=arguments.batch_size)
+    else:
+        searcher = Searcher(embedder, gallery)
+    hits = searcher.search(query, arguments.k, exclude, allow=allow, exclude_reference=arguments.exclude_reference)
     if not hits:
-        raise ConfigError(f"{arguments.gallery} holds nothing but the reference: leave out --exclude-reference")
-    row = SheetRow(arguments.image, arguments.instruction or "", [hit.image for hit in hits], [False] * len(hits))
+        raise ConfigError(f"{arguments.gallery} holds nothing but what may not answer: leave out --exclude-reference")
+    shown = [_shown(hit) or text_tile(hit.id) for hit in hits]
+    row = SheetRow(arguments.image, arguments.instruction or "", shown, [False] * len(hits))
     sheet = contact_sheet([row], arguments.output)
     sys.stdout.write(f"{_table(hits)}\n\nwrote {sheet}\n")
     return 0
 
 
-def _copies(searcher: Searcher, image: Path) -> list[str]:
-    """The gallery ids whose picture is the same file content as the reference."""
-    from ..images import content_key
+def _shown(hit: Hit) -> ImageLike | None:
+    """A hit's picture, None where there is none or it is gone: the answer is right all the same."""
+    from ..images import load_image
 
-    wanted = content_key(image)
-    return [name for name, other in zip(searcher.ids, searcher.images, strict=True) if content_key(other) == wanted]
+    try:
+        return None if hit.image is None else load_image(hit.image)
+    except ImageError:
+        return None
 
 
 def _table(hits: Sequence[Hit]) -> str:

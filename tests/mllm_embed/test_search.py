@@ -11,6 +11,7 @@ from PIL import Image
 from mllm_embed.cli import main
 from mllm_embed.encoder import MLLMEmbedder
 from mllm_embed.errors import DataError
+from mllm_embed.gallery import MemoryGallery
 from mllm_embed.search import Searcher
 from mllm_embed.sources import gallery_of
 from mllm_embed.types import Query
@@ -34,8 +35,8 @@ def photos(tmp_path: Path) -> Path:
 
 def test_a_folder_of_pictures_is_found_by_its_own_pictures(embedder: MLLMEmbedder, photos: Path) -> None:
     searcher = Searcher.from_folder(embedder, photos, show_progress=False)
-    assert searcher.ids == ["a.png", "c.png", "more/b.webp", "more/d.JPG"]
-    for name in searcher.ids:
+    assert searcher.gallery.ids == ["a.png", "c.png", "more/b.webp", "more/d.JPG"]
+    for name in searcher.gallery.ids:
         hits = searcher.search(Query(image=photos / name), k=2)
         assert (hits[0].id, hits[0].image) == (name, photos / name)
         assert hits[0].score == pytest.approx(1, abs=1e-4)
@@ -46,9 +47,9 @@ def test_a_folder_of_pictures_is_found_by_its_own_pictures(embedder: MLLMEmbedde
 def test_hits_are_the_nearest_vectors(embedder: MLLMEmbedder, photos: Path) -> None:
     searcher = Searcher.from_folder(embedder, photos, show_progress=False)
     query = Query(image=photos / "a.png", instruction="make it blue")
-    scores = searcher.vectors @ embedder.encode([query], show_progress=False)[0]
+    scores = searcher.gallery.vectors @ embedder.encode([query], show_progress=False)[0]
     hits = searcher.search(query, k=10)
-    assert [hit.id for hit in hits] == [searcher.ids[at] for at in np.argsort(-scores, kind="stable")]
+    assert [hit.id for hit in hits] == [searcher.gallery.ids[at] for at in np.argsort(-scores, kind="stable")]
     assert [hit.score for hit in hits] == pytest.approx(sorted(scores.tolist(), reverse=True), abs=1e-5)
 
 
@@ -63,16 +64,16 @@ def test_a_benchmark_folder_gives_its_gallery(photos: Path) -> None:
 def test_galleries_that_do_not_fit_are_refused(embedder: MLLMEmbedder, tmp_path: Path, photos: Path) -> None:
     vectors = np.eye(2, embedder.dimension, dtype=np.float32)
     with pytest.raises(DataError, match='id "a" is given twice'):
-        Searcher(embedder, ["a", "a"], ["x", "y"], vectors)
-    with pytest.raises(DataError, match="2 ids, 1 images and 2 vectors"):
-        Searcher(embedder, ["a", "b"], ["x"], vectors)
+        MemoryGallery(["a", "a"], vectors, ["x", "y"])
+    with pytest.raises(DataError, match="2 ids, 1 pictures and 2 vectors"):
+        MemoryGallery(["a", "b"], vectors, ["x"])
     with pytest.raises(DataError, match="gallery is empty"):
-        Searcher(embedder, [], [], vectors[:0])
+        MemoryGallery([], vectors[:0], [])
     (tmp_path / "empty").mkdir()
     with pytest.raises(DataError, match="empty folder"):
         Searcher.from_folder(embedder, tmp_path / "empty")
-    searcher = Searcher(embedder, ["a", "b"], ["x", "y"], vectors)
-    with pytest.raises(DataError, match='excluded id "c" is not in the gallery'):
+    searcher = Searcher(embedder, MemoryGallery(["a", "b"], vectors, ["x", "y"]))
+    with pytest.raises(DataError, match='the id "c" is not in the gallery of 2 pictures'):
         searcher.search(Query(instruction="x"), exclude=["c"])
     with pytest.raises(DataError, match="k must be at least 1"):
         searcher.search(Query(instruction="x"), k=0)
