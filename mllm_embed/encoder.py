@@ -123,6 +123,16 @@ class MLLMEmbedder:
         check_dim(dim, embedding.width)
         return cls(embedding, processor, settings, dim)
 
+    def merge_adapter(self) -> MLLMEmbedder:
+        """Fold the adapter into the weights, in place, for good: the same vectors for less work. Returns itself.
+
+        Nothing happens without an adapter, and to quantised weights, whose 4 or 8 bits would round it away. In float32
+        no vector changes by more than 1e-5; in bfloat16 both ways round, and are as far from float32's vectors.
+        """
+        if self.model.adapted and not self.quantization:
+            self.model.backbone = self.model.backbone.merge_and_unload()
+        return self
+
     @property
     def prompts(self) -> PromptSet:
         return self.settings.prompts

@@ -3,8 +3,6 @@
 from __future__ import annotations
 
 import os
-import resource
-import sys
 import time
 from dataclasses import dataclass
 from pathlib import Path
@@ -19,6 +17,7 @@ from .index import CARD_FILE, SETTINGS_FILE, Index, write_settings
 from .index_engines import new_engine
 from .index_fill import fill
 from .index_kinds import kind_of
+from .memory import PeakMemory
 from .precision import unit
 from .store import VectorStore
 
@@ -106,7 +105,8 @@ def build_index(
     check_space(path, room + int(what.size * 4 * store.dimension * len(store)), f"an index of {len(store):,} rows")
     with atomic_folder(path) as fresh:
         began = time.perf_counter()
-        fill(store, new_engine(what, len(store), store.dimension, fresh), seed, show_progress)
+        with PeakMemory() as peak:
+            fill(store, new_engine(what, len(store), store.dimension, fresh), seed, show_progress)
         seconds = time.perf_counter() - began
         told = {"kind": kind, "setting": what.settings[-1], "rerank": _RERANKS[-1], "seed": seed}
         write_settings(fresh, path, store, told)
@@ -116,7 +116,7 @@ def build_index(
             "kind": kind, "about": what.about, "rows": len(store), "dimension": store.dimension, "queries": known.told,
             "knob": what.knob or None, "setting": setting if what.knob else None,
             "rerank": rerank if what.compressed else None, "build_seconds": round(seconds, 2),
-            "peak_memory_bytes": peak_memory(),
+            "peak_memory_bytes": peak.bytes,
         }  # fmt: skip
         card |= _measured(index, known, setting, rerank) | _sizes(fresh, store)
         (fresh / CARD_FILE).write_text(card_text(card), encoding="utf-8")
@@ -133,11 +133,6 @@ def check_place(path: Path) -> None:
         raise DataError(f"{path} holds something else than an index: give a new or empty folder")
 
 
-def peak_memory() -> int:
-    """Bytes that this process has held at most, what it maps of files included."""
-    return resource.getrusage(resource.RUSAGE_SELF).ru_maxrss * (1 if sys.platform == "darwin" else 1024)
-
-
 def card_text(card: dict[str, Any]) -> str:
     """The card as a table in Markdown."""
     ratio = f"{card['ratio']:.3f} of float32, {card['bytes_a_vector']:,.0f} bytes a vector"
@@ -149,7 +144,7 @@ def card_text(card: dict[str, Any]) -> str:
         "one query": f"{card['one_ms']:.2f} ms (95 % below {card['one_p95_ms']:.2f})",
         "queries in a batch": f"{card['batch_ms']:.3f} ms each",
         "built in": f"{card['build_seconds']:,.1f} s",
-        "peak memory": f"{card['peak_memory_bytes'] / 2**30:.2f} GiB of the process that built it",
+        "peak memory": f"{card['peak_memory_bytes'] / 2**30:.2f} GiB while it was built, mapped files not counted",
     }
     if card["knob"]:
         lines[card["knob"]] = str(card["setting"])

@@ -12,6 +12,7 @@ import torch
 
 from .errors import ModelError
 from .families import check_family
+from .patches import multiply_patches
 from .quantization import cure, load_options
 
 VIDEO = "video_processor"
@@ -38,6 +39,7 @@ def load_model(
     if found["missing_keys"]:
         raise ModelError(f"{name} lacks weights ({sorted(found['missing_keys'])[0]} and perhaps more); fetch it again")
     cure(model)
+    multiply_patches(model)
     return model
 
 

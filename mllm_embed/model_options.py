@@ -41,7 +41,10 @@ def add_model_options(parser: argparse.ArgumentParser, required: bool = True) ->
 
 
 def load_embedder(arguments: argparse.Namespace) -> MLLMEmbedder:
-    """The model that the options name; raises ConfigError for a bad option, ModelError for a bad model."""
+    """The model that the options name, its adapter merged, since it is only to embed.
+
+    Raises ConfigError for a bad option, ModelError for a bad model.
+    """
     if arguments.batch_size < 1:
         raise ConfigError(f"--batch-size must be at least 1, not {arguments.batch_size}")
 
@@ -54,4 +57,4 @@ def load_embedder(arguments: argparse.Namespace) -> MLLMEmbedder:
         quantization=arguments.quantization,
         device=arguments.device,
         dim=arguments.dim,
-    )
+    ).merge_adapter()

@@ -1,0 +1,157 @@
+"""Kill `mllm-embed encode` and `mllm-embed index` at random moments, let them go on, and compare what they leave.
+
+    python scripts/kill_store.py --kills 20
+
+A small random LLaVA embeds a folder of pictures, some of which cannot be read, in shards of a few rows, and the store
+is indexed. Each command is started as a user starts it and killed (SIGKILL) after a random time until it has had its
+share; then it may end. A store that is being made must never open as a whole one, the finished store must be the
+unkilled one to the byte, and so must the index; nothing half-written may be left. Exit code 1 if not.
+"""
+
+from __future__ import annotations
+
+import argparse
+import importlib.util
+import random
+import shutil
+import signal
+import subprocess
+import sys
+import time
+from collections import Counter
+from pathlib import Path
+from types import ModuleType
+
+import numpy as np
+from PIL import Image
+
+from mllm_embed.errors import DataError
+from mllm_embed.index import Index
+from mllm_embed.store import VectorStore
+
+ROOT = Path(__file__).resolve().parent.parent
+PICTURES, SHARD_ROWS = 1500, 50
+_KILLS_A_STORE = 5
+
+
+def make_inputs(folder: Path) -> tuple[Path, Path]:
+    """A model, and pictures of which every hundredth cannot be read."""
+    photos = folder / "photos"
+    photos.mkdir(parents=True)
+    for number in range(PICTURES):
+        path = photos / f"{number:04d}.jpg"
+        pixels = np.random.default_rng(number).integers(0, 255, (48, 64, 3), dtype=np.uint8)
+        Image.fromarray(pixels).save(path)
+        if number % 100 == 7:
+            path.write_bytes(path.read_bytes()[:200])
+    return _tests_tiny().make_tiny_llava(folder / "model"), photos
+
+
+def _tests_tiny() -> ModuleType:
+    """tests/tiny.py, which is no package."""
+    spec = importlib.util.spec_from_file_location("tiny", ROOT / "tests" / "tiny.py")
+    module = importlib.util.module_from_spec(spec)
+    spec.loader.exec_module(module)
+    return module
+
+
+def run_killed(command: list[str], kills: int, rng: random.Random, shortest: float, longest: float, look) -> list[str]:
+    """Kill a command `kills` times at most, then let it end. Gives what it was doing each time."""
+    moments: list[str] = []
+    while True:
+        process = subprocess.Popen(command, stdout=subprocess.DEVNULL, stderr=subprocess.DEVNULL)
+        after = rng.uniform(shortest, longest)
+        try:
+            code = process.wait(timeout=after if len(moments) < kills else None)
+        except subprocess.TimeoutExpired:
+            process.send_signal(signal.SIGKILL)
+            process.wait()
+            moments.append(look())
+            continue
+        if code:
+            raise SystemExit(f"`{' '.join(command)}` ended with code {code} after kills at {moments}")
+        return moments
+
+
+def encoding(store: Path) -> str:
+    """What a killed encode was doing. Raises SystemExit where what it left opens as a whole store too early."""
+    if any(store.glob("shards/.*.tmp")):
+        what = "encode, writing a shard"
+    elif (store / "plan.json").is_file():
+        what = "encode, between shards" if any(store.glob("shards/*.json")) else "encode, before its first shard"
+    else:
+        what = "encode, loading" if not (store / "manifest.json").is_file() else "encode, planning or done"
+    try:
+        rows = len(VectorStore.open(store))
+    except DataError:
+        return what
+    if (store / "plan.json").is_file() or rows < PICTURES - PICTURES // 100:
+        raise SystemExit(f"{store} opens with {rows} rows while it is being made")
+    return "encode, done"
+
+
+def indexing(index: Path) -> str:
+    """What a killed build was doing. Raises SystemExit where what it left opens and is not whole."""
+    building = any(index.parent.glob(f".{index.name}-*"))
+    try:
+        Index.open(index)
+    except DataError:
+        return "index, building" if building else "index, loading"
+    return "index, building again" if building else "index, done"
+
+
+def files(folder: Path) -> dict[str, bytes]:
+    """Every file of a store; of an index what FAISS wrote, since a card has timings."""
+    kept = (path for path in folder.rglob("*") if path.is_file() and path.name not in ("index.json", "card.md"))
+    return {path.relative_to(folder).as_posix(): path.read_bytes() for path in kept}
+
+
+def main() -> int:
+    parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
+    parser.add_argument("--kills", type=int, default=20, help="how many in all, every fourth of an index (default 20)")
+    parser.add_argument("--seed", type=int, default=0, help="of the moments")
+    parser.add_argument("--output", type=Path, default=Path("runs/kills-store"), help="a folder that is replaced")
+    args = parser.parse_args()
+    shutil.rmtree(args.output, ignore_errors=True)
+    output, rng = args.output.resolve(), random.Random(args.seed)
+    model, photos = make_inputs(output)
+    program = [sys.executable, "-m", "mllm_embed.cli"]
+
+    def encode(store: Path) -> list[str]:
+        told = ["--model", str(model), "--dtype", "float32", "--shard-rows", str(SHARD_ROWS)]
+        return [*program, "encode", str(photos), "--output", str(store), *told]
+
+    def index(store: Path) -> list[str]:
+        return [*program, "index", str(store), "--kind", "rabitq"]
+
+    whole, took = output / "whole", []
+    for command in (encode(whole), index(whole)):
+        began = time.monotonic()
+        subprocess.run(command, check=True, stdout=subprocess.DEVNULL, stderr=subprocess.DEVNULL)
+        took.append(time.monotonic() - began)
+    sys.stdout.write(f"an unkilled encode takes {took[0]:.1f} s, an index {took[1]:.1f} s\n")
+    moments: Counter[str] = Counter()
+    wrong: list[str] = []
+    number = 0
+    while sum(moments.values()) < args.kills:
+        store = output / f"killed-{number}"
+        built = store.with_name(f"{store.name}.index")
+        left = args.kills - sum(moments.values())
+        share = min(_KILLS_A_STORE - 1, left)
+        looks = (lambda store=store: encoding(store)), (lambda built=built: indexing(built))
+        moments.update(run_killed(encode(store), share, rng, took[0] / 2, took[0], looks[0]))
+        moments.update(run_killed(index(store), min(1, left - share), rng, took[1] / 2, took[1], looks[1]))
+        pairs = ((whole, store), (whole.with_name("whole.index"), built))
+        wrong += [f"{made.name} differs from the unkilled one" for one, made in pairs if files(one) != files(made)]
+        wrong += [f"left over: {path.relative_to(output)}" for path in output.rglob(".*")]
+        sys.stdout.write(f"{sum(moments.values())} kills, {len(wrong)} differences\n")
+        sys.stdout.flush()
+        number += 1
+    width = max(map(len, moments))
+    sys.stdout.write("\n" + "".join(f"{name:<{width}}  {count:>4}\n" for name, count in moments.most_common()))
+    sys.stdout.write("\n".join(wrong) + "\n" if wrong else "every store and index is the unkilled one, to the byte\n")
+    return int(bool(wrong))
+
+
+if __name__ == "__main__":
+    raise SystemExit(main())
