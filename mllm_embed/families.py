@@ -18,6 +18,7 @@ class Family:
         texts_apart: whether a text without a picture goes to the tokenizer, past the processor.
         packs: whether several inputs may share one row of tokens, each seeing itself alone.
         shares: whether inputs that begin alike may share the keys and values of that beginning.
+        sees_once: whether rows on one picture may share its features, where they cannot share more (towers.py).
     """
 
     vision: tuple[str, ...] = ("vision_tower", "vision_model", "visual", "vision_encoder", "image_tower")
@@ -25,17 +26,21 @@ class Family:
     texts_apart: bool = False
     packs: bool = True
     shares: bool = True
+    sees_once: bool = False
 
 
 # A family needs an entry only where the default record is wrong for it.
 FAMILIES: dict[str, Family] = {
     # transformers looks up a picture's own tokens by their position, which in a packed row is not their index
-    "gemma3": Family(packs=False),
+    "gemma3": Family(packs=False, sees_once=True),
     # its processor puts the start token into the middle of a text that has no picture; the tokens of a prompt see what
     # comes after them
-    "paligemma": Family(texts_apart=True, shares=False),
+    "paligemma": Family(texts_apart=True, shares=False, sees_once=True),
     # its text looks at pictures through cross-attention, row by row
     "mllama": Family(packs=False),
+    "llava": Family(sees_once=True),
+    "qwen2_vl": Family(sees_once=True),
+    "qwen2_5_vl": Family(sees_once=True),
 }
 
 # The families that the tests cover, of which the nearest is named to whoever brings another kind of model.

@@ -14,6 +14,7 @@ from .families import Family
 from .packing import pack, unpack
 from .pooling import POOLINGS, Pooling
 from .prefixes import SharedBatch, hidden_states
+from .towers import seen_once
 
 
 class EmbeddingModel(nn.Module):
@@ -52,16 +53,19 @@ class EmbeddingModel(nn.Module):
     def forward(self, packed: bool = False, **batch: Tensor) -> Tensor:
         """Model input as the processor makes it ([B, L] ids and mask, pixels, ...) -> [B, D] float32, L2-normalised.
 
-        With mean pooling the batch holds `content_mask` too. `packed` lays several inputs in one row (packing.py);
+        With mean pooling the batch holds `content_mask` too; `first_shown` [B] int64 tells where a row's picture stands
+        first among the rows, and that it may be looked at once. `packed` lays several inputs in one row (packing.py);
         what cannot be packed, some families and bidirectional attention, is computed padded all the same.
         """
         inputs = self._in_dtype(batch)
         content, mask = inputs.pop("content_mask", None), inputs["attention_mask"]
+        first = inputs.pop("first_shown", None)
         if packed and self.family.packs and not self.bidirectional:
             rows, places = pack(inputs, self.base)
             hidden = unpack(self.backbone(**rows, use_cache=False).last_hidden_state, places, mask)
         else:
-            hidden = self.backbone(**inputs, use_cache=False).last_hidden_state
+            seen = inputs if first is None else seen_once(self.base, inputs, first)
+            hidden = self.backbone(**seen, use_cache=False).last_hidden_state
         return self._pooled(hidden, mask if content is None else content)
 
     def shared(self, batch: SharedBatch) -> Tensor:

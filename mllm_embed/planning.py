@@ -5,7 +5,7 @@ from __future__ import annotations
 from collections.abc import Collection, Hashable, Iterator, Sequence
 from concurrent.futures import Executor
 from dataclasses import dataclass
-from itertools import chain
+from itertools import chain, groupby
 from typing import TypeAlias
 
 from .batching import cut, endings_on
@@ -42,8 +42,8 @@ class Work:
 class Step:
     """Inputs that are computed together, in groups of numbers of `Plan.items`.
 
-    With `tails`, one for each, those of a group have all before it in common, and share that. Without, each group is
-    one input.
+    With `tails`, one for each, those of a group have all before it in common, and share that. Without, they show the
+    same picture, at which the model may look once.
     """
 
     groups: tuple[tuple[int, ...], ...]
@@ -141,7 +141,10 @@ def plan(
     said = dict(zip(plain, tails([distinct[number] for number in plain]), strict=True)) if share else {}
     parts = [
         _on_pictures(groups, lengths, distinct, batch_size, budget),
-        _pictures_alone(shown, lengths, distinct, batch_size, budget),
+        *(
+            _pictures_alone(groups, distinct, lengths, batch_size, budget)
+            for groups in _by_picture(shown, distinct, list(places), items.family.sees_once)
+        ),
         _texts(plain, lengths, said, budget),
     ]
     steps = [step for part, _ in parts for step in part]
@@ -214,14 +217,36 @@ def _on_pictures(
     return steps, total(works)
 
 
+def _by_picture(
+    numbers: list[int], distinct: Sequence[Item], keys: Sequence[Hashable], once: bool
+) -> tuple[list[list[int]], list[list[int]]]:
+    """Inputs that cannot share more, those on the same one picture together, and those on several, each by itself.
+
+    Apart, since a model that can look at a picture `once` for several rows tells rows by pictures.
+    """
+    ones: dict[Hashable, list[int]] = {}
+    several = []
+    for number in numbers:
+        if len(distinct[number].images) == 1:
+            ones.setdefault(keys[number][-1] if once else number, []).append(number)  # type: ignore[index]
+        else:
+            several.append([number])
+    return list(ones.values()), several
+
+
 def _pictures_alone(
-    numbers: list[int], lengths: list[int], distinct: Sequence[Item], batch_size: int, budget: int
+    groups: list[list[int]], distinct: Sequence[Item], lengths: list[int], batch_size: int, budget: int
 ) -> tuple[list[Step], Work]:
+    """Inputs that share nothing but perhaps a picture; a group is cut where a batch ends."""
     steps, works = [], []
-    for chosen in _by_length(numbers, lengths, budget, batch_size):
-        steps.append(Step(tuple((number,) for number in chosen)))
-        pictures = sum(len(distinct[number].images) for number in chosen)
-        works.append(_plain_work([lengths[number] for number in chosen], pictures))
+    longest = {number: max(lengths[other] for other in group) for group in groups for number in group}
+    order = [number for group in sorted(groups, key=lambda group: -longest[group[0]]) for number in group]
+    home = {number: group[0] for group in groups for number in group}
+    for part in cut([longest[number] for number in order], budget, batch_size):
+        chosen = [tuple(group) for _, group in groupby(order[part], key=home.__getitem__)]
+        steps.append(Step(tuple(chosen)))
+        pictures = sum(len(distinct[group[0]].images) for group in chosen)
+        works.append(_plain_work([lengths[number] for number in order[part]], pictures))
     return steps, total(works)
 
 

@@ -10,9 +10,10 @@ from collections import deque
 from collections.abc import Iterator
 from concurrent.futures import Executor, Future, ThreadPoolExecutor
 from dataclasses import replace
-from itertools import chain
+from itertools import accumulate, chain
 from typing import TypeAlias
 
+import torch
 from PIL import Image
 from torch import Tensor
 
@@ -76,7 +77,14 @@ def _input(work: Plan, items: ItemProcessor, step: Step, pictures: Pictures) -> 
 
     groups = [[ready(number) for number in group] for group in step.groups]
     shared = shared_batch(items, groups, step.tails, work.budget) if step.tails else None
-    return items(list(chain.from_iterable(groups))) if shared is None else shared
+    if shared is not None:
+        return shared
+    batch = items(list(chain.from_iterable(groups)))
+    if items.family.sees_once and len(groups) < sum(map(len, groups)):
+        sizes = [len(group) for group in groups]
+        firsts = [start for start, size in zip(accumulate([0, *sizes]), sizes, strict=False) for _ in range(size)]
+        batch["first_shown"] = torch.tensor(firsts)
+    return batch
 
 
 def _unreadable(work: Plan, items: ItemProcessor, step: Step) -> dict[int, str]:

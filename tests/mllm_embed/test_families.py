@@ -5,8 +5,10 @@
 
 from __future__ import annotations
 
+import inspect
 import json
 from pathlib import Path
+from typing import Any
 
 import families
 import numpy as np
@@ -113,6 +115,34 @@ def test_placeholders_in_words_are_refused(model: MLLMEmbedder) -> None:
     for token in {processor.image_token, *processor.tokenizer.convert_ids_to_tokens(processor.image_token_ids)}:
         with pytest.raises(DataError, match="take it out"):
             model.encode([f"a hat {token}"])
+
+
+@pytest.mark.parametrize("bidirectional", [False, True])
+def test_a_picture_is_looked_at_once(
+    family: str, folder: Path, monkeypatch: pytest.MonkeyPatch, bidirectional: bool
+) -> None:
+    """Also where what begins with it cannot be shared, in the families that take features made before."""
+    model = MLLMEmbedder.from_pretrained(folder, dtype="float32", bidirectional=bidirectional)
+    a, b = _picture(64, 96, 3), _picture(96, 64, 4)
+    many = [Document(a), Query(a, "make it red"), Query(b, "make it red"), Document(b), Query(a, "blue, and larger")]
+    many += [Query([a, b], "both"), Document([a, b])]
+    alone = _alone(model, many)
+    seen: list[int] = []
+    look = model.model.base.get_image_features if model.family.sees_once else None
+    if look:
+
+        def counted(*given: Any, **options: Any) -> Any:
+            told = inspect.signature(look).bind(*given, **options).arguments
+            seen.append(len(told.get("image_grid_thw", told["pixel_values"])))
+            return look(*given, **options)
+
+        counted.__signature__ = inspect.signature(look)
+        monkeypatch.setattr(model.model.base, "get_image_features", counted)
+    np.testing.assert_allclose(model.encode(many), alone, **CLOSE)
+    if look and not model.model.shares:
+        assert sum(seen) == 2 + 4 and model.plan(many).planned.pictures == 6
+    if family in SEES_BOTH_WAYS:
+        assert look
 
 
 @pytest.mark.parametrize("bidirectional", [False, True])

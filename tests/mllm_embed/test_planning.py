@@ -96,7 +96,7 @@ def test_a_prompt_whose_tokens_run_into_the_words_is_computed_whole(
     expected = embedder.encode(items)
     monkeypatch.setattr(embedder.tails, "_learned", lambda role, images: None)
     work = embedder.plan(items)
-    assert not any(step.tails for step in work.steps) and work.planned.pictures == 6
+    assert not any(step.tails for step in work.steps) and work.planned.pictures == 3
     np.testing.assert_allclose(embedder.carry_out(work), expected, **CLOSE)
 
 
