@@ -15,19 +15,23 @@ for _name in ("bitsandbytes.backends.cpu.ops", "bitsandbytes.autograd._functions
 if TYPE_CHECKING:
     from .encoder import MLLMEmbedder
     from .folder import DataFolder
+    from .index import Index
     from .prompts import PromptSet
     from .search import Searcher
+    from .store import VectorStore
     from .types import Document, Query
 
 _HOMES = {
     "MLLMEmbedder": "encoder",
     "DataFolder": "folder",
     "Document": "types",
+    "Index": "index",
     "PromptSet": "prompts",
     "Query": "types",
     "Searcher": "search",
+    "VectorStore": "store",
 }
-__all__ = ["DataFolder", "Document", "MLLMEmbedder", "PromptSet", "Query", "Searcher"]
+__all__ = ["DataFolder", "Document", "Index", "MLLMEmbedder", "PromptSet", "Query", "Searcher", "VectorStore"]
 
 
 def __getattr__(name: str) -> Any:

@@ -4,17 +4,14 @@ from __future__ import annotations
 
 from collections.abc import Sequence
 
-import torch
-
 WORTH = 1024  # tokens that keep a processor busy: a batch of fewer is not cut to save padding
 _COPIES = 16  # kept tokens for each computed one: 4 KB a token and layer in an 8B model, so 0.5 GB for 8,192 tokens
 _FULL = 0.9  # share of a batch's tokens that are no padding
 
 
-def tokens_of(batch_size: int, device: torch.device) -> int:
-    """The budget of tokens that a batch size stands for: 256 an input, and 128 on a CPU, where larger batches leave the
-    caches and are no faster."""
-    return batch_size * (128 if device.type == "cpu" else 256)
+def tokens_of(batch_size: int) -> int:
+    """The budget of tokens that a batch size stands for: 256 an input."""
+    return batch_size * 256
 
 
 def endings_on(beginning: int, budget: int) -> int:

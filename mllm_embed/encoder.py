@@ -32,6 +32,7 @@ from .families import Family, family_of
 from .hub import check_base, fetched, push
 from .loading import commit_of, load_model, load_processor
 from .lora import load_adapter
+from .memory import keep_pages
 from .model import EmbeddingModel
 from .planning import Plan, plan
 from .pooling import Pooling
@@ -201,7 +202,7 @@ class MLLMEmbedder:
 
         Args:
             inputs: what to embed.
-            batch_size: how much is computed at once: so many inputs of 256 tokens (128 on a CPU), of shorter ones more,
+            batch_size: how much is computed at once: so many inputs of 256 tokens, of shorter ones more,
                 of longer ones fewer, and never more pictures.
             dim: as in `from_pretrained`, for this call.
             precision: "float32", "int8" or "binary", as `precision.to_precision` lays them out.
@@ -230,7 +231,7 @@ class MLLMEmbedder:
         """What `encode` does with the inputs, as `planning.plan` describes it; as a string, what that saves."""
         items = [as_item(value) for value in inputs]
         with ThreadPoolExecutor(THREADS) as pool:
-            budget = tokens_of(batch_size, self.device)
+            budget = tokens_of(batch_size)
             return plan(items, self.items, self.tails, batch_size, budget, pool, self.model.shares, unreadable)
 
     def carry_out(
@@ -243,6 +244,8 @@ class MLLMEmbedder:
         count = work.given.inputs
         out = np.zeros((count, self.model.width), np.float32)
         hide = None if show_progress is None else not show_progress
+        if self.device.type == "cpu":
+            keep_pages()
         with ExitStack() as within:
             if bar is None:
                 bar = within.enter_context(

@@ -23,7 +23,7 @@ def add_model_options(parser: argparse.ArgumentParser, required: bool = True) ->
         metavar="B",
         type=int,
         default=32,
-        help="inputs of 256 tokens at once, 128 on a CPU (default 32)",
+        help="inputs of 256 tokens at once (default 32)",
     )
     parser.add_argument("--device", metavar="D", help="cpu, cuda, cuda:1 (default: the GPU where there is one)")
     parser.add_argument(

@@ -139,8 +139,8 @@ def main() -> int:
         left = args.kills - sum(moments.values())
         share = min(_KILLS_A_STORE - 1, left)
         looks = (lambda store=store: encoding(store)), (lambda built=built: indexing(built))
-        moments.update(run_killed(encode(store), share, rng, took[0] / 2, took[0], looks[0]))
-        moments.update(run_killed(index(store), min(1, left - share), rng, took[1] / 2, took[1], looks[1]))
+        moments.update(run_killed(encode(store), share, rng, 0.4 * took[0], 0.9 * took[0], looks[0]))
+        moments.update(run_killed(index(store), min(1, left - share), rng, 0.5 * took[1], 0.95 * took[1], looks[1]))
         pairs = ((whole, store), (whole.with_name("whole.index"), built))
         wrong += [f"{made.name} differs from the unkilled one" for one, made in pairs if files(one) != files(made)]
         wrong += [f"left over: {path.relative_to(output)}" for path in output.rglob(".*")]
