@@ -13,11 +13,10 @@ from __future__ import annotations
 import hashlib
 import json
 import os
-from collections.abc import Callable, Iterator, Sequence
-from contextlib import AbstractContextManager, contextmanager, nullcontext
+from collections.abc import Iterator, Sequence
 from dataclasses import dataclass
 from pathlib import Path
-from typing import NamedTuple
+from typing import Any, NamedTuple
 
 import numpy as np
 from tqdm import tqdm
@@ -28,6 +27,7 @@ from .files import alone_in, check_space, read_json, write_file, write_json
 from .made_by import MAKES, check_same
 from .planning import Work, total
 from .precision import truncate
+from .sharing import claims, own_first
 from .sources import Listing
 from .store import VectorStore
 from .store_files import MANIFEST, SHARDS, next_number, write_shard, written_shards
@@ -126,20 +126,22 @@ def encode_sources(
         shares = _planned(store, embedder, listing, shard_rows)
     made: list[_Made] = []
     held = 0
-    with _claims(path) as claim, _bar(path, shares, show_progress) as bar:
-        for name, rows in _own_first(list(shares)):
-            if _is_made(path, name):
-                continue
-            with claim(int(name) - shares.first) as mine:
+    missing = [(name, rows) for name, rows in shares if not _is_made(path, name)]
+    done = len(shares.rows) - sum(len(rows) for _, rows in missing)
+    with claims(path / CLAIMS) as claim, _bar(len(shares.rows), done, show_progress) as bar:
+        for name, rows in own_first(missing):
+            with claim(int(name)) as mine:
                 if not mine:
                     held += 1
-                elif not _is_made(path, name):
+                elif _is_made(path, name):  # by another process, since
+                    bar.update(len(rows))
+                else:
                     made.append(_make_shard(embedder, listing, store, name, rows, batch_size, bar))
                     bar.set_postfix_str(f"{_rate(made, bar):,.0f} tokens/s", refresh=False)
     with alone_in(path, wait=True):
-        done = _finished(path, shares, listing)
+        whole = _finished(path, shares, listing)
     rows, lost = sum(shard.rows for shard in made), sum(shard.lost for shard in made)
-    return Extracted(done, rows, held, lost, total([m.given for m in made]), total([m.planned for m in made]))
+    return Extracted(whole, rows, held, lost, total([m.given for m in made]), total([m.planned for m in made]))
 
 
 def _opened(path: Path, embedder: MLLMEmbedder, dtype: str) -> VectorStore:
@@ -162,7 +164,7 @@ def _planned(store: VectorStore, embedder: MLLMEmbedder, listing: Listing, size:
     old plan, which another process may be at work on.
     """
     path = store.folder / PLAN
-    old = read_json(path, f"delete {path}") if path.is_file() else None
+    old = _read_plan(path)
     rows = _missing(store, embedder, listing)
     digest = _digest([listing.ids[row] for row in rows], size)
     if old and old["digest"] == digest:
@@ -179,6 +181,16 @@ def _planned(store: VectorStore, embedder: MLLMEmbedder, listing: Listing, size:
     check_space(store.folder, room, f"the vectors of {len(rows):,} rows")
     write_json(path, {"digest": digest, "first": first, "shards": len(shares.names), "rows": len(rows), "size": size})
     return shares
+
+
+def _read_plan(path: Path) -> dict[str, Any] | None:
+    """What is being embedded; None where nothing is. Raises DataError for a damaged file."""
+    if not path.is_file():
+        return None
+    plan = read_json(path, f"delete {path}")
+    if not isinstance(plan, dict) or not {"digest", "first", "shards"} <= plan.keys():
+        raise DataError(f"{path} is damaged: delete it, and give the same command again")
+    return plan
 
 
 def _missing(store: VectorStore, embedder: MLLMEmbedder, listing: Listing) -> list[int]:
@@ -252,7 +264,8 @@ def _make_shard(
 def _finished(path: Path, shares: Shares, listing: Listing) -> VectorStore | None:
     """The store with all shards of the plan, None where some are still being made."""
     store, told = VectorStore(path), path / PLAN
-    if told.is_file() and read_json(told, f"delete {told}")["digest"] == shares.digest:
+    plan = _read_plan(told)
+    if plan and plan["digest"] == shares.digest:
         if not all(_is_made(path, name) for name in shares.names):
             return None
         store.commit(shares.names, listing.facts())
@@ -287,44 +300,9 @@ def _is_made(path: Path, name: str) -> bool:
     return (path / SHARDS / f"{name}.json").is_file()
 
 
-def _own_first(shards: list[tuple[str, Sequence[int]]]) -> list[tuple[str, Sequence[int]]]:
-    """The shards in an order in which processes that torchrun has numbered get into each other's way the least."""
-    rank, world = int(os.environ.get("RANK", 0)), int(os.environ.get("WORLD_SIZE", 1))
-    return sorted(shards, key=lambda shard: (int(shard[0]) - rank) % world)
-
-
-@contextmanager
-def _claims(path: Path) -> Iterator[Callable[[int], AbstractContextManager[bool]]]:
-    """What tells, while it is entered, whether a shard is this process' own. A process that dies gives up its claims.
-
-    Each shard is a byte of one file, locked as POSIX has it, which network file systems keep too.
-    """
-    try:
-        import fcntl
-    except ImportError:  # Windows: nobody shares the work
-        yield lambda number: nullcontext(True)
-        return
-    with (path / CLAIMS).open("a") as file:
-
-        @contextmanager
-        def claim(number: int) -> Iterator[bool]:
-            try:
-                fcntl.lockf(file, fcntl.LOCK_EX | fcntl.LOCK_NB, 1, number)
-            except OSError:
-                yield False
-                return
-            try:
-                yield True
-            finally:
-                fcntl.lockf(file, fcntl.LOCK_UN, 1, number)
-
-        yield claim
-
-
-def _bar(path: Path, shares: Shares, show: bool | None) -> tqdm:
-    made = sum(len(rows) for name, rows in shares if _is_made(path, name))
+def _bar(rows: int, done: int, show: bool | None) -> tqdm:
     hide = None if show is None else not show
-    return tqdm(total=len(shares.rows), initial=made, desc="embedding", unit="row", disable=hide, mininterval=1)
+    return tqdm(total=rows, initial=done, desc="embedding", unit="row", disable=hide, mininterval=1)
 
 
 def _rate(made: Sequence[_Made], bar: tqdm) -> float:

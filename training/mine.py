@@ -143,9 +143,9 @@ def _vectors(
     args: argparse.Namespace, facts: dict[str, Any], questions: Questions, embedder: MLLMEmbedder
 ) -> tuple[np.ndarray, np.ndarray, dict[str, dict[int, str]]]:
     """Vectors of queries [Q, D] and gallery [N, D], and the places of those that could not be read, and why."""
-    from .vector_store import VectorStore
+    from .kept_vectors import KeptVectors
 
-    store = VectorStore(args.vectors or Path(f"{args.output}.vectors"), facts)
+    store = KeptVectors(args.vectors or Path(f"{args.output}.vectors"), facts)
     return (
         store.encode("queries", questions.queries, embedder, args.batch_size),
         store.encode("gallery", questions.gallery, embedder, args.batch_size),

@@ -18,9 +18,9 @@ from mllm_embed.images import load_image
 from mllm_embed.training.cli import main
 from mllm_embed.training.data import Row
 from mllm_embed.training.data.folder import read_rows
+from mllm_embed.training.kept_vectors import KeptVectors
 from mllm_embed.training.mined import read_mined
 from mllm_embed.training.mining import Questions, Rules, choose, positive_similarity, searched, without_twins
-from mllm_embed.training.vector_store import VectorStore
 from mllm_embed.types import Document
 
 
@@ -164,7 +164,7 @@ def test_mining_a_folder_leaves_a_file_that_rows_can_take(
 def test_an_unreadable_picture_costs_its_rows_alone(
     data: Path, tiny_llava: Path, tmp_path: Path, capsys: pytest.CaptureFixture[str], monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    monkeypatch.setattr("mllm_embed.training.vector_store._LOST", 0.5)  # of 8 inputs, one is more than 1 %
+    monkeypatch.setattr("mllm_embed.training.kept_vectors._LOST", 0.5)  # of 8 inputs, one is more than 1 %
     folder = DataFolder.open(data)
     rows = read_rows(folder, data, "triplets", [])
     broken = Path(rows[3].roles["target_image"].images[0])
@@ -286,23 +286,23 @@ class Counting:
 def test_embedding_goes_on_where_it_was_stopped(tmp_path: Path) -> None:
     items = [Document(text=str(n)) for n in range(5000)]
     with pytest.raises(KeyboardInterrupt):
-        VectorStore(tmp_path / "v", {"a": 1}).encode("queries", items, Counting(stop=4500))
+        KeptVectors(tmp_path / "v", {"a": 1}).encode("queries", items, Counting(stop=4500))
     encoder = Counting()
-    found = VectorStore(tmp_path / "v", {"a": 1}).encode("queries", items, encoder)
+    found = KeptVectors(tmp_path / "v", {"a": 1}).encode("queries", items, encoder)
     assert encoder.seen < 1000 and found[:, 0].tolist() == list(range(5000))
     with pytest.raises(ConfigError, match="vectors of another model or of other data"):
-        VectorStore(tmp_path / "v", {"a": 2})
+        KeptVectors(tmp_path / "v", {"a": 2})
     with pytest.raises(ConfigError, match="something else than vectors"):
-        VectorStore(tmp_path, {"a": 1})
+        KeptVectors(tmp_path, {"a": 1})
     with pytest.raises(ModelError, match="text='0'.* holds NaN"):
-        VectorStore(tmp_path / "w", {}).encode("queries", items, Counting(bad=True))
+        KeptVectors(tmp_path / "w", {}).encode("queries", items, Counting(bad=True))
 
 
 def test_a_stop_in_the_first_block_does_not_lock_the_folder(tmp_path: Path) -> None:
     items = [Document(text=str(n)) for n in range(10)]
     with pytest.raises(KeyboardInterrupt):
-        VectorStore(tmp_path / "v", {}).encode("queries", items, Counting(stop=5))
-    found = VectorStore(tmp_path / "v", {}).encode("queries", items, Counting())
+        KeptVectors(tmp_path / "v", {}).encode("queries", items, Counting(stop=5))
+    found = KeptVectors(tmp_path / "v", {}).encode("queries", items, Counting())
     assert found[:, 0].tolist() == list(range(10))
 
 
@@ -311,7 +311,7 @@ def test_a_full_disk_is_found_before_any_work(tmp_path: Path, monkeypatch: pytes
         raise OSError(errno.ENOSPC, os.strerror(errno.ENOSPC))
 
     items = [Document(text=str(n)) for n in range(10)]
-    store, encoder = VectorStore(tmp_path / "v", {}), Counting()
+    store, encoder = KeptVectors(tmp_path / "v", {}), Counting()
     with monkeypatch.context() as patched:
         patched.setattr(os, "posix_fallocate", full)
         with pytest.raises(DataError, match="queries.npy, which takes 0.0 MB: No space left on device; make room"):
@@ -336,14 +336,14 @@ class Seeing(Counting):
 def test_a_few_unreadable_pictures_are_passed_over(tmp_path: Path) -> None:
     Image.new("RGB", (7, 5)).save(tmp_path / "fine.png")
     items = [Document(image=tmp_path / "fine.png")] * 199 + [Document(image=tmp_path / "gone.png")]
-    store = VectorStore(tmp_path / "v", {})
+    store = KeptVectors(tmp_path / "v", {})
     found = store.encode("gallery", items, Seeing())
     assert found[:199, 0].tolist() == [7] * 199 and not found[199].any()
-    again = VectorStore(tmp_path / "v", {})
+    again = KeptVectors(tmp_path / "v", {})
     again.encode("gallery", items, Seeing())
     assert again.lost == store.lost == {"gallery": {199: f"{tmp_path / 'gone.png'} does not exist; check the path"}}
     with pytest.raises(DataError, match="2 of 101 inputs cannot be read, more than 1%: .*gone.png does not exist"):
-        VectorStore(tmp_path / "w", {}).encode("gallery", items[:99] + items[199:] * 2, Seeing())
+        KeptVectors(tmp_path / "w", {}).encode("gallery", items[:99] + items[199:] * 2, Seeing())
 
 
 def test_a_picture_in_memory_cannot_be_named_in_a_file(tmp_path: Path) -> None:

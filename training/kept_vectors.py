@@ -20,7 +20,7 @@ MANIFEST = "vectors.json"
 _LOST = 0.01  # share of unreadable inputs with which the rest is still worth something
 
 
-class VectorStore:
+class KeptVectors:
     """A folder with NAME.npy for each list of items, and vectors.json: what made them, and how many are done.
 
     `lost` holds, for each list, the places of items that cannot be read, and why; their vectors are 0.
