@@ -162,3 +162,39 @@ def test_settings_are_open_and_without_paths_of_ours(embedder: MLLMEmbedder, tmp
     settings = json.loads((tmp_path / "out/mllm_embed.json").read_text())
     assert settings["prompts"]["name"] == "instructcir" and settings["pooling"] == "last"
     assert len(settings["base"]["fingerprint"]) == 64
+
+
+@pytest.mark.parametrize("batch_size", [1, 32])
+def test_what_cannot_be_read_costs_the_others_nothing(
+    embedder: MLLMEmbedder, data: Path, tmp_path: Path, batch_size: int
+) -> None:
+    cut, gone, items = tmp_path / "cut.jpg", tmp_path / "gone.png", _items(data)
+    Image.new("RGB", (64, 64), "red").save(cut)
+    cut.write_bytes(cut.read_bytes()[:400])
+    token = embedder.processor.image_token
+    bad = [Query(cut, "make it red"), Document(cut), gone, f"words with {token}", Query(items[0], f"as {token}")]
+    lost: dict[int, str] = {}
+    vectors = embedder.encode([*bad[:3], *items, *bad[3:]], unreadable=lost, batch_size=batch_size)
+    assert sorted(lost) == [0, 1, 2, 10, 11] and not vectors[sorted(lost)].any()
+    assert str(cut) in lost[0] and lost[1] == lost[0] and "does not exist" in lost[2] and "take it out" in lost[10]
+    np.testing.assert_allclose(vectors[3:10], embedder.encode(items), atol=1e-5)
+    for item in bad:
+        with pytest.raises((ImageError, DataError)):
+            embedder.encode([*items, item])
+
+
+def test_a_merged_adapter_gives_the_same_vectors(embedder: MLLMEmbedder, data: Path, tmp_path: Path) -> None:
+    assert embedder.merge_adapter() is embedder  # which has none
+    _train_a_little(embedder)
+    before = embedder.encode(_items(data))
+    embedder.merge_adapter()
+    assert not embedder.model.adapted
+    np.testing.assert_allclose(embedder.encode(_items(data)), before, atol=1e-5)
+    embedder.save_pretrained(tmp_path / "whole")
+    again = MLLMEmbedder.from_pretrained(tmp_path / "whole", dtype="float32")
+    np.testing.assert_allclose(again.encode(_items(data)), before, atol=1e-5)
+
+
+def test_a_quantised_model_keeps_its_adapter(saved_models: dict[str, Path]) -> None:
+    embedder = MLLMEmbedder.from_pretrained(saved_models["adapter"], dtype="float32", quantization="int8")
+    assert embedder.merge_adapter().model.adapted
