@@ -9,7 +9,7 @@ import faiss
 import numpy as np
 
 from .index_kinds import Kind
-from .learned_bits import learn_projection
+from .learned_bits import bits_of, projection_for
 
 INDEX_FILE, LISTS_FILE, PROJECTION_FILE = "index.faiss", "lists.ivfdata", "projection.npy"
 _OPQ_SAMPLE, _OPQ_ROUNDS = 16_384, 10
@@ -137,7 +137,7 @@ class Bits:
         """What `save` wrote."""
         engine = cls(folder, dimension, learned)
         engine.index = faiss.read_index_binary(str(folder / INDEX_FILE))
-        if learned:
+        if (folder / PROJECTION_FILE).is_file():
             engine.projection = np.load(folder / PROJECTION_FILE, allow_pickle=False)
         return engine
 
@@ -146,14 +146,14 @@ class Bits:
 
     def train(self, sample: np.ndarray) -> None:
         if self.learned:
-            self.projection = learn_projection(sample, self.index.d)
+            self.projection = projection_for(sample, self.index.d)
 
     def add(self, rows: np.ndarray) -> None:
-        self.index.add(self._bits(rows))
+        self.index.add(bits_of(rows, self.projection))
 
     def search(self, queries: np.ndarray, count: int, setting: int, selector: Any) -> tuple[np.ndarray, np.ndarray]:
         distances, rows = self.index.search(
-            self._bits(queries), count, params=faiss.SearchParameters(sel=selector) if selector else None
+            bits_of(queries, self.projection), count, params=faiss.SearchParameters(sel=selector) if selector else None
         )
         return (1 - 2 * distances / self.index.d).astype(np.float32), rows
 
@@ -161,9 +161,6 @@ class Bits:
         faiss.write_index_binary(self.index, str(self.folder / INDEX_FILE))
         if self.projection is not None:
             np.save(self.folder / PROJECTION_FILE, self.projection, allow_pickle=False)
-
-    def _bits(self, rows: np.ndarray) -> np.ndarray:
-        return np.packbits((rows if self.projection is None else rows @ self.projection) > 0, axis=1)
 
 
 def _rotations(index: Any) -> list[Any]:

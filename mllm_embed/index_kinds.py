@@ -65,7 +65,9 @@ KINDS: dict[str, Kind] = {
         1 / 32, "nprobe", _PROBES, compressed=True,
     ),
     "binary": Kind("the sign of each dimension, all compared", lambda n, d: "", 1 / 32, compressed=True),
-    "bebr": Kind("learned bits (after BEBR), all compared", lambda n, d: "", 1 / 32, compressed=True, learned=True),
+    "bebr": Kind(
+        "bits learned after BEBR, where they beat signs", lambda n, d: "", 1 / 32, compressed=True, learned=True
+    ),
 }  # fmt: skip
 
 

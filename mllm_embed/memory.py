@@ -11,7 +11,7 @@ from types import TracebackType
 import psutil
 
 _EVERY = 0.02  # seconds
-_TRIM_THRESHOLD, _MMAP_THRESHOLD, _MMAP_MAX = -1, -3, -4  # of malloc.h
+_TRIM_THRESHOLD, _MMAP_MAX = -1, -4  # of malloc.h
 
 
 class PeakMemory:
@@ -51,14 +51,8 @@ def keep_pages() -> None:
     kept (scripts/bench_extract.py, two cores of an Intel Xeon). The allocators that PyTorch's tuning guide recommends,
     jemalloc and tcmalloc, keep them too. Elsewhere than on glibc nothing happens.
     """
-    set_pages_kept(True)
-
-
-def set_pages_kept(kept: bool) -> None:
-    """As of `keep_pages`; False is how glibc does it by itself, at the largest blocks that it comes to keep."""
     if sys.platform == "linux":
         c = ctypes.CDLL(None)
         if hasattr(c, "gnu_get_libc_version"):
-            c.mallopt(_MMAP_MAX, 0 if kept else 65536)
-            c.mallopt(_MMAP_THRESHOLD, 32 * 2**20)
-            c.mallopt(_TRIM_THRESHOLD, 2**31 - 1 if kept else 64 * 2**20)
+            c.mallopt(_MMAP_MAX, 0)
+            c.mallopt(_TRIM_THRESHOLD, 2**31 - 1)

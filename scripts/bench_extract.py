@@ -8,8 +8,8 @@ embedding it (2,315 pictures, 4,148 queries), `genecis` shows each picture in ma
 pictures, 1,960 queries), `gallery` holds pictures of many shapes once, `texts` short captions. Pictures are JPEG files.
 
 Every path has the same model in one process and takes its turn in every round, so that a busy machine disturbs all
-alike: trust the ratios. On a CPU ours keeps the pages that it frees (memory.py); the others do without, as they do
-where they are used. `sentence-transformers` is its `encode` on the folder that this library saves. `plain loop` is
+alike: trust the ratios. On a CPU all profit from pages that are kept (memory.py), which this library asks for once a
+process. `sentence-transformers` is its `encode` on the folder that this library saves. `plain loop` is
 written as VLM2Vec and E5-V write it: batches in the order given, padded to the longest, prepared between two forward
 passes, with the LM head and a list of all hidden states. Differences of vectors are taken in float32. Prints Markdown
 and writes runs/extract.json.
@@ -38,7 +38,6 @@ from torch.nn import functional as F
 from mllm_embed import Document, MLLMEmbedder, Query
 from mllm_embed.errors import ConfigError, user_errors
 from mllm_embed.files import write_json
-from mllm_embed.memory import set_pages_kept
 from mllm_embed.planning import Plan, Step
 from mllm_embed.types import Item
 from mllm_embed.versions import versions
@@ -100,7 +99,6 @@ def texts(folder: Path, scale: int) -> list[Item]:
     return [Document(text=f"{at} {_words(at, 3, 25)}") for at in range(48000 // scale)]
 
 
-OURS = ("mllm_embed", "beginnings not shared", "nothing once, in the order given")  # with their pages kept
 LOADS: dict[str, Callable[[Path, int], list[Item]]] = {
     "cirr": cirr, "genecis": genecis, "gallery": gallery, "texts": texts,
 }  # fmt: skip
@@ -118,7 +116,6 @@ def measured(name: str, folder: Path, args: argparse.Namespace) -> dict[str, Any
     seconds: dict[str, list[float]] = {path: [] for path in paths}
     for turn in range(args.repeat + 1):
         for path, run in paths.items():
-            set_pages_kept(path in OURS)
             started = time.perf_counter()
             run(items if turn else items[:: max(1, len(items) // 16)])  # the first round is for warming up
             if turn:
@@ -146,7 +143,6 @@ def _paths(model: Path, embedder: MLLMEmbedder, size: int) -> dict[str, Callable
         "mllm_embed": ours(),
         "beginnings not shared": ours(_unshared),
         "nothing once, in the order given": ours(_as_given),
-        "freed pages given back": ours(),
         "sentence-transformers": _sentence_transformers(model, embedder, size),
         "plain loop": _plain_loop(model, embedder, size),
     }

@@ -26,7 +26,7 @@ sources
   a folder              every picture in it and below (ids: their names), the gallery of its benchmark.json where it has
                         one; or, where it holds no pictures, its parquet, tar or jsonl files
   rows.jsonl, .json, .csv, .tsv, .parquet
-                        rows with the columns id, image, text, instruction, each but one of the last three optional;
+                        rows with an id (or else the picture's path is one) and any of image, text, instruction;
                         pictures as paths relative to the file, or as bytes
   shards.tar            samples as of webdataset: key.jpg is the picture, its id is the key
   'photos/*.jpg'        a pattern, in quotes, of files of one kind
