@@ -98,7 +98,7 @@ def encode_sources(
     listing: Listing,
     folder: str | os.PathLike[str],
     *,
-    dtype: str = "float32",
+    dtype: str | None = None,
     shard_rows: int = SHARD_ROWS,
     batch_size: int = 32,
     show_progress: bool | None = None,
@@ -112,7 +112,7 @@ def encode_sources(
         embedder: the model; that of the store where there is one.
         listing: what to embed, of `open_sources`.
         folder: the store; made where it is not there.
-        dtype: "float32", "float16" or "int8", that of the store where there is one.
+        dtype: "float32", "float16" or "int8"; by default that of the store, float32 for a new one.
         shard_rows: rows a shard: what a kill may cost.
         batch_size: as of `MLLMEmbedder.encode`.
         show_progress: None shows a bar on a terminal.
@@ -144,13 +144,13 @@ def encode_sources(
     return Extracted(whole, rows, held, lost, total([m.given for m in made]), total([m.planned for m in made]))
 
 
-def _opened(path: Path, embedder: MLLMEmbedder, dtype: str) -> VectorStore:
+def _opened(path: Path, embedder: MLLMEmbedder, dtype: str | None) -> VectorStore:
     """The store, new or as it is. Raises ConfigError where its vectors are others."""
     if not (path / MANIFEST).is_file():
-        return VectorStore.create(path, embedder.dimension, dtype=dtype, made_by=embedder.made_by)
+        return VectorStore.create(path, embedder.dimension, dtype=dtype or "float32", made_by=embedder.made_by)
     store = VectorStore(path)
     check_same(store.made_by, embedder.made_by, MAKES, path)
-    if store.dtype != dtype:
+    if dtype and store.dtype != dtype:
         raise ConfigError(
             f"{path} keeps {store.dtype}, not {dtype}: give --store-dtype {store.dtype}, or another store"
         )

@@ -140,7 +140,7 @@ def card_text(card: dict[str, Any]) -> str:
         "kind": f"{card['kind']}: {card['about']}",
         "rows": f"{card['rows']:,} of {card['dimension']} dimensions",
         "recall@10": f"{card['recall']:.4f} ({card['queries']})",
-        "size": f"{card['bytes'] / 2**20:,.1f} MiB ({ratio})",
+        "size": f"{card['bytes'] / 2**20:,.2f} MiB ({ratio})",
         "one query": f"{card['one_ms']:.2f} ms (95 % below {card['one_p95_ms']:.2f})",
         "queries in a batch": f"{card['batch_ms']:.3f} ms each",
         "built in": f"{card['build_seconds']:,.1f} s",

@@ -64,8 +64,7 @@ def register(commands: Any) -> None:
     encode.add_argument(
         "--store-dtype",
         choices=("float32", "float16", "int8"),
-        default="float32",
-        help="how vectors are kept: in 4, 2 or 1 byte a number (default float32)",
+        help="how vectors are kept: in 4, 2 or 1 byte a number (default: as in the store, float32 in a new one)",
     )
     encode.add_argument("--shard-rows", type=int, default=4096, metavar="N", help="rows that a kill may cost at most")
     encode.add_argument("--explain-plan", action="store_true", help="tell at the end what planning saved")

@@ -283,3 +283,10 @@ def test_a_ray_cluster_makes_the_same_store(tiny_llava: Path, photos: Path, tmp_
     done = subprocess.run(told, env=environment, check=True, capture_output=True, text=True)
     assert "embedded 20 rows" in done.stdout
     assert files(tmp_path / "s") == files(tmp_path / "whole")
+
+
+def test_a_store_keeps_its_number_format(embedder: MLLMEmbedder, photos: Path, tmp_path: Path) -> None:
+    assert encode(embedder, photos, tmp_path / "s", dtype="float16").store.dtype == np.float16
+    add_photo(photos, 20)
+    assert encode(embedder, photos, tmp_path / "s").store.dtype == np.float16
+    assert encode(embedder, photos, tmp_path / "new").store.dtype == np.float32
