@@ -20,7 +20,7 @@ from mllm_embed.errors import ConfigError, DataError
 from mllm_embed.files import read_json
 
 from .figures import RESAMPLES
-from .paired import FLIPS, paired
+from .paired import FLIPS, paired, weights
 from .report import PER_QUERY, RESULT
 from .tables import STYLES, Block, Heading, Table
 
@@ -252,7 +252,7 @@ def _tests(runs: Sequence[Run]) -> Iterable[Block]:
     for run in runs:
         if run.values is None:
             yield f"No paired test of {labels[run.folder]}: its folder has no {PER_QUERY}."
-    columns = [column for column in _columns(runs) if all(_parts(run, column) for run in tested)]
+    columns = [column for column in _columns(runs) if all(weights(column, run.means, run.tasks) for run in tested)]
     rows = []
     for base, run in itertools.combinations(tested, 2):
         for column, found in zip(columns, paired(_differences(base, run, columns)), strict=True):
@@ -279,19 +279,8 @@ def _differences(base: Run, run: Run, columns: Sequence[str]) -> list[np.ndarray
             )
         part = np.zeros((len(base.ids[task]), len(columns)))
         for at, column in enumerate(columns):
-            for name, weight in _parts(base, column).items():
+            for name, weight in weights(column, base.means, base.tasks).items():
                 if base.tasks[name][0] == task:
                     part[:, at] += weight * (run.values[name] - base.values[name])
         parts.append(part)
     return parts
-
-
-def _parts(run: Run, column: str) -> dict[str, float]:
-    """What a column is made of: columns of tasks and their weights."""
-    if column not in run.means:
-        return {column: 1.0} if column in run.tasks else {}
-    weights: Counter[str] = Counter()
-    for name in run.means[column]:
-        for part, weight in _parts(run, name).items():
-            weights[part] += weight / len(run.means[column])
-    return dict(weights)

@@ -14,6 +14,7 @@ from typing import Any, Protocol
 import numpy as np
 
 from mllm_embed.errors import DataError
+from mllm_embed.fusion import edited
 from mllm_embed.prompts import PromptSet
 from mllm_embed.types import Document, Item, Query
 
@@ -45,7 +46,13 @@ class Encoder(Protocol):
 
 
 def evaluate(
-    embedder: Encoder, suite: Suite, *, batch_size: int = 32, progress: bool | None = None, ties: Ties = "gallery"
+    embedder: Encoder,
+    suite: Suite,
+    *,
+    batch_size: int = 32,
+    progress: bool | None = None,
+    ties: Ties = "gallery",
+    edit_strength: float = 1.0,
 ) -> Result:
     """Embed a suite, rank its galleries for every query, and measure.
 
@@ -55,13 +62,27 @@ def evaluate(
         batch_size: items encoded at once.
         progress: whether to show a progress bar; None leaves it to the embedder.
         ties: how equal scores are settled.
+        edit_strength: how far a composed query goes from its picture, as `fusion.edited`.
 
     Raises:
         DataError: hidden labels, or vectors with NaN. ImageError: a picture that cannot be read.
     """
     need_labels(suite)
     vectors, spent = embed(embedder, suite, batch_size=batch_size, progress=progress)
+    vectors = strengthened(vectors, suite, edit_strength)
     return described(score(suite, vectors, ties, spent), suite, embedder.prompts)
+
+
+def strengthened(vectors: Mapping[str, Vectors], suite: Suite, strength: float) -> dict[str, Vectors]:
+    """The vectors with every composed query's edit made stronger or weaker; 1 changes nothing."""
+    return {
+        task.name: replace(
+            made, rows={**made.rows, task.asked: edited(made.rows[task.asked], made.rows["image only"], strength)}
+        )
+        if task.composed
+        else made
+        for task, made in ((task, vectors[task.name]) for task in suite.tasks)
+    }
 
 
 def described(result: Result, suite: Suite, prompts: PromptSet) -> Result:
@@ -118,9 +139,13 @@ def _encode(
 
 def _items(task: Task, suite: Suite) -> dict[str, Sequence[Sequence[Item]]]:
     """What is encoded for a task, by row: the items of each entry are averaged to one vector."""
+    items = items_of(task)
+    return {_GALLERY: [(item,) for item in task.gallery], **items} if _owner(task, suite) is task else items
+
+
+def items_of(task: Task) -> dict[str, Sequence[Sequence[Item]]]:
+    """What is encoded of a task's queries, by row of its table; the sum is made of the others."""
     items: dict[str, Sequence[Sequence[Item]]] = {task.asked: task.queries}
-    if _owner(task, suite) is task:
-        items = {_GALLERY: [(item,) for item in task.gallery], **items}
     if task.composed:
         items["image only"] = [(Document(image=group[0].image),) for group in task.queries]
         items["text only"] = [tuple(_words(item) for item in group) for group in task.queries]

@@ -7,7 +7,8 @@ count and to the number of sign flips, so that p is never 0 (Phipson and Smyth, 
 
 from __future__ import annotations
 
-from collections.abc import Sequence
+from collections import Counter
+from collections.abc import Collection, Mapping, Sequence
 from dataclasses import dataclass
 
 import numpy as np
@@ -50,3 +51,14 @@ def _flipped(values: np.ndarray, rng: np.random.Generator) -> np.ndarray:
     size = (BLOCK, len(values))
     signs = (2.0 * rng.integers(0, 2, size, dtype=np.int8) - 1 for _ in range(FLIPS // BLOCK))
     return np.concatenate([block @ values for block in signs]) / len(values)
+
+
+def weights(column: str, means: Mapping[str, Sequence[str]], figures: Collection[str]) -> dict[str, float]:
+    """What a column is made of: figures and their weights; `means` may be made of other means. Empty if unknown."""
+    if column not in means:
+        return {column: 1.0} if column in figures else {}
+    found: Counter[str] = Counter()
+    for name in means[column]:
+        for part, weight in weights(name, means, figures).items():
+            found[part] += weight / len(means[column])
+    return dict(found)

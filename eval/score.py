@@ -59,7 +59,7 @@ class TaskResult:
     answers: np.ndarray = field(repr=False, compare=False)
 
 
-_Measured: TypeAlias = tuple[TaskResult, dict[str, dict[str, np.ndarray]]]
+Measured: TypeAlias = tuple[TaskResult, dict[str, dict[str, np.ndarray]]]
 
 
 @dataclass(frozen=True)
@@ -122,7 +122,7 @@ def score(
             for row, queries in made.rows.items()
         }
         answers = answers_of(task.views[0], made.rows[task.asked], made.gallery, ANSWERS)
-        measured[task.name] = _measure(task, ranks, ties, answers, made.gallery.shape[1])
+        measured[task.name] = measure(task, ranks, ties, answers, made.gallery.shape[1])
     cost = {
         **(spent or {}),
         "ranking seconds": time.perf_counter() - started,
@@ -130,7 +130,7 @@ def score(
         "query bytes": sum(row.nbytes for made in vectors.values() for row in made.rows.values()),
         **_peak(),
     }
-    return _result(suite, measured, {"ties": TIES[ties], "scores": SCORES}, cost)
+    return result_of(suite, measured, {"ties": TIES[ties], "scores": SCORES}, cost)
 
 
 def _fitting(task: Task, vectors: Mapping[str, Vectors]) -> Vectors:
@@ -165,8 +165,8 @@ def score_rankings(suite: Suite, rankings: Mapping[str, Sequence[str]]) -> Resul
     answers = np.full((len(lists), ANSWERS), -1, dtype=np.int64)
     for row, found in enumerate(lists):
         answers[row, : len(found[:ANSWERS])] = found[:ANSWERS]
-    measured = {task.name: _measure(task, {task.asked: ranks}, "gallery", answers, None)}
-    return _result(suite, measured, {"scores": "none: ranked lists were given"}, {})
+    measured = {task.name: measure(task, {task.asked: ranks}, "gallery", answers, None)}
+    return result_of(suite, measured, {"scores": "none: ranked lists were given"}, {})
 
 
 def listed(task: Task, rankings: Mapping[str, Sequence[str]]) -> list[list[int]]:
@@ -229,8 +229,8 @@ def need_labels(suite: Suite) -> None:
         )
 
 
-def _result(
-    suite: Suite, measured: Mapping[str, _Measured], rules: Mapping[str, str], spent: Mapping[str, float]
+def result_of(
+    suite: Suite, measured: Mapping[str, Measured], rules: Mapping[str, str], spent: Mapping[str, float]
 ) -> Result:
     results = {name: result for name, (result, _) in measured.items()}
     rows = list(next(iter(results.values())).rows) if suite.means else []
@@ -242,13 +242,13 @@ def _result(
     return Result(*about, results, over, protocol, spent)
 
 
-def _measure(
+def measure(
     task: Task,
     ranks: Mapping[str, Sequence[tuple[View, TargetRanks]]],
     ties: Ties,
     answers: np.ndarray,
     dimensions: int | None,
-) -> _Measured:
+) -> Measured:
     """A task's result from the ranks of every row, and the bootstrap means by row and metric."""
     rows, samples = {}, {}
     everyone = np.arange(len(task.queries))
@@ -311,7 +311,7 @@ def _groups(task: Task) -> dict[str, np.ndarray]:
     return {name: np.array(members[name]) for name in sorted(members)}
 
 
-def _means(suite: Suite, measured: Mapping[str, _Measured], row: str) -> dict[str, Figure]:
+def _means(suite: Suite, measured: Mapping[str, Measured], row: str) -> dict[str, Figure]:
     figures = {
         f"{name}/{metric}" if name else metric: (figure, samples[row][metric])
         for name, (result, samples) in measured.items()

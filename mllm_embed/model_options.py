@@ -40,8 +40,8 @@ def add_model_options(parser: argparse.ArgumentParser, required: bool = True) ->
     parser.add_argument("--dim", metavar="D", type=int, help="cut vectors to their first D numbers (matryoshka)")
 
 
-def load_embedder(arguments: argparse.Namespace) -> MLLMEmbedder:
-    """The model that the options name, its adapter merged, since it is only to embed.
+def load_embedder(arguments: argparse.Namespace, merge: bool = True) -> MLLMEmbedder:
+    """The model that the options name; its adapter merged where it is only to embed, and apart where it is to speak.
 
     Raises ConfigError for a bad option, ModelError for a bad model.
     """
@@ -50,11 +50,12 @@ def load_embedder(arguments: argparse.Namespace) -> MLLMEmbedder:
 
     from .encoder import MLLMEmbedder
 
-    return MLLMEmbedder.from_pretrained(
+    embedder = MLLMEmbedder.from_pretrained(
         arguments.model,
         adapter=arguments.adapter,
         dtype=arguments.dtype,
         quantization=arguments.quantization,
         device=arguments.device,
         dim=arguments.dim,
-    ).merge_adapter()
+    )
+    return embedder.merge_adapter() if merge else embedder

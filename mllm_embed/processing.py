@@ -53,14 +53,15 @@ class ItemProcessor:
         if any(pictures) != all(pictures):
             raise DataError("a batch holds inputs with and without pictures; process the two kinds apart")
         try:
-            batch = self._call(texts, pictures)
+            batch = self.batch(texts, pictures)
         except (ValueError, TypeError) as error:
             raise self._named(items, texts, pictures) or error from error
         if self.content:
             batch["content_mask"] = self._content_mask(items, batch)
         return batch
 
-    def _call(self, texts: list[str], pictures: list[list[Image.Image]]) -> dict[str, Tensor]:
+    def batch(self, texts: list[str], pictures: list[list[Image.Image]]) -> dict[str, Tensor]:
+        """Rendered prompts and the pictures of each -> model input, left-padded; all have pictures or none has."""
         options = {"padding": True, "return_tensors": "pt", "add_special_tokens": self._add_special_tokens}
         if not any(pictures) and self.family.texts_apart:
             types = "token_type_ids" in self.processor.model_input_names
@@ -97,7 +98,7 @@ class ItemProcessor:
             return [self._bare(item.role, len(item.images))]
         given = {TEXT: item.text, INSTRUCTION: item.words}
         texts = [self.filled(item.role, 0, {**given, mark: ""}) for mark in marks]
-        return [self._call([text], [[]])["input_ids"][0].tolist() for text in texts]
+        return [self.batch([text], [[]])["input_ids"][0].tolist() for text in texts]
 
     def prepared(self, item: Item) -> tuple[Item, int]:
         """The item with its pictures decoded, and how many tokens it will take.
@@ -108,7 +109,7 @@ class ItemProcessor:
         pictures = [load_image(image) for image in item.images]
         words = self.render(item)
         if not pictures:
-            return item, self._call([words], [[]])["input_ids"].shape[1]
+            return item, self.batch([words], [[]])["input_ids"].shape[1]
         try:
             more = self._picture_tokens(tuple(picture.size for picture in pictures))
         except (ValueError, TypeError) as error:
@@ -129,7 +130,7 @@ class ItemProcessor:
 
     def _tokens_of_pictures(self, sizes: tuple[tuple[int, int], ...]) -> int:
         text = self.filled("image", len(sizes), {})
-        batch = self._call([text], [[Image.new("RGB", size) for size in sizes]])
+        batch = self.batch([text], [[Image.new("RGB", size) for size in sizes]])
         return batch["input_ids"].shape[1] - len(self.tokens([text])[0])
 
     def tokens(self, texts: Sequence[str]) -> list[list[int]]:
@@ -140,7 +141,7 @@ class ItemProcessor:
 
     def tail(self, text: str, pictures: list[Image.Image]) -> list[int]:
         """The tokens after the last picture of a rendered prompt, as the processor makes them."""
-        batch = self._call([text], [pictures])
+        batch = self.batch([text], [pictures])
         ids, real = batch["input_ids"][0], batch["attention_mask"][0].bool()
         shown = torch.isin(ids, torch.tensor(self.processor.image_token_ids)) if pictures else ~real
         return _after_pictures(ids, shown).tolist()
@@ -160,7 +161,7 @@ class ItemProcessor:
         """The error of the first input that the processor refuses by itself."""
         for item, text, shown in zip(items, texts, pictures, strict=True):
             try:
-                self._call([text], [shown])
+                self.batch([text], [shown])
             except (ValueError, TypeError) as error:
                 what = ", ".join(map(name_of, item.images)) or repr((item.words or "")[:60])
                 return DataError(f"{what} cannot be read by this model: {str(error).strip().splitlines()[0]}")

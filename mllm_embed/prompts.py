@@ -77,7 +77,11 @@ def render(processor: Any, prompts: PromptSet, role: str, images: int = 1) -> st
     Uses the processor's chat template when it has one, generation prompt included; otherwise the image tokens, a line
     break, and the prompt.
     """
-    words = prompts.template(role)
+    return chat(processor, prompts.template(role), images)
+
+
+def chat(processor: Any, words: str, images: int = 0) -> str:
+    """What a user says beside so many pictures, as the processor's chat template writes it for the model to answer."""
     if getattr(processor, "chat_template", None):
         content: list[dict[str, str]] = [{"type": "image"}] * images
         messages = [{"role": "user", "content": [*content, {"type": "text", "text": words}]}]

@@ -11,6 +11,7 @@ from typing import Protocol
 import numpy as np
 
 from .errors import DataError, ImageError
+from .fusion import edited
 from .gallery import Gallery, MemoryGallery, StoreGallery
 from .images import content_key
 from .made_by import FINDS, check_same
@@ -102,6 +103,7 @@ class Searcher:
         *,
         allow: Collection[str] | None = None,
         exclude_reference: bool = False,
+        edit_strength: float = 1.0,
     ) -> list[Hit]:
         """The k best pictures for a query, fewer in a small gallery.
 
@@ -111,11 +113,13 @@ class Searcher:
             exclude: ids that may not answer.
             allow: the only ids that may.
             exclude_reference: leave out pictures whose file is the query's own, byte for byte, whatever their ids.
+            edit_strength: how far a composed query goes from its picture (`fusion.edited`): 1 as asked, less keeps more
+                of the picture, more changes more.
 
         Raises:
             DataError: k < 1, or an id that is not in the gallery.
         """
-        vector = self.embedder.encode([query], show_progress=False)
+        vector = self._vectors([query], edit_strength)
         own = {content_key(image) for image in query.images} if exclude_reference else set()
         asked = k + (_MORE if own else 0)
         while True:
@@ -128,10 +132,16 @@ class Searcher:
             asked *= 2
 
     def search_many(
-        self, queries: Sequence[Query], k: int = 5, *, allow: Collection[str] | None = None, batch_size: int = 32
+        self,
+        queries: Sequence[Query],
+        k: int = 5,
+        *,
+        allow: Collection[str] | None = None,
+        batch_size: int = 32,
+        edit_strength: float = 1.0,
     ) -> list[list[Hit]]:
         """`search` for several queries at once, which is quicker."""
-        vectors = self.embedder.encode(queries, batch_size=batch_size, show_progress=False)
+        vectors = self._vectors(queries, edit_strength, batch_size)
         found = self.gallery.nearest(vectors, k, allow=allow)
         return [
             [
@@ -140,6 +150,16 @@ class Searcher:
             ]
             for answer in found
         ]
+
+    def _vectors(self, queries: Sequence[Query], strength: float, batch_size: int = 32) -> np.ndarray:
+        """Of queries [Q, D] float32, the composed ones with their edit as strong as is asked."""
+        composed = [at for at, query in enumerate(queries) if query.role == "composed"] if strength != 1 else []
+        pictures = [Document(image=queries[at].image) for at in composed]
+        found = self.embedder.encode([*queries, *pictures], batch_size=batch_size, show_progress=False)
+        vectors = np.array(found[: len(queries)])
+        if composed:
+            vectors[composed] = edited(vectors[composed], found[len(queries) :], strength)
+        return vectors
 
     def add(self, pictures: Mapping[str, str | os.PathLike[str]], batch_size: int = 32) -> None:
         """Embed picture files and add them to the gallery, by their ids; a store, index or collection keeps them.

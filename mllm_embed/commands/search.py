@@ -57,6 +57,13 @@ def register(commands: Any) -> None:
         "--output", type=Path, default=Path("runs/search.png"), metavar="PNG", help="default: runs/search.png"
     )
     search.add_argument("--exclude-reference", action="store_true", help="never answer with the reference itself")
+    search.add_argument(
+        "--edit-strength",
+        metavar="A",
+        type=float,
+        default=1.0,
+        help="1: as asked; more changes the picture more, less less",
+    )
     search.add_argument("--allow", type=Path, metavar="FILE", help="answer only with the ids of this file, one a line")
     search.add_argument("--exclude", type=Path, metavar="FILE", help="never answer with the ids of this file")
     search.set_defaults(run=_run)
@@ -91,7 +98,14 @@ def _run(arguments: argparse.Namespace) -> int:
         searcher = Searcher.from_folder(embedder, arguments.gallery, batch_size=arguments.batch_size)
     else:
         searcher = Searcher(embedder, gallery)
-    hits = searcher.search(query, arguments.k, exclude, allow=allow, exclude_reference=arguments.exclude_reference)
+    hits = searcher.search(
+        query,
+        arguments.k,
+        exclude,
+        allow=allow,
+        exclude_reference=arguments.exclude_reference,
+        edit_strength=arguments.edit_strength,
+    )
     if not hits:
         raise ConfigError(f"{arguments.gallery} holds nothing but what may not answer: leave out --exclude-reference")
     shown = [_shown(hit) or text_tile(hit.id) for hit in hits]

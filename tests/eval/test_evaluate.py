@@ -227,3 +227,9 @@ def test_benchmarks_made_in_code_are_checked_too(folder: Path) -> None:
 def test_vectors_with_nan_are_refused(suite: Suite) -> None:
     with pytest.raises(DataError, match="NaN"):
         evaluate(ColourEncoder(weight=float("nan")), suite)
+
+
+def test_an_edit_of_strength_0_is_the_picture_and_of_1_the_query(suite: Suite) -> None:
+    plain, none = evaluate(ColourEncoder(), suite), evaluate(ColourEncoder(), suite, edit_strength=0.0)
+    assert evaluate(ColourEncoder(), suite, edit_strength=1.0).tasks[""].rows == plain.tasks[""].rows
+    assert none.tasks[""].rows["composed"] == plain.tasks[""].rows["image only"]

@@ -141,3 +141,16 @@ def test_help_teaches_with_examples(capsys: pytest.CaptureFixture[str]) -> None:
     assert caught.value.code == 0
     text = capsys.readouterr().out
     assert "--exclude-reference" in text and "mllm-embed search --model" in text
+
+
+def test_a_stronger_edit_moves_the_query_along_its_own_direction(embedder: MLLMEmbedder, photos: Path) -> None:
+    searcher = Searcher.from_folder(embedder, photos, show_progress=False)
+    query, alone = Query(image=photos / "a.png", instruction="make it blue"), Query(image=photos / "c.png")
+    q, v, w = embedder.encode([query, Query(image=photos / "a.png"), alone], show_progress=False).astype(float)
+    moved = v + 1.5 * (q - v)
+    scores = sorted(searcher.gallery.vectors @ (moved / np.linalg.norm(moved)), reverse=True)
+    found = [hit.score for hit in searcher.search(query, k=9, edit_strength=1.5)]
+    assert found == pytest.approx(scores, abs=1e-5)
+    many = searcher.search_many([alone, query], k=9, edit_strength=1.5)
+    assert [hit.score for hit in many[1]] == pytest.approx(scores, abs=1e-5)
+    assert [hit.score for hit in many[0]] == pytest.approx(sorted(searcher.gallery.vectors @ w)[::-1], abs=1e-5)

@@ -7,9 +7,8 @@ from collections.abc import Iterable, Iterator
 from pathlib import Path
 from typing import Any
 
+from mllm_embed.answer_cache import CUT, Answer
 from mllm_embed.errors import ConfigError
-
-from .cache import CUT, Answer
 
 
 class Local:

@@ -8,12 +8,12 @@ from collections.abc import Iterable, Iterator, Sequence
 from pathlib import Path
 from typing import Any, Protocol
 
+from mllm_embed.answer_cache import CUT, REFUSED, Answer, Cache, key_of
 from mllm_embed.errors import DataError, ModelError
 from mllm_embed.files import atomic_file, read_json, write_json
 from mllm_embed.folder import Pair
 
 from .answers import REASONS, Change, judge, parse, plain
-from .cache import CUT, REFUSED, Answer, Cache, key_of
 from .prompt import Prompt
 from .report import Report
 

@@ -1,0 +1,19 @@
+"""WeiMoCIR's second term on the composed query: the gallery's pictures and, by a share, their captions."""
+
+from __future__ import annotations
+
+from ..method import Method, Ranking, Seen
+
+
+def caption_fusion(seen: Seen, *, beta: float = 0.2) -> Ranking:
+    """(1 - b) cos(q, g) + b mean cos(q, captions of g), as one product with a mixed gallery."""
+    return Ranking(seen.composed, seen.views.captioned_gallery(seen.gallery, beta))
+
+
+METHOD = Method(
+    caption_fusion,
+    source="WeiMoCIR (arXiv 2409.04918), fused score; beta is its command for BLIP",
+    needs="a caption of every gallery picture, once",
+    neutral={"beta": 0.0},
+    grid={"beta": (0.1, 0.2, 0.3, 0.5)},
+)

@@ -1,0 +1,17 @@
+"""Baseline: picture and instruction encoded apart and added."""
+
+from __future__ import annotations
+
+from mllm_embed.fusion import weighted
+
+from ..method import Method, Ranking, Seen
+
+
+def image_text_sum(seen: Seen) -> Ranking:
+    """v + t, of unit length."""
+    return Ranking(weighted((1, seen.image), (1, seen.text)), seen.gallery)
+
+
+METHOD = Method(
+    image_text_sum, source="the baselines of Pic2Word (arXiv 2302.03084)", needs="two encodings instead of one"
+)

@@ -1,0 +1,29 @@
+"""PDV-F: the edit as a direction on the picture's side and on the text's, mixed."""
+
+from __future__ import annotations
+
+import numpy as np
+
+from mllm_embed.fusion import edited, unit, weighted
+
+from ..method import Method, Ranking, Seen
+
+
+def pdv_fusion(seen: Seen, *, beta: float = 0.75, image: float = 1.4, text: float = 1.2) -> Ranking:
+    """(1 - b) [v + a_I (q - v)] + b [d + a_T (r - d)]; d, r: texts of the picture as it is and as it should be."""
+    composed = edited(seen.composed, seen.image, image)
+    if not beta:
+        return Ranking(composed, seen.gallery)
+    told = seen.views.descriptions().astype(np.float64)
+    spoken = unit(told + text * (seen.views.rewrites() - told))
+    return Ranking(weighted((1 - beta, composed), (beta, spoken)), seen.gallery)
+
+
+METHOD = Method(
+    pdv_fusion,
+    source="PDV-F (arXiv 2502.07215), its defaults for CIRR and CIRCO; on the picture's side with q - v, since our "
+    "composed vector lies in the space of pictures",
+    needs="two answers in words a query",
+    neutral={"beta": 0.0, "image": 1.0},
+    grid={"beta": (0.2, 0.4, 0.6, 0.8), "image": (1.0, 1.4), "text": (1.0, 1.4)},
+)

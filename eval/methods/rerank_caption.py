@@ -1,0 +1,36 @@
+"""Re-ranking by the language model: how likely it would describe this answer as what was asked for."""
+
+from __future__ import annotations
+
+import numpy as np
+
+from mllm_embed.generator import Question
+
+from ..method import Method, Ranking, Seen
+from ..views import DESCRIBE
+
+
+def rerank_caption(seen: Seen, *, depth: int = 10) -> Ranking:
+    """The first k answers by the likelihood that the model describes them in the words of the rewrite."""
+
+    def rescore(answers: np.ndarray) -> np.ndarray:
+        wanted = seen.views.rewritten()
+        pairs = [
+            (Question(DESCRIBE, seen.task.gallery[at].images), wanted[row])
+            for row, found in enumerate(answers)
+            for at in found
+            if at >= 0
+        ]
+        scores = np.full(answers.shape, -np.inf)
+        scores[answers >= 0] = seen.views.told.weigh(pairs)
+        return scores
+
+    return Ranking(seen.composed, seen.gallery, int(depth), rescore)
+
+
+METHOD = Method(
+    rerank_caption,
+    source="VQAScore's reading of a generator as a scorer (arXiv 2404.01291), on CIReVL's rewrite",
+    needs="one answer in words a query, and one forward pass for each of the first k",
+    neutral={"depth": 0},
+)

@@ -1,0 +1,40 @@
+"""Re-ranking by the language model: is this what was asked for, yes or no?"""
+
+from __future__ import annotations
+
+import numpy as np
+
+from mllm_embed.generator import Question
+
+from ..method import Method, Ranking, Seen
+
+ASK = (
+    'The first image is to be modified with "{instruction}". Does the second image show the result? '
+    "Answer with yes or no."
+)
+
+
+def rerank_yes_no(seen: Seen, *, depth: int = 10) -> Ranking:
+    """The first k answers by how much likelier the model says yes than no to reference, instruction and answer."""
+
+    def rescore(answers: np.ndarray) -> np.ndarray:
+        places = [(row, at) for row, found in enumerate(answers) for at in found if at >= 0]
+        scores = np.full(answers.shape, -np.inf)
+        scores[answers >= 0] = seen.views.told.agree([_question(seen, row, at) for row, at in places])
+        return scores
+
+    return Ranking(seen.composed, seen.gallery, int(depth), rescore)
+
+
+def _question(seen: Seen, query: int, answer: int) -> Question:
+    item = seen.task.queries[query][0]
+    words = ASK.replace("{instruction}", item.words or "nothing")
+    return Question(words, (*item.images, *seen.task.gallery[answer].images))
+
+
+METHOD = Method(
+    rerank_yes_no,
+    source="MM-Embed (arXiv 2411.02571), its zero-shot re-ranking of the first 10",
+    needs="one forward pass on two pictures for each of the first k; a model that knows yes and no",
+    neutral={"depth": 0},
+)

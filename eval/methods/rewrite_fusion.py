@@ -1,0 +1,23 @@
+"""The composed query and CIReVL's text, mixed."""
+
+from __future__ import annotations
+
+from mllm_embed.fusion import weighted
+
+from ..method import Method, Ranking, Seen
+
+
+def rewrite_fusion(seen: Seen, *, weight: float = 0.5) -> Ranking:
+    """(1 - w) q + w e(what the model says the changed picture shows), of unit length."""
+    if not weight:
+        return Ranking(seen.composed, seen.gallery)
+    return Ranking(weighted((1 - weight, seen.composed), (weight, seen.views.rewrites())), seen.gallery)
+
+
+METHOD = Method(
+    rewrite_fusion,
+    source="CIReVL (arXiv 2310.09291) as a second view",
+    needs="one answer in words a query",
+    neutral={"weight": 0.0},
+    grid={"weight": (0.1, 0.2, 0.3, 0.5)},
+)

@@ -1,0 +1,148 @@
+"""The language model that an embedder was made of, speaking again: its adapter off, its head back on.
+
+Nothing is loaded twice but the head: the weights are the embedder's own. Answers are the likeliest tokens, never
+samples, so that the same question has the same answer.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Iterator, Sequence
+from contextlib import contextmanager, nullcontext
+from dataclasses import dataclass
+from typing import Any
+
+import torch
+from torch import Tensor
+
+from .encoder import MLLMEmbedder
+from .errors import ConfigError, ModelError
+from .images import load_image
+from .loading import load_errors
+from .prompts import chat
+from .types import ImageLike
+
+
+@dataclass(frozen=True)
+class Question:
+    """Pictures, perhaps none, and what is asked about them."""
+
+    words: str
+    images: tuple[ImageLike, ...] = ()
+
+
+class Generator:
+    """Asks the base model of an embedder."""
+
+    def __init__(self, embedder: MLLMEmbedder):
+        """Put the head of the embedder's base back on its weights.
+
+        Raises ConfigError where there are no weights of the base left (a merged adapter), ModelError for a base that
+        has no head in its files.
+        """
+        self.embedder = embedder
+        if embedder.model.bidirectional:
+            raise ConfigError("this model's attention looks ahead: it can embed, but no longer speak")
+        self.model, self.tokenizer = with_head(embedder), embedder.processor.tokenizer
+
+    @property
+    def identity(self) -> dict[str, Any]:
+        """What tells this model's answers from others'."""
+        settings = self.embedder.settings
+        return {
+            "model": settings.base,
+            "weights": settings.base_fingerprint,
+            "quantization": self.embedder.quantization,
+            "dtype": str(self.embedder.dtype).removeprefix("torch."),
+        }
+
+    def answers(self, questions: Sequence[Question], *, max_tokens: int = 64, batch_size: int = 8) -> Iterator[str]:
+        """What the model says, in the order of the questions; a batch at a time."""
+        ends = self.model.generation_config.eos_token_id
+        for part in _parts(questions, batch_size):
+            batch = self._input(part)
+            with self._without_adapter(), torch.inference_mode():
+                out = self.model.generate(
+                    **batch,
+                    max_new_tokens=max_tokens,
+                    do_sample=False,
+                    eos_token_id=ends if ends is not None else self.tokenizer.eos_token_id,
+                    pad_token_id=self.tokenizer.pad_token_id,
+                )
+            said = out[:, batch["input_ids"].shape[1] :]
+            yield from (text.strip() for text in self.tokenizer.batch_decode(said, skip_special_tokens=True))
+
+    def agreement(self, questions: Sequence[Question], *, batch_size: int = 8) -> Iterator[float]:
+        """How much likelier "yes" is than "no" as the next word: the difference of their logits.
+
+        The largest over the ways to write each word in one token. Raises ModelError where the tokenizer has none.
+        """
+        yes, no = self._tokens("yes"), self._tokens("no")
+        for part in _parts(questions, batch_size):
+            with self._without_adapter(), torch.inference_mode():
+                logits = self.model(**self._input(part), use_cache=False, logits_to_keep=1).logits[:, -1].float()
+            yield from (logits[:, yes].amax(1) - logits[:, no].amax(1)).tolist()
+
+    def likelihoods(self, pairs: Sequence[tuple[Question, str]], *, batch_size: int = 8) -> Iterator[float]:
+        """The mean log-likelihood, over its tokens, of an answer to a question."""
+        for part in _parts(pairs, batch_size):
+            asked = [self._text(question) for question, _ in part]
+            told = [text + answer for text, (_, answer) in zip(asked, part, strict=True)]
+            counts = [len(whole) - len(start) for whole, start in zip(self._ids(told), self._ids(asked), strict=True)]
+            batch = self._input([question for question, _ in part], told)
+            ends, longest = torch.tensor(counts, device=self.embedder.device), max(counts)
+            with self._without_adapter(), torch.inference_mode():
+                logits = self.model(**batch, use_cache=False, logits_to_keep=longest + 1).logits[:, :-1]
+                labels = batch["input_ids"][:, -longest:]
+                found = logits.float().log_softmax(-1).gather(2, labels[..., None])[..., 0]
+            real = torch.arange(longest, 0, -1, device=ends.device) <= ends[:, None]  # padding is on the left
+            yield from ((found * real).sum(1) / ends).tolist()
+
+    @contextmanager
+    def _without_adapter(self) -> Iterator[None]:
+        backbone = self.embedder.model.backbone
+        with backbone.disable_adapter() if self.embedder.model.adapted else nullcontext():
+            yield
+
+    def _text(self, question: Question) -> str:
+        return chat(self.embedder.processor, question.words, len(question.images))
+
+    def _ids(self, texts: list[str]) -> list[list[int]]:
+        return self.embedder.items.tokens(texts)
+
+    def _input(self, questions: Sequence[Question], texts: list[str] | None = None) -> dict[str, Tensor]:
+        """Model input of questions, which all have pictures or none; `texts` where more than the question is told."""
+        pictures = [[load_image(image) for image in question.images] for question in questions]
+        texts = texts or [self._text(question) for question in questions]
+        batch = self.embedder.items.batch(texts, pictures)
+        dtype, device = self.embedder.dtype, self.embedder.device
+        return {name: (t.to(dtype) if t.is_floating_point() else t).to(device) for name, t in batch.items()}
+
+    def _tokens(self, word: str) -> list[int]:
+        ways = {form for case in (word, word.capitalize()) for form in (case, f" {case}")}
+        found = [ids[0] for ids in self.tokenizer(sorted(ways), add_special_tokens=False)["input_ids"] if len(ids) == 1]
+        found = [token for token in found if token != self.tokenizer.unk_token_id]
+        if not found:
+            raise ModelError(f'the tokenizer of {self.embedder.settings.base} has no token for "{word}"')
+        return found
+
+
+def _parts(work: Sequence[Any], size: int) -> Iterator[Sequence[Any]]:
+    return (work[at : at + size] for at in range(0, len(work), size))
+
+
+def with_head(embedder: MLLMEmbedder) -> Any:
+    """The whole generating model around the embedder's own base; only its head is loaded. Raises as `Generator`."""
+    from transformers import AutoModelForImageTextToText
+
+    name, base = embedder.settings.base, embedder.model.base
+    if name is None:
+        raise ConfigError("a merged model speaks with its embedder's weights; give its base and the adapter instead")
+    with load_errors(name):
+        whole, found = AutoModelForImageTextToText.from_pretrained(
+            name, dtype=embedder.dtype, use_safetensors=True, output_loading_info=True
+        )
+    if found["missing_keys"]:
+        raise ModelError(f"{name} holds no language-model head ({sorted(found['missing_keys'])[0]}): it cannot speak")
+    whole.model = base
+    whole.tie_weights()
+    return whole.to(embedder.device).eval()
