@@ -2,6 +2,7 @@
 
     python scripts/make_scenes.py --output runs/demo/data
     python scripts/make_scenes.py --sprites MY_CUTOUTS --output my_scenes --triplets 20000
+    python scripts/make_scenes.py --output runs/validation --draw 1    # other scenes, to choose settings on
 
 Writes three folders. `train/` holds pairs.jsonl and triplets.jsonl; `seen/` is a benchmark of new scenes of objects
 that train/ knows, `unseen/` one of objects that train/ never shows. Each benchmark reference has 16 edits, and all
@@ -70,11 +71,14 @@ def _distinct_edits(rng: random.Random, scene: Scene, pool: list[str]) -> list[E
     return list(found.values())
 
 
-def benchmarks(nouns: list[str], references: int = 40, unseen: int = UNSEEN) -> dict[str, list[Reference]]:
+def benchmarks(
+    nouns: list[str], references: int = 40, unseen: int = UNSEEN, draw: int = 0
+) -> dict[str, list[Reference]]:
+    """Both benchmarks; another `draw` has other scenes of the same objects, to choose settings on."""
     seen_nouns, unseen_nouns = split_nouns(nouns, unseen)
     return {
-        "seen": dense_references(seen_nouns, references, TEST_SEED + 1),
-        "unseen": dense_references(unseen_nouns, references, TEST_SEED + 2),
+        "seen": dense_references(seen_nouns, references, TEST_SEED + 1 + 2 * draw),
+        "unseen": dense_references(unseen_nouns, references, TEST_SEED + 2 + 2 * draw),
     }
 
 
@@ -187,6 +191,9 @@ def main() -> int:
     parser.add_argument("--references", type=int, default=40, help="references of each benchmark, 16 queries each")
     parser.add_argument("--unseen", type=int, default=UNSEEN, help="objects kept out of train/")
     parser.add_argument("--seed", type=int, default=0, help="of train/; the benchmarks are always the same")
+    parser.add_argument(
+        "--draw", type=int, default=0, help="of the benchmarks: 0 for the tests, 1 to choose settings on"
+    )
     args = parser.parse_args()
 
     for name in ("pairs", "triplets", "edits", "references"):
@@ -200,12 +207,13 @@ def main() -> int:
             f"{args.sprites} has {len(painter.nouns)} cut-outs (.png or .webp), of which --unseen takes {args.unseen}; "
             f"at least {MIN_NOUNS} must be on either side"
         )
-    tests = benchmarks(painter.nouns, args.references, args.unseen)
+    tests = benchmarks(painter.nouns, args.references, args.unseen, args.draw)
     forbidden = {s for test in tests.values() for r in test for s in (r.scene, *(e.result for e in r.edits))}
     for name in ("train", *tests):
         (args.output / name).mkdir(parents=True, exist_ok=True)
     for name, references in tests.items():
-        write_benchmark(args.output / name, f"scenes-{name}", references, pictures)
+        title = f"scenes-{name}" + (f"-{args.draw}" if args.draw else "")
+        write_benchmark(args.output / name, title, references, pictures)
     seen, _ = split_nouns(painter.nouns, args.unseen)
     sizes = (args.pairs, args.triplets, args.edits)
     write_training(args.output / "train", random.Random(args.seed), seen, forbidden, sizes, pictures)
