@@ -40,6 +40,8 @@ class Generator:
         has no head in its files.
         """
         self.embedder = embedder
+        if embedder.settings.adapter and not embedder.model.adapted:
+            raise ConfigError("the adapter is merged into the weights, and the base can no longer speak: load it apart")
         if embedder.model.bidirectional:
             raise ConfigError("this model's attention looks ahead: it can embed, but no longer speak")
         self.model, self.tokenizer = with_head(embedder), embedder.processor.tokenizer

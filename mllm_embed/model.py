@@ -57,6 +57,10 @@ class EmbeddingModel(nn.Module):
         first among the rows, and that it may be looked at once. `packed` lays several inputs in one row (packing.py);
         what cannot be packed, some families and bidirectional attention, is computed padded all the same.
         """
+        return F.normalize(self.states(packed, **batch), dim=-1)
+
+    def states(self, packed: bool = False, **batch: Tensor) -> Tensor:
+        """What `forward` normalises: the pooled hidden states [B, H] float32 after the final norm."""
         inputs = self._in_dtype(batch)
         content, mask = inputs.pop("content_mask", None), inputs["attention_mask"]
         first = inputs.pop("first_shown", None)
@@ -81,7 +85,7 @@ class EmbeddingModel(nn.Module):
             self._pooled(hidden, batch.whole("attention_mask", part) if part.content is None else part.content)
             for part, hidden in zip(batch.endings, hidden_states(self.backbone, self.base, inputs), strict=True)
         ]
-        return torch.cat(vectors)[rows.argsort()]
+        return F.normalize(torch.cat(vectors)[rows.argsort()], dim=-1)
 
     @property
     def shares(self) -> bool:
@@ -93,7 +97,7 @@ class EmbeddingModel(nn.Module):
         return {name: t.to(dtype) if t.is_floating_point() else t for name, t in batch.items()}
 
     def _pooled(self, hidden: Tensor, chosen: Tensor) -> Tensor:
-        return F.normalize(POOLINGS[self.pooling](hidden, chosen).float(), dim=-1)
+        return POOLINGS[self.pooling](hidden, chosen).float()
 
     def train(self, mode: bool = True) -> EmbeddingModel:
         """Train mode, but for the frozen vision tower, whose dropout stays off."""

@@ -13,8 +13,9 @@ from ..model_options import add_model_options, load_embedder
 from .ids import read_ids
 
 if TYPE_CHECKING:
+    from ..encoder import MLLMEmbedder
     from ..search import Hit
-    from ..types import ImageLike
+    from ..types import ImageLike, Query
 
 _HELP = """\
 what it does
@@ -64,6 +65,9 @@ def register(commands: Any) -> None:
         default=1.0,
         help="1: as asked; more changes the picture more, less less",
     )
+    search.add_argument(
+        "--explain", action="store_true", help="say in words what the model reads in the query and in each answer"
+    )
     search.add_argument("--allow", type=Path, metavar="FILE", help="answer only with the ids of this file, one a line")
     search.add_argument("--exclude", type=Path, metavar="FILE", help="never answer with the ids of this file")
     search.set_defaults(run=_run)
@@ -111,8 +115,28 @@ def _run(arguments: argparse.Namespace) -> int:
     shown = [_shown(hit) or text_tile(hit.id) for hit in hits]
     row = SheetRow(arguments.image, arguments.instruction or "", shown, [False] * len(hits))
     sheet = contact_sheet([row], arguments.output)
-    sys.stdout.write(f"{_table(hits)}\n\nwrote {sheet}\n")
+    told = f"\n\n{_explained(embedder, query, hits)}" if arguments.explain else ""
+    sys.stdout.write(f"{_table(hits)}{told}\n\nwrote {sheet}\n")
     return 0
+
+
+def _explained(embedder: MLLMEmbedder, query: Query, hits: Sequence[Hit]) -> str:
+    """What the model would say next where it reads off the query's vector and each answer's; shared words in front."""
+    from ..explain import Explainer, shared
+    from ..types import Document
+
+    there = [(rank, picture) for rank, hit in enumerate(hits, 1) if (picture := _shown(hit)) is not None]
+    asked, *found = Explainer(embedder).read([query, *(Document(image=picture) for _, picture in there)])
+    lines = ["what the model reads in them, words of query and answer before the bar", f"query  {_words(asked)}"]
+    for (rank, _), answer in zip(there, found, strict=True):
+        both = [word for word, _ in shared(asked, answer)]
+        own = [(word, weight) for word, weight in answer if word not in both]
+        lines.append(f"{rank:5d}  {', '.join(both)} | {_words(own)}")
+    return "\n".join(lines)
+
+
+def _words(reading: Sequence[tuple[str, float]]) -> str:
+    return ", ".join(word for word, _ in reading)
 
 
 def _shown(hit: Hit) -> ImageLike | None:
