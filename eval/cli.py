@@ -12,9 +12,11 @@ from typing import TYPE_CHECKING
 from mllm_embed.errors import ConfigError, user_errors
 from mllm_embed.model_options import add_model_options, load_embedder
 
+from .study_cli import register_studies
 from .suite_options import (
     TIES,
     add_benchmark_options,
+    add_command,
     given_options,
     named_benchmark,
     named_suite,
@@ -23,7 +25,7 @@ from .suite_options import (
 )
 
 if TYPE_CHECKING:
-    from .suite import Suite
+    pass
 
 _ABOUT = """\
 Evaluate composed image retrieval: FashionIQ, CIRR, CIRCO, GeneCIS, Flickr30k, COCO, or a folder of your own,
@@ -76,26 +78,6 @@ examples
   python -m eval score cirr --data ~/data/cirr --vectors my_vectors --ties pessimistic
   python -m eval score circo --data ~/data/circo --ranking submission_val.json
 """
-_METHODS = """\
-what it does
-  Embeds the benchmark once and tries every query-time method on its vectors: the field's baselines, a stronger or
-  weaker edit, captions of the gallery, the instruction carried out in words, re-ranking of the first answers. Each is
-  set beside the plain composed query: gain in points with a paired 95 % interval, milliseconds a query, what it needs.
-  Methods that ask the language model ask the base of the adapter, and keep its answers: the next call is quicker.
-
-settings
-  A method's own defaults, or with --tune-on the best of its grid on another set, whose queries may not be those of the
-  benchmark; the table says which.
-
-what it leaves in the output folder
-  methods.json        settings, gains, costs and sources
-  METHOD/             result.json and per_query.json, as `python -m eval compare` reads them
-  answers.jsonl       what the language model said
-
-examples
-  python -m eval methods my_folder --model runs/base --adapter runs/stage2 --tune-on my_validation
-  python -m eval methods cirr --data ~/data/cirr --model M --adapter A --only "edit strength" "rerank yes no"
-"""
 
 
 @user_errors
@@ -113,7 +95,7 @@ def _parser() -> argparse.ArgumentParser:
         formatter_class=argparse.RawDescriptionHelpFormatter,
     )
     commands = parser.add_subparsers(required=True, metavar="COMMAND")
-    run = _command(commands, "run", _run, "embed and score with a model", _RUN)
+    run = add_command(commands, "run", _run, "embed and score with a model", _RUN)
     add_benchmark_options(run)
     add_model_options(run)
     run.add_argument("--ties", choices=TIES, default=TIES[0], help="which of equal scores comes first (gallery: order)")
@@ -123,44 +105,25 @@ def _parser() -> argparse.ArgumentParser:
         "--edit-strength", metavar="A", type=float, default=1.0, help="1: as asked; more changes the picture more"
     )
     run.add_argument("--sheet", metavar="N", type=int, default=8, help="queries on the contact sheet (default 8)")
-    score = _command(commands, "score", _score, "score anybody's vectors or rankings", _SCORE)
+    score = add_command(commands, "score", _score, "score anybody's vectors or rankings", _SCORE)
     add_benchmark_options(score)
     given = score.add_mutually_exclusive_group(required=True)
     given.add_argument("--vectors", metavar="DIR", type=Path, help="folder with vectors, see below")
     given.add_argument("--ranking", metavar="FILE", type=Path, help="JSON with ranked lists, see below")
     score.add_argument("--ties", choices=TIES, default=TIES[0], help="which of equal scores comes first")
     score.add_argument("--output", metavar="DIR", type=Path, help="default: runs/eval/<benchmark>-<vectors>")
-    check = _command(commands, "check", _check, "say what is there, what is missing, and where to get it")
+    check = add_command(commands, "check", _check, "say what is there, what is missing, and where to get it")
     add_benchmark_options(check)
-    submit = _command(commands, "submit", _submit, "write and check files for the servers of CIRR and CIRCO")
+    submit = add_command(commands, "submit", _submit, "write and check files for the servers of CIRR and CIRCO")
     add_benchmark_options(submit)
     add_model_options(submit, required=False)
     submit.add_argument("--vectors", metavar="DIR", type=Path, help="folder with vectors, instead of a model")
     submit.add_argument("--files", metavar="FILE", type=Path, nargs="+", help="only check these files")
     submit.add_argument("--output", metavar="DIR", type=Path, help="default: runs/submit/<benchmark>-<model>")
-    methods = _command(
-        commands, "methods", _methods, "try the query-time methods of the field on one embedder", _METHODS
-    )
-    add_benchmark_options(methods)
-    add_model_options(methods)
-    methods.add_argument("--only", metavar="M", nargs="+", help="these methods only, named as in the table")
-    methods.add_argument("--tune-on", metavar="B", help="choose settings on another set: a folder, or NAME=ROOT")
-    methods.add_argument("--output", metavar="DIR", type=Path, help="default: runs/methods/<benchmark>-<model>")
-    compare = _command(commands, "compare", _compare, "results side by side, with published ones and paired tests")
+    register_studies(commands)
+    compare = add_command(commands, "compare", _compare, "results side by side, with published ones and paired tests")
     compare.add_argument("results", metavar="RESULT", type=Path, nargs="+", help="output folders of run or score")
     compare.add_argument("--format", choices=("markdown", "latex"), default="markdown", help="default: markdown")
-    return parser
-
-
-def _command(commands: argparse._SubParsersAction, name: str, run, about: str, epilog: str = ""):
-    parser = commands.add_parser(
-        name,
-        help=about,
-        description=about[0].upper() + about[1:] + ".",
-        epilog=epilog,
-        formatter_class=argparse.RawDescriptionHelpFormatter,
-    )
-    parser.set_defaults(command=run)
     return parser
 
 
@@ -277,46 +240,6 @@ def _submit(arguments: argparse.Namespace) -> int:
     written = write_submission(suite, vectors, output)
     sys.stdout.write(f"wrote {' and '.join(str(path) for path in written)} for the server of {suite.title}\n")
     return 0
-
-
-def _methods(arguments: argparse.Namespace) -> int:
-    from .methods import methods
-
-    known = methods()
-    unknown = [name for name in arguments.only or () if name not in known]
-    if unknown:
-        raise ConfigError(f"--only: there is no method '{unknown[0]}'; there are {', '.join(known)}")
-    suite = named_suite(arguments)
-    validation = _tuning_suite(arguments.tune_on) if arguments.tune_on else None
-    output = arguments.output or Path("runs/methods") / slug(suite, arguments, arguments.adapter or arguments.model)
-    need_folder(output, "--output")
-
-    from .report import settings_of
-    from .trial import composed_part, try_methods
-    from .trial_report import trial_table, write_trial
-
-    composed_part(suite)
-    embedder = load_embedder(arguments, merge=False)
-    chosen = {name: method for name, method in known.items() if name in (arguments.only or known)}
-    trial = try_methods(
-        embedder,
-        suite,
-        chosen,
-        output,
-        tune_on=validation,
-        batch_size=arguments.batch_size,
-        say=lambda text: print(text, file=sys.stderr, flush=True),
-    )
-    written = write_trial(trial, output, settings_of(embedder, arguments.model, arguments.adapter))
-    sys.stdout.write(f"{trial_table(trial)}\n\nwrote {', '.join(map(str, written))}\n")
-    return 0
-
-
-def _tuning_suite(text: str) -> Suite:
-    from .benchmarks import open_suite
-
-    name, sign, root = text.partition("=")
-    return open_suite(name, Path(root)) if sign else open_suite("folder", Path(text))
 
 
 def _compare(arguments: argparse.Namespace) -> int:

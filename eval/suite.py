@@ -53,6 +53,8 @@ class Task:
         groups: for each query the groups it belongs to (kinds of edit, semantic aspects).
         by_group: names of the metrics that are reported for each group.
         prompts: role -> template, where the task asks in words of its own instead of the model's.
+        paraphrases: for each query other words for its instruction; empty where the benchmark has none.
+        negatives: for each query gallery positions that are wrong by its words; empty where it has none.
     """
 
     name: str
@@ -64,6 +66,8 @@ class Task:
     groups: Sequence[Sequence[str]] = ()
     by_group: tuple[str, ...] = ()
     prompts: Mapping[str, str] = field(default_factory=dict)
+    paraphrases: Sequence[Sequence[str]] = ()
+    negatives: Positions = ()
 
     def __post_init__(self) -> None:
         for what, ids, items in (

@@ -1,4 +1,4 @@
-"""The options by which every command of the evaluator names a benchmark, the suite they name, and its output folder."""
+"""What the commands of the evaluator share: how a benchmark is named, the suite it names, and the output folder."""
 
 from __future__ import annotations
 
@@ -14,6 +14,18 @@ if TYPE_CHECKING:
     from .suite import Suite
 
 TIES = ("gallery", "optimistic", "pessimistic")
+
+
+def add_command(commands: argparse._SubParsersAction, name: str, run, about: str, epilog: str = ""):
+    parser = commands.add_parser(
+        name,
+        help=about,
+        description=about[0].upper() + about[1:] + ".",
+        epilog=epilog,
+        formatter_class=argparse.RawDescriptionHelpFormatter,
+    )
+    parser.set_defaults(command=run)
+    return parser
 
 
 def add_benchmark_options(parser: argparse.ArgumentParser) -> None:

@@ -76,7 +76,10 @@ class GalleryItem:
 
 @dataclass(frozen=True)
 class BenchmarkQuery:
-    """A question: picture or pictures, instruction, the gallery ids that are right, those left out of its ranking."""
+    """A question: picture or pictures, instruction, the gallery ids that are right, those left out of its ranking.
+
+    `paraphrases` are other words for the instruction, `negatives` gallery ids that its words rule out.
+    """
 
     id: str
     image: Path | tuple[Path, ...]
@@ -84,6 +87,8 @@ class BenchmarkQuery:
     targets: tuple[str, ...]
     exclude: tuple[str, ...] = ()
     kind: str | None = None
+    paraphrases: tuple[str, ...] = ()
+    negatives: tuple[str, ...] = ()
 
 
 @dataclass(frozen=True)
@@ -100,7 +105,8 @@ class Benchmark:
         for entry in (*self.gallery, *self.queries):
             pictures = _listed(entry.image)
             told = [fact for picture in pictures for fact in (picture.name, picture.stat().st_size)]
-            values = [getattr(entry, part.name) for part in fields(entry) if part.name not in ("image", "text")]
+            left_out = ("image", "text", "paraphrases", "negatives")  # the last two change no ranking
+            values = [getattr(entry, part.name) for part in fields(entry) if part.name not in left_out]
             more = [entry.text] if isinstance(entry, GalleryItem) and entry.text else []
             digest.update(json.dumps([*told, *values, *more]).encode())
         return digest.hexdigest()
@@ -239,14 +245,17 @@ def _gallery_item(row: Row) -> GalleryItem:
 
 
 def _query(row: Row, gallery: set[str]) -> BenchmarkQuery:
-    row.known("id", "image", "instruction", "targets", "exclude", "kind")
+    row.known("id", "image", "instruction", "targets", "exclude", "kind", "paraphrases", "negatives")
     targets = row.ids("targets")
     exclude = row.ids("exclude") if row.has("exclude") else ()
-    for word, ids in (("target", targets), ("excluded id", exclude)):
+    negatives = row.ids("negatives") if row.has("negatives") else ()
+    for word, ids in (("target", targets), ("excluded id", exclude), ("negative", negatives)):
         for lost in (entry for entry in ids if entry not in gallery):
             row.problem(f'{word} "{lost}" is not in the gallery')
     for both in (entry for entry in targets if entry in exclude):
         row.problem(f'"{both}" is both a target and excluded')
+    for both in (entry for entry in targets if entry in negatives):
+        row.problem(f'"{both}" is both a target and a negative')
     if not targets and isinstance(row.values.get("targets"), list):
         row.problem("targets is empty")
     return BenchmarkQuery(
@@ -256,6 +265,8 @@ def _query(row: Row, gallery: set[str]) -> BenchmarkQuery:
         targets,
         exclude,
         row.optional_text("kind"),
+        row.texts("paraphrases") if row.has("paraphrases") else (),
+        negatives,
     )
 
 

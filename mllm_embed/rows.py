@@ -76,6 +76,14 @@ class Row:
         """A string that may be absent but not empty."""
         return self.text(key) if self.has(key) else None
 
+    def texts(self, key: str) -> tuple[str, ...]:
+        """A required list of non-empty strings."""
+        value = self.values.get(key)
+        if not isinstance(value, list) or not all(isinstance(entry, str) and entry.strip() for entry in value):
+            self.problem(f'"{key}" must be a list of non-empty strings, not {_short(value)}')
+            return ()
+        return tuple(value)
+
     def ids(self, key: str) -> tuple[str, ...]:
         """A required list of different strings."""
         value = self.values.get(key)

@@ -102,6 +102,7 @@ def write_benchmark(folder: Path, name: str, references: list[Reference], paint:
                 {
                     "id": f"q{target}", "image": gallery[-row - 1]["image"], "instruction": edit.instruction,
                     "targets": [target], "exclude": [source], "kind": edit.kind,
+                    "paraphrases": edit.paraphrases, "negatives": [source],
                 }
             )  # fmt: skip
     text = json.dumps({"name": name, "gallery": gallery, "queries": queries}, indent=1)

@@ -67,6 +67,7 @@ class Edit:
     kind: str
     instruction: str
     result: Scene
+    paraphrases: tuple[str, ...] = ()
 
 
 def article(words: str) -> str:
@@ -104,7 +105,8 @@ def sample_edit(rng: random.Random, scene: Scene, nouns: list[str], kind: str | 
     if not _possible(kind, scene):
         return None
     result, phrases = _EDITS[kind](rng, scene, nouns)
-    return Edit(kind, rng.choice(phrases), result)
+    chosen = rng.choice(phrases)
+    return Edit(kind, chosen, result, tuple(phrase for phrase in phrases if phrase != chosen))
 
 
 def _possible(kind: str, scene: Scene) -> bool:

@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+from typing import Any
+
 from mllm_embed.errors import DataError
 from mllm_embed.folder import Benchmark as FolderBenchmark
 from mllm_embed.folder import DataFolder, open_benchmark
@@ -24,7 +26,8 @@ def suite_of(benchmark: FolderBenchmark) -> Suite:
     """
     gallery = [Document(image=item.image, text=item.text) for item in benchmark.gallery]
     ids = [item.id for item in benchmark.gallery]
-    targets, exclude = _positions(benchmark)
+    place = {item.id: position for position, item in enumerate(benchmark.gallery)}
+    targets, exclude = _positions(benchmark, place)
     kinds = [() if query.kind is None else (query.kind,) for query in benchmark.queries]
     tasks = [
         Task(
@@ -36,6 +39,8 @@ def suite_of(benchmark: FolderBenchmark) -> Suite:
             views=(View(METRICS, targets, exclude=exclude),),
             groups=kinds if any(kinds) else (),
             by_group=tuple(metric.name for metric in METRICS),
+            paraphrases=_given([query.paraphrases for query in benchmark.queries]),
+            negatives=_given([[place[name] for name in query.negatives] for query in benchmark.queries]),
         )
     ]
     told = [item for item in benchmark.gallery if item.caption is not None]
@@ -59,10 +64,14 @@ def suite_of(benchmark: FolderBenchmark) -> Suite:
     return Suite(benchmark.name, "", {}, tuple(tasks), (), (), protocol)
 
 
-def _positions(benchmark: FolderBenchmark) -> tuple[list[list[int]], list[list[int]]]:
-    place = {item.id: position for position, item in enumerate(benchmark.gallery)}
+def _given(lists: list[Any]) -> list[Any]:
+    """The lists of all queries; none where none has any."""
+    return lists if any(lists) else []
+
+
+def _positions(benchmark: FolderBenchmark, place: dict[str, int]) -> tuple[list[list[int]], list[list[int]]]:
     for query in benchmark.queries:
-        lost = [name for name in (*query.targets, *query.exclude) if name not in place]
+        lost = [name for name in (*query.targets, *query.exclude, *query.negatives) if name not in place]
         if lost or not query.targets:
             wrong = f'"{lost[0]}" is not in the gallery' if lost else "it has no target"
             raise DataError(f'query "{query.id}" of benchmark {benchmark.name}: {wrong}')
