@@ -10,7 +10,7 @@ from pathlib import Path
 from typing import TYPE_CHECKING
 
 from mllm_embed.errors import ConfigError, user_errors
-from mllm_embed.model_options import add_model_options, load_embedder
+from mllm_embed.model_options import add_model_options, add_query_options, load_embedder, load_towers
 
 from .study_cli import register_studies
 from .suite_options import (
@@ -98,6 +98,7 @@ def _parser() -> argparse.ArgumentParser:
     run = add_command(commands, "run", _run, "embed and score with a model", _RUN)
     add_benchmark_options(run)
     add_model_options(run)
+    add_query_options(run)
     run.add_argument("--ties", choices=TIES, default=TIES[0], help="which of equal scores comes first (gallery: order)")
     run.add_argument("--output", metavar="DIR", type=Path, help="default: runs/eval/<benchmark>-<model>")
     run.add_argument("--save-vectors", metavar="DIR", type=Path, help="keep the vectors, as `score` reads them")
@@ -142,13 +143,16 @@ def _run(arguments: argparse.Namespace) -> int:
     from .vectors import write_vectors
 
     need_labels(suite)
-    embedder = load_embedder(arguments)
+    embedder = load_towers(arguments)
     vectors, spent = embed(embedder, suite, batch_size=arguments.batch_size)
     vectors = strengthened(vectors, suite, arguments.edit_strength)
     result = described(score(suite, vectors, arguments.ties, spent), suite, embedder.prompts)
     if arguments.edit_strength != 1:
         result = replace(result, protocol={**result.protocol, "edit strength": arguments.edit_strength})
-    written = write_result(result, suite, output, settings_of(embedder, arguments.model, arguments.adapter))
+    settings = settings_of(embedder, arguments.model, arguments.adapter)
+    if arguments.query_model:
+        settings |= {"query model": arguments.query_model, "query adapter": arguments.query_adapter}
+    written = write_result(result, suite, output, settings)
     sys.stdout.write(f"{table(result)}\n")
     if arguments.save_vectors:
         write_vectors(arguments.save_vectors, suite, vectors)

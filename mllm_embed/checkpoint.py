@@ -16,6 +16,7 @@ from .files import atomic_folder, write_json
 from .model import EmbeddingModel
 from .model_card import CARD_FILE, ModelCardInfo, of_these_weights, write_card
 from .pooling import Pooling
+from .projection import read_projection, write_projection
 from .prompts import PromptSet
 from .sentence_files import saved_settings, write_sentence_files
 
@@ -34,6 +35,8 @@ class Settings:
         matryoshka: the lengths at which truncated vectors were trained.
         base, base_fingerprint: the base's name as given, and `fingerprint` of it; None for a whole model.
         card: the text of the model card that the weights came with; it is no part of the settings' file.
+        finds: what made the vectors that its queries are to find (`MLLMEmbedder.made_by` of a teacher), None for those
+            that it makes itself.
         adapter: sha256 of the adapter's tensors that were loaded, no part of the file either.
     """
 
@@ -43,6 +46,7 @@ class Settings:
     matryoshka: tuple[int, ...] = ()
     base: str | None = None
     base_fingerprint: str | None = None
+    finds: dict[str, Any] | None = field(default=None, repr=False)
     card: str | None = field(default=None, repr=False, compare=False)
     adapter: str | None = field(default=None, repr=False, compare=False)
 
@@ -56,6 +60,7 @@ class Settings:
             "format": FORMAT, "pooling": self.pooling, "bidirectional": self.bidirectional, "normalize": True,
             "matryoshka": list(self.matryoshka), "prompts": self.prompts.to_dict(),
             "base": {"name": self.base, "fingerprint": self.base_fingerprint} if self.base else None,
+            **({"finds": self.finds} if self.finds else {}),
         }  # fmt: skip
 
 
@@ -72,6 +77,7 @@ def read_settings(folder: str | Path) -> Settings | None:
         return Settings(
             PromptSet.from_dict(values["prompts"]), values["pooling"], values.get("bidirectional", False),
             tuple(values.get("matryoshka", ())), base.get("name"), base.get("fingerprint"),
+            values.get("finds"),
         )  # fmt: skip
     except (KeyError, TypeError, AttributeError) as error:
         raise ModelError(f"{path} is damaged ({error}); save the model again") from error
@@ -107,8 +113,12 @@ def fingerprint(folder: str | Path, revision: str | None = None) -> str:
 
 
 def adapter_fingerprint(folder: str | Path) -> str:
-    """sha256 of an adapter's tensors."""
-    return hashlib.sha256((Path(folder) / "adapter_model.safetensors").read_bytes()).hexdigest()
+    """sha256 of an adapter's tensors, its projection's included."""
+    digest = hashlib.sha256((Path(folder) / "adapter_model.safetensors").read_bytes())
+    projection = read_projection(Path(folder))
+    if projection is not None:
+        digest.update(projection.weight.numpy().tobytes())
+    return digest.hexdigest()
 
 
 def _samples(file: BinaryIO) -> Iterator[bytes]:
@@ -162,7 +172,11 @@ def save(
             settings = replace(settings, base=None, base_fingerprint=None)
         processor.save_pretrained(folder)
         write_json(folder / SETTINGS_FILE, settings.to_dict())
-        write_sentence_files(folder, processor, model.family, settings, model.width)
+        if model.projection is not None:
+            write_projection(folder, model.projection)
+        write_sentence_files(
+            folder, processor, model.family, settings, model.states_width, model.projection is not None
+        )
         write_card(folder, info, base=base, public=public, old=of_these_weights(old, adapted))
 
 

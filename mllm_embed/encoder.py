@@ -40,6 +40,7 @@ from .precision import Precision, check_dim, cosines, to_precision, truncate
 from .prefixes import SharedBatch
 from .preparing import THREADS, Batch, prepared
 from .processing import ItemProcessor
+from .projection import read_projection
 from .prompts import PROMPT_SETS, PromptSet
 from .quantization import full_precision, quantization_of
 from .tails import Tails
@@ -114,11 +115,14 @@ class MLLMEmbedder:
         given = {"prompts": prompts, "pooling": pooling, "bidirectional": bidirectional}
         settings = replace(settings, **{key: value for key, value in given.items() if value is not None})
         settings = replace(settings, base=name, base_fingerprint=base)
-        embedding = EmbeddingModel(backbone, family_of(backbone.config), settings.pooling, settings.bidirectional)
+        projection = read_projection(Path(adapter or home))
+        embedding = EmbeddingModel(
+            backbone, family_of(backbone.config), settings.pooling, settings.bidirectional, projection
+        )
         if adapter is not None:
             load_adapter(embedding, adapter)
             settings = replace(settings, adapter=adapter_fingerprint(adapter))
-            embedding.to(backbone.dtype)
+            embedding.backbone.to(backbone.dtype)
         embedding.to(place)
         settings = replace(settings, card=read_card(adapter or home) if own else None)
         check_dim(dim, embedding.width)
@@ -176,6 +180,11 @@ class MLLMEmbedder:
             "quantization": self.quantization,
             "dtype": str(self.dtype).removeprefix("torch."),
         }
+
+    @property
+    def finds(self) -> dict[str, Any]:
+        """What made the vectors that its queries are to find: its teacher, for a distilled query encoder; or itself."""
+        return self.settings.finds or self.made_by
 
     @property
     def dimension(self) -> int:

@@ -12,7 +12,7 @@ from .model_card import is_hub_id
 
 # What an earlier push may have left of the other form: a whole model beside an adapter would be read as both.
 STALE = ["*.safetensors", "*.safetensors.index.json", "adapter_config.json", "config.json", "generation_config.json"]
-SMALL = ["*.json", "*.jinja", "*.md", "*.txt", "*.model", "adapter_model.safetensors"]
+SMALL = ["*.json", "*.jinja", "*.md", "*.txt", "*.model", "adapter_model.safetensors", "projection/*"]
 
 
 def push(

@@ -23,8 +23,15 @@ class EmbeddingModel(nn.Module):
     Its `last_hidden_state` comes after the final norm and has one row a token, image placeholders included.
     """
 
-    def __init__(self, backbone: nn.Module, family: Family, pooling: Pooling = "last", bidirectional: bool = False):
-        """Raises ConfigError for a pooling that does not exist."""
+    def __init__(
+        self,
+        backbone: nn.Module,
+        family: Family,
+        pooling: Pooling = "last",
+        bidirectional: bool = False,
+        projection: nn.Linear | None = None,
+    ):
+        """`projection` makes vectors of another length. Raises ConfigError for a pooling that does not exist."""
         super().__init__()
         if pooling not in POOLINGS:
             raise ConfigError(f"pooling '{pooling}' is not known; use {' or '.join(POOLINGS)}")
@@ -32,6 +39,7 @@ class EmbeddingModel(nn.Module):
         self.family = family
         self.pooling = pooling
         self.bidirectional = bidirectional
+        self.projection = projection
         if bidirectional:
             look_both_ways(self.base, family)
 
@@ -41,9 +49,14 @@ class EmbeddingModel(nn.Module):
         return getattr(self.backbone, "get_base_model", lambda: self.backbone)()
 
     @property
+    def states_width(self) -> int:
+        """Length of a pooled state."""
+        return self.base.config.get_text_config().hidden_size
+
+    @property
     def width(self) -> int:
         """Length of a whole vector."""
-        return self.base.config.get_text_config().hidden_size
+        return self.states_width if self.projection is None else self.projection.out_features
 
     @property
     def adapted(self) -> bool:
@@ -57,10 +70,10 @@ class EmbeddingModel(nn.Module):
         first among the rows, and that it may be looked at once. `packed` lays several inputs in one row (packing.py);
         what cannot be packed, some families and bidirectional attention, is computed padded all the same.
         """
-        return F.normalize(self.states(packed, **batch), dim=-1)
+        return self._vectors(self.states(packed, **batch))
 
     def states(self, packed: bool = False, **batch: Tensor) -> Tensor:
-        """What `forward` normalises: the pooled hidden states [B, H] float32 after the final norm."""
+        """What `forward` makes vectors of: the pooled hidden states [B, H] float32 after the final norm."""
         inputs = self._in_dtype(batch)
         content, mask = inputs.pop("content_mask", None), inputs["attention_mask"]
         first = inputs.pop("first_shown", None)
@@ -85,7 +98,7 @@ class EmbeddingModel(nn.Module):
             self._pooled(hidden, batch.whole("attention_mask", part) if part.content is None else part.content)
             for part, hidden in zip(batch.endings, hidden_states(self.backbone, self.base, inputs), strict=True)
         ]
-        return F.normalize(torch.cat(vectors)[rows.argsort()], dim=-1)
+        return self._vectors(torch.cat(vectors)[rows.argsort()])
 
     @property
     def shares(self) -> bool:
@@ -95,6 +108,9 @@ class EmbeddingModel(nn.Module):
     def _in_dtype(self, batch: dict[str, Tensor]) -> dict[str, Tensor]:
         dtype = self.base.dtype
         return {name: t.to(dtype) if t.is_floating_point() else t for name, t in batch.items()}
+
+    def _vectors(self, states: Tensor) -> Tensor:
+        return F.normalize(states if self.projection is None else self.projection(states).float(), dim=-1)
 
     def _pooled(self, hidden: Tensor, chosen: Tensor) -> Tensor:
         return POOLINGS[self.pooling](hidden, chosen).float()

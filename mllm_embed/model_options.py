@@ -10,6 +10,7 @@ from .quantization import QUANTIZATIONS
 
 if TYPE_CHECKING:
     from .encoder import MLLMEmbedder
+    from .two_towers import TwoTowers
 
 DTYPES = ("auto", "float32", "bfloat16", "float16")
 
@@ -38,6 +39,28 @@ def add_model_options(parser: argparse.ArgumentParser, required: bool = True) ->
         help="keep the language model's weights in 4 or 8 bits (default: as --dtype says)",
     )
     parser.add_argument("--dim", metavar="D", type=int, help="cut vectors to their first D numbers (matryoshka)")
+
+
+def add_query_options(parser: argparse.ArgumentParser) -> None:
+    """Add --query-model and --query-adapter, for composed queries by a small model that was distilled from --model."""
+    parser.add_argument("--query-model", metavar="M", help="small model for composed queries, distilled from --model")
+    parser.add_argument("--query-adapter", metavar="A", help="adapter folder to put on it")
+
+
+def load_towers(arguments: argparse.Namespace) -> MLLMEmbedder | TwoTowers:
+    """The model that the options name, with the small one for its queries where there is one.
+
+    Raises as `load_embedder`, and ConfigError where the two do not belong together.
+    """
+    if arguments.query_model is None:
+        if arguments.query_adapter is not None:
+            raise ConfigError("--query-adapter needs --query-model: an adapter goes on a model")
+        return load_embedder(arguments)
+
+    from .two_towers import TwoTowers
+
+    small = {**vars(arguments), "model": arguments.query_model, "adapter": arguments.query_adapter}
+    return TwoTowers(load_embedder(argparse.Namespace(**small)), load_embedder(arguments))
 
 
 def load_embedder(arguments: argparse.Namespace, merge: bool = True) -> MLLMEmbedder:

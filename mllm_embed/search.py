@@ -52,7 +52,7 @@ class Searcher:
 
         Raises ConfigError where the gallery's vectors were made by another model, adapter or prompt.
         """
-        check_same(gallery.made_by, getattr(embedder, "made_by", gallery.made_by), FINDS, "the gallery")
+        check_same(gallery.made_by, getattr(embedder, "finds", gallery.made_by), FINDS, "the gallery")
         self.embedder, self.gallery = embedder, gallery
 
     @classmethod

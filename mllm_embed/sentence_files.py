@@ -20,6 +20,7 @@ from typing import TYPE_CHECKING, Any
 from .families import Family
 from .files import write_json
 from .processing import ItemProcessor
+from .projection import FOLDER, MODULE
 from .types import Document, Query
 
 if TYPE_CHECKING:
@@ -77,8 +78,12 @@ _PLAIN = """\
 _REFUSAL = "{{ raise_exception('sentence-transformers cannot ask as this model was trained; use mllm_embed') }}"
 
 
-def write_sentence_files(folder: Path, processor: Any, family: Family, settings: Settings, dimension: int) -> None:
-    """Make a saved folder one that `SentenceTransformer(folder)` loads; `dimension` is the length of a whole vector.
+def write_sentence_files(
+    folder: Path, processor: Any, family: Family, settings: Settings, dimension: int, projected: bool = False
+) -> None:
+    """Make a saved folder one that `SentenceTransformer(folder)` loads.
+
+    `dimension` is the length of a pooled state; `projected`: the folder holds a projection, which comes next.
 
     Where the template does not render exactly what the prompts render here, or the model pools, attends or reads texts
     as no stock module does, the files make it refuse to encode: without them it would average the token states of bare
@@ -103,9 +108,10 @@ def write_sentence_files(folder: Path, processor: Any, family: Family, settings:
     prompts = {"query": "", "document": about["prompts"].get("captioned") or ""}
     model = {"model_type": "SentenceTransformer", "prompts": prompts, "similarity_fn_name": "cosine"}
     write_json(folder / "config_sentence_transformers.json", model)
+    kinds = list(_MODULES.items())
+    kinds[-1:-1] = [(FOLDER, MODULE)] if projected else []
     modules = [
-        {"idx": index, "name": str(index), "path": path, "type": kind}
-        for index, (path, kind) in enumerate(_MODULES.items())
+        {"idx": index, "name": str(index), "path": path, "type": kind} for index, (path, kind) in enumerate(kinds)
     ]
     write_json(folder / "modules.json", modules)
     pooling = {"embedding_dimension": dimension, "pooling_mode": "lasttoken", "include_prompt": True}

@@ -46,8 +46,10 @@ def compared(term: Term, stage: Stage, rows: Sequence[Row], banks: Mapping[str, 
     """One line: the candidates of a term, and how many negatives a query sees at most."""
     arrow = "<->" if term.symmetric else "->"
     title = f"{' + '.join(term.query)} {arrow} {' + '.join(term.positive)}"
+    count = len(banks[term.name].vectors) if term.kept else 0
+    if term.taught:
+        return f"{title}: by the teacher's vector of each query, and its cosines to {count:,} candidates from all rows"
     if term.bank:
-        count = len(banks[term.name].vectors)
         return f"{title}: candidates are {count:,} from all rows, at most {count - 1:,} negatives a query"
     batch, times = stage.batch_size, len(term.query)
     brought = {role: batch * (_most_hard(stage, rows) if role == "hard_negative" else 1) for role in term.negatives}

@@ -36,12 +36,16 @@ class Bank:
         vectors: [M, D] float32, L2-normalised.
         inputs: [M] int64, the candidates' keys, increasing.
         asked, answers: [N] int64 each: query and answer of every row that can be made, by their keys.
+        taught: [K, D] float32, the teacher's vectors of the queries; `asks` [K] int64 their keys, increasing. Both are
+            empty for a term that is not taught.
     """
 
     vectors: Tensor
     inputs: Tensor
     asked: Tensor
     answers: Tensor
+    taught: Tensor
+    asks: Tensor
 
     def to(self, device: torch.device) -> Bank:
         return Bank(**{name: tensor.to(device) for name, tensor in vars(self).items()})
@@ -50,11 +54,28 @@ class Bank:
         """With the vectors' first `dim` numbers, normalised again."""
         if dim == self.vectors.shape[1]:
             return self
-        return replace(self, vectors=torch.nn.functional.normalize(self.vectors[:, :dim], dim=-1))
+        vectors, taught = (torch.nn.functional.normalize(part[:, :dim], dim=-1) for part in (self.vectors, self.taught))
+        return replace(self, vectors=vectors, taught=taught)
+
+    def lesson(self, keys: Tensor) -> Tensor:
+        """The teacher's vectors [B, D] of queries with some keys, all of which it holds."""
+        return self.taught[torch.searchsorted(self.asks, keys)]
 
     def places(self, keys: Tensor) -> Tensor:
         """Where the candidates with some keys, all of which it holds, lie: [B] int64."""
         return torch.searchsorted(self.inputs, keys)
+
+
+def read_bank(path: Path, device: torch.device) -> Bank | None:
+    """The bank that a run made before; None where there is none. Raises ModelError for a damaged file."""
+    if not agreed(path.is_file, device):
+        return None
+    try:
+        return Bank(**load_file(path))
+    except OSError as error:
+        raise DataError(f"{path} cannot be read here ({error}); start the same command again") from error
+    except (SafetensorError, TypeError) as error:
+        raise ModelError(f"{path} is damaged; remove {path.parent} to train the stage again") from error
 
 
 def make_bank(
@@ -65,22 +86,15 @@ def make_bank(
     bf16: bool,
     path: Path,
 ) -> Bank:
-    """The bank of a term, read from `path` where a run made it before; otherwise each process encodes a share of it.
+    """The bank of a term, by `embedder`, which is the teacher of one that is taught; each process encodes a share.
 
     Candidates that cannot be read are left out, and rows that they answer cannot be trained on (`Reader.banks`).
 
-    `bf16`: encode under bfloat16 autocast, as the training does. Raises ModelError for a damaged file, DataError for a
-    disk without room, for processes that see different data, and where more candidates than the stage's
-    `max_unreadable` cannot be read.
+    `bf16`: encode under bfloat16 autocast, as the training does. Raises DataError for a disk without room, for
+    processes that see different data, and where more candidates than the stage's `max_unreadable` cannot be read.
     """
-    if agreed(path.is_file, embedder.device):
-        try:
-            return Bank(**load_file(path))
-        except OSError as error:
-            raise DataError(f"{path} cannot be read here ({error}); start the same command again") from error
-        except (SafetensorError, TypeError) as error:
-            raise ModelError(f"{path} is damaged; remove {path.parent} to train the stage again") from error
     items: dict[int, Item] = {}
+    queries: dict[int, Item] = {}
     asked, answers = [], []
     for index in range(len(rows)):
         try:
@@ -90,14 +104,14 @@ def make_bank(
             continue  # told when the row's turn comes
         asked.append(key_of(row.roles[term.query[0]]))
         answers.append(key_of(row.roles[term.positive[0]]))
+        if term.taught:
+            queries.setdefault(asked[-1], row.roles[term.query[0]])
         for item in found:
             items.setdefault(key_of(item), item)
-    check_space(path, len(items) * (4 * embedder.dimension + 8) + 16 * len(asked), "a bank")
-    keys = sorted(items)
-    _check_same(keys, stage, embedder.device)
-    vectors, readable = _encoded([items[key] for key in keys], embedder, bf16, stage.max_unreadable)
+    check_space(path, (len(items) + len(queries)) * (4 * embedder.dimension + 8) + 16 * len(asked), "a bank")
+    candidates, lessons = (_kept(part, stage, embedder, bf16) for part in (items, queries))
     asked, answers = (torch.tensor(part, dtype=torch.long) for part in (asked, answers))
-    bank = Bank(vectors[readable], torch.tensor(keys, dtype=torch.long)[readable], asked, answers)
+    bank = Bank(*candidates, asked, answers, *lessons)
     if world()[0] == 0:
         try:
             with atomic_file(path) as temporary:
@@ -105,6 +119,16 @@ def make_bank(
         except SafetensorError as error:
             raise DataError(f"cannot write {path} ({error}); make room and start the same command again") from error
     return bank
+
+
+def _kept(items: dict[int, Item], stage: Stage, embedder: MLLMEmbedder, bf16: bool) -> tuple[Tensor, Tensor]:
+    """Vectors [M, D] and keys [M], increasing, of what can be read."""
+    keys = sorted(items)
+    if not keys:
+        return torch.zeros(0, embedder.dimension), torch.zeros(0, dtype=torch.long)
+    _check_same(keys, stage, embedder.device)
+    vectors, readable = _encoded([items[key] for key in keys], embedder, bf16, stage.max_unreadable)
+    return vectors[readable], torch.tensor(keys, dtype=torch.long)[readable]
 
 
 def _check_same(keys: list[int], stage: Stage, device: torch.device) -> None:

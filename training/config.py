@@ -54,6 +54,10 @@ class Term(_Section):
         default=False,
         description="candidates are those of all rows, encoded once before the stage: queries alone train",
     )
+    taught: bool = Field(
+        default=False,
+        description="distil: the query learns the teacher's vector of it, and its cosines to the teacher's positives",
+    )
     weight: float = Field(default=1.0, gt=0, description="share of this term in the loss")
 
     @model_validator(mode="after")
@@ -64,8 +68,12 @@ class Term(_Section):
 
     @model_validator(mode="after")
     def _bank_asks_one_way(self) -> Term:
-        if self.bank and (self.symmetric or self.same_side or self.frozen or len(self.query) > 1):
-            raise ValueError("a term with bank: true has one query and takes no symmetric, same_side or frozen")
+        if self.kept and (self.symmetric or self.same_side or self.frozen or len(self.query) > 1):
+            raise ValueError(
+                "a term with bank or taught: true has one query and takes no symmetric, same_side or frozen"
+            )
+        if self.taught and (self.bank or self.negatives):
+            raise ValueError("a term with taught: true has all positives for candidates: no bank, no negatives")
         return self
 
     @model_validator(mode="after")
@@ -80,8 +88,13 @@ class Term(_Section):
     @property
     def name(self) -> str:
         """What the log calls it."""
-        tower = "-frozen" if self.frozen else "-bank" if self.bank else ""
+        tower = "-frozen" if self.frozen else "-bank" if self.bank else "-taught" if self.taught else ""
         return f"{'+'.join(self.query)}-{'+'.join(self.positive)}{tower}"
+
+    @property
+    def kept(self) -> bool:
+        """Whether its candidates are those of all rows, encoded once."""
+        return self.bank or self.taught
 
     @property
     def queries(self) -> list[Use]:
@@ -99,7 +112,7 @@ class Term(_Section):
     @property
     def uses(self) -> list[Use]:
         """What a step encodes for it."""
-        return self.queries if self.bank else [*self.queries, *self.positives, *self.others]
+        return self.queries if self.kept else [*self.queries, *self.positives, *self.others]
 
 
 class Lora(_Section):
@@ -116,6 +129,13 @@ class Evaluate(_Section):
 
     data: Path = Field(description="a data folder with a benchmark.json, best one that no training data is from")
     every: int = Field(gt=0, description="steps between validations; one comes before the first step, one at the end")
+
+
+class Teacher(_Section):
+    """The model whose vectors an index holds, and which terms with `taught: true` distil."""
+
+    model: str = Field(description="folder or hub id; an adapter folder will do")
+    adapter: Path | None = Field(default=None, description="adapter folder to put on it")
 
 
 class Stage(_Section):
@@ -195,8 +215,10 @@ class Stage(_Section):
         if self.per_cluster > 1 and not self.mined:
             raise ValueError("per_cluster needs a mined file with clusters: python -m training mine --clusters")
         near = self.per_image > 1 or self.per_cluster > 1 or self.per_source > 1
-        if self.streaming and (near or any(term.bank for term in self.terms)):
-            raise ValueError("streamed sources come in their own order: no per_image, per_cluster, per_source or bank")
+        if self.streaming and (near or any(term.kept for term in self.terms)):
+            raise ValueError(
+                "streamed sources come in their own order: no per_image, per_cluster, per_source, bank, taught"
+            )
         return self
 
     @model_validator(mode="after")
@@ -252,7 +274,7 @@ class Stage(_Section):
     @property
     def keyed(self) -> list[Role]:
         """The roles whose inputs are looked up in a bank, or look there."""
-        return list(dict.fromkeys(r for term in self.terms if term.bank for r in (*term.query, *term.positive)))
+        return list(dict.fromkeys(r for term in self.terms if term.kept for r in (*term.query, *term.positive)))
 
     @property
     def roles(self) -> list[Role]:
@@ -280,6 +302,9 @@ class Recipe(_Section):
     output: Path = Field(description="folder of the run: adapters, checkpoints, log.jsonl, TensorBoard")
     stages: dict[StageName, Stage] = Field(min_length=1, description="in order; each goes on from the one before")
     lora: Lora = Lora()
+    teacher: Teacher | None = Field(
+        default=None, description="a larger embedder, to make a small query encoder for its index; see below"
+    )
     prompts: str | None = Field(
         default=None, description="name of a prompt set; by default what the model was saved with"
     )
@@ -304,6 +329,15 @@ class Recipe(_Section):
         default=None, description="zero2, zero3, zero2-offload, zero3-offload, or a JSON file: DeepSpeed's config"
     )
     workers: int = Field(default=0, ge=0, description="processes that decode pictures; 0: the training process")
+
+    @model_validator(mode="after")
+    def _taught_by_a_teacher(self) -> Recipe:
+        terms = [term for stage in self.stages.values() for term in stage.terms]
+        if any(term.taught for term in terms) and self.teacher is None:
+            raise ValueError("a term with taught: true needs a teacher")
+        if self.teacher and not all(term.taught for term in terms):
+            raise ValueError("with a teacher every term is taught: true, or vectors would leave its space")
+        return self
 
     @field_validator("bf16", mode="before")
     @classmethod

@@ -14,7 +14,7 @@ from torch.nn import functional as F
 
 from .tiled import Found, Known, Pairs, found_in, info_nce
 
-__all__ = ["Asked", "Found", "Weighing", "contrast", "contrast_bank", "nested"]
+__all__ = ["Asked", "Found", "Weighing", "contrast", "contrast_bank", "distil", "nested"]
 
 
 @dataclass(frozen=True)
@@ -130,6 +130,38 @@ def contrast_bank(
     """
     known = known_answers(asks, *right, bank_inputs)
     return info_nce(queries, bank, positive, weighing.temperature, known, None, weighing.mask_margin, weighing.hardness)
+
+
+def distil(queries: Tensor, taught: Tensor, bank: Tensor, positive: Tensor, temperature: float | Tensor) -> Found:
+    """What a small query encoder learns from a large one whose vectors an index holds.
+
+        L = mean over i of  (1 - q_i . t_i) + KL( softmax(t_i . C / tau) || softmax(q_i . C / tau) )
+
+    After ISA (arXiv 2403.01431), whose global contrastive distillation lets the light side match the large one's
+    features against a fixed gallery; here the large model's own composed vector t is matched, and all candidates C are
+    the gallery. Takes B x M numbers a few times over.
+
+    Args:
+        queries: q [B, D] float, L2-normalised, what is trained.
+        taught: t [B, D] float, the teacher's vectors of the same queries.
+        bank: C [M, D] float, its vectors of all candidates; none of the three has a gradient.
+        positive: [B] int64, the candidate that is right, for the figures alone.
+        temperature: tau.
+    """
+    own = queries @ bank.T
+    wanted = taught @ bank.T
+    gap = F.kl_div(
+        (own / temperature).log_softmax(-1),
+        (wanted / temperature).log_softmax(-1),
+        log_target=True,
+        reduction="batchmean",
+    )
+    loss = (1 - (queries * taught).sum(-1)).mean() + gap
+    with torch.no_grad():
+        right = own.gather(1, positive[:, None])[:, 0]
+        others = own.scatter(1, positive[:, None], float("-inf")).amax(1)
+        counts = [(right > others).float().mean(), right.mean(), others.mean()]
+    return Found(loss, *counts, loss.new_tensor(bank.shape[0] - 1.0), loss.new_tensor(0.0))
 
 
 def known_answers(asks: Tensor, asked: Tensor, answers: Tensor, columns: Tensor) -> Known:

@@ -21,7 +21,7 @@ from mllm_embed.folder import Benchmark
 from mllm_embed.model_card import ModelCardInfo
 
 from .advice import Advice
-from .bank import Bank, make_bank
+from .bank import Bank, make_bank, read_bank
 from .checkpoints import last_checkpoint
 from .checks import first_process, processes
 from .chunking import find_chunk_tokens
@@ -35,9 +35,10 @@ from .run_folder import check_stage_space
 from .run_log import LOG_FILE, Console, JsonLog
 from .stage_data import StageRows, order_of
 from .stopping import Stopped, Stopping
+from .teacher import Teacher
 from .temperature import Temperature
 from .trainer import ContrastiveTrainer
-from .validation import Validation
+from .validation import Validation, gallery_vectors
 from .zero import whole
 
 LOOKED_AT = 8  # rows, for their longest input
@@ -55,6 +56,7 @@ class StageRun:
     bf16: bool
     seed: int
     zero: dict[str, Any] | None
+    teacher: Teacher | None = None
 
     @property
     def stage(self) -> Stage:
@@ -70,8 +72,13 @@ class StageRun:
         trainer = self._trainer(stopping)
         validation = None
         if self.benchmark:
-            validation = Validation(self.benchmark, self.stage.evaluate.every, self.embedder, trainer, self.bf16)
+            gallery = self.teacher and gallery_vectors(self.teacher.embedder(), self.benchmark, self.bf16)
+            validation = Validation(
+                self.benchmark, self.stage.evaluate.every, self.embedder, trainer, self.bf16, gallery
+            )
             trainer.add_callback(validation)
+        if self.teacher:
+            self.teacher.leave()
         step = agreed(self._last_step, self.embedder.device)
         checkpoint = str(self.home / f"checkpoint-{step}") if step else None
         if first_process():
@@ -119,7 +126,9 @@ class StageRun:
         arguments = self._arguments()
         check_stage_space(self.recipe, self.name, self.encoder.trainable().values())
         banks, log = self._banks(), JsonLog(output / LOG_FILE, self.name)
-        answers = [(term.positive[0], banks[term.name].inputs.numpy()) for term in stage.terms if term.bank]
+        kept = [(term, banks[term.name]) for term in stage.terms if term.kept]
+        answers = [(term.positive[0], bank.inputs.numpy()) for term, bank in kept]
+        answers += [(term.query[0], bank.asks.numpy()) for term, bank in kept if term.taught]
         read = Reader(self.embedder.items.prepared, stage.encoded, stage.keyed, stage.hard_negatives, answers)
         examples = Examples(self.rows, read, self.seed)
         rank, _ = world()
@@ -179,10 +188,12 @@ class StageRun:
         return order
 
     def _banks(self) -> dict[str, Bank]:
-        terms = [term for term in self.stage.terms if term.bank]
-        return {
-            term.name: make_bank(
-                self.stage, term, self.rows, self.embedder, self.bf16, self.home / f"bank-{number}.safetensors"
-            )
-            for number, term in enumerate(terms)
-        }
+        banks = {}
+        for number, term in enumerate(term for term in self.stage.terms if term.kept):
+            path = self.home / f"bank-{number}.safetensors"
+            bank = read_bank(path, self.embedder.device)
+            if bank is None:
+                encoder = self.teacher.embedder() if term.taught and self.teacher else self.embedder
+                bank = make_bank(self.stage, term, self.rows, encoder, self.bf16, path)
+            banks[term.name] = bank
+        return banks

@@ -5,6 +5,7 @@ from __future__ import annotations
 import os
 from collections.abc import Callable
 from contextlib import ExitStack, suppress
+from dataclasses import replace
 from functools import partial
 from pathlib import Path
 
@@ -17,6 +18,8 @@ from mllm_embed.errors import ConfigError, MLLMEmbedError
 from mllm_embed.files import alone_in
 from mllm_embed.folder import DataFolder
 from mllm_embed.lora import LoraSpec, add_lora, load_adapter
+from mllm_embed.made_by import FINDS
+from mllm_embed.projection import new_projection, read_projection
 
 from .card import card_of
 from .checks import check_batch, check_dimension, first_process, prompts_of
@@ -27,6 +30,7 @@ from .run_log import LOG_FILE
 from .stage_data import StageRows, open_stage
 from .stage_run import StageRun
 from .stopping import Stopped, Stopping
+from .teacher import Teacher
 from .validation import benchmark_of
 from .zero import forget_config, zero_config
 
@@ -56,7 +60,8 @@ def run_recipe(recipe: Recipe, after_stage: Callable[[str, Path], None] | None =
     stopping = Stopping()
     with ExitStack() as within:
         within.enter_context(stopping.listening())
-        embedder = _adapted(recipe, bf16, finished)
+        teacher = Teacher(recipe, bf16) if recipe.teacher else None
+        embedder = _adapted(recipe, bf16, finished, teacher)
         check_dimension(recipe, embedder.dimension)
         if first_process():
             within.enter_context(alone_in(recipe.output))
@@ -67,7 +72,9 @@ def run_recipe(recipe: Recipe, after_stage: Callable[[str, Path], None] | None =
                 continue
             if stopping.asked:
                 raise Stopped
-            run = StageRun(recipe, name, rows[name], benchmarks.get(name), embedder, bf16, recipe.seed + number, zero)
+            run = StageRun(
+                recipe, name, rows[name], benchmarks.get(name), embedder, bf16, recipe.seed + number, zero, teacher
+            )
             try:
                 run.train(partial(card_of, recipe, name, data, rows), stopping)
             except MLLMEmbedError:
@@ -78,7 +85,7 @@ def run_recipe(recipe: Recipe, after_stage: Callable[[str, Path], None] | None =
             finished.append(name)
             if zero and len(finished) < len(recipe.stages):  # DeepSpeed's engine leaves a model that no other can take
                 forget_config()
-                embedder = _adapted(recipe, bf16, finished)
+                embedder = _adapted(recipe, bf16, finished, teacher)
             if after_stage:
                 after_stage(name, recipe.output / name)
     return recipe.output / name
@@ -95,16 +102,24 @@ def _open(recipe: Recipe) -> tuple[dict[str, StageRows], dict[str, str]]:
     return rows, data
 
 
-def _adapted(recipe: Recipe, bf16: bool, finished: list[str]) -> MLLMEmbedder:
+def _adapted(recipe: Recipe, bf16: bool, finished: list[str], teacher: Teacher | None) -> MLLMEmbedder:
     """The base with a new adapter, or that of the last finished stage."""
     embedder = _load(recipe, bf16)
+    model = embedder.model
+    if teacher:
+        embedder.settings = replace(embedder.settings, finds={key: teacher.made_by[key] for key in FINDS})
     if finished:
-        load_adapter(embedder.model, recipe.output / finished[-1], trainable=True)
+        load_adapter(model, recipe.output / finished[-1], trainable=True)
+        model.projection = read_projection(recipe.output / finished[-1])
     else:
         set_seed(recipe.seed)
         lora = recipe.lora
         spec = LoraSpec(rank=lora.rank, alpha=lora.alpha, dropout=lora.dropout, projector=lora.projector)
-        add_lora(embedder.model, spec, embedder.family)
+        add_lora(model, spec, embedder.family)
+        if teacher and teacher.dimension != model.width:
+            model.projection = new_projection(model.width, teacher.dimension)
+    if model.projection is not None:
+        model.projection.to(embedder.device).requires_grad_(teacher is not None)
     return embedder
 
 

@@ -23,7 +23,7 @@ from .collator import Batch
 from .config import Stage, Term
 from .data.unreadable import Unreadable
 from .gathering import Pool, gather
-from .losses import Asked, Weighing, contrast, contrast_bank, nested
+from .losses import Asked, Weighing, contrast, contrast_bank, distil, nested
 from .meter import Meter, mean_cosine
 from .tiled import Found
 from .watch import Watch
@@ -83,14 +83,14 @@ class ContrastiveTrainer(Trainer):
         for dim, cut in nested(pool.vectors, self.stage.matryoshka).items():
             found = (
                 self._banked(term, cut, pool, batch, weighing)
-                if term.bank
+                if term.kept
                 else term_loss(term, replace(pool, vectors=cut), weighing)
             )
             losses.append(found.loss)
             self._note_all(term, "" if dim == pool.vectors.shape[1] else f"@{dim}", found)
         mean = torch.stack(losses).mean()
         self.meter.note(f"loss/{term.name}", mean)
-        if not term.bank:
+        if not term.kept:
             asked = torch.cat([pool.places[use] for use in term.positives])
             self.meter.note(f"repeated/{term.name}", mean.new_tensor(1 - len(asked.unique()) / len(asked)))
         return mean
@@ -99,6 +99,8 @@ class ContrastiveTrainer(Trainer):
         bank = self.banks[term.name].cut(vectors.shape[1])
         query = pool.places[term.queries[0]][pool.mine]
         asks, answers = (batch.keys[role].to(vectors.device) for role in (term.query[0], term.positive[0]))
+        if term.taught:
+            return distil(vectors[query], bank.lesson(asks), bank.vectors, bank.places(answers), weighing.temperature)
         return contrast_bank(
             vectors[query], asks, bank.vectors, bank.inputs, bank.places(answers), (bank.asked, bank.answers), weighing
         )

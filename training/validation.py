@@ -37,8 +37,16 @@ class Validation(TrainerCallback):
     """
 
     def __init__(
-        self, benchmark: Benchmark, every: int, embedder: MLLMEmbedder, trainer: ContrastiveTrainer, bf16: bool
+        self,
+        benchmark: Benchmark,
+        every: int,
+        embedder: MLLMEmbedder,
+        trainer: ContrastiveTrainer,
+        bf16: bool,
+        gallery: np.ndarray | None = None,
     ):
+        """`gallery`: its vectors as a teacher made them, which the queries are to find; by default the model's own."""
+        self.gallery = gallery
         self.benchmark, self.every, self.embedder, self.trainer, self.bf16 = benchmark, every, embedder, trainer, bf16
         self.best = best_folder(Path(trainer.args.output_dir))
 
@@ -69,7 +77,7 @@ class Validation(TrainerCallback):
 
     def _measured(self) -> dict[str, float]:
         started = time.perf_counter()
-        figures = measure(self.embedder, self.benchmark, self.bf16)
+        figures = measure(self.embedder, self.benchmark, self.bf16, self.gallery)
         return figures | {"validation_seconds": round(time.perf_counter() - started, 2)}
 
     def _keep(self, facts: dict[str, Any]) -> None:
@@ -105,7 +113,15 @@ def benchmark_of(folder: DataFolder) -> Benchmark:
     return folder.benchmark
 
 
-def measure(embedder: MLLMEmbedder, benchmark: Benchmark, bf16: bool = False) -> dict[str, float]:
+def gallery_vectors(embedder: MLLMEmbedder, benchmark: Benchmark, bf16: bool = False) -> np.ndarray:
+    """[N, D] float32 of a benchmark's gallery."""
+    with torch.autocast(embedder.device.type, torch.bfloat16, enabled=bf16):
+        return _encode(embedder, [Document(image=item.image, text=item.text) for item in benchmark.gallery])
+
+
+def measure(
+    embedder: MLLMEmbedder, benchmark: Benchmark, bf16: bool = False, known: np.ndarray | None = None
+) -> dict[str, float]:
     """recall@1, @5 and @10 of the composed queries, shares of 1: those of `python -m eval run` on the same folder.
 
     Every process encodes a share and ranks the whole. Random states and the model's mode stay as they were.
@@ -113,18 +129,19 @@ def measure(embedder: MLLMEmbedder, benchmark: Benchmark, bf16: bool = False) ->
     Args:
         bf16: compute under bfloat16 autocast, as the training does; the figures then differ from those of the saved
             adapter by rounding.
+        known: the gallery's vectors [N, D] where another model made them.
     """
     gallery: list[Item] = [Document(image=item.image, text=item.text) for item in benchmark.gallery]
     asked: list[Item] = [Query(image=query.image, instruction=query.instruction) for query in benchmark.queries]
     training = embedder.model.training
     gpus = [embedder.device] if embedder.device.type == "cuda" else []
     with torch.random.fork_rng(gpus), torch.autocast(embedder.device.type, torch.bfloat16, enabled=bf16):
-        vectors = _encode(embedder, [*gallery, *asked])
+        vectors = _encode(embedder, asked if known is not None else [*gallery, *asked])
     embedder.model.train(training)
     place = {item.id: number for number, item in enumerate(benchmark.gallery)}
     ranks = ranks_of_targets(
-        vectors[len(gallery) :],
-        vectors[: len(gallery)],
+        vectors[-len(asked) :],
+        vectors[: len(gallery)] if known is None else known,
         [[place[name] for name in query.targets] for query in benchmark.queries],
         [[place[name] for name in query.exclude] for query in benchmark.queries],
     )
