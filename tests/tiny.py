@@ -16,8 +16,8 @@ TEMPLATE = (
 COLORS = ("red", "green", "blue", "white", "black", "orange", "purple", "yellow")
 
 
-def make_tiny_llava(folder: Path, seed: int = 0) -> Path:
-    """Save the model; two seeds give two bases."""
+def make_tiny_llava(folder: Path, seed: int = 0, width: int = 64) -> Path:
+    """Save the model; two seeds give two bases, `width` the length of their vectors."""
     from tokenizers import Tokenizer, models, pre_tokenizers, trainers
     from transformers import (
         LlamaConfig,
@@ -60,7 +60,7 @@ def make_tiny_llava(folder: Path, seed: int = 0) -> Path:
     )
     text = LlamaConfig(
         vocab_size=len(tokenizer),
-        hidden_size=64,
+        hidden_size=width,
         intermediate_size=128,
         num_hidden_layers=2,
         num_attention_heads=2,

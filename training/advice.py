@@ -66,7 +66,9 @@ def _most_hard(stage: Stage, rows: Sequence[Row]) -> int:
 
 
 def unused(stage: Stage, rows: Sequence[Row]) -> dict[str, str]:
-    """By role, a sentence for what rows bring against wrong answers and no term uses."""
+    """By role, a sentence for what rows bring against wrong answers and no term uses; a taught stage needs none."""
+    if any(term.taught for term in stage.terms):
+        return {}
     roles = {role for term in stage.terms for role in (*term.query, *term.positive, *term.negatives)}
     found = {
         "hard_negative": sum(bool(row.hard_negatives) for row in rows),

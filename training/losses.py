@@ -149,13 +149,8 @@ def distil(queries: Tensor, taught: Tensor, bank: Tensor, positive: Tensor, temp
         temperature: tau.
     """
     own = queries @ bank.T
-    wanted = taught @ bank.T
-    gap = F.kl_div(
-        (own / temperature).log_softmax(-1),
-        (wanted / temperature).log_softmax(-1),
-        log_target=True,
-        reduction="batchmean",
-    )
+    found, wanted = ((scores / temperature).log_softmax(-1) for scores in (own, taught @ bank.T))
+    gap = F.kl_div(found, wanted, log_target=True, reduction="batchmean")
     loss = (1 - (queries * taught).sum(-1)).mean() + gap
     with torch.no_grad():
         right = own.gather(1, positive[:, None])[:, 0]
