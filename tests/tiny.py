@@ -90,6 +90,20 @@ def make_tiny_llava(folder: Path, seed: int = 0, width: int = 64) -> Path:
     return folder
 
 
+def give_words(folder: Path, words: list[str]) -> Path:
+    """Add tokens to a saved model."""
+    from transformers import AutoModelForImageTextToText
+
+    from mllm_embed.loading import load_processor
+
+    processor, model = load_processor(str(folder)), AutoModelForImageTextToText.from_pretrained(folder)
+    processor.tokenizer.add_tokens(words)
+    model.resize_token_embeddings(len(processor.tokenizer))
+    model.save_pretrained(folder)
+    processor.save_pretrained(folder)
+    return folder
+
+
 def make_data(folder: Path, count: int = 8) -> Path:
     """Pictures of two coloured halves, with pairs.jsonl, triplets.jsonl and benchmark.json in the documented format."""
     (folder / "images").mkdir(parents=True)

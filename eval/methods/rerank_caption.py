@@ -10,8 +10,8 @@ from ..method import Method, Ranking, Seen
 from ..views import DESCRIBE
 
 
-def rerank_caption(seen: Seen, *, depth: int = 10) -> Ranking:
-    """The first k answers by the likelihood that the model describes them in the words of the rewrite."""
+def rerank_caption(seen: Seen, *, depth: int = 10, weight: float = 0.1) -> Ranking:
+    """The first k answers by cosine plus w times the log-likelihood, a token, of the rewrite as their description."""
 
     def rescore(answers: np.ndarray) -> np.ndarray:
         wanted = seen.views.rewritten()
@@ -21,8 +21,8 @@ def rerank_caption(seen: Seen, *, depth: int = 10) -> Ranking:
             for at in found
             if at >= 0
         ]
-        scores = np.full(answers.shape, -np.inf)
-        scores[answers >= 0] = seen.views.told.weigh(pairs)
+        scores = np.einsum("qd,qkd->qk", seen.composed, seen.gallery[answers])
+        scores[answers >= 0] += weight * np.array(seen.views.told.weigh(pairs))
         return scores
 
     return Ranking(seen.composed, seen.gallery, int(depth), rescore)
@@ -33,4 +33,5 @@ METHOD = Method(
     source="VQAScore's reading of a generator as a scorer (arXiv 2404.01291), on CIReVL's rewrite",
     needs="one answer in words a query, and one forward pass for each of the first k",
     neutral={"depth": 0},
+    grid={"weight": (0.02, 0.05, 0.1, 0.2, 0.5)},
 )

@@ -4,14 +4,9 @@ from __future__ import annotations
 
 import numpy as np
 
-from mllm_embed.generator import Question
+from mllm_embed.rerank import question
 
 from ..method import Method, Ranking, Seen
-
-ASK = (
-    'The first image is to be modified with "{instruction}". Does the second image show the result? '
-    "Answer with yes or no."
-)
 
 
 def rerank_yes_no(seen: Seen, *, depth: int = 10) -> Ranking:
@@ -20,16 +15,11 @@ def rerank_yes_no(seen: Seen, *, depth: int = 10) -> Ranking:
     def rescore(answers: np.ndarray) -> np.ndarray:
         places = [(row, at) for row, found in enumerate(answers) for at in found if at >= 0]
         scores = np.full(answers.shape, -np.inf)
-        scores[answers >= 0] = seen.views.told.agree([_question(seen, row, at) for row, at in places])
+        asked = [question(seen.task.queries[row][0], seen.task.gallery[at].images) for row, at in places]
+        scores[answers >= 0] = seen.views.told.agree(asked)
         return scores
 
     return Ranking(seen.composed, seen.gallery, int(depth), rescore)
-
-
-def _question(seen: Seen, query: int, answer: int) -> Question:
-    item = seen.task.queries[query][0]
-    words = ASK.replace("{instruction}", item.words or "nothing")
-    return Question(words, (*item.images, *seen.task.gallery[answer].images))
 
 
 METHOD = Method(

@@ -66,6 +66,9 @@ def register(commands: Any) -> None:
         help="1: as asked; more changes the picture more, less less",
     )
     search.add_argument(
+        "--rerank", metavar="N", type=int, default=0, help="let the model itself put the first N answers in order"
+    )
+    search.add_argument(
         "--explain", action="store_true", help="say in words what the model reads in the query and in each answer"
     )
     search.add_argument("--allow", type=Path, metavar="FILE", help="answer only with the ids of this file, one a line")
@@ -87,6 +90,8 @@ def _run(arguments: argparse.Namespace) -> int:
         raise ConfigError("--exclude-reference needs --image: there is no reference to leave out")
     if arguments.image is None and arguments.instruction is None:
         raise ConfigError("give --image, --instruction, or both: there is nothing to search for")
+    if arguments.rerank < 0:
+        raise ConfigError(f"--rerank must be 0 or more, not {arguments.rerank}")
     query = Query(image=arguments.image, instruction=arguments.instruction)
     check_sheet_path(arguments.output)
     if arguments.image is not None:
@@ -97,19 +102,25 @@ def _run(arguments: argparse.Namespace) -> int:
     if gallery is None:
         gallery_of(arguments.gallery)
 
-    embedder = load_embedder(arguments)
+    embedder = load_embedder(arguments, merge=not arguments.rerank)  # its base is to speak
     if gallery is None:
         searcher = Searcher.from_folder(embedder, arguments.gallery, batch_size=arguments.batch_size)
     else:
         searcher = Searcher(embedder, gallery)
     hits = searcher.search(
         query,
-        arguments.k,
+        max(arguments.k, arguments.rerank),
         exclude,
         allow=allow,
         exclude_reference=arguments.exclude_reference,
         edit_strength=arguments.edit_strength,
     )
+    if arguments.rerank:
+        from ..generator import Generator
+        from ..rerank import rerank
+
+        hits = rerank(Generator(embedder), query, hits, arguments.rerank)
+    hits = hits[: arguments.k]
     if not hits:
         raise ConfigError(f"{arguments.gallery} holds nothing but what may not answer: leave out --exclude-reference")
     shown = [_shown(hit) or text_tile(hit.id) for hit in hits]

@@ -150,12 +150,15 @@ def test_superglobal_is_its_formula(seen: Seen) -> None:
 
 
 def test_rerankers_put_the_first_answers_in_the_model_s_order_and_leave_the_rest(seen: Seen) -> None:
-    for name in ("rerank yes no", "rerank caption"):
+    for name, settings in (("rerank yes no", {}), ("rerank caption", {"weight": 0.3})):
         lists = by_hand(seen, seen.composed, seen.gallery)
-        for row, query in zip(lists, seen.task.queries, strict=True):
+        for row, query, vector in zip(lists, seen.task.queries, seen.composed, strict=True):
             shown = query[0].images if name == "rerank yes no" else ()
-            row[:4] = sorted(row[:4], key=lambda at: -judged(Question("", (*shown, *seen.task.gallery[at].images))))
-        assert found(seen, methods()[name].run(seen, depth=4)) == lists, name
+            scores = {at: judged(Question("", (*shown, *seen.task.gallery[at].images))) for at in row}
+            if settings:
+                scores = {at: float(vector @ seen.gallery[at]) + 0.3 * score for at, score in scores.items()}
+            row[:4] = sorted(row[:4], key=lambda at: -scores[at])
+        assert found(seen, methods()[name].run(seen, depth=4, **settings)) == lists, name
 
 
 def test_candidates_are_reranked_among_themselves(seen: Seen) -> None:

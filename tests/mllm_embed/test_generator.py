@@ -17,18 +17,7 @@ from mllm_embed.generator import Generator, Question
 @pytest.fixture(scope="module")
 def saying(tmp_path_factory: pytest.TempPathFactory) -> Path:
     """A tiny model that has words for yes and no."""
-    from transformers import AutoModelForImageTextToText
-
-    from mllm_embed.loading import load_processor
-
-    folder = tiny.make_tiny_llava(tmp_path_factory.mktemp("models") / "saying")
-    processor = load_processor(str(folder))
-    model = AutoModelForImageTextToText.from_pretrained(folder)
-    processor.tokenizer.add_tokens(["yes", "no"])
-    model.resize_token_embeddings(len(processor.tokenizer))
-    model.save_pretrained(folder)
-    processor.save_pretrained(folder)
-    return folder
+    return tiny.give_words(tiny.make_tiny_llava(tmp_path_factory.mktemp("models") / "saying"), ["yes", "no"])
 
 
 @pytest.fixture
