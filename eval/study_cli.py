@@ -28,6 +28,7 @@ settings
 
 what it leaves in the output folder
   methods.json        settings, gains, costs and sources
+  gains.png           the gains, drawn
   METHOD/             result.json and per_query.json, as `python -m eval compare` reads them
   answers.jsonl       what the language model said
 
@@ -64,6 +65,12 @@ def register_studies(commands: Any) -> None:
     add_model_options(methods)
     methods.add_argument("--only", metavar="M", nargs="+", help="these methods only, named as in the table")
     methods.add_argument("--tune-on", metavar="B", help="choose settings on another set: a folder, or NAME=ROOT")
+    methods.add_argument(
+        "--captions",
+        metavar="FILE",
+        type=Path,
+        help="captions of the gallery (JSON); else the model writes them",
+    )
     methods.add_argument("--output", metavar="DIR", type=Path, help="default: runs/methods/<benchmark>-<model>")
     robust = add_command(
         commands, "robustness", _robustness, "other words, explicit negatives, and either half exchanged", _ROBUSTNESS
@@ -87,8 +94,10 @@ def _methods(arguments: argparse.Namespace) -> int:
     from .report import settings_of
     from .trial import composed_part, try_methods
     from .trial_report import trial_table, write_trial
+    from .views import read_captions
 
     composed_part(suite)
+    captions = read_captions(arguments.captions, suite) if arguments.captions else None
     embedder = load_embedder(arguments, merge=False)
     chosen = {name: method for name, method in known.items() if name in (arguments.only or known)}
     trial = try_methods(
@@ -97,6 +106,7 @@ def _methods(arguments: argparse.Namespace) -> int:
         chosen,
         output,
         tune_on=validation,
+        captions=captions,
         batch_size=arguments.batch_size,
         say=lambda text: print(text, file=sys.stderr, flush=True),
     )

@@ -68,10 +68,20 @@ class Trial:
 class Bench:
     """A suite's composed tasks, embedded once, for methods to be tried on."""
 
-    def __init__(self, embedder: MLLMEmbedder, suite: Suite, told: Told, batch_size: int = 32):
-        """Embed. Raises DataError where labels are hidden or no task has composed queries, and what `embed` raises."""
+    def __init__(
+        self,
+        embedder: MLLMEmbedder,
+        suite: Suite,
+        told: Told,
+        batch_size: int = 32,
+        captions: Mapping[str, Sequence[str]] | None = None,
+    ):
+        """Embed; `captions` are those of the gallery, where they are given.
+
+        Raises DataError where labels are hidden or no task has composed queries, and what `embed` raises.
+        """
         self.suite, self.embedder, self.told, self.batch_size = composed_part(suite), embedder, told, batch_size
-        self.headline = headline(self.suite)
+        self.headline, self._captions = headline(self.suite), captions or {}
         self.vectors, self.spent = embed(embedder, self.suite, batch_size=batch_size)
         self.seen = {task.name: self._seen(task) for task in self.suite.tasks}
         self._costs = self._encoding_costs()
@@ -126,7 +136,7 @@ class Bench:
         def encode(texts: Sequence[Document]) -> np.ndarray:
             return np.asarray(self.embedder.encode(texts, batch_size=self.batch_size, show_progress=False))
 
-        return Seen(task, self.vectors[task.name], TextViews(task, encode, self.told))
+        return Seen(task, self.vectors[task.name], TextViews(task, encode, self.told, self._captions))
 
     def _encoding_costs(self) -> dict[str, float]:
         """Seconds a query by row, of a few queries encoded by that row's items alone."""
@@ -147,6 +157,7 @@ def try_methods(
     answers: Path,
     *,
     tune_on: Suite | None = None,
+    captions: Mapping[str, Sequence[str]] | None = None,
     batch_size: int = 32,
     say: Callable[[str], None] = lambda text: None,
 ) -> Trial:
@@ -158,6 +169,7 @@ def try_methods(
         chosen: name -> method.
         answers: folder that keeps what the language model says.
         tune_on: where settings are chosen; other queries than the suite's.
+        captions: gallery id -> captions of the suite, where they are given; else the model writes them.
         say: is told what is being done.
 
     Raises:
@@ -177,7 +189,7 @@ def try_methods(
                     settings[name] = best_settings(validation, method)
                 except (ConfigError, ModelError) as error:
                     refused[name] = str(error)
-    bench = Bench(embedder, suite, told, batch_size)
+    bench = Bench(embedder, suite, told, batch_size, captions)
     plain, seconds, _ = bench.plain()
     tried = {PLAIN: Tried(None, {}, described(plain, bench.suite, embedder.prompts), None, seconds)}
     for name, method in chosen.items():

@@ -10,6 +10,7 @@ from typing import Any
 from mllm_embed.files import write_json
 from mllm_embed.versions import versions
 
+from .gains import PICTURE, draw_gains
 from .paired import FLIPS
 from .report import write_result
 from .tables import Table, markdown
@@ -34,7 +35,7 @@ def trial_table(trial: Trial) -> str:
 
 
 def write_trial(trial: Trial, folder: Path, settings: Mapping[str, Any]) -> list[Path]:
-    """Write methods.json, and for every method a folder with result.json and per_query.json, as `compare` reads them.
+    """Write methods.json, gains.png, and a folder for every method, as `python -m eval compare` reads them.
 
     Raises DataError where a file cannot be written.
     """
@@ -54,7 +55,8 @@ def write_trial(trial: Trial, folder: Path, settings: Mapping[str, Any]) -> list
         "versions": versions(),
     }
     write_json(folder / METHODS, content)
-    return [folder / METHODS]
+    drawn = [draw_gains(trial, folder / PICTURE)] if any(tried.gain for tried in trial.tried.values()) else []
+    return [folder / METHODS, *drawn]
 
 
 def _columns(trial: Trial) -> list[str]:

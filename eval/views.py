@@ -5,20 +5,39 @@ from __future__ import annotations
 import time
 from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass, field
+from pathlib import Path
 
 import numpy as np
 
-from mllm_embed.errors import ConfigError
+from mllm_embed.errors import ConfigError, DataError
+from mllm_embed.files import read_json
 from mllm_embed.fusion import unit
 from mllm_embed.generator import Question
 from mllm_embed.types import Document, Item
 
-from .suite import Task
+from .suite import Suite, Task
 from .told import Told
 
 # After the words that the embedder's own prompts use (E5-V, InstructCIR), but not "in one word".
 DESCRIBE = "Describe this image."
 REWRITE = 'Modify this image with "{instruction}", describe modified image.'
+
+
+def read_captions(path: Path, suite: Suite) -> dict[str, list[str]]:
+    """Captions of every gallery picture of a suite's composed tasks: a JSON object, id -> caption or list of captions.
+
+    Raises DataError for a file that cannot be read, another content, and a picture without a caption.
+    """
+    content = read_json(path, 'give an object: {"gallery id": "caption", ...}')
+    if not isinstance(content, dict):
+        raise DataError(f'{path} must be an object: {{"gallery id": "caption" or ["caption", ...], ...}}')
+    captions = {str(name): [told] if isinstance(told, str) else told for name, told in content.items()}
+    for task in suite.tasks:
+        for name in task.gallery_ids if task.composed else ():
+            told = captions.get(name)
+            if not isinstance(told, list) or not told or not all(isinstance(one, str) and one.strip() for one in told):
+                raise DataError(f'{path}: the gallery picture "{name}" has no caption, or one that is empty')
+    return captions
 
 
 @dataclass

@@ -7,6 +7,7 @@ from pathlib import Path
 
 import numpy as np
 import pytest
+from PIL import Image
 
 from eval.benchmarks import open_suite
 from eval.cli import main
@@ -15,7 +16,7 @@ from eval.method import Ranking, Seen
 from eval.methods import methods
 from eval.score import Vectors, answers_of, ranks_of
 from eval.trial import try_methods
-from eval.views import TextViews, rewrite
+from eval.views import TextViews, read_captions, rewrite
 from mllm_embed import MLLMEmbedder
 from mllm_embed.errors import ConfigError
 from mllm_embed.generator import Question
@@ -210,6 +211,8 @@ def test_the_command_prints_a_table_and_writes_results(
         assert f"| {name} " in text
     assert "has no token for" in text
     content = json.loads((tmp_path / "out" / "methods.json").read_text())
+    with Image.open(tmp_path / "out" / "gains.png") as drawn:
+        assert min(drawn.size) > 300
     assert content["tuned on"] is None and content["headline"] == "R@1"
     assert content["methods"]["edit strength"]["settings"] == {"strength": 1.2}
     assert "no token for" in content["methods"]["rerank yes no"]["refused"]
@@ -238,3 +241,22 @@ def test_every_method_runs_on_every_benchmark(suites: dict) -> None:
                     ranks, plain = ranking.ranks(view), ranks_of(view, seen.composed, seen.gallery)
                     sizes = [len(row) for row in ranks.gallery]
                     assert sizes == [len(row) for row in plain.gallery] and min(map(min, ranks.gallery)) >= 1
+
+
+def test_given_captions_are_used_and_must_be_whole(
+    tiny_llava: Path, embedder: MLLMEmbedder, data: Path, tmp_path: Path, capsys: pytest.CaptureFixture
+) -> None:
+    told = {str(at): [f"picture {at}", f"the {at}th"] for at in range(7)} | {"7": "the last"}
+    (tmp_path / "captions.json").write_text(json.dumps(told))
+    suite = open_suite("folder", data)
+    views = TextViews(suite.tasks[0], embedder.encode, Scripted(), read_captions(tmp_path / "captions.json", suite))
+    wanted = embedder.encode(told["3"]).mean(0)
+    assert views.mean_captions()[3] == pytest.approx(wanted, abs=1e-6)
+    assert views.mean_captions()[7] == pytest.approx(embedder.encode(["the last"])[0], abs=1e-6)
+    arguments = ["methods", str(data), "--model", str(tiny_llava), "--output", str(tmp_path / "out")]
+    arguments += ["--only", "caption fusion", "--captions", str(tmp_path / "captions.json")]
+    assert main(arguments) == 0
+    assert not (tmp_path / "out" / "answers.jsonl").read_text()
+    (tmp_path / "captions.json").write_text(json.dumps({**told, "3": " "}))
+    assert main(arguments) == 2
+    assert 'the gallery picture "3" has no caption' in capsys.readouterr().err
