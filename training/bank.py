@@ -122,13 +122,17 @@ def make_bank(
 
 
 def _kept(items: dict[int, Item], stage: Stage, embedder: MLLMEmbedder, bf16: bool) -> tuple[Tensor, Tensor]:
-    """Vectors [M, D] and keys [M], increasing, of what can be read."""
-    keys = sorted(items)
-    if not keys:
+    """Vectors [M, D] and keys [M], increasing, of what can be read.
+
+    They are encoded in the order of the rows, in which what is asked of one picture stands together.
+    """
+    if not items:
         return torch.zeros(0, embedder.dimension), torch.zeros(0, dtype=torch.long)
-    _check_same(keys, stage, embedder.device)
-    vectors, readable = _encoded([items[key] for key in keys], embedder, bf16, stage.max_unreadable)
-    return vectors[readable], torch.tensor(keys, dtype=torch.long)[readable]
+    _check_same(list(items), stage, embedder.device)
+    vectors, readable = _encoded(list(items.values()), embedder, bf16, stage.max_unreadable)
+    keys, order = torch.tensor(list(items), dtype=torch.long).sort()
+    kept = order[readable[order]]
+    return vectors[kept], keys[readable[order]]
 
 
 def _check_same(keys: list[int], stage: Stage, device: torch.device) -> None:

@@ -69,9 +69,8 @@ class Term(_Section):
     @model_validator(mode="after")
     def _bank_asks_one_way(self) -> Term:
         if self.kept and (self.symmetric or self.same_side or self.frozen or len(self.query) > 1):
-            raise ValueError(
-                "a term with bank or taught: true has one query and takes no symmetric, same_side or frozen"
-            )
+            kind = "bank" if self.bank else "taught"
+            raise ValueError(f"a term with {kind}: true has one query and takes no symmetric, same_side or frozen")
         if self.taught and (self.bank or self.negatives):
             raise ValueError("a term with taught: true has all positives for candidates: no bank, no negatives")
         return self
