@@ -12,7 +12,7 @@ from pydantic import BaseModel, ValidationError
 
 from mllm_embed.errors import ConfigError, did_you_mean
 
-from .config import Evaluate, Lora, Recipe, Stage, Term
+from .config import Evaluate, Lora, Recipe, Stage, Teacher, Term
 from .data.roles import ROLES
 from .data.source import Source
 
@@ -25,6 +25,7 @@ RECIPES = Path(__file__).parent / "recipes"
 SECTIONS: dict[str, type[BaseModel]] = {
     "recipe": Recipe,
     "lora": Lora,
+    "teacher": Teacher,
     "stages.NAME": Stage,
     "stages.NAME.terms": Term,
     "stages.NAME.data, where it is a list": Source,
