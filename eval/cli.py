@@ -38,6 +38,8 @@ examples
   python -m eval score circo --data ~/data/circo --vectors my_vectors
   python -m eval submit cirr --data ~/data/cirr --vectors my_vectors --output to_server
   python -m eval compare runs/eval/a runs/eval/b
+  python -m eval methods my_folder --model runs/base --adapter runs/stage2
+  python -m eval robustness my_folder --model runs/base --adapter runs/stage2
 
 `python -m eval COMMAND --help` explains each."""
 _RUN = """\
@@ -55,13 +57,14 @@ examples
   python -m eval run fashioniq --data ~/data/fashioniq --model runs/base --adapter runs/stage2
   python -m eval run fashioniq --data ~/data/fashioniq --model runs/base --option gallery=val captions=comma
   python -m eval run data/shoes --model llava-hf/llava-1.5-7b-hf --dtype bfloat16 --sheet 20
+  python -m eval run data/shoes --model runs/big --query-model runs/small --query-adapter runs/demo-query/queries
 
 your own folder's benchmark.json
   {"name": "shoes",
    "gallery": [{"id": "a", "image": "images/a.jpg", "caption": "a red shoe"}, ...],
    "queries": [{"id": "q1", "image": "images/a.jpg", "instruction": "in blue", "targets": ["b"],
                 "exclude": ["a"], "kind": "colour"}, ...]}
-  caption, exclude and kind may be left out.
+  caption, exclude and kind may be left out; "paraphrases" and "negatives" of a query serve `robustness`.
 """
 _SCORE = """\
 vectors

@@ -29,8 +29,9 @@ def main() -> int:
     add_model_options(parser, required=False)
     add_query_options(parser)
     parser.add_argument("--repeat", type=int, default=5, help="rounds (default 5)")
-    parser.set_defaults(model=str(ASSETS / "base"), adapter=str(ASSETS / "adapters" / "instructions"))
     args = parser.parse_args()
+    if args.model is None:
+        args.model, args.adapter = str(ASSETS / "base"), str(ASSETS / "adapters" / "instructions")
 
     from mllm_embed.eval.benchmarks import open_suite
     from mllm_embed.eval.evaluate import evaluate
