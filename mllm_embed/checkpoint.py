@@ -94,6 +94,18 @@ def read_object(path: Path) -> dict[str, Any]:
     return values
 
 
+def base_of(adapter: str | Path) -> tuple[str, str | None]:
+    """Name and, of a hub id, commit of the base that an adapter was trained on; ModelError where it is not there."""
+    base = read_object(Path(adapter) / "adapter_config.json").get("base_model_name_or_path")
+    own = read_settings(adapter)
+    folder = own is not None and own.base_is_folder
+    if not base or ((folder or base.count("/") > 1) and not Path(base).is_dir()):
+        raise ModelError(
+            f"the base model {base} of {adapter} is not there; give it: from_pretrained(BASE, adapter=...)"
+        )
+    return base, None if own is None or Path(base).is_dir() else own.base_fingerprint or None
+
+
 def fingerprint(folder: str | Path, revision: str | None = None) -> str:
     """Tells one base model from another: sha256 over the config and both ends of every tensor's bytes.
 

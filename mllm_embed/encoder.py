@@ -20,9 +20,9 @@ from .checkpoint import (
     SETTINGS_FILE,
     Settings,
     adapter_fingerprint,
+    base_of,
     fingerprint,
     read_card,
-    read_object,
     read_settings,
     save,
 )
@@ -95,7 +95,7 @@ class MLLMEmbedder:
         home = fetched(os.fspath(model), SETTINGS_FILE, revision)
         adapter = adapter and fetched(os.fspath(adapter), SETTINGS_FILE)
         if adapter is None and (Path(home) / "adapter_config.json").is_file():
-            (model, revision), adapter = _base_of(home), home
+            (model, revision), adapter = base_of(home), home
         name, own = os.fspath(model), read_settings(adapter or home)
         if adapter is not None and own is None:
             raise ModelError(f"{os.fspath(adapter)} is not an adapter folder of mllm_embed: it has no mllm_embed.json")
@@ -344,15 +344,3 @@ class MLLMEmbedder:
         else:
             vectors = self.model(packed, **{name: tensor.to(self.device) for name, tensor in batch.items()})
         return vectors.cpu().numpy()
-
-
-def _base_of(adapter: str | os.PathLike[str]) -> tuple[str, str | None]:
-    """Name and, of a hub id, commit of the base that an adapter was trained on."""
-    base = read_object(Path(adapter) / "adapter_config.json").get("base_model_name_or_path")
-    own = read_settings(adapter)
-    folder = own is not None and own.base_is_folder
-    if not base or ((folder or base.count("/") > 1) and not Path(base).is_dir()):
-        raise ModelError(
-            f"the base model {base} of {os.fspath(adapter)} is not there; give it: from_pretrained(BASE, adapter=...)"
-        )
-    return base, None if own is None or Path(base).is_dir() else own.base_fingerprint or None

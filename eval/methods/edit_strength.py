@@ -7,14 +7,14 @@ from mllm_embed.fusion import edited
 from ..method import Method, Ranking, Seen
 
 
-def edit_strength(seen: Seen, *, strength: float = 1.2) -> Ranking:
+def edit_strength(seen: Seen, *, strength: float = 1.4) -> Ranking:
     """v + a (q - v), of unit length: a = 1 is the plain query, more is a stronger edit."""
     return Ranking(edited(seen.composed, seen.image, strength), seen.gallery)
 
 
 METHOD = Method(
     edit_strength,
-    source="PDV (arXiv 2502.07215), PDV-I; range of a from its section on scaling, the default in the middle of it",
+    source="PDV (arXiv 2502.07215), PDV-I; the default is its a for CIRR and CIRCO, where q comes of captions",
     needs="the picture's own vector",
     neutral={"strength": 1.0},
     grid={"strength": (0.6, 0.8, 1.0, 1.2, 1.4, 1.6)},

@@ -214,7 +214,7 @@ def test_the_command_prints_a_table_and_writes_results(
     with Image.open(tmp_path / "out" / "gains.png") as drawn:
         assert min(drawn.size) > 300
     assert content["tuned on"] is None and content["headline"] == "R@1"
-    assert content["methods"]["edit strength"]["settings"] == {"strength": 1.2}
+    assert content["methods"]["edit strength"]["settings"] == {"strength": 1.4}
     assert "no token for" in content["methods"]["rerank yes no"]["refused"]
     assert main(["compare", str(tmp_path / "out" / "plain"), str(tmp_path / "out" / "edit-strength")]) == 0
     gain = content["methods"]["edit strength"]["gain"]["points"]
