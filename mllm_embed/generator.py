@@ -46,17 +46,6 @@ class Generator:
             raise ConfigError("this model's attention looks ahead: it can embed, but no longer speak")
         self.model, self.tokenizer = with_head(embedder), embedder.processor.tokenizer
 
-    @property
-    def identity(self) -> dict[str, Any]:
-        """What tells this model's answers from others'."""
-        settings = self.embedder.settings
-        return {
-            "model": settings.base,
-            "weights": settings.base_fingerprint,
-            "quantization": self.embedder.quantization,
-            "dtype": str(self.embedder.dtype).removeprefix("torch."),
-        }
-
     def answers(self, questions: Sequence[Question], *, max_tokens: int = 64, batch_size: int = 8) -> Iterator[str]:
         """What the model says, in the order of the questions; a batch at a time."""
         ends = self.model.generation_config.eos_token_id
