@@ -146,6 +146,8 @@ def _run(arguments: argparse.Namespace) -> int:
     from .vectors import write_vectors
 
     need_labels(suite)
+    if arguments.edit_strength != 1 and not any(task.composed for task in suite.tasks):
+        raise ConfigError(f"--edit-strength: {suite.title} has no composed queries, and no edit to make stronger")
     embedder = load_towers(arguments)
     vectors, spent = embed(embedder, suite, batch_size=arguments.batch_size)
     vectors = strengthened(vectors, suite, arguments.edit_strength)

@@ -31,6 +31,8 @@ WORDINGS = ("{instruction}.", "please: {instruction}", "as here, but {instructio
 BLIND = 0.98  # a mean cosine above it, to the vector of a query with another half, is a fault
 ROBUSTNESS = "robustness.json"
 _TAILS = (2.5, 97.5)
+_HALVES = ("picture", "instruction")
+_Items = tuple[Query, ...]
 
 
 @dataclass(frozen=True)
@@ -68,82 +70,83 @@ def robustness(embedder: MLLMEmbedder, suite: Suite, *, batch_size: int = 32) ->
     asked = {task.name: _variants(task) for task in suite.tasks}
     whole = replace(suite, tasks=tuple(_widened(task, asked[task.name]) for task in suite.tasks), means=())
     vectors, _ = embed(embedder, whole, batch_size=batch_size)
-    tasks = {task.name: _measured(task, vectors[task.name], asked[task.name]) for task in suite.tasks}
-    faults = [
-        f"{task + ': ' if task else ''}{fault}"
-        for task, found in tasks.items()
-        for half in ("picture", "instruction")
-        if (fault := _fault(found, half))
-    ]
+    tasks, faults = {}, []
+    for task in suite.tasks:
+        tasks[task.name], found = _measured(task, vectors[task.name], asked[task.name])
+        faults += [f"{task.name + ': ' if task.name else ''}{fault}" for fault in found]
     wordings = {task.name: "the benchmark's own" if task.paraphrases else "by rule" for task in suite.tasks}
     negatives = {task.name: "the benchmark's own" if any(task.negatives) else "none" for task in suite.tasks}
     return Robustness(suite.title, suite.fingerprint(), wordings, negatives, tasks, faults)
 
 
-def _fault(found: Mapping[str, Measure], half: str) -> str:
-    """What is wrong where a half is ignored; "" where nothing is."""
-    cosine = found[f"cosine, {half} swapped"].value
-    if cosine > BLIND:
-        return f"the {half} hardly moves the vector: with another query's it keeps a cosine of {cosine:.3f}"
-    plain = next(iter(found.values()))
-    swapped = next(m for name, m in found.items() if name.endswith(f"{half} swapped") and not name.startswith("cosine"))
-    if swapped.value >= plain.low:
-        return (
-            f"another query's {half} finds as much: {swapped.value:.2f}, as asked {plain.low:.2f} to {plain.high:.2f}"
-        )
-    return ""
-
-
 @dataclass(frozen=True)
 class _Asked:
-    """The queries of a task as asked, worded otherwise, and with a half of another query."""
+    """The queries of a task worded otherwise, and with a half of another query.
 
-    wordings: Sequence[Sequence[Query]]  # by query
-    pictures: Sequence[Query]
-    instructions: Sequence[Query]
+    Args:
+        wordings: by query, none where there is no other wording.
+        swapped: half -> which queries [M] have another one's, and what is then asked [M]; none where all are alike.
+    """
+
+    wordings: Sequence[Sequence[_Items]]
+    swapped: Mapping[str, tuple[list[int], list[_Items]]]
 
     @property
     def sizes(self) -> list[int]:
         return [len(row) for row in self.wordings]
 
+    @property
+    def queries(self) -> list[_Items]:
+        """All of them, the wordings first."""
+        rows = [*self.wordings, *(items for _, items in self.swapped.values())]
+        return [items for row in rows for items in row]
+
 
 def _variants(task: Task) -> _Asked:
-    plain = [items[0] for items in task.queries]
-    own = task.paraphrases or [[_filled(form, item) for form in WORDINGS] for item in plain]
-    wordings = [
-        [Query(image=item.image, instruction=words) for words in row if words and words != item.words]
-        for item, row in zip(plain, own, strict=True)
+    plain = task.queries
+    if task.paraphrases:
+        wordings = [
+            [(Query(image=items[0].image, instruction=words),) for words in row if words and words != items[0].words]
+            for items, row in zip(plain, task.paraphrases, strict=True)
+        ]
+    else:
+        wordings = [
+            [tuple(_filled(form, item) for item in items) for form in WORDINGS if all(item.words for item in items)]
+            for items in plain
+        ]
+    pictures = _others([picture_key(items[0].images[0]) for items in plain])
+    instructions = _others([tuple(item.words for item in items) for items in plain])
+    other_picture = [
+        tuple(Query(image=plain[other][0].image, instruction=item.words) for item in plain[at])
+        for at, other in pictures.items()
     ]
-    other = _others(plain)
-    return _Asked(
-        wordings,
-        [Query(image=plain[at].image, instruction=item.words) for item, (at, _) in zip(plain, other, strict=True)],
-        [Query(image=item.image, instruction=plain[at].words) for item, (_, at) in zip(plain, other, strict=True)],
-    )
+    other_words = [
+        tuple(Query(image=plain[at][0].image, instruction=item.words) for item in plain[other])
+        for at, other in instructions.items()
+    ]
+    swapped = {"picture": (list(pictures), other_picture), "instruction": (list(instructions), other_words)}
+    return _Asked(wordings, swapped)
 
 
-def _filled(form: str, item: Item) -> str | None:
-    return form.replace("{instruction}", item.words) if item.words else None
+def _filled(form: str, item: Item) -> Query:
+    return Query(image=item.image, instruction=form.replace("{instruction}", item.words or ""))
 
 
-def _others(items: Sequence[Item]) -> list[tuple[int, int]]:
-    """For each query the next one in the list with another picture, and the next with another instruction.
-
-    Itself where all are alike.
-    """
-    pictures, words = [picture_key(item.images[0]) for item in items], [item.words for item in items]
-
-    def following(values: Sequence[Any], at: int) -> int:
-        places = ((at + step) % len(values) for step in range(1, len(values)))
-        return next((place for place in places if values[place] != values[at]), at)
-
-    return [(following(pictures, at), following(words, at)) for at in range(len(items))]
+def _others(values: Sequence[Any]) -> dict[int, int]:
+    """For each place the next one, round the list, with another value; nothing where all are alike."""
+    count = len(values)
+    found = {}
+    for at in range(count):
+        places = ((at + step) % count for step in range(1, count))
+        other = next((place for place in places if values[place] != values[at]), None)
+        if other is not None:
+            found[at] = other
+    return found
 
 
 def _widened(task: Task, asked: _Asked) -> Task:
     """The task with all variants as queries, so that one pass embeds everything with the task's own prompts."""
-    more = [(item,) for item in (*[i for row in asked.wordings for i in row], *asked.pictures, *asked.instructions)]
-    queries = [*task.queries, *more]
+    queries = [*task.queries, *asked.queries]
     return replace(
         task,
         queries=queries,
@@ -155,17 +158,24 @@ def _widened(task: Task, asked: _Asked) -> Task:
     )
 
 
-def _measured(task: Task, vectors: Vectors, asked: _Asked) -> dict[str, Measure]:
+def _measured(task: Task, vectors: Vectors, asked: _Asked) -> tuple[dict[str, Measure], list[str]]:
+    """All measures of a task, and the faults."""
     count = len(task.queries)
     rows = vectors.rows[task.asked]
     plain, image = rows[:count], vectors.rows["image only"][:count]
-    said, pictures, instructions = np.split(rows[count:], [sum(asked.sizes), sum(asked.sizes) + count])
+    said, rest = np.split(rows[count:], [sum(asked.sizes)])
     found = {
         **_over_words(task, vectors.gallery, plain, said, asked.sizes),
         **_against_negatives(task, vectors.gallery, plain, image),
-        **_over_halves(task, vectors.gallery, plain, {"picture": pictures, "instruction": instructions}),
     }
-    return {name: _measure(values, about, task.name) for name, (values, about) in found.items()}
+    faults = []
+    for half, (at, _) in asked.swapped.items():
+        swapped, rest = rest[: len(at)], rest[len(at) :]
+        if at:
+            more, fault = _over_half(task, vectors.gallery, half, plain[at], swapped, np.array(at))
+            found |= more
+            faults += fault
+    return {name: _measure(values, about, task.name) for name, (values, about) in found.items()}, faults
 
 
 _Values = dict[str, tuple[np.ndarray, str]]
@@ -180,18 +190,19 @@ def _over_words(task: Task, gallery: np.ndarray, plain: np.ndarray, said: np.nda
     again = _values(task, said, gallery, owners)
     all_of = [np.append(again[at], own[row]) for row, at in enumerate(places)]
     first, others = answers_of(view, plain, gallery, 1)[:, 0], _first(task, said, gallery, owners)
-    cosines = [float(np.mean(said[at] @ plain[row])) if len(at) else 1.0 for row, at in enumerate(places)]
-    return {
+    told = [(row, at) for row, at in enumerate(places) if len(at)]
+    found: _Values = {
         f"{name}, as asked": (100 * own, "the words of the benchmark"),
         f"{name}, mean of wordings": (100 * np.array([row.mean() for row in all_of]), "over all wordings of a query"),
         f"{name}, worst wording": (100 * np.array([row.min() for row in all_of]), "the least of a query's wordings"),
         f"{name}, best wording": (100 * np.array([row.max() for row in all_of]), "the most of a query's wordings"),
-        "same first answer": (
-            100 * np.array([np.mean(others[at] == first[row]) if len(at) else 1.0 for row, at in enumerate(places)]),
-            "wordings that find what the words as asked find first",
-        ),
-        "cosine of wordings": (np.array(cosines), "to the vector of the words as asked"),
     }
+    if told:
+        same = [np.mean(others[at] == first[row]) for row, at in told]
+        found["same first answer"] = 100 * np.array(same), "wordings that find what the words as asked find first"
+        cosines = [float(np.mean(said[at] @ plain[row])) for row, at in told]
+        found["cosine of wordings"] = np.array(cosines), "to the vector of the words as asked"
+    return found
 
 
 def _against_negatives(task: Task, gallery: np.ndarray, plain: np.ndarray, image: np.ndarray) -> _Values:
@@ -218,16 +229,27 @@ def _against_negatives(task: Task, gallery: np.ndarray, plain: np.ndarray, image
     return found
 
 
-def _over_halves(task: Task, gallery: np.ndarray, plain: np.ndarray, swapped: Mapping[str, np.ndarray]) -> _Values:
-    name, found = task.views[0].metrics[0].name, {}
-    for half, vectors in swapped.items():
-        cosines = (vectors * plain).sum(axis=1)
-        found[f"cosine, {half} swapped"] = cosines, f"to the vector of the query with another one's {half}"
-        found[f"{name}, {half} swapped"] = (
-            100 * _values(task, vectors, gallery),
-            f"what another query's {half} still finds",
-        )
-    return found
+def _over_half(
+    task: Task, gallery: np.ndarray, half: str, plain: np.ndarray, swapped: np.ndarray, owners: np.ndarray
+) -> tuple[_Values, list[str]]:
+    """Measures of queries [M, D] as asked and with another one's half, those of `owners` [M]; and what is wrong."""
+    cosines = (swapped * plain).sum(axis=1)
+    own, still = (100 * _values(task, rows, gallery, owners) for rows in (plain, swapped))
+    found = {
+        f"cosine, {half} swapped": (cosines, f"to the vector of the query with another one's {half}"),
+        f"{task.views[0].metrics[0].name}, {half} swapped": (still, f"what another query's {half} still finds"),
+    }
+    lost = _measure(own - still, "", task.name)
+    if cosines.mean() > BLIND:
+        return found, [
+            f"the {half} hardly moves the vector: with another query's it keeps a cosine of {cosines.mean():.3f}"
+        ]
+    if lost.low <= 0:
+        return found, [
+            f"another query's {half} finds as much: {still.mean():.2f}, as asked {own.mean():.2f} "
+            f"(lost {lost.value:.2f}, {lost.low:.2f} to {lost.high:.2f})"
+        ]
+    return found, []
 
 
 def _values(task: Task, queries: np.ndarray, gallery: np.ndarray, owners: np.ndarray | None = None) -> np.ndarray:
@@ -267,6 +289,8 @@ def robustness_table(found: Robustness) -> str:
             for name, m in measures.items()
         ]
         blocks.append(Table(["measure", "value", "95 %", "what it is"], rows))
+        alike = [half for half in _HALVES if f"cosine, {half} swapped" not in measures]
+        blocks += [f"Every query has the same {half}: whether it is ignored cannot be told." for half in alike]
     blocks += [f"FAULT: {fault}." for fault in found.faults]
     return markdown(blocks)
 

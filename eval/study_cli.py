@@ -119,7 +119,7 @@ def _tuning_suite(text: str) -> Suite:
     from .benchmarks import open_suite
 
     name, sign, root = text.partition("=")
-    return open_suite(name, Path(root)) if sign else open_suite("folder", Path(text))
+    return open_suite(name, Path(root)) if sign and not Path(text).is_dir() else open_suite("folder", Path(text))
 
 
 def _robustness(arguments: argparse.Namespace) -> int:

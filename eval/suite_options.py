@@ -90,11 +90,18 @@ def named_suite(arguments: argparse.Namespace, pictures: bool = True) -> Suite:
 
 
 def slug(suite: Suite, arguments: argparse.Namespace, source: str | Path) -> str:
-    """A folder name: benchmark, split and options as given, what was measured, and a tie rule that is not the usual."""
+    """A folder name: benchmark, split and options as given, what was measured, and what is not the usual way."""
     ties = getattr(arguments, "ties", TIES[0])
     # two parts of the path: every run of ours calls its last stage's folder alike
     name = "-".join(Path(source).parts[-2:]).removesuffix(".json")
-    words = [suite.name, suite.split, *given_options(arguments).values(), name, "" if ties == TIES[0] else ties]
+    small = getattr(arguments, "query_model", None) and (arguments.query_adapter or arguments.query_model)
+    strength = getattr(arguments, "edit_strength", 1)
+    words = [
+        suite.name, suite.split, *given_options(arguments).values(), name,
+        "-".join(Path(small).parts[-2:]) if small else "",
+        "" if strength == 1 else f"edit-{strength:g}",
+        "" if ties == TIES[0] else ties,
+    ]  # fmt: skip
     return re.sub(r"[^\w.-]+", "_", "-".join(filter(None, words))).strip("._-") or "benchmark"
 
 

@@ -16,9 +16,9 @@ from typing import Any
 import numpy as np
 
 from mllm_embed.encoder import MLLMEmbedder
-from mllm_embed.errors import ConfigError, DataError, ModelError
+from mllm_embed.errors import ConfigError, DataError, MLLMEmbedError
 from mllm_embed.images import content_key
-from mllm_embed.types import Document
+from mllm_embed.types import Document, Item
 
 from .evaluate import described, embed, items_of
 from .method import Method, Ranking, Seen
@@ -187,7 +187,7 @@ def try_methods(
                 say(f"choosing {name} on {tune_on.title}")
                 try:
                     settings[name] = best_settings(validation, method)
-                except (ConfigError, ModelError) as error:
+                except MLLMEmbedError as error:
                     refused[name] = str(error)
     bench = Bench(embedder, suite, told, batch_size, captions)
     plain, seconds, _ = bench.plain()
@@ -198,7 +198,7 @@ def try_methods(
             if name in refused:
                 raise ConfigError(refused[name])
             result, seconds, once = bench.run(method, settings[name])
-        except (ConfigError, ModelError) as error:
+        except MLLMEmbedError as error:
             tried[name] = Tried(method, settings[name], refused=str(error))
             continue
         gain = bench.gain(result, plain)
@@ -206,6 +206,8 @@ def try_methods(
             method, settings[name], described(result, bench.suite, embedder.prompts), gain, seconds, once
         )
     tuned = f"{tune_on.title} ({tune_on.fingerprint()[:12]})" if tune_on is not None else ""
+    if tuned and captions:
+        tuned += ", with the model's own captions there"
     return Trial(bench.suite, bench.headline, tuned, bench.spent, tried)
 
 
@@ -247,21 +249,36 @@ def figure_of(result: Result, name: str) -> Any:
 
 
 def check_apart(suite: Suite, other: Suite) -> None:
-    """Raises ConfigError where two suites share a query: the same picture with the same words."""
-    shared = _asked(suite) & _asked(other)
+    """Raises ConfigError where two suites share a query: the same picture with the same words, or with the same target.
+
+    The second is a query in other words, as the options of a benchmark make it.
+    """
+    known = set().union(*_asked(suite))
+    shared = sum(not known.isdisjoint(query) for query in _asked(other))
     if shared:
         raise ConfigError(
-            f"{other.title} shares {len(shared):,} queries with {suite.title}: settings chosen on what is reported "
+            f"{other.title} shares {shared:,} queries with {suite.title}: settings chosen on what is reported "
             "would flatter it; give another set to --tune-on"
         )
 
 
-def _asked(suite: Suite) -> set[tuple[Any, ...]]:
-    contents: dict[Any, str] = {}
-    found = set()
-    for item in (item for task in suite.tasks if task.composed for items in task.queries for item in items):
+def _asked(suite: Suite) -> list[set[tuple[Any, ...]]]:
+    """What tells each composed query: its picture with its words, and with each of its targets, by content."""
+    contents: dict[str, str] = {}
+
+    def content(item: Item) -> tuple[str, ...]:
         for image in item.images:
             if str(image) not in contents:
                 contents[str(image)] = content_key(image)
-        found.add((*[contents[str(image)] for image in item.images], item.words))
-    return found
+        return tuple(contents[str(image)] for image in item.images)
+
+    return [
+        {
+            (content(item), other)
+            for item in items
+            for other in (item.words, *((content(task.gallery[at]), task.gallery[at].words) for at in targets))
+        }
+        for task in suite.tasks
+        if task.composed
+        for items, targets in zip(task.queries, task.views[0].targets, strict=True)
+    ]

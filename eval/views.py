@@ -13,6 +13,7 @@ from mllm_embed.errors import ConfigError, DataError
 from mllm_embed.files import read_json
 from mllm_embed.fusion import unit
 from mllm_embed.generator import Question
+from mllm_embed.rows import half_character
 from mllm_embed.types import Document, Item
 
 from .suite import Suite, Task
@@ -21,6 +22,7 @@ from .told import Told
 # After the words that the embedder's own prompts use (E5-V, InstructCIR), but not "in one word".
 DESCRIBE = "Describe this image."
 REWRITE = 'Modify this image with "{instruction}", describe modified image.'
+NOTHING = "nothing"  # stands for an answer without a word
 
 
 def read_captions(path: Path, suite: Suite) -> dict[str, list[str]]:
@@ -37,6 +39,8 @@ def read_captions(path: Path, suite: Suite) -> dict[str, list[str]]:
             told = captions.get(name)
             if not isinstance(told, list) or not told or not all(isinstance(one, str) and one.strip() for one in told):
                 raise DataError(f'{path}: the gallery picture "{name}" has no caption, or one that is empty')
+            if any(map(half_character, told)):
+                raise DataError(f'{path}: a caption of "{name}" holds half a character (a lone surrogate)')
     return captions
 
 
@@ -73,7 +77,7 @@ class TextViews:
 
     def rewritten(self) -> list[str]:
         """The description of what each query looks for, by its first item."""
-        return self.told.say([rewrite(items[0]) for items in self.task.queries])
+        return [text or NOTHING for text in self.told.say([rewrite(items[0]) for items in self.task.queries])]
 
     def captioned_gallery(self, gallery: np.ndarray, beta: float) -> np.ndarray:
         """(1 - b) g + b mean(c): an inner product with it is WeiMoCIR's fused score, for one matrix product.
@@ -101,8 +105,8 @@ class TextViews:
         return unit(self._means([[next(said) for _ in questions] for questions in asked]))
 
     def _means(self, texts: Sequence[Sequence[str]]) -> np.ndarray:
-        """The mean vector of each list of texts [N, D] float32; one that says nothing counts as "nothing"."""
-        texts = [[text.strip() or "nothing" for text in row] for row in texts]
+        """The mean vector of each list of texts [N, D] float32; one that says nothing counts as NOTHING."""
+        texts = [[text.strip() or NOTHING for text in row] for row in texts]
         new = list(dict.fromkeys(text for row in texts for text in row if text not in self._known))
         if new:
             started = time.perf_counter()

@@ -32,6 +32,7 @@ from .families import Family, family_of
 from .hub import check_base, fetched, push
 from .loading import commit_of, load_model, load_processor
 from .lora import load_adapter
+from .made_by import check_taught
 from .memory import keep_pages
 from .model import EmbeddingModel
 from .planning import Plan, plan
@@ -184,7 +185,7 @@ class MLLMEmbedder:
     @property
     def finds(self) -> dict[str, Any]:
         """What made the vectors that its queries are to find: its teacher, for a distilled query encoder; or itself."""
-        return self.settings.finds or self.made_by
+        return {**(self.settings.finds or self.made_by), "dimension": self.dimension}
 
     @property
     def dimension(self) -> int:
@@ -239,6 +240,7 @@ class MLLMEmbedder:
     def plan(self, inputs: Sequence[Any], *, batch_size: int = 32, unreadable: dict[int, str] | None = None) -> Plan:
         """What `encode` does with the inputs, as `planning.plan` describes it; as a string, what that saves."""
         items = [as_item(value) for value in inputs]
+        check_taught(items, self.settings.finds)
         with ThreadPoolExecutor(THREADS) as pool:
             budget = tokens_of(batch_size)
             return plan(items, self.items, self.tails, batch_size, budget, pool, self.model.shares, unreadable)

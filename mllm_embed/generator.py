@@ -1,6 +1,6 @@
 """The language model that an embedder was made of, speaking again: its adapter off, its head back on.
 
-Nothing is loaded twice but the head: the weights are the embedder's own. Answers are the likeliest tokens, never
+No weight is kept twice but the head's: the others are the embedder's own. Answers are the likeliest tokens, never
 samples, so that the same question has the same answer.
 """
 
@@ -14,9 +14,10 @@ from typing import Any
 import torch
 from torch import Tensor
 
+from .checkpoint import read_settings
 from .encoder import MLLMEmbedder
-from .errors import ConfigError, ModelError
-from .images import load_image
+from .errors import ConfigError, DataError, ModelError
+from .images import load_image, name_of
 from .loading import load_errors
 from .prompts import chat
 from .types import ImageLike
@@ -36,8 +37,8 @@ class Generator:
     def __init__(self, embedder: MLLMEmbedder):
         """Put the head of the embedder's base back on its weights.
 
-        Raises ConfigError where there are no weights of the base left (a merged adapter), ModelError for a base that
-        has no head in its files.
+        The base is read whole for it, once and on the CPU. Raises ConfigError where there are no weights of the base
+        left (a merged adapter, a saved whole embedder), ModelError for a base that has no head in its files.
         """
         self.embedder = embedder
         if embedder.settings.adapter and not embedder.model.adapted:
@@ -74,7 +75,9 @@ class Generator:
             yield from (logits[:, yes].amax(1) - logits[:, no].amax(1)).tolist()
 
     def likelihoods(self, pairs: Sequence[tuple[Question, str]], *, batch_size: int = 8) -> Iterator[float]:
-        """The mean log-likelihood, over its tokens, of an answer to a question."""
+        """The mean log-likelihood, over its tokens, of an answer to a question. Raises DataError for an empty one."""
+        if not all(answer.strip() for _, answer in pairs):
+            raise DataError("an empty answer has no likelihood; leave it out")
         for part in _parts(pairs, batch_size):
             asked = [self._text(question) for question, _ in part]
             told = [text + answer for text, (_, answer) in zip(asked, part, strict=True)]
@@ -104,7 +107,12 @@ class Generator:
         """Model input of questions, which all have pictures or none; `texts` where more than the question is told."""
         pictures = [[load_image(image) for image in question.images] for question in questions]
         texts = texts or [self._text(question) for question in questions]
-        batch = self.embedder.items.batch(texts, pictures)
+        try:
+            batch = self.embedder.items.batch(texts, pictures)
+        except (ValueError, TypeError) as error:
+            shown = ", ".join(dict.fromkeys(name_of(image) for question in questions for image in question.images))
+            reason = str(error).strip().splitlines()[0]
+            raise ModelError(f"the model cannot be asked about {shown or 'these words'} ({reason})") from error
         dtype, device = self.embedder.dtype, self.embedder.device
         return {name: (t.to(dtype) if t.is_floating_point() else t).to(device) for name, t in batch.items()}
 
@@ -122,15 +130,20 @@ def _parts(work: Sequence[Any], size: int) -> Iterator[Sequence[Any]]:
 
 
 def with_head(embedder: MLLMEmbedder) -> Any:
-    """The whole generating model around the embedder's own base; only its head is loaded. Raises as `Generator`."""
+    """The whole generating model around the embedder's own base; only its head is kept. Raises as `Generator`."""
     from transformers import AutoModelForImageTextToText
 
-    name, base = embedder.settings.base, embedder.model.base
-    if name is None:
-        raise ConfigError("a merged model speaks with its embedder's weights; give its base and the adapter instead")
+    settings, base = embedder.settings, embedder.model.base
+    name = settings.base
+    if name is None or read_settings(name) is not None:
+        raise ConfigError(
+            f"{name or 'this model'} is a whole saved embedder: its weights embed, and can no longer speak; give the "
+            "base that it was made of, and the adapter"
+        )
+    revision = None if settings.base_is_folder else settings.base_fingerprint or None
     with load_errors(name):
         whole, found = AutoModelForImageTextToText.from_pretrained(
-            name, dtype=embedder.dtype, use_safetensors=True, output_loading_info=True
+            name, revision=revision, dtype=embedder.dtype, use_safetensors=True, output_loading_info=True
         )
     if found["missing_keys"]:
         raise ModelError(f"{name} holds no language-model head ({sorted(found['missing_keys'])[0]}): it cannot speak")

@@ -3,10 +3,11 @@
 from __future__ import annotations
 
 import json
-from collections.abc import Iterator, Mapping
+from collections.abc import Iterable, Iterator, Mapping
 from typing import Any
 
 from .errors import ConfigError
+from .types import Item
 
 FINDS = ("base", "adapter", "settings", "dimension")
 """What a query's vectors must have in common with a gallery's: half precision on one side only is no hindrance."""
@@ -27,6 +28,19 @@ def check_same(before: Mapping[str, Any], now: Mapping[str, Any], keys: tuple[st
                 f"{place} holds vectors that were made otherwise ({'; '.join(found[:3])}): use that model and those "
                 "settings, or another store"
             )
+
+
+def check_taught(items: Iterable[Item], finds: Mapping[str, Any] | None) -> None:
+    """Raises ConfigError for anything but a composed query where a model `finds` in its teacher's vectors.
+
+    Nothing else was distilled: its vector would lie in nobody's space.
+    """
+    other = next((item.role for item in items if item.role != "composed"), None) if finds else None
+    if other:
+        raise ConfigError(
+            f"this model was distilled to encode queries of a picture and an instruction, and cannot encode '{other}' "
+            "inputs: its teacher does that (TwoTowers takes both; on the command line, --query-model)"
+        )
 
 
 def changes(before: Any, now: Any, where: str = "") -> Iterator[str]:

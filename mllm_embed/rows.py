@@ -82,6 +82,8 @@ class Row:
         if not isinstance(value, list) or not all(isinstance(entry, str) and entry.strip() for entry in value):
             self.problem(f'"{key}" must be a list of non-empty strings, not {_short(value)}')
             return ()
+        if any(map(half_character, value)):
+            self.problem(f'"{key}" holds half a character (a lone surrogate): {_short(value)}')
         return tuple(value)
 
     def ids(self, key: str) -> tuple[str, ...]:

@@ -6,7 +6,7 @@ import os
 from collections.abc import Collection, Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path
-from typing import Protocol
+from typing import Any, Protocol
 
 import numpy as np
 
@@ -52,7 +52,7 @@ class Searcher:
 
         Raises ConfigError where the gallery's vectors were made by another model, adapter or prompt.
         """
-        check_same(gallery.made_by, getattr(embedder, "finds", gallery.made_by), FINDS, "the gallery")
+        check_same(gallery.made_by, _finds(embedder, gallery), FINDS, "the gallery")
         self.embedder, self.gallery = embedder, gallery
 
     @classmethod
@@ -195,6 +195,11 @@ def stored_gallery(place: str | os.PathLike[str]) -> Gallery | None:
 
         return Index.open(place)
     return None
+
+
+def _finds(embedder: Encoder, gallery: Gallery) -> Mapping[str, Any]:
+    """What an embedder's queries find; of one that does not tell, anything."""
+    return getattr(embedder, "finds", None) or getattr(embedder, "made_by", gallery.made_by)
 
 
 def _picture(place: ImageLike | None) -> ImageLike | None:

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import copy
 from collections.abc import Sequence
 from typing import Any
 
@@ -38,9 +39,14 @@ class TwoTowers:
     def dim(self) -> int | None:
         return self.gallery.dim
 
+    @property
+    def made_by(self) -> dict[str, Any]:
+        """What made the gallery's vectors."""
+        return self.gallery.made_by
+
     def with_prompts(self, prompts: PromptSet) -> TwoTowers:
         """Both models asked through other prompts."""
-        towers = TwoTowers(self.query, self.gallery)
+        towers = copy.copy(self)  # that they belong together was looked at, and holds for the prompts of the teaching
         towers.query, towers.gallery = self.query.with_prompts(prompts), self.gallery.with_prompts(prompts)
         return towers
 

@@ -71,6 +71,8 @@ class Term(_Section):
         if self.kept and (self.symmetric or self.same_side or self.frozen or len(self.query) > 1):
             kind = "bank" if self.bank else "taught"
             raise ValueError(f"a term with {kind}: true has one query and takes no symmetric, same_side or frozen")
+        if self.taught and self.query != ["composed"]:
+            raise ValueError("a term with taught: true has query: composed: everything else stays the teacher's")
         if self.taught and (self.bank or self.negatives):
             raise ValueError("a term with taught: true has all positives for candidates: no bank, no negatives")
         return self
@@ -224,6 +226,15 @@ class Stage(_Section):
     def _dimensions_increase(self) -> Stage:
         if self.matryoshka != sorted(set(self.matryoshka)):
             raise ValueError(f"matryoshka must list increasing dimensions, not {self.matryoshka}")
+        return self
+
+    @model_validator(mode="after")
+    def _lessons_have_one_temperature(self) -> Stage:
+        if any(term.taught for term in self.terms) and (self.learn_temperature or self.mask_margin is not None
+                                                        or self.hardness):  # fmt: skip
+            raise ValueError(
+                "a stage with taught: true takes no learn_temperature, mask_margin or hardness: a lesson is no InfoNCE"
+            )
         return self
 
     @model_validator(mode="after")

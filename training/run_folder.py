@@ -27,8 +27,8 @@ RUN_FILE = "run.json"
 def check_output(recipe: Recipe, data: dict[str, str]) -> list[str]:
     """The stages of `recipe` that are finished in its output folder, in order.
 
-    `data` maps each data folder to its fingerprint. Raises ConfigError when the folder holds something else: a file, a
-    damaged run.json, a run of another recipe or on other data, a later stage without the one before it.
+    `data` maps each data folder, and "teacher", to its fingerprint. Raises ConfigError when the folder holds something
+    else: a file, a damaged run.json, a run of another recipe or on other data, a later stage without the one before it.
     """
     output = recipe.output
     if output.exists() and not output.is_dir():
@@ -92,11 +92,13 @@ def _check_same(path: Path, wanted: dict[str, Any]) -> None:
     try:
         found = json.loads(path.read_text(encoding="utf-8"))
         changed = list(changes(found["recipe"], wanted["recipe"]))
-        other_data = found["data"] != wanted["data"]
+        other_data = [what for what in wanted["data"] if found["data"].get(what) != wanted["data"][what]]
+        other_data += found["data"].keys() - wanted["data"].keys()
     except (ValueError, KeyError, TypeError, AttributeError) as error:
         raise ConfigError(f"{path} is damaged; remove {path.parent} or choose another output") from error
     if changed or other_data:
-        why = f"of another recipe ({'; '.join(changed[:3])})" if changed else "on data that has changed since"
+        recipe, other = "; ".join(changed[:3]), ", ".join(other_data[:3])
+        why = f"of another recipe ({recipe})" if changed else f"on data that has changed since ({other})"
         raise ConfigError(f"{path.parent} holds a run {why}; choose another output or remove that folder")
 
 

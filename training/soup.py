@@ -69,6 +69,8 @@ def check_alike(adapters: Sequence[Adapter]) -> None:
     """Raises ModelError where adapters cannot be added: other bases, prompts or pooling make other spaces."""
     first = adapters[0]
     for other in adapters[1:]:
+        if other.settings.finds or first.settings.finds:
+            raise ModelError(f"{first.path} or {other.path} is a distilled query encoder: such cannot be added")
         for what, of in _FACTS.items():
             if of(first.settings) != of(other.settings):
                 raise ModelError(

@@ -55,12 +55,14 @@ def run_recipe(recipe: Recipe, after_stage: Callable[[str, Path], None] | None =
     validation = {name: DataFolder.open(s.evaluate.data) for name, s in recipe.stages.items() if s.evaluate}
     data |= {str(folder.root): folder.fingerprint() for folder in validation.values()}
     benchmarks = {name: benchmark_of(folder) for name, folder in validation.items()}
-    finished = check_output(recipe, data)
     bf16 = bfloat16_pays(device_for()) if recipe.bf16 == "auto" else recipe.bf16
+    teacher = Teacher(recipe, bf16) if recipe.teacher else None
+    if teacher:
+        data["teacher"] = teacher.fingerprint
+    finished = check_output(recipe, data)
     stopping = Stopping()
     with ExitStack() as within:
         within.enter_context(stopping.listening())
-        teacher = Teacher(recipe, bf16) if recipe.teacher else None
         embedder = _adapted(recipe, bf16, finished, teacher)
         check_dimension(recipe, embedder.dimension)
         if first_process():
@@ -117,7 +119,7 @@ def _adapted(recipe: Recipe, bf16: bool, finished: list[str], teacher: Teacher |
         spec = LoraSpec(rank=lora.rank, alpha=lora.alpha, dropout=lora.dropout, projector=lora.projector)
         add_lora(model, spec, embedder.family)
         if teacher and teacher.dimension != model.width:
-            model.projection = new_projection(model.width, teacher.dimension)
+            model.projection = new_projection(model.states_width, teacher.dimension)
     if model.projection is not None:
         model.projection.to(embedder.device).requires_grad_(teacher is not None)
     return embedder

@@ -6,11 +6,14 @@ Its vectors are those that an index holds already. The student learns to find in
 from __future__ import annotations
 
 import gc
+import hashlib
+import json
 from typing import Any
 
 import torch
 
 from mllm_embed import MLLMEmbedder
+from mllm_embed.made_by import FINDS
 
 from .config import Recipe
 
@@ -24,6 +27,11 @@ class Teacher:
         embedder = self.embedder()
         self.made_by: dict[str, Any] = embedder.made_by
         self.dimension = embedder.dimension
+
+    @property
+    def fingerprint(self) -> str:
+        """sha256 of what queries must have in common with its vectors."""
+        return hashlib.sha256(json.dumps({key: self.made_by[key] for key in FINDS}).encode()).hexdigest()
 
     def embedder(self) -> MLLMEmbedder:
         """The model, its adapter merged. Raises ModelError where it cannot be loaded."""

@@ -10,7 +10,10 @@ from ..method import Method, Ranking, Seen
 
 
 def pdv_fusion(seen: Seen, *, beta: float = 0.75, image: float = 1.4, text: float = 1.2) -> Ranking:
-    """(1 - b) [v + a_I (q - v)] + b [d + a_T (r - d)]; d, r: texts of the picture as it is and as it should be."""
+    """(1 - b) [v + a_I (q - v)] + b [d + a_T (r - d)], [] at unit length.
+
+    d, r: texts of the picture as it is and as it should be.
+    """
     composed = edited(seen.composed, seen.image, image)
     if not beta:
         return Ranking(composed, seen.gallery)

@@ -14,6 +14,7 @@ from .ids import read_ids
 
 if TYPE_CHECKING:
     from ..encoder import MLLMEmbedder
+    from ..generator import Generator
     from ..search import Hit
     from ..types import ImageLike, Query
 
@@ -92,6 +93,8 @@ def _run(arguments: argparse.Namespace) -> int:
         raise ConfigError("give --image, --instruction, or both: there is nothing to search for")
     if arguments.rerank < 0:
         raise ConfigError(f"--rerank must be 0 or more, not {arguments.rerank}")
+    if arguments.edit_strength != 1 and (arguments.image is None or arguments.instruction is None):
+        raise ConfigError("--edit-strength needs --image and --instruction: without both there is no edit")
     query = Query(image=arguments.image, instruction=arguments.instruction)
     check_sheet_path(arguments.output)
     if arguments.image is not None:
@@ -103,6 +106,7 @@ def _run(arguments: argparse.Namespace) -> int:
         gallery_of(arguments.gallery)
 
     embedder = load_embedder(arguments, merge=not arguments.rerank)  # its base is to speak
+    generator = _generator(embedder) if arguments.rerank else None  # before hours go into a gallery
     if gallery is None:
         searcher = Searcher.from_folder(embedder, arguments.gallery, batch_size=arguments.batch_size)
     else:
@@ -115,11 +119,10 @@ def _run(arguments: argparse.Namespace) -> int:
         exclude_reference=arguments.exclude_reference,
         edit_strength=arguments.edit_strength,
     )
-    if arguments.rerank:
-        from ..generator import Generator
+    if generator:
         from ..rerank import rerank
 
-        hits = rerank(Generator(embedder), query, hits, arguments.rerank)
+        hits = rerank(generator, query, hits, arguments.rerank)
     hits = hits[: arguments.k]
     if not hits:
         raise ConfigError(f"{arguments.gallery} holds nothing but what may not answer: leave out --exclude-reference")
@@ -129,6 +132,12 @@ def _run(arguments: argparse.Namespace) -> int:
     told = f"\n\n{_explained(embedder, query, hits)}" if arguments.explain else ""
     sys.stdout.write(f"{_table(hits)}{told}\n\nwrote {sheet}\n")
     return 0
+
+
+def _generator(embedder: MLLMEmbedder) -> Generator:
+    from ..generator import Generator
+
+    return Generator(embedder)
 
 
 def _explained(embedder: MLLMEmbedder, query: Query, hits: Sequence[Hit]) -> str:

@@ -83,6 +83,8 @@ def test_a_run_prints_the_table_and_writes_result_and_sheet(
     assert content["versions"]["torch"]
     with Image.open(folder / "contact_sheet.png") as image:
         assert image.height > 5 * 128
+    assert main(["run", str(benchmark), "--model", str(tiny_llava), "--edit-strength", "0.8"]) == 0
+    assert (folder.parent / f"{folder.name}-edit-0.8" / "result.json").is_file()  # beside it, not in its place
 
 
 def test_a_second_run_gives_the_same_numbers_whatever_the_batch(

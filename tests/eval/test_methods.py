@@ -196,6 +196,12 @@ def test_settings_are_chosen_on_other_queries_alone(embedder: MLLMEmbedder, data
     for query in content["queries"]:
         query["instruction"] += " please"
     (data / "benchmark.json").write_text(json.dumps({**content, "name": "polite"}))
+    with pytest.raises(ConfigError, match="polite shares 8 queries"):  # in other words, but with the same targets
+        try_methods(embedder, suite, chosen, tmp_path, tune_on=open_suite("folder", data))
+    targets = [query["targets"] for query in content["queries"]]
+    for query, other in zip(content["queries"], [*targets[1:], targets[0]], strict=True):
+        query["targets"] = other
+    (data / "benchmark.json").write_text(json.dumps({**content, "name": "polite"}))
     trial = try_methods(embedder, suite, chosen, tmp_path, tune_on=open_suite("folder", data))
     assert trial.tuned_on.startswith("polite (")
     assert trial.tried["edit strength"].settings["strength"] in methods()["edit strength"].grid["strength"]

@@ -87,6 +87,27 @@ def test_a_half_that_is_ignored_is_a_fault(tmp_path: Path) -> None:
     assert "FAULT: the picture hardly moves" in robustness_table(found)
 
 
+def test_what_all_queries_share_is_no_fault(tmp_path: Path) -> None:
+    data = folder(tmp_path, instruction="make it white", targets=["white"], paraphrases=None)
+    found = robustness(ColourEncoder(), open_suite("folder", data))
+    assert "cosine, instruction swapped" not in found.tasks[""] and "cosine, picture swapped" in found.tasks[""]
+    assert not [fault for fault in found.faults if "the instruction" in fault]
+    assert "the same instruction: whether it is ignored cannot be told" in robustness_table(found)
+
+
+def test_queries_without_another_wording_do_not_count_as_steady(tmp_path: Path) -> None:
+    data = folder(tmp_path)
+    content = json.loads((data / "benchmark.json").read_text())
+    for query in content["queries"][1:]:
+        query["paraphrases"] = [query["instruction"]]
+    (data / "benchmark.json").write_text(json.dumps(content))
+    found = robustness(ColourEncoder(), open_suite("folder", data))
+    assert (
+        found.tasks[""]["same first answer"].value == 100
+    )  # of red-green, whose second wording ends at green by order
+    assert found.tasks[""]["cosine of wordings"].value < 1
+
+
 def test_without_words_of_its_own_a_benchmark_is_asked_by_rule(tmp_path: Path) -> None:
     data = folder(tmp_path, paraphrases=None, negatives=None)
     encoder, asked = ColourEncoder(), []
@@ -100,6 +121,7 @@ def test_without_words_of_its_own_a_benchmark_is_asked_by_rule(tmp_path: Path) -
 def test_bad_words_and_negatives_are_named(tmp_path: Path) -> None:
     for changes, wrong in (
         ({"paraphrases": ["", "x"]}, '"paraphrases" must be a list of non-empty strings'),
+        ({"paraphrases": ["\ud800"]}, '"paraphrases" holds half a character'),
         ({"negatives": ["pink"]}, 'negative "pink" is not in the gallery'),
         ({"negatives": ["green", "blue", "white"]}, '"green" is both a target and a negative'),
     ):

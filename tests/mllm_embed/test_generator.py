@@ -10,7 +10,7 @@ import torch
 from PIL import Image
 
 from mllm_embed import MLLMEmbedder
-from mllm_embed.errors import ConfigError, ModelError
+from mllm_embed.errors import ConfigError, DataError, ModelError
 from mllm_embed.generator import Generator, Question
 
 
@@ -90,3 +90,16 @@ def test_models_that_cannot_speak_say_why(
         list(Generator(MLLMEmbedder.from_pretrained(tiny_llava)).agreement(questions))
     with pytest.raises(ConfigError, match="looks ahead"):
         Generator(MLLMEmbedder.from_pretrained(tiny_llava, bidirectional=True))
+
+
+def test_a_saved_whole_embedder_does_not_speak(tiny_llava: Path, saved_models: dict[str, Path], tmp_path: Path) -> None:
+    embedder = MLLMEmbedder.from_pretrained(tiny_llava, adapter=saved_models["adapter"], dtype="float32", device="cpu")
+    embedder.save_pretrained(tmp_path / "merged", merge=True)
+    with pytest.raises(ConfigError, match="is a whole saved embedder"):
+        Generator(MLLMEmbedder.from_pretrained(tmp_path / "merged", dtype="float32", device="cpu"))
+
+
+def test_an_empty_answer_has_no_likelihood(tiny_llava: Path, questions: list[Question]) -> None:
+    generator = Generator(MLLMEmbedder.from_pretrained(tiny_llava, dtype="float32", device="cpu"))
+    with pytest.raises(DataError, match="empty answer"):
+        list(generator.likelihoods([(questions[0], "red"), (questions[1], " ")]))

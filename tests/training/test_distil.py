@@ -17,12 +17,15 @@ from mllm_embed import MLLMEmbedder, Query, Searcher
 from mllm_embed.cli import main as search_main
 from mllm_embed.errors import ConfigError, ModelError
 from mllm_embed.eval.cli import main as eval_main
+from mllm_embed.prompts import PROMPT_SETS
 from mllm_embed.training import stage_run
 from mllm_embed.training.cli import main
 from mllm_embed.training.losses import distil
 from mllm_embed.training.recipe_files import load_recipe
 from mllm_embed.training.stages import run_recipe
+from mllm_embed.training.teacher import Teacher
 from mllm_embed.two_towers import TwoTowers
+from mllm_embed.types import as_item
 
 
 @pytest.fixture(scope="module")
@@ -106,6 +109,21 @@ def test_a_student_finds_in_its_teacher_s_gallery(
     mixed = towers.encode([data / "images/0.png", asked(data)[0], "a text"])
     assert np.array_equal(mixed[1], student.encode([asked(data)[0]])[0])
     assert np.array_equal(mixed[[0, 2]], teacher.encode([data / "images/0.png", "a text"]))
+    for other in (data / "images/0.png", "a text"):
+        with pytest.raises(ConfigError, match="its teacher does that"):
+            student.encode([asked(data)[0], other])
+    with pytest.raises(ConfigError, match="its teacher does that"):  # the picture alone, from which an edit is measured
+        searcher.search(asked(data)[0], edit_strength=1.4)
+    assert Searcher.open(towers, tmp_path / "store").search(asked(data)[0], edit_strength=1.4)
+    shorter = [
+        MLLMEmbedder.from_pretrained(model, adapter=adapter, dtype="float32", dim=16)
+        for model, adapter in ((small, tmp_path / "run" / "queries"), (tiny_llava, saved_models["adapter"]))
+    ]
+    assert TwoTowers(*shorter).encode(asked(data)[:1]).shape == (1, 16)
+    with pytest.raises(ConfigError, match="dimension: 64, now 16"):
+        TwoTowers(shorter[0], teacher)
+    other_prompts = towers.with_prompts(PROMPT_SETS["instructcir-legacy"]).with_prompts(PROMPT_SETS["instructcir"])
+    assert other_prompts.prompts.name == "instructcir"
 
 
 def test_the_evaluator_asks_with_the_student(
@@ -145,6 +163,10 @@ def test_a_stopped_distillation_ends_like_an_unstopped_one(
         patched.setattr(stage_run.ContrastiveTrainer, "_save_checkpoint", stop)
         with pytest.raises(ModelError, match="stopped here"):
             run_recipe(stopped)
+    with monkeypatch.context() as patched:
+        patched.setattr(Teacher, "fingerprint", "another")
+        with pytest.raises(ConfigError, match=r"has changed since \(teacher\)"):
+            run_recipe(stopped)
     run_recipe(stopped)
     for file in ("adapter_model.safetensors", "projection/model.safetensors"):
         one, two = (load_file(tmp_path / run / "queries" / file) for run in ("whole", "stopped"))
@@ -159,20 +181,30 @@ def test_a_projection_travels_in_every_form(
 
     assert main([str(recipe), "--override", "stages.queries.steps=2"]) == 0
     student = MLLMEmbedder.from_pretrained(small, adapter=tmp_path / "run" / "queries", dtype="float32")
-    vectors = student.encode(["a red hat", data / "images/0.png"])
+    vectors = student.encode(asked(data)[:2])
     student.save_pretrained(tmp_path / "merged", merge=True)
     merged = MLLMEmbedder.from_pretrained(tmp_path / "merged", dtype="float32")
-    assert merged.encode(["a red hat", data / "images/0.png"]) == pytest.approx(vectors, abs=1e-5)
+    assert merged.encode(asked(data)[:2]) == pytest.approx(vectors, abs=1e-5)
     assert merged.finds == student.finds and merged.dimension == 64
     theirs = SentenceTransformer(str(tmp_path / "merged"), device="cpu", local_files_only=True)
     found = theirs.encode(["a red hat", str(data / "images/0.png")])
-    assert found == pytest.approx(vectors, abs=1e-5)
+    with torch.no_grad():
+        items = [as_item("a red hat"), as_item(data / "images/0.png")]
+        wanted = np.concatenate([merged.model(**merged.items([item])).numpy() for item in items])
+    assert found == pytest.approx(wanted, abs=1e-5)
     theirs.save(str(tmp_path / "again"))
     again = MLLMEmbedder.from_pretrained(tmp_path / "again", dtype="float32")
-    assert again.encode(["a red hat", data / "images/0.png"]) == pytest.approx(vectors, abs=1e-5)
+    assert again.encode(asked(data)[:2]) == pytest.approx(vectors, abs=1e-5)
     (tmp_path / "merged" / "projection" / "model.safetensors").write_bytes(b"spoilt")
     with pytest.raises(ModelError, match="projection is damaged"):
         MLLMEmbedder.from_pretrained(tmp_path / "merged")
+
+
+def test_query_encoders_are_not_added(recipe: Path, tmp_path: Path, capsys: pytest.CaptureFixture) -> None:
+    assert main([str(recipe), "--override", "stages.queries.steps=2"]) == 0
+    adapter = str(tmp_path / "run" / "queries")
+    assert main(["merge", adapter, adapter, "--output", str(tmp_path / "sum")]) == 2
+    assert "distilled query encoder" in capsys.readouterr().err
 
 
 TERM = "query: composed, positive: target_image"
@@ -185,6 +217,8 @@ TERM = "query: composed, positive: target_image"
         (f"stages.queries.terms=[{{{TERM}}}]", "with a teacher every term is taught"),
         (f"stages.queries.terms=[{{{TERM}, taught: true, symmetric: true}}]", "has one query"),
         (f"stages.queries.terms=[{{{TERM}, taught: true, bank: true}}]", "no bank"),
+        ("stages.queries.terms=[{query: query_image, positive: target_image, taught: true}]", "query: composed"),
+        ("stages.queries.hardness=9", "takes no learn_temperature, mask_margin or hardness"),
         ("teacher.model=nowhere/at/all", "nowhere/at/all"),
     ],
 )
