@@ -71,10 +71,8 @@ class Term(_Section):
         if self.kept and (self.symmetric or self.same_side or self.frozen or len(self.query) > 1):
             kind = "bank" if self.bank else "taught"
             raise ValueError(f"a term with {kind}: true has one query and takes no symmetric, same_side or frozen")
-        if self.taught and self.query != ["composed"]:
-            raise ValueError("a term with taught: true has query: composed: everything else stays the teacher's")
-        if self.taught and (self.bank or self.negatives):
-            raise ValueError("a term with taught: true has all positives for candidates: no bank, no negatives")
+        if self.taught and (self.query != ["composed"] or self.bank or self.negatives):
+            raise ValueError("a term with taught: true has query: composed and all positives: no bank, no negatives")
         return self
 
     @model_validator(mode="after")
@@ -229,15 +227,6 @@ class Stage(_Section):
         return self
 
     @model_validator(mode="after")
-    def _lessons_have_one_temperature(self) -> Stage:
-        if any(term.taught for term in self.terms) and (self.learn_temperature or self.mask_margin is not None
-                                                        or self.hardness):  # fmt: skip
-            raise ValueError(
-                "a stage with taught: true takes no learn_temperature, mask_margin or hardness: a lesson is no InfoNCE"
-            )
-        return self
-
-    @model_validator(mode="after")
     def _temperature_lies_within(self) -> Stage:
         if self.learn_temperature:
             low, high = self.learn_temperature
@@ -347,6 +336,9 @@ class Recipe(_Section):
             raise ValueError("a term with taught: true needs a teacher")
         if self.teacher and not all(term.taught for term in terms):
             raise ValueError("with a teacher every term is taught: true, or vectors would leave its space")
+        info_nce = (s.learn_temperature or s.mask_margin is not None or s.hardness for s in self.stages.values())
+        if self.teacher and any(info_nce):
+            raise ValueError("with a teacher, stages take no learn_temperature, mask_margin or hardness")
         return self
 
     @field_validator("bf16", mode="before")
