@@ -43,6 +43,12 @@ class Generator:
         self.embedder = embedder
         if embedder.settings.adapter and not embedder.model.adapted:
             raise ConfigError("the adapter is merged into the weights, and the base can no longer speak: load it apart")
+        base = embedder.settings.base
+        if base and read_settings(base) is not None:
+            raise ConfigError(
+                f"{base} is a whole saved embedder: its weights embed, and can no longer speak; give the base that it "
+                "was made of, and the adapter"
+            )
         if embedder.model.bidirectional:
             raise ConfigError("this model's attention looks ahead: it can embed, but no longer speak")
         self.model, self.tokenizer = with_head(embedder), embedder.processor.tokenizer
@@ -135,11 +141,8 @@ def with_head(embedder: MLLMEmbedder) -> Any:
 
     settings, base = embedder.settings, embedder.model.base
     name = settings.base
-    if name is None or read_settings(name) is not None:
-        raise ConfigError(
-            f"{name or 'this model'} is a whole saved embedder: its weights embed, and can no longer speak; give the "
-            "base that it was made of, and the adapter"
-        )
+    if name is None:
+        raise ConfigError("of a model that was not loaded from files there is no head to read")
     revision = None if settings.base_is_folder else settings.base_fingerprint or None
     with load_errors(name):
         whole, found = AutoModelForImageTextToText.from_pretrained(

@@ -95,8 +95,9 @@ def test_models_that_cannot_speak_say_why(
 def test_a_saved_whole_embedder_does_not_speak(tiny_llava: Path, saved_models: dict[str, Path], tmp_path: Path) -> None:
     embedder = MLLMEmbedder.from_pretrained(tiny_llava, adapter=saved_models["adapter"], dtype="float32", device="cpu")
     embedder.save_pretrained(tmp_path / "merged", merge=True)
+    merged = MLLMEmbedder.from_pretrained(tmp_path / "merged", dtype="float32", device="cpu")
     with pytest.raises(ConfigError, match="is a whole saved embedder"):
-        Generator(MLLMEmbedder.from_pretrained(tmp_path / "merged", dtype="float32", device="cpu"))
+        Generator(merged)
 
 
 def test_an_empty_answer_has_no_likelihood(tiny_llava: Path, questions: list[Question]) -> None:
