@@ -55,6 +55,11 @@ class Settings:
         """Whether the base was read from a folder, by the length of its fingerprint: a commit's is shorter."""
         return len(self.base_fingerprint or "") == hashlib.sha256().digest_size * 2
 
+    @property
+    def base_revision(self) -> str | None:
+        """The commit of a base that is a hub id; None for a folder, and where it is not known."""
+        return None if self.base_is_folder else self.base_fingerprint or None
+
     def to_dict(self) -> dict[str, Any]:
         return {
             "format": FORMAT, "pooling": self.pooling, "bidirectional": self.bidirectional, "normalize": True,

@@ -29,7 +29,7 @@ class Explainer:
     """Reads an embedder's pooled states as words."""
 
     def __init__(self, embedder: MLLMEmbedder):
-        """Load the head of the embedder's base. Raises ModelError where its files hold none."""
+        """Load the head of the embedder's base. Raises as `generator.with_head`."""
         self.embedder, self._head = embedder, with_head(embedder).get_output_embeddings()
         self._words = _words(embedder.processor.tokenizer, self._head.weight.shape[0])
 

@@ -136,17 +136,19 @@ def _parts(work: Sequence[Any], size: int) -> Iterator[Sequence[Any]]:
 
 
 def with_head(embedder: MLLMEmbedder) -> Any:
-    """The whole generating model around the embedder's own base; only its head is kept. Raises as `Generator`."""
+    """The whole generating model around the embedder's own base; only its head is kept.
+
+    Raises ConfigError for an embedder that was not loaded from files, ModelError for a base without a head in them.
+    """
     from transformers import AutoModelForImageTextToText
 
     settings, base = embedder.settings, embedder.model.base
     name = settings.base
     if name is None:
         raise ConfigError("of a model that was not loaded from files there is no head to read")
-    revision = None if settings.base_is_folder else settings.base_fingerprint or None
     with load_errors(name):
         whole, found = AutoModelForImageTextToText.from_pretrained(
-            name, revision=revision, dtype=embedder.dtype, use_safetensors=True, output_loading_info=True
+            name, revision=settings.base_revision, dtype=embedder.dtype, use_safetensors=True, output_loading_info=True
         )
     if found["missing_keys"]:
         raise ModelError(f"{name} holds no language-model head ({sorted(found['missing_keys'])[0]}): it cannot speak")

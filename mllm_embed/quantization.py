@@ -122,14 +122,13 @@ def full_precision(embedder: MLLMEmbedder) -> MLLMEmbedder:
     Raises ModelError when the base is gone, or is itself stored quantised.
     """
     settings, source = embedder.settings, embedder.settings.base
-    revision = None if settings.base_is_folder else settings.base_fingerprint or None
     with TemporaryDirectory() as folder:
         adapter = Path(folder) / "adapter" if embedder.model.adapted else None
         if adapter:
             embedder.save_pretrained(adapter)
         whole = type(embedder).from_pretrained(
             source, adapter=adapter, dtype=embedder.dtype, device="cpu", prompts=settings.prompts,
-            pooling=settings.pooling, bidirectional=settings.bidirectional, revision=revision,
+            pooling=settings.pooling, bidirectional=settings.bidirectional, revision=settings.base_revision,
         )  # fmt: skip
     if whole.quantization:
         raise ModelError(

@@ -123,7 +123,7 @@ def _base_tensors(adapters: Sequence[Adapter], base: str | None) -> dict[str, Te
 
     settings = adapters[0].settings
     name = base or settings.base or ""
-    revision = None if settings.base_is_folder else settings.base_fingerprint or None
+    revision = settings.base_revision
     model = load_model(name, "auto", revision, None, torch.device("cpu"))
     if settings.base_fingerprint and fingerprint(name, commit_of(name, revision)) != settings.base_fingerprint:
         raise ModelError(

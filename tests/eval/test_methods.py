@@ -16,7 +16,7 @@ from eval.method import Ranking, Seen
 from eval.methods import methods
 from eval.score import Vectors, answers_of, ranks_of
 from eval.trial import try_methods
-from eval.views import TextViews, read_captions, rewrite
+from eval.views import NOTHING, TextViews, read_captions, rewrite
 from mllm_embed import MLLMEmbedder
 from mllm_embed.errors import ConfigError
 from mllm_embed.generator import Question
@@ -160,6 +160,12 @@ def test_rerankers_put_the_first_answers_in_the_model_s_order_and_leave_the_rest
                 scores = {at: float(vector @ seen.gallery[at]) + 0.3 * score for at, score in scores.items()}
             row[:4] = sorted(row[:4], key=lambda at: -scores[at])
         assert found(seen, methods()[name].run(seen, depth=4, **settings)) == lists, name
+
+
+def test_an_answer_without_a_word_stands_for_nothing(seen: Seen) -> None:
+    seen.views.told.say = lambda questions: ["" for _ in questions]
+    assert set(seen.views.rewritten()) == {NOTHING}
+    found(seen, methods()["rerank caption"].run(seen, depth=3))
 
 
 def test_candidates_are_reranked_among_themselves(seen: Seen) -> None:
