@@ -9,11 +9,11 @@ from dataclasses import replace
 from pathlib import Path
 from typing import TYPE_CHECKING
 
+from mllm_embed.commands.model_options import add_model_options, add_query_options, load_embedder, load_towers
 from mllm_embed.errors import ConfigError, user_errors
-from mllm_embed.model_options import add_model_options, add_query_options, load_embedder, load_towers
 
-from .study_cli import register_studies
-from .suite_options import (
+from .commands.studies import register_studies
+from .commands.suite_options import (
     TIES,
     add_benchmark_options,
     add_command,
@@ -140,10 +140,10 @@ def _run(arguments: argparse.Namespace) -> int:
     if arguments.save_vectors:
         need_folder(arguments.save_vectors, "--save-vectors")
 
-    from .evaluate import described, embed, strengthened
-    from .report import settings_of, table, write_result, write_sheet
-    from .score import need_labels, score
-    from .vectors import write_vectors
+    from .reports.report import settings_of, table, write_result, write_sheet
+    from .scoring.evaluate import described, embed, strengthened
+    from .scoring.score import need_labels, score
+    from .scoring.vectors import write_vectors
 
     need_labels(suite)
     if arguments.edit_strength != 1 and not any(task.composed for task in suite.tasks):
@@ -170,10 +170,10 @@ def _run(arguments: argparse.Namespace) -> int:
 
 
 def _score(arguments: argparse.Namespace) -> int:
-    from .report import table, write_result
-    from .score import score, score_rankings
-    from .submission import read_ranking
-    from .vectors import read_vectors
+    from .reports.report import table, write_result
+    from .reports.submission import read_ranking
+    from .scoring.score import score, score_rankings
+    from .scoring.vectors import read_vectors
 
     suite = named_suite(arguments, pictures=False)
     if arguments.ranking and arguments.ties != TIES[0]:
@@ -217,7 +217,7 @@ def _check(arguments: argparse.Namespace) -> int:
 
 def _submit(arguments: argparse.Namespace) -> int:
     from .benchmarks import benchmark_named
-    from .submission import check_submission, need_server, read_submission, write_submission
+    from .reports.submission import check_submission, need_server, read_submission, write_submission
 
     name, _ = named_benchmark(arguments)
     arguments.split = arguments.split or benchmark_named(name).splits[-1]
@@ -239,11 +239,11 @@ def _submit(arguments: argparse.Namespace) -> int:
     output = arguments.output or Path("runs/submit") / slug(suite, arguments, source)
     need_folder(output, "--output")
     if arguments.vectors:
-        from .vectors import read_vectors
+        from .scoring.vectors import read_vectors
 
         vectors = read_vectors(arguments.vectors, suite)
     else:
-        from .evaluate import embed
+        from .scoring.evaluate import embed
 
         vectors, _ = embed(load_embedder(arguments), suite, batch_size=arguments.batch_size)
     written = write_submission(suite, vectors, output)
@@ -252,7 +252,7 @@ def _submit(arguments: argparse.Namespace) -> int:
 
 
 def _compare(arguments: argparse.Namespace) -> int:
-    from .compare import compare
+    from .reports.compare import compare
 
     sys.stdout.write(f"{compare(arguments.results, arguments.format)}\n")
     return 0

@@ -15,13 +15,13 @@ from typing import TYPE_CHECKING, Any
 import numpy as np
 
 from mllm_embed.errors import ConfigError, DataError
-from mllm_embed.hub import is_hub_id
+from mllm_embed.saving.hub import is_hub_id
 from mllm_embed.types import Document, Item, Query
 
 if TYPE_CHECKING:
     from mteb.models.model_meta import ModelMeta
 
-    from mllm_embed.encoder import MLLMEmbedder
+    from mllm_embed.encode.embedder import MLLMEmbedder
 
 _READ = ("text", "image")
 _UNREAD = ("audio", "video")

@@ -13,23 +13,23 @@ for _name in ("bitsandbytes.backends.cpu.ops", "bitsandbytes.autograd._functions
     logging.getLogger(_name).setLevel(logging.ERROR)
 
 if TYPE_CHECKING:
-    from .encoder import MLLMEmbedder
-    from .folder import DataFolder
-    from .index import Index
-    from .prompts import PromptSet
-    from .search import Searcher
-    from .store import VectorStore
+    from .data.folder import DataFolder
+    from .encode.embedder import MLLMEmbedder
+    from .index.faiss_index import Index
+    from .inputs.prompts import PromptSet
+    from .search.searcher import Searcher
+    from .store.vector_store import VectorStore
     from .types import Document, Query
 
 _HOMES = {
-    "MLLMEmbedder": "encoder",
-    "DataFolder": "folder",
+    "MLLMEmbedder": "encode.embedder",
+    "DataFolder": "data.folder",
     "Document": "types",
-    "Index": "index",
-    "PromptSet": "prompts",
+    "Index": "index.faiss_index",
+    "PromptSet": "inputs.prompts",
     "Query": "types",
-    "Searcher": "search",
-    "VectorStore": "store",
+    "Searcher": "search.searcher",
+    "VectorStore": "store.vector_store",
 }
 __all__ = ["DataFolder", "Document", "Index", "MLLMEmbedder", "PromptSet", "Query", "Searcher", "VectorStore"]
 

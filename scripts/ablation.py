@@ -24,16 +24,16 @@ from typing import Any
 import numpy as np
 
 from mllm_embed import MLLMEmbedder
+from mllm_embed.data.folder import DataFolder
 from mllm_embed.errors import ConfigError, user_errors
 from mllm_embed.eval.benchmarks import open_suite
-from mllm_embed.eval.evaluate import evaluate
-from mllm_embed.eval.figures import bootstrap_means
-from mllm_embed.eval.paired import paired
+from mllm_embed.eval.scoring.estimate import bootstrap_means
+from mllm_embed.eval.scoring.evaluate import evaluate
+from mllm_embed.eval.scoring.paired import paired
 from mllm_embed.files import atomic_folder, read_json, write_file, write_json
-from mllm_embed.folder import DataFolder
-from mllm_embed.training.config import Recipe
-from mllm_embed.training.recipe_files import load_recipe
-from mllm_embed.training.stages import run_recipe
+from mllm_embed.training.recipe.config import Recipe
+from mllm_embed.training.recipe.recipe_files import load_recipe
+from mllm_embed.training.run.stages import run_recipe
 
 DATA, OUTPUT = Path("runs/demo/data"), Path("runs/ablation")
 TESTS = ("seen", "unseen")

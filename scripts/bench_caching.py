@@ -19,18 +19,18 @@ from pathlib import Path
 import torch
 
 from mllm_embed import DataFolder, MLLMEmbedder
-from mllm_embed.devices import bfloat16_pays
 from mllm_embed.files import write_json
-from mllm_embed.lora import LoraSpec, add_lora
-from mllm_embed.training.collator import Batch, ContrastiveCollator
-from mllm_embed.training.config import Stage
+from mllm_embed.model.devices import bfloat16_pays
+from mllm_embed.model.lora import LoraSpec, add_lora
+from mllm_embed.training.batch.collator import Batch, ContrastiveCollator
+from mllm_embed.training.batch.examples import Example, Reader
 from mllm_embed.training.data.folder import read_rows
-from mllm_embed.training.examples import Example, Reader
-from mllm_embed.training.gathering import gather
-from mllm_embed.training.gradient_caching import BatchEncoder
-from mllm_embed.training.live_bytes import LiveBytes
-from mllm_embed.training.losses import Weighing
-from mllm_embed.training.trainer import term_loss
+from mllm_embed.training.distributed.gathering import gather
+from mllm_embed.training.distributed.gradient_caching import BatchEncoder
+from mllm_embed.training.distributed.memory_tracker import LiveBytes
+from mllm_embed.training.loss.losses import Weighing
+from mllm_embed.training.recipe.config import Stage
+from mllm_embed.training.run.trainer import term_loss
 
 
 def main() -> None:

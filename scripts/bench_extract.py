@@ -36,11 +36,11 @@ from PIL import Image
 from torch.nn import functional as F
 
 from mllm_embed import Document, MLLMEmbedder, Query
+from mllm_embed.encode.planning import Plan, Step
 from mllm_embed.errors import ConfigError, user_errors
 from mllm_embed.files import write_json
-from mllm_embed.planning import Plan, Step
+from mllm_embed.saving.versions import versions
 from mllm_embed.types import Item
-from mllm_embed.versions import versions
 from smollm2_llava import BASE, smollm2_idefics3, smollm2_llava
 
 WORDS = (

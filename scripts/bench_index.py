@@ -21,14 +21,14 @@ from typing import Any
 import numpy as np
 from tqdm import tqdm
 
+from mllm_embed.encode.memory import PeakMemory
 from mllm_embed.errors import ConfigError, user_errors
 from mllm_embed.files import write_json
-from mllm_embed.index import Index
-from mllm_embed.index_build import build_index, probe
-from mllm_embed.index_kinds import kind_of
-from mllm_embed.memory import PeakMemory
-from mllm_embed.precision import unit
-from mllm_embed.store import SHARD_ROWS, VectorStore
+from mllm_embed.index.build import build_index, probe
+from mllm_embed.index.faiss_index import Index
+from mllm_embed.index.kinds import kind_of
+from mllm_embed.store.vector_store import SHARD_ROWS, VectorStore
+from mllm_embed.vectors.precision import unit
 
 KINDS = ("ivf-disk", "sq8", "rabitq4", "rabitq", "binary")
 SPREAD = 0.7  # of the rows around their centre, a centre's numbers having a deviation of 1

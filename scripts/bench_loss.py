@@ -24,7 +24,7 @@ import torch
 from torch.nn import functional as F
 
 from mllm_embed.files import write_json
-from mllm_embed.training.tiled import info_nce
+from mllm_embed.training.loss.tiled import info_nce
 
 
 def main() -> None:

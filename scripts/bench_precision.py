@@ -28,17 +28,17 @@ import torch
 from torch import Tensor, nn
 
 from mllm_embed import MLLMEmbedder
-from mllm_embed.devices import bfloat16_pays
 from mllm_embed.errors import ConfigError, ModelError, user_errors
 from mllm_embed.eval.benchmarks import open_suite
-from mllm_embed.eval.score import Vectors, score
-from mllm_embed.eval.suite import Suite, Task
+from mllm_embed.eval.scoring.score import Vectors, score
+from mllm_embed.eval.scoring.suite import Suite, Task
 from mllm_embed.files import write_json
-from mllm_embed.lora import LoraSpec, add_lora, load_adapter
-from mllm_embed.model import is_part
-from mllm_embed.precision import to_precision, truncate
+from mllm_embed.model.devices import bfloat16_pays
+from mllm_embed.model.embedding_model import is_part
+from mllm_embed.model.lora import LoraSpec, add_lora, load_adapter
+from mllm_embed.saving.versions import versions
 from mllm_embed.types import Item
-from mllm_embed.versions import versions
+from mllm_embed.vectors.precision import to_precision, truncate
 from smollm2_llava import smollm2_llava
 
 ASSETS = Path(__file__).parent / "assets"

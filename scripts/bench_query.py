@@ -15,8 +15,8 @@ import sys
 import time
 from pathlib import Path
 
+from mllm_embed.commands.model_options import add_model_options, add_query_options, load_embedder, load_towers
 from mllm_embed.errors import user_errors
-from mllm_embed.model_options import add_model_options, add_query_options, load_embedder, load_towers
 
 ASSETS = Path(__file__).parent / "assets"
 ALONE = 64  # queries
@@ -34,8 +34,8 @@ def main() -> int:
         args.model, args.adapter = str(ASSETS / "base"), str(ASSETS / "adapters" / "instructions")
 
     from mllm_embed.eval.benchmarks import open_suite
-    from mllm_embed.eval.evaluate import evaluate
-    from mllm_embed.eval.tables import Table, markdown
+    from mllm_embed.eval.reports.tables import Table, markdown
+    from mllm_embed.eval.scoring.evaluate import evaluate
 
     suites = [open_suite("folder", folder) for folder in args.folders]
     towers, full = load_towers(args), load_embedder(args)

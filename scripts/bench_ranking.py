@@ -19,7 +19,7 @@ from collections.abc import Callable
 import faiss
 import numpy as np
 
-from mllm_embed.ranking import top_k
+from mllm_embed.vectors.ranking import top_k
 
 
 def main() -> None:

@@ -18,9 +18,9 @@ from collections.abc import Iterator
 from pathlib import Path
 from typing import Any, TextIO
 
+from mllm_embed.data.json_rows import half_character
 from mllm_embed.errors import DataError, user_errors
 from mllm_embed.files import atomic_file
-from mllm_embed.rows import half_character
 from mllm_embed.training.data.formats.text_triplets import NLI, TEXT_TRIPLETS
 
 COLUMNS = tuple({theirs: ours for ours, theirs in format.columns.items()} for format in (NLI, TEXT_TRIPLETS))

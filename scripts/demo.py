@@ -40,11 +40,11 @@ def main() -> int:
 
     from mllm_embed import MLLMEmbedder
     from mllm_embed.eval.benchmarks import open_suite
-    from mllm_embed.eval.evaluate import evaluate
-    from mllm_embed.eval.report import comparison_table, settings_of, write_result, write_sheet
-    from mllm_embed.eval.score import Result
-    from mllm_embed.training.recipe_files import load_recipe
-    from mllm_embed.training.stages import run_recipe
+    from mllm_embed.eval.reports.report import comparison_table, settings_of, write_result, write_sheet
+    from mllm_embed.eval.scoring.evaluate import evaluate
+    from mllm_embed.eval.scoring.score import Result
+    from mllm_embed.training.recipe.recipe_files import load_recipe
+    from mllm_embed.training.run.stages import run_recipe
 
     disable_progress_bar()  # weights of 14 MB load in a blink
     recipe = load_recipe("demo")

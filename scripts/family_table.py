@@ -13,8 +13,8 @@ from pathlib import Path
 
 import pytest
 
-from mllm_embed.families import FAMILIES, TESTED, Family
-from mllm_embed.versions import versions
+from mllm_embed.model.families import FAMILIES, TESTED, Family
+from mllm_embed.saving.versions import versions
 
 TESTS = Path(__file__).resolve().parents[1] / "tests/mllm_embed/test_families.py"
 COLUMNS = {

@@ -26,8 +26,8 @@ import numpy as np
 from PIL import Image
 
 from mllm_embed.errors import DataError
-from mllm_embed.index import Index
-from mllm_embed.store import VectorStore
+from mllm_embed.index.faiss_index import Index
+from mllm_embed.store.vector_store import VectorStore
 
 ROOT = Path(__file__).resolve().parent.parent
 PICTURES, SHARD_ROWS = 1500, 50

@@ -38,9 +38,9 @@ from torch.nn import functional as F
 
 from base_model import IMAGE_TOKENS, USER, build_model, build_processor, build_tokenizer, load_base
 from make_scenes import MIN_NOUNS, UNSEEN, held_out_scenes
-from mllm_embed.devices import bfloat16_pays
 from mllm_embed.errors import ConfigError, DataError, user_errors
 from mllm_embed.files import atomic_folder
+from mllm_embed.model.devices import bfloat16_pays
 from scene_talk import branches, corpus, mentions, questions
 from scenes import BACKGROUNDS, CELLS, SIZES, Painter, Scene, sample_scene
 

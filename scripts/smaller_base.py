@@ -14,7 +14,7 @@ from pathlib import Path
 from torch import nn
 
 from mllm_embed.errors import ConfigError, user_errors
-from mllm_embed.loading import check_name, load_errors, load_processor
+from mllm_embed.model.loading import check_name, load_errors, load_processor
 
 
 @user_errors

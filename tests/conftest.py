@@ -75,7 +75,7 @@ def saved_models(tiny_llava: Path, tmp_path_factory: pytest.TempPathFactory) -> 
     import torch
 
     from mllm_embed import MLLMEmbedder
-    from mllm_embed.lora import LoraSpec, add_lora
+    from mllm_embed.model.lora import LoraSpec, add_lora
 
     embedder = MLLMEmbedder.from_pretrained(tiny_llava, dtype="float32", device="cpu")
     torch.manual_seed(0)

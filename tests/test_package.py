@@ -38,7 +38,7 @@ def _outside(site: Path, *words: str) -> subprocess.CompletedProcess[str]:
 def test_no_top_level_name_but_ours(wheel: Path) -> None:
     assert sorted(p.name for p in wheel.iterdir() if not p.name.endswith(".dist-info")) == ["mllm_embed"]
     assert (wheel / "mllm_embed/training/recipes/demo.yaml").is_file() and (wheel / "mllm_embed/py.typed").is_file()
-    assert (wheel / "mllm_embed/eval/published.yaml").is_file()
+    assert (wheel / "mllm_embed/eval/reports/published.yaml").is_file()
     assert (wheel / "mllm_embed/training/triplets/prompt.txt").is_file()
     assert (wheel / "mllm_embed/training/shapes/Qwen--Qwen2-VL-2B-Instruct.json").is_file()
     assert (wheel / "mllm_embed/eval/benchmarks/cirr.py").is_file()

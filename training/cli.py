@@ -13,10 +13,10 @@ from mllm_embed.errors import user_errors
 # module, whose main(argv) it is, and what it does
 COMMANDS = {
     "make-triplets": (".triplets.cli", "make triplets from image-caption pairs by a language model"),
-    "mine": (".mine", "find hard negatives for the rows of a data folder, and clusters of rows for batches"),
-    "merge": (".merge", "add adapters of one base with weights: an adapter soup"),
-    "plan": (".plan", "tell what a recipe takes: memory, tokens and steps, before anything is loaded"),
-    "report": (".report", "draw a run's log as curves, and tell it in a few lines"),
+    "mine": (".mining.mine", "find hard negatives for the rows of a data folder, and clusters of rows for batches"),
+    "merge": (".merging.merge", "add adapters of one base with weights: an adapter soup"),
+    "plan": (".plan.plan", "tell what a recipe takes: memory, tokens and steps, before anything is loaded"),
+    "report": (".report.report", "draw a run's log as curves, and tell it in a few lines"),
 }
 
 EPILOG = """examples:
@@ -43,7 +43,7 @@ class _Help(argparse.Action):
         super().__init__(*args, nargs=0, **kwargs)
 
     def __call__(self, parser, namespace, values, option_string=None):
-        from .recipe_files import describe_keys
+        from .recipe.recipe_files import describe_keys
 
         commands = "\n".join(f"  {name:<24}{told}" for name, (_, told) in COMMANDS.items())
         parser.epilog = EPILOG.format(commands=commands) + describe_keys()
@@ -67,12 +67,12 @@ def main(argv: Sequence[str] | None = None) -> int:
     parser.add_argument("-h", "--help", action=_Help, help="this help, with every key of a recipe")
     args = parser.parse_args(argv)
 
-    from .recipe_files import load_recipe
+    from .recipe.recipe_files import load_recipe
 
     recipe = load_recipe(args.recipe, args.override)
 
-    from .stages import run_recipe
-    from .stopping import EXIT_CODE, Stopped
+    from .run.stages import run_recipe
+    from .run.stopping import EXIT_CODE, Stopped
 
     try:
         run_recipe(recipe)

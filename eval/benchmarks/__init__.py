@@ -7,7 +7,7 @@ from pathlib import Path
 
 from mllm_embed.errors import ConfigError, DataError
 
-from ..suite import Suite
+from ..scoring.suite import Suite
 from .base import Benchmark, Count, chosen, open_source
 from .captions import COCO, FLICKR30K
 from .circo import CIRCO

@@ -12,7 +12,7 @@ from mllm_embed.errors import ConfigError, DataError
 from mllm_embed.files import read_json
 from mllm_embed.types import ImageLike, Query
 
-from ..suite import Suite
+from ..scoring.suite import Suite
 
 Options = Mapping[str, str]
 Places = tuple[str, ...]

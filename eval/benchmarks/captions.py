@@ -12,8 +12,8 @@ from typing import Any
 from mllm_embed.errors import DataError
 from mllm_embed.types import Document
 
-from ..metrics import recall
-from ..suite import Suite, Task, View
+from ..scoring.metrics import recall
+from ..scoring.suite import Suite, Task, View
 from .base import Benchmark, Options, Source, unique
 
 _SPLITS = "Karpathy's splits"

@@ -11,8 +11,8 @@ from typing import Any
 from mllm_embed.errors import DataError
 from mllm_embed.types import Document
 
-from ..metrics import mean_average_precision, recall
-from ..suite import Suite, Task, View
+from ..scoring.metrics import mean_average_precision, recall
+from ..scoring.suite import Suite, Task, View
 from .base import Benchmark, Options, Source, ask, positions, unique
 
 _QUERIES, _GALLERY = "annotations", "image list of COCO 2017 unlabeled"

@@ -13,8 +13,8 @@ from typing import Any
 from mllm_embed.errors import DataError
 from mllm_embed.types import Document
 
-from ..metrics import recall, soft_recall
-from ..suite import Mean, Suite, Task, View
+from ..scoring.metrics import recall, soft_recall
+from ..scoring.suite import Mean, Suite, Task, View
 from .base import Benchmark, Options, Source, ask, positions, unique
 
 _CAPTIONS, _GALLERY = "captions", "image split"

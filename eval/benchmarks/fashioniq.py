@@ -10,8 +10,8 @@ from __future__ import annotations
 from mllm_embed.errors import DataError
 from mllm_embed.types import Document
 
-from ..metrics import recall
-from ..suite import Mean, Suite, Task, View
+from ..scoring.metrics import recall
+from ..scoring.suite import Mean, Suite, Task, View
 from .base import Benchmark, Options, Source, ask, positions, unique
 
 CATEGORIES = ("dress", "shirt", "toptee")

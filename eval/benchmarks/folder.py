@@ -4,13 +4,13 @@ from __future__ import annotations
 
 from typing import Any
 
+from mllm_embed.data.folder import Benchmark as FolderBenchmark
+from mllm_embed.data.folder import DataFolder, open_benchmark
 from mllm_embed.errors import DataError
-from mllm_embed.folder import Benchmark as FolderBenchmark
-from mllm_embed.folder import DataFolder, open_benchmark
 from mllm_embed.types import Document, Query
 
-from ..metrics import MAP, MRR, mean_average_precision, recall
-from ..suite import Suite, Task, View
+from ..scoring.metrics import MAP, MRR, mean_average_precision, recall
+from ..scoring.suite import Suite, Task, View
 from .base import Benchmark, Count, Options, Source
 
 KS = (1, 5, 10)

@@ -14,11 +14,11 @@ from typing import Any
 from PIL import Image, ImageOps
 
 from mllm_embed.errors import DataError, ImageError
-from mllm_embed.images import load_image
+from mllm_embed.inputs.images import load_image
 from mllm_embed.types import Document, ImageLike
 
-from ..metrics import recall
-from ..suite import Mean, Suite, Task, View
+from ..scoring.metrics import recall
+from ..scoring.suite import Mean, Suite, Task, View
 from .base import Benchmark, Options, Source, ask
 
 TASKS = ("focus_attribute", "change_attribute", "focus_object", "change_object")

@@ -6,7 +6,7 @@ import importlib
 import pkgutil
 from functools import cache
 
-from ..method import Method
+from ..studies.method import Method
 
 
 @cache

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from ..method import Method, Ranking, Seen
+from ..studies.method import Method, Ranking, Seen
 
 
 def caption_fusion(seen: Seen, *, beta: float = 0.2) -> Ranking:

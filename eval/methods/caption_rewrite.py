@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from ..method import Method, Ranking, Seen
+from ..studies.method import Method, Ranking, Seen
 
 
 def caption_rewrite(seen: Seen) -> Ranking:

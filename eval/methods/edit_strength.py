@@ -2,9 +2,9 @@
 
 from __future__ import annotations
 
-from mllm_embed.fusion import edited
+from mllm_embed.vectors.fusion import edited
 
-from ..method import Method, Ranking, Seen
+from ..studies.method import Method, Ranking, Seen
 
 
 def edit_strength(seen: Seen, *, strength: float = 1.4) -> Ranking:

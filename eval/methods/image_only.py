@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from ..method import Method, Ranking, Seen
+from ..studies.method import Method, Ranking, Seen
 
 
 def image_only(seen: Seen) -> Ranking:

@@ -2,9 +2,9 @@
 
 from __future__ import annotations
 
-from mllm_embed.fusion import slerp
+from mllm_embed.vectors.fusion import slerp
 
-from ..method import Method, Ranking, Seen
+from ..studies.method import Method, Ranking, Seen
 
 
 def image_text_slerp(seen: Seen, *, share: float = 0.5) -> Ranking:

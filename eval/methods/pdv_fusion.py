@@ -4,9 +4,9 @@ from __future__ import annotations
 
 import numpy as np
 
-from mllm_embed.fusion import edited, unit, weighted
+from mllm_embed.vectors.fusion import edited, unit, weighted
 
-from ..method import Method, Ranking, Seen
+from ..studies.method import Method, Ranking, Seen
 
 
 def pdv_fusion(seen: Seen, *, beta: float = 0.75, image: float = 1.4, text: float = 1.2) -> Ranking:

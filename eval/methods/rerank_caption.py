@@ -4,10 +4,10 @@ from __future__ import annotations
 
 import numpy as np
 
-from mllm_embed.generator import Question
+from mllm_embed.generate.generator import Question
 
-from ..method import Method, Ranking, Seen
-from ..views import DESCRIBE
+from ..studies.llm_texts import DESCRIBE
+from ..studies.method import Method, Ranking, Seen
 
 
 def rerank_caption(seen: Seen, *, depth: int = 10, weight: float = 0.1) -> Ranking:

@@ -4,9 +4,9 @@ from __future__ import annotations
 
 import numpy as np
 
-from mllm_embed.rerank import question
+from mllm_embed.generate.rerank import question
 
-from ..method import Method, Ranking, Seen
+from ..studies.method import Method, Ranking, Seen
 
 
 def rerank_yes_no(seen: Seen, *, depth: int = 10) -> Ranking:

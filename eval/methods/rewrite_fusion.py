@@ -2,9 +2,9 @@
 
 from __future__ import annotations
 
-from mllm_embed.fusion import weighted
+from mllm_embed.vectors.fusion import weighted
 
-from ..method import Method, Ranking, Seen
+from ..studies.method import Method, Ranking, Seen
 
 
 def rewrite_fusion(seen: Seen, *, weight: float = 0.5) -> Ranking:

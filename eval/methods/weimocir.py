@@ -2,9 +2,9 @@
 
 from __future__ import annotations
 
-from mllm_embed.fusion import weighted
+from mllm_embed.vectors.fusion import weighted
 
-from ..method import Method, Ranking, Seen
+from ..studies.method import Method, Ranking, Seen
 
 
 def weimocir(seen: Seen, *, alpha: float = 0.65, beta: float = 0.0) -> Ranking:

@@ -37,8 +37,8 @@ def register(commands: Any) -> None:
 
 
 def _run(arguments: argparse.Namespace) -> int:
-    from ..checkpoint import read_card, read_settings
-    from ..model_card import CARD_FILE, ModelCardInfo, write_card
+    from ..saving.checkpoint import read_card, read_settings
+    from ..saving.model_card import CARD_FILE, ModelCardInfo, write_card
 
     settings = read_settings(arguments.model)
     if settings is None:

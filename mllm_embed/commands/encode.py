@@ -10,10 +10,10 @@ from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 from ..errors import ConfigError
-from ..model_options import add_model_options, load_embedder
+from .model_options import add_model_options, load_embedder
 
 if TYPE_CHECKING:
-    from ..extract import Extracted
+    from ..store.extract import Extracted
 
 _HELP = """\
 what it does
@@ -83,7 +83,7 @@ def register(commands: Any) -> None:
 
 def _run(arguments: argparse.Namespace) -> int:
     # Everything that can be wrong without a model is looked at before the slow imports.
-    from ..sources import open_sources
+    from ..data.sources import open_sources
 
     if arguments.shard_rows < 1:
         raise ConfigError(f"--shard-rows must be at least 1, not {arguments.shard_rows}")
@@ -95,11 +95,11 @@ def _run(arguments: argparse.Namespace) -> int:
         "dtype": arguments.store_dtype, "shard_rows": arguments.shard_rows, "batch_size": arguments.batch_size
     }  # fmt: skip
     if arguments.ray:
-        from ..cluster import encode_on_ray
+        from .ray import encode_on_ray
 
         found = encode_on_ray(arguments, fields, options)
     else:
-        from ..extract import encode_sources
+        from ..store.extract import encode_sources
 
         _own_gpu(arguments)
         found = [encode_sources(load_embedder(arguments), listing, arguments.output, **options)]
@@ -128,8 +128,8 @@ def _own_gpu(arguments: argparse.Namespace) -> None:
 
 def _told(found: Sequence[Extracted], arguments: argparse.Namespace) -> str:
     """What to say at the end, of what each process did."""
-    from ..extract import UNREADABLE
-    from ..planning import explained, total
+    from ..encode.planning import explained, total
+    from ..store.extract import UNREADABLE
 
     rows = sum(done.rows for done in found)
     lines = []

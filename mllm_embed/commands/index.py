@@ -8,12 +8,12 @@ from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 from ..errors import ConfigError
-from ..index_kinds import KINDS, kind_of
+from ..index.kinds import KINDS, kind_of
 
 if TYPE_CHECKING:
     import numpy as np
 
-    from ..store import VectorStore
+    from ..store.vector_store import VectorStore
 
 _KINDS = "\n".join(f"  {name:10} {kind.about}" for name, kind in KINDS.items())
 _HELP = f"""\
@@ -65,10 +65,10 @@ def _run(arguments: argparse.Namespace) -> int:
     output = arguments.output or arguments.store.with_name(f"{arguments.store.name}.index")
     if arguments.kind:
         kind_of(arguments.kind)
-    from ..index import Index
-    from ..index_build import build_index, card_text, check_place
-    from ..index_target import Target, build_for
-    from ..store import VectorStore
+    from ..index.build import build_index, card_text, check_place
+    from ..index.faiss_index import Index
+    from ..index.target import Target, build_for
+    from ..store.vector_store import VectorStore
 
     target = Target.parse(arguments.target) if arguments.target else None
     store = VectorStore.open(arguments.store)
@@ -91,7 +91,7 @@ def _queries(path: Path | None, store: VectorStore) -> np.ndarray | None:
     """[Q, D] float32: the vectors of another store."""
     if path is None:
         return None
-    from ..store import VectorStore
+    from ..store.vector_store import VectorStore
 
     given = VectorStore.open(path)
     if given.dimension != store.dimension:

@@ -37,7 +37,7 @@ def register(commands: Any) -> None:
 
 
 def _run(arguments: argparse.Namespace) -> int:
-    from ..search import stored_gallery
+    from ..search.searcher import stored_gallery
 
     names = [*arguments.names, *(read_ids(arguments.ids) if arguments.ids else [])]
     if not names:

@@ -9,13 +9,13 @@ from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 from ..errors import ConfigError, ImageError
-from ..model_options import add_model_options, load_embedder
 from .ids import read_ids
+from .model_options import add_model_options, load_embedder
 
 if TYPE_CHECKING:
-    from ..encoder import MLLMEmbedder
-    from ..generator import Generator
-    from ..search import Hit
+    from ..encode.embedder import MLLMEmbedder
+    from ..generate.generator import Generator
+    from ..search.searcher import Hit
     from ..types import ImageLike, Query
 
 _HELP = """\
@@ -79,10 +79,10 @@ def register(commands: Any) -> None:
 
 def _run(arguments: argparse.Namespace) -> int:
     # Everything that can be wrong without a model is looked at before the slow imports.
-    from ..contact_sheet import SheetRow, check_sheet_path, contact_sheet, text_tile
-    from ..images import load_image
-    from ..search import Searcher, stored_gallery
-    from ..sources import gallery_of
+    from ..data.sources import gallery_of
+    from ..inputs.images import load_image
+    from ..search.contact_sheet import SheetRow, check_sheet_path, contact_sheet, text_tile
+    from ..search.searcher import Searcher, stored_gallery
     from ..types import Query
 
     if arguments.k < 1:
@@ -120,7 +120,7 @@ def _run(arguments: argparse.Namespace) -> int:
         edit_strength=arguments.edit_strength,
     )
     if generator:
-        from ..rerank import rerank
+        from ..generate.rerank import rerank
 
         hits = rerank(generator, query, hits, arguments.rerank)
     hits = hits[: arguments.k]
@@ -135,14 +135,14 @@ def _run(arguments: argparse.Namespace) -> int:
 
 
 def _generator(embedder: MLLMEmbedder) -> Generator:
-    from ..generator import Generator
+    from ..generate.generator import Generator
 
     return Generator(embedder)
 
 
 def _explained(embedder: MLLMEmbedder, query: Query, hits: Sequence[Hit]) -> str:
     """What the model would say next where it reads off the query's vector and each answer's; shared words in front."""
-    from ..explain import Explainer, shared
+    from ..generate.explain import Explainer, shared
     from ..types import Document
 
     there = [(rank, picture) for rank, hit in enumerate(hits, 1) if (picture := _shown(hit)) is not None]
@@ -161,7 +161,7 @@ def _words(reading: Sequence[tuple[str, float]]) -> str:
 
 def _shown(hit: Hit) -> ImageLike | None:
     """A hit's picture, None where there is none or it is gone: the answer is right all the same."""
-    from ..images import load_image
+    from ..inputs.images import load_image
 
     try:
         return None if hit.image is None else load_image(hit.image)

@@ -35,8 +35,8 @@ def register(commands: Any) -> None:
 
 
 def _run(arguments: argparse.Namespace) -> int:
-    from ..qdrant import upload
-    from ..store import VectorStore
+    from ..search.qdrant import upload
+    from ..store.vector_store import VectorStore
 
     gallery, sent = upload(VectorStore.open(arguments.store), arguments.collection)
     sys.stdout.write(f"sent {sent:,} rows; {arguments.collection} has {len(gallery):,}\n")

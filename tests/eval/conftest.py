@@ -6,7 +6,7 @@ import pytest
 from made_benchmarks import WRITERS
 
 from eval.benchmarks import open_suite
-from eval.suite import Suite
+from eval.scoring.suite import Suite
 
 
 @pytest.fixture(scope="session")

@@ -18,7 +18,7 @@ from PIL import Image
 from mllm_embed import Document, MLLMEmbedder, Query
 from mllm_embed.errors import ConfigError, DataError
 from mllm_embed.eval.mteb_model import MTEBModel
-from mllm_embed.lora import LoraSpec, add_lora
+from mllm_embed.model.lora import LoraSpec, add_lora
 
 COUNT = 8
 

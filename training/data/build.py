@@ -6,8 +6,8 @@ from collections.abc import Callable, Mapping
 from dataclasses import dataclass
 from typing import Any
 
+from mllm_embed.data.json_rows import half_character
 from mllm_embed.errors import DataError
-from mllm_embed.rows import half_character
 from mllm_embed.types import Document, ImageLike, Item, Query
 
 from .numbers import number_of

@@ -6,8 +6,8 @@ import glob
 import os
 from pathlib import Path
 
+from mllm_embed.data.tables import STREAMED, TABLES, Table
 from mllm_embed.errors import DataError
-from mllm_embed.tables import STREAMED, TABLES, Table
 
 from .formats import Format
 from .source import Source

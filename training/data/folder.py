@@ -4,8 +4,8 @@ from __future__ import annotations
 
 from pathlib import Path
 
+from mllm_embed.data.folder import DataFolder, Pair, TextRow, Triplet
 from mllm_embed.errors import DataError
-from mllm_embed.folder import DataFolder, Pair, TextRow, Triplet
 from mllm_embed.types import Document, Query
 
 from .row import Row

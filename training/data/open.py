@@ -8,8 +8,8 @@ from dataclasses import replace
 from itertools import islice
 from pathlib import Path
 
+from mllm_embed.data.folder import DataFolder
 from mllm_embed.errors import DataError, did_you_mean
-from mllm_embed.folder import DataFolder
 from mllm_embed.types import ImageLike
 
 from .files import files_of, table_of

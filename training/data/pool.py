@@ -7,8 +7,8 @@ from typing import Any
 
 import numpy as np
 
+from mllm_embed.data.tables import Record, json_table
 from mllm_embed.errors import DataError
-from mllm_embed.tables import Record, json_table
 
 from .numbers import number_of
 

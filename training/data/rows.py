@@ -10,8 +10,8 @@ from typing import Any, Protocol
 
 import numpy as np
 
+from mllm_embed.data.tables import Record, Table
 from mllm_embed.errors import DataError
-from mllm_embed.tables import Record, Table
 from mllm_embed.types import ImageLike
 
 from .build import Cells, empty, row_of
@@ -148,7 +148,7 @@ class TableRows:
         return starts if self.kept is None else np.unique(np.searchsorted(self.kept, starts))
 
     def fingerprint(self) -> str:
-        from mllm_embed.tables.fingerprint import fingerprint
+        from mllm_embed.data.tables.fingerprint import fingerprint
 
         return fingerprint(self.table.files)
 

@@ -7,7 +7,7 @@ from collections.abc import Iterator
 import numpy as np
 from torch.utils.data import Sampler
 
-from mllm_embed.tables import ParquetTable, Table
+from mllm_embed.data.tables import ParquetTable, Table
 
 from .order import LANES, WINDOW_BLOCKS, stream_order
 from .rows import MixedRows

@@ -8,7 +8,7 @@ from collections.abc import Iterator
 from dataclasses import dataclass
 from typing import Any
 
-from mllm_embed.rows import half_character
+from mllm_embed.data.json_rows import half_character
 
 from .prompt import KEYS, KINDS
 

@@ -49,7 +49,7 @@ def main(argv: Sequence[str] | None = None) -> int:
     parser = _parser()
     args = parser.parse_args(argv)
 
-    from mllm_embed.folder import read_pairs
+    from mllm_embed.data.folder import read_pairs
 
     from .make import CACHE, OUTPUT, make_triplets
     from .prompt import Prompt

@@ -8,8 +8,8 @@ from multiprocessing.pool import ThreadPool
 from typing import Any
 from urllib.parse import urlsplit, urlunsplit
 
-from mllm_embed.answer_cache import CUT, REFUSED, Answer
 from mllm_embed.errors import ConfigError, ModelError
+from mllm_embed.generate.answer_cache import CUT, REFUSED, Answer
 
 TRIES = 7  # waiting 0, 2, 4 ... 32 seconds between them, or what the server says
 LOST = 3  # tries where no answer comes at all: each may take the whole timeout

@@ -7,8 +7,8 @@ from collections.abc import Iterable, Iterator
 from pathlib import Path
 from typing import Any
 
-from mllm_embed.answer_cache import CUT, Answer
 from mllm_embed.errors import ConfigError
+from mllm_embed.generate.answer_cache import CUT, Answer
 
 
 class Local:
@@ -18,7 +18,7 @@ class Local:
     """
 
     def __init__(self, name: str, temperature: float, max_tokens: int, concurrency: int = 8):
-        from mllm_embed.loading import check_name
+        from mllm_embed.model.loading import check_name
 
         check_name(name)
         self.name = name
@@ -73,8 +73,8 @@ def _load(name: str) -> tuple[Any, Any, Any]:
     from transformers import AutoConfig, AutoModelForCausalLM, AutoModelForImageTextToText, AutoTokenizer
     from transformers.models.auto.modeling_auto import MODEL_FOR_IMAGE_TEXT_TO_TEXT_MAPPING_NAMES as SEEING
 
-    from mllm_embed.devices import device_for, dtype_for
-    from mllm_embed.loading import load_errors, load_processor
+    from mllm_embed.model.devices import device_for, dtype_for
+    from mllm_embed.model.loading import load_errors, load_processor
 
     place = device_for()
     with load_errors(name):
@@ -98,7 +98,7 @@ def _load(name: str) -> tuple[Any, Any, Any]:
 
 def _weights(name: str) -> Any:
     """What tells one state of a model from another: the commit of a hub id, size and age of a folder's weights."""
-    from mllm_embed.loading import commit_of, load_errors
+    from mllm_embed.model.loading import commit_of, load_errors
 
     if not Path(name).is_dir():
         with load_errors(name):

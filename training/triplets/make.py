@@ -8,10 +8,10 @@ from collections.abc import Iterable, Iterator, Sequence
 from pathlib import Path
 from typing import Any, Protocol
 
-from mllm_embed.answer_cache import CUT, REFUSED, Answer, Cache, key_of
+from mllm_embed.data.folder import Pair
 from mllm_embed.errors import DataError, ModelError
 from mllm_embed.files import atomic_file, read_json, write_json
-from mllm_embed.folder import Pair
+from mllm_embed.generate.answer_cache import CUT, REFUSED, Answer, Cache, key_of
 
 from .answers import REASONS, Change, judge, parse, plain
 from .prompt import Prompt

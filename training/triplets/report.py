@@ -7,7 +7,7 @@ from collections import Counter
 from dataclasses import dataclass, field
 from typing import Any
 
-from mllm_embed.folder import Pair
+from mllm_embed.data.folder import Pair
 
 from .answers import REASONS
 

@@ -12,8 +12,8 @@ import numpy as np
 import pytest
 from PIL import Image
 
-from mllm_embed.images import content_key
-from mllm_embed.prompts import PROMPT_SETS, PromptSet
+from mllm_embed.inputs.images import content_key
+from mllm_embed.inputs.prompts import PROMPT_SETS, PromptSet
 
 REAL = Path(__file__).parents[4] / "shared" / "data" / "benchmarks"
 

@@ -9,8 +9,8 @@ import numpy as np
 import pytest
 
 from eval.benchmarks import open_suite
-from eval.evaluate import evaluate
-from eval.score import Vectors, score
+from eval.scoring.evaluate import evaluate
+from eval.scoring.score import Vectors, score
 
 KS = (1, 5, 10)
 

@@ -10,8 +10,8 @@ import numpy as np
 import pytest
 
 from eval.benchmarks import open_suite
-from eval.evaluate import evaluate
-from eval.score import Vectors, score
+from eval.scoring.evaluate import evaluate
+from eval.scoring.score import Vectors, score
 from mllm_embed.errors import DataError
 
 KS, SUBSET_KS = (1, 5, 10, 50), (1, 2, 3)

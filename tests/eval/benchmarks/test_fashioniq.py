@@ -10,8 +10,8 @@ import numpy as np
 import pytest
 
 from eval.benchmarks import open_suite
-from eval.evaluate import embed, evaluate
-from eval.score import Vectors, score
+from eval.scoring.evaluate import embed, evaluate
+from eval.scoring.score import Vectors, score
 
 CATEGORIES = ("dress", "shirt", "toptee")
 QUERIES = {"dress": 2017, "shirt": 2038, "toptee": 1961}

@@ -12,10 +12,10 @@ from PIL import Image
 
 from eval.benchmarks import open_suite
 from eval.benchmarks.genecis import Crop
-from eval.evaluate import embed, evaluate
-from eval.score import TIES, Result, Vectors, score
-from eval.suite import Suite
-from mllm_embed.images import load_image
+from eval.scoring.evaluate import embed, evaluate
+from eval.scoring.score import TIES, Result, Vectors, score
+from eval.scoring.suite import Suite
+from mllm_embed.inputs.images import load_image
 
 TASKS = ("focus_attribute", "change_attribute", "focus_object", "change_object")
 REAL_TASKS = ("change_object", "focus_object")

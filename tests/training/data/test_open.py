@@ -10,9 +10,9 @@ import numpy as np
 import pytest
 from pydantic import ValidationError
 
+from mllm_embed.data.tables import spans as spans_module
+from mllm_embed.data.tables.spans import json_spans
 from mllm_embed.errors import DataError
-from mllm_embed.tables import spans as spans_module
-from mllm_embed.tables.spans import json_spans
 from mllm_embed.training.data import Source
 from mllm_embed.training.data.open import open_rows
 from mllm_embed.training.data.rows import MixedRows

@@ -17,8 +17,8 @@ from mllm_embed.errors import DataError
 from mllm_embed.training.data import Row, Source
 from mllm_embed.training.data.open import open_rows
 from mllm_embed.training.data.order import quotas, stream_order
+from mllm_embed.training.data.replacement import spare
 from mllm_embed.training.data.rows import MixedRows
-from mllm_embed.training.data.spares import spare
 from mllm_embed.training.data.stream import StreamSampler
 
 TAR = {"image": "jpg", "caption": "json.caption", "id": "__key__"}

@@ -10,7 +10,7 @@ import pytest
 from mllm_embed.errors import DataError
 from mllm_embed.training.data import Source
 from mllm_embed.training.data.open import open_rows
-from mllm_embed.training.data.spares import ATTEMPTS, spare
+from mllm_embed.training.data.replacement import ATTEMPTS, spare
 from mllm_embed.training.data.unreadable import Unreadable
 
 

@@ -1,0 +1,137 @@
+"""What a query-time method is: a function from what is known of a task to a ranking, with its settings as keywords."""
+
+from __future__ import annotations
+
+import inspect
+from collections.abc import Callable, Mapping, Sequence
+from dataclasses import dataclass, field
+from functools import cached_property
+from typing import TYPE_CHECKING
+
+import numpy as np
+
+from mllm_embed.vectors.ranking import TargetRanks
+
+from ..scoring.score import Vectors, answers_of, ranks_of
+from ..scoring.suite import Task, View
+
+if TYPE_CHECKING:
+    from .llm_texts import TextViews
+
+Rescore = Callable[[np.ndarray], np.ndarray]
+"""Answers [Q, k] int64 (gallery positions, -1 where there are fewer) -> their new scores [Q, k]."""
+
+
+class Seen:
+    """What methods work with on one task.
+
+    Attributes:
+        gallery: [N, D] float32 of unit length.
+        views: what the language model says of pictures, as vectors; made when they are asked for.
+        used: which of the query's vectors have been asked for, by row of the table.
+    """
+
+    def __init__(self, task: Task, vectors: Vectors, views: TextViews):
+        self.task, self.gallery, self.views = task, vectors.gallery, views
+        self.used: set[str] = set()
+        self._rows = vectors.rows
+
+    @property
+    def composed(self) -> np.ndarray:
+        """Picture and instruction [Q, D] float32 of unit length."""
+        return self._row(self.task.asked)
+
+    @property
+    def image(self) -> np.ndarray:
+        """The picture alone [Q, D] float32 of unit length."""
+        return self._row("image only")
+
+    @property
+    def text(self) -> np.ndarray:
+        """The instruction alone [Q, D] float32 of unit length."""
+        return self._row("text only")
+
+    def _row(self, name: str) -> np.ndarray:
+        self.used.add(name)
+        return self._rows[name]
+
+
+@dataclass(frozen=True)
+class Ranking:
+    """The gallery by inner product with each query, the first `depth` answers then in the order of `rescore`.
+
+    Attributes:
+        queries, gallery: [Q, D] and [N, D] float32; inner products need no unit length.
+        depth: answers that are scored again; the rest stays as and where it is.
+        rescore: gives their new scores; equal ones keep the order that they came in.
+    """
+
+    queries: np.ndarray
+    gallery: np.ndarray
+    depth: int = 0
+    rescore: Rescore | None = field(default=None, repr=False)
+
+    def ranks(self, view: View) -> TargetRanks:
+        """The ranks of a view's targets."""
+        plain = ranks_of(view, self.queries, self.gallery)
+        if not self.depth:
+            return plain
+        first = self.answers(view, self.depth)
+        ranks = [
+            np.array([_place(row, at, rank) for at, rank in zip(wanted, known, strict=True)], dtype=np.int64)
+            for row, wanted, known in zip(first, view.targets, plain.gallery, strict=True)
+        ]
+        return TargetRanks(ranks, ranks, ranks)
+
+    def answers(self, view: View, k: int) -> np.ndarray:
+        """The best k answers of a view: gallery positions [Q, <= k] int64, -1 where there are fewer."""
+        found = answers_of(view, self.queries, self.gallery, max(k, self.depth))
+        if self.depth and self.rescore is not None:
+            first = found[:, : self.depth]
+            scores = np.where(first < 0, -np.inf, self.rescore(first))
+            order = np.argsort(-scores, axis=1, kind="stable")
+            found = np.concatenate([np.take_along_axis(first, order, axis=1), found[:, self.depth :]], axis=1)
+        return found[:, :k]
+
+
+def _place(answers: np.ndarray, target: int, rank: int) -> int:
+    """The rank of a target among rescored answers, or as it was where it is none of them."""
+    at = np.flatnonzero(answers == target)
+    return int(at[0]) + 1 if len(at) else rank
+
+
+@dataclass(frozen=True)
+class Method:
+    """A method of `eval.methods`: each module there has one, called METHOD.
+
+    Attributes:
+        run: `run(seen, **settings)`; the defaults are those of its signature.
+        source: paper, equation, or code that it follows.
+        needs: what it takes beyond the plain query, in a few words.
+        neutral: settings by which it is the plain query; None for a baseline, which has none.
+        grid: setting -> values to choose from on a validation set.
+    """
+
+    run: Callable[..., Ranking]
+    source: str
+    needs: str
+    neutral: Mapping[str, float] | None = None
+    grid: Mapping[str, Sequence[float]] = field(default_factory=dict)
+
+    @cached_property
+    def name(self) -> str:
+        return self.run.__name__.replace("_", " ")
+
+    @property
+    def about(self) -> str:
+        """The first line of the function's docstring."""
+        return (self.run.__doc__ or "").strip().splitlines()[0]
+
+    @property
+    def defaults(self) -> dict[str, float]:
+        """The settings and their defaults."""
+        return {
+            name: parameter.default
+            for name, parameter in inspect.signature(self.run).parameters.items()
+            if parameter.kind is parameter.KEYWORD_ONLY
+        }

@@ -1,0 +1,84 @@
+"""The options by which every command line names a model, and the model that they name."""
+
+from __future__ import annotations
+
+import argparse
+from typing import TYPE_CHECKING
+
+from ..errors import ConfigError
+from ..model.quantization import QUANTIZATIONS
+
+if TYPE_CHECKING:
+    from ..encode.dual_encoder import TwoTowers
+    from ..encode.embedder import MLLMEmbedder
+
+DTYPES = ("auto", "float32", "bfloat16", "float16")
+
+
+def add_model_options(parser: argparse.ArgumentParser, required: bool = True) -> None:
+    """Add --model, --adapter, --batch-size, --device, --dtype, --quantization and --dim."""
+    parser.add_argument("--model", required=required, metavar="M", help="model folder or hub id, or an adapter folder")
+    parser.add_argument("--adapter", metavar="A", help="adapter folder to put on the model")
+    parser.add_argument(
+        "--batch-size",
+        metavar="B",
+        type=int,
+        default=32,
+        help="inputs of 256 tokens at once (default 32)",
+    )
+    parser.add_argument("--device", metavar="D", help="cpu, cuda, cuda:1 (default: the GPU where there is one)")
+    parser.add_argument(
+        "--dtype",
+        choices=DTYPES,
+        default="auto",
+        help="default: auto, as stored in the model, but float32 on a CPU without bfloat16 instructions",
+    )
+    parser.add_argument(
+        "--quantization",
+        choices=QUANTIZATIONS,
+        help="keep the language model's weights in 4 or 8 bits (default: as --dtype says)",
+    )
+    parser.add_argument("--dim", metavar="D", type=int, help="cut vectors to their first D numbers (matryoshka)")
+
+
+def add_query_options(parser: argparse.ArgumentParser) -> None:
+    """Add --query-model and --query-adapter, for composed queries by a small model that was distilled from --model."""
+    parser.add_argument("--query-model", metavar="M", help="small model for composed queries, distilled from --model")
+    parser.add_argument("--query-adapter", metavar="A", help="adapter folder to put on it")
+
+
+def load_towers(arguments: argparse.Namespace) -> MLLMEmbedder | TwoTowers:
+    """The model that the options name, with the small one for its queries where there is one.
+
+    Raises as `load_embedder`, and ConfigError where the two do not belong together.
+    """
+    if arguments.query_model is None:
+        if arguments.query_adapter is not None:
+            raise ConfigError("--query-adapter needs --query-model: an adapter goes on a model")
+        return load_embedder(arguments)
+
+    from ..encode.dual_encoder import TwoTowers
+
+    small = {**vars(arguments), "model": arguments.query_model, "adapter": arguments.query_adapter}
+    return TwoTowers(load_embedder(argparse.Namespace(**small)), load_embedder(arguments))
+
+
+def load_embedder(arguments: argparse.Namespace, merge: bool = True) -> MLLMEmbedder:
+    """The model that the options name; its adapter merged where it is only to embed, and apart where it is to speak.
+
+    Raises ConfigError for a bad option, ModelError for a bad model.
+    """
+    if arguments.batch_size < 1:
+        raise ConfigError(f"--batch-size must be at least 1, not {arguments.batch_size}")
+
+    from ..encode.embedder import MLLMEmbedder
+
+    embedder = MLLMEmbedder.from_pretrained(
+        arguments.model,
+        adapter=arguments.adapter,
+        dtype=arguments.dtype,
+        quantization=arguments.quantization,
+        device=arguments.device,
+        dim=arguments.dim,
+    )
+    return embedder.merge_adapter() if merge else embedder

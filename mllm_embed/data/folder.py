@@ -1,0 +1,279 @@
+"""Anyone's own data: a folder with pictures and up to four files, all checked before any work starts.
+
+    images/...         pictures, named in the files relative to the folder
+    pairs.jsonl        {"id", "image", "caption"} a line: training, stage 1
+    triplets.jsonl     {"id", "image", "instruction", "target_image" and/or "target_text",
+                        "source_text"?, "kind"?} a line: training, stage 2
+    texts.jsonl        {"id", "source_text", "target_text", "instruction"?, "negative_text"?} a line:
+                       training without pictures, stage 0
+    benchmark.json     {"name", "gallery": [{"id", "image", "text"?, "caption"?}],
+                        "queries": [{"id", "image", "instruction", "targets": [ids],
+                                     "exclude": [ids]?, "kind"?}]}: evaluation
+
+The "image" of a triplet or a query may be a list of pictures. A gallery entry's "text" is embedded with its picture (a
+product and its description); its "caption" is not, and asks for the picture in a task of its own.
+
+Further keys are allowed and ignored, unless one looks like a misspelling of a key that is missing.
+"""
+
+from __future__ import annotations
+
+import hashlib
+import json
+import os
+from dataclasses import dataclass, field, fields
+from pathlib import Path
+
+from ..errors import DataError
+from .json_rows import Checks, Row, array_rows, image_complaint, json_lines
+
+FILES = ("pairs.jsonl", "triplets.jsonl", "benchmark.json", "texts.jsonl")
+_SHOWN = 20
+
+
+@dataclass(frozen=True)
+class Pair:
+    """A picture and what it shows."""
+
+    id: str
+    image: Path
+    caption: str
+
+
+@dataclass(frozen=True)
+class Triplet:
+    """One picture or several, an instruction, and the target: a picture, a text, or both."""
+
+    id: str
+    image: Path | tuple[Path, ...]
+    instruction: str
+    target_image: Path | None = None
+    target_text: str | None = None
+    source_text: str | None = None
+    kind: str | None = None
+
+
+@dataclass(frozen=True)
+class TextRow:
+    """A text, what must be found for it (or for it as `instruction` changes it), and what must not: no pictures."""
+
+    id: str
+    source_text: str
+    target_text: str
+    instruction: str | None = None
+    negative_text: str | None = None
+
+
+@dataclass(frozen=True)
+class GalleryItem:
+    """A picture that can be found, with a text that belongs to it where it has one."""
+
+    id: str
+    image: Path
+    caption: str | None = None
+    text: str | None = None
+
+
+@dataclass(frozen=True)
+class BenchmarkQuery:
+    """A question: picture or pictures, instruction, the gallery ids that are right, those left out of its ranking.
+
+    `paraphrases` are other words for the instruction, `negatives` gallery ids that its words rule out.
+    """
+
+    id: str
+    image: Path | tuple[Path, ...]
+    instruction: str
+    targets: tuple[str, ...]
+    exclude: tuple[str, ...] = ()
+    kind: str | None = None
+    paraphrases: tuple[str, ...] = ()
+    negatives: tuple[str, ...] = ()
+
+
+@dataclass(frozen=True)
+class Benchmark:
+    """A gallery and the queries asked of it. The order of the gallery decides between equal scores."""
+
+    name: str
+    gallery: tuple[GalleryItem, ...]
+    queries: tuple[BenchmarkQuery, ...]
+
+    def fingerprint(self) -> str:
+        """sha256 over ids, texts, targets, exclusions, and name and size of every picture."""
+        digest = hashlib.sha256(self.name.encode())
+        for entry in (*self.gallery, *self.queries):
+            pictures = _listed(entry.image)
+            told = [fact for picture in pictures for fact in (picture.name, picture.stat().st_size)]
+            left_out = ("image", "text", "paraphrases", "negatives")  # the last two change no ranking
+            values = [getattr(entry, part.name) for part in fields(entry) if part.name not in left_out]
+            more = [entry.text] if isinstance(entry, GalleryItem) and entry.text else []
+            digest.update(json.dumps([*told, *values, *more]).encode())
+        return digest.hexdigest()
+
+
+@dataclass(frozen=True)
+class DataFolder:
+    """The checked contents of a folder; open one with `DataFolder.open`."""
+
+    root: Path
+    pairs: list[Pair] = field(default_factory=list)
+    triplets: list[Triplet] = field(default_factory=list)
+    benchmark: Benchmark | None = None
+    digest: str = ""
+    texts: list[TextRow] = field(default_factory=list)
+
+    @classmethod
+    def open(cls, path: str | os.PathLike[str], pictures: bool = True) -> DataFolder:
+        """Read and check a folder; without `pictures`, not whether those are there.
+
+        Raises:
+            DataError: the folder is missing or empty, or anything in it is wrong; up to 20 problems are named
+                with file and line in one message.
+        """
+        root = Path(path)
+        if not root.is_dir():
+            raise DataError(f"{root} is {'not a folder' if root.exists() else 'missing'}: give a data folder")
+        if not any((root / name).is_file() for name in FILES):
+            raise DataError(f"empty folder {root}: it holds none of {', '.join(FILES)}")
+        checks = Checks(root, look=pictures)
+        pairs = [_pair(row) for row in json_lines(checks, FILES[0])]
+        triplets = [_triplet(row) for row in json_lines(checks, FILES[1])]
+        benchmark = _benchmark(checks) if (root / FILES[2]).is_file() else None
+        texts = [_text_row(row) for row in json_lines(checks, FILES[3])]
+        if checks.problems:
+            raise DataError(_message(root, checks.problems))
+        return cls(root, pairs, triplets, benchmark, _digest(root), texts)
+
+    def pictures(self) -> dict[Path, str | None]:
+        """Every picture that the files name, and what is wrong with it: None for those that are there."""
+        asked = (*self.benchmark.gallery, *self.benchmark.queries) if self.benchmark else ()
+        shown = [picture for entry in (*self.pairs, *self.triplets, *asked) for picture in _listed(entry.image)]
+        paths = dict.fromkeys(shown + [triplet.target_image for triplet in self.triplets if triplet.target_image])
+        return {path: image_complaint(path, os.path.relpath(path, self.root)) for path in paths}
+
+    def fingerprint(self) -> str:
+        """sha256 over the names and contents of the four files (those that existed when it was opened)."""
+        return self.digest
+
+
+def _listed(image: Path | tuple[Path, ...]) -> tuple[Path, ...]:
+    return image if isinstance(image, tuple) else (image,)
+
+
+def _digest(root: Path) -> str:
+    digest = hashlib.sha256()
+    for file in (root / name for name in FILES):
+        if file.is_file():
+            digest.update(f"{file.name} {file.stat().st_size}\n".encode())
+            digest.update(file.read_bytes())
+    return digest.hexdigest()
+
+
+def open_benchmark(path: str | os.PathLike[str], pictures: bool = True) -> Benchmark:
+    """The benchmark of a data folder; without `pictures`, it is not looked whether those are there.
+
+    Raises:
+        DataError: as `DataFolder.open`, and for a folder without benchmark.json.
+    """
+    folder = DataFolder.open(path, pictures)
+    if folder.benchmark is None:
+        raise DataError(f"{folder.root} has no benchmark.json: there is nothing to evaluate")
+    return folder.benchmark
+
+
+def read_pairs(file: str | os.PathLike[str]) -> list[Pair]:
+    """The rows of one file in the form of pairs.jsonl, whatever its name; pictures are named relative to its folder.
+
+    Raises:
+        DataError: as `DataFolder.open`, for this file alone.
+    """
+    file = Path(file)
+    if not file.is_file():
+        raise DataError(f"{file} is {'not a file' if file.exists() else 'missing'}: give a file like pairs.jsonl")
+    checks = Checks(file.parent)
+    pairs = [_pair(row) for row in json_lines(checks, file.name)]
+    if checks.problems:
+        raise DataError(_message(file.parent, checks.problems))
+    return pairs
+
+
+def _pair(row: Row) -> Pair:
+    row.known("id", "image", "caption")
+    return Pair(row.text("id"), row.image("image"), row.text("caption"))
+
+
+def _triplet(row: Row) -> Triplet:
+    row.known("id", "image", "instruction", "target_image", "target_text", "source_text", "kind")
+    if not row.has("target_image") and not row.has("target_text"):
+        row.problem("needs target_image or target_text")
+    return Triplet(
+        row.text("id"),
+        row.images("image"),
+        row.text("instruction"),
+        row.image("target_image") if row.has("target_image") else None,
+        row.optional_text("target_text"),
+        row.optional_text("source_text"),
+        row.optional_text("kind"),
+    )
+
+
+def _text_row(row: Row) -> TextRow:
+    row.known("id", "source_text", "target_text", "instruction", "negative_text")
+    return TextRow(
+        row.text("id"),
+        row.text("source_text"),
+        row.text("target_text"),
+        row.optional_text("instruction"),
+        row.optional_text("negative_text"),
+    )
+
+
+def _benchmark(checks: Checks) -> Benchmark:
+    content, rows = array_rows(checks, FILES[2], ("gallery", "queries"))
+    name = content.get("name")
+    if content and (not isinstance(name, str) or not name.strip()):
+        checks.problems.append(f'{FILES[2]}: "name" must be a non-empty string')
+    gallery = tuple(_gallery_item(row) for row in rows["gallery"])
+    ids = {item.id for item in gallery}
+    return Benchmark(str(name), gallery, tuple(_query(row, ids) for row in rows["queries"]))
+
+
+def _gallery_item(row: Row) -> GalleryItem:
+    row.known("id", "image", "caption", "text")
+    return GalleryItem(row.text("id"), row.image("image"), row.optional_text("caption"), row.optional_text("text"))
+
+
+def _query(row: Row, gallery: set[str]) -> BenchmarkQuery:
+    row.known("id", "image", "instruction", "targets", "exclude", "kind", "paraphrases", "negatives")
+    targets = row.ids("targets")
+    exclude = row.ids("exclude") if row.has("exclude") else ()
+    negatives = row.ids("negatives") if row.has("negatives") else ()
+    for word, ids in (("target", targets), ("excluded id", exclude), ("negative", negatives)):
+        for lost in (entry for entry in ids if entry not in gallery):
+            row.problem(f'{word} "{lost}" is not in the gallery')
+    for both in (entry for entry in targets if entry in exclude):
+        row.problem(f'"{both}" is both a target and excluded')
+    for both in (entry for entry in targets if entry in negatives):
+        row.problem(f'"{both}" is both a target and a negative')
+    if not targets and isinstance(row.values.get("targets"), list):
+        row.problem("targets is empty")
+    return BenchmarkQuery(
+        row.text("id"),
+        row.images("image"),
+        row.text("instruction"),
+        targets,
+        exclude,
+        row.optional_text("kind"),
+        row.texts("paraphrases") if row.has("paraphrases") else (),
+        negatives,
+    )
+
+
+def _message(root: Path, problems: list[str]) -> str:
+    shown = problems[:_SHOWN]
+    if len(problems) > _SHOWN:
+        shown.append(f"and {len(problems) - _SHOWN} more")
+    if len(problems) == 1:
+        return f"1 problem in {root}: {shown[0]}"
+    return "\n  ".join([f"{len(problems)} problems in {root}:", *shown])

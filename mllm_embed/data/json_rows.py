@@ -1,0 +1,253 @@
+"""Rows of the data files, each with the place it came from, so that a complaint can name file and line."""
+
+from __future__ import annotations
+
+import json
+import os
+import re
+from bisect import bisect_right
+from collections.abc import Iterator
+from dataclasses import dataclass, field
+from difflib import get_close_matches
+from pathlib import Path
+from typing import Any
+
+from ..errors import DataError
+
+_SUSPICIOUS = 0.85
+
+
+@dataclass(frozen=True)
+class Checks:
+    """What was found in one folder so far: the problems, and what is wrong (or None) with each picture named."""
+
+    root: Path
+    look: bool = True
+    problems: list[str] = field(default_factory=list)
+    pictures: dict[str, str | None] = field(default_factory=dict)
+
+    def picture(self, name: str) -> str | None:
+        """What is wrong with a picture; the disk is asked once a picture, however many rows name it."""
+        if name not in self.pictures:
+            if not self.look:
+                return None
+            self.pictures[name] = image_complaint(self.root / name, name)
+        return self.pictures[name]
+
+
+@dataclass(frozen=True)
+class Row:
+    """One JSON object of a data file. Faults go to `checks`; a stand-in value lets reading go on."""
+
+    values: dict[str, Any]
+    where: str
+    checks: Checks = field(repr=False)
+
+    def problem(self, text: str) -> None:
+        """Note what is wrong with this row."""
+        self.checks.problems.append(f"{self.where}: {text}")
+
+    def has(self, key: str) -> bool:
+        """Whether the row gives a value for the key (null counts as none)."""
+        return self.values.get(key) is not None
+
+    def known(self, *keys: str) -> None:
+        """Note keys that look like a misspelling of a key that is missing."""
+        missing = [key for key in keys if key not in self.values]
+        for key in self.values:
+            close = get_close_matches(key, missing, n=1, cutoff=_SUSPICIOUS) if key not in keys else []
+            if close:
+                self.problem(f'unknown key "{key}", did you mean "{close[0]}"?')
+
+    def text(self, key: str) -> str:
+        """A required, non-empty string."""
+        value = self.values.get(key)
+        if value is None:
+            self.problem(f'"{key}" is missing')
+        elif not isinstance(value, str):
+            self.problem(f'"{key}" must be a string, not {_short(value)}')
+        elif not value.strip():
+            self.problem(f'"{key}" is empty')
+        elif half_character(value):
+            self.problem(f'"{key}" holds half a character (a lone surrogate): {_short(value)}')
+        return value if isinstance(value, str) else ""
+
+    def optional_text(self, key: str) -> str | None:
+        """A string that may be absent but not empty."""
+        return self.text(key) if self.has(key) else None
+
+    def texts(self, key: str) -> tuple[str, ...]:
+        """A required list of non-empty strings."""
+        value = self.values.get(key)
+        if not isinstance(value, list) or not all(isinstance(entry, str) and entry.strip() for entry in value):
+            self.problem(f'"{key}" must be a list of non-empty strings, not {_short(value)}')
+            return ()
+        if any(map(half_character, value)):
+            self.problem(f'"{key}" holds half a character (a lone surrogate): {_short(value)}')
+        return tuple(value)
+
+    def ids(self, key: str) -> tuple[str, ...]:
+        """A required list of different strings."""
+        value = self.values.get(key)
+        if not isinstance(value, list) or not all(isinstance(entry, str) for entry in value):
+            self.problem(f'"{key}" must be a list of ids, not {_short(value)}')
+            return ()
+        if len(set(value)) < len(value):
+            self.problem(f'"{key}" names an id twice')
+        return tuple(value)
+
+    def image(self, key: str) -> Path:
+        """A required path of an existing, non-empty file, relative to the folder and inside it."""
+        return self._picture(key, self.text(key))
+
+    def images(self, key: str) -> Path | tuple[Path, ...]:
+        """A path as of `image`, or a list of them."""
+        value = self.values.get(key)
+        if not isinstance(value, list):
+            return self.image(key)
+        if not value or not all(isinstance(name, str) and name.strip() for name in value):
+            self.problem(f'"{key}" must be a path or a list of paths, not {_short(value)}')
+            return ()
+        return tuple(self._picture(key, name) for name in value)
+
+    def _picture(self, key: str, name: str) -> Path:
+        complaint = self.checks.picture(name) if name.strip() else None
+        if complaint:
+            self.problem(f'{key} "{name}" {complaint}')
+        return self.checks.root / name
+
+
+def json_lines(checks: Checks, name: str) -> Iterator[Row]:
+    """The rows of a JSON-lines file, none without the file. Ids must differ; blank lines are skipped."""
+    if not (checks.root / name).is_file():
+        return
+    first: dict[str, str] = {}
+    count = 0
+    for number, line in enumerate(_read(checks.root / name).split("\n"), start=1):
+        if line.strip():
+            count += 1
+            row = _row(_decoded(line, f"{name}:{number}", checks), f"{name}:{number}", first, checks)
+            if row:
+                yield row
+    if not count:
+        checks.problems.append(f"{name} has no rows")
+
+
+def array_rows(checks: Checks, name: str, keys: tuple[str, ...]) -> tuple[dict[str, Any], dict[str, list[Row]]]:
+    """A JSON file holding an object with lists of rows under `keys`: the object, and each list's rows."""
+    text = _read(checks.root / name)
+    rows: dict[str, list[Row]] = {key: [] for key in keys}
+    noted = len(checks.problems)
+    content = _decoded(text, name, checks)
+    if not isinstance(content, dict):
+        if len(checks.problems) == noted:
+            checks.problems.append(f"{name}: must be a JSON object, not {_short(content)}")
+        return {}, rows
+    offsets = _element_offsets(text)
+    line_ends = [match.start() for match in re.finditer("\n", text)]
+    for key in keys:
+        values = content.get(key)
+        if not isinstance(values, list) or not values:
+            checks.problems.append(f'{name}: "{key}" must be a non-empty list')
+            continue
+        first: dict[str, str] = {}
+        for index, (value, offset) in enumerate(zip(values, offsets[key], strict=True)):
+            where = f"{name}:{bisect_right(line_ends, offset) + 1} ({key}[{index}])"
+            row = _row(value, where, first, checks)
+            if row:
+                rows[key].append(row)
+    return content, rows
+
+
+def _row(value: Any, where: str, first: dict[str, str], checks: Checks) -> Row | None:
+    if value is _BROKEN:
+        return None
+    if not isinstance(value, dict):
+        checks.problems.append(f"{where}: must be a JSON object, not {_short(value)}")
+        return None
+    row = Row(value, where, checks)
+    identifier = value.get("id")
+    if isinstance(identifier, str):
+        if identifier in first:
+            row.problem(f'duplicate id "{identifier}", first at {first[identifier]}')
+        first.setdefault(identifier, where)
+    return row
+
+
+_BROKEN = object()
+
+
+def _decoded(text: str, where: str, checks: Checks) -> Any:
+    try:
+        return json.loads(text)
+    except json.JSONDecodeError as error:
+        line = f":{error.lineno}" if ":" not in where else ""
+        checks.problems.append(f"{where}{line}: bad JSON ({error.msg} at column {error.colno})")
+    except (RecursionError, ValueError) as error:
+        checks.problems.append(f"{where}: bad JSON ({error})")
+    return _BROKEN
+
+
+def _read(path: Path) -> str:
+    try:
+        return path.read_text(encoding="utf-8-sig")
+    except UnicodeDecodeError as error:
+        raise DataError(f"{path} is not UTF-8 text (byte {error.start}): save it as UTF-8") from error
+    except OSError as error:
+        raise DataError(f"{path} cannot be read: {error.strerror}") from error
+
+
+def image_complaint(path: Path, name: str) -> str | None:
+    """What is wrong with a picture's path, named relative to its folder; None where a non-empty file is there."""
+    try:
+        if Path(name).is_absolute() or os.path.normpath(name).split(os.sep)[0] == "..":
+            return "must be a path inside the folder"
+        if not path.is_file():
+            return "is not a file" if path.exists() else "does not exist"
+        return None if path.stat().st_size else "is an empty file"
+    except (OSError, ValueError) as error:
+        return f"cannot be a path ({error})"
+
+
+def _element_offsets(text: str) -> dict[str, list[int]]:
+    """Where the elements of each list in a valid top-level JSON object start: json.loads does not tell."""
+    decode = json.JSONDecoder().raw_decode
+
+    def past(at: int) -> int:
+        """The next value after optional space, a comma if there is one, and space."""
+        at = _skip_space(text, at)
+        return _skip_space(text, at + 1) if text[at] in ",:" else at
+
+    offsets: dict[str, list[int]] = {}
+    at = past(text.index("{") + 1)
+    while text[at] != "}":
+        key, at = decode(text, at)
+        at = past(at)
+        starts: list[int] = []
+        if text[at] == "[":
+            at = past(at + 1)
+            while text[at] != "]":
+                starts.append(at)
+                at = past(decode(text, at)[1])
+            at += 1
+        else:
+            at = decode(text, at)[1]
+        offsets[key] = starts
+        at = past(at)
+    return offsets
+
+
+def _skip_space(text: str, at: int) -> int:
+    while text[at] in " \t\r\n":
+        at += 1
+    return at
+
+
+def half_character(text: str) -> bool:
+    """Whether a text holds a lone surrogate, which JSON can write and no tokenizer reads."""
+    return not text.isascii() and any("\ud800" <= letter <= "\udfff" for letter in text)
+
+
+def _short(value: Any) -> str:
+    text = "a broken value" if value is _BROKEN else json.dumps(value, ensure_ascii=False)
+    return text if len(text) <= 60 else text[:57] + "..."

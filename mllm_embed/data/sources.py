@@ -1,0 +1,264 @@
+"""What `mllm-embed encode` reads, row by row: folders of pictures, JSON and CSV rows, parquet, tar shards."""
+
+from __future__ import annotations
+
+import glob
+import hashlib
+import os
+import re
+from bisect import bisect_right
+from collections.abc import Iterator, Mapping, Sequence
+from functools import cached_property
+from itertools import accumulate
+from pathlib import Path
+from typing import Any, Protocol
+
+from ..errors import ConfigError, DataError, did_you_mean
+from ..types import Document, ImageLike, Item, Query
+from .folder import FILES, DataFolder
+from .tables import STREAMED, Record, Table
+from .tables.fingerprint import fingerprint
+
+SUFFIXES = (".jpg", ".jpeg", ".png", ".webp", ".bmp", ".gif")
+FIELDS = ("id", "image", "text", "instruction")
+"""What a row of a table may say, by the names of its columns."""
+_KEY = "__key__"  # what a tar shard calls a sample
+_INSIDE = re.compile(r"(.+)#(\d+)/(.+)")  # file of rows, number of the row, its column with the picture
+
+
+class Source(Protocol):
+    """Rows that can be embedded, by number; opening one reads no picture."""
+
+    path: Path
+    ids: Sequence[str]
+
+    def read(self, row: int) -> tuple[Item, str | None]:
+        """What to embed, and where its picture lies as `picture_at` reads it, None for words alone.
+
+        Raises DataError for a row that cannot be read.
+        """
+        ...
+
+    def where(self, row: int) -> str:
+        """How a message names the row."""
+        ...
+
+    def fingerprint(self) -> str:
+        """Changes with the source; cheap for any size."""
+        ...
+
+
+class Pictures:
+    """Picture files by their ids."""
+
+    def __init__(self, path: Path, gallery: Mapping[str, Path]):
+        self.path, self.ids, self._files = path, list(gallery), list(gallery.values())
+
+    def read(self, row: int) -> tuple[Item, str | None]:
+        return Document(image=self._files[row]), os.path.abspath(self._files[row])
+
+    def where(self, row: int) -> str:
+        return str(self._files[row])
+
+    def fingerprint(self) -> str:
+        digest = hashlib.sha256()
+        for name, file in zip(self.ids, self._files, strict=True):
+            digest.update(f"{name} {file.stat().st_size if file.is_file() else 0}\n".encode())
+        return digest.hexdigest()
+
+
+class Rows:
+    """Rows of tables: pictures by path, relative to the file that names them, or inside it."""
+
+    def __init__(self, path: Path, files: Sequence[Path], fields: Mapping[str, str]):
+        """`fields`: the columns to read, some of FIELDS by their names in the files."""
+        self.path, self.fields = path, dict(fields)
+        self.table: Table = STREAMED[files[0].suffix](files, None)
+        if not len(self.table):
+            raise DataError(f"{path} has no rows")
+
+    @cached_property
+    def ids(self) -> list[str]:
+        """Raises DataError for rows without an id, and without anything to embed."""
+        return list(self._names())
+
+    def read(self, row: int) -> tuple[Item, str | None]:
+        try:
+            values = self._values(self.table.record(row))
+            picture = None if values["image"] is None else self._picture(row, values["image"])
+            if values["instruction"] is None:
+                item: Item = Document(picture, values["text"])
+            else:
+                item = Query(picture, values["instruction"], values["text"])
+        except DataError as error:
+            raise DataError(f"{self.where(row)}: {error}") from error
+        if picture is None:
+            return item, None
+        return item, os.path.abspath(picture) if isinstance(picture, Path) else self._inside(row)
+
+    def where(self, row: int) -> str:
+        file, number = self.table.place(row)
+        return f"{self.table.files[file]}: row {number + 1}"
+
+    def fingerprint(self) -> str:
+        return fingerprint(self.table.files)
+
+    def _names(self) -> Iterator[str]:
+        for row, record in enumerate(self.table.scan(set(self.fields.values()))):
+            if isinstance(record, DataError):
+                raise DataError(f"{self.where(row)}: {record}")
+            values = self._values(record)
+            if all(values[name] is None for name in FIELDS[1:]):
+                told = " nor ".join(f'"{self.fields[name]}"' for name in FIELDS[1:] if name in self.fields)
+                near = did_you_mean(self.fields.get("image", ""), record)
+                raise DataError(f"{self.where(row)} has neither {told}; name its columns with --fields{near}")
+            name = next((name for name in (values["id"], record.get(_KEY), _path_in(values["image"])) if name), None)
+            if name is None:
+                raise DataError(f'{self.where(row)} has no "{self.fields["id"]}"; name the column with --fields id=...')
+            yield str(name)
+
+    def _values(self, record: Record) -> dict[str, Any]:
+        """A value for each of FIELDS; empty words, like null, are None."""
+        values = {name: record.get(self.fields.get(name, "")) for name in FIELDS}
+        if values["image"] is None and _KEY in record and self.fields.get("image") == "image":
+            values["image"] = next((record[kind] for kind in record if f".{kind.split('.')[-1]}" in SUFFIXES), None)
+        return {name: None if isinstance(value, str) and not value.strip() else value for name, value in values.items()}
+
+    def _picture(self, row: int, image: Any) -> ImageLike:
+        if isinstance(image, Mapping):
+            image = image.get("bytes") or image.get("path")
+        if isinstance(image, str):
+            return self.table.files[self.table.place(row)[0]].parent / image
+        if isinstance(image, bytes):
+            return image
+        raise DataError(f'"{self.fields["image"]}" is a {type(image).__name__}, not a path or the bytes of a picture')
+
+    def _inside(self, row: int) -> str:
+        file, number = self.table.place(row)
+        return f"{os.path.abspath(self.table.files[file])}#{number}/{self.fields['image']}"
+
+
+class Listing:
+    """All rows of several sources, in their order."""
+
+    def __init__(self, sources: Sequence[Source]):
+        """Raises DataError for an id that is given twice, and for what a source finds wrong with its rows."""
+        self.sources = sources
+        self.ids = [name for source in sources for name in source.ids]
+        self._starts = [0, *accumulate(len(source.ids) for source in sources)]
+        seen: dict[str, int] = {}
+        for row, name in enumerate(self.ids):
+            if name in seen:
+                raise DataError(f'the id "{name}" is given twice, by {self.where(seen[name])} and {self.where(row)}')
+            seen[name] = row
+
+    def __len__(self) -> int:
+        return len(self.ids)
+
+    def read(self, row: int) -> tuple[Item, str | None]:
+        """As `Source.read`."""
+        source, own = self._home(row)
+        return self.sources[source].read(own)
+
+    def where(self, row: int) -> str:
+        """As `Source.where`."""
+        source, own = self._home(row)
+        return self.sources[source].where(own)
+
+    def facts(self) -> list[dict[str, Any]]:
+        """Path, rows and fingerprint of each source, for whoever asks later what was embedded."""
+        return [
+            {"path": str(source.path), "rows": len(source.ids), "fingerprint": source.fingerprint()}
+            for source in self.sources
+        ]
+
+    def _home(self, row: int) -> tuple[int, int]:
+        source = bisect_right(self._starts, row) - 1
+        return source, row - self._starts[source]
+
+
+def open_sources(paths: Sequence[str | os.PathLike[str]], fields: Mapping[str, str] | None = None) -> Listing:
+    """List what there is to embed; no picture is read.
+
+    Args:
+        paths: folders of pictures or of files of rows, such files (JSON, JSON lines, CSV, TSV, parquet, tar shards as
+            of webdataset), pictures, and patterns that match several of a kind.
+        fields: which of FIELDS to read, and the columns that hold them; by default all, by their own names. Of a tar
+            shard "image" is the first member that is a picture, and the id its key.
+
+    Raises DataError for a path that leads to nothing, rows without an id or anything to embed, and an id given twice;
+    ConfigError for a field that there is not.
+    """
+    fields = dict(fields or dict(zip(FIELDS, FIELDS, strict=True)))
+    for name in fields:
+        if name not in FIELDS:
+            raise ConfigError(f"--fields: there is no '{name}'; a row has {', '.join(FIELDS)}")
+    if not set(fields) & set(FIELDS[1:]):
+        raise ConfigError(f"--fields names nothing to embed; name some of {', '.join(FIELDS[1:])}")
+    return Listing([_source(Path(path), {"id": "id"} | fields) for path in paths])
+
+
+def picture_at(place: str) -> ImageLike:
+    """The picture that a store's `sources` tell of: a file, or bytes inside a file of rows.
+
+    Raises DataError where that file is not there any more.
+    """
+    inside = _INSIDE.fullmatch(place)
+    if inside is None or Path(inside[1]).suffix not in STREAMED:
+        return Path(place)
+    path = Path(inside[1])
+    if not path.is_file():
+        raise DataError(f"{path} is gone, which held the picture {place}: put it back")
+    return Rows(path, [path], {"image": inside[3]}).read(int(inside[2]))[0].images[0]
+
+
+def gallery_of(path: str | os.PathLike[str]) -> dict[str, Path]:
+    """Id and file of every picture of a folder's benchmark.json, or else of the folder and below, by name.
+
+    Raises:
+        DataError: the folder is missing, faulty, or holds no picture.
+    """
+    root = Path(path)
+    if not root.is_dir():
+        raise DataError(f"{root} is {'not a folder' if root.exists() else 'missing'}: give a folder of pictures")
+    if (root / FILES[2]).is_file():
+        benchmark = DataFolder.open(root).benchmark
+        if benchmark is not None:
+            return {item.id: item.image for item in benchmark.gallery}
+    files = sorted(file for file in root.rglob("*") if file.suffix.lower() in SUFFIXES and file.is_file())
+    if not files:
+        raise DataError(f"empty folder {root}: no picture in it ends in {', '.join(SUFFIXES)}")
+    return {file.relative_to(root).as_posix(): file for file in files}
+
+
+def _source(path: Path, fields: Mapping[str, str]) -> Source:
+    if path.is_dir():
+        return _in_folder(path, fields)
+    files = [path] if path.is_file() else sorted(map(Path, glob.glob(os.fspath(path), recursive=True)))
+    if not files:
+        raise DataError(f"{path} does not exist, and matches no file; nothing is downloaded, so give a local path")
+    kinds = sorted({file.suffix.lower() for file in files})
+    if set(kinds) <= set(SUFFIXES):
+        return Pictures(path, {os.fspath(file): file for file in files})
+    if len(kinds) > 1 or kinds[0] not in STREAMED:
+        known = ", ".join((*SUFFIXES, *STREAMED))
+        raise DataError(f"{path} leads to files of {', '.join(kinds)}; give files of one of {known}")
+    return Rows(path, files, fields)
+
+
+def _in_folder(path: Path, fields: Mapping[str, str]) -> Source:
+    """A folder of pictures, or, where it holds none, of files of rows."""
+    try:
+        return Pictures(path, gallery_of(path))
+    except DataError:
+        for kind in (".parquet", ".tar", ".jsonl"):
+            files = sorted(path.glob(f"*{kind}"))
+            if files and not (path / FILES[2]).is_file():
+                return Rows(path, files, fields)
+        raise
+
+
+def _path_in(image: Any) -> str | None:
+    """A picture's path, which names it where nothing else does."""
+    image = image.get("path") if isinstance(image, Mapping) else image
+    return image if isinstance(image, str) else None

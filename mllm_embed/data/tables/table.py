@@ -1,0 +1,249 @@
+"""Tables: the records of a source's files by number, none of them held in memory."""
+
+from __future__ import annotations
+
+import csv
+import io
+import json
+import mmap
+from bisect import bisect_right
+from collections.abc import Callable, Collection, Iterator, Sequence
+from dataclasses import dataclass
+from itertools import accumulate, groupby
+from pathlib import Path
+from typing import Any, Protocol
+
+import numpy as np
+
+from ...errors import DataError
+from .spans import Spans, json_spans, line_spans, mapped
+
+Record = dict[str, Any]
+BLOCK = 1024
+PICTURE = b"picture"
+
+
+class Table(Protocol):
+    """Records of one or more files, in the order of the files."""
+
+    files: Sequence[Path]
+
+    def __len__(self) -> int: ...
+
+    def record(self, index: int) -> Record:
+        """Raises DataError, without the place, for one that is not as its file type demands."""
+        ...
+
+    def scan(self, columns: Collection[str]) -> Iterator[Record | DataError]:
+        """All records in order, of which only these columns count, pictures in memory stood for by PICTURE."""
+        ...
+
+    def place(self, index: int) -> tuple[int, int]:
+        """The number of its file, and its own there, from 0."""
+        ...
+
+    def blocks(self) -> np.ndarray:
+        """[K] int64: the first record of each run that is best read together."""
+        ...
+
+
+class TextTable:
+    """JSON lists, JSON lines, CSV, TSV: records found once, and parsed when asked for."""
+
+    def __init__(self, files: Sequence[Path], spans: Sequence[Spans], parse: Callable[[bytes, int], Record]):
+        self.files, self._spans, self._parse = files, spans, parse
+        self._starts = [0, *accumulate(len(spans.starts) for spans in self._spans)]
+        self._data: dict[int, mmap.mmap] = {}
+
+    def __len__(self) -> int:
+        return self._starts[-1]
+
+    def __getstate__(self) -> dict[str, Any]:
+        return self.__dict__ | {"_data": {}}  # a worker process maps the files for itself
+
+    def place(self, index: int) -> tuple[int, int]:
+        file = bisect_right(self._starts, index) - 1
+        return file, index - self._starts[file]
+
+    def record(self, index: int) -> Record:
+        file, row = self.place(index)
+        spans = self._spans[file]
+        start = int(spans.starts[row])
+        return self._parse(self._bytes(file)[start : start + int(spans.lengths[row])], file)
+
+    def scan(self, columns: Collection[str]) -> Iterator[Record | DataError]:
+        return each(self.record, len(self))
+
+    def _bytes(self, file: int) -> mmap.mmap:
+        if file not in self._data:
+            with self.files[file].open("rb") as opened:
+                self._data[file] = mmap.mmap(opened.fileno(), 0, access=mmap.ACCESS_READ)
+        return self._data[file]
+
+    def blocks(self) -> np.ndarray:
+        return np.concatenate([np.arange(a, b, BLOCK) for a, b in zip(self._starts, self._starts[1:], strict=False)])
+
+
+class ArrowTable:
+    """Parquet files, converted once by `datasets` to Arrow files in its cache, which are mapped and not read.
+
+    Neighbours with one schema are converted together; others, say with a column that is empty in one file, alone.
+    """
+
+    def __init__(self, files: Sequence[Path], header: tuple[str, ...] | None = None):
+        import pyarrow.parquet
+
+        self.files = files
+        self._starts = [0, *accumulate(parquet_metadata(path).num_rows for path in files)]
+        alike = groupby(files, key=lambda path: pyarrow.parquet.read_schema(path).remove_metadata())
+        self._parts = [_arrow(list(run)) for _, run in alike]
+        self._firsts = [0, *accumulate(len(part) for part in self._parts)]
+
+    def __len__(self) -> int:
+        return self._starts[-1]
+
+    def place(self, index: int) -> tuple[int, int]:
+        file = bisect_right(self._starts, index) - 1
+        return file, index - self._starts[file]
+
+    def record(self, index: int) -> Record:
+        part = bisect_right(self._firsts, index) - 1
+        return self._parts[part][index - self._firsts[part]]
+
+    def scan(self, columns: Collection[str]) -> Iterator[Record | DataError]:
+        for part in self._parts:
+            wanted = [field for field in part.features.arrow_schema if field.name in columns]
+            pictures = {field.name: PICTURE for field in wanted if holds_pictures(field)}
+            read = part.select_columns([field.name for field in wanted if field.name not in pictures])
+            for batch in read.iter(BLOCK) if read.column_names else ():
+                for cells in zip(*batch.values(), strict=True):
+                    yield dict(zip(batch, cells, strict=True)) | pictures
+            yield from (pictures for _ in range(0 if read.column_names else len(part)))
+
+    def blocks(self) -> np.ndarray:
+        return np.arange(0, len(self), BLOCK)
+
+
+def holds_pictures(field: Any) -> bool:
+    """Whether an Arrow field is the bytes of files, or the struct of bytes and path that `datasets` makes of images."""
+    import pyarrow.types as types
+
+    if types.is_struct(field.type):
+        return field.type.get_field_index("bytes") >= 0
+    return types.is_binary(field.type) or types.is_large_binary(field.type)
+
+
+def each(record: Callable[[int], Record], count: int) -> Iterator[Record | DataError]:
+    """Every record, or why there is none."""
+    for index in range(count):
+        try:
+            yield record(index)
+        except DataError as error:
+            yield error
+
+
+def json_table(files: Sequence[Path], header: tuple[str, ...] | None = None) -> TextTable:
+    """JSON lists of objects, or one object a line."""
+    return TextTable(files, [json_spans(path) for path in files], _object)
+
+
+def csv_table(files: Sequence[Path], header: tuple[str, ...] | None = None) -> TextTable:
+    """CSV whose first line names the columns, unless `header` does; cells may hold line breaks between quotes."""
+    csv.field_size_limit(1 << 24)
+    return _lines_table(files, header, _cells, quoted=True)
+
+
+def tsv_table(files: Sequence[Path], header: tuple[str, ...] | None = None) -> TextTable:
+    """Cells between tabs, without quotes; the first line names the columns, unless `header` does."""
+    return _lines_table(files, header, _tabs, quoted=False)
+
+
+def _lines_table(
+    files: Sequence[Path], header: tuple[str, ...] | None, split: Callable[[bytes], list[str]], quoted: bool
+) -> TextTable:
+    spans = [line_spans(path, quoted) for path in files]
+    if header:
+        return TextTable(files, spans, _Named([list(header)] * len(files), split))
+    headers = []
+    for path, (starts, lengths) in zip(files, spans, strict=True):
+        if not len(starts):
+            raise DataError(f"{path} has no header line, which must name the columns; fetch it again")
+        try:
+            headers.append(split(bytes(mapped(path)[starts[0] : starts[0] + lengths[0]])))
+        except DataError as error:
+            raise DataError(f"{path}: the first line must name the columns, but {error}") from error
+    return TextTable(files, [Spans(starts[1:], lengths[1:]) for starts, lengths in spans], _Named(headers, split))
+
+
+def parquet_metadata(path: Path) -> Any:
+    """Raises DataError for a file that is no parquet."""
+    import pyarrow
+    import pyarrow.parquet
+
+    try:
+        return pyarrow.parquet.read_metadata(path)
+    except (OSError, pyarrow.ArrowInvalid) as error:
+        raise DataError(f"{path} is not a parquet file ({str(error).splitlines()[0]}); fetch it again") from error
+
+
+def _arrow(files: Sequence[Path]) -> Any:
+    import datasets
+
+    quiet = datasets.utils.logging.get_verbosity()
+    datasets.utils.logging.set_verbosity_error()
+    try:
+        data = datasets.Dataset.from_parquet([str(path) for path in files])
+    except (datasets.exceptions.DatasetGenerationError, datasets.exceptions.DatasetsError, ValueError) as error:
+        cause = str(error.__cause__ or error).strip().splitlines()[0]
+        raise DataError(f"{files[0].parent}: its parquet files cannot be converted ({cause})") from error
+    finally:
+        datasets.utils.logging.set_verbosity(quiet)
+    for name, feature in data.features.items():
+        if isinstance(feature, datasets.Image):
+            data = data.cast_column(name, datasets.Image(decode=False))
+    return data
+
+
+def _object(line: bytes, _: int) -> Record:
+    try:
+        value = json.loads(line.decode("utf-8"))  # from bytes it would guess the encoding first
+    except (ValueError, RecursionError) as error:
+        raise DataError(f"it is not JSON ({error})") from error
+    if not isinstance(value, dict):
+        raise DataError(f"it is no JSON object but {line[:40].decode(errors='replace')}")
+    return value
+
+
+@dataclass(frozen=True)
+class _Named:
+    """Cells with the names that the header of their file gives them."""
+
+    headers: list[list[str]]
+    split: Callable[[bytes], list[str]]
+
+    def __call__(self, line: bytes, file: int) -> Record:
+        header, cells = self.headers[file], self.split(line)
+        if len(cells) != len(header):
+            raise DataError(f"it has {len(cells)} cells, and the columns are {', '.join(header)}")
+        return dict(zip(header, cells, strict=True))
+
+
+def _cells(line: bytes) -> list[str]:
+    try:
+        rows = list(csv.reader(io.StringIO(_decoded(line), newline=""), strict=True))
+    except csv.Error as error:
+        raise DataError(f"it is not CSV ({error})") from error
+    if len(rows) != 1:
+        raise DataError(f"it is not CSV (it reads as {len(rows)} rows: a line break outside quotes)")
+    return rows[0]
+
+
+def _tabs(line: bytes) -> list[str]:
+    return _decoded(line).split("\t")
+
+
+def _decoded(line: bytes) -> str:
+    try:
+        return line.decode("utf-8").rstrip("\r\n")
+    except UnicodeDecodeError as error:
+        raise DataError(f"it is not UTF-8 text (byte {error.start} of the row)") from error

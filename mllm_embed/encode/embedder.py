@@ -1,0 +1,348 @@
+"""`MLLMEmbedder`: the library's front door. Items in, unit vectors out."""
+
+from __future__ import annotations
+
+import os
+from collections.abc import Mapping, Sequence
+from concurrent.futures import ThreadPoolExecutor
+from contextlib import ExitStack
+from dataclasses import replace
+from itertools import chain
+from pathlib import Path
+from typing import TYPE_CHECKING, Any, Literal
+
+import numpy as np
+import torch
+from tqdm import tqdm
+
+from ..errors import ConfigError, DataError, ModelError
+from ..inputs.item_processor import ItemProcessor
+from ..inputs.prompts import PROMPT_SETS, PromptSet
+from ..model.devices import device_for, dtype_for
+from ..model.embedding_model import EmbeddingModel
+from ..model.families import Family, family_of
+from ..model.loading import commit_of, load_model, load_processor
+from ..model.lora import load_adapter
+from ..model.pooling import Pooling
+from ..model.prefix_cache import SharedBatch
+from ..model.projection import read_projection
+from ..model.quantization import full_precision, quantization_of
+from ..saving.checkpoint import (
+    SETTINGS_FILE,
+    Settings,
+    adapter_fingerprint,
+    base_of,
+    fingerprint,
+    read_card,
+    read_settings,
+    save,
+)
+from ..saving.hub import check_base, fetched, push
+from ..saving.provenance import check_taught
+from ..types import as_item
+from ..vectors.precision import Precision, check_dim, cosines, to_precision, truncate
+from .batching import tokens_of
+from .memory import keep_pages
+from .planning import Plan, plan
+from .prefetch import THREADS, Batch, prepared
+from .suffixes import Tails
+
+if TYPE_CHECKING:
+    from ..saving.model_card import ModelCardInfo
+
+
+class MLLMEmbedder:
+    """A multimodal LLM that embeds pictures, texts, and pictures with an instruction into one space."""
+
+    def __init__(self, model: EmbeddingModel, processor: Any, settings: Settings, dim: int | None = None):
+        self.model, self.processor, self.settings, self.dim = model.eval(), processor, settings, dim
+        self.items = ItemProcessor(processor, settings.prompts, model.family, content=settings.pooling == "mean")
+        self.tails = Tails(self.items)
+
+    @classmethod
+    def from_pretrained(
+        cls,
+        model: str | os.PathLike[str],
+        *,
+        adapter: str | os.PathLike[str] | None = None,
+        dtype: str | torch.dtype = "auto",
+        quantization: str | None = None,
+        device: str | torch.device | None = None,
+        prompts: PromptSet | None = None,
+        pooling: Pooling | None = None,
+        bidirectional: bool | None = None,
+        dim: int | None = None,
+        revision: str | None = None,
+    ) -> MLLMEmbedder:
+        """Load an embedder.
+
+        Args:
+            model: folder or hub id of an image-text model, or of what `save_pretrained` or `push_to_hub` wrote,
+                adapters included (their base is looked up where it was at training).
+            adapter: folder or hub id of an adapter for `model`.
+            dtype: "auto" keeps the checkpoint's (float32 on a CPU without bfloat16 instructions, where half
+                precision is many times slower); or "float32", "bfloat16", a torch dtype.
+            quantization: "nf4" or "int8" keep the language model's weights in 4 or 8 bits and compute in `dtype`.
+            device: a torch device; the GPU by default where there is one.
+            prompts: prompt set; by default the saved one, InstructCIR's for a model that has none.
+            pooling: "last" takes the last token's state, "mean" the mean over the picture's and the user's tokens; by
+                default as saved, "last" for a model that has no settings.
+            bidirectional: let the language model's attention look ahead too; by default as saved, False otherwise.
+            dim: keep so many of each vector's first numbers, normalised again (matryoshka); by default all.
+            revision: commit, tag or branch of a hub id.
+
+        Raises ModelError for a path that is no model, an adapter that does not fit or belongs to another base.
+        """
+        home = fetched(os.fspath(model), SETTINGS_FILE, revision)
+        adapter = adapter and fetched(os.fspath(adapter), SETTINGS_FILE)
+        if adapter is None and (Path(home) / "adapter_config.json").is_file():
+            (model, revision), adapter = base_of(home), home
+        name, own = os.fspath(model), read_settings(adapter or home)
+        if adapter is not None and own is None:
+            raise ModelError(f"{os.fspath(adapter)} is not an adapter folder of mllm_embed: it has no mllm_embed.json")
+        place = device_for(device)
+        backbone = load_model(name, dtype_for(dtype, place), revision, quantization, place)
+        processor = load_processor(name, revision)
+        base = fingerprint(name, commit_of(name, revision))
+        if own and own.base_fingerprint and own.base_fingerprint != base:
+            raise ModelError(
+                f"the adapter in {os.fspath(adapter)} was trained on another base than {name} ({own.base})"
+            )
+        if isinstance(prompts, str):
+            raise ConfigError(
+                f"prompts is a PromptSet, not a name; give PROMPT_SETS['{prompts}'] of mllm_embed.prompts"
+            )
+        settings = own or Settings(PROMPT_SETS["instructcir"])
+        given = {"prompts": prompts, "pooling": pooling, "bidirectional": bidirectional}
+        settings = replace(settings, **{key: value for key, value in given.items() if value is not None})
+        settings = replace(settings, base=name, base_fingerprint=base)
+        projection = read_projection(Path(adapter or home))
+        embedding = EmbeddingModel(
+            backbone, family_of(backbone.config), settings.pooling, settings.bidirectional, projection
+        )
+        if adapter is not None:
+            load_adapter(embedding, adapter)
+            settings = replace(settings, adapter=adapter_fingerprint(adapter))
+            embedding.backbone.to(backbone.dtype)
+        embedding.to(place)
+        settings = replace(settings, card=read_card(adapter or home) if own else None)
+        check_dim(dim, embedding.width)
+        return cls(embedding, processor, settings, dim)
+
+    def merge_adapter(self) -> MLLMEmbedder:
+        """Fold the adapter into the weights, in place, for good: the same vectors for less work. Returns itself.
+
+        Nothing happens without an adapter, and to quantised weights, whose 4 or 8 bits would round it away. In float32
+        no vector changes by more than 1e-5; in bfloat16 both ways round, and are as far from float32's vectors.
+        """
+        if self.model.adapted and not self.quantization:
+            self.model.backbone = self.model.backbone.merge_and_unload()
+        return self
+
+    @property
+    def prompts(self) -> PromptSet:
+        return self.settings.prompts
+
+    def with_prompts(self, prompts: PromptSet) -> MLLMEmbedder:
+        """The same model asked through other prompts; nothing is copied."""
+        return MLLMEmbedder(self.model, self.processor, replace(self.settings, prompts=prompts), self.dim)
+
+    @property
+    def family(self) -> Family:
+        return self.model.family
+
+    @property
+    def device(self) -> torch.device:
+        return next(self.model.parameters()).device
+
+    @property
+    def dtype(self) -> torch.dtype:
+        """What the base model computes in; pooled vectors are float32 all the same."""
+        return self.model.base.dtype
+
+    @property
+    def quantization(self) -> str | None:
+        """What the language model's weights are kept in, "nf4" or "int8"; None where they have `dtype`."""
+        return quantization_of(self.model.base)
+
+    @property
+    def made_by(self) -> dict[str, Any]:
+        """What tells this embedder's vectors from others', as plain JSON: weights, prompts, pooling, number format.
+
+        Of an embedder as it was loaded: what changed its weights in memory since is not seen.
+        """
+        settings = self.settings.to_dict()
+        return {
+            "name": self.settings.base,
+            "base": self.settings.base_fingerprint,
+            "adapter": self.settings.adapter,
+            "settings": {key: settings[key] for key in ("pooling", "bidirectional", "normalize", "prompts")},
+            "dimension": self.dimension,
+            "quantization": self.quantization,
+            "dtype": str(self.dtype).removeprefix("torch."),
+        }
+
+    @property
+    def finds(self) -> dict[str, Any]:
+        """What made the vectors that its queries are to find: its teacher, for a distilled query encoder; or itself."""
+        return {**(self.settings.finds or self.made_by), "dimension": self.dimension}
+
+    @property
+    def dimension(self) -> int:
+        """Length of a vector."""
+        return self.dim or self.model.width
+
+    def encode(
+        self,
+        inputs: Sequence[Any],
+        *,
+        batch_size: int = 32,
+        dim: int | None = None,
+        precision: Precision = "float32",
+        packed: bool = False,
+        show_progress: bool | None = None,
+        unreadable: dict[int, str] | None = None,
+        convert_to: Literal["numpy", "torch"] = "numpy",
+    ) -> np.ndarray | torch.Tensor:
+        """Embed anything that `types.as_item` reads: texts (str), pictures (Path, bytes, PIL), Query, Document, dicts.
+
+        Equal inputs, pictures of one content among them, are computed once; inputs on one picture share the work on it;
+        inputs of like length share a batch. In float32 nothing of that changes a vector by more than 1e-5, in half
+        precision rounding does (2e-2 seen in bfloat16). `plan` tells what it saves.
+
+        Args:
+            inputs: what to embed.
+            batch_size: how much is computed at once: so many inputs of 256 tokens, of shorter ones more,
+                of longer ones fewer, and never more pictures.
+            dim: as in `from_pretrained`, for this call.
+            precision: "float32", "int8" or "binary", as `precision.to_precision` lays them out.
+            packed: compute short inputs in shared rows instead of a padded batch; the vectors are the same.
+            show_progress: None shows a bar on a terminal.
+            unreadable: where to tell which inputs cannot be read, by their places in the list, and why: their vectors
+                are 0. Without it the first of them is an error.
+            convert_to: "numpy" or "torch".
+
+        Returns [N, D] in the order of the inputs, L2-normalised where it is float32. Raises DataError for an input that
+        cannot be embedded, ImageError for an unreadable picture, ConfigError for an option that does not fit.
+        """
+        if isinstance(inputs, (str, bytes, os.PathLike, dict)) or not hasattr(inputs, "__len__"):
+            raise DataError("encode takes a list of inputs; put a single one in brackets")
+        if batch_size < 1:
+            raise ConfigError(f"batch_size must be at least 1, not {batch_size}")
+        if convert_to not in ("numpy", "torch"):
+            raise ConfigError(f"convert_to is 'numpy' or 'torch', not {convert_to!r}")
+        check_dim(dim, self.model.width)
+        work = self.plan(inputs, batch_size=batch_size, unreadable=unreadable)
+        out = self.carry_out(work, packed=packed, show_progress=show_progress)
+        out = to_precision(truncate(out, dim or self.dim), precision)
+        return torch.from_numpy(out) if convert_to == "torch" else out
+
+    def plan(self, inputs: Sequence[Any], *, batch_size: int = 32, unreadable: dict[int, str] | None = None) -> Plan:
+        """What `encode` does with the inputs, as `planning.plan` describes it; as a string, what that saves."""
+        items = [as_item(value) for value in inputs]
+        check_taught(items, self.settings.finds)
+        with ThreadPoolExecutor(THREADS) as pool:
+            budget = tokens_of(batch_size)
+            return plan(items, self.items, self.tails, batch_size, budget, pool, self.model.shares, unreadable)
+
+    def carry_out(
+        self, work: Plan, *, packed: bool = False, show_progress: bool | None = None, bar: tqdm | None = None
+    ) -> np.ndarray:
+        """The whole vectors [N, D] float32 of the inputs of a plan; a `bar` given is moved on by each input.
+
+        The rest is as for `encode`.
+        """
+        count = work.given.inputs
+        out = np.zeros((count, self.model.width), np.float32)
+        hide = None if show_progress is None else not show_progress
+        if self.device.type == "cpu":
+            keep_pages()
+        with ExitStack() as within:
+            if bar is None:
+                bar = within.enter_context(
+                    tqdm(total=count, desc="embedding", unit="input", disable=hide, mininterval=1)
+                )
+            for step, batch in prepared(work, self.items):
+                vectors = self._forward(batch, packed)
+                for number, vector in zip(chain.from_iterable(step.groups), vectors, strict=True):
+                    out[work.places[number]] = vector
+                    bar.update(len(work.places[number]))
+            bar.update(len(work.lost or ()))
+        return out
+
+    def encode_query(self, inputs: Sequence[Any], **options: Any) -> np.ndarray | torch.Tensor:
+        """`encode` for queries: the word that sentence-transformers' users know."""
+        return self.encode(inputs, **options)
+
+    def encode_document(self, inputs: Sequence[Any], **options: Any) -> np.ndarray | torch.Tensor:
+        """`encode` for the gallery."""
+        return self.encode(inputs, **options)
+
+    @staticmethod
+    def similarity(
+        queries: np.ndarray | torch.Tensor, documents: np.ndarray | torch.Tensor
+    ) -> np.ndarray | torch.Tensor:
+        """Cosines [Q, N] float32 of two sets of vectors from `encode`, both of one length and precision."""
+        given = [part.numpy(force=True) if isinstance(part, torch.Tensor) else part for part in (queries, documents)]
+        found = cosines(*given)
+        return torch.from_numpy(found) if isinstance(queries, torch.Tensor) else found
+
+    def save_pretrained(
+        self,
+        path: str | os.PathLike[str],
+        merge: bool = False,
+        *,
+        card: ModelCardInfo | Mapping[str, Any] | None = None,
+    ) -> None:
+        """Write an adapter folder, or a whole model with `merge=True` or where there is no adapter.
+
+        `from_pretrained` gives the same vectors from either, and so does `SentenceTransformer`. `card` is what the
+        README.md there says beyond the files (licence, training, results), see `model_card.ModelCardInfo`; what the
+        card that the weights came with said is kept. An earlier save there is replaced in one step; raises ModelError
+        for a folder that holds anything else, or the adapter's own base, and ConfigError for a key no card has.
+
+        A whole model of a quantised embedder is made from its base read again unquantised, since merging into 4 or 8
+        bits would round the adapter away: it takes the memory of that, and its vectors differ by what quantising cost.
+        """
+        if self.quantization and (merge or not self.model.adapted):
+            return full_precision(self).save_pretrained(path, merge, card=card)
+        save(os.fspath(path), self.model, self.processor, self.settings, merge, card)
+
+    def push_to_hub(
+        self,
+        repo_id: str,
+        *,
+        private: bool | None = None,
+        token: str | None = None,
+        revision: str | None = None,
+        commit_message: str | None = None,
+        merge: bool = False,
+        create_pr: bool = False,
+        card: ModelCardInfo | Mapping[str, Any] | None = None,
+    ) -> str:
+        """Upload what `save_pretrained(merge=..., card=...)` writes to the hub; returns the commit's address.
+
+        The repository is made where there is none. Weights that an earlier push left there in the other form go, and
+        its model card is replaced. Raises ModelError for an adapter whose base is a folder of this machine, for a
+        missing or refused token, and where the hub cannot be reached.
+        """
+        if self.model.adapted and not merge:
+            check_base(self.settings.base, self.settings.base_is_folder)
+        return push(
+            lambda folder: self.save_pretrained(folder, merge, card=card),
+            repo_id,
+            private=private,
+            token=token,
+            revision=revision,
+            commit_message=commit_message,
+            create_pr=create_pr,
+        )
+
+    @torch.inference_mode()
+    def _forward(self, batch: Batch, packed: bool) -> np.ndarray:
+        self.model.eval()
+        if isinstance(batch, SharedBatch):
+            vectors = self.model.shared(batch.to(self.device))
+        else:
+            vectors = self.model(packed, **{name: tensor.to(self.device) for name, tensor in batch.items()})
+        return vectors.cpu().numpy()

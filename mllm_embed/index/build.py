@@ -1,0 +1,196 @@
+"""Building an index in bounded memory, and measuring what it is worth."""
+
+from __future__ import annotations
+
+import os
+import time
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+
+from ..encode.memory import PeakMemory
+from ..errors import DataError
+from ..files import atomic_folder, check_space
+from ..store.gallery import exact
+from ..store.vector_store import VectorStore
+from ..vectors.precision import unit
+from .engines import new_engine
+from .faiss_index import CARD_FILE, SETTINGS_FILE, Index, write_settings
+from .fill import fill
+from .kinds import kind_of
+
+RECALL = 0.97
+"""The recall@10 that settings are chosen for, where nothing else is asked."""
+_K = 10
+_QUERIES, _SINGLE = 256, 50
+_NOISE = 0.5  # length of what is added to rows to make queries of them
+_RERANKS = (1, 2, 5, 10, 20, 50)
+
+
+@dataclass(frozen=True)
+class Probe:
+    """What an index is measured with.
+
+    Args:
+        queries: [Q, D] float32.
+        rows: [Q, 10] int64, what an exact search finds.
+        told: where the queries come from, for the card.
+    """
+
+    queries: np.ndarray
+    rows: np.ndarray
+    told: str
+
+
+def probe(store: VectorStore, queries: np.ndarray | None = None, seed: int = 0) -> Probe:
+    """Queries with their exact answers: those given, or else rows of the store, moved by noise.
+
+    Args:
+        store: what is searched.
+        queries: [Q, D] float32 of unit length; of more than 256 some are taken.
+        seed: of the choice and of the noise.
+
+    Raises DataError for a store in which no row is left.
+    """
+    rng = np.random.default_rng(seed)
+    alive = np.flatnonzero(store.alive)
+    if not len(alive):
+        raise DataError(f"{store.folder} holds no vectors: there is nothing to index")
+    if queries is None:
+        chosen = store.take(np.sort(rng.choice(alive, min(_QUERIES, len(alive)), replace=False)))
+        noise = unit(rng.standard_normal(chosen.shape).astype(np.float32))
+        queries, told = unit(chosen + _NOISE * noise), f"rows of the store plus noise of length {_NOISE}"
+    else:
+        told = "given queries"
+        queries = queries[np.sort(rng.permutation(len(queries))[:_QUERIES])]
+    rows = exact(store, queries, min(_K, len(alive)), alive, [()] * len(queries))[1]
+    return Probe(queries, rows, f"{len(queries)} {told}")
+
+
+def build_index(
+    store: VectorStore,
+    folder: str | os.PathLike[str],
+    kind: str,
+    *,
+    recall: float = RECALL,
+    queries: np.ndarray | None = None,
+    known: Probe | None = None,
+    seed: int = 0,
+    show_progress: bool | None = None,
+) -> Index:
+    """Build an index of all rows of a store, measure it, and write both in one step; an older index is replaced.
+
+    It is trained on a sample and filled block by block: beside the index itself, memory takes a sample of 512 MiB and a
+    block of rows.
+
+    Args:
+        store: the vectors.
+        folder: where to write; an index, or nothing, may be there.
+        kind: one of `index_kinds.KINDS`.
+        recall: the recall@10 to choose settings for; where none reaches it, the most thorough are taken.
+        queries: [Q, D] float32 to measure with, of the kind that will be asked; by default rows moved by noise.
+        known: what `probe` gave, where it was called before.
+        seed: of the sample and the queries.
+        show_progress: None shows a bar on a terminal.
+
+    Raises ConfigError for an unknown kind, DataError for a folder that holds something else, a store without rows, and
+    a full disk.
+    """
+    path, what = Path(os.path.abspath(folder)), kind_of(kind)
+    check_place(path)
+    known = known or probe(store, queries, seed)
+    room = int(2 * what.size * 4 * store.dimension * len(store)) if what.on_disk else 0
+    check_space(path, room + int(what.size * 4 * store.dimension * len(store)), f"an index of {len(store):,} rows")
+    with atomic_folder(path) as fresh:
+        began = time.perf_counter()
+        with PeakMemory() as peak:
+            fill(store, new_engine(what, len(store), store.dimension, fresh), seed, show_progress)
+        seconds = time.perf_counter() - began
+        told = {"kind": kind, "setting": what.settings[-1], "rerank": _RERANKS[-1], "seed": seed}
+        write_settings(fresh, path, store, told)
+        index = Index.open(fresh, store)
+        setting, rerank = _chosen(index, known, recall)
+        card = {
+            "kind": kind, "about": what.about, "rows": len(store), "dimension": store.dimension, "queries": known.told,
+            "knob": what.knob or None, "setting": setting if what.knob else None,
+            "rerank": rerank if what.compressed else None, "build_seconds": round(seconds, 2),
+            "peak_memory_bytes": peak.bytes,
+        }  # fmt: skip
+        card |= _measured(index, known, setting, rerank) | _sizes(fresh, store)
+        (fresh / CARD_FILE).write_text(card_text(card), encoding="utf-8")
+        write_settings(fresh, path, store, told | {"setting": setting, "rerank": rerank, "card": card})
+        del index
+    return Index.open(path, store)
+
+
+def check_place(path: Path) -> None:
+    """Raises DataError where a new index would replace something else."""
+    if path.exists() and not path.is_dir():
+        raise DataError(f"{path} is a file: give a folder for the index")
+    if path.is_dir() and any(path.iterdir()) and not (path / SETTINGS_FILE).is_file():
+        raise DataError(f"{path} holds something else than an index: give a new or empty folder")
+
+
+def card_text(card: dict[str, Any]) -> str:
+    """The card as a table in Markdown."""
+    ratio = f"{card['ratio']:.3f} of float32, {card['bytes_a_vector']:,.0f} bytes a vector"
+    lines = {
+        "kind": f"{card['kind']}: {card['about']}",
+        "rows": f"{card['rows']:,} of {card['dimension']} dimensions",
+        "recall@10": f"{card['recall']:.4f} ({card['queries']})",
+        "size": f"{card['bytes'] / 2**20:,.2f} MiB ({ratio})",
+        "one query": f"{card['one_ms']:.2f} ms (95 % below {card['one_p95_ms']:.2f})",
+        "queries in a batch": f"{card['batch_ms']:.3f} ms each",
+        "built in": f"{card['build_seconds']:,.1f} s",
+        "peak memory": f"{card['peak_memory_bytes'] / 2**30:.2f} GiB while it was built, mapped files not counted",
+    }
+    if card["knob"]:
+        lines[card["knob"]] = str(card["setting"])
+    if card["rerank"]:
+        lines["scored again"] = f"{card['rerank']} times as many candidates as answers, by the full vectors"
+    body = [f"| {name} | {value} |" for name, value in lines.items()]
+    return "\n".join(["| index | |", "| --- | --- |", *body]) + "\n"
+
+
+def _chosen(index: Index, known: Probe, recall: float) -> tuple[int, int]:
+    """The fastest setting with which the index reaches the recall, and how many candidates to score again for it."""
+    reranks = _RERANKS if index.kind.compressed else (1,)
+    for setting in index.kind.settings:
+        if _recall(index, known, setting, reranks[-1]) >= recall:
+            for rerank in reranks:
+                if _recall(index, known, setting, rerank) >= recall:
+                    return setting, rerank
+    return index.kind.settings[-1], reranks[-1]
+
+
+def _recall(index: Index, known: Probe, setting: int, rerank: int) -> float:
+    rows = index.search(known.queries, known.rows.shape[1], setting, rerank)[1]
+    return float(np.mean([np.isin(right, found).mean() for right, found in zip(known.rows, rows, strict=True)]))
+
+
+def _measured(index: Index, known: Probe, setting: int, rerank: int) -> dict[str, Any]:
+    """Recall, and milliseconds for one query and for each of a batch."""
+    width = known.rows.shape[1]
+
+    def timed(queries: np.ndarray) -> float:
+        began = time.perf_counter()
+        index.search(queries, width, setting, rerank)
+        return (time.perf_counter() - began) * 1e3
+
+    timed(known.queries)  # brings the files into memory
+    single = [timed(known.queries[at : at + 1]) for at in range(min(_SINGLE, len(known.queries)))]
+    batch = [timed(known.queries) / len(known.queries) for _ in range(3)]
+    return {
+        "recall": _recall(index, known, setting, rerank),
+        "one_ms": float(np.median(single)),
+        "one_p95_ms": float(np.percentile(single, 95)),
+        "batch": len(known.queries),
+        "batch_ms": float(np.median(batch)),
+    }
+
+
+def _sizes(folder: Path, store: VectorStore) -> dict[str, Any]:
+    size = sum(path.stat().st_size for path in folder.iterdir() if path.name not in (SETTINGS_FILE, CARD_FILE))
+    return {"bytes": size, "bytes_a_vector": size / len(store), "ratio": size / (4 * store.dimension * len(store))}

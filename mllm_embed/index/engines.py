@@ -1,0 +1,172 @@
+"""FAISS behind one interface: rows in, rough or exact scores out. Row numbers are those of the store."""
+
+from __future__ import annotations
+
+from pathlib import Path
+from typing import Any, Protocol
+
+import faiss
+import numpy as np
+
+from ..vectors.learned_bits import bits_of, projection_for
+from .kinds import Kind
+
+INDEX_FILE, LISTS_FILE, PROJECTION_FILE = "index.faiss", "lists.ivfdata", "projection.npy"
+_OPQ_SAMPLE, _OPQ_ROUNDS = 16_384, 10
+
+
+class Engine(Protocol):
+    """An index that is trained, filled, searched and written."""
+
+    def __len__(self) -> int:
+        """Rows that are in it: the first of the store."""
+        ...
+
+    def train(self, sample: np.ndarray) -> None:
+        """From some rows [S, D] float32."""
+        ...
+
+    def add(self, rows: np.ndarray) -> None:
+        """The next rows [n, D] float32."""
+        ...
+
+    def search(self, queries: np.ndarray, count: int, setting: int, selector: Any) -> tuple[np.ndarray, np.ndarray]:
+        """Scores [Q, count] float32, higher is better, and row numbers [Q, count] int64, -1 where there is none.
+
+        `selector` is a faiss.IDSelector of the rows that may answer, or None.
+        """
+        ...
+
+    def save(self) -> None:
+        """Write its files to its folder."""
+        ...
+
+
+def new_engine(kind: Kind, rows: int, dimension: int, folder: Path) -> Engine:
+    """An untrained index for about so many rows, which will write to `folder`."""
+    if not kind.factory(rows, dimension):
+        return Bits(folder, dimension, kind.learned)
+    index = faiss.index_factory(dimension, kind.factory(rows, dimension), faiss.METRIC_INNER_PRODUCT)
+    return ListsOnDisk(folder, kind, index) if kind.on_disk else Floats(folder, kind, index)
+
+
+def open_engine(kind: Kind, dimension: int, folder: Path, writable: bool) -> Engine:
+    """What `save` wrote: mapped and not read, or, to add to it, in memory."""
+    if not kind.factory(1, dimension):
+        return Bits.read(folder, dimension, kind.learned)
+    flags = 0 if writable else faiss.IO_FLAG_MMAP_IFC
+    if kind.on_disk:
+        return ListsOnDisk(folder, kind, faiss.read_index(str(folder / INDEX_FILE), faiss.IO_FLAG_ONDISK_SAME_DIR))
+    return Floats(folder, kind, faiss.read_index(str(folder / INDEX_FILE), flags))
+
+
+class Floats:
+    """Any index that FAISS' factory makes."""
+
+    def __init__(self, folder: Path, kind: Kind, index: Any):
+        self.folder, self.kind, self.index = folder, kind, index
+
+    def __len__(self) -> int:
+        return self.index.ntotal
+
+    def train(self, sample: np.ndarray) -> None:
+        for rotation in _rotations(self.index):  # its own settings take hours for a thousand dimensions
+            rotation.niter, rotation.max_train_points = _OPQ_ROUNDS, _OPQ_SAMPLE
+        self.index.train(sample)
+
+    def add(self, rows: np.ndarray) -> None:
+        self.index.add(rows)
+
+    def search(self, queries: np.ndarray, count: int, setting: int, selector: Any) -> tuple[np.ndarray, np.ndarray]:
+        return self.index.search(queries, count, params=self._parameters(setting, selector))
+
+    def save(self) -> None:
+        faiss.write_index(self.index, str(self.folder / INDEX_FILE))
+
+    def _parameters(self, setting: int, selector: Any) -> Any:
+        if self.kind.knob == "efSearch":
+            return faiss.SearchParametersHNSW(sel=selector, efSearch=setting)
+        if self.kind.knob != "nprobe":
+            return faiss.SearchParameters(sel=selector)
+        inner = faiss.SearchParametersIVF(sel=selector, nprobe=setting)
+        if not isinstance(faiss.downcast_index(self.index), faiss.IndexPreTransform):
+            return inner
+        outer = faiss.SearchParametersPreTransform(index_params=inner)
+        outer.inner = inner  # FAISS keeps a bare pointer to it
+        return outer
+
+
+class ListsOnDisk(Floats):
+    """Inverted lists that never lie in memory together: each block of rows becomes an index, and those one file."""
+
+    def __init__(self, folder: Path, kind: Kind, index: Any):
+        super().__init__(folder, kind, index)
+        self.parts: list[Path] = []
+        self.rows: int = index.ntotal
+
+    def __len__(self) -> int:
+        return self.rows
+
+    def add(self, rows: np.ndarray) -> None:
+        part = faiss.clone_index(self.index)
+        part.add_with_ids(rows, np.arange(self.rows, self.rows + len(rows)))
+        self.rows += len(rows)
+        self.parts.append(self.folder / f"part-{len(self.parts)}")
+        faiss.write_index(part, str(self.parts[-1]))
+
+    def save(self) -> None:
+        from faiss.contrib.ondisk import merge_ondisk
+
+        merge_ondisk(self.index, [str(part) for part in self.parts], str(self.folder / LISTS_FILE))
+        super().save()
+        for part in self.parts:
+            part.unlink()
+        self.parts = []
+
+
+class Bits:
+    """A bit for each dimension, or for each of a learned projection, all compared by their Hamming distance."""
+
+    def __init__(self, folder: Path, dimension: int, learned: bool):
+        self.folder, self.learned = folder, learned
+        self.index = faiss.IndexBinaryFlat(-(-dimension // 8) * 8)
+        self.projection: np.ndarray | None = None
+
+    @classmethod
+    def read(cls, folder: Path, dimension: int, learned: bool) -> Bits:
+        """What `save` wrote."""
+        engine = cls(folder, dimension, learned)
+        engine.index = faiss.read_index_binary(str(folder / INDEX_FILE))
+        if (folder / PROJECTION_FILE).is_file():
+            engine.projection = np.load(folder / PROJECTION_FILE, allow_pickle=False)
+        return engine
+
+    def __len__(self) -> int:
+        return self.index.ntotal
+
+    def train(self, sample: np.ndarray) -> None:
+        if self.learned:
+            self.projection = projection_for(sample, self.index.d)
+
+    def add(self, rows: np.ndarray) -> None:
+        self.index.add(bits_of(rows, self.projection))
+
+    def search(self, queries: np.ndarray, count: int, setting: int, selector: Any) -> tuple[np.ndarray, np.ndarray]:
+        distances, rows = self.index.search(
+            bits_of(queries, self.projection), count, params=faiss.SearchParameters(sel=selector) if selector else None
+        )
+        return (1 - 2 * distances / self.index.d).astype(np.float32), rows
+
+    def save(self) -> None:
+        faiss.write_index_binary(self.index, str(self.folder / INDEX_FILE))
+        if self.projection is not None:
+            np.save(self.folder / PROJECTION_FILE, self.projection, allow_pickle=False)
+
+
+def _rotations(index: Any) -> list[Any]:
+    """The rotations that product quantisation learns in front of an index."""
+    outer = faiss.downcast_index(index)
+    if not isinstance(outer, faiss.IndexPreTransform):
+        return []
+    chain = [faiss.downcast_VectorTransform(outer.chain.at(at)) for at in range(outer.chain.size())]
+    return [step for step in chain if isinstance(step, faiss.OPQMatrix)]

@@ -1,0 +1,85 @@
+"""The kinds of index, as data: what FAISS is asked to build, and what may be turned when searching it."""
+
+from __future__ import annotations
+
+from collections.abc import Callable
+from dataclasses import dataclass
+
+from ..errors import ConfigError, did_you_mean
+
+
+@dataclass(frozen=True)
+class Kind:
+    """One kind of index.
+
+    Args:
+        about: what it is good for, in a line.
+        factory: from the number of rows and dimensions to what `faiss.index_factory` builds; "" for bits, which have
+            no factory.
+        size: bytes of vectors per byte of float32, about: what is asked before anything is built.
+        knob: what makes a search slower and better: "nprobe", "efSearch", or nothing.
+        settings: its values, from fast to thorough.
+        compressed: whether scores are rough, so that the best candidates are scored again by the full vectors.
+        on_disk: whether inverted lists are written to a file of their own while they are built.
+        learned: whether bits are those of a learned projection, not of the dimensions themselves.
+    """
+
+    about: str
+    factory: Callable[[int, int], str]
+    size: float
+    knob: str = ""
+    settings: tuple[int, ...] = (0,)
+    compressed: bool = False
+    on_disk: bool = False
+    learned: bool = False
+
+
+def lists(rows: int) -> int:
+    """Inverted lists for so many rows: 2 sqrt(N), and at least FAISS's 39 rows a list to train them on."""
+    return max(1, min(round(2 * rows**0.5), rows // 39))
+
+
+_PROBES = (1, 2, 4, 8, 16, 32, 64, 128, 256)
+
+KINDS: dict[str, Kind] = {
+    "flat": Kind("exact, all in memory", lambda n, d: "Flat", 1),
+    "fp16": Kind("nearly exact, half the size", lambda n, d: "SQfp16", 1 / 2),
+    "hnsw": Kind(
+        "fastest, larger than the vectors", lambda n, d: "HNSW32,Flat", 1.1, "efSearch", (16, 32, 64, 128, 256, 512)
+    ),
+    "ivf": Kind("fast, full vectors in lists", lambda n, d: f"IVF{lists(n)},Flat", 1, "nprobe", _PROBES),
+    "ivf-disk": Kind(
+        "the same with its lists on disk, built in little memory", lambda n, d: f"IVF{lists(n)},Flat", 1, "nprobe",
+        _PROBES, on_disk=True,
+    ),
+    "sq8": Kind("a byte a dimension", lambda n, d: f"IVF{lists(n)},SQ8", 1 / 4, "nprobe", _PROBES, compressed=True),
+    "rabitq4": Kind(
+        "4 bits a dimension (RaBitQ)", lambda n, d: f"IVF{lists(n)},RaBitQ4", 1 / 8, "nprobe", _PROBES, compressed=True
+    ),
+    "rabitq": Kind(
+        "1 bit a dimension (RaBitQ), no training", lambda n, d: f"IVF{lists(n)},RaBitQ", 1 / 32, "nprobe", _PROBES,
+        compressed=True,
+    ),
+    "pq": Kind(
+        "a byte for 8 dimensions (OPQ), long training", lambda n, d: f"OPQ{_codes(d)},IVF{lists(n)},PQ{_codes(d)}",
+        1 / 32, "nprobe", _PROBES, compressed=True,
+    ),
+    "binary": Kind("the sign of each dimension, all compared", lambda n, d: "", 1 / 32, compressed=True),
+    "bebr": Kind(
+        "bits learned after BEBR, where they beat signs", lambda n, d: "", 1 / 32, compressed=True, learned=True
+    ),
+}  # fmt: skip
+
+
+def kind_of(name: str) -> Kind:
+    """Raises ConfigError for a kind that there is not."""
+    if name not in KINDS:
+        raise ConfigError(
+            f"there is no kind '{name}' of index; there are {', '.join(KINDS)}{did_you_mean(name, KINDS)}"
+        )
+    return KINDS[name]
+
+
+def _codes(dimension: int) -> int:
+    """Bytes a vector of product quantisation: one for 8 dimensions, or for the next fewer that divide them."""
+    return next(count for count in range(max(1, dimension // 8), dimension + 1) if dimension % count == 0)

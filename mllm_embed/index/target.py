@@ -1,0 +1,144 @@
+"""What an index must be, in a line: "recall>=0.97,size<=1/16", and the kind that is so."""
+
+from __future__ import annotations
+
+import os
+import re
+from collections.abc import Callable, Iterator
+from dataclasses import dataclass
+from fractions import Fraction
+from pathlib import Path
+from tempfile import TemporaryDirectory
+from typing import Any
+
+import numpy as np
+
+from ..errors import ConfigError
+from ..store.vector_store import SHARD_ROWS, VectorStore
+from .build import RECALL, build_index, probe
+from .faiss_index import Index
+from .kinds import KINDS
+
+_EXAMPLE = 'give "recall>=0.97,size<=1/16" say'
+_TERM = re.compile(r"\s*(recall|size|latency)\s*(>=|<=)\s*([0-9.]+(?:/[0-9.]+)?)\s*(ms)?\s*")
+_SAMPLE = 100_000  # rows on which all kinds are tried, before one is built of all
+_MARGIN = 1.25  # by which a kind may be larger than its codes alone
+
+
+@dataclass(frozen=True)
+class Target:
+    """What an index must be.
+
+    Args:
+        recall: recall@10 at least.
+        size: bytes per byte of the float32 vectors, at most.
+        latency: milliseconds for one query, at most.
+    """
+
+    recall: float = RECALL
+    size: float | None = None
+    latency: float | None = None
+
+    @classmethod
+    def parse(cls, text: str) -> Target:
+        """Read "recall>=0.97,size<=1/16,latency<=5ms", or some of it. Raises ConfigError for anything else."""
+        values: dict[str, float] = {}
+        for term in text.split(","):
+            found = _TERM.fullmatch(term)
+            if not found:
+                raise ConfigError(f"--target: '{term.strip()}' is no bound on recall, size or latency; {_EXAMPLE}")
+            name, sign, value, unit = found.groups()
+            if (sign == ">=") != (name == "recall") or (unit and name != "latency"):
+                raise ConfigError(f"--target: '{term.strip()}' bounds {name} the wrong way, or in no unit; {_EXAMPLE}")
+            if name in values:
+                raise ConfigError(f"--target names {name} twice; {_EXAMPLE}")
+            try:
+                values[name] = float(Fraction(value)) if "/" in value else float(value)
+            except (ValueError, ZeroDivisionError) as error:
+                raise ConfigError(f"--target: '{value}' is no number; {_EXAMPLE}") from error
+        if not 0 < values.get("recall", 1) <= 1:
+            raise ConfigError(f"--target: recall is between 0 and 1, not {values['recall']:g}")
+        return cls(**values)
+
+    def missed(self, card: dict[str, Any]) -> Iterator[str]:
+        """Where an index with this card falls short, and by how much."""
+        if card["recall"] < self.recall:
+            yield f"recall {card['recall']:.3f} < {self.recall:g}"
+        if self.size is not None and card["ratio"] > self.size:
+            yield f"size {card['ratio']:.3f} > {self.size:.3f}"
+        if self.latency is not None and card["one_ms"] > self.latency:
+            yield f"latency {card['one_ms']:.2f} ms > {self.latency:g}"
+
+
+def build_for(
+    store: VectorStore,
+    folder: str | os.PathLike[str],
+    target: Target,
+    *,
+    queries: np.ndarray | None = None,
+    seed: int = 0,
+    say: Callable[[str], object] = lambda line: None,
+    show_progress: bool | None = None,
+) -> Index:
+    """Try the kinds that may fit on a part of the store, and build of all of it the fastest that meets the target.
+
+    Args:
+        store: the vectors.
+        folder: where to write.
+        target: what the index must be.
+        queries, seed: as of `build_index`.
+        say: called with a line for each kind that is tried.
+        show_progress: None shows a bar on a terminal.
+
+    Raises ConfigError where no kind meets the target; it names the one that came nearest. Nothing is written then.
+    """
+    fit = [name for name, kind in KINDS.items() if target.size is None or kind.size <= target.size * _MARGIN]
+    if not fit:
+        smallest = min(kind.size for kind in KINDS.values())
+        raise ConfigError(f"--target: no kind of index is that small; the smallest takes 1/{1 / smallest:.0f}")
+    with TemporaryDirectory(prefix=".index-", dir=_home(folder)) as scratch:
+        part = _part(store, Path(scratch) / "part", seed)
+        known = probe(part, queries, seed)
+        tried: list[tuple[str, dict[str, Any]]] = []
+        for name in fit:
+            place = Path(scratch) / name
+            card = build_index(part, place, name, recall=target.recall, known=known, show_progress=False).card
+            tried.append((name, card))
+            say(_line(name, card, list(target.missed(card))))
+    good = [(card["one_ms"], name) for name, card in tried if not any(target.missed(card))]
+    for _, name in sorted(good):
+        index = build_index(
+            store, folder, name, recall=target.recall, queries=queries, seed=seed, show_progress=show_progress
+        )
+        short = list(target.missed(index.card))
+        if not short:
+            return index
+        say(_line(f"{name} of all {len(store):,} rows", index.card, short))
+        tried.append((name, index.card))
+    name, card = min(tried, key=lambda pair: (len(list(target.missed(pair[1]))), -pair[1]["recall"]))
+    raise ConfigError(f"no kind of index meets the target; '{name}' comes nearest: {', '.join(target.missed(card))}")
+
+
+def _part(store: VectorStore, folder: Path, seed: int) -> VectorStore:
+    """The store, or a store of some of its rows."""
+    if len(store) <= _SAMPLE:
+        return store
+    rows = np.sort(np.random.default_rng(seed).choice(np.flatnonzero(store.alive), _SAMPLE, replace=False))
+    part = VectorStore.create(folder, store.dimension, dtype=store.dtype.name, made_by=store.made_by)
+    for at in range(0, len(rows), SHARD_ROWS):
+        some = rows[at : at + SHARD_ROWS]
+        part.add([str(row) for row in some], store.take(some))
+    return part
+
+
+def _home(folder: str | os.PathLike[str]) -> Path:
+    home = Path(os.path.abspath(folder)).parent
+    home.mkdir(parents=True, exist_ok=True)
+    return home
+
+
+def _line(name: str, card: dict[str, Any], short: list[str]) -> str:
+    return (
+        f"{name:10} recall {card['recall']:.4f}  size {card['ratio']:.3f}  one query {card['one_ms']:.2f} ms  "
+        f"built in {card['build_seconds']:.1f} s  {'misses ' + ', '.join(short) if short else 'fits'}"
+    )

@@ -1,0 +1,92 @@
+"""Prompt sets: what a model is asked about a picture, a text, or both. They are saved with the model."""
+
+from __future__ import annotations
+
+from dataclasses import asdict, dataclass
+from typing import Any
+
+from ..errors import ConfigError
+
+INSTRUCTION, TEXT = "{instruction}", "{text}"
+MARKS = {"composed": (INSTRUCTION,), "text": (TEXT,), "captioned": (TEXT,), "composed_text": (TEXT, INSTRUCTION)}
+
+
+@dataclass(frozen=True)
+class PromptSet:
+    """One prompt a role. Pictures always come before the words, so that all asked of one picture share a prefix.
+
+    Args:
+        image: pictures alone.
+        composed: pictures and what to change in them; holds `{instruction}` once.
+        text: words alone; holds `{text}` once.
+        captioned: pictures with the text that belongs to them, on the gallery's side; holds `{text}` once.
+        composed_text: a text in the place of a picture and what to change in it; holds both marks once.
+
+    Raises ConfigError for a mark that is missing or occurs twice.
+    """
+
+    name: str
+    image: str
+    composed: str
+    text: str
+    captioned: str = "{text}\nSummary above image and sentence in one word:"
+    composed_text: str = '{text}\nModify above sentence with "{instruction}", describe modified sentence in one word:'
+
+    def __post_init__(self) -> None:
+        for role, marks in MARKS.items():
+            for mark in marks:
+                if getattr(self, role).count(mark) != 1:
+                    raise ConfigError(f"prompt set '{self.name}': the {role} prompt must hold {mark} once")
+
+    def template(self, role: str) -> str:
+        return getattr(self, role)
+
+    def to_dict(self) -> dict[str, str]:
+        return asdict(self)
+
+    @classmethod
+    def from_dict(cls, values: dict[str, Any]) -> PromptSet:
+        return cls(**values)
+
+
+# The prompts of InstructCIR's released code (github.com/zhwl2117/InstructCIR, generate_test_submission.py), which are
+# E5-V's (arXiv 2407.12580); the two roles with defaults are not in it, and are worded after them. The released code
+# spells "desribe"; models trained with it want that spelling.
+PROMPT_SETS = {
+    prompts.name: prompts
+    for prompts in (
+        PromptSet(
+            name="instructcir",
+            image="Describe this image in one word:",
+            composed='Modify this image with "{instruction}", describe modified image in one word:',
+            text="{text}\nSummary above sentence in one word:",
+        ),
+        PromptSet(
+            name="instructcir-legacy",
+            image=" Describe this image in one word:",
+            composed='Modify this image with "{instruction}", desribe modified image in one word:',
+            text="{text}\nSummary above sentence in one word:",
+        ),
+    )
+}
+
+
+def render(processor: Any, prompts: PromptSet, role: str, images: int = 1) -> str:
+    """The full model input of a role as text, with the marks where the user's words go and a placeholder a picture.
+
+    Uses the processor's chat template when it has one, generation prompt included; otherwise the image tokens, a line
+    break, and the prompt.
+    """
+    return chat(processor, prompts.template(role), images)
+
+
+def chat(processor: Any, words: str, images: int = 0) -> str:
+    """What a user says beside so many pictures, as the processor's chat template writes it for the model to answer."""
+    if getattr(processor, "chat_template", None):
+        content: list[dict[str, str]] = [{"type": "image"}] * images
+        messages = [{"role": "user", "content": [*content, {"type": "text", "text": words}]}]
+        # by the tokenizer, since SmolVLM's processor asks its video processor first
+        return processor.tokenizer.apply_chat_template(
+            messages, chat_template=processor.chat_template, tokenize=False, add_generation_prompt=True
+        )
+    return f"{processor.image_token * images}\n{words}" if images else words

@@ -1,0 +1,110 @@
+"""Results of `python -m eval run` on a model card: figures in its metadata, tables in its text."""
+
+from __future__ import annotations
+
+import os
+import re
+from collections.abc import Mapping, Sequence
+from pathlib import Path
+from typing import TYPE_CHECKING, Any, NamedTuple
+
+from ..errors import DataError
+from ..files import read_json
+
+if TYPE_CHECKING:
+    from huggingface_hub import EvalResult
+
+
+def read_result(path: str | os.PathLike[str]) -> dict[str, Any]:
+    """A result.json, given itself or by its folder. Raises DataError for anything else."""
+    place = Path(path) / "result.json" if Path(path).is_dir() else Path(path)
+    result = read_json(place, "give a folder that `python -m eval run` wrote, or the result.json in it")
+    try:
+        for task in result["tasks"].values():
+            _ = [figure["percent"] for row in task["rows"].values() for figure in row.values()]
+            _ = task["queries"], task["gallery"]
+        _ = result["benchmark"]["name"], result["benchmark"]["title"], result["benchmark"]["fingerprint"]
+    except (KeyError, TypeError, AttributeError) as error:
+        raise DataError(f"{place} is no result of `python -m eval run` (no {error}); give its result.json") from error
+    return result
+
+
+def eval_results(result: Mapping[str, Any]) -> list[EvalResult]:
+    """One entry for every printed figure of a task's own row and of the means, not for the baselines beside them."""
+    from huggingface_hub import EvalResult
+
+    about = result["benchmark"]
+    return [
+        EvalResult(
+            task_type="image-retrieval", task_name="Composed image retrieval",
+            dataset_type=about["name"], dataset_name=about["title"], dataset_config=part.name,
+            dataset_args={"fingerprint": about["fingerprint"], **part.counts},
+            metric_type=metric, metric_name=metric,
+            metric_value=round(next(iter(part.rows.values()))[metric]["percent"], 4),
+        )
+        for part in _parts(result)
+        for metric in part.metrics
+    ]  # fmt: skip
+
+
+def results_section(old: str, results: Sequence[Mapping[str, Any]]) -> str:
+    """One block a benchmark; a newer result replaces the block of the same benchmark."""
+    blocks = {}
+    for block in re.split(r"(?m)^(?=### )", old):
+        if block.startswith("### "):
+            blocks[block.splitlines()[0][4:]] = block.strip()
+    for result in results:
+        about = result["benchmark"]
+        blocks[about["title"]] = "\n\n".join([f"### {about['title']}", *_result_tables(result), _made(result)])
+    return "In percent, by `python -m eval run`.\n\n" + "\n\n".join(blocks.values())
+
+
+class _Part(NamedTuple):
+    """A task's rows, or those of the means over tasks."""
+
+    name: str
+    heading: str
+    rows: Mapping[str, Mapping[str, Any]]
+    metrics: list[str]
+    counts: dict[str, int]
+
+
+def _parts(result: Mapping[str, Any]) -> list[_Part]:
+    printed, parts = result["benchmark"].get("printed"), []
+    for name, task in result["tasks"].items():
+        counts = {"queries": task["queries"], "gallery": task["gallery"]}
+        heading = f"{name or 'composed'}: {counts['queries']:,} queries, gallery of {counts['gallery']:,}"
+        first = next(iter(task["rows"].values()))
+        parts.append(
+            _Part(name or "default", heading, task["rows"], [m for m in first if m in (printed or first)], counts)
+        )
+    if means := result.get("means"):
+        parts.append(_Part("means", "means", means, list(next(iter(means.values()))), {}))
+    return parts
+
+
+def _result_tables(result: Mapping[str, Any]) -> list[str]:
+    tables = []
+    for part in _parts(result):
+        lines = [[part.heading, *part.metrics]]
+        for row, figures in part.rows.items():
+            lines.append([row, *[f"{figures[m]['percent']:.2f}" if m in figures else "" for m in part.metrics]])
+        tables.append("\n".join(table(lines)))
+    return tables
+
+
+def _made(result: Mapping[str, Any]) -> str:
+    facts = {
+        "precision": result.get("dtype"),
+        "weights in": result.get("quantization"),
+        "vectors cut to": result.get("dim"),
+    }
+    facts |= {"ties": result.get("protocol", {}).get("ties")}
+    facts |= {"benchmark": result["benchmark"]["fingerprint"][:12]}
+    return "; ".join(f"{name}: {value}" for name, value in facts.items() if value) + "."
+
+
+def table(lines: Sequence[Sequence[Any]]) -> list[str]:
+    """Markdown lines of a table; the first line is its head."""
+    head, *rest = [" | ".join(str(cell).replace("|", "\\|").replace("\n", " ") for cell in line) for line in lines]
+    return [f"| {head} |", "|" + " --- |" * len(lines[0]), *[f"| {line} |" for line in rest]]

@@ -1,0 +1,119 @@
+"""The Hugging Face hub: a saved model goes up in one commit, and a repository that holds one is read like a folder."""
+
+from __future__ import annotations
+
+import tempfile
+from collections.abc import Callable, Iterator
+from contextlib import contextmanager
+from pathlib import Path
+
+from ..errors import ModelError
+from .model_card import is_hub_id
+
+# What an earlier push may have left of the other form: a whole model beside an adapter would be read as both.
+STALE = ["*.safetensors", "*.safetensors.index.json", "adapter_config.json", "config.json", "generation_config.json"]
+SMALL = ["*.json", "*.jinja", "*.md", "*.txt", "*.model", "adapter_model.safetensors", "projection/*"]
+
+
+def push(
+    save: Callable[[Path], None],
+    repo_id: str,
+    *,
+    private: bool | None = None,
+    token: str | None = None,
+    revision: str | None = None,
+    commit_message: str | None = None,
+    create_pr: bool = False,
+) -> str:
+    """Create the repository where it does not exist, and upload what `save` writes; returns the commit's address.
+
+    Raises ModelError, in one sentence, for a bad name, a missing or refused token, and an unreachable hub.
+    """
+    from huggingface_hub import HfApi
+
+    with tempfile.TemporaryDirectory() as scratch, _sentences(repo_id):
+        folder = Path(scratch) / "model"
+        save(folder)
+        api = HfApi(token=token, library_name="mllm_embed")
+        api.create_repo(repo_id, private=private, repo_type="model", exist_ok=True)
+        commit = api.upload_folder(
+            repo_id=repo_id,
+            repo_type="model",
+            folder_path=folder,
+            commit_message=commit_message or "Upload an embedding model",
+            revision=revision,
+            create_pr=create_pr,
+            delete_patterns=STALE,
+        )
+    return str(commit.pr_url or commit.commit_url) if create_pr else str(commit.commit_url)
+
+
+def check_base(base: str | None, folder: bool) -> None:
+    """An adapter's base must be one that others can get. Raises ModelError for a folder of this machine."""
+    if base and (folder or not is_hub_id(base)):
+        raise ModelError(
+            f"the base of this adapter is the folder {base}, which only this machine has: "
+            "push with merge=True, or load the base by its hub id"
+        )
+
+
+def fetched(name: str, settings_file: str, revision: str | None = None) -> str:
+    """The folder with all but the weights of a repository that `push` filled; `name` itself for anything else.
+
+    Files that are in the cache are not fetched again; offline, only the cache is looked at.
+    """
+    from huggingface_hub import snapshot_download
+    from transformers.utils import cached_file
+
+    if not is_hub_id(name):
+        return name
+    try:
+        found = cached_file(
+            name,
+            settings_file,
+            revision=revision,
+            _raise_exceptions_for_gated_repo=False,
+            _raise_exceptions_for_missing_entries=False,
+            _raise_exceptions_for_connection_errors=False,
+        )
+    except (OSError, ValueError):
+        return name  # loading the model says what is wrong with the name
+    if found is None:
+        return name
+    with _sentences(name):
+        return snapshot_download(name, revision=revision, allow_patterns=SMALL)
+
+
+@contextmanager
+def _sentences(repo_id: str) -> Iterator[None]:
+    """Errors of the hub's client as one sentence each, with the cure."""
+    from huggingface_hub.errors import (
+        HfHubHTTPError,
+        HFValidationError,
+        HTTPError,  # of the client's own HTTP library, which differs between its versions
+        LocalTokenNotFoundError,
+        OfflineModeIsEnabled,
+    )
+
+    try:
+        yield
+    except HFValidationError as error:
+        raise ModelError(f"'{repo_id}' is not the name of a repository; give OWNER/NAME") from error
+    except LocalTokenNotFoundError as error:
+        raise ModelError(f"the hub wants a token for {repo_id}: run `hf auth login`, or give token=...") from error
+    except OfflineModeIsEnabled as error:
+        raise ModelError(f"{repo_id} was not reached: HF_HUB_OFFLINE is set, which forbids the network") from error
+    except HfHubHTTPError as error:
+        code = getattr(error.response, "status_code", None)
+        if code in (401, 403):
+            raise ModelError(
+                f"the hub refuses {repo_id} ({code}): run `hf auth login` with a token that may write there, "
+                "or give token=..."
+            ) from error
+        raise ModelError(f"the hub refuses {repo_id}: {_first_line(error)}") from error
+    except (HTTPError, ConnectionError, TimeoutError) as error:
+        raise ModelError(f"the hub cannot be reached for {repo_id}: {_first_line(error)}") from error
+
+
+def _first_line(error: Exception) -> str:
+    return (str(error).strip().splitlines() or [type(error).__name__])[0]

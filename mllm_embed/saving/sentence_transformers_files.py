@@ -1,0 +1,165 @@
+"""The files by which sentence-transformers loads a saved folder, adapter or whole model, with stock modules alone.
+
+Its `Transformer` module renders every input through a chat template, and takes one from its own settings
+(sentence-transformers 6, base/modules/transformer.py, `processing_kwargs`). The template written here turns what was
+given (words, pictures, or both) into the prompt of that role, then goes on with the model's own chat template: no code
+of ours runs, so that the user needs neither this package nor `trust_remote_code`, which its loader asks for before it
+imports any class that is not its own. `Pooling` and `Normalize` do the rest.
+
+What differs from `MLLMEmbedder`: transparent pictures lose their transparency instead of lying on white, half precision
+is normalised in half precision, and `truncate_dim` cuts after normalising (give `normalize_embeddings=True`). Texts and
+pictures share a batch there, in which mllama's texts are not what they are alone: give it the two kinds apart.
+"""
+
+from __future__ import annotations
+
+import json
+from pathlib import Path
+from typing import TYPE_CHECKING, Any
+
+from ..files import write_json
+from ..inputs.item_processor import ItemProcessor
+from ..model.families import Family
+from ..model.projection import FOLDER, MODULE
+from ..types import Document, Query
+
+if TYPE_CHECKING:
+    from .checkpoint import Settings
+
+MODULE_SETTINGS = "sentence_bert_config.json"
+_STATES = {"method": "forward", "method_output_name": "last_hidden_state"}
+_MODULES = {
+    "": "sentence_transformers.base.modules.transformer.Transformer",
+    "1_Pooling": "sentence_transformers.sentence_transformer.modules.pooling.Pooling",
+    "2_Normalize": "sentence_transformers.base.modules.normalize.Normalize",
+}
+
+# A system message is what sentence-transformers calls a prompt: with a mark in it, it replaces the prompt for picture
+# and words; without one it goes before the words. Two texts without a picture are a reference and an instruction.
+_TEMPLATE = """\
+{%- set asked = mllm_embed.prompts -%}
+{%- set seen = namespace(pictures=[], words=[], prompt='') -%}
+{%- for message in messages -%}
+  {%- for part in ([{'type': 'text', 'text': message.content}] if message.content is string else message.content) -%}
+    {%- if part.type == 'image' -%}
+      {%- set seen.pictures = seen.pictures + [{'type': 'image'}] -%}
+    {%- elif part.type != 'text' -%}
+      {{- raise_exception('this model embeds texts and pictures, not ' ~ part.type) -}}
+    {%- elif message.role == 'system' -%}
+      {%- set seen.prompt = part.text -%}
+    {%- elif part.text | trim -%}
+      {%- set seen.words = seen.words + [part.text | trim] -%}
+    {%- endif -%}
+  {%- endfor -%}
+{%- endfor -%}
+{%- set own = '{instruction}' in seen.prompt or '{text}' in seen.prompt -%}
+{%- set words = (('' if own else seen.prompt) ~ seen.words | join(' ')) | trim -%}
+{%- if not words and not seen.pictures -%}{{- raise_exception('there is nothing to embed: no words, no picture') -}}
+{%- elif IMAGE_TOKEN and IMAGE_TOKEN in words -%}
+  {{- raise_exception("the words hold the model's image token " ~ IMAGE_TOKEN ~ '; take it out') -}}
+{%- elif seen.pictures and words -%}
+  {%- set prompt = seen.prompt if own else asked.composed -%}
+  {%- set mark = '{instruction}' if '{instruction}' in prompt else '{text}' -%}
+  {%- set words = prompt.replace(mark, words) -%}
+{%- elif seen.pictures -%}{%- set words = asked.image -%}
+{%- elif seen.words | length == 2 and asked.composed_text -%}
+  {%- set parts = asked.composed_text.split('{text}') -%}
+  {%- set words = parts[0].replace('{instruction}', seen.words[1]) ~ seen.words[0]
+      ~ parts[1].replace('{instruction}', seen.words[1]) -%}
+{%- else -%}{%- set words = asked.text.replace('{text}', words) -%}
+{%- endif -%}
+{%- set messages = [{'role': 'user', 'content': seen.pictures + [{'type': 'text', 'text': words}]}] -%}
+{%- set add_generation_prompt = true -%}
+{{- '' }}"""
+_PLAIN = """\
+{%- for part in messages[0].content -%}
+{{- IMAGE_TOKEN if part.type == 'image' else ('\n' if seen.pictures else '') ~ part.text -}}
+{%- endfor -%}"""
+_REFUSAL = "{{ raise_exception('sentence-transformers cannot ask as this model was trained; use mllm_embed') }}"
+
+
+def write_sentence_files(
+    folder: Path, processor: Any, family: Family, settings: Settings, dimension: int, projected: bool = False
+) -> None:
+    """Make a saved folder one that `SentenceTransformer(folder)` loads.
+
+    `dimension` is the length of a pooled state; `projected`: the folder holds a projection, which comes next.
+
+    Where the template does not render exactly what the prompts render here, or the model pools, attends or reads texts
+    as no stock module does, the files make it refuse to encode: without them it would average the token states of bare
+    inputs, and nobody would notice.
+    """
+    about = settings.to_dict()
+    template = _template(processor)
+    stock = settings.pooling == "last" and not settings.bidirectional and not family.texts_apart
+    if not (stock and _renders_the_same(processor, settings, template)):
+        template = _REFUSAL
+    module = {
+        "transformer_task": "feature-extraction",
+        "modality_config": {"text": _STATES, "image": _STATES, "message": {**_STATES, "format": "structured"}},
+        "module_output_name": "token_embeddings",
+        "unpad_inputs": False,
+        "processing_kwargs": {
+            "text": {"truncation": False},  # cut words would lose the end of the prompt, and a cut picture fails
+            "chat_template": {"chat_template": template, "mllm_embed": about},
+        },
+    }
+    write_json(folder / MODULE_SETTINGS, module)
+    prompts = {"query": "", "document": about["prompts"].get("captioned") or ""}
+    model = {"model_type": "SentenceTransformer", "prompts": prompts, "similarity_fn_name": "cosine"}
+    write_json(folder / "config_sentence_transformers.json", model)
+    kinds = list(_MODULES.items())
+    kinds[-1:-1] = [(FOLDER, MODULE)] if projected else []
+    modules = [
+        {"idx": index, "name": str(index), "path": path, "type": kind} for index, (path, kind) in enumerate(kinds)
+    ]
+    write_json(folder / "modules.json", modules)
+    pooling = {"embedding_dimension": dimension, "pooling_mode": "lasttoken", "include_prompt": True}
+    write_json(folder / "1_Pooling/config.json", pooling)
+    write_json(folder / "2_Normalize/config.json", {"module_input_name": "sentence_embedding"})
+
+
+def saved_settings(folder: Path) -> dict[str, Any] | None:
+    """Our settings in a folder that sentence-transformers saved again, which keeps its own files only; else None."""
+    try:
+        values = json.loads((folder / MODULE_SETTINGS).read_text(encoding="utf-8"))
+        return values["processing_kwargs"]["chat_template"]["mllm_embed"]
+    except (OSError, ValueError, KeyError, TypeError):
+        return None
+
+
+def _template(processor: Any) -> str:
+    """Ours, then the model's own; for a processor without one what `prompts.render` does without one."""
+    own = getattr(processor, "chat_template", None) or _PLAIN
+    if isinstance(own, dict):
+        own = own.get("default", _REFUSAL)
+    token = getattr(processor, "image_token", None) or ""
+    return f"{{%- set IMAGE_TOKEN = {json.dumps(token, ensure_ascii=False)} -%}}\n{_TEMPLATE}{own}"
+
+
+def _renders_the_same(processor: Any, settings: Settings, template: str) -> bool:
+    from jinja2 import TemplateError
+
+    items = ItemProcessor(processor, settings.prompts)
+    picture, words = {"type": "image"}, {"type": "text", "text": 'a {text} of "words"'}
+    changed = {"type": "text", "text": "an {instruction}"}
+    cases = [
+        ([picture], Document(image=Path("picture"))),
+        ([words], Document(text=words["text"])),
+        ([words, picture], Query(image=Path("picture"), instruction=words["text"])),
+        ([words, picture, picture], Query(image=[Path("picture")] * 2, instruction=words["text"])),
+        ([words, changed], Query(text=words["text"], instruction=changed["text"])),
+    ]
+    try:
+        rendered = [
+            processor.tokenizer.apply_chat_template(
+                [{"role": "user", "content": content}],
+                chat_template=template,
+                tokenize=False,
+                mllm_embed=settings.to_dict(),
+            )
+            for content, _ in cases
+        ]
+    except (TemplateError, ValueError, TypeError):
+        return False
+    return rendered == [items.render(item) for _, item in cases]

@@ -1,0 +1,217 @@
+"""Find the pictures of a gallery that fit a query."""
+
+from __future__ import annotations
+
+import os
+from collections.abc import Collection, Mapping, Sequence
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any, Protocol
+
+import numpy as np
+
+from ..data.sources import gallery_of, picture_at
+from ..errors import DataError, ImageError
+from ..inputs.images import content_key
+from ..saving.provenance import FINDS, check_same
+from ..store.gallery import Gallery, MemoryGallery, StoreGallery
+from ..types import Document, ImageLike, Query
+from ..vectors.fusion import edited
+
+_MORE = 8  # answers that are asked for beyond those wanted, since some may be the reference
+
+
+class Encoder(Protocol):
+    """What is needed of `MLLMEmbedder` here: items in, float32 vectors [N, D] out."""
+
+    def encode(
+        self, inputs: Sequence[Query | Document], *, batch_size: int = 32, show_progress: bool | None = None
+    ) -> np.ndarray:
+        """One vector a row for every input."""
+        ...
+
+
+@dataclass(frozen=True)
+class Hit:
+    """A found picture: its gallery id, its score (cosine), and where it is, None where that is not known."""
+
+    id: str
+    score: float
+    image: ImageLike | None
+
+
+class Searcher:
+    """A gallery and the model that made its vectors: queries in, pictures out."""
+
+    def __init__(self, embedder: Encoder, gallery: Gallery) -> None:
+        """Search a gallery.
+
+        Args:
+            embedder: encodes the queries.
+            gallery: in memory, a store, an index, or a Qdrant collection.
+
+        Raises ConfigError where the gallery's vectors were made by another model, adapter or prompt.
+        """
+        check_same(gallery.made_by, _finds(embedder, gallery), FINDS, "the gallery")
+        self.embedder, self.gallery = embedder, gallery
+
+    @classmethod
+    def open(
+        cls,
+        embedder: Encoder,
+        place: str | os.PathLike[str],
+        *,
+        batch_size: int = 32,
+        show_progress: bool | None = None,
+    ) -> Searcher:
+        """Search what is at `place`.
+
+        That is what `mllm-embed encode` or `mllm-embed index` wrote, a Qdrant collection ("qdrant:http://localhost:6333/
+        photos"), or a folder of pictures, which is embedded now, as `from_folder` does.
+
+        Raises DataError for a place that is none of these or is damaged, and what `Searcher` raises.
+        """
+        gallery = stored_gallery(place)
+        if gallery is None:
+            return cls.from_folder(embedder, place, batch_size=batch_size, show_progress=show_progress)
+        return cls(embedder, gallery)
+
+    @classmethod
+    def from_folder(
+        cls,
+        embedder: Encoder,
+        path: str | os.PathLike[str],
+        *,
+        batch_size: int = 32,
+        show_progress: bool | None = None,
+    ) -> Searcher:
+        """Embed the gallery of a folder's benchmark.json, or else every picture in the folder and below, in memory.
+
+        Raises:
+            DataError: the folder is missing or holds no picture. ImageError: a picture cannot be read.
+        """
+        gallery = gallery_of(path)
+        documents = [Document(image=image) for image in gallery.values()]
+        vectors = embedder.encode(documents, batch_size=batch_size, show_progress=show_progress)
+        return cls(embedder, MemoryGallery(list(gallery), vectors, list(gallery.values())))
+
+    def search(
+        self,
+        query: Query,
+        k: int = 5,
+        exclude: Collection[str] = (),
+        *,
+        allow: Collection[str] | None = None,
+        exclude_reference: bool = False,
+        edit_strength: float = 1.0,
+    ) -> list[Hit]:
+        """The k best pictures for a query, fewer in a small gallery.
+
+        Args:
+            query: image, text, or image and instruction.
+            k: how many.
+            exclude: ids that may not answer.
+            allow: the only ids that may.
+            exclude_reference: leave out pictures whose file is the query's own, byte for byte, whatever their ids.
+            edit_strength: how far a composed query goes from its picture (`fusion.edited`): 1 as asked, less keeps more
+                of the picture, more changes more.
+
+        Raises:
+            DataError: k < 1, or an id that is not in the gallery.
+        """
+        vector = self._vectors([query], edit_strength)
+        own = {content_key(image) for image in query.images} if exclude_reference else set()
+        asked = k + (_MORE if own else 0)
+        while True:
+            found = self.gallery.nearest(vector, asked, allow=allow, exclude=[list(exclude)])[0]
+            places = self.gallery.sources([name for name, _ in found])
+            hits = [Hit(*answer, _picture(place)) for answer, place in zip(found, places, strict=True)]
+            hits = [hit for hit in hits if not (own and _content(hit.image) in own)]
+            if len(hits) >= k or len(found) < asked:
+                return hits[:k]
+            asked *= 2
+
+    def search_many(
+        self,
+        queries: Sequence[Query],
+        k: int = 5,
+        *,
+        allow: Collection[str] | None = None,
+        batch_size: int = 32,
+        edit_strength: float = 1.0,
+    ) -> list[list[Hit]]:
+        """`search` for several queries at once, which is quicker."""
+        vectors = self._vectors(queries, edit_strength, batch_size)
+        found = self.gallery.nearest(vectors, k, allow=allow)
+        return [
+            [
+                Hit(name, score, _picture(place))
+                for (name, score), place in zip(answer, self.gallery.sources([n for n, _ in answer]), strict=True)
+            ]
+            for answer in found
+        ]
+
+    def _vectors(self, queries: Sequence[Query], strength: float, batch_size: int = 32) -> np.ndarray:
+        """Of queries [Q, D] float32, the composed ones with their edit as strong as is asked."""
+        composed = [at for at, query in enumerate(queries) if query.role == "composed"] if strength != 1 else []
+        pictures = [Document(image=queries[at].image) for at in composed]
+        found = self.embedder.encode([*queries, *pictures], batch_size=batch_size, show_progress=False)
+        vectors = np.array(found[: len(queries)])
+        if composed:
+            vectors[composed] = edited(vectors[composed], found[len(queries) :], strength)
+        return vectors
+
+    def add(self, pictures: Mapping[str, str | os.PathLike[str]], batch_size: int = 32) -> None:
+        """Embed picture files and add them to the gallery, by their ids; a store, index or collection keeps them.
+
+        Raises DataError for an id that is there already, ImageError for a picture that cannot be read; nothing is added
+        then.
+        """
+        vectors = self.embedder.encode(
+            [Document(image=path) for path in pictures.values()], batch_size=batch_size, show_progress=False
+        )
+        self.gallery.add(list(pictures), vectors, [os.path.abspath(path) for path in pictures.values()])
+
+    def remove(self, ids: Collection[str]) -> None:
+        """Take pictures out of the gallery. Raises DataError for an id that is not there; nothing is removed then."""
+        self.gallery.remove(ids)
+
+
+def stored_gallery(place: str | os.PathLike[str]) -> Gallery | None:
+    """The store, index or Qdrant collection at `place`; None where there is none, but perhaps a folder of pictures.
+
+    Raises DataError for a damaged one, ConfigError for a Qdrant collection without qdrant-client.
+    """
+    from ..store.files import MANIFEST
+    from ..store.vector_store import VectorStore
+    from .qdrant import PREFIX, QdrantGallery
+
+    if os.fspath(place).startswith(PREFIX):
+        return QdrantGallery.open(os.fspath(place))
+    if (Path(place) / MANIFEST).is_file():
+        return StoreGallery(VectorStore.open(place))
+    if (Path(place) / "index.json").is_file():
+        from ..index.faiss_index import Index
+
+        return Index.open(place)
+    return None
+
+
+def _finds(embedder: Encoder, gallery: Gallery) -> Mapping[str, Any]:
+    """What an embedder's queries find; of one that does not tell, anything."""
+    return getattr(embedder, "finds", None) or getattr(embedder, "made_by", gallery.made_by)
+
+
+def _picture(place: ImageLike | None) -> ImageLike | None:
+    """None also where the file that held it is gone: the answer is right all the same."""
+    try:
+        return picture_at(place) if isinstance(place, str) else place
+    except DataError:
+        return None
+
+
+def _content(image: ImageLike | None) -> str | None:
+    try:
+        return None if image is None else content_key(image)
+    except ImageError:
+        return None

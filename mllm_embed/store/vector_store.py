@@ -1,0 +1,299 @@
+"""A vector store: vectors on disk with their ids, which grows, shrinks, and is never half-written.
+
+    STORE/manifest.json        format, dimension, dtype, what made the vectors, and the shards that belong to the store
+    STORE/shards/000000.npy    vectors, one a row
+    STORE/shards/000000.json   their ids, where their pictures lie, what could not be read, sha256 of the vectors
+    STORE/removed.npy          numbers of the rows that were removed
+
+A shard is written aside and renamed, and belongs to the store only when the manifest names it: whoever opens the store
+sees all of a change or nothing. Rows keep their numbers for ever, so that an index can name them.
+"""
+
+from __future__ import annotations
+
+import hashlib
+import json
+import os
+from bisect import bisect_right
+from collections.abc import Collection, Iterable, Iterator, Mapping, Sequence
+from contextlib import contextmanager
+from dataclasses import asdict
+from functools import cached_property
+from itertools import accumulate
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+
+from ..errors import DataError, did_you_mean
+from ..files import alone_in, atomic_file, check_space, write_json
+from ..vectors.precision import unit
+from .files import (
+    DTYPES,
+    FORMAT,
+    MANIFEST,
+    REMOVED,
+    SHARDS,
+    Shard,
+    ShardRecord,
+    next_number,
+    read_manifest,
+    read_record,
+    read_removed,
+    sha256_of,
+    write_shard,
+)
+
+SHARD_ROWS = 1 << 16
+_NEAR = 10_000  # ids among which a misspelt one is looked for
+
+
+class VectorStore:
+    """Unit vectors by number and by id, read as memory maps."""
+
+    def __init__(self, folder: Path):
+        """Use `open` or `create`."""
+        self.folder = folder
+        self._load()
+
+    def _load(self) -> None:
+        """Read what the store is now."""
+        manifest = read_manifest(self.folder)
+        self.made_by: dict[str, Any] = manifest["made_by"]
+        self.dimension: int = manifest["dimension"]
+        self.dtype = np.dtype(manifest["dtype"])
+        self.shards = tuple(Shard(**entry) for entry in manifest["shards"])
+        self._starts = [0, *accumulate(shard.rows for shard in self.shards)]
+        self._maps: dict[int, np.ndarray] = {}
+        self._removed = read_removed(self.folder / REMOVED, self._starts[-1])
+        for cached in ("ids", "sources", "_records", "_positions"):
+            self.__dict__.pop(cached, None)
+
+    @classmethod
+    def open(cls, folder: str | os.PathLike[str]) -> VectorStore:
+        """Open a store as it is now; what others add later is seen by whoever opens it again.
+
+        Raises DataError for a folder that is no store, a damaged one, and one that holds no vectors yet.
+        """
+        path = Path(folder)
+        store = cls(path)
+        if not store.shards:
+            raise DataError(f"{path} holds no vectors yet: finish `mllm-embed encode` with the same command")
+        for shard in store.shards:
+            if not (path / SHARDS / f"{shard.name}.npy").is_file():
+                raise DataError(f"{path / SHARDS / shard.name}.npy is missing: restore it, or encode again elsewhere")
+        return store
+
+    @classmethod
+    def create(
+        cls,
+        folder: str | os.PathLike[str],
+        dimension: int,
+        *,
+        dtype: str = "float32",
+        made_by: Mapping[str, Any] | None = None,
+    ) -> VectorStore:
+        """A new store without vectors.
+
+        Args:
+            folder: a new or empty folder.
+            dimension: length D of the vectors.
+            dtype: "float32", "float16", or "int8" (a quarter of the room; each vector scaled by its largest number).
+            made_by: plain JSON that tells these vectors from any others, `MLLMEmbedder.made_by` say.
+
+        Raises DataError for a folder that holds something, or cannot be written, and for a dtype that no store has.
+        """
+        path = Path(folder)
+        if dtype not in DTYPES:
+            raise DataError(f"a store keeps {', '.join(DTYPES)}, not {dtype}")
+        if path.exists() and not path.is_dir():
+            raise DataError(f"{path} is a file: give a folder for the store")
+        if path.is_dir() and any(entry.name != ".lock" for entry in path.iterdir()):
+            raise DataError(f"{path} holds something already: give a new or empty folder for the store")
+        manifest = {"format": FORMAT, "dimension": dimension, "dtype": dtype, "made_by": dict(made_by or {})}
+        write_json(path / MANIFEST, manifest | {"shards": []})
+        return cls(path)
+
+    def __len__(self) -> int:
+        """Rows, the removed ones among them."""
+        return self._starts[-1]
+
+    @cached_property
+    def ids(self) -> list[str]:
+        """The id of every row."""
+        return [name for record in self._records for name in record.ids]
+
+    @cached_property
+    def sources(self) -> list[str | None]:
+        """Where the picture of every row lies, None where that is not known."""
+        return [source for record in self._records for source in record.sources]
+
+    @property
+    def living(self) -> Collection[str]:
+        """The ids of the rows that are alive."""
+        return self._positions.keys()
+
+    @property
+    def lost(self) -> list[dict[str, str]]:
+        """Inputs that could not be read when a shard was made: id, source, reason."""
+        return [entry for record in self._records for entry in record.lost]
+
+    @property
+    def alive(self) -> np.ndarray:
+        """[N] bool, False for removed rows."""
+        alive = np.ones(len(self), bool)
+        alive[self._removed] = False
+        return alive
+
+    @property
+    def fingerprint(self) -> str:
+        """Changes whenever rows are added or removed."""
+        digest = hashlib.sha256(self.rows_fingerprint(len(self.shards)).encode())
+        digest.update(self._removed.tobytes())
+        return digest.hexdigest()
+
+    def rows_fingerprint(self, shards: int) -> str:
+        """sha256 of what the first so many shards hold, removed rows or not: it stays when others are added."""
+        return hashlib.sha256(json.dumps([asdict(shard) for shard in self.shards[:shards]]).encode()).hexdigest()
+
+    def rows(self, start: int, stop: int) -> np.ndarray:
+        """[n, D] float32 of unit length: rows start to stop, removed ones too; it may be a view of the file."""
+        parts = []
+        at, stop = start, min(stop, len(self))
+        while at < stop:
+            shard = bisect_right(self._starts, at) - 1
+            first, last = at - self._starts[shard], min(stop, self._starts[shard + 1]) - self._starts[shard]
+            parts.append(self._decoded(self._map(shard)[first:last]))
+            at += last - first
+        if len(parts) == 1:
+            return parts[0]
+        return np.concatenate(parts) if parts else np.empty((0, self.dimension), np.float32)
+
+    def take(self, positions: np.ndarray) -> np.ndarray:
+        """[n, D] float32 of unit length: the rows of these numbers [n] int64, in their order."""
+        positions = np.asarray(positions, np.int64)
+        out = np.empty((len(positions), self.dimension), np.float32)
+        homes = np.searchsorted(self._starts, positions, side="right") - 1
+        for shard in np.unique(homes).tolist():
+            here = homes == shard
+            out[here] = self._decoded(self._map(shard)[positions[here] - self._starts[shard]])
+        return out
+
+    def blocks(self, size: int = SHARD_ROWS) -> Iterator[tuple[int, np.ndarray]]:
+        """First row number and [n, D] float32 of all rows in order, at most `size` at a time."""
+        for start in range(0, len(self), size):
+            yield start, self.rows(start, start + size)
+
+    def position(self, id: str) -> int:
+        """The number of a row by its id. Raises DataError for an unknown or removed one."""
+        if id not in self._positions:
+            near = did_you_mean(id, list(self._positions)[:_NEAR])
+            raise DataError(f'the id "{id}" is not in the {len(self._positions):,} vectors of {self.folder}{near}')
+        return self._positions[id]
+
+    def add(self, ids: Sequence[str], vectors: np.ndarray, sources: Sequence[str | None] | None = None) -> None:
+        """Append rows.
+
+        Args:
+            ids: none of them in the store already; a removed one may come again.
+            vectors: [n, D] floats of unit length.
+            sources: where their pictures lie, for contact sheets.
+
+        Raises DataError for ids given twice or there already, vectors of another size, NaN or not of unit length, a
+        store that another process writes to, and a full disk; nothing is added then.
+        """
+        ids, sources = [str(name) for name in ids], list(sources or [None] * len(ids))
+        vectors = np.asarray(vectors)
+        if vectors.shape != (len(ids), self.dimension) or len(sources) != len(ids):
+            raise DataError(f"{len(ids)} ids do not fit vectors of shape {vectors.shape}: give [n, {self.dimension}]")
+        with self._writing():
+            self._check_new(ids)
+            check_space(self.folder, vectors.size * self.dtype.itemsize, f"{len(ids):,} vectors")
+            shards = list(self.shards)
+            for at in range(0, len(ids), SHARD_ROWS):
+                part = slice(at, at + SHARD_ROWS)
+                name = f"{next_number(self.folder):06d}"
+                record = write_shard(self.folder, name, self.dtype, ids[part], vectors[part], sources[part])
+                shards.append(record.shard(name))
+            self._commit(shards)
+
+    def remove(self, ids: Iterable[str]) -> None:
+        """Remove rows: none is found any more; their numbers and room stay taken.
+
+        Raises DataError for an id that is not there, and a store that another process writes to; nothing is removed
+        then.
+        """
+        with self._writing():
+            gone = [self.position(name) for name in ids]
+            removed = np.union1d(self._removed, np.array(gone, np.int64))
+            with atomic_file(self.folder / REMOVED) as path, path.open("wb") as file:
+                np.save(file, removed, allow_pickle=False)
+            self._removed = removed
+            self.__dict__.pop("_positions", None)
+
+    def verify(self) -> None:
+        """Read all of it. Raises DataError naming the first file that is not what was written."""
+        for shard in self.shards:
+            path = self.folder / SHARDS / f"{shard.name}.npy"
+            if sha256_of(path) != shard.sha256:
+                raise DataError(f"{path} is not what was written: restore it, or encode again elsewhere")
+
+    def commit(self, names: Iterable[str], data: Iterable[Mapping[str, Any]] = ()) -> None:
+        """Let shards that `write_shard` has written belong to the store, in this order, and note what they were made
+        of: entries with a "path", which take the place of older ones of that path."""
+        shards = [*self.shards, *(read_record(self.folder, name).shard(name) for name in names)]
+        self._commit(shards, {entry["path"]: dict(entry) for entry in data})
+
+    @cached_property
+    def _records(self) -> list[ShardRecord]:
+        return [read_record(self.folder, shard.name) for shard in self.shards]
+
+    @cached_property
+    def _positions(self) -> dict[str, int]:
+        """Number of each id that is alive."""
+        gone = set(self._removed.tolist())
+        return {name: at for at, name in enumerate(self.ids) if at not in gone}
+
+    @contextmanager
+    def _writing(self) -> Iterator[None]:
+        """No other process writes within, and what others wrote before is known."""
+        with alone_in(self.folder):
+            self._load()
+            yield
+
+    def _check_new(self, ids: Sequence[str]) -> None:
+        seen: set[str] = set()
+        for name in ids:
+            if name in seen:
+                raise DataError(f'the id "{name}" is given twice')
+            if name in self._positions:
+                raise DataError(f'the id "{name}" is in {self.folder} already: remove it first, or give another')
+            seen.add(name)
+
+    def _commit(self, shards: Sequence[Shard], data: Mapping[str, Any] | None = None) -> None:
+        manifest = read_manifest(self.folder)
+        told = {entry["path"]: entry for entry in manifest.get("data", [])} | dict(data or {})
+        manifest |= {"data": list(told.values()), "shards": [asdict(shard) for shard in shards]}
+        write_json(self.folder / MANIFEST, manifest)
+        self._load()
+
+    def _map(self, shard: int) -> np.ndarray:
+        if shard not in self._maps:
+            entry = self.shards[shard]
+            if not entry.rows:
+                return np.empty((0, self.dimension), self.dtype)  # nothing of which there could be a map
+            path = self.folder / SHARDS / f"{entry.name}.npy"
+            try:
+                found = np.lib.format.open_memmap(path, mode="r")
+            except (ValueError, OSError) as error:
+                raise DataError(f"{path} is damaged ({error}): restore it, or encode again elsewhere") from error
+            if found.shape != (entry.rows, self.dimension) or found.dtype != self.dtype:
+                raise DataError(
+                    f"{path} is {found.dtype} of shape {found.shape}, not {self.dtype} of {entry.rows} x "
+                    f"{self.dimension}: restore it, or encode again elsewhere"
+                )
+            self._maps[shard] = found
+        return self._maps[shard]
+
+    def _decoded(self, stored: np.ndarray) -> np.ndarray:
+        return np.asarray(stored) if self.dtype == np.float32 else unit(stored.astype(np.float32))

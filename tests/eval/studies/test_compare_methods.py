@@ -1,0 +1,274 @@
+"""Query-time methods: each equals its formula written out by hand, and with its neutral setting the plain ranking."""
+
+from __future__ import annotations
+
+import json
+from pathlib import Path
+
+import numpy as np
+import pytest
+from PIL import Image
+
+from eval.benchmarks import open_suite
+from eval.cli import main
+from eval.methods import methods
+from eval.scoring.evaluate import embed
+from eval.scoring.score import Vectors, answers_of, ranks_of
+from eval.studies.compare_methods import try_methods
+from eval.studies.llm_texts import NOTHING, TextViews, read_captions, rewrite
+from eval.studies.method import Ranking, Seen
+from mllm_embed import MLLMEmbedder
+from mllm_embed.errors import ConfigError
+from mllm_embed.generate.generator import Question
+
+
+class Scripted:
+    """In the place of the language model: says a fixed thing of each question, and scores by its words' length."""
+
+    seconds = spent = 0.0
+
+    def say(self, questions: list[Question]) -> list[str]:
+        return [f"{question.words[:12]} {stem(question.images[0])}" for question in questions]
+
+    def agree(self, questions: list[Question]) -> list[float]:
+        return [judged(question) for question in questions]
+
+    def weigh(self, pairs: list[tuple[Question, str]]) -> list[float]:
+        return [judged(question) + len(answer) for question, answer in pairs]
+
+
+def stem(image: object) -> str:
+    return Path(str(image)).stem
+
+
+def number(image: object) -> int:
+    return int("".join(filter(str.isdigit, stem(image))) or 0)
+
+
+def judged(question: Question) -> float:
+    return float(sum(number(image) * 7 for image in question.images) % 5)
+
+
+@pytest.fixture
+def seen(embedder: MLLMEmbedder, data: Path) -> Seen:
+    suite = open_suite("folder", data)
+    vectors, _ = embed(embedder, suite)
+    task = suite.tasks[0]
+    return Seen(task, vectors[task.name], TextViews(task, embedder.encode, Scripted()))
+
+
+def by_hand(seen: Seen, queries: np.ndarray, gallery: np.ndarray) -> list[list[int]]:
+    """Ranked gallery positions of each query, what is excluded left out."""
+    lists = []
+    for query, left_out in zip(queries.astype(float), seen.task.views[0].exclude, strict=True):
+        scores = [float(np.dot(query, row)) for row in gallery.astype(float)]
+        lists.append(sorted((at for at in range(len(gallery)) if at not in left_out), key=lambda at: -scores[at]))
+    return lists
+
+
+def found(seen: Seen, ranking: Ranking) -> list[list[int]]:
+    """The whole ranking, which the ranks of the targets must agree with."""
+    view = seen.task.views[0]
+    lists = [[at for at in row if at >= 0] for row in ranking.answers(view, len(seen.gallery)).tolist()]
+    for row, targets, ranks in zip(lists, view.targets, ranking.ranks(view).gallery, strict=True):
+        assert [row.index(at) + 1 for at in targets] == ranks.tolist()
+    return lists
+
+
+def normed(vectors: np.ndarray) -> np.ndarray:
+    return vectors / np.linalg.norm(vectors, axis=1, keepdims=True)
+
+
+def said(seen: Seen, embedder: MLLMEmbedder, words: str | None) -> np.ndarray:
+    """Vectors of what the script says of each reference, asked with `words` or else for the rewrite."""
+    asked = [Question(words, q[0].images) if words else rewrite(q[0]) for q in seen.task.queries]
+    return embedder.encode(Scripted().say(asked)).astype(float)
+
+
+def test_neutral_settings_give_the_plain_ranking_exactly(seen: Seen) -> None:
+    view = seen.task.views[0]
+    tried = 0
+    for method in methods().values():
+        if method.neutral is not None:
+            ranking = method.run(seen, **{**method.defaults, **method.neutral})
+            assert np.array_equal(ranking.answers(view, 10), answers_of(view, seen.composed, seen.gallery, 10)), (
+                method.name
+            )
+            plain = ranks_of(view, seen.composed, seen.gallery)
+            assert all(map(np.array_equal, ranking.ranks(view).gallery, plain.gallery)), method.name
+            assert np.array_equal(ranking.queries, seen.composed)
+            tried += 1
+    assert tried == 7
+
+
+def test_methods_on_vectors_are_their_formulas(seen: Seen, embedder: MLLMEmbedder) -> None:
+    q, v, t, g = (part.astype(float) for part in (seen.composed, seen.image, seen.text, seen.gallery))
+    d, r = said(seen, embedder, "Describe this image."), said(seen, embedder, None)
+    captions = embedder.encode(
+        Scripted().say([Question("Describe this image.", item.images) for item in seen.task.gallery])
+    ).astype(float)
+    angle = np.arccos((v * t).sum(1, keepdims=True))
+    arc = (np.sin(0.7 * angle) * v + np.sin(0.3 * angle) * t) / np.sin(angle)
+    spoken = normed(d + 1.2 * (r - d))
+    expected = {
+        "edit strength": ({"strength": 1.4}, normed(v + 1.4 * (q - v)), g),
+        "image only": ({}, v, g),
+        "text only": ({}, t, g),
+        "image text sum": ({}, v + t, g),
+        "image text slerp": ({"share": 0.3}, arc, g),
+        "weimocir": ({"alpha": 0.8, "beta": 0.1}, normed(0.2 * v + 0.8 * t), 0.9 * g + 0.1 * captions),
+        "caption fusion": ({"beta": 0.2}, q, 0.8 * g + 0.2 * captions),
+        "caption rewrite": ({}, r, g),
+        "rewrite fusion": ({"weight": 0.3}, normed(0.7 * q + 0.3 * r), g),
+        "pdv fusion": (
+            {"beta": 0.75, "image": 1.4, "text": 1.2},
+            normed(0.25 * normed(v + 1.4 * (q - v)) + 0.75 * spoken),
+            g,
+        ),
+    }
+    for name, (settings, queries, gallery) in expected.items():
+        assert found(seen, methods()[name].run(seen, **settings)) == by_hand(seen, queries, gallery), name
+    assert set(methods()) == {*expected, "superglobal", "rerank yes no", "rerank caption"}
+
+
+def test_superglobal_is_its_formula(seen: Seen) -> None:
+    depth, count, beta = 5, 2, 0.15
+    lists = by_hand(seen, seen.composed, seen.gallery)
+    for number, row in enumerate(lists):
+        first = seen.gallery[row[:depth]].astype(float)
+        refined = []
+        for at, x in enumerate(first):
+            near = sorted((other for other in range(depth) if other != at), key=lambda other: -x @ first[other])[:count]
+            total = sum(beta * (x @ first[other]) for other in near)
+            refined.append((x + sum(beta * (x @ first[other]) * first[other] for other in near)) / (1 + total))
+        q = seen.composed[number].astype(float)
+        ones = [q @ x for x in refined]
+        best = np.max(sorted(refined, key=lambda x: -q @ x)[:10], axis=0)
+        scores = [(one + best @ x) / 2 for one, x in zip(ones, refined, strict=True)]
+        row[:depth] = [row[at] for at in sorted(range(depth), key=lambda at: -scores[at])]
+    ranking = methods()["superglobal"].run(seen, depth=depth, neighbours=count, beta=beta)
+    assert found(seen, ranking) == lists
+
+
+def test_rerankers_put_the_first_answers_in_the_model_s_order_and_leave_the_rest(seen: Seen) -> None:
+    for name, settings in (("rerank yes no", {}), ("rerank caption", {"weight": 0.3})):
+        lists = by_hand(seen, seen.composed, seen.gallery)
+        for row, query, vector in zip(lists, seen.task.queries, seen.composed, strict=True):
+            shown = query[0].images if name == "rerank yes no" else ()
+            scores = {at: judged(Question("", (*shown, *seen.task.gallery[at].images))) for at in row}
+            if settings:
+                scores = {at: float(vector @ seen.gallery[at]) + 0.3 * score for at, score in scores.items()}
+            row[:4] = sorted(row[:4], key=lambda at: -scores[at])
+        assert found(seen, methods()[name].run(seen, depth=4, **settings)) == lists, name
+
+
+def test_an_answer_without_a_word_stands_for_nothing(seen: Seen) -> None:
+    seen.views.told.say = lambda questions: ["" for _ in questions]
+    assert set(seen.views.rewritten()) == {NOTHING}
+    found(seen, methods()["rerank caption"].run(seen, depth=3))
+
+
+def test_candidates_are_reranked_among_themselves(seen: Seen) -> None:
+    from dataclasses import replace
+
+    view = replace(seen.task.views[0], exclude=None, candidates=[(at, (at + 1) % 8, 5, 5) for at in range(8)])
+    plain = answers_of(view, seen.composed, seen.gallery, 10)
+    ranking = Ranking(seen.composed, seen.gallery, 10, lambda answers: np.arange(answers.shape[1])[None].repeat(8, 0))
+    for row, given in zip(ranking.answers(view, 10), plain, strict=True):
+        assert [at for at in row if at >= 0] == [at for at in given if at >= 0][::-1]
+
+
+def test_answers_are_kept_and_cost_the_same_the_second_time(
+    embedder: MLLMEmbedder, data: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    suite, chosen = open_suite("folder", data), {"caption rewrite": methods()["caption rewrite"]}
+    first = try_methods(embedder, suite, chosen, tmp_path)
+    monkeypatch.setattr("eval.studies.cached_generator.Generator", None)  # no new question is asked
+    second = try_methods(embedder, suite, chosen, tmp_path)
+    one, two = (trial.tried["caption rewrite"] for trial in (first, second))
+    assert one.result.tasks[""].rows == two.result.tasks[""].rows
+    assert len((tmp_path / "answers.jsonl").read_text().splitlines()) == 8
+    lines = (json.loads(line) for line in (tmp_path / "answers.jsonl").read_text().splitlines())
+    asked = sum(float(line["seconds"]) for line in lines) / 8
+    assert min(one.seconds, two.seconds) >= asked
+
+
+def test_settings_are_chosen_on_other_queries_alone(embedder: MLLMEmbedder, data: Path, tmp_path: Path) -> None:
+    suite = open_suite("folder", data)
+    chosen = {"edit strength": methods()["edit strength"]}
+    with pytest.raises(ConfigError, match="shares 8 queries with halves"):
+        try_methods(embedder, suite, chosen, tmp_path, tune_on=suite)
+    content = json.loads((data / "benchmark.json").read_text())
+    for query in content["queries"]:
+        query["instruction"] += " please"
+    (data / "benchmark.json").write_text(json.dumps({**content, "name": "polite"}))
+    with pytest.raises(ConfigError, match="polite shares 8 queries"):  # in other words, but with the same targets
+        try_methods(embedder, suite, chosen, tmp_path, tune_on=open_suite("folder", data))
+    targets = [query["targets"] for query in content["queries"]]
+    for query, other in zip(content["queries"], [*targets[1:], targets[0]], strict=True):
+        query["targets"] = other
+    (data / "benchmark.json").write_text(json.dumps({**content, "name": "polite"}))
+    trial = try_methods(embedder, suite, chosen, tmp_path, tune_on=open_suite("folder", data))
+    assert trial.tuned_on.startswith("polite (")
+    assert trial.tried["edit strength"].settings["strength"] in methods()["edit strength"].grid["strength"]
+
+
+def test_the_command_prints_a_table_and_writes_results(
+    tiny_llava: Path, data: Path, tmp_path: Path, capsys: pytest.CaptureFixture
+) -> None:
+    arguments = ["methods", str(data), "--model", str(tiny_llava), "--output", str(tmp_path / "out")]
+    assert main(arguments) == 0
+    text = capsys.readouterr().out
+    for name in ("plain", *methods()):
+        assert f"| {name} " in text
+    assert "has no token for" in text
+    content = json.loads((tmp_path / "out" / "methods.json").read_text())
+    with Image.open(tmp_path / "out" / "gains.png") as drawn:
+        assert min(drawn.size) > 300
+    assert content["tuned on"] is None and content["headline"] == "R@1"
+    assert content["methods"]["edit strength"]["settings"] == {"strength": 1.4}
+    assert "no token for" in content["methods"]["rerank yes no"]["refused"]
+    assert main(["compare", str(tmp_path / "out" / "plain"), str(tmp_path / "out" / "edit-strength")]) == 0
+    gain = content["methods"]["edit strength"]["gain"]["points"]
+    assert f"{gain:+.2f}" in capsys.readouterr().out
+    assert main([*arguments, "--only", "magic"]) == 2
+    assert "there is no method 'magic'" in capsys.readouterr().err
+    assert main([*arguments, "--tune-on", str(data)]) == 2
+    assert "shares 8 queries" in capsys.readouterr().err
+
+
+def test_every_method_runs_on_every_benchmark(suites: dict) -> None:
+    rng = np.random.default_rng(0)
+
+    def encode(items: list) -> np.ndarray:
+        return normed(rng.standard_normal((len(items), 8))).astype(np.float32)
+
+    for name in ("fashioniq", "cirr", "circo", "genecis"):
+        for task in suites[name].tasks:
+            rows = {row: encode(task.queries) for row in (task.asked, "image only", "text only")}
+            seen = Seen(task, Vectors(encode(task.gallery), rows), TextViews(task, encode, Scripted()))
+            for method in methods().values():
+                ranking = method.run(seen)
+                for view in task.views:
+                    ranks, plain = ranking.ranks(view), ranks_of(view, seen.composed, seen.gallery)
+                    sizes = [len(row) for row in ranks.gallery]
+                    assert sizes == [len(row) for row in plain.gallery] and min(map(min, ranks.gallery)) >= 1
+
+
+def test_given_captions_are_used_and_must_be_whole(
+    tiny_llava: Path, embedder: MLLMEmbedder, data: Path, tmp_path: Path, capsys: pytest.CaptureFixture
+) -> None:
+    told = {str(at): [f"picture {at}", f"the {at}th"] for at in range(7)} | {"7": "the last"}
+    (tmp_path / "captions.json").write_text(json.dumps(told))
+    suite = open_suite("folder", data)
+    views = TextViews(suite.tasks[0], embedder.encode, Scripted(), read_captions(tmp_path / "captions.json", suite))
+    wanted = embedder.encode(told["3"]).mean(0)
+    assert views.mean_captions()[3] == pytest.approx(wanted, abs=1e-6)
+    assert views.mean_captions()[7] == pytest.approx(embedder.encode(["the last"])[0], abs=1e-6)
+    arguments = ["methods", str(data), "--model", str(tiny_llava), "--output", str(tmp_path / "out")]
+    arguments += ["--only", "caption fusion", "--captions", str(tmp_path / "captions.json")]
+    assert main(arguments) == 0
+    assert not (tmp_path / "out" / "answers.jsonl").read_text()
+    (tmp_path / "captions.json").write_text(json.dumps({**told, "3": " "}))
+    assert main(arguments) == 2
+    assert 'the gallery picture "3" has no caption' in capsys.readouterr().err

@@ -1,0 +1,159 @@
+"""What is computed once, what together, and that no vector shows it."""
+
+from __future__ import annotations
+
+import shutil
+from itertools import chain
+from pathlib import Path
+
+import families
+import numpy as np
+import pytest
+from PIL import Image
+
+from mllm_embed import Document, MLLMEmbedder, Query
+from mllm_embed.encode.batching import cut
+from mllm_embed.encode.planning import Plan
+from mllm_embed.errors import DataError, ImageError
+from mllm_embed.inputs.images import glance
+
+CLOSE = {"atol": 1e-5, "rtol": 0}
+
+
+def _asked(data: Path) -> list[Query | Document]:
+    """Three pictures, of which one is asked three things, one two and one is a gallery's alone; and two texts."""
+    a, b, c = (data / "images" / f"{number}.png" for number in range(3))
+    return [
+        Document(a), Query(a, "make it red"), Query(b, "make it blue"), Document(b, "a hat"), Document(c),
+        Query(a, "a longer instruction than the others"), Document(text="a hat"), Document(text="a blue hat"),
+    ]  # fmt: skip
+
+
+def _one_by_one(embedder: MLLMEmbedder, items: list) -> np.ndarray:
+    return np.concatenate([embedder.encode([item]) for item in items])
+
+
+def _tokens(embedder: MLLMEmbedder, item: Query | Document) -> int:
+    return embedder.items([item])["input_ids"].shape[1]
+
+
+def test_what_is_asked_of_one_picture_shares_it(embedder: MLLMEmbedder, data: Path) -> None:
+    items = _asked(data)
+    work = embedder.plan(items)
+    shared = [sorted(group) for step in work.steps if step.tails for group in step.groups]
+    assert sorted(shared) == [[0, 1, 5], [2, 3]]
+    lengths = [_tokens(embedder, item) for item in items]
+    assert work.given.inputs == work.planned.inputs == 8
+    assert (work.given.pictures, work.planned.pictures) == (6, 3)
+    assert abs(work.given.tokens - sum(lengths)) <= len(items)  # a processor's arithmetic may be a token off
+    picture = embedder.items.picture_tokens(32, 32)
+    assert work.given.tokens - work.planned.tokens >= 3 * picture
+    assert "pictures seen" in str(work) and "2.00 x" in str(work)
+    np.testing.assert_allclose(embedder.carry_out(work), _one_by_one(embedder, items), **CLOSE)
+
+
+@pytest.mark.parametrize("batch_size", [1, 2, 32])
+def test_batches_of_any_size_give_the_same_vectors(embedder: MLLMEmbedder, data: Path, batch_size: int) -> None:
+    items = _asked(data) * 2
+    found = embedder.encode(items, batch_size=batch_size)
+    np.testing.assert_allclose(found, _one_by_one(embedder, items), **CLOSE)
+    np.testing.assert_array_equal(found[:8], found[8:])
+
+
+def test_pictures_are_told_by_their_content(embedder: MLLMEmbedder, data: Path, tmp_path: Path) -> None:
+    copy = shutil.copy(data / "images/0.png", tmp_path / "copy.png")
+    with Image.open(copy) as opened:
+        loaded = [opened.convert("RGB"), opened.convert("RGB")]
+    items = [Document(data / "images/0.png"), Document(copy), Query(copy, "make it red"), *map(Document, loaded)]
+    work = embedder.plan(items)
+    assert work.places[0] == [0, 1] and work.planned.pictures == 2  # as a file, and as pixels
+    assert sorted(chain.from_iterable(work.places)) == list(range(5)) and [3, 4] in work.places
+    np.testing.assert_allclose(embedder.carry_out(work), _one_by_one(embedder, items), **CLOSE)
+
+
+def test_texts_share_a_system_prompt(tiny_llava: Path) -> None:
+    embedder = MLLMEmbedder.from_pretrained(tiny_llava, dtype="float32", device="cpu")
+    plain = embedder.plan(["a hat", "a red hat"])
+    assert not any(step.tails for step in plain.steps)
+    system = "You are a helpful assistant who looks at pictures and describes them.\n"
+    embedder.processor.chat_template = embedder.processor.tokenizer.chat_template = (
+        system + embedder.processor.chat_template
+    )
+    embedder = embedder.with_prompts(embedder.prompts)
+    items = [Document(text=words) for words in ("a hat", "a red hat", "a red hat with a feather", "two")]
+    work = embedder.plan(items)
+    assert [len(group) for step in work.steps for group in step.groups] == [4] and work.steps[0].tails
+    lengths = [_tokens(embedder, item) for item in items]
+    assert sum(lengths) == work.given.tokens
+    assert work.planned.tokens < 0.6 * work.given.tokens
+    np.testing.assert_allclose(embedder.carry_out(work), _one_by_one(embedder, items), **CLOSE)
+
+
+def test_a_prompt_whose_tokens_run_into_the_words_is_computed_whole(
+    embedder: MLLMEmbedder, data: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    items = _asked(data)
+    expected = embedder.encode(items)
+    monkeypatch.setattr(embedder.tails, "_learned", lambda role, images: None)
+    work = embedder.plan(items)
+    assert not any(step.tails for step in work.steps) and work.planned.pictures == 3
+    np.testing.assert_allclose(embedder.carry_out(work), expected, **CLOSE)
+
+
+def test_a_processor_that_makes_other_tokens_is_noticed(
+    embedder: MLLMEmbedder, data: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    items = _asked(data)
+    expected = embedder.encode(items)
+    real = embedder.tails._learned
+
+    def mistaken(role: str, images: int):
+        lead, skipped, common = real(role, images)
+        return [*lead, common], skipped, common
+
+    monkeypatch.setattr(embedder.tails, "_learned", mistaken)
+    work = embedder.plan(items)
+    assert any(step.tails for step in work.steps)
+    np.testing.assert_allclose(embedder.carry_out(work), expected, **CLOSE)
+
+
+def test_beginnings_that_look_ahead_are_not_shared(tiny_llava: Path, data: Path) -> None:
+    embedder = MLLMEmbedder.from_pretrained(tiny_llava, dtype="float32", device="cpu", bidirectional=True)
+    assert not any(step.tails for step in embedder.plan(_asked(data)).steps)
+
+
+def test_an_empty_list_has_no_work(embedder: MLLMEmbedder) -> None:
+    work = embedder.plan([])
+    assert isinstance(work, Plan) and not work.steps and embedder.encode([]).shape == (0, embedder.dimension)
+
+
+def test_batches_hold_their_budget_and_little_padding() -> None:
+    lengths = sorted(np.random.default_rng(0).integers(5, 400, 1000).tolist(), reverse=True)
+    parts = cut(lengths, 4096, most=100)
+    assert [at for part in parts for at in range(part.start, part.stop)] == list(range(1000))
+    rows = [lengths[part] for part in parts]
+    assert all(len(row) * row[0] <= 4096 and len(row) <= 100 for row in rows)
+    assert sum(map(sum, rows)) / sum(len(row) * row[0] for row in rows) > 0.95
+    assert cut([9000, 10], 4096) == [slice(0, 1), slice(1, 2)] and cut([], 10) == []
+
+
+def test_a_glance_tells_content_and_upright_size(tmp_path: Path) -> None:
+    picture = Image.new("RGB", (40, 20), "red")
+    exif = Image.Exif()
+    exif[0x0112] = 6  # lies on its side
+    picture.save(tmp_path / "lying.jpg", exif=exif)
+    picture.save(tmp_path / "upright.jpg")
+    assert glance(tmp_path / "lying.jpg")[1] == (20, 40) and glance(tmp_path / "upright.jpg")[1] == (40, 20)
+    assert glance(tmp_path / "upright.jpg") == glance((tmp_path / "upright.jpg").read_bytes())
+    assert glance(tmp_path / "lying.jpg")[0] != glance(tmp_path / "upright.jpg")[0]
+    (tmp_path / "none.jpg").write_text("no picture")
+    with pytest.raises(ImageError, match="none.jpg is not a"):
+        glance(tmp_path / "none.jpg")
+
+
+def test_a_picture_that_the_model_cannot_take_is_named(tmp_path: Path) -> None:
+    """Qwen2-VL refuses pictures 200 times as wide as high, by its arithmetic as by its processor."""
+    embedder = MLLMEmbedder.from_pretrained(families.make("qwen2_vl", tmp_path / "model"), dtype="float32")
+    Image.new("RGB", (3000, 8)).save(tmp_path / "strip.png")
+    with pytest.raises(DataError, match="strip.png cannot be read by this model"):
+        embedder.encode([tmp_path / "strip.png", "a hat"])

@@ -1,0 +1,106 @@
+"""The base model speaks from under its adapter: the same words as the base on its own, and likelihoods that add up."""
+
+from __future__ import annotations
+
+from pathlib import Path
+
+import pytest
+import tiny
+import torch
+from PIL import Image
+
+from mllm_embed import MLLMEmbedder
+from mllm_embed.errors import ConfigError, DataError, ModelError
+from mllm_embed.generate.generator import Generator, Question
+
+
+@pytest.fixture(scope="module")
+def saying(tmp_path_factory: pytest.TempPathFactory) -> Path:
+    """A tiny model that has words for yes and no."""
+    return tiny.give_words(tiny.make_tiny_llava(tmp_path_factory.mktemp("models") / "saying"), ["yes", "no"])
+
+
+@pytest.fixture
+def questions(data: Path) -> list[Question]:
+    return [Question("describe this image", (data / "images" / f"{at}.png",)) for at in range(5)]
+
+
+def whole_model(folder: Path):
+    from transformers import AutoModelForImageTextToText
+
+    return AutoModelForImageTextToText.from_pretrained(folder, dtype="float32").eval()
+
+
+def test_it_speaks_as_the_base_does_and_batches_change_nothing(
+    tiny_llava: Path, saved_models: dict[str, Path], questions: list[Question]
+) -> None:
+    embedder = MLLMEmbedder.from_pretrained(tiny_llava, adapter=saved_models["adapter"], dtype="float32", device="cpu")
+    before = embedder.encode([question.words for question in questions])
+    generator = Generator(embedder)
+    answers = list(generator.answers(questions, max_tokens=6, batch_size=2))
+    model, processor = whole_model(tiny_llava), embedder.processor
+    for question, answer in zip(questions, answers, strict=True):
+        text = processor.apply_chat_template(
+            [{"role": "user", "content": [{"type": "image"}, {"type": "text", "text": question.words}]}],
+            add_generation_prompt=True,
+        )
+        inputs = processor(
+            text=text, images=Image.open(question.images[0]), return_tensors="pt", add_special_tokens=False
+        )
+        out = model.generate(**inputs, max_new_tokens=6, do_sample=False, pad_token_id=0)
+        assert (
+            answer
+            == processor.tokenizer.decode(out[0, inputs["input_ids"].shape[1] :], skip_special_tokens=True).strip()
+        )
+    assert (embedder.encode([question.words for question in questions]) == before).all()  # its adapter is on again
+
+
+def test_likelihoods_are_those_of_the_tokens_one_by_one(tiny_llava: Path, questions: list[Question]) -> None:
+    embedder = MLLMEmbedder.from_pretrained(tiny_llava, dtype="float32", device="cpu")
+    told = ["red and blue", "green", "a long answer of many words", "white", "no"]
+    found = list(Generator(embedder).likelihoods(list(zip(questions, told, strict=True)), batch_size=3))
+    model = whole_model(tiny_llava)
+    for question, answer, value in zip(questions, told, found, strict=True):
+        start = embedder.items.batch([f"{Generator(embedder)._text(question)}"], [[Image.open(question.images[0])]])
+        ids = embedder.processor.tokenizer(answer, add_special_tokens=False, return_tensors="pt")["input_ids"]
+        whole = torch.cat([start["input_ids"], ids], dim=1)
+        with torch.no_grad():
+            logits = model(input_ids=whole, pixel_values=start["pixel_values"]).logits[0]
+        steps = logits[-ids.shape[1] - 1 : -1].log_softmax(-1)
+        assert value == pytest.approx(float(steps[range(ids.shape[1]), ids[0]].mean()), abs=1e-4)
+
+
+def test_yes_and_no_are_weighed_by_their_logits(saying: Path, questions: list[Question]) -> None:
+    embedder = MLLMEmbedder.from_pretrained(saying, dtype="float32", device="cpu")
+    generator = Generator(embedder)
+    found = list(generator.agreement(questions, batch_size=2))
+    yes, no = embedder.processor.tokenizer.convert_tokens_to_ids(["yes", "no"])
+    model = whole_model(saying)
+    for question, value in zip(questions, found, strict=True):
+        batch = embedder.items.batch([generator._text(question)], [[Image.open(question.images[0])]])
+        with torch.no_grad():
+            logits = model(**batch).logits[0, -1]
+        assert value == pytest.approx(float(logits[yes] - logits[no]), abs=1e-4)
+
+
+def test_models_that_cannot_speak_say_why(
+    tiny_llava: Path, saved_models: dict[str, Path], questions: list[Question]
+) -> None:
+    with pytest.raises(ModelError, match='has no token for "yes"'):
+        list(Generator(MLLMEmbedder.from_pretrained(tiny_llava)).agreement(questions))
+    with pytest.raises(ConfigError, match="looks ahead"):
+        Generator(MLLMEmbedder.from_pretrained(tiny_llava, bidirectional=True))
+
+
+def test_a_saved_whole_embedder_does_not_speak(tiny_llava: Path, saved_models: dict[str, Path], tmp_path: Path) -> None:
+    embedder = MLLMEmbedder.from_pretrained(tiny_llava, adapter=saved_models["adapter"], dtype="float32", device="cpu")
+    embedder.save_pretrained(tmp_path / "merged", merge=True)
+    merged = MLLMEmbedder.from_pretrained(tmp_path / "merged", dtype="float32", device="cpu")
+    with pytest.raises(ConfigError, match="is a whole saved embedder"):
+        Generator(merged)
+
+
+def test_an_empty_answer_has_no_likelihood(tiny_llava: Path, questions: list[Question]) -> None:
+    generator = Generator(MLLMEmbedder.from_pretrained(tiny_llava, dtype="float32", device="cpu"))
+    with pytest.raises(DataError, match="empty answer"):
+        list(generator.likelihoods([(questions[0], "red"), (questions[1], " ")]))

@@ -1,0 +1,195 @@
+"""`push_to_hub` up to the network, and loading from what is in the hub's cache."""
+
+from __future__ import annotations
+
+import json
+import os
+import shutil
+import subprocess
+import sys
+from dataclasses import replace
+from pathlib import Path
+from types import SimpleNamespace
+from typing import Any
+
+import httpx2
+import pytest
+from huggingface_hub import HfApi, ModelCard
+from huggingface_hub.errors import HfHubHTTPError, LocalTokenNotFoundError
+
+from mllm_embed import MLLMEmbedder, PromptSet
+from mllm_embed.errors import ModelError
+from mllm_embed.model.lora import LoraSpec, add_lora
+
+SUFFIXES = {".json", ".safetensors", ".md", ".jinja"}
+
+
+@pytest.fixture
+def adapted(embedder: MLLMEmbedder) -> MLLMEmbedder:
+    """As loaded from the hub id org/base."""
+    add_lora(embedder.model, LoraSpec(rank=4), embedder.family)
+    embedder.settings = replace(embedder.settings, base="org/base", base_fingerprint="abc")
+    return embedder
+
+
+@pytest.fixture
+def hub(monkeypatch: pytest.MonkeyPatch) -> list[dict[str, Any]]:
+    """What would have gone over the wire: calls, with the contents of the folder at that moment."""
+    calls: list[dict[str, Any]] = []
+
+    def create_repo(self: HfApi, repo_id: str, **options: Any) -> None:
+        calls.append({"call": "create_repo", "repo_id": repo_id, "token": self.token, **options})
+
+    def upload_folder(self: HfApi, *, folder_path: Path, **options: Any) -> SimpleNamespace:
+        files = {str(p.relative_to(folder_path)): p.read_bytes() for p in Path(folder_path).rglob("*") if p.is_file()}
+        calls.append({"call": "upload_folder", "files": files, "token": self.token, **options})
+        return SimpleNamespace(commit_url="https://hub/commit", pr_url="https://hub/pr")
+
+    monkeypatch.setattr(HfApi, "create_repo", create_repo)
+    monkeypatch.setattr(HfApi, "upload_folder", upload_folder)
+    return calls
+
+
+def test_an_adapter_goes_up_in_open_formats_and_without_our_paths(
+    adapted: MLLMEmbedder, hub: list[dict[str, Any]], tiny_llava: Path
+) -> None:
+    assert adapted.push_to_hub("me/shoes", private=True, token="secret") == "https://hub/commit"
+    created, uploaded = hub
+    assert created == {
+        "call": "create_repo", "repo_id": "me/shoes", "private": True, "repo_type": "model", "exist_ok": True,
+        "token": "secret",
+    }  # fmt: skip
+    assert uploaded["repo_id"] == "me/shoes" and uploaded["create_pr"] is False and uploaded["revision"] is None
+    files = uploaded["files"]
+    assert {"adapter_model.safetensors", "adapter_config.json", "mllm_embed.json", "README.md"} <= files.keys()
+    assert "model.safetensors" not in files and {Path(name).suffix for name in files} <= SUFFIXES
+    assert json.loads(files["adapter_config.json"])["base_model_name_or_path"] == "org/base"
+    data = ModelCard(files["README.md"].decode()).data
+    assert (data.base_model, data["base_model_relation"]) == ("org/base", "adapter")
+    for name, content in files.items():
+        for path in (tiny_llava.parent, Path.home(), Path.cwd()):
+            assert str(path).encode() + b"/" not in content, name
+        assert b"secret" not in content
+
+
+def test_a_merged_model_a_branch_and_a_pull_request(adapted: MLLMEmbedder, hub: list[dict[str, Any]]) -> None:
+    address = adapted.push_to_hub(
+        "me/shoes", merge=True, revision="v2", commit_message="Shoes", create_pr=True, card={"license": "mit"}
+    )
+    assert address == "https://hub/pr"
+    uploaded = hub[1]
+    assert (uploaded["revision"], uploaded["commit_message"], uploaded["create_pr"]) == ("v2", "Shoes", True)
+    assert "model.safetensors" in uploaded["files"] and "adapter_config.json" not in uploaded["files"]
+    assert "adapter_config.json" in uploaded["delete_patterns"]  # else both forms would stand in the repository
+    assert b"license: mit" in uploaded["files"]["README.md"]
+
+
+def test_an_adapter_of_a_local_base_is_of_no_use_to_others(
+    embedder: MLLMEmbedder, hub: list[dict[str, Any]], tiny_llava: Path
+) -> None:
+    add_lora(embedder.model, LoraSpec(rank=4), embedder.family)
+    with pytest.raises(ModelError, match="which only this machine has: push with merge=True"):
+        embedder.push_to_hub("me/shoes")
+    assert not hub
+    embedder.push_to_hub("me/shoes", merge=True)
+    assert not any(str(tiny_llava.parent).encode() in content for content in hub[1]["files"].values())
+
+
+def _refused(code: int) -> HfHubHTTPError:
+    response = httpx2.Response(code, request=httpx2.Request("POST", "https://hub/api"))
+    return HfHubHTTPError(f"{code} Client Error\nmore", response=response)
+
+
+@pytest.mark.parametrize(
+    ("error", "sentence"),
+    [
+        (LocalTokenNotFoundError("no token"), "wants a token for me/shoes: run `hf auth login`"),
+        (_refused(401), r"refuses me/shoes \(401\): run `hf auth login` with a token that may write"),
+        (_refused(403), r"refuses me/shoes \(403\)"),
+        (_refused(500), "refuses me/shoes: 500 Client Error"),
+        (httpx2.ConnectError("Name or service not known"), "cannot be reached for me/shoes: Name or service"),
+        (None, "HF_HUB_OFFLINE is set"),
+    ],
+)
+def test_a_refusal_is_one_sentence(
+    adapted: MLLMEmbedder, monkeypatch: pytest.MonkeyPatch, error: Exception | None, sentence: str
+) -> None:
+    def fail(*_: Any, **__: Any) -> None:
+        raise error
+
+    if error is not None:  # without a patch the client refuses by itself: the tests are offline
+        monkeypatch.setattr(HfApi, "create_repo", fail)
+    with pytest.raises(ModelError, match=sentence) as caught:
+        adapted.push_to_hub("me/shoes")
+    assert "\n" not in str(caught.value)
+
+
+def test_a_bad_name_is_one_sentence(adapted: MLLMEmbedder) -> None:
+    with pytest.raises(ModelError, match="'a/b/c' is not the name of a repository; give OWNER/NAME"):
+        adapted.push_to_hub("a/b/c")
+
+
+@pytest.mark.parametrize("merge", [False, True], ids=["adapter", "merged"])
+def test_a_pushed_model_loads_by_its_name_with_its_prompts(tiny_llava: Path, tmp_path: Path, merge: bool) -> None:
+    """From a cache filled as the hub's client fills it; in a process of its own, which reads the cache's place once."""
+    mine = PromptSet("mine", image="What?", composed="Now {instruction}", text="Word: {text}")
+    embedder = MLLMEmbedder.from_pretrained(tiny_llava, dtype="float32", prompts=mine)
+    add_lora(embedder.model, LoraSpec(rank=4), embedder.family)
+    embedder.settings = replace(embedder.settings, base="org/base", base_fingerprint=None)
+    embedder.save_pretrained(tmp_path / "out", merge=merge)
+    for name, folder in (("org/base", tiny_llava), ("me/shoes", tmp_path / "out")):
+        place = tmp_path / "cache" / f"models--{name.replace('/', '--')}"
+        shutil.copytree(folder, place / "snapshots" / ("0" * 40))
+        (place / "refs").mkdir()
+        (place / "refs/main").write_text("0" * 40)
+    code = (
+        "from mllm_embed import MLLMEmbedder; e = MLLMEmbedder.from_pretrained('me/shoes')\n"
+        "print(e.prompts.name, e.model.adapted, e.settings.base, e.encode(['a hat']).shape)"
+    )
+    environment = os.environ | {"HF_HUB_CACHE": str(tmp_path / "cache"), "HF_HUB_OFFLINE": "1"}
+    done = subprocess.run([sys.executable, "-c", code], capture_output=True, text=True, env=environment)
+    expected = "mine False me/shoes (1, 64)" if merge else "mine True org/base (1, 64)"
+    assert done.stdout.strip() == expected, done.stderr
+
+
+def test_a_base_on_the_hub_is_known_by_its_commit(tiny_llava: Path, other_llava: Path, tmp_path: Path) -> None:
+    """Its repository goes on to other weights: an adapter still gets those it was trained on, and refuses others."""
+    place = tmp_path / "cache/models--org--base"
+    for commit, folder in (("a" * 40, tiny_llava), ("b" * 40, other_llava)):
+        shutil.copytree(folder, place / "snapshots" / commit)
+    (place / "refs").mkdir()
+    (place / "refs/main").write_text("a" * 40)
+    code = (
+        "import sys; from pathlib import Path; from mllm_embed import MLLMEmbedder\n"
+        "from mllm_embed.lora import LoraSpec, add_lora; from mllm_embed.errors import ModelError\n"
+        "e = MLLMEmbedder.from_pretrained('org/base', dtype='float32')\n"
+        "add_lora(e.model, LoraSpec(rank=4), e.family); e.save_pretrained('out')\n"
+        "Path(sys.argv[1]).write_text('b' * 40)\n"
+        "again = MLLMEmbedder.from_pretrained('out', dtype='float32')\n"
+        "print(e.settings.base_fingerprint, abs(again.encode(['a hat']) - e.encode(['a hat'])).max() < 1e-6)\n"
+        "try: MLLMEmbedder.from_pretrained('org/base', adapter='out')\n"
+        "except ModelError as error: print(error)"
+    )
+    environment = os.environ | {"HF_HUB_CACHE": str(tmp_path / "cache"), "HF_HUB_OFFLINE": "1"}
+    words = [sys.executable, "-c", code, str(place / "refs/main")]
+    done = subprocess.run(words, capture_output=True, text=True, env=environment, cwd=tmp_path)
+    first, second = done.stdout.strip().splitlines()[-2:]
+    assert first == f"{'a' * 40} True", done.stderr
+    assert "was trained on another base" in second
+
+
+def test_a_folder_is_never_taken_for_a_repository(
+    tiny_llava: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    (tmp_path / "here/models").mkdir(parents=True)
+    shutil.copytree(tiny_llava, tmp_path / "here/models/llava")
+    monkeypatch.chdir(tmp_path / "here")
+    embedder = MLLMEmbedder.from_pretrained("models/llava")
+    add_lora(embedder.model, LoraSpec(rank=4), embedder.family)
+    monkeypatch.chdir(tmp_path)
+    embedder.save_pretrained("out")
+    assert "base_model" not in ModelCard.load("out/README.md").data.to_dict()
+    with pytest.raises(ModelError, match=r"the base model models/llava of out is not there; give it"):
+        MLLMEmbedder.from_pretrained("out")
+    with pytest.raises(ModelError, match="which only this machine has"):
+        embedder.push_to_hub("me/shoes")

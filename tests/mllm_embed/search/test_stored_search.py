@@ -1,0 +1,176 @@
+"""One Searcher over everything that holds vectors: memory, a store, an index, a Qdrant collection."""
+
+from __future__ import annotations
+
+import shutil
+from pathlib import Path
+
+import numpy as np
+import pytest
+from PIL import Image
+
+from mllm_embed import MLLMEmbedder, PromptSet, Query, Searcher
+from mllm_embed.cli import main
+from mllm_embed.data.sources import open_sources
+from mllm_embed.errors import ConfigError, DataError, ImageError
+from mllm_embed.search import qdrant as qdrant_module
+from mllm_embed.search.qdrant import QdrantGallery, upload
+from mllm_embed.store.extract import encode_sources
+from mllm_embed.store.vector_store import VectorStore
+
+PLACES = ["photos", "store", "store.index", "qdrant"]
+
+
+@pytest.fixture(scope="module")
+def embedder(tiny_llava: Path) -> MLLMEmbedder:
+    return MLLMEmbedder.from_pretrained(tiny_llava, dtype="float32")
+
+
+@pytest.fixture
+def home(embedder: MLLMEmbedder, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Path:
+    """Photos, and the same gallery in every form."""
+    pytest.importorskip("qdrant_client", reason="needs pip install mllm_embed[qdrant]")
+    monkeypatch.chdir(tmp_path)
+    (tmp_path / "photos").mkdir()
+    for number in range(12):
+        pixels = np.random.default_rng(number).integers(0, 255, (24, 32, 3), dtype=np.uint8)
+        Image.fromarray(pixels).save(tmp_path / f"photos/{number:02d}.png")
+    encode_sources(embedder, open_sources(["photos"]), "store", show_progress=False)
+    main(["index", "store", "--kind", "hnsw"])
+    upload(VectorStore.open("store"), "qdrant:server/photos", False)[0].client.close()
+    return tmp_path
+
+
+def place(name: str) -> str:
+    return "qdrant:server/photos" if name == "qdrant" else name
+
+
+@pytest.mark.parametrize("name", PLACES)
+def test_every_place_answers_alike(embedder: MLLMEmbedder, home: Path, name: str) -> None:
+    right = Searcher.from_folder(embedder, "photos", show_progress=False)
+    searcher = Searcher.open(embedder, place(name), show_progress=False)
+    assert len(searcher.gallery) == 12
+    query = Query(home / "photos/03.png", "make it blue")
+    for options in (
+        {},
+        {"exclude": ["04.png"]},
+        {"allow": ["01.png", "02.png", "05.png"]},
+        {"exclude_reference": True},
+    ):
+        hits, wanted = searcher.search(query, 4, **options), right.search(query, 4, **options)
+        assert [hit.id for hit in hits] == [hit.id for hit in wanted]
+        assert [hit.score for hit in hits] == pytest.approx([hit.score for hit in wanted], abs=1e-5)
+        assert [Path(hit.image).resolve() for hit in hits] == [(home / "photos" / hit.id).resolve() for hit in hits]
+    many = searcher.search_many([query, Query(instruction="a red shoe")], 3)
+    assert [hit.id for hit in many[0]] == [hit.id for hit in right.search(query, 3)]
+    with pytest.raises(DataError, match='the id "x" is not in'):
+        searcher.search(query, exclude=["x"])
+    with pytest.raises(DataError, match="allow names no id"):
+        searcher.search(query, allow=[])
+
+
+@pytest.mark.parametrize("name", PLACES)
+def test_pictures_come_and_go(embedder: MLLMEmbedder, home: Path, name: str) -> None:
+    searcher = Searcher.open(embedder, place(name), show_progress=False)
+    Image.new("RGB", (24, 32), (200, 0, 0)).save("new.png")
+    searcher.add({"new": "new.png"})
+    hit = searcher.search(Query(home / "new.png"), 1)[0]
+    assert (hit.id, len(searcher.gallery)) == ("new", 13) and Path(hit.image).resolve() == home / "new.png"
+    with pytest.raises(DataError, match='"new" is'):
+        searcher.add({"new": "new.png"})
+    Path("broken.png").write_text("x")
+    with pytest.raises(ImageError, match="broken.png is not a"):
+        searcher.add({"broken": "broken.png"})
+    searcher.remove(["new"])
+    assert searcher.search(Query(home / "new.png"), 1)[0].id != "new" and len(searcher.gallery) == 12
+    with pytest.raises(DataError, match='the id "new" is not in'):
+        searcher.remove(["new"])
+
+
+def test_copies_of_the_reference_are_left_out(embedder: MLLMEmbedder, home: Path) -> None:
+    for number in range(15):
+        shutil.copy("photos/03.png", f"photos/copy{number}.png")
+    encode_sources(embedder, open_sources(["photos"]), "store", show_progress=False)
+    hits = Searcher.open(embedder, "store").search(Query(home / "photos/03.png"), 3, exclude_reference=True)
+    assert len(hits) == 3 and not [hit.id for hit in hits if hit.id.startswith(("copy", "03"))]
+
+
+@pytest.mark.parametrize("name", PLACES[1:])
+def test_another_model_or_prompt_is_refused(embedder: MLLMEmbedder, home: Path, name: str) -> None:
+    other = embedder.with_prompts(PromptSet.from_dict(embedder.prompts.to_dict() | {"text": "{text}: say it"}))
+    with pytest.raises(ConfigError, match="the gallery holds vectors that were made otherwise .settings.prompts.text"):
+        Searcher.open(other, place(name))
+
+
+def test_an_upload_goes_on_and_follows_the_store(home: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    store = VectorStore.open("store")
+    monkeypatch.setattr(qdrant_module, "_BATCH", 5)
+    put, sent = QdrantGallery._put, []
+
+    def counted(self: QdrantGallery, ids: list[str], *rest: object) -> None:
+        if len(sent) == 5:
+            raise KeyboardInterrupt
+        put(self, ids, *rest)
+        sent.extend(ids)
+
+    monkeypatch.setattr(QdrantGallery, "_put", counted)
+    with pytest.raises(KeyboardInterrupt):
+        upload(store, "qdrant:other/photos", False)
+    monkeypatch.setattr(QdrantGallery, "_put", lambda self, ids, *rest: (put(self, ids, *rest), sent.extend(ids)))
+    gallery, count = upload(store, "qdrant:other/photos", False)
+    assert count == 7 and sent == store.ids and len(gallery) == 12
+    gallery.client.close()
+    store.remove(["03.png", "04.png"])
+    store.add(["03.png"], store.take(np.array([0])))
+    gallery, count = upload(store, "qdrant:other/photos", False)
+    assert count == 0 and len(gallery) == 11
+
+
+def test_collections_that_are_refused(home: Path, embedder: MLLMEmbedder) -> None:
+    with pytest.raises(ConfigError, match="'qdrant:photos' names no Qdrant collection; give qdrant:http"):
+        QdrantGallery.open("qdrant:photos")
+    with pytest.raises(DataError, match="there is no Qdrant collection 'nothing': make it with `mllm-embed upload`"):
+        QdrantGallery.open("qdrant:elsewhere/nothing")
+    with pytest.raises(DataError, match="cannot be reached or used"):
+        QdrantGallery.open("qdrant:http://127.0.0.1:9/photos")
+    made_by = VectorStore.open("store").made_by
+    for name, store in (
+        ("one", VectorStore.create("one", 64, made_by=made_by | {"adapter": "other"})),
+        ("two", VectorStore.create("two", 8, made_by=made_by)),
+    ):
+        store.add(["a"], np.eye(store.dimension, dtype=np.float32)[:1])
+        with pytest.raises(ConfigError, match="adapter: null, now|keeps vectors of 64 numbers, two of 8"):
+            upload(VectorStore.open(name), "qdrant:server/photos", False)
+
+
+def test_the_command_line(home: Path, tiny_llava: Path, capsys: pytest.CaptureFixture[str]) -> None:
+    Path("few.txt").write_text("01.png\n02.png\n\n")
+    options = ["--model", str(tiny_llava), "--dtype", "float32", "--output", "sheet.png"]
+    shown = ["--image", "photos/03.png", "--instruction", "make it blue"]
+    tables = set()
+    for name in PLACES:
+        assert main(["search", "--gallery", place(name), *shown, "--exclude", "few.txt", *options]) == 0
+        tables.add(tuple(line.split()[2] for line in capsys.readouterr().out.splitlines()[1:6]))
+    assert len(tables) == 1 and not set(tables.pop()) & {"01.png", "02.png"}
+    assert main(["search", "--gallery", "store", *shown, "--allow", "few.txt", *options]) == 0
+    assert {line.split()[2] for line in capsys.readouterr().out.splitlines()[1:3]} == {"01.png", "02.png"}
+    assert main(["upload", "store", "qdrant:third/photos"]) == 0
+    assert "sent 12 rows; qdrant:third/photos has 12" in capsys.readouterr().out
+    assert main(["remove", "store", "05.png", "--ids", "few.txt"]) == 0
+    assert "removed 3 rows; store has 9" in capsys.readouterr().out
+    shutil.rmtree("photos")  # the answers are right all the same
+    shutil.copytree(home / "store", home / "moved")
+    Image.new("RGB", (9, 9)).save("reference.png")
+    assert main(["search", "--gallery", "moved", "--image", "reference.png", *options]) == 0
+    assert "00.png" in capsys.readouterr().out and Path("sheet.png").is_file()
+    for wrong, words in (
+        (["remove", "store"], "give ids to remove"),
+        (["remove", "store", "05.png"], 'the id "05.png" is not in'),
+        (["remove", "server", "05.png"], "server is no store, index or Qdrant collection"),
+        (["upload", "nowhere", "qdrant:third/photos"], "nowhere is no vector store"),
+        (["upload", "store", "third"], "'third' names no Qdrant collection"),
+        (["search", "--gallery", "store", *shown, "--allow", "none.txt", *options], "photos/03.png does not exist"),
+        (["search", "--gallery", "store", "--image", "reference.png", "--allow", "none.txt", *options], "none.txt"),
+    ):
+        assert main(wrong) == 2
+        assert words in capsys.readouterr().err

@@ -1,0 +1,101 @@
+"""B3's clusters: they find a structure that is there, and batches made of them are harder than batches by chance."""
+
+from __future__ import annotations
+
+import subprocess
+import sys
+from pathlib import Path
+
+import numpy as np
+import pytest
+
+from mllm_embed import DataFolder, MLLMEmbedder
+from mllm_embed.training.batch.sampler import RowSampler
+from mllm_embed.training.data.folder import read_rows
+from mllm_embed.training.mining.clusters import Graph, nearness, partition
+from mllm_embed.training.mining.mining import Questions, searched
+
+pytest.importorskip("pymetis")
+ROOT = Path(__file__).parents[3]
+
+
+def unit(vectors: np.ndarray) -> np.ndarray:
+    return (vectors / np.linalg.norm(vectors, axis=1, keepdims=True)).astype(np.float32)
+
+
+def clustered(groups: int, size: int, width: int = 24) -> tuple[np.ndarray, np.ndarray, np.ndarray]:
+    """Queries and answers around well separated centres, in no order."""
+    rng = np.random.default_rng(0)
+    truth = rng.permutation(np.repeat(np.arange(groups), size))
+    centres = unit(rng.standard_normal((groups, width)))
+    noise = 0.1 * rng.standard_normal((2, groups * size, width))
+    return unit(centres[truth] + noise[0]), unit(centres[truth] + noise[1]), truth
+
+
+def clusters(queries: np.ndarray, answers: np.ndarray, size: int, skip: int, edges: int) -> np.ndarray:
+    each = np.arange(len(queries))
+    graph = Graph(each, each, skip, edges)
+    for part, _, places in searched(queries, answers, [{row} for row in each.tolist()], skip + edges):
+        graph.add(part.start, places, len(answers))
+    return partition(*graph.mutual(), len(queries), size)
+
+
+def test_a_known_structure_is_found() -> None:
+    queries, answers, truth = clustered(20, 16)
+    found = clusters(queries, answers, 16, skip=2, edges=10)
+    assert len({(a, b) for a, b in zip(found, truth, strict=True)}) == 20 == len(set(found))
+    assert np.array_equal(found, clusters(queries, answers, 16, skip=2, edges=10))  # METIS is seeded
+
+
+def test_edges_are_the_mutual_ranks_of_the_obvious_loop() -> None:
+    """Rows that share queries and positives, and candidates that are no row's positive, among them."""
+    rng = np.random.default_rng(1)
+    query, positive = rng.integers(0, 20, 40), rng.integers(0, 15, 40)
+    query, positive = (np.unique(part, return_inverse=True)[1] for part in (query, positive))
+    answers = positive.max() + 1
+    queries, gallery = unit(rng.standard_normal((query.max() + 1, 5))), unit(rng.standard_normal((answers + 4, 5)))
+    right = [set(positive[query == q].tolist()) for q in range(len(queries))]
+    graph, skip, edges = Graph(query, positive, 2, 6), 2, 6
+    for part, _, places in searched(queries, gallery, right, 30):
+        graph.add(part.start, places, answers)
+    ranked = {}
+    for row in range(40):
+        order = np.argsort(-(gallery[:answers] @ queries[query[row]]))
+        ranked[row] = [n for n in order.tolist() if n not in right[query[row]]][skip : skip + edges]
+    wanted = {
+        (i, j) for i in range(40) for j in range(40) if i != j and positive[j] in ranked[i] and positive[i] in ranked[j]
+    }
+    assert wanted and set(zip(*(side.tolist() for side in graph.mutual()), strict=True)) == wanted
+
+
+def test_nearness_is_the_mean_over_pairs() -> None:
+    rng = np.random.default_rng(2)
+    queries, gallery = unit(rng.standard_normal((9, 4))), unit(rng.standard_normal((7, 4)))
+    query, positive, groups = rng.integers(0, 9, 12), rng.integers(0, 7, 12), rng.integers(0, 3, 12)
+    pairs = {(i, j): queries[query[i]] @ gallery[positive[j]] for i in range(12) for j in range(12) if i != j}
+    inside = np.mean([value for (i, j), value in pairs.items() if groups[i] == groups[j]])
+    assert np.allclose(nearness(queries, gallery, query, positive, groups), (inside, np.mean(list(pairs.values()))))
+
+
+def test_batches_of_the_embedded_scenes_get_harder(tmp_path: Path) -> None:
+    command = [sys.executable, str(ROOT / "scripts/make_scenes.py"), "--output", str(tmp_path), "--pairs", "8"]
+    subprocess.run([*command, "--triplets", "160", "--references", "1"], check=True, capture_output=True)
+    folder = DataFolder.open(tmp_path / "train")
+    questions = Questions.of(read_rows(folder, tmp_path / "train", "triplets", []), "composed", "target_text")
+    embedder = MLLMEmbedder.from_pretrained(
+        ROOT / "scripts/assets/base", adapter=ROOT / "scripts/assets/adapters/instructions", device="cpu"
+    )
+    queries, gallery = embedder.encode(questions.queries), embedder.encode(questions.gallery)
+    graph = Graph(questions.query, questions.positive, 5, 30)
+    for part, _, places in searched(queries, gallery, questions.right(), 40):
+        graph.add(part.start, places, questions.answers)
+    count = len(questions.query)
+    cluster = partition(*graph.mutual(), count, 8)
+
+    def batches(levels: list) -> float:
+        batch = np.empty(count, np.int64)
+        batch[RowSampler(count, 0, levels=levels).order()] = np.arange(count) // 16
+        return nearness(queries, gallery, questions.query, questions.positive, batch)[0]
+
+    by_chance, harder = batches([]), batches([(cluster, 8)])
+    assert harder > by_chance + 0.02, (by_chance, harder)

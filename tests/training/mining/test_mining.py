@@ -1,0 +1,355 @@
+"""Hard negatives: what is chosen from vectors, and `python -m training mine` on a folder."""
+
+from __future__ import annotations
+
+import errno
+import json
+import os
+from dataclasses import replace
+from pathlib import Path
+
+import numpy as np
+import pytest
+from PIL import Image
+
+from mllm_embed import DataFolder, MLLMEmbedder, Query
+from mllm_embed.errors import ConfigError, DataError, ModelError
+from mllm_embed.inputs.images import load_image
+from mllm_embed.training.cli import main
+from mllm_embed.training.data import Row
+from mllm_embed.training.data.folder import read_rows
+from mllm_embed.training.mining.mined_file import read_mined
+from mllm_embed.training.mining.mining import Questions, Rules, choose, positive_similarity, searched, without_twins
+from mllm_embed.training.mining.vector_cache import KeptVectors
+from mllm_embed.types import Document
+
+
+def unit(shape: tuple[int, int], seed: int) -> np.ndarray:
+    vectors = np.random.default_rng(seed).standard_normal(shape).astype(np.float32)
+    return vectors / np.linalg.norm(vectors, axis=1, keepdims=True)
+
+
+def rows_of(pairs: list[tuple[str, str]]) -> list[Row]:
+    return [
+        Row(f"r{n}", ask, {"source_text": Document(text=ask), "target_text": Document(text=found)})
+        for n, (ask, found) in enumerate(pairs)
+    ]
+
+
+@pytest.mark.parametrize(
+    "rules", [Rules(5), Rules(3, skip=2), Rules(4, ceiling=0.5), Rules(4, at_most=0.1), Rules(9, depth=10)]
+)
+def test_negatives_are_those_of_the_obvious_loop(rules: Rules) -> None:
+    rng = np.random.default_rng(1)
+    made = [(f"q{rng.integers(25)}", f"a{rng.integers(30)}") for _ in range(60)]
+    questions = Questions.of(rows_of(made), "source_text", "target_text")
+    gallery, noise = unit((len(questions.gallery), 8), 2), unit((len(questions.queries), 8), 3)
+    first = [int(questions.positive[np.flatnonzero(questions.query == q)[0]]) for q in range(len(questions.queries))]
+    queries = gallery[first] + 0.7 * noise
+    queries /= np.linalg.norm(queries, axis=1, keepdims=True)
+    own = positive_similarity(queries, gallery, questions)
+    for part, scores, places in searched(queries, gallery, questions.right(), rules.depth):
+        found = choose(scores, places, own[part], rules)
+    some = False
+    for q, item in enumerate(questions.queries):
+        right = [n for n, g in enumerate(questions.gallery) if (item.words, g.words) in made]
+        positive = np.mean([queries[q] @ gallery[n] for ask, a in made if ask == item.words
+                            for n in right if questions.gallery[n].words == a])  # fmt: skip
+        order = sorted((n for n in range(len(gallery)) if n not in right), key=lambda n: -(queries[q] @ gallery[n]))
+        looked = order[rules.skip : rules.depth]
+        limit = min(positive - (1 - rules.ceiling) * abs(positive), 1 if rules.at_most is None else rules.at_most)
+        wanted = [n for n in looked if queries[q] @ gallery[n] <= limit][: rules.count]
+        assert found.places[q].tolist() == wanted + [-1] * (rules.count - len(wanted))
+        assert np.allclose(found.similarity[q, : len(wanted)], gallery[wanted] @ queries[q], atol=1e-6)
+        assert found.above[q] == sum(queries[q] @ gallery[n] > limit for n in looked)
+        some |= bool(found.above[q]) and bool(wanted)
+    assert some
+
+
+def test_a_query_is_no_negative_of_itself() -> None:
+    questions = Questions.of(rows_of([("a", "b"), ("b", "c"), ("a", "d")]), "source_text", "target_text")
+    named = {
+        item.words: {questions.gallery[n].words for n in right}
+        for item, right in zip(questions.queries, questions.right(), strict=True)
+    }
+    assert named == {"a": {"b", "d"}, "b": {"b", "c"}}
+    also = Questions.of(rows_of([("a", "b"), ("b", "c")]), "source_text", "target_text", ["source_text"])
+    assert [item.words for item in also.gallery] == ["b", "c", "a"] and also.answers == 2
+    with pytest.raises(DataError, match="row 'r0' has no target_image"):
+        Questions.of(rows_of([("a", "b")]), "source_text", "target_image")
+
+
+def test_the_ceiling_stays_below_a_negative_similarity() -> None:
+    scores, places = np.array([[-0.09, -0.1, -0.104, -0.2]], np.float32), np.arange(4)[None]
+    found = choose(scores, places, np.array([-0.1], np.float32), Rules(2))
+    assert found.places.tolist() == [[3, -1]] and found.above.tolist() == [3]
+
+
+def test_a_picture_under_two_names_is_one(tmp_path: Path) -> None:
+    for name, colour in {"a": "red", "b": "red", "c": "blue"}.items():
+        Image.new("RGB", (4, 4), colour).save(tmp_path / f"{name}.png")
+    picture = {name: Document(image=tmp_path / f"{name}.png") for name in ("a", "b", "c", "gone")}
+    rows = [
+        Row(
+            f"r{n}", name, {"source_text": Document(text=f"q{n}"), "target_image": picture[name], "image": picture["b"]}
+        )
+        for n, name in enumerate(("a", "b", "c", "gone"))
+    ]
+    questions = Questions.of(rows, "source_text", "target_image", ["image"])
+    assert questions.gallery == [picture["a"], picture["c"], picture["gone"]]
+    assert questions.positive.tolist() == [0, 0, 1, 2]
+    itself = Questions.of(rows, "image", "target_image")
+    assert itself.right() == [{0, 1, 2}] and len(itself.queries) == 1
+
+
+def test_twins_of_the_positive_and_of_each_other_are_passed_over() -> None:
+    """Pictures of equal pixels in unlike files: only vectors tell."""
+    query, gallery = unit((1, 64), 1), unit((6, 64), 2)
+    gallery[4], gallery[5] = gallery[0], gallery[3] + np.float32(3e-8)
+    (found,) = searched(query, gallery, [{0}], 10)
+    part, scores, places = found
+    assert sorted(places[0].tolist()) == [-1, 1, 2, 3, 4, 5]
+    left = without_twins(query, gallery, scores, places, [{0}])
+    kept = left[left >= 0].tolist()
+    assert len(kept) == 3 and {1, 2} < set(kept) and 4 not in kept
+    chosen = choose(scores, left, np.array([1], np.float32), Rules(2, skip=1)).places[0].tolist()
+    assert chosen == kept[1:]
+
+
+def mine(data: Path, model: Path, output: Path, *more: str) -> int:
+    command = ["mine", str(data), "--model", str(model), "--output", str(output), "--device", "cpu"]
+    return main([*command, "--dtype", "float32", *more])
+
+
+def test_mining_a_folder_leaves_a_file_that_rows_can_take(
+    data: Path, tiny_llava: Path, embedder: MLLMEmbedder, tmp_path: Path, capsys: pytest.CaptureFixture[str],
+    monkeypatch: pytest.MonkeyPatch,
+) -> None:  # fmt: skip
+    output = tmp_path / "made/mined.jsonl"
+    options = ["--count", "3", "--ceiling", "1", "--also", "query_image", "--clusters", "2", "--cluster-skip", "1"]
+    assert mine(data, tiny_llava, output, *options) == 0
+    told = capsys.readouterr().out
+    assert "8 rows, 8 distinct queries, 8 candidates" in told and "within a cluster" in told
+    with Image.open(output.with_suffix(".png")) as sheet:
+        assert sheet.format == "PNG"
+
+    folder = DataFolder.open(data)
+    rows = read_rows(folder, data, "triplets", [])
+    mined = read_mined(output, data, folder.fingerprint(), "triplets", [row.id for row in rows])
+    assert list(mined) == [row.id for row in rows]
+    lines = [json.loads(line) for line in output.read_text().splitlines()][1:]
+    for row, line in zip(rows, lines, strict=True):
+        positive = row.roles["target_image"]
+        negatives = mined[row.id].negatives
+        assert positive not in negatives and len(negatives) == len(line["similarity"])
+        if negatives:
+            query, own, *found = embedder.encode([row.roles["composed"], positive, *negatives])
+            assert np.allclose(found @ query, line["similarity"], atol=1e-4)
+            assert (found @ query <= own @ query + 1e-5).all() and line["similarity"] == sorted(
+                line["similarity"], reverse=True
+            )
+        assert mined[row.id].cluster == line["cluster"]
+    assert any(entry.negatives for entry in mined.values())
+
+    # vectors are there: other rules need no model's work
+    monkeypatch.setattr(MLLMEmbedder, "encode", lambda *_, **__: pytest.fail("embedded again"))
+    assert mine(data, tiny_llava, output, "--count", "1", "--at-most", "0.9", "--also", "query_image") == 0
+    again = read_mined(output, data, folder.fingerprint())
+    assert all(len(entry.negatives) <= 1 and entry.cluster is None for entry in again.values())
+    # but not for other data or another role
+    assert mine(data, tiny_llava, output, "--count", "1", "--positive", "target_text") == 2
+    assert "vectors of another model or of other data; remove it" in capsys.readouterr().err
+
+
+def test_an_unreadable_picture_costs_its_rows_alone(
+    data: Path, tiny_llava: Path, tmp_path: Path, capsys: pytest.CaptureFixture[str], monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr("mllm_embed.training.mining.vector_cache._LOST", 0.5)  # of 8 inputs, one is more than 1 %
+    folder = DataFolder.open(data)
+    rows = read_rows(folder, data, "triplets", [])
+    broken = Path(rows[3].roles["target_image"].images[0])
+    broken.write_bytes(b"no picture")
+    assert mine(data, tiny_llava, tmp_path / "mined.jsonl", "--count", "2", "--ceiling", "1") == 0
+    told = capsys.readouterr().out
+    assert f"  {broken} is not a JPEG" in told and "inputs; rows that need them have no negatives" in told
+    mined = read_mined(tmp_path / "mined.jsonl", data, folder.fingerprint())
+    for row in rows:
+        needs = {Path(image) for role in ("composed", "target_image") for image in row.roles[role].images}
+        assert broken not in {Path(image) for item in mined[row.id].negatives for image in item.images}
+        assert broken not in needs or not mined[row.id].negatives
+    assert any(entry.negatives for entry in mined.values())
+
+
+def test_texts_are_mined_and_shown(data: Path, tiny_llava: Path, tmp_path: Path) -> None:
+    output = tmp_path / "mined.jsonl"
+    options = ["--rows", "pairs", "--query", "image", "--positive", "caption", "--ceiling", "1", "--count", "2"]
+    assert mine(data, tiny_llava, output, *options) == 0
+    found = read_mined(output, data, DataFolder.open(data).fingerprint(), "pairs")
+    assert {item.role for entry in found.values() for item in entry.negatives} == {"text"}
+    assert output.with_suffix(".png").is_file()
+
+
+@pytest.mark.parametrize(
+    ("options", "said"),
+    [
+        (["--ceiling", "1.5"], "above 0 and up to 1: 1.5"),
+        (["--ceiling", "nan"], "above 0 and up to 1: nan"),
+        (["--at-most", "-2"], "--at-most is a cosine"),
+        (["--count", "50"], "ask for more than the 8 distinct candidates"),
+        (["--count", "0"], "--count must be at least 1"),
+        (["--depth", "2"], "--depth 2 must be at least --skip and --count together, 5"),
+        (["--clusters", "9", "--cluster-skip", "1"], "from 2 to the 8 that there are, not 9"),
+        (["--clusters", "4"], "--cluster-skip 30 passes over all that is looked at: 8 distinct positives"),
+        (["--positive", "caption"], "row 't0' has no caption"),
+        (["--rows", "texts"], "has no texts.jsonl"),
+        (["--output", "."], "is a folder"),
+        (["--output", "mined.png"], "is both --output and the contact sheet"),
+        (["--sheet", "sheet.jpg"], "must end in .png"),
+        (["--output", __file__ + "/mined.jsonl"], "cannot write"),
+        (["--sheet", __file__ + "/sheet.png"], "cannot write"),
+    ],
+)
+def test_bad_input_is_one_sentence(
+    options: list[str], said: str, data: Path, tmp_path: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    """All of it is found before a model is looked for: there is none."""
+    assert mine(data, tmp_path / "no-model", tmp_path / "mined.jsonl", *options) == 2
+    told = capsys.readouterr()
+    assert said in told.err and told.err.count("\n") == 1 and not (tmp_path / "mined.jsonl").exists()
+
+
+def test_a_missing_model_is_named(data: Path, tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
+    assert mine(data, tmp_path / "no-model", tmp_path / "mined.jsonl") == 2
+    assert "no-model" in capsys.readouterr().err
+
+
+GOOD = [
+    {"format": 1, "data": "abc", "rows": "triplets"},
+    {"id": "a", "negatives": [{"image": "x/1.png"}, {"text": "no"}], "cluster": 4},
+    {"id": "b", "negatives": [{"image": ["1.png", "2.png"]}]},
+]
+
+
+def test_a_mined_file_is_read_or_refused(tmp_path: Path) -> None:
+    path, root = tmp_path / "mined.jsonl", tmp_path / "data"
+
+    def read(lines: list, **more: object) -> dict:
+        path.write_text("".join(json.dumps(line) + "\n" for line in lines))
+        return read_mined(path, root, "abc", **more)
+
+    found = read(GOOD, rows="triplets", ids=["a", "b", "c"])
+    assert found["a"].negatives == (Document(image=root / "x/1.png"), Document(text="no")) and found["a"].cluster == 4
+    assert found["b"].negatives[0].images == (root / "1.png", root / "2.png") and found["b"].cluster is None
+    head, first, _ = GOOD
+    refused = [
+        ([head | {"data": "abd"}], {}, "mined from data other than"),
+        (GOOD, {"rows": "pairs"}, "mined for triplets, not for pairs"),
+        (GOOD, {"ids": ["a"]}, ':3: there is no row "b"'),
+        ([head, first, first], {}, 'row "a" stands twice'),
+        ([first], {}, "no mined file of format 1"),
+        ([head, first | {"cluster": -1}], {}, '"cluster" must be a number from 0 on'),
+        ([head, {"id": "a"}], {}, '"negatives" must be a list'),
+        ([head, {"id": "a", "negatives": [{"image": "../x.png"}]}], {}, "must be a path inside"),
+        ([head, {"id": "a", "negatives": [{"picture": "x.png"}]}], {}, 'a negative is an "image"'),
+        ([head, {"id": "a", "negatives": ["x.png"]}], {}, 'a negative is an "image"'),
+        ([head, {"id": "a", "negatives": [{"text": 3}]}], {}, ":2: the text of a Document is empty"),
+        ([head, {"id": "a", "negatives": [{}]}], {}, ":2: a Document needs"),
+        ([], {}, "is empty"),
+        ([1], {}, ":1 must be a JSON object"),
+    ]
+    for lines, more, said in refused:
+        with pytest.raises(DataError, match=said):
+            read(lines, **more)
+    path.unlink()
+    with pytest.raises(DataError, match="is missing: make it with python -m training mine"):
+        read_mined(path, root, "abc")
+
+
+class Counting:
+    """An encoder that stops after some inputs."""
+
+    def __init__(self, stop: int = 10**9, bad: bool = False):
+        self.dimension, self.seen, self.stop, self.bad = 4, 0, stop, bad
+        self.items = self
+
+    def prepared(self, item: Document) -> tuple[Document, int]:
+        return item, 0
+
+    def encode(self, inputs: list, *, batch_size: int = 32, show_progress: bool | None = None) -> np.ndarray:
+        self.seen += len(inputs)
+        if self.seen > self.stop:
+            raise KeyboardInterrupt
+        vectors = np.array([[int(item.words), 1, 2, 3] for item in inputs], np.float32)
+        return vectors * np.nan if self.bad else vectors
+
+
+def test_embedding_goes_on_where_it_was_stopped(tmp_path: Path) -> None:
+    items = [Document(text=str(n)) for n in range(5000)]
+    with pytest.raises(KeyboardInterrupt):
+        KeptVectors(tmp_path / "v", {"a": 1}).encode("queries", items, Counting(stop=4500))
+    encoder = Counting()
+    found = KeptVectors(tmp_path / "v", {"a": 1}).encode("queries", items, encoder)
+    assert encoder.seen < 1000 and found[:, 0].tolist() == list(range(5000))
+    with pytest.raises(ConfigError, match="vectors of another model or of other data"):
+        KeptVectors(tmp_path / "v", {"a": 2})
+    with pytest.raises(ConfigError, match="something else than vectors"):
+        KeptVectors(tmp_path, {"a": 1})
+    with pytest.raises(ModelError, match="text='0'.* holds NaN"):
+        KeptVectors(tmp_path / "w", {}).encode("queries", items, Counting(bad=True))
+
+
+def test_a_stop_in_the_first_block_does_not_lock_the_folder(tmp_path: Path) -> None:
+    items = [Document(text=str(n)) for n in range(10)]
+    with pytest.raises(KeyboardInterrupt):
+        KeptVectors(tmp_path / "v", {}).encode("queries", items, Counting(stop=5))
+    found = KeptVectors(tmp_path / "v", {}).encode("queries", items, Counting())
+    assert found[:, 0].tolist() == list(range(10))
+
+
+def test_a_full_disk_is_found_before_any_work(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    def full(*_: object) -> None:
+        raise OSError(errno.ENOSPC, os.strerror(errno.ENOSPC))
+
+    items = [Document(text=str(n)) for n in range(10)]
+    store, encoder = KeptVectors(tmp_path / "v", {}), Counting()
+    with monkeypatch.context() as patched:
+        patched.setattr(os, "posix_fallocate", full)
+        with pytest.raises(DataError, match="queries.npy, which takes 0.0 MB: No space left on device; make room"):
+            store.encode("queries", items, encoder)
+    assert encoder.seen == 0
+    store.encode("queries", items, encoder)
+    stat = (tmp_path / "v/queries.npy").stat()
+    assert stat.st_blocks * 512 >= stat.st_size
+
+
+class Seeing(Counting):
+    """An encoder that reads pictures."""
+
+    def prepared(self, item: Document) -> tuple[Document, int]:
+        return replace(item, image=[load_image(image) for image in item.images]), 0
+
+    def encode(self, inputs: list, **_: object) -> np.ndarray:
+        self.seen += len(inputs)
+        return np.array([[item.images[0].width, 1, 2, 3] for item in inputs], np.float32)
+
+
+def test_a_few_unreadable_pictures_are_passed_over(tmp_path: Path) -> None:
+    Image.new("RGB", (7, 5)).save(tmp_path / "fine.png")
+    items = [Document(image=tmp_path / "fine.png")] * 199 + [Document(image=tmp_path / "gone.png")]
+    store = KeptVectors(tmp_path / "v", {})
+    found = store.encode("gallery", items, Seeing())
+    assert found[:199, 0].tolist() == [7] * 199 and not found[199].any()
+    again = KeptVectors(tmp_path / "v", {})
+    again.encode("gallery", items, Seeing())
+    assert again.lost == store.lost == {"gallery": {199: f"{tmp_path / 'gone.png'} does not exist; check the path"}}
+    with pytest.raises(DataError, match="2 of 101 inputs cannot be read, more than 1%: .*gone.png does not exist"):
+        KeptVectors(tmp_path / "w", {}).encode("gallery", items[:99] + items[199:] * 2, Seeing())
+
+
+def test_a_picture_in_memory_cannot_be_named_in_a_file(tmp_path: Path) -> None:
+    from mllm_embed.training.mining.mined_file import written_item
+
+    assert written_item(Document(image=tmp_path / "a/b.png", text="x"), tmp_path) == {"image": "a/b.png", "text": "x"}
+    for image in (Image.new("RGB", (2, 2)), tmp_path.parent / "other.png"):
+        with pytest.raises(DataError, match="names pictures by their path"):
+            written_item(Query(image=image), tmp_path)

@@ -1,0 +1,356 @@
+"""`plan`: its counts are exact, its memory is what real steps take, and what cannot fit is refused in one sentence."""
+
+from __future__ import annotations
+
+import json
+import re
+import shutil
+from pathlib import Path
+
+import families
+import pytest
+import torch
+import yaml
+from PIL import Image
+
+from mllm_embed import Document, MLLMEmbedder
+from mllm_embed.data.folder import DataFolder
+from mllm_embed.errors import ConfigError, ModelError
+from mllm_embed.model.lora import LoraSpec, add_lora
+from mllm_embed.training.batch.collator import ContrastiveCollator
+from mllm_embed.training.batch.examples import Reader
+from mllm_embed.training.cli import main
+from mllm_embed.training.data.folder import read_rows
+from mllm_embed.training.distributed.gradient_caching import BatchEncoder
+from mllm_embed.training.distributed.memory_tracker import LiveBytes
+from mllm_embed.training.plan.inputs import picture_cost
+from mllm_embed.training.plan.model import SHAPES, find_config
+from mllm_embed.training.plan.plan import GIB, check, describe, make_plan
+from mllm_embed.training.plan.plan import main as plan
+from mllm_embed.training.recipe.recipe_files import RECIPES, load_recipe
+
+BASE = Path(__file__).resolve().parents[3] / "scripts/assets/base"
+STATED = {  # with the LM head, as the hub states them; training/shapes/README.md
+    "Qwen/Qwen2-VL-2B-Instruct": 2_208_985_600,
+    "Qwen/Qwen2-VL-7B-Instruct": 8_291_375_616,
+    "Qwen/Qwen2.5-VL-3B-Instruct": 3_754_622_976,
+    "Qwen/Qwen3-VL-2B-Instruct": 2_127_532_032,
+    "Qwen/Qwen3-VL-8B-Instruct": 8_767_123_696,
+    "HuggingFaceTB/SmolVLM-256M-Instruct": 256_484_928,
+    "HuggingFaceTB/SmolVLM-500M-Instruct": 507_482_304,
+    "llava-hf/llava-v1.6-mistral-7b-hf": 7_566_747_648,
+    "llava-hf/llama3-llava-next-8b-hf": 8_355_276_800,
+    "royokong/e5-v": 8_354_752_512,
+    "uta-smile/instructcir_llava_phi35_clip224_lp": 4_136_848_384,
+}
+
+
+@pytest.fixture
+def recipe(tiny_llava: Path, data: Path, tmp_path: Path) -> Path:
+    stage = {"data": str(data), "batch_size": 4, "epochs": 3}
+    values = {
+        "model": str(tiny_llava),
+        "output": str(tmp_path / "run"),
+        "bf16": False,
+        "lora": {"rank": 4, "dropout": 0.0},
+        "stages": {
+            "captions": stage | {"rows": "pairs", "terms": [{"query": "image", "positive": "caption"}]},
+            "instructions": stage
+            | {"rows": "triplets", "terms": [{"query": "composed", "positive": "target_image", "weight": 1}]},
+        },
+    }
+    (tmp_path / "recipe.yaml").write_text(yaml.safe_dump(values))
+    return tmp_path / "recipe.yaml"
+
+
+@pytest.mark.parametrize("projector", [True, False])
+def test_parameters_are_those_of_the_loaded_model(recipe: Path, tiny_llava: Path, projector: bool) -> None:
+    embedder = MLLMEmbedder.from_pretrained(tiny_llava, dtype="float32", device="cpu")
+    before = sum(p.numel() for p in embedder.model.parameters())
+    add_lora(embedder.model, LoraSpec(rank=4, projector=projector), embedder.family)
+    trained = {n: p.numel() for n, p in embedder.model.named_parameters() if p.requires_grad}
+    counts = make_plan(load_recipe(recipe, [f"lora.projector={projector}"])).counts
+    assert counts.base == before
+    assert counts.lora == sum(n for name, n in trained.items() if "lora_" in name)
+    assert counts.trained_projector == sum(n for name, n in trained.items() if "lora_" not in name)
+    assert (counts.trained_projector == counts.projector > 0) is projector
+
+
+def test_a_folder_without_weights_is_enough_and_tokens_are_the_processors(
+    recipe: Path, tiny_llava: Path, tmp_path: Path
+) -> None:
+    bare = shutil.copytree(tiny_llava, tmp_path / "bare", ignore=shutil.ignore_patterns("*.safetensors"))
+    plan = make_plan(load_recipe(recipe, [f"model={bare}"]))
+    image, text = plan.stages["captions"].inputs
+    assert (image.kind, image.count, image.image_tokens, text.kind) == ("image", 4, 16, "text")
+    embedder = MLLMEmbedder.from_pretrained(tiny_llava)
+    longest = max((json.loads(x)["caption"] for x in _lines(recipe, "pairs")), key=len)
+    from mllm_embed import Document
+
+    assert text.length == embedder.items([Document(text=longest)])["input_ids"].shape[1]
+
+
+def _lines(recipe: Path, kind: str) -> list[str]:
+    stage = next(iter(yaml.safe_load(recipe.read_text())["stages"].values()))
+    return (Path(stage["data"]) / f"{kind}.jsonl").read_text().splitlines()
+
+
+def test_steps_and_rows_seen(recipe: Path, tmp_path: Path) -> None:
+    loaded = load_recipe(recipe, ["stages.captions.steps=7"])
+    plan = make_plan(loaded)
+    assert (plan.stages["captions"].steps, plan.stages["instructions"].steps) == (7, 6)  # 3 epochs of 8 // 4
+    assert "6 steps, 24 rows seen" in describe(loaded, plan)
+    missing = load_recipe(recipe, [f"stages.instructions.data={tmp_path / 'later'}"])
+    plan = make_plan(missing)
+    assert plan.stages["instructions"].steps is None and plan.stages["captions"].steps == 6
+    assert "stage instructions: steps unknown: its data is not on disk" in describe(missing, plan)
+
+
+@pytest.mark.parametrize("options", [
+    [], ["gradient_checkpointing=true"], ["attention=eager"], ["lora.dropout=0.1", "lora.projector=false"],
+    ["bf16=true", "lora.dropout=0.1"], ["bf16=true", "gradient_checkpointing=true"],
+    ["stages.captions.chunk_tokens=90"],
+], ids=" ".join)  # fmt: skip
+def test_memory_is_what_a_real_step_takes(
+    recipe: Path, data: Path, options: list[str], monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """A step of the embedded model, counted by the storages that are alive; the peak of the plan is within a tenth."""
+    monkeypatch.setattr(torch.cpu, "_is_avx512_bf16_supported", lambda: True)  # so that a bfloat16 base stays one
+    monkeypatch.setattr(torch.cuda, "is_available", lambda: False)
+    options = [f"model={BASE}", "stages.captions.batch_size=8", "stages.captions.chunk_tokens=100000", *options]
+    loaded = load_recipe(recipe, options)
+    planned = make_plan(loaded).stages["captions"].step
+    assert planned.peak == pytest.approx(_real_peak(loaded, data), rel=0.1)
+
+
+def _real_peak(recipe, data: Path) -> int:
+    embedder = MLLMEmbedder.from_pretrained(BASE, dtype="auto" if recipe.bf16 else "float32", device="cpu")
+    lora = recipe.lora
+    add_lora(embedder.model, LoraSpec(lora.rank, lora.alpha, lora.dropout, lora.projector), embedder.family)
+    embedder.model.base.set_attn_implementation(recipe.attention)
+    if recipe.gradient_checkpointing:
+        embedder.model.gradient_checkpointing_enable()
+    encoder = BatchEncoder(embedder.model).train()
+    for parameter in encoder.parameters():
+        if parameter.requires_grad:
+            parameter.grad = torch.zeros_like(parameter)
+    stage = recipe.stages["captions"]
+    rows = read_rows(DataFolder.open(data), data, "pairs", stage.roles)
+    read = Reader(embedder.items.prepared, stage.encoded)
+    batch = ContrastiveCollator(embedder.items, stage.uses, stage.chunk_tokens)([read(row) for row in rows])["batch"]
+    assert batch.cached is (stage.chunk_tokens < 100)
+    with LiveBytes() as live:
+        with torch.autocast("cpu", torch.bfloat16, enabled=bool(recipe.bf16)):
+            vectors, _ = encoder(batch)
+        vectors.sum().backward()
+    return live.peak + sum(chunk["pixel_values"].nbytes for chunk in batch.live if "pixel_values" in chunk)
+
+
+def test_layers_that_are_not_run_are_counted(recipe: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    from mllm_embed.training.plan import memory as plan_memory
+
+    loaded = load_recipe(recipe, [f"model={BASE}", "gradient_checkpointing=true"])
+    short = make_plan(loaded).stages["captions"].step.language
+    monkeypatch.setattr(plan_memory, "FEW", (2, 99))  # all five are run
+    assert make_plan(loaded).stages["captions"].step.language == pytest.approx(short, rel=0.01)
+
+
+@pytest.mark.parametrize("name", [path.stem.replace("--", "/") for path in sorted(SHAPES.glob("*.json"))])
+def test_shapes_have_the_stated_number_of_parameters(name: str) -> None:
+    from transformers import AutoModelForImageTextToText
+
+    with torch.device("meta"):
+        model = AutoModelForImageTextToText.from_config(find_config(name)[0])
+    assert sum(p.numel() for p in model.parameters()) == STATED[name]
+
+
+@pytest.mark.parametrize("size", [(640, 480), (480, 640), (1200, 300), (500, 500)], ids=str)
+def test_tokens_from_a_config_are_those_of_the_processors(tiny_llava: Path, size: tuple[int, int]) -> None:
+    from transformers import AutoProcessor
+    from transformers.models.idefics3 import Idefics3Processor
+    from transformers.models.idefics3.image_processing_pil_idefics3 import Idefics3ImageProcessorPil
+    from transformers.models.llava_next import LlavaNextProcessor
+    from transformers.models.llava_next.image_processing_pil_llava_next import LlavaNextImageProcessorPil
+
+    width, height = size
+    tokenizer = AutoProcessor.from_pretrained(tiny_llava).tokenizer
+    config, _ = find_config("llava-hf/llava-v1.6-mistral-7b-hf")
+    images = LlavaNextImageProcessorPil(image_grid_pinpoints=config.image_grid_pinpoints)
+    images.size = {"shortest_edge": 336}
+    next_ = LlavaNextProcessor(
+        images, tokenizer, patch_size=14, vision_feature_select_strategy="default", num_additional_image_tokens=1
+    )
+    assert picture_cost(config, width, height).tokens == _tokens(next_, size)
+    config, _ = find_config("HuggingFaceTB/SmolVLM-256M-Instruct")
+    images = Idefics3ImageProcessorPil(size={"longest_edge": 2048}, max_image_size={"longest_edge": 512})
+    smol = Idefics3Processor(images, tokenizer, image_seq_len=64)
+    assert abs(picture_cost(config, width, height).tokens - _tokens(smol, size)) <= 1  # how the tokenizer cuts "\n\n"
+    config, _ = find_config(str(tiny_llava))
+    assert picture_cost(config, width, height).tokens == 16
+
+
+def _tokens(processor, size: tuple[int, int]) -> int:
+    width, height = size
+    return processor._get_num_multimodal_tokens(image_sizes=[[height, width]])["num_image_tokens"][0]
+
+
+SAID = re.compile(r"training plan (\S+) --memory (\S+)  # memory (\S+) GiB")
+
+
+@pytest.mark.parametrize(
+    "path",
+    [path for path in sorted(RECIPES.glob("*.yaml")) if SAID.search(path.read_text())],
+    ids=lambda path: path.stem,
+)
+def test_shipped_recipes_plan_and_say_their_memory(path: Path) -> None:
+    said = SAID.search(path.read_text())
+    loaded = load_recipe(path)
+    plan = make_plan(loaded, float(said[2]))
+    check(loaded, plan)
+    assert said[1] == path.stem and f"memory      {said[3]} of {said[2]}.0 GiB" in describe(loaded, plan)
+
+
+def test_the_command_prints_and_refuses(recipe: Path, capsys: pytest.CaptureFixture[str]) -> None:
+    assert main(["plan", str(recipe), "--memory", "24"]) == 0
+    out = capsys.readouterr().out
+    assert "language model" in out and "AdamW's two moments" in out and "16 image tokens" in out
+    large = "stages.instructions.chunk_tokens=65536"
+    assert main(["plan", "qwen2-vl-2b", "--memory", "16", "--override", large]) == 2
+    captured = capsys.readouterr()
+    assert "4.1  base, bfloat16" in captured.out and "in chunks of 65,536 tokens (gradient caching)" in captured.out
+    assert captured.err.count("\n") == 1
+    assert re.search(
+        r"needs [\d.]+ GiB and 16.0 are there; set stages.instructions.chunk_tokens to about \d+ ", captured.err
+    )
+
+
+def test_refusals_name_what_to_lower_and_then_it_fits(recipe: Path) -> None:
+    options = [f"model={BASE}", "stages.captions.batch_size=8", "stages.instructions.batch_size=8", "bf16=true"]
+    whole = [*options, "stages.instructions.chunk_tokens=100000", "stages.captions.chunk_tokens=200"]
+    loaded = load_recipe(recipe, whole)
+    plan = make_plan(loaded, 24)
+    room = (plan.total - 0.3 * plan.stages["instructions"].step.peak) / GIB
+    with pytest.raises(ConfigError, match="set gradient_checkpointing: true, or set stages.instructions") as caught:
+        check(loaded, make_plan(loaded, room))
+    size = re.search(r"chunk_tokens to about (\d+) \(now 100000\)", str(caught.value))[1]
+    smaller = load_recipe(recipe, [*whole, f"stages.instructions.chunk_tokens={int(size) // 1000}"])
+    check(smaller, make_plan(smaller, room))
+    alone = load_recipe(recipe, options)  # chunks that are found fit by themselves
+    cut = make_plan(alone, room)
+    check(alone, cut)
+    with pytest.raises(ConfigError, match="the libraries alone take 1.0"):
+        check(loaded, make_plan(loaded, 0.5))
+    large = load_recipe("qwen2-vl-7b")
+    with pytest.raises(ConfigError, match="the weights alone take 16.7; set quantization: nf4, or a larger card"):
+        check(large, make_plan(large, 8))
+
+
+def test_quantised_weights_take_what_bitsandbytes_keeps(recipe: Path) -> None:
+    whole, small = (
+        make_plan(load_recipe(recipe, [f"model={BASE}", "bf16=true", f"quantization={mode}"]), 24).base
+        for mode in ("null", "nf4")
+    )
+    linear = 5 * (4 * 256 * 256 + 3 * 256 * 704)  # of the language model: bfloat16, then 4.127 bits
+    assert whole - small == pytest.approx(linear * (2 - 4.127 / 8), rel=1e-3)
+
+
+@pytest.mark.parametrize(
+    ("words", "message"),
+    [
+        (["nowhere.yaml"], "nowhere.yaml does not exist"),
+        (["demo", "--override", "sead=1"], "unknown key 'sead'"),
+        (["demo", "--override", "model=no/such-model"], "no config of no/such-model: it is no folder"),
+        (["demo", "--override", "model=tests"], "tests is no model folder"),
+        (["demo", "--memory", "0"], "--memory must be above 0"),
+    ],
+)
+def test_mistakes_are_one_sentence(
+    words: list[str], message: str, capsys: pytest.CaptureFixture[str], monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.chdir(BASE.parents[2])
+    assert main(["plan", *words]) == 2
+    error = capsys.readouterr().err
+    assert message in error and error.startswith("error: ") and error.count("\n") == 1
+
+
+def test_a_bad_picture_size_and_help(capsys: pytest.CaptureFixture[str]) -> None:
+    with pytest.raises(SystemExit) as left:
+        main(["plan", "demo", "--picture", "wide"])
+    assert left.value.code == 2 and "write it as 1024x768" in capsys.readouterr().err
+    with pytest.raises(SystemExit):
+        main(["plan", "--help"])
+    assert "plan qwen2-vl-2b --memory 24" in capsys.readouterr().out
+
+
+def test_a_larger_picture_takes_more(recipe: Path) -> None:
+    keys = ("batch_size=40", "chunk_tokens=100000")
+    whole = [f"stages.{stage}.{key}" for stage in ("captions", "instructions") for key in keys]
+    loaded = load_recipe("qwen3-vl-2b", whole)
+    small, large = make_plan(loaded, 24), make_plan(loaded, 24, (1024, 768))
+    assert large.total > 1.5 * small.total
+    assert large.stages["captions"].inputs[0].image_tokens == 32 * 24
+
+
+def test_a_damaged_config_is_named(recipe: Path, tiny_llava: Path, tmp_path: Path) -> None:
+    broken = shutil.copytree(tiny_llava, tmp_path / "broken")
+    for content in ("{", "[]", '{"model_type": "llava", "text_config": {"hidden_size": "wide"}}'):
+        (broken / "config.json").write_text(content)
+        with pytest.raises(ModelError, match="is damaged|cannot read the config of"):
+            make_plan(load_recipe(recipe, [f"model={broken}"]))
+
+
+@pytest.mark.parametrize("family", ["paligemma", "internvl", "gemma3", "mllama", "qwen3_vl"])
+def test_families_with_ways_of_their_own_plan(tmp_path: Path, capsys: pytest.CaptureFixture[str], family: str) -> None:
+    """With its processor: the tokens of its pictures are those that it makes."""
+    folder = families.make(family, tmp_path / family)
+    keys = {"model": folder, "attention": "eager", "stages.instructions.terms.0.positive": "target_captioned"}
+    overrides = [word for key, value in keys.items() for word in ("--override", f"{key}={value}")]
+    assert plan(["qwen2-vl-2b", "--memory", "24", "--picture", "64x48", *overrides]) == 0
+    processor = MLLMEmbedder.from_pretrained(folder).items
+    ids = processor([Document(image=Image.new("RGB", (64, 48)))])["input_ids"]
+    tokens = int(torch.isin(ids, torch.tensor(processor.processor.image_token_ids)).sum())
+    printed = capsys.readouterr().out
+    assert f"x image: {tokens} image tokens" in printed and f"x captioned: {tokens} image tokens" in printed
+
+
+def test_words_and_pictures_are_the_longest_of_all_rows(data: Path) -> None:
+    row = json.loads((data / "triplets.jsonl").read_text().splitlines()[0])
+    rows = [
+        {**row, "id": "a", "image": ["images/0.png", "images/1.png"], "instruction": "x"},
+        {**row, "id": "b", "instruction": "word " * 300},
+    ]
+    (data / "triplets.jsonl").write_text("".join(json.dumps(row) + "\n" for row in rows))
+    small = ["stages.instructions.batch_size=2", "stages.instructions.per_image=1"]
+    recipe = load_recipe("demo", [f"stages.instructions.data={data}", *small])
+    composed = next(b for b in make_plan(recipe, 24).stages["instructions"].inputs if b.kind == "composed")
+    assert composed.image_tokens == 72 and composed.length - composed.image_tokens > 300
+
+
+@pytest.mark.parametrize(
+    ("override", "why"),
+    [
+        ("prompts=nonsense", "prompts: 'nonsense' is not one of"),
+        ("stages.captions.matryoshka=[100000]", "matryoshka 100000 must be smaller"),
+        ("stages.captions.batch_size=100000", "fewer than batch_size 100000"),
+    ],
+)
+def test_what_training_refuses_plan_refuses(
+    data: Path, capsys: pytest.CaptureFixture[str], override: str, why: str
+) -> None:
+    assert plan(["demo", "--override", f"stages.captions.data={data}", "--override", "stages.captions.batch_size=2",
+                 "--override", override]) == 2  # fmt: skip
+    assert why in capsys.readouterr().err
+
+
+def test_pictures_of_any_size_are_not_capped_early() -> None:
+    """The released Qwen2-VL takes up to 16,384 tokens of 28 x 28 pixels a picture."""
+    recipe = load_recipe("qwen2-vl-2b")
+    tokens = [
+        make_plan(recipe, 80, size).stages["captions"].inputs[0].image_tokens for size in ((2000, 1500), (9000, 5000))
+    ]
+    assert 3700 < tokens[0] < 3900 and 16000 < tokens[1] <= 16384
+
+
+def test_half_the_memory_of_training_is_adamw(tiny_llava: Path) -> None:
+    planned = make_plan(load_recipe("demo", [f"model={tiny_llava}"]), 24)
+    assert planned.trained == planned.counts.trainable * (4 + 4 + 8)

@@ -1,0 +1,95 @@
+"""The rows of a stage, as its loss, its order and its reports need them."""
+
+from __future__ import annotations
+
+import hashlib
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass, field, replace
+
+import numpy as np
+from torch.utils.data import Sampler
+
+from mllm_embed.errors import DataError
+
+from ..data import Row
+from ..data.open import open_rows
+from ..data.order import shares
+from ..data.rows import MixedRows
+from ..data.stream import StreamSampler
+from ..mining.mined_file import Mined, read_mined
+from ..recipe.config import Stage
+from .sampler import RowSampler, numbered
+
+SAMPLE = 2000
+
+
+@dataclass
+class StageRows(Sequence[Row]):
+    """The rows of all sources, with what was mined for them."""
+
+    mixed: MixedRows
+    mined: Mapping[str, Mined] = field(default_factory=dict)
+
+    def __len__(self) -> int:
+        return len(self.mixed)
+
+    def __getitem__(self, index: int) -> Row:  # type: ignore[override]
+        """Raises DataError, naming file and row, for one that cannot be made."""
+        row = self.mixed[index]
+        found = self.mined.get(row.id)
+        return replace(row, hard_negatives=(*row.hard_negatives, *found.negatives)) if found else row
+
+    def name(self, index: int) -> tuple[str, str]:
+        """A row and its source, for a message."""
+        return self.mixed.where(index)
+
+    def sample(self) -> list[Row]:
+        """All rows, or of many some from everywhere, without those that cannot be made."""
+        found = []
+        for index in np.unique(np.linspace(0, len(self) - 1, min(len(self), SAMPLE)).astype(int)).tolist():
+            try:
+                found.append(self[index])
+            except DataError:
+                continue
+        return found
+
+
+def open_stage(stage: Stage) -> tuple[StageRows, dict[str, str]]:
+    """The rows of a stage, and of each file or folder that they come from the fingerprint.
+
+    Raises DataError for data that is missing, broken, or lacks what the loss needs.
+    """
+    mixed = open_rows(stage.data, stage.rows, [role for role in stage.roles if role != "hard_negative"])
+    fingerprints = mixed.fingerprints()
+    if stage.mined is None:
+        rows = StageRows(mixed)
+        if "hard_negative" in stage.roles and not any(row.hard_negatives for row in rows.sample()):
+            raise DataError(
+                f"{stage.where}: no row brings a hard_negative, which a term needs; give mined, or leave it out"
+            )
+        return rows, fingerprints
+    (source,) = stage.data
+    mined = read_mined(stage.mined, source.path, fingerprints[str(source.path)], stage.rows, {row.id for row in mixed})
+    digest = hashlib.sha256(stage.mined.read_bytes()).hexdigest()
+    return StageRows(mixed, mined), {**fingerprints, str(stage.mined): digest}
+
+
+def order_of(stage: Stage, rows: StageRows, seed: int, processes: int) -> Sampler[int]:
+    """In which order the rows come, over all processes. Raises ConfigError for sizes that the sources cannot give."""
+    if stage.streaming:
+        return StreamSampler(rows.mixed, stage.batch_size // processes, seed, processes)
+    levels = []
+    if stage.per_image > 1:
+        levels.append((rows.mixed.groups(), stage.per_image))
+    if stage.per_cluster > 1:
+        clusters = (rows.mined[row.id].cluster if row.id in rows.mined else None for row in rows.mixed)
+        levels.append((numbered(clusters), stage.per_cluster))
+    return RowSampler(
+        len(rows), seed, levels=levels, sources=rows.mixed.sources(), per_source=stage.per_source,
+        weights=_weights(rows.mixed),
+    )  # fmt: skip
+
+
+def _weights(mixed: MixedRows) -> list[float] | None:
+    given = [part.source.weight for part in mixed.parts]
+    return None if all(weight is None for weight in given) else shares([len(part) for part in mixed.parts], given)

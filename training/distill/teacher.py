@@ -1,0 +1,50 @@
+"""The large model of a distillation: what it makes is read off once, and then it leaves the memory.
+
+Its vectors are those that an index holds already. The student learns to find in them, so the index stays as it is.
+"""
+
+from __future__ import annotations
+
+import gc
+import hashlib
+import json
+from typing import Any
+
+import torch
+
+from mllm_embed import MLLMEmbedder
+from mllm_embed.saving.provenance import FINDS
+
+from ..recipe.config import Recipe
+
+
+class Teacher:
+    """The `teacher` of a recipe, loaded when it is needed."""
+
+    def __init__(self, recipe: Recipe, bf16: bool):
+        self._recipe, self._bf16 = recipe, bf16
+        self._loaded: MLLMEmbedder | None = None
+        embedder = self.embedder()
+        self.made_by: dict[str, Any] = embedder.made_by
+        self.dimension = embedder.dimension
+
+    @property
+    def fingerprint(self) -> str:
+        """sha256 of what queries must have in common with its vectors."""
+        return hashlib.sha256(json.dumps({key: self.made_by[key] for key in FINDS}).encode()).hexdigest()
+
+    def embedder(self) -> MLLMEmbedder:
+        """The model, its adapter merged. Raises ModelError where it cannot be loaded."""
+        if self._loaded is None:
+            teacher = self._recipe.teacher
+            self._loaded = MLLMEmbedder.from_pretrained(
+                teacher.model, adapter=teacher.adapter, dtype="auto" if self._bf16 else "float32"
+            ).merge_adapter()
+        return self._loaded
+
+    def leave(self) -> None:
+        """Give its memory back; `embedder` loads it again."""
+        self._loaded = None
+        gc.collect()
+        if torch.cuda.is_available():
+            torch.cuda.empty_cache()

@@ -1,0 +1,93 @@
+"""How many tokens may be alive at once: found by looking at what a few of them take."""
+
+from __future__ import annotations
+
+import os
+from collections.abc import Callable
+
+import torch
+
+from mllm_embed.errors import ModelError
+
+from ..batch.collator import Chunk
+from .gradient_caching import BatchEncoder
+from .memory_tracker import LiveBytes
+
+# Bytes kept free of the memory given: a CUDA context with its libraries, and what fragmentation wastes; on a CPU the
+# interpreter with torch and transformers. Assumed for the GPU (none was at hand), measured for the CPU.
+RESERVE = {"cuda": 1 << 30, "cpu": 700 << 20}
+# Of the memory that weights leave, what a step may take at its worst moment. The rest is for the loss, for what
+# the libraries and the allocator take, and on a CPU for everything else that runs there.
+SHARE = {"cuda": 0.6, "cpu": 0.25}
+
+
+def find_chunk_tokens(encoder: BatchEncoder, one: Chunk, two: Chunk, bf16: bool) -> int:
+    """The largest power of two of tokens that a step's activations may belong to.
+
+    One long input and two of it go forward and backward, and the difference of what they take is what a token takes;
+    where two do not fit, all that one takes counts as its tokens'. The memory is what there is, not what is free, but
+    whether two fit depends on that too: a run keeps what it found.
+
+    `bf16`: whether training computes under bfloat16 autocast. Raises ModelError where not even one input fits.
+    """
+    device = next(encoder.parameters()).device
+    tokens = one["input_ids"].numel()
+    alone = _peak(encoder, one, bf16)
+    if alone is None:
+        room = total_memory(device) / (1 << 30)
+        raise ModelError(
+            f"an input of {tokens:,} tokens does not fit in {room:.1f} GiB beside the model; "
+            "take smaller pictures, or another output with gradient_checkpointing: true or quantization: nf4"
+        )
+    both = _peak(encoder, two, bf16)
+    each = max((alone if both is None else both - alone) / tokens, 1)
+    # what is trained has a gradient and two moments beside it
+    weights = sum(parameter.nbytes * (4 if parameter.requires_grad else 1) for parameter in encoder.parameters())
+    return power_of_two(total_memory(device) - weights, each, device.type)
+
+
+def power_of_two(room: float, bytes_a_token: float, device: str) -> int:
+    """The largest power of two of tokens that fit SHARE of the room, less RESERVE; at least 1."""
+    return 1 << max(int((room - RESERVE[device]) * SHARE[device] / bytes_a_token), 1).bit_length() - 1
+
+
+def total_memory(device: torch.device) -> int:
+    """Bytes of a GPU, or each process's share of the RAM."""
+    if device.type == "cuda":
+        return torch.cuda.get_device_properties(device).total_memory
+    whole = os.sysconf("SC_PAGE_SIZE") * os.sysconf("SC_PHYS_PAGES")
+    return whole // int(os.environ.get("LOCAL_WORLD_SIZE", 1))
+
+
+def _peak(encoder: BatchEncoder, chunk: Chunk, bf16: bool) -> int | None:
+    """Bytes at the worst moment of a step, above what was there before; None where a GPU has not so many."""
+    device, training = next(encoder.parameters()).device, encoder.training
+    encoder.train()
+
+    def step() -> None:
+        with torch.autocast(device.type, torch.bfloat16, enabled=bf16):
+            vectors = encoder.encode(chunk)
+        vectors.sum().backward()
+
+    with torch.random.fork_rng([device] if device.type == "cuda" else []):
+        try:
+            return _on_gpu(step, device) if device.type == "cuda" else _counted(step)
+        except torch.OutOfMemoryError:
+            return None
+        finally:
+            encoder.zero_grad(set_to_none=True)
+            encoder.train(training)
+
+
+def _counted(step: Callable[[], None]) -> int:
+    with LiveBytes() as live:
+        step()
+    return live.peak
+
+
+def _on_gpu(step: Callable[[], None], device: torch.device) -> int:
+    step()  # libraries take their workspaces with their first call
+    torch.cuda.reset_peak_memory_stats(device)
+    before = torch.cuda.memory_allocated(device)
+    step()
+    return torch.cuda.max_memory_allocated(device) - before

@@ -1,0 +1,141 @@
+"""DeepSpeed's ZeRO: the configs that ship, what must hold before a run, and whole tensors of what it cuts in pieces."""
+
+from __future__ import annotations
+
+import os
+from collections.abc import Iterator, Mapping
+from contextlib import contextmanager
+from importlib.util import find_spec
+from pathlib import Path
+from typing import Any
+
+import torch
+from safetensors.torch import load_file, save_file
+from torch import Tensor, nn
+
+from mllm_embed.errors import ConfigError
+from mllm_embed.files import read_json
+
+from ..recipe.config import Recipe
+from .gathering import world
+
+CONFIGS = Path(__file__).parents[1] / "deepspeed"
+OPTIMIZER_FILE = "optimizer.safetensors"
+MOMENTS = ("exp_avg", "exp_avg_sq")
+
+
+def zero_config(recipe: Recipe) -> dict[str, Any] | None:
+    """DeepSpeed's config that a recipe names, None for a run without.
+
+    Raises ConfigError for a name that does not ship, a file that is no such config or sets what the recipe says, and
+    for a run that DeepSpeed cannot do: without its package or a launcher, or on quantised weights cut by ZeRO-3.
+    """
+    if recipe.deepspeed is None:
+        return None
+    config = _read(recipe.deepspeed)
+    zero = config.get("zero_optimization")
+    stage = zero.get("stage") if isinstance(zero, dict) else None
+    if stage not in (1, 2, 3):
+        raise ConfigError(f"deepspeed: {recipe.deepspeed} has no zero_optimization with a stage of 1, 2 or 3")
+    if own := sorted({"fp16", "bf16", "optimizer", "scheduler"} & set(config)):
+        raise ConfigError(f"deepspeed: take {own[0]} out of {recipe.deepspeed}; the recipe's own keys say that")
+    if stage == 3 and recipe.quantization:
+        raise ConfigError(
+            f"quantization {recipe.quantization}: ZeRO-3 cannot cut such weights; use zero2 or no deepspeed"
+        )
+    if stage == 3 and any(part.evaluate for part in recipe.stages.values()):
+        raise ConfigError("evaluate: ZeRO-3 cannot validate between steps; use zero2 or no deepspeed")
+    if find_spec("deepspeed") is None:
+        raise ConfigError("deepspeed is not installed; run pip install 'mllm_embed[deepspeed]'")
+    if "RANK" not in os.environ:
+        raise ConfigError("deepspeed needs a launcher: torchrun --nproc-per-node GPUS -m training RECIPE")
+    return config
+
+
+def _read(name: str) -> dict[str, Any]:
+    path = CONFIGS / f"{name}.json"
+    if Path(name).name != name or not path.is_file():
+        path = Path(name)
+    known = ", ".join(sorted(config.stem for config in CONFIGS.glob("*.json")))
+    if not path.is_file():
+        raise ConfigError(f"deepspeed: {name} is neither a JSON file nor one of {known}")
+    config = read_json(path, f"give DeepSpeed's config or one of {known}")
+    if not isinstance(config, dict):
+        raise ConfigError(f"deepspeed: {name} holds no JSON object; see {CONFIGS} for examples")
+    return config
+
+
+def forget_config() -> None:
+    """Load the next model whole: transformers cuts it into pieces at once while it knows of a ZeRO-3 config."""
+    from transformers.integrations.deepspeed import unset_hf_deepspeed_config
+
+    unset_hf_deepspeed_config()
+
+
+@contextmanager
+def whole(parameters: Mapping[str, nn.Parameter]) -> Iterator[None]:
+    """Within, the parameters hold all their values in every process, also those that ZeRO-3 cut. All must call it."""
+    cut = [parameter for parameter in parameters.values() if hasattr(parameter, "ds_id")]
+    if not cut:
+        yield
+        return
+    import deepspeed
+
+    with deepspeed.zero.GatheredParameters(cut):
+        yield
+
+
+def save_moments(parameters: Mapping[str, nn.Parameter], optimizer: Any, path: Path, write: bool) -> None:
+    """AdamW's state, whole tensors by parameter, whatever the number of processes. All must call it, one writes."""
+    from deepspeed.utils import safe_get_full_optimizer_state
+
+    _link(optimizer)
+    state = {"step": torch.as_tensor(optimizer.optimizer.state[_pieces(optimizer)[0]]["step"]).float()}
+    for name, parameter in parameters.items():
+        for moment in MOMENTS:
+            tensor = safe_get_full_optimizer_state(parameter, moment)
+            state[f"{moment}/{name}"] = tensor.reshape(_shape(parameter)).cpu().contiguous()
+    if write:
+        save_file(state, path)
+
+
+def load_moments(parameters: Mapping[str, nn.Parameter], optimizer: Any, path: Path) -> None:
+    """Put back what `save_moments` wrote, into an engine that has not stepped yet."""
+    from deepspeed.utils import safe_set_full_optimizer_state, safe_set_local_optimizer_state
+
+    state = load_file(path)
+    for piece in _pieces(optimizer):
+        moments = {moment: torch.zeros_like(piece.data) for moment in MOMENTS}
+        optimizer.optimizer.state[piece] = {"step": state["step"].clone(), **moments}
+    _link(optimizer)
+    for name, parameter in parameters.items():
+        for moment in MOMENTS:
+            tensor = state[f"{moment}/{name}"].to(parameter.device)
+            if hasattr(parameter, "ds_id"):  # ZeRO-3 takes whole tensors only where they divide by the processes
+                safe_set_local_optimizer_state(parameter, _share(tensor, parameter.ds_tensor.ds_numel), moment)
+            else:
+                safe_set_full_optimizer_state(parameter, tensor, moment)
+
+
+def _share(tensor: Tensor, length: int) -> Tensor:
+    """This process's piece of a tensor that ZeRO-3 cut, the last one filled up with zeros."""
+    rank, count = world()
+    flat = tensor.new_zeros(count * length)
+    flat[: tensor.numel()] = tensor.flatten()
+    return flat[rank * length : (rank + 1) * length]
+
+
+def _link(optimizer: Any) -> None:
+    """Tell ZeRO-2 where each parameter's moments lie: DeepSpeed 0.19.8 does so, once, for its first group alone."""
+    if hasattr(optimizer, "_lazy_init_hp_params_optimizer_state"):
+        optimizer._hp_optimizer_states_linked = False
+        optimizer._lazy_init_hp_params_optimizer_state()
+
+
+def _pieces(optimizer: Any) -> list[Tensor]:
+    """What this process steps: its share of the parameters, in float32, flat."""
+    return getattr(optimizer, "fp32_partitioned_groups_flat", None) or optimizer.single_partition_of_fp32_groups
+
+
+def _shape(parameter: nn.Parameter) -> torch.Size:
+    return getattr(parameter, "ds_shape", parameter.shape)

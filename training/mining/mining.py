@@ -1,0 +1,251 @@
+"""Hard negatives from vectors: near a query, but not so near that they are probably right as well."""
+
+from __future__ import annotations
+
+import os
+from collections.abc import Callable, Hashable, Iterator, Sequence
+from dataclasses import dataclass
+from functools import cache
+
+import numpy as np
+from tqdm import tqdm
+
+from mllm_embed.errors import ConfigError, DataError, ImageError
+from mllm_embed.inputs.images import content_key
+from mllm_embed.types import ImageLike, Item
+from mllm_embed.vectors.ranking import top_k
+
+from ..data import Row
+
+_BLOCK_VALUES = 1 << 22  # scores kept at a time while the gallery is searched
+_SAME = 1 - 1e-6  # cosine of vectors that differ by rounding: a picture saved twice, say as PNG and as BMP
+_NEAR = 2e-3  # two such vectors' cosines with a third differ by less: |q(a - b)| <= |a - b| = sqrt(2 - 2 _SAME)
+_TIED = 4e-6  # what rounding makes of the similarity of one picture that is there twice
+
+
+@dataclass(frozen=True)
+class Questions:
+    """What rows ask and answer, each distinct item once. A picture that stands under two names is one.
+
+    Args:
+        queries: Q items; rows that ask the same share one.
+        gallery: N items; the first `answers` of them are the positive of some row.
+        query, positive: [R] int64, the place of each row's own in these lists.
+        answers: how many gallery items are positives.
+        itself: [Q] int64, where a query stands in the gallery, -1 where it does not.
+    """
+
+    queries: list[Item]
+    gallery: list[Item]
+    query: np.ndarray
+    positive: np.ndarray
+    answers: int
+    itself: np.ndarray
+
+    @classmethod
+    def of(cls, rows: Sequence[Row], query: str, positive: str, also: Sequence[str] = ()) -> Questions:
+        """Read the roles `query` and `positive` of all rows; what plays a role of `also` can be a negative too.
+
+        Raises DataError for a row without one of these roles.
+        """
+        for row in rows:
+            for role in (query, positive, *also):
+                if role not in row.roles:
+                    raise DataError(f"row '{row.id}' has no {role}; rows like it offer {', '.join(row.roles)}")
+        content = _by_content()
+        for row in tqdm(rows, desc="comparing", unit="row", mininterval=1, leave=False):
+            for role in (query, positive, *also):
+                content(row.roles[role])
+        queries, asks = _distinct([row.roles[query] for row in rows], content)
+        gallery, finds = _distinct([row.roles[positive] for row in rows], content)
+        answers = len(gallery)
+        gallery, _ = _distinct([*gallery, *(row.roles[role] for role in also for row in rows)], content)
+        place = {content(item): number for number, item in enumerate(gallery)}
+        itself = np.array([place.get(content(item), -1) for item in queries], np.int64)
+        return cls(queries, gallery, asks, finds, answers, itself)
+
+    def right(self) -> list[set[int]]:
+        """For each query the gallery places that cannot be wrong: the positives of all its rows, and the query."""
+        found: list[set[int]] = [{place} if place >= 0 else set() for place in self.itself.tolist()]
+        for query, positive in zip(self.query.tolist(), self.positive.tolist(), strict=True):
+            found[query].add(positive)
+        return found
+
+
+@dataclass(frozen=True)
+class Rules:
+    """Which candidates count as negatives.
+
+    Args:
+        count: at most so many for a query.
+        skip: the best so many candidates are passed over.
+        ceiling: a candidate above `ceiling` times the similarity of the positive is taken for a false negative
+            (NV-Retriever's rule). Where that similarity is negative, the limit lies as far below it.
+        at_most: a candidate above this similarity is one too; None sets no such limit.
+        depth: how many candidates are looked at.
+    """
+
+    count: int = 5
+    skip: int = 0
+    ceiling: float = 0.95
+    at_most: float | None = None
+    depth: int = 200
+
+    def check(self, gallery: int) -> None:
+        """Raises ConfigError for a rule that makes no sense, or asks for more than the gallery has."""
+        if self.count < 1:
+            raise ConfigError(f"--count must be at least 1, not {self.count}")
+        if self.skip < 0:
+            raise ConfigError(f"--skip must be 0 or more, not {self.skip}")
+        if not 0 < self.ceiling <= 1:
+            raise ConfigError(f"--ceiling is a share of the positive's similarity, above 0 and up to 1: {self.ceiling}")
+        if self.at_most is not None and not -1 < self.at_most <= 1:
+            raise ConfigError(f"--at-most is a cosine, above -1 and up to 1, not {self.at_most}")
+        if self.count + self.skip > self.depth:
+            raise ConfigError(
+                f"--depth {self.depth} must be at least --skip and --count together, {self.skip + self.count}"
+            )
+        if self.count + self.skip >= gallery:
+            raise ConfigError(
+                f"--skip {self.skip} and --count {self.count} ask for more than the {gallery} distinct candidates, "
+                "of which one is the positive; lower them"
+            )
+
+
+@dataclass(frozen=True)
+class Negatives:
+    """What was found for Q queries.
+
+    Args:
+        places: [Q, count] int64 places in the gallery, the hardest first, -1 where there are no more.
+        similarity: [Q, count] float32 cosines, -inf where there are no more.
+        above: [Q] int64, how many candidates the ceiling took out before `count` were found.
+        positive: [Q] float32, the mean cosine of the query and its positives.
+    """
+
+    places: np.ndarray
+    similarity: np.ndarray
+    above: np.ndarray
+    positive: np.ndarray
+
+
+def searched(
+    queries: np.ndarray, gallery: np.ndarray, right: Sequence[set[int]], depth: int, progress: bool | None = None
+) -> Iterator[tuple[slice, np.ndarray, np.ndarray]]:
+    """Exact `ranking.top_k` of `depth`, without what is right, a block of queries at a time.
+
+    Yields which queries, their scores [q, depth] float32 and places [q, depth] int64, -inf and -1 past the end.
+    """
+    depth = min(depth, len(gallery))
+    step = max(1, _BLOCK_VALUES // depth)
+    hide = None if progress is None else not progress
+    with tqdm(total=len(queries), desc="searching", unit="query", disable=hide, mininterval=1) as bar:
+        for start in range(0, len(queries), step):
+            part = slice(start, min(start + step, len(queries)))
+            yield part, *top_k(queries[part], gallery, depth, right[part])
+            bar.update(part.stop - start)
+
+
+def choose(scores: np.ndarray, places: np.ndarray, positive: np.ndarray, rules: Rules) -> Negatives:
+    """Apply `rules` to what a search found.
+
+    Args:
+        scores, places: [Q, K] as `searched` gives them, the best first, without what is right. A place -1 in between
+            is passed over.
+        positive: [Q] float32, the similarity that a query's right answers have.
+        rules: a checked set.
+    """
+    limit = positive - (1 - rules.ceiling) * np.abs(positive)
+    if rules.at_most is not None:
+        limit = np.minimum(limit, rules.at_most)
+    there = places >= 0
+    there &= np.cumsum(there, axis=1) > rules.skip
+    above = there & (scores > limit[:, None])
+    kept = there & ~above
+    # the kept ones are the last of a descending list: all that is above stands before them
+    order = np.argsort(~kept, axis=1, kind="stable")[:, : rules.count]
+    lost = ~np.take_along_axis(kept, order, axis=1)
+    found, similarity = np.take_along_axis(places, order, axis=1), np.take_along_axis(scores, order, axis=1)
+    found[lost], similarity[lost] = -1, -np.inf
+    short = max(0, rules.count - found.shape[1])
+    return Negatives(
+        np.pad(found, ((0, 0), (0, short)), constant_values=-1),
+        np.pad(similarity, ((0, 0), (0, short)), constant_values=-np.inf),
+        above.sum(axis=1),
+        positive,
+    )
+
+
+def without_twins(
+    queries: np.ndarray, gallery: np.ndarray, scores: np.ndarray, places: np.ndarray, right: Sequence[set[int]]
+) -> np.ndarray:
+    """`places` [Q, K] with -1 for what no model can tell from something right, or from the candidate before it.
+
+    Args:
+        queries: [Q, D] the vectors searched for, gallery: [N, D], both of length 1.
+        scores, places: what `searched` gives for them.
+        right: for each query the places of what is right.
+    """
+    # scores first: a twin's is nearly the same, so that few vectors have to be read
+    there = (places[:, 1:] >= 0) & (places[:, :-1] >= 0)
+    tied, before = np.nonzero((scores[:, 1:] >= scores[:, :-1] - _TIED) & there)
+    query, column, other = [tied], [before + 1], [places[tied, before]]
+    for number, known in enumerate(right):
+        for place in known:
+            near = np.flatnonzero(np.abs(scores[number] - queries[number] @ gallery[place]) < _NEAR)
+            query.append(np.full(len(near), number))
+            column.append(near)
+            other.append(np.full(len(near), place))
+    rows, columns, others = np.concatenate(query), np.concatenate(column), np.concatenate(other)
+    found = places.copy()
+    step = max(1, _BLOCK_VALUES // gallery.shape[1])
+    for start in range(0, len(rows), step):
+        part = slice(start, start + step)
+        own = gallery[places[rows[part], columns[part]]]
+        same = np.einsum("ij,ij->i", own, gallery[others[part]], dtype=np.float64) > _SAME
+        found[rows[part][same], columns[part][same]] = -1
+    return found
+
+
+def positive_similarity(queries: np.ndarray, gallery: np.ndarray, questions: Questions) -> np.ndarray:
+    """[Q] float32: the mean cosine of each query and the positives of its rows."""
+    total, rows = np.zeros(len(queries)), np.bincount(questions.query, minlength=len(queries))
+    step = max(1, _BLOCK_VALUES // queries.shape[1])
+    for start in range(0, len(questions.query), step):
+        query, positive = questions.query[start : start + step], questions.positive[start : start + step]
+        total += np.bincount(query, np.einsum("ij,ij->i", queries[query], gallery[positive]), len(queries))
+    return (total / np.maximum(rows, 1)).astype(np.float32)
+
+
+def _by_content() -> Callable[[Item], Hashable]:
+    """What items of equal words and equal pictures share: files count by their bytes, and are read once.
+
+    A file that cannot be read counts by its name: that it cannot is told when it is embedded.
+    """
+
+    @cache
+    def of_file(name: str) -> str:
+        try:
+            return content_key(name)
+        except ImageError:
+            return name
+
+    def picture(image: ImageLike) -> Hashable:
+        if isinstance(image, (str, os.PathLike)):
+            return of_file(os.fspath(image))
+        return image if isinstance(image, Hashable) else id(image)
+
+    return lambda item: (item.role, tuple(map(picture, item.images)), item.text or item.words, item.words)
+
+
+def _distinct(items: Sequence[Item], key: Callable[[Item], Hashable]) -> tuple[list[Item], np.ndarray]:
+    """The distinct items in order of appearance, and the place of each given one."""
+    place: dict[object, int] = {}
+    found: list[Item] = []
+    places = np.empty(len(items), np.int64)
+    for number, item in enumerate(items):
+        at = place.setdefault(key(item), len(found))
+        if at == len(found):
+            found.append(item)
+        places[number] = at
+    return found, places

@@ -1,0 +1,217 @@
+"""Memory of a training step, counted: the step runs on fake tensors, which have shapes and no data.
+
+What lies in memory at the worst moment of a step is
+
+    base + trained x (4 weights + 4 gradients + 8 AdamW) + pictures + max(vision tower, language model + projector)
+
+- `base`: the frozen weights as stored (bfloat16, nf4, int8). `trained`: LoRA and the projector, float32, with a
+  gradient and AdamW's two moments each (arXiv 1711.05101: m and v of every parameter).
+- language model: not a formula. Its real modules run forward and backward under torch's FakeTensorMode, one micro-batch
+  after the other as BatchEncoder runs them, with the autocast, attention, LoRA, dropout and gradient checkpointing of
+  training, while a dispatch mode adds up every storage that is alive. So the count holds what no closed formula has:
+  float32 copies in norms and before LoRA, autocast's copies of weights, the layer that checkpointing computes again.
+- vision tower: it is frozen, so only what is alive within its forward counts. Its code reads the pictures' grids as
+  data, which fake tensors do not have, so this is a formula, with b bytes a number, h the tower's width, w its widest
+  layer. A pre-norm block (arXiv 2010.11929, eq. 2-3) at its MLP holds, for each patch, the residual stream (b h), the
+  norm's output, float32 under autocast (4 h), and the widest layer's output before, in and after its activation
+  (3 b w). A tower with rotary positions holds in its attention, instead of the latter, queries, keys and values (3 b h)
+  and about seven float32 copies of queries or keys (28 h). Eager attention adds each head's scores. A model that may
+  take its features from an earlier layer keeps all of them: b h for every layer. Against LiveBytes on real towers of
+  six of the shapes, two to six layers deep, this is 0.93 to 1.37 of what was alive.
+- projector, where it is trained: each token's inputs and outputs of its layers, kept from forward to backward.
+- `pictures`: the pixels of the whole step, float32, with one copy in the base's dtype for the micro-batch under way. On
+  a GPU only those under way: the others wait in the RAM.
+
+A step of more tokens than a stage's `chunk_tokens` is computed twice, a chunk at a time (gradient_caching.py): then
+only the worst chunk counts.
+
+Not in it: what CUDA and the libraries take (see RESERVE), and the fragmentation of the allocator.
+"""
+
+from __future__ import annotations
+
+import copy
+from collections.abc import Sequence
+from dataclasses import dataclass, replace
+
+import torch
+from torch import nn
+
+from mllm_embed.model.embedding_model import EmbeddingModel, is_part
+
+from ..distributed.chunking import power_of_two
+from ..distributed.memory_tracker import LiveBytes
+from .inputs import MicroBatch, side_of
+
+FEW = (2, 3)
+
+
+@dataclass(frozen=True)
+class Setting:
+    """How a step computes: where ("cuda", "cpu"), in which autocast dtype (None: none), with which options."""
+
+    place: str
+    autocast: torch.dtype | None
+    attention: str
+    checkpointing: bool
+
+
+@dataclass(frozen=True)
+class StepPeak:
+    """Bytes of a step's worst moments, and the tokens that its activations may belong to at once."""
+
+    pixels: int
+    vision: int
+    language: int
+    chunk_tokens: int
+    cached: bool
+
+    @property
+    def peak(self) -> int:
+        return self.pixels + max(self.vision, self.language)
+
+
+def step_peak(
+    model: EmbeddingModel, inputs: Sequence[MicroBatch], setting: Setting, chunk_tokens: int | None, room: int
+) -> StepPeak:
+    """What a step takes whose micro-batches are `inputs`, cut into chunks where it needs that.
+
+    Without `chunk_tokens` they are as many as chunking.py would find in `room`, the bytes that weights leave.
+    """
+    whole = _whole(model, inputs, setting, chunk_tokens or 0)
+    if chunk_tokens is None:
+        # all that is alive shared among the tokens, what does not grow with them too: rather too few than too many
+        chunk_tokens = power_of_two(room, max(whole.peak / _tokens(inputs), 1), setting.place)
+    if _tokens(inputs) <= chunk_tokens:
+        return replace(whole, chunk_tokens=chunk_tokens)
+    chunks = [_chunk(batch, chunk_tokens) for batch in inputs]
+    fullest = max(chunks, key=lambda batch: (batch.count * batch.length, batch.length))
+    language = language_peak(model, [fullest], setting)
+    language += max(projector_bytes(model, [chunk], setting) for chunk in chunks)
+    pixels = max(pixel_bytes(model, [c]) for c in chunks) if setting.place == "cuda" else pixel_bytes(model, inputs)
+    return StepPeak(pixels, max(vision_peak(model, [c], setting) for c in chunks), language, chunk_tokens, True)
+
+
+def _whole(model: EmbeddingModel, inputs: Sequence[MicroBatch], setting: Setting, chunk_tokens: int) -> StepPeak:
+    language = language_peak(model, inputs, setting) + projector_bytes(model, inputs, setting)
+    pixels = pixel_bytes(model, inputs if setting.place == "cpu" else [max(inputs, key=lambda b: b.count * b.pixels)])
+    return StepPeak(pixels, vision_peak(model, inputs, setting), language, chunk_tokens, False)
+
+
+def _chunk(batch: MicroBatch, tokens: int) -> MicroBatch:
+    return replace(batch, count=min(batch.count, max(1, tokens // batch.length)))
+
+
+def _tokens(inputs: Sequence[MicroBatch]) -> int:
+    return sum(batch.count * batch.length for batch in inputs if not batch.frozen)
+
+
+def language_peak(model: EmbeddingModel, batches: Sequence[MicroBatch], setting: Setting) -> int:
+    """Bytes alive at the worst moment of one step in the language model, above weights and gradients.
+
+    Layers are alike, so a deep model is run with two and with three of them, and the rest is counted by the difference.
+    `model` is on the meta device. The loss is left out: its scores, [B, M], are small beside one layer.
+    """
+    _prepare(model, setting)
+    layers = model.base.get_decoder().layers
+    if len(layers) <= FEW[1]:
+        return _peak(model, batches, setting)
+    few, more = (_with_layers(model, layers, number, batches, setting) for number in FEW)
+    return more + (more - few) * (len(layers) - FEW[1]) // (FEW[1] - FEW[0])
+
+
+def _with_layers(
+    model: EmbeddingModel, layers: nn.ModuleList, number: int, batches: Sequence[MicroBatch], setting: Setting
+) -> int:
+    decoder = model.base.get_decoder()
+    decoder.layers = layers[:number]
+    try:
+        return _peak(model, batches, setting)
+    finally:
+        decoder.layers = layers
+
+
+def _peak(model: EmbeddingModel, batches: Sequence[MicroBatch], setting: Setting) -> int:
+    from torch._subclasses.fake_tensor import FakeTensorMode
+
+    decoder = copy.deepcopy(model.base.get_decoder())
+    with FakeTensorMode():
+        decoder._apply(lambda tensor: torch.empty(tensor.shape, dtype=tensor.dtype))
+        for parameter in decoder.parameters():
+            if parameter.requires_grad:
+                parameter.grad = torch.empty_like(parameter)
+        with LiveBytes() as live:
+            vectors = [_forward(model, decoder, batch, setting) for batch in batches if not batch.frozen]
+            with torch.no_grad():
+                vectors += [_forward(model, decoder, batch, setting) for batch in batches if batch.frozen]
+            torch.cat(vectors).sum().backward()
+    return live.peak
+
+
+def vision_peak(model: EmbeddingModel, batches: Sequence[MicroBatch], setting: Setting) -> int:
+    """Bytes alive in the forward of the vision tower for the step's largest micro-batch of pictures."""
+    patches = max((batch.count * batch.patches for batch in batches), default=0)
+    if not patches:
+        return 0
+    size = 2 if setting.autocast else model.base.dtype.itemsize
+    config = model.base.config.vision_config
+    width = getattr(config, "embed_dim", config.hidden_size)
+    family = model.family
+    tower = [
+        (name, module)
+        for name, module in model.base.named_modules()
+        if is_part(name, family.vision) and not is_part(name, family.projector)
+    ]
+    widest = max(module.out_features for _, module in tower if isinstance(module, nn.Linear))
+    work = 3 * size * widest
+    if any("rotary" in name for name, _ in tower):
+        work = max(work, 3 * size * width + 7 * 4 * width)
+    if setting.attention == "eager":
+        square = hasattr(config, "image_size")
+        sequence = (
+            (side_of(config.image_size) // side_of(config.patch_size)) ** 2
+            if square
+            else max(b.patches for b in batches)
+        )
+        work += config.num_attention_heads * sequence * (3 * size + 4)
+    kept = (config.num_hidden_layers + 1) * size * width if hasattr(model.base.config, "vision_feature_layer") else 0
+    return patches * (size * width + 4 * width + work + kept)
+
+
+def projector_bytes(model: EmbeddingModel, batches: Sequence[MicroBatch], setting: Setting) -> int:
+    """What a trained projector keeps for the backward pass: its layers' inputs and outputs, and autocast's weights."""
+    trained = [(n, p) for n, p in model.named_parameters() if p.requires_grad and "lora_" not in n]
+    tokens = sum(batch.count * batch.image_tokens for batch in batches if not batch.frozen)
+    if not trained or not tokens:
+        return 0
+    size = 2 if setting.autocast else model.base.dtype.itemsize
+    weights = [p for _, p in trained if p.dim() == 2]
+    copies = size * sum(p.numel() for p in weights) if setting.autocast else 0
+    return copies + size * tokens * sum(sum(p.shape) for p in weights)
+
+
+def pixel_bytes(model: EmbeddingModel, batches: Sequence[MicroBatch]) -> int:
+    """The step's pixels in float32, and the largest micro-batch's once more in the base's dtype."""
+    numbers = [batch.count * batch.pixels for batch in batches]
+    return 4 * sum(numbers) + model.base.dtype.itemsize * max(numbers, default=0)
+
+
+def _prepare(model: EmbeddingModel, setting: Setting) -> None:
+    # a kernel that is not installed here keeps as much as sdpa does: neither keeps the scores
+    model.base.set_attn_implementation("eager" if setting.attention == "eager" else "sdpa")
+    if setting.checkpointing:
+        model.gradient_checkpointing_enable()
+    if setting.place == "cuda":  # dropout keeps its mask as booleans there, in the input's dtype on a CPU
+        for module in model.modules():
+            if isinstance(module, nn.Dropout) and module.p:
+                module.forward = lambda x, p=module.p: torch.native_dropout(x, p, True)[0]
+
+
+def _forward(model: EmbeddingModel, decoder: nn.Module, batch: MicroBatch, setting: Setting) -> torch.Tensor:
+    width = model.width
+    shape = batch.count, batch.length
+    trained = bool(batch.patches) and any(p.requires_grad for n, p in model.named_parameters() if "lora_" not in n)
+    inputs = torch.empty(*shape, width, dtype=model.base.dtype, requires_grad=trained)
+    with torch.autocast("cpu", setting.autocast or torch.bfloat16, enabled=setting.autocast is not None):
+        hidden = decoder(inputs_embeds=inputs, attention_mask=torch.empty(shape, dtype=torch.long), use_cache=False)
+    return nn.functional.normalize(hidden.last_hidden_state[:, -1].float(), dim=-1)

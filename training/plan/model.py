@@ -1,0 +1,128 @@
+"""The model of a plan: built on the meta device from its config, so that it has every shape and no weight."""
+
+from __future__ import annotations
+
+from collections.abc import Iterator
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any
+
+from torch import Tensor, device, dtype, nn
+
+from mllm_embed.errors import ModelError
+from mllm_embed.model.embedding_model import EmbeddingModel, is_part
+from mllm_embed.model.families import check_family, family_of
+from mllm_embed.model.lora import LoraSpec, add_lora
+from mllm_embed.model.quantization import BLOCK
+from mllm_embed.saving.checkpoint import read_object
+
+SHAPES = Path(__file__).parents[1] / "shapes"
+
+# bytes a weight of a quantised linear layer. nf4 with double quantisation: 4 bits, and 0.127 bits for a scale of 8 bits
+# a block and one of 32 bits for 256 of those (QLoRA, arXiv 2305.14314, section 3). int8: its scale a row is nothing.
+QUANTIZED = {"nf4": (4 + 8 / BLOCK + 32 / (BLOCK * 256)) / 8, "int8": 1.0}
+
+
+@dataclass(frozen=True)
+class Counts:
+    """Numbers of parameters: what the base has, and what training adds to it."""
+
+    language: int
+    vision: int
+    projector: int
+    lora: int
+    trained_projector: int
+
+    @property
+    def base(self) -> int:
+        return self.language + self.vision + self.projector
+
+    @property
+    def trainable(self) -> int:
+        return self.lora + self.trained_projector
+
+
+def locate(name: str) -> Path | None:
+    """The folder of a model that is on this disk, be it named or in the hub's cache; None where it is not."""
+    from huggingface_hub import snapshot_download
+    from huggingface_hub.errors import HFValidationError, LocalEntryNotFoundError
+
+    if Path(name).exists():
+        return Path(name)
+    try:
+        folder = Path(snapshot_download(name, local_files_only=True))
+    except (LocalEntryNotFoundError, HFValidationError):
+        return None
+    return folder if (folder / "config.json").is_file() else None
+
+
+def find_config(name: str) -> tuple[Any, str]:
+    """The transformers config of a model and where it was found: its folder, the hub's cache, or a shape shipped here.
+
+    Nothing is fetched. Raises ModelError for a model of which none of the three has a config, and for a family that is
+    not supported.
+    """
+    from huggingface_hub.errors import StrictDataclassError
+    from transformers import AutoConfig
+
+    folder, shape = locate(name), SHAPES / f"{name.replace('/', '--')}.json"
+    if folder and not (folder / "config.json").is_file():
+        raise ModelError(f"{name} is no model folder: it has no config.json")
+    if not folder and not shape.is_file():
+        known = ", ".join(sorted(path.stem.replace("--", "/") for path in SHAPES.glob("*.json")))
+        raise ModelError(
+            f"no config of {name}: it is no folder, not in the hub's cache, and not among the shapes that ship; "
+            f"run `hf download {name} config.json`, or give one of: {known}"
+        )
+    check_family(name, read_object((folder / "config.json") if folder else shape))
+    try:
+        config = AutoConfig.from_pretrained(folder or shape)
+    except (OSError, ValueError, TypeError, StrictDataclassError) as error:
+        raise ModelError(f"cannot read the config of {name}: {str(error).strip().splitlines()[0]}") from error
+    if not folder:
+        return config, "the shapes that ship with the library"
+    return config, f"the folder {name}" if folder == Path(name) else "the hub's cache"
+
+
+def build(config: Any, lora: LoraSpec, weights: dtype) -> tuple[EmbeddingModel, Counts]:
+    """The embedding model with a new adapter, on the meta device, in train mode; and its numbers of parameters.
+
+    `add_lora` chooses the layers, as it does in training. `weights` is the dtype in which the base is loaded.
+    """
+    from transformers import AutoModel
+
+    with device("meta"):
+        backbone = AutoModel.from_config(config, dtype=weights)
+    backbone.to(weights)  # parts whose own config states another dtype
+    model = EmbeddingModel(backbone, family_of(config))
+    language, vision, projector = (_numel(backbone.named_parameters(), part) for part in _parts(model))
+    add_lora(model, lora, model.family)
+    trained = [(name, p) for name, p in model.named_parameters() if p.requires_grad]
+    adapters = sum(p.numel() for name, p in trained if "lora_" in name)
+    counts = Counts(language, vision, projector, adapters, sum(p.numel() for _, p in trained) - adapters)
+    model.train()
+    return model, counts
+
+
+def stored_bytes(model: EmbeddingModel, quantization: str | None) -> int:
+    """Bytes of the frozen base as it lies in memory; quantisation takes the language model's linear layers alone."""
+    linear = {f"{name}.weight" for name, m in model.named_modules() if isinstance(m, nn.Linear)}
+    outside = model.family.vision + model.family.projector
+    total = 0.0
+    for name, parameter in model.named_parameters():
+        if not parameter.requires_grad:
+            small = quantization and name in linear and not is_part(name, outside)
+            total += parameter.numel() * (QUANTIZED[quantization] if small else parameter.element_size())
+    return round(total)
+
+
+def _parts(model: EmbeddingModel) -> Iterator[Any]:
+    """Tests of a parameter's name: language model, vision tower, projector. A projector may lie in the tower."""
+    family = model.family
+    yield lambda name: not is_part(name, family.vision + family.projector)
+    yield lambda name: is_part(name, family.vision) and not is_part(name, family.projector)
+    yield lambda name: is_part(name, family.projector)
+
+
+def _numel(named: Iterator[tuple[str, Tensor]], wanted: Any) -> int:
+    return sum(parameter.numel() for name, parameter in named if wanted(name))

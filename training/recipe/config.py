@@ -1,0 +1,349 @@
+"""What a recipe may say: each field documented here is a YAML key and can be set by `--override key=value`."""
+
+from __future__ import annotations
+
+import re
+from pathlib import Path
+from typing import Annotated, Any, Literal, NamedTuple
+
+from pydantic import AfterValidator, BaseModel, BeforeValidator, ConfigDict, Field, field_validator, model_validator
+
+from ..data.roles import PICTURE_ROLES, ROLES, Role
+from ..data.source import Source
+
+
+class Use(NamedTuple):
+    """A role as a term needs it: encoded by what is trained, or (`frozen`) by the model without its adapter."""
+
+    role: Role
+    frozen: bool = False
+
+
+class _Section(BaseModel):
+    model_config = ConfigDict(extra="forbid", frozen=True, allow_inf_nan=False)
+
+
+Roles = Annotated[
+    list[Role], BeforeValidator(lambda value: [value] if isinstance(value, str) else value), Field(min_length=1)
+]
+
+
+def _sources(value: Any) -> Any:
+    """One source for a list of one, and a bare path for a data folder."""
+    listed = value if isinstance(value, (list, tuple)) else [value]
+    return tuple({"path": entry} if isinstance(entry, (str, Path)) else entry for entry in listed)
+
+
+Sources = Annotated[tuple[Source, ...], BeforeValidator(_sources), Field(min_length=1)]
+
+
+class Term(_Section):
+    """One InfoNCE: `query` must find its own `positive` among all positives and negatives of the batch."""
+
+    query: Roles = Field(description="what asks: a role, or a list of them that share one softmax")
+    positive: Roles = Field(description="what must be found: a role, or a list with one for each query")
+    negatives: list[Role] = Field(default=[], description="roles that join the candidates as hard negatives")
+    symmetric: bool = Field(default=False, description="also let each positive find its query, and take the mean")
+    same_side: bool = Field(
+        default=False, description="the other queries are negatives too; with symmetric this is NT-Xent"
+    )
+    frozen: bool = Field(
+        default=False, description="encode positive and negatives without the adapter: an index of the base stays valid"
+    )
+    bank: bool = Field(
+        default=False,
+        description="candidates are those of all rows, encoded once before the stage: queries alone train",
+    )
+    taught: bool = Field(
+        default=False,
+        description="distil: the query learns the teacher's vector of it, and its cosines to the teacher's positives",
+    )
+    weight: float = Field(default=1.0, gt=0, description="share of this term in the loss")
+
+    @model_validator(mode="after")
+    def _hard_negatives_are_negatives(self) -> Term:
+        if "hard_negative" in (*self.query, *self.positive):
+            raise ValueError("hard_negative can only be listed in negatives: a row may have none or several")
+        return self
+
+    @model_validator(mode="after")
+    def _bank_asks_one_way(self) -> Term:
+        if self.kept and (self.symmetric or self.same_side or self.frozen or len(self.query) > 1):
+            kind = "bank" if self.bank else "taught"
+            raise ValueError(f"a term with {kind}: true has one query and takes no symmetric, same_side or frozen")
+        if self.taught and (self.query != ["composed"] or self.bank or self.negatives):
+            raise ValueError("a term with taught: true has query: composed and all positives: no bank, no negatives")
+        return self
+
+    @model_validator(mode="after")
+    def _positives_fit_queries(self) -> Term:
+        if len(self.query) != len(self.positive):
+            raise ValueError(f"{len(self.query)} query roles need as many positive ones, not {len(self.positive)}")
+        itself = [role for role, answer in zip(self.query, self.positive, strict=True) if role == answer]
+        if itself and not self.frozen:
+            raise ValueError(f"{itself[0]} would only find its own vector; with frozen: true it finds the base's")
+        return self
+
+    @property
+    def name(self) -> str:
+        """What the log calls it."""
+        tower = "-frozen" if self.frozen else "-bank" if self.bank else "-taught" if self.taught else ""
+        return f"{'+'.join(self.query)}-{'+'.join(self.positive)}{tower}"
+
+    @property
+    def kept(self) -> bool:
+        """Whether its candidates are those of all rows, encoded once."""
+        return self.bank or self.taught
+
+    @property
+    def queries(self) -> list[Use]:
+        return [Use(role) for role in self.query]
+
+    @property
+    def positives(self) -> list[Use]:
+        return [Use(role, self.frozen) for role in self.positive]
+
+    @property
+    def others(self) -> list[Use]:
+        """The hard negatives."""
+        return [Use(role, self.frozen) for role in self.negatives]
+
+    @property
+    def uses(self) -> list[Use]:
+        """What a step encodes for it."""
+        return self.queries if self.kept else [*self.queries, *self.positives, *self.others]
+
+
+class Lora(_Section):
+    """The trainable part: LoRA on the language model, and the projector between it and the vision tower."""
+
+    rank: int = Field(default=16, gt=0, description="width of the two small matrices on each linear layer")
+    alpha: float = Field(default=32, gt=0, description="their product is scaled by alpha / rank")
+    dropout: float = Field(default=0.05, ge=0, lt=1, description="share of their inputs dropped in training")
+    projector: bool = Field(default=True, description="train the projector too; the vision tower stays frozen")
+
+
+class Evaluate(_Section):
+    """A validation while a stage trains; its best adapter becomes the stage's."""
+
+    data: Path = Field(description="a data folder with a benchmark.json, best one that no training data is from")
+    every: int = Field(gt=0, description="steps between validations; one comes before the first step, one at the end")
+
+
+class Teacher(_Section):
+    """The model whose vectors an index holds, and which terms with `taught: true` distil."""
+
+    model: str = Field(description="folder or hub id; an adapter folder will do")
+    adapter: Path | None = Field(default=None, description="adapter folder to put on it")
+
+
+class Stage(_Section):
+    data: Sources = Field(
+        description="a data folder, or a list of sources {path, format, ...}, relative to where you start"
+    )
+    rows: Literal["pairs", "triplets", "texts"] = Field(
+        description="which of the folder's files to read: pairs, triplets or texts"
+    )
+    terms: list[Term] = Field(min_length=1, description="the loss: a weighted sum of InfoNCE terms")
+    temperature: float = Field(default=0.05, gt=0, description="cosines are divided by it in the loss")
+    learn_temperature: Annotated[list[Annotated[float, Field(gt=0)]], Field(min_length=2, max_length=2)] | None = Field(
+        default=None, description="learn it, from `temperature` on, within two bounds: [0.01, 0.1], say; default fixed"
+    )
+    mask_margin: float | None = Field(
+        default=None, ge=0, description="leave out others' answers that score higher than a row's own by more than this"
+    )
+    hardness: float = Field(
+        default=0.0, ge=0, description="each negative counts exp(hardness x cosine) times: LLaVE, with 9"
+    )
+    mined: Path | None = Field(
+        default=None, description="what `python -m training mine` wrote: hard negatives, clusters"
+    )
+    hard_negatives: int | None = Field(
+        default=None, gt=0, description="so many of the hard negatives that a row has, the first; by default all"
+    )
+    matryoshka: list[Annotated[int, Field(gt=0)]] = Field(
+        default=[], description="first dimensions that must do alone too, say [64, 128]: vectors can be cut to them"
+    )
+    batch_size: int = Field(
+        default=64, gt=1, description="rows a step, over all processes; each row's positive is a negative of the others"
+    )
+    chunk_tokens: int | Literal["auto"] = Field(
+        default="auto", description="tokens alive at once; a larger batch is cut and computed twice (gradient caching)"
+    )
+    per_image: int = Field(
+        default=1, gt=0, description="rows with one picture or source text that share a batch, each other's negatives"
+    )
+    per_cluster: int = Field(default=1, gt=0, description="rows of one cluster of the `mined` file that share a batch")
+    per_source: int = Field(
+        default=1, gt=0, description="rows of one source that share a batch: 1 mixes, batch_size keeps sources apart"
+    )
+    max_unreadable: float = Field(
+        default=0.01, ge=0, lt=1, description="share of unreadable rows that others replace; more of them end the run"
+    )
+    epochs: float = Field(default=1, gt=0, description="passes over the rows")
+    steps: int | None = Field(default=None, gt=0, description="stop after so many steps instead of epochs")
+    learning_rate: float = Field(default=2e-4, gt=0, description="its peak, after the warm-up")
+    schedule: Literal["cosine", "linear", "constant_with_warmup"] = Field(
+        default="cosine", description="how the learning rate falls: cosine, linear, or constant_with_warmup"
+    )
+    warmup: float = Field(default=0.05, ge=0, lt=1, description="share of the steps with a rising learning rate")
+    weight_decay: float = Field(default=0.0, ge=0, description="AdamW's, on what is trained")
+    save_steps: int = Field(
+        default=200, gt=0, description="steps between checkpoints, from which a stopped run goes on"
+    )
+    evaluate: Evaluate | None = Field(
+        default=None, description="validate while training, and keep the adapter with the best recall@1; see below"
+    )
+    max_cosine: float = Field(
+        default=0.95, gt=0, description="collapse: stop when the vectors' mean cosine rises above it and stays there"
+    )
+
+    @model_validator(mode="after")
+    def _roles_fit_rows(self) -> Stage:
+        for role in self.roles:
+            if role not in ROLES[self.rows]:
+                raise ValueError(
+                    f"role '{role}' does not exist in rows: {self.rows}, which offer {', '.join(ROLES[self.rows])}"
+                )
+        return self
+
+    @model_validator(mode="after")
+    def _order_fits_sources(self) -> Stage:
+        if self.mined and (len(self.data) > 1 or self.data[0].format != "folder"):
+            raise ValueError("mined goes with one data folder, for which it was made")
+        if self.per_cluster > 1 and not self.mined:
+            raise ValueError("per_cluster needs a mined file with clusters: python -m training mine --clusters")
+        near = self.per_image > 1 or self.per_cluster > 1 or self.per_source > 1
+        if self.streaming and (near or any(term.kept for term in self.terms)):
+            raise ValueError(
+                "streamed sources come in their own order: no per_image, per_cluster, per_source, bank, taught"
+            )
+        return self
+
+    @model_validator(mode="after")
+    def _dimensions_increase(self) -> Stage:
+        if self.matryoshka != sorted(set(self.matryoshka)):
+            raise ValueError(f"matryoshka must list increasing dimensions, not {self.matryoshka}")
+        return self
+
+    @model_validator(mode="after")
+    def _temperature_lies_within(self) -> Stage:
+        if self.learn_temperature:
+            low, high = self.learn_temperature
+            if not low < self.temperature < high:
+                raise ValueError(
+                    f"temperature {self.temperature} must lie between learn_temperature's {low} and {high}"
+                )
+        return self
+
+    @field_validator("chunk_tokens", mode="before")
+    @classmethod
+    def _auto_or_tokens(cls, value: Any) -> Any:
+        if value != "auto" and (type(value) is not int or value < 1):
+            raise ValueError(f"must be auto or a number of tokens from 1 on, not {value!r}")
+        return value
+
+    @model_validator(mode="after")
+    def _neighbours_fill_batches(self) -> Stage:
+        for name in ("per_image", "per_cluster", "per_source"):
+            if self.batch_size % getattr(self, name):
+                raise ValueError(f"{name} {getattr(self, name)} must divide batch_size {self.batch_size}")
+        return self
+
+    @property
+    def streaming(self) -> bool:
+        """Whether rows come nearly in the order of their shards."""
+        return any(source.streaming for source in self.data)
+
+    @property
+    def where(self) -> str:
+        """Where its rows come from, for a message."""
+        return ", ".join(str(source.path) for source in self.data)
+
+    @property
+    def uses(self) -> list[Use]:
+        """Every role that a step encodes for some term, live or frozen, once, in order."""
+        return list(dict.fromkeys(use for term in self.terms for use in term.uses))
+
+    @property
+    def encoded(self) -> list[Role]:
+        """Every role that a step encodes, once, in order."""
+        return list(dict.fromkeys(use.role for use in self.uses))
+
+    @property
+    def keyed(self) -> list[Role]:
+        """The roles whose inputs are looked up in a bank, or look there."""
+        return list(dict.fromkeys(r for term in self.terms if term.kept for r in (*term.query, *term.positive)))
+
+    @property
+    def roles(self) -> list[Role]:
+        """Every role that some term needs, once, in order."""
+        return list(dict.fromkeys(r for term in self.terms for r in (*term.query, *term.positive, *term.negatives)))
+
+    @property
+    def pictures(self) -> bool:
+        """Whether some term needs pictures."""
+        return not set(PICTURE_ROLES).isdisjoint(self.roles)
+
+
+def _stage_name(name: str) -> str:
+    """A stage's name is a folder of the run, beside checkpoints/ and data/."""
+    if not re.fullmatch(r"[A-Za-z0-9][A-Za-z0-9_-]*", name) or name in ("checkpoints", "data"):
+        raise ValueError("a stage's name is letters, digits, - and _, and not 'checkpoints' or 'data'")
+    return name
+
+
+StageName = Annotated[str, AfterValidator(_stage_name)]
+
+
+class Recipe(_Section):
+    model: str = Field(description="folder or hub id of an image-text model")
+    output: Path = Field(description="folder of the run: adapters, checkpoints, log.jsonl, TensorBoard")
+    stages: dict[StageName, Stage] = Field(min_length=1, description="in order; each goes on from the one before")
+    lora: Lora = Lora()
+    teacher: Teacher | None = Field(
+        default=None, description="a larger embedder, to make a small query encoder for its index; see below"
+    )
+    prompts: str | None = Field(
+        default=None, description="name of a prompt set; by default what the model was saved with"
+    )
+    pooling: Literal["last", "mean"] | None = Field(
+        default=None, description="last token, or mean over the picture's and user's tokens; by default as saved"
+    )
+    bidirectional: bool | None = Field(
+        default=None, description="attention that looks ahead too; by default as saved, or else not"
+    )
+    seed: int = Field(default=0, ge=0, lt=2**32, description="of weights, order and dropout")
+    bf16: bool | Literal["auto"] = Field(
+        default="auto", description="bfloat16 autocast; auto: where the processor has it"
+    )
+    quantization: Literal["nf4", "int8"] | None = Field(
+        default=None, description="nf4 or int8: the frozen language model in 4 or 8 bits, as in QLoRA"
+    )
+    attention: Literal["sdpa", "eager", "flash_attention_2"] = Field(
+        default="sdpa", description="attention kernel; eager trains faster on a CPU, where sdpa's backward pass is slow"
+    )
+    gradient_checkpointing: bool = Field(default=False, description="a third more time for much less memory")
+    deepspeed: str | None = Field(
+        default=None, description="zero2, zero3, zero2-offload, zero3-offload, or a JSON file: DeepSpeed's config"
+    )
+    workers: int = Field(default=0, ge=0, description="processes that decode pictures; 0: the training process")
+
+    @model_validator(mode="after")
+    def _taught_by_a_teacher(self) -> Recipe:
+        terms = [term for stage in self.stages.values() for term in stage.terms]
+        if any(term.taught for term in terms) and self.teacher is None:
+            raise ValueError("a term with taught: true needs a teacher")
+        if self.teacher and not all(term.taught for term in terms):
+            raise ValueError("with a teacher every term is taught: true, or vectors would leave its space")
+        info_nce = (s.learn_temperature or s.mask_margin is not None or s.hardness for s in self.stages.values())
+        if self.teacher and any(info_nce):
+            raise ValueError("with a teacher, stages take no learn_temperature, mask_margin or hardness")
+        return self
+
+    @field_validator("bf16", mode="before")
+    @classmethod
+    def _auto_or_switch(cls, value: Any) -> Any:
+        if value != "auto" and not isinstance(value, bool):
+            raise ValueError(f"must be auto, true or false, not {value!r}")
+        return value

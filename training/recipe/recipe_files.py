@@ -1,0 +1,171 @@
+"""Reads recipes: YAML files laid over one another and over by the command line, each mistake told in one sentence."""
+
+from __future__ import annotations
+
+import re
+from collections.abc import Mapping
+from pathlib import Path
+from typing import Any
+
+import yaml
+from pydantic import BaseModel, ValidationError
+
+from mllm_embed.errors import ConfigError, did_you_mean
+
+from ..data.roles import ROLES
+from ..data.source import Source
+from .config import Evaluate, Lora, Recipe, Stage, Teacher, Term
+
+# what the value must be, by the first word of pydantic's type of error
+_WANTED = {
+    "int": "a whole number", "float": "a number", "bool": "true or false", "string": "text", "path": "a path",
+    "list": "a list", "tuple": "a list", "dict": "keys with values", "model": "keys with values",
+}  # fmt: skip
+RECIPES = Path(__file__).parents[1] / "recipes"
+SECTIONS: dict[str, type[BaseModel]] = {
+    "recipe": Recipe,
+    "lora": Lora,
+    "teacher": Teacher,
+    "stages.NAME": Stage,
+    "stages.NAME.terms": Term,
+    "stages.NAME.data, where it is a list": Source,
+    "stages.NAME.evaluate": Evaluate,
+}
+
+
+def load_recipe(path: str | Path, overrides: list[str] = ()) -> Recipe:
+    """Read a YAML recipe, lay it over its `base` where it names one, apply `key=value` overrides (`lora.rank=8`).
+
+    Raises ConfigError for a missing file, bad YAML, an unknown key or a value out of range, naming it.
+    """
+    path = _find(Path(path))
+    raw = _read(path)
+    if "base" in raw:
+        name = raw.pop("base")
+        if not isinstance(name, str):
+            raise ConfigError(f"recipe {path}: base is the name of one other recipe, not {name!r}")
+        beside = path.parent / name
+        base = _read(beside if beside.is_file() else _find(Path(name)))
+        if "base" in base:
+            raise ConfigError(f"recipe {path}: its base {name} stands on a base itself; copy that one's keys")
+        raw = _merged(base, raw)
+    for override in overrides:
+        _apply(raw, override)
+    try:
+        return Recipe.model_validate(raw)
+    except ValidationError as error:
+        raise ConfigError(f"recipe {path}: {_one_sentence(error)}") from error
+
+
+def _find(path: Path) -> Path:
+    if path.is_file():
+        return path
+    named = RECIPES / f"{path.name}.yaml"
+    if path != Path(path.name) or path.suffix == ".yaml" or not named.is_file():
+        known = ", ".join(sorted(p.stem for p in RECIPES.glob("*.yaml")))
+        raise ConfigError(f"recipe {path} does not exist; give a YAML file or one of: {known}")
+    return named
+
+
+def _read(path: Path) -> dict[str, Any]:
+    try:
+        raw = yaml.safe_load(path.read_text(encoding="utf-8"))
+    except (yaml.YAMLError, UnicodeDecodeError) as error:
+        raise ConfigError(f"recipe {path} is not valid YAML: {' '.join(str(error).split())}") from error
+    if not isinstance(raw, dict):
+        what = "is empty" if raw is None else f"is a {type(raw).__name__}, not keys with values"
+        raise ConfigError(f"recipe {path} {what}; see {RECIPES} for examples")
+    return raw
+
+
+def _merged(below: Any, above: Any) -> Any:
+    """`above` laid over `below`: sections key by key, everything else as a whole."""
+    if not (isinstance(below, dict) and isinstance(above, dict)):
+        return above
+    return below | {key: _merged(below.get(key), value) for key, value in above.items()}
+
+
+def _apply(raw: dict[str, Any], override: str) -> None:
+    key, separator, value = override.partition("=")
+    if not separator or not key:
+        raise ConfigError(f"override '{override}' is not of the form key=value")
+    try:
+        new = _number(value) if _number(value) is not None else yaml.safe_load(value)
+    except yaml.YAMLError as error:
+        raise ConfigError(f"override '{override}': the value is not valid YAML") from error
+    *parents, last = key.split(".")
+    _check_stage(raw, parents, override)
+    here: Any = raw
+    for parent in parents:
+        here = here.setdefault(parent, {}) if isinstance(here, dict) else here[_index(here, parent, override)]
+    here[last if isinstance(here, dict) else _index(here, last, override)] = new
+
+
+def _check_stage(raw: dict[str, Any], parents: list[str], override: str) -> None:
+    """A key of a stage that is not there is a slip; a whole stage may be new."""
+    stages = raw.get("stages")
+    if parents[:1] == ["stages"] and len(parents) > 1 and isinstance(stages, dict) and parents[1] not in stages:
+        cure = did_you_mean(parents[1], stages) or f"; it has {', '.join(stages)}"
+        raise ConfigError(f"override '{override}': the recipe has no stage '{parents[1]}'{cure}")
+
+
+def _number(value: str) -> float | None:
+    """YAML 1.1 reads 1e-3 as a string; people mean the number."""
+    try:
+        return float(value) if "e" in value.lower() else None
+    except ValueError:
+        return None
+
+
+def _index(here: Any, part: str, override: str) -> int:
+    if not isinstance(here, list):
+        raise ConfigError(f"override '{override}': the key goes below a plain value ({here!r})")
+    if not part.isdigit() or int(part) >= len(here):
+        raise ConfigError(f"override '{override}': no entry '{part}' there")
+    return int(part)
+
+
+def _one_sentence(error: ValidationError) -> str:
+    first = error.errors()[0]
+    where = ".".join(str(part) for part in first["loc"] if part != "[key]")
+    if first["type"] != "extra_forbidden":
+        return f"{where or 'recipe'}: {_said(first['type'], first['msg'], first['input'], first.get('ctx', {}))}"
+    known = [name for section in SECTIONS.values() for name in section.model_fields]
+    cure = did_you_mean(str(first["loc"][-1]), known) or "; `python -m training --help` lists the keys"
+    return f"unknown key '{where}'{cure}"
+
+
+def _said(kind: str, told: str, given: Any, facts: Mapping[str, Any]) -> str:
+    """What is wrong with a value, for people who have never heard of pydantic."""
+    if kind == "value_error":
+        return told.removeprefix("Value error, ")
+    if kind == "missing":
+        return "is missing"
+    if kind in ("too_short", "too_long"):
+        most, least = facts.get("max_length"), facts.get("min_length")
+        if kind == "too_short" and least == 1:
+            return "must not be empty"
+        return f"needs {f'at least {least}' if least else f'at most {most}'} entries, not {facts['actual_length']}"
+    shown = "nothing" if given is None else repr(given)
+    if kind == "literal_error":
+        known = re.findall("'([^']+)'", facts["expected"])
+        return f"must be {facts['expected']}, not {shown}{did_you_mean(str(given), known)}"
+    wanted = _WANTED.get(kind.partition("_")[0])
+    return f"must be {wanted}, not {shown}" if wanted else f"{told.replace('Input should', 'must')}, not {shown}"
+
+
+def describe_keys() -> str:
+    """The recipe's keys with their meaning and default, for `--help`."""
+    lines = []
+    for title, section in SECTIONS.items():
+        lines.append(f"{title}:")
+        if section is Recipe:
+            lines.append(f"  {'base':<24}name or file of a recipe that this one is laid over, key by key; default none")
+        for name, field in section.model_fields.items():
+            default = "required" if field.is_required() else f"default {field.default}"
+            if isinstance(field.default, BaseModel):
+                default = "see below"
+            told = [field.description, *([] if default == "default None" else [default])]
+            lines.append(f"  {name:<24}{'; '.join(filter(None, told))}")
+    lines += ["roles that rows offer:", *(f"  {rows:<24}{', '.join(roles)}" for rows, roles in ROLES.items())]
+    return "\n".join(lines)

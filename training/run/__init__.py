@@ -1,0 +1,4 @@
+"""A recipe being trained: stages, transformers' Trainer, checkpoints, logs, validation, and when to stop.
+
+A stopped run goes on and ends with the same adapter, bit for bit.
+"""

@@ -1,0 +1,68 @@
+"""What training knows for the model card of a stage's adapter: what it was trained on, and how."""
+
+from __future__ import annotations
+
+from collections.abc import Mapping, Sequence
+from typing import Any
+
+from mllm_embed.saving.model_card import ModelCardInfo
+from mllm_embed.saving.versions import versions
+
+from ..recipe.config import Recipe, Stage, Term
+from .validation import best_folder, kept, read_best
+
+_DIGITS = 12
+_PACKAGES = ("mllm_embed", "torch", "transformers", "peft")
+
+
+def card_of(recipe: Recipe, last: str, data: Mapping[str, str], rows: Mapping[str, Sequence[Any]]) -> ModelCardInfo:
+    """The facts of the stages up to `last`, whose adapter holds what they all taught.
+
+    Args:
+        recipe: the run's.
+        last: name of the stage just trained.
+        data: path of a source -> fingerprint.
+        rows: stage -> the rows it trained on.
+    """
+    names = list(recipe.stages)[: list(recipe.stages).index(last) + 1]
+    training = {name: _facts(recipe.stages[name], data, len(rows[name])) for name in names}
+    for name in names:
+        best = read_best(best_folder(recipe.output / "checkpoints" / name))
+        if best:
+            training[name]["kept"] = kept(best)
+    lora, found = recipe.lora, versions()
+    made_with = {
+        "LoRA": f"rank {lora.rank}, alpha {lora.alpha:g}, dropout {lora.dropout:g}; projector "
+        + ("trained in full" if lora.projector else "frozen"),
+        "base weights": recipe.quantization or "not quantised",
+        "seed": recipe.seed,
+        "versions": ", ".join(f"{package} {found[package]}" for package in _PACKAGES if package in found),
+    }
+    return ModelCardInfo(training=training, made_with=made_with)
+
+
+def _facts(stage: Stage, data: Mapping[str, str], count: int) -> dict[str, Any]:
+    """Of the data's paths only the last name: what stands above it is the machine's."""
+    paths = [source.path for source in stage.data]
+    return {
+        "data": f"{', '.join(path.resolve().name for path in paths)}, {count:,} {stage.rows}",
+        "data fingerprint": ", ".join(data[str(path)][:_DIGITS] for path in paths),
+        "loss": "; ".join(map(_said, stage.terms)),
+        "temperature": f"{stage.temperature:g}",
+        "batch size": stage.batch_size,
+        "length": f"{stage.steps} steps" if stage.steps else f"{stage.epochs:g} epochs",
+        "learning rate": f"{stage.learning_rate:g}, {stage.schedule}",
+        "matryoshka": ", ".join(map(str, stage.matryoshka)) or "no",
+    }
+
+
+def _said(term: Term) -> str:
+    arrow = "<->" if term.symmetric else "->"
+    more = {
+        "hard negatives": ", ".join(term.negatives),
+        "beside": "the other queries" if term.same_side else "",
+        "found": "in the base's vectors" if term.frozen else "",
+        "weight": f"{term.weight:g}" if term.weight != 1 else "",
+    }
+    told = "; ".join(f"{name}: {value}" for name, value in more.items() if value)
+    return f"{' + '.join(term.query)} {arrow} {' + '.join(term.positive)}" + (f" ({told})" if told else "")

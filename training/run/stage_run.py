@@ -1,0 +1,199 @@
+"""One stage of a run: rows, order, encoder and trainer put together."""
+
+from __future__ import annotations
+
+from collections.abc import Callable
+from dataclasses import dataclass, replace
+from functools import cached_property
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import torch
+from torch.utils.data import Sampler
+from tqdm import tqdm
+from transformers import PrinterCallback, TrainingArguments
+
+from mllm_embed import MLLMEmbedder
+from mllm_embed.data.folder import Benchmark
+from mllm_embed.errors import DataError
+from mllm_embed.files import read_json, write_json
+from mllm_embed.saving.model_card import ModelCardInfo
+
+from ..batch.collator import ContrastiveCollator
+from ..batch.examples import Examples, Reader
+from ..batch.stage_data import StageRows, order_of
+from ..data.unreadable import FILE, Unreadable
+from ..distill.bank import Bank, make_bank, read_bank
+from ..distill.teacher import Teacher
+from ..distributed.chunking import find_chunk_tokens
+from ..distributed.gathering import agreed, world
+from ..distributed.gradient_caching import BatchEncoder
+from ..distributed.zero import whole
+from ..loss.temperature import Temperature
+from ..recipe.checks import first_process, processes
+from ..recipe.config import Recipe, Stage
+from ..report.run_log import LOG_FILE, Console, JsonLog
+from .advice import Advice
+from .checkpoints import last_checkpoint
+from .run_folder import check_stage_space
+from .stopping import Stopped, Stopping
+from .trainer import ContrastiveTrainer
+from .validation import Validation, gallery_vectors
+
+LOOKED_AT = 8  # rows, for their longest input
+
+
+@dataclass
+class StageRun:
+    """Trains `embedder` on a stage and leaves its adapter in the run's folder."""
+
+    recipe: Recipe
+    name: str
+    rows: StageRows
+    benchmark: Benchmark | None
+    embedder: MLLMEmbedder
+    bf16: bool
+    seed: int
+    zero: dict[str, Any] | None
+    teacher: Teacher | None = None
+
+    @property
+    def stage(self) -> Stage:
+        return self.recipe.stages[self.name]
+
+    @property
+    def home(self) -> Path:
+        """Where its checkpoints lie."""
+        return self.recipe.output / "checkpoints" / self.name
+
+    def train(self, card: Callable[[], ModelCardInfo], stopping: Stopping) -> None:
+        """From the last checkpoint on, where there is one. Raises ModelError where the training goes wrong."""
+        trainer = self._trainer(stopping)
+        validation = None
+        if self.benchmark:
+            gallery = self.teacher and gallery_vectors(self.teacher.embedder(), self.benchmark, self.bf16)
+            validation = Validation(
+                self.benchmark, self.stage.evaluate.every, self.embedder, trainer, self.bf16, gallery
+            )
+            trainer.add_callback(validation)
+        if self.teacher:
+            self.teacher.leave()
+        step = agreed(self._last_step, self.embedder.device)
+        checkpoint = str(self.home / f"checkpoint-{step}") if step else None
+        if first_process():
+            self._tell(checkpoint)
+        trainer.train(resume_from_checkpoint=checkpoint)
+        if stopping.asked and trainer.state.global_step < trainer.state.max_steps:
+            raise Stopped  # where no checkpoint was written, since the vectors look collapsed
+        told = trainer.unreadable.close()
+        if told:
+            tqdm.write(f"{self.name}  {told}")
+        if validation:
+            validation.take_best()
+        with whole(self.encoder.trainable()):
+            if first_process():
+                self.embedder.settings = replace(self.embedder.settings, matryoshka=tuple(self.stage.matryoshka))
+                self.embedder.save_pretrained(self.recipe.output / self.name, card=card())
+        trainer.accelerator.wait_for_everyone()
+
+    def _last_step(self) -> int:
+        """Of the last checkpoint; 0 where there is none."""
+        last = last_checkpoint(self.home)
+        return int(last.name.rpartition("-")[2]) if last else 0
+
+    def _tell(self, checkpoint: str | None) -> None:
+        """Where the stage starts, and what its sources give where there are several."""
+        if checkpoint:
+            tqdm.write(f"{self.name}  goes on from {Path(checkpoint).name}")
+        parts = self.rows.mixed.parts
+        for part in parts:
+            if len(parts) > 1 or part.skipped:
+                out = f", {part.skipped:,} left out for lacking a role" if part.skipped else ""
+                weight = "" if part.source.weight is None else f", weight {part.source.weight:g}"
+                tqdm.write(f"{self.name}  {part.source.path}: {len(part):,} rows{out}{weight}")
+
+    @cached_property
+    def encoder(self) -> BatchEncoder:
+        temperature = Temperature(self.stage.temperature, self.stage.learn_temperature)
+        aligned = bool(self.zero)  # accelerate's autocast does not reach into DeepSpeed's engine
+        return BatchEncoder(self.embedder.model, temperature, aligned=aligned, bf16=self.bf16 and aligned)
+
+    def _trainer(self, stopping: Stopping) -> ContrastiveTrainer:
+        stage, output = self.stage, self.recipe.output
+        if self.recipe.gradient_checkpointing:
+            self.embedder.model.gradient_checkpointing_enable()
+        arguments = self._arguments()
+        check_stage_space(self.recipe, self.name, self.encoder.trainable().values())
+        banks, log = self._banks(), JsonLog(output / LOG_FILE, self.name)
+        kept = [(term, banks[term.name]) for term in stage.terms if term.kept]
+        answers = [(term.positive[0], bank.inputs.numpy()) for term, bank in kept]
+        answers += [(term.query[0], bank.asks.numpy()) for term, bank in kept if term.taught]
+        read = Reader(self.embedder.items.prepared, stage.encoded, stage.keyed, stage.hard_negatives, answers)
+        examples = Examples(self.rows, read, self.seed)
+        rank, _ = world()
+        lost = output / (FILE if rank == 0 else FILE.replace(".", f"-{rank}."))
+        trainer = ContrastiveTrainer(
+            model=self.encoder, args=arguments, train_dataset=examples, stage=stage, banks=banks,
+            order=self._order(),
+            data_collator=ContrastiveCollator(self.embedder.items, stage.uses, self._chunk_tokens(examples)),
+            unreadable=Unreadable(lost, len(self.rows) // processes(), stage.max_unreadable),
+            callbacks=[log, Console(self.name), Advice(stage, self.rows.sample(), banks, log), stopping],
+        )  # fmt: skip
+        trainer.remove_callback(PrinterCallback)
+        return trainer
+
+    def _arguments(self) -> TrainingArguments:
+        stage = self.stage
+        arguments = TrainingArguments(
+            output_dir=str(self.home), seed=self.seed, bf16=self.bf16 and not self.zero, deepspeed=self.zero,
+            use_cpu=not torch.cuda.is_available(), dataloader_pin_memory=False,
+            per_device_train_batch_size=stage.batch_size // processes(), dataloader_drop_last=True,
+            dataloader_num_workers=self.recipe.workers,
+            num_train_epochs=stage.epochs, max_steps=stage.steps or -1, learning_rate=stage.learning_rate,
+            lr_scheduler_type=stage.schedule, warmup_steps=stage.warmup, weight_decay=stage.weight_decay,
+            save_steps=stage.save_steps, logging_steps=10, logging_first_step=True,
+            report_to=["tensorboard"], remove_unused_columns=False, label_names=[], disable_tqdm=True,
+        )  # fmt: skip
+        if arguments.device.type == "cuda":
+            # one process a GPU: where Trainer sees several it would wrap the model in DataParallel
+            arguments._n_gpu = 1
+        return arguments
+
+    def _chunk_tokens(self, examples: Examples) -> int:
+        if self.stage.chunk_tokens != "auto":
+            return self.stage.chunk_tokens
+        path = self.home / f"chunk_tokens_{world()[0]}.json"
+        if path.is_file():  # what a GPU shows depends on what ran before; a run that goes on cuts as it did
+            return read_json(path, f"remove {path}")
+        probed = Examples(self.rows, examples.read, self.seed)  # workers are forked from examples that none has touched
+        trained = [use.role for use in self.stage.uses if not use.frozen]
+        places = {round(place) for place in np.linspace(0, len(probed) - 1, LOOKED_AT)}  # sources follow one another
+        some = [probed[place] for place in sorted(places)]
+        inputs = [ready for example in some for role in trained for ready in example.roles[role]]
+        longest = max(inputs, key=lambda ready: ready.tokens).item
+        one, two = (self.embedder.items([longest] * count) for count in (1, 2))
+        tokens = find_chunk_tokens(self.encoder, one, two, self.bf16)
+        write_json(path, tokens)
+        return tokens
+
+    def _order(self) -> Sampler[int]:
+        """Raises DataError where the sources give no whole batch an epoch."""
+        order = order_of(self.stage, self.rows, self.seed, processes())
+        if len(order) < self.stage.batch_size:
+            raise DataError(
+                f"stage '{self.name}': an epoch of {self.stage.where} has {len(order):,} rows, fewer than batch_size "
+                f"{self.stage.batch_size}: sources leave out what fills no chunk; lower batch_size or per_source"
+            )
+        return order
+
+    def _banks(self) -> dict[str, Bank]:
+        banks = {}
+        for number, term in enumerate(term for term in self.stage.terms if term.kept):
+            path = self.home / f"bank-{number}.safetensors"
+            bank = read_bank(path, self.embedder.device)
+            if bank is None:
+                encoder = self.teacher.embedder() if term.taught and self.teacher else self.embedder
+                bank = make_bank(self.stage, term, self.rows, encoder, self.bf16, path)
+            banks[term.name] = bank
+        return banks

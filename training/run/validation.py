@@ -1,0 +1,158 @@
+"""A benchmark asked of the model while it trains, and the best weights kept."""
+
+from __future__ import annotations
+
+import time
+from collections.abc import Mapping, Sequence
+from contextlib import nullcontext
+from pathlib import Path
+from typing import TYPE_CHECKING, Any
+
+import numpy as np
+import torch
+from tqdm import tqdm
+from transformers import TrainerCallback
+
+from mllm_embed import MLLMEmbedder
+from mllm_embed.data.folder import Benchmark, DataFolder
+from mllm_embed.errors import DataError
+from mllm_embed.files import atomic_folder, read_json, write_json
+from mllm_embed.types import Document, Item, Query
+from mllm_embed.vectors.ranking import ranks_of_targets
+
+from ..distributed.gathering import agreed, gather_ragged, interleaved, world
+
+if TYPE_CHECKING:
+    from .trainer import ContrastiveTrainer
+
+KS = (1, 5, 10)
+_FILE = "validation.json"
+
+
+class Validation(TrainerCallback):
+    """Measures recall before the first step, every few steps and after the last one, without a trace in the training.
+
+    checkpoints/STAGE/best holds the weights with the best recall@1, of equals the earlier ones. The measurement before
+    the first step is there to compare with, and never the best.
+    """
+
+    def __init__(
+        self,
+        benchmark: Benchmark,
+        every: int,
+        embedder: MLLMEmbedder,
+        trainer: ContrastiveTrainer,
+        bf16: bool,
+        gallery: np.ndarray | None = None,
+    ):
+        """`gallery`: its vectors as a teacher made them, which the queries are to find; by default the model's own."""
+        self.gallery = gallery
+        self.benchmark, self.every, self.embedder, self.trainer, self.bf16 = benchmark, every, embedder, trainer, bf16
+        self.best = best_folder(Path(trainer.args.output_dir))
+
+    def on_train_begin(self, args: Any, state: Any, control: Any, **_: Any) -> None:
+        if state.global_step == 0:
+            self.trainer.log(self._measured())
+
+    def on_step_end(self, args: Any, state: Any, control: Any, model: Any = None, **_: Any) -> None:
+        if state.global_step % self.every and state.global_step != state.max_steps:
+            return
+        self.trainer.watch.weights(model)
+        figures = self._measured()
+        wanted = control.should_log
+        self.trainer.log(figures)
+        control.should_log = wanted  # log takes the order to log as carried out
+        if agreed(lambda: self._better(figures["recall@1"]), self.embedder.device):
+            self._keep({"step": state.global_step, "benchmark": self.benchmark.name, **figures})
+
+    def _better(self, recall: float) -> bool:
+        best = read_best(self.best)
+        return best is None or recall > best["recall@1"]
+
+    def take_best(self) -> None:
+        """Give the model the best weights."""
+        self.trainer._load_from_checkpoint(str(self.best))
+        if self.trainer.is_world_process_zero():
+            tqdm.write(f"{self.best.parent.name}  keeps the weights of {kept(read_best(self.best))}")
+
+    def _measured(self) -> dict[str, float]:
+        started = time.perf_counter()
+        figures = measure(self.embedder, self.benchmark, self.bf16, self.gallery)
+        return figures | {"validation_seconds": round(time.perf_counter() - started, 2)}
+
+    def _keep(self, facts: dict[str, Any]) -> None:
+        first = self.trainer.is_world_process_zero()
+        with atomic_folder(self.best) if first else nullcontext(self.best) as folder:
+            self.trainer.save_model(str(folder), _internal_call=True)
+            if first:
+                write_json(folder / _FILE, facts)
+        self.trainer.accelerator.wait_for_everyone()
+
+
+def best_folder(home: Path) -> Path:
+    """Where the best weights of a stage lie, beside its checkpoints in `home`."""
+    return home / "best"
+
+
+def read_best(folder: Path) -> dict[str, Any] | None:
+    """What the best weights reached, at which step; None where there are none."""
+    if not (folder / _FILE).is_file():
+        return None
+    return read_json(folder / _FILE, f"remove {folder.parent} to train the stage again")
+
+
+def kept(best: Mapping[str, Any]) -> str:
+    """The best weights in a few words."""
+    return f"step {best['step']:,}, whose recall@1 on {best['benchmark']} was best: {best['recall@1']:.4f}"
+
+
+def benchmark_of(folder: DataFolder) -> Benchmark:
+    """Raises DataError for a folder that can validate nothing."""
+    if folder.benchmark is None or not folder.benchmark.queries:
+        raise DataError(f"{folder.root} has no benchmark.json with queries: evaluate.data needs one")
+    return folder.benchmark
+
+
+def gallery_vectors(embedder: MLLMEmbedder, benchmark: Benchmark, bf16: bool = False) -> np.ndarray:
+    """[N, D] float32 of a benchmark's gallery."""
+    with torch.autocast(embedder.device.type, torch.bfloat16, enabled=bf16):
+        return _encode(embedder, [Document(image=item.image, text=item.text) for item in benchmark.gallery])
+
+
+def measure(
+    embedder: MLLMEmbedder, benchmark: Benchmark, bf16: bool = False, known: np.ndarray | None = None
+) -> dict[str, float]:
+    """recall@1, @5 and @10 of the composed queries, shares of 1: those of `python -m eval run` on the same folder.
+
+    Every process encodes a share and ranks the whole. Random states and the model's mode stay as they were.
+
+    Args:
+        bf16: compute under bfloat16 autocast, as the training does; the figures then differ from those of the saved
+            adapter by rounding.
+        known: the gallery's vectors [N, D] where another model made them.
+    """
+    gallery: list[Item] = [Document(image=item.image, text=item.text) for item in benchmark.gallery]
+    asked: list[Item] = [Query(image=query.image, instruction=query.instruction) for query in benchmark.queries]
+    training = embedder.model.training
+    gpus = [embedder.device] if embedder.device.type == "cuda" else []
+    with torch.random.fork_rng(gpus), torch.autocast(embedder.device.type, torch.bfloat16, enabled=bf16):
+        vectors = _encode(embedder, asked if known is not None else [*gallery, *asked])
+    embedder.model.train(training)
+    place = {item.id: number for number, item in enumerate(benchmark.gallery)}
+    ranks = ranks_of_targets(
+        vectors[-len(asked) :],
+        vectors[: len(gallery)] if known is None else known,
+        [[place[name] for name in query.targets] for query in benchmark.queries],
+        [[place[name] for name in query.exclude] for query in benchmark.queries],
+    )
+    best = np.array([found.min() for found in ranks.gallery])
+    return {f"recall@{k}": float((best <= k).mean()) for k in KS}
+
+
+def _encode(embedder: MLLMEmbedder, items: Sequence[Item]) -> np.ndarray:
+    rank, count = world()
+    show = None if rank == 0 else False
+    vectors = embedder.encode(items[rank::count], show_progress=show)
+    if count == 1:
+        return vectors
+    return interleaved(gather_ragged(torch.from_numpy(vectors).to(embedder.device))).cpu().numpy()
