@@ -9,7 +9,7 @@ from dataclasses import replace
 from pathlib import Path
 from typing import TYPE_CHECKING
 
-from mllm_embed.commands.model_options import add_model_options, add_query_options, load_embedder, load_towers
+from mllm_embed.commands.model_options import add_model_options, add_query_options, load_embedder, load_encoder
 from mllm_embed.errors import ConfigError, user_errors
 
 from .commands.studies import register_studies
@@ -116,8 +116,8 @@ def _parser() -> argparse.ArgumentParser:
     given.add_argument("--ranking", metavar="FILE", type=Path, help="JSON with ranked lists, see below")
     score.add_argument("--ties", choices=TIES, default=TIES[0], help="which of equal scores comes first")
     score.add_argument("--output", metavar="DIR", type=Path, help="default: runs/eval/<benchmark>-<vectors>")
-    check = add_command(commands, "check", _check, "say what is there, what is missing, and where to get it")
-    add_benchmark_options(check)
+    check_benchmark = add_command(commands, "check", _check, "say what is there, what is missing, and where to get it")
+    add_benchmark_options(check_benchmark)
     submit = add_command(commands, "submit", _submit, "write and check files for the servers of CIRR and CIRCO")
     add_benchmark_options(submit)
     add_model_options(submit, required=False)
@@ -140,7 +140,7 @@ def _run(arguments: argparse.Namespace) -> int:
     if arguments.save_vectors:
         need_folder(arguments.save_vectors, "--save-vectors")
 
-    from .reports.report import settings_of, table, write_result, write_sheet
+    from .reports.report import result_table, settings_of, write_result, write_sheet
     from .scoring.evaluate import described, embed, strengthened
     from .scoring.score import need_labels, score
     from .scoring.vectors import write_vectors
@@ -148,7 +148,7 @@ def _run(arguments: argparse.Namespace) -> int:
     need_labels(suite)
     if arguments.edit_strength != 1 and not any(task.composed for task in suite.tasks):
         raise ConfigError(f"--edit-strength: {suite.title} has no composed queries, and no edit to make stronger")
-    embedder = load_towers(arguments)
+    embedder = load_encoder(arguments)
     vectors, spent = embed(embedder, suite, batch_size=arguments.batch_size)
     vectors = strengthened(vectors, suite, arguments.edit_strength)
     result = described(score(suite, vectors, arguments.ties, spent), suite, embedder.prompts)
@@ -158,7 +158,7 @@ def _run(arguments: argparse.Namespace) -> int:
     if arguments.query_model:
         settings |= {"query model": arguments.query_model, "query adapter": arguments.query_adapter}
     written = write_result(result, suite, output, settings)
-    sys.stdout.write(f"{table(result)}\n")
+    sys.stdout.write(f"{result_table(result)}\n")
     if arguments.save_vectors:
         write_vectors(arguments.save_vectors, suite, vectors)
         written.append(arguments.save_vectors)
@@ -170,7 +170,7 @@ def _run(arguments: argparse.Namespace) -> int:
 
 
 def _score(arguments: argparse.Namespace) -> int:
-    from .reports.report import table, write_result
+    from .reports.report import result_table, write_result
     from .reports.submission import read_ranking
     from .scoring.score import score, score_rankings
     from .scoring.vectors import read_vectors
@@ -189,15 +189,17 @@ def _score(arguments: argparse.Namespace) -> int:
     result = replace(result, protocol={**result.protocol, "prompts": unknown})
     source = {"model": None, "adapter": None, "scored": str(arguments.vectors or arguments.ranking)}
     written = write_result(result, suite, output, source)
-    sys.stdout.write(f"{table(result)}\n\nwrote {', '.join(str(path) for path in written)}\n")
+    sys.stdout.write(f"{result_table(result)}\n\nwrote {', '.join(str(path) for path in written)}\n")
     return 0
 
 
 def _check(arguments: argparse.Namespace) -> int:
-    from .benchmarks import benchmark_named, check
+    from .benchmarks import benchmark_named, check_benchmark
 
     name, data = named_benchmark(arguments)
-    counts, suite = check(name, data, images=arguments.images, split=arguments.split, options=given_options(arguments))
+    counts, suite = check_benchmark(
+        name, data, images=arguments.images, split=arguments.split, options=given_options(arguments)
+    )
     for count in counts:
         state = "ok     " if count.found == count.of else "MISSING"
         lost = f", first missing: {count.missing}" if count.missing else ""

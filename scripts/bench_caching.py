@@ -22,12 +22,12 @@ from mllm_embed import DataFolder, MLLMEmbedder
 from mllm_embed.files import write_json
 from mllm_embed.model.devices import bfloat16_pays
 from mllm_embed.model.lora import LoraSpec, add_lora
-from mllm_embed.training.batch.collator import Batch, ContrastiveCollator
+from mllm_embed.training.batch.collator import ContrastiveBatch, ContrastiveCollator
 from mllm_embed.training.batch.examples import Example, Reader
 from mllm_embed.training.data.folder import read_rows
 from mllm_embed.training.distributed.gathering import gather
 from mllm_embed.training.distributed.gradient_caching import BatchEncoder
-from mllm_embed.training.distributed.memory_tracker import LiveBytes
+from mllm_embed.training.distributed.memory_tracker import MemoryTracker
 from mllm_embed.training.loss.losses import Weighing
 from mllm_embed.training.recipe.config import Stage
 from mllm_embed.training.run.trainer import term_loss
@@ -49,21 +49,21 @@ def main() -> None:
     term = {"query": "composed", "positive": "target_text", "negatives": ["source_text"]}
     stage = Stage(data=args.data, rows="triplets", terms=[term])
     encoder = BatchEncoder(embedder.model).train()
-    read = Reader(embedder.items.prepared, stage.encoded)
+    read = Reader(embedder.item_processor.prepared, stage.encoded)
     rows = read_rows(DataFolder.open(args.data), args.data, stage.rows, stage.roles)
     least = min(args.batches)
     table = []
     print(f"{'batch':>6}{'chunks':>8}{'MB beyond inputs':>18}{'seconds':>9}{f'in batches of {least}':>18}{'ratio':>7}")
     for size in args.batches:
         examples = [read(rows[number % len(rows)]) for number in range(size)]
-        collate = ContrastiveCollator(embedder.items, stage.uses, args.chunk_tokens)
+        collate = ContrastiveCollator(embedder.item_processor, stage.uses, args.chunk_tokens)
         batch = _cached(_batch(collate, examples))
         if not table:
             _step(encoder, stage, batch, size)  # gradients exist from here on
-        with LiveBytes() as live:
+        with MemoryTracker() as live:
             _step(encoder, stage, batch, size)
         cached = _timed(encoder, stage, [batch], size)
-        parts = [_batch(ContrastiveCollator(embedder.items, stage.uses, 1 << 30), examples[at : at + least])
+        parts = [_batch(ContrastiveCollator(embedder.item_processor, stage.uses, 1 << 30), examples[at : at + least])
                  for at in range(0, size, least)]  # fmt: skip
         plain = _timed(encoder, stage, parts, least)
         row = {"batch": size, "chunks": len(batch.live), "bytes": live.peak, "seconds": cached, "plain": plain}
@@ -75,23 +75,23 @@ def main() -> None:
     write_json(args.output, {"model": args.model, "chunk_tokens": args.chunk_tokens, "rows": table})
 
 
-def _batch(collate: ContrastiveCollator, examples: list[Example]) -> Batch:
+def _batch(collate: ContrastiveCollator, examples: list[Example]) -> ContrastiveBatch:
     return collate(examples)["batch"]
 
 
-def _cached(batch: Batch) -> Batch:
+def _cached(batch: ContrastiveBatch) -> ContrastiveBatch:
     batch.cached = True
     return batch
 
 
-def _step(encoder: BatchEncoder, stage: Stage, batch: Batch, rows: int) -> None:
+def _step(encoder: BatchEncoder, stage: Stage, batch: ContrastiveBatch, rows: int) -> None:
     with torch.autocast("cpu", torch.bfloat16, enabled=bfloat16_pays(torch.device("cpu"))):
         vectors, temperature = encoder(batch)
     pool = gather(vectors, batch, rows)
     sum(term_loss(term, pool, Weighing(temperature)).loss for term in stage.terms).backward()
 
 
-def _timed(encoder: BatchEncoder, stage: Stage, batches: list[Batch], rows: int) -> float:
+def _timed(encoder: BatchEncoder, stage: Stage, batches: list[ContrastiveBatch], rows: int) -> float:
     started = time.perf_counter()
     for batch in batches:
         _step(encoder, stage, batch, rows)

@@ -36,12 +36,12 @@ from PIL import Image
 from torch.nn import functional as F
 
 from mllm_embed import Document, MLLMEmbedder, Query
-from mllm_embed.encode.planning import Plan, Step
+from mllm_embed.encode.planning import EncodingPlan, Step
 from mllm_embed.errors import ConfigError, user_errors
 from mllm_embed.files import write_json
 from mllm_embed.saving.versions import versions
 from mllm_embed.types import Item
-from smollm2_llava import BASE, smollm2_idefics3, smollm2_llava
+from toy.smollm2_llava import BASE, smollm2_idefics3, smollm2_llava
 
 WORDS = (
     "the same dress but with longer sleeves make it darker and remove the belt show two dogs instead of one running on "
@@ -132,10 +132,12 @@ def measured(name: str, folder: Path, args: argparse.Namespace) -> dict[str, Any
 def _paths(model: Path, embedder: MLLMEmbedder, size: int) -> dict[str, Callable[[Sequence[Item]], np.ndarray]]:
     """What is compared, by name: all of it, each part of the planning taken away, and the others."""
 
-    def ours(change: Callable[[Plan, list[Item]], Plan] | None = None) -> Callable[[Sequence[Item]], np.ndarray]:
+    def ours(
+        change: Callable[[EncodingPlan, list[Item]], EncodingPlan] | None = None,
+    ) -> Callable[[Sequence[Item]], np.ndarray]:
         def run(items: Sequence[Item]) -> np.ndarray:
             work = embedder.plan(items, batch_size=size)
-            return embedder.carry_out(change(work, list(items)) if change else work, show_progress=False)
+            return embedder.execute(change(work, list(items)) if change else work, show_progress=False)
 
         return run
 
@@ -148,7 +150,7 @@ def _paths(model: Path, embedder: MLLMEmbedder, size: int) -> dict[str, Callable
     }
 
 
-def _unshared(work: Plan, items: list[Item]) -> Plan:
+def _unshared(work: EncodingPlan, items: list[Item]) -> EncodingPlan:
     """Each input by itself, still once and by length."""
     steps: list[Step] = []
     for step in work.steps:
@@ -159,7 +161,7 @@ def _unshared(work: Plan, items: list[Item]) -> Plan:
     return replace(work, steps=steps)
 
 
-def _as_given(work: Plan, items: list[Item]) -> Plan:
+def _as_given(work: EncodingPlan, items: list[Item]) -> EncodingPlan:
     """Batches of the inputs as they come, those with pictures and those without apart; only read ahead."""
     kinds = [[at for at, item in enumerate(items) if bool(item.images) == shown] for shown in (True, False)]
     parts = [kind[at : at + work.batch_size] for kind in kinds for at in range(0, len(kind), work.batch_size)]
@@ -195,7 +197,7 @@ def _plain_loop(model: Path, embedder: MLLMEmbedder, size: int) -> Callable[[Seq
         kinds = [[at for at, item in enumerate(items) if bool(item.images) == shown] for shown in (True, False)]
         found: dict[int, torch.Tensor] = {}
         for part in (kind[at : at + size] for kind in kinds for at in range(0, len(kind), size)):
-            batch = embedder.items([items[at] for at in part])
+            batch = embedder.item_processor([items[at] for at in part])
             moved = {key: value.to(embedder.device) for key, value in batch.items()}
             moved = {key: v.to(embedder.dtype) if v.is_floating_point() else v for key, v in moved.items()}
             hidden = whole(**moved, output_hidden_states=True, return_dict=True).hidden_states[-1]
@@ -214,7 +216,7 @@ def _differences(model: Path, items: list[Item], args: argparse.Namespace) -> di
     return {path: float(np.abs(run(some) - alone).max()) for path, run in paths.items()}
 
 
-def _flops(embedder: MLLMEmbedder, work: Plan) -> float:
+def _flops(embedder: MLLMEmbedder, work: EncodingPlan) -> float:
     """Operations that the planned tokens and pictures take at least: two for each weight of a layer that sees them."""
     base = embedder.model.base
     vision = {id(p) for name, m in base.named_modules() for p in m.parameters() if _in(name, embedder.family.vision)}
@@ -229,12 +231,12 @@ def _in(name: str, fragments: tuple[str, ...]) -> bool:
     return bool(set(name.split(".")) & set(fragments))
 
 
-def _patches(embedder: MLLMEmbedder, work: Plan, step: Step) -> int:
+def _patches(embedder: MLLMEmbedder, work: EncodingPlan, step: Step) -> int:
     """Patches of the pictures of a step: its pixels over those of a patch."""
     first = [work.items[group[0]] for group in step.groups]
     if not first[0].images:
         return 0
-    pixels = embedder.items(first[:1])["pixel_values"]
+    pixels = embedder.item_processor(first[:1])["pixel_values"]
     side = embedder.model.base.config.vision_config.patch_size
     return len(first) * pixels[0].numel() // 3 // side**2
 

@@ -74,7 +74,7 @@ def make_store(folder: Path, rows: int, dimension: int) -> None:
     """The store of the benchmark, where it is not there yet."""
     if (folder / "manifest.json").is_file() and len(VectorStore(folder).living) == rows:
         return
-    store = VectorStore.create(folder, dimension, dtype="float16", made_by={"name": "random clusters"})
+    store = VectorStore.create(folder, dimension, dtype="float16", provenance={"name": "random clusters"})
     for at in tqdm(range(0, rows, SHARD_ROWS), desc="writing vectors", mininterval=1):
         numbers = np.arange(at, min(at + SHARD_ROWS, rows))
         made = vectors(numbers, max(rows // 100, 1), dimension, 1)

@@ -39,7 +39,7 @@ from mllm_embed.model.lora import LoraSpec, add_lora, load_adapter
 from mllm_embed.saving.versions import versions
 from mllm_embed.types import Item
 from mllm_embed.vectors.precision import to_precision, truncate
-from smollm2_llava import smollm2_llava
+from toy.smollm2_llava import smollm2_llava
 
 ASSETS = Path(__file__).parent / "assets"
 # what the products are computed in, and what the language model's weights are kept in where that is something else
@@ -156,7 +156,7 @@ def _measure(
             "cosine mean": float(cosines.mean()),
             "vectors": len(cosines),
         }
-    batch = {name: embedder.items([*timed[0], *timed[1]]) for name, embedder in embedders.items()}
+    batch = {name: embedder.item_processor([*timed[0], *timed[1]]) for name, embedder in embedders.items()}
     tokens = int(batch["float32"]["attention_mask"].sum())
     seconds = _turns({name: lambda e=e, b=batch[name]: _forward(e, b) for name, e in embedders.items()}, args.repeat)
     for name in names:

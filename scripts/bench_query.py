@@ -15,7 +15,7 @@ import sys
 import time
 from pathlib import Path
 
-from mllm_embed.commands.model_options import add_model_options, add_query_options, load_embedder, load_towers
+from mllm_embed.commands.model_options import add_model_options, add_query_options, load_embedder, load_encoder
 from mllm_embed.errors import user_errors
 
 ASSETS = Path(__file__).parent / "assets"
@@ -34,11 +34,11 @@ def main() -> int:
         args.model, args.adapter = str(ASSETS / "base"), str(ASSETS / "adapters" / "instructions")
 
     from mllm_embed.eval.benchmarks import open_suite
-    from mllm_embed.eval.reports.tables import Table, markdown
+    from mllm_embed.eval.reports.tables import ReportTable, markdown
     from mllm_embed.eval.scoring.evaluate import evaluate
 
     suites = [open_suite("folder", folder) for folder in args.folders]
-    towers, full = load_towers(args), load_embedder(args)
+    towers, full = load_encoder(args), load_embedder(args)
     asked = {"full": (full, full), "distilled": (towers.query, towers)} if args.query_model else {"full": (full, full)}
     queries = [items[0] for items in suites[0].tasks[0].queries]
     times: dict[str, list[tuple[float, float]]] = {name: [] for name in asked}
@@ -58,7 +58,7 @@ def main() -> int:
         speed = [f"{1000 * alone:.1f} ms", f"{faster[0]:.2f} x", f"{1000 * together:.2f} ms", f"{faster[1]:.2f} x"]
         rows.append([name, f"{size[0]:.2f} M", f"{size[1]:.1f}", *speed, *found])
     head = ["queries by", "parameters", "MB", "alone", "faster", "all", "faster", *(f"R@1 {s.name}" for s in suites)]
-    sys.stdout.write(markdown([Table(head, rows)]) + "\n")
+    sys.stdout.write(markdown([ReportTable(head, rows)]) + "\n")
     return 0
 
 

@@ -21,7 +21,7 @@ from multiprocessing import Pool
 from pathlib import Path
 
 from mllm_embed.errors import ConfigError, DataError, user_errors
-from scenes import KINDS, Edit, Painter, Scene, caption, sample_edit, sample_scene
+from toy.scenes import KINDS, Edit, Painter, Scene, caption, sample_edit, sample_scene
 
 EDITS = 16
 GROUP = 8

@@ -36,13 +36,13 @@ import torch
 from torch import Tensor, nn
 from torch.nn import functional as F
 
-from base_model import IMAGE_TOKENS, USER, build_model, build_processor, build_tokenizer, load_base
 from make_scenes import MIN_NOUNS, UNSEEN, held_out_scenes
 from mllm_embed.errors import ConfigError, DataError, user_errors
 from mllm_embed.files import atomic_folder
 from mllm_embed.model.devices import bfloat16_pays
-from scene_talk import branches, corpus, mentions, questions
-from scenes import BACKGROUNDS, CELLS, SIZES, Painter, Scene, sample_scene
+from toy.base_model import IMAGE_TOKENS, USER, build_model, build_processor, build_tokenizer, load_base
+from toy.scene_talk import branches, corpus, mentions, questions
+from toy.scenes import BACKGROUNDS, CELLS, SIZES, Painter, Scene, sample_scene
 
 LOG = "pretraining.jsonl"
 SEEING_BATCH = 64

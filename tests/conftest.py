@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import importlib.util
 import os
 import shutil
 import socket
@@ -16,36 +15,13 @@ MEMORY = 12 * 2**30  # bytes of address space of a process; the tests take less 
 import pytest  # noqa: E402
 import torch  # noqa: E402
 
+import tiny  # noqa: E402
+
 if sys.platform == "linux" and not torch.cuda.is_available():
     import resource
 
     # a test that runs away fails with a traceback, and takes neither the machine nor the other tests with it
     resource.setrlimit(resource.RLIMIT_AS, (MEMORY, resource.getrlimit(resource.RLIMIT_AS)[1]))
-
-TESTS = Path(__file__).parent
-ROOT = TESTS.parent
-
-
-def _load(name: str, path: Path):
-    """Import a helper that is no package of ours, under a name that the tests share."""
-    spec = importlib.util.spec_from_file_location(name, path)
-    module = importlib.util.module_from_spec(spec)
-    sys.modules[name] = module
-    spec.loader.exec_module(module)
-    return module
-
-
-tiny = _load("tiny", TESTS / "tiny.py")
-families = _load("families", TESTS / "families.py")
-_load("chat_server", TESTS / "chat_server.py")
-_load("made_benchmarks", TESTS / "made_benchmarks.py")
-_load("scenes", ROOT / "scripts" / "scenes.py")
-_load("make_scenes", ROOT / "scripts" / "make_scenes.py")
-_load("base_model", ROOT / "scripts" / "base_model.py")
-_load("scene_talk", ROOT / "scripts" / "scene_talk.py")
-_load("pretrain_base", ROOT / "scripts" / "pretrain_base.py")
-_load("smollm2_llava", ROOT / "scripts" / "smollm2_llava.py")
-_load("bench_precision", ROOT / "scripts" / "bench_precision.py")
 
 
 @pytest.fixture(scope="session")

@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import ast
 import subprocess
 import sys
 import zipfile
@@ -56,40 +55,3 @@ def test_import_is_quick() -> None:
     code = "import sys, mllm_embed.cli, training.cli, eval.cli; print({'torch', 'peft', 'faiss'} & set(sys.modules))"
     done = subprocess.run([sys.executable, "-c", code], capture_output=True, text=True, cwd=ROOT)
     assert done.stdout.strip() == "set()", done.stdout + done.stderr
-
-
-@pytest.mark.parametrize("room", ROOMS)
-def test_rooms_import_only_what_they_may(room: str) -> None:
-    for path in (ROOT / room).rglob("*.py"):
-        for node in ast.walk(ast.parse(path.read_text())):
-            names = [alias.name for alias in node.names] if isinstance(node, ast.Import) else []
-            if isinstance(node, ast.ImportFrom):
-                depth = len(path.relative_to(ROOT / room).parts)
-                assert node.level <= depth, f"{path}: relative import out of the room"
-                names = [node.module or ""] if not node.level else []
-            for name in names:
-                for other, installed in ROOMS.items():
-                    if other not in ("mllm_embed", room):
-                        assert name != other and not name.startswith((f"{other}.", installed)), f"{path}: {name}"
-                assert room != "mllm_embed" or not name.startswith("mllm_embed."), f"{path}: imports {name}"
-
-
-def test_house_rules() -> None:
-    """No pickle, no remote code, no TODO, and no function or file that has outgrown its purpose."""
-    for room in (*ROOMS, "scripts"):
-        for path in (ROOT / room).rglob("*.py"):
-            text = path.read_text()
-            for banned in (
-                "import pickle",
-                "trust_remote_code=True",
-                "sys.path",
-                "TODO",
-                "except:",
-                "except Exception",
-            ):
-                assert banned not in text, f"{path}: {banned}"
-            assert text.count("\n") <= 350, f"{path} is too long"
-            for node in ast.walk(ast.parse(text)):
-                if isinstance(node, ast.FunctionDef):
-                    assert node.end_lineno - node.lineno <= 80, f"{path}: {node.name} is too long"
-                assert room == "scripts" or not isinstance(node, ast.Assert), f"{path}: assert outside tests"

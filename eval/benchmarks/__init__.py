@@ -61,7 +61,7 @@ def open_suite(
     return benchmark.build(source, split, values)
 
 
-def check(
+def check_benchmark(
     name: str,
     data: Path,
     *,

@@ -37,7 +37,7 @@ class Benchmark:
     splits: tuple[str, ...]
     options: Mapping[str, tuple[str, ...]]
     files: Callable[[str, Options], Mapping[str, Places]]
-    build: Callable[[Source, str, Options], Suite]
+    build: Callable[[BenchmarkFiles, str, Options], Suite]
     folders: Places = ("",)
     annotations: str = ""
     pictures: str = ""
@@ -54,7 +54,7 @@ class Count:
 
 
 @dataclass
-class Source:
+class BenchmarkFiles:
     """The files of a benchmark on a disk.
 
     Attributes:
@@ -134,7 +134,7 @@ class Source:
 
 def open_source(
     benchmark: Benchmark, data: Path, images: Path | None, split: str, options: Options
-) -> tuple[Source, list[Count]]:
+) -> tuple[BenchmarkFiles, list[Count]]:
     """The benchmark's annotation files under `data`, and what was found of each.
 
     Raises:
@@ -150,7 +150,7 @@ def open_source(
         counts.append(Count(what, int(path is not None), 1, None if path else places[0]))
         if path:
             files[what] = path
-    return Source(benchmark, data, images or data, files), counts
+    return BenchmarkFiles(benchmark, data, images or data, files), counts
 
 
 def chosen(benchmark: Benchmark, split: str | None, options: Options) -> tuple[str, dict[str, str]]:
@@ -187,7 +187,7 @@ def unique(ids: Sequence[str], where: str) -> list[str]:
     return list(ids)
 
 
-def positions(place: Mapping[str, int], ids: Iterable[str], where: str) -> tuple[int, ...]:
+def positions_of(place: Mapping[str, int], ids: Iterable[str], where: str) -> tuple[int, ...]:
     """Gallery positions of ids. Raises DataError for an id that is not in the gallery."""
     ids = list(ids)
     for name in ids:

@@ -14,7 +14,7 @@ from mllm_embed.types import Document
 
 from ..scoring.metrics import recall
 from ..scoring.suite import Suite, Task, View
-from .base import Benchmark, Options, Source, unique
+from .base import Benchmark, BenchmarkFiles, Options, unique
 
 _SPLITS = "Karpathy's splits"
 KS = (1, 5, 10)
@@ -25,7 +25,7 @@ def _benchmark(name: str, about: str, folders: tuple[str, ...], patterns: tuple[
     def files(split: str, options: Options) -> dict[str, tuple[str, ...]]:
         return {_SPLITS: (f"dataset_{name}.json", f"annotations/dataset_{name}.json", f"karpathy/dataset_{name}.json")}
 
-    def build(source: Source, split: str, options: Options) -> Suite:
+    def build(source: BenchmarkFiles, split: str, options: Options) -> Suite:
         return _build(source, split, options, patterns)
 
     return Benchmark(
@@ -41,7 +41,7 @@ def _benchmark(name: str, about: str, folders: tuple[str, ...], patterns: tuple[
     )
 
 
-def _build(source: Source, split: str, options: Options, patterns: tuple[str, ...]) -> Suite:
+def _build(source: BenchmarkFiles, split: str, options: Options, patterns: tuple[str, ...]) -> Suite:
     file, images = source.files[_SPLITS], source.rows(_SPLITS, "images", split=str, filename=str, sentences=list)
     rows = [row for row in images if row["split"] == split]
     if not rows:

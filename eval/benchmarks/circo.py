@@ -13,7 +13,7 @@ from mllm_embed.types import Document
 
 from ..scoring.metrics import mean_average_precision, recall
 from ..scoring.suite import Suite, Task, View
-from .base import Benchmark, Options, Source, ask, positions, unique
+from .base import Benchmark, BenchmarkFiles, Options, ask, positions_of, unique
 
 _QUERIES, _GALLERY = "annotations", "image list of COCO 2017 unlabeled"
 KS = (5, 10, 25, 50)
@@ -33,7 +33,7 @@ def _files(split: str, options: Options) -> dict[str, tuple[str, ...]]:
     }
 
 
-def _build(source: Source, split: str, options: Options) -> Suite:
+def _build(source: BenchmarkFiles, split: str, options: Options) -> Suite:
     labelled = split == "val"
     types: dict[str, type] = {"id": int, "reference_img_id": int, "relative_caption": str, "shared_concept": str}
     more: dict[str, type] = {"target_img_id": int, "gt_img_ids": list, "semantic_aspects": list} if labelled else {}
@@ -47,12 +47,14 @@ def _build(source: Source, split: str, options: Options) -> Suite:
         [{"file": f"{number:012d}.jpg"} for number in numbers],
     )
     where = [f"{source.files[_QUERIES]} query {row['id']}" for row in rows]
-    references = [positions(place, [str(row["reference_img_id"])], at)[0] for row, at in zip(rows, where, strict=True)]
+    references = [
+        positions_of(place, [str(row["reference_img_id"])], at)[0] for row, at in zip(rows, where, strict=True)
+    ]
     text = TEXTS[options["text"]]
     right = [_right(place, row, at) if labelled else () for row, at in zip(rows, where, strict=True)]
     views: tuple[View, ...] = (View((), right),)
     if labelled:
-        single = [positions(place, [str(row["target_img_id"])], at) for row, at in zip(rows, where, strict=True)]
+        single = [positions_of(place, [str(row["target_img_id"])], at) for row, at in zip(rows, where, strict=True)]
         views = View(mean_average_precision(KS), right), View(recall(KS), single)
     task = Task(
         name="",
@@ -80,7 +82,7 @@ def _right(place: dict[str, int], row: dict[str, Any], where: str) -> tuple[int,
     """The ground truths of a query, at least one, each once; and its aspects are words."""
     if not row["gt_img_ids"] or not all(isinstance(aspect, str) for aspect in row["semantic_aspects"]):
         raise DataError(f'{where}: "gt_img_ids" is empty, or "semantic_aspects" are no words; fetch the file again')
-    return positions(place, unique([str(number) for number in row["gt_img_ids"]], where), where)
+    return positions_of(place, unique([str(number) for number in row["gt_img_ids"]], where), where)
 
 
 CIRCO = Benchmark(

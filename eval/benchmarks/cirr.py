@@ -15,7 +15,7 @@ from mllm_embed.types import Document
 
 from ..scoring.metrics import recall, soft_recall
 from ..scoring.suite import Mean, Suite, Task, View
-from .base import Benchmark, Options, Source, ask, positions, unique
+from .base import Benchmark, BenchmarkFiles, Options, ask, positions_of, unique
 
 _CAPTIONS, _GALLERY = "captions", "image split"
 _SUBSET = 3
@@ -28,7 +28,7 @@ def _files(split: str, options: Options) -> dict[str, tuple[str, ...]]:
     }
 
 
-def _build(source: Source, split: str, options: Options) -> Suite:
+def _build(source: BenchmarkFiles, split: str, options: Options) -> Suite:
     labelled = split != "test1"
     types: dict[str, type] = {"pairid": int, "reference": str, "caption": str, "img_set": dict}
     rows = source.rows(_CAPTIONS, **types, **({"target_hard": str, "target_soft": dict} if labelled else {}))
@@ -43,9 +43,9 @@ def _build(source: Source, split: str, options: Options) -> Suite:
         [{"path": path.removeprefix("./"), "folder": path.split("/")[1], "name": n} for n, path in gallery.items()],
     )
     where = [f"{source.files[_CAPTIONS]} pair {row['pairid']}" for row in rows]
-    references = [positions(place, [row["reference"]], at) for row, at in zip(rows, where, strict=True)]
+    references = [positions_of(place, [row["reference"]], at) for row, at in zip(rows, where, strict=True)]
     members = [
-        positions(place, (m for m in _members(row, at) if m != row["reference"]), at)
+        positions_of(place, (m for m in _members(row, at) if m != row["reference"]), at)
         for row, at in zip(rows, where, strict=True)
     ]
     task = Task(
@@ -87,7 +87,7 @@ def _soft(row: dict[str, Any], place: dict[str, int], where: str) -> dict[int, f
     gains = {name: value for name, value in row["target_soft"].items() if name != row["reference"]}
     if not all(isinstance(value, (int, float)) and math.isfinite(value) for value in gains.values()):
         raise DataError(f'{where}: a value of "target_soft" is no number; fetch the file again')
-    return dict(zip(positions(place, gains, where), map(float, gains.values()), strict=True))
+    return dict(zip(positions_of(place, gains, where), map(float, gains.values()), strict=True))
 
 
 def _hidden(references: list[tuple[int, ...]], members: list[tuple[int, ...]]) -> tuple[View, ...]:
@@ -103,7 +103,7 @@ def _views(
     references: list[tuple[int, ...]],
     members: list[tuple[int, ...]],
 ) -> tuple[View, ...]:
-    hard = [positions(place, [row["target_hard"]], at) for row, at in zip(rows, where, strict=True)]
+    hard = [positions_of(place, [row["target_hard"]], at) for row, at in zip(rows, where, strict=True)]
     soft = [_soft(row, place, at) for row, at in zip(rows, where, strict=True)]
     among = [
         {at: gain for at, gain in gains.items() if at in allowed} for gains, allowed in zip(soft, members, strict=True)

@@ -12,7 +12,7 @@ from mllm_embed.types import Document
 
 from ..scoring.metrics import recall
 from ..scoring.suite import Mean, Suite, Task, View
-from .base import Benchmark, Options, Source, ask, positions, unique
+from .base import Benchmark, BenchmarkFiles, Options, ask, positions_of, unique
 
 CATEGORIES = ("dress", "shirt", "toptee")
 KS = (10, 50)
@@ -41,7 +41,7 @@ def _files(split: str, options: Options) -> dict[str, tuple[str, ...]]:
     return files
 
 
-def _build(source: Source, split: str, options: Options) -> Suite:
+def _build(source: BenchmarkFiles, split: str, options: Options) -> Suite:
     tasks = tuple(_task(source, category, options) for category in CATEGORIES)
     means = [Mean(f"mean R@{k}", tuple(f"{category}/R@{k}" for category in CATEGORIES)) for k in KS]
     means.append(Mean("mean", tuple(mean.name for mean in means)))
@@ -62,7 +62,7 @@ def _build(source: Source, split: str, options: Options) -> Suite:
     return Suite("fashioniq", split, options, tasks, tuple(means), (), protocol)
 
 
-def _task(source: Source, category: str, options: Options) -> Task:
+def _task(source: BenchmarkFiles, category: str, options: Options) -> Task:
     what = f"{category} captions"
     rows, file = source.rows(what, candidate=str, target=str, captions=list), source.files[what]
     names = source.json(f"{category} image split")
@@ -77,8 +77,8 @@ def _task(source: Source, category: str, options: Options) -> Task:
     for row, at in zip(rows, where, strict=True):
         if len(row["captions"]) != 2 or not all(isinstance(caption, str) for caption in row["captions"]):
             raise DataError(f'{at}: "captions" must be two texts; fetch the file again')
-    references = [positions(place, [row["candidate"]], at)[0] for row, at in zip(rows, where, strict=True)]
-    targets = [positions(place, [row["target"]], at) for row, at in zip(rows, where, strict=True)]
+    references = [positions_of(place, [row["candidate"]], at)[0] for row, at in zip(rows, where, strict=True)]
+    targets = [positions_of(place, [row["target"]], at) for row, at in zip(rows, where, strict=True)]
     return Task(
         name=category,
         gallery_ids=names,

@@ -4,21 +4,20 @@ from __future__ import annotations
 
 from typing import Any
 
-from mllm_embed.data.folder import Benchmark as FolderBenchmark
-from mllm_embed.data.folder import DataFolder, open_benchmark
+from mllm_embed.data.folder import DataFolder, OwnBenchmark, open_benchmark
 from mllm_embed.errors import DataError
 from mllm_embed.types import Document, Query
 
 from ..scoring.metrics import MAP, MRR, mean_average_precision, recall
 from ..scoring.suite import Suite, Task, View
-from .base import Benchmark, Count, Options, Source
+from .base import Benchmark, BenchmarkFiles, Count, Options
 
 KS = (1, 5, 10)
 METRICS = (*recall(KS), MAP, MRR, *mean_average_precision(KS))
 CAPTIONS = "captions"
 
 
-def suite_of(benchmark: FolderBenchmark) -> Suite:
+def suite_of(benchmark: OwnBenchmark) -> Suite:
     """The composed queries, and as a task of its own every gallery caption, which asks for its picture.
 
     Raises:
@@ -69,7 +68,7 @@ def _given(lists: list[Any]) -> list[Any]:
     return lists if any(lists) else []
 
 
-def _positions(benchmark: FolderBenchmark, place: dict[str, int]) -> tuple[list[list[int]], list[list[int]]]:
+def _positions(benchmark: OwnBenchmark, place: dict[str, int]) -> tuple[list[list[int]], list[list[int]]]:
     for query in benchmark.queries:
         lost = [name for name in (*query.targets, *query.exclude, *query.negatives) if name not in place]
         if lost or not query.targets:
@@ -79,14 +78,14 @@ def _positions(benchmark: FolderBenchmark, place: dict[str, int]) -> tuple[list[
     return targets, [[place[name] for name in query.exclude] for query in benchmark.queries]
 
 
-def _exclusion(benchmark: FolderBenchmark) -> str:
+def _exclusion(benchmark: OwnBenchmark) -> str:
     count = sum(bool(query.exclude) for query in benchmark.queries)
     if not count:
         return "nothing: every query ranks the whole gallery, its own reference picture included if it is there"
     return f"the gallery ids under exclude, which {count} of {len(benchmark.queries)} queries have"
 
 
-def _build(source: Source, split: str, options: Options) -> Suite:
+def _build(source: BenchmarkFiles, split: str, options: Options) -> Suite:
     benchmark = open_benchmark(source.data, pictures=source.look and source.strict)
     if not source.strict:
         found = DataFolder.open(source.data, pictures=False).pictures()

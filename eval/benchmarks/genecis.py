@@ -19,7 +19,7 @@ from mllm_embed.types import Document, ImageLike
 
 from ..scoring.metrics import recall
 from ..scoring.suite import Mean, Suite, Task, View
-from .base import Benchmark, Options, Source, ask
+from .base import Benchmark, BenchmarkFiles, Options, ask
 
 TASKS = ("focus_attribute", "change_attribute", "focus_object", "change_object")
 KS = (1, 2, 3)
@@ -70,7 +70,7 @@ def _files(split: str, options: Options) -> dict[str, tuple[str, ...]]:
     return {name: (f"genecis/{name}.json", f"{name}.json") for name in _chosen(options)}
 
 
-def _build(source: Source, split: str, options: Options) -> Suite:
+def _build(source: BenchmarkFiles, split: str, options: Options) -> Suite:
     tasks = tuple(_task(source, name) for name in _chosen(options))
     means = (Mean("mean R@1", tuple(f"{name}/R@1" for name in TASKS)),) if len(tasks) == len(TASKS) else ()
     protocol = {
@@ -85,7 +85,7 @@ def _build(source: Source, split: str, options: Options) -> Suite:
     return Suite("genecis", split, options, tasks, means, ("R@1",), protocol)
 
 
-def _task(source: Source, name: str) -> Task:
+def _task(source: BenchmarkFiles, name: str) -> Task:
     rows, file = source.rows(name, condition=str, reference=dict, target=dict, gallery=list), source.files[name]
     kind = name.rpartition("_")[2]
     where = [f"{file} row {number}" for number in range(len(rows))]
@@ -129,7 +129,7 @@ def _id(key: tuple[int | float, ...]) -> str:
     return f"{number}:{','.join(f'{value:.12g}' for value in box)}" if box else str(number)
 
 
-def _pictures(source: Source, name: str, kind: str, keys: list[tuple[int | float, ...]]) -> list[ImageLike]:
+def _pictures(source: BenchmarkFiles, name: str, kind: str, keys: list[tuple[int | float, ...]]) -> list[ImageLike]:
     if kind == "object":
         places = ("val2017/{coco}", "coco/val2017/{coco}", "coco/images/val2017/{coco}", "{coco}")
     else:

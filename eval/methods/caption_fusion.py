@@ -2,10 +2,10 @@
 
 from __future__ import annotations
 
-from ..studies.method import Method, Ranking, Seen
+from ..studies.method import Method, MethodContext, Ranking
 
 
-def caption_fusion(seen: Seen, *, beta: float = 0.2) -> Ranking:
+def caption_fusion(seen: MethodContext, *, beta: float = 0.2) -> Ranking:
     """(1 - b) cos(q, g) + b mean cos(q, captions of g), as one product with a mixed gallery."""
     return Ranking(seen.composed, seen.views.captioned_gallery(seen.gallery, beta))
 

@@ -2,10 +2,10 @@
 
 from __future__ import annotations
 
-from ..studies.method import Method, Ranking, Seen
+from ..studies.method import Method, MethodContext, Ranking
 
 
-def caption_rewrite(seen: Seen) -> Ranking:
+def caption_rewrite(seen: MethodContext) -> Ranking:
     """e(what the model says the changed picture shows)."""
     return Ranking(seen.views.rewrites(), seen.gallery)
 

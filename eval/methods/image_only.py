@@ -2,10 +2,10 @@
 
 from __future__ import annotations
 
-from ..studies.method import Method, Ranking, Seen
+from ..studies.method import Method, MethodContext, Ranking
 
 
-def image_only(seen: Seen) -> Ranking:
+def image_only(seen: MethodContext) -> Ranking:
     """The reference picture alone."""
     return Ranking(seen.image, seen.gallery)
 

@@ -4,10 +4,10 @@ from __future__ import annotations
 
 from mllm_embed.vectors.fusion import slerp
 
-from ..studies.method import Method, Ranking, Seen
+from ..studies.method import Method, MethodContext, Ranking
 
 
-def image_text_slerp(seen: Seen, *, share: float = 0.5) -> Ranking:
+def image_text_slerp(seen: MethodContext, *, share: float = 0.5) -> Ranking:
     """The point of the arc from the picture (0) to the instruction (1)."""
     return Ranking(slerp(seen.image, seen.text, share), seen.gallery)
 

@@ -4,10 +4,10 @@ from __future__ import annotations
 
 from mllm_embed.vectors.fusion import weighted
 
-from ..studies.method import Method, Ranking, Seen
+from ..studies.method import Method, MethodContext, Ranking
 
 
-def image_text_sum(seen: Seen) -> Ranking:
+def image_text_sum(seen: MethodContext) -> Ranking:
     """v + t, of unit length."""
     return Ranking(weighted((1, seen.image), (1, seen.text)), seen.gallery)
 

@@ -6,10 +6,10 @@ import numpy as np
 
 from mllm_embed.vectors.fusion import edited, unit, weighted
 
-from ..studies.method import Method, Ranking, Seen
+from ..studies.method import Method, MethodContext, Ranking
 
 
-def pdv_fusion(seen: Seen, *, beta: float = 0.75, image: float = 1.4, text: float = 1.2) -> Ranking:
+def pdv_fusion(seen: MethodContext, *, beta: float = 0.75, image: float = 1.4, text: float = 1.2) -> Ranking:
     """(1 - b) [v + a_I (q - v)] + b [d + a_T (r - d)], [] at unit length.
 
     d, r: texts of the picture as it is and as it should be.

@@ -7,10 +7,10 @@ import numpy as np
 from mllm_embed.generate.generator import Question
 
 from ..studies.llm_texts import DESCRIBE
-from ..studies.method import Method, Ranking, Seen
+from ..studies.method import Method, MethodContext, Ranking
 
 
-def rerank_caption(seen: Seen, *, depth: int = 10, weight: float = 0.1) -> Ranking:
+def rerank_caption(seen: MethodContext, *, depth: int = 10, weight: float = 0.1) -> Ranking:
     """The first k answers by cosine plus w times the log-likelihood, a token, of the rewrite as their description."""
 
     def rescore(answers: np.ndarray) -> np.ndarray:

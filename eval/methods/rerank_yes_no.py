@@ -6,10 +6,10 @@ import numpy as np
 
 from mllm_embed.generate.rerank import question
 
-from ..studies.method import Method, Ranking, Seen
+from ..studies.method import Method, MethodContext, Ranking
 
 
-def rerank_yes_no(seen: Seen, *, depth: int = 10) -> Ranking:
+def rerank_yes_no(seen: MethodContext, *, depth: int = 10) -> Ranking:
     """The first k answers by how much likelier the model says yes than no to reference, instruction and answer."""
 
     def rescore(answers: np.ndarray) -> np.ndarray:

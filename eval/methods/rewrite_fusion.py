@@ -4,10 +4,10 @@ from __future__ import annotations
 
 from mllm_embed.vectors.fusion import weighted
 
-from ..studies.method import Method, Ranking, Seen
+from ..studies.method import Method, MethodContext, Ranking
 
 
-def rewrite_fusion(seen: Seen, *, weight: float = 0.5) -> Ranking:
+def rewrite_fusion(seen: MethodContext, *, weight: float = 0.5) -> Ranking:
     """(1 - w) q + w e(what the model says the changed picture shows), of unit length."""
     if not weight:
         return Ranking(seen.composed, seen.gallery)

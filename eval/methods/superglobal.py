@@ -4,12 +4,12 @@ from __future__ import annotations
 
 import numpy as np
 
-from ..studies.method import Method, Ranking, Seen
+from ..studies.method import Method, MethodContext, Ranking
 
 _REFINED = 10  # vectors whose elementwise maximum is the second query
 
 
-def superglobal(seen: Seen, *, depth: int = 100, neighbours: int = 4, beta: float = 0.1) -> Ranking:
+def superglobal(seen: MethodContext, *, depth: int = 100, neighbours: int = 4, beta: float = 0.1) -> Ranking:
     """The first answers pulled to their neighbours, the query to the best of those; the mean of both scores."""
     depth = min(int(depth), len(seen.gallery))
 

@@ -2,10 +2,10 @@
 
 from __future__ import annotations
 
-from ..studies.method import Method, Ranking, Seen
+from ..studies.method import Method, MethodContext, Ranking
 
 
-def text_only(seen: Seen) -> Ranking:
+def text_only(seen: MethodContext) -> Ranking:
     """The instruction alone."""
     return Ranking(seen.text, seen.gallery)
 

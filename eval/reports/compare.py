@@ -22,7 +22,7 @@ from mllm_embed.files import read_json
 from ..scoring.estimate import RESAMPLES
 from ..scoring.paired import FLIPS, paired, weights
 from .report import PER_QUERY, RESULT
-from .tables import STYLES, Block, Heading, Table
+from .tables import STYLES, Block, Heading, ReportTable
 
 _AGAIN = "run `python -m eval run` or `score` again"
 
@@ -230,7 +230,7 @@ def _labels(runs: Sequence[Run]) -> list[str]:
     return [str(run.folder) for run in runs]
 
 
-def _table(columns: Sequence[str], ours: list[dict[str, str]], rows: Sequence[Mapping[str, Any]]) -> Table:
+def _table(columns: Sequence[str], ours: list[dict[str, str]], rows: Sequence[Mapping[str, Any]]) -> ReportTable:
     """Lines of ours, then published ones; what no line has is no column."""
     lines = [*ours, *({**row, **row["metrics"]} for row in rows)]
     head = ["method", "backbone", "setting", "split", *columns, *map(_interval, columns), "source"]
@@ -240,7 +240,7 @@ def _table(columns: Sequence[str], ours: list[dict[str, str]], rows: Sequence[Ma
         found = {number: float(line[key]) for number, line in enumerate(lines) if key in columns and line.get(key)}
         if len(found) > 1:
             best |= {(number, at) for number, value in found.items() if value == max(found.values())}
-    return Table(head, [[line.get(key) or "–" for key in head] for line in lines], frozenset(best))
+    return ReportTable(head, [[line.get(key) or "–" for key in head] for line in lines], frozenset(best))
 
 
 def _tests(runs: Sequence[Run]) -> Iterable[Block]:
@@ -264,7 +264,7 @@ def _tests(runs: Sequence[Run]) -> Iterable[Block]:
             f"Paired tests on the same queries: the difference in points, its 95 % interval from {RESAMPLES:,} "
             f"bootstrap samples, two-sided p from {FLIPS:,} random sign flips, not corrected for the number of tests."
         )
-        yield Table(["run", "minus", "column", "difference", "95 %", "p"], rows)
+        yield ReportTable(["run", "minus", "column", "difference", "95 %", "p"], rows)
 
 
 def _differences(base: Run, run: Run, columns: Sequence[str]) -> list[np.ndarray]:

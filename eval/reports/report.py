@@ -11,7 +11,7 @@ from mllm_embed.files import write_json
 from mllm_embed.saving.versions import versions
 from mllm_embed.search.contact_sheet import SheetRow, contact_sheet
 
-from ..scoring.estimate import Figure
+from ..scoring.estimate import Estimate
 from ..scoring.score import Result, TaskResult
 from ..scoring.suite import Suite, Task
 
@@ -23,7 +23,7 @@ _UNITS = ("bytes", "kB", "MB", "GB", "TB")
 RESULT, PER_QUERY = "result.json", "per_query.json"
 
 
-def table(result: Result) -> str:
+def result_table(result: Result) -> str:
     """Every task's rows, the first one with hits and 95 % intervals and by group, then the means, as aligned text."""
     blocks = [_block(_heading(name, task), task.rows, task.groups) for name, task in result.tasks.items()]
     if result.means:
@@ -131,7 +131,7 @@ def _heading(name: str, task: TaskResult) -> str:
     return f"{name + ': ' if name else ''}{task.queries:,} queries, gallery of {task.gallery:,}"
 
 
-def _block(title: str, rows: Mapping[str, Mapping[str, Figure]], groups: Mapping[str, Mapping[str, Figure]]) -> str:
+def _block(title: str, rows: Mapping[str, Mapping[str, Estimate]], groups: Mapping[str, Mapping[str, Estimate]]) -> str:
     """One task as text: its metrics side by side, those with a first word of their own ("soft") below."""
     first = next(iter(rows.values()))
     parts = [list(names) for _, names in groupby(first, key=lambda name: name.startswith("soft "))]
@@ -139,7 +139,7 @@ def _block(title: str, rows: Mapping[str, Mapping[str, Figure]], groups: Mapping
 
 
 def _lines(
-    names: Sequence[str], rows: Mapping[str, Mapping[str, Figure]], groups: Mapping[str, Mapping[str, Figure]]
+    names: Sequence[str], rows: Mapping[str, Mapping[str, Estimate]], groups: Mapping[str, Mapping[str, Estimate]]
 ) -> list[str]:
     lines = [["", *names]]
     for number, (row, figures) in enumerate(rows.items()):

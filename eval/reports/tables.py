@@ -8,7 +8,7 @@ from dataclasses import dataclass
 
 
 @dataclass(frozen=True)
-class Table:
+class ReportTable:
     """Cells as plain text, and which (row, column) are the best of their column."""
 
     head: Sequence[str]
@@ -20,10 +20,10 @@ class Heading(str):
     """The title of a section; a plain str in a document is a line of text."""
 
 
-Block = Heading | str | Table
+Block = Heading | str | ReportTable
 
 
-def _right(table: Table, column: int) -> bool:
+def _right(table: ReportTable, column: int) -> bool:
     """Whether a column holds numbers, which stand to the right."""
     return all(re.fullmatch(r"[-+.\d–]+( to [-+.\d]+)?", row[column]) for row in table.rows)
 
@@ -32,14 +32,14 @@ def markdown(blocks: Iterable[Block]) -> str:
     """For GitHub, aligned."""
     parts = []
     for block in blocks:
-        if isinstance(block, Table):
+        if isinstance(block, ReportTable):
             parts.append("\n".join(_markdown_table(block)))
         else:
             parts.append(("## " if isinstance(block, Heading) else "") + _escaped(block))
     return "\n\n".join(parts)
 
 
-def _markdown_table(table: Table) -> list[str]:
+def _markdown_table(table: ReportTable) -> list[str]:
     rows = [[_escaped(cell) for cell in row] for row in (table.head, *table.rows)]
     for row, column in table.best:
         rows[row + 1][column] = f"**{rows[row + 1][column]}**"
@@ -64,7 +64,7 @@ def latex(blocks: Iterable[Block]) -> str:
     """For the package booktabs."""
     parts = []
     for block in blocks:
-        if isinstance(block, Table):
+        if isinstance(block, ReportTable):
             parts.append("\n".join(_latex_table(block)))
         else:
             text = " ".join(block.split()).translate(str.maketrans(_LATEX))
@@ -72,7 +72,7 @@ def latex(blocks: Iterable[Block]) -> str:
     return "\n\n".join(parts)
 
 
-def _latex_table(table: Table) -> list[str]:
+def _latex_table(table: ReportTable) -> list[str]:
     rows = [[cell.translate(str.maketrans(_LATEX)) for cell in row] for row in (table.head, *table.rows)]
     for row, column in table.best:
         rows[row + 1][column] = f"\\textbf{{{rows[row + 1][column]}}}"

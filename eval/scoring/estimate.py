@@ -19,7 +19,7 @@ _TAILS = (2.5, 97.5)
 
 
 @dataclass(frozen=True)
-class Figure:
+class Estimate:
     """One reported number.
 
     Attributes:
@@ -43,11 +43,11 @@ class Figure:
         return {name: getattr(self, name) for name in fields if getattr(self, name) is not None}
 
 
-def figure(metric: Metric, values: np.ndarray, tied: np.ndarray, samples: np.ndarray) -> Figure:
+def estimate(metric: Metric, values: np.ndarray, tied: np.ndarray, samples: np.ndarray) -> Estimate:
     """The figure of values [Q]; tied [Q] marks queries that hang on a tie, samples [B] are bootstrap means."""
     low, high = (100 * np.percentile(samples, _TAILS)).tolist()
     hits = int(values.sum()) if metric.counts else None
-    return Figure(100 * metric.mean(values), low, high, len(values), hits, int(tied.sum()))
+    return Estimate(100 * metric.mean(values), low, high, len(values), hits, int(tied.sum()))
 
 
 def resamples(values: np.ndarray, stream: str) -> np.ndarray:
@@ -65,12 +65,12 @@ def bootstrap_means(values: np.ndarray, rng: np.random.Generator) -> np.ndarray:
     return np.concatenate([block @ values for block in draws]) / count
 
 
-def means(wanted: tuple[Mean, ...], figures: Mapping[str, tuple[Figure, np.ndarray]]) -> dict[str, Figure]:
+def means(wanted: tuple[Mean, ...], figures: Mapping[str, tuple[Estimate, np.ndarray]]) -> dict[str, Estimate]:
     """The means over figures given by name with their bootstrap means [B], so that what is drawn together stays so."""
     known = dict(figures)
     for mean in wanted:
         parts = [known[part] for part in mean.parts]
         samples = np.mean([sample for _, sample in parts], axis=0)
         low, high = (100 * np.percentile(samples, _TAILS)).tolist()
-        known[mean.name] = Figure(float(np.mean([part.percent for part, _ in parts])), low, high), samples
+        known[mean.name] = Estimate(float(np.mean([part.percent for part, _ in parts])), low, high), samples
     return {mean.name: known[mean.name][0] for mean in wanted}

@@ -9,13 +9,14 @@ from __future__ import annotations
 import time
 from collections.abc import Mapping, Sequence
 from dataclasses import replace
-from typing import Any, Protocol
+from typing import Any
 
 import numpy as np
 
+from mllm_embed.encode.encoder import PromptedEncoder
 from mllm_embed.errors import DataError
 from mllm_embed.inputs.prompts import PromptSet
-from mllm_embed.types import Document, Item, Query
+from mllm_embed.types import Document, Item
 from mllm_embed.vectors.fusion import edited
 
 from .score import Result, Ties, Vectors, need_labels, score
@@ -29,24 +30,8 @@ BASELINES = {
 _GALLERY = "gallery"
 
 
-class Encoder(Protocol):
-    """What is needed of `MLLMEmbedder` here."""
-
-    prompts: PromptSet
-
-    def with_prompts(self, prompts: PromptSet) -> Encoder:
-        """The same model asked through other prompts."""
-        ...
-
-    def encode(
-        self, inputs: Sequence[Query | Document], *, batch_size: int = 32, show_progress: bool | None = None
-    ) -> np.ndarray:
-        """Unit vectors [N, D] float32 for the inputs."""
-        ...
-
-
 def evaluate(
-    embedder: Encoder,
+    embedder: PromptedEncoder,
     suite: Suite,
     *,
     batch_size: int = 32,
@@ -93,7 +78,7 @@ def described(result: Result, suite: Suite, prompts: PromptSet) -> Result:
 
 
 def embed(
-    embedder: Encoder, suite: Suite, *, batch_size: int = 32, progress: bool | None = None
+    embedder: PromptedEncoder, suite: Suite, *, batch_size: int = 32, progress: bool | None = None
 ) -> tuple[dict[str, Vectors], dict[str, float]]:
     """The vectors of every task, and the seconds they took.
 
@@ -120,7 +105,7 @@ def embed(
 
 
 def _encode(
-    embedder: Encoder, asked: Sequence[tuple[PromptSet, Item]], batch_size: int, progress: bool | None
+    embedder: PromptedEncoder, asked: Sequence[tuple[PromptSet, Item]], batch_size: int, progress: bool | None
 ) -> np.ndarray:
     """Vectors [N, D] float32 of items, each asked through its prompts."""
     out: np.ndarray | None = None

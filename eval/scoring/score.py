@@ -13,7 +13,7 @@ import numpy as np
 from mllm_embed.errors import DataError
 from mllm_embed.vectors.ranking import TargetRanks, ranks_among, ranks_of_targets, top_among, top_k
 
-from .estimate import RESAMPLES, Figure, figure, means, resamples
+from .estimate import RESAMPLES, Estimate, estimate, means, resamples
 from .suite import Suite, Task, View
 
 Ties = Literal["gallery", "optimistic", "pessimistic"]
@@ -53,8 +53,8 @@ class TaskResult:
     gallery: int
     queries: int
     dimensions: int | None
-    rows: Mapping[str, Mapping[str, Figure]]
-    groups: Mapping[str, Mapping[str, Figure]]
+    rows: Mapping[str, Mapping[str, Estimate]]
+    groups: Mapping[str, Mapping[str, Estimate]]
     values: Mapping[str, np.ndarray] = field(repr=False, compare=False)
     answers: np.ndarray = field(repr=False, compare=False)
 
@@ -72,7 +72,7 @@ class Result:
     printed: tuple[str, ...]
     parts: Mapping[str, tuple[str, ...]]
     tasks: Mapping[str, TaskResult]
-    means: Mapping[str, Mapping[str, Figure]]
+    means: Mapping[str, Mapping[str, Estimate]]
     protocol: Mapping[str, Any]
     spent: Mapping[str, float]
 
@@ -283,7 +283,7 @@ def _figures_of(
     members: np.ndarray,
     stream: str,
     names: tuple[str, ...] | None = None,
-) -> tuple[dict[str, Figure], dict[str, np.ndarray], dict[str, np.ndarray]]:
+) -> tuple[dict[str, Estimate], dict[str, np.ndarray], dict[str, np.ndarray]]:
     """Figures, bootstrap means and values by metric over some of the queries; `names`: of these metrics only."""
     metrics, values, tied = [], [], []
     for view, found in ranks:
@@ -294,7 +294,7 @@ def _figures_of(
                 values.append(by_rule[ties])
                 tied.append(by_rule["optimistic"] != by_rule["pessimistic"])
     drawn = resamples(np.stack(values, axis=1), stream)
-    figures = {metric.name: figure(metric, values[at], tied[at], drawn[:, at]) for at, metric in enumerate(metrics)}
+    figures = {metric.name: estimate(metric, values[at], tied[at], drawn[:, at]) for at, metric in enumerate(metrics)}
     return (
         figures,
         {metric.name: drawn[:, at] for at, metric in enumerate(metrics)},
@@ -311,11 +311,11 @@ def _groups(task: Task) -> dict[str, np.ndarray]:
     return {name: np.array(members[name]) for name in sorted(members)}
 
 
-def _means(suite: Suite, measured: Mapping[str, Measured], row: str) -> dict[str, Figure]:
+def _means(suite: Suite, measured: Mapping[str, Measured], row: str) -> dict[str, Estimate]:
     figures = {
-        f"{name}/{metric}" if name else metric: (figure, samples[row][metric])
+        f"{name}/{metric}" if name else metric: (estimate, samples[row][metric])
         for name, (result, samples) in measured.items()
-        for metric, figure in result.rows[row].items()
+        for metric, estimate in result.rows[row].items()
     }
     return means(suite.means, figures)
 
@@ -330,5 +330,5 @@ def _task_dict(task: TaskResult) -> dict[str, Any]:
     }
 
 
-def _figures(rows: Mapping[str, Mapping[str, Figure]]) -> dict[str, dict[str, Any]]:
-    return {name: {metric: figure.to_dict() for metric, figure in row.items()} for name, row in rows.items()}
+def _figures(rows: Mapping[str, Mapping[str, Estimate]]) -> dict[str, dict[str, Any]]:
+    return {name: {metric: estimate.to_dict() for metric, estimate in row.items()} for name, row in rows.items()}

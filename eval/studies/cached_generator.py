@@ -11,7 +11,7 @@ from typing import Any
 from tqdm import tqdm
 
 from mllm_embed.encode.embedder import MLLMEmbedder
-from mllm_embed.generate.answer_cache import Answer, Cache, key_of
+from mllm_embed.generate.answer_cache import Cache, CachedAnswer, cache_key
 from mllm_embed.generate.generator import Generator, Question
 from mllm_embed.inputs.images import content_key
 from mllm_embed.types import ImageLike
@@ -20,7 +20,7 @@ CACHE = "answers.jsonl"
 _BATCH = 16
 
 
-class Told:
+class CachedGenerator:
     """The embedder's language model, its adapter off, with a memory.
 
     Attributes:
@@ -72,14 +72,14 @@ class Told:
             found = list(ask(self._generator, [pair for _, pair in part]))
             took = (time.perf_counter() - started) / len(part)
             for (key, (question, _)), value in zip(part, found, strict=True):
-                self._cache.add(key, Answer(str(value)), asked=question.words, seconds=f"{took:.6f}")
+                self._cache.add(key, CachedAnswer(str(value)), asked=question.words, seconds=f"{took:.6f}")
         self.seconds += sum(self._cache.seconds(key) for key in dict.fromkeys(keys))
         self.spent += time.perf_counter() - before
         return [self._cache[key].text for key in keys]
 
     def _key(self, kind: str, question: Question, answer: str) -> str:
         pictures = [self._content(image) for image in question.images]
-        return key_of({**self._identity, "kind": kind, "pictures": pictures, "answer": answer}, question.words)
+        return cache_key({**self._identity, "kind": kind, "pictures": pictures, "answer": answer}, question.words)
 
     def _content(self, image: ImageLike) -> str:
         """The sha256 of a picture; of a file once."""

@@ -24,16 +24,16 @@ from ..scoring.evaluate import described, embed, items_of
 from ..scoring.paired import Difference, paired, weights
 from ..scoring.score import ANSWERS, SCORES, TIES, Result, measure, need_labels, result_of
 from ..scoring.suite import Suite, Task
-from .cached_generator import Told
-from .llm_texts import TextViews
-from .method import Method, Ranking, Seen
+from .cached_generator import CachedGenerator
+from .llm_texts import LLMTexts
+from .method import Method, MethodContext, Ranking
 
 PLAIN = "plain"
 _TIMED = 64  # queries that are encoded once more, to tell what one costs
 
 
 @dataclass(frozen=True)
-class Tried:
+class MethodResult:
     """What one method did.
 
     Attributes:
@@ -62,7 +62,7 @@ class Trial:
     headline: str
     tuned_on: str
     spent: Mapping[str, float]
-    tried: Mapping[str, Tried]
+    tried: Mapping[str, MethodResult]
 
 
 class Bench:
@@ -72,7 +72,7 @@ class Bench:
         self,
         embedder: MLLMEmbedder,
         suite: Suite,
-        told: Told,
+        told: CachedGenerator,
         batch_size: int = 32,
         captions: Mapping[str, Sequence[str]] | None = None,
     ):
@@ -132,11 +132,11 @@ class Bench:
         own = {column(task, metric.name): metric.name for view in task.views for metric in view.metrics}
         return [(own[name], weight) for name, weight in parts.items() if name in own]
 
-    def _seen(self, task: Task) -> Seen:
+    def _seen(self, task: Task) -> MethodContext:
         def encode(texts: Sequence[Document]) -> np.ndarray:
             return np.asarray(self.embedder.encode(texts, batch_size=self.batch_size, show_progress=False))
 
-        return Seen(task, self.vectors[task.name], TextViews(task, encode, self.told, self._captions))
+        return MethodContext(task, self.vectors[task.name], LLMTexts(task, encode, self.told, self._captions))
 
     def _encoding_costs(self) -> dict[str, float]:
         """Seconds a query by row, of a few queries encoded by that row's items alone."""
@@ -177,7 +177,7 @@ def try_methods(
     """
     if tune_on is not None:
         check_apart(suite, tune_on)
-    told = Told(embedder, answers)
+    told = CachedGenerator(embedder, answers)
     settings = {name: dict(method.defaults) for name, method in chosen.items()}
     refused: dict[str, str] = {}
     if tune_on is not None:
@@ -191,7 +191,7 @@ def try_methods(
                     refused[name] = str(error)
     bench = Bench(embedder, suite, told, batch_size, captions)
     plain, seconds, _ = bench.plain()
-    tried = {PLAIN: Tried(None, {}, described(plain, bench.suite, embedder.prompts), None, seconds)}
+    tried = {PLAIN: MethodResult(None, {}, described(plain, bench.suite, embedder.prompts), None, seconds)}
     for name, method in chosen.items():
         say(name)
         try:
@@ -199,10 +199,10 @@ def try_methods(
                 raise ConfigError(refused[name])
             result, seconds, once = bench.run(method, settings[name])
         except MLLMEmbedError as error:
-            tried[name] = Tried(method, settings[name], refused=str(error))
+            tried[name] = MethodResult(method, settings[name], refused=str(error))
             continue
         gain = bench.gain(result, plain)
-        tried[name] = Tried(
+        tried[name] = MethodResult(
             method, settings[name], described(result, bench.suite, embedder.prompts), gain, seconds, once
         )
     tuned = f"{tune_on.title} ({tune_on.fingerprint()[:12]})" if tune_on is not None else ""

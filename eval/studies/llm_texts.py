@@ -17,7 +17,7 @@ from mllm_embed.types import Document, Item
 from mllm_embed.vectors.fusion import unit
 
 from ..scoring.suite import Suite, Task
-from .cached_generator import Told
+from .cached_generator import CachedGenerator
 
 # After the words that the embedder's own prompts use (E5-V, InstructCIR), but not "in one word".
 DESCRIBE = "Describe this image."
@@ -45,7 +45,7 @@ def read_captions(path: Path, suite: Suite) -> dict[str, list[str]]:
 
 
 @dataclass
-class TextViews:
+class LLMTexts:
     """Texts beside the pictures of a task, each made and encoded once.
 
     Attributes:
@@ -59,7 +59,7 @@ class TextViews:
 
     task: Task
     encode: Callable[[Sequence[Document]], np.ndarray]
-    told: Told
+    told: CachedGenerator
     captions: Mapping[str, Sequence[str]] = field(default_factory=dict)
     seconds: float = 0.0
     spent: float = 0.0

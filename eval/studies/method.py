@@ -16,13 +16,13 @@ from ..scoring.score import Vectors, answers_of, ranks_of
 from ..scoring.suite import Task, View
 
 if TYPE_CHECKING:
-    from .llm_texts import TextViews
+    from .llm_texts import LLMTexts
 
 Rescore = Callable[[np.ndarray], np.ndarray]
 """Answers [Q, k] int64 (gallery positions, -1 where there are fewer) -> their new scores [Q, k]."""
 
 
-class Seen:
+class MethodContext:
     """What methods work with on one task.
 
     Attributes:
@@ -31,7 +31,7 @@ class Seen:
         used: which of the query's vectors have been asked for, by row of the table.
     """
 
-    def __init__(self, task: Task, vectors: Vectors, views: TextViews):
+    def __init__(self, task: Task, vectors: Vectors, views: LLMTexts):
         self.task, self.gallery, self.views = task, vectors.gallery, views
         self.used: set[str] = set()
         self._rows = vectors.rows

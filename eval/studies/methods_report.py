@@ -11,9 +11,9 @@ from mllm_embed.files import write_json
 from mllm_embed.saving.versions import versions
 
 from ..reports.report import write_result
-from ..reports.tables import Table, markdown
+from ..reports.tables import ReportTable, markdown
 from ..scoring.paired import FLIPS
-from .compare_methods import Trial, Tried, figure_of
+from .compare_methods import MethodResult, Trial, figure_of
 from .plot_gains import PICTURE, draw_gains
 
 METHODS = "methods.json"
@@ -31,7 +31,7 @@ def trial_table(trial: Trial) -> str:
         f"Settings: {tuned}. Embedding all once took {trial.spent['embedding seconds']:.1f} s; ms a query: encoding "
         "what the method looks at, and its own work.",
     ]
-    return markdown([*notes, Table(head, rows)])
+    return markdown([*notes, ReportTable(head, rows)])
 
 
 def write_trial(trial: Trial, folder: Path, settings: Mapping[str, Any]) -> list[Path]:
@@ -69,7 +69,7 @@ def _columns(trial: Trial) -> list[str]:
     return list(dict.fromkeys([trial.headline, *columns]))
 
 
-def _row(name: str, tried: Tried, trial: Trial, columns: list[str]) -> list[str]:
+def _row(name: str, tried: MethodResult, trial: Trial, columns: list[str]) -> list[str]:
     settings = ", ".join(f"{key} {value:g}" for key, value in tried.settings.items()) or "–"
     needs = tried.method.needs if tried.method else "–"
     if tried.result is None:
@@ -82,7 +82,7 @@ def _row(name: str, tried: Tried, trial: Trial, columns: list[str]) -> list[str]
     return [name, settings, *figures, *gain, f"{1000 * tried.seconds:.1f}", once, needs]
 
 
-def _dict(tried: Tried, trial: Trial) -> dict[str, Any]:
+def _dict(tried: MethodResult, trial: Trial) -> dict[str, Any]:
     method = tried.method
     return {
         "settings": dict(tried.settings),

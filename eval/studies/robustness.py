@@ -19,7 +19,7 @@ from mllm_embed.files import write_json
 from mllm_embed.saving.versions import versions
 from mllm_embed.types import Item, Query, picture_key
 
-from ..reports.tables import Table, markdown
+from ..reports.tables import ReportTable, markdown
 from ..scoring.estimate import resamples
 from ..scoring.evaluate import embed
 from ..scoring.score import Vectors, answers_of, ranks_of
@@ -288,7 +288,7 @@ def robustness_table(found: Robustness) -> str:
             [name, _number(name, m.value), f"{_number(name, m.low)} to {_number(name, m.high)}", m.about]
             for name, m in measures.items()
         ]
-        blocks.append(Table(["measure", "value", "95 %", "what it is"], rows))
+        blocks.append(ReportTable(["measure", "value", "95 %", "what it is"], rows))
         alike = [half for half in _HALVES if f"cosine, {half} swapped" not in measures]
         blocks += [f"Every query has the same {half}: whether it is ignored cannot be told." for half in alike]
     blocks += [f"FAULT: {fault}." for fault in found.faults]

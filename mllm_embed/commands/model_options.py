@@ -9,7 +9,7 @@ from ..errors import ConfigError
 from ..model.quantization import QUANTIZATIONS
 
 if TYPE_CHECKING:
-    from ..encode.dual_encoder import TwoTowers
+    from ..encode.dual_encoder import DualEncoder
     from ..encode.embedder import MLLMEmbedder
 
 DTYPES = ("auto", "float32", "bfloat16", "float16")
@@ -47,7 +47,7 @@ def add_query_options(parser: argparse.ArgumentParser) -> None:
     parser.add_argument("--query-adapter", metavar="A", help="adapter folder to put on it")
 
 
-def load_towers(arguments: argparse.Namespace) -> MLLMEmbedder | TwoTowers:
+def load_encoder(arguments: argparse.Namespace) -> MLLMEmbedder | DualEncoder:
     """The model that the options name, with the small one for its queries where there is one.
 
     Raises as `load_embedder`, and ConfigError where the two do not belong together.
@@ -57,10 +57,10 @@ def load_towers(arguments: argparse.Namespace) -> MLLMEmbedder | TwoTowers:
             raise ConfigError("--query-adapter needs --query-model: an adapter goes on a model")
         return load_embedder(arguments)
 
-    from ..encode.dual_encoder import TwoTowers
+    from ..encode.dual_encoder import DualEncoder
 
     small = {**vars(arguments), "model": arguments.query_model, "adapter": arguments.query_adapter}
-    return TwoTowers(load_embedder(argparse.Namespace(**small)), load_embedder(arguments))
+    return DualEncoder(load_embedder(argparse.Namespace(**small)), load_embedder(arguments))
 
 
 def load_embedder(arguments: argparse.Namespace, merge: bool = True) -> MLLMEmbedder:

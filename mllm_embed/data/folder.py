@@ -25,7 +25,7 @@ from dataclasses import dataclass, field, fields
 from pathlib import Path
 
 from ..errors import DataError
-from .json_rows import Checks, Row, array_rows, image_complaint, json_lines
+from .json_rows import Checks, JsonRow, array_rows, image_complaint, json_lines
 
 FILES = ("pairs.jsonl", "triplets.jsonl", "benchmark.json", "texts.jsonl")
 _SHOWN = 20
@@ -92,7 +92,7 @@ class BenchmarkQuery:
 
 
 @dataclass(frozen=True)
-class Benchmark:
+class OwnBenchmark:
     """A gallery and the queries asked of it. The order of the gallery decides between equal scores."""
 
     name: str
@@ -119,7 +119,7 @@ class DataFolder:
     root: Path
     pairs: list[Pair] = field(default_factory=list)
     triplets: list[Triplet] = field(default_factory=list)
-    benchmark: Benchmark | None = None
+    benchmark: OwnBenchmark | None = None
     digest: str = ""
     texts: list[TextRow] = field(default_factory=list)
 
@@ -170,7 +170,7 @@ def _digest(root: Path) -> str:
     return digest.hexdigest()
 
 
-def open_benchmark(path: str | os.PathLike[str], pictures: bool = True) -> Benchmark:
+def open_benchmark(path: str | os.PathLike[str], pictures: bool = True) -> OwnBenchmark:
     """The benchmark of a data folder; without `pictures`, it is not looked whether those are there.
 
     Raises:
@@ -198,12 +198,12 @@ def read_pairs(file: str | os.PathLike[str]) -> list[Pair]:
     return pairs
 
 
-def _pair(row: Row) -> Pair:
+def _pair(row: JsonRow) -> Pair:
     row.known("id", "image", "caption")
     return Pair(row.text("id"), row.image("image"), row.text("caption"))
 
 
-def _triplet(row: Row) -> Triplet:
+def _triplet(row: JsonRow) -> Triplet:
     row.known("id", "image", "instruction", "target_image", "target_text", "source_text", "kind")
     if not row.has("target_image") and not row.has("target_text"):
         row.problem("needs target_image or target_text")
@@ -218,7 +218,7 @@ def _triplet(row: Row) -> Triplet:
     )
 
 
-def _text_row(row: Row) -> TextRow:
+def _text_row(row: JsonRow) -> TextRow:
     row.known("id", "source_text", "target_text", "instruction", "negative_text")
     return TextRow(
         row.text("id"),
@@ -229,22 +229,22 @@ def _text_row(row: Row) -> TextRow:
     )
 
 
-def _benchmark(checks: Checks) -> Benchmark:
+def _benchmark(checks: Checks) -> OwnBenchmark:
     content, rows = array_rows(checks, FILES[2], ("gallery", "queries"))
     name = content.get("name")
     if content and (not isinstance(name, str) or not name.strip()):
         checks.problems.append(f'{FILES[2]}: "name" must be a non-empty string')
     gallery = tuple(_gallery_item(row) for row in rows["gallery"])
     ids = {item.id for item in gallery}
-    return Benchmark(str(name), gallery, tuple(_query(row, ids) for row in rows["queries"]))
+    return OwnBenchmark(str(name), gallery, tuple(_query(row, ids) for row in rows["queries"]))
 
 
-def _gallery_item(row: Row) -> GalleryItem:
+def _gallery_item(row: JsonRow) -> GalleryItem:
     row.known("id", "image", "caption", "text")
     return GalleryItem(row.text("id"), row.image("image"), row.optional_text("caption"), row.optional_text("text"))
 
 
-def _query(row: Row, gallery: set[str]) -> BenchmarkQuery:
+def _query(row: JsonRow, gallery: set[str]) -> BenchmarkQuery:
     row.known("id", "image", "instruction", "targets", "exclude", "kind", "paraphrases", "negatives")
     targets = row.ids("targets")
     exclude = row.ids("exclude") if row.has("exclude") else ()

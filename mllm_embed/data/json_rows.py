@@ -36,7 +36,7 @@ class Checks:
 
 
 @dataclass(frozen=True)
-class Row:
+class JsonRow:
     """One JSON object of a data file. Faults go to `checks`; a stand-in value lets reading go on."""
 
     values: dict[str, Any]
@@ -117,7 +117,7 @@ class Row:
         return self.checks.root / name
 
 
-def json_lines(checks: Checks, name: str) -> Iterator[Row]:
+def json_lines(checks: Checks, name: str) -> Iterator[JsonRow]:
     """The rows of a JSON-lines file, none without the file. Ids must differ; blank lines are skipped."""
     if not (checks.root / name).is_file():
         return
@@ -133,10 +133,10 @@ def json_lines(checks: Checks, name: str) -> Iterator[Row]:
         checks.problems.append(f"{name} has no rows")
 
 
-def array_rows(checks: Checks, name: str, keys: tuple[str, ...]) -> tuple[dict[str, Any], dict[str, list[Row]]]:
+def array_rows(checks: Checks, name: str, keys: tuple[str, ...]) -> tuple[dict[str, Any], dict[str, list[JsonRow]]]:
     """A JSON file holding an object with lists of rows under `keys`: the object, and each list's rows."""
     text = _read(checks.root / name)
-    rows: dict[str, list[Row]] = {key: [] for key in keys}
+    rows: dict[str, list[JsonRow]] = {key: [] for key in keys}
     noted = len(checks.problems)
     content = _decoded(text, name, checks)
     if not isinstance(content, dict):
@@ -159,13 +159,13 @@ def array_rows(checks: Checks, name: str, keys: tuple[str, ...]) -> tuple[dict[s
     return content, rows
 
 
-def _row(value: Any, where: str, first: dict[str, str], checks: Checks) -> Row | None:
+def _row(value: Any, where: str, first: dict[str, str], checks: Checks) -> JsonRow | None:
     if value is _BROKEN:
         return None
     if not isinstance(value, dict):
         checks.problems.append(f"{where}: must be a JSON object, not {_short(value)}")
         return None
-    row = Row(value, where, checks)
+    row = JsonRow(value, where, checks)
     identifier = value.get("id")
     if isinstance(identifier, str):
         if identifier in first:

@@ -17,7 +17,7 @@ from ..errors import ConfigError, DataError, did_you_mean
 from ..types import Document, ImageLike, Item, Query
 from .folder import FILES, DataFolder
 from .tables import STREAMED, Record, Table
-from .tables.fingerprint import fingerprint
+from .tables.fingerprint import files_fingerprint
 
 SUFFIXES = (".jpg", ".jpeg", ".png", ".webp", ".bmp", ".gif")
 FIELDS = ("id", "image", "text", "instruction")
@@ -43,12 +43,12 @@ class Source(Protocol):
         """How a message names the row."""
         ...
 
-    def fingerprint(self) -> str:
+    def files_fingerprint(self) -> str:
         """Changes with the source; cheap for any size."""
         ...
 
 
-class Pictures:
+class PictureFolder:
     """Picture files by their ids."""
 
     def __init__(self, path: Path, gallery: Mapping[str, Path]):
@@ -60,14 +60,14 @@ class Pictures:
     def where(self, row: int) -> str:
         return str(self._files[row])
 
-    def fingerprint(self) -> str:
+    def files_fingerprint(self) -> str:
         digest = hashlib.sha256()
         for name, file in zip(self.ids, self._files, strict=True):
             digest.update(f"{name} {file.stat().st_size if file.is_file() else 0}\n".encode())
         return digest.hexdigest()
 
 
-class Rows:
+class RowSource:
     """Rows of tables: pictures by path, relative to the file that names them, or inside it."""
 
     def __init__(self, path: Path, files: Sequence[Path], fields: Mapping[str, str]):
@@ -100,8 +100,8 @@ class Rows:
         file, number = self.table.place(row)
         return f"{self.table.files[file]}: row {number + 1}"
 
-    def fingerprint(self) -> str:
-        return fingerprint(self.table.files)
+    def files_fingerprint(self) -> str:
+        return files_fingerprint(self.table.files)
 
     def _names(self) -> Iterator[str]:
         for row, record in enumerate(self.table.scan(set(self.fields.values()))):
@@ -168,7 +168,7 @@ class Listing:
     def facts(self) -> list[dict[str, Any]]:
         """Path, rows and fingerprint of each source, for whoever asks later what was embedded."""
         return [
-            {"path": str(source.path), "rows": len(source.ids), "fingerprint": source.fingerprint()}
+            {"path": str(source.path), "rows": len(source.ids), "fingerprint": source.files_fingerprint()}
             for source in self.sources
         ]
 
@@ -209,7 +209,7 @@ def picture_at(place: str) -> ImageLike:
     path = Path(inside[1])
     if not path.is_file():
         raise DataError(f"{path} is gone, which held the picture {place}: put it back")
-    return Rows(path, [path], {"image": inside[3]}).read(int(inside[2]))[0].images[0]
+    return RowSource(path, [path], {"image": inside[3]}).read(int(inside[2]))[0].images[0]
 
 
 def gallery_of(path: str | os.PathLike[str]) -> dict[str, Path]:
@@ -239,22 +239,22 @@ def _source(path: Path, fields: Mapping[str, str]) -> Source:
         raise DataError(f"{path} does not exist, and matches no file; nothing is downloaded, so give a local path")
     kinds = sorted({file.suffix.lower() for file in files})
     if set(kinds) <= set(SUFFIXES):
-        return Pictures(path, {os.fspath(file): file for file in files})
+        return PictureFolder(path, {os.fspath(file): file for file in files})
     if len(kinds) > 1 or kinds[0] not in STREAMED:
         known = ", ".join((*SUFFIXES, *STREAMED))
         raise DataError(f"{path} leads to files of {', '.join(kinds)}; give files of one of {known}")
-    return Rows(path, files, fields)
+    return RowSource(path, files, fields)
 
 
 def _in_folder(path: Path, fields: Mapping[str, str]) -> Source:
     """A folder of pictures, or, where it holds none, of files of rows."""
     try:
-        return Pictures(path, gallery_of(path))
+        return PictureFolder(path, gallery_of(path))
     except DataError:
         for kind in (".parquet", ".tar", ".jsonl"):
             files = sorted(path.glob(f"*{kind}"))
             if files and not (path / FILES[2]).is_file():
-                return Rows(path, files, fields)
+                return RowSource(path, files, fields)
         raise
 
 

@@ -20,7 +20,7 @@ def endings_on(beginning: int, budget: int) -> int:
     return max(1, _COPIES * budget // max(beginning, 1))
 
 
-def cut(lengths: Sequence[int], budget: int, most: int | None = None) -> list[slice]:
+def cut_by_budget(lengths: Sequence[int], budget: int, most: int | None = None) -> list[slice]:
     """Neighbours that make a batch.
 
     Args:

@@ -10,17 +10,17 @@ import numpy as np
 import torch
 
 from ..inputs.prompts import PromptSet
-from ..saving.provenance import FINDS, check_same
+from ..saving.provenance import SPACE_FIELDS, check_same
 from ..types import as_item
 from .embedder import MLLMEmbedder
 
 
-class TwoTowers:
+class DualEncoder:
     """Encodes composed queries with `query`, and everything else (pictures, texts) with `gallery`."""
 
     def __init__(self, query: MLLMEmbedder, gallery: MLLMEmbedder):
         """Raises ConfigError for a query encoder that was not distilled from the gallery's model."""
-        check_same(gallery.made_by, query.finds, FINDS, "the gallery's model")
+        check_same(gallery.provenance, query.target_space, SPACE_FIELDS, "the gallery's model")
         self.query, self.gallery = query, gallery
 
     @property
@@ -40,11 +40,11 @@ class TwoTowers:
         return self.gallery.dim
 
     @property
-    def made_by(self) -> dict[str, Any]:
+    def provenance(self) -> dict[str, Any]:
         """What made the gallery's vectors."""
-        return self.gallery.made_by
+        return self.gallery.provenance
 
-    def with_prompts(self, prompts: PromptSet) -> TwoTowers:
+    def with_prompts(self, prompts: PromptSet) -> DualEncoder:
         """Both models asked through other prompts."""
         towers = copy.copy(self)  # that they belong together was looked at, and holds for the prompts of the teaching
         towers.query, towers.gallery = self.query.with_prompts(prompts), self.gallery.with_prompts(prompts)

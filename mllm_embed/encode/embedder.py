@@ -9,7 +9,7 @@ from contextlib import ExitStack
 from dataclasses import replace
 from itertools import chain
 from pathlib import Path
-from typing import TYPE_CHECKING, Any, Literal
+from typing import TYPE_CHECKING, Any, Literal, overload
 
 import numpy as np
 import torch
@@ -32,7 +32,7 @@ from ..saving.checkpoint import (
     Settings,
     adapter_fingerprint,
     base_of,
-    fingerprint,
+    model_fingerprint,
     read_card,
     read_settings,
     save,
@@ -43,9 +43,9 @@ from ..types import as_item
 from ..vectors.precision import Precision, check_dim, cosines, to_precision, truncate
 from .batching import tokens_of
 from .memory import keep_pages
-from .planning import Plan, plan
-from .prefetch import THREADS, Batch, prepared
-from .suffixes import Tails
+from .planning import EncodingPlan, plan
+from .prefetch import THREADS, ModelInput, prepared
+from .suffixes import Suffixes
 
 if TYPE_CHECKING:
     from ..saving.model_card import ModelCardInfo
@@ -56,8 +56,10 @@ class MLLMEmbedder:
 
     def __init__(self, model: EmbeddingModel, processor: Any, settings: Settings, dim: int | None = None):
         self.model, self.processor, self.settings, self.dim = model.eval(), processor, settings, dim
-        self.items = ItemProcessor(processor, settings.prompts, model.family, content=settings.pooling == "mean")
-        self.tails = Tails(self.items)
+        self.item_processor = ItemProcessor(
+            processor, settings.prompts, model.family, content=settings.pooling == "mean"
+        )
+        self.tails = Suffixes(self.item_processor)
 
     @classmethod
     def from_pretrained(
@@ -103,7 +105,7 @@ class MLLMEmbedder:
         place = device_for(device)
         backbone = load_model(name, dtype_for(dtype, place), revision, quantization, place)
         processor = load_processor(name, revision)
-        base = fingerprint(name, commit_of(name, revision))
+        base = model_fingerprint(name, commit_of(name, revision))
         if own and own.base_fingerprint and own.base_fingerprint != base:
             raise ModelError(
                 f"the adapter in {os.fspath(adapter)} was trained on another base than {name} ({own.base})"
@@ -166,7 +168,7 @@ class MLLMEmbedder:
         return quantization_of(self.model.base)
 
     @property
-    def made_by(self) -> dict[str, Any]:
+    def provenance(self) -> dict[str, Any]:
         """What tells this embedder's vectors from others', as plain JSON: weights, prompts, pooling, number format.
 
         Of an embedder as it was loaded: what changed its weights in memory since is not seen.
@@ -183,14 +185,42 @@ class MLLMEmbedder:
         }
 
     @property
-    def finds(self) -> dict[str, Any]:
+    def target_space(self) -> dict[str, Any]:
         """What made the vectors that its queries are to find: its teacher, for a distilled query encoder; or itself."""
-        return {**(self.settings.finds or self.made_by), "dimension": self.dimension}
+        return {**(self.settings.target_space or self.provenance), "dimension": self.dimension}
 
     @property
     def dimension(self) -> int:
         """Length of a vector."""
         return self.dim or self.model.width
+
+    @overload
+    def encode(
+        self,
+        inputs: Sequence[Any],
+        *,
+        batch_size: int = ...,
+        dim: int | None = ...,
+        precision: Precision = ...,
+        packed: bool = ...,
+        show_progress: bool | None = ...,
+        unreadable: dict[int, str] | None = ...,
+        convert_to: Literal["numpy"] = ...,
+    ) -> np.ndarray: ...
+
+    @overload
+    def encode(
+        self,
+        inputs: Sequence[Any],
+        *,
+        batch_size: int = ...,
+        dim: int | None = ...,
+        precision: Precision = ...,
+        packed: bool = ...,
+        show_progress: bool | None = ...,
+        unreadable: dict[int, str] | None = ...,
+        convert_to: Literal["torch"],
+    ) -> torch.Tensor: ...
 
     def encode(
         self,
@@ -233,20 +263,22 @@ class MLLMEmbedder:
             raise ConfigError(f"convert_to is 'numpy' or 'torch', not {convert_to!r}")
         check_dim(dim, self.model.width)
         work = self.plan(inputs, batch_size=batch_size, unreadable=unreadable)
-        out = self.carry_out(work, packed=packed, show_progress=show_progress)
+        out = self.execute(work, packed=packed, show_progress=show_progress)
         out = to_precision(truncate(out, dim or self.dim), precision)
         return torch.from_numpy(out) if convert_to == "torch" else out
 
-    def plan(self, inputs: Sequence[Any], *, batch_size: int = 32, unreadable: dict[int, str] | None = None) -> Plan:
+    def plan(
+        self, inputs: Sequence[Any], *, batch_size: int = 32, unreadable: dict[int, str] | None = None
+    ) -> EncodingPlan:
         """What `encode` does with the inputs, as `planning.plan` describes it; as a string, what that saves."""
         items = [as_item(value) for value in inputs]
-        check_taught(items, self.settings.finds)
+        check_taught(items, self.settings.target_space)
         with ThreadPoolExecutor(THREADS) as pool:
             budget = tokens_of(batch_size)
-            return plan(items, self.items, self.tails, batch_size, budget, pool, self.model.shares, unreadable)
+            return plan(items, self.item_processor, self.tails, batch_size, budget, pool, self.model.shares, unreadable)
 
-    def carry_out(
-        self, work: Plan, *, packed: bool = False, show_progress: bool | None = None, bar: tqdm | None = None
+    def execute(
+        self, work: EncodingPlan, *, packed: bool = False, show_progress: bool | None = None, bar: tqdm | None = None
     ) -> np.ndarray:
         """The whole vectors [N, D] float32 of the inputs of a plan; a `bar` given is moved on by each input.
 
@@ -262,7 +294,7 @@ class MLLMEmbedder:
                 bar = within.enter_context(
                     tqdm(total=count, desc="embedding", unit="input", disable=hide, mininterval=1)
                 )
-            for step, batch in prepared(work, self.items):
+            for step, batch in prepared(work, self.item_processor):
                 vectors = self._forward(batch, packed)
                 for number, vector in zip(chain.from_iterable(step.groups), vectors, strict=True):
                     out[work.places[number]] = vector
@@ -339,7 +371,7 @@ class MLLMEmbedder:
         )
 
     @torch.inference_mode()
-    def _forward(self, batch: Batch, packed: bool) -> np.ndarray:
+    def _forward(self, batch: ModelInput, packed: bool) -> np.ndarray:
         self.model.eval()
         if isinstance(batch, SharedBatch):
             vectors = self.model.shared(batch.to(self.device))

@@ -12,17 +12,17 @@ from ..errors import DataError, ImageError
 from ..inputs.images import glance
 from ..inputs.item_processor import ItemProcessor
 from ..types import ImageLike, Item, picture_key
-from .batching import cut, endings_on
-from .suffixes import Tail, Tails, in_common
+from .batching import cut_by_budget, endings_on
+from .suffixes import Suffix, Suffixes, in_common
 
-Group: TypeAlias = tuple[tuple[int, ...], tuple[Tail, ...]]
+Group: TypeAlias = tuple[tuple[int, ...], tuple[Suffix, ...]]
 
 _WORTH = 0.1  # share of the tokens that a shared beginning of texts must save
 _USUAL = (448, 448)  # the size that a picture is taken to have which is only made when it is needed
 
 
 @dataclass(frozen=True)
-class Work:
+class Cost:
     """How much a way to compute some inputs asks of the model.
 
     Args:
@@ -40,18 +40,18 @@ class Work:
 
 @dataclass(frozen=True)
 class Step:
-    """Inputs that are computed together, in groups of numbers of `Plan.items`.
+    """Inputs that are computed together, in groups of numbers of `EncodingPlan.items`.
 
     With `tails`, one for each, those of a group have all before it in common, and share that. Without, they show the
     same picture, at which the model may look once.
     """
 
     groups: tuple[tuple[int, ...], ...]
-    tails: tuple[tuple[Tail, ...], ...] = ()
+    tails: tuple[tuple[Suffix, ...], ...] = ()
 
 
 @dataclass(frozen=True)
-class Plan:
+class EncodingPlan:
     """The steps for a list of inputs.
 
     Args:
@@ -72,8 +72,8 @@ class Plan:
     batch_size: int
     budget: int
     lost: dict[int, str] | None
-    given: Work
-    planned: Work
+    given: Cost
+    planned: Cost
 
     def __str__(self) -> str:
         return explained(self.given, self.planned)
@@ -87,7 +87,7 @@ def without(step: Step, numbers: Collection[int]) -> Step:
     return Step(groups, tails)
 
 
-def explained(given: Work, planned: Work) -> str:
+def explained(given: Cost, planned: Cost) -> str:
     """A table of what a plan saves."""
     names = {"inputs": "inputs", "pictures": "pictures seen", "tokens": "tokens", "computed": "tokens with padding"}
     lines = [f"{'':14}" + "".join(f"{title:>22}" for title in names.values())]
@@ -102,13 +102,13 @@ def explained(given: Work, planned: Work) -> str:
 def plan(
     inputs: Sequence[Item],
     items: ItemProcessor,
-    tails: Tails,
+    tails: Suffixes,
     batch_size: int,
     budget: int,
     pool: Executor,
     share: bool = True,
     lost: dict[int, str] | None = None,
-) -> Plan:
+) -> EncodingPlan:
     """Plan the work on a list of inputs; pictures are looked at, not decoded.
 
     Args:
@@ -154,7 +154,7 @@ def plan(
         for at in rows:
             all_lengths[at] = length
     given = _as_given(inputs, all_lengths, batch_size)
-    return Plan(distinct, list(places.values()), steps, batch_size, budget, lost, given, planned)
+    return EncodingPlan(distinct, list(places.values()), steps, batch_size, budget, lost, given, planned)
 
 
 def _looked_at(
@@ -188,14 +188,14 @@ def _shown(item: Item, items: ItemProcessor, seen: dict[Hashable, tuple[Hashable
     return sum(items.picture_tokens(*(seen[picture_key(image)][1] or _USUAL)) for image in item.images)
 
 
-def _groups(distinct: Sequence[Item], keys: Sequence[Hashable], tails: Tails) -> list[Group]:
+def _groups(distinct: Sequence[Item], keys: Sequence[Hashable], tails: Suffixes) -> list[Group]:
     """The inputs that are not alone on their pictures."""
     by_pictures: dict[Hashable, list[int]] = {}
     for number, item in enumerate(distinct):
         if item.images:
             by_pictures.setdefault(keys[number][-1], []).append(number)  # type: ignore[index]
     several = [number for numbers in by_pictures.values() if len(numbers) > 1 for number in numbers]
-    found: dict[Hashable, list[tuple[int, Tail]]] = {}
+    found: dict[Hashable, list[tuple[int, Suffix]]] = {}
     for number, tail in zip(several, tails([distinct[number] for number in several]), strict=True):
         if tail is not None:
             found.setdefault((keys[number][-1], tail.head), []).append((number, tail))  # type: ignore[index]
@@ -204,12 +204,12 @@ def _groups(distinct: Sequence[Item], keys: Sequence[Hashable], tails: Tails) ->
 
 def _on_pictures(
     groups: list[Group], lengths: list[int], distinct: Sequence[Item], batch_size: int, budget: int
-) -> tuple[list[Step], Work]:
+) -> tuple[list[Step], Cost]:
     """Inputs that share a picture."""
     begun = [lengths[numbers[0]] - len(tails[0].tokens) + in_common(tails) for numbers, tails in groups]
     order = sorted(range(len(groups)), key=lambda at: (-begun[at], -len(groups[at][0])))
     steps, works = [], []
-    for part in cut([begun[at] for at in order], budget, batch_size):
+    for part in cut_by_budget([begun[at] for at in order], budget, batch_size):
         chosen = [groups[at] for at in order[part]]
         steps.append(Step(tuple(numbers for numbers, _ in chosen), tuple(tails for _, tails in chosen)))
         pictures = sum(len(distinct[numbers[0]].images) for numbers, _ in chosen)
@@ -236,13 +236,13 @@ def _by_picture(
 
 def _pictures_alone(
     groups: list[list[int]], distinct: Sequence[Item], lengths: list[int], batch_size: int, budget: int
-) -> tuple[list[Step], Work]:
+) -> tuple[list[Step], Cost]:
     """Inputs that share nothing but perhaps a picture; a group is cut where a batch ends."""
     steps, works = [], []
     longest = {number: max(lengths[other] for other in group) for group in groups for number in group}
     order = [number for group in sorted(groups, key=lambda group: -longest[group[0]]) for number in group]
     home = {number: group[0] for group in groups for number in group}
-    for part in cut([longest[number] for number in order], budget, batch_size):
+    for part in cut_by_budget([longest[number] for number in order], budget, batch_size):
         chosen = [tuple(group) for _, group in groupby(order[part], key=home.__getitem__)]
         steps.append(Step(tuple(chosen)))
         pictures = sum(len(distinct[group[0]].images) for group in chosen)
@@ -251,8 +251,8 @@ def _pictures_alone(
 
 
 def _texts(
-    numbers: list[int], lengths: list[int], tails: dict[int, Tail | None], budget: int
-) -> tuple[list[Step], Work]:
+    numbers: list[int], lengths: list[int], tails: dict[int, Suffix | None], budget: int
+) -> tuple[list[Step], Cost]:
     """Words alone, which share what the template says in front, a system prompt, where that is worth a pass."""
     steps, works = [], []
     for chosen in _by_length(numbers, lengths, budget):
@@ -269,26 +269,26 @@ def _texts(
 
 def _by_length(numbers: list[int], lengths: list[int], budget: int, most: int | None = None) -> Iterator[list[int]]:
     order = sorted(numbers, key=lambda number: -lengths[number])
-    yield from (order[part] for part in cut([lengths[number] for number in order], budget, most))
+    yield from (order[part] for part in cut_by_budget([lengths[number] for number in order], budget, most))
 
 
-def _shared_work(begun: list[int], tails: Sequence[tuple[Tail, ...]], pictures: int, budget: int) -> Work:
+def _shared_work(begun: list[int], tails: Sequence[tuple[Suffix, ...]], pictures: int, budget: int) -> Cost:
     own = sorted((len(tail.tokens) - in_common(said) for said in tails for tail in said), reverse=True)
-    parts = cut(own, budget, endings_on(max(begun), budget))
+    parts = cut_by_budget(own, budget, endings_on(max(begun), budget))
     padded = max(begun) * len(begun) + sum(own[part][0] * len(own[part]) for part in parts)
-    return Work(len(own), pictures, sum(begun) + sum(own), padded)
+    return Cost(len(own), pictures, sum(begun) + sum(own), padded)
 
 
-def _plain_work(lengths: list[int], pictures: int) -> Work:
-    return Work(len(lengths), pictures, sum(lengths), max(lengths) * len(lengths))
+def _plain_work(lengths: list[int], pictures: int) -> Cost:
+    return Cost(len(lengths), pictures, sum(lengths), max(lengths) * len(lengths))
 
 
-def _as_given(inputs: Sequence[Item], lengths: list[int], size: int) -> Work:
+def _as_given(inputs: Sequence[Item], lengths: list[int], size: int) -> Cost:
     batches = [lengths[at : at + size] for at in range(0, len(lengths), size)]
     padded = sum(max(batch) * len(batch) for batch in batches)
-    return Work(len(inputs), sum(len(item.images) for item in inputs), sum(lengths), padded)
+    return Cost(len(inputs), sum(len(item.images) for item in inputs), sum(lengths), padded)
 
 
-def total(works: Sequence[Work]) -> Work:
+def total(works: Sequence[Cost]) -> Cost:
     """All of these together."""
-    return Work(*(sum(getattr(work, name) for work in works) for name in Work.__dataclass_fields__))
+    return Cost(*(sum(getattr(work, name) for work in works) for name in Cost.__dataclass_fields__))

@@ -22,23 +22,23 @@ from ..inputs.images import load_image
 from ..inputs.item_processor import ItemProcessor
 from ..model.prefix_cache import SharedBatch
 from ..types import Item
-from .planning import Plan, Step, without
+from .planning import EncodingPlan, Step, without
 from .suffixes import shared_batch
 
 AHEAD = 2  # steps whose input is in memory before its turn, with their pictures
 THREADS = min(os.cpu_count() or 1, 16)
-Batch: TypeAlias = dict[str, Tensor] | SharedBatch
-Pictures: TypeAlias = dict[int, list[Future[Image.Image]]]
+ModelInput: TypeAlias = dict[str, Tensor] | SharedBatch
+DecodedPictures: TypeAlias = dict[int, list[Future[Image.Image]]]
 
 
-def prepared(work: Plan, items: ItemProcessor) -> Iterator[tuple[Step, Batch]]:
+def prepared(work: EncodingPlan, items: ItemProcessor) -> Iterator[tuple[Step, ModelInput]]:
     """The steps in their order with their model input.
 
     Inputs that cannot be read are noted in `work.lost`, and their step comes without them; raises ImageError or
     DataError for the first where that is None.
     """
     with ThreadPoolExecutor(THREADS, "decode") as decoders, ThreadPoolExecutor(1, "prepare") as pool:
-        jobs: deque[Future[tuple[Step, Batch] | None]] = deque()
+        jobs: deque[Future[tuple[Step, ModelInput] | None]] = deque()
         try:
             for step in work.steps:
                 jobs.append(pool.submit(_prepare, work, items, step, _decoding(work, step, decoders)))
@@ -52,13 +52,15 @@ def prepared(work: Plan, items: ItemProcessor) -> Iterator[tuple[Step, Batch]]:
             decoders.shutdown(cancel_futures=True)
 
 
-def _decoding(work: Plan, step: Step, decoders: Executor) -> Pictures:
+def _decoding(work: EncodingPlan, step: Step, decoders: Executor) -> DecodedPictures:
     """The pictures of a step on their way, by the number of the first input that shows them."""
     first = [group[0] for group in step.groups]
     return {number: [decoders.submit(load_image, image) for image in work.items[number].images] for number in first}
 
 
-def _prepare(work: Plan, items: ItemProcessor, step: Step, pictures: Pictures) -> tuple[Step, Batch] | None:
+def _prepare(
+    work: EncodingPlan, items: ItemProcessor, step: Step, pictures: DecodedPictures
+) -> tuple[Step, ModelInput] | None:
     try:
         return step, _input(work, items, step, pictures)
     except (ImageError, DataError):
@@ -70,7 +72,7 @@ def _prepare(work: Plan, items: ItemProcessor, step: Step, pictures: Pictures) -
         return (left, _input(work, items, left, {})) if left.groups else None
 
 
-def _input(work: Plan, items: ItemProcessor, step: Step, pictures: Pictures) -> Batch:
+def _input(work: EncodingPlan, items: ItemProcessor, step: Step, pictures: DecodedPictures) -> ModelInput:
     def ready(number: int) -> Item:
         item, shown = work.items[number], pictures.get(number)
         return replace(item, image=[picture.result() for picture in shown]) if shown else item
@@ -87,7 +89,7 @@ def _input(work: Plan, items: ItemProcessor, step: Step, pictures: Pictures) -> 
     return batch
 
 
-def _unreadable(work: Plan, items: ItemProcessor, step: Step) -> dict[int, str]:
+def _unreadable(work: EncodingPlan, items: ItemProcessor, step: Step) -> dict[int, str]:
     """Which of a step's inputs cannot be read, and why."""
     bad = {}
     for number in chain.from_iterable(step.groups):

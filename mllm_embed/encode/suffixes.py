@@ -13,7 +13,7 @@ from torch import Tensor
 
 from ..inputs.prompts import MARKS
 from ..model.prefix_cache import Endings, SharedBatch
-from .batching import cut, endings_on
+from .batching import cut_by_budget, endings_on
 
 if TYPE_CHECKING:
     from ..inputs.item_processor import ItemProcessor
@@ -23,7 +23,7 @@ _PROBE = "a"  # stands for the user's words: where they are empty, line breaks a
 
 
 @dataclass(frozen=True)
-class Tail:
+class Suffix:
     """`head`: the tokens before and between the placeholders of the pictures, none where there is no picture. `tokens`:
     those behind the last picture, or all, as the processor makes them."""
 
@@ -31,7 +31,7 @@ class Tail:
     tokens: tuple[int, ...]
 
 
-class Tails:
+class Suffixes:
     """Tokenises tails by the tokenizer alone, for prompts where that is known to give what the processor gives.
 
     A processor may write words of its own behind a picture (an end mark, a line break); what these are is learned from
@@ -45,12 +45,12 @@ class Tails:
         self._marks = torch.tensor([mark for mark in marks if mark is not None])
         self._learned = cache(self._learn)
 
-    def __call__(self, items: Sequence[Item]) -> list[Tail | None]:
+    def __call__(self, items: Sequence[Item]) -> list[Suffix | None]:
         """The tails of items; None where a prompt's tokens are not known beforehand."""
         rows = self._items.tokens([self._items.render(item) for item in items])
         return [self._tail(item, torch.tensor(ids)) for item, ids in zip(items, rows, strict=True)]
 
-    def _tail(self, item: Item, ids: torch.Tensor) -> Tail | None:
+    def _tail(self, item: Item, ids: torch.Tensor) -> Suffix | None:
         learned = self._learned(item.role, len(item.images))
         if learned is None:
             return None
@@ -58,7 +58,7 @@ class Tails:
         head, tail = self._split(ids)
         if tail[skipped : skipped + 1] != [common]:
             return None
-        return Tail(tuple(head), (*lead, *tail[skipped:]))
+        return Suffix(tuple(head), (*lead, *tail[skipped:]))
 
     def _split(self, ids: torch.Tensor) -> tuple[list[int], list[int]]:
         shown = torch.isin(ids, self._marks).nonzero()
@@ -80,7 +80,7 @@ class Tails:
         return true[: len(true) - shared], skipped, plain[skipped]
 
 
-def in_common(tails: Sequence[Tail]) -> int:
+def in_common(tails: Sequence[Suffix]) -> int:
     """How many tokens tails begin with alike; each keeps at least one of its own."""
     shortest = min(len(tail.tokens) for tail in tails) - 1
     first = tails[0].tokens
@@ -88,12 +88,12 @@ def in_common(tails: Sequence[Tail]) -> int:
 
 
 def shared_batch(
-    items: ItemProcessor, groups: Sequence[Sequence[Item]], tails: Sequence[Sequence[Tail]], budget: int
+    items: ItemProcessor, groups: Sequence[Sequence[Item]], tails: Sequence[Sequence[Suffix]], budget: int
 ) -> SharedBatch | None:
     """Groups of items that have all before their tails in common, as model input; a group's pictures are read once.
 
     None where the processor makes other tokens of a group's first item than its tail says. `budget` is that of
-    `batching.cut`, for the endings. Raises what `ItemProcessor` does.
+    `batching.cut_by_budget`, for the endings. Raises what `ItemProcessor` does.
     """
     lead = items([group[0] for group in groups])
     lead.pop("content_mask", None)
@@ -119,7 +119,7 @@ def shared_batch(
     flat = [item for group in groups for item in group]
     parts = []
     most = endings_on(max(lengths), budget)
-    for places in (order[part] for part in cut([len(own[row]) for row in order], budget, most)):
+    for places in (order[part] for part in cut_by_budget([len(own[row]) for row in order], budget, most)):
         part = _padded(last, [own[row] for row in places], [owners[row] for row in places], places)
         if items.content:
             part = replace(part, content=_content(items, batch, part, [flat[row] for row in places]))

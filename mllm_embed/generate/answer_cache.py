@@ -16,14 +16,14 @@ CUT = "length"
 
 
 @dataclass(frozen=True)
-class Answer:
+class CachedAnswer:
     """What came back for one prompt; `finish` tells how it ended: "stop", "length" where cut, or "refused"."""
 
     text: str
     finish: str = "stop"
 
 
-def key_of(identity: dict[str, Any], prompt: str) -> str:
+def cache_key(identity: dict[str, Any], prompt: str) -> str:
     """sha256 over the model, its settings and the whole prompt: whatever of them differs is asked anew."""
     return hashlib.sha256(json.dumps([identity, prompt], sort_keys=True).encode()).hexdigest()
 
@@ -37,7 +37,7 @@ class Cache:
 
     def __init__(self, path: Path, wanted: Container[str] | None = None):
         self.path = path
-        self._answers: dict[str, Answer] = {}
+        self._answers: dict[str, CachedAnswer] = {}
         self._seconds: dict[str, float] = {}
         ended = True
         try:
@@ -66,20 +66,20 @@ class Cache:
             and isinstance(finish, str)
             and (wanted is None or key in wanted)
         ):
-            self._answers[key] = Answer(text, finish)
+            self._answers[key] = CachedAnswer(text, finish)
             self._seconds[key] = took
 
     def __contains__(self, key: str) -> bool:
         return key in self._answers
 
-    def __getitem__(self, key: str) -> Answer:
+    def __getitem__(self, key: str) -> CachedAnswer:
         return self._answers[key]
 
     def seconds(self, key: str) -> float:
         """What an answer took, where that was told with it."""
         return self._seconds.get(key, 0.0)
 
-    def add(self, key: str, answer: Answer, **told: str) -> None:
+    def add(self, key: str, answer: CachedAnswer, **told: str) -> None:
         """Append an answer, with what else its line shall tell a reader; it is out of this process at once."""
         self._answers[key] = answer
         self._seconds[key] = float(told.get("seconds", 0))

@@ -42,7 +42,7 @@ class Explainer:
         return [self._reading(self._logits(as_item(value)), k) for value in inputs]
 
     def _logits(self, item: Any) -> torch.Tensor:
-        batch = {name: tensor.to(self.embedder.device) for name, tensor in self.embedder.items([item]).items()}
+        batch = {name: tensor.to(self.embedder.device) for name, tensor in self.embedder.item_processor([item]).items()}
         states = self.embedder.model.states(**batch)
         return self._head(states.to(self._head.weight.dtype))[0].float()
 

@@ -107,14 +107,14 @@ class Generator:
         return chat(self.embedder.processor, question.words, len(question.images))
 
     def _ids(self, texts: list[str]) -> list[list[int]]:
-        return self.embedder.items.tokens(texts)
+        return self.embedder.item_processor.tokens(texts)
 
     def _input(self, questions: Sequence[Question], texts: list[str] | None = None) -> dict[str, Tensor]:
         """Model input of questions, which all have pictures or none; `texts` where more than the question is told."""
         pictures = [[load_image(image) for image in question.images] for question in questions]
         texts = texts or [self._text(question) for question in questions]
         try:
-            batch = self.embedder.items.batch(texts, pictures)
+            batch = self.embedder.item_processor.batch(texts, pictures)
         except (ValueError, TypeError) as error:
             shown = ", ".join(dict.fromkeys(name_of(image) for question in questions for image in question.images))
             reason = str(error).strip().splitlines()[0]

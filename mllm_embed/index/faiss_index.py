@@ -58,7 +58,7 @@ class Index:
         Raises DataError for a folder that is no index, a damaged one, and a store that is not the one it was built of.
         """
         path = Path(folder)
-        told = read_settings(path)
+        told = read_index_settings(path)
         store = store or VectorStore.open(os.path.normpath(path / told["store"]))
         _check_store(path, told, store)
         for name, digest in told["files"].items():
@@ -67,8 +67,8 @@ class Index:
         return cls(path, store, open_engine(kind_of(told["kind"]), store.dimension, path, False), told)
 
     @property
-    def made_by(self) -> Mapping[str, Any]:
-        return self.store.made_by
+    def provenance(self) -> Mapping[str, Any]:
+        return self.store.provenance
 
     def __len__(self) -> int:
         return len(self.store.living)
@@ -142,7 +142,7 @@ class Index:
         new = len(self.store) - len(self.engine)
         if not new:
             return 0
-        told = read_settings(self.folder)
+        told = read_index_settings(self.folder)
         with atomic_folder(self.folder) as folder:
             if self.kind.on_disk:  # whose lists are packed as close as they come: there is no room to add to
                 fill(self.store, new_engine(self.kind, len(self.store), self.dimension, folder), told["seed"], None)
@@ -165,7 +165,7 @@ class Index:
         return rows if allowed is None else rows[np.isin(rows, allowed)]
 
 
-def read_settings(folder: Path) -> dict[str, Any]:
+def read_index_settings(folder: Path) -> dict[str, Any]:
     """What an index is. Raises DataError for a folder that is none, and a damaged or newer one."""
     path = folder / SETTINGS_FILE
     if not path.is_file():

@@ -124,7 +124,7 @@ def _part(store: VectorStore, folder: Path, seed: int) -> VectorStore:
     if len(store) <= _SAMPLE:
         return store
     rows = np.sort(np.random.default_rng(seed).choice(np.flatnonzero(store.alive), _SAMPLE, replace=False))
-    part = VectorStore.create(folder, store.dimension, dtype=store.dtype.name, made_by=store.made_by)
+    part = VectorStore.create(folder, store.dimension, dtype=store.dtype.name, provenance=store.provenance)
     for at in range(0, len(rows), SHARD_ROWS):
         some = rows[at : at + SHARD_ROWS]
         part.add([str(row) for row in some], store.take(some))

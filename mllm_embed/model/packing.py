@@ -9,7 +9,7 @@ from __future__ import annotations
 import torch
 from torch import Tensor, nn
 
-from .position_ids import positions
+from .position_ids import position_ids
 
 ROW = 256
 
@@ -43,7 +43,7 @@ def pack(batch: dict[str, Tensor], base: nn.Module) -> tuple[dict[str, Tensor], 
     }
     del packed["attention_mask"]
     # a filler's position is 0, which sets it apart from the token before it
-    found = positions(base, batch)
+    found = position_ids(base, batch)
     axes = [laid_out(axis[mask], 0) for axis in found.view(-1, *mask.shape)]
     packed["position_ids"] = axes[0] if found.ndim == 2 else torch.stack(axes)
     return packed, places

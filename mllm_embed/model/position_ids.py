@@ -6,7 +6,7 @@ import torch
 from torch import Tensor, nn
 
 
-def positions(base: nn.Module, batch: dict[str, Tensor]) -> Tensor:
+def position_ids(base: nn.Module, batch: dict[str, Tensor]) -> Tensor:
     """The positions of a padded batch: [B, L] int64, 0 where it is padded at the front.
 
     Families with M-RoPE get [4, B, L]: the plain ones, and the three axes of their own `get_rope_index`.
@@ -26,10 +26,10 @@ def positions(base: nn.Module, batch: dict[str, Tensor]) -> Tensor:
 
 
 def following(before: Tensor, attention_mask: Tensor, count: int) -> Tensor:
-    """The positions of `count` tokens of text behind each row of a batch, in the form of `positions`: [(4,) B, count].
+    """Return the positions of `count` text tokens behind each row of a batch, [(4,) B, count] like `position_ids`.
 
     Args:
-        before: what `positions` gives for the batch.
+        before: what `position_ids` gives for the batch.
         attention_mask: [B, L] of the batch.
     """
     last = before.masked_fill(attention_mask == 0, -1).amax(-1, keepdim=True)

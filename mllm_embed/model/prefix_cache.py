@@ -16,7 +16,7 @@ import torch
 from torch import Tensor, nn
 from transformers.cache_utils import DynamicCache, DynamicLayer
 
-from .position_ids import following, positions
+from .position_ids import following, position_ids
 
 
 @dataclass(frozen=True)
@@ -75,7 +75,7 @@ def hidden_states(backbone: nn.Module, base: nn.Module, batch: SharedBatch) -> I
         batch: what to compute, with floating tensors in the model's dtype.
     """
     mask, kept = batch.beginnings["attention_mask"], DynamicCache()
-    before = positions(base, batch.beginnings)
+    before = position_ids(base, batch.beginnings)
     first = _states(backbone, batch.beginnings, before, kept)
     for part in batch.endings:
         after = following(before, mask, part.inputs["input_ids"].shape[1])[..., part.owners, :]

@@ -89,7 +89,7 @@ def _result_tables(result: Mapping[str, Any]) -> list[str]:
         lines = [[part.heading, *part.metrics]]
         for row, figures in part.rows.items():
             lines.append([row, *[f"{figures[m]['percent']:.2f}" if m in figures else "" for m in part.metrics]])
-        tables.append("\n".join(table(lines)))
+        tables.append("\n".join(figures_table(lines)))
     return tables
 
 
@@ -104,7 +104,7 @@ def _made(result: Mapping[str, Any]) -> str:
     return "; ".join(f"{name}: {value}" for name, value in facts.items() if value) + "."
 
 
-def table(lines: Sequence[Sequence[Any]]) -> list[str]:
+def figures_table(lines: Sequence[Sequence[Any]]) -> list[str]:
     """Markdown lines of a table; the first line is its head."""
     head, *rest = [" | ".join(str(cell).replace("|", "\\|").replace("\n", " ") for cell in line) for line in lines]
     return [f"| {head} |", "|" + " --- |" * len(lines[0]), *[f"| {line} |" for line in rest]]

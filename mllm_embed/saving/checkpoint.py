@@ -33,10 +33,10 @@ class Settings:
         prompts: the prompt set.
         pooling, bidirectional: as in `EmbeddingModel`.
         matryoshka: the lengths at which truncated vectors were trained.
-        base, base_fingerprint: the base's name as given, and `fingerprint` of it; None for a whole model.
+        base, base_fingerprint: the base's name as given, and `model_fingerprint` of it; None for a whole model.
         card: the text of the model card that the weights came with; it is no part of the settings' file.
-        finds: what made the vectors that its queries are to find (`MLLMEmbedder.made_by` of a teacher), None for those
-            that it makes itself.
+        target_space: what made the vectors that its queries are to find (`MLLMEmbedder.provenance` of a teacher); None
+            for those that it makes itself. The file calls it "finds".
         adapter: sha256 of the adapter's tensors that were loaded, no part of the file either.
     """
 
@@ -46,7 +46,7 @@ class Settings:
     matryoshka: tuple[int, ...] = ()
     base: str | None = None
     base_fingerprint: str | None = None
-    finds: dict[str, Any] | None = field(default=None, repr=False)
+    target_space: dict[str, Any] | None = field(default=None, repr=False)
     card: str | None = field(default=None, repr=False, compare=False)
     adapter: str | None = field(default=None, repr=False, compare=False)
 
@@ -65,7 +65,7 @@ class Settings:
             "format": FORMAT, "pooling": self.pooling, "bidirectional": self.bidirectional, "normalize": True,
             "matryoshka": list(self.matryoshka), "prompts": self.prompts.to_dict(),
             "base": {"name": self.base, "fingerprint": self.base_fingerprint} if self.base else None,
-            **({"finds": self.finds} if self.finds else {}),
+            **({"finds": self.target_space} if self.target_space else {}),
         }  # fmt: skip
 
 
@@ -111,7 +111,7 @@ def base_of(adapter: str | Path) -> tuple[str, str | None]:
     return base, None if own is None or Path(base).is_dir() else own.base_fingerprint or None
 
 
-def fingerprint(folder: str | Path, revision: str | None = None) -> str:
+def model_fingerprint(folder: str | Path, revision: str | None = None) -> str:
     """Tells one base model from another: sha256 over the config and both ends of every tensor's bytes.
 
     Each tensor is sampled, since merges of two adapters differ only in the linear layers, which lie in the middle of a

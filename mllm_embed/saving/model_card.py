@@ -15,7 +15,7 @@ from typing import TYPE_CHECKING, Any
 
 from ..errors import ConfigError, DataError
 from ..files import read_json, write_file
-from .card_results import eval_results, read_result, results_section, table
+from .card_results import eval_results, figures_table, read_result, results_section
 
 if TYPE_CHECKING:
     from huggingface_hub import ModelCard, ModelCardData
@@ -271,7 +271,7 @@ def _from_files(folder: Path, base: str | None, adapter: bool) -> dict[str, str]
     head = f"Prompt set `{settings['prompts']['name']}`, put through the model's own chat template.\n"
     return {
         "Use": use,
-        "Prompts": "\n".join([head, *table([["input", "prompt"], *rows])]),
+        "Prompts": "\n".join([head, *figures_table([["input", "prompt"], *rows])]),
         "Vectors": "\n".join(f"- {fact}" for fact in facts),
     }
 
@@ -285,7 +285,7 @@ def _training(info: ModelCardInfo) -> str:
     facts = list(dict.fromkeys(fact for stage in info.training.values() for fact in stage))
     lines = [["stage", *info.training], *[[f, *[s.get(f, "") for s in info.training.values()]] for f in facts]]
     more = [f"- {name}: {value}" for name, value in info.made_with.items()]
-    return "\n".join([*table(lines), "", *more])
+    return "\n".join([*figures_table(lines), "", *more])
 
 
 def _licence(data: ModelCardData, info: ModelCardInfo, base: str | None) -> str:

@@ -9,9 +9,9 @@ from typing import Any
 from ..errors import ConfigError
 from ..types import Item
 
-FINDS = ("base", "adapter", "settings", "dimension")
+SPACE_FIELDS = ("base", "adapter", "settings", "dimension")
 """What a query's vectors must have in common with a gallery's: half precision on one side only is no hindrance."""
-MAKES = (*FINDS, "quantization", "dtype")
+VECTOR_FIELDS = (*SPACE_FIELDS, "quantization", "dtype")
 """What vectors of one store have in common."""
 _LONGEST = 60
 
@@ -30,16 +30,16 @@ def check_same(before: Mapping[str, Any], now: Mapping[str, Any], keys: tuple[st
             )
 
 
-def check_taught(items: Iterable[Item], finds: Mapping[str, Any] | None) -> None:
-    """Raises ConfigError for anything but a composed query where a model `finds` in its teacher's vectors.
+def check_taught(items: Iterable[Item], target_space: Mapping[str, Any] | None) -> None:
+    """Raise ConfigError for anything but a composed query where a model has its teacher's `target_space`.
 
     Nothing else was distilled: its vector would lie in nobody's space.
     """
-    other = next((item.role for item in items if item.role != "composed"), None) if finds else None
+    other = next((item.role for item in items if item.role != "composed"), None) if target_space else None
     if other:
         raise ConfigError(
             f"this model was distilled to encode queries of a picture and an instruction, and cannot encode '{other}' "
-            "inputs: its teacher does that (TwoTowers takes both; on the command line, --query-model)"
+            "inputs: its teacher does that (DualEncoder takes both; on the command line, --query-model)"
         )
 
 

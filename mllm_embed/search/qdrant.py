@@ -16,7 +16,7 @@ import numpy as np
 from tqdm import tqdm
 
 from ..errors import ConfigError, DataError
-from ..saving.provenance import MAKES, check_same
+from ..saving.provenance import VECTOR_FIELDS, check_same
 from ..store.gallery import Answer, check_queries
 from ..store.vector_store import VectorStore
 
@@ -40,7 +40,7 @@ class QdrantGallery:
                 raise DataError(f"there is no Qdrant collection '{collection}': make it with `mllm-embed upload`")
             config = client.get_collection(collection).config
         self.dimension: int = config.params.vectors.size
-        self._made_by: dict[str, Any] = (getattr(config, "metadata", None) or {}).get("made_by", {})
+        self._provenance: dict[str, Any] = (getattr(config, "metadata", None) or {}).get("made_by", {})
 
     @classmethod
     def open(cls, place: str) -> QdrantGallery:
@@ -51,8 +51,8 @@ class QdrantGallery:
         return cls(*connected(place))
 
     @property
-    def made_by(self) -> Mapping[str, Any]:
-        return self._made_by
+    def provenance(self) -> Mapping[str, Any]:
+        return self._provenance
 
     def __len__(self) -> int:
         return self.client.count(self.collection, exact=True).count
@@ -109,7 +109,7 @@ class QdrantGallery:
 
         Raises ConfigError where the collection's vectors were made by something else.
         """
-        check_same(self.made_by, store.made_by, MAKES, f"the collection {self.collection}")
+        check_same(self.provenance, store.provenance, VECTOR_FIELDS, f"the collection {self.collection}")
         alive, sent = store.alive, 0
         hide = None if show_progress is None else not show_progress
         with tqdm(total=len(store), desc="uploading", unit="row", disable=hide, mininterval=1) as bar:
@@ -173,7 +173,7 @@ def upload(store: VectorStore, place: str, show_progress: bool | None = None) ->
     with _told(place):
         if not client.collection_exists(collection):
             size = models.VectorParams(size=store.dimension, distance=models.Distance.COSINE)
-            client.create_collection(collection, vectors_config=size, metadata={"made_by": dict(store.made_by)})
+            client.create_collection(collection, vectors_config=size, metadata={"made_by": dict(store.provenance)})
     gallery = QdrantGallery(client, collection)
     if gallery.dimension != store.dimension:
         raise ConfigError(f"{place} keeps vectors of {gallery.dimension} numbers, {store.folder} of {store.dimension}")

@@ -6,29 +6,20 @@ import os
 from collections.abc import Collection, Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path
-from typing import Any, Protocol
+from typing import Any
 
 import numpy as np
 
 from ..data.sources import gallery_of, picture_at
+from ..encode.encoder import Encoder
 from ..errors import DataError, ImageError
 from ..inputs.images import content_key
-from ..saving.provenance import FINDS, check_same
+from ..saving.provenance import SPACE_FIELDS, check_same
 from ..store.gallery import Gallery, MemoryGallery, StoreGallery
 from ..types import Document, ImageLike, Query
 from ..vectors.fusion import edited
 
 _MORE = 8  # answers that are asked for beyond those wanted, since some may be the reference
-
-
-class Encoder(Protocol):
-    """What is needed of `MLLMEmbedder` here: items in, float32 vectors [N, D] out."""
-
-    def encode(
-        self, inputs: Sequence[Query | Document], *, batch_size: int = 32, show_progress: bool | None = None
-    ) -> np.ndarray:
-        """One vector a row for every input."""
-        ...
 
 
 @dataclass(frozen=True)
@@ -52,7 +43,7 @@ class Searcher:
 
         Raises ConfigError where the gallery's vectors were made by another model, adapter or prompt.
         """
-        check_same(gallery.made_by, _finds(embedder, gallery), FINDS, "the gallery")
+        check_same(gallery.provenance, _finds(embedder, gallery), SPACE_FIELDS, "the gallery")
         self.embedder, self.gallery = embedder, gallery
 
     @classmethod
@@ -199,7 +190,7 @@ def stored_gallery(place: str | os.PathLike[str]) -> Gallery | None:
 
 def _finds(embedder: Encoder, gallery: Gallery) -> Mapping[str, Any]:
     """What an embedder's queries find; of one that does not tell, anything."""
-    return getattr(embedder, "finds", None) or getattr(embedder, "made_by", gallery.made_by)
+    return getattr(embedder, "target_space", None) or getattr(embedder, "provenance", gallery.provenance)
 
 
 def _picture(place: ImageLike | None) -> ImageLike | None:

@@ -23,10 +23,10 @@ from tqdm import tqdm
 
 from ..data.sources import Listing
 from ..encode.embedder import MLLMEmbedder
-from ..encode.planning import Work, total
+from ..encode.planning import Cost, total
 from ..errors import ConfigError, DataError, ImageError, ModelError
 from ..files import alone_in, check_space, read_json, write_file, write_json
-from ..saving.provenance import MAKES, check_same
+from ..saving.provenance import VECTOR_FIELDS, check_same
 from ..types import Item
 from ..vectors.precision import truncate
 from .claims import claims, own_first
@@ -39,7 +39,7 @@ _HOPELESS = 64  # rows of which not one can be read: it is the paths that are wr
 
 
 @dataclass(frozen=True)
-class Shares:
+class ShardPlan:
     """Rows of a listing that are being embedded.
 
     Args:
@@ -69,8 +69,8 @@ class _Made(NamedTuple):
 
     rows: int
     lost: int
-    given: Work
-    planned: Work
+    given: Cost
+    planned: Cost
 
 
 @dataclass(frozen=True)
@@ -89,8 +89,8 @@ class Extracted:
     rows: int
     held: int
     lost: int
-    given: Work
-    planned: Work
+    given: Cost
+    planned: Cost
 
 
 def encode_sources(
@@ -147,9 +147,9 @@ def encode_sources(
 def _opened(path: Path, embedder: MLLMEmbedder, dtype: str | None) -> VectorStore:
     """The store, new or as it is. Raises ConfigError where its vectors are others."""
     if not (path / MANIFEST).is_file():
-        return VectorStore.create(path, embedder.dimension, dtype=dtype or "float32", made_by=embedder.made_by)
+        return VectorStore.create(path, embedder.dimension, dtype=dtype or "float32", provenance=embedder.provenance)
     store = VectorStore(path)
-    check_same(store.made_by, embedder.made_by, MAKES, path)
+    check_same(store.provenance, embedder.provenance, VECTOR_FIELDS, path)
     if dtype and store.dtype != dtype:
         raise ConfigError(
             f"{path} keeps {store.dtype}, not {dtype}: give --store-dtype {store.dtype}, or another store"
@@ -157,7 +157,7 @@ def _opened(path: Path, embedder: MLLMEmbedder, dtype: str | None) -> VectorStor
     return store
 
 
-def _planned(store: VectorStore, embedder: MLLMEmbedder, listing: Listing, size: int) -> Shares:
+def _planned(store: VectorStore, embedder: MLLMEmbedder, listing: Listing, size: int) -> ShardPlan:
     """The rows that are not in the store: as planned before, or, where they are others now, planned anew.
 
     What an older plan has made by then belongs to the store from now on. New shards have numbers beyond those of the
@@ -168,7 +168,7 @@ def _planned(store: VectorStore, embedder: MLLMEmbedder, listing: Listing, size:
     rows = _missing(store, embedder, listing)
     digest = _digest([listing.ids[row] for row in rows], size)
     if old and old["digest"] == digest:
-        return Shares(rows, digest, old["first"], size)
+        return ShardPlan(rows, digest, old["first"], size)
     first = next_number(store.folder)
     if old:
         planned = range(old["first"], old["first"] + old["shards"])
@@ -176,7 +176,7 @@ def _planned(store: VectorStore, embedder: MLLMEmbedder, listing: Listing, size:
         rows = _missing(store, embedder, listing)
         digest = _digest([listing.ids[row] for row in rows], size)
         first = max(first, planned.stop)
-    shares = Shares(rows, digest, first, size)
+    shares = ShardPlan(rows, digest, first, size)
     room = len(rows) * store.dimension * store.dtype.itemsize
     check_space(store.folder, room, f"the vectors of {len(rows):,} rows")
     write_json(path, {"digest": digest, "first": first, "shards": len(shares.names), "rows": len(rows), "size": size})
@@ -203,7 +203,7 @@ def _missing(store: VectorStore, embedder: MLLMEmbedder, listing: Listing) -> li
 
 def _is_readable(embedder: MLLMEmbedder, listing: Listing, row: int) -> bool:
     try:
-        embedder.items.prepared(listing.read(row)[0])
+        embedder.item_processor.prepared(listing.read(row)[0])
     except (ImageError, DataError):
         return False
     return True
@@ -235,7 +235,7 @@ def _make_shard(
         read.append(row)
     unreadable: dict[int, str] = {}
     work = embedder.plan(items, batch_size=batch_size, unreadable=unreadable)
-    vectors = truncate(embedder.carry_out(work, bar=bar), embedder.dim)
+    vectors = truncate(embedder.execute(work, bar=bar), embedder.dim)
     lost |= {read[at]: reason for at, reason in unreadable.items()}
     if len(lost) == len(rows) >= _HOPELESS:
         raise DataError(
@@ -261,7 +261,7 @@ def _make_shard(
     return _Made(len(kept), len(lost), work.given, work.planned)
 
 
-def _finished(path: Path, shares: Shares, listing: Listing) -> VectorStore | None:
+def _finished(path: Path, shares: ShardPlan, listing: Listing) -> VectorStore | None:
     """The store with all shards of the plan, None where some are still being made."""
     store, told = VectorStore(path), path / PLAN
     plan = _read_plan(told)

@@ -22,7 +22,7 @@ _UNIT = 1e-3  # how far a vector's length may be from 1 before it is taken for a
 
 
 @dataclass(frozen=True)
-class Shard:
+class StoreShard:
     """A pair of files of a store: their name, number of rows, and sha256 of the vectors' file."""
 
     name: str
@@ -46,8 +46,8 @@ class ShardRecord:
     lost: list[dict[str, str]]
     sha256: str
 
-    def shard(self, name: str) -> Shard:
-        return Shard(name, len(self.ids), self.sha256)
+    def shard(self, name: str) -> StoreShard:
+        return StoreShard(name, len(self.ids), self.sha256)
 
 
 def read_manifest(folder: Path) -> dict[str, Any]:

@@ -22,8 +22,8 @@ class Gallery(Protocol):
     dimension: int
 
     @property
-    def made_by(self) -> Mapping[str, Any]:
-        """Of the vectors, as `MLLMEmbedder.made_by`; empty where that is not known."""
+    def provenance(self) -> Mapping[str, Any]:
+        """Of the vectors, as `MLLMEmbedder.provenance`; empty where that is not known."""
         ...
 
     def __len__(self) -> int:
@@ -71,7 +71,7 @@ class MemoryGallery:
         ids: Sequence[str],
         vectors: np.ndarray,
         pictures: Sequence[ImageLike],
-        made_by: Mapping[str, Any] | None = None,
+        provenance: Mapping[str, Any] | None = None,
     ):
         """Keep them: [N, D] float32 for N ids and their pictures, as paths or loaded.
 
@@ -81,7 +81,7 @@ class MemoryGallery:
             raise DataError("the gallery is empty: there is nothing to search")
         if not len(ids) == len(pictures) == len(vectors):
             raise DataError(f"{len(ids)} ids, {len(pictures)} pictures and {len(vectors)} vectors do not fit together")
-        self.made_by, self.dimension = dict(made_by or {}), vectors.shape[1]
+        self.provenance, self.dimension = dict(provenance or {}), vectors.shape[1]
         self.ids: list[str] = []
         self._pictures: dict[str, ImageLike | None] = {}
         self.vectors = np.empty((0, self.dimension), np.float32)
@@ -145,8 +145,8 @@ class StoreGallery:
         self.store, self.dimension = store, store.dimension
 
     @property
-    def made_by(self) -> Mapping[str, Any]:
-        return self.store.made_by
+    def provenance(self) -> Mapping[str, Any]:
+        return self.store.provenance
 
     def __len__(self) -> int:
         return len(self.store.living)

@@ -34,8 +34,8 @@ from .files import (
     MANIFEST,
     REMOVED,
     SHARDS,
-    Shard,
     ShardRecord,
+    StoreShard,
     next_number,
     read_manifest,
     read_record,
@@ -59,10 +59,10 @@ class VectorStore:
     def _load(self) -> None:
         """Read what the store is now."""
         manifest = read_manifest(self.folder)
-        self.made_by: dict[str, Any] = manifest["made_by"]
+        self.provenance: dict[str, Any] = manifest["made_by"]
         self.dimension: int = manifest["dimension"]
         self.dtype = np.dtype(manifest["dtype"])
-        self.shards = tuple(Shard(**entry) for entry in manifest["shards"])
+        self.shards = tuple(StoreShard(**entry) for entry in manifest["shards"])
         self._starts = [0, *accumulate(shard.rows for shard in self.shards)]
         self._maps: dict[int, np.ndarray] = {}
         self._removed = read_removed(self.folder / REMOVED, self._starts[-1])
@@ -91,7 +91,7 @@ class VectorStore:
         dimension: int,
         *,
         dtype: str = "float32",
-        made_by: Mapping[str, Any] | None = None,
+        provenance: Mapping[str, Any] | None = None,
     ) -> VectorStore:
         """A new store without vectors.
 
@@ -99,7 +99,7 @@ class VectorStore:
             folder: a new or empty folder.
             dimension: length D of the vectors.
             dtype: "float32", "float16", or "int8" (a quarter of the room; each vector scaled by its largest number).
-            made_by: plain JSON that tells these vectors from any others, `MLLMEmbedder.made_by` say.
+            provenance: plain JSON that tells these vectors from any others, `MLLMEmbedder.provenance` say.
 
         Raises DataError for a folder that holds something, or cannot be written, and for a dtype that no store has.
         """
@@ -110,7 +110,7 @@ class VectorStore:
             raise DataError(f"{path} is a file: give a folder for the store")
         if path.is_dir() and any(entry.name != ".lock" for entry in path.iterdir()):
             raise DataError(f"{path} holds something already: give a new or empty folder for the store")
-        manifest = {"format": FORMAT, "dimension": dimension, "dtype": dtype, "made_by": dict(made_by or {})}
+        manifest = {"format": FORMAT, "dimension": dimension, "dtype": dtype, "made_by": dict(provenance or {})}
         write_json(path / MANIFEST, manifest | {"shards": []})
         return cls(path)
 
@@ -270,7 +270,7 @@ class VectorStore:
                 raise DataError(f'the id "{name}" is in {self.folder} already: remove it first, or give another')
             seen.add(name)
 
-    def _commit(self, shards: Sequence[Shard], data: Mapping[str, Any] | None = None) -> None:
+    def _commit(self, shards: Sequence[StoreShard], data: Mapping[str, Any] | None = None) -> None:
         manifest = read_manifest(self.folder)
         told = {entry["path"]: entry for entry in manifest.get("data", [])} | dict(data or {})
         manifest |= {"data": list(told.values()), "shards": [asdict(shard) for shard in shards]}

@@ -3,10 +3,10 @@
 from __future__ import annotations
 
 import pytest
-from made_benchmarks import WRITERS
 
 from eval.benchmarks import open_suite
 from eval.scoring.suite import Suite
+from made_benchmarks import WRITERS
 
 
 @pytest.fixture(scope="session")

@@ -8,9 +8,9 @@ from pathlib import Path
 import pytest
 
 import bench_precision
-import smollm2_llava
 from mllm_embed import MLLMEmbedder
 from mllm_embed.errors import ModelError
+from toy import smollm2_llava
 
 pytest.importorskip("bitsandbytes")
 WEIGHTS = 2 * (4 * 64 * 64 + 3 * 64 * 128)  # of the tiny model's linear layers: layers x (attention, feed-forward)

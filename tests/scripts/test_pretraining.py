@@ -12,10 +12,8 @@ import pytest
 import torch
 from torch.nn import functional as F
 
-import base_model
 import pretrain_base
-import scene_talk
-import scenes
+from toy import base_model, scene_talk, scenes
 
 NOUNS = ["apple", "bed", "clown", "drum", "egg"]
 

@@ -16,7 +16,7 @@ def run(*words: object) -> subprocess.CompletedProcess[str]:
 
 
 def test_a_smaller_base_keeps_the_layers_that_are_named(tiny_llava: Path, tmp_path: Path) -> None:
-    done = run(SCRIPTS / "smaller_base.py", tiny_llava, "--layers", "1", "--output", tmp_path / "small")
+    done = run(SCRIPTS / "toy/smaller_base.py", tiny_llava, "--layers", "1", "--output", tmp_path / "small")
     assert done.returncode == 0, done.stderr
     whole, small = (MLLMEmbedder.from_pretrained(path, dtype="float32") for path in (tiny_llava, tmp_path / "small"))
     kept = dict(small.model.backbone.named_parameters())
@@ -26,7 +26,7 @@ def test_a_smaller_base_keeps_the_layers_that_are_named(tiny_llava: Path, tmp_pa
             assert parameter.equal(kept[layers.get(name, name)]), name
     assert len(small.model.base.language_model.layers) == 1
     assert small.encode(["a hat"]).shape == (1, 64)
-    done = run(SCRIPTS / "smaller_base.py", tiny_llava, "--layers", "0", "2", "--output", tmp_path / "none")
+    done = run(SCRIPTS / "toy/smaller_base.py", tiny_llava, "--layers", "0", "2", "--output", tmp_path / "none")
     assert done.returncode == 2 and "must increase, from 0 to 1" in done.stderr and not (tmp_path / "none").exists()
 
 

@@ -13,8 +13,8 @@ import pytest
 from PIL import Image
 
 import make_scenes
-import scenes
 from mllm_embed import DataFolder
+from toy import scenes
 
 ROOT = Path(__file__).resolve().parents[2]
 SPRITES = ROOT / "scripts" / "assets" / "sprites"

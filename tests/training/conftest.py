@@ -6,8 +6,8 @@ from collections.abc import Callable, Iterator
 from pathlib import Path
 
 import pytest
-from chat_server import Server
 
+from chat_server import Server
 from mllm_embed.training.cli import main
 
 

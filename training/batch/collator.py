@@ -19,7 +19,7 @@ Chunk = dict[str, Tensor]
 
 
 @dataclass
-class Batch:
+class ContrastiveBatch:
     """What a step computes with.
 
     Args:
@@ -66,7 +66,7 @@ class ContrastiveCollator:
     uses: list[Use]
     chunk_tokens: int
 
-    def __call__(self, examples: list[Example | MLLMEmbedError]) -> dict[str, Batch | MLLMEmbedError]:
+    def __call__(self, examples: list[Example | MLLMEmbedError]) -> dict[str, ContrastiveBatch | MLLMEmbedError]:
         for example in examples:
             if isinstance(example, MLLMEmbedError):
                 return {"error": example}
@@ -77,7 +77,7 @@ class ContrastiveCollator:
                 raise
             return {"error": error}  # raised in the main process: torch would wrap it in the worker's traceback
 
-    def _collate(self, examples: list[Example]) -> Batch:
+    def _collate(self, examples: list[Example]) -> ContrastiveBatch:
         towers: dict[bool, dict[int, Ready]] = {False: {}, True: {}}
         for use in self.uses:
             for ready in (ready for example in examples for ready in example.roles[use.role]):
@@ -89,7 +89,7 @@ class ContrastiveCollator:
             [self.process([ready.item for ready in part]) for part in cuts[which]] for which in (False, True)
         )
         owners = [row for row, example in enumerate(examples) for _ in example.roles.get("hard_negative", ())]
-        return Batch(
+        return ContrastiveBatch(
             live=live,
             frozen=frozen,
             places={

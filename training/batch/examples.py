@@ -15,9 +15,9 @@ from mllm_embed.errors import DataError, ImageError, MLLMEmbedError
 from mllm_embed.inputs.images import name_of
 from mllm_embed.types import Item
 
-from ..data import Row
+from ..data import TrainingRow
 from ..data.numbers import number_of
-from ..data.replacement import spare
+from ..data.replacement import replacement
 from ..data.stream import hold_blocks
 
 if TYPE_CHECKING:
@@ -74,7 +74,7 @@ class Reader:
         self.banks = banks
         self._kept: OrderedDict[Hashable, Ready] = OrderedDict()
 
-    def __call__(self, row: Row) -> Example:
+    def __call__(self, row: TrainingRow) -> Example:
         """Raises ImageError or DataError for an input that is missing or cannot be read."""
         keys = {role: key_of(row.roles[role]) for role in self.keyed}
         for role, held in self.banks:
@@ -87,7 +87,7 @@ class Reader:
                 )
         return Example(row.id, {role: tuple(map(self._ready, self._items(row, role))) for role in self.roles}, keys)
 
-    def _items(self, row: Row, role: str) -> tuple[Item, ...]:
+    def _items(self, row: TrainingRow, role: str) -> tuple[Item, ...]:
         if role == "hard_negative":
             return row.hard_negatives[: self.hard_negatives]
         if role not in row.roles:
@@ -109,7 +109,7 @@ class Reader:
 class Examples(Dataset):
     """The examples of a stage's rows. One that cannot be read is replaced by another of its source, and told."""
 
-    def __init__(self, rows: StageRows, read: Callable[[Row], Example], seed: int):
+    def __init__(self, rows: StageRows, read: Callable[[TrainingRow], Example], seed: int):
         self.rows, self.read, self.seed = rows, read, seed
         self._started = False
 
@@ -134,7 +134,7 @@ class Examples(Dataset):
     def _readable(self, index: int) -> Example:
         lost: list[Lost] = []
         while True:
-            at = spare(self.rows.mixed, index, len(lost), self.seed) if lost else index
+            at = replacement(self.rows.mixed, index, len(lost), self.seed) if lost else index
             try:
                 return replace(self.read(self.rows[at]), lost=tuple(lost))
             except (DataError, ImageError) as error:

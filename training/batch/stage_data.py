@@ -11,7 +11,7 @@ from torch.utils.data import Sampler
 
 from mllm_embed.errors import DataError
 
-from ..data import Row
+from ..data import TrainingRow
 from ..data.open import open_rows
 from ..data.order import shares
 from ..data.rows import MixedRows
@@ -24,7 +24,7 @@ SAMPLE = 2000
 
 
 @dataclass
-class StageRows(Sequence[Row]):
+class StageRows(Sequence[TrainingRow]):
     """The rows of all sources, with what was mined for them."""
 
     mixed: MixedRows
@@ -33,7 +33,7 @@ class StageRows(Sequence[Row]):
     def __len__(self) -> int:
         return len(self.mixed)
 
-    def __getitem__(self, index: int) -> Row:  # type: ignore[override]
+    def __getitem__(self, index: int) -> TrainingRow:  # type: ignore[override]
         """Raises DataError, naming file and row, for one that cannot be made."""
         row = self.mixed[index]
         found = self.mined.get(row.id)
@@ -43,7 +43,7 @@ class StageRows(Sequence[Row]):
         """A row and its source, for a message."""
         return self.mixed.where(index)
 
-    def sample(self) -> list[Row]:
+    def sample(self) -> list[TrainingRow]:
         """All rows, or of many some from everywhere, without those that cannot be made."""
         found = []
         for index in np.unique(np.linspace(0, len(self) - 1, min(len(self), SAMPLE)).astype(int)).tolist():

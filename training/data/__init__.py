@@ -1,6 +1,6 @@
-"""Readers of training data, one module a format; each yields the canonical `Row`."""
+"""Readers of training data, one module a format; each yields the canonical `TrainingRow`."""
 
-from .row import Row
-from .source import Source
+from .row import TrainingRow
+from .source import DataSource
 
-__all__ = ["Row", "Source"]
+__all__ = ["DataSource", "TrainingRow"]

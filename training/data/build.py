@@ -11,7 +11,7 @@ from mllm_embed.errors import DataError
 from mllm_embed.types import Document, ImageLike, Item, Query
 
 from .numbers import number_of
-from .row import Row
+from .row import TrainingRow
 
 
 @dataclass(frozen=True)
@@ -107,8 +107,8 @@ def _given(**roles: Any) -> dict[str, Item]:
 ROLES_OF: dict[str, Callable[[Cells], dict[str, Item]]] = {"pairs": pair, "triplets": triplet, "texts": text_row}
 
 
-def row_of(kind: str, cells: Cells, identifier: str, group: str) -> Row:
+def row_of(kind: str, cells: Cells, identifier: str, group: str) -> TrainingRow:
     """One row of `kind`. Raises DataError for a value that is no picture or text."""
     negatives = [Document(image=image) for image in cells.images("negative_image")]
     negatives += [Document(text=text) for text in cells.texts("negative_text") if kind != "texts"]
-    return Row(identifier, group, ROLES_OF[kind](cells), tuple(negatives))
+    return TrainingRow(identifier, group, ROLES_OF[kind](cells), tuple(negatives))

@@ -10,10 +10,10 @@ from mllm_embed.data.tables import STREAMED, TABLES, Table
 from mllm_embed.errors import DataError
 
 from .formats import Format
-from .source import Source
+from .source import DataSource
 
 
-def files_of(source: Source, format: Format) -> list[Path]:
+def files_of(source: DataSource, format: Format) -> list[Path]:
     """The files, in the order of their names.
 
     Raises DataError for a path that leads to none, or to files of several types.
@@ -41,7 +41,7 @@ def files_of(source: Source, format: Format) -> list[Path]:
     return found
 
 
-def table_of(source: Source, format: Format, files: list[Path]) -> Table:
+def table_of(source: DataSource, format: Format, files: list[Path]) -> Table:
     """Raises DataError for files that are not what their names say, and for no records at all."""
     table = (STREAMED if source.streaming else TABLES)[files[0].suffix](files, format.header)
     if not len(table):

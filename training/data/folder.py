@@ -8,10 +8,10 @@ from mllm_embed.data.folder import DataFolder, Pair, TextRow, Triplet
 from mllm_embed.errors import DataError
 from mllm_embed.types import Document, Query
 
-from .row import Row
+from .row import TrainingRow
 
 
-def read_rows(folder: DataFolder, path: Path, kind: str, roles: list[str]) -> list[Row]:
+def read_rows(folder: DataFolder, path: Path, kind: str, roles: list[str]) -> list[TrainingRow]:
     """The rows of the folder at `path`, `kind` "pairs", "triplets" or "texts", each offering at least `roles`.
 
     Raises DataError when the folder has no such rows, or a row lacks a role that the loss needs.
@@ -31,11 +31,13 @@ def read_rows(folder: DataFolder, path: Path, kind: str, roles: list[str]) -> li
     return rows
 
 
-def _pair(pair: Pair) -> Row:
-    return Row(pair.id, str(pair.image), {"image": Document(image=pair.image), "caption": Document(text=pair.caption)})
+def _pair(pair: Pair) -> TrainingRow:
+    return TrainingRow(
+        pair.id, str(pair.image), {"image": Document(image=pair.image), "caption": Document(text=pair.caption)}
+    )
 
 
-def _triplet(triplet: Triplet) -> Row:
+def _triplet(triplet: Triplet) -> TrainingRow:
     roles = {
         "composed": Query(image=triplet.image, instruction=triplet.instruction),
         "query": Query(image=triplet.image, instruction=triplet.instruction),
@@ -51,13 +53,13 @@ def _triplet(triplet: Triplet) -> Row:
     if triplet.source_text:
         roles["source_text"] = Document(text=triplet.source_text)
         roles["composed_text"] = Query(text=triplet.source_text, instruction=triplet.instruction)
-    return Row(triplet.id, str(triplet.image), roles)
+    return TrainingRow(triplet.id, str(triplet.image), roles)
 
 
-def _text(entry: TextRow) -> Row:
+def _text(entry: TextRow) -> TrainingRow:
     roles = {"source_text": Document(text=entry.source_text), "target_text": Document(text=entry.target_text)}
     if entry.instruction:
         roles["composed_text"] = Query(text=entry.source_text, instruction=entry.instruction)
     if entry.negative_text:
         roles["negative_text"] = Document(text=entry.negative_text)
-    return Row(entry.id, entry.source_text, roles)
+    return TrainingRow(entry.id, entry.source_text, roles)

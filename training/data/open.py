@@ -18,16 +18,16 @@ from .formats import FORMATS
 from .formats.columns import EXAMPLES
 from .formats.format import COLUMNS
 from .roles import PICTURE_ROLES
-from .row import Row
-from .rows import ListRows, MixedRows, Rows, TableRows, cell, needed
-from .source import Source
+from .row import TrainingRow
+from .rows import ListRows, MixedRows, TableRows, TrainingRows, cell, needed
+from .source import DataSource
 
 _LOOKED_AT = 100
 _PICTURES = 16
 _ENTRIES = 10_000
 
 
-def open_rows(sources: Sequence[Source], kind: str, roles: Sequence[str]) -> MixedRows:
+def open_rows(sources: Sequence[DataSource], kind: str, roles: Sequence[str]) -> MixedRows:
     """The rows of all sources as `kind`, "pairs", "triplets" or "texts", each offering at least `roles`.
 
     Nothing is held in memory but where each record lies, except for format folder, which is read and checked whole.
@@ -38,7 +38,7 @@ def open_rows(sources: Sequence[Source], kind: str, roles: Sequence[str]) -> Mix
     return MixedRows([OPENERS.get(source.format, open_table)(source, kind, list(roles)) for source in sources])
 
 
-def open_folder(source: Source, kind: str, roles: list[str]) -> ListRows:
+def open_folder(source: DataSource, kind: str, roles: list[str]) -> ListRows:
     """A data folder of our own; it is not looked for pictures that no role needs."""
     if source.images or source.columns or source.pool:
         raise DataError(
@@ -48,10 +48,10 @@ def open_folder(source: Source, kind: str, roles: list[str]) -> ListRows:
     return ListRows(source, read_rows(folder, source.path, kind, roles), folder.fingerprint())
 
 
-OPENERS: dict[str, Callable[[Source, str, list[str]], Rows]] = {"folder": open_folder}
+OPENERS: dict[str, Callable[[DataSource, str, list[str]], TrainingRows]] = {"folder": open_folder}
 
 
-def open_table(source: Source, kind: str, roles: list[str]) -> TableRows:
+def open_table(source: DataSource, kind: str, roles: list[str]) -> TableRows:
     """A source in any other format."""
     format = FORMATS[source.format]
     if kind not in format.kinds:
@@ -134,7 +134,7 @@ def _check_pictures(rows: TableRows, roles: list[str]) -> None:
 
 def _paths(rows: TableRows, index: int, roles: list[str]) -> list[Path]:
     try:
-        row: Row = rows[index]
+        row: TrainingRow = rows[index]
     except DataError:
         return []
     pictures: list[ImageLike] = [picture for role in roles for picture in row.roles[role].images]

@@ -13,7 +13,7 @@ from mllm_embed.errors import DataError
 from .numbers import number_of
 
 
-class Pool:
+class RecordPool:
     """The records of a JSON file by the text under `key`; 28 bytes of memory a record.
 
     Raises DataError for a missing file, for a record without the key, and for one that is no JSON.

@@ -10,7 +10,7 @@ from .rows import MixedRows
 ATTEMPTS = 20
 
 
-def spare(rows: MixedRows, index: int, attempt: int, seed: int) -> int:
+def replacement(rows: MixedRows, index: int, attempt: int, seed: int) -> int:
     """The row to try instead of `index`, from the same source: a function of its arguments alone.
 
     In a source that is streamed it is the next row but `attempt`, which most likely lies in memory; elsewhere any.

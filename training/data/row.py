@@ -8,7 +8,7 @@ from mllm_embed.types import Item
 
 
 @dataclass(frozen=True)
-class Row:
+class TrainingRow:
     """One training example: what plays which role, under which id; rows with one `group` ask about one reference.
 
     `hard_negatives` are wrong answers that were chosen for this row: given by its data set, or mined.

@@ -18,22 +18,22 @@ from .build import Cells, empty, row_of
 from .formats import Format
 from .formats.format import Finish, Values
 from .numbers import number_of
-from .row import Row
-from .source import Source
+from .row import TrainingRow
+from .source import DataSource
 
 _BAR = 200_000
 
 
-class Rows(Protocol):
+class TrainingRows(Protocol):
     """The rows of one source."""
 
-    source: Source
+    source: DataSource
     skipped: int
     """How many rows of its files lack a role that is needed, and are left out."""
 
     def __len__(self) -> int: ...
 
-    def __getitem__(self, index: int) -> Row:
+    def __getitem__(self, index: int) -> TrainingRow:
         """Raises DataError, naming file and row, for one that cannot be made."""
         ...
 
@@ -45,7 +45,7 @@ class Rows(Protocol):
         """[K] int64: the first row of each run that is best read together."""
         ...
 
-    def fingerprint(self) -> str:
+    def files_fingerprint(self) -> str:
         """Changes with the files."""
         ...
 
@@ -62,15 +62,15 @@ class Rows(Protocol):
 class ListRows:
     """Rows in memory."""
 
-    source: Source
-    rows: list[Row]
+    source: DataSource
+    rows: list[TrainingRow]
     digest: str
     skipped: int = 0
 
     def __len__(self) -> int:
         return len(self.rows)
 
-    def __getitem__(self, index: int) -> Row:
+    def __getitem__(self, index: int) -> TrainingRow:
         return self.rows[index]
 
     def groups(self) -> np.ndarray:
@@ -79,7 +79,7 @@ class ListRows:
     def blocks(self) -> np.ndarray:
         return np.arange(0, len(self), 1024)
 
-    def fingerprint(self) -> str:
+    def files_fingerprint(self) -> str:
         return self.digest
 
     def where(self, index: int) -> tuple[str, str]:
@@ -93,7 +93,7 @@ class ListRows:
 class TableRows:
     """Rows made of the records of a table as a format says."""
 
-    source: Source
+    source: DataSource
     format: Format
     table: Table
     kind: str
@@ -115,7 +115,7 @@ class TableRows:
     def __len__(self) -> int:
         return len(self.table if self.kept is None else self.kept)
 
-    def __getitem__(self, index: int) -> Row:
+    def __getitem__(self, index: int) -> TrainingRow:
         record = self._record(index)
         try:
             row = self.make(self.table.record(record), record)
@@ -147,10 +147,10 @@ class TableRows:
         starts = self.table.blocks()
         return starts if self.kept is None else np.unique(np.searchsorted(self.kept, starts))
 
-    def fingerprint(self) -> str:
-        from mllm_embed.data.tables.fingerprint import fingerprint
+    def files_fingerprint(self) -> str:
+        from mllm_embed.data.tables.fingerprint import files_fingerprint
 
-        return fingerprint(self.table.files)
+        return files_fingerprint(self.table.files)
 
     def scan(self, what: str) -> Iterator[Record | DataError]:
         """Every record of the table with the columns of the format, under a bar where it takes long."""
@@ -169,7 +169,7 @@ class TableRows:
             )  # fmt: skip
         )
 
-    def make(self, record: Record | DataError, index: int) -> Row:
+    def make(self, record: Record | DataError, index: int) -> TrainingRow:
         """The row of record `index`. Raises DataError for one that lacks columns or holds something else in them."""
         values = self.values(record)
         file, _ = self.table.place(index)
@@ -258,17 +258,17 @@ def cell(record: Record, name: str) -> tuple[bool, Any]:
     return cell(inner, rest) if isinstance(inner, dict) else (False, None)
 
 
-class MixedRows(Sequence[Row]):
+class MixedRows(Sequence[TrainingRow]):
     """The rows of several sources, one source after the other."""
 
-    def __init__(self, parts: Sequence[Rows]):
+    def __init__(self, parts: Sequence[TrainingRows]):
         self.parts = list(parts)
         self.starts = np.concatenate([[0], np.cumsum([len(part) for part in parts])]).astype(np.int64)
 
     def __len__(self) -> int:
         return int(self.starts[-1])
 
-    def __getitem__(self, index: int) -> Row:  # type: ignore[override]
+    def __getitem__(self, index: int) -> TrainingRow:  # type: ignore[override]
         part, inside = self.at(index)
         return self.parts[part][inside]
 
@@ -294,7 +294,7 @@ class MixedRows(Sequence[Row]):
 
     def fingerprints(self) -> dict[str, str]:
         """What each source was read from -> what changes with its files."""
-        return {str(part.source.path): part.fingerprint() for part in self.parts}
+        return {str(part.source.path): part.files_fingerprint() for part in self.parts}
 
     def skipped(self) -> dict[str, int]:
         """Source -> how many of its rows are left out because they lack a role that the loss needs."""

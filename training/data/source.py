@@ -21,7 +21,7 @@ def _local(value: Any) -> Any:
 LocalPath = Annotated[Path, BeforeValidator(_local)]
 
 
-class Source(BaseModel):
+class DataSource(BaseModel):
     """One entry of a stage's `data`."""
 
     model_config = ConfigDict(extra="forbid", frozen=True, allow_inf_nan=False)

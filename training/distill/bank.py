@@ -21,7 +21,7 @@ from mllm_embed.files import atomic_file, check_space
 from mllm_embed.types import Item
 
 from ..batch.examples import key_of
-from ..data import Row
+from ..data import TrainingRow
 from ..data.numbers import number_of
 from ..distributed.gathering import agreed, gather_ragged, interleaved, world
 from ..mining.reading import BLOCK, encode_readable
@@ -81,7 +81,7 @@ def read_bank(path: Path, device: torch.device) -> Bank | None:
 def make_bank(
     stage: Stage,
     term: Term,
-    rows: Sequence[Row],
+    rows: Sequence[TrainingRow],
     embedder: MLLMEmbedder,
     bf16: bool,
     path: Path,
@@ -169,7 +169,7 @@ def _encoded(items: Sequence[Item], embedder: MLLMEmbedder, bf16: bool, most: fl
     return vectors, readable
 
 
-def _candidates(term: Term, row: Row, hard_negatives: int | None) -> Iterable[Item]:
+def _candidates(term: Term, row: TrainingRow, hard_negatives: int | None) -> Iterable[Item]:
     yield row.roles[term.positive[0]]
     for role in term.negatives:
         if role == "hard_negative":

@@ -13,7 +13,7 @@ from typing import Any
 import torch
 
 from mllm_embed import MLLMEmbedder
-from mllm_embed.saving.provenance import FINDS
+from mllm_embed.saving.provenance import SPACE_FIELDS
 
 from ..recipe.config import Recipe
 
@@ -25,13 +25,13 @@ class Teacher:
         self._recipe, self._bf16 = recipe, bf16
         self._loaded: MLLMEmbedder | None = None
         embedder = self.embedder()
-        self.made_by: dict[str, Any] = embedder.made_by
+        self.provenance: dict[str, Any] = embedder.provenance
         self.dimension = embedder.dimension
 
     @property
     def fingerprint(self) -> str:
         """sha256 of what queries must have in common with its vectors."""
-        return hashlib.sha256(json.dumps({key: self.made_by[key] for key in FINDS}).encode()).hexdigest()
+        return hashlib.sha256(json.dumps({key: self.provenance[key] for key in SPACE_FIELDS}).encode()).hexdigest()
 
     def embedder(self) -> MLLMEmbedder:
         """The model, its adapter merged. Raises ModelError where it cannot be loaded."""

@@ -14,19 +14,19 @@ import torch.distributed as dist
 
 from mllm_embed.errors import DataError
 
-from ..batch.collator import Batch, Chunk
+from ..batch.collator import Chunk, ContrastiveBatch
 from .gathering import world
 
 Turn = tuple[int, bool]  # a chunk's number, and whether its vectors count
 KINDS = ("inputs with pictures", "inputs without pictures")
 
 
-def in_order(batch: Batch) -> tuple[list[Turn], list[Turn], bool]:
+def in_order(batch: ContrastiveBatch) -> tuple[list[Turn], list[Turn], bool]:
     """What a process alone runs: its live and frozen chunks as they come, and whether the live ones are cached."""
     return [(n, True) for n in range(len(batch.live))], [(n, True) for n in range(len(batch.frozen))], batch.cached
 
 
-def in_step(batch: Batch, device: torch.device) -> tuple[list[Turn], list[Turn], bool]:
+def in_step(batch: ContrastiveBatch, device: torch.device) -> tuple[list[Turn], list[Turn], bool]:
     """The same when all processes run alike: chunks with pictures first, as many as the process with the most has.
 
     Raises DataError, in all processes, where one has a kind of chunk that another has nothing of to repeat.

@@ -11,7 +11,7 @@ from mllm_embed.errors import ModelError
 
 from ..batch.collator import Chunk
 from .gradient_caching import BatchEncoder
-from .memory_tracker import LiveBytes
+from .memory_tracker import MemoryTracker
 
 # Bytes kept free of the memory given: a CUDA context with its libraries, and what fragmentation wastes; on a CPU the
 # interpreter with torch and transformers. Assumed for the GPU (none was at hand), measured for the CPU.
@@ -80,7 +80,7 @@ def _peak(encoder: BatchEncoder, chunk: Chunk, bf16: bool) -> int | None:
 
 
 def _counted(step: Callable[[], None]) -> int:
-    with LiveBytes() as live:
+    with MemoryTracker() as live:
         step()
     return live.peak
 

@@ -10,12 +10,12 @@ import torch
 import torch.distributed as dist
 from torch import Tensor
 
-from ..batch.collator import Batch
+from ..batch.collator import ContrastiveBatch
 from ..recipe.config import Use
 
 
 @dataclass(frozen=True)
-class Pool:
+class GatheredBatch:
     """The rows of all processes, in the processes' order.
 
     Args:
@@ -53,14 +53,14 @@ def agreed(question: Callable[[], int], device: torch.device) -> int:
     return int(answer)
 
 
-def gather(vectors: Tensor, batch: Batch, rows: int) -> Pool:
+def gather(vectors: Tensor, batch: ContrastiveBatch, rows: int) -> GatheredBatch:
     """Pool the batches of all processes, each of `rows` rows. A process alone sends nothing and keeps its vectors."""
     device = vectors.device
     rank, count = world()
     inputs, owners = batch.inputs.to(device), batch.owners.to(device)
     places = {use: place.to(device) for use, place in batch.places.items()}
     if count == 1:
-        return Pool(vectors, inputs, places, owners, torch.arange(rows, device=device), rows)
+        return GatheredBatch(vectors, inputs, places, owners, torch.arange(rows, device=device), rows)
     numbers = gather_ragged(inputs)
     live = sum(len(chunk["input_ids"]) for chunk in batch.live)
     frozen = torch.cat(gather_ragged((torch.arange(len(inputs), device=device) >= live).long()))
@@ -76,7 +76,7 @@ def gather(vectors: Tensor, batch: Batch, rows: int) -> Pool:
     brought = torch.cat([part + number * rows for number, part in enumerate(gather_ragged(owners))])
     pooled = torch.cat(_gather_with_gradient(vectors, [len(part) for part in numbers]))
     mine = torch.arange(rank * rows, (rank + 1) * rows, device=device)
-    return Pool(pooled, every, merged, brought, mine, rows * count)
+    return GatheredBatch(pooled, every, merged, brought, mine, rows * count)
 
 
 def gather_ragged(values: Tensor) -> list[Tensor]:

@@ -16,7 +16,7 @@ import torch
 from torch import Tensor, nn
 from torch.utils.checkpoint import checkpoint
 
-from ..batch.collator import Batch, Chunk
+from ..batch.collator import Chunk, ContrastiveBatch
 from ..loss.temperature import Temperature
 from .alignment import Turn, in_order, in_step
 
@@ -36,7 +36,7 @@ class BatchEncoder(nn.Module):
         self.temperature = temperature or Temperature(0.05)
         self.aligned, self.bf16 = aligned, bf16
 
-    def forward(self, batch: Batch) -> tuple[Tensor, Tensor]:
+    def forward(self, batch: ContrastiveBatch) -> tuple[Tensor, Tensor]:
         """-> [U, D] float32, L2-normalised, the live ones first, and the temperature, a scalar."""
         live, frozen, cached = in_step(batch, self._device) if self.aligned else in_order(batch)
         with torch.autocast(self._device.type, torch.bfloat16, enabled=self.bf16) if self.bf16 else nullcontext():

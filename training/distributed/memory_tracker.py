@@ -10,7 +10,7 @@ from torch.utils._python_dispatch import TorchDispatchMode
 from torch.utils._pytree import tree_leaves
 
 
-class LiveBytes(TorchDispatchMode):
+class MemoryTracker(TorchDispatchMode):
     """Adds up the storages that operations make within it, and takes each off when it dies: `now`, `peak` in bytes."""
 
     def __init__(self) -> None:

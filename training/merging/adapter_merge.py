@@ -69,7 +69,7 @@ def check_alike(adapters: Sequence[Adapter]) -> None:
     """Raises ModelError where adapters cannot be added: other bases, prompts or pooling make other spaces."""
     first = adapters[0]
     for other in adapters[1:]:
-        if other.settings.finds or first.settings.finds:
+        if other.settings.target_space or first.settings.target_space:
             raise ModelError(f"{first.path} or {other.path} is a distilled query encoder: such cannot be added")
         for what, of in _FACTS.items():
             if of(first.settings) != of(other.settings):
@@ -113,7 +113,9 @@ def added_pairs(adapters: Sequence[Adapter], weights: Sequence[float]) -> dict[s
     return found
 
 
-def cut(pairs: Mapping[str, tuple[Tensor, Tensor]], rank: int) -> tuple[dict[str, tuple[Tensor, Tensor]], float, float]:
+def cut_to_rank(
+    pairs: Mapping[str, tuple[Tensor, Tensor]], rank: int
+) -> tuple[dict[str, tuple[Tensor, Tensor]], float, float]:
     """The nearest updates of `rank`, by the singular values of each product (Eckart and Young, 1936).
 
     Returns the new pairs, A [rank, in] and B [out, rank], and what was lost: the share of the length (Frobenius norm)

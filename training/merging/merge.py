@@ -68,7 +68,7 @@ def merge(
     Returns what there is to say, a line each. Raises ModelError for adapters that cannot be added, ConfigError for a
     rank that cuts nothing.
     """
-    from .adapter_merge import Adapter, added_pairs, added_whole, check_alike, cut, needs_base
+    from .adapter_merge import Adapter, added_pairs, added_whole, check_alike, cut_to_rank, needs_base
 
     adapters = [Adapter.read(path) for path in paths]
     check_alike(adapters)
@@ -80,7 +80,7 @@ def merge(
     pairs = added_pairs(adapters, weights)
     said = [f"rank {whole}: the updates are added exactly"]
     if rank is not None:
-        pairs, lost, worst = cut(pairs, rank)
+        pairs, lost, worst = cut_to_rank(pairs, rank)
         said = [
             f"rank {whole} cut to {rank}: {lost:.2%} of the updates' length is lost, {worst:.2%} in the worst layer"
         ]
@@ -117,7 +117,7 @@ def _base_tensors(adapters: Sequence[Adapter], base: str | None) -> dict[str, Te
     import torch
 
     from mllm_embed.model.loading import commit_of, load_model
-    from mllm_embed.saving.checkpoint import fingerprint
+    from mllm_embed.saving.checkpoint import model_fingerprint
 
     from .adapter_merge import PREFIX
 
@@ -125,7 +125,7 @@ def _base_tensors(adapters: Sequence[Adapter], base: str | None) -> dict[str, Te
     name = base or settings.base or ""
     revision = settings.base_revision
     model = load_model(name, "auto", revision, None, torch.device("cpu"))
-    if settings.base_fingerprint and fingerprint(name, commit_of(name, revision)) != settings.base_fingerprint:
+    if settings.base_fingerprint and model_fingerprint(name, commit_of(name, revision)) != settings.base_fingerprint:
         raise ModelError(
             f"{name} is not the base that the adapters were trained on ({settings.base}); give it: --model"
         )

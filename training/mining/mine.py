@@ -10,7 +10,7 @@ from typing import TYPE_CHECKING, Any
 
 from mllm_embed.commands.model_options import add_model_options, load_embedder
 from mllm_embed.errors import ConfigError, DataError, user_errors
-from mllm_embed.saving.provenance import MAKES
+from mllm_embed.saving.provenance import VECTOR_FIELDS
 
 if TYPE_CHECKING:
     import numpy as np
@@ -18,7 +18,7 @@ if TYPE_CHECKING:
     from mllm_embed import MLLMEmbedder
     from mllm_embed.data.folder import DataFolder
 
-    from ..data import Row
+    from ..data import TrainingRow
     from .mining import Negatives, Questions, Rules
 
 # what is asked and what is found where the command line does not say: the first that all rows have
@@ -80,7 +80,7 @@ def main(argv: Sequence[str] | None = None) -> int:
 
     embedder = load_embedder(args)
     roles = {"rows": kind, "query": query, "positive": positive, "also": args.also}
-    facts = {"data": folder.fingerprint(), **roles, "model": {key: embedder.made_by[key] for key in MAKES}}
+    facts = {"data": folder.fingerprint(), **roles, "model": {key: embedder.provenance[key] for key in VECTOR_FIELDS}}
     *vectors, lost = _vectors(args, facts, questions, embedder)
     negatives, clusters = _search(args, questions, *vectors, lost, rules)
     _write(args, facts, folder.root, rows, questions, negatives, clusters)
@@ -126,13 +126,13 @@ def _rules(args: argparse.Namespace) -> Rules:
     return Rules(args.count, args.skip, args.ceiling, args.at_most, args.depth)
 
 
-def _rows(folder: DataFolder, path: Path, kind: str) -> list[Row]:
+def _rows(folder: DataFolder, path: Path, kind: str) -> list[TrainingRow]:
     from ..data.folder import read_rows
 
     return read_rows(folder, path, kind, [])
 
 
-def _default(option: str, roles: Sequence[str], rows: Sequence[Row]) -> str:
+def _default(option: str, roles: Sequence[str], rows: Sequence[TrainingRow]) -> str:
     for role in roles:
         if all(role in row.roles for row in rows):
             return role
@@ -143,9 +143,9 @@ def _vectors(
     args: argparse.Namespace, facts: dict[str, Any], questions: Questions, embedder: MLLMEmbedder
 ) -> tuple[np.ndarray, np.ndarray, dict[str, dict[int, str]]]:
     """Vectors of queries [Q, D] and gallery [N, D], and the places of those that could not be read, and why."""
-    from .vector_cache import KeptVectors
+    from .vector_cache import VectorCache
 
-    store = KeptVectors(args.vectors or Path(f"{args.output}.vectors"), facts)
+    store = VectorCache(args.vectors or Path(f"{args.output}.vectors"), facts)
     return (
         store.encode("queries", questions.queries, embedder, args.batch_size),
         store.encode("gallery", questions.gallery, embedder, args.batch_size),
@@ -190,7 +190,7 @@ def _write(
     args: argparse.Namespace,
     facts: dict[str, Any],
     root: Path,
-    rows: Sequence[Row],
+    rows: Sequence[TrainingRow],
     questions: Questions,
     negatives: Negatives,
     clusters: np.ndarray | None,

@@ -15,7 +15,7 @@ from mllm_embed.inputs.images import content_key
 from mllm_embed.types import ImageLike, Item
 from mllm_embed.vectors.ranking import top_k
 
-from ..data import Row
+from ..data import TrainingRow
 
 _BLOCK_VALUES = 1 << 22  # scores kept at a time while the gallery is searched
 _SAME = 1 - 1e-6  # cosine of vectors that differ by rounding: a picture saved twice, say as PNG and as BMP
@@ -43,7 +43,7 @@ class Questions:
     itself: np.ndarray
 
     @classmethod
-    def of(cls, rows: Sequence[Row], query: str, positive: str, also: Sequence[str] = ()) -> Questions:
+    def of(cls, rows: Sequence[TrainingRow], query: str, positive: str, also: Sequence[str] = ()) -> Questions:
         """Read the roles `query` and `positive` of all rows; what plays a role of `also` can be a negative too.
 
         Raises DataError for a row without one of these roles.

@@ -14,24 +14,26 @@ from mllm_embed.types import Item
 BLOCK = 256  # inputs whose pictures lie in memory at once
 
 
-class Encoder(Protocol):
+class ReadingEncoder(Protocol):
     """What is needed of `MLLMEmbedder` here."""
 
     dimension: int
-    items: ItemProcessor
+    item_processor: ItemProcessor
 
     def encode(self, inputs: Sequence[Item], *, batch_size: int = 32, show_progress: bool | None = None) -> np.ndarray:
         """[N, D] float32."""
         ...
 
 
-def encode_readable(items: Sequence[Item], encoder: Encoder, batch_size: int = 32) -> tuple[np.ndarray, dict[int, str]]:
+def encode_readable(
+    items: Sequence[Item], encoder: ReadingEncoder, batch_size: int = 32
+) -> tuple[np.ndarray, dict[int, str]]:
     """[N, D] float32, 0 for items that cannot be embedded, and by their places why not. All pictures are decoded first:
     give about BLOCK items."""
     read, reasons = {}, {}
     for place, item in enumerate(items):
         try:
-            read[place], _ = encoder.items.prepared(item)
+            read[place], _ = encoder.item_processor.prepared(item)
         except (DataError, ImageError) as error:
             reasons[place] = str(error)
     vectors = np.zeros((len(items), encoder.dimension), np.float32)

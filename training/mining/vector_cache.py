@@ -14,30 +14,30 @@ from mllm_embed.errors import ConfigError, DataError, ModelError
 from mllm_embed.files import read_json, write_json
 from mllm_embed.types import Item
 
-from .reading import BLOCK, Encoder, encode_readable
+from .reading import BLOCK, ReadingEncoder, encode_readable
 
 MANIFEST = "vectors.json"
 _LOST = 0.01  # share of unreadable inputs with which the rest is still worth something
 
 
-class KeptVectors:
+class VectorCache:
     """A folder with NAME.npy for each list of items, and vectors.json: what made them, and how many are done.
 
     `lost` holds, for each list, the places of items that cannot be read, and why; their vectors are 0.
     """
 
-    def __init__(self, folder: Path, made_by: Mapping[str, Any]):
-        """Open or make `folder`; `made_by` is plain JSON that tells these vectors from any others.
+    def __init__(self, folder: Path, provenance: Mapping[str, Any]):
+        """Open or make `folder`; `provenance` is plain JSON that tells these vectors from any others.
 
         Raises ConfigError for a folder that holds vectors of another model or of other items, or something else, and
         DataError for one that cannot be written.
         """
-        self.folder, self.made_by = folder, dict(made_by)
+        self.folder, self.provenance = folder, dict(provenance)
         self.done: dict[str, int] = {}
         self.lost: dict[str, dict[int, str]] = {}
         if folder.is_dir() and (folder / MANIFEST).is_file():
             told = read_json(folder / MANIFEST, f"remove {folder}")
-            if not isinstance(told, dict) or told.get("made_by") != self.made_by or "done" not in told:
+            if not isinstance(told, dict) or told.get("made_by") != self.provenance or "done" not in told:
                 raise ConfigError(
                     f"{folder} holds vectors of another model or of other data; remove it, or give another --vectors"
                 )
@@ -48,7 +48,12 @@ class KeptVectors:
         self._note()  # before any vector: a folder without it is not known again
 
     def encode(
-        self, name: str, items: Sequence[Item], encoder: Encoder, batch_size: int = 32, progress: bool | None = None
+        self,
+        name: str,
+        items: Sequence[Item],
+        encoder: ReadingEncoder,
+        batch_size: int = 32,
+        progress: bool | None = None,
     ) -> np.ndarray:
         """[N, D] float32 of `items`, read from disk (as a memory map) where they have been made before.
 
@@ -83,7 +88,7 @@ class KeptVectors:
 
     def _note(self) -> None:
         lost = {name: list(found.items()) for name, found in self.lost.items()}
-        write_json(self.folder / MANIFEST, {"made_by": self.made_by, "done": self.done, "lost": lost})
+        write_json(self.folder / MANIFEST, {"made_by": self.provenance, "done": self.done, "lost": lost})
 
 
 def _opened(path: Path, shape: tuple[int, int], done: int) -> np.memmap:

@@ -16,7 +16,7 @@ from mllm_embed.inputs.prompts import PromptSet
 from mllm_embed.model.families import family_of
 from mllm_embed.types import Document, Item, Query
 
-from ..data import Row
+from ..data import TrainingRow
 from ..data.roles import PICTURE_ROLES
 from ..recipe.config import Stage
 
@@ -56,7 +56,12 @@ class Picture:
 
 
 def micro_batches(
-    stage: Stage, rows: list[Row] | None, config: Any, processor: Any, prompts: PromptSet, size: tuple[int, int] | None
+    stage: Stage,
+    rows: list[TrainingRow] | None,
+    config: Any,
+    processor: Any,
+    prompts: PromptSet,
+    size: tuple[int, int] | None,
 ) -> list[MicroBatch]:
     """The micro-batches of one step, in the collator's order, at their largest: all inputs distinct, words the longest.
 
@@ -78,7 +83,7 @@ def micro_batches(
     return batches
 
 
-def _samples(stage: Stage, rows: list[Row] | None, size: tuple[int, int] | None) -> dict[str, Item]:
+def _samples(stage: Stage, rows: list[TrainingRow] | None, size: tuple[int, int] | None) -> dict[str, Item]:
     """The longest input of each role, with blank pictures of the right size in place of its own."""
     if rows is None:
         picture = Image.new("RGB", size or PICTURE)
@@ -97,11 +102,11 @@ def _samples(stage: Stage, rows: list[Row] | None, size: tuple[int, int] | None)
     return samples
 
 
-def _played(row: Row, role: str, hard_negatives: int | None) -> tuple[Item, ...]:
+def _played(row: TrainingRow, role: str, hard_negatives: int | None) -> tuple[Item, ...]:
     return row.hard_negatives[:hard_negatives] if role == "hard_negative" else (row.roles[role],)
 
 
-def _times(stage: Stage, rows: list[Row] | None, role: str) -> int:
+def _times(stage: Stage, rows: list[TrainingRow] | None, role: str) -> int:
     """How many inputs of a role a row has at most."""
     if rows is None:
         return stage.hard_negatives or 1 if role == "hard_negative" else 1

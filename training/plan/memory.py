@@ -16,8 +16,8 @@ What lies in memory at the worst moment of a step is
   norm's output, float32 under autocast (4 h), and the widest layer's output before, in and after its activation
   (3 b w). A tower with rotary positions holds in its attention, instead of the latter, queries, keys and values (3 b h)
   and about seven float32 copies of queries or keys (28 h). Eager attention adds each head's scores. A model that may
-  take its features from an earlier layer keeps all of them: b h for every layer. Against LiveBytes on real towers of
-  six of the shapes, two to six layers deep, this is 0.93 to 1.37 of what was alive.
+  take its features from an earlier layer keeps all of them: b h for every layer. Against MemoryTracker on real towers
+  of six of the shapes, two to six layers deep, this is 0.93 to 1.37 of what was alive.
 - projector, where it is trained: each token's inputs and outputs of its layers, kept from forward to backward.
 - `pictures`: the pixels of the whole step, float32, with one copy in the base's dtype for the micro-batch under way. On
   a GPU only those under way: the others wait in the RAM.
@@ -40,7 +40,7 @@ from torch import nn
 from mllm_embed.model.embedding_model import EmbeddingModel, is_part
 
 from ..distributed.chunking import power_of_two
-from ..distributed.memory_tracker import LiveBytes
+from ..distributed.memory_tracker import MemoryTracker
 from .inputs import MicroBatch, side_of
 
 FEW = (2, 3)
@@ -140,7 +140,7 @@ def _peak(model: EmbeddingModel, batches: Sequence[MicroBatch], setting: Setting
         for parameter in decoder.parameters():
             if parameter.requires_grad:
                 parameter.grad = torch.empty_like(parameter)
-        with LiveBytes() as live:
+        with MemoryTracker() as live:
             vectors = [_forward(model, decoder, batch, setting) for batch in batches if not batch.frozen]
             with torch.no_grad():
                 vectors += [_forward(model, decoder, batch, setting) for batch in batches if batch.frozen]

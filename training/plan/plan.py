@@ -45,7 +45,7 @@ class StagePlan:
 
 
 @dataclass(frozen=True)
-class Plan:
+class TrainingPlan:
     """A whole recipe; all memory in bytes."""
 
     source: str
@@ -66,7 +66,7 @@ class Plan:
         return self.base + self.trained + max(stage.step.peak for stage in self.stages.values()) + self.reserve
 
 
-def make_plan(recipe: Recipe, memory: float | None = None, picture: tuple[int, int] | None = None) -> Plan:
+def make_plan(recipe: Recipe, memory: float | None = None, picture: tuple[int, int] | None = None) -> TrainingPlan:
     """Plan `recipe` for a GPU of `memory` GiB; by default for the GPU here, or without one for this CPU and its RAM.
 
     `picture` is the width and height of the pictures, by default what the data has. Raises ModelError for a model of
@@ -110,7 +110,7 @@ def make_plan(recipe: Recipe, memory: float | None = None, picture: tuple[int, i
             rows is not None,
         )
     precision = recipe.quantization or str(weights).removeprefix("torch.")
-    return Plan(source, counts, precision, base, stages, RESERVE[place.type], available)
+    return TrainingPlan(source, counts, precision, base, stages, RESERVE[place.type], available)
 
 
 def _rows(stage: Stage) -> StageRows | None:
@@ -155,7 +155,7 @@ def _processor(folder: Path | None) -> Any:
         return None  # a folder with a config alone
 
 
-def describe(recipe: Recipe, plan: Plan) -> str:
+def describe(recipe: Recipe, plan: TrainingPlan) -> str:
     """The plan as text."""
     counts, million = plan.counts, 1e6
     lines = [
@@ -181,7 +181,7 @@ def describe(recipe: Recipe, plan: Plan) -> str:
     return "\n".join(lines)
 
 
-def _parts(plan: Plan) -> list[str]:
+def _parts(plan: TrainingPlan) -> list[str]:
     name, worst = max(plan.stages.items(), key=lambda item: item[1].step.peak)
     step = worst.step
     reading = step.vision > step.language
@@ -201,7 +201,7 @@ def _where(reading: bool) -> str:
     return "the vision tower reads" if reading else "the language model learns"
 
 
-def check(recipe: Recipe, plan: Plan) -> None:
+def check_fits(recipe: Recipe, plan: TrainingPlan) -> None:
     """Raise ConfigError, naming what to lower, for a run that does not fit."""
     if plan.total <= plan.available:
         return
@@ -252,7 +252,7 @@ def main(argv: Sequence[str] | None = None) -> int:
     recipe = load_recipe(args.recipe, args.override)
     plan = make_plan(recipe, args.memory, args.picture)
     print(describe(recipe, plan))
-    check(recipe, plan)
+    check_fits(recipe, plan)
     return 0
 
 

@@ -8,14 +8,14 @@ from typing import Annotated, Any, Literal, NamedTuple
 
 from pydantic import AfterValidator, BaseModel, BeforeValidator, ConfigDict, Field, field_validator, model_validator
 
-from ..data.roles import PICTURE_ROLES, ROLES, Role
-from ..data.source import Source
+from ..data.roles import PICTURE_ROLES, ROLES, RoleName
+from ..data.source import DataSource
 
 
 class Use(NamedTuple):
     """A role as a term needs it: encoded by what is trained, or (`frozen`) by the model without its adapter."""
 
-    role: Role
+    role: RoleName
     frozen: bool = False
 
 
@@ -24,7 +24,7 @@ class _Section(BaseModel):
 
 
 Roles = Annotated[
-    list[Role], BeforeValidator(lambda value: [value] if isinstance(value, str) else value), Field(min_length=1)
+    list[RoleName], BeforeValidator(lambda value: [value] if isinstance(value, str) else value), Field(min_length=1)
 ]
 
 
@@ -34,7 +34,7 @@ def _sources(value: Any) -> Any:
     return tuple({"path": entry} if isinstance(entry, (str, Path)) else entry for entry in listed)
 
 
-Sources = Annotated[tuple[Source, ...], BeforeValidator(_sources), Field(min_length=1)]
+Sources = Annotated[tuple[DataSource, ...], BeforeValidator(_sources), Field(min_length=1)]
 
 
 class Term(_Section):
@@ -42,7 +42,7 @@ class Term(_Section):
 
     query: Roles = Field(description="what asks: a role, or a list of them that share one softmax")
     positive: Roles = Field(description="what must be found: a role, or a list with one for each query")
-    negatives: list[Role] = Field(default=[], description="roles that join the candidates as hard negatives")
+    negatives: list[RoleName] = Field(default=[], description="roles that join the candidates as hard negatives")
     symmetric: bool = Field(default=False, description="also let each positive find its query, and take the mean")
     same_side: bool = Field(
         default=False, description="the other queries are negatives too; with symmetric this is NT-Xent"
@@ -130,7 +130,7 @@ class Evaluate(_Section):
     every: int = Field(gt=0, description="steps between validations; one comes before the first step, one at the end")
 
 
-class Teacher(_Section):
+class TeacherSection(_Section):
     """The model whose vectors an index holds, and which terms with `taught: true` distil."""
 
     model: str = Field(description="folder or hub id; an adapter folder will do")
@@ -266,17 +266,17 @@ class Stage(_Section):
         return list(dict.fromkeys(use for term in self.terms for use in term.uses))
 
     @property
-    def encoded(self) -> list[Role]:
+    def encoded(self) -> list[RoleName]:
         """Every role that a step encodes, once, in order."""
         return list(dict.fromkeys(use.role for use in self.uses))
 
     @property
-    def keyed(self) -> list[Role]:
+    def keyed(self) -> list[RoleName]:
         """The roles whose inputs are looked up in a bank, or look there."""
         return list(dict.fromkeys(r for term in self.terms if term.kept for r in (*term.query, *term.positive)))
 
     @property
-    def roles(self) -> list[Role]:
+    def roles(self) -> list[RoleName]:
         """Every role that some term needs, once, in order."""
         return list(dict.fromkeys(r for term in self.terms for r in (*term.query, *term.positive, *term.negatives)))
 
@@ -301,7 +301,7 @@ class Recipe(_Section):
     output: Path = Field(description="folder of the run: adapters, checkpoints, log.jsonl, TensorBoard")
     stages: dict[StageName, Stage] = Field(min_length=1, description="in order; each goes on from the one before")
     lora: Lora = Lora()
-    teacher: Teacher | None = Field(
+    teacher: TeacherSection | None = Field(
         default=None, description="a larger embedder, to make a small query encoder for its index; see below"
     )
     prompts: str | None = Field(

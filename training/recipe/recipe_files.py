@@ -13,8 +13,8 @@ from pydantic import BaseModel, ValidationError
 from mllm_embed.errors import ConfigError, did_you_mean
 
 from ..data.roles import ROLES
-from ..data.source import Source
-from .config import Evaluate, Lora, Recipe, Stage, Teacher, Term
+from ..data.source import DataSource
+from .config import Evaluate, Lora, Recipe, Stage, TeacherSection, Term
 
 # what the value must be, by the first word of pydantic's type of error
 _WANTED = {
@@ -25,10 +25,10 @@ RECIPES = Path(__file__).parents[1] / "recipes"
 SECTIONS: dict[str, type[BaseModel]] = {
     "recipe": Recipe,
     "lora": Lora,
-    "teacher": Teacher,
+    "teacher": TeacherSection,
     "stages.NAME": Stage,
     "stages.NAME.terms": Term,
-    "stages.NAME.data, where it is a list": Source,
+    "stages.NAME.data, where it is a list": DataSource,
     "stages.NAME.evaluate": Evaluate,
 }
 

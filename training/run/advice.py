@@ -12,7 +12,7 @@ from typing import Any
 from tqdm import tqdm
 from transformers import TrainerCallback
 
-from ..data import Row
+from ..data import TrainingRow
 from ..distill.bank import Bank
 from ..recipe.config import Stage, Term
 from ..report.run_log import JsonLog
@@ -24,7 +24,7 @@ _AT_BOUND = 0.02  # of the way between the two bounds
 class Advice(TrainerCallback):
     """Prints what the terms compare when a stage starts, and warns, each thing once a stage."""
 
-    def __init__(self, stage: Stage, rows: Sequence[Row], banks: Mapping[str, Bank], log: JsonLog):
+    def __init__(self, stage: Stage, rows: Sequence[TrainingRow], banks: Mapping[str, Bank], log: JsonLog):
         self.stage, self.rows, self.banks, self.json_log = stage, rows, banks, log
 
     def on_train_begin(self, args: Any, state: Any, control: Any, **_: Any) -> None:
@@ -42,7 +42,7 @@ class Advice(TrainerCallback):
             self.json_log.warn(step, about, sentence)
 
 
-def compared(term: Term, stage: Stage, rows: Sequence[Row], banks: Mapping[str, Bank]) -> str:
+def compared(term: Term, stage: Stage, rows: Sequence[TrainingRow], banks: Mapping[str, Bank]) -> str:
     """One line: the candidates of a term, and how many negatives a query sees at most."""
     arrow = "<->" if term.symmetric else "->"
     title = f"{' + '.join(term.query)} {arrow} {' + '.join(term.positive)}"
@@ -60,12 +60,12 @@ def compared(term: Term, stage: Stage, rows: Sequence[Row], banks: Mapping[str, 
     return f"{title}: candidates are {', '.join([*parts, *beside])}{frozen}, at most {most:,} negatives a query"
 
 
-def _most_hard(stage: Stage, rows: Sequence[Row]) -> int:
+def _most_hard(stage: Stage, rows: Sequence[TrainingRow]) -> int:
     most = max((len(row.hard_negatives) for row in rows), default=0)
     return min(most, stage.hard_negatives or most)
 
 
-def unused(stage: Stage, rows: Sequence[Row]) -> dict[str, str]:
+def unused(stage: Stage, rows: Sequence[TrainingRow]) -> dict[str, str]:
     """By role, a sentence for what rows bring against wrong answers and no term uses; a taught stage needs none."""
     if any(term.taught for term in stage.terms):
         return {}

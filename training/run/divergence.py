@@ -13,8 +13,8 @@ from transformers import TrainerCallback
 
 from mllm_embed.errors import ModelError
 
-from ..batch.collator import Batch
-from ..distributed.gathering import Pool
+from ..batch.collator import ContrastiveBatch
+from ..distributed.gathering import GatheredBatch
 from ..recipe.config import Stage, Term
 from .checkpoints import last_checkpoint
 
@@ -23,7 +23,7 @@ SHRUNK = 0.1  # share of the vectors' first spread that a collapse leaves at mos
 _SHOWN = 5
 
 
-class Watch(TrainerCallback):
+class DivergenceGuard(TrainerCallback):
     """Looks at every step of a stage; every method raises ModelError where the run must stop.
 
     Non-finite numbers stop it at once. Vectors have collapsed when, for PATIENCE steps after the warm-up, their mean
@@ -50,8 +50,8 @@ class Watch(TrainerCallback):
         losses: Sequence[tuple[Term, Tensor]],
         total: Tensor,
         cosine: Tensor,
-        pool: Pool,
-        batch: Batch,
+        pool: GatheredBatch,
+        batch: ContrastiveBatch,
     ) -> None:
         """After the forward pass: `losses` by term and their `total`, `cosine` the mean over the trained vectors."""
         fine = (torch.isfinite(pool.vectors).all() & torch.isfinite(total)).float()
@@ -84,7 +84,9 @@ class Watch(TrainerCallback):
         if name:
             self._stop(f"the optimiser's step left {name} with values that are not finite; lower learning_rate")
 
-    def _broken(self, model: nn.Module, losses: Sequence[tuple[Term, Tensor]], pool: Pool, batch: Batch) -> NoReturn:
+    def _broken(
+        self, model: nn.Module, losses: Sequence[tuple[Term, Tensor]], pool: GatheredBatch, batch: ContrastiveBatch
+    ) -> NoReturn:
         name = _first_broken(model)
         if name:
             self._stop(f"the step before left {name} with values that are not finite; lower learning_rate")
@@ -109,7 +111,7 @@ def _first_broken(model: nn.Module) -> str | None:
     return next((name for name, p in trained.items() if not torch.isfinite(p).all()), None)
 
 
-def _rows(bad: Tensor, pool: Pool, batch: Batch) -> str:
+def _rows(bad: Tensor, pool: GatheredBatch, batch: ContrastiveBatch) -> str:
     """Whose vectors they are, and in what roles; each process knows the ids of its own rows."""
     found: dict[str, list[str]] = {}
     first = int(pool.mine[0])

@@ -15,7 +15,7 @@ from tqdm import tqdm
 from transformers import PrinterCallback, TrainingArguments
 
 from mllm_embed import MLLMEmbedder
-from mllm_embed.data.folder import Benchmark
+from mllm_embed.data.folder import OwnBenchmark
 from mllm_embed.errors import DataError
 from mllm_embed.files import read_json, write_json
 from mllm_embed.saving.model_card import ModelCardInfo
@@ -51,7 +51,7 @@ class StageRun:
     recipe: Recipe
     name: str
     rows: StageRows
-    benchmark: Benchmark | None
+    benchmark: OwnBenchmark | None
     embedder: MLLMEmbedder
     bf16: bool
     seed: int
@@ -129,14 +129,14 @@ class StageRun:
         kept = [(term, banks[term.name]) for term in stage.terms if term.kept]
         answers = [(term.positive[0], bank.inputs.numpy()) for term, bank in kept]
         answers += [(term.query[0], bank.asks.numpy()) for term, bank in kept if term.taught]
-        read = Reader(self.embedder.items.prepared, stage.encoded, stage.keyed, stage.hard_negatives, answers)
+        read = Reader(self.embedder.item_processor.prepared, stage.encoded, stage.keyed, stage.hard_negatives, answers)
         examples = Examples(self.rows, read, self.seed)
         rank, _ = world()
         lost = output / (FILE if rank == 0 else FILE.replace(".", f"-{rank}."))
         trainer = ContrastiveTrainer(
             model=self.encoder, args=arguments, train_dataset=examples, stage=stage, banks=banks,
             order=self._order(),
-            data_collator=ContrastiveCollator(self.embedder.items, stage.uses, self._chunk_tokens(examples)),
+            data_collator=ContrastiveCollator(self.embedder.item_processor, stage.uses, self._chunk_tokens(examples)),
             unreadable=Unreadable(lost, len(self.rows) // processes(), stage.max_unreadable),
             callbacks=[log, Console(self.name), Advice(stage, self.rows.sample(), banks, log), stopping],
         )  # fmt: skip
@@ -172,7 +172,7 @@ class StageRun:
         some = [probed[place] for place in sorted(places)]
         inputs = [ready for example in some for role in trained for ready in example.roles[role]]
         longest = max(inputs, key=lambda ready: ready.tokens).item
-        one, two = (self.embedder.items([longest] * count) for count in (1, 2))
+        one, two = (self.embedder.item_processor([longest] * count) for count in (1, 2))
         tokens = find_chunk_tokens(self.encoder, one, two, self.bf16)
         write_json(path, tokens)
         return tokens

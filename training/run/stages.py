@@ -19,7 +19,7 @@ from mllm_embed.files import alone_in
 from mllm_embed.model.devices import bfloat16_pays, device_for
 from mllm_embed.model.lora import LoraSpec, add_lora, load_adapter
 from mllm_embed.model.projection import new_projection, read_projection
-from mllm_embed.saving.provenance import FINDS
+from mllm_embed.saving.provenance import SPACE_FIELDS
 
 from ..batch.stage_data import StageRows, open_stage
 from ..distill.teacher import Teacher
@@ -109,7 +109,9 @@ def _adapted(recipe: Recipe, bf16: bool, finished: list[str], teacher: Teacher |
     embedder = _load(recipe, bf16)
     model = embedder.model
     if teacher:
-        embedder.settings = replace(embedder.settings, finds={key: teacher.made_by[key] for key in FINDS})
+        embedder.settings = replace(
+            embedder.settings, target_space={key: teacher.provenance[key] for key in SPACE_FIELDS}
+        )
     if finished:
         load_adapter(model, recipe.output / finished[-1], trainable=True)
         model.projection = read_projection(recipe.output / finished[-1])

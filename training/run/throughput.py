@@ -12,13 +12,13 @@ import torch
 from torch import Tensor
 from transformers import TrainerCallback
 
-from ..batch.collator import Batch
+from ..batch.collator import ContrastiveBatch
 from ..distributed.gathering import gather_ragged, world
 
 _GIB = 1024**3
 
 
-class Meter(TrainerCallback):
+class Throughput(TrainerCallback):
     """Adds up what the steps saw, and gives it as the figures of a line of the log.
 
     A step counts from the moment it asks for its rows until its weights have changed; validations and checkpoints lie
@@ -42,7 +42,7 @@ class Meter(TrainerCallback):
         """The rows of the step that started are there."""
         self._counts["waited"] += time.perf_counter() - self._since
 
-    def saw(self, batch: Batch) -> None:
+    def saw(self, batch: ContrastiveBatch) -> None:
         self._counts["rows"] += len(batch.ids)
         self._counts["tokens"] += batch.tokens
         self._counts["pictures"] += batch.pictures

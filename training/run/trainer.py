@@ -17,17 +17,17 @@ from transformers.trainer import SCHEDULER_NAME
 from mllm_embed.errors import ModelError
 from mllm_embed.files import check_space, write_json
 
-from ..batch.collator import Batch
+from ..batch.collator import ContrastiveBatch
 from ..data.unreadable import Unreadable
 from ..distill.bank import Bank
-from ..distributed.gathering import Pool, gather
+from ..distributed.gathering import GatheredBatch, gather
 from ..distributed.zero import OPTIMIZER_FILE, load_moments, save_moments, whole
 from ..loss.losses import Asked, Weighing, contrast, contrast_bank, distil, nested
 from ..loss.tiled import Found
 from ..recipe.config import Stage, Term
 from .checkpoints import ASIDE, checkpoint_bytes, failing_disk, publish
-from .divergence import Watch
-from .throughput import Meter, mean_cosine
+from .divergence import DivergenceGuard
+from .throughput import Throughput, mean_cosine
 
 TRAINABLE_FILE = "trainable.safetensors"
 
@@ -52,14 +52,14 @@ class ContrastiveTrainer(Trainer):
         self.stage, self.order, self.unreadable = stage, order, unreadable
         self.banks = {name: bank.to(self.args.device) for name, bank in banks.items()}
         self.model_accepts_loss_kwargs = False
-        self.meter, self.watch = Meter(self.args.device), Watch(stage, Path(self.args.output_dir))
+        self.meter, self.watch = Throughput(self.args.device), DivergenceGuard(stage, Path(self.args.output_dir))
         self.add_callback(self.meter)
         self.add_callback(self.watch)
 
     def compute_loss(self, model: nn.Module, inputs: dict[str, Any], return_outputs: bool = False, **_: Any) -> Any:
         if "error" in inputs:
             raise inputs["error"]
-        batch: Batch = inputs["batch"]
+        batch: ContrastiveBatch = inputs["batch"]
         for lost in batch.lost:
             self.unreadable.add(*lost)
         self.meter.unreadable = self.unreadable.met  # which a run that goes on remembers
@@ -77,7 +77,7 @@ class ContrastiveTrainer(Trainer):
         self.watch.look(model, losses, total, cosine, pool, batch)
         return (total, vectors) if return_outputs else total
 
-    def _loss(self, term: Term, pool: Pool, batch: Batch, weighing: Weighing) -> Tensor:
+    def _loss(self, term: Term, pool: GatheredBatch, batch: ContrastiveBatch, weighing: Weighing) -> Tensor:
         """The loss of one term, the mean over the stage's nested dimensions."""
         losses = []
         for dim, cut in nested(pool.vectors, self.stage.matryoshka).items():
@@ -95,7 +95,9 @@ class ContrastiveTrainer(Trainer):
             self.meter.note(f"repeated/{term.name}", mean.new_tensor(1 - len(asked.unique()) / len(asked)))
         return mean
 
-    def _banked(self, term: Term, vectors: Tensor, pool: Pool, batch: Batch, weighing: Weighing) -> Found:
+    def _banked(
+        self, term: Term, vectors: Tensor, pool: GatheredBatch, batch: ContrastiveBatch, weighing: Weighing
+    ) -> Found:
         bank = self.banks[term.name].cut(vectors.shape[1])
         query = pool.places[term.queries[0]][pool.mine]
         asks, answers = (batch.keys[role].to(vectors.device) for role in (term.query[0], term.positive[0]))
@@ -211,7 +213,7 @@ class ContrastiveTrainer(Trainer):
             super()._run_epoch(epoch=epoch, **kwargs)
 
 
-def term_loss(term: Term, pool: Pool, weighing: Weighing) -> Found:
+def term_loss(term: Term, pool: GatheredBatch, weighing: Weighing) -> Found:
     """The InfoNCE of a term over the rows of all processes, of which this one computes its own.
 
     Several queries of a term are so many times the rows, which share one softmax.

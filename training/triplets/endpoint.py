@@ -9,7 +9,7 @@ from typing import Any
 from urllib.parse import urlsplit, urlunsplit
 
 from mllm_embed.errors import ConfigError, ModelError
-from mllm_embed.generate.answer_cache import CUT, REFUSED, Answer
+from mllm_embed.generate.answer_cache import CUT, REFUSED, CachedAnswer
 
 TRIES = 7  # waiting 0, 2, 4 ... 32 seconds between them, or what the server says
 LOST = 3  # tries where no answer comes at all: each may take the whole timeout
@@ -54,7 +54,7 @@ class Endpoint:
         self.name = model
         self.identity = dict(self._body)
 
-    def ask(self, prompts: Iterable[tuple[str, str]]) -> Iterator[tuple[str, Answer]]:
+    def ask(self, prompts: Iterable[tuple[str, str]]) -> Iterator[tuple[str, CachedAnswer]]:
         """(key, prompt) -> (key, answer), as they arrive. What passes (a busy server, a timeout) is tried again.
 
         An answer with `finish` "refused" is the server's word against one prompt. Raises ModelError, one sentence, for
@@ -63,7 +63,7 @@ class Endpoint:
         with ThreadPool(self._concurrency) as pool:  # its threads are daemons: Ctrl-C and errors do not wait for them
             yield from pool.imap_unordered(lambda item: (item[0], self._answer(item[1])), prompts)
 
-    def _answer(self, prompt: str) -> Answer:
+    def _answer(self, prompt: str) -> CachedAnswer:
         import requests
         from urllib3.exceptions import ReadTimeoutError
 
@@ -79,13 +79,13 @@ class Endpoint:
             told = str(cause).rpartition(": ")[2].strip(" .") or type(cause).__name__
             raise ModelError(f"no answer from {self._shown} ({told}); {cure}") from error
         if response.status_code in ABOUT_THE_PROMPT:
-            return Answer(self._hidden(f"{self._shown} answers {_told(response)}"), REFUSED)
+            return CachedAnswer(self._hidden(f"{self._shown} answers {_told(response)}"), REFUSED)
         if response.status_code != 200:
             cure = CURES.get(response.status_code, "run the same command later, or check --endpoint")
             raise ModelError(self._hidden(f"{self._shown} answers {_told(response)}; {cure}"))
         return self._read(response)
 
-    def _read(self, response: Any) -> Answer:
+    def _read(self, response: Any) -> CachedAnswer:
         try:
             choice = response.json()["choices"][0]
             message, finish = choice["message"], choice.get("finish_reason")
@@ -95,7 +95,7 @@ class Endpoint:
                 f"{self._shown} does not answer as an OpenAI-compatible server does; --endpoint is often an address "
                 "that ends in /v1"
             ) from error
-        return Answer(text if isinstance(text, str) else "", CUT if finish == CUT else "stop")
+        return CachedAnswer(text if isinstance(text, str) else "", CUT if finish == CUT else "stop")
 
     def _session(self) -> Any:
         """One a thread: sessions are not promised to be shared safely."""

@@ -8,7 +8,7 @@ from pathlib import Path
 from typing import Any
 
 from mllm_embed.errors import ConfigError
-from mllm_embed.generate.answer_cache import CUT, Answer
+from mllm_embed.generate.answer_cache import CUT, CachedAnswer
 
 
 class Local:
@@ -30,7 +30,7 @@ class Local:
             "max_tokens": max_tokens,
         }
 
-    def ask(self, prompts: Iterable[tuple[str, str]]) -> Iterator[tuple[str, Answer]]:
+    def ask(self, prompts: Iterable[tuple[str, str]]) -> Iterator[tuple[str, CachedAnswer]]:
         """(key, prompt) -> (key, answer), batch by batch, prompts of like length together.
 
         Raises ModelError for a model that cannot be loaded or cannot chat, ConfigError where memory is too small.
@@ -47,7 +47,7 @@ class Local:
                 raise ConfigError(f"{self._batch} captions at a time do not fit: lower --concurrency") from error
             yield from zip((key for key, _ in batch), answers, strict=True)
 
-    def _answers(self, model: Any, tokenizer: Any, texts: list[str]) -> list[Answer]:
+    def _answers(self, model: Any, tokenizer: Any, texts: list[str]) -> list[CachedAnswer]:
         import torch
 
         inputs = tokenizer(texts, return_tensors="pt", padding=True, add_special_tokens=False).to(model.device)
@@ -63,7 +63,7 @@ class Local:
         ends = model.generation_config.eos_token_id
         ends = set(ends if isinstance(ends, list) else [ends])
         return [
-            Answer(text, "stop" if ends & set(tokens) else CUT)
+            CachedAnswer(text, "stop" if ends & set(tokens) else CUT)
             for text, tokens in zip(tokenizer.batch_decode(said, skip_special_tokens=True), said, strict=True)
         ]
 

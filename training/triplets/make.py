@@ -11,7 +11,7 @@ from typing import Any, Protocol
 from mllm_embed.data.folder import Pair
 from mllm_embed.errors import DataError, ModelError
 from mllm_embed.files import atomic_file, read_json, write_json
-from mllm_embed.generate.answer_cache import CUT, REFUSED, Answer, Cache, key_of
+from mllm_embed.generate.answer_cache import CUT, REFUSED, Cache, CachedAnswer, cache_key
 
 from .answers import REASONS, Change, judge, parse, plain
 from .prompt import Prompt
@@ -27,7 +27,7 @@ class Answerer(Protocol):
     name: str
     identity: dict[str, Any]
 
-    def ask(self, prompts: Iterable[tuple[str, str]]) -> Iterator[tuple[str, Answer]]:
+    def ask(self, prompts: Iterable[tuple[str, str]]) -> Iterator[tuple[str, CachedAnswer]]:
         """(key, prompt) -> (key, answer), in any order."""
 
 
@@ -41,7 +41,7 @@ def make_triplets(
     what the answerer raises; the same call then goes on where it was.
     """
     replaced = _own(root)
-    keys = {pair.caption: key_of(answerer.identity, prompt.fill(pair.caption)) for pair in pairs}
+    keys = {pair.caption: cache_key(answerer.identity, prompt.fill(pair.caption)) for pair in pairs}
     with Cache(cache_file or root / CACHE, set(keys.values())) as cache:
         _collect(keys, prompt, answerer, cache)
         report = Report()
@@ -82,7 +82,7 @@ def _collect(keys: dict[str, str], prompt: Prompt, answerer: Answerer, cache: Ca
 
     missing = {key: caption for caption, key in keys.items() if key not in cache}
     proven = any(cache[key].finish != REFUSED for key in keys.values() if key in cache)
-    refused: list[tuple[str, Answer]] = []
+    refused: list[tuple[str, CachedAnswer]] = []
     if not missing:
         return
     asked = answerer.ask([(key, prompt.fill(caption)) for key, caption in missing.items()])
@@ -102,7 +102,7 @@ def _collect(keys: dict[str, str], prompt: Prompt, answerer: Answerer, cache: Ca
 
 
 def _rows(
-    pairs: Sequence[Pair], root: Path, count: int, answers: dict[str, Answer], report: Report
+    pairs: Sequence[Pair], root: Path, count: int, answers: dict[str, CachedAnswer], report: Report
 ) -> Iterator[dict[str, str]]:
     asked: set[tuple[str, str]] = set()
     shown: set[tuple[Path, str]] = {(pair.image, plain(pair.caption)) for pair in pairs}
@@ -126,7 +126,7 @@ def _rows(
             yield row | ({"kind": change.kind} if change.kind else {})
 
 
-def _changes(pair: Pair, answer: Answer, report: Report) -> Iterator[tuple[int, Change]]:
+def _changes(pair: Pair, answer: CachedAnswer, report: Report) -> Iterator[tuple[int, Change]]:
     """The good changes of an answer, numbered by their place in it."""
     values = [] if answer.finish == REFUSED else parse(answer.text)
     if not values:

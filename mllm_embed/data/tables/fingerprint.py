@@ -9,7 +9,7 @@ from pathlib import Path
 _ENDS = 1 << 16
 
 
-def fingerprint(files: Iterable[Path]) -> str:
+def files_fingerprint(files: Iterable[Path]) -> str:
     """sha256 over each file's name, size, and first and last 64 KiB."""
     digest = hashlib.sha256()
     for path in files:

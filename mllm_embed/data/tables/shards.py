@@ -101,7 +101,7 @@ class ParquetTable:
         return pyarrow.parquet.read_schema(self.files[file])
 
 
-class Shard(NamedTuple):
+class FileShard(NamedTuple):
     """The list of one tar file.
 
     [S + 1] int32 first members of samples, [S] their keys in UTF-8; of its members [M] what they are, as numbers into
@@ -139,7 +139,7 @@ class TarTable:
         bar = tqdm(files, desc="listing tar files", unit="file", leave=False, disable=len(files) < 8)
         self._starts = [0, *accumulate(len(_shard(path).keys) for path in bar)]
         self._open: OrderedDict[int, int] = OrderedDict()
-        self._lists: OrderedDict[int, Shard] = OrderedDict()
+        self._lists: OrderedDict[int, FileShard] = OrderedDict()
 
     def __len__(self) -> int:
         return self._starts[-1]
@@ -179,7 +179,7 @@ class TarTable:
         runs = zip(self._starts, self._starts[1:], strict=False)
         return np.concatenate([np.arange(first, last, _SAMPLES) for first, last in runs])
 
-    def _list(self, file: int) -> Shard:
+    def _list(self, file: int) -> FileShard:
         if file not in self._lists:
             self._lists[file] = _shard(self.files[file])
             if len(self._lists) > LISTS:
@@ -209,7 +209,7 @@ def _content(kind: str, data: bytes) -> Any:
         raise DataError(f"its {kind} cannot be read ({error})") from error
 
 
-def _shard(path: Path) -> Shard:
+def _shard(path: Path) -> FileShard:
     """The list of a tar file, from the cache where the file has not changed since."""
     from huggingface_hub.constants import HF_HOME
 
@@ -217,20 +217,20 @@ def _shard(path: Path) -> Shard:
     name = hashlib.sha256(f"{path.resolve()} {facts.st_size} {facts.st_mtime_ns}".encode()).hexdigest()[:32]
     kept = Path(HF_HOME) / "mllm_embed" / "tar" / f"{name}.npz"
     with suppress(OSError, ValueError, KeyError), np.load(kept, allow_pickle=False) as arrays:
-        return Shard(*(arrays[field] for field in Shard._fields))
+        return FileShard(*(arrays[field] for field in FileShard._fields))
     shard = _listed(path)
     with suppress(DataError), atomic_file(kept) as temporary, temporary.open("wb") as file:
         np.savez(file, **shard._asdict())
     return shard
 
 
-def _listed(path: Path) -> Shard:
+def _listed(path: Path) -> FileShard:
     members = list(_members(path))
     samples = [(key, len(list(group))) for key, group in groupby(members, key=lambda member: member[0])]
     if not samples:
         raise DataError(f"{path} holds no files; fetch it again")
     endings, kinds = np.unique([kind for _, kind, _, _ in members], return_inverse=True)
-    return Shard(
+    return FileShard(
         np.array([0, *accumulate(count for _, count in samples)], dtype=np.int32),
         np.array([key.encode("utf-8", "surrogateescape") for key, _ in samples]),
         endings,

@@ -11,7 +11,7 @@ from typing import Any
 
 import pytest
 
-from eval.benchmarks import BENCHMARKS, check, open_suite
+from eval.benchmarks import BENCHMARKS, check_benchmark, open_suite
 from eval.benchmarks.base import Count
 from mllm_embed.errors import ConfigError, DataError, ImageError
 
@@ -134,7 +134,7 @@ def test_a_file_that_is_no_json_is_named(made: Callable, name: str, content: byt
         if path.name not in ("test.json", "cap.rc2.test1.json", "split.rc2.test1.json"):
             good = path.read_bytes()
             path.write_bytes(content)
-            for call in (partial(open_suite, pictures=False), check):
+            for call in (partial(open_suite, pictures=False), check_benchmark):
                 message = refusal(lambda: call(name, folder))  # noqa: B023
                 assert message.startswith(f"{path} is not JSON") and "fetch it again from" in message
             path.write_bytes(good)
@@ -143,14 +143,14 @@ def test_a_file_that_is_no_json_is_named(made: Callable, name: str, content: byt
 @pytest.mark.parametrize("name", MADE)
 def test_a_missing_annotation_file_is_counted_and_refused_with_where_to_get_it(made: Callable, name: str) -> None:
     folder = made(name)
-    counts, suite = check(name, folder)
+    counts, suite = check_benchmark(name, folder)
     wanted = [(count.found, count.of, count.missing) for count in counts if not count.what.endswith("pictures")]
     assert suite is not None and set(wanted) == {(1, 1, None)}
     files = [path for path in folder.rglob("*.json") if "test" not in path.name]
     assert len(files) == len(wanted)
     for path in files:
         path.rename(path.with_suffix(".away"))
-        counts, suite = check(name, folder)
+        counts, suite = check_benchmark(name, folder)
         (lost,) = [count for count in counts if not count.found]
         assert suite is None and len(counts) == len(wanted) and Path(lost.missing).name == path.name
         message = refusal(lambda: open_suite(name, folder))
@@ -161,7 +161,7 @@ def test_a_missing_annotation_file_is_counted_and_refused_with_where_to_get_it(m
 def test_missing_pictures_are_counted_by_task_and_the_first_is_named(fashioniq: Callable, paint: Callable) -> None:
     folder = fashioniq()
     paint(folder, *(f"images/D{number}.jpg" for number in range(5)), "images/S3.png", "images/S0.jpg", "images/S4.jpg")
-    counts, suite = check("fashioniq", folder)
+    counts, suite = check_benchmark("fashioniq", folder)
     assert counts[6:] == [
         Count("dress pictures", 5, 5, None),
         Count("shirt pictures", 3, 5, "images/S1.jpg"),
@@ -171,7 +171,7 @@ def test_missing_pictures_are_counted_by_task_and_the_first_is_named(fashioniq: 
     message = refusal(lambda: open_suite("fashioniq", folder))
     assert message.startswith("2 of 5 shirt pictures are missing under") and "the first is images/S1.jpg" in message
     assert f"python -m eval check fashioniq --data {folder}" in message
-    counts, _ = check("fashioniq", folder, options={"gallery": "val"})
+    counts, _ = check_benchmark("fashioniq", folder, options={"gallery": "val"})
     assert counts[7] == Count("shirt pictures", 2, 4, "images/S1.jpg")
 
 
@@ -193,7 +193,7 @@ def test_missing_pictures_of_every_benchmark_are_counted(
 ) -> None:
     folder = made(name)
     paint(folder, *painted)
-    counts, suite = check(name, folder)
+    counts, suite = check_benchmark(name, folder)
     assert count in counts and suite is not None
     message = refusal(lambda: open_suite(name, folder))
     assert message.startswith(f"{count.of - count.found} of {count.of} {count.what} are missing under {folder}, the ")
@@ -203,7 +203,7 @@ def test_missing_pictures_of_every_benchmark_are_counted(
 
 def test_the_hidden_splits_are_checked_as_the_others(made: Callable) -> None:
     for name, split in (("cirr", "test1"), ("circo", "test")):
-        counts, suite = check(name, made(name), split=split)
+        counts, suite = check_benchmark(name, made(name), split=split)
         assert [count.found for count in counts[:2]] == [1, 1] and not suite.labelled
 
 
@@ -211,7 +211,7 @@ def test_pictures_are_looked_for_in_the_folder_given_for_them(made: Callable, pa
     paint(tmp_path / "elsewhere", *(f"cirr/dev/m{number}.png" for number in range(8)))
     suite = open_suite("cirr", made("cirr"), images=tmp_path / "elsewhere")
     assert Path(suite.tasks[0].gallery[3].image) == tmp_path / "elsewhere/cirr/dev/m3.png"
-    counts, _ = check("cirr", made("cirr"), images=tmp_path / "elsewhere")
+    counts, _ = check_benchmark("cirr", made("cirr"), images=tmp_path / "elsewhere")
     assert counts[-1] == Count("gallery pictures", 8, 8, None)
 
 
@@ -219,10 +219,10 @@ def test_folders_that_are_none_are_refused(made: Callable, tmp_path: Path) -> No
     (tmp_path / "file").touch()
     for folder, word in ((tmp_path / "file", "not a folder"), (tmp_path / "nowhere", "missing")):
         assert f"{folder} is {word}" in refusal(lambda: open_suite("cirr", folder))  # noqa: B023
-        assert f"{folder} is {word}" in refusal(lambda: check("cirr", made("cirr"), images=folder))  # noqa: B023
+        assert f"{folder} is {word}" in refusal(lambda: check_benchmark("cirr", made("cirr"), images=folder))  # noqa: B023
 
 
-@pytest.mark.parametrize("call", [open_suite, check])
+@pytest.mark.parametrize("call", [open_suite, check_benchmark])
 @pytest.mark.parametrize(
     ("name", "how", "words"),
     [

@@ -10,13 +10,13 @@ from typing import Any
 
 import numpy as np
 import pytest
-from made_benchmarks import CATEGORIES, GENECIS, KNOWN, dump, fashioniq_files
 
 from eval.benchmarks import open_suite
 from eval.reports.compare import compare
 from eval.reports.report import write_result
 from eval.scoring.score import Result, Ties, Vectors, score
 from eval.scoring.suite import Suite
+from made_benchmarks import CATEGORIES, GENECIS, KNOWN, dump, fashioniq_files
 from mllm_embed.errors import ConfigError, DataError
 
 

@@ -6,11 +6,11 @@ import re
 from pathlib import Path
 
 import pytest
-from made_benchmarks import CATEGORIES, KNOWN
 
 from eval.benchmarks import BENCHMARKS
 from eval.reports.compare import published
 from eval.scoring.suite import Suite
+from made_benchmarks import CATEGORIES, KNOWN
 
 
 def columns_of(suite: Suite) -> set[str]:

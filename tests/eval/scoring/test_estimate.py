@@ -5,7 +5,7 @@ from __future__ import annotations
 import numpy as np
 import pytest
 
-from eval.scoring.estimate import RESAMPLES, Figure, figure, means, resamples
+from eval.scoring.estimate import RESAMPLES, Estimate, estimate, means, resamples
 from eval.scoring.metrics import MRR, recall, soft_recall
 from eval.scoring.suite import Mean
 
@@ -44,12 +44,12 @@ def test_soft_recall_is_added_up_query_by_query_as_its_authors_do() -> None:
 
 def test_a_figure_has_its_hits_its_ties_and_a_plausible_interval() -> None:
     values, tied = hits(400, 1000).astype(float), hits(7, 1000)
-    made = figure(DOUBLE, values, tied, resamples(values[:, None], "dress")[:, 0])
+    made = estimate(DOUBLE, values, tied, resamples(values[:, None], "dress")[:, 0])
     assert (made.percent, made.hits, made.queries, made.tied) == (40, 400, 1000, 7)
     error = 100 * np.sqrt(0.4 * 0.6 / 1000)  # the normal approximation of the same interval
     assert made.low == pytest.approx(40 - 1.96 * error, abs=0.5)
     assert made.high == pytest.approx(40 + 1.96 * error, abs=0.5)
-    assert "hits" not in figure(MRR, values, tied, values).to_dict()
+    assert "hits" not in estimate(MRR, values, tied, values).to_dict()
 
 
 def test_the_bootstrap_draws_the_same_queries_for_every_metric_and_run_but_others_for_another_task() -> None:
@@ -68,7 +68,7 @@ def test_means_take_figures_and_earlier_means_by_name() -> None:
     names = ("a/R", "b/R", "b/S")
     samples = np.random.default_rng(0).random((3, RESAMPLES))
     known = {
-        name: (Figure(value, 0, 100, 9, 3, 0), row)
+        name: (Estimate(value, 0, 100, 9, 3, 0), row)
         for name, value, row in zip(names, (10.0, 20.0, 60.0), samples, strict=True)
     }
     found = means((Mean("mean R", ("a/R", "b/R")), Mean("mean", ("mean R", "b/S"))), known)

@@ -11,11 +11,11 @@ from PIL import Image
 
 from eval.benchmarks import open_suite
 from eval.benchmarks.folder import suite_of
-from eval.reports.report import comparison_table, spread, table, write_result, write_sheet
+from eval.reports.report import comparison_table, result_table, spread, write_result, write_sheet
 from eval.scoring.evaluate import evaluate
 from eval.scoring.score import Result
 from eval.scoring.suite import Suite
-from mllm_embed.data.folder import Benchmark, BenchmarkQuery, GalleryItem
+from mllm_embed.data.folder import BenchmarkQuery, GalleryItem, OwnBenchmark
 from mllm_embed.errors import DataError
 from mllm_embed.inputs.prompts import PROMPT_SETS
 
@@ -111,7 +111,7 @@ def test_the_tie_rule_moves_what_hangs_on_ties_and_nothing_else(suite: Suite) ->
         assert result.tasks[""].rows["composed"]["R@1"].tied == 2
         assert result.tasks[""].rows["composed"]["MRR"].tied == 3
         assert ("come first" in result.protocol["ties"]) == (rule == "optimistic")
-    assert "up to 3 queries a metric hang on equal scores" in table(by_rule["gallery"])
+    assert "up to 3 queries a metric hang on equal scores" in result_table(by_rule["gallery"])
 
 
 def test_kinds_and_captions_are_reported(result: Result) -> None:
@@ -162,7 +162,7 @@ def test_the_json_holds_protocol_hits_counts_and_versions(result: Result, suite:
 
 
 def test_the_table_shows_rows_hits_intervals_and_kinds(result: Result) -> None:
-    title, head, names, *lines = table(result).splitlines()
+    title, head, names, *lines = result_table(result).splitlines()
     assert title.startswith("colours") and "gallery order" in title
     assert head == "" and names == "4 queries, gallery of 5"
     assert lines[0].split() == ["R@1", "R@5", "R@10", "mAP", "MRR", "mAP@1", "mAP@5", "mAP@10"]
@@ -195,7 +195,7 @@ def test_a_gallery_without_captions_or_kinds_has_no_such_rows(folder: Path) -> N
     (folder / "benchmark.json").write_text(json.dumps(content))
     result = evaluate(ColourEncoder(), open_suite("folder", folder))
     assert list(result.tasks) == [""] and result.tasks[""].groups == {}
-    assert "caption" not in table(result)
+    assert "caption" not in result_table(result)
 
 
 def test_the_sheet_frames_the_right_answer(result: Result, suite: Suite, tmp_path: Path) -> None:
@@ -219,9 +219,9 @@ def test_benchmarks_made_in_code_are_checked_too(folder: Path) -> None:
     for targets, message in ((("b",), '"b" is not in the gallery'), ((), "no target")):
         query = BenchmarkQuery("q", folder / "red.png", "x", targets)
         with pytest.raises(DataError, match=message):
-            suite_of(Benchmark("made", gallery, (query,)))
+            suite_of(OwnBenchmark("made", gallery, (query,)))
     with pytest.raises(DataError, match="no query"):
-        suite_of(Benchmark("made", gallery, ()))
+        suite_of(OwnBenchmark("made", gallery, ()))
 
 
 def test_vectors_with_nan_are_refused(suite: Suite) -> None:

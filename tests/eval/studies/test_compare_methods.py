@@ -15,8 +15,8 @@ from eval.methods import methods
 from eval.scoring.evaluate import embed
 from eval.scoring.score import Vectors, answers_of, ranks_of
 from eval.studies.compare_methods import try_methods
-from eval.studies.llm_texts import NOTHING, TextViews, read_captions, rewrite
-from eval.studies.method import Ranking, Seen
+from eval.studies.llm_texts import NOTHING, LLMTexts, read_captions, rewrite
+from eval.studies.method import MethodContext, Ranking
 from mllm_embed import MLLMEmbedder
 from mllm_embed.errors import ConfigError
 from mllm_embed.generate.generator import Question
@@ -50,14 +50,14 @@ def judged(question: Question) -> float:
 
 
 @pytest.fixture
-def seen(embedder: MLLMEmbedder, data: Path) -> Seen:
+def seen(embedder: MLLMEmbedder, data: Path) -> MethodContext:
     suite = open_suite("folder", data)
     vectors, _ = embed(embedder, suite)
     task = suite.tasks[0]
-    return Seen(task, vectors[task.name], TextViews(task, embedder.encode, Scripted()))
+    return MethodContext(task, vectors[task.name], LLMTexts(task, embedder.encode, Scripted()))
 
 
-def by_hand(seen: Seen, queries: np.ndarray, gallery: np.ndarray) -> list[list[int]]:
+def by_hand(seen: MethodContext, queries: np.ndarray, gallery: np.ndarray) -> list[list[int]]:
     """Ranked gallery positions of each query, what is excluded left out."""
     lists = []
     for query, left_out in zip(queries.astype(float), seen.task.views[0].exclude, strict=True):
@@ -66,7 +66,7 @@ def by_hand(seen: Seen, queries: np.ndarray, gallery: np.ndarray) -> list[list[i
     return lists
 
 
-def found(seen: Seen, ranking: Ranking) -> list[list[int]]:
+def found(seen: MethodContext, ranking: Ranking) -> list[list[int]]:
     """The whole ranking, which the ranks of the targets must agree with."""
     view = seen.task.views[0]
     lists = [[at for at in row if at >= 0] for row in ranking.answers(view, len(seen.gallery)).tolist()]
@@ -79,13 +79,13 @@ def normed(vectors: np.ndarray) -> np.ndarray:
     return vectors / np.linalg.norm(vectors, axis=1, keepdims=True)
 
 
-def said(seen: Seen, embedder: MLLMEmbedder, words: str | None) -> np.ndarray:
+def said(seen: MethodContext, embedder: MLLMEmbedder, words: str | None) -> np.ndarray:
     """Vectors of what the script says of each reference, asked with `words` or else for the rewrite."""
     asked = [Question(words, q[0].images) if words else rewrite(q[0]) for q in seen.task.queries]
     return embedder.encode(Scripted().say(asked)).astype(float)
 
 
-def test_neutral_settings_give_the_plain_ranking_exactly(seen: Seen) -> None:
+def test_neutral_settings_give_the_plain_ranking_exactly(seen: MethodContext) -> None:
     view = seen.task.views[0]
     tried = 0
     for method in methods().values():
@@ -101,7 +101,7 @@ def test_neutral_settings_give_the_plain_ranking_exactly(seen: Seen) -> None:
     assert tried == 7
 
 
-def test_methods_on_vectors_are_their_formulas(seen: Seen, embedder: MLLMEmbedder) -> None:
+def test_methods_on_vectors_are_their_formulas(seen: MethodContext, embedder: MLLMEmbedder) -> None:
     q, v, t, g = (part.astype(float) for part in (seen.composed, seen.image, seen.text, seen.gallery))
     d, r = said(seen, embedder, "Describe this image."), said(seen, embedder, None)
     captions = embedder.encode(
@@ -131,7 +131,7 @@ def test_methods_on_vectors_are_their_formulas(seen: Seen, embedder: MLLMEmbedde
     assert set(methods()) == {*expected, "superglobal", "rerank yes no", "rerank caption"}
 
 
-def test_superglobal_is_its_formula(seen: Seen) -> None:
+def test_superglobal_is_its_formula(seen: MethodContext) -> None:
     depth, count, beta = 5, 2, 0.15
     lists = by_hand(seen, seen.composed, seen.gallery)
     for number, row in enumerate(lists):
@@ -150,7 +150,7 @@ def test_superglobal_is_its_formula(seen: Seen) -> None:
     assert found(seen, ranking) == lists
 
 
-def test_rerankers_put_the_first_answers_in_the_model_s_order_and_leave_the_rest(seen: Seen) -> None:
+def test_rerankers_put_the_first_answers_in_the_model_s_order_and_leave_the_rest(seen: MethodContext) -> None:
     for name, settings in (("rerank yes no", {}), ("rerank caption", {"weight": 0.3})):
         lists = by_hand(seen, seen.composed, seen.gallery)
         for row, query, vector in zip(lists, seen.task.queries, seen.composed, strict=True):
@@ -162,13 +162,13 @@ def test_rerankers_put_the_first_answers_in_the_model_s_order_and_leave_the_rest
         assert found(seen, methods()[name].run(seen, depth=4, **settings)) == lists, name
 
 
-def test_an_answer_without_a_word_stands_for_nothing(seen: Seen) -> None:
+def test_an_answer_without_a_word_stands_for_nothing(seen: MethodContext) -> None:
     seen.views.told.say = lambda questions: ["" for _ in questions]
     assert set(seen.views.rewritten()) == {NOTHING}
     found(seen, methods()["rerank caption"].run(seen, depth=3))
 
 
-def test_candidates_are_reranked_among_themselves(seen: Seen) -> None:
+def test_candidates_are_reranked_among_themselves(seen: MethodContext) -> None:
     from dataclasses import replace
 
     view = replace(seen.task.views[0], exclude=None, candidates=[(at, (at + 1) % 8, 5, 5) for at in range(8)])
@@ -246,7 +246,7 @@ def test_every_method_runs_on_every_benchmark(suites: dict) -> None:
     for name in ("fashioniq", "cirr", "circo", "genecis"):
         for task in suites[name].tasks:
             rows = {row: encode(task.queries) for row in (task.asked, "image only", "text only")}
-            seen = Seen(task, Vectors(encode(task.gallery), rows), TextViews(task, encode, Scripted()))
+            seen = MethodContext(task, Vectors(encode(task.gallery), rows), LLMTexts(task, encode, Scripted()))
             for method in methods().values():
                 ranking = method.run(seen)
                 for view in task.views:
@@ -261,7 +261,7 @@ def test_given_captions_are_used_and_must_be_whole(
     told = {str(at): [f"picture {at}", f"the {at}th"] for at in range(7)} | {"7": "the last"}
     (tmp_path / "captions.json").write_text(json.dumps(told))
     suite = open_suite("folder", data)
-    views = TextViews(suite.tasks[0], embedder.encode, Scripted(), read_captions(tmp_path / "captions.json", suite))
+    views = LLMTexts(suite.tasks[0], embedder.encode, Scripted(), read_captions(tmp_path / "captions.json", suite))
     wanted = embedder.encode(told["3"]).mean(0)
     assert views.mean_captions()[3] == pytest.approx(wanted, abs=1e-6)
     assert views.mean_captions()[7] == pytest.approx(embedder.encode(["the last"])[0], abs=1e-6)

@@ -55,11 +55,11 @@ def test_a_vector_does_not_depend_on_its_batch(embedder: MLLMEmbedder, data: Pat
 
 def test_inputs_with_and_without_pictures_are_processed_apart(embedder: MLLMEmbedder, data: Path) -> None:
     with pytest.raises(DataError, match="with and without pictures"):
-        embedder.items([Document(text="a hat"), Document(image=data / "images/0.png")])
+        embedder.item_processor([Document(text="a hat"), Document(image=data / "images/0.png")])
 
 
 def test_the_last_token_of_the_normed_states_is_pooled(embedder: MLLMEmbedder) -> None:
-    batch = embedder.items([Document(text="one hat")])
+    batch = embedder.item_processor([Document(text="one hat")])
     hidden = embedder.model.backbone(**batch).last_hidden_state[0, -1]
     expected = (hidden / hidden.norm()).detach().numpy()
     np.testing.assert_allclose(embedder.encode(["one hat"])[0], expected, atol=1e-6)
@@ -106,7 +106,7 @@ def test_a_merged_model_is_a_stock_folder(embedder: MLLMEmbedder, tmp_path: Path
     embedder.save_pretrained(tmp_path / "out", merge=True)
     model, report = AutoModel.from_pretrained(tmp_path / "out", output_loading_info=True)
     assert not report["missing_keys"] and not report["unexpected_keys"]
-    batch = embedder.items([Document(text="a hat")])
+    batch = embedder.item_processor([Document(text="a hat")])
     mine = embedder.model.backbone(**batch).last_hidden_state
     torch.testing.assert_close(model(**batch).last_hidden_state, mine, atol=1e-4, rtol=1e-4)
 

@@ -6,14 +6,14 @@ import shutil
 from itertools import chain
 from pathlib import Path
 
-import families
 import numpy as np
 import pytest
 from PIL import Image
 
+import families
 from mllm_embed import Document, MLLMEmbedder, Query
-from mllm_embed.encode.batching import cut
-from mllm_embed.encode.planning import Plan
+from mllm_embed.encode.batching import cut_by_budget
+from mllm_embed.encode.planning import EncodingPlan
 from mllm_embed.errors import DataError, ImageError
 from mllm_embed.inputs.images import glance
 
@@ -34,7 +34,7 @@ def _one_by_one(embedder: MLLMEmbedder, items: list) -> np.ndarray:
 
 
 def _tokens(embedder: MLLMEmbedder, item: Query | Document) -> int:
-    return embedder.items([item])["input_ids"].shape[1]
+    return embedder.item_processor([item])["input_ids"].shape[1]
 
 
 def test_what_is_asked_of_one_picture_shares_it(embedder: MLLMEmbedder, data: Path) -> None:
@@ -46,10 +46,10 @@ def test_what_is_asked_of_one_picture_shares_it(embedder: MLLMEmbedder, data: Pa
     assert work.given.inputs == work.planned.inputs == 8
     assert (work.given.pictures, work.planned.pictures) == (6, 3)
     assert abs(work.given.tokens - sum(lengths)) <= len(items)  # a processor's arithmetic may be a token off
-    picture = embedder.items.picture_tokens(32, 32)
+    picture = embedder.item_processor.picture_tokens(32, 32)
     assert work.given.tokens - work.planned.tokens >= 3 * picture
     assert "pictures seen" in str(work) and "2.00 x" in str(work)
-    np.testing.assert_allclose(embedder.carry_out(work), _one_by_one(embedder, items), **CLOSE)
+    np.testing.assert_allclose(embedder.execute(work), _one_by_one(embedder, items), **CLOSE)
 
 
 @pytest.mark.parametrize("batch_size", [1, 2, 32])
@@ -68,7 +68,7 @@ def test_pictures_are_told_by_their_content(embedder: MLLMEmbedder, data: Path, 
     work = embedder.plan(items)
     assert work.places[0] == [0, 1] and work.planned.pictures == 2  # as a file, and as pixels
     assert sorted(chain.from_iterable(work.places)) == list(range(5)) and [3, 4] in work.places
-    np.testing.assert_allclose(embedder.carry_out(work), _one_by_one(embedder, items), **CLOSE)
+    np.testing.assert_allclose(embedder.execute(work), _one_by_one(embedder, items), **CLOSE)
 
 
 def test_texts_share_a_system_prompt(tiny_llava: Path) -> None:
@@ -86,7 +86,7 @@ def test_texts_share_a_system_prompt(tiny_llava: Path) -> None:
     lengths = [_tokens(embedder, item) for item in items]
     assert sum(lengths) == work.given.tokens
     assert work.planned.tokens < 0.6 * work.given.tokens
-    np.testing.assert_allclose(embedder.carry_out(work), _one_by_one(embedder, items), **CLOSE)
+    np.testing.assert_allclose(embedder.execute(work), _one_by_one(embedder, items), **CLOSE)
 
 
 def test_a_prompt_whose_tokens_run_into_the_words_is_computed_whole(
@@ -97,7 +97,7 @@ def test_a_prompt_whose_tokens_run_into_the_words_is_computed_whole(
     monkeypatch.setattr(embedder.tails, "_learned", lambda role, images: None)
     work = embedder.plan(items)
     assert not any(step.tails for step in work.steps) and work.planned.pictures == 3
-    np.testing.assert_allclose(embedder.carry_out(work), expected, **CLOSE)
+    np.testing.assert_allclose(embedder.execute(work), expected, **CLOSE)
 
 
 def test_a_processor_that_makes_other_tokens_is_noticed(
@@ -114,7 +114,7 @@ def test_a_processor_that_makes_other_tokens_is_noticed(
     monkeypatch.setattr(embedder.tails, "_learned", mistaken)
     work = embedder.plan(items)
     assert any(step.tails for step in work.steps)
-    np.testing.assert_allclose(embedder.carry_out(work), expected, **CLOSE)
+    np.testing.assert_allclose(embedder.execute(work), expected, **CLOSE)
 
 
 def test_beginnings_that_look_ahead_are_not_shared(tiny_llava: Path, data: Path) -> None:
@@ -124,17 +124,17 @@ def test_beginnings_that_look_ahead_are_not_shared(tiny_llava: Path, data: Path)
 
 def test_an_empty_list_has_no_work(embedder: MLLMEmbedder) -> None:
     work = embedder.plan([])
-    assert isinstance(work, Plan) and not work.steps and embedder.encode([]).shape == (0, embedder.dimension)
+    assert isinstance(work, EncodingPlan) and not work.steps and embedder.encode([]).shape == (0, embedder.dimension)
 
 
 def test_batches_hold_their_budget_and_little_padding() -> None:
     lengths = sorted(np.random.default_rng(0).integers(5, 400, 1000).tolist(), reverse=True)
-    parts = cut(lengths, 4096, most=100)
+    parts = cut_by_budget(lengths, 4096, most=100)
     assert [at for part in parts for at in range(part.start, part.stop)] == list(range(1000))
     rows = [lengths[part] for part in parts]
     assert all(len(row) * row[0] <= 4096 and len(row) <= 100 for row in rows)
     assert sum(map(sum, rows)) / sum(len(row) * row[0] for row in rows) > 0.95
-    assert cut([9000, 10], 4096) == [slice(0, 1), slice(1, 2)] and cut([], 10) == []
+    assert cut_by_budget([9000, 10], 4096) == [slice(0, 1), slice(1, 2)] and cut_by_budget([], 10) == []
 
 
 def test_a_glance_tells_content_and_upright_size(tmp_path: Path) -> None:

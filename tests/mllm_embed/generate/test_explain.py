@@ -21,7 +21,7 @@ def test_words_are_weighed_by_the_head_on_the_pooled_state(
     picture = data / "images" / "1.png"
     query = Query(image=picture, instruction="make it blue")
     (reading,) = Explainer(embedder).read([query], k=3)
-    batch = embedder.items([query])
+    batch = embedder.item_processor([query])
     model = AutoModelForImageTextToText.from_pretrained(tiny_llava, dtype="float32").eval()
     with torch.no_grad():
         weights = torch.log1p(torch.relu(model(**batch).logits[0, -1]))

@@ -5,10 +5,10 @@ from __future__ import annotations
 from pathlib import Path
 
 import pytest
-import tiny
 import torch
 from PIL import Image
 
+import tiny
 from mllm_embed import MLLMEmbedder
 from mllm_embed.errors import ConfigError, DataError, ModelError
 from mllm_embed.generate.generator import Generator, Question
@@ -61,7 +61,9 @@ def test_likelihoods_are_those_of_the_tokens_one_by_one(tiny_llava: Path, questi
     found = list(Generator(embedder).likelihoods(list(zip(questions, told, strict=True)), batch_size=3))
     model = whole_model(tiny_llava)
     for question, answer, value in zip(questions, told, found, strict=True):
-        start = embedder.items.batch([f"{Generator(embedder)._text(question)}"], [[Image.open(question.images[0])]])
+        start = embedder.item_processor.batch(
+            [f"{Generator(embedder)._text(question)}"], [[Image.open(question.images[0])]]
+        )
         ids = embedder.processor.tokenizer(answer, add_special_tokens=False, return_tensors="pt")["input_ids"]
         whole = torch.cat([start["input_ids"], ids], dim=1)
         with torch.no_grad():
@@ -77,7 +79,7 @@ def test_yes_and_no_are_weighed_by_their_logits(saying: Path, questions: list[Qu
     yes, no = embedder.processor.tokenizer.convert_tokens_to_ids(["yes", "no"])
     model = whole_model(saying)
     for question, value in zip(questions, found, strict=True):
-        batch = embedder.items.batch([generator._text(question)], [[Image.open(question.images[0])]])
+        batch = embedder.item_processor.batch([generator._text(question)], [[Image.open(question.images[0])]])
         with torch.no_grad():
             logits = model(**batch).logits[0, -1]
         assert value == pytest.approx(float(logits[yes] - logits[no]), abs=1e-4)

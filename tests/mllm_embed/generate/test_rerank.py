@@ -5,8 +5,8 @@ from __future__ import annotations
 from pathlib import Path
 
 import pytest
-import tiny
 
+import tiny
 from mllm_embed import MLLMEmbedder, Query, Searcher
 from mllm_embed.cli import main
 from mllm_embed.generate.generator import Generator

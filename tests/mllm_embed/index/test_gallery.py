@@ -36,7 +36,7 @@ def clustered(rows: int, seed: int = 0) -> np.ndarray:
 
 
 def make_store(folder: Path, rows: int = ROWS) -> VectorStore:
-    store = VectorStore.create(folder, SIZE, made_by={"base": "b"})
+    store = VectorStore.create(folder, SIZE, provenance={"base": "b"})
     vectors = clustered(rows)
     for start in range(0, rows, 1300):
         part = slice(start, min(start + 1300, rows))
@@ -171,7 +171,7 @@ def test_what_may_and_may_not_answer(built: Callable[[str], Path], kind: str, mo
         monkeypatch.setattr(module, "_FEW", few)
         assert ids(made.nearest(queries, 4, allow=allow)) == truth(store, queries, 4, mask)
     assert ids(made.nearest(queries[:1], 9, allow=["r5", "r3"], exclude=[["r5"]])) == [["r3"]]
-    assert made.sources(["r7"]) == ["/p/7"] and made.made_by == {"base": "b"}
+    assert made.sources(["r7"]) == ["/p/7"] and made.provenance == {"base": "b"}
     for options, words in (
         ({"allow": ["nobody"]}, 'the id "nobody" is not in the 3,000 vectors'),
         ({"allow": []}, "allow names no id"),

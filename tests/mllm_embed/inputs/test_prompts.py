@@ -11,7 +11,7 @@ from mllm_embed.inputs.prompts import PROMPT_SETS
 
 
 def test_default_prompts_with_chat_template(embedder: MLLMEmbedder) -> None:
-    render = embedder.items.render
+    render = embedder.item_processor.render
     assert render(Document(image="x")) == "<|user|><image>\nDescribe this image in one word:<|end|><|assistant|>"
     assert render(Query(image="x", instruction=" make it {text} red ")) == (
         '<|user|><image>\nModify this image with "make it {text} red", describe modified image in one word:'
@@ -21,7 +21,7 @@ def test_default_prompts_with_chat_template(embedder: MLLMEmbedder) -> None:
 
 
 def test_prompts_of_several_pictures_and_of_two_texts(embedder: MLLMEmbedder) -> None:
-    render = embedder.items.render
+    render = embedder.item_processor.render
     assert render(Document(image=["x", "y"])).startswith("<|user|><image>\n<image>\nDescribe")
     assert render(Document(image="x", text="a {text}")).startswith("<|user|><image>\na {text}\nSummary above image and")
     query = Query(text="a {instruction} hat", instruction="{text}")

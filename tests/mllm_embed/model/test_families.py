@@ -10,7 +10,6 @@ import json
 from pathlib import Path
 from typing import Any
 
-import families
 import numpy as np
 import pytest
 import torch
@@ -18,6 +17,7 @@ from PIL import Image
 from safetensors.torch import load_file
 from transformers.utils import is_torchvision_available
 
+import families
 from mllm_embed import Document, MLLMEmbedder, Query
 from mllm_embed.errors import DataError, ModelError
 from mllm_embed.model.families import FAMILIES, TESTED
@@ -94,7 +94,7 @@ def test_same_where_a_beginning_is_shared(family: str, folder: Path, pooling: st
     work = model.plan(items)
     shared = [group for step in work.steps if step.tails for group in step.groups]
     assert sorted(map(len, shared)) == ([] if family in SEES_BOTH_WAYS else [2, 3, 3])
-    np.testing.assert_allclose(model.carry_out(work), _alone(model, items), **CLOSE)
+    np.testing.assert_allclose(model.execute(work), _alone(model, items), **CLOSE)
 
 
 def test_same_packed(model: MLLMEmbedder, items: list) -> None:
@@ -159,7 +159,7 @@ def test_bidirectional(family: str, folder: Path) -> None:
 
     def first_states(bidirectional: bool) -> torch.Tensor:
         model = MLLMEmbedder.from_pretrained(folder, dtype="float32", bidirectional=bidirectional)
-        batch = model.items([Document(text="a hat, red"), Document(text="a hat, blue")])
+        batch = model.item_processor([Document(text="a hat, red"), Document(text="a hat, blue")])
         first = batch["attention_mask"].argmax(1)
         with torch.no_grad():
             hidden = model.model.backbone(**batch, use_cache=False).last_hidden_state
@@ -198,7 +198,7 @@ def test_quantised(folder: Path, model: MLLMEmbedder, items: list, mode: str) ->
     assert 0.8 < cosines.min() < 1 - 1e-7
     add_lora(quantised.model, LoraSpec(rank=4), quantised.family)
     quantised.model.train()
-    pictures = quantised.model(**quantised.items(items[:2]))
+    pictures = quantised.model(**quantised.item_processor(items[:2]))
     (pictures[0] @ pictures[1]).backward()
     trained = {name: p for name, p in quantised.model.named_parameters() if p.requires_grad}
     assert any(p.grad is not None and p.grad.abs().max() > 0 for name, p in trained.items() if "lora_B" in name)

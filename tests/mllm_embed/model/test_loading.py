@@ -6,12 +6,12 @@ import json
 import shutil
 from pathlib import Path
 
-import families
 import pytest
 import torch
 from PIL import Image
 from safetensors.torch import load_file
 
+import families
 from mllm_embed import MLLMEmbedder
 from mllm_embed.errors import DataError, ModelError
 from mllm_embed.model.loading import load_processor

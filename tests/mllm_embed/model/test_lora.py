@@ -27,7 +27,7 @@ def test_only_the_language_model_and_the_projector_train(embedder: MLLMEmbedder,
 def test_gradients_reach_the_adapter_and_nothing_else(embedder: MLLMEmbedder, data: Path) -> None:
     add_lora(embedder.model, LoraSpec(rank=4, dropout=0.0), embedder.family)
     embedder.model.train()
-    batch = embedder.items([Document(image=data / "images/0.png"), Document(image=data / "images/1.png")])
+    batch = embedder.item_processor([Document(image=data / "images/0.png"), Document(image=data / "images/1.png")])
     vectors = embedder.model(**batch)
     (vectors[0] @ vectors[1]).backward()
     gradients = {name: p.grad for name, p in embedder.model.named_parameters() if p.grad is not None}
@@ -46,7 +46,7 @@ def test_gradient_checkpointing_changes_no_gradient(tiny_llava: Path, data: Path
         if checkpointed:
             embedder.model.gradient_checkpointing_enable()
         embedder.model.train()
-        vectors = embedder.model(**embedder.items([Document(text="a red hat"), Document(text="a blue hat")]))
+        vectors = embedder.model(**embedder.item_processor([Document(text="a red hat"), Document(text="a blue hat")]))
         (vectors[0] @ vectors[1]).backward()
         return [p.grad for n, p in embedder.model.named_parameters() if "lora_" in n]
 
@@ -79,7 +79,7 @@ def test_trainer_trains_it_with_gradient_checkpointing(
         gradient_checkpointing_kwargs={"use_reentrant": reentrant},
     )  # fmt: skip
     rows = [Document(image=data / f"images/{i}.png") for i in range(4)]
-    Together(model=embedder.model, args=arguments, train_dataset=rows, data_collator=embedder.items).train()
+    Together(model=embedder.model, args=arguments, train_dataset=rows, data_collator=embedder.item_processor).train()
     changed = {name for name, p in embedder.model.named_parameters() if not torch.equal(p, before[name])}
     assert changed == {name for name, p in embedder.model.named_parameters() if p.requires_grad}
 
@@ -89,5 +89,5 @@ def test_gradient_checkpointing_asks_the_frozen_vision_tower_for_nothing(embedde
     embedder.model.gradient_checkpointing_enable()
     seen = []
     embedder.model.base.vision_tower.register_forward_hook(lambda module, given, out: seen.append(out))
-    embedder.model.train()(**embedder.items([Document(image=data / "images/0.png")]))
+    embedder.model.train()(**embedder.item_processor([Document(image=data / "images/0.png")]))
     assert not seen[0].last_hidden_state.requires_grad

@@ -4,12 +4,12 @@ from __future__ import annotations
 
 from pathlib import Path
 
-import families
 import pytest
 import torch
 from torch import nn
 from transformers import AutoModel
 
+import families
 from mllm_embed.model.loading import load_model
 from mllm_embed.model.patch_embedding import WholePatches, multiply_patches
 

@@ -33,7 +33,7 @@ def pooled(tiny_llava: Path) -> MLLMEmbedder:
 def test_content_is_pictures_and_words(pooled: MLLMEmbedder, data: Path, item: Query | Document, words: str) -> None:
     named = [str(data / "images" / name) for name in item.images]
     given = {**vars(item), "image": named or None}
-    batch = pooled.items([type(item)(**given), type(item)(**given)])
+    batch = pooled.item_processor([type(item)(**given), type(item)(**given)])
     ids, content = batch["input_ids"][0], batch["content_mask"][0].bool()
     image = pooled.processor.image_token_id
     assert (ids[content] == image).sum() == (ids == image).sum() == 16 * len(item.images)
@@ -45,7 +45,7 @@ def test_content_is_pictures_and_words(pooled: MLLMEmbedder, data: Path, item: Q
 
 def test_mean_is_the_mean_of_the_chosen_states(pooled: MLLMEmbedder, data: Path) -> None:
     items = [Query(data / "images/0.png", "make it red"), Query(data / "images/1.png", "and a good deal longer")]
-    batch = pooled.items(items)
+    batch = pooled.item_processor(items)
     content = batch["content_mask"]
     hidden = pooled.model.backbone(**{k: v for k, v in batch.items() if k != "content_mask"}).last_hidden_state
     for row, vector in enumerate(pooled.encode(items)):
@@ -73,7 +73,7 @@ def test_settings_of_pooling_and_attention_travel(tiny_llava: Path, tmp_path: Pa
 
 
 def test_packed_rows_hold_every_token_once_and_in_order(embedder: MLLMEmbedder) -> None:
-    batch = embedder.items([Document(text="hat " * count) for count in (1, 40, 10, 2, 50, 30)])
+    batch = embedder.item_processor([Document(text="hat " * count) for count in (1, 40, 10, 2, 50, 30)])
     rows, places = pack(batch, embedder.model.base)
     mask = batch["attention_mask"].bool()
     assert torch.equal(rows["input_ids"].flatten()[places], batch["input_ids"][mask])

@@ -85,7 +85,7 @@ def _gradients(embedder: MLLMEmbedder, items: list[Query | Document]) -> dict[st
     embedder.model.train()
     embedder.model.zero_grad()
     kinds = [[item for item in items if bool(item.images) == pictures] for pictures in (True, False)]
-    vectors = torch.cat([embedder.model(**embedder.items(kind)) for kind in kinds])
+    vectors = torch.cat([embedder.model(**embedder.item_processor(kind)) for kind in kinds])
     torch.logsumexp(vectors[:4] @ vectors[4:].T / 0.05, dim=1).mean().backward()
     return {name: p.grad.clone() for name, p in embedder.model.named_parameters() if p.grad is not None}
 

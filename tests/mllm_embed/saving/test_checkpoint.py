@@ -12,7 +12,7 @@ from safetensors.torch import save_file
 from mllm_embed import MLLMEmbedder
 from mllm_embed.errors import ModelError
 from mllm_embed.model.lora import LoraSpec, add_lora
-from mllm_embed.saving.checkpoint import fingerprint
+from mllm_embed.saving.checkpoint import model_fingerprint
 
 
 @pytest.fixture
@@ -35,15 +35,15 @@ def _weights(folder: Path, changed: str | None = None) -> Path:
 
 @pytest.mark.parametrize("changed", ["a.embed_tokens", "b.mlp", "c.norm", "d.vision_tower"])
 def test_a_change_anywhere_in_the_weights_is_another_base(tmp_path: Path, changed: str) -> None:
-    plain = fingerprint(_weights(tmp_path / "plain"))
-    assert fingerprint(_weights(tmp_path / "same")) == plain
-    assert fingerprint(_weights(tmp_path / "other", changed)) != plain
+    plain = model_fingerprint(_weights(tmp_path / "plain"))
+    assert model_fingerprint(_weights(tmp_path / "same")) == plain
+    assert model_fingerprint(_weights(tmp_path / "other", changed)) != plain
 
 
 def test_another_config_is_another_base(tmp_path: Path) -> None:
-    before = fingerprint(_weights(tmp_path / "a"))
+    before = model_fingerprint(_weights(tmp_path / "a"))
     (tmp_path / "a/config.json").write_text('{"x": 1}')
-    assert fingerprint(tmp_path / "a") != before
+    assert model_fingerprint(tmp_path / "a") != before
 
 
 def test_saving_never_removes_what_is_not_an_earlier_save(adapted: MLLMEmbedder, tmp_path: Path) -> None:

@@ -16,7 +16,7 @@ from mllm_embed import Document, MLLMEmbedder, Query
 def batch(saved_models: dict[str, Path], data: Path) -> dict[str, torch.Tensor]:
     embedder = MLLMEmbedder.from_pretrained(saved_models["adapter"], dtype="float32")
     path = data / "images/0.png"
-    return embedder.items([Document(path, "a red hat"), Document(image=path), Query(path, "make it red")])
+    return embedder.item_processor([Document(path, "a red hat"), Document(image=path), Query(path, "make it red")])
 
 
 @pytest.fixture

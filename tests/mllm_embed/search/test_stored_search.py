@@ -133,10 +133,10 @@ def test_collections_that_are_refused(home: Path, embedder: MLLMEmbedder) -> Non
         QdrantGallery.open("qdrant:elsewhere/nothing")
     with pytest.raises(DataError, match="cannot be reached or used"):
         QdrantGallery.open("qdrant:http://127.0.0.1:9/photos")
-    made_by = VectorStore.open("store").made_by
+    provenance = VectorStore.open("store").provenance
     for name, store in (
-        ("one", VectorStore.create("one", 64, made_by=made_by | {"adapter": "other"})),
-        ("two", VectorStore.create("two", 8, made_by=made_by)),
+        ("one", VectorStore.create("one", 64, provenance=provenance | {"adapter": "other"})),
+        ("two", VectorStore.create("two", 8, provenance=provenance)),
     ):
         store.add(["a"], np.eye(store.dimension, dtype=np.float32)[:1])
         with pytest.raises(ConfigError, match="adapter: null, now|keeps vectors of 64 numbers, two of 8"):

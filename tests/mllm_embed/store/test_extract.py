@@ -66,7 +66,7 @@ def test_a_store_holds_the_vectors_of_encode(embedder: MLLMEmbedder, photos: Pat
     assert store.sources == [str(photos / name) for name in store.ids]
     expected = embedder.encode([Document(photos / name) for name in store.ids], show_progress=False)
     assert np.abs(store.rows(0, 20) - expected).max() < {"float32": 1e-5, "float16": 1e-3, "int8": 1e-2}[dtype]
-    assert store.made_by == embedder.made_by
+    assert store.provenance == embedder.provenance
     assert not (tmp_path / "s/plan.json").exists() and not (tmp_path / "s/unreadable.jsonl").exists()
 
 
@@ -98,9 +98,9 @@ def test_a_source_that_has_grown_costs_its_growth(
     for number in range(20, 23):
         add_photo(photos, number)
     seen = []
-    carry_out = embedder.carry_out
+    execute = embedder.execute
     monkeypatch.setattr(
-        embedder, "carry_out", lambda work, **options: (seen.extend(work.items), carry_out(work, **options))[1]
+        embedder, "execute", lambda work, **options: (seen.extend(work.items), execute(work, **options))[1]
     )
     encode(embedder, photos, tmp_path / "s")
     assert sorted(Path(item.image).name for item in seen) == ["20.jpg", "21.jpg", "22.jpg"]
@@ -143,8 +143,8 @@ def test_a_kill_costs_the_shard_under_way(
         VectorStore.open(tmp_path / "s")
     left = 3 - shard + (when != "record")
     seen: list[int] = []
-    carry_out = embedder.carry_out
-    monkeypatch.setattr(embedder, "carry_out", lambda work, **options: (seen.append(1), carry_out(work, **options))[1])
+    execute = embedder.execute
+    monkeypatch.setattr(embedder, "execute", lambda work, **options: (seen.append(1), execute(work, **options))[1])
     encode(embedder, photos, tmp_path / "s")
     assert len(seen) == left
     assert files(tmp_path / "s") == files(tmp_path / "whole")
@@ -199,8 +199,8 @@ def test_another_model_or_prompt_is_refused(
 
 
 def test_an_adapter_tells_its_vectors_apart(saved_models: dict[str, Path], tiny_llava: Path) -> None:
-    adapted = MLLMEmbedder.from_pretrained(saved_models["adapter"], dtype="float32").made_by
-    base = MLLMEmbedder.from_pretrained(tiny_llava, dtype="float32").made_by
+    adapted = MLLMEmbedder.from_pretrained(saved_models["adapter"], dtype="float32").provenance
+    base = MLLMEmbedder.from_pretrained(tiny_llava, dtype="float32").provenance
     assert adapted["base"] == base["base"] and base["adapter"] is None and len(adapted["adapter"]) == 64
 
 
@@ -210,7 +210,7 @@ def test_what_stops_a_run(
     with pytest.raises(ConfigError, match="keeps float32, not int8: give --store-dtype float32, or another store"):
         encode(embedder, photos, tmp_path / "s")
         encode(embedder, photos, tmp_path / "s", dtype="int8")
-    monkeypatch.setattr(embedder, "carry_out", lambda work, **_: np.full((work.given.inputs, 64), np.nan, np.float32))
+    monkeypatch.setattr(embedder, "execute", lambda work, **_: np.full((work.given.inputs, 64), np.nan, np.float32))
     with pytest.raises(ModelError, match="the vector of .*00.jpg holds NaN"):
         encode(embedder, photos, tmp_path / "n")
     wrong = tmp_path / "rows.jsonl"

@@ -23,7 +23,7 @@ def unit(rows: int, size: int = 16, seed: int = 0) -> np.ndarray:
 
 @pytest.fixture
 def store(tmp_path: Path) -> VectorStore:
-    made = VectorStore.create(tmp_path / "store", 16, made_by={"base": "b"})
+    made = VectorStore.create(tmp_path / "store", 16, provenance={"base": "b"})
     made.add([f"a{at}" for at in range(5)], unit(5), [f"/p/{at}.jpg" for at in range(5)])
     made.add(["b0", "b1"], unit(2, seed=1))
     return made
@@ -32,11 +32,11 @@ def store(tmp_path: Path) -> VectorStore:
 @pytest.mark.parametrize("dtype", WORST)
 def test_what_goes_in_comes_out(tmp_path: Path, dtype: str) -> None:
     first, second = unit(70), unit(30, seed=1)
-    made = VectorStore.create(tmp_path / "s", 16, dtype=dtype, made_by={"base": "b"})
+    made = VectorStore.create(tmp_path / "s", 16, dtype=dtype, provenance={"base": "b"})
     made.add([f"{at}" for at in range(70)], first, [f"/p/{at}" for at in range(70)])
     made.add([f"{at}" for at in range(70, 100)], second)
     read, both = VectorStore.open(tmp_path / "s"), np.concatenate([first, second])
-    assert (len(read), read.dtype, read.dimension, read.made_by) == (100, np.dtype(dtype), 16, {"base": "b"})
+    assert (len(read), read.dtype, read.dimension, read.provenance) == (100, np.dtype(dtype), 16, {"base": "b"})
     assert read.ids == [str(at) for at in range(100)] and read.sources == [f"/p/{at}" for at in range(70)] + [None] * 30
     assert np.abs(read.rows(0, 100) - both).max() <= WORST[dtype]
     assert np.abs(read.rows(60, 80) - both[60:80]).max() <= WORST[dtype]

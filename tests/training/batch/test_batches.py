@@ -7,17 +7,17 @@ import shutil
 from dataclasses import replace
 from pathlib import Path
 
-import families
 import pytest
 import torch
 from PIL import Image
 
+import families
 from mllm_embed import DataFolder, Document, MLLMEmbedder, Query
 from mllm_embed.model.families import TESTED
 from mllm_embed.model.lora import LoraSpec, add_lora
-from mllm_embed.training.batch.collator import Batch, ContrastiveCollator
+from mllm_embed.training.batch.collator import ContrastiveBatch, ContrastiveCollator
 from mllm_embed.training.batch.examples import Reader
-from mllm_embed.training.data import Row
+from mllm_embed.training.data import TrainingRow
 from mllm_embed.training.data.folder import read_rows
 from mllm_embed.training.distributed.gradient_caching import BatchEncoder
 from mllm_embed.training.recipe.config import Use
@@ -26,15 +26,17 @@ ROLES = ["composed", "query_image", "target_image", "target_text", "source_text"
 WHOLE = 1 << 30
 
 
-def _batch(embedder: MLLMEmbedder, rows: list[Row], uses: list[Use], chunk_tokens: int = WHOLE) -> Batch:
-    read = Reader(embedder.items.prepared, list(dict.fromkeys(use.role for use in uses)))
-    return ContrastiveCollator(embedder.items, uses, chunk_tokens)([read(row) for row in rows])["batch"]
+def _batch(
+    embedder: MLLMEmbedder, rows: list[TrainingRow], uses: list[Use], chunk_tokens: int = WHOLE
+) -> ContrastiveBatch:
+    read = Reader(embedder.item_processor.prepared, list(dict.fromkeys(use.role for use in uses)))
+    return ContrastiveCollator(embedder.item_processor, uses, chunk_tokens)([read(row) for row in rows])["batch"]
 
 
 @pytest.mark.parametrize("family", TESTED)
 def test_tokens_are_counted_before_anything_is_processed(family: str, tmp_path: Path) -> None:
     """For every family, pictures of several sizes, one and two of them: what chunks are cut by is what they hold."""
-    items = MLLMEmbedder.from_pretrained(families.make(family, tmp_path / family), device="cpu").items
+    items = MLLMEmbedder.from_pretrained(families.make(family, tmp_path / family), device="cpu").item_processor
     a, b = Image.new("RGB", (32, 32)), Image.new("RGB", (96, 40), "red")
     for item in (
         Document(image=a),
@@ -79,7 +81,7 @@ def test_hard_negatives_come_with_their_owner(embedder: MLLMEmbedder, data: Path
     batch = _batch(embedder, rows, [Use("composed"), use])
     assert batch.owners.tolist() == [0, 0, 2, 2, 2]
     assert batch.places[use][1] == batch.places[use][2] and len(set(batch.places[use].tolist())) == 4
-    read = Reader(embedder.items.prepared, ["hard_negative"], hard_negatives=1)
+    read = Reader(embedder.item_processor.prepared, ["hard_negative"], hard_negatives=1)
     assert [len(read(row).roles["hard_negative"]) for row in rows] == [1, 0, 1]
 
 
@@ -160,8 +162,8 @@ def test_texts_offer_their_roles_and_triplets_a_composed_text(embedder: MLLMEmbe
     folder = DataFolder.open(data)
     first, second = read_rows(folder, data, "texts", ["source_text", "target_text"])
     assert list(first.roles) == ["source_text", "target_text", "composed_text"]
-    assert embedder.items.render(first.roles["composed_text"]).count("a dog") == 1
-    assert "as a cat" in embedder.items.render(first.roles["composed_text"])
+    assert embedder.item_processor.render(first.roles["composed_text"]).count("a dog") == 1
+    assert "as a cat" in embedder.item_processor.render(first.roles["composed_text"])
     assert second.roles["negative_text"].text == "a stone" and first.group == second.group
     for row in read_rows(folder, data, "triplets", ["composed_text"]):
         asked = row.roles["composed_text"]
@@ -175,4 +177,4 @@ def test_several_pictures_and_captioned_targets_reach_the_model(embedder: MLLMEm
     query, target = _batch(embedder, [read], [Use("composed"), Use("target_captioned")]).live
     image = embedder.processor.image_token_id
     assert [(part["input_ids"] == image).sum().item() for part in (query, target)] == [32, 16]
-    assert row["target_text"] in embedder.items.render(read.roles["target_captioned"])
+    assert row["target_text"] in embedder.item_processor.render(read.roles["target_captioned"])

@@ -13,7 +13,7 @@ import pytest
 
 from mllm_embed import Document, Query
 from mllm_embed.errors import DataError
-from mllm_embed.training.data import Row, Source
+from mllm_embed.training.data import DataSource, TrainingRow
 from mllm_embed.training.data.formats import FORMATS
 from mllm_embed.training.data.open import open_rows
 from mllm_embed.training.data.rows import MixedRows
@@ -36,7 +36,7 @@ def write(path: Path, rows: list[dict[str, Any]], lines: bool = False) -> Path:
 
 def opened(kind: str, *roles: str, **source: Any) -> MixedRows:
     """The rows, as a worker process of a data loader gets them where processes are spawned."""
-    return pickle.loads(pickle.dumps(open_rows([Source(**source)], kind, roles)))
+    return pickle.loads(pickle.dumps(open_rows([DataSource(**source)], kind, roles)))
 
 
 def test_llava(tmp_path: Path) -> None:
@@ -51,7 +51,9 @@ def test_llava(tmp_path: Path) -> None:
     blank(tmp_path, "004/a.jpg", "004/b.jpg")
     found = opened("pairs", "image", "caption", path=write(tmp_path / "chat.json", rows), format="llava")
     picture = tmp_path / "004/a.jpg"
-    expected = Row("7", str(picture), {"image": Document(image=picture), "caption": Document(text='a "big" {dog] \\')})
+    expected = TrainingRow(
+        "7", str(picture), {"image": Document(image=picture), "caption": Document(text='a "big" {dog] \\')}
+    )
     assert found[0] == expected
     assert found[1].roles["caption"].text == "ein Hündchen 🐕"
     assert len(found) == 2 and found.skipped() == {str(tmp_path / "chat.json"): 1}

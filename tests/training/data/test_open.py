@@ -13,7 +13,7 @@ from pydantic import ValidationError
 from mllm_embed.data.tables import spans as spans_module
 from mllm_embed.data.tables.spans import json_spans
 from mllm_embed.errors import DataError
-from mllm_embed.training.data import Source
+from mllm_embed.training.data import DataSource
 from mllm_embed.training.data.open import open_rows
 from mllm_embed.training.data.rows import MixedRows
 
@@ -30,14 +30,17 @@ def mega(tmp_path: Path) -> Path:
 
 def test_sources_follow_one_another(mega: Path) -> None:
     (mega.parent / "more.jsonl").write_text(json.dumps(ROW | {"q_img": "2.jpg"}) + "\n")
-    sources = [Source(path=mega, format="megapairs"), Source(path=mega.parent / "mo*.jsonl", format="megapairs")]
+    sources = [
+        DataSource(path=mega, format="megapairs"),
+        DataSource(path=mega.parent / "mo*.jsonl", format="megapairs"),
+    ]
     rows = open_rows(sources, "triplets", ["composed", "target_image"])
     assert (len(rows), rows.sources().tolist()) == (4, [0, 0, 0, 1])
     assert rows[3].group == str(mega.parent / "2.jpg") and rows[-0].id == "mega:1"
     assert len(set(rows.fingerprints().values())) == 2
     with pytest.raises(IndexError):
         rows[4]
-    folder = open_rows([Source(path=mega.parent, format="megapairs")], "triplets", ["composed"])
+    folder = open_rows([DataSource(path=mega.parent, format="megapairs")], "triplets", ["composed"])
     assert [row.id for row in folder] == ["mega:1", "mega:2", "mega:3", "more:1"]
     assert folder.fingerprints() != rows.fingerprints()
 
@@ -60,14 +63,14 @@ def test_sources_follow_one_another(mega: Path) -> None:
 )  # fmt: skip
 def test_mistakes(mega: Path, source: dict[str, Any], kind: str, roles: list[str], message: str) -> None:
     with pytest.raises(DataError, match=message) as error:
-        open_rows([Source(**{"path": mega, "format": "megapairs"} | source)], kind, roles)
+        open_rows([DataSource(**{"path": mega, "format": "megapairs"} | source)], kind, roles)
     assert "\n" not in str(error.value)
 
 
 def test_files_that_are_not_what_they_should_be(tmp_path: Path) -> None:
     def opened(name: str, content: str, format: str = "megapairs") -> None:
         (tmp_path / name).write_text(content)
-        open_rows([Source(path=tmp_path / name, format=format)], "triplets", [])
+        open_rows([DataSource(path=tmp_path / name, format=format)], "triplets", [])
 
     with pytest.raises(DataError, match="a.json is empty; fetch it again"):
         opened("a.json", "")
@@ -80,7 +83,7 @@ def test_files_that_are_not_what_they_should_be(tmp_path: Path) -> None:
     with pytest.raises(DataError, match="a.jpeg is of no known type; known are .json"):
         opened("a.jpeg", "x")
     with pytest.raises(DataError, match="leads to files of several types \\(.jpeg, .json\\); give a pattern"):
-        open_rows([Source(path=tmp_path / "*", format="columns")], "triplets", [])
+        open_rows([DataSource(path=tmp_path / "*", format="columns")], "triplets", [])
 
 
 def table(path: Path, content: str) -> MixedRows:
@@ -88,7 +91,7 @@ def table(path: Path, content: str) -> MixedRows:
     columns = {"image": "image", "caption": "text"}
     for number in range(10):
         (path.parent / f"{number}.png").write_bytes(b"x")
-    return open_rows([Source(path=path, format="columns", columns=columns)], "pairs", ["image", "caption"])
+    return open_rows([DataSource(path=path, format="columns", columns=columns)], "pairs", ["image", "caption"])
 
 
 @pytest.mark.parametrize("start", ["", "\ufeff"])
@@ -134,18 +137,18 @@ def test_a_table_of_blank_lines(name: str, tmp_path: Path) -> None:
 
 def test_source_is_strict() -> None:
     with pytest.raises(ValidationError, match="'lava' is none of the known formats: cirr"):
-        Source(path="x", format="lava")
+        DataSource(path="x", format="lava")
     with pytest.raises(ValidationError, match="wieght"):
-        Source(path="x", wieght=1)
+        DataSource(path="x", wieght=1)
     with pytest.raises(ValidationError, match="greater than 0"):
-        Source(path="x", weight=0)
+        DataSource(path="x", weight=0)
 
 
 def test_a_bad_row_spoils_itself_alone(mega: Path) -> None:
     bad = ['{"q_img": "1.jpg", "q_text": ["a"', "[1]", json.dumps(ROW | {"q_text": 5}), json.dumps({"q_img": "1.jpg"})]
     bad += [json.dumps(ROW | {"q_text": [" "]}), json.dumps(ROW | {"t_img": 7}), '{"q_img": "\\ud800']
     mega.write_text("\n".join([json.dumps(ROW), *bad, json.dumps(ROW)]) + "\n")
-    rows = open_rows([Source(path=mega, format="megapairs")], "triplets", ["composed", "target_image"])
+    rows = open_rows([DataSource(path=mega, format="megapairs")], "triplets", ["composed", "target_image"])
     told = []
     for index in range(len(rows)):
         try:

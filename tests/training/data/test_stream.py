@@ -14,10 +14,10 @@ import pytest
 from torch.utils.data import DataLoader
 
 from mllm_embed.errors import DataError
-from mllm_embed.training.data import Row, Source
+from mllm_embed.training.data import DataSource, TrainingRow
 from mllm_embed.training.data.open import open_rows
 from mllm_embed.training.data.order import quotas, stream_order
-from mllm_embed.training.data.replacement import spare
+from mllm_embed.training.data.replacement import replacement
 from mllm_embed.training.data.rows import MixedRows
 from mllm_embed.training.data.stream import StreamSampler
 
@@ -61,8 +61,8 @@ def shards(tmp_path_factory: pytest.TempPathFactory) -> MixedRows:
     """400 samples in tar files and 210 rows of parquet, as one stage reads them."""
     root = tmp_path_factory.mktemp("shards")
     sources = [
-        Source(path=tar_shards(root / "tar", 4, 100), format="columns", columns=TAR, streaming=True),
-        Source(
+        DataSource(path=tar_shards(root / "tar", 4, 100), format="columns", columns=TAR, streaming=True),
+        DataSource(
             path=parquet_shards(root / "parquet", 3, 70), format="columns", streaming=True,
             columns={"image": "img", "caption": "txt", "id": "n"},
         ),
@@ -70,7 +70,7 @@ def shards(tmp_path_factory: pytest.TempPathFactory) -> MixedRows:
     return open_rows(sources, "pairs", ["image", "caption"])
 
 
-def ids(rows: list[Row]) -> list[str]:
+def ids(rows: list[TrainingRow]) -> list[str]:
     return [row.id for row in rows]
 
 
@@ -99,7 +99,7 @@ def test_parquet_gives_the_same_rows_streamed_and_mapped(tmp_path: Path) -> None
     images.to_parquet(root / "z.parquet")
     columns = {"image": "img", "caption": "txt", "id": "n"}
     streamed, mapped = (
-        open_rows([Source(path=root, format="columns", columns=columns, streaming=value)], "pairs", ["image"])
+        open_rows([DataSource(path=root, format="columns", columns=columns, streaming=value)], "pairs", ["image"])
         for value in (True, False)
     )
     assert list(streamed) == list(mapped) and len(mapped) == 41
@@ -176,23 +176,25 @@ def test_an_unreadable_row_gives_way_to_the_next(tmp_path: Path) -> None:
         member = tarfile.TarInfo("000/9999.jpg")  # no caption beside it
         member.size = 3
         tar.addfile(member, io.BytesIO(b"abc"))
-    rows = open_rows([Source(path=root, format="columns", columns=TAR, streaming=True)], "pairs", ["image", "caption"])
+    rows = open_rows(
+        [DataSource(path=root, format="columns", columns=TAR, streaming=True)], "pairs", ["image", "caption"]
+    )
     assert len(rows) == 51
     with pytest.raises(DataError, match='000.tar: row 51: "json.caption" is missing or empty'):
         rows[50]
-    assert rows[spare(rows, 50, 1, seed=0)].id == "000/0000"
+    assert rows[replacement(rows, 50, 1, seed=0)].id == "000/0000"
 
 
 @pytest.mark.parametrize("path", ["https://example.org/{0..9}.tar", "hf://datasets/some/one", "someone/data"])
 def test_only_local_paths(path: str) -> None:
     with pytest.raises((DataError, ValueError), match="nothing is downloaded"):
-        open_rows([Source(path=path, format="columns", columns=TAR, streaming=True)], "pairs", ["image"])
+        open_rows([DataSource(path=path, format="columns", columns=TAR, streaming=True)], "pairs", ["image"])
 
 
 def test_damaged_shards(tmp_path: Path) -> None:
     def opened(name: str, content: bytes, **source: Any) -> None:
         (tmp_path / name).write_bytes(content)
-        open_rows([Source(path=tmp_path / name, format="columns", columns=TAR, **source)], "pairs", ["image"])
+        open_rows([DataSource(path=tmp_path / name, format="columns", columns=TAR, **source)], "pairs", ["image"])
 
     with pytest.raises(DataError, match="a.tar is not a whole, uncompressed tar file"):
         opened("a.tar", b"not a tar file" * 100)

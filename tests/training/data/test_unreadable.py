@@ -8,9 +8,9 @@ from pathlib import Path
 import pytest
 
 from mllm_embed.errors import DataError
-from mllm_embed.training.data import Source
+from mllm_embed.training.data import DataSource
 from mllm_embed.training.data.open import open_rows
-from mllm_embed.training.data.replacement import ATTEMPTS, spare
+from mllm_embed.training.data.replacement import ATTEMPTS, replacement
 from mllm_embed.training.data.unreadable import Unreadable
 
 
@@ -21,16 +21,16 @@ def test_spares_come_from_the_same_source(tmp_path: Path, streaming: bool) -> No
         row = json.dumps({"source_text": "a", "target_text": "b"})
         (tmp_path / f"{name}.jsonl").write_text((row + "\n") * count)
         columns = {"source_text": "source_text", "target_text": "target_text"}
-        source = Source(path=tmp_path / f"{name}.jsonl", format="columns", columns=columns, streaming=streaming)
+        source = DataSource(path=tmp_path / f"{name}.jsonl", format="columns", columns=columns, streaming=streaming)
         sources.append(source)
     rows = open_rows(sources, "texts", ["source_text"])
-    tried = [spare(rows, 7, attempt, seed=1) for attempt in range(1, ATTEMPTS + 1)]
-    assert tried == [spare(rows, 7, attempt, seed=1) for attempt in range(1, ATTEMPTS + 1)]
+    tried = [replacement(rows, 7, attempt, seed=1) for attempt in range(1, ATTEMPTS + 1)]
+    assert tried == [replacement(rows, 7, attempt, seed=1) for attempt in range(1, ATTEMPTS + 1)]
     assert len(set(tried)) == ATTEMPTS and 7 not in tried and max(tried) < 30
     assert (tried[:3] == [8, 9, 10]) == streaming
-    assert {spare(rows, 34, attempt, 0) for attempt in range(1, 5)} == {30, 31, 32, 33}
+    assert {replacement(rows, 34, attempt, 0) for attempt in range(1, 5)} == {30, 31, 32, 33}
     with pytest.raises(DataError, match="two.jsonl: no row can be read in place of .*two.jsonl: row 5; check"):
-        spare(rows, 34, 5, 0)
+        replacement(rows, 34, 5, 0)
 
 
 def test_each_row_is_written_once_even_by_a_run_that_goes_on(tmp_path: Path) -> None:
@@ -54,7 +54,9 @@ def test_a_line_names_its_row_once(tmp_path: Path) -> None:
     file = tmp_path / "rows.jsonl"
     file.write_text('{"source_text": "a", "target_text": "b"}\n{broken\n')
     columns = {"source_text": "source_text", "target_text": "target_text"}
-    rows = open_rows([Source(path=tmp_path / "r*.jsonl", format="columns", columns=columns)], "texts", ["source_text"])
+    rows = open_rows(
+        [DataSource(path=tmp_path / "r*.jsonl", format="columns", columns=columns)], "texts", ["source_text"]
+    )
     with pytest.raises(DataError) as error:
         rows[1]
     log = Unreadable(tmp_path / "unreadable.jsonl")

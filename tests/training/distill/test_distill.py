@@ -8,14 +8,14 @@ from pathlib import Path
 
 import numpy as np
 import pytest
-import tiny
 import torch
 import yaml
 from safetensors.torch import load_file
 
+import tiny
 from mllm_embed import MLLMEmbedder, Query, Searcher
 from mllm_embed.cli import main as search_main
-from mllm_embed.encode.dual_encoder import TwoTowers
+from mllm_embed.encode.dual_encoder import DualEncoder
 from mllm_embed.errors import ConfigError, ModelError
 from mllm_embed.eval.cli import main as eval_main
 from mllm_embed.inputs.prompts import PROMPT_SETS
@@ -104,8 +104,8 @@ def test_a_student_finds_in_its_teacher_s_gallery(
     with pytest.raises(ConfigError, match="made otherwise"):
         Searcher.open(untaught, tmp_path / "store")
     with pytest.raises(ConfigError, match="made otherwise"):
-        TwoTowers(untaught, teacher)
-    towers = TwoTowers(student, teacher)
+        DualEncoder(untaught, teacher)
+    towers = DualEncoder(student, teacher)
     mixed = towers.encode([data / "images/0.png", asked(data)[0], "a text"])
     assert np.array_equal(mixed[1], student.encode([asked(data)[0]])[0])
     assert np.array_equal(mixed[[0, 2]], teacher.encode([data / "images/0.png", "a text"]))
@@ -119,9 +119,9 @@ def test_a_student_finds_in_its_teacher_s_gallery(
         MLLMEmbedder.from_pretrained(model, adapter=adapter, dtype="float32", dim=16)
         for model, adapter in ((small, tmp_path / "run" / "queries"), (tiny_llava, saved_models["adapter"]))
     ]
-    assert TwoTowers(*shorter).encode(asked(data)[:1]).shape == (1, 16)
+    assert DualEncoder(*shorter).encode(asked(data)[:1]).shape == (1, 16)
     with pytest.raises(ConfigError, match="dimension: 64, now 16"):
-        TwoTowers(shorter[0], teacher)
+        DualEncoder(shorter[0], teacher)
     other_prompts = towers.with_prompts(PROMPT_SETS["instructcir-legacy"]).with_prompts(PROMPT_SETS["instructcir"])
     assert other_prompts.prompts.name == "instructcir"
 
@@ -185,12 +185,12 @@ def test_a_projection_travels_in_every_form(
     student.save_pretrained(tmp_path / "merged", merge=True)
     merged = MLLMEmbedder.from_pretrained(tmp_path / "merged", dtype="float32")
     assert merged.encode(asked(data)[:2]) == pytest.approx(vectors, abs=1e-5)
-    assert merged.finds == student.finds and merged.dimension == 64
+    assert merged.target_space == student.target_space and merged.dimension == 64
     theirs = SentenceTransformer(str(tmp_path / "merged"), device="cpu", local_files_only=True)
     found = theirs.encode(["a red hat", str(data / "images/0.png")])
     with torch.no_grad():
         items = [as_item("a red hat"), as_item(data / "images/0.png")]
-        wanted = np.concatenate([merged.model(**merged.items([item])).numpy() for item in items])
+        wanted = np.concatenate([merged.model(**merged.item_processor([item])).numpy() for item in items])
     assert found == pytest.approx(wanted, abs=1e-5)
     theirs.save(str(tmp_path / "again"))
     again = MLLMEmbedder.from_pretrained(tmp_path / "again", dtype="float32")

@@ -15,11 +15,11 @@ import pytest
 import torch
 import yaml
 from safetensors.torch import load_file
-from tiny import make_data
 
 from mllm_embed.training.distributed.zero import zero_config
 from mllm_embed.training.recipe.recipe_files import load_recipe
 from mllm_embed.training.run.stages import run_recipe
+from tiny import make_data
 
 pytest.importorskip("deepspeed")
 SCRIPT = Path(__file__).with_name("two_processes.py")

@@ -14,13 +14,13 @@ from torch import Tensor
 from mllm_embed import DataFolder, Document, MLLMEmbedder
 from mllm_embed.errors import ModelError
 from mllm_embed.model.lora import LoraSpec, add_lora
-from mllm_embed.training.batch.collator import Batch, ContrastiveCollator
+from mllm_embed.training.batch.collator import ContrastiveBatch, ContrastiveCollator
 from mllm_embed.training.batch.examples import Reader
 from mllm_embed.training.data.folder import read_rows
 from mllm_embed.training.distributed.chunking import RESERVE, find_chunk_tokens
 from mllm_embed.training.distributed.gathering import gather
 from mllm_embed.training.distributed.gradient_caching import BatchEncoder
-from mllm_embed.training.distributed.memory_tracker import LiveBytes
+from mllm_embed.training.distributed.memory_tracker import MemoryTracker
 from mllm_embed.training.loss.losses import Weighing
 from mllm_embed.training.loss.temperature import Temperature
 from mllm_embed.training.recipe.config import Stage
@@ -39,14 +39,16 @@ STAGES = {
 }  # fmt: skip
 
 
-def _batch(embedder: MLLMEmbedder, data: Path, stage: Stage, chunk_tokens: int) -> tuple[Batch, int]:
+def _batch(embedder: MLLMEmbedder, data: Path, stage: Stage, chunk_tokens: int) -> tuple[ContrastiveBatch, int]:
     rows = read_rows(DataFolder.open(data), data, stage.rows, [r for r in stage.roles if r != "hard_negative"])
     rows = [replace(row, hard_negatives=(Document(text=f"not {row.id}"),)) for row in rows]
-    read = Reader(embedder.items.prepared, stage.encoded)
-    return ContrastiveCollator(embedder.items, stage.uses, chunk_tokens)([read(r) for r in rows])["batch"], len(rows)
+    read = Reader(embedder.item_processor.prepared, stage.encoded)
+    return ContrastiveCollator(embedder.item_processor, stage.uses, chunk_tokens)([read(r) for r in rows])[
+        "batch"
+    ], len(rows)
 
 
-def _gradients(encoder: BatchEncoder, batch: Batch, rows: int, stage: Stage) -> dict[str, Tensor]:
+def _gradients(encoder: BatchEncoder, batch: ContrastiveBatch, rows: int, stage: Stage) -> dict[str, Tensor]:
     torch.manual_seed(1)
     vectors, temperature = encoder(batch)
     pool = gather(vectors, batch, rows)
@@ -130,13 +132,13 @@ def test_memory_does_not_grow_with_the_batch(embedder: MLLMEmbedder, data: Path)
     assert peak(2, False) > 3 * four
 
 
-def _step(encoder: BatchEncoder, batch: Batch) -> None:
+def _step(encoder: BatchEncoder, batch: ContrastiveBatch) -> None:
     vectors, _ = encoder(batch)
     (vectors * torch.linspace(0, 1, vectors.shape[1])).sum().backward()
 
 
 def _measured(step: Callable[[], None]) -> int:
-    with LiveBytes() as live:
+    with MemoryTracker() as live:
         step()
     return live.peak
 
@@ -189,7 +191,7 @@ def test_what_does_not_fit_twice_is_measured_alone(embedder: MLLMEmbedder, monke
 
 def _one_and_two(embedder: MLLMEmbedder) -> tuple[dict[str, torch.Tensor], ...]:
     item = Document(image=Image.effect_noise((56, 56), 80).convert("RGB"), text="a red circle beside a blue square")
-    return tuple(embedder.items([item] * count) for count in (1, 2))
+    return tuple(embedder.item_processor([item] * count) for count in (1, 2))
 
 
 def test_a_learned_temperature_stays_within_its_bounds() -> None:

@@ -8,7 +8,7 @@ import pytest
 import torch
 from torch.nn import functional as F
 
-from mllm_embed.training.distributed.memory_tracker import LiveBytes
+from mllm_embed.training.distributed.memory_tracker import MemoryTracker
 from mllm_embed.training.loss.losses import Asked, Weighing, contrast, contrast_bank, nested
 from mllm_embed.training.loss.tiled import Known, Pairs, info_nce
 
@@ -311,7 +311,7 @@ def test_rows_that_ask_the_same_take_no_more_memory() -> None:
     peaks = {}
     for askers in (8, 2048):
         inputs = torch.cat([rows % askers, rows + 2048])
-        with LiveBytes() as live:
+        with MemoryTracker() as live:
             contrast(vectors, Asked(rows, rows + 2048), Weighing(0.1), inputs=inputs)
         peaks[askers] = live.peak
     assert peaks[8] < 1.1 * peaks[2048]

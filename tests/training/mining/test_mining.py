@@ -16,11 +16,11 @@ from mllm_embed import DataFolder, MLLMEmbedder, Query
 from mllm_embed.errors import ConfigError, DataError, ModelError
 from mllm_embed.inputs.images import load_image
 from mllm_embed.training.cli import main
-from mllm_embed.training.data import Row
+from mllm_embed.training.data import TrainingRow
 from mllm_embed.training.data.folder import read_rows
 from mllm_embed.training.mining.mined_file import read_mined
 from mllm_embed.training.mining.mining import Questions, Rules, choose, positive_similarity, searched, without_twins
-from mllm_embed.training.mining.vector_cache import KeptVectors
+from mllm_embed.training.mining.vector_cache import VectorCache
 from mllm_embed.types import Document
 
 
@@ -29,9 +29,9 @@ def unit(shape: tuple[int, int], seed: int) -> np.ndarray:
     return vectors / np.linalg.norm(vectors, axis=1, keepdims=True)
 
 
-def rows_of(pairs: list[tuple[str, str]]) -> list[Row]:
+def rows_of(pairs: list[tuple[str, str]]) -> list[TrainingRow]:
     return [
-        Row(f"r{n}", ask, {"source_text": Document(text=ask), "target_text": Document(text=found)})
+        TrainingRow(f"r{n}", ask, {"source_text": Document(text=ask), "target_text": Document(text=found)})
         for n, (ask, found) in enumerate(pairs)
     ]
 
@@ -90,7 +90,7 @@ def test_a_picture_under_two_names_is_one(tmp_path: Path) -> None:
         Image.new("RGB", (4, 4), colour).save(tmp_path / f"{name}.png")
     picture = {name: Document(image=tmp_path / f"{name}.png") for name in ("a", "b", "c", "gone")}
     rows = [
-        Row(
+        TrainingRow(
             f"r{n}", name, {"source_text": Document(text=f"q{n}"), "target_image": picture[name], "image": picture["b"]}
         )
         for n, name in enumerate(("a", "b", "c", "gone"))
@@ -270,7 +270,7 @@ class Counting:
 
     def __init__(self, stop: int = 10**9, bad: bool = False):
         self.dimension, self.seen, self.stop, self.bad = 4, 0, stop, bad
-        self.items = self
+        self.item_processor = self
 
     def prepared(self, item: Document) -> tuple[Document, int]:
         return item, 0
@@ -286,23 +286,23 @@ class Counting:
 def test_embedding_goes_on_where_it_was_stopped(tmp_path: Path) -> None:
     items = [Document(text=str(n)) for n in range(5000)]
     with pytest.raises(KeyboardInterrupt):
-        KeptVectors(tmp_path / "v", {"a": 1}).encode("queries", items, Counting(stop=4500))
+        VectorCache(tmp_path / "v", {"a": 1}).encode("queries", items, Counting(stop=4500))
     encoder = Counting()
-    found = KeptVectors(tmp_path / "v", {"a": 1}).encode("queries", items, encoder)
+    found = VectorCache(tmp_path / "v", {"a": 1}).encode("queries", items, encoder)
     assert encoder.seen < 1000 and found[:, 0].tolist() == list(range(5000))
     with pytest.raises(ConfigError, match="vectors of another model or of other data"):
-        KeptVectors(tmp_path / "v", {"a": 2})
+        VectorCache(tmp_path / "v", {"a": 2})
     with pytest.raises(ConfigError, match="something else than vectors"):
-        KeptVectors(tmp_path, {"a": 1})
+        VectorCache(tmp_path, {"a": 1})
     with pytest.raises(ModelError, match="text='0'.* holds NaN"):
-        KeptVectors(tmp_path / "w", {}).encode("queries", items, Counting(bad=True))
+        VectorCache(tmp_path / "w", {}).encode("queries", items, Counting(bad=True))
 
 
 def test_a_stop_in_the_first_block_does_not_lock_the_folder(tmp_path: Path) -> None:
     items = [Document(text=str(n)) for n in range(10)]
     with pytest.raises(KeyboardInterrupt):
-        KeptVectors(tmp_path / "v", {}).encode("queries", items, Counting(stop=5))
-    found = KeptVectors(tmp_path / "v", {}).encode("queries", items, Counting())
+        VectorCache(tmp_path / "v", {}).encode("queries", items, Counting(stop=5))
+    found = VectorCache(tmp_path / "v", {}).encode("queries", items, Counting())
     assert found[:, 0].tolist() == list(range(10))
 
 
@@ -311,7 +311,7 @@ def test_a_full_disk_is_found_before_any_work(tmp_path: Path, monkeypatch: pytes
         raise OSError(errno.ENOSPC, os.strerror(errno.ENOSPC))
 
     items = [Document(text=str(n)) for n in range(10)]
-    store, encoder = KeptVectors(tmp_path / "v", {}), Counting()
+    store, encoder = VectorCache(tmp_path / "v", {}), Counting()
     with monkeypatch.context() as patched:
         patched.setattr(os, "posix_fallocate", full)
         with pytest.raises(DataError, match="queries.npy, which takes 0.0 MB: No space left on device; make room"):
@@ -336,14 +336,14 @@ class Seeing(Counting):
 def test_a_few_unreadable_pictures_are_passed_over(tmp_path: Path) -> None:
     Image.new("RGB", (7, 5)).save(tmp_path / "fine.png")
     items = [Document(image=tmp_path / "fine.png")] * 199 + [Document(image=tmp_path / "gone.png")]
-    store = KeptVectors(tmp_path / "v", {})
+    store = VectorCache(tmp_path / "v", {})
     found = store.encode("gallery", items, Seeing())
     assert found[:199, 0].tolist() == [7] * 199 and not found[199].any()
-    again = KeptVectors(tmp_path / "v", {})
+    again = VectorCache(tmp_path / "v", {})
     again.encode("gallery", items, Seeing())
     assert again.lost == store.lost == {"gallery": {199: f"{tmp_path / 'gone.png'} does not exist; check the path"}}
     with pytest.raises(DataError, match="2 of 101 inputs cannot be read, more than 1%: .*gone.png does not exist"):
-        KeptVectors(tmp_path / "w", {}).encode("gallery", items[:99] + items[199:] * 2, Seeing())
+        VectorCache(tmp_path / "w", {}).encode("gallery", items[:99] + items[199:] * 2, Seeing())
 
 
 def test_a_picture_in_memory_cannot_be_named_in_a_file(tmp_path: Path) -> None:

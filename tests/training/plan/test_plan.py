@@ -7,12 +7,12 @@ import re
 import shutil
 from pathlib import Path
 
-import families
 import pytest
 import torch
 import yaml
 from PIL import Image
 
+import families
 from mllm_embed import Document, MLLMEmbedder
 from mllm_embed.data.folder import DataFolder
 from mllm_embed.errors import ConfigError, ModelError
@@ -22,10 +22,10 @@ from mllm_embed.training.batch.examples import Reader
 from mllm_embed.training.cli import main
 from mllm_embed.training.data.folder import read_rows
 from mllm_embed.training.distributed.gradient_caching import BatchEncoder
-from mllm_embed.training.distributed.memory_tracker import LiveBytes
+from mllm_embed.training.distributed.memory_tracker import MemoryTracker
 from mllm_embed.training.plan.inputs import picture_cost
 from mllm_embed.training.plan.model import SHAPES, find_config
-from mllm_embed.training.plan.plan import GIB, check, describe, make_plan
+from mllm_embed.training.plan.plan import GIB, check_fits, describe, make_plan
 from mllm_embed.training.plan.plan import main as plan
 from mllm_embed.training.recipe.recipe_files import RECIPES, load_recipe
 
@@ -87,7 +87,7 @@ def test_a_folder_without_weights_is_enough_and_tokens_are_the_processors(
     longest = max((json.loads(x)["caption"] for x in _lines(recipe, "pairs")), key=len)
     from mllm_embed import Document
 
-    assert text.length == embedder.items([Document(text=longest)])["input_ids"].shape[1]
+    assert text.length == embedder.item_processor([Document(text=longest)])["input_ids"].shape[1]
 
 
 def _lines(recipe: Path, kind: str) -> list[str]:
@@ -136,10 +136,12 @@ def _real_peak(recipe, data: Path) -> int:
             parameter.grad = torch.zeros_like(parameter)
     stage = recipe.stages["captions"]
     rows = read_rows(DataFolder.open(data), data, "pairs", stage.roles)
-    read = Reader(embedder.items.prepared, stage.encoded)
-    batch = ContrastiveCollator(embedder.items, stage.uses, stage.chunk_tokens)([read(row) for row in rows])["batch"]
+    read = Reader(embedder.item_processor.prepared, stage.encoded)
+    batch = ContrastiveCollator(embedder.item_processor, stage.uses, stage.chunk_tokens)([read(row) for row in rows])[
+        "batch"
+    ]
     assert batch.cached is (stage.chunk_tokens < 100)
-    with LiveBytes() as live:
+    with MemoryTracker() as live:
         with torch.autocast("cpu", torch.bfloat16, enabled=bool(recipe.bf16)):
             vectors, _ = encoder(batch)
         vectors.sum().backward()
@@ -206,7 +208,7 @@ def test_shipped_recipes_plan_and_say_their_memory(path: Path) -> None:
     said = SAID.search(path.read_text())
     loaded = load_recipe(path)
     plan = make_plan(loaded, float(said[2]))
-    check(loaded, plan)
+    check_fits(loaded, plan)
     assert said[1] == path.stem and f"memory      {said[3]} of {said[2]}.0 GiB" in describe(loaded, plan)
 
 
@@ -231,18 +233,18 @@ def test_refusals_name_what_to_lower_and_then_it_fits(recipe: Path) -> None:
     plan = make_plan(loaded, 24)
     room = (plan.total - 0.3 * plan.stages["instructions"].step.peak) / GIB
     with pytest.raises(ConfigError, match="set gradient_checkpointing: true, or set stages.instructions") as caught:
-        check(loaded, make_plan(loaded, room))
+        check_fits(loaded, make_plan(loaded, room))
     size = re.search(r"chunk_tokens to about (\d+) \(now 100000\)", str(caught.value))[1]
     smaller = load_recipe(recipe, [*whole, f"stages.instructions.chunk_tokens={int(size) // 1000}"])
-    check(smaller, make_plan(smaller, room))
+    check_fits(smaller, make_plan(smaller, room))
     alone = load_recipe(recipe, options)  # chunks that are found fit by themselves
     cut = make_plan(alone, room)
-    check(alone, cut)
+    check_fits(alone, cut)
     with pytest.raises(ConfigError, match="the libraries alone take 1.0"):
-        check(loaded, make_plan(loaded, 0.5))
+        check_fits(loaded, make_plan(loaded, 0.5))
     large = load_recipe("qwen2-vl-7b")
     with pytest.raises(ConfigError, match="the weights alone take 16.7; set quantization: nf4, or a larger card"):
-        check(large, make_plan(large, 8))
+        check_fits(large, make_plan(large, 8))
 
 
 def test_quantised_weights_take_what_bitsandbytes_keeps(recipe: Path) -> None:
@@ -306,7 +308,7 @@ def test_families_with_ways_of_their_own_plan(tmp_path: Path, capsys: pytest.Cap
     keys = {"model": folder, "attention": "eager", "stages.instructions.terms.0.positive": "target_captioned"}
     overrides = [word for key, value in keys.items() for word in ("--override", f"{key}={value}")]
     assert plan(["qwen2-vl-2b", "--memory", "24", "--picture", "64x48", *overrides]) == 0
-    processor = MLLMEmbedder.from_pretrained(folder).items
+    processor = MLLMEmbedder.from_pretrained(folder).item_processor
     ids = processor([Document(image=Image.new("RGB", (64, 48)))])["input_ids"]
     tokens = int(torch.isin(ids, torch.tensor(processor.processor.image_token_ids)).sum())
     printed = capsys.readouterr().out

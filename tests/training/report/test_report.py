@@ -11,7 +11,7 @@ import torch
 from mllm_embed import MLLMEmbedder
 from mllm_embed.errors import ModelError
 from mllm_embed.training.cli import main
-from mllm_embed.training.data import Row
+from mllm_embed.training.data import TrainingRow
 from mllm_embed.training.recipe.config import Recipe, Stage
 from mllm_embed.training.report.curves import draw
 from mllm_embed.training.report.run_log import read_log, told
@@ -103,7 +103,7 @@ def test_counts_are_those_of_the_inputs(tiny_llava: Path, embedder: MLLMEmbedder
     rows = [row for row in read_log(tmp_path / "run/log.jsonl") if "loss" in row]
     pairs = [json.loads(line) for line in (data / "pairs.jsonl").read_text().splitlines()]
     items = [Document(image=data / pair["image"]) for pair in pairs] + [Document(text=p["caption"]) for p in pairs]
-    tokens = sum(int(embedder.items([item])["attention_mask"].sum()) for item in items)
+    tokens = sum(int(embedder.item_processor([item])["attention_mask"].sum()) for item in items)
     assert [sum(row[name] for row in rows) for name in ("rows", "pictures", "tokens")] == [8, 8, tokens]
     for row in rows:
         assert row["tokens_per_s"] == pytest.approx(row["tokens"] / row["seconds"], rel=0.05)
@@ -138,7 +138,7 @@ def _of(*terms: dict[str, object], **keys: object) -> Stage:
 
 
 def test_hard_negatives_that_no_term_uses_are_named() -> None:
-    rows = [Row(str(i), "g", {}, (Document(text="no"),) * i) for i in range(3)]
+    rows = [TrainingRow(str(i), "g", {}, (Document(text="no"),) * i) for i in range(3)]
     assert list(unused(_of(TRIPLETS), rows)) == ["unused/hard_negative"]
     assert unused(_of(TRIPLETS), rows)["unused/hard_negative"].startswith("2 of 3 rows have a hard_negative that no")
     assert unused(_of(TRIPLETS | {"negatives": ["hard_negative"]}), rows) == {}
@@ -168,7 +168,7 @@ def test_a_learned_temperature_at_its_bound_is_named() -> None:
     ],
 )
 def test_a_term_says_what_it_compares(term: dict[str, object], line: str) -> None:
-    rows = [Row(str(i), "g", {}, (Document(text="no"),) * i) for i in range(3)]
+    rows = [TrainingRow(str(i), "g", {}, (Document(text="no"),) * i) for i in range(3)]
     assert compared(_of(term).terms[0], _of(term), rows, {}) == line
 
 

@@ -13,7 +13,6 @@ import pytest
 import torch
 import yaml
 from safetensors.torch import load_file
-from tiny import make_data
 
 from mllm_embed.errors import DataError
 from mllm_embed.training.cli import main
@@ -22,6 +21,7 @@ from mllm_embed.training.run import checkpoints, run_folder, stage_run
 from mllm_embed.training.run import trainer as trainer_module
 from mllm_embed.training.run.checkpoints import is_whole, last_checkpoint
 from mllm_embed.training.run.stages import run_recipe
+from tiny import make_data
 
 ROOT = Path(__file__).resolve().parents[3]
 TERMS = [

@@ -14,8 +14,8 @@ from pathlib import Path
 from typing import Any
 
 import pytest
-from chat_server import Server, good
 
+from chat_server import Server, good
 from mllm_embed.data.folder import DataFolder
 from mllm_embed.training.cli import main
 from mllm_embed.training.triplets import endpoint

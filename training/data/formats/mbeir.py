@@ -8,7 +8,7 @@ from typing import Any
 
 from mllm_embed.errors import DataError
 
-from ..pool import Pool
+from ..pool import RecordPool
 from .format import Format, Values
 
 
@@ -29,7 +29,7 @@ class _Candidates:
     """The pool, from which a row takes what its ids name."""
 
     def __init__(self, path: Path):
-        self.pool = Pool(path, "did")
+        self.pool = RecordPool(path, "did")
 
     def __call__(self, values: Values) -> Values:
         """The first right answer is the target: a query has several where the data set has several equal ones."""

@@ -17,9 +17,10 @@ import transformers as t
 from transformers.models.idefics3.image_processing_pil_idefics3 import Idefics3ImageProcessorPil
 from transformers.models.siglip.image_processing_pil_siglip import SiglipImageProcessorPil
 
-from base_model import PICTURE
 from mllm_embed.errors import ModelError
 from mllm_embed.files import atomic_folder
+
+from .base_model import PICTURE
 
 GGUF = "SmolLM2-135M-Instruct.Q4_1.gguf"
 IMAGE = "<image>"

@@ -1,7 +1,7 @@
 """Make `scripts/assets/sprites` from the npm package `@lobehub/fluent-emoji-3d` (Microsoft's Fluent Emoji, MIT).
 
     npm pack @lobehub/fluent-emoji-3d && tar xzf lobehub-fluent-emoji-3d-*.tgz
-    python scripts/pick_sprites.py package/assets scripts/assets/sprites
+    python scripts/toy/pick_sprites.py package/assets scripts/assets/sprites
 
 Kept for whoever wants other nouns: the chosen pictures are in the repository. Needs `pip install emoji`.
 """

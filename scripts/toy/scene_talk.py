@@ -10,8 +10,8 @@ import random
 
 import torch
 
-from base_model import IMAGE_TOKENS, PICTURE, TURN, USER
-from scenes import SIZES, Scene, Thing, article, caption, place, sample_edit, sample_scene
+from .base_model import IMAGE_TOKENS, PICTURE, TURN, USER
+from .scenes import SIZES, Scene, Thing, article, caption, place, sample_edit, sample_scene
 
 NUMBERS = ("one thing", "two things", "three things")
 

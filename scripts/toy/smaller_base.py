@@ -1,6 +1,6 @@
 """Make a smaller base of a LLaVA-like one: some layers of its language model, the rest as it is.
 
-    python scripts/smaller_base.py scripts/assets/base --layers 0 2 4 --output runs/small-base
+    python scripts/toy/smaller_base.py scripts/assets/base --layers 0 2 4 --output runs/small-base
 
 A start for distilling a query encoder where no smaller model of the family is at hand (DistilBERT starts so too,
 arXiv 1910.01108). It embeds badly until it is trained: python -m training demo-query.
