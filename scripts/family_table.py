@@ -1,7 +1,7 @@
 """A table of what works with which family of models, made by running the tests: python scripts/family_table.py
 
-Each cell is the outcome of a test in tests/mllm_embed/model/test_families.py on a tiny random model with the real config
-and processor classes of the family. Prints Markdown; exit code 1 where a test fails.
+Each cell is the outcome of a test in tests/mllm_embed/model/test_families.py on a tiny random model with the real
+config and processor classes of the family. Prints Markdown; exit code 1 where a test fails.
 """
 
 from __future__ import annotations

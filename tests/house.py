@@ -42,7 +42,7 @@ def nested_comprehensions(tree: ast.Module) -> list[int]:
 
 
 def complexity(tree: ast.Module) -> dict[str, int]:
-    """Return McCabe's complexity of each function, by name and line, comprehensions and `and`/`or` counted as radon does.
+    """Return McCabe's complexity of each function, by name and line; comprehensions and `and`, `or` count.
 
     A function's own inner functions count with it.
     """
