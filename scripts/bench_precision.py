@@ -230,7 +230,7 @@ def _turns(ways: dict[str, Callable[[], None]], repeat: int) -> dict[str, float]
     seconds: dict[str, list[float]] = {name: [] for name in ways}
     for turn in range(repeat + 1):
         for name, way in ways.items():
-            if turn < 2 and (not turn or seconds[name][0] < SLOW) or turn >= 2 and len(seconds[name]) > 1:
+            if turn == 0 or (turn == 1 and seconds[name][0] < SLOW) or (turn >= 2 and len(seconds[name]) > 1):
                 started = time.perf_counter()
                 way()
                 seconds[name].append(time.perf_counter() - started)
