@@ -6,7 +6,7 @@ stamp=".venv/installed-$(cksum < pyproject.toml | tr ' ' '-')"
 if [ ! -f "$stamp" ]; then
     echo "installing into .venv (about 2 GB; a few minutes, once)"
     [ -x .venv/bin/python ] || "${PYTHON:-python3}" -m venv .venv
-    # newer builds of torch may come with gigabytes of CUDA packages; the library itself takes any from 2.6
+    # a newer torch may come with gigabytes of CUDA packages; the library itself takes any from 2.6
     .venv/bin/python -m pip install --quiet --disable-pip-version-check -e ".[test]" "torch<2.14"
     touch "$stamp"
 fi

@@ -161,7 +161,7 @@ def test_a_base_on_the_hub_is_known_by_its_commit(tiny_llava: Path, other_llava:
     (place / "refs/main").write_text("a" * 40)
     code = (
         "import sys; from pathlib import Path; from mllm_embed import MLLMEmbedder\n"
-        "from mllm_embed.lora import LoraSpec, add_lora; from mllm_embed.errors import ModelError\n"
+        "from mllm_embed.model.lora import LoraSpec, add_lora; from mllm_embed.errors import ModelError\n"
         "e = MLLMEmbedder.from_pretrained('org/base', dtype='float32')\n"
         "add_lora(e.model, LoraSpec(rank=4), e.family); e.save_pretrained('out')\n"
         "Path(sys.argv[1]).write_text('b' * 40)\n"

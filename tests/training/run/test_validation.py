@@ -37,7 +37,7 @@ def _found(run: Path) -> list[tuple[object, ...]]:
 
 def _scripted(monkeypatch: pytest.MonkeyPatch, values: list[float]) -> None:
     told: Iterator[float] = iter(values)
-    monkeypatch.setattr(validation, "measure", lambda *_: dict.fromkeys(KEYS, next(told)))
+    monkeypatch.setattr(validation, "validate", lambda *_: dict.fromkeys(KEYS, next(told)))
 
 
 def test_the_figures_are_those_of_an_evaluation_of_the_adapter(tiny_llava: Path, data: Path, tmp_path: Path) -> None:
@@ -120,7 +120,7 @@ def test_exclusions_and_several_targets_count_as_in_a_full_sort(embedder: MLLMEm
     benchmark = open_benchmark(data)
     embedder.model.train()
     before = torch.random.get_rng_state()
-    found = validation.measure(embedder, benchmark)
+    found = validation.validate(embedder, benchmark)
     assert torch.equal(torch.random.get_rng_state(), before) and embedder.model.training
     gallery = embedder.encode([item.image for item in benchmark.gallery])
     hits = 0
