@@ -44,17 +44,17 @@ class CachedGenerator:
     def say(self, questions: Sequence[Question]) -> list[str]:
         """The answers in words."""
         return self._all(
-            "say", [(question, "") for question in questions], lambda g, part: g.answers([q for q, _ in part])
+            "say", [(question, "") for question in questions], lambda g, part: g.generate([q for q, _ in part])
         )
 
     def agree(self, questions: Sequence[Question]) -> list[float]:
-        """How much likelier yes is than no, as `Generator.agreement`."""
+        """How much likelier yes is than no, as `Generator.yes_no_margin`."""
         asked = [(question, "") for question in questions]
-        return list(map(float, self._all("yes or no", asked, lambda g, part: g.agreement([q for q, _ in part]))))
+        return list(map(float, self._all("yes or no", asked, lambda g, part: g.yes_no_margin([q for q, _ in part]))))
 
     def weigh(self, pairs: Sequence[tuple[Question, str]]) -> list[float]:
-        """How likely an answer is to a question, as `Generator.likelihoods`."""
-        return list(map(float, self._all("weigh", pairs, lambda g, part: g.likelihoods(part))))
+        """How likely an answer is to a question, as `Generator.log_likelihood`."""
+        return list(map(float, self._all("weigh", pairs, lambda g, part: g.log_likelihood(part))))
 
     def _all(
         self,

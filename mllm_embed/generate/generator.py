@@ -53,7 +53,7 @@ class Generator:
             raise ConfigError("this model's attention looks ahead: it can embed, but no longer speak")
         self.model, self.tokenizer = with_head(embedder), embedder.processor.tokenizer
 
-    def answers(self, questions: Sequence[Question], *, max_tokens: int = 64, batch_size: int = 8) -> Iterator[str]:
+    def generate(self, questions: Sequence[Question], *, max_tokens: int = 64, batch_size: int = 8) -> Iterator[str]:
         """What the model says, in the order of the questions; a batch at a time."""
         ends = self.model.generation_config.eos_token_id
         for part in _parts(questions, batch_size):
@@ -69,7 +69,7 @@ class Generator:
             said = out[:, batch["input_ids"].shape[1] :]
             yield from (text.strip() for text in self.tokenizer.batch_decode(said, skip_special_tokens=True))
 
-    def agreement(self, questions: Sequence[Question], *, batch_size: int = 8) -> Iterator[float]:
+    def yes_no_margin(self, questions: Sequence[Question], *, batch_size: int = 8) -> Iterator[float]:
         """How much likelier "yes" is than "no" as the next word: the difference of their logits.
 
         The largest over the ways to write each word in one token. Raises ModelError where the tokenizer has none.
@@ -80,7 +80,7 @@ class Generator:
                 logits = self.model(**self._input(part), use_cache=False, logits_to_keep=1).logits[:, -1].float()
             yield from (logits[:, yes].amax(1) - logits[:, no].amax(1)).tolist()
 
-    def likelihoods(self, pairs: Sequence[tuple[Question, str]], *, batch_size: int = 8) -> Iterator[float]:
+    def log_likelihood(self, pairs: Sequence[tuple[Question, str]], *, batch_size: int = 8) -> Iterator[float]:
         """The mean log-likelihood, over its tokens, of an answer to a question. Raises DataError for an empty one."""
         if not all(answer.strip() for _, answer in pairs):
             raise DataError("an empty answer has no likelihood; leave it out")

@@ -32,7 +32,7 @@ def rerank(generator: Generator, query: Query, hits: Sequence[Hit], depth: int =
     """
     first = [hit for hit in hits[:depth] if hit.image is not None]
     asked = [question(query, [hit.image]) for hit in first if hit.image is not None]
-    found = list(generator.agreement(asked, batch_size=batch_size))
+    found = list(generator.yes_no_margin(asked, batch_size=batch_size))
     order = sorted(range(len(first)), key=lambda at: -found[at])
     unseen = [hit for hit in hits[:depth] if hit.image is None]
     return [*(first[at] for at in order), *unseen, *hits[depth:]]

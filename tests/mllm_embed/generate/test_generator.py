@@ -37,7 +37,7 @@ def test_it_speaks_as_the_base_does_and_batches_change_nothing(
     embedder = MLLMEmbedder.from_pretrained(tiny_llava, adapter=saved_models["adapter"], dtype="float32", device="cpu")
     before = embedder.encode([question.words for question in questions])
     generator = Generator(embedder)
-    answers = list(generator.answers(questions, max_tokens=6, batch_size=2))
+    answers = list(generator.generate(questions, max_tokens=6, batch_size=2))
     model, processor = whole_model(tiny_llava), embedder.processor
     for question, answer in zip(questions, answers, strict=True):
         text = processor.apply_chat_template(
@@ -58,7 +58,7 @@ def test_it_speaks_as_the_base_does_and_batches_change_nothing(
 def test_likelihoods_are_those_of_the_tokens_one_by_one(tiny_llava: Path, questions: list[Question]) -> None:
     embedder = MLLMEmbedder.from_pretrained(tiny_llava, dtype="float32", device="cpu")
     told = ["red and blue", "green", "a long answer of many words", "white", "no"]
-    found = list(Generator(embedder).likelihoods(list(zip(questions, told, strict=True)), batch_size=3))
+    found = list(Generator(embedder).log_likelihood(list(zip(questions, told, strict=True)), batch_size=3))
     model = whole_model(tiny_llava)
     for question, answer, value in zip(questions, told, found, strict=True):
         start = embedder.item_processor.batch(
@@ -75,7 +75,7 @@ def test_likelihoods_are_those_of_the_tokens_one_by_one(tiny_llava: Path, questi
 def test_yes_and_no_are_weighed_by_their_logits(saying: Path, questions: list[Question]) -> None:
     embedder = MLLMEmbedder.from_pretrained(saying, dtype="float32", device="cpu")
     generator = Generator(embedder)
-    found = list(generator.agreement(questions, batch_size=2))
+    found = list(generator.yes_no_margin(questions, batch_size=2))
     yes, no = embedder.processor.tokenizer.convert_tokens_to_ids(["yes", "no"])
     model = whole_model(saying)
     for question, value in zip(questions, found, strict=True):
@@ -89,7 +89,7 @@ def test_models_that_cannot_speak_say_why(
     tiny_llava: Path, saved_models: dict[str, Path], questions: list[Question]
 ) -> None:
     with pytest.raises(ModelError, match='has no token for "yes"'):
-        list(Generator(MLLMEmbedder.from_pretrained(tiny_llava)).agreement(questions))
+        list(Generator(MLLMEmbedder.from_pretrained(tiny_llava)).yes_no_margin(questions))
     with pytest.raises(ConfigError, match="looks ahead"):
         Generator(MLLMEmbedder.from_pretrained(tiny_llava, bidirectional=True))
 
@@ -105,4 +105,4 @@ def test_a_saved_whole_embedder_does_not_speak(tiny_llava: Path, saved_models: d
 def test_an_empty_answer_has_no_likelihood(tiny_llava: Path, questions: list[Question]) -> None:
     generator = Generator(MLLMEmbedder.from_pretrained(tiny_llava, dtype="float32", device="cpu"))
     with pytest.raises(DataError, match="empty answer"):
-        list(generator.likelihoods([(questions[0], "red"), (questions[1], " ")]))
+        list(generator.log_likelihood([(questions[0], "red"), (questions[1], " ")]))

@@ -24,7 +24,7 @@ def test_the_first_hits_come_in_the_order_of_yes(saying: Path, data: Path, tmp_p
     query = Query(image=data / "images/0.png", instruction="make it blue")
     hits = Searcher.from_folder(embedder, data / "images", show_progress=False).search(query, k=8)
     generator = Generator(embedder)
-    scores = [next(generator.agreement([question(query, [hit.image])])) for hit in hits[:5]]
+    scores = [next(generator.yes_no_margin([question(query, [hit.image])])) for hit in hits[:5]]
     wanted = [hits[at] for at in sorted(range(5), key=lambda at: -scores[at])] + hits[5:]
     assert wanted != hits and rerank(generator, query, hits, depth=5, batch_size=2) == wanted
     lost = [hits[0], Hit("gone", 0.5, None), *hits[1:4]]
