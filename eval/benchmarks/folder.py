@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from typing import Any
 
-from mllm_embed.data.folder import DataFolder, OwnBenchmark, open_benchmark
+from mllm_embed.data.folder import DataFolder, FolderBenchmark, open_benchmark
 from mllm_embed.errors import DataError
 from mllm_embed.types import Document, Query
 
@@ -17,7 +17,7 @@ METRICS = (*recall(KS), MAP, MRR, *mean_average_precision(KS))
 CAPTIONS = "captions"
 
 
-def suite_of(benchmark: OwnBenchmark) -> Suite:
+def suite_of(benchmark: FolderBenchmark) -> Suite:
     """The composed queries, and as a task of its own every gallery caption, which asks for its picture.
 
     Raises:
@@ -68,7 +68,7 @@ def _given(lists: list[Any]) -> list[Any]:
     return lists if any(lists) else []
 
 
-def _positions(benchmark: OwnBenchmark, place: dict[str, int]) -> tuple[list[list[int]], list[list[int]]]:
+def _positions(benchmark: FolderBenchmark, place: dict[str, int]) -> tuple[list[list[int]], list[list[int]]]:
     for query in benchmark.queries:
         lost = [name for name in (*query.targets, *query.exclude, *query.negatives) if name not in place]
         if lost or not query.targets:
@@ -78,7 +78,7 @@ def _positions(benchmark: OwnBenchmark, place: dict[str, int]) -> tuple[list[lis
     return targets, [[place[name] for name in query.exclude] for query in benchmark.queries]
 
 
-def _exclusion(benchmark: OwnBenchmark) -> str:
+def _exclusion(benchmark: FolderBenchmark) -> str:
     count = sum(bool(query.exclude) for query in benchmark.queries)
     if not count:
         return "nothing: every query ranks the whole gallery, its own reference picture included if it is there"

@@ -11,7 +11,7 @@ from typing import Any
 from tqdm import tqdm
 
 from mllm_embed.encode.embedder import MLLMEmbedder
-from mllm_embed.generate.answer_cache import Cache, CachedAnswer, cache_key
+from mllm_embed.generate.answer_cache import AnswerCache, CachedAnswer, cache_key
 from mllm_embed.generate.generator import Generator, Question
 from mllm_embed.inputs.images import content_key
 from mllm_embed.types import ImageLike
@@ -32,7 +32,7 @@ class CachedGenerator:
         """Keep the answers in FOLDER/answers.jsonl. The head is loaded when the first new question comes."""
         self.seconds, self.spent, self._embedder = 0.0, 0.0, embedder
         self._generator: Generator | None = None
-        self._cache = Cache(folder / CACHE)
+        self._cache = AnswerCache(folder / CACHE)
         self._contents: dict[str, str] = {}
         settings = embedder.settings
         self._identity = {

@@ -12,7 +12,7 @@ if TYPE_CHECKING:
     from ..encode.dual_encoder import DualEncoder
     from ..encode.embedder import MLLMEmbedder
 
-DTYPES = ("auto", "float32", "bfloat16", "float16")
+MODEL_DTYPES = ("auto", "float32", "bfloat16", "float16")
 
 
 def add_model_options(parser: argparse.ArgumentParser, required: bool = True) -> None:
@@ -29,7 +29,7 @@ def add_model_options(parser: argparse.ArgumentParser, required: bool = True) ->
     parser.add_argument("--device", metavar="D", help="cpu, cuda, cuda:1 (default: the GPU where there is one)")
     parser.add_argument(
         "--dtype",
-        choices=DTYPES,
+        choices=MODEL_DTYPES,
         default="auto",
         help="default: auto, as stored in the model, but float32 on a CPU without bfloat16 instructions",
     )

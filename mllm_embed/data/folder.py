@@ -92,7 +92,7 @@ class BenchmarkQuery:
 
 
 @dataclass(frozen=True)
-class OwnBenchmark:
+class FolderBenchmark:
     """A gallery and the queries asked of it. The order of the gallery decides between equal scores."""
 
     name: str
@@ -119,7 +119,7 @@ class DataFolder:
     root: Path
     pairs: list[Pair] = field(default_factory=list)
     triplets: list[Triplet] = field(default_factory=list)
-    benchmark: OwnBenchmark | None = None
+    benchmark: FolderBenchmark | None = None
     digest: str = ""
     texts: list[TextRow] = field(default_factory=list)
 
@@ -170,7 +170,7 @@ def _digest(root: Path) -> str:
     return digest.hexdigest()
 
 
-def open_benchmark(path: str | os.PathLike[str], pictures: bool = True) -> OwnBenchmark:
+def open_benchmark(path: str | os.PathLike[str], pictures: bool = True) -> FolderBenchmark:
     """The benchmark of a data folder; without `pictures`, it is not looked whether those are there.
 
     Raises:
@@ -229,14 +229,14 @@ def _text_row(row: JsonRow) -> TextRow:
     )
 
 
-def _benchmark(checks: Checks) -> OwnBenchmark:
+def _benchmark(checks: Checks) -> FolderBenchmark:
     content, rows = array_rows(checks, FILES[2], ("gallery", "queries"))
     name = content.get("name")
     if content and (not isinstance(name, str) or not name.strip()):
         checks.problems.append(f'{FILES[2]}: "name" must be a non-empty string')
     gallery = tuple(_gallery_item(row) for row in rows["gallery"])
     ids = {item.id for item in gallery}
-    return OwnBenchmark(str(name), gallery, tuple(_query(row, ids) for row in rows["queries"]))
+    return FolderBenchmark(str(name), gallery, tuple(_query(row, ids) for row in rows["queries"]))
 
 
 def _gallery_item(row: JsonRow) -> GalleryItem:

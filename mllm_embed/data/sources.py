@@ -48,7 +48,7 @@ class Source(Protocol):
         ...
 
 
-class PictureFolder:
+class PictureSource:
     """Picture files by their ids."""
 
     def __init__(self, path: Path, gallery: Mapping[str, Path]):
@@ -67,7 +67,7 @@ class PictureFolder:
         return digest.hexdigest()
 
 
-class RowSource:
+class TableSource:
     """Rows of tables: pictures by path, relative to the file that names them, or inside it."""
 
     def __init__(self, path: Path, files: Sequence[Path], fields: Mapping[str, str]):
@@ -209,7 +209,7 @@ def picture_at(place: str) -> ImageLike:
     path = Path(inside[1])
     if not path.is_file():
         raise DataError(f"{path} is gone, which held the picture {place}: put it back")
-    return RowSource(path, [path], {"image": inside[3]}).read(int(inside[2]))[0].images[0]
+    return TableSource(path, [path], {"image": inside[3]}).read(int(inside[2]))[0].images[0]
 
 
 def gallery_of(path: str | os.PathLike[str]) -> dict[str, Path]:
@@ -239,22 +239,22 @@ def _source(path: Path, fields: Mapping[str, str]) -> Source:
         raise DataError(f"{path} does not exist, and matches no file; nothing is downloaded, so give a local path")
     kinds = sorted({file.suffix.lower() for file in files})
     if set(kinds) <= set(SUFFIXES):
-        return PictureFolder(path, {os.fspath(file): file for file in files})
+        return PictureSource(path, {os.fspath(file): file for file in files})
     if len(kinds) > 1 or kinds[0] not in STREAMED:
         known = ", ".join((*SUFFIXES, *STREAMED))
         raise DataError(f"{path} leads to files of {', '.join(kinds)}; give files of one of {known}")
-    return RowSource(path, files, fields)
+    return TableSource(path, files, fields)
 
 
 def _in_folder(path: Path, fields: Mapping[str, str]) -> Source:
     """A folder of pictures, or, where it holds none, of files of rows."""
     try:
-        return PictureFolder(path, gallery_of(path))
+        return PictureSource(path, gallery_of(path))
     except DataError:
         for kind in (".parquet", ".tar", ".jsonl"):
             files = sorted(path.glob(f"*{kind}"))
             if files and not (path / FILES[2]).is_file():
-                return RowSource(path, files, fields)
+                return TableSource(path, files, fields)
         raise
 
 

@@ -28,7 +28,7 @@ def cache_key(identity: dict[str, Any], prompt: str) -> str:
     return hashlib.sha256(json.dumps([identity, prompt], sort_keys=True).encode()).hexdigest()
 
 
-class Cache:
+class AnswerCache:
     """The answers of a file to the keys that are wanted, or to all; others stay in the file.
 
     A line that cannot be read counts as not there: that is how a killed run leaves its last one. To ask again for
@@ -90,7 +90,7 @@ class Cache:
         except OSError as error:
             raise DataError(f"{self.path} cannot be written: {error.strerror}") from error
 
-    def __enter__(self) -> Cache:
+    def __enter__(self) -> AnswerCache:
         return self
 
     def __exit__(self, *_: object) -> None:

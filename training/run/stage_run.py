@@ -15,7 +15,7 @@ from tqdm import tqdm
 from transformers import PrinterCallback, TrainingArguments
 
 from mllm_embed import MLLMEmbedder
-from mllm_embed.data.folder import OwnBenchmark
+from mllm_embed.data.folder import FolderBenchmark
 from mllm_embed.errors import DataError
 from mllm_embed.files import read_json, write_json
 from mllm_embed.saving.model_card import ModelCardInfo
@@ -51,7 +51,7 @@ class StageRun:
     recipe: Recipe
     name: str
     rows: StageRows
-    benchmark: OwnBenchmark | None
+    benchmark: FolderBenchmark | None
     embedder: MLLMEmbedder
     bf16: bool
     seed: int

@@ -14,7 +14,7 @@ from tqdm import tqdm
 from transformers import TrainerCallback
 
 from mllm_embed import MLLMEmbedder
-from mllm_embed.data.folder import DataFolder, OwnBenchmark
+from mllm_embed.data.folder import DataFolder, FolderBenchmark
 from mllm_embed.errors import DataError
 from mllm_embed.files import atomic_folder, read_json, write_json
 from mllm_embed.types import Document, Item, Query
@@ -38,7 +38,7 @@ class Validation(TrainerCallback):
 
     def __init__(
         self,
-        benchmark: OwnBenchmark,
+        benchmark: FolderBenchmark,
         every: int,
         embedder: MLLMEmbedder,
         trainer: ContrastiveTrainer,
@@ -106,21 +106,21 @@ def kept(best: Mapping[str, Any]) -> str:
     return f"step {best['step']:,}, whose recall@1 on {best['benchmark']} was best: {best['recall@1']:.4f}"
 
 
-def benchmark_of(folder: DataFolder) -> OwnBenchmark:
+def benchmark_of(folder: DataFolder) -> FolderBenchmark:
     """Raises DataError for a folder that can validate nothing."""
     if folder.benchmark is None or not folder.benchmark.queries:
         raise DataError(f"{folder.root} has no benchmark.json with queries: evaluate.data needs one")
     return folder.benchmark
 
 
-def gallery_vectors(embedder: MLLMEmbedder, benchmark: OwnBenchmark, bf16: bool = False) -> np.ndarray:
+def gallery_vectors(embedder: MLLMEmbedder, benchmark: FolderBenchmark, bf16: bool = False) -> np.ndarray:
     """[N, D] float32 of a benchmark's gallery."""
     with torch.autocast(embedder.device.type, torch.bfloat16, enabled=bf16):
         return _encode(embedder, [Document(image=item.image, text=item.text) for item in benchmark.gallery])
 
 
 def validate(
-    embedder: MLLMEmbedder, benchmark: OwnBenchmark, bf16: bool = False, known: np.ndarray | None = None
+    embedder: MLLMEmbedder, benchmark: FolderBenchmark, bf16: bool = False, known: np.ndarray | None = None
 ) -> dict[str, float]:
     """recall@1, @5 and @10 of the composed queries, shares of 1: those of `python -m eval run` on the same folder.
 

@@ -11,7 +11,7 @@ from typing import Any, Protocol
 from mllm_embed.data.folder import Pair
 from mllm_embed.errors import DataError, ModelError
 from mllm_embed.files import atomic_file, read_json, write_json
-from mllm_embed.generate.answer_cache import CUT, REFUSED, Cache, CachedAnswer, cache_key
+from mllm_embed.generate.answer_cache import CUT, REFUSED, AnswerCache, CachedAnswer, cache_key
 
 from .answers import REASONS, Change, judge, parse, plain
 from .prompt import Prompt
@@ -42,7 +42,7 @@ def make_triplets(
     """
     replaced = _own(root)
     keys = {pair.caption: cache_key(answerer.identity, prompt.fill(pair.caption)) for pair in pairs}
-    with Cache(cache_file or root / CACHE, set(keys.values())) as cache:
+    with AnswerCache(cache_file or root / CACHE, set(keys.values())) as cache:
         _collect(keys, prompt, answerer, cache)
         report = Report()
         rows = list(_rows(pairs, root, prompt.count, {text: cache[key] for text, key in keys.items()}, report))
@@ -73,7 +73,7 @@ def _own(root: Path) -> str | None:
     return found
 
 
-def _collect(keys: dict[str, str], prompt: Prompt, answerer: Answerer, cache: Cache) -> None:
+def _collect(keys: dict[str, str], prompt: Prompt, answerer: Answerer, cache: AnswerCache) -> None:
     """Ask for every caption that has no answer.
 
     Refusals wait for the first answer: what is refused for every caption is a setting, and not kept.

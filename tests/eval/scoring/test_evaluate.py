@@ -15,7 +15,7 @@ from eval.reports.report import comparison_table, result_table, spread, write_re
 from eval.scoring.evaluate import evaluate
 from eval.scoring.score import Result
 from eval.scoring.suite import Suite
-from mllm_embed.data.folder import BenchmarkQuery, GalleryItem, OwnBenchmark
+from mllm_embed.data.folder import BenchmarkQuery, FolderBenchmark, GalleryItem
 from mllm_embed.errors import DataError
 from mllm_embed.inputs.prompts import PROMPT_SETS
 
@@ -219,9 +219,9 @@ def test_benchmarks_made_in_code_are_checked_too(folder: Path) -> None:
     for targets, message in ((("b",), '"b" is not in the gallery'), ((), "no target")):
         query = BenchmarkQuery("q", folder / "red.png", "x", targets)
         with pytest.raises(DataError, match=message):
-            suite_of(OwnBenchmark("made", gallery, (query,)))
+            suite_of(FolderBenchmark("made", gallery, (query,)))
     with pytest.raises(DataError, match="no query"):
-        suite_of(OwnBenchmark("made", gallery, ()))
+        suite_of(FolderBenchmark("made", gallery, ()))
 
 
 def test_vectors_with_nan_are_refused(suite: Suite) -> None:
