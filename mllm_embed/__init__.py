@@ -2,15 +2,9 @@
 
 from __future__ import annotations
 
-import logging
 from typing import TYPE_CHECKING, Any
 
 __version__ = "0.1.0"
-
-# bitsandbytes, which peft imports wherever it is installed: one asks for a package that downloads a kernel (for a path
-# that `quantization.cure` closes), the other repeats at every product that int8 goes through float16.
-for _name in ("bitsandbytes.backends.cpu.ops", "bitsandbytes.autograd._functions"):
-    logging.getLogger(_name).setLevel(logging.ERROR)
 
 if TYPE_CHECKING:
     from .data.folder import DataFolder
@@ -41,3 +35,8 @@ def __getattr__(name: str) -> Any:
     from importlib import import_module
 
     return getattr(import_module(f"{__name__}.{_HOMES[name]}"), name)
+
+
+def __dir__() -> list[str]:
+    """List the public names, which are not there before they are used."""
+    return sorted([*__all__, "__version__"])

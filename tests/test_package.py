@@ -10,6 +10,9 @@ from pathlib import Path
 
 import pytest
 
+import mllm_embed
+from mllm_embed.saving.versions import versions
+
 ROOT = Path(__file__).resolve().parents[1]
 ROOMS = {"mllm_embed": "mllm_embed", "training": "mllm_embed.training", "eval": "mllm_embed.eval"}
 
@@ -64,6 +67,22 @@ def test_import_is_quick() -> None:
     code = "import sys, mllm_embed.cli, training.cli, eval.cli; print({'torch', 'peft', 'faiss'} & set(sys.modules))"
     done = subprocess.run([sys.executable, "-c", code], capture_output=True, text=True, cwd=ROOT)
     assert done.stdout.strip() == "set()", done.stdout + done.stderr
+
+
+def test_the_package_lists_its_public_names() -> None:
+    assert {"MLLMEmbedder", "Query", "Searcher"} <= set(dir(mllm_embed)) == {*mllm_embed.__all__, "__version__"}
+    assert all(hasattr(mllm_embed, name) for name in dir(mllm_embed))
+
+
+def test_the_version_is_told_once(wheel: Path) -> None:
+    assert versions()["mllm_embed"] == mllm_embed.__version__
+    assert next(path.name for path in wheel.parent.glob("*.whl")).split("-")[1] == mllm_embed.__version__
+
+
+def test_import_silences_no_logger_of_others() -> None:
+    code = "import logging, mllm_embed; print(sorted(logging.root.manager.loggerDict))"
+    done = subprocess.run([sys.executable, "-c", code], capture_output=True, text=True, cwd=ROOT)
+    assert done.stdout.strip() == "[]", done.stdout + done.stderr
 
 
 @pytest.mark.slow

@@ -14,6 +14,9 @@ from torch import nn
 from ..errors import ModelError
 from .embedding_model import EmbeddingModel, is_part
 from .families import Family
+from .quantization import without_kernel_advice
+
+ADAPTER_CONFIG, ADAPTER_WEIGHTS = "adapter_config.json", "adapter_model.safetensors"  # peft's names
 
 
 @dataclass(frozen=True)
@@ -26,11 +29,18 @@ class LoraSpec:
     projector: bool = True
 
 
+def import_peft() -> None:
+    """Import peft for the first time, quietly: it imports bitsandbytes, which would ask for a kernel."""
+    with without_kernel_advice():
+        import peft  # noqa: F401
+
+
 def add_lora(model: EmbeddingModel, spec: LoraSpec, family: Family) -> None:
     """Freeze `model` and wrap its backbone with a new adapter on every linear layer of the language model.
 
     Trainable parameters are float32 whatever the dtype of the base. Raises ModelError when nothing can be adapted.
     """
+    import_peft()
     from peft import LoraConfig, TaskType, get_peft_model
 
     outside = family.vision + family.projector
@@ -52,10 +62,11 @@ def add_lora(model: EmbeddingModel, spec: LoraSpec, family: Family) -> None:
 
 def load_adapter(model: EmbeddingModel, path: str | Path, trainable: bool = False) -> None:
     """Put a saved adapter on `model`. Raises ModelError when the folder holds none or it does not fit."""
+    import_peft()
     from peft import PeftModel, load_peft_weights, set_peft_model_state_dict
     from safetensors import SafetensorError
 
-    for name in ("adapter_config.json", "adapter_model.safetensors"):
+    for name in (ADAPTER_CONFIG, ADAPTER_WEIGHTS):
         if not (Path(path) / name).is_file():
             raise ModelError(f"{path} holds no adapter (no {name}); give the folder that training wrote")
     try:

@@ -6,7 +6,10 @@ nf4 with doubly quantised scales is QLoRA's (arXiv 2305.14314), 4.13 bits a weig
 
 from __future__ import annotations
 
+import logging
 import re
+from collections.abc import Iterator
+from contextlib import contextmanager
 from pathlib import Path
 from tempfile import TemporaryDirectory
 from typing import TYPE_CHECKING, Any
@@ -83,6 +86,28 @@ def quantization_of(model: nn.Module) -> str | None:
     return model.config.quantization_config.bnb_4bit_quant_type if getattr(model, "is_loaded_in_4bit", False) else None
 
 
+@contextmanager
+def without_kernel_advice() -> Iterator[None]:
+    """Keep bitsandbytes, imported within, from asking for a package that downloads a kernel: `cure` closes its path.
+
+    peft imports bitsandbytes wherever it is installed.
+    """
+    logger = logging.getLogger("bitsandbytes.backends.cpu.ops")
+    logger.addFilter(_is_no_kernel_advice)
+    try:
+        yield
+    finally:
+        logger.removeFilter(_is_no_kernel_advice)
+
+
+def _is_no_kernel_advice(record: logging.LogRecord) -> bool:
+    return not str(record.msg).startswith("Failed to load CPU gemm_4bit_forward")
+
+
+def _is_no_cast_notice(record: logging.LogRecord) -> bool:
+    return not str(record.msg).startswith("MatMul8bitLt: inputs will be cast")
+
+
 def cure(model: nn.Module) -> None:
     """Mend bitsandbytes' layers after loading, so that what they computed before never changes what they compute.
 
@@ -99,7 +124,10 @@ def cure(model: nn.Module) -> None:
     """
     if quantization_of(model) is None:
         return
-    import bitsandbytes as bnb
+    with without_kernel_advice():
+        import bitsandbytes as bnb
+    # int8's products go through float16, which bitsandbytes says at every one of them
+    logging.getLogger("bitsandbytes.autograd._functions").addFilter(_is_no_cast_notice)
 
     class FromFloats(bnb.MatmulLtState):
         is_training = property(lambda self: True, lambda self, mode: None)
@@ -139,7 +167,8 @@ def full_precision(embedder: MLLMEmbedder) -> MLLMEmbedder:
 
 def _bitsandbytes(mode: str) -> Any:
     try:
-        import bitsandbytes
+        with without_kernel_advice():
+            import bitsandbytes
     except (ImportError, OSError) as error:
         raise ConfigError(f"quantization '{mode}' needs bitsandbytes; pip install 'mllm_embed[quantized]'") from error
     return bitsandbytes

@@ -2,3 +2,7 @@
 
 Reads `log.jsonl` alone, so it can be made again at any time.
 """
+
+from mllm_embed.model.lora import import_peft
+
+import_peft()  # before transformers' Trainer does, and aloud

@@ -2,3 +2,7 @@
 
 A stopped run goes on and ends with the same adapter, bit for bit.
 """
+
+from mllm_embed.model.lora import import_peft
+
+import_peft()  # before transformers' Trainer does, and aloud

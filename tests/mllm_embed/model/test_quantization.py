@@ -9,6 +9,7 @@ from __future__ import annotations
 import json
 import logging
 import shutil
+import subprocess
 import sys
 from collections.abc import Callable
 from pathlib import Path
@@ -244,3 +245,20 @@ def test_the_command_line_says_what_it_computed_in(
     assert not [record for record in caplog.records if record.name.startswith("bitsandbytes")]
     result = json.loads((tmp_path / "out/result.json").read_text())
     assert (result["dtype"], result["quantization"]) == ("float32", "int8")
+
+
+def test_only_two_sentences_of_bitsandbytes_are_kept_back(tiny_llava: Path, caplog: pytest.LogCaptureFixture) -> None:
+    _load(tiny_llava, "int8", adapted=False)
+    logger = logging.getLogger("bitsandbytes.autograd._functions")
+    logger.warning("MatMul8bitLt: inputs will be cast from %s to float16 during quantization", torch.bfloat16)
+    logger.warning("something else")
+    assert [record.getMessage() for record in caplog.records if record.name == logger.name] == ["something else"]
+    code = """if True:
+        import logging
+        from mllm_embed.model.lora import import_peft
+        import_peft()
+        logger = logging.getLogger("bitsandbytes.backends.cpu.ops")
+        print(logger.level, logger.filters)
+    """
+    done = subprocess.run([sys.executable, "-c", code], capture_output=True, text=True)
+    assert done.stdout.strip() == f"{logging.NOTSET} []" and "gemm_4bit_forward" not in done.stderr, done.stderr
