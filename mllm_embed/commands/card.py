@@ -37,12 +37,13 @@ def register(commands: Any) -> None:
 
 
 def _run(arguments: argparse.Namespace) -> int:
-    from ..saving.checkpoint import read_card, read_settings
+    from ..saving.checkpoint import read_card
     from ..saving.model_card import CARD_FILE, ModelCardInfo, write_card
+    from ..saving.settings import SETTINGS_FILE, read_settings
 
     settings = read_settings(arguments.model)
     if settings is None:
-        raise ConfigError(f"{arguments.model} is no saved model: it has no mllm_embed.json")
+        raise ConfigError(f"{arguments.model} is no saved model: it has no {SETTINGS_FILE}")
     info = ModelCardInfo(license=arguments.license, datasets=arguments.dataset, results=arguments.result)
     place = arguments.model / CARD_FILE
     old, public = read_card(arguments.model), not settings.base_is_folder

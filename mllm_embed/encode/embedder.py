@@ -27,18 +27,10 @@ from ..model.pooling import Pooling
 from ..model.prefix_cache import SharedBatch
 from ..model.projection import read_projection
 from ..model.quantization import full_precision, quantization_of
-from ..saving.checkpoint import (
-    SETTINGS_FILE,
-    Settings,
-    adapter_fingerprint,
-    base_of,
-    model_fingerprint,
-    read_card,
-    read_settings,
-    save,
-)
+from ..saving.checkpoint import adapter_fingerprint, base_of, model_fingerprint, read_card, save
 from ..saving.hub import check_base, fetched, push
 from ..saving.provenance import check_taught
+from ..saving.settings import SETTINGS_FILE, Settings, read_settings
 from ..types import as_item
 from ..vectors.precision import Precision, check_dim, cosines, to_precision, truncate
 from .batching import tokens_of

@@ -19,7 +19,7 @@ from ..errors import ConfigError, DataError, ModelError
 from ..inputs.images import load_image, name_of
 from ..inputs.prompts import chat
 from ..model.loading import load_errors
-from ..saving.checkpoint import read_settings
+from ..saving.settings import read_settings
 from ..types import ImageLike
 
 

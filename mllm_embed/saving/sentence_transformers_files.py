@@ -21,10 +21,10 @@ from ..files import write_json
 from ..inputs.item_processor import ItemProcessor
 from ..model.families import Family
 from ..model.projection import FOLDER, MODULE
-from ..types import Document, Query
+from ..types import Document, Item, Query
 
 if TYPE_CHECKING:
-    from .checkpoint import Settings
+    from .settings import Settings
 
 MODULE_SETTINGS = "sentence_bert_config.json"
 _STATES = {"method": "forward", "method_output_name": "last_hidden_state"}
@@ -143,7 +143,7 @@ def _renders_the_same(processor: Any, settings: Settings, template: str) -> bool
     items = ItemProcessor(processor, settings.prompts)
     picture, words = {"type": "image"}, {"type": "text", "text": 'a {text} of "words"'}
     changed = {"type": "text", "text": "an {instruction}"}
-    cases = [
+    cases: list[tuple[list[dict[str, str]], Item]] = [
         ([picture], Document(image=Path("picture"))),
         ([words], Document(text=words["text"])),
         ([words, picture], Query(image=Path("picture"), instruction=words["text"])),

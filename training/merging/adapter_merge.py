@@ -13,7 +13,7 @@ from safetensors.torch import load_file
 from torch import Tensor
 
 from mllm_embed.errors import ConfigError, ModelError
-from mllm_embed.saving.checkpoint import Settings, read_object, read_settings
+from mllm_embed.saving.settings import Settings, read_object, read_settings
 
 PREFIX = "base_model.model."
 _A, _B = ".lora_A.weight", ".lora_B.weight"

@@ -146,8 +146,8 @@ def _write(
     from safetensors.torch import save_file
 
     from mllm_embed.files import atomic_folder, check_space, write_json
-    from mllm_embed.saving.checkpoint import SETTINGS_FILE
     from mllm_embed.saving.model_card import ModelCardInfo, write_card
+    from mllm_embed.saving.settings import SETTINGS_FILE
     from mllm_embed.saving.versions import versions
 
     first = adapters[0]

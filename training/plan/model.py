@@ -14,7 +14,7 @@ from mllm_embed.model.embedding_model import EmbeddingModel, is_part
 from mllm_embed.model.families import check_family, family_of
 from mllm_embed.model.lora import LoraSpec, add_lora
 from mllm_embed.model.quantization import BLOCK
-from mllm_embed.saving.checkpoint import read_object
+from mllm_embed.saving.settings import read_object
 
 SHAPES = Path(__file__).parents[1] / "shapes"
 

@@ -133,7 +133,7 @@ def _inputs(
     recipe: Recipe, stage: Stage, rows: StageRows | None, config: Any, picture: tuple[int, int] | None
 ) -> list[MicroBatch]:
     from mllm_embed.inputs.prompts import PROMPT_SETS
-    from mllm_embed.saving.checkpoint import read_settings
+    from mllm_embed.saving.settings import read_settings
 
     from ..recipe.checks import prompts_of
     from .inputs import micro_batches

@@ -15,7 +15,7 @@ from safetensors.torch import load_file
 
 from mllm_embed import MLLMEmbedder
 from mllm_embed.errors import ConfigError, DataError
-from mllm_embed.saving.checkpoint import read_settings
+from mllm_embed.saving.settings import read_settings
 from mllm_embed.training.cli import main
 from mllm_embed.training.recipe.config import Recipe
 from mllm_embed.training.recipe.recipe_files import load_recipe
