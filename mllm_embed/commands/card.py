@@ -37,8 +37,9 @@ def register(commands: Any) -> None:
 
 
 def _run(arguments: argparse.Namespace) -> int:
+    from ..saving.card_header import CARD_FILE
     from ..saving.checkpoint import read_card
-    from ..saving.model_card import CARD_FILE, ModelCardInfo, write_card
+    from ..saving.model_card import ModelCardInfo, write_card
     from ..saving.settings import SETTINGS_FILE, read_settings
 
     settings = read_settings(arguments.model)

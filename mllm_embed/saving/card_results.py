@@ -1,4 +1,4 @@
-"""Results of `python -m eval run` on a model card: figures in its metadata, tables in its text."""
+"""Results of `python -m eval run` on a model card: figures in its header, tables in its text."""
 
 from __future__ import annotations
 
@@ -14,10 +14,12 @@ from ..files import read_json
 if TYPE_CHECKING:
     from huggingface_hub import EvalResult
 
+RESULT_FILE = "result.json"
+
 
 def read_result(path: str | os.PathLike[str]) -> dict[str, Any]:
-    """A result.json, given itself or by its folder. Raises DataError for anything else."""
-    place = Path(path) / "result.json" if Path(path).is_dir() else Path(path)
+    """Return the content of a result.json, given itself or by its folder. Raises DataError for anything else."""
+    place = Path(path) / RESULT_FILE if Path(path).is_dir() else Path(path)
     result = read_json(place, "give a folder that `python -m eval run` wrote, or the result.json in it")
     try:
         for task in result["tasks"].values():
@@ -30,7 +32,7 @@ def read_result(path: str | os.PathLike[str]) -> dict[str, Any]:
 
 
 def eval_results(result: Mapping[str, Any]) -> list[EvalResult]:
-    """One entry for every printed figure of a task's own row and of the means, not for the baselines beside them."""
+    """Return an entry for every printed figure of a task's own row and of the means, not for the baselines beside."""
     from huggingface_hub import EvalResult
 
     about = result["benchmark"]
@@ -48,7 +50,7 @@ def eval_results(result: Mapping[str, Any]) -> list[EvalResult]:
 
 
 def results_section(old: str, results: Sequence[Mapping[str, Any]]) -> str:
-    """One block a benchmark; a newer result replaces the block of the same benchmark."""
+    """Return the section, a block for each benchmark; a newer result replaces that of the same benchmark in `old`."""
     blocks = {}
     for block in re.split(r"(?m)^(?=### )", old):
         if block.startswith("### "):
@@ -89,7 +91,7 @@ def _result_tables(result: Mapping[str, Any]) -> list[str]:
         lines = [[part.heading, *part.metrics]]
         for row, figures in part.rows.items():
             lines.append([row, *[f"{figures[m]['percent']:.2f}" if m in figures else "" for m in part.metrics]])
-        tables.append("\n".join(figures_table(lines)))
+        tables.append("\n".join(markdown_table(lines)))
     return tables
 
 
@@ -104,7 +106,12 @@ def _made(result: Mapping[str, Any]) -> str:
     return "; ".join(f"{name}: {value}" for name, value in facts.items() if value) + "."
 
 
-def figures_table(lines: Sequence[Sequence[Any]]) -> list[str]:
-    """Markdown lines of a table; the first line is its head."""
-    head, *rest = [" | ".join(str(cell).replace("|", "\\|").replace("\n", " ") for cell in line) for line in lines]
-    return [f"| {head} |", "|" + " --- |" * len(lines[0]), *[f"| {line} |" for line in rest]]
+def markdown_table(lines: Sequence[Sequence[Any]]) -> list[str]:
+    """Return the Markdown lines of a table; the first of `lines` is its head."""
+    head, *rest = map(_markdown_row, lines)
+    return [head, "|" + " --- |" * len(lines[0]), *rest]
+
+
+def _markdown_row(line: Sequence[Any]) -> str:
+    cells = (str(cell).replace("|", "\\|").replace("\n", " ") for cell in line)
+    return f"| {' | '.join(cells)} |"

@@ -16,7 +16,8 @@ from ..files import atomic_folder, write_json
 from ..model.embedding_model import EmbeddingModel
 from ..model.lora import ADAPTER_CONFIG, ADAPTER_WEIGHTS
 from ..model.projection import read_projection, write_projection
-from .model_card import CARD_FILE, ModelCardInfo, of_these_weights, write_card
+from .card_header import CARD_FILE
+from .model_card import ModelCardInfo, of_these_weights, write_card
 from .sentence_transformers_files import write_sentence_files
 from .settings import SETTINGS_FILE, Settings, read_object, read_settings
 
@@ -111,9 +112,9 @@ def save(
     check_target(Path(path), Path(base) if as_adapter and base else None)
     with atomic_folder(path) as folder, _stock_config(model):
         if as_adapter:
-            _write_adapter(folder, model, base)
+            _write_adapter(folder, model.backbone, base)
         else:
-            _write_whole(folder, model)
+            _write_whole(folder, model.backbone, model.adapted)
             settings = replace(settings, base=None, base_fingerprint=None)
         processor.save_pretrained(folder)
         write_json(folder / SETTINGS_FILE, settings.to_dict())
@@ -125,16 +126,16 @@ def save(
         write_card(folder, info, base=base, public=public, old=old)
 
 
-def _write_adapter(folder: Path, model: EmbeddingModel, base: str | None) -> None:
-    for config in model.backbone.peft_config.values():
+def _write_adapter(folder: Path, backbone: Any, base: str | None) -> None:
+    for config in backbone.peft_config.values():
         config.base_model_name_or_path = base
     # no LoRA is on the embeddings; peft's "auto" would ask the hub for the base's config to find that out
-    model.backbone.save_pretrained(folder, safe_serialization=True, save_embedding_layers=False)
+    backbone.save_pretrained(folder, safe_serialization=True, save_embedding_layers=False)
     (folder / CARD_FILE).unlink()  # peft's, with headings to be filled in
 
 
-def _write_whole(folder: Path, model: EmbeddingModel) -> None:
-    whole = copy.deepcopy(model.backbone).merge_and_unload() if model.adapted else model.backbone
+def _write_whole(folder: Path, backbone: Any, adapted: bool) -> None:
+    whole = copy.deepcopy(backbone).merge_and_unload() if adapted else backbone  # the embedder keeps its adapter
     whole.save_pretrained(folder)
 
 
@@ -144,7 +145,8 @@ def _stock_config(model: EmbeddingModel) -> Iterator[None]:
 
     Stock attention layers read it in part, and would look both ways by halves.
     """
-    config = model.base.config.get_text_config()
+    base: Any = model.base
+    config = base.config.get_text_config()
     flag = vars(config).pop("is_causal", None)
     try:
         yield

@@ -2,17 +2,24 @@
 
 from __future__ import annotations
 
+import re
 import tempfile
 from collections.abc import Callable, Iterator
 from contextlib import contextmanager
 from pathlib import Path
 
 from ..errors import ModelError
-from .model_card import is_hub_id
+from ..model.lora import ADAPTER_CONFIG, ADAPTER_WEIGHTS
+from ..model.projection import FOLDER as PROJECTION
 
 # What an earlier push may have left of the other form: a whole model beside an adapter would be read as both.
-STALE = ["*.safetensors", "*.safetensors.index.json", "adapter_config.json", "config.json", "generation_config.json"]
-SMALL = ["*.json", "*.jinja", "*.md", "*.txt", "*.model", "adapter_model.safetensors", "projection/*"]
+STALE = ["*.safetensors", "*.safetensors.index.json", ADAPTER_CONFIG, "config.json", "generation_config.json"]
+SMALL = ["*.json", "*.jinja", "*.md", "*.txt", "*.model", ADAPTER_WEIGHTS, f"{PROJECTION}/*"]
+
+
+def is_hub_id(name: str) -> bool:
+    """Return whether a model's name can be that of a repository rather than of a folder here."""
+    return bool(re.fullmatch(r"[\w.-]+/[\w.-]+", name)) and not name.startswith(".") and not Path(name).is_dir()
 
 
 def push(
@@ -25,7 +32,7 @@ def push(
     commit_message: str | None = None,
     create_pr: bool = False,
 ) -> str:
-    """Create the repository where it does not exist, and upload what `save` writes; returns the commit's address.
+    """Create the repository where it does not exist, upload what `save` writes, and return the commit's address.
 
     Raises ModelError, in one sentence, for a bad name, a missing or refused token, and an unreachable hub.
     """
@@ -49,7 +56,7 @@ def push(
 
 
 def check_base(base: str | None, folder: bool) -> None:
-    """An adapter's base must be one that others can get. Raises ModelError for a folder of this machine."""
+    """Raise ModelError for an adapter's base that others cannot get: a folder of this machine."""
     if base and (folder or not is_hub_id(base)):
         raise ModelError(
             f"the base of this adapter is the folder {base}, which only this machine has: "
@@ -58,7 +65,7 @@ def check_base(base: str | None, folder: bool) -> None:
 
 
 def fetched(name: str, settings_file: str, revision: str | None = None) -> str:
-    """The folder with all but the weights of a repository that `push` filled; `name` itself for anything else.
+    """Return the folder with all but the weights of a repository that `push` filled; `name` itself for anything else.
 
     Files that are in the cache are not fetched again; offline, only the cache is looked at.
     """
@@ -86,7 +93,7 @@ def fetched(name: str, settings_file: str, revision: str | None = None) -> str:
 
 @contextmanager
 def _sentences(repo_id: str) -> Iterator[None]:
-    """Errors of the hub's client as one sentence each, with the cure."""
+    """Raise the errors of the hub's client as ModelError, one sentence each, with the cure."""
     from huggingface_hub.errors import (
         HfHubHTTPError,
         HFValidationError,

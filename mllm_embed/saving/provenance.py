@@ -1,4 +1,4 @@
-"""What made vectors, as plain JSON, so that those of another model or prompt are refused and never mixed."""
+"""Provenance of vectors as plain JSON, so that those of another model or prompt are refused and never mixed."""
 
 from __future__ import annotations
 
@@ -17,17 +17,18 @@ _LONGEST = 60
 
 
 def check_same(before: Mapping[str, Any], now: Mapping[str, Any], keys: tuple[str, ...], place: object) -> None:
-    """Raises ConfigError, which names what differs, where the vectors at `place` were made by something else.
+    """Raise ConfigError, which names what differs, where the vectors at `place` were made by something else.
 
     Vectors of which nothing is known, since `before` is empty, are taken as they are.
     """
-    if before:
-        found = list(changes({key: before.get(key) for key in keys}, {key: now.get(key) for key in keys}))
-        if found:
-            raise ConfigError(
-                f"{place} holds vectors that were made otherwise ({'; '.join(found[:3])}): use that model and those "
-                "settings, or another store"
-            )
+    if not before:
+        return
+    found = list(changes({key: before.get(key) for key in keys}, {key: now.get(key) for key in keys}))
+    if found:
+        raise ConfigError(
+            f"{place} holds vectors that were made otherwise ({'; '.join(found[:3])}): use that model and those "
+            "settings, or another store"
+        )
 
 
 def check_taught(items: Iterable[Item], target_space: Mapping[str, Any] | None) -> None:
@@ -44,7 +45,7 @@ def check_taught(items: Iterable[Item], target_space: Mapping[str, Any] | None) 
 
 
 def changes(before: Any, now: Any, where: str = "") -> Iterator[str]:
-    """The dotted keys whose values differ, with both."""
+    """Yield the dotted keys whose values differ, with both values."""
     if isinstance(before, dict) and isinstance(now, dict):
         for key in dict.fromkeys((*before, *now)):
             yield from changes(before.get(key), now.get(key), f"{where}.{key}" if where else key)

@@ -27,6 +27,7 @@ if TYPE_CHECKING:
     from .settings import Settings
 
 MODULE_SETTINGS = "sentence_bert_config.json"
+POOLING_FILE = "1_Pooling/config.json"
 _STATES = {"method": "forward", "method_output_name": "last_hidden_state"}
 _MODULES = {
     "": "sentence_transformers.base.modules.transformer.Transformer",
@@ -81,7 +82,7 @@ _REFUSAL = "{{ raise_exception('sentence-transformers cannot ask as this model w
 def write_sentence_files(
     folder: Path, processor: Any, family: Family, settings: Settings, dimension: int, projected: bool = False
 ) -> None:
-    """Make a saved folder one that `SentenceTransformer(folder)` loads.
+    """Write what makes a saved folder one that `SentenceTransformer(folder)` loads.
 
     `dimension` is the length of a pooled state; `projected`: the folder holds a projection, which comes next.
 
@@ -115,12 +116,15 @@ def write_sentence_files(
     ]
     write_json(folder / "modules.json", modules)
     pooling = {"embedding_dimension": dimension, "pooling_mode": "lasttoken", "include_prompt": True}
-    write_json(folder / "1_Pooling/config.json", pooling)
+    write_json(folder / POOLING_FILE, pooling)
     write_json(folder / "2_Normalize/config.json", {"module_input_name": "sentence_embedding"})
 
 
 def saved_settings(folder: Path) -> dict[str, Any] | None:
-    """Our settings in a folder that sentence-transformers saved again, which keeps its own files only; else None."""
+    """Return our settings in a folder that sentence-transformers saved again, None where it has none.
+
+    It keeps its own files only, and all of their keys, which is why ours lie among them.
+    """
     try:
         values = json.loads((folder / MODULE_SETTINGS).read_text(encoding="utf-8"))
         return values["processing_kwargs"]["chat_template"]["mllm_embed"]
@@ -129,7 +133,7 @@ def saved_settings(folder: Path) -> dict[str, Any] | None:
 
 
 def _template(processor: Any) -> str:
-    """Ours, then the model's own; for a processor without one what `prompts.render` does without one."""
+    """Return our template, then the model's own, or what `prompts.render` does for a processor without one."""
     own = getattr(processor, "chat_template", None) or _PLAIN
     if isinstance(own, dict):
         own = own.get("default", _REFUSAL)
@@ -138,6 +142,7 @@ def _template(processor: Any) -> str:
 
 
 def _renders_the_same(processor: Any, settings: Settings, template: str) -> bool:
+    """Return whether a template makes of every kind of input what the prompts make of it here."""
     from jinja2 import TemplateError
 
     items = ItemProcessor(processor, settings.prompts)
