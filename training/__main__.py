@@ -1,3 +1,5 @@
+"""`python -m training`, in a clone."""
+
 from .cli import main
 
 raise SystemExit(main())

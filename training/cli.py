@@ -1,83 +1,62 @@
-"""`python -m training RECIPE`: train the stages of a recipe; `python -m training COMMAND ...`: the work around it."""
+"""The command line of the trainer: `mllm-embed-train` where it is installed, `python -m training` in a clone."""
 
 from __future__ import annotations
 
 import argparse
 import sys
 from collections.abc import Sequence
-from importlib import import_module
-from pathlib import Path
 
 from mllm_embed.errors import user_errors
 
-# module, whose main(argv) it is, and what it does
-COMMANDS = {
-    "make-triplets": (".triplets.cli", "make triplets from image-caption pairs by a language model"),
-    "mine": (".mining.mine", "find hard negatives for the rows of a data folder, and clusters of rows for batches"),
-    "merge": (".merging.merge", "add adapters of one base with weights: an adapter soup"),
-    "plan": (".plan.plan", "tell what a recipe takes: memory, tokens and steps, before anything is loaded"),
-    "report": (".report.report", "draw a run's log as curves, and tell it in a few lines"),
+from .commands import make_triplets, merge, mine, plan, report, run
+from .commands.recipe_options import add_help_with_keys
+
+_COMMANDS = {
+    "run": run,
+    "plan": plan,
+    "mine": mine,
+    "merge": merge,
+    "report": report,
+    "make-triplets": make_triplets,
 }
+_HELP = """\
+examples:
+  %(prog)s run demo
+  %(prog)s run my.yaml --override stages.instructions.steps=200 --override output=runs/short
+  %(prog)s plan qwen2-vl-2b --memory 24      (memory, tokens and steps, before anything is loaded)
 
-EPILOG = """examples:
-  python -m training training/recipes/demo.yaml
-  python -m training instructcir --override model=llava-hf/llava-1.5-7b-hf --override stages.captions.data=my_data
-  python -m training my.yaml --override stages.instructions.steps=200 --override output=runs/short
-  python -m training plan qwen2-vl-2b --memory 24      (memory, tokens and steps, before anything is loaded)
-
-A run that was stopped goes on when the same command is given again. Every stage leaves an adapter folder in
-OUTPUT/STAGE, which MLLMEmbedder.from_pretrained(MODEL, adapter=OUTPUT/STAGE) loads. OUTPUT/log.jsonl holds what was
-measured, OUTPUT/report.png draws it and OUTPUT/report.md sums it up; so does `tensorboard --logdir OUTPUT`, live.
-
-commands beside it, each with a --help of its own:
-{commands}
-
-keys of a recipe:
+`%(prog)s COMMAND --help` explains each, with examples.
+`%(prog)s RECIPE` is short for `%(prog)s run RECIPE`.
 """
-
-
-class _Help(argparse.Action):
-    """--help with the recipe's keys, which are only worth an import when somebody asks."""
-
-    def __init__(self, *args, **kwargs):
-        super().__init__(*args, nargs=0, **kwargs)
-
-    def __call__(self, parser, namespace, values, option_string=None):
-        from .recipe.recipe_files import describe_keys
-
-        commands = "\n".join(f"  {name:<24}{told}" for name, (_, told) in COMMANDS.items())
-        parser.epilog = EPILOG.format(commands=commands) + describe_keys()
-        parser.print_help()
-        parser.exit()
 
 
 @user_errors
 def main(argv: Sequence[str] | None = None) -> int:
-    argv = sys.argv[1:] if argv is None else list(argv)
-    if argv and argv[0] in COMMANDS:  # a recipe file of that name is still reached as ./plan or plan.yaml
-        return import_module(COMMANDS[argv[0]][0], __package__).main(argv[1:])
+    """Run the command line; returns the exit code, 2 after bad input."""
+    arguments = _parser().parse_args(_with_command(sys.argv[1:] if argv is None else argv))
+    code: int = arguments.run(arguments)
+    return code
+
+
+def _with_command(argv: Sequence[str]) -> list[str]:
+    """Return `argv` with `run` before the name of a recipe, or an option of `run`, that comes first.
+
+    A recipe that is called like a command is still reached as ./plan or plan.yaml.
+    """
+    words = list(argv)
+    return words if not words or words[0] in (*_COMMANDS, "-h", "--help") else ["run", *words]
+
+
+def _parser() -> argparse.ArgumentParser:
     parser = argparse.ArgumentParser(
-        prog="python -m training", add_help=False, formatter_class=argparse.RawDescriptionHelpFormatter,
-        description="Turn a multimodal LLM into an instruction-aware embedder by contrastive training, stage by stage.",
-    )  # fmt: skip
-    parser.add_argument("recipe", help="YAML file, or the name of one that ships with the library")
-    parser.add_argument(
-        "--override", action="append", default=[], metavar="KEY=VALUE", help="set one key of the recipe"
+        prog="python -m training" if __package__ == "training" else "mllm-embed-train",
+        description="Turn a multimodal LLM into an instruction-aware embedder, and the work around it.",
+        epilog=_HELP,
+        formatter_class=argparse.RawDescriptionHelpFormatter,
+        add_help=False,
     )
-    parser.add_argument("-h", "--help", action=_Help, help="this help, with every key of a recipe")
-    args = parser.parse_args(argv)
-
-    from .recipe.recipe_files import load_recipe
-
-    recipe = load_recipe(args.recipe, args.override)
-
-    from .run.stages import run_recipe
-    from .run.stopping import EXIT_CODE, Stopped
-
-    try:
-        run_recipe(recipe)
-    except Stopped:
-        print("stopped by SIGTERM; the same command goes on", file=sys.stderr)
-        return EXIT_CODE
-    print(f"adapters: {', '.join(str(Path(recipe.output) / name) for name in recipe.stages)}")
-    return 0
+    add_help_with_keys(parser)
+    commands = parser.add_subparsers(dest="command", required=True, metavar="|".join(_COMMANDS))
+    for command in _COMMANDS.values():
+        command.register(commands)
+    return parser

@@ -1,8 +1,10 @@
-"""`python -m training merge A B`: an adapter soup, the weighted sum of adapters of one base, as an ordinary adapter."""
+"""The weighted sum of adapters of one base, written as an ordinary adapter.
+
+Wortsman et al. (arXiv 2203.05482), who average whole models, call such a sum a soup.
+"""
 
 from __future__ import annotations
 
-import argparse
 import hashlib
 import json
 import shutil
@@ -11,46 +13,15 @@ from dataclasses import replace
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
-from mllm_embed.errors import ConfigError, ModelError, user_errors
+from mllm_embed.errors import ConfigError, ModelError
 
 if TYPE_CHECKING:
     from torch import Tensor
 
     from .adapter_merge import Adapter
 
-EPILOG = """\
-what it does
-  Adds what the adapters add to their common base, each times its weight. LoRA updates are added exactly, at the price
-  of a rank that is the sum of theirs; --rank cuts them back to the nearest update of that rank and says what is lost.
-  The projector, trained in full, becomes base + sum of weight times its change: with weights that sum to 1 the
-  weighted average. Weights may sum to anything (two that sum to 1.2 go further than either); it is said where they do
-  not sum to 1. The base is not touched, and only loaded where the projector is no plain average.
-
-  The adapters must agree in base, prompts, pooling and attention. Nothing says that a sum is better than its parts:
-  evaluate it.
-
-examples
-  python -m training merge runs/shoes/captions runs/shoes/instructions --weights .3 .7 --output runs/soup
-  python -m training merge runs/a runs/b runs/c --rank 16 --output runs/soup        (equal weights)
-"""
 SETTINGS_INSIDE = "sentence_bert_config.json"
 WEIGHTS = ("adapter_model.safetensors", "adapter_config.json", "README.md", "mllm_embed.json")
-
-
-@user_errors
-def main(argv: Sequence[str] | None = None) -> int:
-    args = _parser().parse_args(argv)
-
-    from .adapter_merge import check_weights
-
-    weights = args.weights if args.weights is not None else [1 / len(args.adapters)] * len(args.adapters)
-    check_weights(weights, len(args.adapters))
-    _check_output(args.output, args.adapters)
-    if args.rank is not None and args.rank < 1:
-        raise ConfigError(f"--rank must be at least 1, not {args.rank}")
-    for line in merge(args.adapters, weights, args.output, args.rank, args.model):
-        print(line)
-    return 0
 
 
 def merge(
@@ -91,20 +62,8 @@ def merge(
     return [*said, f"wrote {output}"]
 
 
-def _parser() -> argparse.ArgumentParser:
-    parser = argparse.ArgumentParser(
-        prog="python -m training merge", formatter_class=argparse.RawDescriptionHelpFormatter, epilog=EPILOG,
-        description="Add adapters of one base with weights: an adapter soup.",
-    )  # fmt: skip
-    parser.add_argument("adapters", nargs="+", type=Path, metavar="ADAPTER", help="adapter folders")
-    parser.add_argument("--weights", nargs="+", type=float, metavar="W", help="one for each (default: equal, sum 1)")
-    parser.add_argument("--output", type=Path, required=True, metavar="DIR", help="the new adapter's folder")
-    parser.add_argument("--rank", type=int, metavar="R", help="cut back to this rank (default: the sum of the ranks)")
-    parser.add_argument("--model", metavar="M", help="the base, if it is not where it was at training")
-    return parser
-
-
-def _check_output(output: Path, adapters: Sequence[Path]) -> None:
+def check_output(output: Path, adapters: Sequence[Path]) -> None:
+    """Raise ModelError or ConfigError for a folder that a sum of `adapters` must not be written to."""
     from mllm_embed.saving.checkpoint import check_target
 
     if any(output.resolve() == path.resolve() for path in adapters):

@@ -12,6 +12,7 @@ so that its time grows with the square of the rows: 110 s for 100,000 vectors of
 from __future__ import annotations
 
 import importlib.util
+from dataclasses import dataclass
 
 import numpy as np
 
@@ -22,11 +23,41 @@ SKIP = 30  # the paper's p for retrieval
 _SHARED = 16  # rows with one positive that take part in the graph; a label that thousands share would fill it
 
 
+@dataclass(frozen=True)
+class Clustering:
+    """How rows are clustered: about `size` in each, and `skip` ranks passed over as probably right."""
+
+    size: int
+    skip: int = SKIP
+
+    def check(self, rows: int, depth: int, answers: int) -> None:
+        """Raise ConfigError without pymetis, and for a size or a skip that leaves nothing to cluster by.
+
+        Args:
+            rows: how many there are to cluster.
+            depth: how many candidates are looked at for a row.
+            answers: how many distinct positives there are.
+        """
+        if importlib.util.find_spec("pymetis") is None:
+            raise ConfigError("--clusters needs pymetis; pip install 'mllm_embed[clusters]'")
+        if not 2 <= self.size <= rows:
+            raise ConfigError(
+                f"--clusters is the rows of a cluster, from 2 to the {rows} that there are, not {self.size}"
+            )
+        if self.skip < 0:
+            raise ConfigError(f"--cluster-skip must be 0 or more, not {self.skip}")
+        if self.skip + 1 >= min(depth, answers):
+            raise ConfigError(
+                f"--cluster-skip {self.skip} passes over all that is looked at: {answers} distinct positives, --depth "
+                f"{depth}; lower it"
+            )
+
+
 class Graph:
     """Gathers the edges between R rows from blocks of a search, then keeps those that go both ways."""
 
     def __init__(self, query: np.ndarray, positive: np.ndarray, skip: int = SKIP, edges: int = EDGES):
-        """`query`, `positive`: [R] int64 as of `mining.Questions`."""
+        """`query`, `positive`: [R] int64 as of `negatives.Questions`."""
         self.count, self.skip, self.edges = len(query), skip, edges
         self._asked, self._asked_at = _members(query)
         self._given, self._given_at = _members(positive)
@@ -66,21 +97,6 @@ def partition(left: np.ndarray, right: np.ndarray, count: int, size: int) -> np.
     adjacency = pymetis.CSRAdjacency(starts.astype(np.int64), right.astype(np.int64))
     _, found = pymetis.part_graph(parts, adjacency, recursive=False, options=pymetis.Options(seed=0))
     return np.unique(np.asarray(found, np.int64), return_inverse=True)[1]
-
-
-def check_clusters(size: int, skip: int, rows: int, depth: int, answers: int) -> None:
-    """Raises ConfigError without pymetis, and for a size or a skip that leaves nothing to cluster by."""
-    if importlib.util.find_spec("pymetis") is None:
-        raise ConfigError("--clusters needs pymetis; pip install 'mllm_embed[clusters]'")
-    if not 2 <= size <= rows:
-        raise ConfigError(f"--clusters is the rows of a cluster, from 2 to the {rows} that there are, not {size}")
-    if skip < 0:
-        raise ConfigError(f"--cluster-skip must be 0 or more, not {skip}")
-    if skip + 1 >= min(depth, answers):
-        raise ConfigError(
-            f"--cluster-skip {skip} passes over all that is looked at: {answers} distinct positives, --depth {depth}; "
-            "lower it"
-        )
 
 
 def _members(groups: np.ndarray) -> tuple[np.ndarray, np.ndarray]:

@@ -1,16 +1,14 @@
-"""`python -m training plan RECIPE`: what a run will take, before anything is loaded or fetched."""
+"""What a run will take, before anything is loaded or fetched."""
 
 from __future__ import annotations
 
-import argparse
 import math
-from collections.abc import Sequence
 from dataclasses import dataclass
 from glob import glob
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
-from mllm_embed.errors import ConfigError, ModelError, user_errors
+from mllm_embed.errors import ConfigError, ModelError
 
 if TYPE_CHECKING:
     from ..batch.stage_data import StageRows
@@ -20,17 +18,6 @@ if TYPE_CHECKING:
     from .model import Counts
 
 GIB = 1 << 30
-EPILOG = """examples:
-  python -m training plan qwen2-vl-2b --memory 24
-  python -m training plan qwen2-vl-7b --memory 80 --override stages.instructions.batch_size=32
-  python -m training plan my.yaml --picture 1024x768
-
-It builds the model from its config, without weights (from the model's folder, the hub's cache, or the shapes of public
-models that ship with the library; nothing is fetched), and runs one step of each stage on tensors without data. What it
-prints is the peak of that step, when all inputs of a batch are distinct and as long as the longest. A stage whose data
-is not on disk is planned with a caption of COCO's length, and pictures of 640 x 480 or as --picture says.
-The exit code is 0 where the run fits the memory, 2 where it does not.
-"""
 
 
 @dataclass(frozen=True)
@@ -224,47 +211,3 @@ def check_fits(recipe: Recipe, plan: TrainingPlan) -> None:
 
 def _gib(size: int) -> str:
     return f"{size / GIB:.1f}" if size >= GIB else f"{size / GIB:.3f}"
-
-
-@user_errors
-def main(argv: Sequence[str] | None = None) -> int:
-    parser = argparse.ArgumentParser(
-        prog="python -m training plan", formatter_class=argparse.RawDescriptionHelpFormatter, epilog=EPILOG,
-        description="Tell what a recipe will take: parameters, tokens, memory, steps. Loads and fetches nothing.",
-    )  # fmt: skip
-    parser.add_argument("recipe", help="YAML file, or the name of one that ships with the library")
-    parser.add_argument(
-        "--override", action="append", default=[], metavar="KEY=VALUE", help="set one key of the recipe"
-    )
-    parser.add_argument(
-        "--memory",
-        type=float,
-        metavar="GIB",
-        help="plan for a GPU of so many GiB (default: the one here, or the RAM)",
-    )
-    parser.add_argument("--picture", type=_size, metavar="WxH", help="pictures' size (default: what the data has)")
-    args = parser.parse_args(argv)
-    if args.memory is not None and not (math.isfinite(args.memory) and args.memory > 0):
-        raise ConfigError(f"--memory must be above 0, not {args.memory}")
-
-    from ..recipe.recipe_files import load_recipe
-
-    recipe = load_recipe(args.recipe, args.override)
-    plan = make_plan(recipe, args.memory, args.picture)
-    print(describe(recipe, plan))
-    check_fits(recipe, plan)
-    return 0
-
-
-def _size(text: str) -> tuple[int, int]:
-    from mllm_embed.inputs.images import MAX_PIXELS
-
-    try:
-        width, height = map(int, text.lower().split("x"))
-    except ValueError:
-        width = height = 0
-    if width < 1 or height < 1:
-        raise argparse.ArgumentTypeError(f"'{text}' is not a size; write it as 1024x768")
-    if width * height > MAX_PIXELS or max(width, height) > 200 * min(width, height):
-        raise argparse.ArgumentTypeError(f"'{text}' is larger or thinner than any picture that models read")
-    return width, height

@@ -1,12 +1,11 @@
-"""`python -m training report RUN`: a run's log as curves, report.png, and in a few lines, report.md."""
+"""A run's log as curves, report.png, and in a few lines, report.md."""
 
 from __future__ import annotations
 
-import argparse
 from collections.abc import Sequence
 from pathlib import Path
 
-from mllm_embed.errors import DataError, user_errors
+from mllm_embed.errors import DataError
 from mllm_embed.files import atomic_file, write_file
 
 from .curves import draw
@@ -92,12 +91,3 @@ def _duration(seconds: float) -> str:
     minutes, rest = divmod(round(seconds), 60)
     hours, minutes = divmod(minutes, 60)
     return f"{hours} h {minutes} min" if hours else f"{minutes} min {rest} s" if minutes else f"{seconds:.1f} s"
-
-
-@user_errors
-def main(argv: Sequence[str] | None = None) -> int:
-    parser = argparse.ArgumentParser(prog="python -m training report", description=__doc__.partition(": ")[2])
-    parser.add_argument("run", type=Path, help="output folder of a training run, finished or not")
-    run = parser.parse_args(argv).run
-    print("\n".join([*write_report(run), f"{run / PICTURE}, {run / TEXT}"]))
-    return 0

@@ -19,7 +19,7 @@ from mllm_embed.training.cli import main
 from mllm_embed.training.data import TrainingRow
 from mllm_embed.training.data.folder import read_rows
 from mllm_embed.training.mining.mined_file import read_mined
-from mllm_embed.training.mining.mining import Questions, Rules, choose, positive_similarity, searched, without_twins
+from mllm_embed.training.mining.negatives import Questions, Rules, choose, positive_similarity, searched, without_twins
 from mllm_embed.training.mining.vector_cache import VectorCache
 from mllm_embed.types import Document
 

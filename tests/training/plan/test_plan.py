@@ -26,7 +26,6 @@ from mllm_embed.training.distributed.memory_tracker import MemoryTracker
 from mllm_embed.training.plan.inputs import picture_cost
 from mllm_embed.training.plan.model import SHAPES, find_config
 from mllm_embed.training.plan.plan import GIB, check_fits, describe, make_plan
-from mllm_embed.training.plan.plan import main as plan
 from mllm_embed.training.recipe.recipe_files import RECIPES, load_recipe
 
 BASE = Path(__file__).resolve().parents[3] / "scripts/assets/base"
@@ -307,7 +306,7 @@ def test_families_with_ways_of_their_own_plan(tmp_path: Path, capsys: pytest.Cap
     folder = families.make(family, tmp_path / family)
     keys = {"model": folder, "attention": "eager", "stages.instructions.terms.0.positive": "target_captioned"}
     overrides = [word for key, value in keys.items() for word in ("--override", f"{key}={value}")]
-    assert plan(["qwen2-vl-2b", "--memory", "24", "--picture", "64x48", *overrides]) == 0
+    assert main(["plan", "qwen2-vl-2b", "--memory", "24", "--picture", "64x48", *overrides]) == 0
     processor = MLLMEmbedder.from_pretrained(folder).item_processor
     ids = processor([Document(image=Image.new("RGB", (64, 48)))])["input_ids"]
     tokens = int(torch.isin(ids, torch.tensor(processor.processor.image_token_ids)).sum())
@@ -339,8 +338,8 @@ def test_words_and_pictures_are_the_longest_of_all_rows(data: Path) -> None:
 def test_what_training_refuses_plan_refuses(
     data: Path, capsys: pytest.CaptureFixture[str], override: str, why: str
 ) -> None:
-    assert plan(["demo", "--override", f"stages.captions.data={data}", "--override", "stages.captions.batch_size=2",
-                 "--override", override]) == 2  # fmt: skip
+    overrides = [f"stages.captions.data={data}", "stages.captions.batch_size=2", override]
+    assert main(["plan", "demo", *(word for o in overrides for word in ("--override", o))]) == 2
     assert why in capsys.readouterr().err
 
 

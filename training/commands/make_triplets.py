@@ -1,4 +1,4 @@
-"""`python -m training make-triplets DATA`: stage 2's rows, made by a language model from captions."""
+"""`mllm-embed-train make-triplets DATA`: stage 2's rows, made by a language model from captions."""
 
 from __future__ import annotations
 
@@ -6,22 +6,23 @@ import argparse
 import json
 import math
 import os
-from collections.abc import Sequence
+import sys
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
-from mllm_embed.errors import ConfigError, user_errors
+from mllm_embed.errors import ConfigError
 
 if TYPE_CHECKING:
-    from .make import Answerer
+    from ..triplets.make import Answerer
 
 KEY_VARIABLE = "OPENAI_API_KEY"
-EPILOG = """examples:
-  python -m training make-triplets my_data --dry-run
-  python -m training make-triplets my_data --endpoint https://api.openai.com/v1 --model gpt-4o-mini --limit 20
-  python -m training make-triplets my_data --endpoint http://localhost:8000/v1 --model Qwen/Qwen3-8B \\
+_HELP = """\
+examples:
+  %(prog)s my_data --dry-run
+  %(prog)s my_data --endpoint https://api.openai.com/v1 --model gpt-4o-mini --limit 20
+  %(prog)s my_data --endpoint http://localhost:8000/v1 --model Qwen/Qwen3-8B \\
       --concurrency 64 --extra '{"chat_template_kwargs": {"enable_thinking": false}}'
-  python -m training make-triplets my_data --local Qwen/Qwen2.5-7B-Instruct --concurrency 32
+  %(prog)s my_data --local Qwen/Qwen2.5-7B-Instruct --concurrency 32
 
 The first shows what would be asked for the first caption. The second tries 20 captions on a paid service; look at the
 triplets and at what was dropped, then run it without --limit: the 20 are not asked for again. The third asks a server
@@ -44,35 +45,16 @@ away that the server does not know: '{"max_tokens": null, "max_completion_tokens
 """
 
 
-@user_errors
-def main(argv: Sequence[str] | None = None) -> int:
-    parser = _parser()
-    args = parser.parse_args(argv)
-
-    from mllm_embed.data.folder import read_pairs
-
-    from .make import CACHE, OUTPUT, make_triplets
-    from .prompt import Prompt
-
-    prompt = Prompt.load(args.prompt, args.per_caption)
-    file = args.data / "pairs.jsonl" if args.data.is_dir() else args.data
-    pairs = read_pairs(file)[: args.limit]
-    if args.dry_run:
-        print(prompt.fill(pairs[0].caption))
-        print(f"\nThis is for '{pairs[0].id}', one of {len({pair.caption for pair in pairs}):,} captions.")
-        return 0
-    answerer = _answerer(args)
-    make_triplets(pairs, file.parent, prompt, answerer, args.cache)
-    print(f"{file.parent / OUTPUT} is written; the answers are in {args.cache or file.parent / CACHE}")
-    return 0
-
-
-def _parser() -> argparse.ArgumentParser:
-    parser = argparse.ArgumentParser(
-        prog="python -m training make-triplets", formatter_class=argparse.RawDescriptionHelpFormatter, epilog=EPILOG,
+def register(commands: Any) -> None:
+    """Add the command to those of a parser."""
+    parser = commands.add_parser(
+        "make-triplets",
+        help="make triplets from image-caption pairs by a language model",
         description="Make triplets from image-caption pairs: a language model reads each caption and returns "
         "instructions, with the caption that is true after each.",
-    )  # fmt: skip
+        epilog=_HELP,
+        formatter_class=argparse.RawDescriptionHelpFormatter,
+    )
     add = parser.add_argument
     add("data", type=Path, metavar="DATA", help="data folder with pairs.jsonl, or a file of that form in its folder")
     asked = parser.add_argument_group("who is asked (one of two)")
@@ -93,31 +75,56 @@ def _parser() -> argparse.ArgumentParser:
     )  # fmt: skip
     asked.add_argument("--timeout", type=_count, default=120, metavar="S", help="seconds to wait (default 120)")
     asked.add_argument("--extra", type=_object, default={}, metavar="JSON", help="further fields of the request")
-    return parser
+    parser.set_defaults(run=_run)
 
 
-def _answerer(args: argparse.Namespace) -> Answerer:
-    """Raises ConfigError where not exactly one of the two is asked, or the key is missing."""
-    if bool(args.endpoint) == bool(args.local):
+def _run(arguments: argparse.Namespace) -> int:
+    from mllm_embed.data.folder import read_pairs
+
+    from ..triplets.make import CACHE, OUTPUT, make_triplets
+    from ..triplets.prompt import Prompt
+
+    prompt = Prompt.load(arguments.prompt, arguments.per_caption)
+    file = arguments.data / "pairs.jsonl" if arguments.data.is_dir() else arguments.data
+    pairs = read_pairs(file)[: arguments.limit]
+    if arguments.dry_run:
+        count = len({pair.caption for pair in pairs})
+        sys.stdout.write(f"{prompt.fill(pairs[0].caption)}\n\n")
+        sys.stdout.write(f"This is for '{pairs[0].id}', one of {count:,} captions.\n")
+        return 0
+    make_triplets(pairs, file.parent, prompt, _answerer(arguments), arguments.cache)
+    cache = arguments.cache or file.parent / CACHE
+    sys.stdout.write(f"{file.parent / OUTPUT} is written; the answers are in {cache}\n")
+    return 0
+
+
+def _answerer(arguments: argparse.Namespace) -> Answerer:
+    """Return who is asked. Raises ConfigError where not exactly one of the two is, or the key is missing."""
+    if bool(arguments.endpoint) == bool(arguments.local):
         raise ConfigError("give either --endpoint URL with --model NAME, or --local MODEL (--dry-run needs neither)")
-    if args.local:
-        from .local import Local
+    return _local(arguments) if arguments.local else _endpoint(arguments)
 
-        for option in ("model", "key_variable", "extra"):
-            if getattr(args, option):
-                raise ConfigError(f"--{option.replace('_', '-')} belongs to --endpoint and has no meaning with --local")
-        return Local(args.local, args.temperature, args.max_tokens, args.concurrency)
 
-    from .endpoint import Endpoint
+def _local(arguments: argparse.Namespace) -> Answerer:
+    from ..triplets.local import Local
 
-    if not args.model:
+    for option in ("model", "key_variable", "extra"):
+        if getattr(arguments, option):
+            raise ConfigError(f"--{option.replace('_', '-')} belongs to --endpoint and has no meaning with --local")
+    return Local(arguments.local, arguments.temperature, arguments.max_tokens, arguments.concurrency)
+
+
+def _endpoint(arguments: argparse.Namespace) -> Answerer:
+    from ..triplets.endpoint import Endpoint
+
+    if not arguments.model:
         raise ConfigError("--endpoint needs --model NAME, as the server calls it")
-    key = os.environ.get(args.key_variable or KEY_VARIABLE, "").strip()
-    if args.key_variable and not key:
-        raise ConfigError(f"the environment variable {args.key_variable} is empty or not set: put the key there")
-    body = {"temperature": args.temperature, "max_tokens": args.max_tokens} | args.extra
-    body = {name: value for name, value in body.items() if value is not None}
-    return Endpoint(args.endpoint, args.model, key or None, body, args.concurrency, args.timeout)
+    key = os.environ.get(arguments.key_variable or KEY_VARIABLE, "").strip()
+    if arguments.key_variable and not key:
+        raise ConfigError(f"the environment variable {arguments.key_variable} is empty or not set: put the key there")
+    fields = {"temperature": arguments.temperature, "max_tokens": arguments.max_tokens} | arguments.extra
+    body = {name: value for name, value in fields.items() if value is not None}
+    return Endpoint(arguments.endpoint, arguments.model, key or None, body, arguments.concurrency, arguments.timeout)
 
 
 def _count(text: str) -> int:

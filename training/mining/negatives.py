@@ -128,6 +128,16 @@ class Negatives:
     above: np.ndarray
     positive: np.ndarray
 
+    @classmethod
+    def joined(cls, parts: Sequence[Negatives]) -> Negatives:
+        """Return what was found for the queries of all parts, one part after the other."""
+        return cls(
+            np.concatenate([part.places for part in parts]),
+            np.concatenate([part.similarity for part in parts]),
+            np.concatenate([part.above for part in parts]),
+            np.concatenate([part.positive for part in parts]),
+        )
+
 
 def searched(
     queries: np.ndarray, gallery: np.ndarray, right: Sequence[set[int]], depth: int, progress: bool | None = None

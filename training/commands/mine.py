@@ -1,0 +1,122 @@
+"""`mllm-embed-train mine DATA`: hard negatives for the rows of a data folder, and clusters of rows for batches."""
+
+from __future__ import annotations
+
+import argparse
+import sys
+from pathlib import Path
+from typing import TYPE_CHECKING, Any
+
+from mllm_embed.commands.model_options import add_model_options, load_embedder
+from mllm_embed.errors import ConfigError
+
+if TYPE_CHECKING:
+    from ..mining.clusters import Clustering
+
+_HELP = """\
+what it does
+  Embeds what the rows ask (--query) and what they answer (--positive) with a model, and finds for every row the
+  answers of other rows that are near: wrong answers that are hard to tell from the right one. Roles are those of a
+  recipe's terms (`run --help` lists them). Never taken: the row's own positive, and those of rows that ask the same,
+  also where the same picture stands under another name. Taken for right although no row says so, and left out: what is
+  nearer than --ceiling times the positive. Without such a limit, mined negatives can do more harm than good: look at
+  the contact sheet. Up to 1 %% of pictures may be unreadable; their rows get no negatives.
+
+  --clusters K groups rows that are hard for each other in clusters of about K, by B3's method (arXiv 2505.11293).
+  Rows of one cluster belong into one batch: K divides the batch size, and is smaller.
+
+  A run that was stopped goes on: vectors are kept in OUTPUT.vectors, and another --ceiling or --count takes no new
+  ones. Remove that folder when the file is as you want it. The search is exact; its time grows with rows times
+  candidates, so that for millions of rows a machine with many cores is needed.
+
+examples
+  %(prog)s my_data --model llava-hf/llava-1.5-7b-hf --adapter runs/shoes/captions --output mined.jsonl
+  %(prog)s my_data --rows pairs --query caption --positive image --model runs/base --output mined.jsonl
+  %(prog)s my_data --model runs/base --also query_image --clusters 16 --output mined.jsonl
+"""
+
+
+def register(commands: Any) -> None:
+    """Add the command to those of a parser."""
+    from ..mining.clusters import SKIP
+
+    mine = commands.add_parser(
+        "mine",
+        help="find hard negatives for the rows of a data folder, and clusters of rows for batches",
+        description="Mine hard negatives, and cluster rows for batches, with an embedding model.",
+        epilog=_HELP,
+        formatter_class=argparse.RawDescriptionHelpFormatter,
+    )
+    add_model_options(mine)
+    add = mine.add_argument
+    add("data", type=Path, metavar="DATA", help="data folder")
+    add("--output", type=Path, required=True, metavar="FILE", help="the mined file, JSON lines")
+    add("--rows", choices=("pairs", "texts", "triplets"),
+        help="which rows (default: triplets, pairs or texts, the first there are)")  # fmt: skip
+    add("--query", metavar="ROLE", help="what asks (default: composed; image; composed_text or source_text)")
+    add("--positive", metavar="ROLE", help="what is found (default: target_image or target_text; caption; target_text)")
+    add("--also", metavar="ROLE", nargs="+", default=[], help="further candidates, say query_image")
+    add("--count", type=int, default=5, metavar="K", help="negatives a row, at most (default 5)")
+    add("--skip", type=int, default=0, metavar="P", help="pass over the nearest P candidates (default 0)")
+    add("--ceiling", type=float, default=0.95, metavar="C",
+        help="leave out what is nearer than C times the positive (default 0.95)")  # fmt: skip
+    add("--at-most", type=float, metavar="S", help="and what is nearer than the cosine S (default: no such limit)")
+    add("--depth", type=int, default=200, metavar="N", help="candidates looked at for a row (default 200)")
+    add("--clusters", type=int, metavar="K", help="also cluster the rows, about K in each")
+    add("--cluster-skip", type=int, default=SKIP, metavar="P",
+        help=f"ranks passed over as probably right when clustering (default {SKIP})")  # fmt: skip
+    add("--vectors", type=Path, metavar="DIR", help="where vectors are kept (default: OUTPUT.vectors)")
+    add("--sheet", type=Path, metavar="PNG", help="contact sheet of a few rows (default: OUTPUT as .png)")
+    mine.set_defaults(run=_run)
+
+
+def _run(arguments: argparse.Namespace) -> int:
+    from mllm_embed.files import check_writable
+
+    from ..mining.mine import MiningData, embed, mine, write
+    from ..mining.negatives import Rules
+    from ..mining.summary import summary, unreadable_lines, write_sheet
+    from ..mining.vector_cache import VectorCache
+
+    # Everything that can be wrong without a model is looked at before it is loaded.
+    output, sheet = arguments.output, _sheet_path(arguments)
+    rules = Rules(arguments.count, arguments.skip, arguments.ceiling, arguments.at_most, arguments.depth)
+    clustering = _clustering(arguments)
+    data = MiningData.open(arguments.data, arguments.rows, arguments.query, arguments.positive, arguments.also)
+    for path in (output, sheet):
+        check_writable(path)
+    questions = data.questions()
+    rules.check(len(questions.gallery))
+    if clustering:
+        clustering.check(len(data.rows), rules.depth, questions.answers)
+
+    embedder = load_embedder(arguments)
+    provenance = data.provenance(embedder)
+    cache = VectorCache(arguments.vectors or Path(f"{output}.vectors"), provenance)
+    vectors = embed(questions, embedder, cache, arguments.batch_size)
+    mined = mine(questions, vectors, rules, clustering)
+    header = provenance | {"names": {"model": arguments.model, "adapter": arguments.adapter}}
+    write(output, header, data, questions, mined)
+    lines = summary(questions, vectors, mined) + unreadable_lines(vectors)
+    sys.stdout.write("\n".join(lines) + "\n")
+    drawn = write_sheet(sheet, questions, vectors, mined.negatives)
+    sys.stdout.write(f"wrote {output}" + (f" and {sheet}, to look at\n" if drawn else "\n"))
+    return 0
+
+
+def _clustering(arguments: argparse.Namespace) -> Clustering | None:
+    from ..mining.clusters import Clustering
+
+    return None if arguments.clusters is None else Clustering(arguments.clusters, arguments.cluster_skip)
+
+
+def _sheet_path(arguments: argparse.Namespace) -> Path:
+    """Return where the contact sheet goes. Raises ConfigError or DataError where it or the output cannot be a file."""
+    from mllm_embed.search.contact_sheet import check_sheet_path
+
+    if arguments.output.is_dir():
+        raise ConfigError(f"{arguments.output} is a folder; give the name of a file")
+    sheet = check_sheet_path(arguments.sheet or arguments.output.with_suffix(".png"))
+    if sheet == arguments.output:
+        raise ConfigError(f"{sheet} is both --output and the contact sheet; name the one .jsonl")
+    return sheet

@@ -1,0 +1,92 @@
+"""What a person is told of mined negatives: a few lines, and a contact sheet of a few rows."""
+
+from __future__ import annotations
+
+from pathlib import Path
+
+import numpy as np
+
+from mllm_embed.search.contact_sheet import SheetRow, contact_sheet, text_tile
+
+from .clusters import nearness
+from .mine import Mining, QuestionVectors
+from .negatives import Negatives, Questions
+
+SHOWN_ROWS = 8
+SHOWN_REASONS = 5
+
+
+def summary(questions: Questions, vectors: QuestionVectors, mined: Mining) -> list[str]:
+    """Return, a line each, how many negatives were found, how near they are, and how hard clusters are."""
+    negatives, count = mined.negatives, mined.rules.count
+    of_rows = (negatives.places >= 0).sum(axis=1)[questions.query]
+    above = negatives.above[questions.query]
+    fewer = (of_rows > 0) & (of_rows < count)
+    lines = [
+        f"{len(of_rows):,} rows, {len(questions.queries):,} distinct queries, {len(questions.gallery):,} candidates",
+        f"rows with {count} negatives: {int((of_rows == count).sum()):,}; with fewer: {int(fewer.sum()):,}; "
+        f"without: {int((of_rows == 0).sum()):,}",
+        f"mean similarity of positives {negatives.positive[questions.query].mean():.3f}"
+        + _similarity_of_negatives(negatives, questions, of_rows),
+        f"left out as probably right: {int(above.sum()):,} candidates of {int((above > 0).sum()):,} rows",
+    ]
+    if mined.clusters is not None:
+        sizes = np.bincount(mined.clusters)
+        together, apart = nearness(
+            vectors.queries, vectors.gallery, questions.query, questions.positive, mined.clusters
+        )
+        lines.append(
+            f"{len(sizes):,} clusters of {sizes.min()} to {sizes.max()} rows; mean similarity of a query and the "
+            f"others' positives: {together:.3f} within a cluster, {apart:.3f} between rows by chance"
+        )
+    return lines
+
+
+def _similarity_of_negatives(negatives: Negatives, questions: Questions, of_rows: np.ndarray) -> str:
+    """`of_rows`: [R] how many negatives a row has."""
+    if not of_rows.any():
+        return ""
+    hardest = negatives.similarity[questions.query, 0][of_rows > 0].mean()
+    return f", of the hardest negatives {hardest:.3f}, of all {negatives.similarity[negatives.places >= 0].mean():.3f}"
+
+
+def unreadable_lines(vectors: QuestionVectors) -> list[str]:
+    """Return, a line each, how many inputs could not be read, and why the first few; none where all could."""
+    found = (*vectors.unreadable_queries.values(), *vectors.unreadable_gallery.values())
+    reasons = list(dict.fromkeys(found))
+    if not reasons:
+        return []
+    return [
+        f"passed over, for they cannot be read: {len(reasons):,} inputs; rows that need them have no negatives (mend "
+        "them, remove the folder of vectors and mine again)",
+        *(f"  {reason}" for reason in reasons[:SHOWN_REASONS]),
+    ]
+
+
+def write_sheet(path: Path, questions: Questions, vectors: QuestionVectors, negatives: Negatives) -> bool:
+    """Draw query, positive (framed) and mined negatives of a few rows, spread over the data, as a PNG.
+
+    Returns whether there was anything to draw.
+    """
+    rows = np.flatnonzero(negatives.places[questions.query, 0] >= 0)
+    if not len(rows):
+        return False
+    spread = rows[np.linspace(0, len(rows) - 1, min(SHOWN_ROWS, len(rows))).astype(int)]
+    contact_sheet([_sheet_row(row, questions, vectors, negatives) for row in spread.tolist()], path)
+    return True
+
+
+def _sheet_row(row: int, questions: Questions, vectors: QuestionVectors, negatives: Negatives) -> SheetRow:
+    query = questions.query[row]
+    asked = questions.queries[query]
+    places = [questions.positive[row], *(place for place in negatives.places[query] if place >= 0)]
+    items = [questions.gallery[place] for place in places]
+    names = ["positive"] + ["negative"] * (len(places) - 1)
+    cosines = [f"{value:.2f}".replace("0.", ".", 1) for value in vectors.gallery[places] @ vectors.queries[query]]
+    return SheetRow(
+        asked.images[0] if asked.images else None,
+        asked.words or "",
+        [item.images[0] if item.images else text_tile(item.words or "") for item in items],
+        [name == "positive" for name in names],
+        [f"{name} {cosine}" for name, cosine in zip(names, cosines, strict=True)],
+    )
