@@ -16,7 +16,7 @@ from ..data.open import open_rows
 from ..data.order import shares
 from ..data.rows import MixedRows
 from ..data.stream import StreamSampler
-from ..mining.mined_file import Mined, read_mined
+from ..mining.mined_file import MinedRow, read_mined_file
 from ..recipe.config import Stage
 from .sampler import RowSampler, numbered
 
@@ -28,7 +28,7 @@ class StageRows(Sequence[TrainingRow]):
     """The rows of all sources, with what was mined for them."""
 
     mixed: MixedRows
-    mined: Mapping[str, Mined] = field(default_factory=dict)
+    mined: Mapping[str, MinedRow] = field(default_factory=dict)
 
     def __len__(self) -> int:
         return len(self.mixed)
@@ -69,7 +69,8 @@ def open_stage(stage: Stage) -> tuple[StageRows, dict[str, str]]:
             )
         return rows, fingerprints
     (source,) = stage.data
-    mined = read_mined(stage.mined, source.path, fingerprints[str(source.path)], stage.rows, {row.id for row in mixed})
+    fingerprint, ids = fingerprints[str(source.path)], {row.id for row in mixed}
+    mined = read_mined_file(stage.mined, source.path, fingerprint, stage.rows, ids)
     digest = hashlib.sha256(stage.mined.read_bytes()).hexdigest()
     return StageRows(mixed, mined), {**fingerprints, str(stage.mined): digest}
 

@@ -14,35 +14,43 @@ from .source import DataSource
 
 
 def files_of(source: DataSource, format: Format) -> list[Path]:
-    """The files, in the order of their names.
+    """Return the files, in the order of their names.
 
     Raises DataError for a path that leads to none, or to files of several types.
     """
     path = source.path
-    if path.is_file():
-        found = [path]
-    elif path.is_dir():
-        found = sorted(file for file in path.iterdir() if file.is_file() and file.suffix in format.suffixes)
-        if not found:
-            endings = ", ".join(format.suffixes)
-            raise DataError(f"{path} holds no {endings} file; give the file, or a pattern such as {path}/*/*")
-    else:
-        found = sorted(Path(name) for name in glob.glob(os.fspath(path), recursive=True))
-        found = [file for file in found if file.is_file()]
-        if not found:
-            raise DataError(f"{path} does not exist, and matches no file; nothing is downloaded, so give a local path")
-    kinds = sorted({file.suffix for file in found})
-    if len(kinds) > 1:
+    found = [path] if path.is_file() else _in_folder(path, format) if path.is_dir() else _matching(path)
+    suffixes = sorted({file.suffix for file in found})
+    if len(suffixes) > 1:
         raise DataError(
-            f"{path} leads to files of several types ({', '.join(kinds)}); give a pattern such as *{kinds[0]}"
+            f"{path} leads to files of several types ({', '.join(suffixes)}); give a pattern such as *{suffixes[0]}"
         )
-    if kinds[0] not in TABLES:
+    if suffixes[0] not in TABLES:
         raise DataError(f"{found[0]} is of no known type; known are {', '.join(TABLES)}")
     return found
 
 
+def _in_folder(path: Path, format: Format) -> list[Path]:
+    found = sorted(file for file in path.iterdir() if file.is_file() and file.suffix in format.suffixes)
+    if not found:
+        endings = ", ".join(format.suffixes)
+        raise DataError(f"{path} holds no {endings} file; give the file, or a pattern such as {path}/*/*")
+    return found
+
+
+def _matching(pattern: Path) -> list[Path]:
+    paths = sorted(Path(name) for name in glob.glob(os.fspath(pattern), recursive=True))
+    found = [path for path in paths if path.is_file()]
+    if not found:
+        raise DataError(f"{pattern} does not exist, and matches no file; nothing is downloaded, so give a local path")
+    return found
+
+
 def table_of(source: DataSource, format: Format, files: list[Path]) -> Table:
-    """Raises DataError for files that are not what their names say, and for no records at all."""
+    """Return the records of files of one type.
+
+    Raises DataError for files that are not what their names say, and for no records at all.
+    """
     table = (STREAMED if source.streaming else TABLES)[files[0].suffix](files, format.header)
     if not len(table):
         raise DataError(f"{source.path} has no rows")

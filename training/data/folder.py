@@ -1,24 +1,24 @@
-"""Rows from a folder in the documented format (pairs.jsonl, triplets.jsonl, texts.jsonl)."""
+"""Rows from a folder in the documented format: pairs.jsonl, triplets.jsonl, texts.jsonl of `mllm_embed.DataFolder`."""
 
 from __future__ import annotations
 
+from collections.abc import Sequence
 from pathlib import Path
 
-from mllm_embed.data.folder import DataFolder, Pair, TextRow, Triplet
+from mllm_embed.data.folder import DataFolder
 from mllm_embed.errors import DataError
-from mllm_embed.types import Document, Query
 
+from .roles import RowContent, roles_of
 from .row import TrainingRow
 
 
-def read_rows(folder: DataFolder, path: Path, kind: str, roles: list[str]) -> list[TrainingRow]:
-    """The rows of the folder at `path`, `kind` "pairs", "triplets" or "texts", each offering at least `roles`.
+def read_rows(folder: DataFolder, path: Path, kind: str, roles: Sequence[str]) -> list[TrainingRow]:
+    """Return the rows of the folder at `path`, `kind` "pairs", "triplets" or "texts", each offering at least `roles`.
 
     Raises DataError when the folder has no such rows, or a row lacks a role that the loss needs.
     """
-    read = {"pairs": (_pair, folder.pairs), "triplets": (_triplet, folder.triplets), "texts": (_text, folder.texts)}
-    make, entries = read[kind]
-    rows = [make(entry) for entry in entries]
+    make = {"pairs": _pairs, "triplets": _triplets, "texts": _texts}
+    rows = make[kind](folder)
     if not rows:
         raise DataError(f"{path} has no {kind}.jsonl, which this stage reads")
     for row in rows:
@@ -31,35 +31,39 @@ def read_rows(folder: DataFolder, path: Path, kind: str, roles: list[str]) -> li
     return rows
 
 
-def _pair(pair: Pair) -> TrainingRow:
-    return TrainingRow(
-        pair.id, str(pair.image), {"image": Document(image=pair.image), "caption": Document(text=pair.caption)}
-    )
+def _pairs(folder: DataFolder) -> list[TrainingRow]:
+    return [
+        _row("pairs", entry.id, str(entry.image), RowContent(image=entry.image, caption=entry.caption))
+        for entry in folder.pairs
+    ]
 
 
-def _triplet(triplet: Triplet) -> TrainingRow:
-    roles = {
-        "composed": Query(image=triplet.image, instruction=triplet.instruction),
-        "query": Query(image=triplet.image, instruction=triplet.instruction),
-        "query_image": Document(image=triplet.image),
-        "target": Document(image=triplet.target_image) if triplet.target_image else Document(text=triplet.target_text),
-    }
-    if triplet.target_image:
-        roles["target_image"] = Document(image=triplet.target_image)
-    if triplet.target_text:
-        roles["target_text"] = Document(text=triplet.target_text)
-    if triplet.target_image and triplet.target_text:
-        roles["target_captioned"] = Document(image=triplet.target_image, text=triplet.target_text)
-    if triplet.source_text:
-        roles["source_text"] = Document(text=triplet.source_text)
-        roles["composed_text"] = Query(text=triplet.source_text, instruction=triplet.instruction)
-    return TrainingRow(triplet.id, str(triplet.image), roles)
+def _triplets(folder: DataFolder) -> list[TrainingRow]:
+    rows = []
+    for entry in folder.triplets:
+        content = RowContent(
+            image=entry.image,
+            instruction=entry.instruction,
+            source_text=entry.source_text,
+            target_image=entry.target_image,
+            target_text=entry.target_text,
+        )
+        rows.append(_row("triplets", entry.id, str(entry.image), content))
+    return rows
 
 
-def _text(entry: TextRow) -> TrainingRow:
-    roles = {"source_text": Document(text=entry.source_text), "target_text": Document(text=entry.target_text)}
-    if entry.instruction:
-        roles["composed_text"] = Query(text=entry.source_text, instruction=entry.instruction)
-    if entry.negative_text:
-        roles["negative_text"] = Document(text=entry.negative_text)
-    return TrainingRow(entry.id, entry.source_text, roles)
+def _texts(folder: DataFolder) -> list[TrainingRow]:
+    rows = []
+    for entry in folder.texts:
+        content = RowContent(
+            source_text=entry.source_text,
+            instruction=entry.instruction,
+            target_text=entry.target_text,
+            negative_text=entry.negative_text,
+        )
+        rows.append(_row("texts", entry.id, entry.source_text, content))
+    return rows
+
+
+def _row(kind: str, identifier: str, group: str, content: RowContent) -> TrainingRow:
+    return TrainingRow(identifier, group, roles_of(kind, content))

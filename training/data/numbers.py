@@ -6,7 +6,7 @@ import hashlib
 
 
 def number_of(*parts: str | bytes) -> int:
-    """An int64 that equal contents share, and others do not in practice: 8 bytes of BLAKE2."""
+    """Return an int64 that equal contents share, and others do not in practice: 8 bytes of BLAKE2."""
     digest = hashlib.blake2b(digest_size=8)
     for part in parts:
         digest.update(part.encode("utf-8", "surrogatepass") if isinstance(part, str) else part)

@@ -1,34 +1,34 @@
-"""Opens the sources of a stage: what can be known before training is checked here, in one sentence a mistake."""
+"""Open the sources of a stage: what can be known before training is checked here, in one sentence a mistake."""
 
 from __future__ import annotations
 
 import os
-from collections.abc import Callable, Iterable, Sequence
+from collections.abc import Callable, Iterator, Sequence
 from dataclasses import replace
 from itertools import islice
 from pathlib import Path
 
 from mllm_embed.data.folder import DataFolder
+from mllm_embed.data.tables import Record
 from mllm_embed.errors import DataError, did_you_mean
-from mllm_embed.types import ImageLike
 
 from .files import files_of, table_of
 from .folder import read_rows
-from .formats import FORMATS
+from .formats import FORMATS, Format
 from .formats.columns import EXAMPLES
-from .formats.format import COLUMNS
+from .formats.format import COLUMNS, Finish
 from .roles import PICTURE_ROLES
-from .row import TrainingRow
-from .rows import ListRows, MixedRows, TableRows, TrainingRows, cell, needed
+from .rows import ListRows, MixedRows, SourceRows
 from .source import DataSource
+from .table_rows import TableRows, cell, offering
 
-_LOOKED_AT = 100
-_PICTURES = 16
-_ENTRIES = 10_000
+_CHECKED_RECORDS = 100  # the first, whose columns and roles are looked at
+_CHECKED_ROWS = 16  # from all over the source, whose pictures are looked for
+_LISTED = 10_000  # entries of a folder among which a better one is looked for
 
 
 def open_rows(sources: Sequence[DataSource], kind: str, roles: Sequence[str]) -> MixedRows:
-    """The rows of all sources as `kind`, "pairs", "triplets" or "texts", each offering at least `roles`.
+    """Return the rows of all sources as `kind`, "pairs", "triplets" or "texts", each offering at least `roles`.
 
     Nothing is held in memory but where each record lies, except for format folder, which is read and checked whole.
 
@@ -38,8 +38,11 @@ def open_rows(sources: Sequence[DataSource], kind: str, roles: Sequence[str]) ->
     return MixedRows([OPENERS.get(source.format, open_table)(source, kind, list(roles)) for source in sources])
 
 
-def open_folder(source: DataSource, kind: str, roles: list[str]) -> ListRows:
-    """A data folder of our own; it is not looked for pictures that no role needs."""
+def open_folder(source: DataSource, kind: str, roles: list[str]) -> SourceRows:
+    """Return the rows of a data folder of our own. Pictures that no role needs may be missing.
+
+    Raises DataError as `open_rows`.
+    """
     if source.images or source.columns or source.pool:
         raise DataError(
             f"{source.path}: a data folder says by itself where everything is; leave out images and columns"
@@ -48,12 +51,26 @@ def open_folder(source: DataSource, kind: str, roles: list[str]) -> ListRows:
     return ListRows(source, read_rows(folder, source.path, kind, roles), folder.fingerprint())
 
 
-OPENERS: dict[str, Callable[[DataSource, str, list[str]], TrainingRows]] = {"folder": open_folder}
+OPENERS: dict[str, Callable[[DataSource, str, list[str]], SourceRows]] = {"folder": open_folder}
 
 
-def open_table(source: DataSource, kind: str, roles: list[str]) -> TableRows:
-    """A source in any other format."""
+def open_table(source: DataSource, kind: str, roles: list[str]) -> SourceRows:
+    """Return the rows of a source in any other format. Raises DataError as `open_rows`."""
     format = FORMATS[source.format]
+    _check_source(source, format, kind)
+    files = files_of(source, format)
+    table = table_of(source, format, files)
+    rows = TableRows(source, format, table, kind, roles, {**format.columns, **source.columns}, format.finish)
+    _check_columns(rows)
+    rows.finish = _finish(source, format, files[0])
+    _check_roles(rows, roles)
+    if format.mixed:
+        rows = replace(rows, selected=offering(rows, roles))
+    _check_pictures(rows, roles)
+    return rows
+
+
+def _check_source(source: DataSource, format: Format, kind: str) -> None:
     if kind not in format.kinds:
         raise DataError(f"{source.path}: format {source.format} gives {' or '.join(format.kinds)}, not {kind}")
     known = dict.fromkeys((*format.columns, *COLUMNS))
@@ -62,51 +79,42 @@ def open_table(source: DataSource, kind: str, roles: list[str]) -> TableRows:
             raise DataError(
                 f"{source.path}: columns has '{ours}', which is none of {', '.join(known)}{did_you_mean(ours, known)}"
             )
-    files = files_of(source, format)
-    table = table_of(source, format, files)
-    columns = {**format.columns, **source.columns}
-    rows = TableRows(source, format, table, kind, roles, columns, format.finish)
-    _check_columns(rows)
+
+
+def _finish(source: DataSource, format: Format, file: Path) -> Finish | None:
+    """Return what is left to do with the values of a record, with the second file opened where the format has one."""
     if format.join and format.pool:
-        rows.finish = format.join(source.pool or format.pool(files[0]))
-    elif source.pool:
+        return format.join(source.pool or format.pool(file))
+    if source.pool:
         raise DataError(f"{source.path}: format {source.format} has no second file; leave out pool")
-    _check_roles(rows, roles)
-    if format.mixed:
-        rows = replace(rows, kept=needed(rows, roles))
-    _check_pictures(rows, roles)
-    return rows
+    return format.finish
 
 
 def _check_columns(rows: TableRows) -> None:
-    records = [record for record in _first(rows) if isinstance(record, dict)]
-    if not records:
-        error = next(iter(_first(rows)))
-        raise DataError(f"{rows.source.path}: none of its first rows can be read: {error}")
+    records = _readable(rows)
     there = list(dict.fromkeys(name for record in records for name in record))
+    shown = ", ".join(there)[:200]
     if not rows.columns:
-        raise DataError(
-            f"{rows.source.path}: give columns: {EXAMPLES[rows.kind]}; the file has {', '.join(there)[:200]}"
-        )
-    optional = rows.format.optional - rows.source.columns.keys()
+        raise DataError(f"{rows.source.path}: give columns: {EXAMPLES[rows.kind]}; the file has {shown}")
+    needed = rows.columns.keys() - (rows.format.optional - rows.source.columns.keys())
     for ours, theirs in rows.columns.items():
-        if ours not in optional and not any(cell(record, theirs)[0] for record in records):
+        if ours in needed and not any(cell(record, theirs)[0] for record in records):
             raise DataError(
-                f"{rows.source.path} has no column '{theirs}' for {ours}; it has {', '.join(there)[:200]}"
-                f"{did_you_mean(theirs, there)}"
+                f"{rows.source.path} has no column '{theirs}' for {ours}; it has {shown}{did_you_mean(theirs, there)}"
             )
 
 
+def _readable(rows: TableRows) -> list[Record]:
+    """Return those of the first records that can be read. Raises DataError where there are none."""
+    first = list(_first_records(rows))
+    records = [record for record in first if not isinstance(record, DataError)]
+    if not records:
+        raise DataError(f"{rows.source.path}: none of its first rows can be read: {first[0]}")
+    return records
+
+
 def _check_roles(rows: TableRows, roles: list[str]) -> None:
-    made, problem = [], None
-    for index, record in enumerate(_first(rows)):
-        try:
-            made.append(rows.make(record, index))
-        except DataError as error:
-            problem = problem or f"{rows.name(index)}: {error}"
-    if not made:
-        raise DataError(f"{rows.source.path}: none of its first rows can be used: {problem}")
-    offered = list(dict.fromkeys(role for row in made for role in row.roles))
+    offered = _offered(rows)
     lacking = [role for role in roles if role not in offered]
     if lacking and not rows.format.mixed:
         raise DataError(
@@ -115,50 +123,65 @@ def _check_roles(rows: TableRows, roles: list[str]) -> None:
         )
 
 
+def _offered(rows: TableRows) -> list[str]:
+    """Return the roles that the first rows offer. Raises DataError where no row can be made of them."""
+    made, problem = [], None
+    for index, record in enumerate(_first_records(rows)):
+        try:
+            made.append(rows.make(record, index))
+        except DataError as error:
+            problem = problem or f"{rows.name(index)}: {error}"
+    if not made:
+        raise DataError(f"{rows.source.path}: none of its first rows can be used: {problem}")
+    return list(dict.fromkeys(role for row in made for role in row.roles))
+
+
+def _first_records(rows: TableRows) -> Iterator[Record | DataError]:
+    for index in range(min(_CHECKED_RECORDS, len(rows.table))):
+        try:
+            yield rows.table.record(index)
+        except DataError as error:
+            yield error
+
+
 def _check_pictures(rows: TableRows, roles: list[str]) -> None:
-    """A wrong folder of pictures is one mistake, not a million unreadable rows."""
+    """Raise DataError where no picture is there: a wrong folder is one mistake, not a million unreadable rows."""
     if not len(rows):
         raise DataError(f"{rows.source.path}: none of its {len(rows.table):,} rows offers {' and '.join(roles)}")
-    step = max(1, len(rows) // _PICTURES)
     missing = []
-    for index in range(0, len(rows), step):
-        for path in _paths(rows, index, roles):
+    for index in range(0, len(rows), max(1, len(rows) // _CHECKED_ROWS)):
+        for path in _picture_files(rows, index, roles):
             if path.is_file():
                 return
             missing.append((index, path))
     if missing:
         index, path = missing[0]
-        root = rows.root(rows.table.place(rows._record(index))[0])
-        raise DataError(f"{rows.name(index)}: the picture {path} does not exist{_elsewhere(root, path, rows)}")
+        cure = _elsewhere(rows.root(index), path, rows.format)
+        raise DataError(f"{rows.name(index)}: the picture {path} does not exist{cure}")
 
 
-def _paths(rows: TableRows, index: int, roles: list[str]) -> list[Path]:
+def _picture_files(rows: TableRows, index: int, roles: list[str]) -> list[Path]:
     try:
-        row: TrainingRow = rows[index]
+        row = rows[index]
     except DataError:
         return []
-    pictures: list[ImageLike] = [picture for role in roles for picture in row.roles[role].images]
+    pictures = [picture for role in roles for picture in row.roles[role].images]
     return [picture for picture in pictures if isinstance(picture, Path)]
 
 
-def _elsewhere(root: Path, path: Path, rows: TableRows) -> str:
-    """What to do about it: the folder from which the name would be right, where one is near."""
+def _elsewhere(root: Path, path: Path, format: Format) -> str:
+    """Return what to do about a missing picture: the folder from which its name would be right, where one is near."""
     name = os.path.relpath(path, root)
-    entries = islice(os.scandir(root), _ENTRIES) if root.is_dir() else ()
-    children = sorted(Path(entry.path) for entry in entries if entry.is_dir())
-    for folder in (*children, root.parent, root.parent.parent):
-        found = next(
-            (f for f in (folder / name, *(folder / f"{name}{e}" for e in rows.format.extensions)) if f.is_file()), 0
-        )
-        if found:
-            return f", but {found} does: give images: {folder}"
-    hint = f" ({rows.format.hint})" if rows.format.hint else ""
+    for folder in _folders_near(root):
+        for ending in ("", *format.extensions):
+            found = folder / f"{name}{ending}"
+            if found.is_file():
+                return f", but {found} does: give images: {folder}"
+    hint = f" ({format.hint})" if format.hint else ""
     return f"; give images, the folder from which '{name}' is the way to it{hint}"
 
 
-def _first(rows: TableRows) -> Iterable[object]:
-    for index in range(min(_LOOKED_AT, len(rows.table))):
-        try:
-            yield rows.table.record(index)
-        except DataError as error:
-            yield error
+def _folders_near(root: Path) -> list[Path]:
+    entries = islice(os.scandir(root), _LISTED) if root.is_dir() else ()
+    children = sorted(Path(entry.path) for entry in entries if entry.is_dir())
+    return [*children, root.parent, root.parent.parent]

@@ -13,8 +13,8 @@ from collections.abc import Sequence
 import numpy as np
 
 LANES = 8
-WINDOW_ROWS = 2048
-WINDOW_BLOCKS = 8
+WINDOW_ROWS = 2048  # rows that are shuffled together
+WINDOW_BLOCKS = 8  # blocks that they come from at most, each of which a worker holds in memory
 
 
 def stream_order(
@@ -27,13 +27,13 @@ def stream_order(
     rank: int = 0,
     world: int = 1,
 ) -> np.ndarray:
-    """The rows that process `rank` of `world` reads in an epoch, [batches * batch_size] int64.
+    """Return the rows that process `rank` of `world` reads in an epoch, [batches * batch_size] int64.
 
     Every process gets equally many. Without weights no row comes twice, and fewer than world * batch_size rows of all
     and `world` rows of each source are left out of an epoch, other ones each time.
 
     Args:
-        blocks: for each source, the first row of each block, counted within the source.
+        blocks: for each source [K] int64, the first row of each block, counted within the source.
         lengths: the rows of each source.
         weights: its share in the rows of an epoch, None for its own size; the epoch is as long as all rows together,
             so a source that gets more than its size comes more than once.
@@ -49,6 +49,8 @@ def stream_order(
     labels = labels[: len(labels) // batch_size * batch_size]
     lane = np.arange(len(labels)) // batch_size % LANES
     order = np.empty(len(labels), dtype=np.int64)
+    # The blocks of a source are shuffled by a seed without the rank: every process lays them out alike, and takes its
+    # own stretch of them, so that no row comes to two.
     first = 0
     for source, (starts, length, share) in enumerate(zip(blocks, lengths, shares, strict=True)):
         runs = _shuffled_blocks(starts, length, share * world, (seed, epoch, source))
@@ -63,13 +65,13 @@ def stream_order(
 
 
 def shares(lengths: Sequence[int], weights: Sequence[float | None]) -> list[float]:
-    """What each source weighs beside the others: one without a weight as much as its part of all rows."""
+    """Return what each source weighs beside the others: one without a weight as much as its part of all rows."""
     total = sum(lengths)
     return [length / total if weight is None else weight for length, weight in zip(lengths, weights, strict=True)]
 
 
 def quotas(lengths: Sequence[int], weights: Sequence[float | None]) -> list[int]:
-    """How many rows of each source an epoch has: all together as many as there are rows."""
+    """Return how many rows of each source an epoch has: all together as many as there are rows."""
     if all(weight is None for weight in weights):
         return list(lengths)
     given = shares(lengths, weights)
@@ -79,7 +81,7 @@ def quotas(lengths: Sequence[int], weights: Sequence[float | None]) -> list[int]
 def _shuffled_blocks(
     starts: np.ndarray, length: int, count: int, seed: tuple[int, ...]
 ) -> tuple[np.ndarray, np.ndarray]:
-    """First rows and lengths of blocks in a random order, over again where `count` rows are more than one round."""
+    """Return first rows and lengths of blocks [K] int64 in a random order, again where `count` exceeds a round."""
     rng = np.random.default_rng(seed)
     sizes = np.diff(np.append(starts, length))
     rounds = [rng.permutation(len(starts)) for _ in range(-(-count // max(length, 1)))]
@@ -88,7 +90,7 @@ def _shuffled_blocks(
 
 
 def _cut(starts: np.ndarray, sizes: np.ndarray, begin: int, end: int) -> tuple[np.ndarray, np.ndarray]:
-    """The blocks of rows begin to end of those laid one after the other; the outer ones may be parts of blocks."""
+    """Return the blocks of rows begin to end of those laid end to end; the outer ones may be parts of blocks."""
     stops = np.cumsum(sizes)
     first, last = np.searchsorted(stops, begin, side="right"), np.searchsorted(stops, end, side="left")
     if begin >= end:
@@ -99,7 +101,7 @@ def _cut(starts: np.ndarray, sizes: np.ndarray, begin: int, end: int) -> tuple[n
 
 
 def _windows(starts: np.ndarray, sizes: np.ndarray, rng: np.random.Generator) -> np.ndarray:
-    """The rows of the blocks, shuffled among up to WINDOW_BLOCKS neighbours of together about WINDOW_ROWS rows."""
+    """Return the rows of the blocks, shuffled among up to WINDOW_BLOCKS neighbours of about WINDOW_ROWS rows."""
     rows: list[np.ndarray] = [np.empty(0, dtype=np.int64)]
     window: list[np.ndarray] = []
     held = 0

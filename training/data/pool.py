@@ -6,11 +6,14 @@ from pathlib import Path
 from typing import Any
 
 import numpy as np
+from tqdm import tqdm
 
 from mllm_embed.data.tables import Record, json_table
 from mllm_embed.errors import DataError
 
 from .numbers import number_of
+
+_BAR_ROWS = 100_000  # records from which on reading takes long enough to show it
 
 
 class RecordPool:
@@ -20,21 +23,20 @@ class RecordPool:
     """
 
     def __init__(self, path: Path, key: str):
-        from tqdm import tqdm
-
         if not path.is_file():
             raise DataError(f"{path} is missing; give the file of candidates as pool")
         self.path, self.key, self._table = path, key, json_table([path])
         count = len(self._table)
         ids = np.empty(count, dtype=np.int64)
-        for row in tqdm(range(count), desc=f"reading {path.name}", unit="row", leave=False, disable=count < 100_000):
+        for row in tqdm(range(count), desc=f"reading {path.name}", unit="row", leave=False, disable=count < _BAR_ROWS):
             ids[row] = number_of(self._id(row))
         self._order = np.argsort(ids, kind="stable").astype(np.int32)
         self._sorted = ids[self._order]
 
     def __getitem__(self, identifier: Any) -> Record:
-        """Raises DataError for an id that the file does not hold."""
+        """Return a record. Raises DataError for an id that the file does not hold."""
         if isinstance(identifier, str):
+            # ids are kept as their numbers alone: the record found tells whether it is the one
             at = int(np.searchsorted(self._sorted, number_of(identifier)))
             record = self._table.record(int(self._order[at])) if at < len(self._sorted) else {}
             if record.get(self.key) == identifier:

@@ -11,14 +11,14 @@ ATTEMPTS = 20
 
 
 def replacement(rows: MixedRows, index: int, attempt: int, seed: int) -> int:
-    """The row to try instead of `index`, from the same source: a function of its arguments alone.
+    """Return the row to try instead of `index`, from the same source: a function of its arguments alone.
 
     In a source that is streamed it is the next row but `attempt`, which most likely lies in memory; elsewhere any.
 
     Args:
         rows: the rows of the stage.
         index: the row that cannot be read.
-        attempt: from 1; the spares may be unreadable too.
+        attempt: from 1; replacements may be unreadable too.
         seed: of the run.
 
     Raises:

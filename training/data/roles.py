@@ -1,8 +1,12 @@
-"""The roles that rows offer, and which of them show a picture."""
+"""The roles that rows offer: their names, which of them show a picture, and how they are made of what a row holds."""
 
 from __future__ import annotations
 
+from collections.abc import Callable
+from dataclasses import dataclass
 from typing import Literal
+
+from mllm_embed.types import Document, Images, Item, Query
 
 RoleName = Literal[
     "image", "caption", "composed", "query_image", "target_image", "target_text", "source_text", "composed_text",
@@ -19,3 +23,89 @@ ROLES: dict[str, tuple[RoleName, ...]] = {
 PICTURE_ROLES: tuple[RoleName, ...] = (
     "image", "composed", "query_image", "target_image", "target_captioned", "query", "target",
 )  # fmt: skip
+
+
+@dataclass(frozen=True)
+class RowContent:
+    """What a row holds under our names of columns, as `formats.format.Format` explains them; None where it is empty."""
+
+    image: Images | None = None
+    caption: str | None = None
+    instruction: str | None = None
+    source_text: str | None = None
+    target_image: Images | None = None
+    target_text: str | None = None
+    target_caption: str | None = None
+    negative_text: str | None = None
+
+
+# The columns that rows of each kind are made of. Others are not looked at: their pictures may not even be there.
+CONTENT: dict[str, tuple[str, ...]] = {
+    "pairs": ("image", "caption"),
+    "triplets": ("image", "instruction", "source_text", "target_image", "target_text", "target_caption"),
+    "texts": ("source_text", "instruction", "target_text", "negative_text"),
+}
+
+
+def roles_of(kind: str, content: RowContent) -> dict[str, Item]:
+    """Return what plays which role in a row of `kind`, "pairs", "triplets" or "texts"; empty columns offer nothing."""
+    return _ROLES_OF[kind](content)
+
+
+def _pair(content: RowContent) -> dict[str, Item]:
+    roles: dict[str, Item] = {}
+    if content.image is not None:
+        roles["image"] = Document(image=content.image)
+    if content.caption:
+        roles["caption"] = Document(text=content.caption)
+    return roles
+
+
+def _triplet(content: RowContent) -> dict[str, Item]:
+    return _asked(content) | _answered(content)
+
+
+def _asked(content: RowContent) -> dict[str, Item]:
+    """Return what a triplet asks; `query` is whatever asks, for sources that mix pictures and words."""
+    roles: dict[str, Item] = {}
+    if content.image is not None:
+        roles["query"] = roles["composed"] = Query(image=content.image, instruction=content.instruction)
+        roles["query_image"] = Document(image=content.image)
+    if content.source_text:
+        roles["source_text"] = Document(text=content.source_text)
+    if content.instruction and (content.source_text or content.image is None):
+        roles["composed_text"] = Query(text=content.source_text, instruction=content.instruction)
+        roles.setdefault("query", roles["composed_text"])
+    return roles
+
+
+def _answered(content: RowContent) -> dict[str, Item]:
+    """Return what a triplet must find; `target` is whatever answers, a caption of a picture only together with it."""
+    roles: dict[str, Item] = {}
+    words = content.target_text or content.target_caption
+    if content.target_image is not None:
+        roles["target"] = Document(image=content.target_image, text=content.target_caption)
+        roles["target_image"] = Document(image=content.target_image)
+        if words:
+            roles["target_captioned"] = Document(image=content.target_image, text=words)
+    elif words:
+        roles["target"] = Document(text=words)
+    if content.target_text:
+        roles["target_text"] = Document(text=content.target_text)
+    return roles
+
+
+def _texts(content: RowContent) -> dict[str, Item]:
+    roles: dict[str, Item] = {}
+    if content.source_text:
+        roles["source_text"] = Document(text=content.source_text)
+    if content.target_text:
+        roles["target_text"] = Document(text=content.target_text)
+    if content.negative_text:
+        roles["negative_text"] = Document(text=content.negative_text)
+    if content.source_text and content.instruction:
+        roles["composed_text"] = Query(text=content.source_text, instruction=content.instruction)
+    return roles
+
+
+_ROLES_OF: dict[str, Callable[[RowContent], dict[str, Item]]] = {"pairs": _pair, "triplets": _triplet, "texts": _texts}

@@ -9,9 +9,13 @@ from mllm_embed.types import Item
 
 @dataclass(frozen=True)
 class TrainingRow:
-    """One training example: what plays which role, under which id; rows with one `group` ask about one reference.
+    """One training example, whatever its data set.
 
-    `hard_negatives` are wrong answers that were chosen for this row: given by its data set, or mined.
+    Args:
+        id: its name in its source.
+        group: rows with one group ask about one reference.
+        roles: what plays which role, by the names of `roles.ROLES`.
+        hard_negatives: wrong answers that were chosen for this row: given by its data set, or mined.
     """
 
     id: str

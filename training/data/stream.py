@@ -18,6 +18,12 @@ class StreamSampler(Sampler[int]):
 
     Batches of `batch_size` rows belong to the processes in turn, as accelerate hands them out, and each process's own
     lie near one another in its own shards. A run goes on at any row without a read, since an order is made of numbers.
+
+    Args:
+        rows: those of all sources.
+        batch_size: rows of one process in a step.
+        seed: of the run.
+        processes: how many there are.
     """
 
     def __init__(self, rows: MixedRows, batch_size: int, seed: int, processes: int = 1):
@@ -25,6 +31,7 @@ class StreamSampler(Sampler[int]):
         self._epoch = 0
 
     def set_epoch(self, epoch: int) -> None:
+        """Take the order of `epoch`, from 0, from now on."""
         self._epoch = epoch
 
     def __len__(self) -> int:
@@ -34,7 +41,7 @@ class StreamSampler(Sampler[int]):
         return iter(self.order().tolist())
 
     def order(self) -> np.ndarray:
-        """[N] int64: the rows of the epoch, as numbers into `rows`."""
+        """Return [N] int64: the rows of the epoch, as numbers into `rows`."""
         parts = self.rows.parts
         given = (
             [part.blocks() for part in parts], [len(part) for part in parts], [part.source.weight for part in parts],

@@ -8,12 +8,12 @@ from pathlib import Path
 
 from mllm_embed.errors import DataError
 
-FILE = "unreadable.jsonl"
-_JUDGED_FROM = 1000
+UNREADABLE_FILE = "unreadable.jsonl"
+_JUDGED_FROM = 1000  # rows tried; of fewer, one bad picture may be many in a hundred
 
 
-class Unreadable:
-    """Appends {"id", "source", "reason"} to a JSONL file for each row that could not be read, once a row.
+class UnreadableLog:
+    """A JSONL file to which {"id", "source", "reason"} is appended for each row that could not be read, once a row.
 
     A run that goes on reads what it wrote before, so that no row is written twice. Rows are told by the process that
     trains, as batches arrive: no file is shared. `state` belongs into a checkpoint: a run that goes on judges by what
@@ -38,7 +38,7 @@ class Unreadable:
         self._judge(min(_JUDGED_FROM, self.rows or _JUDGED_FROM))
 
     def state(self) -> dict[str, int]:
-        """What `restore` takes: how many rows were tried, and how many of them could not be read."""
+        """Return what `restore` takes: how many rows were tried, and how many of them could not be read."""
         return {"seen": self.seen, "met": self.met}
 
     def restore(self, state: Mapping[str, int]) -> None:
@@ -71,7 +71,7 @@ class Unreadable:
             raise DataError(f"cannot write {self.path}: {error.strerror}") from error
 
     def close(self) -> str | None:
-        """What to tell at the end, None when every row was read. Raises DataError when too many were not."""
+        """Return what to tell at the end, None when every row was read. Raises DataError when too many were not."""
         self._judge(1)
         if not self.met:
             return None
@@ -87,7 +87,7 @@ class Unreadable:
 
 
 def _before(path: Path) -> set[tuple[str, str]]:
-    """What the file tells already; a line that a full disk cut off is left out."""
+    """Return the rows that the file names already; a line that a full disk cut off is left out."""
     known = set()
     if path.is_file():
         for line in path.read_text(encoding="utf-8", errors="replace").splitlines():

@@ -24,7 +24,7 @@ from ..batch.examples import key_of
 from ..data import TrainingRow
 from ..data.numbers import number_of
 from ..distributed.gathering import agreed, gather_ragged, interleaved, world
-from ..mining.reading import BLOCK, encode_readable
+from ..mining.vector_cache import BLOCK
 from ..recipe.config import Stage, Term
 
 
@@ -151,8 +151,9 @@ def _encoded(items: Sequence[Item], embedder: MLLMEmbedder, bf16: bool, most: fl
     with tqdm(total=len(share), desc="embedding the bank", disable=None if rank == 0 else True, mininterval=1) as bar:
         for start in range(0, len(share), BLOCK):
             block = share[start : start + BLOCK]
+            why: dict[int, str] = {}
             with torch.autocast(device.type, torch.bfloat16, enabled=bf16):
-                found, why = encode_readable(block, embedder)
+                found = embedder.encode(block, show_progress=False, unreadable=why)
             vectors[start : start + len(block)] = torch.from_numpy(found)
             readable[[start + place for place in why]] = False
             reasons += why.values()

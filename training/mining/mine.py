@@ -17,8 +17,8 @@ from mllm_embed.saving.versions import versions
 from ..data import TrainingRow
 from ..data.folder import read_rows
 from .clusters import Clustering, Graph, partition
-from .mined_file import write_mined, written_item
-from .negatives import Negatives, Questions, Rules, choose, positive_similarity, searched, without_twins
+from .mined_file import write_mined_file, written_item
+from .negatives import Negatives, Questions, Rules, choose, positive_similarity, search_blocks, without_duplicates
 from .vector_cache import VectorCache
 
 # What asks and what is found where nobody says: the first role that all rows have. In the order in which kinds of rows
@@ -103,7 +103,7 @@ def embed(questions: Questions, embedder: MLLMEmbedder, cache: VectorCache, batc
     """Return the vectors of `questions`, those that `cache` has from an earlier run and new ones. Raises as it does."""
     queries = cache.encode("queries", questions.queries, embedder, batch_size)
     gallery = cache.encode("gallery", questions.gallery, embedder, batch_size)
-    return QuestionVectors(queries, gallery, cache.lost["queries"], cache.lost["gallery"])
+    return QuestionVectors(queries, gallery, cache.unreadable["queries"], cache.unreadable["gallery"])
 
 
 @dataclass(frozen=True)
@@ -125,9 +125,9 @@ def mine(questions: Questions, vectors: QuestionVectors, rules: Rules, clusterin
     own = positive_similarity(queries, gallery, questions)
     graph = Graph(questions.query, questions.positive, clustering.skip) if clustering else None
     parts, right = [], questions.right()
-    for part, scores, places in searched(queries, gallery, right, rules.depth):
+    for part, scores, places in search_blocks(queries, gallery, right, rules.depth):
         places[np.isin(places, gone) | np.isin(np.arange(part.start, part.stop), list(silent))[:, None]] = -1
-        clean = without_twins(queries[part], gallery, scores, places, right[part])
+        clean = without_duplicates(queries[part], gallery, scores, places, right[part])
         parts.append(choose(scores, clean, own[part], rules))
         if graph:
             graph.add(part.start, places, questions.answers)
@@ -143,7 +143,7 @@ def write(path: Path, header: Mapping[str, Any], data: MiningData, questions: Qu
     if mined.clustering:
         rules |= {"clusters": mined.clustering.size, "cluster_skip": mined.clustering.skip}
     lines = _lines(data, questions, mined)
-    write_mined(path, {**header, "rules": rules, "versions": versions()}, lines)
+    write_mined_file(path, {**header, "rules": rules, "versions": versions()}, lines)
 
 
 def _lines(data: MiningData, questions: Questions, mined: Mining) -> Iterator[dict[str, Any]]:

@@ -22,16 +22,16 @@ from mllm_embed.types import Document, Item
 FORMAT = 1
 
 
-class Mined(NamedTuple):
+class MinedRow(NamedTuple):
     """What was found for a row: wrong answers, the hardest first, and the number of its cluster if it has one."""
 
     negatives: tuple[Item, ...]
     cluster: int | None
 
 
-def read_mined(
+def read_mined_file(
     path: Path, root: Path, data: str, rows: str | None = None, ids: Collection[str] | None = None
-) -> dict[str, Mined]:
+) -> dict[str, MinedRow]:
     """What a mined file says, by row id.
 
     Args:
@@ -52,7 +52,7 @@ def read_mined(
     if rows is not None and header.get("rows") != rows:
         raise DataError(f"{path} was mined for {header.get('rows')}, not for {rows}; mine again with --rows {rows}")
     known = None if ids is None else set(ids)
-    found: dict[str, Mined] = {}
+    found: dict[str, MinedRow] = {}
     for number, line in enumerate(lines, start=2):
         where = f"{path}:{number}"
         name = line.get("id")
@@ -66,11 +66,11 @@ def read_mined(
         negatives = line.get("negatives")
         if not isinstance(negatives, list):
             raise DataError(f'{where}: "negatives" must be a list')
-        found[name] = Mined(tuple(_read_item(entry, root, where) for entry in negatives), cluster)
+        found[name] = MinedRow(tuple(_read_item(entry, root, where) for entry in negatives), cluster)
     return found
 
 
-def write_mined(path: Path, header: Mapping[str, Any], lines: Iterable[Mapping[str, Any]]) -> None:
+def write_mined_file(path: Path, header: Mapping[str, Any], lines: Iterable[Mapping[str, Any]]) -> None:
     """Write a mined file in one step; `header` needs "data" and "rows". Raises DataError when the disk fails."""
     with atomic_file(path) as temporary, temporary.open("w", encoding="utf-8") as file:
         for line in chain([{"format": FORMAT, **header}], lines):

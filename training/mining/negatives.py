@@ -139,7 +139,7 @@ class Negatives:
         )
 
 
-def searched(
+def search_blocks(
     queries: np.ndarray, gallery: np.ndarray, right: Sequence[set[int]], depth: int, progress: bool | None = None
 ) -> Iterator[tuple[slice, np.ndarray, np.ndarray]]:
     """Exact `ranking.top_k` of `depth`, without what is right, a block of queries at a time.
@@ -160,8 +160,8 @@ def choose(scores: np.ndarray, places: np.ndarray, positive: np.ndarray, rules: 
     """Apply `rules` to what a search found.
 
     Args:
-        scores, places: [Q, K] as `searched` gives them, the best first, without what is right. A place -1 in between
-            is passed over.
+        scores, places: [Q, K] as `search_blocks` gives them, the best first, without what is right. A place -1 in
+            between is passed over.
         positive: [Q] float32, the similarity that a query's right answers have.
         rules: a checked set.
     """
@@ -186,14 +186,14 @@ def choose(scores: np.ndarray, places: np.ndarray, positive: np.ndarray, rules: 
     )
 
 
-def without_twins(
+def without_duplicates(
     queries: np.ndarray, gallery: np.ndarray, scores: np.ndarray, places: np.ndarray, right: Sequence[set[int]]
 ) -> np.ndarray:
     """`places` [Q, K] with -1 for what no model can tell from something right, or from the candidate before it.
 
     Args:
         queries: [Q, D] the vectors searched for, gallery: [N, D], both of length 1.
-        scores, places: what `searched` gives for them.
+        scores, places: what `search_blocks` gives for them.
         right: for each query the places of what is right.
     """
     # scores first: a twin's is nearly the same, so that few vectors have to be read

@@ -10,100 +10,117 @@ from typing import Any
 import numpy as np
 from tqdm import tqdm
 
+from mllm_embed import MLLMEmbedder
 from mllm_embed.errors import ConfigError, DataError, ModelError
 from mllm_embed.files import read_json, write_json
 from mllm_embed.types import Item
 
-from .reading import BLOCK, ReadingEncoder, encode_readable
-
 MANIFEST = "vectors.json"
-_LOST = 0.01  # share of unreadable inputs with which the rest is still worth something
+BLOCK = 256  # inputs that are embedded between two notes of how many are done
+MAX_UNREADABLE = 0.01  # share of unreadable inputs with which the rest is still worth something
 
 
 class VectorCache:
     """A folder with NAME.npy for each list of items, and vectors.json: what made them, and how many are done.
 
-    `lost` holds, for each list, the places of items that cannot be read, and why; their vectors are 0.
+    Args:
+        folder: made where it is missing.
+        provenance: plain JSON that tells these vectors from any others.
+
+    `unreadable` holds, for each list, the places of items that cannot be read, and why; their vectors are 0.
+
+    Raises ConfigError for a folder that holds vectors of another model or of other items, or something else, and
+    DataError for one that cannot be written.
     """
 
     def __init__(self, folder: Path, provenance: Mapping[str, Any]):
-        """Open or make `folder`; `provenance` is plain JSON that tells these vectors from any others.
-
-        Raises ConfigError for a folder that holds vectors of another model or of other items, or something else, and
-        DataError for one that cannot be written.
-        """
         self.folder, self.provenance = folder, dict(provenance)
         self.done: dict[str, int] = {}
-        self.lost: dict[str, dict[int, str]] = {}
-        if folder.is_dir() and (folder / MANIFEST).is_file():
-            told = read_json(folder / MANIFEST, f"remove {folder}")
-            if not isinstance(told, dict) or told.get("made_by") != self.provenance or "done" not in told:
-                raise ConfigError(
-                    f"{folder} holds vectors of another model or of other data; remove it, or give another --vectors"
-                )
-            self.done = told["done"]
-            self.lost = {name: dict(found) for name, found in told.get("lost", {}).items()}
+        self.unreadable: dict[str, dict[int, str]] = {}
+        if (folder / MANIFEST).is_file():
+            self._resume()
         elif folder.exists() and (not folder.is_dir() or any(folder.iterdir())):
             raise ConfigError(f"{folder} holds something else than vectors; give another --vectors")
-        self._note()  # before any vector: a folder without it is not known again
+        self._write_manifest()  # before any vector: a folder without it is not known again
 
     def encode(
         self,
         name: str,
         items: Sequence[Item],
-        encoder: ReadingEncoder,
+        encoder: MLLMEmbedder,
         batch_size: int = 32,
         progress: bool | None = None,
     ) -> np.ndarray:
-        """[N, D] float32 of `items`, read from disk (as a memory map) where they have been made before.
+        """Return the vectors [N, D] float32 of `items`, from disk (as a memory map) where they have been made before.
 
         Raises ModelError for a vector with NaN, DataError for more than 1 % of items that cannot be read or a full
         disk, and what `encoder.encode` raises; what was done until then stays.
         """
         path, shape = self.folder / f"{name}.npy", (len(items), encoder.dimension)
         done = self.done.get(name, 0) if path.is_file() else 0
-        made = _opened(path, shape, done)
-        lost = self.lost[name] = self.lost.get(name, {}) if done else {}
+        vectors = _opened(path, shape, done)
+        unreadable = self.unreadable[name] = self.unreadable.get(name, {}) if done else {}
         hide = None if progress is None else not progress
         with tqdm(total=len(items), initial=done, desc=f"embedding {name}", disable=hide, mininterval=1) as bar:
             for start in range(done, len(items), BLOCK):
                 block = items[start : start + BLOCK]
-                vectors, reasons = encode_readable(block, encoder, batch_size)
-                if len(lost) + len(reasons) > _LOST * len(items):
-                    first = next(iter([*lost.values(), *reasons.values()]))
-                    raise DataError(
-                        f"{len(lost) + len(reasons)} of {len(items):,} inputs cannot be read, more than {_LOST:.0%}: "
-                        f"{first}"
-                    )
-                lost.update({start + at: reason for at, reason in reasons.items()})
-                bad = np.flatnonzero(~np.isfinite(vectors).all(axis=1))
-                if len(bad):
-                    raise ModelError(f"the vector of {block[bad[0]]} holds NaN: nothing can be near it; mend the model")
-                made[start : start + len(block)] = vectors
-                made.flush()
+                reasons: dict[int, str] = {}
+                found = encoder.encode(block, batch_size=batch_size, show_progress=False, unreadable=reasons)
+                unreadable.update({start + place: reason for place, reason in reasons.items()})
+                _check_readable(unreadable, len(items))
+                _check_finite(found, block)
+                # vectors first, then how many there are: killed in between, the block is made again
+                vectors[start : start + len(block)] = found
+                vectors.flush()
                 self.done[name] = start + len(block)
-                self._note()
+                self._write_manifest()
                 bar.update(len(block))
-        return np.asarray(made)
+        return np.asarray(vectors)
 
-    def _note(self) -> None:
-        lost = {name: list(found.items()) for name, found in self.lost.items()}
-        write_json(self.folder / MANIFEST, {"made_by": self.provenance, "done": self.done, "lost": lost})
+    def _resume(self) -> None:
+        """Take up what an earlier run left. Raises ConfigError where it was made by anything else."""
+        manifest = read_json(self.folder / MANIFEST, f"remove {self.folder}")
+        if not isinstance(manifest, dict) or manifest.get("made_by") != self.provenance or "done" not in manifest:
+            raise ConfigError(
+                f"{self.folder} holds vectors of another model or of other data; remove it, or give another --vectors"
+            )
+        self.done = manifest["done"]
+        self.unreadable = {name: dict(found) for name, found in manifest.get("lost", {}).items()}
+
+    def _write_manifest(self) -> None:
+        unreadable = {name: list(found.items()) for name, found in self.unreadable.items()}
+        write_json(self.folder / MANIFEST, {"made_by": self.provenance, "done": self.done, "lost": unreadable})
+
+
+def _check_readable(unreadable: Mapping[int, str], count: int) -> None:
+    if len(unreadable) > MAX_UNREADABLE * count:
+        raise DataError(
+            f"{len(unreadable)} of {count:,} inputs cannot be read, more than {MAX_UNREADABLE:.0%}: "
+            f"{next(iter(unreadable.values()))}"
+        )
+
+
+def _check_finite(vectors: np.ndarray, items: Sequence[Item]) -> None:
+    bad = np.flatnonzero(~np.isfinite(vectors).all(axis=1))
+    if len(bad):
+        raise ModelError(f"the vector of {items[bad[0]]} holds NaN: nothing can be near it; mend the model")
 
 
 def _opened(path: Path, shape: tuple[int, int], done: int) -> np.memmap:
-    """The file of `shape` on disk, new where nothing of it is done; all its room is taken at once."""
+    """Return the file of `shape` on disk, new where nothing of it is done; all its room is taken at once."""
     try:
-        made = np.lib.format.open_memmap(
+        vectors = np.lib.format.open_memmap(
             path, mode="r+" if done else "w+", dtype=None if done else np.float32, shape=None if done else shape
         )
     except (ValueError, OSError) as error:
         raise ConfigError(f"{path} cannot be used ({error}); remove {path.parent}") from error
-    if made.shape != shape or made.dtype != np.float32:
-        raise ConfigError(f"{path} is {made.dtype} of shape {made.shape}, not float32 of {shape}; remove {path.parent}")
+    if vectors.shape != shape or vectors.dtype != np.float32:
+        raise ConfigError(
+            f"{path} is {vectors.dtype} of shape {vectors.shape}, not float32 of {shape}; remove {path.parent}"
+        )
     if not done:
         _reserve(path)
-    return made
+    return vectors
 
 
 def _reserve(path: Path) -> None:

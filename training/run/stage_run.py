@@ -23,7 +23,7 @@ from mllm_embed.saving.model_card import ModelCardInfo
 from ..batch.collator import ContrastiveCollator
 from ..batch.examples import Examples, Reader
 from ..batch.stage_data import StageRows, order_of
-from ..data.unreadable import FILE, Unreadable
+from ..data.unreadable import UNREADABLE_FILE, UnreadableLog
 from ..distill.bank import Bank, make_bank, read_bank
 from ..distill.teacher import Teacher
 from ..distributed.chunking import find_chunk_tokens
@@ -132,12 +132,12 @@ class StageRun:
         read = Reader(self.embedder.item_processor.prepared, stage.encoded, stage.keyed, stage.hard_negatives, answers)
         examples = Examples(self.rows, read, self.seed)
         rank, _ = world()
-        lost = output / (FILE if rank == 0 else FILE.replace(".", f"-{rank}."))
+        lost = output / (UNREADABLE_FILE if rank == 0 else UNREADABLE_FILE.replace(".", f"-{rank}."))
         trainer = ContrastiveTrainer(
             model=self.encoder, args=arguments, train_dataset=examples, stage=stage, banks=banks,
             order=self._order(),
             data_collator=ContrastiveCollator(self.embedder.item_processor, stage.uses, self._chunk_tokens(examples)),
-            unreadable=Unreadable(lost, len(self.rows) // processes(), stage.max_unreadable),
+            unreadable=UnreadableLog(lost, len(self.rows) // processes(), stage.max_unreadable),
             callbacks=[log, Console(self.name), Advice(stage, self.rows.sample(), banks, log), stopping],
         )  # fmt: skip
         trainer.remove_callback(PrinterCallback)

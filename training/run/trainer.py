@@ -18,7 +18,7 @@ from mllm_embed.errors import ModelError
 from mllm_embed.files import check_space, write_json
 
 from ..batch.collator import ContrastiveBatch
-from ..data.unreadable import Unreadable
+from ..data.unreadable import UnreadableLog
 from ..distill.bank import Bank
 from ..distributed.gathering import GatheredBatch, gather
 from ..distributed.zero import OPTIMIZER_FILE, load_moments, save_moments, whole
@@ -44,7 +44,7 @@ class ContrastiveTrainer(Trainer):
         stage: Stage,
         order: Sampler[int],
         banks: dict[str, Bank],
-        unreadable: Unreadable,
+        unreadable: UnreadableLog,
         **kwargs: Any,
     ):
         """`order` gives the rows' numbers, `banks` the candidates of terms by name; `unreadable` hears of lost rows."""

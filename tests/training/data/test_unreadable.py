@@ -11,7 +11,7 @@ from mllm_embed.errors import DataError
 from mllm_embed.training.data import DataSource
 from mllm_embed.training.data.open import open_rows
 from mllm_embed.training.data.replacement import ATTEMPTS, replacement
-from mllm_embed.training.data.unreadable import Unreadable
+from mllm_embed.training.data.unreadable import UnreadableLog
 
 
 @pytest.mark.parametrize("streaming", [False, True])
@@ -36,7 +36,7 @@ def test_spares_come_from_the_same_source(tmp_path: Path, streaming: bool) -> No
 def test_each_row_is_written_once_even_by_a_run_that_goes_on(tmp_path: Path) -> None:
     path = tmp_path / "run/unreadable.jsonl"
     for _ in range(2):
-        log = Unreadable(path, rows=100_000)
+        log = UnreadableLog(path, rows=100_000)
         log.count(1000)
         log.add("7", "cc3m", "broken")
         log.add("7", "cc3m", "broken")
@@ -47,7 +47,7 @@ def test_each_row_is_written_once_even_by_a_run_that_goes_on(tmp_path: Path) -> 
     ]
     told = log.close()
     assert told.startswith("2 rows could not be read and others took their place: ") and str(path) in told
-    assert Unreadable(tmp_path / "none.jsonl").close() is None
+    assert UnreadableLog(tmp_path / "none.jsonl").close() is None
 
 
 def test_a_line_names_its_row_once(tmp_path: Path) -> None:
@@ -59,7 +59,7 @@ def test_a_line_names_its_row_once(tmp_path: Path) -> None:
     )
     with pytest.raises(DataError) as error:
         rows[1]
-    log = Unreadable(tmp_path / "unreadable.jsonl")
+    log = UnreadableLog(tmp_path / "unreadable.jsonl")
     log.add(*rows.where(1), str(error.value))
     told = json.loads(log.path.read_text())
     assert (told["id"], told["source"]) == ("row 2", str(file)) and told["reason"].startswith("it is not JSON")
@@ -68,18 +68,18 @@ def test_a_line_names_its_row_once(tmp_path: Path) -> None:
 
 
 def test_more_than_the_share_is_fatal(tmp_path: Path) -> None:
-    log = Unreadable(tmp_path / "a.jsonl", share=0.01)
+    log = UnreadableLog(tmp_path / "a.jsonl", share=0.01)
     for row in range(11):
         log.add(str(row), "s", "gone")
     log.count(988)  # too few to judge
     with pytest.raises(DataError, match="11 of the 1,000 rows tried.* 0.01 .*a.jsonl lists.* or raise max_unreadable$"):
         log.count(1)
-    few = Unreadable(tmp_path / "b.jsonl", rows=50)
+    few = UnreadableLog(tmp_path / "b.jsonl", rows=50)
     few.add("1", "s", "gone")
     few.count(48)
     with pytest.raises(DataError, match="1 of the 50 rows"):
         few.count(1)
-    short = Unreadable(tmp_path / "c.jsonl", rows=5000)
+    short = UnreadableLog(tmp_path / "c.jsonl", rows=5000)
     short.add("1", "s", "gone")
     short.count(10)
     with pytest.raises(DataError, match="1 of the 11 rows tried"):
@@ -87,16 +87,16 @@ def test_more_than_the_share_is_fatal(tmp_path: Path) -> None:
 
 
 def test_a_share_counts_rows_tried_and_outlives_a_stop(tmp_path: Path) -> None:
-    half = Unreadable(tmp_path / "a.jsonl", rows=8, share=0.5)
+    half = UnreadableLog(tmp_path / "a.jsonl", rows=8, share=0.5)
     for _ in range(8):  # each asked for, and another read in its place
         half.add("1", "s", "gone")
     half.count(8)
     assert half.state() == {"seen": 16, "met": 8} and half.close()
-    log = Unreadable(tmp_path / "b.jsonl", rows=8)
+    log = UnreadableLog(tmp_path / "b.jsonl", rows=8)
     log.add("1", "s", "gone")
     with pytest.raises(DataError, match="1 of the 9 rows tried"):
         log.count(8)
-    later = Unreadable(tmp_path / "b.jsonl", rows=8)
+    later = UnreadableLog(tmp_path / "b.jsonl", rows=8)
     later.restore(json.loads(json.dumps(log.state())))
     with pytest.raises(DataError, match="1 of the 9 rows tried cannot be read.*lists them; replace them, or raise"):
         later.close()

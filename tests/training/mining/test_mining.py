@@ -5,7 +5,6 @@ from __future__ import annotations
 import errno
 import json
 import os
-from dataclasses import replace
 from pathlib import Path
 
 import numpy as np
@@ -13,13 +12,20 @@ import pytest
 from PIL import Image
 
 from mllm_embed import DataFolder, MLLMEmbedder, Query
-from mllm_embed.errors import ConfigError, DataError, ModelError
+from mllm_embed.errors import ConfigError, DataError, ImageError, ModelError
 from mllm_embed.inputs.images import load_image
 from mllm_embed.training.cli import main
 from mllm_embed.training.data import TrainingRow
 from mllm_embed.training.data.folder import read_rows
-from mllm_embed.training.mining.mined_file import read_mined
-from mllm_embed.training.mining.negatives import Questions, Rules, choose, positive_similarity, searched, without_twins
+from mllm_embed.training.mining.mined_file import read_mined_file
+from mllm_embed.training.mining.negatives import (
+    Questions,
+    Rules,
+    choose,
+    positive_similarity,
+    search_blocks,
+    without_duplicates,
+)
 from mllm_embed.training.mining.vector_cache import VectorCache
 from mllm_embed.types import Document
 
@@ -48,7 +54,7 @@ def test_negatives_are_those_of_the_obvious_loop(rules: Rules) -> None:
     queries = gallery[first] + 0.7 * noise
     queries /= np.linalg.norm(queries, axis=1, keepdims=True)
     own = positive_similarity(queries, gallery, questions)
-    for part, scores, places in searched(queries, gallery, questions.right(), rules.depth):
+    for part, scores, places in search_blocks(queries, gallery, questions.right(), rules.depth):
         found = choose(scores, places, own[part], rules)
     some = False
     for q, item in enumerate(questions.queries):
@@ -106,10 +112,10 @@ def test_twins_of_the_positive_and_of_each_other_are_passed_over() -> None:
     """Pictures of equal pixels in unlike files: only vectors tell."""
     query, gallery = unit((1, 64), 1), unit((6, 64), 2)
     gallery[4], gallery[5] = gallery[0], gallery[3] + np.float32(3e-8)
-    (found,) = searched(query, gallery, [{0}], 10)
-    part, scores, places = found
+    (found,) = search_blocks(query, gallery, [{0}], 10)
+    _, scores, places = found
     assert sorted(places[0].tolist()) == [-1, 1, 2, 3, 4, 5]
-    left = without_twins(query, gallery, scores, places, [{0}])
+    left = without_duplicates(query, gallery, scores, places, [{0}])
     kept = left[left >= 0].tolist()
     assert len(kept) == 3 and {1, 2} < set(kept) and 4 not in kept
     chosen = choose(scores, left, np.array([1], np.float32), Rules(2, skip=1)).places[0].tolist()
@@ -135,7 +141,7 @@ def test_mining_a_folder_leaves_a_file_that_rows_can_take(
 
     folder = DataFolder.open(data)
     rows = read_rows(folder, data, "triplets", [])
-    mined = read_mined(output, data, folder.fingerprint(), "triplets", [row.id for row in rows])
+    mined = read_mined_file(output, data, folder.fingerprint(), "triplets", [row.id for row in rows])
     assert list(mined) == [row.id for row in rows]
     lines = [json.loads(line) for line in output.read_text().splitlines()][1:]
     for row, line in zip(rows, lines, strict=True):
@@ -154,7 +160,7 @@ def test_mining_a_folder_leaves_a_file_that_rows_can_take(
     # vectors are there: other rules need no model's work
     monkeypatch.setattr(MLLMEmbedder, "encode", lambda *_, **__: pytest.fail("embedded again"))
     assert mine(data, tiny_llava, output, "--count", "1", "--at-most", "0.9", "--also", "query_image") == 0
-    again = read_mined(output, data, folder.fingerprint())
+    again = read_mined_file(output, data, folder.fingerprint())
     assert all(len(entry.negatives) <= 1 and entry.cluster is None for entry in again.values())
     # but not for other data or another role
     assert mine(data, tiny_llava, output, "--count", "1", "--positive", "target_text") == 2
@@ -164,7 +170,7 @@ def test_mining_a_folder_leaves_a_file_that_rows_can_take(
 def test_an_unreadable_picture_costs_its_rows_alone(
     data: Path, tiny_llava: Path, tmp_path: Path, capsys: pytest.CaptureFixture[str], monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    monkeypatch.setattr("mllm_embed.training.mining.vector_cache._LOST", 0.5)  # of 8 inputs, one is more than 1 %
+    monkeypatch.setattr("mllm_embed.training.mining.vector_cache.MAX_UNREADABLE", 0.5)  # one of 8 is more than 1 %
     folder = DataFolder.open(data)
     rows = read_rows(folder, data, "triplets", [])
     broken = Path(rows[3].roles["target_image"].images[0])
@@ -172,7 +178,7 @@ def test_an_unreadable_picture_costs_its_rows_alone(
     assert mine(data, tiny_llava, tmp_path / "mined.jsonl", "--count", "2", "--ceiling", "1") == 0
     told = capsys.readouterr().out
     assert f"  {broken} is not a JPEG" in told and "inputs; rows that need them have no negatives" in told
-    mined = read_mined(tmp_path / "mined.jsonl", data, folder.fingerprint())
+    mined = read_mined_file(tmp_path / "mined.jsonl", data, folder.fingerprint())
     for row in rows:
         needs = {Path(image) for role in ("composed", "target_image") for image in row.roles[role].images}
         assert broken not in {Path(image) for item in mined[row.id].negatives for image in item.images}
@@ -184,7 +190,7 @@ def test_texts_are_mined_and_shown(data: Path, tiny_llava: Path, tmp_path: Path)
     output = tmp_path / "mined.jsonl"
     options = ["--rows", "pairs", "--query", "image", "--positive", "caption", "--ceiling", "1", "--count", "2"]
     assert mine(data, tiny_llava, output, *options) == 0
-    found = read_mined(output, data, DataFolder.open(data).fingerprint(), "pairs")
+    found = read_mined_file(output, data, DataFolder.open(data).fingerprint(), "pairs")
     assert {item.role for entry in found.values() for item in entry.negatives} == {"text"}
     assert output.with_suffix(".png").is_file()
 
@@ -235,7 +241,7 @@ def test_a_mined_file_is_read_or_refused(tmp_path: Path) -> None:
 
     def read(lines: list, **more: object) -> dict:
         path.write_text("".join(json.dumps(line) + "\n" for line in lines))
-        return read_mined(path, root, "abc", **more)
+        return read_mined_file(path, root, "abc", **more)
 
     found = read(GOOD, rows="triplets", ids=["a", "b", "c"])
     assert found["a"].negatives == (Document(image=root / "x/1.png"), Document(text="no")) and found["a"].cluster == 4
@@ -262,7 +268,7 @@ def test_a_mined_file_is_read_or_refused(tmp_path: Path) -> None:
             read(lines, **more)
     path.unlink()
     with pytest.raises(DataError, match="is missing: make it with python -m training mine"):
-        read_mined(path, root, "abc")
+        read_mined_file(path, root, "abc")
 
 
 class Counting:
@@ -270,12 +276,8 @@ class Counting:
 
     def __init__(self, stop: int = 10**9, bad: bool = False):
         self.dimension, self.seen, self.stop, self.bad = 4, 0, stop, bad
-        self.item_processor = self
 
-    def prepared(self, item: Document) -> tuple[Document, int]:
-        return item, 0
-
-    def encode(self, inputs: list, *, batch_size: int = 32, show_progress: bool | None = None) -> np.ndarray:
+    def encode(self, inputs: list, **_: object) -> np.ndarray:
         self.seen += len(inputs)
         if self.seen > self.stop:
             raise KeyboardInterrupt
@@ -325,12 +327,14 @@ def test_a_full_disk_is_found_before_any_work(tmp_path: Path, monkeypatch: pytes
 class Seeing(Counting):
     """An encoder that reads pictures."""
 
-    def prepared(self, item: Document) -> tuple[Document, int]:
-        return replace(item, image=[load_image(image) for image in item.images]), 0
-
-    def encode(self, inputs: list, **_: object) -> np.ndarray:
-        self.seen += len(inputs)
-        return np.array([[item.images[0].width, 1, 2, 3] for item in inputs], np.float32)
+    def encode(self, inputs: list, *, unreadable: dict[int, str], **_: object) -> np.ndarray:
+        vectors = np.zeros((len(inputs), 4), np.float32)
+        for place, item in enumerate(inputs):
+            try:
+                vectors[place] = load_image(item.images[0]).width, 1, 2, 3
+            except ImageError as error:
+                unreadable[place] = str(error)
+        return vectors
 
 
 def test_a_few_unreadable_pictures_are_passed_over(tmp_path: Path) -> None:
@@ -341,7 +345,11 @@ def test_a_few_unreadable_pictures_are_passed_over(tmp_path: Path) -> None:
     assert found[:199, 0].tolist() == [7] * 199 and not found[199].any()
     again = VectorCache(tmp_path / "v", {})
     again.encode("gallery", items, Seeing())
-    assert again.lost == store.lost == {"gallery": {199: f"{tmp_path / 'gone.png'} does not exist; check the path"}}
+    assert (
+        again.unreadable
+        == store.unreadable
+        == {"gallery": {199: f"{tmp_path / 'gone.png'} does not exist; check the path"}}
+    )
     with pytest.raises(DataError, match="2 of 101 inputs cannot be read, more than 1%: .*gone.png does not exist"):
         VectorCache(tmp_path / "w", {}).encode("gallery", items[:99] + items[199:] * 2, Seeing())
 

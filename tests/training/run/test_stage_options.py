@@ -17,7 +17,7 @@ from mllm_embed import DataFolder, Document, MLLMEmbedder
 from mllm_embed.errors import ConfigError, DataError
 from mllm_embed.files import alone_in
 from mllm_embed.training.batch import stage_data
-from mllm_embed.training.mining.mined_file import write_mined
+from mllm_embed.training.mining.mined_file import write_mined_file
 from mllm_embed.training.recipe.config import Recipe, Stage
 from mllm_embed.training.run import trainer as trainer_module
 from mllm_embed.training.run.stages import run_recipe
@@ -66,7 +66,7 @@ def _mine(data: Path, path: Path, clusters: bool = True) -> Path:
         | ({"cluster": number % 2} if clusters else {})
         for number, name in enumerate(ids)
     ]
-    write_mined(path, {"data": DataFolder.open(data).fingerprint(), "rows": "triplets"}, lines)
+    write_mined_file(path, {"data": DataFolder.open(data).fingerprint(), "rows": "triplets"}, lines)
     return path
 
 

@@ -1,0 +1,221 @@
+"""The rows of a source's tables, made of their records as a format says."""
+
+from __future__ import annotations
+
+import os
+from collections.abc import Collection, Iterator, Mapping, Sequence
+from dataclasses import dataclass, field
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+from tqdm import tqdm
+
+from mllm_embed.data.tables import Record, Table
+from mllm_embed.data.tables.fingerprint import files_fingerprint
+from mllm_embed.errors import DataError
+from mllm_embed.types import ImageLike
+
+from .cells import Cells, empty, row_of
+from .formats import Format
+from .formats.format import Finish, Values
+from .numbers import number_of
+from .row import TrainingRow
+from .source import DataSource
+
+_BAR_ROWS = 200_000  # records from which on looking at all of them takes long enough to show it
+
+
+@dataclass
+class TableRows:
+    """Rows made of the records of a table.
+
+    Args:
+        source: what the recipe says.
+        format: how its records are read.
+        table: the records.
+        kind: "pairs", "triplets" or "texts".
+        roles: those that each row must offer.
+        columns: our column -> theirs.
+        finish: what is left to do with the values of a record.
+        selected: [N] int64, the records that are rows; None for all.
+    """
+
+    source: DataSource
+    format: Format
+    table: Table
+    kind: str
+    roles: Sequence[str]
+    columns: Mapping[str, str]
+    finish: Finish | None = None
+    selected: np.ndarray | None = None
+    _ending: dict[str, str] = field(default_factory=dict)
+
+    def __post_init__(self) -> None:
+        self._roots = [os.fspath(self.source.images or path.parent) for path in self.table.files]
+        self._stems = [path.stem for path in self.table.files]
+
+    @property
+    def skipped(self) -> int:
+        """How many records lack a role that is needed, and are left out."""
+        return 0 if self.selected is None else len(self.table) - len(self.selected)
+
+    def __len__(self) -> int:
+        return len(self.table if self.selected is None else self.selected)
+
+    def __getitem__(self, index: int) -> TrainingRow:
+        """Return a row. Raises DataError, naming file and row, for one that cannot be made."""
+        record = self._record(index)
+        try:
+            row = self.make(self.table.record(record), record)
+            missing = [role for role in self.roles if role not in row.roles]
+            if missing:
+                raise DataError(f"its {missing[0]} is missing or empty")
+        except DataError as error:
+            raise DataError(f"{self.name(index)}: {error}") from error
+        return row
+
+    def where(self, index: int) -> tuple[str, str]:
+        """Return a row, "row 5", and the file that it comes from."""
+        file, row = self.table.place(self._record(index))
+        return f"row {row + 1}", str(self.table.files[file])
+
+    def name(self, index: int) -> str:
+        """Return where a row comes from, for a message."""
+        row, file = self.where(index)
+        return f"{file}: {row}"
+
+    def groups(self) -> np.ndarray:
+        """Return [N] int64: rows that ask about one reference share a number."""
+        groups = np.empty(len(self.table), dtype=np.int64)
+        for index, record in enumerate(self.scan("groups of")):
+            try:
+                groups[index] = number_of(self._group(self.values(record), index))
+            except DataError:
+                groups[index] = number_of(self._place(index))
+        return groups if self.selected is None else groups[self.selected]
+
+    def blocks(self) -> np.ndarray:
+        """Return [K] int64: the first row of each run that is best read together."""
+        starts = self.table.blocks()
+        return starts if self.selected is None else np.unique(np.searchsorted(self.selected, starts))
+
+    def files_fingerprint(self) -> str:
+        """Return what changes with the files."""
+        return files_fingerprint(self.table.files)
+
+    def scan(self, what: str) -> Iterator[Record | DataError]:
+        """Return every record of the table with the columns of the format, under a bar where it takes long."""
+        columns = {name.split(".")[0] for name in self.columns.values()} | set(self.columns.values())
+        count, title = len(self.table), f"{what} {self.source.path.name}"
+        records = self.table.scan(columns)
+        return iter(tqdm(records, total=count, desc=title, unit="row", leave=False, disable=count < _BAR_ROWS))
+
+    def make(self, record: Record | DataError, index: int) -> TrainingRow:
+        """Return the row of record `index`. Raises DataError where columns are missing or hold something else."""
+        values = self.values(record)
+        file, _ = self.table.place(index)
+        cells = Cells(values, lambda value: self.picture(value, file), self._place(index))
+        identifier = values.get("id")
+        named = self._place(index) if identifier is None or identifier == "" else str(identifier)
+        return row_of(self.kind, cells, named, self._group(values, index))
+
+    def picture(self, value: Any, file: int) -> ImageLike:
+        """Return a picture as a row may name it: a path from the folder of pictures, bytes, or an object of both."""
+        named = _bytes_or_path(value)
+        if isinstance(named, bytes) and named:
+            return named
+        if not isinstance(named, str) or not named.strip():
+            raise DataError(f"a picture must be a path, not {str(named)[:60]!r}")
+        if "://" in named:
+            raise DataError(f"{named[:80]} is a URL, and none is fetched; download the pictures and give their paths")
+        path = os.path.join(self._roots[file], named)
+        return Path(self._with_extension(path) if self.format.extensions else path)
+
+    def root(self, index: int) -> Path:
+        """Return the folder that the names of a row's pictures start from."""
+        return Path(self._roots[self.table.place(self._record(index))[0]])
+
+    def values(self, record: Record | DataError) -> Values:
+        """Return the columns of ours, as the format reads them.
+
+        Raises DataError, without the place, for a record that lacks one or holds something else in it.
+        """
+        if isinstance(record, DataError):
+            raise record
+        try:
+            return self._values(record)
+        except (TypeError, KeyError, AttributeError, ValueError, IndexError) as error:
+            raise DataError(f"it is not as format {self.source.format} has it ({error})") from error
+
+    def _values(self, record: Record) -> Values:
+        values: Values = {}
+        for ours, theirs in self.columns.items():
+            _, value = cell(record, theirs)
+            if ours in self.format.cells:
+                value = self.format.cells[ours](value)
+            if ours not in self.format.optional and empty(value):
+                raise DataError(f'"{theirs}" is missing or empty')
+            values[ours] = value
+        return self.finish(values) if self.finish else values
+
+    def _with_extension(self, path: str) -> str:
+        """Return the path with the first ending under which it exists; as it is where none does, for the message."""
+        if path.lower().endswith(self.format.extensions):
+            return path
+        last = self._ending.get("last", self.format.extensions[0])  # nearly always that of the picture before
+        for ending in (last, *self.format.extensions):
+            if os.path.exists(path + ending):
+                self._ending["last"] = ending
+                return path + ending
+        return path
+
+    def _record(self, index: int) -> int:
+        """Return the record of a row. Raises IndexError past the end, by which a loop over the rows ends."""
+        if not 0 <= index < len(self):
+            raise IndexError(f"row {index} of {len(self)}")
+        return index if self.selected is None else int(self.selected[index])
+
+    def _place(self, index: int) -> str:
+        file, row = self.table.place(index)
+        return f"{self._stems[file]}:{row + 1}"
+
+    def _group(self, values: Values, index: int) -> str:
+        """Return what rows about one reference share: where its picture lies, or its words."""
+        image = _bytes_or_path(values.get("image"))
+        if isinstance(image, str) and image:
+            return os.path.normpath(os.path.join(self._roots[self.table.place(index)[0]], image))
+        words = values.get("source_text") or values.get("instruction") or None
+        return words if isinstance(words, str) and not image else self._place(index)
+
+
+def _bytes_or_path(value: Any) -> Any:
+    """Return what an object of {bytes, path}, as parquet files of pictures have it, holds; any other value as it is."""
+    return (value.get("bytes") or value.get("path")) if isinstance(value, dict) else value
+
+
+def cell(record: Record, name: str) -> tuple[bool, Any]:
+    """Return whether a record has a column, and its value; "a.b" is key b of the object under a."""
+    if name in record:
+        return True, record[name]
+    top, dot, rest = name.partition(".")
+    inner = record.get(top) if dot else None
+    return cell(inner, rest) if isinstance(inner, dict) else (False, None)
+
+
+def offering(rows: TableRows, roles: Collection[str]) -> np.ndarray:
+    """Return [N] int64, the records that offer all of `roles`.
+
+    Those that cannot be read are among them, to be counted when their turn comes.
+    """
+    chosen = np.ones(len(rows.table), dtype=bool)
+    offers: dict[frozenset[str], bool] = {}  # which columns are filled -> whether such a row offers the roles
+    for index, record in enumerate(rows.scan("looking through")):
+        try:
+            filled = frozenset(name for name, value in rows.values(record).items() if value)
+            if filled not in offers:
+                offers[filled] = set(roles) <= rows.make(record, index).roles.keys()
+            chosen[index] = offers[filled]
+        except DataError:
+            continue
+    return np.flatnonzero(chosen)
