@@ -94,7 +94,7 @@ def test_the_wheel_trains_encodes_and_searches(wheel: Path, tiny_llava: Path, da
     (tmp_path / "mine.yaml").write_text(json.dumps(recipe))  # JSON is YAML
     model = ["--model", str(tiny_llava), "--adapter", "run/captions"]
     for module, *words in (
-        ("mllm_embed.training.cli", "mine.yaml"),
+        ("mllm_embed.training.cli", "run", "mine.yaml"),
         ("mllm_embed.cli", "encode", str(data / "images"), "--output", "store", *model),
         ("mllm_embed.cli", "search", "--gallery", "store", *model, "--instruction", "red", "--output", "found.png"),
         ("mllm_embed.eval.cli", "run", str(data), *model, "--output", "figures"),
