@@ -28,8 +28,7 @@ _UNREAD = ("audio", "video")
 
 
 class MTEBModel:
-    """Wraps an `MLLMEmbedder`. MTEB's own prompts for a task are left out: the model asks through the set it was
-    trained with.
+    """An `MLLMEmbedder` for MTEB. MTEB's own prompts are left out: the model asks through those of its training.
 
     Args:
         embedder: the model.
@@ -43,6 +42,7 @@ class MTEBModel:
 
     @property
     def mteb_model_meta(self) -> ModelMeta:
+        """The name, revision and kind under which MTEB files results."""
         return self._meta
 
     def encode(
@@ -58,7 +58,7 @@ class MTEBModel:
         precision: str = "float32",
         **options: Any,
     ) -> np.ndarray:
-        """Vectors [N, D] float32 of a loader's batches, each a dict of equally long lists ("text", "image").
+        """Return vectors [N, D] float32 of a loader's batches, each a dict of equally long lists ("text", "image").
 
         Raises DataError for sound or film, and for an entry without words and picture; ConfigError for a precision.
         """
@@ -76,33 +76,43 @@ class MTEBModel:
         return np.concatenate(vectors) if vectors else np.empty((0, self.embedder.dimension), np.float32)
 
     def similarity(self, embeddings1: Any, embeddings2: Any) -> Any:
-        """Cosines [N, M] as a tensor; of two single vectors, [1, 1]."""
+        """Return cosines [N, M] as a tensor; of two single vectors, [1, 1]."""
         from mteb.similarity_functions import cos_sim
 
         return cos_sim(embeddings1, embeddings2)
 
     def similarity_pairwise(self, embeddings1: Any, embeddings2: Any) -> Any:
-        """Cosines [N] of the rows of two arrays [N, D], as a tensor."""
+        """Return cosines [N] of the rows of two arrays [N, D], as a tensor."""
         from mteb.similarity_functions import pairwise_cos_sim
 
         return pairwise_cos_sim(embeddings1, embeddings2)
 
 
 def _items(batch: Mapping[str, Any], query: bool, task: str) -> Iterable[Item]:
-    """The entries of a batch; an empty text beside a picture is no text."""
-    for kind in _UNREAD:
-        if any(value is not None for value in batch.get(kind, [])):
-            raise DataError(f"task {task} has {kind}, which this model cannot embed; choose tasks of text and images")
-    columns = [batch[name] for name in _READ if name in batch]
-    if not columns:
-        raise DataError(f"task {task} has neither texts nor images, but {', '.join(batch) or 'nothing'}")
-    for row in range(len(columns[0])):
-        text, image = (batch[name][row] if name in batch else None for name in _READ)
-        words = text if isinstance(text, str) and text.strip() else None
+    """Yield the entries of a batch; an empty text beside a picture is no text."""
+    _check_kinds(batch, task)
+    count = next(len(batch[kind]) for kind in _READ if kind in batch)
+    nothing = [None] * count
+    texts, images = batch.get("text", nothing), batch.get("image", nothing)
+    for row, (text, image) in enumerate(zip(texts, images, strict=True)):
+        words = _words(text)
         if words is None and image is None:
             where = f" (id {batch['id'][row]})" if "id" in batch else ""
             raise DataError(f"task {task} has an entry without words and picture{where}; leave it out")
         yield Query(image=image, instruction=words) if query else Document(image=image, text=words)
+
+
+def _words(text: Any) -> str | None:
+    return text if isinstance(text, str) and text.strip() else None
+
+
+def _check_kinds(batch: Mapping[str, Any], task: str) -> None:
+    """Raise DataError for sound or film, and for a batch without texts and images."""
+    for kind in _UNREAD:
+        if any(value is not None for value in batch.get(kind, [])):
+            raise DataError(f"task {task} has {kind}, which this model cannot embed; choose tasks of text and images")
+    if not any(kind in batch for kind in _READ):
+        raise DataError(f"task {task} has neither texts nor images, but {', '.join(batch) or 'nothing'}")
 
 
 def _shown(inputs: Iterable[Mapping[str, Any]], show: bool | None) -> Iterable[Mapping[str, Any]]:
@@ -112,7 +122,7 @@ def _shown(inputs: Iterable[Mapping[str, Any]], show: bool | None) -> Iterable[M
 
 
 def _meta(embedder: MLLMEmbedder, name: str | None, revision: str | None) -> ModelMeta:
-    """What MTEB files results by. A folder has no owner, so that one is put in front of its name."""
+    """Return what MTEB files results by. A folder has no owner, so that one is put in front of its name."""
     from mteb.models.model_meta import ModelMeta, ScoringFunction
 
     base = embedder.settings.base or "embedder"
@@ -131,7 +141,7 @@ def _meta(embedder: MLLMEmbedder, name: str | None, revision: str | None) -> Mod
 
 
 def _weights_id(embedder: MLLMEmbedder) -> str:
-    """Two models differ in it where their vectors can differ: base, adapter, prompts, precision.
+    """Return a name by which two models differ where their vectors can differ: base, adapter, prompts, precision.
 
     MTEB answers from earlier results of the same name and revision, so that two adapters of a base must not share one.
     """

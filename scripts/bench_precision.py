@@ -106,13 +106,13 @@ def _stored(embedder: MLLMEmbedder, suites: dict[str, Suite]) -> dict[str, dict[
             for precision in ("float32", "int8", "binary"):
                 gallery, asked = (
                     _ranked(to_precision(truncate(part, dim), precision))
-                    for part in (found.gallery, found.rows[task.asked])
+                    for part in (found.gallery, found.rows[task.query_kind])
                 )
                 width = dim or embedder.dimension
                 row = kept.setdefault(
                     f"{width} x {precision}", {"bytes": width * {"float32": 32, "int8": 8, "binary": 1}[precision] // 8}
                 )
-                row[f"R@1 {title}"] = score(suite, {task.name: Vectors(gallery, {task.asked: asked})}).percent("R@1")
+                row[f"R@1 {title}"] = score(suite, {task.name: Vectors(gallery, {task.query_kind: asked})}).percent("R@1")
     return kept
 
 
@@ -180,7 +180,7 @@ def _embed(embedder: MLLMEmbedder, task: Task) -> Vectors:
     """The gallery and the composed queries, without the baselines of `python -m eval run`: they take half the time."""
     queries = [group[0] for group in task.queries]
     gallery, asked = (embedder.encode(items, batch_size=64, show_progress=False) for items in (task.gallery, queries))
-    return Vectors(gallery, {task.asked: asked})
+    return Vectors(gallery, {task.query_kind: asked})
 
 
 def _say(text: str) -> None:

@@ -8,7 +8,7 @@ from pathlib import Path
 from mllm_embed.errors import ConfigError, DataError
 
 from ..scoring.suite import Suite
-from .base import Benchmark, Count, chosen, open_source
+from .base import Benchmark, Count, find_files, with_defaults
 from .captions import COCO, FLICKR30K
 from .circo import CIRCO
 from .cirr import CIRR
@@ -22,7 +22,7 @@ BENCHMARKS: Mapping[str, Benchmark] = {
 
 
 def benchmark_named(name: str) -> Benchmark:
-    """The entry of that name. Raises ConfigError, with the names that exist."""
+    """Return the entry of that name. Raise ConfigError, with the names that exist, for another one."""
     if name not in BENCHMARKS:
         raise ConfigError(f"no benchmark is called '{name}'; there are {', '.join(BENCHMARKS)}")
     return BENCHMARKS[name]
@@ -50,15 +50,13 @@ def open_suite(
         ConfigError: an unknown name, split or option. DataError: files are missing or not as documented.
     """
     benchmark = benchmark_named(name)
-    split, values = chosen(benchmark, split, options or {})
-    source, counts = open_source(benchmark, data, images, split, values)
-    lost = [count.missing for count in counts if not count.found]
-    if lost:
-        raise DataError(
-            f"{name}: {', '.join(map(str, lost))} not found under {data}; get it from {benchmark.annotations}"
-        )
-    source.look = pictures
-    return benchmark.build(source, split, values)
+    split, values = with_defaults(benchmark, split, options or {})
+    files, counts = find_files(benchmark, data, images, split, values)
+    missing = [str(count.missing) for count in counts if not count.found]
+    if missing:
+        raise DataError(f"{name}: {', '.join(missing)} not found under {data}; get it from {benchmark.annotations}")
+    files.look = pictures
+    return benchmark.build(files, split, values)
 
 
 def check_benchmark(
@@ -69,7 +67,7 @@ def check_benchmark(
     split: str | None = None,
     options: Mapping[str, str] | None = None,
 ) -> tuple[list[Count], Suite | None]:
-    """What is there and what is missing: every annotation file, then, once those are there, the pictures by task.
+    """Count what is there and what is missing: every annotation file, then, once those are there, pictures by task.
 
     Returns:
         The counts, and the suite when all annotation files could be read.
@@ -78,10 +76,10 @@ def check_benchmark(
         As `open_suite`, but not for missing files.
     """
     benchmark = benchmark_named(name)
-    split, values = chosen(benchmark, split, options or {})
-    source, counts = open_source(benchmark, data, images, split, values)
+    split, values = with_defaults(benchmark, split, options or {})
+    files, counts = find_files(benchmark, data, images, split, values)
     if not all(count.found for count in counts):
         return counts, None
-    source.strict = False
-    suite = benchmark.build(source, split, values)
-    return [*counts, *source.counts], suite
+    files.strict = False
+    suite = benchmark.build(files, split, values)
+    return [*counts, *files.counts], suite

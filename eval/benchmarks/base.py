@@ -1,4 +1,4 @@
-"""How a benchmark's files are found, in the layouts that people really have, and what to say when they are not."""
+"""An entry of the registry, and the files of a benchmark on a disk, in the layouts that people really have."""
 
 from __future__ import annotations
 
@@ -10,7 +10,7 @@ from typing import Any
 
 from mllm_embed.errors import ConfigError, DataError
 from mllm_embed.files import read_json
-from mllm_embed.types import ImageLike, Query
+from mllm_embed.types import Document, ImageLike, Query
 
 from ..scoring.suite import Suite
 
@@ -27,7 +27,7 @@ class Benchmark:
         splits: the first is the default.
         options: option -> its values, the first the default.
         files: (split, options) -> what each annotation file is -> where it may lie, relative to a folder of `folders`.
-        build: reads them.
+        build: reads them: (files, split, options) -> suite.
         folders: folders below --data (and --images) in which everything is looked for, "" for itself.
         annotations, pictures: where to get them.
     """
@@ -59,6 +59,7 @@ class BenchmarkFiles:
 
     Attributes:
         data, images: the folders given by the user.
+        paths: the annotation files that were found, by what they are.
         look: whether pictures are looked for; without, any path will do, since nobody opens it.
         strict: whether a missing picture is an error.
         counts: what was looked for so far.
@@ -67,62 +68,69 @@ class BenchmarkFiles:
     benchmark: Benchmark
     data: Path
     images: Path
-    files: Mapping[str, Path] = field(default_factory=dict)
+    paths: Mapping[str, Path] = field(default_factory=dict)
     look: bool = True
     strict: bool = True
     counts: list[Count] = field(default_factory=list)
     _listings: dict[Path, set[str]] = field(default_factory=dict, repr=False)
 
     def json(self, what: str) -> Any:
-        """The content of an annotation file.
+        """Return the content of an annotation file.
 
         Raises:
             DataError: it cannot be read, or is no JSON.
         """
-        return read_json(self.files[what], f"fetch it again from {self.benchmark.annotations}")
+        return read_json(self.paths[what], self._again)
 
-    def rows(self, what: str, under: str = "", **types: type) -> list[dict[str, Any]]:
-        """The objects that a file lists (`under` a key), each with the keys of `types` and values of those types."""
-        rows, path = self.json(what), self.files[what]
+    def rows(self, what: str, types: Mapping[str, type], under: str = "") -> list[dict[str, Any]]:
+        """Return the objects that a file lists (`under` a key), each with values of `types` under the keys of `types`.
+
+        Raises:
+            DataError: the file has another content.
+        """
+        rows, path = self.json(what), self.paths[what]
         if under:
             rows = rows.get(under) if isinstance(rows, dict) else None
         if not isinstance(rows, list) or not rows:
             place = f'{path}, under "{under}",' if under else path
-            raise DataError(f"{place} must hold a list of objects; fetch it again from {self.benchmark.annotations}")
+            raise DataError(f"{place} must hold a list of objects; {self._again}")
         for number, row in enumerate(rows):
-            for key, kind in types.items():
-                if not isinstance(row, dict) or not isinstance(row.get(key), kind):
-                    raise DataError(
-                        f'{path} row {number}: "{key}" is missing or no {kind.__name__}; '
-                        f"fetch it again from {self.benchmark.annotations}"
-                    )
+            wrong = _wrong_key(row, types)
+            if wrong is not None:
+                raise DataError(
+                    f'{path} row {number}: "{wrong}" is missing or no {types[wrong].__name__}; {self._again}'
+                )
         return rows
 
     def pictures(self, what: str, patterns: Places, names: Iterable[Mapping[str, str]]) -> list[Path]:
-        """Paths of pictures: each of `names` fills the patterns, of which the first that leads to a file is taken.
+        """Return paths of pictures: each of `names` fills the patterns; the first that leads to a file is taken.
 
         Raises:
             DataError: pictures are missing (unless not `strict`).
         """
         places = [Path(folder) / pattern for folder in self.benchmark.folders for pattern in patterns]
-        found, lost = [], []
+        paths, missing = [], []
         for values in names:
             at = self._first(places, values) if self.look else 0
             if at is None:
-                lost.append(patterns[0].format_map(values))
+                missing.append(patterns[0].format_map(values))
             elif at:
                 places.insert(0, places.pop(at))  # the others will lie there too
-            found.append(self.images / str(places[0]).format_map(values))
+            paths.append(self.images / str(places[0]).format_map(values))
         if self.look:
-            self.counts.append(Count(f"{what} pictures", len(found) - len(lost), len(found), lost[0] if lost else None))
-        if lost and self.strict:
+            self._count(f"{what} pictures", len(paths), missing)
+        return paths
+
+    def _count(self, what: str, of: int, missing: Sequence[str]) -> None:
+        self.counts.append(Count(what, of - len(missing), of, missing[0] if missing else None))
+        if missing and self.strict:
             raise DataError(
-                f"{len(lost):,} of {len(found):,} {what} pictures are missing under {self.images}, the first is "
-                f"{lost[0]}; `python -m eval check {self.benchmark.name} --data {self.data}` tells what is wanted where"
+                f"{len(missing):,} of {of:,} {what} are missing under {self.images}, the first is {missing[0]}; "
+                f"`python -m eval check {self.benchmark.name} --data {self.data}` tells what is wanted where"
             )
-        return found
 
     def _first(self, places: Sequence[Path], values: Mapping[str, str]) -> int | None:
+        """Return which of the places leads to a file; a folder is listed once, for all of its pictures."""
         for at, place in enumerate(places):
             path = self.images / str(place).format_map(values)
             if path.parent not in self._listings:
@@ -131,30 +139,49 @@ class BenchmarkFiles:
                 return at
         return None
 
+    @property
+    def _again(self) -> str:
+        return f"fetch it again from {self.benchmark.annotations}"
 
-def open_source(
+
+def _wrong_key(row: Any, types: Mapping[str, type]) -> str | None:
+    """Return the first key that a row lacks, or that has a value of another type; None for none."""
+    for key, kind in types.items():
+        if not isinstance(row, dict) or not isinstance(row.get(key), kind):
+            return key
+    return None
+
+
+def find_files(
     benchmark: Benchmark, data: Path, images: Path | None, split: str, options: Options
 ) -> tuple[BenchmarkFiles, list[Count]]:
-    """The benchmark's annotation files under `data`, and what was found of each.
+    """Find the benchmark's annotation files under `data`; return them, and what was found of each.
 
     Raises:
-        DataError: `data` is no folder.
+        DataError: `data` or `images` is no folder.
     """
-    for root in (data, images or data):
+    images = images or data
+    for root in (data, images):
         if not root.is_dir():
             raise DataError(f"{root} is {'not a folder' if root.exists() else 'missing'}: give the benchmark's folder")
-    files, counts = {}, []
+    paths, counts = {}, []
     for what, places in benchmark.files(split, options).items():
-        tried = [data / folder / place for place in places for folder in benchmark.folders]
-        path = next((path for path in tried if path.is_file()), None)
-        counts.append(Count(what, int(path is not None), 1, None if path else places[0]))
-        if path:
-            files[what] = path
-    return BenchmarkFiles(benchmark, data, images or data, files), counts
+        path = _first_file(data, places, benchmark.folders)
+        if path is None:
+            counts.append(Count(what, 0, 1, places[0]))
+        else:
+            counts.append(Count(what, 1, 1, None))
+            paths[what] = path
+    return BenchmarkFiles(benchmark, data, images, paths), counts
 
 
-def chosen(benchmark: Benchmark, split: str | None, options: Options) -> tuple[str, dict[str, str]]:
-    """Split and options with the defaults filled in.
+def _first_file(root: Path, places: Places, folders: Places) -> Path | None:
+    tried = (root / folder / place for place in places for folder in folders)
+    return next((path for path in tried if path.is_file()), None)
+
+
+def with_defaults(benchmark: Benchmark, split: str | None, options: Options) -> tuple[str, dict[str, str]]:
+    """Return split and options with the defaults filled in.
 
     Raises:
         ConfigError: an unknown split, option or value, with those that exist.
@@ -163,6 +190,11 @@ def chosen(benchmark: Benchmark, split: str | None, options: Options) -> tuple[s
     if split not in benchmark.splits:
         known = ", ".join(filter(None, benchmark.splits)) or "none"
         raise ConfigError(f"{benchmark.name} has no split '{split}'; it has {known}")
+    _check_options(benchmark, options)
+    return split, {key: options.get(key, values[0]) for key, values in benchmark.options.items()}
+
+
+def _check_options(benchmark: Benchmark, options: Options) -> None:
     for key, value in options.items():
         if key not in benchmark.options:
             known = ", ".join(benchmark.options) or "none"
@@ -170,27 +202,40 @@ def chosen(benchmark: Benchmark, split: str | None, options: Options) -> tuple[s
         if value not in benchmark.options[key]:
             values = ", ".join(benchmark.options[key])
             raise ConfigError(f"option {key} of {benchmark.name} is one of {values}, not '{value}'")
-    return split, {key: options.get(key, values[0]) for key, values in benchmark.options.items()}
 
 
-def ask(image: ImageLike, text: str) -> Query:
-    """The composed query; the picture alone where the annotators left the text empty (CIRR test1 has such a row)."""
+def composed_query(image: ImageLike, text: str) -> Query:
+    """Return the composed query; the picture alone where the annotators left the text empty, as once in CIRR test1."""
     return Query(image=image, instruction=text.strip() or None)
 
 
+def documents(paths: Iterable[Path]) -> list[Document]:
+    """Return gallery items of pictures alone."""
+    return [Document(image=path) for path in paths]
+
+
 def unique(ids: Sequence[str], where: str) -> list[str]:
-    """The ids as a list. Raises DataError for an id that stands twice."""
-    if len(set(ids)) < len(ids):
-        seen: set[str] = set()
-        twice = next(name for name in ids if name in seen or seen.add(name))  # type: ignore[func-returns-value]
-        raise DataError(f'{where}: the id "{twice}" stands twice')
+    """Return the ids as a list. Raise DataError for an id that stands twice."""
+    seen: set[str] = set()
+    for name in ids:
+        if name in seen:
+            raise DataError(f'{where}: the id "{name}" stands twice')
+        seen.add(name)
     return list(ids)
 
 
+def positions_by_id(ids: Iterable[str]) -> dict[str, int]:
+    """Return gallery id -> position."""
+    return {name: position for position, name in enumerate(ids)}
+
+
+def position_of(place: Mapping[str, int], name: str, where: str) -> int:
+    """Return the gallery position of an id. Raise DataError for an id that is not in the gallery."""
+    if name not in place:
+        raise DataError(f'{where}: "{name}" is not in the gallery: the annotation files are of different versions')
+    return place[name]
+
+
 def positions_of(place: Mapping[str, int], ids: Iterable[str], where: str) -> tuple[int, ...]:
-    """Gallery positions of ids. Raises DataError for an id that is not in the gallery."""
-    ids = list(ids)
-    for name in ids:
-        if name not in place:
-            raise DataError(f'{where}: "{name}" is not in the gallery: the annotation files are of different versions')
-    return tuple(place[name] for name in ids)
+    """Return the gallery positions of ids. Raise DataError as `position_of`."""
+    return tuple(position_of(place, name, where) for name in ids)

@@ -6,7 +6,6 @@ the first five captions of each picture; text to image has one target; image to 
 
 from __future__ import annotations
 
-import itertools
 from typing import Any
 
 from mllm_embed.errors import DataError
@@ -14,26 +13,26 @@ from mllm_embed.types import Document
 
 from ..scoring.metrics import recall
 from ..scoring.suite import Suite, Task, View
-from .base import Benchmark, BenchmarkFiles, Options, unique
+from .base import Benchmark, BenchmarkFiles, Options, Places, unique
 
 _SPLITS = "Karpathy's splits"
 KS = (1, 5, 10)
 CAPTIONS = 5
 
 
-def _benchmark(name: str, about: str, folders: tuple[str, ...], patterns: tuple[str, ...], pictures: str) -> Benchmark:
-    def files(split: str, options: Options) -> dict[str, tuple[str, ...]]:
+def _benchmark(name: str, about: str, folders: Places, patterns: Places, pictures: str) -> Benchmark:
+    def places(split: str, options: Options) -> dict[str, Places]:
         return {_SPLITS: (f"dataset_{name}.json", f"annotations/dataset_{name}.json", f"karpathy/dataset_{name}.json")}
 
-    def build(source: BenchmarkFiles, split: str, options: Options) -> Suite:
-        return _build(source, split, options, patterns)
+    def build(files: BenchmarkFiles, split: str, options: Options) -> Suite:
+        return _build(files, split, options, patterns)
 
     return Benchmark(
         name=name,
         about=about,
         splits=("test", "val"),
         options={},
-        files=files,
+        files=places,
         build=build,
         folders=folders,
         annotations="cs.stanford.edu/people/karpathy/deepimagesent/caption_datasets.zip",
@@ -41,30 +40,31 @@ def _benchmark(name: str, about: str, folders: tuple[str, ...], patterns: tuple[
     )
 
 
-def _build(source: BenchmarkFiles, split: str, options: Options, patterns: tuple[str, ...]) -> Suite:
-    file, images = source.files[_SPLITS], source.rows(_SPLITS, "images", split=str, filename=str, sentences=list)
-    rows = [row for row in images if row["split"] == split]
-    if not rows:
-        raise DataError(f'{file} has no pictures of the split "{split}"')
-    names = unique([row["filename"] for row in rows], str(file))
-    folders = [row.get("filepath") or "." for row in rows]
-    texts = [_captions(row, str(file)) for row in rows]
-    paths = source.pictures(
-        split, patterns, [{"name": name, "folder": folder} for name, folder in zip(names, folders, strict=True)]
-    )
-    pictures = [Document(image=path) for path in paths]
-    sentences = [Document(text=text) for captions in texts for text in captions]
-    owners = [position for position, captions in enumerate(texts) for _ in captions]
-    ids = [f"{name}#{number}" for name, captions in zip(names, texts, strict=True) for number in range(len(captions))]
-    starts = itertools.accumulate([len(captions) for captions in texts], initial=0)
-    of_picture = [range(start, start + len(captions)) for start, captions in zip(starts, texts, strict=False)]
-    asked, shown = [(sentence,) for sentence in sentences], [(picture,) for picture in pictures]
+def _build(files: BenchmarkFiles, split: str, options: Options, patterns: Places) -> Suite:
+    file, rows = str(files.paths[_SPLITS]), _rows(files, split)
+    names = unique([row["filename"] for row in rows], file)
+    texts = [_captions(row, file) for row in rows]
+    values = [{"name": row["filename"], "folder": row.get("filepath") or "."} for row in rows]
+    pictures = [Document(image=path) for path in files.pictures(split, patterns, values)]
+    # Every caption is a query for its picture, and an answer to it: `owners` and `own` are the two directions.
+    sentences, owners, own = [], [], []
+    ids: list[str] = []
+    for position, (name, captions) in enumerate(zip(names, texts, strict=True)):
+        own.append(range(len(ids), len(ids) + len(captions)))
+        for number, text in enumerate(captions):
+            sentences.append(Document(text=text))
+            ids.append(f"{name}#{number}")
+            owners.append((position,))
     metrics = recall(KS, single=True)
     tasks = (
-        Task("text-to-image", names, pictures, ids, asked, (View(metrics, [(owner,) for owner in owners]),)),
-        Task("image-to-text", ids, sentences, names, shown, (View(metrics, of_picture),)),
+        Task("text-to-image", names, pictures, ids, _alone(sentences), (View(metrics, owners),)),
+        Task("image-to-text", ids, sentences, names, _alone(pictures), (View(metrics, own),)),
     )
-    protocol = {
+    return Suite(files.benchmark.name, split, options, tasks, (), (), _protocol(split))
+
+
+def _protocol(split: str) -> dict[str, str]:
+    return {
         "gallery": f"all pictures (or their captions) of Karpathy's {split} split, in its order",
         "query text": f"each of the first {CAPTIONS} captions, as it stands",
         "excluded": "nothing",
@@ -72,10 +72,24 @@ def _build(source: BenchmarkFiles, split: str, options: Options, patterns: tuple
         "equals": "E5-V bcefe73 retrieval.py",
         "leaks": "COCO and Flickr30k captions are in many training sets",
     }
-    return Suite(source.benchmark.name, split, options, tasks, (), (), protocol)
+
+
+def _rows(files: BenchmarkFiles, split: str) -> list[dict[str, Any]]:
+    """Return the pictures of a split. Raise DataError where there are none."""
+    types: dict[str, type] = {"split": str, "filename": str, "sentences": list}
+    rows = [row for row in files.rows(_SPLITS, types, under="images") if row["split"] == split]
+    if not rows:
+        raise DataError(f'{files.paths[_SPLITS]} has no pictures of the split "{split}"')
+    return rows
+
+
+def _alone(items: list[Document]) -> list[tuple[Document]]:
+    """Return queries of one item each."""
+    return [(item,) for item in items]
 
 
 def _captions(row: dict[str, Any], file: str) -> list[str]:
+    """Return the first captions of a picture. Raise DataError for one that is empty, or none."""
     try:
         captions = [sentence["raw"].strip() for sentence in row["sentences"]][:CAPTIONS]
     except (KeyError, TypeError, AttributeError) as error:

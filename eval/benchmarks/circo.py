@@ -6,14 +6,26 @@ the gallery, AP@K is divided by min(targets, K), recall counts the one target th
 
 from __future__ import annotations
 
+from pathlib import Path
 from typing import Any
 
 from mllm_embed.errors import DataError
-from mllm_embed.types import Document
+from mllm_embed.types import Query
 
 from ..scoring.metrics import mean_average_precision, recall
 from ..scoring.suite import Suite, Task, View
-from .base import Benchmark, BenchmarkFiles, Options, ask, positions_of, unique
+from .base import (
+    Benchmark,
+    BenchmarkFiles,
+    Options,
+    Places,
+    composed_query,
+    documents,
+    position_of,
+    positions_by_id,
+    positions_of,
+    unique,
+)
 
 _QUERIES, _GALLERY = "annotations", "image list of COCO 2017 unlabeled"
 KS = (5, 10, 25, 50)
@@ -25,7 +37,12 @@ TEXTS = {
 }
 
 
-def _files(split: str, options: Options) -> dict[str, tuple[str, ...]]:
+_TYPES: dict[str, type] = {"id": int, "reference_img_id": int, "relative_caption": str, "shared_concept": str}
+_LABELS: dict[str, type] = {"target_img_id": int, "gt_img_ids": list, "semantic_aspects": list}
+_PICTURES = ("COCO2017_unlabeled/unlabeled2017/{file}", "unlabeled2017/{file}", "{file}")
+
+
+def _files(split: str, options: Options) -> dict[str, Places]:
     listing = "annotations/image_info_unlabeled2017.json"
     return {
         _QUERIES: (f"annotations/{split}.json", f"{split}.json"),
@@ -33,40 +50,38 @@ def _files(split: str, options: Options) -> dict[str, tuple[str, ...]]:
     }
 
 
-def _build(source: BenchmarkFiles, split: str, options: Options) -> Suite:
-    labelled = split == "val"
-    types: dict[str, type] = {"id": int, "reference_img_id": int, "relative_caption": str, "shared_concept": str}
-    more: dict[str, type] = {"target_img_id": int, "gt_img_ids": list, "semantic_aspects": list} if labelled else {}
-    rows = source.rows(_QUERIES, **types, **more)
-    numbers = [image["id"] for image in source.rows(_GALLERY, under="images", id=int)]
-    ids = unique([str(number) for number in numbers], str(source.files[_GALLERY]))
-    place = {name: position for position, name in enumerate(ids)}
-    paths = source.pictures(
-        "gallery",
-        tuple(f"{folder}{{file}}" for folder in ("COCO2017_unlabeled/unlabeled2017/", "unlabeled2017/", "")),
-        [{"file": f"{number:012d}.jpg"} for number in numbers],
-    )
-    where = [f"{source.files[_QUERIES]} query {row['id']}" for row in rows]
-    references = [
-        positions_of(place, [str(row["reference_img_id"])], at)[0] for row, at in zip(rows, where, strict=True)
-    ]
-    text = TEXTS[options["text"]]
-    right = [_right(place, row, at) if labelled else () for row, at in zip(rows, where, strict=True)]
-    views: tuple[View, ...] = (View((), right),)
-    if labelled:
-        single = [positions_of(place, [str(row["target_img_id"])], at) for row, at in zip(rows, where, strict=True)]
-        views = View(mean_average_precision(KS), right), View(recall(KS), single)
+def _build(files: BenchmarkFiles, split: str, options: Options) -> Suite:
+    labelled, text = split == "val", TEXTS[options["text"]]
+    rows = files.rows(_QUERIES, {**_TYPES, **_LABELS} if labelled else _TYPES)
+    numbers = [image["id"] for image in files.rows(_GALLERY, {"id": int}, under="images")]
+    ids = unique(list(map(str, numbers)), str(files.paths[_GALLERY]))
+    place = positions_by_id(ids)
+    paths = files.pictures("gallery", _PICTURES, [{"file": f"{number:012d}.jpg"} for number in numbers])
     task = Task(
         name="",
         gallery_ids=ids,
-        gallery=[Document(image=path) for path in paths],
-        query_ids=unique([str(row["id"]) for row in rows], str(source.files[_QUERIES])),
-        queries=[(ask(paths[at], text.format_map(row)),) for row, at in zip(rows, references, strict=True)],
-        views=views,
+        gallery=documents(paths),
+        query_ids=unique([str(row["id"]) for row in rows], str(files.paths[_QUERIES])),
+        queries=_queries(files, rows, place, paths, text),
+        views=_views(files, rows, place) if labelled else (View((), [()] * len(rows)),),
         groups=[tuple(row["semantic_aspects"]) for row in rows] if labelled else (),
         by_group=("mAP@10",) if labelled else (),
     )
-    protocol = {
+    return Suite("circo", split, options, (task,), (), tuple(f"mAP@{k}" for k in KS), _protocol(text))
+
+
+def _queries(
+    files: BenchmarkFiles, rows: list[dict[str, Any]], place: dict[str, int], paths: list[Path], text: str
+) -> list[tuple[Query]]:
+    queries = []
+    for row in rows:
+        reference = position_of(place, str(row["reference_img_id"]), _where(files, row))
+        queries.append((composed_query(paths[reference], text.format_map(row)),))
+    return queries
+
+
+def _protocol(text: str) -> dict[str, str]:
+    return {
         "gallery": "COCO 2017 unlabeled, in the order of image_info_unlabeled2017.json",
         "query text": text,
         "excluded": "nothing: the reference picture stays in the gallery",
@@ -75,14 +90,26 @@ def _build(source: BenchmarkFiles, split: str, options: Options) -> Suite:
         "equals": "CIRCO 267b5c9 src/evaluation.py",
         "leaks": "a model trained on COCO's pictures or captions is not zero-shot here",
     }
-    return Suite("circo", split, options, (task,), (), tuple(f"mAP@{k}" for k in KS), protocol)
 
 
-def _right(place: dict[str, int], row: dict[str, Any], where: str) -> tuple[int, ...]:
-    """The ground truths of a query, at least one, each once; and its aspects are words."""
+def _views(files: BenchmarkFiles, rows: list[dict[str, Any]], place: dict[str, int]) -> tuple[View, ...]:
+    truths, targets = [], []
+    for row in rows:
+        where = _where(files, row)
+        truths.append(_ground_truths(place, row, where))
+        targets.append((position_of(place, str(row["target_img_id"]), where),))
+    return View(mean_average_precision(KS), truths), View(recall(KS), targets)
+
+
+def _ground_truths(place: dict[str, int], row: dict[str, Any], where: str) -> tuple[int, ...]:
+    """Return the ground truths of a query, at least one, each once. Raise DataError, also for aspects without words."""
     if not row["gt_img_ids"] or not all(isinstance(aspect, str) for aspect in row["semantic_aspects"]):
         raise DataError(f'{where}: "gt_img_ids" is empty, or "semantic_aspects" are no words; fetch the file again')
     return positions_of(place, unique([str(number) for number in row["gt_img_ids"]], where), where)
+
+
+def _where(files: BenchmarkFiles, row: dict[str, Any]) -> str:
+    return f"{files.paths[_QUERIES]} query {row['id']}"
 
 
 CIRCO = Benchmark(

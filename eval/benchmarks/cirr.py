@@ -8,55 +8,68 @@ score is that of the authors' own code (CIRPLANT, OSCAR_CIRPLANT.py).
 from __future__ import annotations
 
 import math
+from dataclasses import dataclass
+from pathlib import Path
 from typing import Any
 
 from mllm_embed.errors import DataError
-from mllm_embed.types import Document
 
 from ..scoring.metrics import recall, soft_recall
 from ..scoring.suite import Mean, Suite, Task, View
-from .base import Benchmark, BenchmarkFiles, Options, ask, positions_of, unique
+from .base import (
+    Benchmark,
+    BenchmarkFiles,
+    Options,
+    Places,
+    composed_query,
+    documents,
+    position_of,
+    positions_by_id,
+    positions_of,
+    unique,
+)
 
 _CAPTIONS, _GALLERY = "captions", "image split"
-_SUBSET = 3
+_TYPES: dict[str, type] = {"pairid": int, "reference": str, "caption": str, "img_set": dict}
+_LABELS: dict[str, type] = {"target_hard": str, "target_soft": dict}
+_HIDDEN = "test1"
+_SOFT = "soft"
+_PICTURES = ("{path}", "img_raw/{path}", "{folder}/{name}.png")
 
 
-def _files(split: str, options: Options) -> dict[str, tuple[str, ...]]:
+def _files(split: str, options: Options) -> dict[str, Places]:
     return {
         _CAPTIONS: (f"captions/cap.rc2.{split}.json",),
         _GALLERY: (f"image_splits/split.rc2.{split}.json",),
     }
 
 
-def _build(source: BenchmarkFiles, split: str, options: Options) -> Suite:
-    labelled = split != "test1"
-    types: dict[str, type] = {"pairid": int, "reference": str, "caption": str, "img_set": dict}
-    rows = source.rows(_CAPTIONS, **types, **({"target_hard": str, "target_soft": dict} if labelled else {}))
-    gallery = source.json(_GALLERY)
-    if not isinstance(gallery, dict) or not all(isinstance(path, str) and "/" in path for path in gallery.values()):
-        raise DataError(f"{source.files[_GALLERY]} must be an object, name -> ./folder/name.png; fetch it again")
-    names = list(gallery)
-    place = {name: position for position, name in enumerate(names)}
-    paths = source.pictures(
-        "gallery",
-        ("{path}", "img_raw/{path}", "{folder}/{name}.png"),
-        [{"path": path.removeprefix("./"), "folder": path.split("/")[1], "name": n} for n, path in gallery.items()],
-    )
-    where = [f"{source.files[_CAPTIONS]} pair {row['pairid']}" for row in rows]
-    references = [positions_of(place, [row["reference"]], at) for row, at in zip(rows, where, strict=True)]
-    members = [
-        positions_of(place, (m for m in _members(row, at) if m != row["reference"]), at)
-        for row, at in zip(rows, where, strict=True)
-    ]
+def _build(files: BenchmarkFiles, split: str, options: Options) -> Suite:
+    labelled = split != _HIDDEN
+    rows = files.rows(_CAPTIONS, {**_TYPES, **_LABELS} if labelled else _TYPES)
+    names, paths = _gallery(files)
+    place = positions_by_id(names)
+    asked = [_read(row, place, f"{files.paths[_CAPTIONS]} pair {row['pairid']}", labelled) for row in rows]
     task = Task(
         name="",
         gallery_ids=names,
-        gallery=[Document(image=path) for path in paths],
-        query_ids=unique([str(row["pairid"]) for row in rows], str(source.files[_CAPTIONS])),
-        queries=[(ask(paths[reference[0]], row["caption"]),) for row, reference in zip(rows, references, strict=True)],
-        views=_views(rows, place, where, references, members) if labelled else _hidden(references, members),
+        gallery=documents(paths),
+        query_ids=unique([str(row["pairid"]) for row in rows], str(files.paths[_CAPTIONS])),
+        queries=[(composed_query(paths[query.reference], query.caption),) for query in asked],
+        views=_views(asked) if labelled else _hidden_views(asked),
     )
-    protocol = {
+    means = (Mean("(R@5 + Rsub@1) / 2", ("R@5", "Rsub@1")),) if labelled else ()
+    return Suite("cirr", split, options, (task,), means, _printed(task.views), _protocol(split))
+
+
+def _printed(views: tuple[View, ...]) -> tuple[str, ...]:
+    """Return the metrics that papers print: all but the soft ones."""
+    names = [metric.name for view in views for metric in view.metrics]
+    return tuple(name for name in names if not name.startswith(_SOFT))
+
+
+def _protocol(split: str) -> dict[str, str]:
+    return {
         "gallery": f"all pictures of split.rc2.{split}.json, in its order",
         "query text": "the caption as it stands",
         "excluded": "the reference picture of each query",
@@ -68,9 +81,44 @@ def _build(source: BenchmarkFiles, split: str, options: Options) -> Suite:
         "equals": "SEARLE a9c314b src/validate.py; soft: CIRPLANT cd5798d OSCAR_CIRPLANT.py",
         "leaks": "pictures are NLVR2's; training sets such as MMEB and M-BEIR hold CIRR's training split",
     }
-    means = (Mean("(R@5 + Rsub@1) / 2", ("R@5", "Rsub@1")),) if labelled else ()
-    printed = tuple(m.name for view in task.views for m in view.metrics if not m.name.startswith("soft"))
-    return Suite("cirr", split, options, (task,), means, printed, protocol)
+
+
+def _gallery(files: BenchmarkFiles) -> tuple[list[str], list[Path]]:
+    """Return the gallery's names and the paths of its pictures, in its order."""
+    gallery = files.json(_GALLERY)
+    if not isinstance(gallery, dict) or not all(isinstance(path, str) and "/" in path for path in gallery.values()):
+        raise DataError(f"{files.paths[_GALLERY]} must be an object, name -> ./folder/name.png; fetch it again")
+    values = [
+        {"path": path.removeprefix("./"), "folder": path.split("/")[1], "name": name} for name, path in gallery.items()
+    ]
+    return list(gallery), files.pictures("gallery", _PICTURES, values)
+
+
+@dataclass(frozen=True)
+class _Query:
+    """A row in gallery positions.
+
+    Attributes:
+        members: the other five of the reference's set.
+        hard: `target_hard`; None where the labels are hidden.
+        soft: `target_soft`, position -> value, without the reference, which cannot be found.
+    """
+
+    caption: str
+    reference: int
+    members: tuple[int, ...]
+    hard: int | None
+    soft: dict[int, float]
+
+
+def _read(row: dict[str, Any], place: dict[str, int], where: str, labelled: bool) -> _Query:
+    reference = position_of(place, row["reference"], where)
+    others = [name for name in _members(row, where) if name != row["reference"]]
+    members = positions_of(place, others, where)
+    if not labelled:
+        return _Query(row["caption"], reference, members, None, {})
+    hard = position_of(place, row["target_hard"], where)
+    return _Query(row["caption"], reference, members, hard, _soft(row, place, where))
 
 
 def _members(row: dict[str, Any], where: str) -> list[str]:
@@ -83,44 +131,44 @@ def _members(row: dict[str, Any], where: str) -> list[str]:
 
 
 def _soft(row: dict[str, Any], place: dict[str, int], where: str) -> dict[int, float]:
-    """Gallery position -> value, without the reference, which cannot be found."""
     gains = {name: value for name, value in row["target_soft"].items() if name != row["reference"]}
     if not all(isinstance(value, (int, float)) and math.isfinite(value) for value in gains.values()):
         raise DataError(f'{where}: a value of "target_soft" is no number; fetch the file again')
     return dict(zip(positions_of(place, gains, where), map(float, gains.values()), strict=True))
 
 
-def _hidden(references: list[tuple[int, ...]], members: list[tuple[int, ...]]) -> tuple[View, ...]:
-    """What takes part where the labels are on the server: the whole gallery, then the set."""
-    nothing: list[tuple[int, ...]] = [()] * len(references)
-    return View((), nothing, exclude=references), View((), nothing, candidates=members)
+def _hidden_views(asked: list[_Query]) -> tuple[View, ...]:
+    """Return what takes part where the labels are on the server: the whole gallery, then the set."""
+    nothing: list[tuple[int, ...]] = [()] * len(asked)
+    exclude = [(query.reference,) for query in asked]
+    return View((), nothing, exclude=exclude), View((), nothing, candidates=[query.members for query in asked])
 
 
-def _views(
-    rows: list[dict[str, Any]],
-    place: dict[str, int],
-    where: list[str],
-    references: list[tuple[int, ...]],
-    members: list[tuple[int, ...]],
-) -> tuple[View, ...]:
-    hard = [positions_of(place, [row["target_hard"]], at) for row, at in zip(rows, where, strict=True)]
-    soft = [_soft(row, place, at) for row, at in zip(rows, where, strict=True)]
-    among = [
-        {at: gain for at, gain in gains.items() if at in allowed} for gains, allowed in zip(soft, members, strict=True)
-    ]
-    gains, near = [list(g.values()) for g in soft], [list(g.values()) for g in among]
+def _views(asked: list[_Query]) -> tuple[View, ...]:
+    exclude, members, hard = [], [], []
+    soft, gains = [], []
+    soft_members, member_gains = [], []  # of the soft targets those in the set
+    for query in asked:
+        exclude.append((query.reference,))
+        members.append(query.members)
+        hard.append(() if query.hard is None else (query.hard,))
+        soft.append(tuple(query.soft))
+        gains.append(list(query.soft.values()))
+        inside = {at: gain for at, gain in query.soft.items() if at in query.members}
+        soft_members.append(tuple(inside))
+        member_gains.append(list(inside.values()))
     return (
-        View(recall((1, 5, 10, 50), single=True), hard, exclude=references),
+        View(recall((1, 5, 10, 50), single=True), hard, exclude=exclude),
         View(recall((1, 2, 3), "Rsub", single=True), hard, candidates=members),
-        View(soft_recall((1, 2, 5, 10, 50, 100), gains, "soft R"), [tuple(g) for g in soft], exclude=references),
-        View(soft_recall((1, 2, 3), near, "soft Rsub"), [tuple(g) for g in among], candidates=members),
+        View(soft_recall((1, 2, 5, 10, 50, 100), gains, f"{_SOFT} R"), soft, exclude=exclude),
+        View(soft_recall((1, 2, 3), member_gains, f"{_SOFT} Rsub"), soft_members, candidates=members),
     )
 
 
 CIRR = Benchmark(
     name="cirr",
     about="CIRR: 2,297 pictures, 4,181 queries (val); test1 goes to the server",
-    splits=("val", "test1"),
+    splits=("val", _HIDDEN),
     options={},
     files=_files,
     build=_build,

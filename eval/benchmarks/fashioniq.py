@@ -7,12 +7,23 @@ the three categories.
 
 from __future__ import annotations
 
+from typing import Any
+
 from mllm_embed.errors import DataError
-from mllm_embed.types import Document
 
 from ..scoring.metrics import recall
 from ..scoring.suite import Mean, Suite, Task, View
-from .base import Benchmark, BenchmarkFiles, Options, ask, positions_of, unique
+from .base import (
+    Benchmark,
+    BenchmarkFiles,
+    Options,
+    Places,
+    composed_query,
+    documents,
+    position_of,
+    positions_by_id,
+    unique,
+)
 
 CATEGORIES = ("dress", "shirt", "toptee")
 KS = (10, 50)
@@ -33,24 +44,40 @@ E5V = {
 }
 
 
-def _files(split: str, options: Options) -> dict[str, tuple[str, ...]]:
-    files = {}
+def _captions(category: str) -> str:
+    return f"{category} captions"
+
+
+def _image_split(category: str) -> str:
+    return f"{category} image split"
+
+
+def _files(split: str, options: Options) -> dict[str, Places]:
+    files: dict[str, Places] = {}
     for category in CATEGORIES:
-        files[f"{category} captions"] = (f"captions/cap.{category}.{split}.json",)
-        files[f"{category} image split"] = (f"image_splits/split.{category}.{split}.json",)
+        files[_captions(category)] = (f"captions/cap.{category}.{split}.json",)
+        files[_image_split(category)] = (f"image_splits/split.{category}.{split}.json",)
     return files
 
 
-def _build(source: BenchmarkFiles, split: str, options: Options) -> Suite:
-    tasks = tuple(_task(source, category, options) for category in CATEGORIES)
-    means = [Mean(f"mean R@{k}", tuple(f"{category}/R@{k}" for category in CATEGORIES)) for k in KS]
+def _build(files: BenchmarkFiles, split: str, options: Options) -> Suite:
+    tasks = tuple(_task(files, category, options) for category in CATEGORIES)
+    means = [_mean(k) for k in KS]
     means.append(Mean("mean", tuple(mean.name for mean in means)))
+    return Suite("fashioniq", split, options, tasks, tuple(means), (), _protocol(split, options))
+
+
+def _mean(k: int) -> Mean:
+    return Mean(f"mean R@{k}", tuple(f"{category}/R@{k}" for category in CATEGORIES))
+
+
+def _protocol(split: str, options: Options) -> dict[str, str]:
     galleries = {
         "original": f"split.<category>.{split}.json, in its order",
         "val": "the pictures that the queries name, references and targets, sorted: the smaller VAL split of older "
         "papers, not comparable with the original",
     }
-    protocol = {
+    return {
         "gallery": galleries[options["gallery"]],
         "query text": " | ".join(CAPTIONS[options["captions"]]) + ", each caption stripped of '.?, '; "
         "where one is empty, the other one alone",
@@ -59,42 +86,53 @@ def _build(source: BenchmarkFiles, split: str, options: Options) -> Suite:
         "equals": "SEARLE a9c314b and CLIP4Cir dfed9f7 src/validate.py",
         "leaks": "training sets such as MMEB and M-BEIR hold FashionIQ's training split",
     }
-    return Suite("fashioniq", split, options, tasks, tuple(means), (), protocol)
 
 
-def _task(source: BenchmarkFiles, category: str, options: Options) -> Task:
-    what = f"{category} captions"
-    rows, file = source.rows(what, candidate=str, target=str, captions=list), source.files[what]
-    names = source.json(f"{category} image split")
-    if not isinstance(names, list) or not all(isinstance(name, str) for name in names):
-        raise DataError(f"{source.files[f'{category} image split']} must hold a list of ASINs; fetch it again")
-    if options["gallery"] == "val":
-        names = sorted({row[key] for row in rows for key in ("candidate", "target")})
-    names = unique(names, str(source.files[f"{category} image split"]))
-    place = {name: position for position, name in enumerate(names)}
-    paths = source.pictures(category, PICTURES, [{"name": name, "category": category} for name in names])
-    where = [f"{file} row {number}" for number in range(len(rows))]
-    for row, at in zip(rows, where, strict=True):
-        if len(row["captions"]) != 2 or not all(isinstance(caption, str) for caption in row["captions"]):
-            raise DataError(f'{at}: "captions" must be two texts; fetch the file again')
-    references = [positions_of(place, [row["candidate"]], at)[0] for row, at in zip(rows, where, strict=True)]
-    targets = [positions_of(place, [row["target"]], at) for row, at in zip(rows, where, strict=True)]
+def _task(files: BenchmarkFiles, category: str, options: Options) -> Task:
+    rows, file = _rows(files, category), files.paths[_captions(category)]
+    names = _gallery(files, category, rows, options["gallery"])
+    place = positions_by_id(names)
+    paths = files.pictures(category, PICTURES, [{"name": name, "category": category} for name in names])
+    targets, queries = [], []
+    for number, row in enumerate(rows):
+        where = f"{file} row {number}"
+        reference = paths[position_of(place, row["candidate"], where)]
+        targets.append((position_of(place, row["target"], where),))
+        words = texts(row["captions"], options["captions"])
+        queries.append(tuple(composed_query(reference, text) for text in words))
     return Task(
         name=category,
         gallery_ids=names,
-        gallery=[Document(image=path) for path in paths],
-        query_ids=[str(number) for number in range(len(rows))],
-        queries=[
-            tuple(ask(paths[at], text) for text in texts(row["captions"], options["captions"]))
-            for row, at in zip(rows, references, strict=True)
-        ],
+        gallery=documents(paths),
+        query_ids=list(map(str, range(len(rows)))),
+        queries=queries,
         views=(View(recall(KS, single=True), targets),),
         prompts=_prompts(category) if options["prompts"] == "e5v" else {},
     )
 
 
+def _rows(files: BenchmarkFiles, category: str) -> list[dict[str, Any]]:
+    what = _captions(category)
+    rows = files.rows(what, {"candidate": str, "target": str, "captions": list})
+    for number, row in enumerate(rows):
+        if len(row["captions"]) != 2 or not all(isinstance(caption, str) for caption in row["captions"]):
+            where = f"{files.paths[what]} row {number}"
+            raise DataError(f'{where}: "captions" must be two texts; fetch the file again')
+    return rows
+
+
+def _gallery(files: BenchmarkFiles, category: str, rows: list[dict[str, Any]], option: str) -> list[str]:
+    """Return the ASINs of a category's gallery, in its order."""
+    file, names = files.paths[_image_split(category)], files.json(_image_split(category))
+    if not isinstance(names, list) or not all(isinstance(name, str) for name in names):
+        raise DataError(f"{file} must hold a list of ASINs; fetch it again")
+    if option == "val":
+        return sorted({row[key] for row in rows for key in ("candidate", "target")})
+    return unique(names, str(file))
+
+
 def texts(captions: list[str], rule: str) -> list[str]:
-    """The query texts of a row by a rule of CAPTIONS; where a caption is empty, the other one stands alone."""
+    """Return a row's query texts by a rule of CAPTIONS; where a caption is empty, the other one stands alone."""
     parts = [caption.strip(".?, ") for caption in captions]
     if not all(parts):
         return ["".join(parts)]

@@ -1,55 +1,35 @@
-"""Anyone's own benchmark: the folder format of `mllm_embed.folder`."""
+"""A benchmark of one's own: the folder format of `mllm_embed.data.folder`."""
 
 from __future__ import annotations
 
+from collections.abc import Sequence
 from typing import Any
 
-from mllm_embed.data.folder import DataFolder, FolderBenchmark, open_benchmark
+from mllm_embed.data.folder import BenchmarkQuery, DataFolder, FolderBenchmark, open_benchmark
 from mllm_embed.errors import DataError
 from mllm_embed.types import Document, Query
 
 from ..scoring.metrics import MAP, MRR, mean_average_precision, recall
 from ..scoring.suite import Suite, Task, View
-from .base import Benchmark, BenchmarkFiles, Count, Options
+from .base import Benchmark, BenchmarkFiles, Count, Options, positions_by_id
 
 KS = (1, 5, 10)
 METRICS = (*recall(KS), MAP, MRR, *mean_average_precision(KS))
 CAPTIONS = "captions"
+_FILE = "benchmark.json"
 
 
 def suite_of(benchmark: FolderBenchmark) -> Suite:
-    """The composed queries, and as a task of its own every gallery caption, which asks for its picture.
+    """Return the composed queries, and as a task of its own every gallery caption, which asks for its picture.
 
     Raises:
         DataError: no queries, a query without a target, or an id that is not in the gallery.
     """
     gallery = [Document(image=item.image, text=item.text) for item in benchmark.gallery]
-    ids = [item.id for item in benchmark.gallery]
-    place = {item.id: position for position, item in enumerate(benchmark.gallery)}
-    targets, exclude = _positions(benchmark, place)
-    kinds = [() if query.kind is None else (query.kind,) for query in benchmark.queries]
-    tasks = [
-        Task(
-            name="",
-            gallery_ids=ids,
-            gallery=gallery,
-            query_ids=[query.id for query in benchmark.queries],
-            queries=[(Query(image=query.image, instruction=query.instruction),) for query in benchmark.queries],
-            views=(View(METRICS, targets, exclude=exclude),),
-            groups=kinds if any(kinds) else (),
-            by_group=tuple(metric.name for metric in METRICS),
-            paraphrases=_given([query.paraphrases for query in benchmark.queries]),
-            negatives=_given([[place[name] for name in query.negatives] for query in benchmark.queries]),
-        )
-    ]
-    told = [item for item in benchmark.gallery if item.caption is not None]
-    if told:
-        same: dict[str | None, list[int]] = {}
-        for position, item in enumerate(benchmark.gallery):
-            same.setdefault(item.caption, []).append(position)
-        asked = [(Document(text=item.caption),) for item in told]
-        right = [same[item.caption] for item in told]
-        tasks.append(Task(CAPTIONS, ids, gallery, [item.id for item in told], asked, (View(METRICS, right),)))
+    tasks = [_composed_task(benchmark, gallery)]
+    if any(item.caption is not None for item in benchmark.gallery):
+        # the same list object, so that the pictures are encoded once for both tasks
+        tasks.append(_caption_task(benchmark, gallery))
     protocol = {
         "gallery": "as in benchmark.json, in its order",
         "query text": "the instruction as it stands",
@@ -63,19 +43,62 @@ def suite_of(benchmark: FolderBenchmark) -> Suite:
     return Suite(benchmark.name, "", {}, tuple(tasks), (), (), protocol)
 
 
+def _composed_task(benchmark: FolderBenchmark, gallery: list[Document]) -> Task:
+    ids = [item.id for item in benchmark.gallery]
+    place = positions_by_id(ids)
+    query_ids, queries, targets, exclude, negatives, kinds = [], [], [], [], [], []
+    for query in benchmark.queries:
+        _check_ids(query, place, benchmark.name)
+        query_ids.append(query.id)
+        queries.append((Query(image=query.image, instruction=query.instruction),))
+        targets.append(_positions(place, query.targets))
+        exclude.append(_positions(place, query.exclude))
+        negatives.append(_positions(place, query.negatives))
+        kinds.append(() if query.kind is None else (query.kind,))
+    return Task(
+        name="",
+        gallery_ids=ids,
+        gallery=gallery,
+        query_ids=query_ids,
+        queries=queries,
+        views=(View(METRICS, targets, exclude=exclude),),
+        groups=kinds if any(kinds) else (),
+        by_group=tuple(metric.name for metric in METRICS),
+        paraphrases=_given([query.paraphrases for query in benchmark.queries]),
+        negatives=_given(negatives),
+    )
+
+
+def _caption_task(benchmark: FolderBenchmark, gallery: list[Document]) -> Task:
+    same: dict[str | None, list[int]] = {}
+    for position, item in enumerate(benchmark.gallery):
+        same.setdefault(item.caption, []).append(position)
+    captioned = [item for item in benchmark.gallery if item.caption is not None]
+    return Task(
+        name=CAPTIONS,
+        gallery_ids=[item.id for item in benchmark.gallery],
+        gallery=gallery,
+        query_ids=[item.id for item in captioned],
+        queries=[(Document(text=item.caption),) for item in captioned],
+        views=(View(METRICS, [same[item.caption] for item in captioned]),),
+    )
+
+
+def _positions(place: dict[str, int], ids: Sequence[str]) -> list[int]:
+    return [place[name] for name in ids]
+
+
 def _given(lists: list[Any]) -> list[Any]:
-    """The lists of all queries; none where none has any."""
+    """Return the lists of all queries; none where none has any."""
     return lists if any(lists) else []
 
 
-def _positions(benchmark: FolderBenchmark, place: dict[str, int]) -> tuple[list[list[int]], list[list[int]]]:
-    for query in benchmark.queries:
-        lost = [name for name in (*query.targets, *query.exclude, *query.negatives) if name not in place]
-        if lost or not query.targets:
-            wrong = f'"{lost[0]}" is not in the gallery' if lost else "it has no target"
-            raise DataError(f'query "{query.id}" of benchmark {benchmark.name}: {wrong}')
-    targets = [[place[name] for name in query.targets] for query in benchmark.queries]
-    return targets, [[place[name] for name in query.exclude] for query in benchmark.queries]
+def _check_ids(query: BenchmarkQuery, place: dict[str, int], name: str) -> None:
+    """Raise DataError for a query without a target, and for an id that is not in the gallery."""
+    missing = [other for other in (*query.targets, *query.exclude, *query.negatives) if other not in place]
+    if missing or not query.targets:
+        wrong = f'"{missing[0]}" is not in the gallery' if missing else "it has no target"
+        raise DataError(f'query "{query.id}" of benchmark {name}: {wrong}')
 
 
 def _exclusion(benchmark: FolderBenchmark) -> str:
@@ -85,12 +108,13 @@ def _exclusion(benchmark: FolderBenchmark) -> str:
     return f"the gallery ids under exclude, which {count} of {len(benchmark.queries)} queries have"
 
 
-def _build(source: BenchmarkFiles, split: str, options: Options) -> Suite:
-    benchmark = open_benchmark(source.data, pictures=source.look and source.strict)
-    if not source.strict:
-        found = DataFolder.open(source.data, pictures=False).pictures()
-        lost = [f"{path} {wrong}" for path, wrong in found.items() if wrong]
-        source.counts.append(Count("pictures", len(found) - len(lost), len(found), lost[0] if lost else None))
+def _build(files: BenchmarkFiles, split: str, options: Options) -> Suite:
+    benchmark = open_benchmark(files.data, pictures=files.look and files.strict)
+    if not files.strict:
+        pictures = DataFolder.open(files.data, pictures=False).pictures()
+        missing = [f"{path} {wrong}" for path, wrong in pictures.items() if wrong]
+        count = Count("pictures", len(pictures) - len(missing), len(pictures), missing[0] if missing else None)
+        files.counts.append(count)
     return suite_of(benchmark)
 
 
@@ -99,7 +123,7 @@ FOLDER = Benchmark(
     about="your own: a folder with a benchmark.json (the README tells its format)",
     splits=("",),
     options={},
-    files=lambda split, options: {"benchmark.json": ("benchmark.json",)},
+    files=lambda split, options: {_FILE: (_FILE,)},
     build=_build,
     annotations="the README, under `Your own data`",
 )

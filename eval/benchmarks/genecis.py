@@ -9,17 +9,17 @@ from __future__ import annotations
 
 from dataclasses import dataclass
 from pathlib import Path
-from typing import Any
+from typing import Any, TypeAlias
 
 from PIL import Image, ImageOps
 
 from mllm_embed.errors import DataError, ImageError
 from mllm_embed.inputs.images import load_image
-from mllm_embed.types import Document, ImageLike
+from mllm_embed.types import Document, ImageLike, Query
 
 from ..scoring.metrics import recall
 from ..scoring.suite import Mean, Suite, Task, View
-from .base import Benchmark, BenchmarkFiles, Options, ask
+from .base import Benchmark, BenchmarkFiles, Options, Places, composed_query
 
 TASKS = ("focus_attribute", "change_attribute", "focus_object", "change_object")
 KS = (1, 2, 3)
@@ -30,6 +30,12 @@ PROMPTS = {
     "change": {"composed": 'Modify this image with "same but {instruction}", describe modified image in one word:'},
 }
 _KEYS = {"object": ("val_image_id",), "attribute": ("image_id", "instance_bbox")}
+_GENOME = ("VG_All", "VG_100K", "VG_100K_2", "vg/VG_100K", "vg/VG_100K_2", "VG/VG_100K", "VG/VG_100K_2", ".")
+PICTURES = {
+    "object": ("val2017/{coco}", "coco/val2017/{coco}", "coco/images/val2017/{coco}", "{coco}"),
+    "attribute": tuple(f"{folder}/{{number}}.jpg" for folder in _GENOME),
+}
+Key: TypeAlias = tuple[int | float, ...]
 
 
 @dataclass(frozen=True)
@@ -47,7 +53,7 @@ class Crop:
         return f"{self.path.stem}:{self.box}"
 
     def read(self) -> Image.Image:
-        """The square. Raises ImageError for a picture that cannot be read, or has nothing of the box."""
+        """Return the square. Raise ImageError for a picture that cannot be read, or has nothing of the box."""
         picture = load_image(self.path)
         x, y, width, height = self.box
         left, top = max(0, x - _DILATE * width), max(0, y - _DILATE * height)
@@ -66,12 +72,12 @@ def _chosen(options: Options) -> tuple[str, ...]:
     return TASKS if options["task"] == "all" else (options["task"],)
 
 
-def _files(split: str, options: Options) -> dict[str, tuple[str, ...]]:
+def _files(split: str, options: Options) -> dict[str, Places]:
     return {name: (f"genecis/{name}.json", f"{name}.json") for name in _chosen(options)}
 
 
-def _build(source: BenchmarkFiles, split: str, options: Options) -> Suite:
-    tasks = tuple(_task(source, name) for name in _chosen(options))
+def _build(files: BenchmarkFiles, split: str, options: Options) -> Suite:
+    tasks = tuple(_task(files, name) for name in _chosen(options))
     means = (Mean("mean R@1", tuple(f"{name}/R@1" for name in TASKS)),) if len(tasks) == len(TASKS) else ()
     protocol = {
         "gallery": "for each query its target and distractors; equal scores by picture id, not target first",
@@ -85,36 +91,38 @@ def _build(source: BenchmarkFiles, split: str, options: Options) -> Suite:
     return Suite("genecis", split, options, tasks, means, ("R@1",), protocol)
 
 
-def _task(source: BenchmarkFiles, name: str) -> Task:
-    rows, file = source.rows(name, condition=str, reference=dict, target=dict, gallery=list), source.files[name]
-    kind = name.rpartition("_")[2]
-    where = [f"{file} row {number}" for number in range(len(rows))]
-    candidates = [
-        [_key(entry, kind, at) for entry in (row["target"], *row["gallery"])]
-        for row, at in zip(rows, where, strict=True)
-    ]
-    references = [_key(row["reference"], kind, at) for row, at in zip(rows, where, strict=True)]
-    keys = sorted({key for row in candidates for key in row})
+def _task(files: BenchmarkFiles, name: str) -> Task:
+    rows = files.rows(name, {"condition": str, "reference": dict, "target": dict, "gallery": list})
+    what, _, kind = name.partition("_")
+    references, candidates = [], []
+    for number, row in enumerate(rows):
+        where = f"{files.paths[name]} row {number}"
+        candidates.append([_key(entry, kind, where) for entry in (row["target"], *row["gallery"])])
+        references.append(_key(row["reference"], kind, where))
+    # One gallery for all queries, each of which chooses among its candidates; sorted, so that ties go by picture id.
+    keys = sorted(set().union(*candidates))
     place = {key: position for position, key in enumerate(keys)}
-    wanted = sorted({*keys, *references})
-    pictures = dict(zip(wanted, _pictures(source, name, kind, wanted), strict=True))
-    indexed = [tuple(place[key] for key in row) for row in candidates]
+    positions = [tuple(map(place.__getitem__, row)) for row in candidates]
+    pictures = _pictures(files, name, kind, sorted({*keys, *references}))
+    queries: list[tuple[Query]] = []
+    for row, key in zip(rows, references, strict=True):
+        queries.append((composed_query(pictures[key], row["condition"]),))
     return Task(
         name=name,
         gallery_ids=[_id(key) for key in keys],
         gallery=[Document(image=pictures[key]) for key in keys],
-        query_ids=[str(number) for number in range(len(rows))],
-        queries=[(ask(pictures[key], row["condition"]),) for row, key in zip(rows, references, strict=True)],
-        views=(View(recall(KS), [row[:1] for row in indexed], candidates=indexed),),
-        prompts=PROMPTS[name.partition("_")[0]],
+        query_ids=list(map(str, range(len(rows)))),
+        queries=queries,
+        views=(View(recall(KS), [row[:1] for row in positions], candidates=positions),),
+        prompts=PROMPTS[what],
     )
 
 
-def _key(entry: Any, kind: str, where: str) -> tuple[int | float, ...]:
-    """What tells one picture or crop from another: its number, and the box of a crop."""
+def _key(entry: Any, kind: str, where: str) -> Key:
+    """Return what tells one picture or crop from another: its number, and the box of a crop."""
     try:
         number, *box = (entry[key] for key in _KEYS[kind])
-        key = (int(number), *(float(value) for value in (box[0] if box else ())))
+        key = (int(number), *map(float, box[0] if box else ()))
         if len(key) != 1 + 4 * len(box):
             raise ValueError("a box is x, y, width and height")
         return key
@@ -124,20 +132,23 @@ def _key(entry: Any, kind: str, where: str) -> tuple[int | float, ...]:
         ) from error
 
 
-def _id(key: tuple[int | float, ...]) -> str:
+def _id(key: Key) -> str:
     number, *box = key
     return f"{number}:{','.join(f'{value:.12g}' for value in box)}" if box else str(number)
 
 
-def _pictures(source: BenchmarkFiles, name: str, kind: str, keys: list[tuple[int | float, ...]]) -> list[ImageLike]:
+def _pictures(files: BenchmarkFiles, name: str, kind: str, keys: list[Key]) -> dict[Key, ImageLike]:
+    """Return the pictures or crops of a task by key."""
+    values = [{"coco": f"{key[0]:012d}.jpg", "number": str(key[0])} for key in keys]
+    paths = files.pictures(name, PICTURES[kind], values)
     if kind == "object":
-        places = ("val2017/{coco}", "coco/val2017/{coco}", "coco/images/val2017/{coco}", "{coco}")
-    else:
-        folders = ("VG_All", "VG_100K", "VG_100K_2", "vg/VG_100K", "vg/VG_100K_2", "VG/VG_100K", "VG/VG_100K_2", ".")
-        places = tuple(f"{folder}/{{number}}.jpg" for folder in folders)
-    names = [{"coco": f"{key[0]:012d}.jpg", "number": str(key[0])} for key in keys]
-    paths = source.pictures(name, places, names)
-    return [Crop(path, tuple(key[1:])) if kind == "attribute" else path for path, key in zip(paths, keys, strict=True)]
+        return dict(zip(keys, paths, strict=True))
+    return {key: Crop(path, _box(key)) for key, path in zip(keys, paths, strict=True)}
+
+
+def _box(key: Key) -> tuple[float, float, float, float]:
+    _, x, y, width, height = key
+    return x, y, width, height
 
 
 GENECIS = Benchmark(

@@ -1,42 +1,43 @@
-"""What the commands of the evaluator share: how a benchmark is named, the suite it names, and the output folder."""
+"""The options by which every command of the evaluator names a benchmark, the suite they name, and the output folder."""
 
 from __future__ import annotations
 
 import argparse
 import os
 import re
+from collections.abc import Callable
 from pathlib import Path
-from typing import TYPE_CHECKING
+from typing import TYPE_CHECKING, Any
 
 from mllm_embed.errors import ConfigError
 
 if TYPE_CHECKING:
+    from ..benchmarks.base import Benchmark
     from ..scoring.suite import Suite
 
-TIES = ("gallery", "optimistic", "pessimistic")
+TIES = ("gallery", "optimistic", "pessimistic")  # the keys of scoring.score.TIES, which --help may not import
 
 
-def add_command(commands: argparse._SubParsersAction, name: str, run, about: str, epilog: str = ""):
-    parser = commands.add_parser(
+def add_command(
+    commands: Any, name: str, run: Callable[[argparse.Namespace], int], about: str, epilog: str = ""
+) -> argparse.ArgumentParser:
+    """Add a command to those of a parser, and return its own parser."""
+    parser: argparse.ArgumentParser = commands.add_parser(
         name,
         help=about,
         description=about[0].upper() + about[1:] + ".",
         epilog=epilog,
         formatter_class=argparse.RawDescriptionHelpFormatter,
     )
-    parser.set_defaults(command=run)
+    parser.set_defaults(run=run)
     return parser
 
 
 def add_benchmark_options(parser: argparse.ArgumentParser) -> None:
+    """Add NAME, --data, --images, --split and --option, and the benchmarks with their options to the epilog."""
     from ..benchmarks import BENCHMARKS
 
-    names = "\n".join(
-        f"  {b.name:<10} {b.about}"
-        + "".join(f"\n{'':13}--option {key}={'|'.join(values)}" for key, values in b.options.items())
-        + (f"\n{'':13}--split {'|'.join(b.splits)}" if len(b.splits) > 1 else "")
-        for b in BENCHMARKS.values()
-    )
+    names = "\n".join(map(_description, BENCHMARKS.values()))
     parser.epilog = f"benchmarks (the first value is the default)\n{names}\n\n{parser.epilog or ''}"
     parser.add_argument("benchmark", metavar="NAME", help="a benchmark, see below; or a folder with a benchmark.json")
     parser.add_argument("--data", metavar="ROOT", type=Path, help="the benchmark's folder")
@@ -45,8 +46,24 @@ def add_benchmark_options(parser: argparse.ArgumentParser) -> None:
     parser.add_argument("--option", metavar="K=V", nargs="+", action="extend", default=[], help="see below")
 
 
+def add_ties_option(parser: argparse.ArgumentParser, note: str = "") -> None:
+    """Add --ties."""
+    parser.add_argument("--ties", choices=TIES, default=TIES[0], help=f"which of equal scores comes first{note}")
+
+
+def _description(benchmark: Benchmark) -> str:
+    lines = [f"  {benchmark.name:<10} {benchmark.about}"]
+    lines += [f"{'':13}--option {key}={'|'.join(values)}" for key, values in benchmark.options.items()]
+    if len(benchmark.splits) > 1:
+        lines.append(f"{'':13}--split {'|'.join(benchmark.splits)}")
+    return "\n".join(lines)
+
+
 def named_benchmark(arguments: argparse.Namespace) -> tuple[str, Path]:
-    """The benchmark's name and folder; a folder given in place of a name is one in the folder format."""
+    """Return the benchmark's name and folder; a folder given in place of a name is one in the folder format.
+
+    Raises ConfigError for a name that is neither, and where --data is missing or has no meaning.
+    """
     from ..benchmarks import BENCHMARKS
 
     if arguments.benchmark in BENCHMARKS:
@@ -63,7 +80,8 @@ def named_benchmark(arguments: argparse.Namespace) -> tuple[str, Path]:
 
 
 def given_options(arguments: argparse.Namespace) -> dict[str, str]:
-    options = {}
+    """Return the values of --option by key. Raises ConfigError for one without "=", and one that is given twice."""
+    options: dict[str, str] = {}
     for text in arguments.option:
         key, sign, value = text.partition("=")
         if not sign:
@@ -75,7 +93,10 @@ def given_options(arguments: argparse.Namespace) -> dict[str, str]:
 
 
 def named_suite(arguments: argparse.Namespace, pictures: bool = True) -> Suite:
-    # Everything that can be wrong without a model is looked at before the slow imports.
+    """Open the benchmark that the options name; `pictures`: whether its pictures must be there.
+
+    Raises as `named_benchmark`, `given_options` and `benchmarks.open_suite`.
+    """
     from ..benchmarks import open_suite
 
     name, data = named_benchmark(arguments)
@@ -89,24 +110,43 @@ def named_suite(arguments: argparse.Namespace, pictures: bool = True) -> Suite:
     )
 
 
-def slug(suite: Suite, arguments: argparse.Namespace, source: str | Path) -> str:
-    """A folder name: benchmark, split and options as given, what was measured, and what is not the usual way."""
-    ties = getattr(arguments, "ties", TIES[0])
-    # two parts of the path: every run of ours calls its last stage's folder alike
-    name = "-".join(Path(source).parts[-2:]).removesuffix(".json")
+def output_folder(arguments: argparse.Namespace, root: str, suite: Suite, source: str | Path) -> Path:
+    """Return --output, or a folder below `root` named after the suite, the options, and what is measured (`source`).
+
+    Raises ConfigError where it cannot be written to.
+    """
+    output: Path = arguments.output or Path(root) / _folder_name(arguments, suite, source)
+    need_folder(output, "--output")
+    return output
+
+
+def _folder_name(arguments: argparse.Namespace, suite: Suite, source: str | Path) -> str:
+    """Return benchmark, split and options as given, what was measured, and what is not the usual way, in one word."""
     small = getattr(arguments, "query_model", None) and (arguments.query_adapter or arguments.query_model)
     strength = getattr(arguments, "edit_strength", 1)
+    ties = getattr(arguments, "ties", TIES[0])
     words = [
-        suite.name, suite.split, *given_options(arguments).values(), name,
-        "-".join(Path(small).parts[-2:]) if small else "",
+        suite.name,
+        suite.split,
+        *given_options(arguments).values(),
+        _source_name(source).removesuffix(".json"),
+        _source_name(small) if small else "",
         "" if strength == 1 else f"edit-{strength:g}",
         "" if ties == TIES[0] else ties,
-    ]  # fmt: skip
+    ]
     return re.sub(r"[^\w.-]+", "_", "-".join(filter(None, words))).strip("._-") or "benchmark"
 
 
+def _source_name(path: str | Path) -> str:
+    # two parts of the path: every run of ours calls its last stage's folder alike
+    return "-".join(Path(path).parts[-2:])
+
+
 def need_folder(path: Path, flag: str) -> None:
-    """Before hours are spent: the folder is there or can be made, and can be written to."""
+    """Raise ConfigError unless the folder is there, or can be made, and can be written to.
+
+    It is asked before a model is loaded, so that no hours of encoding end in an error of the disk.
+    """
     there = next(place for place in (path, *path.absolute().parents) if place.exists())
     if not there.is_dir():
         raise ConfigError(f"{flag} {path}: {there} is a file; give a folder")

@@ -11,6 +11,6 @@ from ..studies.method import Method
 
 @cache
 def methods() -> dict[str, Method]:
-    """Name -> method, by module name."""
+    """Return name -> method, by module name."""
     modules = [importlib.import_module(f".{info.name}", __name__) for info in pkgutil.iter_modules(__path__)]
     return {module.METHOD.name: module.METHOD for module in modules}

@@ -5,9 +5,9 @@ from __future__ import annotations
 from ..studies.method import Method, MethodContext, Ranking
 
 
-def caption_fusion(seen: MethodContext, *, beta: float = 0.2) -> Ranking:
+def caption_fusion(context: MethodContext, *, beta: float = 0.2) -> Ranking:
     """(1 - b) cos(q, g) + b mean cos(q, captions of g), as one product with a mixed gallery."""
-    return Ranking(seen.composed, seen.views.captioned_gallery(seen.gallery, beta))
+    return Ranking(context.composed, context.llm_texts.captioned_gallery(context.gallery, beta))
 
 
 METHOD = Method(

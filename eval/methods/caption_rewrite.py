@@ -5,9 +5,9 @@ from __future__ import annotations
 from ..studies.method import Method, MethodContext, Ranking
 
 
-def caption_rewrite(seen: MethodContext) -> Ranking:
+def caption_rewrite(context: MethodContext) -> Ranking:
     """e(what the model says the changed picture shows)."""
-    return Ranking(seen.views.rewrites(), seen.gallery)
+    return Ranking(context.llm_texts.rewrites(), context.gallery)
 
 
 METHOD = Method(

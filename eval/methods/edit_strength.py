@@ -7,9 +7,9 @@ from mllm_embed.vectors.fusion import edited
 from ..studies.method import Method, MethodContext, Ranking
 
 
-def edit_strength(seen: MethodContext, *, strength: float = 1.4) -> Ranking:
+def edit_strength(context: MethodContext, *, strength: float = 1.4) -> Ranking:
     """v + a (q - v), of unit length: a = 1 is the plain query, more is a stronger edit."""
-    return Ranking(edited(seen.composed, seen.image, strength), seen.gallery)
+    return Ranking(edited(context.composed, context.image, strength), context.gallery)
 
 
 METHOD = Method(

@@ -5,9 +5,9 @@ from __future__ import annotations
 from ..studies.method import Method, MethodContext, Ranking
 
 
-def image_only(seen: MethodContext) -> Ranking:
+def image_only(context: MethodContext) -> Ranking:
     """The reference picture alone."""
-    return Ranking(seen.image, seen.gallery)
+    return Ranking(context.image, context.gallery)
 
 
 METHOD = Method(image_only, source="the baselines of Pic2Word (arXiv 2302.03084)", needs="nothing more")

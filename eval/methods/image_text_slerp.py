@@ -7,9 +7,9 @@ from mllm_embed.vectors.fusion import slerp
 from ..studies.method import Method, MethodContext, Ranking
 
 
-def image_text_slerp(seen: MethodContext, *, share: float = 0.5) -> Ranking:
+def image_text_slerp(context: MethodContext, *, share: float = 0.5) -> Ranking:
     """The point of the arc from the picture (0) to the instruction (1)."""
-    return Ranking(slerp(seen.image, seen.text, share), seen.gallery)
+    return Ranking(slerp(context.image, context.text, share), context.gallery)
 
 
 METHOD = Method(

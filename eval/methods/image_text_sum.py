@@ -7,9 +7,9 @@ from mllm_embed.vectors.fusion import weighted
 from ..studies.method import Method, MethodContext, Ranking
 
 
-def image_text_sum(seen: MethodContext) -> Ranking:
+def image_text_sum(context: MethodContext) -> Ranking:
     """v + t, of unit length."""
-    return Ranking(weighted((1, seen.image), (1, seen.text)), seen.gallery)
+    return Ranking(weighted((1, context.image), (1, context.text)), context.gallery)
 
 
 METHOD = Method(

@@ -9,17 +9,17 @@ from mllm_embed.vectors.fusion import edited, unit, weighted
 from ..studies.method import Method, MethodContext, Ranking
 
 
-def pdv_fusion(seen: MethodContext, *, beta: float = 0.75, image: float = 1.4, text: float = 1.2) -> Ranking:
+def pdv_fusion(context: MethodContext, *, beta: float = 0.75, image: float = 1.4, text: float = 1.2) -> Ranking:
     """(1 - b) [v + a_I (q - v)] + b [d + a_T (r - d)], [] at unit length.
 
     d, r: texts of the picture as it is and as it should be.
     """
-    composed = edited(seen.composed, seen.image, image)
+    composed = edited(context.composed, context.image, image)
     if not beta:
-        return Ranking(composed, seen.gallery)
-    told = seen.views.descriptions().astype(np.float64)
-    spoken = unit(told + text * (seen.views.rewrites() - told))
-    return Ranking(weighted((1 - beta, composed), (beta, spoken)), seen.gallery)
+        return Ranking(composed, context.gallery)
+    described = context.llm_texts.descriptions().astype(np.float64)
+    rewritten = unit(described + text * (context.llm_texts.rewrites() - described))
+    return Ranking(weighted((1 - beta, composed), (beta, rewritten)), context.gallery)
 
 
 METHOD = Method(

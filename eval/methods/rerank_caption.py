@@ -10,22 +10,22 @@ from ..studies.llm_texts import DESCRIBE
 from ..studies.method import Method, MethodContext, Ranking
 
 
-def rerank_caption(seen: MethodContext, *, depth: int = 10, weight: float = 0.1) -> Ranking:
+def rerank_caption(context: MethodContext, *, depth: int = 10, weight: float = 0.1) -> Ranking:
     """The first k answers by cosine plus w times the log-likelihood, a token, of the rewrite as their description."""
 
     def rescore(answers: np.ndarray) -> np.ndarray:
-        wanted = seen.views.rewritten()
+        wanted = context.llm_texts.rewritten()
         pairs = [
-            (Question(DESCRIBE, seen.task.gallery[at].images), wanted[row])
+            (Question(DESCRIBE, context.task.gallery[at].images), wanted[row])
             for row, found in enumerate(answers)
             for at in found
             if at >= 0
         ]
-        scores = np.einsum("qd,qkd->qk", seen.composed, seen.gallery[answers])
-        scores[answers >= 0] += weight * np.array(seen.views.told.weigh(pairs))
+        scores = np.einsum("qd,qkd->qk", context.composed, context.gallery[answers])
+        scores[answers >= 0] += weight * np.array(context.llm_texts.generator.log_likelihood(pairs))
         return scores
 
-    return Ranking(seen.composed, seen.gallery, int(depth), rescore)
+    return Ranking(context.composed, context.gallery, int(depth), rescore)
 
 
 METHOD = Method(

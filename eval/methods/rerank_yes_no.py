@@ -9,17 +9,17 @@ from mllm_embed.generate.rerank import question
 from ..studies.method import Method, MethodContext, Ranking
 
 
-def rerank_yes_no(seen: MethodContext, *, depth: int = 10) -> Ranking:
+def rerank_yes_no(context: MethodContext, *, depth: int = 10) -> Ranking:
     """The first k answers by how much likelier the model says yes than no to reference, instruction and answer."""
 
     def rescore(answers: np.ndarray) -> np.ndarray:
         places = [(row, at) for row, found in enumerate(answers) for at in found if at >= 0]
         scores = np.full(answers.shape, -np.inf)
-        asked = [question(seen.task.queries[row][0], seen.task.gallery[at].images) for row, at in places]
-        scores[answers >= 0] = seen.views.told.agree(asked)
+        asked = [question(context.task.queries[row][0], context.task.gallery[at].images) for row, at in places]
+        scores[answers >= 0] = context.llm_texts.generator.yes_no_margin(asked)
         return scores
 
-    return Ranking(seen.composed, seen.gallery, int(depth), rescore)
+    return Ranking(context.composed, context.gallery, int(depth), rescore)
 
 
 METHOD = Method(

@@ -7,11 +7,11 @@ from mllm_embed.vectors.fusion import weighted
 from ..studies.method import Method, MethodContext, Ranking
 
 
-def rewrite_fusion(seen: MethodContext, *, weight: float = 0.5) -> Ranking:
+def rewrite_fusion(context: MethodContext, *, weight: float = 0.5) -> Ranking:
     """(1 - w) q + w e(what the model says the changed picture shows), of unit length."""
     if not weight:
-        return Ranking(seen.composed, seen.gallery)
-    return Ranking(weighted((1 - weight, seen.composed), (weight, seen.views.rewrites())), seen.gallery)
+        return Ranking(context.composed, context.gallery)
+    return Ranking(weighted((1 - weight, context.composed), (weight, context.llm_texts.rewrites())), context.gallery)
 
 
 METHOD = Method(

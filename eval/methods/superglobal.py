@@ -9,22 +9,22 @@ from ..studies.method import Method, MethodContext, Ranking
 _REFINED = 10  # vectors whose elementwise maximum is the second query
 
 
-def superglobal(seen: MethodContext, *, depth: int = 100, neighbours: int = 4, beta: float = 0.1) -> Ranking:
+def superglobal(context: MethodContext, *, depth: int = 100, neighbours: int = 4, beta: float = 0.1) -> Ranking:
     """The first answers pulled to their neighbours, the query to the best of those; the mean of both scores."""
-    depth = min(int(depth), len(seen.gallery))
+    depth = min(int(depth), len(context.gallery))
 
     def rescore(answers: np.ndarray) -> np.ndarray:
         scores = np.full(answers.shape, -np.inf)
-        for query, row, out in zip(seen.composed, answers, scores, strict=True):
+        for query, row, out in zip(context.composed, answers, scores, strict=True):
             there = row >= 0
-            out[there] = refined_scores(query, seen.gallery[row[there]], int(neighbours), beta)
+            out[there] = refined_scores(query, context.gallery[row[there]], int(neighbours), beta)
         return scores
 
-    return Ranking(seen.composed, seen.gallery, depth, rescore)
+    return Ranking(context.composed, context.gallery, depth, rescore)
 
 
 def refined_scores(query: np.ndarray, answers: np.ndarray, neighbours: int, beta: float) -> np.ndarray:
-    """The new scores [M] of answers [M, D] to a query [D], all float32.
+    """Return the new scores [M] of answers [M, D] to a query [D], all float32.
 
     x' = (x + beta sum s_i x_i) / (1 + beta sum s_i) over the K nearest of the others; S1 = q . x'; q' is the
     elementwise maximum of the ten x' highest by S1; the score is (S1 + q' . x') / 2.

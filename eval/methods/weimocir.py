@@ -7,10 +7,10 @@ from mllm_embed.vectors.fusion import weighted
 from ..studies.method import Method, MethodContext, Ranking
 
 
-def weimocir(seen: MethodContext, *, alpha: float = 0.65, beta: float = 0.0) -> Ranking:
+def weimocir(context: MethodContext, *, alpha: float = 0.65, beta: float = 0.0) -> Ranking:
     """(1 - a) v + a t, of unit length, on a gallery of pictures and, by b, their captions."""
-    queries = weighted((1 - alpha, seen.image), (alpha, seen.text))
-    return Ranking(queries, seen.views.captioned_gallery(seen.gallery, beta))
+    queries = weighted((1 - alpha, context.image), (alpha, context.text))
+    return Ranking(queries, context.llm_texts.captioned_gallery(context.gallery, beta))
 
 
 METHOD = Method(

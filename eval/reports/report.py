@@ -11,20 +11,25 @@ from mllm_embed.files import write_json
 from mllm_embed.saving.versions import versions
 from mllm_embed.search.contact_sheet import SheetRow, contact_sheet
 
+from ..benchmarks.folder import CAPTIONS
 from ..scoring.estimate import Estimate
+from ..scoring.evaluate import BASELINES
 from ..scoring.score import Result, TaskResult
 from ..scoring.suite import Suite, Task
 
 if TYPE_CHECKING:
+    from mllm_embed.encode.dual_encoder import DualEncoder
     from mllm_embed.encode.embedder import MLLMEmbedder
 
 SHEET_ANSWERS = 5
 _UNITS = ("bytes", "kB", "MB", "GB", "TB")
-RESULT, PER_QUERY = "result.json", "per_query.json"
+RESULT, PER_QUERY, CONTACT_SHEET = "result.json", "per_query.json", "contact_sheet.png"
+_COMPARED = ["R@1", "R@5", "R@10", "mAP", "img", "txt", "sum", "cap"]  # the columns of `comparison_table`
+Rows = Mapping[str, Mapping[str, Estimate]]
 
 
 def result_table(result: Result) -> str:
-    """Every task's rows, the first one with hits and 95 % intervals and by group, then the means, as aligned text."""
+    """Return the rows of every task and the means as aligned text; the first row with hits, intervals and groups."""
     blocks = [_block(_heading(name, task), task.rows, task.groups) for name, task in result.tasks.items()]
     if result.means:
         blocks.append(_block("means", result.means, {}))
@@ -33,40 +38,54 @@ def result_table(result: Result) -> str:
 
 
 def comparison_table(rows: Mapping[str, Mapping[str, Result]]) -> str:
-    """Several models on several benchmark folders: `rows[model][benchmark]` -> aligned text, one line a model.
+    """Return several models on several benchmark folders as aligned text, one line a model.
 
-    For every benchmark: composed R@1, R@5, R@10 and mAP, then R@1 of image only, text only and sum, and of
-    caption to image. A result that is missing shows as "-".
+    `rows[model][benchmark]`. For every benchmark: composed R@1, R@5, R@10 and mAP, then R@1 of image only, text only
+    and sum, and of caption to image. A result that is missing shows as "-".
     """
     names = list(dict.fromkeys(name for results in rows.values() for name in results))
-    head = ["R@1", "R@5", "R@10", "mAP", "img", "txt", "sum", "cap"]
-    lines = [["", *head * len(names)]]
+    lines = [["", *_COMPARED * len(names)]]
     for model, results in rows.items():
-        cells = [_compared(results[name]) if name in results else ["-"] * len(head) for name in names]
-        lines.append([model, *[cell for part in cells for cell in part]])
-    groups = [1 + len(head) * number for number in range(1, len(names))]
-    body = _aligned(lines, groups)
+        line = [model]
+        for name in names:
+            line += _compared(results[name]) if name in results else ["-"] * len(_COMPARED)
+        lines.append(line)
+    body = _aligned(lines, range(1 + len(_COMPARED), len(lines[0]), len(_COMPARED)))
     width = (len(body[0]) - max(len(line[0]) for line in lines)) // max(1, len(names))
-    first = body[0].index(head[0])
-    titles = " " * first + "".join(name.ljust(width) for name in names)
+    titles = " " * body[0].index(_COMPARED[0]) + "".join(name.ljust(width) for name in names)
     note = "R@K, mAP: composed; R@1 of img: picture alone, txt: instruction alone, sum: both, cap: caption to image"
     return "\n".join([titles.rstrip(), *body, note])
 
 
-def settings_of(embedder: MLLMEmbedder, model: str, adapter: str | Path | None) -> dict[str, str | int | None]:
-    """What `write_result` says of the model: name, adapter, the precision it really computed in, cut vectors."""
+def settings_of(
+    embedder: MLLMEmbedder | DualEncoder,
+    model: str,
+    adapter: str | Path | None,
+    query_model: str | None = None,
+    query_adapter: str | Path | None = None,
+) -> dict[str, Any]:
+    """Return what `write_result` says of a model: names, the precision it really computed in, cut vectors.
+
+    Args:
+        embedder: the loaded model.
+        model, adapter: as they were named.
+        query_model, query_adapter: of the small model of a `DualEncoder`.
+    """
     dtype = str(embedder.dtype).removeprefix("torch.")
-    return {
+    settings: dict[str, Any] = {
         "model": model,
         "adapter": adapter and str(adapter),
         "dtype": dtype,
         "quantization": embedder.quantization,
         "dim": embedder.dim,
     }
+    if query_model:
+        settings |= {"query model": query_model, "query adapter": query_adapter and str(query_adapter)}
+    return settings
 
 
 def write_result(result: Result, suite: Suite, folder: Path, settings: Mapping[str, Any]) -> list[Path]:
-    """Write FOLDER/result.json (settings, figures, protocol, versions) and per_query.json (values, first answers).
+    """Write FOLDER/result.json (settings, estimates, protocol, versions) and per_query.json (values, first answers).
 
     Raises:
         DataError: a file cannot be written.
@@ -86,81 +105,100 @@ def write_sheet(result: Result, suite: Suite, path: Path, count: int) -> Path | 
     Raises:
         DataError: the file cannot be written. ImageError: a picture cannot be read.
     """
-    tasks = [task for task in suite.tasks if task.composed and all(item.images for item in task.gallery)]
-    places = [(task, position) for task in tasks for position in range(len(task.queries))]
-    kinds = [(task.name, tuple(task.groups[at])[:1] if task.groups else ()) for task, at in places]
+    places = [(task, position) for task in suite.tasks if _is_shown(task) for position in range(len(task.queries))]
+    kinds = [_kind(task, position) for task, position in places]
     rows = [_sheet_row(*places[at], result) for at in spread(kinds, count)]
     return contact_sheet(rows, path) if rows else None
 
 
+def _is_shown(task: Task) -> bool:
+    return task.composed and all(item.images for item in task.gallery)
+
+
+def _kind(task: Task, position: int) -> tuple[str, tuple[str, ...]]:
+    """Return a query's task and its first group, over which the contact sheet is spread."""
+    return task.name, tuple(task.groups[position][:1]) if task.groups else ()
+
+
 def spread(kinds: Sequence[Hashable], count: int) -> list[int]:
-    """Positions of up to `count` entries, as evenly as can be over the kinds and within each kind."""
+    """Return the positions of up to `count` entries, as evenly as can be over the kinds and within each kind."""
     members: dict[Hashable, list[int]] = {}
     for position, kind in enumerate(kinds):
         members.setdefault(kind, []).append(position)
     shares = dict.fromkeys(members, 0)
     while sum(shares.values()) < min(count, len(kinds)):
-        open_kinds = [kind for kind in members if shares[kind] < len(members[kind])]
-        shares[min(open_kinds, key=lambda kind: shares[kind])] += 1
-    return [
-        positions[(2 * number + 1) * len(positions) // (2 * shares[kind])]
-        for kind, positions in members.items()
-        for number in range(shares[kind])
-    ]
+        not_exhausted = [kind for kind in members if shares[kind] < len(members[kind])]
+        shares[min(not_exhausted, key=lambda kind: shares[kind])] += 1
+    chosen = []
+    for kind, positions in members.items():
+        # the middles of as many equal parts
+        chosen += [positions[(2 * part + 1) * len(positions) // (2 * shares[kind])] for part in range(shares[kind])]
+    return chosen
 
 
 def _sheet_row(task: Task, position: int, result: Result) -> SheetRow:
-    found = [int(at) for at in result.tasks[task.name].answers[position, :SHEET_ANSWERS] if at >= 0]
-    right = set(task.views[0].targets[position])
-    items = task.queries[position]
-    words = items[0].words or ""
-    pictures = [task.gallery[at].images[0] for at in found]
-    return SheetRow(items[0].images[0], words, pictures, [at in right for at in found])  # type: ignore[arg-type]
+    answers = [int(at) for at in result.tasks[task.name].answers[position, :SHEET_ANSWERS] if at >= 0]
+    targets = set(task.views[0].targets[position])
+    query = task.queries[position][0]
+    pictures = [task.gallery[at].images[0] for at in answers]
+    return SheetRow(query.images[0], query.words or "", pictures, [at in targets for at in answers])
 
 
 def _per_query(task: Task, result: TaskResult) -> dict[str, Any]:
+    answers = (_answer_ids(task, row) for row in result.answers.tolist())
     return {
-        "row": task.asked,
+        "row": task.query_kind,
         "ids": list(task.query_ids),
         "metrics": {name: values.tolist() for name, values in result.values.items()},
-        "answers": [[task.gallery_ids[at] for at in row if at >= 0] for row in result.answers.tolist()],
+        "answers": list(answers),
     }
+
+
+def _answer_ids(task: Task, positions: Sequence[int]) -> list[str]:
+    return [task.gallery_ids[at] for at in positions if at >= 0]
 
 
 def _heading(name: str, task: TaskResult) -> str:
     return f"{name + ': ' if name else ''}{task.queries:,} queries, gallery of {task.gallery:,}"
 
 
-def _block(title: str, rows: Mapping[str, Mapping[str, Estimate]], groups: Mapping[str, Mapping[str, Estimate]]) -> str:
-    """One task as text: its metrics side by side, those with a first word of their own ("soft") below."""
+def _block(title: str, rows: Rows, groups: Rows) -> str:
+    """Return one task as text: its metrics side by side, those with a first word of their own ("soft") below."""
     first = next(iter(rows.values()))
-    parts = [list(names) for _, names in groupby(first, key=lambda name: name.startswith("soft "))]
-    return "\n".join([title, *[line for names in parts for line in _lines(names, rows, groups)]])
+    lines = [title]
+    for _, names in groupby(first, key=lambda name: name.startswith("soft ")):
+        lines += _lines(list(names), rows, groups)
+    return "\n".join(lines)
 
 
-def _lines(
-    names: Sequence[str], rows: Mapping[str, Mapping[str, Estimate]], groups: Mapping[str, Mapping[str, Estimate]]
-) -> list[str]:
+def _lines(names: Sequence[str], rows: Rows, groups: Rows) -> list[str]:
     lines = [["", *names]]
-    for number, (row, figures) in enumerate(rows.items()):
-        lines.append([row, *[f"{figures[name].percent:.2f}" for name in names]])
+    for number, (row, estimates) in enumerate(rows.items()):
+        lines.append([row, *[f"{estimates[name].percent:.2f}" for name in names]])
         if not number:
-            lines.append(["  95 % interval", *[f"{figures[name].low:.1f}-{figures[name].high:.1f}" for name in names]])
-            if any(figures[name].hits is not None for name in names):
-                lines.append(["  hits", *["" if figures[n].hits is None else f"{figures[n].hits}" for n in names]])
-    for group, figures in groups.items():
-        if any(name in figures for name in names):
-            count = next(iter(figures.values())).queries
-            cells = [f"{figures[name].percent:.2f}" if name in figures else "" for name in names]
+            lines += _details([estimates[name] for name in names])
+    for group, estimates in groups.items():
+        if estimates.keys() & set(names):
+            count = next(iter(estimates.values())).queries
+            cells = [f"{estimates[name].percent:.2f}" if name in estimates else "" for name in names]
             lines.append([f"  {group} ({count})", *cells])
     return _aligned(lines)
 
 
+def _details(estimates: Sequence[Estimate]) -> list[list[str]]:
+    """Return the lines of intervals and, where they are counted, hits."""
+    lines = [["  95 % interval", *[f"{estimate.low:.1f}-{estimate.high:.1f}" for estimate in estimates]]]
+    if any(estimate.hits is not None for estimate in estimates):
+        lines.append(["  hits", *["" if estimate.hits is None else f"{estimate.hits}" for estimate in estimates]])
+    return lines
+
+
 def _tied(result: Result) -> list[str]:
-    """A sentence for each task whose first row hangs on equal scores."""
+    """Return a sentence for each task whose first row hangs on equal scores."""
     notes = []
     for name, task in result.tasks.items():
-        tied = max((figure.tied or 0 for figure in next(iter(task.rows.values())).values()), default=0)
+        first = next(iter(task.rows.values()))
+        tied = max((estimate.tied or 0 for estimate in first.values()), default=0)
         if tied:
             where = f"{name}: " if name else ""
             notes.append(
@@ -183,19 +221,20 @@ def _size(count: float) -> str:
 
 def _compared(result: Result) -> list[str]:
     composed = [f"{result.percent(name):.1f}" for name in ("R@1", "R@5", "R@10", "mAP")]
-    baselines = [f"{result.percent('R@1', row):.1f}" for row in ("image only", "text only", "sum")]
-    caption = f"{result.percent('R@1', task='captions'):.1f}" if "captions" in result.tasks else "-"
+    baselines = [f"{result.percent('R@1', row):.1f}" for row in BASELINES]
+    caption = f"{result.percent('R@1', task=CAPTIONS):.1f}" if CAPTIONS in result.tasks else "-"
     return [*composed, *baselines, caption]
 
 
 def _aligned(lines: Sequence[Sequence[str]], groups: Sequence[int] = ()) -> list[str]:
-    """Columns as wide as their widest cell, the first to the left, numbers right, wide gaps at `groups`."""
-    widths = [max(len(line[column]) for line in lines) for column in range(len(lines[0]))]
-    widths = [width + 3 * (column in groups) for column, width in enumerate(widths)]
-    return [
-        "  ".join(
-            cell.rjust(width) if column else cell.ljust(width)
-            for column, (cell, width) in enumerate(zip(line, widths, strict=True))
-        ).rstrip()
-        for line in lines
-    ]
+    """Return lines with columns as wide as their widest cell: words to the left, numbers right, gaps at `groups`."""
+    widths = [max(map(len, cells)) for cells in zip(*lines, strict=True)]
+    for column in groups:
+        widths[column] += 3
+    return [_aligned_line(line, widths) for line in lines]
+
+
+def _aligned_line(line: Sequence[str], widths: Sequence[int]) -> str:
+    first = line[0].ljust(widths[0])
+    rest = [cell.rjust(width) for cell, width in zip(line[1:], widths[1:], strict=True)]
+    return "  ".join([first, *rest]).rstrip()

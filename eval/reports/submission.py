@@ -15,14 +15,22 @@ from mllm_embed.errors import ConfigError, DataError
 from mllm_embed.files import read_json, write_file
 
 from ..scoring.score import Vectors, answers_of
-from ..scoring.suite import Suite, Task, View
+from ..scoring.suite import Suite, Task
 
 LIMIT = 5 * 2**20  # bytes; CIRR's server takes no larger file
 
 
 @dataclass(frozen=True)
 class Part:
-    """One file of a submission: its name, the view of the task that it ranks, its lists' length, its fixed entries."""
+    """One file of a submission.
+
+    Attributes:
+        file: its name.
+        view: the position of the task's view that it ranks.
+        length: of each of its lists.
+        header: its fixed entries.
+        entry: gallery id -> how the file writes it.
+    """
 
     file: str
     view: int
@@ -41,23 +49,23 @@ SUBMISSIONS: dict[str, tuple[Part, ...]] = {
 
 
 def submission_of(suite: Suite, vectors: Mapping[str, Vectors]) -> dict[str, dict[str, Any]]:
-    """What each file holds, by file name: the best gallery ids of every query, in the server's format.
+    """Return the content of each file, by its name: the best gallery ids of every query, in the server's format.
 
     Raises:
         ConfigError: the benchmark has no server. DataError: vectors that cannot be ranked.
     """
     parts = _parts(suite)
     (task,) = suite.tasks
-    made = vectors[task.name]
-    contents = {}
-    for part in parts:
-        answers = answers_of(task.views[part.view], made.rows[task.asked], made.gallery, part.length)
-        lists = {
-            query: [part.entry(task.gallery_ids[at]) for at in row if at >= 0]
-            for query, row in zip(task.query_ids, answers.tolist(), strict=True)
-        }
-        contents[part.file] = {**part.header, **lists}
-    return contents
+    return {part.file: {**part.header, **_lists(part, task, vectors[task.name])} for part in parts}
+
+
+def _lists(part: Part, task: Task, vectors: Vectors) -> dict[str, list[Any]]:
+    queries = vectors.rows[task.query_kind]
+    answers = answers_of(task.views[part.view], queries, vectors.gallery, part.length)
+    lists = {}
+    for query, row in zip(task.query_ids, answers.tolist(), strict=True):
+        lists[query] = [part.entry(task.gallery_ids[at]) for at in row if at >= 0]
+    return lists
 
 
 def check_submission(suite: Suite, contents: Mapping[str, Mapping[str, Any]]) -> None:
@@ -73,17 +81,21 @@ def check_submission(suite: Suite, contents: Mapping[str, Mapping[str, Any]]) ->
         names = [" and ".join(sorted(files)) for files in (wanted, contents)]
         raise DataError(f"a submission to {suite.name} is {names[0]}, not {names[1]}")
     for part in parts:
-        content = contents[part.file]
-        for key, value in part.header.items():
-            if content.get(key) != value:
-                raise DataError(f'{part.file}: "{key}" must be "{value}", not {content.get(key)!r}')
-        lists = {key: value for key, value in content.items() if key not in part.header}
-        _check_queries(part, task, lists)
-        for number, query in enumerate(task.query_ids):
-            _check_list(part, task, task.views[part.view], number, lists[query])
-        size = len(_encoded(content))
-        if size > LIMIT:
-            raise DataError(f"{part.file} has {size:,} bytes; the server takes {LIMIT:,}")
+        _check_part(part, task, contents[part.file])
+
+
+def _check_part(part: Part, task: Task, content: Mapping[str, Any]) -> None:
+    for key, value in part.header.items():
+        if content.get(key) != value:
+            raise DataError(f'{part.file}: "{key}" must be "{value}", not {content.get(key)!r}')
+    lists = {key: value for key, value in content.items() if key not in part.header}
+    _check_queries(part, task, lists)
+    for number, query in enumerate(task.query_ids):
+        names = _names(part, query, lists[query])
+        _check_places(part, task, number, names)
+    size = len(_encoded(content))
+    if size > LIMIT:
+        raise DataError(f"{part.file} has {size:,} bytes; the server takes {LIMIT:,}")
 
 
 def write_submission(suite: Suite, vectors: Mapping[str, Vectors], folder: Path) -> list[Path]:
@@ -100,7 +112,7 @@ def write_submission(suite: Suite, vectors: Mapping[str, Vectors], folder: Path)
 
 
 def read_submission(paths: Sequence[Path]) -> dict[str, dict[str, Any]]:
-    """Submission files by the part that they are: CIRR's by their metric, one without a metric is CIRCO's.
+    """Return submission files by the part that they are: CIRR's by their metric, one without a metric is CIRCO's.
 
     Raises:
         DataError: a file is missing or no JSON object.
@@ -118,7 +130,7 @@ def read_submission(paths: Sequence[Path]) -> dict[str, dict[str, Any]]:
 
 
 def read_ranking(path: Path) -> dict[str, list[str]]:
-    """Ranked lists of a file, as `eval.score.score_rankings` takes them; the fixed entries of CIRR's files are skipped.
+    """Return the ranked lists of a file, as `score_rankings` takes them; fixed entries of CIRR's files are skipped.
 
     Raises:
         DataError: the file is missing, or is no JSON object of lists.
@@ -127,11 +139,11 @@ def read_ranking(path: Path) -> dict[str, list[str]]:
     for key, value in content.items():
         if not isinstance(value, list):
             raise DataError(f'{path}: "{key}" must be a list of gallery ids, best first')
-    return {key: [str(name) for name in value] for key, value in content.items()}
+    return {key: list(map(str, value)) for key, value in content.items()}
 
 
 def need_server(suite: Suite) -> None:
-    """Raises ConfigError for a benchmark without a server, or a split whose labels are no secret."""
+    """Raise ConfigError for a benchmark without a server, or a split whose labels are no secret."""
     if suite.name not in SUBMISSIONS:
         raise ConfigError(f"{suite.name} has no server; there are servers for {' and '.join(SUBMISSIONS)}")
     if suite.labelled:
@@ -151,30 +163,41 @@ def _parts(suite: Suite) -> tuple[Part, ...]:
 
 
 def _check_queries(part: Part, task: Task, lists: Mapping[str, Any]) -> None:
-    lost = [query for query in task.query_ids if query not in lists]
-    if lost:
-        raise DataError(f'{part.file}: {len(lost):,} of {len(task.query_ids):,} queries are missing, first "{lost[0]}"')
+    missing = [query for query in task.query_ids if query not in lists]
+    if missing:
+        count = f"{len(missing):,} of {len(task.query_ids):,}"
+        raise DataError(f'{part.file}: {count} queries are missing, first "{missing[0]}"')
     strange = sorted(set(lists) - set(task.query_ids))
     if strange:
         raise DataError(f'{part.file}: the query "{strange[0]}" does not exist in this split')
 
 
-def _check_list(part: Part, task: Task, view: View, number: int, found: Any) -> None:
-    where = f'{part.file}: the list of query "{task.query_ids[number]}"'
-    if not isinstance(found, list) or len(found) != part.length:
-        length = len(found) if isinstance(found, list) else "no list"
-        raise DataError(f"{where} must have {part.length} entries, not {length}")
-    names = [str(name) for name in found]
+def _names(part: Part, query: str, given: Any) -> list[str]:
+    """Return the gallery ids of a query's list. Raise DataError for another length, and a picture named twice."""
+    if not isinstance(given, list) or len(given) != part.length:
+        length = len(given) if isinstance(given, list) else "no list"
+        raise DataError(f"{_where(part, query)} must have {part.length} entries, not {length}")
+    names = [str(name) for name in given]
     if len(set(names)) < len(names):
-        raise DataError(f"{where} names a picture twice")
-    strange = [name for name in names if name not in task.place]
-    if strange:
-        raise DataError(f'{where} names "{strange[0]}", which is not in the gallery')
-    places = {task.place[name] for name in names}
+        raise DataError(f"{_where(part, query)} names a picture twice")
+    return names
+
+
+def _check_places(part: Part, task: Task, number: int, names: Sequence[str]) -> None:
+    """Raise DataError for a picture that is not in the gallery, or that the view leaves out for this query."""
+    view, where = task.views[part.view], _where(part, task.query_ids[number])
+    for name in names:
+        if name not in task.positions:
+            raise DataError(f'{where} names "{name}", which is not in the gallery')
+    places = {task.positions[name] for name in names}
     if view.exclude is not None and places & set(view.exclude[number]):
         raise DataError(f"{where} names the query's own reference picture")
     if view.candidates is not None and not places <= set(view.candidates[number]):
         raise DataError(f"{where} names a picture outside the query's set")
+
+
+def _where(part: Part, query: str) -> str:
+    return f'{part.file}: the list of query "{query}"'
 
 
 def _encoded(content: Mapping[str, Any]) -> bytes:

@@ -1,4 +1,4 @@
-"""From one value a query to what is reported: a percentage, its hits, its 95 % interval, and what hangs on ties."""
+"""Estimates, made of one value a query: a percentage, its hits, its 95 % interval, and what hangs on ties."""
 
 from __future__ import annotations
 
@@ -14,8 +14,8 @@ from .suite import Mean
 
 RESAMPLES = 1000
 BLOCK = 100  # random samples drawn at once, which bounds the memory
+INTERVAL = (2.5, 97.5)  # percentiles
 _SEED = 0
-_TAILS = (2.5, 97.5)
 
 
 @dataclass(frozen=True)
@@ -25,7 +25,7 @@ class Estimate:
     Attributes:
         percent: 100 * mean of the values, in the official scorer's arithmetic.
         low, high: 95 % interval, percentiles of RESAMPLES bootstrap means over the queries (seeded).
-        queries: how many; None for a mean of figures.
+        queries: how many; None for a mean of estimates.
         hits: how many queries count, for recall.
         tied: queries whose value would change if the targets stood first, or last, among equal scores.
     """
@@ -38,20 +38,27 @@ class Estimate:
     tied: int | None = None
 
     def to_dict(self) -> dict[str, Any]:
-        """Plain values for JSON, what does not apply left out."""
+        """Return plain values for JSON, what does not apply left out."""
         fields = ("percent", "hits", "queries", "low", "high", "tied")
         return {name: getattr(self, name) for name in fields if getattr(self, name) is not None}
 
 
 def estimate(metric: Metric, values: np.ndarray, tied: np.ndarray, samples: np.ndarray) -> Estimate:
-    """The figure of values [Q]; tied [Q] marks queries that hang on a tie, samples [B] are bootstrap means."""
-    low, high = (100 * np.percentile(samples, _TAILS)).tolist()
+    """Return the estimate of a metric.
+
+    Args:
+        metric: gives the mean.
+        values: [Q] float64, one a query, in [0, 1].
+        tied: [Q] bool, queries that hang on the order of equal scores.
+        samples: [B] float64, bootstrap means of the values.
+    """
+    low, high = (100 * np.percentile(samples, INTERVAL)).tolist()
     hits = int(values.sum()) if metric.counts else None
     return Estimate(100 * metric.mean(values), low, high, len(values), hits, int(tied.sum()))
 
 
 def resamples(values: np.ndarray, stream: str) -> np.ndarray:
-    """Bootstrap means [B, M] of values [Q, M] over the queries of a task.
+    """Return the bootstrap means [B, M] float64 of values [Q, M] over the queries of a task.
 
     The same queries are drawn for every metric and in every run; `stream`, the task's name, keeps tasks independent.
     """
@@ -59,18 +66,22 @@ def resamples(values: np.ndarray, stream: str) -> np.ndarray:
 
 
 def bootstrap_means(values: np.ndarray, rng: np.random.Generator) -> np.ndarray:
-    """Means [B, M] of values [Q, M] over queries drawn with replacement, the same ones for every column."""
+    """Return means [B, M] of values [Q, M] over queries drawn with replacement, the same ones for every column."""
     count = len(values)
     draws = (rng.multinomial(count, np.full(count, 1 / count), size=BLOCK) for _ in range(RESAMPLES // BLOCK))
     return np.concatenate([block @ values for block in draws]) / count
 
 
-def means(wanted: tuple[Mean, ...], figures: Mapping[str, tuple[Estimate, np.ndarray]]) -> dict[str, Estimate]:
-    """The means over figures given by name with their bootstrap means [B], so that what is drawn together stays so."""
-    known = dict(figures)
+def means(wanted: tuple[Mean, ...], estimates: Mapping[str, tuple[Estimate, np.ndarray]]) -> dict[str, Estimate]:
+    """Return means over estimates, which are given by name with their bootstrap means [B].
+
+    A mean's own samples are the means of its parts' samples, number by number: what was drawn together, as the metrics
+    of one task are, stays together, so that the interval knows how they move with each other.
+    """
+    known = dict(estimates)
     for mean in wanted:
         parts = [known[part] for part in mean.parts]
         samples = np.mean([sample for _, sample in parts], axis=0)
-        low, high = (100 * np.percentile(samples, _TAILS)).tolist()
+        low, high = (100 * np.percentile(samples, INTERVAL)).tolist()
         known[mean.name] = Estimate(float(np.mean([part.percent for part, _ in parts])), low, high), samples
     return {mean.name: known[mean.name][0] for mean in wanted}

@@ -7,25 +7,26 @@ benchmark that the picture or the instruction alone can solve says little about 
 from __future__ import annotations
 
 import time
-from collections.abc import Mapping, Sequence
-from dataclasses import replace
+from collections.abc import Iterator, Mapping, Sequence
+from dataclasses import dataclass, replace
 from typing import Any
 
 import numpy as np
 
 from mllm_embed.encode.encoder import PromptedEncoder
-from mllm_embed.errors import DataError
+from mllm_embed.errors import ConfigError, DataError
 from mllm_embed.inputs.prompts import PromptSet
 from mllm_embed.types import Document, Item
-from mllm_embed.vectors.fusion import edited
+from mllm_embed.vectors.fusion import edited, unit
 
 from .score import Result, Ties, Vectors, need_labels, score
 from .suite import Suite, Task
 
+IMAGE_ONLY, TEXT_ONLY, SUM = "image only", "text only", "sum"
 BASELINES = {
-    "image only": "the reference picture, encoded as a gallery picture is",
-    "text only": "the instruction, encoded with the text prompt",
-    "sum": "image only + text only, normalised",
+    IMAGE_ONLY: "the reference picture, encoded as a gallery picture is",
+    TEXT_ONLY: "the instruction, encoded with the text prompt",
+    SUM: "image only + text only, normalised",
 }
 _GALLERY = "gallery"
 
@@ -39,134 +40,183 @@ def evaluate(
     ties: Ties = "gallery",
     edit_strength: float = 1.0,
 ) -> Result:
-    """Embed a suite, rank its galleries for every query, and measure.
+    """Embed a suite, rank its galleries for every query, and measure; `python -m eval run` does the same.
 
     Args:
         embedder: an `MLLMEmbedder`, or anything with its `encode`, `prompts` and `with_prompts`.
         suite: from `eval.benchmarks.open_suite`, or `suite_of` for a benchmark made in code.
         batch_size: items encoded at once.
         progress: whether to show a progress bar; None leaves it to the embedder.
-        ties: how equal scores are settled.
+        ties: how equal scores are settled, a key of `score.TIES`.
         edit_strength: how far a composed query goes from its picture, as `fusion.edited`.
 
     Raises:
-        DataError: hidden labels, or vectors with NaN. ImageError: a picture that cannot be read.
+        DataError: hidden labels, or vectors with NaN. ConfigError: an edit strength where no query is composed.
+        ImageError: a picture that cannot be read.
     """
-    need_labels(suite)
+    result, _ = evaluate_with_vectors(
+        embedder, suite, batch_size=batch_size, progress=progress, ties=ties, edit_strength=edit_strength
+    )
+    return result
+
+
+def evaluate_with_vectors(
+    embedder: PromptedEncoder,
+    suite: Suite,
+    *,
+    batch_size: int = 32,
+    progress: bool | None = None,
+    ties: Ties = "gallery",
+    edit_strength: float = 1.0,
+) -> tuple[Result, dict[str, Vectors]]:
+    """Do as `evaluate` does; return the vectors of every task, by its name, as well as the result."""
+    check_evaluable(suite, edit_strength)
     vectors, spent = embed(embedder, suite, batch_size=batch_size, progress=progress)
-    vectors = strengthened(vectors, suite, edit_strength)
-    return described(score(suite, vectors, ties, spent), suite, embedder.prompts)
+    vectors = with_edit_strength(vectors, suite, edit_strength)
+    result = with_protocol(score(suite, vectors, ties, spent), suite, embedder.prompts, edit_strength)
+    return result, vectors
 
 
-def strengthened(vectors: Mapping[str, Vectors], suite: Suite, strength: float) -> dict[str, Vectors]:
-    """The vectors with every composed query's edit made stronger or weaker; 1 changes nothing."""
-    return {
-        task.name: replace(
-            made, rows={**made.rows, task.asked: edited(made.rows[task.asked], made.rows["image only"], strength)}
+def check_evaluable(suite: Suite, edit_strength: float = 1.0) -> None:
+    """Raise what `evaluate` would raise of the suite and the edit strength, before a model is loaded."""
+    need_labels(suite)
+    if edit_strength != 1 and not any(task.composed for task in suite.tasks):
+        raise ConfigError(
+            f"edit strength {edit_strength:g}: {suite.title} has no composed queries, and no edit to make stronger"
         )
-        if task.composed
-        else made
-        for task, made in ((task, vectors[task.name]) for task in suite.tasks)
-    }
 
 
-def described(result: Result, suite: Suite, prompts: PromptSet) -> Result:
-    """The result with the prompts that its vectors were made through, and what its baselines are, in the protocol."""
-    asked = {task.name: dict(task.prompts) for task in suite.tasks if task.prompts}
-    more: dict[str, Any] = {"prompts": prompts.to_dict(), "pictures": suite.pictures(), **BASELINES}
-    return replace(result, protocol={**result.protocol, **more, **({"prompts by task": asked} if asked else {})})
+def with_edit_strength(vectors: Mapping[str, Vectors], suite: Suite, strength: float) -> dict[str, Vectors]:
+    """Return the vectors with every composed query's edit made stronger or weaker; 1 changes nothing."""
+    changed = dict(vectors)
+    for task in suite.tasks:
+        if task.composed:
+            rows = vectors[task.name].rows
+            composed = edited(rows[task.query_kind], rows[IMAGE_ONLY], strength)
+            changed[task.name] = replace(vectors[task.name], rows={**rows, task.query_kind: composed})
+    return changed
+
+
+def with_protocol(result: Result, suite: Suite, prompts: PromptSet, edit_strength: float = 1.0) -> Result:
+    """Return the result with all in its protocol that only the maker of the vectors knows.
+
+    That is the prompts they were made through, the pictures' sizes, what the baselines are, and an edit strength.
+    """
+    protocol: dict[str, Any] = {**result.protocol, "prompts": prompts.to_dict(), "pictures": suite.pictures()}
+    protocol |= BASELINES
+    by_task = {task.name: dict(task.prompts) for task in suite.tasks if task.prompts}
+    if by_task:
+        protocol["prompts by task"] = by_task
+    if edit_strength != 1:
+        protocol["edit strength"] = edit_strength
+    return replace(result, protocol=protocol)
+
+
+@dataclass(frozen=True)
+class _Row:
+    """One matrix to be made: each of its entries is one item, or several whose vectors are averaged."""
+
+    task: Task
+    name: str
+    entries: Sequence[Sequence[Item]]
+
+    def asked(self, model: PromptSet) -> Iterator[tuple[PromptSet, Item]]:
+        """Yield every item with the prompt set that it is asked through, in order."""
+        own = _own_prompts(model, self.task)
+        for entry in self.entries:
+            for item in entry:
+                yield own if item.role in self.task.prompts else model, item
 
 
 def embed(
     embedder: PromptedEncoder, suite: Suite, *, batch_size: int = 32, progress: bool | None = None
 ) -> tuple[dict[str, Vectors], dict[str, float]]:
-    """The vectors of every task, and the seconds they took.
+    """Return the vectors of every task, by its name, and the seconds they took.
 
     All that is asked through one prompt set goes through one call, in which the embedder encodes what recurs only once.
+
+    Raises DataError for a suite without tasks, ImageError for a picture that cannot be read.
     """
     started = time.perf_counter()
-    parts = {(task.name, name): groups for task in suite.tasks for name, groups in _items(task, suite).items()}
-    prompts = {task.name: _prompts(embedder.prompts, task) for task in suite.tasks}
-    asked = [
-        (prompts[task].get(item.role, embedder.prompts), item)
-        for (task, _), groups in parts.items()
-        for group in groups
-        for item in group
-    ]
-    out = _encode(embedder, asked, batch_size, progress)
-    rows: dict[str, dict[str, np.ndarray]] = {task.name: {} for task in suite.tasks}
-    at = 0
-    for (task, name), groups in parts.items():
-        sizes = [len(group) for group in groups]
-        rows[task][name] = _averaged(out[at : at + sum(sizes)], sizes)
-        at += sum(sizes)
-    vectors = {task.name: _vectors(rows, _owner(task, suite), task) for task in suite.tasks}
+    rows = _rows(suite)
+    encoded = _encode(embedder, [pair for row in rows for pair in row.asked(embedder.prompts)], batch_size, progress)
+    made: dict[str, dict[str, np.ndarray]] = {task.name: {} for task in suite.tasks}
+    start = 0
+    for row in rows:
+        sizes = [len(entry) for entry in row.entries]
+        end = start + sum(sizes)
+        made[row.task.name][row.name] = _averaged(encoded[start:end], sizes)
+        start = end
+    vectors = {task.name: _vectors(made, _gallery_owner(task, suite), task) for task in suite.tasks}
     return vectors, {"embedding seconds": time.perf_counter() - started}
+
+
+def _rows(suite: Suite) -> list[_Row]:
+    """Return all that is to be encoded for a suite, in order."""
+    rows = []
+    for task in suite.tasks:
+        if _gallery_owner(task, suite) is task:
+            rows.append(_Row(task, _GALLERY, [(item,) for item in task.gallery]))
+        rows += [_Row(task, name, entries) for name, entries in items_of(task).items()]
+    return rows
+
+
+def items_of(task: Task) -> dict[str, Sequence[Sequence[Item]]]:
+    """Return what is encoded of a task's queries, by row of its table; the sum is made of the others."""
+    items: dict[str, Sequence[Sequence[Item]]] = {task.query_kind: task.queries}
+    if task.composed:
+        items[IMAGE_ONLY] = [(Document(image=entry[0].image),) for entry in task.queries]
+        items[TEXT_ONLY] = [tuple(map(_words, entry)) for entry in task.queries]
+    return items
+
+
+def _words(item: Item) -> Item:
+    """Return the instruction alone; the picture where there is none."""
+    return Document(text=item.words) if item.words is not None else Document(image=item.image)
+
+
+def _own_prompts(model: PromptSet, task: Task) -> PromptSet:
+    """Return the prompt set with the roles that the task words itself."""
+    if not task.prompts:
+        return model
+    return replace(model, name=f"{model.name}, in words of the benchmark", **task.prompts)
 
 
 def _encode(
     embedder: PromptedEncoder, asked: Sequence[tuple[PromptSet, Item]], batch_size: int, progress: bool | None
 ) -> np.ndarray:
-    """Vectors [N, D] float32 of items, each asked through its prompts."""
-    out: np.ndarray | None = None
-    for prompts in dict.fromkeys(prompts for prompts, _ in asked):
-        places = [at for at, (wanted, _) in enumerate(asked) if wanted == prompts]
+    """Return the vectors [N, D] float32 of items, each asked through its prompts."""
+    positions: dict[PromptSet, list[int]] = {}
+    for position, (prompts, _) in enumerate(asked):
+        positions.setdefault(prompts, []).append(position)
+    encoded: np.ndarray | None = None
+    for prompts, mine in positions.items():
         model = embedder if prompts == embedder.prompts else embedder.with_prompts(prompts)
-        found = model.encode([asked[at][1] for at in places], batch_size=batch_size, show_progress=progress)
-        if len(places) == len(asked):
-            return np.asarray(found, dtype=np.float32)  # nothing to put together: no second copy of a large gallery
-        out = np.empty((len(asked), found.shape[1]), np.float32) if out is None else out
-        out[places] = found
-    if out is None:
+        part = model.encode([asked[at][1] for at in mine], batch_size=batch_size, show_progress=progress)
+        if len(positions) == 1:
+            return np.asarray(part, dtype=np.float32)  # nothing to put together: no second copy of a large gallery
+        encoded = np.empty((len(asked), part.shape[1]), np.float32) if encoded is None else encoded
+        encoded[mine] = part
+    if encoded is None:
         raise DataError("the suite has no tasks: there is nothing to embed")
-    return out
+    return encoded
 
 
-def _items(task: Task, suite: Suite) -> dict[str, Sequence[Sequence[Item]]]:
-    """What is encoded for a task, by row: the items of each entry are averaged to one vector."""
-    items = items_of(task)
-    return {_GALLERY: [(item,) for item in task.gallery], **items} if _owner(task, suite) is task else items
-
-
-def items_of(task: Task) -> dict[str, Sequence[Sequence[Item]]]:
-    """What is encoded of a task's queries, by row of its table; the sum is made of the others."""
-    items: dict[str, Sequence[Sequence[Item]]] = {task.asked: task.queries}
-    if task.composed:
-        items["image only"] = [(Document(image=group[0].image),) for group in task.queries]
-        items["text only"] = [tuple(_words(item) for item in group) for group in task.queries]
-    return items
-
-
-def _owner(task: Task, suite: Suite) -> Task:
-    """The first task with the same gallery, which is encoded once for all of them."""
+def _gallery_owner(task: Task, suite: Suite) -> Task:
+    """Return the first task with the same gallery, which is encoded once for all of them."""
     return next(other for other in suite.tasks if other.gallery is task.gallery)
 
 
-def _vectors(rows: Mapping[str, Mapping[str, np.ndarray]], owner: Task, task: Task) -> Vectors:
-    own = {name: row for name, row in rows[task.name].items() if name != _GALLERY}
+def _vectors(made: Mapping[str, Mapping[str, np.ndarray]], owner: Task, task: Task) -> Vectors:
+    rows = {name: row for name, row in made[task.name].items() if name != _GALLERY}
     if task.composed:
-        own["sum"] = _unit(own["image only"] + own["text only"])
-    return Vectors(rows[owner.name][_GALLERY], own)
-
-
-def _words(item: Item) -> Item:
-    """The instruction alone; the picture where there is none."""
-    return Document(text=item.words) if item.words is not None else Document(image=item.image)
-
-
-def _prompts(model: PromptSet, task: Task) -> dict[str, PromptSet]:
-    """The prompt set for every role that the task words itself."""
-    own = replace(model, name=f"{model.name}, in words of the benchmark", **task.prompts) if task.prompts else model
-    return dict.fromkeys(task.prompts, own)
+        rows[SUM] = unit(rows[IMAGE_ONLY] + rows[TEXT_ONLY])
+    return Vectors(made[owner.name][_GALLERY], rows)
 
 
 def _averaged(vectors: np.ndarray, sizes: Sequence[int]) -> np.ndarray:
+    """Return the normalised mean of each run of `sizes` rows; a run of one row is left as it is, to the last bit."""
     if max(sizes) == 1:
         return vectors
     starts = np.cumsum([0, *sizes[:-1]])
-    return _unit(np.add.reduceat(vectors, starts, axis=0))
-
-
-def _unit(vectors: np.ndarray) -> np.ndarray:
-    length = np.linalg.norm(vectors, axis=1, keepdims=True)
-    return vectors / np.maximum(length, np.finfo(np.float32).tiny)
+    return unit(np.add.reduceat(vectors, starts, axis=0))

@@ -1,4 +1,4 @@
-"""Whether two runs on the same queries differ by more than chance.
+"""The paired test of whether two runs on the same queries differ by more than chance.
 
 The test is the paired randomisation test (Smucker, Allan and Carterette, CIKM 2007): were both runs equal, each query's
 difference could as well have had the other sign. It serves 0/1 metrics and average precision alike. One is added to the
@@ -7,13 +7,13 @@ count and to the number of sign flips, so that p is never 0 (Phipson and Smyth, 
 
 from __future__ import annotations
 
-from collections import Counter
+from collections import defaultdict
 from collections.abc import Collection, Mapping, Sequence
 from dataclasses import dataclass
 
 import numpy as np
 
-from .estimate import BLOCK, bootstrap_means
+from .estimate import BLOCK, INTERVAL, bootstrap_means
 
 FLIPS = 10_000
 _SEED = 0
@@ -30,35 +30,39 @@ class Difference:
 
 
 def paired(differences: Sequence[np.ndarray]) -> list[Difference]:
-    """The test for each column of what one run has more than another, by task.
+    """Return the test for each column of what one run has more than another.
 
     Args:
         differences: for each task [Q, M] values per query. A column's difference is the sum over tasks of the means
-            over their queries; queries are drawn, and signs flipped, within each task, for all columns alike.
+            over their queries, in [0, 1]; queries are drawn, and signs flipped, within each task, for all columns
+            alike.
     """
     rng = np.random.default_rng(_SEED)
     seen = np.sum([part.mean(axis=0) for part in differences], axis=0)
     drawn = np.sum([bootstrap_means(part, rng) for part in differences], axis=0)
     flipped = np.sum([_flipped(part, rng) for part in differences], axis=0)
-    low, high = np.percentile(drawn, (2.5, 97.5), axis=0)
+    low, high = np.percentile(drawn, INTERVAL, axis=0)
     as_far = np.abs(flipped) >= np.abs(seen) - 1e-12  # equal sums differ in the last digits, by the order of adding
     p = (1 + as_far.sum(axis=0)) / (FLIPS + 1)
     return [Difference(*row) for row in np.stack([100 * seen, 100 * low, 100 * high, p], axis=1).tolist()]
 
 
 def _flipped(values: np.ndarray, rng: np.random.Generator) -> np.ndarray:
-    """Means [FLIPS, M] of values [Q, M] under random signs of the queries."""
+    """Return means [FLIPS, M] of values [Q, M] under random signs of the queries."""
     size = (BLOCK, len(values))
     signs = (2.0 * rng.integers(0, 2, size, dtype=np.int8) - 1 for _ in range(FLIPS // BLOCK))
     return np.concatenate([block @ values for block in signs]) / len(values)
 
 
-def weights(column: str, means: Mapping[str, Sequence[str]], figures: Collection[str]) -> dict[str, float]:
-    """What a column is made of: figures and their weights; `means` may be made of other means. Empty if unknown."""
+def weights(column: str, means: Mapping[str, Sequence[str]], columns: Collection[str]) -> dict[str, float]:
+    """Return the weight of each of `columns` in a column, which is one of them or a mean; empty if it is unknown.
+
+    `means`: mean -> what it is made of, other means perhaps.
+    """
     if column not in means:
-        return {column: 1.0} if column in figures else {}
-    found: Counter[str] = Counter()
+        return {column: 1.0} if column in columns else {}
+    total: dict[str, float] = defaultdict(float)
     for name in means[column]:
-        for part, weight in weights(name, means, figures).items():
-            found[part] += weight / len(means[column])
-    return dict(found)
+        for part, weight in weights(name, means, columns).items():
+            total[part] += weight / len(means[column])
+    return dict(total)

@@ -1,4 +1,4 @@
-"""What a benchmark is, once opened: data. Nothing here, nor in what ranks and measures it, knows a benchmark's name.
+"""An opened benchmark, as data. Nothing here, nor in what ranks and measures it, knows a benchmark's name.
 
 A `Suite` has one or several tasks (FashionIQ: its three categories), each a gallery and the queries asked of it. A
 `View` says what is right for each query, which gallery rows take part, and which metrics are read off the ranks: CIRR
@@ -80,8 +80,8 @@ class Task:
                 raise DataError(f"task {self.name or 'composed'}: {len(ids)} {what} ids for {len(items)} items")
 
     @property
-    def asked(self) -> str:
-        """What the queries are: "composed", "text" or "image"; the name of the first row of its table."""
+    def query_kind(self) -> str:
+        """One of "composed", "text" and "image"; also the name of the first row of the task's table."""
         return "composed" if self.composed else self.queries[0][0].role
 
     @property
@@ -90,14 +90,14 @@ class Task:
         return any(item.role == "composed" for items in self.queries for item in items)
 
     @cached_property
-    def place(self) -> dict[str, int]:
+    def positions(self) -> dict[str, int]:
         """Gallery id -> position."""
         return {name: position for position, name in enumerate(self.gallery_ids)}
 
 
 @dataclass(frozen=True)
 class Mean:
-    """The mean of some figures: "task/metric", "metric" of the only task, or the name of an earlier mean."""
+    """The mean of some estimates: "task/metric", "metric" of the only task, or the name of an earlier mean."""
 
     name: str
     parts: tuple[str, ...]
@@ -108,7 +108,7 @@ class Suite:
     """An opened benchmark.
 
     Attributes:
-        means: over figures of its tasks, in the order in which they build on each other.
+        means: over estimates of its tasks, in the order in which they build on each other.
         printed: the metrics that papers print, beside the means; empty for all.
         protocol: its rules in words.
     """
@@ -123,7 +123,7 @@ class Suite:
 
     @property
     def title(self) -> str:
-        """What tells this suite from others in words: name, split, options."""
+        """Name, split and options, which tell this suite from others in words."""
         words = [f"{key}={value}" for key, value in self.options.items()]
         return " ".join([self.name, *([self.split] if self.split else []), *words])
 
@@ -133,13 +133,13 @@ class Suite:
         return all(view.metrics for task in self.tasks for view in task.views)
 
     def fingerprint(self) -> str:
-        """sha256 over ids, words, reference pictures' names, targets and what takes part."""
+        """Return the sha256 over ids, words, reference pictures' names, targets and what takes part."""
         digest = hashlib.sha256(self.title.encode())
         for task in self.tasks:
             for name, item in zip(task.gallery_ids, task.gallery, strict=True):
                 digest.update(_line(name, item.words))
             for name, items in zip(task.query_ids, task.queries, strict=True):
-                digest.update(_line(name, *([*map(_name, item.images or (None,)), item.words] for item in items)))
+                digest.update(_line(name, *map(_described, items)))
             digest.update(_line(task.groups))
             for view in task.views:
                 read = [[metric.name, metric.data] for metric in view.metrics]
@@ -147,19 +147,34 @@ class Suite:
         return digest.hexdigest()
 
     def pictures(self) -> str:
-        """sha256 over the sizes of all picture files, which tells apart what `fingerprint` does not look at."""
+        """Return the sha256 over the sizes of all picture files, which `fingerprint` does not look at."""
         digest = hashlib.sha256()
         for task in self.tasks:
-            for item in (*task.gallery, *(item for items in task.queries for item in items)):
-                paths = [getattr(image, "path", image) for image in item.images]
-                for path in (path for path in paths if isinstance(path, (str, os.PathLike))):
-                    digest.update(_line(os.path.getsize(path) if os.path.exists(path) else None))
+            for items in (task.gallery, *task.queries):
+                for item in items:
+                    _add_sizes(digest, item)
         return digest.hexdigest()
 
 
+def column(task: str, metric: str) -> str:
+    """Return the name of a task's metric among those of all tasks."""
+    return f"{task}/{metric}" if task else metric
+
+
+def _described(item: Item) -> list[Any]:
+    return [*map(_name, item.images or (None,)), item.words]
+
+
 def _name(image: Any) -> str:
-    """What a picture is called in any folder and file format."""
+    """Return what a picture is called in any folder and file format."""
     return Path(image).stem if isinstance(image, (str, os.PathLike)) else str(image)
+
+
+def _add_sizes(digest: hashlib._Hash, item: Item) -> None:
+    for image in item.images:
+        path = getattr(image, "path", image)  # a crop's picture
+        if isinstance(path, (str, os.PathLike)):
+            digest.update(_line(os.path.getsize(path) if os.path.exists(path) else None))
 
 
 def _line(*values: Any) -> bytes:

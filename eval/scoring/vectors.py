@@ -17,11 +17,13 @@ from mllm_embed.files import atomic_file, read_json, write_json
 from .score import Vectors
 from .suite import Suite, Task
 
-_BLOCK_VALUES = 1 << 24
+GALLERY, GALLERY_IDS = "gallery.npy", "gallery_ids.json"
+QUERIES, QUERY_IDS = "queries.npy", "query_ids.json"
+_BLOCK_VALUES = 1 << 24  # read at once, so that a large file never stands in memory twice
 
 
 def read_vectors(folder: Path, suite: Suite) -> dict[str, Vectors]:
-    """The vectors of every task of a suite, in the order of its ids, as float32.
+    """Return the vectors of every task of a suite, in the order of its ids, as float32.
 
     Args:
         folder: holds gallery.npy [N, D], queries.npy [Q, D] (any float type), gallery_ids.json and query_ids.json
@@ -43,27 +45,27 @@ def write_vectors(folder: Path, suite: Suite, vectors: Mapping[str, Vectors]) ->
         DataError: the disk fails.
     """
     for task in suite.tasks:
-        made, place = vectors[task.name], folder / task.name
-        for name, matrix in (("gallery", made.gallery), ("queries", made.rows[task.asked])):
-            with atomic_file(place / f"{name}.npy") as path, path.open("wb") as file:
+        own, place = vectors[task.name], folder / task.name
+        for name, matrix in ((GALLERY, own.gallery), (QUERIES, own.rows[task.query_kind])):
+            with atomic_file(place / name) as path, path.open("wb") as file:
                 np.save(file, matrix, allow_pickle=False)
-        write_json(place / "gallery_ids.json", list(task.gallery_ids))
-        write_json(place / "query_ids.json", list(task.query_ids))
+        write_json(place / GALLERY_IDS, list(task.gallery_ids))
+        write_json(place / QUERY_IDS, list(task.query_ids))
 
 
 def _task(folder: Path, task: Task) -> Vectors:
-    gallery = _rows(folder, "gallery.npy", "gallery_ids.json", task.gallery_ids)
-    queries = _rows(folder, "queries.npy", "query_ids.json", task.query_ids)
+    gallery = _rows(folder, GALLERY, GALLERY_IDS, task.gallery_ids)
+    queries = _rows(folder, QUERIES, QUERY_IDS, task.query_ids)
     if gallery.shape[1] != queries.shape[1]:
         raise DataError(
-            f"{folder}: gallery.npy has {gallery.shape[1]} dimensions and queries.npy {queries.shape[1]}; "
+            f"{folder}: {GALLERY} has {gallery.shape[1]} dimensions and {QUERIES} {queries.shape[1]}; "
             "both must come from one model"
         )
-    return Vectors(gallery, {task.asked: queries})
+    return Vectors(gallery, {task.query_kind: queries})
 
 
 def _rows(folder: Path, vectors: str, ids: str, wanted: Sequence[str]) -> np.ndarray:
-    """The matrix with its rows in the order of the wanted ids."""
+    """Return the matrix [N, D] float32 with its rows in the order of the wanted ids."""
     matrix, names = _matrix(folder / vectors), _ids(folder / ids)
     if len(matrix) != len(names):
         raise DataError(f"{folder / vectors} has {len(matrix)} rows and {ids} {len(names)} ids: one id a row")
@@ -80,7 +82,7 @@ def _rows(folder: Path, vectors: str, ids: str, wanted: Sequence[str]) -> np.nda
 
 
 def _gathered(matrix: np.ndarray, rows: np.ndarray) -> np.ndarray:
-    """Rows of a matrix on disk as one float32 array, block by block."""
+    """Return rows [M, D] of a matrix on disk as one float32 array, read block by block."""
     out = np.empty((len(rows), matrix.shape[1]), np.float32)
     step = max(1, _BLOCK_VALUES // matrix.shape[1])
     with np.errstate(over="ignore"):
@@ -91,7 +93,7 @@ def _gathered(matrix: np.ndarray, rows: np.ndarray) -> np.ndarray:
 
 def _matrix(path: Path) -> np.ndarray:
     if not path.is_file():
-        raise DataError(f"{path} is missing: give gallery.npy, queries.npy, gallery_ids.json and query_ids.json")
+        raise DataError(f"{path} is missing: give {GALLERY}, {QUERIES}, {GALLERY_IDS} and {QUERY_IDS}")
     try:
         # unlike numpy.load it tries neither pickles nor archives; a spoilt header can raise any of these
         matrix = np.lib.format.open_memmap(path, mode="r")
@@ -118,12 +120,13 @@ def _check_ids(path: Path, names: Sequence[str], wanted: Sequence[str]) -> None:
         if name not in known:
             raise DataError(f'{path}: the id "{name}" is unknown to the benchmark, whose ids are like "{wanted[0]}"')
         seen.add(name)
-    lost = [name for name in wanted if name not in seen]
-    if lost:
-        raise DataError(f'{path}: {len(lost):,} of {len(wanted):,} ids are missing, the first is "{lost[0]}"')
+    missing = [name for name in wanted if name not in seen]
+    if missing:
+        raise DataError(f'{path}: {len(missing):,} of {len(wanted):,} ids are missing, the first is "{missing[0]}"')
 
 
 def _first_bad(matrix: np.ndarray) -> int | None:
+    """Return the first row that holds NaN or an infinite value, None for none."""
     step = max(1, _BLOCK_VALUES // matrix.shape[1])
     for at in range(0, len(matrix), step):
         bad = np.flatnonzero(~np.isfinite(matrix[at : at + step]).all(axis=1))

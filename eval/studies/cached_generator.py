@@ -1,4 +1,4 @@
-"""What the language model was asked and what it said, kept on disk: nothing is asked twice."""
+"""A language model whose answers are kept on disk: nothing is asked twice."""
 
 from __future__ import annotations
 
@@ -20,8 +20,12 @@ CACHE = "answers.jsonl"
 _BATCH = 16
 
 
+Pairs = Sequence[tuple[Question, str]]
+"""Questions, each with an answer that is to be weighed, or ""."""
+
+
 class CachedGenerator:
-    """The embedder's language model, its adapter off, with a memory.
+    """The embedder's language model, its adapter off, with a memory on disk.
 
     Attributes:
         seconds: what the answers given so far took when they were made, those from the memory included.
@@ -29,7 +33,7 @@ class CachedGenerator:
     """
 
     def __init__(self, embedder: MLLMEmbedder, folder: Path):
-        """Keep the answers in FOLDER/answers.jsonl. The head is loaded when the first new question comes."""
+        """Keep the answers in FOLDER/answers.jsonl. The model's head is loaded when the first new question comes."""
         self.seconds, self.spent, self._embedder = 0.0, 0.0, embedder
         self._generator: Generator | None = None
         self._cache = AnswerCache(folder / CACHE)
@@ -41,51 +45,65 @@ class CachedGenerator:
             "quantization": embedder.quantization,
         }
 
-    def say(self, questions: Sequence[Question]) -> list[str]:
-        """The answers in words."""
-        return self._all(
-            "say", [(question, "") for question in questions], lambda g, part: g.generate([q for q, _ in part])
-        )
+    # The first argument of `_all` is part of an answer's key on disk: another word would forget all answers.
 
-    def agree(self, questions: Sequence[Question]) -> list[float]:
-        """How much likelier yes is than no, as `Generator.yes_no_margin`."""
-        asked = [(question, "") for question in questions]
-        return list(map(float, self._all("yes or no", asked, lambda g, part: g.yes_no_margin([q for q, _ in part]))))
+    def generate(self, questions: Sequence[Question]) -> list[str]:
+        """Return the answers in words."""
+        return self._all("say", _without_answers(questions), lambda model, pairs: model.generate(_questions(pairs)))
 
-    def weigh(self, pairs: Sequence[tuple[Question, str]]) -> list[float]:
-        """How likely an answer is to a question, as `Generator.log_likelihood`."""
-        return list(map(float, self._all("weigh", pairs, lambda g, part: g.log_likelihood(part))))
+    def yes_no_margin(self, questions: Sequence[Question]) -> list[float]:
+        """Return how much likelier yes is than no, as `Generator.yes_no_margin`."""
+        pairs = _without_answers(questions)
+        found = self._all("yes or no", pairs, lambda model, pairs: model.yes_no_margin(_questions(pairs)))
+        return list(map(float, found))
 
-    def _all(
-        self,
-        kind: str,
-        pairs: Sequence[tuple[Question, str]],
-        ask: Callable[[Generator, Sequence[tuple[Question, str]]], Iterable[Any]],
-    ) -> list[str]:
+    def log_likelihood(self, pairs: Pairs) -> list[float]:
+        """Return how likely each answer is to its question, as `Generator.log_likelihood`."""
+        return list(map(float, self._all("weigh", pairs, lambda model, pairs: model.log_likelihood(pairs))))
+
+    def _all(self, kind: str, pairs: Pairs, ask: Callable[[Generator, Pairs], Iterable[Any]]) -> list[str]:
+        """Return the answer of each pair as text, out of the memory or asked now."""
         before = time.perf_counter()
         keys = [self._key(kind, question, answer) for question, answer in pairs]
-        new = list({key: pair for key, pair in zip(keys, pairs, strict=True) if key not in self._cache}.items())
-        for at in tqdm(range(0, len(new), _BATCH), desc=kind, unit="batch", disable=None if new else True):
-            part = new[at : at + _BATCH]
-            self._generator = self._generator or Generator(self._embedder)
-            started = time.perf_counter()
-            found = list(ask(self._generator, [pair for _, pair in part]))
-            took = (time.perf_counter() - started) / len(part)
-            for (key, (question, _)), value in zip(part, found, strict=True):
-                self._cache.add(key, CachedAnswer(str(value)), asked=question.words, seconds=f"{took:.6f}")
+        new = {key: pair for key, pair in zip(keys, pairs, strict=True) if key not in self._cache}
+        self._ask(kind, list(new.items()), ask)
         self.seconds += sum(self._cache.seconds(key) for key in dict.fromkeys(keys))
         self.spent += time.perf_counter() - before
         return [self._cache[key].text for key in keys]
+
+    def _ask(
+        self,
+        kind: str,
+        new: Sequence[tuple[str, tuple[Question, str]]],
+        ask: Callable[[Generator, Pairs], Iterable[Any]],
+    ) -> None:
+        """Ask what is new, by key, and keep the answers batch by batch, so that a stop loses one batch at most."""
+        for at in tqdm(range(0, len(new), _BATCH), desc=kind, unit="batch", disable=None if new else True):
+            batch = new[at : at + _BATCH]
+            self._generator = self._generator or Generator(self._embedder)
+            started = time.perf_counter()
+            answers = list(ask(self._generator, [pair for _, pair in batch]))
+            seconds = (time.perf_counter() - started) / len(batch)
+            for (key, (question, _)), answer in zip(batch, answers, strict=True):
+                self._cache.add(key, CachedAnswer(str(answer)), asked=question.words, seconds=f"{seconds:.6f}")
 
     def _key(self, kind: str, question: Question, answer: str) -> str:
         pictures = [self._content(image) for image in question.images]
         return cache_key({**self._identity, "kind": kind, "pictures": pictures, "answer": answer}, question.words)
 
     def _content(self, image: ImageLike) -> str:
-        """The sha256 of a picture; of a file once."""
+        """Return the sha256 of a picture; a file is read once."""
         if not isinstance(image, (str, os.PathLike)):
             return content_key(image)
         name = os.fspath(image)
         if name not in self._contents:
             self._contents[name] = content_key(image)
         return self._contents[name]
+
+
+def _without_answers(questions: Sequence[Question]) -> list[tuple[Question, str]]:
+    return [(question, "") for question in questions]
+
+
+def _questions(pairs: Pairs) -> list[Question]:
+    return [question for question, _ in pairs]

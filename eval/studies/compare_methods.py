@@ -6,37 +6,51 @@ on a validation set, whose queries may not be those that are reported.
 
 from __future__ import annotations
 
-import itertools
 import time
 from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass, field, replace
 from pathlib import Path
-from typing import Any
 
 import numpy as np
 
 from mllm_embed.encode.embedder import MLLMEmbedder
-from mllm_embed.errors import ConfigError, DataError, MLLMEmbedError
-from mllm_embed.inputs.images import content_key
-from mllm_embed.types import Document, Item
+from mllm_embed.errors import DataError, MLLMEmbedError
+from mllm_embed.types import Document
 
-from ..scoring.evaluate import described, embed, items_of
+from ..scoring.estimate import Estimate
+from ..scoring.evaluate import embed, items_of, with_protocol
 from ..scoring.paired import Difference, paired, weights
-from ..scoring.score import ANSWERS, SCORES, TIES, Result, measure, need_labels, result_of
-from ..scoring.suite import Suite, Task
+from ..scoring.score import ANSWERS, SCORES, TIES, MeasuredTask, Result, measure, need_labels, result_of
+from ..scoring.suite import Suite, Task, column
 from .cached_generator import CachedGenerator
 from .llm_texts import LLMTexts
 from .method import Method, MethodContext, Ranking
+from .tuning import check_apart, tuned_settings
 
 PLAIN = "plain"
 _TIMED = 64  # queries that are encoded once more, to tell what one costs
 
 
 @dataclass(frozen=True)
-class MethodResult:
-    """What one method did.
+class MethodRun:
+    """One run of a method.
 
     Attributes:
+        seconds: a query, its encoding included.
+        once: seconds spent on the gallery, whatever the number of queries.
+    """
+
+    result: Result
+    seconds: float
+    once: float
+
+
+@dataclass(frozen=True)
+class MethodResult:
+    """One method beside the plain query.
+
+    Attributes:
+        method: None for the plain query itself.
         settings: those it ran with.
         result: None where it could not run.
         gain: over the plain query, on the headline metric.
@@ -55,24 +69,32 @@ class MethodResult:
 
 
 @dataclass(frozen=True)
-class Trial:
-    """All methods on one suite; `tried` begins with the plain query. `tuned_on`: title and fingerprint, or ""."""
+class MethodComparison:
+    """All methods on one suite.
+
+    Attributes:
+        suite: its composed tasks.
+        headline: the metric, or mean, that gains are of.
+        tuned_on: title and fingerprint of the suite that settings were chosen on, or "".
+        spent: seconds that embedding the suite took.
+        results: by name, the plain query first.
+    """
 
     suite: Suite
     headline: str
     tuned_on: str
     spent: Mapping[str, float]
-    tried: Mapping[str, MethodResult]
+    results: Mapping[str, MethodResult]
 
 
-class Bench:
-    """A suite's composed tasks, embedded once, for methods to be tried on."""
+class EmbeddedSuite:
+    """A suite's composed tasks, embedded once, for methods to be run on."""
 
     def __init__(
         self,
         embedder: MLLMEmbedder,
         suite: Suite,
-        told: CachedGenerator,
+        generator: CachedGenerator,
         batch_size: int = 32,
         captions: Mapping[str, Sequence[str]] | None = None,
     ):
@@ -80,77 +102,86 @@ class Bench:
 
         Raises DataError where labels are hidden or no task has composed queries, and what `embed` raises.
         """
-        self.suite, self.embedder, self.told, self.batch_size = composed_part(suite), embedder, told, batch_size
-        self.headline, self._captions = headline(self.suite), captions or {}
+        self.suite, self.embedder, self.generator = composed_part(suite), embedder, generator
+        self.batch_size, self._captions = batch_size, captions or {}
+        self.headline = headline(self.suite)
         self.vectors, self.spent = embed(embedder, self.suite, batch_size=batch_size)
-        self.seen = {task.name: self._seen(task) for task in self.suite.tasks}
+        self.contexts = {task.name: self._context(task) for task in self.suite.tasks}
         self._costs = self._encoding_costs()
 
-    def run(self, method: Method, settings: Mapping[str, float]) -> tuple[Result, float, float]:
-        """What the method finds, its seconds a query, and its seconds once for the gallery."""
-        parts, seconds, once = {}, 0.0, 0.0
+    def run(self, method: Method, settings: Mapping[str, float]) -> MethodRun:
+        """Rank every task by a method, and measure and time it."""
+        parts: dict[str, MeasuredTask] = {}
+        seconds, once = 0.0, 0.0
         for task in self.suite.tasks:
-            seen = self.seen[task.name]
-            seen.used.clear()
-            seen.views.once = 0.0
-            told = self.told.seconds - self.told.spent, seen.views.seconds - seen.views.spent
+            context = self.contexts[task.name]
+            context.used.clear()
+            context.llm_texts.once = 0.0
+            remembered = self._remembered(context)
             started = time.perf_counter()
-            ranking = method.run(seen, **settings)
+            ranking = method.run(context, **settings)
             answers = ranking.answers(task.views[0], ANSWERS)
             seconds += time.perf_counter() - started
             # what was known already costs as much as when it was made
-            seconds += self.told.seconds - self.told.spent - told[0] + seen.views.seconds - seen.views.spent - told[1]
-            seconds += sum(self._costs[row] for row in seen.used) * len(task.queries) - seen.views.once
-            once += seen.views.once
-            ranks = {task.asked: [(view, ranking.ranks(view)) for view in task.views]}
-            parts[task.name] = measure(task, ranks, "gallery", answers, seen.gallery.shape[1])
+            seconds += self._remembered(context) - remembered - context.llm_texts.once
+            seconds += sum(self._costs[row] for row in context.used) * len(task.queries)
+            once += context.llm_texts.once
+            ranks = {task.query_kind: [(view, ranking.ranks(view)) for view in task.views]}
+            parts[task.name] = measure(task, ranks, "gallery", answers, context.gallery.shape[1])
         rules = {"ties": TIES["gallery"], "scores": SCORES}
         queries = sum(len(task.queries) for task in self.suite.tasks)
-        return result_of(self.suite, parts, rules, {}), seconds / queries, once
+        return MethodRun(result_of(self.suite, parts, rules, {}), seconds / queries, once)
 
-    def plain(self) -> tuple[Result, float, float]:
-        """The composed query as it is."""
-        return self.run(Method(lambda seen: Ranking(seen.composed, seen.gallery), "", ""), {})
+    def plain(self) -> MethodRun:
+        """Run the composed query as it is."""
+        return self.run(Method(lambda context: Ranking(context.composed, context.gallery), "", ""), {})
 
     def gain(self, result: Result, plain: Result) -> Difference:
-        """The paired difference of the headline metric."""
-        (found,) = paired([
-            np.sum([w * (result.tasks[task.name].values[m] - plain.tasks[task.name].values[m])[:, None]
-                    for m, w in self._weights(task)], axis=0)
-            for task in self.suite.tasks if self._weights(task)
-        ])  # fmt: skip
+        """Return the paired difference of the headline metric."""
+        differences = []
+        for task in self.suite.tasks:
+            own, other = result.tasks[task.name].values, plain.tasks[task.name].values
+            parts = [weight * (own[metric] - other[metric])[:, None] for metric, weight in self._weights(task)]
+            if parts:
+                differences.append(np.sum(parts, axis=0))
+        (found,) = paired(differences)
         return found
 
     def value(self, result: Result) -> float:
-        """The headline metric in percent."""
-        return figure_of(result, self.headline).percent
+        """Return the headline metric in percent."""
+        return estimate_of(result, self.headline).percent
 
     def _weights(self, task: Task) -> list[tuple[str, float]]:
-        """Metrics of a task and their part in the headline."""
-        known = {column(t, m.name) for t in self.suite.tasks for view in t.views for m in view.metrics}
-        parts = weights(self.headline, {mean.name: mean.parts for mean in self.suite.means}, known)
-        own = {column(task, metric.name): metric.name for view in task.views for metric in view.metrics}
+        """Return the metrics of a task and their weight in the headline."""
+        means = {mean.name: mean.parts for mean in self.suite.means}
+        known = {name for other in self.suite.tasks for name in _columns(other)}
+        parts = weights(self.headline, means, known)
+        own = _columns(task)
         return [(own[name], weight) for name, weight in parts.items() if name in own]
 
-    def _seen(self, task: Task) -> MethodContext:
+    def _context(self, task: Task) -> MethodContext:
         def encode(texts: Sequence[Document]) -> np.ndarray:
             return np.asarray(self.embedder.encode(texts, batch_size=self.batch_size, show_progress=False))
 
-        return MethodContext(task, self.vectors[task.name], LLMTexts(task, encode, self.told, self._captions))
+        return MethodContext(task, self.vectors[task.name], LLMTexts(task, encode, self.generator, self._captions))
+
+    def _remembered(self, context: MethodContext) -> float:
+        """Return the seconds that what came out of memory so far took when it was made."""
+        texts = context.llm_texts
+        return self.generator.seconds - self.generator.spent + texts.seconds - texts.spent
 
     def _encoding_costs(self) -> dict[str, float]:
-        """Seconds a query by row, of a few queries encoded by that row's items alone."""
+        """Return seconds a query by row, of a few queries encoded by that row's items alone."""
         costs: dict[str, float] = {}
-        for task in self.suite.tasks[:1]:
-            for row, groups in items_of(task).items():
-                some = [item for group in groups[:_TIMED] for item in group]
-                started = time.perf_counter()
-                self.embedder.encode(some, batch_size=self.batch_size, show_progress=False)
-                costs[row] = (time.perf_counter() - started) / len(groups[:_TIMED])
+        for row, entries in items_of(self.suite.tasks[0]).items():
+            some = [item for entry in entries[:_TIMED] for item in entry]
+            started = time.perf_counter()
+            self.embedder.encode(some, batch_size=self.batch_size, show_progress=False)
+            costs[row] = (time.perf_counter() - started) / len(entries[:_TIMED])
         return costs
 
 
-def try_methods(
+def compare_methods(
     embedder: MLLMEmbedder,
     suite: Suite,
     chosen: Mapping[str, Method],
@@ -159,9 +190,9 @@ def try_methods(
     tune_on: Suite | None = None,
     captions: Mapping[str, Sequence[str]] | None = None,
     batch_size: int = 32,
-    say: Callable[[str], None] = lambda text: None,
-) -> Trial:
-    """Try methods on a suite.
+    progress: Callable[[str], None] = lambda text: None,
+) -> MethodComparison:
+    """Run methods on a suite, each beside the plain query.
 
     Args:
         embedder: its adapter not merged, where methods are to ask the language model below it.
@@ -170,56 +201,53 @@ def try_methods(
         answers: folder that keeps what the language model says.
         tune_on: where settings are chosen; other queries than the suite's.
         captions: gallery id -> captions of the suite, where they are given; else the model writes them.
-        say: is told what is being done.
+        progress: is called with what is done next.
 
     Raises:
-        ConfigError: `tune_on` shares queries with the suite. DataError: as `Bench`.
+        ConfigError: `tune_on` shares queries with the suite. DataError: as `EmbeddedSuite`.
     """
     if tune_on is not None:
         check_apart(suite, tune_on)
-    told = CachedGenerator(embedder, answers)
+    generator = CachedGenerator(embedder, answers)
     settings = {name: dict(method.defaults) for name, method in chosen.items()}
     refused: dict[str, str] = {}
     if tune_on is not None:
-        validation = Bench(embedder, tune_on, told, batch_size)
-        for name, method in chosen.items():
-            if method.grid:
-                say(f"choosing {name} on {tune_on.title}")
-                try:
-                    settings[name] = best_settings(validation, method)
-                except MLLMEmbedError as error:
-                    refused[name] = str(error)
-    bench = Bench(embedder, suite, told, batch_size, captions)
-    plain, seconds, _ = bench.plain()
-    tried = {PLAIN: MethodResult(None, {}, described(plain, bench.suite, embedder.prompts), None, seconds)}
+        validation = EmbeddedSuite(embedder, tune_on, generator, batch_size)
+        tuned, refused = tuned_settings(validation, chosen, progress)
+        settings |= tuned
+    embedded = EmbeddedSuite(embedder, suite, generator, batch_size, captions)
+    plain = embedded.plain()
+    described = with_protocol(plain.result, embedded.suite, embedder.prompts)
+    results = {PLAIN: MethodResult(None, {}, described, None, plain.seconds)}
     for name, method in chosen.items():
-        say(name)
-        try:
-            if name in refused:
-                raise ConfigError(refused[name])
-            result, seconds, once = bench.run(method, settings[name])
-        except MLLMEmbedError as error:
-            tried[name] = MethodResult(method, settings[name], refused=str(error))
-            continue
-        gain = bench.gain(result, plain)
-        tried[name] = MethodResult(
-            method, settings[name], described(result, bench.suite, embedder.prompts), gain, seconds, once
-        )
-    tuned = f"{tune_on.title} ({tune_on.fingerprint()[:12]})" if tune_on is not None else ""
-    if tuned and captions:
-        tuned += ", with the model's own captions there"
-    return Trial(bench.suite, bench.headline, tuned, bench.spent, tried)
+        progress(name)
+        if name in refused:
+            results[name] = MethodResult(method, settings[name], refused=refused[name])
+        else:
+            results[name] = _result(embedded, method, settings[name], plain.result)
+    return MethodComparison(embedded.suite, embedded.headline, _title(tune_on, captions), embedded.spent, results)
 
 
-def best_settings(bench: Bench, method: Method) -> dict[str, float]:
-    """The settings of the method's grid with the best headline, the first of equal ones."""
-    tried = [dict(zip(method.grid, values, strict=True)) for values in itertools.product(*method.grid.values())]
-    found = [{**method.defaults, **settings} for settings in tried]
-    return max(found, key=lambda settings: bench.value(bench.run(method, settings)[0]))
+def _result(embedded: EmbeddedSuite, method: Method, settings: Mapping[str, float], plain: Result) -> MethodResult:
+    """Run a method; what it lacks is not an error, but stands in the result."""
+    try:
+        run = embedded.run(method, settings)
+    except MLLMEmbedError as error:
+        return MethodResult(method, settings, refused=str(error))
+    result = with_protocol(run.result, embedded.suite, embedded.embedder.prompts)
+    return MethodResult(method, settings, result, embedded.gain(run.result, plain), run.seconds, run.once)
+
+
+def _title(tune_on: Suite | None, captions: Mapping[str, Sequence[str]] | None) -> str:
+    """Return on what settings were chosen, in words."""
+    if tune_on is None:
+        return ""
+    own = ", with the model's own captions there" if captions else ""
+    return f"{tune_on.title} ({tune_on.fingerprint()[:12]}){own}"
 
 
 def composed_part(suite: Suite) -> Suite:
-    """The suite's tasks with composed queries, and the means over those alone. Raises DataError for none."""
+    """Return the suite's tasks with composed queries, and the means over those alone. Raise DataError for none."""
     need_labels(suite)
     tasks = tuple(task for task in suite.tasks if task.composed)
     if not tasks:
@@ -228,57 +256,21 @@ def composed_part(suite: Suite) -> Suite:
 
 
 def headline(suite: Suite) -> str:
-    """What a suite is judged by: its last mean, or the first metric of its first task."""
-    if suite.means:
-        return suite.means[-1].name
-    return column(suite.tasks[0], suite.tasks[0].views[0].metrics[0].name)
+    """Return what a suite is judged by: its last mean, or the first metric of its first task."""
+    return suite.means[-1].name if suite.means else next(iter(_columns(suite.tasks[0])))
 
 
-def column(task: Task, metric: str) -> str:
-    """A metric's name among those of all tasks."""
-    return f"{task.name}/{metric}" if task.name else metric
+def _columns(task: Task) -> dict[str, str]:
+    """Return the task's metrics by their names among those of all tasks."""
+    return {column(task.name, metric.name): metric.name for view in task.views for metric in view.metrics}
 
 
-def figure_of(result: Result, name: str) -> Any:
-    """The figure of a column or a mean, of the first row."""
+def estimate_of(result: Result, name: str) -> Estimate:
+    """Return the estimate of a column or a mean, of the first row."""
     row = next(iter(next(iter(result.tasks.values())).rows))
     if name in result.means.get(row, {}):
         return result.means[row][name]
-    task, _, metric = name.rpartition("/") if name.rpartition("/")[0] in result.tasks else ("", "", name)
-    return result.tasks[task].rows[row][metric]
-
-
-def check_apart(suite: Suite, other: Suite) -> None:
-    """Raises ConfigError where two suites share a query: the same picture with the same words, or with the same target.
-
-    The second is a query in other words, as the options of a benchmark make it.
-    """
-    known = set().union(*_asked(suite))
-    shared = sum(not known.isdisjoint(query) for query in _asked(other))
-    if shared:
-        raise ConfigError(
-            f"{other.title} shares {shared:,} queries with {suite.title}: settings chosen on what is reported "
-            "would flatter it; give another set to --tune-on"
-        )
-
-
-def _asked(suite: Suite) -> list[set[tuple[Any, ...]]]:
-    """What tells each composed query: its picture with its words, and with each of its targets, by content."""
-    contents: dict[str, str] = {}
-
-    def content(item: Item) -> tuple[str, ...]:
-        for image in item.images:
-            if str(image) not in contents:
-                contents[str(image)] = content_key(image)
-        return tuple(contents[str(image)] for image in item.images)
-
-    return [
-        {
-            (content(item), other)
-            for item in items
-            for other in (item.words, *((content(task.gallery[at]), task.gallery[at].words) for at in targets))
-        }
-        for task in suite.tasks
-        if task.composed
-        for items, targets in zip(task.queries, task.views[0].targets, strict=True)
-    ]
+    task, _, metric = name.rpartition("/")
+    if task in result.tasks:
+        return result.tasks[task].rows[row][metric]
+    return result.tasks[""].rows[row][name]

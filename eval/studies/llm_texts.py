@@ -1,11 +1,13 @@
-"""What a language model says of a task's pictures, and its vectors: descriptions, rewrites, gallery captions."""
+"""Texts that a language model writes of a task's pictures, and their vectors: descriptions, rewrites, captions."""
 
 from __future__ import annotations
 
+import itertools
 import time
 from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass, field
 from pathlib import Path
+from typing import Any
 
 import numpy as np
 
@@ -26,22 +28,29 @@ NOTHING = "nothing"  # stands for an answer without a word
 
 
 def read_captions(path: Path, suite: Suite) -> dict[str, list[str]]:
-    """Captions of every gallery picture of a suite's composed tasks: a JSON object, id -> caption or list of captions.
+    """Return the captions of every gallery picture of a suite's composed tasks.
+
+    The file holds a JSON object: gallery id -> caption or list of captions.
 
     Raises DataError for a file that cannot be read, another content, and a picture without a caption.
     """
     content = read_json(path, 'give an object: {"gallery id": "caption", ...}')
     if not isinstance(content, dict):
         raise DataError(f'{path} must be an object: {{"gallery id": "caption" or ["caption", ...], ...}}')
-    captions = {str(name): [told] if isinstance(told, str) else told for name, told in content.items()}
+    captions = {str(name): [given] if isinstance(given, str) else given for name, given in content.items()}
     for task in suite.tasks:
         for name in task.gallery_ids if task.composed else ():
-            told = captions.get(name)
-            if not isinstance(told, list) or not told or not all(isinstance(one, str) and one.strip() for one in told):
-                raise DataError(f'{path}: the gallery picture "{name}" has no caption, or one that is empty')
-            if any(map(half_character, told)):
-                raise DataError(f'{path}: a caption of "{name}" holds half a character (a lone surrogate)')
+            _check_captions(captions.get(name), f"{path}:", name)
     return captions
+
+
+def _check_captions(captions: Any, where: str, name: str) -> None:
+    """Raise DataError unless they are a list of words."""
+    words = isinstance(captions, list) and all(isinstance(caption, str) and caption.strip() for caption in captions)
+    if not captions or not words:
+        raise DataError(f'{where} the gallery picture "{name}" has no caption, or one that is empty')
+    if any(map(half_character, captions)):
+        raise DataError(f'{where} a caption of "{name}" holds half a character (a lone surrogate)')
 
 
 @dataclass
@@ -50,7 +59,7 @@ class LLMTexts:
 
     Attributes:
         encode: texts to unit vectors [N, D] float32.
-        told: the language model.
+        generator: the language model.
         captions: gallery id -> its captions, where they are given; else the model describes the pictures.
         seconds: what encoding the texts used so far takes, each time anew.
         spent: what encoding took in this process.
@@ -59,28 +68,29 @@ class LLMTexts:
 
     task: Task
     encode: Callable[[Sequence[Document]], np.ndarray]
-    told: CachedGenerator
+    generator: CachedGenerator
     captions: Mapping[str, Sequence[str]] = field(default_factory=dict)
     seconds: float = 0.0
     spent: float = 0.0
     once: float = 0.0
-    _known: dict[str, np.ndarray] = field(default_factory=dict, repr=False)
-    _took: dict[str, float] = field(default_factory=dict, repr=False)
+    _vector_of: dict[str, np.ndarray] = field(default_factory=dict, repr=False)
+    _seconds_of: dict[str, float] = field(default_factory=dict, repr=False)
 
     def descriptions(self) -> np.ndarray:
-        """e(description of the reference) [Q, D] float32 of unit length; one reference a query."""
-        return self._vectors([[Question(DESCRIBE, items[0].images)] for items in self.task.queries])
+        """Return e(description of the reference) [Q, D] float32 of unit length; one reference a query."""
+        return self._answer_vectors([[Question(DESCRIBE, items[0].images)] for items in self.task.queries])
 
     def rewrites(self) -> np.ndarray:
-        """e(description of what is looked for) [Q, D] float32 of unit length; the mean over a query's items."""
-        return self._vectors([[rewrite(item) for item in items] for items in self.task.queries])
+        """Return e(description of what is looked for) [Q, D] float32 of unit length; the mean over a query's items."""
+        return self._answer_vectors([list(map(rewrite, items)) for items in self.task.queries])
 
     def rewritten(self) -> list[str]:
-        """The description of what each query looks for, by its first item."""
-        return [text or NOTHING for text in self.told.say([rewrite(items[0]) for items in self.task.queries])]
+        """Return the description of what each query looks for, by its first item."""
+        answers = self.generator.generate([rewrite(items[0]) for items in self.task.queries])
+        return [answer or NOTHING for answer in answers]
 
     def captioned_gallery(self, gallery: np.ndarray, beta: float) -> np.ndarray:
-        """(1 - b) g + b mean(c): an inner product with it is WeiMoCIR's fused score, for one matrix product.
+        """Return (1 - b) g + b mean(c): an inner product with it is WeiMoCIR's fused score, for one matrix product.
 
         Args: gallery [N, D] float32; beta in [0, 1]. Returns [N, D] float32, not of unit length; with beta 0 `gallery`
         itself. Raises ConfigError for another beta.
@@ -90,35 +100,50 @@ class LLMTexts:
         return ((1 - beta) * gallery + beta * self.mean_captions()).astype(np.float32) if beta else gallery
 
     def mean_captions(self) -> np.ndarray:
-        """The mean of each gallery picture's caption vectors [N, D] float32, not of unit length."""
-        before = self.seconds + self.told.seconds
-        if self.captions:
-            told = [list(self.captions[name]) for name in self.task.gallery_ids]
-        else:
-            told = [[text] for text in self.told.say([Question(DESCRIBE, item.images) for item in self.task.gallery])]
-        means = self._means(told)
-        self.once += self.seconds + self.told.seconds - before
+        """Return the mean of each gallery picture's caption vectors [N, D] float32, not of unit length."""
+        before = self.seconds + self.generator.seconds
+        means = self._means(self._gallery_captions())
+        self.once += self.seconds + self.generator.seconds - before
         return means
 
-    def _vectors(self, asked: Sequence[Sequence[Question]]) -> np.ndarray:
-        said = iter(self.told.say([question for questions in asked for question in questions]))
-        return unit(self._means([[next(said) for _ in questions] for questions in asked]))
+    def _gallery_captions(self) -> list[list[str]]:
+        if self.captions:
+            return [list(self.captions[name]) for name in self.task.gallery_ids]
+        answers = self.generator.generate([Question(DESCRIBE, item.images) for item in self.task.gallery])
+        return [[answer] for answer in answers]
+
+    def _answer_vectors(self, questions: Sequence[Sequence[Question]]) -> np.ndarray:
+        """Return the mean vector of the answers to each list of questions [N, D] float32, of unit length."""
+        answers = iter(self.generator.generate(list(itertools.chain.from_iterable(questions))))
+        return unit(self._means([list(itertools.islice(answers, len(row))) for row in questions]))
 
     def _means(self, texts: Sequence[Sequence[str]]) -> np.ndarray:
-        """The mean vector of each list of texts [N, D] float32; one that says nothing counts as NOTHING."""
-        texts = [[text.strip() or NOTHING for text in row] for row in texts]
-        new = list(dict.fromkeys(text for row in texts for text in row if text not in self._known))
-        if new:
-            started = time.perf_counter()
-            self._known |= dict(zip(new, self.encode([Document(text=text) for text in new]), strict=True))
-            took = time.perf_counter() - started
-            self._took |= dict.fromkeys(new, took / len(new))
-            self.spent += took
-        self.seconds += sum(self._took[text] for text in {text for row in texts for text in row})
-        return np.stack([np.mean([self._known[text] for text in row], axis=0) for row in texts])
+        """Return the mean vector of each list of texts [N, D] float32; one that says nothing counts as NOTHING."""
+        rows = [list(map(_words, row)) for row in texts]
+        distinct = dict.fromkeys(itertools.chain.from_iterable(rows))
+        self._encode_new([text for text in distinct if text not in self._vector_of])
+        self.seconds += sum(self._seconds_of[text] for text in distinct)
+        return np.stack([self._mean(row) for row in rows])
+
+    def _mean(self, texts: Sequence[str]) -> np.ndarray:
+        return np.mean([self._vector_of[text] for text in texts], axis=0)
+
+    def _encode_new(self, texts: Sequence[str]) -> None:
+        if not texts:
+            return
+        started = time.perf_counter()
+        vectors = self.encode([Document(text=text) for text in texts])
+        seconds = time.perf_counter() - started
+        self._vector_of |= dict(zip(texts, vectors, strict=True))
+        self._seconds_of |= dict.fromkeys(texts, seconds / len(texts))
+        self.spent += seconds
+
+
+def _words(text: str) -> str:
+    return text.strip() or NOTHING
 
 
 def rewrite(item: Item) -> Question:
-    """What the model is asked of a query; its picture's description where there is no instruction."""
+    """Return what the model is asked of a query; for its picture's description where there is no instruction."""
     words = REWRITE.replace("{instruction}", item.words) if item.words else DESCRIBE
     return Question(words, item.images)

@@ -1,4 +1,4 @@
-"""What a query-time method is: a function from what is known of a task to a ranking, with its settings as keywords."""
+"""A query-time method: a function from what is known of a task to a ranking, with its settings as keywords."""
 
 from __future__ import annotations
 
@@ -12,6 +12,7 @@ import numpy as np
 
 from mllm_embed.vectors.ranking import TargetRanks
 
+from ..scoring.evaluate import IMAGE_ONLY, TEXT_ONLY
 from ..scoring.score import Vectors, answers_of, ranks_of
 from ..scoring.suite import Task, View
 
@@ -23,33 +24,33 @@ Rescore = Callable[[np.ndarray], np.ndarray]
 
 
 class MethodContext:
-    """What methods work with on one task.
+    """Everything that methods work with on one task.
 
     Attributes:
         gallery: [N, D] float32 of unit length.
-        views: what the language model says of pictures, as vectors; made when they are asked for.
+        llm_texts: what the language model writes of pictures, as vectors; made when they are asked for.
         used: which of the query's vectors have been asked for, by row of the table.
     """
 
-    def __init__(self, task: Task, vectors: Vectors, views: LLMTexts):
-        self.task, self.gallery, self.views = task, vectors.gallery, views
+    def __init__(self, task: Task, vectors: Vectors, llm_texts: LLMTexts):
+        self.task, self.gallery, self.llm_texts = task, vectors.gallery, llm_texts
         self.used: set[str] = set()
         self._rows = vectors.rows
 
     @property
     def composed(self) -> np.ndarray:
         """Picture and instruction [Q, D] float32 of unit length."""
-        return self._row(self.task.asked)
+        return self._row(self.task.query_kind)
 
     @property
     def image(self) -> np.ndarray:
         """The picture alone [Q, D] float32 of unit length."""
-        return self._row("image only")
+        return self._row(IMAGE_ONLY)
 
     @property
     def text(self) -> np.ndarray:
         """The instruction alone [Q, D] float32 of unit length."""
-        return self._row("text only")
+        return self._row(TEXT_ONLY)
 
     def _row(self, name: str) -> np.ndarray:
         self.used.add(name)
@@ -72,30 +73,31 @@ class Ranking:
     rescore: Rescore | None = field(default=None, repr=False)
 
     def ranks(self, view: View) -> TargetRanks:
-        """The ranks of a view's targets."""
+        """Return the ranks of a view's targets."""
         plain = ranks_of(view, self.queries, self.gallery)
         if not self.depth:
             return plain
         first = self.answers(view, self.depth)
-        ranks = [
-            np.array([_place(row, at, rank) for at, rank in zip(wanted, known, strict=True)], dtype=np.int64)
-            for row, wanted, known in zip(first, view.targets, plain.gallery, strict=True)
-        ]
+        ranks = []
+        for row, targets, known in zip(first, view.targets, plain.gallery, strict=True):
+            places = [_place(row, at, rank) for at, rank in zip(targets, known, strict=True)]
+            ranks.append(np.array(places, dtype=np.int64))
+        # Scoring again settles ties by the order that answers came in, so that all three rules give the same ranks.
         return TargetRanks(ranks, ranks, ranks)
 
     def answers(self, view: View, k: int) -> np.ndarray:
-        """The best k answers of a view: gallery positions [Q, <= k] int64, -1 where there are fewer."""
+        """Return the best k answers of a view: gallery positions [Q, <= k] int64, -1 where there are fewer."""
         found = answers_of(view, self.queries, self.gallery, max(k, self.depth))
         if self.depth and self.rescore is not None:
             first = found[:, : self.depth]
             scores = np.where(first < 0, -np.inf, self.rescore(first))
-            order = np.argsort(-scores, axis=1, kind="stable")
+            order = np.argsort(-scores, axis=1, kind="stable")  # equal scores stay in the order they came in
             found = np.concatenate([np.take_along_axis(first, order, axis=1), found[:, self.depth :]], axis=1)
         return found[:, :k]
 
 
 def _place(answers: np.ndarray, target: int, rank: int) -> int:
-    """The rank of a target among rescored answers, or as it was where it is none of them."""
+    """Return the rank of a target among rescored answers, or as it was where it is none of them."""
     at = np.flatnonzero(answers == target)
     return int(at[0]) + 1 if len(at) else rank
 
@@ -105,7 +107,7 @@ class Method:
     """A method of `eval.methods`: each module there has one, called METHOD.
 
     Attributes:
-        run: `run(seen, **settings)`; the defaults are those of its signature.
+        run: `run(context, **settings)`; the defaults are those of its signature.
         source: paper, equation, or code that it follows.
         needs: what it takes beyond the plain query, in a few words.
         neutral: settings by which it is the plain query; None for a baseline, which has none.
@@ -120,6 +122,7 @@ class Method:
 
     @cached_property
     def name(self) -> str:
+        """The function's name, in words."""
         return self.run.__name__.replace("_", " ")
 
     @property

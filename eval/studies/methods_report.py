@@ -1,4 +1,4 @@
-"""A trial of query-time methods for people and programs: a table, methods.json, and a result folder for each method."""
+"""A comparison of methods for people and programs: a table, methods.json, and a result folder for each method."""
 
 from __future__ import annotations
 
@@ -12,84 +12,93 @@ from mllm_embed.saving.versions import versions
 
 from ..reports.report import write_result
 from ..reports.tables import ReportTable, markdown
+from ..scoring.estimate import RESAMPLES
 from ..scoring.paired import FLIPS
-from .compare_methods import MethodResult, Trial, figure_of
-from .plot_gains import PICTURE, draw_gains
+from ..scoring.suite import column
+from .compare_methods import MethodComparison, MethodResult, estimate_of
+from .plot_gains import PICTURE, plot_gains
 
 METHODS = "methods.json"
+_NOTHING = "–"
 
 
-def trial_table(trial: Trial) -> str:
-    """Every method's headline, its gain over the plain query with interval and p, seconds and needs, as Markdown."""
-    columns = _columns(trial)
+def methods_table(comparison: MethodComparison) -> str:
+    """Return every method's headline, its gain with interval and p, seconds and needs, as Markdown."""
+    columns = _columns(comparison)
     head = ["method", "settings", *columns, "gain", "95 %", "p", "ms a query", "s once", "needs"]
-    rows = [_row(name, tried, trial, columns) for name, tried in trial.tried.items()]
-    tuned = f"on {trial.tuned_on}, for methods with a grid" if trial.tuned_on else "defaults, chosen on nothing here"
+    rows = [_row(name, result, columns) for name, result in comparison.results.items()]
+    tuned = "defaults, chosen on nothing here"
+    if comparison.tuned_on:
+        tuned = f"on {comparison.tuned_on}, for methods with a grid"
     notes = [
-        f"{trial.suite.title}: gains on {trial.headline}, over the plain query, in points; interval of 1,000 bootstrap "
-        f"samples, p of {FLIPS:,} sign flips, not corrected for the number of methods.",
-        f"Settings: {tuned}. Embedding all once took {trial.spent['embedding seconds']:.1f} s; ms a query: encoding "
-        "what the method looks at, and its own work.",
+        f"{comparison.suite.title}: gains on {comparison.headline}, over the plain query, in points; interval of "
+        f"{RESAMPLES:,} bootstrap samples, p of {FLIPS:,} sign flips, not corrected for the number of methods.",
+        f"Settings: {tuned}. Embedding all once took {comparison.spent['embedding seconds']:.1f} s; ms a query: "
+        "encoding what the method looks at, and its own work.",
     ]
     return markdown([*notes, ReportTable(head, rows)])
 
 
-def write_trial(trial: Trial, folder: Path, settings: Mapping[str, Any]) -> list[Path]:
+def write_methods(comparison: MethodComparison, folder: Path, settings: Mapping[str, Any]) -> list[Path]:
     """Write methods.json, gains.png, and a folder for every method, as `python -m eval compare` reads them.
 
     Raises DataError where a file cannot be written.
     """
-    for name, tried in trial.tried.items():
-        if tried.result is not None:
-            about = {**settings, "method": name, "method settings": dict(tried.settings)}
-            write_result(tried.result, trial.suite, folder / name.replace(" ", "-"), about)
-    rows = {name: _dict(tried, trial) for name, tried in trial.tried.items()}
+    for name, result in comparison.results.items():
+        if result.result is not None:
+            about = {**settings, "method": name, "method settings": dict(result.settings)}
+            write_result(result.result, comparison.suite, folder / name.replace(" ", "-"), about)
     content = {
         **settings,
-        "benchmark": trial.suite.title,
-        "fingerprint": trial.suite.fingerprint(),
-        "headline": trial.headline,
-        "tuned on": trial.tuned_on or None,
-        "spent": dict(trial.spent),
-        "methods": rows,
+        "benchmark": comparison.suite.title,
+        "fingerprint": comparison.suite.fingerprint(),
+        "headline": comparison.headline,
+        "tuned on": comparison.tuned_on or None,
+        "spent": dict(comparison.spent),
+        "methods": {name: _dict(result, comparison.headline) for name, result in comparison.results.items()},
         "versions": versions(),
     }
     write_json(folder / METHODS, content)
-    drawn = [draw_gains(trial, folder / PICTURE)] if any(tried.gain for tried in trial.tried.values()) else []
-    return [folder / METHODS, *drawn]
+    written = [folder / METHODS]
+    if any(result.gain for result in comparison.results.values()):
+        written.append(plot_gains(comparison, folder / PICTURE))
+    return written
 
 
-def _columns(trial: Trial) -> list[str]:
-    """The metrics of the first view of each task that fit a table: those that papers print, and the means."""
-    columns = [mean.name for mean in trial.suite.means]
-    for task in trial.suite.tasks:
+def _columns(comparison: MethodComparison) -> list[str]:
+    """Return the metrics of the first view of each task that fit a table: those that papers print, and the means."""
+    suite = comparison.suite
+    columns = [comparison.headline, *(mean.name for mean in suite.means)]
+    for task in suite.tasks:
         names = [metric.name for metric in task.views[0].metrics]
-        names = [name for name in names if name in (trial.suite.printed or names[:3])]
-        columns += [f"{task.name}/{name}" if task.name else name for name in names]
-    return list(dict.fromkeys([trial.headline, *columns]))
+        columns += [column(task.name, name) for name in names if name in (suite.printed or names[:3])]
+    return list(dict.fromkeys(columns))
 
 
-def _row(name: str, tried: MethodResult, trial: Trial, columns: list[str]) -> list[str]:
-    settings = ", ".join(f"{key} {value:g}" for key, value in tried.settings.items()) or "–"
-    needs = tried.method.needs if tried.method else "–"
-    if tried.result is None:
-        return [name, settings, *["–"] * (len(columns) + 5), f"not run: {tried.refused}"]
-    gain = ["–"] * 3
-    if tried.gain:
-        gain = [f"{tried.gain.points:+.2f}", f"{tried.gain.low:+.2f} to {tried.gain.high:+.2f}", f"{tried.gain.p:.4f}"]
-    figures = [f"{figure_of(tried.result, column).percent:.2f}" for column in columns]
-    once = f"{tried.once:.1f}" if tried.once else "–"
-    return [name, settings, *figures, *gain, f"{1000 * tried.seconds:.1f}", once, needs]
+def _row(title: str, result: MethodResult, columns: list[str]) -> list[str]:
+    settings = ", ".join(f"{key} {value:g}" for key, value in result.settings.items()) or _NOTHING
+    if result.result is None:
+        return [title, settings, *[_NOTHING] * (len(columns) + 5), f"not run: {result.refused}"]
+    values = [f"{estimate_of(result.result, name).percent:.2f}" for name in columns]
+    gain, once = [_NOTHING] * 3, _NOTHING
+    if result.gain:
+        points, low, high = result.gain.points, result.gain.low, result.gain.high
+        gain = [f"{points:+.2f}", f"{low:+.2f} to {high:+.2f}", f"{result.gain.p:.4f}"]
+    if result.once:
+        once = f"{result.once:.1f}"
+    needs = result.method.needs if result.method else _NOTHING
+    return [title, settings, *values, *gain, f"{1000 * result.seconds:.1f}", once, needs]
 
 
-def _dict(tried: MethodResult, trial: Trial) -> dict[str, Any]:
-    method = tried.method
+def _dict(result: MethodResult, headline: str) -> dict[str, Any]:
+    method = result.method
+    about = {"about": method.about, "source": method.source, "needs": method.needs} if method else {}
     return {
-        "settings": dict(tried.settings),
-        "value": None if tried.result is None else figure_of(tried.result, trial.headline).percent,
-        "gain": tried.gain and asdict(tried.gain),
-        "seconds a query": tried.seconds,
-        "seconds once": tried.once,
-        "refused": tried.refused or None,
-        **({"about": method.about, "source": method.source, "needs": method.needs} if method else {}),
+        "settings": dict(result.settings),
+        "value": None if result.result is None else estimate_of(result.result, headline).percent,
+        "gain": result.gain and asdict(result.gain),
+        "seconds a query": result.seconds,
+        "seconds once": result.once,
+        "refused": result.refused or None,
+        **about,
     }

@@ -14,25 +14,27 @@ from typing import Any
 
 import numpy as np
 
-from mllm_embed.encode.embedder import MLLMEmbedder
+from mllm_embed.encode.encoder import PromptedEncoder
 from mllm_embed.files import write_json
 from mllm_embed.saving.versions import versions
 from mllm_embed.types import Item, Query, picture_key
 
-from ..reports.tables import ReportTable, markdown
-from ..scoring.estimate import resamples
-from ..scoring.evaluate import embed
+from ..reports.tables import Block, ReportTable, markdown
+from ..scoring.estimate import INTERVAL, resamples
+from ..scoring.evaluate import IMAGE_ONLY, embed
+from ..scoring.metrics import recall_at_k
 from ..scoring.score import Vectors, answers_of, ranks_of
-from ..scoring.suite import Suite, Task
+from ..scoring.suite import Positions, Suite, Task, View
 from .compare_methods import composed_part
 
 # Wordings that change no wish, for benchmarks that bring none of their own.
 WORDINGS = ("{instruction}.", "please: {instruction}", "as here, but {instruction}", "what to change: {instruction}")
 BLIND = 0.98  # a mean cosine above it, to the vector of a query with another half, is a fault
 ROBUSTNESS = "robustness.json"
-_TAILS = (2.5, 97.5)
+_OWN = "the benchmark's own"
 _HALVES = ("picture", "instruction")
-_Items = tuple[Query, ...]
+_Items = Sequence[Item]
+_Values = dict[str, tuple[np.ndarray, str]]  # measure -> a value a query, and what it is
 
 
 @dataclass(frozen=True)
@@ -47,7 +49,7 @@ class Measure:
 
 @dataclass(frozen=True)
 class Robustness:
-    """What was measured, by task and name; `wordings` and `negatives` tell where those came from."""
+    """All measures, by task and name; `wordings` and `negatives` tell where those came from."""
 
     title: str
     fingerprint: str
@@ -57,83 +59,105 @@ class Robustness:
     faults: Sequence[str]
 
 
-def robustness(embedder: MLLMEmbedder, suite: Suite, *, batch_size: int = 32) -> Robustness:
+def robustness(embedder: PromptedEncoder, suite: Suite, *, batch_size: int = 32) -> Robustness:
     """Measure a suite's composed queries.
 
     Args:
         embedder: an `MLLMEmbedder`, or what `evaluate` takes.
         suite: with labels; a query's own `paraphrases` and `negatives` are used where the benchmark has them.
 
-    Raises DataError for hidden labels and where no task has composed queries, and what `encode` raises.
+    Raises DataError for hidden labels and where no task has composed queries, and what `embed` raises.
     """
     suite = composed_part(suite)
-    asked = {task.name: _variants(task) for task in suite.tasks}
-    whole = replace(suite, tasks=tuple(_widened(task, asked[task.name]) for task in suite.tasks), means=())
+    variants = {task.name: _variants(task) for task in suite.tasks}
+    whole = replace(suite, tasks=tuple(_widened(task, variants[task.name]) for task in suite.tasks), means=())
     vectors, _ = embed(embedder, whole, batch_size=batch_size)
-    tasks, faults = {}, []
+    tasks, faults, wordings, negatives = {}, [], {}, {}
     for task in suite.tasks:
-        tasks[task.name], found = _measured(task, vectors[task.name], asked[task.name])
+        tasks[task.name], found = _measured(task, vectors[task.name], variants[task.name])
         faults += [f"{task.name + ': ' if task.name else ''}{fault}" for fault in found]
-    wordings = {task.name: "the benchmark's own" if task.paraphrases else "by rule" for task in suite.tasks}
-    negatives = {task.name: "the benchmark's own" if any(task.negatives) else "none" for task in suite.tasks}
+        wordings[task.name] = _OWN if task.paraphrases else "by rule"
+        negatives[task.name] = _OWN if any(task.negatives) else "none"
     return Robustness(suite.title, suite.fingerprint(), wordings, negatives, tasks, faults)
 
 
 @dataclass(frozen=True)
-class _Asked:
+class _Swapped:
+    """Queries with one half of another query: which queries [M], and what is then asked [M]."""
+
+    half: str
+    owners: list[int]
+    queries: list[_Items]
+
+
+@dataclass(frozen=True)
+class _Variants:
     """The queries of a task worded otherwise, and with a half of another query.
 
-    Args:
+    Attributes:
         wordings: by query, none where there is no other wording.
-        swapped: half -> which queries [M] have another one's, and what is then asked [M]; none where all are alike.
+        swapped: by half; of no queries where that half is the same in all.
     """
 
-    wordings: Sequence[Sequence[_Items]]
-    swapped: Mapping[str, tuple[list[int], list[_Items]]]
+    wordings: list[list[_Items]]
+    swapped: list[_Swapped]
 
     @property
     def sizes(self) -> list[int]:
+        """The number of other wordings of each query."""
         return [len(row) for row in self.wordings]
 
     @property
     def queries(self) -> list[_Items]:
         """All of them, the wordings first."""
-        rows = [*self.wordings, *(items for _, items in self.swapped.values())]
-        return [items for row in rows for items in row]
+        queries = [items for row in self.wordings for items in row]
+        for swapped in self.swapped:
+            queries += swapped.queries
+        return queries
 
 
-def _variants(task: Task) -> _Asked:
-    plain = task.queries
+def _variants(task: Task) -> _Variants:
     if task.paraphrases:
-        wordings = [
-            [(Query(image=items[0].image, instruction=words),) for words in row if words and words != items[0].words]
-            for items, row in zip(plain, task.paraphrases, strict=True)
-        ]
+        wordings = [_paraphrased(items, row) for items, row in zip(task.queries, task.paraphrases, strict=True)]
     else:
-        wordings = [
-            [tuple(_filled(form, item) for item in items) for form in WORDINGS if all(item.words for item in items)]
-            for items in plain
-        ]
-    pictures = _others([picture_key(items[0].images[0]) for items in plain])
-    instructions = _others([tuple(item.words for item in items) for items in plain])
-    other_picture = [
-        tuple(Query(image=plain[other][0].image, instruction=item.words) for item in plain[at])
-        for at, other in pictures.items()
-    ]
-    other_words = [
-        tuple(Query(image=plain[at][0].image, instruction=item.words) for item in plain[other])
-        for at, other in instructions.items()
-    ]
-    swapped = {"picture": (list(pictures), other_picture), "instruction": (list(instructions), other_words)}
-    return _Asked(wordings, swapped)
+        wordings = [_worded_by_rule(items) for items in task.queries]
+    plain = task.queries
+    picture, instruction = _Swapped("picture", [], []), _Swapped("instruction", [], [])
+    for own, other in _others([picture_key(items[0].images[0]) for items in plain]).items():
+        picture.owners.append(own)
+        picture.queries.append(_asked_of(plain[other], plain[own]))
+    for own, other in _others(list(map(_instructions, plain))).items():
+        instruction.owners.append(own)
+        instruction.queries.append(_asked_of(plain[own], plain[other]))
+    return _Variants(wordings, [picture, instruction])
 
 
-def _filled(form: str, item: Item) -> Query:
-    return Query(image=item.image, instruction=form.replace("{instruction}", item.words or ""))
+def _paraphrased(items: _Items, paraphrases: Sequence[str]) -> list[_Items]:
+    others = [words for words in paraphrases if words and words != items[0].words]
+    return [(Query(image=items[0].image, instruction=words),) for words in others]
+
+
+def _worded_by_rule(items: _Items) -> list[_Items]:
+    if not all(item.words for item in items):
+        return []
+    return [_filled(form, items) for form in WORDINGS]
+
+
+def _filled(form: str, items: _Items) -> _Items:
+    return tuple(Query(image=item.image, instruction=form.replace("{instruction}", item.words or "")) for item in items)
+
+
+def _instructions(items: _Items) -> tuple[str | None, ...]:
+    return tuple(item.words for item in items)
+
+
+def _asked_of(picture: _Items, instruction: _Items) -> _Items:
+    """Return the instruction of some items, asked of the picture of others."""
+    return tuple(Query(image=picture[0].image, instruction=item.words) for item in instruction)
 
 
 def _others(values: Sequence[Any]) -> dict[int, int]:
-    """For each place the next one, round the list, with another value; nothing where all are alike."""
+    """Return for each place the next one, round the list, with another value; nothing where all are alike."""
     count = len(values)
     found = {}
     for at in range(count):
@@ -144,9 +168,9 @@ def _others(values: Sequence[Any]) -> dict[int, int]:
     return found
 
 
-def _widened(task: Task, asked: _Asked) -> Task:
-    """The task with all variants as queries, so that one pass embeds everything with the task's own prompts."""
-    queries = [*task.queries, *asked.queries]
+def _widened(task: Task, variants: _Variants) -> Task:
+    """Return the task with all variants as queries, so that one pass embeds everything with the task's own prompts."""
+    queries = [*task.queries, *variants.queries]
     return replace(
         task,
         queries=queries,
@@ -158,86 +182,90 @@ def _widened(task: Task, asked: _Asked) -> Task:
     )
 
 
-def _measured(task: Task, vectors: Vectors, asked: _Asked) -> tuple[dict[str, Measure], list[str]]:
-    """All measures of a task, and the faults."""
-    count = len(task.queries)
-    rows = vectors.rows[task.asked]
-    plain, image = rows[:count], vectors.rows["image only"][:count]
-    said, rest = np.split(rows[count:], [sum(asked.sizes)])
-    found = {
-        **_over_words(task, vectors.gallery, plain, said, asked.sizes),
-        **_against_negatives(task, vectors.gallery, plain, image),
+def _measured(task: Task, vectors: Vectors, variants: _Variants) -> tuple[dict[str, Measure], list[str]]:
+    """Return all measures of a task, and the faults."""
+    count, gallery, rows = len(task.queries), vectors.gallery, vectors.rows[task.query_kind]
+    # the queries lie in the order of `_widened`: as asked, worded otherwise, and by half
+    plain, image = rows[:count], vectors.rows[IMAGE_ONLY][:count]
+    worded, rest = np.split(rows[count:], [sum(variants.sizes)])
+    values = {
+        **_over_words(task.views[0], gallery, plain, worded, variants.sizes),
+        **_against_negatives(task, gallery, plain, image),
     }
     faults = []
-    for half, (at, _) in asked.swapped.items():
-        swapped, rest = rest[: len(at)], rest[len(at) :]
-        if at:
-            more, fault = _over_half(task, vectors.gallery, half, plain[at], swapped, np.array(at))
-            found |= more
+    for swapped in variants.swapped:
+        moved, rest = np.split(rest, [len(swapped.owners)])
+        if swapped.owners:
+            more, fault = _over_half(task, gallery, swapped, plain[swapped.owners], moved)
+            values |= more
             faults += fault
-    return {name: _measure(values, about, task.name) for name, (values, about) in found.items()}, faults
+    return {name: _measure(column, about, task.name) for name, (column, about) in values.items()}, faults
 
 
-_Values = dict[str, tuple[np.ndarray, str]]
-
-
-def _over_words(task: Task, gallery: np.ndarray, plain: np.ndarray, said: np.ndarray, sizes: Sequence[int]) -> _Values:
-    view, name = task.views[0], task.views[0].metrics[0].name
-    starts = np.cumsum([0, *sizes])
-    places = [np.arange(first, last) for first, last in zip(starts[:-1], starts[1:], strict=True)]
+def _over_words(
+    view: View, gallery: np.ndarray, plain: np.ndarray, worded: np.ndarray, sizes: Sequence[int]
+) -> _Values:
+    """Return measures of queries [Q, D] as asked, and of their `sizes` other wordings [sum, D], query by query."""
+    name = view.metrics[0].name
     owners = np.repeat(np.arange(len(plain)), sizes)
-    own = _values(task, plain, gallery)
-    again = _values(task, said, gallery, owners)
-    all_of = [np.append(again[at], own[row]) for row, at in enumerate(places)]
-    first, others = answers_of(view, plain, gallery, 1)[:, 0], _first(task, said, gallery, owners)
-    told = [(row, at) for row, at in enumerate(places) if len(at)]
+    ends = np.cumsum(sizes)[:-1]
+    own = _values(view, plain, gallery)
+    again = np.split(_values(_view_of(view, owners), worded, gallery), ends)
+    all_of = [np.append(others, value) for others, value in zip(again, own, strict=True)]
     found: _Values = {
         f"{name}, as asked": (100 * own, "the words of the benchmark"),
         f"{name}, mean of wordings": (100 * np.array([row.mean() for row in all_of]), "over all wordings of a query"),
         f"{name}, worst wording": (100 * np.array([row.min() for row in all_of]), "the least of a query's wordings"),
         f"{name}, best wording": (100 * np.array([row.max() for row in all_of]), "the most of a query's wordings"),
     }
-    if told:
-        same = [np.mean(others[at] == first[row]) for row, at in told]
-        found["same first answer"] = 100 * np.array(same), "wordings that find what the words as asked find first"
-        cosines = [float(np.mean(said[at] @ plain[row])) for row, at in told]
-        found["cosine of wordings"] = np.array(cosines), "to the vector of the words as asked"
+    if len(worded):
+        first = answers_of(view, plain, gallery, 1)[:, 0]
+        same = answers_of(_view_of(view, owners), worded, gallery, 1)[:, 0] == first[owners]
+        about = "wordings that find what the words as asked find first"
+        # a query without another wording has nothing to be steady in, and does not count
+        shares = [part.mean() for part in np.split(same, ends) if len(part)]
+        found["same first answer"] = 100 * np.array(shares), about
+        pairs = zip(np.split(worded, ends), plain, strict=True)
+        cosines = [np.mean(part @ query) for part, query in pairs if len(part)]
+        found["cosine of wordings"] = np.array(cosines, float), "to the vector of the words as asked"
     return found
 
 
 def _against_negatives(task: Task, gallery: np.ndarray, plain: np.ndarray, image: np.ndarray) -> _Values:
-    targets = task.views[0].targets
-    best = np.array(
-        [max((gallery[list(row)] @ query), default=-1.0) for row, query in zip(targets, plain, strict=True)]
-    )
+    """Return how often the picture alone [Q, D], or a negative, is nearer to a query [Q, D] than its best target."""
+    best = _highest(gallery, plain, task.views[0].targets)
     itself = (image * plain).sum(axis=1)
     found: _Values = {
         "reference above target": (100.0 * (itself > best), "the unchanged picture would stand above every target")
     }
-    if any(task.negatives):
-        told = [at for at, row in enumerate(task.negatives) if len(row)]
-        highest = np.array([(gallery[list(task.negatives[at])] @ plain[at]).max() for at in told])
-        ranks = ranks_of(
-            replace(task.views[0], targets=[task.negatives[at] for at in told], exclude=None, candidates=None),
-            plain[told],
-            gallery,
-        ).gallery
-        found["negative above target"] = 100.0 * (highest > best[told]), "one of its explicit negatives is nearer"
+    having = [at for at, row in enumerate(task.negatives) if len(row)]
+    if having:
+        negatives = [task.negatives[at] for at in having]
+        highest = _highest(gallery, plain[having], negatives)
+        found["negative above target"] = 100.0 * (highest > best[having]), "one of its explicit negatives is nearer"
+        ranks = ranks_of(View((), negatives), plain[having], gallery).gallery
         for k in (1, 10):
-            hit = np.array([row.min() <= k for row in ranks])
-            found[f"negative in first {k}"] = 100.0 * hit, f"recall@{k} of explicit negatives, nothing excluded"
+            hits = recall_at_k(ranks, k)
+            found[f"negative in first {k}"] = 100.0 * hits, f"recall@{k} of explicit negatives, nothing excluded"
     return found
 
 
+def _highest(gallery: np.ndarray, queries: np.ndarray, positions: Positions) -> np.ndarray:
+    """Return the highest cosine [Q] of each query with its gallery positions; -1 for none."""
+    pairs = zip(positions, queries, strict=True)
+    return np.array([max(gallery[list(row)] @ query, default=-1.0) for row, query in pairs])
+
+
 def _over_half(
-    task: Task, gallery: np.ndarray, half: str, plain: np.ndarray, swapped: np.ndarray, owners: np.ndarray
+    task: Task, gallery: np.ndarray, swapped: _Swapped, plain: np.ndarray, moved: np.ndarray
 ) -> tuple[_Values, list[str]]:
-    """Measures of queries [M, D] as asked and with another one's half, those of `owners` [M]; and what is wrong."""
-    cosines = (swapped * plain).sum(axis=1)
-    own, still = (100 * _values(task, rows, gallery, owners) for rows in (plain, swapped))
+    """Return measures of queries [M, D] as asked, and with another one's half; and the faults."""
+    half, view = swapped.half, _view_of(task.views[0], swapped.owners)
+    cosines = (moved * plain).sum(axis=1)
+    own, still = 100 * _values(view, plain, gallery), 100 * _values(view, moved, gallery)
     found = {
         f"cosine, {half} swapped": (cosines, f"to the vector of the query with another one's {half}"),
-        f"{task.views[0].metrics[0].name}, {half} swapped": (still, f"what another query's {half} still finds"),
+        f"{view.metrics[0].name}, {half} swapped": (still, f"what another query's {half} still finds"),
     }
     lost = _measure(own - still, "", task.name)
     if cosines.mean() > BLIND:
@@ -252,42 +280,33 @@ def _over_half(
     return found, []
 
 
-def _values(task: Task, queries: np.ndarray, gallery: np.ndarray, owners: np.ndarray | None = None) -> np.ndarray:
-    """The first metric of the first view [N]; `owners` [N]: whose targets each vector is to find."""
-    view = _view_of(task, owners)
+def _values(view: View, queries: np.ndarray, gallery: np.ndarray) -> np.ndarray:
+    """Return the first metric of a view [N], for a query each."""
     return view.metrics[0].values(ranks_of(view, queries, gallery).gallery)
 
 
-def _first(task: Task, queries: np.ndarray, gallery: np.ndarray, owners: np.ndarray) -> np.ndarray:
-    return answers_of(_view_of(task, owners), queries, gallery, 1)[:, 0]
-
-
-def _view_of(task: Task, owners: np.ndarray | None) -> Any:
-    view = task.views[0]
-    if owners is None:
-        return view
-    lists = {
-        key: None if getattr(view, key) is None else [getattr(view, key)[at] for at in owners]
-        for key in ("targets", "exclude", "candidates")
-    }
-    return replace(view, **lists)
+def _view_of(view: View, owners: Sequence[int] | np.ndarray) -> View:
+    """Return the view of queries that are to find what those of `owners` [N] find."""
+    return replace(
+        view,
+        targets=[view.targets[at] for at in owners],
+        exclude=None if view.exclude is None else [view.exclude[at] for at in owners],
+        candidates=None if view.candidates is None else [view.candidates[at] for at in owners],
+    )
 
 
 def _measure(values: np.ndarray, about: str, stream: str) -> Measure:
-    low, high = np.percentile(resamples(np.asarray(values, float)[:, None], stream)[:, 0], _TAILS).tolist()
+    low, high = np.percentile(resamples(np.asarray(values, float)[:, None], stream)[:, 0], INTERVAL).tolist()
     return Measure(float(np.mean(values)), low, high, about)
 
 
 def robustness_table(found: Robustness) -> str:
-    """Tables as Markdown, a line a measure, and the faults."""
-    blocks: list[Any] = []
+    """Return tables as Markdown, a line a measure, and the faults."""
+    blocks: list[Block] = []
     for task, measures in found.tasks.items():
         where = f"{found.title}{' ' + task if task else ''}"
         blocks.append(f"{where}: wordings {found.wordings[task]}, explicit negatives {found.negatives[task]}.")
-        rows = [
-            [name, _number(name, m.value), f"{_number(name, m.low)} to {_number(name, m.high)}", m.about]
-            for name, m in measures.items()
-        ]
+        rows = [_row(name, measure) for name, measure in measures.items()]
         blocks.append(ReportTable(["measure", "value", "95 %", "what it is"], rows))
         alike = [half for half in _HALVES if f"cosine, {half} swapped" not in measures]
         blocks += [f"Every query has the same {half}: whether it is ignored cannot be told." for half in alike]
@@ -295,11 +314,13 @@ def robustness_table(found: Robustness) -> str:
     return markdown(blocks)
 
 
-def _number(name: str, value: float) -> str:
-    return f"{value:.3f}" if name.startswith("cosine") else f"{value:.2f}"
+def _row(name: str, measure: Measure) -> list[str]:
+    digits = 3 if name.startswith("cosine") else 2
+    interval = f"{measure.low:.{digits}f} to {measure.high:.{digits}f}"
+    return [name, f"{measure.value:.{digits}f}", interval, measure.about]
 
 
 def write_robustness(found: Robustness, folder: Path, settings: Mapping[str, Any]) -> Path:
-    """Write FOLDER/robustness.json. Raises DataError where it cannot be written."""
+    """Write FOLDER/robustness.json. Raise DataError where it cannot be written."""
     write_json(folder / ROBUSTNESS, {**settings, **asdict(found), "versions": versions()})
     return folder / ROBUSTNESS

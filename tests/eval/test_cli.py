@@ -12,7 +12,12 @@ import numpy as np
 import pytest
 from PIL import Image
 
+from eval.benchmarks import open_suite
 from eval.cli import main
+from eval.reports.report import settings_of, write_result
+from eval.scoring.evaluate import evaluate
+from mllm_embed import MLLMEmbedder
+from mllm_embed.errors import ConfigError
 
 
 @pytest.fixture
@@ -85,6 +90,36 @@ def test_a_run_prints_the_table_and_writes_result_and_sheet(
         assert image.height > 5 * 128
     assert main(["run", str(benchmark), "--model", str(tiny_llava), "--edit-strength", "0.8"]) == 0
     assert (folder.parent / f"{folder.name}-edit-0.8" / "result.json").is_file()  # beside it, not in its place
+
+
+def test_the_command_and_the_function_are_one_pipeline(tiny_llava: Path, benchmark: Path, tmp_path: Path) -> None:
+    """Both write the same settings and protocol, an edit's strength and the tie rule among them."""
+    arguments = ["run", str(benchmark), "--model", str(tiny_llava), "--output", str(tmp_path / "command")]
+    assert main([*arguments, "--edit-strength", "0.8", "--ties", "pessimistic", "--sheet", "0"]) == 0
+    suite = open_suite("folder", benchmark)
+    embedder = MLLMEmbedder.from_pretrained(str(tiny_llava))
+    result = evaluate(embedder, suite, edit_strength=0.8, ties="pessimistic")
+    write_result(result, suite, tmp_path / "function", settings_of(embedder, str(tiny_llava), None))
+    one, other = (json.loads((tmp_path / name / "result.json").read_text()) for name in ("command", "function"))
+    for content in (one, other):
+        assert content["protocol"]["edit strength"] == 0.8 and "come last" in content["protocol"]["ties"]
+        del content["spent"]
+    assert one == other and one["dtype"] == "float32"
+    queries = [(tmp_path / name / "per_query.json").read_text() for name in ("command", "function")]
+    assert queries[0] == queries[1]
+
+
+def test_an_edit_without_composed_queries_is_refused_by_both(
+    tmp_path: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    rows = [{"filename": "p.jpg", "split": "test", "sentences": [{"raw": "a dog"}]}]
+    (tmp_path / "dataset_flickr30k.json").write_text(json.dumps({"images": rows}))
+    Image.new("RGB", (8, 8)).save(tmp_path / "p.jpg")
+    words = ["run", "flickr30k", "--data", str(tmp_path), "--model", "not/loaded/at/all", "--edit-strength", "0.8"]
+    assert main([*words, "--output", str(tmp_path / "out")]) == 2
+    assert "no composed queries, and no edit to make stronger" in last_error(capsys)
+    with pytest.raises(ConfigError, match="no composed queries, and no edit to make stronger"):
+        evaluate(None, open_suite("flickr30k", tmp_path), edit_strength=0.8)  # before anything is encoded
 
 
 def test_a_second_run_gives_the_same_numbers_whatever_the_batch(
@@ -262,19 +297,22 @@ def test_a_truncated_picture_leaves_nothing(
     assert not (tmp_path / "out").exists()
 
 
-@pytest.mark.parametrize("command", ["run", "score", "check", "submit", "compare"])
+NAMED = ("run", "score", "check", "submit", "methods", "robustness")  # a benchmark
+
+
+@pytest.mark.parametrize("command", [*NAMED, "compare", ""])
 def test_help_is_quick_and_teaches(command: str) -> None:
     code = (
         "import sys\n"
         "from eval.cli import main\n"
-        f"try:\n    main(['{command}', '--help'])\nexcept SystemExit as stop:\n    code = stop.code\n"
+        f"try:\n    main({[*filter(None, [command]), '--help']})\nexcept SystemExit as stop:\n    code = stop.code\n"
         "heavy = {'torch', 'transformers', 'faiss', 'peft'} & set(sys.modules)\n"
         "raise SystemExit(code or (f'imported {heavy}' if heavy else 0))\n"
     )
     root = Path(__file__).parents[2]
     done = subprocess.run([sys.executable, "-c", code], capture_output=True, text=True, cwd=root, check=False)
     assert done.returncode == 0, done.stderr
-    if command != "compare":
+    if command in NAMED:
         assert "--option gallery=original|val" in done.stdout and "--split val|test1" in done.stdout
     if command == "run":
         assert "python -m eval run data/shoes" in done.stdout and "contact_sheet.png" in done.stdout

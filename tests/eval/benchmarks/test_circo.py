@@ -11,7 +11,8 @@ import pytest
 
 from eval.benchmarks import open_suite
 from eval.scoring.evaluate import evaluate
-from eval.scoring.score import Vectors, score, score_rankings
+from eval.scoring.rankings import score_rankings
+from eval.scoring.score import Vectors, score
 from mllm_embed.errors import DataError
 
 KS = (5, 10, 25, 50)

@@ -28,7 +28,7 @@ def run(folder: Path, suite: Suite, noise: float, seed: int = 0, ties: Ties = "g
         gallery = np.random.default_rng(99).standard_normal((len(task.gallery), 16)).astype(np.float32)
         wanted = gallery[[row[0] for row in task.views[0].targets]]
         queries = wanted + noise * rng.standard_normal(wanted.shape).astype(np.float32)
-        vectors[task.name] = Vectors(gallery, {task.asked: queries.astype(np.float32)})
+        vectors[task.name] = Vectors(gallery, {task.query_kind: queries.astype(np.float32)})
     result = score(suite, vectors, ties)
     write_result(result, suite, folder, {"model": None, "adapter": None, **settings})
     return result
@@ -48,7 +48,7 @@ def everything(suite: Suite, result: Result) -> dict[str, float]:
     figures = {
         f"{task.name}/{metric}" if task.name else metric: figure.percent
         for task in suite.tasks
-        for metric, figure in result.tasks[task.name].rows[task.asked].items()
+        for metric, figure in result.tasks[task.name].rows[task.query_kind].items()
     }
     return figures | {name: figure.percent for row in result.means.values() for name, figure in row.items()}
 

@@ -6,7 +6,8 @@ import numpy as np
 import pytest
 
 from eval.scoring.metrics import MAP, mean_average_precision, recall
-from eval.scoring.score import Vectors, score, score_rankings
+from eval.scoring.rankings import score_rankings
+from eval.scoring.score import Vectors, score
 from eval.scoring.suite import Suite, Task, View
 from mllm_embed.errors import DataError
 from mllm_embed.types import Document

@@ -14,7 +14,7 @@ from eval.cli import main
 from eval.methods import methods
 from eval.scoring.evaluate import embed
 from eval.scoring.score import Vectors, answers_of, ranks_of
-from eval.studies.compare_methods import try_methods
+from eval.studies.compare_methods import compare_methods
 from eval.studies.llm_texts import NOTHING, LLMTexts, read_captions, rewrite
 from eval.studies.method import MethodContext, Ranking
 from mllm_embed import MLLMEmbedder
@@ -27,13 +27,13 @@ class Scripted:
 
     seconds = spent = 0.0
 
-    def say(self, questions: list[Question]) -> list[str]:
+    def generate(self, questions: list[Question]) -> list[str]:
         return [f"{question.words[:12]} {stem(question.images[0])}" for question in questions]
 
-    def agree(self, questions: list[Question]) -> list[float]:
+    def yes_no_margin(self, questions: list[Question]) -> list[float]:
         return [judged(question) for question in questions]
 
-    def weigh(self, pairs: list[tuple[Question, str]]) -> list[float]:
+    def log_likelihood(self, pairs: list[tuple[Question, str]]) -> list[float]:
         return [judged(question) + len(answer) for question, answer in pairs]
 
 
@@ -50,26 +50,26 @@ def judged(question: Question) -> float:
 
 
 @pytest.fixture
-def seen(embedder: MLLMEmbedder, data: Path) -> MethodContext:
+def context(embedder: MLLMEmbedder, data: Path) -> MethodContext:
     suite = open_suite("folder", data)
     vectors, _ = embed(embedder, suite)
     task = suite.tasks[0]
     return MethodContext(task, vectors[task.name], LLMTexts(task, embedder.encode, Scripted()))
 
 
-def by_hand(seen: MethodContext, queries: np.ndarray, gallery: np.ndarray) -> list[list[int]]:
+def by_hand(context: MethodContext, queries: np.ndarray, gallery: np.ndarray) -> list[list[int]]:
     """Ranked gallery positions of each query, what is excluded left out."""
     lists = []
-    for query, left_out in zip(queries.astype(float), seen.task.views[0].exclude, strict=True):
+    for query, left_out in zip(queries.astype(float), context.task.views[0].exclude, strict=True):
         scores = [float(np.dot(query, row)) for row in gallery.astype(float)]
         lists.append(sorted((at for at in range(len(gallery)) if at not in left_out), key=lambda at: -scores[at]))
     return lists
 
 
-def found(seen: MethodContext, ranking: Ranking) -> list[list[int]]:
+def found(context: MethodContext, ranking: Ranking) -> list[list[int]]:
     """The whole ranking, which the ranks of the targets must agree with."""
-    view = seen.task.views[0]
-    lists = [[at for at in row if at >= 0] for row in ranking.answers(view, len(seen.gallery)).tolist()]
+    view = context.task.views[0]
+    lists = [[at for at in row if at >= 0] for row in ranking.answers(view, len(context.gallery)).tolist()]
     for row, targets, ranks in zip(lists, view.targets, ranking.ranks(view).gallery, strict=True):
         assert [row.index(at) + 1 for at in targets] == ranks.tolist()
     return lists
@@ -79,33 +79,33 @@ def normed(vectors: np.ndarray) -> np.ndarray:
     return vectors / np.linalg.norm(vectors, axis=1, keepdims=True)
 
 
-def said(seen: MethodContext, embedder: MLLMEmbedder, words: str | None) -> np.ndarray:
+def said(context: MethodContext, embedder: MLLMEmbedder, words: str | None) -> np.ndarray:
     """Vectors of what the script says of each reference, asked with `words` or else for the rewrite."""
-    asked = [Question(words, q[0].images) if words else rewrite(q[0]) for q in seen.task.queries]
-    return embedder.encode(Scripted().say(asked)).astype(float)
+    asked = [Question(words, q[0].images) if words else rewrite(q[0]) for q in context.task.queries]
+    return embedder.encode(Scripted().generate(asked)).astype(float)
 
 
-def test_neutral_settings_give_the_plain_ranking_exactly(seen: MethodContext) -> None:
-    view = seen.task.views[0]
+def test_neutral_settings_give_the_plain_ranking_exactly(context: MethodContext) -> None:
+    view = context.task.views[0]
     tried = 0
     for method in methods().values():
         if method.neutral is not None:
-            ranking = method.run(seen, **{**method.defaults, **method.neutral})
-            assert np.array_equal(ranking.answers(view, 10), answers_of(view, seen.composed, seen.gallery, 10)), (
+            ranking = method.run(context, **{**method.defaults, **method.neutral})
+            assert np.array_equal(ranking.answers(view, 10), answers_of(view, context.composed, context.gallery, 10)), (
                 method.name
             )
-            plain = ranks_of(view, seen.composed, seen.gallery)
+            plain = ranks_of(view, context.composed, context.gallery)
             assert all(map(np.array_equal, ranking.ranks(view).gallery, plain.gallery)), method.name
-            assert np.array_equal(ranking.queries, seen.composed)
+            assert np.array_equal(ranking.queries, context.composed)
             tried += 1
     assert tried == 7
 
 
-def test_methods_on_vectors_are_their_formulas(seen: MethodContext, embedder: MLLMEmbedder) -> None:
-    q, v, t, g = (part.astype(float) for part in (seen.composed, seen.image, seen.text, seen.gallery))
-    d, r = said(seen, embedder, "Describe this image."), said(seen, embedder, None)
+def test_methods_on_vectors_are_their_formulas(context: MethodContext, embedder: MLLMEmbedder) -> None:
+    q, v, t, g = (part.astype(float) for part in (context.composed, context.image, context.text, context.gallery))
+    d, r = said(context, embedder, "Describe this image."), said(context, embedder, None)
     captions = embedder.encode(
-        Scripted().say([Question("Describe this image.", item.images) for item in seen.task.gallery])
+        Scripted().generate([Question("Describe this image.", item.images) for item in context.task.gallery])
     ).astype(float)
     angle = np.arccos((v * t).sum(1, keepdims=True))
     arc = (np.sin(0.7 * angle) * v + np.sin(0.3 * angle) * t) / np.sin(angle)
@@ -127,53 +127,55 @@ def test_methods_on_vectors_are_their_formulas(seen: MethodContext, embedder: ML
         ),
     }
     for name, (settings, queries, gallery) in expected.items():
-        assert found(seen, methods()[name].run(seen, **settings)) == by_hand(seen, queries, gallery), name
+        assert found(context, methods()[name].run(context, **settings)) == by_hand(context, queries, gallery), name
     assert set(methods()) == {*expected, "superglobal", "rerank yes no", "rerank caption"}
 
 
-def test_superglobal_is_its_formula(seen: MethodContext) -> None:
+def test_superglobal_is_its_formula(context: MethodContext) -> None:
     depth, count, beta = 5, 2, 0.15
-    lists = by_hand(seen, seen.composed, seen.gallery)
+    lists = by_hand(context, context.composed, context.gallery)
     for number, row in enumerate(lists):
-        first = seen.gallery[row[:depth]].astype(float)
+        first = context.gallery[row[:depth]].astype(float)
         refined = []
         for at, x in enumerate(first):
             near = sorted((other for other in range(depth) if other != at), key=lambda other: -x @ first[other])[:count]
             total = sum(beta * (x @ first[other]) for other in near)
             refined.append((x + sum(beta * (x @ first[other]) * first[other] for other in near)) / (1 + total))
-        q = seen.composed[number].astype(float)
+        q = context.composed[number].astype(float)
         ones = [q @ x for x in refined]
         best = np.max(sorted(refined, key=lambda x: -q @ x)[:10], axis=0)
         scores = [(one + best @ x) / 2 for one, x in zip(ones, refined, strict=True)]
         row[:depth] = [row[at] for at in sorted(range(depth), key=lambda at: -scores[at])]
-    ranking = methods()["superglobal"].run(seen, depth=depth, neighbours=count, beta=beta)
-    assert found(seen, ranking) == lists
+    ranking = methods()["superglobal"].run(context, depth=depth, neighbours=count, beta=beta)
+    assert found(context, ranking) == lists
 
 
-def test_rerankers_put_the_first_answers_in_the_model_s_order_and_leave_the_rest(seen: MethodContext) -> None:
+def test_rerankers_put_the_first_answers_in_the_model_s_order_and_leave_the_rest(context: MethodContext) -> None:
     for name, settings in (("rerank yes no", {}), ("rerank caption", {"weight": 0.3})):
-        lists = by_hand(seen, seen.composed, seen.gallery)
-        for row, query, vector in zip(lists, seen.task.queries, seen.composed, strict=True):
+        lists = by_hand(context, context.composed, context.gallery)
+        for row, query, vector in zip(lists, context.task.queries, context.composed, strict=True):
             shown = query[0].images if name == "rerank yes no" else ()
-            scores = {at: judged(Question("", (*shown, *seen.task.gallery[at].images))) for at in row}
+            scores = {at: judged(Question("", (*shown, *context.task.gallery[at].images))) for at in row}
             if settings:
-                scores = {at: float(vector @ seen.gallery[at]) + 0.3 * score for at, score in scores.items()}
+                scores = {at: float(vector @ context.gallery[at]) + 0.3 * score for at, score in scores.items()}
             row[:4] = sorted(row[:4], key=lambda at: -scores[at])
-        assert found(seen, methods()[name].run(seen, depth=4, **settings)) == lists, name
+        assert found(context, methods()[name].run(context, depth=4, **settings)) == lists, name
 
 
-def test_an_answer_without_a_word_stands_for_nothing(seen: MethodContext) -> None:
-    seen.views.told.say = lambda questions: ["" for _ in questions]
-    assert set(seen.views.rewritten()) == {NOTHING}
-    found(seen, methods()["rerank caption"].run(seen, depth=3))
+def test_an_answer_without_a_word_stands_for_nothing(context: MethodContext) -> None:
+    context.llm_texts.generator.generate = lambda questions: ["" for _ in questions]
+    assert set(context.llm_texts.rewritten()) == {NOTHING}
+    found(context, methods()["rerank caption"].run(context, depth=3))
 
 
-def test_candidates_are_reranked_among_themselves(seen: MethodContext) -> None:
+def test_candidates_are_reranked_among_themselves(context: MethodContext) -> None:
     from dataclasses import replace
 
-    view = replace(seen.task.views[0], exclude=None, candidates=[(at, (at + 1) % 8, 5, 5) for at in range(8)])
-    plain = answers_of(view, seen.composed, seen.gallery, 10)
-    ranking = Ranking(seen.composed, seen.gallery, 10, lambda answers: np.arange(answers.shape[1])[None].repeat(8, 0))
+    view = replace(context.task.views[0], exclude=None, candidates=[(at, (at + 1) % 8, 5, 5) for at in range(8)])
+    plain = answers_of(view, context.composed, context.gallery, 10)
+    ranking = Ranking(
+        context.composed, context.gallery, 10, lambda answers: np.arange(answers.shape[1])[None].repeat(8, 0)
+    )
     for row, given in zip(ranking.answers(view, 10), plain, strict=True):
         assert [at for at in row if at >= 0] == [at for at in given if at >= 0][::-1]
 
@@ -182,10 +184,10 @@ def test_answers_are_kept_and_cost_the_same_the_second_time(
     embedder: MLLMEmbedder, data: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     suite, chosen = open_suite("folder", data), {"caption rewrite": methods()["caption rewrite"]}
-    first = try_methods(embedder, suite, chosen, tmp_path)
+    first = compare_methods(embedder, suite, chosen, tmp_path)
     monkeypatch.setattr("eval.studies.cached_generator.Generator", None)  # no new question is asked
-    second = try_methods(embedder, suite, chosen, tmp_path)
-    one, two = (trial.tried["caption rewrite"] for trial in (first, second))
+    second = compare_methods(embedder, suite, chosen, tmp_path)
+    one, two = (comparison.results["caption rewrite"] for comparison in (first, second))
     assert one.result.tasks[""].rows == two.result.tasks[""].rows
     assert len((tmp_path / "answers.jsonl").read_text().splitlines()) == 8
     lines = (json.loads(line) for line in (tmp_path / "answers.jsonl").read_text().splitlines())
@@ -197,20 +199,20 @@ def test_settings_are_chosen_on_other_queries_alone(embedder: MLLMEmbedder, data
     suite = open_suite("folder", data)
     chosen = {"edit strength": methods()["edit strength"]}
     with pytest.raises(ConfigError, match="shares 8 queries with halves"):
-        try_methods(embedder, suite, chosen, tmp_path, tune_on=suite)
+        compare_methods(embedder, suite, chosen, tmp_path, tune_on=suite)
     content = json.loads((data / "benchmark.json").read_text())
     for query in content["queries"]:
         query["instruction"] += " please"
     (data / "benchmark.json").write_text(json.dumps({**content, "name": "polite"}))
     with pytest.raises(ConfigError, match="polite shares 8 queries"):  # in other words, but with the same targets
-        try_methods(embedder, suite, chosen, tmp_path, tune_on=open_suite("folder", data))
+        compare_methods(embedder, suite, chosen, tmp_path, tune_on=open_suite("folder", data))
     targets = [query["targets"] for query in content["queries"]]
     for query, other in zip(content["queries"], [*targets[1:], targets[0]], strict=True):
         query["targets"] = other
     (data / "benchmark.json").write_text(json.dumps({**content, "name": "polite"}))
-    trial = try_methods(embedder, suite, chosen, tmp_path, tune_on=open_suite("folder", data))
-    assert trial.tuned_on.startswith("polite (")
-    assert trial.tried["edit strength"].settings["strength"] in methods()["edit strength"].grid["strength"]
+    comparison = compare_methods(embedder, suite, chosen, tmp_path, tune_on=open_suite("folder", data))
+    assert comparison.tuned_on.startswith("polite (")
+    assert comparison.results["edit strength"].settings["strength"] in methods()["edit strength"].grid["strength"]
 
 
 def test_the_command_prints_a_table_and_writes_results(
@@ -245,12 +247,12 @@ def test_every_method_runs_on_every_benchmark(suites: dict) -> None:
 
     for name in ("fashioniq", "cirr", "circo", "genecis"):
         for task in suites[name].tasks:
-            rows = {row: encode(task.queries) for row in (task.asked, "image only", "text only")}
-            seen = MethodContext(task, Vectors(encode(task.gallery), rows), LLMTexts(task, encode, Scripted()))
+            rows = {row: encode(task.queries) for row in (task.query_kind, "image only", "text only")}
+            context = MethodContext(task, Vectors(encode(task.gallery), rows), LLMTexts(task, encode, Scripted()))
             for method in methods().values():
-                ranking = method.run(seen)
+                ranking = method.run(context)
                 for view in task.views:
-                    ranks, plain = ranking.ranks(view), ranks_of(view, seen.composed, seen.gallery)
+                    ranks, plain = ranking.ranks(view), ranks_of(view, context.composed, context.gallery)
                     sizes = [len(row) for row in ranks.gallery]
                     assert sizes == [len(row) for row in plain.gallery] and min(map(min, ranks.gallery)) >= 1
 
@@ -261,10 +263,10 @@ def test_given_captions_are_used_and_must_be_whole(
     told = {str(at): [f"picture {at}", f"the {at}th"] for at in range(7)} | {"7": "the last"}
     (tmp_path / "captions.json").write_text(json.dumps(told))
     suite = open_suite("folder", data)
-    views = LLMTexts(suite.tasks[0], embedder.encode, Scripted(), read_captions(tmp_path / "captions.json", suite))
+    texts = LLMTexts(suite.tasks[0], embedder.encode, Scripted(), read_captions(tmp_path / "captions.json", suite))
     wanted = embedder.encode(told["3"]).mean(0)
-    assert views.mean_captions()[3] == pytest.approx(wanted, abs=1e-6)
-    assert views.mean_captions()[7] == pytest.approx(embedder.encode(["the last"])[0], abs=1e-6)
+    assert texts.mean_captions()[3] == pytest.approx(wanted, abs=1e-6)
+    assert texts.mean_captions()[7] == pytest.approx(embedder.encode(["the last"])[0], abs=1e-6)
     arguments = ["methods", str(data), "--model", str(tiny_llava), "--output", str(tmp_path / "out")]
     arguments += ["--only", "caption fusion", "--captions", str(tmp_path / "captions.json")]
     assert main(arguments) == 0

@@ -1,0 +1,104 @@
+"""`python -m eval methods`: the query-time methods of the field on one embedder."""
+
+from __future__ import annotations
+
+import argparse
+import sys
+from collections.abc import Sequence
+from pathlib import Path
+from typing import TYPE_CHECKING, Any
+
+from mllm_embed.commands.model_options import add_model_options, load_embedder
+from mllm_embed.errors import ConfigError
+
+from .suite_options import add_benchmark_options, add_command, named_suite, output_folder
+
+if TYPE_CHECKING:
+    from ..scoring.suite import Suite
+    from ..studies.method import Method
+
+_HELP = """\
+what it does
+  Embeds the benchmark once and tries every query-time method on its vectors: the field's baselines, a stronger or
+  weaker edit, captions of the gallery, the instruction carried out in words, re-ranking of the first answers. Each is
+  set beside the plain composed query: gain in points with a paired 95 % interval, milliseconds a query, what it needs.
+  Methods that ask the language model ask the base of the adapter, and keep its answers: the next call is quicker.
+
+settings
+  A method's own defaults, or with --tune-on the best of its grid on another set, whose queries may not be those of the
+  benchmark; the table says which.
+
+what it leaves in the output folder
+  methods.json        settings, gains, costs and sources
+  gains.png           the gains, drawn
+  METHOD/             result.json and per_query.json, as `python -m eval compare` reads them
+  answers.jsonl       what the language model said
+
+examples
+  python -m eval methods my_folder --model runs/base --adapter runs/stage2 --tune-on my_validation
+  python -m eval methods cirr --data ~/data/cirr --model M --adapter A --only "edit strength" "rerank yes no"
+"""
+
+
+def register(commands: Any) -> None:
+    """Add the command to those of a parser."""
+    methods = add_command(commands, "methods", _run, "try the query-time methods of the field on one embedder", _HELP)
+    add_benchmark_options(methods)
+    add_model_options(methods)
+    methods.add_argument("--only", metavar="M", nargs="+", help="these methods only, named as in the table")
+    methods.add_argument("--tune-on", metavar="B", help="choose settings on another set: a folder, or NAME=ROOT")
+    methods.add_argument(
+        "--captions",
+        metavar="FILE",
+        type=Path,
+        help="captions of the gallery (JSON); else the model writes them",
+    )
+    methods.add_argument("--output", metavar="DIR", type=Path, help="default: runs/methods/<benchmark>-<model>")
+
+
+def _run(arguments: argparse.Namespace) -> int:
+    chosen = _chosen(arguments.only)
+    suite = named_suite(arguments)
+    validation = _tuning_suite(arguments.tune_on) if arguments.tune_on else None
+    output = output_folder(arguments, "runs/methods", suite, arguments.adapter or arguments.model)
+
+    from ..reports.report import settings_of
+    from ..studies.compare_methods import compare_methods, composed_part
+    from ..studies.llm_texts import read_captions
+    from ..studies.methods_report import methods_table, write_methods
+
+    composed_part(suite)
+    captions = read_captions(arguments.captions, suite) if arguments.captions else None
+    embedder = load_embedder(arguments, merge=False)  # its base is to speak
+    comparison = compare_methods(
+        embedder,
+        suite,
+        chosen,
+        output,
+        tune_on=validation,
+        captions=captions,
+        batch_size=arguments.batch_size,
+        progress=lambda text: print(text, file=sys.stderr, flush=True),
+    )
+    written = write_methods(comparison, output, settings_of(embedder, arguments.model, arguments.adapter))
+    sys.stdout.write(f"{methods_table(comparison)}\n\nwrote {', '.join(map(str, written))}\n")
+    return 0
+
+
+def _chosen(names: Sequence[str] | None) -> dict[str, Method]:
+    """Return the methods of these names, all of them for None. Raises ConfigError for an unknown name."""
+    from ..methods import methods
+
+    known = methods()
+    unknown = [name for name in names or () if name not in known]
+    if unknown:
+        raise ConfigError(f"--only: there is no method '{unknown[0]}'; there are {', '.join(known)}")
+    return {name: method for name, method in known.items() if name in (names or known)}
+
+
+def _tuning_suite(text: str) -> Suite:
+    """Open the suite of --tune-on: a folder, or NAME=ROOT."""
+    from ..benchmarks import open_suite
+
+    name, sign, root = text.partition("=")
+    return open_suite(name, Path(root)) if sign and not Path(text).is_dir() else open_suite("folder", Path(text))

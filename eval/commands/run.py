@@ -1,0 +1,88 @@
+"""`python -m eval run`: embed a benchmark with a model, and score it."""
+
+from __future__ import annotations
+
+import argparse
+import sys
+from pathlib import Path
+from typing import Any
+
+from mllm_embed.commands.model_options import add_model_options, add_query_options, load_encoder
+from mllm_embed.errors import ConfigError
+
+from .suite_options import add_benchmark_options, add_command, add_ties_option, named_suite, need_folder, output_folder
+
+_HELP = """\
+what it does
+  Embeds the gallery and the queries, ranks the gallery exactly, and prints the benchmark's metrics for the
+  composed query (picture and instruction) beside the picture alone, the instruction alone and the sum of the
+  two, which a composed query must beat to mean anything.
+
+what it leaves in the output folder
+  result.json         protocol, percentages with hits, counts and 95 % intervals, versions, seconds and bytes
+  per_query.json      the value of every metric for every query, and its first answers
+  contact_sheet.png   some queries: reference, instruction, first five answers, the right one framed green
+
+examples
+  python -m eval run fashioniq --data ~/data/fashioniq --model runs/base --adapter runs/stage2
+  python -m eval run fashioniq --data ~/data/fashioniq --model runs/base --option gallery=val captions=comma
+  python -m eval run data/shoes --model llava-hf/llava-1.5-7b-hf --dtype bfloat16 --sheet 20
+  python -m eval run data/shoes --model runs/big --query-model runs/small --query-adapter runs/demo-query/queries
+
+your own folder's benchmark.json
+  {"name": "shoes",
+   "gallery": [{"id": "a", "image": "images/a.jpg", "caption": "a red shoe"}, ...],
+   "queries": [{"id": "q1", "image": "images/a.jpg", "instruction": "in blue", "targets": ["b"],
+                "exclude": ["a"], "kind": "colour"}, ...]}
+  caption, exclude and kind may be left out; "paraphrases" and "negatives" of a query serve `robustness`.
+"""
+
+
+def register(commands: Any) -> None:
+    """Add the command to those of a parser."""
+    run = add_command(commands, "run", _run, "embed and score with a model", _HELP)
+    add_benchmark_options(run)
+    add_model_options(run)
+    add_query_options(run)
+    add_ties_option(run, " (gallery: order)")
+    run.add_argument("--output", metavar="DIR", type=Path, help="default: runs/eval/<benchmark>-<model>")
+    run.add_argument("--save-vectors", metavar="DIR", type=Path, help="keep the vectors, as `score` reads them")
+    run.add_argument(
+        "--edit-strength", metavar="A", type=float, default=1.0, help="1: as asked; more changes the picture more"
+    )
+    run.add_argument("--sheet", metavar="N", type=int, default=8, help="queries on the contact sheet (default 8)")
+
+
+def _run(arguments: argparse.Namespace) -> int:
+    # Everything that can be wrong without a model is looked at before the slow imports.
+    if arguments.sheet < 0:
+        raise ConfigError(f"--sheet must be 0 or more, not {arguments.sheet}")
+    suite = named_suite(arguments)
+    output = output_folder(arguments, "runs/eval", suite, arguments.adapter or arguments.model)
+    if arguments.save_vectors:
+        need_folder(arguments.save_vectors, "--save-vectors")
+
+    from ..reports.report import CONTACT_SHEET, result_table, settings_of, write_result, write_sheet
+    from ..scoring.evaluate import check_evaluable, evaluate_with_vectors
+    from ..scoring.vectors import write_vectors
+
+    check_evaluable(suite, arguments.edit_strength)
+    embedder = load_encoder(arguments)
+    result, vectors = evaluate_with_vectors(
+        embedder,
+        suite,
+        batch_size=arguments.batch_size,
+        ties=arguments.ties,
+        edit_strength=arguments.edit_strength,
+    )
+    models = arguments.model, arguments.adapter, arguments.query_model, arguments.query_adapter
+    written = write_result(result, suite, output, settings_of(embedder, *models))
+    sys.stdout.write(f"{result_table(result)}\n")
+    if arguments.save_vectors:
+        write_vectors(arguments.save_vectors, suite, vectors)
+        written.append(arguments.save_vectors)
+    sheet = write_sheet(result, suite, output / CONTACT_SHEET, arguments.sheet)
+    if sheet is not None:
+        written.append(sheet)
+    sys.stdout.write(f"\nwrote {', '.join(map(str, written))}\n")
+    return 0

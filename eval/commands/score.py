@@ -1,0 +1,74 @@
+"""`python -m eval score`: measure vectors or rankings that anybody has made."""
+
+from __future__ import annotations
+
+import argparse
+import sys
+from dataclasses import replace
+from pathlib import Path
+from typing import TYPE_CHECKING, Any
+
+from mllm_embed.errors import ConfigError
+
+from .suite_options import TIES, add_benchmark_options, add_command, add_ties_option, named_suite, output_folder
+
+if TYPE_CHECKING:
+    from ..scoring.score import Result
+    from ..scoring.suite import Suite
+
+_HELP = """\
+vectors
+  DIR/gallery.npy and queries.npy (floats, one vector a row) with gallery_ids.json and query_ids.json (lists of
+  strings); FashionIQ, GeneCIS, Flickr30k and COCO have one such folder a task (DIR/dress/gallery.npy ...).
+  They are ranked by inner product: make them unit length for cosines. Ids: CIRR the picture's name and the
+  pairid; CIRCO the COCO id and the query's id; FashionIQ the ASIN and the row number in the annotation file;
+  GeneCIS the COCO id, or ID:X,Y,W,H for a crop, and the row number. Rows count from 0.
+
+rankings
+  A JSON object: query id -> list of gallery ids, best first, such as a file for CIRCO's server.
+
+examples
+  python -m eval score cirr --data ~/data/cirr --vectors my_vectors --ties pessimistic
+  python -m eval score circo --data ~/data/circo --ranking submission_val.json
+"""
+
+
+def register(commands: Any) -> None:
+    """Add the command to those of a parser."""
+    score = add_command(commands, "score", _run, "score anybody's vectors or rankings", _HELP)
+    add_benchmark_options(score)
+    given = score.add_mutually_exclusive_group(required=True)
+    given.add_argument("--vectors", metavar="DIR", type=Path, help="folder with vectors, see below")
+    given.add_argument("--ranking", metavar="FILE", type=Path, help="JSON with ranked lists, see below")
+    add_ties_option(score)
+    score.add_argument("--output", metavar="DIR", type=Path, help="default: runs/eval/<benchmark>-<vectors>")
+
+
+def _run(arguments: argparse.Namespace) -> int:
+    from ..reports.report import result_table, write_result
+
+    suite = named_suite(arguments, pictures=False)
+    if arguments.ranking and arguments.ties != TIES[0]:
+        raise ConfigError("--ties is for --vectors: a given ranking has settled its ties")
+    given = arguments.vectors or arguments.ranking
+    output = output_folder(arguments, "runs/eval", suite, given)
+    result = _scored(arguments, suite)
+    settings = {"model": None, "adapter": None, "scored": str(given)}
+    written = write_result(result, suite, output, settings)
+    sys.stdout.write(f"{result_table(result)}\n\nwrote {', '.join(map(str, written))}\n")
+    return 0
+
+
+def _scored(arguments: argparse.Namespace, suite: Suite) -> Result:
+    from ..reports.submission import read_ranking
+    from ..scoring.rankings import score_rankings
+    from ..scoring.score import score
+    from ..scoring.vectors import read_vectors
+
+    if arguments.vectors:
+        result = score(suite, read_vectors(arguments.vectors, suite), arguments.ties)
+    else:
+        result = score_rankings(suite, read_ranking(arguments.ranking))
+    made = "vectors" if arguments.vectors else "rankings"
+    unknown = f"unknown: the {made} were given, and only their maker knows how the query text was asked"
+    return replace(result, protocol={**result.protocol, "prompts": unknown})

@@ -1,0 +1,74 @@
+"""`python -m eval submit`: files for the servers that hold hidden labels."""
+
+from __future__ import annotations
+
+import argparse
+import sys
+from collections.abc import Mapping
+from pathlib import Path
+from typing import TYPE_CHECKING, Any
+
+from mllm_embed.commands.model_options import add_model_options, load_embedder
+from mllm_embed.errors import ConfigError
+
+from .suite_options import add_benchmark_options, add_command, named_benchmark, named_suite, output_folder
+
+if TYPE_CHECKING:
+    from ..scoring.score import Vectors
+    from ..scoring.suite import Suite
+
+_SOURCES = ("model", "vectors", "files")
+_MODEL_OPTIONS = ("adapter", "quantization", "dim")
+
+
+def register(commands: Any) -> None:
+    """Add the command to those of a parser."""
+    submit = add_command(commands, "submit", _run, "write and check files for the servers of CIRR and CIRCO")
+    add_benchmark_options(submit)
+    add_model_options(submit, required=False)
+    submit.add_argument("--vectors", metavar="DIR", type=Path, help="folder with vectors, instead of a model")
+    submit.add_argument("--files", metavar="FILE", type=Path, nargs="+", help="only check these files")
+    submit.add_argument("--output", metavar="DIR", type=Path, help="default: runs/submit/<benchmark>-<model>")
+
+
+def _run(arguments: argparse.Namespace) -> int:
+    from ..benchmarks import benchmark_named
+    from ..reports.submission import check_submission, need_server, read_submission, write_submission
+
+    name, _ = named_benchmark(arguments)
+    arguments.split = arguments.split or benchmark_named(name).splits[-1]
+    _check_flags(arguments)
+    suite = named_suite(arguments, pictures=bool(arguments.model))
+    need_server(suite)
+    if arguments.files:
+        check_submission(suite, read_submission(arguments.files))
+        sys.stdout.write(f"{', '.join(map(str, arguments.files))}: fit for the server of {suite.title}\n")
+        return 0
+    source = arguments.vectors or arguments.adapter or arguments.model
+    output = output_folder(arguments, "runs/submit", suite, source)
+    written = write_submission(suite, _vectors(arguments, suite), output)
+    sys.stdout.write(f"wrote {' and '.join(map(str, written))} for the server of {suite.title}\n")
+    return 0
+
+
+def _check_flags(arguments: argparse.Namespace) -> None:
+    """Raise ConfigError for flags that do not go together."""
+    if sum(bool(getattr(arguments, flag)) for flag in _SOURCES) != 1:
+        raise ConfigError("give one of --model, --vectors and --files")
+    for flag in _MODEL_OPTIONS:
+        if getattr(arguments, flag) and not arguments.model:
+            raise ConfigError(f"--{flag} needs --model: given vectors and files are taken as they are")
+    if arguments.files and arguments.output:
+        raise ConfigError("--files only checks: there is nothing to write to --output")
+
+
+def _vectors(arguments: argparse.Namespace, suite: Suite) -> Mapping[str, Vectors]:
+    if arguments.vectors:
+        from ..scoring.vectors import read_vectors
+
+        return read_vectors(arguments.vectors, suite)
+
+    from ..scoring.evaluate import embed
+
+    vectors, _ = embed(load_embedder(arguments), suite, batch_size=arguments.batch_size)
+    return vectors
