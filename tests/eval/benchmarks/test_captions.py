@@ -76,7 +76,7 @@ def test_fewer_captions_than_five_keep_captions_and_pictures_together(karpathy: 
     spoil(folder / "dataset_flickr30k.json", shorten)
     forth, back = open_suite("flickr30k", folder, pictures=False).tasks
     assert [len(row) for row in back.views[0].targets] == [2, 5, 5]
-    assert [list(back.views[0].targets[1])[0], back.gallery[2].words] == [2, "caption 0 of 1"]
+    assert [next(iter(back.views[0].targets[1])), back.gallery[2].words] == [2, "caption 0 of 1"]
     assert [row[0] for row in forth.views[0].targets] == [0] * 2 + [1] * 5 + [2] * 5
 
 

@@ -156,7 +156,7 @@ def test_files_are_found_in_every_layout(
     for split in ("val", "test"):
         (task,) = open_suite("circo", folder, split=split).tasks
         assert list(task.gallery_ids) == ["70", "10", "60", "30", "20", "50", "40"]
-        assert [Path(item.image) for item in task.gallery][0] == folder / place / "000000000070.jpg"
+        assert Path(task.gallery[0].image) == folder / place / "000000000070.jpg"
 
 
 def test_an_encoder_is_measured_on_val_and_refused_on_the_hidden_split(
