@@ -27,7 +27,7 @@ from mllm_embed import MLLMEmbedder
 from mllm_embed.data.folder import DataFolder
 from mllm_embed.errors import ConfigError, user_errors
 from mllm_embed.eval.benchmarks import open_suite
-from mllm_embed.eval.scoring.estimate import bootstrap_means
+from mllm_embed.eval.scoring.estimate import INTERVAL, bootstrap_means
 from mllm_embed.eval.scoring.evaluate import evaluate
 from mllm_embed.eval.scoring.paired import paired
 from mllm_embed.files import atomic_folder, read_json, write_file, write_json
@@ -214,7 +214,7 @@ def _table(values: dict[str, dict[str, np.ndarray]]) -> str:
 
 def _interval(hits: np.ndarray) -> str:
     drawn = bootstrap_means(hits[:, None], np.random.default_rng(0))[:, 0]
-    low, high = 100 * np.percentile(drawn, (2.5, 97.5))
+    low, high = 100 * np.percentile(drawn, INTERVAL)
     return f"{100 * hits.mean():.1f} ({low:.1f} to {high:.1f})"
 
 

@@ -112,7 +112,8 @@ def _stored(embedder: MLLMEmbedder, suites: dict[str, Suite]) -> dict[str, dict[
                 row = kept.setdefault(
                     f"{width} x {precision}", {"bytes": width * {"float32": 32, "int8": 8, "binary": 1}[precision] // 8}
                 )
-                row[f"R@1 {title}"] = score(suite, {task.name: Vectors(gallery, {task.query_kind: asked})}).percent("R@1")
+                vectors = Vectors(gallery, {task.query_kind: asked})
+                row[f"R@1 {title}"] = score(suite, {task.name: vectors}).percent("R@1")
     return kept
 
 

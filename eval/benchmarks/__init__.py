@@ -55,6 +55,7 @@ def open_suite(
     missing = [str(count.missing) for count in counts if not count.found]
     if missing:
         raise DataError(f"{name}: {', '.join(missing)} not found under {data}; get it from {benchmark.annotations}")
+    # given vectors are scored without a look at pictures, which need not be there
     files.look = pictures
     return benchmark.build(files, split, values)
 

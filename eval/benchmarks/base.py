@@ -134,6 +134,7 @@ class BenchmarkFiles:
         for at, place in enumerate(places):
             path = self.images / str(place).format_map(values)
             if path.parent not in self._listings:
+                # one listing instead of a look for each of 100,000 pictures, which a network disk would feel
                 self._listings[path.parent] = set(os.listdir(path.parent)) if path.parent.is_dir() else set()
             if path.name in self._listings[path.parent]:
                 return at

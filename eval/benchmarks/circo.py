@@ -98,6 +98,7 @@ def _views(files: BenchmarkFiles, rows: list[dict[str, Any]], place: dict[str, i
         where = _where(files, row)
         truths.append(_ground_truths(place, row, where))
         targets.append((position_of(place, str(row["target_img_id"]), where),))
+    # The first view is the headline, and its ground truths are framed on the contact sheet.
     return View(mean_average_precision(KS), truths), View(recall(KS), targets)
 
 

@@ -113,6 +113,7 @@ class _Query:
 
 def _read(row: dict[str, Any], place: dict[str, int], where: str, labelled: bool) -> _Query:
     reference = position_of(place, row["reference"], where)
+    # the set of six holds the reference, which is no candidate
     others = [name for name in _members(row, where) if name != row["reference"]]
     members = positions_of(place, others, where)
     if not labelled:
@@ -125,6 +126,7 @@ def _members(row: dict[str, Any], where: str) -> list[str]:
     members = row["img_set"].get("members")
     if not isinstance(members, list) or not all(isinstance(name, str) for name in members):
         raise DataError(f'{where}: "img_set" has no list "members" of names; fetch the file again')
+    # rows of the hidden split have no target, for which any member stands in
     if row.get("target_hard", members[0] if members else None) not in members:
         raise DataError(f'{where}: "target_hard" is not one of the "members" of "img_set"; fetch the file again')
     return members
@@ -154,6 +156,7 @@ def _views(asked: list[_Query]) -> tuple[View, ...]:
         hard.append(() if query.hard is None else (query.hard,))
         soft.append(tuple(query.soft))
         gains.append(list(query.soft.values()))
+        # A soft target outside the set cannot be found among its members, and has no rank there.
         inside = {at: gain for at, gain in query.soft.items() if at in query.members}
         soft_members.append(tuple(inside))
         member_gains.append(list(inside.values()))

@@ -127,12 +127,14 @@ def _gallery(files: BenchmarkFiles, category: str, rows: list[dict[str, Any]], o
     if not isinstance(names, list) or not all(isinstance(name, str) for name in names):
         raise DataError(f"{file} must hold a list of ASINs; fetch it again")
     if option == "val":
+        # sorted, since the order settles ties and the file gives none
         return sorted({row[key] for row in rows for key in ("candidate", "target")})
     return unique(names, str(file))
 
 
 def texts(captions: list[str], rule: str) -> list[str]:
     """Return a row's query texts by a rule of CAPTIONS; where a caption is empty, the other one stands alone."""
+    # as CLIP4Cir and SEARLE strip them
     parts = [caption.strip(".?, ") for caption in captions]
     if not all(parts):
         return ["".join(parts)]

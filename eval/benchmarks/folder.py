@@ -72,6 +72,7 @@ def _composed_task(benchmark: FolderBenchmark, gallery: list[Document]) -> Task:
 def _caption_task(benchmark: FolderBenchmark, gallery: list[Document]) -> Task:
     same: dict[str | None, list[int]] = {}
     for position, item in enumerate(benchmark.gallery):
+        # pictures with the same words are equally right answers to them
         same.setdefault(item.caption, []).append(position)
     captioned = [item for item in benchmark.gallery if item.caption is not None]
     return Task(

@@ -123,6 +123,7 @@ def _key(entry: Any, kind: str, where: str) -> Key:
     try:
         number, *box = (entry[key] for key in _KEYS[kind])
         key = (int(number), *map(float, box[0] if box else ()))
+        # strict in the number of values: a longer list would make another key of the same crop
         if len(key) != 1 + 4 * len(box):
             raise ValueError("a box is x, y, width and height")
         return key

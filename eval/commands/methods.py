@@ -100,5 +100,6 @@ def _tuning_suite(text: str) -> Suite:
     """Open the suite of --tune-on: a folder, or NAME=ROOT."""
     from ..benchmarks import open_suite
 
+    # a folder may have "=" in its name
     name, sign, root = text.partition("=")
     return open_suite(name, Path(root)) if sign and not Path(text).is_dir() else open_suite("folder", Path(text))

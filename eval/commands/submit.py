@@ -36,6 +36,7 @@ def _run(arguments: argparse.Namespace) -> int:
     from ..reports.submission import check_submission, need_server, read_submission, write_submission
 
     name, _ = named_benchmark(arguments)
+    # the hidden split is the last one, and the only one that a server takes
     arguments.split = arguments.split or benchmark_named(name).splits[-1]
     _check_flags(arguments)
     suite = named_suite(arguments, pictures=bool(arguments.model))

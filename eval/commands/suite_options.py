@@ -147,6 +147,7 @@ def need_folder(path: Path, flag: str) -> None:
 
     It is asked before a model is loaded, so that no hours of encoding end in an error of the disk.
     """
+    # the nearest folder that exists is the one that must let us write
     there = next(place for place in (path, *path.absolute().parents) if place.exists())
     if not there.is_dir():
         raise ConfigError(f"{flag} {path}: {there} is a file; give a folder")

@@ -15,6 +15,7 @@ def pdv_fusion(context: MethodContext, *, beta: float = 0.75, image: float = 1.4
     d, r: texts of the picture as it is and as it should be.
     """
     composed = edited(context.composed, context.image, image)
+    # the text is not even asked for: it would cost two answers a query
     if not beta:
         return Ranking(composed, context.gallery)
     described = context.llm_texts.descriptions().astype(np.float64)

@@ -21,6 +21,7 @@ def rerank_caption(context: MethodContext, *, depth: int = 10, weight: float = 0
             for at in found
             if at >= 0
         ]
+        # where there is no answer, -1 takes some row: `Ranking` never looks at its score
         scores = np.einsum("qd,qkd->qk", context.composed, context.gallery[answers])
         scores[answers >= 0] += weight * np.array(context.llm_texts.generator.log_likelihood(pairs))
         return scores

@@ -9,6 +9,7 @@ from ..studies.method import Method, MethodContext, Ranking
 
 def rewrite_fusion(context: MethodContext, *, weight: float = 0.5) -> Ranking:
     """(1 - w) q + w e(what the model says the changed picture shows), of unit length."""
+    # the text is not even asked for: it would cost an answer a query
     if not weight:
         return Ranking(context.composed, context.gallery)
     return Ranking(weighted((1 - weight, context.composed), (weight, context.llm_texts.rewrites())), context.gallery)

@@ -16,6 +16,7 @@ def superglobal(context: MethodContext, *, depth: int = 100, neighbours: int = 4
     def rescore(answers: np.ndarray) -> np.ndarray:
         scores = np.full(answers.shape, -np.inf)
         for query, row, out in zip(context.composed, answers, scores, strict=True):
+            # a query that excludes much, or has few candidates, has fewer answers
             there = row >= 0
             out[there] = refined_scores(query, context.gallery[row[there]], int(neighbours), beta)
         return scores
@@ -30,6 +31,7 @@ def refined_scores(query: np.ndarray, answers: np.ndarray, neighbours: int, beta
     elementwise maximum of the ten x' highest by S1; the score is (S1 + q' . x') / 2.
     """
     products = answers @ answers.T
+    # a picture is no neighbour of itself
     np.fill_diagonal(products, -np.inf)
     count = min(neighbours, len(answers) - 1)
     near = np.argsort(-products, axis=1, kind="stable")[:, :count]

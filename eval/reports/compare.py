@@ -105,6 +105,7 @@ def _sorted_out(rows: PublishedRows, own: SavedResult) -> tuple[PublishedRows, d
     left_out: dict[str, None] = {}
     for row in rows:
         options = row.get("options", {})
+        # by other rules: a gallery or a wording that changes the figures
         if not options.items() <= own.options.items():
             left_out[" ".join(map("=".join, options.items()))] = None
         elif row["split"] == own.split:
@@ -224,6 +225,7 @@ def _differences(base: SavedResult, result: SavedResult, columns: Sequence[str])
                 f"{where}the query ids in {base.folder / PER_QUERY} and {result.folder / PER_QUERY} differ, "
                 f"though both results have the same fingerprint: {AGAIN}"
             )
+        # a column that is of other tasks alone stays 0 here, and adds nothing
         parts[task] = np.zeros((len(before.ids[task]), len(columns)))
     for at, column in enumerate(columns):
         for name, weight in weights(column, base.means, base.columns).items():

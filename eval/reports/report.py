@@ -128,6 +128,7 @@ def spread(kinds: Sequence[Hashable], count: int) -> list[int]:
     shares = dict.fromkeys(members, 0)
     while sum(shares.values()) < min(count, len(kinds)):
         not_exhausted = [kind for kind in members if shares[kind] < len(members[kind])]
+        # the kind with the fewest so far; the first of equal ones
         shares[min(not_exhausted, key=lambda kind: shares[kind])] += 1
     chosen = []
     for kind, positions in members.items():

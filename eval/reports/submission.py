@@ -44,7 +44,7 @@ SUBMISSIONS: dict[str, tuple[Part, ...]] = {
         Part("recall.json", 0, 50, {"version": "rc2", "metric": "recall"}),
         Part("recall_subset.json", 1, 3, {"version": "rc2", "metric": "recall_subset"}),
     ),
-    "circo": (Part("circo.json", 0, 50, {}, int),),
+    "circo": (Part("circo.json", 0, 50, {}, int),),  # its ids are numbers
 }
 
 
@@ -201,4 +201,5 @@ def _where(part: Part, query: str) -> str:
 
 
 def _encoded(content: Mapping[str, Any]) -> bytes:
+    # one text for the check of the size and for the file
     return json.dumps(content, sort_keys=True).encode()

@@ -32,6 +32,7 @@ def _cells(table: ReportTable, escape: Callable[[str], str], best: str) -> list[
     """Return head and rows, escaped, with the best cells put into the form `best`."""
     rows = [list(map(escape, row)) for row in (table.head, *table.rows)]
     for row, column in table.best:
+        # the head is row 0 here
         rows[row + 1][column] = best.format(rows[row + 1][column])
     return rows
 

@@ -1,4 +1,4 @@
-"""From a benchmark and vectors to figures: suites, exact ranks, metrics, intervals, paired tests.
+"""From a benchmark and vectors to estimates: suites, exact ranks, metrics, intervals, paired tests.
 
 Nothing here knows a benchmark's name.
 """

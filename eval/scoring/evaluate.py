@@ -28,7 +28,7 @@ BASELINES = {
     TEXT_ONLY: "the instruction, encoded with the text prompt",
     SUM: "image only + text only, normalised",
 }
-_GALLERY = "gallery"
+_GALLERY = "gallery"  # beside the names of rows while a suite is embedded
 
 
 def evaluate(
@@ -139,6 +139,7 @@ def embed(
     """
     started = time.perf_counter()
     rows = _rows(suite)
+    # one long list for the encoder, which is then cut into the rows again
     encoded = _encode(embedder, [pair for row in rows for pair in row.asked(embedder.prompts)], batch_size, progress)
     made: dict[str, dict[str, np.ndarray]] = {task.name: {} for task in suite.tasks}
     start = 0
@@ -218,5 +219,6 @@ def _averaged(vectors: np.ndarray, sizes: Sequence[int]) -> np.ndarray:
     """Return the normalised mean of each run of `sizes` rows; a run of one row is left as it is, to the last bit."""
     if max(sizes) == 1:
         return vectors
+    # the sum points where the mean does, and only the direction is kept
     starts = np.cumsum([0, *sizes[:-1]])
     return unit(np.add.reduceat(vectors, starts, axis=0))

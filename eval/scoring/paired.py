@@ -38,13 +38,13 @@ def paired(differences: Sequence[np.ndarray]) -> list[Difference]:
             alike.
     """
     rng = np.random.default_rng(_SEED)
-    seen = np.sum([part.mean(axis=0) for part in differences], axis=0)
+    observed = np.sum([part.mean(axis=0) for part in differences], axis=0)
     drawn = np.sum([bootstrap_means(part, rng) for part in differences], axis=0)
     flipped = np.sum([_flipped(part, rng) for part in differences], axis=0)
     low, high = np.percentile(drawn, INTERVAL, axis=0)
-    as_far = np.abs(flipped) >= np.abs(seen) - 1e-12  # equal sums differ in the last digits, by the order of adding
+    as_far = np.abs(flipped) >= np.abs(observed) - 1e-12  # equal sums differ in the last digits, by the order of adding
     p = (1 + as_far.sum(axis=0)) / (FLIPS + 1)
-    return [Difference(*row) for row in np.stack([100 * seen, 100 * low, 100 * high, p], axis=1).tolist()]
+    return [Difference(*row) for row in np.stack([100 * observed, 100 * low, 100 * high, p], axis=1).tolist()]
 
 
 def _flipped(values: np.ndarray, rng: np.random.Generator) -> np.ndarray:

@@ -32,6 +32,7 @@ def score_rankings(suite: Suite, rankings: Mapping[str, Sequence[str]]) -> Resul
     ranks = [(view, _ranks(view, lists, task)) for view in task.views]
     answers = np.full((len(lists), ANSWERS), -1, dtype=np.int64)
     for row, ranked in enumerate(lists):
+        # a list may be shorter than a report shows
         answers[row, : len(ranked[:ANSWERS])] = ranked[:ANSWERS]
     measured = {task.name: measure(task, {task.query_kind: ranks}, "gallery", answers, None)}
     return result_of(suite, measured, {"scores": "none: ranked lists were given"}, {})

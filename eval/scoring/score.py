@@ -24,7 +24,8 @@ TIES: dict[str, str] = {
     "optimistic": "among equal scores the targets come first",
     "pessimistic": "among equal scores the targets come last",
 }
-ANSWERS = 10
+ANSWERS = 10  # kept for reports; metrics read the targets' ranks, which know the whole gallery
+# Rounded, so that a score depends on its two vectors alone: not on batch, BLAS or threads, which decide last bits.
 SCORES = "inner product of the float32 vectors in float64, rounded to float32"
 
 
@@ -148,6 +149,7 @@ def score(
 
 def _score_task(task: Task, vectors: Vectors, ties: Ties) -> MeasuredTask:
     ranks: dict[str, list[RankedView]] = {}
+    # All rows are ranked under the same views: a baseline differs by its vectors, never by a rule.
     for row, queries in vectors.rows.items():
         ranks[row] = [(view, ranks_of(view, queries, vectors.gallery)) for view in task.views]
     answers = answers_of(task.views[0], vectors.rows[task.query_kind], vectors.gallery, ANSWERS)
@@ -173,6 +175,7 @@ def _peak() -> dict[str, float]:
         import resource
     except ImportError:  # Windows
         return {}
+    # macOS counts bytes, Linux kibibytes
     unit = 1 if sys.platform == "darwin" else 1024
     return {"peak memory bytes": resource.getrusage(resource.RUSAGE_SELF).ru_maxrss * unit}
 
@@ -197,6 +200,7 @@ def result_of(
         spent: seconds and bytes, for the report.
     """
     tasks = {name: task.result for name, task in measured.items()}
+    # a suite with means asks in one way, so that all of its tasks have the same rows
     rows = list(next(iter(tasks.values())).rows) if suite.means else []
     interval = f"95 %, percentiles of {RESAMPLES} bootstrap samples of the queries"
     return Result(

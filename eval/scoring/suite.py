@@ -174,8 +174,10 @@ def _add_sizes(digest: hashlib._Hash, item: Item) -> None:
     for image in item.images:
         path = getattr(image, "path", image)  # a crop's picture
         if isinstance(path, (str, os.PathLike)):
+            # a file that is missing now tells nothing, but takes its place
             digest.update(_line(os.path.getsize(path) if os.path.exists(path) else None))
 
 
 def _line(*values: Any) -> bytes:
+    # positions may be ranges or tuples; as lists they read alike
     return json.dumps(values, default=list).encode()

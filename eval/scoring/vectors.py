@@ -70,6 +70,7 @@ def _rows(folder: Path, vectors: str, ids: str, wanted: Sequence[str]) -> np.nda
     if len(matrix) != len(names):
         raise DataError(f"{folder / vectors} has {len(matrix)} rows and {ids} {len(names)} ids: one id a row")
     _check_ids(folder / ids, names, wanted)
+    # the usual case: what `write_vectors` or a careful user wrote
     if names == list(wanted) and matrix.dtype == np.float32 and matrix.flags.c_contiguous:
         ordered: np.ndarray = matrix  # as large as it is, it need not even be read into memory
     else:

@@ -39,6 +39,7 @@ class CachedGenerator:
         self._cache = AnswerCache(folder / CACHE)
         self._contents: dict[str, str] = {}
         settings = embedder.settings
+        # what changes the model changes its answers, and must not find those of another
         self._identity = {
             "model": settings.base_fingerprint or settings.base,
             "dtype": str(embedder.dtype),

@@ -115,6 +115,7 @@ class EmbeddedSuite:
         seconds, once = 0.0, 0.0
         for task in self.suite.tasks:
             context = self.contexts[task.name]
+            # a context serves every method in turn, and counts for each anew
             context.used.clear()
             context.llm_texts.once = 0.0
             remembered = self._remembered(context)
@@ -173,6 +174,7 @@ class EmbeddedSuite:
     def _encoding_costs(self) -> dict[str, float]:
         """Return seconds a query by row, of a few queries encoded by that row's items alone."""
         costs: dict[str, float] = {}
+        # the tasks of a suite ask alike: one tells what a query costs
         for row, entries in items_of(self.suite.tasks[0]).items():
             some = [item for entry in entries[:_TIMED] for item in entry]
             started = time.perf_counter()

@@ -33,6 +33,7 @@ class MethodContext:
     """
 
     def __init__(self, task: Task, vectors: Vectors, llm_texts: LLMTexts):
+        """Take the vectors of a task, and texts of the same task."""
         self.task, self.gallery, self.llm_texts = task, vectors.gallery, llm_texts
         self.used: set[str] = set()
         self._rows = vectors.rows
@@ -87,6 +88,7 @@ class Ranking:
 
     def answers(self, view: View, k: int) -> np.ndarray:
         """Return the best k answers of a view: gallery positions [Q, <= k] int64, -1 where there are fewer."""
+        # all that are scored again, even where fewer are asked for: any of them may come first
         found = answers_of(view, self.queries, self.gallery, max(k, self.depth))
         if self.depth and self.rescore is not None:
             first = found[:, : self.depth]
@@ -127,7 +129,7 @@ class Method:
 
     @property
     def about(self) -> str:
-        """The first line of the function's docstring."""
+        """The first line of the function's docstring, which says what it ranks by and stands in methods.json."""
         return (self.run.__doc__ or "").strip().splitlines()[0]
 
     @property

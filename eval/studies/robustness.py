@@ -234,6 +234,7 @@ def _over_words(
 def _against_negatives(task: Task, gallery: np.ndarray, plain: np.ndarray, image: np.ndarray) -> _Values:
     """Return how often the picture alone [Q, D], or a negative, is nearer to a query [Q, D] than its best target."""
     best = _highest(gallery, plain, task.views[0].targets)
+    # by cosine and not by rank: the reference may be excluded, and has no rank then
     itself = (image * plain).sum(axis=1)
     found: _Values = {
         "reference above target": (100.0 * (itself > best), "the unchanged picture would stand above every target")
@@ -272,6 +273,7 @@ def _over_half(
         return found, [
             f"the {half} hardly moves the vector: with another query's it keeps a cosine of {cosines.mean():.3f}"
         ]
+    # An interval that reaches 0 cannot tell the loss from chance: the half may do nothing.
     if lost.low <= 0:
         return found, [
             f"another query's {half} finds as much: {still.mean():.2f}, as asked {own.mean():.2f} "

@@ -66,6 +66,7 @@ def _query_keys(suite: Suite) -> list[set[QueryKey]]:
 def _task_keys(task: Task, contents: _Contents) -> list[set[QueryKey]]:
     found = []
     for items, targets in zip(task.queries, task.views[0].targets, strict=True):
+        # a gallery entry without a picture is told by its words
         right = [(contents.of(task.gallery[at]), task.gallery[at].words) for at in targets]
         keys: set[QueryKey] = set()
         for item in items:
