@@ -35,8 +35,6 @@ TEXTS = {
     "magiclens": "find {shared_concept} but {relative_caption}",
     "megapairs": "Find a picture that also {shared_concept}, but {relative_caption}.",
 }
-
-
 _TYPES: dict[str, type] = {"id": int, "reference_img_id": int, "relative_caption": str, "shared_concept": str}
 _LABELS: dict[str, type] = {"target_img_id": int, "gt_img_ids": list, "semantic_aspects": list}
 _PICTURES = ("COCO2017_unlabeled/unlabeled2017/{file}", "unlabeled2017/{file}", "{file}")

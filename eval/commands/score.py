@@ -10,7 +10,8 @@ from typing import TYPE_CHECKING, Any
 
 from mllm_embed.errors import ConfigError
 
-from .suite_options import TIES, add_benchmark_options, add_command, add_ties_option, named_suite, output_folder
+from ..scoring.score import DEFAULT_TIES
+from .suite_options import add_benchmark_options, add_command, add_ties_option, named_suite, output_folder
 
 if TYPE_CHECKING:
     from ..scoring.score import Result
@@ -48,7 +49,7 @@ def _run(arguments: argparse.Namespace) -> int:
     from ..reports.report import result_table, write_result
 
     suite = named_suite(arguments, pictures=False)
-    if arguments.ranking and arguments.ties != TIES[0]:
+    if arguments.ranking and arguments.ties != DEFAULT_TIES:
         raise ConfigError("--ties is for --vectors: a given ranking has settled its ties")
     given = arguments.vectors or arguments.ranking
     output = output_folder(arguments, "runs/eval", suite, given)

@@ -11,11 +11,11 @@ from typing import TYPE_CHECKING, Any
 
 from mllm_embed.errors import ConfigError
 
+from ..scoring.score import DEFAULT_TIES, TIES
+
 if TYPE_CHECKING:
     from ..benchmarks.base import Benchmark
     from ..scoring.suite import Suite
-
-TIES = ("gallery", "optimistic", "pessimistic")  # the keys of scoring.score.TIES, which --help may not import
 
 
 def add_command(
@@ -48,7 +48,7 @@ def add_benchmark_options(parser: argparse.ArgumentParser) -> None:
 
 def add_ties_option(parser: argparse.ArgumentParser, note: str = "") -> None:
     """Add --ties."""
-    parser.add_argument("--ties", choices=TIES, default=TIES[0], help=f"which of equal scores comes first{note}")
+    parser.add_argument("--ties", choices=TIES, default=DEFAULT_TIES, help=f"which of equal scores comes first{note}")
 
 
 def _description(benchmark: Benchmark) -> str:
@@ -124,7 +124,7 @@ def _folder_name(arguments: argparse.Namespace, suite: Suite, source: str | Path
     """Return benchmark, split and options as given, what was measured, and what is not the usual way, in one word."""
     small = getattr(arguments, "query_model", None) and (arguments.query_adapter or arguments.query_model)
     strength = getattr(arguments, "edit_strength", 1)
-    ties = getattr(arguments, "ties", TIES[0])
+    ties = getattr(arguments, "ties", DEFAULT_TIES)
     words = [
         suite.name,
         suite.split,
@@ -132,7 +132,7 @@ def _folder_name(arguments: argparse.Namespace, suite: Suite, source: str | Path
         _source_name(source).removesuffix(".json"),
         _source_name(small) if small else "",
         "" if strength == 1 else f"edit-{strength:g}",
-        "" if ties == TIES[0] else ties,
+        "" if ties == DEFAULT_TIES else ties,
     ]
     return re.sub(r"[^\w.-]+", "_", "-".join(filter(None, words))).strip("._-") or "benchmark"
 

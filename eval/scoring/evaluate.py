@@ -19,7 +19,7 @@ from mllm_embed.inputs.prompts import PromptSet
 from mllm_embed.types import Document, Item
 from mllm_embed.vectors.fusion import edited, unit
 
-from .score import Result, Ties, Vectors, need_labels, score
+from .score import DEFAULT_TIES, Result, Ties, Vectors, need_labels, score
 from .suite import Suite, Task
 
 IMAGE_ONLY, TEXT_ONLY, SUM = "image only", "text only", "sum"
@@ -37,7 +37,7 @@ def evaluate(
     *,
     batch_size: int = 32,
     progress: bool | None = None,
-    ties: Ties = "gallery",
+    ties: Ties = DEFAULT_TIES,
     edit_strength: float = 1.0,
 ) -> Result:
     """Embed a suite, rank its galleries for every query, and measure; `python -m eval run` does the same.
@@ -66,7 +66,7 @@ def evaluate_with_vectors(
     *,
     batch_size: int = 32,
     progress: bool | None = None,
-    ties: Ties = "gallery",
+    ties: Ties = DEFAULT_TIES,
     edit_strength: float = 1.0,
 ) -> tuple[Result, dict[str, Vectors]]:
     """Do as `evaluate` does; return the vectors of every task, by its name, as well as the result."""

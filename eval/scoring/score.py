@@ -24,6 +24,7 @@ TIES: dict[str, str] = {
     "optimistic": "among equal scores the targets come first",
     "pessimistic": "among equal scores the targets come last",
 }
+DEFAULT_TIES: Ties = "gallery"
 ANSWERS = 10  # kept for reports; metrics read the targets' ranks, which know the whole gallery
 # Rounded, so that a score depends on its two vectors alone: not on batch, BLAS or threads, which decide last bits.
 SCORES = "inner product of the float32 vectors in float64, rounded to float32"
@@ -118,7 +119,7 @@ class Result:
 
 
 def score(
-    suite: Suite, vectors: Mapping[str, Vectors], ties: Ties = "gallery", spent: Mapping[str, float] | None = None
+    suite: Suite, vectors: Mapping[str, Vectors], ties: Ties = DEFAULT_TIES, spent: Mapping[str, float] | None = None
 ) -> Result:
     """Rank and measure.
 

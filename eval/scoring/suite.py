@@ -152,7 +152,7 @@ class Suite:
         for task in self.tasks:
             for items in (task.gallery, *task.queries):
                 for item in items:
-                    _add_sizes(digest, item)
+                    digest.update(_sizes(item))
         return digest.hexdigest()
 
 
@@ -170,12 +170,14 @@ def _name(image: Any) -> str:
     return Path(image).stem if isinstance(image, (str, os.PathLike)) else str(image)
 
 
-def _add_sizes(digest: hashlib._Hash, item: Item) -> None:
+def _sizes(item: Item) -> bytes:
+    """Return the sizes of an item's picture files; a file that is missing has none, but takes its place."""
+    sizes = b""
     for image in item.images:
         path = getattr(image, "path", image)  # a crop's picture
         if isinstance(path, (str, os.PathLike)):
-            # a file that is missing now tells nothing, but takes its place
-            digest.update(_line(os.path.getsize(path) if os.path.exists(path) else None))
+            sizes += _line(os.path.getsize(path) if os.path.exists(path) else None)
+    return sizes
 
 
 def _line(*values: Any) -> bytes:

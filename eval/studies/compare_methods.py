@@ -20,7 +20,7 @@ from mllm_embed.types import Document
 from ..scoring.estimate import Estimate
 from ..scoring.evaluate import embed, items_of, with_protocol
 from ..scoring.paired import Difference, paired, weights
-from ..scoring.score import ANSWERS, SCORES, TIES, MeasuredTask, Result, measure, need_labels, result_of
+from ..scoring.score import ANSWERS, DEFAULT_TIES, SCORES, TIES, MeasuredTask, Result, measure, need_labels, result_of
 from ..scoring.suite import Suite, Task, column
 from .cached_generator import CachedGenerator
 from .llm_texts import LLMTexts
@@ -128,8 +128,8 @@ class EmbeddedSuite:
             seconds += sum(self._costs[row] for row in context.used) * len(task.queries)
             once += context.llm_texts.once
             ranks = {task.query_kind: [(view, ranking.ranks(view)) for view in task.views]}
-            parts[task.name] = measure(task, ranks, "gallery", answers, context.gallery.shape[1])
-        rules = {"ties": TIES["gallery"], "scores": SCORES}
+            parts[task.name] = measure(task, ranks, DEFAULT_TIES, answers, context.gallery.shape[1])
+        rules = {"ties": TIES[DEFAULT_TIES], "scores": SCORES}
         queries = sum(len(task.queries) for task in self.suite.tasks)
         return MethodRun(result_of(self.suite, parts, rules, {}), seconds / queries, once)
 
