@@ -192,6 +192,7 @@ def with_defaults(benchmark: Benchmark, split: str | None, options: Options) -> 
         known = ", ".join(filter(None, benchmark.splits)) or "none"
         raise ConfigError(f"{benchmark.name} has no split '{split}'; it has {known}")
     _check_options(benchmark, options)
+    # Defaults are named too: should one ever change, results by the old one do not look like those by the new.
     return split, {key: options.get(key, values[0]) for key, values in benchmark.options.items()}
 
 

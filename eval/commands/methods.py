@@ -67,6 +67,7 @@ def _run(arguments: argparse.Namespace) -> int:
     from ..studies.llm_texts import read_captions
     from ..studies.methods_report import methods_table, write_methods
 
+    # raises for a suite that has nothing to work on, before the model is loaded
     composed_part(suite)
     captions = read_captions(arguments.captions, suite) if arguments.captions else None
     embedder = load_embedder(arguments, merge=False)  # its base is to speak

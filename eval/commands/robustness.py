@@ -48,6 +48,7 @@ def _run(arguments: argparse.Namespace) -> int:
     from ..studies.compare_methods import composed_part
     from ..studies.robustness import robustness, robustness_table, write_robustness
 
+    # raises for a suite that has nothing to work on, before the model is loaded
     composed_part(suite)
     embedder = load_embedder(arguments)
     found = robustness(embedder, suite, batch_size=arguments.batch_size)

@@ -147,6 +147,7 @@ def _labels(results: Sequence[SavedResult]) -> list[str]:
     folders = [result.folder.resolve().name for result in results]
     models = [result.model for result in results]
     for labels in (folders, models):
+        # a folder called as the benchmark, or no model at all, would tell a reader nothing
         if len(set(labels)) == len(labels) and not {"", results[0].name} & set(labels):
             return labels
     return [str(result.folder) for result in results]

@@ -92,6 +92,7 @@ def write_result(result: Result, suite: Suite, folder: Path, settings: Mapping[s
     """
     tasks = {task.name: _per_query(task, result.tasks[task.name]) for task in suite.tasks}
     write_json(folder / PER_QUERY, {"tasks": tasks})
+    # last: a folder with a result is whole
     write_json(folder / RESULT, {**settings, **result.to_dict(), "versions": versions()})
     return [folder / RESULT, folder / PER_QUERY]
 

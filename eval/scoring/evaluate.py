@@ -166,6 +166,7 @@ def items_of(task: Task) -> dict[str, Sequence[Sequence[Item]]]:
     """Return what is encoded of a task's queries, by row of its table; the sum is made of the others."""
     items: dict[str, Sequence[Sequence[Item]]] = {task.query_kind: task.queries}
     if task.composed:
+        # the items of a query differ in their words alone (FashionIQ in both orders): one picture stands for all
         items[IMAGE_ONLY] = [(Document(image=entry[0].image),) for entry in task.queries]
         items[TEXT_ONLY] = [tuple(map(_words, entry)) for entry in task.queries]
     return items

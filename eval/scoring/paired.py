@@ -50,6 +50,7 @@ def paired(differences: Sequence[np.ndarray]) -> list[Difference]:
 def _flipped(values: np.ndarray, rng: np.random.Generator) -> np.ndarray:
     """Return means [FLIPS, M] of values [Q, M] under random signs of the queries."""
     size = (BLOCK, len(values))
+    # The number type belongs to the seed: another one draws other signs, and every p would change a little.
     signs = (2.0 * rng.integers(0, 2, size, dtype=np.int8) - 1 for _ in range(FLIPS // BLOCK))
     return np.concatenate([block @ values for block in signs]) / len(values)
 

@@ -127,6 +127,7 @@ class EmbeddedSuite:
             seconds += self._remembered(context) - remembered - context.llm_texts.once
             seconds += sum(self._costs[row] for row in context.used) * len(task.queries)
             once += context.llm_texts.once
+            # after the clock has stopped: ranks of targets are for measuring, and no part of a search
             ranks = {task.query_kind: [(view, ranking.ranks(view)) for view in task.views]}
             parts[task.name] = measure(task, ranks, DEFAULT_TIES, answers, context.gallery.shape[1])
         rules = {"ties": TIES[DEFAULT_TIES], "scores": SCORES}

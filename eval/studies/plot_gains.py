@@ -23,6 +23,7 @@ def plot_gains(comparison: MethodComparison, path: Path) -> Path:
     figure = Figure(figsize=(8, 1.2 + 0.3 * len(names)), layout="constrained")
     FigureCanvasAgg(figure)
     axes = figure.add_subplot()
+    # Percentiles of samples need not enclose the difference itself, and a bar cannot have a negative length.
     below = [max(0.0, gain.points - gain.low) for gain in shown]
     above = [max(0.0, gain.high - gain.points) for gain in shown]
     axes.barh(

@@ -161,6 +161,7 @@ def _others(values: Sequence[Any]) -> dict[int, int]:
     count = len(values)
     found = {}
     for at in range(count):
+        # the next and not a random one: every run swaps the same halves
         places = ((at + step) % count for step in range(1, count))
         other = next((place for place in places if values[place] != values[at]), None)
         if other is not None:
