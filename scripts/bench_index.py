@@ -28,7 +28,7 @@ from mllm_embed.index.build import build_index, probe
 from mllm_embed.index.faiss_index import Index
 from mllm_embed.index.kinds import kind_of
 from mllm_embed.store.vector_store import SHARD_ROWS, VectorStore
-from mllm_embed.vectors.precision import unit
+from mllm_embed.vectors.unit import unit
 
 KINDS = ("ivf-disk", "sq8", "rabitq4", "rabitq", "binary")
 SPREAD = 0.7  # of the rows around their centre, a centre's numbers having a deviation of 1

@@ -4,7 +4,8 @@ from __future__ import annotations
 
 import numpy as np
 
-from mllm_embed.vectors.fusion import edited, unit, weighted
+from mllm_embed.vectors.fusion import edited, weighted
+from mllm_embed.vectors.unit import unit
 
 from ..studies.method import Method, MethodContext, Ranking
 

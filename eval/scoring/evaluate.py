@@ -17,7 +17,8 @@ from mllm_embed.encode.encoder import PromptedEncoder
 from mllm_embed.errors import ConfigError, DataError
 from mllm_embed.inputs.prompts import PromptSet
 from mllm_embed.types import Document, Item
-from mllm_embed.vectors.fusion import edited, unit
+from mllm_embed.vectors.fusion import edited
+from mllm_embed.vectors.unit import unit
 
 from .score import DEFAULT_TIES, Result, Ties, Vectors, need_labels, score
 from .suite import Suite, Task

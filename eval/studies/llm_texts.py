@@ -16,7 +16,7 @@ from mllm_embed.errors import ConfigError, DataError
 from mllm_embed.files import read_json
 from mllm_embed.generate.generator import Question
 from mllm_embed.types import Document, Item
-from mllm_embed.vectors.fusion import unit
+from mllm_embed.vectors.unit import unit
 
 from ..scoring.suite import Suite, Task
 from .cached_generator import CachedGenerator

@@ -15,7 +15,7 @@ from ..errors import DataError
 from ..files import atomic_folder, check_space
 from ..store.gallery import exact
 from ..store.vector_store import VectorStore
-from ..vectors.precision import unit
+from ..vectors.unit import unit
 from .engines import new_engine
 from .faiss_index import CARD_FILE, SETTINGS_FILE, Index, write_settings
 from .fill import fill

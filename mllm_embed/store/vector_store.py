@@ -27,7 +27,7 @@ import numpy as np
 
 from ..errors import DataError, did_you_mean
 from ..files import alone_in, atomic_file, check_space, write_json
-from ..vectors.precision import unit
+from ..vectors.unit import unit
 from .files import (
     DTYPES,
     FORMAT,

@@ -7,18 +7,19 @@ from typing import Literal, get_args
 import numpy as np
 
 from ..errors import ConfigError
+from .unit import unit
 
 Precision = Literal["float32", "int8", "binary"]
 
 
 def check_dim(dim: int | None, width: int) -> None:
-    """Raises ConfigError for a `dim` that vectors of `width` numbers do not have."""
+    """Raise ConfigError for a `dim` that vectors of `width` numbers do not have; None is all of them."""
     if dim is not None and not (type(dim) is int and 1 <= dim <= width):
         raise ConfigError(f"dim must be between 1 and {width}, the length of this model's vectors, not {dim}")
 
 
 def truncate(vectors: np.ndarray, dim: int | None) -> np.ndarray:
-    """The first `dim` numbers of each vector, normalised again: [N, D] -> [N, dim] float32.
+    """Return the first `dim` numbers of each vector at unit length: [N, D] -> [N, dim] float32; None is all of them.
 
     Loses little where training took part in it (matryoshka, arXiv 2205.13147), much where it did not.
     """
@@ -28,11 +29,14 @@ def truncate(vectors: np.ndarray, dim: int | None) -> np.ndarray:
 
 
 def to_precision(vectors: np.ndarray, precision: Precision) -> np.ndarray:
-    """[N, D] float32 -> [N, D] float32, [N, D] int8, or for "binary" [N, ceil(D / 8)] uint8.
+    """Convert vectors [N, D] float32 to [N, D] float32, [N, D] int8, or for "binary" [N, ceil(D / 8)] uint8.
 
     int8: each vector scaled so that its largest number becomes 127; a cosine does not see the scale, so none is kept
     and a vector does not depend on others. binary: the sign of each dimension, eight to a byte, 1 for a positive one,
-    as `numpy.packbits` and faiss' binary indexes lay them out. Raises ConfigError for another precision.
+    as `numpy.packbits` and faiss' binary indexes lay them out.
+
+    Raises:
+        ConfigError: the precision is not known.
     """
     if precision not in get_args(Precision):
         raise ConfigError(f"precision '{precision}' is not known; use {', '.join(get_args(Precision))}")
@@ -45,11 +49,13 @@ def to_precision(vectors: np.ndarray, precision: Precision) -> np.ndarray:
 
 
 def cosines(queries: np.ndarray, documents: np.ndarray) -> np.ndarray:
-    """[Q, N] float32 similarities of vectors of one precision, told by their dtype.
+    """Return the similarities [Q, N] float32 of queries [Q, ...] and documents [N, ...] of one precision.
 
-    float32: the inner product of unit vectors. int8: the cosine. uint8 (binary): 1 - 2 x Hamming distance / bits, the
-    cosine of the sign vectors; bits that fill the last byte count as equal. Raises ConfigError for two precisions or
-    lengths.
+    The dtype says which. float32: the inner product of unit vectors. int8: the cosine. uint8 (binary): 1 - 2 x Hamming
+    distance / bits, the cosine of the sign vectors; bits that fill the last byte count as equal.
+
+    Raises:
+        ConfigError: two precisions, or two lengths.
     """
     if queries.dtype != documents.dtype or queries.shape[1] != documents.shape[1]:
         kinds = " and ".join(f"{part.shape[1]} x {part.dtype}" for part in (queries, documents))
@@ -60,8 +66,3 @@ def cosines(queries: np.ndarray, documents: np.ndarray) -> np.ndarray:
     if queries.dtype == np.int8:
         queries, documents = (unit(numbers.astype(np.float32)) for numbers in (queries, documents))
     return queries @ documents.T
-
-
-def unit(vectors: np.ndarray) -> np.ndarray:
-    """Each row [N, D] divided by its length; zeros stay zeros."""
-    return vectors / np.linalg.norm(vectors, axis=1, keepdims=True).clip(np.finfo(np.float32).tiny)

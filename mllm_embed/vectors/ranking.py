@@ -40,7 +40,7 @@ class TargetRanks:
 
     @classmethod
     def of(cls, sizes: Sequence[int], counts: np.ndarray) -> TargetRanks:
-        """From how many rows come before each target, [3, M] by rule, for queries with `sizes` targets."""
+        """Return the ranks by how many rows come before each target, [3, M] int64, for queries with `sizes` targets."""
         ends = np.cumsum(sizes)[:-1]
         return cls(*(np.split(1 + row, ends) if len(sizes) else [] for row in counts))
 
@@ -48,7 +48,7 @@ class TargetRanks:
 def top_k(
     queries: np.ndarray, gallery: np.ndarray, k: int, exclude: Sequence[Collection[int]] | None = None
 ) -> tuple[np.ndarray, np.ndarray]:
-    """The k best gallery rows of every query, equal scores in gallery order.
+    """Return the k best gallery rows of every query, equal scores in gallery order.
 
     Args:
         queries: [Q, D] vectors, cast to float32.
@@ -60,7 +60,8 @@ def top_k(
         Scores [Q, k] float32 and gallery positions [Q, k] int64. A query with fewer than k allowed rows is
         filled up with score -inf and position -1.
 
-    Raises DataError for NaN or infinite values, shapes that do not fit, k < 1, positions outside the gallery.
+    Raises:
+        DataError: NaN or infinite values, shapes that do not fit, k < 1, positions outside the gallery.
     """
     queries, gallery, squares = _matrices(queries, gallery)
     if k < 1:
@@ -98,7 +99,7 @@ def ranks_of_targets(
     targets: Sequence[Sequence[int]],
     exclude: Sequence[Collection[int]] | None = None,
 ) -> TargetRanks:
-    """The rank of every target among all allowed gallery rows: in gallery order, its place in `top_k` with k = N.
+    """Return the rank of every target among all allowed gallery rows: in gallery order, its place in `top_k`, k = N.
 
     Args:
         queries: [Q, D] vectors, cast to float32.
@@ -106,15 +107,16 @@ def ranks_of_targets(
         targets: for each query the gallery positions that are right.
         exclude: for each query the gallery positions that do not take part.
 
-    Raises DataError as `top_k` does, and for a target that is excluded.
+    Raises:
+        DataError: as `top_k`, and a target that is excluded.
     """
     queries, gallery, squares = _matrices(queries, gallery)
     rows, columns = _excluded_pairs(exclude, len(queries), len(gallery))
     owners, wanted = _flat_pairs(targets, len(queries), len(gallery), "targets")
     keys = owners * len(gallery) + wanted
-    lost = np.flatnonzero(np.isin(keys, rows * len(gallery) + columns))
-    if len(lost):
-        raise DataError(f"query {owners[lost[0]]}: its target {wanted[lost[0]]} is excluded and has no rank")
+    without = np.flatnonzero(np.isin(keys, rows * len(gallery) + columns))
+    if len(without):
+        raise DataError(f"query {owners[without[0]]}: its target {wanted[without[0]]} is excluded and has no rank")
     slack = _slack(squares, gallery.shape[1])
     counts = np.empty((3, len(owners)), dtype=np.int64)
     step = max(1, _BLOCK_VALUES // len(gallery))
@@ -125,6 +127,7 @@ def ranks_of_targets(
         mine = np.isin(rows, distinct)
         fast[np.searchsorted(distinct, rows[mine]), columns[mine]] = -np.inf
         own = _scores(queries, gallery, owners[part], wanted[part])
+        # a float32 product may be off by the slack either way: beyond it the order is certain, within it scores decide
         above = fast[local] - own[:, None].astype(np.float64)
         margin = slack[owners[part], None]
         pair, column = np.nonzero(np.abs(above) <= margin)
@@ -139,7 +142,7 @@ def ranks_of_targets(
 def ranks_among(
     queries: np.ndarray, gallery: np.ndarray, targets: Sequence[Sequence[int]], candidates: Sequence[Sequence[int]]
 ) -> TargetRanks:
-    """The rank of every target among the few gallery rows that its query may choose from.
+    """Return the rank of every target among the few gallery rows that its query may choose from.
 
     A candidate named twice counts twice, as in GeneCIS' own scorer; a twin of the target itself does not count.
 
@@ -149,15 +152,16 @@ def ranks_among(
         targets: for each query the gallery positions that are right.
         candidates: for each query the gallery positions that take part, the targets among them.
 
-    Raises DataError as `top_k` does, and for a target that is no candidate.
+    Raises:
+        DataError: as `top_k`, and a target that is no candidate.
     """
     queries, gallery, _ = _matrices(queries, gallery)
     rows, columns = _flat_pairs(candidates, len(queries), len(gallery), "candidates")
     owners, wanted = _flat_pairs(targets, len(queries), len(gallery), "targets")
     keys = owners * len(gallery) + wanted
-    lost = np.flatnonzero(~np.isin(keys, rows * len(gallery) + columns))
-    if len(lost):
-        raise DataError(f"query {owners[lost[0]]}: its target {wanted[lost[0]]} is not one of its candidates")
+    without = np.flatnonzero(~np.isin(keys, rows * len(gallery) + columns))
+    if len(without):
+        raise DataError(f"query {owners[without[0]]}: its target {wanted[without[0]]} is not one of its candidates")
     own, scores = _scores(queries, gallery, owners, wanted), _scores(queries, gallery, rows, columns)
     # every target meets every candidate of its query: rows are sorted by query, so these stand in one slice each
     sizes = np.bincount(rows, minlength=len(queries))
@@ -173,7 +177,20 @@ def ranks_among(
 def top_among(
     queries: np.ndarray, gallery: np.ndarray, k: int, candidates: Sequence[Sequence[int]]
 ) -> tuple[np.ndarray, np.ndarray]:
-    """`top_k` for queries that may each choose from a few gallery rows only; same order, same filling, same errors."""
+    """Return the k best of the few gallery rows that each query may choose from.
+
+    Args:
+        queries: [Q, D] vectors, cast to float32.
+        gallery: [N, D] vectors, cast to float32.
+        k: how many to return.
+        candidates: for each query the gallery positions that take part.
+
+    Returns:
+        Scores [Q, k] float32 and gallery positions [Q, k] int64, in the order of `top_k` and filled up as there.
+
+    Raises:
+        DataError: as `top_k`.
+    """
     queries, gallery, _ = _matrices(queries, gallery)
     if k < 1:
         raise DataError(f"k must be at least 1, not {k}")
@@ -192,7 +209,13 @@ def top_among(
 def _ahead(
     scores: np.ndarray, own: np.ndarray, columns: np.ndarray, wanted: np.ndarray, right: np.ndarray
 ) -> np.ndarray:
-    """Whether a row comes before a target under each of the three rules [3, P]; `right`: it is a target as well."""
+    """Tell whether a row comes before a target under each of the three rules, for P pairs of them: [3, P] bool.
+
+    Args:
+        scores, own: [P] float32 of the row and of the target.
+        columns, wanted: [P] int64, their gallery positions.
+        right: [P] bool, whether the row is a target of the same query.
+    """
     higher, equal, before = scores > own, (scores == own) & (columns != wanted), columns < wanted
     return np.stack(
         [higher | (equal & before), higher | (equal & before & right), higher | (equal & (before | ~right))]
@@ -200,7 +223,7 @@ def _ahead(
 
 
 def _scores(queries: np.ndarray, gallery: np.ndarray, rows: np.ndarray, columns: np.ndarray) -> np.ndarray:
-    """The definition of a score: float64 inner product of each pair of positions, rounded to float32 [M]."""
+    """Return the scores [M] float32 of pairs of positions: the definition, a float64 inner product, rounded."""
     scores = np.empty(len(rows), dtype=np.float32)
     step = max(1, _CACHED_VALUES // gallery.shape[1])
     for at in range(0, len(rows), step):
@@ -210,7 +233,7 @@ def _scores(queries: np.ndarray, gallery: np.ndarray, rows: np.ndarray, columns:
 
 
 def _candidates(queries: np.ndarray, gallery: np.ndarray, count: int) -> tuple[np.ndarray, np.ndarray]:
-    """FAISS's `count` best rows a query: its lowest float32 score [Q] and the positions [Q, count]."""
+    """Return FAISS's `count` best rows a query: the lowest of their float32 scores [Q], their positions [Q, count]."""
     import faiss
 
     if count == len(gallery):
@@ -221,7 +244,7 @@ def _candidates(queries: np.ndarray, gallery: np.ndarray, count: int) -> tuple[n
 
 
 def _slack(squares: tuple[np.ndarray, np.ndarray], width: int) -> np.ndarray:
-    """A bound [Q] on |fast float32 product - score|, whatever the order of summation (Higham 2002, 3.1).
+    """Return a bound [Q] on |fast float32 product - score|, whatever the order of summation (Higham 2002, 3.1).
 
     squares: the squared lengths of the queries [Q] and of the gallery's rows [N], `width` values each.
     """
@@ -232,7 +255,7 @@ def _slack(squares: tuple[np.ndarray, np.ndarray], width: int) -> np.ndarray:
 
 
 def _squares(matrix: np.ndarray) -> np.ndarray:
-    """The squared length of every row [N] float64, read once and without a copy of the matrix."""
+    """Return the squared length of every row [N] float64, reading the matrix once and copying none of it."""
     with np.errstate(over="ignore", under="ignore", invalid="ignore"):
         squares = np.einsum("ij,ij->i", matrix, matrix).astype(np.float64)
     odd = ~((squares > _SHORT) & (squares < np.finfo(np.float32).max))  # out of float32's range, or not finite
@@ -242,30 +265,35 @@ def _squares(matrix: np.ndarray) -> np.ndarray:
 
 
 def _matrices(queries: np.ndarray, gallery: np.ndarray) -> tuple[np.ndarray, np.ndarray, tuple[np.ndarray, np.ndarray]]:
-    """Both as checked float32 matrices, and the squared lengths of their rows."""
-    both, squares = [], []
-    for name, values in (("queries", queries), ("gallery", gallery)):
-        matrix = np.ascontiguousarray(values, dtype=np.float32)
-        if matrix.ndim != 2 or matrix.shape[1] == 0:
-            raise DataError(f"{name} must be a matrix with one vector a row, not of shape {matrix.shape}")
-        squares.append(_squares(matrix))
-        bad = np.flatnonzero(~np.isfinite(squares[-1]))
-        if len(bad):
-            raise DataError(f"{name} row {bad[0]} holds NaN or infinite values ({len(bad)} such rows): cannot rank")
-        both.append(matrix)
-    if not len(both[1]):
+    """Return both as checked float32 matrices, and the squared lengths of their rows."""
+    queries, asked = _checked(queries, "queries")
+    gallery, found = _checked(gallery, "gallery")
+    if not len(gallery):
         raise DataError("the gallery is empty: there is nothing to rank")
-    if both[0].shape[1] != both[1].shape[1]:
-        raise DataError(f"queries have {both[0].shape[1]} dimensions and the gallery {both[1].shape[1]}")
-    longest = np.prod([np.sqrt(square.max(initial=0)) for square in squares])
+    if queries.shape[1] != gallery.shape[1]:
+        raise DataError(f"queries have {queries.shape[1]} dimensions and the gallery {gallery.shape[1]}")
+    longest = np.sqrt(asked.max(initial=0)) * np.sqrt(found.max(initial=0))
     if not longest < _LARGEST:
         raise DataError(f"the vectors are too long for float32 products ({longest:.0e}): give them unit length")
-    return both[0], both[1], (squares[0], squares[1])
+    return queries, gallery, (asked, found)
+
+
+def _checked(values: np.ndarray, name: str) -> tuple[np.ndarray, np.ndarray]:
+    """Return vectors as a float32 matrix [N, D], and the squared lengths of its rows [N] float64."""
+    matrix = np.ascontiguousarray(values, dtype=np.float32)
+    if matrix.ndim != 2 or matrix.shape[1] == 0:
+        raise DataError(f"{name} must be a matrix with one vector a row, not of shape {matrix.shape}")
+    squares = _squares(matrix)
+    bad = np.flatnonzero(~np.isfinite(squares))
+    if len(bad):
+        raise DataError(f"{name} row {bad[0]} holds NaN or infinite values ({len(bad)} such rows): cannot rank")
+    return matrix, squares
 
 
 def _excluded_pairs(
     exclude: Sequence[Collection[int]] | None, queries: int, gallery: int
 ) -> tuple[np.ndarray, np.ndarray]:
+    """Return `_flat_pairs` of what is excluded: none where nothing is."""
     if exclude is None:
         return np.empty(0, dtype=np.int64), np.empty(0, dtype=np.int64)
     return _flat_pairs(exclude, queries, gallery, "exclude")
@@ -274,7 +302,7 @@ def _excluded_pairs(
 def _flat_pairs(
     lists: Sequence[Collection[int]], queries: int, gallery: int, name: str
 ) -> tuple[np.ndarray, np.ndarray]:
-    """Lists of positions as two flat int64 arrays: the query and the gallery position of each entry."""
+    """Return lists of positions as two flat int64 arrays: the query and the gallery position of each entry."""
     if len(lists) != queries:
         raise DataError(f"{name} has {len(lists)} entries for {queries} queries")
     owners = np.repeat(np.arange(queries), [len(row) for row in lists])

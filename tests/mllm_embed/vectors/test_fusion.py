@@ -6,7 +6,8 @@ import numpy as np
 import pytest
 
 from mllm_embed.errors import ConfigError
-from mllm_embed.vectors.fusion import edited, slerp, unit, weighted
+from mllm_embed.vectors.fusion import edited, slerp, weighted
+from mllm_embed.vectors.unit import unit
 
 RNG = np.random.default_rng(0)
 Q, V, T = (unit(RNG.standard_normal((7, 16))) for _ in range(3))
