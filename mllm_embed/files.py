@@ -1,4 +1,4 @@
-"""Writing so that no reader ever sees half a file or half a folder."""
+"""Files and folders that no reader ever sees half, and locks between processes that write."""
 
 from __future__ import annotations
 
@@ -12,18 +12,25 @@ import tempfile
 from collections.abc import Iterator
 from contextlib import contextmanager, suppress
 from pathlib import Path
-from typing import Any
+from typing import Any, BinaryIO
+
+from filelock import lock_descriptor, unlock_descriptor
 
 from .errors import ConfigError, DataError
+
+LOCK_FILE = ".lock"
 
 
 @contextmanager
 def atomic_file(path: Path) -> Iterator[Path]:
-    """A path beside `path` to write to, which takes its place at the end; on an error `path` stays as it was.
+    """Give a path beside `path` to write to, which takes its place at the end; on an error `path` stays as it was.
 
-    Raises DataError when the disk fails.
+    Missing folders are made.
+
+    Raises:
+        DataError: the disk fails.
     """
-    temporary = path.with_name(f".{path.name}.{os.getpid()}.tmp")
+    temporary = _beside(path)
     try:
         path.parent.mkdir(parents=True, exist_ok=True)
         yield temporary
@@ -36,49 +43,98 @@ def atomic_file(path: Path) -> Iterator[Path]:
 
 
 @contextmanager
-def alone_in(folder: Path, wait: bool = False) -> Iterator[None]:
-    """Within, no other process that asks for the same may write to the folder; the lock falls with its process.
+def folder_lock(folder: Path, wait: bool = False) -> Iterator[None]:
+    """Keep all other processes that ask for the same from writing to a folder, which is made where it is missing.
 
-    `wait` for the other, or raise ConfigError at once.
+    What holds between processes and machines stands at `file_lock`.
+
+    Args:
+        folder: what is written to.
+        wait: for another process that is writing; without it that is an error at once.
+
+    Raises:
+        ConfigError: another process is writing to the folder.
     """
-    try:
-        import fcntl
-    except ImportError:  # Windows
+    with file_lock(folder / LOCK_FILE, wait) as held:
+        if not held:
+            raise ConfigError(f"another process is writing to {folder}; wait for it, or choose another output")
         yield
+
+
+@contextmanager
+def file_lock(path: Path, wait: bool = False) -> Iterator[bool]:
+    """Hold the lock of the file at `path`, which is made for that and removed after; gives whether it is held.
+
+    Of all that ask for it one at a time holds it, two of one process included, and a process that dies loses it. It is
+    what `filelock` takes: `flock` on Linux and macOS, `LockFileEx` on Windows. Several machines keep one another's
+    locks where their network file system does: NFS under Linux, Lustre and BeeGFS when they are mounted with locks.
+
+    Args:
+        path: of the lock's own file; missing folders are made.
+        wait: until the lock is free; without it a lock that another holds is not held.
+
+    Raises:
+        OSError: the file cannot be made, or its file system has no locks.
+    """
+    path.parent.mkdir(parents=True, exist_ok=True)
+    file = _locked(path, wait)
+    if file is None:
+        yield False
         return
-    folder.mkdir(parents=True, exist_ok=True)
-    path = folder / ".lock"
-    file = path.open("a")
-    try:
-        while True:
-            fcntl.flock(file, fcntl.LOCK_EX | (0 if wait else fcntl.LOCK_NB))
-            if path.exists() and path.stat().st_ino == os.fstat(file.fileno()).st_ino:
-                break
-            file.close()  # whoever had the lock before has removed this file
-            file = path.open("a")
-    except BlockingIOError as error:
-        file.close()
-        why = f"another process is writing to {folder}; wait for it, or choose another output"
-        raise ConfigError(why) from error
-    try:
-        yield
-    finally:
-        path.unlink(missing_ok=True)
-        file.close()
+    with file:
+        try:
+            yield True
+        finally:
+            _unlock(path, file)
 
 
-def synced(path: Path) -> None:
-    """Wait until the disk has the file."""
+def _locked(path: Path, wait: bool) -> BinaryIO | None:
+    """Return the file at `path`, open and locked; None where another holds the lock and is not waited for."""
+    while True:
+        file = path.open("ab")
+        held = lock_descriptor(file.fileno(), blocking=wait)
+        # a lock on a file that its holder has removed since is worth nothing: the next process locks the next file
+        if held and _is_at(path, file):
+            return file
+        file.close()
+        if not held:
+            return None
+
+
+def _is_at(path: Path, file: BinaryIO) -> bool:
+    try:
+        return os.path.samestat(path.stat(), os.fstat(file.fileno()))
+    except FileNotFoundError:
+        return False
+
+
+def _unlock(path: Path, file: BinaryIO) -> None:
+    """Remove a locked file and let its lock go."""
+    windows = os.name == "nt"
+    if not windows:
+        path.unlink(missing_ok=True)  # while it is locked: later it may be another's
+    unlock_descriptor(file.fileno())  # a forked child may have the file open still, so that closing is not enough
+    file.close()
+    if windows:  # which removes no open file: neither ours before, nor one that another has opened since
+        with suppress(OSError):
+            path.unlink()
+
+
+def flush_to_disk(path: Path) -> None:
+    """Wait until the disk has all of a file."""
     with path.open("rb") as file:
         os.fsync(file.fileno())
 
 
 def check_writable(path: Path) -> None:
-    """Try to write beside `path`, before the work whose result goes there. Raises DataError when that cannot be done.
+    """Try to write beside `path`, before the work whose result goes there.
 
     Missing folders are made; an older file stays as it was.
+
+    Raises:
+        DataError: nothing can be written there.
     """
-    temporary = path.with_name(f".{path.name}.{os.getpid()}.tmp")
+    temporary = _beside(path)
     try:
         path.parent.mkdir(parents=True, exist_ok=True)
         temporary.touch()
@@ -87,9 +143,19 @@ def check_writable(path: Path) -> None:
         raise DataError(f"cannot write {path}: {error.strerror}") from error
 
 
+def _beside(path: Path) -> Path:
+    """Return the hidden path at which this process writes a file before it is renamed to `path`."""
+    return path.with_name(f".{path.name}.{os.getpid()}.tmp")
+
+
 def check_space(path: Path, size: int, what: str) -> None:
-    """Raises DataError where the disk of `path`, which need not be there yet, has no room for the `size` bytes that
-    `what` takes."""
+    """Raise DataError where the disk of `path` has no room for `size` bytes.
+
+    Args:
+        path: where they will go; it need not be there yet.
+        size: in bytes.
+        what: takes them, in words, for the error.
+    """
     path = Path(os.path.abspath(path))
     there = next(place for place in (path, *path.parents) if place.exists())
     free = shutil.disk_usage(there).free
@@ -105,13 +171,25 @@ def _size(count: int) -> str:
 
 
 def write_file(path: Path, content: bytes) -> None:
-    """Write beside the place and rename. Raises DataError when that cannot be done; an older file then stays whole."""
+    """Write a file in one step: beside its place, then renamed.
+
+    Raises:
+        DataError: it cannot be written; an older file then stays whole.
+    """
     with atomic_file(path) as temporary:
         temporary.write_bytes(content)
 
 
 def read_json(path: Path, cure: str) -> Any:
-    """The content of a JSON file. Raises DataError, with the cure, for one that cannot be read or is none."""
+    """Return the content of a JSON file.
+
+    Args:
+        path: the file.
+        cure: what the user can do where it is missing or damaged, for the error.
+
+    Raises:
+        DataError: the file cannot be read, or is not JSON.
+    """
     try:
         return json.loads(path.read_text(encoding="utf-8"))
     except FileNotFoundError as error:
@@ -123,16 +201,19 @@ def read_json(path: Path, cure: str) -> Any:
 
 
 def write_json(path: Path, value: Any) -> None:
-    """`write_file` of indented JSON."""
+    """Write a value as indented JSON, as `write_file` does."""
     write_file(path, (json.dumps(value, indent=2, ensure_ascii=False) + "\n").encode())
 
 
 @contextmanager
 def atomic_folder(path: str | os.PathLike[str]) -> Iterator[Path]:
-    """A new folder to fill, which takes the place of `path` at the end; on an error `path` stays as it was.
+    """Give a new folder to fill, which takes the place of `path` at the end; on an error `path` stays as it was.
 
-    Whoever calls this makes sure that what `path` holds may go. What killed processes of this machine left half-written
-    there goes too. Raises DataError when the disk fails.
+    The caller makes sure that what `path` holds may go. What killed processes of this machine left half-written there
+    goes too.
+
+    Raises:
+        DataError: the disk fails.
     """
     path = Path(os.path.abspath(path))
     mark = f".{path.name}-{re.sub('[^A-Za-z0-9]', '', platform.node())}-"
@@ -163,8 +244,8 @@ def atomic_folder(path: str | os.PathLike[str]) -> Iterator[Path]:
 
 
 def _lives(process: int) -> bool:
-    """Whether there is such a process on this machine; yes where that cannot be told."""
-    if os.name == "nt":  # where this call would end it
+    """Tell whether a process of this number runs on this machine; True where that is not known."""
+    if os.name == "nt":  # where signal 0 would end the process
         return True
     try:
         os.kill(process, 0)
@@ -176,7 +257,7 @@ def _lives(process: int) -> bool:
 
 
 def _reason(error: OSError) -> str:
-    """Why a write failed, in words; copying a folder tells it once for every file, of which the first is enough."""
+    """Return why a write failed, in words; `shutil` gives a reason for every file of a folder: the first is enough."""
     if isinstance(error, shutil.Error) and error.args and isinstance(error.args[0], list):
         return re.sub(r"^\[Errno \d+\] ", "", str(error.args[0][0][-1]))
     return error.strerror or str(error)

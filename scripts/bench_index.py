@@ -27,7 +27,8 @@ from mllm_embed.files import write_json
 from mllm_embed.index.build import build_index, probe
 from mllm_embed.index.faiss_index import Index
 from mllm_embed.index.kinds import kind_of
-from mllm_embed.store.vector_store import SHARD_ROWS, VectorStore
+from mllm_embed.store.files import MANIFEST
+from mllm_embed.store.vector_store import BLOCK_ROWS, VectorStore
 from mllm_embed.vectors.unit import unit
 
 KINDS = ("ivf-disk", "sq8", "rabitq4", "rabitq", "binary")
@@ -72,11 +73,11 @@ def vectors(numbers: np.ndarray, centres: int, dimension: int, seed: int) -> np.
 
 def make_store(folder: Path, rows: int, dimension: int) -> None:
     """The store of the benchmark, where it is not there yet."""
-    if (folder / "manifest.json").is_file() and len(VectorStore(folder).living) == rows:
+    if (folder / MANIFEST).is_file() and len(VectorStore(folder).living) == rows:
         return
     store = VectorStore.create(folder, dimension, dtype="float16", provenance={"name": "random clusters"})
-    for at in tqdm(range(0, rows, SHARD_ROWS), desc="writing vectors", mininterval=1):
-        numbers = np.arange(at, min(at + SHARD_ROWS, rows))
+    for at in tqdm(range(0, rows, BLOCK_ROWS), desc="writing vectors", mininterval=1):
+        numbers = np.arange(at, min(at + BLOCK_ROWS, rows))
         made = vectors(numbers, max(rows // 100, 1), dimension, 1)
         store.add([f"{number:09d}" for number in numbers], made, [f"photos/{number:09d}.jpg" for number in numbers])
 

@@ -27,6 +27,9 @@ from PIL import Image
 
 from mllm_embed.errors import DataError
 from mllm_embed.index.faiss_index import Index
+from mllm_embed.index.files import CARD_FILE, SETTINGS_FILE
+from mllm_embed.store.files import MANIFEST, RECORD_SUFFIX, SHARDS
+from mllm_embed.store.shard_plan import PLAN
 from mllm_embed.store.vector_store import VectorStore
 
 ROOT = Path(__file__).resolve().parent.parent
@@ -75,17 +78,21 @@ def run_killed(command: list[str], kills: int, rng: random.Random, shortest: flo
 
 def encoding(store: Path) -> str:
     """What a killed encode was doing. Raises SystemExit where what it left opens as a whole store too early."""
-    if any(store.glob("shards/.*.tmp")):
+    if any(store.glob(f"{SHARDS}/.*.tmp")):
         what = "encode, writing a shard"
-    elif (store / "plan.json").is_file():
-        what = "encode, between shards" if any(store.glob("shards/*.json")) else "encode, before its first shard"
+    elif (store / PLAN).is_file():
+        what = (
+            "encode, between shards"
+            if any(store.glob(f"{SHARDS}/*{RECORD_SUFFIX}"))
+            else "encode, before its first shard"
+        )
     else:
-        what = "encode, loading" if not (store / "manifest.json").is_file() else "encode, planning or done"
+        what = "encode, loading" if not (store / MANIFEST).is_file() else "encode, planning or done"
     try:
         rows = len(VectorStore.open(store))
     except DataError:
         return what
-    if (store / "plan.json").is_file() or rows < PICTURES - PICTURES // 100:
+    if (store / PLAN).is_file() or rows < PICTURES - PICTURES // 100:
         raise SystemExit(f"{store} opens with {rows} rows while it is being made")
     return "encode, done"
 
@@ -102,7 +109,7 @@ def indexing(index: Path) -> str:
 
 def files(folder: Path) -> dict[str, bytes]:
     """Every file of a store; of an index what FAISS wrote, since a card has timings."""
-    kept = (path for path in folder.rglob("*") if path.is_file() and path.name not in ("index.json", "card.md"))
+    kept = (path for path in folder.rglob("*") if path.is_file() and path.name not in (SETTINGS_FILE, CARD_FILE))
     return {path.relative_to(folder).as_posix(): path.read_bytes() for path in kept}
 
 

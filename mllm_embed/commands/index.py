@@ -15,7 +15,7 @@ if TYPE_CHECKING:
 
     from ..store.vector_store import VectorStore
 
-_KINDS = "\n".join(f"  {name:10} {kind.about}" for name, kind in KINDS.items())
+_KINDS = "\n".join(f"  {name:13} {kind.about}" for name, kind in KINDS.items())
 _HELP = f"""\
 what it does
   Builds a FAISS index of a store, in little memory, and measures it: recall@10 against an exact search, size, seconds

@@ -1,4 +1,4 @@
-"""Building an index in bounded memory, and measuring what it is worth."""
+"""Building an index in bounded memory, and measuring it: recall, size, seconds, memory."""
 
 from __future__ import annotations
 
@@ -17,9 +17,10 @@ from ..store.gallery import exact
 from ..store.vector_store import VectorStore
 from ..vectors.unit import unit
 from .engines import new_engine
-from .faiss_index import CARD_FILE, SETTINGS_FILE, Index, write_settings
+from .faiss_index import Index
+from .files import CARD_FILE, SETTINGS_FILE, write_settings
 from .fill import fill
-from .kinds import kind_of
+from .kinds import current_name, kind_of
 
 RECALL = 0.97
 """The recall@10 that settings are chosen for, where nothing else is asked."""
@@ -31,28 +32,29 @@ _RERANKS = (1, 2, 5, 10, 20, 50)
 
 @dataclass(frozen=True)
 class Probe:
-    """What an index is measured with.
+    """Queries to measure an index with, and their exact answers.
 
     Args:
         queries: [Q, D] float32.
         rows: [Q, 10] int64, what an exact search finds.
-        told: where the queries come from, for the card.
+        origin: where the queries come from, for the card.
     """
 
     queries: np.ndarray
     rows: np.ndarray
-    told: str
+    origin: str
 
 
 def probe(store: VectorStore, queries: np.ndarray | None = None, seed: int = 0) -> Probe:
-    """Queries with their exact answers: those given, or else rows of the store, moved by noise.
+    """Return queries with their exact answers: those given, or else rows of the store, moved by noise.
 
     Args:
         store: what is searched.
         queries: [Q, D] float32 of unit length; of more than 256 some are taken.
         seed: of the choice and of the noise.
 
-    Raises DataError for a store in which no row is left.
+    Raises:
+        DataError: no row is left in the store.
     """
     rng = np.random.default_rng(seed)
     alive = np.flatnonzero(store.alive)
@@ -61,12 +63,12 @@ def probe(store: VectorStore, queries: np.ndarray | None = None, seed: int = 0) 
     if queries is None:
         chosen = store.take(np.sort(rng.choice(alive, min(_QUERIES, len(alive)), replace=False)))
         noise = unit(rng.standard_normal(chosen.shape).astype(np.float32))
-        queries, told = unit(chosen + _NOISE * noise), f"rows of the store plus noise of length {_NOISE}"
+        queries, origin = unit(chosen + _NOISE * noise), f"rows of the store plus noise of length {_NOISE}"
     else:
-        told = "given queries"
+        origin = "given queries"
         queries = queries[np.sort(rng.permutation(len(queries))[:_QUERIES])]
     rows = exact(store, queries, min(_K, len(alive)), alive, [()] * len(queries))[1]
-    return Probe(queries, rows, f"{len(queries)} {told}")
+    return Probe(queries, rows, f"{len(queries)} {origin}")
 
 
 def build_index(
@@ -82,25 +84,27 @@ def build_index(
 ) -> Index:
     """Build an index of all rows of a store, measure it, and write both in one step; an older index is replaced.
 
-    It is trained on a sample and filled block by block: beside the index itself, memory takes a sample of 512 MiB and a
+    It is trained on a sample and filled block by block: beside the index itself, memory holds a sample of 512 MiB and a
     block of rows.
 
     Args:
         store: the vectors.
         folder: where to write; an index, or nothing, may be there.
-        kind: one of `index_kinds.KINDS`.
+        kind: one of `kinds.KINDS`.
         recall: the recall@10 to choose settings for; where none reaches it, the most thorough are taken.
         queries: [Q, D] float32 to measure with, of the kind that will be asked; by default rows moved by noise.
-        known: what `probe` gave, where it was called before.
+        known: the result of `probe`, where it was called before.
         seed: of the sample and the queries.
         show_progress: None shows a bar on a terminal.
 
-    Raises ConfigError for an unknown kind, DataError for a folder that holds something else, a store without rows, and
-    a full disk.
+    Raises:
+        ConfigError: there is no such kind.
+        DataError: the folder holds something else, the store has no rows, or the disk is full.
     """
-    path, what = Path(os.path.abspath(folder)), kind_of(kind)
+    path, name, what = Path(os.path.abspath(folder)), current_name(kind), kind_of(kind)
     check_place(path)
     known = known or probe(store, queries, seed)
+    # lists on disk are written twice: the parts, and what they are merged to
     room = int(2 * what.size * 4 * store.dimension * len(store)) if what.on_disk else 0
     check_space(path, room + int(what.size * 4 * store.dimension * len(store)), f"an index of {len(store):,} rows")
     with atomic_folder(path) as fresh:
@@ -108,25 +112,25 @@ def build_index(
         with PeakMemory() as peak:
             fill(store, new_engine(what, len(store), store.dimension, fresh), seed, show_progress)
         seconds = time.perf_counter() - began
-        told = {"kind": kind, "setting": what.settings[-1], "rerank": _RERANKS[-1], "seed": seed}
-        write_settings(fresh, path, store, told)
+        settings = {"kind": name, "setting": what.settings[-1], "rerank": _RERANKS[-1], "seed": seed}
+        write_settings(fresh, path, store, settings)
         index = Index.open(fresh, store)
         setting, rerank = _chosen(index, known, recall)
         card = {
-            "kind": kind, "about": what.about, "rows": len(store), "dimension": store.dimension, "queries": known.told,
-            "knob": what.knob or None, "setting": setting if what.knob else None,
+            "kind": name, "about": what.about, "rows": len(store), "dimension": store.dimension,
+            "queries": known.origin, "knob": what.knob or None, "setting": setting if what.knob else None,
             "rerank": rerank if what.compressed else None, "build_seconds": round(seconds, 2),
             "peak_memory_bytes": peak.bytes,
         }  # fmt: skip
         card |= _measured(index, known, setting, rerank) | _sizes(fresh, store)
         (fresh / CARD_FILE).write_text(card_text(card), encoding="utf-8")
-        write_settings(fresh, path, store, told | {"setting": setting, "rerank": rerank, "card": card})
-        del index
+        write_settings(fresh, path, store, settings | {"setting": setting, "rerank": rerank, "card": card})
+        del index  # whose files are mapped: Windows renames no folder with open files
     return Index.open(path, store)
 
 
 def check_place(path: Path) -> None:
-    """Raises DataError where a new index would replace something else."""
+    """Raise DataError where a new index would replace something else."""
     if path.exists() and not path.is_dir():
         raise DataError(f"{path} is a file: give a folder for the index")
     if path.is_dir() and any(path.iterdir()) and not (path / SETTINGS_FILE).is_file():
@@ -134,7 +138,7 @@ def check_place(path: Path) -> None:
 
 
 def card_text(card: dict[str, Any]) -> str:
-    """The card as a table in Markdown."""
+    """Return an index's card as a table in Markdown."""
     ratio = f"{card['ratio']:.3f} of float32, {card['bytes_a_vector']:,.0f} bytes a vector"
     lines = {
         "kind": f"{card['kind']}: {card['about']}",
@@ -155,7 +159,10 @@ def card_text(card: dict[str, Any]) -> str:
 
 
 def _chosen(index: Index, known: Probe, recall: float) -> tuple[int, int]:
-    """The fastest setting with which the index reaches the recall, and how many candidates to score again for it."""
+    """Return the fastest setting that reaches the recall, and how many times k candidates to score again for it.
+
+    Where none does, it is the most thorough ones.
+    """
     reranks = _RERANKS if index.kind.compressed else (1,)
     for setting in index.kind.settings:
         if _recall(index, known, setting, reranks[-1]) >= recall:
@@ -166,12 +173,13 @@ def _chosen(index: Index, known: Probe, recall: float) -> tuple[int, int]:
 
 
 def _recall(index: Index, known: Probe, setting: int, rerank: int) -> float:
+    """Return the share of the exact answers that the index finds."""
     rows = index.search(known.queries, known.rows.shape[1], setting, rerank)[1]
     return float(np.mean([np.isin(right, found).mean() for right, found in zip(known.rows, rows, strict=True)]))
 
 
 def _measured(index: Index, known: Probe, setting: int, rerank: int) -> dict[str, Any]:
-    """Recall, and milliseconds for one query and for each of a batch."""
+    """Return the recall, and the milliseconds for one query and for each of a batch."""
     width = known.rows.shape[1]
 
     def timed(queries: np.ndarray) -> float:
@@ -192,5 +200,6 @@ def _measured(index: Index, known: Probe, setting: int, rerank: int) -> dict[str
 
 
 def _sizes(folder: Path, store: VectorStore) -> dict[str, Any]:
+    """Return the bytes of an index, of one vector in it, and their ratio to the vectors as float32."""
     size = sum(path.stat().st_size for path in folder.iterdir() if path.name not in (SETTINGS_FILE, CARD_FILE))
     return {"bytes": size, "bytes_a_vector": size / len(store), "ratio": size / (4 * store.dimension * len(store))}

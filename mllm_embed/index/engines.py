@@ -19,21 +19,28 @@ class Engine(Protocol):
     """An index that is trained, filled, searched and written."""
 
     def __len__(self) -> int:
-        """Rows that are in it: the first of the store."""
+        """Return the number of rows that are in it: the first ones of the store."""
         ...
 
     def train(self, sample: np.ndarray) -> None:
-        """From some rows [S, D] float32."""
+        """Train on some rows [S, D] float32."""
         ...
 
     def add(self, rows: np.ndarray) -> None:
-        """The next rows [n, D] float32."""
+        """Add the next rows [n, D] float32."""
         ...
 
     def search(self, queries: np.ndarray, count: int, setting: int, selector: Any) -> tuple[np.ndarray, np.ndarray]:
-        """Scores [Q, count] float32, higher is better, and row numbers [Q, count] int64, -1 where there is none.
+        """Return the best rows for each query, by scores of which a higher one is better.
 
-        `selector` is a faiss.IDSelector of the rows that may answer, or None.
+        Args:
+            queries: [Q, D] float32.
+            count: rows a query.
+            setting: of the kind's knob.
+            selector: a faiss.IDSelector of the rows that may answer; None for all.
+
+        Returns:
+            scores [Q, count] float32; row numbers [Q, count] int64, -1 where there is none.
         """
         ...
 
@@ -43,7 +50,7 @@ class Engine(Protocol):
 
 
 def new_engine(kind: Kind, rows: int, dimension: int, folder: Path) -> Engine:
-    """An untrained index for about so many rows, which will write to `folder`."""
+    """Return an untrained index for about so many rows of `dimension` numbers, which will write to `folder`."""
     if not kind.factory(rows, dimension):
         return Bits(folder, dimension, kind.learned)
     index = faiss.index_factory(dimension, kind.factory(rows, dimension), faiss.METRIC_INNER_PRODUCT)
@@ -51,7 +58,7 @@ def new_engine(kind: Kind, rows: int, dimension: int, folder: Path) -> Engine:
 
 
 def open_engine(kind: Kind, dimension: int, folder: Path, writable: bool) -> Engine:
-    """What `save` wrote: mapped and not read, or, to add to it, in memory."""
+    """Open what `save` wrote: mapped and not read or, when it is `writable`, in memory to add to."""
     if not kind.factory(1, dimension):
         return Bits.read(folder, dimension, kind.learned)
     flags = 0 if writable else faiss.IO_FLAG_MMAP_IFC
@@ -64,26 +71,33 @@ class Floats:
     """Any index that FAISS' factory makes."""
 
     def __init__(self, folder: Path, kind: Kind, index: Any):
+        """Wrap a faiss.Index, which will be written to `folder`."""
         self.folder, self.kind, self.index = folder, kind, index
 
     def __len__(self) -> int:
+        """As `Engine.__len__`."""
         return self.index.ntotal
 
     def train(self, sample: np.ndarray) -> None:
+        """As `Engine.train`."""
         for rotation in _rotations(self.index):  # its own settings take hours for a thousand dimensions
             rotation.niter, rotation.max_train_points = _OPQ_ROUNDS, _OPQ_SAMPLE
         self.index.train(sample)
 
     def add(self, rows: np.ndarray) -> None:
+        """As `Engine.add`."""
         self.index.add(rows)
 
     def search(self, queries: np.ndarray, count: int, setting: int, selector: Any) -> tuple[np.ndarray, np.ndarray]:
+        """As `Engine.search`."""
         return self.index.search(queries, count, params=self._parameters(setting, selector))
 
     def save(self) -> None:
+        """As `Engine.save`."""
         faiss.write_index(self.index, str(self.folder / INDEX_FILE))
 
     def _parameters(self, setting: int, selector: Any) -> Any:
+        """Return the faiss.SearchParameters of the kind."""
         if self.kind.knob == "efSearch":
             return faiss.SearchParametersHNSW(sel=selector, efSearch=setting)
         if self.kind.knob != "nprobe":
@@ -100,21 +114,25 @@ class ListsOnDisk(Floats):
     """Inverted lists that never lie in memory together: each block of rows becomes an index, and those one file."""
 
     def __init__(self, folder: Path, kind: Kind, index: Any):
+        """Wrap a faiss.IndexIVF, which will be written to `folder`."""
         super().__init__(folder, kind, index)
         self.parts: list[Path] = []
         self.rows: int = index.ntotal
 
     def __len__(self) -> int:
+        """As `Engine.__len__`."""
         return self.rows
 
     def add(self, rows: np.ndarray) -> None:
-        part = faiss.clone_index(self.index)
+        """As `Engine.add`."""
+        part = faiss.clone_index(self.index)  # trained, and without rows
         part.add_with_ids(rows, np.arange(self.rows, self.rows + len(rows)))
         self.rows += len(rows)
         self.parts.append(self.folder / f"part-{len(self.parts)}")
         faiss.write_index(part, str(self.parts[-1]))
 
     def save(self) -> None:
+        """As `Engine.save`."""
         from faiss.contrib.ondisk import merge_ondisk
 
         merge_ondisk(self.index, [str(part) for part in self.parts], str(self.folder / LISTS_FILE))
@@ -128,13 +146,14 @@ class Bits:
     """A bit for each dimension, or for each of a learned projection, all compared by their Hamming distance."""
 
     def __init__(self, folder: Path, dimension: int, learned: bool):
+        """Make an empty index of vectors of `dimension` numbers, which will be written to `folder`."""
         self.folder, self.learned = folder, learned
-        self.index = faiss.IndexBinaryFlat(-(-dimension // 8) * 8)
+        self.index: Any = faiss.IndexBinaryFlat(-(-dimension // 8) * 8)  # whole bytes
         self.projection: np.ndarray | None = None
 
     @classmethod
     def read(cls, folder: Path, dimension: int, learned: bool) -> Bits:
-        """What `save` wrote."""
+        """Read what `save` wrote."""
         engine = cls(folder, dimension, learned)
         engine.index = faiss.read_index_binary(str(folder / INDEX_FILE))
         if (folder / PROJECTION_FILE).is_file():
@@ -142,29 +161,34 @@ class Bits:
         return engine
 
     def __len__(self) -> int:
+        """As `Engine.__len__`."""
         return self.index.ntotal
 
     def train(self, sample: np.ndarray) -> None:
+        """As `Engine.train`."""
         if self.learned:
             self.projection = projection_for(sample, self.index.d)
 
     def add(self, rows: np.ndarray) -> None:
+        """As `Engine.add`."""
         self.index.add(bits_of(rows, self.projection))
 
     def search(self, queries: np.ndarray, count: int, setting: int, selector: Any) -> tuple[np.ndarray, np.ndarray]:
+        """As `Engine.search`."""
         distances, rows = self.index.search(
             bits_of(queries, self.projection), count, params=faiss.SearchParameters(sel=selector) if selector else None
         )
         return (1 - 2 * distances / self.index.d).astype(np.float32), rows
 
     def save(self) -> None:
+        """As `Engine.save`."""
         faiss.write_index_binary(self.index, str(self.folder / INDEX_FILE))
         if self.projection is not None:
             np.save(self.folder / PROJECTION_FILE, self.projection, allow_pickle=False)
 
 
 def _rotations(index: Any) -> list[Any]:
-    """The rotations that product quantisation learns in front of an index."""
+    """Return the rotations that product quantisation learns in front of an index."""
     outer = faiss.downcast_index(index)
     if not isinstance(outer, faiss.IndexPreTransform):
         return []

@@ -1,11 +1,11 @@
-"""The rows of a store into an index, block by block."""
+"""Filling an index with the rows of a store, block by block."""
 
 from __future__ import annotations
 
 import numpy as np
 from tqdm import tqdm
 
-from ..store.vector_store import SHARD_ROWS, VectorStore
+from ..store.vector_store import BLOCK_ROWS, VectorStore
 from .engines import Engine
 from .kinds import lists
 
@@ -19,14 +19,14 @@ def fill(store: VectorStore, engine: Engine, seed: int, show: bool | None) -> No
     with tqdm(total=len(store), desc="training the index", unit="row", disable=hide, mininterval=1) as bar:
         engine.train(_sample(store, seed))
         bar.set_description("building the index")
-        for _, rows in store.blocks(SHARD_ROWS):
+        for _, rows in store.blocks(BLOCK_ROWS):
             engine.add(np.ascontiguousarray(rows))
             bar.update(len(rows))
         engine.save()
 
 
 def _sample(store: VectorStore, seed: int) -> np.ndarray:
-    """[S, D] float32: rows to train on, as many as memory and use allow."""
+    """Return rows to train on [S, D] float32, as many as fit in memory and are of use."""
     count = min(len(store), _SAMPLE_VALUES // store.dimension, max(_A_LIST * lists(len(store)), 1 << 15))
     chosen = np.random.default_rng(seed).choice(len(store), count, replace=False)
     return store.take(np.sort(chosen))

@@ -22,6 +22,7 @@ class Kind:
         compressed: whether scores are rough, so that the best candidates are scored again by the full vectors.
         on_disk: whether inverted lists are written to a file of their own while they are built.
         learned: whether bits are those of a learned projection, not of the dimensions themselves.
+        formerly: what the kind was called before: older indexes, and commands, still call it so.
     """
 
     about: str
@@ -32,10 +33,11 @@ class Kind:
     compressed: bool = False
     on_disk: bool = False
     learned: bool = False
+    formerly: str = ""
 
 
 def lists(rows: int) -> int:
-    """Inverted lists for so many rows: 2 sqrt(N), and at least FAISS's 39 rows a list to train them on."""
+    """Return how many inverted lists so many rows get: 2 sqrt(N), but 39 rows a list, which FAISS trains one on."""
     return max(1, min(round(2 * rows**0.5), rows // 39))
 
 
@@ -65,21 +67,29 @@ KINDS: dict[str, Kind] = {
         1 / 32, "nprobe", _PROBES, compressed=True,
     ),
     "binary": Kind("the sign of each dimension, all compared", lambda n, d: "", 1 / 32, compressed=True),
-    "bebr": Kind(
-        "bits learned after BEBR, where they beat signs", lambda n, d: "", 1 / 32, compressed=True, learned=True
+    "learned-signs": Kind(
+        "bits learned after BEBR, where they beat signs", lambda n, d: "", 1 / 32, compressed=True, learned=True,
+        formerly="bebr",
     ),
 }  # fmt: skip
+_FORMERLY = {kind.formerly: name for name, kind in KINDS.items() if kind.formerly}
 
 
-def kind_of(name: str) -> Kind:
-    """Raises ConfigError for a kind that there is not."""
+def current_name(name: str) -> str:
+    """Return what a kind is called now, by that name or its former one. Raises ConfigError for a kind there is not."""
+    name = _FORMERLY.get(name, name)
     if name not in KINDS:
         raise ConfigError(
             f"there is no kind '{name}' of index; there are {', '.join(KINDS)}{did_you_mean(name, KINDS)}"
         )
-    return KINDS[name]
+    return name
+
+
+def kind_of(name: str) -> Kind:
+    """Return a kind by its name, or its former one. Raises ConfigError for a kind there is not."""
+    return KINDS[current_name(name)]
 
 
 def _codes(dimension: int) -> int:
-    """Bytes a vector of product quantisation: one for 8 dimensions, or for the next fewer that divide them."""
+    """Return the bytes of a vector in product quantisation: one for 8 dimensions, or for fewer that divide them."""
     return next(count for count in range(max(1, dimension // 8), dimension + 1) if dimension % count == 0)

@@ -1,4 +1,4 @@
-"""What an index must be, in a line: "recall>=0.97,size<=1/16", and the kind that is so."""
+"""Targets: what an index must be, in a line, "recall>=0.97,size<=1/16" say, and the choice of a kind that is so."""
 
 from __future__ import annotations
 
@@ -14,7 +14,7 @@ from typing import Any
 import numpy as np
 
 from ..errors import ConfigError
-from ..store.vector_store import SHARD_ROWS, VectorStore
+from ..store.vector_store import BLOCK_ROWS, VectorStore
 from .build import RECALL, build_index, probe
 from .faiss_index import Index
 from .kinds import KINDS
@@ -27,7 +27,7 @@ _MARGIN = 1.25  # by which a kind may be larger than its codes alone
 
 @dataclass(frozen=True)
 class Target:
-    """What an index must be.
+    """Bounds that an index must keep.
 
     Args:
         recall: recall@10 at least.
@@ -44,24 +44,16 @@ class Target:
         """Read "recall>=0.97,size<=1/16,latency<=5ms", or some of it. Raises ConfigError for anything else."""
         values: dict[str, float] = {}
         for term in text.split(","):
-            found = _TERM.fullmatch(term)
-            if not found:
-                raise ConfigError(f"--target: '{term.strip()}' is no bound on recall, size or latency; {_EXAMPLE}")
-            name, sign, value, unit = found.groups()
-            if (sign == ">=") != (name == "recall") or (unit and name != "latency"):
-                raise ConfigError(f"--target: '{term.strip()}' bounds {name} the wrong way, or in no unit; {_EXAMPLE}")
+            name, value = _bound(term)
             if name in values:
                 raise ConfigError(f"--target names {name} twice; {_EXAMPLE}")
-            try:
-                values[name] = float(Fraction(value)) if "/" in value else float(value)
-            except (ValueError, ZeroDivisionError) as error:
-                raise ConfigError(f"--target: '{value}' is no number; {_EXAMPLE}") from error
+            values[name] = value
         if not 0 < values.get("recall", 1) <= 1:
             raise ConfigError(f"--target: recall is between 0 and 1, not {values['recall']:g}")
         return cls(**values)
 
     def missed(self, card: dict[str, Any]) -> Iterator[str]:
-        """Where an index with this card falls short, and by how much."""
+        """Yield where an index with this card falls short, and by how much, in words."""
         if card["recall"] < self.recall:
             yield f"recall {card['recall']:.3f} < {self.recall:g}"
         if self.size is not None and card["ratio"] > self.size:
@@ -90,55 +82,85 @@ def build_for(
         say: called with a line for each kind that is tried.
         show_progress: None shows a bar on a terminal.
 
-    Raises ConfigError where no kind meets the target; it names the one that came nearest. Nothing is written then.
+    Raises:
+        ConfigError: no kind meets the target; it names the one that came nearest. Nothing is written then.
     """
-    fit = [name for name, kind in KINDS.items() if target.size is None or kind.size <= target.size * _MARGIN]
-    if not fit:
-        smallest = min(kind.size for kind in KINDS.values())
-        raise ConfigError(f"--target: no kind of index is that small; the smallest takes 1/{1 / smallest:.0f}")
-    with TemporaryDirectory(prefix=".index-", dir=_home(folder)) as scratch:
-        part = _part(store, Path(scratch) / "part", seed)
-        known = probe(part, queries, seed)
-        tried: list[tuple[str, dict[str, Any]]] = []
-        for name in fit:
-            place = Path(scratch) / name
-            card = build_index(part, place, name, recall=target.recall, known=known, show_progress=False).card
-            tried.append((name, card))
-            say(_line(name, card, list(target.missed(card))))
+    tried = _tried(store, folder, target, queries, seed, say)
     good = [(card["one_ms"], name) for name, card in tried if not any(target.missed(card))]
     for _, name in sorted(good):
         index = build_index(
             store, folder, name, recall=target.recall, queries=queries, seed=seed, show_progress=show_progress
         )
-        short = list(target.missed(index.card))
-        if not short:
+        missed = list(target.missed(index.card))
+        if not missed:
             return index
-        say(_line(f"{name} of all {len(store):,} rows", index.card, short))
+        say(_line(f"{name} of all {len(store):,} rows", index.card, missed))
         tried.append((name, index.card))
     name, card = min(tried, key=lambda pair: (len(list(target.missed(pair[1]))), -pair[1]["recall"]))
     raise ConfigError(f"no kind of index meets the target; '{name}' comes nearest: {', '.join(target.missed(card))}")
 
 
+def _tried(
+    store: VectorStore,
+    folder: str | os.PathLike[str],
+    target: Target,
+    queries: np.ndarray | None,
+    seed: int,
+    say: Callable[[str], object],
+) -> list[tuple[str, dict[str, Any]]]:
+    """Build each kind that may fit of a part of the store, and return the kinds with their cards."""
+    fit = [name for name, kind in KINDS.items() if target.size is None or kind.size <= target.size * _MARGIN]
+    if not fit:
+        smallest = min(kind.size for kind in KINDS.values())
+        raise ConfigError(f"--target: no kind of index is that small; the smallest takes 1/{1 / smallest:.0f}")
+    tried: list[tuple[str, dict[str, Any]]] = []
+    with TemporaryDirectory(prefix=".index-", dir=_home(folder)) as scratch:
+        part = _part(store, Path(scratch) / "part", seed)
+        known = probe(part, queries, seed)
+        for name in fit:
+            place = Path(scratch) / name
+            card = build_index(part, place, name, recall=target.recall, known=known, show_progress=False).card
+            tried.append((name, card))
+            say(_line(name, card, list(target.missed(card))))
+    return tried
+
+
+def _bound(term: str) -> tuple[str, float]:
+    """Read one bound, "recall>=0.97" say, as its name and value. Raises ConfigError for anything else."""
+    found = _TERM.fullmatch(term)
+    if not found:
+        raise ConfigError(f"--target: '{term.strip()}' is no bound on recall, size or latency; {_EXAMPLE}")
+    name, sign, value, unit = found.groups()
+    if (sign == ">=") != (name == "recall") or (unit and name != "latency"):
+        raise ConfigError(f"--target: '{term.strip()}' bounds {name} the wrong way, or in no unit; {_EXAMPLE}")
+    try:
+        return name, float(Fraction(value)) if "/" in value else float(value)
+    except (ValueError, ZeroDivisionError) as error:
+        raise ConfigError(f"--target: '{value}' is no number; {_EXAMPLE}") from error
+
+
 def _part(store: VectorStore, folder: Path, seed: int) -> VectorStore:
-    """The store, or a store of some of its rows."""
+    """Return the store or, where it is large, a store of some of its rows."""
     if len(store) <= _SAMPLE:
         return store
     rows = np.sort(np.random.default_rng(seed).choice(np.flatnonzero(store.alive), _SAMPLE, replace=False))
     part = VectorStore.create(folder, store.dimension, dtype=store.dtype.name, provenance=store.provenance)
-    for at in range(0, len(rows), SHARD_ROWS):
-        some = rows[at : at + SHARD_ROWS]
+    for at in range(0, len(rows), BLOCK_ROWS):
+        some = rows[at : at + BLOCK_ROWS]
         part.add([str(row) for row in some], store.take(some))
     return part
 
 
 def _home(folder: str | os.PathLike[str]) -> Path:
+    """Return the folder that an index will lie in, made where it is missing."""
     home = Path(os.path.abspath(folder)).parent
     home.mkdir(parents=True, exist_ok=True)
     return home
 
 
-def _line(name: str, card: dict[str, Any], short: list[str]) -> str:
+def _line(name: str, card: dict[str, Any], missed: list[str]) -> str:
+    """Return a line on a kind that was tried."""
     return (
-        f"{name:10} recall {card['recall']:.4f}  size {card['ratio']:.3f}  one query {card['one_ms']:.2f} ms  "
-        f"built in {card['build_seconds']:.1f} s  {'misses ' + ', '.join(short) if short else 'fits'}"
+        f"{name:13} recall {card['recall']:.4f}  size {card['ratio']:.3f}  one query {card['one_ms']:.2f} ms  "
+        f"built in {card['build_seconds']:.1f} s  {'misses ' + ', '.join(missed) if missed else 'fits'}"
     )

@@ -10,6 +10,7 @@ import os
 import uuid
 from collections.abc import Collection, Iterable, Iterator, Mapping, Sequence
 from contextlib import contextmanager
+from itertools import chain
 from typing import TYPE_CHECKING, Any
 
 import numpy as np
@@ -17,11 +18,11 @@ from tqdm import tqdm
 
 from ..errors import ConfigError, DataError
 from ..saving.provenance import VECTOR_FIELDS, check_same
-from ..store.gallery import Answer, check_queries
+from ..store.gallery import Answer, check_allow, check_queries
 from ..store.vector_store import VectorStore
 
 if TYPE_CHECKING:
-    from qdrant_client import QdrantClient
+    from qdrant_client import QdrantClient, models
 
 PREFIX = "qdrant:"
 _NAMES = uuid.UUID("6f0f6ad4-5d0c-5d0a-9f0e-3c1b0e6f5a11")  # of the ids that point numbers are made of
@@ -33,28 +34,43 @@ class QdrantGallery:
     """A collection, as a `Gallery`. The search is Qdrant's: approximate on a server, exact in local mode."""
 
     def __init__(self, client: QdrantClient, collection: str):
-        """Raises DataError where the server does not answer or has no such collection."""
+        """Search a collection that there is.
+
+        Raises:
+            DataError: the server does not answer, or has no such collection, or one of vectors with names.
+        """
+        from qdrant_client import models
+
         self.client, self.collection = client, collection
-        with _told(f"the collection {collection}"):
+        with _server_errors(f"the collection {collection}"):
             if not client.collection_exists(collection):
                 raise DataError(f"there is no Qdrant collection '{collection}': make it with `mllm-embed upload`")
             config = client.get_collection(collection).config
-        self.dimension: int = config.params.vectors.size
+        vectors = config.params.vectors
+        if not isinstance(vectors, models.VectorParams):
+            raise DataError(f"the collection {collection} has no vectors of one kind: make it with `mllm-embed upload`")
+        self.dimension: int = vectors.size
         self._provenance: dict[str, Any] = (getattr(config, "metadata", None) or {}).get("made_by", {})
 
     @classmethod
     def open(cls, place: str) -> QdrantGallery:
-        """The collection at "qdrant:URL/COLLECTION" or "qdrant:FOLDER/COLLECTION"; QDRANT_API_KEY is the server's key.
+        """Open the collection at "qdrant:URL/COLLECTION" or "qdrant:FOLDER/COLLECTION".
 
-        Raises ConfigError for another form and where qdrant-client is not installed, DataError as above.
+        The environment's QDRANT_API_KEY is the server's key.
+
+        Raises:
+            ConfigError: the place is of another form, or qdrant-client is not installed.
+            DataError: the server does not answer, or has no such collection.
         """
         return cls(*connected(place))
 
     @property
     def provenance(self) -> Mapping[str, Any]:
+        """What made the vectors, by the collection's metadata; empty where they do not say."""
         return self._provenance
 
     def __len__(self) -> int:
+        """Return the number of points, as the server counts them."""
         return self.client.count(self.collection, exact=True).count
 
     def nearest(
@@ -69,45 +85,47 @@ class QdrantGallery:
         from qdrant_client import models
 
         check_queries(self.dimension, queries, k, exclude)
-        if allow is not None and not len(allow):
-            raise DataError("allow names no id: nothing could be found")
-        left_out = list(exclude) if exclude is not None else [()] * len(queries)
-        self._points({name for names in (allow or (), *left_out) for name in names})
-        allowed = [models.HasIdCondition(has_id=[number(name) for name in allow])] if allow is not None else None
+        check_allow(allow)
+        excluded: Sequence[Collection[str]] = exclude if exclude is not None else [()] * len(queries)
+        self._points(set(chain(allow or (), *excluded)))
         asked = []
-        for query, names in zip(queries, left_out, strict=True):
-            gone = [models.HasIdCondition(has_id=[number(name) for name in names])] if names else None
-            limits = models.Filter(must=allowed, must_not=gone) if allowed or gone else None
+        for query, names in zip(queries, excluded, strict=True):
+            limits = _limits(allow, names)
             asked.append(models.QueryRequest(query=query.tolist(), filter=limits, limit=k, with_payload=["id"]))
-        with _told(f"the collection {self.collection}"):
-            found = self.client.query_batch_points(self.collection, asked)
-        return [[(point.payload["id"], point.score) for point in answer.points] for answer in found]
+        with _server_errors(f"the collection {self.collection}"):
+            answers = self.client.query_batch_points(self.collection, asked)
+        return [_answer(answer.points) for answer in answers]
 
     def sources(self, ids: Sequence[str]) -> list[str | None]:
+        """Return where the pictures of rows lie, None where that is not known."""
         points = self._points(ids, payload=True)
         return [points[number(name)].payload.get("source") for name in ids]
 
     def add(self, ids: Sequence[str], vectors: np.ndarray, sources: Sequence[str | None] | None = None) -> None:
+        """Add rows, [n, D] float32 of unit length. Raises DataError for an id that is there already."""
         there = self._there(ids)
         if there:
             raise DataError(f'the id "{there[0]}" is in the collection {self.collection} already: remove it first')
         self._put(ids, np.asarray(vectors), sources or [None] * len(ids))
 
     def remove(self, ids: Iterable[str]) -> None:
+        """Remove rows. Raises DataError for an id that is not there."""
         from qdrant_client import models
 
         gone = list(ids)
         self._points(gone)
-        with _told(f"the collection {self.collection}"):
+        with _server_errors(f"the collection {self.collection}"):
             self.client.delete(self.collection, models.PointIdsList(points=[number(name) for name in gone]), wait=True)
 
     def upload(self, store: VectorStore, show_progress: bool | None = None) -> int:
-        """Make the collection hold what the store holds; returns how many points were sent.
+        """Make the collection hold what the store holds, and return how many points were sent.
 
         What is there already is not sent again, and what was removed from the store since goes: an upload that was
         interrupted is called again. Points that did not come from this store stay.
 
-        Raises ConfigError where the collection's vectors were made by something else.
+        Raises:
+            ConfigError: the collection's vectors were made by something else.
+            DataError: the server does not answer.
         """
         check_same(self.provenance, store.provenance, VECTOR_FIELDS, f"the collection {self.collection}")
         alive, sent = store.alive, 0
@@ -115,23 +133,32 @@ class QdrantGallery:
         with tqdm(total=len(store), desc="uploading", unit="row", disable=hide, mininterval=1) as bar:
             for first in range(0, len(store), _BATCH):
                 rows = np.arange(first, min(first + _BATCH, len(store)))
-                names = [store.ids[row] for row in rows]
-                there = set(self._there(names))
-                new = [row for row, name in zip(rows, names, strict=True) if alive[row] and name not in there]
-                if new:
-                    self._put([store.ids[at] for at in new], store.take(new), [store.sources[at] for at in new])
-                gone = [name for row, name in zip(rows, names, strict=True) if not alive[row] and name in there]
-                gone = [name for name in gone if name not in store.living]  # it may have come again
-                if gone:
-                    self.remove(gone)
-                sent += len(new)
+                there = set(self._there([store.ids[row] for row in rows]))
+                sent += self._send_new(store, rows[alive[rows]], there)
+                self._remove_gone(store, rows[~alive[rows]], there)
                 bar.update(len(rows))
         return sent
 
+    def _send_new(self, store: VectorStore, rows: np.ndarray, there: Collection[str]) -> int:
+        """Send the rows [R] int64 of a store whose ids are not there, and return how many there are."""
+        new = np.array([row for row in rows.tolist() if store.ids[row] not in there], np.int64)
+        if len(new):
+            self._put([store.ids[row] for row in new], store.take(new), [store.sources[row] for row in new])
+        return len(new)
+
+    def _remove_gone(self, store: VectorStore, rows: np.ndarray, there: Collection[str]) -> None:
+        """Remove what is there of the rows [R] int64 that a store has removed."""
+        names = [store.ids[row] for row in rows]
+        # an id may have come again, with another row
+        gone = [name for name in names if name in there and name not in store.living]
+        if gone:
+            self.remove(gone)
+
     def _put(self, ids: Sequence[str], vectors: np.ndarray, sources: Sequence[str | None]) -> None:
+        """Write points, in place of older ones of these ids."""
         from qdrant_client import models
 
-        with _told(f"the collection {self.collection}"):
+        with _server_errors(f"the collection {self.collection}"):
             for at in range(0, len(ids), _BATCH):
                 part = slice(at, at + _BATCH)
                 points = [
@@ -141,16 +168,16 @@ class QdrantGallery:
                 self.client.upsert(self.collection, points, wait=True)
 
     def _there(self, ids: Collection[str]) -> list[str]:
-        """Those of the ids that the collection has."""
-        with _told(f"the collection {self.collection}"):
+        """Return those of the ids that the collection has."""
+        with _server_errors(f"the collection {self.collection}"):
             found = self.client.retrieve(self.collection, [number(name) for name in ids], with_payload=["id"])
-        return [point.payload["id"] for point in found]
+        return [_payload(point)["id"] for point in found]
 
     def _points(self, ids: Collection[str], payload: bool = False) -> dict[str, Any]:
-        """The points of ids by their numbers. Raises DataError for an id that is not there."""
+        """Return the points of ids by their numbers. Raises DataError for an id that is not there."""
         found: dict[str, Any] = {}
         names = list(ids)
-        with _told(f"the collection {self.collection}"):
+        with _server_errors(f"the collection {self.collection}"):
             for at in range(0, len(names), _BATCH):
                 some = [number(name) for name in names[at : at + _BATCH]]
                 found |= {str(point.id): point for point in self.client.retrieve(self.collection, some, payload)}
@@ -163,14 +190,17 @@ class QdrantGallery:
 def upload(store: VectorStore, place: str, show_progress: bool | None = None) -> tuple[QdrantGallery, int]:
     """Make the collection at `place`, as of `QdrantGallery.open`, hold what a store holds; made where it is not there.
 
-    Gives the collection, and how many points were sent.
+    Returns:
+        The collection, and how many points were sent.
 
-    Raises ConfigError where it holds vectors of another model, DataError where the server does not answer.
+    Raises:
+        ConfigError: it holds vectors of another model or length.
+        DataError: the server does not answer.
     """
     from qdrant_client import models
 
     client, collection = connected(place)
-    with _told(place):
+    with _server_errors(place):
         if not client.collection_exists(collection):
             size = models.VectorParams(size=store.dimension, distance=models.Distance.COSINE)
             client.create_collection(collection, vectors_config=size, metadata={"made_by": dict(store.provenance)})
@@ -181,7 +211,11 @@ def upload(store: VectorStore, place: str, show_progress: bool | None = None) ->
 
 
 def connected(place: str) -> tuple[QdrantClient, str]:
-    """Client and name of a collection. Raises ConfigError for a place of another form, or without qdrant-client."""
+    """Return client and name of a collection, as `QdrantGallery.open` reads its place.
+
+    Raises:
+        ConfigError: the place is of another form, or qdrant-client is not installed.
+    """
     home, mark, collection = place.removeprefix(PREFIX).rpartition("/")
     if not (place.startswith(PREFIX) and home and mark and collection):
         raise ConfigError(f"'{place}' names no Qdrant collection; give {_EXAMPLES}")
@@ -195,13 +229,36 @@ def connected(place: str) -> tuple[QdrantClient, str]:
 
 
 def number(id: str) -> str:
-    """The number of a point: a UUID of its id, since Qdrant takes no other words."""
+    """Return the number of a point: a UUID made of its id, since Qdrant takes no other words."""
     return str(uuid.uuid5(_NAMES, id))
 
 
+def _limits(allow: Collection[str] | None, exclude: Collection[str]) -> models.Filter | None:
+    """Return Qdrant's filter of the ids that may answer and that may not; None for none."""
+    from qdrant_client import models
+
+    def ids(names: Collection[str]) -> models.HasIdCondition:
+        return models.HasIdCondition(has_id=[number(name) for name in names])
+
+    if allow is None and not exclude:
+        return None
+    return models.Filter(must=None if allow is None else [ids(allow)], must_not=[ids(exclude)] if exclude else None)
+
+
+def _answer(points: Iterable[models.ScoredPoint]) -> Answer:
+    return [(_payload(point)["id"], point.score) for point in points]
+
+
+def _payload(point: models.ScoredPoint | models.Record) -> dict[str, Any]:
+    """Return what stands beside a point's vector. Raises DataError for a point that this library did not write."""
+    if point.payload is None or "id" not in point.payload:
+        raise DataError(f"point {point.id} of the Qdrant collection has no id: it was not sent by `mllm-embed upload`")
+    return point.payload
+
+
 @contextmanager
-def _told(where: str) -> Iterator[None]:
-    """What goes wrong with a server becomes one sentence."""
+def _server_errors(where: str) -> Iterator[None]:
+    """Turn what goes wrong with a server into a DataError of one sentence."""
     import httpx
     from qdrant_client.http.exceptions import ApiException
 

@@ -1,4 +1,4 @@
-"""Find the pictures of a gallery that fit a query."""
+"""Search: queries in, the pictures of a gallery that fit them out."""
 
 from __future__ import annotations
 
@@ -13,9 +13,12 @@ import numpy as np
 from ..data.sources import gallery_of, picture_at
 from ..encode.encoder import Encoder
 from ..errors import DataError, ImageError
+from ..index.files import SETTINGS_FILE
 from ..inputs.images import content_key
 from ..saving.provenance import SPACE_FIELDS, check_same
-from ..store.gallery import Gallery, MemoryGallery, StoreGallery
+from ..store.files import MANIFEST
+from ..store.gallery import Answer, Gallery, MemoryGallery, StoreGallery
+from ..store.vector_store import VectorStore
 from ..types import Document, ImageLike, Query
 from ..vectors.fusion import edited
 
@@ -41,9 +44,10 @@ class Searcher:
             embedder: encodes the queries.
             gallery: in memory, a store, an index, or a Qdrant collection.
 
-        Raises ConfigError where the gallery's vectors were made by another model, adapter or prompt.
+        Raises:
+            ConfigError: the gallery's vectors were made by another model, adapter or prompt.
         """
-        check_same(gallery.provenance, _finds(embedder, gallery), SPACE_FIELDS, "the gallery")
+        check_same(gallery.provenance, _target_space(embedder, gallery), SPACE_FIELDS, "the gallery")
         self.embedder, self.gallery = embedder, gallery
 
     @classmethod
@@ -60,7 +64,9 @@ class Searcher:
         That is what `mllm-embed encode` or `mllm-embed index` wrote, a Qdrant collection ("qdrant:http://localhost:6333/
         photos"), or a folder of pictures, which is embedded now, as `from_folder` does.
 
-        Raises DataError for a place that is none of these or is damaged, and what `Searcher` raises.
+        Raises:
+            DataError: the place is none of these, or is damaged.
+            ConfigError: as `Searcher`.
         """
         gallery = stored_gallery(place)
         if gallery is None:
@@ -79,7 +85,8 @@ class Searcher:
         """Embed the gallery of a folder's benchmark.json, or else every picture in the folder and below, in memory.
 
         Raises:
-            DataError: the folder is missing or holds no picture. ImageError: a picture cannot be read.
+            DataError: the folder is missing or holds no picture.
+            ImageError: a picture cannot be read.
         """
         gallery = gallery_of(path)
         documents = [Document(image=image) for image in gallery.values()]
@@ -96,7 +103,7 @@ class Searcher:
         exclude_reference: bool = False,
         edit_strength: float = 1.0,
     ) -> list[Hit]:
-        """The k best pictures for a query, fewer in a small gallery.
+        """Return the k best pictures for a query, fewer in a small gallery.
 
         Args:
             query: image, text, or image and instruction.
@@ -112,12 +119,11 @@ class Searcher:
         """
         vector = self._vectors([query], edit_strength)
         own = {content_key(image) for image in query.images} if exclude_reference else set()
+        # how many copies of the reference there are shows only in the answers: more are asked for until k others came
         asked = k + (_MORE if own else 0)
         while True:
             found = self.gallery.nearest(vector, asked, allow=allow, exclude=[list(exclude)])[0]
-            places = self.gallery.sources([name for name, _ in found])
-            hits = [Hit(*answer, _picture(place)) for answer, place in zip(found, places, strict=True)]
-            hits = [hit for hit in hits if not (own and _content(hit.image) in own)]
+            hits = _other_pictures(self._hits(found), own)
             if len(hits) >= k or len(found) < asked:
                 return hits[:k]
             asked *= 2
@@ -131,19 +137,26 @@ class Searcher:
         batch_size: int = 32,
         edit_strength: float = 1.0,
     ) -> list[list[Hit]]:
-        """`search` for several queries at once, which is quicker."""
+        """Return the k best pictures for each of several queries, as `search` does, but at once, which is quicker.
+
+        Args:
+            queries: image, text, or image and instruction each.
+            k, allow, edit_strength: as of `search`, for all of them.
+            batch_size: as of `MLLMEmbedder.encode`.
+
+        Raises:
+            DataError: k < 1, or an id that is not in the gallery.
+        """
         vectors = self._vectors(queries, edit_strength, batch_size)
-        found = self.gallery.nearest(vectors, k, allow=allow)
-        return [
-            [
-                Hit(name, score, _picture(place))
-                for (name, score), place in zip(answer, self.gallery.sources([n for n, _ in answer]), strict=True)
-            ]
-            for answer in found
-        ]
+        return [self._hits(found) for found in self.gallery.nearest(vectors, k, allow=allow)]
+
+    def _hits(self, found: Answer) -> list[Hit]:
+        """Return what a gallery answered, with its pictures."""
+        places = self.gallery.sources([name for name, _ in found])
+        return [Hit(name, score, _picture(place)) for (name, score), place in zip(found, places, strict=True)]
 
     def _vectors(self, queries: Sequence[Query], strength: float, batch_size: int = 32) -> np.ndarray:
-        """Of queries [Q, D] float32, the composed ones with their edit as strong as is asked."""
+        """Return the vectors of queries [Q, D] float32, the composed ones with their edit as strong as is asked."""
         composed = [at for at, query in enumerate(queries) if query.role == "composed"] if strength != 1 else []
         pictures = [Document(image=queries[at].image) for at in composed]
         found = self.embedder.encode([*queries, *pictures], batch_size=batch_size, show_progress=False)
@@ -155,8 +168,15 @@ class Searcher:
     def add(self, pictures: Mapping[str, str | os.PathLike[str]], batch_size: int = 32) -> None:
         """Embed picture files and add them to the gallery, by their ids; a store, index or collection keeps them.
 
-        Raises DataError for an id that is there already, ImageError for a picture that cannot be read; nothing is added
-        then.
+        Nothing is added where it raises anything.
+
+        Args:
+            pictures: the file of each id.
+            batch_size: as of `MLLMEmbedder.encode`.
+
+        Raises:
+            DataError: an id is there already.
+            ImageError: a picture cannot be read.
         """
         vectors = self.embedder.encode(
             [Document(image=path) for path in pictures.values()], batch_size=batch_size, show_progress=False
@@ -164,44 +184,52 @@ class Searcher:
         self.gallery.add(list(pictures), vectors, [os.path.abspath(path) for path in pictures.values()])
 
     def remove(self, ids: Collection[str]) -> None:
-        """Take pictures out of the gallery. Raises DataError for an id that is not there; nothing is removed then."""
+        """Take pictures out of the gallery. Raises DataError for one that is not there, and removes none."""
         self.gallery.remove(ids)
 
 
 def stored_gallery(place: str | os.PathLike[str]) -> Gallery | None:
-    """The store, index or Qdrant collection at `place`; None where there is none, but perhaps a folder of pictures.
+    """Open the store, index or Qdrant collection at `place`; None where there is none, but perhaps pictures.
 
-    Raises DataError for a damaged one, ConfigError for a Qdrant collection without qdrant-client.
+    Raises:
+        DataError: it is damaged.
+        ConfigError: it is a Qdrant collection, and qdrant-client is not installed.
     """
-    from ..store.files import MANIFEST
-    from ..store.vector_store import VectorStore
     from .qdrant import PREFIX, QdrantGallery
 
     if os.fspath(place).startswith(PREFIX):
         return QdrantGallery.open(os.fspath(place))
     if (Path(place) / MANIFEST).is_file():
         return StoreGallery(VectorStore.open(place))
-    if (Path(place) / "index.json").is_file():
+    if (Path(place) / SETTINGS_FILE).is_file():
         from ..index.faiss_index import Index
 
         return Index.open(place)
     return None
 
 
-def _finds(embedder: Encoder, gallery: Gallery) -> Mapping[str, Any]:
-    """What an embedder's queries find; of one that does not tell, anything."""
-    return getattr(embedder, "target_space", None) or getattr(embedder, "provenance", gallery.provenance)
+def _target_space(embedder: Encoder, gallery: Gallery) -> Mapping[str, Any]:
+    """Return what made the vectors that an embedder's queries are to find; one that does not say fits any gallery."""
+    space: Mapping[str, Any] | None = getattr(embedder, "target_space", None)
+    provenance: Mapping[str, Any] = getattr(embedder, "provenance", gallery.provenance)
+    return space or provenance
 
 
 def _picture(place: ImageLike | None) -> ImageLike | None:
-    """None also where the file that held it is gone: the answer is right all the same."""
+    """Return a picture, or where it lies; None also where the file that held it is gone: the answer stays right."""
     try:
         return picture_at(place) if isinstance(place, str) else place
     except DataError:
         return None
 
 
+def _other_pictures(hits: list[Hit], contents: set[str]) -> list[Hit]:
+    """Return the hits that show none of these contents, as `content_key` tells them."""
+    return [hit for hit in hits if _content(hit.image) not in contents] if contents else hits
+
+
 def _content(image: ImageLike | None) -> str | None:
+    """Return what pictures of equal bytes share; None where there is no picture or it cannot be read."""
     try:
         return None if image is None else content_key(image)
     except ImageError:

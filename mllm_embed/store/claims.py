@@ -1,43 +1,26 @@
-"""Work that several processes share without talking to one another."""
+"""Work that several processes share without talking to one another: each claims a shard before it makes it."""
 
 from __future__ import annotations
 
 import os
-from collections.abc import Callable, Iterator, Sequence
-from contextlib import AbstractContextManager, contextmanager, nullcontext
+from collections.abc import Sequence
+from contextlib import AbstractContextManager
 from pathlib import Path
+
+from ..files import file_lock
 
 
 def own_first(shards: list[tuple[str, Sequence[int]]]) -> list[tuple[str, Sequence[int]]]:
-    """The shards in an order in which processes that torchrun has numbered get into each other's way the least."""
+    """Return named shards in an order in which processes that torchrun has numbered seldom want the same one."""
     rank, world = int(os.environ.get("RANK", 0)), int(os.environ.get("WORLD_SIZE", 1))
     return sorted(shards, key=lambda shard: (int(shard[0]) - rank) % world)
 
 
-@contextmanager
-def claims(file: Path) -> Iterator[Callable[[int], AbstractContextManager[bool]]]:
-    """What tells, while it is entered, whether a piece of work is this process' own, by its number.
+def claim(folder: Path, name: str) -> AbstractContextManager[bool]:
+    """Claim a shard in the folder of shards while the result is entered; gives False where another process has it.
 
-    A process that dies gives up its claims. Each piece is a byte of `file`, locked as POSIX has it, which network file
-    systems keep too; nothing is written to it.
+    A claim is a lock, as of `file_lock`, on a file beside the shard, so that a process that dies gives up its claim.
+    Should two processes claim one shard all the same, on a file system without locks between machines, they do the
+    work twice: a shard is renamed into its place as a whole, and is the same to the byte whoever made it.
     """
-    try:
-        import fcntl
-    except ImportError:  # Windows: nobody shares the work
-        yield lambda number: nullcontext(True)
-        return
-    with file.open("a") as opened:
-
-        @contextmanager
-        def claim(number: int) -> Iterator[bool]:
-            try:
-                fcntl.lockf(opened, fcntl.LOCK_EX | fcntl.LOCK_NB, 1, number)
-            except OSError:
-                yield False
-                return
-            try:
-                yield True
-            finally:
-                fcntl.lockf(opened, fcntl.LOCK_UN, 1, number)
-
-        yield claim
+    return file_lock(folder / f".{name}.lock")

@@ -3,20 +3,20 @@
     STORE/plan.json          the rows that are being embedded, cut into shards, until all of them are done
     STORE/unreadable.jsonl   rows that could not be read: id, source, reason
 
-A shard is planned and embedded by itself, so that its vectors do not depend on which process makes it, and when. Who
-comes makes shards that are not there and that no other process holds; a process that dies holds none any more. Whoever
-finds all of them made lets them belong to the store.
+A shard is planned and embedded by itself, so that its vectors do not depend on which process makes it, and when. Each
+process makes shards that are not there and that no other process has claimed; one that dies gives up its claims. The
+process that finds all of them made lets them belong to the store.
 """
 
 from __future__ import annotations
 
-import hashlib
 import json
 import os
-from collections.abc import Iterator, Sequence
-from dataclasses import dataclass
+from collections.abc import Sequence
+from contextlib import suppress
+from dataclasses import dataclass, field
 from pathlib import Path
-from typing import Any, NamedTuple
+from typing import NamedTuple
 
 import numpy as np
 from tqdm import tqdm
@@ -25,47 +25,24 @@ from ..data.sources import Listing
 from ..encode.embedder import MLLMEmbedder
 from ..encode.planning import Cost, total
 from ..errors import ConfigError, DataError, ImageError, ModelError
-from ..files import alone_in, check_space, read_json, write_file, write_json
+from ..files import folder_lock, write_file
 from ..saving.provenance import VECTOR_FIELDS, check_same
 from ..types import Item
 from ..vectors.precision import truncate
-from .claims import claims, own_first
-from .files import MANIFEST, SHARDS, next_number, write_shard, written_shards
+from .claims import claim, own_first
+from .files import MANIFEST, SHARDS, record_file, write_shard
+from .shard_plan import PLAN, ShardPlan, plan_shards, read_plan
 from .vector_store import VectorStore
 
-PLAN, UNREADABLE, CLAIMS = "plan.json", "unreadable.jsonl", ".claims"
+UNREADABLE = "unreadable.jsonl"
+_FORMER_CLAIMS = ".claims"  # one file for the claims of all shards, of earlier versions
 SHARD_ROWS = 4096
+"""Rows of a shard that is embedded, which a kill may cost."""
 _HOPELESS = 64  # rows of which not one can be read: it is the paths that are wrong
 
 
-@dataclass(frozen=True)
-class ShardPlan:
-    """Rows of a listing that are being embedded.
-
-    Args:
-        rows: [R] their numbers, in order.
-        digest: sha256 of their ids and the size of shards.
-        first: number of the first shard.
-        size: rows a shard.
-    """
-
-    rows: Sequence[int]
-    digest: str
-    first: int
-    size: int
-
-    def __iter__(self) -> Iterator[tuple[str, Sequence[int]]]:
-        """Name and rows of each shard."""
-        for at in range(0, len(self.rows), self.size):
-            yield f"{self.first + at // self.size:06d}", self.rows[at : at + self.size]
-
-    @property
-    def names(self) -> list[str]:
-        return [name for name, _ in self]
-
-
-class _Made(NamedTuple):
-    """Of one shard: rows with a vector, rows without, and the work on them."""
+class _MadeShard(NamedTuple):
+    """What this process did for one shard: rows with a vector, rows without, and the work as given and as planned."""
 
     rows: int
     lost: int
@@ -73,14 +50,24 @@ class _Made(NamedTuple):
     planned: Cost
 
 
+@dataclass
+class _ShardRows:
+    """The rows of a shard: those that could be read with their items and sources, and why the others could not."""
+
+    read: list[int] = field(default_factory=list)
+    items: list[Item] = field(default_factory=list)
+    sources: list[str | None] = field(default_factory=list)
+    lost: dict[int, str] = field(default_factory=dict)
+
+
 @dataclass(frozen=True)
 class Extracted:
-    """What `encode_sources` did.
+    """The result of `encode_sources`.
 
     Args:
         store: the store; None where other processes still make a part of it.
         rows: rows that this process embedded.
-        held: shards that others were making when this process found nothing left to do.
+        held: shards that other processes were making when this one found nothing left to do.
         lost: rows that this process could not read.
         given, planned: the work on its rows as they were, and as it was planned.
     """
@@ -110,42 +97,37 @@ def encode_sources(
 
     Args:
         embedder: the model; that of the store where there is one.
-        listing: what to embed, of `open_sources`.
-        folder: the store; made where it is not there.
+        listing: what to embed, from `open_sources`.
+        folder: of the store, which is made where there is none.
         dtype: "float32", "float16" or "int8"; by default that of the store, float32 for a new one.
         shard_rows: rows a shard: what a kill may cost.
         batch_size: as of `MLLMEmbedder.encode`.
         show_progress: None shows a bar on a terminal.
 
-    Raises ConfigError for a store that was made by another model, prompt, dtype or number format, DataError for a
-    shard of which nothing can be read and a full disk, ModelError for a vector with NaN.
+    Raises:
+        ConfigError: the store was made by another model, prompt, dtype or number format.
+        DataError: nothing of a shard can be read, or the disk is full.
+        ModelError: a vector holds NaN.
     """
     path = Path(folder)
-    with alone_in(path, wait=True):
+    with folder_lock(path, wait=True):
         store = _opened(path, embedder, dtype)
-        shares = _planned(store, embedder, listing, shard_rows)
-    made: list[_Made] = []
-    held = 0
-    missing = [(name, rows) for name, rows in shares if not _is_made(path, name)]
-    done = len(shares.rows) - sum(len(rows) for _, rows in missing)
-    with claims(path / CLAIMS) as claim, _bar(len(shares.rows), done, show_progress) as bar:
-        for name, rows in own_first(missing):
-            with claim(int(name)) as mine:
-                if not mine:
-                    held += 1
-                elif _is_made(path, name):  # by another process, since
-                    bar.update(len(rows))
-                else:
-                    made.append(_make_shard(embedder, listing, store, name, rows, batch_size, bar))
-                    bar.set_postfix_str(f"{_rate(made, bar):,.0f} tokens/s", refresh=False)
-    with alone_in(path, wait=True):
-        whole = _finished(path, shares, listing)
-    rows, lost = sum(shard.rows for shard in made), sum(shard.lost for shard in made)
-    return Extracted(whole, rows, held, lost, total([m.given for m in made]), total([m.planned for m in made]))
+        plan = plan_shards(store, embedder, listing, shard_rows)
+    made, held = _make_missing(embedder, listing, store, plan, batch_size, show_progress)
+    with folder_lock(path, wait=True):
+        whole = _finished(path, plan, listing)
+    return Extracted(
+        whole,
+        sum(shard.rows for shard in made),
+        held,
+        sum(shard.lost for shard in made),
+        total([shard.given for shard in made]),
+        total([shard.planned for shard in made]),
+    )
 
 
 def _opened(path: Path, embedder: MLLMEmbedder, dtype: str | None) -> VectorStore:
-    """The store, new or as it is. Raises ConfigError where its vectors are others."""
+    """Return the store in a folder, new or as it is. Raises ConfigError where its vectors are others."""
     if not (path / MANIFEST).is_file():
         return VectorStore.create(path, embedder.dimension, dtype=dtype or "float32", provenance=embedder.provenance)
     store = VectorStore(path)
@@ -157,56 +139,30 @@ def _opened(path: Path, embedder: MLLMEmbedder, dtype: str | None) -> VectorStor
     return store
 
 
-def _planned(store: VectorStore, embedder: MLLMEmbedder, listing: Listing, size: int) -> ShardPlan:
-    """The rows that are not in the store: as planned before, or, where they are others now, planned anew.
-
-    What an older plan has made by then belongs to the store from now on. New shards have numbers beyond those of the
-    old plan, which another process may be at work on.
-    """
-    path = store.folder / PLAN
-    old = _read_plan(path)
-    rows = _missing(store, embedder, listing)
-    digest = _digest([listing.ids[row] for row in rows], size)
-    if old and old["digest"] == digest:
-        return ShardPlan(rows, digest, old["first"], size)
-    first = next_number(store.folder)
-    if old:
-        planned = range(old["first"], old["first"] + old["shards"])
-        store.commit(name for name in written_shards(store.folder) if int(name) in planned)
-        rows = _missing(store, embedder, listing)
-        digest = _digest([listing.ids[row] for row in rows], size)
-        first = max(first, planned.stop)
-    shares = ShardPlan(rows, digest, first, size)
-    room = len(rows) * store.dimension * store.dtype.itemsize
-    check_space(store.folder, room, f"the vectors of {len(rows):,} rows")
-    write_json(path, {"digest": digest, "first": first, "shards": len(shares.names), "rows": len(rows), "size": size})
-    return shares
-
-
-def _read_plan(path: Path) -> dict[str, Any] | None:
-    """What is being embedded; None where nothing is. Raises DataError for a damaged file."""
-    if not path.is_file():
-        return None
-    plan = read_json(path, f"delete {path}")
-    if not isinstance(plan, dict) or not {"digest", "first", "shards"} <= plan.keys():
-        raise DataError(f"{path} is damaged: delete it, and give the same command again")
-    return plan
-
-
-def _missing(store: VectorStore, embedder: MLLMEmbedder, listing: Listing) -> list[int]:
-    """The rows whose ids are not in the store, but for those that could not be read before and still cannot."""
-    there = set(store.living)
-    lost = {entry["id"] for entry in store.lost}
-    rows = [row for row, name in enumerate(listing.ids) if name not in there]
-    return [row for row in rows if listing.ids[row] not in lost or _is_readable(embedder, listing, row)]
-
-
-def _is_readable(embedder: MLLMEmbedder, listing: Listing, row: int) -> bool:
-    try:
-        embedder.item_processor.prepared(listing.read(row)[0])
-    except (ImageError, DataError):
-        return False
-    return True
+def _make_missing(
+    embedder: MLLMEmbedder,
+    listing: Listing,
+    store: VectorStore,
+    plan: ShardPlan,
+    batch_size: int,
+    show_progress: bool | None,
+) -> tuple[list[_MadeShard], int]:
+    """Make the shards that are not there and that no other process has claimed; return them, and how many one had."""
+    made: list[_MadeShard] = []
+    held = 0
+    missing = [(name, rows) for name, rows in plan if not _is_made(store, name)]
+    done = len(plan.rows) - sum(len(rows) for _, rows in missing)
+    with _bar(len(plan.rows), done, show_progress) as bar:
+        for name, rows in own_first(missing):
+            with claim(store.folder / SHARDS, name) as mine:
+                if not mine:
+                    held += 1
+                elif _is_made(store, name):  # by another process, since
+                    bar.update(len(rows))
+                else:
+                    made.append(_make_shard(embedder, listing, store, name, rows, batch_size, bar))
+                    bar.set_postfix_str(f"{_rate(made, bar):,.0f} tokens/s", refresh=False)
+    return made, held
 
 
 def _make_shard(
@@ -217,60 +173,69 @@ def _make_shard(
     rows: Sequence[int],
     batch_size: int,
     bar: tqdm,
-) -> _Made:
+) -> _MadeShard:
     """Embed the rows of one shard and write it."""
-    items: list[Item] = []
-    places: list[str | None] = []
-    lost: dict[int, str] = {}  # by row
-    read: list[int] = []
-    for row in rows:
-        try:
-            item, place = listing.read(row)
-        except (ImageError, DataError) as error:
-            lost[row] = str(error)
-            bar.update(1)
-            continue
-        items.append(item)
-        places.append(place)
-        read.append(row)
+    shard = _read_rows(listing, rows, bar)
     unreadable: dict[int, str] = {}
-    work = embedder.plan(items, batch_size=batch_size, unreadable=unreadable)
+    work = embedder.plan(shard.items, batch_size=batch_size, unreadable=unreadable)
     vectors = truncate(embedder.execute(work, bar=bar), embedder.dim)
-    lost |= {read[at]: reason for at, reason in unreadable.items()}
+    lost = shard.lost | {shard.read[at]: reason for at, reason in unreadable.items()}
     if len(lost) == len(rows) >= _HOPELESS:
         raise DataError(
             f"none of {len(rows):,} rows can be read, the first since {lost[rows[0]]}: mend the paths in "
             f"{listing.where(rows[0])}, or leave those rows out"
         )
-    kept = [at for at in range(len(items)) if at not in unreadable]
-    bad = [at for at in kept if not np.isfinite(vectors[at]).all()]
-    if bad:
-        raise ModelError(
-            f"the vector of {listing.where(read[bad[0]])} holds NaN: nothing can be near it; mend the model, or try "
-            "--dtype float32"
-        )
+    embedded = [at for at in range(len(shard.items)) if at not in unreadable]
+    _check_finite(vectors, embedded, shard, listing)
     write_shard(
         store.folder,
         name,
         store.dtype,
-        [listing.ids[read[at]] for at in kept],
-        vectors[kept],
-        [places[at] for at in kept],
+        [listing.ids[shard.read[at]] for at in embedded],
+        vectors[embedded],
+        [shard.sources[at] for at in embedded],
         [{"id": listing.ids[row], "source": listing.where(row), "reason": lost[row]} for row in sorted(lost)],
     )
-    return _Made(len(kept), len(lost), work.given, work.planned)
+    return _MadeShard(len(embedded), len(lost), work.given, work.planned)
 
 
-def _finished(path: Path, shares: ShardPlan, listing: Listing) -> VectorStore | None:
-    """The store with all shards of the plan, None where some are still being made."""
-    store, told = VectorStore(path), path / PLAN
-    plan = _read_plan(told)
-    if plan and plan["digest"] == shares.digest:
-        if not all(_is_made(path, name) for name in shares.names):
+def _read_rows(listing: Listing, rows: Sequence[int], bar: tqdm) -> _ShardRows:
+    """Read the rows of a shard; the bar moves on by those that cannot be read."""
+    shard = _ShardRows()
+    for row in rows:
+        try:
+            item, source = listing.read(row)
+        except (ImageError, DataError) as error:
+            shard.lost[row] = str(error)
+            bar.update(1)
+            continue
+        shard.read.append(row)
+        shard.items.append(item)
+        shard.sources.append(source)
+    return shard
+
+
+def _check_finite(vectors: np.ndarray, places: Sequence[int], shard: _ShardRows, listing: Listing) -> None:
+    """Raise ModelError for the first of some vectors of [N, D] float32 that holds NaN or infinite numbers."""
+    bad = next((at for at in places if not np.isfinite(vectors[at]).all()), None)
+    if bad is not None:
+        raise ModelError(
+            f"the vector of {listing.where(shard.read[bad])} holds NaN: nothing can be near it; mend the model, or try "
+            "--dtype float32"
+        )
+
+
+def _finished(path: Path, plan: ShardPlan, listing: Listing) -> VectorStore | None:
+    """Return the store with all shards of the plan, None where some are still being made."""
+    store = VectorStore(path)
+    current = read_plan(path / PLAN)
+    # another process may have finished this plan, or planned anew: then there is nothing left to do here
+    if current and current["digest"] == plan.digest:
+        if not all(_is_made(store, name) for name in plan.names):
             return None
-        store.commit(shares.names, listing.facts())
+        store.commit(plan.names, listing.facts())
         _write_unreadable(store)
-        told.unlink()
+        (path / PLAN).unlink()
         _sweep(store)
     if not len(store):
         first = next(iter(store.lost), {"reason": "there are none"})
@@ -279,25 +244,27 @@ def _finished(path: Path, shares: ShardPlan, listing: Listing) -> VectorStore | 
 
 
 def _write_unreadable(store: VectorStore) -> None:
+    """List what could not be read and has no vector, a line each; no file where there is none."""
     there, path = set(store.living), store.folder / UNREADABLE
     lost = {entry["id"]: entry for entry in store.lost if entry["id"] not in there}
     if lost:
-        write_file(path, "".join(json.dumps(e, ensure_ascii=False) + "\n" for e in lost.values()).encode())
+        write_file(path, "".join(json.dumps(entry, ensure_ascii=False) + "\n" for entry in lost.values()).encode())
     else:
         path.unlink(missing_ok=True)
 
 
 def _sweep(store: VectorStore) -> None:
-    """Remove what killed processes left half-written, and shards of plans that were given up."""
+    """Remove what killed processes left, half-written files and claims, and shards of plans that were given up."""
     known = {shard.name for shard in store.shards}
     for path in (store.folder / SHARDS).iterdir():
         if path.name.endswith(".tmp") or path.stem not in known:
-            path.unlink(missing_ok=True)
-    (store.folder / CLAIMS).unlink(missing_ok=True)
+            with suppress(PermissionError):  # a claim that another process still has open, on Windows
+                path.unlink(missing_ok=True)
+    (store.folder / _FORMER_CLAIMS).unlink(missing_ok=True)
 
 
-def _is_made(path: Path, name: str) -> bool:
-    return (path / SHARDS / f"{name}.json").is_file()
+def _is_made(store: VectorStore, name: str) -> bool:
+    return record_file(store.folder, name).is_file()
 
 
 def _bar(rows: int, done: int, show: bool | None) -> tqdm:
@@ -305,10 +272,6 @@ def _bar(rows: int, done: int, show: bool | None) -> tqdm:
     return tqdm(total=rows, initial=done, desc="embedding", unit="row", disable=hide, mininterval=1)
 
 
-def _rate(made: Sequence[_Made], bar: tqdm) -> float:
-    """Tokens a second, of those that the inputs have."""
+def _rate(made: Sequence[_MadeShard], bar: tqdm) -> float:
+    """Return the tokens of the inputs that are embedded in a second."""
     return sum(shard.given.tokens for shard in made) / max(bar.format_dict["elapsed"], 1e-9)
-
-
-def _digest(ids: Sequence[str], size: int) -> str:
-    return hashlib.sha256(json.dumps([size, ids]).encode()).hexdigest()

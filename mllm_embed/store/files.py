@@ -12,12 +12,16 @@ from typing import Any, BinaryIO
 import numpy as np
 
 from ..errors import DataError
-from ..files import atomic_file, read_json, synced
+from ..files import atomic_file, flush_to_disk, read_json
 from ..vectors.precision import to_precision
 
 FORMAT = "mllm_embed vectors 1"
 MANIFEST, SHARDS, REMOVED = "manifest.json", "shards", "removed.npy"
+VECTORS_SUFFIX, RECORD_SUFFIX = ".npy", ".json"
 DTYPES = ("float32", "float16", "int8")
+_ENTRIES = {"dimension": int, "dtype": str, "made_by": dict, "shards": list}  # of a manifest, beside its format
+CURE = "restore it, or encode again elsewhere"
+"""What to do about a damaged file of a store."""
 _UNIT = 1e-3  # how far a vector's length may be from 1 before it is taken for a mistake
 
 
@@ -32,7 +36,7 @@ class StoreShard:
 
 @dataclass(frozen=True)
 class ShardRecord:
-    """What stands beside a shard's vectors.
+    """The file beside a shard's vectors.
 
     Args:
         ids: one a row.
@@ -47,23 +51,42 @@ class ShardRecord:
     sha256: str
 
     def shard(self, name: str) -> StoreShard:
+        """Return the entry of this shard, which is called `name`, in the store's manifest."""
         return StoreShard(name, len(self.ids), self.sha256)
 
 
 def read_manifest(folder: Path) -> dict[str, Any]:
-    """What a store is. Raises DataError for a folder that is none, a damaged manifest, and another format."""
+    """Return what a store says of itself.
+
+    Raises:
+        DataError: the folder is no store, its manifest is damaged, or of another format.
+    """
     path = folder / MANIFEST
     if not path.is_file():
         raise DataError(f"{folder} is no vector store (it has no {MANIFEST}): make one with `mllm-embed encode`")
-    manifest = read_json(path, "restore it, or encode again elsewhere")
-    if not isinstance(manifest, dict) or manifest.get("format") != FORMAT:
-        told = manifest.get("format") if isinstance(manifest, dict) else None
-        raise DataError(f"{path} has the format {told!r}, this version reads {FORMAT!r}: update mllm_embed")
-    kinds = {"dimension": int, "dtype": str, "made_by": dict, "shards": list}
-    bad = [key for key, kind in kinds.items() if not isinstance(manifest.get(key), kind)]
+    manifest = read_json(path, CURE)
+    found = manifest.get("format") if isinstance(manifest, dict) else None
+    if found != FORMAT:
+        raise DataError(f"{path} has the format {found!r}, this version reads {FORMAT!r}: update mllm_embed")
+    bad = [key for key, kind in _ENTRIES.items() if not isinstance(manifest.get(key), kind)]
     if bad or manifest["dtype"] not in DTYPES:
-        raise DataError(f"{path} is damaged ({', '.join(bad) or 'dtype'}): restore it, or encode again elsewhere")
+        raise DataError(f"{path} is damaged ({', '.join(bad) or 'dtype'}): {CURE}")
     return manifest
+
+
+def shard_name(number: int) -> str:
+    """Return what the files of a shard are called, but for their suffixes."""
+    return f"{number:06d}"
+
+
+def vectors_file(folder: Path, name: str) -> Path:
+    """Return where the vectors of a shard of the store in `folder` lie."""
+    return folder / SHARDS / f"{name}{VECTORS_SUFFIX}"
+
+
+def record_file(folder: Path, name: str) -> Path:
+    """Return where the record of a shard of the store in `folder` lies: where it is, the shard is whole."""
+    return folder / SHARDS / f"{name}{RECORD_SUFFIX}"
 
 
 def write_shard(
@@ -75,16 +98,20 @@ def write_shard(
     sources: Sequence[str | None],
     lost: Sequence[Mapping[str, str]] = (),
 ) -> ShardRecord:
-    """Write the two files of a shard, which is part of no store yet; the .json comes last, and says that it is whole.
+    """Write the two files of a shard, which is part of no store yet; the record comes last, and says that it is whole.
 
     Args:
         folder: of the store.
-        name: of the shard, its number in six digits.
+        name: of the shard, as of `shard_name`.
         dtype: of the store.
         ids, sources, lost: as in `ShardRecord`.
         vectors: [n, D] floats of unit length.
 
-    Raises DataError for a vector with NaN or of another length, and a full disk.
+    Returns:
+        What was written beside the vectors.
+
+    Raises:
+        DataError: a vector holds NaN or is of another length, or the disk is full.
     """
     lengths = np.linalg.norm(vectors.astype(np.float32), axis=1)
     wrong = np.flatnonzero(~(np.abs(lengths - 1) < _UNIT))
@@ -92,42 +119,43 @@ def write_shard(
         at = wrong[0]
         what = "holds NaN or infinite numbers" if not np.isfinite(lengths[at]) else f"has the length {lengths[at]:.3g}"
         raise DataError(f'the vector of "{ids[at]}" {what}: a store keeps vectors of unit length')
-    path = folder / SHARDS / f"{name}.npy"
+    path = vectors_file(folder, name)
     with atomic_file(path) as temporary:
         with temporary.open("wb") as file:
             np.save(file, _encoded(vectors, dtype), allow_pickle=False)
-        synced(temporary)
+        flush_to_disk(temporary)
         digest = sha256_of(temporary)
     record = ShardRecord(list(ids), list(sources), [dict(entry) for entry in lost], digest)
-    with atomic_file(path.with_suffix(".json")) as temporary:
+    with atomic_file(record_file(folder, name)) as temporary:
         temporary.write_text(json.dumps(asdict(record), ensure_ascii=False) + "\n", encoding="utf-8")
-        synced(temporary)
+        flush_to_disk(temporary)
     return record
 
 
 def read_record(folder: Path, name: str) -> ShardRecord:
-    """What stands beside a shard's vectors. Raises DataError where it is missing or damaged."""
-    path = folder / SHARDS / f"{name}.json"
-    content = read_json(path, "restore it, or encode again elsewhere")
+    """Return the record beside a shard's vectors. Raises DataError where it is missing or damaged."""
+    path = record_file(folder, name)
+    content = read_json(path, CURE)
     try:
         return ShardRecord(**content)
     except TypeError as error:
-        raise DataError(f"{path} is damaged ({error}): restore it, or encode again elsewhere") from error
+        raise DataError(f"{path} is damaged ({error}): {CURE}") from error
 
 
 def written_shards(folder: Path) -> list[str]:
-    """The names of all whole shards in the folder, those that belong to the store or not yet, in order."""
-    return sorted(path.stem for path in (folder / SHARDS).glob("*.json") if path.stem.isdigit())
+    """Return the names of all whole shards in the folder, those that belong to the store or not yet, in order."""
+    records = (folder / SHARDS).glob(f"*{RECORD_SUFFIX}")
+    return sorted(path.stem for path in records if path.stem.isdigit())  # which no lock or half-written file is called
 
 
 def next_number(folder: Path) -> int:
-    """The number that no shard has yet."""
+    """Return the first number that is beyond all shards."""
     written = written_shards(folder)
     return int(written[-1]) + 1 if written else 0
 
 
 def sha256_of(path: Path) -> str:
-    """Raises DataError for a file that cannot be read."""
+    """Return the sha256 of a file, in hexadecimal. Raises DataError for one that cannot be read."""
     try:
         with path.open("rb") as file:
             return hashlib.file_digest(file, "sha256").hexdigest() if hasattr(hashlib, "file_digest") else _digest(file)
@@ -136,7 +164,7 @@ def sha256_of(path: Path) -> str:
 
 
 def _digest(file: BinaryIO) -> str:
-    """For Python 3.10."""
+    """Return the sha256 of an open file as Python 3.11's `hashlib.file_digest` does, for Python 3.10."""
     digest = hashlib.sha256()
     while piece := file.read(1 << 20):
         digest.update(piece)
@@ -144,11 +172,12 @@ def _digest(file: BinaryIO) -> str:
 
 
 def _encoded(vectors: np.ndarray, dtype: np.dtype) -> np.ndarray:
+    """Return vectors [n, D] in the number format of a store."""
     return to_precision(vectors, "int8") if dtype == np.int8 else vectors.astype(dtype, copy=False)
 
 
 def read_removed(path: Path, rows: int) -> np.ndarray:
-    """[R] int64 numbers of the removed ones of so many rows, in order. Raises DataError for a damaged file."""
+    """Return the numbers [R] int64 of the removed ones of so many rows, in order. Raises DataError for a bad file."""
     if not path.is_file():
         return np.empty(0, np.int64)
     try:

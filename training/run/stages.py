@@ -15,7 +15,7 @@ from transformers import set_seed
 from mllm_embed import MLLMEmbedder
 from mllm_embed.data.folder import DataFolder
 from mllm_embed.errors import ConfigError, MLLMEmbedError
-from mllm_embed.files import alone_in
+from mllm_embed.files import folder_lock
 from mllm_embed.model.devices import bfloat16_pays, device_for
 from mllm_embed.model.lora import LoraSpec, add_lora, load_adapter
 from mllm_embed.model.projection import new_projection, read_projection
@@ -66,7 +66,7 @@ def run_recipe(recipe: Recipe, after_stage: Callable[[str, Path], None] | None =
         embedder = _adapted(recipe, bf16, finished, teacher)
         check_dimension(recipe, embedder.dimension)
         if first_process():
-            within.enter_context(alone_in(recipe.output))
+            within.enter_context(folder_lock(recipe.output))
             clear_leftovers(recipe)
             write_run(recipe, data)
         for number, name in enumerate(recipe.stages):

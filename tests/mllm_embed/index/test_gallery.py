@@ -86,7 +86,7 @@ def test_a_store_is_searched_exactly(tmp_path: Path, monkeypatch: pytest.MonkeyP
     from mllm_embed.store import gallery as module
 
     store, queries = make_store(tmp_path / "s"), clustered(7, seed=5)
-    monkeypatch.setattr(module, "SHARD_ROWS", 700)  # several blocks
+    monkeypatch.setattr(module, "BLOCK_ROWS", 700)  # several blocks
     found = StoreGallery(store).nearest(queries, 12)
     assert ids(found) == truth(store, queries, 12)
     vectors = store.rows(0, ROWS)
@@ -185,6 +185,21 @@ def test_what_may_and_may_not_answer(built: Callable[[str], Path], kind: str, mo
         made.nearest(queries[:, :8], 3)
     with pytest.raises(DataError, match="a query holds NaN"):
         made.nearest(queries * np.nan, 3)
+
+
+def test_an_index_that_calls_its_kind_as_before_opens(index: Callable[[str], Index], tmp_path: Path) -> None:
+    made = index("learned-signs")
+    path = made.folder / "index.json"
+    settings = json.loads(path.read_text())
+    assert settings["kind"] == "learned-signs"
+    path.write_text(json.dumps(settings | {"kind": "bebr"}))
+    old, queries = Index.open(made.folder), clustered(5, seed=4)
+    assert old.kind_name == "learned-signs" and old.kind is made.kind
+    assert old.nearest(queries, 7) == made.nearest(queries, 7)
+    old.add(["new"], queries[:1])
+    assert old.update() == 1 and Index.open(made.folder).nearest(queries[:1], 1)[0][0][0] == "new"
+    again = build_index(old.store, tmp_path / "again", "bebr", show_progress=False)
+    assert again.kind_name == again.card["kind"] == "learned-signs"
 
 
 def test_what_is_refused(index: Callable[[str], Index], tmp_path: Path) -> None:

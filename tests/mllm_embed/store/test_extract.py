@@ -20,7 +20,9 @@ from mllm_embed.cli import main
 from mllm_embed.data.sources import open_sources
 from mllm_embed.errors import ConfigError, DataError, ModelError
 from mllm_embed.store import extract as extract_module
+from mllm_embed.store.claims import claim
 from mllm_embed.store.extract import encode_sources
+from mllm_embed.store.files import written_shards
 from mllm_embed.store.vector_store import VectorStore
 from mllm_embed.types import Document
 
@@ -105,7 +107,7 @@ def test_a_source_that_has_grown_costs_its_growth(
     encode(embedder, photos, tmp_path / "s")
     assert sorted(Path(item.image).name for item in seen) == ["20.jpg", "21.jpg", "22.jpg"]
     grown = VectorStore.open(tmp_path / "s")
-    assert grown.ids == first.ids + ["20.jpg", "21.jpg", "22.jpg"]
+    assert grown.ids == [*first.ids, "20.jpg", "21.jpg", "22.jpg"]
     assert grown.rows_fingerprint(3) == first.rows_fingerprint(3)
     encode(embedder, photos, tmp_path / "s")
     assert len(seen) == 3
@@ -244,6 +246,20 @@ def test_processes_share_the_work_and_one_may_die(tiny_llava: Path, photos: Path
     pair[0].wait()
     assert pair[1].wait() == 0
     subprocess.run(_command(tiny_llava, photos, tmp_path / "s"), env=environment, check=True)
+    assert files(tmp_path / "s") == files(tmp_path / "whole")
+
+
+def test_a_shard_that_another_has_claimed_is_left_to_it(embedder: MLLMEmbedder, photos: Path, tmp_path: Path) -> None:
+    encode(embedder, photos, tmp_path / "whole")
+    VectorStore.create(tmp_path / "s", embedder.dimension, provenance=embedder.provenance)
+    with claim(tmp_path / "s/shards", "000001") as mine:
+        assert mine
+        done = encode(embedder, photos, tmp_path / "s")
+        assert (done.store, done.rows, done.held) == (None, 12, 1)
+        assert written_shards(tmp_path / "s") == ["000000", "000002"]
+    (tmp_path / "s/shards/.000002.lock").touch()  # of a killed process
+    done = encode(embedder, photos, tmp_path / "s")
+    assert (len(done.store), done.rows, done.held) == (20, 8, 0)
     assert files(tmp_path / "s") == files(tmp_path / "whole")
 
 

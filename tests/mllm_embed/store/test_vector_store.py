@@ -10,7 +10,7 @@ import numpy as np
 import pytest
 
 from mllm_embed.errors import ConfigError, DataError
-from mllm_embed.files import alone_in
+from mllm_embed.files import folder_lock
 from mllm_embed.store.vector_store import VectorStore
 
 WORST = {"float32": 0.0, "float16": 1e-3, "int8": 2e-2}
@@ -95,7 +95,7 @@ def test_what_cannot_be_added(store: VectorStore, ids: list[str], vectors: np.nd
 
 
 def test_one_process_writes_at_a_time(store: VectorStore) -> None:
-    with alone_in(store.folder), pytest.raises(ConfigError, match="another process is writing to .*store"):
+    with folder_lock(store.folder), pytest.raises(ConfigError, match="another process is writing to .*store"):
         store.add(["x"], unit(1))
 
 

@@ -15,7 +15,7 @@ from safetensors.torch import load_file
 
 from mllm_embed import DataFolder, Document, MLLMEmbedder
 from mllm_embed.errors import ConfigError, DataError
-from mllm_embed.files import alone_in
+from mllm_embed.files import folder_lock
 from mllm_embed.training.batch import stage_data
 from mllm_embed.training.mining.mined_file import write_mined_file
 from mllm_embed.training.recipe.config import Recipe, Stage
@@ -226,7 +226,7 @@ def test_a_term_whose_negatives_no_row_brings_is_refused(run: Callable[..., Path
 
 
 def test_two_runs_do_not_share_a_folder(run: Callable[..., Path], tmp_path: Path) -> None:
-    with alone_in(tmp_path / "busy"), pytest.raises(ConfigError, match="another process is writing to .*busy"):
+    with folder_lock(tmp_path / "busy"), pytest.raises(ConfigError, match="another process is writing to .*busy"):
         run("busy")
     assert not (tmp_path / "busy/one").exists()
     assert (run("busy") / "one").is_dir() and not list((tmp_path / "busy").glob(".*"))
