@@ -230,6 +230,7 @@ def atomic_folder(path: str | os.PathLike[str]) -> Iterator[Path]:
         raise DataError(f"cannot write {path}: {error.strerror}") from error
     try:
         yield fresh
+        # no system call swaps two folders: for a moment there is none at `path`, and on an error the old one comes back
         if path.exists():
             os.replace(path, old)
         try:
@@ -240,7 +241,7 @@ def atomic_folder(path: str | os.PathLike[str]) -> Iterator[Path]:
     except OSError as error:
         raise DataError(f"cannot write {path}: {_reason(error)}") from error
     finally:
-        shutil.rmtree(scratch, ignore_errors=True)
+        shutil.rmtree(scratch, ignore_errors=True)  # the old folder with it
 
 
 def _lives(process: int) -> bool:

@@ -114,7 +114,7 @@ def build_index(
         seconds = time.perf_counter() - began
         settings = {"kind": name, "setting": what.settings[-1], "rerank": _RERANKS[-1], "seed": seed}
         write_settings(fresh, path, store, settings)
-        index = Index.open(fresh, store)
+        index = Index.open(fresh, store)  # as it will be used: mapped from its files
         setting, rerank = _chosen(index, known, recall)
         card = {
             "kind": name, "about": what.about, "rows": len(store), "dimension": store.dimension,

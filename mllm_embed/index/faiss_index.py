@@ -126,6 +126,7 @@ class Index(StoreGallery):
         longest = max((len(rows) for rows in exclude), default=0)
         count = min((k + longest) * (rerank if self.kind.compressed else 1), len(self.engine))
         selector = _selector(self.store, len(self.engine), allowed)
+        # removed rows are still in the index: the selector keeps them from taking the place of answers
         scores, rows = self.engine.search(queries, count, setting, selector) if count else _nothing(queries)
         if self.kind.compressed:
             scores = _rescored(self.store, queries, rows)

@@ -63,6 +63,7 @@ def contact_sheet(rows: Sequence[SheetRow], path: str | os.PathLike[str], thumb:
         raise DataError("a contact sheet needs at least one row")
     for row in rows:
         _check_row(row)
+    # drawn as a whole before a file is touched: a picture that cannot be read leaves the older sheet
     buffer = io.BytesIO()
     _draw(rows, thumb).save(buffer, format="PNG")
     write_file(target, buffer.getvalue())
@@ -206,6 +207,7 @@ def _lines(text: str, font: ImageFont.FreeTypeFont, width: int, most: int) -> li
             elif lines[-1]:
                 lines.append("")
             else:
+                # not one word fits: a piece of it, of a letter at least, so that the loop ends
                 fits = next(n for n in range(1, len(word) + 1) if font.getlength(word[: n + 1]) > width)
                 lines[-1], word = word[:fits], word[fits:]
                 lines.append("")

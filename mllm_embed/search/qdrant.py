@@ -81,12 +81,13 @@ class QdrantGallery:
         allow: Collection[str] | None = None,
         exclude: Sequence[Collection[str]] | None = None,
     ) -> list[Answer]:
-        """As `Gallery.nearest`."""
+        """Return the best k points for each query, as `Gallery.nearest`."""
         from qdrant_client import models
 
         check_queries(self.dimension, queries, k, exclude)
         check_allow(allow)
         excluded: Sequence[Collection[str]] = exclude if exclude is not None else [()] * len(queries)
+        # Qdrant takes a filter of unknown ids without a word
         self._points(set(chain(allow or (), *excluded)))
         asked = []
         for query, names in zip(queries, excluded, strict=True):

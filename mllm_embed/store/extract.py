@@ -114,6 +114,7 @@ def encode_sources(
         store = _opened(path, embedder, dtype)
         plan = plan_shards(store, embedder, listing, shard_rows)
     made, held = _make_missing(embedder, listing, store, plan, batch_size, show_progress)
+    # not locked while shards are made, which takes hours: processes plan one by one, and then all of them make
     with folder_lock(path, wait=True):
         whole = _finished(path, plan, listing)
     return Extracted(

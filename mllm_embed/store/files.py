@@ -123,7 +123,7 @@ def write_shard(
     with atomic_file(path) as temporary:
         with temporary.open("wb") as file:
             np.save(file, _encoded(vectors, dtype), allow_pickle=False)
-        flush_to_disk(temporary)
+        flush_to_disk(temporary)  # before the rename: after a power cut there must be no named file without its bytes
         digest = sha256_of(temporary)
     record = ShardRecord(list(ids), list(sources), [dict(entry) for entry in lost], digest)
     with atomic_file(record_file(folder, name)) as temporary:

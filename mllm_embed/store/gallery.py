@@ -115,11 +115,12 @@ class MemoryGallery:
         allow: Collection[str] | None = None,
         exclude: Sequence[Collection[str]] | None = None,
     ) -> list[Answer]:
-        """As `Gallery.nearest`."""
+        """Return the best k rows for each query by exact scores, as `Gallery.nearest`."""
         check_queries(self.dimension, queries, k, exclude)
         check_allow(allow)
         row_of = {name: row for row, name in enumerate(self.ids)}
         exclude = exclude or [()] * len(queries)
+        # ids are looked up before anything is ranked: a misspelt one must not pass for one that nothing found
         self._check_known(chain(allow or (), *exclude))
         never = set() if allow is None else set(row_of.values()).difference(row_of[name] for name in allow)
         excluded = [never.union(map(row_of.__getitem__, names)) for names in exclude]
@@ -182,7 +183,7 @@ class StoreGallery:
         allow: Collection[str] | None = None,
         exclude: Sequence[Collection[str]] | None = None,
     ) -> list[Answer]:
-        """As `Gallery.nearest`."""
+        """Return the best k rows for each query by exact scores, as `Gallery.nearest`."""
         excluded = excluded_rows(self.store, queries, k, exclude)
         rows = np.flatnonzero(self.store.alive) if allow is None else allowed_rows(self.store, allow)
         return named(self.store.ids, *exact(self.store, queries, k, rows, excluded))
@@ -192,11 +193,11 @@ class StoreGallery:
         return [self.store.sources[self.store.position(name)] for name in ids]
 
     def add(self, ids: Sequence[str], vectors: np.ndarray, sources: Sequence[str | None] | None = None) -> None:
-        """As `VectorStore.add`."""
+        """Add rows to the store, as `VectorStore.add`."""
         self.store.add(ids, vectors, sources)
 
     def remove(self, ids: Iterable[str]) -> None:
-        """As `VectorStore.remove`."""
+        """Remove rows from the store, as `VectorStore.remove`."""
         self.store.remove(ids)
 
 
@@ -231,7 +232,7 @@ def _exact_in_block(
     rows: np.ndarray,
     exclude: Sequence[Collection[int]],
 ) -> tuple[np.ndarray, np.ndarray]:
-    """As `exact`, of rows that lie in the block of the store that begins with row `first`."""
+    """Return the best k for each query, as `exact`, of rows that lie in the block that begins with row `first`."""
     whole = len(rows) == min(BLOCK_ROWS, len(store) - first)
     block = store.rows(first, first + BLOCK_ROWS) if whole else store.take(rows)  # a whole block is read as it lies
     place = {row: at for at, row in enumerate(rows.tolist())} if any(exclude) else {}

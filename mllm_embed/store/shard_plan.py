@@ -65,6 +65,7 @@ def plan_shards(store: VectorStore, embedder: MLLMEmbedder, listing: Listing, si
         return ShardPlan(rows, digest, old["first"], size)
     first = next_number(store.folder)
     if old:
+        # rows have come, gone or been mended since: the shards that are made stay, so that their rows are not missing
         planned = range(old["first"], old["first"] + old["shards"])
         store.commit(name for name in written_shards(store.folder) if int(name) in planned)
         rows = _missing_rows(store, embedder, listing)

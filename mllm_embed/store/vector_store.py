@@ -69,6 +69,7 @@ class VectorStore:
         self._starts = [0, *accumulate(shard.rows for shard in self.shards)]
         self._maps: dict[int, np.ndarray] = {}
         self._removed = read_removed(self.folder / REMOVED, self._starts[-1])
+        # what is cached is of the store as it was: a shard that was added, or a row that was removed, changes all of it
         for cached in ("ids", "sources", "_records", "_positions"):
             self.__dict__.pop(cached, None)
 
@@ -224,7 +225,7 @@ class VectorStore:
                 name = shard_name(next_number(self.folder))
                 record = write_shard(self.folder, name, self.dtype, ids[part], vectors[part], sources[part])
                 shards.append(record.shard(name))
-            self._commit(shards)
+            self._commit(shards)  # all parts at once, so that a reader sees none or all of the rows
 
     def remove(self, ids: Iterable[str]) -> None:
         """Remove rows: none is found any more; their numbers and room stay taken.
@@ -237,6 +238,7 @@ class VectorStore:
         """
         with self._writing():
             gone = [self.position(name) for name in ids]
+            # the shards stay as they are: an index names rows by number, and a removed row only is no answer
             removed = np.union1d(self._removed, np.array(gone, np.int64))
             with atomic_file(self.folder / REMOVED) as path, path.open("wb") as file:
                 np.save(file, removed, allow_pickle=False)

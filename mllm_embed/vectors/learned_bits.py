@@ -32,6 +32,7 @@ def projection_for(sample: np.ndarray, bits: int, seed: int = 0) -> np.ndarray |
         seed: of what is held out, and of `learn_projection`.
     """
     order = np.random.default_rng(seed).permutation(len(sample))[: _SAMPLE + _HELD_OUT]
+    # what is held out is not learned from: it says what the bits find of vectors that they have not seen
     held_out = min(_HELD_OUT, len(order) // 10)
     queries, rows = sample[order[:held_out]], sample[order[held_out:]]
     if len(queries) < 10 or len(rows) < _NEAREST:
@@ -79,6 +80,7 @@ def learn_projection(sample: np.ndarray, bits: int, seed: int = 0) -> np.ndarray
     schedule = torch.optim.lr_scheduler.CosineAnnealingLR(optimizer, _STEPS)
     for _ in range(_STEPS):
         anchors = rng.choice(len(sample), min(_ANCHORS, len(sample)), replace=False)
+        # rows with their neighbours: of a random batch hardly two would be near
         rows = torch.from_numpy(sample[np.unique(near[anchors])])
         raw = rows @ projection
         # the sign forward, the identity backward, scaled to numbers of about 1

@@ -60,7 +60,7 @@ def cosines(queries: np.ndarray, documents: np.ndarray) -> np.ndarray:
     if queries.dtype != documents.dtype or queries.shape[1] != documents.shape[1]:
         kinds = " and ".join(f"{part.shape[1]} x {part.dtype}" for part in (queries, documents))
         raise ConfigError(f"similarity needs vectors of one length and precision, not {kinds}; encode both alike")
-    if queries.dtype == np.uint8:
+    if queries.dtype == np.uint8:  # bits as 1 and -1, whose product counts how many agree
         queries, documents = (np.unpackbits(bits, axis=1).astype(np.float32) * 2 - 1 for bits in (queries, documents))
         return queries @ documents.T / queries.shape[1]
     if queries.dtype == np.int8:

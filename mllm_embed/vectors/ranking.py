@@ -18,12 +18,12 @@ import numpy as np
 
 from ..errors import DataError
 
-_MARGIN = 16
-_BLOCK_VALUES = 1 << 23
+_MARGIN = 16  # rows fetched beyond k, so that a near tie at the k-th place is mostly settled at the first try
+_BLOCK_VALUES = 1 << 23  # float32 products at a time: 32 MB
 _CACHED_VALUES = 1 << 18  # 2 MB of float64, which stay in a core's cache: more than twice as fast as larger blocks
 _UNIT_ROUNDOFF = 2.0**-24
-_SHORT = 1e-30
-_LARGEST = 1e37
+_SHORT = 1e-30  # a squared length in float32 below this may have lost what underflows
+_LARGEST = 1e37  # products of longer vectors may overflow float32
 
 
 @dataclass(frozen=True)
@@ -70,6 +70,7 @@ def top_k(
     rows, columns = _excluded_pairs(exclude, len(queries), len(gallery))
     scores = np.full((len(queries), k), -np.inf, dtype=np.float32)
     indices = np.full((len(queries), k), -1, dtype=np.int64)
+    # FAISS fetches before anything is excluded: a query may lose as many as it excludes, and must have k left
     longest = int(np.bincount(rows, minlength=1).max()) if len(rows) else 0
     fetch = min(k + longest + _MARGIN, len(gallery))
     slack = _slack(squares, gallery.shape[1])
@@ -80,6 +81,7 @@ def top_k(
         for part in (pending[at : at + step] for at in range(0, len(pending), step)):
             lowest, found = _candidates(queries[part], gallery, fetch)
             exact = _scores(queries, gallery, np.repeat(part, fetch), found.ravel()).reshape(found.shape)
+            # a pair of query and row is one number, row-major, so that pairs can be looked up among pairs
             exact[np.isin(part[:, None] * len(gallery) + found, rows * len(gallery) + columns)] = -np.inf
             order = np.lexsort((found, -exact), axis=-1)[:, :k]
             scores[part] = np.take_along_axis(exact, order, axis=1)
@@ -88,7 +90,7 @@ def top_k(
             settled = (lowest + slack[part] < scores[part, -1]) | (fetch == len(gallery))
             unsettled.append(part[~settled])
         pending = np.concatenate(unsettled)
-        fetch = min(4 * fetch, len(gallery))
+        fetch = min(4 * fetch, len(gallery))  # at the latest all rows settle a query
     indices[np.isneginf(scores)] = -1
     return scores, indices
 
@@ -216,6 +218,7 @@ def _ahead(
         columns, wanted: [P] int64, their gallery positions.
         right: [P] bool, whether the row is a target of the same query.
     """
+    # equal scores: gallery order decides alone, or among targets only, with all others behind, or ahead, of them
     higher, equal, before = scores > own, (scores == own) & (columns != wanted), columns < wanted
     return np.stack(
         [higher | (equal & before), higher | (equal & before & right), higher | (equal & (before | ~right))]
