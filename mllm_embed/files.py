@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import errno
 import glob
 import json
 import os
@@ -66,8 +67,8 @@ def file_lock(path: Path, wait: bool = False) -> Iterator[bool]:
     """Hold the lock of the file at `path`, which is made for that and removed after; gives whether it is held.
 
     Of all that ask for it one at a time holds it, two of one process included, and a process that dies loses it. It is
-    what `filelock` takes: `flock` on Linux and macOS, `LockFileEx` on Windows. Several machines keep one another's
-    locks where their network file system does: NFS under Linux, Lustre and BeeGFS when they are mounted with locks.
+    what `filelock` takes: `flock` on Linux and macOS, `LockFileEx` on Windows. Between machines it holds where their
+    network file system passes such locks on, as NFS does under Linux.
 
     Args:
         path: of the lock's own file; missing folders are made.
@@ -92,7 +93,13 @@ def _locked(path: Path, wait: bool) -> BinaryIO | None:
     """Return the file at `path`, open and locked; None where another holds the lock and is not waited for."""
     while True:
         file = path.open("ab")
-        held = lock_descriptor(file.fileno(), blocking=wait)
+        try:
+            held = lock_descriptor(file.fileno(), blocking=wait)
+        except OSError as error:
+            file.close()
+            if error.errno != errno.ESTALE:
+                raise
+            continue  # on a network file system: another machine has removed this file since
         # a lock on a file that its holder has removed since is worth nothing: the next process locks the next file
         if held and _is_at(path, file):
             return file

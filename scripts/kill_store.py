@@ -81,11 +81,8 @@ def encoding(store: Path) -> str:
     if any(store.glob(f"{SHARDS}/.*.tmp")):
         what = "encode, writing a shard"
     elif (store / PLAN).is_file():
-        what = (
-            "encode, between shards"
-            if any(store.glob(f"{SHARDS}/*{RECORD_SUFFIX}"))
-            else "encode, before its first shard"
-        )
+        made = any(store.glob(f"{SHARDS}/*{RECORD_SUFFIX}"))
+        what = "encode, between shards" if made else "encode, before its first shard"
     else:
         what = "encode, loading" if not (store / MANIFEST).is_file() else "encode, planning or done"
     try:

@@ -36,7 +36,13 @@ class Index(StoreGallery):
     """A store behind a FAISS index, as a `Gallery`.
 
     Rows that are added go to the store: they are compared exactly until `update` takes them into the index. Rows that
-    are removed from the store are no answers at once.
+    are removed from the store are no answers from then on.
+
+    Attributes:
+        kind_name, kind: what FAISS was asked to build, of `kinds.KINDS`.
+        setting: of the kind's knob, chosen for the recall that was asked; may be changed.
+        rerank: for compressed kinds, how many times k candidates are scored again by the full vectors; may be changed.
+        card: what was measured when the index was built.
     """
 
     def __init__(self, folder: Path, store: VectorStore, engine: Engine, settings: Mapping[str, Any]):
