@@ -152,6 +152,23 @@ def test_a_kill_costs_the_shard_under_way(
     assert files(tmp_path / "s") == files(tmp_path / "whole")
 
 
+def test_a_kill_after_the_commit_doubles_nothing(
+    embedder: MLLMEmbedder, photos: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    spoil(photos)
+    encode(embedder, photos, tmp_path / "whole")
+
+    def killed(store: VectorStore) -> None:
+        raise Killed
+
+    with monkeypatch.context() as patch:
+        patch.setattr(extract_module, "_write_unreadable", killed)
+        with pytest.raises(Killed):
+            encode(embedder, photos, tmp_path / "s")
+    assert encode(embedder, photos, tmp_path / "s").rows == 0
+    assert files(tmp_path / "s") == files(tmp_path / "whole")
+
+
 def test_a_source_that_changes_while_it_is_stopped(
     embedder: MLLMEmbedder, photos: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
