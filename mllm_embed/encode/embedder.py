@@ -267,7 +267,9 @@ class MLLMEmbedder:
         check_taught(items, self.settings.target_space)
         with ThreadPoolExecutor(THREADS) as pool:
             budget = tokens_of(batch_size)
-            return plan(items, self.item_processor, self.tails, batch_size, budget, pool, self.model.shares, unreadable)
+            return plan(
+                items, self.item_processor, self.tails, batch_size, budget, pool, self.model.shares_prefixes, unreadable
+            )
 
     def execute(
         self, work: EncodingPlan, *, packed: bool = False, show_progress: bool | None = None, bar: tqdm | None = None

@@ -143,7 +143,7 @@ def plan(
         _on_pictures(groups, lengths, distinct, batch_size, budget),
         *(
             _pictures_alone(groups, distinct, lengths, batch_size, budget)
-            for groups in _by_picture(shown, distinct, list(places), items.family.sees_once)
+            for groups in _by_picture(shown, distinct, list(places), items.family.reuses_features)
         ),
         _texts(plain, lengths, said, budget),
     ]

@@ -82,7 +82,7 @@ def _input(work: EncodingPlan, items: ItemProcessor, step: Step, pictures: Decod
     if shared is not None:
         return shared
     batch = items(list(chain.from_iterable(groups)))
-    if items.family.sees_once and len(groups) < sum(map(len, groups)):
+    if items.family.reuses_features and len(groups) < sum(map(len, groups)):
         sizes = [len(group) for group in groups]
         firsts = [start for start, size in zip(accumulate([0, *sizes]), sizes, strict=False) for _ in range(size)]
         batch["first_shown"] = torch.tensor(firsts)

@@ -12,7 +12,7 @@ from PIL import Image
 from torch import Tensor
 
 from ..inputs.prompts import MARKS
-from ..model.prefix_cache import Endings, SharedBatch
+from ..model.prefix_cache import SharedBatch, SuffixBatch
 from .batching import cut_by_budget, endings_on
 
 if TYPE_CHECKING:
@@ -124,20 +124,22 @@ def shared_batch(
         if items.content:
             part = replace(part, content=_content(items, batch, part, [flat[row] for row in places]))
         parts.append(part)
-    return replace(batch, endings=tuple(parts))
+    return replace(batch, suffixes=tuple(parts))
 
 
-def _padded(last: dict[str, Tensor], tokens: Sequence[Sequence[int]], owners: list[int], rows: list[int]) -> Endings:
+def _padded(
+    last: dict[str, Tensor], tokens: Sequence[Sequence[int]], owners: list[int], rows: list[int]
+) -> SuffixBatch:
     """Endings of some tokens; what else is given a token is as for the last one of their prompts, a word's as well."""
     width = max(map(len, tokens))
     inputs = {name: tensor[owners].repeat_interleave(width, 1) for name, tensor in last.items()}
     for row, ids in enumerate(tokens):
         inputs["input_ids"][row, : len(ids)] = torch.tensor(ids)
         inputs["attention_mask"][row, len(ids) :] = 0
-    return Endings(inputs, torch.tensor(owners), torch.tensor(rows))
+    return SuffixBatch(inputs, torch.tensor(owners), torch.tensor(rows))
 
 
-def _content(items: ItemProcessor, batch: SharedBatch, part: Endings, shown: Sequence[Item]) -> Tensor:
+def _content(items: ItemProcessor, batch: SharedBatch, part: SuffixBatch, shown: Sequence[Item]) -> Tensor:
     ids, real = batch.whole("input_ids", part), batch.whole("attention_mask", part).bool()
     content = torch.zeros_like(ids)
     for row, item in enumerate(shown):

@@ -8,7 +8,7 @@ from ..errors import ConfigError
 
 
 def device_for(device: str | torch.device | None = None) -> torch.device:
-    """The device asked for, tried before a large model is read; by default the GPU where there is one.
+    """Return the device asked for, tried before a large model is read; by default the GPU where there is one.
 
     Raises ConfigError for a device that does not exist here.
     """
@@ -21,7 +21,7 @@ def device_for(device: str | torch.device | None = None) -> torch.device:
 
 
 def bfloat16_pays(place: torch.device) -> bool:
-    """Whether bfloat16 is faster than float32 there: on a GPU that has it, on a CPU with instructions for it.
+    """Return whether bfloat16 is faster than float32 there: on a GPU that has it, on a CPU with instructions for it.
 
     A CPU without them computes it all the same, by emulation: measured on an AMD EPYC of 2021 (AVX2), a product of two
     matrices of 2,048 x 2,048 takes hundreds of times as long as in float32.
@@ -32,7 +32,7 @@ def bfloat16_pays(place: torch.device) -> bool:
 
 
 def dtype_for(dtype: str | torch.dtype, place: torch.device) -> str | torch.dtype:
-    """What transformers is asked for: "auto" keeps the checkpoint's, but for a CPU without bfloat16 instructions.
+    """Return the dtype to load a model in; "auto" keeps the checkpoint's, but for a CPU without bfloat16 instructions.
 
     Raises ConfigError for anything but a floating torch dtype or the name of one.
     """

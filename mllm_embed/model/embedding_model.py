@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from dataclasses import replace
-from typing import Any
+from typing import TYPE_CHECKING, Any
 
 import torch
 from torch import Tensor, nn
@@ -14,14 +14,14 @@ from .families import Family
 from .packing import pack, unpack
 from .pooling import POOLINGS, Pooling
 from .prefix_cache import SharedBatch, hidden_states
-from .vision_features import seen_once
+from .vision_features import reuse_features
+
+if TYPE_CHECKING:
+    from transformers import PreTrainedModel
 
 
 class EmbeddingModel(nn.Module):
-    """`backbone` is what `AutoModel` gives for an image-text model, perhaps wrapped by peft.
-
-    Its `last_hidden_state` comes after the final norm and has one row a token, image placeholders included.
-    """
+    """A base model with its pooling and, for vectors of another length, a projection: model input in, vectors out."""
 
     def __init__(
         self,
@@ -31,7 +31,18 @@ class EmbeddingModel(nn.Module):
         bidirectional: bool = False,
         projection: nn.Linear | None = None,
     ):
-        """`projection` makes vectors of another length. Raises ConfigError for a pooling that does not exist."""
+        """Wrap a base model, whose attention `bidirectional` changes in place.
+
+        Args:
+            backbone: what `AutoModel` gives for an image-text model, perhaps wrapped by peft. Its `last_hidden_state`
+                comes after the final norm and has one row a token, image placeholders included.
+            family: its record (families.py).
+            pooling: which hidden states make a vector: "last" or "mean" (pooling.py).
+            bidirectional: whether tokens see what comes after them.
+            projection: a linear layer after pooling, for vectors as long as another model's.
+
+        Raises ConfigError for a pooling that does not exist.
+        """
         super().__init__()
         if pooling not in POOLINGS:
             raise ConfigError(f"pooling '{pooling}' is not known; use {' or '.join(POOLINGS)}")
@@ -41,69 +52,75 @@ class EmbeddingModel(nn.Module):
         self.bidirectional = bidirectional
         self.projection = projection
         if bidirectional:
-            look_both_ways(self.base, family)
+            make_bidirectional(self.base, family)
 
     @property
-    def base(self) -> nn.Module:
+    def base(self) -> PreTrainedModel:
         """The backbone without its adapter's wrapper."""
-        return getattr(self.backbone, "get_base_model", lambda: self.backbone)()
+        base: Any = getattr(self.backbone, "get_base_model", lambda: self.backbone)()
+        return base
 
     @property
     def states_width(self) -> int:
-        """Length of a pooled state."""
+        """The length of a pooled state."""
         return self.base.config.get_text_config().hidden_size
 
     @property
     def width(self) -> int:
-        """Length of a whole vector."""
+        """The length of a whole vector."""
         return self.states_width if self.projection is None else self.projection.out_features
 
     @property
     def adapted(self) -> bool:
-        """Whether the backbone wears an adapter."""
+        """Whether the backbone has an adapter."""
         return hasattr(self.backbone, "peft_config")
 
     def forward(self, packed: bool = False, **batch: Tensor) -> Tensor:
-        """Model input as the processor makes it ([B, L] ids and mask, pixels, ...) -> [B, D] float32, L2-normalised.
+        """Return the vectors of a batch: [B, D] float32, L2-normalised.
 
-        With mean pooling the batch holds `content_mask` too; `first_shown` [B] int64 tells where a row's picture stands
-        first among the rows, and that it may be looked at once. `packed` lays several inputs in one row (packing.py);
-        what cannot be packed, some families and bidirectional attention, is computed padded all the same.
+        Args:
+            packed: lay several inputs in one row (packing.py); what cannot be packed, some families and bidirectional
+                attention, is computed padded all the same.
+            batch: model input as the processor makes it: `input_ids` and `attention_mask` [B, L] int64, pixels, ...
+                With mean pooling it holds `content_mask` [B, L] too. `first_shown` [B] int64 is the first row that
+                shows the same picture, where rows may share its features.
         """
         return self._vectors(self.states(packed, **batch))
 
     def states(self, packed: bool = False, **batch: Tensor) -> Tensor:
-        """What `forward` makes vectors of: the pooled hidden states [B, H] float32 after the final norm."""
+        """Return what `forward` makes vectors of: the pooled hidden states [B, H] float32 after the final norm."""
         inputs = self._in_dtype(batch)
         content, mask = inputs.pop("content_mask", None), inputs["attention_mask"]
         first = inputs.pop("first_shown", None)
         if packed and self.family.packs and not self.bidirectional:
-            rows, places = pack(inputs, self.base)
+            rows, places = pack(inputs, self.base, self.family.rope_index)
             hidden = unpack(self.backbone(**rows, use_cache=False).last_hidden_state, places, mask)
         else:
-            seen = inputs if first is None else seen_once(self.base, inputs, first)
-            hidden = self.backbone(**seen, use_cache=False).last_hidden_state
+            given = inputs if first is None else reuse_features(self.base, inputs, first)
+            hidden = self.backbone(**given, use_cache=False).last_hidden_state
         return self._pooled(hidden, mask if content is None else content)
 
     def shared(self, batch: SharedBatch) -> Tensor:
-        """Inputs that share beginnings -> [N, D] float32, L2-normalised: what `forward` gives, for less work.
+        """Return the vectors of inputs that share prefixes, [N, D] float32: what `forward` gives, for less work.
 
-        Raises ConfigError where beginnings look ahead (`shares` tells).
+        Raises ConfigError where tokens see what comes after them (`shares_prefixes` says so).
         """
-        if not self.shares:
-            raise ConfigError("this model's tokens see what comes after them: beginnings cannot be shared")
-        inputs = replace(batch, beginnings=self._in_dtype(batch.beginnings))
-        rows = torch.cat([part.rows for part in batch.endings])
-        vectors = [
-            self._pooled(hidden, batch.whole("attention_mask", part) if part.content is None else part.content)
-            for part, hidden in zip(batch.endings, hidden_states(self.backbone, self.base, inputs), strict=True)
-        ]
-        return self._vectors(torch.cat(vectors)[rows.argsort()])
+        if not self.shares_prefixes:
+            raise ConfigError("this model's tokens see what comes after them: prefixes cannot be shared")
+        inputs = replace(batch, prefixes=self._in_dtype(batch.prefixes))
+        hidden = hidden_states(self.backbone, self.base, inputs, self.family.rope_index)
+        states = []
+        for part, whole in zip(batch.suffixes, hidden, strict=True):
+            chosen = batch.whole("attention_mask", part) if part.content is None else part.content
+            states.append(self._pooled(whole, chosen))
+        # the parts are in order of their length: back to the order of the inputs
+        rows = torch.cat([part.rows for part in batch.suffixes])
+        return self._vectors(torch.cat(states)[rows.argsort()])
 
     @property
-    def shares(self) -> bool:
+    def shares_prefixes(self) -> bool:
         """Whether inputs that begin alike may share that part of the work."""
-        return self.family.shares and not self.bidirectional
+        return self.family.shares_prefixes and not self.bidirectional
 
     def _in_dtype(self, batch: dict[str, Tensor]) -> dict[str, Tensor]:
         dtype = self.base.dtype
@@ -116,7 +133,7 @@ class EmbeddingModel(nn.Module):
         return POOLINGS[self.pooling](hidden, chosen).float()
 
     def train(self, mode: bool = True) -> EmbeddingModel:
-        """Train mode, but for the frozen vision tower, whose dropout stays off."""
+        """Set train mode, but for the frozen vision tower, whose dropout stays off; return the model."""
         super().train(mode)
         for name, module in self.named_modules():
             if is_part(name, self.family.vision):
@@ -130,7 +147,7 @@ class EmbeddingModel(nn.Module):
     def activation_checkpointing_enable(
         self, activation_checkpointing_kwargs: dict[str, Any] | None = None, **options: Any
     ) -> None:
-        """The same under the name by which transformers' Trainer calls it; options as in `PreTrainedModel`."""
+        """Do the same under the name by which transformers' Trainer calls it; options as in `PreTrainedModel`."""
         # non-reentrant: gradients reach LoRA although the embeddings, the first layer's input, need none
         kwargs = {"use_reentrant": False, **(activation_checkpointing_kwargs or {})}
         self.base.activation_checkpointing_enable(kwargs, **options)
@@ -142,7 +159,7 @@ class EmbeddingModel(nn.Module):
             self.base.disable_input_require_grads()
 
 
-def look_both_ways(base: nn.Module, family: Family) -> None:
+def make_bidirectional(base: PreTrainedModel, family: Family) -> None:
     """Let the language model's attention see what comes after, as well as before.
 
     transformers makes such masks for a text config with `is_causal` false; flash attention, which takes no mask, goes
@@ -155,5 +172,5 @@ def look_both_ways(base: nn.Module, family: Family) -> None:
 
 
 def is_part(module_name: str, fragments: tuple[str, ...]) -> bool:
-    """Whether a module lies in (or is) a part that one of the name fragments names."""
+    """Return whether a module is, or lies in, a part that one of the name fragments names."""
     return not set(module_name.split(".")).isdisjoint(fragments)

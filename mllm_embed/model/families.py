@@ -3,10 +3,13 @@
 from __future__ import annotations
 
 import difflib
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from typing import Any
 
 from ..errors import ModelError
+from .picture_layout import AnySize, BestGrid, OneSquare, PictureLayout, Tiles
+
+ONE_SQUARE = OneSquare()
 
 
 @dataclass(frozen=True)
@@ -14,33 +17,58 @@ class Family:
     """What a family needs; the defaults serve an ordinary one, which then needs no entry.
 
     Args:
-        vision, projector: fragments of module names: the vision tower, and what leads from it to the language model.
+        vision: fragments of module names: the vision tower.
+        projector: fragments of module names: what leads from the tower to the language model.
         texts_apart: whether a text without a picture goes to the tokenizer, past the processor.
         packs: whether several inputs may share one row of tokens, each seeing itself alone.
-        shares: whether inputs that begin alike may share the keys and values of that beginning.
-        sees_once: whether rows on one picture may share its features, where they cannot share more (towers.py).
+        shares_prefixes: whether inputs that begin alike may share the keys and values of that prefix.
+        reuses_features: whether rows on one picture may share its features, where they cannot share more
+            (vision_features.py).
+        rope_index: the base model's method that gives a picture's tokens positions on three axes (M-RoPE); None where
+            they are counted as words are.
+        pictures: how pictures are cut (picture_layout.py).
+        tower_width: the key of `vision_config` that holds the width of the vision tower.
+        keeps_layers: whether features may be taken from an earlier layer of the tower, so that all of them are kept.
     """
 
     vision: tuple[str, ...] = ("vision_tower", "vision_model", "visual", "vision_encoder", "image_tower")
     projector: tuple[str, ...] = ("multi_modal_projector", "connector", "mm_projector", "aligner", "merger")
     texts_apart: bool = False
     packs: bool = True
-    shares: bool = True
-    sees_once: bool = False
+    shares_prefixes: bool = True
+    reuses_features: bool = False
+    rope_index: str | None = None
+    pictures: PictureLayout = ONE_SQUARE
+    tower_width: str = "hidden_size"
+    keeps_layers: bool = False
 
 
 # A family needs an entry only where the default record is wrong for it.
 FAMILIES: dict[str, Family] = {
-    # transformers looks up a picture's own tokens by their position, which in a packed row is not their index
-    "gemma3": Family(packs=False, sees_once=True),
+    "llava": Family(reuses_features=True, keeps_layers=True),
+    "llava_next": Family(pictures=BestGrid(), keeps_layers=True),
+    "llava_onevision": Family(pictures=BestGrid(), keeps_layers=True),
+    "idefics3": Family(pictures=Tiles()),
+    "smolvlm": Family(pictures=Tiles()),
+    # its tower's `hidden_size` is the width of the language model
+    "qwen2_vl": Family(
+        reuses_features=True,
+        rope_index="get_rope_index",
+        pictures=AnySize(frames="temporal_patch_size"),
+        tower_width="embed_dim",
+    ),
+    "qwen2_5_vl": Family(
+        reuses_features=True, rope_index="get_rope_index", pictures=AnySize(frames="temporal_patch_size")
+    ),
+    "qwen3_vl": Family(rope_index="get_rope_index", pictures=AnySize(frames="temporal_patch_size")),
     # its processor puts the start token into the middle of a text that has no picture; the tokens of a prompt see what
     # comes after them
-    "paligemma": Family(texts_apart=True, shares=False, sees_once=True),
+    "paligemma": Family(texts_apart=True, shares_prefixes=False, reuses_features=True),
+    # transformers looks up a picture's own tokens by their position, which in a packed row is not their index
+    "gemma3": Family(packs=False, reuses_features=True, pictures=OneSquare(tokens="mm_tokens_per_image")),
+    "internvl": Family(keeps_layers=True),
     # its text looks at pictures through cross-attention, row by row
     "mllama": Family(packs=False),
-    "llava": Family(sees_once=True),
-    "qwen2_vl": Family(sees_once=True),
-    "qwen2_5_vl": Family(sees_once=True),
 }
 
 # The families that the tests cover, of which the nearest is named to whoever brings another kind of model.
@@ -50,15 +78,46 @@ TESTED = (
 )  # fmt: skip
 
 
+# A family without an entry cuts pictures as the first key tells that its config holds; one square where it holds none.
+_LAYOUTS: tuple[tuple[str, PictureLayout], ...] = (
+    ("vision_config.spatial_merge_size", AnySize()),
+    ("scale_factor", Tiles()),
+    ("image_grid_pinpoints", BestGrid()),
+    ("mm_tokens_per_image", OneSquare(tokens="mm_tokens_per_image")),
+)
+
+
 def family_of(config: Any) -> Family:
-    """The record of a model's family, from its transformers config; the default one where it has no entry."""
-    kind = config.model_type
-    # both go wrong in silence where a layer is not attention; they are used where tests have shown them right
-    return FAMILIES.get(kind, Family(packs=kind in TESTED, shares=kind in TESTED))
+    """Return the record of a model's family, from its transformers config; an ordinary one where it has no entry."""
+    return FAMILIES.get(config.model_type) or _ordinary(config)
+
+
+def _ordinary(config: Any) -> Family:
+    """Return the record of a family without an entry, its pictures as its config tells."""
+    # packing and sharing go wrong in silence where a layer is not attention: they are used where tests have shown them
+    # right
+    tested = config.model_type in TESTED
+    layout = next((layout for key, layout in _LAYOUTS if _holds(config, key)), ONE_SQUARE)
+    square, frames = _holds(config, "vision_config.image_size"), _holds(config, "vision_config.temporal_patch_size")
+    return Family(
+        packs=tested,
+        shares_prefixes=tested,
+        pictures=replace(
+            layout, side="image_size" if square else None, frames="temporal_patch_size" if frames else None
+        ),
+        tower_width="embed_dim" if _holds(config, "vision_config.embed_dim") else "hidden_size",
+        keeps_layers=_holds(config, "vision_feature_layer"),
+    )
+
+
+def _holds(config: Any, key: str) -> bool:
+    """Return whether a config has `key`, of which a dot leads into a config within it."""
+    first, _, rest = key.partition(".")
+    return hasattr(config, first) and (not rest or _holds(getattr(config, first), rest))
 
 
 def check_family(name: str, config: dict[str, Any]) -> None:
-    """Raises ModelError where the model's config.json is not that of a decoder that reads pictures and text."""
+    """Raise ModelError where `config`, the config.json of a model, is of no decoder that reads pictures and text."""
     from transformers.models.auto.modeling_auto import MODEL_FOR_IMAGE_TEXT_TO_TEXT_MAPPING_NAMES as KNOWN
 
     kind = config.get("model_type") or "unknown"

@@ -1,4 +1,4 @@
-"""Opens a Hugging Face image-text model: its base without the LM head, and a processor that reads pictures only."""
+"""Loading a Hugging Face image-text model: its base without the LM head, and a processor that reads pictures only."""
 
 from __future__ import annotations
 
@@ -17,12 +17,20 @@ from .quantization import cure, load_options
 
 VIDEO = "video_processor"
 VIDEO_FILE = "video_preprocessor_config.json"
+CONFIG_FILE = "config.json"
 
 
 def load_model(
     name: str, dtype: str | torch.dtype, revision: str | None, quantization: str | None, place: torch.device
 ) -> Any:
-    """The backbone of a folder or hub id, as `AutoModel.from_pretrained` gives it; on `place` if it is quantised.
+    """Return the backbone of a folder or hub id, as `AutoModel.from_pretrained` gives it.
+
+    Args:
+        name: a folder or hub id.
+        dtype: of the weights: a torch dtype, its name, or "auto" for the checkpoint's.
+        revision: a branch, tag or commit of the hub id; None for the main branch.
+        quantization: "nf4", "int8", or None for weights as they are stored.
+        place: where a quantised model comes to lie; any other lies on the CPU.
 
     Raises ModelError for a name that is no model, a family that is not supported, and a folder that lacks weights;
     ConfigError for a quantization that does not exist or does not work here.
@@ -31,7 +39,7 @@ def load_model(
 
     check_name(name)
     with load_errors(name):
-        check_family(name, _read_json(name, "config.json", revision, needed=True) or {})
+        check_family(name, _read_json(name, CONFIG_FILE, revision, needed=True) or {})
         options = load_options(quantization, name, dtype, place, revision)
         model, found = AutoModel.from_pretrained(
             name, dtype=dtype, revision=revision, output_loading_info=True, use_safetensors=True, **options
@@ -44,33 +52,25 @@ def load_model(
 
 
 def commit_of(name: str, revision: str | None = None) -> str | None:
-    """The commit of a hub id that lies in the cache once the model is loaded; None for a folder."""
+    """Return the commit of a hub id that lies in the cache once the model is loaded; None for a folder."""
     from transformers.utils import cached_file
     from transformers.utils.hub import extract_commit_hash
 
-    return (
-        None if Path(name).is_dir() else extract_commit_hash(cached_file(name, "config.json", revision=revision), None)
-    )
+    if Path(name).is_dir():
+        return None
+    return extract_commit_hash(cached_file(name, CONFIG_FILE, revision=revision), None)
 
 
 def load_processor(name: str, revision: str | None = None) -> Any:
-    """The processor of a folder or hub id, without the part that reads videos.
+    """Return the processor of a folder or hub id, without the part that reads videos.
 
     transformers' video processors need torchvision, and so does `AutoProcessor` for a family that has one. What is
     saved from here still names the family's own class and keeps the video settings, so that `AutoProcessor` reads it
     where torchvision is there. Raises ModelError as `load_model`.
     """
-    from transformers import AutoConfig, AutoProcessor
-    from transformers.models.auto.processing_auto import PROCESSOR_MAPPING
-
     check_name(name)
     with load_errors(name):
-        config = AutoConfig.from_pretrained(name, revision=revision)
-        kind = PROCESSOR_MAPPING.get(type(config), AutoProcessor)
-        reads_videos = VIDEO in getattr(kind, "get_attributes", list)()
-        processor = (without_video(kind) if reads_videos else kind).from_pretrained(name, revision=revision)
-        if reads_videos:
-            processor.video_settings = _video_settings(name, revision, config.model_type)
+        processor = _open_processor(name, revision)
     if not hasattr(processor, "tokenizer"):
         raise ModelError(f"{name} is no image-text model: its processor has no tokenizer beside its image processor")
     tokenizer = processor.tokenizer
@@ -80,8 +80,21 @@ def load_processor(name: str, revision: str | None = None) -> Any:
     return processor
 
 
-def without_video(kind: type) -> type:
-    """A subclass of a family's processor class under the same name, whose parts are all but the video processor."""
+def _open_processor(name: str, revision: str | None) -> Any:
+    from transformers import AutoConfig, AutoProcessor, ProcessorMixin
+    from transformers.models.auto.processing_auto import PROCESSOR_MAPPING
+
+    config = AutoConfig.from_pretrained(name, revision=revision)
+    kind: Any = PROCESSOR_MAPPING.get(type(config), AutoProcessor)
+    if not issubclass(kind, ProcessorMixin) or VIDEO not in kind.get_attributes():
+        return kind.from_pretrained(name, revision=revision)
+    processor = without_video(kind).from_pretrained(name, revision=revision)
+    processor.video_settings = _video_settings(name, revision, config.model_type)
+    return processor
+
+
+def without_video(kind: Any) -> Any:
+    """Return a subclass of a family's processor class, under the same name, with all parts but the video processor."""
     from transformers import ProcessorMixin
 
     parts = kind.get_attributes()
@@ -91,30 +104,32 @@ def without_video(kind: type) -> type:
         # comes after `kind` in the order of inheritance: it gets what `kind` hands on to ProcessorMixin
         def __init__(self, *given: Any, **options: Any):
             options |= dict(zip(parts, given, strict=False))
-            super().__init__(**{name: part for name, part in options.items() if name != VIDEO})
+            options.pop(VIDEO, None)
+            super().__init__(**options)
 
-    class ImageOnly(kind):  # type: ignore[misc,valid-type]
-        video_settings: dict[str, Any] = {}
+    class ImageOnly(kind):
+        video_settings: dict[str, Any] | None = None
 
         @classmethod
         def get_attributes(cls) -> list[str]:
-            return [part for part in parts if part != VIDEO]
+            return [*parts[:place], *parts[place + 1 :]]
 
         @classmethod
         def _get_arguments_from_pretrained(cls, *given: Any, **options: Any) -> list[Any]:
+            # `kind` takes its parts by their places: None stands in that of the video processor
             arguments = super()._get_arguments_from_pretrained(*given, **options)
             return [*arguments[:place], None, *arguments[place:]]
 
         def save_pretrained(self, save_directory: str, **options: Any) -> Any:
             saved = super().save_pretrained(save_directory, **options)
-            (Path(save_directory) / VIDEO_FILE).write_text(json.dumps(self.video_settings, indent=2))
+            (Path(save_directory) / VIDEO_FILE).write_text(json.dumps(self.video_settings or {}, indent=2))
             return saved
 
     return type(kind.__name__, (ImageOnly, WithoutVideo), {})
 
 
 def _video_settings(name: str, revision: str | None, family: str) -> dict[str, Any]:
-    """Those of the folder, wherever its version of transformers put them, or else the name of the family's class."""
+    """Return those of the folder, wherever its version of transformers put them, or else the family's class by name."""
     from transformers.models.auto.video_processing_auto import VIDEO_PROCESSOR_MAPPING_NAMES
 
     nested = (_read_json(name, "processor_config.json", revision) or {}).get(VIDEO)
@@ -123,7 +138,7 @@ def _video_settings(name: str, revision: str | None, family: str) -> dict[str, A
 
 
 def _read_json(name: str, file: str, revision: str | None, needed: bool = False) -> dict[str, Any] | None:
-    """A JSON file of a folder or hub id; where there is none, None, or an OSError if it is `needed`."""
+    """Return a JSON file of a folder or hub id; where there is none, None, or raise OSError if it is `needed`."""
     from transformers.utils import cached_file
 
     path = cached_file(name, file, revision=revision, _raise_exceptions_for_missing_entries=needed)
@@ -135,7 +150,7 @@ def _read_json(name: str, file: str, revision: str | None, needed: bool = False)
 
 @contextmanager
 def load_errors(name: str) -> Iterator[None]:
-    """Whatever goes wrong while a model's files are read, as a ModelError of one sentence."""
+    """Raise whatever goes wrong while a model's files are read as a ModelError of one sentence."""
     from huggingface_hub.errors import StrictDataclassError
     from safetensors import SafetensorError
 
@@ -151,12 +166,12 @@ def load_errors(name: str) -> Iterator[None]:
 
 
 def check_name(name: str) -> None:
-    """Raises ModelError for a name that is neither a model folder nor a hub id."""
+    """Raise ModelError for a name that is neither a model folder nor a hub id."""
     if not name:
         raise ModelError("the model's name is empty; give a folder or a hub id")
     path = Path(name)
     if path.is_dir():
-        if not (path / "config.json").is_file():
+        if not (path / CONFIG_FILE).is_file():
             raise ModelError(f"{name} is no model folder: it has no config.json")
     elif path.exists() or path.is_absolute() or name.startswith(".") or name.count("/") > 1:
         raise ModelError(f"{name} is not a folder with a model; check the path")

@@ -21,7 +21,14 @@ ADAPTER_CONFIG, ADAPTER_WEIGHTS = "adapter_config.json", "adapter_model.safetens
 
 @dataclass(frozen=True)
 class LoraSpec:
-    """LoRA (arXiv 2106.09685): updates of rank `rank` scaled by `alpha / rank`; `projector` trains it in full."""
+    """The options of LoRA (arXiv 2106.09685).
+
+    Args:
+        rank: of the updates.
+        alpha: updates are scaled by `alpha / rank`.
+        dropout: on the inputs of the updates, in training.
+        projector: whether the projector is trained too, in full.
+    """
 
     rank: int = 16
     alpha: float = 32
@@ -43,25 +50,42 @@ def add_lora(model: EmbeddingModel, spec: LoraSpec, family: Family) -> None:
     import_peft()
     from peft import LoraConfig, TaskType, get_peft_model
 
-    outside = family.vision + family.projector
-    linear = {n for n, m in model.backbone.named_modules() if isinstance(m, nn.Linear) and not is_part(n, outside)}
-    suffixes = sorted({name.rsplit(".", 1)[-1] for name in linear} - {"lm_head"})
-    if not suffixes:
-        raise ModelError("found no linear layer outside the vision tower to put LoRA on")
-    parts = {n.rsplit(".", 1)[-1] for n, _ in model.backbone.named_modules() if is_part(n, family.projector)}
-    projector = [name for name in family.projector if name in parts]
+    projector = _projector_parts(model.backbone, family) if spec.projector else []
     config = LoraConfig(
-        r=spec.rank, lora_alpha=spec.alpha, lora_dropout=spec.dropout, task_type=TaskType.FEATURE_EXTRACTION,
-        target_modules=rf"(?!(.*\.)?({'|'.join(map(re.escape, outside))})\.).*\.({'|'.join(suffixes)})",
-        modules_to_save=projector if spec.projector and projector else None,
-    )  # fmt: skip
+        r=spec.rank,
+        lora_alpha=spec.alpha,  # type: ignore[arg-type]  # peft states int, and divides whatever it is by the rank
+        lora_dropout=spec.dropout,
+        task_type=TaskType.FEATURE_EXTRACTION,
+        target_modules=_language_layers(model.backbone, family),
+        modules_to_save=projector or None,
+    )
     with _without_peft_warning():
         model.backbone = get_peft_model(model.backbone, config)
     _prepare(model)
 
 
+def _language_layers(backbone: nn.Module, family: Family) -> str:
+    """Return a pattern of the names of the language model's linear layers. Raises ModelError where there are none."""
+    outside = family.vision + family.projector
+    linear = {n for n, m in backbone.named_modules() if isinstance(m, nn.Linear) and not is_part(n, outside)}
+    last_names = sorted({name.rsplit(".", 1)[-1] for name in linear} - {"lm_head"})
+    if not last_names:
+        raise ModelError("found no linear layer outside the vision tower to put LoRA on")
+    # a layer of the vision tower may have the same last name: what lies outside is shut out by its whole name
+    return rf"(?!(.*\.)?({'|'.join(map(re.escape, outside))})\.).*\.({'|'.join(last_names)})"
+
+
+def _projector_parts(backbone: nn.Module, family: Family) -> list[str]:
+    """Return which of the family's names of a projector this model has."""
+    last_names = {name.rsplit(".", 1)[-1] for name, _ in backbone.named_modules()}
+    return [name for name in family.projector if name in last_names]
+
+
 def load_adapter(model: EmbeddingModel, path: str | Path, trainable: bool = False) -> None:
-    """Put a saved adapter on `model`. Raises ModelError when the folder holds none or it does not fit."""
+    """Put the adapter that is saved in folder `path` on `model`, frozen unless it is `trainable`.
+
+    Raises ModelError when the folder holds none or it does not fit.
+    """
     import_peft()
     from peft import PeftModel, load_peft_weights, set_peft_model_state_dict
     from safetensors import SafetensorError
@@ -82,7 +106,7 @@ def load_adapter(model: EmbeddingModel, path: str | Path, trainable: bool = Fals
 
 @contextmanager
 def _without_peft_warning() -> Iterator[None]:
-    """peft 0.21 asks transformers 5 for an attribute under its old name each time it wraps a model."""
+    """Silence peft 0.21, which asks transformers 5 for an attribute under its old name each time it wraps a model."""
     with warnings.catch_warnings():
         warnings.filterwarnings("ignore", ".*is_gradient_checkpointing", FutureWarning)
         yield

@@ -14,16 +14,17 @@ from .position_ids import position_ids
 ROW = 256
 
 
-def pack(batch: dict[str, Tensor], base: nn.Module) -> tuple[dict[str, Tensor], Tensor]:
-    """A padded batch as rows of about ROW tokens, in the same order, so that pixels need no reordering.
+def pack(batch: dict[str, Tensor], base: nn.Module, rope_index: str | None = None) -> tuple[dict[str, Tensor], Tensor]:
+    """Lay a padded batch in rows of about ROW tokens, in the same order, so that pixels need no reordering.
 
     Rows start each input at position 0. transformers (masking_utils.find_packed_sequence_indices) then lets no token
     look into another input, provided that there is no attention mask and no cache. M-RoPE families get the positions
-    that their own `get_rope_index` gives the padded batch, with the plain ones in front of them.
+    that their own method gives the padded batch, with the plain ones in front of them.
 
     Args:
         batch: model input with input_ids and attention_mask [B, L]; what else is [B, L] is packed too.
         base: the model, without an adapter's wrapper.
+        rope_index: as in `Family`.
 
     Returns: the packed input, and for each real token, row by row of the batch, its place in the flattened rows
     [tokens] int64.
@@ -43,21 +44,27 @@ def pack(batch: dict[str, Tensor], base: nn.Module) -> tuple[dict[str, Tensor], 
     }
     del packed["attention_mask"]
     # a filler's position is 0, which sets it apart from the token before it
-    found = position_ids(base, batch)
+    found = position_ids(base, batch, rope_index)
     axes = [laid_out(axis[mask], 0) for axis in found.view(-1, *mask.shape)]
     packed["position_ids"] = axes[0] if found.ndim == 2 else torch.stack(axes)
     return packed, places
 
 
 def unpack(hidden: Tensor, places: Tensor, attention_mask: Tensor) -> Tensor:
-    """[R, W, H] of packed rows -> [B, L, H] of the padded batch, zero where it is padded."""
+    """Return the hidden states [B, L, H] of the padded batch, zero where it is padded, from [R, W, H] of packed rows.
+
+    Args:
+        hidden: what the model gives for the rows of `pack`.
+        places: [tokens] int64, as `pack` returns it.
+        attention_mask: [B, L] of the padded batch.
+    """
     out = hidden.new_zeros(*attention_mask.shape, hidden.shape[-1])
     out[attention_mask.bool()] = hidden.flatten(0, 1)[places]
     return out
 
 
 def _rows(lengths: list[int]) -> tuple[list[int], tuple[int, int]]:
-    """Where each input starts in the flattened rows, and the rows' shape: filled in order, up to ROW tokens each."""
+    """Return where each input starts in the flattened rows, and their shape: filled in order, up to ROW tokens each."""
     rows: list[list[int]] = [[]]
     for length in lengths:
         if rows[-1] and sum(rows[-1]) + length > ROW:

@@ -12,9 +12,10 @@ from torch.nn import functional as F
 
 
 class WholePatches(nn.Conv3d):
-    """A convolution with the same parameters, computed as a product where its kernel covers its input."""
+    """A convolution over patches, computed as a product where its kernel covers its input."""
 
     def forward(self, input: Tensor) -> Tensor:
+        """Return [N, C', 1, 1, 1] for patches [N, C, T, H, W] of the kernel's size; else what a convolution gives."""
         if input.shape[2:] != self.weight.shape[2:]:
             return super().forward(input)
         product = F.linear(input.flatten(1), self.weight.flatten(1), self.bias)

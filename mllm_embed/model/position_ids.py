@@ -1,4 +1,4 @@
-"""Which position each token has, where a model cannot work it out by itself: in packed rows, behind a kept prefix."""
+"""The positions of tokens where a model cannot work them out by itself: in packed rows, behind a cached prefix."""
 
 from __future__ import annotations
 
@@ -6,22 +6,23 @@ import torch
 from torch import Tensor, nn
 
 
-def position_ids(base: nn.Module, batch: dict[str, Tensor]) -> Tensor:
-    """The positions of a padded batch: [B, L] int64, 0 where it is padded at the front.
+def position_ids(base: nn.Module, batch: dict[str, Tensor], rope_index: str | None = None) -> Tensor:
+    """Return the positions of a padded batch: [B, L] int64, 0 where it is padded at the front.
 
-    Families with M-RoPE get [4, B, L]: the plain ones, and the three axes of their own `get_rope_index`.
+    Families with M-RoPE get [4, B, L]: the plain ones, and the three axes that their own method gives.
 
     Args:
         base: the model, without an adapter's wrapper.
         batch: model input with input_ids and attention_mask [B, L].
+        rope_index: as in `Family`: the name of the base's method for M-RoPE, None without it.
     """
     plain = (batch["attention_mask"].long().cumsum(1) - 1).clamp(min=0)
-    if not hasattr(base, "get_rope_index"):
+    if rope_index is None:
         return plain
-    spatial = plain.expand(3, -1, -1)
+    spatial = plain.expand(3, -1, -1)  # of texts, whose axes are alike
     if "image_grid_thw" in batch:
         names = ("input_ids", "mm_token_type_ids", "image_grid_thw", "attention_mask")
-        spatial, _ = base.get_rope_index(**{name: batch[name] for name in names if name in batch})
+        spatial, _ = getattr(base, rope_index)(**{name: batch[name] for name in names if name in batch})
     return torch.cat([plain[None], spatial])
 
 

@@ -19,35 +19,37 @@ from ..files import write_json
 
 FOLDER = "projection"
 MODULE = "sentence_transformers.base.modules.dense.Dense"
-_WEIGHTS, _NAME = "model.safetensors", "linear.weight"
+MODULES_FILE = "modules.json"
+_CONFIG, _WEIGHTS, _NAME = "config.json", "model.safetensors", "linear.weight"
 
 
 def new_projection(width: int, out: int) -> nn.Linear:
-    """[B, width] -> [B, out], float32; orthogonal, so that cosines start as they were where `out` is not smaller."""
+    """Return a layer [B, width] -> [B, out], float32; orthogonal, so that cosines start as they were where `out` is not
+    smaller."""
     projection = nn.Linear(width, out, bias=False, dtype=torch.float32)
     nn.init.orthogonal_(projection.weight)
     return projection
 
 
 def write_projection(folder: Path, projection: nn.Linear) -> None:
-    """Write FOLDER/projection, as sentence-transformers wants it."""
+    """Write FOLDER/projection, as sentence-transformers reads it."""
     about = {
         "in_features": projection.in_features,
         "out_features": projection.out_features,
         "bias": False,
         "activation_function": "torch.nn.modules.linear.Identity",
     }
-    write_json(folder / FOLDER / "config.json", about)
+    write_json(folder / FOLDER / _CONFIG, about)
     save_file({_NAME: projection.weight.detach().float().cpu().contiguous()}, folder / FOLDER / _WEIGHTS)
 
 
 def read_projection(folder: Path) -> nn.Linear | None:
-    """The projection of a saved folder, frozen; None where it has none. Raises ModelError for a damaged one."""
+    """Return the projection of a saved folder, frozen; None where it has none. Raises ModelError for a damaged one."""
     home = folder / FOLDER
-    if not (folder / "modules.json").is_file() and not home.is_dir():
+    if not (folder / MODULES_FILE).is_file() and not home.is_dir():
         return None
     try:
-        home = folder / _place(json.loads((folder / "modules.json").read_text(encoding="utf-8")))
+        home = folder / _place(json.loads((folder / MODULES_FILE).read_text(encoding="utf-8")))
         if home == folder:
             return None
         weight = load_file(home / _WEIGHTS)[_NAME]
@@ -59,5 +61,5 @@ def read_projection(folder: Path) -> nn.Linear | None:
 
 
 def _place(modules: list[dict[str, Any]]) -> str:
-    """Where the Dense module lies, which sentence-transformers renames when it saves a folder again; "" for none."""
+    """Return the Dense module's folder, which sentence-transformers renames when it saves again; "" for none."""
     return next((module["path"] for module in modules if module["type"] == MODULE), "")

@@ -29,7 +29,8 @@ BLOCK = 64  # weights that share a scale in nf4
 
 
 def quantization_config(mode: str, family: Family, compute_dtype: torch.dtype) -> BitsAndBytesConfig:
-    """What transformers is asked for: `mode` on every linear layer of the language model, products in `compute_dtype`.
+    """Return what transformers is asked for: `mode` on every linear layer of the language model, products in
+    `compute_dtype`.
 
     Raises ConfigError for a mode that does not exist.
     """
@@ -50,7 +51,13 @@ def quantization_config(mode: str, family: Family, compute_dtype: torch.dtype) -
 def load_options(
     mode: str | None, name: str, dtype: str | torch.dtype, place: torch.device, revision: str | None = None
 ) -> dict[str, Any]:
-    """More arguments for `AutoModel.from_pretrained`, by which the weights are quantised as they are read; {} for None.
+    """Return arguments for `AutoModel.from_pretrained` by which weights are quantised as they are read; {} for None.
+
+    Args:
+        mode: one of QUANTIZATIONS, or None.
+        name, revision: the model, a folder or hub id.
+        dtype: of what is not quantised, and of products; "auto" for the checkpoint's.
+        place: the device on which the weights come to lie.
 
     Raises ConfigError for an unknown mode, without bitsandbytes, or on a device that it does not serve; what
     `AutoConfig.from_pretrained` raises for a name that is no model.
@@ -74,16 +81,19 @@ def load_options(
 
 
 def check_mode(mode: str | None) -> None:
-    """Raises ConfigError for anything but one of QUANTIZATIONS and None."""
+    """Raise ConfigError for anything but one of QUANTIZATIONS and None."""
     if mode is not None and mode not in QUANTIZATIONS:
         raise ConfigError(f"quantization '{mode}' is not known; use {' or '.join(QUANTIZATIONS)}, or leave it out")
 
 
 def quantization_of(model: nn.Module) -> str | None:
-    """The mode of a loaded backbone: "int8", "nf4" (or another 4-bit type that its folder stores), None."""
+    """Return the mode of a loaded backbone: "int8", "nf4" (or another 4-bit type that its folder stores), None."""
     if getattr(model, "is_loaded_in_8bit", False):
         return "int8"
-    return model.config.quantization_config.bnb_4bit_quant_type if getattr(model, "is_loaded_in_4bit", False) else None
+    if not getattr(model, "is_loaded_in_4bit", False):
+        return None
+    config: Any = model.config
+    return config.quantization_config.bnb_4bit_quant_type
 
 
 @contextmanager
@@ -134,22 +144,30 @@ def cure(model: nn.Module) -> None:
 
     for name, module in model.named_modules():
         if isinstance(module, bnb.nn.Linear4bit):
+            _check_blocks(name, module)
             module.support_avx512bf16_for_cpu = False
-            if module.weight.device.type == "cpu" and module.in_features % BLOCK:
-                raise ModelError(
-                    f"{name} has {module.in_features} inputs, and bitsandbytes computes 4-bit layers right on a CPU "
-                    f"only where {BLOCK} divides them; use int8"
-                )
         elif isinstance(module, bnb.nn.Linear8bitLt):
             module.state.__class__ = FromFloats
 
 
-def full_precision(embedder: MLLMEmbedder) -> MLLMEmbedder:
-    """The same adapter on its base read again unquantised, on the CPU: for merging, which 4 or 8 bits would round.
+def _check_blocks(name: str, layer: nn.Linear) -> None:
+    """Raise ModelError for a 4-bit layer on the CPU whose rows are no multiple of a block."""
+    if layer.weight.device.type == "cpu" and layer.in_features % BLOCK:
+        raise ModelError(
+            f"{name} has {layer.in_features} inputs, and bitsandbytes computes 4-bit layers right on a CPU "
+            f"only where {BLOCK} divides them; use int8"
+        )
 
-    Raises ModelError when the base is gone, or is itself stored quantised.
+
+def full_precision(embedder: MLLMEmbedder) -> MLLMEmbedder:
+    """Return the same adapter on its base read again unquantised, on the CPU: for merging, which 4 or 8 bits would
+    round.
+
+    Raises ModelError when the base is gone or not known, or is itself stored quantised.
     """
     settings, source = embedder.settings, embedder.settings.base
+    if source is None:
+        raise ModelError("which base the model was read from is not known, so it cannot be read again unquantised")
     with TemporaryDirectory() as folder:
         adapter = Path(folder) / "adapter" if embedder.model.adapted else None
         if adapter:
@@ -166,6 +184,7 @@ def full_precision(embedder: MLLMEmbedder) -> MLLMEmbedder:
 
 
 def _bitsandbytes(mode: str) -> Any:
+    """Return the module. Raises ConfigError where it is not installed."""
     try:
         with without_kernel_advice():
             import bitsandbytes

@@ -1,4 +1,4 @@
-"""Memory of a training step, counted: the step runs on fake tensors, which have shapes and no data.
+"""The memory of a training step, counted: the step runs on fake tensors, which have shapes and no data.
 
 What lies in memory at the worst moment of a step is
 
@@ -33,6 +33,7 @@ from __future__ import annotations
 import copy
 from collections.abc import Sequence
 from dataclasses import dataclass, replace
+from typing import Any
 
 import torch
 from torch import nn
@@ -41,14 +42,21 @@ from mllm_embed.model.embedding_model import EmbeddingModel, is_part
 
 from ..distributed.chunking import power_of_two
 from ..distributed.memory_tracker import MemoryTracker
-from .inputs import MicroBatch, side_of
+from .inputs import MicroBatch
 
-FEW = (2, 3)
+FEW = (2, 3)  # layers of a deep model that are run
 
 
 @dataclass(frozen=True)
 class Setting:
-    """How a step computes: where ("cuda", "cpu"), in which autocast dtype (None: none), with which options."""
+    """How a step computes.
+
+    Args:
+        place: "cuda" or "cpu".
+        autocast: the dtype of torch's autocast; None without it.
+        attention: transformers' name of the implementation.
+        checkpointing: whether activations are computed again in the backward pass.
+    """
 
     place: str
     autocast: torch.dtype | None
@@ -58,7 +66,13 @@ class Setting:
 
 @dataclass(frozen=True)
 class StepPeak:
-    """Bytes of a step's worst moments, and the tokens that its activations may belong to at once."""
+    """What a step takes at its worst moments.
+
+    Args:
+        pixels, vision, language: bytes of the pictures' pixels, within the vision tower, and within the language model.
+        chunk_tokens: the tokens that its activations may belong to at once.
+        cached: whether it is computed twice, a chunk at a time.
+    """
 
     pixels: int
     vision: int
@@ -68,13 +82,14 @@ class StepPeak:
 
     @property
     def peak(self) -> int:
+        """Bytes at the worst moment, above weights, gradients and the optimiser's moments."""
         return self.pixels + max(self.vision, self.language)
 
 
 def step_peak(
     model: EmbeddingModel, inputs: Sequence[MicroBatch], setting: Setting, chunk_tokens: int | None, room: int
 ) -> StepPeak:
-    """What a step takes whose micro-batches are `inputs`, cut into chunks where it needs that.
+    """Return what a step takes whose micro-batches are `inputs`, cut into chunks where it needs that.
 
     Without `chunk_tokens` they are as many as chunking.py would find in `room`, the bytes that weights leave.
     """
@@ -84,18 +99,26 @@ def step_peak(
         chunk_tokens = power_of_two(room, max(whole.peak / _tokens(inputs), 1), setting.place)
     if _tokens(inputs) <= chunk_tokens:
         return replace(whole, chunk_tokens=chunk_tokens)
-    chunks = [_chunk(batch, chunk_tokens) for batch in inputs]
-    fullest = max(chunks, key=lambda batch: (batch.count * batch.length, batch.length))
-    language = language_peak(model, [fullest], setting)
-    language += max(projector_bytes(model, [chunk], setting) for chunk in chunks)
-    pixels = max(pixel_bytes(model, [c]) for c in chunks) if setting.place == "cuda" else pixel_bytes(model, inputs)
-    return StepPeak(pixels, max(vision_peak(model, [c], setting) for c in chunks), language, chunk_tokens, True)
+    return _chunked(model, inputs, setting, chunk_tokens)
 
 
 def _whole(model: EmbeddingModel, inputs: Sequence[MicroBatch], setting: Setting, chunk_tokens: int) -> StepPeak:
     language = language_peak(model, inputs, setting) + projector_bytes(model, inputs, setting)
-    pixels = pixel_bytes(model, inputs if setting.place == "cpu" else [max(inputs, key=lambda b: b.count * b.pixels)])
-    return StepPeak(pixels, vision_peak(model, inputs, setting), language, chunk_tokens, False)
+    held = inputs if setting.place == "cpu" else [max(inputs, key=lambda batch: batch.count * batch.pixels)]
+    return StepPeak(pixel_bytes(model, held), vision_peak(model, inputs, setting), language, chunk_tokens, False)
+
+
+def _chunked(model: EmbeddingModel, inputs: Sequence[MicroBatch], setting: Setting, chunk_tokens: int) -> StepPeak:
+    chunks = [_chunk(batch, chunk_tokens) for batch in inputs]
+    fullest = max(chunks, key=lambda batch: (batch.count * batch.length, batch.length))
+    language = language_peak(model, [fullest], setting)
+    language += max(projector_bytes(model, [chunk], setting) for chunk in chunks)
+    vision = max(vision_peak(model, [chunk], setting) for chunk in chunks)
+    if setting.place == "cuda":
+        pixels = max(pixel_bytes(model, [chunk]) for chunk in chunks)
+    else:
+        pixels = pixel_bytes(model, inputs)
+    return StepPeak(pixels, vision, language, chunk_tokens, True)
 
 
 def _chunk(batch: MicroBatch, tokens: int) -> MicroBatch:
@@ -107,7 +130,7 @@ def _tokens(inputs: Sequence[MicroBatch]) -> int:
 
 
 def language_peak(model: EmbeddingModel, batches: Sequence[MicroBatch], setting: Setting) -> int:
-    """Bytes alive at the worst moment of one step in the language model, above weights and gradients.
+    """Return the bytes alive at the worst moment of one step in the language model, above weights and gradients.
 
     Layers are alike, so a deep model is run with two and with three of them, and the rest is counted by the difference.
     `model` is on the meta device. The loss is left out: its scores, [B, M], are small beside one layer.
@@ -149,49 +172,59 @@ def _peak(model: EmbeddingModel, batches: Sequence[MicroBatch], setting: Setting
 
 
 def vision_peak(model: EmbeddingModel, batches: Sequence[MicroBatch], setting: Setting) -> int:
-    """Bytes alive in the forward of the vision tower for the step's largest micro-batch of pictures."""
+    """Return the bytes alive in the forward of the vision tower for the step's largest micro-batch of pictures."""
     patches = max((batch.count * batch.patches for batch in batches), default=0)
     if not patches:
         return 0
-    size = 2 if setting.autocast else model.base.dtype.itemsize
-    config = model.base.config.vision_config
-    width = getattr(config, "embed_dim", config.hidden_size)
-    family = model.family
-    tower = [
-        (name, module)
-        for name, module in model.base.named_modules()
-        if is_part(name, family.vision) and not is_part(name, family.projector)
-    ]
-    widest = max(module.out_features for _, module in tower if isinstance(module, nn.Linear))
-    work = 3 * size * widest
-    if any("rotary" in name for name, _ in tower):
-        work = max(work, 3 * size * width + 7 * 4 * width)
+    vision: Any = model.base.config.vision_config
+    size, width = _itemsize(model, setting), getattr(vision, model.family.tower_width)
+    work = _block_bytes(model, size, width)
     if setting.attention == "eager":
-        square = hasattr(config, "image_size")
-        sequence = (
-            (side_of(config.image_size) // side_of(config.patch_size)) ** 2
-            if square
-            else max(b.patches for b in batches)
-        )
-        work += config.num_attention_heads * sequence * (3 * size + 4)
-    kept = (config.num_hidden_layers + 1) * size * width if hasattr(model.base.config, "vision_feature_layer") else 0
+        largest = max(batch.patches for batch in batches)
+        together = model.family.pictures.patches_together(vision, largest)
+        work += vision.num_attention_heads * together * (3 * size + 4)
+    kept = (vision.num_hidden_layers + 1) * size * width if model.family.keeps_layers else 0
     return patches * (size * width + 4 * width + work + kept)
 
 
+def _block_bytes(model: EmbeddingModel, size: int, width: int) -> int:
+    """Return what a block of the vision tower holds of a patch at its widest, in its MLP or in its attention."""
+    family = model.family
+    linear, rotary = [], False
+    for name, module in model.base.named_modules():
+        if not is_part(name, family.vision) or is_part(name, family.projector):
+            continue
+        rotary = rotary or "rotary" in name
+        if isinstance(module, nn.Linear):
+            linear.append(module.out_features)
+    mlp = 3 * size * max(linear)
+    return max(mlp, 3 * size * width + 7 * 4 * width) if rotary else mlp
+
+
 def projector_bytes(model: EmbeddingModel, batches: Sequence[MicroBatch], setting: Setting) -> int:
-    """What a trained projector keeps for the backward pass: its layers' inputs and outputs, and autocast's weights."""
-    trained = [(n, p) for n, p in model.named_parameters() if p.requires_grad and "lora_" not in n]
+    """Return what a trained projector keeps for the backward pass: its layers' inputs and outputs, and autocast's
+    weights."""
     tokens = sum(batch.count * batch.image_tokens for batch in batches if not batch.frozen)
-    if not trained or not tokens:
+    if not tokens:
         return 0
-    size = 2 if setting.autocast else model.base.dtype.itemsize
-    weights = [p for _, p in trained if p.dim() == 2]
-    copies = size * sum(p.numel() for p in weights) if setting.autocast else 0
-    return copies + size * tokens * sum(sum(p.shape) for p in weights)
+    size = _itemsize(model, setting)
+    weights = [parameter for parameter in _trained_projector(model) if parameter.dim() == 2]
+    copies = size * sum(weight.numel() for weight in weights) if setting.autocast else 0
+    return copies + size * tokens * sum(sum(weight.shape) for weight in weights)
+
+
+def _trained_projector(model: EmbeddingModel) -> list[nn.Parameter]:
+    """Return the parameters that are trained beside the adapter."""
+    return [p for name, p in model.named_parameters() if p.requires_grad and "lora_" not in name]
+
+
+def _itemsize(model: EmbeddingModel, setting: Setting) -> int:
+    """Return the bytes of a number that linear layers take and give."""
+    return 2 if setting.autocast else model.base.dtype.itemsize
 
 
 def pixel_bytes(model: EmbeddingModel, batches: Sequence[MicroBatch]) -> int:
-    """The step's pixels in float32, and the largest micro-batch's once more in the base's dtype."""
+    """Return the bytes of the step's pixels in float32, and of the largest micro-batch's in the base's dtype."""
     numbers = [batch.count * batch.pixels for batch in batches]
     return 4 * sum(numbers) + model.base.dtype.itemsize * max(numbers, default=0)
 
@@ -204,14 +237,19 @@ def _prepare(model: EmbeddingModel, setting: Setting) -> None:
     if setting.place == "cuda":  # dropout keeps its mask as booleans there, in the input's dtype on a CPU
         for module in model.modules():
             if isinstance(module, nn.Dropout) and module.p:
-                module.forward = lambda x, p=module.p: torch.native_dropout(x, p, True)[0]
+                module.__class__ = _NativeDropout
+
+
+class _NativeDropout(nn.Dropout):
+    def forward(self, input: torch.Tensor) -> torch.Tensor:
+        return torch.native_dropout(input, self.p, True)[0]
 
 
 def _forward(model: EmbeddingModel, decoder: nn.Module, batch: MicroBatch, setting: Setting) -> torch.Tensor:
-    width = model.width
     shape = batch.count, batch.length
-    trained = bool(batch.patches) and any(p.requires_grad for n, p in model.named_parameters() if "lora_" not in n)
-    inputs = torch.empty(*shape, width, dtype=model.base.dtype, requires_grad=trained)
+    # pictures' features come from the projector: where that is trained, gradients flow through what they enter
+    trained = bool(batch.patches) and bool(_trained_projector(model))
+    inputs = torch.empty(*shape, model.width, dtype=model.base.dtype, requires_grad=trained)
     with torch.autocast("cpu", setting.autocast or torch.bfloat16, enabled=setting.autocast is not None):
         hidden = decoder(inputs_embeds=inputs, attention_mask=torch.empty(shape, dtype=torch.long), use_cache=False)
     return nn.functional.normalize(hidden.last_hidden_state[:, -1].float(), dim=-1)

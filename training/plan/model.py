@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterator
+from collections.abc import Callable, Iterator
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
@@ -12,6 +12,7 @@ from torch import Tensor, device, dtype, nn
 from mllm_embed.errors import ModelError
 from mllm_embed.model.embedding_model import EmbeddingModel, is_part
 from mllm_embed.model.families import check_family, family_of
+from mllm_embed.model.loading import CONFIG_FILE
 from mllm_embed.model.lora import LoraSpec, add_lora
 from mllm_embed.model.quantization import BLOCK
 from mllm_embed.saving.settings import read_object
@@ -25,7 +26,13 @@ QUANTIZED = {"nf4": (4 + 8 / BLOCK + 32 / (BLOCK * 256)) / 8, "int8": 1.0}
 
 @dataclass(frozen=True)
 class Counts:
-    """Numbers of parameters: what the base has, and what training adds to it."""
+    """Numbers of parameters.
+
+    Args:
+        language, vision, projector: of the base's parts.
+        lora: of a new adapter.
+        trained_projector: of the projector's copy that is trained; 0 where it stays frozen.
+    """
 
     language: int
     vision: int
@@ -35,15 +42,17 @@ class Counts:
 
     @property
     def base(self) -> int:
+        """The parameters of the whole base."""
         return self.language + self.vision + self.projector
 
     @property
     def trainable(self) -> int:
+        """The parameters that training changes."""
         return self.lora + self.trained_projector
 
 
 def locate(name: str) -> Path | None:
-    """The folder of a model that is on this disk, be it named or in the hub's cache; None where it is not."""
+    """Return the folder of a model that is on this disk, be it named or in the hub's cache; None where it is not."""
     from huggingface_hub import snapshot_download
     from huggingface_hub.errors import HFValidationError, LocalEntryNotFoundError
 
@@ -53,39 +62,48 @@ def locate(name: str) -> Path | None:
         folder = Path(snapshot_download(name, local_files_only=True))
     except (LocalEntryNotFoundError, HFValidationError):
         return None
-    return folder if (folder / "config.json").is_file() else None
+    return folder if (folder / CONFIG_FILE).is_file() else None
 
 
 def find_config(name: str) -> tuple[Any, str]:
-    """The transformers config of a model and where it was found: its folder, the hub's cache, or a shape shipped here.
+    """Return a model's transformers config and where it was found: its folder, the hub's cache, or a shipped shape.
 
     Nothing is fetched. Raises ModelError for a model of which none of the three has a config, and for a family that is
     not supported.
     """
+    place, where = _config_place(name)
+    check_family(name, read_object(place / CONFIG_FILE if place.is_dir() else place))
+    return _read_config(name, place), where
+
+
+def _config_place(name: str) -> tuple[Path, str]:
+    """Return the folder or shape that holds a model's config, and what it is in words. Raises ModelError for none."""
+    folder, shape = locate(name), SHAPES / f"{name.replace('/', '--')}.json"
+    if folder:
+        if not (folder / CONFIG_FILE).is_file():
+            raise ModelError(f"{name} is no model folder: it has no {CONFIG_FILE}")
+        return folder, f"the folder {name}" if folder == Path(name) else "the hub's cache"
+    if shape.is_file():
+        return shape, "the shapes that ship with the library"
+    known = ", ".join(sorted(path.stem.replace("--", "/") for path in SHAPES.glob("*.json")))
+    raise ModelError(
+        f"no config of {name}: it is no folder, not in the hub's cache, and not among the shapes that ship; "
+        f"run `hf download {name} {CONFIG_FILE}`, or give one of: {known}"
+    )
+
+
+def _read_config(name: str, place: Path) -> Any:
     from huggingface_hub.errors import StrictDataclassError
     from transformers import AutoConfig
 
-    folder, shape = locate(name), SHAPES / f"{name.replace('/', '--')}.json"
-    if folder and not (folder / "config.json").is_file():
-        raise ModelError(f"{name} is no model folder: it has no config.json")
-    if not folder and not shape.is_file():
-        known = ", ".join(sorted(path.stem.replace("--", "/") for path in SHAPES.glob("*.json")))
-        raise ModelError(
-            f"no config of {name}: it is no folder, not in the hub's cache, and not among the shapes that ship; "
-            f"run `hf download {name} config.json`, or give one of: {known}"
-        )
-    check_family(name, read_object((folder / "config.json") if folder else shape))
     try:
-        config = AutoConfig.from_pretrained(folder or shape)
+        return AutoConfig.from_pretrained(place)
     except (OSError, ValueError, TypeError, StrictDataclassError) as error:
         raise ModelError(f"cannot read the config of {name}: {str(error).strip().splitlines()[0]}") from error
-    if not folder:
-        return config, "the shapes that ship with the library"
-    return config, f"the folder {name}" if folder == Path(name) else "the hub's cache"
 
 
 def build(config: Any, lora: LoraSpec, weights: dtype) -> tuple[EmbeddingModel, Counts]:
-    """The embedding model with a new adapter, on the meta device, in train mode; and its numbers of parameters.
+    """Return the embedding model with a new adapter, on the meta device, in train mode; and its numbers of parameters.
 
     `add_lora` chooses the layers, as it does in training. `weights` is the dtype in which the base is loaded.
     """
@@ -105,24 +123,31 @@ def build(config: Any, lora: LoraSpec, weights: dtype) -> tuple[EmbeddingModel, 
 
 
 def stored_bytes(model: EmbeddingModel, quantization: str | None) -> int:
-    """Bytes of the frozen base as it lies in memory; quantisation takes the language model's linear layers alone."""
+    """Return the bytes of the frozen base as it lies in memory.
+
+    `quantization` ("nf4", "int8" or None) takes the language model's linear layers alone.
+    """
     linear = {f"{name}.weight" for name, m in model.named_modules() if isinstance(m, nn.Linear)}
     outside = model.family.vision + model.family.projector
+    quantized = None if quantization is None else QUANTIZED[quantization]
     total = 0.0
     for name, parameter in model.named_parameters():
-        if not parameter.requires_grad:
-            small = quantization and name in linear and not is_part(name, outside)
-            total += parameter.numel() * (QUANTIZED[quantization] if small else parameter.element_size())
+        if parameter.requires_grad:
+            continue
+        if quantized is not None and name in linear and not is_part(name, outside):
+            total += parameter.numel() * quantized
+        else:
+            total += parameter.numel() * parameter.element_size()
     return round(total)
 
 
-def _parts(model: EmbeddingModel) -> Iterator[Any]:
-    """Tests of a parameter's name: language model, vision tower, projector. A projector may lie in the tower."""
+def _parts(model: EmbeddingModel) -> Iterator[Callable[[str], bool]]:
+    """Yield tests of a parameter's name: language model, vision tower, projector. A projector may lie in the tower."""
     family = model.family
     yield lambda name: not is_part(name, family.vision + family.projector)
     yield lambda name: is_part(name, family.vision) and not is_part(name, family.projector)
     yield lambda name: is_part(name, family.projector)
 
 
-def _numel(named: Iterator[tuple[str, Tensor]], wanted: Any) -> int:
+def _numel(named: Iterator[tuple[str, Tensor]], wanted: Callable[[str], bool]) -> int:
     return sum(parameter.numel() for name, parameter in named if wanted(name))

@@ -9,20 +9,34 @@ from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 from mllm_embed.errors import ConfigError, ModelError
+from mllm_embed.model.quantization import QUANTIZATIONS
 
 if TYPE_CHECKING:
+    import torch
+
+    from mllm_embed.model.embedding_model import EmbeddingModel
+
     from ..batch.stage_data import StageRows
     from ..recipe.config import Recipe, Stage
     from .inputs import MicroBatch
-    from .memory import StepPeak
+    from .memory import Setting, StepPeak
     from .model import Counts
 
 GIB = 1 << 30
+STATE_BYTES = 16  # of a trained parameter: weight, gradient, AdamW's two moments, float32 each
 
 
 @dataclass(frozen=True)
 class StagePlan:
-    """One stage: its largest step, what that takes above the weights, and how long it runs where that is known."""
+    """The plan of one stage.
+
+    Args:
+        inputs: the micro-batches of its largest step.
+        step: what that step takes above the weights.
+        steps: how many it runs; None where that is not known.
+        batch_size: rows a step.
+        on_disk: whether its data is there, so that inputs are as large as its own.
+    """
 
     inputs: list[MicroBatch]
     step: StepPeak
@@ -33,7 +47,17 @@ class StagePlan:
 
 @dataclass(frozen=True)
 class TrainingPlan:
-    """A whole recipe; all memory in bytes."""
+    """The plan of a whole recipe; all memory in bytes.
+
+    Args:
+        source: where the model's config was found.
+        counts: numbers of parameters.
+        precision: in which the base is stored: a dtype or a quantization.
+        base: what its weights take.
+        stages: by name.
+        reserve: what is left for the libraries.
+        available: the whole memory.
+    """
 
     source: str
     counts: Counts
@@ -46,10 +70,11 @@ class TrainingPlan:
     @property
     def trained(self) -> int:
         """Weights, gradients and AdamW's two moments of what is trained, float32 each."""
-        return 16 * self.counts.trainable
+        return STATE_BYTES * self.counts.trainable
 
     @property
     def total(self) -> int:
+        """What the run takes in its worst stage."""
         return self.base + self.trained + max(stage.step.peak for stage in self.stages.values()) + self.reserve
 
 
@@ -57,51 +82,66 @@ def make_plan(recipe: Recipe, memory: float | None = None, picture: tuple[int, i
     """Plan `recipe` for a GPU of `memory` GiB; by default for the GPU here, or without one for this CPU and its RAM.
 
     `picture` is the width and height of the pictures, by default what the data has. Raises ModelError for a model of
-    unknown shape, DataError for data that is there and broken.
+    unknown shape, DataError for data that is there and broken, ConfigError for what training would refuse.
     """
     import torch
 
-    from mllm_embed.model.devices import bfloat16_pays, dtype_for
+    from mllm_embed.model.devices import bfloat16_pays
     from mllm_embed.model.lora import LoraSpec
 
     from ..distributed.chunking import RESERVE, total_memory
-    from ..recipe.checks import check_batch, check_dimension
-    from .memory import Setting, step_peak
+    from ..recipe.checks import check_dimension
+    from .memory import Setting
     from .model import build, find_config, stored_bytes
 
     place = torch.device("cuda" if memory is not None or torch.cuda.is_available() else "cpu")
-    on_card = place.type == "cuda"
-    bf16 = (on_card or bfloat16_pays(place)) if recipe.bf16 == "auto" else recipe.bf16
+    bf16 = (place.type == "cuda" or bfloat16_pays(place)) if recipe.bf16 == "auto" else recipe.bf16
     config, source = find_config(recipe.model)
-    wanted = (torch.float32 if not bf16 else "auto") if on_card else dtype_for("auto" if bf16 else "float32", place)
-    weights = (config.dtype or torch.float32) if wanted == "auto" else wanted
+    weights = _dtype_of_weights(config, bf16, place)
     spec = LoraSpec(recipe.lora.rank, recipe.lora.alpha, recipe.lora.dropout, recipe.lora.projector)
     setting = Setting(place.type, torch.bfloat16 if bf16 else None, recipe.attention, recipe.gradient_checkpointing)
     check_dimension(recipe, config.get_text_config().hidden_size)
     model, counts = build(config, spec, weights)
     base = stored_bytes(model, recipe.quantization)
     available = round(memory * GIB) if memory is not None else total_memory(place)
-    stages: dict[str, StagePlan] = {}
-    for name, stage in recipe.stages.items():
-        rows = _rows(stage)
-        if rows is not None:
-            check_batch(name, stage, len(rows))
-        inputs = _inputs(recipe, stage, rows, config, picture)
-        tokens = None if stage.chunk_tokens == "auto" else stage.chunk_tokens
-        room = available - base - 16 * counts.trainable
-        stages[name] = StagePlan(
-            inputs,
-            step_peak(model, inputs, setting, tokens, room),
-            _steps(stage, rows),
-            stage.batch_size,
-            rows is not None,
-        )
+    room = available - base - STATE_BYTES * counts.trainable
+    stages = {name: _plan_stage(recipe, name, model, setting, picture, room) for name in recipe.stages}
     precision = recipe.quantization or str(weights).removeprefix("torch.")
     return TrainingPlan(source, counts, precision, base, stages, RESERVE[place.type], available)
 
 
+def _dtype_of_weights(config: Any, bf16: bool, place: torch.device) -> torch.dtype:
+    """Return the dtype in which training loads the base."""
+    import torch
+
+    from mllm_embed.model.devices import dtype_for
+
+    if place.type == "cuda":
+        wanted: str | torch.dtype = "auto" if bf16 else torch.float32
+    else:
+        wanted = dtype_for("auto" if bf16 else "float32", place)
+    return wanted if isinstance(wanted, torch.dtype) else config.dtype or torch.float32
+
+
+def _plan_stage(
+    recipe: Recipe, name: str, model: EmbeddingModel, setting: Setting, picture: tuple[int, int] | None, room: int
+) -> StagePlan:
+    """Plan a stage of a recipe, with `room` bytes for a step. Raises ConfigError for a batch larger than its data."""
+    from ..recipe.checks import check_batch
+    from .memory import step_peak
+
+    stage = recipe.stages[name]
+    rows = _rows(stage)
+    if rows is not None:
+        check_batch(name, stage, len(rows))
+    inputs = _inputs(recipe, stage, rows, model.base.config, picture)
+    chunk_tokens = None if stage.chunk_tokens == "auto" else stage.chunk_tokens
+    step = step_peak(model, inputs, setting, chunk_tokens, room)
+    return StagePlan(inputs, step, _steps(stage, rows), stage.batch_size, rows is not None)
+
+
 def _rows(stage: Stage) -> StageRows | None:
-    """The stage's rows, or None where its data is not on disk (yet)."""
+    """Return the stage's rows, or None where its data is not on disk (yet)."""
     from ..batch.stage_data import open_stage
 
     if not all(source.path.exists() or glob(str(source.path)) for source in stage.data):
@@ -110,10 +150,10 @@ def _rows(stage: Stage) -> StageRows | None:
 
 
 def _steps(stage: Stage, rows: StageRows | None) -> int | None:
-    """As Trainer counts them: incomplete batches are dropped."""
+    """Return how many steps Trainer counts; None where that is not known."""
     if stage.steps is not None or rows is None:
         return stage.steps
-    return math.ceil(stage.epochs * (len(rows) // stage.batch_size))
+    return math.ceil(stage.epochs * (len(rows) // stage.batch_size))  # incomplete batches are dropped
 
 
 def _inputs(
@@ -133,7 +173,7 @@ def _inputs(
 
 
 def _processor(folder: Path | None) -> Any:
-    """The model's processor where it is on this disk, else None."""
+    """Return the model's processor where it is on this disk, else None."""
     from mllm_embed.model.loading import load_processor
 
     try:
@@ -143,7 +183,7 @@ def _processor(folder: Path | None) -> Any:
 
 
 def describe(recipe: Recipe, plan: TrainingPlan) -> str:
-    """The plan as text."""
+    """Return the plan as text, for people."""
     counts, million = plan.counts, 1e6
     lines = [
         f"model       {recipe.model} (shape from {plan.source})",
@@ -158,10 +198,10 @@ def describe(recipe: Recipe, plan: TrainingPlan) -> str:
         seen = "" if stage.steps is None else f", {stage.steps * stage.batch_size:,} rows seen"
         lines.append(f"stage {name}: {steps}{seen}; one step of {stage.batch_size} rows holds at most")
         for batch in stage.inputs:
-            words = batch.length - batch.image_tokens
-            tower = " (by the frozen model)" if batch.frozen else ""
-            tokens = f"{batch.image_tokens} image tokens + {words} text tokens"
-            lines.append(f"  {batch.count:>5} x {batch.kind}: {tokens}{tower}")
+            text_tokens = batch.length - batch.image_tokens
+            frozen = " (by the frozen model)" if batch.frozen else ""
+            tokens = f"{batch.image_tokens} image tokens + {text_tokens} text tokens"
+            lines.append(f"  {batch.count:>5} x {batch.kind}: {tokens}{frozen}")
         if stage.step.cached:
             lines.append(f"  computed twice, in chunks of {stage.step.chunk_tokens:,} tokens (gradient caching)")
     lines += [f"memory      {_gib(plan.total)} of {_gib(plan.available)} GiB", *_parts(plan)]
@@ -169,44 +209,44 @@ def describe(recipe: Recipe, plan: TrainingPlan) -> str:
 
 
 def _parts(plan: TrainingPlan) -> list[str]:
-    name, worst = max(plan.stages.items(), key=lambda item: item[1].step.peak)
-    step = worst.step
-    reading = step.vision > step.language
+    name, step = _worst(plan)
+    part = "the vision tower reads" if step.vision > step.language else "the language model learns"
     parts = [
         (plan.base, f"base, {plan.precision}"),
         (plan.trained // 4, "LoRA and projector, float32"),
         (plan.trained // 4, "their gradients"),
         (plan.trained // 2, "AdamW's two moments"),
         (step.pixels, f"pixels of a {'chunk' if step.cached else 'step'} of stage {name}"),
-        (max(step.vision, step.language), f"activations, most while {_where(reading)}"),
+        (max(step.vision, step.language), f"activations, most while {part}"),
         (plan.reserve, "left for the libraries"),
     ]
     return [f"  {_gib(size):>8}  {what}" for size, what in parts]
 
 
-def _where(reading: bool) -> str:
-    return "the vision tower reads" if reading else "the language model learns"
+def _worst(plan: TrainingPlan) -> tuple[str, StepPeak]:
+    """Return the name of the stage whose step takes most, and what it takes."""
+    name = max(plan.stages, key=lambda name: plan.stages[name].step.peak)
+    return name, plan.stages[name].step
 
 
 def check_fits(recipe: Recipe, plan: TrainingPlan) -> None:
     """Raise ConfigError, naming what to lower, for a run that does not fit."""
     if plan.total <= plan.available:
         return
-    name, worst = max(plan.stages.items(), key=lambda item: item[1].step.peak)
     fixed = plan.base + plan.trained + plan.reserve
     room = plan.available - fixed
     need = f"{recipe.model} needs {_gib(plan.total)} GiB and {_gib(plan.available)} are there"
     if room <= 0 and plan.base < plan.reserve:
         raise ConfigError(f"{need}; the libraries alone take {_gib(plan.reserve)}")
     if room <= 0:
-        smaller = "choose a smaller model" if plan.precision in ("nf4", "int8") else "set quantization: nf4"
+        smaller = "choose a smaller model" if plan.precision in QUANTIZATIONS else "set quantization: nf4"
         raise ConfigError(f"{need}: the weights alone take {_gib(fixed)}; {smaller}, or a larger card")
-    step = worst.step
+    name, step = _worst(plan)
     tokens = step.chunk_tokens * room // step.peak
-    cure = f"set stages.{name}.chunk_tokens to about {max(1, tokens)} (now {step.chunk_tokens})"
+    lower = f"set stages.{name}.chunk_tokens to about {max(1, tokens)} (now {step.chunk_tokens})"
     if not recipe.gradient_checkpointing and step.language >= step.vision:
-        cure = f"set gradient_checkpointing: true, or {cure}"
-    raise ConfigError(f"{need}; {cure}")
+        lower = f"set gradient_checkpointing: true, or {lower}"
+    raise ConfigError(f"{need}; {lower}")
 
 
 def _gib(size: int) -> str:

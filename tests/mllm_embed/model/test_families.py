@@ -128,7 +128,7 @@ def test_a_picture_is_looked_at_once(
     many += [Query([a, b], "both"), Document([a, b])]
     alone = _alone(model, many)
     seen: list[int] = []
-    look = model.model.base.get_image_features if model.family.sees_once else None
+    look = model.model.base.get_image_features if model.family.reuses_features else None
     if look:
 
         def counted(*given: Any, **options: Any) -> Any:
@@ -139,7 +139,7 @@ def test_a_picture_is_looked_at_once(
         counted.__signature__ = inspect.signature(look)
         monkeypatch.setattr(model.model.base, "get_image_features", counted)
     np.testing.assert_allclose(model.encode(many), alone, **CLOSE)
-    if look and not model.model.shares:
+    if look and not model.model.shares_prefixes:
         assert sum(seen) == 2 + 4 and model.plan(many).planned.pictures == 6
     if family in SEES_BOTH_WAYS:
         assert look
