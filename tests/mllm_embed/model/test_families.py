@@ -84,7 +84,7 @@ def test_same_alone_and_in_a_batch(model: MLLMEmbedder, items: list) -> None:
 
 
 @pytest.mark.parametrize("pooling", ["last", "mean"])
-def test_same_where_a_beginning_is_shared(family: str, folder: Path, pooling: str) -> None:
+def test_same_where_a_prefix_is_shared(family: str, folder: Path, pooling: str) -> None:
     model = MLLMEmbedder.from_pretrained(folder, dtype="float32", device="cpu", pooling=pooling)
     a, b, c = (_picture(*size, seed) for seed, size in enumerate(((32, 32), (96, 40), (40, 72))))
     items = [

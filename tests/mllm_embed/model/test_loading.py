@@ -50,7 +50,7 @@ def test_pickled_weights_are_not_opened(tiny_llava: Path, tmp_path: Path) -> Non
     folder = Path(shutil.copytree(tiny_llava, tmp_path / "pickled"))
     torch.save(load_file(folder / "model.safetensors"), folder / "pytorch_model.bin")
     (folder / "model.safetensors").unlink()
-    with pytest.raises(ModelError, match="model.safetensors"):
+    with pytest.raises(ModelError, match=r"model.safetensors"):
         MLLMEmbedder.from_pretrained(folder)
 
 

@@ -231,7 +231,7 @@ def test_refusals_name_what_to_lower_and_then_it_fits(recipe: Path) -> None:
     loaded = load_recipe(recipe, whole)
     plan = make_plan(loaded, 24)
     room = (plan.total - 0.3 * plan.stages["instructions"].step.peak) / GIB
-    with pytest.raises(ConfigError, match="set gradient_checkpointing: true, or set stages.instructions") as caught:
+    with pytest.raises(ConfigError, match=r"set gradient_checkpointing: true, or set stages.instructions") as caught:
         check_fits(loaded, make_plan(loaded, room))
     size = re.search(r"chunk_tokens to about (\d+) \(now 100000\)", str(caught.value))[1]
     smaller = load_recipe(recipe, [*whole, f"stages.instructions.chunk_tokens={int(size) // 1000}"])
@@ -239,10 +239,10 @@ def test_refusals_name_what_to_lower_and_then_it_fits(recipe: Path) -> None:
     alone = load_recipe(recipe, options)  # chunks that are found fit by themselves
     cut = make_plan(alone, room)
     check_fits(alone, cut)
-    with pytest.raises(ConfigError, match="the libraries alone take 1.0"):
+    with pytest.raises(ConfigError, match=r"the libraries alone take 1.0"):
         check_fits(loaded, make_plan(loaded, 0.5))
     large = load_recipe("qwen2-vl-7b")
-    with pytest.raises(ConfigError, match="the weights alone take 16.7; set quantization: nf4, or a larger card"):
+    with pytest.raises(ConfigError, match=r"the weights alone take 16.7; set quantization: nf4, or a larger card"):
         check_fits(large, make_plan(large, 8))
 
 
@@ -296,7 +296,7 @@ def test_a_damaged_config_is_named(recipe: Path, tiny_llava: Path, tmp_path: Pat
     broken = shutil.copytree(tiny_llava, tmp_path / "broken")
     for content in ("{", "[]", '{"model_type": "llava", "text_config": {"hidden_size": "wide"}}'):
         (broken / "config.json").write_text(content)
-        with pytest.raises(ModelError, match="is damaged|cannot read the config of"):
+        with pytest.raises(ModelError, match=r"is damaged|cannot read the config of"):
             make_plan(load_recipe(recipe, [f"model={broken}"]))
 
 
