@@ -1,4 +1,4 @@
-"""Where a model computes, and in what precision."""
+"""The device on which a model computes, and its dtype."""
 
 from __future__ import annotations
 

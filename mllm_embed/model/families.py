@@ -14,7 +14,7 @@ ONE_SQUARE = OneSquare()
 
 @dataclass(frozen=True)
 class Family:
-    """What a family needs; the defaults serve an ordinary one, which then needs no entry.
+    """The record of a model family; the defaults serve an ordinary one, which then needs no entry.
 
     Args:
         vision: fragments of module names: the vision tower.

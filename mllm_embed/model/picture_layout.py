@@ -1,4 +1,4 @@
-"""How models cut pictures into patches for the vision tower and tokens for the language model, counted from a config.
+"""Ways to cut pictures into patches for the vision tower and tokens for the language model, counted from a config.
 
 Layouts know no family: the records of `families.py` say which one a family has, and by which keys of its config.
 """
@@ -13,7 +13,7 @@ from typing import Any
 
 @dataclass(frozen=True)
 class PictureCost:
-    """What a model makes of one picture: tokens, patches, and numbers of pixels (all channels and frames)."""
+    """One picture as a model sees it: its tokens, its patches, and the numbers of its pixels (all channels, frames)."""
 
     tokens: int
     patches: int

@@ -21,7 +21,7 @@ from .position_ids import following, position_ids
 
 @dataclass(frozen=True)
 class SuffixBatch:
-    """Some suffixes of like length.
+    """Suffixes of like length.
 
     Args:
         inputs: input_ids and attention_mask [N, S], padded on the right, and what else is given a token.

@@ -1,4 +1,4 @@
-"""What a recipe takes, told before anything is loaded: memory, tokens, steps.
+"""The memory, tokens and steps that a recipe takes, counted before anything is loaded.
 
 Shapes come from config files, never from weights.
 """

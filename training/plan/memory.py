@@ -49,7 +49,7 @@ FEW = (2, 3)  # layers of a deep model that are run
 
 @dataclass(frozen=True)
 class Setting:
-    """How a step computes.
+    """The settings that a step computes with.
 
     Args:
         place: "cuda" or "cpu".
@@ -66,7 +66,7 @@ class Setting:
 
 @dataclass(frozen=True)
 class StepPeak:
-    """What a step takes at its worst moments.
+    """The memory of a step at its worst moments.
 
     Args:
         pixels, vision, language: bytes of the pictures' pixels, within the vision tower, and within the language model.
@@ -241,6 +241,8 @@ def _prepare(model: EmbeddingModel, setting: Setting) -> None:
 
 
 class _NativeDropout(nn.Dropout):
+    """Dropout as a GPU computes it, which plain dropout on fake CPU tensors does not."""
+
     def forward(self, input: torch.Tensor) -> torch.Tensor:
         return torch.native_dropout(input, self.p, True)[0]
 

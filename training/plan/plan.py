@@ -1,4 +1,4 @@
-"""What a run will take, before anything is loaded or fetched."""
+"""The plan of a run: what it will take, before anything is loaded or fetched."""
 
 from __future__ import annotations
 
@@ -74,7 +74,7 @@ class TrainingPlan:
 
     @property
     def total(self) -> int:
-        """What the run takes in its worst stage."""
+        """The bytes that the run takes in its worst stage."""
         return self.base + self.trained + max(stage.step.peak for stage in self.stages.values()) + self.reserve
 
 
