@@ -1,4 +1,4 @@
 """Adapters of one base added with weights.
 
-`merge` is the command, `adapter_merge` the arithmetic.
+`merge` reads and writes folders, `adapter_merge` is the arithmetic.
 """

@@ -1,11 +1,14 @@
-"""Sums of adapters: LoRA updates added exactly or cut back to a rank, what was trained in full added to the base."""
+"""Sums of adapters: LoRA updates added exactly or cut back to a rank, what was trained in full added to the base.
+
+Wortsman et al. (arXiv 2203.05482), who average whole models, call such a sum a soup.
+"""
 
 from __future__ import annotations
 
-from collections.abc import Mapping, Sequence
+from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path
-from typing import Any
+from typing import Any, TypeAlias
 
 import torch
 from safetensors import SafetensorError
@@ -13,13 +16,19 @@ from safetensors.torch import load_file
 from torch import Tensor
 
 from mllm_embed.errors import ConfigError, ModelError
-from mllm_embed.saving.settings import Settings, read_object, read_settings
+from mllm_embed.model.lora import ADAPTER_CONFIG, ADAPTER_WEIGHTS
+from mllm_embed.saving.settings import SETTINGS_FILE, Settings, read_object, read_settings
+
+LoraPairs: TypeAlias = dict[str, tuple[Tensor, Tensor]]
+"""Layer -> A [r, in] and B [out, r], float64; the layer's update is B A."""
 
 PREFIX = "base_model.model."
-_A, _B = ".lora_A.weight", ".lora_B.weight"
+LORA_A, LORA_B = ".lora_A.weight", ".lora_B.weight"
 # what these would add to a layer is not scale * B @ A
-_OTHER = ("use_dora", "rank_pattern", "alpha_pattern", "lora_bias", "use_qalora", "use_bdlora", "layer_replication",
-          "target_parameters", "trainable_token_indices", "alora_invocation_tokens", "velora_config")  # fmt: skip
+_OTHER_METHODS = (
+    "use_dora", "rank_pattern", "alpha_pattern", "lora_bias", "use_qalora", "use_bdlora", "layer_replication",
+    "target_parameters", "trainable_token_indices", "alora_invocation_tokens", "velora_config",
+)  # fmt: skip
 
 
 @dataclass(frozen=True)
@@ -29,63 +38,69 @@ class Adapter:
     Args:
         path: its folder.
         settings, config: what mllm_embed.json and adapter_config.json say.
-        pairs: layer -> A [r, in] and B [out, r] with the scale of the update already in B, both float64.
+        pairs: its LoRA updates, the scale already in B.
         whole: name -> tensor of what was trained in full (the projector), float64.
     """
 
     path: Path
     settings: Settings
     config: dict[str, Any]
-    pairs: dict[str, tuple[Tensor, Tensor]]
+    pairs: LoraPairs
     whole: dict[str, Tensor]
+
+    @property
+    def rank(self) -> int:
+        """The rank of its updates."""
+        return int(self.config["r"])
 
     @classmethod
     def read(cls, path: Path) -> Adapter:
-        """Raises ModelError for a folder that holds no adapter of ours, or one that is not plain LoRA."""
-        for name in ("adapter_config.json", "adapter_model.safetensors"):
+        """Read a folder. Raises ModelError for one that holds no adapter of ours, or one that is not plain LoRA."""
+        for name in (ADAPTER_CONFIG, ADAPTER_WEIGHTS):
             if not (path / name).is_file():
                 raise ModelError(f"{path} holds no adapter (no {name}); give the folder that training wrote")
-        settings, config = read_settings(path), read_object(path / "adapter_config.json")
+        settings, config = read_settings(path), read_object(path / ADAPTER_CONFIG)
         if settings is None:
-            raise ModelError(f"{path} is not an adapter folder of mllm_embed: it has no mllm_embed.json")
-        odd = [name for name in _OTHER if config.get(name)]
-        if config.get("peft_type") != "LORA" or odd or config.get("bias", "none") != "none":
-            raise ModelError(f"{path} is not plain LoRA ({odd[0] if odd else config.get('peft_type')}): cannot add it")
+            raise ModelError(f"{path} is not an adapter folder of mllm_embed: it has no {SETTINGS_FILE}")
+        _check_plain_lora(path, config)
         try:
-            tensors = {name: tensor.double() for name, tensor in load_file(path / "adapter_model.safetensors").items()}
-            rank = config["r"]
-            scale = config["lora_alpha"] / (rank**0.5 if config.get("use_rslora") else rank)
-            layers = [name.removesuffix(_A) for name in tensors if name.endswith(_A)]
-            pairs = {layer: (tensors.pop(layer + _A), tensors.pop(layer + _B) * scale) for layer in layers}
+            tensors = {name: tensor.double() for name, tensor in load_file(path / ADAPTER_WEIGHTS).items()}
+            pairs, whole = _split(tensors, _scale(config))
         except (OSError, SafetensorError, KeyError, TypeError) as error:
             raise ModelError(f"the adapter in {path} is damaged ({error}); train it again") from error
-        bad = next((n for n, t in [*tensors.items(), *_flat(pairs)] if not torch.isfinite(t).all()), None)
-        if bad:
-            raise ModelError(f"the adapter in {path} holds NaN or infinite values in {bad}; train it again")
-        return cls(path, settings, config, pairs, tensors)
+        _check_finite(path, pairs, whole)
+        return cls(path, settings, config, pairs, whole)
 
 
-def check_alike(adapters: Sequence[Adapter]) -> None:
-    """Raises ModelError where adapters cannot be added: other bases, prompts or pooling make other spaces."""
-    first = adapters[0]
-    for other in adapters[1:]:
-        if other.settings.target_space or first.settings.target_space:
-            raise ModelError(f"{first.path} or {other.path} is a distilled query encoder: such cannot be added")
-        for what, of in _FACTS.items():
-            if of(first.settings) != of(other.settings):
-                raise ModelError(
-                    f"{first.path} and {other.path} differ in their {what} ({_short(of(first.settings))} and "
-                    f"{_short(of(other.settings))}): only adapters that agree in it can be added"
-                )
-        shapes = [{name: tensor.shape for name, tensor in a.whole.items()} for a in (first, other)]
-        layers = [{name: (a.shape[1], b.shape[0]) for name, (a, b) in x.pairs.items()} for x in (first, other)]
-        for mine, theirs in (shapes, layers):
-            wrong = next((name for name in mine.keys() & theirs.keys() if mine[name] != theirs[name]), None)
-            if wrong:
-                raise ModelError(f"{first.path} and {other.path} have {wrong} of unlike shape: they cannot be added")
+def _check_plain_lora(path: Path, config: Mapping[str, Any]) -> None:
+    other = [name for name in _OTHER_METHODS if config.get(name)]
+    if config.get("peft_type") != "LORA" or other or config.get("bias", "none") != "none":
+        raise ModelError(f"{path} is not plain LoRA ({other[0] if other else config.get('peft_type')}): cannot add it")
 
 
-_FACTS = {
+def _scale(config: Mapping[str, Any]) -> float:
+    """Return what peft multiplies B A by."""
+    rank = config["r"]
+    return float(config["lora_alpha"] / (rank**0.5 if config.get("use_rslora") else rank))
+
+
+def _split(tensors: Mapping[str, Tensor], scale: float) -> tuple[LoraPairs, dict[str, Tensor]]:
+    """Return the LoRA pairs, with `scale` in B, and the tensors that are no part of one."""
+    layers = [name.removesuffix(LORA_A) for name in tensors if name.endswith(LORA_A)]
+    pairs = {layer: (tensors[layer + LORA_A], tensors[layer + LORA_B] * scale) for layer in layers}
+    of_pairs = {layer + part for layer in layers for part in (LORA_A, LORA_B)}
+    return pairs, {name: tensor for name, tensor in tensors.items() if name not in of_pairs}
+
+
+def _check_finite(path: Path, pairs: LoraPairs, whole: Mapping[str, Tensor]) -> None:
+    of_pairs = ((layer, tensor) for layer, both in pairs.items() for tensor in both)
+    for name, tensor in (*whole.items(), *of_pairs):
+        if not torch.isfinite(tensor).all():
+            raise ModelError(f"the adapter in {path} holds NaN or infinite values in {name}; train it again")
+
+
+# what two adapters must have in common, and how it is shown where they do not
+_IN_COMMON: dict[str, Callable[[Settings], object]] = {
     "base": lambda settings: settings.base_fingerprint or settings.base,
     "prompts": lambda settings: settings.prompts.to_dict(),
     "pooling": lambda settings: settings.pooling,
@@ -93,10 +108,43 @@ _FACTS = {
 }
 
 
-def added_pairs(adapters: Sequence[Adapter], weights: Sequence[float]) -> dict[str, tuple[Tensor, Tensor]]:
-    """The weighted sum of updates, exactly: the ranks stand side by side, zeros where an adapter lacks a layer.
+def check_alike(adapters: Sequence[Adapter]) -> None:
+    """Raise ModelError where adapters cannot be added: other bases, prompts or pooling make other spaces."""
+    first = adapters[0]
+    for other in adapters[1:]:
+        _check_settings(first, other)
+        _check_shapes(first, other)
 
-    Returns layer -> A [R, in] and B [out, R] float64 with sum of w_i B_i A_i = B A, R the sum of all ranks.
+
+def _check_settings(first: Adapter, other: Adapter) -> None:
+    if other.settings.target_space or first.settings.target_space:
+        raise ModelError(f"{first.path} or {other.path} is a distilled query encoder: such cannot be added")
+    for what, of in _IN_COMMON.items():
+        one, two = of(first.settings), of(other.settings)
+        if one != two:
+            raise ModelError(
+                f"{first.path} and {other.path} differ in their {what} ({_short(one)} and {_short(two)}): only "
+                "adapters that agree in it can be added"
+            )
+
+
+def _check_shapes(first: Adapter, other: Adapter) -> None:
+    own, others = _shapes(first), _shapes(other)
+    for name, shape in own.items():
+        if others.get(name, shape) != shape:
+            raise ModelError(f"{first.path} and {other.path} have {name} of unlike shape: they cannot be added")
+
+
+def _shapes(adapter: Adapter) -> dict[str, tuple[int, ...]]:
+    """Return the shapes of tensors and of layers' updates [out, in], which two adapters of any ranks share."""
+    shapes = {name: tuple(tensor.shape) for name, tensor in adapter.whole.items()}
+    return shapes | {layer: (b.shape[0], a.shape[1]) for layer, (a, b) in adapter.pairs.items()}
+
+
+def added_pairs(adapters: Sequence[Adapter], weights: Sequence[float]) -> LoraPairs:
+    """Return the weighted sum of updates, exactly: the ranks stand side by side, zeros where an adapter lacks a layer.
+
+    Layer -> A [R, in] and B [out, R] float64 with sum of w_i B_i A_i = B A, R the sum of all ranks.
     """
     layers = dict.fromkeys(layer for adapter in adapters for layer in adapter.pairs)
     found = {}
@@ -104,7 +152,7 @@ def added_pairs(adapters: Sequence[Adapter], weights: Sequence[float]) -> dict[s
         like_a, like_b = next(adapter.pairs[layer] for adapter in adapters if layer in adapter.pairs)
         rows, columns = [], []
         for adapter, weight in zip(adapters, weights, strict=True):
-            rank = adapter.config["r"]
+            rank = adapter.rank
             nothing = like_a.new_zeros(rank, like_a.shape[1]), like_b.new_zeros(like_b.shape[0], rank)
             a, b = adapter.pairs.get(layer, nothing)
             rows.append(a)
@@ -113,36 +161,39 @@ def added_pairs(adapters: Sequence[Adapter], weights: Sequence[float]) -> dict[s
     return found
 
 
-def cut_to_rank(
-    pairs: Mapping[str, tuple[Tensor, Tensor]], rank: int
-) -> tuple[dict[str, tuple[Tensor, Tensor]], float, float]:
-    """The nearest updates of `rank`, by the singular values of each product (Eckart and Young, 1936).
+def cut_to_rank(pairs: LoraPairs, rank: int) -> tuple[LoraPairs, float, float]:
+    """Return the nearest updates of `rank`, by the singular values of each product (Eckart and Young, 1936).
 
     Returns the new pairs, A [rank, in] and B [out, rank], and what was lost: the share of the length (Frobenius norm)
     of all updates together, and of the worst layer.
     """
-    found, lost, total, worst = {}, 0.0, 0.0, 0.0
+    found: LoraPairs = {}
+    lost = total = worst = 0.0
     for layer, (a, b) in pairs.items():
-        # the product itself may have billions of numbers; its singular values are those of a small one
-        left, small_b = torch.linalg.qr(b)
-        right, small_a = torch.linalg.qr(a.T)
-        u, values, v = torch.linalg.svd(small_b @ small_a.T)
-        root = values[:rank].sqrt()
-        new_a, new_b = root[:, None] * (v[:rank] @ right.T), left @ u[:, :rank] * root
-        short = rank - len(root)  # a layer may be narrower than the rank
-        found[layer] = (
-            torch.nn.functional.pad(new_a, (0, 0, 0, short)),
-            torch.nn.functional.pad(new_b, (0, short)),
-        )
-        gone, all_of_it = values[rank:].square().sum().item(), values.square().sum().item()
-        lost, total, worst = lost + gone, total + all_of_it, max(worst, gone / all_of_it if all_of_it else 0.0)
+        found[layer], gone, length = _cut(a, b, rank)
+        lost, total = lost + gone, total + length
+        worst = max(worst, gone / length if length else 0.0)
     return found, (lost / total) ** 0.5 if total else 0.0, worst**0.5
+
+
+def _cut(a: Tensor, b: Tensor, rank: int) -> tuple[tuple[Tensor, Tensor], float, float]:
+    """Return A and B of `rank`, and the squared lengths of what that loses, and of all."""
+    # the product itself may have billions of numbers; its singular values are those of a small one
+    left, small_b = torch.linalg.qr(b)
+    right, small_a = torch.linalg.qr(a.T)
+    u, values, v = torch.linalg.svd(small_b @ small_a.T)
+    root = values[:rank].sqrt()
+    new_a, new_b = root[:, None] * (v[:rank] @ right.T), left @ u[:, :rank] * root
+    short = rank - len(root)  # a layer may be narrower than the rank
+    pad = torch.nn.functional.pad
+    new = pad(new_a, (0, 0, 0, short)), pad(new_b, (0, short))
+    return new, values[rank:].square().sum().item(), values.square().sum().item()
 
 
 def added_whole(
     adapters: Sequence[Adapter], weights: Sequence[float], base: Mapping[str, Tensor] | None
 ) -> dict[str, Tensor]:
-    """What was trained in full: base + sum of w_i (tensor_i - base), float64.
+    """Return what was trained in full: base + sum of w_i (tensor_i - base), float64.
 
     `base` gives the base's own tensors; it may be None where `needs_base` is false: the base then cancels out.
     """
@@ -156,24 +207,26 @@ def added_whole(
 
 
 def needs_base(adapters: Sequence[Adapter], weights: Sequence[float]) -> bool:
-    """Whether what was trained in full cannot be added without the base's own: it is no plain average."""
+    """Return whether what was trained in full cannot be added without the base's own: it is no plain average."""
     names = {name for adapter in adapters for name in adapter.whole}
     unlike = any(adapter.whole.keys() != names for adapter in adapters)
-    return bool(names) and (unlike or abs(sum(weights) - 1) > 1e-9)
+    return bool(names) and (unlike or not sums_to_1(weights))
+
+
+def sums_to_1(weights: Sequence[float]) -> bool:
+    """Return whether the weights make an average."""
+    return abs(sum(weights) - 1) <= 1e-9
 
 
 def check_weights(weights: Sequence[float], count: int) -> None:
-    """Raises ConfigError for weights that do not fit `count` adapters."""
+    """Raise ConfigError for weights that do not fit `count` adapters."""
     if len(weights) != count:
         raise ConfigError(f"{len(weights)} weights for {count} adapters: give one for each")
-    if not all(torch.isfinite(torch.tensor(weight)) for weight in weights) or not any(weights):
+    if not torch.isfinite(torch.tensor(weights)).all() or not any(weights):
         raise ConfigError(f"weights are numbers, not all 0; not {' '.join(map(str, weights))}")
 
 
-def _flat(pairs: Mapping[str, tuple[Tensor, Tensor]]) -> list[tuple[str, Tensor]]:
-    return [(layer, tensor) for layer, both in pairs.items() for tensor in both]
-
-
 def _short(value: object) -> str:
+    """Return a prompt set by its name and a fingerprint by its first digits, for a message."""
     text = value["name"] if isinstance(value, dict) else str(value)
     return text[:12] if len(text) == 64 else text

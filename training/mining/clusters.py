@@ -54,17 +54,22 @@ class Clustering:
 
 
 class Graph:
-    """Gathers the edges between R rows from blocks of a search, then keeps those that go both ways."""
+    """The edges between R rows, gathered from blocks of a search; of them count those that go both ways.
+
+    Args:
+        query, positive: [R] int64 as of `Questions`.
+        skip: ranks passed over as probably right.
+        edges: ranks after these that are edges.
+    """
 
     def __init__(self, query: np.ndarray, positive: np.ndarray, skip: int = SKIP, edges: int = EDGES):
-        """`query`, `positive`: [R] int64 as of `negatives.Questions`."""
         self.count, self.skip, self.edges = len(query), skip, edges
         self._asked, self._asked_at = _members(query)
         self._given, self._given_at = _members(positive)
         self._found: list[np.ndarray] = []
 
     def add(self, first: int, places: np.ndarray, answers: int) -> None:
-        """Take the ranks of the queries from number `first` on: [q, K] places, of which those below `answers` count."""
+        """Take in the ranks of queries, from number `first` on: [q, K] int64 places, of which those below `answers` count."""
         real = (places >= 0) & (places < answers)
         rank = np.cumsum(real, axis=1) - 1
         query, column = np.nonzero(real & (rank >= self.skip) & (rank < self.skip + self.edges))
@@ -75,7 +80,7 @@ class Graph:
         self._found.append(ends[0] * self.count + ends[1])
 
     def mutual(self) -> tuple[np.ndarray, np.ndarray]:
-        """The rows that edges join, both directions of each, sorted: [E] and [E] int64."""
+        """Return the rows that edges join, both directions of each, sorted: [E] and [E] int64."""
         keys = np.sort(np.concatenate([np.empty(0, np.int64), *self._found]))
         one, other = np.divmod(keys[1:][keys[1:] == keys[:-1]], max(1, self.count))  # found from either end
         both = np.sort(np.concatenate([one * self.count + other, other * self.count + one]))
@@ -83,9 +88,9 @@ class Graph:
 
 
 def partition(left: np.ndarray, right: np.ndarray, count: int, size: int) -> np.ndarray:
-    """Cut a graph of `count` rows into parts of about `size`: the part of each row, [count] int64.
+    """Cut a graph of `count` rows into parts of about `size`, and return the part of each row, [count] int64.
 
-    `left`, `right` are both directions of every edge, sorted by `left`.
+    `left`, `right` [E] int64 are both directions of every edge, sorted by `left`.
     """
     import pymetis
 
@@ -100,13 +105,13 @@ def partition(left: np.ndarray, right: np.ndarray, count: int, size: int) -> np.
 
 
 def _members(groups: np.ndarray) -> tuple[np.ndarray, np.ndarray]:
-    """Rows sorted by their group, and where each group starts among them, with the end: [R] and [G + 1]."""
+    """Return rows sorted by their group, and where each group starts among them, with the end: [R] and [G + 1]."""
     order = np.argsort(groups, kind="stable")
     return order, np.searchsorted(groups[order], np.arange(groups.max(initial=-1) + 2))
 
 
 def _pairs(members: np.ndarray, starts: np.ndarray, groups: np.ndarray, most: int) -> tuple[np.ndarray, np.ndarray]:
-    """For each given group its first `most` members: which of the given it was, and the member."""
+    """Return, for each given group, its first `most` members: which of the given it was, and the member."""
     lengths = np.minimum(starts[groups + 1] - starts[groups], most)
     which = np.repeat(np.arange(len(groups)), lengths)
     within = np.arange(len(which)) - np.repeat(np.cumsum(lengths) - lengths, lengths)
@@ -116,7 +121,7 @@ def _pairs(members: np.ndarray, starts: np.ndarray, groups: np.ndarray, most: in
 def nearness(
     queries: np.ndarray, gallery: np.ndarray, query: np.ndarray, positive: np.ndarray, groups: np.ndarray
 ) -> tuple[float, float]:
-    """How hard in-batch negatives are: the mean cosine of a row's query and another row's positive.
+    """Return how hard in-batch negatives are: the mean cosine of a row's query and another row's positive.
 
     Args:
         queries, gallery: [Q, D] and [N, D] unit vectors.

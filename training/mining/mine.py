@@ -18,7 +18,8 @@ from ..data import TrainingRow
 from ..data.folder import read_rows
 from .clusters import Clustering, Graph, partition
 from .mined_file import write_mined_file, written_item
-from .negatives import Negatives, Questions, Rules, choose, positive_similarity, search_blocks, without_duplicates
+from .negatives import Negatives, Rules, choose, positive_similarity, search_blocks, without_duplicates
+from .questions import Questions
 from .vector_cache import VectorCache
 
 # What asks and what is found where nobody says: the first role that all rows have. In the order in which kinds of rows

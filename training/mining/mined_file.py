@@ -17,7 +17,7 @@ from typing import Any, NamedTuple
 
 from mllm_embed.errors import DataError
 from mllm_embed.files import atomic_file
-from mllm_embed.types import Document, Item
+from mllm_embed.types import Document, ImageLike, Item
 
 FORMAT = 1
 
@@ -32,7 +32,7 @@ class MinedRow(NamedTuple):
 def read_mined_file(
     path: Path, root: Path, data: str, rows: str | None = None, ids: Collection[str] | None = None
 ) -> dict[str, MinedRow]:
-    """What a mined file says, by row id.
+    """Return what a mined file says, by row id.
 
     Args:
         path: the file.
@@ -45,12 +45,7 @@ def read_mined_file(
         DataError: no such file, no mined file, made for other data, or a line that is not as documented.
     """
     header, *lines = _objects(path)
-    if header.get("format") != FORMAT or "data" not in header:
-        raise DataError(f"{path} is no mined file of format {FORMAT}: its first line must say what made it; mine again")
-    if header["data"] != data:
-        raise DataError(f"{path} was mined from data other than {root} as it is now; mine again")
-    if rows is not None and header.get("rows") != rows:
-        raise DataError(f"{path} was mined for {header.get('rows')}, not for {rows}; mine again with --rows {rows}")
+    _check_header(header, path, root, data, rows)
     known = None if ids is None else set(ids)
     found: dict[str, MinedRow] = {}
     for number, line in enumerate(lines, start=2):
@@ -60,14 +55,27 @@ def read_mined_file(
             raise DataError(f"{where}: there is no row {json.dumps(name)} in {root}; mine again")
         if name in found:
             raise DataError(f'{where}: row "{name}" stands twice; mine again')
-        cluster = line.get("cluster")
-        if cluster is not None and (type(cluster) is not int or cluster < 0):
-            raise DataError(f'{where}: "cluster" must be a number from 0 on, not {json.dumps(cluster)}')
-        negatives = line.get("negatives")
-        if not isinstance(negatives, list):
-            raise DataError(f'{where}: "negatives" must be a list')
-        found[name] = MinedRow(tuple(_read_item(entry, root, where) for entry in negatives), cluster)
+        found[name] = _read_row(line, root, where)
     return found
+
+
+def _check_header(header: Mapping[str, Any], path: Path, root: Path, data: str, rows: str | None) -> None:
+    if header.get("format") != FORMAT or "data" not in header:
+        raise DataError(f"{path} is no mined file of format {FORMAT}: its first line must say what made it; mine again")
+    if header["data"] != data:
+        raise DataError(f"{path} was mined from data other than {root} as it is now; mine again")
+    if rows is not None and header.get("rows") != rows:
+        raise DataError(f"{path} was mined for {header.get('rows')}, not for {rows}; mine again with --rows {rows}")
+
+
+def _read_row(line: Mapping[str, Any], root: Path, where: str) -> MinedRow:
+    cluster = line.get("cluster")
+    if cluster is not None and (type(cluster) is not int or cluster < 0):  # a bool is an int, and no number here
+        raise DataError(f'{where}: "cluster" must be a number from 0 on, not {json.dumps(cluster)}')
+    negatives = line.get("negatives")
+    if not isinstance(negatives, list):
+        raise DataError(f'{where}: "negatives" must be a list')
+    return MinedRow(tuple(_read_item(entry, root, where) for entry in negatives), cluster)
 
 
 def write_mined_file(path: Path, header: Mapping[str, Any], lines: Iterable[Mapping[str, Any]]) -> None:
@@ -78,52 +86,65 @@ def write_mined_file(path: Path, header: Mapping[str, Any], lines: Iterable[Mapp
 
 
 def written_item(item: Item, root: Path) -> dict[str, Any]:
-    """A negative as a mined file names it. Raises DataError for a picture that is no file below `root`."""
-    names = []
-    for image in item.images:
-        name = os.path.relpath(image, root) if isinstance(image, (str, os.PathLike)) else None
-        if name is None or name.split(os.sep)[0] == "..":
-            raise DataError(f"a mined file names pictures by their path in {root}, and {image!r} is none there")
-        names.append(Path(name).as_posix())
+    """Return a negative as a mined file names it. Raises DataError for a picture that is no file below `root`."""
+    names = [_name_below(root, image) for image in item.images]
     entry: dict[str, Any] = {"image": names[0] if len(names) == 1 else names} if names else {}
     return entry | ({} if item.words is None else {"text": item.words})
 
 
+def _name_below(root: Path, image: ImageLike) -> str:
+    name = os.path.relpath(image, root) if isinstance(image, (str, os.PathLike)) else None
+    if name is None or name.split(os.sep)[0] == os.pardir:
+        raise DataError(f"a mined file names pictures by their path in {root}, and {image!r} is none there")
+    return Path(name).as_posix()
+
+
 def _read_item(entry: Any, root: Path, where: str) -> Document:
-    names = entry.get("image", []) if isinstance(entry, dict) else None
-    names = [names] if isinstance(names, str) else names
-    fine = isinstance(names, list) and all(isinstance(name, str) and name for name in names)
-    if not fine or not entry.keys() <= {"image", "text"}:
+    names = _picture_names(entry)
+    if names is None:
         raise DataError(f'{where}: a negative is an "image", a "text" or both, not {json.dumps(entry)[:60]}')
     for name in names:
-        if os.path.isabs(name) or os.path.normpath(name).split(os.sep)[0] == "..":
+        # a mined file from elsewhere must not make training read outside the data folder
+        if os.path.isabs(name) or os.path.normpath(name).split(os.sep)[0] == os.pardir:
             raise DataError(f'{where}: "{name}" must be a path inside {root}')
     pictures = tuple(root / name for name in names)
+    image = (pictures if len(pictures) > 1 else pictures[0]) if pictures else None
     try:
-        return Document(
-            image=(pictures if len(pictures) > 1 else pictures[0]) if pictures else None, text=entry.get("text")
-        )
+        return Document(image=image, text=entry.get("text"))
     except DataError as error:
         raise DataError(f"{where}: {error}") from error
 
 
+def _picture_names(entry: Any) -> list[str] | None:
+    """Return the pictures that a negative names, None where it is not of the documented form."""
+    if not isinstance(entry, dict) or not entry.keys() <= {"image", "text"}:
+        return None
+    names = entry.get("image", [])
+    names = [names] if isinstance(names, str) else names
+    fine = isinstance(names, list) and all(isinstance(name, str) and name for name in names)
+    return names if fine else None
+
+
 def _objects(path: Path) -> list[dict[str, Any]]:
-    """The JSON objects of a file, at least one."""
+    """Return the JSON objects of a file, at least one. Raises DataError for anything else."""
     try:
         text = path.read_text(encoding="utf-8")
     except FileNotFoundError as error:
         raise DataError(f"{path} is missing: make it with python -m training mine") from error
     except (OSError, UnicodeDecodeError) as error:
         raise DataError(f"{path} cannot be read ({error})") from error
-    found = []
-    for number, line in enumerate(text.split("\n"), start=1):
-        if line.strip():
-            try:
-                found.append(json.loads(line))
-            except (ValueError, RecursionError) as error:
-                raise DataError(f"{path}:{number} is not JSON ({error}); mine again") from error
-            if not isinstance(found[-1], dict):
-                raise DataError(f"{path}:{number} must be a JSON object; mine again")
+    lines = enumerate(text.split("\n"), start=1)
+    found = [_object(line, f"{path}:{number}") for number, line in lines if line.strip()]
     if not found:
         raise DataError(f"{path} is empty; mine again")
     return found
+
+
+def _object(line: str, where: str) -> dict[str, Any]:
+    try:
+        value = json.loads(line)
+    except (ValueError, RecursionError) as error:
+        raise DataError(f"{where} is not JSON ({error}); mine again") from error
+    if not isinstance(value, dict):
+        raise DataError(f"{where} must be a JSON object; mine again")
+    return value

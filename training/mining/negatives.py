@@ -2,74 +2,21 @@
 
 from __future__ import annotations
 
-import os
-from collections.abc import Callable, Hashable, Iterator, Sequence
+from collections.abc import Iterator, Sequence
 from dataclasses import dataclass
-from functools import cache
 
 import numpy as np
 from tqdm import tqdm
 
-from mllm_embed.errors import ConfigError, DataError, ImageError
-from mllm_embed.inputs.images import content_key
-from mllm_embed.types import ImageLike, Item
+from mllm_embed.errors import ConfigError
 from mllm_embed.vectors.ranking import top_k
 
-from ..data import TrainingRow
+from .questions import Questions
 
 _BLOCK_VALUES = 1 << 22  # scores kept at a time while the gallery is searched
 _SAME = 1 - 1e-6  # cosine of vectors that differ by rounding: a picture saved twice, say as PNG and as BMP
 _NEAR = 2e-3  # two such vectors' cosines with a third differ by less: |q(a - b)| <= |a - b| = sqrt(2 - 2 _SAME)
 _TIED = 4e-6  # what rounding makes of the similarity of one picture that is there twice
-
-
-@dataclass(frozen=True)
-class Questions:
-    """What rows ask and answer, each distinct item once. A picture that stands under two names is one.
-
-    Args:
-        queries: Q items; rows that ask the same share one.
-        gallery: N items; the first `answers` of them are the positive of some row.
-        query, positive: [R] int64, the place of each row's own in these lists.
-        answers: how many gallery items are positives.
-        itself: [Q] int64, where a query stands in the gallery, -1 where it does not.
-    """
-
-    queries: list[Item]
-    gallery: list[Item]
-    query: np.ndarray
-    positive: np.ndarray
-    answers: int
-    itself: np.ndarray
-
-    @classmethod
-    def of(cls, rows: Sequence[TrainingRow], query: str, positive: str, also: Sequence[str] = ()) -> Questions:
-        """Read the roles `query` and `positive` of all rows; what plays a role of `also` can be a negative too.
-
-        Raises DataError for a row without one of these roles.
-        """
-        for row in rows:
-            for role in (query, positive, *also):
-                if role not in row.roles:
-                    raise DataError(f"row '{row.id}' has no {role}; rows like it offer {', '.join(row.roles)}")
-        content = _by_content()
-        for row in tqdm(rows, desc="comparing", unit="row", mininterval=1, leave=False):
-            for role in (query, positive, *also):
-                content(row.roles[role])
-        queries, asks = _distinct([row.roles[query] for row in rows], content)
-        gallery, finds = _distinct([row.roles[positive] for row in rows], content)
-        answers = len(gallery)
-        gallery, _ = _distinct([*gallery, *(row.roles[role] for role in also for row in rows)], content)
-        place = {content(item): number for number, item in enumerate(gallery)}
-        itself = np.array([place.get(content(item), -1) for item in queries], np.int64)
-        return cls(queries, gallery, asks, finds, answers, itself)
-
-    def right(self) -> list[set[int]]:
-        """For each query the gallery places that cannot be wrong: the positives of all its rows, and the query."""
-        found: list[set[int]] = [{place} if place >= 0 else set() for place in self.itself.tolist()]
-        for query, positive in zip(self.query.tolist(), self.positive.tolist(), strict=True):
-            found[query].add(positive)
-        return found
 
 
 @dataclass(frozen=True)
@@ -92,7 +39,7 @@ class Rules:
     depth: int = 200
 
     def check(self, gallery: int) -> None:
-        """Raises ConfigError for a rule that makes no sense, or asks for more than the gallery has."""
+        """Raise ConfigError for a rule that makes no sense, or asks for more than the gallery has."""
         if self.count < 1:
             raise ConfigError(f"--count must be at least 1, not {self.count}")
         if self.skip < 0:
@@ -142,7 +89,13 @@ class Negatives:
 def search_blocks(
     queries: np.ndarray, gallery: np.ndarray, right: Sequence[set[int]], depth: int, progress: bool | None = None
 ) -> Iterator[tuple[slice, np.ndarray, np.ndarray]]:
-    """Exact `ranking.top_k` of `depth`, without what is right, a block of queries at a time.
+    """Rank the gallery for all queries, exactly, without what is right, a block of queries at a time.
+
+    Args:
+        queries, gallery: [Q, D] and [N, D] float32 of unit length.
+        right: for each query the places of what is right.
+        depth: how many places are given for a query, or the whole gallery where that is smaller.
+        progress: None shows a bar on a terminal.
 
     Yields which queries, their scores [q, depth] float32 and places [q, depth] int64, -inf and -1 past the end.
     """
@@ -157,7 +110,7 @@ def search_blocks(
 
 
 def choose(scores: np.ndarray, places: np.ndarray, positive: np.ndarray, rules: Rules) -> Negatives:
-    """Apply `rules` to what a search found.
+    """Return the negatives that `rules` choose of what a search found.
 
     Args:
         scores, places: [Q, K] as `search_blocks` gives them, the best first, without what is right. A place -1 in
@@ -189,14 +142,14 @@ def choose(scores: np.ndarray, places: np.ndarray, positive: np.ndarray, rules: 
 def without_duplicates(
     queries: np.ndarray, gallery: np.ndarray, scores: np.ndarray, places: np.ndarray, right: Sequence[set[int]]
 ) -> np.ndarray:
-    """`places` [Q, K] with -1 for what no model can tell from something right, or from the candidate before it.
+    """Return `places` [Q, K] with -1 for what no model can tell from something right, or from the candidate before it.
 
     Args:
         queries: [Q, D] the vectors searched for, gallery: [N, D], both of length 1.
-        scores, places: what `search_blocks` gives for them.
+        scores, places: [Q, K] as `search_blocks` gives them.
         right: for each query the places of what is right.
     """
-    # scores first: a twin's is nearly the same, so that few vectors have to be read
+    # scores first: a duplicate's is nearly the same, so that few vectors have to be read
     there = (places[:, 1:] >= 0) & (places[:, :-1] >= 0)
     tied, before = np.nonzero((scores[:, 1:] >= scores[:, :-1] - _TIED) & there)
     query, column, other = [tied], [before + 1], [places[tied, before]]
@@ -218,44 +171,10 @@ def without_duplicates(
 
 
 def positive_similarity(queries: np.ndarray, gallery: np.ndarray, questions: Questions) -> np.ndarray:
-    """[Q] float32: the mean cosine of each query and the positives of its rows."""
+    """Return [Q] float32, the mean cosine of each query and the positives of its rows."""
     total, rows = np.zeros(len(queries)), np.bincount(questions.query, minlength=len(queries))
     step = max(1, _BLOCK_VALUES // queries.shape[1])
     for start in range(0, len(questions.query), step):
         query, positive = questions.query[start : start + step], questions.positive[start : start + step]
         total += np.bincount(query, np.einsum("ij,ij->i", queries[query], gallery[positive]), len(queries))
     return (total / np.maximum(rows, 1)).astype(np.float32)
-
-
-def _by_content() -> Callable[[Item], Hashable]:
-    """What items of equal words and equal pictures share: files count by their bytes, and are read once.
-
-    A file that cannot be read counts by its name: that it cannot is told when it is embedded.
-    """
-
-    @cache
-    def of_file(name: str) -> str:
-        try:
-            return content_key(name)
-        except ImageError:
-            return name
-
-    def picture(image: ImageLike) -> Hashable:
-        if isinstance(image, (str, os.PathLike)):
-            return of_file(os.fspath(image))
-        return image if isinstance(image, Hashable) else id(image)
-
-    return lambda item: (item.role, tuple(map(picture, item.images)), item.text or item.words, item.words)
-
-
-def _distinct(items: Sequence[Item], key: Callable[[Item], Hashable]) -> tuple[list[Item], np.ndarray]:
-    """The distinct items in order of appearance, and the place of each given one."""
-    place: dict[object, int] = {}
-    found: list[Item] = []
-    places = np.empty(len(items), np.int64)
-    for number, item in enumerate(items):
-        at = place.setdefault(key(item), len(found))
-        if at == len(found):
-            found.append(item)
-        places[number] = at
-    return found, places

@@ -7,10 +7,12 @@ from pathlib import Path
 import numpy as np
 
 from mllm_embed.search.contact_sheet import SheetRow, contact_sheet, text_tile
+from mllm_embed.types import ImageLike, Item
 
 from .clusters import nearness
 from .mine import Mining, QuestionVectors
-from .negatives import Negatives, Questions
+from .negatives import Negatives
+from .questions import Questions
 
 SHOWN_ROWS = 8
 SHOWN_REASONS = 5
@@ -79,14 +81,23 @@ def write_sheet(path: Path, questions: Questions, vectors: QuestionVectors, nega
 def _sheet_row(row: int, questions: Questions, vectors: QuestionVectors, negatives: Negatives) -> SheetRow:
     query = questions.query[row]
     asked = questions.queries[query]
-    places = [questions.positive[row], *(place for place in negatives.places[query] if place >= 0)]
-    items = [questions.gallery[place] for place in places]
-    names = ["positive"] + ["negative"] * (len(places) - 1)
-    cosines = [f"{value:.2f}".replace("0.", ".", 1) for value in vectors.gallery[places] @ vectors.queries[query]]
+    mined = [place for place in negatives.places[query].tolist() if place >= 0]
+    places = [int(questions.positive[row]), *mined]
+    cosines = map(_short, vectors.gallery[places] @ vectors.queries[query])
+    names = ["positive", *["negative"] * len(mined)]
     return SheetRow(
         asked.images[0] if asked.images else None,
         asked.words or "",
-        [item.images[0] if item.images else text_tile(item.words or "") for item in items],
+        [_tile(questions.gallery[place]) for place in places],
         [name == "positive" for name in names],
         [f"{name} {cosine}" for name, cosine in zip(names, cosines, strict=True)],
     )
+
+
+def _tile(item: Item) -> ImageLike:
+    return item.images[0] if item.images else text_tile(item.words or "")
+
+
+def _short(cosine: float) -> str:
+    """Return .98 and -.12, since tiles are small."""
+    return f"{cosine:.2f}".replace("0.", ".", 1)

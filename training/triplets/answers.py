@@ -1,4 +1,9 @@
-"""What a language model answered: found in its text, and judged. The rules on wording know English alone."""
+"""A language model's answers: changes found in its text, and judged. The rules on wording know English alone.
+
+    {"instruction": "...", "modified_caption": "...", "kind": "colour"}
+
+is the object that `prompt.txt` asks for, any number of them in one answer.
+"""
 
 from __future__ import annotations
 
@@ -50,7 +55,7 @@ class Change:
 
 
 def parse(answer: str) -> list[dict[str, Any]]:
-    """The JSON objects in an answer that have one of the two keys, in order.
+    """Return the JSON objects in an answer that have one of the two keys, in order.
 
     Fences, words around the JSON, thoughts before it, lists, objects around lists, a trailing comma and an end that
     was cut off are all borne; of a list that was cut off, the whole objects are taken.
@@ -78,19 +83,33 @@ def _objects(value: Any) -> Iterator[dict[str, Any]]:
 
 
 def judge(value: dict[str, Any], source: str) -> Change | str:
-    """The change that an object of the answer to the caption `source` describes, or the reason why it is none."""
-    texts = [value.get(key) for key in KEYS]
-    if not all(isinstance(text, str) and plain(text) and not half_character(text) for text in texts):
+    """Return the change that an object of the answer to the caption `source` describes, or the reason why it is none.
+
+    Reasons are the keys of `REASONS`.
+    """
+    instruction, caption = (_text(value.get(key)) for key in KEYS)
+    if instruction is None or caption is None:
         return "incomplete"
-    instruction, caption = (" ".join(str(text).split()) for text in texts)
-    for complaint, wrong in _checks(instruction, caption, source):
+    for reason, wrong in _checks(instruction, caption, source):
         if wrong:
-            return complaint
-    kind = value.get("kind")
-    return Change(instruction, caption, kind.strip().lower() if _known(kind) else None)
+            return reason
+    return Change(instruction, caption, _kind(value.get("kind")))
+
+
+def _text(value: Any) -> str | None:
+    """Return a text with single spaces, None for one without words and for what is no text."""
+    if not isinstance(value, str) or not plain(value) or half_character(value):
+        return None
+    return " ".join(value.split())
+
+
+def _kind(value: Any) -> str | None:
+    kind = value.strip().lower() if isinstance(value, str) else None
+    return kind if kind in KINDS else None
 
 
 def _checks(instruction: str, caption: str, source: str) -> Iterator[tuple[str, bool]]:
+    """Yield each reason to drop a change, and whether it holds."""
     words, said, old = plain(caption), plain(instruction), plain(source)
     yield "placeholder", any(mark not in source for text in (instruction, caption) for mark in _BRACKETS.findall(text))
     yield "placeholder", words in _STAND_INS or said in _STAND_INS
@@ -103,10 +122,6 @@ def _checks(instruction: str, caption: str, source: str) -> Iterator[tuple[str, 
     yield "not_a_caption", bool(_MANNER.search(caption)) and not _MANNER.search(source)
 
 
-def _known(kind: Any) -> bool:
-    return isinstance(kind, str) and kind.strip().lower() in KINDS
-
-
 def plain(text: str) -> str:
-    """The words alone, in lower case, with single spaces: what two texts are compared by."""
+    """Return the words alone, in lower case, with single spaces: what two texts are compared by."""
     return " ".join(re.findall(r"\w+", text.lower()))

@@ -1,4 +1,4 @@
-"""Answers of an OpenAI-compatible server: OpenAI's own, vLLM, llama.cpp, Ollama, or any other that speaks so."""
+"""Answers of an OpenAI-compatible server: OpenAI's own, vLLM, llama.cpp, Ollama, or any other with that API."""
 
 from __future__ import annotations
 
@@ -6,11 +6,12 @@ import threading
 from collections.abc import Iterable, Iterator
 from multiprocessing.pool import ThreadPool
 from typing import Any
-from urllib.parse import urlsplit, urlunsplit
+from urllib.parse import SplitResult, urlsplit, urlunsplit
 
 from mllm_embed.errors import ConfigError, ModelError
 from mllm_embed.generate.answer_cache import CUT, REFUSED, CachedAnswer
 
+CHAT_PATH = "/chat/completions"
 TRIES = 7  # waiting 0, 2, 4 ... 32 seconds between them, or what the server says
 LOST = 3  # tries where no answer comes at all: each may take the whole timeout
 PASSING = (408, 429, 500, 502, 503, 504, 529)
@@ -25,27 +26,26 @@ CURES = {
 
 
 class Endpoint:
-    """Asks `model` at `url`, the address that a client's base_url is, for example http://localhost:8000/v1.
+    """A model on an OpenAI-compatible server.
 
-    `body` is sent beside model and messages. The key goes into the header and nowhere else. Nothing is sent before
-    `ask`. Raises ConfigError for an address that is none.
+    Args:
+        url: the address that a client's base_url is, for example http://localhost:8000/v1.
+        model: its name there.
+        key: goes into the header and nowhere else.
+        body: sent beside model and messages.
+        concurrency: prompts that are asked at a time.
+        timeout: seconds to wait for an answer.
+
+    Nothing is sent before `ask`. Raises ConfigError for an address or a key that is none.
     """
 
     def __init__(
         self, url: str, model: str, key: str | None, body: dict[str, Any], concurrency: int = 8, timeout: int = 120
     ):
-        try:
-            parts = urlsplit(url)
-            fine = parts.scheme in ("http", "https") and bool(parts.hostname) and parts.port != 0
-        except ValueError:
-            fine = False
-        if not fine:
-            raise ConfigError(f"--endpoint '{url}' is no address; give one like http://localhost:8000/v1")
-        if "@" in parts.netloc:
-            raise ConfigError("--endpoint holds a name or password; put the key into an environment variable instead")
+        parts = _address(url)
         if key and not (key.isascii() and key.isprintable()):
             raise ConfigError("the key holds a character that no key has; copy it again")
-        path = parts.path.rstrip("/").removesuffix("/chat/completions") + "/chat/completions"
+        path = parts.path.rstrip("/").removesuffix(CHAT_PATH) + CHAT_PATH
         self._url = urlunsplit(parts._replace(path=path, fragment=""))
         self._shown = urlunsplit(parts._replace(path=path, query="", fragment=""))
         self._key, self._body = key, {"model": model, **body}
@@ -55,7 +55,7 @@ class Endpoint:
         self.identity = dict(self._body)
 
     def ask(self, prompts: Iterable[tuple[str, str]]) -> Iterator[tuple[str, CachedAnswer]]:
-        """(key, prompt) -> (key, answer), as they arrive. What passes (a busy server, a timeout) is tried again.
+        """Yield (key, answer) for each (key, prompt), as they arrive. What passes (a busy server, a timeout) is tried again.
 
         An answer with `finish` "refused" is the server's word against one prompt. Raises ModelError, one sentence, for
         what would go wrong with every prompt, or goes wrong again and again.
@@ -79,10 +79,10 @@ class Endpoint:
             told = str(cause).rpartition(": ")[2].strip(" .") or type(cause).__name__
             raise ModelError(f"no answer from {self._shown} ({told}); {cure}") from error
         if response.status_code in ABOUT_THE_PROMPT:
-            return CachedAnswer(self._hidden(f"{self._shown} answers {_told(response)}"), REFUSED)
+            return CachedAnswer(self._hidden(f"{self._shown} answers {_status(response)}"), REFUSED)
         if response.status_code != 200:
             cure = CURES.get(response.status_code, "run the same command later, or check --endpoint")
-            raise ModelError(self._hidden(f"{self._shown} answers {_told(response)}; {cure}"))
+            raise ModelError(self._hidden(f"{self._shown} answers {_status(response)}; {cure}"))
         return self._read(response)
 
     def _read(self, response: Any) -> CachedAnswer:
@@ -98,7 +98,7 @@ class Endpoint:
         return CachedAnswer(text if isinstance(text, str) else "", CUT if finish == CUT else "stop")
 
     def _session(self) -> Any:
-        """One a thread: sessions are not promised to be shared safely."""
+        """Return this thread's session: they are not promised to be shared safely."""
         import requests
         from requests.adapters import HTTPAdapter
         from urllib3.util import Retry
@@ -114,17 +114,32 @@ class Endpoint:
         return self._sessions.session
 
     def _sign(self, request: Any) -> Any:
-        """Given even without a key: requests would look for one in ~/.netrc."""
+        """Sign a request. Done even without a key: requests would look for one in ~/.netrc."""
         if self._key:
             request.headers["Authorization"] = f"Bearer {self._key}"
         return request
 
     def _hidden(self, text: str) -> str:
+        """Return the text without the key, which some servers repeat in their errors."""
         return text.replace(self._key, "***") if self._key else text
 
 
-def _told(response: Any) -> str:
-    """The status, and the server's own words for it."""
+def _address(url: str) -> SplitResult:
+    """Return the parts of an address. Raises ConfigError for one that is none, or holds a secret."""
+    try:
+        parts = urlsplit(url)
+        fine = parts.scheme in ("http", "https") and bool(parts.hostname) and parts.port != 0
+    except ValueError:
+        fine = False
+    if not fine:
+        raise ConfigError(f"--endpoint '{url}' is no address; give one like http://localhost:8000/v1")
+    if "@" in parts.netloc:
+        raise ConfigError("--endpoint holds a name or password; put the key into an environment variable instead")
+    return parts
+
+
+def _status(response: Any) -> str:
+    """Return the status, and the server's own words for it."""
     if response.is_redirect:
         return f"{response.status_code}, that it has moved to {response.headers['location'][:200]}"
     try:
@@ -137,7 +152,7 @@ def _told(response: Any) -> str:
 
 
 def _cause(error: Exception) -> Exception:
-    """The innermost of an error of requests, which is the one that says something."""
+    """Return the innermost of an error of requests, which is the one that says something."""
     inner: Any = error
     while isinstance(deeper := getattr(inner, "reason", None) or (inner.args[0] if inner.args else None), Exception):
         inner = deeper

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import zlib
 from collections.abc import Iterable, Iterator
+from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
@@ -12,9 +13,13 @@ from mllm_embed.generate.answer_cache import CUT, CachedAnswer
 
 
 class Local:
-    """Asks the model of a folder or hub id, which is loaded when the first prompt comes.
+    """A model of a folder or hub id, which is loaded when the first prompt comes.
 
-    With a `temperature` above 0 it samples, seeded by the prompts of a batch; else it takes the likeliest token.
+    Args:
+        name: folder or hub id.
+        temperature: above 0 it samples, seeded by the prompts of a batch; else it takes the likeliest token.
+        max_tokens: the longest answer.
+        concurrency: prompts in a batch.
     """
 
     def __init__(self, name: str, temperature: float, max_tokens: int, concurrency: int = 8):
@@ -31,27 +36,28 @@ class Local:
         }
 
     def ask(self, prompts: Iterable[tuple[str, str]]) -> Iterator[tuple[str, CachedAnswer]]:
-        """(key, prompt) -> (key, answer), batch by batch, prompts of like length together.
+        """Yield (key, answer) for each (key, prompt), batch by batch, prompts of like length together.
 
         Raises ModelError for a model that cannot be loaded or cannot chat, ConfigError where memory is too small.
         """
         import torch
 
         waiting = sorted(prompts, key=lambda item: len(item[1]), reverse=True)
-        model, tokenizer, chat = _load(self.name)
+        chat = _load(self.name)
         for start in range(0, len(waiting), self._batch):
             batch = waiting[start : start + self._batch]
             try:
-                answers = self._answers(model, tokenizer, [chat(prompt) for _, prompt in batch])
+                answers = self._answers(chat, [chat.render(prompt) for _, prompt in batch])
             except torch.OutOfMemoryError as error:
                 raise ConfigError(f"{self._batch} captions at a time do not fit: lower --concurrency") from error
             yield from zip((key for key, _ in batch), answers, strict=True)
 
-    def _answers(self, model: Any, tokenizer: Any, texts: list[str]) -> list[CachedAnswer]:
+    def _answers(self, chat: _ChatModel, texts: list[str]) -> list[CachedAnswer]:
         import torch
 
+        model, tokenizer = chat.model, chat.tokenizer
         inputs = tokenizer(texts, return_tensors="pt", padding=True, add_special_tokens=False).to(model.device)
-        sampling = {"do_sample": False, "temperature": None, "top_p": None, "top_k": None}
+        sampling: dict[str, Any] = {"do_sample": False, "temperature": None, "top_p": None, "top_k": None}
         if self._temperature:
             torch.manual_seed(zlib.crc32("\n".join(texts).encode()))
             sampling = {"do_sample": True, "temperature": self._temperature}
@@ -59,17 +65,35 @@ class Local:
             out = model.generate(
                 **inputs, **sampling, max_new_tokens=self._max_tokens, pad_token_id=tokenizer.pad_token_id
             )
-        said = out[:, inputs["input_ids"].shape[1] :].tolist()
+        answers = out[:, inputs["input_ids"].shape[1] :].tolist()
         ends = model.generation_config.eos_token_id
         ends = set(ends if isinstance(ends, list) else [ends])
         return [
             CachedAnswer(text, "stop" if ends & set(tokens) else CUT)
-            for text, tokens in zip(tokenizer.batch_decode(said, skip_special_tokens=True), said, strict=True)
+            for text, tokens in zip(tokenizer.batch_decode(answers, skip_special_tokens=True), answers, strict=True)
         ]
 
 
-def _load(name: str) -> tuple[Any, Any, Any]:
-    """The model, its tokenizer, and what makes the model's input text of a prompt."""
+@dataclass(frozen=True)
+class _ChatModel:
+    """A loaded model, its tokenizer, and what holds its chat template: the tokenizer, or the processor of one that
+    sees."""
+
+    model: Any
+    tokenizer: Any
+    renderer: Any
+
+    def render(self, prompt: str) -> str:
+        """Return the model's input text for a prompt."""
+        if not self.renderer.chat_template:  # a model that was never taught to chat goes on from the prompt
+            return f"{self.tokenizer.bos_token or ''}{prompt}\n"
+        sees = self.renderer is not self.tokenizer
+        content = [{"type": "text", "text": prompt}] if sees else prompt
+        message = [{"role": "user", "content": content}]
+        return str(self.renderer.apply_chat_template(message, tokenize=False, add_generation_prompt=True))
+
+
+def _load(name: str) -> _ChatModel:
     from transformers import AutoConfig, AutoModelForCausalLM, AutoModelForImageTextToText, AutoTokenizer
     from transformers.models.auto.modeling_auto import MODEL_FOR_IMAGE_TEXT_TO_TEXT_MAPPING_NAMES as SEEING
 
@@ -78,26 +102,18 @@ def _load(name: str) -> tuple[Any, Any, Any]:
 
     place = device_for()
     with load_errors(name):
-        seeing = AutoConfig.from_pretrained(name).model_type in SEEING
-        kind = AutoModelForImageTextToText if seeing else AutoModelForCausalLM
-        model = kind.from_pretrained(name, dtype=dtype_for("auto", place), use_safetensors=True).to(place).eval()
-        renderer = load_processor(name) if seeing else AutoTokenizer.from_pretrained(name)
-    tokenizer = renderer.tokenizer if seeing else renderer
-    tokenizer.padding_side = "left"
+        sees = AutoConfig.from_pretrained(name).model_type in SEEING
+        kind = AutoModelForImageTextToText if sees else AutoModelForCausalLM
+        model: Any = kind.from_pretrained(name, dtype=dtype_for("auto", place), use_safetensors=True)
+        renderer: Any = load_processor(name) if sees else AutoTokenizer.from_pretrained(name)
+    tokenizer = renderer.tokenizer if sees else renderer
+    tokenizer.padding_side = "left"  # an answer follows its prompt without a gap
     tokenizer.pad_token = tokenizer.pad_token or tokenizer.eos_token
-
-    def chat(prompt: str) -> str:
-        if not renderer.chat_template:  # a model that was never taught to chat goes on from the prompt
-            return f"{tokenizer.bos_token or ''}{prompt}\n"
-        content = [{"type": "text", "text": prompt}] if seeing else prompt
-        message = [{"role": "user", "content": content}]
-        return str(renderer.apply_chat_template(message, tokenize=False, add_generation_prompt=True))
-
-    return model, tokenizer, chat
+    return _ChatModel(model.to(place).eval(), tokenizer, renderer)
 
 
 def _weights(name: str) -> Any:
-    """What tells one state of a model from another: the commit of a hub id, size and age of a folder's weights."""
+    """Return what tells one state of a model from another: a hub id's commit, size and age of a folder's weights."""
     from mllm_embed.model.loading import commit_of, load_errors
 
     if not Path(name).is_dir():

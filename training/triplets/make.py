@@ -1,4 +1,10 @@
-"""From captions to triplets.jsonl: ask for what is not in the cache, judge, write, and tell what was dropped."""
+"""From captions to triplets.jsonl: ask for what is not in the cache, judge, write, and tell what was dropped.
+
+    {"id": "7-1", "image": "images/7.jpg", "instruction": "make it red", "target_text": "a red car",
+     "source_text": "a blue car", "kind": "colour"}
+
+is a line of it: a triplet of a data folder, numbered by its place in the answer to pair 7.
+"""
 
 from __future__ import annotations
 
@@ -7,6 +13,8 @@ import json
 from collections.abc import Iterable, Iterator, Sequence
 from pathlib import Path
 from typing import Any, Protocol
+
+from tqdm import tqdm
 
 from mllm_embed.data.folder import Pair
 from mllm_embed.errors import DataError, ModelError
@@ -22,13 +30,14 @@ _PATIENCE = 5  # refusals before the first answer, after which it is not the cap
 
 
 class Answerer(Protocol):
-    """What can be asked: `identity` holds all that decides an answer beside the prompt, and is JSON."""
+    """A language model that can be asked: `identity` holds all that decides an answer beside the prompt, and is JSON."""
 
     name: str
     identity: dict[str, Any]
 
     def ask(self, prompts: Iterable[tuple[str, str]]) -> Iterator[tuple[str, CachedAnswer]]:
-        """(key, prompt) -> (key, answer), in any order."""
+        """Yield (key, answer) for each (key, prompt), in any order."""
+        ...
 
 
 def make_triplets(
@@ -62,7 +71,7 @@ def make_triplets(
 
 
 def _own(root: Path) -> str | None:
-    """The sha256 of the triplets.jsonl that an earlier run left. Raises DataError for one from elsewhere."""
+    """Return the sha256 of the triplets.jsonl that an earlier run left. Raises DataError for one from elsewhere."""
     file = root / OUTPUT
     if not file.exists():
         return None
@@ -76,58 +85,65 @@ def _own(root: Path) -> str | None:
 def _collect(keys: dict[str, str], prompt: Prompt, answerer: Answerer, cache: AnswerCache) -> None:
     """Ask for every caption that has no answer.
 
-    Refusals wait for the first answer: what is refused for every caption is a setting, and not kept.
+    Refusals wait for the first answer: what is refused for every caption is a setting, and does not go into the cache.
     """
-    from tqdm import tqdm
-
     missing = {key: caption for caption, key in keys.items() if key not in cache}
-    proven = any(cache[key].finish != REFUSED for key in keys.values() if key in cache)
-    refused: list[tuple[str, CachedAnswer]] = []
     if not missing:
         return
+    answered = any(cache[key].finish != REFUSED for key in keys.values() if key in cache)
+    waiting: list[tuple[str, CachedAnswer]] = []
     asked = answerer.ask([(key, prompt.fill(caption)) for key, caption in missing.items()])
     with tqdm(total=len(keys), initial=len(keys) - len(missing), unit="caption", desc=answerer.name) as bar:
         for key, answer in asked:
-            refused.append((key, answer))
-            proven = proven or answer.finish != REFUSED
-            if proven:
-                for ready, kept in refused:
-                    cache.add(ready, kept, model=answerer.name, caption=missing[ready])
-                refused.clear()
-            elif len(refused) >= _PATIENCE:
+            waiting.append((key, answer))
+            answered |= answer.finish != REFUSED
+            if not answered and len(waiting) >= _PATIENCE:
                 break
+            if answered:
+                _add(waiting, missing, answerer.name, cache)
+                waiting.clear()
             bar.update()
-    if refused:
-        raise ModelError(f"{refused[0][1].text}; nothing was answered yet, so see to --model and --extra")
+    if waiting:
+        raise ModelError(f"{waiting[0][1].text}; nothing was answered yet, so see to --model and --extra")
+
+
+def _add(answers: list[tuple[str, CachedAnswer]], captions: dict[str, str], model: str, cache: Cache) -> None:
+    for key, answer in answers:
+        cache.add(key, answer, model=model, caption=captions[key])
 
 
 def _rows(
     pairs: Sequence[Pair], root: Path, count: int, answers: dict[str, CachedAnswer], report: Report
 ) -> Iterator[dict[str, str]]:
-    asked: set[tuple[str, str]] = set()
-    shown: set[tuple[Path, str]] = {(pair.image, plain(pair.caption)) for pair in pairs}
+    """Yield the rows of triplets.jsonl, at most `count` a pair, no question and no picture's caption twice."""
+    questions: set[tuple[str, str]] = set()
+    captions: set[tuple[Path, str]] = {(pair.image, plain(pair.caption)) for pair in pairs}
     for pair in pairs:
         report.captions += 1
-        kept = 0
+        made = 0
         for number, change in _changes(pair, answers[pair.caption], report):
-            twins = (plain(pair.caption), plain(change.instruction)), (pair.image, plain(change.caption))
-            if twins[0] in asked or twins[1] in shown:
+            question, caption = (plain(pair.caption), plain(change.instruction)), (pair.image, plain(change.caption))
+            if question in questions or caption in captions:
                 report.drop("repeated", pair, [change.instruction, change.caption])
                 continue
-            if kept == count:
+            if made == count:
                 report.drop("surplus", pair, [change.instruction, change.caption])
                 continue
-            kept += 1
-            asked.add(twins[0])
-            shown.add(twins[1])
+            made += 1
+            questions.add(question)
+            captions.add(caption)
             report.kinds[change.kind or "unnamed"] += 1
-            row = {"id": f"{pair.id}-{number}", "image": pair.image.relative_to(root).as_posix()}
-            row |= {"instruction": change.instruction, "target_text": change.caption, "source_text": pair.caption}
-            yield row | ({"kind": change.kind} if change.kind else {})
+            yield _row(pair, number, change, root)
+
+
+def _row(pair: Pair, number: int, change: Change, root: Path) -> dict[str, str]:
+    row = {"id": f"{pair.id}-{number}", "image": pair.image.relative_to(root).as_posix()}
+    row |= {"instruction": change.instruction, "target_text": change.caption, "source_text": pair.caption}
+    return row | ({"kind": change.kind} if change.kind else {})
 
 
 def _changes(pair: Pair, answer: CachedAnswer, report: Report) -> Iterator[tuple[int, Change]]:
-    """The good changes of an answer, numbered by their place in it."""
+    """Yield the good changes of an answer, numbered by their place in it; count the others."""
     values = [] if answer.finish == REFUSED else parse(answer.text)
     if not values:
         reason = {REFUSED: "refused", CUT: "cut_off"}.get(answer.finish, "no_json")

@@ -1,4 +1,4 @@
-"""What the language model is asked: a text with marks that are filled for each caption."""
+"""The prompt that a language model gets: a text with marks that are filled for each caption."""
 
 from __future__ import annotations
 
@@ -37,31 +37,21 @@ class Prompt:
 
     @classmethod
     def load(cls, path: Path | None, count: int) -> Prompt:
-        """The prompt of a file, by default of the one that ships with the library, asking for `count` changes.
+        """Return the prompt of a file, by default of the one that ships with the library, asking for `count` changes.
 
         Raises ConfigError for a file that cannot be read, lacks {caption} or the keys of the answer, or holds a mark
         that does not exist.
         """
         path = path or DEFAULT
-        try:
-            text = path.read_text(encoding="utf-8-sig").strip()
-        except UnicodeDecodeError as error:
-            raise ConfigError(f"{path} is not UTF-8 text (byte {error.start}); save it as UTF-8") from error
-        except OSError as error:
-            raise ConfigError(f"--prompt {path} cannot be read: {error.strerror}") from error
-        marks = set(_MARK.findall(text))
-        if "caption" not in marks:
-            raise ConfigError(f"{path} has no {{caption}}: write that mark where the caption shall stand")
-        for unknown in sorted(marks - set(MARKS)):
-            known = ", ".join(f"{{{mark}}}" for mark in MARKS)
-            raise ConfigError(f"{path} holds the mark {{{unknown}}}, which is unknown; known are {known}")
+        text = _read(path)
+        _check_marks(path, text)
         for key in KEYS:
             if key not in text:
                 raise ConfigError(f'{path} does not ask for "{key}", which the answer must name: JSON with {KEYS}')
         return cls(text, count)
 
     def fill(self, caption: str) -> str:
-        """The prompt for one caption, in one pass, since a caption may hold a mark.
+        """Return the prompt for one caption, filled in one pass, since a caption may hold a mark.
 
         The kinds of change stand in an order that the caption decides: asked for the first that suit, a model gives
         all of them about as often, and not always its favourites.
@@ -70,3 +60,21 @@ class Prompt:
         kinds = "\n".join(f"- {kind}: {KINDS[kind]}" for kind in order)
         values = {"caption": caption, "count": str(self.count), "kinds": kinds}
         return _MARK.sub(lambda mark: values[mark[1]], self.text)
+
+
+def _read(path: Path) -> str:
+    try:
+        return path.read_text(encoding="utf-8-sig").strip()
+    except UnicodeDecodeError as error:
+        raise ConfigError(f"{path} is not UTF-8 text (byte {error.start}); save it as UTF-8") from error
+    except OSError as error:
+        raise ConfigError(f"--prompt {path} cannot be read: {error.strerror}") from error
+
+
+def _check_marks(path: Path, text: str) -> None:
+    marks = set(_MARK.findall(text))
+    if "caption" not in marks:
+        raise ConfigError(f"{path} has no {{caption}}: write that mark where the caption shall stand")
+    for unknown in sorted(marks - set(MARKS)):
+        known = ", ".join(f"{{{mark}}}" for mark in MARKS)
+        raise ConfigError(f"{path} holds the mark {{{unknown}}}, which is unknown; known are {known}")

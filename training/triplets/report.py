@@ -1,4 +1,4 @@
-"""What became of the answers, counted."""
+"""A count of what became of the answers, as JSON and for a person."""
 
 from __future__ import annotations
 
@@ -26,14 +26,14 @@ class Report:
     examples: dict[str, dict[str, str]] = field(default_factory=dict)
 
     def drop(self, reason: str, pair: Pair, answer: Any) -> None:
-        """Count it; the first of a reason is kept to show."""
+        """Count an answer, or a change in one, as dropped; the first of a reason is shown."""
         self.dropped[reason] += 1
         text = answer if isinstance(answer, str) else json.dumps(answer, ensure_ascii=False)
         text = text[:1000].encode(errors="replace").decode()  # it may hold half a character
         self.examples.setdefault(reason, {"id": pair.id, "caption": pair.caption, "answer": text})
 
     def values(self) -> dict[str, Any]:
-        """The report as JSON holds it."""
+        """Return the report as JSON holds it."""
         return {
             "captions": self.captions,
             "changes": self.changes,
@@ -46,7 +46,7 @@ class Report:
         }
 
     def table(self) -> str:
-        """The report as a person reads it; what a terminal would act on is left out of the examples."""
+        """Return the report as a person reads it; what a terminal would act on is left out of the examples."""
         counts = f"{self.captions:,} captions, {self.changes:,} changes in their answers"
         lines = [f"{counts}, {self.kinds.total():,} triplets"]
         if self.kinds:

@@ -1,4 +1,4 @@
-"""Adapter soups: exact sums, cuts with a known loss, and refusals."""
+"""Sums of adapters: exact sums, cuts with a known loss, and refusals."""
 
 from __future__ import annotations
 
@@ -58,7 +58,7 @@ def test_the_sum_changes_the_base_by_the_sum_of_changes(
 ) -> None:
     """Layers and projector alike, weights that do not sum to 1 and an adapter without a projector among them."""
     paths = [str(adapters[name]) for name in names]
-    output = tmp_path / "soup"
+    output = tmp_path / "sum"
     assert main(["merge", *paths, "--weights", *map(str, weights), "--output", str(output)]) == 0
     parts, found = [changes(tiny_llava, adapters[name]) for name in names], changes(tiny_llava, output)
     assert found.keys() == set().union(*parts) and any("projector" in name for name in found)
@@ -73,13 +73,13 @@ def test_all_weight_on_one_gives_its_vectors(
 ) -> None:
     if quantization:
         pytest.importorskip("bitsandbytes")
-    output = tmp_path / "soup"
+    output = tmp_path / "sum"
     both = [str(adapters["a"]), str(adapters["b"])]
     assert main(["merge", *both, "--weights", "1", "0", "--output", str(output)]) == 0
-    soup, alone = (load(tiny_llava, path, quantization) for path in (output, adapters["a"]))
-    assert soup.quantization == quantization
-    assert np.abs(soup.encode(INPUTS) - alone.encode(INPUTS)).max() < 1e-5
-    assert np.abs(soup.encode(INPUTS) - load(tiny_llava, adapters["b"]).encode(INPUTS)).max() > 1e-2
+    merged, alone = (load(tiny_llava, path, quantization) for path in (output, adapters["a"]))
+    assert merged.quantization == quantization
+    assert np.abs(merged.encode(INPUTS) - alone.encode(INPUTS)).max() < 1e-5
+    assert np.abs(merged.encode(INPUTS) - load(tiny_llava, adapters["b"]).encode(INPUTS)).max() > 1e-2
 
 
 def test_a_cut_loses_what_it_says(
@@ -112,12 +112,12 @@ def test_a_cut_loses_what_it_says(
 def test_the_card_says_what_it_was_made_of(
     adapters: dict[str, Path], tmp_path: Path, capsys: pytest.CaptureFixture[str]
 ) -> None:
-    output = tmp_path / "soup"
+    output = tmp_path / "sum"
     command = ["merge", str(adapters["a"]), str(adapters["b"]), "--weights", "1", "0.5", "--output", str(output)]
     assert main(command) == 0 and "the weights sum to 1.5, not to 1" in capsys.readouterr().out
     card = (output / "README.md").read_text()
     assert "1 x a (rank 4, sha256 " in card and "0.5 x b (rank 6, sha256 " in card and str(tmp_path) not in card
-    assert main(command) == 0  # an earlier soup is replaced
+    assert main(command) == 0  # an earlier sum is replaced
     assert sorted(path.name for path in output.iterdir()) == sorted(path.name for path in adapters["a"].iterdir())
 
 
@@ -126,9 +126,9 @@ def test_lengths_that_all_were_trained_at_stay(adapters: dict[str, Path], tmp_pa
         folder = shutil.copytree(adapters[name], tmp_path / name)
         settings = json.loads((folder / "mllm_embed.json").read_text()) | {"matryoshka": lengths}
         (folder / "mllm_embed.json").write_text(json.dumps(settings))
-    assert main(["merge", str(tmp_path / "a"), str(tmp_path / "b"), "--output", str(tmp_path / "soup")]) == 0
-    assert json.loads((tmp_path / "soup/mllm_embed.json").read_text())["matryoshka"] == [32]
-    inside = json.loads((tmp_path / "soup/sentence_bert_config.json").read_text())
+    assert main(["merge", str(tmp_path / "a"), str(tmp_path / "b"), "--output", str(tmp_path / "sum")]) == 0
+    assert json.loads((tmp_path / "sum/mllm_embed.json").read_text())["matryoshka"] == [32]
+    inside = json.loads((tmp_path / "sum/sentence_bert_config.json").read_text())
     assert inside["processing_kwargs"]["chat_template"]["mllm_embed"]["matryoshka"] == [32]
 
 
@@ -152,29 +152,29 @@ def test_what_cannot_be_added_is_refused(
     full = tmp_path / "full"
     full.mkdir()
     (full / "thesis.txt").write_text("")
-    soup = str(tmp_path / "soup")
+    merged = str(tmp_path / "sum")
     refused = [
-        ([a, other, "--output", soup], "differ in their base"),
-        ([a, mean, "--output", soup], "differ in their pooling (last and mean)"),
-        ([a, str(broken["prompts"]), "--output", soup], "differ in their prompts (instructcir and mine)"),
-        ([a, str(broken["dora"]), "--output", soup], "is not plain LoRA (use_dora)"),
-        ([a, str(broken["nan"]), "--output", soup], "holds NaN or infinite values"),
-        ([a, str(broken["cut"]), "--output", soup], "is damaged"),
-        ([a, str(tiny_llava), "--output", soup], "holds no adapter"),
-        ([a, b, "--weights", "1", "--output", soup], "1 weights for 2 adapters"),
-        ([a, b, "--weights", "0", "0", "--output", soup], "not all 0"),
-        ([a, b, "--weights", "1", "nan", "--output", soup], "weights are numbers"),
-        ([a, b, "--rank", "10", "--output", soup], "--rank 10 cuts nothing: the ranks of the adapters sum to 10"),
-        ([a, b, "--rank", "0", "--output", soup], "--rank must be at least 1"),
+        ([a, other, "--output", merged], "differ in their base"),
+        ([a, mean, "--output", merged], "differ in their pooling (last and mean)"),
+        ([a, str(broken["prompts"]), "--output", merged], "differ in their prompts (instructcir and mine)"),
+        ([a, str(broken["dora"]), "--output", merged], "is not plain LoRA (use_dora)"),
+        ([a, str(broken["nan"]), "--output", merged], "holds NaN or infinite values"),
+        ([a, str(broken["cut"]), "--output", merged], "is damaged"),
+        ([a, str(tiny_llava), "--output", merged], "holds no adapter"),
+        ([a, b, "--weights", "1", "--output", merged], "1 weights for 2 adapters"),
+        ([a, b, "--weights", "0", "0", "--output", merged], "not all 0"),
+        ([a, b, "--weights", "1", "nan", "--output", merged], "weights are numbers"),
+        ([a, b, "--rank", "10", "--output", merged], "--rank 10 cuts nothing: the ranks of the adapters sum to 10"),
+        ([a, b, "--rank", "0", "--output", merged], "--rank must be at least 1"),
         ([a, b, "--output", b], "is one of the adapters"),
         ([a, b, "--output", str(full)], "holds other files"),
-        ([a, b, "--weights", "1", "1", "--model", str(other_llava), "--output", soup], "is not the base"),
+        ([a, b, "--weights", "1", "1", "--model", str(other_llava), "--output", merged], "is not the base"),
     ]
     for command, said in refused:
         assert main(["merge", *command]) == 2, said
         told = capsys.readouterr().err
         assert f"{said}" in told and told.splitlines()[-1].startswith("error: "), told
-        assert not Path(soup).exists()
+        assert not Path(merged).exists()
     assert (full / "thesis.txt").exists()
 
 

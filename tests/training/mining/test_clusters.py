@@ -13,7 +13,8 @@ from mllm_embed import DataFolder, MLLMEmbedder
 from mllm_embed.training.batch.sampler import RowSampler
 from mllm_embed.training.data.folder import read_rows
 from mllm_embed.training.mining.clusters import Graph, nearness, partition
-from mllm_embed.training.mining.negatives import Questions, search_blocks
+from mllm_embed.training.mining.negatives import search_blocks
+from mllm_embed.training.mining.questions import Questions
 
 pytest.importorskip("pymetis")
 ROOT = Path(__file__).parents[3]
