@@ -61,10 +61,10 @@ def open_table(source: DataSource, kind: str, roles: list[str]) -> SourceRows:
     files = files_of(source, format)
     table = table_of(source, format, files)
     rows = TableRows(source, format, table, kind, roles, {**format.columns, **source.columns}, format.finish)
-    _check_columns(rows)
+    _check_columns(rows)  # before the second file is opened, which may take minutes to read
     rows.finish = _finish(source, format, files[0])
     _check_roles(rows, roles)
-    if format.mixed:
+    if format.mixed:  # after the check of some rows: this looks at all of them
         rows = replace(rows, selected=offering(rows, roles))
     _check_pictures(rows, roles)
     return rows

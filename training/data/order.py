@@ -44,6 +44,7 @@ def stream_order(
         world: how many processes there are.
     """
     shares = [count // world for count in quotas(lengths, weights)]
+    # which source each row of the epoch is from; the rows themselves are filled in below, source by source
     labels = np.repeat(np.arange(len(shares), dtype=np.int16), shares)
     np.random.default_rng((seed, epoch, rank)).shuffle(labels)
     labels = labels[: len(labels) // batch_size * batch_size]

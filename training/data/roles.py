@@ -68,7 +68,7 @@ def _triplet(content: RowContent) -> dict[str, Item]:
 def _asked(content: RowContent) -> dict[str, Item]:
     """Return what a triplet asks; `query` is whatever asks, for sources that mix pictures and words."""
     roles: dict[str, Item] = {}
-    if content.image is not None:
+    if content.image is not None:  # a picture may ask alone, in rows of M-BEIR without words
         roles["query"] = roles["composed"] = Query(image=content.image, instruction=content.instruction)
         roles["query_image"] = Document(image=content.image)
     if content.source_text:

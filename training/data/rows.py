@@ -22,7 +22,7 @@ class SourceRows(Protocol):
 
     @property
     def skipped(self) -> int:
-        """How many rows of its files lack a role that is needed, and are left out."""
+        """The number of rows of its files that lack a role that is needed, and are left out."""
         ...
 
     def __len__(self) -> int: ...
@@ -122,7 +122,7 @@ class MixedRows(Sequence[TrainingRow]):
         """Return the number of a row's source, and its own there. Raises IndexError past the end."""
         if not 0 <= index < len(self):
             raise IndexError(f"row {index} of {len(self)}")
-        part = int(np.searchsorted(self.starts, index, side="right")) - 1
+        part = int(np.searchsorted(self.starts, index, side="right")) - 1  # right: an empty source has no row
         return part, int(index - self.starts[part])
 
     def where(self, index: int) -> tuple[str, str]:

@@ -57,7 +57,7 @@ class TableRows:
 
     @property
     def skipped(self) -> int:
-        """How many records lack a role that is needed, and are left out."""
+        """The number of records that lack a role that is needed, and are left out."""
         return 0 if self.selected is None else len(self.table) - len(self.selected)
 
     def __len__(self) -> int:
@@ -92,7 +92,7 @@ class TableRows:
             try:
                 groups[index] = number_of(self._group(self.values(record), index))
             except DataError:
-                groups[index] = number_of(self._place(index))
+                groups[index] = number_of(self._place(index))  # by itself; it is counted when its turn comes
         return groups if self.selected is None else groups[self.selected]
 
     def blocks(self) -> np.ndarray:
@@ -116,7 +116,7 @@ class TableRows:
         values = self.values(record)
         file, _ = self.table.place(index)
         cells = Cells(values, lambda value: self.picture(value, file), self._place(index))
-        identifier = values.get("id")
+        identifier = values.get("id")  # 0 is one
         named = self._place(index) if identifier is None or identifier == "" else str(identifier)
         return row_of(self.kind, cells, named, self._group(values, index))
 
@@ -209,7 +209,8 @@ def offering(rows: TableRows, roles: Collection[str]) -> np.ndarray:
     Those that cannot be read are among them, to be counted when their turn comes.
     """
     chosen = np.ones(len(rows.table), dtype=bool)
-    offers: dict[frozenset[str], bool] = {}  # which columns are filled -> whether such a row offers the roles
+    # Which columns are filled decides what a row offers: one row of each pattern is made, not all of millions.
+    offers: dict[frozenset[str], bool] = {}
     for index, record in enumerate(rows.scan("looking through")):
         try:
             filled = frozenset(name for name, value in rows.values(record).items() if value)

@@ -15,8 +15,8 @@ _JUDGED_FROM = 1000  # rows tried; of fewer, one bad picture may be many in a hu
 class UnreadableLog:
     """A JSONL file to which {"id", "source", "reason"} is appended for each row that could not be read, once a row.
 
-    A run that goes on reads what it wrote before, so that no row is written twice. Rows are told by the process that
-    trains, as batches arrive: no file is shared. `state` belongs into a checkpoint: a run that goes on judges by what
+    A run that goes on reads what it wrote before, so that no row is written twice. The process that trains adds rows,
+    as batches arrive: no file is shared. `state` belongs into a checkpoint: a run that goes on judges by what
     it met before, too.
 
     Args:

@@ -1,4 +1,4 @@
 """Hard negatives and clusters of rows, found by an embedder, written for later training.
 
-Vectors that are being made are kept, so that a stopped search goes on.
+`mine` holds the steps; vectors that are being made lie in a `vector_cache`, so that a stopped run goes on.
 """

@@ -69,7 +69,7 @@ class Graph:
         self._found: list[np.ndarray] = []
 
     def add(self, first: int, places: np.ndarray, answers: int) -> None:
-        """Take in the ranks of queries, from number `first` on: [q, K] int64 places, of which those below `answers` count."""
+        """Take in the ranks of queries, from number `first` on: [q, K] int64, of which places below `answers` count."""
         real = (places >= 0) & (places < answers)
         rank = np.cumsum(real, axis=1) - 1
         query, column = np.nonzero(real & (rank >= self.skip) & (rank < self.skip + self.edges))
@@ -136,13 +136,13 @@ def nearness(
     total_query, total_positive = np.zeros(queries.shape[1]), np.zeros(queries.shape[1])
     for start, end in zip(starts[:-1].tolist(), starts[1:].tolist(), strict=True):
         rows = order[start:end]
-        asks, finds = queries[query[rows]].astype(np.float64), gallery[positive[rows]].astype(np.float64)
-        self_product = float((asks * finds).sum())
-        inside += float(asks.sum(0) @ finds.sum(0)) - self_product
+        asked, answers = queries[query[rows]].astype(np.float64), gallery[positive[rows]].astype(np.float64)
+        self_product = float((asked * answers).sum())
+        inside += float(asked.sum(0) @ answers.sum(0)) - self_product
         pairs += len(rows) * (len(rows) - 1)
         own += self_product
-        total_query += asks.sum(0)
-        total_positive += finds.sum(0)
+        total_query += asked.sum(0)
+        total_positive += answers.sum(0)
     count = len(query)
     everything = float(total_query @ total_positive) - own
     return inside / max(1.0, pairs), everything / max(1, count * (count - 1))

@@ -13,7 +13,7 @@ from mllm_embed.vectors.ranking import top_k
 
 from .questions import Questions
 
-_BLOCK_VALUES = 1 << 22  # scores kept at a time while the gallery is searched
+_BLOCK_VALUES = 1 << 22  # scores in memory at a time while the gallery is searched
 _SAME = 1 - 1e-6  # cosine of vectors that differ by rounding: a picture saved twice, say as PNG and as BMP
 _NEAR = 2e-3  # two such vectors' cosines with a third differ by less: |q(a - b)| <= |a - b| = sqrt(2 - 2 _SAME)
 _TIED = 4e-6  # what rounding makes of the similarity of one picture that is there twice
@@ -124,12 +124,12 @@ def choose(scores: np.ndarray, places: np.ndarray, positive: np.ndarray, rules: 
     there = places >= 0
     there &= np.cumsum(there, axis=1) > rules.skip
     above = there & (scores > limit[:, None])
-    kept = there & ~above
-    # the kept ones are the last of a descending list: all that is above stands before them
-    order = np.argsort(~kept, axis=1, kind="stable")[:, : rules.count]
-    lost = ~np.take_along_axis(kept, order, axis=1)
+    allowed = there & ~above
+    # a stable sort by a flag moves the allowed ones to the front and leaves them in their order, the best first
+    order = np.argsort(~allowed, axis=1, kind="stable")[:, : rules.count]
+    none = ~np.take_along_axis(allowed, order, axis=1)
     found, similarity = np.take_along_axis(places, order, axis=1), np.take_along_axis(scores, order, axis=1)
-    found[lost], similarity[lost] = -1, -np.inf
+    found[none], similarity[none] = -1, -np.inf
     short = max(0, rules.count - found.shape[1])
     return Negatives(
         np.pad(found, ((0, 0), (0, short)), constant_values=-1),

@@ -47,13 +47,13 @@ class Questions:
         for row in tqdm(rows, desc="comparing", unit="row", mininterval=1, leave=False):
             for role in (query, positive, *also):
                 content(row.roles[role])  # reads the pictures, under the bar; from here on they are known
-        queries, asks = _distinct((row.roles[query] for row in rows), content)
-        positives, finds = _distinct((row.roles[positive] for row in rows), content)
+        queries, asked = _distinct((row.roles[query] for row in rows), content)
+        positives, answered = _distinct((row.roles[positive] for row in rows), content)
         further = (row.roles[role] for role in also for row in rows)
         gallery, _ = _distinct([*positives, *further], content)
         place = {content(item): number for number, item in enumerate(gallery)}
         itself = np.array([place.get(content(item), -1) for item in queries], np.int64)
-        return cls(queries, gallery, asks, finds, len(positives), itself)
+        return cls(queries, gallery, asked, answered, len(positives), itself)
 
     def right(self) -> list[set[int]]:
         """Return for each query the gallery places that cannot be wrong: the positives of all its rows, and itself."""
@@ -73,7 +73,7 @@ def _check_roles(rows: Sequence[TrainingRow], roles: Sequence[str]) -> None:
 def _by_content() -> Callable[[Item], Hashable]:
     """Return what gives a key that items of equal words and equal pictures share.
 
-    Files count by their bytes, and are read once. One that cannot be read counts by its name: that it cannot is told
+    Files count by their bytes, and are read once. One that cannot be read counts by its name, and is reported
     when it is embedded.
     """
 

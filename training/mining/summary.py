@@ -1,4 +1,4 @@
-"""What a person is told of mined negatives: a few lines, and a contact sheet of a few rows."""
+"""A summary of mined negatives for a person: a few lines, and a contact sheet of a few rows."""
 
 from __future__ import annotations
 

@@ -34,7 +34,7 @@ LONGEST_INSTRUCTION = 250  # characters; the relative captions of CIRR and Fashi
 _LEAK = 20  # characters: "make it a red dress" may name a short target whole
 _BRACKETS = re.compile(r"<[^<>]{1,60}>|\[[^\[\]]{1,60}\]|\{[^{}]{1,60}\}|\.\.\.|…")
 _STAND_INS = {*KEYS, "modified caption", "caption", "string", "text", "none", "null", "n a", "todo", "example"}
-# A target that gives itself away is told from the source caption, its hard negative, by manner and not by content.
+# A target that gives itself away differs from the source caption, its hard negative, by manner and not by content.
 _MANNER = re.compile(
     r"\b(?:(?:image|picture|photo|photograph|caption|scene) (?:now |that )?"
     r"(?:shows?|showing|depicts?|depicting|features?|featuring|describes?|describing)"
@@ -110,15 +110,15 @@ def _kind(value: Any) -> str | None:
 
 def _checks(instruction: str, caption: str, source: str) -> Iterator[tuple[str, bool]]:
     """Yield each reason to drop a change, and whether it holds."""
-    words, said, old = plain(caption), plain(instruction), plain(source)
+    new, asked, old = plain(caption), plain(instruction), plain(source)
     yield "placeholder", any(mark not in source for text in (instruction, caption) for mark in _BRACKETS.findall(text))
-    yield "placeholder", words in _STAND_INS or said in _STAND_INS
+    yield "placeholder", new in _STAND_INS or asked in _STAND_INS
     yield "length", not 2 <= len(instruction) <= LONGEST_INSTRUCTION
     # a caption of a few words for a long one has lost what was to be kept
     yield "length", not len(source) / 4 <= len(caption) <= 2 * len(source) + 100
-    yield "unchanged", words == old
-    yield "leaked", said in (words, old)
-    yield "leaked", any(len(text) > _LEAK and f" {text} " in f" {said} " for text in (words, old))
+    yield "unchanged", new == old
+    yield "leaked", asked in (new, old)
+    yield "leaked", any(len(text) > _LEAK and f" {text} " in f" {asked} " for text in (new, old))
     yield "not_a_caption", bool(_MANNER.search(caption)) and not _MANNER.search(source)
 
 

@@ -55,7 +55,7 @@ class Endpoint:
         self.identity = dict(self._body)
 
     def ask(self, prompts: Iterable[tuple[str, str]]) -> Iterator[tuple[str, CachedAnswer]]:
-        """Yield (key, answer) for each (key, prompt), as they arrive. What passes (a busy server, a timeout) is tried again.
+        """Yield (key, answer) for each (key, prompt), as they arrive. A busy server or a timeout is tried again.
 
         An answer with `finish` "refused" is the server's word against one prompt. Raises ModelError, one sentence, for
         what would go wrong with every prompt, or goes wrong again and again.
@@ -76,8 +76,8 @@ class Endpoint:
             cause, cure = _cause(error), "check --endpoint"
             if isinstance(cause, ReadTimeoutError):
                 cure = "give more with --timeout, or lower --concurrency"
-            told = str(cause).rpartition(": ")[2].strip(" .") or type(cause).__name__
-            raise ModelError(f"no answer from {self._shown} ({told}); {cure}") from error
+            reason = str(cause).rpartition(": ")[2].strip(" .") or type(cause).__name__
+            raise ModelError(f"no answer from {self._shown} ({reason}); {cure}") from error
         if response.status_code in ABOUT_THE_PROMPT:
             return CachedAnswer(self._hidden(f"{self._shown} answers {_status(response)}"), REFUSED)
         if response.status_code != 200:
@@ -147,8 +147,8 @@ def _status(response: Any) -> str:
         words = error.get("message") if isinstance(error, dict) else error or response.json().get("message")
     except (ValueError, AttributeError):
         words = None
-    told = " ".join(str(words).split())[:300] if words else response.reason
-    return f"{response.status_code} ({told.rstrip('.')})" if told else str(response.status_code)
+    reason = " ".join(str(words).split())[:300] if words else response.reason
+    return f"{response.status_code} ({reason.rstrip('.')})" if reason else str(response.status_code)
 
 
 def _cause(error: Exception) -> Exception:

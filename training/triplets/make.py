@@ -30,7 +30,7 @@ _PATIENCE = 5  # refusals before the first answer, after which it is not the cap
 
 
 class Answerer(Protocol):
-    """A language model that can be asked: `identity` holds all that decides an answer beside the prompt, and is JSON."""
+    """A language model; `identity`, which is JSON, holds all that decides an answer beside the prompt."""
 
     name: str
     identity: dict[str, Any]
@@ -90,7 +90,7 @@ def _collect(keys: dict[str, str], prompt: Prompt, answerer: Answerer, cache: An
     missing = {key: caption for caption, key in keys.items() if key not in cache}
     if not missing:
         return
-    answered = any(cache[key].finish != REFUSED for key in keys.values() if key in cache)
+    answered = _any_answer(keys, cache)
     waiting: list[tuple[str, CachedAnswer]] = []
     asked = answerer.ask([(key, prompt.fill(caption)) for key, caption in missing.items()])
     with tqdm(total=len(keys), initial=len(keys) - len(missing), unit="caption", desc=answerer.name) as bar:
@@ -105,6 +105,10 @@ def _collect(keys: dict[str, str], prompt: Prompt, answerer: Answerer, cache: An
             bar.update()
     if waiting:
         raise ModelError(f"{waiting[0][1].text}; nothing was answered yet, so see to --model and --extra")
+
+
+def _any_answer(keys: dict[str, str], cache: Cache) -> bool:
+    return any(cache[key].finish != REFUSED for key in keys.values() if key in cache)
 
 
 def _add(answers: list[tuple[str, CachedAnswer]], captions: dict[str, str], model: str, cache: Cache) -> None:

@@ -1,4 +1,10 @@
-"""CIRR: captions/cap.rc2.train.json beside image_splits/split.rc2.train.json."""
+"""CIRR (Cuberick-Orion/CIRR): instructions between two of NLVR2's pictures, each in a set of six look-alikes.
+
+captions/cap.rc2.train.json              [{"pairid": 12060, "reference": "dev-244-0-img0",
+                                           "target_hard": "dev-1028-1-img1", "target_soft": {NAME: score},
+                                           "caption": "show three bottles", "img_set": {"members": [NAME, ...]}}]
+image_splits/split.rc2.train.json        {NAME: "./train/34/NAME.png"}
+"""
 
 from __future__ import annotations
 
@@ -15,11 +21,12 @@ _SPLIT = "CIRR's image_splits/split.rc2.train.json lists where each picture lies
 
 
 def _split_of(captions: Path) -> Path:
+    """Return the split that belongs to a file of captions."""
     return captions.parent.parent / "image_splits" / captions.name.replace("cap.", "split.", 1).replace(".ext.", ".")
 
 
 class _Split:
-    """Names of pictures -> their places below the folder of pictures."""
+    """Names of pictures -> their places below the folder of pictures. Raises DataError for a file that is none."""
 
     def __init__(self, path: Path):
         self.path, self.places = path, read_json(path, _SPLIT)
@@ -27,7 +34,10 @@ class _Split:
             raise DataError(f"{path} is not an object of names and paths: {_SPLIT}")
 
     def __call__(self, values: Values) -> Values:
-        """The rest of the set of six look-alikes are hard negatives; what was judged beside the target is not."""
+        """Return the values with places for names; the rest of the six look-alikes are hard negatives.
+
+        What was judged beside the target is none: it may be right as well.
+        """
         alike = values["negative_image"] or []
         judged = {values["image"], values["target_image"], *(values.get("judged") or ())}
         return values | {

@@ -1,4 +1,7 @@
-"""Anything with named columns: the recipe says which is which."""
+"""Anything with named columns: the recipe says which is which of ours, and `format.Format` what ours mean.
+
+{path: made.jsonl, format: columns, columns: {image: ref, instruction: meta.edit, target_image: out}}
+"""
 
 from .format import COLUMNS as NAMES
 from .format import Format

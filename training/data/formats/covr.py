@@ -1,4 +1,7 @@
-"""CoVR's mined triplets (lucas-ventura/CoVR): WebVid-CoVR on videos and CC-CoIR on pictures."""
+"""CoVR's mined triplets (lucas-ventura/CoVR): WebVid-CoVR on videos and CC-CoIR on pictures.
+
+CSV    txt1, txt2, pth1, pth2, edit, scores    two captions, two files without their ending, what to change
+"""
 
 from .format import Format
 

@@ -1,4 +1,8 @@
-"""FashionIQ: captions/cap.{dress,shirt,toptee}.train.json, two remarks a row."""
+"""FashionIQ (XiaoxiaoGuo/fashion-iq): two people's remarks on how one garment differs from another.
+
+captions/cap.{dress,shirt,toptee}.train.json    [{"candidate": ASIN, "target": ASIN,
+                                                  "captions": ["is solid black", "is longer"]}]
+"""
 
 from .format import Format, joined
 

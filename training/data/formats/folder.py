@@ -1,4 +1,4 @@
-"""Our own format, which `training.data.folder` reads whole."""
+"""Our own format, a data folder, which `training.data.folder` reads whole; `mllm_embed.data.folder` has its schema."""
 
 from .format import Format
 

@@ -1,4 +1,4 @@
-"""What a format is: a record that says which of its columns is which of ours, and how to read a cell."""
+"""A format is a record that says which of its columns is which of ours, and how to read a cell."""
 
 from __future__ import annotations
 
@@ -53,12 +53,12 @@ class Format:
 
 
 def joined(value: Any) -> Any:
-    """Several remarks on one picture as one instruction: without their outer punctuation, joined by "and"."""
+    """Return several remarks on one picture as one instruction, without outer punctuation, joined by "and"."""
     if not isinstance(value, list) or not all(isinstance(text, str) for text in value):
         return value
     return " and ".join(filter(None, (text.strip(" .?,") for text in value)))
 
 
 def second(value: Any) -> Any:
-    """The path of [number, path]."""
+    """Return the path of [number, path]."""
     return value[1] if isinstance(value, list) and len(value) == 2 else value

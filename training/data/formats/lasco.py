@@ -1,4 +1,8 @@
-"""LaSCo (levymsn/LaSCo): triplets made of VQA 2.0's question pairs on COCO pictures."""
+"""LaSCo (levymsn/LaSCo): triplets made of VQA 2.0's question pairs on COCO pictures.
+
+lasco_train.json    [{"qid": 28714000, "query-image": [28714, "val2014/COCO_val2014_000000028714.jpg"],
+                      "query-text": "The person is riding the bike", "target-image": [277005, "val2014/..."]}]
+"""
 
 from .format import Format, second
 

@@ -1,4 +1,8 @@
-"""LLaVA's captions: LLaVA-Pretrain (blip_laion_cc_sbu_558k.json) and LLaVA-CC3M-Pretrain-595K (chat.json)."""
+"""LLaVA's captions: LLaVA-Pretrain (blip_laion_cc_sbu_558k.json) and LLaVA-CC3M-Pretrain-595K (chat.json).
+
+[{"id": "004539375", "image": "00453/004539375.jpg",
+  "conversations": [{"from": "human", "value": "Say what you see.\\n<image>"}, {"from": "gpt", "value": CAPTION}]}]
+"""
 
 from typing import Any
 
@@ -6,7 +10,7 @@ from .format import Format
 
 
 def _answer(conversation: Any) -> Any:
-    """The caption is the model's first turn; the human's is one of a few ways to ask for it."""
+    """Return the caption, the model's first turn; the human's is one of a few ways to ask for it."""
     if not isinstance(conversation, list):
         return conversation
     turns = (turn.get("value") for turn in conversation if isinstance(turn, dict) and turn.get("from") == "gpt")

@@ -1,4 +1,9 @@
-"""M-BEIR (TIGER-Lab/M-BEIR): a file of queries, and a pool of candidates that they point into."""
+"""M-BEIR (TIGER-Lab/M-BEIR): a file of queries, and a pool of candidates that they point into.
+
+query/train/mbeir_NAME_train.jsonl              {"qid": "9:1", "query_txt", "query_img_path", "query_modality",
+                                                 "pos_cand_list": [DID, ...], "neg_cand_list": [DID, ...]}
+cand_pool/local/mbeir_NAME_cand_pool.jsonl      {"did": "9:11", "txt", "img_path", "modality"}
+"""
 
 from __future__ import annotations
 
@@ -13,13 +18,13 @@ from .format import Format, Values
 
 
 def _pool_of(queries: Path) -> Path:
-    """query/train/mbeir_cirr_task7_train.jsonl -> cand_pool/local/mbeir_cirr_task7_cand_pool.jsonl."""
+    """Return the pool that belongs to a file of queries."""
     name = re.sub(r"(_train|_val|_test)?\.jsonl$", "_cand_pool.jsonl", queries.name)
     return queries.parent.parent.parent / "cand_pool" / "local" / name
 
 
 def _ids(value: Any) -> Any:
-    """Candidates are named by their did, or by an object that holds it."""
+    """Return candidates' ids: they are named by their did, or by an object that holds it."""
     if not isinstance(value, list):
         return value
     return [entry.get("did") if isinstance(entry, dict) else entry for entry in value]
@@ -32,7 +37,10 @@ class _Candidates:
         self.pool = RecordPool(path, "did")
 
     def __call__(self, values: Values) -> Values:
-        """The first right answer is the target: a query has several where the data set has several equal ones."""
+        """Return the values with what their ids name. Raises DataError for an id that the pool does not hold.
+
+        The first right answer is the target: a query has several where the data set has several equal ones.
+        """
         right = values.pop("right")
         if not isinstance(right, list):
             raise DataError(f"pos_cand_list must be a list of ids, not {str(right)[:60]!r}")

@@ -1,4 +1,7 @@
-"""MegaPairs (JUNJIE99/MegaPairs): 26 million mined pairs of pictures with instructions and hard negatives."""
+"""MegaPairs (JUNJIE99/MegaPairs): 26 million mined pairs of pictures with instructions and hard negatives.
+
+{"q_img": PATH, "q_text": ["make it red", ...], "t_img": PATH, "hns": [PATH, ...]}    a line
+"""
 
 from .format import Format
 

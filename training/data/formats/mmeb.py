@@ -1,4 +1,9 @@
-"""MMEB-train (TIGER-Lab/MMEB-train): question and answer, each words, a picture, or both."""
+"""MMEB-train (TIGER-Lab/MMEB-train): question and answer, each words, a picture, or both.
+
+    parquet    qry, qry_image_path, pos_text, pos_image_path, neg_text, neg_image_path: texts, "" where there is none
+
+A picture is marked in the words beside it by "<|image_1|>". The last two may be missing, or lists (mmE5).
+"""
 
 import re
 from typing import Any
@@ -7,15 +12,19 @@ from .format import Format, Values
 
 
 def _words(value: Any) -> Any:
-    """The text without the token that stands for the picture; nothing left means no text."""
+    """Return a text, or several, without the token that stands for the picture; None where nothing is left."""
     if isinstance(value, list):
         return [_words(text) for text in value]
     return (re.sub(r"<\|image_\d+\|>", " ", value).strip() or None) if isinstance(value, str) else value
 
 
 def _sides(values: Values) -> Values:
-    """Words beside a picture often only say what to do with it: they answer with it, and never alone."""
+    """Return the values with negatives that are a picture or words, and words beside a target picture as its caption.
+
+    Such words often only say what to do with the picture: they answer with it, and never alone.
+    """
     pictures, texts = _listed(values.get("negative_image")), _listed(values.get("negative_text"))
+    # one negative a place: a list of words and one of pictures, the shorter filled up, go side by side
     texts += [None] * (len(pictures) - len(texts))
     pictures += [None] * (len(texts) - len(pictures))
     target = "target_caption" if values.get("target_image") else "target_text"

@@ -1,4 +1,8 @@
-"""Text-only training data: RTD's and CompoDiff's LLM_triplets.json, and the NLI triples of SimCSE and E5-V."""
+"""Text-only training data: the triplets of CompoDiff and RTD, and the NLI triples of SimCSE and E5-V.
+
+LLM_triplets.json      {"reference_caption", "conditioning_caption", "target_caption"} a line, or a list of them
+nli_for_simcse.csv     sent0, sent1, hard_neg: a sentence, one that follows from it, one that contradicts it
+"""
 
 from .format import Format
 

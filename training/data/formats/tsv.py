@@ -1,4 +1,7 @@
-"""Captions in a TSV file without a header: CC3M's layout, with the paths of downloaded pictures for its URLs."""
+"""Captions in a TSV file without a header: CC3M's layout, with the paths of downloaded pictures for its URLs.
+
+a caption<TAB>path/of/picture.jpg    a line
+"""
 
 from .format import Format
 
