@@ -73,7 +73,7 @@ def register(commands: Any) -> None:
 def _run(arguments: argparse.Namespace) -> int:
     from mllm_embed.files import check_writable
 
-    from ..mining.mine import MiningData, embed, mine, write
+    from ..mining.mine import MiningData, embed_questions, mine, write_mined
     from ..mining.negatives import Rules
     from ..mining.summary import summary, unreadable_lines, write_sheet
     from ..mining.vector_cache import VectorCache
@@ -93,10 +93,10 @@ def _run(arguments: argparse.Namespace) -> int:
     embedder = load_embedder(arguments)
     provenance = data.provenance(embedder)
     cache = VectorCache(arguments.vectors or Path(f"{output}.vectors"), provenance)
-    vectors = embed(questions, embedder, cache, arguments.batch_size)
+    vectors = embed_questions(questions, embedder, cache, arguments.batch_size)
     mined = mine(questions, vectors, rules, clustering)
     header = provenance | {"names": {"model": arguments.model, "adapter": arguments.adapter}}
-    write(output, header, data, questions, mined)
+    write_mined(output, header, data, questions, mined)
     lines = summary(questions, vectors, mined) + unreadable_lines(vectors)
     sys.stdout.write("\n".join(lines) + "\n")
     drawn = write_sheet(sheet, questions, vectors, mined.negatives)

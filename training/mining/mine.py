@@ -100,7 +100,9 @@ class QuestionVectors:
     unreadable_gallery: Mapping[int, str]
 
 
-def embed(questions: Questions, embedder: MLLMEmbedder, cache: VectorCache, batch_size: int) -> QuestionVectors:
+def embed_questions(
+    questions: Questions, embedder: MLLMEmbedder, cache: VectorCache, batch_size: int
+) -> QuestionVectors:
     """Return the vectors of `questions`, those that `cache` has from an earlier run and new ones. Raises as it does."""
     queries = cache.encode("queries", questions.queries, embedder, batch_size)
     gallery = cache.encode("gallery", questions.gallery, embedder, batch_size)
@@ -108,7 +110,7 @@ def embed(questions: Questions, embedder: MLLMEmbedder, cache: VectorCache, batc
 
 
 @dataclass(frozen=True)
-class Mining:
+class MiningResult:
     """What was mined, and by which rules; `clusters` [R] int64 is the cluster of every row, where that was asked."""
 
     negatives: Negatives
@@ -117,7 +119,9 @@ class Mining:
     clustering: Clustering | None
 
 
-def mine(questions: Questions, vectors: QuestionVectors, rules: Rules, clustering: Clustering | None = None) -> Mining:
+def mine(
+    questions: Questions, vectors: QuestionVectors, rules: Rules, clustering: Clustering | None = None
+) -> MiningResult:
     """Search the gallery for the negatives of every query, and cluster the rows where `clustering` says how."""
     queries, gallery = vectors.queries, vectors.gallery
     gone = list(vectors.unreadable_gallery)
@@ -135,10 +139,12 @@ def mine(questions: Questions, vectors: QuestionVectors, rules: Rules, clusterin
     clusters = None
     if graph and clustering:
         clusters = partition(*graph.mutual(), len(questions.query), clustering.size)
-    return Mining(Negatives.joined(parts), clusters, rules, clustering)
+    return MiningResult(Negatives.joined(parts), clusters, rules, clustering)
 
 
-def write(path: Path, header: Mapping[str, Any], data: MiningData, questions: Questions, mined: Mining) -> None:
+def write_mined(
+    path: Path, header: Mapping[str, Any], data: MiningData, questions: Questions, mined: MiningResult
+) -> None:
     """Write the mined file of the rows; `header` says what made the vectors. Raises DataError where the disk fails."""
     rules: dict[str, Any] = {**asdict(mined.rules), "clusters": None}
     if mined.clustering:
@@ -147,7 +153,7 @@ def write(path: Path, header: Mapping[str, Any], data: MiningData, questions: Qu
     write_mined_file(path, {**header, "rules": rules, "versions": versions()}, lines)
 
 
-def _lines(data: MiningData, questions: Questions, mined: Mining) -> Iterator[dict[str, Any]]:
+def _lines(data: MiningData, questions: Questions, mined: MiningResult) -> Iterator[dict[str, Any]]:
     """Yield what is written of each row."""
     negatives = mined.negatives
     for number, row in enumerate(data.rows):

@@ -10,7 +10,7 @@ from mllm_embed.search.contact_sheet import SheetRow, contact_sheet, text_tile
 from mllm_embed.types import ImageLike, Item
 
 from .clusters import nearness
-from .mine import Mining, QuestionVectors
+from .mine import MiningResult, QuestionVectors
 from .negatives import Negatives
 from .questions import Questions
 
@@ -18,7 +18,7 @@ SHOWN_ROWS = 8
 SHOWN_REASONS = 5
 
 
-def summary(questions: Questions, vectors: QuestionVectors, mined: Mining) -> list[str]:
+def summary(questions: Questions, vectors: QuestionVectors, mined: MiningResult) -> list[str]:
     """Return, a line each, how many negatives were found, how near they are, and how hard clusters are."""
     negatives, count = mined.negatives, mined.rules.count
     of_rows = (negatives.places >= 0).sum(axis=1)[questions.query]

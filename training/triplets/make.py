@@ -107,11 +107,11 @@ def _collect(keys: dict[str, str], prompt: Prompt, answerer: Answerer, cache: An
         raise ModelError(f"{waiting[0][1].text}; nothing was answered yet, so see to --model and --extra")
 
 
-def _any_answer(keys: dict[str, str], cache: Cache) -> bool:
+def _any_answer(keys: dict[str, str], cache: AnswerCache) -> bool:
     return any(cache[key].finish != REFUSED for key in keys.values() if key in cache)
 
 
-def _add(answers: list[tuple[str, CachedAnswer]], captions: dict[str, str], model: str, cache: Cache) -> None:
+def _add(answers: list[tuple[str, CachedAnswer]], captions: dict[str, str], model: str, cache: AnswerCache) -> None:
     for key, answer in answers:
         cache.add(key, answer, model=model, caption=captions[key])
 
