@@ -84,8 +84,8 @@ def _text(name: str, value: Any) -> str | None:
 
 def row_of(kind: str, cells: Cells, identifier: str, group: str) -> TrainingRow:
     """Return one row of `kind`. Raises DataError for a value that is no picture or text."""
-    content: dict[str, Any] = {name: cells.read(name) for name in CONTENT[kind]}
     negatives = [Document(image=image) for image in cells.images("negative_image")]
     if kind != "texts":  # there it is a role
         negatives += [Document(text=text) for text in cells.texts("negative_text")]
+    content: dict[str, Any] = {name: cells.read(name) for name in CONTENT[kind]}
     return TrainingRow(identifier, group, roles_of(kind, RowContent(**content)), tuple(negatives))
