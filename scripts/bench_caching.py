@@ -28,7 +28,7 @@ from mllm_embed.training.data.folder import read_rows
 from mllm_embed.training.distributed.gathering import gather
 from mllm_embed.training.distributed.gradient_caching import BatchEncoder
 from mllm_embed.training.distributed.memory_tracker import MemoryTracker
-from mllm_embed.training.loss.losses import Weighing
+from mllm_embed.training.loss.losses import LossOptions
 from mllm_embed.training.recipe.config import Stage
 from mllm_embed.training.run.trainer import term_loss
 
@@ -87,8 +87,8 @@ def _cached(batch: ContrastiveBatch) -> ContrastiveBatch:
 def _step(encoder: BatchEncoder, stage: Stage, batch: ContrastiveBatch, rows: int) -> None:
     with torch.autocast("cpu", torch.bfloat16, enabled=bfloat16_pays(torch.device("cpu"))):
         vectors, temperature = encoder(batch)
-    pool = gather(vectors, batch, rows)
-    sum(term_loss(term, pool, Weighing(temperature)).loss for term in stage.terms).backward()
+    gathered = gather(vectors, batch, rows)
+    sum(term_loss(term, gathered, LossOptions(temperature)).loss for term in stage.terms).backward()
 
 
 def _timed(encoder: BatchEncoder, stage: Stage, batches: list[ContrastiveBatch], rows: int) -> float:

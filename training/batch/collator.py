@@ -1,9 +1,10 @@
-"""Examples to model input: each distinct input of a batch is encoded once, in chunks of inputs of one kind."""
+"""Model input of examples: each distinct input of a batch is encoded once, in chunks of inputs of one kind."""
 
 from __future__ import annotations
 
-from collections.abc import Callable, Iterator, Sequence
+from collections.abc import Callable, Iterable, Iterator, Sequence
 from dataclasses import dataclass
+from itertools import chain
 
 import torch
 from torch import Tensor
@@ -12,111 +13,154 @@ from torch.utils.data import get_worker_info
 from mllm_embed.errors import MLLMEmbedError
 from mllm_embed.types import Item
 
-from ..recipe.config import Use
-from .examples import Example, Lost, Ready
+from ..recipe.terms import RoleUse
+from .examples import Example, PreparedInput, UnreadableRow
 
-Chunk = dict[str, Tensor]
+Chunk = dict[str, Tensor]  # what the model's forward takes
 
 
 @dataclass
 class ContrastiveBatch:
-    """What a step computes with.
+    """The rows of one process for one step: chunks to encode, and which vector plays which role of which row.
+
+    B is the number of rows, K of their hard negatives, U of the vectors.
 
     Args:
-        live: chunks that go through what is trained; `frozen` ones go through the model without its adapter. The
-            vectors of the live ones come first.
+        live: chunks that go through what is trained.
+        frozen: chunks that go through the model without its adapter. The vectors of the live ones come first.
         places: by use of a role, the number of the vector that plays it, [B] int64; of hard negatives [K].
         owners: [K] int64, which row brought each hard negative.
-        inputs: [U] int64, for each vector a number that equal inputs share, whatever tower or process encodes them.
+        inputs: [U] int64, for each vector a number that equal inputs share, live or frozen, in whatever process.
         keys: by role of a term with a bank, the rows' keys, [B] int64.
         cached: whether the live chunks are more than may be alive at once, and are computed twice.
         pictures: how many pictures the chunks hold.
-        lost: rows that could not be read, whose place others took.
+        unreadable: rows that could not be read, whose place others took.
         ids: of the rows.
     """
 
     live: list[Chunk]
     frozen: list[Chunk]
-    places: dict[Use, Tensor]
+    places: dict[RoleUse, Tensor]
     owners: Tensor
     inputs: Tensor
     keys: dict[str, Tensor]
     cached: bool
     pictures: int
-    lost: tuple[Lost, ...]
+    unreadable: tuple[UnreadableRow, ...]
     ids: list[str]
 
     @property
     def tokens(self) -> int:
-        """Tokens of all chunks, without padding."""
+        """The tokens of all chunks, without padding."""
         return sum(int(chunk["attention_mask"].sum()) for chunk in (*self.live, *self.frozen))
 
 
 @dataclass
 class ContrastiveCollator:
-    """Examples -> {"batch": Batch}.
+    """A collator of examples: it gives {"batch": ContrastiveBatch}, or {"error": MLLMEmbedError} where there is none.
 
-    Inputs that are equal (a reference picture that four rows share, a caption that occurs twice) share their place
-    where they go through the same tower, and their number in any case: that is how the loss knows them as equal. A
+    Inputs that are equal (a reference picture that four rows share, a caption that occurs twice) share their vector
+    where they go through the same model, and their number in any case: that is how the loss knows them as equal. A
     chunk holds inputs of one kind (composed, image, text), sorted by length, so that little is padded, and at most
     `chunk_tokens` tokens with the padding, or a single input.
     """
 
     process: Callable[[list[Item]], Chunk]
-    uses: list[Use]
+    uses: list[RoleUse]
     chunk_tokens: int
 
     def __call__(self, examples: list[Example | MLLMEmbedError]) -> dict[str, ContrastiveBatch | MLLMEmbedError]:
+        """Return the batch of `examples`; outside a worker process an error of its own is raised."""
+        read: list[Example] = []
         for example in examples:
             if isinstance(example, MLLMEmbedError):
                 return {"error": example}
+            read.append(example)
         try:
-            return {"batch": self._collate(examples)}
+            return {"batch": self._collate(read)}
         except MLLMEmbedError as error:
             if get_worker_info() is None:
                 raise
             return {"error": error}  # raised in the main process: torch would wrap it in the worker's traceback
 
     def _collate(self, examples: list[Example]) -> ContrastiveBatch:
-        towers: dict[bool, dict[int, Ready]] = {False: {}, True: {}}
-        for use in self.uses:
-            for ready in (ready for example in examples for ready in example.roles[use.role]):
-                towers[use.frozen].setdefault(ready.number, ready)
-        cuts = {frozen: list(self._cut(list(tower.values()))) for frozen, tower in towers.items()}
-        encoded = [(ready.number, frozen) for frozen, parts in cuts.items() for part in parts for ready in part]
-        place = {entry: number for number, entry in enumerate(encoded)}
-        live, frozen = (
-            [self.process([ready.item for ready in part]) for part in cuts[which]] for which in (False, True)
-        )
-        owners = [row for row, example in enumerate(examples) for _ in example.roles.get("hard_negative", ())]
+        live, frozen = self._groups(examples, frozen=False), self._groups(examples, frozen=True)
+        vectors = _vector_numbers(live, frozen)
+        live_chunks, frozen_chunks = self._processed(live), self._processed(frozen)
         return ContrastiveBatch(
-            live=live,
-            frozen=frozen,
-            places={
-                use: torch.tensor(
-                    [place[ready.number, use.frozen] for example in examples for ready in example.roles[use.role]],
-                    dtype=torch.long,
-                )
-                for use in self.uses
-            },
-            owners=torch.tensor(owners, dtype=torch.long),
-            inputs=torch.tensor([number for number, _ in encoded], dtype=torch.long),
-            keys={role: torch.tensor([example.keys[role] for example in examples]) for role in examples[0].keys},
-            cached=sum(chunk["input_ids"].numel() for chunk in live) > self.chunk_tokens,
-            lost=tuple(lost for example in examples for lost in example.lost),
-            pictures=sum(len(ready.item.images) for tower in towers.values() for ready in tower.values()),
+            live=live_chunks,
+            frozen=frozen_chunks,
+            places={use: _places(use, examples, vectors) for use in self.uses},
+            owners=_owners(examples),
+            inputs=torch.tensor([number for number, _ in vectors], dtype=torch.long),
+            keys=_keys(examples),
+            cached=sum(chunk["input_ids"].numel() for chunk in live_chunks) > self.chunk_tokens,
+            unreadable=tuple(chain.from_iterable(example.unreadable for example in examples)),
+            pictures=sum(len(prepared.item.images) for prepared in chain(*live, *frozen)),
             ids=[example.id for example in examples],
         )
 
-    def _cut(self, inputs: Sequence[Ready]) -> Iterator[list[Ready]]:
-        kinds: dict[str, list[Ready]] = {}
-        for ready in inputs:
-            kinds.setdefault(ready.item.role, []).append(ready)
+    def _groups(self, examples: list[Example], frozen: bool) -> list[list[PreparedInput]]:
+        """Return the distinct inputs that are encoded live, or without the adapter, as chunks will hold them."""
+        distinct: dict[int, PreparedInput] = {}
+        for use in self.uses:
+            if use.frozen == frozen:
+                for prepared in _played(use, examples):
+                    distinct.setdefault(prepared.number, prepared)
+        return list(self._cut(distinct.values()))
+
+    def _cut(self, inputs: Iterable[PreparedInput]) -> Iterator[list[PreparedInput]]:
+        kinds: dict[str, list[PreparedInput]] = {}
+        for prepared in inputs:
+            kinds.setdefault(prepared.item.role, []).append(prepared)
         for kind in kinds.values():
-            part: list[Ready] = []
-            for ready in sorted(kind, key=lambda ready: -ready.tokens):
-                if part and part[0].tokens * (len(part) + 1) > self.chunk_tokens:
-                    yield part
-                    part = []
-                part.append(ready)
-            yield part
+            group: list[PreparedInput] = []
+            for prepared in sorted(kind, key=lambda prepared: -prepared.tokens):
+                # the first is the longest, and all are padded to it
+                if group and group[0].tokens * (len(group) + 1) > self.chunk_tokens:
+                    yield group
+                    group = []
+                group.append(prepared)
+            yield group
+
+    def _processed(self, groups: Sequence[Sequence[PreparedInput]]) -> list[Chunk]:
+        return [self.process(_items(group)) for group in groups]
+
+
+def _vector_numbers(
+    live: Sequence[Sequence[PreparedInput]], frozen: Sequence[Sequence[PreparedInput]]
+) -> dict[tuple[int, bool], int]:
+    """Return the number of each vector, by its input's number and whether it is frozen, in the order of the chunks."""
+    numbers: dict[tuple[int, bool], int] = {}
+    for prepared in chain(*live):
+        numbers[prepared.number, False] = len(numbers)
+    for prepared in chain(*frozen):
+        numbers[prepared.number, True] = len(numbers)
+    return numbers
+
+
+def _items(group: Sequence[PreparedInput]) -> list[Item]:
+    return [prepared.item for prepared in group]
+
+
+def _played(use: RoleUse, examples: Sequence[Example]) -> Iterator[PreparedInput]:
+    for example in examples:
+        yield from example.roles[use.role]
+
+
+def _places(use: RoleUse, examples: Sequence[Example], vectors: dict[tuple[int, bool], int]) -> Tensor:
+    places = [vectors[prepared.number, use.frozen] for prepared in _played(use, examples)]
+    return torch.tensor(places, dtype=torch.long)
+
+
+def _owners(examples: Sequence[Example]) -> Tensor:
+    """Return the row [K] int64 that brought each hard negative, in the order of `_played`."""
+    counts = [len(example.roles.get("hard_negative", ())) for example in examples]
+    return torch.repeat_interleave(torch.arange(len(examples)), torch.tensor(counts, dtype=torch.long))
+
+
+def _keys(examples: Sequence[Example]) -> dict[str, Tensor]:
+    keys = {}
+    for role in examples[0].keys:
+        keys[role] = torch.tensor([example.keys[role] for example in examples])
+    return keys

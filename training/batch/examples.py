@@ -1,4 +1,4 @@
-"""From rows to examples: every input read and measured where the rows are loaded, in the worker processes."""
+"""Examples of rows: every input read and measured where the rows are loaded, in the worker processes."""
 
 from __future__ import annotations
 
@@ -9,6 +9,7 @@ from dataclasses import dataclass, replace
 from typing import TYPE_CHECKING, NamedTuple
 
 import numpy as np
+from PIL import Image
 from torch.utils.data import Dataset, get_worker_info
 
 from mllm_embed.errors import DataError, ImageError, MLLMEmbedError
@@ -23,11 +24,11 @@ from ..data.stream import hold_blocks
 if TYPE_CHECKING:
     from .stage_data import StageRows
 
-KEPT = 64  # inputs; rows that share a picture come one after the other
+CACHED_INPUTS = 64  # rows that share a picture come one after the other
 
 
 @dataclass(frozen=True)
-class Ready:
+class PreparedInput:
     """An input with its pictures decoded, the tokens it takes, and a number that equal inputs share everywhere."""
 
     item: Item
@@ -35,8 +36,8 @@ class Ready:
     number: int
 
 
-class Lost(NamedTuple):
-    """A row that could not be read."""
+class UnreadableRow(NamedTuple):
+    """A row that could not be read, the file it comes from, and why."""
 
     row: str
     source: str
@@ -45,17 +46,23 @@ class Lost(NamedTuple):
 
 @dataclass(frozen=True)
 class Example:
-    """A row as the collator needs it: what plays each role, one input or several, the keys of what stands in a bank or
-    asks one, and the rows that it stands for because they could not be read."""
+    """A row as the collator needs it.
+
+    Args:
+        id: the row's.
+        roles: by role the input that plays it; of hard negatives none or several.
+        keys: by role the key of an input that stands in a bank or is asked of one.
+        unreadable: the rows in whose place it stands.
+    """
 
     id: str
-    roles: dict[str, tuple[Ready, ...]]
+    roles: dict[str, tuple[PreparedInput, ...]]
     keys: dict[str, int]
-    lost: tuple[Lost, ...] = ()
+    unreadable: tuple[UnreadableRow, ...] = ()
 
 
 class Reader:
-    """Makes examples of rows; the last few inputs are kept, since neighbouring rows share them."""
+    """A maker of examples from rows, which keeps the last few inputs, since neighbouring rows share them."""
 
     def __init__(
         self,
@@ -65,27 +72,26 @@ class Reader:
         hard_negatives: int | None = None,
         banks: Sequence[tuple[str, np.ndarray]] = (),
     ):
-        """Read `roles`, with `prepare` (`ItemProcessor.prepared`); of `keyed` only keys are needed.
+        """Set what is read of a row.
 
-        Of a row's hard negatives the first `hard_negatives` are read, by default all. `banks`: roles whose
-        inputs must stand in a bank, and the keys that this holds, increasing.
+        Args:
+            prepare: `ItemProcessor.prepared`, which decodes an item's pictures and counts its tokens.
+            roles: those that are read.
+            keyed: those of which the key is needed.
+            hard_negatives: how many of a row's hard negatives are read, the first ones; by default all.
+            banks: roles whose inputs must stand in a bank, and the keys [M] int64 that this holds, increasing.
         """
         self.prepare, self.roles, self.keyed, self.hard_negatives = prepare, roles, keyed, hard_negatives
         self.banks = banks
-        self._kept: OrderedDict[Hashable, Ready] = OrderedDict()
+        self._cache: OrderedDict[Hashable, PreparedInput] = OrderedDict()
 
     def __call__(self, row: TrainingRow) -> Example:
-        """Raises ImageError or DataError for an input that is missing or cannot be read."""
+        """Return the example of a row. Raise ImageError or DataError for an input that is missing or cannot be read."""
         keys = {role: key_of(row.roles[role]) for role in self.keyed}
         for role, held in self.banks:
-            place = np.searchsorted(held, keys[role])
-            if place == len(held) or held[place] != keys[role]:
-                shown = ", ".join(map(name_of, row.roles[role].images)) or (row.roles[role].words or "")[:60]
-                raise ImageError(
-                    f"its {role} ({shown}) could not be read when the stage's bank was made; mend it and train the "
-                    "stage again"
-                )
-        return Example(row.id, {role: tuple(map(self._ready, self._items(row, role))) for role in self.roles}, keys)
+            _check_in_bank(row.roles[role], keys[role], role, held)
+        roles = {role: tuple(map(self._prepared, self._items(row, role))) for role in self.roles}
+        return Example(row.id, roles, keys)
 
     def _items(self, row: TrainingRow, role: str) -> tuple[Item, ...]:
         if role == "hard_negative":
@@ -94,20 +100,31 @@ class Reader:
             raise DataError(f"row '{row.id}' has no {role}, which a term of the loss needs")
         return (row.roles[role],)
 
-    def _ready(self, item: Item) -> Ready:
+    def _prepared(self, item: Item) -> PreparedInput:
         key = item.key
-        if key in self._kept:
-            self._kept.move_to_end(key)
-            return self._kept[key]
+        if key in self._cache:
+            self._cache.move_to_end(key)
+            return self._cache[key]
         loaded, tokens = self.prepare(item)
-        ready = self._kept[key] = Ready(loaded, tokens, content_of(loaded))
-        if len(self._kept) > KEPT:
-            self._kept.popitem(last=False)
-        return ready
+        prepared = self._cache[key] = PreparedInput(loaded, tokens, content_of(loaded))
+        if len(self._cache) > CACHED_INPUTS:
+            self._cache.popitem(last=False)
+        return prepared
 
 
-class Examples(Dataset):
-    """The examples of a stage's rows. One that cannot be read is replaced by another of its source, and told."""
+def _check_in_bank(item: Item, key: int, role: str, held: np.ndarray) -> None:
+    """Raise ImageError for an input that is not among the keys `held` [M] int64: it could not be read then."""
+    place = np.searchsorted(held, key)
+    if place < len(held) and held[place] == key:
+        return
+    shown = ", ".join(map(name_of, item.images)) or (item.words or "")[:60]
+    raise ImageError(
+        f"its {role} ({shown}) could not be read when the stage's bank was made; mend it and train the stage again"
+    )
+
+
+class Examples(Dataset[Example | MLLMEmbedError]):
+    """The examples of a stage's rows; one that cannot be read is replaced by another of its source, and named."""
 
     def __init__(self, rows: StageRows, read: Callable[[TrainingRow], Example], seed: int):
         self.rows, self.read, self.seed = rows, read, seed
@@ -117,7 +134,7 @@ class Examples(Dataset):
         return len(self.rows)
 
     def __getitem__(self, index: int) -> Example | MLLMEmbedError:
-        """In a worker an error is handed on: torch would wrap it in the worker's traceback."""
+        """Return an example; in a worker an error too, which torch would wrap in the worker's traceback."""
         worker = get_worker_info()
         if not self._started:
             hold_blocks(self.rows.mixed, worker.num_workers if worker else 0)
@@ -132,22 +149,29 @@ class Examples(Dataset):
             return error
 
     def _readable(self, index: int) -> Example:
-        lost: list[Lost] = []
+        unreadable: list[UnreadableRow] = []
         while True:
-            at = replacement(self.rows.mixed, index, len(lost), self.seed) if lost else index
+            tries = len(unreadable)
+            at = replacement(self.rows.mixed, index, tries, self.seed) if tries else index
             try:
-                return replace(self.read(self.rows[at]), lost=tuple(lost))
+                return replace(self.read(self.rows[at]), unreadable=tuple(unreadable))
             except (DataError, ImageError) as error:
-                lost.append(Lost(*self.rows.name(at), str(error)))
+                unreadable.append(UnreadableRow(*self.rows.name(at), str(error)))
 
 
 def key_of(item: Item) -> int:
-    """A number, int64, that inputs of one name share: same prompt, same paths, same words; no picture is opened."""
+    """Return a number, int64, that inputs of one name share: same prompt, same paths, same words; opens no picture."""
     return number_of(repr(item.key))
 
 
 def content_of(item: Item) -> int:
-    """A number, int64, that inputs share in every process when the model cannot tell them apart: same prompt, same
-    pixels, same words."""
-    shown = (part for picture in item.images for part in (repr(picture.size), picture.tobytes()))
+    """Return a number, int64, that inputs share in every process when the model cannot tell them apart.
+
+    That is, when they have the same prompt, the same pixels and the same words. The pictures of `item` are decoded.
+    """
+    shown: list[str | bytes] = []
+    for picture in item.images:
+        if not isinstance(picture, Image.Image):
+            raise TypeError(f"content_of needs decoded pictures, not a {type(picture).__name__}")
+        shown += [repr(picture.size), picture.tobytes()]
     return number_of(repr((item.role, item.text, item.words)), *shown)

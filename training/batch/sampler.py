@@ -9,18 +9,18 @@ from torch.utils.data import Sampler
 
 from mllm_embed.errors import ConfigError
 
-_BLOCK = 1 << 16  # row numbers that are Python's integers at a time
+_BLOCK = 1 << 16  # row numbers that exist as Python's integers at a time
 
 
 class RowSampler(Sampler[int]):
-    """Shuffles rows so that some of them are neighbours, and so share a batch and contrast with each other.
+    """A shuffle of rows in which some are neighbours, and so share a batch and contrast with each other.
 
     Rows on one reference picture differ only by their instruction: together they are the hard negatives that no
     shortcut through the picture can tell apart. Rows of one cluster are hard for each other by what a teacher found
     (B3, arXiv 2505.11293). Batches from one source have no shortcut through what tells the sources apart (VLM2Vec-V2,
     arXiv 2507.04590).
 
-    The sequence is made from the inside out. Rows of one group of a level are laid in a row, cut into chunks of the
+    The sequence is made from the inside out. Rows of one group of a level are put side by side, cut into chunks of the
     level's size, and the chunks shuffled; the next level does that with rows in the order found. A chunk never holds
     rows of two groups of any level outside its own, nor of two sources; a group's last chunk may be short. Where a
     size does not divide that of the level around it, a chunk may be cut in two.
@@ -65,7 +65,8 @@ class RowSampler(Sampler[int]):
         self._sizes = np.bincount(self._sources) if count else np.zeros(1, np.int64)
         self._quotas = _quotas(self._sizes, per_source, weights)
         self._turns = -(-self._quotas // np.maximum(self._sizes, 1))
-        # outermost first: the number of a group tells all groups around it apart as well
+        # numbered from the outermost: a group's number tells the groups around it apart as well, so that one sort by it
+        # never brings rows of two outer groups together
         self._levels: list[tuple[np.ndarray, np.ndarray, int]] = []
         around = self._sources
         for groups, size in reversed(levels):
@@ -75,6 +76,7 @@ class RowSampler(Sampler[int]):
                 self._levels.insert(0, (around, own >= 0, size))
 
     def set_epoch(self, epoch: int) -> None:
+        """Set the epoch whose order comes next."""
         self.epoch = epoch
 
     def __len__(self) -> int:
@@ -86,40 +88,46 @@ class RowSampler(Sampler[int]):
             yield from order[start : start + _BLOCK].tolist()
 
     def order(self) -> np.ndarray:
-        """The whole epoch: row numbers, [len(self)] int64."""
+        """Return the whole epoch: row numbers, [len(self)] int64."""
         rng = np.random.default_rng([self.seed, self.epoch])
-        times = self._turns[self._sources]
-        rows = np.repeat(np.arange(self.count), times)
-        turn = np.arange(len(rows)) - np.repeat(np.cumsum(times) - times, times)
+        rows, turn = self._passes()
         drawn = rng.permutation(len(rows))
         rows, turn = rows[drawn], turn[drawn]
         turns = int(self._turns.max(initial=1))
         first = np.ones(len(rows), bool)  # whether a row is the first of its chunk
         for groups, grouped, size in self._levels:
-            keys = groups[rows] * turns + turn
-            near = _stable(keys)
+            keys = groups[rows] * turns + turn  # a source that is passed through twice has its groups twice
+            near = _stable_argsort(keys)  # stable: chunks of the level within stay whole, in their shuffled order
             rows, turn, keys, first = rows[near], turn[near], keys[near], first[near]
-            first = np.where(grouped[rows], _place(keys) % size == 0, first)
+            # rows in no group of this level keep the chunks that they have
+            first = np.where(grouped[rows], _rank_among_equals(keys) % size == 0, first)
             near = _shuffled(first, rng)
             rows, turn, first = rows[near], turn[near], first[near]
-        near = _stable(self._sources[rows] * turns + turn)
+        near = _stable_argsort(self._sources[rows] * turns + turn)
         rows, first = rows[near], first[near]
-        place = _place(self._sources[rows])
-        kept = place < self._quotas[self._sources[rows]]
-        rows, first = rows[kept], first[kept]
+        # the passes of a source now lie one after the other, so a quota takes whole passes and a part of the last
+        place = _rank_among_equals(self._sources[rows])
+        taken = place < self._quotas[self._sources[rows]]
+        rows, first = rows[taken], first[taken]
         if self.per_source > 1:
-            first = place[kept] % self.per_source == 0
+            first = place[taken] % self.per_source == 0
         return rows if len(self._sizes) == 1 else rows[_interleaved(first, self._sources[rows], rng)]
+
+    def _passes(self) -> tuple[np.ndarray, np.ndarray]:
+        """Return every row as often as its source is passed through, [M] int64, and the number of the pass [M]."""
+        times = self._turns[self._sources]
+        rows = np.repeat(np.arange(self.count), times)
+        return rows, np.arange(len(rows)) - np.repeat(np.cumsum(times) - times, times)
 
 
 def numbered(values: Iterable[Hashable]) -> np.ndarray:
-    """A number for each different value, in order of appearance: groups [N] int64 for a level; None gives -1."""
+    """Return a number for each different value, in order of appearance: [N] int64, groups for a level; -1 for None."""
     seen: dict[Hashable, int] = {}
     return np.fromiter((-1 if value is None else seen.setdefault(value, len(seen)) for value in values), np.int64)
 
 
 def _quotas(sizes: np.ndarray, per_source: int, weights: Sequence[float] | None) -> np.ndarray:
-    """How many rows of each source an epoch has: whole chunks."""
+    """Return how many rows of each source [S] int64 an epoch has: whole chunks. Raise ConfigError for none."""
     shares = sizes
     if weights is not None:
         given = np.asarray(weights, float)
@@ -151,42 +159,42 @@ def _column(values: np.ndarray, count: int, name: str) -> np.ndarray:
 
 
 def _nested(around: np.ndarray, own: np.ndarray) -> np.ndarray:
-    """A number below N for every pair of group and group around it; rows in no group count as one group."""
+    """Return a number for each pair of a group and the one around it, [N] int64 below N; rows in none are a group."""
     own = np.unique(own, return_inverse=True)[1]
     pairs = around * (own.max(initial=0) + 1) + own
     return np.unique(pairs, return_inverse=True)[1]
 
 
-def _stable(keys: np.ndarray) -> np.ndarray:
-    """`np.argsort(keys, kind="stable")` of small numbers at the speed of np.sort."""
+def _stable_argsort(keys: np.ndarray) -> np.ndarray:
+    """Return `np.argsort(keys, kind="stable")`, for small numbers at the speed of np.sort."""
     count = max(1, len(keys))
     if int(keys.max(initial=0)) > np.iinfo(np.int64).max // count - 1:  # a few rows that come a million times
         return np.argsort(keys, kind="stable")
     return np.sort(keys * count + np.arange(len(keys))) % count
 
 
-def _place(keys: np.ndarray) -> np.ndarray:
-    """For sorted keys, how many equal ones stand before each."""
+def _rank_among_equals(keys: np.ndarray) -> np.ndarray:
+    """Return, for sorted keys [M], how many equal ones stand before each: [M] int64."""
     starts = np.flatnonzero(np.diff(keys, prepend=-1))
     return np.arange(len(keys)) - np.repeat(starts, np.diff(starts, append=len(keys)))
 
 
 def _shuffled(first: np.ndarray, rng: np.random.Generator) -> np.ndarray:
-    """Positions [M] of rows after their chunks, of which `first` marks the first rows, have been shuffled."""
+    """Return the positions [M] of rows after their chunks, of which `first` [M] marks the first rows, are shuffled."""
     starts = np.flatnonzero(first)
-    return _laid(starts, np.diff(starts, append=len(first)), rng.permutation(len(starts)))
+    return _positions(starts, np.diff(starts, append=len(first)), rng.permutation(len(starts)))
 
 
 def _interleaved(first: np.ndarray, sources: np.ndarray, rng: np.random.Generator) -> np.ndarray:
-    """The same after sources, sorted, have taken turns by chance; each source's chunks keep their order."""
+    """Return the same after sources [M], sorted, took turns by chance; each source's chunks keep their order."""
     starts = np.flatnonzero(first)
     chunks = np.empty(len(starts), np.int64)
-    chunks[_stable(rng.permutation(sources[starts]))] = np.arange(len(starts))
-    return _laid(starts, np.diff(starts, append=len(first)), chunks)
+    chunks[_stable_argsort(rng.permutation(sources[starts]))] = np.arange(len(starts))
+    return _positions(starts, np.diff(starts, append=len(first)), chunks)
 
 
-def _laid(starts: np.ndarray, lengths: np.ndarray, chunks: np.ndarray) -> np.ndarray:
-    """Positions of the rows of chunks, chunk after chunk in the order given."""
+def _positions(starts: np.ndarray, lengths: np.ndarray, chunks: np.ndarray) -> np.ndarray:
+    """Return the positions of the rows of chunks, chunk after chunk in the order given."""
     lengths, starts = lengths[chunks], starts[chunks]
     ends = np.cumsum(lengths)
     return np.repeat(starts - (ends - lengths), lengths) + np.arange(ends[-1] if len(ends) else 0)

@@ -5,9 +5,9 @@ from __future__ import annotations
 import hashlib
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, field, replace
+from typing import TypeAlias
 
 import numpy as np
-from torch.utils.data import Sampler
 
 from mllm_embed.errors import DataError
 
@@ -20,12 +20,13 @@ from ..mining.mined_file import MinedRow, read_mined_file
 from ..recipe.config import Stage
 from .sampler import RowSampler, numbered
 
-SAMPLE = 2000
+SAMPLED_ROWS = 2000
+RowOrder: TypeAlias = RowSampler | StreamSampler
 
 
 @dataclass
 class StageRows(Sequence[TrainingRow]):
-    """The rows of all sources, with what was mined for them."""
+    """The rows of all sources, with what was mined for them: hard negatives and clusters, by row id."""
 
     mixed: MixedRows
     mined: Mapping[str, MinedRow] = field(default_factory=dict)
@@ -33,31 +34,33 @@ class StageRows(Sequence[TrainingRow]):
     def __len__(self) -> int:
         return len(self.mixed)
 
-    def __getitem__(self, index: int) -> TrainingRow:  # type: ignore[override]
-        """Raises DataError, naming file and row, for one that cannot be made."""
+    def __getitem__(self, index: int) -> TrainingRow:  # type: ignore[override]  # nothing slices rows
+        """Return a row with its mined hard negatives. Raise DataError, naming file and row, where it cannot be made."""
         row = self.mixed[index]
-        found = self.mined.get(row.id)
-        return replace(row, hard_negatives=(*row.hard_negatives, *found.negatives)) if found else row
+        mined = self.mined.get(row.id)
+        return replace(row, hard_negatives=(*row.hard_negatives, *mined.negatives)) if mined else row
 
     def name(self, index: int) -> tuple[str, str]:
-        """A row and its source, for a message."""
+        """Return a row's id and its source, for a message."""
         return self.mixed.where(index)
 
     def sample(self) -> list[TrainingRow]:
-        """All rows, or of many some from everywhere, without those that cannot be made."""
-        found = []
-        for index in np.unique(np.linspace(0, len(self) - 1, min(len(self), SAMPLE)).astype(int)).tolist():
-            try:
-                found.append(self[index])
-            except DataError:
-                continue
-        return found
+        """Return all rows, or of many some from everywhere, without those that cannot be made."""
+        spread = np.unique(np.linspace(0, len(self) - 1, min(len(self), SAMPLED_ROWS)).astype(int))
+        rows = map(self._row_or_none, spread.tolist())
+        return [row for row in rows if row is not None]
+
+    def _row_or_none(self, index: int) -> TrainingRow | None:
+        try:
+            return self[index]
+        except DataError:
+            return None  # named when the row's turn comes
 
 
 def open_stage(stage: Stage) -> tuple[StageRows, dict[str, str]]:
-    """The rows of a stage, and of each file or folder that they come from the fingerprint.
+    """Return the rows of a stage, and of each file or folder that they come from the fingerprint.
 
-    Raises DataError for data that is missing, broken, or lacks what the loss needs.
+    Raise DataError for data that is missing, broken, or lacks what the loss needs.
     """
     mixed = open_rows(stage.data, stage.rows, [role for role in stage.roles if role != "hard_negative"])
     fingerprints = mixed.fingerprints()
@@ -75,8 +78,8 @@ def open_stage(stage: Stage) -> tuple[StageRows, dict[str, str]]:
     return StageRows(mixed, mined), {**fingerprints, str(stage.mined): digest}
 
 
-def order_of(stage: Stage, rows: StageRows, seed: int, processes: int) -> Sampler[int]:
-    """In which order the rows come, over all processes. Raises ConfigError for sizes that the sources cannot give."""
+def order_of(stage: Stage, rows: StageRows, seed: int, processes: int) -> RowOrder:
+    """Return the order of the rows over all processes. Raise ConfigError for sizes that the sources cannot give."""
     if stage.streaming:
         return StreamSampler(rows.mixed, stage.batch_size // processes, seed, processes)
     levels = []

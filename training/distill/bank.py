@@ -1,4 +1,4 @@
-"""SPN4CIR's static bank (arXiv 2404.11317): every target of a stage encoded once, so that queries alone train.
+"""The static bank of SPN4CIR (arXiv 2404.11317): every target of a stage encoded once, so that queries alone train.
 
 The candidates of each query are then all targets of the data instead of those of a batch, for half the computation.
 """
@@ -6,7 +6,7 @@ The candidates of each query are then all targets of the data instead of those o
 from __future__ import annotations
 
 from collections.abc import Iterable, Sequence
-from dataclasses import dataclass, replace
+from dataclasses import dataclass, field, replace
 from pathlib import Path
 
 import torch
@@ -25,7 +25,8 @@ from ..data import TrainingRow
 from ..data.numbers import number_of
 from ..distributed.gathering import agreed, gather_ragged, interleaved, world
 from ..mining.vector_cache import BLOCK
-from ..recipe.config import Stage, Term
+from ..recipe.config import Stage
+from ..recipe.terms import Term
 
 
 @dataclass(frozen=True)
@@ -35,10 +36,13 @@ class Bank:
     Args:
         vectors: [M, D] float32, L2-normalised.
         inputs: [M] int64, the candidates' keys, increasing.
-        asked, answers: [N] int64 each: query and answer of every row that can be made, by their keys.
-        taught: [K, D] float32, the teacher's vectors of the queries; `asks` [K] int64 their keys, increasing. Both are
-            empty for a term that is not taught.
+        asked: [N] int64, the key of each row's query, of all rows that can be made.
+        answers: [N] int64, the key of its answer.
+        taught: [K, D] float32, L2-normalised, the teacher's vectors of the queries; empty for a term without teacher.
+        asks: [K] int64, the keys of these queries, increasing.
     """
+
+    # the names are those of the tensors in the file
 
     vectors: Tensor
     inputs: Tensor
@@ -48,26 +52,30 @@ class Bank:
     asks: Tensor
 
     def to(self, device: torch.device) -> Bank:
+        """Return the bank on a device."""
         return Bank(**{name: tensor.to(device) for name, tensor in vars(self).items()})
 
     def cut(self, dim: int) -> Bank:
-        """With the vectors' first `dim` numbers, normalised again."""
+        """Return the bank with the vectors' first `dim` numbers, normalised again."""
         if dim == self.vectors.shape[1]:
             return self
         vectors, taught = (torch.nn.functional.normalize(part[:, :dim], dim=-1) for part in (self.vectors, self.taught))
         return replace(self, vectors=vectors, taught=taught)
 
-    def lesson(self, keys: Tensor) -> Tensor:
-        """The teacher's vectors [B, D] of queries with some keys, all of which it holds."""
+    def teacher_vectors(self, keys: Tensor) -> Tensor:
+        """Return the teacher's vectors [B, D] float32 of queries by their keys [B], all of which it holds."""
         return self.taught[torch.searchsorted(self.asks, keys)]
 
-    def places(self, keys: Tensor) -> Tensor:
-        """Where the candidates with some keys, all of which it holds, lie: [B] int64."""
+    def rows(self, keys: Tensor) -> Tensor:
+        """Return the rows [B] int64 of candidates by their keys [B], all of which it holds."""
         return torch.searchsorted(self.inputs, keys)
 
 
 def read_bank(path: Path, device: torch.device) -> Bank | None:
-    """The bank that a run made before; None where there is none. Raises ModelError for a damaged file."""
+    """Return the bank that a run made before; None where there is none.
+
+    Raise ModelError for a damaged file, DataError for one that this process cannot read.
+    """
     if not agreed(path.is_file, device):
         return None
     try:
@@ -78,6 +86,16 @@ def read_bank(path: Path, device: torch.device) -> Bank | None:
         raise ModelError(f"{path} is damaged; remove {path.parent} to train the stage again") from error
 
 
+@dataclass
+class _BankInputs:
+    """The distinct candidates and queries of a term, by key, and for each row the keys of its query and its answer."""
+
+    candidates: dict[int, Item] = field(default_factory=dict)
+    queries: dict[int, Item] = field(default_factory=dict)
+    asked: list[int] = field(default_factory=list)
+    answers: list[int] = field(default_factory=list)
+
+
 def make_bank(
     stage: Stage,
     term: Term,
@@ -86,32 +104,33 @@ def make_bank(
     bf16: bool,
     path: Path,
 ) -> Bank:
-    """The bank of a term, by `embedder`, which is the teacher of one that is taught; each process encodes a share.
+    """Return the bank of a term, and write it; each process encodes a share.
 
-    Candidates that cannot be read are left out, and rows that they answer cannot be trained on (`Reader.banks`).
+    Candidates that cannot be read are left out, and rows that they answer cannot be trained on (`Reader.banks`). Raise
+    DataError for a disk without room, for processes that see different data, and where more candidates than the
+    stage's `max_unreadable` cannot be read.
 
-    `bf16`: encode under bfloat16 autocast, as the training does. Raises DataError for a disk without room, for
-    processes that see different data, and where more candidates than the stage's `max_unreadable` cannot be read.
+    Args:
+        stage: the stage of the term.
+        term: one with `bank` or `taught`.
+        rows: the stage's.
+        embedder: encodes the candidates; of a term that is taught the teacher, which encodes the queries too.
+        bf16: encode under bfloat16 autocast, as the training does.
+        path: the file.
     """
-    items: dict[int, Item] = {}
-    queries: dict[int, Item] = {}
-    asked, answers = [], []
-    for index in range(len(rows)):
-        try:
-            row = rows[index]
-            found = list(_candidates(term, row, stage.hard_negatives))
-        except DataError:
-            continue  # told when the row's turn comes
-        asked.append(key_of(row.roles[term.query[0]]))
-        answers.append(key_of(row.roles[term.positive[0]]))
-        if term.taught:
-            queries.setdefault(asked[-1], row.roles[term.query[0]])
-        for item in found:
-            items.setdefault(key_of(item), item)
-    check_space(path, (len(items) + len(queries)) * (4 * embedder.dimension + 8) + 16 * len(asked), "a bank")
-    candidates, lessons = (_kept(part, stage, embedder, bf16) for part in (items, queries))
-    asked, answers = (torch.tensor(part, dtype=torch.long) for part in (asked, answers))
-    bank = Bank(*candidates, asked, answers, *lessons)
+    inputs = _inputs_of(term, rows, stage.hard_negatives)
+    count = len(inputs.candidates) + len(inputs.queries)
+    check_space(path, count * (4 * embedder.dimension + 8) + 16 * len(inputs.asked), "a bank")
+    vectors, keys = _encode_readable(inputs.candidates, stage, embedder, bf16)
+    taught, asks = _encode_readable(inputs.queries, stage, embedder, bf16)
+    bank = Bank(
+        vectors=vectors,
+        inputs=keys,
+        asked=torch.tensor(inputs.asked, dtype=torch.long),
+        answers=torch.tensor(inputs.answers, dtype=torch.long),
+        taught=taught,
+        asks=asks,
+    )
     if world()[0] == 0:
         try:
             with atomic_file(path) as temporary:
@@ -121,45 +140,53 @@ def make_bank(
     return bank
 
 
-def _kept(items: dict[int, Item], stage: Stage, embedder: MLLMEmbedder, bf16: bool) -> tuple[Tensor, Tensor]:
-    """Vectors [M, D] and keys [M], increasing, of what can be read.
+def _inputs_of(term: Term, rows: Sequence[TrainingRow], hard_negatives: int | None) -> _BankInputs:
+    inputs = _BankInputs()
+    for index in range(len(rows)):
+        try:
+            row = rows[index]
+            candidates = list(_candidates(term, row, hard_negatives))
+        except DataError:
+            continue  # named when the row's turn comes
+        query = row.roles[term.query[0]]
+        inputs.asked.append(key_of(query))
+        inputs.answers.append(key_of(row.roles[term.positive[0]]))
+        if term.taught:
+            inputs.queries.setdefault(inputs.asked[-1], query)
+        for item in candidates:
+            inputs.candidates.setdefault(key_of(item), item)
+    return inputs
+
+
+def _encode_readable(items: dict[int, Item], stage: Stage, embedder: MLLMEmbedder, bf16: bool) -> tuple[Tensor, Tensor]:
+    """Return vectors [M, D] float32 and keys [M] int64, increasing, of what can be read.
 
     They are encoded in the order of the rows, in which what is asked of one picture stands together.
     """
     if not items:
         return torch.zeros(0, embedder.dimension), torch.zeros(0, dtype=torch.long)
     _check_same(list(items), stage, embedder.device)
-    vectors, readable = _encoded(list(items.values()), embedder, bf16, stage.max_unreadable)
+    vectors, readable = _encode_shares(list(items.values()), embedder, bf16, stage.max_unreadable)
     keys, order = torch.tensor(list(items), dtype=torch.long).sort()
-    kept = order[readable[order]]
-    return vectors[kept], keys[readable[order]]
+    return vectors[order[readable[order]]], keys[readable[order]]
 
 
 def _check_same(keys: list[int], stage: Stage, device: torch.device) -> None:
-    """Raises DataError where the processes do not see the same candidates, of which each encodes a share."""
-    mine = torch.tensor([number_of(repr(keys))], device=device)
-    if world()[1] > 1 and len(torch.cat(gather_ragged(mine)).unique()) > 1:
+    """Raise DataError where the processes do not see the same candidates, of which each encodes a share."""
+    digest = torch.tensor([number_of(repr(keys))], device=device)
+    if world()[1] > 1 and len(torch.cat(gather_ragged(digest)).unique()) > 1:
         raise DataError(f"{stage.where}: the processes read different rows; start again when all see the same files")
 
 
-def _encoded(items: Sequence[Item], embedder: MLLMEmbedder, bf16: bool, most: float) -> tuple[Tensor, Tensor]:
-    """[M, D] float32 on the CPU, the processes' shares put together, and [M] bool, which of the items were readable."""
+def _encode_shares(items: Sequence[Item], embedder: MLLMEmbedder, bf16: bool, most: float) -> tuple[Tensor, Tensor]:
+    """Return the vectors [M, D] float32 on the CPU, the processes' shares put together, and [M] bool, which were read.
+
+    Raise DataError where more than the share `most` of all items could not be read.
+    """
     rank, count = world()
-    share, device = items[rank::count], embedder.device
-    vectors, readable = torch.zeros(len(share), embedder.dimension), torch.ones(len(share), dtype=torch.bool)
-    reasons: list[str] = []
-    with tqdm(total=len(share), desc="embedding the bank", disable=None if rank == 0 else True, mininterval=1) as bar:
-        for start in range(0, len(share), BLOCK):
-            block = share[start : start + BLOCK]
-            why: dict[int, str] = {}
-            with torch.autocast(device.type, torch.bfloat16, enabled=bf16):
-                found = embedder.encode(block, show_progress=False, unreadable=why)
-            vectors[start : start + len(block)] = torch.from_numpy(found)
-            readable[[start + place for place in why]] = False
-            reasons += why.values()
-            bar.update(len(block))
+    vectors, readable, reasons = _encode_share(items[rank::count], embedder, bf16)
     if count > 1:
-        vectors, readable = (interleaved(gather_ragged(part.to(device))).cpu() for part in (vectors, readable))
+        vectors, readable = (interleaved(gather_ragged(part.to(embedder.device))).cpu() for part in (vectors, readable))
     lost = int((~readable).sum())
     if lost > most * len(items):
         first = f": {reasons[0]}" if reasons else ""
@@ -170,7 +197,26 @@ def _encoded(items: Sequence[Item], embedder: MLLMEmbedder, bf16: bool, most: fl
     return vectors, readable
 
 
+def _encode_share(share: Sequence[Item], embedder: MLLMEmbedder, bf16: bool) -> tuple[Tensor, Tensor, list[str]]:
+    """Return this process's vectors, which of its items were read, and why the others could not be."""
+    vectors, readable = torch.zeros(len(share), embedder.dimension), torch.ones(len(share), dtype=torch.bool)
+    reasons: list[str] = []
+    hidden = None if world()[0] == 0 else True  # None: no bar where there is no terminal
+    with tqdm(total=len(share), desc="embedding the bank", disable=hidden, mininterval=1) as bar:
+        for start in range(0, len(share), BLOCK):
+            block = share[start : start + BLOCK]
+            why: dict[int, str] = {}
+            with torch.autocast(embedder.device.type, torch.bfloat16, enabled=bf16):
+                encoded = embedder.encode(block, show_progress=False, unreadable=why)
+            vectors[start : start + len(block)] = torch.from_numpy(encoded)
+            readable[[start + place for place in why]] = False
+            reasons += why.values()
+            bar.update(len(block))
+    return vectors, readable, reasons
+
+
 def _candidates(term: Term, row: TrainingRow, hard_negatives: int | None) -> Iterable[Item]:
+    """Yield a row's answer and its negatives. Raise DataError where it lacks one that the term names."""
     yield row.roles[term.positive[0]]
     for role in term.negatives:
         if role == "hard_negative":

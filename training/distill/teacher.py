@@ -1,4 +1,4 @@
-"""The large model of a distillation: what it makes is read off once, and then it leaves the memory.
+"""The large model of a distillation: its vectors are made once, and then it leaves the memory.
 
 Its vectors are those that an index holds already. The student learns to find in them, so the index stays as it is.
 """
@@ -15,14 +15,18 @@ import torch
 from mllm_embed import MLLMEmbedder
 from mllm_embed.saving.provenance import SPACE_FIELDS
 
-from ..recipe.config import Recipe
+from ..recipe.config import TeacherSection
 
 
 class Teacher:
     """The `teacher` of a recipe, loaded when it is needed."""
 
-    def __init__(self, recipe: Recipe, bf16: bool):
-        self._recipe, self._bf16 = recipe, bf16
+    def __init__(self, section: TeacherSection, bf16: bool):
+        """Load the model that `section` names; in float32, or with `bf16` in what it was saved in.
+
+        Raise ModelError where it cannot be loaded.
+        """
+        self._section, self._bf16 = section, bf16
         self._loaded: MLLMEmbedder | None = None
         embedder = self.embedder()
         self.provenance: dict[str, Any] = embedder.provenance
@@ -30,19 +34,18 @@ class Teacher:
 
     @property
     def fingerprint(self) -> str:
-        """sha256 of what queries must have in common with its vectors."""
+        """The sha256 of what queries must have in common with its vectors."""
         return hashlib.sha256(json.dumps({key: self.provenance[key] for key in SPACE_FIELDS}).encode()).hexdigest()
 
     def embedder(self) -> MLLMEmbedder:
-        """The model, its adapter merged. Raises ModelError where it cannot be loaded."""
+        """Return the model, its adapter merged. Raise ModelError where it cannot be loaded."""
         if self._loaded is None:
-            teacher = self._recipe.teacher
             self._loaded = MLLMEmbedder.from_pretrained(
-                teacher.model, adapter=teacher.adapter, dtype="auto" if self._bf16 else "float32"
+                self._section.model, adapter=self._section.adapter, dtype="auto" if self._bf16 else "float32"
             ).merge_adapter()
         return self._loaded
 
-    def leave(self) -> None:
+    def unload(self) -> None:
         """Give its memory back; `embedder` loads it again."""
         self._loaded = None
         gc.collect()

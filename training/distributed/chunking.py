@@ -1,4 +1,4 @@
-"""How many tokens may be alive at once: found by looking at what a few of them take."""
+"""The number of tokens that may be alive at once, from a measurement of what a few of them take."""
 
 from __future__ import annotations
 
@@ -22,13 +22,19 @@ SHARE = {"cuda": 0.6, "cpu": 0.25}
 
 
 def find_chunk_tokens(encoder: BatchEncoder, one: Chunk, two: Chunk, bf16: bool) -> int:
-    """The largest power of two of tokens that a step's activations may belong to.
+    """Return the largest power of two of tokens that a step's activations may belong to.
 
     One long input and two of it go forward and backward, and the difference of what they take is what a token takes;
     where two do not fit, all that one takes counts as its tokens'. The memory is what there is, not what is free, but
     whether two fit depends on that too: a run keeps what it found.
 
-    `bf16`: whether training computes under bfloat16 autocast. Raises ModelError where not even one input fits.
+    Raise ModelError where not even one input fits.
+
+    Args:
+        encoder: what is trained.
+        one: a chunk of one long input.
+        two: a chunk of that input twice.
+        bf16: whether training computes under bfloat16 autocast.
     """
     device = next(encoder.parameters()).device
     tokens = one["input_ids"].numel()
@@ -47,12 +53,12 @@ def find_chunk_tokens(encoder: BatchEncoder, one: Chunk, two: Chunk, bf16: bool)
 
 
 def power_of_two(room: float, bytes_a_token: float, device: str) -> int:
-    """The largest power of two of tokens that fit SHARE of the room, less RESERVE; at least 1."""
+    """Return the largest power of two of tokens that fit SHARE of the room (bytes), less RESERVE; at least 1."""
     return 1 << max(int((room - RESERVE[device]) * SHARE[device] / bytes_a_token), 1).bit_length() - 1
 
 
 def total_memory(device: torch.device) -> int:
-    """Bytes of a GPU, or each process's share of the RAM."""
+    """Return the bytes of a GPU, or each process's share of the RAM."""
     if device.type == "cuda":
         return torch.cuda.get_device_properties(device).total_memory
     whole = os.sysconf("SC_PAGE_SIZE") * os.sysconf("SC_PHYS_PAGES")
@@ -60,7 +66,7 @@ def total_memory(device: torch.device) -> int:
 
 
 def _peak(encoder: BatchEncoder, chunk: Chunk, bf16: bool) -> int | None:
-    """Bytes at the worst moment of a step, above what was there before; None where a GPU has not so many."""
+    """Return the bytes at the worst moment of a step, above those before it; None where a GPU has not so many."""
     device, training = next(encoder.parameters()).device, encoder.training
     encoder.train()
 
@@ -69,9 +75,10 @@ def _peak(encoder: BatchEncoder, chunk: Chunk, bf16: bool) -> int | None:
             vectors = encoder.encode(chunk)
         vectors.sum().backward()
 
+    # the measurement leaves no trace in the training: not in the random state, the gradients, or the model's mode
     with torch.random.fork_rng([device] if device.type == "cuda" else []):
         try:
-            return _on_gpu(step, device) if device.type == "cuda" else _counted(step)
+            return _gpu_peak(step, device) if device.type == "cuda" else _counted_peak(step)
         except torch.OutOfMemoryError:
             return None
         finally:
@@ -79,13 +86,13 @@ def _peak(encoder: BatchEncoder, chunk: Chunk, bf16: bool) -> int | None:
             encoder.train(training)
 
 
-def _counted(step: Callable[[], None]) -> int:
-    with MemoryTracker() as live:
+def _counted_peak(step: Callable[[], None]) -> int:
+    with MemoryTracker() as memory:
         step()
-    return live.peak
+    return memory.peak
 
 
-def _on_gpu(step: Callable[[], None], device: torch.device) -> int:
+def _gpu_peak(step: Callable[[], None], device: torch.device) -> int:
     step()  # libraries take their workspaces with their first call
     torch.cuda.reset_peak_memory_stats(device)
     before = torch.cuda.memory_allocated(device)

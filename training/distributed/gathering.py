@@ -1,4 +1,4 @@
-"""One batch over all processes: everybody's vectors, with gradients, and where each row's inputs lie among them."""
+"""One batch over all processes: the vectors of all, with gradients, and where each row's inputs lie among them."""
 
 from __future__ import annotations
 
@@ -11,7 +11,7 @@ import torch.distributed as dist
 from torch import Tensor
 
 from ..batch.collator import ContrastiveBatch
-from ..recipe.config import Use
+from ..recipe.terms import RoleUse
 
 
 @dataclass(frozen=True)
@@ -19,33 +19,34 @@ class GatheredBatch:
     """The rows of all processes, in the processes' order.
 
     Args:
-        vectors: [N, D]; gradients of every process's loss reach the process that made them.
-        inputs: [N] int64, as in Batch.
-        places: by use [B] int64 into `vectors`, B the rows of all processes; one vector for equal inputs of a tower.
+        vectors: [N, D] float32, L2-normalised; gradients of every process's loss reach the process that made them.
+        inputs: [N] int64, for each vector a number that equal inputs share, as in ContrastiveBatch.
+        places: by use [B] int64 into `vectors`, B the rows of all processes; of hard negatives [K]. Equal inputs that
+            were encoded alike have one place.
         owners: [K] int64, the row that brought each hard negative.
-        mine: [R] int64, the rows of this process.
+        local_rows: [R] int64, the rows of this process.
         rows: B.
     """
 
     vectors: Tensor
     inputs: Tensor
-    places: dict[Use, Tensor]
+    places: dict[RoleUse, Tensor]
     owners: Tensor
-    mine: Tensor
+    local_rows: Tensor
     rows: int
 
-    def owners_of(self, use: Use) -> Tensor:
-        """Which row brought each input of a role."""
+    def owners_of(self, use: RoleUse) -> Tensor:
+        """Return the row that brought each input of a role, [B] int64; of hard negatives [K]."""
         return self.owners if use.role == "hard_negative" else torch.arange(self.rows, device=self.inputs.device)
 
 
 def world() -> tuple[int, int]:
-    """This process's number, and how many there are."""
+    """Return this process's number, and how many there are."""
     return (dist.get_rank(), dist.get_world_size()) if dist.is_available() and dist.is_initialized() else (0, 1)
 
 
 def agreed(question: Callable[[], int], device: torch.device) -> int:
-    """What the first process finds, in every process: a shared disk may show the others an older state."""
+    """Return in every process what the first one finds: a shared disk may show the others an older state."""
     rank, count = world()
     answer = torch.tensor(int(question()) if rank == 0 else 0, device=device)
     if count > 1:
@@ -54,37 +55,58 @@ def agreed(question: Callable[[], int], device: torch.device) -> int:
 
 
 def gather(vectors: Tensor, batch: ContrastiveBatch, rows: int) -> GatheredBatch:
-    """Pool the batches of all processes, each of `rows` rows. A process alone sends nothing and keeps its vectors."""
+    """Return the batches of all processes as one. A process alone sends nothing and keeps its vectors.
+
+    Args:
+        vectors: [U, D] float, those of `batch`, with gradient.
+        batch: this process's own.
+        rows: how many each process has; the same for all.
+    """
     device = vectors.device
     rank, count = world()
     inputs, owners = batch.inputs.to(device), batch.owners.to(device)
     places = {use: place.to(device) for use, place in batch.places.items()}
     if count == 1:
         return GatheredBatch(vectors, inputs, places, owners, torch.arange(rows, device=device), rows)
+    # collective calls: every process must make the same ones in the same order, whatever its own batch holds
     numbers = gather_ragged(inputs)
-    live = sum(len(chunk["input_ids"]) for chunk in batch.live)
-    frozen = torch.cat(gather_ragged((torch.arange(len(inputs), device=device) >= live).long()))
-    starts = [0]
-    for part in numbers:
-        starts.append(starts[-1] + len(part))
+    frozen = torch.cat(gather_ragged(_frozen(batch, device)))
+    lengths = [len(part) for part in numbers]
     every = torch.cat(numbers)
     same = _first_equal(every, frozen)
-    merged = {
-        use: same[torch.cat([part + start for part, start in zip(gather_ragged(place), starts, strict=False)])]
-        for use, place in places.items()
-    }
-    brought = torch.cat([part + number * rows for number, part in enumerate(gather_ragged(owners))])
-    pooled = torch.cat(_gather_with_gradient(vectors, [len(part) for part in numbers]))
-    mine = torch.arange(rank * rows, (rank + 1) * rows, device=device)
-    return GatheredBatch(pooled, every, merged, brought, mine, rows * count)
+    merged = {use: same[_shifted(gather_ragged(place), lengths)] for use, place in places.items()}
+    return GatheredBatch(
+        vectors=torch.cat(_gather_with_gradient(vectors, lengths)),
+        inputs=every,
+        places=merged,
+        owners=_shifted(gather_ragged(owners), [rows] * count),
+        local_rows=torch.arange(rank * rows, (rank + 1) * rows, device=device),
+        rows=rows * count,
+    )
+
+
+def _frozen(batch: ContrastiveBatch, device: torch.device) -> Tensor:
+    """Return for each vector of a batch, [U] int64, 1 where it comes from the model without its adapter."""
+    live = sum(len(chunk["input_ids"]) for chunk in batch.live)
+    return (torch.arange(len(batch.inputs), device=device) >= live).long()
+
+
+def _shifted(parts: list[Tensor], lengths: list[int]) -> Tensor:
+    """Return each process's numbers as numbers into what all have, of which it has `lengths`, one after the other."""
+    shifted, start = [], 0
+    for part, length in zip(parts, lengths, strict=True):
+        shifted.append(part + start)
+        start += length
+    return torch.cat(shifted)
 
 
 def gather_ragged(values: Tensor) -> list[Tensor]:
-    """Each process's tensor, which may differ in length, without gradient: [n, ...] -> world x [n_r, ...]."""
+    """Return each process's tensor, without gradient; they may differ in length: [n, ...] -> world x [n_r, ...]."""
     length = torch.tensor([len(values)], device=values.device)
     lengths = [torch.zeros_like(length) for _ in range(dist.get_world_size())]
     dist.all_gather(lengths, length)
     most = int(max(lengths))
+    # a collective call takes equal shapes, so all send as much as the longest has
     padded = values.new_zeros(most, *values.shape[1:])
     padded[: len(values)] = values
     parts = [torch.zeros_like(padded) for _ in lengths]
@@ -93,7 +115,7 @@ def gather_ragged(values: Tensor) -> list[Tensor]:
 
 
 def interleaved(parts: list[Tensor]) -> Tensor:
-    """Each process's share values[rank::world], [n_r, ...], put together again: [n, ...]."""
+    """Return the processes' shares values[rank::world], [n_r, ...], put together again: [n, ...]."""
     whole = parts[0].new_zeros(sum(map(len, parts)), *parts[0].shape[1:])
     for rank, part in enumerate(parts):
         whole[rank :: len(parts)] = part
@@ -111,7 +133,9 @@ class _AllGather(torch.autograd.Function):
 
     @staticmethod
     def backward(ctx: Any, grad: Tensor) -> Tensor:
-        """What all processes' losses want of this one's vectors; gloo has no reduce-scatter, which would send half."""
+        # every process's loss is a function of this one's vectors, and DDP later takes the mean of the processes'
+        # gradients: the sum here is what makes both together the gradient of the mean loss. gloo has no reduce-scatter,
+        # which would send half.
         summed = grad.clone(memory_format=torch.contiguous_format)
         dist.all_reduce(summed)
         return summed[dist.get_rank()]
@@ -122,9 +146,12 @@ def _gather_with_gradient(vectors: Tensor, lengths: list[int]) -> list[Tensor]:
     return [part[:length] for part, length in zip(_AllGather.apply(padded), lengths, strict=True)]
 
 
-def _first_equal(numbers: Tensor, towers: Tensor) -> Tensor:
-    """For each vector the first one of the same input and tower: what two processes both encoded is one candidate."""
-    _, group = torch.unique(torch.stack([numbers, towers]), dim=1, return_inverse=True)
-    order = torch.argsort(group, stable=True)
+def _first_equal(numbers: Tensor, frozen: Tensor) -> Tensor:
+    """Return for each vector, [N] int64, the first one of the same input that was encoded alike.
+
+    What two processes both encoded is then one candidate, not a false negative of itself.
+    """
+    _, group = torch.unique(torch.stack([numbers, frozen]), dim=1, return_inverse=True)
+    order = torch.argsort(group, stable=True)  # stable, so that every process chooses the same one
     starts = torch.searchsorted(group[order], torch.arange(int(group.max()) + 1, device=numbers.device))
     return order[starts][group]

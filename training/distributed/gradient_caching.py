@@ -11,46 +11,57 @@ from __future__ import annotations
 
 from collections.abc import Callable, Sequence
 from contextlib import nullcontext
+from typing import Any
 
 import torch
 from torch import Tensor, nn
 from torch.utils.checkpoint import checkpoint
 
+from mllm_embed.model.embedding_model import EmbeddingModel
+
 from ..batch.collator import Chunk, ContrastiveBatch
 from ..loss.temperature import Temperature
-from .alignment import Turn, in_order, in_step
+from .alignment import ScheduledChunk, common_schedule, own_schedule
 
 
 class BatchEncoder(nn.Module):
-    """Encodes a batch, chunk by chunk, and gives its vectors with the temperature of the loss.
+    """An encoder of batches, chunk by chunk, with the temperature of the loss, which is trained with the rest.
 
     Frozen chunks give the vectors of the base model, bit for bit: without adapter, dropout or gradient.
     """
 
     def __init__(
-        self, model: nn.Module, temperature: Temperature | None = None, aligned: bool = False, bf16: bool = False
+        self, model: EmbeddingModel, temperature: Temperature | None = None, aligned: bool = False, bf16: bool = False
     ):
-        """`aligned`: all processes run the same kinds of chunks, as ZeRO needs it; `bf16`: under bfloat16 autocast."""
+        """Set what encodes.
+
+        Args:
+            model: the embedding model, with its adapter.
+            temperature: of the loss; by default fixed at 0.05.
+            aligned: all processes run the same kinds of chunks, as ZeRO needs it.
+            bf16: compute under bfloat16 autocast.
+        """
         super().__init__()
         self.model = model
         self.temperature = temperature or Temperature(0.05)
         self.aligned, self.bf16 = aligned, bf16
 
     def forward(self, batch: ContrastiveBatch) -> tuple[Tensor, Tensor]:
-        """-> [U, D] float32, L2-normalised, the live ones first, and the temperature, a scalar."""
-        live, frozen, cached = in_step(batch, self._device) if self.aligned else in_order(batch)
+        """Return the vectors, [U, D] float32, L2-normalised, the live ones first, and the temperature, a scalar."""
+        schedule = common_schedule(batch, self._device) if self.aligned else own_schedule(batch)
         with torch.autocast(self._device.type, torch.bfloat16, enabled=self.bf16) if self.bf16 else nullcontext():
-            encode = self._cached if cached else self.encode
-            vectors = _in_place(encode, batch.live, live) + self._frozen(batch.frozen, frozen)
+            encode = self._cached if schedule.cached else self.encode
+            vectors = _run(encode, batch.live, schedule.live) + self._frozen(batch.frozen, schedule.frozen)
         return torch.cat(vectors), self.temperature()
 
     def _cached(self, chunk: Chunk) -> Tensor:
-        # the chunk stays where it is until it is computed, so checkpoint sees by this which device's dropout to repeat
+        # The chunk stays where it is until it is computed, so checkpoint sees by this which device's random state it
+        # must put back: the second pass has to drop what the first one dropped, or its gradients belong elsewhere.
         here = torch.empty(0, device=self._device)
         return checkpoint(self.encode, chunk, here, use_reentrant=False)
 
     def encode(self, chunk: Chunk, _: Tensor | None = None) -> Tensor:
-        """One chunk's vectors, [B, D]; activations are kept for its gradients."""
+        """Return a chunk's vectors, [B, D] float32, L2-normalised; activations stay for its gradients."""
         return self.model(**{name: tensor.to(self._device) for name, tensor in chunk.items()})
 
     @property
@@ -58,28 +69,34 @@ class BatchEncoder(nn.Module):
         return next(self.model.parameters()).device
 
     @torch.no_grad()
-    def _frozen(self, chunks: Sequence[Chunk], turns: Sequence[Turn]) -> list[Tensor]:
+    def _frozen(self, chunks: Sequence[Chunk], turns: Sequence[ScheduledChunk]) -> list[Tensor]:
         if not chunks:
             return []
         training = self.model.training
         self.model.eval()
         try:
-            with self.model.backbone.disable_adapter():
-                return _in_place(self.encode, chunks, turns)
+            adapted: Any = self.model.backbone  # peft's wrapper, which has no types
+            with adapted.disable_adapter():
+                return _run(self.encode, chunks, turns)
         finally:
             self.model.train(training)
 
     def trainable(self) -> dict[str, nn.Parameter]:
+        """Return what is trained, by name: the adapter, and where it is learned the temperature."""
         return {name: parameter for name, parameter in self.named_parameters() if parameter.requires_grad}
 
 
-def _in_place(encode: Callable[[Chunk], Tensor], chunks: Sequence[Chunk], turns: Sequence[Turn]) -> list[Tensor]:
-    """The chunks' vectors, in the chunks' order; those that only repeat one take part in the backward pass with 0."""
-    vectors, nothing = {}, 0.0
+def _run(encode: Callable[[Chunk], Tensor], chunks: Sequence[Chunk], turns: Sequence[ScheduledChunk]) -> list[Tensor]:
+    """Return the chunks' vectors in the chunks' order, whatever the order of the turns."""
+    vectors: dict[int, Tensor] = {}
+    repeated: list[Tensor] = []
     for number, counts in turns:
         encoded = encode(chunks[number])
         if counts:
             vectors[number] = encoded
         else:
-            nothing = nothing + 0 * encoded.sum()
-    return [vectors[number] + nothing if number == 0 else vectors[number] for number in range(len(chunks))]
+            repeated.append(encoded)
+    for encoded in repeated:
+        # with weight 0: its backward pass runs too, since the other processes wait there for this one
+        vectors[0] = vectors[0] + 0 * encoded.sum()
+    return [vectors[number] for number in range(len(chunks))]

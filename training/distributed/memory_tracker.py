@@ -11,9 +11,10 @@ from torch.utils._pytree import tree_leaves
 
 
 class MemoryTracker(TorchDispatchMode):
-    """Adds up the storages that operations make within it, and takes each off when it dies: `now`, `peak` in bytes."""
+    """The bytes of the storages that operations make within it, and that still live: `now`, and at most, `peak`."""
 
     def __init__(self) -> None:
+        """Count from 0; what was there before does not count."""
         super().__init__()
         self.now = self.peak = 0
         self._known: dict[int, int] = {}
@@ -22,7 +23,7 @@ class MemoryTracker(TorchDispatchMode):
         out = func(*args, **(kwargs or {}))
         given = {storage._cdata for storage in _storages((args, kwargs))}  # what a view shares was there before
         for storage in _storages(out):
-            key = storage._cdata
+            key = storage._cdata  # the storage's address: views of one tensor share it
             if key not in self._known and key not in given:
                 self._known[key] = storage.nbytes()
                 self.now += storage.nbytes()

@@ -1,4 +1,4 @@
-"""DeepSpeed's ZeRO: the configs that ship, what must hold before a run, and whole tensors of what it cuts in pieces."""
+"""DeepSpeed's ZeRO: its configs, the checks before a run, and whole tensors of what it cuts in pieces."""
 
 from __future__ import annotations
 
@@ -25,10 +25,10 @@ MOMENTS = ("exp_avg", "exp_avg_sq")
 
 
 def zero_config(recipe: Recipe) -> dict[str, Any] | None:
-    """DeepSpeed's config that a recipe names, None for a run without.
+    """Return DeepSpeed's config that a recipe names, None for a run without.
 
-    Raises ConfigError for a name that does not ship, a file that is no such config or sets what the recipe says, and
-    for a run that DeepSpeed cannot do: without its package or a launcher, or on quantised weights cut by ZeRO-3.
+    Raise ConfigError for a name that does not ship, a file that is no such config or sets what the recipe says, and for
+    a run that DeepSpeed cannot do: without its package or a launcher, or on quantised weights cut by ZeRO-3.
     """
     if recipe.deepspeed is None:
         return None
@@ -39,12 +39,8 @@ def zero_config(recipe: Recipe) -> dict[str, Any] | None:
         raise ConfigError(f"deepspeed: {recipe.deepspeed} has no zero_optimization with a stage of 1, 2 or 3")
     if own := sorted({"fp16", "bf16", "optimizer", "scheduler"} & set(config)):
         raise ConfigError(f"deepspeed: take {own[0]} out of {recipe.deepspeed}; the recipe's own keys say that")
-    if stage == 3 and recipe.quantization:
-        raise ConfigError(
-            f"quantization {recipe.quantization}: ZeRO-3 cannot cut such weights; use zero2 or no deepspeed"
-        )
-    if stage == 3 and any(part.evaluate for part in recipe.stages.values()):
-        raise ConfigError("evaluate: ZeRO-3 cannot validate between steps; use zero2 or no deepspeed")
+    if stage == 3:
+        _check_cut_weights(recipe)
     if find_spec("deepspeed") is None:
         raise ConfigError("deepspeed is not installed; run pip install 'mllm_embed[deepspeed]'")
     if "RANK" not in os.environ:
@@ -52,10 +48,19 @@ def zero_config(recipe: Recipe) -> dict[str, Any] | None:
     return config
 
 
+def _check_cut_weights(recipe: Recipe) -> None:
+    """Raise ConfigError for what needs the whole weights in one process, of which ZeRO-3 leaves each a piece."""
+    if recipe.quantization:
+        raise ConfigError(
+            f"quantization {recipe.quantization}: ZeRO-3 cannot cut such weights; use zero2 or no deepspeed"
+        )
+    if any(stage.evaluate for stage in recipe.stages.values()):
+        raise ConfigError("evaluate: ZeRO-3 cannot validate between steps; use zero2 or no deepspeed")
+
+
 def _read(name: str) -> dict[str, Any]:
-    path = CONFIGS / f"{name}.json"
-    if Path(name).name != name or not path.is_file():
-        path = Path(name)
+    shipped = CONFIGS / f"{name}.json"
+    path = shipped if Path(name).name == name and shipped.is_file() else Path(name)
     known = ", ".join(sorted(config.stem for config in CONFIGS.glob("*.json")))
     if not path.is_file():
         raise ConfigError(f"deepspeed: {name} is neither a JSON file nor one of {known}")
@@ -74,8 +79,8 @@ def forget_config() -> None:
 
 @contextmanager
 def whole(parameters: Mapping[str, nn.Parameter]) -> Iterator[None]:
-    """Within, the parameters hold all their values in every process, also those that ZeRO-3 cut. All must call it."""
-    cut = [parameter for parameter in parameters.values() if hasattr(parameter, "ds_id")]
+    """Let the parameters hold all their values in every process within, ZeRO-3's cut ones too. All must call it."""
+    cut = [parameter for parameter in parameters.values() if _is_cut(parameter)]
     if not cut:
         yield
         return
@@ -86,7 +91,7 @@ def whole(parameters: Mapping[str, nn.Parameter]) -> Iterator[None]:
 
 
 def save_moments(parameters: Mapping[str, nn.Parameter], optimizer: Any, path: Path, write: bool) -> None:
-    """AdamW's state, whole tensors by parameter, whatever the number of processes. All must call it, one writes."""
+    """Write AdamW's state, whole tensors by parameter, whatever the number of processes. All call it, one writes."""
     from deepspeed.utils import safe_get_full_optimizer_state
 
     _link(optimizer)
@@ -100,10 +105,11 @@ def save_moments(parameters: Mapping[str, nn.Parameter], optimizer: Any, path: P
 
 
 def load_moments(parameters: Mapping[str, nn.Parameter], optimizer: Any, path: Path) -> None:
-    """Put back what `save_moments` wrote, into an engine that has not stepped yet."""
+    """Put back what `save_moments` wrote, into an engine that has not stepped yet, of however many processes."""
     from deepspeed.utils import safe_set_full_optimizer_state, safe_set_local_optimizer_state
 
     state = load_file(path)
+    # DeepSpeed makes the moments with its first step: they must be there, as zeros, before they can be set
     for piece in _pieces(optimizer):
         moments = {moment: torch.zeros_like(piece.data) for moment in MOMENTS}
         optimizer.optimizer.state[piece] = {"step": state["step"].clone(), **moments}
@@ -111,14 +117,20 @@ def load_moments(parameters: Mapping[str, nn.Parameter], optimizer: Any, path: P
     for name, parameter in parameters.items():
         for moment in MOMENTS:
             tensor = state[f"{moment}/{name}"].to(parameter.device)
-            if hasattr(parameter, "ds_id"):  # ZeRO-3 takes whole tensors only where they divide by the processes
-                safe_set_local_optimizer_state(parameter, _share(tensor, parameter.ds_tensor.ds_numel), moment)
+            if _is_cut(parameter):  # ZeRO-3 takes whole tensors only where they divide by the processes
+                safe_set_local_optimizer_state(parameter, _share(tensor, parameter), moment)
             else:
                 safe_set_full_optimizer_state(parameter, tensor, moment)
 
 
-def _share(tensor: Tensor, length: int) -> Tensor:
-    """This process's piece of a tensor that ZeRO-3 cut, the last one filled up with zeros."""
+def _is_cut(parameter: nn.Parameter) -> bool:
+    """Return whether each process holds a piece of the parameter alone: ZeRO-3 marks such a one."""
+    return hasattr(parameter, "ds_id")
+
+
+def _share(tensor: Tensor, parameter: Any) -> Tensor:
+    """Return this process's piece of a tensor, cut as ZeRO-3 cut the parameter; zeros fill up the last one."""
+    length = parameter.ds_tensor.ds_numel
     rank, count = world()
     flat = tensor.new_zeros(count * length)
     flat[: tensor.numel()] = tensor.flatten()
@@ -133,9 +145,10 @@ def _link(optimizer: Any) -> None:
 
 
 def _pieces(optimizer: Any) -> list[Tensor]:
-    """What this process steps: its share of the parameters, in float32, flat."""
+    """Return what this process steps: its share of the parameters, in float32, flat."""
     return getattr(optimizer, "fp32_partitioned_groups_flat", None) or optimizer.single_partition_of_fp32_groups
 
 
 def _shape(parameter: nn.Parameter) -> torch.Size:
+    """Return the whole parameter's shape: one that ZeRO-3 cut has lost it."""
     return getattr(parameter, "ds_shape", parameter.shape)

@@ -1,4 +1,4 @@
-"""Contrastive losses, pure functions of vectors: which candidates a query faces, and the InfoNCE over them.
+"""Contrastive losses, pure functions of vectors: which candidates a query is compared with, and the InfoNCE over them.
 
 The scores, [B, M], never exist as a whole: `tiled.py` computes them a tile at a time, so that memory grows with B.
 """
@@ -12,14 +12,14 @@ import torch
 from torch import Tensor
 from torch.nn import functional as F
 
-from .tiled import Found, Known, Pairs, found_in, info_nce
+from .tiled import Ignored, LossOutput, Pairs, equal_pairs, info_nce
 
-__all__ = ["Asked", "Found", "Weighing", "contrast", "contrast_bank", "distil", "nested"]
+__all__ = ["BatchIndices", "LossOptions", "LossOutput", "contrast", "contrast_bank", "distil", "nested"]
 
 
 @dataclass(frozen=True)
-class Weighing:
-    """How the scores of a term are weighed.
+class LossOptions:
+    """How the cosines of a term become its loss.
 
     Args:
         temperature: divides the cosines; a float, or a scalar tensor that is learned.
@@ -35,38 +35,42 @@ class Weighing:
 
 
 @dataclass(frozen=True)
-class Asked:
-    """What the rows of a batch, those of all processes, ask: numbers of vectors, [B] int64 each.
+class BatchIndices:
+    """The queries, positives and negatives of a batch, that of all processes: numbers of vectors, int64.
+
+    B is the number of rows, K that of the negatives which rows brought.
 
     Args:
-        query, positive: the row of `vectors` that asks, and the one that answers.
-        negatives: [K] those that join the candidates of every row; `owners` [K] is the row that brought each.
-        mine: [R] int64, the rows whose loss this process computes; by default all.
+        query: [B] the vector of each row that asks.
+        positive: [B] the vector that answers it.
+        negatives: [K] vectors that join the candidates of every row.
+        owners: [K] the row that brought each of the negatives.
+        local_rows: [R] the rows whose loss this process computes; by default all.
     """
 
     query: Tensor
     positive: Tensor
     negatives: Tensor = field(default_factory=lambda: torch.zeros(0, dtype=torch.long))
     owners: Tensor = field(default_factory=lambda: torch.zeros(0, dtype=torch.long))
-    mine: Tensor | None = None
+    local_rows: Tensor | None = None
 
-    def backwards(self) -> Asked:
-        """Each positive asks for its query; nobody brought negatives."""
-        return Asked(self.positive, self.query, self.negatives[:0], self.owners[:0], self.mine)
+    def reversed(self) -> BatchIndices:
+        """Return the other direction: each positive asks for its query, and no row brought negatives."""
+        return BatchIndices(self.positive, self.query, self.negatives[:0], self.owners[:0], self.local_rows)
 
 
 def contrast(
     vectors: Tensor,
-    asked: Asked,
-    weighing: Weighing,
+    indices: BatchIndices,
+    options: LossOptions,
     symmetric: bool = False,
     same_side: bool = False,
     inputs: Tensor | None = None,
-) -> Found:
-    """One InfoNCE term over a batch in which equal inputs share one vector.
+) -> LossOutput:
+    """Return the loss of one InfoNCE term over a batch in which equal inputs share one vector.
 
     Because a candidate that two rows share is one column, an answer that is right for both is never a false negative.
-    Nor is an input that is the query itself, or a right answer encoded by the other tower. With the source captions as
+    Nor is an input that is the query itself, or a right answer encoded by the frozen model. With the source captions as
     negatives this is the stage-2 loss of InstructCIR (arXiv 2412.05756), with the query pictures that of MagicLens
     (arXiv 2403.19651).
 
@@ -77,36 +81,42 @@ def contrast(
 
     Args:
         vectors: [U, D] float, L2-normalised.
+        roles: which of them ask, answer, or are negatives.
+        options: temperature, mask and hardness.
         symmetric: average with the direction from positive to query.
         same_side: whatever asks (a query, or backwards a positive) is a negative of the others that ask.
         inputs: [U] int64, equal where two vectors are of the same input; by default all differ.
 
-    Returns: the mean loss of the rows in `asked.mine`, and what was seen on the way there (of the direction from query
-    to positive).
+    Returns: the mean loss of the rows in `indices.local_rows`, a scalar of at least float32, with the figures of the
+    direction from query to positive.
     """
     inputs = torch.arange(len(vectors), device=vectors.device) if inputs is None else inputs
-    found = _one_way(vectors, asked, weighing, same_side, inputs)
+    forwards = _one_way(vectors, indices, options, same_side, inputs)
     if not symmetric:
-        return found
-    back = _one_way(vectors, asked.backwards(), weighing, same_side, inputs)
-    return found._replace(loss=(found.loss + back.loss) / 2)
+        return forwards
+    backwards = _one_way(vectors, indices.reversed(), options, same_side, inputs)
+    return forwards._replace(loss=(forwards.loss + backwards.loss) / 2)
 
 
-def _one_way(vectors: Tensor, asked: Asked, weighing: Weighing, same_side: bool, inputs: Tensor) -> Found:
-    beside = asked.query if same_side else asked.query[:0]
-    columns, where = torch.unique(torch.cat([asked.positive, asked.negatives, beside]), return_inverse=True)
-    own = where[: len(asked.positive)]
-    brought = where[len(asked.positive) : len(asked.positive) + len(asked.negatives)]
-    every = torch.arange(len(asked.query), device=vectors.device)
-    mine = every if asked.mine is None else asked.mine
-    query = asked.query[mine]
-    known = known_answers(inputs[query], inputs[asked.query], inputs[asked.positive], inputs[columns])
-    number = torch.full_like(every, -1).index_put_((mine,), torch.arange(len(mine), device=every.device))
-    rows = number[asked.owners]
+def _one_way(
+    vectors: Tensor, indices: BatchIndices, options: LossOptions, same_side: bool, inputs: Tensor
+) -> LossOutput:
+    beside = indices.query if same_side else indices.query[:0]
+    # one column for each different vector, so that two rows with one target share it
+    columns, where = torch.unique(torch.cat([indices.positive, indices.negatives, beside]), return_inverse=True)
+    positives = where[: len(indices.positive)]
+    brought = where[len(indices.positive) : len(indices.positive) + len(indices.negatives)]
+    every = torch.arange(len(indices.query), device=vectors.device)
+    local = every if indices.local_rows is None else indices.local_rows
+    query = indices.query[local]
+    ignored = _right_answers(inputs[query], inputs[indices.query], inputs[indices.positive], inputs[columns])
+    # the scores have a row for each local row alone: -1 where another process computes the owner's loss
+    number = torch.full_like(every, -1).index_put_((local,), torch.arange(len(local), device=every.device))
+    owners = number[indices.owners]
     return info_nce(
-        vectors[query], vectors[columns], own[mine], weighing.temperature, known,
-        Pairs(rows[rows >= 0], brought[rows >= 0]),
-        weighing.mask_margin, weighing.hardness,
+        vectors[query], vectors[columns], positives[local], options.temperature, ignored,
+        Pairs(owners[owners >= 0], brought[owners >= 0]),
+        options.mask_margin, options.hardness,
     )  # fmt: skip
 
 
@@ -117,23 +127,25 @@ def contrast_bank(
     bank_inputs: Tensor,
     positive: Tensor,
     right: tuple[Tensor, Tensor],
-    weighing: Weighing,
-) -> Found:
-    """InfoNCE against a static bank that holds every target of the stage (SPN4CIR, arXiv 2404.11317).
+    options: LossOptions,
+) -> LossOutput:
+    """Return the InfoNCE against a static bank that holds every target of the stage (SPN4CIR, arXiv 2404.11317).
 
     Args:
         queries: [B, D] float, L2-normalised, what is trained.
         asks: [B] int64, the number of each query's input.
-        bank: [M, D] float, L2-normalised, without gradient; `bank_inputs` [M] the number of each vector's input.
+        bank: [M, D] float, L2-normalised, without gradient.
+        bank_inputs: [M] int64, the number of each candidate's input.
         positive: [B] int64 rows of `bank`.
         right: [R] and [R] int64: the input of a query of the stage, and that of an answer that is right for it.
+        options: temperature, mask and hardness.
     """
-    known = known_answers(asks, *right, bank_inputs)
-    return info_nce(queries, bank, positive, weighing.temperature, known, None, weighing.mask_margin, weighing.hardness)
+    ignored = _right_answers(asks, *right, bank_inputs)
+    return info_nce(queries, bank, positive, options.temperature, ignored, None, options.mask_margin, options.hardness)
 
 
-def distil(queries: Tensor, taught: Tensor, bank: Tensor, positive: Tensor, temperature: float | Tensor) -> Found:
-    """What a small query encoder learns from a large one whose vectors an index holds.
+def distil(queries: Tensor, taught: Tensor, bank: Tensor, positive: Tensor, temperature: float | Tensor) -> LossOutput:
+    """Return the loss by which a small query encoder learns from a large one whose vectors an index holds.
 
         L = mean over i of  (1 - q_i . t_i) + KL( softmax(t_i . C / tau) || softmax(q_i . C / tau) )
 
@@ -143,35 +155,44 @@ def distil(queries: Tensor, taught: Tensor, bank: Tensor, positive: Tensor, temp
 
     Args:
         queries: q [B, D] float, L2-normalised, what is trained.
-        taught: t [B, D] float, the teacher's vectors of the same queries.
-        bank: C [M, D] float, its vectors of all candidates; none of the three has a gradient.
+        taught: t [B, D] float, L2-normalised, the teacher's vectors of the same queries.
+        bank: C [M, D] float, L2-normalised, the teacher's vectors of all candidates; only `queries` has a gradient.
         positive: [B] int64, the candidate that is right, for the figures alone.
         temperature: tau.
     """
-    own = queries @ bank.T
-    found, wanted = ((scores / temperature).log_softmax(-1) for scores in (own, taught @ bank.T))
-    gap = F.kl_div(found, wanted, log_target=True, reduction="batchmean")
-    loss = (1 - (queries * taught).sum(-1)).mean() + gap
+    scores = queries @ bank.T
+    student = (scores / temperature).log_softmax(-1)
+    teacher = ((taught @ bank.T) / temperature).log_softmax(-1)
+    divergence = F.kl_div(student, teacher, log_target=True, reduction="batchmean")
+    loss = (1 - (queries * taught).sum(-1)).mean() + divergence
     with torch.no_grad():
-        right = own.gather(1, positive[:, None])[:, 0]
-        others = own.scatter(1, positive[:, None], float("-inf")).amax(1)
-        counts = [(right > others).float().mean(), right.mean(), others.mean()]
-    return Found(loss, *counts, loss.new_tensor(bank.shape[0] - 1.0), loss.new_tensor(0.0))
+        right = scores.gather(1, positive[:, None])[:, 0]
+        others = scores.scatter(1, positive[:, None], float("-inf")).amax(1)
+        return LossOutput(
+            loss=loss,
+            accuracy=(right > others).float().mean(),
+            positive=right.mean(),
+            hardest=others.mean(),
+            negatives=loss.new_tensor(bank.shape[0] - 1.0),
+            masked=loss.new_tensor(0.0),
+        )
 
 
-def known_answers(asks: Tensor, asked: Tensor, answers: Tensor, columns: Tensor) -> Known:
-    """The candidates that each query leaves out: all its right answers in the batch, and itself.
+def _right_answers(asks: Tensor, asked: Tensor, answers: Tensor, columns: Tensor) -> Ignored:
+    """Return the candidates that each query leaves out: all its right answers in the batch, and itself.
 
     Grows with B + N + M, however many rows ask the same.
 
     Args:
-        asks: [B] the inputs that ask.
-        asked, answers: [N] each, which input was answered by which.
-        columns: [M] the candidates' inputs.
+        asks: [B] int64, the inputs that ask.
+        asked: [N] int64, an input that some row asks.
+        answers: [N] int64, the input that is that row's answer.
+        columns: [M] int64, the candidates' inputs.
     """
     inputs, askers = torch.unique(asks, return_inverse=True)
     order = torch.argsort(asked, stable=True)
-    who, at = found_in(inputs, asked[order])
+    who, at = equal_pairs(inputs, asked[order])
+    # every asker is a right answer to itself: it must not push its own vector away
     who = torch.cat([who, torch.arange(len(inputs), device=asks.device)])
     wanted = torch.cat([answers[order[at]], inputs])
     # an answer that an asker got in many rows counts once
@@ -179,14 +200,19 @@ def known_answers(asks: Tensor, asked: Tensor, answers: Tensor, columns: Tensor)
     pairs = torch.unique(who * len(numbers) + wanted)
     who, wanted = pairs // len(numbers), numbers[pairs % len(numbers)]
     order = torch.argsort(columns, stable=True)
-    again, at = found_in(wanted, columns[order])
-    return Known(askers, Pairs(who[again], order[at]))
+    again, at = equal_pairs(wanted, columns[order])
+    return Ignored(askers, Pairs(who[again], order[at]))
 
 
 def nested(vectors: Tensor, dims: Sequence[int]) -> dict[int, Tensor]:
-    """The vectors of Matryoshka learning (arXiv 2205.13147, eq. 1, whose importance scales are all 1 here).
+    """Return the vectors of Matryoshka learning (arXiv 2205.13147, eq. 1, whose importance scales are all 1 here).
 
-    [U, D], L2-normalised -> by each of `dims`, then D: the first so many dimensions, L2-normalised. The loss is the
-    mean of those on each, so that the learning rate means the same with and without.
+    The loss is the mean of those on each, so that the learning rate means the same with and without.
+
+    Args:
+        vectors: [U, D] float, L2-normalised.
+        dims: numbers of first dimensions d, each below D.
+
+    Returns: by each d the first so many dimensions [U, d], L2-normalised; by D the vectors themselves.
     """
     return {dim: F.normalize(vectors[:, :dim], dim=-1) for dim in dims} | {vectors.shape[1]: vectors}

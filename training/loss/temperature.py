@@ -9,13 +9,14 @@ from torch import Tensor, nn
 
 
 class Temperature(nn.Module):
-    """`start`, or with `bounds` a parameter that starts there and never leaves them.
+    """A temperature: `start`, or with `bounds` a parameter that starts there and never leaves them.
 
     The parameter p gives low (high / low) ** sigmoid(p): within the bounds whatever the optimiser does, even one that
     keeps a copy of its own of the parameter, and never without a gradient as a clamped one is.
     """
 
     def __init__(self, start: float, bounds: tuple[float, float] | None = None):
+        """Start at `start`, which lies between the two `bounds` where they are given."""
         super().__init__()
         self.start, self.bounds = start, bounds
         if bounds:
@@ -24,7 +25,7 @@ class Temperature(nn.Module):
             self.position = nn.Parameter(torch.tensor([math.log(share / (1 - share))]))  # DeepSpeed takes no scalar
 
     def forward(self) -> Tensor:
-        """A scalar, float32."""
+        """Return the temperature, a scalar float32; learned, it has a gradient."""
         if not self.bounds:
             return torch.tensor(self.start)
         low, high = self.bounds

@@ -13,7 +13,7 @@ from typing import Any, NamedTuple
 import torch
 from torch import Tensor
 
-TILE = (1024, 4096)
+TILE = (1024, 4096)  # rows and candidates
 
 
 class Pairs(NamedTuple):
@@ -23,8 +23,8 @@ class Pairs(NamedTuple):
     columns: Tensor
 
 
-class Known(NamedTuple):
-    """Candidates that are neither right nor wrong, by who asks, so that a list shared by many rows is kept once.
+class Ignored(NamedTuple):
+    """Candidates that are neither right nor wrong, by who asks, so that a list shared by many rows lies here once.
 
     `askers` [B] int64: the number of each row's asker. `pairs`: an asker and a candidate, in order of askers.
     """
@@ -33,12 +33,16 @@ class Known(NamedTuple):
     pairs: Pairs
 
 
-class Found(NamedTuple):
-    """What a term found: its mean loss, with gradient, and means over its rows, without (scalars all).
+class LossOutput(NamedTuple):
+    """The mean loss of a term, with gradient, and figures of its rows, without: scalars all.
 
-    `accuracy` is the share of rows whose positive scores highest, `positive` its cosine, `hardest` that of the most
-    similar negative (NaN where no row has one), `negatives` the number of negatives that a row was compared with, and
-    `masked` the number left out for being more similar than the margin allows.
+    Args:
+        loss: the mean over the rows.
+        accuracy: the share of rows whose positive scores highest.
+        positive: the mean cosine of the positives.
+        hardest: the mean cosine of each row's most similar negative; NaN where no row has one.
+        negatives: the mean number of negatives that a row was compared with.
+        masked: the mean number left out for being more similar than the margin allows.
     """
 
     loss: Tensor
@@ -54,52 +58,50 @@ def info_nce(
     candidates: Tensor,
     positives: Tensor,
     temperature: float | Tensor,
-    known: Known | None = None,
+    ignored: Ignored | None = None,
     brought: Pairs | None = None,
     mask_margin: float | None = None,
     hardness: float = 0.0,
     tile: tuple[int, int] = TILE,
-) -> Found:
-    """InfoNCE (van den Oord et al. 2018, eq. 4) of queries against one shared set of candidates.
+) -> LossOutput:
+    """Return the InfoNCE (van den Oord et al. 2018, eq. 4) of queries against one shared set of candidates.
 
         L = mean over i of  -log( e_ip / (e_ip + sum over j of w_ij e_ij) ),  e_ij = exp(q_i . c_j / temperature)
 
     where p is the positive and j runs over the other candidates that are not left out, w_ij = exp(hardness q_i . c_j)
-    without gradient.
+    without gradient. Computes in float32, or in the inputs' dtype where that is wider.
 
     Args:
         queries: [B, D] float, L2-normalised.
         candidates: [M, D] float, L2-normalised.
         positives: [B] int64, the row of `candidates` that answers each query.
         temperature: divides the cosines; a scalar tensor gets its gradient.
-        known: what is neither right nor wrong (a second right answer); a query's own positive may be among it and is
+        ignored: what is neither right nor wrong (a second right answer); a query's own positive may be among it and is
             not left out.
-        brought: pairs that the margin does not concern: a row's own hard negatives.
+        brought: pairs that the margin does not concern: a row and the hard negatives that it brought itself.
         mask_margin: leave out candidates more similar than the positive by more than this.
         hardness: the exponent above.
         tile: how many rows and candidates are compared at a time; it changes rounding, nothing else.
-
-    Computes in float32, or in the inputs' dtype where that is wider.
     """
     dtype = torch.promote_types(queries.dtype, torch.float32)
     scale = 1 / torch.as_tensor(temperature, dtype=dtype, device=queries.device)
-    masks = _Masks(positives, known, brought, mask_margin)
-    return Found(*_InfoNCE.apply(queries.to(dtype), candidates.to(dtype), scale, masks, hardness, tile))
+    masks = _Masks(positives, ignored, brought, mask_margin)
+    return LossOutput(*_InfoNCE.apply(queries.to(dtype), candidates.to(dtype), scale, masks, hardness, tile))
 
 
 class _Masks:
     """Which candidates of a tile count."""
 
-    def __init__(self, positives: Tensor, known: Known | None, brought: Pairs | None, margin: float | None):
-        self.positives, self.known, self.brought, self.margin = positives, known, _by_row(brought), margin
+    def __init__(self, positives: Tensor, ignored: Ignored | None, brought: Pairs | None, margin: float | None):
+        self.positives, self.ignored, self.brought, self.margin = positives, ignored, _by_row(brought), margin
 
     def tile(self, scores: Tensor, positive: Tensor, rows: slice, columns: slice) -> tuple[Tensor, Tensor, Tensor]:
-        """Of a tile's cosines [R, C]: which are positives, which are left out, and how many of those each row's margin
-        leaves out [R]."""
+        """Return of a tile's cosines [R, C] which are positives, which are left out ([R, C] bool each), and how many of
+        those are left out for the margin, [R] int64; `positive` [B] holds the cosines of all positives."""
         every = torch.arange(len(scores), device=scores.device)
         right = _marked(Pairs(every, self.positives[rows]), columns, len(scores))
-        out = torch.zeros_like(right) if self.known is None else _marked_known(self.known, rows, columns)
-        out &= ~right
+        out = torch.zeros_like(right) if self.ignored is None else _marked_ignored(self.ignored, rows, columns)
+        out &= ~right  # a row's own positive may be right for others too, and stays in
         similar = torch.zeros(len(scores), dtype=torch.long, device=scores.device)
         if self.margin is not None:
             close = (scores > positive[rows, None] + self.margin) & ~right & ~out
@@ -111,11 +113,14 @@ class _Masks:
 
 
 class _InfoNCE(torch.autograd.Function):
+    """The loss and its figures; the backward pass computes each tile's scores again instead of keeping them."""
+
     @staticmethod
     def forward(
         ctx: Any, queries: Tensor, candidates: Tensor, scale: Tensor, masks: _Masks, hardness: float,
         tile: tuple[int, int],
     ) -> tuple[Tensor, ...]:  # fmt: skip
+        # autocast would compute the cosines in 16 bits, whose steps near 1 are larger than the differences that count
         with torch.autocast(queries.device.type, enabled=False):
             positive = (queries * candidates[masks.positives]).sum(1)
             total = torch.full_like(positive, float("-inf"))
@@ -127,6 +132,7 @@ class _InfoNCE(torch.autograd.Function):
                 right, out, close = masks.tile(scores, positive, rows, columns)
                 logits = _logits(scores, right, out, scale, hardness)
                 total[rows] = torch.logaddexp(total[rows], logits.logsumexp(1))
+                # from the tile, as in the sum: `positive` is rounded otherwise, and a small loss could fall below 0
                 right_logit[rows] += logits.masked_fill(~right, 0).sum(1)
                 wrong = scores.masked_fill(right | out, float("-inf"))
                 hardest[rows] = torch.maximum(hardest[rows], wrong.amax(1))
@@ -135,20 +141,21 @@ class _InfoNCE(torch.autograd.Function):
         ctx.save_for_backward(queries, candidates, scale, positive, total)
         ctx.masks, ctx.hardness, ctx.tile = masks, hardness, tile
         compared = hardest[count > 0]
-        seen = (
+        figures = (
             (positive > hardest).to(positive.dtype).mean(), positive.mean(), compared.mean(),
             count.to(positive.dtype).mean(), similar.to(positive.dtype).mean(),
         )  # fmt: skip
-        ctx.mark_non_differentiable(*seen)
-        return ((total - right_logit).mean(), *seen)
+        ctx.mark_non_differentiable(*figures)
+        return ((total - right_logit).mean(), *figures)
 
     @staticmethod
     def backward(ctx: Any, grad: Tensor, *_: Tensor) -> tuple[Tensor | None, ...]:
         queries, candidates, scale, positive, total = ctx.saved_tensors
         want_queries, want_candidates, want_scale = ctx.needs_input_grad[:3]
+        # one that nobody wants, a bank's say, is not even allocated
         to_queries = torch.zeros_like(queries) if want_queries else None
         to_candidates = torch.zeros_like(candidates) if want_candidates else None
-        to_scale = torch.zeros_like(scale)
+        to_scale = torch.zeros_like(scale) if want_scale else None
         share = grad / len(queries)
         for rows, columns in _tiles(len(queries), len(candidates), ctx.tile):
             scores = queries[rows] @ candidates[columns].T
@@ -156,17 +163,18 @@ class _InfoNCE(torch.autograd.Function):
             logits = _logits(scores, right, out, scale, ctx.hardness)
             # d loss / d logit: the softmax, less one where the answer is right
             steps = (logits.sub_(total[rows, None]).exp_() - right.to(scores.dtype)) * share
-            if want_scale:
+            if to_scale is not None:
                 to_scale += (steps * scores).sum()
             steps *= scale
-            if want_queries:
+            if to_queries is not None:
                 to_queries[rows] += steps @ candidates[columns]
-            if want_candidates:
+            if to_candidates is not None:
                 to_candidates[columns] += steps.T @ queries[rows]
-        return to_queries, to_candidates, to_scale if want_scale else None, None, None, None
+        return to_queries, to_candidates, to_scale, None, None, None
 
 
 def _logits(scores: Tensor, right: Tensor, out: Tensor, scale: Tensor, hardness: float) -> Tensor:
+    """Return [R, C]: the log of what each candidate adds to the softmax's sum; -inf where it is left out."""
     logits = scores * scale
     if hardness:
         logits = logits + (hardness * scores).masked_fill_(right, 0)
@@ -187,28 +195,28 @@ def _by_row(pairs: Pairs | None) -> Pairs | None:
 
 
 def _within(pairs: Pairs, rows: slice) -> Pairs:
-    """The pairs, sorted by row, of some rows, which are numbered from 0."""
+    """Return of pairs, sorted by row, those of some rows, which are then numbered from 0."""
     start, end = torch.searchsorted(pairs.rows, torch.tensor([rows.start, rows.stop], device=pairs.rows.device))
     return Pairs(pairs.rows[start:end] - rows.start, pairs.columns[start:end])
 
 
-def _marked_known(known: Known, rows: slice, columns: slice) -> Tensor:
-    """[R, C] bool, true where a row's asker has a pair with the candidate."""
-    askers, which = torch.unique(known.askers[rows], return_inverse=True)
-    owners, places = found_in(askers, known.pairs.rows)
-    return _marked(Pairs(owners, known.pairs.columns[places]), columns, len(askers))[which]
+def _marked_ignored(ignored: Ignored, rows: slice, columns: slice) -> Tensor:
+    """Return [R, C] bool, true where a row's asker has a pair with the candidate."""
+    askers, which = torch.unique(ignored.askers[rows], return_inverse=True)
+    owners, places = equal_pairs(askers, ignored.pairs.rows)
+    return _marked(Pairs(owners, ignored.pairs.columns[places]), columns, len(askers))[which]
 
 
 def _marked(pairs: Pairs, columns: slice, rows: int) -> Tensor:
-    """[R, C] bool, true at the pairs that lie in a tile."""
+    """Return [R, C] bool, true at the pairs that lie in a tile."""
     marks = torch.zeros(rows, columns.stop - columns.start, dtype=torch.bool, device=pairs.rows.device)
     inside = (pairs.columns >= columns.start) & (pairs.columns < columns.stop)
     marks[pairs.rows[inside], pairs.columns[inside] - columns.start] = True
     return marks
 
 
-def found_in(values: Tensor, increasing: Tensor) -> tuple[Tensor, Tensor]:
-    """All (i, j) with values[i] == increasing[j], in order of i, as two [P] int64, without comparing every pair."""
+def equal_pairs(values: Tensor, increasing: Tensor) -> tuple[Tensor, Tensor]:
+    """Return all (i, j) with values[i] == increasing[j], in order of i, as two [P] int64, without comparing all."""
     start = torch.searchsorted(increasing, values)
     count = torch.searchsorted(increasing, values, right=True) - start
     owners = torch.repeat_interleave(torch.arange(len(values), device=values.device), count)

@@ -1,4 +1,4 @@
-"""What a recipe may say, how its YAML is read, and what is refused before anything is trained.
+"""Recipes: their YAML, their keys, and the checks that come before any training.
 
-`config` documents every key.
+`config` and `terms` document every key.
 """

@@ -1,4 +1,4 @@
-"""What makes a recipe impossible before anything is trained, for the run and for its plan alike."""
+"""Checks that a recipe can be trained at all, before anything is: for the run and for its plan alike."""
 
 from __future__ import annotations
 
@@ -11,24 +11,24 @@ from .config import Recipe, Stage
 
 
 def prompts_of(recipe: Recipe) -> PromptSet | None:
-    """The prompt set that a recipe names, None for that of the model. Raises ConfigError for an unknown name."""
+    """Return the prompt set that a recipe names, None for that of the model. Raise ConfigError for an unknown name."""
     if recipe.prompts is not None and recipe.prompts not in PROMPT_SETS:
         raise ConfigError(f"prompts: '{recipe.prompts}' is not one of {', '.join(PROMPT_SETS)}")
     return PROMPT_SETS[recipe.prompts] if recipe.prompts else None
 
 
 def processes() -> int:
-    """How many processes torchrun, accelerate or deepspeed started."""
+    """Return how many processes torchrun, accelerate or deepspeed started."""
     return int(os.environ.get("WORLD_SIZE", 1))
 
 
 def first_process() -> bool:
-    """Whether this process is the one that writes what all share."""
+    """Return whether this process is the one that writes what all share."""
     return int(os.environ.get("RANK", 0)) == 0
 
 
 def check_batch(name: str, stage: Stage, rows: int) -> None:
-    """Raises DataError for fewer rows than a batch, ConfigError for a batch that the processes cannot share."""
+    """Raise DataError for fewer rows than a batch, ConfigError for a batch that the processes cannot share."""
     if stage.batch_size % processes() or stage.batch_size // processes() < 1:
         raise ConfigError(
             f"stage '{name}': batch_size {stage.batch_size} is that of all processes together, and {processes()} of "
@@ -42,7 +42,7 @@ def check_batch(name: str, stage: Stage, rows: int) -> None:
 
 
 def check_dimension(recipe: Recipe, dimension: int) -> None:
-    """Raises ConfigError for a stage that trains vectors cut to more than the model's `dimension`."""
+    """Raise ConfigError for a stage that trains vectors cut to more than the model's `dimension`."""
     for name, stage in recipe.stages.items():
         if stage.matryoshka and stage.matryoshka[-1] >= dimension:
             raise ConfigError(

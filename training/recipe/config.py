@@ -1,35 +1,20 @@
-"""What a recipe may say: each field documented here is a YAML key and can be set by `--override key=value`."""
+"""The sections of a recipe: each field documented here is a YAML key and can be set by `--override key=value`."""
 
 from __future__ import annotations
 
 import re
 from pathlib import Path
-from typing import Annotated, Any, Literal, NamedTuple
+from typing import Annotated, Any, Literal
 
-from pydantic import AfterValidator, BaseModel, BeforeValidator, ConfigDict, Field, field_validator, model_validator
+from pydantic import AfterValidator, BeforeValidator, Field, field_validator, model_validator
 
 from ..data.roles import PICTURE_ROLES, ROLES, RoleName
 from ..data.source import DataSource
-
-
-class Use(NamedTuple):
-    """A role as a term needs it: encoded by what is trained, or (`frozen`) by the model without its adapter."""
-
-    role: RoleName
-    frozen: bool = False
-
-
-class _Section(BaseModel):
-    model_config = ConfigDict(extra="forbid", frozen=True, allow_inf_nan=False)
-
-
-Roles = Annotated[
-    list[RoleName], BeforeValidator(lambda value: [value] if isinstance(value, str) else value), Field(min_length=1)
-]
+from .terms import RoleUse, Section, Term
 
 
 def _sources(value: Any) -> Any:
-    """One source for a list of one, and a bare path for a data folder."""
+    """Return a tuple of sources: one may stand without a list, and a bare path for a data folder."""
     listed = value if isinstance(value, (list, tuple)) else [value]
     return tuple({"path": entry} if isinstance(entry, (str, Path)) else entry for entry in listed)
 
@@ -37,84 +22,7 @@ def _sources(value: Any) -> Any:
 Sources = Annotated[tuple[DataSource, ...], BeforeValidator(_sources), Field(min_length=1)]
 
 
-class Term(_Section):
-    """One InfoNCE: `query` must find its own `positive` among all positives and negatives of the batch."""
-
-    query: Roles = Field(description="what asks: a role, or a list of them that share one softmax")
-    positive: Roles = Field(description="what must be found: a role, or a list with one for each query")
-    negatives: list[RoleName] = Field(default=[], description="roles that join the candidates as hard negatives")
-    symmetric: bool = Field(default=False, description="also let each positive find its query, and take the mean")
-    same_side: bool = Field(
-        default=False, description="the other queries are negatives too; with symmetric this is NT-Xent"
-    )
-    frozen: bool = Field(
-        default=False, description="encode positive and negatives without the adapter: an index of the base stays valid"
-    )
-    bank: bool = Field(
-        default=False,
-        description="candidates are those of all rows, encoded once before the stage: queries alone train",
-    )
-    taught: bool = Field(
-        default=False,
-        description="distil: the query learns the teacher's vector of it, and its cosines to the teacher's positives",
-    )
-    weight: float = Field(default=1.0, gt=0, description="share of this term in the loss")
-
-    @model_validator(mode="after")
-    def _hard_negatives_are_negatives(self) -> Term:
-        if "hard_negative" in (*self.query, *self.positive):
-            raise ValueError("hard_negative can only be listed in negatives: a row may have none or several")
-        return self
-
-    @model_validator(mode="after")
-    def _bank_asks_one_way(self) -> Term:
-        if self.kept and (self.symmetric or self.same_side or self.frozen or len(self.query) > 1):
-            kind = "bank" if self.bank else "taught"
-            raise ValueError(f"a term with {kind}: true has one query and takes no symmetric, same_side or frozen")
-        if self.taught and (self.query != ["composed"] or self.bank or self.negatives):
-            raise ValueError("a term with taught: true has query: composed and all positives: no bank, no negatives")
-        return self
-
-    @model_validator(mode="after")
-    def _positives_fit_queries(self) -> Term:
-        if len(self.query) != len(self.positive):
-            raise ValueError(f"{len(self.query)} query roles need as many positive ones, not {len(self.positive)}")
-        itself = [role for role, answer in zip(self.query, self.positive, strict=True) if role == answer]
-        if itself and not self.frozen:
-            raise ValueError(f"{itself[0]} would only find its own vector; with frozen: true it finds the base's")
-        return self
-
-    @property
-    def name(self) -> str:
-        """What the log calls it."""
-        tower = "-frozen" if self.frozen else "-bank" if self.bank else "-taught" if self.taught else ""
-        return f"{'+'.join(self.query)}-{'+'.join(self.positive)}{tower}"
-
-    @property
-    def kept(self) -> bool:
-        """Whether its candidates are those of all rows, encoded once."""
-        return self.bank or self.taught
-
-    @property
-    def queries(self) -> list[Use]:
-        return [Use(role) for role in self.query]
-
-    @property
-    def positives(self) -> list[Use]:
-        return [Use(role, self.frozen) for role in self.positive]
-
-    @property
-    def others(self) -> list[Use]:
-        """The hard negatives."""
-        return [Use(role, self.frozen) for role in self.negatives]
-
-    @property
-    def uses(self) -> list[Use]:
-        """What a step encodes for it."""
-        return self.queries if self.kept else [*self.queries, *self.positives, *self.others]
-
-
-class Lora(_Section):
+class Lora(Section):
     """The trainable part: LoRA on the language model, and the projector between it and the vision tower."""
 
     rank: int = Field(default=16, gt=0, description="width of the two small matrices on each linear layer")
@@ -123,21 +31,23 @@ class Lora(_Section):
     projector: bool = Field(default=True, description="train the projector too; the vision tower stays frozen")
 
 
-class Evaluate(_Section):
+class Evaluate(Section):
     """A validation while a stage trains; its best adapter becomes the stage's."""
 
     data: Path = Field(description="a data folder with a benchmark.json, best one that no training data is from")
     every: int = Field(gt=0, description="steps between validations; one comes before the first step, one at the end")
 
 
-class TeacherSection(_Section):
+class TeacherSection(Section):
     """The model whose vectors an index holds, and which terms with `taught: true` distil."""
 
     model: str = Field(description="folder or hub id; an adapter folder will do")
     adapter: Path | None = Field(default=None, description="adapter folder to put on it")
 
 
-class Stage(_Section):
+class Stage(Section):
+    """One stage of a run: its rows, its loss, the order and size of its batches, its optimiser."""
+
     data: Sources = Field(
         description="a data folder, or a list of sources {path, format, ...}, relative to where you start"
     )
@@ -208,13 +118,17 @@ class Stage(_Section):
         return self
 
     @model_validator(mode="after")
-    def _order_fits_sources(self) -> Stage:
+    def _mined_fits_sources(self) -> Stage:
         if self.mined and (len(self.data) > 1 or self.data[0].format != "folder"):
             raise ValueError("mined goes with one data folder, for which it was made")
         if self.per_cluster > 1 and not self.mined:
             raise ValueError("per_cluster needs a mined file with clusters: python -m training mine --clusters")
+        return self
+
+    @model_validator(mode="after")
+    def _streams_keep_their_order(self) -> Stage:
         near = self.per_image > 1 or self.per_cluster > 1 or self.per_source > 1
-        if self.streaming and (near or any(term.kept for term in self.terms)):
+        if self.streaming and (near or any(term.uses_bank for term in self.terms)):
             raise ValueError(
                 "streamed sources come in their own order: no per_image, per_cluster, per_source, bank, taught"
             )
@@ -257,11 +171,11 @@ class Stage(_Section):
 
     @property
     def where(self) -> str:
-        """Where its rows come from, for a message."""
+        """The paths of its sources, for a message."""
         return ", ".join(str(source.path) for source in self.data)
 
     @property
-    def uses(self) -> list[Use]:
+    def uses(self) -> list[RoleUse]:
         """Every role that a step encodes for some term, live or frozen, once, in order."""
         return list(dict.fromkeys(use for term in self.terms for use in term.uses))
 
@@ -272,13 +186,14 @@ class Stage(_Section):
 
     @property
     def keyed(self) -> list[RoleName]:
-        """The roles whose inputs are looked up in a bank, or look there."""
-        return list(dict.fromkeys(r for term in self.terms if term.kept for r in (*term.query, *term.positive)))
+        """The roles whose inputs are looked up in a bank, as queries or as candidates."""
+        banked = (term for term in self.terms if term.uses_bank)
+        return list(dict.fromkeys(role for term in banked for role in (*term.query, *term.positive)))
 
     @property
     def roles(self) -> list[RoleName]:
         """Every role that some term needs, once, in order."""
-        return list(dict.fromkeys(r for term in self.terms for r in (*term.query, *term.positive, *term.negatives)))
+        return list(dict.fromkeys(role for term in self.terms for role in term.roles))
 
     @property
     def pictures(self) -> bool:
@@ -287,7 +202,7 @@ class Stage(_Section):
 
 
 def _stage_name(name: str) -> str:
-    """A stage's name is a folder of the run, beside checkpoints/ and data/."""
+    # a stage's adapter lies in OUTPUT/NAME, beside the run's own checkpoints/ and data/
     if not re.fullmatch(r"[A-Za-z0-9][A-Za-z0-9_-]*", name) or name in ("checkpoints", "data"):
         raise ValueError("a stage's name is letters, digits, - and _, and not 'checkpoints' or 'data'")
     return name
@@ -296,7 +211,9 @@ def _stage_name(name: str) -> str:
 StageName = Annotated[str, AfterValidator(_stage_name)]
 
 
-class Recipe(_Section):
+class Recipe(Section):
+    """A whole run: a model, what is trained of it, and the stages one after the other."""
+
     model: str = Field(description="folder or hub id of an image-text model")
     output: Path = Field(description="folder of the run: adapters, checkpoints, log.jsonl, TensorBoard")
     stages: dict[StageName, Stage] = Field(min_length=1, description="in order; each goes on from the one before")
@@ -330,15 +247,19 @@ class Recipe(_Section):
     workers: int = Field(default=0, ge=0, description="processes that decode pictures; 0: the training process")
 
     @model_validator(mode="after")
-    def _taught_by_a_teacher(self) -> Recipe:
-        terms = [term for stage in self.stages.values() for term in stage.terms]
-        if any(term.taught for term in terms) and self.teacher is None:
+    def _teacher_teaches_all(self) -> Recipe:
+        taught = [term.taught for stage in self.stages.values() for term in stage.terms]
+        if any(taught) and self.teacher is None:
             raise ValueError("a term with taught: true needs a teacher")
-        if self.teacher and not all(term.taught for term in terms):
+        if self.teacher and not all(taught):
             raise ValueError("with a teacher every term is taught: true, or vectors would leave its space")
-        info_nce = (s.learn_temperature or s.mask_margin is not None or s.hardness for s in self.stages.values())
-        if self.teacher and any(info_nce):
-            raise ValueError("with a teacher, stages take no learn_temperature, mask_margin or hardness")
+        return self
+
+    @model_validator(mode="after")
+    def _teacher_needs_no_info_nce(self) -> Recipe:
+        for stage in self.stages.values() if self.teacher else ():
+            if stage.learn_temperature or stage.mask_margin is not None or stage.hardness:
+                raise ValueError("with a teacher, stages take no learn_temperature, mask_margin or hardness")
         return self
 
     @field_validator("bf16", mode="before")

@@ -1,20 +1,22 @@
-"""Reads recipes: YAML files laid over one another and over by the command line, each mistake told in one sentence."""
+"""Recipes as YAML files: one laid over another, overrides laid over both, and each mistake told in one sentence."""
 
 from __future__ import annotations
 
 import re
-from collections.abc import Mapping
+from collections.abc import Mapping, Sequence
 from pathlib import Path
 from typing import Any
 
 import yaml
 from pydantic import BaseModel, ValidationError
+from pydantic.fields import FieldInfo
 
 from mllm_embed.errors import ConfigError, did_you_mean
 
 from ..data.roles import ROLES
 from ..data.source import DataSource
-from .config import Evaluate, Lora, Recipe, Stage, TeacherSection, Term
+from .config import Evaluate, Lora, Recipe, Stage, TeacherSection
+from .terms import Term
 
 # what the value must be, by the first word of pydantic's type of error
 _WANTED = {
@@ -33,10 +35,10 @@ SECTIONS: dict[str, type[BaseModel]] = {
 }
 
 
-def load_recipe(path: str | Path, overrides: list[str] = ()) -> Recipe:
+def load_recipe(path: str | Path, overrides: Sequence[str] = ()) -> Recipe:
     """Read a YAML recipe, lay it over its `base` where it names one, apply `key=value` overrides (`lora.rank=8`).
 
-    Raises ConfigError for a missing file, bad YAML, an unknown key or a value out of range, naming it.
+    Raise ConfigError for a missing file, bad YAML, an unknown key or a value out of range, naming it.
     """
     path = _find(Path(path))
     raw = _read(path)
@@ -79,7 +81,7 @@ def _read(path: Path) -> dict[str, Any]:
 
 
 def _merged(below: Any, above: Any) -> Any:
-    """`above` laid over `below`: sections key by key, everything else as a whole."""
+    """Return `above` laid over `below`: sections key by key, everything else as a whole."""
     if not (isinstance(below, dict) and isinstance(above, dict)):
         return above
     return below | {key: _merged(below.get(key), value) for key, value in above.items()}
@@ -90,7 +92,8 @@ def _apply(raw: dict[str, Any], override: str) -> None:
     if not separator or not key:
         raise ConfigError(f"override '{override}' is not of the form key=value")
     try:
-        new = _number(value) if _number(value) is not None else yaml.safe_load(value)
+        number = _number(value)
+        new = yaml.safe_load(value) if number is None else number
     except yaml.YAMLError as error:
         raise ConfigError(f"override '{override}': the value is not valid YAML") from error
     *parents, last = key.split(".")
@@ -102,7 +105,7 @@ def _apply(raw: dict[str, Any], override: str) -> None:
 
 
 def _check_stage(raw: dict[str, Any], parents: list[str], override: str) -> None:
-    """A key of a stage that is not there is a slip; a whole stage may be new."""
+    """Raise ConfigError for a key of a stage that is not there, a slip; a whole stage may be new."""
     stages = raw.get("stages")
     if parents[:1] == ["stages"] and len(parents) > 1 and isinstance(stages, dict) and parents[1] not in stages:
         cure = did_you_mean(parents[1], stages) or f"; it has {', '.join(stages)}"
@@ -110,7 +113,7 @@ def _check_stage(raw: dict[str, Any], parents: list[str], override: str) -> None
 
 
 def _number(value: str) -> float | None:
-    """YAML 1.1 reads 1e-3 as a string; people mean the number."""
+    """Return the number that 1e-3 and the like mean, which YAML 1.1 reads as a string; None for another value."""
     try:
         return float(value) if "e" in value.lower() else None
     except ValueError:
@@ -129,43 +132,53 @@ def _one_sentence(error: ValidationError) -> str:
     first = error.errors()[0]
     where = ".".join(str(part) for part in first["loc"] if part != "[key]")
     if first["type"] != "extra_forbidden":
-        return f"{where or 'recipe'}: {_said(first['type'], first['msg'], first['input'], first.get('ctx', {}))}"
+        return (
+            f"{where or 'recipe'}: {_what_is_wrong(first['type'], first['msg'], first['input'], first.get('ctx', {}))}"
+        )
     known = [name for section in SECTIONS.values() for name in section.model_fields]
     cure = did_you_mean(str(first["loc"][-1]), known) or "; `python -m training --help` lists the keys"
     return f"unknown key '{where}'{cure}"
 
 
-def _said(kind: str, told: str, given: Any, facts: Mapping[str, Any]) -> str:
-    """What is wrong with a value, for people who have never heard of pydantic."""
+def _what_is_wrong(kind: str, message: str, given: Any, context: Mapping[str, Any]) -> str:
+    """Return what is wrong with a value, for people who have never heard of pydantic."""
     if kind == "value_error":
-        return told.removeprefix("Value error, ")
+        return message.removeprefix("Value error, ")
     if kind == "missing":
         return "is missing"
     if kind in ("too_short", "too_long"):
-        most, least = facts.get("max_length"), facts.get("min_length")
-        if kind == "too_short" and least == 1:
-            return "must not be empty"
-        return f"needs {f'at least {least}' if least else f'at most {most}'} entries, not {facts['actual_length']}"
+        return _wrong_length(kind, context)
     shown = "nothing" if given is None else repr(given)
     if kind == "literal_error":
-        known = re.findall("'([^']+)'", facts["expected"])
-        return f"must be {facts['expected']}, not {shown}{did_you_mean(str(given), known)}"
+        known = re.findall("'([^']+)'", context["expected"])
+        return f"must be {context['expected']}, not {shown}{did_you_mean(str(given), known)}"
     wanted = _WANTED.get(kind.partition("_")[0])
-    return f"must be {wanted}, not {shown}" if wanted else f"{told.replace('Input should', 'must')}, not {shown}"
+    return f"must be {wanted}, not {shown}" if wanted else f"{message.replace('Input should', 'must')}, not {shown}"
+
+
+def _wrong_length(kind: str, context: Mapping[str, Any]) -> str:
+    most, least = context.get("max_length"), context.get("min_length")
+    if kind == "too_short" and least == 1:
+        return "must not be empty"
+    return f"needs {f'at least {least}' if least else f'at most {most}'} entries, not {context['actual_length']}"
 
 
 def describe_keys() -> str:
-    """The recipe's keys with their meaning and default, for `--help`."""
+    """Return the recipe's keys with their meaning and default, for `--help`."""
     lines = []
     for title, section in SECTIONS.items():
         lines.append(f"{title}:")
         if section is Recipe:
             lines.append(f"  {'base':<24}name or file of a recipe that this one is laid over, key by key; default none")
-        for name, field in section.model_fields.items():
-            default = "required" if field.is_required() else f"default {field.default}"
-            if isinstance(field.default, BaseModel):
-                default = "see below"
-            told = [field.description, *([] if default == "default None" else [default])]
-            lines.append(f"  {name:<24}{'; '.join(filter(None, told))}")
+        lines += [_described(name, field) for name, field in section.model_fields.items()]
     lines += ["roles that rows offer:", *(f"  {rows:<24}{', '.join(roles)}" for rows, roles in ROLES.items())]
     return "\n".join(lines)
+
+
+def _described(name: str, field: FieldInfo) -> str:
+    default = "required" if field.is_required() else f"default {field.default}"
+    if isinstance(field.default, BaseModel):
+        default = "see below"
+    if default == "default None":  # the description says what None means
+        default = ""
+    return f"  {name:<24}{'; '.join(filter(None, [field.description, default]))}"

@@ -1,10 +1,10 @@
-"""A run's log as curves: one figure, a panel a subject, the stages one after the other on the step axis."""
+"""The curves of a run's log: one figure, a panel a subject, the stages one after the other on the step axis."""
 
 from __future__ import annotations
 
 from collections.abc import Sequence
 from dataclasses import dataclass
-from typing import TYPE_CHECKING, Any
+from typing import TYPE_CHECKING, Any, TypeAlias
 
 from .run_log import Line
 
@@ -15,8 +15,16 @@ if TYPE_CHECKING:
 
 @dataclass(frozen=True)
 class Panel:
-    """A subject: the log's names that belong to it, each drawn in its own style; NAME/ is one curve a term. What is
-    `often_fixed` is only drawn where it changes."""
+    """A subject of the figure.
+
+    Args:
+        title: of the panel.
+        names: the log's names that belong to it, each drawn in its own style; NAME/ is one curve a term.
+        scale: linear or log.
+        bottom: of the axis; by default that of the curves.
+        top: of the axis; by default that of the curves.
+        often_fixed: draw the panel only where the figures change.
+    """
 
     title: str
     names: tuple[str, ...]
@@ -42,20 +50,21 @@ PANELS = (
 )
 _COLUMNS = 3
 _LETTER = 0.014  # of a panel's width
+_FEW = 30  # steps, whose points are marked
 _INK, _PALE = "#333333", "#b8b8b8"
 _DASHES = {"hardest/": "--"}
 _OWN = {"recall@1": "#1f4e79", "recall@5": "#5b9bd5", "recall@10": "#a9cbe8"}
+Curves: TypeAlias = dict[tuple[str, str], tuple[list[float], list[float]]]  # by name and stage: steps, values
 
 
 def draw(rows: Sequence[Line], title: str = "") -> Figure:
-    """The figure of a log's lines; a panel whose figures were never logged is left out."""
+    """Return the figure of a log's lines; a panel whose figures were never logged is left out."""
     from matplotlib.backends.backend_agg import FigureCanvasAgg
     from matplotlib.figure import Figure
 
-    starts = _starts(rows)
-    panels = [panel for panel in PANELS if _tells(panel, _series(rows, starts, panel))]
+    starts, colors = _starts(rows), _colors(rows)
+    panels = [panel for panel in PANELS if _is_worth_drawing(panel, _curves(rows, starts, panel))]
     lines = -(-len(panels) // _COLUMNS) or 1
-    colors = _colors(rows)
     below = 0.5 + 0.27 * -(-len(colors) // _COLUMNS) if colors else 0.1  # inches for the legend
     height = 1.1 + 2.9 * lines + below
     figure = Figure(figsize=(15, height))
@@ -70,42 +79,52 @@ def draw(rows: Sequence[Line], title: str = "") -> Figure:
     head = f"{title}: {stages}" if title else stages
     figure.suptitle(head, fontsize=14, color=_INK, x=0.045, y=1 - 0.2 / height, ha="left")
     if colors:
-        from matplotlib.lines import Line2D
-
-        handles = [Line2D([], [], color=color, lw=2.5) for color in colors.values()]
-        figure.legend(
-            handles, [term.replace("-", " → ", 1) for term in colors], loc="lower center", ncols=_COLUMNS,
-            frameon=False, title="terms of the loss",
-        )  # fmt: skip
+        _draw_legend(figure, colors)
     return figure
 
 
-def _draw_panel(axes: Axes, panel: Panel, rows: Sequence[Line], starts: dict[str, int], colors: dict[str, str]) -> None:
-    series = _series(rows, starts, panel)
-    first = next(iter(series), ("", ""))[1]
-    for (name, stage), (steps, values) in series.items():
-        kind, _, term = name.partition("/")
-        color = colors[term] if term in colors else _OWN.get(name, _INK)
-        few = {"marker": "o", "markersize": 3.5} if len(steps) < 30 else {}
-        label = name if name.startswith("recall") and stage == first else "_"
-        axes.plot(
-            steps, values, color=color, lw=2.2 if name == "loss" else 1.5, ls=_DASHES.get(f"{kind}/", "-"),
-            label=label, gid=name, **few,
-        )  # fmt: skip
+def _draw_legend(figure: Figure, colors: dict[str, Any]) -> None:
+    from matplotlib.lines import Line2D
+
+    handles = [Line2D([], [], color=color, lw=2.5) for color in colors.values()]
+    figure.legend(
+        handles, [term.replace("-", " → ", 1) for term in colors], loc="lower center", ncols=_COLUMNS,
+        frameon=False, title="terms of the loss",
+    )  # fmt: skip
+
+
+def _draw_panel(axes: Axes, panel: Panel, rows: Sequence[Line], starts: dict[str, int], colors: dict[str, Any]) -> None:
+    curves = _curves(rows, starts, panel)
+    _draw_curves(axes, curves, colors)
     axes.set_title(panel.title, fontsize=10.5, loc="left", color=_INK, pad=16 if len(starts) > 1 else 6)
-    if panel.scale == "log" and any(value > 0 for _, values in series.values() for value in values):
+    if panel.scale == "log" and any(value > 0 for _, values in curves.values() for value in values):
         axes.set_yscale("log")
-        for axis in (axes.yaxis.set_major_formatter, axes.yaxis.set_minor_formatter):
-            axis("{x:g}")
+        axes.yaxis.set_major_formatter("{x:g}")
+        axes.yaxis.set_minor_formatter("{x:g}")
     axes.set_ylim(bottom=panel.bottom, top=panel.top)
     _mark_stages(axes, rows, starts)
     axes.grid(axis="y", color="#ececec")
     axes.set_axisbelow(True)
     axes.spines[["top", "right"]].set_visible(False)
     axes.tick_params(which="both", labelsize=8.5, colors=_INK)
-    axes.xaxis.get_major_locator().set_params(integer=True)
-    if any(name.startswith("recall") for name, _ in series):
-        _mark_best(axes, series)
+    locator: Any = axes.xaxis.get_major_locator()
+    locator.set_params(integer=True)
+    if any(name.startswith("recall") for name, _ in curves):
+        _mark_best(axes, curves)
+
+
+def _draw_curves(axes: Axes, curves: Curves, colors: dict[str, Any]) -> None:
+    first = next(iter(curves), ("", ""))[1]
+    for (name, stage), (steps, values) in curves.items():
+        kind, _, term = name.partition("/")
+        color = colors[term] if term in colors else _OWN.get(name, _INK)
+        points: dict[str, Any] = {"marker": "o", "markersize": 3.5} if len(steps) < _FEW else {}
+        # a label that starts with _ is not in the legend: one entry for all stages
+        label = name if name.startswith("recall") and stage == first else "_"
+        axes.plot(
+            steps, values, color=color, lw=2.2 if name == "loss" else 1.5, ls=_DASHES.get(f"{kind}/", "-"),
+            label=label, gid=name, **points,
+        )  # fmt: skip
 
 
 def _mark_stages(axes: Axes, rows: Sequence[Line], starts: dict[str, int]) -> None:
@@ -126,9 +145,9 @@ def _mark_stages(axes: Axes, rows: Sequence[Line], starts: dict[str, int]) -> No
         )  # fmt: skip
 
 
-def _mark_best(axes: Axes, series: dict[tuple[str, str], tuple[list[float], list[float]]]) -> None:
-    """A ring at each stage's kept weights: the best recall@1 after the start, the first of equals."""
-    for (name, _), (steps, values) in series.items():
+def _mark_best(axes: Axes, curves: Curves) -> None:
+    """Draw a ring at each stage's kept weights: the best recall@1 after the start, the first of equals."""
+    for (name, _), (steps, values) in curves.items():
         if name == "recall@1" and len(values) > 1:
             best = 1 + max(range(len(values) - 1), key=lambda at: (values[at + 1], -at))
             axes.plot(steps[best], values[best], "o", ms=10, mfc="none", mec="#c55a11", mew=1.8, label="_kept")
@@ -137,28 +156,31 @@ def _mark_best(axes: Axes, series: dict[tuple[str, str], tuple[list[float], list
     axes.set_ylim(top=axes.get_ylim()[1] * 1.18)
 
 
-def _series(
-    rows: Sequence[Line], starts: dict[str, int], panel: Panel
-) -> dict[tuple[str, str], tuple[list[float], list[float]]]:
-    """(name, stage) -> steps and values; curves end where their stage does."""
-    found: dict[tuple[str, str], tuple[list[float], list[float]]] = {}
+def _curves(rows: Sequence[Line], starts: dict[str, int], panel: Panel) -> Curves:
+    """Return the curves of a panel; each ends where its stage does."""
+    curves: Curves = {}
     for row in rows:
         for name, value in row.items():
-            kind = f"{name.partition('/')[0]}/" if "/" in name else name
-            if kind in panel.names and "@" not in name.partition("/")[2] and isinstance(value, (int, float)):
-                steps, values = found.setdefault((name, row["stage"]), ([], []))
+            if _belongs(name, panel) and isinstance(value, (int, float)):
+                steps, values = curves.setdefault((name, row["stage"]), ([], []))
                 steps.append(starts[row["stage"]] + row["step"])
                 values.append(value)
-    return found
+    return curves
 
 
-def _tells(panel: Panel, series: dict[tuple[str, str], tuple[list[float], list[float]]]) -> bool:
-    values = {value for _, values in series.values() for value in values}
+def _belongs(name: str, panel: Panel) -> bool:
+    """Return whether a figure is the panel's: of a nested dimension, NAME/TERM@64, none is drawn."""
+    kind, slash, term = name.partition("/")
+    return kind + slash in panel.names and "@" not in term
+
+
+def _is_worth_drawing(panel: Panel, curves: Curves) -> bool:
+    values = {value for _, values in curves.values() for value in values}
     return len(values) > (1 if panel.often_fixed else 0)
 
 
 def _lengths(rows: Sequence[Line]) -> dict[str, int]:
-    """Steps of each stage, in order."""
+    """Return the steps of each stage, in order."""
     lengths: dict[str, int] = {}
     for row in rows:
         lengths[row["stage"]] = max(lengths.get(row["stage"], 0), row["step"])
@@ -166,6 +188,7 @@ def _lengths(rows: Sequence[Line]) -> dict[str, int]:
 
 
 def _starts(rows: Sequence[Line]) -> dict[str, int]:
+    """Return the place of each stage's step 0 on the axis, on which the stages follow one another."""
     starts, at = {}, 0
     for stage, length in _lengths(rows).items():
         starts[stage] = at
@@ -177,5 +200,6 @@ def _colors(rows: Sequence[Line]) -> dict[str, Any]:
     import matplotlib
 
     terms = dict.fromkeys(name[5:] for row in rows for name in row if name.startswith("loss/"))
-    palette = matplotlib.colormaps["tab10"].colors
+    colormap: Any = matplotlib.colormaps["tab10"]  # one of the listed ones
+    palette = colormap.colors
     return {term: palette[number % len(palette)] for number, term in enumerate(terms)}

@@ -16,11 +16,19 @@ _DPI = 110
 
 
 def write_report(run: Path) -> list[str]:
-    """Draw and tell what the run's log.jsonl holds so far, in the run's folder; returns the closing lines.
+    """Draw and sum up what the run's log.jsonl holds so far, in the run's folder; return the closing lines.
 
-    Raises DataError for a folder without a log, or one that cannot be read.
+    Raise DataError for a folder without a log, or one that cannot be read.
     """
-    path = run / LOG_FILE
+    rows = _read_rows(run / LOG_FILE)
+    with atomic_file(run / PICTURE) as temporary:
+        draw(rows, run.resolve().name).savefig(temporary, format="png", dpi=_DPI)
+    lines = summary(rows)
+    write_file(run / TEXT, _markdown(run.resolve().name, lines, rows).encode())
+    return lines
+
+
+def _read_rows(path: Path) -> list[Line]:
     try:
         rows = read_log(path)
     except FileNotFoundError as error:
@@ -31,40 +39,54 @@ def write_report(run: Path) -> list[str]:
         raise DataError(f"{path} is damaged: it holds lines without stage and step; its run cannot be reported")
     if not rows:
         raise DataError(f"{path} is empty: the run has not made a step yet")
-    with atomic_file(run / PICTURE) as temporary:
-        draw(rows, run.resolve().name).savefig(temporary, format="png", dpi=_DPI)
-    lines = summary(rows)
-    warned = [f"- {row['stage']}, step {row['step']:,}: {row['warning']}" for row in rows if "warning" in row]
-    told = [f"# Training run {run.resolve().name}", "", *(f"- {line}" for line in lines), ""]
-    told += ["## Warnings", "", *warned, ""] if warned else []
-    write_file(run / TEXT, "\n".join([*told, f"![curves]({PICTURE})", ""]).encode())
-    return lines
+    return rows
+
+
+def _markdown(name: str, lines: Sequence[str], rows: Sequence[Line]) -> str:
+    warnings = [f"- {row['stage']}, step {row['step']:,}: {row['warning']}" for row in rows if "warning" in row]
+    written = [f"# Training run {name}", "", *(f"- {line}" for line in lines), ""]
+    if warnings:
+        written += ["## Warnings", "", *warnings, ""]
+    return "\n".join([*written, f"![curves]({PICTURE})", ""])
 
 
 def summary(rows: Sequence[Line]) -> list[str]:
-    """One line a stage: how much it saw, how fast, what the losses and the validation came to."""
-    stages = dict.fromkeys(row["stage"] for row in rows)
-    return [f"{stage}: {_told([row for row in rows if row['stage'] == stage])}" for stage in stages]
+    """Return one line a stage: how much it saw, how fast, what the losses and the validation came to."""
+    by_stage: dict[str, list[Line]] = {}
+    for row in rows:
+        by_stage.setdefault(row["stage"], []).append(row)
+    return [f"{stage}: {_stage_in_words(lines)}" for stage, lines in by_stage.items()]
 
 
-def _told(rows: Sequence[Line]) -> str:
+def _stage_in_words(rows: Sequence[Line]) -> str:
     steps = [row for row in rows if "loss" in row]
     if not steps:
         return "no step yet"
-    seconds = sum(row["seconds"] for row in steps)
-    total = {name: sum(row[name] for row in steps) for name in ("rows", "tokens", "pictures")}
-    waiting = sum(row.get("data_wait", 0) * row["seconds"] for row in steps)
     parts = [
-        f"{steps[-1]['step']:,} steps, {total['rows']:,} rows, {total['tokens']:,} tokens and "
-        f"{total['pictures']:,} pictures in {_duration(seconds)}"
-        + (
-            f" ({total['tokens'] / seconds:,.0f} tokens/s, {waiting / seconds:.1%} waiting for data)" if seconds else ""
-        ),
+        _amounts(steps),
         f"peak memory {max(row['memory_gib'] for row in steps):.2f} GiB",
         f"loss {steps[0]['loss']:.4f} -> {steps[-1]['loss']:.4f}" + _terms(steps[-1]),
+        *_validated(rows),
     ]
     unreadable = steps[-1].get("unreadable", 0)
-    return "; ".join([*parts, *_validated(rows), *([f"{unreadable:,} unreadable rows"] if unreadable else [])])
+    if unreadable:
+        parts.append(f"{unreadable:,} unreadable rows")
+    return "; ".join(parts)
+
+
+def _amounts(steps: Sequence[Line]) -> str:
+    seconds, tokens = _total("seconds", steps), _total("tokens", steps)
+    rows, pictures = _total("rows", steps), _total("pictures", steps)
+    seen = f"{steps[-1]['step']:,} steps, {rows:,} rows, {tokens:,} tokens and {pictures:,} pictures"
+    if not seconds:
+        return f"{seen} in {_duration(seconds)}"
+    waiting = sum(row.get("data_wait", 0) * row["seconds"] for row in steps)
+    speed = f"{tokens / seconds:,.0f} tokens/s, {waiting / seconds:.1%} waiting for data"
+    return f"{seen} in {_duration(seconds)} ({speed})"
+
+
+def _total(name: str, steps: Sequence[Line]) -> float:
+    return sum(row[name] for row in steps)
 
 
 def _terms(row: Line) -> str:
@@ -73,18 +95,19 @@ def _terms(row: Line) -> str:
 
 
 def _validated(rows: Sequence[Line]) -> list[str]:
-    """The best validation, beside the one before the first step."""
-    found = [row for row in rows if "recall@1" in row]
-    later = [row for row in found if row["step"]]
+    """Return the best validation, beside the one before the first step; nothing where there was none."""
+    validations = [row for row in rows if "recall@1" in row]
+    later = [row for row in validations if row["step"]]
     if not later:
         return []
     best = max(later, key=lambda row: (row["recall@1"], -row["step"]))
-    told = f"best recall@1 {best['recall@1']:.4f} at step {best['step']:,}, which is kept"
-    if len(found) == len(later):
-        return [told]
-    start = found[0]["recall@1"]
-    worse = ", worse than before the stage" if best["recall@1"] < start else ""
-    return [f"{told} (at the start {start:.4f}{worse})"]
+    beside = "" if len(validations) == len(later) else _beside(best["recall@1"], validations[0]["recall@1"])
+    return [f"best recall@1 {best['recall@1']:.4f} at step {best['step']:,}, which is kept{beside}"]
+
+
+def _beside(best: float, start: float) -> str:
+    worse = ", worse than before the stage" if best < start else ""
+    return f" (at the start {start:.4f}{worse})"
 
 
 def _duration(seconds: float) -> str:

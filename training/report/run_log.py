@@ -1,4 +1,4 @@
-"""What a run tells: log.jsonl for programs, TensorBoard beside it, and lines that people can read."""
+"""The log of a run: log.jsonl for programs, and lines on the console that people can read."""
 
 from __future__ import annotations
 
@@ -13,35 +13,45 @@ from transformers import TrainerCallback
 from mllm_embed.files import write_file
 
 LOG_FILE = "log.jsonl"
-Line = dict[str, Any]
+Line = dict[str, Any]  # stage, step, and figures by name, or a warning
 
 
 class JsonLog(TrainerCallback):
-    """Appends every logged step to log.jsonl; a run that goes on first drops what it will repeat.
+    """The file log.jsonl, a line for every logged step; a run that goes on first drops what it will repeat.
 
     There is a line at every checkpoint, so that the lines of a run that goes on are those of one that was not stopped.
     """
 
     def __init__(self, path: Path, stage: str):
+        """Append the lines of a stage to the file at `path`."""
         self.path, self.stage = path, stage
         self._warned: set[str] = set()
 
     def on_train_begin(self, args: Any, state: Any, control: Any, **_: Any) -> None:
-        if state.is_world_process_zero and self.path.exists():
-            reached = state.global_step or -1  # a run that starts anew also measures step 0 anew
-            kept = [row for row in read_log(self.path) if row["stage"] != self.stage or row["step"] <= reached]
-            self._warned = {row["about"] for row in kept if row["stage"] == self.stage and "warning" in row}
-            write_file(self.path, "".join(json.dumps(row) + "\n" for row in kept).encode())
+        """Drop the lines after the step that the run goes on from, and recall what was warned of."""
+        if not state.is_world_process_zero or not self.path.exists():
+            return
+        rows = self._rows_before(state.global_step)
+        own = (row for row in rows if row["stage"] == self.stage)
+        self._warned = {row["about"] for row in own if "warning" in row}
+        write_file(self.path, "".join(json.dumps(row) + "\n" for row in rows).encode())
+
+    def _rows_before(self, step: int) -> list[Line]:
+        """Return the lines that stay when the stage goes on from a step: the other stages', and its own until then."""
+        reached = step or -1  # a run that starts anew also measures step 0 anew
+        return [row for row in read_log(self.path) if row["stage"] != self.stage or row["step"] <= reached]
 
     def on_step_end(self, args: Any, state: Any, control: Any, **_: Any) -> None:
+        """Order a line wherever a checkpoint is written."""
         control.should_log |= control.should_save
 
     def on_log(self, args: Any, state: Any, control: Any, logs: dict[str, float] | None = None, **_: Any) -> None:
+        """Append a line."""
         if state.is_world_process_zero and logs:
             self._append(state.global_step, logs)
 
     def warn(self, step: int, about: str, sentence: str) -> None:
-        """Tell a warning on stderr and in the log, the first `about` something in a stage."""
+        """Write a warning to stderr and the log, if it is the first `about` something in a stage."""
         if about not in self._warned:
             self._warned.add(about)
             tqdm.write(f"warning: stage '{self.stage}': {sentence}", file=sys.stderr)
@@ -53,7 +63,7 @@ class JsonLog(TrainerCallback):
 
 
 def read_log(path: Path) -> list[Line]:
-    """The lines of a log; a full disk or a kill may have cut the last one, which is left out."""
+    """Return the lines of a log; a full disk or a kill may have cut the last one, which is left out."""
     *lines, _ = path.read_text(encoding="utf-8").split("\n")
     return [json.loads(line) for line in lines]
 
@@ -62,10 +72,12 @@ class Console(TrainerCallback):
     """One short line a logged step, and a bar on a terminal."""
 
     def __init__(self, stage: str):
+        """Name the stage in every line."""
         self.stage = stage
         self.bar: tqdm | None = None
 
     def on_train_begin(self, args: Any, state: Any, control: Any, **_: Any) -> None:
+        """Show the bar, in the first process."""
         if state.is_world_process_zero:
             # disable=None: no bar where there is no terminal
             self.bar = tqdm(
@@ -74,27 +86,35 @@ class Console(TrainerCallback):
             )  # fmt: skip
 
     def on_step_end(self, args: Any, state: Any, control: Any, **_: Any) -> None:
+        """Move the bar on."""
         if self.bar is not None:
             self.bar.update()
 
     def on_log(self, args: Any, state: Any, control: Any, logs: Line | None = None, **_: Any) -> None:
+        """Print a line."""
         if self.bar is not None and logs:
-            tqdm.write(f"{self.stage} {state.global_step}/{state.max_steps}  {told(logs)}")
+            tqdm.write(f"{self.stage} {state.global_step}/{state.max_steps}  {line_in_words(logs)}")
 
     def on_train_end(self, args: Any, state: Any, control: Any, **_: Any) -> None:
+        """Remove the bar."""
         if self.bar is not None:
             self.bar.close()
             self.bar = None
 
 
-def told(logs: Line) -> str:
-    """A line of the log for people; with several terms, their accuracies in the order of the recipe."""
+def line_in_words(logs: Line) -> str:
+    """Return a line of the log for people; with several terms, their accuracies in the order of the recipe."""
     if "recall@1" in logs:
-        return "validation  " + "  ".join(f"{name} {logs[name]:.4f}" for name in logs if name.startswith("recall@"))
-    rights = [f"{value:.3f}" for name, value in logs.items() if name.startswith("accuracy/") and "@" not in name]
-    parts = [f"loss {logs['loss']:.4f}", f"accuracy {' / '.join(rights)}", f"lr {logs['learning_rate']:.2e}"]
+        return _validation_in_words(logs)
+    names = [name for name in logs if name.startswith("accuracy/") and "@" not in name]
+    accuracies = " / ".join(f"{logs[name]:.3f}" for name in names)
+    parts = [f"loss {logs['loss']:.4f}", f"accuracy {accuracies}", f"lr {logs['learning_rate']:.2e}"]
     if "tokens_per_s" in logs:
         parts.append(f"{logs['tokens_per_s']:,.0f} tokens/s")
     if logs.get("data_wait", 0) >= 0.1:
         parts.append(f"{logs['data_wait']:.0%} of the time waiting for data")
     return "  ".join(parts)
+
+
+def _validation_in_words(logs: Line) -> str:
+    return "validation  " + "  ".join(f"{name} {logs[name]:.4f}" for name in logs if name.startswith("recall@"))

@@ -1,4 +1,4 @@
-"""What training knows for the model card of a stage's adapter: what it was trained on, and how."""
+"""The facts for the model card of a stage's adapter: what it was trained on, and how."""
 
 from __future__ import annotations
 
@@ -8,15 +8,16 @@ from typing import Any
 from mllm_embed.saving.model_card import ModelCardInfo
 from mllm_embed.saving.versions import versions
 
-from ..recipe.config import Recipe, Stage, Term
-from .validation import best_folder, kept, read_best
+from ..recipe.config import Recipe, Stage
+from ..recipe.terms import Term
+from .validation import best_folder, best_in_words, read_best
 
 _DIGITS = 12
 _PACKAGES = ("mllm_embed", "torch", "transformers", "peft")
 
 
 def card_of(recipe: Recipe, last: str, data: Mapping[str, str], rows: Mapping[str, Sequence[Any]]) -> ModelCardInfo:
-    """The facts of the stages up to `last`, whose adapter holds what they all taught.
+    """Return the facts of the stages up to `last`, whose adapter holds what they all taught.
 
     Args:
         recipe: the run's.
@@ -29,25 +30,25 @@ def card_of(recipe: Recipe, last: str, data: Mapping[str, str], rows: Mapping[st
     for name in names:
         best = read_best(best_folder(recipe.output / "checkpoints" / name))
         if best:
-            training[name]["kept"] = kept(best)
-    lora, found = recipe.lora, versions()
+            training[name]["kept"] = best_in_words(best)
+    lora, installed = recipe.lora, versions()
     made_with = {
         "LoRA": f"rank {lora.rank}, alpha {lora.alpha:g}, dropout {lora.dropout:g}; projector "
         + ("trained in full" if lora.projector else "frozen"),
         "base weights": recipe.quantization or "not quantised",
         "seed": recipe.seed,
-        "versions": ", ".join(f"{package} {found[package]}" for package in _PACKAGES if package in found),
+        "versions": ", ".join(f"{package} {installed[package]}" for package in _PACKAGES if package in installed),
     }
     return ModelCardInfo(training=training, made_with=made_with)
 
 
 def _facts(stage: Stage, data: Mapping[str, str], count: int) -> dict[str, Any]:
-    """Of the data's paths only the last name: what stands above it is the machine's."""
+    # of the data's paths only the last name: what stands above it is the machine's, and the card is published
     paths = [source.path for source in stage.data]
     return {
         "data": f"{', '.join(path.resolve().name for path in paths)}, {count:,} {stage.rows}",
         "data fingerprint": ", ".join(data[str(path)][:_DIGITS] for path in paths),
-        "loss": "; ".join(map(_said, stage.terms)),
+        "loss": "; ".join(map(_term_in_words, stage.terms)),
         "temperature": f"{stage.temperature:g}",
         "batch size": stage.batch_size,
         "length": f"{stage.steps} steps" if stage.steps else f"{stage.epochs:g} epochs",
@@ -56,13 +57,13 @@ def _facts(stage: Stage, data: Mapping[str, str], count: int) -> dict[str, Any]:
     }
 
 
-def _said(term: Term) -> str:
+def _term_in_words(term: Term) -> str:
     arrow = "<->" if term.symmetric else "->"
-    more = {
+    details = {
         "hard negatives": ", ".join(term.negatives),
         "beside": "the other queries" if term.same_side else "",
         "found": "in the base's vectors" if term.frozen else "",
         "weight": f"{term.weight:g}" if term.weight != 1 else "",
     }
-    told = "; ".join(f"{name}: {value}" for name, value in more.items() if value)
-    return f"{' + '.join(term.query)} {arrow} {' + '.join(term.positive)}" + (f" ({told})" if told else "")
+    shown = "; ".join(f"{name}: {value}" for name, value in details.items() if value)
+    return f"{' + '.join(term.query)} {arrow} {' + '.join(term.positive)}" + (f" ({shown})" if shown else "")

@@ -22,13 +22,13 @@ from mllm_embed.errors import DataError
 
 SEAL = "seal.json"
 ASIDE = ".unfinished"
-KEPT = 2
+KEPT_CHECKPOINTS = 2
 TORCH_CANNOT_WRITE = ("inline_container", "iostream", "PytorchStreamWriter")  # in the messages of its RuntimeErrors
 OVERHEAD = 2**20  # bytes of a checkpoint beside the tensors: states of schedulers and random generators, JSON
 
 
 def last_checkpoint(folder: Path) -> Path | None:
-    """The newest whole checkpoint; a damaged one is told and passed over."""
+    """Return the newest whole checkpoint, or None; a damaged one is named on stderr and passed over."""
     for path in reversed(_numbered(folder)):
         if is_whole(path):
             return path
@@ -37,7 +37,7 @@ def last_checkpoint(folder: Path) -> Path | None:
 
 
 def is_whole(checkpoint: Path) -> bool:
-    """Whether every file is there as it was sealed."""
+    """Return whether every file is there as it was sealed."""
     try:
         seal = json.loads((checkpoint / SEAL).read_text(encoding="utf-8"))
         return bool(seal) and all(_digest(checkpoint / name) == digest for name, digest in seal.items())
@@ -46,8 +46,10 @@ def is_whole(checkpoint: Path) -> bool:
 
 
 def publish(written: Path, home: Path) -> None:
-    """Seal a checkpoint that was written aside, give it its place in `home`, and drop all but the last KEPT there."""
+    """Seal a checkpoint that was written aside, give it its place in `home`, and drop all but the last there."""
     names = sorted(str(path.relative_to(written)) for path in written.rglob("*") if path.is_file())
+    # The order is what makes a checkpoint whole or absent: contents, their seal, all of it on the disk, and only then
+    # the rename. Whoever finds the folder in its place finds everything in it.
     seal = written / SEAL
     seal.write_text(json.dumps({name: _digest(written / name) for name in names}, indent=1), encoding="utf-8")
     for path in (*(written / name for name in names), seal, written):
@@ -57,7 +59,7 @@ def publish(written: Path, home: Path) -> None:
         os.replace(place, written.with_name(f"{place.name}-damaged"))
     os.replace(written, place)
     _to_disk(home)
-    for old in _numbered(home)[:-KEPT]:
+    for old in _numbered(home)[:-KEPT_CHECKPOINTS]:
         os.replace(old, home / ASIDE / f"{old.name}-old")  # at once: half an old checkpoint is none
     clear(home)
 
@@ -68,13 +70,13 @@ def clear(home: Path) -> None:
 
 
 def checkpoint_bytes(trainable: Iterable[Tensor]) -> int:
-    """What a checkpoint takes: each trainable number in float32, AdamW's two moments of it, and the rest."""
+    """Return the bytes of a checkpoint: each trainable number in float32, AdamW's two moments of it, and the rest."""
     return 12 * sum(getattr(parameter, "ds_numel", parameter.numel()) for parameter in trainable) + OVERHEAD
 
 
 @contextmanager
 def failing_disk(written: Path) -> Iterator[None]:
-    """What torch, safetensors and Python raise when a disk fails, within, becomes a DataError; what is there goes."""
+    """Turn what torch, safetensors and Python raise when a disk fails into a DataError, and remove what is there."""
     try:
         yield
     except (OSError, SafetensorError, RuntimeError) as error:

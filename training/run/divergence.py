@@ -1,4 +1,4 @@
-"""Stops a run that has gone wrong, in one sentence, before its weights change or a checkpoint keeps the damage."""
+"""The guard that stops a run gone wrong, in one sentence, before a checkpoint keeps the damage."""
 
 from __future__ import annotations
 
@@ -15,7 +15,8 @@ from mllm_embed.errors import ModelError
 
 from ..batch.collator import ContrastiveBatch
 from ..distributed.gathering import GatheredBatch
-from ..recipe.config import Stage, Term
+from ..recipe.config import Stage
+from ..recipe.terms import Term
 from .checkpoints import last_checkpoint
 
 PATIENCE = 10  # steps one after the other that must look collapsed
@@ -24,7 +25,7 @@ _SHOWN = 5
 
 
 class DivergenceGuard(TrainerCallback):
-    """Looks at every step of a stage; every method raises ModelError where the run must stop.
+    """A guard that checks every step of a stage; its methods raise ModelError where the run must stop.
 
     Non-finite numbers stop it at once. Vectors have collapsed when, for PATIENCE steps after the warm-up, their mean
     cosine lies above the stage's `max_cosine`, and its distance from 1 is less than SHRUNK of that at the first step:
@@ -33,31 +34,42 @@ class DivergenceGuard(TrainerCallback):
     """
 
     def __init__(self, stage: Stage, home: Path):
-        """`home` is the stage's folder of checkpoints."""
+        """Guard a stage, whose folder of checkpoints is `home`."""
         self.stage, self.home = stage, home
         self.step, self.rate, self.above = 0, 0.0, 0
         self.warm, self.first = False, math.nan
 
     def on_step_begin(self, args: Any, state: Any, control: Any, optimizer: Any = None, **_: Any) -> None:
+        """Note the step and its learning rate, for a message, and what the first step's mean cosine was."""
         self.step, self.rate = state.global_step + 1, optimizer.param_groups[0]["lr"]
         self.warm = self.step > args.get_warmup_steps(state.max_steps)
         if math.isnan(self.first):  # from what checkpoints keep, so that a run that goes on judges alike
             self.first = next((row["mean_cosine"] for row in state.log_history if "mean_cosine" in row), math.nan)
 
-    def look(
+    def check_step(
         self,
         model: nn.Module,
         losses: Sequence[tuple[Term, Tensor]],
         total: Tensor,
         cosine: Tensor,
-        pool: GatheredBatch,
+        gathered: GatheredBatch,
         batch: ContrastiveBatch,
     ) -> None:
-        """After the forward pass: `losses` by term and their `total`, `cosine` the mean over the trained vectors."""
-        fine = (torch.isfinite(pool.vectors).all() & torch.isfinite(total)).float()
+        """Check a step after its forward pass: numbers that are not finite, vectors that have collapsed.
+
+        Args:
+            model: what is trained.
+            losses: the scalar loss of each term.
+            total: their weighted sum.
+            cosine: the mean cosine of the trained vectors.
+            gathered: the vectors of all processes.
+            batch: the rows of this one, for their ids.
+        """
+        fine = (torch.isfinite(gathered.vectors).all() & torch.isfinite(total)).float()
+        # both in one transfer from the GPU, the only one that a step waits for
         sound, mean = torch.stack([fine, cosine]).tolist()
         if not sound:
-            self._broken(model, losses, pool, batch)
+            self._stop_not_finite(model, losses, gathered, batch)
         alike = self.warm and mean > self.stage.max_cosine and 1 - mean < SHRUNK * (1 - self.first)
         self.above = self.above + 1 if alike else 0
         if self.above >= PATIENCE:
@@ -67,32 +79,34 @@ class DivergenceGuard(TrainerCallback):
                 "learning_rate"
             )
 
-    def gradient(self, norm: float | Tensor | None) -> None:
-        """Before the optimiser's step; None where the engine does not tell."""
+    def check_gradient(self, norm: float | Tensor | None) -> None:
+        """Check the gradient's norm before the optimiser's step; None where the engine does not give it."""
         if norm is not None and not math.isfinite(norm):
             self._stop(f"the norm of the gradient is {float(norm)} while the loss is finite; lower learning_rate")
 
-    def on_step_end(self, args: Any, state: Any, control: Any, model: nn.Module | None = None, **_: Any) -> None:
+    def on_step_end(self, args: Any, state: Any, control: Any, model: Any = None, **_: Any) -> None:
+        """Hold back a checkpoint while the vectors look collapsed, and check the weights that one would hold."""
         if self.above:
             control.should_save = False
         if control.should_save or control.should_log:
-            self.weights(model)
+            self.check_weights(model)
 
-    def weights(self, model: nn.Module) -> None:
-        """After the optimiser's step: whether what it changed is still finite."""
+    def check_weights(self, model: nn.Module) -> None:
+        """Check after the optimiser's step that what it changed is still finite."""
         name = _first_broken(model)
         if name:
             self._stop(f"the optimiser's step left {name} with values that are not finite; lower learning_rate")
 
-    def _broken(
-        self, model: nn.Module, losses: Sequence[tuple[Term, Tensor]], pool: GatheredBatch, batch: ContrastiveBatch
+    def _stop_not_finite(
+        self, model: nn.Module, losses: Sequence[tuple[Term, Tensor]], gathered: GatheredBatch, batch: ContrastiveBatch
     ) -> NoReturn:
+        # from the cause to its effects: weights spoil vectors, and vectors the loss
         name = _first_broken(model)
         if name:
             self._stop(f"the step before left {name} with values that are not finite; lower learning_rate")
-        bad = ~torch.isfinite(pool.vectors).all(1)
+        bad = ~torch.isfinite(gathered.vectors).all(1)
         if bad.any():
-            self._stop(f"the vectors of {_rows(bad, pool, batch)} are not finite; look at their inputs")
+            self._stop(f"the vectors of {_rows(bad, gathered, batch)} are not finite; look at their inputs")
         terms = ", ".join(f"{term.name} is {loss.item()}" for term, loss in losses if not torch.isfinite(loss))
         self._stop(f"the loss of {terms} while all vectors are finite; raise temperature")
 
@@ -104,23 +118,23 @@ class DivergenceGuard(TrainerCallback):
 
 
 def _first_broken(model: nn.Module) -> str | None:
-    """The first trained parameter with values that are not finite."""
+    """Return the name of the first trained parameter with values that are not finite."""
     trained = {name: p.detach() for name, p in model.named_parameters() if p.requires_grad and p.numel()}
     if math.isfinite(torch.nn.utils.get_total_norm(list(trained.values()), math.inf)):
         return None
     return next((name for name, p in trained.items() if not torch.isfinite(p).all()), None)
 
 
-def _rows(bad: Tensor, pool: GatheredBatch, batch: ContrastiveBatch) -> str:
-    """Whose vectors they are, and in what roles; each process knows the ids of its own rows."""
-    found: dict[str, list[str]] = {}
-    first = int(pool.mine[0])
-    for use, place in pool.places.items():
-        for row in pool.owners_of(use)[bad[place]].tolist():
+def _rows(bad: Tensor, gathered: GatheredBatch, batch: ContrastiveBatch) -> str:
+    """Return whose vectors are `bad` [N] bool, and in what roles; each process knows the ids of its own rows alone."""
+    roles: dict[str, list[str]] = {}
+    first = int(gathered.local_rows[0])
+    for use, places in gathered.places.items():
+        for row in gathered.owners_of(use)[bad[places]].tolist():
             if first <= row < first + len(batch.ids):
-                found.setdefault(batch.ids[row - first], []).append(use.role)
-    if not found:
+                roles.setdefault(batch.ids[row - first], []).append(use.role)
+    if not roles:
         return "rows that another process names"
-    shown = [f"{row} ({', '.join(dict.fromkeys(roles))})" for row, roles in list(found.items())[:_SHOWN]]
-    more = f" and {len(found) - _SHOWN} more" if len(found) > _SHOWN else ""
-    return f"row{'s' if len(found) > 1 else ''} {', '.join(shown)}{more}"
+    shown = [f"{row} ({', '.join(dict.fromkeys(names))})" for row, names in list(roles.items())[:_SHOWN]]
+    more = f" and {len(roles) - _SHOWN} more" if len(roles) > _SHOWN else ""
+    return f"row{'s' if len(roles) > 1 else ''} {', '.join(shown)}{more}"

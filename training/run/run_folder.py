@@ -19,15 +19,15 @@ from mllm_embed.saving.provenance import changes
 from mllm_embed.saving.versions import versions
 
 from ..recipe.config import Recipe
-from .checkpoints import KEPT, checkpoint_bytes, clear
+from .checkpoints import KEPT_CHECKPOINTS, checkpoint_bytes, clear
 
 RUN_FILE = "run.json"
 
 
 def check_output(recipe: Recipe, data: dict[str, str]) -> list[str]:
-    """The stages of `recipe` that are finished in its output folder, in order.
+    """Return the stages of `recipe` that are finished in its output folder, in order.
 
-    `data` maps each data folder, and "teacher", to its fingerprint. Raises ConfigError when the folder holds something
+    `data` maps each data folder, and "teacher", to its fingerprint. Raise ConfigError when the folder holds something
     else: a file, a damaged run.json, a run of another recipe or on other data, a later stage without the one before it.
     """
     output = recipe.output
@@ -37,12 +37,11 @@ def check_output(recipe: Recipe, data: dict[str, str]) -> list[str]:
     if path.is_file():
         _check_same(path, _described(recipe, data))
     finished = list(takewhile(lambda name: _is_finished(output / name), recipe.stages))
-    beyond = [name for name in recipe.stages if name not in finished and _is_finished(output / name)]
-    if beyond:
-        missing = list(recipe.stages)[len(finished)]
-        raise ConfigError(
-            f"{output} holds stage '{beyond[0]}' but not '{missing}' before it; remove {output / beyond[0]}"
-        )
+    # each stage goes on from the one before it: one beyond a gap was trained from an adapter that is gone
+    for name in list(recipe.stages)[len(finished) :]:
+        if _is_finished(output / name):
+            missing = list(recipe.stages)[len(finished)]
+            raise ConfigError(f"{output} holds stage '{name}' but not '{missing}' before it; remove {output / name}")
     return finished
 
 
@@ -66,7 +65,7 @@ def clear_leftovers(recipe: Recipe) -> None:
 
 
 def check_stage_space(recipe: Recipe, stage: str, trainable: Iterable[Tensor]) -> None:
-    """Raises DataError where the output's disk has no room for what a stage and those after it will yet write there.
+    """Raise DataError where the output's disk has no room for what a stage and those after it will yet write there.
 
     That is as many checkpoints as are kept and the one that is written beside them, less those that are there, and an
     adapter for each stage.
@@ -75,7 +74,8 @@ def check_stage_space(recipe: Recipe, stage: str, trainable: Iterable[Tensor]) -
     size = checkpoint_bytes(trainable)
     there = sum(path.stat().st_size for path in home.glob("checkpoint-*/*"))
     adapters = len(stages) - stages.index(stage)
-    needed = max((KEPT + 1) * size - there, size) + adapters * (size // 3)
+    # an adapter is a third of a checkpoint, which holds two moments beside it
+    needed = max((KEPT_CHECKPOINTS + 1) * size - there, size) + adapters * (size // 3)
     check_space(recipe.output, needed, f"stage '{stage}' (its checkpoints and the adapters)")
 
 
@@ -84,8 +84,11 @@ def _is_finished(stage: Path) -> bool:
 
 
 def _described(recipe: Recipe, data: dict[str, str]) -> dict[str, Any]:
-    left_out = {"output": True, "workers": True, "stages": {"__all__": {"max_unreadable"}}}
-    return {"recipe": json.loads(recipe.model_dump_json(exclude=left_out)), "data": data}
+    # what may differ when a run goes on: it changes nothing of what is trained
+    described = recipe.model_dump_json(
+        exclude={"output": True, "workers": True, "stages": {"__all__": {"max_unreadable"}}}
+    )
+    return {"recipe": json.loads(described), "data": data}
 
 
 def _check_same(path: Path, wanted: dict[str, Any]) -> None:
@@ -103,7 +106,7 @@ def _check_same(path: Path, wanted: dict[str, Any]) -> None:
 
 
 def _commit() -> str | None:
-    """The commit of the clone that this file is part of; None for an installed package."""
+    """Return the commit of the clone that this file is part of; None for an installed package."""
     here = Path(__file__).resolve().parents[2]
     if not (here / ".git").exists() or not shutil.which("git"):
         return None

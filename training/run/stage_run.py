@@ -10,19 +10,19 @@ from typing import Any
 
 import numpy as np
 import torch
-from torch.utils.data import Sampler
 from tqdm import tqdm
 from transformers import PrinterCallback, TrainingArguments
 
 from mllm_embed import MLLMEmbedder
 from mllm_embed.data.folder import FolderBenchmark
-from mllm_embed.errors import DataError
+from mllm_embed.errors import DataError, MLLMEmbedError
 from mllm_embed.files import read_json, write_json
 from mllm_embed.saving.model_card import ModelCardInfo
+from mllm_embed.types import Item
 
 from ..batch.collator import ContrastiveCollator
-from ..batch.examples import Examples, Reader
-from ..batch.stage_data import StageRows, order_of
+from ..batch.examples import Examples, PreparedInput, Reader
+from ..batch.stage_data import RowOrder, StageRows, order_of
 from ..data.unreadable import UNREADABLE_FILE, UnreadableLog
 from ..distill.bank import Bank, make_bank, read_bank
 from ..distill.teacher import Teacher
@@ -37,16 +37,28 @@ from ..report.run_log import LOG_FILE, Console, JsonLog
 from .advice import Advice
 from .checkpoints import last_checkpoint
 from .run_folder import check_stage_space
-from .stopping import Stopped, Stopping
+from .stopping import Stopping
 from .trainer import ContrastiveTrainer
 from .validation import Validation, gallery_vectors
 
-LOOKED_AT = 8  # rows, for their longest input
+PROBED_ROWS = 8  # for their longest input
 
 
 @dataclass
 class StageRun:
-    """Trains `embedder` on a stage and leaves its adapter in the run's folder."""
+    """The training of one stage, which leaves its adapter in the run's folder.
+
+    Args:
+        recipe: the run's.
+        name: of the stage.
+        rows: the stage's.
+        benchmark: to validate with, if the stage does.
+        embedder: the model with the adapter that is trained.
+        bf16: train under bfloat16 autocast.
+        seed: of order and dropout; each stage has its own.
+        zero: DeepSpeed's config, None without.
+        teacher: whose vectors are distilled, if any.
+    """
 
     recipe: Recipe
     name: str
@@ -60,52 +72,62 @@ class StageRun:
 
     @property
     def stage(self) -> Stage:
+        """The recipe's stage."""
         return self.recipe.stages[self.name]
 
     @property
     def home(self) -> Path:
-        """Where its checkpoints lie."""
+        """The folder of its checkpoints."""
         return self.recipe.output / "checkpoints" / self.name
 
     def train(self, card: Callable[[], ModelCardInfo], stopping: Stopping) -> None:
-        """From the last checkpoint on, where there is one. Raises ModelError where the training goes wrong."""
+        """Train from the last checkpoint on, where there is one, and save the adapter with what `card` then says.
+
+        Raise ModelError where the training goes wrong, Stopped where it was asked to end.
+        """
         trainer = self._trainer(stopping)
-        validation = None
-        if self.benchmark:
-            gallery = self.teacher and gallery_vectors(self.teacher.embedder(), self.benchmark, self.bf16)
-            validation = Validation(
-                self.benchmark, self.stage.evaluate.every, self.embedder, trainer, self.bf16, gallery
-            )
-            trainer.add_callback(validation)
+        validation = self._validation(trainer)
         if self.teacher:
-            self.teacher.leave()
+            self.teacher.unload()
         step = agreed(self._last_step, self.embedder.device)
-        checkpoint = str(self.home / f"checkpoint-{step}") if step else None
+        checkpoint = f"checkpoint-{step}" if step else None
         if first_process():
-            self._tell(checkpoint)
-        trainer.train(resume_from_checkpoint=checkpoint)
-        if stopping.asked and trainer.state.global_step < trainer.state.max_steps:
-            raise Stopped  # where no checkpoint was written, since the vectors look collapsed
-        told = trainer.unreadable.close()
-        if told:
-            tqdm.write(f"{self.name}  {told}")
+            self._print_start(checkpoint)
+        trainer.train(resume_from_checkpoint=str(self.home / checkpoint) if checkpoint else None)
+        if trainer.state.global_step < trainer.state.max_steps:
+            stopping.check()  # where no checkpoint was written, since the vectors look collapsed
+        summary = trainer.unreadable.close()
+        if summary:
+            tqdm.write(f"{self.name}  {summary}")
         if validation:
             validation.take_best()
+        self._save(card)
+        trainer.accelerator.wait_for_everyone()
+
+    def _validation(self, trainer: ContrastiveTrainer) -> Validation | None:
+        """Return the stage's validation, which `trainer` then calls; None for a stage without."""
+        if self.benchmark is None or self.stage.evaluate is None:
+            return None
+        gallery = gallery_vectors(self.teacher.embedder(), self.benchmark, self.bf16) if self.teacher else None
+        validation = Validation(self.benchmark, self.stage.evaluate.every, self.embedder, trainer, self.bf16, gallery)
+        trainer.add_callback(validation)
+        return validation
+
+    def _save(self, card: Callable[[], ModelCardInfo]) -> None:
         with whole(self.encoder.trainable()):
             if first_process():
                 self.embedder.settings = replace(self.embedder.settings, matryoshka=tuple(self.stage.matryoshka))
                 self.embedder.save_pretrained(self.recipe.output / self.name, card=card())
-        trainer.accelerator.wait_for_everyone()
 
     def _last_step(self) -> int:
-        """Of the last checkpoint; 0 where there is none."""
+        """Return the step of the last checkpoint; 0 where there is none."""
         last = last_checkpoint(self.home)
         return int(last.name.rpartition("-")[2]) if last else 0
 
-    def _tell(self, checkpoint: str | None) -> None:
-        """Where the stage starts, and what its sources give where there are several."""
+    def _print_start(self, checkpoint: str | None) -> None:
+        """Print where the stage starts, and what its sources give where there are several."""
         if checkpoint:
-            tqdm.write(f"{self.name}  goes on from {Path(checkpoint).name}")
+            tqdm.write(f"{self.name}  goes on from {checkpoint}")
         parts = self.rows.mixed.parts
         for part in parts:
             if len(parts) > 1 or part.skipped:
@@ -115,7 +137,9 @@ class StageRun:
 
     @cached_property
     def encoder(self) -> BatchEncoder:
-        temperature = Temperature(self.stage.temperature, self.stage.learn_temperature)
+        """The embedder's model with the temperature, as Trainer trains it."""
+        bounds = self.stage.learn_temperature
+        temperature = Temperature(self.stage.temperature, (bounds[0], bounds[1]) if bounds else None)
         aligned = bool(self.zero)  # accelerate's autocast does not reach into DeepSpeed's engine
         return BatchEncoder(self.embedder.model, temperature, aligned=aligned, bf16=self.bf16 and aligned)
 
@@ -126,22 +150,25 @@ class StageRun:
         arguments = self._arguments()
         check_stage_space(self.recipe, self.name, self.encoder.trainable().values())
         banks, log = self._banks(), JsonLog(output / LOG_FILE, self.name)
-        kept = [(term, banks[term.name]) for term in stage.terms if term.kept]
-        answers = [(term.positive[0], bank.inputs.numpy()) for term, bank in kept]
-        answers += [(term.query[0], bank.asks.numpy()) for term, bank in kept if term.taught]
-        read = Reader(self.embedder.item_processor.prepared, stage.encoded, stage.keyed, stage.hard_negatives, answers)
-        examples = Examples(self.rows, read, self.seed)
+        examples = Examples(self.rows, self._reader(banks), self.seed)
         rank, _ = world()
-        lost = output / (UNREADABLE_FILE if rank == 0 else UNREADABLE_FILE.replace(".", f"-{rank}."))
+        unreadable = output / (UNREADABLE_FILE if rank == 0 else UNREADABLE_FILE.replace(".", f"-{rank}."))
         trainer = ContrastiveTrainer(
-            model=self.encoder, args=arguments, train_dataset=examples, stage=stage, banks=banks,
+            model=self.encoder, args=arguments, train_dataset=examples, stage=stage, home=self.home, banks=banks,
             order=self._order(),
             data_collator=ContrastiveCollator(self.embedder.item_processor, stage.uses, self._chunk_tokens(examples)),
-            unreadable=UnreadableLog(lost, len(self.rows) // processes(), stage.max_unreadable),
+            unreadable=UnreadableLog(unreadable, len(self.rows) // processes(), stage.max_unreadable),
             callbacks=[log, Console(self.name), Advice(stage, self.rows.sample(), banks, log), stopping],
         )  # fmt: skip
         trainer.remove_callback(PrinterCallback)
         return trainer
+
+    def _reader(self, banks: dict[str, Bank]) -> Reader:
+        stage, process = self.stage, self.embedder.item_processor
+        # a row whose answer, or whose query that is taught, could not be read for the bank cannot be trained on
+        held = [(term.positive[0], banks[term.name].inputs.numpy()) for term in stage.terms if term.uses_bank]
+        held += [(term.query[0], banks[term.name].asks.numpy()) for term in stage.terms if term.taught]
+        return Reader(process.prepared, stage.encoded, stage.keyed, stage.hard_negatives, held)
 
     def _arguments(self) -> TrainingArguments:
         stage = self.stage
@@ -166,19 +193,27 @@ class StageRun:
         path = self.home / f"chunk_tokens_{world()[0]}.json"
         if path.is_file():  # what a GPU shows depends on what ran before; a run that goes on cuts as it did
             return read_json(path, f"remove {path}")
-        probed = Examples(self.rows, examples.read, self.seed)  # workers are forked from examples that none has touched
-        trained = [use.role for use in self.stage.uses if not use.frozen]
-        places = {round(place) for place in np.linspace(0, len(probed) - 1, LOOKED_AT)}  # sources follow one another
-        some = [probed[place] for place in sorted(places)]
-        inputs = [ready for example in some for role in trained for ready in example.roles[role]]
-        longest = max(inputs, key=lambda ready: ready.tokens).item
+        longest = self._longest_input(examples)
         one, two = (self.embedder.item_processor([longest] * count) for count in (1, 2))
         tokens = find_chunk_tokens(self.encoder, one, two, self.bf16)
         write_json(path, tokens)
         return tokens
 
-    def _order(self) -> Sampler[int]:
-        """Raises DataError where the sources give no whole batch an epoch."""
+    def _longest_input(self, examples: Examples) -> Item:
+        """Return the longest of what some rows from everywhere give to train on."""
+        probed = Examples(self.rows, examples.read, self.seed)  # workers are forked from examples that none has touched
+        trained = [use.role for use in self.stage.uses if not use.frozen]
+        inputs: list[PreparedInput] = []
+        for place in sorted({round(place) for place in np.linspace(0, len(probed) - 1, PROBED_ROWS)}):
+            example = probed[place]
+            if isinstance(example, MLLMEmbedError):
+                raise example
+            for role in trained:
+                inputs += example.roles[role]
+        return max(inputs, key=lambda prepared: prepared.tokens).item
+
+    def _order(self) -> RowOrder:
+        """Return the order of the rows. Raise DataError where the sources give no whole batch an epoch."""
         order = order_of(self.stage, self.rows, self.seed, processes())
         if len(order) < self.stage.batch_size:
             raise DataError(
@@ -189,7 +224,7 @@ class StageRun:
 
     def _banks(self) -> dict[str, Bank]:
         banks = {}
-        for number, term in enumerate(term for term in self.stage.terms if term.kept):
+        for number, term in enumerate(term for term in self.stage.terms if term.uses_bank):
             path = self.home / f"bank-{number}.safetensors"
             bank = read_bank(path, self.embedder.device)
             if bank is None:

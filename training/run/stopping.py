@@ -22,14 +22,15 @@ class Stopped(BaseException):
 
 
 class Stopping(TrainerCallback):
-    """Ends a run at SIGTERM: between two steps of training with a checkpoint, elsewhere at once."""
+    """The end of a run at SIGTERM: between two steps of training with a checkpoint, elsewhere at once."""
 
     def __init__(self) -> None:
+        """Begin with nobody asking, and outside the training."""
         self.asked = self.stepping = False
 
     @contextmanager
     def listening(self) -> Iterator[Stopping]:
-        """Within, SIGTERM is heard; outside the main thread, where Python hears no signals, nothing changes."""
+        """Listen for SIGTERM within; outside the main thread, where Python hears no signals, nothing changes."""
         if threading.current_thread() is not threading.main_thread():
             yield self
             return
@@ -39,29 +40,37 @@ class Stopping(TrainerCallback):
         finally:
             signal.signal(signal.SIGTERM, before)
 
+    def check(self) -> None:
+        """Raise Stopped if the run was asked to end."""
+        if self.asked:
+            raise Stopped
+
     def _hear(self, *_: Any) -> None:
         self.asked = True
         if not self.stepping:
             raise Stopped
 
     def on_train_begin(self, *_: Any, **__: Any) -> None:
+        """Let a signal wait for the end of a step from here on."""
         self.stepping = True
 
     def on_step_end(self, args: Any, state: Any, control: Any, **_: Any) -> None:
+        """Order a checkpoint and the end, if a process was asked to end; after the last step it ends anyway."""
         if self._anybody_asked(args.device) and state.global_step < state.max_steps:
             control.should_save = control.should_log = control.should_training_stop = True
 
     def on_save(self, args: Any, state: Any, *_: Any, **__: Any) -> None:
-        """Raises Stopped after the checkpoint; after the last step the stage's adapter comes first."""
+        """Raise Stopped after the checkpoint; after the last step the stage's adapter comes first."""
         if self.asked and state.global_step < state.max_steps:
             self.stepping = False
             raise Stopped
 
     def on_train_end(self, *_: Any, **__: Any) -> None:
+        """Let a signal end the run at once again."""
         self.stepping = False
 
     def _anybody_asked(self, device: torch.device) -> bool:
-        """The processes hear it at different steps, and must end at the same one."""
+        """Return whether any process was asked: they hear it at different steps, and must end at the same one."""
         if world()[1] > 1:
             asked = torch.tensor(int(self.asked), device=device)
             dist.all_reduce(asked, op=dist.ReduceOp.MAX)

@@ -18,13 +18,14 @@ from mllm_embed.errors import ModelError
 from mllm_embed.files import check_space, write_json
 
 from ..batch.collator import ContrastiveBatch
+from ..batch.stage_data import RowOrder
 from ..data.unreadable import UnreadableLog
 from ..distill.bank import Bank
 from ..distributed.gathering import GatheredBatch, gather
 from ..distributed.zero import OPTIMIZER_FILE, load_moments, save_moments, whole
-from ..loss.losses import Asked, Weighing, contrast, contrast_bank, distil, nested
-from ..loss.tiled import Found
-from ..recipe.config import Stage, Term
+from ..loss.losses import BatchIndices, LossOptions, LossOutput, contrast, contrast_bank, distil, nested
+from ..recipe.config import Stage
+from ..recipe.terms import Term
 from .checkpoints import ASIDE, checkpoint_bytes, failing_disk, publish
 from .divergence import DivergenceGuard
 from .throughput import Throughput, mean_cosine
@@ -33,7 +34,7 @@ TRAINABLE_FILE = "trainable.safetensors"
 
 
 class ContrastiveTrainer(Trainer):
-    """Trains a BatchEncoder with the terms of one stage over the rows of all processes. Logs what each term found.
+    """A Trainer of a BatchEncoder, with the terms of one stage over the rows of all processes.
 
     A checkpoint holds the trainable parameters alone, beside Trainer's own optimiser, scheduler and random states.
     """
@@ -42,97 +43,120 @@ class ContrastiveTrainer(Trainer):
         self,
         *args: Any,
         stage: Stage,
-        order: Sampler[int],
+        home: Path,
+        order: RowOrder,
         banks: dict[str, Bank],
         unreadable: UnreadableLog,
         **kwargs: Any,
     ):
-        """`order` gives the rows' numbers, `banks` the candidates of terms by name; `unreadable` hears of lost rows."""
-        super().__init__(*args, **kwargs)
-        self.stage, self.order, self.unreadable = stage, order, unreadable
-        self.banks = {name: bank.to(self.args.device) for name, bank in banks.items()}
-        self.model_accepts_loss_kwargs = False
-        self.meter, self.watch = Throughput(self.args.device), DivergenceGuard(stage, Path(self.args.output_dir))
-        self.add_callback(self.meter)
-        self.add_callback(self.watch)
+        """Set the stage beside what Trainer takes.
 
-    def compute_loss(self, model: nn.Module, inputs: dict[str, Any], return_outputs: bool = False, **_: Any) -> Any:
+        Args:
+            stage: whose terms are trained.
+            home: the stage's folder of checkpoints.
+            order: gives the rows' numbers.
+            banks: the candidates of terms, by the term's name.
+            unreadable: counts the rows that could not be read.
+        """
+        super().__init__(*args, **kwargs)
+        self.stage, self.home, self.order, self.unreadable = stage, home, order, unreadable
+        self.banks = {name: bank.to(self.args.device) for name, bank in banks.items()}
+        # the loss is a mean over a step's rows, which Trainer has to divide by the steps that it accumulates
+        self.model_accepts_loss_kwargs = False
+        self.throughput, self.divergence = Throughput(self.args.device), DivergenceGuard(stage, home)
+        self.add_callback(self.throughput)
+        self.add_callback(self.divergence)
+
+    def compute_loss(
+        self, model: nn.Module, inputs: dict[str, Any], return_outputs: bool = False, num_items_in_batch: Any = None
+    ) -> Any:
+        """Return the loss of a batch, a scalar. Raise the error that a worker handed on in a batch's place."""
         if "error" in inputs:
             raise inputs["error"]
         batch: ContrastiveBatch = inputs["batch"]
-        for lost in batch.lost:
-            self.unreadable.add(*lost)
-        self.meter.unreadable = self.unreadable.met  # which a run that goes on remembers
-        self.unreadable.count(self.args.per_device_train_batch_size)
+        self._count_unreadable(batch)
         vectors, temperature = model(batch)
-        weighing = Weighing(temperature.to(vectors.device), self.stage.mask_margin, self.stage.hardness)
-        pool = gather(vectors, batch, self.args.per_device_train_batch_size)
-        losses = [(term, self._loss(term, pool, batch, weighing)) for term in self.stage.terms]
-        total = sum(term.weight * loss for term, loss in losses)
-        trained = torch.cat([place for use, place in pool.places.items() if not use.frozen]).unique()
-        cosine = mean_cosine(pool.vectors[trained])
-        self.meter.saw(batch)
-        self.meter.note("temperature", temperature)
-        self.meter.note("mean_cosine", cosine)
-        self.watch.look(model, losses, total, cosine, pool, batch)
+        options = LossOptions(temperature.to(vectors.device), self.stage.mask_margin, self.stage.hardness)
+        gathered = gather(vectors, batch, self.args.per_device_train_batch_size)
+        losses = [(term, self._loss(term, gathered, batch, options)) for term in self.stage.terms]
+        weighted = [term.weight * loss for term, loss in losses]
+        total = sum(weighted[1:], weighted[0])
+        trained = torch.cat([places for use, places in gathered.places.items() if not use.frozen]).unique()
+        cosine = mean_cosine(gathered.vectors[trained])
+        self.throughput.add_batch(batch)
+        self.throughput.add_value("temperature", temperature)
+        self.throughput.add_value("mean_cosine", cosine)
+        self.divergence.check_step(model, losses, total, cosine, gathered, batch)
         return (total, vectors) if return_outputs else total
 
-    def _loss(self, term: Term, pool: GatheredBatch, batch: ContrastiveBatch, weighing: Weighing) -> Tensor:
-        """The loss of one term, the mean over the stage's nested dimensions."""
+    def _count_unreadable(self, batch: ContrastiveBatch) -> None:
+        for row in batch.unreadable:
+            self.unreadable.add(*row)
+        self.throughput.unreadable = self.unreadable.met  # which a run that goes on remembers
+        self.unreadable.count(self.args.per_device_train_batch_size)
+
+    def _loss(self, term: Term, gathered: GatheredBatch, batch: ContrastiveBatch, options: LossOptions) -> Tensor:
+        """Return the loss of one term, the mean over the stage's nested dimensions."""
+        whole_dim = gathered.vectors.shape[1]
         losses = []
-        for dim, cut in nested(pool.vectors, self.stage.matryoshka).items():
-            found = (
-                self._banked(term, cut, pool, batch, weighing)
-                if term.kept
-                else term_loss(term, replace(pool, vectors=cut), weighing)
-            )
-            losses.append(found.loss)
-            self._note_all(term, "" if dim == pool.vectors.shape[1] else f"@{dim}", found)
+        for dim, vectors in nested(gathered.vectors, self.stage.matryoshka).items():
+            cut = replace(gathered, vectors=vectors)
+            output = self._bank_loss(term, cut, batch, options) if term.uses_bank else term_loss(term, cut, options)
+            losses.append(output.loss)
+            self._add_figures(term, "" if dim == whole_dim else f"@{dim}", output)
         mean = torch.stack(losses).mean()
-        self.meter.note(f"loss/{term.name}", mean)
-        if not term.kept:
-            asked = torch.cat([pool.places[use] for use in term.positives])
-            self.meter.note(f"repeated/{term.name}", mean.new_tensor(1 - len(asked.unique()) / len(asked)))
+        self.throughput.add_value(f"loss/{term.name}", mean)
+        if not term.uses_bank:
+            targets = torch.cat([gathered.places[use] for use in term.positives])
+            repeated = mean.new_tensor(1 - len(targets.unique()) / len(targets))
+            self.throughput.add_value(f"repeated/{term.name}", repeated)
         return mean
 
-    def _banked(
-        self, term: Term, vectors: Tensor, pool: GatheredBatch, batch: ContrastiveBatch, weighing: Weighing
-    ) -> Found:
+    def _bank_loss(
+        self, term: Term, gathered: GatheredBatch, batch: ContrastiveBatch, options: LossOptions
+    ) -> LossOutput:
+        vectors = gathered.vectors
         bank = self.banks[term.name].cut(vectors.shape[1])
-        query = pool.places[term.queries[0]][pool.mine]
+        # the candidates are no vectors of the batch, so a process needs nothing but its own queries
+        queries = vectors[gathered.places[term.queries[0]][gathered.local_rows]]
         asks, answers = (batch.keys[role].to(vectors.device) for role in (term.query[0], term.positive[0]))
+        rows = bank.rows(answers)
         if term.taught:
-            return distil(vectors[query], bank.lesson(asks), bank.vectors, bank.places(answers), weighing.temperature)
-        return contrast_bank(
-            vectors[query], asks, bank.vectors, bank.inputs, bank.places(answers), (bank.asked, bank.answers), weighing
-        )
+            return distil(queries, bank.teacher_vectors(asks), bank.vectors, rows, options.temperature)
+        return contrast_bank(queries, asks, bank.vectors, bank.inputs, rows, (bank.asked, bank.answers), options)
 
-    def _note_all(self, term: Term, cut: str, found: Found) -> None:
-        for name in ("accuracy",) if cut else ("accuracy", "positive", "hardest", "negatives", "masked"):
-            if name != "masked" or self.stage.mask_margin is not None:
-                self.meter.note(f"{name}/{term.name}{cut}", getattr(found, name))
+    def _add_figures(self, term: Term, cut: str, output: LossOutput) -> None:
+        names = ["accuracy"] if cut else ["accuracy", "positive", "hardest", "negatives"]
+        if not cut and self.stage.mask_margin is not None:
+            names.append("masked")
+        figures = output._asdict()
+        for name in names:
+            self.throughput.add_value(f"{name}/{term.name}{cut}", figures[name])
 
     def log(self, logs: dict[str, float], *args: Any, **kwargs: Any) -> None:
+        """Log a line, with the figures since the last one where it is a line of steps."""
         if "loss" in logs:
-            logs |= self.meter.figures()
+            logs |= self.throughput.figures()
         if "train_runtime" not in logs:  # Trainer's closing line says nothing that the others do not
             super().log(logs, *args, **kwargs)
 
     def get_batch_samples(self, *args: Any, **kwargs: Any) -> Any:
-        self.meter.starts()
-        found = super().get_batch_samples(*args, **kwargs)
-        self.meter.has_rows()
-        return found
+        """Return the batches of a step, and measure how long they were waited for."""
+        self.throughput.start_step()
+        samples = super().get_batch_samples(*args, **kwargs)
+        self.throughput.rows_arrived()
+        return samples
 
     def _get_grad_norm(self, *args: Any, **kwargs: Any) -> Any:
         norm = super()._get_grad_norm(*args, **kwargs)
-        self.watch.gradient(norm)
+        self.divergence.check_gradient(norm)
         return norm
 
     def _get_train_sampler(self, train_dataset: Any = None) -> Sampler[int]:
         return self.order
 
     def get_decay_parameter_names(self, model: nn.Module) -> list[str]:
+        """Return the parameters that weight decay draws to 0: Trainer's, without the temperature's."""
         return [name for name in super().get_decay_parameter_names(model) if "temperature" not in name.split(".")]
 
     # ---- checkpoints: written aside and sealed; under ZeRO whole tensors of what it cut
@@ -142,55 +166,63 @@ class ContrastiveTrainer(Trainer):
         return self.accelerator.unwrap_model(self.model).trainable()
 
     def _get_output_dir(self, trial: Any) -> str:
-        return str(Path(self.args.output_dir) / ASIDE)
+        return str(self.home / ASIDE)
 
     def _save_checkpoint(self, model: nn.Module, trial: Any) -> None:
-        home = Path(self.args.output_dir)
-        written = home / ASIDE / f"checkpoint-{self.state.global_step}"
-        check_space(home, checkpoint_bytes(self._trainable.values()), "a checkpoint")
+        written = self.home / ASIDE / f"checkpoint-{self.state.global_step}"
+        check_space(self.home, checkpoint_bytes(self._trainable.values()), "a checkpoint")
         with failing_disk(written):
             super()._save_checkpoint(model, trial)
             write_json(written / self._unreadable_file, self.unreadable.state())
+            # the seal covers every process's files, so all must have written theirs
             self.accelerator.wait_for_everyone()
             if self.args.should_save:
-                publish(written, home)
+                publish(written, self.home)
         self.accelerator.wait_for_everyone()
 
     @property
     def _unreadable_file(self) -> str:
-        """Each process counts its own rows."""
+        """The file of this process's counts: each counts its own rows."""
         return f"unreadable_{self.args.process_index}.json"
 
     def save_model(self, output_dir: str | None = None, _internal_call: bool = False) -> None:
+        """Write the trainable parameters into a folder, that of the checkpoints by default. All processes call it."""
         parameters = self._trainable
         with whole(parameters):
             if self.args.should_save:
-                folder = Path(output_dir or self.args.output_dir)
+                folder = Path(output_dir or self.home)
                 folder.mkdir(parents=True, exist_ok=True)
                 state = {name: parameter.detach().contiguous().cpu() for name, parameter in parameters.items()}
                 save_file(state, folder / TRAINABLE_FILE)
 
+    @property
+    def _zero_optimizer(self) -> Any:
+        """The optimiser of DeepSpeed's engine, which Trainer makes when it prepares the training."""
+        engine: Any = self.deepspeed
+        return engine.optimizer
+
     def _save_optimizer_and_scheduler(self, output_dir: str) -> None:
         if not self.is_deepspeed_enabled:
             return super()._save_optimizer_and_scheduler(output_dir)
-        save_moments(
-            self._trainable, self.deepspeed.optimizer, Path(output_dir) / OPTIMIZER_FILE, self.args.should_save
-        )
-        if self.args.should_save:
+        # not DeepSpeed's own checkpoint, which holds each process's piece: a run may go on with other processes
+        save_moments(self._trainable, self._zero_optimizer, Path(output_dir) / OPTIMIZER_FILE, self.args.should_save)
+        if self.args.should_save and self.lr_scheduler is not None:
             torch.save(self.lr_scheduler.state_dict(), Path(output_dir) / SCHEDULER_NAME)
 
     def _prepare_for_training(self, max_steps: int, train_dataloader: Any, resume_from_checkpoint: str | None) -> Any:
-        """DeepSpeed's own checkpoints are pickles, and hold the frozen weights too: ours are read here."""
+        """Return what Trainer prepares. DeepSpeed's own checkpoints are pickles, with frozen weights: ours are read."""
         if not self.is_deepspeed_enabled or resume_from_checkpoint is None:
             return super()._prepare_for_training(max_steps, train_dataloader, resume_from_checkpoint)
         folder = Path(resume_from_checkpoint)
+        # weights before the engine is made, which copies them in float32; moments after it, which holds them
         self._load_from_checkpoint(resume_from_checkpoint)
         prepared = super()._prepare_for_training(max_steps, train_dataloader, None)
-        load_moments(self._trainable, self.deepspeed.optimizer, folder / OPTIMIZER_FILE)
-        self.lr_scheduler.load_state_dict(torch.load(folder / SCHEDULER_NAME, weights_only=True))
-        groups = self.deepspeed.optimizer.optimizer.param_groups
-        for group, rate in zip(groups, self.lr_scheduler.get_last_lr(), strict=True):
-            group["lr"] = rate  # which a scheduler only sets when it steps
+        optimizer, scheduler = self._zero_optimizer, self.lr_scheduler
+        load_moments(self._trainable, optimizer, folder / OPTIMIZER_FILE)
+        if scheduler is not None:
+            scheduler.load_state_dict(torch.load(folder / SCHEDULER_NAME, weights_only=True))
+            for group, rate in zip(optimizer.optimizer.param_groups, scheduler.get_last_lr(), strict=True):
+                group["lr"] = rate  # which a scheduler only sets when it steps
         return prepared
 
     def _load_from_checkpoint(self, resume_from_checkpoint: str, model: nn.Module | None = None) -> None:
@@ -203,30 +235,34 @@ class ContrastiveTrainer(Trainer):
         if counts.is_file():  # not in the best weights of a validation
             self.unreadable.restore(json.loads(counts.read_text()))
 
-    def _run_epoch(self, epoch: int, **kwargs: Any) -> None:
-        """Tells the order its epoch, which accelerate does not where several processes share a batch; and stops a run
-        that goes on from its last step, where Trainer would take one more before it looks."""
+    def load_weights(self, folder: Path) -> None:
+        """Give the model the weights that `save_model` wrote."""
+        self._load_from_checkpoint(str(folder))
+
+    def _run_epoch(self, model: Any, epoch: Any, *args: Any, **kwargs: Any) -> None:
+        # accelerate does not tell the order its epoch where several processes share a batch
         self.order.set_epoch(epoch)
         if self.state.global_step >= self.state.max_steps:
+            # a run that goes on from its last step: Trainer would take one more before it looks
             self.control.should_training_stop = True
         else:
-            super()._run_epoch(epoch=epoch, **kwargs)
+            super()._run_epoch(model, epoch, *args, **kwargs)
 
 
-def term_loss(term: Term, pool: GatheredBatch, weighing: Weighing) -> Found:
-    """The InfoNCE of a term over the rows of all processes, of which this one computes its own.
+def term_loss(term: Term, gathered: GatheredBatch, options: LossOptions) -> LossOutput:
+    """Return the InfoNCE of a term over the rows of all processes, of which this one computes its own.
 
     Several queries of a term are so many times the rows, which share one softmax.
     """
-    rows, times = pool.rows, len(term.queries)
-    starts = torch.arange(times, device=pool.vectors.device)[:, None] * rows
-    negatives = torch.cat([pool.places[use] for use in term.others] or [pool.inputs[:0]])
-    owners = torch.cat([pool.owners_of(use) for use in term.others] or [pool.inputs[:0]])
-    asked = Asked(
-        query=torch.cat([pool.places[use] for use in term.queries]),
-        positive=torch.cat([pool.places[use] for use in term.positives]),
+    rows, times = gathered.rows, len(term.queries)
+    starts = torch.arange(times, device=gathered.vectors.device)[:, None] * rows
+    negatives = torch.cat([gathered.places[use] for use in term.hard_negatives] or [gathered.inputs[:0]])
+    owners = torch.cat([gathered.owners_of(use) for use in term.hard_negatives] or [gathered.inputs[:0]])
+    indices = BatchIndices(
+        query=torch.cat([gathered.places[use] for use in term.queries]),
+        positive=torch.cat([gathered.places[use] for use in term.positives]),
         negatives=negatives.repeat(times),
         owners=(owners + starts).flatten(),
-        mine=(pool.mine + starts).flatten(),
+        local_rows=(gathered.local_rows + starts).flatten(),
     )
-    return contrast(pool.vectors, asked, weighing, term.symmetric, term.same_side, pool.inputs)
+    return contrast(gathered.vectors, indices, options, term.symmetric, term.same_side, gathered.inputs)

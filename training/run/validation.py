@@ -1,4 +1,4 @@
-"""A benchmark asked of the model while it trains, and the best weights kept."""
+"""Validation while a stage trains: the recall on a benchmark, and the weights for which it was best."""
 
 from __future__ import annotations
 
@@ -30,7 +30,7 @@ _FILE = "validation.json"
 
 
 class Validation(TrainerCallback):
-    """Measures recall before the first step, every few steps and after the last one, without a trace in the training.
+    """The recall before the first step, every few steps and after the last, measured without a trace in the training.
 
     checkpoints/STAGE/best holds the weights with the best recall@1, of equals the earlier ones. The measurement before
     the first step is there to compare with, and never the best.
@@ -45,23 +45,36 @@ class Validation(TrainerCallback):
         bf16: bool,
         gallery: np.ndarray | None = None,
     ):
-        """`gallery`: its vectors as a teacher made them, which the queries are to find; by default the model's own."""
+        """Set what is measured, and when.
+
+        Args:
+            benchmark: the queries and their gallery.
+            every: steps between two validations.
+            embedder: the model as it trains.
+            trainer: logs the figures, and writes and reads the best weights.
+            bf16: compute under bfloat16 autocast, as the training does.
+            gallery: its vectors [N, D] float32 as a teacher made them, which the queries are to find; by default the
+                model's own.
+        """
         self.gallery = gallery
         self.benchmark, self.every, self.embedder, self.trainer, self.bf16 = benchmark, every, embedder, trainer, bf16
-        self.best = best_folder(Path(trainer.args.output_dir))
+        self.best = best_folder(trainer.home)
 
     def on_train_begin(self, args: Any, state: Any, control: Any, **_: Any) -> None:
+        """Measure and log before the first step; a run that goes on did so before."""
         if state.global_step == 0:
             self.trainer.log(self._measured())
 
     def on_step_end(self, args: Any, state: Any, control: Any, model: Any = None, **_: Any) -> None:
+        """Measure, log and keep the weights if they are the best so far, where it is time or training ends."""
         if state.global_step % self.every and state.global_step != state.max_steps:
             return
-        self.trainer.watch.weights(model)
+        self.trainer.divergence.check_weights(model)
         figures = self._measured()
         wanted = control.should_log
         self.trainer.log(figures)
         control.should_log = wanted  # log takes the order to log as carried out
+        # the first process decides for all: saving is a collective call
         if agreed(lambda: self._better(figures["recall@1"]), self.embedder.device):
             self._keep({"step": state.global_step, "benchmark": self.benchmark.name, **figures})
 
@@ -71,9 +84,10 @@ class Validation(TrainerCallback):
 
     def take_best(self) -> None:
         """Give the model the best weights."""
-        self.trainer._load_from_checkpoint(str(self.best))
-        if self.trainer.is_world_process_zero():
-            tqdm.write(f"{self.best.parent.name}  keeps the weights of {kept(read_best(self.best))}")
+        self.trainer.load_weights(self.best)
+        best = read_best(self.best)
+        if best and self.trainer.is_world_process_zero():
+            tqdm.write(f"{self.best.parent.name}  keeps the weights of {best_in_words(best)}")
 
     def _measured(self) -> dict[str, float]:
         started = time.perf_counter()
@@ -90,31 +104,31 @@ class Validation(TrainerCallback):
 
 
 def best_folder(home: Path) -> Path:
-    """Where the best weights of a stage lie, beside its checkpoints in `home`."""
+    """Return the folder of a stage's best weights, beside its checkpoints in `home`."""
     return home / "best"
 
 
 def read_best(folder: Path) -> dict[str, Any] | None:
-    """What the best weights reached, at which step; None where there are none."""
+    """Return what the best weights reached, and at which step; None where there are none."""
     if not (folder / _FILE).is_file():
         return None
     return read_json(folder / _FILE, f"remove {folder.parent} to train the stage again")
 
 
-def kept(best: Mapping[str, Any]) -> str:
-    """The best weights in a few words."""
+def best_in_words(best: Mapping[str, Any]) -> str:
+    """Return a few words on the best weights, of which `read_best` gives the facts."""
     return f"step {best['step']:,}, whose recall@1 on {best['benchmark']} was best: {best['recall@1']:.4f}"
 
 
 def benchmark_of(folder: DataFolder) -> FolderBenchmark:
-    """Raises DataError for a folder that can validate nothing."""
+    """Return the benchmark of a folder. Raise DataError for a folder that can validate nothing."""
     if folder.benchmark is None or not folder.benchmark.queries:
         raise DataError(f"{folder.root} has no benchmark.json with queries: evaluate.data needs one")
     return folder.benchmark
 
 
 def gallery_vectors(embedder: MLLMEmbedder, benchmark: FolderBenchmark, bf16: bool = False) -> np.ndarray:
-    """[N, D] float32 of a benchmark's gallery."""
+    """Return the vectors [N, D] float32, L2-normalised, of a benchmark's gallery."""
     with torch.autocast(embedder.device.type, torch.bfloat16, enabled=bf16):
         return _encode(embedder, [Document(image=item.image, text=item.text) for item in benchmark.gallery])
 
@@ -122,34 +136,46 @@ def gallery_vectors(embedder: MLLMEmbedder, benchmark: FolderBenchmark, bf16: bo
 def validate(
     embedder: MLLMEmbedder, benchmark: FolderBenchmark, bf16: bool = False, known: np.ndarray | None = None
 ) -> dict[str, float]:
-    """recall@1, @5 and @10 of the composed queries, shares of 1: those of `python -m eval run` on the same folder.
+    """Return recall@1, @5 and @10 of the composed queries, shares of 1: as `python -m eval run` on the same folder.
 
     Every process encodes a share and ranks the whole. Random states and the model's mode stay as they were.
 
     Args:
+        embedder: the model as it trains.
+        benchmark: the queries and their gallery.
         bf16: compute under bfloat16 autocast, as the training does; the figures then differ from those of the saved
             adapter by rounding.
-        known: the gallery's vectors [N, D] where another model made them.
+        known: the gallery's vectors [N, D] float32 where another model made them.
     """
     gallery: list[Item] = [Document(image=item.image, text=item.text) for item in benchmark.gallery]
-    asked: list[Item] = [Query(image=query.image, instruction=query.instruction) for query in benchmark.queries]
+    queries: list[Item] = [Query(image=query.image, instruction=query.instruction) for query in benchmark.queries]
     training = embedder.model.training
     gpus = [embedder.device] if embedder.device.type == "cuda" else []
     with torch.random.fork_rng(gpus), torch.autocast(embedder.device.type, torch.bfloat16, enabled=bf16):
-        vectors = _encode(embedder, asked if known is not None else [*gallery, *asked])
+        # in one call, so that batches are made by length over gallery and queries together
+        vectors = _encode(embedder, queries if known is not None else [*gallery, *queries])
     embedder.model.train(training)
-    place = {item.id: number for number, item in enumerate(benchmark.gallery)}
     ranks = ranks_of_targets(
-        vectors[-len(asked) :],
+        vectors[-len(queries) :],
         vectors[: len(gallery)] if known is None else known,
-        [[place[name] for name in query.targets] for query in benchmark.queries],
-        [[place[name] for name in query.exclude] for query in benchmark.queries],
+        *_targets_and_excluded(benchmark),
     )
     best = np.array([found.min() for found in ranks.gallery])
     return {f"recall@{k}": float((best <= k).mean()) for k in KS}
 
 
+def _targets_and_excluded(benchmark: FolderBenchmark) -> tuple[list[list[int]], list[list[int]]]:
+    """Return for each query the rows of the gallery that are right, and those that are not ranked."""
+    row = {item.id: number for number, item in enumerate(benchmark.gallery)}
+    targets, excluded = [], []
+    for query in benchmark.queries:
+        targets.append([row[name] for name in query.targets])
+        excluded.append([row[name] for name in query.exclude])
+    return targets, excluded
+
+
 def _encode(embedder: MLLMEmbedder, items: Sequence[Item]) -> np.ndarray:
+    """Return the vectors [N, D] float32 of all items, of which each process encodes a share."""
     rank, count = world()
     show = None if rank == 0 else False
     vectors = embedder.encode(items[rank::count], show_progress=show)

@@ -20,14 +20,14 @@ from mllm_embed.training.batch.examples import Reader
 from mllm_embed.training.data import TrainingRow
 from mllm_embed.training.data.folder import read_rows
 from mllm_embed.training.distributed.gradient_caching import BatchEncoder
-from mllm_embed.training.recipe.config import Use
+from mllm_embed.training.recipe.terms import RoleUse
 
 ROLES = ["composed", "query_image", "target_image", "target_text", "source_text"]
 WHOLE = 1 << 30
 
 
 def _batch(
-    embedder: MLLMEmbedder, rows: list[TrainingRow], uses: list[Use], chunk_tokens: int = WHOLE
+    embedder: MLLMEmbedder, rows: list[TrainingRow], uses: list[RoleUse], chunk_tokens: int = WHOLE
 ) -> ContrastiveBatch:
     read = Reader(embedder.item_processor.prepared, list(dict.fromkeys(use.role for use in uses)))
     return ContrastiveCollator(embedder.item_processor, uses, chunk_tokens)([read(row) for row in rows])["batch"]
@@ -50,7 +50,7 @@ def test_tokens_are_counted_before_anything_is_processed(family: str, tmp_path: 
 
 def test_chunks_hold_at_most_so_many_tokens_and_every_input_once(embedder: MLLMEmbedder, data: Path) -> None:
     rows = read_rows(DataFolder.open(data), data, "triplets", ROLES)
-    uses = [Use(role) for role in ROLES]
+    uses = [RoleUse(role) for role in ROLES]
     whole = _batch(embedder, rows, uses)
     assert not whole.cached and len(whole.live) == 3  # composed, image, text
     longest = max(chunk["input_ids"].shape[1] for chunk in whole.live)
@@ -66,7 +66,7 @@ def test_one_picture_under_two_names_is_one_input(embedder: MLLMEmbedder, data: 
     shutil.copy(data / row["target_image"], data / "images/copy.png")
     twin = row | {"id": "twin", "target_image": "images/copy.png", "instruction": "another way to say it"}
     (data / "triplets.jsonl").write_text("".join(json.dumps(r) + "\n" for r in (row, twin)))
-    target = Use("target_image")
+    target = RoleUse("target_image")
     places = _batch(embedder, read_rows(DataFolder.open(data), data, "triplets", ROLES), [target]).places[target]
     assert places.tolist() == [0, 0]
 
@@ -77,8 +77,8 @@ def test_hard_negatives_come_with_their_owner(embedder: MLLMEmbedder, data: Path
     rows = [
         replace(row, hard_negatives=tuple(Document(text=w) for w in own)) for row, own in zip(rows, words, strict=True)
     ]
-    use = Use("hard_negative")
-    batch = _batch(embedder, rows, [Use("composed"), use])
+    use = RoleUse("hard_negative")
+    batch = _batch(embedder, rows, [RoleUse("composed"), use])
     assert batch.owners.tolist() == [0, 0, 2, 2, 2]
     assert batch.places[use][1] == batch.places[use][2] and len(set(batch.places[use].tolist())) == 4
     read = Reader(embedder.item_processor.prepared, ["hard_negative"], hard_negatives=1)
@@ -87,10 +87,10 @@ def test_hard_negatives_come_with_their_owner(embedder: MLLMEmbedder, data: Path
 
 def test_equal_inputs_are_encoded_once_and_vectors_are_those_of_encode(embedder: MLLMEmbedder, data: Path) -> None:
     rows = read_rows(DataFolder.open(data), data, "triplets", ROLES)
-    batch = _batch(embedder, rows, [Use(role) for role in ROLES])
+    batch = _batch(embedder, rows, [RoleUse(role) for role in ROLES])
     places = batch.places
     assert (
-        places[Use("query_image")].tolist()[:2] == [places[Use("query_image")][0].item()] * 2
+        places[RoleUse("query_image")].tolist()[:2] == [places[RoleUse("query_image")][0].item()] * 2
     )  # two rows ask about picture 0
     distinct = len(
         {(row.roles[role].role, str(row.roles[role].image), row.roles[role].words) for row in rows for role in ROLES}
@@ -100,14 +100,14 @@ def test_equal_inputs_are_encoded_once_and_vectors_are_those_of_encode(embedder:
     assert len(vectors) == distinct
     for role in ROLES:
         expected = embedder.encode([row.roles[role] for row in rows], convert_to="torch")
-        torch.testing.assert_close(vectors[places[Use(role)]], expected, atol=1e-5, rtol=0)
+        torch.testing.assert_close(vectors[places[RoleUse(role)]], expected, atol=1e-5, rtol=0)
 
 
 def test_live_and_frozen_inputs_share_places_within_their_tower_and_numbers_across(
     embedder: MLLMEmbedder, data: Path
 ) -> None:
     rows = read_rows(DataFolder.open(data), data, "triplets", ["target_text", "source_text"])
-    live, frozen, both = Use("source_text"), Use("target_text", True), Use("source_text", True)
+    live, frozen, both = RoleUse("source_text"), RoleUse("target_text", True), RoleUse("source_text", True)
     batch = _batch(embedder, rows, [live, frozen, both])
     places, inputs = batch.places, batch.inputs
     texts = {use: [row.roles[use.role].text for row in rows] for use in places}
@@ -129,7 +129,7 @@ def test_frozen_vectors_are_the_base_models_bit_for_bit_without_gradient(
 ) -> None:
     """Pictures too, whose projector is trained in full; dropout on in what is trained."""
     rows = read_rows(DataFolder.open(data), data, "triplets", ROLES)
-    batch = _batch(embedder, rows, [Use(role, frozen) for role in ROLES for frozen in (False, True)])
+    batch = _batch(embedder, rows, [RoleUse(role, frozen) for role in ROLES for frozen in (False, True)])
     with torch.no_grad():
         base = torch.cat([embedder.model(**part) for part in batch.frozen])
     add_lora(embedder.model, LoraSpec(rank=4, dropout=0.5), embedder.family)
@@ -174,7 +174,7 @@ def test_several_pictures_and_captioned_targets_reach_the_model(embedder: MLLMEm
     row = json.loads((data / "triplets.jsonl").read_text().splitlines()[0])
     (data / "triplets.jsonl").write_text(json.dumps({**row, "image": ["images/2.png", "images/3.png"]}) + "\n")
     (read,) = read_rows(DataFolder.open(data), data, "triplets", ["composed", "target_captioned"])
-    query, target = _batch(embedder, [read], [Use("composed"), Use("target_captioned")]).live
+    query, target = _batch(embedder, [read], [RoleUse("composed"), RoleUse("target_captioned")]).live
     image = embedder.processor.image_token_id
     assert [(part["input_ids"] == image).sum().item() for part in (query, target)] == [32, 16]
     assert row["target_text"] in embedder.item_processor.render(read.roles["target_captioned"])

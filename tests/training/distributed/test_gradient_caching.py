@@ -21,7 +21,7 @@ from mllm_embed.training.distributed.chunking import RESERVE, find_chunk_tokens
 from mllm_embed.training.distributed.gathering import gather
 from mllm_embed.training.distributed.gradient_caching import BatchEncoder
 from mllm_embed.training.distributed.memory_tracker import MemoryTracker
-from mllm_embed.training.loss.losses import Weighing
+from mllm_embed.training.loss.losses import LossOptions
 from mllm_embed.training.loss.temperature import Temperature
 from mllm_embed.training.recipe.config import Stage
 from mllm_embed.training.run.trainer import term_loss
@@ -51,8 +51,8 @@ def _batch(embedder: MLLMEmbedder, data: Path, stage: Stage, chunk_tokens: int) 
 def _gradients(encoder: BatchEncoder, batch: ContrastiveBatch, rows: int, stage: Stage) -> dict[str, Tensor]:
     torch.manual_seed(1)
     vectors, temperature = encoder(batch)
-    pool = gather(vectors, batch, rows)
-    sum(term_loss(term, pool, Weighing(temperature)).loss for term in stage.terms).backward()
+    gathered = gather(vectors, batch, rows)
+    sum(term_loss(term, gathered, LossOptions(temperature)).loss for term in stage.terms).backward()
     found = {name: p.grad for name, p in encoder.named_parameters() if p.grad is not None}
     encoder.zero_grad(set_to_none=True)
     return found

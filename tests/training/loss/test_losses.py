@@ -9,8 +9,8 @@ import torch
 from torch.nn import functional as F
 
 from mllm_embed.training.distributed.memory_tracker import MemoryTracker
-from mllm_embed.training.loss.losses import Asked, Weighing, contrast, contrast_bank, nested
-from mllm_embed.training.loss.tiled import Known, Pairs, info_nce
+from mllm_embed.training.loss.losses import BatchIndices, LossOptions, contrast, contrast_bank, nested
+from mllm_embed.training.loss.tiled import Ignored, Pairs, info_nce
 
 NONE = torch.zeros(0, dtype=torch.long)
 
@@ -22,7 +22,7 @@ def _units(*shape: int) -> torch.Tensor:
 def _contrast(vectors, query, positive, negatives, temperature, **options) -> tuple[torch.Tensor, torch.Tensor]:
     """Each row brings as many of the negatives as the next."""
     owners = torch.arange(len(negatives)) % max(len(query), 1)
-    found = contrast(vectors, Asked(query, positive, negatives, owners), Weighing(temperature), **options)
+    found = contrast(vectors, BatchIndices(query, positive, negatives, owners), LossOptions(temperature), **options)
     return found.loss, found.accuracy
 
 
@@ -53,7 +53,7 @@ def test_closed_forms() -> None:
 def test_ignored_candidates_do_not_count() -> None:
     torch.manual_seed(0)
     queries, candidates, positives = _units(3, 4), _units(4, 4), torch.arange(3)
-    known = Known(torch.zeros(3, dtype=torch.long), Pairs(torch.tensor([0]), torch.tensor([3])))
+    known = Ignored(torch.zeros(3, dtype=torch.long), Pairs(torch.tensor([0]), torch.tensor([3])))
     with_mask = info_nce(queries, candidates, positives, 0.1, known)[0]
     assert with_mask.item() == pytest.approx(info_nce(queries, candidates[:3], positives, 0.1)[0].item())
 
@@ -221,7 +221,7 @@ def test_tiles_change_neither_loss_nor_gradient(tile, margin, hardness) -> None:
     raw = [torch.randn(23, 16, dtype=torch.float64), torch.randn(31, 16, dtype=torch.float64)]
     positives = torch.randint(0, 31, (23,))
     pairs = Pairs(torch.tensor([0, 0, 4, 5]), torch.tensor([1, 30, int(positives[4]), 7]))
-    known = Known(torch.arange(23) % 6, pairs)
+    known = Ignored(torch.arange(23) % 6, pairs)
     brought = Pairs(torch.arange(23).flip(0), torch.randint(0, 31, (23,)))
     results = []
     for tiled in (True, False):
@@ -242,7 +242,7 @@ def test_gradients_against_differences() -> None:
     torch.manual_seed(0)
     queries, candidates = _units(4, 6).requires_grad_(), _units(5, 6).requires_grad_()
     temperature = torch.tensor(0.2, dtype=torch.float64, requires_grad=True)
-    positives, known = torch.tensor([0, 2, 2, 4]), Known(torch.arange(4), Pairs(torch.tensor([1]), torch.tensor([3])))
+    positives, known = torch.tensor([0, 2, 2, 4]), Ignored(torch.arange(4), Pairs(torch.tensor([1]), torch.tensor([3])))
 
     def loss(*given):
         return info_nce(*given[:2], positives, given[2], known, tile=(3, 2)).loss
@@ -254,7 +254,7 @@ def test_what_a_term_saw() -> None:
     """Two queries: the first is left one of three negatives, the second's best candidate is beyond the margin."""
     queries = torch.eye(3)[:2]
     candidates = F.normalize(torch.tensor([[1.0, 0.2, 0], [0.3, 1, 0.5], [0.1, 1, 0], [0.5, 0, 1]]), dim=-1)
-    known = Known(torch.arange(2), Pairs(torch.tensor([0, 0]), torch.tensor([1, 3])))
+    known = Ignored(torch.arange(2), Pairs(torch.tensor([0, 0]), torch.tensor([1, 3])))
     found = info_nce(queries, candidates, torch.tensor([0, 1]), 0.1, known)
     cosines = queries @ candidates.T
     assert found.accuracy.item() == 0.5 and found.negatives.item() == (1 + 3) / 2 and found.masked.item() == 0
@@ -281,9 +281,13 @@ def test_rows_of_two_processes_add_up_to_the_batch() -> None:
         torch.tensor([10, 11, 12, 13, 3, 2]),
     )
     owners = torch.arange(6)
-    whole = contrast(vectors, Asked(query, positive, negatives, owners), Weighing(0.1, 0.1), True, True, inputs)
+    whole = contrast(
+        vectors, BatchIndices(query, positive, negatives, owners), LossOptions(0.1, 0.1), True, True, inputs
+    )
     halves = [
-        contrast(vectors, Asked(query, positive, negatives, owners, rows), Weighing(0.1, 0.1), True, True, inputs)
+        contrast(
+            vectors, BatchIndices(query, positive, negatives, owners, rows), LossOptions(0.1, 0.1), True, True, inputs
+        )
         for rows in (torch.arange(3), torch.arange(3, 6))
     ]
     for one, *parts in zip(whole, *halves, strict=True):
@@ -296,7 +300,7 @@ def test_a_bank_is_all_targets_at_once() -> None:
     queries, bank = _units(2, 8), _units(6, 8)
     asks, bank_inputs = torch.tensor([70, 71]), torch.tensor([10, 11, 12, 13, 71, 15])
     right = torch.tensor([70, 71, 70]), torch.tensor([10, 11, 13])
-    found = contrast_bank(queries, asks, bank, bank_inputs, torch.tensor([0, 1]), right, Weighing(0.1))
+    found = contrast_bank(queries, asks, bank, bank_inputs, torch.tensor([0, 1]), right, LossOptions(0.1))
     expected = (
         _loop(queries[[0]], bank[[0, 1, 2, 4, 5]], torch.tensor([0]), 0.1)
         + _loop(queries[[1]], bank[[1, 0, 2, 3, 5]], torch.tensor([0]), 0.1)
@@ -312,6 +316,6 @@ def test_rows_that_ask_the_same_take_no_more_memory() -> None:
     for askers in (8, 2048):
         inputs = torch.cat([rows % askers, rows + 2048])
         with MemoryTracker() as live:
-            contrast(vectors, Asked(rows, rows + 2048), Weighing(0.1), inputs=inputs)
+            contrast(vectors, BatchIndices(rows, rows + 2048), LossOptions(0.1), inputs=inputs)
         peaks[askers] = live.peak
     assert peaks[8] < 1.1 * peaks[2048]

@@ -14,8 +14,8 @@ from mllm_embed.training.cli import main
 from mllm_embed.training.data import TrainingRow
 from mllm_embed.training.recipe.config import Recipe, Stage
 from mllm_embed.training.report.curves import draw
-from mllm_embed.training.report.run_log import read_log, told
-from mllm_embed.training.run.advice import compared, noticed, unused
+from mllm_embed.training.report.run_log import line_in_words, read_log
+from mllm_embed.training.run.advice import candidates_in_words, unused_roles, weaknesses
 from mllm_embed.training.run.stages import run_recipe
 from mllm_embed.training.run.throughput import mean_cosine
 from mllm_embed.training.run.trainer import ContrastiveTrainer
@@ -139,16 +139,18 @@ def _of(*terms: dict[str, object], **keys: object) -> Stage:
 
 def test_hard_negatives_that_no_term_uses_are_named() -> None:
     rows = [TrainingRow(str(i), "g", {}, (Document(text="no"),) * i) for i in range(3)]
-    assert list(unused(_of(TRIPLETS), rows)) == ["unused/hard_negative"]
-    assert unused(_of(TRIPLETS), rows)["unused/hard_negative"].startswith("2 of 3 rows have a hard_negative that no")
-    assert unused(_of(TRIPLETS | {"negatives": ["hard_negative"]}), rows) == {}
+    assert list(unused_roles(_of(TRIPLETS), rows)) == ["unused/hard_negative"]
+    assert unused_roles(_of(TRIPLETS), rows)["unused/hard_negative"].startswith(
+        "2 of 3 rows have a hard_negative that no"
+    )
+    assert unused_roles(_of(TRIPLETS | {"negatives": ["hard_negative"]}), rows) == {}
 
 
 def test_a_learned_temperature_at_its_bound_is_named() -> None:
     stage = _of(TRIPLETS, learn_temperature=(0.01, 0.1))
-    assert noticed(stage, {"temperature": 0.05}) == {} and noticed(_of(TRIPLETS), {"temperature": 0.01}) == {}
-    assert "sits at its bound (0.01 of 0.01 to 0.1)" in noticed(stage, {"temperature": 0.0101})["temperature"]
-    assert "sits at its bound (0.1 of 0.01 to 0.1)" in noticed(stage, {"temperature": 0.0999})["temperature"]
+    assert weaknesses(stage, {"temperature": 0.05}) == {} and weaknesses(_of(TRIPLETS), {"temperature": 0.01}) == {}
+    assert "sits at its bound (0.01 of 0.01 to 0.1)" in weaknesses(stage, {"temperature": 0.0101})["temperature"]
+    assert "sits at its bound (0.1 of 0.01 to 0.1)" in weaknesses(stage, {"temperature": 0.0999})["temperature"]
 
 
 @pytest.mark.parametrize(
@@ -169,12 +171,12 @@ def test_a_learned_temperature_at_its_bound_is_named() -> None:
 )
 def test_a_term_says_what_it_compares(term: dict[str, object], line: str) -> None:
     rows = [TrainingRow(str(i), "g", {}, (Document(text="no"),) * i) for i in range(3)]
-    assert compared(_of(term).terms[0], _of(term), rows, {}) == line
+    assert candidates_in_words(_of(term).terms[0], _of(term), rows, {}) == line
 
 
 def test_a_line_for_people_is_short() -> None:
     row = {"loss": 1.5, "learning_rate": 2e-4, "accuracy/a-b": 0.5, "accuracy/a-b@64": 0.1, "accuracy/c-d": 0.25}
     row |= {"tokens_per_s": 1234.4, "data_wait": 0.3}
-    assert told(row) == (
+    assert line_in_words(row) == (
         "loss 1.5000  accuracy 0.500 / 0.250  lr 2.00e-04  1,234 tokens/s  30% of the time waiting for data"
     )

@@ -13,7 +13,8 @@ from safetensors.torch import load_file
 from torch.nn import functional as F
 
 from mllm_embed.errors import ModelError
-from mllm_embed.training.recipe.config import Recipe, Use
+from mllm_embed.training.recipe.config import Recipe
+from mllm_embed.training.recipe.terms import RoleUse
 from mllm_embed.training.run import trainer as trainer_module
 from mllm_embed.training.run.stages import run_recipe
 
@@ -45,11 +46,11 @@ def test_a_vector_that_is_nan_is_traced_to_its_row(
     real, seen = trainer_module.gather, []
 
     def spoilt(vectors, batch, rows):
-        pool = real(vectors, batch, rows)
+        gathered = real(vectors, batch, rows)
         seen.append(batch.ids)
         if len(seen) == 3:
-            pool.vectors.data[pool.places[Use("caption")][batch.ids.index(seen[2][1])]] = float("nan")
-        return pool
+            gathered.vectors.data[gathered.places[RoleUse("caption")][batch.ids.index(seen[2][1])]] = float("nan")
+        return gathered
 
     with monkeypatch.context() as patch:
         patch.setattr(trainer_module, "gather", spoilt)
@@ -120,11 +121,11 @@ def _collapsing(monkeypatch: pytest.MonkeyPatch, after: int) -> None:
     real, steps = trainer_module.gather, count()
 
     def gather(vectors, batch, rows):
-        pool = real(vectors, batch, rows)
+        gathered = real(vectors, batch, rows)
         if next(steps) < after:
-            return pool
-        one_way = torch.eye(pool.vectors.shape[1])[0] * 10
-        return replace(pool, vectors=F.normalize(pool.vectors + one_way, dim=1))
+            return gathered
+        one_way = torch.eye(gathered.vectors.shape[1])[0] * 10
+        return replace(gathered, vectors=F.normalize(gathered.vectors + one_way, dim=1))
 
     monkeypatch.setattr(trainer_module, "gather", gather)
 
