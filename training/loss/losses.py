@@ -191,17 +191,17 @@ def _right_answers(asks: Tensor, asked: Tensor, answers: Tensor, columns: Tensor
     """
     inputs, askers = torch.unique(asks, return_inverse=True)
     order = torch.argsort(asked, stable=True)
-    who, at = equal_pairs(inputs, asked[order])
+    owners, rows = equal_pairs(inputs, asked[order])
     # every asker is a right answer to itself: it must not push its own vector away
-    who = torch.cat([who, torch.arange(len(inputs), device=asks.device)])
-    wanted = torch.cat([answers[order[at]], inputs])
+    owners = torch.cat([owners, torch.arange(len(inputs), device=asks.device)])
+    right = torch.cat([answers[order[rows]], inputs])
     # an answer that an asker got in many rows counts once
-    numbers, wanted = torch.unique(wanted, return_inverse=True)
-    pairs = torch.unique(who * len(numbers) + wanted)
-    who, wanted = pairs // len(numbers), numbers[pairs % len(numbers)]
+    numbers, right = torch.unique(right, return_inverse=True)
+    pairs = torch.unique(owners * len(numbers) + right)
+    owners, right = pairs // len(numbers), numbers[pairs % len(numbers)]
     order = torch.argsort(columns, stable=True)
-    again, at = equal_pairs(wanted, columns[order])
-    return Ignored(askers, Pairs(who[again], order[at]))
+    places, rows = equal_pairs(right, columns[order])
+    return Ignored(askers, Pairs(owners[places], order[rows]))
 
 
 def nested(vectors: Tensor, dims: Sequence[int]) -> dict[int, Tensor]:

@@ -90,8 +90,8 @@ def failing_disk(written: Path) -> Iterator[None]:
 
 
 def _numbered(folder: Path) -> list[Path]:
-    found = [path for path in folder.glob("checkpoint-*") if path.name.split("-")[-1].isdigit()]
-    return sorted(found, key=lambda path: int(path.name.split("-")[-1]))
+    numbered = [path for path in folder.glob("checkpoint-*") if path.name.split("-")[-1].isdigit()]
+    return sorted(numbered, key=lambda path: int(path.name.split("-")[-1]))
 
 
 def _digest(path: Path) -> str:

@@ -93,10 +93,10 @@ def _described(recipe: Recipe, data: dict[str, str]) -> dict[str, Any]:
 
 def _check_same(path: Path, wanted: dict[str, Any]) -> None:
     try:
-        found = json.loads(path.read_text(encoding="utf-8"))
-        changed = list(changes(found["recipe"], wanted["recipe"]))
-        other_data = [what for what in wanted["data"] if found["data"].get(what) != wanted["data"][what]]
-        other_data += found["data"].keys() - wanted["data"].keys()
+        recorded = json.loads(path.read_text(encoding="utf-8"))
+        changed = list(changes(recorded["recipe"], wanted["recipe"]))
+        other_data = [name for name in wanted["data"] if recorded["data"].get(name) != wanted["data"][name]]
+        other_data += recorded["data"].keys() - wanted["data"].keys()
     except (ValueError, KeyError, TypeError, AttributeError) as error:
         raise ConfigError(f"{path} is damaged; remove {path.parent} or choose another output") from error
     if changed or other_data:

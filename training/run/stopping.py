@@ -26,7 +26,7 @@ class Stopping(TrainerCallback):
 
     def __init__(self) -> None:
         """Begin with nobody asking, and outside the training."""
-        self.asked = self.stepping = False
+        self.requested = self.stepping = False
 
     @contextmanager
     def listening(self) -> Iterator[Stopping]:
@@ -42,11 +42,11 @@ class Stopping(TrainerCallback):
 
     def check(self) -> None:
         """Raise Stopped if the run was asked to end."""
-        if self.asked:
+        if self.requested:
             raise Stopped
 
     def _hear(self, *_: Any) -> None:
-        self.asked = True
+        self.requested = True
         if not self.stepping:
             raise Stopped
 
@@ -61,7 +61,7 @@ class Stopping(TrainerCallback):
 
     def on_save(self, args: Any, state: Any, *_: Any, **__: Any) -> None:
         """Raise Stopped after the checkpoint; after the last step the stage's adapter comes first."""
-        if self.asked and state.global_step < state.max_steps:
+        if self.requested and state.global_step < state.max_steps:
             self.stepping = False
             raise Stopped
 
@@ -72,7 +72,7 @@ class Stopping(TrainerCallback):
     def _anybody_asked(self, device: torch.device) -> bool:
         """Return whether any process was asked: they hear it at different steps, and must end at the same one."""
         if world()[1] > 1:
-            asked = torch.tensor(int(self.asked), device=device)
-            dist.all_reduce(asked, op=dist.ReduceOp.MAX)
-            self.asked = bool(asked)
-        return self.asked
+            requested = torch.tensor(int(self.requested), device=device)
+            dist.all_reduce(requested, op=dist.ReduceOp.MAX)
+            self.requested = bool(requested)
+        return self.requested
