@@ -201,9 +201,12 @@ class Stage(Section):
         return not set(PICTURE_ROLES).isdisjoint(self.roles)
 
 
+CHECKPOINTS, DATA = "checkpoints", "data"  # folders of a run beside its stages' own
+
+
 def _stage_name(name: str) -> str:
-    # a stage's adapter lies in OUTPUT/NAME, beside the run's own checkpoints/ and data/
-    if not re.fullmatch(r"[A-Za-z0-9][A-Za-z0-9_-]*", name) or name in ("checkpoints", "data"):
+    # a stage's adapter lies in OUTPUT/NAME
+    if not re.fullmatch(r"[A-Za-z0-9][A-Za-z0-9_-]*", name) or name in (CHECKPOINTS, DATA):
         raise ValueError("a stage's name is letters, digits, - and _, and not 'checkpoints' or 'data'")
     return name
 
@@ -261,6 +264,10 @@ class Recipe(Section):
             if stage.learn_temperature or stage.mask_margin is not None or stage.hardness:
                 raise ValueError("with a teacher, stages take no learn_temperature, mask_margin or hardness")
         return self
+
+    def checkpoints_of(self, stage: str) -> Path:
+        """Return the folder of a stage's checkpoints, and of what else the stage needs to go on after a stop."""
+        return self.output / CHECKPOINTS / stage
 
     @field_validator("bf16", mode="before")
     @classmethod

@@ -28,7 +28,7 @@ def card_of(recipe: Recipe, last: str, data: Mapping[str, str], rows: Mapping[st
     names = list(recipe.stages)[: list(recipe.stages).index(last) + 1]
     training = {name: _facts(recipe.stages[name], data, len(rows[name])) for name in names}
     for name in names:
-        best = read_best(best_folder(recipe.output / "checkpoints" / name))
+        best = read_best(best_folder(recipe.checkpoints_of(name)))
         if best:
             training[name]["kept"] = best_in_words(best)
     lora, installed = recipe.lora, versions()

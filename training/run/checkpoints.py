@@ -21,6 +21,7 @@ from torch import Tensor
 from mllm_embed.errors import DataError
 
 SEAL = "seal.json"
+CHECKPOINT = "checkpoint-"  # and the step: the name that transformers' Trainer gives
 ASIDE = ".unfinished"
 KEPT_CHECKPOINTS = 2
 TORCH_CANNOT_WRITE = ("inline_container", "iostream", "PytorchStreamWriter")  # in the messages of its RuntimeErrors
@@ -89,9 +90,20 @@ def failing_disk(written: Path) -> Iterator[None]:
         ) from error
 
 
+def checkpoint_name(step: int) -> str:
+    """Return the name of the folder with a step's checkpoint."""
+    return f"{CHECKPOINT}{step}"
+
+
+def step_of(checkpoint: Path) -> int:
+    """Return the step of a checkpoint by its folder's name."""
+    return int(checkpoint.name.removeprefix(CHECKPOINT))
+
+
 def _numbered(folder: Path) -> list[Path]:
-    numbered = [path for path in folder.glob("checkpoint-*") if path.name.split("-")[-1].isdigit()]
-    return sorted(numbered, key=lambda path: int(path.name.split("-")[-1]))
+    """Return the checkpoints in a folder, whole or not, by their steps."""
+    found = folder.glob(f"{CHECKPOINT}*")
+    return sorted((path for path in found if path.name.removeprefix(CHECKPOINT).isdigit()), key=step_of)
 
 
 def _digest(path: Path) -> str:

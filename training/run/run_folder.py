@@ -15,11 +15,12 @@ from torch import Tensor
 
 from mllm_embed.errors import ConfigError
 from mllm_embed.files import check_space, write_json
+from mllm_embed.model.lora import ADAPTER_CONFIG
 from mllm_embed.saving.provenance import changes
 from mllm_embed.saving.versions import versions
 
 from ..recipe.config import Recipe
-from .checkpoints import KEPT_CHECKPOINTS, checkpoint_bytes, clear
+from .checkpoints import CHECKPOINT, KEPT_CHECKPOINTS, checkpoint_bytes, clear
 
 RUN_FILE = "run.json"
 
@@ -58,7 +59,7 @@ def clear_leftovers(recipe: Recipe) -> None:
         for path in recipe.output.glob(pattern):
             shutil.rmtree(path) if path.is_dir() else path.unlink()
     for name in recipe.stages:
-        home = recipe.output / "checkpoints" / name
+        home = recipe.checkpoints_of(name)
         clear(home)
         for path in (*home.glob(".*.tmp"), *home.glob(".best-*")):
             shutil.rmtree(path) if path.is_dir() else path.unlink()
@@ -70,9 +71,9 @@ def check_stage_space(recipe: Recipe, stage: str, trainable: Iterable[Tensor]) -
     That is as many checkpoints as are kept and the one that is written beside them, less those that are there, and an
     adapter for each stage.
     """
-    home, stages = recipe.output / "checkpoints" / stage, list(recipe.stages)
+    home, stages = recipe.checkpoints_of(stage), list(recipe.stages)
     size = checkpoint_bytes(trainable)
-    there = sum(path.stat().st_size for path in home.glob("checkpoint-*/*"))
+    there = sum(path.stat().st_size for path in home.glob(f"{CHECKPOINT}*/*"))
     adapters = len(stages) - stages.index(stage)
     # an adapter is a third of a checkpoint, which holds two moments beside it
     needed = max((KEPT_CHECKPOINTS + 1) * size - there, size) + adapters * (size // 3)
@@ -80,7 +81,7 @@ def check_stage_space(recipe: Recipe, stage: str, trainable: Iterable[Tensor]) -
 
 
 def _is_finished(stage: Path) -> bool:
-    return (stage / "adapter_config.json").is_file()
+    return (stage / ADAPTER_CONFIG).is_file()
 
 
 def _described(recipe: Recipe, data: dict[str, str]) -> dict[str, Any]:

@@ -35,7 +35,7 @@ from ..recipe.checks import first_process, processes
 from ..recipe.config import Recipe, Stage
 from ..report.run_log import LOG_FILE, Console, JsonLog
 from .advice import Advice
-from .checkpoints import last_checkpoint
+from .checkpoints import checkpoint_name, last_checkpoint, step_of
 from .run_folder import check_stage_space
 from .stopping import Stopping
 from .trainer import ContrastiveTrainer
@@ -78,7 +78,7 @@ class StageRun:
     @property
     def home(self) -> Path:
         """The folder of its checkpoints."""
-        return self.recipe.output / "checkpoints" / self.name
+        return self.recipe.checkpoints_of(self.name)
 
     def train(self, card: Callable[[], ModelCardInfo], stopping: Stopping) -> None:
         """Train from the last checkpoint on, where there is one, and save the adapter with what `card` then says.
@@ -90,7 +90,7 @@ class StageRun:
         if self.teacher:
             self.teacher.unload()
         step = agreed(self._last_step, self.embedder.device)
-        checkpoint = f"checkpoint-{step}" if step else None
+        checkpoint = checkpoint_name(step) if step else None
         if first_process():
             self._print_start(checkpoint)
         trainer.train(resume_from_checkpoint=str(self.home / checkpoint) if checkpoint else None)
@@ -122,7 +122,7 @@ class StageRun:
     def _last_step(self) -> int:
         """Return the step of the last checkpoint; 0 where there is none."""
         last = last_checkpoint(self.home)
-        return int(last.name.rpartition("-")[2]) if last else 0
+        return step_of(last) if last else 0
 
     def _print_start(self, checkpoint: str | None) -> None:
         """Print where the stage starts, and what its sources give where there are several."""

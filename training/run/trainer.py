@@ -26,7 +26,7 @@ from ..distributed.zero import OPTIMIZER_FILE, load_moments, save_moments, whole
 from ..loss.losses import BatchIndices, LossOptions, LossOutput, contrast, contrast_bank, distil, nested
 from ..recipe.config import Stage
 from ..recipe.terms import Term
-from .checkpoints import ASIDE, checkpoint_bytes, failing_disk, publish
+from .checkpoints import ASIDE, checkpoint_bytes, checkpoint_name, failing_disk, publish
 from .divergence import DivergenceGuard
 from .throughput import Throughput, mean_cosine
 
@@ -169,7 +169,7 @@ class ContrastiveTrainer(Trainer):
         return str(self.home / ASIDE)
 
     def _save_checkpoint(self, model: nn.Module, trial: Any) -> None:
-        written = self.home / ASIDE / f"checkpoint-{self.state.global_step}"
+        written = self.home / ASIDE / checkpoint_name(self.state.global_step)
         check_space(self.home, checkpoint_bytes(self._trainable.values()), "a checkpoint")
         with failing_disk(written):
             super()._save_checkpoint(model, trial)
