@@ -195,7 +195,7 @@ def _tokens(processor, size: tuple[int, int]) -> int:
     return processor._get_num_multimodal_tokens(image_sizes=[[height, width]])["num_image_tokens"][0]
 
 
-SAID = re.compile(r"training plan (\S+) --memory (\S+)  # memory (\S+) GiB")
+SAID = re.compile(r"mllm-embed-train plan (\S+) --memory (\S+)  # memory (\S+) GiB")
 
 
 @pytest.mark.parametrize(
