@@ -64,7 +64,7 @@ def _both(key: str) -> tuple[str, str]:
 
 
 def _more(*terms: dict[str, Any]) -> str:
-    """A stage after the others, at a fifth of the rate."""
+    """Return the overrides for a stage after the others, at a fifth of the rate."""
     stage = {"data": str(DATA / "train"), "rows": "triplets", "batch_size": 64, "per_image": 4, "steps": 40}
     return f"stages.more={json.dumps({**stage, 'learning_rate': 3e-4, 'terms': terms})}"
 
@@ -115,6 +115,7 @@ VARIANTS = {
 
 @user_errors
 def main() -> int:
+    """Run the command line."""
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
     parser.add_argument("--only", nargs="+", metavar="ROW", choices=VARIANTS, help="these rows alone")
     args = parser.parse_args()
@@ -139,7 +140,7 @@ def main() -> int:
 
 
 def _check_scenes() -> None:
-    """Raises ConfigError where the rows that are there come from other scenes."""
+    """Raise ConfigError where the rows that are there come from other scenes."""
     scenes = {path.name: DataFolder.open(path).fingerprint() for path in (DATA / "train", *(DATA / t for t in TESTS))}
     kept = OUTPUT / "scenes.json"
     if kept.is_file() and read_json(kept, f"remove {OUTPUT}") != scenes:
@@ -175,7 +176,7 @@ def _without_stages(recipe: Recipe) -> dict[str, Any]:
 
 
 def _mine() -> None:
-    """Hard negatives and clusters of the training triplets, by the stage 1 of the first row."""
+    """Mine hard negatives and clusters of the training triplets with the stage 1 of the first row."""
     if (OUTPUT / "mined.jsonl").is_file():
         return
     command = [sys.executable, "-m", "training", "mine", str(DATA / "train"), "--model", "scripts/assets/base"]
@@ -184,7 +185,7 @@ def _mine() -> None:
 
 
 def _measured(name: str, model: str, adapter: Path | None) -> dict[str, np.ndarray]:
-    """0 or 1 for each query of each test: whether its answer came first. Kept, so that a run goes on after a stop."""
+    """Return 0 or 1 for each query of each test: whether its answer came first; kept for a run that was stopped."""
     kept = OUTPUT / "results" / f"{name}.json"
     if not kept.is_file():
         embedder = MLLMEmbedder.from_pretrained(model, adapter=adapter)

@@ -6,8 +6,8 @@
 For each batch size a step of stage 2 (a picture with an instruction must find the caption of its target) runs once with
 caching, in chunks of --chunk-tokens, counting the bytes alive at its worst moment beyond the batch's own inputs, and
 once more for its time; the same rows then run as batches of the smallest size without caching, as one would train them
-otherwise. Bytes are counted operation by operation (training/live_bytes.py), so they are exact and repeatable; times
-are not. Prints a table and writes JSON.
+otherwise. Bytes are counted operation by operation (training/distributed/memory_tracker.py), so they are exact and
+repeatable; times are not. Prints a table and writes JSON.
 """
 
 from __future__ import annotations
@@ -34,6 +34,7 @@ from mllm_embed.training.run.trainer import term_loss
 
 
 def main() -> None:
+    """Run the command line."""
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
     parser.add_argument("--model", default="scripts/assets/base", help="folder of an image-text model")
     parser.add_argument("--data", type=Path, default=Path("runs/demo/data/train"), help="folder with triplets.jsonl")

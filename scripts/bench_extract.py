@@ -8,11 +8,11 @@ embedding it (2,315 pictures, 4,148 queries), `genecis` shows each picture in ma
 pictures, 1,960 queries), `gallery` holds pictures of many shapes once, `texts` short captions. Pictures are JPEG files.
 
 Every path has the same model in one process and takes its turn in every round, so that a busy machine disturbs all
-alike: trust the ratios. On a CPU all profit from pages that are kept (memory.py), which this library asks for once a
-process. `sentence-transformers` is its `encode` on the folder that this library saves. `plain loop` is
-written as VLM2Vec and E5-V write it: batches in the order given, padded to the longest, prepared between two forward
-passes, with the LM head and a list of all hidden states. Differences of vectors are taken in float32. Prints Markdown
-and writes runs/extract.json.
+alike: trust the ratios. On a CPU all profit from pages that are kept (encode/memory.py), which this library asks for
+once a process. `sentence-transformers` is its `encode` on the folder that this library saves. `plain loop` is written
+as VLM2Vec and E5-V write it: batches in the order given, padded to the longest, prepared between two forward passes,
+with the LM head and a list of all hidden states. Differences of vectors are taken in float32. Prints Markdown and
+writes runs/extract.json.
 """
 
 from __future__ import annotations
@@ -52,6 +52,7 @@ SHAPES = ((640, 480), (480, 640), (640, 640), (960, 320), (320, 960), (800, 400)
 
 @user_errors
 def main() -> int:
+    """Run the command line."""
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
     parser.add_argument("--loads", nargs="+", choices=LOADS, default=list(LOADS), metavar="LOAD")
     parser.add_argument("--scale", type=int, default=48, help="how much smaller than real the loads are (default 48)")
@@ -75,14 +76,14 @@ def main() -> int:
 
 
 def cirr(folder: Path, scale: int) -> list[Item]:
-    """A gallery, and 1.8 instructions on each of its pictures."""
+    """Return a gallery, and 1.8 instructions on each of its pictures."""
     pictures = _pictures(folder, 2315 // scale, SHAPES[:1])
     queries = [Query(pictures[at % len(pictures)], _words(at, 4, 22)) for at in range(4148 // scale)]
     return [*map(Document, pictures), *queries]
 
 
 def genecis(folder: Path, scale: int) -> list[Item]:
-    """Galleries of fifteen for each query, drawn from few pictures."""
+    """Return galleries of fifteen for each query, drawn from few pictures."""
     pictures = _pictures(folder, 2198 // scale, SHAPES[:1])
     queries = [Query(pictures[at % len(pictures)], _words(at, 1, 2)) for at in range(1960 // scale)]
     drawn = np.random.default_rng(0).integers(len(pictures), size=29400 // scale)
@@ -90,12 +91,12 @@ def genecis(folder: Path, scale: int) -> list[Item]:
 
 
 def gallery(folder: Path, scale: int) -> list[Item]:
-    """Pictures of many shapes, in no order."""
+    """Return pictures of many shapes, in no order."""
     return list(map(Document, _pictures(folder, 4800 // scale, SHAPES)))
 
 
 def texts(folder: Path, scale: int) -> list[Item]:
-    """Captions of 3 to 25 words."""
+    """Return captions of 3 to 25 words."""
     return [Document(text=f"{at} {_words(at, 3, 25)}") for at in range(48000 // scale)]
 
 
@@ -105,7 +106,7 @@ LOADS: dict[str, Callable[[Path, int], list[Item]]] = {
 
 
 def measured(name: str, folder: Path, args: argparse.Namespace) -> dict[str, Any]:
-    """Seconds of each path in each round, what they computed, and how far their vectors lie from those one by one."""
+    """Return the seconds of each path in each round, what they computed, and how far off the vectors are."""
     model = (
         smollm2_idefics3(args.cache / "idefics3") if name == "gallery" else smollm2_llava(args.cache / "llava", BASE)
     )
@@ -130,7 +131,7 @@ def measured(name: str, folder: Path, args: argparse.Namespace) -> dict[str, Any
 
 
 def _paths(model: Path, embedder: MLLMEmbedder, size: int) -> dict[str, Callable[[Sequence[Item]], np.ndarray]]:
-    """What is compared, by name: all of it, each part of the planning taken away, and the others."""
+    """Return what is compared, by name: all of it, each part of the planning taken away, and the others."""
 
     def ours(
         change: Callable[[EncodingPlan, list[Item]], EncodingPlan] | None = None,
@@ -151,7 +152,7 @@ def _paths(model: Path, embedder: MLLMEmbedder, size: int) -> dict[str, Callable
 
 
 def _unshared(work: EncodingPlan, items: list[Item]) -> EncodingPlan:
-    """Each input by itself, still once and by length."""
+    """Plan each input by itself, still once and by length."""
     steps: list[Step] = []
     for step in work.steps:
         numbers = [number for group in step.groups for number in group]
@@ -162,7 +163,7 @@ def _unshared(work: EncodingPlan, items: list[Item]) -> EncodingPlan:
 
 
 def _as_given(work: EncodingPlan, items: list[Item]) -> EncodingPlan:
-    """Batches of the inputs as they come, those with pictures and those without apart; only read ahead."""
+    """Plan batches of the inputs as they come, those with pictures and those without apart; only read ahead."""
     kinds = [[at for at, item in enumerate(items) if bool(item.images) == shown] for shown in (True, False)]
     parts = [kind[at : at + work.batch_size] for kind in kinds for at in range(0, len(kind), work.batch_size)]
     steps = [Step(tuple((number,) for number in part)) for part in parts]
@@ -181,7 +182,7 @@ def _sentence_transformers(model: Path, embedder: MLLMEmbedder, size: int) -> Ca
 
 
 def _theirs(item: Item) -> Any:
-    """An input in sentence-transformers' words."""
+    """Return an input in sentence-transformers' words."""
     if not item.images:
         return item.words
     return str(item.images[0]) if item.words is None else {"image": str(item.images[0]), "text": item.words}
@@ -208,7 +209,7 @@ def _plain_loop(model: Path, embedder: MLLMEmbedder, size: int) -> Callable[[Seq
 
 
 def _differences(model: Path, items: list[Item], args: argparse.Namespace) -> dict[str, float]:
-    """The largest difference of any number of a vector from the same input's alone, in float32, of some inputs."""
+    """Return the largest difference of any number of a vector from the same input's alone, in float32."""
     embedder = MLLMEmbedder.from_pretrained(model, device=args.device, dtype="float32")
     some = items[:: max(1, len(items) // 24)]
     alone = np.concatenate([embedder.encode([item], show_progress=False) for item in some])
@@ -217,7 +218,7 @@ def _differences(model: Path, items: list[Item], args: argparse.Namespace) -> di
 
 
 def _flops(embedder: MLLMEmbedder, work: EncodingPlan) -> float:
-    """Operations that the planned tokens and pictures take at least: two for each weight of a layer that sees them."""
+    """Return the least operations of the planned tokens and pictures: two for each weight of a layer that sees them."""
     base = embedder.model.base
     vision = {id(p) for name, m in base.named_modules() for p in m.parameters() if _in(name, embedder.family.vision)}
     embedded = {id(p) for p in base.get_input_embeddings().parameters()}
@@ -242,7 +243,7 @@ def _patches(embedder: MLLMEmbedder, work: EncodingPlan, step: Step) -> int:
 
 
 def _rate(device: torch.device) -> float:
-    """Operations a second of a product of bfloat16 matrices."""
+    """Measure the operations a second of a product of bfloat16 matrices."""
     a, b = (torch.randn(2048, 2048, device=device).bfloat16() for _ in range(2))
     best = 0.0
     for _ in range(6):
@@ -253,7 +254,7 @@ def _rate(device: torch.device) -> float:
 
 
 def _pictures(folder: Path, count: int, shapes: Sequence[tuple[int, int]]) -> list[Path]:
-    """JPEG files of coarse noise, which decode like photographs."""
+    """Write JPEG files of coarse noise, which decode like photographs."""
     rng = np.random.default_rng(count)
     paths = []
     for number in range(count):

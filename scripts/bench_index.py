@@ -38,6 +38,7 @@ CHANGED = 1000
 
 @user_errors
 def main() -> int:
+    """Run the command line."""
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
     parser.add_argument("--rows", type=int, default=1_000_000, help="default 1,000,000")
     parser.add_argument("--dimension", type=int, default=1024, help="default 1,024")
@@ -65,7 +66,7 @@ def main() -> int:
 
 
 def vectors(numbers: np.ndarray, centres: int, dimension: int, seed: int) -> np.ndarray:
-    """[n, D] float32: a row around one of the centres for each number."""
+    """Return [n, D] float32: a row around one of the centres for each number."""
     home = np.random.default_rng(0).standard_normal((centres, dimension), np.float32)
     rng = np.random.default_rng([seed, int(numbers[0])])
     return unit(home[numbers % centres] + SPREAD * rng.standard_normal((len(numbers), dimension), np.float32))
@@ -83,7 +84,7 @@ def make_store(folder: Path, rows: int, dimension: int) -> None:
 
 
 def watched(folder: Path, kind: str) -> dict[str, Any]:
-    """What `measured` gives, and the most memory that it took."""
+    """Return what `measured` gives, and the most memory that it took."""
     with PeakMemory() as peak:
         found = measured(folder, kind)
     return found | {"peak": peak.bytes}
@@ -120,6 +121,7 @@ def measured(folder: Path, kind: str) -> dict[str, Any]:
 
 
 def table(found: dict[str, dict[str, Any]]) -> str:
+    """Return the figures of all kinds as a Markdown table."""
     lines = [
         "| kind | recall@10 | of float32 | one query | in a batch | build | add | update | remove | peak memory |",
         "| --- | --- | --- | --- | --- | --- | --- | --- | --- | --- |",

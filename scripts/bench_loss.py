@@ -28,6 +28,7 @@ from mllm_embed.training.loss.tiled import info_nce
 
 
 def main() -> None:
+    """Run the command line."""
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
     parser.add_argument("--batches", type=int, nargs="+", default=[1024, 4096, 16384, 65536], help="B")
     parser.add_argument("--dimensions", type=int, default=1024, help="D")
@@ -85,7 +86,7 @@ def _measure(way: str, batch: int, dimensions: int) -> dict[str, float | int | s
 
 
 def _rate(queries: torch.Tensor, candidates: torch.Tensor) -> float:
-    """Operations a second of one product of 1,024 rows with 4,096, the best of five."""
+    """Measure the operations a second of one product of 1,024 rows with 4,096, the best of five."""
     left, right = queries.detach()[:1024], candidates.detach()[:4096].T
     best = float("inf")
     for _ in range(5):
@@ -96,7 +97,7 @@ def _rate(queries: torch.Tensor, candidates: torch.Tensor) -> float:
 
 
 def _peak() -> int:
-    """Bytes of the process's largest resident set so far (Linux counts in KiB)."""
+    """Return the bytes of the process's largest resident set so far (Linux counts in KiB)."""
     return resource.getrusage(resource.RUSAGE_SELF).ru_maxrss * 1024
 
 

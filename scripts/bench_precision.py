@@ -64,6 +64,7 @@ SLOW = 100  # seconds a turn, above which once is enough: emulated bfloat16
 
 @user_errors
 def main() -> int:
+    """Run the command line."""
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
     parser.add_argument("benchmarks", nargs="+", type=Path, metavar="DIR", help="folders with a benchmark.json")
     parser.add_argument("--items", type=int, default=8, help="queries and as many documents that are timed")
@@ -97,7 +98,7 @@ def main() -> int:
 
 
 def _stored(embedder: MLLMEmbedder, suites: dict[str, Suite]) -> dict[str, dict[str, Any]]:
-    """Composed R@1 of cut and coarse vectors, ranked as floats: int8 as numbers, binary as -1 and 1."""
+    """Return composed R@1 of cut and coarse vectors, ranked as floats: int8 as numbers, binary as -1 and 1."""
     kept: dict[str, dict[str, Any]] = {}
     for title, suite in suites.items():
         task = suite.tasks[0]
@@ -134,7 +135,7 @@ def _stored_table(kept: dict[str, dict[str, Any]]) -> str:
 def _measure(
     model: Path, adapter: Path | None, suites: dict[str, Suite], timed: tuple[list[Item], list[Item]], args: Any
 ) -> dict[str, dict[str, Any]]:
-    """One row of figures a precision."""
+    """Return one row of figures a precision."""
     names = [name for name in PRECISIONS if "," not in name or bfloat16_pays(torch.device("cpu"))]
     rows: dict[str, dict[str, Any]] = {name: memory(_load(model, None, name)) for name in names}
     for name in names:
@@ -173,12 +174,12 @@ def _measure(
 
 
 def _composed(suite: Suite) -> Suite:
-    """The first task alone: composed queries, without the captions that a folder may hold beside them."""
+    """Return the first task alone: composed queries, without the captions that a folder may hold beside them."""
     return replace(suite, tasks=suite.tasks[:1])
 
 
 def _embed(embedder: MLLMEmbedder, task: Task) -> Vectors:
-    """The gallery and the composed queries, without the baselines of `python -m eval run`: they take half the time."""
+    """Embed the gallery and the composed queries, without the baselines of `mllm-embed-eval run`: half the time."""
     queries = [group[0] for group in task.queries]
     gallery, asked = (embedder.encode(items, batch_size=64, show_progress=False) for items in (task.gallery, queries))
     return Vectors(gallery, {task.query_kind: asked})
@@ -203,7 +204,7 @@ def _trainable(embedder: MLLMEmbedder, adapter: Path | None) -> MLLMEmbedder:
 
 
 def _timed(suite: Suite, count: int) -> tuple[list[Item], list[Item]]:
-    """Queries, and as many documents of the gallery: pictures."""
+    """Return queries, and as many documents of the gallery: pictures."""
     task = suite.tasks[0]
     return [group[0] for group in task.queries[:count]], list(task.gallery[:count])
 
@@ -215,7 +216,7 @@ def _forward(embedder: MLLMEmbedder, batch: dict[str, Tensor]) -> None:
 
 
 def _step(embedder: MLLMEmbedder, batch: dict[str, Tensor]) -> None:
-    """Forward and backward of InfoNCE between the two halves of the batch, as training runs it."""
+    """Run forward and backward of InfoNCE between the two halves of the batch, as training does."""
     embedder.model.train()
     with torch.autocast("cpu", torch.bfloat16, enabled=embedder.dtype == torch.bfloat16):
         vectors = embedder.model(**batch)
@@ -227,7 +228,7 @@ def _step(embedder: MLLMEmbedder, batch: dict[str, Tensor]) -> None:
 
 
 def _turns(ways: dict[str, Callable[[], None]], repeat: int) -> dict[str, float]:
-    """Seconds of the best turn of each after one to warm up; they take turns."""
+    """Return the seconds of the best turn of each after one to warm up; they take turns."""
     seconds: dict[str, list[float]] = {name: [] for name in ways}
     for turn in range(repeat + 1):
         for name, way in ways.items():
@@ -239,7 +240,7 @@ def _turns(ways: dict[str, Callable[[], None]], repeat: int) -> dict[str, float]
 
 
 def memory(embedder: MLLMEmbedder) -> dict[str, Any]:
-    """Bytes of all weights with the scales beside them, and bits a weight of the language model's linear layers."""
+    """Return the bytes of all weights with their scales, and bits a weight of the language model's linear layers."""
     backbone, family = embedder.model.backbone, embedder.family
     layers = [
         layer
@@ -257,13 +258,13 @@ def memory(embedder: MLLMEmbedder) -> dict[str, Any]:
 
 
 def _bytes(modules: Iterable[nn.Module]) -> int:
-    """Bytes of the storages behind the tensors of modules, each counted once (tied weights, views)."""
+    """Return the bytes of the storages behind the tensors of modules, each counted once (tied weights, views)."""
     tensors = (tensor for module in modules for tensor in _tensors(module))
     return sum({t.untyped_storage().data_ptr(): t.untyped_storage().nbytes() for t in tensors}.values())
 
 
 def _tensors(module: nn.Module) -> Iterable[Tensor]:
-    """A module's own tensors; of bitsandbytes' layers the scales and tables too, which are no buffers."""
+    """Yield a module's own tensors; of bitsandbytes' layers the scales and tables too, which are no buffers."""
     yield from module.parameters(recurse=False)
     yield from module.buffers(recurse=False)
     weight = getattr(module, "weight", None)
@@ -281,7 +282,7 @@ def _in_subprocess(model: Path, name: str, args: argparse.Namespace) -> int:
 
 
 def _peak(model: str, name: str, timed: tuple[list[Item], list[Item]]) -> int:
-    """Bytes by which loading and encoding raise the process's resident set at its largest (Linux)."""
+    """Return the bytes by which loading and encoding raise the process's resident set at its largest (Linux)."""
     import bitsandbytes  # noqa: F401  before the first look, in every precision
     import peft  # noqa: F401
     from transformers import AutoModel, AutoProcessor  # noqa: F401
@@ -300,7 +301,7 @@ def _resident(key: str) -> int:
 
 
 def _machine() -> str:
-    """Processor, threads, and whether bfloat16 is computed or emulated."""
+    """Describe processor, threads, and whether bfloat16 is computed or emulated."""
     path = Path("/proc/cpuinfo")
     lines = path.read_text().splitlines() if path.is_file() else []
     model = next((line.split(": ")[1] for line in lines if line.startswith("model name")), platform.processor())
@@ -309,7 +310,7 @@ def _machine() -> str:
 
 
 def _table(rows: dict[str, dict[str, Any]]) -> str:
-    """Markdown; speeds as ratios to float32's."""
+    """Return Markdown, with speeds as ratios to float32's."""
     base = rows["float32"]
     tests = [key for key in base if key.startswith("R@1")]
     head = [

@@ -24,6 +24,7 @@ ALONE = 64  # queries
 
 @user_errors
 def main() -> int:
+    """Run the command line."""
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
     parser.add_argument("folders", type=Path, nargs="+", help="folders with a benchmark.json")
     add_model_options(parser, required=False)

@@ -23,6 +23,7 @@ from mllm_embed.vectors.ranking import top_k
 
 
 def main() -> None:
+    """Run the command line."""
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
     parser.add_argument("--queries", type=int, default=800, help="Q (default: CIRCO test)")
     parser.add_argument("--gallery", type=int, default=123_403, help="N (default: CIRCO)")
@@ -67,7 +68,7 @@ def _unit(rng: np.random.Generator, count: int, width: int) -> np.ndarray:
 
 
 def _peak() -> int:
-    """Bytes of the process's largest resident set so far (Linux counts in KiB)."""
+    """Return the bytes of the process's largest resident set so far (Linux counts in KiB)."""
     return resource.getrusage(resource.RUSAGE_SELF).ru_maxrss * 1024
 
 

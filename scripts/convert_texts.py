@@ -27,7 +27,7 @@ COLUMNS = tuple({theirs: ours for ours, theirs in format.columns.items()} for fo
 
 
 def read(path: Path) -> Iterator[tuple[str, dict[str, Any]]]:
-    """The rows of a CSV file, a JSON list or JSON lines, each with the place it came from."""
+    """Yield the rows of a CSV file, a JSON list or JSON lines, each with the place it came from."""
     with path.open(encoding="utf-8-sig", newline="") as file:
         start = file.read(1)
         while start.isspace():
@@ -63,7 +63,7 @@ def _csv_rows(file: TextIO, path: Path) -> Iterator[tuple[str, dict[str, Any]]]:
 
 
 def convert(path: Path, counts: Counter[str]) -> Iterator[dict[str, str]]:
-    """Rows of texts.jsonl, numbered as in the input; `counts` learns how many were written, empty and repeated.
+    """Yield rows of texts.jsonl, numbered as in the input; `counts` learns how many were written, empty and repeated.
 
     Raises DataError for columns that are none of `COLUMNS`, or a cell that is no text.
     """
@@ -95,6 +95,7 @@ def _renamed(row: Any, where: str) -> dict[str, str]:
 
 @user_errors
 def main() -> int:
+    """Run the command line."""
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
     parser.add_argument("input", type=Path, help="the CSV or JSON file")
     parser.add_argument("--output", type=Path, required=True, help="folder that receives texts.jsonl")

@@ -24,6 +24,7 @@ STAGES = {"captions": "after stage 1, live", "instructions": "after stage 2, liv
 
 @user_errors
 def main() -> int:
+    """Run the command line."""
     argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter).parse_args()
     os.chdir(Path(__file__).parents[1])  # the recipe's paths start there
     started = time.time()

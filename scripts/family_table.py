@@ -37,6 +37,7 @@ class Outcomes:
         self.found: dict[tuple[str, str], set[str]] = {}
 
     def pytest_runtest_logreport(self, report: pytest.TestReport) -> None:
+        """Note the outcome of a phase of a test, as pytest reports it."""
         name, _, parameters = report.nodeid.split("::")[-1].partition("[")
         family = next((part for part in parameters.rstrip("]").split("-") if part in TESTED), None)
         if family and (report.when == "call" or report.outcome != "passed"):
@@ -44,6 +45,7 @@ class Outcomes:
 
 
 def cell(family: str, test: str, outcomes: set[str]) -> str:
+    """Return what became of a test of a family, in a word."""
     if outcomes - {"passed", "skipped"} or not outcomes:
         return "**fails**" if outcomes else "not run"
     entry = FAMILIES.get(family, Family())
@@ -55,6 +57,7 @@ def cell(family: str, test: str, outcomes: set[str]) -> str:
 
 
 def main() -> int:
+    """Run the command line."""
     argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter).parse_args()
     outcomes, started = Outcomes(), time.perf_counter()
     code = pytest.main([str(TESTS), "-q", "--no-header", "--durations=0", "-p", "no:warnings"], [outcomes])

@@ -32,7 +32,7 @@ KILLS_A_RUN = 10
 
 
 def make_recipe(folder: Path) -> Path:
-    """The model, its data and a recipe in `folder`."""
+    """Write a model, its data and a recipe to `folder`."""
     tiny = _tests_tiny()
     model, data = tiny.make_tiny_llava(folder / "model"), tiny.make_data(folder / "data", count=16)
     stage = {
@@ -54,7 +54,7 @@ def make_recipe(folder: Path) -> Path:
 
 
 def _tests_tiny() -> ModuleType:
-    """tests/tiny.py, which is no package."""
+    """Import tests/tiny.py, which is in no package."""
     spec = importlib.util.spec_from_file_location("tiny", ROOT / "tests" / "tiny.py")
     module = importlib.util.module_from_spec(spec)
     spec.loader.exec_module(module)
@@ -62,6 +62,7 @@ def _tests_tiny() -> ModuleType:
 
 
 def start(recipe: Path, output: Path) -> subprocess.Popen[bytes]:
+    """Start a training of the recipe into `output`, in a group of processes of its own."""
     command = [sys.executable, "-m", "training", str(recipe), "--override", f"output={output}"]
     log = (output.parent / f"{output.name}.log").open("ab")
     with log:
@@ -69,7 +70,7 @@ def start(recipe: Path, output: Path) -> subprocess.Popen[bytes]:
 
 
 def moment(output: Path) -> str:
-    """What a run was doing, by what it has left."""
+    """Say what a run was doing, by what it has left."""
     if not (output / "run.json").is_file():
         return "loading, first start"
     if any(path.is_dir() for path in output.glob(".*-*")):
@@ -85,7 +86,7 @@ def moment(output: Path) -> str:
 
 
 def run_killed(recipe: Path, output: Path, kills: int, longest: float, rng: random.Random) -> list[str]:
-    """Kill a run `kills` times at most, then let it end. Gives the moments."""
+    """Kill a run `kills` times at most, then let it end. Return the moments."""
     moments: list[str] = []
     while True:
         process, after = start(recipe, output), rng.uniform(0, longest)
@@ -102,7 +103,7 @@ def run_killed(recipe: Path, output: Path, kills: int, longest: float, rng: rand
 
 
 def differences(whole: Path, killed: Path) -> list[str]:
-    """What a killed run left that differs from the whole one."""
+    """Return what a killed run left that differs from the whole one."""
     found = []
     for stage in ("captions", "instructions"):
         one, other = (load_file(run / stage / "adapter_model.safetensors") for run in (whole, killed))
@@ -117,6 +118,7 @@ def differences(whole: Path, killed: Path) -> list[str]:
 
 
 def main() -> int:
+    """Run the command line."""
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
     parser.add_argument("--kills", type=int, default=50, help="how many, over all runs")
     parser.add_argument("--seed", type=int, default=0, help="of the moments")

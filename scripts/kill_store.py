@@ -38,7 +38,7 @@ _KILLS_A_STORE = 5
 
 
 def make_inputs(folder: Path) -> tuple[Path, Path]:
-    """A model, and pictures of which every hundredth cannot be read."""
+    """Write a model, and pictures of which every hundredth cannot be read."""
     photos = folder / "photos"
     photos.mkdir(parents=True)
     for number in range(PICTURES):
@@ -51,7 +51,7 @@ def make_inputs(folder: Path) -> tuple[Path, Path]:
 
 
 def _tests_tiny() -> ModuleType:
-    """tests/tiny.py, which is no package."""
+    """Import tests/tiny.py, which is in no package."""
     spec = importlib.util.spec_from_file_location("tiny", ROOT / "tests" / "tiny.py")
     module = importlib.util.module_from_spec(spec)
     spec.loader.exec_module(module)
@@ -59,7 +59,7 @@ def _tests_tiny() -> ModuleType:
 
 
 def run_killed(command: list[str], kills: int, rng: random.Random, shortest: float, longest: float, look) -> list[str]:
-    """Kill a command `kills` times at most, then let it end. Gives what it was doing each time."""
+    """Kill a command `kills` times at most, then let it end. Return what it was doing each time."""
     moments: list[str] = []
     while True:
         process = subprocess.Popen(command, stdout=subprocess.DEVNULL, stderr=subprocess.DEVNULL)
@@ -95,7 +95,7 @@ def encoding(store: Path) -> str:
 
 
 def indexing(index: Path) -> str:
-    """What a killed build was doing. Raises SystemExit where what it left opens and is not whole."""
+    """Say what a killed build was doing. Raise SystemExit where what it left opens and is not whole."""
     building = any(index.parent.glob(f".{index.name}-*"))
     try:
         Index.open(index)
@@ -111,6 +111,7 @@ def files(folder: Path) -> dict[str, bytes]:
 
 
 def main() -> int:
+    """Run the command line."""
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
     parser.add_argument("--kills", type=int, default=20, help="how many in all, every fourth of an index (default 20)")
     parser.add_argument("--seed", type=int, default=0, help="of the moments")

@@ -32,18 +32,20 @@ MIN_NOUNS = 4  # three in a scene, and one to replace them with
 
 @dataclass(frozen=True)
 class Reference:
+    """A scene with its edits."""
+
     scene: Scene
     edits: tuple[Edit, ...]
 
 
 def split_nouns(nouns: list[str], unseen: int) -> tuple[list[str], list[str]]:
-    """Seen and unseen nouns; a fixed shuffle, so that the pretraining and the demo agree."""
+    """Return seen and unseen nouns; a fixed shuffle, so that the pretraining and the demo agree."""
     shuffled = random.Random(TEST_SEED).sample(sorted(nouns), len(nouns))
     return sorted(shuffled[unseen:]), sorted(shuffled[:unseen])
 
 
 def dense_references(nouns: list[str], count: int, seed: int) -> list[Reference]:
-    """`count` references with 16 different edits each; every group of 8 draws on the same few objects."""
+    """Return `count` references with 16 different edits each; every group of 8 draws on the same few objects."""
     rng = random.Random(seed)
     references: list[Reference] = []
     known: set[Scene] = set()
@@ -60,7 +62,7 @@ def dense_references(nouns: list[str], count: int, seed: int) -> list[Reference]
 
 
 def _distinct_edits(rng: random.Random, scene: Scene, pool: list[str]) -> list[Edit]:
-    """Edits of all kinds in turn, until there are 16 different results."""
+    """Return edits of all kinds in turn, until there are 16 different results."""
     found: dict[Scene, Edit] = {}
     turn = 0
     while len(found) < EDITS:
@@ -74,7 +76,7 @@ def _distinct_edits(rng: random.Random, scene: Scene, pool: list[str]) -> list[E
 def benchmarks(
     nouns: list[str], references: int = 40, unseen: int = UNSEEN, draw: int = 0
 ) -> dict[str, list[Reference]]:
-    """Both benchmarks; another `draw` has other scenes of the same objects, to choose settings on."""
+    """Return both benchmarks; another `draw` has other scenes of the same objects, to choose settings on."""
     seen_nouns, unseen_nouns = split_nouns(nouns, unseen)
     return {
         "seen": dense_references(seen_nouns, references, TEST_SEED + 1 + 2 * draw),
@@ -83,12 +85,13 @@ def benchmarks(
 
 
 def held_out_scenes(nouns: list[str]) -> set[Scene]:
-    """Every scene of both benchmarks at their default sizes: what not even the base model's training may show."""
+    """Return the scenes of both benchmarks at their default sizes: not even the base model's training may show them."""
     tests = benchmarks(nouns).values()
     return {scene for test in tests for r in test for scene in (r.scene, *(edit.result for edit in r.edits))}
 
 
 def write_benchmark(folder: Path, name: str, references: list[Reference], paint: Pictures) -> None:
+    """Write the benchmark.json of a folder, and note its pictures to be painted."""
     gallery, queries = [], []
     for number, reference in enumerate(references):
         source = f"{number:03d}-00"
@@ -117,7 +120,7 @@ def write_training(
     sizes: tuple[int, int, int],
     paint: Pictures,
 ) -> None:
-    """`sizes`: caption pairs, triplets, edits on each reference picture."""
+    """Write train/; `sizes` are caption pairs, triplets, and edits on each reference picture."""
     pairs, triplets, per_reference = sizes
 
     def fresh() -> Scene:
@@ -154,7 +157,7 @@ def _write_rows(path: Path, rows: list[dict]) -> None:
 
 
 class Pictures:
-    """Collects what is to be painted, names the file at once, and paints all of it in two processes at the end."""
+    """A list of what is to be painted, which names the files at once and paints them in two processes at the end."""
 
     def __init__(self) -> None:
         self.wanted: dict[Path, Scene] = {}
@@ -165,6 +168,7 @@ class Pictures:
         return file
 
     def paint(self, painter: Painter) -> None:
+        """Paint everything that was noted, in two processes."""
         from tqdm import tqdm
 
         for parent in {path.parent for path in self.wanted}:
@@ -182,6 +186,7 @@ def _paint_file(painter: Painter, job: tuple[Path, Scene]) -> None:
 
 @user_errors
 def main() -> int:
+    """Run the command line."""
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
     default = Path(__file__).parent / "assets" / "sprites"
     parser.add_argument("--sprites", type=Path, default=default, help="cut-outs with alpha, named by their noun")

@@ -58,6 +58,7 @@ class Scenes:
         self.painter, self.rng, self.forbidden = painter, random.Random(seed), held_out_scenes(painter.nouns)
 
     def sample(self, size: int) -> list[Scene]:
+        """Return `size` scenes, none of them a test's."""
         scenes: list[Scene] = []
         while len(scenes) < size:
             scene = sample_scene(self.rng, self.painter.nouns)
@@ -66,16 +67,18 @@ class Scenes:
         return scenes
 
     def talks(self, scenes: list[Scene], edits: int) -> list[list[tuple[str, str]]]:
+        """Return the questions on each scene, with their answers."""
         return [questions(self.rng, scene, self.painter.nouns, edits, self.forbidden) for scene in scenes]
 
     def pixels(self, scenes: list[Scene]) -> Tensor:
+        """Return the scenes as the processor gives pictures [B, 3, H, W] float32."""
         pixels = np.stack([np.asarray(self.painter.paint(scene)) for scene in scenes])
         # SigLIP's processor scales to -1..1; the pictures have its size already
         return torch.from_numpy(pixels).permute(0, 3, 1, 2).float().div(127.5).sub(1)
 
 
 class SeeingHead(nn.Module):
-    """Reads from the picture's tokens the thing and size in each cell, the background, and each token's own cell.
+    """A reader of the picture's tokens: the thing and size in each cell, the background, and each token's own cell.
 
     Throw-away, as `PointingHead` is. Both see tokens at one length, as the language model's RMSNorm does.
     """
@@ -125,17 +128,17 @@ class PointingHead(nn.Module):
 
 
 def unit_rms(vectors: Tensor) -> Tensor:
-    """Vectors [..., W] in float32 with a mean square of 1."""
+    """Return the vectors [..., W] in float32 with a mean square of 1."""
     return F.rms_norm(vectors.float(), vectors.shape[-1:])
 
 
 def cells_of(patches: Tensor) -> Tensor:
-    """Patches [B, 36, W] -> the mean of the four of every cell [B, 9, W]."""
+    """Return the mean of the four patches of every cell: [B, 36, W] -> [B, 9, W]."""
     return F.avg_pool2d(patches.transpose(1, 2).unflatten(2, (6, 6)), 2).flatten(2).transpose(1, 2)
 
 
 def binding_loss(tokens: Tensor, scenes: list[Scene], nouns: dict[str, Tensor]) -> Tensor:
-    """How far the picture's tokens [B, 36, W] are from the embedding [W] of the noun shown: InfoNCE over all nouns."""
+    """Return InfoNCE over all nouns of the picture's tokens [B, 36, W] with the embedding [W] of the noun shown."""
     number = {noun: at for at, noun in enumerate(nouns)}
     shown = [(row, thing.cell, number[thing.noun]) for row, scene in enumerate(scenes) for thing in scene.things]
     rows, cells, wanted = torch.tensor(shown).T
@@ -144,7 +147,7 @@ def binding_loss(tokens: Tensor, scenes: list[Scene], nouns: dict[str, Tensor]) 
 
 
 def ahead(batches: Iterator, depth: int = 4) -> Iterator:
-    """The same batches, prepared in a thread while the model computes."""
+    """Yield the same batches, prepared in a thread while the model computes."""
     queue: Queue = Queue(depth)
 
     def fill() -> None:
@@ -163,12 +166,12 @@ def ahead(batches: Iterator, depth: int = 4) -> Iterator:
 
 
 def schedule(step: int, steps: int, start: int, warmup: int = 200) -> float:
-    """Cosine over all steps, with a warm-up from where the optimiser starts anew."""
+    """Return a cosine over all steps, with a warm-up from where the optimiser starts anew."""
     return min(1, (step - start + 1) / warmup) * (0.02 + 0.98 * 0.5 * (1 + np.cos(np.pi * step / steps)))
 
 
 def optimise(groups: list[dict], losses: Iterator, steps: int, start: int = 0) -> Iterator[dict]:
-    """AdamW over `losses`, which yields (loss, figures to log); yields what is to be logged after each step."""
+    """Run AdamW over `losses`, which yields (loss, figures to log); yields what is to be logged after each step."""
     optimizer = torch.optim.AdamW(groups, betas=(0.9, 0.98), weight_decay=0.02, fused=True)
     peaks = [group["lr"] for group in optimizer.param_groups]
     started, mean = time.time(), None
@@ -203,6 +206,7 @@ class Pretraining:
         self.model.train()
 
     def run(self) -> None:
+        """Run both phases, or what of them an earlier run has left."""
         phases = {"seeing": self.args.seen // SEEING_BATCH, "answering": self.args.pictures // self.args.batch}
         done = {row["phase"]: row["step"] for row in self.log}
         for number, (name, steps) in enumerate(phases.items()):
@@ -217,7 +221,7 @@ class Pretraining:
                     self.save()
 
     def earlier(self) -> list[dict]:
-        """The log of an earlier run in the output folder, which goes on; none for a new or empty folder."""
+        """Return the log of an earlier run in the output folder, which goes on; none for a new or empty folder."""
         output, log = self.args.output, self.args.output / LOG
         if not log.is_file():
             if output.exists() and (not output.is_dir() or any(output.iterdir())):
@@ -232,12 +236,14 @@ class Pretraining:
         return rows
 
     def save(self) -> None:
+        """Write model and log to the output folder, in one step."""
         with atomic_folder(self.args.output) as folder:
             copy.deepcopy(self.model).to(torch.bfloat16).save_pretrained(folder)
             self.processor.save_pretrained(folder)
             (folder / LOG).write_text("".join(json.dumps(row) + "\n" for row in (self.settings, *self.log)))
 
     def seeing(self) -> tuple[list[dict], Iterator]:
+        """Train vision tower and projector on what the picture's tokens hold."""
         parts = self.model.model
         head, nouns = SeeingHead(parts.language_model.config.hidden_size, self.painter.nouns), self.nouns()
 
@@ -258,6 +264,7 @@ class Pretraining:
         return [{"params": places, "lr": 1e-2}, {"params": others, "lr": 1e-3}], losses()
 
     def answering(self) -> tuple[list[dict], Iterator]:
+        """Train all but the tower on questions."""
         parts, caught = self.model.model, {}
         head = PointingHead(parts.language_model.config.hidden_size)
         layer = parts.language_model.layers[POINTING_LAYER]
@@ -281,18 +288,19 @@ class Pretraining:
         return [{"params": [*rest, *head.parameters()], "lr": 1e-3}], losses()
 
     def nouns(self) -> dict[str, Tensor]:
-        """Each noun's embedding, the mean of its tokens', to aim at."""
+        """Return each noun's embedding, the mean of its tokens', to aim at."""
         embedding = self.model.get_input_embeddings().weight.detach()
         ids = self.tokenizer([f" {noun}" for noun in self.painter.nouns], add_special_tokens=False)["input_ids"]
         return {noun: embedding[tokens].mean(0) for noun, tokens in zip(self.painter.nouns, ids, strict=True)}
 
     def batches(self) -> Iterator[tuple[list[Scene], Tensor, dict]]:
-        """Scenes, their pixels, and rows of questions on them."""
+        """Yield scenes, their pixels, and rows of questions on them."""
         while True:
             batch = self.scenes.sample(self.args.batch)
             yield batch, self.scenes.pixels(batch), branches(self.tokenizer, self.scenes.talks(batch, self.args.edits))
 
     def answers(self, pixels: Tensor, rows: dict) -> Tensor:
+        """Return the loss of the answers."""
         labels = rows.pop("labels")
         with autocast():
             hidden = self.model.model(pixel_values=pixels, use_cache=False, **rows).last_hidden_state
@@ -302,12 +310,13 @@ class Pretraining:
 
 
 def autocast() -> torch.autocast:
-    """bfloat16 on a CPU that has it; float32 elsewhere."""
+    """Return a context of bfloat16 on a CPU that has it, of float32 elsewhere."""
     return torch.autocast("cpu", torch.bfloat16, enabled=bfloat16_pays(torch.device("cpu")))
 
 
 @user_errors
 def main() -> int:
+    """Run the command line."""
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
     here = Path(__file__).parent / "assets"
     parser.add_argument("--sprites", type=Path, default=here / "sprites", help="cut-outs named by noun")

@@ -20,7 +20,7 @@ PICTURE = "<image>\n"
 
 
 def build_tokenizer(corpus: Iterable[str]):
-    """A byte-level BPE whose words are those of the corpus, so that a caption is about one token a word."""
+    """Return a byte-level BPE whose words are those of the corpus, so that a caption is about one token a word."""
     from tokenizers import Tokenizer, decoders, models, pre_tokenizers, trainers
     from transformers import PreTrainedTokenizerFast
 
@@ -41,6 +41,7 @@ def build_tokenizer(corpus: Iterable[str]):
 
 
 def build_processor(tokenizer):
+    """Return LLaVA's processor for the toy's pictures."""
     from transformers import LlavaProcessor
     from transformers.models.siglip.image_processing_pil_siglip import SiglipImageProcessorPil
 
@@ -56,6 +57,7 @@ def build_processor(tokenizer):
 
 
 def build_model(tokenizer) -> torch.nn.Module:
+    """Return a small LLaVA with random weights."""
     from transformers import LlamaConfig, LlavaConfig, LlavaForConditionalGeneration, SiglipVisionConfig
 
     vision = SiglipVisionConfig(
@@ -77,7 +79,7 @@ def build_model(tokenizer) -> torch.nn.Module:
 
 
 def load_base(folder: Path) -> tuple:
-    """Processor and float32 model of a base saved earlier; the tokenizer is the one its embeddings belong to."""
+    """Return processor and float32 model of a base saved earlier; the tokenizer is the one its embeddings belong to."""
     from transformers import AutoProcessor, LlavaForConditionalGeneration
 
     model = LlavaForConditionalGeneration.from_pretrained(folder, dtype="float32", attn_implementation="eager")

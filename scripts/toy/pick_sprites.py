@@ -30,6 +30,7 @@ flamingo, spider, castle
 
 
 def main() -> None:
+    """Run the command line."""
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
     parser.add_argument("assets", type=Path, help="folder with the package's pictures, named by code point")
     parser.add_argument("output", type=Path, help="folder for the cut-outs, 64 px WebP, named by noun")

@@ -19,7 +19,7 @@ NUMBERS = ("one thing", "two things", "three things")
 def questions(
     rng: random.Random, scene: Scene, nouns: list[str], edits: int, forbidden: set[Scene] = frozenset()
 ) -> list[tuple[str, str]]:
-    """(question, answer) pairs on one picture: some facts, and the picture after `edits` changes, never a test's.
+    """Return (question, answer) pairs on one picture: some facts, and what `edits` changes would give, never a test's.
 
     Adding a thing or changing the background takes no search for what is meant, so those are asked half as often.
     """
@@ -50,7 +50,7 @@ def _fact(rng: random.Random, scene: Scene, thing: Thing) -> tuple[str, str]:
 
 
 def corpus(nouns: list[str]) -> list[str]:
-    """The texts whose words become the tokenizer's."""
+    """Return the texts whose words become the tokenizer's."""
     rng, texts = random.Random(0), []
     for _ in range(20_000):
         scene = sample_scene(rng, nouns)
@@ -61,7 +61,7 @@ def corpus(nouns: list[str]) -> list[str]:
 
 
 def branches(tokenizer, talks: list[list[tuple[str, str]]]) -> dict[str, torch.Tensor]:
-    """Rows [scene | question, answer | question, answer ...] with a mask that parts the questions.
+    """Return rows [scene | question, answer | question, answer ...] with a mask that parts the questions.
 
     Returns input_ids, position_ids, labels [B, L] (labels -100 outside answers) and attention_mask [B, 1, L, L] float,
     0 where a token may look.
@@ -96,7 +96,7 @@ def branches(tokenizer, talks: list[list[tuple[str, str]]]) -> dict[str, torch.T
 
 
 def mentions(tokenizer, rows: dict[str, torch.Tensor], scenes: list[Scene]) -> torch.Tensor:
-    """Where a question names a thing of its scene.
+    """Return where a question names a thing of its scene.
 
     Returns [M, 4] int64: row, position of the noun's last token, the thing's cell, and its size as a place in SIZES.
     """

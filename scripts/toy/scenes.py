@@ -32,38 +32,49 @@ KINDS = ("add", "remove", "replace", "move", "resize", "background")
 
 @dataclass(frozen=True, order=True)
 class Thing:
+    """A thing of a scene: in which cell, how large, and what."""
+
     cell: int
     noun: str
     size: str
 
     @property
     def words(self) -> str:
+        """Return the thing and its place in words."""
         return f"{article(f'{self.size} {self.noun}')} {place(self.cell)}"
 
 
 @dataclass(frozen=True)
 class Scene:
+    """Some things in the cells of a grid, on a background."""
+
     things: tuple[Thing, ...]
     background: str
 
     @property
     def nouns(self) -> set[str]:
+        """Return the nouns of the things."""
         return {thing.noun for thing in self.things}
 
     @property
     def free_cells(self) -> list[int]:
+        """Return the cells in which nothing is."""
         taken = {thing.cell for thing in self.things}
         return [cell for cell in range(len(CELLS)) if cell not in taken]
 
     def with_things(self, things: list[Thing]) -> Scene:
+        """Return the scene with these things instead."""
         return replace(self, things=tuple(sorted(things)))
 
     def without(self, thing: Thing) -> list[Thing]:
+        """Return the things but one."""
         return [other for other in self.things if other != thing]
 
 
 @dataclass(frozen=True)
 class Edit:
+    """A change of a scene: its kind, its instruction, and the scene after it."""
+
     kind: str
     instruction: str
     result: Scene
@@ -71,19 +82,22 @@ class Edit:
 
 
 def article(words: str) -> str:
+    """Return the words with their indefinite article."""
     return ("an " if words[0] in "aeiou" else "a ") + words
 
 
 def place(cell: int) -> str:
+    """Return where a cell is, in words."""
     return "in the middle" if CELLS[cell] == "middle" else f"at the {CELLS[cell]}"
 
 
 def ground(background: str) -> str:
+    """Return the background in words, with its preposition."""
     return ("in " if background == "the night sky" else "on ") + background
 
 
 def sample_scene(rng: random.Random, nouns: list[str], count: int | None = None) -> Scene:
-    """One to three different things in different cells, each large or small."""
+    """Return one to three different things in different cells, each large or small."""
     count = count or rng.choice((1, 2, 2, 3))
     cells = rng.sample(range(len(CELLS)), count)
     things = [Thing(c, n, rng.choice(SIZES)) for c, n in zip(cells, rng.sample(nouns, count), strict=True)]
@@ -91,7 +105,7 @@ def sample_scene(rng: random.Random, nouns: list[str], count: int | None = None)
 
 
 def caption(scene: Scene, rng: random.Random | None = None) -> str:
-    """One sentence that tells the whole scene in reading order; `rng` chooses between two word orders."""
+    """Return one sentence that tells the whole scene in reading order; `rng` chooses between two word orders."""
     *most, last = [thing.words for thing in scene.things]
     things = f"{', '.join(most)} and {last}" if most else last
     if rng is not None and rng.random() < 0.5:
@@ -100,7 +114,7 @@ def caption(scene: Scene, rng: random.Random | None = None) -> str:
 
 
 def sample_edit(rng: random.Random, scene: Scene, nouns: list[str], kind: str | None = None) -> Edit | None:
-    """A random edit of `scene`; None when a scene of this size has no edit of that kind."""
+    """Return a random edit of `scene`; None when a scene of this size has no edit of that kind."""
     kind = kind or rng.choice([k for k in KINDS if _possible(k, scene)])
     if not _possible(kind, scene):
         return None
@@ -190,7 +204,7 @@ _EDITS = {
 
 
 class Painter:
-    """Paints scenes from a folder of cut-outs with alpha, named by their noun (`teddy bear.webp`, `teddy_bear.png`)."""
+    """A painter of scenes from cut-outs with alpha, named by their noun: `teddy bear.webp` or `teddy_bear.png`."""
 
     def __init__(self, sprites: Path, side: int = 96):
         self.side, self.cell = side, side // 3
@@ -201,10 +215,11 @@ class Painter:
 
     @cached_property
     def nouns(self) -> list[str]:
+        """Return what can be painted, in order."""
         return sorted(self.files)
 
     def paint(self, scene: Scene) -> Image.Image:
-        """The picture of a scene; the grain of the background follows from the scene alone."""
+        """Return the picture of a scene; the grain of the background follows from the scene alone."""
         rng = np.random.default_rng(zlib.crc32(repr(scene).encode()))
         canvas = paint_background(scene.background, self.side, rng)
         for thing in scene.things:
@@ -225,7 +240,7 @@ class Painter:
 
 
 def paint_background(name: str, side: int, rng: np.random.Generator) -> np.ndarray:
-    """[side, side, 3] float32 in 0..255: the ground's colour, its pattern, and grain."""
+    """Return [side, side, 3] float32 in 0..255: the ground's colour, its pattern, and grain."""
     y, x = np.mgrid[0:side, 0:side].astype(np.float32)
     shade = {
         "a meadow": lambda: 9 * np.sin(x * 1.7 + 3 * np.sin(y * 0.4)),

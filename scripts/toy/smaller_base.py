@@ -3,7 +3,7 @@
     python scripts/toy/smaller_base.py scripts/assets/base --layers 0 2 4 --output runs/small-base
 
 A start for distilling a query encoder where no smaller model of the family is at hand (DistilBERT starts so too,
-arXiv 1910.01108). It embeds badly until it is trained: python -m training demo-query.
+arXiv 1910.01108). It embeds badly until it is trained: mllm-embed-train run demo-query.
 """
 
 from __future__ import annotations
@@ -19,6 +19,7 @@ from mllm_embed.model.loading import check_name, load_errors, load_processor
 
 @user_errors
 def main() -> int:
+    """Run the command line."""
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
     parser.add_argument("model", help="folder or hub id")
     parser.add_argument("--layers", type=int, nargs="+", required=True, help="layers that stay, counted from 0")

@@ -44,6 +44,7 @@ class Tower:
 
     @property
     def patches(self) -> int:
+        """Return how many patches a picture has."""
         return (self.pixels // 16) ** 2
 
 
@@ -53,7 +54,7 @@ TILES = Tower(384, 12, 6, 128)  # for a picture of many tiles: a picture's share
 
 
 def smollm2_llava(folder: Path, tower: Tower = SMALL) -> Path:
-    """A LLaVA, every picture as many tokens as the tower has patches: its folder, made once (bfloat16).
+    """Make a LLaVA, every picture as many tokens as the tower has patches: its folder, made once (bfloat16).
 
     Raises ModelError when the weights' package is missing.
     """
@@ -61,7 +62,7 @@ def smollm2_llava(folder: Path, tower: Tower = SMALL) -> Path:
 
 
 def smollm2_idefics3(folder: Path, tower: Tower = TILES) -> Path:
-    """An Idefics3, as SmolVLM is: a picture is cut into up to 16 tiles by its shape, each of a quarter of the patches.
+    """Make an Idefics3, as SmolVLM is: a picture becomes up to 16 tiles by its shape, each of a quarter of the patches.
 
     Raises ModelError when the weights' package is missing.
     """
@@ -86,7 +87,7 @@ def _made(folder: Path, tower: Tower, build: Callable[[Any, Any, Tower], tuple[A
 
 
 def _text(weights: Path) -> tuple[Any, Any]:
-    """The language model in float32, with a token for pictures."""
+    """Return the language model in float32, with a token for pictures."""
     # without dequantize=True the model computes from GGUF blocks and cannot be saved
     text = t.AutoModelForCausalLM.from_pretrained(
         weights, gguf_file=GGUF, dtype=torch.float32, quantization_config=t.GgufConfig(dequantize=True)
