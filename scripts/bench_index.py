@@ -73,7 +73,7 @@ def vectors(numbers: np.ndarray, centres: int, dimension: int, seed: int) -> np.
 
 
 def make_store(folder: Path, rows: int, dimension: int) -> None:
-    """The store of the benchmark, where it is not there yet."""
+    """Make the store of the benchmark where it is not there yet."""
     if (folder / MANIFEST).is_file() and len(VectorStore(folder).living) == rows:
         return
     store = VectorStore.create(folder, dimension, dtype="float16", provenance={"name": "random clusters"})

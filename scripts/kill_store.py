@@ -77,7 +77,7 @@ def run_killed(command: list[str], kills: int, rng: random.Random, shortest: flo
 
 
 def encoding(store: Path) -> str:
-    """What a killed encode was doing. Raises SystemExit where what it left opens as a whole store too early."""
+    """Say what a killed encode was doing. Raise SystemExit where what it left opens as a whole store too early."""
     if any(store.glob(f"{SHARDS}/.*.tmp")):
         what = "encode, writing a shard"
     elif (store / PLAN).is_file():
@@ -105,7 +105,7 @@ def indexing(index: Path) -> str:
 
 
 def files(folder: Path) -> dict[str, bytes]:
-    """Every file of a store; of an index what FAISS wrote, since a card has timings."""
+    """Return every file of a store; of an index what FAISS wrote, since a card has timings."""
     kept = (path for path in folder.rglob("*") if path.is_file() and path.name not in (SETTINGS_FILE, CARD_FILE))
     return {path.relative_to(folder).as_posix(): path.read_bytes() for path in kept}
 

@@ -27,6 +27,7 @@ import pytest
 from mllm_embed import cli as library
 from mllm_embed.errors import ConfigError
 from mllm_embed.eval import cli as evaluation
+from mllm_embed.index.kinds import KINDS
 from mllm_embed.training import cli as training
 from mllm_embed.training.recipe.config import Recipe
 from mllm_embed.training.recipe.recipe_files import load_recipe
@@ -328,6 +329,12 @@ def test_a_room_lists_its_packages() -> None:
     for room in ("mllm_embed", "training", "eval"):
         listed = set(re.findall(r"^\| `(\w+)/`", (ROOT / room / "README.md").read_text(), re.M))
         assert listed == {path.parent.name for path in (ROOT / room).glob("*/__init__.py")}, room
+
+
+def test_the_kinds_of_index_are_listed() -> None:
+    text = (ROOT / "mllm_embed/README.md").read_text()
+    listed = re.findall(r"^\| `([\w-]+)` \| (.*?) \| [\d./]+ \|$", text, re.M)
+    assert listed == [(name, kind.about) for name, kind in KINDS.items()]
 
 
 def test_the_readme_stays_short() -> None:
