@@ -14,7 +14,7 @@ _HINT = "`mllm-embed COMMAND --help` explains each, with examples."
 
 @user_errors
 def main(argv: Sequence[str] | None = None) -> int:
-    """Run the command line; returns the exit code, 2 after bad input."""
+    """Run the command line. Return the exit code, 2 after bad input."""
     arguments = _parser().parse_args(argv)
     return arguments.run(arguments)
 

@@ -29,7 +29,7 @@ class ModelError(MLLMEmbedError):
 
 
 def did_you_mean(word: str, known: Iterable[str]) -> str:
-    """The end of a sentence about a word that is none of the known ones; empty where none is near."""
+    """Return the end of a sentence about a word that is none of the known ones; empty where none is near."""
     near = difflib.get_close_matches(word, list(known), n=1)
     return f"; did you mean '{near[0]}'?" if near else ""
 

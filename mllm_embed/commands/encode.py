@@ -10,6 +10,7 @@ from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 from ..errors import ConfigError
+from ..store.files import DTYPES
 from .model_options import add_model_options, load_embedder
 
 if TYPE_CHECKING:
@@ -63,11 +64,11 @@ def register(commands: Any) -> None:
     )
     encode.add_argument(
         "--store-dtype",
-        choices=("float32", "float16", "int8"),
+        choices=DTYPES,
         help="how vectors are kept: in 4, 2 or 1 byte a number (default: as in the store, float32 in a new one)",
     )
     encode.add_argument("--shard-rows", type=int, default=4096, metavar="N", help="rows that a kill may cost at most")
-    encode.add_argument("--explain-plan", action="store_true", help="tell at the end what planning saved")
+    encode.add_argument("--explain-plan", action="store_true", help="say at the end what planning saved")
     encode.add_argument(
         "--ray",
         nargs="?",
@@ -82,7 +83,7 @@ def register(commands: Any) -> None:
 
 
 def _run(arguments: argparse.Namespace) -> int:
-    # Everything that can be wrong without a model is looked at before the slow imports.
+    # Everything that can be wrong without a model is looked at before it is loaded.
     from ..data.sources import open_sources
 
     if arguments.shard_rows < 1:
@@ -103,12 +104,12 @@ def _run(arguments: argparse.Namespace) -> int:
 
         _own_gpu(arguments)
         found = [encode_sources(load_embedder(arguments), listing, arguments.output, **options)]
-    sys.stdout.write(_told(found, arguments))
+    sys.stdout.write(_summary(found, arguments))
     return 0
 
 
 def _fields(given: list[str] | None) -> dict[str, str] | None:
-    """--fields as `open_sources` takes them."""
+    """Return --fields as `open_sources` takes them."""
     if given is None:
         return None
     pairs = [pair.partition("=") for pair in given]
@@ -119,15 +120,15 @@ def _fields(given: list[str] | None) -> dict[str, str] | None:
 
 
 def _own_gpu(arguments: argparse.Namespace) -> None:
-    """Under torchrun each process takes the GPU of its number, where nothing else is asked for."""
+    """Give each process under torchrun the GPU of its number, where nothing else is asked for."""
     import torch
 
     if arguments.device is None and "LOCAL_RANK" in os.environ and torch.cuda.is_available():
         arguments.device = f"cuda:{int(os.environ['LOCAL_RANK']) % torch.cuda.device_count()}"
 
 
-def _told(found: Sequence[Extracted], arguments: argparse.Namespace) -> str:
-    """What to say at the end, of what each process did."""
+def _summary(found: Sequence[Extracted], arguments: argparse.Namespace) -> str:
+    """Return what to say at the end, of what each process did."""
     from ..encode.planning import explained, total
     from ..store.extract import UNREADABLE
 
@@ -139,15 +140,20 @@ def _told(found: Sequence[Extracted], arguments: argparse.Namespace) -> str:
     unread = arguments.output / UNREADABLE
     if unread.is_file():
         lines.append(f"{len(unread.read_bytes().splitlines()):,} rows cannot be read: see {unread}")
+    return "\n".join([*lines, *_about_store(found, arguments)]) + "\n"
+
+
+def _about_store(found: Sequence[Extracted], arguments: argparse.Namespace) -> list[str]:
+    """Return what the store holds, or that others are still at it."""
+    output = arguments.output
     store = next((done.store for done in found if done.store is not None), None)
     if store is None:
-        lines.append(
-            f"other processes are making {found[-1].held:,} shards of {arguments.output}; should one be stopped, give "
-            "the same command again"
-        )
-    else:
-        size = sum(file.stat().st_size for file in arguments.output.rglob("*") if file.is_file())
-        kept = f"{len(store.living):,} vectors of {store.dimension} x {store.dtype}"
-        lines.append(f"{arguments.output}: {kept}, {size / 2**20:,.1f} MiB")
-        lines.append(f"search it: mllm-embed search --gallery {arguments.output} --model {arguments.model} ...")
-    return "\n".join(lines) + "\n"
+        return [
+            f"other processes are making {found[-1].held:,} shards of {output}; should one be stopped, give the same "
+            "command again"
+        ]
+    size = sum(file.stat().st_size for file in output.rglob("*") if file.is_file())
+    return [
+        f"{output}: {len(store.living):,} vectors of {store.dimension} x {store.dtype}, {size / 2**20:,.1f} MiB",
+        f"search it: mllm-embed search --gallery {output} --model {arguments.model} ...",
+    ]

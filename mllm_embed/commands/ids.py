@@ -8,7 +8,7 @@ from ..errors import DataError
 
 
 def read_ids(path: Path) -> list[str]:
-    """The ids of a text file, one a line. Raises DataError for one that cannot be read, or names none."""
+    """Return the ids of a text file, one a line. Raises DataError for one that cannot be read, or names none."""
     try:
         names = [line for line in path.read_text(encoding="utf-8-sig").splitlines() if line.strip()]
     except (OSError, UnicodeDecodeError) as error:

@@ -88,7 +88,7 @@ def _run(arguments: argparse.Namespace) -> int:
 
 
 def _queries(path: Path | None, store: VectorStore) -> np.ndarray | None:
-    """[Q, D] float32: the vectors of another store."""
+    """Return the vectors [Q, D] float32 of another store."""
     if path is None:
         return None
     from ..store.vector_store import VectorStore

@@ -48,7 +48,7 @@ def add_query_options(parser: argparse.ArgumentParser) -> None:
 
 
 def load_encoder(arguments: argparse.Namespace) -> MLLMEmbedder | DualEncoder:
-    """The model that the options name, with the small one for its queries where there is one.
+    """Return the model that the options name, with the small one for its queries where there is one.
 
     Raises as `load_embedder`, and ConfigError where the two do not belong together.
     """
@@ -64,7 +64,7 @@ def load_encoder(arguments: argparse.Namespace) -> MLLMEmbedder | DualEncoder:
 
 
 def load_embedder(arguments: argparse.Namespace, merge: bool = True) -> MLLMEmbedder:
-    """The model that the options name; its adapter merged where it is only to embed, and apart where it is to speak.
+    """Return the model that the options name; its adapter merged where it is only to embed, apart where it is to speak.
 
     Raises ConfigError for a bad option, ModelError for a bad model.
     """

@@ -78,27 +78,14 @@ def register(commands: Any) -> None:
 
 
 def _run(arguments: argparse.Namespace) -> int:
-    # Everything that can be wrong without a model is looked at before the slow imports.
+    # Everything that can be wrong without a model is looked at before it is loaded.
     from ..data.sources import gallery_of
-    from ..inputs.images import load_image
-    from ..search.contact_sheet import SheetRow, check_sheet_path, contact_sheet, text_tile
+    from ..search.contact_sheet import check_sheet_path
     from ..search.searcher import Searcher, stored_gallery
-    from ..types import Query
 
-    if arguments.k < 1:
-        raise ConfigError(f"-k must be at least 1, not {arguments.k}")
-    if arguments.exclude_reference and arguments.image is None:
-        raise ConfigError("--exclude-reference needs --image: there is no reference to leave out")
-    if arguments.image is None and arguments.instruction is None:
-        raise ConfigError("give --image, --instruction, or both: there is nothing to search for")
-    if arguments.rerank < 0:
-        raise ConfigError(f"--rerank must be 0 or more, not {arguments.rerank}")
-    if arguments.edit_strength != 1 and (arguments.image is None or arguments.instruction is None):
-        raise ConfigError("--edit-strength needs --image and --instruction: without both there is no edit")
-    query = Query(image=arguments.image, instruction=arguments.instruction)
+    _check_numbers(arguments)
+    query = _query(arguments)
     check_sheet_path(arguments.output)
-    if arguments.image is not None:
-        load_image(arguments.image)
     allow = read_ids(arguments.allow) if arguments.allow else None
     exclude = read_ids(arguments.exclude) if arguments.exclude else []
     gallery = stored_gallery(arguments.gallery)
@@ -119,19 +106,37 @@ def _run(arguments: argparse.Namespace) -> int:
         exclude_reference=arguments.exclude_reference,
         edit_strength=arguments.edit_strength,
     )
-    if generator:
-        from ..generate.rerank import rerank
-
-        hits = rerank(generator, query, hits, arguments.rerank)
-    hits = hits[: arguments.k]
+    hits = _reranked(generator, query, hits, arguments.rerank)[: arguments.k]
     if not hits:
         raise ConfigError(f"{arguments.gallery} holds nothing but what may not answer: leave out --exclude-reference")
-    shown = [_shown(hit) or text_tile(hit.id) for hit in hits]
-    row = SheetRow(arguments.image, arguments.instruction or "", shown, [False] * len(hits))
-    sheet = contact_sheet([row], arguments.output)
-    told = f"\n\n{_explained(embedder, query, hits)}" if arguments.explain else ""
-    sys.stdout.write(f"{_table(hits)}{told}\n\nwrote {sheet}\n")
+    sheet = _write_sheet(arguments, hits)
+    explanation = f"\n\n{_explanation(embedder, query, hits)}" if arguments.explain else ""
+    sys.stdout.write(f"{_table(hits)}{explanation}\n\nwrote {sheet}\n")
     return 0
+
+
+def _check_numbers(arguments: argparse.Namespace) -> None:
+    if arguments.k < 1:
+        raise ConfigError(f"-k must be at least 1, not {arguments.k}")
+    if arguments.rerank < 0:
+        raise ConfigError(f"--rerank must be 0 or more, not {arguments.rerank}")
+
+
+def _query(arguments: argparse.Namespace) -> Query:
+    """Return what is asked. Raises ConfigError for options that do not fit it, ImageError for an unreadable picture."""
+    from ..inputs.images import load_image
+    from ..types import Query
+
+    image, instruction = arguments.image, arguments.instruction
+    if arguments.exclude_reference and image is None:
+        raise ConfigError("--exclude-reference needs --image: there is no reference to leave out")
+    if image is None and instruction is None:
+        raise ConfigError("give --image, --instruction, or both: there is nothing to search for")
+    if arguments.edit_strength != 1 and None in (image, instruction):
+        raise ConfigError("--edit-strength needs --image and --instruction: without both there is no edit")
+    if image is not None:
+        load_image(image)
+    return Query(image=image, instruction=instruction)
 
 
 def _generator(embedder: MLLMEmbedder) -> Generator:
@@ -140,18 +145,38 @@ def _generator(embedder: MLLMEmbedder) -> Generator:
     return Generator(embedder)
 
 
-def _explained(embedder: MLLMEmbedder, query: Query, hits: Sequence[Hit]) -> str:
-    """What the model would say next where it reads off the query's vector and each answer's; shared words in front."""
+def _reranked(generator: Generator | None, query: Query, hits: list[Hit], depth: int) -> list[Hit]:
+    """Return the hits with the first `depth` in the order of a generator; without one as they are."""
+    if generator is None:
+        return hits
+    from ..generate.rerank import rerank
+
+    return rerank(generator, query, hits, depth)
+
+
+def _write_sheet(arguments: argparse.Namespace, hits: Sequence[Hit]) -> Path:
+    """Write the contact sheet of the answers, a tile with its id for one without a picture; return its path."""
+    from ..search.contact_sheet import SheetRow, contact_sheet, text_tile
+
+    answers = [_picture(hit) or text_tile(hit.id) for hit in hits]
+    row = SheetRow(arguments.image, arguments.instruction or "", answers, [False] * len(hits))
+    return contact_sheet([row], arguments.output)
+
+
+def _explanation(embedder: MLLMEmbedder, query: Query, hits: Sequence[Hit]) -> str:
+    """Return what the model would say next where the query's vector and each answer's are read, shared words first."""
     from ..generate.explain import Explainer, shared
     from ..types import Document
 
-    there = [(rank, picture) for rank, hit in enumerate(hits, 1) if (picture := _shown(hit)) is not None]
-    asked, *found = Explainer(embedder).read([query, *(Document(image=picture) for _, picture in there)])
+    pictures = {rank: picture for rank, hit in enumerate(hits, 1) if (picture := _picture(hit)) is not None}
+    documents = [Document(image=picture) for picture in pictures.values()]
+    asked, *answers = Explainer(embedder).read([query, *documents])
     lines = ["what the model reads in them, words of query and answer before the bar", f"query  {_words(asked)}"]
-    for (rank, _), answer in zip(there, found, strict=True):
-        both = [word for word, _ in shared(asked, answer)]
-        own = [(word, weight) for word, weight in answer if word not in both]
-        lines.append(f"{rank:5d}  {', '.join(both)} | {_words(own)}")
+    for rank, answer in zip(pictures, answers, strict=True):
+        both = shared(asked, answer)
+        words = {word for word, _ in both}
+        own = [(word, weight) for word, weight in answer if word not in words]
+        lines.append(f"{rank:5d}  {_words(both)} | {_words(own)}")
     return "\n".join(lines)
 
 
@@ -159,8 +184,8 @@ def _words(reading: Sequence[tuple[str, float]]) -> str:
     return ", ".join(word for word, _ in reading)
 
 
-def _shown(hit: Hit) -> ImageLike | None:
-    """A hit's picture, None where there is none or it is gone: the answer is right all the same."""
+def _picture(hit: Hit) -> ImageLike | None:
+    """Return a hit's picture, None where there is none or it is gone: the answer is right all the same."""
     from ..inputs.images import load_image
 
     try:
@@ -172,5 +197,7 @@ def _shown(hit: Hit) -> ImageLike | None:
 def _table(hits: Sequence[Hit]) -> str:
     width = max(len("id"), *(len(hit.id) for hit in hits))
     lines = [f"rank   score  {'id'.ljust(width)}  file"]
-    lines += [f"{rank:4d}  {hit.score:6.3f}  {hit.id.ljust(width)}  {hit.image}" for rank, hit in enumerate(hits, 1)]
+    for rank, hit in enumerate(hits, 1):
+        file = "in a file of rows" if isinstance(hit.image, bytes) else hit.image
+        lines.append(f"{rank:4d}  {hit.score:6.3f}  {hit.id.ljust(width)}  {file}")
     return "\n".join(lines)

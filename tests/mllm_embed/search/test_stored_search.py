@@ -11,10 +11,12 @@ from PIL import Image
 
 from mllm_embed import MLLMEmbedder, PromptSet, Query, Searcher
 from mllm_embed.cli import main
+from mllm_embed.commands.search import _table
 from mllm_embed.data.sources import open_sources
 from mllm_embed.errors import ConfigError, DataError, ImageError
 from mllm_embed.search import qdrant as qdrant_module
 from mllm_embed.search.qdrant import QdrantGallery, upload
+from mllm_embed.search.searcher import Hit
 from mllm_embed.store.extract import encode_sources
 from mllm_embed.store.vector_store import VectorStore
 
@@ -174,3 +176,11 @@ def test_the_command_line(home: Path, tiny_llava: Path, capsys: pytest.CaptureFi
     ):
         assert main(wrong) == 2
         assert words in capsys.readouterr().err
+
+
+def test_the_bytes_of_a_picture_are_not_printed() -> None:
+    table = _table([Hit("a.png", 0.5, Path("photos/a.png")), Hit("b", 0.25, b"\x89PNG")])
+    assert table.splitlines()[1:] == [
+        "   1   0.500  a.png  photos/a.png",
+        "   2   0.250  b      in a file of rows",
+    ]
