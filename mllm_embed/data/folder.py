@@ -1,4 +1,4 @@
-"""Anyone's own data: a folder with pictures and up to four files, all checked before any work starts.
+"""The documented data folder: pictures and up to four files, all checked before any work starts.
 
     images/...         pictures, named in the files relative to the folder
     pairs.jsonl        {"id", "image", "caption"} a line: training, stage 1
@@ -27,8 +27,11 @@ from pathlib import Path
 from ..errors import DataError
 from .json_rows import Checks, JsonRow, array_rows, image_complaint, json_lines
 
-FILES = ("pairs.jsonl", "triplets.jsonl", "benchmark.json", "texts.jsonl")
+PAIRS, TRIPLETS, BENCHMARK, TEXTS = "pairs.jsonl", "triplets.jsonl", "benchmark.json", "texts.jsonl"
+FILES = (PAIRS, TRIPLETS, BENCHMARK, TEXTS)
 _SHOWN = 20
+# pictures and the gallery's texts are digested apart; paraphrases and negatives change no ranking
+_NOT_IN_FINGERPRINT = ("image", "text", "paraphrases", "negatives")
 
 
 @dataclass(frozen=True)
@@ -100,15 +103,16 @@ class FolderBenchmark:
     queries: tuple[BenchmarkQuery, ...]
 
     def fingerprint(self) -> str:
-        """sha256 over ids, texts, targets, exclusions, and name and size of every picture."""
+        """Return the sha256 over ids, texts, targets, exclusions, and name and size of every picture."""
         digest = hashlib.sha256(self.name.encode())
-        for entry in (*self.gallery, *self.queries):
+        entries: tuple[GalleryItem | BenchmarkQuery, ...] = (*self.gallery, *self.queries)
+        for entry in entries:
             pictures = _listed(entry.image)
-            told = [fact for picture in pictures for fact in (picture.name, picture.stat().st_size)]
-            left_out = ("image", "text", "paraphrases", "negatives")  # the last two change no ranking
-            values = [getattr(entry, part.name) for part in fields(entry) if part.name not in left_out]
-            more = [entry.text] if isinstance(entry, GalleryItem) and entry.text else []
-            digest.update(json.dumps([*told, *values, *more]).encode())
+            files = [fact for picture in pictures for fact in (picture.name, picture.stat().st_size)]
+            values = [getattr(entry, part.name) for part in fields(entry) if part.name not in _NOT_IN_FINGERPRINT]
+            # last, and only where there is one: a benchmark without texts keeps the fingerprint that it always had
+            text = [entry.text] if isinstance(entry, GalleryItem) and entry.text else []
+            digest.update(json.dumps([*files, *values, *text]).encode())
         return digest.hexdigest()
 
 
@@ -132,29 +136,35 @@ class DataFolder:
                 with file and line in one message.
         """
         root = Path(path)
-        if not root.is_dir():
-            raise DataError(f"{root} is {'not a folder' if root.exists() else 'missing'}: give a data folder")
-        if not any((root / name).is_file() for name in FILES):
-            raise DataError(f"empty folder {root}: it holds none of {', '.join(FILES)}")
+        _check_root(root)
         checks = Checks(root, look=pictures)
-        pairs = [_pair(row) for row in json_lines(checks, FILES[0])]
-        triplets = [_triplet(row) for row in json_lines(checks, FILES[1])]
-        benchmark = _benchmark(checks) if (root / FILES[2]).is_file() else None
-        texts = [_text_row(row) for row in json_lines(checks, FILES[3])]
+        pairs = [_pair(row) for row in json_lines(checks, PAIRS)]
+        triplets = [_triplet(row) for row in json_lines(checks, TRIPLETS)]
+        benchmark = _benchmark(checks) if (root / BENCHMARK).is_file() else None
+        texts = [_text_row(row) for row in json_lines(checks, TEXTS)]
         if checks.problems:
             raise DataError(_message(root, checks.problems))
         return cls(root, pairs, triplets, benchmark, _digest(root), texts)
 
     def pictures(self) -> dict[Path, str | None]:
-        """Every picture that the files name, and what is wrong with it: None for those that are there."""
-        asked = (*self.benchmark.gallery, *self.benchmark.queries) if self.benchmark else ()
-        shown = [picture for entry in (*self.pairs, *self.triplets, *asked) for picture in _listed(entry.image)]
+        """Return every picture that the files name, and what is wrong with it: None for those that are there."""
+        entries: list[Pair | Triplet | GalleryItem | BenchmarkQuery] = [*self.pairs, *self.triplets]
+        if self.benchmark:
+            entries += [*self.benchmark.gallery, *self.benchmark.queries]
+        shown = [picture for entry in entries for picture in _listed(entry.image)]
         paths = dict.fromkeys(shown + [triplet.target_image for triplet in self.triplets if triplet.target_image])
         return {path: image_complaint(path, os.path.relpath(path, self.root)) for path in paths}
 
     def fingerprint(self) -> str:
-        """sha256 over the names and contents of the four files (those that existed when it was opened)."""
+        """Return the sha256 over names and contents of the four files (those that existed when it was opened)."""
         return self.digest
+
+
+def _check_root(root: Path) -> None:
+    if not root.is_dir():
+        raise DataError(f"{root} is {'not a folder' if root.exists() else 'missing'}: give a data folder")
+    if not any((root / name).is_file() for name in FILES):
+        raise DataError(f"empty folder {root}: it holds none of {', '.join(FILES)}")
 
 
 def _listed(image: Path | tuple[Path, ...]) -> tuple[Path, ...]:
@@ -171,26 +181,26 @@ def _digest(root: Path) -> str:
 
 
 def open_benchmark(path: str | os.PathLike[str], pictures: bool = True) -> FolderBenchmark:
-    """The benchmark of a data folder; without `pictures`, it is not looked whether those are there.
+    """Return the benchmark of a data folder; without `pictures`, it is not looked whether those are there.
 
     Raises:
         DataError: as `DataFolder.open`, and for a folder without benchmark.json.
     """
     folder = DataFolder.open(path, pictures)
     if folder.benchmark is None:
-        raise DataError(f"{folder.root} has no benchmark.json: there is nothing to evaluate")
+        raise DataError(f"{folder.root} has no {BENCHMARK}: there is nothing to evaluate")
     return folder.benchmark
 
 
 def read_pairs(file: str | os.PathLike[str]) -> list[Pair]:
-    """The rows of one file in the form of pairs.jsonl, whatever its name; pictures are named relative to its folder.
+    """Return the rows of a file in the form of pairs.jsonl, whatever its name, with pictures relative to its folder.
 
     Raises:
         DataError: as `DataFolder.open`, for this file alone.
     """
     file = Path(file)
     if not file.is_file():
-        raise DataError(f"{file} is {'not a file' if file.exists() else 'missing'}: give a file like pairs.jsonl")
+        raise DataError(f"{file} is {'not a file' if file.exists() else 'missing'}: give a file like {PAIRS}")
     checks = Checks(file.parent)
     pairs = [_pair(row) for row in json_lines(checks, file.name)]
     if checks.problems:
@@ -230,10 +240,10 @@ def _text_row(row: JsonRow) -> TextRow:
 
 
 def _benchmark(checks: Checks) -> FolderBenchmark:
-    content, rows = array_rows(checks, FILES[2], ("gallery", "queries"))
+    content, rows = array_rows(checks, BENCHMARK, ("gallery", "queries"))
     name = content.get("name")
     if content and (not isinstance(name, str) or not name.strip()):
-        checks.problems.append(f'{FILES[2]}: "name" must be a non-empty string')
+        checks.problems.append(f'{BENCHMARK}: "name" must be a non-empty string')
     gallery = tuple(_gallery_item(row) for row in rows["gallery"])
     ids = {item.id for item in gallery}
     return FolderBenchmark(str(name), gallery, tuple(_query(row, ids) for row in rows["queries"]))
@@ -250,12 +260,9 @@ def _query(row: JsonRow, gallery: set[str]) -> BenchmarkQuery:
     exclude = row.ids("exclude") if row.has("exclude") else ()
     negatives = row.ids("negatives") if row.has("negatives") else ()
     for word, ids in (("target", targets), ("excluded id", exclude), ("negative", negatives)):
-        for lost in (entry for entry in ids if entry not in gallery):
-            row.problem(f'{word} "{lost}" is not in the gallery')
-    for both in (entry for entry in targets if entry in exclude):
-        row.problem(f'"{both}" is both a target and excluded')
-    for both in (entry for entry in targets if entry in negatives):
-        row.problem(f'"{both}" is both a target and a negative')
+        _check_known(row, word, ids, gallery)
+    _check_apart(row, targets, exclude, "excluded")
+    _check_apart(row, targets, negatives, "a negative")
     if not targets and isinstance(row.values.get("targets"), list):
         row.problem("targets is empty")
     return BenchmarkQuery(
@@ -268,6 +275,18 @@ def _query(row: JsonRow, gallery: set[str]) -> BenchmarkQuery:
         row.texts("paraphrases") if row.has("paraphrases") else (),
         negatives,
     )
+
+
+def _check_known(row: JsonRow, word: str, ids: tuple[str, ...], gallery: set[str]) -> None:
+    for name in ids:
+        if name not in gallery:
+            row.problem(f'{word} "{name}" is not in the gallery')
+
+
+def _check_apart(row: JsonRow, targets: tuple[str, ...], others: tuple[str, ...], what: str) -> None:
+    for name in targets:
+        if name in others:
+            row.problem(f'"{name}" is both a target and {what}')
 
 
 def _message(root: Path, problems: list[str]) -> str:

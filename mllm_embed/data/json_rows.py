@@ -19,7 +19,10 @@ _SUSPICIOUS = 0.85
 
 @dataclass(frozen=True)
 class Checks:
-    """What was found in one folder so far: the problems, and what is wrong (or None) with each picture named."""
+    """The findings in one folder so far: the problems, and what is wrong (or None) with each picture named.
+
+    Without `look`, the disk is not asked for pictures.
+    """
 
     root: Path
     look: bool = True
@@ -27,7 +30,7 @@ class Checks:
     pictures: dict[str, str | None] = field(default_factory=dict)
 
     def picture(self, name: str) -> str | None:
-        """What is wrong with a picture; the disk is asked once a picture, however many rows name it."""
+        """Return what is wrong with a picture; the disk is asked once a picture, however many rows name it."""
         if name not in self.pictures:
             if not self.look:
                 return None
@@ -48,7 +51,7 @@ class JsonRow:
         self.checks.problems.append(f"{self.where}: {text}")
 
     def has(self, key: str) -> bool:
-        """Whether the row gives a value for the key (null counts as none)."""
+        """Return whether the row gives a value for the key (null counts as none)."""
         return self.values.get(key) is not None
 
     def known(self, *keys: str) -> None:
@@ -60,7 +63,7 @@ class JsonRow:
                 self.problem(f'unknown key "{key}", did you mean "{close[0]}"?')
 
     def text(self, key: str) -> str:
-        """A required, non-empty string."""
+        """Return a required, non-empty string."""
         value = self.values.get(key)
         if value is None:
             self.problem(f'"{key}" is missing')
@@ -73,11 +76,11 @@ class JsonRow:
         return value if isinstance(value, str) else ""
 
     def optional_text(self, key: str) -> str | None:
-        """A string that may be absent but not empty."""
+        """Return a string that may be absent but not empty."""
         return self.text(key) if self.has(key) else None
 
     def texts(self, key: str) -> tuple[str, ...]:
-        """A required list of non-empty strings."""
+        """Return a required list of non-empty strings."""
         value = self.values.get(key)
         if not isinstance(value, list) or not all(isinstance(entry, str) and entry.strip() for entry in value):
             self.problem(f'"{key}" must be a list of non-empty strings, not {_short(value)}')
@@ -87,7 +90,7 @@ class JsonRow:
         return tuple(value)
 
     def ids(self, key: str) -> tuple[str, ...]:
-        """A required list of different strings."""
+        """Return a required list of different strings."""
         value = self.values.get(key)
         if not isinstance(value, list) or not all(isinstance(entry, str) for entry in value):
             self.problem(f'"{key}" must be a list of ids, not {_short(value)}')
@@ -97,11 +100,11 @@ class JsonRow:
         return tuple(value)
 
     def image(self, key: str) -> Path:
-        """A required path of an existing, non-empty file, relative to the folder and inside it."""
+        """Return the required path of an existing, non-empty file, given relative to the folder and inside it."""
         return self._picture(key, self.text(key))
 
     def images(self, key: str) -> Path | tuple[Path, ...]:
-        """A path as of `image`, or a list of them."""
+        """Return a path as of `image`, or several where the row gives a list."""
         value = self.values.get(key)
         if not isinstance(value, list):
             return self.image(key)
@@ -118,7 +121,7 @@ class JsonRow:
 
 
 def json_lines(checks: Checks, name: str) -> Iterator[JsonRow]:
-    """The rows of a JSON-lines file, none without the file. Ids must differ; blank lines are skipped."""
+    """Yield the rows of a JSON-lines file, none without the file. Ids must differ; blank lines are skipped."""
     if not (checks.root / name).is_file():
         return
     first: dict[str, str] = {}
@@ -134,32 +137,35 @@ def json_lines(checks: Checks, name: str) -> Iterator[JsonRow]:
 
 
 def array_rows(checks: Checks, name: str, keys: tuple[str, ...]) -> tuple[dict[str, Any], dict[str, list[JsonRow]]]:
-    """A JSON file holding an object with lists of rows under `keys`: the object, and each list's rows."""
+    """Return the object that a JSON file holds, and the rows of the lists under its `keys`."""
     text = _read(checks.root / name)
     rows: dict[str, list[JsonRow]] = {key: [] for key in keys}
-    noted = len(checks.problems)
     content = _decoded(text, name, checks)
     if not isinstance(content, dict):
-        if len(checks.problems) == noted:
+        if content is not _BROKEN:
             checks.problems.append(f"{name}: must be a JSON object, not {_short(content)}")
         return {}, rows
-    offsets = _element_offsets(text)
-    line_ends = [match.start() for match in re.finditer("\n", text)]
+    lines = _element_lines(text)
     for key in keys:
         values = content.get(key)
         if not isinstance(values, list) or not values:
             checks.problems.append(f'{name}: "{key}" must be a non-empty list')
             continue
-        first: dict[str, str] = {}
-        for index, (value, offset) in enumerate(zip(values, offsets[key], strict=True)):
-            where = f"{name}:{bisect_right(line_ends, offset) + 1} ({key}[{index}])"
-            row = _row(value, where, first, checks)
-            if row:
-                rows[key].append(row)
+        places = [f"{name}:{line} ({key}[{index}])" for index, line in enumerate(lines[key])]
+        rows[key] = list(_element_rows(values, places, checks))
     return content, rows
 
 
+def _element_rows(values: list[Any], places: list[str], checks: Checks) -> Iterator[JsonRow]:
+    first: dict[str, str] = {}
+    for value, where in zip(values, places, strict=True):
+        row = _row(value, where, first, checks)
+        if row:
+            yield row
+
+
 def _row(value: Any, where: str, first: dict[str, str], checks: Checks) -> JsonRow | None:
+    """Return a decoded value as a row, None for what is no object; `first` tells where each id was met first."""
     if value is _BROKEN:
         return None
     if not isinstance(value, dict):
@@ -198,7 +204,7 @@ def _read(path: Path) -> str:
 
 
 def image_complaint(path: Path, name: str) -> str | None:
-    """What is wrong with a picture's path, named relative to its folder; None where a non-empty file is there."""
+    """Return what is wrong with a picture's path, `name` in its folder; None where a non-empty file is there."""
     try:
         if Path(name).is_absolute() or os.path.normpath(name).split(os.sep)[0] == "..":
             return "must be a path inside the folder"
@@ -209,16 +215,20 @@ def image_complaint(path: Path, name: str) -> str | None:
         return f"cannot be a path ({error})"
 
 
-def _element_offsets(text: str) -> dict[str, list[int]]:
-    """Where the elements of each list in a valid top-level JSON object start: json.loads does not tell."""
+def _element_lines(text: str) -> dict[str, list[int]]:
+    """Return the lines, from 1, on which the elements of each list in a valid JSON object start.
+
+    json.loads does not tell them.
+    """
     decode = json.JSONDecoder().raw_decode
+    line_ends = [match.start() for match in re.finditer("\n", text)]
 
     def past(at: int) -> int:
-        """The next value after optional space, a comma if there is one, and space."""
+        """Return the place of the next value: after space, a comma or colon if there is one, and space."""
         at = _skip_space(text, at)
         return _skip_space(text, at + 1) if text[at] in ",:" else at
 
-    offsets: dict[str, list[int]] = {}
+    lines: dict[str, list[int]] = {}
     at = past(text.index("{") + 1)
     while text[at] != "}":
         key, at = decode(text, at)
@@ -227,14 +237,14 @@ def _element_offsets(text: str) -> dict[str, list[int]]:
         if text[at] == "[":
             at = past(at + 1)
             while text[at] != "]":
-                starts.append(at)
+                starts.append(bisect_right(line_ends, at) + 1)
                 at = past(decode(text, at)[1])
             at += 1
         else:
             at = decode(text, at)[1]
-        offsets[key] = starts
+        lines[key] = starts
         at = past(at)
-    return offsets
+    return lines
 
 
 def _skip_space(text: str, at: int) -> int:
@@ -244,7 +254,7 @@ def _skip_space(text: str, at: int) -> int:
 
 
 def half_character(text: str) -> bool:
-    """Whether a text holds a lone surrogate, which JSON can write and no tokenizer reads."""
+    """Return whether a text holds a lone surrogate, which JSON can write and no tokenizer reads."""
     return not text.isascii() and any("\ud800" <= letter <= "\udfff" for letter in text)
 
 

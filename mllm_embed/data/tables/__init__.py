@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from collections.abc import Callable
 
-from .shards import ParquetTable, TarTable
+from .shards import KEY, ParquetTable, TarTable
 from .table import PICTURE, ArrowTable, Record, Table, csv_table, json_table, tsv_table
 
 TABLES: dict[str, Callable[..., Table]] = {
@@ -18,4 +18,4 @@ TABLES: dict[str, Callable[..., Table]] = {
 }
 STREAMED: dict[str, Callable[..., Table]] = TABLES | {".parquet": ParquetTable}
 
-__all__ = ["PICTURE", "STREAMED", "TABLES", "ParquetTable", "Record", "Table", "json_table"]
+__all__ = ["KEY", "PICTURE", "STREAMED", "TABLES", "ParquetTable", "Record", "Table", "json_table"]

@@ -1,4 +1,4 @@
-"""A number that changes with the files of a source, cheap for any size."""
+"""A fingerprint of data files, cheap for any size."""
 
 from __future__ import annotations
 
@@ -10,7 +10,7 @@ _ENDS = 1 << 16
 
 
 def files_fingerprint(files: Iterable[Path]) -> str:
-    """sha256 over each file's name, size, and first and last 64 KiB."""
+    """Return the sha256 over each file's name, size, and first and last 64 KiB."""
     digest = hashlib.sha256()
     for path in files:
         size = path.stat().st_size

@@ -6,11 +6,10 @@ import hashlib
 import json
 import os
 import tarfile
-from bisect import bisect_right
 from collections import OrderedDict
 from collections.abc import Collection, Iterator, Sequence
 from contextlib import suppress
-from itertools import accumulate, groupby
+from itertools import accumulate, groupby, repeat
 from pathlib import Path
 from typing import Any, NamedTuple
 
@@ -18,15 +17,16 @@ import numpy as np
 
 from ...errors import DataError
 from ...files import atomic_file
-from .table import PICTURE, Record, each, holds_pictures, parquet_metadata
+from .table import PICTURE, Record, each, parquet_metadata, part_and_row, run_starts, split_columns
 
+KEY = "__key__"  # what a tar shard calls a sample
 OPEN_FILES, LISTS = 64, 256
 _WORDS = ("txt", "text", "caption", "cls")
 _SAMPLES = 256
 
 
 class ParquetTable:
-    """Rows of parquet files as they lie there: a row group is read at once, and the last `keep` groups are kept."""
+    """Rows of parquet files as they lie there: a row group is read at once, and the last `keep` stay in memory."""
 
     def __init__(self, files: Sequence[Path], header: tuple[str, ...] | None = None, keep: int = 8):
         self.files, self.keep = files, keep
@@ -38,43 +38,41 @@ class ParquetTable:
                 self._groups.append((number, group))
                 sizes.append(metadata.row_group(group).num_rows)
         self._starts = [0, *accumulate(sizes)]
-        self._firsts = {
-            file: min(s for s, (f, _) in zip(self._starts, self._groups, strict=False) if f == file)
-            for file in {file for file, _ in self._groups}
-        }
+        self._firsts: dict[int, int] = {}  # the first row of each file that has any
+        for start, (file, _) in zip(self._starts, self._groups, strict=False):
+            self._firsts.setdefault(file, start)
         self._held: OrderedDict[int, Any] = OrderedDict()
 
     def __len__(self) -> int:
         return self._starts[-1]
 
     def __getstate__(self) -> dict[str, Any]:
-        return self.__dict__ | {"_held": OrderedDict()}
+        return self.__dict__ | {"_held": OrderedDict()}  # a worker process reads for itself
 
     def place(self, index: int) -> tuple[int, int]:
-        file, _ = self._groups[self._block(index)]
+        """As `Table.place`."""
+        file, _ = self._groups[part_and_row(self._starts, index)[0]]
         return file, index - self._firsts[file]
 
     def record(self, index: int) -> Record:
-        block = self._block(index)
-        rows = self._read(block)
-        return rows.slice(index - self._starts[block], 1).to_pylist()[0]
+        """As `Table.record`; reads its row group."""
+        block, row = part_and_row(self._starts, index)
+        return self._read(block).slice(row, 1).to_pylist()[0]
 
     def scan(self, columns: Collection[str]) -> Iterator[Record | DataError]:
+        """As `Table.scan`, with these columns alone; for a row group that cannot be read an error for each row."""
         for block, (file, _) in enumerate(self._groups):
-            schema = self._schema(file)
-            wanted = [name for name in schema.names if name in columns]
-            pictures = {name: PICTURE for name in wanted if holds_pictures(schema.field(name))}
+            words, pictures = split_columns(self._schema(file), columns)
             try:
-                rows = self._load(block, [name for name in wanted if name not in pictures]).to_pylist()
-                yield from (row | pictures for row in rows)
+                rows = self._load(block, words).to_pylist()
             except DataError as error:
-                yield from (error for _ in range(self._starts[block + 1] - self._starts[block]))
+                yield from repeat(error, self._starts[block + 1] - self._starts[block])
+            else:
+                yield from (row | pictures for row in rows)
 
     def blocks(self) -> np.ndarray:
+        """As `Table.blocks`: the row groups."""
         return np.array(self._starts[:-1], dtype=np.int64)
-
-    def _block(self, index: int) -> int:
-        return bisect_right(self._starts, index) - 1
 
     def _read(self, block: int) -> Any:
         if block not in self._held:
@@ -102,10 +100,14 @@ class ParquetTable:
 
 
 class FileShard(NamedTuple):
-    """The list of one tar file.
+    """The list of one tar file of S samples and M members.
 
-    [S + 1] int32 first members of samples, [S] their keys in UTF-8; of its members [M] what they are, as numbers into
-    the names of `endings`, and where.
+    Attributes:
+        firsts: [S + 1] int32, the first member of each sample, and M.
+        keys: [S] bytes, the names of samples in UTF-8.
+        endings: [E] str, the endings that occur.
+        kinds: [M] int16, the ending of each member, a number into `endings`.
+        offsets, sizes: [M] int64, first byte and number of bytes of each member.
     """
 
     firsts: np.ndarray
@@ -116,19 +118,20 @@ class FileShard(NamedTuple):
     sizes: np.ndarray
 
     def members(self, row: int) -> list[tuple[str, int, int]]:
-        """Ending, first byte and size of the files of a sample."""
+        """Return ending, first byte and size of each file of a sample."""
         run = slice(int(self.firsts[row]), int(self.firsts[row + 1]))
         names = [str(self.endings[kind]) for kind in self.kinds[run]]
         return list(zip(names, self.offsets[run].tolist(), self.sizes[run].tolist(), strict=True))
 
     def key(self, row: int) -> str:
+        """Return the name of a sample."""
         return self.keys[row].decode("utf-8", "surrogateescape")
 
 
 class TarTable:
     """Samples of tar files, `key.jpg` beside `key.json` or `key.txt`, read from where they lie.
 
-    A record has `__key__` and an entry for each ending: an object for json, a text for txt, bytes for others. The
+    A record has KEY and an entry for each ending: an object for json, a text for txt, bytes for others. The
     members of each file are listed once, and the lists are kept in the Hugging Face cache, a few of them in memory.
     """
 
@@ -145,39 +148,41 @@ class TarTable:
         return self._starts[-1]
 
     def __getstate__(self) -> dict[str, Any]:
-        return self.__dict__ | {"_open": OrderedDict(), "_lists": OrderedDict()}
+        return self.__dict__ | {"_open": OrderedDict(), "_lists": OrderedDict()}  # descriptors are a process's own
 
     def place(self, index: int) -> tuple[int, int]:
-        file = bisect_right(self._starts, index) - 1
-        return file, index - self._starts[file]
+        """As `Table.place`."""
+        return part_and_row(self._starts, index)
 
     def record(self, index: int) -> Record:
+        """As `Table.record`; the sample's files, which lie side by side, are read at once."""
         file, row = self.place(index)
         shard = self._list(file)
         members = shard.members(row)
         start, stop = members[0][1], max(offset + size for _, offset, size in members)
         data = self._read(file, start, stop - start)
-        record: Record = {"__key__": shard.key(row)}
+        record: Record = {KEY: shard.key(row)}
         for kind, offset, size in members:
             record[kind] = _content(kind, data[offset - start : offset - start + size])
         return record
 
     def scan(self, columns: Collection[str]) -> Iterator[Record | DataError]:
+        """As `Table.scan`, with all endings."""
         return each(self._words, len(self))
 
     def _words(self, index: int) -> Record:
-        """The record with its pictures unread."""
+        """Return a record with its pictures unread."""
         file, row = self.place(index)
         shard = self._list(file)
-        record: Record = {"__key__": shard.key(row)}
+        record: Record = {KEY: shard.key(row)}
         for kind, offset, size in shard.members(row):
-            told = kind.split(".")[-1] in (*_WORDS, "json")
-            record[kind] = _content(kind, self._read(file, offset, size)) if told else PICTURE
+            is_text = kind.split(".")[-1] in (*_WORDS, "json")
+            record[kind] = _content(kind, self._read(file, offset, size)) if is_text else PICTURE
         return record
 
     def blocks(self) -> np.ndarray:
-        runs = zip(self._starts, self._starts[1:], strict=False)
-        return np.concatenate([np.arange(first, last, _SAMPLES) for first, last in runs])
+        """As `Table.blocks`: neighbours in one file."""
+        return run_starts(self._starts, _SAMPLES)
 
     def _list(self, file: int) -> FileShard:
         if file not in self._lists:
@@ -188,7 +193,7 @@ class TarTable:
         return self._lists[file]
 
     def _read(self, file: int, start: int, size: int) -> bytes:
-        """Without a position in the file, which processes forked from one another would share."""
+        """Read without a position in the file, which processes forked from one another would share."""
         try:
             if file not in self._open:
                 self._open[file] = os.open(self.files[file], os.O_RDONLY)
@@ -210,42 +215,44 @@ def _content(kind: str, data: bytes) -> Any:
 
 
 def _shard(path: Path) -> FileShard:
-    """The list of a tar file, from the cache where the file has not changed since."""
+    """Return the list of a tar file, from the cache where the file has not changed since."""
     from huggingface_hub.constants import HF_HOME
 
     facts = path.stat()
     name = hashlib.sha256(f"{path.resolve()} {facts.st_size} {facts.st_mtime_ns}".encode()).hexdigest()[:32]
-    kept = Path(HF_HOME) / "mllm_embed" / "tar" / f"{name}.npz"
-    with suppress(OSError, ValueError, KeyError), np.load(kept, allow_pickle=False) as arrays:
+    cached = Path(HF_HOME) / "mllm_embed" / "tar" / f"{name}.npz"
+    with suppress(OSError, ValueError, KeyError), np.load(cached, allow_pickle=False) as arrays:
         return FileShard(*(arrays[field] for field in FileShard._fields))
     shard = _listed(path)
-    with suppress(DataError), atomic_file(kept) as temporary, temporary.open("wb") as file:
+    with suppress(DataError), atomic_file(cached) as temporary, temporary.open("wb") as file:
         np.savez(file, **shard._asdict())
     return shard
 
 
 def _listed(path: Path) -> FileShard:
     members = list(_members(path))
-    samples = [(key, len(list(group))) for key, group in groupby(members, key=lambda member: member[0])]
-    if not samples:
+    if not members:
         raise DataError(f"{path} holds no files; fetch it again")
-    endings, kinds = np.unique([kind for _, kind, _, _ in members], return_inverse=True)
+    keys, endings, offsets, sizes = zip(*members, strict=True)
+    samples = [(key, len(list(group))) for key, group in groupby(keys)]
+    names, kinds = np.unique(endings, return_inverse=True)
     return FileShard(
-        np.array([0, *accumulate(count for _, count in samples)], dtype=np.int32),
-        np.array([key.encode("utf-8", "surrogateescape") for key, _ in samples]),
-        endings,
-        kinds.astype(np.int16),
-        np.array([offset for _, _, offset, _ in members], dtype=np.int64),
-        np.array([size for _, _, _, size in members], dtype=np.int64),
+        firsts=np.array([0, *accumulate(count for _, count in samples)], dtype=np.int32),
+        keys=np.array([key.encode("utf-8", "surrogateescape") for key, _ in samples]),
+        endings=names,
+        kinds=kinds.astype(np.int16),
+        offsets=np.array(offsets, dtype=np.int64),
+        sizes=np.array(sizes, dtype=np.int64),
     )
 
 
 def _members(path: Path) -> Iterator[tuple[str, str, int, int]]:
-    """Key, ending, first byte and size of each file: the key goes to the first dot of the name, as in webdataset."""
+    """Yield key, ending, first byte and size of each file; the key goes to the first dot of the name, as in webdataset."""
     try:
         with tarfile.open(path, "r:") as tar:
             for member in tar:
-                tar.members = []  # tarfile would keep them all
+                # tarfile would keep them all, in an attribute that its stubs leave out
+                tar.members = []  # type: ignore[attr-defined]
                 folder, _, name = member.name.rpartition("/")
                 stem, dot, kind = name.partition(".")
                 if member.isfile() and stem and dot:

@@ -1,4 +1,4 @@
-"""Where the records of a text file lie, so that millions of them can be read one by one without being held.
+"""Places of the records in a text file, so that millions of them can be read one by one without being held.
 
 A record costs 12 bytes of memory: where it starts and how long it is. A bad line of JSON lines or TSV spoils itself
 alone. In a JSON list and in CSV a bracket or quote that is left open would swallow what follows, so that such a file is
@@ -35,7 +35,7 @@ class Spans(NamedTuple):
 
 
 def mapped(path: Path) -> np.ndarray:
-    """The bytes of a file, [size] uint8, mapped and not read. Raises DataError for one that is empty or unreadable."""
+    """Map the bytes of a file [size] uint8 without reading it. Raises DataError for one that is empty or unreadable."""
     try:
         if not path.stat().st_size:
             raise DataError(f"{path} is empty; fetch it again")
@@ -45,7 +45,7 @@ def mapped(path: Path) -> np.ndarray:
 
 
 def json_spans(path: Path) -> Spans:
-    """The objects of a JSON list, or the lines of JSON lines: the first character tells which.
+    """Return the objects of a JSON list, or the lines of JSON lines: the first character decides.
 
     Raises DataError for a list that ends too early, and a file that is neither.
     """
@@ -59,7 +59,7 @@ def json_spans(path: Path) -> Spans:
 
 
 def line_spans(path: Path, quoted: bool) -> Spans:
-    """The lines of a file without the blank ones; `quoted`: a line break in a quoted cell ends none, as in CSV.
+    """Return the lines of a file without the blank ones; `quoted`: a line break in a quoted cell ends none, as in CSV.
 
     Raises DataError for a quoted cell that is not closed.
     """
@@ -68,10 +68,10 @@ def line_spans(path: Path, quoted: bool) -> Spans:
 
 
 def _broken_cells(data: np.ndarray, path: Path) -> np.ndarray:
-    """First and last byte of the quoted cells that hold line breaks, [C, 2] int64."""
+    """Return the first and last byte [C, 2] int64 of the quoted cells that hold line breaks."""
     first = len(_BOM) if bytes(data[:3]) == _BOM else 0
     found = []
-    for cell in _CELL.finditer(memoryview(data)[first:]):
+    for cell in _CELL.finditer(data.data[first:]):
         start, stop = first + cell.start(), first + cell.end()
         if b"\n" not in cell[0] and stop < len(data):
             continue  # what is wrong in it is its row's mistake alone
@@ -83,7 +83,7 @@ def _broken_cells(data: np.ndarray, path: Path) -> np.ndarray:
 
 
 def _lines(data: np.ndarray, cells: np.ndarray) -> Spans:
-    """Lines that end outside these cells."""
+    """Return the lines that end outside these cells [C, 2]."""
     ends = []
     for base, chunk in _chunks(data):
         breaks = np.flatnonzero(chunk == _NEWLINE) + base
@@ -98,7 +98,7 @@ def _lines(data: np.ndarray, cells: np.ndarray) -> Spans:
 
 
 def _elements(data: np.ndarray, path: Path) -> Spans:
-    """Objects inside a list: where the depth of brackets outside strings goes from 1 to 2, and back."""
+    """Return the objects of a list: where the depth of brackets outside strings goes from 1 to 2, and back."""
     starts, stops, depth, inside = [], [], 0, 0
     for base, chunk in _chunks(data):
         quotes = _quotes(chunk)
@@ -117,7 +117,7 @@ def _elements(data: np.ndarray, path: Path) -> Spans:
 
 
 def _quotes(chunk: np.ndarray) -> np.ndarray:
-    """Positions of the quotes that no backslash escapes."""
+    """Return the positions [Q] of the quotes that no backslash escapes."""
     quotes = np.flatnonzero(chunk == _QUOTE)
     after = quotes[(quotes > 0) & (chunk[quotes - 1] == _BACKSLASH)]
     escaped = [at for at in after if _run(chunk, int(at)) % 2]
@@ -125,7 +125,7 @@ def _quotes(chunk: np.ndarray) -> np.ndarray:
 
 
 def _run(chunk: np.ndarray, at: int) -> int:
-    """How many backslashes stand before `at`."""
+    """Return how many backslashes stand before `at`."""
     count = 0
     while at - count > 0 and chunk[at - count - 1] == _BACKSLASH:
         count += 1
@@ -133,7 +133,7 @@ def _run(chunk: np.ndarray, at: int) -> int:
 
 
 def _chunks(data: np.ndarray) -> Iterator[tuple[int, np.ndarray]]:
-    """Pieces of the file with where they start; none ends in a backslash, which belongs to what follows."""
+    """Yield pieces of a file and where they start; none ends in a backslash, which belongs to what follows."""
     base = 0
     while base < len(data):
         stop = min(base + _CHUNK, len(data))

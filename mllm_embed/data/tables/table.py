@@ -9,7 +9,7 @@ import mmap
 from bisect import bisect_right
 from collections.abc import Callable, Collection, Iterator, Sequence
 from dataclasses import dataclass
-from itertools import accumulate, groupby
+from itertools import accumulate, groupby, pairwise
 from pathlib import Path
 from typing import Any, Protocol
 
@@ -31,19 +31,19 @@ class Table(Protocol):
     def __len__(self) -> int: ...
 
     def record(self, index: int) -> Record:
-        """Raises DataError, without the place, for one that is not as its file type demands."""
+        """Return a record. Raises DataError, without the place, for one that is not as its file type demands."""
         ...
 
     def scan(self, columns: Collection[str]) -> Iterator[Record | DataError]:
-        """All records in order, of which only these columns count, pictures in memory stood for by PICTURE."""
+        """Yield all records in order, of which only these columns count; PICTURE stands for pictures in memory."""
         ...
 
     def place(self, index: int) -> tuple[int, int]:
-        """The number of its file, and its own there, from 0."""
+        """Return the number of a record's file, and its own there, from 0."""
         ...
 
     def blocks(self) -> np.ndarray:
-        """[K] int64: the first record of each run that is best read together."""
+        """Return the first record of each run that is best read together, [K] int64."""
         ...
 
 
@@ -62,16 +62,18 @@ class TextTable:
         return self.__dict__ | {"_data": {}}  # a worker process maps the files for itself
 
     def place(self, index: int) -> tuple[int, int]:
-        file = bisect_right(self._starts, index) - 1
-        return file, index - self._starts[file]
+        """As `Table.place`."""
+        return part_and_row(self._starts, index)
 
     def record(self, index: int) -> Record:
+        """As `Table.record`."""
         file, row = self.place(index)
         spans = self._spans[file]
         start = int(spans.starts[row])
         return self._parse(self._bytes(file)[start : start + int(spans.lengths[row])], file)
 
     def scan(self, columns: Collection[str]) -> Iterator[Record | DataError]:
+        """As `Table.scan`, with all columns."""
         return each(self.record, len(self))
 
     def _bytes(self, file: int) -> mmap.mmap:
@@ -81,7 +83,8 @@ class TextTable:
         return self._data[file]
 
     def blocks(self) -> np.ndarray:
-        return np.concatenate([np.arange(a, b, BLOCK) for a, b in zip(self._starts, self._starts[1:], strict=False)])
+        """As `Table.blocks`."""
+        return run_starts(self._starts, BLOCK)
 
 
 class ArrowTable:
@@ -103,29 +106,62 @@ class ArrowTable:
         return self._starts[-1]
 
     def place(self, index: int) -> tuple[int, int]:
-        file = bisect_right(self._starts, index) - 1
-        return file, index - self._starts[file]
+        """As `Table.place`."""
+        return part_and_row(self._starts, index)
 
     def record(self, index: int) -> Record:
-        part = bisect_right(self._firsts, index) - 1
-        return self._parts[part][index - self._firsts[part]]
+        """As `Table.record`."""
+        part, row = part_and_row(self._firsts, index)
+        return self._parts[part][row]
 
     def scan(self, columns: Collection[str]) -> Iterator[Record | DataError]:
+        """As `Table.scan`, with these columns alone."""
         for part in self._parts:
-            wanted = [field for field in part.features.arrow_schema if field.name in columns]
-            pictures = {field.name: PICTURE for field in wanted if holds_pictures(field)}
-            read = part.select_columns([field.name for field in wanted if field.name not in pictures])
-            for batch in read.iter(BLOCK) if read.column_names else ():
-                for cells in zip(*batch.values(), strict=True):
-                    yield dict(zip(batch, cells, strict=True)) | pictures
-            yield from (pictures for _ in range(0 if read.column_names else len(part)))
+            words, pictures = split_columns(part.features.arrow_schema, columns)
+            if words:
+                yield from (row | pictures for row in _rows(part.select_columns(words)))
+            else:
+                yield from (pictures for _ in range(len(part)))
 
     def blocks(self) -> np.ndarray:
+        """As `Table.blocks`."""
         return np.arange(0, len(self), BLOCK)
 
 
-def holds_pictures(field: Any) -> bool:
-    """Whether an Arrow field is the bytes of files, or the struct of bytes and path that `datasets` makes of images."""
+def _rows(data: Any) -> Iterator[Record]:
+    """Yield the rows of a `datasets.Dataset`, which is quick at columns and slow at rows."""
+    for batch in data.iter(BLOCK):
+        for cells in zip(*batch.values(), strict=True):
+            yield dict(zip(batch, cells, strict=True))
+
+
+def part_and_row(starts: Sequence[int], index: int) -> tuple[int, int]:
+    """Return the part that holds a record, and the record's number there; `starts` are the parts' first records."""
+    part = bisect_right(starts, index) - 1
+    return part, index - starts[part]
+
+
+def run_starts(starts: Sequence[int], size: int) -> np.ndarray:
+    """Return the first records [K] int64 of runs of `size`, none of which crosses from one part to the next."""
+    return np.concatenate([np.arange(first, last, size) for first, last in pairwise(starts)])
+
+
+def split_columns(schema: Any, columns: Collection[str]) -> tuple[list[str], Record]:
+    """Return those of `columns` that an Arrow schema has: the names of columns to read, and PICTURE for pictures."""
+    words: list[str] = []
+    pictures: Record = {}
+    for field in schema:
+        if field.name not in columns:
+            continue
+        if _holds_pictures(field):
+            pictures[field.name] = PICTURE
+        else:
+            words.append(field.name)
+    return words, pictures
+
+
+def _holds_pictures(field: Any) -> bool:
+    """Return whether an Arrow field is bytes of files, or the struct that `datasets` makes of images."""
     import pyarrow.types as types
 
     if types.is_struct(field.type):
@@ -134,7 +170,7 @@ def holds_pictures(field: Any) -> bool:
 
 
 def each(record: Callable[[int], Record], count: int) -> Iterator[Record | DataError]:
-    """Every record, or why there is none."""
+    """Yield every record, or why there is none."""
     for index in range(count):
         try:
             yield record(index)
@@ -143,18 +179,18 @@ def each(record: Callable[[int], Record], count: int) -> Iterator[Record | DataE
 
 
 def json_table(files: Sequence[Path], header: tuple[str, ...] | None = None) -> TextTable:
-    """JSON lists of objects, or one object a line."""
+    """Return the table of JSON lists of objects, or of JSON lines."""
     return TextTable(files, [json_spans(path) for path in files], _object)
 
 
 def csv_table(files: Sequence[Path], header: tuple[str, ...] | None = None) -> TextTable:
-    """CSV whose first line names the columns, unless `header` does; cells may hold line breaks between quotes."""
+    """Return the table of CSV. The first line names the columns, unless `header` does; quotes may hold line breaks."""
     csv.field_size_limit(1 << 24)
     return _lines_table(files, header, _cells, quoted=True)
 
 
 def tsv_table(files: Sequence[Path], header: tuple[str, ...] | None = None) -> TextTable:
-    """Cells between tabs, without quotes; the first line names the columns, unless `header` does."""
+    """Return the table of cells between tabs, unquoted. The first line names the columns, unless `header` does."""
     return _lines_table(files, header, _tabs, quoted=False)
 
 
@@ -176,7 +212,7 @@ def _lines_table(
 
 
 def parquet_metadata(path: Path) -> Any:
-    """Raises DataError for a file that is no parquet."""
+    """Return the metadata of a parquet file. Raises DataError for a file that is none."""
     import pyarrow
     import pyarrow.parquet
 
