@@ -1,4 +1,4 @@
-"""Answers on disk, one JSON line each, so that none is asked for twice."""
+"""A cache of answers on disk, one JSON line each, so that none is asked for twice."""
 
 from __future__ import annotations
 
@@ -17,14 +17,14 @@ CUT = "length"
 
 @dataclass(frozen=True)
 class CachedAnswer:
-    """What came back for one prompt; `finish` tells how it ended: "stop", "length" where cut, or "refused"."""
+    """The text that came back for one prompt; `finish` is how it ended: "stop", "length" where cut, or "refused"."""
 
     text: str
     finish: str = "stop"
 
 
 def cache_key(identity: dict[str, Any], prompt: str) -> str:
-    """sha256 over the model, its settings and the whole prompt: whatever of them differs is asked anew."""
+    """Return the sha256 over the model, its settings and the whole prompt: whatever of them differs is asked anew."""
     return hashlib.sha256(json.dumps([identity, prompt], sort_keys=True).encode()).hexdigest()
 
 
@@ -36,38 +36,40 @@ class AnswerCache:
     """
 
     def __init__(self, path: Path, wanted: Container[str] | None = None):
+        """Open a file, which is made where it is not there, and read it."""
         self.path = path
         self._answers: dict[str, CachedAnswer] = {}
         self._seconds: dict[str, float] = {}
-        ended = True
         try:
-            if path.exists():
-                with path.open("rb") as file:
-                    for line in file:
-                        ended = line.endswith(b"\n")
-                        self._read(line, wanted)
+            ended = self._read_file(wanted)
             path.parent.mkdir(parents=True, exist_ok=True)
             self._file = path.open("ab")
-            if not ended:
+            if not ended:  # or the next answer would be lost with the line that a killed run left half-written
                 self._file.write(b"\n")
         except OSError as error:
             raise DataError(f"{path} cannot hold the answers: {error.strerror}") from error
+
+    def _read_file(self, wanted: Container[str] | None) -> bool:
+        """Read what is there, and return whether the last line is whole."""
+        ended = True
+        if self.path.exists():
+            with self.path.open("rb") as file:
+                for line in file:
+                    ended = line.endswith(b"\n")
+                    self._read(line, wanted)
+        return ended
 
     def _read(self, line: bytes, wanted: Container[str] | None) -> None:
         try:
             row = json.loads(line)
             key, text, finish = row["key"], row["answer"], row["finish"]
-            took = float(row.get("seconds", 0))
+            seconds = float(row.get("seconds", 0))
         except (ValueError, KeyError, TypeError, RecursionError):
             return
-        if (
-            isinstance(key, str)
-            and isinstance(text, str)
-            and isinstance(finish, str)
-            and (wanted is None or key in wanted)
-        ):
+        readable = all(isinstance(value, str) for value in (key, text, finish))
+        if readable and (wanted is None or key in wanted):
             self._answers[key] = CachedAnswer(text, finish)
-            self._seconds[key] = took
+            self._seconds[key] = seconds
 
     def __contains__(self, key: str) -> bool:
         return key in self._answers
@@ -76,14 +78,17 @@ class AnswerCache:
         return self._answers[key]
 
     def seconds(self, key: str) -> float:
-        """What an answer took, where that was told with it."""
+        """Return the seconds that an answer took, 0 where they were not noted with it."""
         return self._seconds.get(key, 0.0)
 
-    def add(self, key: str, answer: CachedAnswer, **told: str) -> None:
-        """Append an answer, with what else its line shall tell a reader; it is out of this process at once."""
+    def add(self, key: str, answer: CachedAnswer, **notes: str) -> None:
+        """Append an answer, with `notes` for a reader of the file; it is out of this process at once.
+
+        The note `seconds` is what it took. Raises DataError for a file that cannot be written.
+        """
         self._answers[key] = answer
-        self._seconds[key] = float(told.get("seconds", 0))
-        row = {"key": key, **told, "answer": answer.text, "finish": answer.finish}
+        self._seconds[key] = float(notes.get("seconds", 0))
+        row = {"key": key, **notes, "answer": answer.text, "finish": answer.finish}
         try:
             self._file.write(json.dumps(row).encode() + b"\n")
             self._file.flush()

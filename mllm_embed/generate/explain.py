@@ -1,4 +1,4 @@
-"""Why something matched, as words: what the language model would say next where a vector is read off.
+"""Explanations of a match as words: what the language model would say next where a vector is read off.
 
 After LexLIP (ICCV 2023), whose lexical weight of a word is log(1 + relu(logit)); here nothing is trained for it. The
 prompts end in "in one word:", so that the pooled state, put through the model's own head, names what it holds. It is a
@@ -14,19 +14,19 @@ import torch
 from torch.nn import functional as F
 
 from ..encode.embedder import MLLMEmbedder
-from ..types import as_item
+from ..types import Item, as_item
 from .generator import with_head
 
-_BEGINNINGS = ("\u0120", "\u2581")  # how byte-level BPE and SentencePiece write a space before a word
-
-_LOOKED_AT, _ALIKE = 64, 0.99
+_WORD_STARTS = ("\u0120", "\u2581")  # how byte-level BPE and SentencePiece write a space before a word
+_CANDIDATES = 64  # tokens that are looked at for a word that is wanted: many are cases of one word, or never trained
+_SAME = 0.99  # cosine from which two rows of a head are one
 
 Reading = list[tuple[str, float]]
 """Words with their weights, heaviest first."""
 
 
 class Explainer:
-    """Reads an embedder's pooled states as words."""
+    """A reader of an embedder's pooled states as words."""
 
     def __init__(self, embedder: MLLMEmbedder):
         """Load the head of the embedder's base. Raises as `generator.with_head`."""
@@ -35,40 +35,45 @@ class Explainer:
 
     @torch.inference_mode()
     def read(self, inputs: Sequence[Any], k: int = 8) -> list[Reading]:
-        """The k heaviest words of each input, of which `types.as_item` says what it may be.
+        """Return the k heaviest words of each input, of which `types.as_item` says what it may be.
 
         Upper and lower case count once, at the heavier; tokens that begin no word are left out.
         """
         return [self._reading(self._logits(as_item(value)), k) for value in inputs]
 
-    def _logits(self, item: Any) -> torch.Tensor:
+    def _logits(self, item: Item) -> torch.Tensor:
+        """Return the logits [V] float32 of the next token after an input."""
         batch = {name: tensor.to(self.embedder.device) for name, tensor in self.embedder.item_processor([item]).items()}
-        states = self.embedder.model.states(**batch)
+        states = self.embedder.model.states(packed=False, **batch)
         return self._head(states.to(self._head.weight.dtype))[0].float()
 
     def _reading(self, logits: torch.Tensor, k: int) -> Reading:
-        weights, found = torch.log1p(torch.relu(logits)), {}
+        weights = torch.log1p(torch.relu(logits))
         tokens = torch.tensor(sorted(self._words), device=logits.device)
-        best = tokens[weights[tokens].argsort(descending=True, stable=True)[: _LOOKED_AT * k]]
-        for token in best[self._learnt(best)].tolist():
+        best = tokens[weights[tokens].argsort(descending=True, stable=True)[: _CANDIDATES * k]]
+        found: dict[str, float] = {}
+        for token in best[self._is_trained(best)].tolist():
             if len(found) < k and weights[token] > 0:
                 found.setdefault(self._words[token], float(weights[token]))
         return list(found.items())
 
-    def _learnt(self, tokens: torch.Tensor) -> torch.Tensor:
-        """Which tokens [T] have a row of their own in the head [T] bool: those never trained have all nearly one."""
+    def _is_trained(self, tokens: torch.Tensor) -> torch.Tensor:
+        """Return which tokens [T] int64 have a row of their own in the head, [T] bool.
+
+        Tokens that no training has met share nearly one row, which would be read as words that mean nothing here.
+        """
         rows = F.normalize(self._head.weight[tokens].float(), dim=-1)
-        return ((rows @ rows.T) > _ALIKE).sum(1) <= 1
+        return ((rows @ rows.T) > _SAME).sum(1) <= 1
 
 
 def _words(tokenizer: Any, size: int) -> dict[int, str]:
-    """Token -> word, for those that begin one: pieces of words say nothing to a reader."""
+    """Return token -> word for the tokens that begin one: pieces of words say nothing to a reader."""
     tokens = tokenizer.convert_ids_to_tokens(list(range(min(size, len(tokenizer)))))
-    begins = {at: str(token)[1:].lower() for at, token in enumerate(tokens) if str(token).startswith(_BEGINNINGS)}
-    return {at: word for at, word in begins.items() if word.isalpha()}
+    words = {at: str(token)[1:].lower() for at, token in enumerate(tokens) if str(token).startswith(_WORD_STARTS)}
+    return {at: word for at, word in words.items() if word.isalpha()}
 
 
 def shared(query: Reading, answer: Reading) -> Reading:
-    """The words of both, by the smaller of their weights, heaviest first."""
+    """Return the words of both, by the smaller of their weights, heaviest first."""
     known = dict(answer)
     return sorted(((word, min(weight, known[word])) for word, weight in query if word in known), key=lambda w: -w[1])

@@ -25,14 +25,17 @@ from ..types import ImageLike
 
 @dataclass(frozen=True)
 class Question:
-    """Pictures, perhaps none, and what is asked about them."""
+    """Pictures, perhaps none, and words that ask about them."""
 
     words: str
     images: tuple[ImageLike, ...] = ()
 
 
 class Generator:
-    """Asks the base model of an embedder."""
+    """The base model of an embedder, to be asked in words.
+
+    Every method takes a batch of questions at a time; those of one call all have pictures, or none has.
+    """
 
     def __init__(self, embedder: MLLMEmbedder):
         """Put the head of the embedder's base back on its weights.
@@ -54,7 +57,7 @@ class Generator:
         self.model, self.tokenizer = with_head(embedder), embedder.processor.tokenizer
 
     def generate(self, questions: Sequence[Question], *, max_tokens: int = 64, batch_size: int = 8) -> Iterator[str]:
-        """What the model says, in the order of the questions; a batch at a time."""
+        """Yield what the model says, in the order of the questions, each at most `max_tokens` long."""
         ends = self.model.generation_config.eos_token_id
         for part in _parts(questions, batch_size):
             batch = self._input(part)
@@ -70,9 +73,10 @@ class Generator:
             yield from (text.strip() for text in self.tokenizer.batch_decode(said, skip_special_tokens=True))
 
     def yes_no_margin(self, questions: Sequence[Question], *, batch_size: int = 8) -> Iterator[float]:
-        """How much likelier "yes" is than "no" as the next word: the difference of their logits.
+        """Yield how much likelier "yes" is than "no" as the next word: the difference of their logits.
 
-        The largest over the ways to write each word in one token. Raises ModelError where the tokenizer has none.
+        A word's logit is the largest over the ways to write it in one token. Raises ModelError where the tokenizer has
+        none.
         """
         yes, no = self._tokens("yes"), self._tokens("no")
         for part in _parts(questions, batch_size):
@@ -81,25 +85,30 @@ class Generator:
             yield from (logits[:, yes].amax(1) - logits[:, no].amax(1)).tolist()
 
     def log_likelihood(self, pairs: Sequence[tuple[Question, str]], *, batch_size: int = 8) -> Iterator[float]:
-        """The mean log-likelihood, over its tokens, of an answer to a question. Raises DataError for an empty one."""
+        """Yield the mean log-likelihood (nats) of each answer to its question, over the answer's tokens.
+
+        Raises DataError for an empty answer.
+        """
         if not all(answer.strip() for _, answer in pairs):
             raise DataError("an empty answer has no likelihood; leave it out")
         for part in _parts(pairs, batch_size):
             asked = [self._text(question) for question, _ in part]
-            told = [text + answer for text, (_, answer) in zip(asked, part, strict=True)]
-            counts = [len(whole) - len(start) for whole, start in zip(self._ids(told), self._ids(asked), strict=True)]
-            batch = self._input([question for question, _ in part], told)
-            ends, longest = torch.tensor(counts, device=self.embedder.device), max(counts)
+            answered = [text + answer for text, (_, answer) in zip(asked, part, strict=True)]
+            both = zip(self._ids(answered), self._ids(asked), strict=True)
+            lengths = torch.tensor([len(whole) - len(prefix) for whole, prefix in both], device=self.embedder.device)
+            longest = int(lengths.max())
+            batch = self._input([question for question, _ in part], answered)
             with self._without_adapter(), torch.inference_mode():
                 logits = self.model(**batch, use_cache=False, logits_to_keep=longest + 1).logits[:, :-1]
                 labels = batch["input_ids"][:, -longest:]
                 found = logits.float().log_softmax(-1).gather(2, labels[..., None])[..., 0]
-            real = torch.arange(longest, 0, -1, device=ends.device) <= ends[:, None]  # padding is on the left
-            yield from ((found * real).sum(1) / ends).tolist()
+            # padding is on the left, so that an answer is the last tokens of its row, whatever the others' lengths
+            is_answer = torch.arange(longest, 0, -1, device=lengths.device) <= lengths[:, None]
+            yield from ((found * is_answer).sum(1) / lengths).tolist()
 
     @contextmanager
     def _without_adapter(self) -> Iterator[None]:
-        backbone = self.embedder.model.backbone
+        backbone: Any = self.embedder.model.backbone
         with backbone.disable_adapter() if self.embedder.model.adapted else nullcontext():
             yield
 
@@ -110,25 +119,34 @@ class Generator:
         return self.embedder.item_processor.tokens(texts)
 
     def _input(self, questions: Sequence[Question], texts: list[str] | None = None) -> dict[str, Tensor]:
-        """Model input of questions, which all have pictures or none; `texts` where more than the question is told."""
-        pictures = [[load_image(image) for image in question.images] for question in questions]
+        """Return the model input of questions, or of these `texts`, which answer them too."""
+        pictures = [list(map(load_image, question.images)) for question in questions]
         texts = texts or [self._text(question) for question in questions]
         try:
             batch = self.embedder.item_processor.batch(texts, pictures)
         except (ValueError, TypeError) as error:
-            shown = ", ".join(dict.fromkeys(name_of(image) for question in questions for image in question.images))
             reason = str(error).strip().splitlines()[0]
-            raise ModelError(f"the model cannot be asked about {shown or 'these words'} ({reason})") from error
-        dtype, device = self.embedder.dtype, self.embedder.device
-        return {name: (t.to(dtype) if t.is_floating_point() else t).to(device) for name, t in batch.items()}
+            raise ModelError(f"the model cannot be asked about {_subject(questions)} ({reason})") from error
+        return {name: self._placed(tensor) for name, tensor in batch.items()}
+
+    def _placed(self, tensor: Tensor) -> Tensor:
+        dtype = self.embedder.dtype if tensor.is_floating_point() else tensor.dtype
+        return tensor.to(dtype).to(self.embedder.device)
 
     def _tokens(self, word: str) -> list[int]:
-        ways = {form for case in (word, word.capitalize()) for form in (case, f" {case}")}
-        found = [ids[0] for ids in self.tokenizer(sorted(ways), add_special_tokens=False)["input_ids"] if len(ids) == 1]
-        found = [token for token in found if token != self.tokenizer.unk_token_id]
+        """Return the tokens that are a whole word, in lower case or capitalised, with or without a space before it."""
+        ways = sorted({word, word.capitalize(), f" {word}", f" {word.capitalize()}"})
+        written = self.tokenizer(ways, add_special_tokens=False)["input_ids"]
+        found = [ids[0] for ids in written if len(ids) == 1 and ids[0] != self.tokenizer.unk_token_id]
         if not found:
             raise ModelError(f'the tokenizer of {self.embedder.settings.base} has no token for "{word}"')
         return found
+
+
+def _subject(questions: Sequence[Question]) -> str:
+    """Return how a message names what questions are about."""
+    names = dict.fromkeys(name_of(image) for question in questions for image in question.images)
+    return ", ".join(names) or "these words"
 
 
 def _parts(work: Sequence[Any], size: int) -> Iterator[Sequence[Any]]:
@@ -136,7 +154,7 @@ def _parts(work: Sequence[Any], size: int) -> Iterator[Sequence[Any]]:
 
 
 def with_head(embedder: MLLMEmbedder) -> Any:
-    """The whole generating model around the embedder's own base; only its head is kept.
+    """Return the whole generating model around the embedder's own base; of what is read, only its head stays.
 
     Raises ConfigError for an embedder that was not loaded from files, ModelError for a base without a head in them.
     """
@@ -147,11 +165,12 @@ def with_head(embedder: MLLMEmbedder) -> Any:
     if name is None:
         raise ConfigError("of a model that was not loaded from files there is no head to read")
     with load_errors(name):
-        whole, found = AutoModelForImageTextToText.from_pretrained(
+        loaded: Any = AutoModelForImageTextToText.from_pretrained(
             name, revision=settings.base_revision, dtype=embedder.dtype, use_safetensors=True, output_loading_info=True
         )
-    if found["missing_keys"]:
-        raise ModelError(f"{name} holds no language-model head ({sorted(found['missing_keys'])[0]}): it cannot speak")
+    whole, info = loaded
+    if info["missing_keys"]:
+        raise ModelError(f"{name} holds no language-model head ({min(info['missing_keys'])}): it cannot speak")
     whole.model = base
     whole.tie_weights()
     return whole.to(embedder.device).eval()

@@ -247,7 +247,10 @@ def _listed(path: Path) -> FileShard:
 
 
 def _members(path: Path) -> Iterator[tuple[str, str, int, int]]:
-    """Yield key, ending, first byte and size of each file; the key goes to the first dot of the name, as in webdataset."""
+    """Yield key, ending, first byte and size of each file.
+
+    A key ends at the first dot of the name, as in webdataset.
+    """
     try:
         with tarfile.open(path, "r:") as tar:
             for member in tar:
