@@ -59,6 +59,7 @@ def load_encoder(arguments: argparse.Namespace) -> MLLMEmbedder | DualEncoder:
 
     from ..encode.dual_encoder import DualEncoder
 
+    # the other options, of number format and device, hold for both
     small = {**vars(arguments), "model": arguments.query_model, "adapter": arguments.query_adapter}
     return DualEncoder(load_embedder(argparse.Namespace(**small)), load_embedder(arguments))
 

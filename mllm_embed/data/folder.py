@@ -118,7 +118,14 @@ class FolderBenchmark:
 
 @dataclass(frozen=True)
 class DataFolder:
-    """The checked contents of a folder; open one with `DataFolder.open`."""
+    """The checked contents of a folder; open one with `DataFolder.open`.
+
+    Attributes:
+        root: the folder.
+        pairs, triplets, texts: the rows of its files, in their order; none for a file that is not there.
+        benchmark: the gallery and queries of benchmark.json, None without it.
+        digest: sha256 over the names and contents of the files, as `fingerprint` returns it.
+    """
 
     root: Path
     pairs: list[Pair] = field(default_factory=list)

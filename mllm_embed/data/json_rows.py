@@ -165,7 +165,7 @@ def _element_rows(values: list[Any], places: list[str], checks: Checks) -> Itera
 
 
 def _row(value: Any, where: str, first: dict[str, str], checks: Checks) -> JsonRow | None:
-    """Return a decoded value as a row, None for what is no object; `first` tells where each id was met first."""
+    """Return a decoded value as a row, None for what is no object; `first` says where each id was met first."""
     if value is _BROKEN:
         return None
     if not isinstance(value, dict):
@@ -196,7 +196,7 @@ def _decoded(text: str, where: str, checks: Checks) -> Any:
 
 def _read(path: Path) -> str:
     try:
-        return path.read_text(encoding="utf-8-sig")
+        return path.read_text(encoding="utf-8-sig")  # editors on Windows write a byte order mark
     except UnicodeDecodeError as error:
         raise DataError(f"{path} is not UTF-8 text (byte {error.start}): save it as UTF-8") from error
     except OSError as error:
@@ -218,7 +218,7 @@ def image_complaint(path: Path, name: str) -> str | None:
 def _element_lines(text: str) -> dict[str, list[int]]:
     """Return the lines, from 1, on which the elements of each list in a valid JSON object start.
 
-    json.loads does not tell them.
+    A complaint names them, and json.loads keeps no places.
     """
     decode = json.JSONDecoder().raw_decode
     line_ends = [match.start() for match in re.finditer("\n", text)]

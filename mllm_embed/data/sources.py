@@ -71,6 +71,7 @@ class PictureSource:
 
     def files_fingerprint(self) -> str:
         """Return the sha256 over ids and sizes of the files."""
+        # sizes rather than contents, since a source may hold terabytes
         digest = hashlib.sha256()
         for name, file in zip(self.ids, self._files, strict=True):
             digest.update(f"{name} {file.stat().st_size if file.is_file() else 0}\n".encode())
@@ -126,6 +127,7 @@ class TableSource:
             values = self._values(record)
             if all(values[name] is None for name in _EMBEDDED):
                 raise DataError(f"{self.where(row)} has neither {self._columns(record)}")
+            # a sample's key and a picture's path name a row as well as an id does
             name = values["id"] or record.get(KEY) or _path_in(values["image"])
             if not name:
                 raise DataError(f'{self.where(row)} has no "{self.fields["id"]}"; name the column with --fields id=...')

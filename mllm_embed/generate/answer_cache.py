@@ -36,7 +36,7 @@ class AnswerCache:
     """
 
     def __init__(self, path: Path, wanted: Container[str] | None = None):
-        """Open a file, which is made where it is not there, and read it."""
+        """Open a file, new or with answers, and read it."""
         self.path = path
         self._answers: dict[str, CachedAnswer] = {}
         self._seconds: dict[str, float] = {}

@@ -1,7 +1,7 @@
 """The language model that an embedder was made of, speaking again: its adapter off, its head back on.
 
-No weight is kept twice but the head's: the others are the embedder's own. Answers are the likeliest tokens, never
-samples, so that the same question has the same answer.
+Only the head's weights are held beside the embedder's own. Answers are the likeliest tokens, never samples, so that the
+same question has the same answer.
 """
 
 from __future__ import annotations
@@ -172,5 +172,5 @@ def with_head(embedder: MLLMEmbedder) -> Any:
     if info["missing_keys"]:
         raise ModelError(f"{name} holds no language-model head ({min(info['missing_keys'])}): it cannot speak")
     whole.model = base
-    whole.tie_weights()
+    whole.tie_weights()  # a head that is the embeddings' own matrix must be that of this base, not of the one just read
     return whole.to(embedder.device).eval()

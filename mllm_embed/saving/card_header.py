@@ -43,7 +43,7 @@ class Origin(NamedTuple):
 
     @property
     def shown(self) -> str:
-        """The base as a card may name it: without the folders above it, which are nobody's business."""
+        """The base as a card may name it: without the folders above it, which are private."""
         if not self.base:
             return "its base model"
         return Path(self.base).name if os.path.isabs(self.base) else self.base

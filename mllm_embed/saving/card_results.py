@@ -57,7 +57,7 @@ def results_section(old: str, results: Sequence[Mapping[str, Any]]) -> str:
             blocks[block.splitlines()[0][4:]] = block.strip()
     for result in results:
         about = result["benchmark"]
-        blocks[about["title"]] = "\n\n".join([f"### {about['title']}", *_result_tables(result), _made(result)])
+        blocks[about["title"]] = "\n\n".join([f"### {about['title']}", *_result_tables(result), _conditions(result)])
     return "In percent, by `python -m eval run`.\n\n" + "\n\n".join(blocks.values())
 
 
@@ -95,7 +95,8 @@ def _result_tables(result: Mapping[str, Any]) -> list[str]:
     return tables
 
 
-def _made(result: Mapping[str, Any]) -> str:
+def _conditions(result: Mapping[str, Any]) -> str:
+    """Return under what conditions figures were measured, without which they cannot be compared."""
     facts = {
         "precision": result.get("dtype"),
         "weights in": result.get("quantization"),

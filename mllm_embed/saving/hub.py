@@ -12,7 +12,7 @@ from ..errors import ModelError
 from ..model.lora import ADAPTER_CONFIG, ADAPTER_WEIGHTS
 from ..model.projection import FOLDER as PROJECTION
 
-# What an earlier push may have left of the other form: a whole model beside an adapter would be read as both.
+# An earlier push may have left files of the other form: a whole model beside an adapter would be read as both.
 STALE = ["*.safetensors", "*.safetensors.index.json", ADAPTER_CONFIG, "config.json", "generation_config.json"]
 SMALL = ["*.json", "*.jinja", "*.md", "*.txt", "*.model", ADAPTER_WEIGHTS, f"{PROJECTION}/*"]
 

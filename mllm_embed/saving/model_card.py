@@ -1,7 +1,7 @@
 """The model card: the README.md of every saved folder, written from the files beside it and from what is handed in.
 
-What a person or another tool wrote into an earlier card stays: metadata, licence, training, results, added sections.
-Only what the files themselves say (how to load it, prompts, vectors) is written anew each time.
+All that a person or another tool wrote into an earlier card stays: metadata, licence, training, results, sections of
+their own. Only what the files themselves say (how to load it, prompts, vectors) is written anew each time.
 """
 
 from __future__ import annotations
@@ -68,7 +68,7 @@ backbone, processor = AutoModel.from_pretrained("MODEL"), AutoProcessor.from_pre
 
 @dataclass(frozen=True)
 class ModelCardInfo:
-    """What a card cannot read from the files beside it. Nothing is needed, and nothing is made up.
+    """Facts that a card cannot read from the files beside it. None is needed, and none is made up.
 
     Attributes:
         license: a licence id of the hub ("mit", "apache-2.0"); by default the base model's, if its card is at hand.
@@ -146,7 +146,7 @@ def of_these_weights(card: str | None, adapted: bool) -> str | None:
 def _split(text: str) -> tuple[str, dict[str, str]]:
     """Return what stands before the first "## " outside of code, and the sections by their heading."""
     parts: list[tuple[str, list[str]]] = [("", [])]
-    code = False
+    code = False  # a comment of a shell or of Python looks like a heading
     for line in text.splitlines():
         code ^= line.startswith("```")
         if line.startswith("## ") and not code:

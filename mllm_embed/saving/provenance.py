@@ -10,9 +10,9 @@ from ..errors import ConfigError
 from ..types import Item
 
 SPACE_FIELDS = ("base", "adapter", "settings", "dimension")
-"""What a query's vectors must have in common with a gallery's: half precision on one side only is no hindrance."""
+"""Facts in which a query's vectors must agree with a gallery's: half precision on one side only is no hindrance."""
 VECTOR_FIELDS = (*SPACE_FIELDS, "quantization", "dtype")
-"""What vectors of one store have in common."""
+"""Facts in which the vectors of one store must agree."""
 _LONGEST = 60
 
 
@@ -34,7 +34,7 @@ def check_same(before: Mapping[str, Any], now: Mapping[str, Any], keys: tuple[st
 def check_taught(items: Iterable[Item], target_space: Mapping[str, Any] | None) -> None:
     """Raise ConfigError for anything but a composed query where a model has its teacher's `target_space`.
 
-    Nothing else was distilled: its vector would lie in nobody's space.
+    Nothing else was distilled: its vector would lie in no gallery's space.
     """
     other = next((item.role for item in items if item.role != "composed"), None) if target_space else None
     if other:

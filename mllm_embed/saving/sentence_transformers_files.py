@@ -6,9 +6,10 @@ given (words, pictures, or both) into the prompt of that role, then goes on with
 of ours runs, so that the user needs neither this package nor `trust_remote_code`, which its loader asks for before it
 imports any class that is not its own. `Pooling` and `Normalize` do the rest.
 
-What differs from `MLLMEmbedder`: transparent pictures lose their transparency instead of lying on white, half precision
-is normalised in half precision, and `truncate_dim` cuts after normalising (give `normalize_embeddings=True`). Texts and
-pictures share a batch there, in which mllama's texts are not what they are alone: give it the two kinds apart.
+Its vectors differ from `MLLMEmbedder`'s in three things: transparent pictures lose their transparency instead of lying
+on white, half precision is normalised in half precision, and `truncate_dim` cuts after normalising (give
+`normalize_embeddings=True`). Texts and pictures share a batch there, in which mllama's texts are not what they are
+alone: give it the two kinds apart.
 """
 
 from __future__ import annotations
@@ -88,7 +89,7 @@ def write_sentence_files(
 
     Where the template does not render exactly what the prompts render here, or the model pools, attends or reads texts
     as no stock module does, the files make it refuse to encode: without them it would average the token states of bare
-    inputs, and nobody would notice.
+    inputs, which no error would show.
     """
     about = settings.to_dict()
     template = _template(processor)

@@ -30,8 +30,8 @@ class Settings:
         pooling, bidirectional: as in `EmbeddingModel`.
         matryoshka: the lengths at which truncated vectors were trained.
         base, base_fingerprint: the base's name as given, and `model_fingerprint` of it; None for a whole model.
-        target_space: what made the vectors that its queries are to find (`MLLMEmbedder.provenance` of a teacher); None
-            for those that it makes itself.
+        target_space: provenance of the vectors that its queries are to find (`MLLMEmbedder.provenance` of a teacher);
+            None for those that it makes itself.
         card: the text of the model card that the weights came with; it is no part of the settings' file.
         adapter: sha256 of the adapter's tensors that were loaded, no part of the file either.
     """

@@ -91,10 +91,10 @@ def _lines(data: np.ndarray, cells: np.ndarray) -> Spans:
     stops = np.concatenate([*ends, [len(data)]]).astype(np.int64)
     starts = np.concatenate([[len(_BOM) if bytes(data[:3]) == _BOM else 0], stops[:-1] + 1]).astype(np.int64)
     lengths = stops - starts
-    kept = lengths > 0
-    short = np.flatnonzero(kept & (lengths <= 2))  # a "\r" alone, say
-    kept[short] = [bool(bytes(data[starts[at] : stops[at]]).strip()) for at in short]
-    return Spans(starts[kept], lengths[kept].astype(np.int32))
+    filled = lengths > 0
+    short = np.flatnonzero(filled & (lengths <= 2))  # a "\r" alone, say
+    filled[short] = [bool(bytes(data[starts[at] : stops[at]]).strip()) for at in short]
+    return Spans(starts[filled], lengths[filled].astype(np.int32))
 
 
 def _elements(data: np.ndarray, path: Path) -> Spans:

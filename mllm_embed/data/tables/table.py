@@ -185,7 +185,7 @@ def json_table(files: Sequence[Path], header: tuple[str, ...] | None = None) -> 
 
 def csv_table(files: Sequence[Path], header: tuple[str, ...] | None = None) -> TextTable:
     """Return the table of CSV. The first line names the columns, unless `header` does; quotes may hold line breaks."""
-    csv.field_size_limit(1 << 24)
+    csv.field_size_limit(1 << 24)  # captions may be longer than the 128 KiB that the module expects
     return _lines_table(files, header, _cells, quoted=True)
 
 
@@ -235,7 +235,7 @@ def _arrow(files: Sequence[Path]) -> Any:
     finally:
         datasets.utils.logging.set_verbosity(quiet)
     for name, feature in data.features.items():
-        if isinstance(feature, datasets.Image):
+        if isinstance(feature, datasets.Image):  # the bytes as they are: who wants a picture decodes it
             data = data.cast_column(name, datasets.Image(decode=False))
     return data
 
