@@ -134,7 +134,7 @@ def _fill_results(data: ModelCardData, origin: Origin, results: Sequence[Mapping
     if not fresh:
         return
     replaced = set(map(_measured_on, fresh))
-    earlier = [entry for entry in data.eval_results or [] if _measured_on(entry) not in replaced]
+    earlier = [entry for entry in as_list(data.eval_results) if _measured_on(entry) not in replaced]
     data.eval_results = earlier + fresh
     data.model_name = data.model_name or origin.name or "model"
     data.metrics = None  # the results name their own
