@@ -1,4 +1,4 @@
-"""`python -m eval`: see `eval.cli`."""
+"""`python -m eval`, in a clone."""
 
 from .cli import main
 

@@ -1,4 +1,4 @@
-"""The command line of the evaluator: `python -m eval`, installed as `mllm-embed-eval`."""
+"""The command line of the evaluator: `mllm-embed-eval` where it is installed, `python -m eval` in a clone."""
 
 from __future__ import annotations
 
@@ -15,16 +15,16 @@ Evaluate composed image retrieval: FashionIQ, CIRR, CIRCO, GeneCIS, Flickr30k, C
 each by the rules of its official scorer, which stand in the result."""
 _EXAMPLES = """\
 examples
-  python -m eval check fashioniq --data ~/data/fashioniq      is all there, before hours are spent?
-  python -m eval run cirr --data ~/data/cirr --model llava-hf/llava-1.5-7b-hf --adapter runs/stage2
-  python -m eval run my_folder --model runs/stage2            a folder with a benchmark.json
-  python -m eval score circo --data ~/data/circo --vectors my_vectors
-  python -m eval submit cirr --data ~/data/cirr --vectors my_vectors --output to_server
-  python -m eval compare runs/eval/a runs/eval/b
-  python -m eval methods my_folder --model runs/base --adapter runs/stage2
-  python -m eval robustness my_folder --model runs/base --adapter runs/stage2
+  %(prog)s check fashioniq --data ~/data/fashioniq      is all there, before hours are spent?
+  %(prog)s run cirr --data ~/data/cirr --model llava-hf/llava-1.5-7b-hf --adapter runs/stage2
+  %(prog)s run my_folder --model runs/stage2            a folder with a benchmark.json
+  %(prog)s score circo --data ~/data/circo --vectors my_vectors
+  %(prog)s submit cirr --data ~/data/cirr --vectors my_vectors --output to_server
+  %(prog)s compare runs/eval/a runs/eval/b
+  %(prog)s methods my_folder --model runs/base --adapter runs/stage2
+  %(prog)s robustness my_folder --model runs/base --adapter runs/stage2
 
-`python -m eval COMMAND --help` explains each."""
+`%(prog)s COMMAND --help` explains each."""
 
 
 @user_errors
@@ -36,7 +36,7 @@ def main(argv: Sequence[str] | None = None) -> int:
 
 def _parser() -> argparse.ArgumentParser:
     parser = argparse.ArgumentParser(
-        prog="python -m eval",
+        prog="python -m eval" if __package__ == "eval" else "mllm-embed-eval",
         description=_ABOUT,
         epilog=_EXAMPLES,
         formatter_class=argparse.RawDescriptionHelpFormatter,

@@ -126,7 +126,7 @@ class BenchmarkFiles:
         if missing and self.strict:
             raise DataError(
                 f"{len(missing):,} of {of:,} {what} are missing under {self.images}, the first is {missing[0]}; "
-                f"`python -m eval check {self.benchmark.name} --data {self.data}` tells what is wanted where"
+                f"`mllm-embed-eval check {self.benchmark.name} --data {self.data}` tells what is wanted where"
             )
 
     def _first(self, places: Sequence[Path], values: Mapping[str, str]) -> int | None:

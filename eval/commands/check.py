@@ -1,4 +1,4 @@
-"""`python -m eval check`: whether a benchmark's files are all there, before hours are spent."""
+"""`mllm-embed-eval check`: whether a benchmark's files are all there, before hours are spent."""
 
 from __future__ import annotations
 
@@ -31,7 +31,7 @@ def _run(arguments: argparse.Namespace) -> int:
     _print(map(_task_line, suite.tasks if suite else ()))
     if suite is not None and all(count.found == count.of for count in counts):
         command = "run" if suite.labelled else "submit"
-        _print([f"ready: python -m eval {command} {arguments.benchmark} ..."])
+        _print([f"ready: mllm-embed-eval {command} {arguments.benchmark} ..."])
         return 0
     benchmark = benchmark_named(name)
     _print([f"annotations: {benchmark.annotations}"])

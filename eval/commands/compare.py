@@ -1,4 +1,4 @@
-"""`python -m eval compare`: results side by side, with published ones and paired tests."""
+"""`mllm-embed-eval compare`: results side by side, with published ones and paired tests."""
 
 from __future__ import annotations
 

@@ -1,4 +1,4 @@
-"""`python -m eval methods`: the query-time methods of the field on one embedder."""
+"""`mllm-embed-eval methods`: the query-time methods of the field on one embedder."""
 
 from __future__ import annotations
 
@@ -31,12 +31,12 @@ settings
 what it leaves in the output folder
   methods.json        settings, gains, costs and sources
   gains.png           the gains, drawn
-  METHOD/             result.json and per_query.json, as `python -m eval compare` reads them
+  METHOD/             result.json and per_query.json, as `mllm-embed-eval compare` reads them
   answers.jsonl       what the language model said
 
 examples
-  python -m eval methods my_folder --model runs/base --adapter runs/stage2 --tune-on my_validation
-  python -m eval methods cirr --data ~/data/cirr --model M --adapter A --only "edit strength" "rerank yes no"
+  %(prog)s my_folder --model runs/base --adapter runs/stage2 --tune-on my_validation
+  %(prog)s cirr --data ~/data/cirr --model M --adapter A --only "edit strength" "rerank yes no"
 """
 
 

@@ -1,4 +1,4 @@
-"""`python -m eval robustness`: other words, explicit negatives, and either half exchanged."""
+"""`mllm-embed-eval robustness`: other words, explicit negatives, and either half exchanged."""
 
 from __future__ import annotations
 
@@ -27,8 +27,8 @@ what it leaves in the output folder
   robustness.json     every measure with its 95 % interval
 
 examples
-  python -m eval robustness my_folder --model runs/base --adapter runs/stage2
-  python -m eval robustness cirr --data ~/data/cirr --model M --adapter A
+  %(prog)s my_folder --model runs/base --adapter runs/stage2
+  %(prog)s cirr --data ~/data/cirr --model M --adapter A
 """
 
 

@@ -1,4 +1,4 @@
-"""`python -m eval run`: embed a benchmark with a model, and score it."""
+"""`mllm-embed-eval run`: embed a benchmark with a model, and score it."""
 
 from __future__ import annotations
 
@@ -24,10 +24,10 @@ what it leaves in the output folder
   contact_sheet.png   some queries: reference, instruction, first five answers, the right one framed green
 
 examples
-  python -m eval run fashioniq --data ~/data/fashioniq --model runs/base --adapter runs/stage2
-  python -m eval run fashioniq --data ~/data/fashioniq --model runs/base --option gallery=val captions=comma
-  python -m eval run data/shoes --model llava-hf/llava-1.5-7b-hf --dtype bfloat16 --sheet 20
-  python -m eval run data/shoes --model runs/big --query-model runs/small --query-adapter runs/demo-query/queries
+  %(prog)s fashioniq --data ~/data/fashioniq --model runs/base --adapter runs/stage2
+  %(prog)s fashioniq --data ~/data/fashioniq --model runs/base --option gallery=val captions=comma
+  %(prog)s data/shoes --model llava-hf/llava-1.5-7b-hf --dtype bfloat16 --sheet 20
+  %(prog)s data/shoes --model runs/big --query-model runs/small --query-adapter runs/demo-query/queries
 
 your own folder's benchmark.json
   {"name": "shoes",

@@ -1,4 +1,4 @@
-"""`python -m eval score`: measure vectors or rankings that anybody has made."""
+"""`mllm-embed-eval score`: measure vectors or rankings that anybody has made."""
 
 from __future__ import annotations
 
@@ -29,8 +29,8 @@ rankings
   A JSON object: query id -> list of gallery ids, best first, such as a file for CIRCO's server.
 
 examples
-  python -m eval score cirr --data ~/data/cirr --vectors my_vectors --ties pessimistic
-  python -m eval score circo --data ~/data/circo --ranking submission_val.json
+  %(prog)s cirr --data ~/data/cirr --vectors my_vectors --ties pessimistic
+  %(prog)s circo --data ~/data/circo --ranking submission_val.json
 """
 
 

@@ -1,4 +1,4 @@
-"""`python -m eval submit`: files for the servers that hold hidden labels."""
+"""`mllm-embed-eval submit`: files for the servers that hold hidden labels."""
 
 from __future__ import annotations
 

@@ -30,7 +30,7 @@ def compare(folders: Sequence[Path], style: str) -> str:
     """Return tables of results, by benchmark and protocol, as text.
 
     Args:
-        folders: output folders of `python -m eval run` or `score`, or the result.json in them.
+        folders: output folders of `mllm-embed-eval run` or `score`, or the result.json in them.
         style: "markdown" or "latex" (for the package booktabs).
 
     Raises:

@@ -16,7 +16,7 @@ from mllm_embed.files import read_json
 from ..scoring.suite import column
 from .report import PER_QUERY, RESULT
 
-AGAIN = "run `python -m eval run` or `score` again"
+AGAIN = "run `mllm-embed-eval run` or `score` again"
 # what reading content of another format raises
 _OTHER_FORMAT = (KeyError, TypeError, ValueError, AttributeError, StopIteration)
 
@@ -88,9 +88,9 @@ def read_result(path: Path) -> SavedResult:
     """
     file = path if path.is_file() else path / RESULT
     if not path.exists():
-        raise DataError(f"{path} is missing: give a folder that `python -m eval run` or `score` wrote")
+        raise DataError(f"{path} is missing: give a folder that `mllm-embed-eval run` or `score` wrote")
     if not file.exists():
-        raise DataError(f"{path} has no {RESULT}: give a folder that `python -m eval run` or `score` wrote")
+        raise DataError(f"{path} has no {RESULT}: give a folder that `mllm-embed-eval run` or `score` wrote")
     content = read_json(file, AGAIN)
     try:
         result = _result(file.parent, content)

@@ -147,7 +147,7 @@ def need_server(suite: Suite) -> None:
     if suite.name not in SUBMISSIONS:
         raise ConfigError(f"{suite.name} has no server; there are servers for {' and '.join(SUBMISSIONS)}")
     if suite.labelled:
-        raise ConfigError(f"{suite.title} needs no server: `python -m eval run` and `score` measure it here")
+        raise ConfigError(f"{suite.title} needs no server: `mllm-embed-eval run` and `score` measure it here")
 
 
 def _read(path: Path) -> dict[str, Any]:

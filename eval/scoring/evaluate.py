@@ -41,7 +41,7 @@ def evaluate(
     ties: Ties = DEFAULT_TIES,
     edit_strength: float = 1.0,
 ) -> Result:
-    """Embed a suite, rank its galleries for every query, and measure; `python -m eval run` does the same.
+    """Embed a suite, rank its galleries for every query, and measure; `mllm-embed-eval run` does the same.
 
     Args:
         embedder: an `MLLMEmbedder`, or anything with its `encode`, `prompts` and `with_prompts`.

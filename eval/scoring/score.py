@@ -185,7 +185,7 @@ def need_labels(suite: Suite) -> None:
     """Raise DataError where the labels are hidden."""
     if not suite.labelled:
         raise DataError(
-            f"the labels of {suite.title} are hidden: write files for its server with `python -m eval submit`"
+            f"the labels of {suite.title} are hidden: write files for its server with `mllm-embed-eval submit`"
         )
 
 

@@ -40,7 +40,7 @@ def methods_table(comparison: MethodComparison) -> str:
 
 
 def write_methods(comparison: MethodComparison, folder: Path, settings: Mapping[str, Any]) -> list[Path]:
-    """Write methods.json, gains.png, and a folder for every method, as `python -m eval compare` reads them.
+    """Write methods.json, gains.png, and a folder for every method, as `mllm-embed-eval compare` reads them.
 
     Raises DataError where a file cannot be written.
     """

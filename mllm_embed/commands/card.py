@@ -30,7 +30,9 @@ def register(commands: Any) -> None:
         formatter_class=argparse.RawDescriptionHelpFormatter,
     )
     card.add_argument("model", metavar="DIR", type=Path, help="adapter folder or merged model")
-    card.add_argument("--result", metavar="R", type=Path, nargs="+", default=[], help="outputs of `python -m eval run`")
+    card.add_argument(
+        "--result", metavar="R", type=Path, nargs="+", default=[], help="outputs of `mllm-embed-eval run`"
+    )
     card.add_argument("--license", metavar="L", help="licence id of the hub (default: the base model's where known)")
     card.add_argument("--dataset", metavar="D", nargs="+", default=[], help="hub ids of the training data")
     card.set_defaults(run=_run)

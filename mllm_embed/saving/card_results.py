@@ -1,4 +1,4 @@
-"""Results of `python -m eval run` on a model card: figures in its header, tables in its text."""
+"""Results of `mllm-embed-eval run` on a model card: figures in its header, tables in its text."""
 
 from __future__ import annotations
 
@@ -20,14 +20,14 @@ RESULT_FILE = "result.json"
 def read_result(path: str | os.PathLike[str]) -> dict[str, Any]:
     """Return the content of a result.json, given itself or by its folder. Raises DataError for anything else."""
     place = Path(path) / RESULT_FILE if Path(path).is_dir() else Path(path)
-    result = read_json(place, "give a folder that `python -m eval run` wrote, or the result.json in it")
+    result = read_json(place, "give a folder that `mllm-embed-eval run` wrote, or the result.json in it")
     try:
         for task in result["tasks"].values():
             _ = [figure["percent"] for row in task["rows"].values() for figure in row.values()]
             _ = task["queries"], task["gallery"]
         _ = result["benchmark"]["name"], result["benchmark"]["title"], result["benchmark"]["fingerprint"]
     except (KeyError, TypeError, AttributeError) as error:
-        raise DataError(f"{place} is no result of `python -m eval run` (no {error}); give its result.json") from error
+        raise DataError(f"{place} is no result of `mllm-embed-eval run` (no {error}); give its result.json") from error
     return result
 
 
@@ -58,7 +58,7 @@ def results_section(old: str, results: Sequence[Mapping[str, Any]]) -> str:
     for result in results:
         about = result["benchmark"]
         blocks[about["title"]] = "\n\n".join([f"### {about['title']}", *_result_tables(result), _conditions(result)])
-    return "In percent, by `python -m eval run`.\n\n" + "\n\n".join(blocks.values())
+    return "In percent, by `mllm-embed-eval run`.\n\n" + "\n\n".join(blocks.values())
 
 
 class _Part(NamedTuple):

@@ -76,7 +76,7 @@ class ModelCardInfo:
         training: one entry a stage, stage -> fact -> value; given for newly trained weights, it replaces the training
             section and drops the results, which were of other weights.
         made_with: further facts of the training: versions, seed, commit.
-        results: result.json files of `python -m eval run`, or the folders that hold them.
+        results: result.json files of `mllm-embed-eval run`, or the folders that hold them.
     """
 
     license: str | None = None

@@ -1,4 +1,4 @@
-"""`python -m eval` with a real tiny model on real files."""
+"""`mllm-embed-eval` with a real tiny model on real files."""
 
 from __future__ import annotations
 
@@ -160,7 +160,7 @@ def test_hidden_labels_are_submitted_and_not_scored(
 ) -> None:
     data, output = ["cirr", "--data", str(cirr)], tmp_path / "server"
     assert main(["check", *data, "--split", "test1"]) == 0
-    assert "ready: python -m eval submit cirr" in capsys.readouterr().out
+    assert "ready: mllm-embed-eval submit cirr" in capsys.readouterr().out
     assert main(["run", *data, "--split", "test1", "--model", "not/loaded/at/all"]) == 2
     assert "labels of cirr test1 are hidden" in last_error(capsys)
     assert main(["submit", *data, "--model", str(tiny_llava), "--output", str(output)]) == 0
@@ -322,4 +322,4 @@ def test_help_is_quick_and_teaches(command: str) -> None:
     if command in NAMED:
         assert "--option gallery=original|val" in done.stdout and "--split val|test1" in done.stdout
     if command == "run":
-        assert "python -m eval run data/shoes" in done.stdout and "contact_sheet.png" in done.stdout
+        assert "mllm-embed-eval run data/shoes" in done.stdout and "contact_sheet.png" in done.stdout

@@ -130,7 +130,7 @@ def _objects(path: Path) -> list[dict[str, Any]]:
     try:
         text = path.read_text(encoding="utf-8")
     except FileNotFoundError as error:
-        raise DataError(f"{path} is missing: make it with python -m training mine") from error
+        raise DataError(f"{path} is missing: make it with mllm-embed-train mine") from error
     except (OSError, UnicodeDecodeError) as error:
         raise DataError(f"{path} cannot be read ({error})") from error
     lines = enumerate(text.split("\n"), start=1)

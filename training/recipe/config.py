@@ -65,9 +65,7 @@ class Stage(Section):
     hardness: float = Field(
         default=0.0, ge=0, description="each negative counts exp(hardness x cosine) times: LLaVE, with 9"
     )
-    mined: Path | None = Field(
-        default=None, description="what `python -m training mine` wrote: hard negatives, clusters"
-    )
+    mined: Path | None = Field(default=None, description="what `mllm-embed-train mine` wrote: hard negatives, clusters")
     hard_negatives: int | None = Field(
         default=None, gt=0, description="so many of the hard negatives that a row has, the first; by default all"
     )
@@ -122,7 +120,7 @@ class Stage(Section):
         if self.mined and (len(self.data) > 1 or self.data[0].format != "folder"):
             raise ValueError("mined goes with one data folder, for which it was made")
         if self.per_cluster > 1 and not self.mined:
-            raise ValueError("per_cluster needs a mined file with clusters: python -m training mine --clusters")
+            raise ValueError("per_cluster needs a mined file with clusters: mllm-embed-train mine --clusters")
         return self
 
     @model_validator(mode="after")

@@ -136,7 +136,7 @@ def _one_sentence(error: ValidationError) -> str:
             f"{where or 'recipe'}: {_what_is_wrong(first['type'], first['msg'], first['input'], first.get('ctx', {}))}"
         )
     known = [name for section in SECTIONS.values() for name in section.model_fields]
-    cure = did_you_mean(str(first["loc"][-1]), known) or "; `python -m training --help` lists the keys"
+    cure = did_you_mean(str(first["loc"][-1]), known) or "; `mllm-embed-train --help` lists the keys"
     return f"unknown key '{where}'{cure}"
 
 

@@ -136,7 +136,7 @@ def gallery_vectors(embedder: MLLMEmbedder, benchmark: FolderBenchmark, bf16: bo
 def validate(
     embedder: MLLMEmbedder, benchmark: FolderBenchmark, bf16: bool = False, known: np.ndarray | None = None
 ) -> dict[str, float]:
-    """Return recall@1, @5 and @10 of the composed queries, shares of 1: as `python -m eval run` on the same folder.
+    """Return recall@1, @5 and @10 of the composed queries, shares of 1: as `mllm-embed-eval run` on the same folder.
 
     Every process encodes a share and ranks the whole. Random states and the model's mode stay as they were.
 

@@ -170,7 +170,7 @@ def test_missing_pictures_are_counted_by_task_and_the_first_is_named(fashioniq: 
     assert [task.name for task in suite.tasks] == ["dress", "shirt", "toptee"]
     message = refusal(lambda: open_suite("fashioniq", folder))
     assert message.startswith("2 of 5 shirt pictures are missing under") and "the first is images/S1.jpg" in message
-    assert f"python -m eval check fashioniq --data {folder}" in message
+    assert f"mllm-embed-eval check fashioniq --data {folder}" in message
     counts, _ = check_benchmark("fashioniq", folder, options={"gallery": "val"})
     assert counts[7] == Count("shirt pictures", 2, 4, "images/S1.jpg")
 

@@ -296,7 +296,7 @@ def test_values_of_another_run_are_refused(
         return content
 
     replaced(tmp_path / "a" / "per_query.json", spoilt)
-    with pytest.raises(DataError, match=r"per_query.json .*run `python -m eval run` or `score` again"):
+    with pytest.raises(DataError, match=r"per_query.json .*run `mllm-embed-eval run` or `score` again"):
         compare([tmp_path / "a"], "markdown")
 
 

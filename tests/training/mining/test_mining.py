@@ -1,4 +1,4 @@
-"""Hard negatives: what is chosen from vectors, and `python -m training mine` on a folder."""
+"""Hard negatives: what is chosen from vectors, and `mllm-embed-train mine` on a folder."""
 
 from __future__ import annotations
 
@@ -267,7 +267,7 @@ def test_a_mined_file_is_read_or_refused(tmp_path: Path) -> None:
         with pytest.raises(DataError, match=said):
             read(lines, **more)
     path.unlink()
-    with pytest.raises(DataError, match="is missing: make it with python -m training mine"):
+    with pytest.raises(DataError, match="is missing: make it with mllm-embed-train mine"):
         read_mined_file(path, root, "abc")
 
 
