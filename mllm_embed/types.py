@@ -13,11 +13,11 @@ from .errors import DataError
 
 
 @runtime_checkable
-class ImageSource(Protocol):
+class ImageSource(Hashable, Protocol):
     """A picture that is made when it is needed: a crop of a file, say. Hashable; equal sources give equal pictures."""
 
     def read(self) -> Image.Image:
-        """The picture. Raises ImageError, naming the file."""
+        """Return the picture. Raises ImageError, naming the file."""
         ...
 
 
@@ -48,6 +48,7 @@ class Query:
 
     @property
     def images(self) -> tuple[ImageLike, ...]:
+        """The reference's pictures in order, none where it has none."""
         return _images(self.image)
 
     @property
@@ -59,13 +60,13 @@ class Query:
 
     @property
     def words(self) -> str | None:
-        """What the query says: its instruction, or else its text."""
+        """Its instruction, or else its text; None where there is neither."""
         return self.text if self.instruction is None else self.instruction
 
     @property
     def key(self) -> Hashable:
-        """What items that the model cannot tell apart share."""
-        return _key(self)
+        """A key that items share which the model cannot tell apart; pictures go by their names."""
+        return item_key(self, tuple(map(picture_key, self.images)))
 
 
 @dataclass(frozen=True)
@@ -83,29 +84,32 @@ class Document:
 
     @property
     def images(self) -> tuple[ImageLike, ...]:
+        """Its pictures in order, none where it has none."""
         return _images(self.image)
 
     @property
     def role(self) -> Role:
+        """Which prompt asks it."""
         if not self.images:
             return "text"
         return "image" if self.text is None else "captioned"
 
     @property
     def words(self) -> str | None:
+        """Its text; None where it is pictures alone."""
         return self.text
 
     @property
     def key(self) -> Hashable:
-        """What items that the model cannot tell apart share."""
-        return _key(self)
+        """A key that items share which the model cannot tell apart; pictures go by their names."""
+        return item_key(self, tuple(map(picture_key, self.images)))
 
 
 Item: TypeAlias = Query | Document
 
 
 def as_item(value: object) -> Item:
-    """Read a plain value as an item: a str is a text, a path, bytes or a PIL picture is an image.
+    """Return a plain value as an item: a str is a text, a path, bytes or a PIL picture is an image.
 
     A mapping may have the keys "image", "text" and "instruction": with an instruction it is a Query, without one a
     Document. Raises DataError for anything else.
@@ -125,36 +129,45 @@ def as_item(value: object) -> Item:
 
 
 def picture_key(image: ImageLike) -> Hashable:
-    """What two pictures share that are named alike; pictures in memory only when they are one object."""
+    """Return a key that pictures share which are named alike; pictures in memory only when they are one object."""
     if isinstance(image, (str, os.PathLike)):
         return os.fspath(image)
     return id(image) if isinstance(image, Image.Image) else image
 
 
-def _key(item: Item) -> Hashable:
-    return item.role, tuple(map(picture_key, item.images)), item.text or item.words, item.words
+def item_key(item: Item, pictures: tuple[Hashable, ...]) -> Hashable:
+    """Return a key of what an item says and asks, and of its pictures, whose keys are given."""
+    return item.role, pictures, item.text or item.words, item.words
 
 
 def _images(image: Images | None) -> tuple[ImageLike, ...]:
     if image is None:
         return ()
-    return tuple(image) if isinstance(image, (list, tuple)) else (image,)
+    if isinstance(image, Sequence) and not isinstance(image, (str, bytes)):
+        return tuple(image)
+    return (image,)
 
 
 def _check(item: Item, **words: str | None) -> None:
+    """Raise DataError for an item that says nothing, or something that is no word or picture."""
     kind = type(item).__name__
     for name, value in words.items():
         if value is not None and not (isinstance(value, str) and value.strip()):
             raise DataError(f"the {name} of a {kind} is empty; give words, or leave it out")
-    if isinstance(item.image, list):
+    _check_images(item)
+    if not item.images and all(value is None for value in words.values()):
+        raise DataError(f"a {kind} needs an image or {' or '.join(f'{_article(name)} {name}' for name in words)}")
+
+
+def _check_images(item: Item) -> None:
+    kind = type(item).__name__
+    if isinstance(item.image, Sequence) and not isinstance(item.image, (str, bytes, tuple)):
         object.__setattr__(item, "image", tuple(item.image))  # a frozen item stays hashable
     if isinstance(item.image, tuple) and not item.image:
         raise DataError(f"the image of a {kind} is an empty list; give pictures, or leave it out")
     for image in item.images:
         if not isinstance(image, (str, os.PathLike, bytes, Image.Image, ImageSource)):
             raise DataError(f"the image of a {kind} is a {type(image).__name__}; give a path, bytes or a PIL image")
-    if not item.images and all(value is None for value in words.values()):
-        raise DataError(f"a {kind} needs an image or {' or '.join(f'{_article(name)} {name}' for name in words)}")
 
 
 def _article(noun: str) -> str:

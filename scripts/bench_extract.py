@@ -37,6 +37,7 @@ from torch.nn import functional as F
 
 from mllm_embed import Document, MLLMEmbedder, Query
 from mllm_embed.encode.planning import EncodingPlan, Step
+from mllm_embed.encode.suffixes import Input
 from mllm_embed.errors import ConfigError, user_errors
 from mllm_embed.files import write_json
 from mllm_embed.saving.versions import versions
@@ -138,13 +139,13 @@ def _paths(model: Path, embedder: MLLMEmbedder, size: int) -> dict[str, Callable
     ) -> Callable[[Sequence[Item]], np.ndarray]:
         def run(items: Sequence[Item]) -> np.ndarray:
             work = embedder.plan(items, batch_size=size)
-            return embedder.execute(change(work, list(items)) if change else work, show_progress=False)
+            return embedder.execute(change(work, list(items)) if change else work, show_progress=False).vectors
 
         return run
 
     return {
         "mllm_embed": ours(),
-        "beginnings not shared": ours(_unshared),
+        "prefixes not shared": ours(_unshared),
         "nothing once, in the order given": ours(_as_given),
         "sentence-transformers": _sentence_transformers(model, embedder, size),
         "plain loop": _plain_loop(model, embedder, size),
@@ -156,8 +157,8 @@ def _unshared(work: EncodingPlan, items: list[Item]) -> EncodingPlan:
     steps: list[Step] = []
     for step in work.steps:
         numbers = [number for group in step.groups for number in group]
-        parts = range(0, len(numbers), work.batch_size) if step.tails else (0,)
-        many = work.batch_size if step.tails else len(numbers)
+        parts = range(0, len(numbers), work.batch_size) if step.shared else (0,)
+        many = work.batch_size if step.shared else len(numbers)
         steps += [Step(tuple((number,) for number in numbers[at : at + many])) for at in parts]
     return replace(work, steps=steps)
 
@@ -167,7 +168,7 @@ def _as_given(work: EncodingPlan, items: list[Item]) -> EncodingPlan:
     kinds = [[at for at, item in enumerate(items) if bool(item.images) == shown] for shown in (True, False)]
     parts = [kind[at : at + work.batch_size] for kind in kinds for at in range(0, len(kind), work.batch_size)]
     steps = [Step(tuple((number,) for number in part)) for part in parts]
-    return replace(work, items=items, places=[[at] for at in range(len(items))], steps=steps)
+    return replace(work, inputs=list(map(Input, items)), places=[[at] for at in range(len(items))], steps=steps)
 
 
 def _sentence_transformers(model: Path, embedder: MLLMEmbedder, size: int) -> Callable[[Sequence[Item]], np.ndarray]:
@@ -234,7 +235,7 @@ def _in(name: str, fragments: tuple[str, ...]) -> bool:
 
 def _patches(embedder: MLLMEmbedder, work: EncodingPlan, step: Step) -> int:
     """Patches of the pictures of a step: its pixels over those of a patch."""
-    first = [work.items[group[0]] for group in step.groups]
+    first = [work.inputs[group[0]].item for group in step.groups]
     if not first[0].images:
         return 0
     pixels = embedder.item_processor(first[:1])["pixel_values"]

@@ -129,7 +129,7 @@ def _own_gpu(arguments: argparse.Namespace) -> None:
 
 def _summary(found: Sequence[Extracted], arguments: argparse.Namespace) -> str:
     """Return what to say at the end, of what each process did."""
-    from ..encode.planning import explained, total
+    from ..encode.cost import explained, total
     from ..store.extract import UNREADABLE
 
     rows = sum(done.rows for done in found)

@@ -16,47 +16,52 @@ from .embedder import MLLMEmbedder
 
 
 class DualEncoder:
-    """Encodes composed queries with `query`, and everything else (pictures, texts) with `gallery`."""
+    """An encoder (`encoder.PromptedEncoder`) of two models: `query` encodes composed queries, `gallery` all else."""
 
     def __init__(self, query: MLLMEmbedder, gallery: MLLMEmbedder):
-        """Raises ConfigError for a query encoder that was not distilled from the gallery's model."""
+        """Put two models together. Raises ConfigError for a query model that was not distilled from the gallery's."""
         check_same(gallery.provenance, query.target_space, SPACE_FIELDS, "the gallery's model")
         self.query, self.gallery = query, gallery
 
     @property
     def prompts(self) -> PromptSet:
+        """The prompts that both models are asked with."""
         return self.gallery.prompts
 
     @property
     def dtype(self) -> torch.dtype:
+        """The type that the query model computes in."""
         return self.query.dtype
 
     @property
     def quantization(self) -> str | None:
+        """The form in which the query model's weights are kept, as of `MLLMEmbedder`."""
         return self.query.quantization
 
     @property
     def dim(self) -> int | None:
+        """How many of each vector's first numbers are kept; None for all."""
         return self.gallery.dim
 
     @property
     def provenance(self) -> dict[str, Any]:
-        """What made the gallery's vectors."""
+        """What tells the gallery's vectors from others', as of `MLLMEmbedder`."""
         return self.gallery.provenance
 
     def with_prompts(self, prompts: PromptSet) -> DualEncoder:
-        """Both models asked through other prompts."""
-        towers = copy.copy(self)  # that they belong together was looked at, and holds for the prompts of the teaching
-        towers.query, towers.gallery = self.query.with_prompts(prompts), self.gallery.with_prompts(prompts)
-        return towers
+        """Return both models asked through other prompts."""
+        # not a new one: the query model was taught through its own prompts, which the check would ask for again
+        other = copy.copy(self)
+        other.query, other.gallery = self.query.with_prompts(prompts), self.gallery.with_prompts(prompts)
+        return other
 
     def encode(self, inputs: Sequence[Any], *, batch_size: int = 32, show_progress: bool | None = None) -> np.ndarray:
-        """As `MLLMEmbedder.encode`: [N, D] float32 in the order of the inputs."""
+        """Return unit vectors [N, D] float32 in the order of the inputs; options and errors as of `MLLMEmbedder`."""
         items = [as_item(value) for value in inputs]
-        asked = np.array([item.role == "composed" for item in items], dtype=bool)
-        out = np.zeros((len(items), self.gallery.dimension), np.float32)
-        for tower, mine in ((self.query, asked), (self.gallery, ~asked)):
-            if mine.any():
-                some = [items[at] for at in np.flatnonzero(mine)]
-                out[mine] = tower.encode(some, batch_size=batch_size, show_progress=show_progress)
-        return out
+        is_composed = np.array([item.role == "composed" for item in items], dtype=bool)
+        vectors = np.zeros((len(items), self.gallery.dimension), np.float32)
+        for model, chosen in ((self.query, is_composed), (self.gallery, ~is_composed)):
+            if chosen.any():
+                own = [items[place] for place in np.flatnonzero(chosen)]
+                vectors[chosen] = model.encode(own, batch_size=batch_size, show_progress=show_progress)
+        return vectors

@@ -7,7 +7,6 @@ from collections.abc import Mapping, Sequence
 from concurrent.futures import ThreadPoolExecutor
 from contextlib import ExitStack
 from dataclasses import replace
-from itertools import chain
 from pathlib import Path
 from typing import TYPE_CHECKING, Any, Literal, overload
 
@@ -15,43 +14,52 @@ import numpy as np
 import torch
 from tqdm import tqdm
 
-from ..errors import ConfigError, DataError, ModelError
+from ..errors import ConfigError, DataError
 from ..inputs.item_processor import ItemProcessor
-from ..inputs.prompts import PROMPT_SETS, PromptSet
+from ..inputs.prompts import PromptSet
 from ..model.devices import device_for, dtype_for
 from ..model.embedding_model import EmbeddingModel
 from ..model.families import Family, family_of
-from ..model.loading import commit_of, load_model, load_processor
+from ..model.loading import load_model, load_processor
 from ..model.lora import load_adapter
 from ..model.pooling import Pooling
-from ..model.prefix_cache import SharedBatch
 from ..model.projection import read_projection
 from ..model.quantization import full_precision, quantization_of
-from ..saving.checkpoint import adapter_fingerprint, base_of, model_fingerprint, read_card, save
-from ..saving.hub import check_base, fetched, push
+from ..saving.checkpoint import adapter_fingerprint, save
+from ..saving.hub import check_base, push
 from ..saving.provenance import check_taught
-from ..saving.settings import SETTINGS_FILE, Settings, read_settings
+from ..saving.settings import Settings
 from ..types import as_item
-from ..vectors.precision import Precision, check_dim, cosines, to_precision, truncate
-from .batching import tokens_of
+from ..vectors.precision import Precision, check_dim, to_precision, truncate
+from .execution import Encoded, execute
 from .memory import keep_pages
+from .model_source import find_model
 from .planning import EncodingPlan, plan
-from .prefetch import THREADS, ModelInput, prepared
+from .prefetch import THREADS
+from .query_document import QueryDocument
 from .suffixes import Suffixes
 
 if TYPE_CHECKING:
     from ..saving.model_card import ModelCardInfo
 
 
-class MLLMEmbedder:
+class MLLMEmbedder(QueryDocument):
     """A multimodal LLM that embeds pictures, texts, and pictures with an instruction into one space."""
 
     def __init__(self, model: EmbeddingModel, processor: Any, settings: Settings, dim: int | None = None):
+        """Wrap a model that is loaded already; `from_pretrained` loads one.
+
+        Args:
+            model: the embedding model; it is put into eval mode.
+            processor: its family's Hugging Face processor, without a part for videos.
+            settings: prompts, pooling, and what tells its vectors from others'.
+            dim: how many of each vector's first numbers to keep, normalised again; None for all.
+        """
         self.model, self.processor, self.settings, self.dim = model.eval(), processor, settings, dim
         self.item_processor = ItemProcessor(
             processor, settings.prompts, model.family, content=settings.pooling == "mean"
         )
-        self.tails = Suffixes(self.item_processor)
+        self.suffixes = Suffixes(self.item_processor)
 
     @classmethod
     def from_pretrained(
@@ -85,78 +93,64 @@ class MLLMEmbedder:
             dim: keep so many of each vector's first numbers, normalised again (matryoshka); by default all.
             revision: commit, tag or branch of a hub id.
 
-        Raises ModelError for a path that is no model, an adapter that does not fit or belongs to another base.
+        Raises ModelError for a path that is no model, an adapter that does not fit or belongs to another base;
+        ConfigError for an option that does not exist or does not fit.
         """
-        home = fetched(os.fspath(model), SETTINGS_FILE, revision)
-        adapter = adapter and fetched(os.fspath(adapter), SETTINGS_FILE)
-        if adapter is None and (Path(home) / "adapter_config.json").is_file():
-            (model, revision), adapter = base_of(home), home
-        name, own = os.fspath(model), read_settings(adapter or home)
-        if adapter is not None and own is None:
-            raise ModelError(f"{os.fspath(adapter)} is not an adapter folder of mllm_embed: it has no mllm_embed.json")
+        source = find_model(model, adapter, revision)
         place = device_for(device)
-        backbone = load_model(name, dtype_for(dtype, place), revision, quantization, place)
-        processor = load_processor(name, revision)
-        base = model_fingerprint(name, commit_of(name, revision))
-        if own and own.base_fingerprint and own.base_fingerprint != base:
-            raise ModelError(
-                f"the adapter in {os.fspath(adapter)} was trained on another base than {name} ({own.base})"
-            )
-        if isinstance(prompts, str):
-            raise ConfigError(
-                f"prompts is a PromptSet, not a name; give PROMPT_SETS['{prompts}'] of mllm_embed.prompts"
-            )
-        settings = own or Settings(PROMPT_SETS["instructcir"])
-        given = {"prompts": prompts, "pooling": pooling, "bidirectional": bidirectional}
-        settings = replace(settings, **{key: value for key, value in given.items() if value is not None})
-        settings = replace(settings, base=name, base_fingerprint=base)
-        projection = read_projection(Path(adapter or home))
+        backbone = load_model(source.base, dtype_for(dtype, place), source.revision, quantization, place)
+        processor = load_processor(source.base, source.revision)
+        settings = source.settings(prompts, pooling, bidirectional)
+        projection = read_projection(Path(source.folder))
         embedding = EmbeddingModel(
             backbone, family_of(backbone.config), settings.pooling, settings.bidirectional, projection
         )
-        if adapter is not None:
-            load_adapter(embedding, adapter)
-            settings = replace(settings, adapter=adapter_fingerprint(adapter))
-            embedding.backbone.to(backbone.dtype)
+        if source.has_adapter:
+            load_adapter(embedding, source.folder)
+            settings = replace(settings, adapter=adapter_fingerprint(source.folder))
+            embedding.backbone.to(backbone.dtype)  # adapters are trained, and saved, in float32
         embedding.to(place)
-        settings = replace(settings, card=read_card(adapter or home) if own else None)
         check_dim(dim, embedding.width)
         return cls(embedding, processor, settings, dim)
 
     def merge_adapter(self) -> MLLMEmbedder:
-        """Fold the adapter into the weights, in place, for good: the same vectors for less work. Returns itself.
+        """Fold the adapter into the weights, in place, for good: the same vectors for less work. Return itself.
 
         Nothing happens without an adapter, and to quantised weights, whose 4 or 8 bits would round it away. In float32
         no vector changes by more than 1e-5; in bfloat16 both ways round, and are as far from float32's vectors.
         """
         if self.model.adapted and not self.quantization:
-            self.model.backbone = self.model.backbone.merge_and_unload()
+            wrapped: Any = self.model.backbone
+            self.model.backbone = wrapped.merge_and_unload()
         return self
 
     @property
     def prompts(self) -> PromptSet:
+        """The prompts that the model is asked with, saved with it."""
         return self.settings.prompts
 
     def with_prompts(self, prompts: PromptSet) -> MLLMEmbedder:
-        """The same model asked through other prompts; nothing is copied."""
+        """Return the same model asked through other prompts; nothing is copied."""
         return MLLMEmbedder(self.model, self.processor, replace(self.settings, prompts=prompts), self.dim)
 
     @property
     def family(self) -> Family:
+        """The record of the model's family: what it needs that an ordinary one does not."""
         return self.model.family
 
     @property
     def device(self) -> torch.device:
+        """Where the weights lie and vectors are computed; what `encode` returns lies on the CPU."""
         return next(self.model.parameters()).device
 
     @property
     def dtype(self) -> torch.dtype:
-        """What the base model computes in; pooled vectors are float32 all the same."""
+        """The type that the base model computes in; pooled vectors are float32 all the same."""
         return self.model.base.dtype
 
     @property
     def quantization(self) -> str | None:
-        """What the language model's weights are kept in, "nf4" or "int8"; None where they have `dtype`."""
+        """The form in which the language model's weights are kept, "nf4" or "int8"; None where they have `dtype`."""
         return quantization_of(self.model.base)
 
     @property
@@ -183,36 +177,22 @@ class MLLMEmbedder:
 
     @property
     def dimension(self) -> int:
-        """Length of a vector."""
+        """Length of a vector: `dim`, or the model's width."""
         return self.dim or self.model.width
 
     @overload
     def encode(
-        self,
-        inputs: Sequence[Any],
-        *,
-        batch_size: int = ...,
-        dim: int | None = ...,
-        precision: Precision = ...,
-        packed: bool = ...,
-        show_progress: bool | None = ...,
-        unreadable: dict[int, str] | None = ...,
+        self, inputs: Sequence[Any], *, batch_size: int = ..., dim: int | None = ..., precision: Precision = ...,
+        packed: bool = ..., show_progress: bool | None = ..., unreadable: dict[int, str] | None = ...,
         convert_to: Literal["numpy"] = ...,
-    ) -> np.ndarray: ...
+    ) -> np.ndarray: ...  # fmt: skip
 
     @overload
     def encode(
-        self,
-        inputs: Sequence[Any],
-        *,
-        batch_size: int = ...,
-        dim: int | None = ...,
-        precision: Precision = ...,
-        packed: bool = ...,
-        show_progress: bool | None = ...,
-        unreadable: dict[int, str] | None = ...,
+        self, inputs: Sequence[Any], *, batch_size: int = ..., dim: int | None = ..., precision: Precision = ...,
+        packed: bool = ..., show_progress: bool | None = ..., unreadable: dict[int, str] | None = ...,
         convert_to: Literal["torch"],
-    ) -> torch.Tensor: ...
+    ) -> torch.Tensor: ...  # fmt: skip
 
     def encode(
         self,
@@ -240,12 +220,13 @@ class MLLMEmbedder:
             precision: "float32", "int8" or "binary", as `precision.to_precision` lays them out.
             packed: compute short inputs in shared rows instead of a padded batch; the vectors are the same.
             show_progress: None shows a bar on a terminal.
-            unreadable: where to tell which inputs cannot be read, by their places in the list, and why: their vectors
-                are 0. Without it the first of them is an error.
-            convert_to: "numpy" or "torch".
+            unreadable: a dict to fill with why inputs cannot be read, by their places in the list; their vectors are 0.
+                Without it the first of them is an error.
+            convert_to: "numpy" or "torch", a tensor on the CPU.
 
-        Returns [N, D] in the order of the inputs, L2-normalised where it is float32. Raises DataError for an input that
-        cannot be embedded, ImageError for an unreadable picture, ConfigError for an option that does not fit.
+        Returns [N, D] in the order of the inputs, float32 and L2-normalised, or int8, or [N, ceil(D / 8)] uint8. Raises
+        DataError for an input that cannot be embedded, ImageError for an unreadable picture, ConfigError for an option
+        that does not fit.
         """
         if isinstance(inputs, (str, bytes, os.PathLike, dict)) or not hasattr(inputs, "__len__"):
             raise DataError("encode takes a list of inputs; put a single one in brackets")
@@ -254,64 +235,47 @@ class MLLMEmbedder:
         if convert_to not in ("numpy", "torch"):
             raise ConfigError(f"convert_to is 'numpy' or 'torch', not {convert_to!r}")
         check_dim(dim, self.model.width)
-        work = self.plan(inputs, batch_size=batch_size, unreadable=unreadable)
-        out = self.execute(work, packed=packed, show_progress=show_progress)
-        out = to_precision(truncate(out, dim or self.dim), precision)
-        return torch.from_numpy(out) if convert_to == "torch" else out
+        work = self.plan(inputs, batch_size=batch_size, skip_unreadable=unreadable is not None)
+        encoded = self.execute(work, packed=packed, show_progress=show_progress)
+        if unreadable is not None:
+            unreadable.update(encoded.failures)
+        vectors = to_precision(truncate(encoded.vectors, dim or self.dim), precision)
+        return torch.from_numpy(vectors) if convert_to == "torch" else vectors
 
-    def plan(
-        self, inputs: Sequence[Any], *, batch_size: int = 32, unreadable: dict[int, str] | None = None
-    ) -> EncodingPlan:
-        """What `encode` does with the inputs, as `planning.plan` describes it; as a string, what that saves."""
+    def plan(self, inputs: Sequence[Any], *, batch_size: int = 32, skip_unreadable: bool = False) -> EncodingPlan:
+        """Return what `encode` does with the inputs, as `planning.plan` describes it; as a string, what that saves.
+
+        Raises as `encode` does; what only decoding a picture shows comes up in `execute`.
+        """
         items = [as_item(value) for value in inputs]
         check_taught(items, self.settings.target_space)
         with ThreadPoolExecutor(THREADS) as pool:
-            budget = tokens_of(batch_size)
             return plan(
-                items, self.item_processor, self.tails, batch_size, budget, pool, self.model.shares_prefixes, unreadable
+                items,
+                self.item_processor,
+                self.suffixes,
+                pool,
+                batch_size=batch_size,
+                share=self.model.shares_prefixes,
+                skip_unreadable=skip_unreadable,
             )
 
     def execute(
         self, work: EncodingPlan, *, packed: bool = False, show_progress: bool | None = None, bar: tqdm | None = None
-    ) -> np.ndarray:
-        """The whole vectors [N, D] float32 of the inputs of a plan; a `bar` given is moved on by each input.
+    ) -> Encoded:
+        """Return the whole vectors [N, D] float32 of a plan's list, and why inputs of it cannot be embedded.
 
-        The rest is as for `encode`.
+        A `bar` given is moved on by each input; the rest is as for `encode`. On a CPU the memory of this process is
+        kept from then on (memory.py).
         """
-        count = work.given.inputs
-        out = np.zeros((count, self.model.width), np.float32)
-        hide = None if show_progress is None else not show_progress
         if self.device.type == "cpu":
             keep_pages()
         with ExitStack() as within:
             if bar is None:
-                bar = within.enter_context(
-                    tqdm(total=count, desc="embedding", unit="input", disable=hide, mininterval=1)
-                )
-            for step, batch in prepared(work, self.item_processor):
-                vectors = self._forward(batch, packed)
-                for number, vector in zip(chain.from_iterable(step.groups), vectors, strict=True):
-                    out[work.places[number]] = vector
-                    bar.update(len(work.places[number]))
-            bar.update(len(work.lost or ()))
-        return out
-
-    def encode_query(self, inputs: Sequence[Any], **options: Any) -> np.ndarray | torch.Tensor:
-        """`encode` for queries: the word that sentence-transformers' users know."""
-        return self.encode(inputs, **options)
-
-    def encode_document(self, inputs: Sequence[Any], **options: Any) -> np.ndarray | torch.Tensor:
-        """`encode` for the gallery."""
-        return self.encode(inputs, **options)
-
-    @staticmethod
-    def similarity(
-        queries: np.ndarray | torch.Tensor, documents: np.ndarray | torch.Tensor
-    ) -> np.ndarray | torch.Tensor:
-        """Cosines [Q, N] float32 of two sets of vectors from `encode`, both of one length and precision."""
-        given = [part.numpy(force=True) if isinstance(part, torch.Tensor) else part for part in (queries, documents)]
-        found = cosines(*given)
-        return torch.from_numpy(found) if isinstance(queries, torch.Tensor) else found
+                hide = None if show_progress is None else not show_progress
+                shown = tqdm(total=work.given.inputs, desc="embedding", unit="input", disable=hide, mininterval=1)
+                bar = within.enter_context(shown)
+            return execute(work, self.model, self.item_processor, packed, bar)
 
     def save_pretrained(
         self,
@@ -346,7 +310,7 @@ class MLLMEmbedder:
         create_pr: bool = False,
         card: ModelCardInfo | Mapping[str, Any] | None = None,
     ) -> str:
-        """Upload what `save_pretrained(merge=..., card=...)` writes to the hub; returns the commit's address.
+        """Upload what `save_pretrained(merge=..., card=...)` writes to the hub; return the commit's address.
 
         The repository is made where there is none. Weights that an earlier push left there in the other form go, and
         its model card is replaced. Raises ModelError for an adapter whose base is a folder of this machine, for a
@@ -363,12 +327,3 @@ class MLLMEmbedder:
             commit_message=commit_message,
             create_pr=create_pr,
         )
-
-    @torch.inference_mode()
-    def _forward(self, batch: ModelInput, packed: bool) -> np.ndarray:
-        self.model.eval()
-        if isinstance(batch, SharedBatch):
-            vectors = self.model.shared(batch.to(self.device))
-        else:
-            vectors = self.model(packed, **{name: tensor.to(self.device) for name, tensor in batch.items()})
-        return vectors.cpu().numpy()

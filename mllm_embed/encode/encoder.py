@@ -1,4 +1,4 @@
-"""What the rest of the library asks of an embedder, as protocols: `MLLMEmbedder`, `DualEncoder`, or one's own class.
+"""The protocols of an embedder, as the rest of the library asks for one: `MLLMEmbedder`, `DualEncoder`, or one's own.
 
 Search needs vectors alone (`Encoder`); evaluation exchanges the prompts too (`PromptedEncoder`).
 """

@@ -1,53 +1,48 @@
-"""What is computed for a list of inputs, and what together with what: nothing twice, and hardly any padding."""
+"""What is computed for a list of inputs, and what together with what: nothing twice, and hardly any padding.
+
+Each different input is rendered and tokenised here, once; batches are made from its tokens (prefetch.py).
+"""
 
 from __future__ import annotations
 
-from collections.abc import Collection, Hashable, Iterator, Sequence
+from collections import Counter
+from collections.abc import Collection, Hashable, Iterator, Mapping, Sequence
 from concurrent.futures import Executor
 from dataclasses import dataclass
 from itertools import chain, groupby
-from typing import TypeAlias
 
 from ..errors import DataError, ImageError
-from ..inputs.images import glance
+from ..inputs.images import Glance, glance
 from ..inputs.item_processor import ItemProcessor
-from ..types import ImageLike, Item, picture_key
-from .batching import cut_by_budget, endings_on
-from .suffixes import Suffix, Suffixes, in_common
+from ..types import ImageLike, Item, item_key, picture_key
+from .batching import cut_by_budget, suffixes_at_once, tokens_of
+from .cost import Cost, explained, total
+from .suffixes import Input, Suffixes, shared_length, suffixes_of
 
-Group: TypeAlias = tuple[tuple[int, ...], tuple[Suffix, ...]]
-
-_WORTH = 0.1  # share of the tokens that a shared beginning of texts must save
+_WORTH = 0.1  # share of the tokens that a shared prefix of texts must save
 _USUAL = (448, 448)  # the size that a picture is taken to have which is only made when it is needed
 
 
 @dataclass(frozen=True)
-class Cost:
-    """How much a way to compute some inputs asks of the model.
-
-    Args:
-        inputs: sequences that are pooled to a vector.
-        pictures: pictures that the vision tower sees.
-        tokens: tokens of the language model that mean something.
-        computed: these and the padding.
-    """
-
-    inputs: int
-    pictures: int
-    tokens: int
-    computed: int
-
-
-@dataclass(frozen=True)
 class Step:
-    """Inputs that are computed together, in groups of numbers of `EncodingPlan.items`.
+    """Inputs that are computed together, in groups of numbers of `EncodingPlan.inputs`.
 
-    With `tails`, one for each, those of a group have all before it in common, and share that. Without, they show the
-    same picture, at which the model may look once.
+    Those of a `shared` step's groups have all before their suffixes in common, and share that. In other steps those of
+    a group show the same picture, at which the model may look once.
     """
 
     groups: tuple[tuple[int, ...], ...]
-    tails: tuple[tuple[Suffix, ...], ...] = ()
+    shared: bool = False
+
+    @property
+    def numbers(self) -> list[int]:
+        """The inputs in the order in which their vectors come."""
+        return list(chain.from_iterable(self.groups))
+
+    def without(self, numbers: Collection[int]) -> Step:
+        """Return the step without some of its inputs."""
+        groups = (tuple(number for number in group if number not in numbers) for group in self.groups)
+        return Step(tuple(filter(None, groups)), self.shared)
 
 
 @dataclass(frozen=True)
@@ -55,240 +50,245 @@ class EncodingPlan:
     """The steps for a list of inputs.
 
     Args:
-        items: the different ones among them.
+        inputs: the different ones among them that can be embedded, as far as planning shows.
         places: where each of these stands in the list.
         steps: in the order of computing, the longest first.
         batch_size: pictures that are computed at once at most.
-        budget: tokens that are.
-        lost: why inputs cannot be embedded, by their places in the list; with None the first one is an error. What only
-            decoding shows comes in while the plan is carried out.
-        given: the work of computing the list as it is, in batches in its order, each padded to its longest.
-        planned: the work of the steps.
+        failures: why inputs of the list cannot be embedded, by their places in it.
+        skip_unreadable: whether what cannot be embedded is left out, or the first of it is an error.
+        given: the cost of computing the list as it is, in batches in its order, each padded to its longest.
+        planned: the cost of the steps.
     """
 
-    items: list[Item]
+    inputs: list[Input]
     places: list[list[int]]
     steps: list[Step]
     batch_size: int
-    budget: int
-    lost: dict[int, str] | None
+    failures: Mapping[int, str]
+    skip_unreadable: bool
     given: Cost
     planned: Cost
 
+    @property
+    def budget(self) -> int:
+        """Tokens that are computed at once at most, a longer input excepted."""
+        return tokens_of(self.batch_size)
+
     def __str__(self) -> str:
+        """Return a table of what the plan saves."""
         return explained(self.given, self.planned)
 
 
-def without(step: Step, numbers: Collection[int]) -> Step:
-    """The step without some of its inputs."""
-    kept = [[at for at, number in enumerate(group) if number not in numbers] for group in step.groups]
-    groups = tuple(tuple(group[at] for at in places) for group, places in zip(step.groups, kept, strict=True) if places)
-    tails = tuple(tuple(said[at] for at in places) for said, places in zip(step.tails, kept, strict=False) if places)
-    return Step(groups, tails)
-
-
-def explained(given: Cost, planned: Cost) -> str:
-    """A table of what a plan saves."""
-    names = {"inputs": "inputs", "pictures": "pictures seen", "tokens": "tokens", "computed": "tokens with padding"}
-    lines = [f"{'':14}" + "".join(f"{title:>22}" for title in names.values())]
-    for row, work in (("as given", given), ("planned", planned)):
-        lines.append(f"{row:14}" + "".join(f"{getattr(work, name):>22,}" for name in names))
-    ratios = [getattr(given, name) / max(getattr(planned, name), 1) for name in names]
-    lines.append(f"{'saved':14}" + "".join(f"{ratio:>20.2f} x" for ratio in ratios))
-    useful = planned.tokens / max(planned.computed, 1)
-    return "\n".join([*lines, f"{useful:.1%} of the tokens that are computed are no padding"])
-
-
 def plan(
-    inputs: Sequence[Item],
+    listed: Sequence[Item],
     items: ItemProcessor,
-    tails: Suffixes,
-    batch_size: int,
-    budget: int,
+    suffixes: Suffixes,
     pool: Executor,
+    *,
+    batch_size: int = 32,
     share: bool = True,
-    lost: dict[int, str] | None = None,
+    skip_unreadable: bool = False,
 ) -> EncodingPlan:
     """Plan the work on a list of inputs; pictures are looked at, not decoded.
 
     Args:
-        inputs: what to embed.
-        items, tails: of the model.
-        batch_size: pictures that are computed at once at most.
-        budget: tokens that are, a longer input excepted.
+        listed: what to embed.
+        items, suffixes: of the model.
         pool: where pictures are looked at.
+        batch_size: pictures that are computed at once at most; with them goes a budget of tokens.
         share: whether inputs that begin alike may share that part of the work.
-        lost: where to tell which inputs cannot be embedded, and why.
+        skip_unreadable: whether inputs that cannot be embedded are told in `EncodingPlan.failures`.
 
-    Without `lost`, raises ImageError for a picture that is missing or none, DataError for words that the model cannot
-    read.
+    Without `skip_unreadable`, raises ImageError for a picture that is missing or none, DataError for words that the
+    model cannot read.
     """
-    seen = _looked_at(inputs, items, pool, lost)
-    places: dict[Hashable, list[int]] = {}
-    for at, item in enumerate(inputs):
-        if lost and at in lost:
-            continue
-        pictures = tuple(seen[picture_key(image)][0] for image in item.images)
-        places.setdefault((item.role, item.text or item.words, item.words, pictures), []).append(at)
-    distinct = [inputs[rows[0]] for rows in places.values()]
-    words = items.tokens([items.render(item) for item in distinct])
-    lengths = [len(ids) + _shown(item, items, seen) for ids, item in zip(words, distinct, strict=True)]
-    groups = _groups(distinct, list(places), tails) if share else []
-    grouped = set(chain.from_iterable(group for group, _ in groups))
-    single = [number for number in range(len(distinct)) if number not in grouped]
-    shown = [number for number in single if distinct[number].images]
-    plain = [number for number in single if not distinct[number].images]
-    said = dict(zip(plain, tails([distinct[number] for number in plain]), strict=True)) if share else {}
-    parts = [
-        _on_pictures(groups, lengths, distinct, batch_size, budget),
-        *(
-            _pictures_alone(groups, distinct, lengths, batch_size, budget)
-            for groups in _by_picture(shown, distinct, list(places), items.family.reuses_features)
-        ),
-        _texts(plain, lengths, said, budget),
-    ]
-    steps = [step for part, _ in parts for step in part]
-    planned = total([work for _, work in parts])
-    all_lengths = [0] * len(inputs)
-    for rows, length in zip(places.values(), lengths, strict=True):
-        for at in rows:
-            all_lengths[at] = length
-    given = _as_given(inputs, all_lengths, batch_size)
-    return EncodingPlan(distinct, list(places.values()), steps, batch_size, budget, lost, given, planned)
+    alike, failures = _alike(listed, _glances(listed, pool, skip_unreadable), items, skip_unreadable)
+    inputs = _tokenised(alike, items, suffixes if share else None)
+    places = [same.places for same in alike]
+    steps = _steps(inputs, batch_size, items.family.reuses_features)
+    planned = total(_cost(step, inputs, tokens_of(batch_size)) for step in steps)
+    given = _cost_as_given(listed, inputs, places, batch_size)
+    return EncodingPlan(inputs, places, steps, batch_size, failures, skip_unreadable, given, planned)
 
 
-def _looked_at(
-    inputs: Sequence[Item], items: ItemProcessor, pool: Executor, lost: dict[int, str] | None
-) -> dict[Hashable, tuple[Hashable, tuple[int, int] | None]]:
-    """What `glance` tells of each picture; inputs that show a bad one, or say what the model cannot read, are lost."""
-    sources = {picture_key(image): image for item in inputs for image in item.images}
-    if lost is None:
-        return dict(zip(sources, pool.map(glance, sources.values()), strict=True))
-    told = dict(zip(sources, pool.map(_glance_or_why, sources.values()), strict=True))
-    for at, item in enumerate(inputs):
-        faults = [fault for image in item.images if isinstance(fault := told[picture_key(image)], str)]
-        try:
-            items.render(item)
-        except DataError as error:
-            faults.append(str(error))
-        if faults:
-            lost[at] = faults[0]
-    return {key: found for key, found in told.items() if not isinstance(found, str)}
+@dataclass(frozen=True)
+class _Alike:
+    """Inputs that are one to the model: what is known of their pictures, their rendered prompt, where they stand."""
+
+    item: Item
+    looks: list[Glance]
+    text: str
+    places: list[int]
 
 
-def _glance_or_why(image: ImageLike) -> tuple[Hashable, tuple[int, int] | None] | str:
+def _glances(listed: Sequence[Item], pool: Executor, skip: bool) -> dict[Hashable, Glance | ImageError]:
+    """Return what is known of each picture, by its name; with `skip` also why one cannot be read."""
+    sources = {picture_key(image): image for item in listed for image in item.images}
+    look = _glance_or_error if skip else glance
+    return dict(zip(sources, pool.map(look, sources.values()), strict=True))
+
+
+def _glance_or_error(image: ImageLike) -> Glance | ImageError:
     try:
         return glance(image)
     except ImageError as error:
-        return str(error)
+        return error
 
 
-def _shown(item: Item, items: ItemProcessor, seen: dict[Hashable, tuple[Hashable, tuple[int, int] | None]]) -> int:
-    """The tokens of an item's pictures."""
-    return sum(items.picture_tokens(*(seen[picture_key(image)][1] or _USUAL)) for image in item.images)
+def _alike(
+    listed: Sequence[Item], glances: Mapping[Hashable, Glance | ImageError], items: ItemProcessor, skip: bool
+) -> tuple[list[_Alike], dict[int, str]]:
+    """Return the different inputs, and with `skip` why others cannot be embedded, by their places."""
+    alike: dict[Hashable, _Alike] = {}
+    failures: dict[int, str] = {}
+    for place, item in enumerate(listed):
+        try:
+            looks = [_seen(glances[picture_key(image)]) for image in item.images]
+            key = item_key(item, _contents(looks))
+            if key not in alike:
+                alike[key] = _Alike(item, looks, items.render(item), [])
+            alike[key].places.append(place)
+        except (ImageError, DataError) as error:
+            if not skip:
+                raise
+            failures[place] = str(error)
+    return list(alike.values()), failures
 
 
-def _groups(distinct: Sequence[Item], keys: Sequence[Hashable], tails: Suffixes) -> list[Group]:
-    """The inputs that are not alone on their pictures."""
-    by_pictures: dict[Hashable, list[int]] = {}
-    for number, item in enumerate(distinct):
-        if item.images:
-            by_pictures.setdefault(keys[number][-1], []).append(number)  # type: ignore[index]
-    several = [number for numbers in by_pictures.values() if len(numbers) > 1 for number in numbers]
-    found: dict[Hashable, list[tuple[int, Suffix]]] = {}
-    for number, tail in zip(several, tails([distinct[number] for number in several]), strict=True):
-        if tail is not None:
-            found.setdefault((keys[number][-1], tail.head), []).append((number, tail))  # type: ignore[index]
-    return [(tuple(n for n, _ in group), tuple(t for _, t in group)) for group in found.values() if len(group) > 1]
+def _seen(look: Glance | ImageError) -> Glance:
+    if isinstance(look, ImageError):
+        raise look
+    return look
 
 
-def _on_pictures(
-    groups: list[Group], lengths: list[int], distinct: Sequence[Item], batch_size: int, budget: int
-) -> tuple[list[Step], Cost]:
-    """Inputs that share a picture."""
-    begun = [lengths[numbers[0]] - len(tails[0].tokens) + in_common(tails) for numbers, tails in groups]
-    order = sorted(range(len(groups)), key=lambda at: (-begun[at], -len(groups[at][0])))
-    steps, works = [], []
-    for part in cut_by_budget([begun[at] for at in order], budget, batch_size):
-        chosen = [groups[at] for at in order[part]]
-        steps.append(Step(tuple(numbers for numbers, _ in chosen), tuple(tails for _, tails in chosen)))
-        pictures = sum(len(distinct[numbers[0]].images) for numbers, _ in chosen)
-        works.append(_shared_work([begun[at] for at in order[part]], [tails for _, tails in chosen], pictures, budget))
-    return steps, total(works)
+def _contents(looks: Sequence[Glance]) -> tuple[Hashable, ...]:
+    return tuple(look.content for look in looks)
 
 
-def _by_picture(
-    numbers: list[int], distinct: Sequence[Item], keys: Sequence[Hashable], once: bool
-) -> tuple[list[list[int]], list[list[int]]]:
-    """Inputs that cannot share more, those on the same one picture together, and those on several, each by itself.
+def _tokenised(alike: Sequence[_Alike], items: ItemProcessor, suffixes: Suffixes | None) -> list[Input]:
+    """Return different inputs with their tokens; with `suffixes` also theirs, where another input may have the same in
+    front of its own: one on the same pictures, or any text."""
+    shown = Counter(_contents(same.looks) for same in alike)
+    inputs = []
+    for same, prompt in zip(alike, items.tokenise([same.text for same in alike]), strict=True):
+        pictures = _contents(same.looks)
+        may_share = not pictures or shown[pictures] > 1
+        suffix = suffixes(same.item, prompt) if suffixes and may_share else None
+        more = sum(items.picture_tokens(*(look.size or _USUAL)) for look in same.looks)
+        inputs.append(Input(same.item, pictures, prompt, suffix, len(prompt.tokens) + more))
+    return inputs
 
-    Apart, since a model that can look at a picture `once` for several rows tells rows by pictures.
-    """
-    ones: dict[Hashable, list[int]] = {}
-    several = []
+
+def _steps(inputs: Sequence[Input], batch_size: int, reuses_features: bool) -> list[Step]:
+    """Return the steps: pictures with several inputs, other pictures, texts."""
+    groups = _groups(inputs)
+    grouped = set(chain.from_iterable(groups))
+    single = [number for number in range(len(inputs)) if number not in grouped]
+    shown = [number for number in single if inputs[number].pictures]
+    texts = [number for number in single if not inputs[number].pictures]
+    # apart, since a model that can look at a picture once for several rows tells rows by pictures
+    on_one = [number for number in shown if len(inputs[number].pictures) == 1]
+    on_several = [(number,) for number in shown if len(inputs[number].pictures) > 1]
+    return [
+        *_sharing_pictures(groups, inputs, batch_size),
+        *_with_pictures(_by_picture(on_one, inputs, reuses_features), inputs, batch_size),
+        *_with_pictures(on_several, inputs, batch_size),
+        *_texts(texts, inputs, batch_size),
+    ]
+
+
+def _groups(inputs: Sequence[Input]) -> list[tuple[int, ...]]:
+    """Return the inputs that have their pictures and what stands in front of them in common with another."""
+    groups: dict[Hashable, list[int]] = {}
+    for number, one in enumerate(inputs):
+        if one.pictures and one.suffix:
+            groups.setdefault((one.pictures, one.suffix.prefix), []).append(number)
+    return [tuple(numbers) for numbers in groups.values() if len(numbers) > 1]
+
+
+def _sharing_pictures(groups: Sequence[tuple[int, ...]], inputs: Sequence[Input], batch_size: int) -> Iterator[Step]:
+    """Yield the steps of inputs that share a prefix with pictures."""
+    prefix = {group: _prefix_length([inputs[number] for number in group]) for group in groups}
+    order = sorted(groups, key=lambda group: (-prefix[group], -len(group)))
+    for part in cut_by_budget([prefix[group] for group in order], tokens_of(batch_size), batch_size):
+        yield Step(tuple(order[part]), shared=True)
+
+
+def _by_picture(numbers: Sequence[int], inputs: Sequence[Input], reuses_features: bool) -> list[tuple[int, ...]]:
+    """Return inputs on one picture each, those on the same one together if the model can look at it once for all."""
+    if not reuses_features:
+        return [(number,) for number in numbers]
+    groups: dict[Hashable, list[int]] = {}
     for number in numbers:
-        if len(distinct[number].images) == 1:
-            ones.setdefault(keys[number][-1] if once else number, []).append(number)  # type: ignore[index]
+        groups.setdefault(inputs[number].pictures, []).append(number)
+    return list(map(tuple, groups.values()))
+
+
+def _with_pictures(groups: Sequence[tuple[int, ...]], inputs: Sequence[Input], batch_size: int) -> Iterator[Step]:
+    """Yield the steps of inputs that share nothing but perhaps a picture; a group is cut where a batch ends."""
+    longest = {group: max(inputs[number].length for number in group) for group in groups}
+    groups = sorted(groups, key=lambda group: -longest[group])
+    group_of = {number: group for group in groups for number in group}
+    order = list(group_of)
+    for part in cut_by_budget([longest[group_of[number]] for number in order], tokens_of(batch_size), batch_size):
+        yield Step(tuple(tuple(together) for _, together in groupby(order[part], key=group_of.__getitem__)))
+
+
+def _texts(numbers: Sequence[int], inputs: Sequence[Input], batch_size: int) -> Iterator[Step]:
+    """Yield the steps of words alone, which share what the template says in front, a system prompt, where that is worth
+    a pass of its own."""
+    order = sorted(numbers, key=lambda number: -inputs[number].length)
+    for part in cut_by_budget([inputs[number].length for number in order], tokens_of(batch_size)):
+        chosen = order[part]
+        if _worth_sharing([inputs[number] for number in chosen]):
+            yield Step((tuple(chosen),), shared=True)
         else:
-            several.append([number])
-    return list(ones.values()), several
+            yield Step(tuple((number,) for number in chosen))
 
 
-def _pictures_alone(
-    groups: list[list[int]], distinct: Sequence[Item], lengths: list[int], batch_size: int, budget: int
-) -> tuple[list[Step], Cost]:
-    """Inputs that share nothing but perhaps a picture; a group is cut where a batch ends."""
-    steps, works = [], []
-    longest = {number: max(lengths[other] for other in group) for group in groups for number in group}
-    order = [number for group in sorted(groups, key=lambda group: -longest[group[0]]) for number in group]
-    home = {number: group[0] for group in groups for number in group}
-    for part in cut_by_budget([longest[number] for number in order], budget, batch_size):
-        chosen = [tuple(group) for _, group in groupby(order[part], key=home.__getitem__)]
-        steps.append(Step(tuple(chosen)))
-        pictures = sum(len(distinct[group[0]].images) for group in chosen)
-        works.append(_plain_work([lengths[number] for number in order[part]], pictures))
-    return steps, total(works)
+def _worth_sharing(texts: Sequence[Input]) -> bool:
+    suffixes = suffixes_of(texts)
+    if len(suffixes) < len(texts):
+        return False
+    return shared_length(suffixes) * (len(texts) - 1) > _WORTH * sum(text.length for text in texts)
 
 
-def _texts(
-    numbers: list[int], lengths: list[int], tails: dict[int, Suffix | None], budget: int
-) -> tuple[list[Step], Cost]:
-    """Words alone, which share what the template says in front, a system prompt, where that is worth a pass."""
-    steps, works = [], []
-    for chosen in _by_length(numbers, lengths, budget):
-        said = tuple(tail for number in chosen if (tail := tails.get(number)))
-        alike = in_common(said) if len(said) == len(chosen) else 0
-        if alike * (len(chosen) - 1) > _WORTH * sum(lengths[number] for number in chosen):
-            steps.append(Step((tuple(chosen),), (said,)))
-            works.append(_shared_work([alike], [said], 0, budget))
-        else:
-            steps.append(Step(tuple((number,) for number in chosen)))
-            works.append(_plain_work([lengths[number] for number in chosen], 0))
-    return steps, total(works)
+def _prefix_length(group: Sequence[Input]) -> int:
+    """Return how many tokens the inputs of a group have in common, pictures included."""
+    suffixes = suffixes_of(group)
+    pictures = group[0].length - len(suffixes[0].tokens) if group[0].pictures else 0
+    return pictures + shared_length(suffixes)
 
 
-def _by_length(numbers: list[int], lengths: list[int], budget: int, most: int | None = None) -> Iterator[list[int]]:
-    order = sorted(numbers, key=lambda number: -lengths[number])
-    yield from (order[part] for part in cut_by_budget([lengths[number] for number in order], budget, most))
-
-
-def _shared_work(begun: list[int], tails: Sequence[tuple[Suffix, ...]], pictures: int, budget: int) -> Cost:
-    own = sorted((len(tail.tokens) - in_common(said) for said in tails for tail in said), reverse=True)
-    parts = cut_by_budget(own, budget, endings_on(max(begun), budget))
-    padded = max(begun) * len(begun) + sum(own[part][0] * len(own[part]) for part in parts)
-    return Cost(len(own), pictures, sum(begun) + sum(own), padded)
-
-
-def _plain_work(lengths: list[int], pictures: int) -> Cost:
+def _cost(step: Step, inputs: Sequence[Input], budget: int) -> Cost:
+    """Return the cost of a step."""
+    groups = [[inputs[number] for number in group] for group in step.groups]
+    pictures = sum(len(group[0].pictures) for group in groups)
+    if step.shared:
+        return _shared_cost(groups, pictures, budget)
+    lengths = [inputs[number].length for number in step.numbers]
     return Cost(len(lengths), pictures, sum(lengths), max(lengths) * len(lengths))
 
 
-def _as_given(inputs: Sequence[Item], lengths: list[int], size: int) -> Cost:
+def _shared_cost(groups: Sequence[Sequence[Input]], pictures: int, budget: int) -> Cost:
+    prefixes = [_prefix_length(group) for group in groups]
+    own: list[int] = []
+    for group in groups:
+        suffixes = suffixes_of(group)
+        shared = shared_length(suffixes)
+        own += [len(suffix.tokens) - shared for suffix in suffixes]
+    own.sort(reverse=True)
+    parts = cut_by_budget(own, budget, suffixes_at_once(max(prefixes), budget))
+    computed = max(prefixes) * len(prefixes) + sum(own[part][0] * len(own[part]) for part in parts)
+    return Cost(len(own), pictures, sum(prefixes) + sum(own), computed)
+
+
+def _cost_as_given(listed: Sequence[Item], inputs: Sequence[Input], places: Sequence[Sequence[int]], size: int) -> Cost:
+    """Return the cost of a list in batches of so many in its order; what cannot be embedded has no tokens."""
+    lengths = [0] * len(listed)
+    for one, same in zip(inputs, places, strict=True):
+        for place in same:
+            lengths[place] = one.length
     batches = [lengths[at : at + size] for at in range(0, len(lengths), size)]
-    padded = sum(max(batch) * len(batch) for batch in batches)
-    return Cost(len(inputs), sum(len(item.images) for item in inputs), sum(lengths), padded)
-
-
-def total(works: Sequence[Cost]) -> Cost:
-    """All of these together."""
-    return Cost(*(sum(getattr(work, name) for work in works) for name in Cost.__dataclass_fields__))
+    computed = sum(max(batch) * len(batch) for batch in batches)
+    return Cost(len(listed), sum(len(item.images) for item in listed), sum(lengths), computed)

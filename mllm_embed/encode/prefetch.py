@@ -1,16 +1,16 @@
 """From the steps of a plan to model input, while the model computes the steps before.
 
-Pictures are decoded in several threads. One thread tokenises and calls the processor: a tokenizer serves one at a time.
+Pictures are decoded in several threads. One thread calls the processor: a tokenizer serves one at a time.
 """
 
 from __future__ import annotations
 
 import os
 from collections import deque
-from collections.abc import Iterator
+from collections.abc import Iterator, Sequence
 from concurrent.futures import Executor, Future, ThreadPoolExecutor
-from dataclasses import replace
-from itertools import accumulate, chain
+from dataclasses import dataclass, field, replace
+from itertools import chain
 from typing import TypeAlias
 
 import torch
@@ -21,80 +21,108 @@ from ..errors import DataError, ImageError
 from ..inputs.images import load_image
 from ..inputs.item_processor import ItemProcessor
 from ..model.prefix_cache import SharedBatch
-from ..types import Item
-from .planning import EncodingPlan, Step, without
-from .suffixes import shared_batch
+from .planning import EncodingPlan, Step
+from .shared_batch import shared_batch
+from .suffixes import Input
 
 AHEAD = 2  # steps whose input is in memory before its turn, with their pictures
 THREADS = min(os.cpu_count() or 1, 16)
 ModelInput: TypeAlias = dict[str, Tensor] | SharedBatch
-DecodedPictures: TypeAlias = dict[int, list[Future[Image.Image]]]
+DecodedPictures: TypeAlias = list[list[Future[Image.Image]]]  # of each group of a step
 
 
-def prepared(work: EncodingPlan, items: ItemProcessor) -> Iterator[tuple[Step, ModelInput]]:
-    """The steps in their order with their model input.
+@dataclass(frozen=True)
+class Batch:
+    """A step's model input.
 
-    Inputs that cannot be read are noted in `work.lost`, and their step comes without them; raises ImageError or
-    DataError for the first where that is None.
+    Args:
+        numbers: the inputs of the plan whose vectors it gives, in order.
+        model_input: None where none of the step's inputs can be read.
+        failures: why others of the step cannot be read, by their numbers.
+    """
+
+    numbers: list[int]
+    model_input: ModelInput | None
+    failures: dict[int, str] = field(default_factory=dict)
+
+
+def prefetch(plan: EncodingPlan, items: ItemProcessor) -> Iterator[Batch]:
+    """Yield the steps of a plan in their order as model input; AHEAD of them are made before their turn.
+
+    Raises ImageError or DataError for the first input that cannot be read, unless the plan skips such inputs.
     """
     with ThreadPoolExecutor(THREADS, "decode") as decoders, ThreadPoolExecutor(1, "prepare") as pool:
-        jobs: deque[Future[tuple[Step, ModelInput] | None]] = deque()
+        jobs: deque[Future[Batch]] = deque()
         try:
-            for step in work.steps:
-                jobs.append(pool.submit(_prepare, work, items, step, _decoding(work, step, decoders)))
-                if len(jobs) > AHEAD and (made := jobs.popleft().result()):
-                    yield made
+            for step in plan.steps:
+                jobs.append(pool.submit(_batch, plan, items, step, _decoding(plan, step, decoders)))
+                if len(jobs) > AHEAD:
+                    yield jobs.popleft().result()
             while jobs:
-                if made := jobs.popleft().result():
-                    yield made
+                yield jobs.popleft().result()
         finally:
             pool.shutdown(cancel_futures=True)
             decoders.shutdown(cancel_futures=True)
 
 
-def _decoding(work: EncodingPlan, step: Step, decoders: Executor) -> DecodedPictures:
-    """The pictures of a step on their way, by the number of the first input that shows them."""
-    first = [group[0] for group in step.groups]
-    return {number: [decoders.submit(load_image, image) for image in work.items[number].images] for number in first}
+def _decoding(plan: EncodingPlan, step: Step, decoders: Executor) -> DecodedPictures:
+    """Start to decode the pictures of each group."""
+    first = [plan.inputs[group[0]].item for group in step.groups]
+    return [list(map(decoders.submit, [load_image] * len(item.images), item.images)) for item in first]
 
 
-def _prepare(
-    work: EncodingPlan, items: ItemProcessor, step: Step, pictures: DecodedPictures
-) -> tuple[Step, ModelInput] | None:
+def _batch(plan: EncodingPlan, items: ItemProcessor, step: Step, pictures: DecodedPictures) -> Batch:
     try:
-        return step, _input(work, items, step, pictures)
+        decoded = [[picture.result() for picture in group] for group in pictures]
+        return Batch(step.numbers, _model_input(plan, items, step, decoded))
     except (ImageError, DataError):
-        bad = {} if work.lost is None else _unreadable(work, items, step)
-        if not bad:
-            return step, _input(work, items, step, {})  # which fails again, and names the picture by its path
-        work.lost.update({place: why for number, why in bad.items() for place in work.places[number]})
-        left = without(step, bad)
-        return (left, _input(work, items, left, {})) if left.groups else None
+        failures = _unreadable(plan, items, step) if plan.skip_unreadable else {}
+        if not failures:
+            return Batch(
+                step.numbers, _model_input(plan, items, step)
+            )  # fails again, and names the picture by its path
+        rest = step.without(failures)
+        return Batch(rest.numbers, _model_input(plan, items, rest) if rest.groups else None, failures)
 
 
-def _input(work: EncodingPlan, items: ItemProcessor, step: Step, pictures: DecodedPictures) -> ModelInput:
-    def ready(number: int) -> Item:
-        item, shown = work.items[number], pictures.get(number)
-        return replace(item, image=[picture.result() for picture in shown]) if shown else item
+def _model_input(
+    plan: EncodingPlan, items: ItemProcessor, step: Step, pictures: Sequence[list[Image.Image]] | None = None
+) -> ModelInput:
+    """Return a step's model input; `pictures` are those of each group, where they are decoded."""
+    groups = [[plan.inputs[number] for number in group] for group in step.groups]
+    if pictures is not None:
+        groups = [_showing(group, shown) for group, shown in zip(groups, pictures, strict=True)]
+    batch = shared_batch(items, groups, plan.budget) if step.shared else None
+    return _plain_batch(items, groups) if batch is None else batch
 
-    groups = [[ready(number) for number in group] for group in step.groups]
-    shared = shared_batch(items, groups, step.tails, work.budget) if step.tails else None
-    if shared is not None:
-        return shared
-    batch = items(list(chain.from_iterable(groups)))
-    if items.family.reuses_features and len(groups) < sum(map(len, groups)):
-        sizes = [len(group) for group in groups]
-        firsts = [start for start, size in zip(accumulate([0, *sizes]), sizes, strict=False) for _ in range(size)]
-        batch["first_shown"] = torch.tensor(firsts)
+
+def _showing(group: Sequence[Input], pictures: list[Image.Image]) -> list[Input]:
+    """Return a group's inputs with its pictures decoded."""
+    return [replace(one, item=replace(one.item, image=pictures)) for one in group] if pictures else list(group)
+
+
+def _plain_batch(items: ItemProcessor, groups: Sequence[Sequence[Input]]) -> dict[str, Tensor]:
+    inputs = list(chain.from_iterable(groups))
+    batch = items([one.item for one in inputs], [one.prompt for one in inputs])
+    if items.family.reuses_features and len(groups) < len(inputs):
+        batch["first_shown"] = torch.tensor(_first_of_group(groups))
     return batch
 
 
-def _unreadable(work: EncodingPlan, items: ItemProcessor, step: Step) -> dict[int, str]:
-    """Which of a step's inputs cannot be read, and why."""
-    bad = {}
-    for number in chain.from_iterable(step.groups):
+def _first_of_group(groups: Sequence[Sequence[Input]]) -> list[int]:
+    """Return for each input the row of the first one of its group, which shows the same picture."""
+    rows: list[int] = []
+    for group in groups:
+        rows += [len(rows)] * len(group)
+    return rows
+
+
+def _unreadable(plan: EncodingPlan, items: ItemProcessor, step: Step) -> dict[int, str]:
+    """Return which of a step's inputs cannot be read, and why."""
+    failures = {}
+    for number in step.numbers:
         try:
-            items.prepared(work.items[number])
+            items.prepared(plan.inputs[number].item)
         except (ImageError, DataError) as error:
-            bad[number] = str(error)
-    return bad
+            failures[number] = str(error)
+    return failures

@@ -1,4 +1,7 @@
-"""The one door for pixels: every picture that the library reads comes through `load_image`."""
+"""Reading pictures: every picture that the library embeds comes through `load_image`.
+
+`glance` and `content_key` tell pictures apart by their content, `name_of` says what a message calls one.
+"""
 
 from __future__ import annotations
 
@@ -8,6 +11,7 @@ import os
 from collections.abc import Hashable, Iterator
 from contextlib import contextmanager
 from pathlib import Path
+from typing import NamedTuple
 
 from PIL import ExifTags, Image, ImageOps
 
@@ -18,10 +22,22 @@ FORMATS = ("JPEG", "PNG", "WEBP", "BMP", "GIF")
 MAX_PIXELS = 50_000_000
 
 
-def load_image(source: ImageLike, max_pixels: int = MAX_PIXELS) -> Image.Image:
-    """Read a picture as upright RGB: first frame, EXIF rotation applied, transparency over white.
+class Glance(NamedTuple):
+    """A picture as far as it is known before it is decoded.
 
-    The size is checked before anything is decoded. Only the formats in FORMATS are opened; URLs are not fetched.
+    Args:
+        content: equal for pictures of one content.
+        size: upright width and height in pixels; None for a picture that is made when it is needed.
+    """
+
+    content: Hashable
+    size: tuple[int, int] | None
+
+
+def load_image(source: ImageLike, max_pixels: int = MAX_PIXELS) -> Image.Image:
+    """Return a picture as upright RGB: first frame, EXIF rotation applied, transparency over white.
+
+    Only the formats in FORMATS are opened; URLs are not fetched.
 
     Raises ImageError, naming the file, for a missing path, a folder, a URL, an unreadable or truncated picture, an
     unknown format, and more than `max_pixels` pixels.
@@ -38,9 +54,10 @@ def load_image(source: ImageLike, max_pixels: int = MAX_PIXELS) -> Image.Image:
 
 @contextmanager
 def _opened(stream: io.BytesIO, name: str, max_pixels: int = MAX_PIXELS) -> Iterator[Image.Image]:
-    """A picture's header is read; what goes wrong with it, then or within, becomes an ImageError."""
+    """Open a picture, whose header is read; whatever goes wrong with it, here or within, becomes an ImageError."""
     try:
         with Image.open(stream, formats=FORMATS) as picture:
+            # before anything is decoded: a small file may hold gigabytes of pixels
             if picture.width * picture.height > max_pixels:
                 raise ImageError(
                     f"{name} has {picture.width} x {picture.height} pixels, over the limit of {max_pixels:,}"
@@ -55,36 +72,38 @@ def _opened(stream: io.BytesIO, name: str, max_pixels: int = MAX_PIXELS) -> Iter
 
 
 def name_of(source: ImageLike) -> str:
-    """What a message calls a picture."""
+    """Return what a message calls a picture."""
     if isinstance(source, bytes):
         return "the given bytes"
     return "the given picture" if isinstance(source, Image.Image) else str(source)
 
 
 def content_key(source: ImageLike) -> str:
-    """A sha256 that equal pictures share: of the file's bytes, or of the size and pixels of a PIL picture."""
+    """Return a sha256 that equal pictures share: of the file's bytes, or of the size and pixels of a PIL picture.
+
+    Raises ImageError as `load_image` does, for what shows without decoding.
+    """
     if isinstance(source, (Image.Image, ImageSource)):
         picture = load_image(source)
         return hashlib.sha256(repr(picture.size).encode() + picture.tobytes()).hexdigest()
     return hashlib.sha256(_stream(source, name_of(source)).getvalue()).hexdigest()
 
 
-def glance(source: ImageLike) -> tuple[Hashable, tuple[int, int] | None]:
-    """What tells a picture's content from others', and its upright width and height; nothing is decoded.
+def glance(source: ImageLike) -> Glance:
+    """Return what is known of a picture without decoding it.
 
-    A picture that is made when it is needed is told by itself, and its size is not known. Raises ImageError as
-    `load_image` does, except for what only decoding shows.
+    Raises ImageError as `load_image` does, except for what only decoding shows.
     """
-    if isinstance(source, ImageSource):
-        return source, None
     if isinstance(source, Image.Image):
-        return content_key(source), source.size
+        return Glance(content_key(source), source.size)
+    if isinstance(source, ImageSource):
+        return Glance(source, None)  # its content would have to be made; equal sources give equal pictures
     name = name_of(source)
     stream = _stream(source, name)
     with _opened(stream, name) as picture:
-        turned = picture.getexif().get(ExifTags.Base.Orientation, 1) > 4
+        turned = picture.getexif().get(ExifTags.Base.Orientation, 1) > 4  # those four lie on their side
         size = (picture.height, picture.width) if turned else (picture.width, picture.height)
-    return hashlib.sha256(stream.getbuffer()).hexdigest(), size
+    return Glance(hashlib.sha256(stream.getbuffer()).hexdigest(), size)
 
 
 def _stream(source: str | os.PathLike[str] | bytes, name: str) -> io.BytesIO:

@@ -3,14 +3,15 @@
 from __future__ import annotations
 
 import re
-from collections.abc import Sequence
-from dataclasses import replace
-from functools import cache
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass, replace
+from functools import cache, cached_property
 from typing import Any
 
 import torch
 from PIL import Image
 from torch import Tensor
+from torch.nn.utils.rnn import pad_sequence
 
 from ..errors import DataError
 from ..model.families import Family
@@ -21,47 +22,67 @@ from .prompts import INSTRUCTION, MARKS, TEXT, PromptSet, render
 _STEP = 32  # pixels by which sizes are told apart where only trying tells how many tokens a picture becomes
 
 
+@dataclass(frozen=True)
+class Prompt:
+    """A role's prompt with an item's words in it.
+
+    Args:
+        text: as the processor takes it, with a placeholder for each picture.
+        tokens: as the tokenizer alone makes them; a picture's placeholder counts as one.
+    """
+
+    text: str
+    tokens: tuple[int, ...]
+
+
 class ItemProcessor:
-    """Calls a Hugging Face processor on items; those with pictures and those without apart."""
+    """A Hugging Face processor that is called on items; those with pictures and those without apart."""
 
     def __init__(self, processor: Any, prompts: PromptSet, family: Family | None = None, content: bool = False):
-        """Items of a model of `family`, by default an ordinary one.
+        """Wrap the processor of a model of `family`, by default an ordinary one; it pads on the left from now on.
 
         With `content` batches get a `content_mask`: which tokens are the picture's and the user's words.
         """
         self.processor, self.prompts, self.content = processor, prompts, content
         self.family = family or Family()
         processor.tokenizer.padding_side = "left"
-        named = (getattr(processor, name, None) for name in ("image_token", "video_token"))
-        tokens = {*named, *processor.tokenizer.convert_ids_to_tokens(processor.image_token_ids)}
-        self.placeholders = sorted(token for token in tokens if token)
-        self._bare = cache(self._bare_tail)
+        self.placeholders = _placeholders(processor)
+        self._bare = cache(self._without_any_words)
         self._picture_tokens = cache(self._tokens_of_pictures)
         # rendered once a role, since a jinja template costs more than the tokens of a short text
         self._template = cache(lambda role, images: render(processor, prompts, role, images))
         bos = processor.tokenizer.bos_token
+        # a template that writes the start token itself must not get a second one
         self._add_special_tokens = not (bos and self._template("text", 0).startswith(bos))
 
-    def __call__(self, items: Sequence[Item]) -> dict[str, Tensor]:
-        """Items -> input_ids and attention_mask [B, L], pixels where there are pictures, and what the family adds.
+    def __call__(self, items: Sequence[Item], prompts: Sequence[Prompt | None] | None = None) -> dict[str, Tensor]:
+        """Return items as input_ids and attention_mask [B, L] int64, pixels where there are pictures, and what the
+        family adds.
 
-        Either all items have pictures or none has, since processors differ in what they make of a mixture. Raises
-        ImageError for an unreadable picture, DataError for a mixture and for words that hold the model's image token.
+        Either all items have pictures or none has, since processors differ in what they make of a mixture. `prompts`
+        are those of the items, where they are known: texts whose tokens are known are not tokenised again. Prompts with
+        pictures go to the processor, which alone knows how many placeholders their pictures take.
+
+        Raises ImageError for an unreadable picture, DataError for a mixture, for a picture that the model cannot take
+        and for words that hold its image token.
         """
-        texts = [self.render(item) for item in items]
+        known = prompts or [None] * len(items)
         pictures = [[load_image(image) for image in item.images] for item in items]
         if any(pictures) != all(pictures):
             raise DataError("a batch holds inputs with and without pictures; process the two kinds apart")
-        try:
-            batch = self.batch(texts, pictures)
-        except (ValueError, TypeError) as error:
-            raise self._named(items, texts, pictures) or error from error
+        tokens = [prompt.tokens for prompt in known if prompt]
+        if len(tokens) == len(items) and not any(pictures) and self._added_to_texts is not None:
+            batch = self._padded(tokens, self._added_to_texts)
+        else:
+            texts = [prompt.text if prompt else self.render(item) for item, prompt in zip(items, known, strict=True)]
+            batch = self._processed(items, texts, pictures)
         if self.content:
             batch["content_mask"] = self._content_mask(items, batch)
         return batch
 
     def batch(self, texts: list[str], pictures: list[list[Image.Image]]) -> dict[str, Tensor]:
-        """Rendered prompts and the pictures of each -> model input, left-padded; all have pictures or none has."""
+        """Return rendered prompts and the pictures of each as model input, left-padded: input_ids and attention_mask
+        [B, L] int64, and what else the processor makes. All have pictures or none has."""
         options = {"padding": True, "return_tensors": "pt", "add_special_tokens": self._add_special_tokens}
         if not any(pictures) and self.family.texts_apart:
             types = "token_type_ids" in self.processor.model_input_names
@@ -70,54 +91,37 @@ class ItemProcessor:
         batch.pop("labels", None)  # PaliGemma's makes them without being asked
         return batch
 
-    def _content_mask(self, items: Sequence[Item], batch: dict[str, Tensor]) -> Tensor:
-        """[B, L] int64 of a left-padded batch: `content_of` each row."""
-        mask = torch.zeros_like(batch["input_ids"])
-        for row, (item, real) in enumerate(zip(items, batch["attention_mask"].bool(), strict=True)):
-            mask[row, real] = self.content_of(item, batch["input_ids"][row, real])
-        return mask
-
     def content_of(self, item: Item, ids: Tensor) -> Tensor:
-        """[T] int64 for the tokens [T] of an item: 1 for a picture's and for the words, which are what the prompt alone
-        does not hold."""
-        mask = (
-            torch.isin(ids, torch.tensor(self.processor.image_token_ids))
-            if item.images
-            else torch.zeros_like(ids).bool()
-        )
-        tail = _after_pictures(ids, mask).tolist()
+        """Return [T] int64 for the tokens [T] of an item: 1 for a picture's and for the words, which are what the
+        prompt alone does not hold."""
+        shown = self._shown(item.images, ids)
+        suffix = _after_last(ids, shown).tolist()
+        start = len(ids) - len(suffix)
+        mask = shown.clone()
         for bare in self._without_words(item):
-            start, end = _inserted(tail, bare)
-            mask[len(ids) - len(tail) + start : len(ids) - len(tail) + end] = True
+            first, last = _inserted(suffix, bare)
+            mask[start + first : start + last] = True
         return mask.long()
 
-    def _without_words(self, item: Item) -> list[list[int]]:
-        """The tokens after the last picture of the item's prompt without its words, or without each of its two."""
-        marks = MARKS.get(item.role, ())
-        if len(marks) < 2:
-            return [self._bare(item.role, len(item.images))]
-        given = {TEXT: item.text, INSTRUCTION: item.words}
-        texts = [self.filled(item.role, 0, {**given, mark: ""}) for mark in marks]
-        return [self.batch([text], [[]])["input_ids"][0].tolist() for text in texts]
-
     def prepared(self, item: Item) -> tuple[Item, int]:
-        """The item with its pictures decoded, and how many tokens it will take.
+        """Return the item with its pictures decoded, and how many tokens it takes.
 
         Raises ImageError for an unreadable picture, DataError for one that this model cannot take and for words that
         hold its image token.
         """
         pictures = [load_image(image) for image in item.images]
-        words = self.render(item)
+        text = self.render(item)
         if not pictures:
-            return item, self.batch([words], [[]])["input_ids"].shape[1]
+            return item, self.batch([text], [[]])["input_ids"].shape[1]
         try:
             more = self._picture_tokens(tuple(picture.size for picture in pictures))
         except (ValueError, TypeError) as error:
-            raise self._named([item], [words], [pictures]) or error from error
-        return replace(item, image=pictures), len(self.tokens([words])[0]) + more
+            raise self._named([item], [text], [pictures]) or error from error
+        return replace(item, image=pictures), len(self.tokens([text])[0]) + more
 
     def picture_tokens(self, width: int, height: int) -> int:
-        """About how many tokens a picture becomes; by the processor's own arithmetic where it has one that works."""
+        """Return about how many tokens a picture of so many pixels becomes, by the processor's own arithmetic where it
+        has one that works."""
         try:
             try:
                 counted = self.processor._get_num_multimodal_tokens(image_sizes=[(height, width)])
@@ -125,40 +129,74 @@ class ItemProcessor:
             except (AttributeError, TypeError, KeyError):  # LLaVA's, say, fails where the tower crops nothing
                 across, down = (max(side // _STEP, 1) * _STEP for side in (width, height))
                 return self._picture_tokens(((across, down),))
-        except (ValueError, TypeError):  # a picture that the model cannot take: who reads it is told so
+        except (ValueError, TypeError):  # a picture that the model cannot take: reading it raises the error
             return 0
 
-    def _tokens_of_pictures(self, sizes: tuple[tuple[int, int], ...]) -> int:
-        text = self.filled("image", len(sizes), {})
-        batch = self.batch([text], [[Image.new("RGB", size) for size in sizes]])
-        return batch["input_ids"].shape[1] - len(self.tokens([text])[0])
+    def tokenise(self, texts: Sequence[str]) -> list[Prompt]:
+        """Return rendered prompts with their tokens; texts that are equal, as of pictures alone, are tokenised once."""
+        distinct = list(dict.fromkeys(texts))
+        prompts = {text: Prompt(text, tuple(ids)) for text, ids in zip(distinct, self.tokens(distinct), strict=True)}
+        return [prompts[text] for text in texts]
 
     def tokens(self, texts: Sequence[str]) -> list[list[int]]:
-        """The tokens of rendered prompts, a picture's placeholder counting as one."""
+        """Return the tokens of rendered prompts; a picture's placeholder counts as one."""
         if not texts:
             return []  # which a tokenizer does not take
         return self.processor.tokenizer(list(texts), add_special_tokens=self._add_special_tokens)["input_ids"]
 
-    def tail(self, text: str, pictures: list[Image.Image]) -> list[int]:
-        """The tokens after the last picture of a rendered prompt, as the processor makes them."""
+    def processed_suffix(self, text: str, pictures: list[Image.Image]) -> list[int]:
+        """Return the tokens after the last picture of a rendered prompt, or all, as the processor makes them."""
         batch = self.batch([text], [pictures])
-        ids, real = batch["input_ids"][0], batch["attention_mask"][0].bool()
-        shown = torch.isin(ids, torch.tensor(self.processor.image_token_ids)) if pictures else ~real
-        return _after_pictures(ids, shown).tolist()
+        ids = batch["input_ids"][0][batch["attention_mask"][0].bool()]
+        return _after_last(ids, self._shown(pictures, ids)).tolist()
 
     def render(self, item: Item) -> str:
-        """The whole prompt of an item as the tokenizer gets it, with the placeholders of its pictures."""
-        return self.filled(item.role, len(item.images), {TEXT: item.text or item.words, INSTRUCTION: item.words})
+        """Return the whole prompt of an item as the tokenizer gets it, with the placeholders of its pictures.
 
-    def filled(self, role: Role, images: int, words: dict[str, str | None]) -> str:
-        """A role's whole prompt with words in the place of its marks."""
-        marks = "|".join(map(re.escape, MARKS.get(role, ())))
-        template = self._template(role, images)
+        Raises DataError for words that hold the model's image token.
+        """
+        words = {TEXT: item.text or item.words or "", INSTRUCTION: item.words or ""}
+        return self.filled(item.role, len(item.images), words)
+
+    def filled(self, role: Role, images: int, words: Mapping[str, str]) -> str:
+        """Return a role's whole prompt with words in the place of its marks."""
+        template, marks = self._template(role, images), MARKS[role]
+        if not marks:
+            return template
         # in one pass, since the user's words may hold a mark
-        return re.sub(marks, lambda mark: self._checked(words[mark[0]]), template) if marks else template
+        return re.sub("|".join(map(re.escape, marks)), lambda mark: self._checked(words[mark[0]]), template)
+
+    @cached_property
+    def _added_to_texts(self) -> dict[str, torch.dtype] | None:
+        """What the processor gives texts beside ids and mask, always zeros [B, L]; None where that is not so, or where
+        it makes other tokens of a text than the tokenizer."""
+        text = self.filled("text", 0, {TEXT: "a"})
+        batch = self.batch([text], [[]])
+        ids, mask = batch.pop("input_ids"), batch.pop("attention_mask")
+        zeros = all(tensor.shape == ids.shape and not tensor.any() for tensor in batch.values())
+        if not zeros or not mask.all() or ids.tolist() != self.tokens([text]):
+            return None
+        return {name: tensor.dtype for name, tensor in batch.items()}
+
+    def _padded(self, rows: Sequence[Sequence[int]], added: Mapping[str, torch.dtype]) -> dict[str, Tensor]:
+        """Return the tokens of texts as `batch` lays them out."""
+        pad = self.processor.tokenizer.pad_token_id
+        ids = pad_sequence(list(map(torch.tensor, rows)), batch_first=True, padding_value=pad, padding_side="left")
+        padding = ids.shape[1] - torch.tensor(list(map(len, rows)))
+        mask = (torch.arange(ids.shape[1]) >= padding[:, None]).long()
+        zeros = {name: torch.zeros(ids.shape, dtype=dtype) for name, dtype in added.items()}
+        return {"input_ids": ids, "attention_mask": mask, **zeros}
+
+    def _processed(
+        self, items: Sequence[Item], texts: list[str], pictures: list[list[Image.Image]]
+    ) -> dict[str, Tensor]:
+        try:
+            return self.batch(texts, pictures)
+        except (ValueError, TypeError) as error:
+            raise self._named(items, texts, pictures) or error from error
 
     def _named(self, items: Sequence[Item], texts: list[str], pictures: list[list[Image.Image]]) -> DataError | None:
-        """The error of the first input that the processor refuses by itself."""
+        """Return the error of the first input that the processor refuses by itself."""
         for item, text, shown in zip(items, texts, pictures, strict=True):
             try:
                 self.batch([text], [shown])
@@ -167,26 +205,65 @@ class ItemProcessor:
                 return DataError(f"{what} cannot be read by this model: {str(error).strip().splitlines()[0]}")
         return None
 
+    def _content_mask(self, items: Sequence[Item], batch: dict[str, Tensor]) -> Tensor:
+        """Return [B, L] int64 of a left-padded batch: `content_of` each row."""
+        mask = torch.zeros_like(batch["input_ids"])
+        for row, (item, real) in enumerate(zip(items, batch["attention_mask"].bool(), strict=True)):
+            mask[row, real] = self.content_of(item, batch["input_ids"][row, real])
+        return mask
+
+    def _without_words(self, item: Item) -> list[list[int]]:
+        """Return the tokens after the last picture of the item's prompt without its words, or without each of its two
+        in turn."""
+        marks = MARKS[item.role]
+        if len(marks) < 2:
+            return [self._bare(item.role, len(item.images))]
+        given = {TEXT: item.text or "", INSTRUCTION: item.words or ""}
+        texts = [self.filled(item.role, 0, {**given, mark: ""}) for mark in marks]
+        return [self.processed_suffix(text, []) for text in texts]
+
+    def _without_any_words(self, role: Role, images: int) -> list[int]:
+        text = self.filled(role, images, dict.fromkeys(MARKS[role], ""))
+        return self.processed_suffix(text, blank_pictures(images))
+
+    def _shown(self, pictures: Sequence[object], ids: Tensor) -> Tensor:
+        """Return [T] bool: which of the tokens [T] stand for a picture."""
+        if not pictures:
+            return torch.zeros_like(ids).bool()
+        return torch.isin(ids, torch.tensor(self.processor.image_token_ids))
+
+    def _tokens_of_pictures(self, sizes: tuple[tuple[int, int], ...]) -> int:
+        text = self.filled("image", len(sizes), {})
+        batch = self.batch([text], [[Image.new("RGB", size) for size in sizes]])
+        return batch["input_ids"].shape[1] - len(self.tokens([text])[0])
+
     def _checked(self, words: str) -> str:
         for token in self.placeholders:
             if token in words:
                 raise DataError(f"the words {words.strip()[:60]!r} hold the model's image token {token}; take it out")
         return words.strip()
 
-    def _bare_tail(self, role: Role, images: int) -> list[int]:
-        """The tokens after the last picture of a prompt without words."""
-        text = self.filled(role, images, dict.fromkeys(MARKS.get(role, ()), ""))
-        return self.tail(text, [Image.new("RGB", (64, 64))] * images)
+
+def blank_pictures(count: int) -> list[Image.Image]:
+    """Return small pictures to probe a processor with."""
+    return [Image.new("RGB", (64, 64))] * count
 
 
-def _after_pictures(ids: Tensor, before: Tensor) -> Tensor:
-    """The tokens behind the last one that `before` marks: [L] int64, [L] bool -> [T] int64."""
-    marked = before.nonzero()
-    return ids[int(marked[-1]) + 1 :] if len(marked) else ids
+def _placeholders(processor: Any) -> list[str]:
+    """Return the tokens that stand for a picture or a video in a prompt, which words must not hold."""
+    named = (getattr(processor, name, None) for name in ("image_token", "video_token"))
+    tokens = {*named, *processor.tokenizer.convert_ids_to_tokens(processor.image_token_ids)}
+    return sorted(token for token in tokens if token)
+
+
+def _after_last(ids: Tensor, marked: Tensor) -> Tensor:
+    """Return the tokens behind the last one that is marked: [L] int64, [L] bool -> [T] int64."""
+    places = marked.nonzero()
+    return ids[int(places[-1]) + 1 :] if len(places) else ids
 
 
 def _inserted(tokens: list[int], bare: list[int]) -> tuple[int, int]:
-    """Start and end of what `tokens` holds between the beginning and the end that it shares with `bare`."""
+    """Return start and end of what `tokens` holds between the prefix and the suffix that it shares with `bare`."""
     shared = min(len(tokens), len(bare))
     start = next((at for at in range(shared) if tokens[at] != bare[at]), shared)
     left = shared - start

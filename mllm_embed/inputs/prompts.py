@@ -1,4 +1,7 @@
-"""Prompt sets: what a model is asked about a picture, a text, or both. They are saved with the model."""
+"""Prompt sets: what a model is asked about a picture, a text, or both. They are saved with the model.
+
+`render` writes a role's prompt as the model's chat template wants it.
+"""
 
 from __future__ import annotations
 
@@ -6,9 +9,17 @@ from dataclasses import asdict, dataclass
 from typing import Any
 
 from ..errors import ConfigError
+from ..types import Role
 
 INSTRUCTION, TEXT = "{instruction}", "{text}"
-MARKS = {"composed": (INSTRUCTION,), "text": (TEXT,), "captioned": (TEXT,), "composed_text": (TEXT, INSTRUCTION)}
+# where the user's words go; the prompt of pictures alone has no such place
+MARKS: dict[Role, tuple[str, ...]] = {
+    "image": (),
+    "composed": (INSTRUCTION,),
+    "text": (TEXT,),
+    "captioned": (TEXT,),
+    "composed_text": (TEXT, INSTRUCTION),
+}
 
 
 @dataclass(frozen=True)
@@ -38,14 +49,17 @@ class PromptSet:
                 if getattr(self, role).count(mark) != 1:
                     raise ConfigError(f"prompt set '{self.name}': the {role} prompt must hold {mark} once")
 
-    def template(self, role: str) -> str:
+    def template(self, role: Role) -> str:
+        """Return a role's prompt, with the marks where the user's words go."""
         return getattr(self, role)
 
     def to_dict(self) -> dict[str, str]:
+        """Return the name and the prompts as plain JSON."""
         return asdict(self)
 
     @classmethod
     def from_dict(cls, values: dict[str, Any]) -> PromptSet:
+        """Return the set of what `to_dict` returned. Raises TypeError for keys that no prompt set has."""
         return cls(**values)
 
 
@@ -71,8 +85,8 @@ PROMPT_SETS = {
 }
 
 
-def render(processor: Any, prompts: PromptSet, role: str, images: int = 1) -> str:
-    """The full model input of a role as text, with the marks where the user's words go and a placeholder a picture.
+def render(processor: Any, prompts: PromptSet, role: Role, images: int = 1) -> str:
+    """Return a role's full model input as text, with the marks where the user's words go and a placeholder a picture.
 
     Uses the processor's chat template when it has one, generation prompt included; otherwise the image tokens, a line
     break, and the prompt.
@@ -81,7 +95,7 @@ def render(processor: Any, prompts: PromptSet, role: str, images: int = 1) -> st
 
 
 def chat(processor: Any, words: str, images: int = 0) -> str:
-    """What a user says beside so many pictures, as the processor's chat template writes it for the model to answer."""
+    """Return a user's turn of words and so many pictures, as the processor's chat template puts it to the model."""
     if getattr(processor, "chat_template", None):
         content: list[dict[str, str]] = [{"type": "image"}] * images
         messages = [{"role": "user", "content": [*content, {"type": "text", "text": words}]}]

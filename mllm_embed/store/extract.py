@@ -22,8 +22,8 @@ import numpy as np
 from tqdm import tqdm
 
 from ..data.sources import Listing
+from ..encode.cost import Cost, total
 from ..encode.embedder import MLLMEmbedder
-from ..encode.planning import Cost, total
 from ..errors import ConfigError, DataError, ImageError, ModelError
 from ..files import folder_lock, write_file
 from ..saving.provenance import VECTOR_FIELDS, check_same
@@ -177,9 +177,9 @@ def _make_shard(
 ) -> _MadeShard:
     """Embed the rows of one shard and write it."""
     shard = _read_rows(listing, rows, bar)
-    unreadable: dict[int, str] = {}
-    work = embedder.plan(shard.items, batch_size=batch_size, unreadable=unreadable)
-    vectors = truncate(embedder.execute(work, bar=bar), embedder.dim)
+    work = embedder.plan(shard.items, batch_size=batch_size, skip_unreadable=True)
+    encoded = embedder.execute(work, bar=bar)
+    vectors, unreadable = truncate(encoded.vectors, embedder.dim), encoded.failures
     lost = shard.lost | {shard.read[at]: reason for at, reason in unreadable.items()}
     if len(lost) == len(rows) >= _HOPELESS:
         raise DataError(

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import shutil
+from dataclasses import replace
 from itertools import chain
 from pathlib import Path
 
@@ -40,7 +41,7 @@ def _tokens(embedder: MLLMEmbedder, item: Query | Document) -> int:
 def test_what_is_asked_of_one_picture_shares_it(embedder: MLLMEmbedder, data: Path) -> None:
     items = _asked(data)
     work = embedder.plan(items)
-    shared = [sorted(group) for step in work.steps if step.tails for group in step.groups]
+    shared = [sorted(group) for step in work.steps if step.shared for group in step.groups]
     assert sorted(shared) == [[0, 1, 5], [2, 3]]
     lengths = [_tokens(embedder, item) for item in items]
     assert work.given.inputs == work.planned.inputs == 8
@@ -49,7 +50,7 @@ def test_what_is_asked_of_one_picture_shares_it(embedder: MLLMEmbedder, data: Pa
     picture = embedder.item_processor.picture_tokens(32, 32)
     assert work.given.tokens - work.planned.tokens >= 3 * picture
     assert "pictures seen" in str(work) and "2.00 x" in str(work)
-    np.testing.assert_allclose(embedder.execute(work), _one_by_one(embedder, items), **CLOSE)
+    np.testing.assert_allclose(embedder.execute(work).vectors, _one_by_one(embedder, items), **CLOSE)
 
 
 @pytest.mark.parametrize("batch_size", [1, 2, 32])
@@ -68,13 +69,13 @@ def test_pictures_are_told_by_their_content(embedder: MLLMEmbedder, data: Path, 
     work = embedder.plan(items)
     assert work.places[0] == [0, 1] and work.planned.pictures == 2  # as a file, and as pixels
     assert sorted(chain.from_iterable(work.places)) == list(range(5)) and [3, 4] in work.places
-    np.testing.assert_allclose(embedder.execute(work), _one_by_one(embedder, items), **CLOSE)
+    np.testing.assert_allclose(embedder.execute(work).vectors, _one_by_one(embedder, items), **CLOSE)
 
 
 def test_texts_share_a_system_prompt(tiny_llava: Path) -> None:
     embedder = MLLMEmbedder.from_pretrained(tiny_llava, dtype="float32", device="cpu")
     plain = embedder.plan(["a hat", "a red hat"])
-    assert not any(step.tails for step in plain.steps)
+    assert not any(step.shared for step in plain.steps)
     system = "You are a helpful assistant who looks at pictures and describes them.\n"
     embedder.processor.chat_template = embedder.processor.tokenizer.chat_template = (
         system + embedder.processor.chat_template
@@ -82,11 +83,11 @@ def test_texts_share_a_system_prompt(tiny_llava: Path) -> None:
     embedder = embedder.with_prompts(embedder.prompts)
     items = [Document(text=words) for words in ("a hat", "a red hat", "a red hat with a feather", "two")]
     work = embedder.plan(items)
-    assert [len(group) for step in work.steps for group in step.groups] == [4] and work.steps[0].tails
+    assert [len(group) for step in work.steps for group in step.groups] == [4] and work.steps[0].shared
     lengths = [_tokens(embedder, item) for item in items]
     assert sum(lengths) == work.given.tokens
     assert work.planned.tokens < 0.6 * work.given.tokens
-    np.testing.assert_allclose(embedder.execute(work), _one_by_one(embedder, items), **CLOSE)
+    np.testing.assert_allclose(embedder.execute(work).vectors, _one_by_one(embedder, items), **CLOSE)
 
 
 def test_a_prompt_whose_tokens_run_into_the_words_is_computed_whole(
@@ -94,10 +95,10 @@ def test_a_prompt_whose_tokens_run_into_the_words_is_computed_whole(
 ) -> None:
     items = _asked(data)
     expected = embedder.encode(items)
-    monkeypatch.setattr(embedder.tails, "_learned", lambda role, images: None)
+    monkeypatch.setattr(embedder.suffixes, "_learned", lambda role, images: None)
     work = embedder.plan(items)
-    assert not any(step.tails for step in work.steps) and work.planned.pictures == 3
-    np.testing.assert_allclose(embedder.execute(work), expected, **CLOSE)
+    assert not any(step.shared for step in work.steps) and work.planned.pictures == 3
+    np.testing.assert_allclose(embedder.execute(work).vectors, expected, **CLOSE)
 
 
 def test_a_processor_that_makes_other_tokens_is_noticed(
@@ -105,21 +106,21 @@ def test_a_processor_that_makes_other_tokens_is_noticed(
 ) -> None:
     items = _asked(data)
     expected = embedder.encode(items)
-    real = embedder.tails._learned
+    real = embedder.suffixes._learned
 
     def mistaken(role: str, images: int):
-        lead, skipped, common = real(role, images)
-        return [*lead, common], skipped, common
+        learned = real(role, images)
+        return replace(learned, added=(*learned.added, learned.following))
 
-    monkeypatch.setattr(embedder.tails, "_learned", mistaken)
+    monkeypatch.setattr(embedder.suffixes, "_learned", mistaken)
     work = embedder.plan(items)
-    assert any(step.tails for step in work.steps)
-    np.testing.assert_allclose(embedder.execute(work), expected, **CLOSE)
+    assert any(step.shared for step in work.steps)
+    np.testing.assert_allclose(embedder.execute(work).vectors, expected, **CLOSE)
 
 
-def test_beginnings_that_look_ahead_are_not_shared(tiny_llava: Path, data: Path) -> None:
+def test_prefixes_that_look_ahead_are_not_shared(tiny_llava: Path, data: Path) -> None:
     embedder = MLLMEmbedder.from_pretrained(tiny_llava, dtype="float32", device="cpu", bidirectional=True)
-    assert not any(step.tails for step in embedder.plan(_asked(data)).steps)
+    assert not any(step.shared for step in embedder.plan(_asked(data)).steps)
 
 
 def test_an_empty_list_has_no_work(embedder: MLLMEmbedder) -> None:
@@ -147,7 +148,7 @@ def test_a_glance_tells_content_and_upright_size(tmp_path: Path) -> None:
     assert glance(tmp_path / "upright.jpg") == glance((tmp_path / "upright.jpg").read_bytes())
     assert glance(tmp_path / "lying.jpg")[0] != glance(tmp_path / "upright.jpg")[0]
     (tmp_path / "none.jpg").write_text("no picture")
-    with pytest.raises(ImageError, match="none.jpg is not a"):
+    with pytest.raises(ImageError, match=r"none\.jpg is not a"):
         glance(tmp_path / "none.jpg")
 
 
@@ -155,5 +156,5 @@ def test_a_picture_that_the_model_cannot_take_is_named(tmp_path: Path) -> None:
     """Qwen2-VL refuses pictures 200 times as wide as high, by its arithmetic as by its processor."""
     embedder = MLLMEmbedder.from_pretrained(families.make("qwen2_vl", tmp_path / "model"), dtype="float32")
     Image.new("RGB", (3000, 8)).save(tmp_path / "strip.png")
-    with pytest.raises(DataError, match="strip.png cannot be read by this model"):
+    with pytest.raises(DataError, match=r"strip\.png cannot be read by this model"):
         embedder.encode([tmp_path / "strip.png", "a hat"])

@@ -1,0 +1,60 @@
+"""A plan carried through: its steps computed one after the other, their vectors put in the list's order."""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+
+import numpy as np
+import torch
+from tqdm import tqdm
+
+from ..inputs.item_processor import ItemProcessor
+from ..model.embedding_model import EmbeddingModel
+from ..model.prefix_cache import SharedBatch
+from .planning import EncodingPlan
+from .prefetch import ModelInput, prefetch
+
+
+@dataclass(frozen=True)
+class Encoded:
+    """What became of a list of inputs.
+
+    Args:
+        vectors: [N, D] float32 in the order of the list, whole and L2-normalised; 0 for what cannot be embedded.
+        failures: why inputs cannot be embedded, by their places in the list.
+    """
+
+    vectors: np.ndarray
+    failures: dict[int, str]
+
+
+def execute(plan: EncodingPlan, model: EmbeddingModel, items: ItemProcessor, packed: bool, bar: tqdm) -> Encoded:
+    """Compute a plan with the model that it was made for; the bar moves on by each input of the list.
+
+    `packed` lays short inputs in shared rows. Raises ImageError or DataError for the first input that cannot be read,
+    unless the plan skips such inputs.
+    """
+    vectors = np.zeros((plan.given.inputs, model.width), np.float32)
+    failures = dict(plan.failures)
+    for batch in prefetch(plan, items):
+        for number, reason in batch.failures.items():
+            failures |= dict.fromkeys(plan.places[number], reason)
+        if batch.model_input is None:
+            continue
+        for number, vector in zip(batch.numbers, forward(model, batch.model_input, packed), strict=True):
+            vectors[plan.places[number]] = vector
+            bar.update(len(plan.places[number]))
+    bar.update(len(failures))
+    return Encoded(vectors, failures)
+
+
+@torch.inference_mode()
+def forward(model: EmbeddingModel, model_input: ModelInput, packed: bool = False) -> np.ndarray:
+    """Return the vectors [N, D] float32 of a batch, on the CPU."""
+    model.eval()
+    device = next(model.parameters()).device
+    if isinstance(model_input, SharedBatch):
+        vectors = model.shared(model_input.to(device))
+    else:
+        vectors = model(packed, **{name: tensor.to(device) for name, tensor in model_input.items()})
+    return vectors.cpu().numpy()

@@ -1,0 +1,81 @@
+"""Where the parts of an embedder lie, base model, adapter and settings, from the names that a user gives."""
+
+from __future__ import annotations
+
+import os
+from dataclasses import dataclass, replace
+from pathlib import Path
+
+from ..errors import ConfigError, ModelError
+from ..inputs.prompts import PROMPT_SETS, PromptSet
+from ..model.loading import commit_of
+from ..model.lora import ADAPTER_CONFIG
+from ..model.pooling import Pooling
+from ..saving.checkpoint import base_of, model_fingerprint, read_card
+from ..saving.hub import fetched
+from ..saving.settings import SETTINGS_FILE, Settings, read_settings
+
+
+@dataclass(frozen=True)
+class ModelSource:
+    """Where the parts of an embedder lie.
+
+    Args:
+        base: folder or hub id of the image-text model.
+        revision: commit, tag or branch of a hub id.
+        folder: what was saved with the weights: settings, model card, projection, and the adapter where there is one.
+        has_adapter: whether `folder` holds an adapter of the base.
+        saved: the settings there; None for a model that was not saved by this library.
+    """
+
+    base: str
+    revision: str | None
+    folder: str
+    has_adapter: bool
+    saved: Settings | None
+
+    def settings(self, prompts: PromptSet | None, pooling: Pooling | None, bidirectional: bool | None) -> Settings:
+        """Return the saved settings, or those of an ordinary model, with what is given in their place.
+
+        To be called once the base is loaded, and so in the cache. Raises ModelError for an adapter of another base,
+        ConfigError for a prompt set's name.
+        """
+        saved = self.saved or Settings(PROMPT_SETS["instructcir"])
+        fingerprint = model_fingerprint(self.base, commit_of(self.base, self.revision))
+        if saved.base_fingerprint and saved.base_fingerprint != fingerprint:
+            raise ModelError(
+                f"the adapter in {self.folder} was trained on another base than {self.base} ({saved.base})"
+            )
+        if isinstance(prompts, str):
+            raise ConfigError(
+                f"prompts is a PromptSet, not a name; give PROMPT_SETS['{prompts}'] of mllm_embed.inputs.prompts"
+            )
+        return replace(
+            saved,
+            prompts=saved.prompts if prompts is None else prompts,
+            pooling=saved.pooling if pooling is None else pooling,
+            bidirectional=saved.bidirectional if bidirectional is None else bidirectional,
+            base=self.base,
+            base_fingerprint=fingerprint,
+            card=read_card(self.folder) if self.saved else None,
+        )
+
+
+def find_model(
+    model: str | os.PathLike[str], adapter: str | os.PathLike[str] | None = None, revision: str | None = None
+) -> ModelSource:
+    """Return where the parts of a model lie; arguments as of `MLLMEmbedder.from_pretrained`.
+
+    Raises ModelError for an adapter folder that this library did not write, or whose base is not where it was.
+    """
+    base = os.fspath(model)
+    folder = fetched(base, SETTINGS_FILE, revision)
+    has_adapter = adapter is not None or (Path(folder) / ADAPTER_CONFIG).is_file()
+    if adapter is not None:
+        folder = fetched(os.fspath(adapter), SETTINGS_FILE)
+    elif has_adapter:
+        base, revision = base_of(folder)
+    saved = read_settings(folder)
+    if has_adapter and saved is None:
+        raise ModelError(f"{folder} is not an adapter folder of mllm_embed: it has no {SETTINGS_FILE}")
+    return ModelSource(base, revision, folder, has_adapter, saved)

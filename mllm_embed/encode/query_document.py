@@ -1,0 +1,84 @@
+"""The two sides of a search by the names that sentence-transformers' users know."""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from typing import Any, Literal, Protocol, overload
+
+import numpy as np
+import torch
+
+from ..vectors.precision import Precision, cosines
+
+
+class _Encodes(Protocol):
+    """What the mixin stands on."""
+
+    def encode(self, *args: Any, **options: Any) -> Any:
+        """Return vectors [N, D]."""
+
+
+class QueryDocument:
+    """A mixin that gives `encode` the names of a search's two sides, and compares their vectors."""
+
+    @overload
+    def encode_query(
+        self, inputs: Sequence[Any], *, batch_size: int = ..., dim: int | None = ..., packed: bool = ...,
+        show_progress: bool | None = ..., unreadable: dict[int, str] | None = ..., convert_to: Literal["numpy"] = ...,
+    ) -> np.ndarray: ...  # fmt: skip
+
+    @overload
+    def encode_query(
+        self, inputs: Sequence[Any], *, batch_size: int = ..., dim: int | None = ..., packed: bool = ...,
+        show_progress: bool | None = ..., unreadable: dict[int, str] | None = ..., convert_to: Literal["torch"],
+    ) -> torch.Tensor: ...  # fmt: skip
+
+    def encode_query(self: _Encodes, inputs: Sequence[Any], **options: Any) -> np.ndarray | torch.Tensor:
+        """Return the vectors [N, D] float32 of queries; options, errors and all else as of `encode`.
+
+        Queries are compared in float32, whatever the gallery's vectors are stored as: type checkers refuse a
+        `precision` here.
+        """
+        return self.encode(inputs, **options)
+
+    @overload
+    def encode_document(
+        self, inputs: Sequence[Any], *, batch_size: int = ..., dim: int | None = ..., precision: Precision = ...,
+        packed: bool = ..., show_progress: bool | None = ..., unreadable: dict[int, str] | None = ...,
+        convert_to: Literal["numpy"] = ...,
+    ) -> np.ndarray: ...  # fmt: skip
+
+    @overload
+    def encode_document(
+        self, inputs: Sequence[Any], *, batch_size: int = ..., dim: int | None = ..., precision: Precision = ...,
+        packed: bool = ..., show_progress: bool | None = ..., unreadable: dict[int, str] | None = ...,
+        convert_to: Literal["torch"],
+    ) -> torch.Tensor: ...  # fmt: skip
+
+    def encode_document(self: _Encodes, inputs: Sequence[Any], **options: Any) -> np.ndarray | torch.Tensor:
+        """Return the vectors [N, D] of the gallery; options, errors and all else as of `encode`."""
+        return self.encode(inputs, **options)
+
+    @overload
+    @staticmethod
+    def similarity(queries: np.ndarray, documents: np.ndarray | torch.Tensor) -> np.ndarray: ...
+
+    @overload
+    @staticmethod
+    def similarity(queries: torch.Tensor, documents: np.ndarray | torch.Tensor) -> torch.Tensor: ...
+
+    @staticmethod
+    def similarity(
+        queries: np.ndarray | torch.Tensor, documents: np.ndarray | torch.Tensor
+    ) -> np.ndarray | torch.Tensor:
+        """Return the cosines [Q, N] float32 of two sets of vectors [Q, D] and [N, D] from `encode`.
+
+        Both have one length and precision; the result is of the queries' kind, on the CPU. Raises ConfigError for
+        vectors of two lengths or precisions.
+        """
+        found = cosines(_as_numpy(queries), _as_numpy(documents))
+        return torch.from_numpy(found) if isinstance(queries, torch.Tensor) else found
+
+
+def _as_numpy(vectors: np.ndarray | torch.Tensor) -> np.ndarray:
+    return vectors.numpy(force=True) if isinstance(vectors, torch.Tensor) else vectors
