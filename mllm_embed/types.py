@@ -151,11 +151,12 @@ def _images(image: Images | None) -> tuple[ImageLike, ...]:
 def _check(item: Item, **words: str | None) -> None:
     """Raise DataError for an item that says nothing, or something that is no word or picture."""
     kind = type(item).__name__
-    for name, value in words.items():
-        if value is not None and not (isinstance(value, str) and value.strip()):
+    given = {name: value for name, value in words.items() if value is not None}
+    for name, value in given.items():
+        if not (isinstance(value, str) and value.strip()):
             raise DataError(f"the {name} of a {kind} is empty; give words, or leave it out")
     _check_images(item)
-    if not item.images and all(value is None for value in words.values()):
+    if not item.images and not given:
         raise DataError(f"a {kind} needs an image or {' or '.join(f'{_article(name)} {name}' for name in words)}")
 
 

@@ -1,8 +1,8 @@
 """How much memory a piece of work takes, and how freed memory is kept while a CPU computes.
 
-`keep_pages` changes the memory allocator of the whole process, not of this library alone. `MLLMEmbedder.execute`, and so
-`encode`, calls it the first time that it computes on a CPU. Set the environment variable MLLM_EMBED_KEEP_PAGES=0 before
-that to leave the allocator alone.
+`keep_pages` changes the memory allocator of the whole process, not of this library alone. `MLLMEmbedder.execute`, and
+so `encode`, calls it when it first computes on a CPU. Set the environment variable MLLM_EMBED_KEEP_PAGES=0 before that
+to leave the allocator alone.
 """
 
 from __future__ import annotations
@@ -55,8 +55,8 @@ class PeakMemory:
 def keep_pages() -> None:
     """Keep memory that is freed with the process, up to 2 GiB of it, from now on and for all that the process does.
 
-    It sets glibc's allocator for the whole process (mallopt: no mmap for large blocks, no trimming), once, and cannot be
-    taken back; with the environment variable MLLM_EMBED_KEEP_PAGES=0 it does nothing.
+    It sets glibc's allocator for the whole process (mallopt: no mmap for large blocks, no trimming), once and for good;
+    with the environment variable MLLM_EMBED_KEEP_PAGES=0 it does nothing.
 
     glibc takes each large block from the system and gives it back when it is freed, so that a CPU spends much of its
     time on fresh, zeroed pages: short texts in large batches were embedded at 79 a second so, and at 114 with the pages

@@ -41,8 +41,11 @@ class Step:
 
     def without(self, numbers: Collection[int]) -> Step:
         """Return the step without some of its inputs."""
-        groups = (tuple(number for number in group if number not in numbers) for group in self.groups)
-        return Step(tuple(filter(None, groups)), self.shared)
+
+        def rest(group: tuple[int, ...]) -> tuple[int, ...]:
+            return tuple(number for number in group if number not in numbers)
+
+        return Step(tuple(filter(None, map(rest, self.groups))), self.shared)
 
 
 @dataclass(frozen=True)
@@ -174,9 +177,22 @@ def _tokenised(alike: Sequence[_Alike], items: ItemProcessor, suffixes: Suffixes
         pictures = _contents(same.looks)
         may_share = not pictures or shown[pictures] > 1
         suffix = suffixes(same.item, prompt) if suffixes and may_share else None
-        more = sum(items.picture_tokens(*(look.size or _USUAL)) for look in same.looks)
-        inputs.append(Input(same.item, pictures, prompt, suffix, len(prompt.tokens) + more))
+        inputs.append(Input(same.item, pictures, prompt, suffix, len(prompt.tokens) + _more(same.looks, items)))
     return inputs
+
+
+def _more(looks: Sequence[Glance], items: ItemProcessor) -> int:
+    """Return about how many tokens pictures take."""
+    return sum(items.picture_tokens(*(look.size or _USUAL)) for look in looks)
+
+
+def chosen(inputs: Sequence[Input], numbers: Sequence[int]) -> list[Input]:
+    """Return the inputs of some numbers."""
+    return [inputs[number] for number in numbers]
+
+
+def _lengths(inputs: Sequence[Input], numbers: Sequence[int]) -> list[int]:
+    return [inputs[number].length for number in numbers]
 
 
 def _steps(inputs: Sequence[Input], batch_size: int, reuses_features: bool) -> list[Step]:
@@ -184,11 +200,10 @@ def _steps(inputs: Sequence[Input], batch_size: int, reuses_features: bool) -> l
     groups = _groups(inputs)
     grouped = set(chain.from_iterable(groups))
     single = [number for number in range(len(inputs)) if number not in grouped]
-    shown = [number for number in single if inputs[number].pictures]
     texts = [number for number in single if not inputs[number].pictures]
     # apart, since a model that can look at a picture once for several rows tells rows by pictures
-    on_one = [number for number in shown if len(inputs[number].pictures) == 1]
-    on_several = [(number,) for number in shown if len(inputs[number].pictures) > 1]
+    on_one = [number for number in single if len(inputs[number].pictures) == 1]
+    on_several = [(number,) for number in single if len(inputs[number].pictures) > 1]
     return [
         *_sharing_pictures(groups, inputs, batch_size),
         *_with_pictures(_by_picture(on_one, inputs, reuses_features), inputs, batch_size),
@@ -208,7 +223,7 @@ def _groups(inputs: Sequence[Input]) -> list[tuple[int, ...]]:
 
 def _sharing_pictures(groups: Sequence[tuple[int, ...]], inputs: Sequence[Input], batch_size: int) -> Iterator[Step]:
     """Yield the steps of inputs that share a prefix with pictures."""
-    prefix = {group: _prefix_length([inputs[number] for number in group]) for group in groups}
+    prefix = {group: _prefix_length(chosen(inputs, group)) for group in groups}
     order = sorted(groups, key=lambda group: (-prefix[group], -len(group)))
     for part in cut_by_budget([prefix[group] for group in order], tokens_of(batch_size), batch_size):
         yield Step(tuple(order[part]), shared=True)
@@ -226,10 +241,11 @@ def _by_picture(numbers: Sequence[int], inputs: Sequence[Input], reuses_features
 
 def _with_pictures(groups: Sequence[tuple[int, ...]], inputs: Sequence[Input], batch_size: int) -> Iterator[Step]:
     """Yield the steps of inputs that share nothing but perhaps a picture; a group is cut where a batch ends."""
-    longest = {group: max(inputs[number].length for number in group) for group in groups}
+    longest = {group: max(_lengths(inputs, group)) for group in groups}
     groups = sorted(groups, key=lambda group: -longest[group])
     group_of = {number: group for group in groups for number in group}
     order = list(group_of)
+    # by the longest of the group, so that the lengths fall and a group stays together
     for part in cut_by_budget([longest[group_of[number]] for number in order], tokens_of(batch_size), batch_size):
         yield Step(tuple(tuple(together) for _, together in groupby(order[part], key=group_of.__getitem__)))
 
@@ -238,12 +254,12 @@ def _texts(numbers: Sequence[int], inputs: Sequence[Input], batch_size: int) -> 
     """Yield the steps of words alone, which share what the template says in front, a system prompt, where that is worth
     a pass of its own."""
     order = sorted(numbers, key=lambda number: -inputs[number].length)
-    for part in cut_by_budget([inputs[number].length for number in order], tokens_of(batch_size)):
-        chosen = order[part]
-        if _worth_sharing([inputs[number] for number in chosen]):
-            yield Step((tuple(chosen),), shared=True)
+    for part in cut_by_budget(_lengths(inputs, order), tokens_of(batch_size)):
+        together = order[part]
+        if _worth_sharing(chosen(inputs, together)):
+            yield Step((tuple(together),), shared=True)
         else:
-            yield Step(tuple((number,) for number in chosen))
+            yield Step(tuple((number,) for number in together))
 
 
 def _worth_sharing(texts: Sequence[Input]) -> bool:
@@ -262,11 +278,11 @@ def _prefix_length(group: Sequence[Input]) -> int:
 
 def _cost(step: Step, inputs: Sequence[Input], budget: int) -> Cost:
     """Return the cost of a step."""
-    groups = [[inputs[number] for number in group] for group in step.groups]
+    groups = [chosen(inputs, group) for group in step.groups]
     pictures = sum(len(group[0].pictures) for group in groups)
     if step.shared:
         return _shared_cost(groups, pictures, budget)
-    lengths = [inputs[number].length for number in step.numbers]
+    lengths = _lengths(inputs, step.numbers)
     return Cost(len(lengths), pictures, sum(lengths), max(lengths) * len(lengths))
 
 

@@ -21,7 +21,8 @@ from ..errors import DataError, ImageError
 from ..inputs.images import load_image
 from ..inputs.item_processor import ItemProcessor
 from ..model.prefix_cache import SharedBatch
-from .planning import EncodingPlan, Step
+from ..types import Item
+from .planning import EncodingPlan, Step, chosen
 from .shared_batch import shared_batch
 from .suffixes import Input
 
@@ -67,14 +68,20 @@ def prefetch(plan: EncodingPlan, items: ItemProcessor) -> Iterator[Batch]:
 
 def _decoding(plan: EncodingPlan, step: Step, decoders: Executor) -> DecodedPictures:
     """Start to decode the pictures of each group."""
-    first = [plan.inputs[group[0]].item for group in step.groups]
-    return [list(map(decoders.submit, [load_image] * len(item.images), item.images)) for item in first]
+
+    def decoding(item: Item) -> list[Future[Image.Image]]:
+        return [decoders.submit(load_image, image) for image in item.images]
+
+    return [decoding(plan.inputs[group[0]].item) for group in step.groups]
+
+
+def _results(futures: Sequence[Future[Image.Image]]) -> list[Image.Image]:
+    return [future.result() for future in futures]
 
 
 def _batch(plan: EncodingPlan, items: ItemProcessor, step: Step, pictures: DecodedPictures) -> Batch:
     try:
-        decoded = [[picture.result() for picture in group] for group in pictures]
-        return Batch(step.numbers, _model_input(plan, items, step, decoded))
+        return Batch(step.numbers, _model_input(plan, items, step, list(map(_results, pictures))))
     except (ImageError, DataError):
         failures = _unreadable(plan, items, step) if plan.skip_unreadable else {}
         if not failures:
@@ -89,7 +96,7 @@ def _model_input(
     plan: EncodingPlan, items: ItemProcessor, step: Step, pictures: Sequence[list[Image.Image]] | None = None
 ) -> ModelInput:
     """Return a step's model input; `pictures` are those of each group, where they are decoded."""
-    groups = [[plan.inputs[number] for number in group] for group in step.groups]
+    groups = [chosen(plan.inputs, group) for group in step.groups]
     if pictures is not None:
         groups = [_showing(group, shown) for group, shown in zip(groups, pictures, strict=True)]
     batch = shared_batch(items, groups, plan.budget) if step.shared else None

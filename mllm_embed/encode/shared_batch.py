@@ -4,6 +4,7 @@ from __future__ import annotations
 
 from collections.abc import Sequence
 from dataclasses import replace
+from functools import partial
 from typing import NamedTuple
 
 import torch
@@ -40,13 +41,11 @@ def shared_batch(items: ItemProcessor, groups: Sequence[Sequence[Input]], budget
     rows = _rows(groups)
     batch = SharedBatch(_prefixes(whole, _own_of_first(rows)), ())
     last = {name: whole[name][:, -1:] for name in _by_token(whole)}
-    rows.sort(key=lambda row: -len(row.tokens))
-    most = suffixes_at_once(batch.prefixes["input_ids"].shape[1], budget)
-    parts = []
-    for part in cut_by_budget([len(row.tokens) for row in rows], budget, most):
-        made = _padded(last, rows[part])
-        parts.append(_with_content(items, batch, made, rows[part]) if items.content else made)
-    return replace(batch, suffixes=tuple(parts))
+    parts = _cut(rows, batch.prefixes["input_ids"].shape[1], budget)
+    suffixes = [_padded(last, part) for part in parts]
+    if items.content:
+        suffixes = list(map(partial(_with_content, items, batch), suffixes, parts))
+    return replace(batch, suffixes=tuple(suffixes))
 
 
 def _rows(groups: Sequence[Sequence[Input]]) -> list[_Row]:
@@ -57,6 +56,13 @@ def _rows(groups: Sequence[Sequence[Input]]) -> list[_Row]:
         for one, suffix in zip(group, suffixes, strict=True):
             rows.append(_Row(len(rows), number, suffix.tokens[shared:], one.item))
     return rows
+
+
+def _cut(rows: Sequence[_Row], prefix: int, budget: int) -> list[list[_Row]]:
+    """Return rows of like length together, behind prefixes of so many tokens."""
+    order = sorted(rows, key=lambda row: -len(row.tokens))
+    lengths = [len(row.tokens) for row in order]
+    return [order[part] for part in cut_by_budget(lengths, budget, suffixes_at_once(prefix, budget))]
 
 
 def _own_of_first(rows: Sequence[_Row]) -> list[int]:

@@ -1,4 +1,7 @@
-"""What inputs say after their last picture, as tokens: inputs with the same in front of it can share the work on that."""
+"""What inputs say after their last picture, as tokens.
+
+Inputs that have all before that in common can share the work on it (shared_batch.py).
+"""
 
 from __future__ import annotations
 
@@ -46,7 +49,7 @@ class _Learned:
 
 
 class Suffixes:
-    """The suffixes of prompts, from the tokenizer's tokens alone, where these are known to give what the processor does.
+    """The suffixes of prompts, from the tokenizer's tokens alone where these are known to give what the processor does.
 
     A processor may write words of its own behind a picture (an end mark, a line break); what these are is learned from
     one small blank picture a prompt.
@@ -114,6 +117,8 @@ def suffixes_of(inputs: Sequence[Input]) -> list[Suffix]:
 
 def shared_length(suffixes: Sequence[Suffix]) -> int:
     """Return how many tokens suffixes begin with alike; each keeps at least one of its own."""
-    shortest = min(len(suffix.tokens) for suffix in suffixes) - 1
-    first = suffixes[0].tokens
-    return next((at for at in range(shortest) if any(suffix.tokens[at] != first[at] for suffix in suffixes)), shortest)
+    most = min(len(suffix.tokens) for suffix in suffixes) - 1
+    for at, tokens in enumerate(zip(*(suffix.tokens for suffix in suffixes), strict=False)):
+        if at == most or len(set(tokens)) > 1:
+            return at
+    return most

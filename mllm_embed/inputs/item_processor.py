@@ -66,16 +66,15 @@ class ItemProcessor:
         Raises ImageError for an unreadable picture, DataError for a mixture, for a picture that the model cannot take
         and for words that hold its image token.
         """
-        known = prompts or [None] * len(items)
-        pictures = [[load_image(image) for image in item.images] for item in items]
+        prompts = prompts or [None] * len(items)
+        pictures = list(map(_decoded, items))
         if any(pictures) != all(pictures):
             raise DataError("a batch holds inputs with and without pictures; process the two kinds apart")
-        tokens = [prompt.tokens for prompt in known if prompt]
-        if len(tokens) == len(items) and not any(pictures) and self._added_to_texts is not None:
-            batch = self._padded(tokens, self._added_to_texts)
+        tokens = [prompt.tokens for prompt in prompts if prompt]
+        if len(tokens) < len(items) or any(pictures) or self._added_to_texts is None:
+            batch = self._processed(items, self._texts(items, prompts), pictures)
         else:
-            texts = [prompt.text if prompt else self.render(item) for item, prompt in zip(items, known, strict=True)]
-            batch = self._processed(items, texts, pictures)
+            batch = self._padded(tokens, self._added_to_texts)
         if self.content:
             batch["content_mask"] = self._content_mask(items, batch)
         return batch
@@ -109,7 +108,7 @@ class ItemProcessor:
         Raises ImageError for an unreadable picture, DataError for one that this model cannot take and for words that
         hold its image token.
         """
-        pictures = [load_image(image) for image in item.images]
+        pictures = _decoded(item)
         text = self.render(item)
         if not pictures:
             return item, self.batch([text], [[]])["input_ids"].shape[1]
@@ -165,6 +164,9 @@ class ItemProcessor:
             return template
         # in one pass, since the user's words may hold a mark
         return re.sub("|".join(map(re.escape, marks)), lambda mark: self._checked(words[mark[0]]), template)
+
+    def _texts(self, items: Sequence[Item], prompts: Sequence[Prompt | None]) -> list[str]:
+        return [prompt.text if prompt else self.render(item) for item, prompt in zip(items, prompts, strict=True)]
 
     @cached_property
     def _added_to_texts(self) -> dict[str, torch.dtype] | None:
@@ -247,6 +249,10 @@ class ItemProcessor:
 def blank_pictures(count: int) -> list[Image.Image]:
     """Return small pictures to probe a processor with."""
     return [Image.new("RGB", (64, 64))] * count
+
+
+def _decoded(item: Item) -> list[Image.Image]:
+    return [load_image(image) for image in item.images]
 
 
 def _placeholders(processor: Any) -> list[str]:

@@ -134,7 +134,7 @@ def test_a_failing_save_leaves_the_old_folder(
         raise OSError("disk full")
 
     monkeypatch.setattr(embedder.processor, "save_pretrained", fail)
-    with pytest.raises(DataError, match="cannot write .* disk full"):
+    with pytest.raises(DataError, match=r"cannot write .* disk full"):
         embedder.save_pretrained(tmp_path / "out")
     assert sorted(path.name for path in tmp_path.rglob("*")) == before
 
@@ -142,7 +142,7 @@ def test_a_failing_save_leaves_the_old_folder(
 def test_mistakes_get_a_sentence(embedder: MLLMEmbedder, tiny_llava: Path, tmp_path: Path) -> None:
     with pytest.raises(ModelError, match="is not a folder with a model"):
         MLLMEmbedder.from_pretrained(tmp_path / "nowhere")
-    with pytest.raises(ModelError, match="no config.json"):
+    with pytest.raises(ModelError, match=r"no config\.json"):
         MLLMEmbedder.from_pretrained(tmp_path)
     with pytest.raises(ModelError, match="cannot load the model someone/unknown"):
         MLLMEmbedder.from_pretrained("someone/unknown")

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import shutil
+from collections import Counter
 from dataclasses import replace
 from itertools import chain
 from pathlib import Path
@@ -121,6 +122,55 @@ def test_a_processor_that_makes_other_tokens_is_noticed(
 def test_prefixes_that_look_ahead_are_not_shared(tiny_llava: Path, data: Path) -> None:
     embedder = MLLMEmbedder.from_pretrained(tiny_llava, dtype="float32", device="cpu", bidirectional=True)
     assert not any(step.shared for step in embedder.plan(_asked(data)).steps)
+
+
+def _tokenised(embedder: MLLMEmbedder, items: list, monkeypatch: pytest.MonkeyPatch) -> Counter[str]:
+    """Return how often each text passes the tokenizer while items are embedded."""
+    embedder.encode(items)  # what a prompt is probed with comes first, once a model
+    tokenizer, seen = embedder.processor.tokenizer, Counter[str]()
+    batch = type(tokenizer)._encode_plus
+
+    def counted(self: object, text: str | list[str], *given: object, **options: object) -> object:
+        seen.update([text] if isinstance(text, str) else text)
+        return batch(self, text, *given, **options)
+
+    monkeypatch.setattr(type(tokenizer), "_encode_plus", counted)
+    embedder.encode(items)
+    monkeypatch.undo()
+    return seen
+
+
+def test_each_text_is_tokenised_once(embedder: MLLMEmbedder, data: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    texts = [Document(text=f"a hat, the {number}th") for number in range(50)]
+    seen = _tokenised(embedder, [*texts, *texts, Query(text="a red hat", instruction="make it blue")], monkeypatch)
+    assert len(seen) == 51 and set(seen.values()) == {1}
+    # with pictures: the prompt once, and what the processor makes of it, which holds as many placeholders as tokens,
+    # of one input a picture
+    items = _asked(data)
+    seen = _tokenised(embedder, items, monkeypatch)
+    placeholder = embedder.processor.image_token
+    prompts = {embedder.item_processor.render(item) for item in items}
+    assert {text: count for text, count in seen.items() if text in prompts} == dict.fromkeys(prompts, 1)
+    expanded = {text: count for text, count in seen.items() if text not in prompts}
+    assert sum(expanded.values()) == 3 and all(text.count(placeholder) == 16 for text in expanded)
+
+
+def test_a_processor_that_adds_to_texts_makes_them_itself(
+    embedder: MLLMEmbedder, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """As one would that writes a start token in front: what the tokenizer alone makes is not used then."""
+    plain = embedder.encode(["a hat", "a red hat"])
+    call = type(embedder.processor).__call__
+
+    def adding(self: object, text: list[str], **options: object) -> object:
+        return call(self, text=["<s>" + one for one in text], **options)
+
+    monkeypatch.setattr(type(embedder.processor), "__call__", adding)
+    other = embedder.with_prompts(embedder.prompts)
+    batch = other.item_processor([Document(text="a hat")])
+    expected = other.model(**batch).detach().numpy()
+    np.testing.assert_allclose(other.encode(["a hat", "a red hat"])[:1], expected, **CLOSE)
+    assert np.abs(plain[:1] - expected).max() > 1e-3
 
 
 def test_an_empty_list_has_no_work(embedder: MLLMEmbedder) -> None:

@@ -36,7 +36,7 @@ def test_legacy_set_keeps_the_released_spelling(embedder: MLLMEmbedder) -> None:
 
 
 def test_a_set_must_have_room_for_the_words() -> None:
-    with pytest.raises(ConfigError, match="must hold {instruction}"):
+    with pytest.raises(ConfigError, match=r"must hold {instruction}"):
         PromptSet(name="mine", image="", composed="no room", text="{text}")
 
 

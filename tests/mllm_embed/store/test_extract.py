@@ -18,6 +18,8 @@ from PIL import Image
 from mllm_embed import MLLMEmbedder, PromptSet
 from mllm_embed.cli import main
 from mllm_embed.data.sources import open_sources
+from mllm_embed.encode.execution import Encoded
+from mllm_embed.encode.planning import EncodingPlan
 from mllm_embed.errors import ConfigError, DataError, ModelError
 from mllm_embed.store import extract as extract_module
 from mllm_embed.store.claims import claim
@@ -101,9 +103,12 @@ def test_a_source_that_has_grown_costs_its_growth(
         add_photo(photos, number)
     seen = []
     execute = embedder.execute
-    monkeypatch.setattr(
-        embedder, "execute", lambda work, **options: (seen.extend(work.items), execute(work, **options))[1]
-    )
+
+    def noted(work: EncodingPlan, **options: object) -> Encoded:
+        seen.extend(given.item for given in work.inputs)
+        return execute(work, **options)
+
+    monkeypatch.setattr(embedder, "execute", noted)
     encode(embedder, photos, tmp_path / "s")
     assert sorted(Path(item.image).name for item in seen) == ["20.jpg", "21.jpg", "22.jpg"]
     grown = VectorStore.open(tmp_path / "s")
@@ -229,7 +234,11 @@ def test_what_stops_a_run(
     with pytest.raises(ConfigError, match="keeps float32, not int8: give --store-dtype float32, or another store"):
         encode(embedder, photos, tmp_path / "s")
         encode(embedder, photos, tmp_path / "s", dtype="int8")
-    monkeypatch.setattr(embedder, "execute", lambda work, **_: np.full((work.given.inputs, 64), np.nan, np.float32))
+
+    def nothing(work: EncodingPlan, **_: object) -> Encoded:
+        return Encoded(np.full((work.given.inputs, 64), np.nan, np.float32), dict(work.failures))
+
+    monkeypatch.setattr(embedder, "execute", nothing)
     with pytest.raises(ModelError, match="the vector of .*00.jpg holds NaN"):
         encode(embedder, photos, tmp_path / "n")
     wrong = tmp_path / "rows.jsonl"
