@@ -1,4 +1,4 @@
-"""How much a way to compute some inputs asks of the model, and what planning saves of it."""
+"""The cost of computing some inputs in some way, and how much of it planning saves."""
 
 from __future__ import annotations
 
@@ -8,7 +8,7 @@ from dataclasses import dataclass
 
 @dataclass(frozen=True)
 class Cost:
-    """How much a way to compute some inputs asks of the model.
+    """The work that a way to compute some inputs asks of the model.
 
     Args:
         inputs: sequences that are pooled to a vector.

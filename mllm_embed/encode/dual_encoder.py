@@ -1,4 +1,4 @@
-"""Queries by a small model, the gallery by the large one that taught it: one embedder to whoever asks."""
+"""Queries by a small model, the gallery by the large one that taught it: behind one `encode`."""
 
 from __future__ import annotations
 
@@ -45,7 +45,7 @@ class DualEncoder:
 
     @property
     def provenance(self) -> dict[str, Any]:
-        """What tells the gallery's vectors from others', as of `MLLMEmbedder`."""
+        """The provenance of the gallery's vectors, as of `MLLMEmbedder`."""
         return self.gallery.provenance
 
     def with_prompts(self, prompts: PromptSet) -> DualEncoder:

@@ -52,7 +52,7 @@ class MLLMEmbedder(QueryDocument):
         Args:
             model: the embedding model; it is put into eval mode.
             processor: its family's Hugging Face processor, without a part for videos.
-            settings: prompts, pooling, and what tells its vectors from others'.
+            settings: prompts, pooling, and the base and adapter that they belong to.
             dim: how many of each vector's first numbers to keep, normalised again; None for all.
         """
         self.model, self.processor, self.settings, self.dim = model.eval(), processor, settings, dim
@@ -135,7 +135,7 @@ class MLLMEmbedder(QueryDocument):
 
     @property
     def family(self) -> Family:
-        """The record of the model's family: what it needs that an ordinary one does not."""
+        """The record of the model's family (families.py)."""
         return self.model.family
 
     @property
@@ -155,9 +155,10 @@ class MLLMEmbedder(QueryDocument):
 
     @property
     def provenance(self) -> dict[str, Any]:
-        """What tells this embedder's vectors from others', as plain JSON: weights, prompts, pooling, number format.
+        """A record that tells this embedder's vectors from others', as plain JSON: weights, prompts, pooling, number
+        format.
 
-        Of an embedder as it was loaded: what changed its weights in memory since is not seen.
+        It is of the embedder as it was loaded: a change of its weights in memory does not show.
         """
         settings = self.settings.to_dict()
         return {
@@ -172,7 +173,8 @@ class MLLMEmbedder(QueryDocument):
 
     @property
     def target_space(self) -> dict[str, Any]:
-        """What made the vectors that its queries are to find: its teacher, for a distilled query encoder; or itself."""
+        """The provenance of the vectors that its queries are compared with: its own, or for a distilled query encoder
+        its teacher's."""
         return {**(self.settings.target_space or self.provenance), "dimension": self.dimension}
 
     @property
@@ -210,7 +212,7 @@ class MLLMEmbedder(QueryDocument):
 
         Equal inputs, pictures of one content among them, are computed once; inputs on one picture share the work on it;
         inputs of like length share a batch. In float32 nothing of that changes a vector by more than 1e-5, in half
-        precision rounding does (2e-2 seen in bfloat16). `plan` tells what it saves.
+        precision rounding does (2e-2 seen in bfloat16). `plan` says what it saves.
 
         Args:
             inputs: what to embed.
@@ -243,9 +245,14 @@ class MLLMEmbedder(QueryDocument):
         return torch.from_numpy(vectors) if convert_to == "torch" else vectors
 
     def plan(self, inputs: Sequence[Any], *, batch_size: int = 32, skip_unreadable: bool = False) -> EncodingPlan:
-        """Return what `encode` does with the inputs, as `planning.plan` describes it; as a string, what that saves.
+        """Return the steps in which `encode` computes inputs (planning.py); as a string, a table of what they save.
 
-        Raises as `encode` does; what only decoding a picture shows comes up in `execute`.
+        Args:
+            inputs: what to embed.
+            batch_size: as of `encode`.
+            skip_unreadable: leave out inputs that cannot be read, and say so in `failures`.
+
+        Raises as `encode` does, but for what only decoding a picture shows, which comes up in `execute`.
         """
         items = [as_item(value) for value in inputs]
         check_taught(items, self.settings.target_space)
@@ -265,8 +272,8 @@ class MLLMEmbedder(QueryDocument):
     ) -> Encoded:
         """Return the whole vectors [N, D] float32 of a plan's list, and why inputs of it cannot be embedded.
 
-        A `bar` given is moved on by each input; the rest is as for `encode`. On a CPU the memory of this process is
-        kept from then on (memory.py).
+        A `bar` given is moved on by each input; the rest is as for `encode`. On a CPU this process keeps freed memory
+        from then on (memory.py).
         """
         if self.device.type == "cpu":
             keep_pages()

@@ -44,6 +44,7 @@ def execute(plan: EncodingPlan, model: EmbeddingModel, items: ItemProcessor, pac
         for number, vector in zip(batch.numbers, forward(model, batch.model_input, packed), strict=True):
             vectors[plan.places[number]] = vector
             bar.update(len(plan.places[number]))
+    # an input without a vector is done too
     bar.update(len(failures))
     return Encoded(vectors, failures)
 
@@ -51,7 +52,7 @@ def execute(plan: EncodingPlan, model: EmbeddingModel, items: ItemProcessor, pac
 @torch.inference_mode()
 def forward(model: EmbeddingModel, model_input: ModelInput, packed: bool = False) -> np.ndarray:
     """Return the vectors [N, D] float32 of a batch, on the CPU."""
-    model.eval()
+    model.eval()  # training, which encodes in between, may have left it in train mode
     device = next(model.parameters()).device
     if isinstance(model_input, SharedBatch):
         vectors = model.shared(model_input.to(device))

@@ -1,4 +1,4 @@
-"""How much memory a piece of work takes, and how freed memory is kept while a CPU computes.
+"""The memory that a piece of work takes, and freed memory that is kept while a CPU computes.
 
 `keep_pages` changes the memory allocator of the whole process, not of this library alone. `MLLMEmbedder.execute`, and
 so `encode`, calls it when it first computes on a CPU. Set the environment variable MLLM_EMBED_KEEP_PAGES=0 before that

@@ -1,4 +1,4 @@
-"""What is computed for a list of inputs, and what together with what: nothing twice, and hardly any padding.
+"""Which inputs of a list are computed, and which of them together: nothing twice, and hardly any padding.
 
 Each different input is rendered and tokenised here, once; batches are made from its tokens (prefetch.py).
 """
@@ -58,7 +58,7 @@ class EncodingPlan:
         steps: in the order of computing, the longest first.
         batch_size: pictures that are computed at once at most.
         failures: why inputs of the list cannot be embedded, by their places in it.
-        skip_unreadable: whether what cannot be embedded is left out, or the first of it is an error.
+        skip_unreadable: whether inputs that cannot be embedded are left out, or the first of them is an error.
         given: the cost of computing the list as it is, in batches in its order, each padded to its longest.
         planned: the cost of the steps.
     """
@@ -100,7 +100,7 @@ def plan(
         pool: where pictures are looked at.
         batch_size: pictures that are computed at once at most; with them goes a budget of tokens.
         share: whether inputs that begin alike may share that part of the work.
-        skip_unreadable: whether inputs that cannot be embedded are told in `EncodingPlan.failures`.
+        skip_unreadable: leave out inputs that cannot be embedded, and say why in `EncodingPlan.failures`.
 
     Without `skip_unreadable`, raises ImageError for a picture that is missing or none, DataError for words that the
     model cannot read.
@@ -116,7 +116,14 @@ def plan(
 
 @dataclass(frozen=True)
 class _Alike:
-    """Inputs that are one to the model: what is known of their pictures, their rendered prompt, where they stand."""
+    """Inputs that are one to the model.
+
+    Args:
+        item: the first of them.
+        looks: what is known of its pictures.
+        text: its rendered prompt.
+        places: where they stand in the list.
+    """
 
     item: Item
     looks: list[Glance]
@@ -126,6 +133,7 @@ class _Alike:
 
 def _glances(listed: Sequence[Item], pool: Executor, skip: bool) -> dict[Hashable, Glance | ImageError]:
     """Return what is known of each picture, by its name; with `skip` also why one cannot be read."""
+    # by name: a picture that many inputs show is read once
     sources = {picture_key(image): image for item in listed for image in item.images}
     look = _glance_or_error if skip else glance
     return dict(zip(sources, pool.map(look, sources.values()), strict=True))
@@ -148,6 +156,7 @@ def _alike(
         try:
             looks = [_seen(glances[picture_key(image)]) for image in item.images]
             key = item_key(item, _contents(looks))
+            # rendered once for all that are alike: words that cannot be read show here
             if key not in alike:
                 alike[key] = _Alike(item, looks, items.render(item), [])
             alike[key].places.append(place)
@@ -186,7 +195,7 @@ def _more(looks: Sequence[Glance], items: ItemProcessor) -> int:
     return sum(items.picture_tokens(*(look.size or _USUAL)) for look in looks)
 
 
-def chosen(inputs: Sequence[Input], numbers: Sequence[int]) -> list[Input]:
+def inputs_of(inputs: Sequence[Input], numbers: Sequence[int]) -> list[Input]:
     """Return the inputs of some numbers."""
     return [inputs[number] for number in numbers]
 
@@ -201,7 +210,7 @@ def _steps(inputs: Sequence[Input], batch_size: int, reuses_features: bool) -> l
     grouped = set(chain.from_iterable(groups))
     single = [number for number in range(len(inputs)) if number not in grouped]
     texts = [number for number in single if not inputs[number].pictures]
-    # apart, since a model that can look at a picture once for several rows tells rows by pictures
+    # apart, since a model that looks at a picture once for several rows finds the rows by counting pictures
     on_one = [number for number in single if len(inputs[number].pictures) == 1]
     on_several = [(number,) for number in single if len(inputs[number].pictures) > 1]
     return [
@@ -213,7 +222,7 @@ def _steps(inputs: Sequence[Input], batch_size: int, reuses_features: bool) -> l
 
 
 def _groups(inputs: Sequence[Input]) -> list[tuple[int, ...]]:
-    """Return the inputs that have their pictures and what stands in front of them in common with another."""
+    """Return the groups of inputs with the same pictures, and the same tokens in front of and between them."""
     groups: dict[Hashable, list[int]] = {}
     for number, one in enumerate(inputs):
         if one.pictures and one.suffix:
@@ -223,7 +232,7 @@ def _groups(inputs: Sequence[Input]) -> list[tuple[int, ...]]:
 
 def _sharing_pictures(groups: Sequence[tuple[int, ...]], inputs: Sequence[Input], batch_size: int) -> Iterator[Step]:
     """Yield the steps of inputs that share a prefix with pictures."""
-    prefix = {group: _prefix_length(chosen(inputs, group)) for group in groups}
+    prefix = {group: _prefix_length(inputs_of(inputs, group)) for group in groups}
     order = sorted(groups, key=lambda group: (-prefix[group], -len(group)))
     for part in cut_by_budget([prefix[group] for group in order], tokens_of(batch_size), batch_size):
         yield Step(tuple(order[part]), shared=True)
@@ -256,7 +265,7 @@ def _texts(numbers: Sequence[int], inputs: Sequence[Input], batch_size: int) -> 
     order = sorted(numbers, key=lambda number: -inputs[number].length)
     for part in cut_by_budget(_lengths(inputs, order), tokens_of(batch_size)):
         together = order[part]
-        if _worth_sharing(chosen(inputs, together)):
+        if _worth_sharing(inputs_of(inputs, together)):
             yield Step((tuple(together),), shared=True)
         else:
             yield Step(tuple((number,) for number in together))
@@ -278,7 +287,7 @@ def _prefix_length(group: Sequence[Input]) -> int:
 
 def _cost(step: Step, inputs: Sequence[Input], budget: int) -> Cost:
     """Return the cost of a step."""
-    groups = [chosen(inputs, group) for group in step.groups]
+    groups = [inputs_of(inputs, group) for group in step.groups]
     pictures = sum(len(group[0].pictures) for group in groups)
     if step.shared:
         return _shared_cost(groups, pictures, budget)
@@ -300,7 +309,7 @@ def _shared_cost(groups: Sequence[Sequence[Input]], pictures: int, budget: int) 
 
 
 def _cost_as_given(listed: Sequence[Item], inputs: Sequence[Input], places: Sequence[Sequence[int]], size: int) -> Cost:
-    """Return the cost of a list in batches of so many in its order; what cannot be embedded has no tokens."""
+    """Return the cost of a list in batches of so many in its order; inputs that cannot be embedded have no tokens."""
     lengths = [0] * len(listed)
     for one, same in zip(inputs, places, strict=True):
         for place in same:

@@ -22,7 +22,7 @@ from ..inputs.images import load_image
 from ..inputs.item_processor import ItemProcessor
 from ..model.prefix_cache import SharedBatch
 from ..types import Item
-from .planning import EncodingPlan, Step, chosen
+from .planning import EncodingPlan, Step, inputs_of
 from .shared_batch import shared_batch
 from .suffixes import Input
 
@@ -57,6 +57,7 @@ def prefetch(plan: EncodingPlan, items: ItemProcessor) -> Iterator[Batch]:
         try:
             for step in plan.steps:
                 jobs.append(pool.submit(_batch, plan, items, step, _decoding(plan, step, decoders)))
+                # what waits holds its pixels: no more than AHEAD steps lie in memory
                 if len(jobs) > AHEAD:
                     yield jobs.popleft().result()
             while jobs:
@@ -67,7 +68,7 @@ def prefetch(plan: EncodingPlan, items: ItemProcessor) -> Iterator[Batch]:
 
 
 def _decoding(plan: EncodingPlan, step: Step, decoders: Executor) -> DecodedPictures:
-    """Start to decode the pictures of each group."""
+    """Start to decode the pictures of each group, which are those of its first input."""
 
     def decoding(item: Item) -> list[Future[Image.Image]]:
         return [decoders.submit(load_image, image) for image in item.images]
@@ -96,7 +97,7 @@ def _model_input(
     plan: EncodingPlan, items: ItemProcessor, step: Step, pictures: Sequence[list[Image.Image]] | None = None
 ) -> ModelInput:
     """Return a step's model input; `pictures` are those of each group, where they are decoded."""
-    groups = [chosen(plan.inputs, group) for group in step.groups]
+    groups = [inputs_of(plan.inputs, group) for group in step.groups]
     if pictures is not None:
         groups = [_showing(group, shown) for group, shown in zip(groups, pictures, strict=True)]
     batch = shared_batch(items, groups, plan.budget) if step.shared else None

@@ -1,4 +1,4 @@
-"""Groups of inputs as model input in which what a group has in common, its pictures foremost, stands once."""
+"""Groups of inputs as model input in which the prefix that a group shares, its pictures foremost, stands once."""
 
 from __future__ import annotations
 
@@ -83,7 +83,7 @@ def _end_with(ids: Tensor, suffixes: Sequence[Suffix]) -> bool:
 
 
 def _by_token(batch: dict[str, Tensor]) -> list[str]:
-    """Return the names of what a batch holds of each token, [B, L, ...]."""
+    """Return the names of the tensors that hold something of each token, [B, L, ...]."""
     return [name for name, tensor in batch.items() if tensor.shape[:2] == batch["input_ids"].shape]
 
 
@@ -116,7 +116,7 @@ def _padded(last: dict[str, Tensor], rows: Sequence[_Row]) -> SuffixBatch:
 
 
 def _with_content(items: ItemProcessor, batch: SharedBatch, part: SuffixBatch, rows: Sequence[_Row]) -> SuffixBatch:
-    """Return suffixes with what mean pooling takes, [N, P + S] int64 over their whole inputs."""
+    """Return suffixes with the tokens that mean pooling takes, [N, P + S] int64 over their whole inputs."""
     ids, real = batch.whole("input_ids", part), batch.whole("attention_mask", part).bool()
     content = torch.zeros_like(ids)
     for place, row in enumerate(rows):

@@ -1,7 +1,4 @@
-"""What inputs say after their last picture, as tokens.
-
-Inputs that have all before that in common can share the work on it (shared_batch.py).
-"""
+"""The tokens of inputs behind their last picture; inputs with the same before that can share the work on it."""
 
 from __future__ import annotations
 
@@ -14,7 +11,7 @@ from ..inputs.item_processor import blank_pictures
 from ..inputs.prompts import MARKS
 
 if TYPE_CHECKING:
-    from ..inputs.item_processor import ItemProcessor, Prompt
+    from ..inputs.item_processor import FilledPrompt, ItemProcessor
     from ..types import Item, Role
 
 _PROBE = "a"  # stands for the user's words: where they are empty, line breaks around them become one token
@@ -62,12 +59,13 @@ class Suffixes:
         self._placeholders = {number for number in ids if number is not None}
         self._learned = cache(self._learn)
 
-    def __call__(self, item: Item, prompt: Prompt) -> Suffix | None:
-        """Return the suffix of an item's prompt; None where what the processor makes of it is not known beforehand."""
+    def __call__(self, item: Item, prompt: FilledPrompt) -> Suffix | None:
+        """Return the suffix of an item's prompt; None where it is not known without asking the processor."""
         learned = self._learned(item.role, len(item.images))
         if learned is None:
             return None
         prefix, suffix = self._split(prompt.tokens)
+        # words may merge with the prompt into other tokens than the probe did: then nothing is known
         if suffix[learned.skipped : learned.skipped + 1] != (learned.following,):
             return None
         return Suffix(prefix, learned.added + suffix[learned.skipped :])
@@ -96,8 +94,8 @@ class Input:
     """One of the different inputs of a list.
 
     Args:
-        item: what it shows and says.
-        pictures: what tells its pictures' content, in order.
+        item: the first one in the list.
+        pictures: a key of each picture's content, in order.
         prompt: its whole prompt; None where the processor is to render and tokenise it.
         suffix: None where it is not known beforehand, or shares nothing.
         length: its tokens, those of its pictures about.
@@ -105,7 +103,7 @@ class Input:
 
     item: Item
     pictures: tuple[Hashable, ...] = ()
-    prompt: Prompt | None = None
+    prompt: FilledPrompt | None = None
     suffix: Suffix | None = None
     length: int = 0
 

@@ -1,6 +1,6 @@
 """Reading pictures: every picture that the library embeds comes through `load_image`.
 
-`glance` and `content_key` tell pictures apart by their content, `name_of` says what a message calls one.
+`glance` and `content_key` tell pictures apart by their content, `name_of` names one in a message.
 """
 
 from __future__ import annotations
@@ -72,7 +72,7 @@ def _opened(stream: io.BytesIO, name: str, max_pixels: int = MAX_PIXELS) -> Iter
 
 
 def name_of(source: ImageLike) -> str:
-    """Return what a message calls a picture."""
+    """Return the name of a picture in a message."""
     if isinstance(source, bytes):
         return "the given bytes"
     return "the given picture" if isinstance(source, Image.Image) else str(source)
@@ -123,6 +123,7 @@ def _stream(source: str | os.PathLike[str] | bytes, name: str) -> io.BytesIO:
 
 
 def _upright_rgb(picture: Image.Image) -> Image.Image:
+    # turned before it is converted, which drops the EXIF data
     picture = ImageOps.exif_transpose(picture)
     if picture.mode in ("RGBA", "LA", "PA") or "transparency" in picture.info:
         picture = picture.convert("RGBA")

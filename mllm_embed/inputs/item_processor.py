@@ -19,11 +19,11 @@ from ..types import Item, Role
 from .images import load_image, name_of
 from .prompts import INSTRUCTION, MARKS, TEXT, PromptSet, render
 
-_STEP = 32  # pixels by which sizes are told apart where only trying tells how many tokens a picture becomes
+_STEP = 32  # pixels to which sizes are rounded where only trying shows how many tokens a picture becomes
 
 
 @dataclass(frozen=True)
-class Prompt:
+class FilledPrompt:
     """A role's prompt with an item's words in it.
 
     Args:
@@ -55,9 +55,11 @@ class ItemProcessor:
         # a template that writes the start token itself must not get a second one
         self._add_special_tokens = not (bos and self._template("text", 0).startswith(bos))
 
-    def __call__(self, items: Sequence[Item], prompts: Sequence[Prompt | None] | None = None) -> dict[str, Tensor]:
-        """Return items as input_ids and attention_mask [B, L] int64, pixels where there are pictures, and what the
-        family adds.
+    def __call__(
+        self, items: Sequence[Item], prompts: Sequence[FilledPrompt | None] | None = None
+    ) -> dict[str, Tensor]:
+        """Return a batch: input_ids and attention_mask [B, L] int64, pixels where there are pictures, and the tensors
+        that the family adds.
 
         Either all items have pictures or none has, since processors differ in what they make of a mixture. `prompts`
         are those of the items, where they are known: texts whose tokens are known are not tokenised again. Prompts with
@@ -81,7 +83,7 @@ class ItemProcessor:
 
     def batch(self, texts: list[str], pictures: list[list[Image.Image]]) -> dict[str, Tensor]:
         """Return rendered prompts and the pictures of each as model input, left-padded: input_ids and attention_mask
-        [B, L] int64, and what else the processor makes. All have pictures or none has."""
+        [B, L] int64, and the other tensors of the processor. All have pictures or none has."""
         options = {"padding": True, "return_tensors": "pt", "add_special_tokens": self._add_special_tokens}
         if not any(pictures) and self.family.texts_apart:
             types = "token_type_ids" in self.processor.model_input_names
@@ -131,10 +133,12 @@ class ItemProcessor:
         except (ValueError, TypeError):  # a picture that the model cannot take: reading it raises the error
             return 0
 
-    def tokenise(self, texts: Sequence[str]) -> list[Prompt]:
+    def tokenise(self, texts: Sequence[str]) -> list[FilledPrompt]:
         """Return rendered prompts with their tokens; texts that are equal, as of pictures alone, are tokenised once."""
         distinct = list(dict.fromkeys(texts))
-        prompts = {text: Prompt(text, tuple(ids)) for text, ids in zip(distinct, self.tokens(distinct), strict=True)}
+        prompts = {
+            text: FilledPrompt(text, tuple(ids)) for text, ids in zip(distinct, self.tokens(distinct), strict=True)
+        }
         return [prompts[text] for text in texts]
 
     def tokens(self, texts: Sequence[str]) -> list[list[int]]:
@@ -165,13 +169,13 @@ class ItemProcessor:
         # in one pass, since the user's words may hold a mark
         return re.sub("|".join(map(re.escape, marks)), lambda mark: self._checked(words[mark[0]]), template)
 
-    def _texts(self, items: Sequence[Item], prompts: Sequence[Prompt | None]) -> list[str]:
+    def _texts(self, items: Sequence[Item], prompts: Sequence[FilledPrompt | None]) -> list[str]:
         return [prompt.text if prompt else self.render(item) for item, prompt in zip(items, prompts, strict=True)]
 
     @cached_property
     def _added_to_texts(self) -> dict[str, torch.dtype] | None:
-        """What the processor gives texts beside ids and mask, always zeros [B, L]; None where that is not so, or where
-        it makes other tokens of a text than the tokenizer."""
+        """The names and dtypes of what the processor gives texts beside ids and mask, always zeros [B, L]; None where
+        that is not so, or where it makes other tokens of a text than the tokenizer."""
         text = self.filled("text", 0, {TEXT: "a"})
         batch = self.batch([text], [[]])
         ids, mask = batch.pop("input_ids"), batch.pop("attention_mask")
