@@ -16,8 +16,10 @@ import families
 from mllm_embed import Document, MLLMEmbedder, Query
 from mllm_embed.encode.batching import cut_by_budget
 from mllm_embed.encode.planning import EncodingPlan
+from mllm_embed.encode.suffixes import Suffix
 from mllm_embed.errors import DataError, ImageError
 from mllm_embed.inputs.images import glance
+from mllm_embed.inputs.item_processor import FilledPrompt
 
 CLOSE = {"atol": 1e-5, "rtol": 0}
 
@@ -114,6 +116,23 @@ def test_a_processor_that_makes_other_tokens_is_noticed(
         return replace(learned, added=(*learned.added, learned.following))
 
     monkeypatch.setattr(embedder.suffixes, "_learned", mistaken)
+    work = embedder.plan(items)
+    assert any(step.shared for step in work.steps)
+    np.testing.assert_allclose(embedder.execute(work).vectors, expected, **CLOSE)
+
+
+def test_a_suffix_that_ends_otherwise_is_noticed(
+    embedder: MLLMEmbedder, data: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    items = _asked(data)
+    expected = embedder.encode(items)
+    suffixes = embedder.suffixes
+
+    def mistaken(item: Query | Document, prompt: FilledPrompt) -> Suffix:
+        suffix = suffixes(item, prompt)
+        return replace(suffix, tokens=(*suffix.tokens[:-1], suffix.tokens[-1] + 1))
+
+    monkeypatch.setattr(embedder, "suffixes", mistaken)
     work = embedder.plan(items)
     assert any(step.shared for step in work.steps)
     np.testing.assert_allclose(embedder.execute(work).vectors, expected, **CLOSE)
