@@ -21,7 +21,7 @@ _HELP = """\
 what it does
   Embeds the benchmark once and tries every query-time method on its vectors: the field's baselines, a stronger or
   weaker edit, captions of the gallery, the instruction carried out in words, re-ranking of the first answers. Each is
-  set beside the plain composed query: gain in points with a paired 95 % interval, milliseconds a query, what it needs.
+  set beside the plain composed query: gain in points with a paired 95 %% interval, milliseconds a query, what it needs.
   Methods that ask the language model ask the base of the adapter, and keep its answers: the next call is quicker.
 
 settings

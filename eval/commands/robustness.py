@@ -24,7 +24,7 @@ words and negatives
   its words rule out). Without the first, four wordings are made by rule.
 
 what it leaves in the output folder
-  robustness.json     every measure with its 95 % interval
+  robustness.json     every measure with its 95 %% interval
 
 examples
   %(prog)s my_folder --model runs/base --adapter runs/stage2

@@ -19,7 +19,7 @@ what it does
   two, which a composed query must beat to mean anything.
 
 what it leaves in the output folder
-  result.json         protocol, percentages with hits, counts and 95 % intervals, versions, seconds and bytes
+  result.json         protocol, percentages with hits, counts and 95 %% intervals, versions, seconds and bytes
   per_query.json      the value of every metric for every query, and its first answers
   contact_sheet.png   some queries: reference, instruction, first five answers, the right one framed green
 
