@@ -263,6 +263,7 @@ def workspace(tmp_path_factory: pytest.TempPathFactory) -> Workspace:
     return place
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("guide", RUN)
 def test_what_can_run_runs(guide: str, workspace: Workspace, monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.chdir(workspace.folder)

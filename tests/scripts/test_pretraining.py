@@ -111,6 +111,7 @@ def _pretrain(monkeypatch: pytest.MonkeyPatch, output: Path, *options: str) -> i
     return pretrain_base.main()
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize(("phase", "step"), [("seeing", 2), ("answering", 1), ("answering", 3)], ids=str)
 def test_a_stopped_run_goes_on_where_it_last_saved(
     tmp_path: Path, monkeypatch: pytest.MonkeyPatch, phase: str, step: int
@@ -141,6 +142,7 @@ def test_a_stopped_run_goes_on_where_it_last_saved(
     ]  # fmt: skip
 
 
+@pytest.mark.slow
 def test_a_seed_makes_the_first_weights(tmp_path: Path) -> None:
     sprites = Path(pretrain_base.__file__).parent / "assets" / "sprites"
     first, same, other = (

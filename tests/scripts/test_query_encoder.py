@@ -6,6 +6,8 @@ import subprocess
 import sys
 from pathlib import Path
 
+import pytest
+
 from mllm_embed import MLLMEmbedder
 
 SCRIPTS = Path(__file__).parents[2] / "scripts"
@@ -15,6 +17,7 @@ def run(*words: object) -> subprocess.CompletedProcess[str]:
     return subprocess.run([sys.executable, *map(str, words)], capture_output=True, text=True, check=False)
 
 
+@pytest.mark.slow
 def test_a_smaller_base_keeps_the_layers_that_are_named(tiny_llava: Path, tmp_path: Path) -> None:
     done = run(SCRIPTS / "toy/smaller_base.py", tiny_llava, "--layers", "1", "--output", tmp_path / "small")
     assert done.returncode == 0, done.stderr

@@ -43,6 +43,7 @@ def official_percent(hits: int, count: int) -> float:
     return float(np.float32(hits) / np.float32(count)) * 100
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("gallery", ["original", "val"])
 def test_every_figure_equals_the_official_rules_in_every_digit(real: Callable, draw: Callable, gallery: str) -> None:
     suite = open_suite("fashioniq", real("fashioniq"), options={"gallery": gallery}, pictures=False)

@@ -106,6 +106,7 @@ def test_equal_scores_come_in_row_order(tmp_path: Path) -> None:
     assert ids(StoreGallery(store).nearest(one[None], 9)) == [["c", "b", "d", "e", "a"]]
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("kind", KINDS)
 def test_every_kind_finds_what_its_card_says(built: Callable[[str], Path], kind: str) -> None:
     index = Index.open(built(kind))
@@ -283,6 +284,7 @@ def test_a_target_chooses(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> No
     assert not (tmp_path / "j").exists() and not list(tmp_path.glob(".index-*"))
 
 
+@pytest.mark.slow
 def test_the_command_line(tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
     store = make_store(tmp_path / "s")
     assert main(["index", str(tmp_path / "s"), "--kind", "binary"]) == 0
@@ -312,6 +314,7 @@ def test_the_command_line(tmp_path: Path, capsys: pytest.CaptureFixture[str]) ->
         assert words in capsys.readouterr().err
 
 
+@pytest.mark.slow
 def test_a_killed_build_leaves_nothing_half(tmp_path: Path) -> None:
     make_store(tmp_path / "s")
     command = [sys.executable, "-m", "mllm_embed.cli", "index", str(tmp_path / "s"), "--kind", "rabitq"]

@@ -145,6 +145,7 @@ def test_a_picture_is_looked_at_once(
         assert look
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("bidirectional", [False, True])
 def test_mean_pooling(folder: Path, items: list, bidirectional: bool) -> None:
     model = MLLMEmbedder.from_pretrained(folder, dtype="float32", pooling="mean", bidirectional=bidirectional)
@@ -170,6 +171,7 @@ def test_bidirectional(family: str, folder: Path) -> None:
     assert (both[0] - both[1]).abs().max() > 1e-4
 
 
+@pytest.mark.slow
 def test_trains_both_stages_saves_and_reloads(folder: Path, data: Path, tmp_path: Path) -> None:
     stage = {"data": data, "batch_size": 4, "steps": 1, "learning_rate": 1e-2, "warmup": 0.0}
     captions = {"rows": "pairs", "terms": [{"query": "image", "positive": "caption", "symmetric": True}]}

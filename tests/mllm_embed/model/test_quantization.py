@@ -105,6 +105,7 @@ def _distance(found: dict[str, Tensor], wanted: dict[str, Tensor]) -> float:
     return max(((found[name] - g).norm() / g.norm()).item() for name, g in wanted.items())
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("order", ORDERS)
 @pytest.mark.parametrize("mode", QUANTIZATIONS)
 def test_gradients_are_those_of_the_dequantised_model(
@@ -247,6 +248,7 @@ def test_the_command_line_says_what_it_computed_in(
     assert (result["dtype"], result["quantization"]) == ("float32", "int8")
 
 
+@pytest.mark.slow
 def test_only_two_sentences_of_bitsandbytes_are_kept_back(tiny_llava: Path, caplog: pytest.LogCaptureFixture) -> None:
     _load(tiny_llava, "int8", adapted=False)
     logger = logging.getLogger("bitsandbytes.autograd._functions")

@@ -129,6 +129,7 @@ def test_a_bad_name_is_one_sentence(adapted: MLLMEmbedder) -> None:
         adapted.push_to_hub("a/b/c")
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("merge", [False, True], ids=["adapter", "merged"])
 def test_a_pushed_model_loads_by_its_name_with_its_prompts(tiny_llava: Path, tmp_path: Path, merge: bool) -> None:
     """From a cache filled as the hub's client fills it; in a process of its own, which reads the cache's place once."""
@@ -152,6 +153,7 @@ def test_a_pushed_model_loads_by_its_name_with_its_prompts(tiny_llava: Path, tmp
     assert done.stdout.strip() == expected, done.stderr
 
 
+@pytest.mark.slow
 def test_a_base_on_the_hub_is_known_by_its_commit(tiny_llava: Path, other_llava: Path, tmp_path: Path) -> None:
     """Its repository goes on to other weights: an adapter still gets those it was trained on, and refuses others."""
     place = tmp_path / "cache/models--org--base"

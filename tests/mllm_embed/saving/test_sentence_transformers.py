@@ -158,6 +158,7 @@ def test_several_pictures_a_captioned_one_and_two_texts(saved_models: dict[str, 
     )
 
 
+@pytest.mark.slow
 def test_our_package_is_not_needed(saved_models: dict[str, Path], tmp_path: Path) -> None:
     """In a process that cannot import it, and without trust_remote_code."""
     code = (

@@ -255,6 +255,7 @@ def _command(model: Path, photos: Path, store: Path) -> list[str]:
     return [sys.executable, "-m", "mllm_embed.cli", "encode", str(photos), "--output", str(store), *options]
 
 
+@pytest.mark.slow
 def test_processes_share_the_work_and_one_may_die(tiny_llava: Path, photos: Path, tmp_path: Path) -> None:
     spoil(photos)
     environment = os.environ | {"HF_HUB_OFFLINE": "1", "OMP_NUM_THREADS": "1"}

@@ -78,6 +78,7 @@ def test_the_loss_is_its_formula() -> None:
     assert float(distil(t, t, c, positive, tau).loss) == pytest.approx(0, abs=1e-12)
 
 
+@pytest.mark.slow
 def test_a_student_finds_in_its_teacher_s_gallery(
     recipe: Path, small: Path, tiny_llava: Path, saved_models: dict[str, Path], data: Path, tmp_path: Path
 ) -> None:
@@ -146,6 +147,7 @@ def test_the_evaluator_asks_with_the_student(
     assert "--query-adapter needs --query-model" in capsys.readouterr().err
 
 
+@pytest.mark.slow
 def test_a_stopped_distillation_ends_like_an_unstopped_one(
     recipe: Path, small: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:

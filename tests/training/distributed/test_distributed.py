@@ -22,6 +22,7 @@ from mllm_embed.training.run.stages import run_recipe
 from tiny import make_data
 
 pytest.importorskip("deepspeed")
+pytestmark = pytest.mark.slow  # processes of their own, started once for the file
 SCRIPT = Path(__file__).with_name("two_processes.py")
 _spec = importlib.util.spec_from_file_location("two_processes", SCRIPT)
 two_processes = importlib.util.module_from_spec(_spec)

@@ -67,6 +67,7 @@ def _encoder(embedder: MLLMEmbedder, dropout: float, bounds: tuple[float, float]
     return BatchEncoder(embedder.model, Temperature(0.05, bounds)).train()
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("layers", [False, True], ids=["", "layers recomputed"])
 @pytest.mark.parametrize("bf16", [False, True], ids=["float32", "bfloat16"])
 @pytest.mark.parametrize("name", STAGES)

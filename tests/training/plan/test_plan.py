@@ -105,6 +105,7 @@ def test_steps_and_rows_seen(recipe: Path, tmp_path: Path) -> None:
     assert "stage instructions: steps unknown: its data is not on disk" in describe(missing, plan)
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("options", [
     [], ["gradient_checkpointing=true"], ["attention=eager"], ["lora.dropout=0.1", "lora.projector=false"],
     ["bf16=true", "lora.dropout=0.1"], ["bf16=true", "gradient_checkpointing=true"],
@@ -147,6 +148,7 @@ def _real_peak(recipe, data: Path) -> int:
     return live.peak + sum(chunk["pixel_values"].nbytes for chunk in batch.live if "pixel_values" in chunk)
 
 
+@pytest.mark.slow
 def test_layers_that_are_not_run_are_counted(recipe: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     from mllm_embed.training.plan import memory as plan_memory
 
@@ -198,6 +200,7 @@ def _tokens(processor, size: tuple[int, int]) -> int:
 SAID = re.compile(r"mllm-embed-train plan (\S+) --memory (\S+)  # memory (\S+) GiB")
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize(
     "path",
     [path for path in sorted(RECIPES.glob("*.yaml")) if SAID.search(path.read_text())],
@@ -211,6 +214,7 @@ def test_shipped_recipes_plan_and_say_their_memory(path: Path) -> None:
     assert said[1] == path.stem and f"memory      {said[3]} of {said[2]}.0 GiB" in describe(loaded, plan)
 
 
+@pytest.mark.slow
 def test_the_command_prints_and_refuses(recipe: Path, capsys: pytest.CaptureFixture[str]) -> None:
     assert main(["plan", str(recipe), "--memory", "24"]) == 0
     out = capsys.readouterr().out
@@ -225,6 +229,7 @@ def test_the_command_prints_and_refuses(recipe: Path, capsys: pytest.CaptureFixt
     )
 
 
+@pytest.mark.slow
 def test_refusals_name_what_to_lower_and_then_it_fits(recipe: Path) -> None:
     options = [f"model={BASE}", "stages.captions.batch_size=8", "stages.instructions.batch_size=8", "bf16=true"]
     whole = [*options, "stages.instructions.chunk_tokens=100000", "stages.captions.chunk_tokens=200"]
@@ -246,6 +251,7 @@ def test_refusals_name_what_to_lower_and_then_it_fits(recipe: Path) -> None:
         check_fits(large, make_plan(large, 8))
 
 
+@pytest.mark.slow
 def test_quantised_weights_take_what_bitsandbytes_keeps(recipe: Path) -> None:
     whole, small = (
         make_plan(load_recipe(recipe, [f"model={BASE}", "bf16=true", f"quantization={mode}"]), 24).base
@@ -283,6 +289,7 @@ def test_a_bad_picture_size_and_help(capsys: pytest.CaptureFixture[str]) -> None
     assert "plan qwen2-vl-2b --memory 24" in capsys.readouterr().out
 
 
+@pytest.mark.slow
 def test_a_larger_picture_takes_more(recipe: Path) -> None:
     keys = ("batch_size=40", "chunk_tokens=100000")
     whole = [f"stages.{stage}.{key}" for stage in ("captions", "instructions") for key in keys]
@@ -300,6 +307,7 @@ def test_a_damaged_config_is_named(recipe: Path, tiny_llava: Path, tmp_path: Pat
             make_plan(load_recipe(recipe, [f"model={broken}"]))
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("family", ["paligemma", "internvl", "gemma3", "mllama", "qwen3_vl"])
 def test_families_with_ways_of_their_own_plan(tmp_path: Path, capsys: pytest.CaptureFixture[str], family: str) -> None:
     """With its processor: the tokens of its pictures are those that it makes."""
@@ -343,6 +351,7 @@ def test_what_training_refuses_plan_refuses(
     assert why in capsys.readouterr().err
 
 
+@pytest.mark.slow
 def test_pictures_of_any_size_are_not_capped_early() -> None:
     """The released Qwen2-VL takes up to 16,384 tokens of 28 x 28 pixels a picture."""
     recipe = load_recipe("qwen2-vl-2b")

@@ -146,6 +146,7 @@ def test_vectors_that_look_alike_from_the_start_are_no_collapse(tiny_llava: Path
     run_recipe(_recipe(tiny_llava, data, tmp_path / "run", max_cosine=0.01, steps=20))
 
 
+@pytest.mark.slow
 def test_the_warm_up_is_not_judged(
     tiny_llava: Path, data: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:

@@ -41,6 +41,7 @@ def _adapter(run: Path) -> dict[str, torch.Tensor]:
     return load_file(run / "one/adapter_model.safetensors")
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("bf16", [False, True], ids=["float32", "bfloat16"])
 @pytest.mark.parametrize("mode", QUANTIZATIONS)
 def test_a_stopped_run_ends_like_an_unstopped_one(

@@ -83,6 +83,7 @@ def _as_tar(data: Path, folder: Path) -> Path:
     return folder
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("how", ["bank", "chunks and a learned temperature", "mined", "stream"])
 def test_a_stopped_run_ends_like_an_unstopped_one(
     run: Callable[..., Path], data: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch, how: str

@@ -57,6 +57,7 @@ def _weights(run: Path) -> dict[str, np.ndarray]:
     return {name: tensor.numpy() for name, tensor in state.items()}
 
 
+@pytest.mark.slow
 def test_both_stages_learn_and_leave_adapters(recipe: Path, tiny_llava: Path, data: Path, tmp_path: Path) -> None:
     assert main([str(recipe), "--override", "stages.captions.steps=40"]) == 0
     run = tmp_path / "run"
@@ -99,6 +100,7 @@ FROZEN = [
 ]
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize(
     ("stop", "how"),
     [*((stop, how) for stop in STOPS for how in ("float32", "bfloat16")), (("instructions", 3), "frozen")],
@@ -133,6 +135,7 @@ def test_a_stopped_run_ends_like_an_unstopped_one(
     assert steps == [(row["stage"], row["step"], row.get("loss")) for row in _log(tmp_path / "whole")]
 
 
+@pytest.mark.slow
 def test_the_same_recipe_twice_gives_the_same_adapter_and_another_seed_another(recipe: Path, tmp_path: Path) -> None:
     runs = {name: tmp_path / name for name in ("a", "b", "c")}
     for name, run in runs.items():
@@ -156,6 +159,7 @@ def test_a_truncated_picture_ends_a_small_run_with_one_sentence(recipe: Path, da
         assert "\n" not in str(caught.value)
 
 
+@pytest.mark.slow
 def test_unreadable_rows_are_replaced_and_listed(recipe: Path, data: Path, tmp_path: Path) -> None:
     picture = data / "images/2.png"
     picture.write_bytes(picture.read_bytes()[:60])
@@ -226,6 +230,7 @@ def _command(*words: str) -> subprocess.CompletedProcess[str]:
     return subprocess.run([sys.executable, "-m", "training", *words], capture_output=True, text=True, cwd=root)
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize(
     ("words", "message"),
     [

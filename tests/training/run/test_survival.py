@@ -82,6 +82,7 @@ def _assert_same(one: Path, other: Path) -> None:
     assert [name for name in first if not torch.equal(first[name], second[name])] == []
 
 
+@pytest.mark.slow
 def test_a_stopped_run_keeps_everything_between_two_steps(
     recipe: Path, whole: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
@@ -95,6 +96,7 @@ def test_a_stopped_run_keeps_everything_between_two_steps(
     _assert_same(whole, tmp_path / "run")
 
 
+@pytest.mark.slow
 def test_a_stopped_run_goes_on_within_an_epoch_of_accumulated_batches(
     recipe: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
@@ -151,6 +153,7 @@ FULL = OSError(28, "No space left on device")
 TORCH_FULL = RuntimeError("[enforce fail at inline_container.cc:672] . unexpected pos 41344 vs 41232")  # a full tmpfs
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize(("victim", "before", "error"), [("save_file", 1, FULL), ("torch.save", 5, TORCH_FULL)])
 def test_a_disk_that_fills_up_in_a_checkpoint_leaves_the_one_before(
     recipe: Path, whole: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch, victim: str, before: int, error

@@ -50,6 +50,7 @@ def _found(queries: np.ndarray, targets: np.ndarray) -> float:
     return float(np.mean([f"a {COLORS[at]} thing" == row["target_text"] for at, row in zip(best, ROWS, strict=True)]))
 
 
+@pytest.mark.slow
 def test_queries_learn_to_find_what_the_base_indexed(recipe: Path, embedder: MLLMEmbedder) -> None:
     asked = [Query(text=row["source_text"], instruction=row["instruction"]) for row in ROWS]
     index = embedder.encode([f"a {color} thing" for color in COLORS])

@@ -59,6 +59,7 @@ def test_validating_leaves_no_trace_in_the_training(tiny_llava: Path, data: Path
     assert all(torch.equal(seen[name], blind[name]) for name in blind)
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("stop", [0, 5])
 def test_a_stopped_run_validates_like_an_unstopped_one(
     tiny_llava: Path, data: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch, stop: int
