@@ -105,11 +105,12 @@ def _load(name: str) -> _ChatModel:
         sees = AutoConfig.from_pretrained(name).model_type in SEEING
         kind = AutoModelForImageTextToText if sees else AutoModelForCausalLM
         model: Any = kind.from_pretrained(name, dtype=dtype_for("auto", place), use_safetensors=True)
+        model = model.to(place).eval()  # within: a GPU that is too small for it is no traceback either
         renderer: Any = load_processor(name) if sees else AutoTokenizer.from_pretrained(name)
     tokenizer = renderer.tokenizer if sees else renderer
     tokenizer.padding_side = "left"  # an answer follows its prompt without a gap
     tokenizer.pad_token = tokenizer.pad_token or tokenizer.eos_token
-    return _ChatModel(model.to(place).eval(), tokenizer, renderer)
+    return _ChatModel(model, tokenizer, renderer)
 
 
 def _weights(name: str) -> Any:

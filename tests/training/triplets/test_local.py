@@ -51,3 +51,17 @@ def test_a_language_model_without_chat_template(
         with torch.inference_mode():
             said = model.eval().generate(inputs, do_sample=False, max_new_tokens=8, pad_token_id=0)
         assert row["answer"] == tokenizer.decode(said[0, inputs.shape[1] :], skip_special_tokens=True)
+
+
+def test_a_model_that_its_device_cannot_hold_is_one_sentence(
+    captions: Path, tiny_llava: Path, monkeypatch: pytest.MonkeyPatch, refused: Callable[..., str]
+) -> None:
+    import torch
+    from transformers import PreTrainedModel
+
+    def full(*_: object, **__: object) -> None:
+        raise torch.OutOfMemoryError("CUDA out of memory. Tried to allocate 2.00 GiB")
+
+    monkeypatch.setattr(PreTrainedModel, "to", full)
+    told = refused(str(captions), "--local", str(tiny_llava))
+    assert f"cannot load the model {tiny_llava}: CUDA out of memory." in told
