@@ -39,11 +39,12 @@ class RowContent:
     negative_text: str | None = None
 
 
-# The columns that rows of each kind are made of. Others are not looked at: their pictures may not even be there.
+# The columns that rows of each kind are made of, in the order in which faults are named. Others are not looked at:
+# their pictures may not even be there.
 CONTENT: dict[str, tuple[str, ...]] = {
     "pairs": ("image", "caption"),
     "triplets": ("image", "instruction", "source_text", "target_image", "target_text", "target_caption"),
-    "texts": ("source_text", "instruction", "target_text", "negative_text"),
+    "texts": ("negative_text", "source_text", "instruction", "target_text"),
 }
 
 

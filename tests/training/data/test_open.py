@@ -188,3 +188,12 @@ def test_records_are_found_whatever_the_pieces_read(
     starts, lengths = json_spans(tmp_path / "lines.jsonl")
     assert [json.loads(data[a : a + n]) for a, n in zip(starts, lengths, strict=True)] == rows
     assert starts.dtype == np.int64
+
+
+def test_of_two_faults_in_a_row_of_texts_the_wrong_answer_s_is_named(tmp_path: Path) -> None:
+    good = {"source_text": "a", "target_text": "b", "negative_text": "c"}
+    lines = [good, good | {"source_text": 5, "negative_text": 6}]
+    (tmp_path / "t.jsonl").write_text("".join(json.dumps(line) + "\n" for line in lines))
+    source = DataSource(path=tmp_path / "t.jsonl", format="columns", columns={name: name for name in good})
+    with pytest.raises(DataError, match="row 2: negative_text must be a text, not '6'"):
+        open_rows([source], "texts", ["source_text"])[1]
