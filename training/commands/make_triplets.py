@@ -79,13 +79,13 @@ def register(commands: Any) -> None:
 
 
 def _run(arguments: argparse.Namespace) -> int:
-    from mllm_embed.data.folder import read_pairs
+    from mllm_embed.data.folder import PAIRS, read_pairs
 
     from ..triplets.make import CACHE, OUTPUT, make_triplets
     from ..triplets.prompt import Prompt
 
     prompt = Prompt.load(arguments.prompt, arguments.per_caption)
-    file = arguments.data / "pairs.jsonl" if arguments.data.is_dir() else arguments.data
+    file = arguments.data / PAIRS if arguments.data.is_dir() else arguments.data
     pairs = read_pairs(file)[: arguments.limit]
     if arguments.dry_run:
         count = len({pair.caption for pair in pairs})

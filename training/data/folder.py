@@ -5,11 +5,13 @@ from __future__ import annotations
 from collections.abc import Sequence
 from pathlib import Path
 
-from mllm_embed.data.folder import DataFolder
+from mllm_embed.data.folder import PAIRS, TEXTS, TRIPLETS, DataFolder
 from mllm_embed.errors import DataError
 
 from .roles import RowContent, roles_of
 from .row import TrainingRow
+
+_FILES = {"pairs": PAIRS, "triplets": TRIPLETS, "texts": TEXTS}
 
 
 def read_rows(folder: DataFolder, path: Path, kind: str, roles: Sequence[str]) -> list[TrainingRow]:
@@ -20,13 +22,13 @@ def read_rows(folder: DataFolder, path: Path, kind: str, roles: Sequence[str]) -
     make = {"pairs": _pairs, "triplets": _triplets, "texts": _texts}
     rows = make[kind](folder)
     if not rows:
-        raise DataError(f"{path} has no {kind}.jsonl, which this stage reads")
+        raise DataError(f"{path} has no {_FILES[kind]}, which this stage reads")
     for row in rows:
         for role in roles:
             if role not in row.roles:
                 made = " (source_text and instruction)" if role == "composed_text" else ""
                 raise DataError(
-                    f"{path / kind}.jsonl: row '{row.id}' has no {role}{made}, which a term of the loss needs"
+                    f"{path / _FILES[kind]}: row '{row.id}' has no {role}{made}, which a term of the loss needs"
                 )
     return rows
 

@@ -16,7 +16,7 @@ from typing import Any, Protocol
 
 from tqdm import tqdm
 
-from mllm_embed.data.folder import Pair
+from mllm_embed.data.folder import TRIPLETS, Pair
 from mllm_embed.errors import DataError, ModelError
 from mllm_embed.files import atomic_file, read_json, write_json
 from mllm_embed.generate.answer_cache import CUT, REFUSED, AnswerCache, CachedAnswer, cache_key
@@ -25,7 +25,7 @@ from .answers import REASONS, Change, judge, parse, plain
 from .prompt import Prompt
 from .report import Report
 
-OUTPUT, REPORT, CACHE = "triplets.jsonl", "triplets.report.json", "triplets.cache.jsonl"
+OUTPUT, REPORT, CACHE = TRIPLETS, "triplets.report.json", "triplets.cache.jsonl"
 _PATIENCE = 5  # refusals before the first answer, after which it is not the captions' fault
 
 
