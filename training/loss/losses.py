@@ -19,7 +19,7 @@ __all__ = ["BatchIndices", "LossOptions", "LossOutput", "contrast", "contrast_ba
 
 @dataclass(frozen=True)
 class LossOptions:
-    """How the cosines of a term become its loss.
+    """The settings by which the cosines of a term become its loss.
 
     Args:
         temperature: divides the cosines; a float, or a scalar tensor that is learned.
@@ -81,7 +81,7 @@ def contrast(
 
     Args:
         vectors: [U, D] float, L2-normalised.
-        roles: which of them ask, answer, or are negatives.
+        indices: which of them ask, answer, or are negatives.
         options: temperature, mask and hardness.
         symmetric: average with the direction from positive to query.
         same_side: whatever asks (a query, or backwards a positive) is a negative of the others that ask.

@@ -90,7 +90,7 @@ def info_nce(
 
 
 class _Masks:
-    """Which candidates of a tile count."""
+    """The candidates of a tile that count, and those that are left out."""
 
     def __init__(self, positives: Tensor, ignored: Ignored | None, brought: Pairs | None, margin: float | None):
         self.positives, self.ignored, self.brought, self.margin = positives, ignored, _by_row(brought), margin

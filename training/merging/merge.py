@@ -173,8 +173,8 @@ def _write(output: Path, merged: MergedAdapter) -> None:
 
 def _copied_size(folder: Path) -> int:
     """Return the bytes of what is copied from an adapter's folder."""
-    names = [path.name for path in folder.iterdir()]
-    copied = [folder / name for name in names if name not in _NOT_COPIED(str(folder), names)]
+    names = {path.name for path in folder.iterdir()}
+    copied = [folder / name for name in names - _NOT_COPIED(str(folder), list(names))]
     return sum(file.stat().st_size for path in copied for file in (path, *path.rglob("*")) if file.is_file())
 
 

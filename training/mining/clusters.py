@@ -25,7 +25,7 @@ _SHARED = 16  # rows with one positive that take part in the graph; a label that
 
 @dataclass(frozen=True)
 class Clustering:
-    """How rows are clustered: about `size` in each, and `skip` ranks passed over as probably right."""
+    """The settings of clusters: about `size` rows in each, and `skip` ranks passed over as probably right."""
 
     size: int
     skip: int = SKIP

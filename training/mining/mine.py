@@ -111,7 +111,7 @@ def embed_questions(
 
 @dataclass(frozen=True)
 class MiningResult:
-    """What was mined, and by which rules; `clusters` [R] int64 is the cluster of every row, where that was asked."""
+    """The negatives, the rules that chose them, and `clusters` [R] int64, the cluster of every row, if asked for."""
 
     negatives: Negatives
     clusters: np.ndarray | None

@@ -23,7 +23,7 @@ FORMAT = 1
 
 
 class MinedRow(NamedTuple):
-    """What was found for a row: wrong answers, the hardest first, and the number of its cluster if it has one."""
+    """The finds for a row: wrong answers, the hardest first, and the number of its cluster if it has one."""
 
     negatives: tuple[Item, ...]
     cluster: int | None

@@ -21,7 +21,7 @@ _TIED = 4e-6  # what rounding makes of the similarity of one picture that is the
 
 @dataclass(frozen=True)
 class Rules:
-    """Which candidates count as negatives.
+    """The rules by which candidates count as negatives.
 
     Args:
         count: at most so many for a query.
@@ -61,7 +61,7 @@ class Rules:
 
 @dataclass(frozen=True)
 class Negatives:
-    """What was found for Q queries.
+    """The negatives of Q queries.
 
     Args:
         places: [Q, count] int64 places in the gallery, the hardest first, -1 where there are no more.

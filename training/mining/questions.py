@@ -19,7 +19,7 @@ from ..data import TrainingRow
 
 @dataclass(frozen=True)
 class Questions:
-    """What rows ask and answer, each distinct item once. A picture that stands under two names is one.
+    """The queries and answers of rows, each distinct item once. A picture that stands under two names is one.
 
     Args:
         queries: Q items; rows that ask the same share one.

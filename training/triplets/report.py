@@ -14,7 +14,7 @@ from .answers import REASONS
 
 @dataclass
 class Report:
-    """How many captions, changes in their answers, and triplets by kind; how many were dropped by reason.
+    """The numbers of captions, changes in their answers, triplets by kind, and what was dropped by reason.
 
     Nothing in it depends on the day or the place: the same answers give the same report.
     """
