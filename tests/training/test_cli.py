@@ -39,7 +39,7 @@ def test_a_recipe_alone_is_run(words: list[str], capsys: pytest.CaptureFixture[s
     assert "nowhere.yaml does not exist" in capsys.readouterr().err
 
 
-def test_a_clone_names_the_module(tmp_path: Path) -> None:
+def test_a_clone_names_the_module() -> None:
     done = subprocess.run([sys.executable, "-m", "training"], capture_output=True, text=True, cwd=ROOT)
     assert done.returncode == 2 and "usage: python -m training " in done.stderr
     assert "required: run|plan" in done.stderr

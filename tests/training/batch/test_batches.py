@@ -103,7 +103,7 @@ def test_equal_inputs_are_encoded_once_and_vectors_are_those_of_encode(embedder:
         torch.testing.assert_close(vectors[places[RoleUse(role)]], expected, atol=1e-5, rtol=0)
 
 
-def test_live_and_frozen_inputs_share_places_within_their_tower_and_numbers_across(
+def test_live_and_frozen_inputs_share_places_among_their_own_and_numbers_across(
     embedder: MLLMEmbedder, data: Path
 ) -> None:
     rows = read_rows(DataFolder.open(data), data, "triplets", ["target_text", "source_text"])

@@ -15,7 +15,7 @@ from mllm_embed.training.data.unreadable import UnreadableLog
 
 
 @pytest.mark.parametrize("streaming", [False, True])
-def test_spares_come_from_the_same_source(tmp_path: Path, streaming: bool) -> None:
+def test_replacements_come_from_the_same_source(tmp_path: Path, streaming: bool) -> None:
     sources = []
     for name, count in (("one", 30), ("two", 5)):
         row = json.dumps({"source_text": "a", "target_text": "b"})

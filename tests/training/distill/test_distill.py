@@ -106,8 +106,8 @@ def test_a_student_finds_in_its_teacher_s_gallery(
         Searcher.open(untaught, tmp_path / "store")
     with pytest.raises(ConfigError, match="made otherwise"):
         DualEncoder(untaught, teacher)
-    towers = DualEncoder(student, teacher)
-    mixed = towers.encode([data / "images/0.png", asked(data)[0], "a text"])
+    dual = DualEncoder(student, teacher)
+    mixed = dual.encode([data / "images/0.png", asked(data)[0], "a text"])
     assert np.array_equal(mixed[1], student.encode([asked(data)[0]])[0])
     assert np.array_equal(mixed[[0, 2]], teacher.encode([data / "images/0.png", "a text"]))
     for other in (data / "images/0.png", "a text"):
@@ -115,7 +115,7 @@ def test_a_student_finds_in_its_teacher_s_gallery(
             student.encode([asked(data)[0], other])
     with pytest.raises(ConfigError, match="its teacher does that"):  # the picture alone, from which an edit is measured
         searcher.search(asked(data)[0], edit_strength=1.4)
-    assert Searcher.open(towers, tmp_path / "store").search(asked(data)[0], edit_strength=1.4)
+    assert Searcher.open(dual, tmp_path / "store").search(asked(data)[0], edit_strength=1.4)
     shorter = [
         MLLMEmbedder.from_pretrained(model, adapter=adapter, dtype="float32", dim=16)
         for model, adapter in ((small, tmp_path / "run" / "queries"), (tiny_llava, saved_models["adapter"]))
@@ -123,7 +123,7 @@ def test_a_student_finds_in_its_teacher_s_gallery(
     assert DualEncoder(*shorter).encode(asked(data)[:1]).shape == (1, 16)
     with pytest.raises(ConfigError, match="dimension: 64, now 16"):
         DualEncoder(shorter[0], teacher)
-    other_prompts = towers.with_prompts(PROMPT_SETS["instructcir-legacy"]).with_prompts(PROMPT_SETS["instructcir"])
+    other_prompts = dual.with_prompts(PROMPT_SETS["instructcir-legacy"]).with_prompts(PROMPT_SETS["instructcir"])
     assert other_prompts.prompts.name == "instructcir"
 
 

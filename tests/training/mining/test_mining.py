@@ -108,7 +108,7 @@ def test_a_picture_under_two_names_is_one(tmp_path: Path) -> None:
     assert itself.right() == [{0, 1, 2}] and len(itself.queries) == 1
 
 
-def test_twins_of_the_positive_and_of_each_other_are_passed_over() -> None:
+def test_duplicates_of_the_positive_and_of_each_other_are_passed_over() -> None:
     """Pictures of equal pixels in unlike files: only vectors tell."""
     query, gallery = unit((1, 64), 1), unit((6, 64), 2)
     gallery[4], gallery[5] = gallery[0], gallery[3] + np.float32(3e-8)

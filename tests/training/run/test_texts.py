@@ -111,7 +111,7 @@ def test_the_loss_is_the_mean_over_nested_dimensions(recipe: Path, embedder: MLL
     assert first["loss"] == pytest.approx(np.mean(losses), rel=1e-3)
 
 
-def test_the_refined_batch_knows_a_text_in_either_tower(recipe: Path, embedder: MLLMEmbedder) -> None:
+def test_the_refined_batch_knows_a_text_live_and_frozen(recipe: Path, embedder: MLLMEmbedder) -> None:
     """The step's loss against a loop over texts, in which a text is never wrong for itself or for a right answer."""
     terms = (
         "stages.texts.terms=[{query: [composed_text, source_text], positive: [target_text, source_text], "
