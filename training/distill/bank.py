@@ -210,7 +210,7 @@ def _encode_share(share: Sequence[Item], embedder: MLLMEmbedder, bf16: bool) -> 
                 encoded = embedder.encode(block, show_progress=False, unreadable=why)
             vectors[start : start + len(block)] = torch.from_numpy(encoded)
             readable[[start + place for place in why]] = False
-            reasons += why.values()
+            reasons += (why[place] for place in sorted(why))
             bar.update(len(block))
     return vectors, readable, reasons
 

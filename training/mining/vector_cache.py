@@ -66,7 +66,8 @@ class VectorCache:
                 block = items[start : start + BLOCK]
                 reasons: dict[int, str] = {}
                 found = encoder.encode(block, batch_size=batch_size, show_progress=False, unreadable=reasons)
-                unreadable.update({start + place: reason for place, reason in reasons.items()})
+                # by place: the encoder finds damaged files later than missing ones
+                unreadable.update((start + place, reasons[place]) for place in sorted(reasons))
                 _check_readable(unreadable, len(items))
                 _check_finite(found, block)
                 # vectors first, then how many there are: killed in between, the block is made again

@@ -354,6 +354,17 @@ def test_a_few_unreadable_pictures_are_passed_over(tmp_path: Path) -> None:
         VectorCache(tmp_path / "w", {}).encode("gallery", items[:99] + items[199:] * 2, Seeing())
 
 
+def test_what_cannot_be_read_is_told_in_the_order_of_the_inputs(tmp_path: Path) -> None:
+    class Backwards(Counting):
+        def encode(self, inputs: list, *, unreadable: dict[int, str], **_: object) -> np.ndarray:
+            unreadable.update({7: "truncated", 3: "missing"})
+            return np.ones((len(inputs), 4), np.float32)
+
+    cache = VectorCache(tmp_path / "v", {})
+    cache.encode("gallery", [Document(text=str(n)) for n in range(250)], Backwards())
+    assert list(cache.unreadable["gallery"].items()) == [(3, "missing"), (7, "truncated")]
+
+
 def test_a_picture_in_memory_cannot_be_named_in_a_file(tmp_path: Path) -> None:
     from mllm_embed.training.mining.mined_file import written_item
 
