@@ -5,4 +5,4 @@ Reads `log.jsonl` alone, so it can be made again at any time.
 
 from mllm_embed.model.lora import import_peft
 
-import_peft()  # before transformers' Trainer does, and aloud
+import_peft()  # quietly, before transformers' Trainer does so aloud

@@ -5,4 +5,4 @@ A stopped run goes on and ends with the same adapter, bit for bit.
 
 from mllm_embed.model.lora import import_peft
 
-import_peft()  # before transformers' Trainer does, and aloud
+import_peft()  # quietly, before transformers' Trainer does so aloud
