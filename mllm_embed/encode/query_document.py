@@ -23,22 +23,20 @@ class QueryDocument:
 
     @overload
     def encode_query(
-        self, inputs: Sequence[Any], *, batch_size: int = ..., dim: int | None = ..., packed: bool = ...,
-        show_progress: bool | None = ..., unreadable: dict[int, str] | None = ..., convert_to: Literal["numpy"] = ...,
+        self, inputs: Sequence[Any], *, batch_size: int = ..., dim: int | None = ..., precision: Precision = ...,
+        packed: bool = ..., show_progress: bool | None = ..., unreadable: dict[int, str] | None = ...,
+        convert_to: Literal["numpy"] = ...,
     ) -> np.ndarray: ...  # fmt: skip
 
     @overload
     def encode_query(
-        self, inputs: Sequence[Any], *, batch_size: int = ..., dim: int | None = ..., packed: bool = ...,
-        show_progress: bool | None = ..., unreadable: dict[int, str] | None = ..., convert_to: Literal["torch"],
+        self, inputs: Sequence[Any], *, batch_size: int = ..., dim: int | None = ..., precision: Precision = ...,
+        packed: bool = ..., show_progress: bool | None = ..., unreadable: dict[int, str] | None = ...,
+        convert_to: Literal["torch"],
     ) -> torch.Tensor: ...  # fmt: skip
 
     def encode_query(self: _Encodes, inputs: Sequence[Any], **options: Any) -> np.ndarray | torch.Tensor:
-        """Return the vectors [N, D] float32 of queries; options, errors and all else as of `encode`.
-
-        Queries are compared in float32, whatever the gallery's vectors are stored as: type checkers refuse a
-        `precision` here.
-        """
+        """Return the vectors [N, D] of queries; options, errors and all else as of `encode`."""
         return self.encode(inputs, **options)
 
     @overload

@@ -31,13 +31,14 @@ def right(embedder: MLLMEmbedder, pair: DualEncoder, gallery: Gallery) -> None:
     tensor: torch.Tensor = embedder.encode(["a hat"], convert_to="torch")
     queries: np.ndarray = embedder.encode_query(["a hat"], batch_size=8, dim=64)
     asked: torch.Tensor = embedder.encode_query(["a hat"], convert_to="torch")
+    coarse: np.ndarray = embedder.encode_query(["a hat"], precision="int8")
     documents: np.ndarray = embedder.encode_document([Path("a.jpg")], precision="int8")
     cosines: np.ndarray = embedder.similarity(queries, documents)
     as_tensor: torch.Tensor = embedder.similarity(tensor, vectors)
 
 
 def wrong(embedder: MLLMEmbedder, pair: DualEncoder) -> None:
-    embedder.encode_query(["a hat"], precision="int8")  # error
+    embedder.encode_query(["a hat"], precison="int8")  # error
     embedder.encode_query(["a hat"], batchsize=8)  # error
     embedder.encode_document(["a hat"], precision="int4")  # error
     vectors: np.ndarray = embedder.encode(["a hat"], convert_to="torch")  # error
