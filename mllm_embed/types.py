@@ -24,6 +24,7 @@ class ImageSource(Hashable, Protocol):
 ImageLike: TypeAlias = str | os.PathLike[str] | bytes | Image.Image | ImageSource
 Images: TypeAlias = ImageLike | Sequence[ImageLike]
 Role = Literal["image", "composed", "text", "captioned", "composed_text"]
+_NO_LISTS = (str, bytes, bytearray)  # sequences, but not of pictures
 
 
 @dataclass(frozen=True)
@@ -143,7 +144,7 @@ def item_key(item: Item, pictures: tuple[Hashable, ...]) -> Hashable:
 def _images(image: Images | None) -> tuple[ImageLike, ...]:
     if image is None:
         return ()
-    if isinstance(image, Sequence) and not isinstance(image, (str, bytes)):
+    if isinstance(image, Sequence) and not isinstance(image, _NO_LISTS):
         return tuple(image)
     return (image,)
 
@@ -162,8 +163,8 @@ def _check(item: Item, **words: str | None) -> None:
 
 def _check_images(item: Item) -> None:
     kind = type(item).__name__
-    if isinstance(item.image, Sequence) and not isinstance(item.image, (str, bytes, tuple)):
-        object.__setattr__(item, "image", tuple(item.image))  # a frozen item stays hashable
+    if isinstance(item.image, Sequence) and not isinstance(item.image, _NO_LISTS):
+        object.__setattr__(item, "image", item.images)  # a frozen item stays hashable
     if isinstance(item.image, tuple) and not item.image:
         raise DataError(f"the image of a {kind} is an empty list; give pictures, or leave it out")
     for image in item.images:

@@ -71,5 +71,7 @@ def test_empty_words_are_refused() -> None:
 def test_a_picture_of_another_type_and_two_references_are_refused() -> None:
     with pytest.raises(DataError, match="image of a Query is a int"):
         Query(image=3)
+    with pytest.raises(DataError, match="image of a Query is a bytearray"):
+        Query(image=bytearray(b"ab"))
     with pytest.raises(DataError, match="not both"):
         as_item({"image": "a.png", "text": "a hat", "instruction": "redder"})
