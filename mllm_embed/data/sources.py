@@ -59,6 +59,7 @@ class PictureSource:
     """Picture files by their ids, of a folder or a pattern."""
 
     def __init__(self, path: Path, gallery: Mapping[str, Path]):
+        """Take the files by their ids; `path` is the folder or pattern that was given."""
         self.path, self.ids, self._files = path, list(gallery), list(gallery.values())
 
     def read(self, row: int) -> tuple[Item, str | None]:
@@ -82,6 +83,7 @@ class TableSource:
     """Rows of tables: pictures by path, relative to the file that names them, or inside it."""
 
     def __init__(self, path: Path, files: Sequence[Path], fields: Mapping[str, str]):
+        """Open files of one kind; `fields` are the columns of `FIELDS`. Raises DataError where there are no rows."""
         """Open tables of one kind; `fields`: the columns to read, some of FIELDS by their names in the files.
 
         Raises DataError for files without rows.

@@ -14,6 +14,7 @@ from typing import Any, BinaryIO
 from ..errors import ModelError
 from ..files import atomic_folder, write_json
 from ..model.embedding_model import EmbeddingModel
+from ..model.loading import CONFIG_FILE
 from ..model.lora import ADAPTER_CONFIG, ADAPTER_WEIGHTS
 from ..model.projection import read_projection, write_projection
 from .card_header import CARD_FILE
@@ -53,7 +54,7 @@ def model_fingerprint(folder: str | Path, revision: str | None = None) -> str:
     folder = Path(folder)
     if not folder.is_dir():
         return revision or ""
-    digest = hashlib.sha256((folder / "config.json").read_bytes())
+    digest = hashlib.sha256((folder / CONFIG_FILE).read_bytes())
     for path in sorted(folder.glob("*.safetensors")):
         with path.open("rb") as file:
             digest.update(path.name.encode())

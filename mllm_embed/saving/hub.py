@@ -9,11 +9,12 @@ from contextlib import contextmanager
 from pathlib import Path
 
 from ..errors import ModelError
+from ..model.loading import CONFIG_FILE
 from ..model.lora import ADAPTER_CONFIG, ADAPTER_WEIGHTS
 from ..model.projection import FOLDER as PROJECTION
 
 # An earlier push may have left files of the other form: a whole model beside an adapter would be read as both.
-STALE = ["*.safetensors", "*.safetensors.index.json", ADAPTER_CONFIG, "config.json", "generation_config.json"]
+STALE = ["*.safetensors", "*.safetensors.index.json", ADAPTER_CONFIG, CONFIG_FILE, "generation_config.json"]
 SMALL = ["*.json", "*.jinja", "*.md", "*.txt", "*.model", ADAPTER_WEIGHTS, f"{PROJECTION}/*"]
 
 

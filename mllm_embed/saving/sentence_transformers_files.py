@@ -21,7 +21,7 @@ from typing import TYPE_CHECKING, Any
 from ..files import write_json
 from ..inputs.item_processor import ItemProcessor
 from ..model.families import Family
-from ..model.projection import FOLDER, MODULE
+from ..model.projection import FOLDER, MODULE, MODULES_FILE
 from ..types import Document, Item, Query
 
 if TYPE_CHECKING:
@@ -115,7 +115,7 @@ def write_sentence_files(
     modules = [
         {"idx": index, "name": str(index), "path": path, "type": kind} for index, (path, kind) in enumerate(kinds)
     ]
-    write_json(folder / "modules.json", modules)
+    write_json(folder / MODULES_FILE, modules)
     pooling = {"embedding_dimension": dimension, "pooling_mode": "lasttoken", "include_prompt": True}
     write_json(folder / POOLING_FILE, pooling)
     write_json(folder / "2_Normalize/config.json", {"module_input_name": "sentence_embedding"})

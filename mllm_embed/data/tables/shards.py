@@ -29,6 +29,7 @@ class ParquetTable:
     """Rows of parquet files as they lie there: a row group is read at once, and the last `keep` stay in memory."""
 
     def __init__(self, files: Sequence[Path], header: tuple[str, ...] | None = None, keep: int = 8):
+        """Read the files' footers; `header`, of tables of text, is not looked at. Raises DataError."""
         self.files, self.keep = files, keep
         self._groups: list[tuple[int, int]] = []
         sizes = []
@@ -136,6 +137,7 @@ class TarTable:
     """
 
     def __init__(self, files: Sequence[Path], header: tuple[str, ...] | None = None):
+        """List the files' members; `header`, of tables of text, is not looked at. Raises DataError."""
         from tqdm import tqdm
 
         self.files = files

@@ -51,6 +51,7 @@ class TextTable:
     """JSON lists, JSON lines, CSV, TSV: records found once, and parsed when asked for."""
 
     def __init__(self, files: Sequence[Path], spans: Sequence[Spans], parse: Callable[[bytes, int], Record]):
+        """Take the spans of each file's records; `parse` makes a record of its bytes and the number of its file."""
         self.files, self._spans, self._parse = files, spans, parse
         self._starts = [0, *accumulate(len(spans.starts) for spans in self._spans)]
         self._data: dict[int, mmap.mmap] = {}
@@ -94,6 +95,7 @@ class ArrowTable:
     """
 
     def __init__(self, files: Sequence[Path], header: tuple[str, ...] | None = None):
+        """Convert the files; `header`, of tables of text, is not looked at. Raises DataError."""
         import pyarrow.parquet
 
         self.files = files
