@@ -121,10 +121,10 @@ def _build(files: BenchmarkFiles, split: str, options: Options) -> Suite:
 
 FOLDER = Benchmark(
     name="folder",
-    about="your own: a folder with a benchmark.json (the README tells its format)",
+    about="your own: a folder with a benchmark.json (eval/README.md has its format)",
     splits=("",),
     options={},
     files=lambda split, options: {_FILE: (_FILE,)},
     build=_build,
-    annotations="the README, under `Your own data`",
+    annotations="eval/README.md, under `Your own data`",
 )

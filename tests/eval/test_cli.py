@@ -322,4 +322,15 @@ def test_help_is_quick_and_teaches(command: str) -> None:
     if command in NAMED:
         assert "--option gallery=original|val" in done.stdout and "--split val|test1" in done.stdout
     if command == "run":
-        assert "mllm-embed-eval run data/shoes" in done.stdout and "contact_sheet.png" in done.stdout
+        assert "python -m eval run data/shoes" in done.stdout and "contact_sheet.png" in done.stdout
+
+
+@pytest.mark.parametrize("command", [*NAMED, "compare"])
+def test_installed_help_names_the_installed_command(command: str, capsys: pytest.CaptureFixture[str]) -> None:
+    from mllm_embed.eval.cli import main as installed
+
+    with pytest.raises(SystemExit) as end:
+        installed([command, "--help"])
+    text = capsys.readouterr().out
+    assert end.value.code == 0 and f"usage: mllm-embed-eval {command} " in text and "python -m" not in text
+    assert "%%" not in text  # argparse fills a text that names the command, and leaves one that does not
