@@ -39,8 +39,8 @@ def main() -> int:
     from mllm_embed.eval.scoring.evaluate import evaluate
 
     suites = [open_suite("folder", folder) for folder in args.folders]
-    towers, full = load_encoder(args), load_embedder(args)
-    asked = {"full": (full, full), "distilled": (towers.query, towers)} if args.query_model else {"full": (full, full)}
+    dual, full = load_encoder(args), load_embedder(args)
+    asked = {"full": (full, full), "distilled": (dual.query, dual)} if args.query_model else {"full": (full, full)}
     queries = [items[0] for items in suites[0].tasks[0].queries]
     times: dict[str, list[tuple[float, float]]] = {name: [] for name in asked}
     for _ in range(args.repeat):

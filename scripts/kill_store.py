@@ -123,8 +123,8 @@ def main() -> int:
     program = [sys.executable, "-m", "mllm_embed.cli"]
 
     def encode(store: Path) -> list[str]:
-        told = ["--model", str(model), "--dtype", "float32", "--shard-rows", str(SHARD_ROWS)]
-        return [*program, "encode", str(photos), "--output", str(store), *told]
+        options = ["--model", str(model), "--dtype", "float32", "--shard-rows", str(SHARD_ROWS)]
+        return [*program, "encode", str(photos), "--output", str(store), *options]
 
     def index(store: Path) -> list[str]:
         return [*program, "index", str(store), "--kind", "rabitq"]
