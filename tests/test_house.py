@@ -112,6 +112,13 @@ def test_packages_import_only_what_lies_below(room: str) -> None:
                     assert layers.index(other) < layers.index(own), f"{path} imports {name}, which lies above it"
 
 
+@pytest.mark.parametrize("room", ROOMS)
+def test_no_argument_of_a_command_line_leaves_the_commands(room: str) -> None:
+    files = [path.relative_to(ROOT / room) for path in (ROOT / room).rglob("*.py") if "argparse" in path.read_text()]
+    assert Path("cli.py") in files
+    assert [path for path in files if path.parts[0] not in ("cli.py", "commands")] == []
+
+
 def test_a_package_says_what_it_is_for() -> None:
     for path in (file for room in ROOMS for file in (ROOT / room).rglob("__init__.py")):
         assert ast.get_docstring(ast.parse(path.read_text())), path

@@ -297,13 +297,6 @@ def test_a_truncated_picture_leaves_nothing(
     assert not (tmp_path / "out").exists()
 
 
-def test_no_argument_of_a_command_line_leaves_the_commands() -> None:
-    room = Path(__file__).parents[2] / "eval"
-    users = {path.relative_to(room) for path in room.rglob("*.py") if "argparse" in path.read_text(encoding="utf-8")}
-    assert Path("cli.py") in users
-    assert {str(path.parent) for path in users - {Path("cli.py"), Path("commands/__init__.py")}} == {"commands"}
-
-
 NAMED = ("run", "score", "check", "submit", "methods", "robustness")  # a benchmark
 
 
