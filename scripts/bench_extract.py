@@ -234,7 +234,7 @@ def _in(name: str, fragments: tuple[str, ...]) -> bool:
 
 
 def _patches(embedder: MLLMEmbedder, work: EncodingPlan, step: Step) -> int:
-    """Patches of the pictures of a step: its pixels over those of a patch."""
+    """Return the number of patches of a step's pictures: its pixels over those of a patch."""
     first = [work.inputs[group[0]].item for group in step.groups]
     if not first[0].images:
         return 0

@@ -91,7 +91,7 @@ def watched(folder: Path, kind: str) -> dict[str, Any]:
 
 
 def measured(folder: Path, kind: str) -> dict[str, Any]:
-    """Build an index and use it; what each took, in seconds. What is added is removed in the end."""
+    """Build an index and use it; return what each took, in seconds. What is added is removed in the end."""
     store = VectorStore.open(folder)
     spent: dict[str, Any] = {}
 

@@ -106,7 +106,7 @@ class SeeingHead(nn.Module):
 
 
 class PointingHead(nn.Module):
-    """What a noun of a question brought back from the picture: the cell and the size of its thing."""
+    """A reader of what a noun of a question brought back from the picture: the cell and the size of its thing."""
 
     def __init__(self, width: int):
         super().__init__()
