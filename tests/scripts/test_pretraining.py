@@ -33,6 +33,7 @@ def _answer_logits(model: torch.nn.Module, tokenizer: object, talk: list, pixels
         return model(pixel_values=pixels, use_cache=False, **rows).logits[:, :-1][asked]
 
 
+@pytest.mark.slow
 def test_a_packed_row_equals_its_questions_alone(model_and_tokenizer: tuple) -> None:
     model, tokenizer = model_and_tokenizer
     rng = random.Random(0)

@@ -33,6 +33,7 @@ def test_a_smaller_base_keeps_the_layers_that_are_named(tiny_llava: Path, tmp_pa
     assert done.returncode == 2 and "must increase, from 0 to 1" in done.stderr and not (tmp_path / "none").exists()
 
 
+@pytest.mark.slow
 def test_the_table_has_a_row_an_encoder(tiny_llava: Path, data: Path) -> None:
     done = run(SCRIPTS / "bench_query.py", data, "--model", tiny_llava, "--repeat", "1")
     assert done.returncode == 0, done.stderr

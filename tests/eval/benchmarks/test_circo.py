@@ -76,6 +76,7 @@ def official(rows: list[dict], ranked: np.ndarray) -> tuple[dict[str, float], di
     return figures, {aspect: float(np.mean(values)) * 100 for aspect, values in aspects.items()}
 
 
+@pytest.mark.slow
 def test_every_figure_equals_the_official_rules_in_every_digit(completed: Path, draw: Callable) -> None:
     rows = json.loads((completed / "annotations/val.json").read_text(encoding="utf-8"))
     listing = json.loads((completed / "COCO2017_unlabeled/annotations/image_info_unlabeled2017.json").read_text())

@@ -63,6 +63,7 @@ def official_percent(hits: int, count: int) -> float:
     return float(np.float32(hits) / np.float32(count)) * 100
 
 
+@pytest.mark.slow
 def test_every_figure_equals_the_official_rules_in_every_digit(real: Callable, draw: Callable) -> None:
     labels = Labels(real("cirr"))
     suite = open_suite("cirr", real("cirr"), pictures=False)
@@ -82,6 +83,7 @@ def test_every_figure_equals_the_official_rules_in_every_digit(real: Callable, d
     assert result.means["composed"]["(R@5 + Rsub@1) / 2"].percent == mean
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize(("name", "ks", "ceiling"), [("soft R", SOFT_KS, 99.9043), ("soft Rsub", SUBSET_KS, 99.5456)])
 def test_the_soft_score_of_perfect_vectors_stops_below_100(
     real: Callable, draw: Callable, name: str, ks: tuple[int, ...], ceiling: float

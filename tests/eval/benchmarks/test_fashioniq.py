@@ -69,6 +69,7 @@ def test_every_figure_equals_the_official_rules_in_every_digit(real: Callable, d
     assert [means[name].percent for name in ("mean R@10", "mean R@50", "mean")] == [*averages, np.mean(averages)]
 
 
+@pytest.mark.slow
 def test_twins_in_the_gallery_hang_on_the_tie_rule_and_are_counted(real: Callable, draw: Callable) -> None:
     suite = open_suite("fashioniq", real("fashioniq"), pictures=False)
     vectors, expected = {}, {}

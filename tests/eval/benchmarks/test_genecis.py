@@ -82,6 +82,7 @@ def by_hand(rows: list[list[int]], vectors: dict[int, np.ndarray], queries: np.n
     return {rule: np.array(found) for rule, found in ranks.items()}
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("task", REAL_TASKS)
 @pytest.mark.parametrize("kind", ["twins", "constant"])
 def test_ties_are_settled_by_rule_and_counted(real: Callable, draw: Callable, task: str, kind: str) -> None:

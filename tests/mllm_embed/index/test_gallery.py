@@ -125,6 +125,7 @@ def test_every_kind_finds_what_its_card_says(built: Callable[[str], Path], kind:
     assert (np.diff(scores) <= 1e-6).all()
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("kind", ["flat", *COMPRESSED])
 def test_all_rows_scored_again_is_exact(built: Callable[[str], Path], kind: str) -> None:
     index, queries = Index.open(built(kind)), clustered(9, seed=3)

@@ -127,6 +127,7 @@ def test_a_student_finds_in_its_teacher_s_gallery(
     assert other_prompts.prompts.name == "instructcir"
 
 
+@pytest.mark.slow
 def test_the_evaluator_asks_with_the_student(
     recipe: Path, small: Path, tiny_llava: Path, saved_models: dict[str, Path], data: Path, tmp_path: Path,
     capsys: pytest.CaptureFixture,

@@ -115,6 +115,7 @@ def test_a_quantised_base_too(tiny_llava: Path, data: Path) -> None:
     assert all(torch.equal(cached[key], kept[key]) for key in kept)
 
 
+@pytest.mark.slow
 def test_memory_does_not_grow_with_the_batch(embedder: MLLMEmbedder, data: Path) -> None:
     """Bytes alive beyond the batch's own inputs and its vectors, counted operation by operation."""
     stage = Stage(data=data, **STAGES["triplets"])

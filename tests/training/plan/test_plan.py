@@ -322,6 +322,7 @@ def test_families_with_ways_of_their_own_plan(tmp_path: Path, capsys: pytest.Cap
     assert f"x image: {tokens} image tokens" in printed and f"x captioned: {tokens} image tokens" in printed
 
 
+@pytest.mark.slow
 def test_words_and_pictures_are_the_longest_of_all_rows(data: Path) -> None:
     row = json.loads((data / "triplets.jsonl").read_text().splitlines()[0])
     rows = [

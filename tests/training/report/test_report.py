@@ -35,6 +35,7 @@ def _recipe(model: Path, output: Path, **stages: dict[str, object]) -> Recipe:
     return Recipe(model=str(model), output=output, bf16=False, stages=stages)
 
 
+@pytest.mark.slow
 def test_a_run_leaves_curves_and_closing_lines(
     tiny_llava: Path, data: Path, tmp_path: Path, capsys: pytest.CaptureFixture[str]
 ) -> None:

@@ -71,6 +71,7 @@ def test_a_stopped_run_ends_like_an_unstopped_one(
     assert json.loads((tmp_path / "run/run.json").read_text())["recipe"]["quantization"] == mode
 
 
+@pytest.mark.slow
 def test_its_adapter_goes_on_the_unquantised_base(recipe: Path, tiny_llava: Path, data: Path, tmp_path: Path) -> None:
     adapter = run_recipe(load_recipe(recipe, ["quantization=nf4"]))
     plain = run_recipe(load_recipe(recipe, [f"output={tmp_path / 'plain'}"]))

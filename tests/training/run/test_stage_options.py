@@ -132,6 +132,7 @@ def test_a_bank_holds_every_target_and_trains_queries_alone(run: Callable[..., P
     assert more["negatives/composed-target_image-bank"] == len(shown) - 1
 
 
+@pytest.mark.slow
 def test_rows_whose_target_a_bank_lacks_are_replaced(run: Callable[..., Path], data: Path) -> None:
     rows = [json.loads(line) for line in (data / "triplets.jsonl").read_text().splitlines()]
     lost = rows[0]["target_image"]
@@ -153,6 +154,7 @@ def test_rows_whose_target_a_bank_lacks_are_replaced(run: Callable[..., Path], d
         run("none", **keys)
 
 
+@pytest.mark.slow
 def test_mined_negatives_join_the_candidates(run: Callable[..., Path], data: Path, tmp_path: Path) -> None:
     mined = _mine(data, tmp_path / "mined.jsonl")
     terms = [TARGETS | {"negatives": ["hard_negative"]}]

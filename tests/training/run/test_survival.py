@@ -112,6 +112,7 @@ def test_a_stopped_run_goes_on_within_an_epoch_of_accumulated_batches(
     _assert_same(tmp_path / "whole", tmp_path / "run")
 
 
+@pytest.mark.slow
 def test_damage_at_the_last_checkpoint_is_passed_over(
     recipe: Path, whole: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
 ) -> None:
@@ -209,6 +210,7 @@ def test_room_is_looked_for_before_each_checkpoint(
     assert first == 3 * size + size // 3
 
 
+@pytest.mark.slow
 def test_at_sigterm_the_command_writes_a_checkpoint_and_the_same_command_goes_on(
     recipe: Path, whole: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
 ) -> None:

@@ -135,6 +135,7 @@ def test_the_refined_batch_knows_a_text_live_and_frozen(recipe: Path, embedder: 
     assert first["loss"] == pytest.approx(np.mean(losses), rel=1e-4)
 
 
+@pytest.mark.slow
 def test_recomputed_activations_leave_frozen_targets_and_gradients_alone(recipe: Path) -> None:
     weights = []
     for checkpointing in ("true", "false"):

@@ -51,6 +51,7 @@ def test_the_figures_are_those_of_an_evaluation_of_the_adapter(tiny_llava: Path,
     assert ("captions", best["step"], *(best[key] for key in KEYS)) in _found(tmp_path / "run")
 
 
+@pytest.mark.slow
 def test_validating_leaves_no_trace_in_the_training(tiny_llava: Path, data: Path, tmp_path: Path) -> None:
     run_recipe(_recipe(tiny_llava, data, tmp_path / "with", evaluate=1))
     run_recipe(_recipe(tiny_llava, data, tmp_path / "without"))
