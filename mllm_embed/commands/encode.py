@@ -41,6 +41,10 @@ several processes
   Started again while it runs, in another terminal or on another machine that sees the same folders, it makes a part of
   the work. With several GPUs: torchrun --nproc-per-node 8 --no-python mllm-embed encode ... On a Ray cluster: --ray.
   The store is the same to the bit, on processors of one kind.
+
+memory
+  On a CPU under Linux the process keeps the memory that it frees, which is faster: MLLM_EMBED_KEEP_PAGES=0 in the
+  environment gives it back.
 """
 
 
