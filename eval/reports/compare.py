@@ -19,7 +19,7 @@ from mllm_embed.errors import ConfigError, DataError
 from ..scoring.estimate import RESAMPLES
 from ..scoring.paired import FLIPS, paired, weights
 from .report import PER_QUERY
-from .saved_result import AGAIN, SavedResult, read_result
+from .saved_result import AGAIN, SavedResult, read_saved_result
 from .tables import STYLES, Block, Heading, ReportTable
 
 PUBLISHED = "published.yaml"
@@ -39,7 +39,7 @@ def compare(folders: Sequence[Path], style: str) -> str:
     """
     if style not in STYLES:
         raise ConfigError(f"the format is one of {', '.join(STYLES)}, not '{style}'")
-    results = [read_result(Path(folder)) for folder in folders]
+    results = [read_saved_result(Path(folder)) for folder in folders]
     for folder, count in Counter(result.folder.resolve() for result in results).items():
         if count > 1:
             raise DataError(f"{folder} is given twice: a result cannot be compared with itself")

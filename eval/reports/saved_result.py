@@ -80,7 +80,7 @@ class SavedResult:
         return self.title, self.ties, self.fingerprint
 
 
-def read_result(path: Path) -> SavedResult:
+def read_saved_result(path: Path) -> SavedResult:
     """Read a result folder, or the result.json in one.
 
     Raises:

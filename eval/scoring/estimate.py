@@ -13,7 +13,7 @@ from .metrics import Metric
 from .suite import Mean
 
 RESAMPLES = 1000
-BLOCK = 100  # random samples drawn at once, which bounds the memory
+BLOCK_RESAMPLES = 100  # random samples drawn at once, which bounds the memory
 INTERVAL = (2.5, 97.5)  # percentiles
 _SEED = 0  # the same draws in every run, so that the intervals of two runs can be set side by side
 
@@ -69,7 +69,10 @@ def bootstrap_means(values: np.ndarray, rng: np.random.Generator) -> np.ndarray:
     """Return means [B, M] of values [Q, M] over queries drawn with replacement, the same ones for every column."""
     count = len(values)
     # How often each query is drawn is all that a mean needs: one matrix product a block, no list of drawn queries.
-    draws = (rng.multinomial(count, np.full(count, 1 / count), size=BLOCK) for _ in range(RESAMPLES // BLOCK))
+    draws = (
+        rng.multinomial(count, np.full(count, 1 / count), size=BLOCK_RESAMPLES)
+        for _ in range(RESAMPLES // BLOCK_RESAMPLES)
+    )
     return np.concatenate([block @ values for block in draws]) / count
 
 

@@ -13,7 +13,7 @@ from dataclasses import dataclass
 
 import numpy as np
 
-from .estimate import BLOCK, INTERVAL, bootstrap_means
+from .estimate import BLOCK_RESAMPLES, INTERVAL, bootstrap_means
 
 FLIPS = 10_000
 _SEED = 0
@@ -49,9 +49,9 @@ def paired(differences: Sequence[np.ndarray]) -> list[Difference]:
 
 def _flipped(values: np.ndarray, rng: np.random.Generator) -> np.ndarray:
     """Return means [FLIPS, M] of values [Q, M] under random signs of the queries."""
-    size = (BLOCK, len(values))
+    size = (BLOCK_RESAMPLES, len(values))
     # The number type belongs to the seed: another one draws other signs, and every p would change a little.
-    signs = (2.0 * rng.integers(0, 2, size, dtype=np.int8) - 1 for _ in range(FLIPS // BLOCK))
+    signs = (2.0 * rng.integers(0, 2, size, dtype=np.int8) - 1 for _ in range(FLIPS // BLOCK_RESAMPLES))
     return np.concatenate([block @ values for block in signs]) / len(values)
 
 

@@ -20,7 +20,7 @@ CACHE = "answers.jsonl"
 _BATCH = 16
 
 
-Pairs = Sequence[tuple[Question, str]]
+QuestionAnswers = Sequence[tuple[Question, str]]
 """Questions, each with an answer that is to be weighed, or ""."""
 
 
@@ -58,11 +58,13 @@ class CachedGenerator:
         found = self._all("yes or no", pairs, lambda model, pairs: model.yes_no_margin(_questions(pairs)))
         return list(map(float, found))
 
-    def log_likelihood(self, pairs: Pairs) -> list[float]:
+    def log_likelihood(self, pairs: QuestionAnswers) -> list[float]:
         """Return how likely each answer is to its question, as `Generator.log_likelihood`."""
         return list(map(float, self._all("weigh", pairs, lambda model, pairs: model.log_likelihood(pairs))))
 
-    def _all(self, kind: str, pairs: Pairs, ask: Callable[[Generator, Pairs], Iterable[Any]]) -> list[str]:
+    def _all(
+        self, kind: str, pairs: QuestionAnswers, ask: Callable[[Generator, QuestionAnswers], Iterable[Any]]
+    ) -> list[str]:
         """Return the answer of each pair as text, out of the memory or asked now."""
         before = time.perf_counter()
         keys = [self._key(kind, question, answer) for question, answer in pairs]
@@ -76,7 +78,7 @@ class CachedGenerator:
         self,
         kind: str,
         new: Sequence[tuple[str, tuple[Question, str]]],
-        ask: Callable[[Generator, Pairs], Iterable[Any]],
+        ask: Callable[[Generator, QuestionAnswers], Iterable[Any]],
     ) -> None:
         """Ask what is new, by key, and keep the answers batch by batch, so that a stop loses one batch at most."""
         for at in tqdm(range(0, len(new), _BATCH), desc=kind, unit="batch", disable=None if new else True):
@@ -106,5 +108,5 @@ def _without_answers(questions: Sequence[Question]) -> list[tuple[Question, str]
     return [(question, "") for question in questions]
 
 
-def _questions(pairs: Pairs) -> list[Question]:
+def _questions(pairs: QuestionAnswers) -> list[Question]:
     return [question for question, _ in pairs]

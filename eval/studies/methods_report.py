@@ -16,7 +16,7 @@ from ..scoring.estimate import RESAMPLES
 from ..scoring.paired import FLIPS
 from ..scoring.suite import column
 from .compare_methods import MethodComparison, MethodResult, estimate_of
-from .plot_gains import PICTURE, plot_gains
+from .plot_gains import GAINS_FILE, plot_gains
 
 METHODS = "methods.json"
 _NOTHING = "–"
@@ -61,7 +61,7 @@ def write_methods(comparison: MethodComparison, folder: Path, settings: Mapping[
     write_json(folder / METHODS, content)
     written = [folder / METHODS]
     if any(result.gain for result in comparison.results.values()):
-        written.append(plot_gains(comparison, folder / PICTURE))
+        written.append(plot_gains(comparison, folder / GAINS_FILE))
     return written
 
 

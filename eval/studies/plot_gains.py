@@ -9,7 +9,7 @@ from mllm_embed.files import atomic_file
 from ..scoring.paired import Difference
 from .compare_methods import MethodComparison
 
-PICTURE = "gains.png"
+GAINS_FILE = "gains.png"
 
 
 def plot_gains(comparison: MethodComparison, path: Path) -> Path:

@@ -12,7 +12,7 @@ from ..files import read_json, write_json
 from ..store.files import sha256_of
 from ..store.vector_store import VectorStore
 
-FORMAT = "mllm_embed index 1"
+INDEX_FORMAT = "mllm_embed index 1"
 SETTINGS_FILE, CARD_FILE = "index.json", "card.md"
 _ENTRIES = ("kind", "setting", "rerank", "store", "rows", "shards", "files")  # of the settings, at least
 REBUILD = "build the index again"
@@ -29,8 +29,8 @@ def read_index_settings(folder: Path) -> dict[str, Any]:
     if not path.is_file():
         raise DataError(f"{folder} is no index (it has no {SETTINGS_FILE}): build one with `mllm-embed index`")
     settings = read_json(path, REBUILD)
-    if not isinstance(settings, dict) or settings.get("format") != FORMAT:
-        raise DataError(f"{path} is damaged, or not of the format {FORMAT!r}: {REBUILD}")
+    if not isinstance(settings, dict) or settings.get("format") != INDEX_FORMAT:
+        raise DataError(f"{path} is damaged, or not of the format {INDEX_FORMAT!r}: {REBUILD}")
     missing = [key for key in _ENTRIES if key not in settings]
     if missing:
         raise DataError(f"{path} is damaged (no {missing[0]}): {REBUILD}")
@@ -47,7 +47,7 @@ def write_settings(folder: Path, home: Path, store: VectorStore, settings: Mappi
         "rows_fingerprint": store.rows_fingerprint(len(store.shards)),
         "files": {name: sha256_of(folder / name) for name in files},
     }
-    write_json(folder / SETTINGS_FILE, {"format": FORMAT, **settings, **tied})
+    write_json(folder / SETTINGS_FILE, {"format": INDEX_FORMAT, **settings, **tied})
 
 
 def check_store(path: Path, settings: Mapping[str, Any], store: VectorStore) -> None:

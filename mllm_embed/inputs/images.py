@@ -18,7 +18,7 @@ from PIL import ExifTags, Image, ImageOps
 from ..errors import ImageError
 from ..types import ImageLike, ImageSource
 
-FORMATS = ("JPEG", "PNG", "WEBP", "BMP", "GIF")
+IMAGE_FORMATS = ("JPEG", "PNG", "WEBP", "BMP", "GIF")
 MAX_PIXELS = 50_000_000
 
 
@@ -56,7 +56,7 @@ def load_image(source: ImageLike, max_pixels: int = MAX_PIXELS) -> Image.Image:
 def _opened(stream: io.BytesIO, name: str, max_pixels: int = MAX_PIXELS) -> Iterator[Image.Image]:
     """Open a picture, whose header is read; whatever goes wrong with it, here or within, becomes an ImageError."""
     try:
-        with Image.open(stream, formats=FORMATS) as picture:
+        with Image.open(stream, formats=IMAGE_FORMATS) as picture:
             # before anything is decoded: a small file may hold gigabytes of pixels
             if picture.width * picture.height > max_pixels:
                 raise ImageError(
@@ -64,7 +64,7 @@ def _opened(stream: io.BytesIO, name: str, max_pixels: int = MAX_PIXELS) -> Iter
                 )
             yield picture
     except Image.UnidentifiedImageError as error:
-        raise ImageError(f"{name} is not a {', '.join(FORMATS[:-1])} or {FORMATS[-1]} picture") from error
+        raise ImageError(f"{name} is not a {', '.join(IMAGE_FORMATS[:-1])} or {IMAGE_FORMATS[-1]} picture") from error
     except Image.DecompressionBombError as error:
         raise ImageError(f"{name} has more pixels than the limit of {max_pixels:,}") from error
     except (OSError, SyntaxError, ValueError, EOFError) as error:

@@ -17,7 +17,7 @@ from torch import nn
 from ..errors import ModelError
 from ..files import write_json
 
-FOLDER = "projection"
+PROJECTION_FOLDER = "projection"
 MODULE = "sentence_transformers.base.modules.dense.Dense"
 MODULES_FILE = "modules.json"
 _CONFIG, _WEIGHTS, _NAME = "config.json", "model.safetensors", "linear.weight"
@@ -39,13 +39,13 @@ def write_projection(folder: Path, projection: nn.Linear) -> None:
         "bias": False,
         "activation_function": "torch.nn.modules.linear.Identity",
     }
-    write_json(folder / FOLDER / _CONFIG, about)
-    save_file({_NAME: projection.weight.detach().float().cpu().contiguous()}, folder / FOLDER / _WEIGHTS)
+    write_json(folder / PROJECTION_FOLDER / _CONFIG, about)
+    save_file({_NAME: projection.weight.detach().float().cpu().contiguous()}, folder / PROJECTION_FOLDER / _WEIGHTS)
 
 
 def read_projection(folder: Path) -> nn.Linear | None:
     """Return the projection of a saved folder, frozen; None where it has none. Raises ModelError for a damaged one."""
-    home = folder / FOLDER
+    home = folder / PROJECTION_FOLDER
     if not (folder / MODULES_FILE).is_file() and not home.is_dir():
         return None
     try:

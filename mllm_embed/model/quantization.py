@@ -25,7 +25,7 @@ if TYPE_CHECKING:
     from ..encode.embedder import MLLMEmbedder
 
 QUANTIZATIONS = ("nf4", "int8")
-BLOCK = 64  # weights that share a scale in nf4
+NF4_BLOCK = 64  # weights that share a scale in nf4
 
 
 def quantization_config(mode: str, family: Family, compute_dtype: torch.dtype) -> BitsAndBytesConfig:
@@ -152,10 +152,10 @@ def cure(model: nn.Module) -> None:
 
 def _check_blocks(name: str, layer: nn.Linear) -> None:
     """Raise ModelError for a 4-bit layer on the CPU whose rows are no multiple of a block."""
-    if layer.weight.device.type == "cpu" and layer.in_features % BLOCK:
+    if layer.weight.device.type == "cpu" and layer.in_features % NF4_BLOCK:
         raise ModelError(
             f"{name} has {layer.in_features} inputs, and bitsandbytes computes 4-bit layers right on a CPU "
-            f"only where {BLOCK} divides them; use int8"
+            f"only where {NF4_BLOCK} divides them; use int8"
         )
 
 

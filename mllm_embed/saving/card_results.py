@@ -17,7 +17,7 @@ if TYPE_CHECKING:
 RESULT_FILE = "result.json"
 
 
-def read_result(path: str | os.PathLike[str]) -> dict[str, Any]:
+def read_card_result(path: str | os.PathLike[str]) -> dict[str, Any]:
     """Return the content of a result.json, given itself or by its folder. Raises DataError for anything else."""
     place = Path(path) / RESULT_FILE if Path(path).is_dir() else Path(path)
     result = read_json(place, "give a folder that `mllm-embed-eval run` wrote, or the result.json in it")

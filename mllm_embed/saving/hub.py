@@ -11,7 +11,7 @@ from pathlib import Path
 from ..errors import ModelError
 from ..model.loading import CONFIG_FILE
 from ..model.lora import ADAPTER_CONFIG, ADAPTER_WEIGHTS
-from ..model.projection import FOLDER as PROJECTION
+from ..model.projection import PROJECTION_FOLDER as PROJECTION
 
 # An earlier push may have left files of the other form: a whole model beside an adapter would be read as both.
 STALE = ["*.safetensors", "*.safetensors.index.json", ADAPTER_CONFIG, CONFIG_FILE, "generation_config.json"]

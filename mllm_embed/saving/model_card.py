@@ -16,7 +16,7 @@ from ..errors import ConfigError
 from ..files import read_json, write_file
 from ..model.lora import ADAPTER_CONFIG
 from .card_header import CARD_FILE, UNKNOWN, Origin, as_list, fill_header, is_adapter_card, parse_card
-from .card_results import markdown_table, read_result, results_section
+from .card_results import markdown_table, read_card_result, results_section
 from .sentence_transformers_files import POOLING_FILE
 from .settings import SETTINGS_FILE, Settings
 
@@ -128,7 +128,7 @@ def write_card(
     if info.training:  # other weights: what was measured is not theirs
         data.eval_results = None
         sections.pop("Results", None)
-    results = [read_result(path) for path in info.results]
+    results = [read_card_result(path) for path in info.results]
     if is_adapter_card(data) != origin.adapter or not intro.strip():
         intro = _intro(origin)
     fill_header(data, info, origin, results)

@@ -21,7 +21,7 @@ from typing import TYPE_CHECKING, Any
 from ..files import write_json
 from ..inputs.item_processor import ItemProcessor
 from ..model.families import Family
-from ..model.projection import FOLDER, MODULE, MODULES_FILE
+from ..model.projection import MODULE, MODULES_FILE, PROJECTION_FOLDER
 from ..types import Document, Item, Query
 
 if TYPE_CHECKING:
@@ -111,7 +111,7 @@ def write_sentence_files(
     model = {"model_type": "SentenceTransformer", "prompts": prompts, "similarity_fn_name": "cosine"}
     write_json(folder / "config_sentence_transformers.json", model)
     kinds = list(_MODULES.items())
-    kinds[-1:-1] = [(FOLDER, MODULE)] if projected else []
+    kinds[-1:-1] = [(PROJECTION_FOLDER, MODULE)] if projected else []
     modules = [
         {"idx": index, "name": str(index), "path": path, "type": kind} for index, (path, kind) in enumerate(kinds)
     ]

@@ -24,7 +24,7 @@ from ..store.vector_store import VectorStore
 if TYPE_CHECKING:
     from qdrant_client import QdrantClient, models
 
-PREFIX = "qdrant:"
+QDRANT_PREFIX = "qdrant:"
 _NAMES = uuid.UUID("6f0f6ad4-5d0c-5d0a-9f0e-3c1b0e6f5a11")  # of the ids that point numbers are made of
 _BATCH = 256
 _EXAMPLES = "qdrant:http://localhost:6333/photos, or qdrant:FOLDER/photos for the client's own storage in a folder"
@@ -217,8 +217,8 @@ def connected(place: str) -> tuple[QdrantClient, str]:
     Raises:
         ConfigError: the place is of another form, or qdrant-client is not installed.
     """
-    home, mark, collection = place.removeprefix(PREFIX).rpartition("/")
-    if not (place.startswith(PREFIX) and home and mark and collection):
+    home, mark, collection = place.removeprefix(QDRANT_PREFIX).rpartition("/")
+    if not (place.startswith(QDRANT_PREFIX) and home and mark and collection):
         raise ConfigError(f"'{place}' names no Qdrant collection; give {_EXAMPLES}")
     try:
         from qdrant_client import QdrantClient

@@ -195,9 +195,9 @@ def stored_gallery(place: str | os.PathLike[str]) -> Gallery | None:
         DataError: it is damaged.
         ConfigError: it is a Qdrant collection, and qdrant-client is not installed.
     """
-    from .qdrant import PREFIX, QdrantGallery
+    from .qdrant import QDRANT_PREFIX, QdrantGallery
 
-    if os.fspath(place).startswith(PREFIX):
+    if os.fspath(place).startswith(QDRANT_PREFIX):
         return QdrantGallery.open(os.fspath(place))
     if (Path(place) / MANIFEST).is_file():
         return StoreGallery(VectorStore.open(place))

@@ -15,7 +15,7 @@ from ..errors import DataError
 from ..files import atomic_file, flush_to_disk, read_json
 from ..vectors.precision import to_precision
 
-FORMAT = "mllm_embed vectors 1"
+STORE_FORMAT = "mllm_embed vectors 1"
 MANIFEST, SHARDS, REMOVED = "manifest.json", "shards", "removed.npy"
 VECTORS_SUFFIX, RECORD_SUFFIX = ".npy", ".json"
 DTYPES = ("float32", "float16", "int8")
@@ -66,8 +66,8 @@ def read_manifest(folder: Path) -> dict[str, Any]:
         raise DataError(f"{folder} is no vector store (it has no {MANIFEST}): make one with `mllm-embed encode`")
     manifest = read_json(path, CURE)
     found = manifest.get("format") if isinstance(manifest, dict) else None
-    if found != FORMAT:
-        raise DataError(f"{path} has the format {found!r}, this version reads {FORMAT!r}: update mllm_embed")
+    if found != STORE_FORMAT:
+        raise DataError(f"{path} has the format {found!r}, this version reads {STORE_FORMAT!r}: update mllm_embed")
     bad = [key for key, kind in _ENTRIES.items() if not isinstance(manifest.get(key), kind)]
     if bad or manifest["dtype"] not in DTYPES:
         raise DataError(f"{path} is damaged ({', '.join(bad) or 'dtype'}): {CURE}")

@@ -31,9 +31,9 @@ from ..vectors.unit import unit
 from .files import (
     CURE,
     DTYPES,
-    FORMAT,
     MANIFEST,
     REMOVED,
+    STORE_FORMAT,
     ShardRecord,
     StoreShard,
     next_number,
@@ -116,7 +116,7 @@ class VectorStore:
             raise DataError(f"{path} is a file: give a folder for the store")
         if path.is_dir() and any(entry.name != LOCK_FILE for entry in path.iterdir()):
             raise DataError(f"{path} holds something already: give a new or empty folder for the store")
-        manifest = {"format": FORMAT, "dimension": dimension, "dtype": dtype, "made_by": dict(provenance or {})}
+        manifest = {"format": STORE_FORMAT, "dimension": dimension, "dtype": dtype, "made_by": dict(provenance or {})}
         write_json(path / MANIFEST, manifest | {"shards": []})
         return cls(path)
 

@@ -45,12 +45,12 @@ def register(commands: Any) -> None:
 
 def _run(arguments: argparse.Namespace) -> int:
     from ..merging.adapter_merge import check_weights
-    from ..merging.merge import check_output, merge
+    from ..merging.merge import check_merge_output, merge
 
     count = len(arguments.adapters)
     weights = arguments.weights if arguments.weights is not None else [1 / count] * count
     check_weights(weights, count)
-    check_output(arguments.output, arguments.adapters)
+    check_merge_output(arguments.output, arguments.adapters)
     if arguments.rank is not None and arguments.rank < 1:
         raise ConfigError(f"--rank must be at least 1, not {arguments.rank}")
     lines = merge(arguments.adapters, weights, arguments.output, arguments.rank, arguments.model)

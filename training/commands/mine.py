@@ -75,7 +75,7 @@ def _run(arguments: argparse.Namespace) -> int:
 
     from ..mining.mine import MiningData, embed_questions, mine, write_mined
     from ..mining.negatives import Rules
-    from ..mining.summary import summary, unreadable_lines, write_sheet
+    from ..mining.summary import mining_summary, unreadable_lines, write_mining_sheet
     from ..mining.vector_cache import VectorCache
 
     # Everything that can be wrong without a model is looked at before it is loaded.
@@ -97,9 +97,9 @@ def _run(arguments: argparse.Namespace) -> int:
     mined = mine(questions, vectors, rules, clustering)
     header = provenance | {"names": {"model": arguments.model, "adapter": arguments.adapter}}
     write_mined(output, header, data, questions, mined)
-    lines = summary(questions, vectors, mined) + unreadable_lines(vectors)
+    lines = mining_summary(questions, vectors, mined) + unreadable_lines(vectors)
     sys.stdout.write("\n".join(lines) + "\n")
-    drawn = write_sheet(sheet, questions, vectors, mined.negatives)
+    drawn = write_mining_sheet(sheet, questions, vectors, mined.negatives)
     sys.stdout.write(f"wrote {output}" + (f" and {sheet}, to look at\n" if drawn else "\n"))
     return 0
 

@@ -24,7 +24,7 @@ from ..batch.examples import key_of
 from ..data import TrainingRow
 from ..data.numbers import number_of
 from ..distributed.gathering import agreed, gather_ragged, interleaved, world
-from ..mining.vector_cache import BLOCK
+from ..mining.vector_cache import BLOCK_INPUTS
 from ..recipe.config import Stage
 from ..recipe.terms import Term
 
@@ -203,8 +203,8 @@ def _encode_share(share: Sequence[Item], embedder: MLLMEmbedder, bf16: bool) -> 
     reasons: list[str] = []
     hidden = None if world()[0] == 0 else True  # None: no bar where there is no terminal
     with tqdm(total=len(share), desc="embedding the bank", disable=hidden, mininterval=1) as bar:
-        for start in range(0, len(share), BLOCK):
-            block = share[start : start + BLOCK]
+        for start in range(0, len(share), BLOCK_INPUTS):
+            block = share[start : start + BLOCK_INPUTS]
             why: dict[int, str] = {}
             with torch.autocast(embedder.device.type, torch.bfloat16, enabled=bf16):
                 encoded = embedder.encode(block, show_progress=False, unreadable=why)

@@ -18,7 +18,7 @@ from mllm_embed.errors import DataError
 from ..batch.collator import Chunk, ContrastiveBatch
 from .gathering import world
 
-KINDS = ("inputs with pictures", "inputs without pictures")
+CHUNK_KINDS = ("inputs with pictures", "inputs without pictures")
 
 
 class ScheduledChunk(NamedTuple):
@@ -60,8 +60,8 @@ def common_schedule(batch: ContrastiveBatch, device: torch.device) -> Schedule:
     for number, (most_of, least_of) in enumerate(zip(most, least, strict=True)):
         if most_of and not least_of:
             raise DataError(
-                f"a process has no {KINDS[number % 2]} in this step while another has, which ZeRO cannot run; take a "
-                "larger batch_size, or leave out deepspeed"
+                f"a process has no {CHUNK_KINDS[number % 2]} in this step while another has, which ZeRO cannot run; "
+                "take a larger batch_size, or leave out deepspeed"
             )
     turns = [_repeated(own, count) for own, count in zip(kinds, most, strict=True)]
     # if one computes its chunks twice all must: a second pass gathers the weights again

@@ -22,7 +22,7 @@ from mllm_embed.saving.settings import SETTINGS_FILE, Settings, read_object, rea
 LoraPairs: TypeAlias = dict[str, tuple[Tensor, Tensor]]
 """Layer -> A [r, in] and B [out, r], float64; the layer's update is B A."""
 
-PREFIX = "base_model.model."
+PEFT_PREFIX = "base_model.model."
 LORA_A, LORA_B = ".lora_A.weight", ".lora_B.weight"
 # what these would add to a layer is not scale * B @ A
 _OTHER_METHODS = (

@@ -28,7 +28,7 @@ from mllm_embed.saving.versions import versions
 from .adapter_merge import (
     LORA_A,
     LORA_B,
-    PREFIX,
+    PEFT_PREFIX,
     Adapter,
     LoraPairs,
     added_pairs,
@@ -84,7 +84,7 @@ class MergedAdapter:
             "modules_to_save": sorted(saved) or None,
         }  # fmt: skip
         if any(target != targets[0] for target in targets):
-            config["target_modules"] = sorted(layer.removeprefix(PREFIX) for layer in self.pairs)
+            config["target_modules"] = sorted(layer.removeprefix(PEFT_PREFIX) for layer in self.pairs)
         return config
 
     def card(self) -> ModelCardInfo:
@@ -124,7 +124,7 @@ def merge(
     return [*lines, f"wrote {output}"]
 
 
-def check_output(output: Path, adapters: Sequence[Path]) -> None:
+def check_merge_output(output: Path, adapters: Sequence[Path]) -> None:
     """Raise ModelError for a folder that a sum of `adapters` must not be written to."""
     if any(output.resolve() == path.resolve() for path in adapters):
         raise ModelError(f"{output} is one of the adapters, which the sum would replace; give another --output")
@@ -155,7 +155,7 @@ def _base_tensors(adapters: Sequence[Adapter], base: str | None) -> dict[str, Te
             f"{name} is not the base that the adapters were trained on ({settings.base}); give it: --model"
         )
     state = model.state_dict()
-    return {name: state[name.removeprefix(PREFIX)] for adapter in adapters for name in adapter.whole}
+    return {name: state[name.removeprefix(PEFT_PREFIX)] for adapter in adapters for name in adapter.whole}
 
 
 def _write(output: Path, merged: MergedAdapter) -> None:

@@ -19,7 +19,7 @@ from mllm_embed.errors import DataError
 from mllm_embed.files import atomic_file
 from mllm_embed.types import Document, ImageLike, Item
 
-FORMAT = 1
+MINED_FORMAT = 1
 
 
 class MinedRow(NamedTuple):
@@ -60,8 +60,10 @@ def read_mined_file(
 
 
 def _check_header(header: Mapping[str, Any], path: Path, root: Path, data: str, rows: str | None) -> None:
-    if header.get("format") != FORMAT or "data" not in header:
-        raise DataError(f"{path} is no mined file of format {FORMAT}: its first line must say what made it; mine again")
+    if header.get("format") != MINED_FORMAT or "data" not in header:
+        raise DataError(
+            f"{path} is no mined file of format {MINED_FORMAT}: its first line must say what made it; mine again"
+        )
     if header["data"] != data:
         raise DataError(f"{path} was mined from data other than {root} as it is now; mine again")
     if rows is not None and header.get("rows") != rows:
@@ -81,7 +83,7 @@ def _read_row(line: Mapping[str, Any], root: Path, where: str) -> MinedRow:
 def write_mined_file(path: Path, header: Mapping[str, Any], lines: Iterable[Mapping[str, Any]]) -> None:
     """Write a mined file in one step; `header` needs "data" and "rows". Raises DataError when the disk fails."""
     with atomic_file(path) as temporary, temporary.open("w", encoding="utf-8") as file:
-        for line in chain([{"format": FORMAT, **header}], lines):
+        for line in chain([{"format": MINED_FORMAT, **header}], lines):
             file.write(json.dumps(line, ensure_ascii=False) + "\n")
 
 

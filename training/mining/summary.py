@@ -18,7 +18,7 @@ SHOWN_ROWS = 8
 SHOWN_REASONS = 5
 
 
-def summary(questions: Questions, vectors: QuestionVectors, mined: MiningResult) -> list[str]:
+def mining_summary(questions: Questions, vectors: QuestionVectors, mined: MiningResult) -> list[str]:
     """Return, a line each, how many negatives were found, how near they are, and how hard clusters are."""
     negatives, count = mined.negatives, mined.rules.count
     of_rows = (negatives.places >= 0).sum(axis=1)[questions.query]
@@ -65,7 +65,7 @@ def unreadable_lines(vectors: QuestionVectors) -> list[str]:
     ]
 
 
-def write_sheet(path: Path, questions: Questions, vectors: QuestionVectors, negatives: Negatives) -> bool:
+def write_mining_sheet(path: Path, questions: Questions, vectors: QuestionVectors, negatives: Negatives) -> bool:
     """Draw query, positive (framed) and mined negatives of a few rows, spread over the data, as a PNG.
 
     Returns whether there was anything to draw.

@@ -16,7 +16,7 @@ from mllm_embed.files import read_json, write_json
 from mllm_embed.types import Item
 
 MANIFEST = "vectors.json"
-BLOCK = 256  # inputs that are embedded between two notes of how many are done
+BLOCK_INPUTS = 256  # inputs that are embedded between two notes of how many are done
 MAX_UNREADABLE = 0.01  # share of unreadable inputs with which the rest is still worth something
 
 
@@ -62,8 +62,8 @@ class VectorCache:
         unreadable = self.unreadable[name] = self.unreadable.get(name, {}) if done else {}
         hide = None if progress is None else not progress
         with tqdm(total=len(items), initial=done, desc=f"embedding {name}", disable=hide, mininterval=1) as bar:
-            for start in range(done, len(items), BLOCK):
-                block = items[start : start + BLOCK]
+            for start in range(done, len(items), BLOCK_INPUTS):
+                block = items[start : start + BLOCK_INPUTS]
                 reasons: dict[int, str] = {}
                 found = encoder.encode(block, batch_size=batch_size, show_progress=False, unreadable=reasons)
                 # by place: the encoder finds damaged files later than missing ones

@@ -23,7 +23,7 @@ from ..recipe.config import Stage
 # What stands for a data set that is not on disk: its words are about as long as a long caption of COCO, its pictures
 # have COCO's usual size.
 WORDS = "a man in a red jacket rides a brown horse along the beach while two dogs run behind him at sunset"
-PICTURE = (640, 480)
+STANDARD_PICTURE = (640, 480)
 SAMPLE = 32  # pictures of a data set whose size is looked at
 CHARACTERS = 3  # a token, at least, in English; for a model whose tokenizer is not at hand
 MARKUP = 16  # tokens of a chat template, for the same
@@ -95,7 +95,7 @@ def _samples(stage: Stage, rows: list[TrainingRow] | None, size: tuple[int, int]
     samples: dict[str, Item] = {}
     for role in stage.encoded:
         if rows is None:
-            samples[role] = _example(role, Image.new("RGB", size or PICTURE))
+            samples[role] = _example(role, Image.new("RGB", size or STANDARD_PICTURE))
         else:
             samples[role] = _longest(_items(rows, role, stage.hard_negatives), size)
     return samples

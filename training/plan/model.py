@@ -14,14 +14,14 @@ from mllm_embed.model.embedding_model import EmbeddingModel, is_part
 from mllm_embed.model.families import check_family, family_of
 from mllm_embed.model.loading import CONFIG_FILE
 from mllm_embed.model.lora import LoraSpec, add_lora
-from mllm_embed.model.quantization import BLOCK
+from mllm_embed.model.quantization import NF4_BLOCK
 from mllm_embed.saving.settings import read_object
 
 SHAPES = Path(__file__).parents[1] / "shapes"
 
 # bytes a weight of a quantised linear layer. nf4 with double quantisation: 4 bits, and 0.127 bits for a scale of 8 bits
 # a block and one of 32 bits for 256 of those (QLoRA, arXiv 2305.14314, section 3). int8: its scale a row is nothing.
-QUANTIZED = {"nf4": (4 + 8 / BLOCK + 32 / (BLOCK * 256)) / 8, "int8": 1.0}
+QUANTIZED = {"nf4": (4 + 8 / NF4_BLOCK + 32 / (NF4_BLOCK * 256)) / 8, "int8": 1.0}
 
 
 @dataclass(frozen=True)

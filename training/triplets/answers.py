@@ -15,7 +15,7 @@ from typing import Any
 
 from mllm_embed.data.json_rows import half_character
 
-from .prompt import KEYS, KINDS
+from .prompt import CHANGE_KINDS, KEYS
 
 REASONS = {
     "refused": "the endpoint refused this caption",
@@ -105,7 +105,7 @@ def _text(value: Any) -> str | None:
 
 def _kind(value: Any) -> str | None:
     kind = value.strip().lower() if isinstance(value, str) else None
-    return kind if kind in KINDS else None
+    return kind if kind in CHANGE_KINDS else None
 
 
 def _checks(instruction: str, caption: str, source: str) -> Iterator[tuple[str, bool]]:

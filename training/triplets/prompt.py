@@ -10,9 +10,9 @@ from pathlib import Path
 from mllm_embed.errors import ConfigError
 
 DEFAULT = Path(__file__).with_name("prompt.txt")
-MARKS = ("caption", "count", "kinds")
+PROMPT_MARKS = ("caption", "count", "kinds")
 KEYS = ("instruction", "modified_caption")
-KINDS = {
+CHANGE_KINDS = {
     "add": "something or somebody comes in",
     "remove": "something or somebody is gone",
     "replace": "one thing, animal or person gives way to another",
@@ -56,8 +56,8 @@ class Prompt:
         The kinds of change stand in an order that the caption decides: asked for the first that suit, a model gives
         all of them about as often, and not always its favourites.
         """
-        order = sorted(KINDS, key=lambda kind: hashlib.sha256(f"{kind} {caption}".encode()).digest())
-        kinds = "\n".join(f"- {kind}: {KINDS[kind]}" for kind in order)
+        order = sorted(CHANGE_KINDS, key=lambda kind: hashlib.sha256(f"{kind} {caption}".encode()).digest())
+        kinds = "\n".join(f"- {kind}: {CHANGE_KINDS[kind]}" for kind in order)
         values = {"caption": caption, "count": str(self.count), "kinds": kinds}
         return _MARK.sub(lambda mark: values[mark[1]], self.text)
 
@@ -75,6 +75,6 @@ def _check_marks(path: Path, text: str) -> None:
     marks = set(_MARK.findall(text))
     if "caption" not in marks:
         raise ConfigError(f"{path} has no {{caption}}: write that mark where the caption shall stand")
-    for unknown in sorted(marks - set(MARKS)):
-        known = ", ".join(f"{{{mark}}}" for mark in MARKS)
+    for unknown in sorted(marks - set(PROMPT_MARKS)):
+        known = ", ".join(f"{{{mark}}}" for mark in PROMPT_MARKS)
         raise ConfigError(f"{path} holds the mark {{{unknown}}}, which is unknown; known are {known}")

@@ -8,7 +8,7 @@ from collections import Counter
 import pytest
 
 from mllm_embed.training.triplets.answers import Change, judge, parse
-from mllm_embed.training.triplets.prompt import KINDS, Prompt
+from mllm_embed.training.triplets.prompt import CHANGE_KINDS, Prompt
 
 ONE = {"instruction": "make it blue", "modified_caption": "a blue dress"}
 TWO = {"instruction": "add a hat", "modified_caption": "a red dress and a hat"}
@@ -97,5 +97,5 @@ def test_honest_changes_pass(source: str, instruction: str, caption: str) -> Non
 def test_every_kind_comes_first_about_as_often() -> None:
     prompt = Prompt.load(None, 2)
     firsts = Counter(prompt.fill(f"caption {i}").split("\n- ")[1].split(":")[0] for i in range(2200))
-    assert firsts.keys() == KINDS.keys() and all(140 < count < 260 for count in firsts.values())
+    assert firsts.keys() == CHANGE_KINDS.keys() and all(140 < count < 260 for count in firsts.values())
     assert prompt.fill("a dog") == prompt.fill("a dog")
