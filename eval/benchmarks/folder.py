@@ -5,7 +5,7 @@ from __future__ import annotations
 from collections.abc import Sequence
 from typing import Any
 
-from mllm_embed.data.folder import BenchmarkQuery, DataFolder, FolderBenchmark, open_benchmark
+from mllm_embed.data.folder import BENCHMARK, BenchmarkQuery, DataFolder, FolderBenchmark, open_benchmark
 from mllm_embed.errors import DataError
 from mllm_embed.types import Document, Query
 
@@ -16,7 +16,6 @@ from .base import Benchmark, BenchmarkFiles, Count, Options, positions_by_id
 KS = (1, 5, 10)
 METRICS = (*recall(KS), MAP, MRR, *mean_average_precision(KS))
 CAPTIONS = "captions"
-_FILE = "benchmark.json"
 
 
 def suite_of(benchmark: FolderBenchmark) -> Suite:
@@ -124,7 +123,7 @@ FOLDER = Benchmark(
     about="your own: a folder with a benchmark.json (eval/README.md has its format)",
     splits=("",),
     options={},
-    files=lambda split, options: {_FILE: (_FILE,)},
+    files=lambda split, options: {BENCHMARK: (BENCHMARK,)},
     build=_build,
     annotations="eval/README.md, under `Your own data`",
 )

@@ -124,7 +124,13 @@ def _check_in_bank(item: Item, key: int, role: str, held: np.ndarray) -> None:
 
 
 class Examples(Dataset[Example | MLLMEmbedError]):
-    """The examples of a stage's rows; one that cannot be read is replaced by another of its source, and named."""
+    """The examples of a stage's rows; one that cannot be read is replaced by another of its source, and named.
+
+    Args:
+        rows: of the stage.
+        read: makes the example of a row.
+        seed: of the choice of replacements.
+    """
 
     def __init__(self, rows: StageRows, read: Callable[[TrainingRow], Example], seed: int):
         self.rows, self.read, self.seed = rows, read, seed

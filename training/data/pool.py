@@ -19,6 +19,10 @@ _BAR_ROWS = 100_000  # records from which on reading takes long enough to show i
 class RecordPool:
     """The records of a JSON file by the text under `key`; 28 bytes of memory a record.
 
+    Args:
+        path: a JSON or JSONL file.
+        key: the field that holds a record's id.
+
     Raises DataError for a missing file, for a record without the key, and for one that is no JSON.
     """
 
