@@ -6,7 +6,7 @@ import argparse
 import sys
 from collections.abc import Sequence
 
-from mllm_embed.errors import user_errors
+from mllm_embed.errors import ConfigError, did_you_mean, user_errors
 
 from .commands import make_triplets, merge, mine, plan, report, run
 from .commands.recipe_options import add_help_with_keys
@@ -41,9 +41,15 @@ def main(argv: Sequence[str] | None = None) -> int:
 def _with_command(argv: Sequence[str]) -> list[str]:
     """Return `argv` with `run` before the name of a recipe, or an option of `run`, that comes first.
 
+    Raises ConfigError for a word that is no command, where more than options follow it.
+
     A recipe that is called like a command is still reached as ./plan or plan.yaml.
     """
     words = list(argv)
+    if len(words) > 1 and words[0] not in _COMMANDS and not any(word.startswith("-") for word in words[:2]):
+        # only options come after a recipe's name
+        cure = did_you_mean(words[0], _COMMANDS) or f"; there are {', '.join(_COMMANDS)}"
+        raise ConfigError(f"'{words[0]}' is no command{cure}")
     return words if not words or words[0] in (*_COMMANDS, "-h", "--help") else ["run", *words]
 
 

@@ -39,6 +39,13 @@ def test_a_recipe_alone_is_run(words: list[str], capsys: pytest.CaptureFixture[s
     assert "nowhere.yaml does not exist" in capsys.readouterr().err
 
 
+@pytest.mark.parametrize(("word", "cure"), [("rnu", "did you mean 'run'?"), ("xyz", "there are run, plan,")])
+def test_a_misspelt_command_is_named(word: str, cure: str, capsys: pytest.CaptureFixture[str]) -> None:
+    assert main([word, "demo"]) == 2
+    said = capsys.readouterr().err
+    assert f"'{word}' is no command; {cure}" in said and said.count("\n") == 1
+
+
 def test_a_clone_names_the_module() -> None:
     done = subprocess.run([sys.executable, "-m", "training"], capture_output=True, text=True, cwd=ROOT)
     assert done.returncode == 2 and "usage: python -m training " in done.stderr
