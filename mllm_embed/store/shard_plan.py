@@ -67,9 +67,7 @@ def plan_shards(store: VectorStore, embedder: MLLMEmbedder, listing: Listing, si
     if old:
         # rows have come, gone or been mended since: the shards that are made stay, so that their rows are not missing
         planned = range(old["first"], old["first"] + old["shards"])
-        inside = {shard.name for shard in store.shards}  # after a kill between commit and end of the plan
-        made = [name for name in written_shards(store.folder) if int(name) in planned and name not in inside]
-        store.commit(made)
+        store.commit([name for name in written_shards(store.folder) if int(name) in planned])
         rows = _missing_rows(store, embedder, listing)
         digest = _digest([listing.ids[row] for row in rows], size)
         first = max(first, planned.stop)

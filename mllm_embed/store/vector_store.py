@@ -255,11 +255,16 @@ class VectorStore:
     def commit(self, names: Iterable[str], data: Iterable[Mapping[str, Any]] = ()) -> None:
         """Let shards belong to the store, in this order, and note what they were made of.
 
+        A shard that belongs to it stays where it is: a process that was killed after its commit may have left others
+        to think that the shards are still to come.
+
         Args:
             names: of shards that `write_shard` has written.
             data: plain JSON with a "path" each, which takes the place of an older entry of that path.
         """
-        shards = [*self.shards, *(read_record(self.folder, name).shard(name) for name in names)]
+        inside = {shard.name for shard in self.shards}
+        new = [read_record(self.folder, name).shard(name) for name in names if name not in inside]
+        shards = [*self.shards, *new]
         self._commit(shards, {entry["path"]: dict(entry) for entry in data})
 
     @cached_property

@@ -17,7 +17,6 @@ import numpy as np
 from ...errors import DataError
 
 _CHUNK = 1 << 23
-_SPACE = np.frombuffer(b" \t\r\n", dtype=np.uint8)
 _NEWLINE, _QUOTE, _BACKSLASH = (ord(letter) for letter in '\n"\\')
 _OPEN, _CLOSE = np.frombuffer(b"{[", dtype=np.uint8), np.frombuffer(b"}]", dtype=np.uint8)
 _NO_CELLS = np.empty((0, 2), dtype=np.int64)

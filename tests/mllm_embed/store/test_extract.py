@@ -10,6 +10,7 @@ import subprocess
 import sys
 import time
 from pathlib import Path
+from typing import Any
 
 import numpy as np
 import pytest
@@ -171,6 +172,30 @@ def test_a_kill_after_the_commit_doubles_nothing(
         with pytest.raises(Killed):
             encode(embedder, photos, tmp_path / "s")
     assert encode(embedder, photos, tmp_path / "s").rows == 0
+    assert files(tmp_path / "s") == files(tmp_path / "whole")
+
+
+def test_a_kill_after_the_commit_doubles_nothing_for_who_shared_the_work(
+    embedder: MLLMEmbedder, photos: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """Two processes make the shards of one plan; one is killed once it has committed them, and the other ends."""
+    encode(embedder, photos, tmp_path / "whole")
+    make, end = extract_module._make_missing, extract_module._write_unreadable
+
+    def killed(store: VectorStore) -> None:
+        raise Killed
+
+    def overtaken(*given: Any) -> Any:
+        made = make(*given)
+        monkeypatch.setattr(extract_module, "_make_missing", make)
+        monkeypatch.setattr(extract_module, "_write_unreadable", killed)
+        with pytest.raises(Killed):
+            encode(embedder, photos, tmp_path / "s")
+        monkeypatch.setattr(extract_module, "_write_unreadable", end)
+        return made
+
+    monkeypatch.setattr(extract_module, "_make_missing", overtaken)
+    encode(embedder, photos, tmp_path / "s")
     assert files(tmp_path / "s") == files(tmp_path / "whole")
 
 
