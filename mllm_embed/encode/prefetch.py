@@ -86,9 +86,8 @@ def _batch(plan: EncodingPlan, items: ItemProcessor, step: Step, pictures: Decod
     except (ImageError, DataError):
         failures = _unreadable(plan, items, step) if plan.skip_unreadable else {}
         if not failures:
-            return Batch(
-                step.numbers, _model_input(plan, items, step)
-            )  # fails again, and names the picture by its path
+            # without the decoded pictures it fails again, and names the picture by its path
+            return Batch(step.numbers, _model_input(plan, items, step))
         rest = step.without(failures)
         return Batch(rest.numbers, _model_input(plan, items, rest) if rest.groups else None, failures)
 
