@@ -15,6 +15,7 @@ from typing import Any, Protocol
 
 from ..errors import ConfigError, DataError, did_you_mean
 from ..types import Document, ImageLike, Item, Query
+from .digest import item_digest
 from .folder import BENCHMARK, open_benchmark
 from .tables import KEY, STREAMED, Record, Table
 from .tables.fingerprint import files_fingerprint
@@ -46,6 +47,13 @@ class Source(Protocol):
         """
         ...
 
+    def digest(self, row: int) -> str:
+        """Return the sha256 of what the row holds, as `item_digest`: its words and its pictures' bytes.
+
+        Raises DataError or ImageError for a row that cannot be read.
+        """
+        ...
+
     def where(self, row: int) -> str:
         """Return how a message names the row."""
         ...
@@ -66,6 +74,10 @@ class PictureSource:
         """Return a picture and its absolute path; it is not opened."""
         return Document(image=self._files[row]), os.path.abspath(self._files[row])
 
+    def digest(self, row: int) -> str:
+        """As `Source.digest`."""
+        return item_digest(self.read(row)[0])
+
     def where(self, row: int) -> str:
         """Return the path of the file."""
         return str(self._files[row])
@@ -83,7 +95,6 @@ class TableSource:
     """Rows of tables: pictures by path, relative to the file that names them, or inside it."""
 
     def __init__(self, path: Path, files: Sequence[Path], fields: Mapping[str, str]):
-        """Open files of one kind; `fields` are the columns of `FIELDS`. Raises DataError where there are no rows."""
         """Open tables of one kind; `fields`: the columns to read, some of FIELDS by their names in the files.
 
         Raises DataError for files without rows.
@@ -112,6 +123,10 @@ class TableSource:
         if picture is None:
             return item, None
         return item, os.path.abspath(picture) if isinstance(picture, Path) else self._inside(row)
+
+    def digest(self, row: int) -> str:
+        """As `Source.digest`."""
+        return item_digest(self.read(row)[0])
 
     def where(self, row: int) -> str:
         """Return the file and the number of the row in it, from 1."""
@@ -182,6 +197,11 @@ class Listing:
         """As `Source.read`."""
         source, own = self._home(row)
         return self.sources[source].read(own)
+
+    def digest(self, row: int) -> str:
+        """As `Source.digest`."""
+        source, own = self._home(row)
+        return self.sources[source].digest(own)
 
     def where(self, row: int) -> str:
         """As `Source.where`."""
