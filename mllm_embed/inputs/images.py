@@ -8,18 +8,42 @@ from __future__ import annotations
 import hashlib
 import io
 import os
+import struct
+import warnings
+import zlib
 from collections.abc import Hashable, Iterator
 from contextlib import contextmanager
-from pathlib import Path
 from typing import NamedTuple
 
-from PIL import ExifTags, Image, ImageOps
+from PIL import ExifTags, Image
 
 from ..errors import ImageError
 from ..types import ImageLike, ImageSource
+from .picture_files import check_format, check_size, picture_bytes, shown_name
+from .picture_formats import claimed_size
+from .pixels import opaque_rgb
+from .png import check_sums, finished
 
-IMAGE_FORMATS = ("JPEG", "PNG", "WEBP", "BMP", "GIF")
 MAX_PIXELS = 50_000_000
+# What readers of formats raise over damaged bytes is whatever their arithmetic comes upon, in Pillow's own words too: a
+# list of what was seen would be short of the next file. Mistakes of ours among these would show on whole pictures.
+_DAMAGE = (
+    OSError, SyntaxError, ValueError, TypeError, AttributeError, LookupError, ArithmeticError, AssertionError,
+    EOFError, RuntimeError, MemoryError, BufferError, struct.error, zlib.error, Image.DecompressionBombError,
+)  # fmt: skip
+_TURNS = {
+    2: Image.Transpose.FLIP_LEFT_RIGHT,
+    3: Image.Transpose.ROTATE_180,
+    4: Image.Transpose.FLIP_TOP_BOTTOM,
+    5: Image.Transpose.TRANSPOSE,
+    6: Image.Transpose.ROTATE_270,
+    7: Image.Transpose.TRANSVERSE,
+    8: Image.Transpose.ROTATE_90,
+}
+_ON_ITS_SIDE = (5, 6, 7, 8)
+# Pillow remarks on EXIF blocks and the like, of pictures whose pixels are whole. For good, since a filter that is set
+# and reset is the whole process's, and pictures are read in threads.
+warnings.filterwarnings("ignore", category=UserWarning, module=r"PIL\.")
 
 
 class Glance(NamedTuple):
@@ -37,45 +61,42 @@ class Glance(NamedTuple):
 def load_image(source: ImageLike, max_pixels: int = MAX_PIXELS) -> Image.Image:
     """Return a picture as upright RGB: first frame, EXIF rotation applied, transparency over white.
 
-    Only the formats in FORMATS are opened; URLs are not fetched.
+    Only the formats in `picture_formats.IMAGE_FORMATS` are opened, from regular files; URLs are not fetched. A PIL
+    picture is taken at its present frame, and given back as it is where it is upright, opaque RGB. Where an EXIF block
+    is damaged, its picture is taken as it lies.
 
     Raises ImageError, naming the file, for a missing path, a folder, a URL, an unreadable or truncated picture, an
     unknown format, and more than `max_pixels` pixels.
     """
-    if isinstance(source, Image.Image):
-        return _upright_rgb(source)
     if isinstance(source, ImageSource):
-        return _upright_rgb(source.read())
+        source = _made(source)
     name = name_of(source)
-    with _opened(_stream(source, name), name, max_pixels) as picture:
+    if isinstance(source, Image.Image):
+        with _sentences(name, "give its path, or load it while its file is open"):
+            _check_pixels(source.size, name, max_pixels)
+            source.load()
+            return _upright_rgb(source)
+    content = _content(source, name)
+    with _opened(content, name, max_pixels) as picture:
+        if picture.format == "PNG":
+            check_sums(content)
         picture.load()
-        return _upright_rgb(picture)
-
-
-@contextmanager
-def _opened(stream: io.BytesIO, name: str, max_pixels: int = MAX_PIXELS) -> Iterator[Image.Image]:
-    """Open a picture, whose header is read; whatever goes wrong with it, here or within, becomes an ImageError."""
-    try:
-        with Image.open(stream, formats=IMAGE_FORMATS) as picture:
-            # before anything is decoded: a small file may hold gigabytes of pixels
-            if picture.width * picture.height > max_pixels:
-                raise ImageError(
-                    f"{name} has {picture.width} x {picture.height} pixels, over the limit of {max_pixels:,}"
-                )
-            yield picture
-    except Image.UnidentifiedImageError as error:
-        raise ImageError(f"{name} is not a {', '.join(IMAGE_FORMATS[:-1])} or {IMAGE_FORMATS[-1]} picture") from error
-    except Image.DecompressionBombError as error:
-        raise ImageError(f"{name} has more pixels than the limit of {max_pixels:,}") from error
-    except (OSError, SyntaxError, ValueError, EOFError) as error:
-        raise ImageError(f"{name} cannot be read as a picture ({error}); replace the file") from error
+        if picture.format == "PNG":
+            picture = finished(picture, content)
+        upright = _upright_rgb(picture)
+        if upright is picture:
+            upright = picture.copy()  # without what belongs to the file, a WEBP's canvas among that
+            upright.info = {}
+        return upright
 
 
 def name_of(source: ImageLike) -> str:
     """Return the name of a picture in a message."""
     if isinstance(source, bytes):
         return "the given bytes"
-    return "the given picture" if isinstance(source, Image.Image) else str(source)
+    if isinstance(source, Image.Image):
+        return "the given picture"
+    return str(source) if isinstance(source, ImageSource) else shown_name(source)
 
 
 def content_key(source: ImageLike) -> str:
@@ -84,9 +105,8 @@ def content_key(source: ImageLike) -> str:
     Raises ImageError as `load_image` does, for what shows without decoding.
     """
     if isinstance(source, (Image.Image, ImageSource)):
-        picture = load_image(source)
-        return hashlib.sha256(repr(picture.size).encode() + picture.tobytes()).hexdigest()
-    return hashlib.sha256(_stream(source, name_of(source)).getvalue()).hexdigest()
+        return _pixels_key(load_image(source))
+    return hashlib.sha256(_content(source, name_of(source))).hexdigest()
 
 
 def glance(source: ImageLike) -> Glance:
@@ -95,38 +115,89 @@ def glance(source: ImageLike) -> Glance:
     Raises ImageError as `load_image` does, except for what only decoding shows.
     """
     if isinstance(source, Image.Image):
-        return Glance(content_key(source), source.size)
+        picture = load_image(source)
+        return Glance(_pixels_key(picture), picture.size)
     if isinstance(source, ImageSource):
         return Glance(source, None)  # its content would have to be made; equal sources give equal pictures
     name = name_of(source)
-    stream = _stream(source, name)
-    with _opened(stream, name) as picture:
-        turned = picture.getexif().get(ExifTags.Base.Orientation, 1) > 4  # those four lie on their side
-        size = (picture.height, picture.width) if turned else (picture.width, picture.height)
-    return Glance(hashlib.sha256(stream.getbuffer()).hexdigest(), size)
+    content = _content(source, name)
+    with _opened(content, name) as picture:
+        size = picture.size
+        if _orientation(picture) in _ON_ITS_SIDE and picture.format != "TIFF":  # whose size is upright
+            size = (size[1], size[0])
+    return Glance(hashlib.sha256(content).hexdigest(), size)
 
 
-def _stream(source: str | os.PathLike[str] | bytes, name: str) -> io.BytesIO:
+def _made(source: ImageSource) -> Image.Image:
+    made = source.read()
+    if not isinstance(made, Image.Image):  # an open file has a `read` too
+        raise ImageError(f"{source} gives {type(made).__name__} in place of a PIL picture; give the path of a file")
+    return made
+
+
+def _content(source: str | os.PathLike[str] | bytes, name: str) -> bytes:
+    """Return the bytes of a picture of a known format. Raises ImageError for others."""
     if isinstance(source, bytes):
-        return io.BytesIO(source)
-    if name.startswith(("http://", "https://", "ftp://", "data:")):
-        raise ImageError(f"{name[:80]} is a URL, and none is fetched; download the picture and give its path")
-    path = Path(source)
-    if path.is_dir():
-        raise ImageError(f"{name} is a folder, not a picture")
-    if not path.exists():
-        raise ImageError(f"{name} does not exist; check the path")
+        check_size(len(source), name)
+        check_format(source, name)
+        return source
+    return picture_bytes(source)
+
+
+@contextmanager
+def _opened(content: bytes, name: str, max_pixels: int = MAX_PIXELS) -> Iterator[Image.Image]:
+    """Open a picture, whose header is read; whatever goes wrong with it, here or within, becomes an ImageError."""
+    kind = check_format(content, name)
+    with _sentences(name, "replace the file"):
+        claimed = claimed_size(content)
+        if claimed:
+            _check_pixels(claimed, name, max_pixels)
+        with Image.open(io.BytesIO(content), formats=(kind,)) as picture:
+            # before anything is decoded: a small file may hold gigabytes of pixels
+            _check_pixels(picture.size, name, max_pixels)
+            yield picture
+
+
+@contextmanager
+def _sentences(name: str, cure: str) -> Iterator[None]:
+    """Turn what a damaged picture raises into an ImageError."""
     try:
-        return io.BytesIO(path.read_bytes())
-    except OSError as error:
-        raise ImageError(f"{name} cannot be opened: {error.strerror}") from error
+        yield
+    except Image.UnidentifiedImageError as error:
+        raise ImageError(f"{name} is damaged at its beginning, or of a kind that Pillow cannot read; {cure}") from error
+    except _DAMAGE as error:
+        said = (str(error).splitlines() or [""])[0][:200] or type(error).__name__
+        raise ImageError(f"{name} cannot be read as a picture ({said}); {cure}") from error
+
+
+def _check_pixels(size: tuple[int, int], name: str, most: int) -> None:
+    width, height = size
+    if width * height > most:
+        raise ImageError(f"{name} has {width} x {height} pixels, over the limit of {most:,}; make it smaller")
+    if not width * height:
+        raise ImageError(f"{name} has {width} x {height} pixels, and so nothing to see; give another picture")
 
 
 def _upright_rgb(picture: Image.Image) -> Image.Image:
-    # turned before it is converted, which drops the EXIF data
-    picture = ImageOps.exif_transpose(picture)
-    if picture.mode in ("RGBA", "LA", "PA") or "transparency" in picture.info:
-        picture = picture.convert("RGBA")
-        white = Image.new("RGBA", picture.size, "white")
-        picture = Image.alpha_composite(white, picture)
-    return picture if picture.mode == "RGB" else picture.convert("RGB")
+    """Return a loaded picture as upright RGB, itself where it is that already, a new one without its EXIF data."""
+    turn = _TURNS.get(_orientation(picture))
+    rgb = opaque_rgb(picture)
+    if turn is not None:
+        rgb = rgb.transpose(turn)
+    if rgb is not picture:
+        rgb.info = {}  # or it would be turned once more, when it is read again
+    return rgb
+
+
+def _orientation(picture: Image.Image) -> int:
+    """Return the number by which EXIF or XMP say how a picture lies; 1, as it is, where they are damaged or silent."""
+    try:
+        # a PNG's own `getexif` would decode the pixels, to look behind them
+        found = Image.Image.getexif(picture).get(ExifTags.Base.Orientation)
+    except _DAMAGE:
+        return 1
+    return found if isinstance(found, int) else 1
+
+
+def _pixels_key(picture: Image.Image) -> str:
+    return hashlib.sha256(repr(picture.size).encode() + picture.tobytes()).hexdigest()

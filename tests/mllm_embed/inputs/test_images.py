@@ -51,13 +51,13 @@ def _broken(folder: Path) -> dict[str, tuple[object, str]]:
     (folder / "text.png").write_text("not a picture")
     (folder / "empty.jpg").write_bytes(b"")
     Image.new("1", (9000, 9000)).save(folder / "huge.png")
-    Image.new("RGB", (2, 2)).save(folder / "x.tiff")
+    Image.new("RGB", (2, 2)).save(folder / "x.ppm")
     names = {
         "truncated": ("cut.jpg", "cannot be read"),
         "text": ("text.png", "is not a"),
         "empty": ("empty.jpg", "is not a"),
         "bomb": ("huge.png", "81000000|9000 x 9000|limit"),
-        "format": ("x.tiff", "is not a"),
+        "format": ("x.ppm", "is not a"),
         "missing": ("none.png", "does not exist"),
         "folder": (".", "is a folder"),
     }
