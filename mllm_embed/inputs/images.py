@@ -16,6 +16,7 @@ from contextlib import contextmanager
 from typing import NamedTuple
 
 from PIL import ExifTags, Image
+from PIL.PngImagePlugin import PngImageFile
 
 from ..errors import ImageError
 from ..types import ImageLike, ImageSource
@@ -72,9 +73,9 @@ def load_image(source: ImageLike, max_pixels: int = MAX_PIXELS) -> Image.Image:
         source = _made(source)
     name = name_of(source)
     if isinstance(source, Image.Image):
+        _check_pixels(source.size, name, max_pixels)
         with _sentences(name, "give its path, or load it while its file is open"):
-            _check_pixels(source.size, name, max_pixels)
-            source.load()
+            _load(source)
             return _upright_rgb(source)
     content = _content(source, name)
     with _opened(content, name, max_pixels) as picture:
@@ -126,6 +127,20 @@ def glance(source: ImageLike) -> Glance:
         if _orientation(picture) in _ON_ITS_SIDE and picture.format != "TIFF":  # whose size is upright
             size = (size[1], size[0])
     return Glance(hashlib.sha256(content).hexdigest(), size)
+
+
+def _load(picture: Image.Image) -> None:
+    """Decode a given picture whose file has only been opened. Raises what Pillow does."""
+    try:
+        if isinstance(picture, PngImageFile) and picture.tile and picture.fp:
+            at = picture.fp.tell()
+            picture.fp.seek(0)
+            check_sums(picture.fp.read())
+            picture.fp.seek(at)
+        picture.load()
+    except _DAMAGE:
+        picture.close()  # or Pillow would give what it got so far, when it is asked again
+        raise
 
 
 def _made(source: ImageSource) -> Image.Image:

@@ -16,8 +16,8 @@ from PIL import Image
 _BAND = 1 << 20  # pixels that are scaled at a time: it takes many times their bytes
 _WHITES = {"I": (255.0, 65535.0), "F": (1.0, 255.0, 65535.0)}
 _UNMULTIPLIED = {"La": "LA", "RGBa": "RGBA"}
-_BITS, _PHOTOMETRIC, _SAMPLE_FORMAT = 258, 262, 339  # tags of TIFF
-_ZERO_IS_WHITE, _SIGNED = 0, (2,)
+_KIND, _BITS, _PHOTOMETRIC, _SAMPLE_FORMAT = 254, 258, 262, 339  # tags of TIFF
+_PREVIEW, _ZERO_IS_WHITE, _SIGNED = 1, 0, (2,)
 
 
 def opaque_rgb(picture: Image.Image) -> Image.Image:
@@ -25,17 +25,31 @@ def opaque_rgb(picture: Image.Image) -> Image.Image:
 
     Raises ValueError with the reason why it cannot be.
     """
+    tags: Mapping[int, Any] = getattr(picture, "tag_v2", {})  # of a TIFF; other pictures have none
+    _check_tags(picture, tags)
     if picture.mode == "F" or picture.mode.startswith("I"):
-        picture = _eight_bits(picture, _tags(picture))
-    if picture.mode == "L" and _tags(picture).get(_SAMPLE_FORMAT) == _SIGNED:
-        raise ValueError("its numbers are signed, and which of them are black and white is not said")
+        picture = _eight_bits(picture, tags)
     if picture.mode in _UNMULTIPLIED:  # which convert to nothing else
         picture = picture.convert(_UNMULTIPLIED[picture.mode])
     if picture.has_transparency_data:
+        _check_key(picture.info.get("transparency"))
         layer = picture if picture.mode == "RGBA" else picture.convert("RGBA")
         picture = Image.new("RGB", layer.size, "white")
         picture.paste(layer, mask=layer)
     return picture if picture.mode == "RGB" else picture.convert("RGB")
+
+
+def _check_tags(picture: Image.Image, tags: Mapping[int, Any]) -> None:
+    if tags.get(_KIND, 0) & _PREVIEW:
+        raise ValueError("its first page is a preview of another, as raw pictures of cameras have it; convert it first")
+    if picture.mode == "L" and tags.get(_SAMPLE_FORMAT) == _SIGNED:
+        raise ValueError("its numbers are signed, and which of them are black and white is not said")
+
+
+def _check_key(transparent: object) -> None:
+    # Pillow would take the lower half of each
+    if isinstance(transparent, tuple) and max(transparent) > 255:
+        raise ValueError("its transparent colour has 16 bits, its pixels 8")
 
 
 def _eight_bits(picture: Image.Image, tags: Mapping[int, Any]) -> Image.Image:
@@ -48,7 +62,7 @@ def _eight_bits(picture: Image.Image, tags: Mapping[int, Any]) -> Image.Image:
     for top in range(0, len(wide), rows):
         band = wide[top : top + rows]
         scaled = np.rint(band * (255 / white))
-        if tags.get(_PHOTOMETRIC) == _ZERO_IS_WHITE:
+        if tags and tags.get(_PHOTOMETRIC, _ZERO_IS_WHITE) == _ZERO_IS_WHITE:
             scaled = 255 - scaled
         if isinstance(clear, int):  # the one number of a PNG that is transparent
             scaled[band == clear] = 255
@@ -73,9 +87,3 @@ def _white(wide: np.ndarray, picture: Image.Image, tags: Mapping[int, Any]) -> f
         f"its numbers go from {low:,.7g} to {high:,.7g}, and which of them are black and white is not said; "
         "scale them to 8 or 16 bits"
     )
-
-
-def _tags(picture: Image.Image) -> Mapping[int, Any]:
-    """Return the tags of a TIFF; other pictures have none."""
-    found: Mapping[int, Any] = getattr(picture, "tag_v2", {})
-    return found

@@ -10,8 +10,8 @@ from collections.abc import Iterator
 import numpy as np
 from PIL import Image
 
-_GREY, _RGB = 0, 2  # colour types
-_SAMPLES = {_GREY: 1, _RGB: 3, 3: 1, 4: 2, 6: 4}  # of a pixel, by colour type
+_GREY = 0
+_SAMPLES = {_GREY: 1, 2: 3, 3: 1, 4: 2, 6: 4}  # of a pixel, by colour type
 _PASSES = ((0, 0, 8, 8), (4, 0, 8, 8), (0, 4, 4, 8), (2, 0, 4, 4), (0, 2, 2, 4), (1, 0, 2, 2), (0, 1, 1, 2))
 _AT_ONCE = 1 << 20  # bytes that are unpacked at a time
 
@@ -37,7 +37,9 @@ def finished(picture: Image.Image, content: bytes) -> Image.Image:
     if isinstance(key, int) and colour_type == _GREY and depth in (2, 4):
         # these bits are stretched to 8, the transparent number is not
         picture.info["transparency"] = key * 255 // (2**depth - 1)
-    if isinstance(key, tuple) and colour_type == _RGB and depth == 16:
+    if isinstance(key, tuple) and depth == 8:
+        picture.info["transparency"] = tuple(part & 255 for part in key)  # the rest does not count
+    if isinstance(key, tuple) and depth == 16:
         del picture.info["transparency"]
         picture.putalpha(_unlike(picture, key, content))
     return picture
