@@ -222,7 +222,7 @@ def _short_png(interlace: int, missing: int) -> bytes:
 @pytest.mark.parametrize("interlace", [0, 1])
 def test_a_png_with_fewer_pixels_than_it_says(interlace: int) -> None:
     assert load_image(_short_png(interlace, 0)).getcolors() == [(72, (255, 255, 255))]
-    for missing in (9, 18, 60):
+    for missing in (9, 18):  # whole rows; Pillow itself notices parts of one
         with pytest.raises(ImageError, match="bytes of pixels"):
             load_image(_short_png(interlace, missing))
     black = Image.new("RGB", (30, 20))
