@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import difflib
 import functools
+import io
 import sys
 from collections.abc import Callable, Iterable
 
@@ -39,6 +40,9 @@ def user_errors(main: Callable[..., int]) -> Callable[..., int]:
 
     @functools.wraps(main)
     def guarded(*args: object, **kwargs: object) -> int:
+        for stream in (sys.stdout, sys.stderr):
+            if isinstance(stream, io.TextIOWrapper):  # a name that the terminal cannot show is shown escaped
+                stream.reconfigure(errors="backslashreplace")
         try:
             return main(*args, **kwargs)
         except (MLLMEmbedError, OSError) as error:

@@ -198,7 +198,7 @@ def read_json(path: Path, cure: str) -> Any:
         DataError: the file cannot be read, or is not JSON.
     """
     try:
-        return json.loads(path.read_text(encoding="utf-8"))
+        return parse_json(path.read_text(encoding="utf-8"))
     except FileNotFoundError as error:
         raise DataError(f"{path} is missing: {cure}") from error
     except OSError as error:
@@ -207,9 +207,31 @@ def read_json(path: Path, cure: str) -> Any:
         raise DataError(f"{path} is not JSON ({error}): {cure}") from error
 
 
+def parse_json(text: str | bytes) -> Any:
+    """Return the value that JSON writes. Raises ValueError for what is none, or names a key of an object twice."""
+    return json.loads(text, object_pairs_hook=_object)
+
+
+def _object(pairs: list[tuple[str, Any]]) -> dict[str, Any]:
+    # the parser would keep the last of two values, and say nothing of the first
+    found = dict(pairs)
+    if len(found) < len(pairs):
+        names = [name for name, _ in pairs]
+        raise ValueError(f"the key {json.dumps(next(name for name in names if names.count(name) > 1))} stands twice")
+    return found
+
+
+def json_bytes(value: Any, indent: int | None = None) -> bytes:
+    """Return a value as JSON with a line break at its end, in UTF-8.
+
+    Half characters, as in the name of a file that is no UTF-8, become the escapes that JSON reads as the same.
+    """
+    return (json.dumps(value, indent=indent, ensure_ascii=False) + "\n").encode("utf-8", "backslashreplace")
+
+
 def write_json(path: Path, value: Any) -> None:
     """Write a value as indented JSON, as `write_file` does."""
-    write_file(path, (json.dumps(value, indent=2, ensure_ascii=False) + "\n").encode())
+    write_file(path, json_bytes(value, indent=2))
 
 
 @contextmanager

@@ -10,6 +10,7 @@ from typing import Literal, Protocol, TypeAlias, runtime_checkable
 from PIL import Image
 
 from .errors import DataError
+from .text import half_character, printable
 
 
 @runtime_checkable
@@ -156,6 +157,11 @@ def _check(item: Item, **words: str | None) -> None:
     for name, value in given.items():
         if not (isinstance(value, str) and value.strip()):
             raise DataError(f"the {name} of a {kind} is empty; give words, or leave it out")
+        if half_character(value):
+            raise DataError(
+                f"the {name} of a {kind} holds half a character (a lone surrogate), which is no Unicode: "
+                f"{printable(value)[:60]}; write it in UTF-8"
+            )
     _check_images(item)
     if not item.images and not given:
         raise DataError(f"a {kind} needs an image or {' or '.join(f'{_article(name)} {name}' for name in words)}")

@@ -11,10 +11,10 @@ from typing import Any
 
 import numpy as np
 
-from mllm_embed.data.json_rows import half_character
 from mllm_embed.errors import ConfigError, DataError
 from mllm_embed.files import read_json
 from mllm_embed.generate.generator import Question
+from mllm_embed.text import half_character
 from mllm_embed.types import Document, Item
 from mllm_embed.vectors.unit import unit
 

@@ -24,12 +24,14 @@ what it does
   again the next time. A store that was made with another model or prompt is refused.
 
 sources
-  a folder              every picture in it and below (ids: their names), the gallery of its benchmark.json where it has
-                        one; or, where it holds no pictures, its parquet, tar or jsonl files
+  a folder              every picture in it and below (ids: their names), told by name or content; the gallery of its
+                        benchmark.json where it has one; or, where it holds no pictures, its parquet, tar or jsonl
+                        files. What else it holds is counted on stderr
   rows.jsonl, .json, .csv, .tsv, .parquet
                         rows with an id (or else the picture's path is one) and any of image, text, instruction;
-                        pictures as paths relative to the file, or as bytes
-  shards.tar            samples as of webdataset: key.jpg is the picture, its id is the key
+                        pictures as paths relative to the file, or as bytes. An id that is a number becomes its
+                        text: 1 and "1" are one id, 1.0 is "1.0". Null, NaN and blanks are no values, 0 is one
+  shards.tar            samples as of webdataset: key.jpg is the picture, its id is the key, up to the first dot
   'photos/*.jpg'        a pattern, in quotes, of files of one kind
 
 examples
@@ -96,6 +98,7 @@ def _run(arguments: argparse.Namespace) -> int:
         raise ConfigError(f"{arguments.output} is a file: give a folder for the store")
     fields = _fields(arguments.fields)
     listing = open_sources(arguments.sources, fields)
+    sys.stderr.write("".join(f"{note}\n" for note in listing.notes()))
     options = {
         "dtype": arguments.store_dtype, "shard_rows": arguments.shard_rows, "batch_size": arguments.batch_size
     }  # fmt: skip

@@ -79,7 +79,7 @@ def register(commands: Any) -> None:
 
 def _run(arguments: argparse.Namespace) -> int:
     # Everything that can be wrong without a model is looked at before it is loaded.
-    from ..data.sources import gallery_of
+    from ..data.picture_source import picture_folder
     from ..search.contact_sheet import check_sheet_path
     from ..search.searcher import Searcher, stored_gallery
 
@@ -90,7 +90,9 @@ def _run(arguments: argparse.Namespace) -> int:
     exclude = read_ids(arguments.exclude) if arguments.exclude else []
     gallery = stored_gallery(arguments.gallery)
     if gallery is None:
-        gallery_of(arguments.gallery)
+        folder = picture_folder(arguments.gallery)
+        folder.check()
+        sys.stderr.write("".join(f"{note}\n" for note in folder.notes))
 
     embedder = load_embedder(arguments, merge=not arguments.rerank)  # its base is to speak
     generator = _generator(embedder) if arguments.rerank else None  # before hours go into a gallery

@@ -13,6 +13,8 @@ from pathlib import Path
 from typing import Any
 
 from ..errors import DataError
+from ..files import parse_json
+from ..text import half_character, printable
 
 _SUSPICIOUS = 0.85
 
@@ -185,7 +187,7 @@ _BROKEN = object()
 
 def _decoded(text: str, where: str, checks: Checks) -> Any:
     try:
-        return json.loads(text)
+        return parse_json(text)
     except json.JSONDecodeError as error:
         line = f":{error.lineno}" if ":" not in where else ""
         checks.problems.append(f"{where}{line}: bad JSON ({error.msg} at column {error.colno})")
@@ -253,11 +255,6 @@ def _skip_space(text: str, at: int) -> int:
     return at
 
 
-def half_character(text: str) -> bool:
-    """Return whether a text holds a lone surrogate, which JSON can write and no tokenizer reads."""
-    return not text.isascii() and any("\ud800" <= letter <= "\udfff" for letter in text)
-
-
 def _short(value: Any) -> str:
-    text = "a broken value" if value is _BROKEN else json.dumps(value, ensure_ascii=False)
+    text = "a broken value" if value is _BROKEN else printable(json.dumps(value, ensure_ascii=False))
     return text if len(text) <= 60 else text[:57] + "..."

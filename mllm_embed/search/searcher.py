@@ -10,7 +10,8 @@ from typing import Any
 
 import numpy as np
 
-from ..data.sources import gallery_of, picture_at
+from ..data.picture_source import picture_folder
+from ..data.sources import picture_at
 from ..encode.encoder import Encoder
 from ..errors import DataError, ImageError
 from ..index.files import SETTINGS_FILE
@@ -84,14 +85,16 @@ class Searcher:
     ) -> Searcher:
         """Embed the gallery of a folder's benchmark.json, or else every picture in the folder and below, in memory.
 
+        A text that benchmark.json gives a picture is embedded with it.
+
         Raises:
-            DataError: the folder is missing or holds no picture.
+            DataError: the folder is missing or holds no picture, or the name of one is no Unicode.
             ImageError: a picture cannot be read.
         """
-        gallery = gallery_of(path)
-        documents = [Document(image=image) for image in gallery.values()]
+        source = picture_folder(path)
+        documents = [source.read(row)[0] for row in range(len(source.ids))]
         vectors = embedder.encode(documents, batch_size=batch_size, show_progress=show_progress)
-        return cls(embedder, MemoryGallery(list(gallery), vectors, list(gallery.values())))
+        return cls(embedder, MemoryGallery(source.ids, vectors, source.files))
 
     def search(
         self,

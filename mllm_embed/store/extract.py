@@ -10,7 +10,6 @@ process that finds all of them made lets them belong to the store.
 
 from __future__ import annotations
 
-import json
 import os
 from collections.abc import Sequence
 from contextlib import suppress
@@ -25,7 +24,7 @@ from ..data.sources import Listing
 from ..encode.cost import Cost, total
 from ..encode.embedder import MLLMEmbedder
 from ..errors import ConfigError, DataError, ImageError, ModelError
-from ..files import folder_lock, write_file
+from ..files import folder_lock, json_bytes, write_file
 from ..saving.provenance import VECTOR_FIELDS, check_same
 from ..types import Item
 from ..vectors.precision import truncate
@@ -249,7 +248,7 @@ def _write_unreadable(store: VectorStore) -> None:
     there, path = set(store.living), store.folder / UNREADABLE
     lost = {entry["id"]: entry for entry in store.lost if entry["id"] not in there}
     if lost:
-        write_file(path, "".join(json.dumps(entry, ensure_ascii=False) + "\n" for entry in lost.values()).encode())
+        write_file(path, b"".join(map(json_bytes, lost.values())))
     else:
         path.unlink(missing_ok=True)
 

@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import hashlib
-import json
 from collections.abc import Mapping, Sequence
 from dataclasses import asdict, dataclass
 from pathlib import Path
@@ -12,7 +11,7 @@ from typing import Any, BinaryIO
 import numpy as np
 
 from ..errors import DataError
-from ..files import atomic_file, flush_to_disk, read_json
+from ..files import atomic_file, flush_to_disk, json_bytes, read_json
 from ..vectors.precision import to_precision
 
 STORE_FORMAT = "mllm_embed vectors 1"
@@ -127,7 +126,7 @@ def write_shard(
         digest = sha256_of(temporary)
     record = ShardRecord(list(ids), list(sources), [dict(entry) for entry in lost], digest)
     with atomic_file(record_file(folder, name)) as temporary:
-        temporary.write_text(json.dumps(asdict(record), ensure_ascii=False) + "\n", encoding="utf-8")
+        temporary.write_bytes(json_bytes(asdict(record)))
         flush_to_disk(temporary)
     return record
 

@@ -6,8 +6,8 @@ from collections.abc import Callable, Mapping
 from dataclasses import dataclass
 from typing import Any
 
-from mllm_embed.data.json_rows import half_character
 from mllm_embed.errors import DataError
+from mllm_embed.text import half_character
 from mllm_embed.types import Document, ImageLike
 
 from .formats.format import PICTURES

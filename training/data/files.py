@@ -6,7 +6,7 @@ import glob
 import os
 from pathlib import Path
 
-from mllm_embed.data.tables import STREAMED, TABLES, Table
+from mllm_embed.data.tables import TABLES, Table, kind_of, open_table
 from mllm_embed.errors import DataError
 
 from .formats import Format
@@ -20,7 +20,7 @@ def files_of(source: DataSource, format: Format) -> list[Path]:
     """
     path = source.path
     found = [path] if path.is_file() else _in_folder(path, format) if path.is_dir() else _matching(path)
-    suffixes = sorted({file.suffix for file in found})
+    suffixes = sorted({kind_of(file) for file in found})
     if len(suffixes) > 1:
         raise DataError(
             f"{path} leads to files of several types ({', '.join(suffixes)}); give a pattern such as *{suffixes[0]}"
@@ -31,7 +31,7 @@ def files_of(source: DataSource, format: Format) -> list[Path]:
 
 
 def _in_folder(path: Path, format: Format) -> list[Path]:
-    found = sorted(file for file in path.iterdir() if file.is_file() and file.suffix in format.suffixes)
+    found = sorted(file for file in path.iterdir() if file.is_file() and kind_of(file) in format.suffixes)
     if not found:
         endings = ", ".join(format.suffixes)
         raise DataError(f"{path} holds no {endings} file; give the file, or a pattern such as {path}/*/*")
@@ -51,7 +51,7 @@ def table_of(source: DataSource, format: Format, files: list[Path]) -> Table:
 
     Raises DataError for files that are not what their names say, and for no records at all.
     """
-    table = (STREAMED if source.streaming else TABLES)[files[0].suffix](files, format.header)
+    table = open_table(files, format.header, source.streaming)
     if not len(table):
         raise DataError(f"{source.path} has no rows")
     return table

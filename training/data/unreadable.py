@@ -7,6 +7,7 @@ from collections.abc import Mapping
 from pathlib import Path
 
 from mllm_embed.errors import DataError
+from mllm_embed.files import json_bytes
 
 UNREADABLE_FILE = "unreadable.jsonl"
 _JUDGED_FROM = 1000  # rows tried; of fewer, one bad picture may be many in a hundred
@@ -62,11 +63,11 @@ class UnreadableLog:
         if (identifier, source) in self._known:
             return
         self._known.add((identifier, source))
-        line = json.dumps({"id": identifier, "source": source, "reason": reason}, ensure_ascii=False)
+        line = json_bytes({"id": identifier, "source": source, "reason": reason})
         try:
             self.path.parent.mkdir(parents=True, exist_ok=True)
-            with self.path.open("a", encoding="utf-8") as file:
-                file.write(line + "\n")
+            with self.path.open("ab") as file:
+                file.write(line)
         except OSError as error:
             raise DataError(f"cannot write {self.path}: {error.strerror}") from error
 

@@ -16,7 +16,7 @@ from pathlib import Path
 from typing import Any, NamedTuple
 
 from mllm_embed.errors import DataError
-from mllm_embed.files import atomic_file
+from mllm_embed.files import atomic_file, json_bytes
 from mllm_embed.types import Document, ImageLike, Item
 
 MINED_FORMAT = 1
@@ -82,9 +82,9 @@ def _read_row(line: Mapping[str, Any], root: Path, where: str) -> MinedRow:
 
 def write_mined_file(path: Path, header: Mapping[str, Any], lines: Iterable[Mapping[str, Any]]) -> None:
     """Write a mined file in one step; `header` needs "data" and "rows". Raises DataError when the disk fails."""
-    with atomic_file(path) as temporary, temporary.open("w", encoding="utf-8") as file:
+    with atomic_file(path) as temporary, temporary.open("wb") as file:
         for line in chain([{"format": MINED_FORMAT, **header}], lines):
-            file.write(json.dumps(line, ensure_ascii=False) + "\n")
+            file.write(json_bytes(line))
 
 
 def written_item(item: Item, root: Path) -> dict[str, Any]:

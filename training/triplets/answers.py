@@ -13,7 +13,7 @@ from collections.abc import Iterator
 from dataclasses import dataclass
 from typing import Any
 
-from mllm_embed.data.json_rows import half_character
+from mllm_embed.text import half_character
 
 from .prompt import CHANGE_KINDS, KEYS
 

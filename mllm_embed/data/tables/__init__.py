@@ -2,10 +2,12 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable
+from collections.abc import Callable, Sequence
+from pathlib import Path
 
-from .shards import KEY, ParquetTable, TarTable
+from .parquet import ParquetTable
 from .table import PICTURE, ArrowTable, Record, Table, csv_table, json_table, tsv_table
+from .tar import KEY, PASSED, TarTable
 
 TABLES: dict[str, Callable[..., Table]] = {
     ".json": json_table,
@@ -16,6 +18,28 @@ TABLES: dict[str, Callable[..., Table]] = {
     ".parquet": ArrowTable,
     ".tar": TarTable,
 }
-STREAMED: dict[str, Callable[..., Table]] = TABLES | {".parquet": ParquetTable}
+_STREAMED: dict[str, Callable[..., Table]] = TABLES | {".parquet": ParquetTable}
 
-__all__ = ["KEY", "PICTURE", "STREAMED", "TABLES", "ParquetTable", "Record", "Table", "json_table"]
+
+def kind_of(path: Path) -> str:
+    """Return the ending of a file's name by which it is read, in small letters: .jsonl for rows.JSONL."""
+    return path.suffix.lower()
+
+
+def open_table(files: Sequence[Path], header: tuple[str, ...] | None = None, streaming: bool = True) -> Table:
+    """Return the records of files of one kind, one of TABLES.
+
+    Args:
+        files: one at least.
+        header: the columns' names, of tables of text that do not name them.
+        streaming: read parquet as it lies, a row group at a time; without it, it is converted once.
+
+    Raises DataError for files that are not what their names say.
+    """
+    return (_STREAMED if streaming else TABLES)[kind_of(files[0])](files, header)
+
+
+__all__ = [
+    "KEY", "PASSED", "PICTURE", "TABLES", "ParquetTable", "Record", "Table", "TarTable", "json_table", "kind_of",
+    "open_table",
+]  # fmt: skip

@@ -4,11 +4,11 @@ from __future__ import annotations
 
 import csv
 import io
-import json
 import mmap
 from bisect import bisect_right
 from collections.abc import Callable, Collection, Iterator, Sequence
 from dataclasses import dataclass
+from functools import partial
 from itertools import accumulate, groupby, pairwise
 from pathlib import Path
 from typing import Any, Protocol
@@ -16,11 +16,14 @@ from typing import Any, Protocol
 import numpy as np
 
 from ...errors import DataError
+from ...files import parse_json
 from .spans import Spans, json_spans, line_spans, mapped
 
 Record = dict[str, Any]
 BLOCK = 1024
 PICTURE = b"picture"
+NO_VALUE = (ValueError, OverflowError)
+"""What Arrow raises for a cell that no Python value is: text that is no UTF-8, a time that no calendar has."""
 
 
 class Table(Protocol):
@@ -34,8 +37,11 @@ class Table(Protocol):
         """Return a record. Raises DataError, without the place, for one that is not as its file type demands."""
         ...
 
-    def scan(self, columns: Collection[str]) -> Iterator[Record | DataError]:
-        """Yield all records in order, of which only these columns count; PICTURE stands for pictures in memory."""
+    def scan(self, columns: Collection[str], words: Collection[str] = ()) -> Iterator[Record | DataError]:
+        """Yield all records in order, of which only these columns count.
+
+        PICTURE stands for bytes, which are a picture's, but for columns that are `words`.
+        """
         ...
 
     def place(self, index: int) -> tuple[int, int]:
@@ -73,7 +79,7 @@ class TextTable:
         start = int(spans.starts[row])
         return self._parse(self._bytes(file)[start : start + int(spans.lengths[row])], file)
 
-    def scan(self, columns: Collection[str]) -> Iterator[Record | DataError]:
+    def scan(self, columns: Collection[str], words: Collection[str] = ()) -> Iterator[Record | DataError]:
         """As `Table.scan`, with all columns."""
         return each(self.record, len(self))
 
@@ -114,14 +120,15 @@ class ArrowTable:
     def record(self, index: int) -> Record:
         """As `Table.record`."""
         part, row = part_and_row(self._firsts, index)
-        return self._parts[part][row]
+        return _row(self._parts[part], row)
 
-    def scan(self, columns: Collection[str]) -> Iterator[Record | DataError]:
+    def scan(self, columns: Collection[str], words: Collection[str] = ()) -> Iterator[Record | DataError]:
         """As `Table.scan`, with these columns alone."""
         for part in self._parts:
-            words, pictures = split_columns(part.features.arrow_schema, columns)
-            if words:
-                yield from (row | pictures for row in _rows(part.select_columns(words)))
+            read, pictures = split_columns(part.features.arrow_schema, columns, words)
+            if read:
+                for row in _rows(part.select_columns(read)):
+                    yield row if isinstance(row, DataError) else row | pictures
             else:
                 yield from (pictures for _ in range(len(part)))
 
@@ -130,11 +137,29 @@ class ArrowTable:
         return np.arange(0, len(self), BLOCK)
 
 
-def _rows(data: Any) -> Iterator[Record]:
-    """Yield the rows of a `datasets.Dataset`, which is quick at columns and slow at rows."""
-    for batch in data.iter(BLOCK):
+def _rows(data: Any) -> Iterator[Record | DataError]:
+    """Yield the rows of a `datasets.Dataset`, which is quick at columns and slow at rows, or why there is none."""
+    for first in range(0, len(data), BLOCK):
+        try:
+            batch = data[first : first + BLOCK]
+        except NO_VALUE:  # of one cell among them
+            yield from each(partial(_row, data), min(first + BLOCK, len(data)), first)
+            continue
         for cells in zip(*batch.values(), strict=True):
             yield dict(zip(batch, cells, strict=True))
+
+
+def _row(data: Any, row: int) -> Record:
+    try:
+        found: Record = data[row]
+    except NO_VALUE as error:
+        raise unreadable(error) from error
+    return found
+
+
+def unreadable(error: Exception) -> DataError:
+    """Return the error for a record with a cell of `NO_VALUE`."""
+    return DataError(f"it holds a cell that cannot be read ({error}); write it anew, or leave it out")
 
 
 def part_and_row(starts: Sequence[int], index: int) -> tuple[int, int]:
@@ -148,18 +173,21 @@ def run_starts(starts: Sequence[int], size: int) -> np.ndarray:
     return np.concatenate([np.arange(first, last, size) for first, last in pairwise(starts)])
 
 
-def split_columns(schema: Any, columns: Collection[str]) -> tuple[list[str], Record]:
-    """Return those of `columns` that an Arrow schema has: the names of columns to read, and PICTURE for pictures."""
-    words: list[str] = []
+def split_columns(schema: Any, columns: Collection[str], words: Collection[str] = ()) -> tuple[list[str], Record]:
+    """Return those of `columns` that an Arrow schema has: the names of columns to read, and PICTURE for pictures.
+
+    Columns that are `words` are read, whatever they hold.
+    """
+    read: list[str] = []
     pictures: Record = {}
     for field in schema:
         if field.name not in columns:
             continue
-        if _holds_pictures(field):
+        if field.name not in words and _holds_pictures(field):
             pictures[field.name] = PICTURE
         else:
-            words.append(field.name)
-    return words, pictures
+            read.append(field.name)
+    return read, pictures
 
 
 def _holds_pictures(field: Any) -> bool:
@@ -171,9 +199,9 @@ def _holds_pictures(field: Any) -> bool:
     return types.is_binary(field.type) or types.is_large_binary(field.type)
 
 
-def each(record: Callable[[int], Record], count: int) -> Iterator[Record | DataError]:
+def each(record: Callable[[int], Record], stop: int, start: int = 0) -> Iterator[Record | DataError]:
     """Yield every record, or why there is none."""
-    for index in range(count):
+    for index in range(start, stop):
         try:
             yield record(index)
         except DataError as error:
@@ -210,18 +238,29 @@ def _lines_table(
             headers.append(split(bytes(mapped(path)[starts[0] : starts[0] + lengths[0]])))
         except DataError as error:
             raise DataError(f"{path}: the first line must name the columns, but {error}") from error
+        check_columns(path, headers[-1])
     return TextTable(files, [Spans(starts[1:], lengths[1:]) for starts, lengths in spans], _Named(headers, split))
 
 
+def check_columns(path: Path, names: Sequence[str]) -> None:
+    """Raise DataError for two columns of one name, of which a row could keep only one; nameless ones are never read."""
+    twice = next((name for name in names if name.strip() and names.count(name) > 1), None)
+    if twice is not None:
+        raise DataError(f'{path} has two columns "{twice}"; rename one of them')
+
+
 def parquet_metadata(path: Path) -> Any:
-    """Return the metadata of a parquet file. Raises DataError for a file that is none."""
+    """Return the metadata of a parquet file. Raises DataError for a file that is none, or names a column twice."""
     import pyarrow
     import pyarrow.parquet
 
     try:
-        return pyarrow.parquet.read_metadata(path)
-    except (OSError, pyarrow.ArrowInvalid) as error:
+        metadata = pyarrow.parquet.read_metadata(path)
+        names = metadata.schema.to_arrow_schema().names
+    except (OSError, pyarrow.ArrowException, UnicodeDecodeError) as error:
         raise DataError(f"{path} is not a parquet file ({str(error).splitlines()[0]}); fetch it again") from error
+    check_columns(path, names)
+    return metadata
 
 
 def _arrow(files: Sequence[Path]) -> Any:
@@ -244,7 +283,7 @@ def _arrow(files: Sequence[Path]) -> Any:
 
 def _object(line: bytes, _: int) -> Record:
     try:
-        value = json.loads(line.decode("utf-8"))  # from bytes it would guess the encoding first
+        value = parse_json(line.decode("utf-8"))  # from bytes it would guess the encoding first
     except (ValueError, RecursionError) as error:
         raise DataError(f"it is not JSON ({error})") from error
     if not isinstance(value, dict):
@@ -281,7 +320,9 @@ def _tabs(line: bytes) -> list[str]:
 
 
 def _decoded(line: bytes) -> str:
+    if b"\0" in line:
+        raise DataError("it holds a NUL byte, which is no text; take it out")
     try:
         return line.decode("utf-8").rstrip("\r\n")
     except UnicodeDecodeError as error:
-        raise DataError(f"it is not UTF-8 text (byte {error.start} of the row)") from error
+        raise DataError(f"it is not UTF-8 text (byte {error.start} of the row); save the file as UTF-8") from error

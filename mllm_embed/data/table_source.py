@@ -1,0 +1,215 @@
+"""Rows of files of rows, each with an id and what to embed: pictures by path or in memory, texts, instructions."""
+
+from __future__ import annotations
+
+import os
+from collections.abc import Iterable, Mapping, Sequence
+from functools import cached_property
+from pathlib import Path
+from typing import Any
+
+from ..errors import DataError, did_you_mean
+from ..text import half_character, printable
+from ..types import Document, ImageLike, Item, Query
+from .digest import item_digest
+from .picture_source import SUFFIXES
+from .tables import KEY, PASSED, Record, Table, TarTable, open_table
+from .tables.fingerprint import files_fingerprint
+from .values import absent, check_picture_name, id_text, words_of
+
+FIELDS = ("id", "image", "text", "instruction")
+"""The columns that a row of a table may have."""
+EMBEDDED = FIELDS[1:]
+_WORDS = ("text", "instruction")
+
+
+class TableSource:
+    """Rows of tables: pictures by path, relative to the file that names them, or inside it."""
+
+    def __init__(self, path: Path, files: Sequence[Path], fields: Mapping[str, str], notes: Iterable[str] = ()):
+        """Open tables of one kind.
+
+        Args:
+            path: as given, of a file, a folder or a pattern.
+            files: the tables.
+            fields: the columns to read, some of FIELDS by their names in the files.
+            notes: what a user should know of the source, a sentence each.
+
+        Raises DataError for files without rows.
+        """
+        self.path, self.fields = path, dict(fields)
+        self.table: Table = open_table(files)
+        self.notes = [*notes, *_passed_over(path, self.table)]
+        if not len(self.table):
+            raise DataError(f"{path} has no rows")
+
+    @cached_property
+    def _named(self) -> tuple[list[str], dict[int, str], set[str]]:
+        """The id of each row, why some rows cannot be read, and which of the columns there are."""
+        ids: list[str] = []
+        faults: dict[int, str] = {}
+        lacking = set(self.fields.values())
+        shown = {column for name, column in self.fields.items() if name != "image"}
+        for row, record in enumerate(self.table.scan(set(self.fields.values()), shown)):
+            if isinstance(record, DataError):
+                raise DataError(f"{self.where(row)}: {record}")
+            if lacking:
+                lacking.difference_update(record, ("image",) if self._is_sample(record) else ())
+            values = self._values(record)
+            try:
+                self._check_filled(values, record)
+                name = self._id(values, record)
+            except DataError as error:
+                raise DataError(f"{self.where(row)} {error}") from error
+            ids.append(printable(name))
+            try:
+                self._check(values, record)
+            except DataError as error:
+                faults[row] = str(error)
+        return ids, faults, set(self.fields.values()) - lacking
+
+    @property
+    def ids(self) -> list[str]:
+        """The id of each row.
+
+        Raises DataError for rows without an id, rows without anything to embed, samples of a tar shard with several
+        pictures, and rows that are not as their file type demands.
+        """
+        return self._named[0]
+
+    @property
+    def faults(self) -> dict[int, str]:
+        """As `Source.faults`: words that are no text, names that are no Unicode, URLs."""
+        return self._named[1]
+
+    @property
+    def columns(self) -> set[str]:
+        """Those of the columns to read that some row has."""
+        return self._named[2]
+
+    def read(self, row: int) -> tuple[Item, str | None]:
+        """As `Source.read`; a picture in memory lies at FILE#ROW/COLUMN."""
+        try:
+            record = self.table.record(row)
+            values = self._values(record)
+            self._check(values, record)
+            picture = None if values["image"] is None else self._picture(row, values["image"])
+            words = {name: words_of(values[name]) for name in _WORDS if values[name] is not None}
+            item: Item = Query(picture, **words) if "instruction" in words else Document(picture, **words)
+        except DataError as error:
+            raise DataError(f"{self.where(row)}: {error}") from error
+        if picture is None:
+            return item, None
+        return item, os.path.abspath(picture) if isinstance(picture, Path) else self._inside(row)
+
+    def digest(self, row: int) -> str:
+        """As `Source.digest`."""
+        return item_digest(self.read(row)[0])
+
+    def where(self, row: int) -> str:
+        """Return the file and the number of the row in it, from 1."""
+        file, number = self.table.place(row)
+        return f"{printable(str(self.table.files[file]))}: row {number + 1}"
+
+    def files_fingerprint(self) -> str:
+        """Return the sha256 over name, size and both ends of each file."""
+        return files_fingerprint(self.table.files)
+
+    def _values(self, record: Record) -> dict[str, Any]:
+        """Return a value for each of FIELDS, None where there is none."""
+        values: dict[str, Any] = {}
+        for name in FIELDS:
+            value = record.get(self.fields.get(name, ""))
+            values[name] = None if absent(value) else value
+        image = values["image"]
+        if isinstance(image, Mapping):  # as `datasets` writes pictures
+            values["image"] = image.get("bytes") or _filled(image.get("path"))
+        elif image is None and self._is_sample(record):
+            values["image"] = next((record[kind] for kind in _pictures(record)), None)
+        return values
+
+    def _is_sample(self, record: Record) -> bool:
+        """Return whether a record is a tar shard's sample of which the picture is taken, whatever its ending."""
+        return KEY in record and self.fields.get("image") == "image"
+
+    def _check_filled(self, values: Mapping[str, Any], record: Record) -> None:
+        """Raise DataError for a record with nothing to embed, and for a sample with more than one picture."""
+        if all(values[name] is None for name in EMBEDDED):
+            raise DataError(self._nothing(record))
+        kinds = _pictures(record) if self._is_sample(record) else []
+        if len(kinds) > 1:
+            raise DataError(
+                f'is the sample "{printable(record[KEY])}" with {len(kinds)} pictures, {", ".join(kinds)}: a key ends '
+                f"at the first dot of a name; say which with --fields image={kinds[0]}, or rename the files"
+            )
+
+    def _nothing(self, record: Record) -> str:
+        """Return what is wrong with a record that has nothing to embed: its columns are empty, or none of them."""
+        columns = [self.fields[name] for name in EMBEDDED if name in self.fields]
+        there = [column for column in columns if column in record]
+        if there:
+            listed = ", ".join(f'"{column}"' for column in there)
+            return f"holds nothing to embed: {listed} {'are' if len(there) > 1 else 'is'} empty; fill or remove the row"
+        near = did_you_mean(self.fields.get("image", ""), record)
+        listed = " nor ".join(f'"{column}"' for column in columns)
+        return f"has neither {listed}; name its columns with --fields{near}"
+
+    def _id(self, values: Mapping[str, Any], record: Record) -> str:
+        """Return the id of a record; a sample's key and a picture's path name it as well as an id does."""
+        for value in (values["id"], record.get(KEY), _path_in(values["image"])):
+            if not absent(value):
+                try:
+                    return id_text(value)
+                except DataError as error:
+                    raise DataError(f'has no id, since its "{self.fields["id"]}" {error}') from error
+        column = self.fields["id"]
+        if column in record:
+            raise DataError(f'has no id, since its "{column}" is empty; give it one, or leave the row out')
+        raise DataError(f'has no "{column}"; name the column with --fields id=...')
+
+    def _check(self, values: Mapping[str, Any], record: Record) -> None:
+        """Raise DataError for a record that has a name and something to embed, which yet cannot be read."""
+        for name in (values["id"], record.get(KEY)):
+            if isinstance(name, str) and half_character(name):
+                raise DataError(f'its id "{printable(name)}" is no Unicode; write it in UTF-8')
+        for field in _WORDS:
+            if values[field] is not None:
+                try:
+                    words_of(values[field])
+                except DataError as error:
+                    raise DataError(f'its "{self.fields[field]}" {error}') from error
+        if isinstance(values["image"], str):
+            check_picture_name(values["image"])
+
+    def _picture(self, row: int, image: Any) -> ImageLike:
+        if isinstance(image, str):
+            return self.table.files[self.table.place(row)[0]].parent / image
+        if isinstance(image, bytes):
+            return image
+        raise DataError(f'"{self.fields["image"]}" is a {type(image).__name__}, not a path or the bytes of a picture')
+
+    def _inside(self, row: int) -> str:
+        file, number = self.table.place(row)
+        return f"{os.path.abspath(self.table.files[file])}#{number}/{self.fields['image']}"
+
+
+def _passed_over(path: Path, table: Table) -> list[str]:
+    """Return in a sentence which members of tar shards are part of no sample; none for none, and other tables."""
+    if not isinstance(table, TarTable) or not table.passed.any():
+        return []
+    counts = [f"{count:,} {what}" for count, what in zip(table.passed.tolist(), PASSED, strict=True) if count]
+    return [f"{printable(str(path))}: passed over {', '.join(counts)}, which are no part of a sample"]
+
+
+def _pictures(record: Record) -> list[str]:
+    """Return the members of a tar shard's sample that are pictures by their endings."""
+    return [kind for kind in record if f".{kind.split('.')[-1]}" in SUFFIXES]
+
+
+def _path_in(image: Any) -> str | None:
+    """Return a picture's path, which names it where nothing else does."""
+    return image if isinstance(image, str) else None
+
+
+def _filled(value: Any) -> Any:
+    return None if absent(value) else value
