@@ -31,7 +31,8 @@ def read_vectors(folder: Path, suite: Suite) -> dict[str, Vectors]:
         suite: says which ids must be there.
 
     Raises:
-        DataError: a file is missing or is not as said; ids are missing, double or unknown; NaN; widths that differ.
+        DataError: a file is missing or is not as said; ids are missing, double or unknown; a vector holds NaN, or
+            nothing but zeros; widths that differ.
     """
     if not folder.is_dir():
         raise DataError(f"{folder} is {'not a folder' if folder.exists() else 'missing'}: give a folder with vectors")
@@ -78,7 +79,8 @@ def _rows(folder: Path, vectors: str, ids: str, wanted: Sequence[str]) -> np.nda
         ordered = _gathered(matrix, np.array([row[name] for name in wanted]))
     bad = _first_bad(ordered)
     if bad is not None:
-        raise DataError(f'{folder / vectors}: the vector of "{wanted[bad]}" holds NaN, or values too large for float32')
+        what = "holds NaN, or values too large for float32" if ordered[bad].any() else "is all zeros, near to nothing"
+        raise DataError(f'{folder / vectors}: the vector of "{wanted[bad]}" {what}; make it anew')
     return ordered
 
 
@@ -127,10 +129,11 @@ def _check_ids(path: Path, names: Sequence[str], wanted: Sequence[str]) -> None:
 
 
 def _first_bad(matrix: np.ndarray) -> int | None:
-    """Return the first row that holds NaN or an infinite value, None for none."""
+    """Return the first row that holds NaN or an infinite value, or nothing but zeros; None for none."""
     step = max(1, _BLOCK_VALUES // matrix.shape[1])
     for at in range(0, len(matrix), step):
-        bad = np.flatnonzero(~np.isfinite(matrix[at : at + step]).all(axis=1))
+        block = matrix[at : at + step]
+        bad = np.flatnonzero(~(np.isfinite(block).all(axis=1) & block.any(axis=1)))
         if len(bad):
             return at + int(bad[0])
     return None

@@ -94,6 +94,8 @@ def _run(arguments: argparse.Namespace) -> int:
 
     if arguments.shard_rows < 1:
         raise ConfigError(f"--shard-rows must be at least 1, not {arguments.shard_rows}")
+    if arguments.workers is not None and (arguments.ray is None or arguments.workers < 1):
+        raise ConfigError("--workers takes a number from 1 on, and belongs to --ray")
     if arguments.output.exists() and not arguments.output.is_dir():
         raise ConfigError(f"{arguments.output} is a file: give a folder for the store")
     fields = _fields(arguments.fields)
@@ -102,7 +104,7 @@ def _run(arguments: argparse.Namespace) -> int:
     options = {
         "dtype": arguments.store_dtype, "shard_rows": arguments.shard_rows, "batch_size": arguments.batch_size
     }  # fmt: skip
-    if arguments.ray:
+    if arguments.ray is not None:
         from .ray import encode_on_ray
 
         found = encode_on_ray(arguments, fields, options)
@@ -123,6 +125,10 @@ def _fields(given: list[str] | None) -> dict[str, str] | None:
     for name, mark, column in pairs:
         if not (name and mark and column):
             raise ConfigError(f"--fields takes NAME=COLUMN, image=photo say, not '{name}{mark}{column}'")
+    names = [name for name, _, _ in pairs]
+    twice = next((name for name in names if names.count(name) > 1), None)
+    if twice is not None:
+        raise ConfigError(f"--fields names two columns for {twice}: a row has one")
     return {name: column for name, _, column in pairs}
 
 

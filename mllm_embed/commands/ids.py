@@ -10,9 +10,11 @@ from ..errors import DataError
 def read_ids(path: Path) -> list[str]:
     """Return the ids of a text file, one a line. Raises DataError for one that cannot be read, or names none."""
     try:
-        names = [line for line in path.read_text(encoding="utf-8-sig").splitlines() if line.strip()]
+        # of all line breaks of Unicode one ends a line: others may be part of an id
+        lines = path.read_text(encoding="utf-8-sig").split("\n")
     except (OSError, UnicodeDecodeError) as error:
         raise DataError(f"{path} cannot be read as ids, one a line ({error})") from error
+    names = [line.removesuffix("\r") for line in lines if line.strip()]
     if not names:
         raise DataError(f"{path} names no id: give one a line")
     return names

@@ -57,20 +57,22 @@ def register(commands: Any) -> None:
     index.add_argument(
         "--queries", type=Path, metavar="STORE", help="measure with these vectors (default: rows moved by noise)"
     )
-    index.add_argument("--seed", type=int, default=0, metavar="S", help="of the sample to train on (default 0)")
+    index.add_argument("--seed", type=int, metavar="S", help="of the sample to train on (default 0)")
     index.set_defaults(run=_run)
 
 
 def _run(arguments: argparse.Namespace) -> int:
     output = arguments.output or arguments.store.with_name(f"{arguments.store.name}.index")
-    if arguments.kind:
+    if arguments.kind is not None:
         kind_of(arguments.kind)
     from ..index.build import build_index, card_text, check_place
     from ..index.faiss_index import Index
     from ..index.target import Target, build_for
     from ..store.vector_store import VectorStore
 
-    target = Target.parse(arguments.target) if arguments.target else None
+    if arguments.update and (arguments.queries is not None or arguments.seed is not None):
+        raise ConfigError("--update trains and measures nothing: leave out --queries and --seed, or build anew")
+    target = Target.parse(arguments.target) if arguments.target is not None else None
     store = VectorStore.open(arguments.store)
     if arguments.update:
         index = Index.open(output, store)
@@ -78,7 +80,7 @@ def _run(arguments: argparse.Namespace) -> int:
         return 0
     check_place(output)
     queries = _queries(arguments.queries, store)
-    options = {"queries": queries, "seed": arguments.seed}
+    options = {"queries": queries, "seed": arguments.seed or 0}
     if target:
         index = build_for(store, output, target, say=lambda line: sys.stdout.write(line + "\n"), **options)
     else:

@@ -25,6 +25,7 @@ from dataclasses import dataclass, field, fields
 from pathlib import Path
 
 from ..errors import DataError
+from ..text import half_character
 from .json_rows import Checks, JsonRow, array_rows, image_complaint, json_lines
 
 PAIRS, TRIPLETS, BENCHMARK, TEXTS = "pairs.jsonl", "triplets.jsonl", "benchmark.json", "texts.jsonl"
@@ -249,7 +250,7 @@ def _text_row(row: JsonRow) -> TextRow:
 def _benchmark(checks: Checks) -> FolderBenchmark:
     content, rows = array_rows(checks, BENCHMARK, ("gallery", "queries"))
     name = content.get("name")
-    if content and (not isinstance(name, str) or not name.strip()):
+    if content and (not isinstance(name, str) or not name.strip() or half_character(name)):
         checks.problems.append(f'{BENCHMARK}: "name" must be a non-empty string')
     gallery = tuple(_gallery_item(row) for row in rows["gallery"])
     ids = {item.id for item in gallery}

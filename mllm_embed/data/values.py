@@ -52,7 +52,7 @@ def words_of(value: Any) -> str:
 def check_picture_name(name: str) -> None:
     """Raise DataError for a URL, and for a name that is no Unicode."""
     if is_url(name):
-        raise DataError(f"{name[:80]} is a URL, and none is fetched; download the picture and give its path")
+        raise DataError(f"{name[:80]} is a URL, and none is fetched; download the pictures and give their paths")
     if half_character(name):
         raise DataError(f"the name {printable(name)} is no Unicode; rename the file in UTF-8")
 

@@ -6,6 +6,7 @@ from collections.abc import Callable, Mapping
 from dataclasses import dataclass
 from typing import Any
 
+from mllm_embed.data.values import absent, decoded
 from mllm_embed.errors import DataError
 from mllm_embed.text import half_character
 from mllm_embed.types import Document, ImageLike
@@ -62,10 +63,12 @@ class Cells:
 
 
 def empty(value: Any) -> bool:
-    """Return whether a cell holds nothing: null, blanks, or a list of such."""
+    """Return whether a cell holds nothing: null, NaN, blanks, a list of such, or a picture's object without either."""
     if isinstance(value, list):
         return all(map(empty, value))
-    return value is None or (isinstance(value, str) and not value.strip())
+    if isinstance(value, dict) and value.keys() == {"bytes", "path"}:
+        return not value["bytes"] and absent(value["path"])
+    return absent(value)
 
 
 def _listed(value: Any) -> list[Any]:
@@ -75,6 +78,8 @@ def _listed(value: Any) -> list[Any]:
 def _text(name: str, value: Any) -> str | None:
     if empty(value):
         return None
+    if isinstance(value, bytes):
+        value = decoded(value)
     if not isinstance(value, str):
         raise DataError(f"{name} must be a text, not {str(value)[:60]!r}")
     if half_character(value):

@@ -23,7 +23,8 @@ class RecordPool:
         path: a JSON or JSONL file.
         key: the field that holds a record's id.
 
-    Raises DataError for a missing file, for a record without the key, and for one that is no JSON.
+    Raises DataError for a missing file, for a record without the key, for one that is no JSON, and for two that differ
+    under one id.
     """
 
     def __init__(self, path: Path, key: str):
@@ -36,6 +37,7 @@ class RecordPool:
             ids[row] = number_of(self._id(row))
         self._order = np.argsort(ids, kind="stable").astype(np.int32)
         self._sorted = ids[self._order]
+        self._check_twice()
 
     def __getitem__(self, identifier: Any) -> Record:
         """Return a record. Raises DataError for an id that the file does not hold."""
@@ -46,6 +48,15 @@ class RecordPool:
             if record.get(self.key) == identifier:
                 return record
         raise DataError(f'"{identifier}" is not in {self.path}')
+
+    def _check_twice(self) -> None:
+        """Raise DataError for two records of one id that differ: a row's answer would be either of them."""
+        for at in np.flatnonzero(self._sorted[1:] == self._sorted[:-1]).tolist():
+            one, other = (int(row) for row in self._order[at : at + 2])
+            if self._table.record(one) != self._table.record(other):
+                raise DataError(
+                    f'{self.path}: rows {one + 1} and {other + 1} are both "{self._id(one)}"; keep one of them'
+                )
 
     def _id(self, row: int) -> str:
         try:

@@ -13,6 +13,7 @@ from tqdm import tqdm
 
 from mllm_embed.data.tables import Record, Table
 from mllm_embed.data.tables.fingerprint import files_fingerprint
+from mllm_embed.data.values import check_picture_name, id_text
 from mllm_embed.errors import DataError
 from mllm_embed.types import ImageLike
 
@@ -116,9 +117,7 @@ class TableRows:
         values = self.values(record)
         file, _ = self.table.place(index)
         cells = Cells(values, lambda value: self.picture(value, file), self._place(index))
-        identifier = values.get("id")  # 0 is one
-        named = self._place(index) if identifier is None or identifier == "" else str(identifier)
-        return row_of(self.kind, cells, named, self._group(values, index))
+        return row_of(self.kind, cells, self._id(values.get("id"), index), self._group(values, index))
 
     def picture(self, value: Any, file: int) -> ImageLike:
         """Return a picture as a row may name it: a path from the folder of pictures, bytes, or an object of both."""
@@ -127,8 +126,7 @@ class TableRows:
             return named
         if not isinstance(named, str) or not named.strip():
             raise DataError(f"a picture must be a path, not {str(named)[:60]!r}")
-        if "://" in named:
-            raise DataError(f"{named[:80]} is a URL, and none is fetched; download the pictures and give their paths")
+        check_picture_name(named)
         path = os.path.join(self._roots[file], named)
         return Path(self._with_extension(path) if self.format.extensions else path)
 
@@ -156,7 +154,7 @@ class TableRows:
                 value = self.format.cells[ours](value)
             if ours not in self.format.optional and empty(value):
                 raise DataError(f'"{theirs}" is missing or empty')
-            values[ours] = value
+            values[ours] = None if empty(value) else value
         return self.finish(values) if self.finish else values
 
     def _with_extension(self, path: str) -> str:
@@ -176,6 +174,15 @@ class TableRows:
             raise IndexError(f"row {index} of {len(self)}")
         return index if self.selected is None else int(self.selected[index])
 
+    def _id(self, value: Any, index: int) -> str:
+        """Return a row's id, its place where it has none. Raises DataError for what is no name."""
+        if value is None:
+            return self._place(index)
+        try:
+            return id_text(value)
+        except DataError as error:
+            raise DataError(f"its id {error}") from error
+
     def _place(self, index: int) -> str:
         file, row = self.table.place(index)
         return f"{self._stems[file]}:{row + 1}"
@@ -185,7 +192,7 @@ class TableRows:
         image = _bytes_or_path(values.get("image"))
         if isinstance(image, str) and image:
             return os.path.normpath(os.path.join(self._roots[self.table.place(index)[0]], image))
-        words = values.get("source_text") or values.get("instruction") or None
+        words = values.get("source_text") or values.get("instruction")
         return words if isinstance(words, str) and not image else self._place(index)
 
 
@@ -213,7 +220,7 @@ def offering(rows: TableRows, roles: Collection[str]) -> np.ndarray:
     offers: dict[frozenset[str], bool] = {}
     for index, record in enumerate(rows.scan("looking through")):
         try:
-            filled = frozenset(name for name, value in rows.values(record).items() if value)
+            filled = frozenset(name for name, value in rows.values(record).items() if value is not None)
             if filled not in offers:
                 offers[filled] = set(roles) <= rows.make(record, index).roles.keys()
             chosen[index] = offers[filled]

@@ -14,7 +14,7 @@ def files_fingerprint(files: Iterable[Path]) -> str:
     digest = hashlib.sha256()
     for path in files:
         size = path.stat().st_size
-        digest.update(f"{path.name} {size}\n".encode())
+        digest.update(f"{path.name} {size}\n".encode("utf-8", "surrogateescape"))
         with path.open("rb") as file:
             digest.update(file.read(_ENDS))
             file.seek(max(size - _ENDS, 0))
