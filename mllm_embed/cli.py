@@ -5,10 +5,11 @@ from __future__ import annotations
 import argparse
 from collections.abc import Sequence
 
-from .commands import card, encode, index, remove, search, upload
+from .commands import card, check, encode, index, remove, search, upload
 from .errors import user_errors
 
-_COMMANDS = (encode, index, search, remove, upload, card)
+_COMMANDS = (encode, index, search, remove, check, upload, card)
+_NAMES = [command.__name__.rpartition(".")[2] for command in _COMMANDS]
 _HINT = "`mllm-embed COMMAND --help` explains each, with examples."
 
 
@@ -23,7 +24,7 @@ def _parser() -> argparse.ArgumentParser:
     parser = argparse.ArgumentParser(
         prog="mllm-embed", description="Embeddings for composed image retrieval.", epilog=_HINT
     )
-    commands = parser.add_subparsers(dest="command", required=True, metavar="encode|index|search|remove|upload|card")
+    commands = parser.add_subparsers(dest="command", required=True, metavar="|".join(_NAMES))
     for command in _COMMANDS:
         command.register(commands)
     return parser

@@ -29,7 +29,7 @@ from mllm_embed.errors import DataError
 from mllm_embed.index.faiss_index import Index
 from mllm_embed.index.files import CARD_FILE, SETTINGS_FILE
 from mllm_embed.store.files import MANIFEST, RECORD_SUFFIX, SHARDS
-from mllm_embed.store.shard_plan import PLAN
+from mllm_embed.store.plans import PLANS
 from mllm_embed.store.vector_store import VectorStore
 
 ROOT = Path(__file__).resolve().parent.parent
@@ -80,7 +80,7 @@ def encoding(store: Path) -> str:
     """Say what a killed encode was doing. Raise SystemExit where what it left opens as a whole store too early."""
     if any(store.glob(f"{SHARDS}/.*.tmp")):
         what = "encode, writing a shard"
-    elif (store / PLAN).is_file():
+    elif any(store.glob(f"{PLANS}/*.json")):
         made = any(store.glob(f"{SHARDS}/*{RECORD_SUFFIX}"))
         what = "encode, between shards" if made else "encode, before its first shard"
     else:
@@ -89,7 +89,7 @@ def encoding(store: Path) -> str:
         rows = len(VectorStore.open(store))
     except DataError:
         return what
-    if (store / PLAN).is_file() or rows < PICTURES - PICTURES // 100:
+    if rows < PICTURES - PICTURES // 100:
         raise SystemExit(f"{store} opens with {rows} rows while it is being made")
     return "encode, done"
 

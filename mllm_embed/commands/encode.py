@@ -20,8 +20,10 @@ _HELP = """\
 what it does
   Embeds everything that the sources hold and writes the vectors, with their ids, to a store on disk: once, for any
   number of searches. Stopped or killed it goes on where it was: give the same command again. Given again when the
-  sources have grown, it embeds what is new. Rows that cannot be read are listed in STORE/unreadable.jsonl, and tried
-  again the next time. A store that was made with another model or prompt is refused.
+  sources have grown or changed, it embeds what is new, and anew what holds something else than before, whose old
+  vectors go. An id that two sources have is refused where they hold different things. Rows that cannot be read are
+  listed in STORE/unreadable.jsonl, and tried again the next time. A store that was made with another model or prompt is
+  refused.
 
 sources
   a folder              every picture in it and below (ids: their names), told by name or content; the gallery of its
@@ -40,9 +42,10 @@ examples
   mllm-embed encode shop.parquet --fields id=sku image=photo --output runs/shop --model runs/merged
 
 several processes
-  Started again while it runs, in another terminal or on another machine that sees the same folders, it makes a part of
-  the work. With several GPUs: torchrun --nproc-per-node 8 --no-python mllm-embed encode ... On a Ray cluster: --ray.
-  The store is the same to the bit, on processors of one kind.
+  Started again while it runs, in another terminal or on another machine that sees the same folders by the same paths,
+  it makes a part of the work; with other sources it works beside the first. With several GPUs: torchrun
+  --nproc-per-node 8 --no-python mllm-embed encode ... On a Ray cluster: --ray. The store is the same to the bit, on
+  processors of one kind.
 
 memory
   On a CPU under Linux the process keeps the memory that it frees, which is faster: MLLM_EMBED_KEEP_PAGES=0 in the
@@ -149,11 +152,32 @@ def _summary(found: Sequence[Extracted], arguments: argparse.Namespace) -> str:
     lines = []
     if arguments.explain_plan and rows:
         lines.append(explained(total([done.given for done in found]), total([done.planned for done in found])))
-    lines.append(f"embedded {rows:,} rows" if rows else "nothing new to embed")
+    lines += _about_rows(found, rows)
     unread = arguments.output / UNREADABLE
     if unread.is_file():
         lines.append(f"{len(unread.read_bytes().splitlines()):,} rows cannot be read: see {unread}")
     return "\n".join([*lines, *_about_store(found, arguments)]) + "\n"
+
+
+def _about_rows(found: Sequence[Extracted], rows: int) -> list[str]:
+    """Return what became of the rows, and of those that were there before."""
+    changed = sum(done.changed for done in found)
+    lines = [f"embedded {rows:,} rows" if rows else "nothing new to embed"]
+    if changed:
+        lines[0] += f", {changed:,} of which had changed: their old vectors are gone"
+    # each process looks at all of them
+    unchanged = max(len(done.found.unchanged) for done in found)
+    unknown = max(len(done.found.unknown) for done in found)
+    taken_in, gone = sum(done.taken_in for done in found), max(done.gone for done in found)
+    for count, words in (
+        (unchanged, "are there already, and have not changed"),
+        (unknown, "are there already without a record of what they held, and are taken as unchanged: `mllm-embed "
+                  "remove` them first to embed them anew"),
+        (taken_in, "of a call that was stopped are in the store now"),
+        (gone, "in the store are in its sources no more; they stay until `mllm-embed remove` takes them out"),
+    ):  # fmt: skip
+        lines += [f"{count:,} rows {words}"] if count else []
+    return lines
 
 
 def _about_store(found: Sequence[Extracted], arguments: argparse.Namespace) -> list[str]:

@@ -1,62 +1,55 @@
 """From sources to a vector store: a shard at a time, by as many processes as there are, and never twice.
 
-    STORE/plan.json          the rows that are being embedded, cut into shards, until all of them are done
+    STORE/plans/             the rows that are being embedded, as of `plans`, until all of them are done
     STORE/unreadable.jsonl   rows that could not be read: id, source, reason
 
 A shard is planned and embedded by itself, so that its vectors do not depend on which process makes it, and when. Each
 process makes shards that are not there and that no other process has claimed; one that dies gives up its claims. The
-process that finds all of them made lets them belong to the store.
+process that finds all of them made lets them belong to the store; then it looks again at what others had made before it
+came, and ends when there is nothing left to do.
 """
 
 from __future__ import annotations
 
 import os
 from collections.abc import Sequence
-from contextlib import suppress
+from contextlib import ExitStack
 from dataclasses import dataclass, field
 from pathlib import Path
 from typing import NamedTuple
 
-import numpy as np
 from tqdm import tqdm
 
 from ..data.sources import Listing
 from ..encode.cost import Cost, total
 from ..encode.embedder import MLLMEmbedder
-from ..errors import ConfigError, DataError, ImageError, ModelError
+from ..errors import ConfigError, DataError
 from ..files import folder_lock, json_bytes, write_file
 from ..saving.provenance import VECTOR_FIELDS, check_same
-from ..types import Item
 from ..vectors.precision import truncate
 from .claims import claim, own_first
-from .files import MANIFEST, SHARDS, record_file, write_shard
-from .shard_plan import PLAN, ShardPlan, plan_shards, read_plan
+from .files import MANIFEST, SHARDS, write_shard
+from .freshness import Contents, Survey, survey
+from .plans import Plan
+from .shard_plan import plan_work
+from .shard_rows import check_finite, read_rows
 from .vector_store import VectorStore
 
 UNREADABLE = "unreadable.jsonl"
-_FORMER_CLAIMS = ".claims"  # one file for the claims of all shards, of earlier versions
 SHARD_ROWS = 4096
 """Rows of a shard that is embedded, which a kill may cost."""
 _HOPELESS = 64  # rows of which not one can be read: it is the paths that are wrong
 
 
 class _MadeShard(NamedTuple):
-    """What this process did for one shard: rows with a vector, rows without, and the work as given and as planned."""
+    """What this process did for one shard: rows with a vector, those of them that had another before, rows without, and
+    the work as given and as planned."""
 
     rows: int
+    changed: int
     lost: int
     given: Cost
     planned: Cost
-
-
-@dataclass
-class _ShardRows:
-    """The rows of a shard: those that could be read with their items and sources, and why the others could not."""
-
-    read: list[int] = field(default_factory=list)
-    items: list[Item] = field(default_factory=list)
-    sources: list[str | None] = field(default_factory=list)
-    lost: dict[int, str] = field(default_factory=dict)
 
 
 @dataclass(frozen=True)
@@ -69,6 +62,10 @@ class Extracted:
         held: shards that other processes were making when this one found nothing left to do.
         lost: rows that this process could not read.
         given, planned: the work on its rows as they were, and as it was planned.
+        changed: rows of `rows` that held something else before, whose old vectors went.
+        found: the rows that were there already, against the store.
+        taken_in: rows that calls which were stopped had made, and that belong to the store now.
+        gone: rows in the store that its sources have not got any more; they stay.
     """
 
     store: VectorStore | None
@@ -77,6 +74,10 @@ class Extracted:
     lost: int
     given: Cost
     planned: Cost
+    changed: int = 0
+    found: Survey = field(default_factory=Survey)
+    taken_in: int = 0
+    gone: int = 0
 
 
 def encode_sources(
@@ -91,8 +92,12 @@ def encode_sources(
 ) -> Extracted:
     """Embed what the store in `folder` has not got yet; a stopped or killed call goes on where it was.
 
-    Called by several processes at once, on one machine or several that see the same folder, each makes a part. Rows
-    that cannot be read are left out and listed in unreadable.jsonl; the next call tries them again.
+    A row is known by its id and by what it holds: one that has changed since is embedded anew, and its new vector takes
+    the place of the old one. A row without one, which an earlier version or `VectorStore.add` made, is taken as
+    unchanged. Rows that cannot be read are left out and listed in unreadable.jsonl; the next call tries them again.
+
+    Called by several processes at once, on one machine or several that see the same folders by the same paths, each
+    makes a part. Calls with other sources make theirs beside them.
 
     Args:
         embedder: the model; that of the store where there is one.
@@ -105,25 +110,134 @@ def encode_sources(
 
     Raises:
         ConfigError: the store was made by another model, prompt, dtype or number format.
-        DataError: nothing of a shard can be read, or the disk is full.
+        DataError: nothing of a shard can be read, the disk is full, or an id is that of another source's row, in the
+            store or in another call, and holds something else.
         ModelError: a vector holds NaN.
     """
-    path = Path(folder)
-    with folder_lock(path, wait=True):
-        store = _opened(path, embedder, dtype)
-        plan = plan_shards(store, embedder, listing, shard_rows)
-    made, held = _make_missing(embedder, listing, store, plan, batch_size, show_progress)
-    # not locked while shards are made, which takes hours: processes plan one by one, and then all of them make
-    with folder_lock(path, wait=True):
-        whole = _finished(path, plan, listing)
-    return Extracted(
-        whole,
-        sum(shard.rows for shard in made),
-        held,
-        sum(shard.lost for shard in made),
-        total([shard.given for shard in made]),
-        total([shard.planned for shard in made]),
-    )
+    return _Call(embedder, listing, Path(folder), dtype, shard_rows, batch_size, show_progress).run()
+
+
+class _Call:
+    """A call of `encode_sources`, and what it has seen and done so far."""
+
+    def __init__(
+        self,
+        embedder: MLLMEmbedder,
+        listing: Listing,
+        path: Path,
+        dtype: str | None,
+        shard_rows: int,
+        batch_size: int,
+        show_progress: bool | None,
+    ):
+        """Take the arguments of `encode_sources`."""
+        self.embedder, self.listing, self.path, self.dtype = embedder, listing, path, dtype
+        self.shard_rows, self.batch_size, self.show_progress = shard_rows, batch_size, show_progress
+        self.contents = Contents(listing)
+        self.settled: set[int] = set()  # rows that are in the store as they are, or cannot be read
+        self.made: list[_MadeShard] = []
+        self.found, self.taken_in = Survey(), 0
+
+    def run(self) -> Extracted:
+        """Work until there is nothing left to do, or only what other processes are doing."""
+        if (self.path / MANIFEST).is_file():  # takes long, so that it is not done while others wait
+            survey(_opened(self.path, self.embedder, self.dtype), self.contents, range(len(self.listing)))
+        while True:
+            held, todo = self._pass()
+            if held or not todo:
+                break
+        if held:
+            return self._result(None, held)
+        store = VectorStore(self.path)
+        if not len(store):
+            first = next(iter(store.lost), {"reason": "there are none"})
+            raise DataError(
+                f"{self.path} has got no vector: none of the rows can be read, the first since {first['reason']}"
+            )
+        return self._result(store, 0)
+
+    def _pass(self) -> tuple[int, bool]:
+        """Do what is to be done now; return how many shards others have, and whether there was anything to do."""
+        with ExitStack() as at_work:
+            with folder_lock(self.path, wait=True):
+                store = self._store()
+                work = plan_work(store, self.embedder, self.contents, self.settled, self.shard_rows)
+                for plan in work.plans:
+                    at_work.enter_context(plan.at_work())
+            self._note(work.found)
+            self.taken_in += work.taken_in
+            before = {plan.first: set(plan.made()) for plan in work.plans}
+            held = work.held
+            # not locked while shards are made, which takes hours: processes plan one by one, and then all of them make
+            for plan in work.plans:
+                made, others = _make_missing(
+                    self.embedder, self.contents, store, plan, self.batch_size, self.show_progress
+                )
+                self.made += made
+                held += others
+            for plan in work.plans:
+                self._finish(plan, before[plan.first])
+        return held, bool(work.plans)
+
+    def _store(self) -> VectorStore:
+        """Return the store as it is now. Raises DataError where it is not the one that was there before."""
+        if self.settled and not (self.path / MANIFEST).is_file():
+            raise _was_removed(self.path)
+        store = _opened(self.path, self.embedder, self.dtype)
+        if self.settled:
+            there = {*store.ids, *(entry["id"] for entry in store.lost)}
+            if any(self.listing.ids[row] not in there for row in self.settled):
+                raise _was_removed(self.path)
+        return store
+
+    def _note(self, found: Survey) -> None:
+        """Remember rows that are in the store."""
+        for mine, others in ((self.found.unchanged, found.unchanged), (self.found.unknown, found.unknown)):
+            mine += others
+            self.settled.update(others)
+
+    def _finish(self, plan: Plan, before: set[str]) -> None:
+        """Let the shards of a plan belong to the store where all of them are made.
+
+        Its rows are settled then, but for those that were made before this call and perhaps have changed.
+        """
+        if not (self.path / MANIFEST).is_file():
+            raise _was_removed(self.path)
+        with folder_lock(self.path, wait=True):
+            # another process may have finished it
+            if not plan.stands or len(plan.made()) < len(plan.parts):
+                return
+            store = VectorStore(self.path)
+            store.commit(plan.parts, self.listing.facts())
+            _write_unreadable(store)
+            plan.end()
+        for name, rows in plan.parts.items():
+            if name not in before:
+                self.settled.update(self.contents.row_of[id] for id in plan.ids[rows.start : rows.stop])
+
+    def _result(self, store: VectorStore | None, held: int) -> Extracted:
+        return Extracted(
+            store,
+            sum(shard.rows for shard in self.made),
+            held,
+            sum(shard.lost for shard in self.made),
+            total([shard.given for shard in self.made]),
+            total([shard.planned for shard in self.made]),
+            sum(shard.changed for shard in self.made),
+            self.found,
+            self.taken_in,
+            0 if store is None else _gone(store, self.contents),
+        )
+
+
+def _was_removed(path: Path) -> DataError:
+    return DataError(f"{path} was removed, or made anew, while it was being filled: give the same command again")
+
+
+def _gone(store: VectorStore, contents: Contents) -> int:
+    """Return how many rows the store has of the sources that are listed, which those have not got any more."""
+    listed = set(contents.origins)
+    return sum(name not in contents.row_of and store.origins[store.position(name)] in listed for name in store.living)
 
 
 def _opened(path: Path, embedder: MLLMEmbedder, dtype: str | None) -> VectorStore:
@@ -141,130 +255,72 @@ def _opened(path: Path, embedder: MLLMEmbedder, dtype: str | None) -> VectorStor
 
 def _make_missing(
     embedder: MLLMEmbedder,
-    listing: Listing,
+    contents: Contents,
     store: VectorStore,
-    plan: ShardPlan,
+    plan: Plan,
     batch_size: int,
     show_progress: bool | None,
 ) -> tuple[list[_MadeShard], int]:
     """Make the shards that are not there and that no other process has claimed; return them, and how many one had."""
     made: list[_MadeShard] = []
     held = 0
-    missing = [(name, rows) for name, rows in plan if not _is_made(store, name)]
-    done = len(plan.rows) - sum(len(rows) for _, rows in missing)
-    with _bar(len(plan.rows), done, show_progress) as bar:
+    missing: list[tuple[str, Sequence[int]]] = [part for part in plan.parts.items() if not plan.is_made(part[0])]
+    done = len(plan.ids) - sum(len(rows) for _, rows in missing)
+    with _bar(len(plan.ids), done, show_progress) as bar:
         for name, rows in own_first(missing):
+            if not plan.stands:  # done by others, or the store was removed
+                break
             with claim(store.folder / SHARDS, name) as mine:
                 if not mine:
                     held += 1
-                elif _is_made(store, name):  # by another process, since
+                elif plan.is_made(name):  # by another process, since
                     bar.update(len(rows))
                 else:
-                    made.append(_make_shard(embedder, listing, store, name, rows, batch_size, bar))
+                    made.append(_make_shard(embedder, contents, store, plan, name, batch_size, bar))
                     bar.set_postfix_str(f"{_rate(made, bar):,.0f} tokens/s", refresh=False)
     return made, held
 
 
 def _make_shard(
     embedder: MLLMEmbedder,
-    listing: Listing,
+    contents: Contents,
     store: VectorStore,
+    plan: Plan,
     name: str,
-    rows: Sequence[int],
     batch_size: int,
     bar: tqdm,
 ) -> _MadeShard:
-    """Embed the rows of one shard and write it."""
-    shard = _read_rows(listing, rows, bar)
+    """Embed the rows of one shard of a plan and write it."""
+    listing = contents.listing
+    rows = [contents.row_of[plan.ids[at]] for at in plan.parts[name]]
+    shard = read_rows(contents, rows, bar)
     work = embedder.plan(shard.items, batch_size=batch_size, skip_unreadable=True)
     encoded = embedder.execute(work, bar=bar)
-    vectors, unreadable = truncate(encoded.vectors, embedder.dim), encoded.failures
-    lost = shard.lost | {shard.read[at]: reason for at, reason in unreadable.items()}
-    if len(lost) == len(rows) >= _HOPELESS:
+    vectors = truncate(encoded.vectors, embedder.dim)[shard.drop(encoded.failures)]
+    if not shard.read and len(rows) >= _HOPELESS:
         raise DataError(
-            f"none of {len(rows):,} rows can be read, the first since {lost[rows[0]]}: mend the paths in "
+            f"none of {len(rows):,} rows can be read, the first since {shard.lost[rows[0]]}: mend the paths in "
             f"{listing.where(rows[0])}, or leave those rows out"
         )
-    embedded = [at for at in range(len(shard.items)) if at not in unreadable]
-    _check_finite(vectors, embedded, shard, listing)
+    check_finite(vectors, shard, listing)
+    if not plan.stands:  # nor may there be a file in what came to the store's place
+        raise _was_removed(store.folder)
+    ids = [listing.ids[row] for row in shard.read]
+    origins = [contents.origins[row] for row in shard.read]
     write_shard(
-        store.folder,
-        name,
-        store.dtype,
-        [listing.ids[shard.read[at]] for at in embedded],
-        vectors[embedded],
-        [shard.sources[at] for at in embedded],
-        [{"id": listing.ids[row], "source": listing.where(row), "reason": lost[row]} for row in sorted(lost)],
+        store.folder, name, store.dtype, ids, vectors, shard.sources, shard.unread(listing), shard.digests, origins
     )
-    return _MadeShard(len(embedded), len(lost), work.given, work.planned)
-
-
-def _read_rows(listing: Listing, rows: Sequence[int], bar: tqdm) -> _ShardRows:
-    """Read the rows of a shard; the bar moves on by those that cannot be read."""
-    shard = _ShardRows()
-    for row in rows:
-        try:
-            item, source = listing.read(row)
-        except (ImageError, DataError) as error:
-            shard.lost[row] = str(error)
-            bar.update(1)
-            continue
-        shard.read.append(row)
-        shard.items.append(item)
-        shard.sources.append(source)
-    return shard
-
-
-def _check_finite(vectors: np.ndarray, places: Sequence[int], shard: _ShardRows, listing: Listing) -> None:
-    """Raise ModelError for the first of some vectors of [N, D] float32 that holds NaN or infinite numbers."""
-    bad = next((at for at in places if not np.isfinite(vectors[at]).all()), None)
-    if bad is not None:
-        raise ModelError(
-            f"the vector of {listing.where(shard.read[bad])} holds NaN: nothing can be near it; mend the model, or try "
-            "--dtype float32"
-        )
-
-
-def _finished(path: Path, plan: ShardPlan, listing: Listing) -> VectorStore | None:
-    """Return the store with all shards of the plan, None where some are still being made."""
-    store = VectorStore(path)
-    current = read_plan(path / PLAN)
-    # another process may have finished this plan, or planned anew: then there is nothing left to do here
-    if current and current["digest"] == plan.digest:
-        if not all(_is_made(store, name) for name in plan.names):
-            return None
-        store.commit(plan.names, listing.facts())
-        _write_unreadable(store)
-        (path / PLAN).unlink()
-        _sweep(store)
-    if not len(store):
-        first = next(iter(store.lost), {"reason": "there are none"})
-        raise DataError(f"{path} has got no vector: none of the rows can be read, the first since {first['reason']}")
-    return store
+    changed = sum(name in store.living for name in ids)
+    return _MadeShard(len(ids), changed, len(shard.lost), work.given, work.planned)
 
 
 def _write_unreadable(store: VectorStore) -> None:
-    """List what could not be read and has no vector, a line each; no file where there is none."""
-    there, path = set(store.living), store.folder / UNREADABLE
-    lost = {entry["id"]: entry for entry in store.lost if entry["id"] not in there}
-    if lost:
-        write_file(path, b"".join(map(json_bytes, lost.values())))
+    """List what could not be read, a line each; no file where there is none."""
+    path = store.folder / UNREADABLE
+    if store.lost:
+        write_file(path, b"".join(map(json_bytes, store.lost)))
     else:
         path.unlink(missing_ok=True)
-
-
-def _sweep(store: VectorStore) -> None:
-    """Remove what killed processes left, half-written files and claims, and shards of plans that were given up."""
-    known = {shard.name for shard in store.shards}
-    for path in (store.folder / SHARDS).iterdir():
-        if path.name.endswith(".tmp") or path.stem not in known:
-            with suppress(PermissionError):  # a claim that another process still has open, on Windows
-                path.unlink(missing_ok=True)
-    (store.folder / _FORMER_CLAIMS).unlink(missing_ok=True)
-
-
-def _is_made(store: VectorStore, name: str) -> bool:
-    return record_file(store.folder, name).is_file()
 
 
 def _bar(rows: int, done: int, show: bool | None) -> tqdm:

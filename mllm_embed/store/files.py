@@ -1,36 +1,55 @@
-"""The files of a vector store: manifest, shards, and which rows were removed."""
+"""The files of a vector store's shards: vectors, and the record beside them."""
 
 from __future__ import annotations
 
 import hashlib
-from collections.abc import Mapping, Sequence
+import json
+import tokenize
+import zlib
+from collections.abc import Iterable, Iterator, Mapping, Sequence
 from dataclasses import asdict, dataclass
+from itertools import groupby
 from pathlib import Path
-from typing import Any, BinaryIO
+from typing import Any
 
 import numpy as np
 
 from ..errors import DataError
-from ..files import atomic_file, flush_to_disk, json_bytes, read_json
+from ..files import atomic_file, flush_to_disk, json_bytes
 from ..vectors.precision import to_precision
 
-STORE_FORMAT = "mllm_embed vectors 1"
-MANIFEST, SHARDS, REMOVED = "manifest.json", "shards", "removed.npy"
+MANIFEST, SHARDS = "manifest.json", "shards"
 VECTORS_SUFFIX, RECORD_SUFFIX = ".npy", ".json"
 DTYPES = ("float32", "float16", "int8")
-_ENTRIES = {"dimension": int, "dtype": str, "made_by": dict, "shards": list}  # of a manifest, beside its format
 CURE = "restore it, or encode again elsewhere"
 """What to do about a damaged file of a store."""
+ARRAY_ERRORS = (
+    ValueError, OSError, EOFError, OverflowError, MemoryError, SyntaxError, TypeError, RecursionError,
+    tokenize.TokenError,
+)  # fmt: skip
+"""What reading a damaged .npy file raises: numpy reads the header as Python, and passes on what that makes of it."""
+DIGEST_LENGTH = 64  # of a sha256 in hexadecimal
 _UNIT = 1e-3  # how far a vector's length may be from 1 before it is taken for a mistake
+_PIECE = 1 << 20  # bytes that are read at a time
 
 
 @dataclass(frozen=True)
 class StoreShard:
-    """A pair of files of a store: their name, number of rows, and sha256 of the vectors' file."""
+    """What the manifest says of a pair of files.
+
+    Args:
+        name: of both, but for their suffixes.
+        rows: how many there are.
+        sha256: of the vectors' file.
+        crc32: of the same, which is three times as quick; None in stores of format 1.
+        record: sha256 of the record's file; None in stores of format 1.
+    """
 
     name: str
     rows: int
     sha256: str
+    crc32: int | None = None
+    record: str | None = None
 
 
 @dataclass(frozen=True)
@@ -41,36 +60,48 @@ class ShardRecord:
         ids: one a row.
         sources: where each row's picture lies, None where that is not known.
         lost: inputs that could not be read and have no row: id, source, reason.
-        sha256: of the vectors' file.
+        sha256, crc32: of the vectors' file; the second is None in stores of format 1.
+        digests: sha256 of what each row held when it was embedded, one after the other; None where that is not known.
+        origins: the sources that rows came from, as given to `encode`, each with the number of rows that follow one
+            another; None where that is not known.
     """
 
     ids: list[str]
     sources: list[str | None]
     lost: list[dict[str, str]]
     sha256: str
+    crc32: int | None = None
+    digests: str | None = None
+    origins: list[tuple[str, int]] | None = None
 
-    def shard(self, name: str) -> StoreShard:
-        """Return the entry of this shard, which is called `name`, in the store's manifest."""
-        return StoreShard(name, len(self.ids), self.sha256)
+    def row_digests(self) -> Iterator[str | None]:
+        """Yield the digest of each row."""
+        for at in range(0, len(self.ids) * DIGEST_LENGTH, DIGEST_LENGTH):
+            yield None if self.digests is None else self.digests[at : at + DIGEST_LENGTH]
+
+    def row_origins(self) -> Iterator[str | None]:
+        """Yield the source of each row."""
+        for origin, rows in [(None, len(self.ids))] if self.origins is None else self.origins:
+            yield from [origin] * rows
+
+    def row_names(self) -> set[str]:
+        """Return the ids of all rows that the shard was made of, those that could not be read too."""
+        return {*self.ids, *(entry["id"] for entry in self.lost)}
 
 
-def read_manifest(folder: Path) -> dict[str, Any]:
-    """Return what a store says of itself.
+def still_lost(records: Iterable[ShardRecord]) -> list[dict[str, str]]:
+    """Return the inputs of a store's records, in order, that could not be read when they were last tried."""
+    found: dict[str, dict[str, str]] = {}
+    for record in records:
+        for name in found.keys() & set(record.ids):
+            del found[name]
+        found |= {entry["id"]: entry for entry in record.lost}
+    return list(found.values())
 
-    Raises:
-        DataError: the folder is no store, its manifest is damaged, or of another format.
-    """
-    path = folder / MANIFEST
-    if not path.is_file():
-        raise DataError(f"{folder} is no vector store (it has no {MANIFEST}): make one with `mllm-embed encode`")
-    manifest = read_json(path, CURE)
-    found = manifest.get("format") if isinstance(manifest, dict) else None
-    if found != STORE_FORMAT:
-        raise DataError(f"{path} has the format {found!r}, this version reads {STORE_FORMAT!r}: update mllm_embed")
-    bad = [key for key, kind in _ENTRIES.items() if not isinstance(manifest.get(key), kind)]
-    if bad or manifest["dtype"] not in DTYPES:
-        raise DataError(f"{path} is damaged ({', '.join(bad) or 'dtype'}): {CURE}")
-    return manifest
+
+def runs(values: Sequence[str]) -> list[tuple[str, int]]:
+    """Return values that follow one another, each with how often it does."""
+    return [(value, len(list(group))) for value, group in groupby(values)]
 
 
 def shard_name(number: int) -> str:
@@ -96,7 +127,9 @@ def write_shard(
     vectors: np.ndarray,
     sources: Sequence[str | None],
     lost: Sequence[Mapping[str, str]] = (),
-) -> ShardRecord:
+    digests: Sequence[str] | None = None,
+    origins: Sequence[str] | None = None,
+) -> None:
     """Write the two files of a shard, which is part of no store yet; the record comes last, and says that it is whole.
 
     Args:
@@ -105,9 +138,7 @@ def write_shard(
         dtype: of the store.
         ids, sources, lost: as in `ShardRecord`.
         vectors: [n, D] floats of unit length.
-
-    Returns:
-        What was written beside the vectors.
+        digests, origins: of each row, where they are known.
 
     Raises:
         DataError: a vector holds NaN or is of another length, or the disk is full.
@@ -123,66 +154,159 @@ def write_shard(
         with temporary.open("wb") as file:
             np.save(file, _encoded(vectors, dtype), allow_pickle=False)
         flush_to_disk(temporary)  # before the rename: after a power cut there must be no named file without its bytes
-        digest = sha256_of(temporary)
-    record = ShardRecord(list(ids), list(sources), [dict(entry) for entry in lost], digest)
+        sha256, crc32 = sha256_of(temporary), crc32_of(temporary)
+    record = ShardRecord(
+        list(ids),
+        list(sources),
+        [dict(entry) for entry in lost],
+        sha256,
+        crc32,
+        None if digests is None else "".join(digests),
+        None if origins is None else runs(origins),
+    )
     with atomic_file(record_file(folder, name)) as temporary:
         temporary.write_bytes(json_bytes(asdict(record)))
         flush_to_disk(temporary)
+
+
+def read_shard(folder: Path, name: str) -> tuple[StoreShard, ShardRecord]:
+    """Return what the manifest is to say of a shard that was written, and its record.
+
+    Raises DataError where the record is missing or damaged.
+    """
+    path = record_file(folder, name)
+    content = _bytes_of(path)
+    record = _record(path, content)
+    entry = StoreShard(name, len(record.ids), record.sha256, record.crc32, hashlib.sha256(content).hexdigest())
+    return entry, record
+
+
+def read_record(folder: Path, entry: StoreShard) -> ShardRecord:
+    """Return the record of a shard that the manifest names. Raises DataError where it is not what was written."""
+    found, record = read_shard(folder, entry.name)
+    if entry.record is not None and found.record != entry.record:
+        raise DataError(f"{record_file(folder, entry.name)} is not what was written: {CURE}")
+    # in a store of format 1 the manifest says no more than this of it
+    if (found.rows, found.sha256) != (entry.rows, entry.sha256):
+        raise DataError(
+            f"{record_file(folder, entry.name)} has {found.rows:,} ids and belongs to other vectors than the "
+            f"{entry.rows:,} that {folder / MANIFEST} names: {CURE}"
+        )
     return record
 
 
-def read_record(folder: Path, name: str) -> ShardRecord:
-    """Return the record beside a shard's vectors. Raises DataError where it is missing or damaged."""
-    path = record_file(folder, name)
-    content = read_json(path, CURE)
+def map_vectors(folder: Path, entry: StoreShard, dimension: int, dtype: np.dtype, verify: bool) -> np.ndarray:
+    """Return the vectors [n, D] of a shard as they are stored, mapped from its file.
+
+    Args:
+        folder: of the store.
+        entry: what the manifest says of the shard.
+        dimension, dtype: of the store.
+        verify: compare the file with its checksum first, which takes what reading it takes.
+
+    Raises:
+        DataError: the file is missing or damaged.
+    """
+    if not entry.rows:
+        return np.empty((0, dimension), dtype)  # nothing of which there could be a map
+    path = vectors_file(folder, entry.name)
     try:
-        return ShardRecord(**content)
-    except TypeError as error:
+        found = np.lib.format.open_memmap(path, mode="r")
+    except ARRAY_ERRORS as error:
         raise DataError(f"{path} is damaged ({error}): {CURE}") from error
+    if found.shape != (entry.rows, dimension) or found.dtype != dtype:
+        shape = f"{entry.rows} x {dimension}"
+        raise DataError(f"{path} is {found.dtype} of shape {found.shape}, not {dtype} of {shape}: {CURE}")
+    if verify:
+        _check_vectors(path, entry, quick=True)
+    return found
+
+
+def verify_shard(folder: Path, entry: StoreShard) -> None:
+    """Read both files of a shard, and raise DataError naming the one that is not what was written."""
+    read_record(folder, entry)
+    _check_vectors(vectors_file(folder, entry.name), entry, quick=False)
+
+
+def _check_vectors(path: Path, entry: StoreShard, quick: bool) -> None:
+    quick = quick and entry.crc32 is not None
+    if crc32_of(path) != entry.crc32 if quick else sha256_of(path) != entry.sha256:
+        raise DataError(f"{path} is not what was written: {CURE}")
 
 
 def written_shards(folder: Path) -> list[str]:
     """Return the names of all whole shards in the folder, those that belong to the store or not yet, in order."""
     records = (folder / SHARDS).glob(f"*{RECORD_SUFFIX}")
-    return sorted(path.stem for path in records if path.stem.isdigit())  # which no lock or half-written file is called
-
-
-def next_number(folder: Path) -> int:
-    """Return the first number that is beyond all shards."""
-    written = written_shards(folder)
-    return int(written[-1]) + 1 if written else 0
+    names = (path.stem for path in records if path.stem.isdecimal())  # which no lock or half-written file is called
+    return sorted(names, key=int)
 
 
 def sha256_of(path: Path) -> str:
     """Return the sha256 of a file, in hexadecimal. Raises DataError for one that cannot be read."""
+    digest = hashlib.sha256()
+    for piece in _pieces(path):
+        digest.update(piece)
+    return digest.hexdigest()
+
+
+def crc32_of(path: Path) -> int:
+    """Return the CRC-32 of a file. Raises DataError for one that cannot be read."""
+    crc = 0
+    for piece in _pieces(path):
+        crc = zlib.crc32(piece, crc)
+    return crc
+
+
+def _pieces(path: Path) -> Iterator[bytes]:
     try:
         with path.open("rb") as file:
-            return hashlib.file_digest(file, "sha256").hexdigest() if hasattr(hashlib, "file_digest") else _digest(file)
+            while piece := file.read(_PIECE):
+                yield piece
     except OSError as error:
         raise DataError(f"{path} cannot be read: {error.strerror}") from error
 
 
-def _digest(file: BinaryIO) -> str:
-    """Return the sha256 of an open file as Python 3.11's `hashlib.file_digest` does, for Python 3.10."""
-    digest = hashlib.sha256()
-    while piece := file.read(1 << 20):
-        digest.update(piece)
-    return digest.hexdigest()
+def _bytes_of(path: Path) -> bytes:
+    try:
+        return path.read_bytes()
+    except FileNotFoundError as error:
+        raise DataError(f"{path} is missing: {CURE}") from error
+    except OSError as error:
+        raise DataError(f"{path} cannot be read: {error.strerror}") from error
+
+
+def _record(path: Path, content: bytes) -> ShardRecord:
+    """Return the record that a file holds. Raises DataError where it is none."""
+    try:
+        record = ShardRecord(**json.loads(content))
+        wrong = next((what for what, right in _record_facts(record) if not right), None)
+    except (ValueError, TypeError, RecursionError) as error:
+        raise DataError(f"{path} is damaged ({error}): {CURE}") from error
+    if wrong:
+        raise DataError(f"{path} is damaged ({wrong}): {CURE}")
+    return record
+
+
+def _record_facts(record: ShardRecord) -> Iterator[tuple[str, bool]]:
+    """Yield what must hold for a record, in the order in which it can be looked at."""
+    yield "ids", _is_list_of(record.ids, str)
+    yield "sources", _is_list_of(record.sources, str, type(None)) and len(record.sources) == len(record.ids)
+    yield "lost", _is_list_of(record.lost, dict) and all(map(_is_lost, record.lost))
+    yield "sha256", isinstance(record.sha256, str)
+    yield "crc32", record.crc32 is None or type(record.crc32) is int
+    length = len(record.ids) * DIGEST_LENGTH
+    yield "digests", record.digests is None or (isinstance(record.digests, str) and len(record.digests) == length)
+    yield "origins", record.origins is None or sum(rows for _, rows in record.origins) == len(record.ids)
+
+
+def _is_list_of(values: Any, *kinds: type) -> bool:
+    return isinstance(values, list) and set(map(type, values)) <= set(kinds)
+
+
+def _is_lost(entry: Mapping[str, Any]) -> bool:
+    return all(isinstance(entry.get(key), str) for key in ("id", "source", "reason"))
 
 
 def _encoded(vectors: np.ndarray, dtype: np.dtype) -> np.ndarray:
     """Return vectors [n, D] in the number format of a store."""
     return to_precision(vectors, "int8") if dtype == np.int8 else vectors.astype(dtype, copy=False)
-
-
-def read_removed(path: Path, rows: int) -> np.ndarray:
-    """Return the numbers [R] int64 of the removed ones of so many rows, in order. Raises DataError for a bad file."""
-    if not path.is_file():
-        return np.empty(0, np.int64)
-    try:
-        removed = np.lib.format.open_memmap(path, mode="r")
-    except (ValueError, OSError) as error:
-        raise DataError(f"{path} is damaged ({error}): restore it, or delete it to bring all rows back") from error
-    if removed.dtype != np.int64 or removed.ndim != 1 or (len(removed) and not 0 <= removed.min() <= removed.max()):
-        raise DataError(f"{path} holds no row numbers: restore it, or delete it to bring all rows back")
-    return np.array(removed[removed < rows])

@@ -1,108 +1,132 @@
-"""The plan of what is left to embed, cut into shards, which stands in the store until all of them are made.
-
-    STORE/plan.json    number of the first shard, how many there are, their size, sha256 of the rows' ids
-
-Another process reads from it which shards are on their way, and whether its own rows are those.
-"""
+"""Which rows a call embeds: those of a listing that the store has not got, and that no other call is embedding."""
 
 from __future__ import annotations
 
-import hashlib
-import json
-from collections.abc import Iterator, Sequence
-from dataclasses import dataclass
-from pathlib import Path
-from typing import Any
+from collections.abc import Collection, Iterable, Sequence
+from dataclasses import dataclass, field
 
-from ..data.sources import Listing
 from ..encode.embedder import MLLMEmbedder
 from ..errors import DataError, ImageError
-from ..files import check_space, read_json, write_json
-from .files import next_number, shard_name, written_shards
+from ..files import check_space
+from .files import written_shards
+from .freshness import Contents, Survey, survey
+from .plans import FORMER_PLAN, Plan, former_plan, next_number, read_plans, sweep
 from .vector_store import VectorStore
 
-PLAN = "plan.json"
 
-
-@dataclass(frozen=True)
-class ShardPlan:
-    """The rows of a listing that are being embedded, cut into shards.
+@dataclass
+class Work:
+    """What a call has to do.
 
     Args:
-        rows: [R] their numbers, in order.
-        digest: sha256 of their ids and the size of shards.
-        first: number of the first shard.
-        size: rows a shard.
+        plans: whose shards it makes, those of other calls on the same rows among them.
+        held: shards with rows of its own that calls on other rows are making.
+        found: its other rows, against the store.
+        taken_in: rows of calls that were stopped, and belong to the store from now on.
     """
 
-    rows: Sequence[int]
-    digest: str
-    first: int
-    size: int
-
-    def __iter__(self) -> Iterator[tuple[str, Sequence[int]]]:
-        """Yield the name and the rows of each shard."""
-        for at in range(0, len(self.rows), self.size):
-            yield shard_name(self.first + at // self.size), self.rows[at : at + self.size]
-
-    @property
-    def names(self) -> list[str]:
-        """The names of all shards, in order."""
-        return [name for name, _ in self]
+    plans: list[Plan] = field(default_factory=list)
+    held: int = 0
+    found: Survey = field(default_factory=Survey)
+    taken_in: int = 0
 
 
-def plan_shards(store: VectorStore, embedder: MLLMEmbedder, listing: Listing, size: int) -> ShardPlan:
-    """Return the plan of the rows that are not in the store: that of before or, where they are others now, a new one.
+def plan_work(
+    store: VectorStore, embedder: MLLMEmbedder, contents: Contents, settled: Collection[int], size: int
+) -> Work:
+    """Return what there is to do, and plan it where no plan has it; called under the lock of the store's folder.
 
-    What an older plan has made by then belongs to the store from now on. New shards have numbers beyond those of the
-    old plan, which another process may be at work on.
+    A plan all of whose rows the listing has is worked on, whoever made it. Any other that a process works on is left
+    to it. What a stopped call has made of any other belongs to the store from now on.
+
+    Args:
+        store: as it is now.
+        embedder: the model.
+        contents: of the listing.
+        settled: rows that need not be looked at.
+        size: rows a shard, of a new plan.
+
+    Raises:
+        DataError: an id is that of another source's row and holds something else, or there is no room on the disk.
     """
-    path = store.folder / PLAN
-    old = read_plan(path)
-    rows = _missing_rows(store, embedder, listing)
-    digest = _digest([listing.ids[row] for row in rows], size)
-    if old and old["digest"] == digest:
-        return ShardPlan(rows, digest, old["first"], size)
-    first = next_number(store.folder)
-    if old:
-        # rows have come, gone or been mended since: the shards that are made stay, so that their rows are not missing
-        planned = range(old["first"], old["first"] + old["shards"])
-        store.commit([name for name in written_shards(store.folder) if int(name) in planned])
-        rows = _missing_rows(store, embedder, listing)
-        digest = _digest([listing.ids[row] for row in rows], size)
-        first = max(first, planned.stop)
-    plan = ShardPlan(rows, digest, first, size)
+    work = Work()
+    others = _sort_plans(store, contents, work)
+    sweep(store.folder, {shard.name for shard in store.shards})
+    taken = {contents.row_of[name] for plan in work.plans for name in plan.ids}
+    for plan in others:
+        theirs = _shared(plan, contents)
+        taken.update(contents.row_of[plan.ids[at]] for at in theirs)
+        work.held += len({at // plan.size for at in theirs})
+    rows = [row for row in range(len(contents.listing)) if row not in taken and row not in settled]
+    work.found = survey(store, contents, rows)
+    needed = _readable(store, embedder, contents, sorted(work.found.new + work.found.changed))
+    if needed:
+        work.plans.append(_new_plan(store, contents, needed, size))
+    return work
+
+
+def _new_plan(store: VectorStore, contents: Contents, rows: Sequence[int], size: int) -> Plan:
+    """Let other processes know that these rows are being embedded. Raises DataError where there is no room for them."""
+    ids, origins = [contents.listing.ids[row] for row in rows], [contents.origins[row] for row in rows]
+    plan = Plan(store.folder, next_number(store.folder), size, ids, origins)
     room = len(rows) * store.dimension * store.dtype.itemsize
     check_space(store.folder, room, f"the vectors of {len(rows):,} rows")
-    write_json(path, {"digest": digest, "first": first, "shards": len(plan.names), "rows": len(rows), "size": size})
-    return plan
+    return plan.write()
 
 
-def read_plan(path: Path) -> dict[str, Any] | None:
-    """Return the file of what is being embedded, None where nothing is. Raises DataError for a damaged one."""
-    if not path.is_file():
-        return None
-    plan = read_json(path, f"delete {path}")
-    if not isinstance(plan, dict) or not {"digest", "first", "shards"} <= plan.keys():
-        raise DataError(f"{path} is damaged: delete it, and give the same command again")
-    return plan
+def _sort_plans(store: VectorStore, contents: Contents, work: Work) -> list[Plan]:
+    """Take on the plans that the listing has all rows of, end those that nobody works on, and return the others."""
+    others = []
+    for plan in read_plans(store.folder):
+        if all(contents.origin_of(name) == origin for name, origin in plan.origin_of.items()):
+            work.plans.append(plan)
+        elif plan.is_alive:
+            others.append(plan)
+        else:
+            work.taken_in += _take_in(store, plan.made())
+            plan.end()
+    work.taken_in += _end_former(store)
+    return others
 
 
-def _missing_rows(store: VectorStore, embedder: MLLMEmbedder, listing: Listing) -> list[int]:
-    """Return the rows whose ids are not in the store, but for those that could not be read before and still cannot."""
-    there = set(store.living)
+def _take_in(store: VectorStore, names: Iterable[str]) -> int:
+    """Let shards belong to the store, and return how many rows they have."""
+    before = len(store)
+    store.commit(names)
+    return len(store) - before
+
+
+def _end_former(store: VectorStore) -> int:
+    """Let what earlier versions were making belong to the store as far as it was made; return how many rows it has."""
+    numbers = former_plan(store.folder)
+    if numbers is None:
+        return 0
+    rows = _take_in(store, [name for name in written_shards(store.folder) if int(name) in numbers])
+    (store.folder / FORMER_PLAN).unlink()
+    return rows
+
+
+def _shared(plan: Plan, contents: Contents) -> list[int]:
+    """Return which of a plan's rows the listing has. Raises DataError where one of them is another source's there."""
+    shared = [at for at, name in enumerate(plan.ids) if name in contents.row_of]
+    for name, origin in ((plan.ids[at], plan.origins[at]) for at in shared):
+        if origin != contents.origin_of(name):
+            raise DataError(
+                f'the id "{name}" is being embedded into {plan.folder} from {origin} by another process, and is in '
+                f"{contents.origin_of(name)} too: wait for that, or give one of them another id or another store"
+            )
+    return shared
+
+
+def _readable(store: VectorStore, embedder: MLLMEmbedder, contents: Contents, rows: Iterable[int]) -> list[int]:
+    """Return rows but for those that could not be read before, and still cannot."""
     lost = {entry["id"] for entry in store.lost}
-    rows = [row for row, name in enumerate(listing.ids) if name not in there]
-    return [row for row in rows if listing.ids[row] not in lost or _is_readable(embedder, listing, row)]
+    return [row for row in rows if contents.listing.ids[row] not in lost or _is_readable(embedder, contents, row)]
 
 
-def _is_readable(embedder: MLLMEmbedder, listing: Listing, row: int) -> bool:
+def _is_readable(embedder: MLLMEmbedder, contents: Contents, row: int) -> bool:
     try:
-        embedder.item_processor.prepared(listing.read(row)[0])
+        embedder.item_processor.prepared(contents.listing.read(row)[0])
     except (ImageError, DataError):
         return False
     return True
-
-
-def _digest(ids: Sequence[str], size: int) -> str:
-    return hashlib.sha256(json.dumps([size, ids]).encode()).hexdigest()

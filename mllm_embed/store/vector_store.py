@@ -2,11 +2,12 @@
 
     STORE/manifest.json        format, dimension, dtype, what made the vectors, and the shards that belong to the store
     STORE/shards/000000.npy    vectors, one a row
-    STORE/shards/000000.json   their ids, where their pictures lie, what could not be read, sha256 of the vectors
+    STORE/shards/000000.json   their ids, where their pictures lie, what they held, what could not be read, checksums
     STORE/removed.npy          numbers of the rows that were removed
 
 A shard is written aside and renamed, and belongs to the store only when the manifest names it: a reader sees all of a
-change or nothing. Rows keep their numbers for ever, so that an index can name them.
+change or nothing. Rows keep their numbers for ever, so that an index can name them. The manifest has a checksum of
+everything; what is small is compared with it when a store is opened, a shard's vectors when they are first read.
 """
 
 from __future__ import annotations
@@ -17,7 +18,7 @@ import os
 from bisect import bisect_right
 from collections.abc import Collection, Iterable, Iterator, Mapping, Sequence
 from contextlib import contextmanager
-from dataclasses import asdict
+from dataclasses import replace
 from functools import cached_property
 from itertools import accumulate, chain
 from pathlib import Path
@@ -26,25 +27,24 @@ from typing import Any
 import numpy as np
 
 from ..errors import DataError, did_you_mean
-from ..files import LOCK_FILE, atomic_file, check_space, folder_lock, write_json
+from ..files import LOCK_FILE, check_space, folder_lock
 from ..vectors.unit import unit
 from .files import (
     CURE,
     DTYPES,
-    MANIFEST,
-    REMOVED,
-    STORE_FORMAT,
     ShardRecord,
     StoreShard,
-    next_number,
-    read_manifest,
+    map_vectors,
     read_record,
-    read_removed,
-    sha256_of,
+    read_shard,
     shard_name,
+    still_lost,
     vectors_file,
+    verify_shard,
     write_shard,
 )
+from .manifest import Manifest, merged_data, read_manifest, write_manifest
+from .plans import check_new, next_number, warn_of_loose_shards
 
 BLOCK_ROWS = 1 << 16
 """Rows that are read or searched at a time, and the most that `VectorStore.add` writes to one shard."""
@@ -54,39 +54,49 @@ _NEAR = 10_000  # ids among which a misspelt one is looked for
 class VectorStore:
     """Unit vectors by number and by id, read as memory maps."""
 
-    def __init__(self, folder: Path):
+    def __init__(self, folder: Path, verify: bool = True):
         """Use `open` or `create`."""
-        self.folder = folder
+        self.folder, self._verify = folder, verify
+        self._maps: dict[StoreShard, np.ndarray] = {}
+        self._kept: dict[StoreShard, ShardRecord] = {}
         self._load()
 
     def _load(self) -> None:
-        """Read what the store is now, and forget what it was."""
-        manifest = read_manifest(self.folder)
-        self.provenance: dict[str, Any] = manifest["made_by"]
-        self.dimension: int = manifest["dimension"]
-        self.dtype = np.dtype(manifest["dtype"])
-        self.shards = tuple(StoreShard(**entry) for entry in manifest["shards"])
+        """Read what the store is now, and forget what it was; its shards never change."""
+        self._manifest = manifest = read_manifest(self.folder)
+        self.provenance: dict[str, Any] = manifest.made_by
+        self.dimension: int = manifest.dimension
+        self.dtype = np.dtype(manifest.dtype)
+        self.shards = manifest.shards
         self._starts = [0, *accumulate(shard.rows for shard in self.shards)]
-        self._maps: dict[int, np.ndarray] = {}
-        self._removed = read_removed(self.folder / REMOVED, self._starts[-1])
+        self._removed = manifest.removed
         # what is cached is of the store as it was: a shard that was added, or a row that was removed, changes all of it
-        for cached in ("ids", "sources", "_records", "_positions"):
+        for cached in ("ids", "sources", "digests", "origins", "_records", "_positions"):
             self.__dict__.pop(cached, None)
 
     @classmethod
-    def open(cls, folder: str | os.PathLike[str]) -> VectorStore:
+    def open(cls, folder: str | os.PathLike[str], *, verify: bool = True) -> VectorStore:
         """Open a store as it is now; what other processes add later is seen when it is opened again.
+
+        Manifest, ids and removed rows are compared with their checksums here, the vectors of a shard when they are
+        first read.
+
+        Args:
+            folder: of the store.
+            verify: False leaves the vectors' checksums alone, for who cannot pay for reading a whole shard first.
 
         Raises:
             DataError: the folder is no store, is damaged, or holds no vectors yet.
         """
         path = Path(folder)
-        store = cls(path)
+        store = cls(path, verify)
         if not store.shards:
             raise DataError(f"{path} holds no vectors yet: finish `mllm-embed encode` with the same command")
         for shard in store.shards:
             if not vectors_file(path, shard.name).is_file():
                 raise DataError(f"{vectors_file(path, shard.name)} is missing: {CURE}")
+        store.verify_ids()
+        warn_of_loose_shards(path)
         return store
 
     @classmethod
@@ -116,8 +126,7 @@ class VectorStore:
             raise DataError(f"{path} is a file: give a folder for the store")
         if path.is_dir() and any(entry.name != LOCK_FILE for entry in path.iterdir()):
             raise DataError(f"{path} holds something already: give a new or empty folder for the store")
-        manifest = {"format": STORE_FORMAT, "dimension": dimension, "dtype": dtype, "made_by": dict(provenance or {})}
-        write_json(path / MANIFEST, manifest | {"shards": []})
+        write_manifest(path, Manifest(dimension, dtype, dict(provenance or {})))
         return cls(path)
 
     def __len__(self) -> int:
@@ -134,6 +143,16 @@ class VectorStore:
         """Where the picture of every row lies, None where that is not known."""
         return list(chain.from_iterable(record.sources for record in self._records))
 
+    @cached_property
+    def digests(self) -> list[str | None]:
+        """The sha256 of what every row held when it was embedded, None where that is not known."""
+        return list(chain.from_iterable(record.row_digests() for record in self._records))
+
+    @cached_property
+    def origins(self) -> list[str | None]:
+        """The source that every row came from, as it was given to `encode`, None where that is not known."""
+        return list(chain.from_iterable(record.row_origins() for record in self._records))
+
     @property
     def living(self) -> Collection[str]:
         """The ids of the rows that are alive."""
@@ -141,8 +160,11 @@ class VectorStore:
 
     @property
     def lost(self) -> list[dict[str, str]]:
-        """Inputs that could not be read when a shard was made: id, source, reason."""
-        return list(chain.from_iterable(record.lost for record in self._records))
+        """Inputs that could not be read when they were last tried: id, source, reason.
+
+        One that has changed and could not be read any more keeps its former vector, and is among them all the same.
+        """
+        return still_lost(self._records)
 
     @property
     def alive(self) -> np.ndarray:
@@ -155,12 +177,13 @@ class VectorStore:
     def fingerprint(self) -> str:
         """A sha256 that changes whenever rows are added or removed."""
         digest = hashlib.sha256(self.rows_fingerprint(len(self.shards)).encode())
-        digest.update(self._removed.tobytes())
+        digest.update(np.sort(self._removed).tobytes())
         return digest.hexdigest()
 
     def rows_fingerprint(self, shards: int) -> str:
         """Return a sha256 of what the first so many shards hold, removed rows or not: adding others leaves it."""
-        return hashlib.sha256(json.dumps([asdict(shard) for shard in self.shards[:shards]]).encode()).hexdigest()
+        facts = [{"name": shard.name, "rows": shard.rows, "sha256": shard.sha256} for shard in self.shards[:shards]]
+        return hashlib.sha256(json.dumps(facts).encode()).hexdigest()
 
     def rows(self, start: int, stop: int) -> np.ndarray:
         """Return rows start to stop, removed ones too: [n, D] float32 of unit length, perhaps a view of the file."""
@@ -217,15 +240,14 @@ class VectorStore:
         if vectors.shape != (len(ids), self.dimension) or len(sources) != len(ids):
             raise DataError(f"{len(ids)} ids do not fit vectors of shape {vectors.shape}: give [n, {self.dimension}]")
         with self._writing():
-            self._check_new(ids)
+            check_new(self.folder, ids, self.living)
             check_space(self.folder, vectors.size * self.dtype.itemsize, f"{len(ids):,} vectors")
-            shards = list(self.shards)
-            for at in range(0, len(ids), BLOCK_ROWS):
+            starts, first = range(0, len(ids), BLOCK_ROWS), next_number(self.folder)
+            names = [shard_name(first + at) for at in range(len(starts))]
+            for name, at in zip(names, starts, strict=True):
                 part = slice(at, at + BLOCK_ROWS)
-                name = shard_name(next_number(self.folder))
-                record = write_shard(self.folder, name, self.dtype, ids[part], vectors[part], sources[part])
-                shards.append(record.shard(name))
-            self._commit(shards)  # all parts at once, so that a reader sees none or all of the rows
+                write_shard(self.folder, name, self.dtype, ids[part], vectors[part], sources[part])
+            self._append(names, ())  # all parts at once, so that a reader sees none or all of the rows
 
     def remove(self, ids: Iterable[str]) -> None:
         """Remove rows: none is found any more; their numbers and room stay taken.
@@ -239,38 +261,35 @@ class VectorStore:
         with self._writing():
             gone = [self.position(name) for name in ids]
             # the shards stay as they are: an index names rows by number, and a removed row only is no answer
-            removed = np.union1d(self._removed, np.array(gone, np.int64))
-            with atomic_file(self.folder / REMOVED) as path, path.open("wb") as file:
-                np.save(file, removed, allow_pickle=False)
-            self._removed = removed
-            self.__dict__.pop("_positions", None)
+            self._commit(self._manifest, gone)
 
     def verify(self) -> None:
-        """Read all vectors, and raise DataError naming the first file that is not what was written."""
+        """Read all of the store, and raise DataError naming the first file that is not what was written."""
+        read_manifest(self.folder)
         for shard in self.shards:
-            path = vectors_file(self.folder, shard.name)
-            if sha256_of(path) != shard.sha256:
-                raise DataError(f"{path} is not what was written: {CURE}")
+            verify_shard(self.folder, shard)
+        self.verify_ids()
 
     def commit(self, names: Iterable[str], data: Iterable[Mapping[str, Any]] = ()) -> None:
         """Let shards belong to the store, in this order, and note what they were made of.
 
-        A shard that belongs to it stays where it is: a process that was killed after its commit may have left others
-        to think that the shards are still to come.
+        A row whose id is there already takes the place of the older one, in the same step. A shard that belongs to the
+        store stays where it is: a process that was killed after its commit may have left others to think that the
+        shards are still to come. Called under the lock of the store's folder.
 
         Args:
             names: of shards that `write_shard` has written.
             data: plain JSON with a "path" each, which takes the place of an older entry of that path.
         """
-        inside = {shard.name for shard in self.shards}
-        new = [read_record(self.folder, name).shard(name) for name in names if name not in inside]
-        shards = [*self.shards, *new]
-        self._commit(shards, {entry["path"]: dict(entry) for entry in data})
+        self._load()
+        self._append(names, data)
 
     @cached_property
     def _records(self) -> list[ShardRecord]:
         """The record of each shard."""
-        return [read_record(self.folder, shard.name) for shard in self.shards]
+        records = [self._kept.get(shard) or read_record(self.folder, shard) for shard in self.shards]
+        self._kept = dict(zip(self.shards, records, strict=True))
+        return records
 
     @cached_property
     def _positions(self) -> dict[str, int]:
@@ -285,42 +304,38 @@ class VectorStore:
             self._load()
             yield
 
-    def _check_new(self, ids: Sequence[str]) -> None:
-        """Raise DataError for an id that is given twice, or that a row which is alive has."""
-        seen: set[str] = set()
-        for name in ids:
-            if name in seen:
-                raise DataError(f'the id "{name}" is given twice')
-            if name in self._positions:
-                raise DataError(f'the id "{name}" is in {self.folder} already: remove it first, or give another')
-            seen.add(name)
+    def verify_ids(self) -> None:
+        """Raise DataError where a record is damaged, or two rows that are alive have one id."""
+        if len(self._positions) + len(self._removed) != len(self):
+            twice = next(self.ids[at] for at in np.flatnonzero(self.alive) if self._positions[self.ids[at]] != at)
+            raise DataError(f'{self.folder} has two rows of the id "{twice}": {CURE}')
 
-    def _commit(self, shards: Sequence[StoreShard], data: Mapping[str, Any] | None = None) -> None:
-        """Write the manifest: what it names from now on is the store."""
-        manifest = read_manifest(self.folder)
-        sources = {entry["path"]: entry for entry in manifest.get("data", [])} | dict(data or {})
-        manifest |= {"data": list(sources.values()), "shards": [asdict(shard) for shard in shards]}
-        write_json(self.folder / MANIFEST, manifest)
+    def _append(self, names: Iterable[str], data: Iterable[Mapping[str, Any]]) -> None:
+        """Let those shards belong to the store that do not yet, whose rows take the place of others of their ids."""
+        inside = {shard.name for shard in self.shards}
+        new = [read_shard(self.folder, name) for name in names if name not in inside]
+        at, positions, gone = len(self), dict(self._positions) if new else {}, []
+        for name in chain.from_iterable(record.ids for _, record in new):
+            if name in positions:
+                gone.append(positions[name])
+            positions[name] = at
+            at += 1
+        shards = (*self.shards, *(entry for entry, _ in new))
+        self._commit(replace(self._manifest, shards=shards, data=merged_data(self._manifest.data, data)), gone)
+
+    def _commit(self, manifest: Manifest, gone: Iterable[int]) -> None:
+        """Write a manifest that has these row numbers removed: what it says from now on is the store."""
+        was = set(manifest.removed.tolist())
+        new = np.array([row for row in dict.fromkeys(gone) if row not in was], np.int64)
+        write_manifest(self.folder, replace(manifest, removed=np.concatenate([manifest.removed, new])))
         self._load()
 
     def _map(self, shard: int) -> np.ndarray:
         """Return the vectors [n, D] of a shard as they are stored, mapped from its file."""
-        if shard not in self._maps:
-            entry = self.shards[shard]
-            if not entry.rows:
-                return np.empty((0, self.dimension), self.dtype)  # nothing of which there could be a map
-            path = vectors_file(self.folder, entry.name)
-            try:
-                found = np.lib.format.open_memmap(path, mode="r")
-            except (ValueError, OSError) as error:
-                raise DataError(f"{path} is damaged ({error}): {CURE}") from error
-            if found.shape != (entry.rows, self.dimension) or found.dtype != self.dtype:
-                raise DataError(
-                    f"{path} is {found.dtype} of shape {found.shape}, not {self.dtype} of {entry.rows} x "
-                    f"{self.dimension}: {CURE}"
-                )
-            self._maps[shard] = found
-        return self._maps[shard]
+        entry = self.shards[shard]
+        if entry not in self._maps:
+            self._maps[entry] = map_vectors(self.folder, entry, self.dimension, self.dtype, self._verify)
+        return self._maps[entry]
 
     def _decoded(self, stored: np.ndarray) -> np.ndarray:
         """Return stored vectors [n, D] as float32 of unit length."""

@@ -1,0 +1,73 @@
+"""The rows of a shard that is being made: what to embed, and what of it cannot be."""
+
+from __future__ import annotations
+
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass, field
+from typing import Any
+
+import numpy as np
+from tqdm import tqdm
+
+from ..data.digest import item_digest
+from ..data.sources import Listing
+from ..errors import DataError, ImageError, ModelError
+from ..types import Item
+from .freshness import Contents
+
+
+@dataclass
+class ShardRows:
+    """The rows of a shard: those that could be read with their items and sources, and why the others could not."""
+
+    read: list[int] = field(default_factory=list)
+    items: list[Item] = field(default_factory=list)
+    sources: list[str | None] = field(default_factory=list)
+    digests: list[str] = field(default_factory=list)
+    lost: dict[int, str] = field(default_factory=dict)
+
+    def drop(self, failures: Mapping[int, str]) -> list[int]:
+        """Move items at these places, with the reason of each, to what could not be read; return the places kept."""
+        self.lost |= {self.read[at]: reason for at, reason in failures.items()}
+        kept = [at for at in range(len(self.read)) if at not in failures]
+        lists: list[list[Any]] = [self.read, self.items, self.sources, self.digests]
+        for values in lists:
+            values[:] = [values[at] for at in kept]
+        return kept
+
+    def unread(self, listing: Listing) -> list[dict[str, str]]:
+        """Return id, source and reason of each row that could not be read, in order."""
+        return [
+            {"id": listing.ids[row], "source": listing.where(row), "reason": self.lost[row]}
+            for row in sorted(self.lost)
+        ]
+
+
+def read_rows(contents: Contents, rows: Sequence[int], bar: tqdm) -> ShardRows:
+    """Read the rows of a shard; the bar moves on by those that cannot be read."""
+    shard = ShardRows()
+    for row in rows:
+        try:
+            item, source = contents.listing.read(row)
+            # before the pixels are read: what changes in between has the digest of before, and is embedded anew later
+            digest = item_digest(item)
+        except (ImageError, DataError) as error:
+            shard.lost[row] = str(error)
+            bar.update(1)
+            continue
+        contents.note(row, digest)
+        shard.read.append(row)
+        shard.items.append(item)
+        shard.sources.append(source)
+        shard.digests.append(digest)
+    return shard
+
+
+def check_finite(vectors: np.ndarray, shard: ShardRows, listing: Listing) -> None:
+    """Raise ModelError for the first of a shard's vectors [N, D] float32 that holds NaN or infinite numbers."""
+    bad = np.flatnonzero(~np.isfinite(vectors).all(axis=1))
+    if len(bad):
+        raise ModelError(
+            f"the vector of {listing.where(shard.read[bad[0]])} holds NaN: nothing can be near it; mend the model, or "
+            "try --dtype float32"
+        )
