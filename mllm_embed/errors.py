@@ -35,6 +35,13 @@ def did_you_mean(word: str, known: Iterable[str]) -> str:
     return f"; did you mean '{near[0]}'?" if near else ""
 
 
+def first_line(error: BaseException) -> str:
+    """Return the first line of what another library's error says, with its kind where that alone says nothing."""
+    said = next(iter(str(error).strip().splitlines()), "")
+    plain = isinstance(error, LookupError) or not said
+    return f"{type(error).__name__}: {said}".removesuffix(": ") if plain else said
+
+
 def user_errors(main: Callable[..., int]) -> Callable[..., int]:
     """Make a `main` end with one sentence and exit code 2 on a user's mistake or a failing disk, 130 on Ctrl-C."""
 

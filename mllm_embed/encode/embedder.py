@@ -20,13 +20,14 @@ from ..inputs.prompts import PromptSet
 from ..model.devices import device_for, dtype_for
 from ..model.embedding_model import EmbeddingModel
 from ..model.families import Family, family_of
-from ..model.loading import load_model, load_processor
+from ..model.loading import load_model
 from ..model.lora import load_adapter
 from ..model.pooling import Pooling
 from ..model.projection import read_projection
 from ..model.quantization import full_precision, quantization_of
-from ..saving.checkpoint import adapter_fingerprint, save
+from ..saving.checkpoint import save
 from ..saving.hub import check_base, push
+from ..saving.identity import processor_parts
 from ..saving.provenance import check_taught
 from ..saving.settings import Settings
 from ..types import as_item
@@ -80,8 +81,9 @@ class MLLMEmbedder(QueryDocument):
 
         Args:
             model: folder or hub id of an image-text model, or of what `save_pretrained` or `push_to_hub` wrote,
-                adapters included (their base is looked up where it was at training).
-            adapter: folder or hub id of an adapter for `model`.
+                adapters included (their base is looked up where it was at training, then beside and above them).
+            adapter: folder or hub id of an adapter for `model`; tokenizer, chat template and image processor that were
+                saved with it are used, not `model`'s.
             dtype: "auto" keeps the checkpoint's (float32 on a CPU without bfloat16 instructions, where half
                 precision is many times slower); or "float32", "bfloat16", a torch dtype.
             quantization: "nf4" or "int8" keep the language model's weights in 4 or 8 bits and compute in `dtype`.
@@ -99,7 +101,6 @@ class MLLMEmbedder(QueryDocument):
         source = find_model(model, adapter, revision)
         place = device_for(device)
         backbone = load_model(source.base, dtype_for(dtype, place), source.revision, quantization, place)
-        processor = load_processor(source.base, source.revision)
         settings = source.settings(prompts, pooling, bidirectional)
         projection = read_projection(Path(source.folder))
         embedding = EmbeddingModel(
@@ -107,8 +108,8 @@ class MLLMEmbedder(QueryDocument):
         )
         if source.has_adapter:
             load_adapter(embedding, source.folder)
-            settings = replace(settings, adapter=adapter_fingerprint(source.folder))
             embedding.backbone.to(backbone.dtype)  # adapters are trained, and saved, in float32
+        processor = source.processor(embedding.base)
         embedding.to(place)
         check_dim(dim, embedding.width)
         return cls(embedding, processor, settings, dim)
@@ -155,16 +156,18 @@ class MLLMEmbedder(QueryDocument):
 
     @property
     def provenance(self) -> dict[str, Any]:
-        """A record that tells this embedder's vectors from others', as plain JSON: weights, prompts, pooling, number
-        format.
+        """A record that tells this embedder's vectors from others', as plain JSON: weights, how the adapter is used,
+        tokenizer, chat template, image processor, prompts, pooling, number format.
 
-        It is of the embedder as it was loaded: a change of its weights in memory does not show.
+        Its weights are those that were loaded: a change of them in memory does not show.
         """
         settings = self.settings.to_dict()
         return {
             "name": self.settings.base,
             "base": self.settings.base_fingerprint,
             "adapter": self.settings.adapter,
+            "adapter_settings": self.settings.adapter_settings,
+            "processor": processor_parts(self.processor),
             "settings": {key: settings[key] for key in ("pooling", "bidirectional", "normalize", "prompts")},
             "dimension": self.dimension,
             "quantization": self.quantization,

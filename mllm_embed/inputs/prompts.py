@@ -8,8 +8,9 @@ from __future__ import annotations
 from dataclasses import asdict, dataclass
 from typing import Any
 
-from ..errors import ConfigError
+from ..errors import ConfigError, ModelError
 from ..types import Role
+from .chat_template import render_chat, template_of
 
 INSTRUCTION, TEXT = "{instruction}", "{text}"
 # where the user's words go; the prompt of pictures alone has no such place
@@ -89,18 +90,19 @@ def render(processor: Any, prompts: PromptSet, role: Role, images: int = 1) -> s
     """Return a role's full model input as text, with the marks where the user's words go and a placeholder a picture.
 
     Uses the processor's chat template when it has one, generation prompt included; otherwise the image tokens, a line
-    break, and the prompt.
+    break, and the prompt. Raises ModelError for a template that fails, or does not put the words into its text.
     """
-    return chat(processor, prompts.template(role), images)
+    text = chat(processor, prompts.template(role), images)
+    lost = next((mark for mark in MARKS[role] if text.count(mark) != 1), None)
+    if lost:  # all words would have one vector
+        raise ModelError(f"the chat template leaves out, or repeats, the {lost} of a prompt; mend it: {text[:80]!r}")
+    return text
 
 
 def chat(processor: Any, words: str, images: int = 0) -> str:
     """Return a user's turn of words and so many pictures, as the processor's chat template puts it to the model."""
-    if getattr(processor, "chat_template", None):
+    if template_of(processor):
         content: list[dict[str, str]] = [{"type": "image"}] * images
         messages = [{"role": "user", "content": [*content, {"type": "text", "text": words}]}]
-        # by the tokenizer, since SmolVLM's processor asks its video processor first
-        return processor.tokenizer.apply_chat_template(
-            messages, chat_template=processor.chat_template, tokenize=False, add_generation_prompt=True
-        )
+        return render_chat(processor, messages, add_generation_prompt=True)
     return f"{processor.image_token * images}\n{words}" if images else words

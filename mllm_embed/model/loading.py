@@ -18,6 +18,10 @@ from .quantization import cure, load_options
 VIDEO = "video_processor"
 VIDEO_FILE = "video_preprocessor_config.json"
 CONFIG_FILE = "config.json"
+# a processor's files, in the order in which `AutoProcessor` looks at those that name its class
+_OF_IMAGES = ("processor_config.json", "preprocessor_config.json")
+_OF_TOKENIZER = ("tokenizer.json", "tokenizer.model", "vocab.json", "vocab.txt", "spiece.model", "tekken.json")
+_OF_TEMPLATES = ("chat_template.jinja", "chat_template.json", "tokenizer_config.json")
 
 
 def load_model(
@@ -61,36 +65,96 @@ def commit_of(name: str, revision: str | None = None) -> str | None:
     return extract_commit_hash(cached_file(name, CONFIG_FILE, revision=revision), None)
 
 
-def load_processor(name: str, revision: str | None = None) -> Any:
+def load_processor(name: str, revision: str | None = None, base: str | None = None) -> Any:
     """Return the processor of a folder or hub id, without the part that reads videos.
 
     transformers' video processors need torchvision, and so does `AutoProcessor` for a family that has one. What is
     saved from here still names the family's own class and keeps the video settings, so that `AutoProcessor` reads it
-    where torchvision is there. Raises ModelError as `load_model`.
+    where torchvision is there.
+
+    Args:
+        name: a folder or hub id; with `base` an adapter's folder, which has no config of its own.
+        revision: a branch, tag or commit of the hub id, or of `base`'s.
+        base: the model that an adapter belongs to.
+
+    Raises ModelError as `load_model`, and for an adapter folder that holds a part of a processor only.
     """
-    check_name(name)
+    if base is None:
+        check_name(name)
+    else:
+        _check_whole(Path(name))
     with load_errors(name):
-        processor = _open_processor(name, revision)
+        processor = _open_processor(name, base or name, revision)
     if not hasattr(processor, "tokenizer"):
         raise ModelError(f"{name} is no image-text model: its processor has no tokenizer beside its image processor")
     tokenizer = processor.tokenizer
     tokenizer.pad_token = tokenizer.pad_token or tokenizer.eos_token  # padding is masked, whatever it is
     if tokenizer.pad_token is None:
         raise ModelError(f"the tokenizer of {name} has neither a pad nor an eos token; give it one and save it again")
+    # the processor's is the one that is used: the tokenizer would save another one in its place
+    tokenizer.chat_template = processor.chat_template
     return processor
 
 
-def _open_processor(name: str, revision: str | None) -> Any:
+def has_processor(folder: Path) -> bool:
+    """Return whether a folder holds the files of a processor, or some of them."""
+    return any((folder / name).is_file() for name in (*_OF_TOKENIZER, *_OF_IMAGES, *_OF_TEMPLATES))
+
+
+def _check_whole(folder: Path) -> None:
+    """Raise ModelError for a folder with the tokenizer alone, or the image processor, which another would complete."""
+    for files in (_OF_TOKENIZER, _OF_IMAGES):
+        if not any((folder / name).is_file() for name in files):
+            raise ModelError(
+                f"{folder} holds a part of a processor, but no {files[0]}: copy what is missing from its base, or take "
+                "that part out, so that the base's processor is used"
+            )
+
+
+def check_fits(processor: Any, model: Any, name: str) -> None:
+    """Raise ModelError where the tokens of the processor of `name` are not those of a loaded model."""
+    rows = model.get_input_embeddings().weight.shape[0]
+    last = max(processor.tokenizer.get_vocab().values())
+    if last >= rows:
+        raise ModelError(
+            f"the tokenizer of {name} has a token {last}, and the model embeds {rows} tokens, from 0 on: it belongs to "
+            "another model; give that one as the base, or save the processor again"
+        )
+    wanted = getattr(model.config, "image_token_id", None)
+    shown = set(getattr(processor, "image_token_ids", None) or ()) - {None}
+    if wanted is not None and shown and wanted not in shown:
+        raise ModelError(
+            f"the processor of {name} marks pictures by the token {min(shown)}, the model looks for {wanted}: they do "
+            "not belong together; save the processor again"
+        )
+
+
+def _open_processor(name: str, model: str, revision: str | None) -> Any:
     from transformers import AutoConfig, AutoProcessor, ProcessorMixin
     from transformers.models.auto.processing_auto import PROCESSOR_MAPPING
 
-    config = AutoConfig.from_pretrained(name, revision=revision)
-    kind: Any = PROCESSOR_MAPPING.get(type(config), AutoProcessor)
+    config = AutoConfig.from_pretrained(model, revision=revision)
+    revision = revision if name == model else None
+    kind: Any = _named_class(name, revision) or PROCESSOR_MAPPING.get(type(config), AutoProcessor)
     if not issubclass(kind, ProcessorMixin) or VIDEO not in kind.get_attributes():
         return kind.from_pretrained(name, revision=revision)
     processor = without_video(kind).from_pretrained(name, revision=revision)
     processor.video_settings = _video_settings(name, revision, config.model_type)
     return processor
+
+
+def _named_class(name: str, revision: str | None) -> Any:
+    """Return the class that a processor's files name, as `AutoProcessor` finds it; None where they name none of
+    transformers'."""
+    from transformers import ProcessorMixin
+    from transformers.models.auto.processing_auto import processor_class_from_name
+
+    for file in (*_OF_IMAGES, "tokenizer_config.json"):
+        named = (_read_json(name, file, revision) or {}).get("processor_class")
+        if named:
+            kind = processor_class_from_name(named)
+            return kind if isinstance(kind, type) and issubclass(kind, ProcessorMixin) else None
+    return None
 
 
 def without_video(kind: Any) -> Any:

@@ -11,7 +11,7 @@ from pathlib import Path
 
 from torch import nn
 
-from ..errors import ModelError
+from ..errors import ModelError, first_line
 from .embedding_model import EmbeddingModel, is_part
 from .families import Family
 from .quantization import without_kernel_advice
@@ -88,20 +88,57 @@ def load_adapter(model: EmbeddingModel, path: str | Path, trainable: bool = Fals
     """
     import_peft()
     from peft import PeftModel, load_peft_weights, set_peft_model_state_dict
-    from safetensors import SafetensorError
 
     for name in (ADAPTER_CONFIG, ADAPTER_WEIGHTS):
         if not (Path(path) / name).is_file():
             raise ModelError(f"{path} holds no adapter (no {name}); give the folder that training wrote")
-    try:
-        with _without_peft_warning():
-            model.backbone = PeftModel.from_pretrained(model.backbone, str(path), is_trainable=trainable)
-    except (RuntimeError, ValueError, TypeError, OSError, SafetensorError) as error:
-        raise ModelError(f"the adapter in {path} does not fit this model: {str(error).splitlines()[0]}") from error
+    with _adapter_errors(path):
+        model.backbone = PeftModel.from_pretrained(model.backbone, str(path), is_trainable=trainable)
+    _check_all_used(path, model.backbone)
     if trainable:
         _prepare(model)
         # again, now into float32: the first time the projector was rounded to the base's dtype
         set_peft_model_state_dict(model.backbone, load_peft_weights(str(path), device="cpu"))
+
+
+@contextmanager
+def _adapter_errors(path: str | Path) -> Iterator[None]:
+    """Raise whatever goes wrong while an adapter is put on a model as a ModelError of one sentence."""
+    from safetensors import SafetensorError
+
+    try:
+        with _without_peft_warning():
+            # peft starts what its file does not hold at random, or at nothing, and goes on
+            warnings.filterwarnings("error", "Found missing adapter keys", UserWarning)
+            yield
+    except UserWarning as warning:
+        missing = re.search(r"'([^']+)'", str(warning))
+        raise ModelError(
+            f"the adapter in {path} does not fit this model: its {ADAPTER_CONFIG} asks for more than {ADAPTER_WEIGHTS} "
+            f"holds ({missing[1] if missing else warning})"
+        ) from warning
+    except (
+        RuntimeError, ValueError, TypeError, OSError, SafetensorError,
+        # what a damaged config ends in, deep inside
+        LookupError, AttributeError, ArithmeticError, ImportError, AssertionError, re.error,
+    ) as error:  # fmt: skip
+        raise ModelError(f"the adapter in {path} does not fit this model: {first_line(error)}") from error
+
+
+def _check_all_used(path: str | Path, backbone: nn.Module) -> None:
+    """Raise ModelError where the file holds tensors that the config has no place for: peft leaves them out."""
+    from peft import get_peft_model_state_dict
+    from safetensors import safe_open
+
+    with safe_open(Path(path) / ADAPTER_WEIGHTS, "pt") as file:
+        saved = set(file.keys())
+    taken = set(get_peft_model_state_dict(backbone, save_embedding_layers=False))
+    # by their number: those of an older transformers have other names
+    if len(saved) > len(taken):
+        raise ModelError(
+            f"the adapter in {path} does not fit this model: {ADAPTER_WEIGHTS} holds more than its {ADAPTER_CONFIG} "
+            f"takes ({min(saved - taken)})"
+        )
 
 
 @contextmanager

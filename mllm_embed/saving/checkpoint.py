@@ -15,34 +15,14 @@ from ..errors import ModelError
 from ..files import atomic_folder, write_json
 from ..model.embedding_model import EmbeddingModel
 from ..model.loading import CONFIG_FILE
-from ..model.lora import ADAPTER_CONFIG, ADAPTER_WEIGHTS
+from ..model.lora import ADAPTER_WEIGHTS
 from ..model.projection import read_projection, write_projection
 from .card_header import CARD_FILE
 from .model_card import ModelCardInfo, of_these_weights, write_card
 from .sentence_transformers_files import write_sentence_files
-from .settings import SETTINGS_FILE, Settings, read_object, read_settings
+from .settings import PROCESSOR_FILES, SETTINGS_FILE, Settings
 
 _SAMPLE = 1 << 16
-
-
-def base_of(adapter: str | Path) -> tuple[str, str | None]:
-    """Return name and, of a hub id, commit of the base that an adapter was trained on.
-
-    Raises ModelError where the base is not there.
-    """
-    base = read_object(Path(adapter) / ADAPTER_CONFIG).get("base_model_name_or_path")
-    own = read_settings(adapter)
-    if not base or not _is_there(base, own is not None and own.base_is_folder):
-        raise ModelError(
-            f"the base model {base} of {adapter} is not there; give it: from_pretrained(BASE, adapter=...)"
-        )
-    return base, None if own is None or Path(base).is_dir() else own.base_fingerprint or None
-
-
-def _is_there(base: str, is_folder: bool) -> bool:
-    """Return whether a base may be loaded by its name: a folder that is there, or what can be a hub id."""
-    looks_like_folder = is_folder or base.count("/") > 1
-    return Path(base).is_dir() or not looks_like_folder
 
 
 def model_fingerprint(folder: str | Path, revision: str | None = None) -> str:
@@ -117,14 +97,25 @@ def save(
         else:
             _write_whole(folder, model.backbone, model.adapted)
             settings = replace(settings, base=None, base_fingerprint=None)
-        processor.save_pretrained(folder)
-        write_json(folder / SETTINGS_FILE, settings.to_dict())
+        write_processor(folder, processor, settings)
         if model.projection is not None:
             write_projection(folder, model.projection)
         write_sentence_files(
             folder, processor, model.family, settings, model.states_width, model.projection is not None
         )
         write_card(folder, info, base=base, public=public, old=old)
+
+
+def write_processor(folder: Path, processor: Any, settings: Settings) -> None:
+    """Write a processor, and the settings, which name its files."""
+    before = set(folder.iterdir())
+    processor.save_pretrained(folder)
+    write_settings(folder, settings, sorted(path.name for path in set(folder.iterdir()) - before if path.is_file()))
+
+
+def write_settings(folder: Path, settings: Settings, files: list[str]) -> None:
+    """Write the settings of a saved folder, and the names of the processor's files in it."""
+    write_json(folder / SETTINGS_FILE, settings.to_dict() | {PROCESSOR_FILES: files})
 
 
 def _write_adapter(folder: Path, backbone: Any, base: str | None) -> None:

@@ -3,32 +3,54 @@
 from __future__ import annotations
 
 import json
+import re
+import warnings
 from collections.abc import Iterable, Iterator, Mapping
 from typing import Any
 
 from ..errors import ConfigError
 from ..types import Item
 
-SPACE_FIELDS = ("base", "adapter", "settings", "dimension")
+SPACE_FIELDS = ("base", "adapter", "adapter_settings", "processor", "settings", "dimension")
 """Facts in which a query's vectors must agree with a gallery's: half precision on one side only is no hindrance."""
 VECTOR_FIELDS = (*SPACE_FIELDS, "quantization", "dtype")
 """Facts in which the vectors of one store must agree."""
+# Facts that were not recorded at first. Where a record lacks them nothing can be said about them.
+_LATER = {
+    "adapter_settings": "the adapter's scale and layers",
+    "processor": "tokenizer, chat template and image processor",
+}
 _LONGEST = 60
+_DIGEST = re.compile("[0-9a-f]{64}")
 
 
 def check_same(before: Mapping[str, Any], now: Mapping[str, Any], keys: tuple[str, ...], place: object) -> None:
     """Raise ConfigError, which names what differs, where the vectors at `place` were made by something else.
 
-    Vectors of which nothing is known, since `before` is empty, are taken as they are.
+    Vectors of which nothing is known, since `before` is empty, are taken as they are. What an older version did not
+    record, on either side, is named in a warning.
     """
     if not before:
         return
-    found = list(changes({key: before.get(key) for key in keys}, {key: now.get(key) for key in keys}))
+    unknown = [key for key in keys if key in _LATER and not (key in before and key in now)]
+    if unknown:
+        _warn(unknown, place)
+    known = set(keys) - set(unknown)
+    found = [change for key in keys if key in known for change in changes(before.get(key), now.get(key), key)]
     if found:
         raise ConfigError(
             f"{place} holds vectors that were made otherwise ({'; '.join(found[:3])}): use that model and those "
             "settings, or another store"
         )
+
+
+def _warn(unknown: Iterable[str], place: object) -> None:
+    names = " and ".join(_LATER[key] for key in unknown)
+    warnings.warn(
+        f"{place} comes from an earlier version, which did not record {names}: whether these are the same now cannot "
+        "be checked",
+        stacklevel=3,
+    )
 
 
 def check_taught(items: Iterable[Item], target_space: Mapping[str, Any] | None) -> None:
@@ -45,12 +67,18 @@ def check_taught(items: Iterable[Item], target_space: Mapping[str, Any] | None) 
 
 
 def changes(before: Any, now: Any, where: str = "") -> Iterator[str]:
-    """Yield the dotted keys whose values differ, with both values."""
+    """Yield the dotted keys whose values differ, with both values, which a digest is not worth."""
     if isinstance(before, dict) and isinstance(now, dict):
         for key in dict.fromkeys((*before, *now)):
             yield from changes(before.get(key), now.get(key), f"{where}.{key}" if where else key)
+    elif before != now and where.startswith("processor.") and _is_digest(before) and _is_digest(now):
+        yield f"another {where.removeprefix('processor.').replace('_', ' ')}"
     elif before != now:
         yield f"{where}: {_short(before)}, now {_short(now)}"
+
+
+def _is_digest(value: Any) -> bool:
+    return isinstance(value, str) and bool(_DIGEST.fullmatch(value))
 
 
 def _short(value: Any) -> str:

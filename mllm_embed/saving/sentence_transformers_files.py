@@ -18,7 +18,9 @@ import json
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
+from ..errors import ModelError
 from ..files import write_json
+from ..inputs.chat_template import render_chat, template_of
 from ..inputs.item_processor import ItemProcessor
 from ..model.families import Family
 from ..model.projection import MODULE, MODULES_FILE, PROJECTION_FOLDER
@@ -135,17 +137,13 @@ def saved_settings(folder: Path) -> dict[str, Any] | None:
 
 def _template(processor: Any) -> str:
     """Return our template, then the model's own, or what `prompts.render` does for a processor without one."""
-    own = getattr(processor, "chat_template", None) or _PLAIN
-    if isinstance(own, dict):
-        own = own.get("default", _REFUSAL)
+    own = template_of(processor) or _PLAIN
     token = getattr(processor, "image_token", None) or ""
     return f"{{%- set IMAGE_TOKEN = {json.dumps(token, ensure_ascii=False)} -%}}\n{_TEMPLATE}{own}"
 
 
 def _renders_the_same(processor: Any, settings: Settings, template: str) -> bool:
     """Return whether a template makes of every kind of input what the prompts make of it here."""
-    from jinja2 import TemplateError
-
     items = ItemProcessor(processor, settings.prompts)
     picture, words = {"type": "image"}, {"type": "text", "text": 'a {text} of "words"'}
     changed = {"type": "text", "text": "an {instruction}"}
@@ -158,14 +156,9 @@ def _renders_the_same(processor: Any, settings: Settings, template: str) -> bool
     ]
     try:
         rendered = [
-            processor.tokenizer.apply_chat_template(
-                [{"role": "user", "content": content}],
-                chat_template=template,
-                tokenize=False,
-                mllm_embed=settings.to_dict(),
-            )
+            render_chat(processor, [{"role": "user", "content": content}], template, mllm_embed=settings.to_dict())
             for content, _ in cases
         ]
-    except (TemplateError, ValueError, TypeError):
+    except ModelError:
         return False
     return rendered == [items.render(item) for _, item in cases]

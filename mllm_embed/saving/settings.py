@@ -4,11 +4,12 @@ from __future__ import annotations
 
 import hashlib
 import json
-from dataclasses import dataclass, field
-from pathlib import Path
-from typing import TYPE_CHECKING, Any
+from collections.abc import Callable, Mapping
+from dataclasses import MISSING, dataclass, field, fields
+from pathlib import Path, PurePosixPath
+from typing import TYPE_CHECKING, Any, NamedTuple
 
-from ..errors import ModelError
+from ..errors import ConfigError, ModelError, did_you_mean
 from ..inputs.prompts import PromptSet
 from .sentence_transformers_files import saved_settings
 
@@ -16,6 +17,9 @@ if TYPE_CHECKING:
     from ..model.pooling import Pooling
 
 SETTINGS_FILE = "mllm_embed.json"
+# The key, in that file alone, of the names of the processor's files beside it: one that got lost on the way would be
+# taken from elsewhere, or done without.
+PROCESSOR_FILES = "processor"
 _FORMAT = 1
 # The key of `target_space` in the file. It stays as it was first written: a new one would lose it of saved models.
 _TARGET_SPACE = "finds"
@@ -33,7 +37,8 @@ class Settings:
         target_space: provenance of the vectors that its queries are to find (`MLLMEmbedder.provenance` of a teacher);
             None for those that it makes itself.
         card: the text of the model card that the weights came with; it is no part of the settings' file.
-        adapter: sha256 of the adapter's tensors that were loaded, no part of the file either.
+        adapter, adapter_settings: sha256 of the adapter's tensors that were loaded, and what its config says of how
+            they are used (identity.py), no part of the file either.
     """
 
     prompts: PromptSet
@@ -45,6 +50,7 @@ class Settings:
     target_space: dict[str, Any] | None = field(default=None, repr=False)
     card: str | None = field(default=None, repr=False, compare=False)
     adapter: str | None = field(default=None, repr=False, compare=False)
+    adapter_settings: dict[str, Any] | None = field(default=None, repr=False, compare=False)
 
     @property
     def base_is_folder(self) -> bool:
@@ -67,7 +73,11 @@ class Settings:
 
     @classmethod
     def from_dict(cls, values: dict[str, Any]) -> Settings:
-        """Return the settings that `to_dict` wrote. Raises KeyError, TypeError or AttributeError for anything else."""
+        """Return the settings that `to_dict` wrote.
+
+        Raises ValueError, which names the key, for anything else: what is not understood would be left out in silence.
+        """
+        _check(values)
         base = values["base"] or {}
         return cls(
             prompts=PromptSet.from_dict(values["prompts"]),
@@ -78,6 +88,64 @@ class Settings:
             base_fingerprint=base.get("fingerprint"),
             target_space=values.get(_TARGET_SPACE),
         )
+
+
+class _Kind(NamedTuple):
+    """What the value of a key must be, to a test and in words."""
+
+    holds: Callable[[Any], bool]
+    words: str
+    needed: bool = False
+
+
+def _is_text(value: Any) -> bool:
+    return isinstance(value, str) and value.encode("utf-8", "replace").decode() == value  # no lone surrogates
+
+
+def _is_object(value: Any) -> bool:
+    return isinstance(value, dict)
+
+
+def _is_file_names(value: Any) -> bool:
+    return isinstance(value, list) and all(_is_text(name) and PurePosixPath(name).name == name for name in value)
+
+
+def _is_lengths(value: Any) -> bool:
+    return isinstance(value, list) and all(type(length) is int and length > 0 for length in value)
+
+
+_TEXT = _Kind(_is_text, "a text")
+_KEYS = {
+    "format": _Kind(lambda value: type(value) is int and value == _FORMAT, f"{_FORMAT}", True),
+    "pooling": _Kind(lambda value: value in ("last", "mean"), "'last' or 'mean'", True),
+    "bidirectional": _Kind(lambda value: isinstance(value, bool), "true or false"),
+    "normalize": _Kind(lambda value: value is True, "true: vectors have unit length"),
+    "matryoshka": _Kind(_is_lengths, "a list of lengths, whole numbers over 0"),
+    "prompts": _Kind(_is_object, "an object of texts", True),
+    "base": _Kind(lambda value: value is None or _is_object(value), "an object or null", True),
+    _TARGET_SPACE: _Kind(_is_object, "an object"),
+    PROCESSOR_FILES: _Kind(_is_file_names, "a list of file names"),
+}
+_PROMPT_KEYS = {key.name: _TEXT._replace(needed=key.default is MISSING) for key in fields(PromptSet)}
+_BASE_KEYS = {"name": _TEXT, "fingerprint": _Kind(lambda value: value is None or _is_text(value), "a text or null")}
+
+
+def _check(values: dict[str, Any]) -> None:
+    """Raise ValueError for a key that is not known, or whose value is not what it must be."""
+    _check_keys(values, _KEYS)
+    _check_keys(values["prompts"], _PROMPT_KEYS, "prompts.")
+    _check_keys(values["base"] or {}, _BASE_KEYS, "base.")
+
+
+def _check_keys(values: Mapping[str, Any], kinds: Mapping[str, _Kind], where: str = "") -> None:
+    for key, kind in kinds.items():
+        if key not in values and kind.needed:
+            raise ValueError(f"no {where}{key}")
+        if key in values and not kind.holds(values[key]):
+            raise ValueError(f"{where}{key} is {json.dumps(values[key])[:60]}, not {kind.words}")
+    unknown = next((key for key in values if key not in kinds), None)
+    if unknown is not None:
+        raise ValueError(f"{where}{unknown} is no key of it" + did_you_mean(unknown, kinds))
 
 
 def read_settings(folder: str | Path) -> Settings | None:
@@ -92,17 +160,37 @@ def read_settings(folder: str | Path) -> Settings | None:
     if values.get("format") != _FORMAT:
         raise ModelError(f"{path} has format {values.get('format')}, this version reads {_FORMAT}; update mllm_embed")
     try:
-        return Settings.from_dict(values)
-    except (KeyError, TypeError, AttributeError) as error:
+        settings = Settings.from_dict(values)
+    except (ValueError, ConfigError) as error:
         raise ModelError(f"{path} is damaged ({error}); save the model again") from error
+    for name in values.get(PROCESSOR_FILES, []):
+        if not (path.parent / name).is_file():
+            raise ModelError(f"{path.parent} lacks {name}, which was saved with it; fetch or save the model again")
+    return settings
 
 
 def read_object(path: Path) -> dict[str, Any]:
-    """Return the JSON object in a file of a saved model. Raises ModelError when it holds anything else."""
+    """Return the JSON object in a file of a saved model.
+
+    Raises ModelError when it holds anything else, or a key twice: which of the two is meant?
+    """
     try:
-        values = json.loads(path.read_text(encoding="utf-8"))
-    except (OSError, ValueError) as error:  # UnicodeDecodeError and JSONDecodeError are ValueErrors
+        values = json.loads(path.read_text(encoding="utf-8"), object_pairs_hook=_once, parse_constant=_no_number)
+    except (OSError, ValueError, RecursionError) as error:  # UnicodeDecodeError and JSONDecodeError are ValueErrors
         raise ModelError(f"{path} is damaged ({error}); save the model again") from error
     if not isinstance(values, dict):
         raise ModelError(f"{path} is damaged (it holds no JSON object); save the model again")
+    return values
+
+
+def _no_number(name: str) -> None:
+    raise ValueError(f"{name} is no number in JSON")
+
+
+def _once(pairs: list[tuple[str, Any]]) -> dict[str, Any]:
+    values = dict(pairs)
+    if len(values) < len(pairs):
+        keys = [key for key, _ in pairs]
+        twice = next(key for key in keys if keys.count(key) > 1)
+        raise ValueError(f'it has the key "{twice}" twice')
     return values
