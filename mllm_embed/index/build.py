@@ -13,21 +13,24 @@ import numpy as np
 from ..encode.memory import PeakMemory
 from ..errors import DataError
 from ..files import atomic_folder, check_space
-from ..store.gallery import exact
+from ..store.exact import StoreRows, exact
 from ..store.vector_store import VectorStore
 from ..vectors.unit import unit
+from .effort import BASE
 from .engines import new_engine
-from .faiss_index import Index
+from .faiss_index import WALKED, Index
 from .files import CARD_FILE, SETTINGS_FILE, write_settings
 from .fill import fill
 from .kinds import current_name, kind_of
 
 RECALL = 0.97
 """The recall@10 that settings are chosen for, where nothing else is asked."""
-_K = 10
+_K = BASE
 _QUERIES, _SINGLE = 256, 50
 _NOISE = 0.5  # length of what is added to rows to make queries of them
 _RERANKS = (1, 2, 5, 10, 20, 50)
+_DEPTHS, _DEEP_QUERIES = (100, 1000), 32  # numbers of answers beyond ten that settings are chosen for, and with what
+_GAIN = 0.002  # of recall, below which a setting twice as thorough is not worth its time
 
 
 @dataclass(frozen=True)
@@ -38,11 +41,13 @@ class Probe:
         queries: [Q, D] float32.
         rows: [Q, 10] int64, what an exact search finds.
         origin: where the queries come from, for the card.
+        deep: [q, W] int64, more of what it finds for the first of them; None in a store that is too small for that.
     """
 
     queries: np.ndarray
     rows: np.ndarray
     origin: str
+    deep: np.ndarray | None = None
 
 
 def probe(store: VectorStore, queries: np.ndarray | None = None, seed: int = 0) -> Probe:
@@ -67,8 +72,10 @@ def probe(store: VectorStore, queries: np.ndarray | None = None, seed: int = 0) 
     else:
         origin = "given queries"
         queries = queries[np.sort(rng.permutation(len(queries))[:_QUERIES])]
-    rows = exact(store, queries, min(_K, len(alive)), alive, [()] * len(queries))[1]
-    return Probe(queries, rows, f"{len(queries)} {origin}")
+    rows, may = StoreRows(store), None if len(alive) == len(store) else store.alive
+    deepest = max((depth for depth in _DEPTHS if depth * WALKED < len(alive)), default=0)
+    deep = exact(rows, queries[:_DEEP_QUERIES], deepest, may)[1] if deepest else None
+    return Probe(queries, exact(rows, queries, _K, may)[1], f"{len(queries)} {origin}", deep)
 
 
 def build_index(
@@ -116,6 +123,7 @@ def build_index(
         write_settings(fresh, path, store, settings)
         index = Index.open(fresh, store)  # as it will be used: mapped from its files
         setting, rerank = _chosen(index, known, recall)
+        chosen = {"setting": setting, "rerank": rerank, "settings": _deeper(index, known, recall, setting, rerank)}
         card = {
             "kind": name, "about": what.about, "rows": len(store), "dimension": store.dimension,
             "queries": known.origin, "knob": what.knob or None, "setting": setting if what.knob else None,
@@ -124,7 +132,7 @@ def build_index(
         }  # fmt: skip
         card |= _measured(index, known, setting, rerank) | _sizes(fresh, store)
         (fresh / CARD_FILE).write_text(card_text(card), encoding="utf-8")
-        write_settings(fresh, path, store, settings | {"setting": setting, "rerank": rerank, "card": card})
+        write_settings(fresh, path, store, settings | chosen | {"card": card})
         del index  # whose files are mapped: Windows renames no folder with open files
     return Index.open(path, store)
 
@@ -170,6 +178,21 @@ def _chosen(index: Index, known: Probe, recall: float) -> tuple[int, int]:
                 if _recall(index, known, setting, rerank) >= recall:
                     return setting, rerank
     return index.kind.settings[-1], reranks[-1]
+
+
+def _deeper(index: Index, known: Probe, recall: float, setting: int, rerank: int) -> dict[int, int]:
+    """Return the setting for each number of answers: the fastest that reaches the recall, as far as one does."""
+    settings = {_K: setting}
+    for depth in _DEPTHS:
+        if known.deep is None or known.deep.shape[1] < depth or not index.kind.knob:
+            break
+        part = Probe(known.queries[: len(known.deep)], known.deep[:, :depth], known.origin)
+        before, now = -1.0, _recall(index, part, setting, rerank)
+        while now < recall and now - before > _GAIN and 2 * setting <= index.engine.most:
+            setting, before = 2 * setting, now
+            now = _recall(index, part, setting, rerank)
+        settings[depth] = setting
+    return settings
 
 
 def _recall(index: Index, known: Probe, setting: int, rerank: int) -> float:

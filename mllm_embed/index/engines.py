@@ -30,14 +30,18 @@ class Engine(Protocol):
         """Add the next rows [n, D] float32."""
         ...
 
-    def search(self, queries: np.ndarray, count: int, setting: int, selector: Any) -> tuple[np.ndarray, np.ndarray]:
+    @property
+    def most(self) -> int:
+        """The setting of the kind's knob beyond which nothing more is found."""
+        ...
+
+    def search(self, queries: np.ndarray, count: int, setting: int) -> tuple[np.ndarray, np.ndarray]:
         """Return the best rows for each query, by scores of which a higher one is better.
 
         Args:
             queries: [Q, D] float32.
             count: rows a query.
             setting: of the kind's knob.
-            selector: a faiss.IDSelector of the rows that may answer; None for all.
 
         Returns:
             scores [Q, count] float32; row numbers [Q, count] int64, -1 where there is none.
@@ -88,21 +92,26 @@ class Floats:
         """As `Engine.add`."""
         self.index.add(rows)
 
-    def search(self, queries: np.ndarray, count: int, setting: int, selector: Any) -> tuple[np.ndarray, np.ndarray]:
+    @property
+    def most(self) -> int:
+        """As `Engine.most`."""
+        return faiss.extract_index_ivf(self.index).nlist if self.kind.knob == "nprobe" else len(self)
+
+    def search(self, queries: np.ndarray, count: int, setting: int) -> tuple[np.ndarray, np.ndarray]:
         """As `Engine.search`."""
-        return self.index.search(queries, count, params=self._parameters(setting, selector))
+        return self.index.search(queries, count, params=self._parameters(setting))
 
     def save(self) -> None:
         """As `Engine.save`."""
         faiss.write_index(self.index, str(self.folder / INDEX_FILE))
 
-    def _parameters(self, setting: int, selector: Any) -> Any:
-        """Return the faiss.SearchParameters of the kind."""
+    def _parameters(self, setting: int) -> Any:
+        """Return the faiss.SearchParameters of the kind, None for one that has no knob."""
         if self.kind.knob == "efSearch":
-            return faiss.SearchParametersHNSW(sel=selector, efSearch=setting)
+            return faiss.SearchParametersHNSW(efSearch=setting)
         if self.kind.knob != "nprobe":
-            return faiss.SearchParameters(sel=selector)
-        inner = faiss.SearchParametersIVF(sel=selector, nprobe=setting)
+            return None
+        inner = faiss.SearchParametersIVF(nprobe=setting)
         if not isinstance(faiss.downcast_index(self.index), faiss.IndexPreTransform):
             return inner
         outer = faiss.SearchParametersPreTransform(index_params=inner)
@@ -173,11 +182,14 @@ class Bits:
         """As `Engine.add`."""
         self.index.add(bits_of(rows, self.projection))
 
-    def search(self, queries: np.ndarray, count: int, setting: int, selector: Any) -> tuple[np.ndarray, np.ndarray]:
+    @property
+    def most(self) -> int:
+        """As `Engine.most`: there is no knob."""
+        return 0
+
+    def search(self, queries: np.ndarray, count: int, setting: int) -> tuple[np.ndarray, np.ndarray]:
         """As `Engine.search`."""
-        distances, rows = self.index.search(
-            bits_of(queries, self.projection), count, params=faiss.SearchParameters(sel=selector) if selector else None
-        )
+        distances, rows = self.index.search(bits_of(queries, self.projection), count)
         return (1 - 2 * distances / self.index.d).astype(np.float32), rows
 
     def save(self) -> None:

@@ -16,20 +16,24 @@ from collections.abc import Collection, Iterable, Mapping, Sequence
 from pathlib import Path
 from typing import Any
 
-import faiss
 import numpy as np
 
 from ..errors import DataError
 from ..files import atomic_folder
+from ..store.exact import Pairs, exact
 from ..store.files import sha256_of
-from ..store.gallery import Answer, StoreGallery, allowed_rows, exact, excluded_rows, merged, named
+from ..store.gallery import Answer, StoreGallery, named, ordered
 from ..store.vector_store import BLOCK_ROWS, VectorStore
+from .effort import BASE, Effort
 from .engines import Engine, new_engine, open_engine
 from .files import CARD_FILE, REBUILD, check_store, read_index_settings, write_settings
 from .fill import fill
 from .kinds import KINDS, current_name
+from .limits import Limits
 
-_FEW = 100_000  # allowed rows that are compared exactly, which is quick, and exact
+WALKED = 32
+"""Rows that an index compares, about, for each that is asked of it: comparing all may be less."""
+_DEEPER = 4  # times as many rows are asked for where too few of them may answer
 
 
 class Index(StoreGallery):
@@ -42,6 +46,7 @@ class Index(StoreGallery):
         kind_name, kind: what FAISS was asked to build, of `kinds.KINDS`.
         setting: of the kind's knob, chosen for the recall that was asked; may be changed.
         rerank: for compressed kinds, how many times k candidates are scored again by the full vectors; may be changed.
+        effort: how the setting grows with k, and where much is filtered.
         card: what was measured when the index was built.
     """
 
@@ -53,6 +58,8 @@ class Index(StoreGallery):
         self.kind = KINDS[self.kind_name]
         self.setting: int = settings["setting"]
         self.rerank: int = settings["rerank"]
+        measured = settings.get("settings", {BASE: self.setting})  # older indexes know no other
+        self.effort = Effort({int(depth): setting for depth, setting in measured.items()})
         self.card: dict[str, Any] = settings.get("card", {})
 
     @classmethod
@@ -84,62 +91,88 @@ class Index(StoreGallery):
         allow: Collection[str] | None = None,
         exclude: Sequence[Collection[str]] | None = None,
     ) -> list[Answer]:
-        """Return the best k rows for each query, or nearly: what the index misses is missing.
+        """Return the best k rows for each query, or nearly: as many as may answer, of which some may not be the best.
 
-        A search among at most 100,000 allowed rows is exact.
+        Where few may answer, or many are asked for, the search is exact.
 
         Args:
             queries: [Q, D] float32 of unit length.
-            k: answers a query; fewer come back where fewer may answer.
+            k: answers a query; fewer come back only where fewer may answer.
             allow: only these ids may answer; all by default.
             exclude: for each query the ids that may not.
 
         Raises:
             DataError: an id that is not there, k < 1, or queries of another length or with NaN.
         """
-        excluded = excluded_rows(self.store, queries, k, exclude)
-        queries = np.ascontiguousarray(queries, np.float32)
-        allowed = None if allow is None else allowed_rows(self.store, allow)
-        if allowed is not None and len(allowed) <= _FEW:
-            scores, rows = exact(self.store, queries, k, allowed, excluded)
-        else:
-            scores, rows = self.search(queries, k, self.setting, self.rerank, allowed, excluded)
-        return named(self.store.ids, scores, rows)
+        may, pairs = self._limits(queries, k, allow, exclude)
+        limits = Limits(len(self.engine), may, pairs)
+        queries, k = np.ascontiguousarray(queries, np.float32), min(k, len(self.store))
+        found = self._inside(queries, k, limits)
+        return named(self.store.ids, *self._with_later(found, queries, k, may, pairs))
 
-    def search(
-        self,
-        queries: np.ndarray,
-        k: int,
-        setting: int,
-        rerank: int,
-        allowed: np.ndarray | None = None,
-        exclude: Sequence[Collection[int]] = (),
-    ) -> tuple[np.ndarray, np.ndarray]:
-        """Return the best k rows for each query, with other settings than the index' own.
+    def search(self, queries: np.ndarray, k: int, setting: int, rerank: int) -> tuple[np.ndarray, np.ndarray]:
+        """Return what is found with these settings, however many that is, of rows that are alive.
 
         Args:
             queries: [Q, D] float32.
             k: answers a query.
             setting: of the kind's knob.
             rerank: for compressed kinds, how many times k candidates are scored again by the full vectors.
-            allowed: [R] int64 rows that may answer, None for all.
-            exclude: for each query rows that may not.
 
         Returns:
             scores [Q, k] floats, -inf where there is no answer; row numbers [Q, k] int64, -1 there.
         """
-        # as many candidates more as the most that a query excludes: FAISS knows none that hold for one query alone
-        longest = max((len(rows) for rows in exclude), default=0)
-        count = min((k + longest) * (rerank if self.kind.compressed else 1), len(self.engine))
-        selector = _selector(self.store, len(self.engine), allowed)
-        # removed rows are still in the index: the selector keeps them from taking the place of answers
-        scores, rows = self.engine.search(queries, count, setting, selector) if count else _nothing(queries)
+        may, pairs = self._limits(queries, k, None, None)
+        found = self._candidates(queries, k, setting, rerank, Limits(len(self.engine), may, pairs))
+        return self._with_later(ordered(*found, k), queries, k, may, pairs)
+
+    def _inside(self, queries: np.ndarray, k: int, limits: Limits) -> tuple[np.ndarray, np.ndarray]:
+        """Return the best of the rows that are in the index, k or as many as there are, as `search`."""
+        k = min(k, len(self.engine))
+        wanted, depth = np.minimum(k, limits.left(len(queries))), limits.depth(k, len(queries))
+        scores, rows = np.full((len(queries), k), -np.inf), np.full((len(queries), k), -1, np.int64)
+        pending = np.flatnonzero(wanted)
+        while len(pending) and depth * WALKED < limits.count:
+            # no row that may answer is nearer than the last of these: what is left of them is right, if it is enough
+            setting, some = self.effort.setting_at(depth, self.setting, self.engine.most), limits.of(pending)
+            found = self._candidates(queries[pending], depth, setting, self.rerank, some)
+            scores[pending], rows[pending] = ordered(*found, k)
+            pending, depth = pending[(rows[pending] >= 0).sum(axis=1) < wanted[pending]], depth * _DEEPER
+        if len(pending):
+            inside, width = limits.mask(len(self.store)), min(k, limits.count)
+            right = exact(self.rows, queries[pending], k, inside, limits.of(pending).pairs)
+            scores[pending, :width], rows[pending, :width] = right
+        return scores, rows
+
+    def _candidates(
+        self, queries: np.ndarray, depth: int, setting: int, rerank: int, limits: Limits
+    ) -> tuple[np.ndarray, np.ndarray]:
+        """Return those of the best `depth` rows of the index that may answer: scores and numbers [Q, C], unsorted."""
+        count = min(depth * (rerank if self.kind.compressed else 1), len(self.engine))
+        if not count:
+            return np.empty((len(queries), 0), np.float32), np.empty((len(queries), 0), np.int64)
+        scores, rows = self.engine.search(queries, count, setting)
+        rows = limits.without(rows)
         if self.kind.compressed:
             scores = _rescored(self.store, queries, rows)
-        found = _without(scores, rows, exclude)
-        later = self._not_yet_in(allowed)
-        more = exact(self.store, queries, k, later, exclude or [()] * len(queries)) if len(later) else _nothing(queries)
-        return merged(found, more, k)
+        return np.where(rows < 0, -np.inf, scores), rows
+
+    def _with_later(
+        self,
+        found: tuple[np.ndarray, np.ndarray],
+        queries: np.ndarray,
+        k: int,
+        may: np.ndarray | None,
+        pairs: Pairs,
+    ) -> tuple[np.ndarray, np.ndarray]:
+        """Return the best k of what was found in the index and of the rows that the store has got since."""
+        inside = len(self.engine)
+        if inside == len(self.store):
+            return found
+        later = np.arange(len(self.store)) >= inside
+        more = exact(self.rows, queries, k, later if may is None else later & may, pairs)
+        scores, rows = (np.concatenate(pair, axis=1) for pair in zip(found, more, strict=True))
+        return ordered(scores, rows, k)
 
     def update(self) -> int:
         """Take in the rows that were added to the store since, and return how many.
@@ -169,24 +202,6 @@ class Index(StoreGallery):
             engine.add(self.store.rows(start, start + BLOCK_ROWS))
         engine.save()
 
-    def _not_yet_in(self, allowed: np.ndarray | None) -> np.ndarray:
-        """Return the rows [R] int64 that were added to the store since the index was built, and that may answer."""
-        rows = np.arange(len(self.engine), len(self.store))
-        rows = rows[self.store.alive[rows]] if len(rows) else rows
-        return rows if allowed is None else rows[np.isin(rows, allowed)]
-
-
-def _selector(store: VectorStore, rows: int, allowed: np.ndarray | None) -> Any:
-    """Return the rows of an index that may answer as a faiss.IDSelector, None for all."""
-    alive = store.alive[:rows]
-    if allowed is not None:
-        mask = np.zeros(rows, bool)
-        mask[allowed[allowed < rows]] = True
-        alive &= mask
-    if alive.all():
-        return None
-    return faiss.IDSelectorBitmap(np.packbits(alive, bitorder="little"))
-
 
 def _rescored(store: VectorStore, queries: np.ndarray, rows: np.ndarray) -> np.ndarray:
     """Return the cosines [Q, C] float32 of the candidates [Q, C] int64 by the full vectors; each row is read once."""
@@ -194,17 +209,3 @@ def _rescored(store: VectorStore, queries: np.ndarray, rows: np.ndarray) -> np.n
     vectors = store.take(np.maximum(different, 0))
     place = place.reshape(rows.shape)
     return np.stack([vectors[at] @ query for at, query in zip(place, queries, strict=True)])
-
-
-def _without(scores: np.ndarray, rows: np.ndarray, exclude: Sequence[Collection[int]]) -> tuple[np.ndarray, np.ndarray]:
-    """Return candidates, scores [Q, C] and rows [Q, C], with what may not answer and what is none as -inf and -1."""
-    scores = np.where(rows < 0, -np.inf, scores)
-    for at, excluded in enumerate(exclude):
-        if excluded:
-            gone = np.isin(rows[at], list(excluded))
-            scores[at, gone], rows[at, gone] = -np.inf, -1
-    return scores, rows
-
-
-def _nothing(queries: np.ndarray) -> tuple[np.ndarray, np.ndarray]:
-    return np.empty((len(queries), 0), np.float32), np.empty((len(queries), 0), np.int64)

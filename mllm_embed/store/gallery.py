@@ -5,19 +5,20 @@ Here are those that are searched exactly; one that is faster is in `index`, one 
 
 from __future__ import annotations
 
-from collections.abc import Collection, Iterable, Mapping, Sequence
-from itertools import chain
+from collections.abc import Callable, Collection, Iterable, Mapping, Sequence
 from typing import Any, Protocol
 
 import numpy as np
 
-from ..errors import DataError
+from ..errors import DataError, did_you_mean
 from ..types import ImageLike
-from ..vectors.ranking import top_k
-from .vector_store import BLOCK_ROWS, VectorStore
+from ..vectors.matrix import Matrix
+from .exact import MemoryRows, Pairs, StoreRows, exact
+from .vector_store import VectorStore
 
 Answer = list[tuple[str, float]]
 """Ids with their cosines, best first."""
+_NEAR = 10_000  # ids among which a misspelt one is looked for
 
 
 class Gallery(Protocol):
@@ -91,21 +92,33 @@ class MemoryGallery:
             provenance: what made the vectors, where that is known.
 
         Raises:
-            DataError: the three differ in number, an id is given twice, or there is no row at all.
+            DataError: the three differ in number, an id is given twice, a vector holds NaN, or there is no row at all.
         """
         if not len(ids):
             raise DataError("the gallery is empty: there is nothing to search")
+        if vectors.ndim != 2:
+            raise DataError(f"vectors of shape {vectors.shape} are no matrix: give one vector a row")
         if not len(ids) == len(pictures) == len(vectors):
             raise DataError(f"{len(ids)} ids, {len(pictures)} pictures and {len(vectors)} vectors do not fit together")
         self.provenance, self.dimension = dict(provenance or {}), vectors.shape[1]
-        self.ids: list[str] = []
+        self._rows = MemoryRows(Matrix.of(np.empty((0, self.dimension)), "gallery"))
+        self._row_of: dict[str, int] = {}
         self._pictures: dict[str, ImageLike | None] = {}
-        self.vectors = np.empty((0, self.dimension), np.float32)
         self.add(ids, vectors, pictures)
 
     def __len__(self) -> int:
         """Return the number of rows."""
-        return len(self.ids)
+        return len(self._rows)
+
+    @property
+    def ids(self) -> list[str]:
+        """The id of every row."""
+        return list(self._row_of)
+
+    @property
+    def vectors(self) -> np.ndarray:
+        """The vectors [N, D] float32, not to be written to: `add` and `remove` change what is searched."""
+        return self._rows.matrix.values
 
     def nearest(
         self,
@@ -117,43 +130,54 @@ class MemoryGallery:
     ) -> list[Answer]:
         """Return the best k rows for each query by exact scores, as `Gallery.nearest`."""
         check_queries(self.dimension, queries, k, exclude)
-        check_allow(allow)
-        row_of = {name: row for row, name in enumerate(self.ids)}
-        exclude = exclude or [()] * len(queries)
         # ids are looked up before anything is ranked: a misspelt one must not pass for one that nothing found
-        self._check_known(chain(allow or (), *exclude))
-        never = set() if allow is None else set(row_of.values()).difference(row_of[name] for name in allow)
-        excluded = [never.union(map(row_of.__getitem__, names)) for names in exclude]
-        return named(self.ids, *top_k(queries, self.vectors, k, excluded))
+        may, pairs = allowed(self._numbers, len(self), allow), excluded(self._numbers, exclude)
+        return named(self._names, *exact(self._rows, queries, k, may, pairs))
 
     def sources(self, ids: Sequence[str]) -> list[ImageLike | None]:
         """Return the pictures of rows, as they were given."""
+        self._numbers(ids)
         return [self._pictures[name] for name in ids]
 
     def add(self, ids: Sequence[str], vectors: np.ndarray, sources: Sequence[ImageLike | None] | None = None) -> None:
-        """Add rows, [n, D] float32 of unit length. Raises DataError for an id that is there already."""
-        there = set(self.ids)
-        for name in ids:
-            if name in there:
+        """Add rows, [n, D] float32 of unit length. Raises DataError for an id that is there already, or for NaN."""
+        new: dict[str, int] = {}
+        for row, name in enumerate(ids, len(self)):
+            if name in self._row_of or name in new:
                 raise DataError(f'the gallery id "{name}" is given twice')
-            there.add(name)
-        self.ids += ids
-        self._pictures |= dict(zip(ids, sources or [None] * len(ids), strict=True))
-        self.vectors = np.concatenate([self.vectors, np.asarray(vectors, np.float32)])
+            new[name] = row
+        pictures = dict(zip(ids, sources or [None] * len(ids), strict=True))
+        if np.shape(vectors) != (len(new), self.dimension):
+            raise DataError(
+                f"{len(new)} ids do not fit vectors of shape {np.shape(vectors)}: give [n, {self.dimension}]"
+            )
+        old, more = self._rows.matrix, Matrix.of(vectors, "gallery")
+        values = np.concatenate([old.values, more.values])  # of our own: what is given may change later
+        self._hold(Matrix(values, np.concatenate([old.squares, more.squares])), [*self._row_of, *new])
+        self._pictures |= pictures
 
     def remove(self, ids: Iterable[str]) -> None:
         """Remove rows. Raises DataError for an id that is not there."""
         gone = set(ids)
-        self._check_known(sorted(gone))
-        left = [row for row, name in enumerate(self.ids) if name not in gone]
-        self.ids, self.vectors = [self.ids[row] for row in left], self.vectors[left]
+        self._numbers(sorted(gone))
+        left = np.array([row for name, row in self._row_of.items() if name not in gone], np.int64)
+        self._hold(self._rows.matrix[left], [name for name in self._row_of if name not in gone])
+        self._pictures = {name: self._pictures[name] for name in self._row_of}
 
-    def _check_known(self, ids: Iterable[str]) -> None:
-        """Raise DataError for the first id that is not in the gallery."""
-        known = set(self.ids)
-        unknown = next((name for name in ids if name not in known), None)
-        if unknown is not None:
-            raise DataError(f'the id "{unknown}" is not in the gallery of {len(self.ids)} pictures')
+    def _hold(self, matrix: Matrix, names: list[str]) -> None:
+        """Take rows [N] and their ids."""
+        matrix.values.setflags(write=False)  # its lengths are known, and must stay right
+        self._rows, self._names = MemoryRows(matrix), names
+        self._row_of = {name: row for row, name in enumerate(names)}
+
+    def _numbers(self, ids: Collection[str]) -> np.ndarray:
+        """Return the numbers [n] int64 of rows. Raises DataError for the first id that is not in the gallery."""
+        try:
+            return np.fromiter(map(self._row_of.__getitem__, ids), np.int64, len(ids))
+        except KeyError as error:
+            unknown = next(name for name in ids if name not in self._row_of)
+            near = did_you_mean(str(unknown), self._names[:_NEAR])
+            raise DataError(f'the id "{unknown}" is not in the gallery of {len(self)} pictures{near}') from error
 
 
 class StoreGallery:
@@ -165,6 +189,7 @@ class StoreGallery:
     def __init__(self, store: VectorStore):
         """Search a store."""
         self.store, self.dimension = store, store.dimension
+        self.rows = StoreRows(store)
 
     @property
     def provenance(self) -> Mapping[str, Any]:
@@ -184,9 +209,22 @@ class StoreGallery:
         exclude: Sequence[Collection[str]] | None = None,
     ) -> list[Answer]:
         """Return the best k rows for each query by exact scores, as `Gallery.nearest`."""
-        excluded = excluded_rows(self.store, queries, k, exclude)
-        rows = np.flatnonzero(self.store.alive) if allow is None else allowed_rows(self.store, allow)
-        return named(self.store.ids, *exact(self.store, queries, k, rows, excluded))
+        may, pairs = self._limits(queries, k, allow, exclude)
+        return named(self.store.ids, *exact(self.rows, queries, k, may, pairs))
+
+    def _limits(
+        self,
+        queries: np.ndarray,
+        k: int,
+        allow: Collection[str] | None,
+        exclude: Sequence[Collection[str]] | None,
+    ) -> tuple[np.ndarray | None, Pairs]:
+        """Return which rows may answer, [N] bool or None for all, and the pairs that may not. Raises as `nearest`."""
+        check_queries(self.dimension, queries, k, exclude)
+        may = allowed(self.store.positions, len(self.store), allow)
+        if may is None and len(self) < len(self.store):
+            may = self.store.alive
+        return may, excluded(self.store.positions, exclude)
 
     def sources(self, ids: Sequence[str]) -> list[str | None]:
         """Return where the pictures of rows lie, None where that is not known."""
@@ -201,71 +239,11 @@ class StoreGallery:
         self.store.remove(ids)
 
 
-def exact(
-    store: VectorStore, queries: np.ndarray, k: int, rows: np.ndarray, exclude: Sequence[Collection[int]]
-) -> tuple[np.ndarray, np.ndarray]:
-    """Return the best k of some rows for each query, by exact scores.
-
-    Args:
-        store: where the rows are.
-        queries: [Q, D] float32.
-        k: answers a query.
-        rows: [R] int64 numbers of the rows that may answer, in order.
-        exclude: for each query numbers of rows that may not.
-
-    Returns:
-        scores [Q, k] float64, -inf where there is no answer; row numbers [Q, k] int64, -1 there.
-    """
-    best = np.full((len(queries), k), -np.inf), np.full((len(queries), k), -1, np.int64)
-    for first in range(0, len(store), BLOCK_ROWS):
-        here = rows[np.searchsorted(rows, first) : np.searchsorted(rows, first + BLOCK_ROWS)]
-        if len(here):
-            best = merged(best, _exact_in_block(store, first, queries, k, here, exclude), k)
-    return best
-
-
-def _exact_in_block(
-    store: VectorStore,
-    first: int,
-    queries: np.ndarray,
-    k: int,
-    rows: np.ndarray,
-    exclude: Sequence[Collection[int]],
-) -> tuple[np.ndarray, np.ndarray]:
-    """Return the best k for each query, as `exact`, of rows that lie in the block that begins with row `first`."""
-    whole = len(rows) == min(BLOCK_ROWS, len(store) - first)
-    block = store.rows(first, first + BLOCK_ROWS) if whole else store.take(rows)  # a whole block is read as it lies
-    place = {row: at for at, row in enumerate(rows.tolist())} if any(exclude) else {}
-    scores, at = top_k(queries, block, min(k, len(rows)), [_found_in(place, numbers) for numbers in exclude])
-    return np.where(at >= 0, scores, -np.inf), np.where(at >= 0, rows[at], -1)
-
-
-def _found_in(place: Mapping[int, int], rows: Iterable[int]) -> list[int]:
-    return [place[row] for row in rows if row in place]
-
-
-def merged(
-    one: tuple[np.ndarray, np.ndarray], other: tuple[np.ndarray, np.ndarray], k: int
-) -> tuple[np.ndarray, np.ndarray]:
-    """Return the best k of two sets of answers, scores [Q, n] and rows [Q, n]; equal scores in order of the rows."""
-    scores, rows = (np.concatenate(pair, axis=1) for pair in zip(one, other, strict=True))
+def ordered(scores: np.ndarray, rows: np.ndarray, k: int) -> tuple[np.ndarray, np.ndarray]:
+    """Return the best k of answers, scores [Q, n] and rows [Q, n]; equal scores in order of the rows."""
     # no answer, -1, comes behind every row of the same score, -inf
     order = np.lexsort((np.where(rows < 0, np.iinfo(np.int64).max, rows), -scores), axis=1)[:, :k]
     return np.take_along_axis(scores, order, 1), np.take_along_axis(rows, order, 1)
-
-
-def excluded_rows(
-    store: VectorStore, queries: np.ndarray, k: int, exclude: Sequence[Collection[str]] | None
-) -> list[set[int]]:
-    """Return the numbers of the rows that may not answer each query.
-
-    Raises:
-        DataError: as `check_queries`, and for an id that is not there.
-    """
-    check_queries(store.dimension, queries, k, exclude)
-    if exclude is None:
-        return [set() for _ in queries]
-    return [set(map(store.position, names)) for names in exclude]
 
 
 def check_queries(dimension: int, queries: np.ndarray, k: int, exclude: Sequence[Collection[str]] | None) -> None:
@@ -293,10 +271,40 @@ def check_allow(allow: Collection[str] | None) -> None:
         raise DataError("allow names no id: nothing could be found")
 
 
-def allowed_rows(store: VectorStore, allow: Collection[str]) -> np.ndarray:
-    """Return the row numbers [R] int64 of these ids, in order. Raises DataError for none, or an unknown one."""
+def allowed(
+    numbers: Callable[[Collection[str]], np.ndarray], rows: int, allow: Collection[str] | None
+) -> np.ndarray | None:
+    """Return which rows may answer, [rows] bool, None for all.
+
+    Args:
+        numbers: from ids to the numbers of their rows [n] int64.
+        rows: how many there are.
+        allow: the ids, as of `Gallery.nearest`.
+
+    Raises:
+        DataError: no id is allowed, or an unknown one.
+    """
     check_allow(allow)
-    return np.array(sorted({store.position(name) for name in allow}), np.int64)
+    if allow is None:
+        return None
+    may = np.zeros(rows, bool)
+    may[numbers(allow)] = True
+    return may
+
+
+def excluded(numbers: Callable[[Collection[str]], np.ndarray], exclude: Sequence[Collection[str]] | None) -> Pairs:
+    """Return the pairs of a query and a row that may not come.
+
+    Args:
+        numbers: from ids to the numbers of their rows [n] int64.
+        exclude: the ids of each query, as of `Gallery.nearest`.
+
+    Raises:
+        DataError: an id is unknown.
+    """
+    lists = [numbers(names) for names in exclude or ()]
+    owners = np.repeat(np.arange(len(lists)), [len(rows) for rows in lists])
+    return owners, np.concatenate(lists) if lists else np.empty(0, np.int64)
 
 
 def named(ids: Sequence[str], scores: np.ndarray, rows: np.ndarray) -> list[Answer]:

@@ -71,7 +71,7 @@ class VectorStore:
         self._starts = [0, *accumulate(shard.rows for shard in self.shards)]
         self._removed = manifest.removed
         # what is cached is of the store as it was: a shard that was added, or a row that was removed, changes all of it
-        for cached in ("ids", "sources", "digests", "origins", "_records", "_positions"):
+        for cached in ("ids", "sources", "digests", "origins", "alive", "_records", "_positions"):
             self.__dict__.pop(cached, None)
 
     @classmethod
@@ -166,11 +166,12 @@ class VectorStore:
         """
         return still_lost(self._records)
 
-    @property
+    @cached_property
     def alive(self) -> np.ndarray:
-        """Which rows are alive: [N] bool, False for removed ones."""
+        """Which rows are alive: [N] bool, False for removed ones; not to be written to."""
         alive = np.ones(len(self), bool)
         alive[self._removed] = False
+        alive.setflags(write=False)
         return alive
 
     @property
@@ -203,8 +204,9 @@ class VectorStore:
         positions = np.asarray(positions, np.int64)
         out = np.empty((len(positions), self.dimension), np.float32)
         homes = np.searchsorted(self._starts, positions, side="right") - 1
-        for shard in np.unique(homes).tolist():
-            here = homes == shard
+        order = np.argsort(homes, kind="stable")
+        shards, firsts = np.unique(homes[order], return_index=True)
+        for shard, here in zip(shards.tolist(), np.split(order, firsts[1:]), strict=False):  # one of no row
             out[here] = self._decoded(self._map(shard)[positions[here] - self._starts[shard]])
         return out
 
@@ -219,6 +221,13 @@ class VectorStore:
             near = did_you_mean(id, list(self._positions)[:_NEAR])
             raise DataError(f'the id "{id}" is not in the {len(self._positions):,} vectors of {self.folder}{near}')
         return self._positions[id]
+
+    def positions(self, ids: Collection[str]) -> np.ndarray:
+        """Return the numbers of rows [n] int64 by their ids. Raises DataError for the first unknown or removed one."""
+        try:
+            return np.fromiter(map(self._positions.__getitem__, ids), np.int64, len(ids))
+        except KeyError:
+            return np.array([self.position(name) for name in ids], np.int64)
 
     def add(self, ids: Sequence[str], vectors: np.ndarray, sources: Sequence[str | None] | None = None) -> None:
         """Append rows.

@@ -83,10 +83,10 @@ def ids(found: list[list[tuple[str, float]]]) -> list[list[str]]:
 
 
 def test_a_store_is_searched_exactly(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
-    from mllm_embed.store import gallery as module
+    from mllm_embed.store import exact as module
 
     store, queries = make_store(tmp_path / "s"), clustered(7, seed=5)
-    monkeypatch.setattr(module, "BLOCK_ROWS", 700)  # several blocks
+    monkeypatch.setattr(module, "_SMALL", 700)  # a block for each shard
     found = StoreGallery(store).nearest(queries, 12)
     assert ids(found) == truth(store, queries, 12)
     vectors = store.rows(0, ROWS)
@@ -169,8 +169,8 @@ def test_what_may_and_may_not_answer(built: Callable[[str], Path], kind: str, mo
     assert all(row[:2] == right[3:] and not set(row) & set(right[:3]) for row, right in zip(found, best, strict=True))
     allow = [f"r{row}" for row in range(0, ROWS, 2)]
     mask = np.arange(ROWS) % 2 == 0
-    for few in (100_000, 10):  # exactly, and by the index
-        monkeypatch.setattr(module, "_FEW", few)
+    for walked in (100_000, 0):  # exactly, and by the index
+        monkeypatch.setattr(module, "WALKED", walked)
         assert ids(made.nearest(queries, 4, allow=allow)) == truth(store, queries, 4, mask)
     assert ids(made.nearest(queries[:1], 9, allow=["r5", "r3"], exclude=[["r5"]])) == [["r3"]]
     assert made.sources(["r7"]) == ["/p/7"] and made.provenance == {"base": "b"}

@@ -1,0 +1,83 @@
+"""Which rows of an index may answer, and how deep to look for enough of them.
+
+FAISS is asked for the best rows whatever may answer, and what may not is dropped: as long as enough is left, no row
+that may answer can be nearer, however much what is asked has to do with what is allowed. A search that passes over rows
+while it walks finds less in that case.
+"""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+from functools import cached_property
+
+import numpy as np
+
+from ..store.exact import Pairs
+
+_SPREAD = 3  # deviations beyond the mean: so many more are asked for than may be dropped by chance
+
+
+@dataclass(frozen=True)
+class Limits:
+    """What may answer, of the first rows of a store.
+
+    Args:
+        rows: how many they are.
+        may: [N] bool, which rows of the store may answer; None for all.
+        pairs: queries and rows of the store that may not answer them.
+    """
+
+    rows: int
+    may: np.ndarray | None
+    pairs: Pairs
+
+    @cached_property
+    def count(self) -> int:
+        """The number of rows that may answer."""
+        return self.rows if self.may is None else int(np.count_nonzero(self.may[: self.rows]))
+
+    def left(self, queries: int) -> np.ndarray:
+        """Return how many rows may answer each query: [Q] int64."""
+        owners, numbers = self.pairs
+        if not len(owners):
+            return np.full(queries, self.count)
+        known = numbers < self.rows
+        if self.may is not None:
+            known &= self.may[numbers]
+        pairs = np.unique(owners[known] * self.rows + numbers[known])  # an id may be given twice
+        return self.count - np.bincount(pairs // self.rows, minlength=queries)
+
+    def depth(self, k: int, queries: int) -> int:
+        """Return how many rows to ask FAISS for, so that probably k are left for every query."""
+        if not self.count:
+            return k
+        share = self.count / self.rows
+        depth = k / share + _SPREAD * (k * (1 - share)) ** 0.5 / share
+        # what is excluded for one query is mostly what stood first in its answers
+        return int(np.ceil(depth + min(self.count - self.left(queries).min(initial=self.count), _SPREAD * depth)))
+
+    def of(self, queries: np.ndarray) -> Limits:
+        """Return the limits of some queries [q] int64, ascending, which are numbered anew."""
+        owners, numbers = self.pairs
+        if not len(owners):
+            return self
+        mine = np.isin(owners, queries)
+        return Limits(self.rows, self.may, (np.searchsorted(queries, owners[mine]), numbers[mine]))
+
+    def without(self, rows: np.ndarray) -> np.ndarray:
+        """Return row numbers [Q, C] int64 with -1 in the place of those that may not answer."""
+        if self.may is not None:
+            rows = np.where(self.may[rows], rows, -1)
+        owners, numbers = self.pairs
+        if not len(owners):
+            return rows
+        keys = np.arange(len(rows))[:, None] * self.rows + rows
+        inside = numbers < self.rows
+        return np.where(np.isin(keys, owners[inside] * self.rows + numbers[inside]), -1, rows)
+
+    def mask(self, rows: int) -> np.ndarray | None:
+        """Return which of all `rows` of the store are among the first ones and may answer: [N] bool, None for all."""
+        if rows == self.rows:
+            return self.may
+        first = np.arange(rows) < self.rows
+        return first if self.may is None else first & self.may
