@@ -113,7 +113,7 @@ MISFITS: dict[str, Any] = {
     "'no'": "no",
     "'1'": "1",
     "a surrogate": "\ud800",
-    "nul": "\0",
+    "the letter nul": "\0",
     "a list": [],
     "an object": {},
     "a list of lists": [[1], [[2]]],

@@ -111,6 +111,38 @@ def strict_json(data: bytes) -> Any:
         return None
 
 
+_SPOILT = object()  # in the place of what JSON has no word for, or has two
+
+
+def json_list(text: str, whole: bool = True) -> list[Any]:
+    """Return the elements of a JSON list, decoded with surrogates for bytes that are no UTF-8.
+
+    An element that holds such a byte, a number that is none, or a key twice, is None. Raises ValueError for a text that
+    is no list; with `whole` False gives [None] for it.
+    """
+
+    def pairs(found: list[tuple[str, Any]]) -> Any:
+        return dict(found) if len(dict(found)) == len(found) else _SPOILT
+
+    try:
+        found = json.loads(text, object_pairs_hook=pairs, parse_constant=lambda _: _SPOILT)
+    except (ValueError, RecursionError):
+        if whole:
+            raise ValueError("no JSON") from None
+        return [None]
+    if not isinstance(found, list):
+        raise ValueError("no list")
+    return [None if _is_spoilt(element) else element for element in found]
+
+
+def _is_spoilt(value: Any) -> bool:
+    if isinstance(value, dict):
+        return any(map(_is_spoilt, (*value.keys(), *value.values())))
+    if isinstance(value, list):
+        return any(map(_is_spoilt, value))
+    return value is _SPOILT or (isinstance(value, str) and any("\udc80" <= letter <= "\udcff" for letter in value))
+
+
 def difference(whole: str, found: str) -> str:
     """Return where two texts part."""
     at = next((at for at, (a, b) in enumerate(zip(whole, found, strict=False)) if a != b), min(len(whole), len(found)))

@@ -1,4 +1,4 @@
-"""Small files of rows in every format, and what rows a damaged one holds, by a reading that shares no code with ours."""
+"""Small files of rows in every format, and the rows of a damaged one, by a reading that shares no code with ours."""
 
 from __future__ import annotations
 

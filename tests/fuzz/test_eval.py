@@ -179,7 +179,9 @@ FILES = [
     JsonDoor("submission", _submission, ("recall.json", "recall_subset.json"), _submission_says),
     JsonDoor("results", _results, ("a/result.json", "a/per_query.json"), _results_say),
     JsonDoor("results on a card", _results, ("a/result.json",), _card_says),
-    JsonDoor("captions", _captions, ("captions.json",), _captions_say, words=("'no'", "'1'", "nul", "a long text")),
+    JsonDoor(
+        "captions", _captions, ("captions.json",), _captions_say, words=("'no'", "'1'", "the letter nul", "a long text")
+    ),
 ]
 SUITE_CASES = door_cases(SUITES)
 FILE_CASES = door_cases(FILES, 1, 3)
