@@ -6,7 +6,8 @@ import difflib
 import functools
 import io
 import sys
-from collections.abc import Callable, Iterable
+from collections.abc import Callable, Iterable, Sequence
+from typing import Any
 
 
 class MLLMEmbedError(Exception):
@@ -46,11 +47,12 @@ def user_errors(main: Callable[..., int]) -> Callable[..., int]:
     """Make a `main` end with one sentence and exit code 2 on a user's mistake or a failing disk, 130 on Ctrl-C."""
 
     @functools.wraps(main)
-    def guarded(*args: object, **kwargs: object) -> int:
+    def guarded(*args: Any, **kwargs: Any) -> int:
         for stream in (sys.stdout, sys.stderr):
             if isinstance(stream, io.TextIOWrapper):  # a name that the terminal cannot show is shown escaped
                 stream.reconfigure(errors="backslashreplace")
         try:
+            _check_words(sys.argv[1:] if args[:1] in ((), (None,)) else args[0])
             return main(*args, **kwargs)
         except (MLLMEmbedError, OSError) as error:
             print(f"error: {error}", file=sys.stderr)
@@ -60,3 +62,17 @@ def user_errors(main: Callable[..., int]) -> Callable[..., int]:
             return 130
 
     return guarded
+
+
+def _check_words(words: Sequence[str]) -> None:
+    """Raise ConfigError for a word of a command line that is empty.
+
+    It is a variable of the shell that was never set. Taken as it is, it would be the working folder, or as if the
+    option had not been given.
+    """
+    if "" in words:
+        before = words[: words.index("")][-1:]
+        where = f"after {before[0]}" if before else "at the start"
+        raise ConfigError(
+            f"a word of the command line is empty, {where}: is a variable not set? Leave it out, or give it"
+        )

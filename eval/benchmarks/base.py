@@ -148,7 +148,8 @@ class BenchmarkFiles:
 def _wrong_key(row: Any, types: Mapping[str, type]) -> str | None:
     """Return the first key that a row lacks, or that has a value of another type; None for none."""
     for key, kind in types.items():
-        if not isinstance(row, dict) or not isinstance(row.get(key), kind):
+        value = row.get(key) if isinstance(row, dict) else None
+        if not isinstance(value, kind) or isinstance(value, bool):  # a bool is an int, and no number here
             return key
     return None
 

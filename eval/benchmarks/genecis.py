@@ -7,6 +7,7 @@ first, so that a constant embedding scores 100 there; here ties go by picture id
 
 from __future__ import annotations
 
+import math
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any, TypeAlias
@@ -122,15 +123,20 @@ def _key(entry: Any, kind: str, where: str) -> Key:
     """Return what tells one picture or crop from another: its number, and the box of a crop."""
     try:
         number, *box = (entry[key] for key in _KEYS[kind])
-        key = (int(number), *map(float, box[0] if box else ()))
+        sides = box[0] if box else []
         # strict in the number of values: a longer list would make another key of the same crop
-        if len(key) != 1 + 4 * len(box):
-            raise ValueError("a box is x, y, width and height")
-        return key
-    except (KeyError, TypeError, ValueError, OverflowError) as error:
+        if type(number) is not int or len(sides) != 4 * len(box) or not all(map(_is_number, sides)):
+            raise TypeError("a picture is a whole number, a box is x, y, width and height")
+        return (number, *map(float, sides))
+    except (KeyError, TypeError, OverflowError) as error:
         raise DataError(
             f"{where}: a picture must have {' and '.join(_KEYS[kind])}, a box four numbers; fetch the file again"
         ) from error
+
+
+def _is_number(value: Any) -> bool:
+    """Tell whether a value of JSON is a number with a place on a picture: no text, no switch, not infinite."""
+    return type(value) in (int, float) and math.isfinite(value)
 
 
 def _id(key: Key) -> str:

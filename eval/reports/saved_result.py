@@ -12,6 +12,7 @@ import numpy as np
 
 from mllm_embed.errors import DataError
 from mllm_embed.files import read_json
+from mllm_embed.saving.result_file import read_result_file
 
 from ..scoring.suite import column
 from .report import PER_QUERY, RESULT
@@ -91,13 +92,11 @@ def read_saved_result(path: Path) -> SavedResult:
         raise DataError(f"{path} is missing: give a folder that `mllm-embed-eval run` or `score` wrote")
     if not file.exists():
         raise DataError(f"{path} has no {RESULT}: give a folder that `mllm-embed-eval run` or `score` wrote")
-    content = read_json(file, AGAIN)
+    content = read_result_file(file, AGAIN)
     try:
         result = _result(file.parent, content)
     except _OTHER_FORMAT as error:
         raise DataError(f"{file} is no result of this version ({error!r}): {AGAIN}") from error
-    if not result.columns:
-        raise DataError(f"{file} holds no figures: {AGAIN}")
     return replace(result, per_query=_per_query(result))
 
 

@@ -8,27 +8,16 @@ from collections.abc import Mapping, Sequence
 from pathlib import Path
 from typing import TYPE_CHECKING, Any, NamedTuple
 
-from ..errors import DataError
-from ..files import read_json
+from .result_file import RESULT_FILE, read_result_file
 
 if TYPE_CHECKING:
     from huggingface_hub import EvalResult
-
-RESULT_FILE = "result.json"
 
 
 def read_card_result(path: str | os.PathLike[str]) -> dict[str, Any]:
     """Return the content of a result.json, given itself or by its folder. Raises DataError for anything else."""
     place = Path(path) / RESULT_FILE if Path(path).is_dir() else Path(path)
-    result = read_json(place, "give a folder that `mllm-embed-eval run` wrote, or the result.json in it")
-    try:
-        for task in result["tasks"].values():
-            _ = [figure["percent"] for row in task["rows"].values() for figure in row.values()]
-            _ = task["queries"], task["gallery"]
-        _ = result["benchmark"]["name"], result["benchmark"]["title"], result["benchmark"]["fingerprint"]
-    except (KeyError, TypeError, AttributeError) as error:
-        raise DataError(f"{place} is no result of `mllm-embed-eval run` (no {error}); give its result.json") from error
-    return result
+    return read_result_file(place, "give a folder that `mllm-embed-eval run` wrote, or the result.json in it")
 
 
 def eval_results(result: Mapping[str, Any]) -> list[EvalResult]:

@@ -192,6 +192,8 @@ def test_hidden_labels_are_submitted_and_not_scored(
         (["--data", "x"], "--data and --images belong to a benchmark's name"),
         (["--save-vectors", "bench/0.png"], "--save-vectors bench/0.png: bench/0.png is a file"),
         (["--output", "bench/0.png/deep"], "0.png is a file"),
+        (["--device", ""], "a word of the command line is empty, after --device"),
+        (["--output", ""], "a word of the command line is empty, after --output"),
     ],
 )
 def test_bad_arguments_give_one_sentence_and_exit_code_2(

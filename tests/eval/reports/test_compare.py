@@ -319,6 +319,13 @@ def spoil(content: dict[str, Any], *keys: str, value: Any = None) -> dict[str, A
         lambda content: spoil(content, "means", value=[]),
         lambda content: spoil(content, "tasks", "", "rows", "composed", "R@5", "percent", value="many"),
         lambda content: spoil(content, "tasks", "", "rows", "composed", "R@5", "low", value=float("nan")),
+        lambda content: spoil(content, "tasks", "", "rows", "composed", "R@5", "percent", value=False),
+        lambda content: spoil(content, "tasks", "", "queries", value=True),
+        lambda content: spoil(content, "benchmark", "name", value=False),
+        lambda content: spoil(content, "benchmark", "printed", value={}),
+        lambda content: spoil(content, "benchmark", "printed", value=["R@1", "R@7"]),
+        lambda content: spoil(content, "means of", "(R@5 + Rsub@1) / 2", value=["R@5", "Rsub@7"]),
+        lambda content: spoil(content, "means of", "(R@5 + Rsub@1) / 2", value=["(R@5 + Rsub@1) / 2"]),
     ],
 )
 def test_a_result_of_another_format_is_one_clear_sentence(

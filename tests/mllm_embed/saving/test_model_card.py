@@ -157,7 +157,7 @@ def test_mistakes_get_a_sentence(adapted: MLLMEmbedder, tmp_path: Path) -> None:
     with pytest.raises(ConfigError, match="'licence' is not known; a card takes license, datasets"):
         adapted.save_pretrained(tmp_path / "out", card={"licence": "mit"})
     (tmp_path / "result.json").write_text('{"tasks": {}}')
-    with pytest.raises(DataError, match=r"result\.json is no result of `mllm-embed-eval run`"):
+    with pytest.raises(DataError, match=r"result\.json is no result of this version \(benchmark: Field required"):
         adapted.save_pretrained(tmp_path / "out", card={"results": [tmp_path]})
     with pytest.raises(DataError, match="nowhere is missing"):
         adapted.save_pretrained(tmp_path / "out", card={"results": [tmp_path / "nowhere"]})
