@@ -5,6 +5,7 @@ Each different input is rendered and tokenised here, once; batches are made from
 
 from __future__ import annotations
 
+import math
 from collections import Counter
 from collections.abc import Collection, Hashable, Iterator, Mapping, Sequence
 from concurrent.futures import Executor
@@ -186,13 +187,19 @@ def _tokenised(alike: Sequence[_Alike], items: ItemProcessor, suffixes: Suffixes
         pictures = _contents(same.looks)
         may_share = not pictures or shown[pictures] > 1
         suffix = suffixes(same.item, prompt) if suffixes and may_share else None
-        inputs.append(Input(same.item, pictures, prompt, suffix, len(prompt.tokens) + _more(same.looks, items)))
+        length = len(prompt.tokens) + _more(same.looks, items)
+        inputs.append(Input(same.item, pictures, prompt, suffix, length, _pixels(same.looks)))
     return inputs
 
 
 def _more(looks: Sequence[Glance], items: ItemProcessor) -> int:
     """Return about how many tokens pictures take."""
     return sum(items.picture_tokens(*(look.size or _USUAL)) for look in looks)
+
+
+def _pixels(looks: Sequence[Glance]) -> int:
+    """Return how many pixels pictures have."""
+    return sum(math.prod(look.size or _USUAL) for look in looks)
 
 
 def inputs_of(inputs: Sequence[Input], numbers: Sequence[int]) -> list[Input]:
@@ -234,7 +241,8 @@ def _sharing_pictures(groups: Sequence[tuple[int, ...]], inputs: Sequence[Input]
     """Yield the steps of inputs that share a prefix with pictures."""
     prefix = {group: _prefix_length(inputs_of(inputs, group)) for group in groups}
     order = sorted(groups, key=lambda group: (-prefix[group], -len(group)))
-    for part in cut_by_budget([prefix[group] for group in order], tokens_of(batch_size), batch_size):
+    pixels = [inputs[group[0]].pixels for group in order]
+    for part in cut_by_budget([prefix[group] for group in order], tokens_of(batch_size), batch_size, pixels):
         yield Step(tuple(order[part]), shared=True)
 
 
@@ -254,8 +262,10 @@ def _with_pictures(groups: Sequence[tuple[int, ...]], inputs: Sequence[Input], b
     groups = sorted(groups, key=lambda group: -longest[group])
     group_of = {number: group for group in groups for number in group}
     order = list(group_of)
+    pixels = [inputs[number].pixels for number in order]
     # by the longest of the group, so that the lengths fall and a group stays together
-    for part in cut_by_budget([longest[group_of[number]] for number in order], tokens_of(batch_size), batch_size):
+    lengths = [longest[group_of[number]] for number in order]
+    for part in cut_by_budget(lengths, tokens_of(batch_size), batch_size, pixels):
         yield Step(tuple(tuple(together) for _, together in groupby(order[part], key=group_of.__getitem__)))
 
 

@@ -22,11 +22,13 @@ from ..inputs.images import load_image
 from ..inputs.item_processor import ItemProcessor
 from ..model.prefix_cache import SharedBatch
 from ..types import Item
+from .batching import STEP_PIXELS
 from .planning import EncodingPlan, Step, inputs_of
 from .shared_batch import shared_batch
 from .suffixes import Input
 
-AHEAD = 2  # steps whose input is in memory before its turn, with their pictures
+AHEAD = 2  # steps whose input is in memory before its turn
+WAITING_PIXELS = 2 * STEP_PIXELS  # of pictures that are decoded before their turn, the next step's excepted
 THREADS = min(os.cpu_count() or 1, 16)
 ModelInput: TypeAlias = dict[str, Tensor] | SharedBatch
 DecodedPictures: TypeAlias = list[list[Future[Image.Image]]]  # of each group of a step
@@ -53,15 +55,18 @@ def prefetch(plan: EncodingPlan, items: ItemProcessor) -> Iterator[Batch]:
     Raises ImageError or DataError for the first input that cannot be read, unless the plan skips such inputs.
     """
     with ThreadPoolExecutor(THREADS, "decode") as decoders, ThreadPoolExecutor(1, "prepare") as pool:
-        jobs: deque[Future[Batch]] = deque()
+        jobs: deque[tuple[Future[Batch], int]] = deque()
         try:
             for step in plan.steps:
-                jobs.append(pool.submit(_batch, plan, items, step, _decoding(plan, step, decoders)))
-                # what waits holds its pixels: no more than AHEAD steps lie in memory
+                pixels = _pixels(plan, step)
+                # a step that is made has let go of its pictures
+                while jobs and pixels + sum(waiting for job, waiting in jobs if not job.done()) > WAITING_PIXELS:
+                    yield jobs.popleft()[0].result()
+                jobs.append((pool.submit(_batch, plan, items, step, _decoding(plan, step, decoders)), pixels))
                 if len(jobs) > AHEAD:
-                    yield jobs.popleft().result()
+                    yield jobs.popleft()[0].result()
             while jobs:
-                yield jobs.popleft().result()
+                yield jobs.popleft()[0].result()
         finally:
             pool.shutdown(cancel_futures=True)
             decoders.shutdown(cancel_futures=True)
@@ -74,6 +79,11 @@ def _decoding(plan: EncodingPlan, step: Step, decoders: Executor) -> DecodedPict
         return [decoders.submit(load_image, image) for image in item.images]
 
     return [decoding(plan.inputs[group[0]].item) for group in step.groups]
+
+
+def _pixels(plan: EncodingPlan, step: Step) -> int:
+    """Return how many pixels the pictures of a step have that are decoded for it."""
+    return sum(plan.inputs[group[0]].pixels for group in step.groups)
 
 
 def _results(futures: Sequence[Future[Image.Image]]) -> list[Image.Image]:

@@ -99,6 +99,7 @@ class Input:
         prompt: its whole prompt; None where the processor is to render and tokenise it.
         suffix: None where it is not known beforehand, or shares nothing.
         length: its tokens, those of its pictures about.
+        pixels: of its pictures as they are decoded, before the model's processor makes them smaller.
     """
 
     item: Item
@@ -106,6 +107,7 @@ class Input:
     prompt: FilledPrompt | None = None
     suffix: Suffix | None = None
     length: int = 0
+    pixels: int = 0
 
 
 def suffixes_of(inputs: Sequence[Input]) -> list[Suffix]:

@@ -17,6 +17,8 @@ from ..recipe.terms import RoleUse
 from .examples import Example, PreparedInput, UnreadableRow
 
 Chunk = dict[str, Tensor]  # what the model's forward takes
+CHUNK_PIXELS = 192_000_000
+"""Pixels of a chunk's pictures, seven bytes each while the processor makes them smaller."""
 
 
 @dataclass
@@ -62,7 +64,7 @@ class ContrastiveCollator:
     Inputs that are equal (a reference picture that four rows share, a caption that occurs twice) share their vector
     where they go through the same model, and their number in any case: that is how the loss knows them as equal. A
     chunk holds inputs of one kind (composed, image, text), sorted by length, so that little is padded, and at most
-    `chunk_tokens` tokens with the padding, or a single input.
+    `chunk_tokens` tokens with the padding and CHUNK_PIXELS pixels, or a single input.
     """
 
     process: Callable[[list[Item]], Chunk]
@@ -115,11 +117,13 @@ class ContrastiveCollator:
             kinds.setdefault(prepared.item.role, []).append(prepared)
         for kind in kinds.values():
             group: list[PreparedInput] = []
+            pixels = 0
             for prepared in sorted(kind, key=lambda prepared: -prepared.tokens):
+                pixels += prepared.pixels
                 # the first is the longest, and all are padded to it
-                if group and group[0].tokens * (len(group) + 1) > self.chunk_tokens:
+                if group and (group[0].tokens * (len(group) + 1) > self.chunk_tokens or pixels > CHUNK_PIXELS):
                     yield group
-                    group = []
+                    group, pixels = [], prepared.pixels
                 group.append(prepared)
             yield group
 

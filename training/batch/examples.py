@@ -2,7 +2,9 @@
 
 from __future__ import annotations
 
+import math
 import signal
+import weakref
 from collections import OrderedDict
 from collections.abc import Callable, Hashable, Sequence
 from dataclasses import dataclass, replace
@@ -14,7 +16,7 @@ from torch.utils.data import Dataset, get_worker_info
 
 from mllm_embed.errors import DataError, ImageError, MLLMEmbedError
 from mllm_embed.inputs.images import name_of
-from mllm_embed.types import Item
+from mllm_embed.types import ImageLike, Item
 
 from ..data import TrainingRow
 from ..data.numbers import number_of
@@ -25,15 +27,25 @@ if TYPE_CHECKING:
     from .stage_data import StageRows
 
 CACHED_INPUTS = 64  # rows that share a picture come one after the other
+HELD_PIXELS = 400_000_000
+"""Pixels of decoded pictures, four bytes each, that wait in a process for their batch; others are decoded once more."""
 
 
 @dataclass(frozen=True)
 class PreparedInput:
-    """An input with its pictures decoded, the tokens it takes, and a number that equal inputs share everywhere."""
+    """An input, its pictures decoded as long as there is room, and what was learned from decoding them.
+
+    Args:
+        item: the input.
+        tokens: how many it takes.
+        number: what equal inputs share everywhere.
+        pixels: how many its pictures have.
+    """
 
     item: Item
     tokens: int
     number: int
+    pixels: int = 0
 
 
 class UnreadableRow(NamedTuple):
@@ -84,6 +96,7 @@ class Reader:
         self.prepare, self.roles, self.keyed, self.hard_negatives = prepare, roles, keyed, hard_negatives
         self.banks = banks
         self._cache: OrderedDict[Hashable, PreparedInput] = OrderedDict()
+        self._held = _HeldPixels()
 
     def __call__(self, row: TrainingRow) -> Example:
         """Return the example of a row. Raise ImageError or DataError for an input that is missing or cannot be read."""
@@ -106,10 +119,32 @@ class Reader:
             self._cache.move_to_end(key)
             return self._cache[key]
         loaded, tokens = self.prepare(item)
-        prepared = self._cache[key] = PreparedInput(loaded, tokens, content_of(loaded))
+        pixels = [math.prod(picture.size) for picture in loaded.images if isinstance(picture, Image.Image)]
+        kept = loaded if self._held.have_room(loaded.images, sum(pixels)) else item
+        prepared = self._cache[key] = PreparedInput(kept, tokens, content_of(loaded), sum(pixels))
         if len(self._cache) > CACHED_INPUTS:
             self._cache.popitem(last=False)
         return prepared
+
+
+class _HeldPixels:
+    """A count of the pixels of decoded pictures that are still in use somewhere in this process."""
+
+    def __init__(self) -> None:
+        """Count none."""
+        self._count = 0
+
+    def have_room(self, pictures: Sequence[ImageLike], pixels: int) -> bool:
+        """Count an input's pictures until they are let go of; False, where they are too many."""
+        if self._count + pixels > HELD_PIXELS:
+            return False
+        if pictures:
+            self._count += pixels
+            weakref.finalize(pictures[0], self._let_go, pixels)
+        return True
+
+    def _let_go(self, pixels: int) -> None:
+        self._count -= pixels
 
 
 def _check_in_bank(item: Item, key: int, role: str, held: np.ndarray) -> None:

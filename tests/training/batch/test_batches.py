@@ -15,6 +15,7 @@ import families
 from mllm_embed import DataFolder, Document, MLLMEmbedder, Query
 from mllm_embed.model.families import TESTED
 from mllm_embed.model.lora import LoraSpec, add_lora
+from mllm_embed.training.batch import collator, examples
 from mllm_embed.training.batch.collator import ContrastiveBatch, ContrastiveCollator
 from mllm_embed.training.batch.examples import Reader
 from mllm_embed.training.data import TrainingRow
@@ -59,6 +60,28 @@ def test_chunks_hold_at_most_so_many_tokens_and_every_input_once(embedder: MLLME
     assert all(chunk["input_ids"].numel() <= 2 * longest for chunk in cut.live)
     alone = _batch(embedder, rows, uses, 1)
     assert len(alone.live) == len(alone.inputs) == len(whole.inputs)
+
+
+def test_pictures_beyond_the_room_are_decoded_again_to_the_same_batch(
+    embedder: MLLMEmbedder, data: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    rows = read_rows(DataFolder.open(data), data, "triplets", ROLES)
+    uses = [RoleUse(role) for role in ROLES]
+    whole = _batch(embedder, rows, uses)
+    monkeypatch.setattr(examples, "HELD_PIXELS", 2 * 32 * 32)
+    read = Reader(embedder.item_processor.prepared, ROLES)
+    inputs = [prepared for row in rows for played in read(row).roles.values() for prepared in played]
+    decoded = [one for one in inputs if any(isinstance(picture, Image.Image) for picture in one.item.images)]
+    assert 0 < sum({id(one): one.pixels for one in decoded}.values()) <= examples.HELD_PIXELS
+    again = _batch(embedder, rows, uses)
+    assert again.inputs.tolist() == whole.inputs.tolist()
+    for chunk, expected in zip(again.live, whole.live, strict=True):
+        assert all(torch.equal(chunk[name], expected[name]) for name in expected)
+    # and a chunk has only so many pixels
+    monkeypatch.setattr(collator, "CHUNK_PIXELS", 1)
+    alone = _batch(embedder, rows, uses)
+    pictures = [chunk for chunk in alone.live if "pixel_values" in chunk]
+    assert len(pictures) == sum(len(chunk["input_ids"]) for chunk in whole.live if "pixel_values" in chunk)
 
 
 def test_one_picture_under_two_names_is_one_input(embedder: MLLMEmbedder, data: Path) -> None:
