@@ -2,7 +2,12 @@
 
 from __future__ import annotations
 
+import math
 import shutil
+import subprocess
+import sys
+import threading
+import weakref
 from collections import Counter
 from dataclasses import replace
 from itertools import chain
@@ -14,11 +19,12 @@ from PIL import Image
 
 import families
 from mllm_embed import Document, MLLMEmbedder, Query
+from mllm_embed.encode import batching, prefetch
 from mllm_embed.encode.batching import cut_by_budget
 from mllm_embed.encode.planning import EncodingPlan
 from mllm_embed.encode.suffixes import Suffix
 from mllm_embed.errors import DataError, ImageError
-from mllm_embed.inputs.images import glance
+from mllm_embed.inputs.images import glance, load_image
 from mllm_embed.inputs.item_processor import FilledPrompt
 
 CLOSE = {"atol": 1e-5, "rtol": 0}
@@ -227,3 +233,59 @@ def test_a_picture_that_the_model_cannot_take_is_named(tmp_path: Path) -> None:
     Image.new("RGB", (3000, 8)).save(tmp_path / "strip.png")
     with pytest.raises(DataError, match=r"strip\.png cannot be read by this model"):
         embedder.encode([tmp_path / "strip.png", "a hat"])
+
+
+def _large_and_small(folder: Path) -> list[Path]:
+    drawn = np.random.default_rng(0)
+    files = []
+    for number, side in enumerate([96, 16, 64, 64, 32, 16, 64, 128, 32, 96, 64, 16]):
+        files.append(folder / f"{number}.png")
+        Image.fromarray(drawn.integers(0, 256, (side, side, 3)).astype(np.uint8)).save(files[-1])
+    return files
+
+
+def test_pictures_that_are_decoded_at_once_are_counted_in_pixels(
+    embedder: MLLMEmbedder, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    files = _large_and_small(tmp_path)
+    expected = embedder.encode(files)
+    waiting, most, lock = 0, 0, threading.Lock()
+
+    def let_go(pixels: int) -> None:
+        nonlocal waiting
+        with lock:
+            waiting -= pixels
+
+    def counted(source: Path) -> Image.Image:
+        nonlocal waiting, most
+        picture = load_image(source)
+        with lock:
+            waiting += math.prod(picture.size)
+            most = max(most, waiting)
+        weakref.finalize(picture, let_go, math.prod(picture.size))
+        return picture
+
+    monkeypatch.setattr(batching, "STEP_PIXELS", 2 * 64 * 64)
+    monkeypatch.setattr(prefetch, "WAITING_PIXELS", 4 * 64 * 64)
+    monkeypatch.setattr(prefetch, "load_image", counted)
+    np.testing.assert_allclose(embedder.encode(files), expected, **CLOSE)
+    # the largest alone is as much as two steps; what is just being let go of may still be there
+    assert most <= (4 + 2) * 64 * 64
+    steps = embedder.plan(files).steps
+    sizes = [sum(math.prod(Image.open(files[number]).size) for number in step.numbers) for step in steps]
+    assert all(size <= 2 * 64 * 64 or len(step.numbers) == 1 for size, step in zip(sizes, steps, strict=True))
+    assert len(steps) < len(files)
+
+
+@pytest.mark.slow
+def test_large_pictures_take_little_memory(tiny_llava: Path, tmp_path: Path) -> None:
+    for number in range(6):
+        Image.new("L", (7000, 7000), 40 * number).save(tmp_path / f"{number}.png")
+    code = (
+        "import resource, pathlib; from mllm_embed import MLLMEmbedder;"
+        f"embedder = MLLMEmbedder.from_pretrained({str(tiny_llava)!r}, device='cpu');"
+        f"print(embedder.encode(sorted(pathlib.Path({str(tmp_path)!r}).glob('*.png')), show_progress=False).shape);"
+        "print(resource.getrusage(resource.RUSAGE_SELF).ru_maxrss)"
+    )
+    done = subprocess.run([sys.executable, "-c", code], capture_output=True, text=True, check=True)
+    assert int(done.stdout.split()[-1]) < 2 * 2**20  # KiB: two GiB, with the libraries
