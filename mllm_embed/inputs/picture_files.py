@@ -31,8 +31,9 @@ _KINDS = (
 def shown_name(path: str | os.PathLike[str]) -> str:
     """Return a path for a message: on one line, in characters that can be written anywhere, not endless."""
     name = os.fsdecode(path)
-    written = "".join(one if one.isprintable() else one.encode("unicode_escape").decode() for one in name[: _SHOWN + 1])
-    return written if len(name) <= _SHOWN else f"{written[:_SHOWN]}..."
+    if not name.isprintable():
+        name = "".join(one if one.isprintable() else one.encode("unicode_escape").decode() for one in name)
+    return name if len(name) <= _SHOWN else f"{name[:_SHOWN]}..."
 
 
 def is_picture(path: str | os.PathLike[str]) -> bool:
@@ -54,12 +55,11 @@ def picture_bytes(path: str | os.PathLike[str], max_bytes: int = MAX_BYTES) -> b
     with _opened(path, name) as file:
         try:
             check_format(file.peek(HEAD), name)
-            check_size(os.fstat(file.fileno()).st_size, name, max_bytes)
-            content = file.read(max_bytes + 1) or b""
+            size = os.fstat(file.fileno()).st_size
+            check_size(size, name, max_bytes)
+            return file.read(size)  # not what is added meanwhile
         except OSError as error:
             raise ImageError(f"{name} cannot be read: {error.strerror}; look at the disk it lies on") from error
-    check_size(len(content), name, max_bytes)  # it may have grown, and a file of /proc has no size
-    return content
 
 
 def check_size(size: int, name: str, max_bytes: int = MAX_BYTES) -> None:
