@@ -72,12 +72,11 @@ def check_size(size: int, name: str, max_bytes: int = MAX_BYTES) -> None:
 
 def check_format(head: bytes, name: str) -> str:
     """Return which of IMAGE_FORMATS bytes begin as; raises ImageError for none of them."""
-    if not head:
-        raise ImageError(f"{name} is empty, which is not a picture; replace the file")
     found = format_of(head[:HEAD])
     if found is None:
         known = f"{', '.join(IMAGE_FORMATS[:-1])} or {IMAGE_FORMATS[-1]}"
-        raise ImageError(f"{name} is not a {known} picture, by how it begins; convert or replace the file")
+        why = "it begins in another way; convert or replace the file" if head else "it is empty; replace the file"
+        raise ImageError(f"{name} is not a {known} picture: {why}")
     return found
 
 
