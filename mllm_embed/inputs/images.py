@@ -42,6 +42,7 @@ _TURNS = {
     8: Image.Transpose.ROTATE_90,
 }
 _ON_ITS_SIDE = (5, 6, 7, 8)
+_KEEP_FILES = ("WEBP", "TIFF", "AVIF")  # whose pictures hold on to their file, or to a second canvas
 # Pillow remarks on EXIF blocks and the like, of pictures whose pixels are whole. For good, since a filter that is set
 # and reset is the whole process's, and pictures are read in threads.
 warnings.filterwarnings("ignore", category=UserWarning, module=r"PIL\.")
@@ -85,9 +86,9 @@ def load_image(source: ImageLike, max_pixels: int = MAX_PIXELS) -> Image.Image:
         if picture.format == "PNG":
             picture = finished(picture, content)
         upright = _upright_rgb(picture)
-        if upright is picture:
-            upright = picture.copy()  # without what belongs to the file, a WEBP's canvas among that
-            upright.info = {}
+        if upright is picture and picture.format in _KEEP_FILES:
+            upright = picture.copy()
+        upright.info = {}
         return upright
 
 

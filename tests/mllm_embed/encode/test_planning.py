@@ -279,8 +279,8 @@ def test_pictures_that_are_decoded_at_once_are_counted_in_pixels(
 
 @pytest.mark.slow
 def test_large_pictures_take_little_memory(tiny_llava: Path, tmp_path: Path) -> None:
-    for number in range(6):
-        Image.new("L", (7000, 7000), 40 * number).save(tmp_path / f"{number}.png")
+    for number in range(4):
+        Image.new("L", (7000, 7000), 60 * number).save(tmp_path / f"{number}.png")
     code = (
         "import resource, pathlib; from mllm_embed import MLLMEmbedder;"
         f"embedder = MLLMEmbedder.from_pretrained({str(tiny_llava)!r}, device='cpu');"
