@@ -98,7 +98,7 @@ def name_of(source: ImageLike) -> str:
         return "the given bytes"
     if isinstance(source, Image.Image):
         return "the given picture"
-    return str(source) if isinstance(source, ImageSource) else shown_name(source)
+    return shown_name(str(source) if isinstance(source, ImageSource) else source)
 
 
 def content_key(source: ImageLike) -> str:
@@ -145,9 +145,11 @@ def _load(picture: Image.Image) -> None:
 
 
 def _made(source: ImageSource) -> Image.Image:
-    made = source.read()
+    name = name_of(source)
+    with _sentences(name, "mend what makes it"):
+        made = source.read()
     if not isinstance(made, Image.Image):  # an open file has a `read` too
-        raise ImageError(f"{source} gives {type(made).__name__} in place of a PIL picture; give the path of a file")
+        raise ImageError(f"{name} gives {type(made).__name__} in place of a PIL picture; give the path of a file")
     return made
 
 

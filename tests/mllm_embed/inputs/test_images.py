@@ -196,6 +196,23 @@ def test_a_lazy_pil_picture_is_read(tmp_path: Path) -> None:
     assert load_image(upright) is upright
 
 
+class _Made:
+    """A picture that cannot be made."""
+
+    def read(self) -> Image.Image:
+        raise OSError("no such crop")
+
+    def __repr__(self) -> str:
+        return "a crop\n" * 100
+
+
+def test_a_picture_that_cannot_be_made_is_named() -> None:
+    with pytest.raises(ImageError, match=r"^a crop.*no such crop.*mend what makes it") as caught:
+        load_image(_Made())
+    assert "\n" not in str(caught.value)
+    assert len(str(caught.value)) < 600
+
+
 def test_an_open_file_is_no_picture(tmp_path: Path) -> None:
     path = tmp_path / "a.png"
     path.write_bytes(_saved("PNG"))
