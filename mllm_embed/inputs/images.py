@@ -181,8 +181,8 @@ def _sentences(name: str, cure: str) -> Iterator[None]:
     """Turn what a damaged picture raises into an ImageError."""
     try:
         yield
-    except Image.UnidentifiedImageError as error:
-        raise ImageError(f"{name} is damaged at its beginning, or of a kind that Pillow cannot read; {cure}") from error
+    except (Image.UnidentifiedImageError, KeyError) as error:  # the second, where Pillow lacks a whole format
+        raise ImageError(f"{name} is damaged, or of a kind that the installed Pillow cannot read; {cure}") from error
     except _DAMAGE as error:
         said = (str(error).splitlines() or [""])[0][:200] or type(error).__name__
         raise ImageError(f"{name} cannot be read as a picture ({said}); {cure}") from error

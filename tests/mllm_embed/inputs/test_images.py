@@ -213,6 +213,13 @@ def test_a_picture_that_cannot_be_made_is_named() -> None:
     assert len(str(caught.value)) < 600
 
 
+def test_a_format_that_pillow_lacks_is_named(monkeypatch: pytest.MonkeyPatch) -> None:
+    content = _saved("AVIF")
+    monkeypatch.delitem(Image.OPEN, "AVIF")
+    with pytest.raises(ImageError, match="the installed Pillow cannot read"):
+        load_image(content)
+
+
 def test_an_open_file_is_no_picture(tmp_path: Path) -> None:
     path = tmp_path / "a.png"
     path.write_bytes(_saved("PNG"))
