@@ -80,7 +80,7 @@ def _run(arguments: argparse.Namespace) -> int:
         return 0
     check_place(output)
     queries = _queries(arguments.queries, store)
-    options = {"queries": queries, "seed": arguments.seed or 0}
+    options: dict[str, Any] = {"queries": queries, "seed": arguments.seed or 0}
     if target:
         index = build_for(store, output, target, say=lambda line: sys.stdout.write(line + "\n"), **options)
     else:

@@ -13,7 +13,7 @@ from ..text import half_character, printable
 from ..types import Document, ImageLike, Item, Query
 from .digest import item_digest
 from .picture_source import SUFFIXES
-from .tables import KEY, PASSED, Record, Table, TarTable, open_table
+from .tables import KEY, Record, Table, TarTable, open_table
 from .tables.fingerprint import files_fingerprint
 from .values import absent, check_picture_name, id_text, words_of
 
@@ -90,9 +90,11 @@ class TableSource:
     def read(self, row: int) -> tuple[Item, str | None]:
         """As `Source.read`; a picture in memory lies at FILE#ROW/COLUMN."""
         try:
-            record = self.table.record(row)
+            record = self.table.record(row, self.fields.values())
             values = self._values(record)
             self._check(values, record)
+            if all(values[name] is None for name in EMBEDDED):  # a picture's object without either, say
+                raise DataError(f"it {self._nothing(record)}")
             picture = None if values["image"] is None else self._picture(row, values["image"])
             words = {name: words_of(values[name]) for name in _WORDS if values[name] is not None}
             item: Item = Query(picture, **words) if "instruction" in words else Document(picture, **words)
@@ -150,9 +152,9 @@ class TableSource:
         if there:
             listed = ", ".join(f'"{column}"' for column in there)
             return f"holds nothing to embed: {listed} {'are' if len(there) > 1 else 'is'} empty; fill or remove the row"
-        near = did_you_mean(self.fields.get("image", ""), record)
+        near = next(filter(None, (did_you_mean(column, record) for column in columns)), "")
         listed = " nor ".join(f'"{column}"' for column in columns)
-        return f"has neither {listed}; name its columns with --fields{near}"
+        return f"has {'neither' if len(columns) > 1 else 'no'} {listed}; name its columns with --fields{near}"
 
     def _id(self, values: Mapping[str, Any], record: Record) -> str:
         """Return the id of a record; a sample's key and a picture's path name it as well as an id does."""
@@ -165,7 +167,7 @@ class TableSource:
         column = self.fields["id"]
         if column in record:
             raise DataError(f'has no id, since its "{column}" is empty; give it one, or leave the row out')
-        raise DataError(f'has no "{column}"; name the column with --fields id=...')
+        raise DataError(f'has no "{column}"; name the column with --fields id=...{did_you_mean(column, record)}')
 
     def _check(self, values: Mapping[str, Any], record: Record) -> None:
         """Raise DataError for a record that has a name and something to embed, which yet cannot be read."""
@@ -195,9 +197,9 @@ class TableSource:
 
 def _passed_over(path: Path, table: Table) -> list[str]:
     """Return in a sentence which members of tar shards are part of no sample; none for none, and other tables."""
-    if not isinstance(table, TarTable) or not table.passed.any():
+    if not isinstance(table, TarTable) or not table.passed:
         return []
-    counts = [f"{count:,} {what}" for count, what in zip(table.passed.tolist(), PASSED, strict=True) if count]
+    counts = [f"{len(names):,} {what} (the first {printable(names[0])})" for what, names in table.passed.items()]
     return [f"{printable(str(path))}: passed over {', '.join(counts)}, which are no part of a sample"]
 
 

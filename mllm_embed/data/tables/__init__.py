@@ -7,7 +7,7 @@ from pathlib import Path
 
 from .parquet import ParquetTable
 from .table import PICTURE, ArrowTable, Record, Table, csv_table, json_table, tsv_table
-from .tar import KEY, PASSED, TarTable
+from .tar import KEY, TarTable
 
 TABLES: dict[str, Callable[..., Table]] = {
     ".json": json_table,
@@ -40,6 +40,6 @@ def open_table(files: Sequence[Path], header: tuple[str, ...] | None = None, str
 
 
 __all__ = [
-    "KEY", "PASSED", "PICTURE", "TABLES", "ParquetTable", "Record", "Table", "TarTable", "json_table", "kind_of",
+    "KEY", "PICTURE", "TABLES", "ParquetTable", "Record", "Table", "TarTable", "json_table", "kind_of",
     "open_table",
 ]  # fmt: skip

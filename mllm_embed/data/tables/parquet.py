@@ -44,7 +44,7 @@ class ParquetTable:
         file, _ = self._groups[part_and_row(self._starts, index)[0]]
         return file, index - self._firsts[file]
 
-    def record(self, index: int) -> Record:
+    def record(self, index: int, columns: Collection[str] | None = None) -> Record:
         """As `Table.record`; reads its row group."""
         block, row = part_and_row(self._starts, index)
         return _row(self._read(block), row)
@@ -101,8 +101,21 @@ def _rows(group: Any) -> Iterator[Record | DataError]:
 
 
 def _row(group: Any, row: int) -> Record:
+    cells = group.slice(row, 1)
     try:
-        found: Record = group.slice(row, 1).to_pylist()[0]
-    except NO_VALUE as error:
-        raise unreadable(error) from error
+        found: Record = cells.to_pylist()[0]
+    except NO_VALUE:
+        return {name: _cell(column) for name, column in zip(cells.column_names, cells.columns, strict=True)}
     return found
+
+
+def _cell(column: Any) -> Any:
+    """Return the value of a column of one row, the bytes of a text that is no UTF-8: only who needs it minds."""
+    import pyarrow
+
+    try:
+        return column[0].as_py()
+    except NO_VALUE as error:
+        if pyarrow.types.is_string(column.type) or pyarrow.types.is_large_string(column.type):
+            return column.cast(pyarrow.large_binary())[0].as_py()
+        raise unreadable(error) from error

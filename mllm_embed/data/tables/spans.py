@@ -142,7 +142,7 @@ def _elements(data: np.ndarray, path: Path) -> Spans:
         starts.append(brackets[opening & (depths == 2)] + base)
         stops.append(brackets[~opening & (depths == 1)] + base + 1)
         depth = int(depths[-1]) if len(depths) else depth
-    if depth or inside:
+    if depth > 0 or inside:
         raise DataError(f"{path} ends in the middle of its JSON list; fetch it again")
     found = _spans(np.concatenate(starts).astype(np.int64), np.concatenate(stops).astype(np.int64), path)
     _check_between(data, found, path)

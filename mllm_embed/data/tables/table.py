@@ -33,8 +33,11 @@ class Table(Protocol):
 
     def __len__(self) -> int: ...
 
-    def record(self, index: int) -> Record:
-        """Return a record. Raises DataError, without the place, for one that is not as its file type demands."""
+    def record(self, index: int, columns: Collection[str] | None = None) -> Record:
+        """Return a record, of which only these columns count; by default all.
+
+        Raises DataError, without the place, for one that is not as its file type demands.
+        """
         ...
 
     def scan(self, columns: Collection[str], words: Collection[str] = ()) -> Iterator[Record | DataError]:
@@ -72,7 +75,7 @@ class TextTable:
         """As `Table.place`."""
         return part_and_row(self._starts, index)
 
-    def record(self, index: int) -> Record:
+    def record(self, index: int, columns: Collection[str] | None = None) -> Record:
         """As `Table.record`."""
         file, row = self.place(index)
         spans = self._spans[file]
@@ -117,7 +120,7 @@ class ArrowTable:
         """As `Table.place`."""
         return part_and_row(self._starts, index)
 
-    def record(self, index: int) -> Record:
+    def record(self, index: int, columns: Collection[str] | None = None) -> Record:
         """As `Table.record`."""
         part, row = part_and_row(self._firsts, index)
         return _row(self._parts[part], row)

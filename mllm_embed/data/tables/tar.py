@@ -30,7 +30,7 @@ class TarTable:
     members of each file are listed once, and the lists are kept in the Hugging Face cache, a few of them in memory.
 
     Attributes:
-        passed: how many members are part of no sample, [P] int64 for the kinds of `PASSED`.
+        passed: the names of members that are part of no sample, by why not.
     """
 
     def __init__(self, files: Sequence[Path], header: tuple[str, ...] | None = None):
@@ -39,11 +39,13 @@ class TarTable:
 
         self.files = files
         bar = tqdm(files, desc="listing tar files", unit="file", leave=False, disable=len(files) < 8)
-        self._starts, self.passed = [0], np.zeros(len(PASSED), np.int64)
+        self._starts = [0]
+        self.passed: dict[str, list[str]] = {}
         for path in bar:
             shard = file_shard(path)
             self._starts.append(self._starts[-1] + len(shard.keys))
-            self.passed = self.passed + shard.passed
+            for name, kind in zip(shard.passed.tolist(), shard.reasons.tolist(), strict=True):
+                self.passed.setdefault(PASSED[kind], []).append(name.decode("utf-8", "surrogateescape"))
         self._open: OrderedDict[int, int] = OrderedDict()
         self._lists: OrderedDict[int, FileShard] = OrderedDict()
 
@@ -57,14 +59,14 @@ class TarTable:
         """As `Table.place`."""
         return part_and_row(self._starts, index)
 
-    def record(self, index: int) -> Record:
-        """As `Table.record`; its sample's files are read."""
+    def record(self, index: int, columns: Collection[str] | None = None) -> Record:
+        """As `Table.record`; of other members than `columns` there are the bytes."""
         file, row = self.place(index)
         shard = self._list(file)
         members = shard.members(row)
         record: Record = {KEY: shard.key(row)}
         for (kind, _, _), data in zip(members, self._files(file, members), strict=True):
-            record[kind] = _content(kind, data)
+            record[kind] = _content(kind, data) if columns is None or kind in columns else data
         return record
 
     def scan(self, columns: Collection[str], words: Collection[str] = ()) -> Iterator[Record | DataError]:

@@ -24,6 +24,7 @@ from ...text import printable
 
 _VERSION = 2  # of the lists in the cache
 _BLOCK = 1 << 20
+_ANY = ("utf-8", "surrogateescape")  # names in tar files are bytes
 PASSED = ("links", "devices and sparse files", "hidden files", "files without an ending")
 """Members that are part of no sample."""
 
@@ -37,7 +38,8 @@ class FileShard(NamedTuple):
         endings: [E] str, the endings that occur.
         kinds: [M] int16, the ending of each member, a number into `endings`.
         offsets, sizes: [M] int64, first byte and number of bytes of each member.
-        passed: [P] int64, how many members of the kinds of `PASSED` there are.
+        passed: [P] bytes, the names of members that are part of no sample.
+        reasons: [P] int16, why not, a number into `PASSED`.
     """
 
     firsts: np.ndarray
@@ -47,12 +49,13 @@ class FileShard(NamedTuple):
     offsets: np.ndarray
     sizes: np.ndarray
     passed: np.ndarray
+    reasons: np.ndarray
 
     def fits(self, size: int) -> bool:
         """Return whether this can be the list of a file of so many bytes."""
         count, kinds = len(self.offsets), self.kinds
         whole = len(self.sizes) == len(kinds) == count and len(self.firsts) == len(self.keys) + 1
-        whole = whole and len(self.passed) == len(PASSED)
+        whole = whole and len(self.passed) == len(self.reasons) and bool((self.reasons < len(PASSED)).all())
         if not (whole and count and self.firsts[0] == 0 and self.firsts[-1] == count):
             return False
         known = kinds.min() >= 0 and kinds.max() < len(self.endings) and (np.diff(self.firsts) > 0).all()
@@ -66,7 +69,7 @@ class FileShard(NamedTuple):
 
     def key(self, row: int) -> str:
         """Return the name of a sample."""
-        return self.keys[row].decode("utf-8", "surrogateescape")
+        return self.keys[row].decode(*_ANY)
 
 
 def file_shard(path: Path) -> FileShard:
@@ -78,7 +81,7 @@ def file_shard(path: Path) -> FileShard:
 
     facts = path.stat()
     known = f"{_VERSION} {path.resolve()} {facts.st_size} {facts.st_mtime_ns}"
-    name = hashlib.sha256(known.encode("utf-8", "surrogateescape")).hexdigest()[:32]
+    name = hashlib.sha256(_bytes(known)).hexdigest()[:32]
     cached = Path(HF_HOME) / "mllm_embed" / "tar" / f"{name}.npz"
     shard = _cached(cached, facts.st_size)
     if shard is None:
@@ -98,36 +101,60 @@ def _cached(path: Path, size: int) -> FileShard | None:
     return None
 
 
+class _Member(NamedTuple):
+    name: str
+    offset: int
+    size: int
+
+
+_Samples = dict[str, dict[str, _Member]]
+
+
 def _listed(path: Path) -> FileShard:
     """List a tar file; the files of a sample come together, wherever they lie."""
-    found: dict[str, dict[str, tuple[str, int, int]]] = {}
-    passed = np.zeros(len(PASSED), np.int64)
+    samples: _Samples = {}
+    passed: list[tuple[bytes, int]] = []
     for member in _members(path):
         why = _passed(member)
-        if why is not None:
-            passed[PASSED.index(why)] += 1
-            continue
-        key, kind = _key(member.name)
-        files = found.setdefault(key, {})
-        if kind in files:
-            raise DataError(
-                f'{path} holds "{printable(files[kind][0])}" and "{printable(member.name)}", of which a sample could '
-                "keep only one: write it anew with one of them, or under two names"
-            )
-        files[kind] = member.name, member.offset_data, member.size
-    if not found:
-        raise DataError(f"{path} holds no files; fetch it again")
-    names, kinds = np.unique([kind for files in found.values() for kind in files], return_inverse=True)
-    places = [place for files in found.values() for place in files.values()]
+        if why is None:
+            _take(member, samples, path)
+        else:
+            passed.append((_bytes(member.name), PASSED.index(why)))
+    if not samples:
+        only = f" of a sample, but {PASSED[passed[0][1]]} as {printable(passed[0][0].decode(*_ANY))}" if passed else ""
+        raise DataError(f"{path} holds no files{only}; fetch it again")
+    return _packed(samples, passed)
+
+
+def _packed(samples: _Samples, passed: list[tuple[bytes, int]]) -> FileShard:
+    members = [member for files in samples.values() for member in files.values()]
+    names, kinds = np.unique([kind for files in samples.values() for kind in files], return_inverse=True)
     return FileShard(
-        firsts=np.array([0, *accumulate(map(len, found.values()))], dtype=np.int32),
-        keys=np.array([key.encode("utf-8", "surrogateescape") for key in found]),
+        firsts=np.array([0, *accumulate(map(len, samples.values()))], dtype=np.int32),
+        keys=np.array(list(map(_bytes, samples))),
         endings=names,
         kinds=kinds.astype(np.int16),
-        offsets=np.array([offset for _, offset, _ in places], dtype=np.int64),
-        sizes=np.array([size for _, _, size in places], dtype=np.int64),
-        passed=passed,
+        offsets=np.array([member.offset for member in members], dtype=np.int64),
+        sizes=np.array([member.size for member in members], dtype=np.int64),
+        passed=np.array([name for name, _ in passed], dtype=np.bytes_),
+        reasons=np.array([kind for _, kind in passed], dtype=np.int16),
     )
+
+
+def _take(member: tarfile.TarInfo, samples: _Samples, path: Path) -> None:
+    """Add a member to its sample. Raises DataError where that has one of its ending already."""
+    key, kind = _key(member.name)
+    files = samples.setdefault(key, {})
+    if kind in files:
+        raise DataError(
+            f'{path} holds "{printable(files[kind].name)}" and "{printable(member.name)}", of which a sample could keep '
+            "only one: write it anew with one of them, or under two names"
+        )
+    files[kind] = _Member(member.name, member.offset_data, member.size)
+
+
+def _bytes(name: str) -> bytes:
+    return name.encode(*_ANY)
 
 
 def _key(name: str) -> tuple[str, str]:
