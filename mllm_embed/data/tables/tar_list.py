@@ -147,8 +147,8 @@ def _take(member: tarfile.TarInfo, samples: _Samples, path: Path) -> None:
     files = samples.setdefault(key, {})
     if kind in files:
         raise DataError(
-            f'{path} holds "{printable(files[kind].name)}" and "{printable(member.name)}", of which a sample could keep '
-            "only one: write it anew with one of them, or under two names"
+            f'{path} holds "{printable(files[kind].name)}" and "{printable(member.name)}", of which a sample keeps '
+            "one: write it anew with one of them, or under two names"
         )
     files[kind] = _Member(member.name, member.offset_data, member.size)
 
