@@ -119,10 +119,11 @@ class TableSource:
 
     def _values(self, record: Record) -> dict[str, Any]:
         """Return a value for each of FIELDS, None where there is none."""
-        values: dict[str, Any] = {}
-        for name in FIELDS:
-            value = record.get(self.fields.get(name, ""))
-            values[name] = None if absent(value) else value
+        values: dict[str, Any] = dict.fromkeys(FIELDS)
+        for name, column in self.fields.items():
+            value = record.get(column)
+            if not absent(value):
+                values[name] = value
         image = values["image"]
         if isinstance(image, Mapping):  # as `datasets` writes pictures
             values["image"] = image.get("bytes") or _filled(image.get("path"))

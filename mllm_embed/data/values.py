@@ -13,7 +13,7 @@ from typing import Any
 from ..errors import DataError
 from ..text import half_character, printable
 
-_NAMES = (str, int, float, decimal.Decimal, datetime.date, datetime.time, uuid.UUID)
+_NAMES = (int, float, decimal.Decimal, datetime.date, datetime.time, uuid.UUID)
 _URL = re.compile(r"[a-z][a-z0-9+.-]*://|data:", re.IGNORECASE)
 _SHOWN = 60
 
@@ -21,7 +21,7 @@ _SHOWN = 60
 def absent(value: Any) -> bool:
     """Return whether a cell holds nothing: null, NaN, or blank words. 0 and False are something."""
     if isinstance(value, str):
-        return not value.strip()
+        return not value or value.isspace()
     return value is None or (isinstance(value, float) and math.isnan(value))
 
 
@@ -32,6 +32,8 @@ def id_text(value: Any) -> str:
 
     Raises DataError for what names nothing: a list, an object, an infinite number, bytes that are no text.
     """
+    if isinstance(value, str):
+        return value
     if isinstance(value, bytes):
         return decoded(value)
     if not isinstance(value, _NAMES) or value in (math.inf, -math.inf):
@@ -59,7 +61,7 @@ def check_picture_name(name: str) -> None:
 
 def is_url(name: str) -> bool:
     """Return whether a name asks for a download, or holds a picture itself as `data:` does."""
-    return _URL.match(name) is not None
+    return ":" in name and _URL.match(name) is not None
 
 
 def decoded(value: bytes) -> str:

@@ -155,7 +155,7 @@ def test_a_damaged_list_in_the_cache_is_made_again(tmp_path: Path, monkeypatch: 
     rng = np.random.default_rng(0)
     broken = [b"", b"x", whole[:-30], whole[: len(whole) // 2], whole[: len(whole) // 3] + bytes(len(whole) // 3)]
     for at, bit in zip(rng.integers(len(whole), size=60).tolist(), rng.integers(8, size=60).tolist(), strict=True):
-        broken.append(whole[:at] + bytes([whole[at] ^ (1 << bit)]) + whole[at + 1 :])  # noqa: PERF401
+        broken.append(whole[:at] + bytes([whole[at] ^ (1 << bit)]) + whole[at + 1 :])
     for content in broken:
         cached.write_bytes(content)
         assert open_sources([file]).ids == right and open_sources([file], TEXTS).read(0)[0] == Document(RED, "words")
