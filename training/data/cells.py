@@ -78,8 +78,11 @@ def _listed(value: Any) -> list[Any]:
 def _text(name: str, value: Any) -> str | None:
     if empty(value):
         return None
-    if isinstance(value, bytes):
-        value = decoded(value)
+    if isinstance(value, bytes):  # as some writers of parquet keep texts
+        try:
+            value = decoded(value)
+        except DataError as error:
+            raise DataError(f"{name} {error}") from error
     if not isinstance(value, str):
         raise DataError(f"{name} must be a text, not {str(value)[:60]!r}")
     if half_character(value):

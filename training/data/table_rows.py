@@ -15,6 +15,7 @@ from mllm_embed.data.tables import Record, Table
 from mllm_embed.data.tables.fingerprint import files_fingerprint
 from mllm_embed.data.values import check_picture_name, id_text
 from mllm_embed.errors import DataError
+from mllm_embed.text import printable
 from mllm_embed.types import ImageLike
 
 from .cells import Cells, empty, row_of
@@ -179,7 +180,7 @@ class TableRows:
         if value is None:
             return self._place(index)
         try:
-            return id_text(value)
+            return printable(id_text(value))
         except DataError as error:
             raise DataError(f"its id {error}") from error
 

@@ -195,3 +195,9 @@ def test_a_whole_test_split_of_cirr_is_fit(tmp_path: Path) -> None:
     suite = open_suite("cirr", SHARED, split="test1", pictures=False)
     files = write_submission(suite, vectors(suite), tmp_path)
     assert len(json.loads(files[0].read_text())) == 4150 and files[0].stat().st_size < 5 * 2**20
+
+
+def test_a_ranking_that_lists_a_query_twice_is_refused(tmp_path: Path) -> None:
+    (tmp_path / "r.json").write_text('{"q1": ["a"], "q2": ["b"], "q1": ["b"]}')
+    with pytest.raises(DataError, match='r.json is not JSON .the key "q1" stands twice'):
+        read_ranking(tmp_path / "r.json")

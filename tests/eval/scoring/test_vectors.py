@@ -73,6 +73,12 @@ def spoil(folder: Path, what: str) -> None:
     match what:
         case "nan":
             gallery[3, 1] = np.nan
+        case "zeros":
+            gallery[4] = 0
+        case "zero query":
+            queries = np.load(folder / "queries.npy")
+            queries[1] = -0.0
+            np.save(folder / "queries.npy", queries)
         case "huge":
             gallery = gallery.astype(np.float64)
             gallery[2, 0] = 1e300
@@ -128,6 +134,8 @@ def spoil(folder: Path, what: str) -> None:
     ("what", "message"),
     [
         ("nan", 'the vector of "bg3" holds NaN'),
+        ("zeros", 'gallery.npy: the vector of "bg4" is all zeros, near to nothing; make it anew'),
+        ("zero query", r'queries.npy: the vector of "\w+" is all zeros'),
         ("huge", 'the vector of "bg2" holds NaN, or values too large for float32'),
         ("archive", "gallery.npy is not a whole .npy file"),
         ("no archive", "gallery.npy is not a whole .npy file"),
