@@ -8,7 +8,10 @@ import json
 import math
 import re
 import uuid
+from collections.abc import Iterable
 from typing import Any
+
+import numpy as np
 
 from ..errors import DataError
 from ..text import half_character, printable
@@ -22,7 +25,10 @@ def absent(value: Any) -> bool:
     """Return whether a cell holds nothing: null, NaN, or blank words. 0 and False are something."""
     if isinstance(value, str):
         return not value or value.isspace()
-    return value is None or (isinstance(value, float) and math.isnan(value))
+    # of these one value, NaN or NaT, differs from itself
+    return value is None or (
+        isinstance(value, (float, np.floating, decimal.Decimal, datetime.date)) and bool(value != value)
+    )
 
 
 def id_text(value: Any) -> str:
@@ -34,11 +40,28 @@ def id_text(value: Any) -> str:
     """
     if isinstance(value, str):
         return value
+    if isinstance(value, np.generic):
+        value = value.item()
     if isinstance(value, bytes):
         return decoded(value)
     if not isinstance(value, _NAMES) or value in (math.inf, -math.inf):
         raise DataError(f"is {shown(value)}, which is no name; give a text or a number")
     return str(value)
+
+
+def ids_of(given: Iterable[Any]) -> list[str]:
+    """Return ids as texts, as `id_text`. Raises DataError for one that is empty, no name, or no Unicode."""
+    ids = []
+    for number, value in enumerate(given, start=1):
+        if absent(value):
+            raise DataError(f"id {number} is empty ({value!r}); give each row a name of its own")
+        try:
+            ids.append(id_text(value))
+        except DataError as error:
+            raise DataError(f"id {number} {error}") from error
+        if half_character(ids[-1]):
+            raise DataError(f'id {number}, "{printable(ids[-1])}", is no Unicode; write it in UTF-8')
+    return ids
 
 
 def words_of(value: Any) -> str:

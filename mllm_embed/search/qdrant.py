@@ -8,6 +8,7 @@ from __future__ import annotations
 
 import os
 import uuid
+from collections import Counter
 from collections.abc import Collection, Iterable, Iterator, Mapping, Sequence
 from contextlib import contextmanager
 from itertools import chain
@@ -16,6 +17,7 @@ from typing import TYPE_CHECKING, Any
 import numpy as np
 from tqdm import tqdm
 
+from ..data.values import ids_of
 from ..errors import ConfigError, DataError
 from ..saving.provenance import VECTOR_FIELDS, check_same
 from ..store.gallery import Answer, check_allow, check_queries
@@ -103,11 +105,15 @@ class QdrantGallery:
         return [points[number(name)].payload.get("source") for name in ids]
 
     def add(self, ids: Sequence[str], vectors: np.ndarray, sources: Sequence[str | None] | None = None) -> None:
-        """Add rows, [n, D] float32 of unit length. Raises DataError for an id that is there already."""
+        """Add rows, [n, D] float32 of unit length. Raises DataError for an id that is there already, or given twice."""
+        ids = ids_of(ids)
+        twice = next((name for name, count in Counter(ids).items() if count > 1), None)
+        if twice is not None:
+            raise DataError(f'the id "{twice}" is given twice')
         there = self._there(ids)
         if there:
             raise DataError(f'the id "{there[0]}" is in the collection {self.collection} already: remove it first')
-        self._put(ids, np.asarray(vectors), sources or [None] * len(ids))
+        self._put(ids, np.asarray(vectors), [None] * len(ids) if sources is None else sources)
 
     def remove(self, ids: Iterable[str]) -> None:
         """Remove rows. Raises DataError for an id that is not there."""

@@ -146,7 +146,7 @@ class MemoryGallery:
             if name in self._row_of or name in new:
                 raise DataError(f'the gallery id "{name}" is given twice')
             new[name] = row
-        pictures = dict(zip(ids, sources or [None] * len(ids), strict=True))
+        pictures = dict(zip(ids, [None] * len(ids) if sources is None else sources, strict=True))
         if np.shape(vectors) != (len(new), self.dimension):
             raise DataError(
                 f"{len(new)} ids do not fit vectors of shape {np.shape(vectors)}: give [n, {self.dimension}]"

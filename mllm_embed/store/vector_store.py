@@ -26,6 +26,7 @@ from typing import Any
 
 import numpy as np
 
+from ..data.values import ids_of
 from ..errors import DataError, did_you_mean
 from ..files import LOCK_FILE, check_space, folder_lock
 from ..vectors.unit import unit
@@ -240,11 +241,11 @@ class VectorStore:
         Nothing is added where it raises anything.
 
         Raises:
-            DataError: ids given twice or there already, vectors of another size, with NaN or not of unit length, or a
-                full disk.
+            DataError: ids that are empty, no names, given twice or there already, vectors of another size, with NaN or
+                not of unit length, or a full disk.
             ConfigError: another process writes to the store.
         """
-        ids, sources = [str(name) for name in ids], list(sources or [None] * len(ids))
+        ids, sources = ids_of(ids), [None] * len(ids) if sources is None else list(sources)
         vectors = np.asarray(vectors)
         if vectors.shape != (len(ids), self.dimension) or len(sources) != len(ids):
             raise DataError(f"{len(ids)} ids do not fit vectors of shape {vectors.shape}: give [n, {self.dimension}]")

@@ -165,3 +165,34 @@ def test_what_is_no_store(tmp_path: Path) -> None:
     VectorStore.create(tmp_path / "s", 4)
     with pytest.raises(DataError, match="holds no vectors yet"):
         VectorStore.open(tmp_path / "s")
+
+
+@pytest.mark.parametrize(
+    ("name", "kept"),
+    [(0, "0"), (np.int64(7), "7"), (False, "False"), (1.0, "1.0"), (np.float32(0.5), "0.5"), (b"a", "a"), ("0", "0")],
+)
+def test_ids_become_texts(tmp_path: Path, name: object, kept: str) -> None:
+    store = VectorStore.create(tmp_path / "s", 2)
+    store.add([name], np.array([[1.0, 0.0]]))
+    assert VectorStore.open(tmp_path / "s").ids == [kept]
+
+
+@pytest.mark.parametrize(
+    ("name", "words"),
+    [
+        (None, r"id 2 is empty \(None\)"),
+        (float("nan"), r"id 2 is empty \(nan\)"),
+        (np.float32("nan"), r"id 2 is empty \(.*nan"),
+        ("", "id 2 is empty"),
+        (" ", "id 2 is empty"),
+        ([1], r"id 2 is the list \[1\], which is no name"),
+        (b"\xff", "id 2 is 1 bytes that are no UTF-8 text"),
+        ("\ud83d", r'id 2, "\\ud83d", is no Unicode'),
+        ("1", 'the id "1" is'),
+    ],
+)
+def test_what_is_no_id_is_refused(tmp_path: Path, name: object, words: str) -> None:
+    store = VectorStore.create(tmp_path / "s", 2)
+    with pytest.raises(DataError, match=words):
+        store.add([1, name], np.array([[1.0, 0.0]] * 2))
+    assert len(store) == 0
