@@ -135,7 +135,7 @@ def write_card(
     sections |= _from_files(folder, origin)
     sections |= _from_info(info, data, origin, sections, results)
     card.text = _joined(intro, sections)
-    write_file(folder / CARD_FILE, str(card).encode())
+    write_file(folder / CARD_FILE, str(card).encode("utf-8", "backslashreplace"))
 
 
 def of_these_weights(card: str | None, adapted: bool) -> str | None:

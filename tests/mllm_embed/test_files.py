@@ -11,8 +11,8 @@ from pathlib import Path
 
 import pytest
 
-from mllm_embed.errors import ConfigError
-from mllm_embed.files import LOCK_FILE, file_lock, folder_lock
+from mllm_embed.errors import ConfigError, DataError
+from mllm_embed.files import LOCK_FILE, file_lock, folder_lock, read_json, write_json
 
 _HOLD = """
 import sys, time
@@ -93,3 +93,12 @@ def test_many_that_wait_hold_it_one_by_one_though_each_removes_the_file(tmp_path
     processes = [subprocess.Popen(command) for _ in range(3)]
     assert [process.wait(timeout=120) for process in processes] == [0, 0, 0]
     assert number.read_text() == "180" and not lock.exists()
+
+
+def test_json_keeps_half_characters_and_refuses_a_key_that_stands_twice(tmp_path: Path) -> None:
+    value = {"path": "/x/caf\udce9", "half": "\ud83d", "whole": "é \U0001f600"}
+    write_json(tmp_path / "a.json", value)
+    assert read_json(tmp_path / "a.json", "") == value and "é" in (tmp_path / "a.json").read_text(encoding="utf-8")
+    (tmp_path / "b.json").write_text('{"a": 1, "b": [{"c": 2, "c": 3}]}')
+    with pytest.raises(DataError, match='b.json is not JSON .the key "c" stands twice.: mend it'):
+        read_json(tmp_path / "b.json", "mend it")

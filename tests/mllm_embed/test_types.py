@@ -75,3 +75,14 @@ def test_a_picture_of_another_type_and_two_references_are_refused() -> None:
         Query(image=bytearray(b"ab"))
     with pytest.raises(DataError, match="not both"):
         as_item({"image": "a.png", "text": "a hat", "instruction": "redder"})
+
+
+@pytest.mark.parametrize("text", ["half \ud83d", "\udce9"])
+def test_half_characters_are_no_words(text: str) -> None:
+    for make in (lambda: Query(instruction=text), lambda: Document(text=text), lambda: as_item(text)):
+        with pytest.raises(
+            DataError, match=r"holds half a character .a lone surrogate., .*; write it in UTF-8"
+        ) as error:
+            make()
+        str(error.value).encode()
+    assert Document(text="whole \U0001f600").words

@@ -24,7 +24,7 @@ def write_report(run: Path) -> list[str]:
     with atomic_file(run / PICTURE) as temporary:
         draw(rows, run.resolve().name).savefig(temporary, format="png", dpi=_DPI)
     lines = summary(rows)
-    write_file(run / TEXT, _markdown(run.resolve().name, lines, rows).encode())
+    write_file(run / TEXT, _markdown(run.resolve().name, lines, rows).encode("utf-8", "backslashreplace"))
     return lines
 
 

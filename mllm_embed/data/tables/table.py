@@ -286,7 +286,7 @@ def _arrow(files: Sequence[Path]) -> Any:
 
 def _object(line: bytes, _: int) -> Record:
     try:
-        value = parse_json(line.decode("utf-8"))  # from bytes it would guess the encoding first
+        value = parse_json(_decoded(line))  # from bytes it would guess the encoding first
     except (ValueError, RecursionError) as error:
         raise DataError(f"it is not JSON ({error})") from error
     if not isinstance(value, dict):
