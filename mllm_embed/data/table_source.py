@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import os
 from collections.abc import Iterable, Mapping, Sequence
+from difflib import SequenceMatcher
 from functools import cached_property
 from pathlib import Path
 from typing import Any
@@ -21,6 +22,7 @@ FIELDS = ("id", "image", "text", "instruction")
 """The columns that a row of a table may have."""
 EMBEDDED = FIELDS[1:]
 _WORDS = ("text", "instruction")
+_SUSPICIOUS = 0.85  # likeness of a misspelt name
 
 
 class TableSource:
@@ -39,7 +41,7 @@ class TableSource:
         """
         self.path, self.fields = path, dict(fields)
         self.table: Table = open_table(files)
-        self.notes = [*notes, *_passed_over(path, self.table)]
+        self._notes = [*notes, *_passed_over(path, self.table)]
         if not len(self.table):
             raise DataError(f"{path} has no rows")
 
@@ -86,6 +88,20 @@ class TableSource:
     def columns(self) -> set[str]:
         """Those of the columns to read that some row has."""
         return self._named[2]
+
+    @property
+    def notes(self) -> list[str]:
+        """As `Source.notes`: what is passed over, and columns that look like ones that no row has."""
+        notes = list(self._notes)
+        there = [column for column in self.table.columns() if column not in self.fields.values()]
+        for name, column in self.fields.items():
+            near = [] if column in self.columns else [other for other in there if _alike(column, other)]
+            if near:
+                notes.append(
+                    f'{printable(str(self.path))}: no row has "{column}", but there is "{printable(near[0])}", which '
+                    f"is not read; name it with --fields {name}={printable(near[0])}"
+                )
+        return notes
 
     def read(self, row: int) -> tuple[Item, str | None]:
         """As `Source.read`; a picture in memory lies at FILE#ROW/COLUMN."""
@@ -194,6 +210,12 @@ class TableSource:
     def _inside(self, row: int) -> str:
         file, number = self.table.place(row)
         return f"{os.path.abspath(self.table.files[file])}#{number}/{self.fields['image']}"
+
+
+def _alike(column: str, other: str) -> bool:
+    """Return whether the name of a column is probably another, misspelt."""
+    one, two = column.casefold(), other.strip().casefold()
+    return one == two or SequenceMatcher(None, one, two).ratio() >= _SUSPICIOUS
 
 
 def _passed_over(path: Path, table: Table) -> list[str]:

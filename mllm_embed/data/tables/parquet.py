@@ -49,6 +49,10 @@ class ParquetTable:
         block, row = part_and_row(self._starts, index)
         return _row(self._read(block), row)
 
+    def columns(self) -> list[str]:
+        """As `Table.columns`."""
+        return list(self._schema(self._groups[0][0]).names)
+
     def scan(self, columns: Collection[str], words: Collection[str] = ()) -> Iterator[Record | DataError]:
         """As `Table.scan`, with these columns alone; for a row group that cannot be read an error for each row."""
         for block, (file, _) in enumerate(self._groups):

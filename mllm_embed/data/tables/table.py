@@ -47,6 +47,10 @@ class Table(Protocol):
         """
         ...
 
+    def columns(self) -> list[str]:
+        """Return the columns of the first record, without reading pictures. Raises DataError as `record`."""
+        ...
+
     def place(self, index: int) -> tuple[int, int]:
         """Return the number of a record's file, and its own there, from 0."""
         ...
@@ -81,6 +85,10 @@ class TextTable:
         spans = self._spans[file]
         start = int(spans.starts[row])
         return self._parse(self._bytes(file)[start : start + int(spans.lengths[row])], file)
+
+    def columns(self) -> list[str]:
+        """As `Table.columns`."""
+        return list(self.record(0))
 
     def scan(self, columns: Collection[str], words: Collection[str] = ()) -> Iterator[Record | DataError]:
         """As `Table.scan`, with all columns."""
@@ -124,6 +132,10 @@ class ArrowTable:
         """As `Table.record`."""
         part, row = part_and_row(self._firsts, index)
         return _row(self._parts[part], row)
+
+    def columns(self) -> list[str]:
+        """As `Table.columns`."""
+        return list(self._parts[0].features)
 
     def scan(self, columns: Collection[str], words: Collection[str] = ()) -> Iterator[Record | DataError]:
         """As `Table.scan`, with these columns alone."""

@@ -69,6 +69,10 @@ class TarTable:
             record[kind] = _content(kind, data) if columns is None or kind in columns else data
         return record
 
+    def columns(self) -> list[str]:
+        """As `Table.columns`."""
+        return list(self._words((), 0))
+
     def scan(self, columns: Collection[str], words: Collection[str] = ()) -> Iterator[Record | DataError]:
         """As `Table.scan`; the texts of these columns are read, for all other members stands PICTURE."""
         return each(partial(self._words, columns), len(self))

@@ -104,6 +104,16 @@ def test_fields_are_used_or_refused(tmp_path: Path) -> None:
         open_sources([rows], {"text": "text", "image": "foto"})
 
 
+@pytest.mark.parametrize("column", ["Image", " image", "images", "IMAGE"])
+def test_a_column_that_is_probably_meant_is_named(tmp_path: Path, column: str) -> None:
+    rows = tmp_path / "rows.jsonl"
+    rows.write_text(json.dumps({"id": 1, "text": "k", column: "a.png", "texts": "x", "other": "y"}))
+    assert open_sources([rows]).notes() == [
+        f'{rows}: no row has "image", but there is "{column}", which is not read; name it with --fields image={column}'
+    ]
+    assert open_sources([rows], {"text": "text", "image": column}).notes() == []
+
+
 def benchmark(folder: Path) -> Path:
     gallery = [{"id": "g", "image": "a.png", "text": "a red flag"}, {"id": "h", "image": "b.png"}]
     queries = [{"id": "q", "image": "a.png", "instruction": "i", "targets": ["g"]}]
