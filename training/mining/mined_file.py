@@ -16,7 +16,7 @@ from pathlib import Path
 from typing import Any, NamedTuple
 
 from mllm_embed.errors import DataError
-from mllm_embed.files import atomic_file, json_bytes
+from mllm_embed.files import atomic_file, json_bytes, parse_json
 from mllm_embed.types import Document, ImageLike, Item
 
 MINED_FORMAT = 1
@@ -144,7 +144,7 @@ def _objects(path: Path) -> list[dict[str, Any]]:
 
 def _object(line: str, where: str) -> dict[str, Any]:
     try:
-        value = json.loads(line)
+        value = parse_json(line)
     except (ValueError, RecursionError) as error:
         raise DataError(f"{where} is not JSON ({error}); mine again") from error
     if not isinstance(value, dict):

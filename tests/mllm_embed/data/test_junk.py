@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import json
+import re
 from pathlib import Path
 
 import numpy as np
@@ -11,6 +12,7 @@ import pyarrow.parquet
 import pytest
 
 from mllm_embed.data.sources import open_sources
+from mllm_embed.data.tables import json_table
 from mllm_embed.data.tables import spans as spans_module
 from mllm_embed.data.tables.spans import json_spans
 from mllm_embed.errors import DataError
@@ -140,3 +142,26 @@ def test_the_case_of_an_ending_says_nothing(tmp_path: Path, name: str) -> None:
     for given in (file, f"{tmp_path}/*{file.suffix}"):
         assert open_sources([given]).ids == ["1"]
     assert (open_sources([tmp_path]).ids == ["1"]) if name in ("rows.JSONL", "A.PARQUET") else True
+
+
+def test_a_damaged_list_gives_what_a_parser_of_json_gives_or_is_refused(tmp_path: Path) -> None:
+    rows = [{"id": number, "text": 'k "q" [,] {é', "more": {"a": [1, {"b": None}]}} for number in range(4)]
+    bases = [json.dumps(rows).encode(), json.dumps(rows, indent=1, ensure_ascii=False).encode()]
+    rng, letters = np.random.default_rng(5), b'[]{},:"\\ \n\t1ax'
+    read = 0
+    for number in range(200):
+        data = bytearray(bases[number % 2])
+        for at in rng.integers(1, len(data), size=1 + number % 3).tolist():
+            letter = letters[int(rng.integers(len(letters)))]
+            data[at : at + number % 2] = bytes([letter]) * int(rng.integers(3))
+        (tmp_path / "rows.json").write_bytes(data)
+        try:
+            table = json_table([tmp_path / "rows.json"])
+            found = [table.record(row) for row in range(len(table))]
+        except DataError as error:
+            assert len(str(error)) < 400
+            continue
+        text = re.sub(r",\s*\]\s*\Z", "]", data.decode())  # a comma behind the last row loses nothing
+        assert found == json.loads(text)
+        read += 1
+    assert read > 15
