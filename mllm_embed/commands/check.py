@@ -64,6 +64,10 @@ def _check_store(place: Path) -> None:
         raise DataError(f"{place} is damaged in {len(found.damages):,} places: {CURE}")
     removed = f", {found.removed:,} of which are removed" if found.removed else ""
     sys.stdout.write(f"{place}: {found.rows:,} rows in {found.shards:,} shards{removed}, all as they were written\n")
+    if not found.checksums:
+        sys.stdout.write(
+            "an earlier version wrote it, without checksums of ids and removed rows: the next change adds them\n"
+        )
     if found.planned:
         sys.stdout.write(f"{found.planned:,} rows are being embedded; should that be stopped, give its command again\n")
     if found.loose:

@@ -25,6 +25,7 @@ class Checked:
         removed: rows that were.
         planned: rows that are being embedded, or were when that was stopped.
         loose: shards that belong neither to the store nor to a plan.
+        checksums: whether there are any of ids and removed rows; stores of format 1 have none.
         damages: a sentence for each file that is not what was written.
     """
 
@@ -33,6 +34,7 @@ class Checked:
     removed: int
     planned: int
     loose: list[str]
+    checksums: bool
     damages: list[str]
 
 
@@ -55,7 +57,9 @@ def check_store(folder: str | os.PathLike[str], show_progress: bool | None = Non
         found = [_damage(store.verify_ids)]
     planned = sum(len(plan.ids) for plan in read_plans(path))
     removed = len(store) - int(store.alive.sum())
-    return Checked(len(store), len(store.shards), removed, planned, loose_shards(path), list(filter(None, found)))
+    checksums = all(shard.record is not None for shard in store.shards)
+    damages = list(filter(None, found))
+    return Checked(len(store), len(store.shards), removed, planned, loose_shards(path), checksums, damages)
 
 
 def _damage(check: Callable[[], None]) -> str | None:

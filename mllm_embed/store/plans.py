@@ -27,6 +27,7 @@ from .manifest import read_manifest
 PLANS = "plans"
 FORMER_PLAN = "plan.json"
 """The plan of earlier versions, which knew one at a time."""
+_FORMER_CLAIMS = ".claims"  # one file for the claims of all shards, of earlier versions
 LOOSE_CURE = (
     "a process was killed while it added them, or the manifest is not the newest; restore that, or give the same "
     "`mllm-embed encode` again, which embeds what is missing"
@@ -197,6 +198,7 @@ def sweep(folder: Path, kept: set[str]) -> None:
             _is_held(path)  # which removes it where it is not
         elif path.name.startswith(".") or name not in kept:
             _remove(path)
+    _remove(folder / _FORMER_CLAIMS)
     with suppress(OSError):  # there are plans in it, or it is not there
         (folder / PLANS).rmdir()
 
