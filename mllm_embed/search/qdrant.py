@@ -1,7 +1,8 @@
 """A Qdrant collection as a gallery, for those whose vectors outgrow one machine; and its upload from a store.
 
 A point's number is made of the id, so that an upload that was interrupted goes on, and none stands twice. Its payload
-is {"id": ..., "source": ...}; what made the vectors stands in the collection's metadata (Qdrant 1.16 and later).
+is {"id": ..., "source": ..., "row": which row of a store it was}; what made the vectors stands in the collection's
+metadata (Qdrant 1.16 and later).
 """
 
 from __future__ import annotations
@@ -110,7 +111,7 @@ class QdrantGallery:
         twice = next((name for name, count in Counter(ids).items() if count > 1), None)
         if twice is not None:
             raise DataError(f'the id "{twice}" is given twice')
-        there = self._there(ids)
+        there = list(self._marks(ids))
         if there:
             raise DataError(f'the id "{there[0]}" is in the collection {self.collection} already: remove it first')
         self._put(ids, np.asarray(vectors), [None] * len(ids) if sources is None else sources)
@@ -125,10 +126,10 @@ class QdrantGallery:
             self.client.delete(self.collection, models.PointIdsList(points=[number(name) for name in gone]), wait=True)
 
     def upload(self, store: VectorStore, show_progress: bool | None = None) -> int:
-        """Make the collection hold what the store holds, and return how many points were sent.
+        """Make the collection hold what the store holds, and return how many points it has not had before.
 
-        What is there already is not sent again, and what was removed from the store since goes: an upload that was
-        interrupted is called again. Points that did not come from this store stay.
+        What is there already is not sent again, but for ids that have another vector now, and what was removed from the
+        store since goes: an upload that was interrupted is called again. Points that did not come from this store stay.
 
         Raises:
             ConfigError: the collection's vectors were made by something else.
@@ -140,18 +141,24 @@ class QdrantGallery:
         with tqdm(total=len(store), desc="uploading", unit="row", disable=hide, mininterval=1) as bar:
             for first in range(0, len(store), _BATCH):
                 rows = np.arange(first, min(first + _BATCH, len(store)))
-                there = set(self._there([store.ids[row] for row in rows]))
+                there = self._marks([store.ids[row] for row in rows])
                 sent += self._send_new(store, rows[alive[rows]], there)
                 self._remove_gone(store, rows[~alive[rows]], there)
                 bar.update(len(rows))
         return sent
 
-    def _send_new(self, store: VectorStore, rows: np.ndarray, there: Collection[str]) -> int:
-        """Send the rows [R] int64 of a store whose ids are not there, and return how many there are."""
-        new = np.array([row for row in rows.tolist() if store.ids[row] not in there], np.int64)
+    def _send_new(self, store: VectorStore, rows: np.ndarray, there: Mapping[str, str | None]) -> int:
+        """Send the rows [R] int64 of a store that are not there, or have another vector there.
+
+        Returns how many were not there.
+        """
+        new = np.array([row for row in rows.tolist() if there.get(store.ids[row]) != store.mark(row)], np.int64)
         if len(new):
-            self._put([store.ids[row] for row in new], store.take(new), [store.sources[row] for row in new])
-        return len(new)
+            ids, sources, marks = zip(
+                *((store.ids[row], store.sources[row], store.mark(row)) for row in new), strict=True
+            )
+            self._put(ids, store.take(new), sources, marks)
+        return sum(store.ids[row] not in there for row in new)
 
     def _remove_gone(self, store: VectorStore, rows: np.ndarray, there: Collection[str]) -> None:
         """Remove what is there of the rows [R] int64 that a store has removed."""
@@ -161,24 +168,33 @@ class QdrantGallery:
         if gone:
             self.remove(gone)
 
-    def _put(self, ids: Sequence[str], vectors: np.ndarray, sources: Sequence[str | None]) -> None:
-        """Write points, in place of older ones of these ids."""
+    def _put(
+        self,
+        ids: Sequence[str],
+        vectors: np.ndarray,
+        sources: Sequence[str | None],
+        marks: Sequence[str | None] | None = None,
+    ) -> None:
+        """Write points, in place of older ones of these ids; a mark tells whose vector of a store a point has."""
         from qdrant_client import models
 
         with _server_errors(f"the collection {self.collection}"):
             for at in range(0, len(ids), _BATCH):
                 part = slice(at, at + _BATCH)
+                rows = zip(ids[part], vectors[part], sources[part], (marks or [None] * len(ids))[part], strict=True)
                 points = [
-                    models.PointStruct(id=number(name), vector=vector.tolist(), payload={"id": name, "source": source})
-                    for name, vector, source in zip(ids[part], vectors[part], sources[part], strict=True)
+                    models.PointStruct(
+                        id=number(name), vector=vector.tolist(), payload={"id": name, "source": source, "row": mark}
+                    )
+                    for name, vector, source, mark in rows
                 ]
                 self.client.upsert(self.collection, points, wait=True)
 
-    def _there(self, ids: Collection[str]) -> list[str]:
-        """Return those of the ids that the collection has."""
+    def _marks(self, ids: Collection[str]) -> dict[str, str | None]:
+        """Return those of the ids that the collection has, each with the mark of its vector, None where it has none."""
         with _server_errors(f"the collection {self.collection}"):
-            found = self.client.retrieve(self.collection, [number(name) for name in ids], with_payload=["id"])
-        return [_payload(point)["id"] for point in found]
+            found = self.client.retrieve(self.collection, [number(name) for name in ids], with_payload=["id", "row"])
+        return {_payload(point)["id"]: _payload(point).get("row") for point in found}
 
     def _points(self, ids: Collection[str], payload: bool = False) -> dict[str, Any]:
         """Return the points of ids by their numbers. Raises DataError for an id that is not there."""

@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import hashlib
-import json
 import tokenize
 import zlib
 from collections.abc import Iterable, Iterator, Mapping, Sequence
@@ -15,7 +14,7 @@ from typing import Any
 import numpy as np
 
 from ..errors import DataError
-from ..files import atomic_file, flush_to_disk, json_bytes
+from ..files import atomic_file, flush_to_disk, json_bytes, parse_json
 from ..vectors.precision import to_precision
 
 MANIFEST, SHARDS = "manifest.json", "shards"
@@ -278,7 +277,7 @@ def _bytes_of(path: Path) -> bytes:
 def _record(path: Path, content: bytes) -> ShardRecord:
     """Return the record that a file holds. Raises DataError where it is none."""
     try:
-        record = ShardRecord(**json.loads(content))
+        record = ShardRecord(**parse_json(content))
         wrong = next((what for what, right in _record_facts(record) if not right), None)
     except (ValueError, TypeError, RecursionError) as error:
         raise DataError(f"{path} is damaged ({error}): {CURE}") from error

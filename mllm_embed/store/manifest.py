@@ -12,8 +12,9 @@ from __future__ import annotations
 import hashlib
 import json
 import re
-from collections.abc import Iterable, Iterator, Mapping
+from collections.abc import Iterable, Iterator, Mapping, Sequence
 from dataclasses import asdict, dataclass, field, replace
+from itertools import chain
 from pathlib import Path
 from typing import Any
 
@@ -21,7 +22,7 @@ import numpy as np
 
 from ..errors import DataError
 from ..files import atomic_file, flush_to_disk, read_json, write_json
-from .files import ARRAY_ERRORS, CURE, DTYPES, MANIFEST, StoreShard, read_record, record_file, sha256_of
+from .files import ARRAY_ERRORS, CURE, DTYPES, MANIFEST, ShardRecord, StoreShard, read_record, record_file, sha256_of
 
 STORE_FORMAT = "mllm_embed vectors 2"
 REMOVED = "removed.npy"
@@ -97,11 +98,36 @@ def write_manifest(folder: Path, manifest: Manifest) -> None:
     write_json(folder / MANIFEST, content | {"checksum": _checksum(content)})
 
 
-def merged_data(
-    before: Iterable[Mapping[str, Any]], entries: Iterable[Mapping[str, Any]]
-) -> tuple[dict[str, Any], ...]:
-    """Return facts of sources, of which later ones take the place of earlier ones of the same path."""
-    return tuple({entry["path"]: dict(entry) for entry in (*before, *entries)}.values())
+def without(manifest: Manifest, rows: Iterable[int]) -> Manifest:
+    """Return a manifest that has these row numbers removed."""
+    was = set(manifest.removed.tolist())
+    new = np.array([row for row in dict.fromkeys(rows) if row not in was], np.int64)
+    return replace(manifest, removed=np.concatenate([manifest.removed, new]))
+
+
+def with_shards(
+    manifest: Manifest,
+    new: Sequence[tuple[StoreShard, ShardRecord]],
+    positions: Mapping[str, int],
+    data: Iterable[Mapping[str, Any]],
+) -> Manifest:
+    """Return a manifest with more shards, whose rows take the place of older ones of their ids.
+
+    Args:
+        manifest: of the store as it is.
+        new: the shards with their records.
+        positions: the number of each id that is alive.
+        data: facts of sources, which take the place of older ones of the same path.
+    """
+    last, gone = dict(positions), []
+    ids = chain.from_iterable(record.ids for _, record in new)
+    for row, name in enumerate(ids, sum(entry.rows for entry in manifest.shards)):
+        if name in last:
+            gone.append(last[name])
+        last[name] = row
+    shards = (*manifest.shards, *(entry for entry, _ in new))
+    facts = {entry["path"]: dict(entry) for entry in (*manifest.data, *data)}
+    return without(replace(manifest, shards=shards, data=tuple(facts.values())), gone)
 
 
 def _completed(folder: Path, entry: StoreShard) -> StoreShard:

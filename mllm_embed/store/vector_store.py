@@ -18,7 +18,6 @@ import os
 from bisect import bisect_right
 from collections.abc import Collection, Iterable, Iterator, Mapping, Sequence
 from contextlib import contextmanager
-from dataclasses import replace
 from functools import cached_property
 from itertools import accumulate, chain
 from pathlib import Path
@@ -44,7 +43,7 @@ from .files import (
     verify_shard,
     write_shard,
 )
-from .manifest import Manifest, merged_data, read_manifest, write_manifest
+from .manifest import Manifest, read_manifest, with_shards, without, write_manifest
 from .plans import check_new, next_number, warn_of_loose_shards
 
 BLOCK_ROWS = 1 << 16
@@ -230,6 +229,11 @@ class VectorStore:
         except KeyError:
             return np.array([self.position(name) for name in ids], np.int64)
 
+    def mark(self, row: int) -> str:
+        """Return what tells a row's vector from any other that its id may have had or will have."""
+        shard = bisect_right(self._starts, row) - 1
+        return f"{self.shards[shard].sha256}:{row - self._starts[shard]}"
+
     def add(self, ids: Sequence[str], vectors: np.ndarray, sources: Sequence[str | None] | None = None) -> None:
         """Append rows.
 
@@ -271,7 +275,7 @@ class VectorStore:
         with self._writing():
             gone = [self.position(name) for name in ids]
             # the shards stay as they are: an index names rows by number, and a removed row only is no answer
-            self._commit(self._manifest, gone)
+            self._commit(without(self._manifest, gone))
 
     def verify(self) -> None:
         """Read all of the store, and raise DataError naming the first file that is not what was written."""
@@ -324,20 +328,11 @@ class VectorStore:
         """Let those shards belong to the store that do not yet, whose rows take the place of others of their ids."""
         inside = {shard.name for shard in self.shards}
         new = [read_shard(self.folder, name) for name in names if name not in inside]
-        at, positions, gone = len(self), dict(self._positions) if new else {}, []
-        for name in chain.from_iterable(record.ids for _, record in new):
-            if name in positions:
-                gone.append(positions[name])
-            positions[name] = at
-            at += 1
-        shards = (*self.shards, *(entry for entry, _ in new))
-        self._commit(replace(self._manifest, shards=shards, data=merged_data(self._manifest.data, data)), gone)
+        self._commit(with_shards(self._manifest, new, self._positions if new else {}, data))
 
-    def _commit(self, manifest: Manifest, gone: Iterable[int]) -> None:
-        """Write a manifest that has these row numbers removed: what it says from now on is the store."""
-        was = set(manifest.removed.tolist())
-        new = np.array([row for row in dict.fromkeys(gone) if row not in was], np.int64)
-        write_manifest(self.folder, replace(manifest, removed=np.concatenate([manifest.removed, new])))
+    def _commit(self, manifest: Manifest) -> None:
+        """Write a manifest: what it says from now on is the store."""
+        write_manifest(self.folder, manifest)
         self._load()
 
     def _map(self, shard: int) -> np.ndarray:
