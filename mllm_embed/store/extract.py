@@ -141,7 +141,8 @@ class _Call:
     def run(self) -> Extracted:
         """Work until there is nothing left to do, or only what other processes are doing."""
         if (self.path / MANIFEST).is_file():  # takes long, so that it is not done while others wait
-            survey(_opened(self.path, self.embedder, self.dtype), self.contents, range(len(self.listing)))
+            rows = tqdm(range(len(self.listing)), desc="comparing", unit="row", disable=_hide(self.show_progress))
+            survey(_opened(self.path, self.embedder, self.dtype), self.contents, rows)
         while True:
             held, todo = self._pass()
             if held or not todo:
@@ -324,8 +325,12 @@ def _write_unreadable(store: VectorStore) -> None:
 
 
 def _bar(rows: int, done: int, show: bool | None) -> tqdm:
-    hide = None if show is None else not show
-    return tqdm(total=rows, initial=done, desc="embedding", unit="row", disable=hide, mininterval=1)
+    return tqdm(total=rows, initial=done, desc="embedding", unit="row", disable=_hide(show), mininterval=1)
+
+
+def _hide(show: bool | None) -> bool | None:
+    """Return what tqdm calls `disable`: None shows a bar on a terminal."""
+    return None if show is None else not show
 
 
 def _rate(made: Sequence[_MadeShard], bar: tqdm) -> float:

@@ -137,6 +137,16 @@ def check_new(folder: Path, ids: Iterable[str], there: Collection[str]) -> None:
         seen.add(name)
 
 
+def check_unplanned(folder: Path, ids: Collection[str]) -> None:
+    """Raise DataError for an id that a process is embedding anew into the store in a folder."""
+    for plan in read_plans(folder):
+        name = next(filter(plan.origin_of.__contains__, ids), None)
+        if name is not None and plan.is_alive:
+            raise DataError(
+                f'the id "{name}" is being embedded anew into {folder} from {plan.origin_of[name]}: wait for that'
+            )
+
+
 def next_number(folder: Path) -> int:
     """Return the first number that is beyond all shards of a store, those that are only planned too."""
     written = written_shards(folder)

@@ -44,7 +44,7 @@ from .files import (
     write_shard,
 )
 from .manifest import Manifest, read_manifest, with_shards, without, write_manifest
-from .plans import check_new, next_number, warn_of_loose_shards
+from .plans import check_new, check_unplanned, next_number, warn_of_loose_shards
 
 BLOCK_ROWS = 1 << 16
 """Rows that are read or searched at a time, and the most that `VectorStore.add` writes to one shard."""
@@ -269,13 +269,14 @@ class VectorStore:
         Nothing is removed where it raises anything.
 
         Raises:
-            DataError: an id is not there.
+            DataError: an id is not there, or is being embedded anew.
             ConfigError: another process writes to the store.
         """
         with self._writing():
-            gone = [self.position(name) for name in ids]
+            gone = {name: self.position(name) for name in ids}
+            check_unplanned(self.folder, gone)
             # the shards stay as they are: an index names rows by number, and a removed row only is no answer
-            self._commit(without(self._manifest, gone))
+            self._commit(without(self._manifest, gone.values()))
 
     def verify(self) -> None:
         """Read all of the store, and raise DataError naming the first file that is not what was written."""

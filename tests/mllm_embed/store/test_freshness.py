@@ -2,10 +2,14 @@
 
 from __future__ import annotations
 
+import io
 import json
 import shutil
+import tarfile
+from collections.abc import Iterable
 from pathlib import Path
 
+import datasets
 import numpy as np
 import pytest
 from PIL import Image
@@ -268,3 +272,33 @@ def test_several_sources_in_one_call(embedder: MLLMEmbedder, tmp_path: Path) -> 
     done = encode(embedder, two, tmp_path / "s")
     assert done.changed == 1 and VectorStore.open(tmp_path / "s").origins[1:] == [str(two), str(two)]
     check_rows(tmp_path / "s", {"a": "one", "b": "changed"}, Vectors(embedder))
+
+
+@pytest.mark.parametrize("kind", ["tar", "parquet"])
+def test_pictures_inside_a_file_that_changed(embedder: MLLMEmbedder, tmp_path: Path, kind: str) -> None:
+    source = packed(tmp_path / f"rows.{kind}", range(5))
+    encode(embedder, source, tmp_path / "s")
+    packed(source, [0, 1, 77, 3, 4])
+    done = encode(embedder, source, tmp_path / "s")
+    assert (done.rows, done.changed, len(done.found.unchanged)) == (1, 1, 4)
+    wanted = expected(embedder, photo(tmp_path / "wanted.png", 77))
+    assert np.abs(vector_of(tmp_path / "s", "k2") - wanted).max() < 1e-5
+    source.rename(tmp_path / f"moved.{kind}")
+    assert encode(embedder, tmp_path / f"moved.{kind}", tmp_path / "s").rows == 0
+    other = packed(tmp_path / f"other.{kind}", [9])
+    with pytest.raises(DataError, match='the id "k0" is in .* holds something else'):
+        encode(embedder, other, tmp_path / "s")
+
+
+def packed(path: Path, seeds: Iterable[int]) -> Path:
+    """Write pictures into a tar shard or a parquet file."""
+    pictures = {f"k{at}": photo(path.parent / "one.png", seed).read_bytes() for at, seed in enumerate(seeds)}
+    if path.suffix == ".parquet":
+        datasets.Dataset.from_dict({"id": list(pictures), "image": list(pictures.values())}).to_parquet(path)
+        return path
+    with tarfile.open(path, "w") as tar:
+        for name, data in pictures.items():
+            member = tarfile.TarInfo(f"{name}.png")
+            member.size = len(data)
+            tar.addfile(member, io.BytesIO(data))
+    return path
