@@ -1,10 +1,14 @@
-"""How long exact ranking takes beside a bare `faiss.knn` on the same arrays, and how much memory it adds.
+"""How long exact ranking and filtered searches take beside a bare `faiss.knn` on the same arrays.
 
     python scripts/bench_ranking.py                     # CIRCO's test set at 3,072 dimensions
     python scripts/bench_ranking.py --gallery 20000 --repeat 5
+    python scripts/bench_ranking.py --filters --queries 1 --gallery 100000 --dimensions 512 --k 10 --repeat 20
 
 The floor is one product of queries and gallery, 2 * Q * N * D floating-point operations, which faiss.knn computes; what
-`top_k` adds is a look at every row (NaN, length) and the exact scores of the candidates. Prints one JSON line.
+`top_k` adds is a look at every row (NaN, length) and the exact scores of the candidates: one JSON line, with the memory
+that it takes. With `--filters`: galleries in memory, in a store and behind an index, which look at their rows once,
+with the same filters, as a table of milliseconds and of times the plain search; an index beside FAISS' own search.
+All are taken in turns in one process, after a round that is not counted; the medians are of the ratios in each round.
 """
 
 from __future__ import annotations
@@ -13,13 +17,21 @@ import argparse
 import json
 import os
 import resource
+import statistics
 import time
-from collections.abc import Callable
+from collections.abc import Callable, Mapping
+from pathlib import Path
+from tempfile import TemporaryDirectory
 
 import faiss
 import numpy as np
 
+from mllm_embed.index.build import build_index
+from mllm_embed.store.gallery import Gallery, MemoryGallery, StoreGallery
+from mllm_embed.store.vector_store import VectorStore
 from mllm_embed.vectors.ranking import top_k
+
+Ways = Mapping[str, Callable[[], object]]
 
 
 def main() -> None:
@@ -30,23 +42,29 @@ def main() -> None:
     parser.add_argument("--dimensions", type=int, default=3072, help="D (default: Phi-3.5-mini's)")
     parser.add_argument("--k", type=int, default=50, help="answers a query (default: CIRCO's)")
     parser.add_argument("--repeat", type=int, default=3, help="the best of so many, taken in turns")
+    parser.add_argument("--filters", action="store_true", help="galleries with filters, and not `top_k` alone")
+    parser.add_argument("--kind", default="ivf", help="of the index of --filters (default ivf)")
     args = parser.parse_args()
 
     rng = np.random.default_rng(0)
     queries, gallery = (_unit(rng, count, args.dimensions) for count in (args.queries, args.gallery))
+    if args.filters:
+        for vectors in (gallery, queries):  # in clusters, without which no index finds anything
+            vectors += _unit(np.random.default_rng(1), 1000, args.dimensions)[rng.integers(1000, size=len(vectors))]
+            vectors /= np.sqrt(np.einsum("ij,ij->i", vectors, vectors))[:, None]
+        _filters(queries, gallery, args.k, args.repeat, args.kind)
+    else:
+        _ranking(queries, gallery, args.k, args.repeat)
+
+
+def _ranking(queries: np.ndarray, gallery: np.ndarray, k: int, repeat: int) -> None:
     before = _peak()
-    ways: dict[str, Callable[[], object]] = {
-        "faiss.knn": lambda: faiss.knn(queries, gallery, args.k, metric=faiss.METRIC_INNER_PRODUCT),
-        "top_k": lambda: top_k(queries, gallery, args.k),
+    ways: Ways = {
+        "faiss.knn": lambda: faiss.knn(queries, gallery, k, metric=faiss.METRIC_INNER_PRODUCT),
+        "top_k": lambda: top_k(queries, gallery, k),
     }
-    seconds: dict[str, list[float]] = {name: [] for name in ways}
-    peaks = {}
-    for _ in range(args.repeat):
-        for name, way in ways.items():
-            started = time.perf_counter()
-            way()
-            seconds[name].append(time.perf_counter() - started)
-            peaks.setdefault(name, _peak())
+    peaks: dict[str, int] = {}
+    seconds = _in_turns(ways, repeat, lambda name: peaks.setdefault(name, _peak()))
     best = {name: min(times) for name, times in seconds.items()}
     row = {
         "seconds": {name: round(value, 3) for name, value in best.items()},
@@ -58,6 +76,60 @@ def main() -> None:
         "cores": os.cpu_count(),
     }
     print(json.dumps(row))
+
+
+def _filters(queries: np.ndarray, gallery: np.ndarray, k: int, repeat: int, kind: str) -> None:
+    """Print a row for each gallery: bare, plain and filtered."""
+    ids = [f"{row:09d}" for row in range(len(gallery))]
+    threads = faiss.omp_get_max_threads()
+    print(f"{len(gallery):,} x {gallery.shape[1]}, {len(queries)} queries, k = {k}, {threads} threads\n")
+    print("| gallery | bare | plain | " + " | ".join(_asks(ids, len(queries))) + " |")
+    print("| --- " * (3 + len(_asks(ids, 1))) + "|")
+    with TemporaryDirectory(dir=".") as home:
+        store = VectorStore.create(Path(home) / "store", gallery.shape[1])
+        for at in range(0, len(ids), 4096):  # as `mllm-embed encode` makes shards
+            store.add(ids[at : at + 4096], gallery[at : at + 4096])
+        pictures = [None] * len(ids)
+        bare = lambda: faiss.knn(queries, gallery, k, metric=faiss.METRIC_INNER_PRODUCT)  # noqa: E731
+        _row("memory", MemoryGallery(ids, gallery, pictures), bare, queries, k, repeat)
+        _row("store", StoreGallery(store), bare, queries, k, repeat)
+        index = build_index(store, Path(home) / "index", kind, show_progress=False)
+        _row(f"index, {kind}", index, lambda: index.engine.search(queries, k, index.setting), queries, k, repeat)
+
+
+def _asks(ids: list[str], queries: int) -> dict[str, dict]:
+    """Return the filters that are tried, by what they are called."""
+    return {
+        "allow 1,000": {"allow": ids[:: max(1, len(ids) // 1000)]},
+        "allow a half": {"allow": ids[::2]},
+        "exclude 10": {"exclude": [ids[:10]] * queries},
+        "exclude 1,000": {"exclude": [ids[:1000]] * queries},
+    }
+
+
+def _row(name: str, gallery: Gallery, bare: Callable[[], object], queries: np.ndarray, k: int, repeat: int) -> None:
+    asks = {"plain": {}} | _asks(list(getattr(gallery, "store", gallery).ids), len(queries))
+    ways = {"bare": bare} | {ask: lambda o=options: gallery.nearest(queries, k, **o) for ask, options in asks.items()}
+    _in_turns(ways, 1)
+    seconds = _in_turns(ways, repeat)
+    cells = [f"{1e3 * statistics.median(seconds['bare']):.2f} ms"]
+    for ask in asks:
+        beside = "bare" if ask == "plain" else "plain"
+        ratio = statistics.median(a / b for a, b in zip(seconds[ask], seconds[beside], strict=True))
+        cells.append(f"{1e3 * statistics.median(seconds[ask]):.2f} ms, {ratio:.2f} x")
+    print(f"| {name} | {' | '.join(cells)} |", flush=True)
+
+
+def _in_turns(ways: Ways, repeat: int, seen: Callable[[str], object] = lambda name: None) -> dict[str, list[float]]:
+    """Return the seconds of each way in each round."""
+    seconds: dict[str, list[float]] = {name: [] for name in ways}
+    for _ in range(repeat):
+        for name, way in ways.items():
+            started = time.perf_counter()
+            way()
+            seconds[name].append(time.perf_counter() - started)
+            seen(name)
+    return seconds
 
 
 def _unit(rng: np.random.Generator, count: int, width: int) -> np.ndarray:

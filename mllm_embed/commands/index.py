@@ -23,8 +23,9 @@ what it does
   search takes milliseconds: search such a store without an index.
 
   Kinds that keep less than the vectors score the best candidates again by the full vectors, which stay in the store.
-  Settings are chosen so that recall@10 reaches 0.97, or what --target asks. What is added to the store later is found
-  at once, by comparing it exactly, and taken in by --update.
+  Settings are chosen so that recall@10 reaches 0.97, or what --target asks, and so that more answers are found as well.
+  --target tries the kinds that can be so, those that are slow to train only where no other is. What is added to the
+  store later is found at once, by comparing it exactly, and taken in by --update.
 
 kinds
 {_KINDS}
@@ -67,7 +68,7 @@ def _run(arguments: argparse.Namespace) -> int:
         kind_of(arguments.kind)
     from ..index.build import build_index, card_text, check_place
     from ..index.faiss_index import Index
-    from ..index.target import Target, build_for
+    from ..index.target import Target, build_for, exact_cost
     from ..store.vector_store import VectorStore
 
     if arguments.update and (arguments.queries is not None or arguments.seed is not None):
@@ -84,6 +85,7 @@ def _run(arguments: argparse.Namespace) -> int:
     if target:
         index = build_for(store, output, target, say=lambda line: sys.stdout.write(line + "\n"), **options)
     else:
+        sys.stdout.write(f"{exact_cost(store)}\n")
         index = build_index(store, output, arguments.kind, **options)
     sys.stdout.write(f"\n{card_text(index.card)}\nwrote {output}\n")
     return 0

@@ -14,6 +14,7 @@ from ..encode.memory import PeakMemory
 from ..errors import DataError
 from ..files import atomic_folder, check_space
 from ..store.exact import StoreRows, exact
+from ..store.gallery import StoreGallery
 from ..store.vector_store import VectorStore
 from ..vectors.unit import unit
 from .effort import BASE
@@ -26,7 +27,7 @@ from .kinds import current_name, kind_of
 RECALL = 0.97
 """The recall@10 that settings are chosen for, where nothing else is asked."""
 _K = BASE
-_QUERIES, _SINGLE = 256, 50
+_QUERIES, _SINGLE, _EXACT_SINGLE = 256, 50, 5
 _NOISE = 0.5  # length of what is added to rows to make queries of them
 _RERANKS = (1, 2, 5, 10, 20, 50)
 _DEPTHS, _DEEP_QUERIES = (100, 1000), 32  # numbers of answers beyond ten that settings are chosen for, and with what
@@ -112,8 +113,8 @@ def build_index(
     check_place(path)
     known = known or probe(store, queries, seed)
     # lists on disk are written twice: the parts, and what they are merged to
-    room = int(2 * what.size * 4 * store.dimension * len(store)) if what.on_disk else 0
-    check_space(path, room + int(what.size * 4 * store.dimension * len(store)), f"an index of {len(store):,} rows")
+    room = int(what.bytes(len(store), store.dimension)) * (2 if what.on_disk else 1)
+    check_space(path, room, f"an index of {len(store):,} rows")
     with atomic_folder(path) as fresh:
         began = time.perf_counter()
         with PeakMemory() as peak:
@@ -128,13 +129,24 @@ def build_index(
             "kind": name, "about": what.about, "rows": len(store), "dimension": store.dimension,
             "queries": known.origin, "knob": what.knob or None, "setting": setting if what.knob else None,
             "rerank": rerank if what.compressed else None, "build_seconds": round(seconds, 2),
-            "peak_memory_bytes": peak.bytes,
+            "peak_memory_bytes": peak.bytes, "exact_ms": exact_ms(store, known.queries[:_EXACT_SINGLE]),
         }  # fmt: skip
         card |= _measured(index, known, setting, rerank) | _sizes(fresh, store)
         (fresh / CARD_FILE).write_text(card_text(card), encoding="utf-8")
         write_settings(fresh, path, store, settings | chosen | {"card": card})
         del index  # whose files are mapped: Windows renames no folder with open files
     return Index.open(path, store)
+
+
+def exact_ms(store: VectorStore, queries: np.ndarray) -> float:
+    """Return how many milliseconds an exact search of the store takes for one of these queries [Q, D] float32."""
+    gallery, spent = StoreGallery(store), []
+    gallery.nearest(queries[:1], _K)  # brings the files into memory
+    for at in range(len(queries)):
+        began = time.perf_counter()
+        gallery.nearest(queries[at : at + 1], _K)
+        spent.append((time.perf_counter() - began) * 1e3)
+    return float(np.median(spent))
 
 
 def check_place(path: Path) -> None:
@@ -154,6 +166,7 @@ def card_text(card: dict[str, Any]) -> str:
         "recall@10": f"{card['recall']:.4f} ({card['queries']})",
         "size": f"{card['bytes'] / 2**20:,.2f} MiB ({ratio})",
         "one query": f"{card['one_ms']:.2f} ms (95 % below {card['one_p95_ms']:.2f})",
+        "one query, by an exact search of the store": f"{card['exact_ms']:.2f} ms",
         "queries in a batch": f"{card['batch_ms']:.3f} ms each",
         "built in": f"{card['build_seconds']:,.1f} s",
         "peak memory": f"{card['peak_memory_bytes'] / 2**30:.2f} GiB while it was built, mapped files not counted",

@@ -9,10 +9,12 @@ import faiss
 import numpy as np
 
 from ..vectors.learned_bits import bits_of, projection_for
+from .faiss_files import read_binary, read_index, read_projection, read_with_lists, write_index, write_lists
 from .kinds import Kind
 
 INDEX_FILE, LISTS_FILE, PROJECTION_FILE = "index.faiss", "lists.ivfdata", "projection.npy"
 _OPQ_SAMPLE, _OPQ_ROUNDS = 16_384, 10
+_CODE_BITS = 8  # of product quantisation: FAISS' own, unless a factory says others
 
 
 class Engine(Protocol):
@@ -67,8 +69,8 @@ def open_engine(kind: Kind, dimension: int, folder: Path, writable: bool) -> Eng
         return Bits.read(folder, dimension, kind.learned)
     flags = 0 if writable else faiss.IO_FLAG_MMAP_IFC
     if kind.on_disk:
-        return ListsOnDisk(folder, kind, faiss.read_index(str(folder / INDEX_FILE), faiss.IO_FLAG_ONDISK_SAME_DIR))
-    return Floats(folder, kind, faiss.read_index(str(folder / INDEX_FILE), flags))
+        return ListsOnDisk(folder, kind, read_with_lists(folder / INDEX_FILE, folder / LISTS_FILE))
+    return Floats(folder, kind, read_index(folder / INDEX_FILE, flags))
 
 
 class Floats:
@@ -84,9 +86,19 @@ class Floats:
 
     def train(self, sample: np.ndarray) -> None:
         """As `Engine.train`."""
-        for rotation in _rotations(self.index):  # its own settings take hours for a thousand dimensions
+        lists = faiss.try_extract_index_ivf(self.index)
+        codes = getattr(lists and faiss.downcast_index(lists), "pq", None)
+        rotations, rotated = _rotations(self.index), []
+        for rotation in rotations:  # its own settings take hours for a thousand dimensions
             rotation.niter, rotation.max_train_points = _OPQ_ROUNDS, _OPQ_SAMPLE
-        self.index.train(sample)
+            rotated.append(faiss.ProductQuantizer(rotation.d_out, rotation.M, _CODE_BITS))
+            rotation.pq = rotated[-1]
+        for part in filter(None, (lists, codes, *rotated)):
+            part.cp.min_points_per_centroid = 1  # FAISS prints a line for each clustering of fewer
+        least = 1 << _CODE_BITS if codes else 1  # a centroid for each code: each of too few rows is given several times
+        self.index.train(np.resize(sample, (max(len(sample), least), sample.shape[1])))
+        for rotation in rotations:
+            rotation.pq = None  # FAISS keeps a bare pointer to what goes now
 
     def add(self, rows: np.ndarray) -> None:
         """As `Engine.add`."""
@@ -103,7 +115,7 @@ class Floats:
 
     def save(self) -> None:
         """As `Engine.save`."""
-        faiss.write_index(self.index, str(self.folder / INDEX_FILE))
+        write_index(self.index, self.folder / INDEX_FILE)
 
     def _parameters(self, setting: int) -> Any:
         """Return the faiss.SearchParameters of the kind, None for one that has no knob."""
@@ -138,13 +150,11 @@ class ListsOnDisk(Floats):
         part.add_with_ids(rows, np.arange(self.rows, self.rows + len(rows)))
         self.rows += len(rows)
         self.parts.append(self.folder / f"part-{len(self.parts)}")
-        faiss.write_index(part, str(self.parts[-1]))
+        write_index(part, self.parts[-1])
 
     def save(self) -> None:
         """As `Engine.save`."""
-        from faiss.contrib.ondisk import merge_ondisk
-
-        merge_ondisk(self.index, [str(part) for part in self.parts], str(self.folder / LISTS_FILE))
+        write_lists(self.index, self.parts, self.folder / LISTS_FILE)
         super().save()
         for part in self.parts:
             part.unlink()
@@ -164,9 +174,9 @@ class Bits:
     def read(cls, folder: Path, dimension: int, learned: bool) -> Bits:
         """Read what `save` wrote."""
         engine = cls(folder, dimension, learned)
-        engine.index = faiss.read_index_binary(str(folder / INDEX_FILE))
+        engine.index = read_binary(folder / INDEX_FILE)
         if (folder / PROJECTION_FILE).is_file():
-            engine.projection = np.load(folder / PROJECTION_FILE, allow_pickle=False)
+            engine.projection = read_projection(folder / PROJECTION_FILE, (dimension, engine.index.d))
         return engine
 
     def __len__(self) -> int:
@@ -194,7 +204,7 @@ class Bits:
 
     def save(self) -> None:
         """As `Engine.save`."""
-        faiss.write_index_binary(self.index, str(self.folder / INDEX_FILE))
+        write_index(self.index, self.folder / INDEX_FILE)
         if self.projection is not None:
             np.save(self.folder / PROJECTION_FILE, self.projection, allow_pickle=False)
 

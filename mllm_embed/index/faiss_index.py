@@ -21,12 +21,11 @@ import numpy as np
 from ..errors import DataError
 from ..files import atomic_folder
 from ..store.exact import Pairs, exact
-from ..store.files import sha256_of
 from ..store.gallery import Answer, StoreGallery, named, ordered
 from ..store.vector_store import BLOCK_ROWS, VectorStore
 from .effort import BASE, Effort
 from .engines import Engine, new_engine, open_engine
-from .files import CARD_FILE, REBUILD, check_store, read_index_settings, write_settings
+from .files import CARD_FILE, REBUILD, check_files, check_store, read_index_settings, write_settings
 from .fill import fill
 from .kinds import KINDS, current_name
 from .limits import Limits
@@ -63,25 +62,35 @@ class Index(StoreGallery):
         self.card: dict[str, Any] = settings.get("card", {})
 
     @classmethod
-    def open(cls, folder: str | os.PathLike[str], store: VectorStore | None = None) -> Index:
+    def open(cls, folder: str | os.PathLike[str], store: VectorStore | None = None, *, verify: bool = True) -> Index:
         """Open an index; its files are mapped, and read as they are needed.
 
         Args:
             folder: what `build_index` wrote.
             store: the store; by default where it was, seen from the index, when it was built.
+            verify: compare the files with their checksums, which reads all of them; False is for who cannot pay for
+                that and knows that nobody else writes there: FAISS is made to read what it wrote, and nothing else.
 
         Raises:
             DataError: the folder is no index, is damaged, or was built of another store.
         """
         path = Path(folder)
         settings = read_index_settings(path)
-        store = store or VectorStore.open(os.path.normpath(path / settings["store"]))
-        check_store(path, settings, store)
-        for name, digest in settings["files"].items():
-            if sha256_of(path / name) != digest:  # FAISS must not parse what it did not write
-                raise DataError(f"{path / name} is not what was written: {REBUILD}")
         kind = KINDS[current_name(settings["kind"])]
-        return cls(path, store, open_engine(kind, store.dimension, path, False), settings)
+        store = store or _store_of(path, settings)
+        check_store(path, settings, store)
+        if verify:  # FAISS must not parse what it did not write
+            check_files(path, settings)
+        engine = open_engine(kind, store.dimension, path, False)
+        if len(engine) != settings["rows"]:
+            raise DataError(f"{path} has {len(engine):,} rows, not {settings['rows']:,}: {REBUILD}")
+        return cls(path, store, engine, settings)
+
+    def verify(self) -> None:
+        """Read all of the index, and raise DataError naming the first file that is not what was written."""
+        settings = read_index_settings(self.folder)
+        check_store(self.folder, settings, self.store)
+        check_files(self.folder, settings)
 
     def nearest(
         self,
@@ -123,39 +132,38 @@ class Index(StoreGallery):
             scores [Q, k] floats, -inf where there is no answer; row numbers [Q, k] int64, -1 there.
         """
         may, pairs = self._limits(queries, k, None, None)
-        found = self._candidates(queries, k, setting, rerank, Limits(len(self.engine), may, pairs))
-        return self._with_later(ordered(*found, k), queries, k, may, pairs)
+        scores, rows = self._nearest_inside(queries, k, setting, rerank)
+        rows = Limits(len(self.engine), may, pairs).without(rows)
+        return self._with_later((np.where(rows < 0, -np.inf, scores), rows), queries, k, may, pairs)
 
     def _inside(self, queries: np.ndarray, k: int, limits: Limits) -> tuple[np.ndarray, np.ndarray]:
         """Return the best of the rows that are in the index, k or as many as there are, as `search`."""
-        k = min(k, len(self.engine))
-        wanted, depth = np.minimum(k, limits.left(len(queries))), limits.depth(k, len(queries))
+        k, left = min(k, len(self.engine)), limits.left(len(queries))
+        wanted, depth = np.minimum(k, left), limits.depth(max(k, BASE), left)
         scores, rows = np.full((len(queries), k), -np.inf), np.full((len(queries), k), -1, np.int64)
         pending = np.flatnonzero(wanted)
-        while len(pending) and depth * WALKED < limits.count:
+        while len(pending) and depth * WALKED < left[pending].max():
+            setting = self.effort.setting_at(depth, self.setting, self.engine.most)
+            found, places = self._nearest_inside(queries[pending], depth, setting, self.rerank)
+            places = limits.of(pending).without(places)
             # no row that may answer is nearer than the last of these: what is left of them is right, if it is enough
-            setting, some = self.effort.setting_at(depth, self.setting, self.engine.most), limits.of(pending)
-            found = self._candidates(queries[pending], depth, setting, self.rerank, some)
-            scores[pending], rows[pending] = ordered(*found, k)
+            scores[pending], rows[pending] = ordered(np.where(places < 0, -np.inf, found), places, k)
             pending, depth = pending[(rows[pending] >= 0).sum(axis=1) < wanted[pending]], depth * _DEEPER
         if len(pending):
-            inside, width = limits.mask(len(self.store)), min(k, limits.count)
-            right = exact(self.rows, queries[pending], k, inside, limits.of(pending).pairs)
-            scores[pending, :width], rows[pending, :width] = right
+            inside = limits.mask(len(self.store))
+            found, places = exact(self.rows, queries[pending], k, inside, limits.of(pending).pairs)
+            scores[pending, : found.shape[1]], rows[pending, : found.shape[1]] = found, places
         return scores, rows
 
-    def _candidates(
-        self, queries: np.ndarray, depth: int, setting: int, rerank: int, limits: Limits
+    def _nearest_inside(
+        self, queries: np.ndarray, depth: int, setting: int, rerank: int
     ) -> tuple[np.ndarray, np.ndarray]:
-        """Return those of the best `depth` rows of the index that may answer: scores and numbers [Q, C], unsorted."""
+        """Return the best `depth` rows of the index, whatever may answer, removed ones too, as `search`."""
         count = min(depth * (rerank if self.kind.compressed else 1), len(self.engine))
-        if not count:
-            return np.empty((len(queries), 0), np.float32), np.empty((len(queries), 0), np.int64)
         scores, rows = self.engine.search(queries, count, setting)
-        rows = limits.without(rows)
         if self.kind.compressed:
             scores = _rescored(self.store, queries, rows)
-        return np.where(rows < 0, -np.inf, scores), rows
+        return ordered(np.where(rows < 0, -np.inf, scores), rows, depth)
 
     def _with_later(
         self,
@@ -188,7 +196,8 @@ class Index(StoreGallery):
                 fill(self.store, new_engine(self.kind, len(self.store), self.dimension, folder), settings["seed"], None)
             else:
                 self._write_grown(folder, settings["files"])
-            shutil.copy2(self.folder / CARD_FILE, folder / CARD_FILE)
+            if (self.folder / CARD_FILE).is_file():
+                shutil.copy2(self.folder / CARD_FILE, folder / CARD_FILE)
             write_settings(folder, self.folder, self.store, settings)
         self.engine = open_engine(self.kind, self.dimension, self.folder, False)
         return new
@@ -201,6 +210,14 @@ class Index(StoreGallery):
         for start in range(len(engine), len(self.store), BLOCK_ROWS):
             engine.add(self.store.rows(start, start + BLOCK_ROWS))
         engine.save()
+
+
+def _store_of(path: Path, settings: Mapping[str, Any]) -> VectorStore:
+    """Open the store of the index at `path`. Raises DataError where it is not there any more, or damaged."""
+    home = Path(os.path.normpath(path / settings["store"]))
+    if not home.exists():
+        raise DataError(f"{path} belongs to the store {home}, which is not there: move both together, or {REBUILD}")
+    return VectorStore.open(home)
 
 
 def _rescored(store: VectorStore, queries: np.ndarray, rows: np.ndarray) -> np.ndarray:

@@ -16,29 +16,55 @@ class Kind:
         about: what it is good for, in a line.
         factory: from the number of rows and dimensions to what `faiss.index_factory` builds; "" for bits, which have
             no factory.
-        size: bytes of vectors per byte of float32, about: what is asked before anything is built.
+        size: bytes of codes per byte of float32.
+        beside: from the number of rows and dimensions to the bytes of what lies beside the codes: lists, links, tables.
         knob: what makes a search slower and better: "nprobe", "efSearch", or nothing.
         settings: its values, from fast to thorough.
         compressed: whether scores are rough, so that the best candidates are scored again by the full vectors.
         on_disk: whether inverted lists are written to a file of their own while they are built.
         learned: whether bits are those of a learned projection, not of the dimensions themselves.
+        slow: whether it takes minutes to train even for few rows, so that it is tried only where no other kind will do.
         formerly: what the kind was called before: older indexes, and commands, still call it so.
     """
 
     about: str
     factory: Callable[[int, int], str]
     size: float
+    beside: Callable[[int, int], float] = lambda n, d: 0
     knob: str = ""
     settings: tuple[int, ...] = (0,)
     compressed: bool = False
     on_disk: bool = False
     learned: bool = False
+    slow: bool = False
     formerly: str = ""
+
+    def bytes(self, rows: int, dimension: int) -> float:
+        """Return the bytes of an index of so many rows of `dimension` numbers: what is asked before one is built."""
+        return self.size * 4 * dimension * rows + self.beside(rows, dimension)
 
 
 def lists(rows: int) -> int:
     """Return how many inverted lists so many rows get: 2 sqrt(N), but 39 rows a list, which FAISS trains one on."""
     return max(1, min(round(2 * rows**0.5), rows // 39))
+
+
+def _lists(of_each: float = 0) -> Callable[[int, int], float]:
+    """Return the bytes of inverted lists: their centres, and of each row its number and as much as is given."""
+    return lambda n, d: 4 * d * lists(n) + (8 + of_each) * n
+
+
+def _links(rows: int, dimension: int) -> float:
+    return rows * (64 * 4 + 12)  # 64 neighbours, the levels above, and where they begin
+
+
+def _rotated(rows: int, dimension: int) -> float:
+    tables = 4 * dimension**2 + 4 * 256 * dimension  # the rotation, and the centres that codes stand for
+    return tables + (_codes(dimension) - dimension / 8) * rows + _lists()(rows, dimension)
+
+
+def _projected(rows: int, dimension: int) -> float:
+    return 4 * dimension * (-(-dimension // 8) * 8)
 
 
 _PROBES = (1, 2, 4, 8, 16, 32, 64, 128, 256)
@@ -47,29 +73,33 @@ KINDS: dict[str, Kind] = {
     "flat": Kind("exact, all in memory", lambda n, d: "Flat", 1),
     "fp16": Kind("nearly exact, half the size", lambda n, d: "SQfp16", 1 / 2),
     "hnsw": Kind(
-        "fastest, larger than the vectors", lambda n, d: "HNSW32,Flat", 1.1, "efSearch", (16, 32, 64, 128, 256, 512)
+        "fastest, larger than the vectors", lambda n, d: "HNSW32,Flat", 1, _links, "efSearch",
+        (16, 32, 64, 128, 256, 512),
     ),
-    "ivf": Kind("fast, full vectors in lists", lambda n, d: f"IVF{lists(n)},Flat", 1, "nprobe", _PROBES),
+    "ivf": Kind("fast, full vectors in lists", lambda n, d: f"IVF{lists(n)},Flat", 1, _lists(), "nprobe", _PROBES),
     "ivf-disk": Kind(
-        "the same with its lists on disk, built in little memory", lambda n, d: f"IVF{lists(n)},Flat", 1, "nprobe",
-        _PROBES, on_disk=True,
+        "the same with its lists on disk, built in little memory", lambda n, d: f"IVF{lists(n)},Flat", 1, _lists(),
+        "nprobe", _PROBES, on_disk=True,
     ),
-    "sq8": Kind("a byte a dimension", lambda n, d: f"IVF{lists(n)},SQ8", 1 / 4, "nprobe", _PROBES, compressed=True),
+    "sq8": Kind(
+        "a byte a dimension", lambda n, d: f"IVF{lists(n)},SQ8", 1 / 4, _lists(), "nprobe", _PROBES, compressed=True
+    ),
     "rabitq4": Kind(
-        "4 bits a dimension (RaBitQ)", lambda n, d: f"IVF{lists(n)},RaBitQ4", 1 / 8, "nprobe", _PROBES, compressed=True
+        "4 bits a dimension (RaBitQ)", lambda n, d: f"IVF{lists(n)},RaBitQ4", 1 / 8, _lists(20), "nprobe", _PROBES,
+        compressed=True,
     ),
     "rabitq": Kind(
-        "1 bit a dimension (RaBitQ), no training", lambda n, d: f"IVF{lists(n)},RaBitQ", 1 / 32, "nprobe", _PROBES,
-        compressed=True,
+        "1 bit a dimension (RaBitQ), no training", lambda n, d: f"IVF{lists(n)},RaBitQ", 1 / 32, _lists(8), "nprobe",
+        _PROBES, compressed=True,
     ),
     "pq": Kind(
         "a byte for 8 dimensions (OPQ), long training", lambda n, d: f"OPQ{_codes(d)},IVF{lists(n)},PQ{_codes(d)}",
-        1 / 32, "nprobe", _PROBES, compressed=True,
+        1 / 32, _rotated, "nprobe", _PROBES, compressed=True, slow=True,
     ),
     "binary": Kind("the sign of each dimension, all compared", lambda n, d: "", 1 / 32, compressed=True),
     "learned-signs": Kind(
-        "bits learned after BEBR, where they beat signs", lambda n, d: "", 1 / 32, compressed=True, learned=True,
-        formerly="bebr",
+        "bits learned after BEBR, where they beat signs", lambda n, d: "", 1 / 32, _projected, compressed=True,
+        learned=True, slow=True, formerly="bebr",
     ),
 }  # fmt: skip
 _FORMERLY = {kind.formerly: name for name, kind in KINDS.items() if kind.formerly}

@@ -47,14 +47,19 @@ class Limits:
         pairs = np.unique(owners[known] * self.rows + numbers[known])  # an id may be given twice
         return self.count - np.bincount(pairs // self.rows, minlength=queries)
 
-    def depth(self, k: int, queries: int) -> int:
-        """Return how many rows to ask FAISS for, so that probably k are left for every query."""
+    def depth(self, k: int, left: np.ndarray) -> int:
+        """Return how many rows to ask FAISS for, so that probably k remain of them for every query.
+
+        Args:
+            k: answers a query.
+            left: [Q] int64 as of `left`.
+        """
         if not self.count:
             return k
         share = self.count / self.rows
         depth = k / share + _SPREAD * (k * (1 - share)) ** 0.5 / share
         # what is excluded for one query is mostly what stood first in its answers
-        return int(np.ceil(depth + min(self.count - self.left(queries).min(initial=self.count), _SPREAD * depth)))
+        return int(np.ceil(depth + min(self.count - left.min(initial=self.count), _SPREAD * depth)))
 
     def of(self, queries: np.ndarray) -> Limits:
         """Return the limits of some queries [q] int64, ascending, which are numbered anew."""

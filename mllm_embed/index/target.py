@@ -5,7 +5,7 @@ from __future__ import annotations
 import os
 import re
 from collections.abc import Callable, Iterator
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from fractions import Fraction
 from pathlib import Path
 from tempfile import TemporaryDirectory
@@ -13,16 +13,18 @@ from typing import Any
 
 import numpy as np
 
-from ..errors import ConfigError
+from ..errors import ConfigError, DataError
 from ..store.vector_store import BLOCK_ROWS, VectorStore
-from .build import RECALL, build_index, probe
+from .build import RECALL, build_index, exact_ms, probe
 from .faiss_index import Index
 from .kinds import KINDS
 
 _EXAMPLE = 'give "recall>=0.97,size<=1/16" say'
 _TERM = re.compile(r"\s*(recall|size|latency)\s*(>=|<=)\s*([0-9.]+(?:/[0-9.]+)?)\s*(ms)?\s*")
+_COSTED = 5  # queries that an exact search is timed with
 _SAMPLE = 100_000  # rows on which all kinds are tried, before one is built of all
-_MARGIN = 1.25  # by which a kind may be larger than its codes alone
+ENOUGH = 100_000
+"""Rows up to which an exact search takes milliseconds, so that no index is needed."""
 
 
 @dataclass(frozen=True)
@@ -74,6 +76,8 @@ def build_for(
 ) -> Index:
     """Try the kinds that may fit on a part of the store, and build of all of it the fastest that meets the target.
 
+    What an exact search takes is said first. Kinds that take long to train are tried where no other meets the target.
+
     Args:
         store: the vectors.
         folder: where to write.
@@ -85,8 +89,11 @@ def build_for(
     Raises:
         ConfigError: no kind meets the target; it names the one that came nearest. Nothing is written then.
     """
-    tried = _tried(store, folder, target, queries, seed, say)
-    good = [(card["one_ms"], name) for name, card in tried if not any(target.missed(card))]
+    say(exact_cost(store))
+    # of a part of the rows the tables are a larger share: what fits of the whole was reckoned beforehand
+    bounds = target if len(store) <= _SAMPLE else replace(target, size=None)
+    tried = _tried(store, folder, target, bounds, queries, seed, say)
+    good = [(card["one_ms"], name) for name, card in tried if not any(bounds.missed(card))]
     for _, name in sorted(good):
         index = build_index(
             store, folder, name, recall=target.recall, queries=queries, seed=seed, show_progress=show_progress
@@ -104,25 +111,46 @@ def _tried(
     store: VectorStore,
     folder: str | os.PathLike[str],
     target: Target,
+    bounds: Target,
     queries: np.ndarray | None,
     seed: int,
     say: Callable[[str], object],
 ) -> list[tuple[str, dict[str, Any]]]:
     """Build each kind that may fit of a part of the store, and return the kinds with their cards."""
-    fit = [name for name, kind in KINDS.items() if target.size is None or kind.size <= target.size * _MARGIN]
+    small = {name: kind.bytes(len(store), store.dimension) for name, kind in KINDS.items()}
+    whole = 4 * store.dimension * len(store)
+    fit = [name for name, size in small.items() if target.size is None or size <= target.size * whole]
     if not fit:
-        smallest = min(kind.size for kind in KINDS.values())
-        raise ConfigError(f"--target: no kind of index is that small; the smallest takes 1/{1 / smallest:.0f}")
+        name = min(small, key=lambda name: small[name])
+        raise ConfigError(
+            f"--target: no kind of index is that small; the smallest takes 1/{whole / small[name]:.0f} ('{name}')"
+        )
     tried: list[tuple[str, dict[str, Any]]] = []
     with TemporaryDirectory(prefix=".index-", dir=_home(folder)) as scratch:
         part = _part(store, Path(scratch) / "part", seed)
         known = probe(part, queries, seed)
-        for name in fit:
+        for name in sorted(fit, key=lambda name: KINDS[name].slow):
+            if KINDS[name].slow and not all(any(bounds.missed(card)) for _, card in tried):
+                break
             place = Path(scratch) / name
             card = build_index(part, place, name, recall=target.recall, known=known, show_progress=False).card
             tried.append((name, card))
-            say(_line(name, card, list(target.missed(card))))
+            say(_line(name, card, list(bounds.missed(card))))
     return tried
+
+
+def exact_cost(store: VectorStore) -> str:
+    """Return a line on what an exact search of the store takes, and whether an index is needed at all.
+
+    Raises:
+        DataError: no row is left in the store.
+    """
+    alive = np.flatnonzero(store.alive)
+    if not len(alive):
+        raise DataError(f"{store.folder} holds no vectors: there is nothing to index")
+    spent = exact_ms(store, store.take(alive[:_COSTED]))
+    few = ": so few need no index" if len(alive) <= ENOUGH else ""
+    return f"an exact search of the {len(alive):,} vectors takes {spent:.2f} ms a query{few}"
 
 
 def _bound(term: str) -> tuple[str, float]:

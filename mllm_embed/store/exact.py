@@ -100,23 +100,38 @@ def exact(
 
     Returns:
         scores [Q, k] float32, -inf where there is no answer; numbers of rows [Q, k] int64, -1 there. k is cut to the
-        number of rows that may answer.
+        number of rows that may answer any query.
     """
+    if len(queries) == 1 and exclude is not None and len(exclude[1]) * 2 > len(rows):
+        may, exclude = _without(len(rows), may, exclude[1]), None  # so that few rows may be left, to be picked out
     count = len(rows) if may is None else int(np.count_nonzero(may))
     nothing = np.empty(0, np.int64)
     best = Best(Matrix.of(queries, "queries"), min(k, count), exclude or (nothing, nothing))
-    if not count:
-        return best.result()
+    for block, numbers, here in _answering(rows, may, count) if count else ():
+        best.see(block, numbers, here)
+    return best.result()
+
+
+def _answering(
+    rows: Rows, may: np.ndarray | None, count: int
+) -> Iterator[tuple[Matrix, np.ndarray, np.ndarray | None]]:
+    """Yield all rows that may answer, `count` of them: blocks of n rows, their numbers, and which of them, as `Best`."""
     if may is not None and count * _SPARSE < len(rows):
         numbers = np.flatnonzero(may)
         for at in range(0, count, BLOCK_ROWS):
             some = numbers[at : at + BLOCK_ROWS]
-            best.see(rows.take(some), some)
-    else:
-        for first, block in rows.blocks():
-            here = slice(first, first + len(block))
-            best.see(block, np.arange(first, here.stop), None if may is None or may[here].all() else may[here])
-    return best.result()
+            yield rows.take(some), some, None
+        return
+    for first, block in rows.blocks():
+        here = None if may is None else may[first : first + len(block)]
+        if here is None or here.any():
+            yield block, np.arange(first, first + len(block)), None if here is None or here.all() else here
+
+
+def _without(rows: int, may: np.ndarray | None, numbers: np.ndarray) -> np.ndarray:
+    left = np.ones(rows, bool) if may is None else may.copy()
+    left[numbers] = False
+    return left
 
 
 def _together(shards: tuple[StoreShard, ...]) -> Iterator[tuple[StoreShard, ...]]:

@@ -11,7 +11,7 @@ import numpy as np
 from .matrix import Matrix, check_pair, scores_of, slack
 
 _TOGETHER = 512  # queries whose products fill a core, and whose answers are sorted together
-_VALUES = 1 << 23  # products at a time: 32 MB
+_VALUES = 1 << 22  # products at a time: 16 MB
 _CACHED = 1 << 20  # numbers of the rows that several queries meet in turn: 4 MB stay near the core
 _ALONE = 8  # queries up to which a product for each is faster than one for all
 _LOWEST = np.finfo(np.float32).min / 2  # below any product
@@ -104,13 +104,11 @@ class _Part:
         """Tell which of the products [q, n] belong to rows that could be among the best k: [q, n] bool."""
         limit = np.maximum(self.kth - bound, _LOWEST)  # above -inf, which may not come at all
         near = fast >= _below(limit)[:, None]
-        if fast.shape[1] > self.k:
+        if fast.shape[1] > self.k and np.count_nonzero(near) > len(fast) * (2 * self.k + 64):
             # the best of this block alone set a limit too: k of its rows score at least their products less the bound
-            many = np.flatnonzero(np.count_nonzero(near, axis=1) > 2 * self.k + 64)
             place = fast.shape[1] - self.k
-            best = np.partition(fast if len(many) == len(fast) else fast[many], place, axis=1)[:, place]
-            limit[many] = np.maximum(limit[many], best - 2 * bound[many])
-            near = fast >= _below(limit)[:, None] if len(many) else near
+            best = np.partition(fast, place, axis=1)[:, place]
+            near = fast >= _below(np.maximum(limit, best - 2 * bound))[:, None]
         return near
 
     def _take(self, queries: np.ndarray, scores: np.ndarray, numbers: np.ndarray) -> None:
