@@ -43,6 +43,11 @@ def first_line(error: BaseException) -> str:
     return f"{type(error).__name__}: {said}".removesuffix(": ") if plain else said
 
 
+def reason(error: BaseException) -> str:
+    """Return why something failed, in one line that is never empty: an OSError's own words, or the first line."""
+    return (isinstance(error, OSError) and error.strerror) or first_line(error)
+
+
 def user_errors(main: Callable[..., int]) -> Callable[..., int]:
     """Make a `main` end with one sentence and exit code 2 on a user's mistake or a failing disk, 130 on Ctrl-C."""
 

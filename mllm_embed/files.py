@@ -17,7 +17,7 @@ from typing import Any, BinaryIO
 
 from filelock import lock_descriptor, unlock_descriptor
 
-from .errors import ConfigError, DataError
+from .errors import ConfigError, DataError, reason
 
 LOCK_FILE = ".lock"
 
@@ -37,7 +37,7 @@ def atomic_file(path: Path) -> Iterator[Path]:
         yield temporary
         os.replace(temporary, path)
     except OSError as error:
-        raise DataError(f"cannot write {path}: {error.strerror}") from error
+        raise DataError(f"cannot write {path}: {reason(error)}") from error
     finally:
         with suppress(OSError):  # when the parent is a file, even looking for the temporary file fails
             temporary.unlink()
@@ -147,7 +147,7 @@ def check_writable(path: Path) -> None:
         temporary.touch()
         temporary.unlink()
     except OSError as error:
-        raise DataError(f"cannot write {path}: {error.strerror}") from error
+        raise DataError(f"cannot write {path}: {reason(error)}") from error
 
 
 def _beside(path: Path) -> Path:
@@ -202,7 +202,7 @@ def read_json(path: Path, cure: str) -> Any:
     except FileNotFoundError as error:
         raise DataError(f"{path} is missing: {cure}") from error
     except OSError as error:
-        raise DataError(f"{path} cannot be read: {error.strerror}") from error
+        raise DataError(f"{path} cannot be read: {reason(error)}") from error
     except (ValueError, RecursionError) as error:
         raise DataError(f"{path} is not JSON ({error}): {cure}") from error
 
@@ -256,7 +256,7 @@ def atomic_folder(path: str | os.PathLike[str]) -> Iterator[Path]:
         fresh, old = scratch / "new", scratch / "old"
         fresh.mkdir()
     except OSError as error:
-        raise DataError(f"cannot write {path}: {error.strerror}") from error
+        raise DataError(f"cannot write {path}: {reason(error)}") from error
     try:
         yield fresh
         # no system call swaps two folders: for a moment there is none at `path`, and on an error the old one comes back
@@ -290,4 +290,4 @@ def _reason(error: OSError) -> str:
     """Return why a write failed, in words; `shutil` gives a reason for every file of a folder: the first is enough."""
     if isinstance(error, shutil.Error) and error.args and isinstance(error.args[0], list):
         return re.sub(r"^\[Errno \d+\] ", "", str(error.args[0][0][-1]))
-    return error.strerror or str(error)
+    return reason(error)

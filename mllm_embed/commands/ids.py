@@ -1,10 +1,17 @@
-"""Lists of ids that commands are given."""
+"""Paths and lists of ids that commands are given."""
 
 from __future__ import annotations
 
 from pathlib import Path
 
-from ..errors import DataError
+from ..errors import ConfigError, DataError, reason
+
+
+def local_path(text: str) -> Path:
+    """Return a path of a command line. Raises ConfigError for a URL."""
+    if "://" in text:
+        raise ConfigError(f"{text} is a URL: nothing is downloaded, so give a local path")
+    return Path(text)
 
 
 def read_ids(path: Path) -> list[str]:
@@ -13,7 +20,7 @@ def read_ids(path: Path) -> list[str]:
         # of all line breaks of Unicode one ends a line: others may be part of an id
         lines = path.read_text(encoding="utf-8-sig").split("\n")
     except (OSError, UnicodeDecodeError) as error:
-        raise DataError(f"{path} cannot be read as ids, one a line ({error})") from error
+        raise DataError(f"{path} cannot be read as ids, one a line ({reason(error)})") from error
     names = [line.removesuffix("\r") for line in lines if line.strip()]
     if not names:
         raise DataError(f"{path} names no id: give one a line")

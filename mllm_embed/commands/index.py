@@ -3,12 +3,14 @@
 from __future__ import annotations
 
 import argparse
+import os
 import sys
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 from ..errors import ConfigError
 from ..index.kinds import KINDS, kind_of
+from .ids import local_path
 
 if TYPE_CHECKING:
     import numpy as np
@@ -47,8 +49,8 @@ def register(commands: Any) -> None:
         epilog=_HELP,
         formatter_class=argparse.RawDescriptionHelpFormatter,
     )
-    index.add_argument("store", type=Path, metavar="STORE", help="what `mllm-embed encode` wrote")
-    index.add_argument("--output", type=Path, metavar="INDEX", help="folder of the index (default: STORE.index)")
+    index.add_argument("store", type=local_path, metavar="STORE", help="what `mllm-embed encode` wrote")
+    index.add_argument("--output", type=local_path, metavar="INDEX", help="folder of the index (default: STORE.index)")
     choice = index.add_mutually_exclusive_group(required=True)
     choice.add_argument("--kind", metavar="K", help=f"one of {', '.join(KINDS)}")
     choice.add_argument(
@@ -56,14 +58,17 @@ def register(commands: Any) -> None:
     )
     choice.add_argument("--update", action="store_true", help="take in what the store has got since")
     index.add_argument(
-        "--queries", type=Path, metavar="STORE", help="measure with these vectors (default: rows moved by noise)"
+        "--queries", type=local_path, metavar="STORE", help="measure with these vectors (default: rows moved by noise)"
     )
     index.add_argument("--seed", type=int, metavar="S", help="of the sample to train on (default 0)")
     index.set_defaults(run=_run)
 
 
 def _run(arguments: argparse.Namespace) -> int:
-    output = arguments.output or arguments.store.with_name(f"{arguments.store.name}.index")
+    whole = Path(os.path.abspath(arguments.store))  # "." has no name
+    output = arguments.output or whole.with_name(f"{whole.name}.index")
+    if arguments.seed is not None and arguments.seed < 0:
+        raise ConfigError(f"--seed must be 0 or more, not {arguments.seed}")
     if arguments.kind is not None:
         kind_of(arguments.kind)
     from ..index.build import build_index, card_text, check_place

@@ -4,20 +4,22 @@ from __future__ import annotations
 
 import argparse
 import sys
-from collections.abc import Sequence
+from collections.abc import Collection, Sequence
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
-from ..errors import ConfigError, ImageError
-from .ids import read_ids
+from ..errors import ConfigError, DataError, ImageError, did_you_mean
+from .ids import local_path, read_ids
 from .model_options import add_model_options, load_embedder
 
 if TYPE_CHECKING:
     from ..encode.embedder import MLLMEmbedder
     from ..generate.generator import Generator
     from ..search.searcher import Hit
+    from ..store.gallery import Gallery
     from ..types import ImageLike, Query
 
+_SHOWN = 1000  # answers on a contact sheet, where they stand beside one another
 _HELP = """\
 what it does
   Embeds the query and shows the pictures nearest to it: as a table, and as a contact sheet in PNG. Give a picture, an
@@ -52,11 +54,11 @@ def register(commands: Any) -> None:
     )
     add_model_options(search)
     search.add_argument("--gallery", required=True, metavar="G", help="store, index, collection or folder of pictures")
-    search.add_argument("--image", metavar="F", type=Path, help="the reference picture")
+    search.add_argument("--image", metavar="F", type=local_path, help="the reference picture")
     search.add_argument("--instruction", metavar="S", help="what to change in it, or what to look for")
     search.add_argument("-k", type=int, default=5, metavar="K", help="answers (default 5)")
     search.add_argument(
-        "--output", type=Path, default=Path("runs/search.png"), metavar="PNG", help="default: runs/search.png"
+        "--output", type=local_path, default=Path("runs/search.png"), metavar="PNG", help="default: runs/search.png"
     )
     search.add_argument("--exclude-reference", action="store_true", help="never answer with the reference itself")
     search.add_argument(
@@ -72,8 +74,10 @@ def register(commands: Any) -> None:
     search.add_argument(
         "--explain", action="store_true", help="say in words what the model reads in the query and in each answer"
     )
-    search.add_argument("--allow", type=Path, metavar="FILE", help="answer only with the ids of this file, one a line")
-    search.add_argument("--exclude", type=Path, metavar="FILE", help="never answer with the ids of this file")
+    search.add_argument(
+        "--allow", type=local_path, metavar="FILE", help="answer only with the ids of this file, one a line"
+    )
+    search.add_argument("--exclude", type=local_path, metavar="FILE", help="never answer with the ids of this file")
     search.set_defaults(run=_run)
 
 
@@ -93,6 +97,7 @@ def _run(arguments: argparse.Namespace) -> int:
         folder = picture_folder(arguments.gallery)
         folder.check()
         sys.stderr.write("".join(f"{note}\n" for note in folder.notes))
+    _check_ids(arguments, folder.ids if gallery is None else gallery, allow, exclude)
 
     embedder = load_embedder(arguments, merge=not arguments.rerank)  # its base is to speak
     generator = _generator(embedder) if arguments.rerank else None  # before hours go into a gallery
@@ -110,11 +115,40 @@ def _run(arguments: argparse.Namespace) -> int:
     )
     hits = _reranked(generator, query, hits, arguments.rerank)[: arguments.k]
     if not hits:
-        raise ConfigError(f"{arguments.gallery} holds nothing but what may not answer: leave out --exclude-reference")
-    sheet = _write_sheet(arguments, hits)
+        raise ConfigError(f"all that may answer of {arguments.gallery} is the reference: leave out --exclude-reference")
+    sheet = _write_sheet(arguments, hits[:_SHOWN])
+    shown = f" with the first {_SHOWN:,}" if len(hits) > _SHOWN else ""
     explanation = f"\n\n{_explanation(embedder, query, hits)}" if arguments.explain else ""
-    sys.stdout.write(f"{_table(hits)}{explanation}\n\nwrote {sheet}\n")
+    sys.stdout.write(f"{_table(hits)}{explanation}\n\nwrote {sheet}{shown}\n")
     return 0
+
+
+def _check_ids(
+    arguments: argparse.Namespace, gallery: Gallery | Collection[str], allow: list[str] | None, exclude: list[str]
+) -> None:
+    """Raise an error for ids that a gallery, or a folder's ids, has not got, and where nothing is left to answer."""
+    if not len(gallery):
+        raise DataError(f"{arguments.gallery} holds no vectors any more: all were removed, so encode some again")
+    for path, names in ((arguments.allow, allow), (arguments.exclude, exclude)):
+        try:
+            _check_known(arguments.gallery, gallery, names or [])
+        except DataError as error:
+            raise DataError(f"{path}: {error}") from error
+    never = set(exclude)
+    if allow is not None and never.issuperset(allow):
+        raise ConfigError(f"{arguments.exclude} excludes all that {arguments.allow} allows: nothing is left to answer")
+    if len(never) >= len(gallery):
+        raise ConfigError(f"{arguments.exclude} excludes all of {arguments.gallery}: nothing is left to answer")
+
+
+def _check_known(place: str, gallery: Gallery | Collection[str], names: list[str]) -> None:
+    if not isinstance(gallery, Collection):
+        gallery.sources(names)
+        return
+    unknown = next((name for name in names if name not in gallery), None)
+    if unknown is not None:
+        near = did_you_mean(unknown, gallery)
+        raise DataError(f'the id "{unknown}" is not among the {len(gallery)} pictures of {place}{near}')
 
 
 def _check_numbers(arguments: argparse.Namespace) -> None:

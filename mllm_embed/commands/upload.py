@@ -4,8 +4,9 @@ from __future__ import annotations
 
 import argparse
 import sys
-from pathlib import Path
 from typing import Any
+
+from .ids import local_path
 
 _HELP = """\
 what it does
@@ -29,7 +30,7 @@ def register(commands: Any) -> None:
         epilog=_HELP,
         formatter_class=argparse.RawDescriptionHelpFormatter,
     )
-    upload.add_argument("store", type=Path, metavar="STORE", help="what `mllm-embed encode` wrote")
+    upload.add_argument("store", type=local_path, metavar="STORE", help="what `mllm-embed encode` wrote")
     upload.add_argument("collection", metavar="COLLECTION", help="qdrant:URL/NAME, or qdrant:FOLDER/NAME")
     upload.set_defaults(run=_run)
 

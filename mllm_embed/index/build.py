@@ -30,7 +30,10 @@ _K = BASE
 _QUERIES, _SINGLE, _EXACT_SINGLE = 256, 50, 5
 _NOISE = 0.5  # length of what is added to rows to make queries of them
 _RERANKS = (1, 2, 5, 10, 20, 50)
-_DEPTHS, _DEEP_QUERIES = (100, 1000), 32  # numbers of answers beyond ten that settings are chosen for, and with what
+_DEPTHS, _DEEP_QUERIES = (
+    (30, 100, 300, 1000),
+    32,
+)  # numbers of answers beyond ten that settings are chosen for, and with what
 _GAIN = 0.002  # of recall, below which a setting twice as thorough is not worth its time
 
 
@@ -74,7 +77,8 @@ def probe(store: VectorStore, queries: np.ndarray | None = None, seed: int = 0) 
         origin = "given queries"
         queries = queries[np.sort(rng.permutation(len(queries))[:_QUERIES])]
     rows, may = StoreRows(store), None if len(alive) == len(store) else store.alive
-    deepest = max((depth for depth in _DEPTHS if depth * WALKED < len(alive)), default=0)
+    used = [depth for before, depth in zip((_K, *_DEPTHS), _DEPTHS, strict=False) if before * WALKED < len(alive)]
+    deepest = min(max(used, default=0), len(alive))
     deep = exact(rows, queries[:_DEEP_QUERIES], deepest, may)[1] if deepest else None
     return Probe(queries, exact(rows, queries, _K, may)[1], f"{len(queries)} {origin}", deep)
 
@@ -124,7 +128,7 @@ def build_index(
         write_settings(fresh, path, store, settings)
         index = Index.open(fresh, store)  # as it will be used: mapped from its files
         setting, rerank = _chosen(index, known, recall)
-        chosen = {"setting": setting, "rerank": rerank, "settings": _deeper(index, known, recall, setting, rerank)}
+        chosen = {"setting": setting, "rerank": rerank, "deeper": _deeper(index, known, recall, setting, rerank)}
         card = {
             "kind": name, "about": what.about, "rows": len(store), "dimension": store.dimension,
             "queries": known.origin, "knob": what.knob or None, "setting": setting if what.knob else None,
@@ -193,19 +197,25 @@ def _chosen(index: Index, known: Probe, recall: float) -> tuple[int, int]:
     return index.kind.settings[-1], reranks[-1]
 
 
-def _deeper(index: Index, known: Probe, recall: float, setting: int, rerank: int) -> dict[int, int]:
-    """Return the setting for each number of answers: the fastest that reaches the recall, as far as one does."""
-    settings = {_K: setting}
+def _deeper(index: Index, known: Probe, recall: float, setting: int, rerank: int) -> dict[int, tuple[int, int]]:
+    """Return setting and rerank for each number of answers: such as reach the recall, as far as any do."""
+    chosen = {_K: (setting, rerank)}
     for depth in _DEPTHS:
-        if known.deep is None or known.deep.shape[1] < depth or not index.kind.knob:
+        if known.deep is None or known.deep.shape[1] < depth:
             break
         part = Probe(known.queries[: len(known.deep)], known.deep[:, :depth], known.origin)
-        before, now = -1.0, _recall(index, part, setting, rerank)
-        while now < recall and now - before > _GAIN and 2 * setting <= index.engine.most:
-            setting, before = 2 * setting, now
-            now = _recall(index, part, setting, rerank)
-        settings[depth] = setting
-    return settings
+        now = _recall(index, part, setting, rerank)
+        while now < recall:
+            harder = [(2 * setting, rerank)] if 0 < 2 * setting <= index.engine.most else []
+            if index.kind.compressed and depth * rerank < len(index.engine):
+                harder.append((setting, 2 * rerank))
+            reached = {pair: _recall(index, part, *pair) for pair in harder}
+            best = max(reached, key=lambda pair: reached[pair], default=(setting, rerank))
+            if reached.get(best, 0) - now < _GAIN:
+                break
+            (setting, rerank), now = best, reached[best]
+        chosen[depth] = (setting, rerank)
+    return chosen
 
 
 def _recall(index: Index, known: Probe, setting: int, rerank: int) -> float:

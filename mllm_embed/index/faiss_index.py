@@ -45,7 +45,7 @@ class Index(StoreGallery):
         kind_name, kind: what FAISS was asked to build, of `kinds.KINDS`.
         setting: of the kind's knob, chosen for the recall that was asked; may be changed.
         rerank: for compressed kinds, how many times k candidates are scored again by the full vectors; may be changed.
-        effort: how the setting grows with k, and where much is filtered.
+        effort: how both grow with k, and where much is filtered.
         card: what was measured when the index was built.
     """
 
@@ -57,8 +57,8 @@ class Index(StoreGallery):
         self.kind = KINDS[self.kind_name]
         self.setting: int = settings["setting"]
         self.rerank: int = settings["rerank"]
-        measured = settings.get("settings", {BASE: self.setting})  # older indexes know no other
-        self.effort = Effort({int(depth): setting for depth, setting in measured.items()})
+        measured = settings.get("deeper", {BASE: (self.setting, self.rerank)})  # older indexes know no other
+        self.effort = Effort({int(depth): tuple(chosen) for depth, chosen in measured.items()})
         self.card: dict[str, Any] = settings.get("card", {})
 
     @classmethod
@@ -143,8 +143,8 @@ class Index(StoreGallery):
         scores, rows = np.full((len(queries), k), -np.inf), np.full((len(queries), k), -1, np.int64)
         pending = np.flatnonzero(wanted)
         while len(pending) and depth * WALKED < left[pending].max():
-            setting = self.effort.setting_at(depth, self.setting, self.engine.most)
-            found, places = self._nearest_inside(queries[pending], depth, setting, self.rerank)
+            effort = self.effort.at(depth, self.setting, self.rerank, self.engine.most)
+            found, places = self._nearest_inside(queries[pending], depth, *effort)
             places = limits.of(pending).without(places)
             # no row that may answer is nearer than the last of these: what is left of them is right, if it is enough
             scores[pending], rows[pending] = ordered(np.where(places < 0, -np.inf, found), places, k)

@@ -8,6 +8,7 @@ metadata (Qdrant 1.16 and later).
 from __future__ import annotations
 
 import os
+import sqlite3
 import uuid
 from collections import Counter
 from collections.abc import Collection, Iterable, Iterator, Mapping, Sequence
@@ -19,7 +20,7 @@ import numpy as np
 from tqdm import tqdm
 
 from ..data.values import ids_of
-from ..errors import ConfigError, DataError
+from ..errors import ConfigError, DataError, reason
 from ..saving.provenance import VECTOR_FIELDS, check_same
 from ..store.gallery import Answer, check_allow, check_queries
 from ..store.vector_store import VectorStore
@@ -74,7 +75,8 @@ class QdrantGallery:
 
     def __len__(self) -> int:
         """Return the number of points, as the server counts them."""
-        return self.client.count(self.collection, exact=True).count
+        with _server_errors(f"the collection {self.collection}"):
+            return self.client.count(self.collection, exact=True).count
 
     def nearest(
         self,
@@ -220,9 +222,9 @@ def upload(store: VectorStore, place: str, show_progress: bool | None = None) ->
         ConfigError: it holds vectors of another model or length.
         DataError: the server does not answer.
     """
+    client, collection = connected(place)  # which says so where the client is not installed
     from qdrant_client import models
 
-    client, collection = connected(place)
     with _server_errors(place):
         if not client.collection_exists(collection):
             size = models.VectorParams(size=store.dimension, distance=models.Distance.COSINE)
@@ -238,6 +240,7 @@ def connected(place: str) -> tuple[QdrantClient, str]:
 
     Raises:
         ConfigError: the place is of another form, or qdrant-client is not installed.
+        DataError: the client's own storage in a folder cannot be used.
     """
     home, mark, collection = place.removeprefix(QDRANT_PREFIX).rpartition("/")
     if not (place.startswith(QDRANT_PREFIX) and home and mark and collection):
@@ -247,7 +250,8 @@ def connected(place: str) -> tuple[QdrantClient, str]:
     except ImportError as error:
         raise ConfigError('Qdrant needs its client: pip install "mllm_embed[qdrant]"') from error
     if "://" not in home:
-        return QdrantClient(path=home), collection
+        with _server_errors(f"the folder {home}"):
+            return QdrantClient(path=home), collection
     return QdrantClient(url=home, api_key=os.environ.get("QDRANT_API_KEY"), check_compatibility=False), collection
 
 
@@ -281,11 +285,12 @@ def _payload(point: models.ScoredPoint | models.Record) -> dict[str, Any]:
 
 @contextmanager
 def _server_errors(where: str) -> Iterator[None]:
-    """Turn what goes wrong with a server into a DataError of one sentence."""
+    """Turn what goes wrong with a server, or with the client's own storage, into a DataError of one sentence."""
     import httpx
     from qdrant_client.http.exceptions import ApiException
 
     try:
         yield
-    except (ApiException, httpx.HTTPError, OSError) as error:
-        raise DataError(f"{where} cannot be reached or used ({str(error).strip().splitlines()[0]})") from error
+    # in a folder it is SQLite and JSON that fail, and a lock: a RuntimeError
+    except (ApiException, httpx.HTTPError, OSError, sqlite3.Error, ValueError, RuntimeError) as error:
+        raise DataError(f"{where} cannot be reached or used ({reason(error)})") from error

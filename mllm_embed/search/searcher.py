@@ -13,7 +13,7 @@ import numpy as np
 from ..data.picture_source import picture_folder
 from ..data.sources import picture_at
 from ..encode.encoder import Encoder
-from ..errors import DataError, ImageError
+from ..errors import ConfigError, DataError, ImageError
 from ..index.files import SETTINGS_FILE
 from ..inputs.images import content_key
 from ..saving.provenance import SPACE_FIELDS, check_same
@@ -192,11 +192,11 @@ class Searcher:
 
 
 def stored_gallery(place: str | os.PathLike[str]) -> Gallery | None:
-    """Open the store, index or Qdrant collection at `place`; None where there is none, but perhaps pictures.
+    """Open the store, index or Qdrant collection at `place`; None for another folder, perhaps of pictures.
 
     Raises:
-        DataError: it is damaged.
-        ConfigError: it is a Qdrant collection, and qdrant-client is not installed.
+        DataError: it is damaged, or not there.
+        ConfigError: it is a URL, or a Qdrant collection where qdrant-client is not installed.
     """
     from .qdrant import QDRANT_PREFIX, QdrantGallery
 
@@ -208,7 +208,21 @@ def stored_gallery(place: str | os.PathLike[str]) -> Gallery | None:
         from ..index.faiss_index import Index
 
         return Index.open(place)
+    _check_folder(os.fspath(place))
     return None
+
+
+def _check_folder(place: str) -> None:
+    """Raise an error for what can be no gallery: a URL, a file, or nothing at all."""
+    if "://" in place:
+        raise ConfigError(
+            f"{place} is a URL, and nothing is downloaded: give a local folder, or qdrant:URL/COLLECTION for a Qdrant "
+            "server"
+        )
+    if Path(place).is_file():
+        raise DataError(f"{place} is a file: make a store of it with `mllm-embed encode`, and search that")
+    if not Path(place).exists():
+        raise DataError(f"{place} is missing: give a store, an index, a Qdrant collection or a folder of pictures")
 
 
 def _target_space(embedder: Encoder, gallery: Gallery) -> Mapping[str, Any]:

@@ -115,7 +115,7 @@ def exact(
 def _answering(
     rows: Rows, may: np.ndarray | None, count: int
 ) -> Iterator[tuple[Matrix, np.ndarray, np.ndarray | None]]:
-    """Yield all rows that may answer, `count` of them: blocks of n rows, their numbers, and which of them, as `Best`."""
+    """Yield all rows that may answer, `count` of them: blocks of rows, their numbers, and which of them, as `Best`."""
     if may is not None and count * _SPARSE < len(rows):
         numbers = np.flatnonzero(may)
         for at in range(0, count, BLOCK_ROWS):

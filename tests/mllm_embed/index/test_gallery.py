@@ -194,7 +194,7 @@ def test_an_index_that_calls_its_kind_as_before_opens(index: Callable[[str], Ind
     path = made.folder / "index.json"
     settings = json.loads(path.read_text())
     assert settings["kind"] == "learned-signs"
-    del settings["sha256"], settings["settings"]  # nor did it say these
+    del settings["sha256"], settings["deeper"]  # nor did it say these
     path.write_text(json.dumps(settings | {"kind": "bebr"}))
     old, queries = Index.open(made.folder), clustered(5, seed=4)
     assert old.kind_name == "learned-signs" and old.kind is made.kind
