@@ -93,7 +93,7 @@ KINDS: dict[str, Kind] = {
         _PROBES, compressed=True,
     ),
     "pq": Kind(
-        "a byte for 8 dimensions (OPQ), long training", lambda n, d: f"OPQ{_codes(d)},IVF{lists(n)},PQ{_codes(d)}",
+        "a byte for 8 dimensions (OPQ), long training", lambda n, d: f"OPQ{_codes(d)},IVF{lists(n)},PQ{_codes(d)}np",
         1 / 32, _rotated, "nprobe", _PROBES, compressed=True, slow=True,
     ),
     "binary": Kind("the sign of each dimension, all compared", lambda n, d: "", 1 / 32, compressed=True),

@@ -234,9 +234,8 @@ def test_two_rows_make_an_index(tmp_path: Path) -> None:
     store = VectorStore.create(tmp_path / "s", SIZE)
     store.add(["a", "b"], clustered(2))
     for kind in KINDS:
-        if kind != "pq":  # which needs 256 rows
-            made = build_index(store, tmp_path / kind, kind, show_progress=False)
-            assert sorted(ids(made.nearest(clustered(1), 10))[0]) == ["a", "b"]
+        made = build_index(store, tmp_path / kind, kind, show_progress=False)
+        assert sorted(ids(made.nearest(clustered(1), 10))[0]) == ["a", "b"]
 
 
 @pytest.mark.parametrize(
@@ -278,6 +277,7 @@ def test_a_target_chooses(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> No
     made = build_for(store, tmp_path / "i", Target(0.95, 1 / 3), say=said.append, show_progress=False)
     assert made.kind_name in ("sq8", "rabitq", "binary") and made.card["rows"] == ROWS
     assert made.card["recall"] >= 0.95 and made.card["ratio"] <= 1 / 3
+    assert said.pop(0).startswith("an exact search of the 3,000 vectors takes ")
     assert [line.split()[0] for line in said[:3]] == ["sq8", "rabitq", "binary"]
     with pytest.raises(ConfigError, match="no kind of index meets the target; '.*' comes nearest: .*latency"):
         build_for(store, tmp_path / "j", Target(0.95, latency=1e-6), show_progress=False)
