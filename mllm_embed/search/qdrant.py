@@ -12,7 +12,7 @@ import sqlite3
 import uuid
 from collections import Counter
 from collections.abc import Collection, Iterable, Iterator, Mapping, Sequence
-from contextlib import contextmanager
+from contextlib import ExitStack, contextmanager
 from itertools import chain
 from typing import TYPE_CHECKING, Any
 
@@ -66,7 +66,9 @@ class QdrantGallery:
             ConfigError: the place is of another form, or qdrant-client is not installed.
             DataError: the server does not answer, or has no such collection.
         """
-        return cls(*connected(place))
+        client, collection = connected(place)
+        with _closed_on_error(client):
+            return cls(client, collection)
 
     @property
     def provenance(self) -> Mapping[str, Any]:
@@ -225,14 +227,17 @@ def upload(store: VectorStore, place: str, show_progress: bool | None = None) ->
     client, collection = connected(place)  # which says so where the client is not installed
     from qdrant_client import models
 
-    with _server_errors(place):
-        if not client.collection_exists(collection):
-            size = models.VectorParams(size=store.dimension, distance=models.Distance.COSINE)
-            client.create_collection(collection, vectors_config=size, metadata={"made_by": dict(store.provenance)})
-    gallery = QdrantGallery(client, collection)
-    if gallery.dimension != store.dimension:
-        raise ConfigError(f"{place} keeps vectors of {gallery.dimension} numbers, {store.folder} of {store.dimension}")
-    return gallery, gallery.upload(store, show_progress)
+    with _closed_on_error(client):
+        with _server_errors(place):
+            if not client.collection_exists(collection):
+                size = models.VectorParams(size=store.dimension, distance=models.Distance.COSINE)
+                client.create_collection(collection, vectors_config=size, metadata={"made_by": dict(store.provenance)})
+        gallery = QdrantGallery(client, collection)
+        if gallery.dimension != store.dimension:
+            raise ConfigError(
+                f"{place} keeps vectors of {gallery.dimension} numbers, {store.folder} of {store.dimension}"
+            )
+        return gallery, gallery.upload(store, show_progress)
 
 
 def connected(place: str) -> tuple[QdrantClient, str]:
@@ -281,6 +286,15 @@ def _payload(point: models.ScoredPoint | models.Record) -> dict[str, Any]:
     if point.payload is None or "id" not in point.payload:
         raise DataError(f"point {point.id} of the Qdrant collection has no id: it was not sent by `mllm-embed upload`")
     return point.payload
+
+
+@contextmanager
+def _closed_on_error(client: QdrantClient) -> Iterator[None]:
+    """Close a client where anything goes wrong: it holds a lock on its own storage in a folder."""
+    with ExitStack() as stack:
+        stack.callback(client.close)
+        yield
+        stack.pop_all()
 
 
 @contextmanager
