@@ -132,9 +132,8 @@ class Index(StoreGallery):
             scores [Q, k] floats, -inf where there is no answer; row numbers [Q, k] int64, -1 there.
         """
         may, pairs = self._limits(queries, k, None, None)
-        scores, rows = self._nearest_inside(queries, k, setting, rerank)
-        rows = Limits(len(self.engine), may, pairs).without(rows)
-        return self._with_later((np.where(rows < 0, -np.inf, scores), rows), queries, k, may, pairs)
+        found = Limits(len(self.engine), may, pairs).best(*self._nearest_inside(queries, k, setting, rerank), k)
+        return self._with_later(found, queries, k, may, pairs)
 
     def _inside(self, queries: np.ndarray, k: int, limits: Limits) -> tuple[np.ndarray, np.ndarray]:
         """Return the best of the rows that are in the index, k or as many as there are, as `search`."""
@@ -144,15 +143,14 @@ class Index(StoreGallery):
         pending = np.flatnonzero(wanted)
         while len(pending) and depth * WALKED < left[pending].max():
             effort = self.effort.at(depth, self.setting, self.rerank, self.engine.most)
-            found, places = self._nearest_inside(queries[pending], depth, *effort)
-            places = limits.of(pending).without(places)
+            found = self._nearest_inside(queries[pending], depth, *effort)
             # no row that may answer is nearer than the last of these: what is left of them is right, if it is enough
-            scores[pending], rows[pending] = ordered(np.where(places < 0, -np.inf, found), places, k)
+            scores[pending], rows[pending] = limits.of(pending, len(queries)).best(*found, k)
             pending, depth = pending[(rows[pending] >= 0).sum(axis=1) < wanted[pending]], depth * _DEEPER
         if len(pending):
             inside = limits.mask(len(self.store))
-            found, places = exact(self.rows, queries[pending], k, inside, limits.of(pending).pairs)
-            scores[pending, : found.shape[1]], rows[pending, : found.shape[1]] = found, places
+            right, places = exact(self.rows, queries[pending], k, inside, limits.of(pending, len(queries)).pairs)
+            scores[pending, : right.shape[1]], rows[pending, : right.shape[1]] = right, places
         return scores, rows
 
     def _nearest_inside(

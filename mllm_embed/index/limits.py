@@ -61,15 +61,25 @@ class Limits:
         # what is excluded for one query is mostly what stood first in its answers
         return int(np.ceil(depth + min(self.count - left.min(initial=self.count), _SPREAD * depth)))
 
-    def of(self, queries: np.ndarray) -> Limits:
-        """Return the limits of some queries [q] int64, ascending, which are numbered anew."""
+    def of(self, queries: np.ndarray, count: int) -> Limits:
+        """Return the limits of some of `count` queries, [q] int64 ascending, which are numbered anew."""
         owners, numbers = self.pairs
-        if not len(owners):
+        if not len(owners) or len(queries) == count:
             return self
         mine = np.isin(owners, queries)
         return Limits(self.rows, self.may, (np.searchsorted(queries, owners[mine]), numbers[mine]))
 
-    def without(self, rows: np.ndarray) -> np.ndarray:
+    def best(self, scores: np.ndarray, rows: np.ndarray, k: int) -> tuple[np.ndarray, np.ndarray]:
+        """Return the first k that may answer, of sorted scores [Q, C] and rows [Q, C]; -inf and -1 are none."""
+        if self.may is None and not len(self.pairs[0]):
+            return scores[:, :k], rows[:, :k]
+        rows = self._without(rows)
+        order = np.argsort(rows < 0, axis=1, kind="stable")[:, :k]
+        queries = np.arange(len(rows))[:, None]
+        rows = rows[queries, order]
+        return np.where(rows < 0, -np.inf, scores[queries, order]), rows
+
+    def _without(self, rows: np.ndarray) -> np.ndarray:
         """Return row numbers [Q, C] int64 with -1 in the place of those that may not answer."""
         if self.may is not None:
             rows = np.where(self.may[rows], rows, -1)

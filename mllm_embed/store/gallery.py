@@ -243,7 +243,8 @@ def ordered(scores: np.ndarray, rows: np.ndarray, k: int) -> tuple[np.ndarray, n
     """Return the best k of answers, scores [Q, n] and rows [Q, n]; equal scores in order of the rows."""
     # no answer, -1, comes behind every row of the same score, -inf
     order = np.lexsort((np.where(rows < 0, np.iinfo(np.int64).max, rows), -scores), axis=1)[:, :k]
-    return np.take_along_axis(scores, order, 1), np.take_along_axis(rows, order, 1)
+    queries = np.arange(len(rows))[:, None]
+    return scores[queries, order], rows[queries, order]
 
 
 def check_queries(dimension: int, queries: np.ndarray, k: int, exclude: Sequence[Collection[str]] | None) -> None:
