@@ -39,7 +39,9 @@ from torch.nn import functional as F
 from make_scenes import MIN_NOUNS, UNSEEN, held_out_scenes
 from mllm_embed.errors import ConfigError, DataError, user_errors
 from mllm_embed.files import atomic_folder
+from mllm_embed.inputs.prompts import PROMPT_SETS
 from mllm_embed.model.devices import bfloat16_pays
+from mllm_embed.saving.sentence_transformers_files import write_base_files
 from toy.base_model import IMAGE_TOKENS, USER, build_model, build_processor, build_tokenizer, load_base
 from toy.scene_talk import branches, corpus, mentions, questions
 from toy.scenes import BACKGROUNDS, CELLS, SIZES, Painter, Scene, sample_scene
@@ -240,6 +242,7 @@ class Pretraining:
         with atomic_folder(self.args.output) as folder:
             copy.deepcopy(self.model).to(torch.bfloat16).save_pretrained(folder)
             self.processor.save_pretrained(folder)
+            write_base_files(folder, PROMPT_SETS["instructcir"])
             (folder / LOG).write_text("".join(json.dumps(row) + "\n" for row in (self.settings, *self.log)))
 
     def seeing(self) -> tuple[list[dict], Iterator]:

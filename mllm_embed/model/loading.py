@@ -133,13 +133,14 @@ def _open_processor(name: str, model: str, revision: str | None) -> Any:
     from transformers import AutoConfig, AutoProcessor, ProcessorMixin
     from transformers.models.auto.processing_auto import PROCESSOR_MAPPING
 
-    config = AutoConfig.from_pretrained(model, revision=revision)
-    revision = revision if name == model else None
-    kind: Any = _named_class(name, revision) or PROCESSOR_MAPPING.get(type(config), AutoProcessor)
+    own = revision if name == model else None
+    kind: Any = _named_class(name, own)
+    if kind is None:
+        kind = PROCESSOR_MAPPING.get(type(AutoConfig.from_pretrained(model, revision=revision)), AutoProcessor)
     if not issubclass(kind, ProcessorMixin) or VIDEO not in kind.get_attributes():
-        return kind.from_pretrained(name, revision=revision)
-    processor = without_video(kind).from_pretrained(name, revision=revision)
-    processor.video_settings = _video_settings(name, revision, config.model_type)
+        return kind.from_pretrained(name, revision=own)
+    processor = without_video(kind).from_pretrained(name, revision=own)
+    processor.video_settings = _video_settings(name, own) or _video_class(model, revision)
     return processor
 
 
@@ -192,13 +193,19 @@ def without_video(kind: Any) -> Any:
     return type(kind.__name__, (ImageOnly, WithoutVideo), {})
 
 
-def _video_settings(name: str, revision: str | None, family: str) -> dict[str, Any]:
-    """Return those of the folder, wherever its version of transformers put them, or else the family's class by name."""
+def _video_settings(name: str, revision: str | None) -> dict[str, Any] | None:
+    """Return those of the folder, wherever its version of transformers put them."""
+    nested = (_read_json(name, "processor_config.json", revision) or {}).get(VIDEO)
+    return nested or _read_json(name, VIDEO_FILE, revision)
+
+
+def _video_class(model: str, revision: str | None) -> dict[str, Any]:
+    """Return the settings of a model's family, which are its class by name."""
+    from transformers import AutoConfig
     from transformers.models.auto.video_processing_auto import VIDEO_PROCESSOR_MAPPING_NAMES
 
-    nested = (_read_json(name, "processor_config.json", revision) or {}).get(VIDEO)
-    kind = (VIDEO_PROCESSOR_MAPPING_NAMES.get(family) or {}).get("torchvision")
-    return nested or _read_json(name, VIDEO_FILE, revision) or {"video_processor_type": kind}
+    family = AutoConfig.from_pretrained(model, revision=revision).model_type
+    return {"video_processor_type": (VIDEO_PROCESSOR_MAPPING_NAMES.get(family) or {}).get("torchvision")}
 
 
 def _read_json(name: str, file: str, revision: str | None, needed: bool = False) -> dict[str, Any] | None:

@@ -22,7 +22,9 @@ from ..errors import ModelError
 from ..files import write_json
 from ..inputs.chat_template import render_chat, template_of
 from ..inputs.item_processor import ItemProcessor
-from ..model.families import Family
+from ..inputs.prompts import PromptSet
+from ..model.families import Family, family_of
+from ..model.loading import load_processor
 from ..model.projection import MODULE, MODULES_FILE, PROJECTION_FOLDER
 from ..types import Document, Item, Query
 
@@ -82,18 +84,42 @@ _PLAIN = """\
 _REFUSAL = "{{ raise_exception('sentence-transformers cannot ask as this model was trained; use mllm_embed') }}"
 
 
+def write_base_files(folder: Path, prompts: PromptSet) -> None:
+    """Write the same for a plain model, which has no settings of ours: what `from_pretrained` makes of it by default.
+
+    Raises ModelError for a folder that is no image-text model.
+    """
+    from transformers import AutoConfig
+
+    from .settings import Settings
+
+    processor = load_processor(str(folder))
+    config = AutoConfig.from_pretrained(folder)
+    # its prompts alone: with all the settings it would be one of ours, whose weights can no longer speak
+    about = {"prompts": prompts.to_dict()}
+    dimension = config.get_text_config().hidden_size
+    write_sentence_files(folder, processor, family_of(config), Settings(prompts), dimension, about=about)
+
+
 def write_sentence_files(
-    folder: Path, processor: Any, family: Family, settings: Settings, dimension: int, projected: bool = False
+    folder: Path,
+    processor: Any,
+    family: Family,
+    settings: Settings,
+    dimension: int,
+    projected: bool = False,
+    about: dict[str, Any] | None = None,
 ) -> None:
     """Write what makes a saved folder one that `SentenceTransformer(folder)` loads.
 
-    `dimension` is the length of a pooled state; `projected`: the folder holds a projection, which comes next.
+    `dimension` is the length of a pooled state; `projected`: the folder holds a projection, which comes next; `about`:
+    what is kept of the settings, by default all.
 
     Where the template does not render exactly what the prompts render here, or the model pools, attends or reads texts
     as no stock module does, the files make it refuse to encode: without them it would average the token states of bare
     inputs, which no error would show.
     """
-    about = settings.to_dict()
+    about = about or settings.to_dict()
     template = _template(processor)
     stock = settings.pooling == "last" and not settings.bidirectional and not family.texts_apart
     if not (stock and _renders_the_same(processor, settings, template)):
@@ -130,7 +156,8 @@ def saved_settings(folder: Path) -> dict[str, Any] | None:
     """
     try:
         values = json.loads((folder / MODULE_SETTINGS).read_text(encoding="utf-8"))
-        return values["processing_kwargs"]["chat_template"]["mllm_embed"]
+        own = values["processing_kwargs"]["chat_template"]["mllm_embed"]
+        return own if set(own) != {"prompts"} else None  # a plain model's, as `write_base_files` writes them
     except (OSError, ValueError, KeyError, TypeError):
         return None
 

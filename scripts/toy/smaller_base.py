@@ -14,7 +14,9 @@ from pathlib import Path
 from torch import nn
 
 from mllm_embed.errors import ConfigError, user_errors
+from mllm_embed.inputs.prompts import PROMPT_SETS
 from mllm_embed.model.loading import check_name, load_errors, load_processor
+from mllm_embed.saving.sentence_transformers_files import write_base_files
 
 
 @user_errors
@@ -42,6 +44,7 @@ def main() -> int:
         layer.self_attn.layer_idx = number
     model.save_pretrained(args.output)
     load_processor(args.model).save_pretrained(args.output)
+    write_base_files(args.output, PROMPT_SETS["instructcir"])
     after = sum(parameter.numel() for parameter in model.parameters())
     print(f"{args.output}: {after:,} parameters of {before:,}")
     return 0

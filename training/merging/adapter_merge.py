@@ -16,7 +16,10 @@ from safetensors.torch import load_file
 from torch import Tensor
 
 from mllm_embed.errors import ConfigError, ModelError
+from mllm_embed.model.loading import has_processor, load_processor
 from mllm_embed.model.lora import ADAPTER_CONFIG, ADAPTER_WEIGHTS
+from mllm_embed.saving.identity import processor_parts
+from mllm_embed.saving.provenance import changes
 from mllm_embed.saving.settings import SETTINGS_FILE, Settings, read_object, read_settings
 
 LoraPairs: TypeAlias = dict[str, tuple[Tensor, Tensor]]
@@ -38,6 +41,7 @@ class Adapter:
     Args:
         path: its folder.
         settings, config: what mllm_embed.json and adapter_config.json say.
+        processor: its processor's parts, as of `identity.processor_parts`; None where none was saved with it.
         pairs: its LoRA updates, the scale already in B.
         whole: name -> tensor of what was trained in full (the projector), float64.
     """
@@ -45,6 +49,7 @@ class Adapter:
     path: Path
     settings: Settings
     config: dict[str, Any]
+    processor: dict[str, Any] | None
     pairs: LoraPairs
     whole: dict[str, Tensor]
 
@@ -69,7 +74,8 @@ class Adapter:
         except (OSError, SafetensorError, KeyError, TypeError) as error:
             raise ModelError(f"the adapter in {path} is damaged ({error}); train it again") from error
         _check_finite(path, pairs, whole)
-        return cls(path, settings, config, pairs, whole)
+        processor = processor_parts(load_processor(str(path), base=str(path))) if has_processor(path) else None
+        return cls(path, settings, config, processor, pairs, whole)
 
 
 def _check_plain_lora(path: Path, config: Mapping[str, Any]) -> None:
@@ -126,6 +132,12 @@ def _check_settings(first: Adapter, other: Adapter) -> None:
                 f"{first.path} and {other.path} differ in their {what} ({_short(one)} and {_short(two)}): only "
                 "adapters that agree in it can be added"
             )
+    differ = list(changes(first.processor, other.processor, "processor"))
+    if differ and first.processor and other.processor:
+        raise ModelError(
+            f"{first.path} and {other.path} were saved with processors that differ ({differ[0]}): only adapters that "
+            "agree in it can be added"
+        )
 
 
 def _check_shapes(first: Adapter, other: Adapter) -> None:

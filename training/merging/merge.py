@@ -18,11 +18,12 @@ from mllm_embed.errors import ConfigError, ModelError
 from mllm_embed.files import atomic_folder, check_space, write_json
 from mllm_embed.model.loading import commit_of, load_model
 from mllm_embed.model.lora import ADAPTER_CONFIG, ADAPTER_WEIGHTS
+from mllm_embed.saving.base_lookup import base_of
 from mllm_embed.saving.card_header import CARD_FILE
-from mllm_embed.saving.checkpoint import check_target, model_fingerprint
+from mllm_embed.saving.checkpoint import check_target, model_fingerprint, write_settings
 from mllm_embed.saving.model_card import ModelCardInfo, write_card
 from mllm_embed.saving.sentence_transformers_files import MODULE_SETTINGS
-from mllm_embed.saving.settings import SETTINGS_FILE, Settings
+from mllm_embed.saving.settings import PROCESSOR_FILES, SETTINGS_FILE, Settings, read_object
 from mllm_embed.saving.versions import versions
 
 from .adapter_merge import (
@@ -146,8 +147,7 @@ def _pairs(adapters: Sequence[Adapter], weights: Sequence[float], rank: int | No
 def _base_tensors(adapters: Sequence[Adapter], base: str | None) -> dict[str, Tensor]:
     """Return the base's own tensors for all that was trained in full, by the adapters' names for them."""
     settings = adapters[0].settings
-    name = base or settings.base or ""
-    revision = settings.base_revision
+    name, revision = (base, settings.base_revision) if base else base_of(adapters[0].path)
     model = load_model(name, "auto", revision, None, torch.device("cpu"))
     # the weights are checked, not the name: a sum with another base's projector would load, and be wrong
     if settings.base_fingerprint and model_fingerprint(name, commit_of(name, revision)) != settings.base_fingerprint:
@@ -166,8 +166,8 @@ def _write(output: Path, merged: MergedAdapter) -> None:
         shutil.copytree(first, folder, dirs_exist_ok=True, ignore=_NOT_COPIED)
         save_file(tensors, folder / ADAPTER_WEIGHTS)
         write_json(folder / ADAPTER_CONFIG, merged.config())
-        write_json(folder / SETTINGS_FILE, settings.to_dict())
-        _write_module_settings(folder, settings.to_dict())
+        write_settings(folder, settings, _processor_files(first))
+        _write_module_settings(folder, merged.adapters[0], settings)
         write_card(folder, merged.card(), base=settings.base, public=not settings.base_is_folder)
 
 
@@ -178,13 +178,25 @@ def _copied_size(folder: Path) -> int:
     return sum(file.stat().st_size for path in copied for file in (path, *path.rglob("*")) if file.is_file())
 
 
-def _write_module_settings(folder: Path, settings: dict[str, Any]) -> None:
-    """Write `settings` into those of sentence-transformers, which hold ours a second time."""
+def _processor_files(adapter: Path) -> list[str]:
+    """Return the names of the processor's files that were saved with an adapter; none where they are not known."""
+    return read_object(adapter / SETTINGS_FILE).get(PROCESSOR_FILES, [])
+
+
+def _write_module_settings(folder: Path, first: Adapter, settings: Settings) -> None:
+    """Write `settings` into those of sentence-transformers, which hold ours a second time.
+
+    Raises ModelError for a first adapter that has none, being older: it would load there in silence, and be wrong.
+    """
     path = folder / MODULE_SETTINGS
-    if path.is_file():
-        values = json.loads(path.read_text(encoding="utf-8"))
-        values["processing_kwargs"]["chat_template"]["mllm_embed"] = settings
-        write_json(path, values)
+    if not path.is_file():
+        raise ModelError(
+            f"{first.path} was saved by an earlier version, without files for sentence-transformers; save it again: "
+            "MLLMEmbedder.from_pretrained(...).save_pretrained(...)"
+        )
+    values = json.loads(path.read_text(encoding="utf-8"))
+    values["processing_kwargs"]["chat_template"]["mllm_embed"] = settings.to_dict()
+    write_json(path, values)
 
 
 def _part(adapter: Adapter, weight: float) -> str:

@@ -138,7 +138,8 @@ def test_what_cannot_be_added_is_refused(
     a, b = str(adapters["a"]), str(adapters["b"])
     other = str(adapter(other_llava, tmp_path / "other", 0, LoraSpec(4)))
     mean = str(adapter(tiny_llava, tmp_path / "mean", 0, LoraSpec(4), pooling="mean"))
-    broken = {name: Path(shutil.copytree(adapters["b"], tmp_path / name)) for name in ("dora", "nan", "prompts", "cut")}
+    names = ("dora", "nan", "prompts", "cut", "template", "old")
+    broken = {name: Path(shutil.copytree(adapters["b"], tmp_path / name)) for name in names}
     config = json.loads((broken["dora"] / "adapter_config.json").read_text())
     (broken["dora"] / "adapter_config.json").write_text(json.dumps(config | {"use_dora": True}))
     tensors = load_file(broken["nan"] / "adapter_model.safetensors")
@@ -149,6 +150,8 @@ def test_what_cannot_be_added_is_refused(
     (broken["prompts"] / "mllm_embed.json").write_text(json.dumps(settings))
     weights = (broken["cut"] / "adapter_model.safetensors").read_bytes()
     (broken["cut"] / "adapter_model.safetensors").write_bytes(weights[:100])
+    (broken["template"] / "chat_template.jinja").write_text("{{ messages[0].content[0].text }}")
+    (broken["old"] / "sentence_bert_config.json").unlink()
     full = tmp_path / "full"
     full.mkdir()
     (full / "thesis.txt").write_text("")
@@ -157,6 +160,8 @@ def test_what_cannot_be_added_is_refused(
         ([a, other, "--output", merged], "differ in their base"),
         ([a, mean, "--output", merged], "differ in their pooling (last and mean)"),
         ([a, str(broken["prompts"]), "--output", merged], "differ in their prompts (instructcir and mine)"),
+        ([a, str(broken["template"]), "--output", merged], "processors that differ (another chat template)"),
+        ([str(broken["old"]), a, "--output", merged], "was saved by an earlier version"),
         ([a, str(broken["dora"]), "--output", merged], "is not plain LoRA (use_dora)"),
         ([a, str(broken["nan"]), "--output", merged], "holds NaN or infinite values"),
         ([a, str(broken["cut"]), "--output", merged], "is damaged"),
