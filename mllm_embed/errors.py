@@ -9,6 +9,8 @@ import sys
 from collections.abc import Callable, Iterable, Sequence
 from typing import Any
 
+_LONGEST = 300  # characters of another library's words, which may hold a whole file
+
 
 class MLLMEmbedError(Exception):
     """A mistake that the user can mend; the base of all errors that the library raises on purpose."""
@@ -38,7 +40,7 @@ def did_you_mean(word: str, known: Iterable[str]) -> str:
 
 def first_line(error: BaseException) -> str:
     """Return the first line of what another library's error says, with its kind where that alone says nothing."""
-    said = next(iter(str(error).strip().splitlines()), "")
+    said = next(iter(str(error).strip().splitlines()), "")[:_LONGEST]
     plain = isinstance(error, LookupError) or not said
     return f"{type(error).__name__}: {said}".removesuffix(": ") if plain else said
 

@@ -2,6 +2,9 @@
 
 from __future__ import annotations
 
+import re
+from collections.abc import Iterator
+from contextlib import contextmanager
 from dataclasses import replace
 from typing import TYPE_CHECKING, Any
 
@@ -9,7 +12,7 @@ import torch
 from torch import Tensor, nn
 from torch.nn import functional as F
 
-from ..errors import ConfigError
+from ..errors import ConfigError, ModelError, first_line
 from .families import Family
 from .packing import pack, unpack
 from .pooling import POOLINGS, Pooling
@@ -92,12 +95,13 @@ class EmbeddingModel(nn.Module):
         inputs = self._in_dtype(batch)
         content, mask = inputs.pop("content_mask", None), inputs["attention_mask"]
         first = inputs.pop("first_shown", None)
-        if packed and self.family.packs and not self.bidirectional:
-            rows, places = pack(inputs, self.base, self.family.rope_index)
-            hidden = unpack(self.backbone(**rows, use_cache=False).last_hidden_state, places, mask)
-        else:
-            given = inputs if first is None else reuse_features(self.base, inputs, first)
-            hidden = self.backbone(**given, use_cache=False).last_hidden_state
+        with _refusals():
+            if packed and self.family.packs and not self.bidirectional:
+                rows, places = pack(inputs, self.base, self.family.rope_index)
+                hidden = unpack(self.backbone(**rows, use_cache=False).last_hidden_state, places, mask)
+            else:
+                given = inputs if first is None else reuse_features(self.base, inputs, first)
+                hidden = self.backbone(**given, use_cache=False).last_hidden_state
         return self._pooled(hidden, mask if content is None else content)
 
     def shared(self, batch: SharedBatch) -> Tensor:
@@ -108,7 +112,8 @@ class EmbeddingModel(nn.Module):
         if not self.shares_prefixes:
             raise ConfigError("this model's tokens see what comes after them: prefixes cannot be shared")
         inputs = replace(batch, prefixes=self._in_dtype(batch.prefixes))
-        hidden = hidden_states(self.backbone, self.base, inputs, self.family.rope_index)
+        with _refusals():
+            hidden = hidden_states(self.backbone, self.base, inputs, self.family.rope_index)
         states = []
         for part, whole in zip(batch.suffixes, hidden, strict=True):
             chosen = batch.whole("attention_mask", part) if part.content is None else part.content
@@ -157,6 +162,23 @@ class EmbeddingModel(nn.Module):
             # transformers makes every embedding ask for a gradient, the patches' too: the frozen vision tower would
             # keep all its activations for a backward pass that changes nothing
             self.base.disable_input_require_grads()
+
+
+@contextmanager
+def _refusals() -> Iterator[None]:
+    """Raise what a base model says of input that it cannot take, of another processor say, as a ModelError."""
+    try:
+        yield
+    except (ValueError, IndexError, RuntimeError) as error:
+        if isinstance(error, RuntimeError) and not _OTHER_SHAPE.search(str(error)):
+            raise
+        raise ModelError(
+            f"the model cannot take what its processor makes of the input ({first_line(error)}): the two do not belong "
+            "together; give the processor's own model, or save it again"
+        ) from error
+
+
+_OTHER_SHAPE = re.compile("size of tensor|must match|shapes cannot be multiplied|is invalid for input of size")
 
 
 def make_bidirectional(base: PreTrainedModel, family: Family) -> None:

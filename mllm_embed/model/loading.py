@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import json
+import re
 from collections.abc import Iterator
 from contextlib import contextmanager
 from pathlib import Path
@@ -10,7 +11,7 @@ from typing import Any
 
 import torch
 
-from ..errors import ModelError
+from ..errors import ModelError, first_line
 from .families import check_family
 from .patch_embedding import multiply_patches
 from .quantization import cure, load_options
@@ -84,7 +85,9 @@ def load_processor(name: str, revision: str | None = None, base: str | None = No
     else:
         _check_whole(Path(name))
     with load_errors(name):
+        _check_template(Path(name) / "chat_template.jinja")
         processor = _open_processor(name, base or name, revision)
+        _check_pictures(processor)
     if not hasattr(processor, "tokenizer"):
         raise ModelError(f"{name} is no image-text model: its processor has no tokenizer beside its image processor")
     tokenizer = processor.tokenizer
@@ -142,6 +145,20 @@ def _open_processor(name: str, model: str, revision: str | None) -> Any:
     processor = without_video(kind).from_pretrained(name, revision=own)
     processor.video_settings = _video_settings(name, own) or _video_class(model, revision)
     return processor
+
+
+def _check_template(file: Path) -> None:
+    """Raise ValueError for an empty chat template, which would count as none."""
+    if file.is_file() and not file.read_text(encoding="utf-8").strip():
+        raise ValueError(f"{file.name} is empty; fetch it again, or remove it where the model has none")
+
+
+def _check_pictures(processor: Any) -> None:
+    """Raise ValueError for a setting of the image processor that would count as true for not being empty."""
+    pictures = getattr(processor, "image_processor", None)
+    for key, value in vars(pictures).items() if pictures is not None else ():
+        if isinstance(getattr(type(pictures), key, None), bool) and not (value is None or isinstance(value, bool)):
+            raise ValueError(f"{key} of its image processor is {value!r}, not true or false")
 
 
 def _named_class(name: str, revision: str | None) -> Any:
@@ -228,12 +245,26 @@ def load_errors(name: str) -> Iterator[None]:
     try:
         yield
     except (
-        OSError, ValueError, KeyError, ImportError, RuntimeError, SafetensorError,
+        OSError, ValueError, LookupError, ImportError, RuntimeError, SafetensorError,
         # what damaged settings end in, deep inside
-        AttributeError, TypeError, ArithmeticError, StrictDataclassError,
+        AttributeError, TypeError, ArithmeticError, AssertionError, MemoryError, re.error, StrictDataclassError,
     ) as error:  # fmt: skip
-        where = "" if Path(name).is_dir() else " (no such folder here, so it was taken for a hub id)"
-        raise ModelError(f"cannot load the model {name}{where}: {str(error).strip().splitlines()[0]}") from error
+        raise _cannot_load(name, error) from error
+    except BaseException as error:
+        if not _is_of_tokenizers(error):
+            raise
+        raise _cannot_load(name, error) from error
+
+
+def _is_of_tokenizers(error: BaseException) -> bool:
+    """Return whether an error is what the Rust code of tokenizers raises for a damaged file: no kind of its own, or a
+    panic."""
+    return type(error) is Exception or type(error).__name__ == "PanicException"
+
+
+def _cannot_load(name: str, error: BaseException) -> ModelError:
+    where = "" if Path(name).is_dir() else " (no such folder here, so it was taken for a hub id)"
+    return ModelError(f"cannot load the model {name}{where}: {first_line(error)}")
 
 
 def check_name(name: str) -> None:

@@ -53,7 +53,7 @@ def read_projection(folder: Path) -> nn.Linear | None:
         if home == folder:
             return None
         weight = load_file(home / _WEIGHTS)[_NAME]
-    except (OSError, ValueError, KeyError, TypeError, AttributeError, SafetensorError) as error:
+    except (OSError, ValueError, LookupError, TypeError, AttributeError, RecursionError, SafetensorError) as error:
         raise ModelError(f"{home} is damaged ({error}); save the model again") from error
     projection = nn.Linear(weight.shape[1], weight.shape[0], bias=False, dtype=torch.float32)
     projection.weight = nn.Parameter(weight, requires_grad=False)
