@@ -46,6 +46,9 @@ queries = model.encode_query([{"image": "shoe.jpg", "text": "the same shoe in bl
 gallery = model.encode_document(["a.jpg", "a blue shoe"])
 print(model.similarity(queries, gallery))
 ```
+
+Both give the same vectors, except where sentence-transformers reads pictures in its own way: give it those with
+transparency opened (`PIL.Image.open`), and those with an EXIF rotation by their path.
 """
 _ADAPTER = """\
 

@@ -6,10 +6,13 @@ given (words, pictures, or both) into the prompt of that role, then goes on with
 of ours runs, so that the user needs neither this package nor `trust_remote_code`, which its loader asks for before it
 imports any class that is not its own. `Pooling` and `Normalize` do the rest.
 
-Its vectors differ from `MLLMEmbedder`'s in three things: transparent pictures lose their transparency instead of lying
-on white, half precision is normalised in half precision, and `truncate_dim` cuts after normalising (give
-`normalize_embeddings=True`). Texts and pictures share a batch there, in which mllama's texts are not what they are
-alone: give it the two kinds apart.
+Its vectors differ from `MLLMEmbedder`'s where it reads pictures itself, before any setting of ours has a say. A
+transparent picture given by its path loses its transparency instead of lying on white (cosines of 0.23 to 0.90 to ours,
+on noise); a PIL picture is not turned as its EXIF data says (0.59 to 0.95). Both are alike the other way round: give it
+transparent pictures opened, and turned ones by their path; of 16-bit pictures it keeps the brightest part alone. Half
+precision is normalised in half precision, and `truncate_dim` cuts after normalising (give `normalize_embeddings=True`).
+Texts and pictures share a batch there, in which mllama's texts are not what they are alone: give it the two kinds
+apart. An adapter's base it looks for by its name from the working folder alone.
 """
 
 from __future__ import annotations

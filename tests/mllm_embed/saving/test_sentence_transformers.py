@@ -57,6 +57,19 @@ def test_texts_pictures_and_composed_queries_get_the_same_vectors(folder: Path, 
     _close(model.encode(turned), embedder.encode(asked))
 
 
+def test_transparent_pictures_are_given_opened_and_turned_ones_by_their_path(folder: Path, tmp_path: Path) -> None:
+    """As the guide says: the other way round it reads them as no setting of ours can mend."""
+    pixels = np.random.default_rng(0).integers(0, 255, (40, 56, 4), dtype=np.uint8)
+    exif = Image.Exif()
+    exif[274] = 6
+    Image.fromarray(pixels).save(tmp_path / "clear.png")
+    Image.fromarray(pixels[..., :3]).save(tmp_path / "turned.jpg", exif=exif)
+    model, expected = _load(folder), _ours(folder).encode([tmp_path / "clear.png", tmp_path / "turned.jpg"])
+    _close(model.encode([Image.open(tmp_path / "clear.png"), str(tmp_path / "turned.jpg")]), expected)
+    swapped = model.encode([str(tmp_path / "clear.png"), Image.open(tmp_path / "turned.jpg")])
+    assert ((swapped * expected).sum(1) < 0.99).all()  # once they are alike, the guide need not say so
+
+
 def test_kinds_may_be_mixed_in_a_batch(folder: Path, data: Path) -> None:
     picture = Image.open(data / "images/0.png")
     mixed = ["a hat", picture, {"image": picture, "text": "in red"}, {"text": "a longer text than the first"}]
