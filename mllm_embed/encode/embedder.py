@@ -16,6 +16,7 @@ from tqdm import tqdm
 
 from ..errors import ConfigError, DataError
 from ..inputs.item_processor import ItemProcessor
+from ..inputs.lengths import token_limit
 from ..inputs.prompts import PromptSet
 from ..model.devices import device_for, dtype_for
 from ..model.embedding_model import EmbeddingModel
@@ -57,8 +58,9 @@ class MLLMEmbedder(QueryDocument):
             dim: how many of each vector's first numbers to keep, normalised again; None for all.
         """
         self.model, self.processor, self.settings, self.dim = model.eval(), processor, settings, dim
+        limit = token_limit(model.base.config, processor.tokenizer, settings.max_tokens, settings.truncate)
         self.item_processor = ItemProcessor(
-            processor, settings.prompts, model.family, content=settings.pooling == "mean"
+            processor, settings.prompts, model.family, content=settings.pooling == "mean", limit=limit
         )
         self.suffixes = Suffixes(self.item_processor)
 
@@ -75,6 +77,8 @@ class MLLMEmbedder(QueryDocument):
         pooling: Pooling | None = None,
         bidirectional: bool | None = None,
         dim: int | None = None,
+        max_tokens: int | None = None,
+        truncate: bool | None = None,
         revision: str | None = None,
     ) -> MLLMEmbedder:
         """Load an embedder.
@@ -93,6 +97,10 @@ class MLLMEmbedder(QueryDocument):
                 default as saved, "last" for a model that has no settings.
             bidirectional: let the language model's attention look ahead too; by default as saved, False otherwise.
             dim: keep so many of each vector's first numbers, normalised again (matryoshka); by default all.
+            max_tokens: the most tokens of an input, its prompt and pictures among them; by default as saved, or else as
+                many as the model has positions.
+            truncate: cut the words of a longer input, whose prompt and pictures stay whole; by default as saved, or
+                else such an input cannot be embedded.
             revision: commit, tag or branch of a hub id.
 
         Raises ModelError for a path that is no model, an adapter that does not fit or belongs to another base;
@@ -101,7 +109,7 @@ class MLLMEmbedder(QueryDocument):
         source = find_model(model, adapter, revision)
         place = device_for(device)
         backbone = load_model(source.base, dtype_for(dtype, place), source.revision, quantization, place)
-        settings = source.settings(prompts, pooling, bidirectional)
+        settings = source.settings(prompts, pooling, bidirectional).limited(max_tokens, truncate)
         projection = read_projection(Path(source.folder))
         embedding = EmbeddingModel(
             backbone, family_of(backbone.config), settings.pooling, settings.bidirectional, projection
@@ -162,13 +170,15 @@ class MLLMEmbedder(QueryDocument):
         Its weights are those that were loaded: a change of them in memory does not show.
         """
         settings = self.settings.to_dict()
+        limit = self.item_processor.lengths.limit
+        cut = {"truncate": limit.tokens} if limit.truncate else {}  # a limit that refuses changes no vector
         return {
             "name": self.settings.base,
             "base": self.settings.base_fingerprint,
             "adapter": self.settings.adapter,
             "adapter_settings": self.settings.adapter_settings,
             "processor": processor_parts(self.processor),
-            "settings": {key: settings[key] for key in ("pooling", "bidirectional", "normalize", "prompts")},
+            "settings": {**{key: settings[key] for key in ("pooling", "bidirectional", "normalize", "prompts")}, **cut},
             "dimension": self.dimension,
             "quantization": self.quantization,
             "dtype": str(self.dtype).removeprefix("torch."),

@@ -1,27 +1,23 @@
 """Which inputs of a list are computed, and which of them together: nothing twice, and hardly any padding.
 
-Each different input is rendered and tokenised here, once; batches are made from its tokens (prefetch.py).
+Each different input is rendered and tokenised once (distinct.py); batches are made from its tokens (prefetch.py).
 """
 
 from __future__ import annotations
 
-import math
-from collections import Counter
 from collections.abc import Collection, Hashable, Iterator, Mapping, Sequence
 from concurrent.futures import Executor
 from dataclasses import dataclass
 from itertools import chain, groupby
 
-from ..errors import DataError, ImageError
-from ..inputs.images import Glance, glance
 from ..inputs.item_processor import ItemProcessor
-from ..types import ImageLike, Item, item_key, picture_key
+from ..types import Item
 from .batching import cut_by_budget, suffixes_at_once, tokens_of
 from .cost import Cost, explained, total
+from .distinct import distinct
 from .suffixes import Input, Suffixes, shared_length, suffixes_of
 
 _WORTH = 0.1  # share of the tokens that a shared prefix of texts must save
-_USUAL = (448, 448)  # the size that a picture is taken to have which is only made when it is needed
 
 
 @dataclass(frozen=True)
@@ -104,102 +100,13 @@ def plan(
         skip_unreadable: leave out inputs that cannot be embedded, and say why in `EncodingPlan.failures`.
 
     Without `skip_unreadable`, raises ImageError for a picture that is missing or none, DataError for words that the
-    model cannot read.
+    model cannot read, and for an input that is too long.
     """
-    alike, failures = _alike(listed, _glances(listed, pool, skip_unreadable), items, skip_unreadable)
-    inputs = _tokenised(alike, items, suffixes if share else None)
-    places = [same.places for same in alike]
+    inputs, places, failures = distinct(listed, items, suffixes if share else None, pool, skip_unreadable)
     steps = _steps(inputs, batch_size, items.family.reuses_features)
     planned = total(_cost(step, inputs, tokens_of(batch_size)) for step in steps)
     given = _cost_as_given(listed, inputs, places, batch_size)
     return EncodingPlan(inputs, places, steps, batch_size, failures, skip_unreadable, given, planned)
-
-
-@dataclass(frozen=True)
-class _Alike:
-    """Inputs that are one to the model.
-
-    Args:
-        item: the first of them.
-        looks: what is known of its pictures.
-        text: its rendered prompt.
-        places: where they stand in the list.
-    """
-
-    item: Item
-    looks: list[Glance]
-    text: str
-    places: list[int]
-
-
-def _glances(listed: Sequence[Item], pool: Executor, skip: bool) -> dict[Hashable, Glance | ImageError]:
-    """Return what is known of each picture, by its name; with `skip` also why one cannot be read."""
-    # by name: a picture that many inputs show is read once
-    sources = {picture_key(image): image for item in listed for image in item.images}
-    look = _glance_or_error if skip else glance
-    return dict(zip(sources, pool.map(look, sources.values()), strict=True))
-
-
-def _glance_or_error(image: ImageLike) -> Glance | ImageError:
-    try:
-        return glance(image)
-    except ImageError as error:
-        return error
-
-
-def _alike(
-    listed: Sequence[Item], glances: Mapping[Hashable, Glance | ImageError], items: ItemProcessor, skip: bool
-) -> tuple[list[_Alike], dict[int, str]]:
-    """Return the different inputs, and with `skip` why others cannot be embedded, by their places."""
-    alike: dict[Hashable, _Alike] = {}
-    failures: dict[int, str] = {}
-    for place, item in enumerate(listed):
-        try:
-            looks = [_seen(glances[picture_key(image)]) for image in item.images]
-            key = item_key(item, _contents(looks))
-            # rendered once for all that are alike: words that cannot be read show here
-            if key not in alike:
-                alike[key] = _Alike(item, looks, items.render(item), [])
-            alike[key].places.append(place)
-        except (ImageError, DataError) as error:
-            if not skip:
-                raise
-            failures[place] = str(error)
-    return list(alike.values()), failures
-
-
-def _seen(look: Glance | ImageError) -> Glance:
-    if isinstance(look, ImageError):
-        raise look
-    return look
-
-
-def _contents(looks: Sequence[Glance]) -> tuple[Hashable, ...]:
-    return tuple(look.content for look in looks)
-
-
-def _tokenised(alike: Sequence[_Alike], items: ItemProcessor, suffixes: Suffixes | None) -> list[Input]:
-    """Return different inputs with their tokens; with `suffixes` also theirs, where another input may have the same in
-    front of its own: one on the same pictures, or any text."""
-    shown = Counter(_contents(same.looks) for same in alike)
-    inputs = []
-    for same, prompt in zip(alike, items.tokenise([same.text for same in alike]), strict=True):
-        pictures = _contents(same.looks)
-        may_share = not pictures or shown[pictures] > 1
-        suffix = suffixes(same.item, prompt) if suffixes and may_share else None
-        length = len(prompt.tokens) + _more(same.looks, items)
-        inputs.append(Input(same.item, pictures, prompt, suffix, length, _pixels(same.looks)))
-    return inputs
-
-
-def _more(looks: Sequence[Glance], items: ItemProcessor) -> int:
-    """Return about how many tokens pictures take."""
-    return sum(items.picture_tokens(*(look.size or _USUAL)) for look in looks)
-
-
-def _pixels(looks: Sequence[Glance]) -> int:
-    """Return how many pixels pictures have."""
-    return sum(math.prod(look.size or _USUAL) for look in looks)
 
 
 def inputs_of(inputs: Sequence[Input], numbers: Sequence[int]) -> list[Input]:

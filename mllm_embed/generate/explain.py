@@ -43,7 +43,9 @@ class Explainer:
 
     def _logits(self, item: Item) -> torch.Tensor:
         """Return the logits [V] float32 of the next token after an input."""
-        batch = {name: tensor.to(self.embedder.device) for name, tensor in self.embedder.item_processor([item]).items()}
+        items = self.embedder.item_processor
+        prepared, _ = items.prepared(item)
+        batch = {name: tensor.to(self.embedder.device) for name, tensor in items([prepared]).items()}
         states = self.embedder.model.states(packed=False, **batch)
         return self._head(states.to(self._head.weight.dtype))[0].float()
 

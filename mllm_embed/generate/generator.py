@@ -8,7 +8,8 @@ from __future__ import annotations
 
 from collections.abc import Iterator, Sequence
 from contextlib import contextmanager, nullcontext
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
+from functools import cache
 from typing import Any
 
 import torch
@@ -17,10 +18,11 @@ from torch import Tensor
 from ..encode.embedder import MLLMEmbedder
 from ..errors import ConfigError, DataError, ModelError
 from ..inputs.images import load_image, name_of
-from ..inputs.prompts import chat
+from ..inputs.lengths import Lengths
+from ..inputs.prompts import TEXT, chat
 from ..model.loading import load_errors
 from ..saving.settings import read_settings
-from ..types import ImageLike
+from ..types import Document, ImageLike
 
 
 @dataclass(frozen=True)
@@ -34,7 +36,8 @@ class Question:
 class Generator:
     """The base model of an embedder, to be asked in words.
 
-    Every method takes a batch of questions at a time; those of one call all have pictures, or none has.
+    Every method takes a batch of questions at a time; those of one call all have pictures, or none has. Words are words
+    to it (inputs/words.py), and raise DataError where they and the pictures are longer than the model's limit.
     """
 
     def __init__(self, embedder: MLLMEmbedder):
@@ -55,6 +58,10 @@ class Generator:
         if embedder.model.bidirectional:
             raise ConfigError("this model's attention looks ahead: it can embed, but no longer speak")
         self.model, self.tokenizer = with_head(embedder), embedder.processor.tokenizer
+        items = embedder.item_processor
+        # nothing is cut of a question, whose end says what to answer
+        self._lengths = Lengths(items, replace(items.lengths.limit, truncate=False), "ask for less at once")
+        self._before = cache(self._template_before)
 
     def generate(self, questions: Sequence[Question], *, max_tokens: int = 64, batch_size: int = 8) -> Iterator[str]:
         """Yield what the model says, in the order of the questions, each at most `max_tokens` long."""
@@ -93,7 +100,7 @@ class Generator:
             raise DataError("an empty answer has no likelihood; leave it out")
         for part in _parts(pairs, batch_size):
             asked = [self._text(question) for question, _ in part]
-            answered = [text + answer for text, (_, answer) in zip(asked, part, strict=True)]
+            answered = [text + self._written(answer, text) for text, (_, answer) in zip(asked, part, strict=True)]
             both = zip(self._ids(answered), self._ids(asked), strict=True)
             lengths = torch.tensor([len(whole) - len(prefix) for whole, prefix in both], device=self.embedder.device)
             longest = int(lengths.max())
@@ -113,7 +120,18 @@ class Generator:
             yield
 
     def _text(self, question: Question) -> str:
-        return chat(self.embedder.processor, question.words, len(question.images))
+        words = self._written(question.words, self._before(len(question.images)))
+        return chat(self.embedder.processor, words, len(question.images))
+
+    def _template_before(self, images: int) -> str:
+        """Return what the chat template says in front of a question about so many pictures."""
+        return chat(self.embedder.processor, TEXT, images).partition(TEXT)[0]
+
+    def _written(self, words: str, before: str) -> str:
+        """Return words that are as words to the model. Raises DataError for those that are longer than it can take."""
+        if words.strip():
+            self._lengths.bounded(Document(text=words))
+        return self.embedder.item_processor.words.written(words, before)
 
     def _ids(self, texts: list[str]) -> list[list[int]]:
         return self.embedder.item_processor.tokens(texts)
@@ -127,6 +145,9 @@ class Generator:
         except (ValueError, TypeError) as error:
             reason = str(error).strip().splitlines()[0]
             raise ModelError(f"the model cannot be asked about {_subject(questions)} ({reason})") from error
+        self._lengths.check(
+            [Document(question.images, question.words) for question in questions], batch["attention_mask"]
+        )
         return {name: self._placed(tensor) for name, tensor in batch.items()}
 
     def _placed(self, tensor: Tensor) -> Tensor:

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import copy
 import re
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, replace
@@ -17,7 +18,9 @@ from ..errors import DataError
 from ..model.families import Family
 from ..types import Item, Role
 from .images import load_image, name_of
+from .lengths import Lengths, TokenLimit
 from .prompts import INSTRUCTION, MARKS, TEXT, PromptSet, render
+from .words import Words
 
 _STEP = 32  # pixels to which sizes are rounded where only trying shows how many tokens a picture becomes
 
@@ -38,17 +41,28 @@ class FilledPrompt:
 class ItemProcessor:
     """A Hugging Face processor that is called on items; those with pictures and those without apart."""
 
-    def __init__(self, processor: Any, prompts: PromptSet, family: Family | None = None, content: bool = False):
+    def __init__(
+        self,
+        processor: Any,
+        prompts: PromptSet,
+        family: Family | None = None,
+        content: bool = False,
+        limit: TokenLimit | None = None,
+    ):
         """Wrap the processor of a model of `family`, by default an ordinary one; it pads on the left from now on.
 
-        With `content` batches get a `content_mask`: which tokens are the picture's and the user's words.
+        With `content` batches get a `content_mask`: which tokens are the picture's and the user's words. `limit` is
+        that of an input's tokens, by default none.
         """
         self.processor, self.prompts, self.content = processor, prompts, content
         self.family = family or Family()
         processor.tokenizer.padding_side = "left"
         self.placeholders = _placeholders(processor)
+        self.words = Words(processor.tokenizer, self.placeholders)
+        self.lengths = Lengths(self, limit or TokenLimit())
         self._bare = cache(self._without_any_words)
         self._picture_tokens = cache(self._tokens_of_pictures)
+        self._processor_with = cache(self._with_tokenizer)
         # rendered once a role, since a jinja template costs more than the tokens of a short text
         self._template = cache(lambda role, images: render(processor, prompts, role, images))
         bos = processor.tokenizer.bos_token
@@ -66,7 +80,7 @@ class ItemProcessor:
         pictures go to the processor, which alone knows how many placeholders their pictures take.
 
         Raises ImageError for an unreadable picture, DataError for a mixture, for a picture that the model cannot take
-        and for words that hold its image token.
+        and for an input of more tokens than the limit.
         """
         prompts = prompts or [None] * len(items)
         pictures = list(map(_decoded, items))
@@ -77,6 +91,7 @@ class ItemProcessor:
             batch = self._processed(items, self._texts(items, prompts), pictures)
         else:
             batch = self._padded(tokens, self._added_to_texts)
+        self.lengths.check(items, batch["attention_mask"])
         if self.content:
             batch["content_mask"] = self._content_mask(items, batch)
         return batch
@@ -85,10 +100,12 @@ class ItemProcessor:
         """Return rendered prompts and the pictures of each as model input, left-padded: input_ids and attention_mask
         [B, L] int64, and the other tensors of the processor. All have pictures or none has."""
         options = {"padding": True, "return_tensors": "pt", "add_special_tokens": self._add_special_tokens}
+        tokenizer = self.words.tokenizer_for(texts)
         if not any(pictures) and self.family.texts_apart:
             types = "token_type_ids" in self.processor.model_input_names
-            return dict(self.processor.tokenizer(texts, return_token_type_ids=types, **options))
-        batch = dict(self.processor(text=texts, images=pictures if any(pictures) else None, **options))
+            return dict(tokenizer(texts, return_token_type_ids=types, **options))
+        processor = self.processor if tokenizer is self.processor.tokenizer else self._processor_with(tokenizer)
+        batch = dict(processor(text=texts, images=pictures if any(pictures) else None, **options))
         batch.pop("labels", None)  # PaliGemma's makes them without being asked
         return batch
 
@@ -105,20 +122,31 @@ class ItemProcessor:
         return mask.long()
 
     def prepared(self, item: Item) -> tuple[Item, int]:
-        """Return the item with its pictures decoded, and how many tokens it takes.
+        """Return the item with its pictures decoded and its words within the limit, and how many tokens it takes.
 
-        Raises ImageError for an unreadable picture, DataError for one that this model cannot take and for words that
-        hold its image token.
+        Raises ImageError for an unreadable picture, DataError for one that this model cannot take and for an input of
+        more tokens than the limit.
         """
+        item = self.lengths.bounded(item)
         pictures = _decoded(item)
-        text = self.render(item)
-        if not pictures:
-            return item, self.batch([text], [[]])["input_ids"].shape[1]
+        prompt = self.tokenise([self.render(item)])[0]
         try:
-            more = self._picture_tokens(tuple(picture.size for picture in pictures))
+            more = self.more_tokens(prompt, tuple(picture.size for picture in pictures))
         except (ValueError, TypeError) as error:
-            raise self._named([item], [text], [pictures]) or error from error
-        return replace(item, image=pictures), len(self.tokens([text])[0]) + more
+            raise self._named([item], [prompt.text], [pictures]) or error from error
+        item, prompt = self.lengths.fitted(item, prompt, more)
+        return (replace(item, image=pictures) if pictures else item), len(prompt.tokens) + more
+
+    def more_tokens(self, prompt: FilledPrompt, sizes: tuple[tuple[int, int], ...]) -> int:
+        """Return how many tokens the processor makes beyond those of a prompt, of pictures of such sizes.
+
+        Raises ValueError or TypeError for a picture that the model cannot take.
+        """
+        if sizes:
+            return self._picture_tokens(sizes)
+        if self._added_to_texts is not None:
+            return 0
+        return self.batch([prompt.text], [[]])["input_ids"].shape[1] - len(prompt.tokens)
 
     def picture_tokens(self, width: int, height: int) -> int:
         """Return about how many tokens a picture of so many pixels becomes, by the processor's own arithmetic where it
@@ -145,7 +173,8 @@ class ItemProcessor:
         """Return the tokens of rendered prompts; a picture's placeholder counts as one."""
         if not texts:
             return []  # which a tokenizer does not take
-        return self.processor.tokenizer(list(texts), add_special_tokens=self._add_special_tokens)["input_ids"]
+        tokenizer = self.words.tokenizer_for(texts)
+        return tokenizer(list(texts), add_special_tokens=self._add_special_tokens)["input_ids"]
 
     def processed_suffix(self, text: str, pictures: list[Image.Image]) -> list[int]:
         """Return the tokens after the last picture of a rendered prompt, or all, as the processor makes them."""
@@ -154,9 +183,9 @@ class ItemProcessor:
         return _after_last(ids, self._shown(pictures, ids)).tolist()
 
     def render(self, item: Item) -> str:
-        """Return the whole prompt of an item as the tokenizer gets it, with the placeholders of its pictures.
+        """Return the whole prompt of an item as `batch` and `tokens` take it, with the placeholders of its pictures.
 
-        Raises DataError for words that hold the model's image token.
+        Raises DataError as `Words.written` does.
         """
         words = {TEXT: item.text or item.words or "", INSTRUCTION: item.words or ""}
         return self.filled(item.role, len(item.images), words)
@@ -167,7 +196,8 @@ class ItemProcessor:
         if not marks:
             return template
         # in one pass, since the user's words may hold a mark
-        return re.sub("|".join(map(re.escape, marks)), lambda mark: self._checked(words[mark[0]]), template)
+        pattern = "|".join(map(re.escape, marks))
+        return re.sub(pattern, lambda at: self.words.written(words[at[0]].strip(), template[: at.start()]), template)
 
     def _texts(self, items: Sequence[Item], prompts: Sequence[FilledPrompt | None]) -> list[str]:
         return [prompt.text if prompt else self.render(item) for item, prompt in zip(items, prompts, strict=True)]
@@ -243,11 +273,11 @@ class ItemProcessor:
         batch = self.batch([text], [[Image.new("RGB", size) for size in sizes]])
         return batch["input_ids"].shape[1] - len(self.tokens([text])[0])
 
-    def _checked(self, words: str) -> str:
-        for token in self.placeholders:
-            if token in words:
-                raise DataError(f"the words {words.strip()[:60]!r} hold the model's image token {token}; take it out")
-        return words.strip()
+    def _with_tokenizer(self, tokenizer: Any) -> Any:
+        """Return the processor with another tokenizer."""
+        processor = copy.copy(self.processor)
+        processor.tokenizer = tokenizer
+        return processor
 
 
 def blank_pictures(count: int) -> list[Image.Image]:
@@ -260,7 +290,7 @@ def _decoded(item: Item) -> list[Image.Image]:
 
 
 def _placeholders(processor: Any) -> list[str]:
-    """Return the tokens that stand for a picture or a video in a prompt, which words must not hold."""
+    """Return the tokens that stand for a picture or a video in a prompt."""
     named = (getattr(processor, name, None) for name in ("image_token", "video_token"))
     tokens = {*named, *processor.tokenizer.convert_ids_to_tokens(processor.image_token_ids)}
     return sorted(token for token in tokens if token)

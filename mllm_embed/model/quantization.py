@@ -180,7 +180,8 @@ def full_precision(embedder: MLLMEmbedder) -> MLLMEmbedder:
         raise ModelError(
             f"{source} is stored in {whole.quantization}, into which nothing can be merged; save an adapter"
         )
-    return whole
+    # with the processor and settings as they are now, which may be others than those of the base's folder
+    return type(embedder)(whole.model, embedder.processor, settings)
 
 
 def _bitsandbytes(mode: str) -> Any:

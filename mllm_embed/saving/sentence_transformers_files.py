@@ -13,11 +13,15 @@ transparent pictures opened, and turned ones by their path; of 16-bit pictures i
 precision is normalised in half precision, and `truncate_dim` cuts after normalising (give `normalize_embeddings=True`).
 Texts and pictures share a batch there, in which mllama's texts are not what they are alone: give it the two kinds
 apart. An adapter's base it looks for by its name from the working folder alone.
+
+A template cannot have words read as words where they spell a special token, as `inputs.words` does: it refuses them.
+It refuses all where inputs that are too long are to be cut, and knows no limit otherwise.
 """
 
 from __future__ import annotations
 
 import json
+from collections.abc import Sequence
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
@@ -63,9 +67,10 @@ _TEMPLATE = """\
 {%- endfor -%}
 {%- set own = '{instruction}' in seen.prompt or '{text}' in seen.prompt -%}
 {%- set words = (('' if own else seen.prompt) ~ seen.words | join(' ')) | trim -%}
+{%- for mark in MARKS if mark in words -%}
+  {{- raise_exception("the words spell a token of the model's own, " ~ mark ~ '; take it out, or use mllm_embed') -}}
+{%- endfor -%}
 {%- if not words and not seen.pictures -%}{{- raise_exception('there is nothing to embed: no words, no picture') -}}
-{%- elif IMAGE_TOKEN and IMAGE_TOKEN in words -%}
-  {{- raise_exception("the words hold the model's image token " ~ IMAGE_TOKEN ~ '; take it out') -}}
 {%- elif seen.pictures and words -%}
   {%- set prompt = seen.prompt if own else asked.composed -%}
   {%- set mark = '{instruction}' if '{instruction}' in prompt else '{text}' -%}
@@ -123,9 +128,10 @@ def write_sentence_files(
     inputs, which no error would show.
     """
     about = about or settings.to_dict()
-    template = _template(processor)
+    items = ItemProcessor(processor, settings.prompts)
+    template = _template(processor, sorted(items.words.marks))
     stock = settings.pooling == "last" and not settings.bidirectional and not family.texts_apart
-    if not (stock and _renders_the_same(processor, settings, template)):
+    if not (stock and not settings.truncate and _renders_the_same(items, settings, template)):
         template = _REFUSAL
     module = {
         "transformer_task": "feature-extraction",
@@ -165,16 +171,18 @@ def saved_settings(folder: Path) -> dict[str, Any] | None:
         return None
 
 
-def _template(processor: Any) -> str:
-    """Return our template, then the model's own, or what `prompts.render` does for a processor without one."""
-    own = template_of(processor) or _PLAIN
-    token = getattr(processor, "image_token", None) or ""
-    return f"{{%- set IMAGE_TOKEN = {json.dumps(token, ensure_ascii=False)} -%}}\n{_TEMPLATE}{own}"
+def _template(processor: Any, marks: Sequence[str]) -> str:
+    """Return our template, then the model's own, or what `prompts.render` does for a processor without one.
+
+    `marks` are the tokens that words must not spell.
+    """
+    names = {"IMAGE_TOKEN": getattr(processor, "image_token", None) or "", "MARKS": marks}
+    given = (f"{{%- set {name} = {json.dumps(value, ensure_ascii=False)} -%}}\n" for name, value in names.items())
+    return "".join((*given, _TEMPLATE, template_of(processor) or _PLAIN))
 
 
-def _renders_the_same(processor: Any, settings: Settings, template: str) -> bool:
+def _renders_the_same(items: ItemProcessor, settings: Settings, template: str) -> bool:
     """Return whether a template makes of every kind of input what the prompts make of it here."""
-    items = ItemProcessor(processor, settings.prompts)
     picture, words = {"type": "image"}, {"type": "text", "text": 'a {text} of "words"'}
     changed = {"type": "text", "text": "an {instruction}"}
     cases: list[tuple[list[dict[str, str]], Item]] = [
@@ -186,7 +194,9 @@ def _renders_the_same(processor: Any, settings: Settings, template: str) -> bool
     ]
     try:
         rendered = [
-            render_chat(processor, [{"role": "user", "content": content}], template, mllm_embed=settings.to_dict())
+            render_chat(
+                items.processor, [{"role": "user", "content": content}], template, mllm_embed=settings.to_dict()
+            )
             for content, _ in cases
         ]
     except ModelError:

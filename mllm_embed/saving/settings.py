@@ -5,7 +5,7 @@ from __future__ import annotations
 import hashlib
 import json
 from collections.abc import Callable, Mapping
-from dataclasses import MISSING, dataclass, field, fields
+from dataclasses import MISSING, dataclass, field, fields, replace
 from pathlib import Path, PurePosixPath
 from typing import TYPE_CHECKING, Any, NamedTuple
 
@@ -33,6 +33,7 @@ class Settings:
         prompts: the prompt set.
         pooling, bidirectional: as in `EmbeddingModel`.
         matryoshka: the lengths at which truncated vectors were trained.
+        max_tokens, truncate: as in `MLLMEmbedder.from_pretrained`.
         base, base_fingerprint: the base's name as given, and `model_fingerprint` of it; None for a whole model.
         target_space: provenance of the vectors that its queries are to find (`MLLMEmbedder.provenance` of a teacher);
             None for those that it makes itself.
@@ -45,6 +46,8 @@ class Settings:
     pooling: Pooling = "last"
     bidirectional: bool = False
     matryoshka: tuple[int, ...] = ()
+    max_tokens: int | None = None
+    truncate: bool = False
     base: str | None = None
     base_fingerprint: str | None = None
     target_space: dict[str, Any] | None = field(default=None, repr=False)
@@ -62,12 +65,22 @@ class Settings:
         """The commit of a base that is a hub id; None for a folder, and where it is not known."""
         return None if self.base_is_folder else self.base_fingerprint or None
 
+    def limited(self, max_tokens: int | None, truncate: bool | None) -> Settings:
+        """Return the settings with what is given of the limit of an input."""
+        return replace(
+            self,
+            max_tokens=self.max_tokens if max_tokens is None else max_tokens,
+            truncate=self.truncate if truncate is None else truncate,
+        )
+
     def to_dict(self) -> dict[str, Any]:
         """Return the content of the settings' file, as `from_dict` reads it."""
         return {
             "format": _FORMAT, "pooling": self.pooling, "bidirectional": self.bidirectional, "normalize": True,
             "matryoshka": list(self.matryoshka), "prompts": self.prompts.to_dict(),
             "base": {"name": self.base, "fingerprint": self.base_fingerprint} if self.base else None,
+            **({"max_tokens": self.max_tokens} if self.max_tokens is not None else {}),
+            **({"truncate": True} if self.truncate else {}),
             **({_TARGET_SPACE: self.target_space} if self.target_space else {}),
         }  # fmt: skip
 
@@ -84,6 +97,8 @@ class Settings:
             pooling=values["pooling"],
             bidirectional=values.get("bidirectional", False),
             matryoshka=tuple(values.get("matryoshka", ())),
+            max_tokens=values.get("max_tokens"),
+            truncate=values.get("truncate", False),
             base=base.get("name"),
             base_fingerprint=base.get("fingerprint"),
             target_space=values.get(_TARGET_SPACE),
@@ -121,6 +136,8 @@ _KEYS = {
     "bidirectional": _Kind(lambda value: isinstance(value, bool), "true or false"),
     "normalize": _Kind(lambda value: value is True, "true: vectors have unit length"),
     "matryoshka": _Kind(_is_lengths, "a list of lengths, whole numbers over 0"),
+    "max_tokens": _Kind(lambda value: type(value) is int and value > 0, "a whole number over 0"),
+    "truncate": _Kind(lambda value: isinstance(value, bool), "true or false"),
     "prompts": _Kind(_is_object, "an object of texts", True),
     "base": _Kind(lambda value: value is None or _is_object(value), "an object or null", True),
     _TARGET_SPACE: _Kind(_is_object, "an object"),

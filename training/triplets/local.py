@@ -8,8 +8,10 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
-from mllm_embed.errors import ConfigError
-from mllm_embed.generate.answer_cache import CUT, CachedAnswer
+from mllm_embed.errors import ConfigError, DataError
+from mllm_embed.generate.answer_cache import CUT, REFUSED, CachedAnswer
+from mllm_embed.inputs.lengths import token_limit, too_long
+from mllm_embed.inputs.words import Words
 
 
 class Local:
@@ -46,6 +48,11 @@ class Local:
         chat = _load(self.name)
         for start in range(0, len(waiting), self._batch):
             batch = waiting[start : start + self._batch]
+            refusals = {key: refusal for key, prompt in batch if (refusal := chat.refusal(prompt))}
+            yield from refusals.items()
+            batch = [(key, prompt) for key, prompt in batch if key not in refusals]
+            if not batch:
+                continue
             try:
                 answers = self._answers(chat, [chat.render(prompt) for _, prompt in batch])
             except torch.OutOfMemoryError as error:
@@ -55,7 +62,7 @@ class Local:
     def _answers(self, chat: _ChatModel, texts: list[str]) -> list[CachedAnswer]:
         import torch
 
-        model, tokenizer = chat.model, chat.tokenizer
+        model, tokenizer = chat.model, chat.words.tokenizer_for(texts)
         inputs = tokenizer(texts, return_tensors="pt", padding=True, add_special_tokens=False).to(model.device)
         sampling: dict[str, Any] = {"do_sample": False, "temperature": None, "top_p": None, "top_k": None}
         if self._temperature:
@@ -77,14 +84,30 @@ class Local:
 @dataclass(frozen=True)
 class _ChatModel:
     """A loaded model, its tokenizer, and what holds its chat template: the tokenizer, or the processor of one that
-    sees."""
+    sees. `words` is how the tokenizer reads those of captions, `limit` the most tokens of a prompt."""
 
     model: Any
     tokenizer: Any
     renderer: Any
+    words: Words
+    limit: int | None
+
+    def refusal(self, prompt: str) -> CachedAnswer | None:
+        """Return why a prompt cannot be answered, None where it can."""
+        try:
+            text = self.render(prompt)
+            count = too_long(text, self.tokenizer, self.limit)[1] if self.limit else 0
+            if self.limit and not count:
+                count = len(self.words.tokenizer_for([text])(text, add_special_tokens=False)["input_ids"])
+        except DataError as error:
+            return CachedAnswer(str(error), REFUSED)
+        if self.limit and count > self.limit:
+            return CachedAnswer(f"{count:,} tokens and more are over the limit of {self.limit:,}", REFUSED)
+        return None
 
     def render(self, prompt: str) -> str:
-        """Return the model's input text for a prompt."""
+        """Return the model's input text for a prompt. Raises DataError as `Words.written` does."""
+        prompt = self.words.written(prompt)
         if not self.renderer.chat_template:  # a model that was never taught to chat goes on from the prompt
             return f"{self.tokenizer.bos_token or ''}{prompt}\n"
         sees = self.renderer is not self.tokenizer
@@ -110,7 +133,7 @@ def _load(name: str) -> _ChatModel:
     tokenizer = renderer.tokenizer if sees else renderer
     tokenizer.padding_side = "left"  # an answer follows its prompt without a gap
     tokenizer.pad_token = tokenizer.pad_token or tokenizer.eos_token
-    return _ChatModel(model, tokenizer, renderer)
+    return _ChatModel(model, tokenizer, renderer, Words(tokenizer), token_limit(model.config, tokenizer).tokens)
 
 
 def _weights(name: str) -> Any:

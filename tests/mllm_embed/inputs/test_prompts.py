@@ -5,7 +5,7 @@ from __future__ import annotations
 import pytest
 
 from mllm_embed import Document, MLLMEmbedder, PromptSet, Query
-from mllm_embed.errors import ConfigError, DataError
+from mllm_embed.errors import ConfigError
 from mllm_embed.inputs.item_processor import ItemProcessor
 from mllm_embed.inputs.prompts import PROMPT_SETS
 
@@ -38,8 +38,3 @@ def test_legacy_set_keeps_the_released_spelling(embedder: MLLMEmbedder) -> None:
 def test_a_set_must_have_room_for_the_words() -> None:
     with pytest.raises(ConfigError, match=r"must hold {instruction}"):
         PromptSet(name="mine", image="", composed="no room", text="{text}")
-
-
-def test_words_may_not_hold_the_image_token(embedder: MLLMEmbedder) -> None:
-    with pytest.raises(DataError, match="image token <image>"):
-        embedder.encode(["look: <image>"])

@@ -1,0 +1,154 @@
+"""The different inputs of a list, rendered and tokenised once each, as far as they can be embedded.
+
+Pictures are looked at, not decoded; words that are too long are cut or refused, as `inputs.lengths` says.
+"""
+
+from __future__ import annotations
+
+import math
+from collections import Counter
+from collections.abc import Hashable, Mapping, Sequence
+from concurrent.futures import Executor
+from dataclasses import dataclass
+
+from ..errors import DataError, ImageError
+from ..inputs.images import Glance, glance
+from ..inputs.item_processor import FilledPrompt, ItemProcessor
+from ..types import ImageLike, Item, item_key, picture_key
+from .suffixes import Input, Suffixes
+
+_USUAL = (448, 448)  # the size that a picture is taken to have which is only made when it is needed
+
+
+def distinct(
+    listed: Sequence[Item], items: ItemProcessor, suffixes: Suffixes | None, pool: Executor, skip: bool
+) -> tuple[list[Input], list[list[int]], dict[int, str]]:
+    """Return the different inputs of a list, where each stands in it, and with `skip` why others cannot be embedded.
+
+    `suffixes` are for inputs that may share work, pictures are looked at in `pool`. Without `skip`, raises ImageError
+    or DataError for the first that cannot be embedded.
+    """
+    alike, failures = _alike(listed, _glances(listed, pool, skip), items, skip)
+    fitted, too_long = _fitted(alike, items, skip)
+    return _inputs(fitted, items, suffixes), [one.places for one in fitted], failures | too_long
+
+
+@dataclass(frozen=True)
+class _Alike:
+    """Inputs that are one to the model.
+
+    Args:
+        item: the first of them.
+        looks: what is known of its pictures.
+        text: its rendered prompt.
+        places: where they stand in the list.
+    """
+
+    item: Item
+    looks: list[Glance]
+    text: str
+    places: list[int]
+
+
+def _glances(listed: Sequence[Item], pool: Executor, skip: bool) -> dict[Hashable, Glance | ImageError]:
+    """Return what is known of each picture, by its name; with `skip` also why one cannot be read."""
+    # by name: a picture that many inputs show is read once
+    sources = {picture_key(image): image for item in listed for image in item.images}
+    look = _glance_or_error if skip else glance
+    return dict(zip(sources, pool.map(look, sources.values()), strict=True))
+
+
+def _glance_or_error(image: ImageLike) -> Glance | ImageError:
+    try:
+        return glance(image)
+    except ImageError as error:
+        return error
+
+
+def _alike(
+    listed: Sequence[Item], glances: Mapping[Hashable, Glance | ImageError], items: ItemProcessor, skip: bool
+) -> tuple[list[_Alike], dict[int, str]]:
+    """Return the different inputs, and with `skip` why others cannot be embedded, by their places."""
+    alike: dict[Hashable, _Alike] = {}
+    failures: dict[int, str] = {}
+    for place, item in enumerate(listed):
+        try:
+            looks = [_seen(glances[picture_key(image)]) for image in item.images]
+            key = item_key(item, _contents(looks))
+            # rendered once for all that are alike: words that cannot be read show here
+            if key not in alike:
+                bounded = items.lengths.bounded(item)
+                alike[key] = _Alike(bounded, looks, items.render(bounded), [])
+            alike[key].places.append(place)
+        except (ImageError, DataError) as error:
+            if not skip:
+                raise
+            failures[place] = str(error)
+    return list(alike.values()), failures
+
+
+def _seen(look: Glance | ImageError) -> Glance:
+    if isinstance(look, ImageError):
+        raise look
+    return look
+
+
+def _contents(looks: Sequence[Glance]) -> tuple[Hashable, ...]:
+    return tuple(look.content for look in looks)
+
+
+@dataclass(frozen=True)
+class _Fitted:
+    """An input within the limit of tokens: what `_Alike` tells of it, its prompt, and its pictures' tokens."""
+
+    item: Item
+    prompt: FilledPrompt
+    looks: list[Glance]
+    more: int
+    places: list[int]
+
+
+def _fitted(alike: Sequence[_Alike], items: ItemProcessor, skip: bool) -> tuple[list[_Fitted], dict[int, str]]:
+    """Return different inputs with their tokens, and with `skip` why others are too long, by their places."""
+    fitted: list[_Fitted] = []
+    failures: dict[int, str] = {}
+    for same, prompt in zip(alike, items.tokenise([same.text for same in alike]), strict=True):
+        try:
+            more = _more(same.looks, prompt, items)
+            fitted.append(_Fitted(*items.lengths.fitted(same.item, prompt, more), same.looks, more, same.places))
+        except DataError as error:
+            if not skip:
+                raise
+            failures |= dict.fromkeys(same.places, str(error))
+    return fitted, failures
+
+
+def _inputs(fitted: Sequence[_Fitted], items: ItemProcessor, suffixes: Suffixes | None) -> list[Input]:
+    """Return different inputs as they are computed; with `suffixes` also theirs, where another input may have the same
+    in front of its own: one on the same pictures, or any text."""
+    shown = Counter(_contents(one.looks) for one in fitted)
+    inputs = []
+    for one in fitted:
+        pictures = _contents(one.looks)
+        may_share = not pictures or shown[pictures] > 1
+        suffix = suffixes(one.item, one.prompt) if suffixes and may_share else None
+        length = len(one.prompt.tokens) + one.more
+        inputs.append(Input(one.item, pictures, one.prompt, suffix, length, _pixels(one.looks)))
+    return inputs
+
+
+def _more(looks: Sequence[Glance], prompt: FilledPrompt, items: ItemProcessor) -> int:
+    """Return about how many tokens pictures take, and how many exactly where that decides whether an input fits."""
+    more = sum(items.picture_tokens(*(look.size or _USUAL)) for look in looks)
+    sizes = tuple(look.size for look in looks if look.size)
+    if sizes and len(sizes) == len(looks) and items.lengths.near(len(prompt.tokens) + more):
+        try:
+            return items.more_tokens(prompt, sizes)
+        except (ValueError, TypeError):  # pictures that the model cannot take: reading them raises the error
+            return more
+    return more
+
+
+def _pixels(looks: Sequence[Glance]) -> int:
+    """Return how many pixels pictures have."""
+    return sum(math.prod(look.size or _USUAL) for look in looks)
