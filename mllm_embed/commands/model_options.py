@@ -16,7 +16,7 @@ MODEL_DTYPES = ("auto", "float32", "bfloat16", "float16")
 
 
 def add_model_options(parser: argparse.ArgumentParser, required: bool = True) -> None:
-    """Add --model, --adapter, --batch-size, --device, --dtype, --quantization and --dim."""
+    """Add --model, --adapter, --batch-size, --device, --dtype, --quantization, --dim, --max-tokens and --truncate."""
     parser.add_argument("--model", required=required, metavar="M", help="model folder or hub id, or an adapter folder")
     parser.add_argument("--adapter", metavar="A", help="adapter folder to put on the model")
     parser.add_argument(
@@ -39,6 +39,17 @@ def add_model_options(parser: argparse.ArgumentParser, required: bool = True) ->
         help="keep the language model's weights in 4 or 8 bits (default: as --dtype says)",
     )
     parser.add_argument("--dim", metavar="D", type=int, help="cut vectors to their first D numbers (matryoshka)")
+    parser.add_argument(
+        "--max-tokens",
+        metavar="N",
+        type=int,
+        help="tokens of an input at most, prompt and pictures included (default: as saved, or the model's positions)",
+    )
+    parser.add_argument(
+        "--truncate",
+        action=argparse.BooleanOptionalAction,
+        help="cut the words of a longer input, instead of listing it as unreadable (default: as saved)",
+    )
 
 
 def add_query_options(parser: argparse.ArgumentParser) -> None:
@@ -81,5 +92,7 @@ def load_embedder(arguments: argparse.Namespace, merge: bool = True) -> MLLMEmbe
         quantization=arguments.quantization,
         device=arguments.device,
         dim=arguments.dim,
+        max_tokens=arguments.max_tokens,
+        truncate=arguments.truncate,
     )
     return embedder.merge_adapter() if merge else embedder

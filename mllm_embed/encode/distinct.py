@@ -138,10 +138,11 @@ def _inputs(fitted: Sequence[_Fitted], items: ItemProcessor, suffixes: Suffixes 
 
 
 def _more(looks: Sequence[Glance], prompt: FilledPrompt, items: ItemProcessor) -> int:
-    """Return about how many tokens pictures take, and how many exactly where that decides whether an input fits."""
+    """Return about how many tokens the processor adds to a prompt, and how many exactly where that decides whether an
+    input fits."""
     more = sum(items.picture_tokens(*(look.size or _USUAL)) for look in looks)
     sizes = tuple(look.size for look in looks if look.size)
-    if sizes and len(sizes) == len(looks) and items.lengths.near(len(prompt.tokens) + more):
+    if len(sizes) == len(looks) and items.lengths.near(len(prompt.tokens) + more):
         try:
             return items.more_tokens(prompt, sizes)
         except (ValueError, TypeError):  # pictures that the model cannot take: reading them raises the error

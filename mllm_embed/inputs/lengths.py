@@ -21,10 +21,11 @@ if TYPE_CHECKING:
     from .item_processor import FilledPrompt, ItemProcessor
 
 _PART = 5  # characters a token that are looked at first
-_SLACK = 64  # tokens: where a part was cut off, its last ones may be others than the whole's
+_SLACK = 64  # tokens: where a part was cut off, its last ones may be others than the whole's; and estimates err
 _UNSET = 10**9  # tokens from which a tokenizer's limit means that it has none
 _NEAR = 0.2  # share of the limit within which an estimate does not tell
 _SHOWN = 60
+_FEWER = "give fewer pictures, or a shorter prompt"
 _CUT = "shorten it, or let its words be cut: truncate=True (on the command line, --truncate)"
 _FIELDS = ("text", "instruction")  # in the order in which they are cut
 
@@ -84,7 +85,7 @@ class Lengths:
     def near(self, count: int) -> bool:
         """Whether so many tokens, some of them estimated, may be too many or just not."""
         limit = self.limit.tokens
-        return limit is not None and abs(count - limit) <= _NEAR * limit
+        return limit is not None and abs(count - limit) <= max(_NEAR * limit, _SLACK)
 
     def fitted(self, item: Item, prompt: FilledPrompt, more: int = 0) -> tuple[Item, FilledPrompt]:
         """Return an item and its prompt, `more` tokens of pictures apart, as they are or cut to the limit.
@@ -96,10 +97,11 @@ class Lengths:
             return item, prompt
         if not self.limit.truncate or not _fields(item):
             raise self._too_long(item, f"{count:,}")
+        cut = item
         for field in _fields(item):
-            item, prompt = self._cut(item, field, limit - more)
+            cut, prompt = self._cut(cut, field, limit - more)
             if len(prompt.tokens) + more <= limit:
-                return item, prompt
+                return cut, prompt
         raise self._too_long(item, f"{len(prompt.tokens) + more:,}")
 
     def check(self, items: Sequence[Item], mask: Tensor) -> None:
@@ -133,12 +135,11 @@ class Lengths:
         return shortened(_most(fits, len(ends) - over, len(ends)))
 
     def _too_long(self, item: Item, count: str) -> DataError:
-        names, words = list(map(name_of, item.images)), [repr(getattr(item, field)[:_SHOWN]) for field in _fields(item)]
-        cuttable = words and not self.limit.truncate
-        cure = self._cure or (_CUT if cuttable else "shorten it")
-        return DataError(
-            f"{' with '.join([*names, *words])} takes {count} tokens, over the limit of {self.limit.tokens:,}; {cure}"
-        )
+        names = ", ".join(dict.fromkeys(map(name_of, item.images)))
+        words = [repr(getattr(item, field)[:_SHOWN]) for field in _fields(item)]
+        cure = self._cure or (_FEWER if self.limit.truncate or not words else _CUT)
+        what = " with ".join(filter(None, [names, *words]))
+        return DataError(f"{what} takes {count} tokens, over the limit of {self.limit.tokens:,}; {cure}")
 
 
 def too_long(words: str, tokenizer: Any, limit: int) -> tuple[str, int]:

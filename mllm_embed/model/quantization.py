@@ -175,6 +175,7 @@ def full_precision(embedder: MLLMEmbedder) -> MLLMEmbedder:
         whole = type(embedder).from_pretrained(
             source, adapter=adapter, dtype=embedder.dtype, device="cpu", prompts=settings.prompts,
             pooling=settings.pooling, bidirectional=settings.bidirectional, revision=settings.base_revision,
+            max_tokens=settings.max_tokens, truncate=settings.truncate,
         )  # fmt: skip
     if whole.quantization:
         raise ModelError(

@@ -11,6 +11,7 @@ from PIL import Image
 
 from mllm_embed.inputs.images import load_image
 from mllm_embed.inputs.item_processor import ItemProcessor
+from mllm_embed.inputs.lengths import token_limit
 from mllm_embed.inputs.prompts import PromptSet
 from mllm_embed.model.families import family_of
 from mllm_embed.model.picture_layout import PictureCost
@@ -58,6 +59,7 @@ def micro_batches(
     processor: Any,
     prompts: PromptSet,
     size: tuple[int, int] | None,
+    max_tokens: int | None = None,
 ) -> list[MicroBatch]:
     """Return the micro-batches of one step, in the collator's order, at their largest: all inputs distinct, words the
     longest.
@@ -69,13 +71,18 @@ def micro_batches(
         processor: the model's, where it is at hand; else tokens are estimated from the config.
         prompts: in which inputs are rendered.
         size: the pictures' width and height; None for the largest found among the rows, else PICTURE.
+        max_tokens: the longest input that is trained on, the model's positions by default.
     """
     samples = _samples(stage, rows, size)
     counts: dict[tuple[bool, str], int] = {}
     for use in sorted(stage.uses, key=lambda use: use.frozen):
         group = use.frozen, samples[use.role].role
         counts[group] = counts.get(group, 0) + stage.batch_size * _inputs_a_row(stage, rows, use.role)
-    item_processor = ItemProcessor(processor, prompts, family_of(config)) if processor is not None else None
+    item_processor = None
+    if processor is not None:
+        # a longer row is not trained on: what is left of it is the most that memory must hold
+        limit = token_limit(config, processor.tokenizer, max_tokens, truncate=True)
+        item_processor = ItemProcessor(processor, prompts, family_of(config), limit=limit)
     batches = []
     for (frozen, kind), count in counts.items():
         alike = [sample for sample in samples.values() if sample.role == kind]
@@ -162,7 +169,8 @@ def _example(role: str, picture: Image.Image) -> Item:
 
 def _processed(item_processor: ItemProcessor, config: Any, item: Item) -> MicroBatch:
     """Return a micro-batch of `item` alone, as the processor makes it."""
-    batch = item_processor([item])
+    prepared, _ = item_processor.prepared(item)
+    batch = item_processor([prepared])
     ids, pixels = batch["input_ids"], batch.get("pixel_values")
     if pixels is None:
         return MicroBatch(item.role, 1, ids.shape[1])

@@ -169,7 +169,8 @@ def _inputs(
     folder = locate(recipe.model)
     saved = read_settings(folder) if folder else None
     prompts = prompts_of(recipe) or (saved.prompts if saved else PROMPT_SETS["instructcir"])
-    return micro_batches(stage, None if rows is None else rows.sample(), config, _processor(folder), prompts, picture)
+    sample = None if rows is None else rows.sample()
+    return micro_batches(stage, sample, config, _processor(folder), prompts, picture, recipe.max_tokens)
 
 
 def _processor(folder: Path | None) -> Any:

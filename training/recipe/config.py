@@ -231,6 +231,9 @@ class Recipe(Section):
     bidirectional: bool | None = Field(
         default=None, description="attention that looks ahead too; by default as saved, or else not"
     )
+    max_tokens: int | None = Field(
+        default=None, gt=0, description="rows with a longer input are unreadable; by default the model's positions"
+    )
     seed: int = Field(default=0, ge=0, lt=2**32, description="of weights, order and dropout")
     bf16: bool | Literal["auto"] = Field(
         default="auto", description="bfloat16 autocast; auto: where the processor has it"

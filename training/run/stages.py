@@ -164,7 +164,7 @@ def _load(recipe: Recipe, bf16: bool) -> MLLMEmbedder:
     embedder = MLLMEmbedder.from_pretrained(
         recipe.model, dtype="auto" if bf16 else "float32", quantization=recipe.quantization,
         prompts=prompts_of(recipe),
-        pooling=recipe.pooling, bidirectional=recipe.bidirectional,
+        pooling=recipe.pooling, bidirectional=recipe.bidirectional, max_tokens=recipe.max_tokens,
     )  # fmt: skip
     if embedder.model.adapted:
         raise ConfigError(

@@ -140,7 +140,7 @@ def test_rows_whose_target_a_bank_lacks_are_replaced(run: Callable[..., Path], d
     path.write_bytes(path.read_bytes()[:60])
     asked = {row["id"] for row in rows if row["target_image"] == lost}
     keys = {"terms": [TARGETS | {"bank": True}], "batch_size": 8, "steps": 2}
-    rows[1]["target_text"] = "what is in <image>?"  # words that no prompt can hold; a bank of texts comes to them
+    rows[1]["target_text"] = "red " * 3000  # more than the model has positions for; a bank of texts comes to them
     (data / "triplets.jsonl").write_text("".join(json.dumps(row) + "\n" for row in rows))
     told = run("some", max_unreadable=0.6, **keys)
     assert _first(told)["negatives/composed-target_image-bank"] == len({row["target_image"] for row in rows}) - 2
@@ -149,7 +149,7 @@ def test_rows_whose_target_a_bank_lacks_are_replaced(run: Callable[..., Path], d
     assert all(f"its target_image ({path}) could not be read" in row["reason"] for row in found if row["id"] in asked)
     term = {"query": "composed", "positive": "target_text", "bank": True}
     texts = run("texts", max_unreadable=0.6, **keys | {"terms": [term]})
-    assert "its target_text (what is in <image>?) could not be read" in (texts / "unreadable.jsonl").read_text()
+    assert f"its target_text ({'red ' * 15}) could not be read" in (texts / "unreadable.jsonl").read_text()
     with pytest.raises(DataError, match=rf"1 of the \d candidates of a bank .*{path.name}.*; replace them"):
         run("none", **keys)
 
