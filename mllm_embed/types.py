@@ -5,11 +5,11 @@ from __future__ import annotations
 import os
 from collections.abc import Hashable, Mapping, Sequence
 from dataclasses import dataclass
-from typing import Literal, Protocol, TypeAlias, runtime_checkable
+from typing import Any, Literal, Protocol, TypeAlias, runtime_checkable
 
 from PIL import Image
 
-from .errors import DataError
+from .errors import DataError, did_you_mean
 from .text import half_character, printable
 
 
@@ -25,6 +25,7 @@ class ImageSource(Hashable, Protocol):
 ImageLike: TypeAlias = str | os.PathLike[str] | bytes | Image.Image | ImageSource
 Images: TypeAlias = ImageLike | Sequence[ImageLike]
 Role = Literal["image", "composed", "text", "captioned", "composed_text"]
+_KEYS = ("image", "text", "instruction")
 _NO_LISTS = (str, bytes, bytearray)  # sequences, but not of pictures
 
 
@@ -113,8 +114,8 @@ Item: TypeAlias = Query | Document
 def as_item(value: object) -> Item:
     """Return a plain value as an item: a str is a text, a path, bytes or a PIL picture is an image.
 
-    A mapping may have the keys "image", "text" and "instruction": with an instruction it is a Query, without one a
-    Document. Raises DataError for anything else.
+    A mapping may have the keys "image", "text" and "instruction", where None is nothing: with an instruction it is a
+    Query, without one a Document. Raises DataError for anything else.
     """
     if isinstance(value, (Query, Document)):
         return value
@@ -122,12 +123,45 @@ def as_item(value: object) -> Item:
         return Document(text=value)
     if isinstance(value, (os.PathLike, bytes, Image.Image)):
         return Document(image=value)
-    if isinstance(value, Mapping) and value.keys() <= {"image", "text", "instruction"}:
-        return Query(**value) if "instruction" in value else Document(**value)
+    if isinstance(value, Mapping):
+        given = _given(value)
+        return Query(**given) if "instruction" in given else Document(**given)
     raise DataError(
         f"cannot embed a {type(value).__name__}: give a text (str), a picture (pathlib.Path, bytes, PIL image), "
         "a Query, a Document, or a dict with the keys image, text, instruction"
     )
+
+
+def as_query(value: object) -> Item:
+    """Return what `as_item` does of a value that stands on the query's side of a search.
+
+    There the text of a mapping with a picture, and no instruction, says what to change in it.
+    """
+    if not isinstance(value, Mapping):
+        return as_item(value)
+    given = _given(value)
+    if "image" in given and "instruction" not in given and "text" in given:
+        given["instruction"] = given.pop("text")
+    return Query(**given)
+
+
+def as_document(value: object) -> Item:
+    """Return what `as_item` does of a value that stands on the gallery's side of a search.
+
+    Raises DataError for a mapping with an instruction, too: that is a query.
+    """
+    if isinstance(value, Mapping) and "instruction" in _given(value):
+        raise DataError("a document has no instruction: what to change is a query's, which encode_query takes")
+    return as_item(value)
+
+
+def _given(value: Mapping[Any, Any]) -> dict[str, Any]:
+    """Return what a mapping says of an item. Raises DataError for keys that mean nothing."""
+    unknown = [key for key in value if key not in _KEYS]
+    if unknown:
+        hint = did_you_mean(str(unknown[0]), _KEYS)
+        raise DataError(f"cannot embed a dict with the key {unknown[0]!r}: give any of {', '.join(_KEYS)}{hint}")
+    return {key: part for key, part in value.items() if part is not None}
 
 
 def picture_key(image: ImageLike) -> Hashable:
@@ -155,7 +189,9 @@ def _check(item: Item, **words: str | None) -> None:
     kind = type(item).__name__
     given = {name: value for name, value in words.items() if value is not None}
     for name, value in given.items():
-        if not (isinstance(value, str) and value.strip()):
+        if not isinstance(value, str):
+            raise DataError(f"the {name} of a {kind} is a {type(value).__name__}; give words (str)")
+        if not value.strip():
             raise DataError(f"the {name} of a {kind} is empty; give words, or leave it out")
         if half_character(value):
             raise DataError(

@@ -9,9 +9,9 @@ from typing import Any
 import numpy as np
 import torch
 
+from ..inputs.plain_values import items_of
 from ..inputs.prompts import PromptSet
 from ..saving.provenance import SPACE_FIELDS, check_same
-from ..types import as_item
 from .embedder import MLLMEmbedder
 
 
@@ -57,7 +57,7 @@ class DualEncoder:
 
     def encode(self, inputs: Sequence[Any], *, batch_size: int = 32, show_progress: bool | None = None) -> np.ndarray:
         """Return unit vectors [N, D] float32 in the order of the inputs; options and errors as of `MLLMEmbedder`."""
-        items = [as_item(value) for value in inputs]
+        items = items_of(inputs)
         is_composed = np.array([item.role == "composed" for item in items], dtype=bool)
         vectors = np.zeros((len(items), self.gallery.dimension), np.float32)
         for model, chosen in ((self.query, is_composed), (self.gallery, ~is_composed)):

@@ -14,9 +14,10 @@ import numpy as np
 import torch
 from tqdm import tqdm
 
-from ..errors import ConfigError, DataError
+from ..errors import ConfigError
 from ..inputs.item_processor import ItemProcessor
 from ..inputs.lengths import token_limit
+from ..inputs.plain_values import items_of
 from ..inputs.prompts import PromptSet
 from ..model.devices import device_for, dtype_for
 from ..model.embedding_model import EmbeddingModel
@@ -31,7 +32,6 @@ from ..saving.hub import check_base, push
 from ..saving.identity import processor_parts
 from ..saving.provenance import check_taught
 from ..saving.settings import Settings
-from ..types import as_item
 from ..vectors.precision import Precision, check_dim, to_precision, truncate
 from .execution import Encoded, execute
 from .memory import keep_pages
@@ -232,7 +232,7 @@ class MLLMEmbedder(QueryDocument):
             batch_size: how much is computed at once: so many inputs of 256 tokens, of shorter ones more,
                 of longer ones fewer, and never more pictures.
             dim: as in `from_pretrained`, for this call.
-            precision: "float32", "int8" or "binary", as `precision.to_precision` lays them out.
+            precision: "float32", "int8" or "binary" (also "ubinary"), as `precision.to_precision` lays them out.
             packed: compute short inputs in shared rows instead of a padded batch; the vectors are the same.
             show_progress: None shows a bar on a terminal.
             unreadable: a dict to fill with why inputs cannot be read, by their places in the list; their vectors are 0.
@@ -243,14 +243,13 @@ class MLLMEmbedder(QueryDocument):
         DataError for an input that cannot be embedded, ImageError for an unreadable picture, ConfigError for an option
         that does not fit.
         """
-        if isinstance(inputs, (str, bytes, os.PathLike, dict)) or not hasattr(inputs, "__len__"):
-            raise DataError("encode takes a list of inputs; put a single one in brackets")
+        items = items_of(inputs)
         if batch_size < 1:
             raise ConfigError(f"batch_size must be at least 1, not {batch_size}")
         if convert_to not in ("numpy", "torch"):
             raise ConfigError(f"convert_to is 'numpy' or 'torch', not {convert_to!r}")
         check_dim(dim, self.model.width)
-        work = self.plan(inputs, batch_size=batch_size, skip_unreadable=unreadable is not None)
+        work = self.plan(items, batch_size=batch_size, skip_unreadable=unreadable is not None)
         encoded = self.execute(work, packed=packed, show_progress=show_progress)
         if unreadable is not None:
             unreadable.update(encoded.failures)
@@ -267,7 +266,7 @@ class MLLMEmbedder(QueryDocument):
 
         Raises as `encode` does, but for what only decoding a picture shows, which comes up in `execute`.
         """
-        items = [as_item(value) for value in inputs]
+        items = items_of(inputs)
         check_taught(items, self.settings.target_space)
         with ThreadPoolExecutor(THREADS) as pool:
             return plan(

@@ -8,6 +8,8 @@ from typing import Any, Literal, Protocol, overload
 import numpy as np
 import torch
 
+from ..inputs.plain_values import items_of
+from ..types import as_document, as_query
 from ..vectors.precision import Precision, cosines
 
 
@@ -36,8 +38,11 @@ class QueryDocument:
     ) -> torch.Tensor: ...  # fmt: skip
 
     def encode_query(self: _Encodes, inputs: Sequence[Any], **options: Any) -> np.ndarray | torch.Tensor:
-        """Return the vectors [N, D] of queries; options, errors and all else as of `encode`."""
-        return self.encode(inputs, **options)
+        """Return the vectors [N, D] of queries; options, errors and all else as of `encode`.
+
+        A dict with image and text is a picture and what to change in it, as for sentence-transformers.
+        """
+        return self.encode(items_of(inputs, as_query), **options)
 
     @overload
     def encode_document(
@@ -54,8 +59,11 @@ class QueryDocument:
     ) -> torch.Tensor: ...  # fmt: skip
 
     def encode_document(self: _Encodes, inputs: Sequence[Any], **options: Any) -> np.ndarray | torch.Tensor:
-        """Return the vectors [N, D] of the gallery; options, errors and all else as of `encode`."""
-        return self.encode(inputs, **options)
+        """Return the vectors [N, D] of the gallery; options, errors and all else as of `encode`.
+
+        A dict with image and text is a picture with the text that belongs to it; one with an instruction is refused.
+        """
+        return self.encode(items_of(inputs, as_document), **options)
 
     @overload
     @staticmethod

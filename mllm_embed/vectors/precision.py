@@ -9,7 +9,7 @@ import numpy as np
 from ..errors import ConfigError
 from .unit import unit
 
-Precision = Literal["float32", "int8", "binary"]
+Precision = Literal["float32", "int8", "binary", "ubinary"]
 
 
 def check_dim(dim: int | None, width: int) -> None:
@@ -33,14 +33,15 @@ def to_precision(vectors: np.ndarray, precision: Precision) -> np.ndarray:
 
     int8: each vector scaled so that its largest number becomes 127; a cosine does not see the scale, so none is kept
     and a vector does not depend on others. binary: the sign of each dimension, eight to a byte, 1 for a positive one,
-    as `numpy.packbits` and faiss' binary indexes lay them out.
+    as `numpy.packbits` and faiss' binary indexes lay them out. sentence-transformers calls that "ubinary", which is
+    taken as another name of it; what it calls "binary" are the same bytes less 128, as int8.
 
     Raises:
         ConfigError: the precision is not known.
     """
     if precision not in get_args(Precision):
         raise ConfigError(f"precision '{precision}' is not known; use {', '.join(get_args(Precision))}")
-    if precision == "binary":
+    if precision in ("binary", "ubinary"):
         return np.packbits(vectors > 0, axis=1)
     if precision == "int8":
         peak = np.abs(vectors).max(axis=1, keepdims=True, initial=0).clip(np.finfo(np.float32).tiny)

@@ -13,6 +13,7 @@ import numpy as np
 import pytest
 from PIL import Image
 from sentence_transformers import SentenceTransformer
+from sentence_transformers.util.quantization import quantize_embeddings
 
 from mllm_embed import Document, MLLMEmbedder, PromptSet, Query
 
@@ -54,6 +55,7 @@ def test_texts_pictures_and_composed_queries_get_the_same_vectors(folder: Path, 
     asked = [Query(path, WORDS[number % 4]) for number, path in enumerate(paths)]
     given = [{"image": picture, "text": WORDS[number % 4]} for number, picture in enumerate(pictures)]
     _close(model.encode_query(given, batch_size=5), embedder.encode_query(asked))
+    _close(embedder.encode_query(given), embedder.encode_query(asked))
     turned = [{"text": entry["text"], "image": str(path)} for entry, path in zip(given, paths, strict=True)]
     _close(model.encode(turned), embedder.encode(asked))
 
@@ -183,3 +185,12 @@ def test_our_package_is_not_needed(saved_models: dict[str, Path], tmp_path: Path
     )
     done = subprocess.run([sys.executable, "-c", code], capture_output=True, text=True, cwd=tmp_path)
     assert done.stdout.strip() == "(1, 64)", done.stderr
+
+
+def test_ubinary_is_binary_by_the_name_that_it_has_there(saved_models: dict[str, Path]) -> None:
+    embedder = _ours(saved_models["adapter"])
+    whole = embedder.encode(WORDS)
+    bits = embedder.encode(WORDS, precision="ubinary")
+    np.testing.assert_array_equal(bits, embedder.encode(WORDS, precision="binary"))
+    np.testing.assert_array_equal(bits, quantize_embeddings(whole, "ubinary"))
+    np.testing.assert_array_equal(bits.astype(int) - 128, quantize_embeddings(whole, "binary"))

@@ -1,0 +1,54 @@
+"""Lists of plain values as items; where a value could mean two things, what it is taken for is said, once a list."""
+
+from __future__ import annotations
+
+import os
+import re
+import warnings
+from collections.abc import Callable, Mapping, Sequence, Set
+from typing import Any
+
+from ..errors import DataError
+from ..types import Item, as_item
+
+_SINGLE = (str, bytes, bytearray, os.PathLike, Mapping)
+_LONGEST_NAME = 1024  # characters: no file is looked for under a longer name
+_LIKE_A_FILE = re.compile(r"\.\w{1,5}$|/")
+_LIKE_A_PICTURE = re.compile(r"data:image/\S*$|https?://\S+\.(jpe?g|png|webp|bmp|gif|tiff?|avif)$", re.IGNORECASE)
+_STACK = 3  # from here to the caller of `encode` or `encode_query`, whose line a warning names
+
+
+def items_of(values: Sequence[Any], read: Callable[[object], Item] = as_item) -> list[Item]:
+    """Return a list of plain values as items, by `types.as_item`, or by `as_query` or `as_document` for one side.
+
+    Warns of a text that names a file or a picture elsewhere, and of a dict that means two things where no side is
+    given. Raises DataError for what is no list, or has no order, and for what cannot be embedded.
+    """
+    single = isinstance(values, _SINGLE) or not hasattr(values, "__len__")
+    if single or isinstance(values, Set) or getattr(values, "ndim", 1) != 1:
+        kind = type(values).__name__
+        raise DataError(f"encode takes a list of inputs, not a {kind}; put a single one in brackets")
+    items = [read(value) for value in values]
+    named = next((value for value in values if isinstance(value, str) and _names_a_picture(value)), None)
+    if named is not None:
+        told = f"{named[:60]!r} is embedded as a text, though it names a file: give pathlib.Path for the picture in it"
+        warnings.warn(told, stacklevel=_STACK)
+    if read is as_item and any(isinstance(value, Mapping) and _is_captioned(value) for value in values):
+        told = (
+            "encode takes a dict with image and text for a document, a picture with the text that belongs to it; call "
+            "encode_query where the text says what to change, encode_document where it does not, or give a Query or "
+            "a Document"
+        )
+        warnings.warn(told, stacklevel=_STACK)
+    return items
+
+
+def _names_a_picture(text: str) -> bool:
+    if len(text) > _LONGEST_NAME and not text.startswith("data:"):
+        return False
+    return bool(_LIKE_A_PICTURE.match(text) or (_LIKE_A_FILE.search(text) and os.path.isfile(text)))
+
+
+def _is_captioned(value: Mapping[str, Any]) -> bool:
+    given = {key for key, part in value.items() if part is not None}
+    return given == {"image", "text"}
