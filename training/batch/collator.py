@@ -3,8 +3,9 @@
 from __future__ import annotations
 
 from collections.abc import Callable, Iterable, Iterator, Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from itertools import chain
+from typing import Any
 
 import torch
 from torch import Tensor
@@ -55,6 +56,18 @@ class ContrastiveBatch:
     def tokens(self) -> int:
         """The tokens of all chunks, without padding."""
         return sum(int(chunk["attention_mask"].sum()) for chunk in (*self.live, *self.frozen))
+
+    def with_tensors(self, change: Callable[[Any], Any]) -> ContrastiveBatch:
+        """Return the batch with something in the place of each tensor, or a tensor in the place of each such thing."""
+
+        def changed(named: dict[Any, Any]) -> dict[Any, Any]:
+            return {name: change(value) for name, value in named.items()}
+
+        return replace(
+            self, live=list(map(changed, self.live)), frozen=list(map(changed, self.frozen)),
+            places=changed(self.places), keys=changed(self.keys), owners=change(self.owners),
+            inputs=change(self.inputs),
+        )  # fmt: skip
 
 
 @dataclass

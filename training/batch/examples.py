@@ -22,6 +22,7 @@ from ..data import TrainingRow
 from ..data.numbers import number_of
 from ..data.replacement import replacement
 from ..data.stream import hold_blocks
+from .progress import Progress
 
 if TYPE_CHECKING:
     from .stage_data import StageRows
@@ -165,10 +166,13 @@ class Examples(Dataset[Example | MLLMEmbedError]):
         rows: of the stage.
         read: makes the example of a row.
         seed: of the choice of replacements.
+        progress: where a worker says what row it is at.
     """
 
-    def __init__(self, rows: StageRows, read: Callable[[TrainingRow], Example], seed: int):
-        self.rows, self.read, self.seed = rows, read, seed
+    def __init__(
+        self, rows: StageRows, read: Callable[[TrainingRow], Example], seed: int, progress: Progress | None = None
+    ):
+        self.rows, self.read, self.seed, self.progress = rows, read, seed, progress
         self._started = False
 
     def __len__(self) -> int:
@@ -182,12 +186,18 @@ class Examples(Dataset[Example | MLLMEmbedError]):
             self._started = True
             if worker:  # a scheduler sends SIGTERM to all; the process that trains ends its workers
                 signal.signal(signal.SIGTERM, signal.SIG_IGN)
+        if worker and self.progress:
+            self.progress.begins(worker.id, index)
         try:
             return self._readable(index)
         except MLLMEmbedError as error:
             if worker is None:
                 raise
             return error
+        except OSError as error:
+            if worker is None:
+                raise
+            return DataError(str(error))
 
     def _readable(self, index: int) -> Example:
         unreadable: list[UnreadableRow] = []

@@ -40,12 +40,12 @@ def _run(arguments: argparse.Namespace) -> int:
     recipe = read_recipe(arguments)  # a bad recipe is told before the slow imports
 
     from ..run.stages import run_recipe
-    from ..run.stopping import EXIT_CODE, Stopped
+    from ..run.stopping import EXIT_CODE, STOPPED, Stopped
 
     try:
         run_recipe(recipe)
     except Stopped:
-        sys.stderr.write("stopped by SIGTERM; the same command goes on\n")
+        sys.stderr.write(STOPPED)
         return EXIT_CODE
     sys.stdout.write(f"adapters: {', '.join(str(Path(recipe.output) / name) for name in recipe.stages)}\n")
     return 0

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import sys
 from collections.abc import Callable
 from dataclasses import dataclass, replace
 from functools import cached_property
@@ -22,6 +23,8 @@ from mllm_embed.types import Item
 
 from ..batch.collator import ContrastiveCollator
 from ..batch.examples import Examples, PreparedInput, Reader
+from ..batch.handover import SHARED_MEMORY, Handover, check_semaphores, room_in_words
+from ..batch.progress import Progress
 from ..batch.stage_data import RowOrder, StageRows, order_of
 from ..data.unreadable import UNREADABLE_FILE, UnreadableLog
 from ..distill.bank import Bank, make_bank, read_bank
@@ -40,6 +43,7 @@ from .run_folder import check_stage_space
 from .stopping import Stopping
 from .trainer import ContrastiveTrainer
 from .validation import Validation, gallery_vectors
+from .waiting import RowsWait
 
 PROBED_ROWS = 8  # for their longest input
 
@@ -93,7 +97,9 @@ class StageRun:
         checkpoint = checkpoint_name(step) if step else None
         if first_process():
             self._print_start(checkpoint)
-        trainer.train(resume_from_checkpoint=str(self.home / checkpoint) if checkpoint else None)
+        stopping.rows = self._rows_wait if self.recipe.workers else None
+        with self._rows_wait.told():
+            trainer.train(resume_from_checkpoint=str(self.home / checkpoint) if checkpoint else None)
         if trainer.state.global_step < trainer.state.max_steps:
             stopping.check()  # where no checkpoint was written, since the vectors look collapsed
         summary = trainer.unreadable.close()
@@ -136,6 +142,11 @@ class StageRun:
                 tqdm.write(f"{self.name}  {part.source.path}: {len(part):,} rows{out}{weight}")
 
     @cached_property
+    def _rows_wait(self) -> RowsWait:
+        """The wait for rows that worker processes make."""
+        return RowsWait(Progress(self.recipe.workers), self.rows.name, self.home)
+
+    @cached_property
     def encoder(self) -> BatchEncoder:
         """The embedder's model with the temperature, as Trainer trains it."""
         bounds = self.stage.learn_temperature
@@ -150,13 +161,16 @@ class StageRun:
         arguments = self._arguments()
         check_stage_space(self.recipe, self.name, self.encoder.trainable().values())
         banks, log = self._banks(), JsonLog(output / LOG_FILE, self.name)
-        examples = Examples(self.rows, self._reader(banks), self.seed)
+        progress = self._rows_wait.progress
+        examples = Examples(self.rows, self._reader(banks), self.seed, progress)
+        self._check_shared_memory(examples)
+        collate = ContrastiveCollator(self.embedder.item_processor, stage.uses, self._chunk_tokens(examples))
         rank, _ = world()
         unreadable = output / (UNREADABLE_FILE if rank == 0 else UNREADABLE_FILE.replace(".", f"-{rank}."))
         trainer = ContrastiveTrainer(
             model=self.encoder, args=arguments, train_dataset=examples, stage=stage, home=self.home, banks=banks,
             order=self._order(),
-            data_collator=ContrastiveCollator(self.embedder.item_processor, stage.uses, self._chunk_tokens(examples)),
+            data_collator=Handover(collate, progress), stopping=stopping,
             unreadable=UnreadableLog(unreadable, len(self.rows) // processes(), stage.max_unreadable),
             callbacks=[log, Console(self.name), Advice(stage, self.rows.sample(), banks, log), stopping],
         )  # fmt: skip
@@ -198,6 +212,24 @@ class StageRun:
         tokens = find_chunk_tokens(self.encoder, one, two, self.bf16)
         write_json(path, tokens)
         return tokens
+
+    def _check_shared_memory(self, examples: Examples) -> None:
+        """Warn, before the first step, of too little room for what worker processes hand over.
+
+        Raises ConfigError where they cannot even be started.
+        """
+        if not self.recipe.workers:
+            return
+        check_semaphores(self.recipe.workers)
+        if not SHARED_MEMORY.is_dir():
+            return
+        sample = self.embedder.item_processor([self._longest_input(examples)])
+        size = sum(tensor.nbytes for tensor in sample.values())
+        sentence = room_in_words(
+            size * len(self.stage.uses) * self.stage.batch_size // processes(), self.recipe.workers
+        )
+        if sentence and first_process():
+            tqdm.write(f"warning: stage '{self.name}': {sentence}", file=sys.stderr)
 
     def _longest_input(self, examples: Examples) -> Item:
         """Return the longest of what some rows from everywhere give to train on."""

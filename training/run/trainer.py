@@ -28,6 +28,7 @@ from ..recipe.config import Stage
 from ..recipe.terms import Term
 from .checkpoints import ASIDE, checkpoint_bytes, checkpoint_name, failing_disk, publish
 from .divergence import DivergenceGuard
+from .stopping import Stopping
 from .throughput import Throughput, mean_cosine
 
 TRAINABLE_FILE = "trainable.safetensors"
@@ -47,6 +48,7 @@ class ContrastiveTrainer(Trainer):
         order: RowOrder,
         banks: dict[str, Bank],
         unreadable: UnreadableLog,
+        stopping: Stopping,
         **kwargs: Any,
     ):
         """Set the stage beside what Trainer takes.
@@ -57,9 +59,10 @@ class ContrastiveTrainer(Trainer):
             order: gives the rows' numbers.
             banks: the candidates of terms, by the term's name.
             unreadable: counts the rows that could not be read.
+            stopping: is told of the wait for rows; it is no callback by that alone.
         """
         super().__init__(*args, **kwargs)
-        self.stage, self.home, self.order, self.unreadable = stage, home, order, unreadable
+        self.stage, self.home, self.order, self.unreadable, self.stopping = stage, home, order, unreadable, stopping
         self.banks = {name: bank.to(self.args.device) for name, bank in banks.items()}
         # the loss is a mean over a step's rows, which Trainer has to divide by the steps that it accumulates
         self.model_accepts_loss_kwargs = False
@@ -143,7 +146,8 @@ class ContrastiveTrainer(Trainer):
     def get_batch_samples(self, *args: Any, **kwargs: Any) -> Any:
         """Return the batches of a step, and measure how long they were waited for."""
         self.throughput.start_step()
-        samples = super().get_batch_samples(*args, **kwargs)
+        with self.stopping.waiting():
+            samples = super().get_batch_samples(*args, **kwargs)
         self.throughput.rows_arrived()
         return samples
 
