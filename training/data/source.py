@@ -18,13 +18,13 @@ def _local(value: Any) -> Any:
     return value
 
 
-LocalPath = Annotated[Path, BeforeValidator(_local)]
+LocalPath = Annotated[Path, Field(strict=False), BeforeValidator(_local)]
 
 
 class DataSource(BaseModel):
     """One entry of a stage's `data`."""
 
-    model_config = ConfigDict(extra="forbid", frozen=True, allow_inf_nan=False)
+    model_config = ConfigDict(extra="forbid", frozen=True, allow_inf_nan=False, strict=True)
 
     path: LocalPath = Field(description="file, folder or glob pattern, relative to where you start; never a URL")
     format: str = Field(default="folder", description=f"how it is written: {', '.join(sorted(FORMATS))}")

@@ -19,13 +19,17 @@ def _sources(value: Any) -> Any:
     return tuple({"path": entry} if isinstance(entry, (str, Path)) else entry for entry in listed)
 
 
+AnyPath = Annotated[Path, Field(strict=False)]  # a text is one
 Sources = Annotated[tuple[DataSource, ...], BeforeValidator(_sources), Field(min_length=1)]
+
+
+MOST_STEPS = 10**9  # of a stage: no run takes as many, a slip of the finger does
 
 
 class Lora(Section):
     """The trainable part: LoRA on the language model, and the projector between it and the vision tower."""
 
-    rank: int = Field(default=16, gt=0, description="width of the two small matrices on each linear layer")
+    rank: int = Field(default=16, gt=0, le=16_384, description="width of the two small matrices on each linear layer")
     alpha: float = Field(default=32, gt=0, description="their product is scaled by alpha / rank")
     dropout: float = Field(default=0.05, ge=0, lt=1, description="share of their inputs dropped in training")
     projector: bool = Field(default=True, description="train the projector too; the vision tower stays frozen")
@@ -34,15 +38,17 @@ class Lora(Section):
 class Evaluate(Section):
     """A validation while a stage trains; its best adapter becomes the stage's."""
 
-    data: Path = Field(description="a data folder with a benchmark.json, best one that no training data is from")
-    every: int = Field(gt=0, description="steps between validations; one comes before the first step, one at the end")
+    data: AnyPath = Field(description="a data folder with a benchmark.json, best one that no training data is from")
+    every: int = Field(
+        gt=0, le=MOST_STEPS, description="steps between validations; one comes before the first step, one at the end"
+    )
 
 
 class TeacherSection(Section):
     """The model whose vectors an index holds, and which terms with `taught: true` distil."""
 
     model: str = Field(description="folder or hub id; an adapter folder will do")
-    adapter: Path | None = Field(default=None, description="adapter folder to put on it")
+    adapter: AnyPath | None = Field(default=None, description="adapter folder to put on it")
 
 
 class Stage(Section):
@@ -63,17 +69,25 @@ class Stage(Section):
         default=None, ge=0, description="leave out others' answers that score higher than a row's own by more than this"
     )
     hardness: float = Field(
-        default=0.0, ge=0, description="each negative counts exp(hardness x cosine) times: LLaVE, with 9"
+        default=0.0, ge=0, le=1000, description="each negative counts exp(hardness x cosine) times: LLaVE, with 9"
     )
-    mined: Path | None = Field(default=None, description="what `mllm-embed-train mine` wrote: hard negatives, clusters")
+    mined: AnyPath | None = Field(
+        default=None, description="what `mllm-embed-train mine` wrote: hard negatives, clusters"
+    )
     hard_negatives: int | None = Field(
-        default=None, gt=0, description="so many of the hard negatives that a row has, the first; by default all"
+        default=None,
+        gt=0,
+        le=10**6,
+        description="so many of the hard negatives that a row has, the first; by default all",
     )
     matryoshka: list[Annotated[int, Field(gt=0)]] = Field(
         default=[], description="first dimensions that must do alone too, say [64, 128]: vectors can be cut to them"
     )
     batch_size: int = Field(
-        default=64, gt=1, description="rows a step, over all processes; each row's positive is a negative of the others"
+        default=64,
+        gt=1,
+        le=10**7,
+        description="rows a step, over all processes; each row's positive is a negative of the others",
     )
     chunk_tokens: int | Literal["auto"] = Field(
         default="auto", description="tokens alive at once; a larger batch is cut and computed twice (gradient caching)"
@@ -88,16 +102,18 @@ class Stage(Section):
     max_unreadable: float = Field(
         default=0.01, ge=0, lt=1, description="share of unreadable rows that others replace; more of them end the run"
     )
-    epochs: float = Field(default=1, gt=0, description="passes over the rows")
-    steps: int | None = Field(default=None, gt=0, description="stop after so many steps instead of epochs")
-    learning_rate: float = Field(default=2e-4, gt=0, description="its peak, after the warm-up")
+    epochs: float = Field(default=1, gt=0, le=10**6, description="passes over the rows")
+    steps: int | None = Field(
+        default=None, gt=0, le=MOST_STEPS, description="stop after so many steps instead of epochs"
+    )
+    learning_rate: float = Field(default=2e-4, gt=0, le=1000, description="its peak, after the warm-up")
     schedule: Literal["cosine", "linear", "constant_with_warmup"] = Field(
         default="cosine", description="how the learning rate falls: cosine, linear, or constant_with_warmup"
     )
     warmup: float = Field(default=0.05, ge=0, lt=1, description="share of the steps with a rising learning rate")
     weight_decay: float = Field(default=0.0, ge=0, description="AdamW's, on what is trained")
     save_steps: int = Field(
-        default=200, gt=0, description="steps between checkpoints, from which a stopped run goes on"
+        default=200, gt=0, le=MOST_STEPS, description="steps between checkpoints, from which a stopped run goes on"
     )
     evaluate: Evaluate | None = Field(
         default=None, description="validate while training, and keep the adapter with the best recall@1; see below"
@@ -151,7 +167,7 @@ class Stage(Section):
     @field_validator("chunk_tokens", mode="before")
     @classmethod
     def _auto_or_tokens(cls, value: Any) -> Any:
-        if value != "auto" and (type(value) is not int or value < 1):
+        if value != "auto" and (type(value) is not int or not 1 <= value <= MOST_STEPS):
             raise ValueError(f"must be auto or a number of tokens from 1 on, not {value!r}")
         return value
 
@@ -216,7 +232,7 @@ class Recipe(Section):
     """A whole run: a model, what is trained of it, and the stages one after the other."""
 
     model: str = Field(description="folder or hub id of an image-text model")
-    output: Path = Field(description="folder of the run: adapters, checkpoints, log.jsonl, TensorBoard")
+    output: AnyPath = Field(description="folder of the run: adapters, checkpoints, log.jsonl, TensorBoard")
     stages: dict[StageName, Stage] = Field(min_length=1, description="in order; each goes on from the one before")
     lora: Lora = Lora()
     teacher: TeacherSection | None = Field(
@@ -248,7 +264,9 @@ class Recipe(Section):
     deepspeed: str | None = Field(
         default=None, description="zero2, zero3, zero2-offload, zero3-offload, or a JSON file: DeepSpeed's config"
     )
-    workers: int = Field(default=0, ge=0, description="processes that decode pictures; 0: the training process")
+    workers: int = Field(
+        default=0, ge=0, le=1024, description="processes that decode pictures; 0: the training process"
+    )
 
     @model_validator(mode="after")
     def _teacher_teaches_all(self) -> Recipe:

@@ -7,7 +7,6 @@ from collections.abc import Mapping, Sequence
 from pathlib import Path
 from typing import Any
 
-import yaml
 from pydantic import BaseModel, ValidationError
 from pydantic.fields import FieldInfo
 
@@ -17,12 +16,14 @@ from ..data.roles import ROLES
 from ..data.source import DataSource
 from .config import Evaluate, Lora, Recipe, Stage, TeacherSection
 from .terms import Term
+from .yaml_text import parsed, read_yaml
 
 # what the value must be, by the first word of pydantic's type of error
 _WANTED = {
     "int": "a whole number", "float": "a number", "bool": "true or false", "string": "text", "path": "a path",
     "list": "a list", "tuple": "a list", "dict": "keys with values", "model": "keys with values",
 }  # fmt: skip
+_MOST_PARTS, _MOST_SHOWN = 8, 80
 RECIPES = Path(__file__).parents[1] / "recipes"
 SECTIONS: dict[str, type[BaseModel]] = {
     "recipe": Recipe,
@@ -57,11 +58,17 @@ def load_recipe(path: str | Path, overrides: Sequence[str] = ()) -> Recipe:
         return Recipe.model_validate(raw)
     except ValidationError as error:
         raise ConfigError(f"recipe {path}: {_one_sentence(error)}") from error
+    except UnicodeEncodeError as error:
+        raise ConfigError(
+            f"recipe {path}: {error.object[error.start]!r} is half a character; write the whole"
+        ) from error
 
 
 def _find(path: Path) -> Path:
     if path.is_file():
         return path
+    if path.exists():
+        raise ConfigError(f"recipe {path} is {'a folder' if path.is_dir() else 'no file'}; give a YAML file")
     named = RECIPES / f"{path.name}.yaml"
     if path != Path(path.name) or path.suffix == ".yaml" or not named.is_file():
         known = ", ".join(sorted(p.stem for p in RECIPES.glob("*.yaml")))
@@ -70,10 +77,7 @@ def _find(path: Path) -> Path:
 
 
 def _read(path: Path) -> dict[str, Any]:
-    try:
-        raw = yaml.safe_load(path.read_text(encoding="utf-8"))
-    except (yaml.YAMLError, UnicodeDecodeError) as error:
-        raise ConfigError(f"recipe {path} is not valid YAML: {' '.join(str(error).split())}") from error
+    raw = read_yaml(path)
     if not isinstance(raw, dict):
         what = "is empty" if raw is None else f"is a {type(raw).__name__}, not keys with values"
         raise ConfigError(f"recipe {path} {what}; see {RECIPES} for examples")
@@ -91,12 +95,10 @@ def _apply(raw: dict[str, Any], override: str) -> None:
     key, separator, value = override.partition("=")
     if not separator or not key:
         raise ConfigError(f"override '{override}' is not of the form key=value")
-    try:
-        number = _number(value)
-        new = yaml.safe_load(value) if number is None else number
-    except yaml.YAMLError as error:
-        raise ConfigError(f"override '{override}': the value is not valid YAML") from error
+    new = parsed(value, f"override '{_short(override)}': the value")
     *parents, last = key.split(".")
+    if len(parents) > _MOST_PARTS:
+        raise ConfigError(f"override '{_short(override)}': no key of a recipe has so many parts")
     _check_stage(raw, parents, override)
     here: Any = raw
     for parent in parents:
@@ -112,18 +114,14 @@ def _check_stage(raw: dict[str, Any], parents: list[str], override: str) -> None
         raise ConfigError(f"override '{override}': the recipe has no stage '{parents[1]}'{cure}")
 
 
-def _number(value: str) -> float | None:
-    """Return the number that 1e-3 and the like mean, which YAML 1.1 reads as a string; None for another value."""
-    try:
-        return float(value) if "e" in value.lower() else None
-    except ValueError:
-        return None
+def _short(text: str) -> str:
+    return text if len(text) <= _MOST_SHOWN else f"{text[: _MOST_SHOWN - 3]}..."
 
 
 def _index(here: Any, part: str, override: str) -> int:
     if not isinstance(here, list):
-        raise ConfigError(f"override '{override}': the key goes below a plain value ({here!r})")
-    if not part.isdigit() or int(part) >= len(here):
+        raise ConfigError(f"override '{override}': the key goes below a plain value ({_short(repr(here))})")
+    if not re.fullmatch("[0-9]{1,6}", part) or int(part) >= len(here):
         raise ConfigError(f"override '{override}': no entry '{part}' there")
     return int(part)
 
@@ -148,7 +146,7 @@ def _what_is_wrong(kind: str, message: str, given: Any, context: Mapping[str, An
         return "is missing"
     if kind in ("too_short", "too_long"):
         return _wrong_length(kind, context)
-    shown = "nothing" if given is None else repr(given)
+    shown = "nothing" if given is None else _short(repr(given))
     if kind == "literal_error":
         known = re.findall("'([^']+)'", context["expected"])
         return f"must be {context['expected']}, not {shown}{did_you_mean(str(given), known)}"

@@ -17,9 +17,9 @@ class RoleUse(NamedTuple):
 
 
 class Section(BaseModel):
-    """A section of a recipe: unknown keys are refused, and nothing changes after validation."""
+    """A section of a recipe: unknown keys and other types are refused, and nothing changes after validation."""
 
-    model_config = ConfigDict(extra="forbid", frozen=True, allow_inf_nan=False)
+    model_config = ConfigDict(extra="forbid", frozen=True, allow_inf_nan=False, strict=True)
 
 
 Roles = Annotated[
