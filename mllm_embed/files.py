@@ -13,13 +13,66 @@ import tempfile
 from collections.abc import Iterator
 from contextlib import contextmanager, suppress
 from pathlib import Path
+from types import TracebackType
 from typing import Any, BinaryIO
 
 from filelock import lock_descriptor, unlock_descriptor
 
-from .errors import ConfigError, DataError, reason
+from .errors import ConfigError, DataError, MLLMEmbedError, reason
 
 LOCK_FILE = ".lock"
+# in the messages of RuntimeErrors in which torch and FAISS say that a file cannot be written
+_CANNOT_WRITE = ("inline_container", "iostream", "PytorchStreamWriter", "faiss/impl/io")
+# what safetensors and tokenizers, and FAISS, say of a failing disk, with the system's reason
+_TOLD = re.compile(r"([^:]+) \(os error \d+\)|write error in .* \(([^()]+)\)$")
+
+
+class writing:
+    """Within a `with`, turn what Python or a library raises when a disk fails into one DataError.
+
+    Libraries raise errors of their own there: safetensors a SafetensorError, tokenizers a bare Exception, torch and
+    FAISS a RuntimeError.
+
+    Args:
+        path: what is written, for the message.
+        own: where it is written to meanwhile; a failing file elsewhere is named.
+        cure: the end of the sentence.
+    """
+
+    def __init__(self, path: str | os.PathLike[str], own: Path | None = None, cure: str = ""):
+        self._path, self._own, self._cure = path, own or Path(path), cure
+
+    def __enter__(self) -> None:
+        """Begin; there is nothing to do."""
+
+    def __exit__(
+        self, kind: type[BaseException] | None, error: BaseException | None, trace: TracebackType | None
+    ) -> None:
+        """Raise the DataError; any other error goes on as it is."""
+        if error is not None and disk_fails(error):
+            raise DataError(f"cannot write {self._path}: {why_not_written(error, self._own)}{self._cure}") from error
+
+
+def disk_fails(error: BaseException) -> bool:
+    """Return whether an error, of whatever library, says that a file cannot be written or read."""
+    if isinstance(error, MLLMEmbedError):
+        return False
+    torn = isinstance(error, RuntimeError) and any(sign in str(error) for sign in _CANNOT_WRITE)
+    return isinstance(error, OSError) or torn or bool(_TOLD.search(str(error)))
+
+
+def why_not_written(error: BaseException, own: Path) -> str:
+    """Return why a write failed, in words; `shutil` gives a reason for every file of a folder: the first is enough."""
+    if isinstance(error, shutil.Error) and error.args and isinstance(error.args[0], list):
+        return re.sub(r"^\[Errno \d+\] ", "", str(error.args[0][0][-1]))
+    told = _TOLD.search(str(error))
+    if told:
+        return (told[1] or told[2]).strip()
+    if isinstance(error, RuntimeError):
+        return f"its disk is full, or limited ({reason(error)})"
+    named = getattr(error, "filename", None)
+    elsewhere = isinstance(named, str) and not Path(os.path.abspath(named)).is_relative_to(os.path.abspath(own))
+    return f"{reason(error)} ({named})" if elsewhere else reason(error)
 
 
 @contextmanager
@@ -33,11 +86,10 @@ def atomic_file(path: Path) -> Iterator[Path]:
     """
     temporary = _beside(path)
     try:
-        path.parent.mkdir(parents=True, exist_ok=True)
-        yield temporary
-        os.replace(temporary, path)
-    except OSError as error:
-        raise DataError(f"cannot write {path}: {reason(error)}") from error
+        with writing(path, temporary):
+            path.parent.mkdir(parents=True, exist_ok=True)
+            yield temporary
+            os.replace(temporary, path)
     finally:
         with suppress(OSError):  # when the parent is a file, even looking for the temporary file fails
             temporary.unlink()
@@ -142,12 +194,10 @@ def check_writable(path: Path) -> None:
         DataError: nothing can be written there.
     """
     temporary = _beside(path)
-    try:
+    with writing(path, temporary):
         path.parent.mkdir(parents=True, exist_ok=True)
         temporary.touch()
         temporary.unlink()
-    except OSError as error:
-        raise DataError(f"cannot write {path}: {reason(error)}") from error
 
 
 def _beside(path: Path) -> Path:
@@ -246,7 +296,7 @@ def atomic_folder(path: str | os.PathLike[str]) -> Iterator[Path]:
     """
     path = Path(os.path.abspath(path))
     mark = f".{path.name}-{re.sub('[^A-Za-z0-9]', '', platform.node())}-"
-    try:
+    with writing(path):
         path.parent.mkdir(parents=True, exist_ok=True)
         for left in path.parent.glob(f"{glob.escape(mark)}*"):
             owner = left.name.removeprefix(mark).partition("-")[0]
@@ -255,20 +305,18 @@ def atomic_folder(path: str | os.PathLike[str]) -> Iterator[Path]:
         scratch = Path(tempfile.mkdtemp(prefix=f"{mark}{os.getpid()}-", dir=path.parent))
         fresh, old = scratch / "new", scratch / "old"
         fresh.mkdir()
-    except OSError as error:
-        raise DataError(f"cannot write {path}: {reason(error)}") from error
     try:
-        yield fresh
-        # no system call swaps two folders: for a moment there is none at `path`, and on an error the old one comes back
-        if path.exists():
-            os.replace(path, old)
-        try:
-            os.replace(fresh, path)
-        except OSError:
-            os.replace(old, path)
-            raise
-    except OSError as error:
-        raise DataError(f"cannot write {path}: {_reason(error)}") from error
+        with writing(path, scratch):
+            yield fresh
+            # no system call swaps two folders: for a moment there is none at `path`, and on an error the old comes back
+            if path.exists():
+                os.replace(path, old)
+            try:
+                os.replace(fresh, path)
+            except OSError:
+                if old.exists():
+                    os.replace(old, path)
+                raise
     finally:
         shutil.rmtree(scratch, ignore_errors=True)  # the old folder with it
 
@@ -284,10 +332,3 @@ def _lives(process: int) -> bool:
     except OSError:
         return True
     return True
-
-
-def _reason(error: OSError) -> str:
-    """Return why a write failed, in words; `shutil` gives a reason for every file of a folder: the first is enough."""
-    if isinstance(error, shutil.Error) and error.args and isinstance(error.args[0], list):
-        return re.sub(r"^\[Errno \d+\] ", "", str(error.args[0][0][-1]))
-    return reason(error)

@@ -5,11 +5,12 @@ from __future__ import annotations
 import hashlib
 import json
 from collections.abc import Container
+from contextlib import suppress
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
-from ..errors import DataError
+from ..errors import DataError, reason
 
 REFUSED = "refused"
 CUT = "length"
@@ -47,7 +48,7 @@ class AnswerCache:
             if not ended:  # or the next answer would be lost with the line that a killed run left half-written
                 self._file.write(b"\n")
         except OSError as error:
-            raise DataError(f"{path} cannot hold the answers: {error.strerror}") from error
+            raise DataError(f"{path} cannot hold the answers: {reason(error)}") from error
 
     def _read_file(self, wanted: Container[str] | None) -> bool:
         """Read what is there, and return whether the last line is whole."""
@@ -93,10 +94,11 @@ class AnswerCache:
             self._file.write(json.dumps(row).encode() + b"\n")
             self._file.flush()
         except OSError as error:
-            raise DataError(f"{self.path} cannot be written: {error.strerror}") from error
+            raise DataError(f"{self.path} cannot be written: {reason(error)}") from error
 
     def __enter__(self) -> AnswerCache:
         return self
 
     def __exit__(self, *_: object) -> None:
-        self._file.close()
+        with suppress(OSError):  # what a full disk did not take was told when it was added
+            self._file.close()

@@ -7,7 +7,7 @@ from collections.abc import Mapping
 from pathlib import Path
 
 from mllm_embed.errors import DataError
-from mllm_embed.files import json_bytes
+from mllm_embed.files import json_bytes, writing
 
 UNREADABLE_FILE = "unreadable.jsonl"
 _JUDGED_FROM = 1000  # rows tried; of fewer, one bad picture may be many in a hundred
@@ -64,12 +64,10 @@ class UnreadableLog:
             return
         self._known.add((identifier, source))
         line = json_bytes({"id": identifier, "source": source, "reason": reason})
-        try:
+        with writing(self.path):
             self.path.parent.mkdir(parents=True, exist_ok=True)
             with self.path.open("ab") as file:
                 file.write(line)
-        except OSError as error:
-            raise DataError(f"cannot write {self.path}: {error.strerror}") from error
 
     def close(self) -> str | None:
         """Return what to tell at the end, None when every row was read. Raises DataError when too many were not."""

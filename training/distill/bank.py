@@ -132,11 +132,8 @@ def make_bank(
         asks=asks,
     )
     if world()[0] == 0:
-        try:
-            with atomic_file(path) as temporary:
-                save_file(vars(bank), temporary)
-        except SafetensorError as error:
-            raise DataError(f"cannot write {path} ({error}); make room and start the same command again") from error
+        with atomic_file(path) as temporary:
+            save_file(vars(bank), temporary)
     return bank
 
 

@@ -11,7 +11,7 @@ import numpy as np
 from tqdm import tqdm
 
 from mllm_embed import MLLMEmbedder
-from mllm_embed.errors import ConfigError, DataError, ModelError
+from mllm_embed.errors import ConfigError, DataError, ModelError, reason
 from mllm_embed.files import read_json, write_json
 from mllm_embed.types import Item
 
@@ -137,6 +137,6 @@ def _reserve(path: Path) -> None:
             os.posix_fallocate(file.fileno(), 0, size)
         except OSError as error:
             raise DataError(
-                f"cannot write {path}, which takes {size / 1e6:,.1f} MB: {error.strerror}; make room, or give another "
+                f"cannot write {path}, which takes {size / 1e6:,.1f} MB: {reason(error)}; make room, or give another "
                 "--vectors"
             ) from error

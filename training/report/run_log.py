@@ -10,7 +10,7 @@ from typing import Any
 from tqdm import tqdm
 from transformers import TrainerCallback
 
-from mllm_embed.files import write_file
+from mllm_embed.files import write_file, writing
 
 LOG_FILE = "log.jsonl"
 Line = dict[str, Any]  # stage, step, and figures by name, or a warning
@@ -58,7 +58,7 @@ class JsonLog(TrainerCallback):
             self._append(step, {"about": about, "warning": sentence})
 
     def _append(self, step: int, values: Line) -> None:
-        with self.path.open("a", encoding="utf-8") as file:
+        with writing(self.path), self.path.open("a", encoding="utf-8") as file:
             file.write(json.dumps({"stage": self.stage, "step": step, **values}) + "\n")
 
 

@@ -15,16 +15,15 @@ from collections.abc import Iterable, Iterator
 from contextlib import contextmanager
 from pathlib import Path
 
-from safetensors import SafetensorError
 from torch import Tensor
 
 from mllm_embed.errors import DataError
+from mllm_embed.files import disk_fails, why_not_written
 
 SEAL = "seal.json"
 CHECKPOINT = "checkpoint-"  # and the step: the name that transformers' Trainer gives
 ASIDE = ".unfinished"
 KEPT_CHECKPOINTS = 2
-TORCH_CANNOT_WRITE = ("inline_container", "iostream", "PytorchStreamWriter")  # in the messages of its RuntimeErrors
 OVERHEAD = 2**20  # bytes of a checkpoint beside the tensors: states of schedulers and random generators, JSON
 
 
@@ -80,13 +79,13 @@ def failing_disk(written: Path) -> Iterator[None]:
     """Turn what torch, safetensors and Python raise when a disk fails into a DataError, and remove what is there."""
     try:
         yield
-    except (OSError, SafetensorError, RuntimeError) as error:
-        if isinstance(error, RuntimeError) and not any(sign in str(error) for sign in TORCH_CANNOT_WRITE):
+    except BaseException as error:
+        if not disk_fails(error):
             raise
         shutil.rmtree(written.parent, ignore_errors=True)
         raise DataError(
-            f"cannot write {written.parent.parent / written.name} ({str(error).splitlines()[0]}); make room and start "
-            "the same command again: it goes on from the checkpoint before"
+            f"cannot write {written.parent.parent / written.name} ({why_not_written(error, written)}); make room and "
+            "start the same command again: it goes on from the checkpoint before"
         ) from error
 
 
