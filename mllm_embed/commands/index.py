@@ -67,17 +67,12 @@ def register(commands: Any) -> None:
 def _run(arguments: argparse.Namespace) -> int:
     whole = Path(os.path.abspath(arguments.store))  # "." has no name
     output = arguments.output or whole.with_name(f"{whole.name}.index")
-    if arguments.seed is not None and arguments.seed < 0:
-        raise ConfigError(f"--seed must be 0 or more, not {arguments.seed}")
-    if arguments.kind is not None:
-        kind_of(arguments.kind)
+    _check(arguments)
     from ..index.build import build_index, card_text, check_place
     from ..index.faiss_index import Index
     from ..index.target import Target, build_for, exact_cost
     from ..store.vector_store import VectorStore
 
-    if arguments.update and (arguments.queries is not None or arguments.seed is not None):
-        raise ConfigError("--update trains and measures nothing: leave out --queries and --seed, or build anew")
     target = Target.parse(arguments.target) if arguments.target is not None else None
     store = VectorStore.open(arguments.store)
     if arguments.update:
@@ -94,6 +89,16 @@ def _run(arguments: argparse.Namespace) -> int:
         index = build_index(store, output, arguments.kind, **options)
     sys.stdout.write(f"\n{card_text(index.card)}\nwrote {output}\n")
     return 0
+
+
+def _check(arguments: argparse.Namespace) -> None:
+    """Raise ConfigError for options that say nothing, or not what they must."""
+    if arguments.seed is not None and arguments.seed < 0:
+        raise ConfigError(f"--seed must be 0 or more, not {arguments.seed}")
+    if arguments.kind is not None:
+        kind_of(arguments.kind)
+    if arguments.update and (arguments.queries is not None or arguments.seed is not None):
+        raise ConfigError("--update trains and measures nothing: leave out --queries and --seed, or build anew")
 
 
 def _queries(path: Path | None, store: VectorStore) -> np.ndarray | None:
