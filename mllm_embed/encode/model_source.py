@@ -47,7 +47,7 @@ class ModelSource:
         if not (self.has_adapter and has_processor(Path(self.folder))):
             return load_processor(self.base, self.revision)
         processor = load_processor(self.folder, self.revision, self.base)
-        check_fits(processor, model, self.folder)
+        check_fits(processor, self.folder, model, self.base, self.revision)
         return processor
 
     def settings(self, prompts: PromptSet | None, pooling: Pooling | None, bidirectional: bool | None) -> Settings:

@@ -114,11 +114,12 @@ def _check_whole(folder: Path) -> None:
             )
 
 
-def check_fits(processor: Any, model: Any, name: str) -> None:
-    """Raise ModelError where the tokens of the processor of `name` are not those of a loaded model."""
+def check_fits(processor: Any, name: str, model: Any, base: str, revision: str | None) -> None:
+    """Raise ModelError where the tokens of the processor of `name` are not those of a loaded model, `base`."""
     rows = model.get_input_embeddings().weight.shape[0]
     last = max(processor.tokenizer.get_vocab().values())
-    if last >= rows:
+    # the base's own may have tokens, too, that are never used
+    if last >= rows and last > max(load_processor(base, revision).tokenizer.get_vocab().values()):
         raise ModelError(
             f"the tokenizer of {name} has a token {last}, and the model embeds {rows} tokens, from 0 on: it belongs to "
             "another model; give that one as the base, or save the processor again"
