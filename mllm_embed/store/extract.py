@@ -168,17 +168,13 @@ class _Call:
             self._note(work.found)
             self.taken_in += work.taken_in
             before = {plan.first: set(plan.made()) for plan in work.plans}
-            held = work.held
             # not locked while shards are made, which takes hours: processes plan one by one, and then all of them make
             for plan in work.plans:
-                made, others = _make_missing(
+                self.made += _make_missing(
                     self.embedder, self.contents, store, plan, self.batch_size, self.show_progress
                 )
-                self.made += made
-                held += others
-            for plan in work.plans:
-                self._finish(plan, before[plan.first])
-        return held, bool(work.plans)
+            held = [self._finish(plan, before[plan.first]) for plan in work.plans]
+        return work.held + sum(held), bool(work.plans)
 
     def _store(self) -> VectorStore:
         """Return the store as it is now. Raises DataError where it is not the one that was there before."""
@@ -197,17 +193,18 @@ class _Call:
             mine += others
             self.settled.update(others)
 
-    def _finish(self, plan: Plan, before: set[str]) -> None:
-        """Let the shards of a plan belong to the store where all of them are made.
+    def _finish(self, plan: Plan, before: set[str]) -> int:
+        """Let the shards of a plan belong to the store where all of them are made; return how many are not.
 
         Its rows are settled then, but for those that were made before this call and perhaps have changed.
         """
         if not (self.path / MANIFEST).is_file():
             raise _was_removed(self.path)
         with folder_lock(self.path, wait=True):
-            # another process may have finished it
-            if not plan.stands or len(plan.made()) < len(plan.parts):
-                return
+            if not plan.stands:  # another process has finished it
+                return 0
+            if missing := len(plan.parts) - len(plan.made()):
+                return missing
             store = VectorStore(self.path)
             store.commit(plan.parts, self.listing.facts())
             _write_unreadable(store)
@@ -215,6 +212,7 @@ class _Call:
         for name, rows in plan.parts.items():
             if name not in before:
                 self.settled.update(self.contents.row_of[id] for id in plan.ids[rows.start : rows.stop])
+        return 0
 
     def _result(self, store: VectorStore | None, held: int) -> Extracted:
         return Extracted(
@@ -261,10 +259,9 @@ def _make_missing(
     plan: Plan,
     batch_size: int,
     show_progress: bool | None,
-) -> tuple[list[_MadeShard], int]:
-    """Make the shards that are not there and that no other process has claimed; return them, and how many one had."""
+) -> list[_MadeShard]:
+    """Make the shards that are not there and that no other process has claimed, and return what was done."""
     made: list[_MadeShard] = []
-    held = 0
     missing: list[tuple[str, Sequence[int]]] = [part for part in plan.parts.items() if not plan.is_made(part[0])]
     done = len(plan.ids) - sum(len(rows) for _, rows in missing)
     with _bar(len(plan.ids), done, show_progress) as bar:
@@ -272,14 +269,12 @@ def _make_missing(
             if not plan.stands:  # done by others, or the store was removed
                 break
             with claim(store.folder / SHARDS, name) as mine:
-                if not mine:
-                    held += 1
-                elif plan.is_made(name):  # by another process, since
+                if mine and plan.is_made(name):  # by another process, since
                     bar.update(len(rows))
-                else:
+                elif mine:
                     made.append(_make_shard(embedder, contents, store, plan, name, batch_size, bar))
                     bar.set_postfix_str(f"{_rate(made, bar):,.0f} tokens/s", refresh=False)
-    return made, held
+    return made
 
 
 def _make_shard(
