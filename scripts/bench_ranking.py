@@ -102,6 +102,7 @@ def _asks(ids: list[str], queries: int) -> dict[str, dict]:
     return {
         "allow 1,000": {"allow": ids[:: max(1, len(ids) // 1000)]},
         "allow a half": {"allow": ids[::2]},
+        "the same half again": {"allow": frozenset(ids[::2])},
         "exclude 10": {"exclude": [ids[:10]] * queries},
         "exclude 1,000": {"exclude": [ids[:1000]] * queries},
     }

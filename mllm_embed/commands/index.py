@@ -65,14 +65,14 @@ def register(commands: Any) -> None:
 
 
 def _run(arguments: argparse.Namespace) -> int:
-    whole = Path(os.path.abspath(arguments.store))  # "." has no name
-    output = arguments.output or whole.with_name(f"{whole.name}.index")
     _check(arguments)
     from ..index.build import build_index, card_text, check_place
     from ..index.faiss_index import Index
     from ..index.target import Target, build_for, exact_cost
     from ..store.vector_store import VectorStore
 
+    whole = Path(os.path.abspath(arguments.store))  # "." has no name
+    output = arguments.output or whole.with_name(f"{whole.name}.index")
     target = Target.parse(arguments.target) if arguments.target is not None else None
     store = VectorStore.open(arguments.store)
     if arguments.update:
@@ -80,19 +80,20 @@ def _run(arguments: argparse.Namespace) -> int:
         sys.stdout.write(f"took in {index.update():,} rows; {output} has {len(index.engine):,}\n")
         return 0
     check_place(output)
-    queries = _queries(arguments.queries, store)
-    options: dict[str, Any] = {"queries": queries, "seed": arguments.seed or 0}
+    queries, seed = _queries(arguments.queries, store), arguments.seed or 0
     if target:
-        index = build_for(store, output, target, say=lambda line: sys.stdout.write(line + "\n"), **options)
+        index = build_for(
+            store, output, target, queries=queries, seed=seed, say=lambda line: sys.stdout.write(line + "\n")
+        )
     else:
         sys.stdout.write(f"{exact_cost(store)}\n")
-        index = build_index(store, output, arguments.kind, **options)
+        index = build_index(store, output, arguments.kind, queries=queries, seed=seed)
     sys.stdout.write(f"\n{card_text(index.card)}\nwrote {output}\n")
     return 0
 
 
 def _check(arguments: argparse.Namespace) -> None:
-    """Raise ConfigError for options that say nothing, or not what they must."""
+    """Raise ConfigError for options that are none, or do not fit together."""
     if arguments.seed is not None and arguments.seed < 0:
         raise ConfigError(f"--seed must be 0 or more, not {arguments.seed}")
     if arguments.kind is not None:

@@ -30,10 +30,8 @@ _K = BASE
 _QUERIES, _SINGLE, _EXACT_SINGLE = 256, 50, 5
 _NOISE = 0.5  # length of what is added to rows to make queries of them
 _RERANKS = (1, 2, 5, 10, 20, 50)
-_DEPTHS, _DEEP_QUERIES = (
-    (30, 100, 300, 1000),
-    32,
-)  # numbers of answers beyond ten that settings are chosen for, and with what
+_DEPTHS = (30, 100, 300, 1000)  # numbers of answers beyond ten that settings are chosen for
+_DEEP_QUERIES = 32  # with which they are
 _GAIN = 0.002  # of recall, below which a setting twice as thorough is not worth its time
 
 

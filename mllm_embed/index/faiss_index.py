@@ -68,8 +68,9 @@ class Index(StoreGallery):
         Args:
             folder: what `build_index` wrote.
             store: the store; by default where it was, seen from the index, when it was built.
-            verify: compare the files with their checksums, which reads all of them; False is for who cannot pay for
-                that and knows that nobody else writes there: FAISS is made to read what it wrote, and nothing else.
+            verify: compare the files with their checksums, which reads all of them, and the store's as they are read;
+                False is for who cannot pay for that and knows that nobody else writes there: FAISS is made to read what
+                it wrote, and nothing else.
 
         Raises:
             DataError: the folder is no index, is damaged, or was built of another store.
@@ -77,7 +78,7 @@ class Index(StoreGallery):
         path = Path(folder)
         settings = read_index_settings(path)
         kind = KINDS[current_name(settings["kind"])]
-        store = store or _store_of(path, settings)
+        store = store or _store_of(path, settings, verify)
         check_store(path, settings, store)
         if verify:  # FAISS must not parse what it did not write
             check_files(path, settings)
@@ -210,12 +211,12 @@ class Index(StoreGallery):
         engine.save()
 
 
-def _store_of(path: Path, settings: Mapping[str, Any]) -> VectorStore:
+def _store_of(path: Path, settings: Mapping[str, Any], verify: bool) -> VectorStore:
     """Open the store of the index at `path`. Raises DataError where it is not there any more, or damaged."""
     home = Path(os.path.normpath(path / settings["store"]))
     if not home.exists():
         raise DataError(f"{path} belongs to the store {home}, which is not there: move both together, or {REBUILD}")
-    return VectorStore.open(home)
+    return VectorStore.open(home, verify=verify)
 
 
 def _rescored(store: VectorStore, queries: np.ndarray, rows: np.ndarray) -> np.ndarray:

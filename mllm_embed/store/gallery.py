@@ -48,7 +48,7 @@ class Gallery(Protocol):
         Args:
             queries: [Q, D] float32 of unit length.
             k: answers a query.
-            allow: only these ids may answer; all by default.
+            allow: only these ids may answer; all by default. A frozenset that is given again is not looked up again.
             exclude: for each query the ids that may not.
 
         Raises:
@@ -104,6 +104,7 @@ class MemoryGallery:
         self._rows = MemoryRows(Matrix.of(np.empty((0, self.dimension)), "gallery"))
         self._row_of: dict[str, int] = {}
         self._pictures: dict[str, ImageLike | None] = {}
+        self._allowed = Allowed()
         self.add(ids, vectors, pictures)
 
     def __len__(self) -> int:
@@ -131,7 +132,8 @@ class MemoryGallery:
         """Return the best k rows for each query by exact scores, as `Gallery.nearest`."""
         check_queries(self.dimension, queries, k, exclude)
         # ids are looked up before anything is ranked: a misspelt one must not pass for one that nothing found
-        may, pairs = allowed(self._numbers, len(self), allow), excluded(self._numbers, exclude)
+        may = self._allowed.rows(self._numbers, len(self), allow, self._row_of)
+        pairs = excluded(self._numbers, exclude)
         return named(self._names, *exact(self._rows, queries, k, may, pairs))
 
     def sources(self, ids: Sequence[str]) -> list[ImageLike | None]:
@@ -189,7 +191,7 @@ class StoreGallery:
     def __init__(self, store: VectorStore):
         """Search a store."""
         self.store, self.dimension = store, store.dimension
-        self.rows = StoreRows(store)
+        self.rows, self._allowed = StoreRows(store), Allowed()
 
     @property
     def provenance(self) -> Mapping[str, Any]:
@@ -221,7 +223,7 @@ class StoreGallery:
     ) -> tuple[np.ndarray | None, Pairs]:
         """Return which rows may answer, [N] bool or None for all, and the pairs that may not. Raises as `nearest`."""
         check_queries(self.dimension, queries, k, exclude)
-        may = allowed(self.store.positions, len(self.store), allow)
+        may = self._allowed.rows(self.store.positions, len(self.store), allow, self.store.alive)
         if may is None and len(self) < len(self.store):
             may = self.store.alive
         return may, excluded(self.store.positions, exclude)
@@ -272,25 +274,39 @@ def check_allow(allow: Collection[str] | None) -> None:
         raise DataError("allow names no id: nothing could be found")
 
 
-def allowed(
-    numbers: Callable[[Collection[str]], np.ndarray], rows: int, allow: Collection[str] | None
-) -> np.ndarray | None:
-    """Return which rows may answer, [rows] bool, None for all.
+class Allowed:
+    """The rows of the ids that may answer; of a frozenset that comes again they are known, since many take long."""
 
-    Args:
-        numbers: from ids to the numbers of their rows [n] int64.
-        rows: how many there are.
-        allow: the ids, as of `Gallery.nearest`.
+    def __init__(self) -> None:
+        """Know none."""
+        self._known: tuple[frozenset[str] | None, object, np.ndarray | None] = None, None, None
 
-    Raises:
-        DataError: no id is allowed, or an unknown one.
-    """
-    check_allow(allow)
-    if allow is None:
-        return None
-    may = np.zeros(rows, bool)
-    may[numbers(allow)] = True
-    return may
+    def rows(
+        self, numbers: Callable[[Collection[str]], np.ndarray], rows: int, allow: Collection[str] | None, state: object
+    ) -> np.ndarray | None:
+        """Return which rows may answer, [rows] bool not to be written to, None for all.
+
+        Args:
+            numbers: from ids to the numbers of their rows [n] int64.
+            rows: how many there are.
+            allow: the ids, as of `Gallery.nearest`.
+            state: an object that is another one as soon as rows come or go.
+
+        Raises:
+            DataError: no id is allowed, or an unknown one.
+        """
+        check_allow(allow)
+        if allow is None:
+            return None
+        before, then, may = self._known
+        if allow is before and then is state:
+            return may
+        may = np.zeros(rows, bool)
+        may[numbers(allow)] = True
+        may.setflags(write=False)
+        if isinstance(allow, frozenset):  # which alone cannot have changed when it comes again
+            self._known = allow, state, may
+        return may
 
 
 def excluded(numbers: Callable[[Collection[str]], np.ndarray], exclude: Sequence[Collection[str]] | None) -> Pairs:

@@ -78,8 +78,9 @@ class _Part:
             fast = _products(self.queries.values, rows.values[some])
             self._forbid(fast, numbers[some], None if may is None else may[some])
             queries, columns = np.nonzero(self._within_reach(fast, bound))
-            columns += at
-            self._take(queries, scores_of(self.queries, rows, queries, columns), numbers[columns])
+            if len(queries):
+                columns += at
+                self._take(queries, scores_of(self.queries, rows, queries, columns), numbers[columns])
 
     def result(self) -> tuple[np.ndarray, np.ndarray]:
         """As `Best.result`."""
@@ -93,6 +94,8 @@ class _Part:
         """Set the products [q, n] of those pairs to -inf that may not come."""
         if may is not None:
             fast[:, ~may] = -np.inf
+        if not len(self.never):
+            return
         first, last = np.searchsorted(self.never, numbers[0]), np.searchsorted(self.never, numbers[-1], side="right")
         if first < last:
             owners, never = self.owners[first:last], self.never[first:last]

@@ -166,6 +166,7 @@ def test_a_small_store_is_told_what_an_exact_search_takes_and_prints_no_line_of_
         assert index.card["exact_ms"] > 0 and capfd.readouterr() == ("", "")
 
 
+@pytest.mark.slow
 def test_sizes_are_known_before_anything_is_built(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     store, built = make_store(tmp_path / "s", rows=1200, size=64), []
     for name in ("hnsw", "ivf", "sq8", "rabitq4", "rabitq", "pq", "binary"):

@@ -7,6 +7,7 @@ from pathlib import Path
 import numpy as np
 import pytest
 
+from mllm_embed.errors import DataError
 from mllm_embed.index.build import build_index
 from mllm_embed.index.effort import Effort
 from mllm_embed.index.kinds import KINDS
@@ -169,3 +170,23 @@ def test_what_was_looked_at_once_is_what_is_searched(tmp_path: Path) -> None:
     own.add(["r0"], vectors[1:2])
     assert [name for name, _ in stored.nearest(vectors[1:2], 2)[0]] == ["r1", "r0"]
     assert not own.alive[0] and own.alive[1:].all()
+
+
+@pytest.mark.parametrize("where", ["memory", "store", "flat"])
+def test_a_frozenset_of_ids_is_looked_up_again_once_rows_have_changed(tmp_path: Path, where: str) -> None:
+    vectors = clustered(50, 0)
+    own = store_of(tmp_path / "s", vectors)
+    gallery: Gallery = StoreGallery(own)
+    if where == "memory":
+        gallery = MemoryGallery(own.ids, vectors, [None] * 50)
+    elif where == "flat":
+        gallery = build_index(own, tmp_path / "i", "flat", show_progress=False)
+    allow = frozenset(["r1", "r2", "new"])
+    with pytest.raises(DataError, match='the id "new" is not in'):
+        gallery.nearest(vectors[:1], 5, allow=allow)
+    gallery.add(["new"], vectors[:1])
+    for _ in range(2):
+        assert {name for name, _ in gallery.nearest(vectors[:1], 5, allow=allow)[0]} == allow
+    gallery.remove(["r1"])
+    with pytest.raises(DataError, match='the id "r1" is not in'):
+        gallery.nearest(vectors[:1], 5, allow=allow)
