@@ -85,8 +85,11 @@ class VectorCache:
             raise ConfigError(
                 f"{self.folder} holds vectors of another model or of other data; remove it, or give another --vectors"
             )
-        self.done = manifest["done"]
-        self.unreadable = {name: dict(found) for name, found in manifest.get("lost", {}).items()}
+        try:
+            self.done = {str(name): int(count) for name, count in manifest["done"].items()}
+            self.unreadable = {name: dict(found) for name, found in manifest.get("lost", {}).items()}
+        except (AttributeError, TypeError, ValueError) as error:
+            raise ConfigError(f"{self.folder / MANIFEST} is damaged; remove {self.folder}") from error
 
     def _write_manifest(self) -> None:
         unreadable = {name: list(found.items()) for name, found in self.unreadable.items()}

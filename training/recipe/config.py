@@ -60,9 +60,11 @@ class Stage(Section):
     rows: Literal["pairs", "triplets", "texts"] = Field(
         description="which of the folder's files to read: pairs, triplets or texts"
     )
-    terms: list[Term] = Field(min_length=1, description="the loss: a weighted sum of InfoNCE terms")
+    terms: list[Term] = Field(min_length=1, strict=False, description="the loss: a weighted sum of InfoNCE terms")
     temperature: float = Field(default=0.05, gt=0, description="cosines are divided by it in the loss")
-    learn_temperature: Annotated[list[Annotated[float, Field(gt=0)]], Field(min_length=2, max_length=2)] | None = Field(
+    learn_temperature: (
+        Annotated[list[Annotated[float, Field(gt=0)]], Field(min_length=2, max_length=2, strict=False)] | None
+    ) = Field(
         default=None, description="learn it, from `temperature` on, within two bounds: [0.01, 0.1], say; default fixed"
     )
     mask_margin: float | None = Field(
@@ -81,7 +83,9 @@ class Stage(Section):
         description="so many of the hard negatives that a row has, the first; by default all",
     )
     matryoshka: list[Annotated[int, Field(gt=0)]] = Field(
-        default=[], description="first dimensions that must do alone too, say [64, 128]: vectors can be cut to them"
+        default=[],
+        strict=False,
+        description="first dimensions that must do alone too, say [64, 128]: vectors can be cut to them",
     )
     batch_size: int = Field(
         default=64,

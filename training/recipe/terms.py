@@ -23,7 +23,9 @@ class Section(BaseModel):
 
 
 Roles = Annotated[
-    list[RoleName], BeforeValidator(lambda value: [value] if isinstance(value, str) else value), Field(min_length=1)
+    list[RoleName],
+    BeforeValidator(lambda value: [value] if isinstance(value, str) else value),
+    Field(min_length=1, strict=False),
 ]
 
 
@@ -32,7 +34,9 @@ class Term(Section):
 
     query: Roles = Field(description="what asks: a role, or a list of them that share one softmax")
     positive: Roles = Field(description="what must be found: a role, or a list with one for each query")
-    negatives: list[RoleName] = Field(default=[], description="roles that join the candidates as hard negatives")
+    negatives: list[RoleName] = Field(
+        default=[], strict=False, description="roles that join the candidates as hard negatives"
+    )
     symmetric: bool = Field(default=False, description="also let each positive find its query, and take the mean")
     same_side: bool = Field(
         default=False, description="the other queries are negatives too; with symmetric this is NT-Xent"

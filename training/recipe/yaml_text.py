@@ -25,13 +25,16 @@ _NUMBERS = {
 }
 
 
+def _without_numbers_and_dates(resolvers: list[tuple[str, Any]]) -> list[tuple[str, Any]]:
+    """Return those of YAML 1.1's rules for what a bare word means that stay."""
+    return [(tag, word) for tag, word in resolvers if tag not in (_INT, _FLOAT, "tag:yaml.org,2002:timestamp")]
+
+
 class _Loader(yaml.SafeLoader):
     """A loader of plain data that says no to what a recipe never holds."""
 
-    # without those of YAML 1.1 for numbers and dates
     yaml_implicit_resolvers = {  # noqa: RUF012 - as in its base
-        letter: [(tag, pattern) for tag, pattern in found if tag not in (_INT, _FLOAT, "tag:yaml.org,2002:timestamp")]
-        for letter, found in yaml.SafeLoader.yaml_implicit_resolvers.items()
+        letter: _without_numbers_and_dates(found) for letter, found in yaml.SafeLoader.yaml_implicit_resolvers.items()
     }
 
     def __init__(self, text: str):

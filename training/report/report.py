@@ -5,7 +5,7 @@ from __future__ import annotations
 from collections.abc import Sequence
 from pathlib import Path
 
-from mllm_embed.errors import DataError
+from mllm_embed.errors import DataError, reason
 from mllm_embed.files import atomic_file, write_file
 
 from .curves import draw
@@ -13,6 +13,7 @@ from .run_log import LOG_FILE, Line, read_log
 
 PICTURE, TEXT = "report.png", "report.md"
 _DPI = 110
+_NEEDED = ("loss", "rows", "tokens", "pictures", "seconds", "memory_gib")
 
 
 def write_report(run: Path) -> list[str]:
@@ -33,10 +34,11 @@ def _read_rows(path: Path) -> list[Line]:
         rows = read_log(path)
     except FileNotFoundError as error:
         raise DataError(f"{path} is missing: give the output folder of a training run") from error
-    except (ValueError, OSError) as error:
-        raise DataError(f"{path} is damaged ({error}); its run cannot be reported") from error
-    if not all({"stage", "step"} <= row.keys() for row in rows):
-        raise DataError(f"{path} is damaged: it holds lines without stage and step; its run cannot be reported")
+    except OSError as error:
+        raise DataError(f"{path} cannot be read: {reason(error)}") from error
+    figures = [row.get(name) for row in rows if "loss" in row for name in _NEEDED]
+    if not all(isinstance(figure, (int, float)) for figure in figures):
+        raise DataError(f"{path} is damaged: a step lacks one of {', '.join(_NEEDED)}; its run cannot be reported")
     if not rows:
         raise DataError(f"{path} is empty: the run has not made a step yet")
     return rows

@@ -10,6 +10,7 @@ from typing import Any
 from tqdm import tqdm
 from transformers import TrainerCallback
 
+from mllm_embed.errors import DataError, reason
 from mllm_embed.files import write_file, writing
 
 LOG_FILE = "log.jsonl"
@@ -63,9 +64,19 @@ class JsonLog(TrainerCallback):
 
 
 def read_log(path: Path) -> list[Line]:
-    """Return the lines of a log; a full disk or a kill may have cut the last one, which is left out."""
-    *lines, _ = path.read_text(encoding="utf-8").split("\n")
-    return [json.loads(line) for line in lines]
+    """Return the lines of a log; a full disk or a kill may have cut the last one, which is left out.
+
+    Raises FileNotFoundError without the file, DataError for one that is damaged.
+    """
+    try:
+        *lines, _ = path.read_text(encoding="utf-8").split("\n")
+        rows = [json.loads(line) for line in lines]
+        whole = all(isinstance(row["stage"], str) and isinstance(row["step"], int) for row in rows)
+    except (ValueError, RecursionError, TypeError, KeyError) as error:
+        raise DataError(f"{path} is damaged ({reason(error)}); move it away, and the run goes on without it") from error
+    if not whole:
+        raise DataError(f"{path} is damaged: it holds lines without stage and step; move it away")
+    return rows
 
 
 class Console(TrainerCallback):

@@ -23,6 +23,7 @@ from ..recipe.config import Recipe
 from .checkpoints import CHECKPOINT, KEPT_CHECKPOINTS, checkpoint_bytes, clear
 
 RUN_FILE = "run.json"
+_GIT_SECONDS = 10
 
 
 def check_output(recipe: Recipe, data: dict[str, str]) -> list[str]:
@@ -111,5 +112,10 @@ def _commit() -> str | None:
     here = Path(__file__).resolve().parents[2]
     if not (here / ".git").exists() or not shutil.which("git"):
         return None
-    answer = subprocess.run(["git", "rev-parse", "HEAD"], capture_output=True, text=True, cwd=here)
+    try:
+        answer = subprocess.run(
+            ["git", "rev-parse", "HEAD"], capture_output=True, text=True, cwd=here, timeout=_GIT_SECONDS
+        )
+    except (OSError, subprocess.TimeoutExpired):
+        return None
     return answer.stdout.strip() or None

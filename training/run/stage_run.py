@@ -36,6 +36,7 @@ from ..distributed.zero import whole
 from ..loss.temperature import Temperature
 from ..recipe.checks import first_process, processes
 from ..recipe.config import Recipe, Stage
+from ..report.board import Board, untold_in_threads
 from ..report.run_log import LOG_FILE, Console, JsonLog
 from .advice import Advice
 from .checkpoints import checkpoint_name, last_checkpoint, step_of
@@ -98,7 +99,7 @@ class StageRun:
         if first_process():
             self._print_start(checkpoint)
         stopping.rows = self._rows_wait if self.recipe.workers else None
-        with self._rows_wait.told():
+        with self._rows_wait.told(), untold_in_threads():
             trainer.train(resume_from_checkpoint=str(self.home / checkpoint) if checkpoint else None)
         if trainer.state.global_step < trainer.state.max_steps:
             stopping.check()  # where no checkpoint was written, since the vectors look collapsed
@@ -172,7 +173,7 @@ class StageRun:
             order=self._order(),
             data_collator=Handover(collate, progress), stopping=stopping,
             unreadable=UnreadableLog(unreadable, len(self.rows) // processes(), stage.max_unreadable),
-            callbacks=[log, Console(self.name), Advice(stage, self.rows.sample(), banks, log), stopping],
+            callbacks=[Board(), log, Console(self.name), Advice(stage, self.rows.sample(), banks, log), stopping],
         )  # fmt: skip
         trainer.remove_callback(PrinterCallback)
         return trainer
@@ -194,7 +195,7 @@ class StageRun:
             num_train_epochs=stage.epochs, max_steps=stage.steps or -1, learning_rate=stage.learning_rate,
             lr_scheduler_type=stage.schedule, warmup_steps=stage.warmup, weight_decay=stage.weight_decay,
             save_steps=stage.save_steps, logging_steps=10, logging_first_step=True,
-            report_to=["tensorboard"], remove_unused_columns=False, label_names=[], disable_tqdm=True,
+            report_to=[], remove_unused_columns=False, label_names=[], disable_tqdm=True,
         )  # fmt: skip
         if arguments.device.type == "cuda":
             # one process a GPU: where Trainer sees several it would wrap the model in DataParallel
@@ -206,7 +207,10 @@ class StageRun:
             return self.stage.chunk_tokens
         path = self.home / f"chunk_tokens_{world()[0]}.json"
         if path.is_file():  # what a GPU shows depends on what ran before; a run that goes on cuts as it did
-            return read_json(path, f"remove {path}")
+            kept = read_json(path, f"remove {path}")
+            if type(kept) is not int or kept < 1:
+                raise DataError(f"{path} is damaged: it holds no number of tokens; remove {path}")
+            return kept
         longest = self._longest_input(examples)
         one, two = (self.embedder.item_processor([longest] * count) for count in (1, 2))
         tokens = find_chunk_tokens(self.encoder, one, two, self.bf16)

@@ -8,13 +8,14 @@ from pathlib import Path
 from typing import Any
 
 import torch
+from safetensors import SafetensorError
 from safetensors.torch import load_file, save_file
 from torch import Tensor, nn
 from torch.utils.data import Sampler
 from transformers import Trainer
 from transformers.trainer import SCHEDULER_NAME
 
-from mllm_embed.errors import ModelError
+from mllm_embed.errors import ModelError, reason
 from mllm_embed.files import check_space, write_json
 
 from ..batch.collator import ContrastiveBatch
@@ -230,7 +231,11 @@ class ContrastiveTrainer(Trainer):
         return prepared
 
     def _load_from_checkpoint(self, resume_from_checkpoint: str, model: nn.Module | None = None) -> None:
-        weights, wanted = load_file(Path(resume_from_checkpoint) / TRAINABLE_FILE), self._trainable
+        path, wanted = Path(resume_from_checkpoint) / TRAINABLE_FILE, self._trainable
+        try:
+            weights = load_file(path)
+        except (OSError, SafetensorError) as error:  # of the best weights, which have no seal
+            raise ModelError(f"{path} is damaged ({reason(error)}); remove {path.parent.parent}") from error
         if weights.keys() != wanted.keys():
             raise ModelError(f"{resume_from_checkpoint} was made with other LoRA settings; start a new output folder")
         for name, parameter in wanted.items():

@@ -112,7 +112,12 @@ def read_best(folder: Path) -> dict[str, Any] | None:
     """Return what the best weights reached, and at which step; None where there are none."""
     if not (folder / _FILE).is_file():
         return None
-    return read_json(folder / _FILE, f"remove {folder.parent} to train the stage again")
+    again = f"remove {folder.parent} to train the stage again"
+    best = read_json(folder / _FILE, again)
+    kinds = {"step": int, "recall@1": float, "benchmark": str}
+    if not isinstance(best, dict) or not all(type(best.get(key)) is kind for key, kind in kinds.items()):
+        raise DataError(f"{folder / _FILE} is damaged; {again}")
+    return best
 
 
 def best_in_words(best: Mapping[str, Any]) -> str:
