@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import threading
+import time
 from collections.abc import Iterable, Iterator
 from multiprocessing.pool import ThreadPool
 from typing import Any
@@ -13,6 +14,9 @@ from mllm_embed.generate.answer_cache import CUT, REFUSED, CachedAnswer
 
 CHAT_PATH = "/chat/completions"
 TRIES = 7  # waiting 0, 2, 4 ... 32 seconds between them, or what the server says
+LONGEST_PAUSE = 300  # seconds, whatever a busy server asks for
+_PART = 32  # bytes that are waited for at once: each may take the whole timeout too, where a server drips
+_LONGEST = 1 << 26  # bytes of an answer
 LOST = 3  # tries where no answer comes at all: each may take the whole timeout
 PASSING = (408, 429, 500, 502, 503, 504, 529)
 ABOUT_THE_PROMPT = (400, 413, 422)
@@ -34,7 +38,7 @@ class Endpoint:
         key: goes into the header and nowhere else.
         body: sent beside model and messages.
         concurrency: prompts that are asked at a time.
-        timeout: seconds to wait for an answer.
+        timeout: seconds to wait for an answer, the whole of it.
 
     Nothing is sent before `ask`. Raises ConfigError for an address or a key that is none.
     """
@@ -70,8 +74,9 @@ class Endpoint:
         body = {**self._body, "messages": [{"role": "user", "content": prompt}]}
         try:
             response = self._session().post(
-                self._url, json=body, timeout=(10, self._timeout), allow_redirects=False, auth=self._sign
+                self._url, json=body, timeout=(10, self._timeout), allow_redirects=False, auth=self._sign, stream=True
             )
+            self._receive(response)
         except (requests.RequestException, UnicodeError) as error:  # an odd host name ends in the latter
             cause, cure = _cause(error), "check --endpoint"
             if isinstance(cause, ReadTimeoutError):
@@ -84,6 +89,22 @@ class Endpoint:
             cure = CURES.get(response.status_code, "run the same command later, or check --endpoint")
             raise ModelError(self._hidden(f"{self._shown} answers {_status(response)}; {cure}"))
         return self._read(response)
+
+    def _receive(self, response: Any) -> None:
+        """Read the body of an answer. Raises ModelError for one without an end: a read has a timeout of its own."""
+        until, parts, size = time.monotonic() + self._timeout, [], 0
+        with response:
+            for part in response.iter_content(_PART):
+                parts.append(part)
+                size += len(part)
+                if time.monotonic() > until:
+                    raise ModelError(
+                        f"no whole answer from {self._shown} within {self._timeout} s; give more with --timeout, or "
+                        "lower --concurrency"
+                    )
+                if size > _LONGEST:
+                    raise ModelError(f"{self._shown} answers with more than {_LONGEST >> 20} MiB; check --endpoint")
+        response._content = b"".join(parts)  # where requests itself keeps what it has read
 
     def _read(self, response: Any) -> CachedAnswer:
         try:
@@ -104,7 +125,15 @@ class Endpoint:
         from urllib3.util import Retry
 
         if not hasattr(self._sessions, "session"):
-            retry = Retry(
+
+            class Patience(Retry):
+                """Retries that wait as long as a server asks for, within reason."""
+
+                def get_retry_after(self, response: Any) -> float | None:
+                    asked = super().get_retry_after(response)
+                    return None if asked is None else min(asked, LONGEST_PAUSE)
+
+            retry = Patience(
                 TRIES - 1, connect=LOST - 1, read=LOST - 1, allowed_methods=None, status_forcelist=PASSING,
                 raise_on_status=False, backoff_factor=1, backoff_max=60, backoff_jitter=1,
             )  # fmt: skip

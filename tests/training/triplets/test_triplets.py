@@ -14,6 +14,7 @@ from pathlib import Path
 from typing import Any
 
 import pytest
+from urllib3 import HTTPResponse
 
 from chat_server import Server, good
 from mllm_embed.data.folder import DataFolder
@@ -292,6 +293,27 @@ def test_mistakes_are_one_sentence(
     filled = [word.replace("{data}", str(captions)).replace("{url}", server.url) for word in words]
     assert message in refused(*filled)
     assert not server.asked and not (captions / "triplets.jsonl").exists()
+
+
+def test_an_answer_that_never_ends_is_waited_for_no_longer_than_said(
+    captions: Path, server: Server, refused, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    def drip(self) -> None:
+        self.send_response(200)
+        self.send_header("Content-Length", "100000")
+        self.end_headers()
+        for _ in range(4000):  # longer than the test may take
+            self.wfile.write(b" ")
+            time.sleep(0.02)
+
+    monkeypatch.setattr(server.http.RequestHandlerClass, "do_POST", drip)
+    told = refused(str(captions), "--endpoint", server.url, "--model", "m", "--timeout", "1")
+    assert "no whole answer from" in told and "within 1 s; give more with --timeout" in told
+
+
+def test_a_busy_server_is_not_waited_for_a_day() -> None:
+    asked = endpoint.Endpoint("http://127.0.0.1:1/v1", "m", None, {})._session().get_adapter("http://x").max_retries
+    assert asked.get_retry_after(HTTPResponse(headers={"Retry-After": "86400"})) == endpoint.LONGEST_PAUSE
 
 
 @pytest.mark.parametrize("words", [["--limit", "0"], ["--temperature", "x"], ["--extra", "[1]"], ["--timeout", "-1"]])
