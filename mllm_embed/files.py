@@ -9,7 +9,9 @@ import os
 import platform
 import re
 import shutil
+import sys
 import tempfile
+import threading
 from collections.abc import Iterator
 from contextlib import contextmanager, suppress
 from pathlib import Path
@@ -21,6 +23,7 @@ from filelock import lock_descriptor, unlock_descriptor
 from .errors import ConfigError, DataError, MLLMEmbedError, reason
 
 LOCK_FILE = ".lock"
+_SILENT = 5.0  # seconds that a lock is waited for without a word
 # in the messages of RuntimeErrors in which torch and FAISS say that a file cannot be written
 _CANNOT_WRITE = ("inline_container", "iostream", "PytorchStreamWriter", "faiss/impl/io")
 # what safetensors and tokenizers, and FAISS, say of a failing disk, with the system's reason
@@ -146,7 +149,7 @@ def _locked(path: Path, wait: bool) -> BinaryIO | None:
     while True:
         file = path.open("ab")
         try:
-            held = lock_descriptor(file.fileno(), blocking=wait)
+            held = _take(path, file, wait)
         except OSError as error:
             file.close()
             if error.errno != errno.ESTALE:
@@ -154,10 +157,36 @@ def _locked(path: Path, wait: bool) -> BinaryIO | None:
             continue  # on a network file system: another machine has removed this file since
         # a lock on a file that its holder has removed since is worth nothing: the next process locks the next file
         if held and _is_at(path, file):
+            with suppress(OSError):  # a full disk takes no name
+                os.truncate(file.fileno(), 0)
+                os.write(file.fileno(), f"process {os.getpid()} on {platform.node()}".encode())
             return file
         file.close()
         if not held:
             return None
+
+
+def _take(path: Path, file: BinaryIO, wait: bool) -> bool:
+    """Lock an open file; a wait of more than a moment says for whom."""
+    if lock_descriptor(file.fileno(), blocking=False):
+        return True
+    if not wait:
+        return False
+    telling = threading.Timer(_SILENT, _tell_whom, [path])
+    telling.daemon = True
+    telling.start()
+    try:
+        return lock_descriptor(file.fileno(), blocking=True)
+    finally:
+        telling.cancel()
+
+
+def _tell_whom(path: Path) -> None:
+    try:
+        holder = path.read_text(encoding="utf-8")
+    except (OSError, ValueError):
+        holder = ""
+    print(f"waiting for {holder or 'another process'}, which writes to {path.parent}", file=sys.stderr, flush=True)
 
 
 def _is_at(path: Path, file: BinaryIO) -> bool:

@@ -15,9 +15,9 @@ from __future__ import annotations
 import argparse
 import json
 import random
+from concurrent.futures import ProcessPoolExecutor
 from dataclasses import dataclass
 from functools import partial
-from multiprocessing import Pool
 from pathlib import Path
 
 from mllm_embed.errors import ConfigError, DataError, user_errors
@@ -173,8 +173,8 @@ class Pictures:
 
         for parent in {path.parent for path in self.wanted}:
             parent.mkdir(parents=True, exist_ok=True)
-        with Pool(2) as pool:
-            done = pool.imap_unordered(partial(_paint_file, painter), self.wanted.items(), chunksize=200)
+        with ProcessPoolExecutor(2) as pool:  # which notices a worker that dies
+            done = pool.map(partial(_paint_file, painter), self.wanted.items(), chunksize=200)
             for _ in tqdm(done, total=len(self.wanted), desc="painting scenes", unit="picture", mininterval=1):
                 pass
 

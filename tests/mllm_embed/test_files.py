@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import platform
 import resource
 import signal
 import subprocess
@@ -23,6 +24,7 @@ from safetensors.torch import save_file
 from tokenizers import Tokenizer
 from tokenizers.models import WordLevel
 
+from mllm_embed import files
 from mllm_embed.errors import ConfigError, DataError
 from mllm_embed.files import (
     LOCK_FILE,
@@ -104,6 +106,17 @@ def test_a_process_that_waits_gets_the_lock(tmp_path: Path) -> None:
     process.communicate("\n", timeout=60)
     waiter.join(timeout=60)
     assert got.is_set() and not list(tmp_path.iterdir())
+
+
+def test_a_long_wait_says_for_whom(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
+) -> None:
+    monkeypatch.setattr(files, "_SILENT", 0.1)
+    process = holder(tmp_path / LOCK_FILE)
+    threading.Timer(0.6, process.communicate, ["\n"]).start()
+    with folder_lock(tmp_path, wait=True):
+        told = capsys.readouterr().err
+    assert told == f"waiting for process {process.pid} on {platform.node()}, which writes to {tmp_path}\n"
 
 
 def test_many_that_wait_hold_it_one_by_one_though_each_removes_the_file(tmp_path: Path) -> None:
