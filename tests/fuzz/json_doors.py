@@ -117,7 +117,7 @@ _SPOILT = object()  # in the place of what JSON has no word for, or has two
 def json_list(text: str, whole: bool = True) -> list[Any]:
     """Return the elements of a JSON list, decoded with surrogates for bytes that are no UTF-8.
 
-    An element that holds such a byte, a number that is none, or a key twice, is None. Raises ValueError for a text that
+    An element that holds such a byte, an infinite number, or a key twice, is None. Raises ValueError for a text that
     is no list; with `whole` False gives [None] for it.
     """
 
@@ -125,7 +125,10 @@ def json_list(text: str, whole: bool = True) -> list[Any]:
         return dict(found) if len(dict(found)) == len(found) else _SPOILT
 
     try:
-        found = json.loads(text, object_pairs_hook=pairs, parse_constant=lambda _: _SPOILT)
+        # NaN is nothing, as tables write it
+        found = json.loads(
+            text, object_pairs_hook=pairs, parse_constant=lambda name: None if name == "NaN" else _SPOILT
+        )
     except (ValueError, RecursionError):
         if whole:
             raise ValueError("no JSON") from None

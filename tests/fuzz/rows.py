@@ -5,6 +5,7 @@ from __future__ import annotations
 import csv
 import io
 import json
+import math
 import tarfile
 from collections.abc import Callable
 from typing import Any, NamedTuple
@@ -99,7 +100,9 @@ def _strict(text: str) -> Any:
             raise Bad("a key twice")
         return dict(found)
 
-    def constant(name: str) -> Any:
+    def constant(name: str) -> float:
+        if name == "NaN":
+            return math.nan  # which tables write where there is nothing
         raise Bad(name)
 
     return json.loads(text, object_pairs_hook=pairs, parse_constant=constant)
@@ -116,18 +119,22 @@ def row_of(record: Any) -> Row:
     """Return the row that a record holds. Raise Bad for one that must be told of."""
     if not isinstance(record, dict):
         raise Bad("no object")
-    values = {name: record.get(name) for name in FIELDS}
-    values = {name: None if isinstance(value, str) and not value.strip() else value for name, value in values.items()}
+    values = {name: None if _nothing(record.get(name)) else record.get(name) for name in FIELDS}
     for name, value in values.items():
         text = isinstance(value, str) and not any("\ud800" <= letter <= "\udfff" for letter in value)
-        kinds = text or value is None or (name == "image" and isinstance(value, bytes))
-        if not kinds and not (name == "id" and isinstance(value, int) and not isinstance(value, bool)):
+        fine = text or value is None or (name == "image" and isinstance(value, bytes))
+        # ids are what Python writes, numbers and truth values too
+        if not fine and not (name == "id" and isinstance(value, (int, float)) and math.isfinite(value)):
             raise Bad(f"{name} is {value!r}"[:80])
     picture, name = values["image"], values["id"]
     name = name if name is not None else picture
     if all(values[field] is None for field in FIELDS[1:]) or name is None or isinstance(name, bytes):
         raise Bad("nothing to embed, or no id")
     return Row(str(name), (values["text"], values["instruction"]), picture)
+
+
+def _nothing(value: Any) -> bool:
+    return value is None or value != value or (isinstance(value, str) and not value.strip())
 
 
 def _json(data: bytes) -> list[Any]:
