@@ -67,8 +67,20 @@ def _benchmark(results: Sequence[SavedResult]) -> Iterable[Block]:
         if own is not first:
             yield f"A table of its own, not to be compared with the first: {_other_protocol(first, own)}."
         yield f"Ties: {own.ties}. Fingerprint: {own.fingerprint[:12]}."
+        yield from _other_pictures(group)
         yield from _tables(group)
         yield from _tests(group)
+
+
+def _other_pictures(group: Sequence[SavedResult]) -> Iterable[Block]:
+    """Yield a warning where the results of a group were measured on other picture files, which have the same names."""
+    seen = [(label, result.pictures) for label, result in zip(_labels(group), group, strict=True) if result.pictures]
+    others = [label for label, pictures in seen if pictures != seen[0][1]]
+    if others:
+        yield (
+            f"The picture files of {', '.join(others)} are of other sizes than those of {seen[0][0]}: of the same "
+            "names, but perhaps not the same pictures."
+        )
 
 
 def _other_protocol(first: SavedResult, result: SavedResult) -> str:

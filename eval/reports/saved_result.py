@@ -37,6 +37,7 @@ class SavedResult:
     Attributes:
         model: and adapter; "" for given vectors.
         ties: the rule for equal scores, in words.
+        pictures: a digest of the sizes of the picture files; None for given vectors, whose pictures nobody has seen.
         columns: column -> (task, metric).
         printed: metrics that papers print; empty for all.
         means: columns that are means over those -> what they are made of.
@@ -50,6 +51,7 @@ class SavedResult:
     title: str
     fingerprint: str
     ties: str
+    pictures: str | None
     columns: Mapping[str, tuple[str, str]]
     printed: tuple[str, ...]
     means: Mapping[str, tuple[str, ...]]
@@ -119,6 +121,7 @@ def _result(folder: Path, content: Any) -> SavedResult:
         title=title,
         fingerprint=fingerprint,
         ties=str(content["protocol"].get("ties", "none, ranked lists were given")),
+        pictures=content["protocol"].get("pictures"),
         columns=columns,
         printed=tuple(map(str, content["benchmark"]["printed"])),
         means=means,

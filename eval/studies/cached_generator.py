@@ -39,9 +39,10 @@ class CachedGenerator:
         self._cache = AnswerCache(folder / CACHE)
         self._contents: dict[str, str] = {}
         settings = embedder.settings
-        # what changes the model changes its answers, and must not find those of another
+        # what changes the model, or what it is shown, changes its answers, and must not find those of another
         self._identity = {
             "model": settings.base_fingerprint or settings.base,
+            "processor": embedder.provenance["processor"],
             "dtype": str(embedder.dtype),
             "quantization": embedder.quantization,
         }

@@ -155,6 +155,18 @@ def test_another_tie_rule_and_other_words_are_never_mixed(tmp_path: Path) -> Non
     assert "the fingerprint there is " in parts[2] and "words" in parts[2]
 
 
+def test_pictures_of_other_sizes_are_told(suites: dict[str, Suite], tmp_path: Path) -> None:
+    for name, pictures in (("a", "0"), ("b", "1"), ("c", "0"), ("given", None)):
+        run(tmp_path / name, suites["cirr"], 1.0)
+        replaced(
+            tmp_path / name / "result.json",
+            lambda content, seen=pictures: spoil(content, "protocol", "pictures", value=seen),
+        )
+    told = "The picture files of b are of other sizes than those of a: of the same names, but perhaps not the same"
+    assert told in compare([tmp_path / name for name in ("a", "b", "c", "given")], "markdown")
+    assert "picture files" not in compare([tmp_path / name for name in ("a", "c", "given")], "markdown")
+
+
 def test_several_benchmarks_each_have_a_section(suites: dict[str, Suite], tmp_path: Path) -> None:
     for name in ("cirr", "circo"):
         run(tmp_path / f"my {name}", suites[name], 1.0)

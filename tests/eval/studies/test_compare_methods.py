@@ -195,6 +195,14 @@ def test_answers_are_kept_and_cost_the_same_the_second_time(
     assert min(one.seconds, two.seconds) >= asked
 
 
+def test_answers_of_another_chat_template_are_not_taken(embedder: MLLMEmbedder, data: Path, tmp_path: Path) -> None:
+    suite, chosen = open_suite("folder", data), {"caption rewrite": methods()["caption rewrite"]}
+    compare_methods(embedder, suite, chosen, tmp_path)
+    embedder.processor.chat_template += " "
+    compare_methods(embedder, suite, chosen, tmp_path)
+    assert len((tmp_path / "answers.jsonl").read_text().splitlines()) == 16
+
+
 def test_settings_are_chosen_on_other_queries_alone(embedder: MLLMEmbedder, data: Path, tmp_path: Path) -> None:
     suite = open_suite("folder", data)
     chosen = {"edit strength": methods()["edit strength"]}
