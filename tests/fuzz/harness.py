@@ -13,6 +13,7 @@ import re
 import resource
 import signal
 import sys
+import time
 import traceback
 from collections import Counter
 from collections.abc import Callable, Sequence
@@ -79,12 +80,15 @@ def sift(door: str, cases: Sequence[Case], judge: Callable[[Case], str]) -> None
     """
     faults: list[tuple[str, str, str]] = []
     ends: Counter[str] = Counter()
+    seconds: dict[str, float] = {}
     at = 0
     while at < len(cases):
-        at = _process(cases, at, judge, ends, faults)
+        at = _process(cases, at, judge, ends, faults, seconds)
     faults.sort(key=lambda fault: _FAULTS.index(fault[0]))
     lines = [f"- **{kind}** {name}: {detail}" for kind, name, detail in faults]
+    longest = max(seconds, key=lambda name: seconds[name])
     head = f"{door}: {len(cases)} inputs, {dict(ends)}, {len(faults)} faults"
+    head += f"; {sum(seconds.values()):.1f} s, at most {seconds[longest]:.1f} s ({longest})"
     if "FUZZ_REPORT" in os.environ:
         Path(os.environ["FUZZ_REPORT"], f"{door}.md").write_text("\n".join([f"# {head}", *lines, ""]))
     print(head, file=sys.stderr)
@@ -97,8 +101,9 @@ def _process(
     judge: Callable[[Case], str],
     ends: Counter[str],
     faults: list[tuple[str, str, str]],
+    seconds: dict[str, float],
 ) -> int:
-    """Judge cases from `start` on in one process; return the first that is still to be judged."""
+    """Judge cases from `start` on in one process, and fill in how they end; return the first still to be judged."""
     near, far = multiprocessing.get_context("fork").Pipe(duplex=False)
     sys.stdout.flush()
     sys.stderr.flush()
@@ -110,7 +115,10 @@ def _process(
     at = start
     try:
         while at < min(start + _CHUNK, len(cases)):
-            if not near.poll(SECONDS):
+            began = time.perf_counter()
+            answered = near.poll(SECONDS)
+            seconds[cases[at].name] = time.perf_counter() - began
+            if not answered:
                 os.kill(child, signal.SIGKILL)
                 faults.append(("hang", cases[at].name, f"no answer in {SECONDS} s"))
                 return at + 1
