@@ -43,7 +43,8 @@ WHOLE: dict[str, tuple[str, ...]] = {
     "train make-triplets": ("{data}", "--output", "{new}"),
 }
 _PATHS = ("", "{missing}", "{file}", "/dev/null", "{long}", "\udce9", "https://example.org/x", "file:///etc")
-_COUNTS = ("0", "-1", "1.5", "x", "", "nan", "1e3", "9" * 400)
+_HUGE = "9" * 400
+_COUNTS = ("0", "-1", "1.5", "x", "", "nan", "1e3", _HUGE)
 _FLOATS = ("x", "", "nan", "inf", "-inf", "1e999")
 _MODELS = (
     "",
@@ -94,7 +95,7 @@ OPTIONS: dict[str, dict[str, tuple[str, ...]]] = {
         "--kind": ("", "flatt", "IVF"),
         "--target": ("", "recall", "recall>=2", "recall>=x", "recall<=1", "size>=1", "size<=1/0", "latency<=-1ms"),
         "--queries": _PATHS,
-        "--seed": ("x", "-1", "1.5", "9" * 400, "99999999999999999999"),
+        "--seed": ("x", "-1", "1.5", _HUGE, "99999999999999999999"),
         "--update": ("",),
     },
     "embed remove": {"--ids": (*_PATHS, "{ids}", "{blank}"), "ID": ("", "a1", "zz", "\udce9", "A0")},
@@ -106,7 +107,7 @@ OPTIONS: dict[str, dict[str, tuple[str, ...]]] = {
         "--output": ("{file}", "{file}/x", "{long}", "/proc/x"),
         "--save-vectors": ("{file}", "{long}", "/proc/x"),
         "--edit-strength": _FLOATS,
-        "--sheet": ("-1", "x", "1.5", "", "9" * 400),
+        "--sheet": ("-1", "x", "1.5", "", _HUGE),
         "--ties": ("", "first"),
         "--query-model": _MODELS,
         "--query-adapter": ("{adapter}", ""),
@@ -173,8 +174,6 @@ _FINE = {
     ("eval methods", "--tune-on", "folder={data}"),
     ("embed search", "--rerank", "0"),
     ("embed index", "--seed", "99999999999999999999"),
-    ("embed index", "--seed", "9" * 400),
-    ("eval run", "--sheet", "9" * 400),
 }
 
 
@@ -227,22 +226,30 @@ def test_odd_command_lines(
 
     def judge(case: Case) -> str:
         command, option, value = case.what
+        _swept(tmp_path, whole)  # of a command line that fell over
         line = [_filled(word, places) for word in _line(command, option, value)]
         code, out, err = _run(MAINS[command.split()[0]], line)
-        left = sorted(_listing(tmp_path) - whole)
-        for name in left:
-            shutil.rmtree(tmp_path / name) if (tmp_path / name).is_dir() else (tmp_path / name).unlink()
-        if code in (0, 1) and case.what in _FINE:
-            return RIGHT
+        left = _swept(tmp_path, whole)
+        if code in (0, 1) and (case.what in _FINE or value == _HUGE):
+            return RIGHT  # of a huge number there is as much as there is
         # argparse says how the command is used, and then what is wrong
         told = [text for text in err.splitlines() if text.startswith("error: ") or ": error: " in text]
         expect(code == 2, f"exit code {code}: {(err or out)[-200:]}")
         assert len(told) == 1 and err.rstrip().endswith(told[0].rstrip()), f"no sentence: {err[-300:]!r}"
         assert len(told[0]) < 3000, f"a sentence of {len(told[0]):,} letters"
-        expect(not left, f"left {left[:3]} behind")
+        # a figure that was measured is kept where the vectors cannot be
+        expect(not left or case.what == ("eval run", "--save-vectors", "/proc/x"), f"left {left[:3]} behind")
         return TOLD
 
     sift("commands", CASES, judge)
+
+
+def _swept(folder: Path, whole: set[str]) -> list[str]:
+    """Remove from a folder what is not of the whole one; return its names."""
+    left = sorted(_listing(folder) - whole)
+    for name in left:
+        shutil.rmtree(folder / name) if (folder / name).is_dir() else (folder / name).unlink()
+    return left
 
 
 def _run(main: Callable[[Sequence[str]], int], line: list[str]) -> tuple[int, str, str]:
