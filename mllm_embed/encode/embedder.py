@@ -241,7 +241,7 @@ class MLLMEmbedder(QueryDocument):
 
         Returns [N, D] in the order of the inputs, float32 and L2-normalised, or int8, or [N, ceil(D / 8)] uint8. Raises
         DataError for an input that cannot be embedded, ImageError for an unreadable picture, ConfigError for an option
-        that does not fit.
+        that does not fit, ModelError for a model that makes NaN of an input.
         """
         items = items_of(inputs)
         if batch_size < 1:
@@ -251,6 +251,7 @@ class MLLMEmbedder(QueryDocument):
         check_dim(dim, self.model.width)
         work = self.plan(items, batch_size=batch_size, skip_unreadable=unreadable is not None)
         encoded = self.execute(work, packed=packed, show_progress=show_progress)
+        encoded.check_finite()
         if unreadable is not None:
             unreadable.update(encoded.failures)
         vectors = to_precision(truncate(encoded.vectors, dim or self.dim), precision)

@@ -8,6 +8,7 @@ import numpy as np
 import torch
 from tqdm import tqdm
 
+from ..errors import ModelError
 from ..inputs.item_processor import ItemProcessor
 from ..model.embedding_model import EmbeddingModel
 from ..model.prefix_cache import SharedBatch
@@ -26,6 +27,15 @@ class Encoded:
 
     vectors: np.ndarray
     failures: dict[int, str]
+
+    def check_finite(self) -> None:
+        """Raise ModelError for the first vector that holds NaN or infinite numbers, by its place in the list."""
+        bad = np.flatnonzero(~np.isfinite(self.vectors).all(axis=1))
+        if len(bad):
+            raise ModelError(
+                f"the vector of input {bad[0]} of {len(self.vectors)} (from 0) holds NaN: nothing can be near it; mend "
+                "the model, or compute in float32"
+            )
 
 
 def execute(plan: EncodingPlan, model: EmbeddingModel, items: ItemProcessor, packed: bool, bar: tqdm) -> Encoded:

@@ -13,7 +13,9 @@ WANTED = 2000
 
 @pytest.mark.slow
 def test_there_are_thousands_of_inputs() -> None:
-    doors = sorted(path.stem for path in Path(__file__).parent.glob("test_*.py") if path.stem not in ("test_count", "test_harness"))
+    doors = sorted(
+        path.stem for path in Path(__file__).parent.glob("test_*.py") if path.stem not in ("test_count", "test_harness")
+    )
     counts: dict[str, int] = {}
     for door in doors:
         cases: Sized = importlib.import_module(f"fuzz.{door}").CASES
