@@ -251,7 +251,7 @@ class MLLMEmbedder(QueryDocument):
         check_dim(dim, self.model.width)
         work = self.plan(items, batch_size=batch_size, skip_unreadable=unreadable is not None)
         encoded = self.execute(work, packed=packed, show_progress=show_progress)
-        encoded.check_finite()
+        encoded.check_finite(inputs)
         if unreadable is not None:
             unreadable.update(encoded.failures)
         vectors = to_precision(truncate(encoded.vectors, dim or self.dim), precision)

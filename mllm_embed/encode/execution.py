@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from collections.abc import Sequence
 from dataclasses import dataclass
 
 import numpy as np
@@ -14,6 +15,8 @@ from ..model.embedding_model import EmbeddingModel
 from ..model.prefix_cache import SharedBatch
 from .planning import EncodingPlan
 from .prefetch import ModelInput, prefetch
+
+_SHOWN = 80  # letters of an input in a message
 
 
 @dataclass(frozen=True)
@@ -28,13 +31,14 @@ class Encoded:
     vectors: np.ndarray
     failures: dict[int, str]
 
-    def check_finite(self) -> None:
-        """Raise ModelError for the first vector that holds NaN or infinite numbers, by its place in the list."""
+    def check_finite(self, inputs: Sequence[object]) -> None:
+        """Raise ModelError, which shows the input, for the first vector that holds NaN or infinite numbers."""
         bad = np.flatnonzero(~np.isfinite(self.vectors).all(axis=1))
         if len(bad):
+            shown = str(inputs[bad[0]])[:_SHOWN]
             raise ModelError(
-                f"the vector of input {bad[0]} of {len(self.vectors)} (from 0) holds NaN: nothing can be near it; mend "
-                "the model, or compute in float32"
+                f"the vector of input {bad[0]}, {shown!r}, holds NaN: nothing can be near it; mend the model, or compute "
+                "in float32"
             )
 
 

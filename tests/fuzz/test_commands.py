@@ -10,8 +10,8 @@ from pathlib import Path
 
 import pytest
 
-from fuzz.harness import RIGHT, TOLD, Case, expect, sift
 from fuzz.test_stores import make_store
+from fuzz.tools.harness import RIGHT, TOLD, Case, expect, sift
 from made_benchmarks import circo_files
 from mllm_embed import MLLMEmbedder, VectorStore
 from mllm_embed.cli import main as embed

@@ -19,9 +19,9 @@ from eval.scoring.score import Vectors, score
 from eval.scoring.suite import Suite
 from eval.scoring.vectors import read_vectors, write_vectors
 from eval.studies.llm_texts import read_captions
-from fuzz.damages import DAMAGES, damaged
-from fuzz.harness import RIGHT, TOLD, Case, Told, attempt, expect, plain, sift
-from fuzz.json_doors import JsonDoor, door_cases, sift_doors
+from fuzz.tools.damages import DAMAGES, damaged
+from fuzz.tools.harness import RIGHT, TOLD, Case, Told, attempt, expect, plain, sift
+from fuzz.tools.json_doors import JsonDoor, door_cases, sift_doors
 from made_benchmarks import CATEGORIES, GENECIS, WRITERS, cirr_files, dump
 from mllm_embed.saving.card_results import eval_results, read_card_result, results_section
 from tiny import make_data

@@ -9,8 +9,8 @@ from collections.abc import Callable
 import numpy as np
 import pytest
 
-from fuzz import harness
-from fuzz.harness import RIGHT, TOLD, Case, Told, attempt, expect, sift
+from fuzz.tools import harness
+from fuzz.tools.harness import RIGHT, TOLD, Case, Told, attempt, expect, sift
 from mllm_embed.errors import DataError
 
 
@@ -26,7 +26,7 @@ ENDS: dict[str, tuple[Callable[[], object], str]] = {
     "another error": (lambda: attempt(lambda: [][0]), "traceback"),
     "another answer": (lambda: expect(False, "2, not 1"), "wrong"),
     "a wait": (lambda: time.sleep(60), "hang"),
-    "memory": (lambda: np.ones(harness.MEMORY // 8 + 1), "memory"),
+    "memory": (lambda: np.ones(harness.MEMORY // 4), "memory"),
     "the end": (lambda: os._exit(3), "crash"),
     "fine again": (lambda: None, ""),
 }

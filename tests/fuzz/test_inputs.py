@@ -11,7 +11,7 @@ import numpy as np
 import pytest
 import torch
 
-from fuzz.harness import RIGHT, TOLD, Case, Told, attempt, expect, sift
+from fuzz.tools.harness import RIGHT, TOLD, Case, Told, attempt, expect, sift
 from mllm_embed import Document, MLLMEmbedder, Query
 
 SPECIAL = ("<pad>", "<s>", "<|user|>", "<|assistant|>", "<|end|>", "<image>")

@@ -12,10 +12,10 @@ from typing import Any
 import numpy as np
 import pytest
 
-from fuzz.damages import DAMAGES, MISFITS
-from fuzz.harness import RIGHT, TOLD, Case, Told, attempt, expect, plain, sift
-from fuzz.json_doors import spoil
-from fuzz.pictures import made
+from fuzz.tools.damages import DAMAGES, MISFITS
+from fuzz.tools.harness import RIGHT, TOLD, Case, Told, attempt, expect, plain, sift
+from fuzz.tools.json_doors import spoil
+from fuzz.tools.pictures import made
 from mllm_embed import MLLMEmbedder, Query
 
 PICTURE = made()["png"]

@@ -13,8 +13,8 @@ import numpy as np
 import pytest
 from PIL import Image
 
-from fuzz.harness import RIGHT, TOLD, Case, Told, attempt, expect, sift
-from fuzz.pictures import SIZE, made, near, rgb_of
+from fuzz.tools.harness import RIGHT, TOLD, Case, Told, attempt, expect, sift
+from fuzz.tools.pictures import SIZE, made, near, rgb_of
 from mllm_embed import MLLMEmbedder
 from mllm_embed.inputs.images import load_image
 

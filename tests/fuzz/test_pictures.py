@@ -12,9 +12,9 @@ import numpy as np
 import pytest
 from PIL import Image
 
-from fuzz.damages import CUTS, DAMAGES, damaged
-from fuzz.harness import RIGHT, TOLD, Case, Told, attempt, expect, sift
-from fuzz.pictures import SIZE, made, near, pixels_of, png_chunks, png_of
+from fuzz.tools.damages import CUTS, DAMAGES, damaged
+from fuzz.tools.harness import RIGHT, TOLD, Case, Told, attempt, expect, sift
+from fuzz.tools.pictures import SIZE, made, near, pixels_of, png_chunks, png_of
 from mllm_embed import MLLMEmbedder
 from mllm_embed.inputs.images import content_key, glance, load_image
 

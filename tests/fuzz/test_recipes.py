@@ -9,9 +9,9 @@ from typing import Any
 import pytest
 import yaml
 
-from fuzz.damages import DAMAGES, MISFITS, TEXTS, damaged, dropped, misfit
-from fuzz.harness import RIGHT, TOLD, Case, Told, attempt, expect, plain, sift
-from fuzz.json_doors import difference
+from fuzz.tools.damages import DAMAGES, MISFITS, TEXTS, damaged, dropped, misfit
+from fuzz.tools.harness import RIGHT, TOLD, Case, Told, attempt, expect, plain, sift
+from fuzz.tools.json_doors import difference
 from mllm_embed.training.recipe.recipe_files import load_recipe
 
 RECIPE = {

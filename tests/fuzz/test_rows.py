@@ -8,9 +8,9 @@ from typing import Any
 
 import pytest
 
-from fuzz.damages import DAMAGES, MISFITS, TEXTS, damaged, doubled_key, dropped, misfit
-from fuzz.harness import RIGHT, SKIPPED, TOLD, Case, Told, attempt, expect, sift
-from fuzz.rows import FILES, PICTURES, READERS, RECORDS, Row, row_of, rows_there
+from fuzz.tools.damages import DAMAGES, MISFITS, TEXTS, damaged, doubled_key, dropped, misfit
+from fuzz.tools.harness import RIGHT, SKIPPED, TOLD, Case, Told, attempt, expect, sift
+from fuzz.tools.rows import FILES, PICTURES, READERS, RECORDS, Row, row_of, rows_there
 from mllm_embed.data.sources import open_sources
 
 _SEEDS = 3

@@ -19,8 +19,8 @@ from typing import Any, NamedTuple
 import pytest
 from PIL import Image
 
-from fuzz.harness import RIGHT, SKIPPED, TOLD, Case, expect, sift
-from fuzz.rows import tar_of
+from fuzz.tools.harness import RIGHT, SKIPPED, TOLD, Case, expect, sift
+from fuzz.tools.rows import tar_of
 from mllm_embed import VectorStore
 from mllm_embed.cli import main
 

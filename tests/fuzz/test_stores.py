@@ -13,8 +13,8 @@ from typing import Any
 import numpy as np
 import pytest
 
-from fuzz.damages import DAMAGES, MISFITS, TEXTS, damaged, doubled_key, dropped, misfit, places, shown
-from fuzz.harness import RIGHT, TOLD, Case, Told, attempt, expect, plain, sift
+from fuzz.tools.damages import DAMAGES, MISFITS, TEXTS, damaged, doubled_key, dropped, misfit, places, shown
+from fuzz.tools.harness import RIGHT, TOLD, Case, Told, attempt, expect, plain, sift
 from mllm_embed import VectorStore
 from mllm_embed.index.build import build_index
 from mllm_embed.index.faiss_index import Index

@@ -11,9 +11,9 @@ from typing import Any
 
 import pytest
 
-from fuzz.damages import DAMAGES, MISFITS, TEXTS, changed, damaged, dropped, misfit
-from fuzz.harness import RIGHT, SKIPPED, TOLD, Case, Told, attempt, expect, plain, sift
-from fuzz.json_doors import difference, json_list, strict_json
+from fuzz.tools.damages import DAMAGES, MISFITS, TEXTS, changed, damaged, dropped, misfit
+from fuzz.tools.harness import RIGHT, SKIPPED, TOLD, Case, Told, attempt, expect, plain, sift
+from fuzz.tools.json_doors import difference, json_list, strict_json
 from mllm_embed.data.folder import DataFolder
 from mllm_embed.training.data import DataSource
 from mllm_embed.training.data.open import open_rows

@@ -2,15 +2,18 @@
 
 from __future__ import annotations
 
+import hashlib
 from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import asdict, dataclass
+from itertools import chain
 from pathlib import Path
 from typing import Any
 
 import numpy as np
 
 from mllm_embed import DataFolder, MLLMEmbedder
-from mllm_embed.errors import DataError
+from mllm_embed.errors import DataError, ImageError
+from mllm_embed.inputs.images import content_key
 from mllm_embed.saving.provenance import VECTOR_FIELDS
 from mllm_embed.saving.versions import versions
 
@@ -75,7 +78,19 @@ class MiningData:
         """Return, as plain JSON, what tells vectors of these questions by `embedder` from any others."""
         roles = {"rows": self.kind, "query": self.query, "positive": self.positive, "also": self.also}
         model = {key: embedder.provenance[key] for key in VECTOR_FIELDS}
-        return {"data": self.folder.fingerprint(), **roles, "model": model}
+        return {"data": self.folder.fingerprint(), "pictures": self._pictures(), **roles, "model": model}
+
+    def _pictures(self) -> str:
+        """Return the sha256 over what the pictures hold: the folder's fingerprint is of its files of rows alone."""
+        roles = (self.query, self.positive, *self.also)
+        items = (row.roles[role] for row in self.rows for role in roles if role in row.roles)
+        digest = hashlib.sha256()
+        for image in dict.fromkeys(chain.from_iterable(item.images for item in items)):
+            try:
+                digest.update(content_key(image).encode())
+            except ImageError:
+                digest.update(b"unreadable")
+        return digest.hexdigest()
 
 
 def _default(option: str, roles: Sequence[str], rows: Sequence[TrainingRow]) -> str:

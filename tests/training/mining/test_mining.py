@@ -165,6 +165,10 @@ def test_mining_a_folder_leaves_a_file_that_rows_can_take(
     # but not for other data or another role
     assert mine(data, tiny_llava, output, "--count", "1", "--positive", "target_text") == 2
     assert "vectors of another model or of other data; remove it" in capsys.readouterr().err
+    # nor for other pictures under the same names
+    (data / "images/3.png").write_bytes((data / "images/4.png").read_bytes())
+    assert mine(data, tiny_llava, output, "--count", "1", "--also", "query_image") == 2
+    assert "vectors of another model or of other data; remove it" in capsys.readouterr().err
 
 
 def test_an_unreadable_picture_costs_its_rows_alone(

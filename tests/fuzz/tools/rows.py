@@ -10,7 +10,7 @@ import tarfile
 from collections.abc import Callable
 from typing import Any, NamedTuple
 
-from fuzz.pictures import made
+from fuzz.tools.pictures import made
 
 PICTURES = {"images/0.png": made()["png"], "images/1.jpg": made()["jpeg"]}
 FIELDS = ("id", "image", "text", "instruction")

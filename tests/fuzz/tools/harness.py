@@ -26,6 +26,7 @@ from mllm_embed.errors import MLLMEmbedError
 
 SECONDS = 20  # that an input may take
 MEMORY = 2 * 2**30  # bytes that an input may take
+_FUZZERS = str(Path(__file__).parents[1])
 _CHUNK = 300  # inputs a process: each starts with fresh memory
 RIGHT, TOLD, SKIPPED = "right", "told", "skipped"
 _SEVERAL = re.compile(r"\d+ problems in .*:\n")
@@ -179,9 +180,7 @@ def _place(error: BaseException) -> str:
     """Return the last place of ours, and the last of all, of a traceback."""
     frames = traceback.extract_tb(error.__traceback__)
     ours = [
-        frame
-        for frame in frames
-        if "site-packages" not in frame.filename and "fuzz" not in Path(frame.filename).parts[-2:]
+        frame for frame in frames if "site-packages" not in frame.filename and not frame.filename.startswith(_FUZZERS)
     ]
     places = dict.fromkeys(f"{Path(frame.filename).name}:{frame.lineno}" for frame in (*ours[-1:], *frames[-1:]))
     return " < ".join(places)

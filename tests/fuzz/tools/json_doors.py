@@ -9,8 +9,8 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
-from fuzz.damages import DAMAGES, MISFITS, TEXTS, damaged, doubled_key, dropped, misfit
-from fuzz.harness import RIGHT, TOLD, Case, Told, attempt, expect, sift
+from fuzz.tools.damages import DAMAGES, MISFITS, TEXTS, damaged, doubled_key, dropped, misfit
+from fuzz.tools.harness import RIGHT, TOLD, Case, Told, attempt, expect, sift
 
 _TEXT_DAMAGES = (*DAMAGES, *TEXTS)
 
