@@ -37,8 +37,8 @@ class Encoded:
         if len(bad):
             shown = str(inputs[bad[0]])[:_SHOWN]
             raise ModelError(
-                f"the vector of input {bad[0]}, {shown!r}, holds NaN: nothing can be near it; mend the model, or compute "
-                "in float32"
+                f"the vector of input {bad[0]}, {shown!r}, holds NaN: nothing can be near it; mend the model, or "
+                "compute in float32"
             )
 
 
