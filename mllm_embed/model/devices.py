@@ -13,8 +13,9 @@ def device_for(device: str | torch.device | None = None) -> torch.device:
     Raises ConfigError for a device that does not exist here.
     """
     try:
-        place = torch.device(device or ("cuda" if torch.cuda.is_available() else "cpu"))
-        torch.empty(0, device=place)
+        usual = "cuda" if torch.cuda.is_available() else "cpu"
+        place = torch.device(usual if device is None else device)
+        torch.zeros(1, device=place).item()  # which "meta", that keeps no numbers, has not got
     except (RuntimeError, AssertionError) as error:
         raise ConfigError(f"device '{device}' cannot be used here: {str(error).splitlines()[0]}") from error
     return place

@@ -25,11 +25,14 @@ OURS = ("mllm_embed.json", "adapter_config.json")
 THEIRS = ("tokenizer.json", "tokenizer_config.json", "processor_config.json", "config.json")
 _ADAPTER_FILES = (*OURS, "adapter_model.safetensors", "chat_template.jinja", *THEIRS[:3])
 _BASE_FILES = ("config.json", "model.safetensors", "chat_template.jinja", *THEIRS[:3])
+# a model takes longer to load than a row
+_RARE = ("junk before", "a piece twice", "cut early", "only noise", "twenty bits", "words behind", "itself twice")
 BYTE_CASES = [
     Case(f"{folder}/{file}, {damage}", (folder, file, damage, 0))
     for folder, files in ((ADAPTER, _ADAPTER_FILES), (BASE, _BASE_FILES))
     for file in files
     for damage in DAMAGES
+    if damage not in _RARE
 ]
 # what is the family's own to check has fewer seeds
 JSON_CASES = [

@@ -148,9 +148,7 @@ def test_training_data(tmp_path: Path) -> None:
         records = _records(format, path.read_bytes())
         made, count, skipped = found
         if records is None:  # of which the readers may still take the rows that are whole, and name the others
-            expect(
-                len(made) < count == 8 and set(made) <= set(whole[format]), f"read, though broken: {str(found)[:100]}"
-            )
+            expect(len(made) < count and set(made) <= set(whole[format]), f"read, though broken: {str(found)[:100]}")
             return SKIPPED
         expect(count + skipped == len(records or []), f"{len(records or [])} rows there, {count} + {skipped} read")
         # the same records, written anew

@@ -35,5 +35,6 @@ def test_emulated_bfloat16_does_not_pay_on_a_gpu_which_keeps_the_stored_precisio
 def test_unknown_names_are_refused() -> None:
     with pytest.raises(ConfigError, match="dtype 'int7' is not known"):
         dtype_for("int7", torch.device("cpu"))
-    with pytest.raises(ConfigError, match="device 'toaster' cannot be used"):
-        device_for("toaster")
+    for name in ("toaster", "meta", ""):
+        with pytest.raises(ConfigError, match=f"device '{name}' cannot be used"):
+            device_for(name)
