@@ -23,6 +23,7 @@ _ESCAPE, _NOTHING, _ITSELF, _OWN = "\ufdd0", "\ufdd1", "\ufdd2", 0xFDD3
 _BREAK = _ESCAPE + _NOTHING
 _BRACKETS = {"<": ">", "[": "]", "{": "}"}
 _SPACE = "\u2581"  # how SentencePiece writes one
+_UNICODE_FORMS = {"NFC", "NFD", "NFKC", "NFKD"}  # normalisers that leave ASCII as it is
 _SHOWN = 60
 
 
@@ -96,8 +97,8 @@ class Words:
         return self._pairs.get(words[start], words[start] + _BREAK)
 
     def _normalised(self, words: str) -> str:
-        """Return words as the tokenizer's model gets them, with plain spaces."""
-        if self._normalizer is None:
+        """Return words as the tokenizer's model gets them, with plain spaces; nothing where they stay as they are."""
+        if self._normalizer is None or (words.isascii() and type(self._normalizer).__name__ in _UNICODE_FORMS):
             return ""
         return self._normalizer.normalize_str(words).replace(_SPACE, " ").strip()
 
