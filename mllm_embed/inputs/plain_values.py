@@ -16,6 +16,10 @@ _LONGEST_NAME = 1024  # characters: no file is looked for under a longer name
 _LIKE_A_FILE = re.compile(r"\.\w{1,5}$|/")
 _LIKE_A_PICTURE = re.compile(r"data:image/\S*$|https?://\S+\.(jpe?g|png|webp|bmp|gif|tiff?|avif)$", re.IGNORECASE)
 _STACK = 3  # from here to the caller of `encode` or `encode_query`, whose line a warning names
+_TWO_MEANINGS = (
+    "encode takes a dict with image and text for a document, a picture with the text that belongs to it; call "
+    "encode_query where the text says what to change, encode_document where it does not, or give a Query or a Document"
+)
 
 
 def items_of(values: Sequence[Any], read: Callable[[object], Item] = as_item) -> list[Item]:
@@ -24,31 +28,36 @@ def items_of(values: Sequence[Any], read: Callable[[object], Item] = as_item) ->
     Warns of a text that names a file or a picture elsewhere, and of a dict that means two things where no side is
     given. Raises DataError for what is no list, or has no order, and for what cannot be embedded.
     """
-    single = isinstance(values, _SINGLE) or not hasattr(values, "__len__")
-    if single or isinstance(values, Set) or getattr(values, "ndim", 1) != 1:
+    if not _is_list(values):
         kind = type(values).__name__
         raise DataError(f"encode takes a list of inputs, not a {kind}; put a single one in brackets")
     items = [read(value) for value in values]
-    named = next((value for value in values if isinstance(value, str) and _names_a_picture(value)), None)
+    named = next(filter(_names_a_picture, values), None)
     if named is not None:
         told = f"{named[:60]!r} is embedded as a text, though it names a file: give pathlib.Path for the picture in it"
         warnings.warn(told, stacklevel=_STACK)
-    if read is as_item and any(isinstance(value, Mapping) and _is_captioned(value) for value in values):
-        told = (
-            "encode takes a dict with image and text for a document, a picture with the text that belongs to it; call "
-            "encode_query where the text says what to change, encode_document where it does not, or give a Query or "
-            "a Document"
-        )
-        warnings.warn(told, stacklevel=_STACK)
+    if read is as_item and any(map(_is_captioned, values)):
+        warnings.warn(_TWO_MEANINGS, stacklevel=_STACK)
     return items
 
 
-def _names_a_picture(text: str) -> bool:
+def _is_list(values: object) -> bool:
+    """Whether values come one after the other: a set has no order, and a table goes through its columns' names."""
+    if isinstance(values, (*_SINGLE, Set)) or not hasattr(values, "__len__"):
+        return False
+    return getattr(values, "ndim", 1) == 1
+
+
+def _names_a_picture(text: object) -> bool:
+    if not isinstance(text, str):
+        return False
     if len(text) > _LONGEST_NAME and not text.startswith("data:"):
         return False
     return bool(_LIKE_A_PICTURE.match(text) or (_LIKE_A_FILE.search(text) and os.path.isfile(text)))
 
 
-def _is_captioned(value: Mapping[str, Any]) -> bool:
+def _is_captioned(value: object) -> bool:
+    if not isinstance(value, Mapping):
+        return False
     given = {key for key, part in value.items() if part is not None}
     return given == {"image", "text"}

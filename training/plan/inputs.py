@@ -9,6 +9,7 @@ from typing import Any
 import torch
 from PIL import Image
 
+from mllm_embed.errors import DataError
 from mllm_embed.inputs.images import load_image
 from mllm_embed.inputs.item_processor import ItemProcessor
 from mllm_embed.inputs.lengths import token_limit
@@ -169,8 +170,11 @@ def _example(role: str, picture: Image.Image) -> Item:
 
 def _processed(item_processor: ItemProcessor, config: Any, item: Item) -> MicroBatch:
     """Return a micro-batch of `item` alone, as the processor makes it."""
-    prepared, _ = item_processor.prepared(item)
-    batch = item_processor([prepared])
+    item = item_processor.lengths.bounded(item)
+    try:
+        batch = item_processor([item])
+    except DataError:  # too long, or none that this model can take
+        batch = item_processor([item_processor.prepared(item)[0]])
     ids, pixels = batch["input_ids"], batch.get("pixel_values")
     if pixels is None:
         return MicroBatch(item.role, 1, ids.shape[1])

@@ -278,10 +278,10 @@ def test_keys_reach_the_optimiser_and_the_adapter(tiny_llava: Path, data: Path, 
     }  # fmt: skip
     recipe = Recipe(
         model=str(tiny_llava), output=tmp_path / "run", bf16=False, stages={"captions": stage}, pooling="mean",
-        bidirectional=True,
+        bidirectional=True, max_tokens=512,
     )  # fmt: skip
     settings = read_settings(stages.run_recipe(recipe))
-    assert settings.pooling == "mean" and settings.bidirectional
+    assert settings.pooling == "mean" and settings.bidirectional and settings.max_tokens == 512
     (used,) = seen
     assert (used.lr_scheduler_type, used.warmup_steps, used.weight_decay) == ("linear", 0.25, 0.125)
     assert used.learning_rate == 0.5
