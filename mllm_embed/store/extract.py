@@ -225,7 +225,8 @@ class _Call:
             sum(shard.changed for shard in self.made),
             self.found,
             self.taken_in,
-            0 if store is None else _gone(store, self.contents),
+            # of a store of its own: what is read of it would travel with the result where a worker returns it
+            0 if store is None else _gone(VectorStore(self.path), self.contents),
         )
 
 

@@ -272,7 +272,7 @@ def test_check_says_what_there_is(store: Path, tmp_path: Path, capsys: pytest.Ca
     assert "nowhere is no store and no index" in capsys.readouterr().err
     shutil.rmtree(store)
     assert main(["check", str(tmp_path / "i")]) == 2
-    assert "is no vector store" in capsys.readouterr().err
+    assert f"{store}, which is not there" in capsys.readouterr().err
 
 
 @pytest.mark.parametrize("dtype", ["float32", "float16", "int8"])
