@@ -24,7 +24,8 @@ from ..data.sources import Listing
 from ..encode.cost import Cost, total
 from ..encode.embedder import MLLMEmbedder
 from ..errors import ConfigError, DataError
-from ..files import folder_lock, json_bytes, write_file
+from ..files import json_bytes, write_file
+from ..locks import folder_lock
 from ..saving.provenance import VECTOR_FIELDS, check_same
 from ..vectors.precision import truncate
 from .claims import claim, own_first

@@ -20,7 +20,8 @@ from itertools import chain
 from pathlib import Path
 
 from ..errors import DataError
-from ..files import LOCK_FILE, file_lock, read_json, write_json
+from ..files import read_json, write_json
+from ..locks import LOCK_FILE, file_lock
 from .files import SHARDS, read_shard, record_file, runs, shard_name, written_shards
 from .manifest import read_manifest
 

@@ -27,7 +27,8 @@ import numpy as np
 
 from ..data.values import ids_of
 from ..errors import DataError, did_you_mean
-from ..files import LOCK_FILE, check_space, folder_lock
+from ..files import check_space
+from ..locks import LOCK_FILE, folder_lock
 from ..vectors.unit import unit
 from .files import (
     CURE,

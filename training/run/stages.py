@@ -16,7 +16,7 @@ from transformers import set_seed
 from mllm_embed import MLLMEmbedder
 from mllm_embed.data.folder import DataFolder, FolderBenchmark
 from mllm_embed.errors import ConfigError, MLLMEmbedError
-from mllm_embed.files import folder_lock
+from mllm_embed.locks import folder_lock
 from mllm_embed.model.devices import bfloat16_pays, device_for
 from mllm_embed.model.lora import LoraSpec, add_lora, load_adapter
 from mllm_embed.model.projection import new_projection, read_projection

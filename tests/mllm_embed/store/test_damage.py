@@ -14,7 +14,7 @@ import pytest
 
 from mllm_embed.cli import main
 from mllm_embed.errors import DataError
-from mllm_embed.files import folder_lock
+from mllm_embed.locks import folder_lock
 from mllm_embed.store.check import check_store
 from mllm_embed.store.vector_store import VectorStore
 

@@ -10,7 +10,7 @@ import numpy as np
 import pytest
 
 from mllm_embed.errors import ConfigError, DataError
-from mllm_embed.files import folder_lock
+from mllm_embed.locks import folder_lock
 from mllm_embed.store.vector_store import VectorStore
 
 WORST = {"float32": 0.0, "float16": 1e-3, "int8": 2e-2}

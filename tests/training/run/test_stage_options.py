@@ -15,7 +15,7 @@ from safetensors.torch import load_file
 
 from mllm_embed import DataFolder, Document, MLLMEmbedder
 from mllm_embed.errors import ConfigError, DataError
-from mllm_embed.files import folder_lock
+from mllm_embed.locks import folder_lock
 from mllm_embed.training.batch import stage_data
 from mllm_embed.training.mining.mined_file import write_mined_file
 from mllm_embed.training.recipe.config import Recipe, Stage
