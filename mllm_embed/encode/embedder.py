@@ -14,7 +14,6 @@ import numpy as np
 import torch
 from tqdm import tqdm
 
-from ..errors import ConfigError
 from ..inputs.item_processor import ItemProcessor
 from ..inputs.lengths import token_limit
 from ..inputs.plain_values import items_of
@@ -33,7 +32,7 @@ from ..saving.identity import processor_parts
 from ..saving.provenance import check_taught
 from ..saving.settings import Settings
 from ..vectors.precision import Precision, check_dim, to_precision, truncate
-from .execution import Encoded, execute
+from .execution import Encoded, check_call, execute
 from .memory import keep_pages
 from .model_source import find_model
 from .planning import EncodingPlan, plan
@@ -244,10 +243,7 @@ class MLLMEmbedder(QueryDocument):
         that does not fit, ModelError for a model that makes NaN of an input.
         """
         items = items_of(inputs)
-        if batch_size < 1:
-            raise ConfigError(f"batch_size must be at least 1, not {batch_size}")
-        if convert_to not in ("numpy", "torch"):
-            raise ConfigError(f"convert_to is 'numpy' or 'torch', not {convert_to!r}")
+        check_call(batch_size, unreadable, convert_to)
         check_dim(dim, self.model.width)
         work = self.plan(items, batch_size=batch_size, skip_unreadable=unreadable is not None)
         encoded = self.execute(work, packed=packed, show_progress=show_progress)

@@ -2,14 +2,15 @@
 
 from __future__ import annotations
 
-from collections.abc import Sequence
+from collections.abc import MutableMapping, Sequence
 from dataclasses import dataclass
+from numbers import Integral
 
 import numpy as np
 import torch
 from tqdm import tqdm
 
-from ..errors import ModelError
+from ..errors import ConfigError, ModelError
 from ..inputs.item_processor import ItemProcessor
 from ..model.embedding_model import EmbeddingModel
 from ..model.prefix_cache import SharedBatch
@@ -40,6 +41,16 @@ class Encoded:
                 f"the vector of input {bad[0]}, {shown!r}, holds NaN: nothing can be near it; mend the model, or "
                 "compute in float32"
             )
+
+
+def check_call(batch_size: object, unreadable: object, convert_to: object) -> None:
+    """Raise ConfigError for options of `encode` that are not what they must be."""
+    if type(batch_size) is bool or not isinstance(batch_size, Integral) or batch_size < 1:
+        raise ConfigError(f"batch_size must be at least 1, not {batch_size!r}: give a whole number")
+    if not isinstance(unreadable, MutableMapping | None):
+        raise ConfigError(f"unreadable is a dict to fill, not a {type(unreadable).__name__}")
+    if convert_to not in ("numpy", "torch"):
+        raise ConfigError(f"convert_to is 'numpy' or 'torch', not {convert_to!r}")
 
 
 def execute(plan: EncodingPlan, model: EmbeddingModel, items: ItemProcessor, packed: bool, bar: tqdm) -> Encoded:
