@@ -4,10 +4,13 @@ from __future__ import annotations
 
 import re
 import warnings
-from collections.abc import Iterator
+from collections.abc import Iterator, Mapping
 from contextlib import contextmanager
 from dataclasses import dataclass
+from importlib.metadata import version
 from pathlib import Path
+from types import NoneType, UnionType
+from typing import Any, Literal, Union, get_args, get_origin, get_type_hints
 
 from torch import nn
 
@@ -16,6 +19,7 @@ from .embedding_model import EmbeddingModel, is_part
 from .families import Family
 from .quantization import without_kernel_advice
 
+_NOTHING: tuple[Any, ...] = (None, False, [], {}, "")  # what an option says that asks for nothing
 ADAPTER_CONFIG, ADAPTER_WEIGHTS = "adapter_config.json", "adapter_model.safetensors"  # peft's names
 
 
@@ -99,6 +103,41 @@ def load_adapter(model: EmbeddingModel, path: str | Path, trainable: bool = Fals
         _prepare(model)
         # again, now into float32: the first time the projector was rounded to the base's dtype
         set_peft_model_state_dict(model.backbone, load_peft_weights(str(path), device="cpu"))
+
+
+def check_options(values: Mapping[str, Any], config: Path) -> None:
+    """Raise ModelError where peft would take an option in the file `config` for another, or leave it out: of another
+    type than its own (the word "no" is true), one that it does not know, or one that asks for tokens to wait for."""
+    import_peft()
+    from peft import LoraConfig
+
+    kinds = get_type_hints(LoraConfig)
+    for name, value in values.items():
+        if name not in kinds and value not in _NOTHING:
+            raise ModelError(f"{config} has the option {name!r}, which peft {version('peft')} does not know; update it")
+        if name in kinds and not _is_a(value, kinds[name]):
+            raise ModelError(f"{name} in {config} is {value!r:.60}, which is no value of it; save the adapter again")
+    if values.get("alora_invocation_tokens"):
+        raise ModelError(
+            f"the adapter of {config} waits for tokens (alora_invocation_tokens), which no input here has; give a LoRA "
+            "that is always there"
+        )
+
+
+def _is_a(value: Any, kind: Any) -> bool:
+    """Return whether a value of JSON is of a type, as the annotations of peft's options name it."""
+    origin, inner = get_origin(kind), get_args(kind)
+    if kind is Any:
+        return True
+    if origin in (Union, UnionType):
+        return any(_is_a(value, one) for one in inner)
+    if origin is Literal:  # "pissa_niter_[number of iters]" stands for many
+        return any(value is one or (isinstance(one, str) and isinstance(value, str)) for one in inner)
+    if origin in (list, tuple):
+        return isinstance(value, list) and all(_is_a(one, inner[0]) for one in value)
+    if kind in (int, float):
+        return isinstance(value, (int, float)) and not isinstance(value, bool)
+    return isinstance(value, kind if kind in (bool, str, NoneType) else dict)
 
 
 @contextmanager

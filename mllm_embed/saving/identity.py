@@ -14,7 +14,7 @@ from typing import Any
 
 from ..errors import ModelError
 from ..inputs.chat_template import template_of
-from ..model.lora import ADAPTER_CONFIG
+from ..model.lora import ADAPTER_CONFIG, check_options
 from .settings import read_object
 
 _LONGEST = 200  # characters of a value that a manifest shows; of a longer one it has the sha256
@@ -59,6 +59,7 @@ def adapter_settings(folder: str | Path) -> dict[str, Any]:
         raise ModelError(
             f"peft_type is {kind!r} in {Path(folder) / ADAPTER_CONFIG}; adapters of the kind LORA are read"
         )
+    check_options(values, Path(folder) / ADAPTER_CONFIG)
     if values.get("init_lora_weights") is True:  # the weights are read all the same
         del values["init_lora_weights"]
     if not values.get("use_qalora"):

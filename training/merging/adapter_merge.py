@@ -17,7 +17,7 @@ from torch import Tensor
 
 from mllm_embed.errors import ConfigError, ModelError
 from mllm_embed.model.loading import has_processor, load_processor
-from mllm_embed.model.lora import ADAPTER_CONFIG, ADAPTER_WEIGHTS
+from mllm_embed.model.lora import ADAPTER_CONFIG, ADAPTER_WEIGHTS, check_options
 from mllm_embed.saving.identity import processor_parts
 from mllm_embed.saving.provenance import changes
 from mllm_embed.saving.settings import SETTINGS_FILE, Settings, read_object, read_settings
@@ -82,6 +82,7 @@ def _check_plain_lora(path: Path, config: Mapping[str, Any]) -> None:
     other = [name for name in _OTHER_METHODS if config.get(name)]
     if config.get("peft_type") != "LORA" or other or config.get("bias", "none") != "none":
         raise ModelError(f"{path} is not plain LoRA ({other[0] if other else config.get('peft_type')}): cannot add it")
+    check_options(config, path / ADAPTER_CONFIG)
 
 
 def _scale(config: Mapping[str, Any]) -> float:
