@@ -145,7 +145,7 @@ def _more(looks: Sequence[Glance], prompt: FilledPrompt, items: ItemProcessor) -
     if len(sizes) == len(looks) and items.lengths.near(len(prompt.tokens) + more):
         try:
             return items.more_tokens(prompt, sizes)
-        except (ValueError, TypeError):  # pictures that the model cannot take: reading them raises the error
+        except DataError:  # pictures that the model cannot take: reading them raises the error
             return more
     return more
 

@@ -142,9 +142,8 @@ class Generator:
         texts = texts or [self._text(question) for question in questions]
         try:
             batch = self.embedder.item_processor.batch(texts, pictures)
-        except (ValueError, TypeError) as error:
-            reason = str(error).strip().splitlines()[0]
-            raise ModelError(f"the model cannot be asked about {_subject(questions)} ({reason})") from error
+        except DataError as error:
+            raise ModelError(f"the model cannot be asked about {_subject(questions)}: {error}") from error
         self._lengths.check(
             [Document(question.images, question.words) for question in questions], batch["attention_mask"]
         )

@@ -14,7 +14,7 @@ from PIL import Image
 from torch import Tensor
 from torch.nn.utils.rnn import pad_sequence
 
-from ..errors import DataError
+from ..errors import DataError, first_line
 from ..model.families import Family
 from ..types import Item, Role
 from .images import load_image, name_of
@@ -22,6 +22,8 @@ from .lengths import Lengths, TokenLimit
 from .prompts import INSTRUCTION, MARKS, TEXT, PromptSet, render
 from .words import Words
 
+# what a processor ends in that gets a picture, or a number of them, that it is not made for
+_REFUSALS = (ValueError, TypeError, ArithmeticError, LookupError, AttributeError, RuntimeError, MemoryError)
 _STEP = 32  # pixels to which sizes are rounded where only trying shows how many tokens a picture becomes
 
 
@@ -98,7 +100,16 @@ class ItemProcessor:
 
     def batch(self, texts: list[str], pictures: list[list[Image.Image]]) -> dict[str, Tensor]:
         """Return rendered prompts and the pictures of each as model input, left-padded: input_ids and attention_mask
-        [B, L] int64, and the other tensors of the processor. All have pictures or none has."""
+        [B, L] int64, and the other tensors of the processor. All have pictures or none has.
+
+        Raises DataError for what the processor refuses.
+        """
+        try:
+            return self._batch(texts, pictures)
+        except _REFUSALS as error:
+            raise DataError(f"the processor of this model takes no such input: {first_line(error)}") from error
+
+    def _batch(self, texts: list[str], pictures: list[list[Image.Image]]) -> dict[str, Tensor]:
         options = {"padding": True, "return_tensors": "pt", "add_special_tokens": self._add_special_tokens}
         tokenizer = self.words.tokenizer_for(texts)
         if not any(pictures) and self.family.texts_apart:
@@ -132,7 +143,7 @@ class ItemProcessor:
         prompt = self.tokenise([self.render(item)])[0]
         try:
             more = self.more_tokens(prompt, tuple(picture.size for picture in pictures))
-        except (ValueError, TypeError) as error:
+        except DataError as error:
             raise self._named([item], [prompt.text], [pictures]) or error from error
         item, prompt = self.lengths.fitted(item, prompt, more)
         return (replace(item, image=pictures) if pictures else item), len(prompt.tokens) + more
@@ -140,7 +151,7 @@ class ItemProcessor:
     def more_tokens(self, prompt: FilledPrompt, sizes: tuple[tuple[int, int], ...]) -> int:
         """Return how many tokens the processor makes beyond those of a prompt, of pictures of such sizes.
 
-        Raises ValueError or TypeError for a picture that the model cannot take.
+        Raises DataError for a picture that the model cannot take.
         """
         if sizes:
             return self._picture_tokens(sizes)
@@ -158,7 +169,7 @@ class ItemProcessor:
             except (AttributeError, TypeError, KeyError):  # LLaVA's, say, fails where the tower crops nothing
                 across, down = (max(side // _STEP, 1) * _STEP for side in (width, height))
                 return self._picture_tokens(((across, down),))
-        except (ValueError, TypeError):  # a picture that the model cannot take: reading it raises the error
+        except (*_REFUSALS, DataError):  # a picture that the model cannot take: reading it raises the error
             return 0
 
     def tokenise(self, texts: Sequence[str]) -> list[FilledPrompt]:
@@ -228,17 +239,17 @@ class ItemProcessor:
     ) -> dict[str, Tensor]:
         try:
             return self.batch(texts, pictures)
-        except (ValueError, TypeError) as error:
+        except DataError as error:
             raise self._named(items, texts, pictures) or error from error
 
     def _named(self, items: Sequence[Item], texts: list[str], pictures: list[list[Image.Image]]) -> DataError | None:
         """Return the error of the first input that the processor refuses by itself."""
         for item, text, shown in zip(items, texts, pictures, strict=True):
             try:
-                self.batch([text], [shown])
-            except (ValueError, TypeError) as error:
+                self._batch([text], [shown])
+            except _REFUSALS as error:
                 what = ", ".join(map(name_of, item.images)) or repr((item.words or "")[:60])
-                return DataError(f"{what} cannot be read by this model: {str(error).strip().splitlines()[0]}")
+                return DataError(f"{what} cannot be read by this model: {first_line(error)}")
         return None
 
     def _content_mask(self, items: Sequence[Item], batch: dict[str, Tensor]) -> Tensor:

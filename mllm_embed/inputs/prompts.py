@@ -90,12 +90,16 @@ def render(processor: Any, prompts: PromptSet, role: Role, images: int = 1) -> s
     """Return a role's full model input as text, with the marks where the user's words go and a placeholder a picture.
 
     Uses the processor's chat template when it has one, generation prompt included; otherwise the image tokens, a line
-    break, and the prompt. Raises ModelError for a template that fails, or does not put the words into its text.
+    break, and the prompt. Raises ModelError for a template that fails, or does not put the words into its text and a
+    placeholder for each picture.
     """
-    text = chat(processor, prompts.template(role), images)
+    prompt = prompts.template(role)
+    text = chat(processor, prompt, images)
     lost = next((mark for mark in MARKS[role] if text.count(mark) != 1), None)
     if lost:  # all words would have one vector
         raise ModelError(f"the chat template leaves out, or repeats, the {lost} of a prompt; mend it: {text[:80]!r}")
+    if images and text == chat(processor, prompt, images - 1):  # by what a family calls a placeholder, this is not seen
+        raise ModelError(f"the chat template has no place for picture {images}; mend it: {text[:80]!r}")
     return text
 
 

@@ -10,6 +10,7 @@ from pathlib import Path
 from typing import Any
 
 import torch
+from PIL import Image
 
 from ..errors import ModelError, first_line
 from .families import check_family
@@ -22,6 +23,11 @@ CONFIG_FILE = "config.json"
 # a processor's files, in the order in which `AutoProcessor` looks at those that name its class
 _OF_IMAGES = ("processor_config.json", "preprocessor_config.json")
 _OF_TOKENIZER = ("tokenizer.json", "tokenizer.model", "vocab.json", "vocab.txt", "spiece.model", "tekken.json")
+# what damaged settings end in, deep inside
+_DAMAGE = (
+    ValueError, TypeError, ArithmeticError, LookupError, AttributeError, RuntimeError, AssertionError, MemoryError,
+)  # fmt: skip
+_PROBE = Image.new("RGB", (64, 64))  # any family's processor reads one
 _OF_TEMPLATES = ("chat_template.jinja", "chat_template.json", "tokenizer_config.json")
 
 
@@ -155,11 +161,20 @@ def _check_template(file: Path) -> None:
 
 
 def _check_pictures(processor: Any) -> None:
-    """Raise ValueError for a setting of the image processor that would count as true for not being empty."""
+    """Raise ValueError for an image processor that reads no picture, or has a setting that would count as true for not
+    being empty."""
     pictures = getattr(processor, "image_processor", None)
-    for key, value in vars(pictures).items() if pictures is not None else ():
+    if pictures is None:
+        return
+    for key, value in vars(pictures).items():
         if isinstance(getattr(type(pictures), key, None), bool) and not (value is None or isinstance(value, bool)):
             raise ValueError(f"{key} of its image processor is {value!r}, not true or false")
+    try:
+        pictures([_PROBE], return_tensors="pt")
+    except _DAMAGE as error:
+        raise ValueError(
+            f"its image processor reads no picture ({first_line(error)}); fetch its settings again"
+        ) from error
 
 
 def _named_class(name: str, revision: str | None) -> Any:
@@ -246,9 +261,7 @@ def load_errors(name: str) -> Iterator[None]:
     try:
         yield
     except (
-        OSError, ValueError, LookupError, ImportError, RuntimeError, SafetensorError,
-        # what damaged settings end in, deep inside
-        AttributeError, TypeError, ArithmeticError, AssertionError, MemoryError, re.error, StrictDataclassError,
+        *_DAMAGE, OSError, ImportError, SafetensorError, re.error, StrictDataclassError,
     ) as error:  # fmt: skip
         raise _cannot_load(name, error) from error
     except BaseException as error:

@@ -9,9 +9,9 @@ from typing import Any
 
 import pytest
 
-from mllm_embed import MLLMEmbedder
+from mllm_embed import MLLMEmbedder, Query
 from mllm_embed.cli import main
-from mllm_embed.errors import ModelError
+from mllm_embed.errors import DataError, ModelError
 from mllm_embed.saving.settings import Settings
 
 
@@ -162,6 +162,27 @@ def test_a_chat_template_that_goes_wrong_is_one_sentence(
     assert capsys.readouterr().err.strip().splitlines()[-1].startswith("error: ")
 
 
+@pytest.mark.parametrize(
+    ("shown", "said"),
+    [
+        ("", "has no place for picture 1"),
+        ("<image> <image>", "total number of <image>"),
+        ("?", "total number of <image>"),
+    ],
+)
+def test_a_template_has_a_place_for_each_picture(tiny_llava: Path, tmp_path: Path, shown: str, said: str) -> None:
+    folder = Path(shutil.copytree(tiny_llava, tmp_path / "base"))
+    template = "{%- for part in messages[0].content -%}{{ part.text or '" + shown + "' }}{%- endfor -%}"
+    (folder / "chat_template.jinja").write_text(template)
+    embedder = MLLMEmbedder.from_pretrained(folder, dtype="float32", device="cpu")
+    assert embedder.encode(["a hat"]).any()
+    picture = Path(__file__).parents[3] / "scripts/assets/sprites/apple.webp"
+    for inputs in ([picture], [Query(picture, "in blue"), Query(picture, "in red")]):
+        with pytest.raises((DataError, ModelError), match=said) as caught:
+            embedder.encode(inputs)
+        assert "\n" not in str(caught.value)
+
+
 def test_a_template_that_asks_for_the_date_gives_the_same_text_every_day(tiny_llava: Path, tmp_path: Path) -> None:
     folder = Path(shutil.copytree(tiny_llava, tmp_path / "base"))
     template = (folder / "chat_template.jinja").read_text()
@@ -191,6 +212,9 @@ def test_of_several_templates_the_default_is_used(tiny_llava: Path, tmp_path: Pa
     [
         ("processor_config.json", "image_processor.do_resize", "no", "do_resize of its image processor is 'no'"),
         ("processor_config.json", "image_processor.size", "large", "cannot load|cannot be read"),
+        ("processor_config.json", "image_processor.size", {"height": 10**30, "width": 32}, "reads no picture"),
+        ("processor_config.json", "image_processor.image_mean", [0.5, 0.5], "reads no picture"),
+        ("processor_config.json", "image_processor.image_std", ["\0"] * 3, "reads no picture"),
         ("processor_config.json", "image_processor", 5, "cannot load"),
         ("processor_config.json", "processor_class", 5, "cannot load"),
         ("tokenizer.json", "model.vocab", [1], "cannot load"),
