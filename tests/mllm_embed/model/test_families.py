@@ -19,7 +19,7 @@ from transformers.utils import is_torchvision_available
 
 import families
 from mllm_embed import Document, MLLMEmbedder, Query
-from mllm_embed.errors import DataError, ModelError
+from mllm_embed.errors import ModelError
 from mllm_embed.model.families import FAMILIES, TESTED
 from mllm_embed.model.lora import LoraSpec, add_lora
 from mllm_embed.model.quantization import QUANTIZATIONS
@@ -110,11 +110,13 @@ def test_picture_and_words_matter(model: MLLMEmbedder) -> None:
     assert (cosines[~np.eye(9, dtype=bool)] < 1 - 1e-4).all()
 
 
-def test_placeholders_in_words_are_refused(model: MLLMEmbedder) -> None:
-    processor = model.processor
-    for token in {processor.image_token, *processor.tokenizer.convert_ids_to_tokens(processor.image_token_ids)}:
-        with pytest.raises(DataError, match="take it out"):
-            model.encode([f"a hat {token}"])
+def test_placeholders_in_words_are_words(model: MLLMEmbedder) -> None:
+    """They stand for no picture, beside one and without, and what comes behind them counts."""
+    picture, placeholders = _picture(64, 64, 5), model.item_processor.placeholders
+    words = [f"a hat {token} {more}" for token in placeholders for more in ("red", "blue")]
+    vectors = np.concatenate([model.encode(words), model.encode([Query(picture, one) for one in words])])
+    cosines = vectors @ vectors.T
+    assert (cosines[~np.eye(len(vectors), dtype=bool)] < 1 - 1e-4).all()
 
 
 @pytest.mark.parametrize("bidirectional", [False, True])
