@@ -14,7 +14,9 @@ from ..types import Item, as_item
 _SINGLE = (str, bytes, bytearray, os.PathLike, Mapping)
 _LONGEST_NAME = 1024  # characters: no file is looked for under a longer name
 _LIKE_A_FILE = re.compile(r"\.\w{1,5}$|/")
-_LIKE_A_PICTURE = re.compile(r"data:image/\S*$|https?://\S+\.(jpe?g|png|webp|bmp|gif|tiff?|avif)$", re.IGNORECASE)
+_LIKE_A_PICTURE = re.compile(
+    r"data:image/\S*$|(https?|file)://\S+\.(jpe?g|png|webp|bmp|gif|tiff?|avif)([?#]\S*)?$", re.IGNORECASE
+)
 _STACK = 3  # from here to the caller of `encode` or `encode_query`, whose line a warning names
 _TWO_MEANINGS = (
     "encode takes a dict with image and text for a document, a picture with the text that belongs to it; call "
@@ -31,10 +33,17 @@ def items_of(values: Sequence[Any], read: Callable[[object], Item] = as_item) ->
     if not _is_list(values):
         kind = type(values).__name__
         raise DataError(f"encode takes a list of inputs, not a {kind}; put a single one in brackets")
-    items = [read(value) for value in values]
+    items = []
+    for place, value in enumerate(values):
+        try:
+            items.append(read(value))
+        except DataError as error:
+            raise DataError(f"input {place}: {error}") from error
     named = next(filter(_names_a_picture, values), None)
     if named is not None:
-        told = f"{named[:60]!r} is embedded as a text, though it names a file: give pathlib.Path for the picture in it"
+        told = (
+            f"{named[:60]!r} is embedded as a text, though it names a file: give a pathlib.Path, or bytes, of a picture"
+        )
         warnings.warn(told, stacklevel=_STACK)
     if read is as_item and any(map(_is_captioned, values)):
         warnings.warn(_TWO_MEANINGS, stacklevel=_STACK)

@@ -74,14 +74,22 @@ def test_a_text_that_names_a_file_is_said_to_be_a_text(
     (tmp_path / name).write_bytes(b"...")
     for encode in (embedder.encode, embedder.encode_query, embedder.encode_document):
         with pytest.warns(
-            UserWarning, match="is embedded as a text, though it names a file: give pathlib.Path"
+            UserWarning, match="is embedded as a text, though it names a file: give a pathlib.Path"
         ) as told:
             np.testing.assert_array_equal(encode([name, name])[:1], before)
         assert len(told) == 1
     embedder.encode([{"text": name}, Document(text=name), "a red hat.", "and/or"])
 
 
-@pytest.mark.parametrize("text", ["https://example.org/a/shoe.JPG", "data:image/png;base64," + "iVBORw0KGgo" * 9])
+@pytest.mark.parametrize(
+    "text",
+    [
+        "https://example.org/a/shoe.JPG",
+        "https://example.org/shoe.png?width=200#top",
+        "file:///photos/shoe.webp",
+        "data:image/png;base64," + "iVBORw0KGgo" * 9,
+    ],
+)
 def test_a_text_that_is_an_address_of_a_picture_too(embedder: MLLMEmbedder, text: str) -> None:
     with pytest.warns(UserWarning, match="is embedded as a text"):
         embedder.encode_query([text])
@@ -100,6 +108,8 @@ def test_a_text_that_is_an_address_of_a_picture_too(embedder: MLLMEmbedder, text
         ([{"text": Path("a.png")}], "the text of a (Document|Query) is a PosixPath; give words"),
         ([{"image": None}], "needs an image or an? "),
         ([b"a hat"], "is not a JPEG"),
+        (["a hat", " "], "^input 1: the text of a Document is empty"),
+        (["a hat", "a shoe", "half \ud800"], "^input 2: .* is no Unicode"),
         ("a hat", "not a str; put a single one in brackets"),
         ({"a hat", "a shoe"}, "takes a list of inputs, not a set"),
         ({"text": "a hat"}, "not a dict; put"),
