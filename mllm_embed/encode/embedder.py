@@ -174,6 +174,7 @@ class MLLMEmbedder(QueryDocument):
         return {
             "name": self.settings.base,
             "base": self.settings.base_fingerprint,
+            "weights": self.settings.weights,
             "adapter": self.settings.adapter,
             "adapter_settings": self.settings.adapter_settings,
             "processor": processor_parts(self.processor),

@@ -13,7 +13,7 @@ from ..model.loading import CONFIG_FILE, check_fits, commit_of, has_processor, l
 from ..model.lora import ADAPTER_CONFIG
 from ..model.pooling import Pooling
 from ..saving.base_lookup import base_of
-from ..saving.checkpoint import adapter_fingerprint, model_fingerprint, read_card
+from ..saving.checkpoint import adapter_fingerprint, model_fingerprint, read_card, weights_digest
 from ..saving.hub import fetched
 from ..saving.identity import adapter_settings
 from ..saving.settings import SETTINGS_FILE, Settings, read_settings
@@ -74,6 +74,7 @@ class ModelSource:
             bidirectional=saved.bidirectional if bidirectional is None else bidirectional,
             base=self.base,
             base_fingerprint=fingerprint,
+            weights=weights_digest(self.base),
             card=read_card(self.folder) if self.saved else None,
             adapter=adapter_fingerprint(self.folder) if self.has_adapter else None,
             adapter_settings=self.adapter_settings,

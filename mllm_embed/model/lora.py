@@ -20,6 +20,7 @@ from .families import Family
 from .quantization import without_kernel_advice
 
 _NOTHING: tuple[Any, ...] = (None, False, [], {}, "")  # what an option says that asks for nothing
+_OF_JSON: dict[Any, Any] = {int: (int, float), float: (int, float), bool: bool, str: str, NoneType: NoneType}
 ADAPTER_CONFIG, ADAPTER_WEIGHTS = "adapter_config.json", "adapter_model.safetensors"  # peft's names
 
 
@@ -127,17 +128,13 @@ def check_options(values: Mapping[str, Any], config: Path) -> None:
 def _is_a(value: Any, kind: Any) -> bool:
     """Return whether a value of JSON is of a type, as the annotations of peft's options name it."""
     origin, inner = get_origin(kind), get_args(kind)
-    if kind is Any:
-        return True
     if origin in (Union, UnionType):
         return any(_is_a(value, one) for one in inner)
-    if origin is Literal:  # "pissa_niter_[number of iters]" stands for many
-        return any(value is one or (isinstance(one, str) and isinstance(value, str)) for one in inner)
+    if origin is Literal:  # "pissa_niter_[number of iters]" stands for many: which words there are, peft checks
+        return type(value) in map(type, inner)
     if origin in (list, tuple):
         return isinstance(value, list) and all(_is_a(one, inner[0]) for one in value)
-    if kind in (int, float):
-        return isinstance(value, (int, float)) and not isinstance(value, bool)
-    return isinstance(value, kind if kind in (bool, str, NoneType) else dict)
+    return kind is bool if isinstance(value, bool) else isinstance(value, _OF_JSON.get(kind, dict))
 
 
 @contextmanager

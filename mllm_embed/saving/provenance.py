@@ -11,12 +11,13 @@ from typing import Any
 from ..errors import ConfigError
 from ..types import Item
 
-SPACE_FIELDS = ("base", "adapter", "adapter_settings", "processor", "settings", "dimension")
+SPACE_FIELDS = ("base", "weights", "adapter", "adapter_settings", "processor", "settings", "dimension")
 """Facts in which a query's vectors must agree with a gallery's: half precision on one side only is no hindrance."""
 VECTOR_FIELDS = (*SPACE_FIELDS, "quantization", "dtype")
 """Facts in which the vectors of one store must agree."""
 # Facts that were not recorded at first. Where a record lacks them nothing can be said about them.
 _LATER = {
+    "weights": "all of the base's weights",
     "adapter_settings": "the adapter's scale and layers",
     "processor": "tokenizer, chat template and image processor",
 }

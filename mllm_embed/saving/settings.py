@@ -37,7 +37,8 @@ class Settings:
         base, base_fingerprint: the base's name as given, and `model_fingerprint` of it; None for a whole model.
         target_space: provenance of the vectors that its queries are to find (`MLLMEmbedder.provenance` of a teacher);
             None for those that it makes itself.
-        card: the text of the model card that the weights came with; it is no part of the settings' file.
+        weights: of a base that is a folder, `weights_digest`; it is no part of the settings' file.
+        card: the text of the model card that the weights came with; no part of it either.
         adapter, adapter_settings: sha256 of the adapter's tensors that were loaded, and what its config says of how
             they are used (identity.py), no part of the file either.
     """
@@ -51,6 +52,7 @@ class Settings:
     base: str | None = None
     base_fingerprint: str | None = None
     target_space: dict[str, Any] | None = field(default=None, repr=False)
+    weights: str | None = field(default=None, repr=False, compare=False)
     card: str | None = field(default=None, repr=False, compare=False)
     adapter: str | None = field(default=None, repr=False, compare=False)
     adapter_settings: dict[str, Any] | None = field(default=None, repr=False, compare=False)

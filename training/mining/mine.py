@@ -77,7 +77,8 @@ class MiningData:
     def provenance(self, embedder: MLLMEmbedder) -> dict[str, Any]:
         """Return, as plain JSON, what tells vectors of these questions by `embedder` from any others."""
         roles = {"rows": self.kind, "query": self.query, "positive": self.positive, "also": self.also}
-        model = {key: embedder.provenance[key] for key in VECTOR_FIELDS}
+        made_by = embedder.provenance
+        model = {key: made_by[key] for key in VECTOR_FIELDS}
         return {"data": self.folder.fingerprint(), "pictures": self._pictures(), **roles, "model": model}
 
     def _pictures(self) -> str:

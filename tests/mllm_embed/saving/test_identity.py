@@ -20,10 +20,12 @@ from mllm_embed.data.sources import open_sources
 from mllm_embed.errors import ConfigError, ModelError
 from mllm_embed.model.loading import load_processor
 from mllm_embed.model.lora import LoraSpec, add_lora
+from mllm_embed.saving.checkpoint import weights_digest
 from mllm_embed.saving.identity import processor_parts
 from mllm_embed.saving.provenance import SPACE_FIELDS, VECTOR_FIELDS, check_same
 from mllm_embed.store.extract import encode_sources
 
+ASSETS = Path(__file__).parents[3] / "scripts/assets"
 END = "{% if add_generation_prompt %}<|assistant|>{% endif %}"
 
 
@@ -188,6 +190,24 @@ def test_an_adapters_settings_decide_or_do_not_fit(
     with pytest.raises((ConfigError, ModelError), match=said) as caught:
         check_same(before, _ours(tmp_path / "a").provenance, SPACE_FIELDS, "the store")
     assert "\n" not in str(caught.value)
+
+
+def test_a_change_inside_of_a_tensor_is_another_model(tmp_path: Path) -> None:
+    """The fingerprint, by which adapters know their base, samples it."""
+    base = Path(shutil.copytree(ASSETS / "base", tmp_path / "base"))
+    adapter = ASSETS / "adapters/instructions"
+    before = _ours(base, adapter=adapter).provenance
+    data = bytearray((base / "model.safetensors").read_bytes())
+    size = int.from_bytes(data[:8], "little")
+    header = json.loads(data[8 : 8 + size])
+    start, end = header["language_model.model.embed_tokens.weight"]["data_offsets"]
+    data[8 + size + (start + end) // 2] ^= 8
+    (base / "model.safetensors").write_bytes(data)
+    now = _ours(base, adapter=adapter).provenance
+    assert now["base"] == before["base"]
+    with pytest.raises(ConfigError, match="made otherwise .weights: "):
+        check_same(before, now, SPACE_FIELDS, "the store")
+    assert before["weights"] == weights_digest(ASSETS / "base") and weights_digest("owner/model") is None
 
 
 def test_what_does_not_decide_vectors_is_not_in_the_identity(
