@@ -56,6 +56,9 @@ class PictureSource:
         """As `Source.digest`."""
         return item_digest(self.read(row)[0])
 
+    def check_unchanged(self, rows: Iterable[int]) -> None:
+        """As `Source.check_unchanged`: a picture's file has its row to itself, whatever it holds."""
+
     def where(self, row: int) -> str:
         """Return the path of the file."""
         return printable(str(self.files[row]))

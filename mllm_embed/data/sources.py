@@ -6,8 +6,8 @@ import glob
 import os
 import re
 from bisect import bisect_right
-from collections.abc import Mapping, Sequence
-from itertools import accumulate
+from collections.abc import Iterable, Mapping, Sequence
+from itertools import accumulate, groupby
 from pathlib import Path
 from typing import Any, Protocol
 
@@ -61,6 +61,13 @@ class Source(Protocol):
         """
         ...
 
+    def check_unchanged(self, rows: Iterable[int]) -> None:
+        """Raise DataError where the rows lie in a file that was written to since it was opened.
+
+        What was read of it may then be another row's.
+        """
+        ...
+
     def where(self, row: int) -> str:
         """Return how a message names the row."""
         ...
@@ -108,6 +115,11 @@ class Listing:
         """As `Source.digest`."""
         source, own = self._home(row)
         return self.sources[source].digest(own)
+
+    def check_unchanged(self, rows: Iterable[int]) -> None:
+        """As `Source.check_unchanged`."""
+        for source, homes in groupby(map(self._home, rows), key=lambda home: home[0]):
+            self.sources[source].check_unchanged(own for _, own in homes)
 
     def where(self, row: int) -> str:
         """As `Source.where`."""

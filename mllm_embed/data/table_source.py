@@ -15,7 +15,7 @@ from ..types import Document, ImageLike, Item, Query
 from .digest import item_digest
 from .picture_source import SUFFIXES
 from .tables import KEY, Record, Table, TarTable, open_table
-from .tables.fingerprint import files_fingerprint
+from .tables.fingerprint import OpenedFiles, files_fingerprint
 from .values import absent, check_picture_name, id_text, words_of
 
 FIELDS = ("id", "image", "text", "instruction")
@@ -40,6 +40,7 @@ class TableSource:
         Raises DataError for files without rows.
         """
         self.path, self.fields = path, dict(fields)
+        self._opened = OpenedFiles(files)
         self.table: Table = open_table(files)
         self._notes = [*notes, *_passed_over(path, self.table)]
         if not len(self.table):
@@ -123,6 +124,11 @@ class TableSource:
     def digest(self, row: int) -> str:
         """As `Source.digest`."""
         return item_digest(self.read(row)[0])
+
+    def check_unchanged(self, rows: Iterable[int]) -> None:
+        """As `Source.check_unchanged`."""
+        for file in {self.table.place(row)[0] for row in rows}:
+            self._opened.check(self.table.files[file])
 
     def where(self, row: int) -> str:
         """Return the file and the number of the row in it, from 1."""

@@ -111,8 +111,8 @@ def encode_sources(
 
     Raises:
         ConfigError: the store was made by another model, prompt, dtype or number format.
-        DataError: nothing of a shard can be read, the disk is full, or an id is that of another source's row, in the
-            store or in another call, and holds something else.
+        DataError: nothing of a shard can be read, a file of rows was changed since it was listed, the disk is full, or
+            an id is that of another source's row, in the store or in another call, and holds something else.
         ModelError: a vector holds NaN.
     """
     return _Call(embedder, listing, Path(folder), dtype, shard_rows, batch_size, show_progress).run()

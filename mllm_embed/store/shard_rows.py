@@ -44,7 +44,10 @@ class ShardRows:
 
 
 def read_rows(contents: Contents, rows: Sequence[int], bar: tqdm) -> ShardRows:
-    """Read the rows of a shard; the bar moves on by those that cannot be read."""
+    """Read the rows of a shard; the bar moves on by those that cannot be read.
+
+    Raises DataError where a file of rows was changed since it was opened.
+    """
     shard = ShardRows()
     for row in rows:
         try:
@@ -60,6 +63,7 @@ def read_rows(contents: Contents, rows: Sequence[int], bar: tqdm) -> ShardRows:
         shard.items.append(item)
         shard.sources.append(source)
         shard.digests.append(digest)
+    contents.listing.check_unchanged(rows)
     return shard
 
 

@@ -84,9 +84,12 @@ class ParquetTable:
         file, group = self._groups[block]
         try:
             with pyarrow.parquet.ParquetFile(self.files[file]) as opened:
-                return opened.read_row_group(group, columns=columns, use_threads=False)
+                found = opened.read_row_group(group, columns=columns, use_threads=False)
         except (OSError, pyarrow.ArrowException) as error:
             raise DataError(f"row group {group} cannot be read ({str(error).splitlines()[0]})") from error
+        if found.num_rows != self._starts[block + 1] - self._starts[block]:
+            raise DataError(f"row group {group} has other rows than when the file was opened; start again")
+        return found
 
     def _schema(self, file: int) -> Any:
         import pyarrow.parquet

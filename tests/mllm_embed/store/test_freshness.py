@@ -6,7 +6,7 @@ import io
 import json
 import shutil
 import tarfile
-from collections.abc import Iterable
+from collections.abc import Iterable, Mapping
 from pathlib import Path
 
 import datasets
@@ -276,23 +276,46 @@ def test_several_sources_in_one_call(embedder: MLLMEmbedder, tmp_path: Path) -> 
 
 @pytest.mark.parametrize("kind", ["tar", "parquet"])
 def test_pictures_inside_a_file_that_changed(embedder: MLLMEmbedder, tmp_path: Path, kind: str) -> None:
-    source = packed(tmp_path / f"rows.{kind}", range(5))
+    source = packed(tmp_path / f"rows.{kind}", dict(enumerate(range(5))))
     encode(embedder, source, tmp_path / "s")
-    packed(source, [0, 1, 77, 3, 4])
+    packed(source, dict(enumerate([0, 1, 77, 3, 4])))
     done = encode(embedder, source, tmp_path / "s")
     assert (done.rows, done.changed, len(done.found.unchanged)) == (1, 1, 4)
     wanted = expected(embedder, photo(tmp_path / "wanted.png", 77))
     assert np.abs(vector_of(tmp_path / "s", "k2") - wanted).max() < 1e-5
     source.rename(tmp_path / f"moved.{kind}")
     assert encode(embedder, tmp_path / f"moved.{kind}", tmp_path / "s").rows == 0
-    other = packed(tmp_path / f"other.{kind}", [9])
+    other = packed(tmp_path / f"other.{kind}", {0: 9})
     with pytest.raises(DataError, match='the id "k0" is in .* holds something else'):
         encode(embedder, other, tmp_path / "s")
 
 
-def packed(path: Path, seeds: Iterable[int]) -> Path:
-    """Write pictures into a tar shard or a parquet file."""
-    pictures = {f"k{at}": photo(path.parent / "one.png", seed).read_bytes() for at, seed in enumerate(seeds)}
+@pytest.mark.parametrize("now", [[3, 2, 1, 0], [3, 1]], ids=["other order", "fewer"])
+@pytest.mark.parametrize("kind", ["tar", "parquet", "jsonl"])
+def test_a_file_of_rows_that_changes_while_it_is_read_stops_the_call(
+    embedder: MLLMEmbedder, tmp_path: Path, kind: str, now: list[int]
+) -> None:
+    def write(rows: Iterable[int]) -> Path:
+        path = tmp_path / f"rows.{kind}"
+        return (
+            write_rows(path, {f"k{row}": f"row {row}" for row in rows})
+            if kind == "jsonl"
+            else packed(path, {row: row for row in rows})
+        )
+
+    listing = open_sources([write(range(4))])
+    source = write(now)  # where a row of the listing lay lies another
+    with pytest.raises(DataError, match="rows.* was changed while it was being read: give the same command again"):
+        encode_sources(embedder, listing, tmp_path / "s", show_progress=False)
+    encode(embedder, source, tmp_path / "s")
+    encode(embedder, source, tmp_path / "wanted")
+    for name in (f"k{row}" for row in now):
+        assert np.abs(vector_of(tmp_path / "s", name) - vector_of(tmp_path / "wanted", name)).max() < 1e-5
+
+
+def packed(path: Path, seeds: Mapping[int, int]) -> Path:
+    """Write a picture of each seed, by the numbers of its row, into a tar shard or a parquet file."""
+    pictures = {f"k{row}": photo(path.parent / "one.png", seed).read_bytes() for row, seed in seeds.items()}
     if path.suffix == ".parquet":
         datasets.Dataset.from_dict({"id": list(pictures), "image": list(pictures.values())}).to_parquet(path)
         return path
