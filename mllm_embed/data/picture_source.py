@@ -9,7 +9,7 @@ from collections.abc import Iterable, Mapping
 from dataclasses import dataclass, field
 from pathlib import Path
 
-from ..errors import DataError
+from ..errors import DataError, reason
 from ..inputs.picture_files import is_picture
 from ..text import half_character, printable
 from ..types import Document, Item
@@ -158,4 +158,4 @@ def check_folder(root: Path) -> None:
 
 
 def _refuse(error: OSError) -> None:
-    raise DataError(f"{error.filename} cannot be listed: {error.strerror}; mend its permissions, or leave it out")
+    raise DataError(f"{error.filename} cannot be listed: {reason(error)}; mend its permissions, or leave it out")

@@ -12,7 +12,7 @@ import stat
 from collections.abc import Iterator
 from contextlib import contextmanager
 
-from ..errors import ImageError
+from ..errors import ImageError, reason
 from .picture_formats import HEAD, IMAGE_FORMATS, format_of
 
 MAX_BYTES = 256 * 2**20
@@ -59,7 +59,7 @@ def picture_bytes(path: str | os.PathLike[str], max_bytes: int = MAX_BYTES) -> b
             check_size(size, name, max_bytes)
             return file.read(size)  # not what is added meanwhile
         except OSError as error:
-            raise ImageError(f"{name} cannot be read: {error.strerror}; look at the disk it lies on") from error
+            raise ImageError(f"{name} cannot be read: {reason(error)}; look at the disk it lies on") from error
 
 
 def check_size(size: int, name: str, max_bytes: int = MAX_BYTES) -> None:
@@ -96,7 +96,7 @@ def _opened(path: str | os.PathLike[str], name: str) -> Iterator[io.BufferedRead
     except FileNotFoundError as error:
         raise ImageError(f"{name} does not exist; check the path") from error
     except OSError as error:
-        raise ImageError(f"{name} cannot be opened: {error.strerror}; check the path and its permissions") from error
+        raise ImageError(f"{name} cannot be opened: {reason(error)}; check the path and its permissions") from error
     except ValueError as error:  # a zero byte, or characters that no file's name can have
         raise ImageError(f"{name} cannot be the name of a file ({error}); check the path") from error
     with open(descriptor, "rb") as file:

@@ -22,7 +22,8 @@ from tqdm import tqdm
 from ..data.values import ids_of
 from ..errors import ConfigError, DataError, reason
 from ..saving.provenance import VECTOR_FIELDS, check_same
-from ..store.gallery import Answer, check_allow, check_queries
+from ..store.gallery import Answer, check_queries
+from ..store.lookup import check_allow
 from ..store.vector_store import VectorStore
 
 if TYPE_CHECKING:

@@ -13,7 +13,7 @@ from typing import Any
 
 import numpy as np
 
-from ..errors import DataError
+from ..errors import DataError, reason
 from ..files import atomic_file, flush_to_disk, json_bytes, parse_json
 from ..vectors.precision import to_precision
 
@@ -262,7 +262,7 @@ def _pieces(path: Path) -> Iterator[bytes]:
             while piece := file.read(_PIECE):
                 yield piece
     except OSError as error:
-        raise DataError(f"{path} cannot be read: {error.strerror}") from error
+        raise DataError(f"{path} cannot be read: {reason(error)}") from error
 
 
 def _bytes_of(path: Path) -> bytes:
@@ -271,7 +271,7 @@ def _bytes_of(path: Path) -> bytes:
     except FileNotFoundError as error:
         raise DataError(f"{path} is missing: {CURE}") from error
     except OSError as error:
-        raise DataError(f"{path} cannot be read: {error.strerror}") from error
+        raise DataError(f"{path} cannot be read: {reason(error)}") from error
 
 
 def _record(path: Path, content: bytes) -> ShardRecord:

@@ -5,20 +5,20 @@ Here are those that are searched exactly; one that is faster is in `index`, one 
 
 from __future__ import annotations
 
-from collections.abc import Callable, Collection, Iterable, Mapping, Sequence
+from collections.abc import Collection, Iterable, Mapping, Sequence
 from typing import Any, Protocol
 
 import numpy as np
 
-from ..errors import DataError, did_you_mean
+from ..errors import DataError
 from ..types import ImageLike
 from ..vectors.matrix import Matrix
 from .exact import MemoryRows, Pairs, StoreRows, exact
+from .lookup import Allowed, excluded, near_id, row_numbers
 from .vector_store import VectorStore
 
 Answer = list[tuple[str, float]]
 """Ids with their cosines, best first."""
-_NEAR = 10_000  # ids among which a misspelt one is looked for
 
 
 class Gallery(Protocol):
@@ -48,7 +48,7 @@ class Gallery(Protocol):
         Args:
             queries: [Q, D] float32 of unit length.
             k: answers a query.
-            allow: only these ids may answer; all by default. A frozenset that is given again is not looked up again.
+            allow: only these ids may answer; all by default. Ids that come again are not looked up again.
             exclude: for each query the ids that may not.
 
         Raises:
@@ -132,7 +132,7 @@ class MemoryGallery:
         """Return the best k rows for each query by exact scores, as `Gallery.nearest`."""
         check_queries(self.dimension, queries, k, exclude)
         # ids are looked up before anything is ranked: a misspelt one must not pass for one that nothing found
-        may = self._allowed.rows(self._numbers, len(self), allow, self._row_of)
+        may = self._allowed.rows(self._numbers, self._names, self._alive, allow)
         pairs = excluded(self._numbers, exclude)
         return named(self._names, *exact(self._rows, queries, k, may, pairs))
 
@@ -169,16 +169,16 @@ class MemoryGallery:
     def _hold(self, matrix: Matrix, names: list[str]) -> None:
         """Take rows [N] and their ids."""
         matrix.values.setflags(write=False)  # its lengths are known, and must stay right
-        self._rows, self._names = MemoryRows(matrix), names
+        self._rows, self._names, self._alive = MemoryRows(matrix), names, np.ones(len(names), bool)
         self._row_of = {name: row for row, name in enumerate(names)}
 
     def _numbers(self, ids: Collection[str]) -> np.ndarray:
         """Return the numbers [n] int64 of rows. Raises DataError for the first id that is not in the gallery."""
         try:
-            return np.fromiter(map(self._row_of.__getitem__, ids), np.int64, len(ids))
+            return row_numbers(self._row_of, ids)
         except KeyError as error:
             unknown = next(name for name in ids if name not in self._row_of)
-            near = did_you_mean(str(unknown), self._names[:_NEAR])
+            near = near_id(unknown, self._names)
             raise DataError(f'the id "{unknown}" is not in the gallery of {len(self)} pictures{near}') from error
 
 
@@ -223,7 +223,7 @@ class StoreGallery:
     ) -> tuple[np.ndarray | None, Pairs]:
         """Return which rows may answer, [N] bool or None for all, and the pairs that may not. Raises as `nearest`."""
         check_queries(self.dimension, queries, k, exclude)
-        may = self._allowed.rows(self.store.positions, len(self.store), allow, self.store.alive)
+        may = self._allowed.rows(self.store.positions, self.store.ids, self.store.alive, allow)
         if may is None and len(self) < len(self.store):
             may = self.store.alive
         return may, excluded(self.store.positions, exclude)
@@ -266,62 +266,6 @@ def check_queries(dimension: int, queries: np.ndarray, k: int, exclude: Sequence
         raise DataError("a query holds NaN or infinite numbers: nothing can be near it")
     if exclude is not None and len(exclude) != len(queries):
         raise DataError(f"exclude has {len(exclude)} entries for {len(queries)} queries")
-
-
-def check_allow(allow: Collection[str] | None) -> None:
-    """Raise DataError where no id at all may answer; None allows all."""
-    if allow is not None and not len(allow):
-        raise DataError("allow names no id: nothing could be found")
-
-
-class Allowed:
-    """The rows of the ids that may answer; of a frozenset that comes again they are known, since many take long."""
-
-    def __init__(self) -> None:
-        """Know none."""
-        self._known: tuple[frozenset[str] | None, object, np.ndarray | None] = None, None, None
-
-    def rows(
-        self, numbers: Callable[[Collection[str]], np.ndarray], rows: int, allow: Collection[str] | None, state: object
-    ) -> np.ndarray | None:
-        """Return which rows may answer, [rows] bool not to be written to, None for all.
-
-        Args:
-            numbers: from ids to the numbers of their rows [n] int64.
-            rows: how many there are.
-            allow: the ids, as of `Gallery.nearest`.
-            state: an object that is another one as soon as rows come or go.
-
-        Raises:
-            DataError: no id is allowed, or an unknown one.
-        """
-        check_allow(allow)
-        if allow is None:
-            return None
-        before, then, may = self._known
-        if allow is before and then is state:
-            return may
-        may = np.zeros(rows, bool)
-        may[numbers(allow)] = True
-        may.setflags(write=False)
-        if isinstance(allow, frozenset):  # which alone cannot have changed when it comes again
-            self._known = allow, state, may
-        return may
-
-
-def excluded(numbers: Callable[[Collection[str]], np.ndarray], exclude: Sequence[Collection[str]] | None) -> Pairs:
-    """Return the pairs of a query and a row that may not come.
-
-    Args:
-        numbers: from ids to the numbers of their rows [n] int64.
-        exclude: the ids of each query, as of `Gallery.nearest`.
-
-    Raises:
-        DataError: an id is unknown.
-    """
-    lists = [numbers(names) for names in exclude or ()]
-    owners = np.repeat(np.arange(len(lists)), [len(rows) for rows in lists])
-    return owners, np.concatenate(lists) if lists else np.empty(0, np.int64)
 
 
 def named(ids: Sequence[str], scores: np.ndarray, rows: np.ndarray) -> list[Answer]:

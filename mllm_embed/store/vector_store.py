@@ -26,7 +26,7 @@ from typing import Any
 import numpy as np
 
 from ..data.values import ids_of
-from ..errors import DataError, did_you_mean
+from ..errors import DataError
 from ..files import check_space
 from ..locks import LOCK_FILE, folder_lock
 from ..vectors.unit import unit
@@ -44,12 +44,12 @@ from .files import (
     verify_shard,
     write_shard,
 )
+from .lookup import near_id, row_numbers
 from .manifest import Manifest, read_manifest, with_shards, without, write_manifest
 from .plans import check_new, check_unplanned, next_number, warn_of_loose_shards
 
 BLOCK_ROWS = 1 << 16
 """Rows that are read or searched at a time, and the most that `VectorStore.add` writes to one shard."""
-_NEAR = 10_000  # ids among which a misspelt one is looked for
 
 
 class VectorStore:
@@ -219,14 +219,14 @@ class VectorStore:
     def position(self, id: str) -> int:
         """Return the number of a row by its id. Raises DataError for an unknown or removed one."""
         if id not in self._positions:
-            near = did_you_mean(id, list(self._positions)[:_NEAR])
+            near = near_id(id, self._positions)
             raise DataError(f'the id "{id}" is not in the {len(self._positions):,} vectors of {self.folder}{near}')
         return self._positions[id]
 
     def positions(self, ids: Collection[str]) -> np.ndarray:
         """Return the numbers of rows [n] int64 by their ids. Raises DataError for the first unknown or removed one."""
         try:
-            return np.fromiter(map(self._positions.__getitem__, ids), np.int64, len(ids))
+            return row_numbers(self._positions, ids)
         except KeyError:
             return np.array([self.position(name) for name in ids], np.int64)
 

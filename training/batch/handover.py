@@ -21,7 +21,7 @@ import torch
 from torch import Tensor
 from torch.utils.data import get_worker_info
 
-from mllm_embed.errors import ConfigError, MLLMEmbedError
+from mllm_embed.errors import ConfigError, MLLMEmbedError, reason
 
 from .collator import ContrastiveBatch
 from .examples import Example
@@ -122,10 +122,9 @@ def check_semaphores(workers: int) -> None:
     try:
         taken = [multiprocessing.Semaphore() for _ in range(workers * _SEMAPHORES)]
     except (OSError, ImportError) as error:  # the latter where there is no shared memory at all
-        reason = error.strerror if isinstance(error, OSError) else error
         raise ConfigError(
             f"{workers} worker processes cannot be started, since shared memory ({SHARED_MEMORY}) has no room for what "
-            f"they wait on ({reason}); give it room (of a container, --shm-size 1g), or set workers to 0"
+            f"they wait on ({reason(error)}); give it room (of a container, --shm-size 1g), or set workers to 0"
         ) from error
     taken.clear()
 

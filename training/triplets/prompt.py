@@ -7,7 +7,7 @@ import re
 from dataclasses import dataclass
 from pathlib import Path
 
-from mllm_embed.errors import ConfigError
+from mllm_embed.errors import ConfigError, reason
 
 DEFAULT = Path(__file__).with_name("prompt.txt")
 PROMPT_MARKS = ("caption", "count", "kinds")
@@ -68,7 +68,7 @@ def _read(path: Path) -> str:
     except UnicodeDecodeError as error:
         raise ConfigError(f"{path} is not UTF-8 text (byte {error.start}); save it as UTF-8") from error
     except OSError as error:
-        raise ConfigError(f"--prompt {path} cannot be read: {error.strerror}") from error
+        raise ConfigError(f"--prompt {path} cannot be read: {reason(error)}") from error
 
 
 def _check_marks(path: Path, text: str) -> None:

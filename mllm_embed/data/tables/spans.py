@@ -14,7 +14,7 @@ from typing import NamedTuple
 
 import numpy as np
 
-from ...errors import DataError
+from ...errors import DataError, reason
 
 _CHUNK = 1 << 23
 _NEWLINE, _QUOTE, _BACKSLASH, _COMMA = (ord(letter) for letter in '\n"\\,')
@@ -66,7 +66,7 @@ def mapped(path: Path) -> np.ndarray:
             raise DataError(f"{path} is empty; fetch it again")
         data = np.memmap(path, dtype=np.uint8, mode="r")
     except OSError as error:
-        raise DataError(f"{path} cannot be read: {error.strerror}") from error
+        raise DataError(f"{path} cannot be read: {reason(error)}") from error
     head = bytes(data[:_HEAD])
     for start, what in _NO_TEXT.items():
         if head.startswith(start):

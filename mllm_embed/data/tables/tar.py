@@ -11,7 +11,7 @@ from typing import Any
 
 import numpy as np
 
-from ...errors import DataError
+from ...errors import DataError, reason
 from ...files import parse_json
 from .table import PICTURE, Record, each, part_and_row, run_starts
 from .tar_list import PASSED, FileShard, file_shard
@@ -117,7 +117,7 @@ class TarTable:
             self._open.move_to_end(file)
             data = os.pread(self._open[file], size, start)
         except OSError as error:
-            raise DataError(f"it cannot be read: {error.strerror}") from error
+            raise DataError(f"it cannot be read: {reason(error)}") from error
         if len(data) < size:
             raise DataError("its file ends too early; fetch it again")
         return data
