@@ -2,10 +2,9 @@
 
 from __future__ import annotations
 
+import math
 from collections.abc import Mapping
 from dataclasses import dataclass
-
-import numpy as np
 
 BASE = 10
 """The number of answers that an index' own setting was chosen for."""
@@ -26,8 +25,8 @@ class Effort:
     def at(self, depth: int, setting: int, rerank: int, most: int) -> tuple[int, int]:
         """Return setting and candidates for `depth` answers of an index that has these for `BASE`.
 
-        Between two numbers that were measured they are on the line through both in logarithms; beyond the last one the
-        setting grows as the number of answers does.
+        They are those of the next number of answers that was measured: what finds thirty does not tell what finds
+        twenty, but is enough for it. Beyond the last one the setting grows as the number of answers does.
 
         Args:
             depth: answers.
@@ -37,11 +36,13 @@ class Effort:
         """
         if depth <= BASE:
             return setting, rerank
-        depths = np.array(sorted(self.measured))
-        chosen = np.log(np.maximum([self.measured[at] for at in depths], 1))
-        settings, reranks = (np.interp(np.log(depth), np.log(depths), column) for column in chosen.T)
-        first, beyond = self.measured[BASE], max(1, depth / depths[-1])
-        higher = int(np.ceil(setting / max(first[0], 1) * np.exp(settings) * beyond - _ROUNDING))
-        return max(setting, min(most, higher)), max(
-            rerank, int(np.ceil(rerank / first[1] * np.exp(reranks) - _ROUNDING))
+        deepest = max(self.measured)
+        first, chosen = (
+            self.measured[BASE],
+            self.measured[min((at for at in self.measured if at >= depth), default=deepest)],
+        )
+        higher = setting * chosen[0] * max(1, depth / deepest) / max(first[0], 1)
+        return (
+            max(setting, min(most, math.ceil(higher - _ROUNDING))),
+            max(rerank, math.ceil(rerank * chosen[1] / first[1] - _ROUNDING)),
         )

@@ -145,9 +145,10 @@ class Index(StoreGallery):
         while len(pending) and depth * WALKED < left[pending].max():
             effort = self.effort.at(depth, self.setting, self.rerank, self.engine.most)
             found = self._nearest_inside(queries[pending], depth, *effort)
+            here = limits.of(pending, len(queries))
             # no row that may answer is nearer than the last of these: what is left of them is right, if it is enough
-            scores[pending], rows[pending] = limits.of(pending, len(queries)).best(*found, k)
-            pending, depth = pending[(rows[pending] >= 0).sum(axis=1) < wanted[pending]], depth * _DEEPER
+            scores[pending], rows[pending] = here.best(*found, k)
+            pending, depth = pending[~here.enough(found[1], wanted[pending])], depth * _DEEPER
         if len(pending):
             inside = limits.mask(len(self.store))
             right, places = exact(self.rows, queries[pending], k, inside, limits.of(pending, len(queries)).pairs)

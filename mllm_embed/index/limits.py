@@ -2,7 +2,8 @@
 
 FAISS is asked for the best rows whatever may answer, and what may not is dropped: as long as enough is left, no row
 that may answer can be nearer, however much what is asked has to do with what is allowed. A search that passes over rows
-while it walks finds less in that case.
+while it walks finds less in that case. What an index misses are mostly the last of many: where much was dropped, what
+is left would be those, so that more are asked for than would do.
 """
 
 from __future__ import annotations
@@ -15,6 +16,7 @@ import numpy as np
 from ..store.exact import Pairs
 
 _SPREAD = 3  # deviations beyond the mean: so many more are asked for than may be dropped by chance
+_BEHIND = 0.5  # rows that must come behind those that are left, for each that was dropped before them
 
 
 @dataclass(frozen=True)
@@ -59,7 +61,8 @@ class Limits:
         share = self.count / self.rows
         depth = k / share + _SPREAD * (k * (1 - share)) ** 0.5 / share
         # what is excluded for one query is mostly what stood first in its answers
-        return int(np.ceil(depth + min(self.count - left.min(initial=self.count), _SPREAD * depth)))
+        excluded = min(self.count - left.min(initial=self.count), _SPREAD * depth)
+        return int(np.ceil(depth + (1 + _BEHIND) * excluded))
 
     def of(self, queries: np.ndarray, count: int) -> Limits:
         """Return the limits of some of `count` queries, [q] int64 ascending, which are numbered anew."""
@@ -78,6 +81,13 @@ class Limits:
         queries = np.arange(len(rows))[:, None]
         rows = rows[queries, order]
         return np.where(rows < 0, -np.inf, scores[queries, order]), rows
+
+    def enough(self, rows: np.ndarray, wanted: np.ndarray) -> np.ndarray:
+        """Tell for which queries rows [Q, C], sorted, hold so many [Q] that may answer and that none is missed: [Q]."""
+        left = self._without(rows) >= 0
+        last = np.argmax(np.cumsum(left, axis=1) >= wanted[:, None], axis=1)  # the place of the last that is wanted
+        behind = rows.shape[1] - 1 - last
+        return (left.sum(axis=1) >= wanted) & (behind >= _BEHIND * (last + 1 - wanted))
 
     def _without(self, rows: np.ndarray) -> np.ndarray:
         """Return row numbers [Q, C] int64 with -1 in the place of those that may not answer."""

@@ -111,6 +111,22 @@ def test_rows_that_come_and_go_are_counted_too(tmp_path: Path, kind: str) -> Non
     check(made, own, queries, min(made.card["recall"], 0.97), (10, 37, ROWS))
 
 
+@pytest.mark.parametrize("kind", ["hnsw", "ivf"])
+def test_what_lies_behind_the_nearest_cluster_is_found_where_that_is_excluded(tmp_path: Path, kind: str) -> None:
+    vectors = clustered(6000, 0)  # 150 in each cluster, and too many to be compared one by one
+    own = VectorStore.create(tmp_path / "s", SIZE)
+    own.add([f"r{row}" for row in range(len(vectors))], vectors)
+    made = build_index(own, tmp_path / "i", kind, show_progress=False)
+    queries = unit(vectors[:50] + 0.1 * clustered(50, 3))
+    order = np.argsort(-scores_of(own, queries), axis=1)
+    for k, gone in ((1, 150), (10, 150), (10, 5), (37, 60)):
+        found = made.nearest(queries, k, exclude=[[own.ids[row] for row in rows[:gone]] for rows in order])
+        shares = []
+        for answer, rows in zip(found, order, strict=True):
+            shares.append(len({name for name, _ in answer} & {own.ids[row] for row in rows[gone : gone + k]}) / k)
+        assert np.mean(shares) >= min(made.card["recall"], 0.97) - 0.03, (k, gone)
+
+
 @pytest.mark.parametrize("copies", [1, 20])
 def test_exact_galleries_answer_alike(tmp_path: Path, copies: int) -> None:
     vectors = np.repeat(clustered(600 // copies, 0), copies, axis=0)  # equal scores, where there are copies
@@ -144,10 +160,11 @@ def test_an_index_of_a_version_that_measured_ten_answers_alone_grows_in_proporti
     check(made, store, store.take(np.arange(QUERIES)), made.card["recall"], (10, 70))
 
 
-def test_effort_lies_between_what_was_measured_and_follows_the_setting_in_use() -> None:
+def test_effort_is_that_of_the_next_measured_number_and_follows_the_setting_in_use() -> None:
     effort = Effort({10: (4, 2), 100: (16, 2), 1000: (64, 8)})
     assert [effort.at(depth, 4, 2, 10**6) for depth in (10, 100, 1000, 4000)] == [(4, 2), (16, 2), (64, 8), (256, 8)]
-    assert effort.at(32, 4, 2, 10**6)[0] in (8, 9) and effort.at(100, 8, 6, 10**6) == (32, 6)
+    assert effort.at(11, 4, 2, 10**6) == (16, 2) and effort.at(101, 4, 2, 10**6) == (64, 8)
+    assert effort.at(100, 8, 6, 10**6) == (32, 6)
     assert effort.at(4000, 4, 2, 100) == (100, 8) and effort.at(1000, 0, 2, 0)[0] == 0
 
 
