@@ -17,7 +17,8 @@ from ..inputs.item_processor import FilledPrompt, ItemProcessor
 from ..types import ImageLike, Item, item_key, picture_key
 from .suffixes import Input, Suffixes
 
-_USUAL = (448, 448)  # the size that a picture is taken to have which is only made when it is needed
+USUAL = (448, 448)
+"""The size that a picture is taken to have which is only made when it is needed."""
 
 
 def distinct(
@@ -140,7 +141,7 @@ def _inputs(fitted: Sequence[_Fitted], items: ItemProcessor, suffixes: Suffixes 
 def _more(looks: Sequence[Glance], prompt: FilledPrompt, items: ItemProcessor) -> int:
     """Return about how many tokens the processor adds to a prompt, and how many exactly where that decides whether an
     input fits."""
-    more = sum(items.picture_tokens(*(look.size or _USUAL)) for look in looks)
+    more = sum(items.picture_tokens(*(look.size or USUAL)) for look in looks)
     sizes = tuple(look.size for look in looks if look.size)
     if len(sizes) == len(looks) and items.lengths.near(len(prompt.tokens) + more):
         try:
@@ -152,4 +153,4 @@ def _more(looks: Sequence[Glance], prompt: FilledPrompt, items: ItemProcessor) -
 
 def _pixels(looks: Sequence[Glance]) -> int:
     """Return how many pixels pictures have."""
-    return sum(math.prod(look.size or _USUAL) for look in looks)
+    return sum(math.prod(look.size or USUAL) for look in looks)

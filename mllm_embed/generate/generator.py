@@ -6,23 +6,28 @@ same question has the same answer.
 
 from __future__ import annotations
 
+import math
 from collections.abc import Iterator, Sequence
 from contextlib import contextmanager, nullcontext
 from dataclasses import dataclass, replace
 from functools import cache
-from typing import Any
+from typing import Any, TypeVar
 
 import torch
 from torch import Tensor
 
+from ..encode.batching import cut_by_budget
+from ..encode.distinct import USUAL
 from ..encode.embedder import MLLMEmbedder
 from ..errors import ConfigError, DataError, ModelError
-from ..inputs.images import load_image, name_of
+from ..inputs.images import glance, load_image, name_of
 from ..inputs.lengths import Lengths
 from ..inputs.prompts import TEXT, chat
 from ..model.loading import load_errors
 from ..saving.settings import read_settings
 from ..types import Document, ImageLike
+
+_Work = TypeVar("_Work")
 
 
 @dataclass(frozen=True)
@@ -66,7 +71,7 @@ class Generator:
     def generate(self, questions: Sequence[Question], *, max_tokens: int = 64, batch_size: int = 8) -> Iterator[str]:
         """Yield what the model says, in the order of the questions, each at most `max_tokens` long."""
         ends = self.model.generation_config.eos_token_id
-        for part in _parts(questions, batch_size):
+        for part in _parts(questions, questions, batch_size):
             batch = self._input(part)
             with self._without_adapter(), torch.inference_mode():
                 out = self.model.generate(
@@ -86,7 +91,7 @@ class Generator:
         none.
         """
         yes, no = self._tokens("yes"), self._tokens("no")
-        for part in _parts(questions, batch_size):
+        for part in _parts(questions, questions, batch_size):
             with self._without_adapter(), torch.inference_mode():
                 logits = self.model(**self._input(part), use_cache=False, logits_to_keep=1).logits[:, -1].float()
             yield from (logits[:, yes].amax(1) - logits[:, no].amax(1)).tolist()
@@ -98,7 +103,7 @@ class Generator:
         """
         if not all(answer.strip() for _, answer in pairs):
             raise DataError("an empty answer has no likelihood; leave it out")
-        for part in _parts(pairs, batch_size):
+        for part in _parts(pairs, [question for question, _ in pairs], batch_size):
             asked = [self._text(question) for question, _ in part]
             answered = [text + self._written(answer, text) for text, (_, answer) in zip(asked, part, strict=True)]
             both = zip(self._ids(answered), self._ids(asked), strict=True)
@@ -169,8 +174,15 @@ def _subject(questions: Sequence[Question]) -> str:
     return ", ".join(names) or "these words"
 
 
-def _parts(work: Sequence[Any], size: int) -> Iterator[Sequence[Any]]:
-    return (work[at : at + size] for at in range(0, len(work), size))
+def _parts(work: Sequence[_Work], questions: Sequence[Question], size: int) -> Iterator[Sequence[_Work]]:
+    """Yield work, each of a question, in parts of at most `size`, whose pictures are no more than fit in memory."""
+    for at in range(0, len(work), size):  # pictures are looked at when it is their turn
+        pixels = [_pixels(question) for question in questions[at : at + size]]
+        yield from (work[at : at + size][part] for part in cut_by_budget([1] * len(pixels), size, pixels=pixels))
+
+
+def _pixels(question: Question) -> int:
+    return sum(math.prod(glance(image).size or USUAL) for image in question.images)
 
 
 def with_head(embedder: MLLMEmbedder) -> Any:

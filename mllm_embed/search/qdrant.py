@@ -14,6 +14,7 @@ from collections import Counter
 from collections.abc import Collection, Iterable, Iterator, Mapping, Sequence
 from contextlib import ExitStack, contextmanager
 from itertools import chain
+from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 import numpy as np
@@ -32,6 +33,7 @@ if TYPE_CHECKING:
 QDRANT_PREFIX = "qdrant:"
 _NAMES = uuid.UUID("6f0f6ad4-5d0c-5d0a-9f0e-3c1b0e6f5a11")  # of the ids that point numbers are made of
 _BATCH = 256
+_STORAGE = "meta.json"  # what the client writes to a folder first
 _EXAMPLES = "qdrant:http://localhost:6333/photos, or qdrant:FOLDER/photos for the client's own storage in a folder"
 
 
@@ -49,7 +51,7 @@ class QdrantGallery:
         self.client, self.collection = client, collection
         with _server_errors(f"the collection {collection}"):
             if not client.collection_exists(collection):
-                raise DataError(f"there is no Qdrant collection '{collection}': make it with `mllm-embed upload`")
+                raise _no_collection(collection)
             config = client.get_collection(collection).config
         vectors = config.params.vectors
         if not isinstance(vectors, models.VectorParams):
@@ -65,9 +67,9 @@ class QdrantGallery:
 
         Raises:
             ConfigError: the place is of another form, or qdrant-client is not installed.
-            DataError: the server does not answer, or has no such collection.
+            DataError: the server does not answer, there is no such storage, or no such collection.
         """
-        client, collection = connected(place)
+        client, collection = connected(place, make=False)
         with _closed_on_error(client):
             return cls(client, collection)
 
@@ -241,12 +243,16 @@ def upload(store: VectorStore, place: str, show_progress: bool | None = None) ->
         return gallery, gallery.upload(store, show_progress)
 
 
-def connected(place: str) -> tuple[QdrantClient, str]:
+def connected(place: str, *, make: bool = True) -> tuple[QdrantClient, str]:
     """Return client and name of a collection, as `QdrantGallery.open` reads its place.
+
+    Args:
+        place: of the collection.
+        make: whether a folder that is not there, or holds no storage of the client's, becomes one.
 
     Raises:
         ConfigError: the place is of another form, or qdrant-client is not installed.
-        DataError: the client's own storage in a folder cannot be used.
+        DataError: the client's own storage in a folder cannot be used, or is not there.
     """
     home, mark, collection = place.removeprefix(QDRANT_PREFIX).rpartition("/")
     if not (place.startswith(QDRANT_PREFIX) and home and mark and collection):
@@ -256,9 +262,15 @@ def connected(place: str) -> tuple[QdrantClient, str]:
     except ImportError as error:
         raise ConfigError('Qdrant needs its client: pip install "mllm_embed[qdrant]"') from error
     if "://" not in home:
+        if not make and not (Path(home) / _STORAGE).is_file():  # the client would make it
+            raise _no_collection(collection, f" ({home} holds no Qdrant storage)")
         with _server_errors(f"the folder {home}"):
             return QdrantClient(path=home), collection
     return QdrantClient(url=home, api_key=os.environ.get("QDRANT_API_KEY"), check_compatibility=False), collection
+
+
+def _no_collection(name: str, why: str = "") -> DataError:
+    return DataError(f"there is no Qdrant collection '{name}': make it with `mllm-embed upload`{why}")
 
 
 def number(id: str) -> str:

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import math
 from pathlib import Path
 
 import pytest
@@ -10,6 +11,7 @@ from PIL import Image
 
 import tiny
 from mllm_embed import MLLMEmbedder
+from mllm_embed.encode import batching
 from mllm_embed.errors import ConfigError, DataError, ModelError
 from mllm_embed.generate.generator import Generator, Question
 
@@ -72,7 +74,9 @@ def test_likelihoods_are_those_of_the_tokens_one_by_one(tiny_llava: Path, questi
         assert value == pytest.approx(float(steps[range(ids.shape[1]), ids[0]].mean()), abs=1e-4)
 
 
-def test_yes_and_no_are_weighed_by_their_logits(saying: Path, questions: list[Question]) -> None:
+def test_yes_and_no_are_weighed_by_their_logits(
+    saying: Path, questions: list[Question], monkeypatch: pytest.MonkeyPatch
+) -> None:
     embedder = MLLMEmbedder.from_pretrained(saying, dtype="float32", device="cpu")
     generator = Generator(embedder)
     found = list(generator.yes_no_margin(questions, batch_size=2))
@@ -83,6 +87,11 @@ def test_yes_and_no_are_weighed_by_their_logits(saying: Path, questions: list[Qu
         with torch.no_grad():
             logits = model(**batch).logits[0, -1]
         assert value == pytest.approx(float(logits[yes] - logits[no]), abs=1e-4)
+    # pictures of more pixels than fit in memory together are asked about in turn
+    monkeypatch.setattr(batching, "STEP_PIXELS", 2 * math.prod(Image.open(questions[0].images[0]).size))
+    asked, look = [], generator._input
+    monkeypatch.setattr(generator, "_input", lambda part: asked.append(len(part)) or look(part))
+    assert list(generator.yes_no_margin(questions)) == pytest.approx(found, abs=1e-5) and asked == [2, 2, 1]
 
 
 def test_models_that_cannot_speak_say_why(

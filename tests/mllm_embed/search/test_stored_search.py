@@ -138,6 +138,9 @@ def test_collections_that_are_refused(home: Path, embedder: MLLMEmbedder) -> Non
         QdrantGallery.open("qdrant:photos")
     with pytest.raises(DataError, match="there is no Qdrant collection 'nothing': make it with `mllm-embed upload`"):
         QdrantGallery.open("qdrant:elsewhere/nothing")
+    assert not Path("elsewhere").exists()  # the client makes its storage wherever it is asked to look
+    with pytest.raises(DataError, match="no Qdrant collection 'nothing'.*photos holds no Qdrant storage"):
+        QdrantGallery.open("qdrant:photos/nothing")
     with pytest.raises(DataError, match="cannot be reached or used"):
         QdrantGallery.open("qdrant:http://127.0.0.1:9/photos")
     provenance = VectorStore.open("store").provenance
