@@ -23,7 +23,7 @@ class _TooManySteps(Exception):
 
 
 def template_of(processor: Any) -> str | None:
-    """Return the chat template of a processor as it is used; None where it has none."""
+    """Return the chat template of a processor, or a tokenizer, as it is used; None where it has none."""
     template = getattr(processor, "chat_template", None)
     if isinstance(template, Mapping):  # of several, for tools say, by their names
         template = template.get("default")
@@ -35,7 +35,7 @@ def template_of(processor: Any) -> str | None:
 def render_chat(
     processor: Any, messages: Sequence[Mapping[str, Any]], template: str | None = None, **values: Any
 ) -> str:
-    """Return messages as a chat template puts them to the model, by default the processor's own.
+    """Return messages as a chat template puts them to the model, by default that of the processor or tokenizer.
 
     Raises ModelError, which names the model, for a template that has an error, refuses the messages, or does not end.
     """
@@ -44,7 +44,7 @@ def render_chat(
     try:
         with _bounded():
             # by the tokenizer, since SmolVLM's processor asks its video processor first
-            return processor.tokenizer.apply_chat_template(
+            return getattr(processor, "tokenizer", processor).apply_chat_template(
                 list(messages), chat_template=template or template_of(processor), tokenize=False, **values
             )
     except _TooManySteps as error:
@@ -60,7 +60,7 @@ def render_chat(
 
 
 def _name(processor: Any) -> str:
-    return getattr(processor.tokenizer, "name_or_path", "") or "this model"
+    return getattr(getattr(processor, "tokenizer", processor), "name_or_path", "") or "this model"
 
 
 @contextmanager

@@ -184,8 +184,8 @@ class ItemProcessor:
         """Return the tokens of rendered prompts; a picture's placeholder counts as one."""
         if not texts:
             return []  # which a tokenizer does not take
-        tokenizer = self.words.tokenizer_for(texts)
-        return tokenizer(list(texts), add_special_tokens=self._add_special_tokens)["input_ids"]
+        options = {"add_special_tokens": self._add_special_tokens, "verbose": False}  # `lengths` says what is too long
+        return self.words.tokenizer_for(texts)(list(texts), **options)["input_ids"]
 
     def processed_suffix(self, text: str, pictures: list[Image.Image]) -> list[int]:
         """Return the tokens after the last picture of a rendered prompt, or all, as the processor makes them."""

@@ -10,6 +10,7 @@ from typing import Any
 
 from mllm_embed.errors import ConfigError, DataError
 from mllm_embed.generate.answer_cache import CUT, REFUSED, CachedAnswer
+from mllm_embed.inputs.chat_template import render_chat, template_of
 from mllm_embed.inputs.lengths import token_limit, too_long
 from mllm_embed.inputs.words import Words
 
@@ -106,14 +107,17 @@ class _ChatModel:
         return None
 
     def render(self, prompt: str) -> str:
-        """Return the model's input text for a prompt. Raises DataError as `Words.written` does."""
+        """Return the model's input text for a prompt.
+
+        Raises DataError as `Words.written` does, ModelError for a chat template that fails.
+        """
         prompt = self.words.written(prompt)
-        if not self.renderer.chat_template:  # a model that was never taught to chat goes on from the prompt
+        if not template_of(self.renderer):  # a model that was never taught to chat goes on from the prompt
             return f"{self.tokenizer.bos_token or ''}{prompt}\n"
         sees = self.renderer is not self.tokenizer
         content = [{"type": "text", "text": prompt}] if sees else prompt
-        message = [{"role": "user", "content": content}]
-        return str(self.renderer.apply_chat_template(message, tokenize=False, add_generation_prompt=True))
+        message: list[dict[str, Any]] = [{"role": "user", "content": content}]
+        return render_chat(self.renderer, message, add_generation_prompt=True)
 
 
 def _load(name: str) -> _ChatModel:

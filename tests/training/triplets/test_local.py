@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import json
+import shutil
 from collections.abc import Callable
 from pathlib import Path
 
@@ -83,3 +84,30 @@ def test_captions_are_words_and_those_that_are_too_long_are_refused(
     tokens = chat.words.tokenizer_for([text]).convert_ids_to_tokens(chat.words.tokenizer_for([text])(text)["input_ids"])
     added = [token for token in tokens if token in chat.tokenizer.added_tokens_encoder]
     assert added == ["<|user|>", "<|end|>", "<|assistant|>"]
+
+
+@pytest.mark.parametrize(
+    ("template", "said"),
+    [
+        ("{{ raise_exception('no turns today') }}", "no turns today"),
+        ("{% for a in range(99999) %}{% for b in range(99999) %}{% endfor %}{% endfor %}", "does not end"),
+    ],
+)
+def test_a_chat_template_that_goes_wrong_is_one_sentence(
+    captions: Path, tiny_llava: Path, tmp_path: Path, template: str, said: str, refused: Callable[..., str]
+) -> None:
+    folder = Path(shutil.copytree(tiny_llava, tmp_path / "model"))
+    (folder / "chat_template.jinja").write_text(template)
+    told = refused(str(captions), "--local", str(folder))
+    assert "the chat template of" in told and said in told
+
+
+def test_a_language_models_template_is_told_one_date(tiny_llava: Path) -> None:
+    from transformers import AutoTokenizer
+
+    from mllm_embed.inputs.words import Words
+    from mllm_embed.training.triplets.local import _ChatModel
+
+    tokenizer = AutoTokenizer.from_pretrained(tiny_llava)
+    tokenizer.chat_template = "{{ strftime_now('%d %b %Y') }} {{ messages[0].content }}"
+    assert _ChatModel(None, tokenizer, tokenizer, Words(tokenizer), None).render("red") == "26 Jul 2024 red"
