@@ -169,8 +169,11 @@ def _about_rows(found: Sequence[Extracted], rows: int) -> list[str]:
     unchanged = max(len(done.found.unchanged) for done in found)
     unknown = max(len(done.found.unknown) for done in found)
     taken_in, gone = sum(done.taken_in for done in found), max(done.gone for done in found)
+    moved = max(done.moved for done in found)
     for count, words in (
         (unchanged, "are there already, and have not changed"),
+        (moved, "of these lie elsewhere now, or in other rows of a file: search shows their pictures from where they "
+                "lay, until `mllm-embed remove` takes them out and they are embedded anew"),
         (unknown, "are there already without a record of what they held, and are taken as unchanged: `mllm-embed "
                   "remove` them first to embed them anew"),
         (taken_in, "of a call that was stopped are in the store now"),

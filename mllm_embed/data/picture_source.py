@@ -13,7 +13,6 @@ from ..errors import DataError, reason
 from ..inputs.picture_files import is_picture
 from ..text import half_character, printable
 from ..types import Document, Item
-from .digest import item_digest
 from .folder import BENCHMARK, open_benchmark
 from .tables import TABLES, kind_of
 
@@ -51,10 +50,6 @@ class PictureSource:
         if row in self.faults:
             raise DataError(f"{self.where(row)}: {self.faults[row]}")
         return Document(self.files[row], self._texts.get(self.ids[row])), os.path.abspath(self.files[row])
-
-    def digest(self, row: int) -> str:
-        """As `Source.digest`."""
-        return item_digest(self.read(row)[0])
 
     def check_unchanged(self, rows: Iterable[int]) -> None:
         """As `Source.check_unchanged`: a picture's file has its row to itself, whatever it holds."""

@@ -54,13 +54,6 @@ class Source(Protocol):
         """
         ...
 
-    def digest(self, row: int) -> str:
-        """Return the sha256 of what the row holds, as `item_digest`: its words and its pictures' bytes.
-
-        Raises DataError or ImageError for a row that cannot be read.
-        """
-        ...
-
     def check_unchanged(self, rows: Iterable[int]) -> None:
         """Raise DataError where the rows lie in a file that was written to since it was opened.
 
@@ -110,11 +103,6 @@ class Listing:
         """As `Source.read`."""
         source, own = self._home(row)
         return self.sources[source].read(own)
-
-    def digest(self, row: int) -> str:
-        """As `Source.digest`."""
-        source, own = self._home(row)
-        return self.sources[source].digest(own)
 
     def check_unchanged(self, rows: Iterable[int]) -> None:
         """As `Source.check_unchanged`."""

@@ -12,7 +12,6 @@ from typing import Any
 from ..errors import DataError, did_you_mean
 from ..text import half_character, printable
 from ..types import Document, ImageLike, Item, Query
-from .digest import item_digest
 from .picture_source import SUFFIXES
 from .tables import KEY, Record, Table, TarTable, open_table
 from .tables.fingerprint import OpenedFiles, files_fingerprint
@@ -120,10 +119,6 @@ class TableSource:
         if picture is None:
             return item, None
         return item, os.path.abspath(picture) if isinstance(picture, Path) else self._inside(row)
-
-    def digest(self, row: int) -> str:
-        """As `Source.digest`."""
-        return item_digest(self.read(row)[0])
 
     def check_unchanged(self, rows: Iterable[int]) -> None:
         """As `Source.check_unchanged`."""

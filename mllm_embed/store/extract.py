@@ -12,7 +12,7 @@ came, and ends when there is nothing left to do.
 from __future__ import annotations
 
 import os
-from collections.abc import Sequence
+from collections.abc import Iterable, Sequence
 from contextlib import ExitStack
 from dataclasses import dataclass, field
 from pathlib import Path
@@ -67,6 +67,7 @@ class Extracted:
         found: the rows that were there already, against the store.
         taken_in: rows that calls which were stopped had made, and that belong to the store now.
         gone: rows in the store that its sources have not got any more; they stay.
+        moved: unchanged rows whose pictures lie elsewhere now than the store says.
     """
 
     store: VectorStore | None
@@ -79,6 +80,7 @@ class Extracted:
     found: Survey = field(default_factory=Survey)
     taken_in: int = 0
     gone: int = 0
+    moved: int = 0
 
 
 def encode_sources(
@@ -216,6 +218,8 @@ class _Call:
         return 0
 
     def _result(self, store: VectorStore | None, held: int) -> Extracted:
+        # of a store of its own: what is read of it would travel with the result where a worker returns it
+        read = None if store is None else VectorStore(self.path)
         return Extracted(
             store,
             sum(shard.rows for shard in self.made),
@@ -226,8 +230,8 @@ class _Call:
             sum(shard.changed for shard in self.made),
             self.found,
             self.taken_in,
-            # of a store of its own: what is read of it would travel with the result where a worker returns it
-            0 if store is None else _gone(VectorStore(self.path), self.contents),
+            0 if read is None else _gone(read, self.contents),
+            0 if read is None else _moved(read, self.contents, self.found.unchanged),
         )
 
 
@@ -239,6 +243,12 @@ def _gone(store: VectorStore, contents: Contents) -> int:
     """Return how many rows the store has of the sources that are listed, which those have not got any more."""
     listed = set(contents.origins)
     return sum(name not in contents.row_of and store.origins[store.position(name)] in listed for name in store.living)
+
+
+def _moved(store: VectorStore, contents: Contents, rows: Iterable[int]) -> int:
+    """Return how many of these rows have their pictures elsewhere than the store says: other rows came first, say."""
+    there = ((contents.place(row), contents.listing.ids[row]) for row in rows)
+    return sum(name in store.living and place != store.sources[store.position(name)] for place, name in there)
 
 
 def _opened(path: Path, embedder: MLLMEmbedder, dtype: str | None) -> VectorStore:

@@ -24,31 +24,32 @@ class Contents:
         sources = ([os.path.abspath(source.path)] * len(source.ids) for source in listing.sources)
         self.origins = list(chain.from_iterable(sources))
         self.row_of = {name: row for row, name in enumerate(listing.ids)}
-        self._digests: dict[int, str | None] = {}
+        self._looked: dict[int, tuple[str | None, str | None]] = {}
 
     def digest(self, row: int) -> str | None:
         """Return the sha256 of what a row holds, None where it cannot be read."""
-        if row not in self._digests:
-            try:
-                self._digests[row] = self.listing.digest(row)
-            except (ImageError, DataError):
-                self._digests[row] = None
-        return self._digests[row]
+        return self._look(row)[0]
 
     def place(self, row: int) -> str | None:
         """Return where the picture of a row lies, None where there is none or it cannot be read."""
-        try:
-            return self.listing.read(row)[1]
-        except (ImageError, DataError):
-            return None
+        return self._look(row)[1]
+
+    def _look(self, row: int) -> tuple[str | None, str | None]:
+        if row not in self._looked:
+            try:
+                item, place = self.listing.read(row)
+                self._looked[row] = item_digest(item), place
+            except (ImageError, DataError):
+                self._looked[row] = None, None
+        return self._looked[row]
 
     def origin_of(self, name: str) -> str | None:
         """Return the source of an id, None where the listing has not got it."""
         return self.origins[self.row_of[name]] if name in self.row_of else None
 
-    def note(self, row: int, digest: str) -> None:
-        """Remember what a row held when it was read."""
-        self._digests[row] = digest
+    def note(self, row: int, digest: str, place: str | None) -> None:
+        """Remember what a row held, and where its picture lay, when it was read."""
+        self._looked[row] = digest, place
 
 
 @dataclass

@@ -58,7 +58,7 @@ def read_rows(contents: Contents, rows: Sequence[int], bar: tqdm) -> ShardRows:
             shard.lost[row] = str(error)
             bar.update(1)
             continue
-        contents.note(row, digest)
+        contents.note(row, digest, source)
         shard.read.append(row)
         shard.items.append(item)
         shard.sources.append(source)

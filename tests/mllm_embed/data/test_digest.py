@@ -13,6 +13,7 @@ import pyarrow.parquet
 import pytest
 from PIL import Image
 
+from mllm_embed.data.digest import item_digest
 from mllm_embed.data.sources import open_sources
 from mllm_embed.errors import DataError, ImageError
 
@@ -45,7 +46,7 @@ def test_one_row_has_one_digest_in_every_folder_and_format(tmp_path: Path) -> No
     files = [written(tmp_path / suffix[1:], rows, suffix) for suffix in (".json", ".jsonl", ".csv", ".parquet")]
     inside = tmp_path / "inside.parquet"
     pyarrow.parquet.write_table(pyarrow.Table.from_pylist([rows[0] | {"image": png(1)}]), inside)
-    digests = {open_sources([file]).digest(0) for file in (*files, inside)}
+    digests = {item_digest(open_sources([file]).read(0)[0]) for file in (*files, inside)}
     assert len(digests) == 1
     alone = tmp_path / "alone"
     alone.mkdir()
@@ -54,7 +55,7 @@ def test_one_row_has_one_digest_in_every_folder_and_format(tmp_path: Path) -> No
         tar.add(alone / "x.png", "k.png")
     sources = [tmp_path / "s.tar", alone, written(tmp_path / "one", [{"id": 1, "image": "a.png"}], ".jsonl")]
     listing = open_sources(sources)
-    assert len({listing.digest(row) for row in range(3)} | digests) == 2
+    assert len({item_digest(listing.read(row)[0]) for row in range(3)} | digests) == 2
 
 
 def test_every_change_of_a_row_changes_its_digest(tmp_path: Path) -> None:
@@ -64,10 +65,10 @@ def test_every_change_of_a_row_changes_its_digest(tmp_path: Path) -> None:
         {"text": "\u00e9"}, {"text": "e\u0301"},
     ]  # fmt: skip
     listing = open_sources([written(tmp_path, [one | {"id": at} for at, one in enumerate(rows)], ".jsonl")])
-    before = [listing.digest(at) for at in range(len(rows))]
+    before = [item_digest(listing.read(at)[0]) for at in range(len(rows))]
     assert len(set(before)) == len(rows)
     (tmp_path / "a.png").write_bytes(png(2))
-    after = [listing.digest(at) for at in range(len(rows))]
+    after = [item_digest(listing.read(at)[0]) for at in range(len(rows))]
     assert [old == new for old, new in zip(before, after, strict=True)] == ["image" not in one for one in rows]
 
 
@@ -75,6 +76,6 @@ def test_what_cannot_be_read_has_no_digest(tmp_path: Path) -> None:
     rows = [{"id": "a", "image": "gone.png"}, {"id": "b", "image": 3}]
     listing = open_sources([written(tmp_path, rows, ".jsonl")])
     with pytest.raises(ImageError, match="gone.png does not exist"):
-        listing.digest(0)
+        item_digest(listing.read(0)[0])
     with pytest.raises(DataError, match="row 2"):
-        listing.digest(1)
+        item_digest(listing.read(1)[0])

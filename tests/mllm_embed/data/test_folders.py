@@ -14,6 +14,7 @@ from PIL import Image
 import mllm_embed
 from mllm_embed import MLLMEmbedder
 from mllm_embed.cli import main
+from mllm_embed.data.digest import item_digest
 from mllm_embed.data.sources import gallery_of, open_sources
 from mllm_embed.errors import ConfigError, DataError, ImageError
 from mllm_embed.store.vector_store import VectorStore
@@ -55,7 +56,7 @@ def test_pictures_by_content_and_what_else_there_is(tmp_path: Path) -> None:
     unread = []
     for row, name in enumerate(rows):
         try:
-            listing.digest(row)
+            item_digest(listing.read(row)[0])
         except ImageError:
             unread.append(name)
     assert unread == ["bad.png", "broken.png", "pipe.png"]

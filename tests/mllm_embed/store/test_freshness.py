@@ -95,7 +95,7 @@ def test_a_folder_that_moved_costs_nothing(embedder: MLLMEmbedder, tmp_path: Pat
     encode(embedder, folder, tmp_path / "s")
     folder.rename(tmp_path / "b")
     done = encode(embedder, tmp_path / "b", tmp_path / "s")
-    assert (done.rows, len(done.found.unchanged), done.gone) == (0, 4, 0)
+    assert (done.rows, len(done.found.unchanged), done.gone, done.moved) == (0, 4, 0, 4)
     photo(tmp_path / "b/1.png", 50)
     with pytest.raises(DataError, match='the id "1.png" is in .* holds something else'):
         encode(embedder, tmp_path / "b", tmp_path / "s")
@@ -215,7 +215,7 @@ def test_rows_that_a_source_has_lost_stay_and_are_counted(
     assert main(command) == 0
     said = capsys.readouterr().out
     assert "embedded 1 rows, 1 of which had changed: their old vectors are gone" in said
-    assert "1 rows are there already, and have not changed" in said
+    assert "1 rows are there already, and have not changed" in said and "lie elsewhere" not in said
     assert "1 rows in the store are in its sources no more; they stay" in said
     check_rows(tmp_path / "s", {"0": "nought", "1": "uno", "2": "two"}, Vectors(embedder))
 
@@ -280,9 +280,12 @@ def test_pictures_inside_a_file_that_changed(embedder: MLLMEmbedder, tmp_path: P
     encode(embedder, source, tmp_path / "s")
     packed(source, dict(enumerate([0, 1, 77, 3, 4])))
     done = encode(embedder, source, tmp_path / "s")
-    assert (done.rows, done.changed, len(done.found.unchanged)) == (1, 1, 4)
+    assert (done.rows, done.changed, len(done.found.unchanged), done.moved) == (1, 1, 4, 0)
     wanted = expected(embedder, photo(tmp_path / "wanted.png", 77))
     assert np.abs(vector_of(tmp_path / "s", "k2") - wanted).max() < 1e-5
+    packed(source, {5: 5} | dict(enumerate([0, 1, 77, 3, 4])))  # a row in front of the others
+    done = encode(embedder, source, tmp_path / "s")
+    assert (done.rows, done.changed, len(done.found.unchanged), done.moved) == (1, 0, 5, 5)
     source.rename(tmp_path / f"moved.{kind}")
     assert encode(embedder, tmp_path / f"moved.{kind}", tmp_path / "s").rows == 0
     other = packed(tmp_path / f"other.{kind}", {0: 9})
