@@ -256,6 +256,7 @@ def _opened(path: Path, embedder: MLLMEmbedder, dtype: str | None) -> VectorStor
     if not (path / MANIFEST).is_file():
         return VectorStore.create(path, embedder.dimension, dtype=dtype or "float32", provenance=embedder.provenance)
     store = VectorStore(path)
+    store.verify_small()
     check_same(store.provenance, embedder.provenance, VECTOR_FIELDS, path)
     if dtype and store.dtype != dtype:
         raise ConfigError(

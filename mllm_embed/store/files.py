@@ -30,6 +30,7 @@ ARRAY_ERRORS = (
 DIGEST_LENGTH = 64  # of a sha256 in hexadecimal
 _UNIT = 1e-3  # how far a vector's length may be from 1 before it is taken for a mistake
 _PIECE = 1 << 20  # bytes that are read at a time
+_HEADER = 1 << 10  # bytes of an .npy file before its vectors, at most: numpy writes 128
 
 
 @dataclass(frozen=True)
@@ -219,6 +220,16 @@ def map_vectors(folder: Path, entry: StoreShard, dimension: int, dtype: np.dtype
     if verify:
         _check_vectors(path, entry, quick=True)
     return found
+
+
+def check_size(folder: Path, entry: StoreShard, dimension: int, dtype: np.dtype) -> None:
+    """Raise DataError for a shard's vectors that are missing, or cannot be so many: a look at the disk tells."""
+    path = vectors_file(folder, entry.name)
+    if not path.is_file():
+        raise DataError(f"{path} is missing: {CURE}")
+    found, least = path.stat().st_size, entry.rows * dimension * dtype.itemsize
+    if not least < found <= least + _HEADER:
+        raise DataError(f"{path} is damaged ({found:,} bytes are not {entry.rows:,} vectors): {CURE}")
 
 
 def verify_shard(folder: Path, entry: StoreShard) -> None:

@@ -35,12 +35,12 @@ from .files import (
     DTYPES,
     ShardRecord,
     StoreShard,
+    check_size,
     map_vectors,
     read_record,
     read_shard,
     shard_name,
     still_lost,
-    vectors_file,
     verify_shard,
     write_shard,
 )
@@ -93,10 +93,7 @@ class VectorStore:
         store = cls(path, verify)
         if not store.shards:
             raise DataError(f"{path} holds no vectors yet: finish `mllm-embed encode` with the same command")
-        for shard in store.shards:
-            if not vectors_file(path, shard.name).is_file():
-                raise DataError(f"{vectors_file(path, shard.name)} is missing: {CURE}")
-        store.verify_ids()
+        store.verify_small()
         warn_of_loose_shards(path)
         return store
 
@@ -284,7 +281,7 @@ class VectorStore:
         read_manifest(self.folder)
         for shard in self.shards:
             verify_shard(self.folder, shard)
-        self.verify_ids()
+        self.verify_small()
 
     def commit(self, names: Iterable[str], data: Iterable[Mapping[str, Any]] = ()) -> None:
         """Let shards belong to the store, in this order, and note what they were made of.
@@ -320,8 +317,10 @@ class VectorStore:
             self._load()
             yield
 
-    def verify_ids(self) -> None:
-        """Raise DataError where a record is damaged, or two rows that are alive have one id."""
+    def verify_small(self) -> None:
+        """Raise DataError for what is damaged as far as it shows without reading vectors: ids, sizes of files."""
+        for shard in self.shards:
+            check_size(self.folder, shard, self.dimension, self.dtype)
         if len(self._positions) + len(self._removed) != len(self):
             twice = next(self.ids[at] for at in np.flatnonzero(self.alive) if self._positions[self.ids[at]] != at)
             raise DataError(f'{self.folder} has two rows of the id "{twice}": {CURE}')

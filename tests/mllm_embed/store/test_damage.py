@@ -11,7 +11,9 @@ from pathlib import Path
 
 import numpy as np
 import pytest
+from rows_of_text import encode, write_rows
 
+from mllm_embed import MLLMEmbedder
 from mllm_embed.cli import main
 from mllm_embed.errors import DataError
 from mllm_embed.locks import folder_lock
@@ -216,6 +218,15 @@ def test_a_damaged_store_is_refused_by_every_command(
         assert main(command) == 2, command
         assert "manifest.json is damaged (it is not what was written)" in capsys.readouterr().err
     assert (store / "manifest.json").read_bytes() == before
+
+
+@pytest.mark.parametrize("what", ["a vectors' file gone", "an empty vectors' file"])
+def test_nothing_is_added_to_a_store_that_has_lost_vectors(embedder: MLLMEmbedder, tmp_path: Path, what: str) -> None:
+    source = write_rows(tmp_path / "a.jsonl", {str(row): f"row {row}" for row in range(9)})
+    encode(embedder, source, tmp_path / "s")
+    DAMAGES[what][0](tmp_path / "s")
+    with pytest.raises(DataError, match=DAMAGES[what][1]):
+        encode(embedder, source, tmp_path / "s")
 
 
 def test_vectors_are_compared_once_and_not_at_all_where_that_is_asked(
