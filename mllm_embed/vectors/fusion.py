@@ -31,8 +31,10 @@ def weighted(*parts: tuple[float, np.ndarray]) -> np.ndarray:
     if len(used) == 1 and used[0][0] > 0:
         return used[0][1]  # as it is: a positive weight alone changes no direction, and dividing could change a bit
     total = np.zeros(used[0][1].shape)
+    # only their proportions matter: scaled by a power of two, which rounds nothing, none is too large for a length
+    _, exponent = np.frexp(max(abs(weight) for weight, _ in used))
     for weight, vectors in used:
-        total += weight * vectors.astype(np.float64)
+        total += np.ldexp(weight, -exponent) * vectors.astype(np.float64)
     return unit(total)
 
 

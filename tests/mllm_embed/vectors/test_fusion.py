@@ -21,6 +21,12 @@ def test_an_edit_is_a_direction_walked_less_far_or_farther() -> None:
     assert np.array_equal(edited(Q, V, 1.0), Q) and np.array_equal(edited(Q, V, 0.0), V)
 
 
+def test_only_proportions_of_weights_matter_however_large_they_are() -> None:
+    direction = unit(Q.astype(np.float64) - V)
+    assert edited(Q, V, 1e300) == pytest.approx(direction, abs=1e-6)  # not zeros, to which every row is as near
+    assert weighted((1e-300, Q), (-1e-300, V)) == pytest.approx(direction, abs=1e-6)
+
+
 def test_weights_that_leave_one_part_leave_it_as_it_is() -> None:
     assert np.array_equal(weighted((0.3, Q), (0, V)), Q)
     for row, (q, v, t) in zip(weighted((1, Q), (0.5, V), (-0.2, T)), zip(Q, V, T, strict=True), strict=True):
