@@ -138,7 +138,8 @@ def _products(queries: np.ndarray, rows: np.ndarray) -> np.ndarray:
     if len(queries) > _ALONE:
         return queries @ rows.T
     out = np.empty((len(queries), len(rows)), np.float32)
-    step = max(1, _CACHED // rows.shape[1])
+    # one query meets each row once, and the threads of a product wait for one another after each
+    step = max(1, _CACHED // rows.shape[1]) if len(queries) > 1 else len(rows)
     for at in range(0, len(rows), step):
         part = slice(at, at + step)
         for query, products in zip(queries, out[:, part], strict=True):
