@@ -62,7 +62,7 @@ class Allowed:
         # a list may have changed when it comes again; to compare it is a small part of looking it up
         given = allow if isinstance(allow, frozenset) else tuple(allow)
         before, then, may = self._known
-        if then is not alive or given != before:
+        if then is not alive or (given is not before and given != before):
             may = _which(numbers, names, alive, given)
             may.setflags(write=False)
             self._known = given, alive, may

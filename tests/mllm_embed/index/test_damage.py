@@ -3,11 +3,11 @@
 from __future__ import annotations
 
 import json
-import os
 import shutil
-import subprocess
+import signal
 import sys
-from collections.abc import Callable
+from collections.abc import Callable, Iterator
+from contextlib import contextmanager
 from pathlib import Path
 
 import numpy as np
@@ -129,26 +129,31 @@ def test_an_index_json_of_before_opens_and_its_counts_are_looked_at(home: Path) 
         Index.open(home / "sq8")
 
 
-def limited(command: list[str], size: int) -> subprocess.CompletedProcess[str]:
-    """Run the command line where no file may grow beyond `size` bytes, as on a full disk."""
-    code = (
-        f"import resource, signal, sys; signal.signal(signal.SIGXFSZ, signal.SIG_IGN); "
-        f"resource.setrlimit(resource.RLIMIT_FSIZE, ({size}, {size})); "
-        f"from mllm_embed.cli import main; sys.exit(main({command!r}))"
-    )
-    environment = os.environ | {"OMP_NUM_THREADS": "1"}
-    return subprocess.run([sys.executable, "-c", code], env=environment, capture_output=True, text=True, check=False)
+@contextmanager
+def small_files(size: int) -> Iterator[None]:
+    """No file may grow beyond `size` bytes, as on a full disk."""
+    import resource  # which Windows has not
+
+    before, least = signal.signal(signal.SIGXFSZ, signal.SIG_IGN), resource.getrlimit(resource.RLIMIT_FSIZE)
+    resource.setrlimit(resource.RLIMIT_FSIZE, (size, least[1]))
+    try:
+        yield
+    finally:
+        resource.setrlimit(resource.RLIMIT_FSIZE, least)
+        signal.signal(signal.SIGXFSZ, before)
 
 
 @pytest.mark.skipif(sys.platform == "win32", reason="sets a limit of POSIX")
 @pytest.mark.parametrize("kind", ["ivf-disk", "binary"])
-def test_a_full_disk_is_a_sentence_and_leaves_what_was_there(home: Path, kind: str) -> None:
+def test_a_full_disk_is_a_sentence_and_leaves_what_was_there(
+    home: Path, capsys: pytest.CaptureFixture[str], kind: str
+) -> None:
     if kind == "binary":
         build_index(VectorStore.open(home / "store"), home / kind, kind, show_progress=False)
     before = {path: path.read_bytes() for path in (home / kind).iterdir()}
-    ended = limited(["index", str(home / "store"), "--kind", kind, "--output", str(home / kind)], 2000)
-    assert ended.returncode == 2 and "Traceback" not in ended.stderr
-    assert f"cannot write {home / kind}: File too large" in ended.stderr.splitlines()[-1]
+    with small_files(2000):
+        assert main(["index", str(home / "store"), "--kind", kind, "--output", str(home / kind)]) == 2
+    assert f"cannot write {home / kind}: File too large" in capsys.readouterr().err.splitlines()[-1]
     assert {path: path.read_bytes() for path in (home / kind).iterdir()} == before
     assert not list(home.glob(f".{kind}-*"))
 

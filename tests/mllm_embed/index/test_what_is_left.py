@@ -8,6 +8,7 @@ import numpy as np
 import pytest
 
 from mllm_embed.errors import DataError
+from mllm_embed.index import faiss_index
 from mllm_embed.index.build import build_index
 from mllm_embed.index.effort import Effort
 from mllm_embed.index.kinds import KINDS
@@ -17,7 +18,7 @@ from mllm_embed.vectors.unit import unit
 
 ROWS, SIZE, QUERIES = 1500, 28, 12  # numbers that are not a multiple of 8
 SLOW = [name for name, kind in KINDS.items() if kind.slow]
-KS = (1, 10, 37, 500, ROWS + 9)
+KS = (1, 10, 37, ROWS + 9)
 
 
 def clustered(rows: int, seed: int) -> np.ndarray:
@@ -94,7 +95,10 @@ def check(gallery: Gallery, store: VectorStore, queries: np.ndarray, recall: flo
 
 
 @pytest.mark.parametrize("kind", [pytest.param(name, marks=pytest.mark.slow if name in SLOW else ()) for name in KINDS])
-def test_as_many_as_may_answer_come_and_nearly_the_nearest(store: VectorStore, tmp_path: Path, kind: str) -> None:
+def test_as_many_as_may_answer_come_and_nearly_the_nearest(
+    store: VectorStore, tmp_path: Path, kind: str, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr(faiss_index, "WALKED", 4)  # as in a store of 12,000 rows: few searches are exact
     made = build_index(store, tmp_path / "i", kind, show_progress=False)
     queries = unit(store.take(np.arange(0, ROWS, ROWS // QUERIES)[:QUERIES]) + 0.1 * clustered(QUERIES, 3))
     check(made, store, queries, min(made.card["recall"], 0.97))
