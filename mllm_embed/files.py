@@ -149,6 +149,19 @@ def write_file(path: Path, content: bytes) -> None:
         temporary.write_bytes(content)
 
 
+def read_text(path: Path, encoding: str = "utf-8") -> str:
+    """Return the text of a file that a user names.
+
+    Raises:
+        DataError: it is a device, such as /dev/zero, which has no end.
+        OSError: it cannot be read.
+        UnicodeDecodeError: it is no text.
+    """
+    if path.is_char_device() or path.is_block_device():
+        raise DataError(f"{path} is a device; give a file")
+    return path.read_text(encoding=encoding)
+
+
 def read_json(path: Path, cure: str) -> Any:
     """Return the content of a JSON file.
 
@@ -160,7 +173,7 @@ def read_json(path: Path, cure: str) -> Any:
         DataError: the file cannot be read, or is not JSON.
     """
     try:
-        return parse_json(path.read_text(encoding="utf-8"))
+        return parse_json(read_text(path))
     except FileNotFoundError as error:
         raise DataError(f"{path} is missing: {cure}") from error
     except OSError as error:

@@ -5,6 +5,7 @@ from __future__ import annotations
 from pathlib import Path
 
 from ..errors import ConfigError, DataError, reason
+from ..files import read_text
 
 
 def local_path(text: str) -> Path:
@@ -18,7 +19,7 @@ def read_ids(path: Path) -> list[str]:
     """Return the ids of a text file, one a line. Raises DataError for one that cannot be read, or names none."""
     try:
         # of all line breaks of Unicode one ends a line: others may be part of an id
-        lines = path.read_text(encoding="utf-8-sig").split("\n")
+        lines = read_text(path, "utf-8-sig").split("\n")
     except (OSError, UnicodeDecodeError) as error:
         raise DataError(f"{path} cannot be read as ids, one a line ({reason(error)})") from error
     names = [line.removesuffix("\r") for line in lines if line.strip()]

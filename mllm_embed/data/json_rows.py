@@ -13,7 +13,7 @@ from pathlib import Path
 from typing import Any
 
 from ..errors import DataError, reason
-from ..files import parse_json
+from ..files import parse_json, read_text
 from ..text import half_character, printable
 
 _SUSPICIOUS = 0.85
@@ -201,7 +201,7 @@ def _decoded(text: str, where: str, checks: Checks) -> Any:
 
 def _read(path: Path) -> str:
     try:
-        return path.read_text(encoding="utf-8-sig")  # editors on Windows write a byte order mark
+        return read_text(path, "utf-8-sig")  # editors on Windows write a byte order mark
     except UnicodeDecodeError as error:
         raise DataError(f"{path} is not UTF-8 text (byte {error.start}): save it as UTF-8") from error
     except OSError as error:

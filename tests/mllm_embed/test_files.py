@@ -19,7 +19,7 @@ from tokenizers import Tokenizer
 from tokenizers.models import WordLevel
 
 from mllm_embed.errors import ConfigError, DataError
-from mllm_embed.files import atomic_file, atomic_folder, read_json, write_json
+from mllm_embed.files import atomic_file, atomic_folder, read_json, read_text, write_json
 
 
 def test_json_keeps_half_characters_and_refuses_a_key_that_stands_twice(tmp_path: Path) -> None:
@@ -112,3 +112,11 @@ def test_an_error_that_is_no_failing_disk_stays_what_it_is(tmp_path: Path) -> No
     with pytest.raises(DataError, match="x: nothing said"), atomic_file(tmp_path / "x"):
         raise OSError("nothing said")
     assert not list(tmp_path.iterdir())
+
+
+@pytest.mark.skipif(not Path("/dev/zero").exists(), reason="has no devices")
+def test_a_device_is_no_file_of_text() -> None:
+    """It has no end: reading it would take all memory."""
+    for reading in (lambda: read_text(Path("/dev/zero")), lambda: read_json(Path("/dev/zero"), "give a file")):
+        with pytest.raises(DataError, match="^/dev/zero is a device; give a file$"):
+            reading()

@@ -16,7 +16,7 @@ from pathlib import Path
 from typing import Any, NamedTuple
 
 from mllm_embed.errors import DataError
-from mllm_embed.files import atomic_file, json_bytes, parse_json
+from mllm_embed.files import atomic_file, json_bytes, parse_json, read_text
 from mllm_embed.types import Document, ImageLike, Item
 
 MINED_FORMAT = 1
@@ -130,7 +130,7 @@ def _picture_names(entry: Any) -> list[str] | None:
 def _objects(path: Path) -> list[dict[str, Any]]:
     """Return the JSON objects of a file, at least one. Raises DataError for anything else."""
     try:
-        text = path.read_text(encoding="utf-8")
+        text = read_text(path)
     except FileNotFoundError as error:
         raise DataError(f"{path} is missing: make it with mllm-embed-train mine") from error
     except (OSError, UnicodeDecodeError) as error:

@@ -79,7 +79,7 @@ def _death(error: BaseException | None) -> str | None:
 
 def _how_it_died(message: str) -> str:
     """Return what torch says of a worker's death, and the cure."""
-    found = re.search(r"\) (?:is )?([^.]*)", message)
+    found = re.search(r"\d\) (?:is )?([^.]*)", message)
     return (
         f"died ({found[1].strip() if found else message}), for want of memory as a rule; lower workers or batch_size,"
     )

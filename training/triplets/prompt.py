@@ -8,6 +8,7 @@ from dataclasses import dataclass
 from pathlib import Path
 
 from mllm_embed.errors import ConfigError, reason
+from mllm_embed.files import read_text
 
 DEFAULT = Path(__file__).with_name("prompt.txt")
 PROMPT_MARKS = ("caption", "count", "kinds")
@@ -64,7 +65,7 @@ class Prompt:
 
 def _read(path: Path) -> str:
     try:
-        return path.read_text(encoding="utf-8-sig").strip()
+        return read_text(path, "utf-8-sig").strip()
     except UnicodeDecodeError as error:
         raise ConfigError(f"{path} is not UTF-8 text (byte {error.start}); save it as UTF-8") from error
     except OSError as error:

@@ -16,6 +16,7 @@ import pytest
 import yaml
 from torch.utils.data import get_worker_info
 
+from mllm_embed.errors import ConfigError
 from mllm_embed.training.batch import handover
 from mllm_embed.training.batch.examples import Reader
 from mllm_embed.training.batch.progress import Progress
@@ -237,3 +238,17 @@ def test_what_finds_no_shared_memory_is_told_of_before_and_goes_through_a_pipe_u
     told = capsys.readouterr().err
     assert "warning: stage 'one': shared memory (/dev/shm) has 0 MiB free, and the batches of 2 workers may" in told
     assert "--shm-size 1g, or lower workers" in told
+
+
+@pytest.mark.parametrize(
+    ("said", "how"),
+    [
+        ("DataLoader worker (pid 17) is killed by signal: Killed. ", "killed by signal: Killed"),
+        ("DataLoader worker (pid(s) 17, 18) exited unexpectedly", "exited unexpectedly"),
+        ("DataLoader worker (pid 17) exited unexpectedly with exit code 1. Details are lost", "exit code 1"),
+    ],
+)
+def test_each_way_in_which_torch_tells_of_a_death_is_understood(tmp_path: Path, said: str, how: str) -> None:
+    wait = waiting.RowsWait(Progress(2), lambda _: ("", ""), tmp_path / "one")
+    with pytest.raises(ConfigError, match=f"a worker process died \\([^()]*{how}\\), for want of memory"), wait.told():
+        raise RuntimeError(said)
