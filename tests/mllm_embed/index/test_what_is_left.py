@@ -211,3 +211,24 @@ def test_a_frozenset_of_ids_is_looked_up_again_once_rows_have_changed(tmp_path: 
     gallery.remove(["r1"])
     with pytest.raises(DataError, match='the id "r1" is not in'):
         gallery.nearest(vectors[:1], 5, allow=allow)
+
+
+@pytest.mark.parametrize("kind", [list, set, frozenset])
+def test_many_ids_are_found_whatever_holds_them_and_one_that_came_again_once(tmp_path: Path, kind: type) -> None:
+    vectors = clustered(50, 0)
+    own = store_of(tmp_path / "s", vectors)
+    gallery = StoreGallery(own)
+    gallery.remove(["r0", "r1"])
+    gallery.add(["r0"], vectors[:1])  # two rows have this id, of which one is alive
+    names = [f"r{row}" for row in range(50) if row != 1]
+    for some in (names[::2], names[:40], names):
+        for _ in range(2):
+            found = gallery.nearest(vectors[:1], 60, allow=kind(some))[0]
+            assert sorted(name for name, _ in found) == sorted(some)
+    with pytest.raises(DataError, match='the id "r1" is not in'):
+        gallery.nearest(vectors[:1], 5, allow=kind([*names[:40], "r1"]))
+    if kind is not frozenset:
+        given = kind(names)
+        gallery.nearest(vectors[:1], 5, allow=given)
+        given.remove("r0")  # what is given again may have changed
+        assert gallery.nearest(vectors[:1], 5, allow=given)[0][0][0] != "r0"
