@@ -78,8 +78,9 @@ def atomic_file(path: Path) -> Iterator[Path]:
     Missing folders are made.
 
     Raises:
-        DataError: the disk fails.
+        DataError: the disk fails, or `path` is a device or a pipe, whose place no file may take.
     """
+    _check_no_device(path)
     temporary = _beside(path)
     try:
         with writing(path, temporary):
@@ -105,11 +106,19 @@ def check_writable(path: Path) -> None:
     Raises:
         DataError: nothing can be written there.
     """
+    _check_no_device(path)
     temporary = _beside(path)
     with writing(path, temporary):
         path.parent.mkdir(parents=True, exist_ok=True)
         temporary.touch()
         temporary.unlink()
+
+
+def _check_no_device(path: Path) -> None:
+    """Raise DataError for a device or a pipe: root, as in most containers, would put a file in place of /dev/null."""
+    with suppress(OSError):  # told when it is written
+        if path.exists() and not (path.is_file() or path.is_dir()):
+            raise DataError(f"cannot write {path}: it is a device or a pipe; give the name of a file")
 
 
 def _beside(path: Path) -> Path:

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import os
 import resource
 from collections.abc import Iterator
 from contextlib import contextmanager
@@ -19,7 +20,7 @@ from tokenizers import Tokenizer
 from tokenizers.models import WordLevel
 
 from mllm_embed.errors import ConfigError, DataError
-from mllm_embed.files import atomic_file, atomic_folder, read_json, read_text, write_json
+from mllm_embed.files import atomic_file, atomic_folder, check_writable, read_json, read_text, write_json
 
 
 def test_json_keeps_half_characters_and_refuses_a_key_that_stands_twice(tmp_path: Path) -> None:
@@ -120,3 +121,13 @@ def test_a_device_is_no_file_of_text() -> None:
     for reading in (lambda: read_text(Path("/dev/zero")), lambda: read_json(Path("/dev/zero"), "give a file")):
         with pytest.raises(DataError, match="^/dev/zero is a device; give a file$"):
             reading()
+
+
+def test_no_file_takes_the_place_of_a_pipe_or_a_device(tmp_path: Path) -> None:
+    """Who may write to /dev would lose /dev/null."""
+    os.mkfifo(tmp_path / "pipe")
+    with pytest.raises(DataError, match="pipe: it is a device or a pipe; give the name of a file"):
+        write_json(tmp_path / "pipe", {})
+    with pytest.raises(DataError, match="it is a device or a pipe"):
+        check_writable(tmp_path / "pipe")
+    assert (tmp_path / "pipe").is_fifo()

@@ -15,7 +15,7 @@ from itertools import chain
 from pathlib import Path
 from typing import Any, NamedTuple
 
-from mllm_embed.errors import DataError
+from mllm_embed.errors import DataError, reason
 from mllm_embed.files import atomic_file, json_bytes, parse_json, read_text
 from mllm_embed.types import Document, ImageLike, Item
 
@@ -134,7 +134,7 @@ def _objects(path: Path) -> list[dict[str, Any]]:
     except FileNotFoundError as error:
         raise DataError(f"{path} is missing: make it with mllm-embed-train mine") from error
     except (OSError, UnicodeDecodeError) as error:
-        raise DataError(f"{path} cannot be read ({error})") from error
+        raise DataError(f"{path} cannot be read: {reason(error)}") from error
     lines = enumerate(text.split("\n"), start=1)
     found = [_object(line, f"{path}:{number}") for number, line in lines if line.strip()]
     if not found:

@@ -113,6 +113,8 @@ def _check_finite(vectors: np.ndarray, items: Sequence[Item]) -> None:
 def _opened(path: Path, shape: tuple[int, int], done: int) -> np.memmap:
     """Return the file of `shape` on disk, new where nothing of it is done; all its room is taken at once."""
     try:
+        if done:  # one that was cut is refused here; opened for writing, it would be filled with zeros
+            np.lib.format.open_memmap(path, mode="r")
         vectors = np.lib.format.open_memmap(
             path, mode="r+" if done else "w+", dtype=None if done else np.float32, shape=None if done else shape
         )

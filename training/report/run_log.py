@@ -12,6 +12,7 @@ from transformers import TrainerCallback
 
 from mllm_embed.errors import DataError, reason
 from mllm_embed.files import write_file, writing
+from mllm_embed.text import half_character
 
 LOG_FILE = "log.jsonl"
 Line = dict[str, Any]  # stage, step, and figures by name, or a warning
@@ -71,12 +72,16 @@ def read_log(path: Path) -> list[Line]:
     try:
         *lines, _ = path.read_text(encoding="utf-8").split("\n")
         rows = [json.loads(line) for line in lines]
-        whole = all(isinstance(row["stage"], str) and isinstance(row["step"], int) for row in rows)
+        whole = all(_is_name(row["stage"]) and isinstance(row["step"], int) for row in rows)
     except (ValueError, RecursionError, TypeError, KeyError) as error:
         raise DataError(f"{path} is damaged ({reason(error)}); move it away, and the run goes on without it") from error
     if not whole:
         raise DataError(f"{path} is damaged: it holds lines without stage and step; move it away")
     return rows
+
+
+def _is_name(value: Any) -> bool:
+    return isinstance(value, str) and not half_character(value)
 
 
 class Console(TrainerCallback):

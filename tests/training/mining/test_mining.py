@@ -312,6 +312,15 @@ def test_a_stop_in_the_first_block_does_not_lock_the_folder(tmp_path: Path) -> N
     assert found[:, 0].tolist() == list(range(10))
 
 
+def test_vectors_that_were_cut_are_not_filled_with_zeros(tmp_path: Path) -> None:
+    items = [Document(text=str(n)) for n in range(1, 11)]
+    VectorCache(tmp_path / "v", {}).encode("queries", items, Counting())
+    path = tmp_path / "v/queries.npy"
+    path.write_bytes(path.read_bytes()[:-20])
+    with pytest.raises(ConfigError, match="queries.npy cannot be used .*; remove "):
+        VectorCache(tmp_path / "v", {}).encode("queries", items, Counting())
+
+
 def test_a_full_disk_is_found_before_any_work(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     def full(*_: object) -> None:
         raise OSError(errno.ENOSPC, os.strerror(errno.ENOSPC))

@@ -87,7 +87,13 @@ def test_a_run_that_was_stopped_is_reported_too(
 
 @pytest.mark.parametrize(
     ("content", "message"),
-    [(None, "is missing"), ("", "is empty"), ("{\n", "is damaged"), ('{"step": 1}\n', "damaged")],
+    [
+        (None, "is missing"),
+        ("", "is empty"),
+        ("{\n", "is damaged"),
+        ('{"step": 1}\n', "damaged"),
+        (r'{"stage": "\ud800", "step": 1}' + "\n", "damaged"),
+    ],
 )
 def test_a_folder_that_holds_no_run_is_named(
     tmp_path: Path, capsys: pytest.CaptureFixture[str], content: str | None, message: str
