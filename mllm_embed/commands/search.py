@@ -78,6 +78,12 @@ def register(commands: Any) -> None:
         "--allow", type=local_path, metavar="FILE", help="answer only with the ids of this file, one a line"
     )
     search.add_argument("--exclude", type=local_path, metavar="FILE", help="never answer with the ids of this file")
+    search.add_argument(
+        "--no-verify",
+        action="store_false",
+        dest="verify",
+        help="do not compare a store or index with its checksums, where reading all of it takes too long",
+    )
     search.set_defaults(run=_run)
 
 
@@ -92,7 +98,7 @@ def _run(arguments: argparse.Namespace) -> int:
     check_sheet_path(arguments.output)
     allow = read_ids(arguments.allow) if arguments.allow else None
     exclude = read_ids(arguments.exclude) if arguments.exclude else []
-    gallery = stored_gallery(arguments.gallery)
+    gallery = stored_gallery(arguments.gallery, arguments.verify)
     if gallery is None:
         folder = picture_folder(arguments.gallery)
         folder.check()

@@ -26,7 +26,7 @@ _UNSET = 10**9  # tokens from which a tokenizer's limit means that it has none
 _NEAR = 0.2  # share of the limit within which an estimate does not tell
 _SHOWN = 60
 _FEWER = "give fewer pictures, or a shorter prompt"
-_CUT = "shorten it, or let its words be cut: truncate=True (on the command line, --truncate)"
+_CUT = "shorten it, or let its words be cut: truncate=True (--truncate of mllm-embed)"
 _FIELDS = ("text", "instruction")  # in the order in which they are cut
 
 

@@ -59,17 +59,19 @@ class Searcher:
         *,
         batch_size: int = 32,
         show_progress: bool | None = None,
+        verify: bool = True,
     ) -> Searcher:
         """Search what is at `place`.
 
         That is what `mllm-embed encode` or `mllm-embed index` wrote, a Qdrant collection ("qdrant:http://localhost:6333/
-        photos"), or a folder of pictures, which is embedded now, as `from_folder` does.
+        photos"), or a folder of pictures, which is embedded now, as `from_folder` does. Without `verify` the
+        checksums of vectors on disk are not compared, as of `VectorStore.open` and `Index.open`.
 
         Raises:
             DataError: the place is none of these, or is damaged.
             ConfigError: as `Searcher`.
         """
-        gallery = stored_gallery(place)
+        gallery = stored_gallery(place, verify)
         if gallery is None:
             return cls.from_folder(embedder, place, batch_size=batch_size, show_progress=show_progress)
         return cls(embedder, gallery)
@@ -191,8 +193,10 @@ class Searcher:
         self.gallery.remove(ids)
 
 
-def stored_gallery(place: str | os.PathLike[str]) -> Gallery | None:
+def stored_gallery(place: str | os.PathLike[str], verify: bool = True) -> Gallery | None:
     """Open the store, index or Qdrant collection at `place`; None for another folder, perhaps of pictures.
+
+    `verify` is as of `VectorStore.open` and `Index.open`.
 
     Raises:
         DataError: it is damaged, or not there.
@@ -203,11 +207,11 @@ def stored_gallery(place: str | os.PathLike[str]) -> Gallery | None:
     if os.fspath(place).startswith(QDRANT_PREFIX):
         return QdrantGallery.open(os.fspath(place))
     if (Path(place) / MANIFEST).is_file():
-        return StoreGallery(VectorStore.open(place))
+        return StoreGallery(VectorStore.open(place, verify=verify))
     if (Path(place) / SETTINGS_FILE).is_file():
         from ..index.faiss_index import Index
 
-        return Index.open(place)
+        return Index.open(place, verify=verify)
     _check_folder(os.fspath(place))
     return None
 

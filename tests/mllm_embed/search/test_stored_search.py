@@ -186,6 +186,17 @@ def test_the_command_line(home: Path, tiny_llava: Path, capsys: pytest.CaptureFi
         assert words in capsys.readouterr().err
 
 
+def test_who_cannot_pay_for_checksums_leaves_them_out(home: Path, embedder: MLLMEmbedder) -> None:
+    vectors = home / "store/shards/000000.npy"
+    content = bytearray(vectors.read_bytes())
+    content[-1] ^= 1
+    vectors.write_bytes(content)
+    for name in ("store", "store.index"):
+        with pytest.raises(DataError, match="not what was written"):
+            Searcher.open(embedder, name).search(Query(instruction="a hat"))
+        assert len(Searcher.open(embedder, name, verify=False).search(Query(instruction="a hat"))) == 5
+
+
 def test_the_bytes_of_a_picture_are_not_printed() -> None:
     table = _table([Hit("a.png", 0.5, Path("photos/a.png")), Hit("b", 0.25, b"\x89PNG")])
     assert table.splitlines()[1:] == [
