@@ -17,6 +17,7 @@ from functools import cached_property, lru_cache
 from typing import Any
 
 from ..errors import DataError
+from ..text import half_character, printable
 
 # Unicode keeps these for use inside of programs: the first makes a pair with one of the others, or one from _OWN on
 _ESCAPE, _NOTHING, _ITSELF, _OWN = "\ufdd0", "\ufdd1", "\ufdd2", 0xFDD3
@@ -160,10 +161,8 @@ def _told(written: str) -> list[int]:
 
 def check_unicode(words: str) -> None:
     """Raise DataError for words with half a character, a lone surrogate, in them."""
-    try:
-        words.encode()
-    except UnicodeEncodeError as error:
-        shown = words[:_SHOWN].encode(errors="backslashreplace").decode()
+    if half_character(words):
         raise DataError(
-            f"the words '{shown}' are no Unicode: character {error.start + 1} is half of one; write them again"
-        ) from error
+            f"the words '{printable(words[:_SHOWN])}' hold half a character (a lone surrogate), which is no Unicode; "
+            "write them in UTF-8"
+        )

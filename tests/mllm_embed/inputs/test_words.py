@@ -182,6 +182,7 @@ def test_added_words_stay_words_and_marks_of_one_character_become_some() -> None
 
 
 def test_half_a_character_is_no_word(embedder: MLLMEmbedder) -> None:
-    unreadable: dict[int, str] = {}
-    vectors = embedder.encode(["a hat", "a \ud800 hat"], unreadable=unreadable)
-    assert "character 3 is half of one" in unreadable[1] and vectors[0].any() and not vectors[1].any()
+    with pytest.raises(DataError, match=r"input 1: the text of a Document holds half a character .*a \\ud800 hat"):
+        embedder.encode(["a hat", "a \ud800 hat"])
+    with pytest.raises(DataError, match=r"the words 'a \\ud800 hat' hold half a character"):
+        Words(embedder.processor.tokenizer).written("a \ud800 hat")
