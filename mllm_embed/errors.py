@@ -38,6 +38,16 @@ def did_you_mean(word: str, known: Iterable[str]) -> str:
     return f"; did you mean '{near[0]}'?" if near else ""
 
 
+def kind_of(value: object) -> str:
+    """Return what a message calls the type of a value, with its article: "an int", "a list"."""
+    return with_article(type(value).__name__)
+
+
+def with_article(noun: str) -> str:
+    """Return a noun after "a" or "an"."""
+    return f"{'an' if noun[0] in 'aeiouAEIOU' else 'a'} {noun}"
+
+
 def first_line(error: BaseException) -> str:
     """Return the first line of what another library's error says, with its kind where that alone says nothing."""
     said = next(iter(str(error).strip().splitlines()), "")[:_LONGEST]

@@ -9,7 +9,7 @@ from typing import Any, Literal, Protocol, TypeAlias, runtime_checkable
 
 from PIL import Image
 
-from .errors import DataError, did_you_mean
+from .errors import DataError, did_you_mean, kind_of, with_article
 from .text import half_character, printable
 
 
@@ -127,7 +127,7 @@ def as_item(value: object) -> Item:
         given = _given(value)
         return Query(**given) if "instruction" in given else Document(**given)
     raise DataError(
-        f"cannot embed a {type(value).__name__}: give a text (str), a picture (pathlib.Path, bytes, PIL image), "
+        f"cannot embed {kind_of(value)}: give a text (str), a picture (pathlib.Path, bytes, PIL image), "
         "a Query, a Document, or a dict with the keys image, text, instruction"
     )
 
@@ -190,7 +190,7 @@ def _check(item: Item, **words: str | None) -> None:
     given = {name: value for name, value in words.items() if value is not None}
     for name, value in given.items():
         if not isinstance(value, str):
-            raise DataError(f"the {name} of a {kind} is a {type(value).__name__}; give words (str)")
+            raise DataError(f"the {name} of a {kind} is {kind_of(value)}; give words (str)")
         if not value.strip():
             raise DataError(f"the {name} of a {kind} is empty; give words, or leave it out")
         if half_character(value):
@@ -200,7 +200,7 @@ def _check(item: Item, **words: str | None) -> None:
             )
     _check_images(item)
     if not item.images and not given:
-        raise DataError(f"a {kind} needs an image or {' or '.join(f'{_article(name)} {name}' for name in words)}")
+        raise DataError(f"a {kind} needs an image or {' or '.join(map(with_article, words))}")
 
 
 def _check_images(item: Item) -> None:
@@ -211,8 +211,4 @@ def _check_images(item: Item) -> None:
         raise DataError(f"the image of a {kind} is an empty list; give pictures, or leave it out")
     for image in item.images:
         if not isinstance(image, (str, os.PathLike, bytes, Image.Image, ImageSource)):
-            raise DataError(f"the image of a {kind} is a {type(image).__name__}; give a path, bytes or a PIL image")
-
-
-def _article(noun: str) -> str:
-    return "an" if noun[0] in "aeiou" else "a"
+            raise DataError(f"the image of a {kind} is {kind_of(image)}; give a path, bytes or a PIL image")

@@ -9,7 +9,7 @@ from functools import cached_property
 from pathlib import Path
 from typing import Any
 
-from ..errors import DataError, did_you_mean
+from ..errors import DataError, did_you_mean, kind_of
 from ..text import half_character, printable
 from ..types import Document, ImageLike, Item, Query
 from .picture_source import SUFFIXES
@@ -206,7 +206,7 @@ class TableSource:
             return self.table.files[self.table.place(row)[0]].parent / image
         if isinstance(image, bytes):
             return image
-        raise DataError(f'"{self.fields["image"]}" is a {type(image).__name__}, not a path or the bytes of a picture')
+        raise DataError(f'"{self.fields["image"]}" is {kind_of(image)}, not a path or the bytes of a picture')
 
     def _inside(self, row: int) -> str:
         file, number = self.table.place(row)

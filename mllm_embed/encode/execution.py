@@ -10,7 +10,7 @@ import numpy as np
 import torch
 from tqdm import tqdm
 
-from ..errors import ConfigError, ModelError
+from ..errors import ConfigError, ModelError, kind_of
 from ..inputs.item_processor import ItemProcessor
 from ..model.embedding_model import EmbeddingModel
 from ..model.prefix_cache import SharedBatch
@@ -48,7 +48,7 @@ def check_call(batch_size: object, unreadable: object, convert_to: object) -> No
     if type(batch_size) is bool or not isinstance(batch_size, Integral) or batch_size < 1:
         raise ConfigError(f"batch_size must be at least 1, not {batch_size!r}: give a whole number")
     if not isinstance(unreadable, MutableMapping | None):
-        raise ConfigError(f"unreadable is a dict to fill, not a {type(unreadable).__name__}")
+        raise ConfigError(f"unreadable is a dict to fill, not {kind_of(unreadable)}")
     if convert_to not in ("numpy", "torch"):
         raise ConfigError(f"convert_to is 'numpy' or 'torch', not {convert_to!r}")
 

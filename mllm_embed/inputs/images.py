@@ -18,7 +18,7 @@ from typing import NamedTuple
 from PIL import ExifTags, Image
 from PIL.PngImagePlugin import PngImageFile
 
-from ..errors import ImageError
+from ..errors import ImageError, kind_of
 from ..types import ImageLike, ImageSource
 from .picture_files import check_format, check_size, picture_bytes, shown_name
 from .picture_formats import claimed_size
@@ -149,7 +149,7 @@ def _made(source: ImageSource) -> Image.Image:
     with _sentences(name, "mend what makes it"):
         made = source.read()
     if not isinstance(made, Image.Image):  # an open file has a `read` too
-        raise ImageError(f"{name} gives {type(made).__name__} in place of a PIL picture; give the path of a file")
+        raise ImageError(f"{name} gives {kind_of(made)} in place of a PIL picture; give the path of a file")
     return made
 
 

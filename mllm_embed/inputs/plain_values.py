@@ -8,7 +8,7 @@ import warnings
 from collections.abc import Callable, Mapping, Sequence, Set
 from typing import Any
 
-from ..errors import DataError
+from ..errors import DataError, kind_of
 from ..types import Item, as_item
 
 _SINGLE = (str, bytes, bytearray, os.PathLike, Mapping)
@@ -31,8 +31,7 @@ def items_of(values: Sequence[Any], read: Callable[[object], Item] = as_item) ->
     given. Raises DataError for what is no list, or has no order, and for what cannot be embedded.
     """
     if not _is_list(values):
-        kind = type(values).__name__
-        raise DataError(f"encode takes a list of inputs, not a {kind}; put a single one in brackets")
+        raise DataError(f"encode takes a list of inputs, not {kind_of(values)}; put a single one in brackets")
     items = []
     for place, value in enumerate(values):
         try:

@@ -16,7 +16,7 @@ import torch
 from torch import Tensor, nn
 from transformers.cache_utils import DynamicCache, DynamicLayer
 
-from ..errors import ModelError
+from ..errors import ModelError, kind_of
 from .position_ids import following, position_ids
 
 
@@ -97,7 +97,7 @@ def _repeated(cache: DynamicCache, owners: Tensor) -> DynamicCache:
     for layer in cache.layers:
         # a cache that was made without a config holds no other layers, and a forward has filled them
         if not isinstance(layer, DynamicLayer) or layer.keys is None or layer.values is None:
-            raise ModelError(f"prefixes cannot be shared: the model keeps a layer's keys in a {type(layer).__name__}")
+            raise ModelError(f"prefixes cannot be shared: the model keeps a layer's keys in {kind_of(layer)}")
         repeated.layers.append(_RepeatedLayer(layer.keys, layer.values, owners))
     return repeated
 

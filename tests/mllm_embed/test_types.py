@@ -69,7 +69,7 @@ def test_empty_words_are_refused() -> None:
 
 
 def test_a_picture_of_another_type_and_two_references_are_refused() -> None:
-    with pytest.raises(DataError, match="image of a Query is a int"):
+    with pytest.raises(DataError, match="image of a Query is an int"):
         Query(image=3)
     with pytest.raises(DataError, match="image of a Query is a bytearray"):
         Query(image=bytearray(b"ab"))

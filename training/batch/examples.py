@@ -14,7 +14,7 @@ import numpy as np
 from PIL import Image
 from torch.utils.data import Dataset, get_worker_info
 
-from mllm_embed.errors import DataError, ImageError, MLLMEmbedError
+from mllm_embed.errors import DataError, ImageError, MLLMEmbedError, kind_of
 from mllm_embed.inputs.images import name_of
 from mllm_embed.types import ImageLike, Item
 
@@ -223,6 +223,6 @@ def content_of(item: Item) -> int:
     shown: list[str | bytes] = []
     for picture in item.images:
         if not isinstance(picture, Image.Image):
-            raise TypeError(f"content_of needs decoded pictures, not a {type(picture).__name__}")
+            raise TypeError(f"content_of needs decoded pictures, not {kind_of(picture)}")
         shown += [repr(picture.size), picture.tobytes()]
     return number_of(repr((item.role, item.text, item.words)), *shown)

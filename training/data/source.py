@@ -13,18 +13,20 @@ from .formats import FORMATS
 
 
 def _local(value: Any) -> Any:
+    if isinstance(value, str) and not value.strip():  # Python would take it for the working folder
+        raise ValueError("must not be empty; give a path")
     if isinstance(value, str) and "://" in value:
-        raise ValueError("nothing is downloaded; fetch the files first and give the path where they lie")
+        raise ValueError("is a URL, and nothing is downloaded; give a path on this machine, where the files lie or go")
     return value
 
 
-LocalPath = Annotated[Path, Field(strict=False), BeforeValidator(_local)]
+LocalPath = Annotated[Path, Field(strict=False), BeforeValidator(_local)]  # a text is one
 
 
 class DataSource(BaseModel):
     """One entry of a stage's `data`."""
 
-    model_config = ConfigDict(extra="forbid", frozen=True, allow_inf_nan=False, strict=True)
+    model_config = ConfigDict(extra="forbid", frozen=True, allow_inf_nan=False, strict=True, str_min_length=1)
 
     path: LocalPath = Field(description="file, folder or glob pattern, relative to where you start; never a URL")
     format: str = Field(default="folder", description=f"how it is written: {', '.join(sorted(FORMATS))}")

@@ -9,7 +9,7 @@ from typing import Annotated, Any, Literal
 from pydantic import AfterValidator, BeforeValidator, Field, field_validator, model_validator
 
 from ..data.roles import PICTURE_ROLES, ROLES, RoleName
-from ..data.source import DataSource
+from ..data.source import DataSource, LocalPath
 from .terms import RoleUse, Section, Term
 
 
@@ -19,10 +19,7 @@ def _sources(value: Any) -> Any:
     return tuple({"path": entry} if isinstance(entry, (str, Path)) else entry for entry in listed)
 
 
-AnyPath = Annotated[Path, Field(strict=False)]  # a text is one
 Sources = Annotated[tuple[DataSource, ...], BeforeValidator(_sources), Field(min_length=1)]
-
-
 MOST_STEPS = 10**9  # of a stage: no run takes as many, a slip of the finger does
 
 
@@ -38,7 +35,7 @@ class Lora(Section):
 class Evaluate(Section):
     """A validation while a stage trains; its best adapter becomes the stage's."""
 
-    data: AnyPath = Field(description="a data folder with a benchmark.json, best one that no training data is from")
+    data: LocalPath = Field(description="a data folder with a benchmark.json, best one that no training data is from")
     every: int = Field(
         gt=0, le=MOST_STEPS, description="steps between validations; one comes before the first step, one at the end"
     )
@@ -48,7 +45,7 @@ class TeacherSection(Section):
     """The model whose vectors an index holds, and which terms with `taught: true` distil."""
 
     model: str = Field(description="folder or hub id; an adapter folder will do")
-    adapter: AnyPath | None = Field(default=None, description="adapter folder to put on it")
+    adapter: LocalPath | None = Field(default=None, description="adapter folder to put on it")
 
 
 class Stage(Section):
@@ -73,7 +70,7 @@ class Stage(Section):
     hardness: float = Field(
         default=0.0, ge=0, le=1000, description="each negative counts exp(hardness x cosine) times: LLaVE, with 9"
     )
-    mined: AnyPath | None = Field(
+    mined: LocalPath | None = Field(
         default=None, description="what `mllm-embed-train mine` wrote: hard negatives, clusters"
     )
     hard_negatives: int | None = Field(
@@ -236,7 +233,7 @@ class Recipe(Section):
     """A whole run: a model, what is trained of it, and the stages one after the other."""
 
     model: str = Field(description="folder or hub id of an image-text model")
-    output: AnyPath = Field(description="folder of the run: adapters, checkpoints, log.jsonl, TensorBoard")
+    output: LocalPath = Field(description="folder of the run: adapters, checkpoints, log.jsonl, TensorBoard")
     stages: dict[StageName, Stage] = Field(min_length=1, description="in order; each goes on from the one before")
     lora: Lora = Lora()
     teacher: TeacherSection | None = Field(

@@ -10,7 +10,7 @@ from typing import Any
 from pydantic import BaseModel, ValidationError
 from pydantic.fields import FieldInfo
 
-from mllm_embed.errors import ConfigError, did_you_mean
+from mllm_embed.errors import ConfigError, did_you_mean, kind_of
 
 from ..data.roles import ROLES
 from ..data.source import DataSource
@@ -79,7 +79,7 @@ def _find(path: Path) -> Path:
 def _read(path: Path) -> dict[str, Any]:
     raw = read_yaml(path)
     if not isinstance(raw, dict):
-        what = "is empty" if raw is None else f"is a {type(raw).__name__}, not keys with values"
+        what = "is empty" if raw is None else f"is {kind_of(raw)}, not keys with values"
         raise ConfigError(f"recipe {path} {what}; see {RECIPES} for examples")
     return raw
 
@@ -94,7 +94,7 @@ def _merged(below: Any, above: Any) -> Any:
 def _apply(raw: dict[str, Any], override: str) -> None:
     key, separator, value = override.partition("=")
     if not separator or not key:
-        raise ConfigError(f"override '{override}' is not of the form key=value")
+        raise ConfigError(f"override '{_short(override)}' is not of the form key=value")
     new = parsed(value, f"override '{_short(override)}': the value")
     *parents, last = key.split(".")
     if len(parents) > _MOST_PARTS:
@@ -135,7 +135,7 @@ def _one_sentence(error: ValidationError) -> str:
         )
     known = [name for section in SECTIONS.values() for name in section.model_fields]
     cure = did_you_mean(str(first["loc"][-1]), known) or "; `mllm-embed-train --help` lists the keys"
-    return f"unknown key '{where}'{cure}"
+    return f"unknown key '{_short(where)}'{cure}"
 
 
 def _what_is_wrong(kind: str, message: str, given: Any, context: Mapping[str, Any]) -> str:
@@ -144,6 +144,8 @@ def _what_is_wrong(kind: str, message: str, given: Any, context: Mapping[str, An
         return message.removeprefix("Value error, ")
     if kind == "missing":
         return "is missing"
+    if kind == "string_too_short":
+        return "must not be empty"
     if kind in ("too_short", "too_long"):
         return _wrong_length(kind, context)
     shown = "nothing" if given is None else _short(repr(given))

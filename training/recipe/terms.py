@@ -19,7 +19,7 @@ class RoleUse(NamedTuple):
 class Section(BaseModel):
     """A section of a recipe: unknown keys and other types are refused, and nothing changes after validation."""
 
-    model_config = ConfigDict(extra="forbid", frozen=True, allow_inf_nan=False, strict=True)
+    model_config = ConfigDict(extra="forbid", frozen=True, allow_inf_nan=False, strict=True, str_min_length=1)
 
 
 Roles = Annotated[

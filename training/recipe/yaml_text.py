@@ -69,6 +69,8 @@ class _Loader(yaml.SafeLoader):
         letters = getattr(event, "value", "")
         if len(letters) > _MOST_LETTERS:
             self._refuse(f"a value of {len(letters):,} characters", event)
+        if "\0" in letters:
+            self._refuse("the character NUL, which no name and no path holds", event)
         if half_character(letters):
             self._refuse("half a character (a lone surrogate)", event)
 

@@ -130,5 +130,5 @@ def test_mistakes_in_what_is_given(tmp_path: Path, photos: Path) -> None:
     with pytest.raises(ConfigError, match="--fields names nothing to embed"):
         open_sources([photos], {"id": "x"})
     (photos / "rows.jsonl").write_text('{"id": "n", "image": 3}')
-    with pytest.raises(DataError, match='row 1: "image" is a int, not a path or the bytes of a picture'):
+    with pytest.raises(DataError, match='row 1: "image" is an int, not a path or the bytes of a picture'):
         open_sources([photos / "rows.jsonl"]).read(0)

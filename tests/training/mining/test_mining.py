@@ -262,7 +262,7 @@ def test_a_mined_file_is_read_or_refused(tmp_path: Path) -> None:
         ([head, {"id": "a", "negatives": [{"image": "../x.png"}]}], {}, "must be a path inside"),
         ([head, {"id": "a", "negatives": [{"picture": "x.png"}]}], {}, 'a negative is an "image"'),
         ([head, {"id": "a", "negatives": ["x.png"]}], {}, 'a negative is an "image"'),
-        ([head, {"id": "a", "negatives": [{"text": 3}]}], {}, ":2: the text of a Document is empty"),
+        ([head, {"id": "a", "negatives": [{"text": 3}]}], {}, ":2: the text of a Document is an int; give words"),
         ([head, {"id": "a", "negatives": [{}]}], {}, ":2: a Document needs"),
         ([], {}, "is empty"),
         ([1], {}, ":1 must be a JSON object"),

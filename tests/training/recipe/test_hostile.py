@@ -2,11 +2,11 @@
 
 from __future__ import annotations
 
+import re
 from pathlib import Path
 
 import pytest
 
-from mllm_embed.errors import ConfigError
 from mllm_embed.training.cli import main
 from mllm_embed.training.recipe.recipe_files import load_recipe
 
@@ -80,6 +80,15 @@ VALUES = {
     "lora.rnak=1": "unknown key 'lora.rnak'; did you mean 'rank'",
     "teacher.modle=x": "teacher.model: is missing|unknown key 'teacher.modle'; did you mean 'model'",
     "model=no": "model: must be text, not False",
+    'model=""': "model: must not be empty",
+    'output=" "': "output: must not be empty; give a path",
+    'stages.one.data=""': "stages.one.data.0.path: must not be empty; give a path",
+    'stages.one.data=[{path: d, columns: {text: ""}}]': "stages.one.data.0.columns.text: must not be empty",
+    'stages.one.mined=""': "stages.one.mined: must not be empty; give a path",
+    r'output="a\0b"': "the value is not valid YAML: line 1: the character NUL, which no name and no path holds",
+    "output=s3://bucket/run": "output: is a URL, and nothing is downloaded; give a path on this machine",
+    f"{'k' * 4000}=1": "unknown key 'kkk[k]*[.]{3}'",
+    "n" * 4000: "override 'nnn[n]*[.]{3}' is not of the form key=value",
     "output=7": "output: must be a path, not 7",
     "seed=!!python/name:os.system x": "override 'seed=!!python/name:os.system x': the value is not valid YAML",
     "seed={a: 1, a: 2}": "the value is not valid YAML: line 1: key 'a' stands twice",
@@ -104,9 +113,8 @@ def test_a_recipe_that_holds_what_none_does_is_refused_by_its_line(
     text, message = FILES[name]
     path = tmp_path / "r.yaml"
     path.write_text(f"{MINIMAL}{text}\n")
-    with pytest.raises(ConfigError, match=message):
-        load_recipe(path)
-    assert str(path) in _refused(path, capsys)
+    told = _refused(path, capsys)
+    assert str(path) in told and re.search(message, told)
 
 
 @pytest.mark.parametrize("override", VALUES, ids=lambda override: override[:40])
@@ -115,9 +123,7 @@ def test_a_value_that_is_absurd_or_of_another_kind_is_refused_by_its_key(
 ) -> None:
     path = tmp_path / "r.yaml"
     path.write_text(MINIMAL)
-    with pytest.raises(ConfigError, match=VALUES[override]):
-        load_recipe(path, [override])
-    _refused(path, capsys, override)
+    assert re.search(VALUES[override], _refused(path, capsys, override))
 
 
 def test_files_that_are_no_recipe_are_named(tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
