@@ -78,13 +78,18 @@ def _kill_workers() -> None:
     """Kill the workers, and hear of it here.
 
     torch raises from the signal's handler, wherever that is called: amid its own checkpointing, the saved state of
-    the process would be left in disorder, for the tests that follow.
+    the process would be left in disorder, for the tests that follow. Their deaths are waited for without being taken
+    from torch, which looks for them in the handler.
     """
-    children = multiprocessing.active_children()
-    for child in children:
-        child.kill()
-    for child in children:
-        child.join()
+    heard: RuntimeError | None = None
+    for child in multiprocessing.active_children():
+        try:
+            child.kill()
+            os.waitid(os.P_PID, child.pid, os.WEXITED | os.WNOWAIT)
+        except RuntimeError as error:
+            heard = error
+    if heard:
+        raise heard
 
 
 @pytest.fixture
