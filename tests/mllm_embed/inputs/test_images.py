@@ -223,7 +223,7 @@ def test_a_format_that_pillow_lacks_is_named(monkeypatch: pytest.MonkeyPatch) ->
 def test_an_open_file_is_no_picture(tmp_path: Path) -> None:
     path = tmp_path / "a.png"
     path.write_bytes(_saved("PNG"))
-    with path.open("rb") as file, pytest.raises(ImageError, match="gives bytes in place of a PIL picture"):
+    with path.open("rb") as file, pytest.raises(ImageError, match="gives a bytes in place of a PIL picture"):
         load_image(file)  # type: ignore[arg-type]
 
 

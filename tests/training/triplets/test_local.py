@@ -78,7 +78,7 @@ def test_captions_are_words_and_those_that_are_too_long_are_refused(
     local = Local(str(tiny_llava), 0, 4)
     answers = dict(local.ask([(str(at), caption) for at, caption in enumerate(given)]))
     assert [answers[str(at)].finish for at in range(4)] == [CUT, CUT, REFUSED, REFUSED]
-    assert "over the limit of 2,048" in answers["2"].text and "half of one" in answers["3"].text
+    assert "over the limit of 2,048" in answers["2"].text and "hold half a character" in answers["3"].text
     chat = _load(str(tiny_llava))
     text = chat.render(given[1])
     tokens = chat.words.tokenizer_for([text]).convert_ids_to_tokens(chat.words.tokenizer_for([text])(text)["input_ids"])
