@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import os
 from collections.abc import Hashable, Mapping, Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from typing import Any, Literal, Protocol, TypeAlias, runtime_checkable
 
 from PIL import Image
@@ -25,7 +25,8 @@ class ImageSource(Hashable, Protocol):
 ImageLike: TypeAlias = str | os.PathLike[str] | bytes | Image.Image | ImageSource
 Images: TypeAlias = ImageLike | Sequence[ImageLike]
 Role = Literal["image", "composed", "text", "captioned", "composed_text"]
-_KEYS = ("image", "text", "instruction")
+Side = Literal["query", "document"]
+_KEYS = ("image", "text", "instruction", "task")
 _NO_LISTS = (str, bytes, bytearray)  # sequences, but not of pictures
 
 
@@ -34,13 +35,15 @@ class Query:
     """What is looked for: like the reference, but changed by `instruction`.
 
     The reference is a picture, several pictures in order, or a `text` that stands for one; the reference or the
-    instruction may be left out. Raises DataError when nothing is given, words are empty, or the reference is both a
-    picture and a text.
+    instruction may be left out. `task` tells a model that was trained on many tasks which one this is ("Find a fashion
+    image that matches the description."), in the place of its prompt set's own. Raises DataError when nothing is given,
+    words are empty, or the reference is both a picture and a text.
     """
 
     image: Images | None = None
     instruction: str | None = None
     text: str | None = None
+    task: str | None = None
 
     def __post_init__(self) -> None:
         _check(self, instruction=self.instruction, text=self.text)
@@ -62,13 +65,18 @@ class Query:
         return "text" if self.instruction is None or self.text is None else "composed_text"
 
     @property
+    def side(self) -> Side:
+        """The side of a search that it stands on: "query"."""
+        return "query"
+
+    @property
     def words(self) -> str | None:
         """Its instruction, or else its text; None where there is neither."""
         return self.text if self.instruction is None else self.instruction
 
     @property
     def key(self) -> Hashable:
-        """A key that items share which the model cannot tell apart; pictures go by their names."""
+        """A key that items share which no model can tell apart; pictures go by their names."""
         return item_key(self, tuple(map(picture_key, self.images)))
 
 
@@ -76,11 +84,12 @@ class Query:
 class Document:
     """What can be found: pictures, a text, or pictures with the text that belongs to them.
 
-    Raises DataError when nothing is given or the text is empty.
+    `task` is as for a `Query`. Raises DataError when nothing is given or words are empty.
     """
 
     image: Images | None = None
     text: str | None = None
+    task: str | None = None
 
     def __post_init__(self) -> None:
         _check(self, text=self.text)
@@ -98,13 +107,18 @@ class Document:
         return "image" if self.text is None else "captioned"
 
     @property
+    def side(self) -> Side:
+        """The side of a search that it stands on: "document"."""
+        return "document"
+
+    @property
     def words(self) -> str | None:
         """Its text; None where it is pictures alone."""
         return self.text
 
     @property
     def key(self) -> Hashable:
-        """A key that items share which the model cannot tell apart; pictures go by their names."""
+        """A key that items share which no model can tell apart; pictures go by their names."""
         return item_key(self, tuple(map(picture_key, self.images)))
 
 
@@ -114,8 +128,8 @@ Item: TypeAlias = Query | Document
 def as_item(value: object) -> Item:
     """Return a plain value as an item: a str is a text, a path, bytes or a PIL picture is an image.
 
-    A mapping may have the keys "image", "text" and "instruction", where None is nothing: with an instruction it is a
-    Query, without one a Document. Raises DataError for anything else.
+    A mapping may have the keys "image", "text", "instruction" and "task", where None is nothing: with an instruction it
+    is a Query, without one a Document. Raises DataError for anything else.
     """
     if isinstance(value, (Query, Document)):
         return value
@@ -128,15 +142,19 @@ def as_item(value: object) -> Item:
         return Query(**given) if "instruction" in given else Document(**given)
     raise DataError(
         f"cannot embed {kind_of(value)}: give a text (str), a picture (pathlib.Path, bytes, PIL image), "
-        "a Query, a Document, or a dict with the keys image, text, instruction"
+        "a Query, a Document, or a dict with the keys image, text, instruction, task"
     )
 
 
 def as_query(value: object) -> Item:
-    """Return what `as_item` does of a value that stands on the query's side of a search.
+    """Return what `as_item` does of a value that stands on the query's side of a search: a Query, but for a Document.
 
     There the text of a mapping with a picture, and no instruction, says what to change in it.
     """
+    if isinstance(value, str):
+        return Query(text=value)
+    if isinstance(value, (os.PathLike, bytes, Image.Image)):
+        return Query(image=value)
     if not isinstance(value, Mapping):
         return as_item(value)
     given = _given(value)
@@ -171,9 +189,26 @@ def picture_key(image: ImageLike) -> Hashable:
     return id(image) if isinstance(image, Image.Image) else image
 
 
-def item_key(item: Item, pictures: tuple[Hashable, ...]) -> Hashable:
-    """Return a key of what an item says and asks, and of its pictures, whose keys are given."""
-    return item.role, pictures, item.text or item.words, item.words
+def with_task(item: Item, task: str | None) -> Item:
+    """Return an item with a task, where it has none of its own."""
+    return item if task is None or item.task is not None else replace(item, task=task)
+
+
+def item_key(item: Item, pictures: tuple[Hashable, ...], asked: Hashable = None) -> Hashable:
+    """Return a key of what an item says and asks, and of its pictures, whose keys are given.
+
+    `asked` is how a prompt set asks it (`PromptSet.asked`), which may be alike for both sides of a search; by default
+    it is taken to be what no set holds alike.
+    """
+    said = (pictures, item.text or item.words, item.words)
+    return (*(_asked(item) if asked is None else (asked,)), *said)
+
+
+def _asked(item: Item) -> tuple[Hashable, ...]:
+    """Return what of an item may decide how it is asked, its words and pictures apart."""
+    # only queries have the other roles but `captioned`, which only documents have
+    side = ("query",) if item.side == "query" and item.role in ("image", "text") else ()
+    return (item.role, *side, *(() if item.task is None else (("task", item.task),)))
 
 
 def _images(image: Images | None) -> tuple[ImageLike, ...]:
@@ -188,7 +223,7 @@ def _check(item: Item, **words: str | None) -> None:
     """Raise DataError for an item that says nothing, or something that is no word or picture."""
     kind = type(item).__name__
     given = {name: value for name, value in words.items() if value is not None}
-    for name, value in given.items():
+    for name, value in {**given, **({} if item.task is None else {"task": item.task})}.items():
         if not isinstance(value, str):
             raise DataError(f"the {name} of a {kind} is {kind_of(value)}; give words (str)")
         if not value.strip():

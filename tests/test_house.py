@@ -27,6 +27,7 @@ LAYERS = {
         "inputs",
         "data",
         "saving",
+        "presets",
         "encode",
         "store",
         "index",

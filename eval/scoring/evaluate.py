@@ -182,7 +182,8 @@ def _own_prompts(model: PromptSet, task: Task) -> PromptSet:
     """Return the prompt set with the roles that the task words itself."""
     if not task.prompts:
         return model
-    return replace(model, name=f"{model.name}, in words of the benchmark", **task.prompts)
+    own: dict[str, Any] = dict(task.prompts)
+    return replace(model, name=f"{model.name}, in words of the benchmark", **own)
 
 
 def _encode(

@@ -16,9 +16,19 @@ MODEL_DTYPES = ("auto", "float32", "bfloat16", "float16")
 
 
 def add_model_options(parser: argparse.ArgumentParser, required: bool = True) -> None:
-    """Add --model, --adapter, --batch-size, --device, --dtype, --quantization, --dim, --max-tokens and --truncate."""
+    """Add --model, --adapter, --preset, --prompts, --batch-size, --device, --dtype, --quantization, --dim, --max-tokens
+    and --truncate."""
     parser.add_argument("--model", required=required, metavar="M", help="model folder or hub id, or an adapter folder")
     parser.add_argument("--adapter", metavar="A", help="adapter folder to put on the model")
+    parser.add_argument(
+        "--preset",
+        metavar="P",
+        help="how a published embedder is asked and pooled: a name that `mllm-embed presets` lists, or a YAML or JSON "
+        "file (default: that of the hub id, where there is one)",
+    )
+    parser.add_argument(
+        "--prompts", metavar="F", help="prompt set: a name, or a YAML or JSON file (default: as saved, or the preset's)"
+    )
     parser.add_argument(
         "--batch-size",
         metavar="B",
@@ -72,6 +82,7 @@ def load_encoder(arguments: argparse.Namespace) -> MLLMEmbedder | DualEncoder:
 
     # the other options, of number format and device, hold for both
     small = {**vars(arguments), "model": arguments.query_model, "adapter": arguments.query_adapter}
+    small |= {"preset": None, "prompts": None}  # a distilled model has those it was trained with
     return DualEncoder(load_embedder(argparse.Namespace(**small)), load_embedder(arguments))
 
 
@@ -88,6 +99,8 @@ def load_embedder(arguments: argparse.Namespace, merge: bool = True) -> MLLMEmbe
     embedder = MLLMEmbedder.from_pretrained(
         arguments.model,
         adapter=arguments.adapter,
+        preset=arguments.preset,
+        prompts=arguments.prompts,
         dtype=arguments.dtype,
         quantization=arguments.quantization,
         device=arguments.device,

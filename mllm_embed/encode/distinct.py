@@ -75,7 +75,7 @@ def _alike(
     for place, item in enumerate(listed):
         try:
             looks = [_seen(glances[picture_key(image)]) for image in item.images]
-            key = item_key(item, _contents(looks))
+            key = item_key(item, _contents(looks), items.prompts.asked(item))
             # rendered once for all that are alike: words that cannot be read show here
             if key not in alike:
                 bounded = items.lengths.bounded(item)

@@ -7,7 +7,6 @@ from collections.abc import Mapping, Sequence
 from concurrent.futures import ThreadPoolExecutor
 from contextlib import ExitStack
 from dataclasses import replace
-from pathlib import Path
 from typing import TYPE_CHECKING, Any, Literal, overload
 
 import numpy as np
@@ -20,15 +19,15 @@ from ..inputs.plain_values import items_of
 from ..inputs.prompts import PromptSet
 from ..model.devices import device_for, dtype_for
 from ..model.embedding_model import EmbeddingModel
-from ..model.families import Family, family_of
+from ..model.families import Family
 from ..model.loading import load_model
-from ..model.lora import load_adapter
 from ..model.pooling import Pooling
-from ..model.projection import read_projection
+from ..model.position_ids import Positions
 from ..model.quantization import full_precision, quantization_of
+from ..presets.preset import Preset
 from ..saving.checkpoint import save
 from ..saving.hub import check_base, push
-from ..saving.identity import processor_parts
+from ..saving.identity import provenance_of
 from ..saving.provenance import check_taught
 from ..saving.settings import Settings
 from ..vectors.precision import Precision, check_dim, to_precision, truncate
@@ -62,6 +61,7 @@ class MLLMEmbedder(QueryDocument):
             processor, settings.prompts, model.family, content=settings.pooling == "mean", limit=limit
         )
         self.suffixes = Suffixes(self.item_processor)
+        self.preset: Preset | None = None  # of the published model that it is; `from_pretrained` sets it
 
     @classmethod
     def from_pretrained(
@@ -72,9 +72,11 @@ class MLLMEmbedder(QueryDocument):
         dtype: str | torch.dtype = "auto",
         quantization: str | None = None,
         device: str | torch.device | None = None,
-        prompts: PromptSet | None = None,
+        preset: str | os.PathLike[str] | None = None,
+        prompts: PromptSet | str | os.PathLike[str] | None = None,
         pooling: Pooling | None = None,
         bidirectional: bool | None = None,
+        positions: Positions | None = None,
         dim: int | None = None,
         max_tokens: int | None = None,
         truncate: bool | None = None,
@@ -91,10 +93,15 @@ class MLLMEmbedder(QueryDocument):
                 precision is many times slower); or "float32", "bfloat16", a torch dtype.
             quantization: "nf4" or "int8" keep the language model's weights in 4 or 8 bits and compute in `dtype`.
             device: a torch device; the GPU by default where there is one.
-            prompts: prompt set; by default the saved one, InstructCIR's for a model that has none.
+            preset: name of a published embedder's preset (`mllm-embed presets` lists them), or a YAML or JSON file with
+                one; by default that of the hub id, where there is one.
+            prompts: prompt set, its name, or a YAML or JSON file with one; by default the saved one, that of the
+                preset, or InstructCIR's for a model that has neither.
             pooling: "last" takes the last token's state, "mean" the mean over the picture's and the user's tokens; by
                 default as saved, "last" for a model that has no settings.
             bidirectional: let the language model's attention look ahead too; by default as saved, False otherwise.
+            positions: "model" numbers tokens as the base does, "sequential" one after the other; by default as saved,
+                "model" otherwise.
             dim: keep so many of each vector's first numbers, normalised again (matryoshka); by default all.
             max_tokens: the most tokens of an input, its prompt and pictures among them; by default as saved, or else as
                 many as the model has positions.
@@ -105,21 +112,17 @@ class MLLMEmbedder(QueryDocument):
         Raises ModelError for a path that is no model, an adapter that does not fit or belongs to another base;
         ConfigError for an option that does not exist or does not fit.
         """
-        source = find_model(model, adapter, revision)
+        source = find_model(model, adapter, revision, preset)
         place = device_for(device)
         backbone = load_model(source.base, dtype_for(dtype, place), source.revision, quantization, place)
-        settings = source.settings(prompts, pooling, bidirectional).limited(max_tokens, truncate)
-        projection = read_projection(Path(source.folder))
-        embedding = EmbeddingModel(
-            backbone, family_of(backbone.config), settings.pooling, settings.bidirectional, projection
-        )
-        if source.has_adapter:
-            load_adapter(embedding, source.folder)
-            embedding.backbone.to(backbone.dtype)  # adapters are trained, and saved, in float32
+        settings = source.settings(prompts, pooling, bidirectional, positions).limited(max_tokens, truncate)
+        embedding = source.embedding_model(backbone, settings)
         processor = source.processor(embedding.base)
         embedding.to(place)
         check_dim(dim, embedding.width)
-        return cls(embedding, processor, settings, dim)
+        embedder = cls(embedding, processor, settings, dim)
+        embedder.preset = source.preset
+        return embedder
 
     def merge_adapter(self) -> MLLMEmbedder:
         """Fold the adapter into the weights, in place, for good: the same vectors for less work. Return itself.
@@ -139,7 +142,9 @@ class MLLMEmbedder(QueryDocument):
 
     def with_prompts(self, prompts: PromptSet) -> MLLMEmbedder:
         """Return the same model asked through other prompts; nothing is copied."""
-        return MLLMEmbedder(self.model, self.processor, replace(self.settings, prompts=prompts), self.dim)
+        other = MLLMEmbedder(self.model, self.processor, replace(self.settings, prompts=prompts), self.dim)
+        other.preset = self.preset
+        return other
 
     @property
     def family(self) -> Family:
@@ -168,21 +173,15 @@ class MLLMEmbedder(QueryDocument):
 
         Its weights are those that were loaded: a change of them in memory does not show.
         """
-        settings = self.settings.to_dict()
         limit = self.item_processor.lengths.limit
-        cut = {"truncate": limit.tokens} if limit.truncate else {}  # a limit that refuses changes no vector
-        return {
-            "name": self.settings.base,
-            "base": self.settings.base_fingerprint,
-            "weights": self.settings.weights,
-            "adapter": self.settings.adapter,
-            "adapter_settings": self.settings.adapter_settings,
-            "processor": processor_parts(self.processor),
-            "settings": {**{key: settings[key] for key in ("pooling", "bidirectional", "normalize", "prompts")}, **cut},
-            "dimension": self.dimension,
-            "quantization": self.quantization,
-            "dtype": str(self.dtype).removeprefix("torch."),
-        }
+        return provenance_of(
+            self.settings,
+            self.processor,
+            cut=limit.tokens if limit.truncate else None,  # a limit that refuses changes no vector
+            dimension=self.dimension,
+            quantization=self.quantization,
+            dtype=str(self.dtype).removeprefix("torch."),
+        )
 
     @property
     def target_space(self) -> dict[str, Any]:

@@ -3,15 +3,23 @@
 from __future__ import annotations
 
 import os
+import warnings
 from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import Any
 
 from ..errors import ConfigError, ModelError
+from ..inputs.prompt_files import prompt_set
 from ..inputs.prompts import PROMPT_SETS, PromptSet
+from ..model.embedding_model import EmbeddingModel
+from ..model.families import family_of
 from ..model.loading import CONFIG_FILE, check_fits, commit_of, has_processor, load_processor
-from ..model.lora import ADAPTER_CONFIG
+from ..model.lora import ADAPTER_CONFIG, load_adapter
 from ..model.pooling import Pooling
+from ..model.position_ids import Positions
+from ..model.projection import read_projection
+from ..presets import catalog
+from ..presets.preset import Preset
 from ..saving.base_lookup import base_of
 from ..saving.checkpoint import adapter_fingerprint, model_fingerprint, read_card, weights_digest
 from ..saving.hub import fetched
@@ -30,6 +38,7 @@ class ModelSource:
         has_adapter: whether `folder` holds an adapter of the base.
         saved: the settings there; None for a model that was not saved by this library.
         adapter_settings: what an adapter's config says, as of `identity.adapter_settings`.
+        preset: of the published model that it is, or that a user names.
     """
 
     base: str
@@ -38,6 +47,27 @@ class ModelSource:
     has_adapter: bool
     saved: Settings | None
     adapter_settings: dict[str, Any] | None = None
+    preset: Preset | None = None
+
+    def embedding_model(self, backbone: Any, settings: Settings) -> EmbeddingModel:
+        """Return a loaded base with all that makes it an embedder, adapter included.
+
+        Raises ModelError for an adapter that does not fit, ConfigError for a preset of another family.
+        """
+        if self.preset:
+            self.preset.check(self.base, backbone.config.model_type)
+        model = EmbeddingModel(
+            backbone,
+            family_of(backbone.config),
+            settings.pooling,
+            settings.bidirectional,
+            read_projection(Path(self.folder)),
+            settings.positions,
+        )
+        if self.has_adapter:
+            load_adapter(model, self.folder)
+            model.backbone.to(backbone.dtype)  # adapters are trained, and saved, in float32
+        return model
 
     def processor(self, model: Any) -> Any:
         """Return the processor that was saved with an adapter, else that of the base.
@@ -50,28 +80,32 @@ class ModelSource:
         check_fits(processor, self.folder, model, self.base, self.revision)
         return processor
 
-    def settings(self, prompts: PromptSet | None, pooling: Pooling | None, bidirectional: bool | None) -> Settings:
-        """Return the saved settings, or those of an ordinary model, with what is given in their place.
+    def settings(
+        self,
+        prompts: PromptSet | str | os.PathLike[str] | None,
+        pooling: Pooling | None,
+        bidirectional: bool | None,
+        positions: Positions | None = None,
+    ) -> Settings:
+        """Return the saved settings, those of its preset, or those of an ordinary model, with what is given in their
+        place.
 
         To be called once the base is loaded, and so in the cache. Raises ModelError for an adapter of another base,
         ConfigError for a prompt set's name.
         """
-        saved = self.saved or Settings(PROMPT_SETS["instructcir"])
+        saved = self.saved or (self.preset.settings if self.preset else Settings(PROMPT_SETS["instructcir"]))
         fingerprint = model_fingerprint(self.base, commit_of(self.base, self.revision))
         if saved.base_fingerprint and saved.base_fingerprint != fingerprint:
             raise ModelError(
                 f"the adapter in {self.folder} was trained on another base than {self.base} ({saved.base}); give that "
                 f"one: --model BASE --adapter {self.folder}, in Python from_pretrained(BASE, adapter=...)"
             )
-        if isinstance(prompts, str):
-            raise ConfigError(
-                f"prompts is a PromptSet, not a name; give PROMPT_SETS['{prompts}'] of mllm_embed.inputs.prompts"
-            )
         return replace(
             saved,
-            prompts=saved.prompts if prompts is None else prompts,
+            prompts=saved.prompts if prompts is None else prompt_set(prompts),
             pooling=saved.pooling if pooling is None else pooling,
             bidirectional=saved.bidirectional if bidirectional is None else bidirectional,
+            positions=saved.positions if positions is None else positions,
             base=self.base,
             base_fingerprint=fingerprint,
             weights=weights_digest(self.base),
@@ -82,20 +116,21 @@ class ModelSource:
 
 
 def find_model(
-    model: str | os.PathLike[str], adapter: str | os.PathLike[str] | None = None, revision: str | None = None
+    model: str | os.PathLike[str],
+    adapter: str | os.PathLike[str] | None = None,
+    revision: str | None = None,
+    preset: Preset | str | os.PathLike[str] | None = None,
 ) -> ModelSource:
     """Return where the parts of a model lie; arguments as of `MLLMEmbedder.from_pretrained`.
 
-    Raises ModelError for an adapter folder that this library did not write, or whose base is not where it was.
+    Raises ModelError for an adapter folder that this library did not write, or whose base is not where it was;
+    ConfigError for a preset that does not exist, or is given to a model with settings of its own.
     """
+    named = None if preset is None else catalog.preset(preset)
     base = os.fspath(model)
     folder = fetched(base, SETTINGS_FILE, revision)
     has_adapter = adapter is not None or (Path(folder) / ADAPTER_CONFIG).is_file()
-    if all((Path(folder) / name).is_file() for name in (ADAPTER_CONFIG, CONFIG_FILE)):
-        raise ModelError(
-            f"{base} holds both an adapter ({ADAPTER_CONFIG}) and a whole model ({CONFIG_FILE}), which other tools add "
-            "up; put the adapter into a folder of its own"
-        )
+    _check_one_kind(folder, base)
     if adapter is not None:
         folder = fetched(os.fspath(adapter), SETTINGS_FILE)
     elif has_adapter:
@@ -103,4 +138,42 @@ def find_model(
     saved = read_settings(folder)
     if has_adapter and saved is None:
         raise ModelError(f"{folder} is not an adapter folder of mllm_embed: it has no {SETTINGS_FILE}")
-    return ModelSource(base, revision, folder, has_adapter, saved, adapter_settings(folder) if has_adapter else None)
+    about = adapter_settings(folder) if has_adapter else None
+    found = _preset(named, saved, folder, (adapter or model, base))
+    return ModelSource(base, revision, folder, has_adapter, saved, about, found)
+
+
+def _check_one_kind(folder: str, name: str) -> None:
+    if all((Path(folder) / file).is_file() for file in (ADAPTER_CONFIG, CONFIG_FILE)):
+        raise ModelError(
+            f"{name} holds both an adapter ({ADAPTER_CONFIG}) and a whole model ({CONFIG_FILE}), which other tools add "
+            "up; put the adapter into a folder of its own"
+        )
+
+
+def _preset(
+    named: Preset | None, saved: Settings | None, folder: str, given: tuple[str | os.PathLike[str], str]
+) -> Preset | None:
+    """Return the preset that a user names, or that of a published model: an adapter's before that of its base; None for
+    a model with settings of its own. Raises ConfigError where it has both."""
+    if named and saved:
+        raise ConfigError(
+            f"{folder} was saved with prompts and settings of its own ({SETTINGS_FILE}), which the preset "
+            f"{named.name} would replace; leave out the preset, or give its prompts alone"
+        )
+    return named or (None if saved else _preset_of(*given))
+
+
+def _preset_of(given: str | os.PathLike[str], base: str) -> Preset | None:
+    """Return the preset of a published model, an adapter's before that of its base; None where none is known."""
+    found = catalog.preset_of(given) or catalog.preset_of(base)
+    like = None if found else catalog.namesake(given)
+    if like:
+        preset, model = like
+        warnings.warn(
+            f"{os.fspath(given)} has the name of {model.id}, whose prompts are not used, since its path does not tell "
+            f"its owner; if it is that model, give the preset: --preset {preset.name}, in Python "
+            f"from_pretrained(..., preset='{preset.name}')",
+            stacklevel=4,
+        )
+    return found

@@ -9,7 +9,7 @@ import numpy as np
 import torch
 
 from ..inputs.plain_values import items_of
-from ..types import as_document, as_query
+from ..types import as_document, as_query, with_task
 from ..vectors.precision import Precision, cosines
 
 
@@ -27,43 +27,49 @@ class QueryDocument:
     def encode_query(
         self, inputs: Sequence[Any], *, batch_size: int = ..., dim: int | None = ..., precision: Precision = ...,
         packed: bool = ..., show_progress: bool | None = ..., unreadable: dict[int, str] | None = ...,
-        convert_to: Literal["numpy"] = ...,
+        task: str | None = ..., convert_to: Literal["numpy"] = ...,
     ) -> np.ndarray: ...  # fmt: skip
 
     @overload
     def encode_query(
         self, inputs: Sequence[Any], *, batch_size: int = ..., dim: int | None = ..., precision: Precision = ...,
         packed: bool = ..., show_progress: bool | None = ..., unreadable: dict[int, str] | None = ...,
-        convert_to: Literal["torch"],
+        task: str | None = ..., convert_to: Literal["torch"],
     ) -> torch.Tensor: ...  # fmt: skip
 
-    def encode_query(self: _Encodes, inputs: Sequence[Any], **options: Any) -> np.ndarray | torch.Tensor:
+    def encode_query(
+        self: _Encodes, inputs: Sequence[Any], *, task: str | None = None, **options: Any
+    ) -> np.ndarray | torch.Tensor:
         """Return the vectors [N, D] of queries; options, errors and all else as of `encode`.
 
-        A dict with image and text is a picture and what to change in it, as for sentence-transformers.
+        A dict with image and text is a picture and what to change in it, as for sentence-transformers. `task` is that
+        of all queries which have none of their own ("Find a fashion image that matches the description.").
         """
-        return self.encode(items_of(inputs, as_query), **options)
+        return self.encode([with_task(item, task) for item in items_of(inputs, as_query)], **options)
 
     @overload
     def encode_document(
         self, inputs: Sequence[Any], *, batch_size: int = ..., dim: int | None = ..., precision: Precision = ...,
         packed: bool = ..., show_progress: bool | None = ..., unreadable: dict[int, str] | None = ...,
-        convert_to: Literal["numpy"] = ...,
+        task: str | None = ..., convert_to: Literal["numpy"] = ...,
     ) -> np.ndarray: ...  # fmt: skip
 
     @overload
     def encode_document(
         self, inputs: Sequence[Any], *, batch_size: int = ..., dim: int | None = ..., precision: Precision = ...,
         packed: bool = ..., show_progress: bool | None = ..., unreadable: dict[int, str] | None = ...,
-        convert_to: Literal["torch"],
+        task: str | None = ..., convert_to: Literal["torch"],
     ) -> torch.Tensor: ...  # fmt: skip
 
-    def encode_document(self: _Encodes, inputs: Sequence[Any], **options: Any) -> np.ndarray | torch.Tensor:
+    def encode_document(
+        self: _Encodes, inputs: Sequence[Any], *, task: str | None = None, **options: Any
+    ) -> np.ndarray | torch.Tensor:
         """Return the vectors [N, D] of the gallery; options, errors and all else as of `encode`.
 
         A dict with image and text is a picture with the text that belongs to it; one with an instruction is refused.
+        `task` is as for `encode_query`.
         """
-        return self.encode(items_of(inputs, as_document), **options)
+        return self.encode([with_task(item, task) for item in items_of(inputs, as_document)], **options)
 
     @overload
     @staticmethod

@@ -8,11 +8,12 @@ from functools import cache
 from typing import TYPE_CHECKING
 
 from ..inputs.item_processor import blank_pictures
-from ..inputs.prompts import MARKS
+from ..inputs.prompts import WORDS
 
 if TYPE_CHECKING:
     from ..inputs.item_processor import FilledPrompt, ItemProcessor
-    from ..types import Item, Role
+    from ..inputs.prompts import Slot
+    from ..types import Item
 
 _PROBE = "a"  # stands for the user's words: where they are empty, line breaks around them become one token
 
@@ -61,7 +62,7 @@ class Suffixes:
 
     def __call__(self, item: Item, prompt: FilledPrompt) -> Suffix | None:
         """Return the suffix of an item's prompt; None where it is not known without asking the processor."""
-        learned = self._learned(item.role, len(item.images))
+        learned = self._learned(self._items.prompts.asked(item), len(item.images))
         if learned is None:
             return None
         prefix, suffix = self._split(prompt.tokens)
@@ -75,9 +76,9 @@ class Suffixes:
         start = max((at for at, number in enumerate(tokens, 1) if number in self._placeholders), default=0)
         return tokens[:start], tokens[start:]
 
-    def _learn(self, role: Role, images: int) -> _Learned | None:
+    def _learn(self, asked: tuple[Slot, str], images: int) -> _Learned | None:
         """Compare what the processor and the tokenizer make of a probe; None where they end differently."""
-        text = self._items.filled(role, images, dict.fromkeys(MARKS[role], _PROBE))
+        text = self._items.filled(asked, images, dict.fromkeys(WORDS[asked[0]], _PROBE))
         processed = tuple(self._items.processed_suffix(text, blank_pictures(images)))
         _, plain = self._split(tuple(self._items.tokens([text])[0]))
         same = 0

@@ -22,7 +22,8 @@ from ..encode.embedder import MLLMEmbedder
 from ..errors import ConfigError, DataError, ModelError
 from ..inputs.images import glance, load_image, name_of
 from ..inputs.lengths import Lengths
-from ..inputs.prompts import TEXT, chat
+from ..inputs.prompts import TEXT
+from ..inputs.rendering import chat
 from ..model.loading import load_errors
 from ..saving.settings import read_settings
 from ..types import Document, ImageLike

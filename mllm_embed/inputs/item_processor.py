@@ -16,10 +16,11 @@ from torch.nn.utils.rnn import pad_sequence
 
 from ..errors import DataError, first_line
 from ..model.families import Family
-from ..types import Item, Role
+from ..types import Item
 from .images import load_image, name_of
 from .lengths import Lengths, TokenLimit
-from .prompts import INSTRUCTION, MARKS, TEXT, PromptSet, render
+from .prompts import INSTRUCTION, TASK, TEXT, WORDS, PromptSet, Slot
+from .rendering import render
 from .words import Words
 
 # what a processor ends in that gets a picture, or a number of them, that it is not made for
@@ -65,11 +66,12 @@ class ItemProcessor:
         self._bare = cache(self._without_any_words)
         self._picture_tokens = cache(self._tokens_of_pictures)
         self._processor_with = cache(self._with_tokenizer)
-        # rendered once a role, since a jinja template costs more than the tokens of a short text
-        self._template = cache(lambda role, images: render(processor, prompts, role, images))
+        # rendered once a prompt, since a jinja template costs more than the tokens of a short text
+        self._template = cache(lambda slot, images, tasked: render(processor, prompts, slot, images, tasked))
+        self._check_task = cache(self._refuse_marks_in)
         bos = processor.tokenizer.bos_token
         # a template that writes the start token itself must not get a second one
-        self._add_special_tokens = not (bos and self._template("text", 0).startswith(bos))
+        self._add_special_tokens = not (bos and self._template("text", 0, False).startswith(bos))
 
     def __call__(
         self, items: Sequence[Item], prompts: Sequence[FilledPrompt | None] | None = None
@@ -196,19 +198,35 @@ class ItemProcessor:
     def render(self, item: Item) -> str:
         """Return the whole prompt of an item as `batch` and `tokens` take it, with the placeholders of its pictures.
 
-        Raises DataError as `Words.written` does.
+        Raises DataError as `Words.written` does, and for a task that the prompts have no place for, or that spells a
+        token of the model's own.
         """
         words = {TEXT: item.text or item.words or "", INSTRUCTION: item.words or ""}
-        return self.filled(item.role, len(item.images), words)
+        return self.filled(self.prompts.asked(item), len(item.images), words)
 
-    def filled(self, role: Role, images: int, words: Mapping[str, str]) -> str:
-        """Return a role's whole prompt with words in the place of its marks."""
-        template, marks = self._template(role, images), MARKS[role]
+    def filled(self, asked: tuple[Slot, str], images: int, words: Mapping[str, str]) -> str:
+        """Return a whole prompt with its task (`PromptSet.asked`), and words in the place of its other marks."""
+        slot, task = asked
+        self._check_task(task)
+        template, marks = self._template(slot, images, bool(task)), (*WORDS[slot], *([TASK] if task else []))
         if not marks:
             return template
+
+        def written(at: re.Match[str]) -> str:
+            if at[0] == TASK:
+                return task
+            given = words[at[0]].strip() if self.prompts.strip else words[at[0]]
+            return self.words.written(given, template[: at.start()])
+
         # in one pass, since the user's words may hold a mark
-        pattern = "|".join(map(re.escape, marks))
-        return re.sub(pattern, lambda at: self.words.written(words[at[0]].strip(), template[: at.start()]), template)
+        return re.sub("|".join(map(re.escape, marks)), written, template)
+
+    def _refuse_marks_in(self, task: str) -> None:
+        if task and self.words.written(task) != task:
+            raise DataError(
+                f"the task {task[:60]!r} spells a token of the model's own, by which it knows turns, ends or pictures; "
+                "take it out: pictures and turns are the prompt's to place"
+            )
 
     def _texts(self, items: Sequence[Item], prompts: Sequence[FilledPrompt | None]) -> list[str]:
         return [prompt.text if prompt else self.render(item) for item, prompt in zip(items, prompts, strict=True)]
@@ -217,7 +235,7 @@ class ItemProcessor:
     def _added_to_texts(self) -> dict[str, torch.dtype] | None:
         """The names and dtypes of what the processor gives texts beside ids and mask, always zeros [B, L]; None where
         that is not so, or where it makes other tokens of a text than the tokenizer."""
-        text = self.filled("text", 0, {TEXT: "a"})
+        text = self.filled(("text", ""), 0, {TEXT: "a"})
         batch = self.batch([text], [[]])
         ids, mask = batch.pop("input_ids"), batch.pop("attention_mask")
         zeros = all(tensor.shape == ids.shape and not tensor.any() for tensor in batch.values())
@@ -262,15 +280,16 @@ class ItemProcessor:
     def _without_words(self, item: Item) -> list[list[int]]:
         """Return the tokens after the last picture of the item's prompt without its words, or without each of its two
         in turn."""
-        marks = MARKS[item.role]
+        asked = self.prompts.asked(item)
+        marks = WORDS[asked[0]]
         if len(marks) < 2:
-            return [self._bare(item.role, len(item.images))]
+            return [self._bare(asked, len(item.images))]
         given = {TEXT: item.text or "", INSTRUCTION: item.words or ""}
-        texts = [self.filled(item.role, 0, {**given, mark: ""}) for mark in marks]
+        texts = [self.filled(asked, 0, {**given, mark: ""}) for mark in marks]
         return [self.processed_suffix(text, []) for text in texts]
 
-    def _without_any_words(self, role: Role, images: int) -> list[int]:
-        text = self.filled(role, images, dict.fromkeys(MARKS[role], ""))
+    def _without_any_words(self, asked: tuple[Slot, str], images: int) -> list[int]:
+        text = self.filled(asked, images, dict.fromkeys(WORDS[asked[0]], ""))
         return self.processed_suffix(text, blank_pictures(images))
 
     def _shown(self, pictures: Sequence[object], ids: Tensor) -> Tensor:
@@ -280,7 +299,7 @@ class ItemProcessor:
         return torch.isin(ids, torch.tensor(self.processor.image_token_ids))
 
     def _tokens_of_pictures(self, sizes: tuple[tuple[int, int], ...]) -> int:
-        text = self.filled("image", len(sizes), {})
+        text = self.filled(("image", ""), len(sizes), {})
         batch = self.batch([text], [[Image.new("RGB", size) for size in sizes]])
         return batch["input_ids"].shape[1] - len(self.tokens([text])[0])
 

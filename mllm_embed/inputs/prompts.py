@@ -1,31 +1,61 @@
 """Prompt sets: what a model is asked about a picture, a text, or both. They are saved with the model.
 
-`render` writes a role's prompt as the model's chat template wants it.
+A prompt is data: words with marks in them, and the frame around them, which is the model's chat template or a text of
+its own. `rendering.render` writes it out.
 """
 
 from __future__ import annotations
 
-from dataclasses import asdict, dataclass
-from typing import Any
+import json
+import unicodedata
+from collections.abc import Mapping
+from dataclasses import MISSING, asdict, dataclass, fields, replace
+from functools import cached_property
+from typing import Any, Literal
 
-from ..errors import ConfigError, ModelError
-from ..types import Role
-from .chat_template import render_chat, template_of
+from ..errors import ConfigError, DataError, did_you_mean
+from ..text import half_character
+from ..types import Item
 
-INSTRUCTION, TEXT = "{instruction}", "{text}"
+INSTRUCTION, TEXT, TASK, IMAGE = "{instruction}", "{text}", "{task}", "{image}"
+PROMPT, SYSTEM = "{prompt}", "{system}"
+Slot = Literal["image", "composed", "text", "captioned", "composed_text", "query_image", "query_text"]
 # where the user's words go; the prompt of pictures alone has no such place
-MARKS: dict[Role, tuple[str, ...]] = {
+WORDS: dict[Slot, tuple[str, ...]] = {
     "image": (),
     "composed": (INSTRUCTION,),
     "text": (TEXT,),
     "captioned": (TEXT,),
     "composed_text": (TEXT, INSTRUCTION),
+    "query_image": (),
+    "query_text": (TEXT,),
 }
+SHOWING: tuple[Slot, ...] = ("image", "composed", "captioned", "query_image")
+CHAT, CHAT_TEXT, NONE = "chat", "chat_text", "none"
+
+
+@dataclass(frozen=True)
+class Prompt:
+    """The prompt of one role; what is None is as its set says.
+
+    Args:
+        words: what is asked, with the marks of its role, and perhaps `{image}`, where the pictures stand, and `{task}`.
+        task: the task of items that have none of their own.
+        template, system, generation_prompt, append, picture: as of `PromptSet`.
+    """
+
+    words: str
+    task: str | None = None
+    template: str | None = None
+    system: str | None = None
+    generation_prompt: bool | None = None
+    append: str | None = None
+    picture: str | None = None
 
 
 @dataclass(frozen=True)
 class PromptSet:
-    """One prompt a role. Pictures always come before the words, so that all asked of one picture share a prefix.
+    """One prompt a role, as words with marks or as a `Prompt`, and the frame of all that have no other.
 
     Args:
         image: pictures alone.
@@ -33,40 +63,230 @@ class PromptSet:
         text: words alone; holds `{text}` once.
         captioned: pictures with the text that belongs to them, on the gallery's side; holds `{text}` once.
         composed_text: a text in the place of a picture and what to change in it; holds both marks once.
+        query_image, query_text: pictures alone, and words alone, on the query's side; None where both sides are asked
+            alike.
+        template: "chat" is the model's chat template; "chat_text" the same, given one text in which `picture` stands
+            for each picture; "none" is nothing but the words; anything else is the text around them, which holds
+            `{prompt}` once and may hold `{system}`.
+        system: the system message; one that holds `{task}` is left out where there is no task.
+        generation_prompt: whether a chat template begins the model's answer.
+        append: what comes after all else, an end token say.
+        picture: what stands for one picture where the template is not "chat"; by default the processor's placeholder.
+        task_form: how a task is written where there is one; holds `{task}` once. Where there is none, nothing is.
+        end_task_with: what is added to a task that ends in no punctuation; a task is stripped before that.
+        query_task, document_task: the tasks of items that have none of their own.
+        strip: whether white space around the user's words is taken away.
 
-    Raises ConfigError for a mark that is missing or occurs twice.
+    Where pictures stand: at `{image}`, and without it before the words, so that all asked of one picture share a
+    prefix. White space is kept to the letter. Raises ConfigError for a mark that is missing or occurs twice.
     """
 
     name: str
-    image: str
-    composed: str
-    text: str
-    captioned: str = "{text}\nSummary above image and sentence in one word:"
-    composed_text: str = '{text}\nModify above sentence with "{instruction}", describe modified sentence in one word:'
+    image: str | Prompt
+    composed: str | Prompt
+    text: str | Prompt
+    captioned: str | Prompt = "{text}\nSummary above image and sentence in one word:"
+    composed_text: str | Prompt = (
+        '{text}\nModify above sentence with "{instruction}", describe modified sentence in one word:'
+    )
+    query_image: str | Prompt | None = None
+    query_text: str | Prompt | None = None
+    template: str = CHAT
+    system: str = ""
+    generation_prompt: bool = True
+    append: str = ""
+    picture: str | None = None
+    task_form: str = TASK
+    end_task_with: str = ""
+    query_task: str = ""
+    document_task: str = ""
+    strip: bool = True
 
     def __post_init__(self) -> None:
-        for role, marks in MARKS.items():
-            for mark in marks:
-                if getattr(self, role).count(mark) != 1:
-                    raise ConfigError(f"prompt set '{self.name}': the {role} prompt must hold {mark} once")
+        for slot in self.slots:
+            self._check(slot)
+        if self.task_form.count(TASK) != 1:
+            raise ConfigError(f"prompt set '{self.name}': task_form must hold {TASK} once")
 
-    def template(self, role: Role) -> str:
-        """Return a role's prompt, with the marks where the user's words go."""
-        return getattr(self, role)
+    def _check(self, slot: Slot) -> None:
+        """Raise ConfigError for a prompt whose marks are not as its role wants them."""
+        prompt, where = self.prompt(slot), f"prompt set '{self.name}': the {slot} prompt"
+        missing = next((mark for mark in WORDS[slot] if prompt.words.count(mark) != 1), None)
+        if missing:
+            raise ConfigError(f"{where} must hold {missing} once")
+        if prompt.words.count(IMAGE) > (slot in SHOWING):
+            raise ConfigError(f"{where} may hold {IMAGE} {'once' if slot in SHOWING else 'nowhere: it has no picture'}")
+        if (prompt.words + prompt.system).count(TASK) > 1:
+            raise ConfigError(f"{where} may hold {TASK} once, its system message included")
+        if prompt.template != CHAT and slot in SHOWING and IMAGE not in prompt.words:
+            raise ConfigError(
+                f"{where} must hold {IMAGE} where pictures stand: only a chat template has a place of its own for them"
+            )
+        _check_frame(prompt, where)
 
-    def to_dict(self) -> dict[str, str]:
-        """Return the name and the prompts as plain JSON."""
-        return asdict(self)
+    @property
+    def slots(self) -> tuple[Slot, ...]:
+        """The prompts that this set has, by the fields that hold them."""
+        return tuple(slot for slot in WORDS if getattr(self, slot) is not None)
+
+    def prompt(self, slot: Slot) -> ResolvedPrompt:
+        """Return a prompt with what the set says of it."""
+        return self._resolved[slot]
+
+    @cached_property
+    def _resolved(self) -> dict[Slot, ResolvedPrompt]:
+        return {slot: self._resolve(getattr(self, slot)) for slot in self.slots}
+
+    def _resolve(self, given: str | Prompt) -> ResolvedPrompt:
+        own = given if isinstance(given, Prompt) else Prompt(given)
+        values = {key: getattr(self, key) if getattr(own, key) is None else getattr(own, key) for key in FRAME}
+        return ResolvedPrompt(own.words, task=own.task, **values)
+
+    def slot(self, item: Item) -> Slot:
+        """Return which of the prompts asks an item."""
+        if item.side == "query" and item.role == "image" and self.query_image is not None:
+            return "query_image"
+        if item.side == "query" and item.role == "text" and self.query_text is not None:
+            return "query_text"
+        return item.role
+
+    def task(self, item: Item) -> str:
+        """Return the task of an item, its own or that of its prompt; empty where there is none.
+
+        Raises DataError for one of its own where the prompt has no place for it.
+        """
+        prompt = self.prompt(self.slot(item))
+        if prompt.has_task:
+            of_side = self.query_task if item.side == "query" else self.document_task
+            task = next(given for given in (item.task, prompt.task, of_side) if given is not None)
+            return self._ended(task) if task and self.end_task_with else task
+        if item.task is not None:
+            raise DataError(
+                f"the prompts '{self.name}' have no place for the task {item.task[:60]!r} where they ask for "
+                f"{self.slot(item)}; leave it out, or give prompts with {TASK} in them"
+            )
+        return ""
+
+    def _ended(self, task: str) -> str:
+        task = task.strip()
+        return task if not task or unicodedata.category(task[-1]).startswith("P") else task + self.end_task_with
+
+    def asked(self, item: Item) -> tuple[Slot, str]:
+        """Return how the set asks an item: prompt and task, in which both sides of a search may be alike.
+
+        Raises DataError as `task` does.
+        """
+        return self.slot(item), self.task(item)
+
+    def to_dict(self) -> dict[str, Any]:
+        """Return the set as plain JSON: name and prompts, and what else is not as by default."""
+        values = {field.name: _plain(getattr(self, field.name)) for field in fields(self)}
+        always = ("name", *_FIRST)
+        return {key: value for key, value in values.items() if key in always or value != _DEFAULTS[key]}
 
     @classmethod
-    def from_dict(cls, values: dict[str, Any]) -> PromptSet:
-        """Return the set of what `to_dict` returned. Raises TypeError for keys that no prompt set has."""
-        return cls(**values)
+    def from_dict(cls, values: Mapping[str, Any]) -> PromptSet:
+        """Return the set of what `to_dict` returned, or of a file's keys.
+
+        Raises ValueError, which names the key, for one that no prompt set has, or that is not what it must be.
+        """
+        check_prompts(values)
+        read: dict[str, Any] = dict(values)
+        for slot in WORDS:
+            if isinstance(read.get(slot), Mapping):
+                read[slot] = Prompt(**read[slot])
+        return cls(**read)
 
 
-# The prompts of InstructCIR's released code (github.com/zhwl2117/InstructCIR, generate_test_submission.py), which are
-# E5-V's (arXiv 2407.12580); the two roles with defaults are not in it, and are worded after them. The released code
-# spells "desribe"; models trained with it want that spelling.
+@dataclass(frozen=True)
+class ResolvedPrompt:
+    """A `Prompt` of which nothing is left to its set."""
+
+    words: str
+    template: str
+    system: str
+    generation_prompt: bool
+    append: str
+    picture: str | None
+    task: str | None = None
+
+    @cached_property
+    def has_task(self) -> bool:
+        """Whether it has a place for a task."""
+        return TASK in self.words or TASK in self.system
+
+    @property
+    def marks(self) -> tuple[str, ...]:
+        """The marks of words and task that it holds."""
+        return tuple(mark for mark in (TEXT, INSTRUCTION, TASK) if mark in self.words + self.system)
+
+    def with_task(self, form: str | None) -> ResolvedPrompt:
+        """Return it with the form of a task in the task's place; with None without the task, and without a system
+        message that holds it."""
+        system = self.system if form is not None or TASK not in self.system else ""
+        return replace(self, words=self.words.replace(TASK, form or ""), system=system.replace(TASK, form or ""))
+
+
+FRAME = ("template", "system", "generation_prompt", "append", "picture")
+_FIRST = ("image", "composed", "text", "captioned", "composed_text")  # which have always been written
+_DEFAULTS = {field.name: None if field.default is MISSING else field.default for field in fields(PromptSet)}
+_NEEDED = [field.name for field in fields(PromptSet) if field.default is MISSING]
+_BOOLEANS = ("generation_prompt", "strip")
+
+
+def _check_frame(prompt: ResolvedPrompt, where: str) -> None:
+    """Raise ConfigError for a text around a prompt that has no place for it, or holds what its words alone may."""
+    template = prompt.template
+    if template in (CHAT, CHAT_TEXT, NONE):
+        template = PROMPT
+    if template.count(PROMPT) != 1 or template.count(SYSTEM) > 1:
+        known = f"{CHAT}, {CHAT_TEXT}, {NONE}, or a text that holds {PROMPT} once, and perhaps {SYSTEM}"
+        raise ConfigError(f"{where} has the template {template[:60]!r}; give {known}")
+    around = prompt.append + template + prompt.system.replace(TASK, "")
+    lost = next((mark for mark in (TEXT, INSTRUCTION, TASK, IMAGE) if mark in around), None)
+    if lost:
+        raise ConfigError(f"{where} may hold {lost} in its words, not in what stands around them")
+
+
+def _plain(value: Any) -> Any:
+    if not isinstance(value, Prompt):
+        return value
+    return {key: inner for key, inner in asdict(value).items() if inner is not None}
+
+
+def check_prompts(values: Mapping[str, Any]) -> None:
+    """Raise ValueError, which names the key, where values are not those of a prompt set."""
+    lacks = next((key for key in _NEEDED if key not in values), None)
+    if lacks:
+        raise ValueError(f"no prompts.{lacks}")
+    for key, value in values.items():
+        if key not in _DEFAULTS:
+            raise ValueError(f"prompts.{key} is no key of it" + did_you_mean(str(key), _DEFAULTS))
+        if key in WORDS and isinstance(value, Mapping):
+            _check_prompt(f"prompts.{key}", value)
+        elif value is not None or key in _FIRST:
+            _check_value(f"prompts.{key}", key, value)
+
+
+def _check_prompt(where: str, values: Mapping[str, Any]) -> None:
+    known = [field.name for field in fields(Prompt)]
+    for key, value in values.items():
+        if key not in known:
+            raise ValueError(f"{where}.{key} is no key of it" + did_you_mean(str(key), known))
+        _check_value(f"{where}.{key}", key, value)
+    if "words" not in values:
+        raise ValueError(f"no {where}.words")
+
+
+def _check_value(where: str, key: str, value: Any) -> None:
+    kind, words = (bool, "true or false") if key in _BOOLEANS else (str, "a text")
+    if not isinstance(value, kind) or (isinstance(value, str) and half_character(value)):
+        raise ValueError(f"{where} is {json.dumps(value)[:60]}, not {words}")
+
+
+# The prompts of InstructCIR's released code (github.com/zhwl2117/InstructCIR, generate_test_submission.py), which
+# are E5-V's (arXiv 2407.12580); the two roles with defaults are not in it, and are worded after them. The released code
+# spells "desribe", and has no line break between the picture and "Modify"; models trained with it want that.
 PROMPT_SETS = {
     prompts.name: prompts
     for prompts in (
@@ -78,35 +298,9 @@ PROMPT_SETS = {
         ),
         PromptSet(
             name="instructcir-legacy",
-            image=" Describe this image in one word:",
-            composed='Modify this image with "{instruction}", desribe modified image in one word:',
+            image="{image}\n Describe this image in one word:",
+            composed='{image}Modify this image with "{instruction}", desribe modified image in one word:',
             text="{text}\nSummary above sentence in one word:",
         ),
     )
 }
-
-
-def render(processor: Any, prompts: PromptSet, role: Role, images: int = 1) -> str:
-    """Return a role's full model input as text, with the marks where the user's words go and a placeholder a picture.
-
-    Uses the processor's chat template when it has one, generation prompt included; otherwise the image tokens, a line
-    break, and the prompt. Raises ModelError for a template that fails, or does not put the words into its text and a
-    placeholder for each picture.
-    """
-    prompt = prompts.template(role)
-    text = chat(processor, prompt, images)
-    lost = next((mark for mark in MARKS[role] if text.count(mark) != 1), None)
-    if lost:  # all words would have one vector
-        raise ModelError(f"the chat template leaves out, or repeats, the {lost} of a prompt; mend it: {text[:80]!r}")
-    if images and text == chat(processor, prompt, images - 1):  # by what a family calls a placeholder, this is not seen
-        raise ModelError(f"the chat template has no place for picture {images}; mend it: {text[:80]!r}")
-    return text
-
-
-def chat(processor: Any, words: str, images: int = 0) -> str:
-    """Return a user's turn of words and so many pictures, as the processor's chat template puts it to the model."""
-    if template_of(processor):
-        content: list[dict[str, str]] = [{"type": "image"}] * images
-        messages = [{"role": "user", "content": [*content, {"type": "text", "text": words}]}]
-        return render_chat(processor, messages, add_generation_prompt=True)
-    return f"{processor.image_token * images}\n{words}" if images else words

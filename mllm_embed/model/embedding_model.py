@@ -16,6 +16,7 @@ from ..errors import ConfigError, ModelError, first_line
 from .families import Family
 from .packing import pack, unpack
 from .pooling import POOLINGS, Pooling
+from .position_ids import POSITIONS, Positions, position_ids
 from .prefix_cache import SharedBatch, hidden_states
 from .vision_features import reuse_features
 
@@ -33,6 +34,7 @@ class EmbeddingModel(nn.Module):
         pooling: Pooling = "last",
         bidirectional: bool = False,
         projection: nn.Linear | None = None,
+        positions: Positions = "model",
     ):
         """Wrap a base model, whose attention `bidirectional` changes in place.
 
@@ -43,17 +45,22 @@ class EmbeddingModel(nn.Module):
             pooling: which hidden states make a vector: "last" or "mean" (pooling.py).
             bidirectional: whether tokens see what comes after them.
             projection: a linear layer after pooling, for vectors as long as another model's.
+            positions: how tokens are numbered: "model" as the base does it, "sequential" one after the other on all
+                axes of M-RoPE, as embedders were trained whose code went past its base's method.
 
-        Raises ConfigError for a pooling that does not exist.
+        Raises ConfigError for a pooling or positions that do not exist.
         """
         super().__init__()
         if pooling not in POOLINGS:
             raise ConfigError(f"pooling '{pooling}' is not known; use {' or '.join(POOLINGS)}")
+        if positions not in POSITIONS:
+            raise ConfigError(f"positions '{positions}' are not known; use {' or '.join(POSITIONS)}")
         self.backbone = backbone
         self.family = family
         self.pooling = pooling
         self.bidirectional = bidirectional
         self.projection = projection
+        self.positions = positions
         if bidirectional:
             make_bidirectional(self.base, family)
 
@@ -97,11 +104,11 @@ class EmbeddingModel(nn.Module):
         first = inputs.pop("first_shown", None)
         with _refusals():
             if packed and self.family.packs and not self.bidirectional:
-                rows, places = pack(inputs, self.base, self.family.rope_index)
+                rows, places = pack(inputs, self.base, self.rope_index)
                 hidden = unpack(self.backbone(**rows, use_cache=False).last_hidden_state, places, mask)
             else:
                 given = inputs if first is None else reuse_features(self.base, inputs, first)
-                hidden = self.backbone(**given, use_cache=False).last_hidden_state
+                hidden = self.backbone(**given, **self._places(inputs), use_cache=False).last_hidden_state
         return self._pooled(hidden, mask if content is None else content)
 
     def shared(self, batch: SharedBatch) -> Tensor:
@@ -113,7 +120,7 @@ class EmbeddingModel(nn.Module):
             raise ConfigError("this model's tokens see what comes after them: prefixes cannot be shared")
         inputs = replace(batch, prefixes=self._in_dtype(batch.prefixes))
         with _refusals():
-            hidden = hidden_states(self.backbone, self.base, inputs, self.family.rope_index)
+            hidden = hidden_states(self.backbone, self.base, inputs, self.rope_index)
         states = []
         for part, whole in zip(batch.suffixes, hidden, strict=True):
             chosen = batch.whole("attention_mask", part) if part.content is None else part.content
@@ -121,6 +128,15 @@ class EmbeddingModel(nn.Module):
         # the parts are in order of their length: back to the order of the inputs
         rows = torch.cat([part.rows for part in batch.suffixes])
         return self._vectors(torch.cat(states)[rows.argsort()])
+
+    @property
+    def rope_index(self) -> str | None:
+        """The base's method for M-RoPE, as of `Family`; None where tokens are numbered as words are."""
+        return self.family.rope_index if self.positions == "model" else None
+
+    def _places(self, inputs: dict[str, Tensor]) -> dict[str, Tensor]:
+        """Return the positions of tokens where the base is not to number them itself."""
+        return {} if self.positions == "model" else {"position_ids": position_ids(self.base, inputs)}
 
     @property
     def shares_prefixes(self) -> bool:

@@ -2,8 +2,13 @@
 
 from __future__ import annotations
 
+from typing import Literal
+
 import torch
 from torch import Tensor, nn
+
+Positions = Literal["model", "sequential"]
+POSITIONS: tuple[Positions, ...] = ("model", "sequential")
 
 
 def position_ids(base: nn.Module, batch: dict[str, Tensor], rope_index: str | None = None) -> Tensor:

@@ -15,7 +15,7 @@ from typing import Any
 from ..errors import ModelError
 from ..inputs.chat_template import template_of
 from ..model.lora import ADAPTER_CONFIG, check_options
-from .settings import read_object
+from .settings import Settings, read_object
 
 _LONGEST = 200  # characters of a value that a manifest shows; of a longer one it has the sha256
 # of a tokenizer's state: what it was last called with, and how it makes text of tokens
@@ -31,6 +31,30 @@ _NOT_OF_ADAPTERS = (
 )  # fmt: skip
 # what a setting says that changes nothing, since it is peft's default; a newer version adds settings of its own
 _NOTHING: tuple[Any, ...] = ([], {}, "none", "")
+
+
+def provenance_of(
+    settings: Settings, processor: Any, *, cut: int | None, dimension: int, quantization: str | None, dtype: str
+) -> dict[str, Any]:
+    """Return the record of what makes vectors, as plain JSON; `cut` is how many tokens an input is cut to, None where
+    none is."""
+    said = settings.to_dict()
+    return {
+        "name": settings.base,
+        "base": settings.base_fingerprint,
+        "weights": settings.weights,
+        "adapter": settings.adapter,
+        "adapter_settings": settings.adapter_settings,
+        "processor": processor_parts(processor),
+        "settings": {
+            **{key: said[key] for key in ("pooling", "bidirectional", "normalize", "prompts")},
+            **settings.recipe,
+            **({} if cut is None else {"truncate": cut}),
+        },
+        "dimension": dimension,
+        "quantization": quantization,
+        "dtype": dtype,
+    }
 
 
 def processor_parts(processor: Any) -> dict[str, Any]:

@@ -6,6 +6,7 @@ their own. Only what the files themselves say (how to load it, prompts, vectors)
 
 from __future__ import annotations
 
+import json
 import os
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, field, fields
@@ -14,6 +15,7 @@ from typing import TYPE_CHECKING, Any
 
 from ..errors import ConfigError
 from ..files import read_json, write_file
+from ..inputs.prompts import CHAT, CHAT_TEXT
 from ..model.lora import ADAPTER_CONFIG
 from .card_header import CARD_FILE, UNKNOWN, Origin, as_list, fill_header, is_adapter_card, parse_card
 from .card_results import markdown_table, read_card_result, results_section
@@ -191,9 +193,12 @@ def _from_files(folder: Path, origin: Origin) -> dict[str, str]:
 
 
 def _prompts(settings: Settings) -> str:
-    head = f"Prompt set `{settings.prompts.name}`, put through the model's own chat template.\n"
+    chat = settings.prompts.template in (CHAT, CHAT_TEXT)
+    through = ", put through the model's own chat template" if chat else ""
+    head = f"Prompt set `{settings.prompts.name}`{through}.\n"
     rows = [["input", "prompt"]]
-    for name, text in settings.prompts.to_dict().items():
+    for name, said in settings.prompts.to_dict().items():
+        text = said if isinstance(said, str) else json.dumps(said, ensure_ascii=False)
         if name != "name" and text:
             rows.append([name, "`" + text.replace("\n", "\\n") + "`"])
     return "\n".join([head, *markdown_table(rows)])

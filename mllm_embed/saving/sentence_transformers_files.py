@@ -130,7 +130,7 @@ def write_sentence_files(
     about = about or settings.to_dict()
     items = ItemProcessor(processor, settings.prompts)
     template = _template(processor, sorted(items.words.marks))
-    stock = settings.pooling == "last" and not settings.bidirectional and not family.texts_apart
+    stock = settings.pooling == "last" and not (settings.bidirectional or settings.recipe or family.texts_apart)
     if not (stock and not settings.truncate and _renders_the_same(items, settings, template)):
         template = _REFUSAL
     module = {
@@ -144,7 +144,8 @@ def write_sentence_files(
         },
     }
     write_json(folder / MODULE_SETTINGS, module)
-    prompts = {"query": "", "document": about["prompts"].get("captioned") or ""}
+    captioned = about["prompts"].get("captioned")
+    prompts = {"query": "", "document": captioned if isinstance(captioned, str) else ""}
     model = {"model_type": "SentenceTransformer", "prompts": prompts, "similarity_fn_name": "cosine"}
     write_json(folder / "config_sentence_transformers.json", model)
     kinds = list(_MODULES.items())
@@ -187,7 +188,9 @@ def _renders_the_same(items: ItemProcessor, settings: Settings, template: str) -
     changed = {"type": "text", "text": "an {instruction}"}
     cases: list[tuple[list[dict[str, str]], Item]] = [
         ([picture], Document(image=Path("picture"))),
+        ([picture], Query(image=Path("picture"))),
         ([words], Document(text=words["text"])),
+        ([words], Query(text=words["text"])),
         ([words, picture], Query(image=Path("picture"), instruction=words["text"])),
         ([words, picture, picture], Query(image=[Path("picture")] * 2, instruction=words["text"])),
         ([words, changed], Query(text=words["text"], instruction=changed["text"])),

@@ -5,16 +5,17 @@ from __future__ import annotations
 import hashlib
 import json
 from collections.abc import Callable, Mapping
-from dataclasses import MISSING, dataclass, field, fields, replace
+from dataclasses import dataclass, field, fields, replace
 from pathlib import Path, PurePosixPath
 from typing import TYPE_CHECKING, Any, NamedTuple
 
 from ..errors import ConfigError, ModelError, did_you_mean
-from ..inputs.prompts import PromptSet
+from ..inputs.prompts import PromptSet, check_prompts
 from .sentence_transformers_files import saved_settings
 
 if TYPE_CHECKING:
     from ..model.pooling import Pooling
+    from ..model.position_ids import Positions
 
 SETTINGS_FILE = "mllm_embed.json"
 # The key, in that file alone, of the names of the processor's files beside it: one that got lost on the way would be
@@ -31,7 +32,7 @@ class Settings:
 
     Args:
         prompts: the prompt set.
-        pooling, bidirectional: as in `EmbeddingModel`.
+        pooling, bidirectional, positions: as in `EmbeddingModel`.
         matryoshka: the lengths at which truncated vectors were trained.
         max_tokens, truncate: as in `MLLMEmbedder.from_pretrained`.
         base, base_fingerprint: the base's name as given, and `model_fingerprint` of it; None for a whole model.
@@ -46,6 +47,7 @@ class Settings:
     prompts: PromptSet
     pooling: Pooling = "last"
     bidirectional: bool = False
+    positions: Positions = "model"
     matryoshka: tuple[int, ...] = ()
     max_tokens: int | None = None
     truncate: bool = False
@@ -75,12 +77,20 @@ class Settings:
             truncate=self.truncate if truncate is None else truncate,
         )
 
+    @property
+    def recipe(self) -> dict[str, Any]:
+        """What else vectors are made by, as plain JSON, where it is not as by default: so that what was written before
+        there was such a setting still agrees."""
+        values = {"positions": self.positions}
+        return {key: value for key, value in values.items() if value != _DEFAULTS[key]}
+
     def to_dict(self) -> dict[str, Any]:
         """Return the content of the settings' file, as `from_dict` reads it."""
         return {
             "format": _FORMAT, "pooling": self.pooling, "bidirectional": self.bidirectional, "normalize": True,
             "matryoshka": list(self.matryoshka), "prompts": self.prompts.to_dict(),
             "base": {"name": self.base, "fingerprint": self.base_fingerprint} if self.base else None,
+            **self.recipe,
             **({"max_tokens": self.max_tokens} if self.max_tokens is not None else {}),
             **({"truncate": True} if self.truncate else {}),
             **({_TARGET_SPACE: self.target_space} if self.target_space else {}),
@@ -98,6 +108,7 @@ class Settings:
             prompts=PromptSet.from_dict(values["prompts"]),
             pooling=values["pooling"],
             bidirectional=values.get("bidirectional", False),
+            positions=values.get("positions", "model"),
             matryoshka=tuple(values.get("matryoshka", ())),
             max_tokens=values.get("max_tokens"),
             truncate=values.get("truncate", False),
@@ -105,6 +116,9 @@ class Settings:
             base_fingerprint=base.get("fingerprint"),
             target_space=values.get(_TARGET_SPACE),
         )
+
+
+_DEFAULTS = {key.name: key.default for key in fields(Settings)}
 
 
 class _Kind(NamedTuple):
@@ -136,6 +150,7 @@ _KEYS = {
     "format": _Kind(lambda value: type(value) is int and value == _FORMAT, f"{_FORMAT}", True),
     "pooling": _Kind(lambda value: value in ("last", "mean"), "'last' or 'mean'", True),
     "bidirectional": _Kind(lambda value: isinstance(value, bool), "true or false"),
+    "positions": _Kind(lambda value: value in ("model", "sequential"), "'model' or 'sequential'"),
     "normalize": _Kind(lambda value: value is True, "true: vectors have unit length"),
     "matryoshka": _Kind(_is_lengths, "a list of lengths, whole numbers over 0"),
     "max_tokens": _Kind(lambda value: type(value) is int and value > 0, "a whole number over 0"),
@@ -145,14 +160,13 @@ _KEYS = {
     _TARGET_SPACE: _Kind(_is_object, "an object"),
     PROCESSOR_FILES: _Kind(_is_file_names, "a list of file names"),
 }
-_PROMPT_KEYS = {key.name: _TEXT._replace(needed=key.default is MISSING) for key in fields(PromptSet)}
 _BASE_KEYS = {"name": _TEXT, "fingerprint": _Kind(lambda value: value is None or _is_text(value), "a text or null")}
 
 
 def _check(values: dict[str, Any]) -> None:
     """Raise ValueError for a key that is not known, or whose value is not what it must be."""
     _check_keys(values, _KEYS)
-    _check_keys(values["prompts"], _PROMPT_KEYS, "prompts.")
+    check_prompts(values["prompts"])
     _check_keys(values["base"] or {}, _BASE_KEYS, "base.")
 
 

@@ -23,17 +23,24 @@ def test_roles() -> None:
 def test_one_picture_or_several() -> None:
     assert Query(image="a.png").images == ("a.png",) and Query(instruction="redder").images == ()
     assert Query(image=["a.png", Path("b.png")], instruction="side by side").images == ("a.png", Path("b.png"))
-    assert Query(image=["a.png"]).key == Document(image="a.png").key != Document(image=["a.png", "a.png"]).key
+    assert Document(image=["a.png"]).key == Document(image="a.png").key != Document(image=["a.png", "a.png"]).key
 
 
 def test_equal_inputs_share_a_key() -> None:
-    assert Query(instruction="a hat").key == Document(text="a hat").key
+    assert Query(instruction="a hat").key == Query(text="a hat").key
     assert Query(image="a.png", instruction="redder").key == Query(image=Path("a.png"), instruction="redder").key
     keys = [
         Document(image="a.png", text="redder").key,
         Query(image="a.png", instruction="redder").key,
         Query(text="a hat", instruction="redder").key,
         Query(text="redder", instruction="a hat").key,
+        Query(image="a.png", instruction="redder", task="Find a hat.").key,
+        Query(image="a.png", instruction="redder", task="Find a shoe.").key,
+        # a prompt set may ask the two sides of a search differently
+        Query(image="a.png").key,
+        Document(image="a.png").key,
+        Query(text="a hat").key,
+        Document(text="a hat").key,
     ]
     assert len(set(keys)) == len(keys)
 

@@ -16,7 +16,7 @@ from torch.utils.data import Dataset, get_worker_info
 
 from mllm_embed.errors import DataError, ImageError, MLLMEmbedError, kind_of
 from mllm_embed.inputs.images import name_of
-from mllm_embed.types import ImageLike, Item
+from mllm_embed.types import ImageLike, Item, item_key
 
 from ..data import TrainingRow
 from ..data.numbers import number_of
@@ -225,4 +225,4 @@ def content_of(item: Item) -> int:
         if not isinstance(picture, Image.Image):
             raise TypeError(f"content_of needs decoded pictures, not {kind_of(picture)}")
         shown += [repr(picture.size), picture.tobytes()]
-    return number_of(repr((item.role, item.text, item.words)), *shown)
+    return number_of(repr(item_key(item, ())), *shown)

@@ -12,7 +12,7 @@ from tqdm import tqdm
 
 from mllm_embed.errors import DataError, ImageError
 from mllm_embed.inputs.images import content_key
-from mllm_embed.types import ImageLike, Item
+from mllm_embed.types import ImageLike, Item, item_key
 
 from ..data import TrainingRow
 
@@ -89,7 +89,7 @@ def _by_content() -> Callable[[Item], Hashable]:
             return of_file(os.fspath(image))
         return image if isinstance(image, Hashable) else id(image)
 
-    return lambda item: (item.role, tuple(map(of_picture, item.images)), item.text or item.words, item.words)
+    return lambda item: item_key(item, tuple(map(of_picture, item.images)))
 
 
 def _distinct(items: Iterable[Item], key: Callable[[Item], Hashable]) -> tuple[list[Item], np.ndarray]:

@@ -186,7 +186,7 @@ def _processed(item_processor: ItemProcessor, config: Any, item: Item) -> MicroB
 def _estimated(config: Any, prompts: PromptSet, item: Item) -> MicroBatch:
     """Return the same from the config alone."""
     words = {text for text in (item.text, item.words) if text is not None}  # one and the same in a Document
-    characters = len(prompts.template(item.role)) + sum(len(text) for text in words)
+    characters = len(prompts.prompt(prompts.slot(item)).words) + sum(len(text) for text in words)
     length = math.ceil(characters / CHARACTERS) + MARKUP
     costs = [picture_cost(config, *picture.size) for picture in _pictures(item)]
     tokens = sum(cost.tokens for cost in costs)

@@ -11,12 +11,12 @@ from pydantic import BaseModel, ValidationError
 from pydantic.fields import FieldInfo
 
 from mllm_embed.errors import ConfigError, did_you_mean, kind_of
+from mllm_embed.yaml_text import parsed, read_yaml
 
 from ..data.roles import ROLES
 from ..data.source import DataSource
 from .config import Evaluate, Lora, Recipe, Stage, TeacherSection
 from .terms import Term
-from .yaml_text import parsed, read_yaml
 
 # what the value must be, by the first word of pydantic's type of error
 _WANTED = {
@@ -77,7 +77,7 @@ def _find(path: Path) -> Path:
 
 
 def _read(path: Path) -> dict[str, Any]:
-    raw = read_yaml(path)
+    raw = read_yaml(path, "recipe")
     if not isinstance(raw, dict):
         what = "is empty" if raw is None else f"is {kind_of(raw)}, not keys with values"
         raise ConfigError(f"recipe {path} {what}; see {RECIPES} for examples")

@@ -188,7 +188,7 @@ def test_a_template_that_asks_for_the_date_gives_the_same_text_every_day(tiny_ll
     template = (folder / "chat_template.jinja").read_text()
     (folder / "chat_template.jinja").write_text("{{ strftime_now('%d %b %Y %H:%M:%S.%f') }}" + template)
     embedder = MLLMEmbedder.from_pretrained(folder, dtype="float32", device="cpu")
-    assert embedder.item_processor.filled("text", 0, {"{text}": "hat"}).startswith("26 Jul 2024<|user|>hat")
+    assert embedder.item_processor.filled(("text", ""), 0, {"{text}": "hat"}).startswith("26 Jul 2024<|user|>hat")
     embedder.save_pretrained(tmp_path / "again")
     module = json.loads((tmp_path / "again/sentence_bert_config.json").read_text())
     assert "strftime_now(format) %}26 Jul 2024" in module["processing_kwargs"]["chat_template"]["chat_template"]

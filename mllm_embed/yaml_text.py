@@ -1,4 +1,5 @@
-"""The YAML of recipes: plain values as YAML 1.2 reads them, of which none stands twice, holds itself or explodes.
+"""The YAML of recipes, presets and prompts: plain values as YAML 1.2 reads them, of which none stands twice, holds
+itself or explodes.
 
 YAML 1.1, which PyYAML reads, takes 010 for 8, 1:30 for 90, 1e-3 for a text, and 2024-01-05 for a date.
 """
@@ -13,10 +14,10 @@ from typing import Any
 import yaml
 from yaml.constructor import ConstructorError
 
-from mllm_embed.data.json_rows import half_character
-from mllm_embed.errors import ConfigError, reason
+from .errors import ConfigError, reason
+from .text import half_character
 
-MOST_BYTES = 2**16  # of a recipe; the longest that ship have 2 KB
+MOST_BYTES = 2**16  # of a file; the longest that ship have 5 KB
 _MOST_VALUES, _MOST_LEVELS, _MOST_LETTERS = 10_000, 30, 4_096
 _INT, _FLOAT = "tag:yaml.org,2002:int", "tag:yaml.org,2002:float"
 _NUMBERS = {
@@ -31,7 +32,7 @@ def _without_numbers_and_dates(resolvers: list[tuple[str, Any]]) -> list[tuple[s
 
 
 class _Loader(yaml.SafeLoader):
-    """A loader of plain data that says no to what a recipe never holds."""
+    """A loader of plain data that says no to what a settings file never holds."""
 
     yaml_implicit_resolvers = {  # noqa: RUF012 - as in its base
         letter: _without_numbers_and_dates(found) for letter, found in yaml.SafeLoader.yaml_implicit_resolvers.items()
@@ -101,21 +102,22 @@ for _tag, _pattern in _NUMBERS.items():
 _Loader.add_constructor(_FLOAT, _Loader.construct_number)
 
 
-def read_yaml(path: Path) -> Any:
-    """Return what a YAML file holds. Raise ConfigError for one that cannot be read, or holds what no recipe does."""
+def read_yaml(path: Path, kind: str) -> Any:
+    """Return what a YAML file holds, of a `kind` that messages name. Raise ConfigError for one that cannot be read, or
+    holds what no such file does."""
     try:
         with path.open("rb") as file:
             content = file.read(MOST_BYTES + 1)
         text = content.decode("utf-8-sig")
     except OSError as error:
-        raise ConfigError(f"recipe {path} cannot be read: {reason(error)}") from error
+        raise ConfigError(f"{kind} {path} cannot be read: {reason(error)}") from error
     except UnicodeDecodeError as error:
-        raise ConfigError(f"recipe {path} is not UTF-8 text (byte {error.start}); save it as UTF-8") from error
+        raise ConfigError(f"{kind} {path} is not UTF-8 text (byte {error.start}); save it as UTF-8") from error
     if len(content) > MOST_BYTES:
         raise ConfigError(
-            f"recipe {path} is larger than {MOST_BYTES // 2**10} KiB, which no recipe is; give a YAML file"
+            f"{kind} {path} is larger than {MOST_BYTES // 2**10} KiB, which no {kind} is; give a YAML file"
         )
-    return parsed(text, f"recipe {path}")
+    return parsed(text, f"{kind} {path}")
 
 
 def parsed(text: str, where: str) -> Any:

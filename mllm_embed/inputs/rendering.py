@@ -1,0 +1,88 @@
+"""Prompts written out: the words in their frame, a model's chat template or a text, with a placeholder a picture."""
+
+from __future__ import annotations
+
+from typing import Any
+
+from ..errors import ModelError
+from .chat_template import render_chat, template_of
+from .prompts import CHAT, CHAT_TEXT, IMAGE, NONE, PROMPT, SYSTEM, PromptSet, ResolvedPrompt, Slot
+
+
+def render(processor: Any, prompts: PromptSet, slot: Slot, images: int = 1, tasked: bool = False) -> str:
+    """Return a prompt's full model input as text, with the marks where the user's words go and a placeholder a picture.
+
+    Args:
+        processor: the model's.
+        prompts, slot: the set, and which of its prompts.
+        images: how many pictures.
+        tasked: whether there is a task, whose mark stands in it then.
+
+    Raises ModelError for a chat template that is missing or fails, or does not put the words into its text and a
+    placeholder for each picture.
+    """
+    prompt = prompts.prompt(slot).with_task(prompts.task_form if tasked else None)
+    text = _framed(processor, prompt, images)
+    lost = next((mark for mark in prompt.marks if text.count(mark) != 1), None)
+    if lost:  # all words would have one vector
+        raise ModelError(f"the chat template leaves out, or repeats, the {lost} of a prompt; mend it: {text[:80]!r}")
+    if images and text == _framed(processor, prompt, images - 1):  # by what a family calls one, it is not seen
+        raise ModelError(f"the chat template has no place for picture {images}; mend it: {text[:80]!r}")
+    return text
+
+
+def chat(processor: Any, words: str, images: int = 0) -> str:
+    """Return a user's turn of words and so many pictures, as the processor's chat template puts it to the model."""
+    prompt = ResolvedPrompt(words, template=CHAT, system="", generation_prompt=True, append="", picture=None)
+    return _framed(processor, prompt, images)
+
+
+def _framed(processor: Any, prompt: ResolvedPrompt, images: int) -> str:
+    return _FRAMES.get(prompt.template, _literal)(processor, prompt, images) + prompt.append
+
+
+def _chat(processor: Any, prompt: ResolvedPrompt, images: int) -> str:
+    """Return the model's own chat template around words and pictures; of a model without one the words, behind the
+    pictures and a line break where no place is named for them."""
+    if template_of(processor):
+        return _messages(processor, prompt, _content(prompt.words, images))
+    if IMAGE in prompt.words:
+        return _none(processor, prompt, images)
+    return f"{processor.image_token * images}\n{prompt.words}" if images else prompt.words
+
+
+def _content(words: str, images: int) -> list[dict[str, str]]:
+    """Return the parts of a message: pictures where the words have their mark, or else first."""
+    before, mark, after = words.partition(IMAGE)
+    texts = (before, after) if mark else ("", words)
+    parts = [{"type": "text", "text": text} if text else {} for text in texts]
+    return list(filter(None, [parts[0], *[{"type": "image"}] * images, parts[1]]))
+
+
+def _chat_text(processor: Any, prompt: ResolvedPrompt, images: int) -> str:
+    """Return the model's own chat template around one text, which holds the placeholders of the pictures."""
+    if not template_of(processor):
+        raise ModelError("these prompts are put into the model's chat template, and it has none; save it with one")
+    return _messages(processor, prompt, _none(processor, prompt, images))
+
+
+def _messages(processor: Any, prompt: ResolvedPrompt, content: Any) -> str:
+    system: Any = prompt.system if isinstance(content, str) else [{"type": "text", "text": prompt.system}]
+    messages = [{"role": "system", "content": system}] if prompt.system else []
+    messages.append({"role": "user", "content": content})
+    return render_chat(processor, messages, add_generation_prompt=prompt.generation_prompt)
+
+
+def _none(processor: Any, prompt: ResolvedPrompt, images: int) -> str:
+    """Return the words alone, with the pictures in their place."""
+    return prompt.words.replace(IMAGE, (prompt.picture or processor.image_token) * images if images else "")
+
+
+def _literal(processor: Any, prompt: ResolvedPrompt, images: int) -> str:
+    """Return a text around system message and words."""
+    words = _none(processor, prompt, images)
+    before, _, after = prompt.template.partition(PROMPT)
+    return "".join((before.replace(SYSTEM, prompt.system), words, after.replace(SYSTEM, prompt.system)))
+
+
+_FRAMES = {CHAT: _chat, CHAT_TEXT: _chat_text, NONE: _none}

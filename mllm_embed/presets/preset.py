@@ -1,0 +1,143 @@
+"""A preset: all that a published embedder's vectors depend on beside its weights, as its authors' code has it."""
+
+from __future__ import annotations
+
+from collections.abc import Mapping
+from dataclasses import dataclass, field
+from pathlib import Path
+from typing import Annotated, Any, Literal
+
+from pydantic import BaseModel, ConfigDict, Field, ValidationError
+
+from ..errors import ConfigError, did_you_mean
+from ..inputs.prompt_files import read_keys
+from ..inputs.prompts import PromptSet
+from ..saving.settings import Settings
+
+
+class _Section(BaseModel):
+    model_config = ConfigDict(extra="forbid", frozen=True, strict=True)
+
+
+class PublishedModel(_Section):
+    """A model that a preset is for."""
+
+    id: str = Field(description="hub id")
+    size: str = Field(default="", description="parameters, 2.2B say")
+    dimension: int | None = Field(default=None, description="length of a vector")
+    licence: str = Field(default="not stated", description="as its page or repository states it")
+
+
+class Wording(_Section):
+    """How a benchmark, or one of its tasks, is asked where that is not as by default."""
+
+    query_task: str | None = Field(default=None, description="the task of its queries")
+    document_task: str | None = Field(default=None, description="the task of its gallery")
+    prompts: dict[str, Any] = Field(default={}, description="role -> prompt, as in a prompt set")
+    source: str = Field(default="", description="where that is from")
+
+
+class _File(_Section):
+    """The keys of a preset's file."""
+
+    title: str = ""
+    models: list[PublishedModel] = []
+    model_types: Annotated[list[str], Field(min_length=1)]
+    loads: Literal["directly", "after `mllm-embed convert`"] = "directly"
+    prompts: dict[str, Any]
+    settings: dict[str, Any] = {}
+    image_processor: dict[str, Any] = {}
+    dtype: Literal["float16", "bfloat16", "float32"] | None = None
+    benchmarks: dict[str, Wording] = {}
+    prompts_from: Literal["source", "inferred"] = "source"
+    sources: list[str] = []
+    uncertain: list[str] = []
+    differs: list[str] = []
+
+
+@dataclass(frozen=True)
+class Preset:
+    """A published embedder, or several of one form.
+
+    Args:
+        name: of its file.
+        title: what people call it.
+        models: those that are published in this form.
+        model_types: of transformers, that it is for.
+        loads: how a model comes to be loaded.
+        settings: prompts, pooling, positions and what else is saved with a model.
+        image_processor: attributes of the model's image processor that its authors set.
+        dtype: what the authors compute in; the checkpoint's where that is not known.
+        benchmarks: how benchmarks, or their tasks ("fashioniq/dress"), are asked where that is not as by default.
+        prompts_from: whether the prompts were read in the authors' code, or inferred.
+        sources: where each fact is from.
+        uncertain: what could not be read there.
+        differs: in what vectors differ from those of the authors' code.
+    """
+
+    name: str
+    title: str
+    models: tuple[PublishedModel, ...]
+    model_types: tuple[str, ...]
+    loads: str
+    settings: Settings
+    image_processor: Mapping[str, Any] = field(default_factory=dict)
+    dtype: str | None = None
+    benchmarks: Mapping[str, Wording] = field(default_factory=dict)
+    prompts_from: str = "source"
+    sources: tuple[str, ...] = ()
+    uncertain: tuple[str, ...] = ()
+    differs: tuple[str, ...] = ()
+
+    def check(self, model: str, model_type: str) -> None:
+        """Raise ConfigError for a model of another family than the preset is for."""
+        if model_type not in self.model_types:
+            raise ConfigError(
+                f"the preset {self.name} is for {' or '.join(self.model_types)} models, and {model} is a {model_type}; "
+                "give the preset of that model, or its prompts alone"
+            )
+
+
+def read_preset(path: Path) -> Preset:
+    """Return the preset in a YAML or JSON file. Raises ConfigError, which names the file and key, for a bad one."""
+    values = read_keys(path, "preset")
+    try:
+        file = _File.model_validate(values)
+    except ValidationError as error:
+        raise ConfigError(f"preset {path}: {_first(error)}") from error
+    prompts = {"name": path.stem, **file.prompts}
+    try:
+        settings = Settings.from_dict({**_PLAIN, **file.settings, "prompts": prompts})
+        for name, wording in file.benchmarks.items():
+            worded(settings.prompts, name, wording)
+    except (ValueError, ConfigError) as error:
+        raise ConfigError(f"preset {path}: {error}") from error
+    return Preset(
+        name=path.stem, title=file.title or path.stem, models=tuple(file.models), model_types=tuple(file.model_types),
+        loads=file.loads, settings=settings, image_processor=file.image_processor, dtype=file.dtype,
+        benchmarks=file.benchmarks, prompts_from=file.prompts_from, sources=tuple(file.sources),
+        uncertain=tuple(file.uncertain), differs=tuple(file.differs),
+    )  # fmt: skip
+
+
+_PLAIN = {"format": 1, "pooling": "last", "base": None}  # what the settings of a saved model must hold
+
+
+def worded(prompts: PromptSet, name: str, wording: Wording) -> PromptSet:
+    """Return a prompt set as a benchmark's wording has it. Raises ValueError for a role that no prompt set has."""
+    values = prompts.to_dict() | wording.prompts
+    for side in ("query_task", "document_task"):
+        given = getattr(wording, side)
+        values |= {} if given is None else {side: given}
+    if values == prompts.to_dict():
+        return prompts
+    return PromptSet.from_dict(values | {"name": f"{prompts.name} for {name}"})
+
+
+def _first(error: ValidationError) -> str:
+    """Return the first mistake in a file, by its key."""
+    found = error.errors()[0]
+    where = ".".join(map(str, found["loc"]))
+    if found["type"] == "extra_forbidden":
+        return f"'{where}' is no key of it" + did_you_mean(str(found["loc"][-1]), _File.model_fields)
+    return f"{where}: {found['msg']}"

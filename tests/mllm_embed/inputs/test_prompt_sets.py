@@ -1,0 +1,165 @@
+"""Prompt sets as data: frames, places of pictures, tasks, and files of one's own, through the embedder."""
+
+from __future__ import annotations
+
+import json
+from pathlib import Path
+from typing import Any
+
+import pytest
+from PIL import Image
+
+from mllm_embed import Document, MLLMEmbedder, PromptSet, Query
+from mllm_embed.errors import ConfigError, DataError
+from mllm_embed.inputs.prompts import Prompt
+
+PICTURE = Image.new("RGB", (40, 24), "teal")
+PLAIN = {"image": "{image}", "composed": "{image}{instruction}", "text": "{text}", "captioned": "{image}{text}"}
+SYSTEM = "<|user|>{system}<|end|><|user|>{prompt}<|end|><|assistant|>"
+
+
+@pytest.fixture(scope="module")
+def embedder(tiny_llava: Path) -> MLLMEmbedder:
+    return MLLMEmbedder.from_pretrained(tiny_llava)
+
+
+def rendered(embedder: MLLMEmbedder, item: Query | Document, **prompts: Any) -> str:
+    """What an item is written as through a set of these prompts."""
+    asked = embedder.with_prompts(PromptSet(**({"name": "own"} | PLAIN | prompts)))
+    return asked.item_processor.render(item)
+
+
+COMPOSED = Query(image=PICTURE, instruction=" make it red ")
+
+
+@pytest.mark.parametrize(
+    ("prompts", "item", "expected"),
+    [
+        ({"template": "none"}, COMPOSED, "<image>make it red"),
+        ({"template": "none", "strip": False}, COMPOSED, "<image> make it red "),
+        ({"template": "none", "composed": "{instruction} \n {image} [END]"}, COMPOSED, "make it red \n <image> [END]"),
+        ({"template": "none", "picture": "[<image>]"}, Query(image=[PICTURE] * 2), "[<image>][<image>]"),
+        ({"template": "none", "append": "<|end|>"}, Document(text="a hat"), "a hat<|end|>"),
+        ({"template": "[ {prompt}\n \n"}, Document(text="a hat"), "[ a hat\n \n"),
+        ({"template": SYSTEM, "system": "Be."}, Document(text="a"), "<|user|>Be.<|end|><|user|>a<|end|><|assistant|>"),
+        ({}, COMPOSED, "<|user|><image>\nmake it red<|end|><|assistant|>"),
+        ({"composed": "{instruction}: {image}"}, COMPOSED, "<|user|>make it red: <image>\n<|end|><|assistant|>"),
+        ({"generation_prompt": False}, Document(text="a hat"), "<|user|>a hat<|end|>"),
+        ({"system": "Be brief."}, Document(text="a"), "<|system|>Be brief.<|end|><|user|>a<|end|><|assistant|>"),
+        ({"template": "none", "text": Prompt("{text}", append="\n")}, Document(text="a hat"), "a hat\n"),
+        ({"template": "none", "query_text": "Q: {text}"}, Query(text="a hat"), "Q: a hat"),
+        ({"template": "none", "query_text": "Q: {text}"}, Document(text="a hat"), "a hat"),
+        ({"template": "none", "query_image": "{image} Find."}, Query(image=PICTURE), "<image> Find."),
+        ({"template": "none", "query_image": "{image} Find."}, Document(image=PICTURE), "<image>"),
+    ],
+)  # fmt: skip
+def test_a_frame_is_kept_to_the_letter(
+    embedder: MLLMEmbedder, prompts: dict[str, Any], item: Query | Document, expected: str
+) -> None:
+    assert rendered(embedder, item, **prompts) == expected
+
+
+TASKED = {"template": "none", "text": "{task}{text}", "task_form": "{task} ", "query_task": "Find it."}
+
+
+@pytest.mark.parametrize(
+    ("prompts", "item", "expected"),
+    [
+        (TASKED, Query(text="a hat"), "Find it. a hat"),
+        (TASKED, Query(text="a hat", task="Find a shop."), "Find a shop. a hat"),
+        (TASKED, Document(text="a hat"), "a hat"),
+        (TASKED, Document(text="a hat", task="A title."), "A title. a hat"),
+        (TASKED | {"text": Prompt("{task}{text}", task="Say:")}, Query(text="a hat"), "Say: a hat"),
+        (TASKED | {"end_task_with": "."}, Query(text="a hat", task=" Find it "), "Find it. a hat"),
+        (TASKED | {"end_task_with": "."}, Query(text="a hat", task="Find it?"), "Find it? a hat"),
+        ({"system": "{task}"}, Document(text="a hat"), "<|user|>a hat<|end|><|assistant|>"),
+        (
+            {"system": "{task}"},
+            Document(text="a hat", task="Be brief."),
+            "<|system|>Be brief.<|end|><|user|>a hat<|end|><|assistant|>",
+        ),
+    ],
+)
+def test_a_task_stands_where_the_set_has_a_place_for_it(
+    embedder: MLLMEmbedder, prompts: dict[str, Any], item: Query | Document, expected: str
+) -> None:
+    assert rendered(embedder, item, **prompts) == expected
+
+
+def test_a_task_of_a_call_goes_to_all_that_have_none(embedder: MLLMEmbedder) -> None:
+    asked = embedder.with_prompts(PromptSet("own", **(PLAIN | TASKED)))
+    inputs = [Query(text="a hat"), Query(text="a hat", task="Find a shop."), "a hat"]
+    called = asked.encode_query(inputs, task="Find a cat.")
+    written = asked.encode([Query(text="a hat", task=task) for task in ("Find a cat.", "Find a shop.", "Find a cat.")])
+    assert abs(called - written).max() < 1e-6 and abs(called[0] - called[1]).max() > 1e-3
+    assert abs(asked.encode_document(["a hat"]) - called[:1]).max() > 1e-3
+
+
+@pytest.mark.parametrize(
+    ("item", "reason"),
+    [
+        (Query(image=PICTURE, instruction="red", task="Find it."), "'own' have no place for the task 'Find it.'"),
+        (Query(text="a hat", task="Find <image> it."), "the task 'Find <image> it.' spells a token of the model's own"),
+    ],
+)
+def test_a_task_that_would_be_lost_or_break_the_prompt_is_refused(
+    embedder: MLLMEmbedder, item: Query, reason: str
+) -> None:
+    asked = embedder.with_prompts(PromptSet("own", **(PLAIN | TASKED)))
+    with pytest.raises(DataError, match=reason):
+        asked.encode([item])
+    unreadable: dict[int, str] = {}
+    asked.encode([item, "a hat"], unreadable=unreadable)
+    assert list(unreadable) == [0]
+
+
+@pytest.mark.parametrize(
+    ("prompts", "reason"),
+    [
+        ({"composed": "{image}"}, "the composed prompt must hold {instruction} once"),
+        ({"text": "{image}{text}"}, "the text prompt may hold {image} nowhere"),
+        ({"template": "none", "image": "Describe."}, "the image prompt must hold {image} where pictures stand"),
+        ({"template": "[INST]"}, "has the template '\\[INST\\]'; give chat"),
+        ({"template": "{task} {prompt}"}, "may hold {task} in its words"),
+        ({"text": "{task}{text}", "system": "{task}"}, "may hold {task} once"),
+        ({"task_form": "task"}, "task_form must hold {task} once"),
+    ],
+)
+def test_a_set_whose_marks_are_amiss_is_refused(prompts: dict[str, Any], reason: str) -> None:
+    with pytest.raises(ConfigError, match=reason):
+        PromptSet(**({"name": "own"} | PLAIN | prompts))
+
+
+def test_a_file_of_ones_own_is_saved_with_the_model(tiny_llava: Path, tmp_path: Path) -> None:
+    (tmp_path / "own.yaml").write_text(
+        'template: none\nimage: "{image} "\ncomposed: {words: "{image}{instruction}", append: "\\n"}\n'
+        'text: "{text}"\ncaptioned: "{image}{text}"\n'
+    )
+    own = MLLMEmbedder.from_pretrained(tiny_llava, prompts=tmp_path / "own.yaml")
+    assert own.item_processor.render(Query(image=PICTURE, instruction="red")) == "<image>red\n"
+    own.save_pretrained(tmp_path / "saved")
+    again = MLLMEmbedder.from_pretrained(tmp_path / "saved")
+    assert again.prompts == own.prompts and again.provenance["settings"]["prompts"] == own.prompts.to_dict()
+    (tmp_path / "own.json").write_text(json.dumps(own.prompts.to_dict()))
+    assert MLLMEmbedder.from_pretrained(tiny_llava, prompts=str(tmp_path / "own.json")).prompts == own.prompts
+
+
+@pytest.mark.parametrize(
+    ("content", "reason"),
+    [
+        ("image: [1]", "no prompts.composed"),
+        ('image: "{image}"\ncomposed: "{instruction}"\ntext: "{text}"\nextra: 1', "prompts.extra is no key of it"),
+        ('image: "{image}"\ncomposed: "{instruction}"\ntext: {word: "{text}"}', "prompts.text.word is no key of it"),
+        ('image: "{image}"\ncomposed: "{instruction}"\ntext: "{text}"\nstrip: 3', "prompts.strip is 3, not true"),
+        ("- image", "holds no keys with values"),
+        ("image: {", "is not valid YAML: line 1"),
+    ],
+)  # fmt: skip
+def test_a_file_that_holds_no_prompts_is_named(tiny_llava: Path, tmp_path: Path, content: str, reason: str) -> None:
+    (tmp_path / "own.yaml").write_text(content)
+    with pytest.raises(ConfigError, match=f"own.yaml.*{reason}"):
+        MLLMEmbedder.from_pretrained(tiny_llava, prompts=tmp_path / "own.yaml")
+    with pytest.raises(ConfigError, match="gone.yaml cannot be read: No such file"):
+        MLLMEmbedder.from_pretrained(tiny_llava, prompts=tmp_path / "gone.yaml")
+    with pytest.raises(ConfigError, match="'instructcri' is not one of .*did you mean 'instructcir'"):
+        MLLMEmbedder.from_pretrained(tiny_llava, prompts="instructcri")
