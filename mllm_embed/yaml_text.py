@@ -136,3 +136,19 @@ def _reason(error: yaml.YAMLError) -> str:
     mark = getattr(error, "problem_mark", None)
     reason = getattr(error, "problem", None) or " ".join(str(error).split())
     return f"line {mark.line + 1}: {reason}" if mark else reason
+
+
+class _Dumper(yaml.SafeDumper):
+    """A dumper that shows the white space of a text as it is, in quotes."""
+
+
+def _text(dumper: _Dumper, text: str) -> yaml.ScalarNode:
+    return dumper.represent_scalar("tag:yaml.org,2002:str", text, '"' if "\n" in text or text != text.strip() else None)
+
+
+_Dumper.add_representer(str, _text)
+
+
+def as_yaml(value: Any) -> str:
+    """Return plain values as YAML that `parsed` reads as the same."""
+    return yaml.dump(value, Dumper=_Dumper, sort_keys=False, allow_unicode=True, width=10**6)

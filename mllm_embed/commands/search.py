@@ -56,6 +56,12 @@ def register(commands: Any) -> None:
     search.add_argument("--gallery", required=True, metavar="G", help="store, index, collection or folder of pictures")
     search.add_argument("--image", metavar="F", type=local_path, help="the reference picture")
     search.add_argument("--instruction", metavar="S", help="what to change in it, or what to look for")
+    search.add_argument(
+        "--task",
+        metavar="S",
+        help='what the model is to do, where it was trained on tasks: "Find a fashion image that ..." (default: the '
+        "prompts' own)",
+    )
     search.add_argument("-k", type=int, default=5, metavar="K", help="answers (default 5)")
     search.add_argument(
         "--output", type=local_path, default=Path("runs/search.png"), metavar="PNG", help="default: runs/search.png"
@@ -178,7 +184,7 @@ def _query(arguments: argparse.Namespace) -> Query:
         raise ConfigError("--edit-strength needs --image and --instruction: without both there is no edit")
     if image is not None:
         load_image(image)
-    return Query(image=image, instruction=instruction)
+    return Query(image=image, instruction=instruction, task=arguments.task)
 
 
 def _generator(embedder: MLLMEmbedder) -> Generator:

@@ -22,4 +22,5 @@ def item_digest(item: Item) -> str:
         "text": item.text,
         "instruction": instruction,
     }
+    held |= {} if item.task is None else {"task": item.task}  # so that rows without one are what they were
     return hashlib.sha256(json.dumps(held).encode()).hexdigest()

@@ -72,13 +72,27 @@ class ModelSource:
     def processor(self, model: Any) -> Any:
         """Return the processor that was saved with an adapter, else that of the base.
 
-        To be called with the loaded model. Raises ModelError for one that cannot be loaded or does not fit the model.
+        `model` is the loaded base. Raises ModelError for one that cannot be loaded or does not fit the model.
         """
-        if not (self.has_adapter and has_processor(Path(self.folder))):
-            return load_processor(self.base, self.revision)
-        processor = load_processor(self.folder, self.revision, self.base)
-        check_fits(processor, self.folder, model, self.base, self.revision)
+        processor = self.own_processor()
+        if self._brings_processor:
+            check_fits(processor, self.folder, model, self.base, self.revision)
         return processor
+
+    def own_processor(self) -> Any:
+        """Return the same without a look at the model, for those who only render prompts."""
+        if self._brings_processor:
+            return load_processor(self.folder, self.revision, self.base)
+        return load_processor(self.base, self.revision)
+
+    @property
+    def _brings_processor(self) -> bool:
+        return self.has_adapter and has_processor(Path(self.folder))
+
+    @property
+    def own_settings(self) -> Settings:
+        """The saved settings, those of its preset, or those of an ordinary model."""
+        return self.saved or (self.preset.settings if self.preset else Settings(PROMPT_SETS["instructcir"]))
 
     def settings(
         self,
@@ -93,7 +107,7 @@ class ModelSource:
         To be called once the base is loaded, and so in the cache. Raises ModelError for an adapter of another base,
         ConfigError for a prompt set's name.
         """
-        saved = self.saved or (self.preset.settings if self.preset else Settings(PROMPT_SETS["instructcir"]))
+        saved = self.own_settings
         fingerprint = model_fingerprint(self.base, commit_of(self.base, self.revision))
         if saved.base_fingerprint and saved.base_fingerprint != fingerprint:
             raise ModelError(

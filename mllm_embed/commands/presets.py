@@ -1,0 +1,52 @@
+"""`mllm-embed presets`: the published embedders that are known, and how each is asked."""
+
+from __future__ import annotations
+
+import argparse
+import sys
+from typing import TYPE_CHECKING, Any
+
+if TYPE_CHECKING:
+    from ..presets.preset import Preset
+
+_HELP = """\
+what it does
+  Lists the published embedders that can be used by name: how they load, where their prompts are from, in what vectors
+  differ from those of the authors' code, licence; then those that cannot be loaded, with the reason. With a name it
+  prints all that is known of one: its models, prompts and settings, what is uncertain, sources.
+
+use
+  The preset of a hub id is found by itself. A folder of the same model, or a fine-tune of it, needs --preset NAME.
+
+examples
+  mllm-embed presets
+  mllm-embed presets gme
+  mllm-embed presets --markdown > presets.md
+"""
+
+
+def register(commands: Any) -> None:
+    """Add the command to those of a parser."""
+    presets = commands.add_parser(
+        "presets",
+        help="list the published embedders that are known by name",
+        description="List the published embedders that are known by name.",
+        epilog=_HELP,
+        formatter_class=argparse.RawDescriptionHelpFormatter,
+    )
+    presets.add_argument("name", nargs="?", metavar="NAME", help="of one, or a YAML or JSON file: print all of it")
+    presets.add_argument("--markdown", action="store_true", help="the list as tables in Markdown")
+    presets.set_defaults(run=_run)
+
+
+def _run(arguments: argparse.Namespace) -> int:
+    from ..presets import catalog
+    from ..presets.listing import described, listed, tables
+
+    if arguments.name is not None:
+        lines = described(catalog.preset(arguments.name))
+    else:
+        found: list[Preset] = [catalog.preset(name) for name in catalog.names()]
+        lines = tables(found) if arguments.markdown else listed(found)
+    sys.stdout.write("\n".join(lines) + "\n")
+    return 0
