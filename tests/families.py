@@ -1,4 +1,4 @@
-"""Tiny random models of twelve families, with the config and processor classes of the real ones."""
+"""Tiny random models of fourteen families, with the config and processor classes of the real ones."""
 
 from __future__ import annotations
 
@@ -247,6 +247,15 @@ def _mllama(tokenizer: Any, template: str) -> tuple[Any, Any]:
     return t.MllamaForConditionalGeneration(config), t.MllamaProcessor(pixels, tokenizer, chat_template=template)
 
 
+def _published(name: str) -> Callable[..., Any]:
+    def build(tokenizer: Any, template: str | None) -> tuple[Any, Any]:
+        import published  # which imports this module
+
+        return getattr(published, name)(tokenizer, template)
+
+    return build
+
+
 _QWEN_TOKENS = {
     "image_token": "<|image_pad|>",
     "video_token": "<|video_pad|>",
@@ -255,6 +264,15 @@ _QWEN_TOKENS = {
 }
 _QWEN_PICTURE = "<|vision_start|><|image_pad|><|vision_end|>"
 _QWEN_VISION = {"depth": 2, "hidden_size": 32, "num_heads": 2, "patch_size": 8, "spatial_merge_size": 2}
+OMNI_TOKENS = {
+    "image_token": "<|IMAGE|>", "audio_token": "<|AUDIO|>", "video_token": "<|VIDEO|>",
+    "vision_bos_token": "<|vision_bos|>", "vision_eos_token": "<|vision_eos|>",
+    "audio_bos_token": "<|audio_bos|>", "audio_eos_token": "<|audio_eos|>",
+}  # fmt: skip
+GEMMA4_TOKENS = {
+    "image_token": "<|image|>", "boi_token": "<|image>", "eoi_token": "<image|>",
+    "audio_token": "<|audio|>", "boa_token": "<|audio>", "eoa_token": "<audio|>",
+}  # fmt: skip
 _IDEFICS_TOKENS = {
     "image_token": "<image>",
     "fake_image_token": "<fake_token_around_image>",
@@ -311,4 +329,6 @@ FAMILIES: dict[str, tuple[Callable[..., Any], dict[str, str], str | None]] = {
     ),
     "vipllava": (_vipllava, {"image_token": "<image>"}, "<image>"),
     "mllama": (_mllama, {"image_token": "<|image|>"}, "<|image|>"),
+    "qwen2_5_omni_thinker": (_published("omni"), OMNI_TOKENS, "<|vision_bos|><|IMAGE|><|vision_eos|>"),
+    "embedding_gemma2": (_published("embedding_gemma2"), GEMMA4_TOKENS, None),
 }  # fmt: skip

@@ -14,7 +14,7 @@ import published_tokenizers as forms
 import torch
 from PIL import Image
 
-from families import SIZE, TEXT, VISION
+from families import OMNI_TOKENS, SIZE, TEXT, VISION
 from mllm_embed.model.loading import without_video
 
 _GRID = [[SIZE, 2 * SIZE], [2 * SIZE, SIZE], [2 * SIZE, 2 * SIZE]]
@@ -113,7 +113,7 @@ def _qwen_vl(prefix: str, tokenizer: Any, template: str) -> tuple[Any, Any]:
     return getattr(t, f"{prefix}ForConditionalGeneration")(config), processor
 
 
-def _omni(tokenizer: Any, template: str) -> tuple[Any, Any]:
+def omni(tokenizer: Any, template: str) -> tuple[Any, Any]:
     import transformers as t
 
     audio = {
@@ -209,7 +209,7 @@ def _mllama(tokenizer: Any, template: str) -> tuple[Any, Any]:
     return t.MllamaForConditionalGeneration(config), t.MllamaProcessor(pixels, tokenizer, chat_template=template)
 
 
-def _embedding_gemma2(tokenizer: Any, template: None) -> tuple[Any, Any]:
+def embedding_gemma2(tokenizer: Any, template: None) -> tuple[Any, Any]:
     import transformers as t
 
     pixels = t.Gemma4ImageProcessorPil(patch_size=4, max_soft_tokens=70, pooling_kernel_size=3)
@@ -225,7 +225,7 @@ def _embedding_gemma2(tokenizer: Any, template: None) -> tuple[Any, Any]:
     audio = {"subsampling_conv_channels": [8, 4], "output_proj_dims": 32, "model_type": "gemma4_audio"}
     text = _text(
         t.EmbeddingGemma2TextConfig, tokenizer, head_dim=16, global_head_dim=32, sliding_window=4,
-        layer_types=["sliding_attention", "full_attention"], hidden_size_per_layer_input=16, embedding_dim=48,
+        layer_types=["sliding_attention", "full_attention"], hidden_size_per_layer_input=64, embedding_dim=48,
     )  # fmt: skip
     names = {"boi_token_id": "boi", "eoi_token_id": "eoi", "image_token_id": "image", "boa_token_id": "boa",
              "eoa_token_index": "eoa", "audio_token_id": "audio"}  # fmt: skip
@@ -238,11 +238,6 @@ def _embedding_gemma2(tokenizer: Any, template: None) -> tuple[Any, Any]:
 
 
 _QWEN_MARKS = ("<|im_start|>", "<|vision_start|>", "<|vision_end|>", "<|vision_pad|>", "<|image_pad|>", "<|video_pad|>")
-_OMNI_NAMES = {
-    "image_token": "<|IMAGE|>", "audio_token": "<|AUDIO|>", "video_token": "<|VIDEO|>",
-    "vision_bos_token": "<|vision_bos|>", "vision_eos_token": "<|vision_eos|>",
-    "audio_bos_token": "<|audio_bos|>", "audio_eos_token": "<|audio_eos|>",
-}  # fmt: skip
 _LONG = {
     "max_position_embeddings": 131072,
     "rope_parameters": {
@@ -256,7 +251,7 @@ _KINDS: dict[str, tuple[Callable[[], Any], Callable[..., tuple[Any, Any]], str |
     "qwen2_vl": (_QWEN, partial(_qwen_vl, "Qwen2VL"), forms.QWEN2_VL),
     "qwen2_5_vl": (_QWEN, partial(_qwen_vl, "Qwen2_5_VL"), forms.QWEN2_VL),
     "qwen3_vl": (_QWEN, partial(_qwen_vl, "Qwen3VL"), forms.QWEN3_VL),
-    "qwen2_5_omni": (partial(forms.qwen, "<|im_start|>", **_OMNI_NAMES), _omni, forms.QWEN2_5_OMNI),
+    "qwen2_5_omni": (partial(forms.qwen, "<|im_start|>", **OMNI_TOKENS), omni, forms.QWEN2_5_OMNI),
     "llava_next_mistral": (forms.mistral, partial(_llava_next, "MistralConfig"), forms.LLAVA_MISTRAL),
     "llava_next_llama3": (
         partial(forms.llama3, "<pad>", "<image>", image_token="<image>"), partial(_llava_next, "LlamaConfig"),
@@ -269,7 +264,7 @@ _KINDS: dict[str, tuple[Callable[[], Any], Callable[..., tuple[Any, Any]], str |
     "mllama": (
         partial(forms.llama3, "<|finetune_right_pad_id|>", "<|python_tag|>", "<|image|>"), _mllama, forms.MLLAMA
     ),
-    "embedding_gemma2": (forms.gemma, _embedding_gemma2, None),
+    "embedding_gemma2": (forms.gemma, embedding_gemma2, None),
 }  # fmt: skip
 KINDS = tuple(_KINDS)
 # published with transformers 4, which wrote a processor into other files

@@ -13,6 +13,8 @@ from __future__ import annotations
 
 from typing import Any
 
+from families import GEMMA4_TOKENS
+
 _WORDS = (
     "image", "this", "the", "in", "one", "word", "describe", "summary", "above", "make", "it", "red", "modify",
     "represent", "given", "sentence",
@@ -106,13 +108,9 @@ def gemma() -> Any:
     """Gemma's: pieces of sentences without a space before the first word, a start token."""
     from transformers import GemmaTokenizer
 
-    named = {
-        "image_token": "<|image|>", "boi_token": "<|image>", "eoi_token": "<image|>",
-        "audio_token": "<|audio|>", "boa_token": "<|audio>", "eoa_token": "<audio|>",
-    }  # fmt: skip
     return GemmaTokenizer(
         **_sentence_pieces("<pad>", "<eos>", "<bos>", "<unk>", "<mask>"), add_bos_token=True,
-        model_specific_special_tokens=named,
+        model_specific_special_tokens=GEMMA4_TOKENS,
     )  # fmt: skip
 
 

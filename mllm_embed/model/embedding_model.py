@@ -13,7 +13,7 @@ from torch import Tensor, nn
 from torch.nn import functional as F
 
 from ..errors import ConfigError, ModelError, first_line
-from .families import Family
+from .families import Family, states_width
 from .packing import pack, unpack
 from .pooling import POOLINGS, Pooling
 from .position_ids import POSITIONS, Positions, position_ids
@@ -73,7 +73,7 @@ class EmbeddingModel(nn.Module):
     @property
     def states_width(self) -> int:
         """The length of a pooled state."""
-        return self.base.config.get_text_config().hidden_size
+        return states_width(self.base.config)
 
     @property
     def width(self) -> int:
@@ -152,6 +152,14 @@ class EmbeddingModel(nn.Module):
 
     def _pooled(self, hidden: Tensor, chosen: Tensor) -> Tensor:
         return POOLINGS[self.pooling](hidden, chosen).float()
+
+    def set_attention(self, kind: str) -> None:
+        """Compute attention by one of transformers' kinds ("eager", "sdpa", ...), in all parts that are used.
+
+        Raises ValueError or ImportError, as transformers does, for a kind that does not work here.
+        """
+        parts = set(self.base.config.sub_configs) - set(self.family.unused)  # which may not know the kind
+        self.base.set_attn_implementation({"": kind, **dict.fromkeys(parts, kind)})
 
     def train(self, mode: bool = True) -> EmbeddingModel:
         """Set train mode, but for the frozen vision tower, whose dropout stays off; return the model."""

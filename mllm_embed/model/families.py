@@ -7,7 +7,7 @@ from dataclasses import dataclass, replace
 from typing import Any
 
 from ..errors import ModelError
-from .picture_layout import AnySize, BestGrid, OneSquare, PictureLayout, Tiles
+from .picture_layout import AnySize, BestGrid, Budget, OneSquare, PictureLayout, Tiles
 
 ONE_SQUARE = OneSquare()
 
@@ -17,7 +17,7 @@ class Family:
     """The record of a model family; the defaults serve an ordinary one, which then needs no entry.
 
     Args:
-        vision: fragments of module names: the vision tower.
+        vision: fragments of module names: the vision tower, and what else is not trained, as parts that hear.
         projector: fragments of module names: what leads from the tower to the language model.
         texts_apart: whether a text without a picture goes to the tokenizer, past the processor.
         packs: whether several inputs may share one row of tokens, each seeing itself alone.
@@ -29,6 +29,9 @@ class Family:
         pictures: how pictures are cut (picture_layout.py).
         tower_width: the key of `vision_config` that holds the width of the vision tower.
         keeps_layers: whether features may be taken from an earlier layer of the tower, so that all of them are kept.
+        states_width: the key of the text config that holds the length of a token's last state.
+        unused: keys of the config that hold parts which neither pictures nor words go through.
+        headless: whether transformers has the family as a base alone, without a head that speaks.
     """
 
     vision: tuple[str, ...] = ("vision_tower", "vision_model", "visual", "vision_encoder", "image_tower")
@@ -41,8 +44,12 @@ class Family:
     pictures: PictureLayout = ONE_SQUARE
     tower_width: str = "hidden_size"
     keeps_layers: bool = False
+    states_width: str = "hidden_size"
+    unused: tuple[str, ...] = ()
+    headless: bool = False
 
 
+_TOWERS = Family.vision
 # A family needs an entry only where the default record is wrong for it.
 FAMILIES: dict[str, Family] = {
     "llava": Family(reuses_features=True, keeps_layers=True),
@@ -61,6 +68,13 @@ FAMILIES: dict[str, Family] = {
         reuses_features=True, rope_index="get_rope_index", pictures=AnySize(frames="temporal_patch_size")
     ),
     "qwen3_vl": Family(rope_index="get_rope_index", pictures=AnySize(frames="temporal_patch_size")),
+    "qwen2_5_omni_thinker": Family(
+        vision=(*_TOWERS, "audio_tower"),
+        reuses_features=True,
+        rope_index="get_rope_index",
+        pictures=AnySize(frames="temporal_patch_size"),
+        unused=("audio_config",),
+    ),
     # its processor puts the start token into the middle of a text that has no picture; the tokens of a prompt see what
     # comes after them
     "paligemma": Family(texts_apart=True, shares_prefixes=False, reuses_features=True),
@@ -69,18 +83,31 @@ FAMILIES: dict[str, Family] = {
     "internvl": Family(keeps_layers=True),
     # its text looks at pictures through cross-attention, row by row
     "mllama": Family(packs=False),
+    # an encoder: its tokens see what comes after them, and in a packed row the other inputs; its last states are
+    # projected to the length of a vector
+    "embedding_gemma2": Family(
+        vision=(*_TOWERS, "audio_tower", "embed_audio"),
+        projector=("embed_vision",),
+        packs=False,
+        shares_prefixes=False,
+        pictures=Budget(),
+        states_width="embedding_dim",
+        unused=("audio_config",),
+        headless=True,
+    ),
 }
 
 # The families that the tests cover, of which the nearest is named to whoever brings another kind of model.
 TESTED = (
     "llava", "llava_next", "llava_onevision", "idefics3", "smolvlm", "qwen2_vl", "qwen2_5_vl", "qwen3_vl", "paligemma",
-    "gemma3", "internvl", "mllama",
+    "gemma3", "internvl", "mllama", "qwen2_5_omni_thinker", "embedding_gemma2",
 )  # fmt: skip
 
 
 # A family without an entry cuts pictures as the first key tells that its config holds; one square where it holds none.
 _LAYOUTS: tuple[tuple[str, PictureLayout], ...] = (
     ("vision_config.spatial_merge_size", AnySize()),
+    ("vision_config.pooling_kernel_size", Budget()),
     ("scale_factor", Tiles()),
     ("image_grid_pinpoints", BestGrid()),
     ("mm_tokens_per_image", OneSquare(tokens="mm_tokens_per_image")),
@@ -90,6 +117,11 @@ _LAYOUTS: tuple[tuple[str, PictureLayout], ...] = (
 def family_of(config: Any) -> Family:
     """Return the record of a model's family, from its transformers config; an ordinary one where it has no entry."""
     return FAMILIES.get(config.model_type) or _ordinary(config)
+
+
+def states_width(config: Any) -> int:
+    """Return the length of a token's last state in a model of this transformers config."""
+    return getattr(config.get_text_config(), family_of(config).states_width)
 
 
 def _ordinary(config: Any) -> Family:
@@ -123,7 +155,8 @@ def check_family(name: str, config: dict[str, Any]) -> None:
     kind = config.get("model_type") or "unknown"
     if not isinstance(kind, str):
         raise ModelError(f"the model_type in config.json of {name} is no name ({kind!r}); fetch the model again")
-    if kind in KNOWN and not config.get("is_encoder_decoder"):
+    known = kind in KNOWN or (kind in FAMILIES and FAMILIES[kind].headless)
+    if known and not config.get("is_encoder_decoder"):
         return
     nearest = difflib.get_close_matches(kind, TESTED, n=1, cutoff=0)[0]
     why = (

@@ -134,6 +134,26 @@ class AnySize(PictureLayout):
         return PictureCost(patches // merge**2, patches, patches * self.pixels_a_patch(vision))
 
 
+@dataclass(frozen=True)
+class Budget(PictureLayout):
+    """Pictures made as large as a number of tokens allows, squares of patches pooled into one token (Gemma 4).
+
+    Args:
+        tokens: the most of a picture, by the processors' default.
+    """
+
+    side: str | None = None
+    tokens: int = 280
+
+    def cost(self, config: Any, width: int, height: int) -> PictureCost:
+        """Return the cost of the picture at the largest size of its shape; the tower computes the whole budget."""
+        vision = config.vision_config
+        pooled = vision.pooling_kernel_size**2
+        high, wide = _within_budget(height, width, vision, self.tokens * pooled)
+        shown, patches = high * wide // side_of(vision.patch_size) ** 2, self.tokens * pooled
+        return PictureCost(shown // pooled, patches, patches * self.pixels_a_patch(vision))
+
+
 def side_of(length: Any) -> int:
     """Return a square's side, which some configs write as a pair."""
     return length[0] if isinstance(length, (list, tuple)) else length
@@ -154,3 +174,11 @@ def _image_processor(name: str, **options: Any) -> Any:
     import transformers
 
     return getattr(transformers, name)(**options)
+
+
+def _within_budget(height: int, width: int, vision: Any, patches: int) -> tuple[int, int]:
+    from transformers.models.gemma4.image_processing_pil_gemma4 import get_aspect_ratio_preserving_size
+
+    return get_aspect_ratio_preserving_size(
+        height, width, side_of(vision.patch_size), patches, vision.pooling_kernel_size
+    )

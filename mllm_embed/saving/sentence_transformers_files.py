@@ -30,7 +30,7 @@ from ..files import write_json
 from ..inputs.chat_template import render_chat, template_of
 from ..inputs.item_processor import ItemProcessor
 from ..inputs.prompts import PromptSet
-from ..model.families import Family, family_of
+from ..model.families import Family, family_of, states_width
 from ..model.loading import load_processor
 from ..model.projection import MODULE, MODULES_FILE, PROJECTION_FOLDER
 from ..types import Document, Item, Query
@@ -105,8 +105,8 @@ def write_base_files(folder: Path, prompts: PromptSet) -> None:
     config = AutoConfig.from_pretrained(folder)
     # its prompts alone: with all the settings it would be one of ours, whose weights can no longer speak
     about = {"prompts": prompts.to_dict()}
-    dimension = config.get_text_config().hidden_size
-    write_sentence_files(folder, processor, family_of(config), Settings(prompts), dimension, about=about)
+    width = states_width(config)
+    write_sentence_files(folder, processor, family_of(config), Settings(prompts), width, about=about)
 
 
 def write_sentence_files(

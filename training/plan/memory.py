@@ -231,7 +231,7 @@ def pixel_bytes(model: EmbeddingModel, batches: Sequence[MicroBatch]) -> int:
 
 def _prepare(model: EmbeddingModel, setting: Setting) -> None:
     # a kernel that is not installed here keeps as much as sdpa does: neither keeps the scores
-    model.base.set_attn_implementation("eager" if setting.attention == "eager" else "sdpa")
+    model.set_attention("eager" if setting.attention == "eager" else "sdpa")
     if setting.checkpointing:
         model.gradient_checkpointing_enable()
     if setting.place == "cuda":  # dropout keeps its mask as booleans there, in the input's dtype on a CPU

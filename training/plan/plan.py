@@ -87,6 +87,7 @@ def make_plan(recipe: Recipe, memory: float | None = None, picture: tuple[int, i
     import torch
 
     from mllm_embed.model.devices import bfloat16_pays
+    from mllm_embed.model.families import states_width
     from mllm_embed.model.lora import LoraSpec
 
     from ..distributed.chunking import RESERVE, total_memory
@@ -100,7 +101,7 @@ def make_plan(recipe: Recipe, memory: float | None = None, picture: tuple[int, i
     weights = _dtype_of_weights(config, bf16, place)
     spec = LoraSpec(recipe.lora.rank, recipe.lora.alpha, recipe.lora.dropout, recipe.lora.projector)
     setting = Setting(place.type, torch.bfloat16 if bf16 else None, recipe.attention, recipe.gradient_checkpointing)
-    check_dimension(recipe, config.get_text_config().hidden_size)
+    check_dimension(recipe, states_width(config))
     model, counts = build(config, spec, weights)
     base = stored_bytes(model, recipe.quantization)
     available = round(memory * GIB) if memory is not None else total_memory(place)

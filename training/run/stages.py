@@ -8,7 +8,6 @@ from contextlib import contextmanager, suppress
 from dataclasses import dataclass, replace
 from functools import partial
 from pathlib import Path
-from typing import Any
 
 import torch
 from transformers import set_seed
@@ -171,8 +170,7 @@ def _load(recipe: Recipe, bf16: bool) -> MLLMEmbedder:
             f"model: {recipe.model} is an adapter folder; name its base, or save it with merge=True first"
         )
     try:
-        base: Any = embedder.model.base  # transformers' model
-        base.set_attn_implementation(recipe.attention)
+        embedder.model.set_attention(recipe.attention)
     except (ImportError, ValueError) as error:
         reason = str(error).strip().splitlines()[0]
         raise ConfigError(f"attention: '{recipe.attention}' does not work here ({reason})") from error

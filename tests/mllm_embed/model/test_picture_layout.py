@@ -11,9 +11,13 @@ from mllm_embed.model.picture_layout import AnySize, BestGrid, OneSquare
 PICTURE = ("pictures", "tower_width", "keeps_layers")
 
 
+# of a config that has no vision tower by default
+TOWER = {"embedding_gemma2": {"vision_config": {"model_type": "gemma4_vision"}}}
+
+
 @pytest.mark.parametrize("name", TESTED)
 def test_a_record_says_what_the_config_holds(name: str) -> None:
-    config = CONFIG_MAPPING[name]()
+    config = CONFIG_MAPPING[name](**TOWER.get(name, {}))
     record, found = family_of(config), _ordinary(config)
     assert record is FAMILIES[name]
     assert [getattr(record, field) for field in PICTURE] == [getattr(found, field) for field in PICTURE]
