@@ -97,6 +97,9 @@ FAMILIES: dict[str, Family] = {
     ),
 }
 
+# Models of several parts, of which one reads pictures and text: the key of their config that holds this one's.
+READING_PART = {"qwen2_5_omni": "thinker_config"}
+
 # The families that the tests cover, of which the nearest is named to whoever brings another kind of model.
 TESTED = (
     "llava", "llava_next", "llava_onevision", "idefics3", "smolvlm", "qwen2_vl", "qwen2_5_vl", "qwen3_vl", "paligemma",
@@ -117,6 +120,12 @@ _LAYOUTS: tuple[tuple[str, PictureLayout], ...] = (
 def family_of(config: Any) -> Family:
     """Return the record of a model's family, from its transformers config; an ordinary one where it has no entry."""
     return FAMILIES.get(config.model_type) or _ordinary(config)
+
+
+def reading_part(config: Any) -> Any:
+    """Return the config of the part of a model that reads pictures and text, which for most models is their own."""
+    part = READING_PART.get(config.model_type)
+    return getattr(config, part) if part else config
 
 
 def states_width(config: Any) -> int:
@@ -155,7 +164,7 @@ def check_family(name: str, config: dict[str, Any]) -> None:
     kind = config.get("model_type") or "unknown"
     if not isinstance(kind, str):
         raise ModelError(f"the model_type in config.json of {name} is no name ({kind!r}); fetch the model again")
-    known = kind in KNOWN or (kind in FAMILIES and FAMILIES[kind].headless)
+    known = kind in KNOWN or kind in READING_PART or (kind in FAMILIES and FAMILIES[kind].headless)
     if known and not config.get("is_encoder_decoder"):
         return
     nearest = difflib.get_close_matches(kind, TESTED, n=1, cutoff=0)[0]

@@ -13,7 +13,7 @@ import torch
 from PIL import Image
 
 from ..errors import ModelError, first_line
-from .families import check_family
+from .families import READING_PART, check_family, reading_part
 from .patch_embedding import multiply_patches
 from .quantization import cure, load_options
 
@@ -46,12 +46,15 @@ def load_model(
     Raises ModelError for a name that is no model, a family that is not supported, and a folder that lacks weights;
     ConfigError for a quantization that does not exist or does not work here.
     """
-    from transformers import AutoModel
+    from transformers import AutoConfig, AutoModel
 
     check_name(name)
     with load_errors(name):
-        check_family(name, _read_json(name, CONFIG_FILE, revision, needed=True) or {})
+        config = _read_json(name, CONFIG_FILE, revision, needed=True) or {}
+        check_family(name, config)
         options = load_options(quantization, name, dtype, place, revision)
+        if config["model_type"] in READING_PART:
+            options["config"] = reading_part(AutoConfig.from_pretrained(name, revision=revision))
         model, found = AutoModel.from_pretrained(
             name, dtype=dtype, revision=revision, output_loading_info=True, use_safetensors=True, **options
         )

@@ -15,7 +15,7 @@ from tempfile import TemporaryDirectory
 from typing import TYPE_CHECKING, Any
 
 from ..errors import ConfigError, ModelError
-from .families import Family, family_of
+from .families import Family, family_of, reading_part
 
 if TYPE_CHECKING:
     import torch
@@ -71,7 +71,7 @@ def load_options(
     bnb = _bitsandbytes(mode)
     if place.type not in bnb.supported_torch_devices:
         raise ConfigError(f"bitsandbytes cannot compute in {mode} on the device '{place}'; leave quantization out")
-    config = AutoConfig.from_pretrained(name, revision=revision)
+    config = reading_part(AutoConfig.from_pretrained(name, revision=revision))
     stored = config.dtype if dtype == "auto" else dtype
     compute = stored if isinstance(stored, torch.dtype) else torch.float32
     return {

@@ -11,7 +11,7 @@ from torch import Tensor, device, dtype, nn
 
 from mllm_embed.errors import ModelError
 from mllm_embed.model.embedding_model import EmbeddingModel, is_part
-from mllm_embed.model.families import check_family, family_of
+from mllm_embed.model.families import check_family, family_of, reading_part
 from mllm_embed.model.loading import CONFIG_FILE
 from mllm_embed.model.lora import LoraSpec, add_lora
 from mllm_embed.model.quantization import NF4_BLOCK
@@ -97,7 +97,7 @@ def _read_config(name: str, place: Path) -> Any:
     from transformers import AutoConfig
 
     try:
-        return AutoConfig.from_pretrained(place)
+        return reading_part(AutoConfig.from_pretrained(place))
     except (OSError, ValueError, TypeError, StrictDataclassError) as error:
         raise ModelError(f"cannot read the config of {name}: {str(error).strip().splitlines()[0]}") from error
 
