@@ -104,7 +104,7 @@ class EmbeddingModel(nn.Module):
         first = inputs.pop("first_shown", None)
         with _refusals():
             if packed and self.family.packs and not self.bidirectional:
-                rows, places = pack(inputs, self.base, self.rope_index)
+                rows, places = pack(inputs, self.base, self.family.rope_index, self.positions)
                 hidden = unpack(self.backbone(**rows, use_cache=False).last_hidden_state, places, mask)
             else:
                 given = inputs if first is None else reuse_features(self.base, inputs, first)
@@ -120,7 +120,7 @@ class EmbeddingModel(nn.Module):
             raise ConfigError("this model's tokens see what comes after them: prefixes cannot be shared")
         inputs = replace(batch, prefixes=self._in_dtype(batch.prefixes))
         with _refusals():
-            hidden = hidden_states(self.backbone, self.base, inputs, self.rope_index)
+            hidden = hidden_states(self.backbone, self.base, inputs, self.family.rope_index, self.positions)
         states = []
         for part, whole in zip(batch.suffixes, hidden, strict=True):
             chosen = batch.whole("attention_mask", part) if part.content is None else part.content
@@ -129,14 +129,11 @@ class EmbeddingModel(nn.Module):
         rows = torch.cat([part.rows for part in batch.suffixes])
         return self._vectors(torch.cat(states)[rows.argsort()])
 
-    @property
-    def rope_index(self) -> str | None:
-        """The base's method for M-RoPE, as of `Family`; None where tokens are numbered as words are."""
-        return self.family.rope_index if self.positions == "model" else None
-
     def _places(self, inputs: dict[str, Tensor]) -> dict[str, Tensor]:
         """Return the positions of tokens where the base is not to number them itself."""
-        return {} if self.positions == "model" else {"position_ids": position_ids(self.base, inputs)}
+        if self.positions == "model":
+            return {}
+        return {"position_ids": position_ids(self.base, inputs, self.family.rope_index, self.positions)}
 
     @property
     def shares_prefixes(self) -> bool:

@@ -9,12 +9,14 @@ from __future__ import annotations
 import torch
 from torch import Tensor, nn
 
-from .position_ids import position_ids
+from .position_ids import Positions, position_ids
 
 ROW = 256
 
 
-def pack(batch: dict[str, Tensor], base: nn.Module, rope_index: str | None = None) -> tuple[dict[str, Tensor], Tensor]:
+def pack(
+    batch: dict[str, Tensor], base: nn.Module, rope_index: str | None = None, positions: Positions = "model"
+) -> tuple[dict[str, Tensor], Tensor]:
     """Lay a padded batch in rows of about ROW tokens, in the same order, so that pixels need no reordering.
 
     Rows start each input at position 0. transformers (masking_utils.find_packed_sequence_indices) then lets no token
@@ -24,7 +26,7 @@ def pack(batch: dict[str, Tensor], base: nn.Module, rope_index: str | None = Non
     Args:
         batch: model input with input_ids and attention_mask [B, L]; what else is [B, L] is packed too.
         base: the model, without an adapter's wrapper.
-        rope_index: as in `Family`.
+        rope_index, positions: as in `position_ids`.
 
     Returns: the packed input, and for each real token, row by row of the batch, its place in the flattened rows
     [tokens] int64.
@@ -44,7 +46,7 @@ def pack(batch: dict[str, Tensor], base: nn.Module, rope_index: str | None = Non
     }
     del packed["attention_mask"]
     # a filler's position is 0, which sets it apart from the token before it
-    found = position_ids(base, batch, rope_index)
+    found = position_ids(base, batch, rope_index, positions)
     axes = [laid_out(axis[mask], 0) for axis in found.view(-1, *mask.shape)]
     packed["position_ids"] = axes[0] if found.ndim == 2 else torch.stack(axes)
     return packed, places

@@ -11,7 +11,9 @@ Positions = Literal["model", "sequential"]
 POSITIONS: tuple[Positions, ...] = ("model", "sequential")
 
 
-def position_ids(base: nn.Module, batch: dict[str, Tensor], rope_index: str | None = None) -> Tensor:
+def position_ids(
+    base: nn.Module, batch: dict[str, Tensor], rope_index: str | None = None, positions: Positions = "model"
+) -> Tensor:
     """Return the positions of a padded batch: [B, L] int64, 0 where it is padded at the front.
 
     Families with M-RoPE get [4, B, L]: the plain ones, and the three axes that their own method gives.
@@ -20,12 +22,13 @@ def position_ids(base: nn.Module, batch: dict[str, Tensor], rope_index: str | No
         base: the model, without an adapter's wrapper.
         batch: model input with input_ids and attention_mask [B, L].
         rope_index: as in `Family`: the name of the base's method for M-RoPE, None without it.
+        positions: "sequential" numbers a picture's tokens as words are, on all three axes.
     """
     plain = (batch["attention_mask"].long().cumsum(1) - 1).clamp(min=0)
     if rope_index is None:
         return plain
     spatial = plain.expand(3, -1, -1)  # of texts, whose axes are alike
-    if "image_grid_thw" in batch:
+    if "image_grid_thw" in batch and positions == "model":
         names = ("input_ids", "mm_token_type_ids", "image_grid_thw", "attention_mask")
         spatial, _ = getattr(base, rope_index)(**{name: batch[name] for name in names if name in batch})
     return torch.cat([plain[None], spatial])

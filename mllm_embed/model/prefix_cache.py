@@ -17,7 +17,7 @@ from torch import Tensor, nn
 from transformers.cache_utils import DynamicCache, DynamicLayer
 
 from ..errors import ModelError, kind_of
-from .position_ids import following, position_ids
+from .position_ids import Positions, following, position_ids
 
 
 @dataclass(frozen=True)
@@ -64,7 +64,11 @@ class SharedBatch:
 
 
 def hidden_states(
-    backbone: nn.Module, base: nn.Module, batch: SharedBatch, rope_index: str | None = None
+    backbone: nn.Module,
+    base: nn.Module,
+    batch: SharedBatch,
+    rope_index: str | None = None,
+    positions: Positions = "model",
 ) -> Iterator[Tensor]:
     """Yield for each part of the suffixes the hidden states of its whole inputs, [N, P + S, H], as if computed alone.
 
@@ -72,10 +76,10 @@ def hidden_states(
         backbone: the model, perhaps in an adapter's wrapper.
         base: the model without it.
         batch: what to compute, with floating tensors in the model's dtype.
-        rope_index: as in `Family`.
+        rope_index, positions: as in `position_ids`.
     """
     mask, cache = batch.prefixes["attention_mask"], DynamicCache()
-    before = position_ids(base, batch.prefixes, rope_index)
+    before = position_ids(base, batch.prefixes, rope_index, positions)
     first = _states(backbone, batch.prefixes, before, cache)
     for part in batch.suffixes:
         after = following(before, mask, part.inputs["input_ids"].shape[1])[..., part.owners, :]
