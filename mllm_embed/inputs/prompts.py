@@ -40,11 +40,14 @@ class Prompt:
 
     Args:
         words: what is asked, with the marks of its role, and perhaps `{image}`, where the pictures stand, and `{task}`.
+        words_with_task: what is asked of items that have a task, where more changes with it; holds `{task}` once, and
+            `words` then does not.
         task: the task of items that have none of their own.
         template, system, generation_prompt, append, picture: as of `PromptSet`.
     """
 
     words: str
+    words_with_task: str | None = None
     task: str | None = None
     template: str | None = None
     system: str | None = None
@@ -109,19 +112,13 @@ class PromptSet:
             raise ConfigError(f"prompt set '{self.name}': task_form must hold {TASK} once")
 
     def _check(self, slot: Slot) -> None:
-        """Raise ConfigError for a prompt whose marks are not as its role wants them."""
+        """Raise ConfigError for a prompt whose words or frame are not as its role wants them."""
         prompt, where = self.prompt(slot), f"prompt set '{self.name}': the {slot} prompt"
-        missing = next((mark for mark in WORDS[slot] if prompt.words.count(mark) != 1), None)
-        if missing:
-            raise ConfigError(f"{where} must hold {missing} once")
-        if prompt.words.count(IMAGE) > (slot in SHOWING):
-            raise ConfigError(f"{where} may hold {IMAGE} {'once' if slot in SHOWING else 'nowhere: it has no picture'}")
-        if (prompt.words + prompt.system).count(TASK) > 1:
-            raise ConfigError(f"{where} may hold {TASK} once, its system message included")
-        if prompt.template != CHAT and slot in SHOWING and IMAGE not in prompt.words:
-            raise ConfigError(
-                f"{where} must hold {IMAGE} where pictures stand: only a chat template has a place of its own for them"
-            )
+        _check_words(prompt, slot, where)
+        if prompt.words_with_task is not None:
+            if (prompt.words + prompt.system).count(TASK) or prompt.words_with_task.count(TASK) != 1:
+                raise ConfigError(f"{where} must hold {TASK} once in words_with_task, and then nowhere else")
+            _check_words(replace(prompt, words=prompt.words_with_task), slot, where)
         _check_frame(prompt, where)
 
     @property
@@ -140,7 +137,7 @@ class PromptSet:
     def _resolve(self, given: str | Prompt) -> ResolvedPrompt:
         own = given if isinstance(given, Prompt) else Prompt(given)
         values = {key: getattr(self, key) if getattr(own, key) is None else getattr(own, key) for key in FRAME}
-        return ResolvedPrompt(own.words, task=own.task, **values)
+        return ResolvedPrompt(own.words, words_with_task=own.words_with_task, task=own.task, **values)
 
     def slot(self, item: Item) -> Slot:
         """Return which of the prompts asks an item."""
@@ -208,12 +205,13 @@ class ResolvedPrompt:
     generation_prompt: bool
     append: str
     picture: str | None
+    words_with_task: str | None = None
     task: str | None = None
 
     @cached_property
     def has_task(self) -> bool:
         """Whether it has a place for a task."""
-        return TASK in self.words or TASK in self.system
+        return self.words_with_task is not None or TASK in self.words + self.system
 
     @property
     def marks(self) -> tuple[str, ...]:
@@ -224,7 +222,9 @@ class ResolvedPrompt:
         """Return it with the form of a task in the task's place; with None without the task, and without a system
         message that holds it."""
         system = self.system if form is not None or TASK not in self.system else ""
-        return replace(self, words=self.words.replace(TASK, form or ""), system=system.replace(TASK, form or ""))
+        words = self.words if form is None or self.words_with_task is None else self.words_with_task
+        words, system = words.replace(TASK, form or ""), system.replace(TASK, form or "")
+        return replace(self, words=words, words_with_task=None, system=system)
 
 
 FRAME = ("template", "system", "generation_prompt", "append", "picture")
@@ -232,6 +232,21 @@ _FIRST = ("image", "composed", "text", "captioned", "composed_text")  # which ha
 _DEFAULTS = {field.name: None if field.default is MISSING else field.default for field in fields(PromptSet)}
 _NEEDED = [field.name for field in fields(PromptSet) if field.default is MISSING]
 _BOOLEANS = ("generation_prompt", "strip")
+
+
+def _check_words(prompt: ResolvedPrompt, slot: Slot, where: str) -> None:
+    """Raise ConfigError for words whose marks are not as their role wants them."""
+    missing = next((mark for mark in WORDS[slot] if prompt.words.count(mark) != 1), None)
+    if missing:
+        raise ConfigError(f"{where} must hold {missing} once")
+    if prompt.words.count(IMAGE) > (slot in SHOWING):
+        raise ConfigError(f"{where} may hold {IMAGE} {'once' if slot in SHOWING else 'nowhere: it has no picture'}")
+    if (prompt.words + prompt.system).count(TASK) > 1:
+        raise ConfigError(f"{where} may hold {TASK} once, its system message included")
+    if prompt.template != CHAT and slot in SHOWING and IMAGE not in prompt.words:
+        raise ConfigError(
+            f"{where} must hold {IMAGE} where pictures stand: only a chat template has a place of its own for them"
+        )
 
 
 def _check_frame(prompt: ResolvedPrompt, where: str) -> None:

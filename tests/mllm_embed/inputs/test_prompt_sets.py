@@ -72,6 +72,8 @@ TASKED = {"template": "none", "text": "{task}{text}", "task_form": "{task} ", "q
         (TASKED | {"text": Prompt("{task}{text}", task="Say:")}, Query(text="a hat"), "Say: a hat"),
         (TASKED | {"end_task_with": "."}, Query(text="a hat", task=" Find it "), "Find it. a hat"),
         (TASKED | {"end_task_with": "."}, Query(text="a hat", task="Find it?"), "Find it? a hat"),
+        (TASKED | {"text": Prompt("{text}", "{task}\n{text}")}, Document(text="a hat"), "a hat"),
+        (TASKED | {"text": Prompt("{text}", "{task}\n{text}")}, Query(text="a hat"), "Find it. \na hat"),
         ({"system": "{task}"}, Document(text="a hat"), "<|user|>a hat<|end|><|assistant|>"),
         (
             {"system": "{task}"},
@@ -123,6 +125,9 @@ def test_a_task_that_would_be_lost_or_break_the_prompt_is_refused(
         ({"template": "{task} {prompt}"}, "may hold {task} in its words"),
         ({"text": "{task}{text}", "system": "{task}"}, "may hold {task} once"),
         ({"task_form": "task"}, "task_form must hold {task} once"),
+        ({"text": Prompt("{text}", "find {text}")}, "must hold {task} once in words_with_task, and then nowhere else"),
+        ({"text": Prompt("{task}{text}", "{task} {text}")}, "must hold {task} once in words_with_task"),
+        ({"text": Prompt("{text}", "{task}")}, "the text prompt must hold {text} once"),
     ],
 )
 def test_a_set_whose_marks_are_amiss_is_refused(prompts: dict[str, Any], reason: str) -> None:
