@@ -17,7 +17,7 @@ from ..inputs.item_processor import ItemProcessor
 from ..inputs.lengths import token_limit
 from ..inputs.plain_values import items_of
 from ..inputs.prompts import PromptSet
-from ..model.devices import device_for, dtype_for
+from ..model.devices import device_for
 from ..model.embedding_model import EmbeddingModel
 from ..model.families import Family
 from ..model.loading import load_model
@@ -89,8 +89,9 @@ class MLLMEmbedder(QueryDocument):
                 adapters included (their base is looked up where it was at training, then beside and above them).
             adapter: folder or hub id of an adapter for `model`; tokenizer, chat template and image processor that were
                 saved with it are used, not `model`'s.
-            dtype: "auto" keeps the checkpoint's (float32 on a CPU without bfloat16 instructions, where half
-                precision is many times slower); or "float32", "bfloat16", a torch dtype.
+            dtype: "auto" keeps the checkpoint's, or on a GPU what the authors of a published model compute in (float32
+                on a CPU without bfloat16 instructions, where half precision is many times slower); or "float32",
+                "bfloat16", a torch dtype.
             quantization: "nf4" or "int8" keep the language model's weights in 4 or 8 bits and compute in `dtype`.
             device: a torch device; the GPU by default where there is one.
             preset: name of a published embedder's preset (`mllm-embed presets` lists them), or a YAML or JSON file with
@@ -114,7 +115,7 @@ class MLLMEmbedder(QueryDocument):
         """
         source = find_model(model, adapter, revision, preset)
         place = device_for(device)
-        backbone = load_model(source.base, dtype_for(dtype, place), source.revision, quantization, place)
+        backbone = load_model(source.base, source.dtype(dtype, place), source.revision, quantization, place)
         settings = source.settings(prompts, pooling, bidirectional, positions).limited(max_tokens, truncate)
         embedding = source.embedding_model(backbone, settings)
         processor = source.processor(embedding.base)

@@ -8,9 +8,12 @@ from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import Any
 
+import torch
+
 from ..errors import ConfigError, ModelError
 from ..inputs.prompt_files import prompt_set
 from ..inputs.prompts import PROMPT_SETS, PromptSet
+from ..model.devices import dtype_for
 from ..model.embedding_model import EmbeddingModel
 from ..model.families import family_of
 from ..model.loading import CONFIG_FILE, check_fits, commit_of, has_processor, load_processor
@@ -88,6 +91,14 @@ class ModelSource:
     @property
     def _brings_processor(self) -> bool:
         return self.has_adapter and has_processor(Path(self.folder))
+
+    def dtype(self, asked: str | torch.dtype, place: torch.device) -> str | torch.dtype:
+        """Return what to load the base in, as `dtype_for` says; "auto" is on a GPU what its preset's authors compute in.
+
+        Raises ConfigError for a dtype that does not exist.
+        """
+        usual = self.preset.dtype if self.preset and place.type != "cpu" else None
+        return dtype_for(usual if usual and asked == "auto" else asked, place)
 
     @property
     def own_settings(self) -> Settings:

@@ -1,0 +1,60 @@
+"""`mllm-embed prompt`: the set of a model as YAML, and what the model is given, to the letter and the token."""
+
+from __future__ import annotations
+
+import re
+from pathlib import Path
+
+import pytest
+from PIL import Image
+
+from mllm_embed import MLLMEmbedder, Query
+from mllm_embed.cli import main
+
+
+def test_what_is_shown_is_what_the_model_gets(
+    tiny_llava: Path, tmp_path: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    Image.new("RGB", (40, 30), "teal").save(tmp_path / "a.png")
+    asked = ["--image", str(tmp_path / "a.png"), "--instruction", "in <blue>"]
+    assert main(["prompt", "--model", str(tiny_llava), "--show", *asked]) == 0
+    shown = capsys.readouterr().out
+    items = MLLMEmbedder.from_pretrained(tiny_llava).item_processor
+    query = Query(image=tmp_path / "a.png", instruction="in <blue>")
+    assert f'  text    "{items.render(query)}"'.replace('"in <blue>"', '\\"in <blue>\\"').replace("\n", "\\n") in shown
+    counts = re.findall(r'^ +(\d+)  ".*"(?:  x (\d+))?$', shown, re.MULTILINE)
+    ids = [int(number) for number, times in counts for _ in range(int(times or 1))]
+    assert ids == items([query])["input_ids"][0].tolist() and f"tokens  {len(ids)}\n" in shown
+
+
+def test_without_an_input_every_kind_is_shown(tiny_llava: Path, capsys: pytest.CaptureFixture[str]) -> None:
+    assert main(["prompt", "--model", str(tiny_llava), "--show"]) == 0
+    shown = capsys.readouterr().out
+    assert len(re.findall("^(?:query|document), ", shown, re.MULTILINE)) == 7
+
+
+def test_a_set_is_printed_as_a_file_that_can_be_changed(
+    tiny_llava: Path, tmp_path: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    assert main(["prompt", "--preset", "gme"]) == 0
+    (tmp_path / "own.yaml").write_text(capsys.readouterr().out.replace("You are a helpful assistant.", "Find it."))
+    assert main(["prompt", "--model", str(tiny_llava), "--prompts", str(tmp_path / "own.yaml")]) == 0
+    assert "query_task: Find it." in capsys.readouterr().out
+
+
+@pytest.mark.parametrize(
+    ("asked", "reason"),
+    [
+        (["--show", "--preset", "gme"], "--show needs --model"),
+        ([], "give --model, --preset or --prompts"),
+        (["--prompts", "own.yml"], "prompt set own.yml cannot be read"),
+        (["--model", "M", "--show", "--side", "document", "--instruction", "red"], "--instruction is a query's"),
+        (["--model", "M", "--show", "--text", "a hat", "--task", "Find it."], "no place for the task 'Find it.'"),
+    ],
+)
+def test_what_cannot_be_shown_is_said(
+    tiny_llava: Path, asked: list[str], reason: str, capsys: pytest.CaptureFixture[str]
+) -> None:
+    assert main(["prompt", *(str(tiny_llava) if word == "M" else word for word in asked)]) == 2
+    printed = capsys.readouterr()
+    assert reason in printed.err and not printed.out
