@@ -34,7 +34,7 @@ from mllm_embed.training.recipe.recipe_files import load_recipe
 
 ROOT = Path(__file__).resolve().parents[1]
 RUN = ("README.md", "mllm_embed/README.md", "training/README.md", "eval/README.md", "scripts/README.md")
-GUIDES = (*RUN, "CONTRIBUTING.md", "CHANGELOG.md", "training/shapes/README.md")
+GUIDES = (*RUN, "mllm_embed/presets/README.md", "CONTRIBUTING.md", "CHANGELOG.md", "training/shapes/README.md")
 RECIPES = sorted((ROOT / "training/recipes").glob("*.yaml"))
 
 PROGRAMS = {"mllm-embed": library.main, "mllm-embed-train": training.main, "mllm-embed-eval": evaluation.main}

@@ -93,7 +93,7 @@ class ModelSource:
         return self.has_adapter and has_processor(Path(self.folder))
 
     def dtype(self, asked: str | torch.dtype, place: torch.device) -> str | torch.dtype:
-        """Return what to load the base in, as `dtype_for` says; "auto" is on a GPU what its preset's authors compute in.
+        """Return what to load the base in, as of `dtype_for`; "auto" is on a GPU what its preset's authors compute in.
 
         Raises ConfigError for a dtype that does not exist.
         """
