@@ -57,9 +57,8 @@ class MLLMEmbedder(QueryDocument):
         """
         self.model, self.processor, self.settings, self.dim = model.eval(), processor, settings, dim
         limit = token_limit(model.base.config, processor.tokenizer, settings.max_tokens, settings.truncate)
-        self.item_processor = ItemProcessor(
-            processor, settings.prompts, model.family, content=settings.pooling == "mean", limit=limit
-        )
+        how = settings.pooled_tokens, limit, settings.resize, settings.padding_side
+        self.item_processor = ItemProcessor(processor, settings.prompts, model.family, *how)
         self.suffixes = Suffixes(self.item_processor)
         self.preset: Preset | None = None  # of the published model that it is; `from_pretrained` sets it
 

@@ -33,7 +33,7 @@ def shared_batch(items: ItemProcessor, groups: Sequence[Sequence[Input]], budget
     `batching.cut_by_budget`, for the suffixes. Raises what `ItemProcessor` does.
     """
     first = [group[0] for group in groups]
-    whole = items([one.item for one in first], [one.prompt for one in first])
+    whole = items([one.item for one in first], [one.prompt for one in first], padding_side="left")
     whole.pop("content_mask", None)
     # what was learned of a prompt from a blank picture is checked on each group's own pictures
     if not _end_with(whole["input_ids"], suffixes_of(first)):
@@ -43,7 +43,7 @@ def shared_batch(items: ItemProcessor, groups: Sequence[Sequence[Input]], budget
     last = {name: whole[name][:, -1:] for name in _by_token(whole)}
     parts = _cut(rows, batch.prefixes["input_ids"].shape[1], budget)
     suffixes = [_padded(last, part) for part in parts]
-    if items.content:
+    if not items.pooled.all:
         suffixes = list(map(partial(_with_content, items, batch), suffixes, parts))
     return replace(batch, suffixes=tuple(suffixes))
 
@@ -116,9 +116,9 @@ def _padded(last: dict[str, Tensor], rows: Sequence[_Row]) -> SuffixBatch:
 
 
 def _with_content(items: ItemProcessor, batch: SharedBatch, part: SuffixBatch, rows: Sequence[_Row]) -> SuffixBatch:
-    """Return suffixes with the tokens that mean pooling takes, [N, P + S] int64 over their whole inputs."""
+    """Return suffixes with the tokens that are pooled, [N, P + S] int64 over their whole inputs."""
     ids, real = batch.whole("input_ids", part), batch.whole("attention_mask", part).bool()
     content = torch.zeros_like(ids)
     for place, row in enumerate(rows):
-        content[place, real[place]] = items.content_of(row.item, ids[place, real[place]])
+        content[place, real[place]] = items.pooled.of(row.item, ids[place, real[place]])
     return replace(part, content=content)

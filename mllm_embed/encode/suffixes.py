@@ -7,7 +7,6 @@ from dataclasses import dataclass
 from functools import cache
 from typing import TYPE_CHECKING
 
-from ..inputs.item_processor import blank_pictures
 from ..inputs.prompts import WORDS
 
 if TYPE_CHECKING:
@@ -79,7 +78,7 @@ class Suffixes:
     def _learn(self, asked: tuple[Slot, str], images: int) -> _Learned | None:
         """Compare what the processor and the tokenizer make of a probe; None where they end differently."""
         text = self._items.filled(asked, images, dict.fromkeys(WORDS[asked[0]], _PROBE))
-        processed = tuple(self._items.processed_suffix(text, blank_pictures(images)))
+        processed = tuple(self._items.processed_suffix(text, images))
         _, plain = self._split(tuple(self._items.tokens([text])[0]))
         same = 0
         while same < min(len(processed), len(plain)) and processed[-1 - same] == plain[-1 - same]:

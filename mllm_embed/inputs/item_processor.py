@@ -1,13 +1,13 @@
-"""From items to model input: pictures read, prompts filled, one left-padded batch."""
+"""From items to model input: pictures read and resized, prompts filled, one padded batch."""
 
 from __future__ import annotations
 
 import copy
 import re
-from collections.abc import Mapping, Sequence
+from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import dataclass, replace
 from functools import cache, cached_property
-from typing import Any
+from typing import Any, Literal
 
 import torch
 from PIL import Image
@@ -19,12 +19,16 @@ from ..model.families import Family
 from ..types import Item
 from .images import load_image, name_of
 from .lengths import Lengths, TokenLimit
-from .prompts import INSTRUCTION, TASK, TEXT, WORDS, PromptSet, Slot
+from .pooled_tokens import ALL, PooledTokens
+from .prompts import TASK, TEXT, WORDS, PromptSet, Slot, words_of
 from .rendering import render
+from .resize import Resize, Size
 from .words import Words
 
+PaddingSide = Literal["left", "right"]
 # what a processor ends in that gets a picture, or a number of them, that it is not made for
 _REFUSALS = (ValueError, TypeError, ArithmeticError, LookupError, AttributeError, RuntimeError, MemoryError)
+_BLANK = (64, 64)
 _STEP = 32  # pixels to which sizes are rounded where only trying shows how many tokens a picture becomes
 
 
@@ -49,21 +53,31 @@ class ItemProcessor:
         processor: Any,
         prompts: PromptSet,
         family: Family | None = None,
-        content: bool = False,
+        pooled: str = ALL,
         limit: TokenLimit | None = None,
+        resize: Resize | None = None,
+        padding_side: PaddingSide = "left",
     ):
-        """Wrap the processor of a model of `family`, by default an ordinary one; it pads on the left from now on.
+        """Wrap a processor.
 
-        With `content` batches get a `content_mask`: which tokens are the picture's and the user's words. `limit` is
-        that of an input's tokens, by default none.
+        Args:
+            processor: a Hugging Face processor; it pads on `padding_side` from now on.
+            prompts: the prompt set.
+            family: of its model, by default an ordinary one.
+            pooled: which tokens are pooled (pooled_tokens.py). But for all, batches get a `content_mask` of them.
+            limit: of an input's tokens, by default none.
+            resize: what is done to pictures first.
+            padding_side: where batches are padded.
+
+        Raises ConfigError for `pooled` that does not exist, or names no token.
         """
-        self.processor, self.prompts, self.content = processor, prompts, content
+        self.processor, self.prompts, self.resize, self.padding_side = processor, prompts, resize, padding_side
         self.family = family or Family()
-        processor.tokenizer.padding_side = "left"
+        processor.tokenizer.padding_side = padding_side
         self.placeholders = _placeholders(processor)
         self.words = Words(processor.tokenizer, self.placeholders)
         self.lengths = Lengths(self, limit or TokenLimit())
-        self._bare = cache(self._without_any_words)
+        self.pooled = PooledTokens(self, pooled)
         self._picture_tokens = cache(self._tokens_of_pictures)
         self._processor_with = cache(self._with_tokenizer)
         # rendered once a prompt, since a jinja template costs more than the tokens of a short text
@@ -74,45 +88,56 @@ class ItemProcessor:
         self._add_special_tokens = not (bos and self._template("text", 0, False).startswith(bos))
 
     def __call__(
-        self, items: Sequence[Item], prompts: Sequence[FilledPrompt | None] | None = None
+        self,
+        items: Sequence[Item],
+        prompts: Sequence[FilledPrompt | None] | None = None,
+        padding_side: PaddingSide | None = None,
     ) -> dict[str, Tensor]:
         """Return a batch: input_ids and attention_mask [B, L] int64, pixels where there are pictures, and the tensors
         that the family adds.
 
         Either all items have pictures or none has, since processors differ in what they make of a mixture. `prompts`
         are those of the items, where they are known: texts whose tokens are known are not tokenised again. Prompts with
-        pictures go to the processor, which alone knows how many placeholders their pictures take.
+        pictures go to the processor, which alone knows how many placeholders their pictures take. `padding_side` is for
+        this batch.
 
-        Raises ImageError for an unreadable picture, DataError for a mixture, for a picture that the model cannot take
-        and for an input of more tokens than the limit.
+        Raises ImageError for an unreadable picture, DataError for a mixture, for a picture that the model cannot take,
+        for an input of more tokens than the limit and one without the token that is to be pooled.
         """
+        side = padding_side or self.padding_side
         prompts = prompts or [None] * len(items)
         pictures = list(map(_decoded, items))
         if any(pictures) != all(pictures):
             raise DataError("a batch holds inputs with and without pictures; process the two kinds apart")
         tokens = [prompt.tokens for prompt in prompts if prompt]
         if len(tokens) < len(items) or any(pictures) or self._added_to_texts is None:
-            batch = self._processed(items, self._texts(items, prompts), pictures)
+            batch = self._processed(items, self._texts(items, prompts), pictures, side)
         else:
-            batch = self._padded(tokens, self._added_to_texts)
+            batch = self._padded(tokens, self._added_to_texts, side)
         self.lengths.check(items, batch["attention_mask"])
-        if self.content:
-            batch["content_mask"] = self._content_mask(items, batch)
+        if not self.pooled.all:
+            batch["content_mask"] = self.pooled.mask(items, batch)
         return batch
 
-    def batch(self, texts: list[str], pictures: list[list[Image.Image]]) -> dict[str, Tensor]:
-        """Return rendered prompts and the pictures of each as model input, left-padded: input_ids and attention_mask
-        [B, L] int64, and the other tensors of the processor. All have pictures or none has.
+    def batch(
+        self, texts: list[str], pictures: list[list[Image.Image]], padding_side: PaddingSide = "left"
+    ) -> dict[str, Tensor]:
+        """Return rendered prompts and the pictures of each as model input: input_ids and attention_mask [B, L] int64,
+        and the other tensors of the processor. All have pictures or none has.
 
         Raises DataError for what the processor refuses.
         """
         try:
-            return self._batch(texts, pictures)
+            return self._batch(texts, self._resized(pictures), padding_side)
         except _REFUSALS as error:
             raise DataError(f"the processor of this model takes no such input: {first_line(error)}") from error
 
-    def _batch(self, texts: list[str], pictures: list[list[Image.Image]]) -> dict[str, Tensor]:
-        options = {"padding": True, "return_tensors": "pt", "add_special_tokens": self._add_special_tokens}
+    def _batch(self, texts: list[str], pictures: list[list[Image.Image]], side: PaddingSide) -> dict[str, Tensor]:
+        """Return what `batch` does of pictures that are resized. Raises whatever the processor does."""
+        options = {
+            "padding": True, "padding_side": side, "return_tensors": "pt",
+            "add_special_tokens": self._add_special_tokens,
+        }  # fmt: skip
         tokenizer = self.words.tokenizer_for(texts)
         if not any(pictures) and self.family.texts_apart:
             types = "token_type_ids" in self.processor.model_input_names
@@ -122,20 +147,14 @@ class ItemProcessor:
         batch.pop("labels", None)  # PaliGemma's makes them without being asked
         return batch
 
-    def content_of(self, item: Item, ids: Tensor) -> Tensor:
-        """Return [T] int64 for the tokens [T] of an item: 1 for a picture's and for the words, which are what the
-        prompt alone does not hold."""
-        shown = self._shown(item.images, ids)
-        suffix = _after_last(ids, shown).tolist()
-        start = len(ids) - len(suffix)
-        mask = shown.clone()
-        for bare in self._without_words(item):
-            first, last = _inserted(suffix, bare)
-            mask[start + first : start + last] = True
-        return mask.long()
+    def _resized(self, pictures: Sequence[Sequence[Image.Image]]) -> list[list[Image.Image]]:
+        """Return pictures as they go to the processor. The only place that makes them another size, and what comes from
+        it comes here no second time."""
+        return [list(map(self.resize, shown)) if self.resize else list(shown) for shown in pictures]
 
     def prepared(self, item: Item) -> tuple[Item, int]:
-        """Return the item with its pictures decoded and its words within the limit, and how many tokens it takes.
+        """Return the item with its pictures decoded, at their own size, and its words within the limit, and how many
+        tokens it takes.
 
         Raises ImageError for an unreadable picture, DataError for one that this model cannot take and for an input of
         more tokens than the limit.
@@ -143,6 +162,7 @@ class ItemProcessor:
         item = self.lengths.bounded(item)
         pictures = _decoded(item)
         prompt = self.tokenise([self.render(item)])[0]
+        self.pooled.check(item, prompt.tokens)
         try:
             more = self.more_tokens(prompt, tuple(picture.size for picture in pictures))
         except DataError as error:
@@ -151,12 +171,13 @@ class ItemProcessor:
         return (replace(item, image=pictures) if pictures else item), len(prompt.tokens) + more
 
     def more_tokens(self, prompt: FilledPrompt, sizes: tuple[tuple[int, int], ...]) -> int:
-        """Return how many tokens the processor makes beyond those of a prompt, of pictures of such sizes.
+        """Return how many tokens the processor makes beyond those of a prompt, of pictures that have such sizes before
+        they are resized.
 
         Raises DataError for a picture that the model cannot take.
         """
         if sizes:
-            return self._picture_tokens(sizes)
+            return self._picture_tokens(tuple(self.resized(*size) for size in sizes))
         if self._added_to_texts is not None:
             return 0
         return self.batch([prompt.text], [[]])["input_ids"].shape[1] - len(prompt.tokens)
@@ -165,14 +186,25 @@ class ItemProcessor:
         """Return about how many tokens a picture of so many pixels becomes, by the processor's own arithmetic where it
         has one that works."""
         try:
+            size = self.resized(width, height)
+            # the arithmetic takes it that the processor resizes
+            if getattr(self.processor.image_processor, "do_resize", True) is False:
+                return self._picture_tokens((size,))
             try:
-                counted = self.processor._get_num_multimodal_tokens(image_sizes=[(height, width)])
+                counted = self.processor._get_num_multimodal_tokens(image_sizes=[size[::-1]])
                 return int(counted["num_image_tokens"][0])
             except (AttributeError, TypeError, KeyError):  # LLaVA's, say, fails where the tower crops nothing
-                across, down = (max(side // _STEP, 1) * _STEP for side in (width, height))
-                return self._picture_tokens(((across, down),))
+                across, down = (max(side // _STEP, 1) * _STEP for side in size)
+                return self._picture_tokens((size if self.resize else (across, down),))
         except (*_REFUSALS, DataError):  # a picture that the model cannot take: reading it raises the error
             return 0
+
+    def resized(self, width: int, height: int) -> Size:
+        """Return the size of a picture as it goes to the processor. Raises DataError for one that has none."""
+        try:
+            return self.resize.size(width, height) if self.resize else (width, height)
+        except ValueError as error:
+            raise DataError(f"a picture of {width} x {height} pixels cannot be read by this model: {error}") from error
 
     def tokenise(self, texts: Sequence[str]) -> list[FilledPrompt]:
         """Return rendered prompts with their tokens; texts that are equal, as of pictures alone, are tokenised once."""
@@ -189,11 +221,18 @@ class ItemProcessor:
         options = {"add_special_tokens": self._add_special_tokens, "verbose": False}  # `lengths` says what is too long
         return self.words.tokenizer_for(texts)(list(texts), **options)["input_ids"]
 
-    def processed_suffix(self, text: str, pictures: list[Image.Image]) -> list[int]:
-        """Return the tokens after the last picture of a rendered prompt, or all, as the processor makes them."""
-        batch = self.batch([text], [pictures])
+    def spans(self, text: str) -> tuple[list[int], list[tuple[int, int]]]:
+        """Return the tokens of a rendered prompt as `tokens` does, and which of its characters each stands for."""
+        options = {"add_special_tokens": self._add_special_tokens, "verbose": False, "return_offsets_mapping": True}
+        found = self.words.tokenizer_for([text])(text, **options)
+        return found["input_ids"], found["offset_mapping"]
+
+    def processed_suffix(self, text: str, images: int) -> list[int]:
+        """Return the tokens after the last picture of a rendered prompt, or all, as the processor makes them of so many
+        small blank pictures."""
+        batch = self.batch([text], [[Image.new("RGB", _BLANK)] * images])
         ids = batch["input_ids"][0][batch["attention_mask"][0].bool()]
-        return _after_last(ids, self._shown(pictures, ids)).tolist()
+        return self.pooled.after_last(ids, bool(images)).tolist()
 
     def render(self, item: Item) -> str:
         """Return the whole prompt of an item as `batch` and `tokens` take it, with the placeholders of its pictures.
@@ -201,25 +240,29 @@ class ItemProcessor:
         Raises DataError as `Words.written` does, and for a task that the prompts have no place for, or that spells a
         token of the model's own.
         """
-        words = {TEXT: item.text or item.words or "", INSTRUCTION: item.words or ""}
-        return self.filled(self.prompts.asked(item), len(item.images), words)
+        return self.filled(self.prompts.asked(item), len(item.images), words_of(item))
 
     def filled(self, asked: tuple[Slot, str], images: int, words: Mapping[str, str]) -> str:
         """Return a whole prompt with its task (`PromptSet.asked`), and words in the place of its other marks."""
+        return "".join(text for _, text in self.pieces(asked, images, words))
+
+    def pieces(self, asked: tuple[Slot, str], images: int, words: Mapping[str, str]) -> Iterator[tuple[str, str]]:
+        """Yield the parts of what `filled` returns, each behind the mark in whose place it stands; the prompt's own
+        behind none."""
         slot, task = asked
         self._check_task(task)
         template, marks = self._template(slot, images, bool(task)), (*WORDS[slot], *([TASK] if task else []))
-        if not marks:
-            return template
-
-        def written(at: re.Match[str]) -> str:
-            if at[0] == TASK:
-                return task
-            given = words[at[0]].strip() if self.prompts.strip else words[at[0]]
-            return self.words.written(given, template[: at.start()])
-
+        end = 0
         # in one pass, since the user's words may hold a mark
-        return re.sub("|".join(map(re.escape, marks)), written, template)
+        for at in re.finditer("|".join(map(re.escape, marks)), template) if marks else ():
+            yield "", template[end : at.start()]
+            end = at.end()
+            if at[0] == TASK:
+                yield TASK, task
+            else:
+                given = words[at[0]].strip() if self.prompts.strip else words[at[0]]
+                yield at[0], self.words.written(given, template[: at.start()])
+        yield "", template[end:]
 
     def _refuse_marks_in(self, task: str) -> None:
         if task and self.words.written(task) != task:
@@ -243,20 +286,23 @@ class ItemProcessor:
             return None
         return {name: tensor.dtype for name, tensor in batch.items()}
 
-    def _padded(self, rows: Sequence[Sequence[int]], added: Mapping[str, torch.dtype]) -> dict[str, Tensor]:
+    def _padded(
+        self, rows: Sequence[Sequence[int]], added: Mapping[str, torch.dtype], side: PaddingSide
+    ) -> dict[str, Tensor]:
         """Return the tokens of texts as `batch` lays them out."""
-        pad = self.processor.tokenizer.pad_token_id
-        ids = pad_sequence(list(map(torch.tensor, rows)), batch_first=True, padding_value=pad, padding_side="left")
-        padding = ids.shape[1] - torch.tensor(list(map(len, rows)))
-        mask = (torch.arange(ids.shape[1]) >= padding[:, None]).long()
+        pad, tokens = self.processor.tokenizer.pad_token_id, list(map(torch.tensor, rows))
+        ids = pad_sequence(tokens, batch_first=True, padding_value=pad, padding_side=side)
+        # a token may be that of padding: GME's last one, say
+        ones = list(map(torch.ones_like, tokens))
+        mask = pad_sequence(ones, batch_first=True, padding_value=0, padding_side=side)
         zeros = {name: torch.zeros(ids.shape, dtype=dtype) for name, dtype in added.items()}
         return {"input_ids": ids, "attention_mask": mask, **zeros}
 
     def _processed(
-        self, items: Sequence[Item], texts: list[str], pictures: list[list[Image.Image]]
+        self, items: Sequence[Item], texts: list[str], pictures: list[list[Image.Image]], side: PaddingSide
     ) -> dict[str, Tensor]:
         try:
-            return self.batch(texts, pictures)
+            return self.batch(texts, pictures, side)
         except DataError as error:
             raise self._named(items, texts, pictures) or error from error
 
@@ -264,43 +310,19 @@ class ItemProcessor:
         """Return the error of the first input that the processor refuses by itself."""
         for item, text, shown in zip(items, texts, pictures, strict=True):
             try:
-                self._batch([text], [shown])
+                self._batch([text], self._resized([shown]), "left")
             except _REFUSALS as error:
                 what = ", ".join(map(name_of, item.images)) or repr((item.words or "")[:60])
                 return DataError(f"{what} cannot be read by this model: {first_line(error)}")
         return None
 
-    def _content_mask(self, items: Sequence[Item], batch: dict[str, Tensor]) -> Tensor:
-        """Return [B, L] int64 of a left-padded batch: `content_of` each row."""
-        mask = torch.zeros_like(batch["input_ids"])
-        for row, (item, real) in enumerate(zip(items, batch["attention_mask"].bool(), strict=True)):
-            mask[row, real] = self.content_of(item, batch["input_ids"][row, real])
-        return mask
-
-    def _without_words(self, item: Item) -> list[list[int]]:
-        """Return the tokens after the last picture of the item's prompt without its words, or without each of its two
-        in turn."""
-        asked = self.prompts.asked(item)
-        marks = WORDS[asked[0]]
-        if len(marks) < 2:
-            return [self._bare(asked, len(item.images))]
-        given = {TEXT: item.text or "", INSTRUCTION: item.words or ""}
-        texts = [self.filled(asked, 0, {**given, mark: ""}) for mark in marks]
-        return [self.processed_suffix(text, []) for text in texts]
-
-    def _without_any_words(self, asked: tuple[Slot, str], images: int) -> list[int]:
-        text = self.filled(asked, images, dict.fromkeys(WORDS[asked[0]], ""))
-        return self.processed_suffix(text, blank_pictures(images))
-
-    def _shown(self, pictures: Sequence[object], ids: Tensor) -> Tensor:
-        """Return [T] bool: which of the tokens [T] stand for a picture."""
-        if not pictures:
-            return torch.zeros_like(ids).bool()
-        return torch.isin(ids, torch.tensor(self.processor.image_token_ids))
-
-    def _tokens_of_pictures(self, sizes: tuple[tuple[int, int], ...]) -> int:
+    def _tokens_of_pictures(self, sizes: tuple[Size, ...]) -> int:
+        """Return how many tokens pictures take beside their placeholders, of sizes as they go to the processor."""
         text = self.filled(("image", ""), len(sizes), {})
-        batch = self.batch([text], [[Image.new("RGB", size) for size in sizes]])
+        try:
+            batch = self._batch([text], [[Image.new("RGB", size) for size in sizes]], "left")
+        except _REFUSALS as error:
+            raise DataError(f"the processor of this model takes no such picture: {first_line(error)}") from error
         return batch["input_ids"].shape[1] - len(self.tokens([text])[0])
 
     def _with_tokenizer(self, tokenizer: Any) -> Any:
@@ -308,11 +330,6 @@ class ItemProcessor:
         processor = copy.copy(self.processor)
         processor.tokenizer = tokenizer
         return processor
-
-
-def blank_pictures(count: int) -> list[Image.Image]:
-    """Return small pictures to probe a processor with."""
-    return [Image.new("RGB", (64, 64))] * count
 
 
 def _decoded(item: Item) -> list[Image.Image]:
@@ -324,18 +341,3 @@ def _placeholders(processor: Any) -> list[str]:
     named = (getattr(processor, name, None) for name in ("image_token", "video_token"))
     tokens = {*named, *processor.tokenizer.convert_ids_to_tokens(processor.image_token_ids)}
     return sorted(token for token in tokens if token)
-
-
-def _after_last(ids: Tensor, marked: Tensor) -> Tensor:
-    """Return the tokens behind the last one that is marked: [L] int64, [L] bool -> [T] int64."""
-    places = marked.nonzero()
-    return ids[int(places[-1]) + 1 :] if len(places) else ids
-
-
-def _inserted(tokens: list[int], bare: list[int]) -> tuple[int, int]:
-    """Return start and end of what `tokens` holds between the prefix and the suffix that it shares with `bare`."""
-    shared = min(len(tokens), len(bare))
-    start = next((at for at in range(shared) if tokens[at] != bare[at]), shared)
-    left = shared - start
-    same = next((at for at in range(left) if tokens[-1 - at] != bare[-1 - at]), left)
-    return start, len(tokens) - same

@@ -227,6 +227,11 @@ class ResolvedPrompt:
         return replace(self, words=words, words_with_task=None, system=system)
 
 
+def words_of(item: Item) -> dict[str, str]:
+    """Return what stands in the place of each mark of an item's prompt, but for its task."""
+    return {TEXT: item.text or item.words or "", INSTRUCTION: item.words or ""}
+
+
 FRAME = ("template", "system", "generation_prompt", "append", "picture")
 _FIRST = ("image", "composed", "text", "captioned", "composed_text")  # which have always been written
 _DEFAULTS = {field.name: None if field.default is MISSING else field.default for field in fields(PromptSet)}

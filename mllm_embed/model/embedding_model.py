@@ -42,7 +42,7 @@ class EmbeddingModel(nn.Module):
             backbone: what `AutoModel` gives for an image-text model, perhaps wrapped by peft. Its `last_hidden_state`
                 comes after the final norm and has one row a token, image placeholders included.
             family: its record (families.py).
-            pooling: which hidden states make a vector: "last" or "mean" (pooling.py).
+            pooling: which hidden states make a vector: a key of `POOLINGS` (pooling.py).
             bidirectional: whether tokens see what comes after them.
             projection: a linear layer after pooling, for vectors as long as another model's.
             positions: how tokens are numbered: "model" as the base does it, "sequential" one after the other on all
@@ -52,7 +52,7 @@ class EmbeddingModel(nn.Module):
         """
         super().__init__()
         if pooling not in POOLINGS:
-            raise ConfigError(f"pooling '{pooling}' is not known; use {' or '.join(POOLINGS)}")
+            raise ConfigError(f"pooling '{pooling}' is not known; use one of {', '.join(POOLINGS)}")
         if positions not in POSITIONS:
             raise ConfigError(f"positions '{positions}' are not known; use {' or '.join(POSITIONS)}")
         self.backbone = backbone
@@ -92,8 +92,8 @@ class EmbeddingModel(nn.Module):
             packed: lay several inputs in one row (packing.py); what cannot be packed, some families and bidirectional
                 attention, is computed padded all the same.
             batch: model input as the processor makes it: `input_ids` and `attention_mask` [B, L] int64, pixels, ...
-                With mean pooling it holds `content_mask` [B, L] too. `first_shown` [B] int64 is the first row that
-                shows the same picture, where rows may share its features.
+                Where not all tokens are pooled it holds `content_mask` [B, L] too. `first_shown` [B] int64 is the first
+                row that shows the same picture, where rows may share its features.
         """
         return self._vectors(self.states(packed, **batch))
 

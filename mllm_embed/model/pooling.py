@@ -8,7 +8,7 @@ from typing import Literal
 import torch
 from torch import Tensor
 
-Pooling = Literal["last", "mean"]
+Pooling = Literal["last", "mean", "first", "max", "weightedmean", "mean_sqrt_len_tokens"]
 
 
 def last_token(hidden: Tensor, mask: Tensor) -> Tensor:
@@ -37,4 +37,41 @@ def mean(hidden: Tensor, mask: Tensor) -> Tensor:
     return (hidden.float() * weight).sum(1) / weight.sum(1)
 
 
-POOLINGS: dict[Pooling, Callable[[Tensor, Tensor], Tensor]] = {"last": last_token, "mean": mean}
+def first_token(hidden: Tensor, mask: Tensor) -> Tensor:
+    """Return the hidden state of each row's first chosen token: [B, H], dtype of `hidden`. Arguments as of `mean`."""
+    return hidden[torch.arange(len(hidden), device=hidden.device), mask.to(torch.uint8).argmax(1)]
+
+
+def largest(hidden: Tensor, mask: Tensor) -> Tensor:
+    """Return the largest of each number of the hidden states of each row's chosen tokens: [B, H], dtype of `hidden`.
+
+    Arguments as of `mean`.
+    """
+    return hidden.masked_fill(mask[..., None] == 0, float("-inf")).amax(1)
+
+
+def weighted_mean(hidden: Tensor, mask: Tensor) -> Tensor:
+    """Return the mean of the hidden states of each row's chosen tokens, in which a token weighs as much as its place
+    among them, from 1 on: [B, H] float32 (SGPT, arXiv 2202.08904). Arguments as of `mean`."""
+    chosen = mask.to(torch.float32)
+    weight = (chosen * chosen.cumsum(1))[..., None]
+    return (hidden.float() * weight).sum(1) / weight.sum(1)
+
+
+def mean_by_root(hidden: Tensor, mask: Tensor) -> Tensor:
+    """Return the sum of the hidden states of each row's chosen tokens over the root of their number: [B, H] float32.
+
+    Arguments as of `mean`. It differs from that only where something comes before vectors are normalised.
+    """
+    return mean(hidden, mask) * mask.sum(1, keepdim=True).sqrt()
+
+
+# The first two are this library's own names, the others those of sentence-transformers, whose "cls" is "first".
+POOLINGS: dict[Pooling, Callable[[Tensor, Tensor], Tensor]] = {
+    "last": last_token,
+    "mean": mean,
+    "first": first_token,
+    "max": largest,
+    "weightedmean": weighted_mean,
+    "mean_sqrt_len_tokens": mean_by_root,
+}

@@ -26,7 +26,20 @@ if TYPE_CHECKING:
     from huggingface_hub import ModelCardData
 
 _ORDER = ("Use", "Prompts", "Vectors", "Training", "Results", "Licence")
-_POOLED = {"mean": "the mean over the picture's and the user's tokens", "last": "the last token's state"}
+_POOLED = {
+    "last": "the last token's state",
+    "mean": "the mean state",
+    "first": "the first token's state",
+    "max": "the largest of each number of the states",
+    "weightedmean": "the mean, weighted by their places, of the states",
+    "mean_sqrt_len_tokens": "the sum, over the root of their number, of the states",
+}
+_TOKENS = {
+    "all": "",
+    "content": " of the picture's and the user's tokens",
+    "pictures": " of the picture's tokens",
+    "without_task": " of all tokens but the task's",
+}
 _DAMAGED = "save the model again"
 _USE = """\
 `MODEL` is this folder, or its name on the Hugging Face hub.
@@ -209,7 +222,8 @@ def _vectors(folder: Path, settings: Settings, origin: Origin) -> list[str]:
     facts = []
     if (folder / POOLING_FILE).is_file():
         facts.append(f"dimension: {read_json(folder / POOLING_FILE, _DAMAGED)['embedding_dimension']}")
-    facts.append(f"pooling: {_POOLED[settings.pooling]}")
+    tokens = _TOKENS.get(settings.pooled_tokens, f" of those {settings.pooled_tokens}")
+    facts.append(f"pooling: {_POOLED[settings.pooling]}{tokens}")
     facts.append("normalised to length 1: the inner product is the cosine")
     if settings.bidirectional:
         facts.append("attention: bidirectional; sentence-transformers cannot ask this model, mllm_embed can")

@@ -10,10 +10,14 @@ from pathlib import Path, PurePosixPath
 from typing import TYPE_CHECKING, Any, NamedTuple
 
 from ..errors import ConfigError, ModelError, did_you_mean
+from ..inputs.pooled_tokens import ALL, check_pooled, pooled_by_default
 from ..inputs.prompts import PromptSet, check_prompts
+from ..inputs.resize import Resize
+from ..model.pooling import POOLINGS
 from .sentence_transformers_files import saved_settings
 
 if TYPE_CHECKING:
+    from ..inputs.item_processor import PaddingSide
     from ..model.pooling import Pooling
     from ..model.position_ids import Positions
 
@@ -33,6 +37,7 @@ class Settings:
     Args:
         prompts: the prompt set.
         pooling, bidirectional, positions: as in `EmbeddingModel`.
+        pooled, padding_side, resize: as in `ItemProcessor`; `pooled` is None for what is usual with the pooling.
         matryoshka: the lengths at which truncated vectors were trained.
         max_tokens, truncate: as in `MLLMEmbedder.from_pretrained`.
         base, base_fingerprint: the base's name as given, and `model_fingerprint` of it; None for a whole model.
@@ -48,6 +53,9 @@ class Settings:
     pooling: Pooling = "last"
     bidirectional: bool = False
     positions: Positions = "model"
+    pooled: str | None = None
+    padding_side: PaddingSide = "left"
+    resize: Resize | None = None
     matryoshka: tuple[int, ...] = ()
     max_tokens: int | None = None
     truncate: bool = False
@@ -81,8 +89,19 @@ class Settings:
     def recipe(self) -> dict[str, Any]:
         """What else vectors are made by, as plain JSON, where it is not as by default: so that what was written before
         there was such a setting still agrees."""
-        values = {"positions": self.positions}
+        usual = self.pooled_tokens == pooled_by_default(self.pooling)
+        values = {
+            "positions": self.positions,
+            "pooled": None if usual else self.pooled,
+            "padding_side": self.padding_side,
+            "resize": self.resize and self.resize.to_dict(),
+        }
         return {key: value for key, value in values.items() if value != _DEFAULTS[key]}
+
+    @property
+    def pooled_tokens(self) -> str:
+        """Which tokens are pooled, as `ItemProcessor` takes it."""
+        return self.pooled or pooled_by_default(self.pooling)
 
     def to_dict(self) -> dict[str, Any]:
         """Return the content of the settings' file, as `from_dict` reads it."""
@@ -109,6 +128,9 @@ class Settings:
             pooling=values["pooling"],
             bidirectional=values.get("bidirectional", False),
             positions=values.get("positions", "model"),
+            pooled=values.get("pooled"),
+            padding_side=values.get("padding_side", "left"),
+            resize=Resize.from_dict(values["resize"]) if "resize" in values else None,
             matryoshka=tuple(values.get("matryoshka", ())),
             max_tokens=values.get("max_tokens"),
             truncate=values.get("truncate", False),
@@ -148,9 +170,12 @@ def _is_lengths(value: Any) -> bool:
 _TEXT = _Kind(_is_text, "a text")
 _KEYS = {
     "format": _Kind(lambda value: type(value) is int and value == _FORMAT, f"{_FORMAT}", True),
-    "pooling": _Kind(lambda value: value in ("last", "mean"), "'last' or 'mean'", True),
+    "pooling": _Kind(lambda value: _is_text(value) and value in POOLINGS, f"one of {', '.join(POOLINGS)}", True),
     "bidirectional": _Kind(lambda value: isinstance(value, bool), "true or false"),
     "positions": _Kind(lambda value: value in ("model", "sequential"), "'model' or 'sequential'"),
+    "pooled": _TEXT,
+    "padding_side": _Kind(lambda value: value in ("left", "right"), "'left' or 'right'"),
+    "resize": _Kind(_is_object, "an object"),
     "normalize": _Kind(lambda value: value is True, "true: vectors have unit length"),
     "matryoshka": _Kind(_is_lengths, "a list of lengths, whole numbers over 0"),
     "max_tokens": _Kind(lambda value: type(value) is int and value > 0, "a whole number over 0"),
@@ -167,6 +192,7 @@ def _check(values: dict[str, Any]) -> None:
     """Raise ValueError for a key that is not known, or whose value is not what it must be."""
     _check_keys(values, _KEYS)
     check_prompts(values["prompts"])
+    check_pooled(values.get("pooled", ALL))
     _check_keys(values["base"] or {}, _BASE_KEYS, "base.")
 
 

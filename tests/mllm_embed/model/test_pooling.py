@@ -68,8 +68,8 @@ def test_settings_of_pooling_and_attention_travel(tiny_llava: Path, tmp_path: Pa
     made.save_pretrained(tmp_path / "out")
     loaded = MLLMEmbedder.from_pretrained(tmp_path / "out", dtype="float32")
     np.testing.assert_array_equal(loaded.encode(["a red hat", "one"]), made.encode(["a red hat", "one"]))
-    with pytest.raises(ConfigError, match="pooling 'max' is not known; use last or mean"):
-        MLLMEmbedder.from_pretrained(tiny_llava, pooling="max")
+    with pytest.raises(ConfigError, match="pooling 'middle' is not known; use one of last, mean, "):
+        MLLMEmbedder.from_pretrained(tiny_llava, pooling="middle")
 
 
 def test_packed_rows_hold_every_token_once_and_in_order(embedder: MLLMEmbedder) -> None:

@@ -11,11 +11,14 @@ from pathlib import Path
 
 import numpy as np
 import pytest
+import torch
 from PIL import Image
 from sentence_transformers import SentenceTransformer
+from sentence_transformers.sentence_transformer.modules import Pooling
 from sentence_transformers.util.quantization import quantize_embeddings
 
 from mllm_embed import Document, MLLMEmbedder, PromptSet, Query
+from mllm_embed.model.pooling import POOLINGS
 
 WORDS = [
     "a red hat",
@@ -97,6 +100,16 @@ def test_prompts_of_ones_own_travel(tiny_llava: Path, data: Path, tmp_path: Path
     path = data / "images/0.png"
     found = _load(tmp_path / "out").encode(["a hat", str(path), {"image": str(path), "text": "red"}])
     _close(found, embedder.encode(["a hat", path, Query(path, "red")]))
+
+
+def test_poolings_are_those_of_sentence_transformers() -> None:
+    names = {"last": "lasttoken", "first": "cls"}
+    hidden, mask = torch.randn(4, 7, 8), torch.ones(4, 7, dtype=torch.long)
+    mask[0, :3] = mask[1, 6:] = mask[2, 1:] = 0
+    for pooling, pool in POOLINGS.items():
+        theirs = Pooling(8, names.get(pooling, pooling))
+        found = theirs({"token_embeddings": hidden, "attention_mask": mask})["sentence_embedding"]
+        torch.testing.assert_close(pool(hidden, mask), found, atol=1e-6, rtol=1e-6)
 
 
 def test_truncated_vectors_are_the_first_numbers(folder: Path) -> None:

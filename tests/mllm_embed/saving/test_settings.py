@@ -33,7 +33,7 @@ def _change(values: dict[str, Any], keys: str, value: object) -> None:
     [
         ("bidirectional", "no", 'bidirectional is "no", not true or false'),
         ("bidirectional", 1, "bidirectional is 1, not true or false"),
-        ("pooling", "middle", "pooling is \"middle\", not 'last' or 'mean'"),
+        ("pooling", "middle", 'pooling is "middle", not one of last, mean, '),
         ("pooling", ["last"], "pooling is "),
         ("normalize", False, "normalize is false, not true"),
         ("normalize", "yes", "normalize is "),
