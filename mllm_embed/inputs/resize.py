@@ -78,16 +78,18 @@ class Resize:
             raise ConfigError("resize has over, and not the size to which larger pictures are squashed; give to")
         if (self.under is None) != (self.under_to is None):
             raise ConfigError("resize has one of under and under_to; give both, or neither")
-        if self.factor is None:
-            given = next((name for name in (*_LIMITS, "capped_ratio") if getattr(self, name) is not None), None)
-            if given:
-                raise ConfigError(f"resize has {given}, which goes with factor; give factor too")
-            return
-        low, high = self._limits(self.factor)
-        if not self.factor**2 <= high <= MAX_PIXELS or low > high:
+        given = next((name for name in (*_LIMITS, "capped_ratio") if getattr(self, name) is not None), None)
+        if self.factor is not None:
+            self._check_limits(self.factor)
+        elif given:
+            raise ConfigError(f"resize has {given}, which goes with factor; give factor too")
+
+    def _check_limits(self, factor: int) -> None:
+        low, high = self._limits(factor)
+        if not factor**2 <= high <= MAX_PIXELS or low > high:
             raise ConfigError(
-                f"resize keeps pictures between {low:,} and {high:,} pixels, in squares of {self.factor}; give limits "
-                f"that hold a square, up to {MAX_PIXELS:,} pixels"
+                f"resize keeps pictures between {low:,} and {high:,} pixels, in squares of {factor}; give limits that "
+                f"hold a square, up to {MAX_PIXELS:,} pixels"
             )
 
     def size(self, width: int, height: int) -> Size:
