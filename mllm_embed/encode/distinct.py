@@ -134,7 +134,7 @@ def _inputs(fitted: Sequence[_Fitted], items: ItemProcessor, suffixes: Suffixes 
         may_share = not pictures or shown[pictures] > 1
         suffix = suffixes(one.item, one.prompt) if suffixes and may_share else None
         length = len(one.prompt.tokens) + one.more
-        inputs.append(Input(one.item, pictures, one.prompt, suffix, length, _pixels(one.looks)))
+        inputs.append(Input(one.item, pictures, one.prompt, suffix, length, _pixels(one.looks, items)))
     return inputs
 
 
@@ -151,6 +151,13 @@ def _more(looks: Sequence[Glance], prompt: FilledPrompt, items: ItemProcessor) -
     return more
 
 
-def _pixels(looks: Sequence[Glance]) -> int:
-    """Return how many pixels pictures have."""
-    return sum(math.prod(look.size or USUAL) for look in looks)
+def _pixels(looks: Sequence[Glance], items: ItemProcessor) -> int:
+    """Return how many pixels pictures have in memory, as they are decoded or as they are resized, whichever is more."""
+    return sum(max(math.prod(size), _resized(size, items)) for size in (look.size or USUAL for look in looks))
+
+
+def _resized(size: tuple[int, int], items: ItemProcessor) -> int:
+    try:
+        return math.prod(items.resized(*size))
+    except DataError:  # a picture that the model cannot take: reading it raises the error
+        return 0

@@ -99,7 +99,7 @@ class Input:
         prompt: its whole prompt; None where the processor is to render and tokenise it.
         suffix: None where it is not known beforehand, or shares nothing.
         length: its tokens, those of its pictures about.
-        pixels: of its pictures as they are decoded, before the model's processor makes them smaller.
+        pixels: of its pictures, before the model's processor makes them smaller.
     """
 
     item: Item

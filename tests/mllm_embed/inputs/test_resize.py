@@ -267,3 +267,12 @@ def test_a_setting_that_an_image_processor_lacks_is_one_sentence(
     with pytest.raises(ConfigError, match=said) as caught:
         with_picture_settings(processor, given)
     assert "\n" not in str(caught.value) and processor.image_processor.to_dict() == before
+
+
+def test_pictures_that_grow_are_no_more_at_once_than_memory_holds(folders: dict[str, Path]) -> None:
+    """Small ones are squashed to a square of 1.8 million pixels, of which a step holds 48 million."""
+    embedder = _with(folders["llava_next"], resize=Resize(to=(1344, 1344)))
+    pictures = [_noise(8, 8, seed) for seed in range(60)]
+    steps = embedder.plan(pictures, batch_size=64).steps
+    assert max(len(step.numbers) for step in steps) == 26
+    assert len(_with(folders["llava_next"]).plan(pictures, batch_size=64).steps) == 1
