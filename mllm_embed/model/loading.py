@@ -19,6 +19,8 @@ from .quantization import cure, load_options
 
 VIDEO = "video_processor"
 VIDEO_FILE = "video_preprocessor_config.json"
+# of the families whose class `AutoProcessor` cannot tell by a model's config, as that of a part of a model
+_VIDEO_CLASSES = {"qwen2_5_omni_thinker": "Qwen2VLVideoProcessor"}
 CONFIG_FILE = "config.json"
 # a processor's files, in the order in which `AutoProcessor` looks at those that name its class
 _OF_IMAGES = ("processor_config.json", "preprocessor_config.json")
@@ -241,7 +243,8 @@ def _video_class(model: str, revision: str | None) -> dict[str, Any]:
     from transformers.models.auto.video_processing_auto import VIDEO_PROCESSOR_MAPPING_NAMES
 
     family = AutoConfig.from_pretrained(model, revision=revision).model_type
-    return {"video_processor_type": (VIDEO_PROCESSOR_MAPPING_NAMES.get(family) or {}).get("torchvision")}
+    known = (VIDEO_PROCESSOR_MAPPING_NAMES.get(family) or {}).get("torchvision")
+    return {"video_processor_type": _VIDEO_CLASSES.get(family, known)}
 
 
 def _read_json(name: str, file: str, revision: str | None, needed: bool = False) -> dict[str, Any] | None:

@@ -172,6 +172,8 @@ def test_a_whole_omni_model_is_its_part_that_reads(folders: Callable, items: lis
     (whole / "config.json").write_text(json.dumps({"model_type": "qwen2_5_omni", "thinker_config": config}))
     weights = {f"thinker.{name}": tensor for name, tensor in load_file(thinker / "model.safetensors").items()}
     save_file({**weights, "talker.bias": torch.zeros(1)}, whole / "model.safetensors", metadata={"format": "pt"})
+    for folder in (thinker, whole):  # neither holds settings for videos, and other tools ask for the class
+        assert load_processor(str(folder)).video_settings == {"video_processor_type": "Qwen2VLVideoProcessor"}
     model = _embedder(whole)
     np.testing.assert_allclose(model.encode(items), expected, **CLOSE)
     model.save_pretrained(tmp_path / "saved")
