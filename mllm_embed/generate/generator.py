@@ -24,7 +24,7 @@ from ..inputs.images import glance, load_image, name_of
 from ..inputs.lengths import Lengths
 from ..inputs.prompts import TEXT
 from ..inputs.rendering import chat
-from ..model.loading import load_errors
+from ..model.loading import load_errors, part_options
 from ..saving.settings import read_settings
 from ..types import Document, ImageLike
 
@@ -151,7 +151,7 @@ class Generator:
         except DataError as error:
             raise ModelError(f"the model cannot be asked about {_subject(questions)}: {error}") from error
         self._lengths.check(
-            [Document(question.images, question.words) for question in questions], batch["attention_mask"]
+            [Document(question.images or None, question.words) for question in questions], batch["attention_mask"]
         )
         return {name: self._placed(tensor) for name, tensor in batch.items()}
 
@@ -197,10 +197,13 @@ def with_head(embedder: MLLMEmbedder) -> Any:
     name = settings.base
     if name is None:
         raise ConfigError("of a model that was not loaded from files there is no head to read")
+    if embedder.family.headless:
+        raise ModelError(f"{name} is an encoder, which has no language-model head: it cannot speak")
     with load_errors(name):
         loaded: Any = AutoModelForImageTextToText.from_pretrained(
-            name, revision=settings.base_revision, dtype=embedder.dtype, use_safetensors=True, output_loading_info=True
-        )
+            name, revision=settings.base_revision, dtype=embedder.dtype, use_safetensors=True, output_loading_info=True,
+            **part_options(name, settings.base_revision),
+        )  # fmt: skip
     whole, info = loaded
     if info["missing_keys"]:
         raise ModelError(f"{name} holds no language-model head ({min(info['missing_keys'])}): it cannot speak")

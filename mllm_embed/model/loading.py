@@ -48,15 +48,12 @@ def load_model(
     Raises ModelError for a name that is no model, a family that is not supported, and a folder that lacks weights;
     ConfigError for a quantization that does not exist or does not work here.
     """
-    from transformers import AutoConfig, AutoModel
+    from transformers import AutoModel
 
     check_name(name)
     with load_errors(name):
-        config = _read_json(name, CONFIG_FILE, revision, needed=True) or {}
-        check_family(name, config)
-        options = load_options(quantization, name, dtype, place, revision)
-        if config["model_type"] in READING_PART:
-            options["config"] = reading_part(AutoConfig.from_pretrained(name, revision=revision))
+        check_family(name, _read_json(name, CONFIG_FILE, revision, needed=True) or {})
+        options = load_options(quantization, name, dtype, place, revision) | part_options(name, revision)
         model, found = AutoModel.from_pretrained(
             name, dtype=dtype, revision=revision, output_loading_info=True, use_safetensors=True, **options
         )
@@ -65,6 +62,15 @@ def load_model(
     cure(model)
     multiply_patches(model)
     return model
+
+
+def part_options(name: str, revision: str | None) -> dict[str, Any]:
+    """Return what transformers' `from_pretrained` needs to be told, to load of a model of several parts the one that
+    reads pictures and text: that one's config. Nothing for any other model."""
+    from transformers import AutoConfig
+
+    config = AutoConfig.from_pretrained(name, revision=revision)
+    return {"config": reading_part(config)} if config.model_type in READING_PART else {}
 
 
 def commit_of(name: str, revision: str | None = None) -> str | None:

@@ -17,6 +17,8 @@ from torch.nn.functional import normalize
 from transformers import AutoModel
 
 from mllm_embed import Document, MLLMEmbedder, Query
+from mllm_embed.errors import ModelError
+from mllm_embed.generate.generator import Generator, Question
 from mllm_embed.model.loading import load_processor
 
 CLOSE = {"atol": 1e-5, "rtol": 0}
@@ -176,6 +178,9 @@ def test_a_whole_omni_model_is_its_part_that_reads(folders: Callable, items: lis
         assert load_processor(str(folder)).video_settings == {"video_processor_type": "Qwen2VLVideoProcessor"}
     model = _embedder(whole)
     np.testing.assert_allclose(model.encode(items), expected, **CLOSE)
+    questions = [Question("what is red?", two_pictures()[:1]), Question("a hat")]
+    said = [list(Generator(one).generate(questions, max_tokens=4)) for one in (model, _embedder(thinker))]
+    assert said[0] == said[1]
     model.save_pretrained(tmp_path / "saved")
     np.testing.assert_allclose(_embedder(tmp_path / "saved").encode(items), expected, **CLOSE)
 
@@ -185,3 +190,5 @@ def test_an_encoder_has_vectors_of_its_own_length(folders: Callable, items: list
     assert model.dimension == 48 != model.model.base.config.get_text_config().hidden_size
     model.save_pretrained(tmp_path / "saved")
     np.testing.assert_allclose(_embedder(tmp_path / "saved").encode(items), model.encode(items), **CLOSE)
+    with pytest.raises(ModelError, match="is an encoder, which has no language-model head: it cannot speak$"):
+        Generator(model)
