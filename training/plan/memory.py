@@ -251,7 +251,8 @@ def _forward(model: EmbeddingModel, decoder: nn.Module, batch: MicroBatch, setti
     shape = batch.count, batch.length
     # pictures' features come from the projector: where that is trained, gradients flow through what they enter
     trained = bool(batch.patches) and bool(_trained_projector(model))
-    inputs = torch.empty(*shape, model.width, dtype=model.base.dtype, requires_grad=trained)
+    width = model.base.config.get_text_config().hidden_size
+    inputs = torch.empty(*shape, width, dtype=model.base.dtype, requires_grad=trained)
     with torch.autocast("cpu", setting.autocast or torch.bfloat16, enabled=setting.autocast is not None):
         hidden = decoder(inputs_embeds=inputs, attention_mask=torch.empty(shape, dtype=torch.long), use_cache=False)
     return nn.functional.normalize(hidden.last_hidden_state[:, -1].float(), dim=-1)

@@ -81,6 +81,8 @@ def _same_every_way(model: MLLMEmbedder, items: list, expected: np.ndarray) -> N
     np.testing.assert_allclose(alone, expected, **CLOSE)
     for size in (3, len(items)):
         np.testing.assert_allclose(model.encode(items, batch_size=size), expected, **CLOSE)
+    shared = [group for step in model.plan(items).steps if step.shared for group in step.groups]
+    assert bool(shared) == model.model.shares_prefixes
     # packed for certain: `encode` packs what shares no prefix
     for shown in (True, False):
         rows = [number for number, item in enumerate(items) if bool(item.images) is shown]
@@ -93,8 +95,6 @@ def _same_every_way(model: MLLMEmbedder, items: list, expected: np.ndarray) -> N
 def test_the_vectors_are_those_of_a_plain_forward(kind: str, folders: Callable, items: list) -> None:
     model = _embedder(folders(kind))
     _same_every_way(model, items, _plain(folders(kind), items))
-    shared = [group for step in model.plan(items).steps if step.shared for group in step.groups]
-    assert bool(shared) == model.model.shares_prefixes
 
 
 def _one_after_the_other(base: Any, batch: Any) -> torch.Tensor:

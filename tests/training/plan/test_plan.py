@@ -308,7 +308,7 @@ def test_a_damaged_config_is_named(recipe: Path, tiny_llava: Path, tmp_path: Pat
 
 
 @pytest.mark.slow
-@pytest.mark.parametrize("family", ["paligemma", "internvl", "gemma3", "mllama", "qwen3_vl"])
+@pytest.mark.parametrize("family", ["paligemma", "internvl", "gemma3", "mllama", "qwen3_vl", "embedding_gemma2"])
 def test_families_with_ways_of_their_own_plan(tmp_path: Path, capsys: pytest.CaptureFixture[str], family: str) -> None:
     """With its processor: the tokens of its pictures are those that it makes."""
     folder = families.make(family, tmp_path / family)
