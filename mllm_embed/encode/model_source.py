@@ -13,6 +13,7 @@ import torch
 from ..errors import ConfigError, ModelError
 from ..inputs.prompt_files import prompt_set
 from ..inputs.prompts import PROMPT_SETS, PromptSet
+from ..inputs.resize import with_picture_settings
 from ..model.devices import dtype_for
 from ..model.embedding_model import EmbeddingModel
 from ..model.families import family_of
@@ -73,9 +74,10 @@ class ModelSource:
         return model
 
     def processor(self, model: Any) -> Any:
-        """Return the processor that was saved with an adapter, else that of the base.
+        """Return the processor that was saved with an adapter, else that of the base; set as the preset has it.
 
-        `model` is the loaded base. Raises ModelError for one that cannot be loaded or does not fit the model.
+        `model` is the loaded base. Raises ModelError for one that cannot be loaded or does not fit the model,
+        ConfigError where it lacks a setting of the preset.
         """
         processor = self.own_processor()
         if self._brings_processor:
@@ -85,8 +87,11 @@ class ModelSource:
     def own_processor(self) -> Any:
         """Return the same without a look at the model, for those who only render prompts."""
         if self._brings_processor:
-            return load_processor(self.folder, self.revision, self.base)
-        return load_processor(self.base, self.revision)
+            processor = load_processor(self.folder, self.revision, self.base)
+        else:
+            processor = load_processor(self.base, self.revision)
+        pictures = self.preset.image_processor if self.preset else None
+        return with_picture_settings(processor, pictures) if pictures else processor
 
     @property
     def _brings_processor(self) -> bool:
@@ -111,12 +116,13 @@ class ModelSource:
         pooling: Pooling | None,
         bidirectional: bool | None,
         positions: Positions | None = None,
+        config: Any = None,
     ) -> Settings:
         """Return the saved settings, those of its preset, or those of an ordinary model, with what is given in their
         place.
 
-        To be called once the base is loaded, and so in the cache. Raises ModelError for an adapter of another base,
-        ConfigError for a prompt set's name.
+        To be called with the config of the base, once that is loaded, and so in the cache. Raises ModelError for an
+        adapter of another base, ConfigError for a prompt set's name.
         """
         saved = self.own_settings
         fingerprint = model_fingerprint(self.base, commit_of(self.base, self.revision))
@@ -131,6 +137,7 @@ class ModelSource:
             pooling=saved.pooling if pooling is None else pooling,
             bidirectional=saved.bidirectional if bidirectional is None else bidirectional,
             positions=saved.positions if positions is None else positions,
+            max_tokens=saved.max_tokens if self.saved else _within(saved.max_tokens, config),
             base=self.base,
             base_fingerprint=fingerprint,
             weights=weights_digest(self.base),
@@ -138,6 +145,12 @@ class ModelSource:
             adapter=adapter_fingerprint(self.folder) if self.has_adapter else None,
             adapter_settings=self.adapter_settings,
         )
+
+
+def _within(limit: int | None, config: Any) -> int | None:
+    """Return a preset's limit of tokens, which was set for the published model, within the positions of this one."""
+    positions = getattr(config and config.get_text_config(), "max_position_embeddings", None)
+    return min(limit, positions) if limit and positions else limit
 
 
 def find_model(
