@@ -66,7 +66,9 @@ class Reference:
                 axes, _ = self.model.model.get_rope_index(**{name: given[name] for name in names})
                 given["position_ids"] = axes
             given["attention_mask"] = torch.zeros(1, 1, length, length)
-        return self.model(**given, output_hidden_states=True).hidden_states[-1][0]
+        output = self.model(**given, output_hidden_states=True)
+        # of a model without a head it is the last state that comes out, projected where the model does so
+        return output.get("last_hidden_state", output.hidden_states[-1])[0]
 
     def vector(
         self,
