@@ -104,6 +104,7 @@ def load_processor(name: str, revision: str | None = None, base: str | None = No
     with load_errors(name):
         _check_template(Path(name) / "chat_template.jinja")
         processor = _open_processor(name, base or name, revision)
+        _complete(processor, base or name, revision)
         _check_pictures(processor)
     if not hasattr(processor, "tokenizer"):
         raise ModelError(f"{name} is no image-text model: its processor has no tokenizer beside its image processor")
@@ -163,6 +164,21 @@ def _open_processor(name: str, model: str, revision: str | None) -> Any:
     processor = without_video(kind).from_pretrained(name, revision=own)
     processor.video_settings = _video_settings(name, own) or _video_class(model, revision)
     return processor
+
+
+def _complete(processor: Any, model: str, revision: str | None) -> None:
+    """Give a processor what it counts a picture's tokens by, where its files are older than that: then one token stood
+    for a picture, and the model put as many features in its place as its config says."""
+    from transformers import AutoConfig
+
+    if getattr(processor, "patch_size", 0) is not None:
+        return
+    config = AutoConfig.from_pretrained(model, revision=revision)
+    size = getattr(getattr(config, "vision_config", None), "patch_size", None)
+    strategy = getattr(config, "vision_feature_select_strategy", None)
+    if size is not None and strategy is not None:
+        processor.patch_size, processor.vision_feature_select_strategy = size, strategy
+        processor.num_additional_image_tokens = int(strategy == "default")  # which leaves out the one that there is
 
 
 def _check_template(file: Path) -> None:

@@ -6,6 +6,8 @@ The texts are written out here from the authors' code, as each preset's `sources
 
 from __future__ import annotations
 
+import json
+import shutil
 from collections.abc import Callable
 from dataclasses import dataclass
 from functools import cache
@@ -377,6 +379,24 @@ def test_a_pad_token_that_ends_turns_too_is_told_apart_by_the_mask(folders: Call
     padded = embedder.item_processor(items[:2])["input_ids"][0]
     assert padded[0] == embedder.processor.tokenizer.convert_tokens_to_ids("<|eot_id|>")
     np.testing.assert_allclose(embedder.encode(items), wanted, **CLOSE)
+
+
+@pytest.mark.parametrize("name", ["e5-v", "instructcir"])
+def test_files_of_a_time_when_models_counted_a_pictures_tokens_load(
+    name: str, folders: Callable[[str], Path], tmp_path: Path
+) -> None:
+    """As E5-V's and InstructCIR's are: their processors say nothing of patches."""
+    folder = shutil.copytree(folders(RECIPES[name].kind), tmp_path / "old")
+    (folder / "processor_config.json").unlink()
+    pixels = folder / "preprocessor_config.json"
+    kind = "LlavaProcessor" if name == "instructcir" else "LlavaNextProcessor"
+    pixels.write_text(json.dumps(json.loads(pixels.read_text()) | {"processor_class": kind}))
+    items = [ITEMS["gallery image"], ITEMS["composed of another"], ITEMS["gallery text"]]
+    new, old = (
+        MLLMEmbedder.from_pretrained(place, preset=name, dtype="float32", device="cpu").encode(items)
+        for place in (folders(RECIPES[name].kind), folder)
+    )
+    np.testing.assert_array_equal(new, old)
 
 
 def test_llave_takes_the_line_break_behind_a_closed_turn(embedders: Callable[[str], MLLMEmbedder]) -> None:
