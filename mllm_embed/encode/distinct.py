@@ -153,11 +153,12 @@ def _more(looks: Sequence[Glance], prompt: FilledPrompt, items: ItemProcessor) -
 
 def _pixels(looks: Sequence[Glance], items: ItemProcessor) -> int:
     """Return how many pixels pictures have in memory, as they are decoded or as they are resized, whichever is more."""
-    return sum(max(math.prod(size), _resized(size, items)) for size in (look.size or USUAL for look in looks))
+    return sum(_pixels_of(look.size or USUAL, items) for look in looks)
 
 
-def _resized(size: tuple[int, int], items: ItemProcessor) -> int:
+def _pixels_of(size: tuple[int, int], items: ItemProcessor) -> int:
+    decoded = math.prod(size)
     try:
-        return math.prod(items.resized(*size))
+        return max(decoded, math.prod(items.resized(*size)))
     except DataError:  # a picture that the model cannot take: reading it raises the error
-        return 0
+        return decoded

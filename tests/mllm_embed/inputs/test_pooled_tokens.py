@@ -10,12 +10,12 @@ from pathlib import Path
 from typing import Any
 
 import numpy as np
-import published
 import pytest
 import torch
 from PIL import Image
 
 import families
+import published
 from mllm_embed import Document, MLLMEmbedder, PromptSet, Query
 from mllm_embed.errors import ConfigError, DataError, ModelError
 from mllm_embed.inputs.item_processor import ItemProcessor

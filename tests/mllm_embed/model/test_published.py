@@ -11,7 +11,6 @@ from typing import Any
 import numpy as np
 import pytest
 import torch
-from published import KINDS, make_published, two_pictures
 from safetensors.torch import load_file, save_file
 from torch.nn.functional import normalize
 from transformers import AutoModel
@@ -20,6 +19,7 @@ from mllm_embed import Document, MLLMEmbedder, Query
 from mllm_embed.errors import ModelError
 from mllm_embed.generate.generator import Generator, Question
 from mllm_embed.model.loading import load_processor
+from published import KINDS, make_published, two_pictures
 
 CLOSE = {"atol": 1e-5, "rtol": 0}
 GRIDS = ("qwen2_vl", "qwen2_5_vl", "qwen3_vl", "qwen2_5_omni")  # whose pictures' tokens have places on a grid

@@ -14,18 +14,18 @@ from types import SimpleNamespace
 from typing import Any
 
 import numpy as np
-import published
 import pytest
 from PIL import Image
-from published_reference import Reference, small_copy
 from transformers import Qwen2VLImageProcessorPil
 from transformers.models.qwen2_vl.image_processing_pil_qwen2_vl import smart_resize
 
+import published
 from mllm_embed import Document, MLLMEmbedder, Query
 from mllm_embed.errors import DataError
 from mllm_embed.inputs.resize import with_picture_settings
 from mllm_embed.presets import catalog
 from mllm_embed.presets.preset import worded
+from published_reference import Reference, small_copy
 
 CLOSE = {"atol": 1e-5, "rtol": 0}
 TASK, CHANGE, WORDS = "Find a fashion image.", " make it red ", "a red word, above the sentence"
