@@ -6,6 +6,7 @@ import argparse
 import json
 import sys
 from collections.abc import Iterator, Sequence
+from dataclasses import replace
 from itertools import groupby
 from typing import TYPE_CHECKING, Any
 
@@ -94,13 +95,13 @@ def _asked(arguments: argparse.Namespace) -> tuple[ModelSource | None, PromptSet
 def _item_processor(source: ModelSource, prompts: PromptSet) -> ItemProcessor:
     from transformers import AutoConfig
 
-    from ..inputs.item_processor import ItemProcessor
-    from ..model.families import family_of
+    from ..encode.model_source import item_processor
     from ..model.loading import load_errors
 
     with load_errors(source.base):
-        family = family_of(AutoConfig.from_pretrained(source.base, revision=source.revision))
-    return ItemProcessor(source.own_processor(), prompts, family)
+        config = AutoConfig.from_pretrained(source.base, revision=source.revision)
+    settings = source.settings_for(config)
+    return item_processor(source.own_processor(), replace(settings, prompts=prompts), config)
 
 
 def _items(arguments: argparse.Namespace) -> list[tuple[str, Item]]:

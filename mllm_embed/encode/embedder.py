@@ -13,8 +13,6 @@ import numpy as np
 import torch
 from tqdm import tqdm
 
-from ..inputs.item_processor import ItemProcessor
-from ..inputs.lengths import token_limit
 from ..inputs.plain_values import items_of
 from ..inputs.prompts import PromptSet
 from ..model.devices import device_for
@@ -33,7 +31,7 @@ from ..saving.settings import Settings
 from ..vectors.precision import Precision, check_dim, to_precision, truncate
 from .execution import Encoded, check_call, execute
 from .memory import keep_pages
-from .model_source import find_model
+from .model_source import find_model, item_processor
 from .planning import EncodingPlan, plan
 from .prefetch import THREADS
 from .query_document import QueryDocument
@@ -56,9 +54,7 @@ class MLLMEmbedder(QueryDocument):
             dim: how many of each vector's first numbers to keep, normalised again; None for all.
         """
         self.model, self.processor, self.settings, self.dim = model.eval(), processor, settings, dim
-        limit = token_limit(model.base.config, processor.tokenizer, settings.max_tokens, settings.truncate)
-        how = settings.pooled_tokens, limit, settings.resize, settings.padding_side
-        self.item_processor = ItemProcessor(processor, settings.prompts, model.family, *how)
+        self.item_processor = item_processor(processor, settings, model.base.config, model.family)
         self.suffixes = Suffixes(self.item_processor)
         self.preset: Preset | None = None  # of the published model that it is; `from_pretrained` sets it
 
@@ -115,7 +111,7 @@ class MLLMEmbedder(QueryDocument):
         source = find_model(model, adapter, revision, preset)
         place = device_for(device)
         backbone = load_model(source.base, source.dtype(dtype, place), source.revision, quantization, place)
-        settings = source.settings(prompts, pooling, bidirectional, positions, backbone.config)
+        settings = source.settings(prompts, pooling, bidirectional, positions, config=backbone.config)
         settings = settings.limited(max_tokens, truncate)
         embedding = source.embedding_model(backbone, settings)
         processor = source.processor(embedding.base)

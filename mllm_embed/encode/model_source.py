@@ -11,12 +11,14 @@ from typing import Any
 import torch
 
 from ..errors import ConfigError, ModelError
+from ..inputs.item_processor import ItemProcessor
+from ..inputs.lengths import token_limit
 from ..inputs.prompt_files import prompt_set
 from ..inputs.prompts import PROMPT_SETS, PromptSet
 from ..inputs.resize import with_picture_settings
 from ..model.devices import dtype_for
 from ..model.embedding_model import EmbeddingModel
-from ..model.families import family_of
+from ..model.families import Family, family_of
 from ..model.loading import CONFIG_FILE, check_fits, commit_of, has_processor, load_processor
 from ..model.lora import ADAPTER_CONFIG, load_adapter
 from ..model.pooling import Pooling
@@ -110,13 +112,23 @@ class ModelSource:
         """The saved settings, those of its preset, or those of an ordinary model."""
         return self.saved or (self.preset.settings if self.preset else Settings(PROMPT_SETS["instructcir"]))
 
+    def settings_for(self, config: Any) -> Settings:
+        """Return the same for the base's config: a preset's limit, which was set for the published model, within the
+        positions of this one."""
+        own = self.own_settings
+        positions = getattr(config.get_text_config(), "max_position_embeddings", None)
+        if self.saved or not own.max_tokens or not positions:
+            return own
+        return replace(own, max_tokens=min(own.max_tokens, positions))
+
     def settings(
         self,
         prompts: PromptSet | str | os.PathLike[str] | None,
         pooling: Pooling | None,
         bidirectional: bool | None,
         positions: Positions | None = None,
-        config: Any = None,
+        *,
+        config: Any,
     ) -> Settings:
         """Return the saved settings, those of its preset, or those of an ordinary model, with what is given in their
         place.
@@ -124,7 +136,7 @@ class ModelSource:
         To be called with the config of the base, once that is loaded, and so in the cache. Raises ModelError for an
         adapter of another base, ConfigError for a prompt set's name.
         """
-        saved = self.own_settings
+        saved = self.settings_for(config)
         fingerprint = model_fingerprint(self.base, commit_of(self.base, self.revision))
         if saved.base_fingerprint and saved.base_fingerprint != fingerprint:
             raise ModelError(
@@ -137,7 +149,6 @@ class ModelSource:
             pooling=saved.pooling if pooling is None else pooling,
             bidirectional=saved.bidirectional if bidirectional is None else bidirectional,
             positions=saved.positions if positions is None else positions,
-            max_tokens=saved.max_tokens if self.saved else _within(saved.max_tokens, config),
             base=self.base,
             base_fingerprint=fingerprint,
             weights=weights_digest(self.base),
@@ -147,10 +158,26 @@ class ModelSource:
         )
 
 
-def _within(limit: int | None, config: Any) -> int | None:
-    """Return a preset's limit of tokens, which was set for the published model, within the positions of this one."""
-    positions = getattr(config and config.get_text_config(), "max_position_embeddings", None)
-    return min(limit, positions) if limit and positions else limit
+def item_processor(processor: Any, settings: Settings, config: Any, family: Family | None = None) -> ItemProcessor:
+    """Return what makes model input as the settings of a model have it.
+
+    Args:
+        processor: of the model.
+        settings: its own, or others.
+        config: of its base, as transformers has it.
+        family: its record, by default as its config tells.
+
+    Raises ConfigError for settings that the model cannot have.
+    """
+    return ItemProcessor(
+        processor,
+        settings.prompts,
+        family or family_of(config),
+        settings.pooled_tokens,
+        token_limit(config, processor.tokenizer, settings.max_tokens, settings.truncate),
+        settings.resize,
+        settings.padding_side,
+    )
 
 
 def find_model(
