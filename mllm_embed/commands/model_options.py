@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import argparse
+import sys
 from typing import TYPE_CHECKING
 
 from ..errors import ConfigError
@@ -108,4 +109,6 @@ def load_embedder(arguments: argparse.Namespace, merge: bool = True) -> MLLMEmbe
         max_tokens=arguments.max_tokens,
         truncate=arguments.truncate,
     )
+    if embedder.preset:
+        sys.stderr.write(f"asked as {embedder.preset.title} is: preset {embedder.preset.name}\n")
     return embedder.merge_adapter() if merge else embedder
