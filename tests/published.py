@@ -35,26 +35,29 @@ def make_published(kind: str, folder: Path, seed: int = 0) -> Path:
     model.save_pretrained(folder)
     processor.save_pretrained(folder)
     if kind in _OLDER:
-        _write_older_files(folder)
+        _write_older_files(kind, folder)
     return folder
 
 
-def _write_older_files(folder: Path) -> None:
+def _write_older_files(kind: str, folder: Path) -> None:
     """Put the processor's settings where transformers 4 has them: what is for pictures and sounds into one file, the
     chat template into JSON."""
     file, template = folder / "processor_config.json", folder / "chat_template.jinja"
     settings = json.loads(file.read_text())
-    kind = {"processor_class": settings["processor_class"]}
+    its_class = {"processor_class": settings["processor_class"]}
     pixels = settings.pop("image_processor")
     pixels["image_processor_type"] = pixels["image_processor_type"].removesuffix("Pil")
     if "longest_edge" in pixels["size"]:
         size = pixels.pop("size")
         pixels |= {"min_pixels": size["shortest_edge"], "max_pixels": size["longest_edge"]}
-    together = settings.pop("feature_extractor", {}) | pixels | kind
+    together = settings.pop("feature_extractor", {}) | pixels | its_class
     (folder / "preprocessor_config.json").write_text(json.dumps(together))
     file.write_text(json.dumps(settings))
-    if settings == kind:
+    if settings == its_class:
         file.unlink()
+    about = json.loads((folder / "tokenizer_config.json").read_text())
+    about["tokenizer_class"] = _TOKENIZER_CLASSES.get(kind, about["tokenizer_class"])
+    (folder / "tokenizer_config.json").write_text(json.dumps(about))
     (folder / "chat_template.json").write_text(json.dumps({"chat_template": template.read_text()}))
     template.unlink()
 
@@ -269,3 +272,6 @@ _KINDS: dict[str, tuple[Callable[[], Any], Callable[..., tuple[Any, Any]], str |
 KINDS = tuple(_KINDS)
 # published with transformers 4, which wrote a processor into other files
 _OLDER = tuple(kind for kind in KINDS if kind != "embedding_gemma2")
+# as their files name it; those of transformers 5 read another
+_TOKENIZER_CLASSES = dict.fromkeys(("llava_next_mistral", "llava_phi3"), "LlamaTokenizer")
+_TOKENIZER_CLASSES |= dict.fromkeys(("llava_next_llama3", "mllama"), "PreTrainedTokenizerFast")

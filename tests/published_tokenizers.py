@@ -80,28 +80,35 @@ def _sentence_pieces(*marks: str) -> dict[str, Any]:
     return _pieces("▁", list(marks), [f"<0x{byte:02X}>" for byte in range(256)], letters)
 
 
-def mistral() -> Any:
-    """Mistral's: pieces of sentences, a space before the first word, a start token."""
-    from transformers import LlamaTokenizer
+def _llama(end: str, pad: str, turns: tuple[str, ...] = ()) -> Any:
+    """Llama's, as files of 2023 and 2024 have it: a space before each piece of text between special tokens, one of its
+    own included, and a start token. Of `turns` each takes the white space behind it."""
+    from tokenizers import AddedToken, Tokenizer, models, normalizers, processors
+    from transformers import PreTrainedTokenizerFast
 
-    return LlamaTokenizer(
-        **_sentence_pieces("<unk>", "<s>", "</s>"), pad_token="<pad>", add_bos_token=True,
+    bpe = Tokenizer(
+        models.BPE(**_sentence_pieces("<unk>", "<s>", "</s>"), unk_token="<unk>", fuse_unk=True, byte_fallback=True)
+    )
+    bpe.normalizer = normalizers.Sequence([normalizers.Prepend("▁"), normalizers.Replace(" ", "▁")])
+    bpe.post_processor = processors.TemplateProcessing(
+        single="<s> $A", special_tokens=[("<s>", bpe.token_to_id("<s>"))]
+    )
+    plain = dict.fromkeys(("<unk>", "<s>", "</s>", end, pad, "<image>"), False) | dict.fromkeys(turns, True)
+    bpe.add_special_tokens([AddedToken(mark, rstrip=takes, normalized=False) for mark, takes in plain.items()])
+    return PreTrainedTokenizerFast(
+        tokenizer_object=bpe, unk_token="<unk>", bos_token="<s>", eos_token=end, pad_token=pad,
         model_specific_special_tokens={"image_token": "<image>"},
     )  # fmt: skip
 
 
-def phi3() -> Any:
-    """Phi-3's: as Llama's, and the marks of turns take the line break behind them."""
-    from tokenizers import AddedToken
-    from transformers import LlamaTokenizer
+def mistral() -> Any:
+    """Mistral's: Llama's, and its `[INST]` is no token."""
+    return _llama("</s>", "<pad>")
 
-    tokenizer = LlamaTokenizer(
-        **_sentence_pieces("<unk>", "<s>", "</s>"), eos_token="<|endoftext|>", pad_token="<|endoftext|>",
-        add_bos_token=True, model_specific_special_tokens={"image_token": "<image>"},
-    )  # fmt: skip
-    turns = ("<|assistant|>", "<|system|>", "<|end|>", "<|user|>")
-    tokenizer.add_tokens([AddedToken(mark, rstrip=True, special=True, normalized=False) for mark in turns])
-    return tokenizer
+
+def phi3() -> Any:
+    """Phi-3's: Llama's, and the marks of turns take the line break behind them."""
+    return _llama("<|endoftext|>", "<|endoftext|>", ("<|assistant|>", "<|system|>", "<|end|>", "<|user|>"))
 
 
 def gemma() -> Any:

@@ -159,9 +159,12 @@ def _open_processor(name: str, model: str, revision: str | None) -> Any:
     kind: Any = _named_class(name, own)
     if kind is None:
         kind = PROCESSOR_MAPPING.get(type(AutoConfig.from_pretrained(model, revision=revision)), AutoProcessor)
+    # transformers chooses a tokenizer's class by the model's family, which an adapter's folder does not tell: by the
+    # class that is named there alone, Llama's for instance, some texts become other tokens
+    options = {} if name == model else {"config": AutoConfig.from_pretrained(model, revision=revision)}
     if not issubclass(kind, ProcessorMixin) or VIDEO not in kind.get_attributes():
-        return kind.from_pretrained(name, revision=own)
-    processor = without_video(kind).from_pretrained(name, revision=own)
+        return kind.from_pretrained(name, revision=own, **options)
+    processor = without_video(kind).from_pretrained(name, revision=own, **options)
     processor.video_settings = _video_settings(name, own) or _video_class(model, revision)
     return processor
 

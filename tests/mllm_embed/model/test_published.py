@@ -4,6 +4,7 @@ processor, numbered as stated, pooled, normalised; and the same alone, in a batc
 from __future__ import annotations
 
 import json
+import shutil
 from collections.abc import Callable
 from pathlib import Path
 from typing import Any
@@ -163,6 +164,19 @@ def test_a_picture_is_looked_at_once_whatever_the_positions(
     monkeypatch.setattr(model.model.base, "get_image_features", counted)
     np.testing.assert_allclose(model.encode(shown), alone, **CLOSE)
     assert sum(seen) == 2
+
+
+def test_a_processor_beside_an_adapter_makes_the_same_tokens(folders: Callable, tmp_path: Path) -> None:
+    """Without a config beside it too, by which transformers tells which class reads Llama's tokens."""
+    base, adapter = folders("llava_next_mistral"), tmp_path / "adapter"
+    adapter.mkdir()
+    for file in (*base.glob("*token*"), base / "preprocessor_config.json", base / "processor_config.json"):
+        shutil.copy(file, adapter)
+    text = "[INST] <image>\nmake it red \n <image> [/INST]"
+    tokenizers = load_processor(str(base)).tokenizer, load_processor(str(adapter), base=str(base)).tokenizer
+    assert tokenizers[0].tokenize(text) == tokenizers[1].tokenize(text)
+    # a space before every piece between special tokens, beside the one that is there
+    assert tokenizers[0].tokenize("<image> [/INST]")[:4] == ["<image>", "▁", "▁", "["]
 
 
 def test_a_whole_omni_model_is_its_part_that_reads(folders: Callable, items: list, tmp_path: Path) -> None:
