@@ -15,7 +15,7 @@ from ..inputs.item_processor import ItemProcessor
 from ..inputs.lengths import token_limit
 from ..inputs.prompt_files import prompt_set
 from ..inputs.prompts import PROMPT_SETS, PromptSet
-from ..inputs.resize import with_picture_settings
+from ..inputs.resize import check_agrees, with_picture_settings
 from ..model.devices import dtype_for
 from ..model.embedding_model import EmbeddingModel
 from ..model.families import Family, family_of
@@ -79,9 +79,11 @@ class ModelSource:
         """Return the processor that was saved with an adapter, else that of the base; set as the preset has it.
 
         `model` is the loaded base. Raises ModelError for one that cannot be loaded or does not fit the model,
-        ConfigError where it lacks a setting of the preset.
+        ConfigError where it lacks a setting of the preset, or the model has it otherwise.
         """
         processor = self.own_processor()
+        if self.preset:
+            check_agrees(model.config, self.preset.image_processor)
         if self._brings_processor:
             check_fits(processor, self.folder, model, self.base, self.revision)
         return processor

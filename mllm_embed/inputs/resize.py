@@ -3,8 +3,9 @@ processor is set."""
 
 from __future__ import annotations
 
+import json
 import math
-from collections.abc import Mapping
+from collections.abc import Collection, Mapping
 from dataclasses import asdict, dataclass, fields
 from typing import Any
 
@@ -165,11 +166,7 @@ def with_picture_settings(processor: Any, settings: Mapping[str, Any]) -> Any:
     kind, name, before = type(pictures), type(pictures).__name__, pictures.to_dict()
     known = _settings_of(pictures)
     for key, value in settings.items():
-        if key not in known:
-            hint = did_you_mean(str(key), known) or f"; it has {', '.join(sorted(known))}"
-            raise ConfigError(f"{name} has no setting '{key}'{hint}")
-        if isinstance(before.get(key), bool) and not isinstance(value, bool):
-            raise ConfigError(f"{key} of {name} is {value!r}, not true or false")
+        _check_setting(key, value, name, known, before.get(key))
     values = {key: value for key, value in before.items() if key in known} | dict(settings)
     try:
         changed = kind(**values)
@@ -181,6 +178,26 @@ def with_picture_settings(processor: Any, settings: Mapping[str, Any]) -> Any:
     vars(changed).update({key: value for key, value in vars(pictures).items() if key not in vars(changed)})
     processor.image_processor = changed
     return processor
+
+
+def check_agrees(config: Any, settings: Mapping[str, Any]) -> None:
+    """Raise ConfigError for a setting of an image processor that a model's config has too, and otherwise: the model
+    lays out what it sees by its own."""
+    for key, value in settings.items():
+        own = getattr(config, key, value)
+        if json.dumps(own, default=str) != json.dumps(value, default=str):
+            raise ConfigError(
+                f"{key} of the image processor is to be {value!r}, and the model, which lays out what it sees by its "
+                f"own config, has {own!r}; change config.json too, or leave it"
+            )
+
+
+def _check_setting(key: str, value: Any, name: str, known: Collection[str], before: Any) -> None:
+    if key not in known:
+        hint = did_you_mean(str(key), known) or f"; it has {', '.join(sorted(known))}"
+        raise ConfigError(f"{name} has no setting '{key}'{hint}")
+    if isinstance(before, bool) and not isinstance(value, bool):
+        raise ConfigError(f"{key} of {name} is {value!r}, not true or false")
 
 
 def _settings_of(pictures: Any) -> set[str]:

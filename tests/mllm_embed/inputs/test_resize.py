@@ -17,7 +17,7 @@ from mllm_embed import Document, MLLMEmbedder, Query
 from mllm_embed.errors import ConfigError, DataError
 from mllm_embed.inputs.item_processor import ItemProcessor
 from mllm_embed.inputs.prompts import PROMPT_SETS
-from mllm_embed.inputs.resize import Resize, with_picture_settings
+from mllm_embed.inputs.resize import Resize, check_agrees, with_picture_settings
 
 CLOSE = {"atol": 1e-5, "rtol": 0}
 SMALL = Resize(factor=16, min_pixels=1024, max_pixels=4096)
@@ -256,15 +256,18 @@ def _tokens(embedder: MLLMEmbedder, size: tuple[int, int]) -> int:
         ("qwen2_vl", {"do_resize": "no"}, "do_resize of .* is 'no', not true or false"),
         ("qwen2_vl", {"size": {"shortest_edge": 9}}, "reads no picture with size: "),
         ("qwen2_vl", {"image_mean": [0.5]}, "reads no picture with image_mean: "),
+        ("llava_next", {"image_grid_pinpoints": [[32, 32]]}, r"by its own config, has \[\[32, 64\], "),
         ("mllama", {"min_pixels": 4}, "MllamaImageProcessor.* has no setting 'min_pixels'"),
     ],
 )
-def test_a_setting_that_an_image_processor_lacks_is_one_sentence(
+def test_a_setting_that_does_not_fit_is_one_sentence(
     folders: dict[str, Path], family: str, given: dict[str, Any], said: str
 ) -> None:
-    processor = _with(folders[family]).processor
+    embedder = _with(folders[family])
+    processor, config = embedder.processor, embedder.model.base.config
     before = processor.image_processor.to_dict()
     with pytest.raises(ConfigError, match=said) as caught:
+        check_agrees(config, given)
         with_picture_settings(processor, given)
     assert "\n" not in str(caught.value) and processor.image_processor.to_dict() == before
 
