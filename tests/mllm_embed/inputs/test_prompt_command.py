@@ -8,8 +8,10 @@ from pathlib import Path
 import pytest
 from PIL import Image
 
+import published
 from mllm_embed import MLLMEmbedder, Query
 from mllm_embed.cli import main
+from published_reference import small_copy
 
 
 def test_what_is_shown_is_what_the_model_gets(
@@ -25,6 +27,17 @@ def test_what_is_shown_is_what_the_model_gets(
     counts = re.findall(r'^ +(\d+)  ".*"(?:  x (\d+))?$', shown, re.MULTILINE)
     ids = [int(number) for number, times in counts for _ in range(int(times or 1))]
     assert ids == items([query])["input_ids"][0].tolist() and f"tokens  {len(ids)}\n" in shown
+
+
+def test_a_picture_is_shown_at_the_size_that_a_preset_gives_it(
+    tmp_path: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    folder = published.make_published("qwen2_vl", tmp_path / "model")
+    preset = small_copy("vlm2vec-v2", tmp_path, resize={"to": [80, 48]}, image_processor=None)
+    Image.new("RGB", (64, 64), "teal").save(tmp_path / "a.png")
+    asked = ["--preset", str(preset), "--image", str(tmp_path / "a.png")]
+    assert main(["prompt", "--model", str(folder), "--show", *asked]) == 0
+    assert '"<|image_pad|>"  x 15\n' in capsys.readouterr().out  # 80 x 48 in squares of 16
 
 
 def test_without_an_input_every_kind_is_shown(tiny_llava: Path, capsys: pytest.CaptureFixture[str]) -> None:
