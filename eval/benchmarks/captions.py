@@ -9,7 +9,7 @@ from __future__ import annotations
 from typing import Any
 
 from mllm_embed.errors import DataError
-from mllm_embed.types import Document
+from mllm_embed.types import Document, Query
 
 from ..scoring.metrics import recall
 from ..scoring.suite import Suite, Task, View
@@ -45,20 +45,22 @@ def _build(files: BenchmarkFiles, split: str, options: Options, patterns: Places
     names = unique([row["filename"] for row in rows], file)
     texts = [_captions(row, file) for row in rows]
     values = [{"name": row["filename"], "folder": row.get("filepath") or "."} for row in rows]
-    pictures = [Document(image=path) for path in files.pictures(split, patterns, values)]
+    paths = files.pictures(split, patterns, values)
     # Every caption is a query for its picture, and an answer to it: `owners` and `own` are the two directions.
     sentences, owners, own = [], [], []
     ids: list[str] = []
     for position, (name, captions) in enumerate(zip(names, texts, strict=True)):
         own.append(range(len(ids), len(ids) + len(captions)))
         for number, text in enumerate(captions):
-            sentences.append(Document(text=text))
+            sentences.append(text)
             ids.append(f"{name}#{number}")
             owners.append((position,))
     metrics = recall(KS, single=True)
+    asking, answers = [(Query(text=text),) for text in sentences], [Document(text=text) for text in sentences]
+    shown, pictures = [(Query(image=path),) for path in paths], [Document(image=path) for path in paths]
     tasks = (
-        Task("text-to-image", names, pictures, ids, _alone(sentences), (View(metrics, owners),)),
-        Task("image-to-text", ids, sentences, names, _alone(pictures), (View(metrics, own),)),
+        Task("text-to-image", names, pictures, ids, asking, (View(metrics, owners),)),
+        Task("image-to-text", ids, answers, names, shown, (View(metrics, own),)),
     )
     return Suite(files.benchmark.name, split, options, tasks, (), (), _protocol(split))
 
@@ -81,11 +83,6 @@ def _rows(files: BenchmarkFiles, split: str) -> list[dict[str, Any]]:
     if not rows:
         raise DataError(f'{files.paths[_SPLITS]} has no pictures of the split "{split}"')
     return rows
-
-
-def _alone(items: list[Document]) -> list[tuple[Document]]:
-    """Return queries of one item each."""
-    return [(item,) for item in items]
 
 
 def _captions(row: dict[str, Any], file: str) -> list[str]:

@@ -10,6 +10,7 @@ from __future__ import annotations
 from typing import Any
 
 from mllm_embed.errors import DataError
+from mllm_embed.inputs.prompts import Slot
 
 from ..scoring.metrics import recall
 from ..scoring.suite import Mean, Suite, Task, View
@@ -37,7 +38,7 @@ CAPTIONS = {
 FOLDERS = ("images/", "images/{category}/", "resized_images/{category}/", "")
 PICTURES = tuple(f"{folder}{{name}}.{end}" for folder in FOLDERS for end in ("jpg", "png"))
 # E5-V's words for fashion (github.com/kongds/E5-V, retrieval.py), misspelling included; it calls a toptee a shirt.
-E5V = {
+E5V: dict[Slot, str] = {
     "image": "\n Describe this {category} in one word based on its style:",
     "composed": " change the style of this {category} to {{instruction}}\n"
     " Desribe this modified {category} in one word based on its style:",
@@ -108,6 +109,7 @@ def _task(files: BenchmarkFiles, category: str, options: Options) -> Task:
         queries=queries,
         views=(View(recall(KS, single=True), targets),),
         prompts=_prompts(category) if options["prompts"] == "e5v" else {},
+        insists=options["prompts"] == "e5v",
     )
 
 
@@ -141,7 +143,7 @@ def texts(captions: list[str], rule: str) -> list[str]:
     return [pattern.format(first=parts[0], second=parts[1]) for pattern in CAPTIONS[rule]]
 
 
-def _prompts(category: str) -> dict[str, str]:
+def _prompts(category: str) -> dict[Slot, str]:
     word = "shirt" if category == "toptee" else category
     return {role: prompt.format(category=word) for role, prompt in E5V.items()}
 

@@ -79,7 +79,7 @@ def _caption_task(benchmark: FolderBenchmark, gallery: list[Document]) -> Task:
         gallery_ids=[item.id for item in benchmark.gallery],
         gallery=gallery,
         query_ids=[item.id for item in captioned],
-        queries=[(Document(text=item.caption),) for item in captioned],
+        queries=[(Query(text=item.caption),) for item in captioned],
         views=(View(METRICS, [same[item.caption] for item in captioned]),),
     )
 

@@ -16,6 +16,7 @@ from PIL import Image, ImageOps
 
 from mllm_embed.errors import DataError, ImageError
 from mllm_embed.inputs.images import load_image
+from mllm_embed.inputs.prompts import Slot
 from mllm_embed.types import Document, ImageLike, Query
 
 from ..scoring.metrics import recall
@@ -25,8 +26,9 @@ from .base import Benchmark, BenchmarkFiles, Options, Places, composed_query
 TASKS = ("focus_attribute", "change_attribute", "focus_object", "change_object")
 KS = (1, 2, 3)
 _DILATE = 0.7
-# The condition is a bare word ("color", "bus"), which no model has been told what to do with: prompts of our own.
-PROMPTS = {
+# The condition is a bare word ("color", "bus"), which no model has been told what to do with: words of our own, which
+# take the place of InstructCIR's.
+PROMPTS: dict[str, dict[Slot, str]] = {
     "focus": {"composed": "Describe this image focusing on its {instruction} in one word:"},
     "change": {"composed": 'Modify this image with "same but {instruction}", describe modified image in one word:'},
 }
@@ -82,7 +84,7 @@ def _build(files: BenchmarkFiles, split: str, options: Options) -> Suite:
     means = (Mean("mean R@1", tuple(f"{name}/R@1" for name in TASKS)),) if len(tasks) == len(TASKS) else ()
     protocol = {
         "gallery": "for each query its target and distractors; equal scores by picture id, not target first",
-        "query text": "the condition, a bare word, in prompts of our own",
+        "query text": "the condition, a bare word",
         "excluded": "nothing: the reference is no candidate",
         "R@K": "the target among the first K; the mean is over the four tasks' R@1",
         "pictures": "attribute tasks: the instance, dilated and padded as GeneCIS does",

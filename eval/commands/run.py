@@ -10,7 +10,16 @@ from typing import Any
 from mllm_embed.commands.model_options import add_model_options, add_query_options, load_encoder
 from mllm_embed.errors import ConfigError
 
-from .suite_options import add_benchmark_options, add_command, add_ties_option, named_suite, need_folder, output_folder
+from .suite_options import (
+    add_benchmark_options,
+    add_command,
+    add_task_options,
+    add_ties_option,
+    check_tasks,
+    named_suite,
+    need_folder,
+    output_folder,
+)
 
 _HELP = """\
 what it does
@@ -27,6 +36,8 @@ examples
   %(prog)s fashioniq --data ~/data/fashioniq --model runs/base --adapter runs/stage2
   %(prog)s fashioniq --data ~/data/fashioniq --model runs/base --option gallery=val captions=comma
   %(prog)s data/shoes --model llava-hf/llava-1.5-7b-hf --dtype bfloat16 --sheet 20
+  %(prog)s cirr --data ~/data/cirr --model Alibaba-NLP/gme-Qwen2-VL-2B-Instruct
+  %(prog)s data/shoes --model Qwen/Qwen3-VL-Embedding-2B --task "Find the shoe that the change describes."
   %(prog)s data/shoes --model runs/big --query-model runs/small --query-adapter runs/demo-query/queries
 
 your own folder's benchmark.json
@@ -44,6 +55,7 @@ def register(commands: Any) -> None:
     add_benchmark_options(run)
     add_model_options(run)
     add_query_options(run)
+    add_task_options(run)
     add_ties_option(run, " (gallery: order)")
     run.add_argument("--output", metavar="DIR", type=Path, help="default: runs/eval/<benchmark>-<model>")
     run.add_argument("--save-vectors", metavar="DIR", type=Path, help="keep the vectors, as `score` reads them")
@@ -61,19 +73,24 @@ def _run(arguments: argparse.Namespace) -> int:
     output = output_folder(arguments, "runs/eval", suite, arguments.adapter or arguments.model)
     if arguments.save_vectors:
         need_folder(arguments.save_vectors, "--save-vectors")
+    check_tasks(arguments)
 
     from ..reports.report import CONTACT_SHEET, result_table, settings_of, write_result, write_sheet
+    from ..scoring.asking import ask
     from ..scoring.evaluate import check_evaluable, evaluate_with_vectors
     from ..scoring.vectors import write_vectors
 
     check_evaluable(suite, arguments.edit_strength)
     embedder = load_encoder(arguments)
+    asked = ask(embedder, suite, task=arguments.task, document_task=arguments.document_task)
+    print(asked, end="\n\n", flush=True)  # before hours of encoding, so that a wrong word shows in time
     result, vectors = evaluate_with_vectors(
         embedder,
         suite,
         batch_size=arguments.batch_size,
         ties=arguments.ties,
         edit_strength=arguments.edit_strength,
+        asked=asked,
     )
     models = arguments.model, arguments.adapter, arguments.query_model, arguments.query_adapter
     written = write_result(result, suite, output, settings_of(embedder, *models))

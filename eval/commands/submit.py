@@ -11,14 +11,22 @@ from typing import TYPE_CHECKING, Any
 from mllm_embed.commands.model_options import add_model_options, load_embedder
 from mllm_embed.errors import ConfigError
 
-from .suite_options import add_benchmark_options, add_command, named_benchmark, named_suite, output_folder
+from .suite_options import (
+    add_benchmark_options,
+    add_command,
+    add_task_options,
+    check_tasks,
+    named_benchmark,
+    named_suite,
+    output_folder,
+)
 
 if TYPE_CHECKING:
     from ..scoring.score import Vectors
     from ..scoring.suite import Suite
 
 _SOURCES = ("model", "vectors", "files")
-_MODEL_OPTIONS = ("adapter", "quantization", "dim")
+_MODEL_OPTIONS = ("adapter", "preset", "prompts", "quantization", "dim", "task", "document_task")
 
 
 def register(commands: Any) -> None:
@@ -26,6 +34,7 @@ def register(commands: Any) -> None:
     submit = add_command(commands, "submit", _run, "write and check files for the servers of CIRR and CIRCO")
     add_benchmark_options(submit)
     add_model_options(submit, required=False)
+    add_task_options(submit)
     submit.add_argument("--vectors", metavar="DIR", type=Path, help="folder with vectors, instead of a model")
     submit.add_argument("--files", metavar="FILE", type=Path, nargs="+", help="only check these files")
     submit.add_argument("--output", metavar="DIR", type=Path, help="default: runs/submit/<benchmark>-<model>")
@@ -58,9 +67,12 @@ def _check_flags(arguments: argparse.Namespace) -> None:
         raise ConfigError("give one of --model, --vectors and --files")
     for flag in _MODEL_OPTIONS:
         if getattr(arguments, flag) and not arguments.model:
-            raise ConfigError(f"--{flag} needs --model: given vectors and files are taken as they are")
+            raise ConfigError(
+                f"--{flag.replace('_', '-')} needs --model: given vectors and files are taken as they are"
+            )
     if arguments.files and arguments.output:
         raise ConfigError("--files only checks: there is nothing to write to --output")
+    check_tasks(arguments)
 
 
 def _vectors(arguments: argparse.Namespace, suite: Suite) -> Mapping[str, Vectors]:
@@ -69,7 +81,11 @@ def _vectors(arguments: argparse.Namespace, suite: Suite) -> Mapping[str, Vector
 
         return read_vectors(arguments.vectors, suite)
 
+    from ..scoring.asking import ask
     from ..scoring.evaluate import embed
 
-    vectors, _ = embed(load_embedder(arguments), suite, batch_size=arguments.batch_size)
+    embedder = load_embedder(arguments)
+    asked = ask(embedder, suite, task=arguments.task, document_task=arguments.document_task)
+    print(asked, flush=True)
+    vectors, _ = embed(embedder, suite, batch_size=arguments.batch_size, asked=asked)
     return vectors

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import argparse
+import hashlib
 import os
 import re
 from collections.abc import Callable
@@ -49,6 +50,24 @@ def add_benchmark_options(parser: argparse.ArgumentParser) -> None:
 def add_ties_option(parser: argparse.ArgumentParser, note: str = "") -> None:
     """Add --ties."""
     parser.add_argument("--ties", choices=TIES, default=DEFAULT_TIES, help=f"which of equal scores comes first{note}")
+
+
+def add_task_options(parser: argparse.ArgumentParser) -> None:
+    """Add --task and --document-task."""
+    parser.add_argument(
+        "--task",
+        metavar="T",
+        help="instruction for the queries of a model that takes one (default: its preset's for the benchmark)",
+    )
+    parser.add_argument("--document-task", metavar="T", help="instruction for the gallery")
+
+
+def check_tasks(arguments: argparse.Namespace) -> None:
+    """Raise ConfigError for an instruction without words."""
+    for flag in ("task", "document_task"):
+        given = getattr(arguments, flag)
+        if given is not None and not given.strip():
+            raise ConfigError(f"--{flag.replace('_', '-')} is empty; give an instruction, or leave it out")
 
 
 def _description(benchmark: Benchmark) -> str:
@@ -122,6 +141,7 @@ def output_folder(arguments: argparse.Namespace, root: str, suite: Suite, source
 
 def _folder_name(arguments: argparse.Namespace, suite: Suite, source: str | Path) -> str:
     """Return benchmark, split and options as given, what was measured, and what is not the usual way, in one word."""
+    tasks = [getattr(arguments, flag, None) for flag in ("task", "document_task")]
     small = getattr(arguments, "query_model", None) and (arguments.query_adapter or arguments.query_model)
     strength = getattr(arguments, "edit_strength", 1)
     ties = getattr(arguments, "ties", DEFAULT_TIES)
@@ -130,6 +150,8 @@ def _folder_name(arguments: argparse.Namespace, suite: Suite, source: str | Path
         suite.split,
         *given_options(arguments).values(),
         _source_name(source).removesuffix(".json"),
+        *(Path(getattr(arguments, flag, None) or "").stem for flag in ("preset", "prompts")),
+        f"task-{hashlib.sha256(repr(tasks).encode()).hexdigest()[:8]}" if any(tasks) else "",
         _source_name(small) if small else "",
         "" if strength == 1 else f"edit-{strength:g}",
         "" if ties == DEFAULT_TIES else ties,

@@ -7,7 +7,7 @@ benchmark that the picture or the instruction alone can solve says little about 
 from __future__ import annotations
 
 import time
-from collections.abc import Iterator, Mapping, Sequence
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, replace
 from typing import Any
 
@@ -16,17 +16,18 @@ import numpy as np
 from mllm_embed.encode.encoder import PromptedEncoder
 from mllm_embed.errors import ConfigError, DataError
 from mllm_embed.inputs.prompts import PromptSet
-from mllm_embed.types import Document, Item
+from mllm_embed.types import Item, Query
 from mllm_embed.vectors.fusion import edited
 from mllm_embed.vectors.unit import unit
 
+from .asking import AskedSuite, AskedTask, ask
 from .score import DEFAULT_TIES, Result, Ties, Vectors, need_labels, score
 from .suite import Suite, Task
 
 IMAGE_ONLY, TEXT_ONLY, SUM = "image only", "text only", "sum"
 BASELINES = {
-    IMAGE_ONLY: "the reference picture, encoded as a gallery picture is",
-    TEXT_ONLY: "the instruction, encoded with the text prompt",
+    IMAGE_ONLY: "the reference picture alone, as a query",
+    TEXT_ONLY: "the instruction alone, as a query of words",
     SUM: "image only + text only, normalised",
 }
 _GALLERY = "gallery"  # beside the names of rows while a suite is embedded
@@ -40,6 +41,7 @@ def evaluate(
     progress: bool | None = None,
     ties: Ties = DEFAULT_TIES,
     edit_strength: float = 1.0,
+    asked: AskedSuite | None = None,
 ) -> Result:
     """Embed a suite, rank its galleries for every query, and measure; `mllm-embed-eval run` does the same.
 
@@ -50,13 +52,21 @@ def evaluate(
         progress: whether to show a progress bar; None leaves it to the embedder.
         ties: how equal scores are settled, a key of `score.TIES`.
         edit_strength: how far a composed query goes from its picture, as `fusion.edited`.
+        asked: from `asking.ask`, which takes an instruction of your own; by default what it says without one.
 
     Raises:
-        DataError: hidden labels, or vectors with NaN. ConfigError: an edit strength where no query is composed.
+        DataError: hidden labels, or vectors with NaN. ConfigError: an edit strength where no query is composed; what
+        `ask` raises.
         ImageError: a picture that cannot be read.
     """
     result, _ = evaluate_with_vectors(
-        embedder, suite, batch_size=batch_size, progress=progress, ties=ties, edit_strength=edit_strength
+        embedder,
+        suite,
+        batch_size=batch_size,
+        progress=progress,
+        ties=ties,
+        edit_strength=edit_strength,
+        asked=asked,
     )
     return result
 
@@ -69,12 +79,14 @@ def evaluate_with_vectors(
     progress: bool | None = None,
     ties: Ties = DEFAULT_TIES,
     edit_strength: float = 1.0,
+    asked: AskedSuite | None = None,
 ) -> tuple[Result, dict[str, Vectors]]:
     """Do as `evaluate` does; return the vectors of every task, by its name, as well as the result."""
     check_evaluable(suite, edit_strength)
-    vectors, spent = embed(embedder, suite, batch_size=batch_size, progress=progress)
+    asked = asked or ask(embedder, suite)
+    vectors, spent = embed(embedder, suite, batch_size=batch_size, progress=progress, asked=asked)
     vectors = with_edit_strength(vectors, suite, edit_strength)
-    result = with_protocol(score(suite, vectors, ties, spent), suite, embedder.prompts, edit_strength)
+    result = with_protocol(score(suite, vectors, ties, spent), suite, asked, edit_strength)
     return result, vectors
 
 
@@ -98,16 +110,12 @@ def with_edit_strength(vectors: Mapping[str, Vectors], suite: Suite, strength: f
     return changed
 
 
-def with_protocol(result: Result, suite: Suite, prompts: PromptSet, edit_strength: float = 1.0) -> Result:
+def with_protocol(result: Result, suite: Suite, asked: AskedSuite, edit_strength: float = 1.0) -> Result:
     """Return the result with all in its protocol that only the maker of the vectors knows.
 
     That is the prompts they were made through, the pictures' sizes, what the baselines are, and an edit strength.
     """
-    protocol: dict[str, Any] = {**result.protocol, "prompts": prompts.to_dict(), "pictures": suite.pictures()}
-    protocol |= BASELINES
-    by_task = {task.name: dict(task.prompts) for task in suite.tasks if task.prompts}
-    if by_task:
-        protocol["prompts by task"] = by_task
+    protocol: dict[str, Any] = {**result.protocol, **asked.protocol(), "pictures": suite.pictures(), **BASELINES}
     if edit_strength != 1:
         protocol["edit strength"] = edit_strength
     return replace(result, protocol=protocol)
@@ -121,27 +129,28 @@ class _Row:
     name: str
     entries: Sequence[Sequence[Item]]
 
-    def asked(self, model: PromptSet) -> Iterator[tuple[PromptSet, Item]]:
-        """Yield every item with the prompt set that it is asked through, in order."""
-        own = _own_prompts(model, self.task)
-        for entry in self.entries:
-            for item in entry:
-                yield own if item.role in self.task.prompts else model, item
-
 
 def embed(
-    embedder: PromptedEncoder, suite: Suite, *, batch_size: int = 32, progress: bool | None = None
+    embedder: PromptedEncoder,
+    suite: Suite,
+    *,
+    batch_size: int = 32,
+    progress: bool | None = None,
+    asked: AskedSuite | None = None,
 ) -> tuple[dict[str, Vectors], dict[str, float]]:
     """Return the vectors of every task, by its name, and the seconds they took.
 
     All that is asked through one prompt set goes through one call, in which the embedder encodes what recurs only once.
 
-    Raises DataError for a suite without tasks, ImageError for a picture that cannot be read.
+    Args: as of `evaluate`. Raises DataError for a suite without tasks, ImageError for a picture that cannot be read,
+    and what `ask` raises.
     """
     started = time.perf_counter()
     rows = _rows(suite)
+    how = (asked or ask(embedder, suite)).tasks
+    items = [(how[row.task.name], item) for row in rows for entry in row.entries for item in entry]
     # one long list for the encoder, which is then cut into the rows again
-    encoded = _encode(embedder, [pair for row in rows for pair in row.asked(embedder.prompts)], batch_size, progress)
+    encoded = encode(embedder, items, batch_size, progress)
     made: dict[str, dict[str, np.ndarray]] = {task.name: {} for task in suite.tasks}
     start = 0
     for row in rows:
@@ -168,28 +177,21 @@ def items_of(task: Task) -> dict[str, Sequence[Sequence[Item]]]:
     items: dict[str, Sequence[Sequence[Item]]] = {task.query_kind: task.queries}
     if task.composed:
         # the items of a query differ in their words alone (FashionIQ in both orders): one picture stands for all
-        items[IMAGE_ONLY] = [(Document(image=entry[0].image),) for entry in task.queries]
+        items[IMAGE_ONLY] = [(Query(image=entry[0].image),) for entry in task.queries]
         items[TEXT_ONLY] = [tuple(map(_words, entry)) for entry in task.queries]
     return items
 
 
 def _words(item: Item) -> Item:
     """Return the instruction alone; the picture where there is none."""
-    return Document(text=item.words) if item.words is not None else Document(image=item.image)
+    return Query(text=item.words) if item.words is not None else Query(image=item.image)
 
 
-def _own_prompts(model: PromptSet, task: Task) -> PromptSet:
-    """Return the prompt set with the roles that the task words itself."""
-    if not task.prompts:
-        return model
-    own: dict[str, Any] = dict(task.prompts)
-    return replace(model, name=f"{model.name}, in words of the benchmark", **own)
-
-
-def _encode(
-    embedder: PromptedEncoder, asked: Sequence[tuple[PromptSet, Item]], batch_size: int, progress: bool | None
+def encode(
+    embedder: PromptedEncoder, items: Sequence[tuple[AskedTask, Item]], batch_size: int, progress: bool | None
 ) -> np.ndarray:
-    """Return the vectors [N, D] float32 of items, each asked through its prompts."""
+    """Return the vectors [N, D] float32 of items, each asked as its task is. Raises DataError where there are none."""
+    asked = [how.asked(item) for how, item in items]
     positions: dict[PromptSet, list[int]] = {}
     for position, (prompts, _) in enumerate(asked):
         positions.setdefault(prompts, []).append(position)

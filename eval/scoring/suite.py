@@ -17,6 +17,7 @@ from pathlib import Path
 from typing import Any
 
 from mllm_embed.errors import DataError
+from mllm_embed.inputs.prompts import Slot
 from mllm_embed.types import Item
 
 from .metrics import Metric
@@ -52,7 +53,8 @@ class Task:
         views: none where the labels are hidden (submission servers). The first one's exclusions give the answers shown.
         groups: for each query the groups it belongs to (kinds of edit, semantic aspects).
         by_group: names of the metrics that are reported for each group.
-        prompts: role -> template, where the task asks in words of its own instead of the model's.
+        prompts: role -> words, where the task has words of its own, which take the place of InstructCIR's.
+        insists: whether an option asked for those, so that a model which they do not fit is refused.
         paraphrases: for each query other words for its instruction; empty where the benchmark has none.
         negatives: for each query gallery positions that are wrong by its words; empty where it has none.
     """
@@ -65,7 +67,8 @@ class Task:
     views: tuple[View, ...] = ()
     groups: Sequence[Sequence[str]] = ()
     by_group: tuple[str, ...] = ()
-    prompts: Mapping[str, str] = field(default_factory=dict)
+    prompts: Mapping[Slot, str] = field(default_factory=dict)
+    insists: bool = False
     paraphrases: Sequence[Sequence[str]] = ()
     negatives: Positions = ()
 

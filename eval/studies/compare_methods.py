@@ -15,10 +15,11 @@ import numpy as np
 
 from mllm_embed.encode.embedder import MLLMEmbedder
 from mllm_embed.errors import DataError, MLLMEmbedError
-from mllm_embed.types import Document
+from mllm_embed.types import Item
 
+from ..scoring.asking import ask
 from ..scoring.estimate import Estimate
-from ..scoring.evaluate import embed, items_of, with_protocol
+from ..scoring.evaluate import embed, encode, items_of, with_protocol
 from ..scoring.paired import Difference, paired, weights
 from ..scoring.score import ANSWERS, DEFAULT_TIES, SCORES, TIES, MeasuredTask, Result, measure, need_labels, result_of
 from ..scoring.suite import Suite, Task, column
@@ -105,7 +106,8 @@ class EmbeddedSuite:
         self.suite, self.embedder, self.generator = composed_part(suite), embedder, generator
         self.batch_size, self._captions = batch_size, captions or {}
         self.headline = headline(self.suite)
-        self.vectors, self.spent = embed(embedder, self.suite, batch_size=batch_size)
+        self.asked = ask(embedder, self.suite)
+        self.vectors, self.spent = embed(embedder, self.suite, batch_size=batch_size, asked=self.asked)
         self.contexts = {task.name: self._context(task) for task in self.suite.tasks}
         self._costs = self._encoding_costs()
 
@@ -162,10 +164,14 @@ class EmbeddedSuite:
         return [(own[name], weight) for name, weight in parts.items() if name in own]
 
     def _context(self, task: Task) -> MethodContext:
-        def encode(texts: Sequence[Document]) -> np.ndarray:
-            return np.asarray(self.embedder.encode(texts, batch_size=self.batch_size, show_progress=False))
+        def encoded(items: Sequence[Item]) -> np.ndarray:
+            return self._encode(task, items)
 
-        return MethodContext(task, self.vectors[task.name], LLMTexts(task, encode, self.generator, self._captions))
+        return MethodContext(task, self.vectors[task.name], LLMTexts(task, encoded, self.generator, self._captions))
+
+    def _encode(self, task: Task, items: Sequence[Item]) -> np.ndarray:
+        """Return the vectors [N, D] float32 of items, asked as the task's own are."""
+        return encode(self.embedder, [(self.asked.tasks[task.name], item) for item in items], self.batch_size, False)
 
     def _remembered(self, context: MethodContext) -> float:
         """Return the seconds that what came out of memory so far took when it was made."""
@@ -176,10 +182,11 @@ class EmbeddedSuite:
         """Return seconds a query by row, of a few queries encoded by that row's items alone."""
         costs: dict[str, float] = {}
         # the tasks of a suite ask alike: one tells what a query costs
-        for row, entries in items_of(self.suite.tasks[0]).items():
+        task = self.suite.tasks[0]
+        for row, entries in items_of(task).items():
             some = [item for entry in entries[:_TIMED] for item in entry]
             started = time.perf_counter()
-            self.embedder.encode(some, batch_size=self.batch_size, show_progress=False)
+            self._encode(task, some)
             costs[row] = (time.perf_counter() - started) / len(entries[:_TIMED])
         return costs
 
@@ -220,7 +227,7 @@ def compare_methods(
         settings |= tuned
     embedded = EmbeddedSuite(embedder, suite, generator, batch_size, captions)
     plain = embedded.plain()
-    described = with_protocol(plain.result, embedded.suite, embedder.prompts)
+    described = with_protocol(plain.result, embedded.suite, embedded.asked)
     results = {PLAIN: MethodResult(None, {}, described, None, plain.seconds)}
     for name, method in chosen.items():
         progress(name)
@@ -237,7 +244,7 @@ def _result(embedded: EmbeddedSuite, method: Method, settings: Mapping[str, floa
         run = embedded.run(method, settings)
     except MLLMEmbedError as error:
         return MethodResult(method, settings, refused=str(error))
-    result = with_protocol(run.result, embedded.suite, embedded.embedder.prompts)
+    result = with_protocol(run.result, embedded.suite, embedded.asked)
     return MethodResult(method, settings, result, embedded.gain(run.result, plain), run.seconds, run.once)
 
 

@@ -15,7 +15,7 @@ from mllm_embed.errors import ConfigError, DataError
 from mllm_embed.files import read_json
 from mllm_embed.generate.generator import Question
 from mllm_embed.text import half_character
-from mllm_embed.types import Document, Item
+from mllm_embed.types import Document, Item, Query
 from mllm_embed.vectors.unit import unit
 
 from ..scoring.suite import Suite, Task
@@ -58,7 +58,7 @@ class LLMTexts:
     """Texts beside the pictures of a task, each made and encoded once.
 
     Attributes:
-        encode: texts to unit vectors [N, D] float32.
+        encode: items to unit vectors [N, D] float32; a text that asks is a `Query`, a caption of the gallery is not.
         generator: the language model.
         captions: gallery id -> its captions, where they are given; else the model describes the pictures.
         seconds: what encoding the texts used so far takes, each time anew.
@@ -67,14 +67,14 @@ class LLMTexts:
     """
 
     task: Task
-    encode: Callable[[Sequence[Document]], np.ndarray]
+    encode: Callable[[Sequence[Item]], np.ndarray]
     generator: CachedGenerator
     captions: Mapping[str, Sequence[str]] = field(default_factory=dict)
     seconds: float = 0.0
     spent: float = 0.0
     once: float = 0.0
-    _vector_of: dict[str, np.ndarray] = field(default_factory=dict, repr=False)
-    _seconds_of: dict[str, float] = field(default_factory=dict, repr=False)
+    _vector_of: dict[Item, np.ndarray] = field(default_factory=dict, repr=False)
+    _seconds_of: dict[Item, float] = field(default_factory=dict, repr=False)
 
     def descriptions(self) -> np.ndarray:
         """Return e(description of the reference) [Q, D] float32 of unit length; one reference a query."""
@@ -102,7 +102,7 @@ class LLMTexts:
     def mean_captions(self) -> np.ndarray:
         """Return the mean of each gallery picture's caption vectors [N, D] float32, not of unit length."""
         before = self.seconds + self.generator.seconds
-        means = self._means(self._gallery_captions())
+        means = self._means([[Document(text=_words(text)) for text in row] for row in self._gallery_captions()])
         self.once += self.seconds + self.generator.seconds - before
         return means
 
@@ -115,24 +115,24 @@ class LLMTexts:
     def _answer_vectors(self, questions: Sequence[Sequence[Question]]) -> np.ndarray:
         """Return the mean vector of the answers to each list of questions [N, D] float32, of unit length."""
         answers = iter(self.generator.generate(list(itertools.chain.from_iterable(questions))))
-        return unit(self._means([list(itertools.islice(answers, len(row))) for row in questions]))
+        asked = (Query(text=_words(answer)) for answer in answers)
+        return unit(self._means([list(itertools.islice(asked, len(row))) for row in questions]))
 
-    def _means(self, texts: Sequence[Sequence[str]]) -> np.ndarray:
-        """Return the mean vector of each list of texts [N, D] float32; one that says nothing counts as NOTHING."""
-        rows = [list(map(_words, row)) for row in texts]
+    def _means(self, rows: Sequence[Sequence[Item]]) -> np.ndarray:
+        """Return the mean vector of each list of texts [N, D] float32."""
         distinct = dict.fromkeys(itertools.chain.from_iterable(rows))
         self._encode_new([text for text in distinct if text not in self._vector_of])
         self.seconds += sum(self._seconds_of[text] for text in distinct)
         return np.stack([self._mean(row) for row in rows])
 
-    def _mean(self, texts: Sequence[str]) -> np.ndarray:
+    def _mean(self, texts: Sequence[Item]) -> np.ndarray:
         return np.mean([self._vector_of[text] for text in texts], axis=0)
 
-    def _encode_new(self, texts: Sequence[str]) -> None:
+    def _encode_new(self, texts: Sequence[Item]) -> None:
         if not texts:
             return
         started = time.perf_counter()
-        vectors = self.encode([Document(text=text) for text in texts])
+        vectors = self.encode(texts)
         seconds = time.perf_counter() - started
         self._vector_of |= dict(zip(texts, vectors, strict=True))
         self._seconds_of |= dict.fromkeys(texts, seconds / len(texts))
@@ -140,6 +140,7 @@ class LLMTexts:
 
 
 def _words(text: str) -> str:
+    """Return a text; NOTHING for one that says nothing."""
     return text.strip() or NOTHING
 
 

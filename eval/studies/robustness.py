@@ -20,6 +20,7 @@ from mllm_embed.saving.versions import versions
 from mllm_embed.types import Item, Query, picture_key
 
 from ..reports.tables import Block, ReportTable, markdown
+from ..scoring.asking import ask
 from ..scoring.estimate import INTERVAL, resamples
 from ..scoring.evaluate import IMAGE_ONLY, embed
 from ..scoring.metrics import recall_at_k
@@ -49,10 +50,11 @@ class Measure:
 
 @dataclass(frozen=True)
 class Robustness:
-    """All measures, by task and name; `wordings` and `negatives` tell where those came from."""
+    """All measures, by task and name; `wordings` and `negatives` tell where those came from, `asked` the prompts."""
 
     title: str
     fingerprint: str
+    asked: Mapping[str, Any]
     wordings: Mapping[str, str]
     negatives: Mapping[str, str]
     tasks: Mapping[str, Mapping[str, Measure]]
@@ -71,14 +73,15 @@ def robustness(embedder: PromptedEncoder, suite: Suite, *, batch_size: int = 32)
     suite = composed_part(suite)
     variants = {task.name: _variants(task) for task in suite.tasks}
     whole = replace(suite, tasks=tuple(_widened(task, variants[task.name]) for task in suite.tasks), means=())
-    vectors, _ = embed(embedder, whole, batch_size=batch_size)
+    asked = ask(embedder, suite)
+    vectors, _ = embed(embedder, whole, batch_size=batch_size, asked=asked)
     tasks, faults, wordings, negatives = {}, [], {}, {}
     for task in suite.tasks:
         tasks[task.name], found = _measured(task, vectors[task.name], variants[task.name])
         faults += [f"{task.name + ': ' if task.name else ''}{fault}" for fault in found]
         wordings[task.name] = _OWN if task.paraphrases else "by rule"
         negatives[task.name] = _OWN if any(task.negatives) else "none"
-    return Robustness(suite.title, suite.fingerprint(), wordings, negatives, tasks, faults)
+    return Robustness(suite.title, suite.fingerprint(), asked.protocol(), wordings, negatives, tasks, faults)
 
 
 @dataclass(frozen=True)

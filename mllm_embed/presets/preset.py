@@ -11,7 +11,7 @@ from pydantic import BaseModel, ConfigDict, Field, ValidationError
 
 from ..errors import ConfigError, did_you_mean
 from ..inputs.prompt_files import read_keys
-from ..inputs.prompts import PromptSet
+from ..inputs.prompts import TASK, PromptSet, Slot
 from ..saving.settings import Settings
 
 
@@ -124,14 +124,27 @@ _PLAIN = {"format": 1, "pooling": "last", "base": None}  # what the settings of 
 
 
 def worded(prompts: PromptSet, name: str, wording: Wording) -> PromptSet:
-    """Return a prompt set as a benchmark's wording has it. Raises ValueError for a role that no prompt set has."""
+    """Return a prompt set as a benchmark's wording has it.
+
+    Raises ValueError for a role that no prompt set has, and for a task that the prompts have no place for.
+    """
     values = prompts.to_dict() | wording.prompts
     for side in ("query_task", "document_task"):
         given = getattr(wording, side)
         values |= {} if given is None else {side: given}
     if values == prompts.to_dict():
         return prompts
-    return PromptSet.from_dict(values | {"name": f"{prompts.name} for {name}"})
+    made = PromptSet.from_dict(values | {"name": f"{prompts.name} for {name}"})
+    for side, slots in _ASKED.items():
+        if getattr(wording, side) and not any(made.prompt(slot).has_task for slot in slots if slot in made.slots):
+            raise ValueError(f"benchmarks.{name}.{side} has no place: none of the prompts of that side holds {TASK}")
+    return made
+
+
+_ASKED: dict[str, tuple[Slot, ...]] = {
+    "query_task": ("composed", "composed_text", "query_image", "query_text", "image", "text"),
+    "document_task": ("image", "text", "captioned"),
+}
 
 
 def _first(error: ValidationError) -> str:

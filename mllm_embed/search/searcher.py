@@ -163,7 +163,7 @@ class Searcher:
     def _vectors(self, queries: Sequence[Query], strength: float, batch_size: int = 32) -> np.ndarray:
         """Return the vectors of queries [Q, D] float32, the composed ones with their edit as strong as is asked."""
         composed = [at for at, query in enumerate(queries) if query.role == "composed"] if strength != 1 else []
-        pictures = [Document(image=queries[at].image) for at in composed]
+        pictures = [Query(image=queries[at].image) for at in composed]
         found = self.embedder.encode([*queries, *pictures], batch_size=batch_size, show_progress=False)
         vectors = np.array(found[: len(queries)])
         if composed:

@@ -93,12 +93,12 @@ class HashEncoder:
         return HashEncoder(prompts, self.asked)
 
     def encode(self, inputs: list, *, batch_size: int = 32, show_progress: bool | None = None) -> np.ndarray:
-        self.asked.extend((item.role, self.prompts.template(item.role), item.words) for item in inputs)
+        self.asked.extend((item.role, self.prompts.prompt(item.role).words, item.words) for item in inputs)
         return np.stack([self.vector(item) for item in inputs])
 
     def vector(self, item: Any) -> np.ndarray:
         picture = None if item.image is None else content_key(item.image)
-        seed = hashlib.sha256(repr((self.prompts.template(item.role), picture, item.words)).encode()).digest()
+        seed = hashlib.sha256(repr((self.prompts.prompt(item.role).words, picture, item.words)).encode()).digest()
         return _unit(np.random.default_rng(list(seed)).standard_normal((1, 16)))[0]
 
 

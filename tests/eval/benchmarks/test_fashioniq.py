@@ -191,7 +191,7 @@ def test_an_encoder_is_asked_and_its_vectors_are_measured(painted: Path, encoder
     assert result.means["sum"]["mean R@50"].percent == 100
     assert "prompts by task" not in result.protocol
     assert {prompt for _, prompt, _ in encoder.asked} == {
-        encoder.prompts.template(role) for role in ("composed", "image", "text")
+        encoder.prompts.prompt(role).words for role in ("composed", "image", "text")
     }
 
 

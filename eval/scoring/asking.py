@@ -1,0 +1,230 @@
+"""How a benchmark is asked: through a model's own prompts, in its preset's words for the benchmark, or the benchmark's.
+
+A published embedder was trained with an instruction, and often with words of its own for each benchmark; both stand in
+its preset. Which words were used, and which tasks, is part of a result's protocol.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Mapping
+from dataclasses import dataclass, field, replace
+from typing import Any
+
+from mllm_embed.encode.encoder import PromptedEncoder
+from mllm_embed.errors import ConfigError
+from mllm_embed.inputs.prompts import IMAGE, PROMPT_SETS, TASK, Prompt, PromptSet
+from mllm_embed.presets.preset import Preset, Wording, worded
+from mllm_embed.types import Item, with_task
+
+from .suite import Suite, Task
+
+_SIDES = ("query", "document")
+_OWN, _GIVEN, _BENCHMARKS = "the model's own", "those given, not the preset's", "the benchmark's own"
+_LEFT_OUT = "; the benchmark's own, which take the place of InstructCIR's, do not fit in, and are left out"
+
+
+@dataclass(frozen=True)
+class AskedTask:
+    """How one task of a benchmark is asked.
+
+    Args:
+        own: the model's prompts.
+        prompts: those that the task is asked through.
+        words: whose words those are, in words.
+        tasks: side -> the task of its items, where it is not that of the prompts.
+        told: side -> what its items are told as their task in the end; sides without a place for one are left out.
+    """
+
+    own: PromptSet
+    prompts: PromptSet
+    words: str
+    tasks: Mapping[str, str] = field(default_factory=dict)
+    told: Mapping[str, str] = field(default_factory=dict)
+
+    def asked(self, item: Item) -> tuple[PromptSet, Item]:
+        """Return an item with the task of its side, where there is a place for one, and the prompts that ask it: the
+        model's own where they ask it alike, so that tasks share its vector."""
+        own, prompts = self.own, self.prompts
+        item = with_task(item, self.tasks.get(item.side)) if _has_place(prompts, item) else item
+        alike = own.prompt(own.slot(item)) == prompts.prompt(prompts.slot(item)) and own.task(item) == prompts.task(
+            item
+        )
+        return own if alike and (own.task_form, own.strip) == (prompts.task_form, prompts.strip) else prompts, item
+
+    @property
+    def changes(self) -> dict[str, Any]:
+        """What in the prompts is not the model's own, as plain JSON."""
+        own = self.own.to_dict()
+        return {key: value for key, value in self.prompts.to_dict().items() if key != "name" and value != own.get(key)}
+
+
+@dataclass(frozen=True)
+class AskedSuite:
+    """How a benchmark is asked.
+
+    Args:
+        own: the model's prompts.
+        preset: of the published model that it is; None for another.
+        tasks: by name.
+    """
+
+    own: PromptSet
+    preset: Preset | None
+    tasks: Mapping[str, AskedTask]
+
+    def protocol(self) -> dict[str, Any]:
+        """Return what a result's protocol says of it; a value that all tasks share stands there once."""
+        entries: dict[str, Any] = {"prompts": self.own.to_dict()}
+        if self.preset:
+            entries["preset"] = {
+                "name": self.preset.name,
+                "prompts from": self.preset.prompts_from,
+                "uncertain": list(self.preset.uncertain),
+                "differs": list(self.preset.differs),
+            }
+        entries["words"] = _once({name: task.words for name, task in self.tasks.items()})
+        for side in _SIDES:
+            told = {name: task.told[side] for name, task in self.tasks.items() if side in task.told}
+            entries |= {f"{side} task": _once(told)} if told else {}
+        by_task = {name: task.changes for name, task in self.tasks.items() if task.changes}
+        return entries | ({"prompts by task": by_task} if by_task else {})
+
+    def __str__(self) -> str:
+        """Return a few lines for people, to be read before hours of encoding."""
+        said = self.protocol()
+        about = said.get("preset", {})
+        lines = [f"prompts: {self.own.name}"]
+        if about:
+            lines[0] += f" (preset {about['name']}, its prompts {_FROM[about['prompts from']]})"
+        for key in ("words", "query task", "document task"):
+            lines += _lines(key, said.get(key))
+        return "\n".join([*lines, *(f"  uncertain: {line}" for line in about.get("uncertain", ()))])
+
+
+_FROM = {"source": "as in the authors' code", "inferred": "inferred, not read in the authors' code"}
+
+
+def ask(
+    embedder: PromptedEncoder, suite: Suite, *, task: str | None = None, document_task: str | None = None
+) -> AskedSuite:
+    """Return how a suite is asked.
+
+    A preset's words for a benchmark, and over them those for one of its tasks, go over the model's prompts where these
+    are the preset's. Else a benchmark's own words do, if the model asks in the words that they were written to replace.
+
+    Args:
+        embedder: an `MLLMEmbedder`, or anything with its `prompts`.
+        suite: the benchmark.
+        task, document_task: an instruction of a user's own for all queries, or all of the gallery.
+
+    Raises ConfigError for a task that the prompts have no place for, and for words that an option of the benchmark asks
+    for and that do not fit the model's.
+    """
+    own, preset = embedder.prompts, getattr(embedder, "preset", None)
+    mine = {side: given for side, given in zip(_SIDES, (task, document_task), strict=True) if given is not None}
+    wanted, tasks = dict(mine), {}
+    for one in suite.tasks:
+        how = _in_words_of_preset(own, preset, suite, one) or _in_words_of_benchmark(own, preset, suite, one)
+        how = replace(how, tasks={**how.tasks, **mine})
+        wanted = {**how.tasks, **wanted}
+        tasks[one.name] = replace(how, told=_told(how, one))
+    for side, text in wanted.items():
+        if not any(side in how.told for how in tasks.values()):
+            raise ConfigError(
+                f"the prompts '{own.name}' have no place for the {side} task {text[:60]!r} in {suite.title}; leave it "
+                f"out, or give prompts with {TASK} in them"
+            )
+    return AskedSuite(own, preset, tasks)
+
+
+def _in_words_of_preset(own: PromptSet, preset: Preset | None, suite: Suite, task: Task) -> AskedTask | None:
+    """Return how a task is asked where a model's prompts are its preset's, and that has words for the task; else None.
+
+    Raises ConfigError where an option asks for others.
+    """
+    if preset is None or preset.settings.prompts != own:
+        return None
+    names = [name for name in (suite.name, f"{suite.name}/{task.name}") if name in preset.benchmarks]
+    if not names:
+        return None
+    if task.insists:
+        raise ConfigError(
+            f"{suite.title}: the preset {preset.name} has words of its own for {names[-1]}; leave the option out"
+        )
+    wording = _merged([preset.benchmarks[name] for name in names])
+    tasks = {side: text for side in _SIDES if (text := getattr(wording, f"{side}_task"))}
+    source = f" ({wording.source})" if wording.source else ""
+    words = f"preset {preset.name}, for {' and '.join(names)}{source}"
+    return AskedTask(own, worded(own, names[-1], wording), words, tasks)
+
+
+def _in_words_of_benchmark(own: PromptSet, preset: Preset | None, suite: Suite, task: Task) -> AskedTask:
+    """Return how a task is asked in the benchmark's own words, or in the model's where it has none, or none that fit.
+
+    Raises ConfigError for words that an option asks for and that do not fit.
+    """
+    words = _GIVEN if preset and preset.settings.prompts != own else _OWN
+    if not task.prompts:
+        return AskedTask(own, own, words)
+    replaced = _replaced(own, task)
+    if replaced is not None:
+        return AskedTask(own, replaced, _BENCHMARKS)
+    if task.insists:
+        raise ConfigError(
+            f"{suite.title}: those words take the place of InstructCIR's, and the prompts '{own.name}' ask in others; "
+            "leave the option out"
+        )
+    return AskedTask(own, own, words + _LEFT_OUT)
+
+
+def _merged(wordings: list[Wording]) -> Wording:
+    """Return a benchmark's wording with that of one of its tasks over it."""
+    values: dict[str, Any] = {}
+    for wording in wordings:
+        prompts = {**values.get("prompts", {}), **wording.prompts}
+        values |= {key: value for key in wording.model_fields_set if (value := getattr(wording, key)) is not None}
+        values["prompts"] = prompts
+    return Wording(**values)
+
+
+def _replaced(own: PromptSet, task: Task) -> PromptSet | None:
+    """Return a model's prompts with the roles that a task words itself; None where the model asks for one of them in
+    other words than a set that comes with the library, whose frame and form those would destroy."""
+    roles: dict[str, Any] = {}
+    for role, words in task.prompts.items():
+        given, mine = getattr(own, role), own.prompt(role)
+        if mine.words not in {known.prompt(role).words for known in PROMPT_SETS.values()}:
+            return None
+        words = IMAGE + words if mine.words.startswith(IMAGE) and IMAGE not in words else words
+        roles[role] = replace(given, words=words) if isinstance(given, Prompt) else words
+    return replace(own, name=f"{own.name}, in words of the benchmark", **roles)
+
+
+def _told(how: AskedTask, task: Task) -> dict[str, str]:
+    """Return what either side of a task is told as its task; a side without a place for one is left out."""
+    queries = (item for entry in task.queries for item in entry if item.role == task.query_kind)
+    told = {}
+    for side, items in (("query", queries), ("document", task.gallery)):
+        item = next((item for item in items if _has_place(how.prompts, item)), None)
+        if item is not None:
+            told[side] = how.prompts.task(how.asked(item)[1])
+    return told
+
+
+def _has_place(prompts: PromptSet, item: Item) -> bool:
+    """Return whether prompts have a place for the task of an item."""
+    return prompts.prompt(prompts.slot(item)).has_task
+
+
+def _once(values: Mapping[str, str]) -> str | dict[str, str]:
+    """Return the value that all tasks share, or else those of each."""
+    return next(iter(values.values())) if len(set(values.values())) == 1 else dict(values)
+
+
+def _lines(key: str, said: str | Mapping[str, str] | None) -> list[str]:
+    """Return lines of what the protocol says of something: one, or one a task."""
+    if said is None:
+        return []
+    if isinstance(said, str):
+        return [f"  {key}: {said or 'none'}"]
+    return [f"  {key}, {name}: {text or 'none'}" for name, text in said.items()]
