@@ -31,9 +31,13 @@ KS = (10, 50)
 # How two captions become a query; several patterns are several queries whose vectors are averaged.
 CAPTIONS = {
     "and": ("{first} and {second}",),  # CLIP4Cir, SPRC, WeiMoCIR
-    "comma": ("{first}, {second}",),  # E5-V
+    "comma": ("{first}, {second}",),
     "reversed": ("{second} and {first}",),  # Pic2Word
     "both-orders": ("{first} and {second}", "{second} and {first}"),  # SEARLE, LinCIR
+    "comma-both-orders": (
+        "{first}, {second}",
+        "{second}, {first}",
+    ),  # E5-V, which adds the two before they have length 1
 }
 FOLDERS = ("images/", "images/{category}/", "resized_images/{category}/", "")
 PICTURES = tuple(f"{folder}{{name}}.{end}" for folder in FOLDERS for end in ("jpg", "png"))

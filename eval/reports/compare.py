@@ -15,6 +15,7 @@ import numpy as np
 import yaml
 
 from mllm_embed.errors import ConfigError, DataError
+from mllm_embed.saving.provenance import changes
 
 from ..scoring.estimate import RESAMPLES
 from ..scoring.paired import FLIPS, paired, weights
@@ -50,7 +51,20 @@ def compare(folders: Sequence[Path], style: str) -> str:
 
 
 def published(benchmark: str) -> list[dict[str, Any]]:
-    """Return the rows of published.yaml, all values as text: 33.90 stays as it was printed."""
+    """Return the rows of published.yaml by the benchmark's rules, all values as text: 33.90 stays as it was printed."""
+    return [row for row in _all_published(benchmark) if "protocol" not in row]
+
+
+def published_otherwise(benchmark: str) -> dict[str, list[dict[str, Any]]]:
+    """Return the rows of published.yaml by other rules, which no result of ours follows, by whose rules those are."""
+    found: dict[str, list[dict[str, Any]]] = {}
+    for row in _all_published(benchmark):
+        if "protocol" in row:
+            found.setdefault(row["protocol"], []).append(row)
+    return found
+
+
+def _all_published(benchmark: str) -> list[dict[str, Any]]:
     text = Path(__file__).with_name(PUBLISHED).read_text(encoding="utf-8")
     return [row for row in yaml.load(text, Loader=yaml.BaseLoader) if row["benchmark"] == benchmark]
 
@@ -68,6 +82,7 @@ def _benchmark(results: Sequence[SavedResult]) -> Iterable[Block]:
             yield f"A table of its own, not to be compared with the first: {_other_protocol(first, own)}."
         yield f"Ties: {own.ties}. Fingerprint: {own.fingerprint[:12]}."
         yield from _other_pictures(group)
+        yield from _other_prompts(group)
         yield from _tables(group)
         yield from _tests(group)
 
@@ -81,6 +96,27 @@ def _other_pictures(group: Sequence[SavedResult]) -> Iterable[Block]:
             f"The picture files of {', '.join(others)} are of other sizes than those of {seen[0][0]}: of the same "
             "names, but perhaps not the same pictures."
         )
+
+
+def _other_prompts(group: Sequence[SavedResult]) -> Iterable[Block]:
+    """Yield in what the results of a group were asked otherwise than the first."""
+    seen = [(label, result.asked) for label, result in zip(_labels(group), group, strict=True) if result.asked]
+    for label, asked in seen[1:]:
+        there = seen[0][1]
+        # of two sets nothing is alike, and of one that was changed the changes tell
+        named = (
+            [_named(there), _named(asked)] if there["prompts"]["name"] != asked["prompts"]["name"] else [there, asked]
+        )
+        differing = "; ".join(changes(*named))
+        if differing:
+            yield f"{label} was asked otherwise than {seen[0][0]}: {differing}."
+
+
+def _named(asked: Mapping[str, Any]) -> dict[str, Any]:
+    """Return how something was asked with its prompts by their name alone."""
+    return {key: value for key, value in asked.items() if key != "prompts by task"} | {
+        "prompts": asked["prompts"]["name"]
+    }
 
 
 def _other_protocol(first: SavedResult, result: SavedResult) -> str:
@@ -105,6 +141,12 @@ def _tables(results: Sequence[SavedResult]) -> Iterable[Block]:
     for split, others in elsewhere.items():
         yield f"Published, on another split: {split}, not {own.split}. Not to be compared number by number with ours."
         yield _table(columns, [], others)
+    for protocol, others in (published_otherwise(own.name) if own.split or own.options else {}).items():
+        metric = next(iter(others[0]["metrics"]))
+        yield (
+            f"{len(others)} published results are left out: {metric}, by {protocol}'s rules for its task of this name, "
+            "is no recall in this gallery, and not to be compared with it."
+        )
 
 
 PublishedRows = list[dict[str, Any]]

@@ -38,6 +38,7 @@ class SavedResult:
         model: and adapter; "" for given vectors.
         ties: the rule for equal scores, in words.
         pictures: a digest of the sizes of the picture files; None for given vectors, whose pictures nobody has seen.
+        asked: prompts, words and tasks, as the protocol says; empty for given vectors.
         columns: column -> (task, metric).
         printed: metrics that papers print; empty for all.
         means: columns that are means over those -> what they are made of.
@@ -56,6 +57,7 @@ class SavedResult:
     printed: tuple[str, ...]
     means: Mapping[str, tuple[str, ...]]
     estimates: Mapping[str, tuple[float, float, float]]
+    asked: Mapping[str, Any] = field(default_factory=dict, repr=False)
     per_query: PerQuery | None = field(default=None, repr=False)
 
     @property
@@ -126,7 +128,14 @@ def _result(folder: Path, content: Any) -> SavedResult:
         printed=tuple(map(str, content["benchmark"]["printed"])),
         means=means,
         estimates=estimates,
+        asked=_asked(content["protocol"]),
     )
+
+
+def _asked(protocol: Mapping[str, Any]) -> dict[str, Any]:
+    """Return how queries and gallery were asked; nothing where only the maker of given vectors knows."""
+    keys = ("prompts", "prompts by task", "words", "query task", "document task")
+    return {key: protocol.get(key) for key in keys} if isinstance(protocol.get("prompts"), dict) else {}
 
 
 def _estimate(saved: Mapping[str, Any]) -> tuple[float, float, float]:

@@ -121,29 +121,35 @@ def ask(
     for and that do not fit the model's.
     """
     own, preset = embedder.prompts, getattr(embedder, "preset", None)
+    its = preset if preset and preset.settings.prompts == own else None
+    words = _GIVEN if preset and not its else _OWN
     mine = {side: given for side, given in zip(_SIDES, (task, document_task), strict=True) if given is not None}
-    wanted, tasks = dict(mine), {}
+    tasks = {}
     for one in suite.tasks:
-        how = _in_words_of_preset(own, preset, suite, one) or _in_words_of_benchmark(own, preset, suite, one)
+        how = (_in_words_of_preset(its, suite, one) if its else None) or _in_words_of_benchmark(own, words, suite, one)
         how = replace(how, tasks={**how.tasks, **mine})
-        wanted = {**how.tasks, **wanted}
         tasks[one.name] = replace(how, told=_told(how, one))
-    for side, text in wanted.items():
-        if not any(side in how.told for how in tasks.values()):
-            raise ConfigError(
-                f"the prompts '{own.name}' have no place for the {side} task {text[:60]!r} in {suite.title}; leave it "
-                f"out, or give prompts with {TASK} in them"
-            )
+    _check_places(own, suite, list(tasks.values()))
     return AskedSuite(own, preset, tasks)
 
 
-def _in_words_of_preset(own: PromptSet, preset: Preset | None, suite: Suite, task: Task) -> AskedTask | None:
-    """Return how a task is asked where a model's prompts are its preset's, and that has words for the task; else None.
+def _check_places(own: PromptSet, suite: Suite, tasks: list[AskedTask]) -> None:
+    """Raise ConfigError for a task, of queries or gallery, that has a place nowhere in a suite."""
+    for side in _SIDES:
+        texts = [how.tasks[side] for how in tasks if side in how.tasks]
+        if texts and not any(side in how.told for how in tasks):
+            raise ConfigError(
+                f"the prompts '{own.name}' have no place for the {side} task {texts[0][:60]!r} in {suite.title}; leave "
+                f"it out, or give prompts with {TASK} in them"
+            )
+
+
+def _in_words_of_preset(preset: Preset, suite: Suite, task: Task) -> AskedTask | None:
+    """Return how a task is asked through its preset's prompts where that has words for it; else None.
 
     Raises ConfigError where an option asks for others.
     """
-    if preset is None or preset.settings.prompts != own:
-        return None
+    own = preset.settings.prompts
     names = [name for name in (suite.name, f"{suite.name}/{task.name}") if name in preset.benchmarks]
     if not names:
         return None
@@ -153,17 +159,22 @@ def _in_words_of_preset(own: PromptSet, preset: Preset | None, suite: Suite, tas
         )
     wording = _merged([preset.benchmarks[name] for name in names])
     tasks = {side: text for side in _SIDES if (text := getattr(wording, f"{side}_task"))}
+    credit = f"preset {preset.name}, for {' and '.join(names)}" + _source(wording, suite)
+    return AskedTask(own, worded(own, names[-1], wording), credit, tasks)
+
+
+def _source(wording: Wording, suite: Suite) -> str:
+    """Return where a wording is from, and what its authors did with the benchmark that is not done here."""
     source = f" ({wording.source})" if wording.source else ""
-    words = f"preset {preset.name}, for {' and '.join(names)}{source}"
-    return AskedTask(own, worded(own, names[-1], wording), words, tasks)
+    other = [f"{key}={value}" for key, value in wording.options.items() if suite.options.get(key) != value]
+    return source + (f"; the authors' figures are for the option {' '.join(other)}" if other else "")
 
 
-def _in_words_of_benchmark(own: PromptSet, preset: Preset | None, suite: Suite, task: Task) -> AskedTask:
+def _in_words_of_benchmark(own: PromptSet, words: str, suite: Suite, task: Task) -> AskedTask:
     """Return how a task is asked in the benchmark's own words, or in the model's where it has none, or none that fit.
 
     Raises ConfigError for words that an option asks for and that do not fit.
     """
-    words = _GIVEN if preset and preset.settings.prompts != own else _OWN
     if not task.prompts:
         return AskedTask(own, own, words)
     replaced = _replaced(own, task)
@@ -181,9 +192,9 @@ def _merged(wordings: list[Wording]) -> Wording:
     """Return a benchmark's wording with that of one of its tasks over it."""
     values: dict[str, Any] = {}
     for wording in wordings:
-        prompts = {**values.get("prompts", {}), **wording.prompts}
-        values |= {key: value for key in wording.model_fields_set if (value := getattr(wording, key)) is not None}
-        values["prompts"] = prompts
+        joined = {key: {**values.get(key, {}), **getattr(wording, key)} for key in ("prompts", "options")}
+        said = {key: value for key in wording.model_fields_set if (value := getattr(wording, key)) is not None}
+        values |= said | joined
     return Wording(**values)
 
 

@@ -102,7 +102,7 @@ class LLMTexts:
     def mean_captions(self) -> np.ndarray:
         """Return the mean of each gallery picture's caption vectors [N, D] float32, not of unit length."""
         before = self.seconds + self.generator.seconds
-        means = self._means([[Document(text=_words(text)) for text in row] for row in self._gallery_captions()])
+        means = self._means(list(map(_documents, self._gallery_captions())))
         self.once += self.seconds + self.generator.seconds - before
         return means
 
@@ -137,6 +137,10 @@ class LLMTexts:
         self._vector_of |= dict(zip(texts, vectors, strict=True))
         self._seconds_of |= dict.fromkeys(texts, seconds / len(texts))
         self.spent += seconds
+
+
+def _documents(texts: Sequence[str]) -> list[Item]:
+    return [Document(text=_words(text)) for text in texts]
 
 
 def _words(text: str) -> str:

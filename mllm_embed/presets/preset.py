@@ -34,6 +34,9 @@ class Wording(_Section):
     query_task: str | None = Field(default=None, description="the task of its queries")
     document_task: str | None = Field(default=None, description="the task of its gallery")
     prompts: dict[str, Any] = Field(default={}, description="role -> prompt, as in a prompt set")
+    options: dict[str, str] = Field(
+        default={}, description="options of the benchmark that the authors' figures are for"
+    )
     source: str = Field(default="", description="where that is from")
 
 
