@@ -16,7 +16,7 @@ import numpy as np
 
 from mllm_embed.errors import ConfigError, DataError
 from mllm_embed.saving.hub import is_hub_id
-from mllm_embed.types import Document, Item, Query
+from mllm_embed.types import Document, Item, Query, with_task
 
 if TYPE_CHECKING:
     from mteb.models.model_meta import ModelMeta
@@ -34,11 +34,24 @@ class MTEBModel:
         embedder: the model.
         name: under which MTEB files its results, OWNER/NAME; by default that of the model or an adapter's base.
         revision: tells results of one name apart; by default made from base, adapter, prompts, precision.
+        instructions: give the model MTEB's instruction of a task as its own, where its prompts have a place for one.
+
+    Raises ConfigError for `instructions` to a model whose prompts have no such place.
     """
 
-    def __init__(self, embedder: MLLMEmbedder, name: str | None = None, revision: str | None = None):
-        self.embedder = embedder
-        self._meta = _meta(embedder, name, revision)
+    def __init__(
+        self,
+        embedder: MLLMEmbedder,
+        name: str | None = None,
+        revision: str | None = None,
+        *,
+        instructions: bool = False,
+    ):
+        prompts = embedder.prompts
+        if instructions and not any(prompts.prompt(slot).has_task for slot in prompts.slots):
+            raise ConfigError(f"the prompts '{prompts.name}' have no place for MTEB's instructions; leave them out")
+        self.embedder, self.instructions = embedder, instructions
+        self._meta = _meta(embedder, name, revision, instructions)
 
     @property
     def mteb_model_meta(self) -> ModelMeta:
@@ -66,14 +79,18 @@ class MTEBModel:
             raise ConfigError(f"precision '{precision}' is not offered to mteb; leave it out")
         if options:
             raise ConfigError(f"encode does not know {', '.join(options)}; it takes batch_size and show_progress_bar")
-        query = prompt_type is not None and str(getattr(prompt_type, "value", prompt_type)) == "query"
-        vectors = [
-            self.embedder.encode(
-                list(_items(batch, query, task_metadata.name)), batch_size=batch_size, show_progress=False
-            )
-            for batch in _shown(inputs, show_progress_bar)
-        ]
+        side = prompt_type and str(getattr(prompt_type, "value", prompt_type))
+        told = _instruction(task_metadata.prompt, side) if self.instructions else None
+        vectors = []
+        for batch in _shown(inputs, show_progress_bar):
+            items = [self._told(item, told) for item in _items(batch, side == "query", task_metadata.name)]
+            vectors.append(self.embedder.encode(items, batch_size=batch_size, show_progress=False))
         return np.concatenate(vectors) if vectors else np.empty((0, self.embedder.dimension), np.float32)
+
+    def _told(self, item: Item, instruction: str | None) -> Item:
+        """Return an item with an instruction, where the prompts have a place for it."""
+        prompts = self.embedder.prompts
+        return with_task(item, instruction) if prompts.prompt(prompts.slot(item)).has_task else item
 
     def similarity(self, embeddings1: Any, embeddings2: Any) -> Any:
         """Return cosines [N, M] as a tensor; of two single vectors, [1, 1]."""
@@ -86,6 +103,13 @@ class MTEBModel:
         from mteb.similarity_functions import pairwise_cos_sim
 
         return pairwise_cos_sim(embeddings1, embeddings2)
+
+
+def _instruction(prompt: str | Mapping[str, str] | None, side: str | None) -> str | None:
+    """Return what a task of MTEB tells a side; one instruction for all is not the documents' of a search."""
+    if isinstance(prompt, Mapping):
+        return prompt.get(side) or None if side else None
+    return None if side == "document" else prompt or None
 
 
 def _items(batch: Mapping[str, Any], query: bool, task: str) -> Iterable[Item]:
@@ -121,7 +145,7 @@ def _shown(inputs: Iterable[Mapping[str, Any]], show: bool | None) -> Iterable[M
     return tqdm(inputs, desc="embedding", disable=None if show is None else not show, mininterval=1)
 
 
-def _meta(embedder: MLLMEmbedder, name: str | None, revision: str | None) -> ModelMeta:
+def _meta(embedder: MLLMEmbedder, name: str | None, revision: str | None, instructions: bool) -> ModelMeta:
     """Return what MTEB files results by. A folder has no owner, so that one is put in front of its name."""
     from mteb.models.model_meta import ModelMeta, ScoringFunction
 
@@ -129,7 +153,7 @@ def _meta(embedder: MLLMEmbedder, name: str | None, revision: str | None) -> Mod
     return ModelMeta.create_empty(
         overwrites={
             "name": name or (base if is_hub_id(base) else f"mllm_embed/{Path(base).resolve().name}"),
-            "revision": revision or _weights_id(embedder),
+            "revision": revision or _weights_id(embedder, instructions),
             "embed_dim": embedder.dimension,
             "similarity_fn_name": ScoringFunction.COSINE,
             "framework": ["PyTorch", "Transformers"],
@@ -140,12 +164,14 @@ def _meta(embedder: MLLMEmbedder, name: str | None, revision: str | None) -> Mod
     )
 
 
-def _weights_id(embedder: MLLMEmbedder) -> str:
-    """Return a name by which two models differ where their vectors can differ: base, adapter, prompts, precision.
+def _weights_id(embedder: MLLMEmbedder, instructions: bool) -> str:
+    """Return a name by which two models differ where their vectors can differ: base, adapter, prompts, instructions,
+    precision.
 
     MTEB answers from earlier results of the same name and revision, so that two adapters of a base must not share one.
     """
     made = [embedder.settings.to_dict(), str(embedder.dtype), embedder.quantization, embedder.dim]
+    made += ["instructions"] if instructions else []
     digest = hashlib.sha256(json.dumps(made, sort_keys=True).encode())
     if embedder.model.adapted:
         from peft import get_peft_model_state_dict

@@ -18,6 +18,7 @@ from PIL import Image
 from mllm_embed import Document, MLLMEmbedder, Query
 from mllm_embed.errors import ConfigError, DataError
 from mllm_embed.eval.mteb_model import MTEBModel
+from mllm_embed.inputs.prompts import PromptSet
 from mllm_embed.model.lora import LoraSpec, add_lora
 
 COUNT = 8
@@ -109,7 +110,7 @@ def test_scores_are_those_of_a_plain_ranking(tuned: MLLMEmbedder, task: Halves, 
 
 
 def _encode(model: MTEBModel, batches: list[dict[str, Any]], prompt_type: PromptType | None, **options: Any) -> Any:
-    about = SimpleNamespace(name="Task")
+    about = SimpleNamespace(name="Task", prompt=options.pop("prompt", None))
     return model.encode(
         batches, task_metadata=about, hf_split="test", hf_subset="default", prompt_type=prompt_type, **options
     )
@@ -127,6 +128,27 @@ def test_queries_and_documents_of_every_kind(tuned: MLLMEmbedder, data: Path) ->
         np.testing.assert_allclose(_encode(model, documents, kind), expected, atol=1e-6)
     np.testing.assert_allclose(model.similarity(found, expected).numpy(), found @ expected.T, atol=1e-6)
     np.testing.assert_allclose(model.similarity_pairwise(found[:2], expected), (found[:2] * expected).sum(1), atol=1e-6)
+
+
+def test_instructions_of_mteb_are_the_models_task_where_it_is_asked_for(tuned: MLLMEmbedder, data: Path) -> None:
+    taking = PromptSet("taking", "{task}Describe:", "{task}{instruction}", "{task}{text}", task_form="{task}\n")
+    embedder, picture = tuned.with_prompts(taking), Image.open(data / "images/0.png")
+    model, batches = MTEBModel(embedder, instructions=True), [{"image": [picture], "text": ["in red"]}]
+    told = embedder.encode([Query(picture, "in red", task="Find the picture.")])
+    plain = embedder.encode([Query(picture, "in red")])
+    both = {"query": "Find the picture.", "document": "A picture."}
+    for prompt in (both, "Find the picture."):
+        np.testing.assert_allclose(_encode(model, batches, PromptType.query, prompt=prompt), told, atol=1e-6)
+        found = _encode(MTEBModel(embedder), batches, PromptType.query, prompt=prompt)
+        np.testing.assert_allclose(found, plain, atol=1e-6)
+    assert np.abs(told - plain).max() > 1e-3
+    gallery = [{"image": [picture]}]
+    for prompt, task in ((both, "A picture."), ("Find the picture.", None)):
+        expected = embedder.encode([Document(picture, task=task)])
+        np.testing.assert_allclose(_encode(model, gallery, PromptType.document, prompt=prompt), expected, atol=1e-6)
+    assert model.mteb_model_meta.revision != MTEBModel(embedder).mteb_model_meta.revision
+    with pytest.raises(ConfigError, match="'instructcir' have no place for MTEB's instructions"):
+        MTEBModel(tuned, instructions=True)
 
 
 def test_what_cannot_be_embedded_is_named(tuned: MLLMEmbedder) -> None:
