@@ -13,7 +13,7 @@ from typing import Any
 
 import numpy as np
 
-from mllm_embed.encode.encoder import PromptedEncoder
+from mllm_embed.encode.encoder import PromptedEncoder, check_unit_length
 from mllm_embed.errors import ConfigError, DataError
 from mllm_embed.inputs.prompts import PromptSet
 from mllm_embed.types import Item, Query
@@ -150,6 +150,7 @@ def embed(
     how = (asked or ask(embedder, suite)).tasks
     items = [(how[row.task.name], item) for row in rows for entry in row.entries for item in entry]
     # one long list for the encoder, which is then cut into the rows again
+    check_unit_length(embedder, "an evaluation")
     encoded = encode(embedder, items, batch_size, progress)
     made: dict[str, dict[str, np.ndarray]] = {task.name: {} for task in suite.tasks}
     start = 0

@@ -44,6 +44,11 @@ class DualEncoder:
         return self.gallery.dim
 
     @property
+    def unit_length(self) -> bool:
+        """Whether the vectors of both models have length 1, as of `MLLMEmbedder`."""
+        return self.query.unit_length and self.gallery.unit_length
+
+    @property
     def provenance(self) -> dict[str, Any]:
         """The provenance of the gallery's vectors, as of `MLLMEmbedder`."""
         return self.gallery.provenance

@@ -171,14 +171,11 @@ class MLLMEmbedder(QueryDocument):
         Its weights are those that were loaded: a change of them in memory does not show.
         """
         limit = self.item_processor.lengths.limit
+        cut = limit.tokens if limit.truncate else None  # a limit that refuses changes no vector
         return provenance_of(
-            self.settings,
-            self.processor,
-            cut=limit.tokens if limit.truncate else None,  # a limit that refuses changes no vector
-            dimension=self.dimension,
-            quantization=self.quantization,
-            dtype=str(self.dtype).removeprefix("torch."),
-        )
+            self.settings, self.processor, cut=cut, shortened=not self.unit_length, dimension=self.dimension,
+            quantization=self.quantization, dtype=str(self.dtype).removeprefix("torch."),
+        )  # fmt: skip
 
     @property
     def target_space(self) -> dict[str, Any]:
@@ -190,6 +187,11 @@ class MLLMEmbedder(QueryDocument):
     def dimension(self) -> int:
         """Length of a vector: `dim`, or the model's width."""
         return self.dim or self.model.width
+
+    @property
+    def unit_length(self) -> bool:
+        """Whether vectors have length 1."""
+        return self.settings.renormalize or self.dimension == self.model.width
 
     @overload
     def encode(
@@ -247,7 +249,7 @@ class MLLMEmbedder(QueryDocument):
         encoded.check_finite(inputs)
         if unreadable is not None:
             unreadable.update(encoded.failures)
-        vectors = to_precision(truncate(encoded.vectors, dim or self.dim), precision)
+        vectors = to_precision(truncate(encoded.vectors, dim or self.dim, self.settings.renormalize), precision)
         return torch.from_numpy(vectors) if convert_to == "torch" else vectors
 
     def plan(self, inputs: Sequence[Any], *, batch_size: int = 32, skip_unreadable: bool = False) -> EncodingPlan:

@@ -10,6 +10,7 @@ from typing import Any, Protocol
 
 import numpy as np
 
+from ..errors import ConfigError
 from ..inputs.prompts import PromptSet
 
 
@@ -32,3 +33,13 @@ class PromptedEncoder(Encoder, Protocol):
     def with_prompts(self, prompts: PromptSet) -> PromptedEncoder:
         """Return the same model asked through other prompts; this one stays as it is."""
         ...
+
+
+def check_unit_length(encoder: object, use: str) -> None:
+    """Raise ConfigError for an encoder that cuts vectors without bringing them to unit length again, for a `use` that
+    ranks by inner products, in which longer ones would win."""
+    if not getattr(encoder, "unit_length", True):
+        raise ConfigError(
+            f"{use} ranks by inner products of unit vectors, and this model leaves those that it cuts shorter "
+            "(renormalize: false); set renormalize: true, which changes no cosine, or keep whole vectors"
+        )

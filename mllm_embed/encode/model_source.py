@@ -19,11 +19,11 @@ from ..inputs.resize import check_agrees, with_picture_settings
 from ..model.devices import dtype_for
 from ..model.embedding_model import EmbeddingModel
 from ..model.families import Family, family_of
+from ..model.heads.files import read_heads
 from ..model.loading import CONFIG_FILE, check_fits, commit_of, has_processor, load_processor
 from ..model.lora import ADAPTER_CONFIG, load_adapter
 from ..model.pooling import Pooling
 from ..model.position_ids import Positions
-from ..model.projection import read_projection
 from ..presets import catalog
 from ..presets.preset import Preset
 from ..saving.base_lookup import base_of
@@ -62,13 +62,15 @@ class ModelSource:
         """
         if self.preset:
             self.preset.check(self.base, backbone.config.model_type)
+        projection, latent_attention = read_heads(Path(self.folder))
         model = EmbeddingModel(
             backbone,
             family_of(backbone.config),
             settings.pooling,
             settings.bidirectional,
-            read_projection(Path(self.folder)),
+            projection,
             settings.positions,
+            latent_attention,
         )
         if self.has_adapter:
             load_adapter(model, self.folder)
@@ -153,7 +155,7 @@ class ModelSource:
             positions=saved.positions if positions is None else positions,
             base=self.base,
             base_fingerprint=fingerprint,
-            weights=weights_digest(self.base),
+            weights=weights_digest(self.base, headed=not self.has_adapter),
             card=read_card(self.folder) if self.saved else None,
             adapter=adapter_fingerprint(self.folder) if self.has_adapter else None,
             adapter_settings=self.adapter_settings,

@@ -14,6 +14,8 @@ from torch.nn import functional as F
 
 from ..errors import ConfigError, ModelError, first_line
 from .families import Family, states_width
+from .heads.latent_attention import LatentAttention
+from .heads.projection import Projection
 from .packing import pack, unpack
 from .pooling import POOLINGS, Pooling
 from .position_ids import POSITIONS, Positions, position_ids
@@ -33,8 +35,9 @@ class EmbeddingModel(nn.Module):
         family: Family,
         pooling: Pooling = "last",
         bidirectional: bool = False,
-        projection: nn.Linear | None = None,
+        projection: Projection | None = None,
         positions: Positions = "model",
+        latent_attention: LatentAttention | None = None,
     ):
         """Wrap a base model, whose attention `bidirectional` changes in place.
 
@@ -44,11 +47,13 @@ class EmbeddingModel(nn.Module):
             family: its record (families.py).
             pooling: which hidden states make a vector: a key of `POOLINGS` (pooling.py).
             bidirectional: whether tokens see what comes after them.
-            projection: a linear layer after pooling, for vectors as long as another model's.
+            projection: dense layers after pooling, for vectors as long as another model's.
             positions: how tokens are numbered: "model" as the base does it, "sequential" one after the other on all
                 axes of M-RoPE, as embedders were trained whose code went past its base's method.
+            latent_attention: what hidden states go through before pooling.
 
-        Raises ConfigError for a pooling or positions that do not exist.
+        Raises ConfigError for a pooling or positions that do not exist, ModelError for heads of another width than the
+        base.
         """
         super().__init__()
         if pooling not in POOLINGS:
@@ -59,10 +64,23 @@ class EmbeddingModel(nn.Module):
         self.family = family
         self.pooling = pooling
         self.bidirectional = bidirectional
-        self.projection = projection
+        self.projection, self.latent_attention = projection, latent_attention
         self.positions = positions
+        self._check_widths()
         if bidirectional:
             make_bidirectional(self.base, family)
+
+    def _check_widths(self) -> None:
+        taken = {
+            "projection": None if self.projection is None else self.projection.in_features,
+            "latent attention": None if self.latent_attention is None else self.latent_attention.spec.width,
+        }
+        for name, width in taken.items():
+            if width is not None and width != self.states_width:
+                raise ModelError(
+                    f"the {name} takes states of {width} numbers, and the model's have {self.states_width}: the two do "
+                    "not belong together; save the model again"
+                )
 
     @property
     def base(self) -> PreTrainedModel:
@@ -148,6 +166,8 @@ class EmbeddingModel(nn.Module):
         return F.normalize(states if self.projection is None else self.projection(states).float(), dim=-1)
 
     def _pooled(self, hidden: Tensor, chosen: Tensor) -> Tensor:
+        if self.latent_attention is not None:
+            hidden = self.latent_attention(hidden)
         return POOLINGS[self.pooling](hidden, chosen).float()
 
     def set_attention(self, kind: str) -> None:

@@ -16,9 +16,10 @@ from typing import Any, BinaryIO
 from ..errors import ModelError
 from ..files import atomic_folder, write_json
 from ..model.embedding_model import EmbeddingModel
+from ..model.heads.files import heads_identity, write_heads
+from ..model.heads.projection import projection_folders
 from ..model.loading import CONFIG_FILE
 from ..model.lora import ADAPTER_WEIGHTS
-from ..model.projection import read_projection, write_projection
 from .card_header import CARD_FILE
 from .model_card import ModelCardInfo, of_these_weights, write_card
 from .sentence_transformers_files import write_sentence_files
@@ -46,9 +47,13 @@ def model_fingerprint(folder: str | Path, revision: str | None = None) -> str:
     return digest.hexdigest()
 
 
-def weights_digest(folder: str | Path) -> str | None:
+def weights_digest(folder: str | Path, headed: bool = True) -> str | None:
     """Return what tells of any change in a base's weights, which `model_fingerprint` samples: sha256 over checksums of
-    all their parts. None of a hub id, whose commit says it."""
+    all their parts. None of a hub id, whose commit says it.
+
+    Its heads, which lie in folders of their own, count too; not so where they are not used (`headed`), since an adapter
+    brings its own.
+    """
 
     def checksum(place: tuple[Path, int]) -> bytes:
         path, start = place
@@ -61,16 +66,22 @@ def weights_digest(folder: str | Path) -> str | None:
     paths = sorted(Path(folder).glob("*.safetensors"))
     places = [(path, start) for path in paths for start in range(0, path.stat().st_size, _PART)]
     with ThreadPoolExecutor() as pool:  # as fast as they are read: a core sums 2 GB a second
-        return hashlib.sha256(b"".join(pool.map(checksum, places))).hexdigest()
+        digest = hashlib.sha256(b"".join(pool.map(checksum, places)))
+    if headed:
+        _add_heads(digest, Path(folder))
+    return digest.hexdigest()
 
 
 def adapter_fingerprint(folder: str | Path) -> str:
-    """Return the sha256 of an adapter's tensors, its projection's included."""
+    """Return the sha256 of an adapter's tensors, its heads' included."""
     digest = hashlib.sha256((Path(folder) / ADAPTER_WEIGHTS).read_bytes())
-    projection = read_projection(Path(folder))
-    if projection is not None:
-        digest.update(projection.weight.numpy().tobytes())
+    _add_heads(digest, Path(folder))
     return digest.hexdigest()
+
+
+def _add_heads(digest: hashlib._Hash, folder: Path) -> None:
+    for piece in heads_identity(folder):
+        digest.update(piece)
 
 
 def _samples(file: BinaryIO) -> Iterator[bytes]:
@@ -119,11 +130,9 @@ def save(
             _write_whole(folder, model.backbone, model.adapted)
             settings = replace(settings, base=None, base_fingerprint=None)
         write_processor(folder, processor, settings)
-        if model.projection is not None:
-            write_projection(folder, model.projection)
-        write_sentence_files(
-            folder, processor, model.family, settings, model.states_width, model.projection is not None
-        )
+        write_heads(folder, model.projection, model.latent_attention)
+        heads = projection_folders(model.projection), model.latent_attention is None
+        write_sentence_files(folder, processor, model.family, settings, model.states_width, *heads)
         write_card(folder, info, base=base, public=public, old=old)
 
 

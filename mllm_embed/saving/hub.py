@@ -9,13 +9,13 @@ from contextlib import contextmanager
 from pathlib import Path
 
 from ..errors import ModelError
+from ..model.heads.files import HEAD_FILES
 from ..model.loading import CONFIG_FILE
 from ..model.lora import ADAPTER_CONFIG, ADAPTER_WEIGHTS
-from ..model.projection import PROJECTION_FOLDER as PROJECTION
 
 # An earlier push may have left files of the other form: a whole model beside an adapter would be read as both.
 STALE = ["*.safetensors", "*.safetensors.index.json", ADAPTER_CONFIG, CONFIG_FILE, "generation_config.json"]
-SMALL = ["*.json", "*.jinja", "*.md", "*.txt", "*.model", ADAPTER_WEIGHTS, f"{PROJECTION}/*"]
+SMALL = ["*.json", "*.jinja", "*.md", "*.txt", "*.model", ADAPTER_WEIGHTS, *HEAD_FILES]
 
 
 def is_hub_id(name: str) -> bool:

@@ -34,10 +34,20 @@ _NOTHING: tuple[Any, ...] = ([], {}, "none", "")
 
 
 def provenance_of(
-    settings: Settings, processor: Any, *, cut: int | None, dimension: int, quantization: str | None, dtype: str
+    settings: Settings,
+    processor: Any,
+    *,
+    cut: int | None,
+    shortened: bool,
+    dimension: int,
+    quantization: str | None,
+    dtype: str,
 ) -> dict[str, Any]:
-    """Return the record of what makes vectors, as plain JSON; `cut` is how many tokens an input is cut to, None where
-    none is."""
+    """Return the record of what makes vectors, as plain JSON.
+
+    `cut` is how many tokens an input is cut to, None where none is; `shortened` says that vectors are cut, and not
+    brought to unit length again.
+    """
     said = settings.to_dict()
     return {
         "name": settings.base,
@@ -50,6 +60,7 @@ def provenance_of(
             **{key: said[key] for key in ("pooling", "bidirectional", "normalize", "prompts")},
             **settings.recipe,
             **({} if cut is None else {"truncate": cut}),
+            **({"renormalize": False} if shortened else {}),
         },
         "dimension": dimension,
         "quantization": quantization,

@@ -31,8 +31,8 @@ from ..inputs.chat_template import render_chat, template_of
 from ..inputs.item_processor import ItemProcessor
 from ..inputs.prompts import PromptSet
 from ..model.families import Family, family_of, states_width
+from ..model.heads.projection import MODULE, MODULES_FILE
 from ..model.loading import load_processor
-from ..model.projection import MODULE, MODULES_FILE, PROJECTION_FOLDER
 from ..types import Document, Item, Query
 
 if TYPE_CHECKING:
@@ -115,13 +115,15 @@ def write_sentence_files(
     family: Family,
     settings: Settings,
     dimension: int,
-    projected: bool = False,
+    projections: Sequence[str] = (),
+    stock_states: bool = True,
     about: dict[str, Any] | None = None,
 ) -> None:
     """Write what makes a saved folder one that `SentenceTransformer(folder)` loads.
 
-    `dimension` is the length of a pooled state; `projected`: the folder holds a projection, which comes next; `about`:
-    what is kept of the settings, by default all.
+    `dimension` is the length of a pooled state; `projections` are the folders of the layers that come next;
+    `stock_states` says that pooling takes hidden states as the model gives them; `about` is what is kept of the
+    settings, by default all.
 
     Where the template does not render exactly what the prompts render here, or the model pools, attends or reads texts
     as no stock module does, the files make it refuse to encode: without them it would average the token states of bare
@@ -131,6 +133,7 @@ def write_sentence_files(
     items = ItemProcessor(processor, settings.prompts)
     template = _template(processor, sorted(items.words.marks))
     stock = settings.pooling == "last" and not (settings.bidirectional or settings.recipe or family.texts_apart)
+    stock = stock and stock_states
     if not (stock and not settings.truncate and _renders_the_same(items, settings, template)):
         template = _REFUSAL
     module = {
@@ -149,7 +152,7 @@ def write_sentence_files(
     model = {"model_type": "SentenceTransformer", "prompts": prompts, "similarity_fn_name": "cosine"}
     write_json(folder / "config_sentence_transformers.json", model)
     kinds = list(_MODULES.items())
-    kinds[-1:-1] = [(PROJECTION_FOLDER, MODULE)] if projected else []
+    kinds[-1:-1] = [(place, MODULE) for place in projections]
     modules = [
         {"idx": index, "name": str(index), "path": path, "type": kind} for index, (path, kind) in enumerate(kinds)
     ]

@@ -40,6 +40,7 @@ class Settings:
         pooled, padding_side, resize: as in `ItemProcessor`; `pooled` is None for what is usual with the pooling.
         matryoshka: the lengths at which truncated vectors were trained.
         max_tokens, truncate: as in `MLLMEmbedder.from_pretrained`.
+        renormalize: whether vectors that are cut (`dim`) are brought to unit length again.
         base, base_fingerprint: the base's name as given, and `model_fingerprint` of it; None for a whole model.
         target_space: provenance of the vectors that its queries are to find (`MLLMEmbedder.provenance` of a teacher);
             None for those that it makes itself.
@@ -59,6 +60,7 @@ class Settings:
     matryoshka: tuple[int, ...] = ()
     max_tokens: int | None = None
     truncate: bool = False
+    renormalize: bool = True
     base: str | None = None
     base_fingerprint: str | None = None
     target_space: dict[str, Any] | None = field(default=None, repr=False)
@@ -112,6 +114,7 @@ class Settings:
             **self.recipe,
             **({"max_tokens": self.max_tokens} if self.max_tokens is not None else {}),
             **({"truncate": True} if self.truncate else {}),
+            **({} if self.renormalize else {"renormalize": False}),
             **({_TARGET_SPACE: self.target_space} if self.target_space else {}),
         }  # fmt: skip
 
@@ -134,6 +137,7 @@ class Settings:
             matryoshka=tuple(values.get("matryoshka", ())),
             max_tokens=values.get("max_tokens"),
             truncate=values.get("truncate", False),
+            renormalize=values.get("renormalize", True),
             base=base.get("name"),
             base_fingerprint=base.get("fingerprint"),
             target_space=values.get(_TARGET_SPACE),
@@ -180,6 +184,7 @@ _KEYS = {
     "matryoshka": _Kind(_is_lengths, "a list of lengths, whole numbers over 0"),
     "max_tokens": _Kind(lambda value: type(value) is int and value > 0, "a whole number over 0"),
     "truncate": _Kind(lambda value: isinstance(value, bool), "true or false"),
+    "renormalize": _Kind(lambda value: isinstance(value, bool), "true or false"),
     "prompts": _Kind(_is_object, "an object of texts", True),
     "base": _Kind(lambda value: value is None or _is_object(value), "an object or null", True),
     _TARGET_SPACE: _Kind(_is_object, "an object"),

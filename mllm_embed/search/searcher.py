@@ -12,7 +12,7 @@ import numpy as np
 
 from ..data.picture_source import picture_folder
 from ..data.sources import picture_at
-from ..encode.encoder import Encoder
+from ..encode.encoder import Encoder, check_unit_length
 from ..errors import ConfigError, DataError, ImageError
 from ..index.files import SETTINGS_FILE
 from ..inputs.images import content_key
@@ -46,8 +46,10 @@ class Searcher:
             gallery: in memory, a store, an index, or a Qdrant collection.
 
         Raises:
-            ConfigError: the gallery's vectors were made by another model, adapter or prompt.
+            ConfigError: the gallery's vectors were made by another model, adapter or prompt, or the model's are shorter
+                than 1.
         """
+        check_unit_length(embedder, "a search")
         check_same(gallery.provenance, _target_space(embedder, gallery), SPACE_FIELDS, "the gallery")
         self.embedder, self.gallery = embedder, gallery
 

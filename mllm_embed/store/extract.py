@@ -23,6 +23,7 @@ from tqdm import tqdm
 from ..data.sources import Listing
 from ..encode.cost import Cost, total
 from ..encode.embedder import MLLMEmbedder
+from ..encode.encoder import check_unit_length
 from ..errors import ConfigError, DataError
 from ..files import json_bytes, write_file
 from ..locks import folder_lock
@@ -252,7 +253,8 @@ def _moved(store: VectorStore, contents: Contents, rows: Iterable[int]) -> int:
 
 
 def _opened(path: Path, embedder: MLLMEmbedder, dtype: str | None) -> VectorStore:
-    """Return the store in a folder, new or as it is. Raises ConfigError where its vectors are others."""
+    """Return the store in a folder, new or as it is. Raises ConfigError where its vectors are others, or shorter."""
+    check_unit_length(embedder, "a store")
     if not (path / MANIFEST).is_file():
         return VectorStore.create(path, embedder.dimension, dtype=dtype or "float32", provenance=embedder.provenance)
     store = VectorStore(path)

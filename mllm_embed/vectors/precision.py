@@ -10,6 +10,7 @@ from ..errors import ConfigError
 from .unit import unit
 
 Precision = Literal["float32", "int8", "binary", "ubinary"]
+_ROUNDING = 0.02  # of the square of a length, in half precision
 
 
 def check_dim(dim: int | None, width: int) -> None:
@@ -18,14 +19,16 @@ def check_dim(dim: int | None, width: int) -> None:
         raise ConfigError(f"dim must be between 1 and {width}, the length of this model's vectors, not {dim}")
 
 
-def truncate(vectors: np.ndarray, dim: int | None) -> np.ndarray:
+def truncate(vectors: np.ndarray, dim: int | None, renormalize: bool = True) -> np.ndarray:
     """Return the first `dim` numbers of each vector at unit length: [N, D] -> [N, dim] float32; None is all of them.
 
-    Loses little where training took part in it (matryoshka, arXiv 2205.13147), much where it did not.
+    Loses little where training took part in it (matryoshka, arXiv 2205.13147), much where it did not. Without
+    `renormalize` they stay as they are, shorter than 1, as sentence-transformers' truncate_dim leaves them: cosines do
+    not see that, inner products do.
     """
     if dim is None or dim == vectors.shape[1]:
         return vectors
-    return unit(vectors[:, :dim])
+    return unit(vectors[:, :dim]) if renormalize else np.ascontiguousarray(vectors[:, :dim])
 
 
 def to_precision(vectors: np.ndarray, precision: Precision) -> np.ndarray:
@@ -52,8 +55,9 @@ def to_precision(vectors: np.ndarray, precision: Precision) -> np.ndarray:
 def cosines(queries: np.ndarray, documents: np.ndarray) -> np.ndarray:
     """Return the similarities [Q, N] float32 of queries [Q, ...] and documents [N, ...] of one precision.
 
-    The dtype says which. float32: the inner product of unit vectors. int8: the cosine. uint8 (binary): 1 - 2 x Hamming
-    distance / bits, the cosine of the sign vectors; bits that fill the last byte count as equal.
+    The dtype says which. float32: the inner product of unit vectors; shorter ones are brought to unit length. int8: the
+    cosine. uint8 (binary): 1 - 2 x Hamming distance / bits, the cosine of the sign vectors; bits that fill the last
+    byte count as equal.
 
     Raises:
         ConfigError: two precisions, or two lengths.
@@ -66,4 +70,12 @@ def cosines(queries: np.ndarray, documents: np.ndarray) -> np.ndarray:
         return queries @ documents.T / queries.shape[1]
     if queries.dtype == np.int8:
         queries, documents = (unit(numbers.astype(np.float32)) for numbers in (queries, documents))
+    else:
+        queries, documents = map(_at_unit_length, (queries, documents))
     return queries @ documents.T
+
+
+def _at_unit_length(vectors: np.ndarray) -> np.ndarray:
+    """Return float vectors [N, D] as they are where rounding alone, or a row of zeros, keeps them from unit length."""
+    lengths = np.einsum("nd,nd->n", vectors, vectors)
+    return vectors if (np.abs(lengths - 1) < _ROUNDING).sum() + (lengths == 0).sum() == len(vectors) else unit(vectors)

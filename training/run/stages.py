@@ -17,8 +17,8 @@ from mllm_embed.data.folder import DataFolder, FolderBenchmark
 from mllm_embed.errors import ConfigError, MLLMEmbedError
 from mllm_embed.locks import folder_lock
 from mllm_embed.model.devices import bfloat16_pays, device_for
+from mllm_embed.model.heads.projection import new_projection, read_projection
 from mllm_embed.model.lora import LoraSpec, add_lora, load_adapter
-from mllm_embed.model.projection import new_projection, read_projection
 from mllm_embed.saving.model_card import ModelCardInfo
 from mllm_embed.saving.provenance import SPACE_FIELDS
 

@@ -2,13 +2,20 @@
 
 from __future__ import annotations
 
+from dataclasses import replace
+from pathlib import Path
+
 import faiss
 import numpy as np
 import pytest
 import torch
 
 from mllm_embed import MLLMEmbedder
+from mllm_embed.data.sources import open_sources
 from mllm_embed.errors import ConfigError
+from mllm_embed.search.searcher import Searcher
+from mllm_embed.store.extract import encode_sources
+from mllm_embed.vectors.precision import to_precision, truncate
 
 TEXTS = ["a red hat", "a blue hat", "one white horse in front of a black door", "orange"]
 
@@ -79,3 +86,34 @@ def test_what_a_vector_cannot_be_is_refused(tiny_llava, embedder: MLLMEmbedder) 
             MLLMEmbedder.from_pretrained(tiny_llava, dim=dim)
     with pytest.raises(ConfigError, match="precision 'int4' is not known; use float32, int8, binary"):
         embedder.encode(TEXTS, precision="int4")
+
+
+def test_a_cut_without_normalising_again_leaves_cosines_as_they_are(embedder: MLLMEmbedder) -> None:
+    whole = embedder.encode(TEXTS)
+    short, again = truncate(whole, 16, renormalize=False), truncate(whole, 16)
+    np.testing.assert_array_equal(short, whole[:, :16])
+    assert (np.linalg.norm(short, axis=1) < 0.95).all()
+    np.testing.assert_allclose(embedder.similarity(short, again), again @ again.T, atol=1e-6)
+    for precision in ("int8", "binary"):
+        coarse = [to_precision(vectors, precision) for vectors in (short, again)]
+        assert (coarse[0] == coarse[1]).mean() > 0.99  # a number may lie on the edge of two roundings
+
+
+def test_what_ranks_by_inner_products_refuses_shorter_vectors(tiny_llava: Path, data: Path, tmp_path: Path) -> None:
+    model = MLLMEmbedder.from_pretrained(tiny_llava, dtype="float32", dim=16)
+    before = model.provenance
+    model.settings = replace(model.settings, renormalize=False)
+    assert np.linalg.norm(model.encode(TEXTS), axis=1).max() < 0.95
+    assert model.provenance == before | {"settings": before["settings"] | {"renormalize": False}}
+    for use in (
+        lambda: Searcher.from_folder(model, data),
+        lambda: encode_sources(model, open_sources([data / "images"]), tmp_path / "store", show_progress=False),
+    ):
+        with pytest.raises(ConfigError, match="ranks by inner products.*renormalize: true, which changes no cosine"):
+            use()
+    assert not (tmp_path / "store").exists()
+    model.save_pretrained(tmp_path / "saved")
+    again = MLLMEmbedder.from_pretrained(tmp_path / "saved", dtype="float32", dim=16)
+    np.testing.assert_array_equal(again.encode(TEXTS), model.encode(TEXTS))
+    whole = MLLMEmbedder.from_pretrained(tmp_path / "saved", dtype="float32")
+    assert whole.unit_length and "renormalize" not in whole.provenance["settings"]
