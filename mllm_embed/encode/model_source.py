@@ -30,6 +30,7 @@ from ..saving.base_lookup import base_of
 from ..saving.checkpoint import adapter_fingerprint, model_fingerprint, read_card, weights_digest
 from ..saving.hub import fetched
 from ..saving.identity import adapter_settings
+from ..saving.sentence_transformers_folder import SentenceFiles, read_sentence_files
 from ..saving.settings import SETTINGS_FILE, Settings, read_settings
 
 
@@ -45,6 +46,7 @@ class ModelSource:
         saved: the settings there; None for a model that was not saved by this library.
         adapter_settings: what an adapter's config says, as of `identity.adapter_settings`.
         preset: of the published model that it is, or that a user names.
+        sentence_files: what sentence-transformers' files say, where nothing of ours does.
     """
 
     base: str
@@ -54,6 +56,7 @@ class ModelSource:
     saved: Settings | None
     adapter_settings: dict[str, Any] | None = None
     preset: Preset | None = None
+    sentence_files: SentenceFiles | None = None
 
     def embedding_model(self, backbone: Any, settings: Settings) -> EmbeddingModel:
         """Return a loaded base with all that makes it an embedder, adapter included.
@@ -96,6 +99,8 @@ class ModelSource:
             processor = load_processor(self.folder, self.revision, self.base)
         else:
             processor = load_processor(self.base, self.revision)
+        if self.sentence_files:
+            self.sentence_files.prepare(processor)
         pictures = self.preset.image_processor if self.preset else None
         return with_picture_settings(processor, pictures) if pictures else processor
 
@@ -104,17 +109,20 @@ class ModelSource:
         return self.has_adapter and has_processor(Path(self.folder))
 
     def dtype(self, asked: str | torch.dtype, place: torch.device) -> str | torch.dtype:
-        """Return what to load the base in, as of `dtype_for`; "auto" is on a GPU what its preset's authors compute in.
+        """Return what to load the base in, as `dtype_for` says; "auto" is on a GPU what its preset's authors, or
+        its files of sentence-transformers, compute in.
 
         Raises ConfigError for a dtype that does not exist.
         """
-        usual = self.preset.dtype if self.preset and place.type != "cpu" else None
+        known = self.preset or self.sentence_files
+        usual = known.dtype if known and place.type != "cpu" else None
         return dtype_for(usual if usual and asked == "auto" else asked, place)
 
     @property
     def own_settings(self) -> Settings:
-        """The saved settings, those of its preset, or those of an ordinary model."""
-        return self.saved or (self.preset.settings if self.preset else Settings(PROMPT_SETS["instructcir"]))
+        """The saved settings, those of its preset or of sentence-transformers' files, or those of an ordinary model."""
+        known = self.preset or self.sentence_files
+        return self.saved or (known.settings if known else Settings(PROMPT_SETS["instructcir"]))
 
     def settings_for(self, config: Any) -> Settings:
         """Return the same for the base's config: a preset's limit, which was set for the published model, within the
@@ -134,8 +142,8 @@ class ModelSource:
         *,
         config: Any,
     ) -> Settings:
-        """Return the saved settings, those of its preset, or those of an ordinary model, with what is given in their
-        place.
+        """Return the saved settings, those of its preset or of sentence-transformers' files, or those of an ordinary
+        model, with what is given in their place.
 
         To be called with the config of the base, once that is loaded, and so in the cache. Raises ModelError for an
         adapter of another base, ConfigError for a prompt set's name.
@@ -209,7 +217,8 @@ def find_model(
         raise ModelError(f"{folder} is not an adapter folder of mllm_embed: it has no {SETTINGS_FILE}")
     about = adapter_settings(folder) if has_adapter else None
     found = _preset(named, saved, folder, (adapter or model, base))
-    return ModelSource(base, revision, folder, has_adapter, saved, about, found)
+    theirs = None if saved or found else read_sentence_files(folder)
+    return ModelSource(base, revision, folder, has_adapter, saved, about, found, theirs)
 
 
 def _check_one_kind(folder: str, name: str) -> None:

@@ -79,6 +79,7 @@ class PromptSet:
         end_task_with: what is added to a task that ends in no punctuation; a task is stripped before that.
         query_task, document_task: the tasks of items that have none of their own.
         strip: whether white space around the user's words is taken away.
+        text_only: whether pictures are refused, by a model that was trained on texts alone.
 
     Where pictures stand: at `{image}`, and without it before the words, so that all asked of one picture share a
     prefix. White space is kept to the letter. Raises ConfigError for a mark that is missing or occurs twice.
@@ -104,6 +105,7 @@ class PromptSet:
     query_task: str = ""
     document_task: str = ""
     strip: bool = True
+    text_only: bool = False
 
     def __post_init__(self) -> None:
         for slot in self.slots:
@@ -140,7 +142,9 @@ class PromptSet:
         return ResolvedPrompt(own.words, words_with_task=own.words_with_task, task=own.task, **values)
 
     def slot(self, item: Item) -> Slot:
-        """Return which of the prompts asks an item."""
+        """Return which of the prompts asks an item. Raises DataError for pictures where the model takes none."""
+        if self.text_only and item.images:
+            raise DataError(f"the prompts '{self.name}' are for texts alone, and a {type(item).__name__} has a picture")
         if item.side == "query" and item.role == "image" and self.query_image is not None:
             return "query_image"
         if item.side == "query" and item.role == "text" and self.query_text is not None:
@@ -236,7 +240,7 @@ FRAME = ("template", "system", "generation_prompt", "append", "picture")
 _FIRST = ("image", "composed", "text", "captioned", "composed_text")  # which have always been written
 _DEFAULTS = {field.name: None if field.default is MISSING else field.default for field in fields(PromptSet)}
 _NEEDED = [field.name for field in fields(PromptSet) if field.default is MISSING]
-_BOOLEANS = ("generation_prompt", "strip")
+_BOOLEANS = ("generation_prompt", "strip", "text_only")
 
 
 def _check_words(prompt: ResolvedPrompt, slot: Slot, where: str) -> None:

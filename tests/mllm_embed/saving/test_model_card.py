@@ -145,7 +145,8 @@ def test_the_licence_is_the_base_models(embedder: MLLMEmbedder, tmp_path: Path, 
     embedder.save_pretrained(tmp_path / "base")
     (tmp_path / "base/README.md").write_text(f"---\n{header}\n---\n# Base\n")
     (tmp_path / "base/mllm_embed.json").unlink()  # a base as it was fetched
-    (tmp_path / "base/sentence_bert_config.json").unlink()
+    for name in ("sentence_bert_config.json", "modules.json", "config_sentence_transformers.json"):
+        (tmp_path / "base" / name).unlink()
     tuned = MLLMEmbedder.from_pretrained(tmp_path / "base")
     add_lora(tuned.model, LoraSpec(rank=4), tuned.family)
     tuned.save_pretrained(tmp_path / "out")
