@@ -28,7 +28,7 @@ from ..presets import catalog
 from ..presets.preset import Preset
 from ..saving.base_lookup import base_of
 from ..saving.checkpoint import adapter_fingerprint, model_fingerprint, read_card, weights_digest
-from ..saving.hub import fetched
+from ..saving.hub import small_files
 from ..saving.identity import adapter_settings
 from ..saving.sentence_transformers_folder import SentenceFiles, read_sentence_files
 from ..saving.settings import SETTINGS_FILE, Settings, read_settings
@@ -205,11 +205,11 @@ def find_model(
     """
     named = None if preset is None else catalog.preset(preset)
     base = os.fspath(model)
-    folder = fetched(base, SETTINGS_FILE, revision)
+    folder = small_files(base, revision)
     has_adapter = adapter is not None or (Path(folder) / ADAPTER_CONFIG).is_file()
     _check_one_kind(folder, base)
     if adapter is not None:
-        folder = fetched(os.fspath(adapter), SETTINGS_FILE)
+        folder = small_files(os.fspath(adapter))
     elif has_adapter:
         base, revision = base_of(folder)
     saved = read_settings(folder)

@@ -10,8 +10,10 @@ from pathlib import Path
 
 from ..errors import ModelError
 from ..model.heads.files import HEAD_FILES
+from ..model.heads.projection import MODULES_FILE
 from ..model.loading import CONFIG_FILE
 from ..model.lora import ADAPTER_CONFIG, ADAPTER_WEIGHTS
+from .settings import SETTINGS_FILE
 
 # An earlier push may have left files of the other form: a whole model beside an adapter would be read as both.
 STALE = ["*.safetensors", "*.safetensors.index.json", ADAPTER_CONFIG, CONFIG_FILE, "generation_config.json"]
@@ -90,6 +92,13 @@ def fetched(name: str, settings_file: str, revision: str | None = None) -> str:
         return name
     with _sentences(name):
         return snapshot_download(name, revision=revision, allow_patterns=SMALL)
+
+
+def small_files(name: str, revision: str | None = None) -> str:
+    """Return the folder with all but the weights of a repository that holds settings of ours, or files of
+    sentence-transformers; `name` itself for anything else."""
+    found = fetched(name, SETTINGS_FILE, revision)
+    return fetched(name, MODULES_FILE, revision) if found == name else found
 
 
 @contextmanager

@@ -22,24 +22,37 @@ from __future__ import annotations
 
 import json
 from collections.abc import Sequence
+from dataclasses import replace
 from pathlib import Path
-from typing import TYPE_CHECKING, Any
+from typing import TYPE_CHECKING, Any, NamedTuple
 
 from ..errors import ModelError
 from ..files import write_json
 from ..inputs.chat_template import render_chat, template_of
 from ..inputs.item_processor import ItemProcessor
-from ..inputs.prompts import PromptSet
+from ..inputs.pooled_tokens import ALL
+from ..inputs.prompts import CHAT, PromptSet
 from ..model.families import Family, family_of, states_width
 from ..model.heads.projection import MODULE, MODULES_FILE
 from ..model.loading import load_processor
 from ..types import Document, Item, Query
 
 if TYPE_CHECKING:
+    from ..model.pooling import Pooling
     from .settings import Settings
 
 MODULE_SETTINGS = "sentence_bert_config.json"
+MODEL_SETTINGS = "config_sentence_transformers.json"
 POOLING_FILE = "1_Pooling/config.json"
+POOLINGS: dict[str, Pooling] = {
+    "lasttoken": "last",
+    "cls": "first",
+    "mean": "mean",
+    "max": "max",
+    "weightedmean": "weightedmean",
+    "mean_sqrt_len_tokens": "mean_sqrt_len_tokens",
+}
+"""Their names of poolings, and ours."""
 _STATES = {"method": "forward", "method_output_name": "last_hidden_state"}
 _MODULES = {
     "": "sentence_transformers.base.modules.transformer.Transformer",
@@ -89,6 +102,7 @@ _PLAIN = """\
 {%- for part in messages[0].content -%}
 {{- IMAGE_TOKEN if part.type == 'image' else ('\n' if seen.pictures else '') ~ part.text -}}
 {%- endfor -%}"""
+_PLAIN_NAME = "sentence-transformers"
 _REFUSAL = "{{ raise_exception('sentence-transformers cannot ask as this model was trained; use mllm_embed') }}"
 
 
@@ -125,41 +139,99 @@ def write_sentence_files(
     `stock_states` says that pooling takes hidden states as the model gives them; `about` is what is kept of the
     settings, by default all.
 
-    Where the template does not render exactly what the prompts render here, or the model pools, attends or reads texts
-    as no stock module does, the files make it refuse to encode: without them it would average the token states of bare
-    inputs, which no error would show.
+    Prompts that put nothing around what is given are theirs too. For all others there is a template of our own. Where
+    that does not render exactly what the prompts render here, or the model pools, attends or reads texts as no stock
+    module does, the files make it refuse to encode: without them it would average the token states of bare inputs,
+    which no error would show.
     """
-    about = about or settings.to_dict()
-    items = ItemProcessor(processor, settings.prompts)
-    template = _template(processor, sorted(items.words.marks))
-    stock = settings.pooling == "last" and not (settings.bidirectional or settings.recipe or family.texts_apart)
-    stock = stock and stock_states
-    if not (stock and not settings.truncate and _renders_the_same(items, settings, template)):
-        template = _REFUSAL
-    module = {
-        "transformer_task": "feature-extraction",
-        "modality_config": {"text": _STATES, "image": _STATES, "message": {**_STATES, "format": "structured"}},
-        "module_output_name": "token_embeddings",
-        "unpad_inputs": False,
-        "processing_kwargs": {
-            "text": {"truncation": False},  # cut words would lose the end of the prompt, and a cut picture fails
-            "chat_template": {"chat_template": template, "mllm_embed": about},
-        },
-    }
-    write_json(folder / MODULE_SETTINGS, module)
-    captioned = about["prompts"].get("captioned")
-    prompts = {"query": "", "document": captioned if isinstance(captioned, str) else ""}
-    model = {"model_type": "SentenceTransformer", "prompts": prompts, "similarity_fn_name": "cosine"}
-    write_json(folder / "config_sentence_transformers.json", model)
+    plain = stock_states and not (settings.bidirectional or settings.truncate or family.texts_apart)
+    form = _as_theirs(settings, template_of(processor) is not None) if plain else None
+    form = form or _as_ours(processor, settings, about or settings.to_dict(), plain)
+    write_json(
+        folder / MODULE_SETTINGS, {"transformer_task": "feature-extraction", "unpad_inputs": False, **form.module}
+    )
+    model = {"model_type": "SentenceTransformer", "prompts": form.prompts, "similarity_fn_name": "cosine"}
+    write_json(folder / MODEL_SETTINGS, model)
     kinds = list(_MODULES.items())
     kinds[-1:-1] = [(place, MODULE) for place in projections]
     modules = [
         {"idx": index, "name": str(index), "path": path, "type": kind} for index, (path, kind) in enumerate(kinds)
     ]
     write_json(folder / MODULES_FILE, modules)
-    pooling = {"embedding_dimension": dimension, "pooling_mode": "lasttoken", "include_prompt": True}
+    pooling = {"embedding_dimension": dimension, "pooling_mode": form.pooling, "include_prompt": True}
     write_json(folder / POOLING_FILE, pooling)
     write_json(folder / "2_Normalize/config.json", {"module_input_name": "sentence_embedding"})
+
+
+class _Form(NamedTuple):
+    """What differs between the files of two models."""
+
+    module: dict[str, Any]
+    prompts: dict[str, str]
+    pooling: str = "lasttoken"
+
+
+def plain_prompts(
+    chats: bool, pictures: bool, generation_prompt: bool, query: str = "", document: str = ""
+) -> PromptSet:
+    """Return the prompts by which sentence-transformers asks: what is given alone, and a prompt a side of a search.
+
+    In a chat that is the system message, where it is not empty; otherwise it stands before the text, and there are no
+    pictures.
+    """
+    tasks: dict[str, Any] = {"query_task": query, "document_task": document}
+    if chats:
+        return PromptSet(
+            name=_PLAIN_NAME, image="", composed="{instruction}", text="{text}", captioned="{text}",
+            composed_text="{text}\n{instruction}", system="{task}", generation_prompt=generation_prompt, strip=False,
+            text_only=not pictures, **tasks,
+        )  # fmt: skip
+    return PromptSet(
+        name=_PLAIN_NAME, image="{image}", composed="{image}{instruction}", text="{task}{text}",
+        captioned="{image}{text}", composed_text="{task}{text}\n{instruction}", template="none", strip=False,
+        text_only=True, **tasks,
+    )  # fmt: skip
+
+
+def _as_theirs(settings: Settings, has_template: bool) -> _Form | None:
+    """Return the form of prompts that are `plain_prompts`; None for others, and where something has no place in it."""
+    prompts, modes = settings.prompts, {ours: theirs for theirs, ours in POOLINGS.items()}
+    chats, pictures = prompts.template == CHAT, not prompts.text_only
+    asked = prompts.query_task, prompts.document_task
+    if replace(prompts, name=_PLAIN_NAME) != plain_prompts(chats, pictures, prompts.generation_prompt, *asked):
+        return None
+    if settings.recipe.keys() - {"pooled"} or settings.pooled_tokens != ALL or settings.target_space:
+        return None
+    if chats and not has_template:
+        return None
+    module: dict[str, Any] = {"processing_kwargs": {"text": {"truncation": False}}}
+    if chats:
+        kinds = {"text": _STATES, **({"image": _STATES} if pictures else {})}
+        module["modality_config"] = {**kinds, "message": {**_STATES, "format": "structured"}}
+        module["module_output_name"] = "token_embeddings"
+        module["processing_kwargs"]["chat_template"] = {"add_generation_prompt": prompts.generation_prompt}
+    return _Form(module, dict(zip(("query", "document"), asked, strict=True)), modes[settings.pooling])
+
+
+def _as_ours(processor: Any, settings: Settings, about: dict[str, Any], plain: bool) -> _Form:
+    """Return the form of all other prompts: a template of our own, which refuses to encode where it is not exact, or
+    the model is not `plain`."""
+    items = ItemProcessor(processor, settings.prompts)
+    template = _template(processor, sorted(items.words.marks))
+    prompts = settings.prompts
+    stock = plain and settings.pooling == "last" and not settings.recipe and prompts.strip and not prompts.text_only
+    if not (stock and _renders_the_same(items, settings, template)):
+        template = _REFUSAL
+    module = {
+        "modality_config": {"text": _STATES, "image": _STATES, "message": {**_STATES, "format": "structured"}},
+        "module_output_name": "token_embeddings",
+        "processing_kwargs": {
+            "text": {"truncation": False},  # cut words would lose the end of the prompt, and a cut picture fails
+            "chat_template": {"chat_template": template, "mllm_embed": about},
+        },
+    }
+    captioned = about["prompts"].get("captioned")
+    return _Form(module, {"query": "", "document": captioned if isinstance(captioned, str) else ""})
 
 
 def saved_settings(folder: Path) -> dict[str, Any] | None:

@@ -19,25 +19,16 @@ from pathlib import Path
 from typing import TYPE_CHECKING, Any, NamedTuple
 
 from ..errors import ModelError
-from ..inputs.prompts import PromptSet
+from ..inputs.pooled_tokens import ALL
 from ..model.heads.projection import MODULES_FILE, module_kind
 from ..model.loading import CONFIG_FILE
-from .sentence_transformers_files import MODULE_SETTINGS
+from .sentence_transformers_files import MODEL_SETTINGS, MODULE_SETTINGS, POOLINGS, plain_prompts
 from .sentence_transformers_inputs import SentenceInputs, read_inputs, refusal
 from .settings import Settings, read_object
 
 if TYPE_CHECKING:
     from ..model.pooling import Pooling
 
-MODEL_SETTINGS = "config_sentence_transformers.json"
-_POOLINGS: dict[str, Any] = {
-    "lasttoken": "last",
-    "mean": "mean",
-    "mean_sqrt_len_tokens": "mean_sqrt_len_tokens",
-    "cls": "first",
-    "max": "max",
-    "weightedmean": "weightedmean",
-}
 # the flags by which older versions name them; none of them set is the mean
 _OLD_FLAGS = {
     "pooling_mode_cls_token": "cls",
@@ -103,8 +94,8 @@ def read_sentence_files(folder: str | Path) -> SentenceFiles | None:
     _check_score(folder / MODEL_SETTINGS, about, any(module.kind == "Normalize" for module in modules))
     positions = _positions(folder)
     limit = inputs.limit if inputs.limit is None or positions is None else min(inputs.limit, positions)
-    every: dict[str, Any] = {} if pooling == "last" else {"pooled": "all"}
-    settings = Settings(_prompt_set(inputs, prompts), pooling=pooling, max_tokens=limit, **every)
+    asked = plain_prompts(inputs.chats, inputs.pictures, inputs.generation_prompt, **prompts)
+    settings = Settings(asked, pooling=pooling, pooled=ALL, max_tokens=limit)
     return SentenceFiles(settings, inputs)
 
 
@@ -161,14 +152,14 @@ def _pooling(modules: Sequence[_Module], includes_prompt: bool) -> Pooling:
     about = read_object(path)
     modes = about.get("pooling_mode", [mode for flag, mode in _OLD_FLAGS.items() if about.get(flag)] or "mean")
     modes = [modes] if isinstance(modes, str) else modes
-    if len(modes) != 1 or modes[0] not in _POOLINGS:
+    if len(modes) != 1 or modes[0] not in POOLINGS:
         raise refusal(path, f"pools by {json.dumps(modes)[:60]}")
     if about.get("include_prompt", True) is not True and not includes_prompt:
         raise refusal(path, "leaves the prompt out of pooling (include_prompt: false)")
     for module in modules:
         if module.kind == "Normalize" and (module.home / CONFIG_FILE).is_file():
             _check_normalize(module.home / CONFIG_FILE)
-    return _POOLINGS[modes[0]]
+    return POOLINGS[modes[0]]
 
 
 def _check_normalize(path: Path) -> None:
@@ -217,19 +208,3 @@ def _positions(folder: Path) -> int | None:
         )
     positions = text.get("max_position_embeddings")
     return positions if type(positions) is int else None
-
-
-def _prompt_set(inputs: SentenceInputs, prompts: Mapping[str, str]) -> PromptSet:
-    """Return the prompts of a module: what is given alone, after the side's prompt."""
-    tasks: dict[str, Any] = {"query_task": prompts["query"], "document_task": prompts["document"]}
-    if inputs.chats:
-        return PromptSet(
-            name="sentence-transformers", image="", composed="{instruction}", text="{text}", captioned="{text}",
-            composed_text="{text}\n{instruction}", system="{task}", generation_prompt=inputs.generation_prompt,
-            strip=False, text_only=not inputs.pictures, **tasks,
-        )  # fmt: skip
-    return PromptSet(
-        name="sentence-transformers", image="{image}", composed="{image}{instruction}", text="{task}{text}",
-        captioned="{image}{text}", composed_text="{task}{text}\n{instruction}", template="none", strip=False,
-        text_only=True, **tasks,
-    )  # fmt: skip

@@ -9,8 +9,8 @@ from .latent_attention import LATENT_FOLDER, LatentAttention, latent_identity, r
 from .latent_attention import write_latent_attention as write_latent
 from .projection import PROJECTION_FOLDER, Projection, read_projection, write_projection
 
-HEAD_FILES = (f"{PROJECTION_FOLDER}*/*", f"{LATENT_FOLDER}/*")
-"""Patterns of the files of heads that `write_heads` writes."""
+HEAD_FILES = (f"{PROJECTION_FOLDER}*/*", f"{LATENT_FOLDER}/*", "*_Dense/*")
+"""Patterns of the files of heads, as `write_heads` and sentence-transformers write them."""
 
 
 def read_heads(folder: Path) -> tuple[Projection | None, LatentAttention | None]:

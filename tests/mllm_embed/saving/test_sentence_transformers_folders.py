@@ -11,6 +11,7 @@ from typing import Any
 import numpy as np
 import pytest
 import torch
+from huggingface_hub.utils import filter_repo_objects
 from PIL import Image
 from sentence_transformers import SentenceTransformer
 from sentence_transformers.base.modules.dense import Dense
@@ -21,6 +22,7 @@ from mllm_embed import Document, MLLMEmbedder, Query
 from mllm_embed.encode.model_source import find_model
 from mllm_embed.errors import DataError, ModelError
 from mllm_embed.model.loading import load_processor
+from mllm_embed.saving import hub
 from mllm_embed.saving.sentence_transformers_folder import read_sentence_files
 
 STATES = {"method": "forward", "method_output_name": "last_hidden_state"}
@@ -148,6 +150,8 @@ def test_a_text_model_has_prompts_in_front_and_refuses_pictures(folder: Callable
     for item in (data / "images/0.png", Query(data / "images/0.png", "red")):
         with pytest.raises(DataError, match="are for texts alone, and a .* has a picture"):
             ours.encode([item])
+    ours.save_pretrained(home.parent / "again")
+    _close(_theirs(home.parent / "again").encode_query(WORDS), theirs.encode_query(WORDS))
 
 
 @pytest.mark.parametrize("module", [CHATS, {}])
@@ -178,6 +182,20 @@ def test_dense_layers_and_vectors_that_are_not_normalised(folder: Callable[..., 
     _same_for_all_inputs(_theirs(home), ours, data, normalize_embeddings=True)
 
 
+@pytest.mark.parametrize(
+    ("mode", "dense"), [("mean", 0), ("cls", 0), ("max", 0), ("weightedmean", 0), ("mean_sqrt_len_tokens", 1)]
+)
+def test_every_pooling_is_done(folder: Callable[..., Path], data: Path, mode: str, dense: int) -> None:
+    home = folder(pooling={"pooling_mode": mode}, dense=dense)
+    ours, theirs = _ours(home), _theirs(home)
+    if mode == "cls":  # all begin alike
+        _close(ours.encode_query(WORDS), theirs.encode_query(WORDS))
+    else:
+        _same_for_all_inputs(theirs, ours, data)
+    ours.save_pretrained(home.parent / "again")
+    _close(_theirs(home.parent / "again").encode_query(WORDS), ours.encode_query(WORDS))
+
+
 def test_its_own_template_variables_and_pixels_are_used(folder: Callable[..., Path], data: Path) -> None:
     template = (
         "\n{% for m in messages %}[{{ m.role }}]{% for part in m.content %}{% if part.type == 'image' %}<image>"
@@ -193,6 +211,7 @@ def test_its_own_template_variables_and_pixels_are_used(folder: Callable[..., Pa
     ours.save_pretrained(home.parent / "again")
     again = _ours(home.parent / "again")
     _close(again.encode(sorted((data / "images").glob("*.png"))), before)
+    _same_for_all_inputs(_theirs(home.parent / "again"), ours, data)
     assert {**again.provenance, "name": None, "base": None} == {**ours.provenance, "name": None, "base": None}
 
 
@@ -311,3 +330,15 @@ def test_folders_without_such_files_and_our_own_are_not_read(
 ) -> None:
     assert read_sentence_files(bases("llava_next")) is None
     assert read_sentence_files(saved_models["merged"]) is None and read_sentence_files(saved_models["adapter"]) is None
+
+
+def test_of_a_repository_all_is_fetched_but_the_weights_of_its_base(
+    folder: Callable[..., Path], monkeypatch: pytest.MonkeyPatch
+) -> None:
+    home = folder(dense=2)
+    files = [str(path.relative_to(home)) for path in home.rglob("*") if path.is_file()]
+    fetched = list(filter_repo_objects(files, allow_patterns=hub.SMALL))
+    assert set(files) - set(fetched) == {"model.safetensors"}
+    there = {"org/theirs": "modules.json", "org/ours": "mllm_embed.json"}
+    monkeypatch.setattr(hub, "fetched", lambda name, file, _: "/cache" if there.get(name) == file else name)
+    assert [hub.small_files(name) for name in (*there, "org/plain")] == ["/cache", "/cache", "org/plain"]
