@@ -20,6 +20,7 @@ from typing import TYPE_CHECKING, Any, NamedTuple
 
 from ..errors import ModelError
 from ..inputs.pooled_tokens import ALL
+from ..model.families import FAMILIES, Family
 from ..model.heads.projection import MODULES_FILE, module_kind
 from ..model.loading import CONFIG_FILE
 from .sentence_transformers_files import MODEL_SETTINGS, MODULE_SETTINGS, POOLINGS, plain_prompts
@@ -196,15 +197,17 @@ def _check_score(path: Path, about: Mapping[str, Any], normalizes: bool) -> None
 def _positions(folder: Path) -> int | None:
     """Return how many positions the model in a folder has, None where that is not said.
 
-    Raises ModelError for attention that looks ahead by the config alone, which transformers' layers read by halves.
+    Raises ModelError for a family that reads texts past its processor, as theirs are not, and for attention that looks
+    ahead by the config alone, which transformers' layers read by halves.
     """
     path = folder / CONFIG_FILE
     config = read_object(path) if path.is_file() else {}
     text = config.get("text_config", config)
     text = text if isinstance(text, dict) else {}
-    if text.get("is_causal") is False or text.get("use_bidirectional_attention"):
-        raise refusal(
-            path, "asks for attention that looks ahead, which depends there on how inputs share a batch; that"
-        )
+    family = FAMILIES.get(config.get("model_type", ""), Family())
+    if family.texts_apart:
+        raise refusal(path, f"is of a {config['model_type']}, whose processor takes no text without a picture; that")
+    if text.get("is_causal") is False or (text.get("use_bidirectional_attention") and family.shares_prefixes):
+        raise refusal(path, "asks for attention that looks ahead, which goes by what shares a batch there; that")
     positions = text.get("max_position_embeddings")
     return positions if type(positions) is int else None

@@ -299,6 +299,7 @@ _IMAGES = {"text": STATES, "image": {"method": "get_image_features", "method_out
         (_changed("1_Pooling/config.json", {"pooling_mode": ["mean", "max"]}), r"pools by \[\"mean\", \"max\"\]"),
         (_changed("9_Normalize/config.json", {"module_input_name": "token_embeddings"}), "sets module_input_name"),
         (_changed("config.json", {"text_config": {"is_causal": False}}), "attention that looks ahead"),
+        (_changed("config.json", {"model_type": "paligemma"}), "whose processor takes no text without a picture"),
     ],
 )
 def test_what_is_not_done_exactly_is_refused_by_name(
