@@ -28,6 +28,7 @@ LAYERS = {
         "data",
         "saving",
         "presets",
+        "convert",
         "encode",
         "store",
         "index",

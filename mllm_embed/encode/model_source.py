@@ -20,13 +20,13 @@ from ..model.devices import dtype_for
 from ..model.embedding_model import EmbeddingModel
 from ..model.families import Family, family_of
 from ..model.heads.files import read_heads
-from ..model.loading import CONFIG_FILE, check_fits, commit_of, has_processor, load_processor
-from ..model.lora import ADAPTER_CONFIG, load_adapter
+from ..model.loading import CONFIG_FILE, check_fits, commit_of, has_processor, load_processor, read_config
+from ..model.lora import ADAPTER_CONFIG, check_files, load_adapter
 from ..model.pooling import Pooling
 from ..model.position_ids import Positions
-from ..presets import catalog
+from ..presets import catalog, unsupported
 from ..presets.preset import Preset
-from ..saving.base_lookup import base_of
+from ..saving.base_lookup import base_of, check_named, has_weights
 from ..saving.checkpoint import adapter_fingerprint, model_fingerprint, read_card, weights_digest
 from ..saving.hub import small_files
 from ..saving.identity import adapter_settings
@@ -200,29 +200,41 @@ def find_model(
 ) -> ModelSource:
     """Return where the parts of a model lie; arguments as of `MLLMEmbedder.from_pretrained`.
 
-    Raises ModelError for an adapter folder that this library did not write, or whose base is not where it was;
-    ConfigError for a preset that does not exist, or is given to a model with settings of its own.
+    Raises ModelError for a model that is known not to load, a pickled adapter, and one of another base, or whose base
+    is not where it was; ConfigError for a preset that does not exist, or is given to a model with settings of its own.
     """
     named = None if preset is None else catalog.preset(preset)
     base = os.fspath(model)
+    unsupported.check_name(base)
     folder = small_files(base, revision)
     has_adapter = adapter is not None or (Path(folder) / ADAPTER_CONFIG).is_file()
-    _check_one_kind(folder, base)
+    _check_one_kind(folder, base, revision)
     if adapter is not None:
         folder = small_files(os.fspath(adapter))
     elif has_adapter:
         base, revision = base_of(folder)
     saved = read_settings(folder)
-    if has_adapter and saved is None:
-        raise ModelError(f"{folder} is not an adapter folder of mllm_embed: it has no {SETTINGS_FILE}")
+    if has_adapter:
+        _check_adapter(folder, base, others=saved is None)
+    unsupported.check_config(base, read_config(base, revision))
     about = adapter_settings(folder) if has_adapter else None
     found = _preset(named, saved, folder, (adapter or model, base))
     theirs = None if saved or found else read_sentence_files(folder)
     return ModelSource(base, revision, folder, has_adapter, saved, about, found, theirs)
 
 
-def _check_one_kind(folder: str, name: str) -> None:
-    if all((Path(folder) / file).is_file() for file in (ADAPTER_CONFIG, CONFIG_FILE)):
+def _check_adapter(folder: str, base: str, others: bool) -> None:
+    """Raise ModelError for an adapter that cannot be read, or is another base's; one of `others` has no fingerprint of
+    its base."""
+    check_files(folder)
+    unsupported.check_name(base)
+    if others:
+        check_named(folder, base)
+
+
+def _check_one_kind(folder: str, name: str, revision: str | None) -> None:
+    """Raise ModelError for a model that holds an adapter, too; the config of its base may lie beside an adapter."""
+    if (Path(folder) / ADAPTER_CONFIG).is_file() and has_weights(folder, name, revision):
         raise ModelError(
             f"{name} holds both an adapter ({ADAPTER_CONFIG}) and a whole model ({CONFIG_FILE}), which other tools add "
             "up; put the adapter into a folder of its own"

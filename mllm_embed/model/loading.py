@@ -73,6 +73,14 @@ def part_options(name: str, revision: str | None) -> dict[str, Any]:
     return {"config": reading_part(config)} if config.model_type in READING_PART else {}
 
 
+def read_config(name: str, revision: str | None = None) -> dict[str, Any]:
+    """Return the config.json of a folder or hub id; an empty one where it cannot be read, as loading will say."""
+    try:
+        return _read_json(name, CONFIG_FILE, revision) or {}
+    except (OSError, ValueError):
+        return {}
+
+
 def commit_of(name: str, revision: str | None = None) -> str | None:
     """Return the commit of a hub id that lies in the cache once the model is loaded; None for a folder."""
     from transformers.utils import cached_file

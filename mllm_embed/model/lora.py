@@ -15,13 +15,16 @@ from typing import Any, Literal, Union, get_args, get_origin, get_type_hints
 from torch import nn
 
 from ..errors import ModelError, first_line
+from .adapter_names import fit_options, place
 from .embedding_model import EmbeddingModel, is_part
 from .families import Family
 from .quantization import without_kernel_advice
 
 _NOTHING: tuple[Any, ...] = (None, False, [], {}, "")  # what an option says that asks for nothing
 _OF_JSON: dict[Any, Any] = {int: (int, float), float: (int, float), bool: bool, str: str, NoneType: NoneType}
-ADAPTER_CONFIG, ADAPTER_WEIGHTS = "adapter_config.json", "adapter_model.safetensors"  # peft's names
+# peft's names
+ADAPTER_CONFIG, ADAPTER_WEIGHTS = "adapter_config.json", "adapter_model.safetensors"
+PICKLED_ADAPTER = "adapter_model.bin"
 
 
 @dataclass(frozen=True)
@@ -89,21 +92,47 @@ def _projector_parts(backbone: nn.Module, family: Family) -> list[str]:
 def load_adapter(model: EmbeddingModel, path: str | Path, trainable: bool = False) -> None:
     """Put the adapter that is saved in folder `path` on `model`, frozen unless it is `trainable`.
 
-    Raises ModelError when the folder holds none or it does not fit.
+    Whoever wrote it, with peft: its tensors are placed by name, those of other transformers' among them
+    (adapter_names.py). Raises ModelError when the folder holds none, or it does not fit.
     """
     import_peft()
-    from peft import PeftModel, load_peft_weights, set_peft_model_state_dict
+    from peft import LoraConfig, PeftModel, load_peft_weights, set_peft_model_state_dict
 
-    for name in (ADAPTER_CONFIG, ADAPTER_WEIGHTS):
-        if not (Path(path) / name).is_file():
-            raise ModelError(f"{path} holds no adapter (no {name}); give the folder that training wrote")
+    check_files(path)
     with _adapter_errors(path):
-        model.backbone = PeftModel.from_pretrained(model.backbone, str(path), is_trainable=trainable)
-    _check_all_used(path, model.backbone)
+        placed = place(_names_in(path), model.backbone, path)
+        config = LoraConfig.from_pretrained(str(path))
+        fit_options(config, placed, Path(path) / ADAPTER_CONFIG)
+        model.backbone = PeftModel.from_pretrained(
+            model.backbone, str(path), is_trainable=trainable, config=config, key_mapping=dict(placed.layout)
+        )
+    _check_all_used(path, model.backbone, set(placed.names.values()))
     if trainable:
         _prepare(model)
         # again, now into float32: the first time the projector was rounded to the base's dtype
-        set_peft_model_state_dict(model.backbone, load_peft_weights(str(path), device="cpu"))
+        weights = load_peft_weights(str(path), device="cpu", key_mapping=dict(placed.layout))
+        set_peft_model_state_dict(model.backbone, weights)
+
+
+def check_files(path: str | Path) -> None:
+    """Raise ModelError for a folder that holds no adapter, or a pickled one, which is not opened."""
+    for name in (ADAPTER_CONFIG, ADAPTER_WEIGHTS):
+        if (Path(path) / name).is_file():
+            continue
+        if name == ADAPTER_WEIGHTS and (Path(path) / ADAPTER_CONFIG).is_file():
+            raise ModelError(
+                f"{path} holds no {name}; where its weights are pickled, in {PICKLED_ADAPTER}, write it with "
+                f"`mllm-embed convert adapter {path} OUTPUT` and give OUTPUT"
+            )
+        raise ModelError(f"{path} holds no adapter (no {name}); give the folder that training wrote")
+
+
+def _names_in(path: str | Path) -> list[str]:
+    """Return the names of an adapter's tensors."""
+    from safetensors import safe_open
+
+    with safe_open(Path(path) / ADAPTER_WEIGHTS, "pt") as file:
+        return list(file.keys())
 
 
 def check_options(values: Mapping[str, Any], config: Path) -> None:
@@ -161,16 +190,15 @@ def _adapter_errors(path: str | Path) -> Iterator[None]:
         raise ModelError(f"the adapter in {path} does not fit this model: {first_line(error)}") from error
 
 
-def _check_all_used(path: str | Path, backbone: nn.Module) -> None:
-    """Raise ModelError where the file holds tensors that the config has no place for: peft leaves them out."""
-    from peft import get_peft_model_state_dict
-    from safetensors import safe_open
+def _check_all_used(path: str | Path, backbone: nn.Module, saved: set[str]) -> None:
+    """Raise ModelError where the file holds tensors that the config has no place for: peft leaves them out.
 
-    with safe_open(Path(path) / ADAPTER_WEIGHTS, "pt") as file:
-        saved = set(file.keys())
+    `saved` are the names that its tensors have on this model.
+    """
+    from peft import get_peft_model_state_dict
+
     taken = set(get_peft_model_state_dict(backbone, save_embedding_layers=False))
-    # by their number: those of an older transformers have other names
-    if len(saved) > len(taken):
+    if saved - taken:
         raise ModelError(
             f"the adapter in {path} does not fit this model: {ADAPTER_WEIGHTS} holds more than its {ADAPTER_CONFIG} "
             f"takes ({min(saved - taken)})"

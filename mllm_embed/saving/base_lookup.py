@@ -3,6 +3,8 @@
 from __future__ import annotations
 
 import os
+import re
+import warnings
 from collections.abc import Iterable, Iterator
 from pathlib import Path
 
@@ -10,7 +12,10 @@ from ..errors import ModelError
 from ..model.loading import CONFIG_FILE
 from ..model.lora import ADAPTER_CONFIG
 from .checkpoint import model_fingerprint
+from .hub import holds, is_hub_id
 from .settings import Settings, read_object, read_settings
+
+_WHOLE = ("model.safetensors", "pytorch_model.bin")
 
 
 def base_of(adapter: str | Path) -> tuple[str, str | None]:
@@ -22,9 +27,10 @@ def base_of(adapter: str | Path) -> tuple[str, str | None]:
     Raises ModelError where the base is not there.
     """
     home, own = Path(adapter), read_settings(adapter)
-    name = _named(home / ADAPTER_CONFIG)
-    is_folder = name.count("/") > 1 or os.path.isabs(name) or (own is not None and own.base_is_folder)
-    found = _found(_places(name, home) if is_folder else [Path(name)], own) if name else None
+    name = named_base(home)
+    is_folder = _is_path(name) or (own is not None and own.base_is_folder)
+    look = is_folder or own is None  # of an adapter without our settings OWNER/NAME may be a folder, too
+    found = _found(_places(name, home) if look else [Path(name)], own) if name else None
     if found is not None:
         return name if found == Path(name) else str(found), None
     if is_folder or not name:
@@ -35,12 +41,56 @@ def base_of(adapter: str | Path) -> tuple[str, str | None]:
     return name, own.base_revision if own else None
 
 
-def _named(config: Path) -> str:
+def _is_path(name: str) -> bool:
+    """Return whether the name of a base can be no hub id."""
+    return name.count("/") > 1 or os.path.isabs(name)
+
+
+def named_base(adapter: str | Path) -> str:
     """Return the base's name in an adapter's config, empty where it has none."""
+    config = Path(adapter) / ADAPTER_CONFIG
     name = read_object(config).get("base_model_name_or_path")
     if name is not None and not isinstance(name, str):
         raise ModelError(f"base_model_name_or_path in {config} is {name!r}, not the name of a model; save it again")
     return name or ""
+
+
+def check_named(adapter: str | Path, base: str) -> None:
+    """Compare the base that a user gives with the name in an adapter of others', which has no fingerprint of it.
+
+    A folder may be any model, and is taken: with a warning where nothing in its path is the name that the adapter
+    gives. Raises ModelError where both are hub ids, of models by different names.
+    """
+    name = named_base(adapter)
+    last = name.rstrip("/").rpartition("/")[2].lower()
+    if not last or last in re.split("/|--", base.lower()):  # models--OWNER--NAME is a folder of the hub's cache
+        return
+    if is_hub_id(name) and is_hub_id(base):
+        raise ModelError(
+            f"the adapter in {adapter} was trained on {name}, not on {base}; give that one: --model {name} --adapter "
+            f"{adapter}, or the folder of a copy of it"
+        )
+    warnings.warn(
+        f"the adapter in {adapter} was trained on {name}; that {base} is the same model is not checked, only that its "
+        "layers have the same names and shapes",
+        stacklevel=5,
+    )
+
+
+def has_weights(folder: str | Path, name: str, revision: str | None = None) -> bool:
+    """Return whether a folder with an adapter holds a whole model too, rather than its config alone.
+
+    Args:
+        folder: where its small files are.
+        name: the same folder, or the hub id that they were fetched from.
+        revision: of the hub id.
+    """
+    home = Path(folder)
+    if not (home / CONFIG_FILE).is_file():
+        return False
+    if any(list(home.glob(pattern)) for pattern in ("model*.safetensors", "pytorch_model*.bin", "*.index.json")):
+        return True
+    return is_hub_id(name) and any(holds(name, file, revision) for file in _WHOLE)
 
 
 def _places(name: str, adapter: Path) -> Iterator[Path]:

@@ -95,10 +95,41 @@ def fetched(name: str, settings_file: str, revision: str | None = None) -> str:
 
 
 def small_files(name: str, revision: str | None = None) -> str:
-    """Return the folder with all but the weights of a repository that holds settings of ours, or files of
-    sentence-transformers; `name` itself for anything else."""
-    found = fetched(name, SETTINGS_FILE, revision)
-    return fetched(name, MODULES_FILE, revision) if found == name else found
+    """Return the folder with all but the weights of a repository that holds settings of ours, files of
+    sentence-transformers, or an adapter, whoever wrote it; `name` itself for anything else."""
+    found = (fetched(name, file, revision) for file in (SETTINGS_FILE, MODULES_FILE, ADAPTER_CONFIG))
+    return next((folder for folder in found if folder != name), name)
+
+
+def downloaded(name: str, patterns: list[str]) -> Path:
+    """Return the folder with the files of a repository that match one of the patterns; `name` itself where it is none.
+
+    Raises ModelError where the hub does not give them.
+    """
+    from huggingface_hub import snapshot_download
+    from huggingface_hub.errors import LocalEntryNotFoundError
+
+    if not is_hub_id(name):
+        return Path(name)
+    try:
+        with _sentences(name):
+            return Path(snapshot_download(name, allow_patterns=patterns))
+    except LocalEntryNotFoundError as error:
+        raise ModelError(f"{name} is no folder here, and was not got from the hub: {_first_line(error)}") from error
+
+
+def holds(name: str, file: str, revision: str | None = None) -> bool:
+    """Return whether a repository of the hub has a file; offline, whether the cache has it."""
+    from huggingface_hub import HfApi, try_to_load_from_cache
+    from huggingface_hub.errors import OfflineModeIsEnabled
+
+    if isinstance(try_to_load_from_cache(name, file, revision=revision), str):
+        return True
+    with _sentences(name):
+        try:
+            return HfApi().file_exists(name, file, revision=revision)
+        except OfflineModeIsEnabled:
+            return False
 
 
 @contextmanager

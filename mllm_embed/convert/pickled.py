@@ -1,0 +1,67 @@
+"""Pickled weights, of an adapter or of a whole model, written anew as safetensors."""
+
+from __future__ import annotations
+
+from pathlib import Path
+
+from ..errors import ModelError
+from ..files import atomic_folder
+from ..model.lora import ADAPTER_CONFIG, ADAPTER_WEIGHTS, PICKLED_ADAPTER
+from .folders import PICKLED, check_output, copy_small, read_config, source_folder, weight_files
+from .tensors import read_tensors, write_file, write_weights
+
+_CONFIG = "config.json"
+
+
+def convert_adapter(name: str, output: Path) -> list[str]:
+    """Write an adapter of peft, whose tensors are pickled, to the folder `output`, as safetensors; return what there is
+    to say, a line each.
+
+    `name` is a folder or hub id. Raises ModelError, and writes nothing, for a pickle that holds more than tensors, and
+    for an output that is not free.
+    """
+    folder = source_folder(name, PICKLED_ADAPTER)
+    read_config(folder, ADAPTER_CONFIG)
+    source = folder / PICKLED_ADAPTER
+    if (folder / ADAPTER_WEIGHTS).is_file():
+        raise ModelError(f"{folder} holds {ADAPTER_WEIGHTS} already, which is read as it is: nothing is to convert")
+    if not source.is_file():
+        raise ModelError(f"{folder} holds no {PICKLED_ADAPTER}; give the folder of an adapter")
+    check_output(output, folder, [source])
+    tensors = read_tensors(source)
+    with atomic_folder(output) as fresh:
+        write_file(tensors, fresh / ADAPTER_WEIGHTS)
+        # the config of the base lies in some adapters' folders: with weights beside it, it would be that of a model
+        copied, left = copy_small(folder, fresh, [PICKLED_ADAPTER, _CONFIG])
+    return [
+        f"read {source} for tensors alone: no code in it was run",
+        f"wrote {len(tensors):,} tensors to {output / ADAPTER_WEIGHTS}",
+        *_told(copied, left),
+    ]
+
+
+def convert_weights(name: str, output: Path, show_progress: bool | None = None) -> list[str]:
+    """Write a model whose weights are pickled to the folder `output`, as safetensors; return what there is to say.
+
+    Names and values stay. Arguments and errors as of `convert_adapter`; `show_progress` None shows a bar on a terminal.
+    """
+    folder = source_folder(name, PICKLED)
+    read_config(folder)
+    if any(folder.glob("model*.safetensors")):
+        raise ModelError(f"{folder} holds safetensors already, which are read as they are: nothing is to convert")
+    sources = weight_files(folder)
+    check_output(output, folder, sources)
+    with atomic_folder(output) as fresh:
+        shapes = write_weights(sources, fresh, show_progress=show_progress)
+        copied, left = copy_small(folder, fresh, [path.name for path in sources])
+    return [
+        f"read {len(sources):,} files of {folder} for tensors alone: no code in them was run",
+        f"wrote {len(shapes):,} tensors to {output}",
+        *_told(copied, left),
+    ]
+
+
+def _told(copied: list[str], left: list[str]) -> list[str]:
+    """Return what became of the other files, in lines."""
+    lines = [f"copied {', '.join(copied)}"] if copied else []
+    return [*lines, f"left out {', '.join(left)}: code, and weights in other forms"] if left else lines
