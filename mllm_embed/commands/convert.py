@@ -43,8 +43,15 @@ def register(commands: Any) -> None:
 
 
 def _run(arguments: argparse.Namespace) -> int:
+    from ..convert.models import convert_model
     from ..convert.pickled import convert_adapter, convert_weights
 
-    lines = (convert_adapter if arguments.kind == "adapter" else convert_weights)(arguments.folder, arguments.output)
+    told: list[str] = []
+    plain = {"adapter": convert_adapter, "weights": convert_weights}.get(arguments.kind)
+    if plain:
+        lines = plain(arguments.folder, arguments.output)
+    else:
+        lines, told = convert_model(arguments.kind, arguments.folder, arguments.output)
     sys.stdout.write("".join(f"{line}\n" for line in lines))
+    sys.stderr.write("".join(f"note: {line}\n" for line in told))
     return 0

@@ -87,17 +87,23 @@ class Form:
 
 def read_form(name: str) -> Form:
     """Return a form by its name."""
-    values = yaml.safe_load((FOLDER / f"{name}.yaml").read_text(encoding="utf-8"))
-    return Form(**{key: tuple(value) if isinstance(value, list) else value for key, value in values.items()})
+    read = yaml.safe_load((FOLDER / f"{name}.yaml").read_text(encoding="utf-8"))
+    values: dict[str, Any] = {key: tuple(value) if isinstance(value, list) else value for key, value in read.items()}
+    return Form(**values)
 
 
 class Reader:
-    """Reads the values of a form's trees; `told` are lines on those that stand for what no file says."""
+    """Reads the values of a form's trees, and keeps account of those that stand for what no file says."""
 
     def __init__(self, config: Mapping[str, Any], shapes: Mapping[str, torch.Size], tokenizer: Any):
         """Read from an old config.json, the shapes of the new tensors, and the new tokenizer."""
         self.config, self.shapes, self.tokenizer = config, shapes, tokenizer
-        self.told: list[str] = []
+        self._taken: dict[str, dict[str, Any]] = {}  # why -> key -> the value that was taken
+
+    @property
+    def told(self) -> list[str]:
+        """Which values stand for what config.json does not say, in lines."""
+        return [f"config.json does not say {_listed(taken)}: {why}" for why, taken in self._taken.items()]
 
     def value(self, tree: Any, where: str = "") -> Any:
         """Return what a tree stands for; `where` is its key in the file that is made. Raises ModelError for a value
@@ -122,7 +128,7 @@ class Reader:
         if "else" not in tree:
             raise ModelError(f"its config.json does not say {keys[0]}, which decides vectors; fetch the model again")
         value = self.value(tree["else"], where)
-        self.told.append(f"config.json does not say {keys[0]}: {value!r} is taken ({tree.get('why', 'its default')})")
+        self._taken.setdefault(tree.get("why", "as its classes have by default"), {})[keys[0]] = value
         return value
 
     def _rows(self, tree: dict[str, Any], where: str) -> int:
@@ -137,8 +143,8 @@ class Reader:
         return self.shapes[name]
 
     def _layers(self, tree: dict[str, Any], where: str) -> int:
-        start = re.escape(tree["layers"])
-        found = {match[1] for match in (re.match(rf"{start}\.(\d+)\.", name) for name in self.shapes) if match}
+        start = f"{tree['layers']}."
+        found = {name.removeprefix(start).partition(".")[0] for name in self.shapes if name.startswith(start)}
         if not found:
             raise ModelError(f"the weights lack {tree['layers']}; fetch the model again")
         return len(found)
@@ -158,3 +164,8 @@ class Reader:
         elif isinstance(sizes, str):
             sizes = json.loads(sizes.replace("(", "[").replace(")", "]"))
         return [[high, wide] for wide, high in sizes]
+
+
+def _listed(taken: Mapping[str, Any]) -> str:
+    """Return keys and the values that are taken for them, in words."""
+    return ", ".join(f"{key} ({value!r} is taken)" for key, value in taken.items())

@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+from collections.abc import Iterator
+from contextlib import contextmanager
 from dataclasses import replace
 from pathlib import Path
 from typing import Any
@@ -47,7 +49,7 @@ def convert_model(kind: str, name: str, output: Path, show_progress: bool | None
     with atomic_folder(output) as fresh:
         shapes = write_weights(sources, fresh, _change(form, len(tokenizer)), show_progress)
         reader = Reader(config, shapes, tokenizer)
-        written = _write_files(folder, fresh, form, reader)
+        written, missing = _write_files(folder, fresh, form, reader)
         copied, left = copy_small(folder, fresh, [*written, *(path.name for path in sources)])
         if added:
             tokenizer.save_pretrained(fresh)
@@ -60,19 +62,32 @@ def convert_model(kind: str, name: str, output: Path, show_progress: bool | None
         *([f"left out {', '.join(left)}: code, and weights in other forms"] if left else []),
         *([f"added the tokens {', '.join(added)}"] if added else []),
     ]
-    return lines, [*reader.told, *told, *form.notes]
+    return lines, [*reader.told, *missing, *told, *form.notes]
 
 
 def _tokenizer(folder: Path, form: Form) -> tuple[Any, list[str]]:
     """Return the tokenizer of a folder, and which tokens it was given."""
     from transformers import AutoTokenizer
 
-    with load_errors(str(folder)):
+    with load_errors(str(folder)), _quiet():  # of a model_type that it does not know
         tokenizer: Any = AutoTokenizer.from_pretrained(folder)
         known = tokenizer.get_vocab()
         lacking = [token for token in form.tokens if token not in known]
         tokenizer.add_tokens(lacking, special_tokens=True)
     return tokenizer, lacking
+
+
+@contextmanager
+def _quiet() -> Iterator[None]:
+    """Silence transformers within."""
+    from transformers.utils import logging
+
+    before = logging.get_verbosity()
+    logging.set_verbosity_error()
+    try:
+        yield
+    finally:
+        logging.set_verbosity(before)
 
 
 def _change(form: Form, tokens: int) -> Change:
@@ -92,20 +107,18 @@ def _change(form: Form, tokens: int) -> Change:
     return change
 
 
-def _write_files(folder: Path, fresh: Path, form: Form, reader: Reader) -> list[str]:
-    """Write the config and the other files of a form; return their names."""
+def _write_files(folder: Path, fresh: Path, form: Form, reader: Reader) -> tuple[list[str], list[str]]:
+    """Write the config and the other files of a form; return their names, and what there is to say."""
     files: dict[str, dict[str, Any]] = {CONFIG_FILE: reader.value(form.config)}
     files |= {file: reader.value(tree) for file, tree in form.files.items()}
     for file, tree in form.merged.items():
         there = read_config(folder, file) if (folder / file).is_file() else {}
         files[file] = there | reader.value(tree)
-    for file, values in form.defaults.items():
-        if not (folder / file).is_file():
-            files[file] = values
-            reader.told.append(f"it has no {file}: that of the class is written")
+    missing = {file: values for file, values in form.defaults.items() if not (folder / file).is_file()}
+    files |= missing
     for file, values in files.items():
         write_json(fresh / file, values)
-    return list(files)
+    return list(files), [f"it has no {file}: the default of its class is written" for file in missing]
 
 
 def _settings(form: Form, tokenizer: Any) -> tuple[Settings, list[str]]:
@@ -115,7 +128,9 @@ def _settings(form: Form, tokenizer: Any) -> tuple[Settings, list[str]]:
     if form.cut_template is None:
         return settings, []
     if not template_of(tokenizer):
-        raise ModelError(f"the tokenizer of this {form.title} has no chat template, which its prompts need; fetch it again")
+        raise ModelError(
+            f"the tokenizer of this {form.title} has no chat template, which its prompts need; fetch it again"
+        )
     messages = [{"role": "user", "content": _WORDS}]
     whole = render_chat(tokenizer, messages, add_generation_prompt=True)
     cut, template = whole[: form.cut_template], whole[form.cut_template :]

@@ -25,6 +25,7 @@ _OF_JSON: dict[Any, Any] = {int: (int, float), float: (int, float), bool: bool, 
 # peft's names
 ADAPTER_CONFIG, ADAPTER_WEIGHTS = "adapter_config.json", "adapter_model.safetensors"
 PICKLED_ADAPTER = "adapter_model.bin"
+_OTHER_SHAPE = re.compile(r"size mismatch for ([\w.]+): .*?Size\((\[.*?\])\).*?Size\((\[.*?\])\)")
 
 
 @dataclass(frozen=True)
@@ -187,7 +188,13 @@ def _adapter_errors(path: str | Path) -> Iterator[None]:
         # what a damaged config ends in, deep inside
         LookupError, AttributeError, ArithmeticError, ImportError, AssertionError, re.error,
     ) as error:  # fmt: skip
-        raise ModelError(f"the adapter in {path} does not fit this model: {first_line(error)}") from error
+        raise ModelError(f"the adapter in {path} does not fit this model: {_misfit(error)}") from error
+
+
+def _misfit(error: BaseException) -> str:
+    """Return why an adapter cannot be put on a model, from what peft or torch says."""
+    other = _OTHER_SHAPE.search(str(error))
+    return f"its {other[1]} is {other[2]}, here {other[3]}: a rank, or another base" if other else first_line(error)
 
 
 def _check_all_used(path: str | Path, backbone: nn.Module, saved: set[str]) -> None:
