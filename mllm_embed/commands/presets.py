@@ -40,7 +40,7 @@ def register(commands: Any) -> None:
 
 
 def _run(arguments: argparse.Namespace) -> int:
-    from ..presets import catalog
+    from ..presets import catalog, unsupported
     from ..presets.listing import described, listed, tables
 
     if arguments.name is not None:
@@ -48,5 +48,6 @@ def _run(arguments: argparse.Namespace) -> int:
     else:
         found: list[Preset] = [catalog.preset(name) for name in catalog.names()]
         lines = tables(found) if arguments.markdown else listed(found)
+        lines += unsupported.table() if arguments.markdown else unsupported.listed()
     sys.stdout.write("\n".join(lines) + "\n")
     return 0

@@ -168,11 +168,21 @@ def check_family(name: str, config: dict[str, Any]) -> None:
     if known and not config.get("is_encoder_decoder"):
         return
     nearest = difflib.get_close_matches(kind, TESTED, n=1, cutoff=0)[0]
+    own = _own_code(config)
     why = (
-        "it needs code of its own, and none is run"
-        if "auto_map" in config
+        f"it needs code of its own, {own}, and none is run"
+        if own
         else "transformers has no decoder of it that reads pictures and text"
     )
     raise ModelError(
         f"{name} is of the family '{kind}', which is not supported ({why}); the nearest that is: {nearest}"
     )
+
+
+def _own_code(config: dict[str, Any]) -> str:
+    """Return what a config.json calls the code beside the weights that computes a model; empty where it calls none."""
+    named = config.get("auto_map")
+    if not isinstance(named, dict):
+        return ""
+    models = [value for key, value in named.items() if key.startswith("AutoModel")]
+    return str(next(iter([*models, *named.values()]), ""))

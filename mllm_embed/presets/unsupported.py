@@ -14,6 +14,7 @@ from typing import Any
 import yaml
 
 from ..errors import ModelError
+from ..saving.card_results import markdown_table
 
 _FILE = Path(__file__).with_suffix(".yaml")
 
@@ -48,6 +49,11 @@ class Unsupported:
             cure = f"the nearest that works: {self.instead}"
         return f"{name} cannot be loaded as it is: {self.why}; {cure}"
 
+    @property
+    def way(self) -> str:
+        """The command that makes it load, or what works instead."""
+        return f"`mllm-embed convert {self.convert} FOLDER OUTPUT`" if self.convert else self.instead
+
 
 @lru_cache(maxsize=1)
 def all_unsupported() -> tuple[Unsupported, ...]:
@@ -76,3 +82,19 @@ def check_config(name: str, config: Mapping[str, Any]) -> None:
     for one in all_unsupported():
         if kind in one.model_types or any(name in one.architectures for name in classes):
             raise ModelError(one.sentence(name))
+
+
+def listed() -> list[str]:
+    """Return a few lines each, for a terminal."""
+    lines: list[str] = []
+    for one in all_unsupported():
+        lines += ["", f"cannot be loaded as it is: {', '.join(one.names)}", f"    {one.why}", f"    instead: {one.way}"]
+    return lines
+
+
+def table() -> list[str]:
+    """Return the lines of a table in Markdown."""
+    rows = [["cannot be loaded as it is", "why", "instead"]]
+    for one in all_unsupported():
+        rows.append([", ".join(f"`{name}`" for name in one.names), one.why, one.way])
+    return ["", *markdown_table(rows)]
