@@ -14,7 +14,6 @@ which an object with one of these keys stands for what is read:
 
 from __future__ import annotations
 
-import json
 import re
 from collections.abc import Mapping
 from dataclasses import dataclass, field
@@ -27,6 +26,7 @@ import yaml
 from ..errors import ModelError
 
 FOLDER = Path(__file__).parent
+_PAIRS = re.compile(r"[\[(]\s*(\d+)\s*[x,]\s*(\d+)\s*[\])]")
 
 
 @dataclass(frozen=True)
@@ -156,14 +156,16 @@ class Reader:
         return number
 
     def _pinpoints(self, tree: dict[str, Any], where: str) -> list[list[int]]:
-        sizes, side = self.value(tree["pinpoints"], where), tree["side"]
-        if isinstance(sizes, str) and "x" in sizes:  # from the first to the last, in tiles
-            ends = [(int(wide), int(high)) for wide, high in re.findall(r"\((\d+)x(\d+)\)", sizes)]
-            (wide, high), (widest, highest) = ends[0], ends[-1]
-            sizes = [[i * side, j * side] for i in range(wide, widest + 1) for j in range(high, highest + 1)]
-        elif isinstance(sizes, str):
-            sizes = json.loads(sizes.replace("(", "[").replace(")", "]"))
-        return [[high, wide] for wide, high in sizes]
+        value = self.value(tree["pinpoints"], where)
+        pairs = [[int(wide), int(high)] for wide, high in _PAIRS.findall(str(value))]
+        if not pairs:
+            raise ModelError(
+                f"{where} in its config.json is {value!r:.60}, not sizes of pictures; fetch the model again"
+            )
+        if "x" in str(value):  # from the first to the last, in tiles
+            (wide, high), (widest, highest), side = pairs[0], pairs[-1], tree["side"]
+            pairs = [[i * side, j * side] for i in range(wide, widest + 1) for j in range(high, highest + 1)]
+        return [[high, wide] for wide, high in pairs]
 
 
 def _listed(taken: Mapping[str, Any]) -> str:

@@ -7,6 +7,7 @@ from pathlib import Path
 from ..errors import ModelError
 from ..files import atomic_folder
 from ..model.lora import ADAPTER_CONFIG, ADAPTER_WEIGHTS, PICKLED_ADAPTER
+from ..presets import catalog
 from .folders import PICKLED, check_output, copy_small, read_config, source_folder, weight_files
 from .tensors import read_tensors, write_file, write_weights
 
@@ -36,7 +37,7 @@ def convert_adapter(name: str, output: Path) -> list[str]:
     return [
         f"read {source} for tensors alone: no code in it was run",
         f"wrote {len(tensors):,} tensors to {output / ADAPTER_WEIGHTS}",
-        *_told(copied, left),
+        *_told(name, copied, left),
     ]
 
 
@@ -57,11 +58,13 @@ def convert_weights(name: str, output: Path, show_progress: bool | None = None) 
     return [
         f"read {len(sources):,} files of {folder} for tensors alone: no code in them was run",
         f"wrote {len(shapes):,} tensors to {output}",
-        *_told(copied, left),
+        *_told(name, copied, left),
     ]
 
 
-def _told(copied: list[str], left: list[str]) -> list[str]:
-    """Return what became of the other files, in lines."""
+def _told(name: str, copied: list[str], left: list[str]) -> list[str]:
+    """Return what became of the other files, and with what prompts the result is asked, in lines."""
+    preset = catalog.preset_of(name)
     lines = [f"copied {', '.join(copied)}"] if copied else []
-    return [*lines, f"left out {', '.join(left)}: code, and weights in other forms"] if left else lines
+    lines += [f"left out {', '.join(left)}: code, and weights in other forms"] if left else []
+    return [*lines, f"it is asked as its authors do with --preset {preset.name}"] if preset else lines

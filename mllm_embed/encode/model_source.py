@@ -20,7 +20,16 @@ from ..model.devices import dtype_for
 from ..model.embedding_model import EmbeddingModel
 from ..model.families import Family, family_of
 from ..model.heads.files import read_heads
-from ..model.loading import CONFIG_FILE, check_fits, commit_of, has_processor, load_processor, read_config
+from ..model.loading import (
+    CONFIG_FILE,
+    check_fits,
+    check_same_tokens,
+    commit_of,
+    has_processor,
+    has_tokenizer_alone,
+    load_processor,
+    read_config,
+)
 from ..model.lora import ADAPTER_CONFIG, check_files, load_adapter
 from ..model.pooling import Pooling
 from ..model.position_ids import Positions
@@ -101,12 +110,19 @@ class ModelSource:
             processor = load_processor(self.base, self.revision)
         if self.sentence_files:
             self.sentence_files.prepare(processor)
+        if self._brings_tokens:
+            check_same_tokens(Path(self.folder), processor)
         pictures = self.preset.image_processor if self.preset else None
         return with_picture_settings(processor, pictures) if pictures else processor
 
     @property
     def _brings_processor(self) -> bool:
-        return self.has_adapter and has_processor(Path(self.folder))
+        return self.has_adapter and has_processor(Path(self.folder)) and not self._brings_tokens
+
+    @property
+    def _brings_tokens(self) -> bool:
+        """Whether a tokenizer lies beside an adapter of others, as most trainers save it."""
+        return self.has_adapter and self.saved is None and has_tokenizer_alone(Path(self.folder))
 
     def dtype(self, asked: str | torch.dtype, place: torch.device) -> str | torch.dtype:
         """Return what to load the base in, as `dtype_for` says; "auto" is on a GPU what its preset's authors, or

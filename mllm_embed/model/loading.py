@@ -51,6 +51,7 @@ def load_model(
     from transformers import AutoModel
 
     check_name(name)
+    _check_pickles(name)
     with load_errors(name):
         check_family(name, _read_json(name, CONFIG_FILE, revision, needed=True) or {})
         options = load_options(quantization, name, dtype, place, revision) | part_options(name, revision)
@@ -71,6 +72,15 @@ def part_options(name: str, revision: str | None) -> dict[str, Any]:
 
     config = AutoConfig.from_pretrained(name, revision=revision)
     return {"config": reading_part(config)} if config.model_type in READING_PART else {}
+
+
+def _check_pickles(name: str) -> None:
+    """Raise ModelError for a folder whose weights are pickled, which are not opened."""
+    if any(Path(name).glob("pytorch_model*.bin")) and not any(Path(name).glob("*.safetensors")):
+        raise ModelError(
+            f"the weights of {name} are pickled, and there is no model.safetensors; write them as safetensors with "
+            f"`mllm-embed convert weights {name} OUTPUT` and give OUTPUT"
+        )
 
 
 def read_config(name: str, revision: str | None = None) -> dict[str, Any]:
@@ -128,6 +138,29 @@ def load_processor(name: str, revision: str | None = None, base: str | None = No
 def has_processor(folder: Path) -> bool:
     """Return whether a folder holds the files of a processor, or some of them."""
     return any((folder / name).is_file() for name in (*_OF_TOKENIZER, *_OF_IMAGES, *_OF_TEMPLATES))
+
+
+def has_tokenizer_alone(folder: Path) -> bool:
+    """Return whether a folder holds a tokenizer without an image processor, as trainers save it beside an adapter."""
+    return any((folder / name).is_file() for name in _OF_TOKENIZER) and not any(
+        (folder / name).is_file() for name in _OF_IMAGES
+    )
+
+
+def check_same_tokens(folder: Path, processor: Any) -> None:
+    """Raise ModelError where the tokenizer in a folder makes other tokens, or has another template, than that of its
+    base, `processor`'s."""
+    from transformers import AutoTokenizer
+
+    with load_errors(str(folder)):
+        own: Any = AutoTokenizer.from_pretrained(folder)
+        base = processor.tokenizer
+        if own.get_vocab() == base.get_vocab() and own.chat_template in (None, base.chat_template):
+            return
+    raise ModelError(
+        f"{folder} holds a tokenizer without an image processor, and its tokens or its chat template are not those of "
+        "its base: copy the base's image processor beside it, or take the tokenizer out, so that the base's is used"
+    )
 
 
 def _check_whole(folder: Path) -> None:
@@ -317,7 +350,10 @@ def _is_of_tokenizers(error: BaseException) -> bool:
 
 def _cannot_load(name: str, error: BaseException) -> ModelError:
     where = "" if Path(name).is_dir() else " (no such folder here, so it was taken for a hub id)"
-    return ModelError(f"cannot load the model {name}{where}: {first_line(error)}")
+    said = first_line(error)
+    lacks = "model.safetensors" in said and not Path(name).is_dir()  # of a folder it is known: _check_pickles
+    cure = f"; where they are pickled: mllm-embed convert weights {name} OUTPUT" if lacks else ""
+    return ModelError(f"cannot load the model {name}{where}: {said}{cure}")
 
 
 def check_name(name: str) -> None:

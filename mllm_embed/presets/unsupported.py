@@ -95,6 +95,5 @@ def listed() -> list[str]:
 def table() -> list[str]:
     """Return the lines of a table in Markdown."""
     rows = [["cannot be loaded as it is", "why", "instead"]]
-    for one in all_unsupported():
-        rows.append([", ".join(f"`{name}`" for name in one.names), one.why, one.way])
+    rows += [[f"`{'`, `'.join(one.names)}`", one.why, one.way] for one in all_unsupported()]
     return ["", *markdown_table(rows)]

@@ -38,7 +38,13 @@ def base_of(adapter: str | Path) -> tuple[str, str | None]:
             f"the base model {name or 'None'} of {adapter} is not there; give it: --model BASE --adapter {adapter}, in "
             "Python from_pretrained(BASE, adapter=...); it was looked for from here, and beside and above the adapter"
         )
-    return name, own.base_revision if own else None
+    return name, own.base_revision if own else _revision(home / ADAPTER_CONFIG)
+
+
+def _revision(config: Path) -> str | None:
+    """Return which revision of its base an adapter's config names, None where it names none."""
+    revision = read_object(config).get("revision")
+    return revision if isinstance(revision, str) and revision else None
 
 
 def _is_path(name: str) -> bool:

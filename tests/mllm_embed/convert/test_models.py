@@ -4,6 +4,8 @@ from __future__ import annotations
 
 import json
 import math
+import re
+import shutil
 from pathlib import Path
 from typing import Any
 
@@ -17,6 +19,8 @@ from torch.nn import functional as F
 import released
 from mllm_embed import Document, MLLMEmbedder, Query
 from mllm_embed.cli import main
+from mllm_embed.commands import convert
+from mllm_embed.convert.forms import FOLDER, Reader
 from mllm_embed.errors import ModelError
 
 SIZE = 384
@@ -196,3 +200,70 @@ def test_llave_gives_the_vectors_of_its_tensors(llave: tuple[Path, Path, dict[st
     vectors = embedder.encode([Document(picture), Query(picture, "at night"), "a hat"], convert_to="torch")
     torch.testing.assert_close(vectors, expected, atol=1e-5, rtol=0)
     assert (vectors[0] - vectors[1]).abs().max() > 1e-3
+
+
+@pytest.mark.parametrize(
+    ("config", "said"),
+    [
+        ({"model_type": "llava"}, "is no LLaVE: its model_type is 'llava', not 'llava_qwen'"),
+        (
+            {"mm_projector_type": "linear"},
+            "mm_projector_type of .* is 'linear', which the stock class does not compute",
+        ),
+        ({"image_aspect_ratio": "pad"}, "only models with anyres_max_.d. are converted"),
+        ({"mm_vision_tower": "openai/clip-vit-large-patch14-336"}, "mm_vision_tower of .* is 'openai"),
+        ({"num_attention_heads": None}, "does not say num_attention_heads, which decides vectors"),
+        ({"image_grid_pinpoints": "many"}, "image_grid_pinpoints in its config.json is 'many', not sizes of pictures"),
+    ],
+)
+def test_what_the_stock_class_does_not_compute_is_refused(
+    llave: tuple[Path, Path, Any], tmp_path: Path, capsys: pytest.CaptureFixture[str], config: dict[str, Any], said: str
+) -> None:
+    folder = Path(shutil.copytree(llave[0], tmp_path / "a"))
+    values = json.loads((folder / "config.json").read_text()) | config
+    (folder / "config.json").write_text(json.dumps(values))
+    assert main(["convert", "llave", str(folder), str(tmp_path / "b")]) == 2
+    error = capsys.readouterr().err.strip().splitlines()
+    assert len(error) == 1 and re.search(said, error[0]) and not (tmp_path / "b").exists()
+
+
+def test_a_tensor_without_a_place_and_one_that_is_missing(
+    instructcir: tuple[Path, Path, Any], tmp_path: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    for number, (extra, without, said) in enumerate(
+        [
+            ("qformer.weight", "", "InstructCIR has no tensor qformer.weight"),
+            ("", "embed_tokens", "the weights lack language_model.model.embed_tokens.weight"),
+            ("", "patch_embedding", "the weights lack vision_tower.vision_model.embeddings.patch_embedding.weight"),
+        ]
+    ):
+        folder = Path(shutil.copytree(instructcir[0], tmp_path / str(number)))
+        for file in folder.glob("*.bin"):
+            tensors = {name: value for name, value in torch.load(file).items() if not without or without not in name}
+            torch.save(tensors | ({extra: torch.ones(2)} if extra and "00001" in file.name else {}), file)
+        assert main(["convert", "instructcir", str(folder), str(tmp_path / "out")]) == 2
+        assert said in capsys.readouterr().err and not (tmp_path / "out").exists()
+
+
+def test_a_conversion_is_replaced_and_loads_in_stock_classes(
+    llave: tuple[Path, Path, Any], instructcir: tuple[Path, Path, Any], tmp_path: Path
+) -> None:
+    from transformers import AutoModelForImageTextToText
+
+    for kind, made in (("llave", llave), ("instructcir", instructcir)):
+        for _ in range(2):
+            assert main(["convert", kind, str(made[0]), str(tmp_path / kind)]) == 0
+        _, found = AutoModelForImageTextToText.from_pretrained(tmp_path / kind, output_loading_info=True)
+        assert not any(found[key] for key in ("missing_keys", "unexpected_keys", "mismatched_keys"))
+
+
+def test_the_command_knows_every_form() -> None:
+    assert {path.stem for path in FOLDER.glob("*.yaml")} | {"adapter", "weights"} == set(convert._KINDS)
+
+
+def test_sizes_of_pictures_keep_their_order() -> None:
+    """Of two that waste alike the first is taken; ours are height and width, LLaVA-NeXT's width and height."""
+    reader = Reader({"a": "(1x1),...,(2x3)", "b": "[(384, 768), (768, 384)]", "c": [[336, 672]]}, {}, None)
+    read = [reader.value({"pinpoints": {"from": key}, "side": 384}) for key in "abc"]
+    assert read[0] == [[384, 384], [768, 384], [1152, 384], [384, 768], [768, 768], [1152, 768]]
+    assert read[1:] == [[[768, 384], [384, 768]], [[672, 336]]]

@@ -55,6 +55,8 @@ def adapter(saved_models: dict[str, Path], tmp_path: Path) -> Path:
 
 def test_a_whole_model(pickled: Path, tiny_llava: Path, tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
     before = {path.name: path.read_bytes() for path in pickled.iterdir()}
+    with pytest.raises(ModelError, match=r"are pickled.*`mllm-embed convert weights .*pickled OUTPUT`"):
+        MLLMEmbedder.from_pretrained(pickled)
     assert main(["convert", "weights", str(pickled), str(tmp_path / "out")]) == 0
     said = capsys.readouterr().out
     assert "for tensors alone: no code in them was run" in said and "left out modeling.py" in said

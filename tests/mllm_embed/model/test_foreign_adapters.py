@@ -202,3 +202,40 @@ def test_another_base_is_refused(bases: dict[str, Path], tmp_path: Path) -> None
         warnings.simplefilter("error")
         warnings.filterwarnings("ignore", ".*is_gradient_checkpointing", FutureWarning)
         _load(copy, tmp_path / "b")
+
+
+def test_a_tokenizer_beside_an_adapter(bases: dict[str, Path], tmp_path: Path) -> None:
+    """Trainers save it without an image processor: the base's processor serves, as long as its tokens are the same."""
+    base = bases["llava_next"]
+    _theirs(base, tmp_path / "a", target_modules=["q_proj"])
+    expected = _load(base, tmp_path / "a").encode(["a hat"])
+    for name in ("tokenizer.json", "tokenizer_config.json"):
+        shutil.copy(base / name, tmp_path / "a")
+    np.testing.assert_array_equal(_load(base, tmp_path / "a").encode(["a hat"]), expected)
+    words = json.loads((tmp_path / "a/tokenizer.json").read_text())
+    words["added_tokens"].append(
+        dict(words["added_tokens"][-1], id=words["added_tokens"][-1]["id"] + 1, content="<emb>")
+    )
+    (tmp_path / "a/tokenizer.json").write_text(json.dumps(words))
+    with pytest.raises(ModelError, match="its tokens or its chat template are not those of its base"):
+        _load(base, tmp_path / "a")
+
+
+def test_an_adapter_on_the_hub_finds_its_base_there(
+    bases: dict[str, Path], tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """From a cache as the hub's client fills it; the adapter names a revision of its base."""
+    from huggingface_hub import constants
+
+    _theirs(bases["qwen2_vl"], tmp_path / "a", target_modules=["q_proj"], revision="v1")
+    expected = _load(bases["qwen2_vl"], tmp_path / "a").encode(["a hat"])
+    _change(tmp_path / "a", base_model_name_or_path="org/base")
+    monkeypatch.setattr(constants, "HF_HUB_CACHE", str(tmp_path / "cache"))
+    for name, folder, branch in (("org/base", bases["qwen2_vl"], "v1"), ("me/lora", tmp_path / "a", "main")):
+        place = tmp_path / "cache" / f"models--{name.replace('/', '--')}"
+        shutil.copytree(folder, place / "snapshots" / ("0" * 40))
+        (place / "refs").mkdir()
+        (place / "refs" / branch).write_text("0" * 40)
+    embedder = MLLMEmbedder.from_pretrained("me/lora", dtype="float32", device="cpu")
+    np.testing.assert_array_equal(embedder.encode(["a hat"]), expected)
+    assert embedder.provenance["base"] == "0" * 40
