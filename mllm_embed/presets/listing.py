@@ -30,7 +30,7 @@ def tables(presets: Sequence[Preset]) -> list[str]:
         models = ", ".join(f"`{model.id}`" for model in preset.models)
         licences = ", ".join(dict.fromkeys(model.licence for model in preset.models))
         sourced = _FROM[preset.prompts_from] + ("; uncertain in part" if preset.uncertain else "")
-        differs = "; ".join(preset.differs) or "nothing known"
+        differs = "; ".join(fact.rstrip(".") for fact in preset.differs) or "nothing known"
         rows.append([f"`{preset.name}`", models, licences, preset.loads, sourced, differs])
     return markdown_table(rows)
 
