@@ -9,7 +9,7 @@ from typing import Any
 
 import torch
 
-from mllm_embed.model.loading import without_video
+from mllm_embed.model.processor_loading import without_video
 
 SIZE = 32
 TEXT = {

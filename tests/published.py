@@ -15,7 +15,7 @@ import torch
 from PIL import Image
 
 from families import OMNI_TOKENS, SIZE, TEXT, VISION
-from mllm_embed.model.loading import without_video
+from mllm_embed.model.processor_loading import without_video
 
 _GRID = [[SIZE, 2 * SIZE], [2 * SIZE, SIZE], [2 * SIZE, 2 * SIZE]]
 

@@ -18,7 +18,7 @@ import yaml
 from PIL import Image
 from torch import Tensor
 
-from mllm_embed.model.loading import load_processor
+from mllm_embed.model.processor_loading import load_processor
 from mllm_embed.presets import catalog
 
 # What a processor does to pictures, by the name of its setting.

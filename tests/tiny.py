@@ -94,7 +94,7 @@ def give_words(folder: Path, words: list[str]) -> Path:
     """Add tokens to a saved model."""
     from transformers import AutoModelForImageTextToText
 
-    from mllm_embed.model.loading import load_processor
+    from mllm_embed.model.processor_loading import load_processor
 
     processor, model = load_processor(str(folder)), AutoModelForImageTextToText.from_pretrained(folder)
     processor.tokenizer.add_tokens(words)

@@ -20,19 +20,11 @@ from ..model.devices import dtype_for
 from ..model.embedding_model import EmbeddingModel
 from ..model.families import Family, family_of
 from ..model.heads.files import read_heads
-from ..model.loading import (
-    CONFIG_FILE,
-    check_fits,
-    check_same_tokens,
-    commit_of,
-    has_processor,
-    has_tokenizer_alone,
-    load_processor,
-    read_config,
-)
+from ..model.loading import CONFIG_FILE, commit_of, read_config
 from ..model.lora import ADAPTER_CONFIG, check_files, load_adapter
 from ..model.pooling import Pooling
 from ..model.position_ids import Positions
+from ..model.processor_loading import check_fits, check_same_tokens, has_processor, has_tokenizer_alone, load_processor
 from ..presets import catalog, unsupported
 from ..presets.preset import Preset
 from ..saving.base_lookup import base_of, check_named, has_weights

@@ -34,7 +34,7 @@ from ..inputs.pooled_tokens import ALL
 from ..inputs.prompts import CHAT, PromptSet
 from ..model.families import Family, family_of, states_width
 from ..model.heads.projection import MODULE, MODULES_FILE
-from ..model.loading import load_processor
+from ..model.processor_loading import load_processor
 from ..types import Document, Item, Query
 
 if TYPE_CHECKING:

@@ -15,7 +15,8 @@ from torch import nn
 
 from mllm_embed.errors import ConfigError, user_errors
 from mllm_embed.inputs.prompts import PROMPT_SETS
-from mllm_embed.model.loading import check_name, load_errors, load_processor
+from mllm_embed.model.loading import check_name, load_errors
+from mllm_embed.model.processor_loading import load_processor
 from mllm_embed.saving.sentence_transformers_files import write_base_files
 
 

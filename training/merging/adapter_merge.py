@@ -16,8 +16,8 @@ from safetensors.torch import load_file
 from torch import Tensor
 
 from mllm_embed.errors import ConfigError, ModelError
-from mllm_embed.model.loading import has_processor, load_processor
 from mllm_embed.model.lora import ADAPTER_CONFIG, ADAPTER_WEIGHTS, check_options
+from mllm_embed.model.processor_loading import has_processor, load_processor
 from mllm_embed.saving.identity import processor_parts
 from mllm_embed.saving.provenance import changes
 from mllm_embed.saving.settings import SETTINGS_FILE, Settings, read_object, read_settings

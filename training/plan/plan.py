@@ -176,7 +176,7 @@ def _inputs(
 
 def _processor(folder: Path | None) -> Any:
     """Return the model's processor where it is on this disk, else None."""
-    from mllm_embed.model.loading import load_processor
+    from mllm_embed.model.processor_loading import load_processor
 
     try:
         return load_processor(str(folder)) if folder else None

@@ -125,7 +125,8 @@ def _load(name: str) -> _ChatModel:
     from transformers.models.auto.modeling_auto import MODEL_FOR_IMAGE_TEXT_TO_TEXT_MAPPING_NAMES as SEEING
 
     from mllm_embed.model.devices import device_for, dtype_for
-    from mllm_embed.model.loading import load_errors, load_processor
+    from mllm_embed.model.loading import load_errors
+    from mllm_embed.model.processor_loading import load_processor
 
     place = device_for()
     with load_errors(name):

@@ -19,7 +19,7 @@ import published
 from mllm_embed import Document, MLLMEmbedder, PromptSet, Query
 from mllm_embed.errors import ConfigError, DataError, ModelError
 from mllm_embed.inputs.item_processor import ItemProcessor
-from mllm_embed.model.loading import load_processor
+from mllm_embed.model.processor_loading import load_processor
 
 CLOSE = {"atol": 1e-5, "rtol": 0}
 KINDS = ("llava", "llava_next", "qwen2_vl", "idefics3", "gemma3", "mllama")

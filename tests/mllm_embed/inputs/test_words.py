@@ -20,7 +20,7 @@ from mllm_embed.inputs.item_processor import ItemProcessor
 from mllm_embed.inputs.prompts import PROMPT_SETS
 from mllm_embed.inputs.words import Words
 from mllm_embed.model.families import family_of
-from mllm_embed.model.loading import load_processor
+from mllm_embed.model.processor_loading import load_processor
 
 PICTURE = Image.new("RGB", (64, 64), "red")
 MAKE = {

@@ -14,7 +14,7 @@ from safetensors.torch import load_file
 import families
 from mllm_embed import MLLMEmbedder
 from mllm_embed.errors import DataError, ModelError
-from mllm_embed.model.loading import load_processor
+from mllm_embed.model.processor_loading import load_processor
 
 
 @pytest.fixture(scope="module")

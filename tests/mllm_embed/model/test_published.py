@@ -19,7 +19,7 @@ from transformers import AutoModel
 from mllm_embed import Document, MLLMEmbedder, Query
 from mllm_embed.errors import ModelError
 from mllm_embed.generate.generator import Generator, Question
-from mllm_embed.model.loading import load_processor
+from mllm_embed.model.processor_loading import load_processor
 from published import KINDS, make_published, two_pictures
 
 CLOSE = {"atol": 1e-5, "rtol": 0}

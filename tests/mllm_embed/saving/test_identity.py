@@ -18,8 +18,8 @@ import families
 from mllm_embed import MLLMEmbedder, Query, Searcher, VectorStore
 from mllm_embed.data.sources import open_sources
 from mllm_embed.errors import ConfigError, ModelError
-from mllm_embed.model.loading import load_processor
 from mllm_embed.model.lora import LoraSpec, add_lora
+from mllm_embed.model.processor_loading import load_processor
 from mllm_embed.saving.checkpoint import weights_digest
 from mllm_embed.saving.identity import processor_parts
 from mllm_embed.saving.provenance import SPACE_FIELDS, VECTOR_FIELDS, check_same

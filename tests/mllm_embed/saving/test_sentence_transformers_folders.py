@@ -21,7 +21,7 @@ import families
 from mllm_embed import Document, MLLMEmbedder, Query
 from mllm_embed.encode.model_source import find_model
 from mllm_embed.errors import DataError, ModelError
-from mllm_embed.model.loading import load_processor
+from mllm_embed.model.processor_loading import load_processor
 from mllm_embed.saving import hub
 from mllm_embed.saving.sentence_transformers_folder import read_sentence_files
 
