@@ -13,7 +13,7 @@ elsewhere whatever stands last is lost.
 from __future__ import annotations
 
 import json
-from collections.abc import Mapping, Sequence
+from collections.abc import Mapping
 from dataclasses import dataclass
 from pathlib import Path
 from typing import TYPE_CHECKING, Any, NamedTuple
@@ -23,6 +23,7 @@ from ..inputs.pooled_tokens import ALL
 from ..model.families import FAMILIES, Family
 from ..model.heads.projection import MODULES_FILE, module_kind
 from ..model.loading import CONFIG_FILE
+from ..text import half_character
 from .sentence_transformers_files import MODEL_SETTINGS, MODULE_SETTINGS, POOLINGS, plain_prompts
 from .sentence_transformers_inputs import SentenceInputs, read_inputs, refusal
 from .settings import Settings, read_object
@@ -91,12 +92,14 @@ def read_sentence_files(folder: str | Path) -> SentenceFiles | None:
     modules = _modules(folder)
     inputs = read_inputs(folder)
     prompts = _prompts(folder / MODEL_SETTINGS, about)
-    pooling = _pooling(modules, inputs.chats or not any(prompts.values()))
-    _check_score(folder / MODEL_SETTINGS, about, any(module.kind == "Normalize" for module in modules))
-    positions = _positions(folder)
-    limit = inputs.limit if inputs.limit is None or positions is None else min(inputs.limit, positions)
+    pooling = _pooling(modules[1].home / CONFIG_FILE, inputs.chats or not any(prompts.values()))
+    normalizing = [module.home / CONFIG_FILE for module in modules if module.kind == "Normalize"]
+    for path in normalizing:
+        _check_normalize(path)
+    _check_score(folder / MODEL_SETTINGS, about, bool(normalizing))
+    _check_model(folder / CONFIG_FILE)
     asked = plain_prompts(inputs.chats, inputs.pictures, inputs.generation_prompt, **prompts)
-    settings = Settings(asked, pooling=pooling, pooled=ALL, max_tokens=limit)
+    settings = Settings(asked, pooling=pooling, pooled=ALL, max_tokens=inputs.limit)
     return SentenceFiles(settings, inputs)
 
 
@@ -147,24 +150,24 @@ def _kind(path: Path, name: str) -> str:
     raise refusal(path, f"has the module {name}, which is code that comes with the model, and none is run; that")
 
 
-def _pooling(modules: Sequence[_Module], includes_prompt: bool) -> Pooling:
+def _pooling(path: Path, includes_prompt: bool) -> Pooling:
     """Return which states are pooled; `includes_prompt` says that no prompt could be left out."""
-    path = modules[1].home / CONFIG_FILE
     about = read_object(path)
+    width = about.get("embedding_dimension", about.get("word_embedding_dimension"))
+    if type(width) is not int or width < 1:
+        raise ModelError(f"{path} is damaged (embedding_dimension is {width!r}, not a length); fetch it again")
     modes = about.get("pooling_mode", [mode for flag, mode in _OLD_FLAGS.items() if about.get(flag)] or "mean")
     modes = [modes] if isinstance(modes, str) else modes
-    if len(modes) != 1 or modes[0] not in POOLINGS:
+    if not isinstance(modes, list) or modes not in [[mode] for mode in POOLINGS]:
         raise refusal(path, f"pools by {json.dumps(modes)[:60]}")
     if about.get("include_prompt", True) is not True and not includes_prompt:
         raise refusal(path, "leaves the prompt out of pooling (include_prompt: false)")
-    for module in modules:
-        if module.kind == "Normalize" and (module.home / CONFIG_FILE).is_file():
-            _check_normalize(module.home / CONFIG_FILE)
     return POOLINGS[modes[0]]
 
 
 def _check_normalize(path: Path) -> None:
-    about = read_object(path)
+    """Raise ModelError for a Normalize of something else than what was pooled; its file may be absent."""
+    about = read_object(path) if path.is_file() else {}
     for key in ("module_input_name", "module_output_name"):
         if about.get(key) not in (None, "sentence_embedding"):
             raise refusal(path, f"sets {key} to {json.dumps(about[key])[:60]}")
@@ -175,7 +178,7 @@ def _prompts(path: Path, about: Mapping[str, Any]) -> dict[str, str]:
     kind, prompts = about.get("model_type", "SentenceTransformer"), about.get("prompts") or {}
     if kind != "SentenceTransformer":
         raise refusal(path, f"is of a {kind}, which is another kind of model")
-    if not isinstance(prompts, dict) or not all(isinstance(text, str | None) for text in prompts.values()):
+    if not isinstance(prompts, dict) or not all(map(_is_prompt, prompts.values())):
         raise ModelError(f"{path} is damaged (prompts is no object of texts); fetch it again")
     if about.get("default_prompt_name") not in (None, "query", "document", *prompts):
         raise ModelError(
@@ -183,6 +186,10 @@ def _prompts(path: Path, about: Mapping[str, Any]) -> dict[str, str]:
         )
     # "passage" and "corpus" are never looked at: there is always a "document", empty where the file has none
     return {side: prompts.get(side) or "" for side in ("query", "document")}
+
+
+def _is_prompt(value: Any) -> bool:
+    return value is None or (isinstance(value, str) and not half_character(value))
 
 
 def _check_score(path: Path, about: Mapping[str, Any], normalizes: bool) -> None:
@@ -194,20 +201,18 @@ def _check_score(path: Path, about: Mapping[str, Any], normalizes: bool) -> None
         raise refusal(path, f"scores by {score!r} vectors that are not normalised, whose lengths count")
 
 
-def _positions(folder: Path) -> int | None:
-    """Return how many positions the model in a folder has, None where that is not said.
+def _check_model(path: Path) -> None:
+    """Look at a model's config; an adapter has none.
 
     Raises ModelError for a family that reads texts past its processor, as theirs are not, and for attention that looks
     ahead by the config alone, which transformers' layers read by halves.
     """
-    path = folder / CONFIG_FILE
     config = read_object(path) if path.is_file() else {}
     text = config.get("text_config", config)
     text = text if isinstance(text, dict) else {}
-    family = FAMILIES.get(config.get("model_type", ""), Family())
+    kind = config.get("model_type")
+    family = FAMILIES.get(kind, Family()) if isinstance(kind, str) else Family()
     if family.texts_apart:
-        raise refusal(path, f"is of a {config['model_type']}, whose processor takes no text without a picture; that")
+        raise refusal(path, f"is of a {kind}, whose processor takes no text without a picture; that")
     if text.get("is_causal") is False or (text.get("use_bidirectional_attention") and family.shares_prefixes):
         raise refusal(path, "asks for attention that looks ahead, which goes by what shares a batch there; that")
-    positions = text.get("max_position_embeddings")
-    return positions if type(positions) is int else None

@@ -16,8 +16,9 @@ from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any
 
-from ..errors import ModelError, first_line
+from ..errors import ConfigError, ModelError
 from ..inputs.chat_template import render_chat, template_of
+from ..inputs.resize import with_picture_settings
 from .sentence_transformers_files import MODULE_SETTINGS
 from .settings import read_object
 
@@ -31,7 +32,7 @@ _NO_MATTER = frozenset(
 )
 _DTYPES = ("dtype", "torch_dtype")
 _OLD_NAMES = {"model_kwargs": "model_args", "processor_kwargs": "tokenizer_args", "config_kwargs": "config_args"}
-# attributes of image processors that a call, or loading, may set
+# settings of image processors among those with which a whole processor is loaded
 _OF_PICTURES = frozenset(
     (
         "crop_size", "crop_to_patches", "do_center_crop", "do_convert_rgb", "do_image_splitting", "do_normalize",
@@ -70,7 +71,7 @@ class SentenceInputs:
         generation_prompt: whether a chat template begins the model's answer.
         template: a chat template in the place of the model's own.
         variables: what the template is given.
-        image: attributes of the image processor.
+        image: settings of the image processor.
         special_tokens: whether the tokenizer may add its own.
         limit: tokens from which an input is cut there; None for any number.
         dtype: of the weights; None for the checkpoint's.
@@ -130,16 +131,10 @@ class SentenceInputs:
             raise refusal(self.file, "forbids the tokenizer to add tokens (add_special_tokens: false)")
 
     def _give_pictures(self, processor: Any) -> None:
-        own = processor.image_processor
-        lacks = [key for key in self.image if key not in ("min_pixels", "max_pixels") and not hasattr(own, key)]
-        if lacks:
-            raise refusal(self.file, f"gives the image processor {lacks[0]}, which {type(own).__name__} does not have")
         try:
-            processor.image_processor = type(own).from_dict({**own.to_dict(), **self.image})
-        except (TypeError, ValueError, LookupError, AttributeError) as error:
-            raise ModelError(
-                f"{self.file} gives the image processor what it does not take ({first_line(error)}); fetch it again"
-            ) from error
+            with_picture_settings(processor, self.image)
+        except ConfigError as error:
+            raise ModelError(f"{self.file} gives the image processor what it does not take: {error}") from error
 
 
 def read_inputs(folder: Path) -> SentenceInputs:
@@ -156,7 +151,7 @@ def read_inputs(folder: Path) -> SentenceInputs:
     chats, pictures, message_format = _modalities(path, values)
     parts = _processing(path, values)
     asked = parts["chat_template"]
-    image = {**values["processor_kwargs"], **parts["image"]}
+    loaded = {key: value for key, value in values["processor_kwargs"].items() if key in _OF_PICTURES}
     return SentenceInputs(
         file=path,
         chats=chats,
@@ -164,7 +159,7 @@ def read_inputs(folder: Path) -> SentenceInputs:
         generation_prompt=_flag(path, asked, "add_generation_prompt", False),
         template=_text(path, asked, "chat_template"),
         variables={key: value for key, value in asked.items() if key not in _OF_CHATS},
-        image={key: value for key, value in image.items() if key in _OF_PICTURES},
+        image={**loaded, **parts["image"]},
         special_tokens=_flag(path, parts["text"], "add_special_tokens", True),
         limit=_limit(folder, values, parts["text"]),
         dtype=_dtype(path, values["model_kwargs"]),
@@ -179,7 +174,6 @@ def _processing(path: Path, values: Mapping[str, Any]) -> dict[str, dict[str, An
     _only(path, "processing_kwargs.common", parts["common"], ("return_tensors", "padding"))
     texts = ("truncation", "max_length", "padding", "add_special_tokens")
     _only(path, "processing_kwargs.text", parts["text"], texts)
-    _only(path, "processing_kwargs.image", parts["image"], _OF_PICTURES)
     loading = {*_OF_PICTURES, "model_max_length", "padding_side", *_NO_MATTER}
     _only(path, "processor_kwargs", values["processor_kwargs"], loading)
     taken = next((key for key in parts["chat_template"] if key in _RESERVED), None)

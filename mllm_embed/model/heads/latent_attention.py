@@ -101,8 +101,10 @@ def read_latent_attention(folder: Path) -> LatentAttention | None:
         return None
     try:
         about: dict[str, Any] = json.loads((home / _CONFIG).read_text(encoding="utf-8"))
-        attention = LatentAttention(LatentAttentionSpec(**about))
-        attention.load_state_dict({name: tensor.float() for name, tensor in load_file(home / _WEIGHTS).items()})
+        with torch.device("meta"):  # sizes that are wrong take no memory
+            attention = LatentAttention(LatentAttentionSpec(**about))
+        tensors = {name: tensor.float() for name, tensor in load_file(home / _WEIGHTS).items()}
+        attention.load_state_dict(tensors, assign=True)
     except (
         OSError, ValueError, LookupError, TypeError, AttributeError, RuntimeError, RecursionError, SafetensorError,
     ) as error:  # fmt: skip

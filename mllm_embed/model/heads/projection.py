@@ -18,7 +18,7 @@ from safetensors import SafetensorError
 from safetensors.torch import load_file, save_file
 from torch import Tensor, nn
 
-from ...errors import ModelError, did_you_mean
+from ...errors import ModelError, did_you_mean, first_line
 from ...files import write_json
 
 PROJECTION_FOLDER = "projection"  # of the first layer; those of others have their number behind it
@@ -185,7 +185,7 @@ def read_projection(folder: Path) -> Projection | None:
     except (
         OSError, ValueError, LookupError, TypeError, AttributeError, RuntimeError, RecursionError, SafetensorError,
     ) as error:  # fmt: skip
-        raise ModelError(f"{home} is damaged ({error}); save the model again") from error
+        raise ModelError(f"{home} is damaged ({first_line(error)}); save the model again") from error
 
 
 def _places(modules: list[dict[str, Any]]) -> Iterator[str]:
@@ -215,7 +215,8 @@ def _layer(home: Path) -> Dense:
         )
     width, out = _length(about, "in_features"), _length(about, "out_features")
     bias, residual = _flag(about, "bias", True), _flag(about, "use_residual", False)
-    layer = Dense(width, out, bias, _activation(about, home / _CONFIG), residual)
+    with torch.device("meta"):  # sizes that are wrong take no memory
+        layer = Dense(width, out, bias, _activation(about, home / _CONFIG), residual)
     _fill(layer, home)
     return layer
 
@@ -233,7 +234,8 @@ def _fill(layer: Dense, home: Path) -> None:
     for name, tensor in given.items():
         if tensor.shape != own[name].shape:
             raise ValueError(f"{name} is {list(tensor.shape)}, not {list(own[name].shape)}")
-        own[name].data = tensor.float()
+    tensors = {name.replace("residual.", "shortcut."): tensor.float() for name, tensor in given.items()}
+    layer.load_state_dict(tensors, assign=True)
 
 
 def _length(about: Mapping[str, Any], key: str) -> int:
