@@ -32,6 +32,7 @@ KS = (10, 50)
 CAPTIONS = {
     "and": ("{first} and {second}",),  # CLIP4Cir, SPRC, WeiMoCIR
     "comma": ("{first}, {second}",),
+    "comma-and": ("{first}, and {second}",),  # MegaPairs
     "reversed": ("{second} and {first}",),  # Pic2Word
     "both-orders": ("{first} and {second}", "{second} and {first}"),  # SEARLE, LinCIR
     "comma-both-orders": (

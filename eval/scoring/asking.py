@@ -13,6 +13,7 @@ from typing import Any
 from mllm_embed.encode.encoder import PromptedEncoder
 from mllm_embed.errors import ConfigError
 from mllm_embed.inputs.prompts import IMAGE, PROMPT_SETS, TASK, Prompt, PromptSet
+from mllm_embed.presets import catalog
 from mllm_embed.presets.preset import Preset, Wording, worded
 from mllm_embed.types import Item, with_task
 
@@ -64,7 +65,7 @@ class AskedSuite:
 
     Args:
         own: the model's prompts.
-        preset: of the published model that it is; None for another.
+        preset: of the published model that it is, or that it was trained from and has the prompts of; None for another.
         tasks: by name.
     """
 
@@ -120,7 +121,8 @@ def ask(
     Raises ConfigError for a task that the prompts have no place for, and for words that an option of the benchmark asks
     for and that do not fit the model's.
     """
-    own, preset = embedder.prompts, getattr(embedder, "preset", None)
+    own = embedder.prompts
+    preset = getattr(embedder, "preset", None) or _preset_with(own)
     its = preset if preset and preset.settings.prompts == own else None
     words = _GIVEN if preset and not its else _OWN
     mine = {side: given for side, given in zip(_SIDES, (task, document_task), strict=True) if given is not None}
@@ -131,6 +133,11 @@ def ask(
         tasks[one.name] = replace(how, told=_told(how, one))
     _check_places(own, suite, list(tasks.values()))
     return AskedSuite(own, preset, tasks)
+
+
+def _preset_with(prompts: PromptSet) -> Preset | None:
+    """Return the preset whose prompts those are, which a fine-tuned model keeps; None where none has them."""
+    return next((one for one in map(catalog.preset, catalog.names()) if one.settings.prompts == prompts), None)
 
 
 def _check_places(own: PromptSet, suite: Suite, tasks: list[AskedTask]) -> None:

@@ -237,6 +237,31 @@ def test_without_values_per_query_a_run_is_shown_but_not_tested(suites: dict[str
     assert "No paired test of b: its folder has no per_query.json." in text
 
 
+def test_what_was_asked_otherwise_is_told(suites: dict[str, Suite], tmp_path: Path) -> None:
+    own = {"name": "gme", "image": "{image}", "composed": "{image}{instruction}"}
+    said: dict[str, dict[str, Any]] = {
+        "a": {"prompts": own, "words": "the model's own", "query task": "Find it."},
+        "b": {"prompts": own, "words": "the model's own", "query task": "Find it."},
+        "c": {"prompts": own, "words": "the model's own", "query task": "Retrieve it."},
+        "d": {"prompts": {**own, "composed": "{image} {instruction}"}, "words": "the model's own"},
+        "e": {"prompts": {"name": "e5-v", "image": "other"}, "words": "the benchmark's own", "query task": "Find it."},
+        "f": {"prompts": "unknown: the vectors were given"},
+    }
+    for label, asked in said.items():
+        run(tmp_path / label, suites["cirr"], 1.0)
+        content = json.loads((tmp_path / label / "result.json").read_text())
+        content["protocol"] |= asked
+        (tmp_path / label / "result.json").write_text(json.dumps(content))
+    text = compare([tmp_path / label for label in said], "markdown")
+    assert [line for line in text.split("\n") if "was asked otherwise" in line] == [
+        'c was asked otherwise than a: query task: "Find it.", now "Retrieve it.".',
+        'd was asked otherwise than a: prompts.composed: "{image}{instruction}", now "{image} {instruction}"; '
+        'query task: "Find it.", now null.',
+        'e was asked otherwise than a: prompts: "gme", now "e5-v"; '
+        'words: "the model\'s own", now "the benchmark\'s own".',
+    ]
+
+
 def test_runs_are_called_by_folder_or_model_or_path(suites: dict[str, Suite], tmp_path: Path) -> None:
     for place, adapter in (("x/same", "one"), ("y/same", "two"), ("z/same", None)):
         run(tmp_path / place, suites["cirr"], 1.0, model="base", adapter=adapter)

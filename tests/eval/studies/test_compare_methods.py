@@ -271,10 +271,19 @@ def test_given_captions_are_used_and_must_be_whole(
     told = {str(at): [f"picture {at}", f"the {at}th"] for at in range(7)} | {"7": "the last"}
     (tmp_path / "captions.json").write_text(json.dumps(told))
     suite = open_suite("folder", data)
-    texts = LLMTexts(suite.tasks[0], embedder.encode, Scripted(), read_captions(tmp_path / "captions.json", suite))
+    sides = []
+
+    def encode(items: list) -> np.ndarray:
+        sides.extend(item.side for item in items)
+        return embedder.encode(items)
+
+    texts = LLMTexts(suite.tasks[0], encode, Scripted(), read_captions(tmp_path / "captions.json", suite))
     wanted = embedder.encode(told["3"]).mean(0)
     assert texts.mean_captions()[3] == pytest.approx(wanted, abs=1e-6)
     assert texts.mean_captions()[7] == pytest.approx(embedder.encode(["the last"])[0], abs=1e-6)
+    assert set(sides) == {"document"}
+    texts.rewrites()
+    assert sides[-1] == "query" and "document" not in sides[8 + 7 :]  # what searches, and only that, is a query
     arguments = ["methods", str(data), "--model", str(tiny_llava), "--output", str(tmp_path / "out")]
     arguments += ["--only", "caption fusion", "--captions", str(tmp_path / "captions.json")]
     assert main(arguments) == 0

@@ -140,6 +140,7 @@ def test_the_command_writes_what_it_prints(
     for name, measure in content["tasks"][""].items():
         assert f"| {name} " in text and measure["low"] <= measure["value"] <= measure["high"]
     assert content["wordings"] == {"": "by rule"}
+    assert (content["asked"]["prompts"]["name"], content["asked"]["words"]) == ("instructcir", "the model's own")
 
 
 def test_every_benchmark_can_be_asked(suites: dict) -> None:

@@ -2,6 +2,7 @@
 
 import json
 import shutil
+from dataclasses import replace
 from pathlib import Path
 
 import numpy as np
@@ -143,7 +144,11 @@ def test_help_teaches_with_examples(capsys: pytest.CaptureFixture[str]) -> None:
     assert "--exclude-reference" in text and "mllm-embed search --model" in text
 
 
-def test_a_stronger_edit_moves_the_query_along_its_own_direction(embedder: MLLMEmbedder, photos: Path) -> None:
+@pytest.mark.parametrize("query_image", [None, "Find what is like this:"])
+def test_a_stronger_edit_moves_the_query_along_its_own_direction(
+    embedder: MLLMEmbedder, photos: Path, query_image: str | None
+) -> None:
+    embedder = embedder.with_prompts(replace(embedder.prompts, query_image=query_image))
     searcher = Searcher.from_folder(embedder, photos, show_progress=False)
     query, alone = Query(image=photos / "a.png", instruction="make it blue"), Query(image=photos / "c.png")
     q, v, w = embedder.encode([query, Query(image=photos / "a.png"), alone], show_progress=False).astype(float)
