@@ -24,10 +24,10 @@ from ..model.loading import CONFIG_FILE, commit_of, read_config
 from ..model.lora import ADAPTER_CONFIG, check_files, load_adapter
 from ..model.pooling import Pooling
 from ..model.position_ids import Positions
-from ..model.processor_loading import check_fits, check_same_tokens, has_processor, has_tokenizer_alone, load_processor
+from ..model.processor_loading import check_fits, has_processor, has_tokenizer_alone, load_processor
 from ..presets import catalog, unsupported
 from ..presets.preset import Preset
-from ..saving.base_lookup import base_of, check_named, has_weights
+from ..saving.base_lookup import base_of, check_named, check_same_tokens, has_weights
 from ..saving.checkpoint import adapter_fingerprint, model_fingerprint, read_card, weights_digest
 from ..saving.hub import small_files
 from ..saving.identity import adapter_settings

@@ -68,22 +68,6 @@ def has_tokenizer_alone(folder: Path) -> bool:
     )
 
 
-def check_same_tokens(folder: Path, processor: Any) -> None:
-    """Raise ModelError where the tokenizer in a folder makes other tokens, or has another template, than that of its
-    base, `processor`'s."""
-    from transformers import AutoTokenizer
-
-    with load_errors(str(folder)):
-        own: Any = AutoTokenizer.from_pretrained(folder)
-        base = processor.tokenizer
-        if own.get_vocab() == base.get_vocab() and own.chat_template in (None, base.chat_template):
-            return
-    raise ModelError(
-        f"{folder} holds a tokenizer without an image processor, and its tokens or its chat template are not those of "
-        "its base: copy the base's image processor beside it, or take the tokenizer out, so that the base's is used"
-    )
-
-
 def _check_whole(folder: Path) -> None:
     """Raise ModelError for a folder with the tokenizer alone, or the image processor, which another would complete."""
     for files in (_OF_TOKENIZER, _OF_IMAGES):

@@ -7,9 +7,10 @@ import re
 import warnings
 from collections.abc import Iterable, Iterator
 from pathlib import Path
+from typing import Any
 
 from ..errors import ModelError
-from ..model.loading import CONFIG_FILE
+from ..model.loading import CONFIG_FILE, load_errors
 from ..model.lora import ADAPTER_CONFIG
 from .checkpoint import model_fingerprint
 from .hub import holds, is_hub_id
@@ -80,6 +81,22 @@ def check_named(adapter: str | Path, base: str) -> None:
         f"the adapter in {adapter} was trained on {name}; that {base} is the same model is not checked, only that its "
         "layers have the same names and shapes",
         stacklevel=5,
+    )
+
+
+def check_same_tokens(folder: Path, processor: Any) -> None:
+    """Raise ModelError where the tokenizer in a folder makes other tokens, or has another template, than that of its
+    base, `processor`'s."""
+    from transformers import AutoTokenizer
+
+    with load_errors(str(folder)):
+        own: Any = AutoTokenizer.from_pretrained(folder)
+        base = processor.tokenizer
+        if own.get_vocab() == base.get_vocab() and own.chat_template in (None, base.chat_template):
+            return
+    raise ModelError(
+        f"{folder} holds a tokenizer without an image processor, and its tokens or its chat template are not those of "
+        "its base: copy the base's image processor beside it, or take the tokenizer out, so that the base's is used"
     )
 
 
