@@ -13,6 +13,9 @@ what it does
   pickles are read for tensors alone, so that no code in them runs; a pickle that holds more is refused. Configs,
   tokenizer, templates and cards are copied, code is not.
 
+  A published model in a folder is asked as its authors do where the path ends in its hub id, or with --preset NAME;
+  instructcir and llave write their prompts into OUTPUT.
+
 kinds
   adapter     an adapter of peft in adapter_model.bin (VLM2Vec's, say)
   weights     a whole model in pytorch_model*.bin, names and values as they are
@@ -20,7 +23,7 @@ kinds
   llave       LLaVE (llava_qwen), as a stock LLaVA-OneVision with its prompts
 
 examples
-  mllm-embed convert adapter VLM2Vec/VLM2Vec-Qwen2VL-2B models/vlm2vec-2b
+  mllm-embed convert adapter TIGER-Lab/VLM2Vec-Qwen2VL-2B models/TIGER-Lab/VLM2Vec-Qwen2VL-2B
   mllm-embed convert instructcir uta-smile/instructcir_llava_phi35_clip224_lp models/instructcir
   mllm-embed search --gallery photos --model models/instructcir --instruction "at night"
 """

@@ -223,7 +223,7 @@ def find_model(
         base, revision = base_of(folder)
     saved = read_settings(folder)
     if has_adapter:
-        _check_adapter(folder, base, others=saved is None)
+        _check_adapter(folder, os.fspath(adapter or model), base, others=saved is None)
     unsupported.check_config(base, read_config(base, revision))
     about = adapter_settings(folder) if has_adapter else None
     found = _preset(named, saved, folder, (adapter or model, base))
@@ -231,10 +231,10 @@ def find_model(
     return ModelSource(base, revision, folder, has_adapter, saved, about, found, theirs)
 
 
-def _check_adapter(folder: str, base: str, others: bool) -> None:
-    """Raise ModelError for an adapter that cannot be read, or is another base's; one of `others` has no fingerprint of
-    its base."""
-    check_files(folder)
+def _check_adapter(folder: str, name: str, base: str, others: bool) -> None:
+    """Raise ModelError for an adapter, by the `name` that it was given, that cannot be read, or is another base's; one
+    of `others` has no fingerprint of its base."""
+    check_files(folder, name)
     unsupported.check_name(base)
     if others:
         check_named(folder, base)

@@ -115,17 +115,19 @@ def load_adapter(model: EmbeddingModel, path: str | Path, trainable: bool = Fals
         set_peft_model_state_dict(model.backbone, weights)
 
 
-def check_files(path: str | Path) -> None:
-    """Raise ModelError for a folder that holds no adapter, or a pickled one, which is not opened."""
-    for name in (ADAPTER_CONFIG, ADAPTER_WEIGHTS):
-        if (Path(path) / name).is_file():
-            continue
-        if name == ADAPTER_WEIGHTS and (Path(path) / ADAPTER_CONFIG).is_file():
-            raise ModelError(
-                f"{path} holds no {name}; where its weights are pickled, in {PICKLED_ADAPTER}, write it with "
-                f"`mllm-embed convert adapter {path} OUTPUT` and give OUTPUT"
-            )
-        raise ModelError(f"{path} holds no adapter (no {name}); give the folder that training wrote")
+def check_files(path: str | Path, name: str | None = None) -> None:
+    """Raise ModelError for a folder that holds no adapter, or a pickled one, which is not opened.
+
+    `name` is the hub id that the folder was fetched from.
+    """
+    called = name or path
+    if not (Path(path) / ADAPTER_CONFIG).is_file():
+        raise ModelError(f"{called} holds no adapter (no {ADAPTER_CONFIG}); give the folder that training wrote")
+    if not (Path(path) / ADAPTER_WEIGHTS).is_file():
+        raise ModelError(
+            f"{called} holds no {ADAPTER_WEIGHTS}; where its weights are pickled, in {PICKLED_ADAPTER}, write it with "
+            f"`mllm-embed convert adapter {called} OUTPUT` and give OUTPUT"
+        )
 
 
 def _names_in(path: str | Path) -> list[str]:

@@ -66,11 +66,17 @@ def test_a_whole_model(pickled: Path, tiny_llava: Path, tmp_path: Path, capsys: 
     assert len(set(index["weight_map"].values())) == 3 and not (tmp_path / "out/modeling.py").exists()
 
 
-def test_an_adapter(adapter: Path, saved_models: dict[str, Path], tmp_path: Path) -> None:
+def test_an_adapter(
+    adapter: Path, saved_models: dict[str, Path], tmp_path: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
     with pytest.raises(ModelError, match=r"`mllm-embed convert adapter .*adapter OUTPUT`") as caught:
         MLLMEmbedder.from_pretrained(adapter)
     assert "\n" not in str(caught.value)
+    (tmp_path / "VLM2Vec").mkdir()
+    adapter = Path(shutil.move(adapter, tmp_path / "VLM2Vec/VLM2Vec-V2.0"))
     assert main(["convert", "adapter", str(adapter), str(tmp_path / "out")]) == 0
+    said = capsys.readouterr().out
+    assert "no code in it was run" in said and "as its authors do with --preset vlm2vec-v2" in said
     np.testing.assert_array_equal(_vectors(tmp_path / "out"), _vectors(saved_models["adapter"]))
 
 
