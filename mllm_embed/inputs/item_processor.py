@@ -29,6 +29,7 @@ PaddingSide = Literal["left", "right"]
 # what a processor ends in that gets a picture, or a number of them, that it is not made for
 _REFUSALS = (ValueError, TypeError, ArithmeticError, LookupError, AttributeError, RuntimeError, MemoryError)
 _BLANK = (64, 64)
+_NO_LIMITS = {"min_pixels": 1, "max_pixels": 1 << 40}  # of a picture's size, by the names of those who have them
 _STEP = 32  # pixels to which sizes are rounded where only trying shows how many tokens a picture becomes
 
 
@@ -187,11 +188,10 @@ class ItemProcessor:
         has one that works."""
         try:
             size = self.resized(width, height)
-            # the arithmetic takes it that the processor resizes
-            if getattr(self.processor.image_processor, "do_resize", True) is False:
-                return self._picture_tokens((size,))
+            # which the arithmetic would apply to a picture that is left at its size, too
+            limits = {} if getattr(self.processor.image_processor, "do_resize", True) else _NO_LIMITS
             try:
-                counted = self.processor._get_num_multimodal_tokens(image_sizes=[size[::-1]])
+                counted = self.processor._get_num_multimodal_tokens(image_sizes=[size[::-1]], **limits)
                 return int(counted["num_image_tokens"][0])
             except (AttributeError, TypeError, KeyError):  # LLaVA's, say, fails where the tower crops nothing
                 across, down = (max(side // _STEP, 1) * _STEP for side in size)

@@ -194,6 +194,14 @@ def test_lengths_count_the_size_that_pictures_get(
         assert abs(len(prompt.tokens) + items.picture_tokens(*size) - length) <= 1  # its placeholder is one of them
 
 
+def test_lengths_of_qwen_are_reckoned_without_a_look(folders: dict[str, Path], monkeypatch: pytest.MonkeyPatch) -> None:
+    """A large picture takes its processor a quarter of a second, and a gallery has hundreds of sizes."""
+    processor = with_picture_settings(_with(folders["qwen2_vl"]).processor, {"do_resize": False, "min_pixels": 4096})
+    items = ItemProcessor(processor, PROMPT_SETS["instructcir"], resize=SMALL)
+    monkeypatch.setattr(items, "_batch", lambda *given: pytest.fail("a picture was processed"))
+    assert [items.picture_tokens(*size) for size in ((16, 16), (100, 72), (200, 40))] == [4, 12, 8]
+
+
 def test_a_picture_that_cannot_be_resized_is_named(folders: dict[str, Path], tmp_path: Path) -> None:
     embedder = _with(folders["qwen2_vl"], resize=SMALL)
     Image.new("RGB", (4000, 8)).save(tmp_path / "strip.png")
