@@ -108,14 +108,14 @@ def _changed(tensors: dict[str, Tensor], change: Change | None, source: Path) ->
 
 
 def write_file(tensors: dict[str, Tensor], path: Path) -> None:
-    """Write a file of safetensors; tensors that share memory, or are a part of another, are written each in full."""
+    """Write a file of safetensors; tensors that share memory are written each in full."""
     from safetensors.torch import save_file
 
     apart: dict[str, Tensor] = {}
     shared: set[int] = set()
     for name, tensor in tensors.items():
         storage = tensor.untyped_storage()
-        whole = tensor.is_contiguous() and storage.nbytes() == tensor.nbytes and storage.data_ptr() not in shared
+        alone = tensor.is_contiguous() and storage.data_ptr() not in shared
         shared.add(storage.data_ptr())
-        apart[name] = tensor if whole else tensor.clone(memory_format=torch.contiguous_format)
+        apart[name] = tensor if alone else tensor.clone(memory_format=torch.contiguous_format)
     save_file(apart, path, metadata={"format": "pt"})

@@ -64,6 +64,7 @@ def test_instructcir_gives_the_vectors_of_its_tensors(instructcir: tuple[Path, P
     _, folder, model = instructcir
     embedder = _load(folder)
     frame = "<|user|>\n{}<|end|>\n<|assistant|>\n"
+    assert embedder.prompts.template == frame.format("{prompt}")  # the start token, which the tokenizer adds, cut off
     # generate_test_submission.py: a line break and a space in the one, neither in the other, and its spelling
     prompts = [
         ("<image>\n Describe this image in one word:", picture),

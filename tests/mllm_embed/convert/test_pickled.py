@@ -90,8 +90,9 @@ def test_tensors_that_share_memory_are_written_each(tiny_llava: Path, pickled: P
     parts = dict(zip(names, row.split([len(tensors[name]) for name in names]), strict=True))
     embeddings = tensors["language_model.model.embed_tokens.weight"]
     tied = {
-        "language_model.model.embed_tokens.weight": embeddings.T.contiguous().T,
+        "language_model.model.embed_tokens.weight": embeddings,
         "language_model.lm_head.weight": embeddings,
+        **{name: value.T.contiguous().T for name, value in tensors.items() if name.endswith("linear_1.weight")},
     }
     torch.save(tensors | parts | tied, pickled / "pytorch_model.bin", _use_new_zipfile_serialization=False)
     assert main(["convert", "weights", str(pickled), str(tmp_path / "out")]) == 0
