@@ -66,7 +66,7 @@ class ModelSource:
         """
         if self.preset:
             self.preset.check(self.base, backbone.config.model_type)
-        projection, latent_attention = read_heads(Path(self.folder))
+        projection, latent_attention = read_heads(self._heads_folder)
         model = EmbeddingModel(
             backbone,
             family_of(backbone.config),
@@ -106,6 +106,10 @@ class ModelSource:
             check_same_tokens(Path(self.folder), processor)
         pictures = self.preset.image_processor if self.preset else None
         return with_picture_settings(processor, pictures) if pictures else processor
+
+    @property
+    def _heads_folder(self) -> Path:
+        return self.sentence_files.folder if self.sentence_files else Path(self.folder)
 
     @property
     def _brings_processor(self) -> bool:
@@ -171,7 +175,7 @@ class ModelSource:
             positions=saved.positions if positions is None else positions,
             base=self.base,
             base_fingerprint=fingerprint,
-            weights=weights_digest(self.base, headed=not self.has_adapter),
+            weights=weights_digest(self.base, headed=self._heads_folder == Path(self.base)),
             card=read_card(self.folder) if self.saved else None,
             adapter=adapter_fingerprint(self.folder) if self.has_adapter else None,
             adapter_settings=self.adapter_settings,
@@ -227,8 +231,14 @@ def find_model(
     unsupported.check_config(base, read_config(base, revision))
     about = adapter_settings(folder) if has_adapter else None
     found = _preset(named, saved, folder, (adapter or model, base))
-    theirs = None if saved or found else read_sentence_files(folder)
+    theirs = None if saved or found else _their_files(folder, base, revision)
     return ModelSource(base, revision, folder, has_adapter, saved, about, found, theirs)
+
+
+def _their_files(folder: str, base: str, revision: str | None) -> SentenceFiles | None:
+    """Return what sentence-transformers' files say of a model: of an adapter that has none, what they say of its base,
+    as which it was trained."""
+    return read_sentence_files(folder) or read_sentence_files(small_files(base, revision))
 
 
 def _check_adapter(folder: str, name: str, base: str, others: bool) -> None:

@@ -50,10 +50,12 @@ class SentenceFiles:
     """What the files of sentence-transformers say of an embedder.
 
     Args:
+        folder: where they lie, beside the model's dense layers.
         settings: prompts, pooling and limits.
         inputs: how model input is made.
     """
 
+    folder: Path
     settings: Settings
     inputs: SentenceInputs
 
@@ -100,7 +102,7 @@ def read_sentence_files(folder: str | Path) -> SentenceFiles | None:
     _check_model(folder / CONFIG_FILE)
     asked = plain_prompts(inputs.chats, inputs.pictures, inputs.generation_prompt, **prompts)
     settings = Settings(asked, pooling=pooling, pooled=ALL, max_tokens=inputs.limit)
-    return SentenceFiles(settings, inputs)
+    return SentenceFiles(folder, settings, inputs)
 
 
 def _is_ours(folder: Path) -> bool:

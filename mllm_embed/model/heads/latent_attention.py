@@ -103,7 +103,8 @@ def read_latent_attention(folder: Path) -> LatentAttention | None:
         about: dict[str, Any] = json.loads((home / _CONFIG).read_text(encoding="utf-8"))
         with torch.device("meta"):  # sizes that are wrong take no memory
             attention = LatentAttention(LatentAttentionSpec(**about))
-        tensors = {name: tensor.float() for name, tensor in load_file(home / _WEIGHTS).items()}
+        # copies, since the file is mapped into memory, and may be written anew
+        tensors = {name: tensor.to(torch.float32, copy=True) for name, tensor in load_file(home / _WEIGHTS).items()}
         attention.load_state_dict(tensors, assign=True)
     except (
         OSError, ValueError, LookupError, TypeError, AttributeError, RuntimeError, RecursionError, SafetensorError,

@@ -225,8 +225,8 @@ def _fill(layer: Dense, home: Path) -> None:
     """Give a layer the weights of a module's folder."""
     if not (home / _WEIGHTS).is_file() and (home / _PICKLED).is_file():
         raise ModelError(
-            f"{home} has its weights in {_PICKLED}, which is not read, since such files may run code; write "
-            f"{_WEIGHTS}: mllm-embed convert weights {home}"
+            f"{home} has its weights in {_PICKLED}, which is not read, since such files may run code: "
+            f"mllm-embed convert weights {home} OUTPUT writes the {_WEIGHTS} that belongs there"
         )
     given, own = load_file(home / _WEIGHTS), layer.weights
     if given.keys() != own.keys():
@@ -234,7 +234,10 @@ def _fill(layer: Dense, home: Path) -> None:
     for name, tensor in given.items():
         if tensor.shape != own[name].shape:
             raise ValueError(f"{name} is {list(tensor.shape)}, not {list(own[name].shape)}")
-    tensors = {name.replace("residual.", "shortcut."): tensor.float() for name, tensor in given.items()}
+    # copies, since the file is mapped into memory, and may be written anew
+    tensors = {
+        name.replace("residual.", "shortcut."): tensor.to(torch.float32, copy=True) for name, tensor in given.items()
+    }
     layer.load_state_dict(tensors, assign=True)
 
 

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import json
+import shutil
 from collections.abc import Callable
 from dataclasses import replace
 from pathlib import Path
@@ -11,12 +12,13 @@ import numpy as np
 import pytest
 import torch
 from jinja2 import TemplateError
-from safetensors.torch import save_file
+from safetensors.torch import load_file, save_file
 from sentence_transformers import SentenceTransformer
 from sentence_transformers.base.modules.dense import Dense as TheirDense
 from torch import nn
 
 from mllm_embed import MLLMEmbedder
+from mllm_embed.convert.pickled import convert_weights
 from mllm_embed.errors import ModelError
 from mllm_embed.model.embedding_model import EmbeddingModel
 from mllm_embed.model.heads.latent_attention import (
@@ -98,9 +100,15 @@ def test_weights_that_may_be_code_and_paths_outside_are_refused(tmp_path: Path) 
         read_projection(tmp_path / "model")
     _modules(tmp_path / "model", "projection")
     weights = tmp_path / "model/projection/model.safetensors"
-    weights.rename(weights.with_name("pytorch_model.bin"))
+    pickled = weights.rename(weights.with_name("pytorch_model.bin"))
     with pytest.raises(ModelError, match="pytorch_model.bin, which is not read.*mllm-embed convert weights"):
         read_projection(tmp_path / "model")
+    tensors = {name: tensor.clone() for name, tensor in load_file(pickled).items()}
+    pickled.unlink()
+    torch.save(tensors, pickled)
+    convert_weights(str(weights.parent), tmp_path / "converted")
+    shutil.copy(tmp_path / "converted/model.safetensors", weights)
+    assert read_projection(tmp_path / "model") is not None
 
 
 @pytest.fixture

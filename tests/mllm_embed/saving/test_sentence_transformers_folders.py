@@ -12,10 +12,13 @@ import numpy as np
 import pytest
 import torch
 from huggingface_hub.utils import filter_repo_objects
+from peft import LoraConfig, get_peft_model
 from PIL import Image
+from safetensors.torch import load_file, save_file
 from sentence_transformers import SentenceTransformer
 from sentence_transformers.base.modules.dense import Dense
 from sentence_transformers.base.modules.transformer import AutoProcessor
+from transformers import AutoModel
 
 import families
 from mllm_embed import Document, MLLMEmbedder, Query
@@ -345,3 +348,30 @@ def test_of_a_repository_all_is_fetched_but_the_weights_of_its_base(
     there = {"org/theirs": "modules.json", "org/ours": "mllm_embed.json"}
     monkeypatch.setattr(hub, "fetched", lambda name, file, _: "/cache" if there.get(name) == file else name)
     assert [hub.small_files(name) for name in (*there, "org/plain")] == ["/cache", "/cache", "org/plain"]
+
+
+@pytest.mark.parametrize("files", ["its own", "those of its base"])
+def test_an_adapter_is_asked_as_its_files_say_or_those_of_its_base(
+    folder: Callable[..., Path], tmp_path: Path, data: Path, files: str
+) -> None:
+    home = folder(dense=1)
+    base, adapter = home, tmp_path / "adapter"
+    torch.manual_seed(0)
+    options = LoraConfig(r=2, target_modules=["q_proj", "v_proj"], init_lora_weights=False)
+    get_peft_model(AutoModel.from_pretrained(base), options).save_pretrained(adapter)
+    processors = [path for path in base.iterdir() if path.stem in ("tokenizer", "tokenizer_config", "processor_config")]
+    for path in [*processors, *base.glob("chat_template*")]:
+        shutil.copy(path, adapter)
+    theirs_at = home.parent / "theirs"  # who read files beside the adapter alone
+    shutil.copytree(adapter, theirs_at)
+    for at in (theirs_at, adapter) if files == "its own" else (theirs_at,):
+        for path in (*base.glob("*sent*.json"), base / "modules.json", *base.glob("?_*")):
+            shutil.copytree(path, at / path.name) if path.is_dir() else shutil.copy(path, at)
+    ours = MLLMEmbedder.from_pretrained(adapter, dtype="float32", device="cpu")
+    assert ours.model.adapted and ours.dimension == 24
+    _same_for_all_inputs(_theirs(theirs_at), ours, data)
+    weights = (adapter if files == "its own" else base) / "2_Dense/model.safetensors"
+    save_file({name: tensor * 2 for name, tensor in load_file(weights).items()}, weights)
+    changed = MLLMEmbedder.from_pretrained(adapter, dtype="float32", device="cpu").provenance
+    fact = "adapter" if files == "its own" else "weights"
+    assert [key for key in changed if changed[key] != ours.provenance[key]] == [fact]
