@@ -144,6 +144,7 @@ class _Call:
 
     def run(self) -> Extracted:
         """Work until there is nothing left to do, or only what other processes are doing."""
+        check_unit_length(self.embedder, "a store")  # before its folder is there
         if (self.path / MANIFEST).is_file():  # takes long, so that it is not done while others wait
             rows = tqdm(range(len(self.listing)), desc="comparing", unit="row", disable=_hide(self.show_progress))
             survey(_opened(self.path, self.embedder, self.dtype), self.contents, rows)
@@ -254,7 +255,6 @@ def _moved(store: VectorStore, contents: Contents, rows: Iterable[int]) -> int:
 
 def _opened(path: Path, embedder: MLLMEmbedder, dtype: str | None) -> VectorStore:
     """Return the store in a folder, new or as it is. Raises ConfigError where its vectors are others, or shorter."""
-    check_unit_length(embedder, "a store")
     if not (path / MANIFEST).is_file():
         return VectorStore.create(path, embedder.dimension, dtype=dtype or "float32", provenance=embedder.provenance)
     store = VectorStore(path)

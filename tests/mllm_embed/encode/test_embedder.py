@@ -146,7 +146,7 @@ def test_mistakes_get_a_sentence(embedder: MLLMEmbedder, tiny_llava: Path, tmp_p
         MLLMEmbedder.from_pretrained(tmp_path)
     with pytest.raises(ModelError, match="cannot load the model someone/unknown"):
         MLLMEmbedder.from_pretrained("someone/unknown")
-    with pytest.raises(ModelError, match="not an adapter folder"):
+    with pytest.raises(ModelError, match="holds no adapter"):
         MLLMEmbedder.from_pretrained(tiny_llava, adapter=tmp_path)
     with pytest.raises(ConfigError, match="dtype 'float33'"):
         MLLMEmbedder.from_pretrained(tiny_llava, dtype="float33")
