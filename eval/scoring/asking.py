@@ -122,7 +122,7 @@ def ask(
     for and that do not fit the model's.
     """
     own = embedder.prompts
-    preset = getattr(embedder, "preset", None) or _preset_with(own)
+    preset = _preset_of(embedder)
     its = preset if preset and preset.settings.prompts == own else None
     words = _GIVEN if preset and not its else _OWN
     mine = {side: given for side, given in zip(_SIDES, (task, document_task), strict=True) if given is not None}
@@ -135,9 +135,15 @@ def ask(
     return AskedSuite(own, preset, tasks)
 
 
-def _preset_with(prompts: PromptSet) -> Preset | None:
-    """Return the preset whose prompts those are, which a fine-tuned model keeps; None where none has them."""
-    return next((one for one in map(catalog.preset, catalog.names()) if one.settings.prompts == prompts), None)
+def _preset_of(embedder: PromptedEncoder) -> Preset | None:
+    """Return an embedder's preset, or the one whose prompts it has, as a fine-tuned model keeps them; else None.
+
+    What can have none, as two models behind one `encode`, is asked as it asks: the small one was taught nothing else.
+    """
+    if not hasattr(embedder, "preset"):
+        return None
+    alike = (one for one in map(catalog.preset, catalog.names()) if one.settings.prompts == embedder.prompts)
+    return embedder.preset or next(alike, None)
 
 
 def _check_places(own: PromptSet, suite: Suite, tasks: list[AskedTask]) -> None:

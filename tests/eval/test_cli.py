@@ -220,6 +220,10 @@ def test_bad_arguments_give_one_sentence_and_exit_code_2(
         (["score", "cirr", "--data", "bench", "--vectors", "v"], "cap.rc2.val.json"),
         (["submit", "bench", "--vectors", "v"], "my bench has no server; there are servers for cirr and circo"),
         (["submit", "cirr", "--data", "bench", "--vectors", "v", "--adapter", "a"], "--adapter needs --model"),
+        (
+            ["submit", "cirr", "--data", "bench", "--vectors", "v", "--document-task", "t"],
+            "--document-task needs --model",
+        ),
         (["submit", "cirr", "--data", "bench", "--files", "f", "--output", "o"], "--files only checks"),
         (["submit", "cirr", "--data", "bench"], "give one of --model, --vectors and --files"),
         (["compare", "none"], "none"),
