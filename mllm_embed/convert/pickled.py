@@ -2,16 +2,20 @@
 
 from __future__ import annotations
 
+import shutil
 from pathlib import Path
 
 from ..errors import ModelError
-from ..files import atomic_folder
+from ..files import atomic_folder, read_text
+from ..model.heads.files import HEAD_FILES
+from ..model.heads.projection import MODULES_FILE, WEIGHTS
 from ..model.lora import ADAPTER_CONFIG, ADAPTER_WEIGHTS, PICKLED_ADAPTER
 from ..presets import catalog
 from .folders import PICKLED, check_output, copy_small, read_config, source_folder, weight_files
 from .tensors import read_tensors, write_file, write_weights
 
 _CONFIG = "config.json"
+_MODULE_WEIGHTS = "pytorch_model.bin"  # of a module of sentence-transformers
 
 
 def convert_adapter(name: str, output: Path) -> list[str]:
@@ -46,7 +50,7 @@ def convert_weights(name: str, output: Path, show_progress: bool | None = None) 
 
     Names and values stay. Arguments and errors as of `convert_adapter`; `show_progress` None shows a bar on a terminal.
     """
-    folder = source_folder(name, PICKLED)
+    folder = source_folder(name, PICKLED, *HEAD_FILES)
     read_config(folder)
     if any(folder.glob("model*.safetensors")):
         raise ModelError(f"{folder} holds safetensors already, which are read as they are: nothing is to convert")
@@ -54,12 +58,28 @@ def convert_weights(name: str, output: Path, show_progress: bool | None = None) 
     check_output(output, folder, sources)
     with atomic_folder(output) as fresh:
         shapes = write_weights(sources, fresh, show_progress=show_progress)
-        copied, left = copy_small(folder, fresh, [path.name for path in sources])
+        modules = _convert_modules(folder, fresh)
+        copied, left = copy_small(folder, fresh, [*modules, *(path.name for path in sources)])
     return [
         f"read {len(sources):,} files of {folder} for tensors alone: no code in them was run",
         f"wrote {len(shapes):,} tensors to {output}",
         *_told(name, copied, left),
     ]
+
+
+def _convert_modules(folder: Path, output: Path) -> list[str]:
+    """Write the folders of sentence-transformers' modules, pooling and dense layers say, and return their names."""
+    listed = read_text(folder / MODULES_FILE) if (folder / MODULES_FILE).is_file() else ""
+    found = sorted(path.name for path in folder.iterdir() if path.is_dir() and f'"{path.name}"' in listed)
+    for name in found:
+        (output / name).mkdir()
+        copy_small(folder / name, output / name)
+        pickled, safe = folder / name / _MODULE_WEIGHTS, folder / name / WEIGHTS
+        if safe.is_file():
+            shutil.copyfile(safe, output / name / WEIGHTS)
+        elif pickled.is_file():
+            write_file(read_tensors(pickled), output / name / WEIGHTS)
+    return found
 
 
 def _told(name: str, copied: list[str], left: list[str]) -> list[str]:

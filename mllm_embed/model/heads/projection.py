@@ -26,7 +26,8 @@ MODULE = "sentence_transformers.base.modules.dense.Dense"
 MODULES_FILE = "modules.json"
 # the packages in which versions of sentence-transformers have their modules
 _STOCK = re.compile(r"sentence_transformers\.(?:models|base\.modules|sentence_transformer\.modules)\.(?:\w+\.)*(\w+)")
-_CONFIG, _WEIGHTS, _PICKLED = "config.json", "model.safetensors", "pytorch_model.bin"
+WEIGHTS = "model.safetensors"
+_CONFIG, _PICKLED = "config.json", "pytorch_model.bin"
 _POOLED = "sentence_embedding"  # their name of what pooling made
 # torch's activations without weights or options; theirs is told apart by its full name, which may lead through any
 # module of torch
@@ -164,7 +165,7 @@ def write_projection(folder: Path, projection: Projection) -> None:
     """Write FOLDER/projection, and a folder for each further layer, as sentence-transformers reads them."""
     for name, layer in zip(projection_folders(projection), projection.dense, strict=True):
         write_json(folder / name / _CONFIG, layer.about)
-        save_file(layer.tensors, folder / name / _WEIGHTS)
+        save_file(layer.tensors, folder / name / WEIGHTS)
 
 
 def read_projection(folder: Path) -> Projection | None:
@@ -223,12 +224,12 @@ def _layer(home: Path) -> Dense:
 
 def _fill(layer: Dense, home: Path) -> None:
     """Give a layer the weights of a module's folder."""
-    if not (home / _WEIGHTS).is_file() and (home / _PICKLED).is_file():
+    if not (home / WEIGHTS).is_file() and (home / _PICKLED).is_file():
         raise ModelError(
             f"{home} has its weights in {_PICKLED}, which is not read, since such files may run code: "
-            f"mllm-embed convert weights {home} OUTPUT writes the {_WEIGHTS} that belongs there"
+            f"mllm-embed convert weights {home} OUTPUT writes the {WEIGHTS} that belongs there"
         )
-    given, own = load_file(home / _WEIGHTS), layer.weights
+    given, own = load_file(home / WEIGHTS), layer.weights
     if given.keys() != own.keys():
         raise ValueError(f"it holds {', '.join(sorted(given)) or 'nothing'}, not {', '.join(sorted(own))}")
     for name, tensor in given.items():

@@ -22,6 +22,7 @@ from transformers import AutoModel
 
 import families
 from mllm_embed import Document, MLLMEmbedder, Query
+from mllm_embed.convert.pickled import convert_weights
 from mllm_embed.encode.model_source import find_model
 from mllm_embed.errors import DataError, ModelError
 from mllm_embed.model.processor_loading import load_processor
@@ -375,3 +376,14 @@ def test_an_adapter_is_asked_as_its_files_say_or_those_of_its_base(
     changed = MLLMEmbedder.from_pretrained(adapter, dtype="float32", device="cpu").provenance
     fact = "adapter" if files == "its own" else "weights"
     assert [key for key in changed if changed[key] != ours.provenance[key]] == [fact]
+
+
+def test_a_pickled_folder_is_converted_with_its_modules(folder: Callable[..., Path], tmp_path: Path) -> None:
+    home = folder(dense=1)
+    expected = _ours(home).encode_query(WORDS)
+    for weights in (home / "model.safetensors", home / "2_Dense/model.safetensors"):
+        tensors = {name: tensor.clone() for name, tensor in load_file(weights).items()}
+        torch.save(tensors, weights.with_name("pytorch_model.bin"))
+        weights.unlink()
+    convert_weights(str(home), tmp_path / "out", show_progress=False)
+    _close(_ours(tmp_path / "out").encode_query(WORDS), expected)
