@@ -37,16 +37,17 @@ _NOT_IN_FINGERPRINT = ("image", "text", "paraphrases", "negatives")
 
 @dataclass(frozen=True)
 class Pair:
-    """A picture and what it shows."""
+    """A picture and what it shows; `task` is what an embedder of many tasks is told of the one that asks."""
 
     id: str
     image: Path
     caption: str
+    task: str | None = None
 
 
 @dataclass(frozen=True)
 class Triplet:
-    """One picture or several, an instruction, and the target: a picture, a text, or both."""
+    """One picture or several, an instruction, and the target: a picture, a text, or both; `task` as of a `Pair`."""
 
     id: str
     image: Path | tuple[Path, ...]
@@ -55,17 +56,22 @@ class Triplet:
     target_text: str | None = None
     source_text: str | None = None
     kind: str | None = None
+    task: str | None = None
 
 
 @dataclass(frozen=True)
 class TextRow:
-    """A text, what must be found for it (or for it as `instruction` changes it), and what must not: no pictures."""
+    """A text, what must be found for it (or for it as `instruction` changes it), and what must not: no pictures.
+
+    `task` as of a `Pair`.
+    """
 
     id: str
     source_text: str
     target_text: str
     instruction: str | None = None
     negative_text: str | None = None
+    task: str | None = None
 
 
 @dataclass(frozen=True)
@@ -217,12 +223,12 @@ def read_pairs(file: str | os.PathLike[str]) -> list[Pair]:
 
 
 def _pair(row: JsonRow) -> Pair:
-    row.known("id", "image", "caption")
-    return Pair(row.text("id"), row.image("image"), row.text("caption"))
+    row.known("id", "image", "caption", "task")
+    return Pair(row.text("id"), row.image("image"), row.text("caption"), row.optional_text("task"))
 
 
 def _triplet(row: JsonRow) -> Triplet:
-    row.known("id", "image", "instruction", "target_image", "target_text", "source_text", "kind")
+    row.known("id", "image", "instruction", "target_image", "target_text", "source_text", "kind", "task")
     if not row.has("target_image") and not row.has("target_text"):
         row.problem("needs target_image or target_text")
     return Triplet(
@@ -233,17 +239,19 @@ def _triplet(row: JsonRow) -> Triplet:
         row.optional_text("target_text"),
         row.optional_text("source_text"),
         row.optional_text("kind"),
+        row.optional_text("task"),
     )
 
 
 def _text_row(row: JsonRow) -> TextRow:
-    row.known("id", "source_text", "target_text", "instruction", "negative_text")
+    row.known("id", "source_text", "target_text", "instruction", "negative_text", "task")
     return TextRow(
         row.text("id"),
         row.text("source_text"),
         row.text("target_text"),
         row.optional_text("instruction"),
         row.optional_text("negative_text"),
+        row.optional_text("task"),
     )
 
 

@@ -6,8 +6,8 @@ Layouts know no family: the records of `families.py` say which one a family has,
 from __future__ import annotations
 
 from abc import ABC, abstractmethod
-from collections.abc import Sequence
-from dataclasses import dataclass
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass, field
 from typing import Any
 
 
@@ -28,10 +28,12 @@ class PictureLayout(ABC):
         side: the key of `vision_config` that holds the side of the squares that the tower reads; None where it reads
             pictures of any size.
         frames: the key of `vision_config` that holds how many frames a patch has; None for one.
+        settings: of the image processor, by its own names, where they are not as a family's usually are.
     """
 
     side: str | None = "image_size"
     frames: str | None = None
+    settings: Mapping[str, Any] = field(default_factory=dict, kw_only=True, hash=False)
 
     @abstractmethod
     def cost(self, config: Any, width: int, height: int) -> PictureCost:
@@ -81,9 +83,8 @@ class Tiles(PictureLayout):
     def cost(self, config: Any, width: int, height: int) -> PictureCost:
         """Return the cost where the longer side becomes four tiles long, as the processors of these models do."""
         side = side_of(config.vision_config.image_size)
-        processor = _image_processor(
-            self.processor, size={"longest_edge": 4 * side}, max_image_size={"longest_edge": side}
-        )
+        usual = {"size": {"longest_edge": 4 * side}, "max_image_size": {"longest_edge": side}}
+        processor = _image_processor(self.processor, **usual | dict(self.settings))
         _, rows, columns = processor.get_number_of_image_patches(height, width, {})
         one = (_grid(config.vision_config) // config.scale_factor) ** 2
         tokens = one + 3 + rows * (columns * (one + 2) + 1)  # each tile has its own marks
@@ -97,7 +98,8 @@ class BestGrid(PictureLayout):
     def cost(self, config: Any, width: int, height: int) -> PictureCost:
         """Return the cost on the grid that wastes least; the tokens of its padding are dropped."""
         side, grid = side_of(config.vision_config.image_size), _grid(config.vision_config)
-        best_height, best_width = _best_resolution(height, width, config.image_grid_pinpoints)
+        sizes = self.settings.get("image_grid_pinpoints", config.image_grid_pinpoints)
+        best_height, best_width = _best_resolution(height, width, sizes)
         rows, columns = best_height // side * grid, best_width // side * grid
         if width / height > columns / rows:
             rows -= (rows - int(round(height * (columns / width), 7))) // 2 * 2
@@ -128,8 +130,11 @@ class AnySize(PictureLayout):
         vision = config.vision_config
         patch, merge = side_of(vision.patch_size), vision.spatial_merge_size
         pixels = (patch * merge) ** 2
-        size = {"shortest_edge": self.fewest * pixels, "longest_edge": self.most * pixels}
-        processor = _image_processor(self.processor, patch_size=patch, merge_size=merge, size=size)
+        usual = {
+            "patch_size": patch, "merge_size": merge,
+            "size": {"shortest_edge": self.fewest * pixels, "longest_edge": self.most * pixels},
+        }  # fmt: skip
+        processor = _image_processor(self.processor, **usual | dict(self.settings))
         patches = processor.get_number_of_image_patches(height, width, {})
         return PictureCost(patches // merge**2, patches, patches * self.pixels_a_patch(vision))
 

@@ -8,7 +8,7 @@ import weakref
 from collections import OrderedDict
 from collections.abc import Callable, Hashable, Sequence
 from dataclasses import dataclass, replace
-from typing import TYPE_CHECKING, NamedTuple
+from typing import TYPE_CHECKING, NamedTuple, TypeAlias
 
 import numpy as np
 from PIL import Image
@@ -16,7 +16,8 @@ from torch.utils.data import Dataset, get_worker_info
 
 from mllm_embed.errors import DataError, ImageError, MLLMEmbedError, kind_of
 from mllm_embed.inputs.images import name_of
-from mllm_embed.types import ImageLike, Item, item_key
+from mllm_embed.inputs.prompts import PromptSet
+from mllm_embed.types import ImageLike, Item, item_key, picture_key
 
 from ..data import TrainingRow
 from ..data.numbers import number_of
@@ -30,6 +31,26 @@ if TYPE_CHECKING:
 CACHED_INPUTS = 64  # rows that share a picture come one after the other
 HELD_PIXELS = 400_000_000
 """Pixels of decoded pictures, four bytes each, that wait in a process for their batch; others are decoded once more."""
+
+
+Asked: TypeAlias = Callable[[Item], Hashable]
+"""Gives what items share which are asked alike, words and pictures apart."""
+
+
+def asked_by(prompts: PromptSet) -> Asked:
+    """Return how a prompt set asks items: by which of its prompts and with which task, in which a query and a document
+    may be alike. What it returns raises DataError for a task that has no place there."""
+
+    def asked(item: Item) -> Hashable:
+        slot, task = prompts.asked(item)
+        return (slot, task) if task else slot
+
+    return asked
+
+
+def as_told(item: Item) -> Hashable:
+    """Return None: items are asked alike where nothing of them differs, whatever the prompts."""
+    return None
 
 
 @dataclass(frozen=True)
@@ -84,6 +105,7 @@ class Reader:
         keyed: Sequence[str] = (),
         hard_negatives: int | None = None,
         banks: Sequence[tuple[str, np.ndarray]] = (),
+        asked: Asked = as_told,
     ):
         """Set what is read of a row.
 
@@ -93,15 +115,16 @@ class Reader:
             keyed: those of which the key is needed.
             hard_negatives: how many of a row's hard negatives are read, the first ones; by default all.
             banks: roles whose inputs must stand in a bank, and the keys [M] int64 that this holds, increasing.
+            asked: how an item is asked (`asked_by`).
         """
         self.prepare, self.roles, self.keyed, self.hard_negatives = prepare, roles, keyed, hard_negatives
-        self.banks = banks
+        self.banks, self.asked = banks, asked
         self._cache: OrderedDict[Hashable, PreparedInput] = OrderedDict()
         self._held = _HeldPixels()
 
     def __call__(self, row: TrainingRow) -> Example:
         """Return the example of a row. Raise ImageError or DataError for an input that is missing or cannot be read."""
-        keys = {role: key_of(row.roles[role]) for role in self.keyed}
+        keys = {role: key_of(row.roles[role], self.asked) for role in self.keyed}
         for role, held in self.banks:
             _check_in_bank(row.roles[role], keys[role], role, held)
         roles = {role: tuple(map(self._prepared, self._items(row, role))) for role in self.roles}
@@ -122,7 +145,7 @@ class Reader:
         loaded, tokens = self.prepare(item)
         pixels = [math.prod(picture.size) for picture in loaded.images if isinstance(picture, Image.Image)]
         kept = loaded if self._held.have_room(loaded.images, sum(pixels)) else item
-        prepared = self._cache[key] = PreparedInput(kept, tokens, content_of(loaded), sum(pixels))
+        prepared = self._cache[key] = PreparedInput(kept, tokens, content_of(loaded, self.asked), sum(pixels))
         if len(self._cache) > CACHED_INPUTS:
             self._cache.popitem(last=False)
         return prepared
@@ -210,19 +233,19 @@ class Examples(Dataset[Example | MLLMEmbedError]):
                 unreadable.append(UnreadableRow(*self.rows.name(at), str(error)))
 
 
-def key_of(item: Item) -> int:
+def key_of(item: Item, asked: Asked) -> int:
     """Return a number, int64, that inputs of one name share: same prompt, same paths, same words; opens no picture."""
-    return number_of(repr(item.key))
+    return number_of(repr(item_key(item, tuple(map(picture_key, item.images)), asked(item))))
 
 
-def content_of(item: Item) -> int:
+def content_of(item: Item, asked: Asked) -> int:
     """Return a number, int64, that inputs share in every process when the model cannot tell them apart.
 
-    That is, when they have the same prompt, the same pixels and the same words. The pictures of `item` are decoded.
+    That is, when they are asked alike, with the same pixels and the same words. The pictures of `item` are decoded.
     """
     shown: list[str | bytes] = []
     for picture in item.images:
         if not isinstance(picture, Image.Image):
             raise TypeError(f"content_of needs decoded pictures, not {kind_of(picture)}")
         shown += [repr(picture.size), picture.tobytes()]
-    return number_of(repr(item_key(item, ())), *shown)
+    return number_of(repr(item_key(item, (), asked(item))), *shown)

@@ -10,6 +10,8 @@ from typing import TypeAlias
 import numpy as np
 
 from mllm_embed.errors import DataError
+from mllm_embed.inputs.item_processor import ItemProcessor
+from mllm_embed.inputs.prompts import INSTRUCTION, TEXT
 
 from ..data import TrainingRow
 from ..data.open import open_rows
@@ -18,27 +20,38 @@ from ..data.rows import MixedRows
 from ..data.stream import StreamSampler
 from ..mining.mined_file import MinedRow, read_mined_file
 from ..recipe.config import Stage
+from ..recipe.sides import Sides
 from .sampler import RowSampler, numbered
 
 SAMPLED_ROWS = 2000
+_TRIED_ROWS = 16
 RowOrder: TypeAlias = RowSampler | StreamSampler
 
 
 @dataclass
 class StageRows(Sequence[TrainingRow]):
-    """The rows of all sources, with what was mined for them: hard negatives and clusters, by row id."""
+    """The rows of all sources on the sides of a search, with what was mined for them: hard negatives and clusters, by
+    row id."""
 
     mixed: MixedRows
     mined: Mapping[str, MinedRow] = field(default_factory=dict)
+    sides: Sides = field(default_factory=Sides)
+
+    def __post_init__(self) -> None:
+        self._sides = [self.sides.of(part.source) for part in self.mixed.parts]
 
     def __len__(self) -> int:
         return len(self.mixed)
 
     def __getitem__(self, index: int) -> TrainingRow:  # type: ignore[override]  # nothing slices rows
-        """Return a row with its mined hard negatives. Raise DataError, naming file and row, where it cannot be made."""
-        row = self.mixed[index]
+        """Return a row with its mined hard negatives, as it is asked. Raise DataError, naming file and row, where it
+        cannot be made."""
+        part, inside = self.mixed.at(index)
+        row = self.mixed.parts[part][inside]
         mined = self.mined.get(row.id)
-        return replace(row, hard_negatives=(*row.hard_negatives, *mined.negatives)) if mined else row
+        if mined:
+            row = replace(row, hard_negatives=(*row.hard_negatives, *mined.negatives))
+        return self._sides[part].put(row)
 
     def name(self, index: int) -> tuple[str, str]:
         """Return a row's id and its source, for a message."""
@@ -49,6 +62,12 @@ class StageRows(Sequence[TrainingRow]):
         spread = np.unique(np.linspace(0, len(self) - 1, min(len(self), SAMPLED_ROWS)).astype(int))
         rows = map(self._row_or_none, spread.tolist())
         return [row for row in rows if row is not None]
+
+    def first_of(self, part: int) -> TrainingRow | None:
+        """Return the first row of a source that can be made, of some that are tried; None where there is none."""
+        start, end = self.mixed.starts[part : part + 2].tolist()
+        rows = map(self._row_or_none, range(start, min(start + _TRIED_ROWS, end)))
+        return next((row for row in rows if row is not None), None)
 
     def _row_or_none(self, index: int) -> TrainingRow | None:
         try:
@@ -65,7 +84,7 @@ def open_stage(stage: Stage) -> tuple[StageRows, dict[str, str]]:
     mixed = open_rows(stage.data, stage.rows, [role for role in stage.roles if role != "hard_negative"])
     fingerprints = mixed.fingerprints()
     if stage.mined is None:
-        rows = StageRows(mixed)
+        rows = StageRows(mixed, sides=stage.sides)
         if "hard_negative" in stage.roles and not any(row.hard_negatives for row in rows.sample()):
             raise DataError(
                 f"{stage.where}: no row brings a hard_negative, which a term needs; give mined, or leave it out"
@@ -75,7 +94,21 @@ def open_stage(stage: Stage) -> tuple[StageRows, dict[str, str]]:
     fingerprint, ids = fingerprints[str(source.path)], {row.id for row in mixed}
     mined = read_mined_file(stage.mined, source.path, fingerprint, stage.rows, ids)
     digest = hashlib.sha256(stage.mined.read_bytes()).hexdigest()
-    return StageRows(mixed, mined), {**fingerprints, str(stage.mined): digest}
+    return StageRows(mixed, mined, stage.sides), {**fingerprints, str(stage.mined): digest}
+
+
+def check_tasks(name: str, stage: Stage, rows: StageRows, process: ItemProcessor) -> None:
+    """Raise DataError for a stage with tasks that the model's prompts have no place for, or that spell a token of the
+    model's own: one row of each source that can be made is looked at."""
+    neutral = dict.fromkeys((TEXT, INSTRUCTION), "a")
+    for row in filter(None, map(rows.first_of, range(len(rows.mixed.parts)))):
+        for item in (*(row.roles[role] for role in stage.roles if role in row.roles), *row.hard_negatives):
+            try:
+                slot, task = process.prompts.asked(item)
+                if task:
+                    process.filled((slot, task), len(item.images), neutral)
+            except DataError as error:
+                raise DataError(f"stage '{name}': {error}") from error
 
 
 def order_of(stage: Stage, rows: StageRows, seed: int, processes: int) -> RowOrder:

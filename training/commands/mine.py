@@ -56,6 +56,12 @@ def register(commands: Any) -> None:
     add("--query", metavar="ROLE", help="what asks (default: composed; image; composed_text or source_text)")
     add("--positive", metavar="ROLE", help="what is found (default: target_image or target_text; caption; target_text)")
     add("--also", metavar="ROLE", nargs="+", default=[], help="further candidates, say query_image")
+    add(
+        "--query-task",
+        metavar="TASK",
+        help="what a model of many tasks is told of the queries' (default: its prompts')",
+    )
+    add("--document-task", metavar="TASK", help="and of that of the candidates")
     add("--count", type=int, default=5, metavar="K", help="negatives a row, at most (default 5)")
     add("--skip", type=int, default=0, metavar="P", help="pass over the nearest P candidates (default 0)")
     add("--ceiling", type=float, default=0.95, metavar="C",
@@ -82,7 +88,8 @@ def _run(arguments: argparse.Namespace) -> int:
     output, sheet = arguments.output, _sheet_path(arguments)
     rules = Rules(arguments.count, arguments.skip, arguments.ceiling, arguments.at_most, arguments.depth)
     clustering = _clustering(arguments)
-    data = MiningData.open(arguments.data, arguments.rows, arguments.query, arguments.positive, arguments.also)
+    tasks = arguments.query_task, arguments.document_task
+    data = MiningData.open(arguments.data, arguments.rows, arguments.query, arguments.positive, arguments.also, tasks)
     for path in (output, sheet):
         check_writable(path)
     questions = data.questions()

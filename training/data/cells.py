@@ -96,4 +96,5 @@ def row_of(kind: str, cells: Cells, identifier: str, group: str) -> TrainingRow:
     if kind != "texts":  # there it is a role
         negatives += [Document(text=text) for text in cells.texts("negative_text")]
     content: dict[str, Any] = {name: cells.read(name) for name in CONTENT[kind]}
-    return TrainingRow(identifier, group, roles_of(kind, RowContent(**content)), tuple(negatives))
+    roles = roles_of(kind, RowContent(**content))
+    return TrainingRow(identifier, group, roles, tuple(negatives), cells.text("task"))

@@ -5,7 +5,7 @@ from __future__ import annotations
 from collections.abc import Sequence
 from pathlib import Path
 
-from mllm_embed.data.folder import PAIRS, TEXTS, TRIPLETS, DataFolder
+from mllm_embed.data.folder import PAIRS, TEXTS, TRIPLETS, DataFolder, Pair, TextRow, Triplet
 from mllm_embed.errors import DataError
 
 from .roles import RowContent, roles_of
@@ -35,7 +35,7 @@ def read_rows(folder: DataFolder, path: Path, kind: str, roles: Sequence[str]) -
 
 def _pairs(folder: DataFolder) -> list[TrainingRow]:
     return [
-        _row("pairs", entry.id, str(entry.image), RowContent(image=entry.image, caption=entry.caption))
+        _row("pairs", entry, str(entry.image), RowContent(image=entry.image, caption=entry.caption))
         for entry in folder.pairs
     ]
 
@@ -50,7 +50,7 @@ def _triplets(folder: DataFolder) -> list[TrainingRow]:
             target_image=entry.target_image,
             target_text=entry.target_text,
         )
-        rows.append(_row("triplets", entry.id, str(entry.image), content))
+        rows.append(_row("triplets", entry, str(entry.image), content))
     return rows
 
 
@@ -63,9 +63,9 @@ def _texts(folder: DataFolder) -> list[TrainingRow]:
             target_text=entry.target_text,
             negative_text=entry.negative_text,
         )
-        rows.append(_row("texts", entry.id, entry.source_text, content))
+        rows.append(_row("texts", entry, entry.source_text, content))
     return rows
 
 
-def _row(kind: str, identifier: str, group: str, content: RowContent) -> TrainingRow:
-    return TrainingRow(identifier, group, roles_of(kind, content))
+def _row(kind: str, entry: Pair | Triplet | TextRow, group: str, content: RowContent) -> TrainingRow:
+    return TrainingRow(entry.id, group, roles_of(kind, content), task=entry.task)

@@ -23,6 +23,8 @@ ROLES: dict[str, tuple[RoleName, ...]] = {
 PICTURE_ROLES: tuple[RoleName, ...] = (
     "image", "composed", "query_image", "target_image", "target_captioned", "query", "target",
 )  # fmt: skip
+ASKING: tuple[RoleName, ...] = ("composed", "composed_text", "query")
+"""The roles that are queries wherever they stand; others are documents until a term asks with them."""
 
 
 @dataclass(frozen=True)

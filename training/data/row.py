@@ -16,9 +16,11 @@ class TrainingRow:
         group: rows with one group ask about one reference.
         roles: what plays which role, by the names of `roles.ROLES`.
         hard_negatives: wrong answers that were chosen for this row: given by its data set, or mined.
+        task: what an embedder of many tasks is told of the one that this row asks; None where its data does not say.
     """
 
     id: str
     group: str
     roles: dict[str, Item] = field(hash=False)
     hard_negatives: tuple[Item, ...] = ()
+    task: str | None = None

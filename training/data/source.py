@@ -5,7 +5,7 @@ from __future__ import annotations
 from pathlib import Path
 from typing import Annotated, Any
 
-from pydantic import BaseModel, BeforeValidator, ConfigDict, Field, field_validator
+from pydantic import AfterValidator, BaseModel, BeforeValidator, ConfigDict, Field, field_validator
 
 from mllm_embed.errors import did_you_mean
 
@@ -20,6 +20,13 @@ def _local(value: Any) -> Any:
     return value
 
 
+def _words(value: str) -> str:
+    if not value.strip():
+        raise ValueError("must not be empty; give words, or leave it out")
+    return value
+
+
+Task = Annotated[str, AfterValidator(_words)]
 LocalPath = Annotated[Path, Field(strict=False), BeforeValidator(_local)]  # a text is one
 
 
@@ -44,6 +51,11 @@ class DataSource(BaseModel):
     weight: float | None = Field(
         default=None, gt=0, description="its share of the rows beside the other sources; by default its size"
     )
+    query_task: Task | None = Field(
+        default=None,
+        description="the task of its queries, for a model whose prompts have a place for one; by default the stage's",
+    )
+    document_task: Task | None = Field(default=None, description="the task of what is found, likewise")
     streaming: bool = Field(
         default=False, description="read shards nearly in their order, for data too large for reads all over the disk"
     )

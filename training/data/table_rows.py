@@ -20,7 +20,7 @@ from mllm_embed.types import ImageLike
 
 from .cells import Cells, empty, row_of
 from .formats import Format
-from .formats.format import Finish, Values
+from .formats.format import TASK, Finish, Values
 from .numbers import number_of
 from .row import TrainingRow
 from .source import DataSource
@@ -153,7 +153,7 @@ class TableRows:
             _, value = cell(record, theirs)
             if ours in self.format.cells:
                 value = self.format.cells[ours](value)
-            if ours not in self.format.optional and empty(value):
+            if ours not in self.format.optional and ours != TASK and empty(value):
                 raise DataError(f'"{theirs}" is missing or empty')
             values[ours] = None if empty(value) else value
         return self.finish(values) if self.finish else values

@@ -20,7 +20,7 @@ from mllm_embed.errors import DataError, ModelError
 from mllm_embed.files import atomic_file, check_space
 from mllm_embed.types import Item
 
-from ..batch.examples import key_of
+from ..batch.examples import Asked, key_of
 from ..data import TrainingRow
 from ..data.numbers import number_of
 from ..distributed.gathering import agreed, gather_ragged, interleaved, world
@@ -103,6 +103,7 @@ def make_bank(
     embedder: MLLMEmbedder,
     bf16: bool,
     path: Path,
+    asked: Asked,
 ) -> Bank:
     """Return the bank of a term, and write it; each process encodes a share.
 
@@ -117,8 +118,9 @@ def make_bank(
         embedder: encodes the candidates; of a term that is taught the teacher, which encodes the queries too.
         bf16: encode under bfloat16 autocast, as the training does.
         path: the file.
+        asked: how what is trained asks an item (`asked_by`): keys are by that, whoever encodes.
     """
-    inputs = _inputs_of(term, rows, stage.hard_negatives)
+    inputs = _inputs_of(term, rows, stage.hard_negatives, asked)
     count = len(inputs.candidates) + len(inputs.queries)
     check_space(path, count * (4 * embedder.dimension + 8) + 16 * len(inputs.asked), "a bank")
     vectors, keys = _encode_readable(inputs.candidates, stage, embedder, bf16)
@@ -137,7 +139,7 @@ def make_bank(
     return bank
 
 
-def _inputs_of(term: Term, rows: Sequence[TrainingRow], hard_negatives: int | None) -> _BankInputs:
+def _inputs_of(term: Term, rows: Sequence[TrainingRow], hard_negatives: int | None, asked: Asked) -> _BankInputs:
     inputs = _BankInputs()
     for index in range(len(rows)):
         try:
@@ -146,12 +148,12 @@ def _inputs_of(term: Term, rows: Sequence[TrainingRow], hard_negatives: int | No
         except DataError:
             continue  # named when the row's turn comes
         query = row.roles[term.query[0]]
-        inputs.asked.append(key_of(query))
-        inputs.answers.append(key_of(row.roles[term.positive[0]]))
+        inputs.asked.append(key_of(query, asked))
+        inputs.answers.append(key_of(row.roles[term.positive[0]], asked))
         if term.taught:
             inputs.queries.setdefault(inputs.asked[-1], query)
         for item in candidates:
-            inputs.candidates.setdefault(key_of(item), item)
+            inputs.candidates.setdefault(key_of(item, asked), item)
     return inputs
 
 

@@ -41,8 +41,9 @@ class Teacher:
         """Return the model, its adapter merged. Raise ModelError where it cannot be loaded."""
         if self._loaded is None:
             self._loaded = MLLMEmbedder.from_pretrained(
-                self._section.model, adapter=self._section.adapter, dtype="auto" if self._bf16 else "float32"
-            ).merge_adapter()
+                self._section.model, adapter=self._section.adapter, dtype="auto" if self._bf16 else "float32",
+                preset=self._section.preset, prompts=self._section.prompts,
+            ).merge_adapter()  # fmt: skip
         return self._loaded
 
     def unload(self) -> None:

@@ -112,6 +112,7 @@ _IN_COMMON: dict[str, Callable[[Settings], object]] = {
     "prompts": lambda settings: settings.prompts.to_dict(),
     "pooling": lambda settings: settings.pooling,
     "attention": lambda settings: "bidirectional" if settings.bidirectional else "causal",
+    "settings": lambda settings: settings.recipe,
 }
 
 
@@ -241,5 +242,5 @@ def check_weights(weights: Sequence[float], count: int) -> None:
 
 def _short(value: object) -> str:
     """Return a prompt set by its name and a fingerprint by its first digits, for a message."""
-    text = value["name"] if isinstance(value, dict) else str(value)
+    text = value["name"] if isinstance(value, dict) and "name" in value else str(value)
     return text[:12] if len(text) == 64 else text

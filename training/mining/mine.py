@@ -19,6 +19,7 @@ from mllm_embed.saving.versions import versions
 
 from ..data import TrainingRow
 from ..data.folder import read_rows
+from ..recipe.sides import Sides
 from .clusters import Clustering, Graph, partition
 from .mined_file import write_mined_file, written_item
 from .negatives import Negatives, Rules, choose, positive_similarity, search_blocks, without_duplicates
@@ -41,6 +42,7 @@ class MiningData:
         kind: "pairs", "triplets" or "texts".
         query, positive: the roles of what asks and what is found.
         also: roles of further candidates.
+        tasks: of queries and of what is found, None for those of the model's prompts.
     """
 
     folder: DataFolder
@@ -49,6 +51,7 @@ class MiningData:
     query: str
     positive: str
     also: list[str]
+    tasks: tuple[str | None, str | None] = (None, None)
 
     @classmethod
     def open(
@@ -58,8 +61,10 @@ class MiningData:
         query: str | None = None,
         positive: str | None = None,
         also: Sequence[str] = (),
+        tasks: tuple[str | None, str | None] = (None, None),
     ) -> MiningData:
-        """Read the folder at `path`; what is None is the first that it has.
+        """Read the folder at `path`; what is None is the first that it has. Its rows stand on the sides of a search, as
+        in training.
 
         Raises DataError for a folder without such rows, and where no default role fits all of them.
         """
@@ -68,7 +73,8 @@ class MiningData:
         rows = read_rows(folder, path, kind, [])
         query = query or _default("--query", DEFAULT_QUERY[kind], rows)
         positive = positive or _default("--positive", DEFAULT_POSITIVE[kind], rows)
-        return cls(folder, rows, kind, query, positive, list(also))
+        sides = Sides(frozenset({query} - {positive, *also}), *tasks)
+        return cls(folder, list(map(sides.put, rows)), kind, query, positive, list(also), tasks)
 
     def questions(self) -> Questions:
         """Return what the rows ask and answer. Raises DataError for a row without one of the roles."""
@@ -77,9 +83,11 @@ class MiningData:
     def provenance(self, embedder: MLLMEmbedder) -> dict[str, Any]:
         """Return, as plain JSON, what tells vectors of these questions by `embedder` from any others."""
         roles = {"rows": self.kind, "query": self.query, "positive": self.positive, "also": self.also}
+        named = dict(zip(("query_task", "document_task"), self.tasks, strict=True))
+        given = {name: task for name, task in named.items() if task is not None}
         made_by = embedder.provenance
         model = {key: made_by[key] for key in VECTOR_FIELDS}
-        return {"data": self.folder.fingerprint(), "pictures": self._pictures(), **roles, "model": model}
+        return {"data": self.folder.fingerprint(), "pictures": self._pictures(), **roles, **given, "model": model}
 
     def _pictures(self) -> str:
         """Return the sha256 over what the pictures hold: the folder's fingerprint is of its files of rows alone."""

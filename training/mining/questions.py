@@ -47,10 +47,14 @@ class Questions:
         for row in tqdm(rows, desc="comparing", unit="row", mininterval=1, leave=False):
             for role in (query, positive, *also):
                 content(row.roles[role])  # reads the pictures, under the bar; from here on they are known
-        queries, asked = _distinct((row.roles[query] for row in rows), content)
-        positives, answered = _distinct((row.roles[positive] for row in rows), content)
+
+        def asked_alike(item: Item) -> Hashable:
+            return content(item), item.task
+
+        queries, asked = _distinct((row.roles[query] for row in rows), asked_alike)
+        positives, answered = _distinct((row.roles[positive] for row in rows), asked_alike)
         further = (row.roles[role] for role in also for row in rows)
-        gallery, _ = _distinct([*positives, *further], content)
+        gallery, _ = _distinct([*positives, *further], asked_alike)
         place = {content(item): number for number, item in enumerate(gallery)}
         itself = np.array([place.get(content(item), -1) for item in queries], np.int64)
         return cls(queries, gallery, asked, answered, len(positives), itself)
@@ -71,7 +75,8 @@ def _check_roles(rows: Sequence[TrainingRow], roles: Sequence[str]) -> None:
 
 
 def _by_content() -> Callable[[Item], Hashable]:
-    """Return what gives a key that items of equal words and equal pictures share.
+    """Return what gives a key that items of equal words and equal pictures share, whichever side they stand on: what a
+    query asks with is no wrong answer to it.
 
     Files count by their bytes, and are read once. One that cannot be read counts by its name, and is reported
     when it is embedded.
@@ -89,7 +94,7 @@ def _by_content() -> Callable[[Item], Hashable]:
             return of_file(os.fspath(image))
         return image if isinstance(image, Hashable) else id(image)
 
-    return lambda item: item_key(item, tuple(map(of_picture, item.images)))
+    return lambda item: item_key(item, tuple(map(of_picture, item.images)), asked=item.role)
 
 
 def _distinct(items: Iterable[Item], key: Callable[[Item], Hashable]) -> tuple[list[Item], np.ndarray]:

@@ -4,18 +4,19 @@ from __future__ import annotations
 
 import math
 from dataclasses import dataclass, replace
+from pathlib import Path
 from typing import Any
 
 import torch
 from PIL import Image
 
-from mllm_embed.errors import DataError
+from mllm_embed.encode.model_source import ModelSource, item_processor
+from mllm_embed.errors import DataError, ModelError
 from mllm_embed.inputs.images import load_image
 from mllm_embed.inputs.item_processor import ItemProcessor
-from mllm_embed.inputs.lengths import token_limit
-from mllm_embed.inputs.prompts import PromptSet
 from mllm_embed.model.families import family_of
-from mllm_embed.model.picture_layout import PictureCost
+from mllm_embed.model.picture_layout import PictureCost, PictureLayout
+from mllm_embed.saving.settings import Settings
 from mllm_embed.types import Document, Item, Query
 
 from ..data import TrainingRow
@@ -53,44 +54,86 @@ class MicroBatch:
     frozen: bool = False
 
 
-def micro_batches(
-    stage: Stage,
-    rows: list[TrainingRow] | None,
-    config: Any,
-    processor: Any,
-    prompts: PromptSet,
-    size: tuple[int, int] | None,
-    max_tokens: int | None = None,
-) -> list[MicroBatch]:
-    """Return the micro-batches of one step, in the collator's order, at their largest: all inputs distinct, words the
-    longest.
+@dataclass(frozen=True)
+class InputMaker:
+    """What a model gets of a stage's rows, in the form in which it is trained.
 
     Args:
-        stage: of a recipe.
-        rows: the stage's, where its data is on disk.
-        config: the model's transformers config.
-        processor: the model's, where it is at hand; else tokens are estimated from the config.
-        prompts: in which inputs are rendered.
-        size: the pictures' width and height; None for the largest found among the rows, else PICTURE.
-        max_tokens: the longest input that is trained on, the model's positions by default.
+        config: its transformers config.
+        settings: its prompts, and what else of inputs is set.
+        pictures: how it cuts pictures.
+        item_processor: its own, where its processor is at hand; else tokens are estimated from the config.
     """
-    samples = _samples(stage, rows, size)
-    counts: dict[tuple[bool, str], int] = {}
-    for use in sorted(stage.uses, key=lambda use: use.frozen):
-        group = use.frozen, samples[use.role].role
-        counts[group] = counts.get(group, 0) + stage.batch_size * _inputs_a_row(stage, rows, use.role)
-    item_processor = None
-    if processor is not None:
+
+    config: Any
+    settings: Settings
+    pictures: PictureLayout
+    item_processor: ItemProcessor | None
+
+    @classmethod
+    def of(cls, config: Any, source: ModelSource, settings: Settings) -> InputMaker:
+        """Return what makes a model's inputs; of a source on this disk by its own processor."""
+        layout, given = family_of(config).pictures, source.preset.image_processor if source.preset else None
+        pictures = replace(layout, settings=given) if given else layout
+        processor = _processor(source)
         # a longer row is not trained on: what is left of it is the most that memory must hold
-        limit = token_limit(config, processor.tokenizer, max_tokens, truncate=True)
-        item_processor = ItemProcessor(processor, prompts, family_of(config), limit=limit)
-    batches = []
-    for (frozen, kind), count in counts.items():
-        alike = [sample for sample in samples.values() if sample.role == kind]
-        longest = _with_pictures(max(alike, key=_characters), max(alike, key=_pixels))
-        one = _processed(item_processor, config, longest) if item_processor else _estimated(config, prompts, longest)
-        batches.append(replace(one, count=count, frozen=frozen))
-    return batches
+        cut = replace(settings, truncate=True)
+        return cls(config, settings, pictures, processor and item_processor(processor, cut, config))
+
+    def micro_batches(
+        self, stage: Stage, rows: list[TrainingRow] | None, size: tuple[int, int] | None
+    ) -> list[MicroBatch]:
+        """Return the micro-batches of one step, in the collator's order, at their largest: all inputs distinct, words
+        the longest.
+
+        Args:
+            stage: of a recipe.
+            rows: the stage's, where its data is on disk.
+            size: the pictures' width and height; None for the largest found among the rows, else STANDARD_PICTURE.
+
+        Raises DataError for a task that the prompts have no place for.
+        """
+        samples = _samples(stage, rows, size)
+        counts: dict[tuple[bool, str], int] = {}
+        for use in sorted(stage.uses, key=lambda use: use.frozen):
+            group = use.frozen, samples[use.role].role
+            counts[group] = counts.get(group, 0) + stage.batch_size * _inputs_a_row(stage, rows, use.role)
+        batches = []
+        for (frozen, kind), count in counts.items():
+            alike = [sample for sample in samples.values() if sample.role == kind]
+            longest = _with_pictures(max(alike, key=_characters), max(alike, key=_pixels))
+            batches.append(replace(self._one(longest), count=count, frozen=frozen))
+        return batches
+
+    def _one(self, item: Item) -> MicroBatch:
+        self.settings.prompts.task(item)  # what has no place is told before anything is made of it
+        return (
+            self._estimated(item) if self.item_processor is None else _processed(self.item_processor, self.config, item)
+        )
+
+    def _estimated(self, item: Item) -> MicroBatch:
+        """Return the micro-batch of `item` alone from the config."""
+        prompts = self.settings.prompts
+        prompt = prompts.prompt(prompts.slot(item))
+        words = {text for text in (item.text, item.words) if text is not None}  # one and the same in a Document
+        asked = (prompt.words, prompt.system, prompt.append, prompts.task(item))
+        length = math.ceil(sum(map(len, (*asked, *words))) / CHARACTERS) + MARKUP
+        costs = [self.pictures.cost(self.config, *self._shown(picture.size)) for picture in _pictures(item)]
+        tokens = sum(cost.tokens for cost in costs)
+        patches, pixels = sum(cost.patches for cost in costs), sum(cost.pixels for cost in costs)
+        return MicroBatch(item.role, 1, length + tokens, tokens, patches, pixels)
+
+    def _shown(self, size: tuple[int, int]) -> tuple[int, int]:
+        """Return the size at which a picture comes to the model's image processor."""
+        return self.settings.resize.size(*size) if self.settings.resize else size
+
+
+def _processor(source: ModelSource) -> Any:
+    """Return the model's processor where it is on this disk, else None."""
+    try:
+        return source.own_processor() if Path(source.base).is_dir() else None
+    except ModelError:
+        return None  # a folder with a config alone
 
 
 def picture_cost(config: Any, width: int, height: int) -> PictureCost:
@@ -106,7 +149,7 @@ def _samples(stage: Stage, rows: list[TrainingRow] | None, size: tuple[int, int]
             samples[role] = _example(role, Image.new("RGB", size or STANDARD_PICTURE))
         else:
             samples[role] = _longest(_items(rows, role, stage.hard_negatives), size)
-    return samples
+    return samples if rows is not None else stage.sides.of(stage.data[0]).put(TrainingRow("", "", samples)).roles
 
 
 def _items(rows: list[TrainingRow], role: str, hard_negatives: int | None) -> list[Item]:
@@ -181,14 +224,3 @@ def _processed(item_processor: ItemProcessor, config: Any, item: Item) -> MicroB
     patches = pixels.numel() // item_processor.family.pictures.pixels_a_patch(config.vision_config)
     tokens = int(torch.isin(ids, torch.tensor(item_processor.processor.image_token_ids)).sum())
     return MicroBatch(item.role, 1, ids.shape[1], tokens, patches, pixels.numel())
-
-
-def _estimated(config: Any, prompts: PromptSet, item: Item) -> MicroBatch:
-    """Return the same from the config alone."""
-    words = {text for text in (item.text, item.words) if text is not None}  # one and the same in a Document
-    characters = len(prompts.prompt(prompts.slot(item)).words) + sum(len(text) for text in words)
-    length = math.ceil(characters / CHARACTERS) + MARKUP
-    costs = [picture_cost(config, *picture.size) for picture in _pictures(item)]
-    tokens = sum(cost.tokens for cost in costs)
-    patches, pixels = sum(cost.patches for cost in costs), sum(cost.pixels for cost in costs)
-    return MicroBatch(item.role, 1, length + tokens, tokens, patches, pixels)

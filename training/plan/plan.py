@@ -5,20 +5,20 @@ from __future__ import annotations
 import math
 from dataclasses import dataclass
 from glob import glob
-from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
-from mllm_embed.errors import ConfigError, ModelError
+from mllm_embed.errors import ConfigError
 from mllm_embed.model.quantization import QUANTIZATIONS
 
 if TYPE_CHECKING:
     import torch
 
+    from mllm_embed.encode.model_source import ModelSource
     from mllm_embed.model.embedding_model import EmbeddingModel
 
     from ..batch.stage_data import StageRows
     from ..recipe.config import Recipe, Stage
-    from .inputs import MicroBatch
+    from .inputs import InputMaker, MicroBatch
     from .memory import Setting, StepPeak
     from .model import Counts
 
@@ -92,13 +92,18 @@ def make_plan(recipe: Recipe, memory: float | None = None, picture: tuple[int, i
 
     from ..distributed.chunking import RESERVE, total_memory
     from ..recipe.checks import check_dimension
+    from ..recipe.form import settings_of, source_of
+    from .inputs import InputMaker
     from .memory import Setting
-    from .model import build, find_config, stored_bytes
+    from .model import build, find_config, locate, stored_bytes
 
     place = torch.device("cuda" if memory is not None or torch.cuda.is_available() else "cpu")
     bf16 = (place.type == "cuda" or bfloat16_pays(place)) if recipe.bf16 == "auto" else recipe.bf16
-    config, source = find_config(recipe.model)
-    weights = _dtype_of_weights(config, bf16, place)
+    config, found_in = find_config(recipe.model)
+    source = source_of(recipe, locate(recipe.model))
+    if source.preset:
+        source.preset.check(recipe.model, config.model_type)
+    weights = _dtype_of_weights(source, config, bf16, place)
     spec = LoraSpec(recipe.lora.rank, recipe.lora.alpha, recipe.lora.dropout, recipe.lora.projector)
     setting = Setting(place.type, torch.bfloat16 if bf16 else None, recipe.attention, recipe.gradient_checkpointing)
     check_dimension(recipe, states_width(config))
@@ -106,26 +111,28 @@ def make_plan(recipe: Recipe, memory: float | None = None, picture: tuple[int, i
     base = stored_bytes(model, recipe.quantization)
     available = round(memory * GIB) if memory is not None else total_memory(place)
     room = available - base - STATE_BYTES * counts.trainable
-    stages = {name: _plan_stage(recipe, name, model, setting, picture, room) for name in recipe.stages}
+    inputs = InputMaker.of(config, source, settings_of(recipe, source, config))
+    stages = {name: _plan_stage(recipe, name, model, inputs, setting, picture, room) for name in recipe.stages}
     precision = recipe.quantization or str(weights).removeprefix("torch.")
-    return TrainingPlan(source, counts, precision, base, stages, RESERVE[place.type], available)
+    return TrainingPlan(found_in, counts, precision, base, stages, RESERVE[place.type], available)
 
 
-def _dtype_of_weights(config: Any, bf16: bool, place: torch.device) -> torch.dtype:
+def _dtype_of_weights(source: ModelSource, config: Any, bf16: bool, place: torch.device) -> torch.dtype:
     """Return the dtype in which training loads the base."""
     import torch
 
-    from mllm_embed.model.devices import dtype_for
-
-    if place.type == "cuda":
-        wanted: str | torch.dtype = "auto" if bf16 else torch.float32
-    else:
-        wanted = dtype_for("auto" if bf16 else "float32", place)
+    wanted = source.dtype("auto" if bf16 else "float32", place)
     return wanted if isinstance(wanted, torch.dtype) else config.dtype or torch.float32
 
 
 def _plan_stage(
-    recipe: Recipe, name: str, model: EmbeddingModel, setting: Setting, picture: tuple[int, int] | None, room: int
+    recipe: Recipe,
+    name: str,
+    model: EmbeddingModel,
+    make: InputMaker,
+    setting: Setting,
+    picture: tuple[int, int] | None,
+    room: int,
 ) -> StagePlan:
     """Plan a stage of a recipe, with `room` bytes for a step. Raises ConfigError for a batch larger than its data."""
     from ..recipe.checks import check_batch
@@ -135,7 +142,7 @@ def _plan_stage(
     rows = _rows(stage)
     if rows is not None:
         check_batch(name, stage, len(rows))
-    inputs = _inputs(recipe, stage, rows, model.base.config, picture)
+    inputs = make.micro_batches(stage, None if rows is None else rows.sample(), picture)
     chunk_tokens = None if stage.chunk_tokens == "auto" else stage.chunk_tokens
     step = step_peak(model, inputs, setting, chunk_tokens, room)
     return StagePlan(inputs, step, _steps(stage, rows), stage.batch_size, rows is not None)
@@ -155,33 +162,6 @@ def _steps(stage: Stage, rows: StageRows | None) -> int | None:
     if stage.steps is not None or rows is None:
         return stage.steps
     return math.ceil(stage.epochs * (len(rows) // stage.batch_size))  # incomplete batches are dropped
-
-
-def _inputs(
-    recipe: Recipe, stage: Stage, rows: StageRows | None, config: Any, picture: tuple[int, int] | None
-) -> list[MicroBatch]:
-    from mllm_embed.inputs.prompts import PROMPT_SETS
-    from mllm_embed.saving.settings import read_settings
-
-    from ..recipe.checks import prompts_of
-    from .inputs import micro_batches
-    from .model import locate
-
-    folder = locate(recipe.model)
-    saved = read_settings(folder) if folder else None
-    prompts = prompts_of(recipe) or (saved.prompts if saved else PROMPT_SETS["instructcir"])
-    sample = None if rows is None else rows.sample()
-    return micro_batches(stage, sample, config, _processor(folder), prompts, picture, recipe.max_tokens)
-
-
-def _processor(folder: Path | None) -> Any:
-    """Return the model's processor where it is on this disk, else None."""
-    from mllm_embed.model.processor_loading import load_processor
-
-    try:
-        return load_processor(str(folder)) if folder else None
-    except ModelError:
-        return None  # a folder with a config alone
 
 
 def describe(recipe: Recipe, plan: TrainingPlan) -> str:

@@ -5,16 +5,8 @@ from __future__ import annotations
 import os
 
 from mllm_embed.errors import ConfigError, DataError
-from mllm_embed.inputs.prompts import PROMPT_SETS, PromptSet
 
 from .config import Recipe, Stage
-
-
-def prompts_of(recipe: Recipe) -> PromptSet | None:
-    """Return the prompt set that a recipe names, None for that of the model. Raise ConfigError for an unknown name."""
-    if recipe.prompts is not None and recipe.prompts not in PROMPT_SETS:
-        raise ConfigError(f"prompts: '{recipe.prompts}' is not one of {', '.join(PROMPT_SETS)}")
-    return PROMPT_SETS[recipe.prompts] if recipe.prompts else None
 
 
 def processes() -> int:

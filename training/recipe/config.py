@@ -8,8 +8,9 @@ from typing import Annotated, Any, Literal
 
 from pydantic import AfterValidator, BeforeValidator, Field, field_validator, model_validator
 
-from ..data.roles import PICTURE_ROLES, ROLES, RoleName
-from ..data.source import DataSource, LocalPath
+from ..data.roles import ASKING, PICTURE_ROLES, ROLES, RoleName
+from ..data.source import DataSource, LocalPath, Task
+from .sides import Sides
 from .terms import RoleUse, Section, Term
 
 
@@ -39,6 +40,8 @@ class Evaluate(Section):
     every: int = Field(
         gt=0, le=MOST_STEPS, description="steps between validations; one comes before the first step, one at the end"
     )
+    query_task: Task | None = Field(default=None, description="the task of its queries; by default the stage's")
+    document_task: Task | None = Field(default=None, description="the task of its gallery; by default the stage's")
 
 
 class TeacherSection(Section):
@@ -46,6 +49,8 @@ class TeacherSection(Section):
 
     model: str = Field(description="folder or hub id; an adapter folder will do")
     adapter: LocalPath | None = Field(default=None, description="adapter folder to put on it")
+    preset: str | None = Field(default=None, description="as of the recipe")
+    prompts: str | None = Field(default=None, description="as of the recipe")
 
 
 class Stage(Section):
@@ -58,6 +63,12 @@ class Stage(Section):
         description="which of the folder's files to read: pairs, triplets or texts"
     )
     terms: list[Term] = Field(min_length=1, strict=False, description="the loss: a weighted sum of InfoNCE terms")
+    query_task: Task | None = Field(
+        default=None,
+        description="the task of what asks, for a model whose prompts have a place for one: Find a fashion image ...; "
+        "rows' own and their source's go before it; by default that of the prompts",
+    )
+    document_task: Task | None = Field(default=None, description="the task of what is found, likewise")
     temperature: float = Field(default=0.05, gt=0, description="cosines are divided by it in the loss")
     learn_temperature: (
         Annotated[list[Annotated[float, Field(gt=0)]], Field(min_length=2, max_length=2, strict=False)] | None
@@ -133,6 +144,16 @@ class Stage(Section):
         return self
 
     @model_validator(mode="after")
+    def _tasks_have_their_side(self) -> Stage:
+        asks = self.sides.queries.union(ASKING).intersection(self.encoded)
+        for task, side in (("query_task", asks), ("document_task", set(self.encoded) - asks)):
+            given = any(getattr(part, task) for part in (self, *self.data))
+            if given and not side:
+                what = "only asks" if task == "query_task" else "is only found"
+                raise ValueError(f"{task} is given, and no role of the terms {what}; leave it out")
+        return self
+
+    @model_validator(mode="after")
     def _mined_fits_sources(self) -> Stage:
         if self.mined and (len(self.data) > 1 or self.data[0].format != "folder"):
             raise ValueError("mined goes with one data folder, for which it was made")
@@ -178,6 +199,20 @@ class Stage(Section):
             if self.batch_size % getattr(self, name):
                 raise ValueError(f"{name} {getattr(self, name)} must divide batch_size {self.batch_size}")
         return self
+
+    @property
+    def sides(self) -> Sides:
+        """What of its rows is asked as a query, and the tasks of both sides."""
+        asks = {role for term in self.terms for role in term.query}
+        found = {role for term in self.terms for role in (*term.positive, *term.negatives)}
+        return Sides(frozenset(asks - found), self.query_task, self.document_task)
+
+    @property
+    def tasks(self) -> tuple[str | None, str | None]:
+        """The tasks of queries and gallery in its validation."""
+        own = self.evaluate
+        asks, found = (own.query_task, own.document_task) if own else (None, None)
+        return asks or self.query_task, found or self.document_task
 
     @property
     def streaming(self) -> bool:
@@ -239,14 +274,24 @@ class Recipe(Section):
     teacher: TeacherSection | None = Field(
         default=None, description="a larger embedder, to make a small query encoder for its index; see below"
     )
+    preset: str | None = Field(
+        default=None,
+        description="name of a published embedder's preset, or a YAML or JSON file with one; by default that of the "
+        "model's hub id, where there is one",
+    )
     prompts: str | None = Field(
-        default=None, description="name of a prompt set; by default what the model was saved with"
+        default=None,
+        description="name of a prompt set, or a YAML or JSON file with one; by default what the model was saved with, "
+        "or those of its preset",
     )
     pooling: Literal["last", "mean"] | None = Field(
         default=None, description="last token, or mean over the picture's and user's tokens; by default as saved"
     )
     bidirectional: bool | None = Field(
         default=None, description="attention that looks ahead too; by default as saved, or else not"
+    )
+    positions: Literal["model", "sequential"] | None = Field(
+        default=None, description="tokens numbered as by the model, or one after the other; by default as saved"
     )
     max_tokens: int | None = Field(
         default=None, gt=0, description="rows with a longer input are unreadable; by default the model's positions"

@@ -45,6 +45,9 @@ def card_of(recipe: Recipe, last: str, data: Mapping[str, str], rows: Mapping[st
 def _facts(stage: Stage, data: Mapping[str, str], count: int) -> dict[str, Any]:
     # of the data's paths only the last name: what stands above it is the machine's, and the card is published
     paths = [source.path for source in stage.data]
+    asked = [source.query_task or stage.query_task for source in stage.data]
+    found = [source.document_task or stage.document_task for source in stage.data]
+    tasks = {"query task": _listed(asked), "document task": _listed(found)}
     return {
         "data": f"{', '.join(path.resolve().name for path in paths)}, {count:,} {stage.rows}",
         "data fingerprint": ", ".join(data[str(path)][:_DIGITS] for path in paths),
@@ -54,7 +57,13 @@ def _facts(stage: Stage, data: Mapping[str, str], count: int) -> dict[str, Any]:
         "length": f"{stage.steps} steps" if stage.steps else f"{stage.epochs:g} epochs",
         "learning rate": f"{stage.learning_rate:g}, {stage.schedule}",
         "matryoshka": ", ".join(map(str, stage.matryoshka)) or "no",
+        **{name: task for name, task in tasks.items() if task},
     }
+
+
+def _listed(tasks: Sequence[str | None]) -> str:
+    """Return the tasks of sources, each once."""
+    return "; ".join(dict.fromkeys(filter(None, tasks)))
 
 
 def _term_in_words(term: Term) -> str:

@@ -22,7 +22,7 @@ from mllm_embed.saving.model_card import ModelCardInfo
 from mllm_embed.types import Item
 
 from ..batch.collator import ContrastiveCollator
-from ..batch.examples import Examples, PreparedInput, Reader
+from ..batch.examples import Asked, Examples, PreparedInput, Reader, asked_by
 from ..batch.handover import SHARED_MEMORY, Handover, check_semaphores, room_in_words
 from ..batch.progress import Progress
 from ..batch.stage_data import RowOrder, StageRows, order_of
@@ -115,8 +115,12 @@ class StageRun:
         """Return the stage's validation, which `trainer` then calls; None for a stage without."""
         if self.benchmark is None or self.stage.evaluate is None:
             return None
-        gallery = gallery_vectors(self.teacher.embedder(), self.benchmark, self.bf16) if self.teacher else None
-        validation = Validation(self.benchmark, self.stage.evaluate.every, self.embedder, trainer, self.bf16, gallery)
+        gallery = None
+        if self.teacher:
+            gallery = gallery_vectors(self.teacher.embedder(), self.benchmark, self.bf16, self.stage.tasks[1])
+        validation = Validation(
+            self.benchmark, self.stage.evaluate.every, self.embedder, trainer, self.bf16, gallery, self.stage.tasks
+        )
         trainer.add_callback(validation)
         return validation
 
@@ -183,7 +187,11 @@ class StageRun:
         # a row whose answer, or whose query that is taught, could not be read for the bank cannot be trained on
         held = [(term.positive[0], banks[term.name].inputs.numpy()) for term in stage.terms if term.uses_bank]
         held += [(term.query[0], banks[term.name].asks.numpy()) for term in stage.terms if term.taught]
-        return Reader(process.prepared, stage.encoded, stage.keyed, stage.hard_negatives, held)
+        return Reader(process.prepared, stage.encoded, stage.keyed, stage.hard_negatives, held, self._asked)
+
+    @property
+    def _asked(self) -> Asked:
+        return asked_by(self.embedder.prompts)
 
     def _arguments(self) -> TrainingArguments:
         stage = self.stage
@@ -265,6 +273,6 @@ class StageRun:
             bank = read_bank(path, self.embedder.device)
             if bank is None:
                 encoder = self.teacher.embedder() if term.taught and self.teacher else self.embedder
-                bank = make_bank(self.stage, term, self.rows, encoder, self.bf16, path)
+                bank = make_bank(self.stage, term, self.rows, encoder, self.bf16, path, self._asked)
             banks[term.name] = bank
         return banks

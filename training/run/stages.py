@@ -22,11 +22,12 @@ from mllm_embed.model.lora import LoraSpec, add_lora, load_adapter
 from mllm_embed.saving.model_card import ModelCardInfo
 from mllm_embed.saving.provenance import SPACE_FIELDS
 
-from ..batch.stage_data import StageRows, open_stage
+from ..batch.stage_data import StageRows, check_tasks, open_stage
 from ..distill.teacher import Teacher
 from ..distributed.zero import forget_config, zero_config
-from ..recipe.checks import check_batch, check_dimension, first_process, prompts_of
+from ..recipe.checks import check_batch, check_dimension, first_process
 from ..recipe.config import Recipe
+from ..recipe.form import form_fingerprints, prompts_of
 from ..report.report import write_report
 from ..report.run_log import LOG_FILE
 from .card import card_of
@@ -58,15 +59,19 @@ def run_recipe(recipe: Recipe, after_stage: Callable[[str, Path], None] | None =
     """
     _choose_device()
     zero = zero_config(recipe)
+    form = form_fingerprints(recipe)
     data = _open_data(recipe)
     bf16 = _bf16(recipe)
     teacher = Teacher(recipe.teacher, bf16) if recipe.teacher else None
-    fingerprints = data.fingerprints | ({"teacher": teacher.fingerprint} if teacher else {})
+    fingerprints = data.fingerprints | form | ({"teacher": teacher.fingerprint} if teacher else {})
     finished = check_output(recipe, fingerprints)
     stopping = Stopping()
     with stopping.listening():
         embedder = _adapted(recipe, bf16, finished, teacher)
         check_dimension(recipe, embedder.dimension)
+        for name, stage in recipe.stages.items():
+            check_tasks(name, stage, data.rows[name], embedder.item_processor)
+        _tell_form(recipe, embedder)
         with _held_output(recipe, fingerprints):
             for number, name in enumerate(recipe.stages):
                 if name in finished:
@@ -162,12 +167,14 @@ def _load(recipe: Recipe, bf16: bool) -> MLLMEmbedder:
     """Return the base model: under autocast what "auto" means on this processor, in float32 without it."""
     embedder = MLLMEmbedder.from_pretrained(
         recipe.model, dtype="auto" if bf16 else "float32", quantization=recipe.quantization,
-        prompts=prompts_of(recipe),
-        pooling=recipe.pooling, bidirectional=recipe.bidirectional, max_tokens=recipe.max_tokens,
+        preset=recipe.preset, prompts=prompts_of(recipe), pooling=recipe.pooling,
+        bidirectional=recipe.bidirectional, positions=recipe.positions, max_tokens=recipe.max_tokens,
     )  # fmt: skip
     if embedder.model.adapted:
         raise ConfigError(
-            f"model: {recipe.model} is an adapter folder; name its base, or save it with merge=True first"
+            f"model: {recipe.model} is an adapter folder, and a new adapter is trained on a whole model; name its base "
+            f"({embedder.settings.base}), or go on from the two merged: "
+            f"MLLMEmbedder.from_pretrained({recipe.model!r}).save_pretrained(FOLDER, merge=True), and model: FOLDER"
         )
     try:
         embedder.model.set_attention(recipe.attention)
@@ -175,6 +182,12 @@ def _load(recipe: Recipe, bf16: bool) -> MLLMEmbedder:
         reason = str(error).strip().splitlines()[0]
         raise ConfigError(f"attention: '{recipe.attention}' does not work here ({reason})") from error
     return embedder
+
+
+def _tell_form(recipe: Recipe, embedder: MLLMEmbedder) -> None:
+    """Print which preset a model is trained by, and with which prompts; of a model without one nothing."""
+    if embedder.preset and first_process():
+        print(f"{recipe.model}  trained by the preset {embedder.preset.name}, with prompts {embedder.prompts.name}")
 
 
 def _report(recipe: Recipe, stage: str) -> None:

@@ -6,7 +6,7 @@ import time
 from collections.abc import Mapping, Sequence
 from contextlib import nullcontext
 from pathlib import Path
-from typing import TYPE_CHECKING, Any
+from typing import TYPE_CHECKING, Any, TypeAlias
 
 import numpy as np
 import torch
@@ -25,6 +25,7 @@ from ..distributed.gathering import agreed, gather_ragged, interleaved, world
 if TYPE_CHECKING:
     from .trainer import ContrastiveTrainer
 
+Tasks: TypeAlias = tuple[str | None, str | None]
 KS = (1, 5, 10)
 _FILE = "validation.json"
 
@@ -44,6 +45,7 @@ class Validation(TrainerCallback):
         trainer: ContrastiveTrainer,
         bf16: bool,
         gallery: np.ndarray | None = None,
+        tasks: Tasks = (None, None),
     ):
         """Set what is measured, and when.
 
@@ -55,8 +57,9 @@ class Validation(TrainerCallback):
             bf16: compute under bfloat16 autocast, as the training does.
             gallery: its vectors [N, D] float32 as a teacher made them, which the queries are to find; by default the
                 model's own.
+            tasks: of queries and of the gallery.
         """
-        self.gallery = gallery
+        self.gallery, self.tasks = gallery, tasks
         self.benchmark, self.every, self.embedder, self.trainer, self.bf16 = benchmark, every, embedder, trainer, bf16
         self.best = best_folder(trainer.home)
 
@@ -91,7 +94,7 @@ class Validation(TrainerCallback):
 
     def _measured(self) -> dict[str, float]:
         started = time.perf_counter()
-        figures = validate(self.embedder, self.benchmark, self.bf16, self.gallery)
+        figures = validate(self.embedder, self.benchmark, self.bf16, self.gallery, self.tasks)
         return figures | {"validation_seconds": round(time.perf_counter() - started, 2)}
 
     def _keep(self, facts: dict[str, Any]) -> None:
@@ -132,14 +135,24 @@ def benchmark_of(folder: DataFolder) -> FolderBenchmark:
     return folder.benchmark
 
 
-def gallery_vectors(embedder: MLLMEmbedder, benchmark: FolderBenchmark, bf16: bool = False) -> np.ndarray:
-    """Return the vectors [N, D] float32, L2-normalised, of a benchmark's gallery."""
+def gallery_vectors(
+    embedder: MLLMEmbedder, benchmark: FolderBenchmark, bf16: bool = False, task: str | None = None
+) -> np.ndarray:
+    """Return the vectors [N, D] float32, L2-normalised, of a benchmark's gallery, each with a task or None."""
     with torch.autocast(embedder.device.type, torch.bfloat16, enabled=bf16):
-        return _encode(embedder, [Document(image=item.image, text=item.text) for item in benchmark.gallery])
+        return _encode(embedder, _gallery(benchmark, task))
+
+
+def _gallery(benchmark: FolderBenchmark, task: str | None) -> list[Item]:
+    return [Document(image=item.image, text=item.text, task=task) for item in benchmark.gallery]
 
 
 def validate(
-    embedder: MLLMEmbedder, benchmark: FolderBenchmark, bf16: bool = False, known: np.ndarray | None = None
+    embedder: MLLMEmbedder,
+    benchmark: FolderBenchmark,
+    bf16: bool = False,
+    known: np.ndarray | None = None,
+    tasks: Tasks = (None, None),
 ) -> dict[str, float]:
     """Return recall@1, @5 and @10 of the composed queries, shares of 1: as `mllm-embed-eval run` on the same folder.
 
@@ -151,9 +164,10 @@ def validate(
         bf16: compute under bfloat16 autocast, as the training does; the figures then differ from those of the saved
             adapter by rounding.
         known: the gallery's vectors [N, D] float32 where another model made them.
+        tasks: of queries and of the gallery.
     """
-    gallery: list[Item] = [Document(image=item.image, text=item.text) for item in benchmark.gallery]
-    queries: list[Item] = [Query(image=query.image, instruction=query.instruction) for query in benchmark.queries]
+    task, gallery = tasks[0], _gallery(benchmark, tasks[1])
+    queries: list[Item] = [Query(query.image, query.instruction, task=task) for query in benchmark.queries]
     training = embedder.model.training
     gpus = [embedder.device] if embedder.device.type == "cuda" else []
     with torch.random.fork_rng(gpus), torch.autocast(embedder.device.type, torch.bfloat16, enabled=bf16):

@@ -17,6 +17,7 @@ from mllm_embed.inputs.images import load_image
 from mllm_embed.training.cli import main
 from mllm_embed.training.data import TrainingRow
 from mllm_embed.training.data.folder import read_rows
+from mllm_embed.training.mining.mine import MiningData
 from mllm_embed.training.mining.mined_file import read_mined_file
 from mllm_embed.training.mining.negatives import (
     Questions,
@@ -106,6 +107,20 @@ def test_a_picture_under_two_names_is_one(tmp_path: Path) -> None:
     assert questions.positive.tolist() == [0, 0, 1, 2]
     itself = Questions.of(rows, "image", "target_image")
     assert itself.right() == [{0, 1, 2}] and len(itself.queries) == 1
+
+
+def test_what_asks_is_a_query_with_its_task_and_none_of_its_own_wrong_answers(data: Path) -> None:
+    rows = [json.loads(line) for line in (data / "triplets.jsonl").read_text().splitlines()]
+    rows[1]["task"] = "its own"
+    (data / "triplets.jsonl").write_text("".join(json.dumps(row) + "\n" for row in rows))
+    roles = {"query": "source_text", "positive": "target_text"}
+    mining = MiningData.open(data, "triplets", **roles, tasks=("find", "hold"))
+    questions = mining.questions()
+    assert {(query.side, query.task) for query in questions.queries} == {("query", "find"), ("query", "its own")}
+    assert {(item.side, item.task) for item in questions.gallery} == {("document", "hold")}
+    texts = [item.text for item in questions.gallery]
+    assert [texts[place] for place in questions.itself] == [query.text for query in questions.queries]
+    assert [query.text for query in questions.queries][:2] == [rows[0]["source_text"]] * 2  # of which one has its task
 
 
 def test_duplicates_of_the_positive_and_of_each_other_are_passed_over() -> None:

@@ -11,7 +11,8 @@ Values = dict[str, Any]
 Finish = Callable[[Values], Values]
 PICTURES = ("image", "target_image", "negative_image")
 TEXTS = ("caption", "instruction", "source_text", "target_text", "target_caption", "negative_text")
-COLUMNS = ("id", *PICTURES, *TEXTS)
+TASK = "task"
+COLUMNS = ("id", *PICTURES, *TEXTS, TASK)
 
 
 @dataclass(frozen=True)
@@ -20,8 +21,9 @@ class Format:
 
     The columns of a row are: id; the pictures image, target_image, negative_image; the texts caption, instruction,
     source_text, target_text, target_caption (words that belong to the target picture and are no answer alone),
-    negative_text. A negative may be a list: it is what must not be found. Where any other text is a list, one of it is
-    read, the same one each time.
+    negative_text; and task, what an embedder of many tasks is told of the one that the row asks, which any file may
+    have. A negative may be a list: it is what must not be found. Where any other text is a list, one of it is read, the
+    same one each time.
     """
 
     description: str

@@ -1,0 +1,74 @@
+"""The form in which a model is trained: prompts, preset and settings, as whoever loads the model finds them."""
+
+from __future__ import annotations
+
+import hashlib
+import json
+from dataclasses import replace
+from pathlib import Path
+from typing import Any
+
+from mllm_embed.encode.model_source import ModelSource, find_model
+from mllm_embed.errors import ConfigError
+from mllm_embed.inputs.prompt_files import is_file_name, prompt_set
+from mllm_embed.inputs.prompts import PromptSet
+from mllm_embed.presets import catalog
+from mllm_embed.presets.preset import Preset
+from mllm_embed.saving.settings import SETTINGS_FILE, Settings, read_settings
+
+from .config import Recipe
+
+
+def prompts_of(recipe: Recipe) -> PromptSet | None:
+    """Return the prompt set that a recipe names, None for that of the model.
+
+    Raise ConfigError for an unknown name, and for a file that cannot be read or holds anything else.
+    """
+    return None if recipe.prompts is None else prompt_set(recipe.prompts)
+
+
+def preset_of(recipe: Recipe, folder: Path | None = None) -> Preset | None:
+    """Return the preset that a recipe names, or that of its model's hub id; None where neither is one, and for a model
+    that was saved with settings of its own. Nothing is fetched.
+
+    `folder` is where the model lies, by default where its name says. Raise ConfigError as `catalog.preset`, and for a
+    preset of a model with settings of its own.
+    """
+    saved = read_settings(folder or recipe.model)
+    named = None if recipe.preset is None else catalog.preset(recipe.preset)
+    if saved is None:
+        return named or catalog.preset_of(recipe.model)
+    if named:
+        raise ConfigError(
+            f"preset: {recipe.model} was saved with prompts and settings of its own ({SETTINGS_FILE}), which "
+            f"{named.name} would replace; leave out the preset, or give its prompts alone"
+        )
+    return None
+
+
+def source_of(recipe: Recipe, folder: Path | None) -> ModelSource:
+    """Return where the parts of a recipe's model lie, without fetching any: in `folder`, None where it is not on this
+    disk. Raise as `preset_of` and `find_model`."""
+    preset = preset_of(recipe, folder)
+    if folder:
+        return find_model(folder, preset=preset)
+    return ModelSource(recipe.model, None, recipe.model, has_adapter=False, saved=None, preset=preset)
+
+
+def settings_of(recipe: Recipe, source: ModelSource, config: Any) -> Settings:
+    """Return the settings with which a run loads its model, of a transformers config. Raise as `prompts_of`."""
+    own = {key: getattr(recipe, key) for key in ("pooling", "bidirectional", "positions", "max_tokens")}
+    given = {"prompts": prompts_of(recipe), **own}
+    return replace(source.settings_for(config), **{key: value for key, value in given.items() if value is not None})
+
+
+def form_fingerprints(recipe: Recipe) -> dict[str, str]:
+    """Return, for the preset and for each file of prompts, what changes with its content: a run that was stopped must
+    not go on in another form. Raise as `prompts_of` and `preset_of`."""
+    found: dict[str, Any] = {}
+    preset, prompts = preset_of(recipe), prompts_of(recipe)
+    if preset:
+        found[f"preset {preset.name}"] = [preset.settings.to_dict(), dict(preset.image_processor), preset.dtype]
+    if prompts and recipe.prompts is not None and is_file_name(recipe.prompts):
+        found[recipe.prompts] = prompts.to_dict()
+    return {name: hashlib.sha256(json.dumps(what).encode()).hexdigest() for name, what in found.items()}
