@@ -16,6 +16,7 @@ from mllm_embed.model.loading import CONFIG_FILE
 from mllm_embed.model.lora import LoraSpec, add_lora
 from mllm_embed.model.quantization import NF4_BLOCK
 from mllm_embed.saving.settings import read_object
+from mllm_embed.yaml_text import read_yaml
 
 SHAPES = Path(__file__).parents[1] / "shapes"
 
@@ -78,18 +79,25 @@ def find_config(name: str) -> tuple[Any, str]:
 
 def _config_place(name: str) -> tuple[Path, str]:
     """Return the folder or shape that holds a model's config, and what it is in words. Raises ModelError for none."""
-    folder, shape = locate(name), SHAPES / f"{name.replace('/', '--')}.json"
+    alike = _alike()
+    folder, shape = locate(name), SHAPES / f"{alike.get(name, name).replace('/', '--')}.json"
     if folder:
         if not (folder / CONFIG_FILE).is_file():
             raise ModelError(f"{name} is no model folder: it has no {CONFIG_FILE}")
         return folder, f"the folder {name}" if folder == Path(name) else "the hub's cache"
     if shape.is_file():
-        return shape, "the shapes that ship with the library"
-    known = ", ".join(sorted(path.stem.replace("--", "/") for path in SHAPES.glob("*.json")))
+        whose = f", that of {alike[name]}" if name in alike else ""
+        return shape, f"the shapes that ship with the library{whose}"
+    known = ", ".join(sorted([*alike, *(path.stem.replace("--", "/") for path in SHAPES.glob("*.json"))]))
     raise ModelError(
         f"no config of {name}: it is no folder, not in the hub's cache, and not among the shapes that ship; "
         f"run `hf download {name} {CONFIG_FILE}`, or give one of: {known}"
     )
+
+
+def _alike() -> dict[str, str]:
+    """Return the models that have the shape of another to the letter, which they were trained from."""
+    return read_yaml(SHAPES / "alike.yaml", "table of shapes")
 
 
 def _read_config(name: str, place: Path) -> Any:

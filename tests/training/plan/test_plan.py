@@ -13,9 +13,9 @@ import yaml
 from PIL import Image
 
 import families
-from mllm_embed import Document, MLLMEmbedder
+from mllm_embed import Document, MLLMEmbedder, Query
 from mllm_embed.data.folder import DataFolder
-from mllm_embed.errors import ConfigError, ModelError
+from mllm_embed.errors import ConfigError, DataError, ModelError
 from mllm_embed.model.lora import LoraSpec, add_lora
 from mllm_embed.training.batch.collator import ContrastiveCollator
 from mllm_embed.training.batch.examples import Reader
@@ -27,6 +27,7 @@ from mllm_embed.training.plan.inputs import picture_cost
 from mllm_embed.training.plan.model import SHAPES, find_config
 from mllm_embed.training.plan.plan import GIB, check_fits, describe, make_plan
 from mllm_embed.training.recipe.recipe_files import RECIPES, load_recipe
+from published import make_published
 
 BASE = Path(__file__).resolve().parents[3] / "scripts/assets/base"
 STATED = {  # with the LM head, as the hub states them; training/shapes/README.md
@@ -365,3 +366,40 @@ def test_pictures_of_any_size_are_not_capped_early() -> None:
 def test_half_the_memory_of_training_is_adamw(tiny_llava: Path) -> None:
     planned = make_plan(load_recipe("demo", [f"model={tiny_llava}"]), 24)
     assert planned.trained == planned.counts.trainable * (4 + 4 + 8)
+
+
+def test_a_presets_prompts_and_picture_limits_count_in_the_plan(recipe: Path, tmp_path: Path) -> None:
+    """With a processor at hand the tokens are its own, and without one the limits decide: nothing is fetched."""
+    place = tmp_path / "Alibaba-NLP" / "gme-Qwen2-VL-2B-Instruct"
+    make_published("qwen2_vl", place)
+    options = [f"model={place}", "stages.instructions.query_task=Find it."]
+    composed = make_plan(load_recipe(recipe, options)).stages["instructions"].inputs[0]
+    embedder = MLLMEmbedder.from_pretrained(place)
+    rows = [json.loads(line) for line in _lines(recipe, "triplets")]
+    asked = [Query(_folder(recipe) / row["image"], row["instruction"], task="Find it.") for row in rows]
+    lengths = [embedder.item_processor([query])["input_ids"].shape[1] for query in asked]
+    assert embedder.preset is not None and composed.length == max(lengths)
+    bare = shutil.copytree(place, tmp_path / "bare", ignore=lambda _, names: [n for n in names if n != "config.json"])
+    own = tmp_path / "own.yaml"
+    own.write_text(
+        'model_types: [qwen2_vl]\nprompts: {image: "", composed: "{instruction}", text: "{text}"}\n'
+        "image_processor: {size: {shortest_edge: 4096, longest_edge: 4096}}\n"
+    )
+    tokens = [
+        make_plan(load_recipe(recipe, [f"model={bare}", *more]), picture=(640, 480)).stages["captions"].inputs[0]
+        for more in ([], [f"preset={own}"])
+    ]
+    assert [one.image_tokens for one in tokens] == [(640 // 16) * (480 // 16), 4 * 3]
+    with pytest.raises(DataError, match="have no place for the task 'Find it.'"):
+        make_plan(load_recipe(recipe, [f"model={bare}", "stages.instructions.query_task=Find it."]))
+
+
+def _folder(recipe: Path) -> Path:
+    return Path(next(iter(yaml.safe_load(recipe.read_text())["stages"].values()))["data"])
+
+
+@pytest.mark.parametrize("name", ["Alibaba-NLP/gme-Qwen2-VL-2B-Instruct", "Qwen/Qwen3-VL-Embedding-8B"])
+def test_a_published_embedder_has_the_shape_of_its_base(name: str) -> None:
+    config, where = find_config(name)
+    base, _ = find_config(where.partition("that of ")[2])
+    assert config.to_dict() == base.to_dict()
