@@ -273,7 +273,7 @@ RECIPES = {
         ROUNDED, _rounded, sequential=True,
     ),
 }  # fmt: skip
-RECIPES["lamra-ret of qwen2_5_vl"] = replace(RECIPES["lamra-ret"], kind="qwen2_5_vl")
+RECIPES["lamra-ret-qwen2.5-vl"] = replace(RECIPES["lamra-ret"], kind="qwen2_5_vl", sequential=False)
 
 
 @pytest.fixture(scope="session")
@@ -290,7 +290,7 @@ def embedders(
 
     def load(name: str) -> MLLMEmbedder:
         recipe = RECIPES[name]
-        file = small_copy(name.split()[0], place, resize=recipe.resize, image_processor={"size": SMALL})
+        file = small_copy(name, place, resize=recipe.resize, image_processor={"size": SMALL})
         return MLLMEmbedder.from_pretrained(folders(recipe.kind), preset=file, dtype="float32", device="cpu")
 
     return cache(load)
@@ -358,6 +358,11 @@ def test_an_instruction_of_qwen3_ends_in_punctuation(
     assert text.startswith(f"<|im_start|>system\n{written}<|im_end|>\n")
 
 
+def test_rzenembed_takes_an_instruction_for_a_text_of_the_gallery(embedders: Callable[[str], MLLMEmbedder]) -> None:
+    text = embedders("rzenembed").item_processor.render(Document(text="a", task="Read: "))
+    assert text == _gme().replace("{}", "Read: a")
+
+
 # what becomes of pictures of 90 x 61, 20 x 400 and 1920 x 1080 pixels, by the authors' own functions
 SIZES = {
     "gme": [(560, 392), (140, 1680), (1316, 728)],
@@ -366,6 +371,7 @@ SIZES = {
     "ops-mm-embedding": [(560, 392), (112, 2016), (1316, 728)],
     "qwen3-vl-embedding": [(96, 64), (32, 384), (1792, 992)],
     "lamra-ret": [(84, 56), (28, 392), (644, 336)],
+    "lamra-ret-qwen2.5-vl": [(84, 56), (28, 392), (644, 336)],
     "vlm2vec-qwen2-vl": [(980, 980)] * 3,
     "vlm2vec-v2": [(84, 56), (56, 56), (1316, 728)],
     "b3": [(84, 56), (56, 56), (1316, 728)],
