@@ -10,14 +10,14 @@ from ..yaml_text import as_yaml
 from .preset import Preset
 
 _SAID_ELSEWHERE = ("format", "normalize", "matryoshka", "prompts", "base")
-_FROM = {"source": "authors' code", "inferred": "inferred"}
+_FROM = {"source": "from the authors' code", "inferred": "inferred"}
 
 
 def listed(presets: Sequence[Preset]) -> list[str]:
     """Return a few lines a preset, for a terminal."""
     lines: list[str] = []
     for preset in presets:
-        lines.append(f"{preset.name}: {preset.title}; prompts from {_FROM[preset.prompts_from]}; loads {preset.loads}")
+        lines.append(f"{preset.name}: {preset.title}; prompts {_FROM[preset.prompts_from]}; loads {preset.loads}")
         lines += [f"    {model.id}  {model.size}  {model.licence}" for model in preset.models]
         lines += [f"    differs: {fact}" for fact in preset.differs]
     return lines
@@ -25,7 +25,7 @@ def listed(presets: Sequence[Preset]) -> list[str]:
 
 def tables(presets: Sequence[Preset]) -> list[str]:
     """Return the lines of a table in Markdown, a preset a row."""
-    rows = [["preset", "models", "licence", "loads", "prompts from", "differs from the authors' code in"]]
+    rows = [["preset", "models", "licence", "loads", "prompts", "differs from the authors' code in"]]
     for preset in presets:
         models = ", ".join(f"`{model.id}`" for model in preset.models)
         licences = ", ".join(dict.fromkeys(model.licence for model in preset.models))
