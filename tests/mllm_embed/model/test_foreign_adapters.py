@@ -22,6 +22,7 @@ from torch.nn import functional as F
 import families
 from mllm_embed import Document, MLLMEmbedder, Query
 from mllm_embed.errors import ModelError
+from mllm_embed.model.adapter_names import place
 from mllm_embed.model.lora import load_adapter
 
 FILE, CONFIG = "adapter_model.safetensors", "adapter_config.json"
@@ -122,6 +123,20 @@ def test_vectors_are_those_of_peft_alone(
         embedder = _load(bases[family], tmp_path / name)
         np.testing.assert_allclose(embedder.encode(inputs), expected, atol=1e-5)
         np.testing.assert_allclose(embedder.merge_adapter().encode(inputs), expected, atol=1e-5)
+
+
+@pytest.mark.parametrize("family", [family for family in families.FAMILIES if family != "embedding_gemma2"])
+def test_every_layer_of_every_family_has_its_place(family: str) -> None:
+    """By the names of a model with a head, today's and, of families that are old enough, those of before 4.52."""
+    build, tokens, picture = families.FAMILIES[family]
+    model, _ = build(families._tokenizer(tokens), None if picture is None else families._template(picture))
+    layers = [name for name, module in model.named_modules() if isinstance(module, torch.nn.Linear)]
+    names = [f"base_model.model.{name}.lora_A.weight" for name in layers if name != "lm_head"]
+    expected = [name.replace("base_model.model.model.", "base_model.model.") for name in names]
+    older = None if "omni" in family else _older_qwen if "qwen" in family else _older
+    for change in filter(None, (str, older)):
+        given = [change(name) for name in names]
+        assert place(given, model.model, "a").names == dict(zip(given, expected, strict=True))
 
 
 def test_an_adapter_finds_its_base_and_is_saved_as_ours(bases: dict[str, Path], tmp_path: Path) -> None:
