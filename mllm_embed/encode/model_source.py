@@ -44,10 +44,12 @@ class ModelSource:
         revision: commit, tag or branch of a hub id.
         folder: what was saved with the weights: settings, model card, projection, and the adapter where there is one.
         has_adapter: whether `folder` holds an adapter of the base.
-        saved: the settings there; None for a model that was not saved by this library.
+        saved: the settings there, or those of the base of others' adapter; None for a model that was not saved by this
+            library.
         adapter_settings: what an adapter's config says, as of `identity.adapter_settings`.
         preset: of the published model that it is, or that a user names.
         sentence_files: what sentence-transformers' files say, where nothing of ours does.
+        of_others: whether the adapter was not saved by this library.
     """
 
     base: str
@@ -58,6 +60,7 @@ class ModelSource:
     adapter_settings: dict[str, Any] | None = None
     preset: Preset | None = None
     sentence_files: SentenceFiles | None = None
+    of_others: bool = False
 
     def embedding_model(self, backbone: Any, settings: Settings) -> EmbeddingModel:
         """Return a loaded base with all that makes it an embedder, adapter included.
@@ -109,7 +112,9 @@ class ModelSource:
 
     @property
     def _heads_folder(self) -> Path:
-        return self.sentence_files.folder if self.sentence_files else Path(self.folder)
+        if self.sentence_files:
+            return self.sentence_files.folder
+        return Path(small_files(self.base, self.revision) if self.of_others else self.folder)
 
     @property
     def _brings_processor(self) -> bool:
@@ -118,7 +123,7 @@ class ModelSource:
     @property
     def _brings_tokens(self) -> bool:
         """Whether a tokenizer lies beside an adapter of others, as most trainers save it."""
-        return self.has_adapter and self.saved is None and has_tokenizer_alone(Path(self.folder))
+        return self.of_others and has_tokenizer_alone(Path(self.folder))
 
     def dtype(self, asked: str | torch.dtype, place: torch.device) -> str | torch.dtype:
         """Return what to load the base in, as `dtype_for` says; "auto" is on a GPU what its preset's authors, or
@@ -129,6 +134,11 @@ class ModelSource:
         known = self.preset or self.sentence_files
         usual = known.dtype if known and place.type != "cpu" else None
         return dtype_for(usual if usual and asked == "auto" else asked, place)
+
+    @property
+    def is_known(self) -> bool:
+        """Whether anything says how it is to be asked."""
+        return bool(self.saved or self.preset or self.sentence_files)
 
     @property
     def own_settings(self) -> Settings:
@@ -176,7 +186,7 @@ class ModelSource:
             base=self.base,
             base_fingerprint=fingerprint,
             weights=weights_digest(self.base, headed=self._heads_folder == Path(self.base)),
-            card=read_card(self.folder) if self.saved else None,
+            card=read_card(self.folder) if self.saved and not self.of_others else None,
             adapter=adapter_fingerprint(self.folder) if self.has_adapter else None,
             adapter_settings=self.adapter_settings,
         )
@@ -225,14 +235,30 @@ def find_model(
         folder = small_files(os.fspath(adapter))
     elif has_adapter:
         base, revision = base_of(folder)
+    given = os.fspath(adapter or model)
     saved = read_settings(folder)
+    of_others = has_adapter and saved is None
     if has_adapter:
-        _check_adapter(folder, os.fspath(adapter or model), base, others=saved is None)
+        _check_adapter(folder, given, base, of_others)
+        saved = saved or read_settings(small_files(base, revision))  # as which its base was when others trained it
     unsupported.check_config(base, read_config(base, revision))
     about = adapter_settings(folder) if has_adapter else None
-    found = _preset(named, saved, folder, (adapter or model, base))
+    found = _preset(named, saved, folder, (given, base))
     theirs = None if saved or found else _their_files(folder, base, revision)
-    return ModelSource(base, revision, folder, has_adapter, saved, about, found, theirs)
+    source = ModelSource(base, revision, folder, has_adapter, saved, about, found, theirs, of_others)
+    if of_others and not source.is_known:
+        _warn_of_default(given)
+    return source
+
+
+def _warn_of_default(adapter: str) -> None:
+    """Warn of an adapter of others that nothing is known of."""
+    warnings.warn(
+        f"nothing says how {adapter} was trained to be asked: it is asked in InstructCIR's words, and its last token "
+        "taken; if that is wrong so are its vectors: give a preset or prompts (--preset, --prompts, in Python preset=, "
+        "prompts=)",
+        stacklevel=4,
+    )
 
 
 def _their_files(folder: str, base: str, revision: str | None) -> SentenceFiles | None:

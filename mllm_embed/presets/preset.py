@@ -46,7 +46,9 @@ class _File(_Section):
     title: str = ""
     models: list[PublishedModel] = []
     model_types: Annotated[list[str], Field(min_length=1)]
-    loads: Literal["directly", "after `mllm-embed convert`"] = "directly"
+    loads: Literal[
+        "directly", "after `mllm-embed convert`", "directly, or where pickled after `mllm-embed convert adapter`"
+    ] = "directly"
     prompts: dict[str, Any]
     settings: dict[str, Any] = {}
     image_processor: dict[str, Any] = {}

@@ -216,6 +216,7 @@ def test_another_base_is_refused(bases: dict[str, Path], tmp_path: Path) -> None
     with warnings.catch_warnings():
         warnings.simplefilter("error")
         warnings.filterwarnings("ignore", ".*is_gradient_checkpointing", FutureWarning)
+        warnings.filterwarnings("ignore", "nothing says how")
         _load(copy, tmp_path / "b")
 
 
@@ -234,6 +235,24 @@ def test_a_tokenizer_beside_an_adapter(bases: dict[str, Path], tmp_path: Path) -
     (tmp_path / "a/tokenizer.json").write_text(json.dumps(words))
     with pytest.raises(ModelError, match="its tokens or its chat template are not those of its base"):
         _load(base, tmp_path / "a")
+
+
+def test_it_is_asked_as_its_base_or_its_preset_says_and_otherwise_a_warning_tells(
+    bases: dict[str, Path], tmp_path: Path
+) -> None:
+    _theirs(bases["qwen2_vl"], tmp_path / "a", target_modules=["q_proj"])
+    with pytest.warns(UserWarning, match="nothing says how .*/a was trained to be asked: it is asked in InstructCIR's"):
+        assert _load(bases["qwen2_vl"], tmp_path / "a").prompts.name == "instructcir"
+    with warnings.catch_warnings():
+        warnings.filterwarnings("error", "nothing says how")
+        own = MLLMEmbedder.from_pretrained(bases["qwen2_vl"], preset="gme", pooling="mean", dtype="float32")
+        own.save_pretrained(tmp_path / "base")
+        on_own = _load(tmp_path / "base", tmp_path / "a")
+        by_preset = MLLMEmbedder.from_pretrained(bases["qwen2_vl"], adapter=tmp_path / "a", preset="gme")
+    assert on_own.prompts == own.prompts and on_own.settings.pooling == "mean" and by_preset.prompts == own.prompts
+    on_own.save_pretrained(tmp_path / "again")
+    again = MLLMEmbedder.from_pretrained(tmp_path / "again", dtype="float32")
+    np.testing.assert_array_equal(again.encode(["a hat"]), on_own.encode(["a hat"]))
 
 
 def test_an_adapter_on_the_hub_finds_its_base_there(
