@@ -6,8 +6,8 @@ cannot be done exactly as it does it is refused by name. Facts are of sentence-t
 sentence_transformer/model.py, sentence_transformer/modules/pooling.py).
 
 Vectors here have unit length also where the folder has no Normalize: there the score must not depend on lengths. What
-would be cut there, as longer than the tokenizer's limit, is an error here, or cut by its words (`truncate`), since
-elsewhere whatever stands last is lost.
+would be cut there, as longer than the tokenizer's limit, is an error here, or cut by its words (`truncate`): there,
+whatever stands last is lost. `encode` asks what is given alone as a document; theirs asks it by its default prompt.
 """
 
 from __future__ import annotations
@@ -149,7 +149,7 @@ def _kind(path: Path, name: str) -> str:
         return kind
     if name.startswith("sentence_transformers."):
         raise refusal(path, f"has the module {name}")
-    raise refusal(path, f"has the module {name}, which is code that comes with the model, and none is run; that")
+    raise refusal(path, f"has the module {name}, which is code that comes with the model, and none is run")
 
 
 def _pooling(path: Path, includes_prompt: bool) -> Pooling:
@@ -215,6 +215,6 @@ def _check_model(path: Path) -> None:
     kind = config.get("model_type")
     family = FAMILIES.get(kind, Family()) if isinstance(kind, str) else Family()
     if family.texts_apart:
-        raise refusal(path, f"is of a {kind}, whose processor takes no text without a picture; that")
+        raise refusal(path, f"is of a {kind}, whose processor takes no text without a picture")
     if text.get("is_causal") is False or (text.get("use_bidirectional_attention") and family.shares_prefixes):
-        raise refusal(path, "asks for attention that looks ahead, which goes by what shares a batch there; that")
+        raise refusal(path, "asks for attention that looks ahead, which goes by what shares a batch there")

@@ -55,7 +55,7 @@ _RESERVED = frozenset(
 def refusal(place: Path | str, what: str) -> ModelError:
     """Return the error for what a file of sentence-transformers asks for and is not done here."""
     return ModelError(
-        f"{place} {what}, which is not read here: use sentence-transformers, or say in a preset how the model is asked "
+        f"{place} {what}: that is not done here; use sentence-transformers, or say in a preset how the model is asked "
         "and pooled (--preset FILE)"
     )
 
