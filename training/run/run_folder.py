@@ -29,8 +29,9 @@ _GIT_SECONDS = 10
 def check_output(recipe: Recipe, data: dict[str, str]) -> list[str]:
     """Return the stages of `recipe` that are finished in its output folder, in order.
 
-    `data` maps each data folder, and "teacher", to its fingerprint. Raise ConfigError when the folder holds something
-    else: a file, a damaged run.json, a run of another recipe or on other data, a later stage without the one before it.
+    `data` maps to its fingerprint each data folder, "teacher", and each preset and file of prompts. Raise ConfigError
+    when the folder holds something else: a file, a damaged run.json, a run of another recipe or on other data, a later
+    stage without the one before it.
     """
     output = recipe.output
     if output.exists() and not output.is_dir():

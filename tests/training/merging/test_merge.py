@@ -138,7 +138,7 @@ def test_what_cannot_be_added_is_refused(
     a, b = str(adapters["a"]), str(adapters["b"])
     other = str(adapter(other_llava, tmp_path / "other", 0, LoraSpec(4)))
     mean = str(adapter(tiny_llava, tmp_path / "mean", 0, LoraSpec(4), pooling="mean"))
-    names = ("dora", "nan", "prompts", "cut", "template", "old")
+    names = ("dora", "nan", "prompts", "positions", "cut", "template", "old")
     broken = {name: Path(shutil.copytree(adapters["b"], tmp_path / name)) for name in names}
     config = json.loads((broken["dora"] / "adapter_config.json").read_text())
     (broken["dora"] / "adapter_config.json").write_text(json.dumps(config | {"use_dora": True}))
@@ -148,6 +148,8 @@ def test_what_cannot_be_added_is_refused(
     settings = json.loads((broken["prompts"] / "mllm_embed.json").read_text())
     settings["prompts"] |= {"image": "What is this?", "name": "mine"}
     (broken["prompts"] / "mllm_embed.json").write_text(json.dumps(settings))
+    settings = json.loads((broken["positions"] / "mllm_embed.json").read_text())
+    (broken["positions"] / "mllm_embed.json").write_text(json.dumps(settings | {"positions": "sequential"}))
     weights = (broken["cut"] / "adapter_model.safetensors").read_bytes()
     (broken["cut"] / "adapter_model.safetensors").write_bytes(weights[:100])
     (broken["template"] / "chat_template.jinja").write_text("{{ messages[0].content[0].text }}")
@@ -160,6 +162,10 @@ def test_what_cannot_be_added_is_refused(
         ([a, other, "--output", merged], "differ in their base"),
         ([a, mean, "--output", merged], "differ in their pooling (last and mean)"),
         ([a, str(broken["prompts"]), "--output", merged], "differ in their prompts (instructcir and mine)"),
+        (
+            [a, str(broken["positions"]), "--output", merged],
+            "differ in their settings ({} and {'positions': 'sequential'",
+        ),
         ([a, str(broken["template"]), "--output", merged], "processors that differ (another chat template)"),
         ([str(broken["old"]), a, "--output", merged], "was saved by an earlier version"),
         ([a, str(broken["dora"]), "--output", merged], "is not plain LoRA (use_dora)"),
