@@ -226,16 +226,8 @@ def find_model(
     is not where it was; ConfigError for a preset that does not exist, or is given to a model with settings of its own.
     """
     named = None if preset is None else catalog.preset(preset)
-    base = os.fspath(model)
-    unsupported.check_name(base)
-    folder = small_files(base, revision)
-    has_adapter = adapter is not None or (Path(folder) / ADAPTER_CONFIG).is_file()
-    _check_one_kind(folder, base, revision)
-    if adapter is not None:
-        folder = small_files(os.fspath(adapter))
-    elif has_adapter:
-        base, revision = base_of(folder)
     given = os.fspath(adapter or model)
+    folder, base, revision, has_adapter = _places(os.fspath(model), adapter, revision)
     saved = read_settings(folder)
     of_others = has_adapter and saved is None
     if has_adapter:
@@ -249,6 +241,24 @@ def find_model(
     if of_others and not source.is_known:
         _warn_of_default(given)
     return source
+
+
+def _places(
+    model: str, adapter: str | os.PathLike[str] | None, revision: str | None
+) -> tuple[str, str, str | None, bool]:
+    """Return the folder with all but the weights, the base and its revision, and whether the folder holds an adapter.
+
+    Raises ModelError for a model that is known not to load, for one that holds an adapter too, and where an adapter's
+    base is not there.
+    """
+    unsupported.check_name(model)
+    folder = small_files(model, revision)
+    _check_one_kind(folder, model, revision)
+    if adapter is not None:
+        return small_files(os.fspath(adapter)), model, revision, True
+    if (Path(folder) / ADAPTER_CONFIG).is_file():
+        return folder, *base_of(folder), True
+    return folder, model, revision, False
 
 
 def _warn_of_default(adapter: str) -> None:
