@@ -110,8 +110,8 @@ class PromptSet:
     def __post_init__(self) -> None:
         for slot in self.slots:
             self._check(slot)
-        if self.task_form.count(TASK) != 1:
-            raise ConfigError(f"prompt set '{self.name}': task_form must hold {TASK} once")
+        if self.task_form.count(TASK) != 1 or any(mark in self.task_form.replace(TASK, "") for mark in _MARKS):
+            raise ConfigError(f"prompt set '{self.name}': task_form must hold {TASK} once, and no other mark")
 
     def _check(self, slot: Slot) -> None:
         """Raise ConfigError for a prompt whose words or frame are not as its role wants them."""
@@ -236,18 +236,18 @@ def words_of(item: Item) -> dict[str, str]:
     return {TEXT: item.text or item.words or "", INSTRUCTION: item.words or ""}
 
 
+_MARKS = (TEXT, INSTRUCTION, TASK, IMAGE)
 FRAME = ("template", "system", "generation_prompt", "append", "picture")
 _FIRST = ("image", "composed", "text", "captioned", "composed_text")  # which have always been written
 _DEFAULTS = {field.name: None if field.default is MISSING else field.default for field in fields(PromptSet)}
 _NEEDED = [field.name for field in fields(PromptSet) if field.default is MISSING]
+_MAY_LACK = ("query_image", "query_text", "picture")
 _BOOLEANS = ("generation_prompt", "strip", "text_only")
 
 
 def _check_words(prompt: ResolvedPrompt, slot: Slot, where: str) -> None:
     """Raise ConfigError for words whose marks are not as their role wants them."""
-    missing = next((mark for mark in WORDS[slot] if prompt.words.count(mark) != 1), None)
-    if missing:
-        raise ConfigError(f"{where} must hold {missing} once")
+    _check_marks(prompt.words, slot, where)
     if prompt.words.count(IMAGE) > (slot in SHOWING):
         raise ConfigError(f"{where} may hold {IMAGE} {'once' if slot in SHOWING else 'nowhere: it has no picture'}")
     if (prompt.words + prompt.system).count(TASK) > 1:
@@ -258,6 +258,16 @@ def _check_words(prompt: ResolvedPrompt, slot: Slot, where: str) -> None:
         )
 
 
+def _check_marks(words: str, slot: Slot, where: str) -> None:
+    missing = next((mark for mark in WORDS[slot] if words.count(mark) != 1), None)
+    if missing:
+        raise ConfigError(f"{where} must hold {missing} once")
+    # it would be asked as it stands there
+    other = next((mark for mark in (TEXT, INSTRUCTION) if mark in words and mark not in WORDS[slot]), None)
+    if other:
+        raise ConfigError(f"{where} may not hold {other}: what it asks about has none")
+
+
 def _check_frame(prompt: ResolvedPrompt, where: str) -> None:
     """Raise ConfigError for a text around a prompt that has no place for it, or holds what its words alone may."""
     template = prompt.template
@@ -266,8 +276,10 @@ def _check_frame(prompt: ResolvedPrompt, where: str) -> None:
     if template.count(PROMPT) != 1 or template.count(SYSTEM) > 1:
         known = f"{CHAT}, {CHAT_TEXT}, {NONE}, or a text that holds {PROMPT} once, and perhaps {SYSTEM}"
         raise ConfigError(f"{where} has the template {template[:60]!r}; give {known}")
-    around = prompt.append + template + prompt.system.replace(TASK, "")
-    lost = next((mark for mark in (TEXT, INSTRUCTION, TASK, IMAGE) if mark in around), None)
+    if prompt.system and SYSTEM not in template and prompt.template not in (CHAT, CHAT_TEXT):
+        raise ConfigError(f"{where} has a system message, and a template without {SYSTEM}, where it would stand")
+    around = "".join((prompt.append, template, prompt.system.replace(TASK, ""), prompt.picture or ""))
+    lost = next((mark for mark in _MARKS if mark in around), None)
     if lost:
         raise ConfigError(f"{where} may hold {lost} in its words, not in what stands around them")
 
@@ -288,7 +300,7 @@ def check_prompts(values: Mapping[str, Any]) -> None:
             raise ValueError(f"prompts.{key} is no key of it" + did_you_mean(str(key), _DEFAULTS))
         if key in WORDS and isinstance(value, Mapping):
             _check_prompt(f"prompts.{key}", value)
-        elif value is not None or key in _FIRST:
+        elif value is not None or key not in _MAY_LACK:
             _check_value(f"prompts.{key}", key, value)
 
 

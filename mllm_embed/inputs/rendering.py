@@ -2,11 +2,14 @@
 
 from __future__ import annotations
 
+from dataclasses import replace
 from typing import Any
 
 from ..errors import ModelError
 from .chat_template import render_chat, template_of
 from .prompts import CHAT, CHAT_TEXT, IMAGE, NONE, PROMPT, SYSTEM, PromptSet, ResolvedPrompt, Slot
+
+_FIRST, _LAST = "\ufdd0", "\ufdd1"  # which no template writes of itself
 
 
 def render(processor: Any, prompts: PromptSet, slot: Slot, images: int = 1, tasked: bool = False) -> str:
@@ -18,8 +21,8 @@ def render(processor: Any, prompts: PromptSet, slot: Slot, images: int = 1, task
         images: how many pictures.
         tasked: whether there is a task, whose mark stands in it then.
 
-    Raises ModelError for a chat template that is missing or fails, or does not put the words into its text and a
-    placeholder for each picture.
+    Raises ModelError for a chat template that is missing or fails, or does not put words and system message into its
+    text as they are, and a placeholder for each picture where the words have it.
     """
     prompt = prompts.prompt(slot).with_task(prompts.task_form if tasked else None)
     text = _framed(processor, prompt, images)
@@ -28,13 +31,43 @@ def render(processor: Any, prompts: PromptSet, slot: Slot, images: int = 1, task
         raise ModelError(f"the chat template leaves out, or repeats, the {lost} of a prompt; mend it: {text[:80]!r}")
     if images and text == _framed(processor, prompt, images - 1):  # by what a family calls one, it is not seen
         raise ModelError(f"the chat template has no place for picture {images}; mend it: {text[:80]!r}")
+    changed = next((part for part in (prompt.system, *prompt.words.split(IMAGE)) if part not in text), None)
+    if changed is not None:
+        raise ModelError(
+            f"the template leaves out, or changes, {changed[:60]!r} of the prompts '{prompts.name}'; leave that "
+            f"out of them, or give them a template of their own: {text[:80]!r}"
+        )
+    if images and prompt.template == CHAT and template_of(processor):
+        _check_place(processor, prompt, images, prompts.name)
     return text
 
 
+def _check_place(processor: Any, prompt: ResolvedPrompt, images: int, name: str) -> None:
+    """Raise ModelError for a chat template that puts pictures elsewhere than between the words where they are to be:
+    some put them first, wherever they stand in a message."""
+    before, _, after = prompt.words.rpartition(IMAGE)
+    first, last = (mark_of if part else "" for part, mark_of in ((before, _FIRST), (after, _LAST)))
+    probe = replace(prompt, words=first + IMAGE + last)
+    try:
+        one, more = (_framed(processor, probe, count) for count in (images, images + 1))
+    except ModelError:  # of a template that takes no more
+        return
+    start, end = one.find(first) + len(first), len(one) - one.find(last) if last else 0
+    # up to where they stand, and from there on, both are alike
+    if not (one[:start] == more[:start] and one[len(one) - end :] == more[len(more) - end :]):
+        raise ModelError(
+            f"the chat template puts pictures elsewhere than the prompts '{name}' do in {prompt.words[:60]!r}; put "
+            f"{IMAGE} where it has them, or give the prompts a template of their own"
+        )
+
+
 def chat(processor: Any, words: str, images: int = 0) -> str:
-    """Return a user's turn of words and so many pictures, as the processor's chat template puts it to the model."""
-    prompt = ResolvedPrompt(words, template=CHAT, system="", generation_prompt=True, append="", picture=None)
-    return _framed(processor, prompt, images)
+    """Return a user's turn of so many pictures and words, as the processor's chat template puts it to the model."""
+    if not template_of(processor):
+        return _pictures_first(processor, words, images)
+    prompt = ResolvedPrompt("", template=CHAT, system="", generation_prompt=True, append="", picture=None)
+    # they are a user's, whose own mark of a picture names no place
+    return _messages(processor, prompt, _content(IMAGE + words, images))
 
 
 def _framed(processor: Any, prompt: ResolvedPrompt, images: int) -> str:
@@ -48,7 +81,11 @@ def _chat(processor: Any, prompt: ResolvedPrompt, images: int) -> str:
         return _messages(processor, prompt, _content(prompt.words, images))
     if IMAGE in prompt.words:
         return _none(processor, prompt, images)
-    return f"{processor.image_token * images}\n{prompt.words}" if images else prompt.words
+    return _pictures_first(processor, prompt.words, images)
+
+
+def _pictures_first(processor: Any, words: str, images: int) -> str:
+    return f"{processor.image_token * images}\n{words}" if images else words
 
 
 def _content(words: str, images: int) -> list[dict[str, str]]:

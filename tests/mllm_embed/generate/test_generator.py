@@ -137,6 +137,20 @@ def test_a_question_and_an_answer_are_words(saying: Path, questions: list[Questi
     assert first == pytest.approx(float(steps[range(len(words)), words].mean()), abs=1e-4) and first != second
 
 
+def test_a_mark_of_prompts_in_a_question_is_words_and_moves_no_picture(saying: Path, questions: list[Question]) -> None:
+    generator = Generator(MLLMEmbedder.from_pretrained(saying, dtype="float32", device="cpu"))
+    asked = Question("what is {image} here", questions[0].images)
+    text = generator.embedder.processor.apply_chat_template(
+        [{"role": "user", "content": [{"type": "image"}, {"type": "text", "text": asked.words}]}],
+        add_generation_prompt=True,
+    )
+    given = generator.embedder.item_processor.batch([text], [[Image.open(asked.images[0])]])
+    said = generator.model(**given, logits_to_keep=1).logits[0, -1]
+    yes, no = generator._tokens("yes"), generator._tokens("no")
+    margin = float(said[yes].max() - said[no].max())
+    assert abs(next(generator.yes_no_margin([asked])) - margin) < 1e-5
+
+
 def test_a_question_that_is_too_long_is_refused_and_never_cut(tiny_llava: Path, questions: list[Question]) -> None:
     embedder = MLLMEmbedder.from_pretrained(tiny_llava, dtype="float32", device="cpu", max_tokens=64, truncate=True)
     generator = Generator(embedder)

@@ -53,6 +53,14 @@ def _between() -> PromptSet:
     )  # fmt: skip
 
 
+def _in_front() -> PromptSet:
+    """Return the same behind the picture, which LLaVA's chat templates put first wherever it is."""
+    return PromptSet(
+        name="in front", task_form="<<{task}>> ", image="{image}\n{task}", text="{task}{text}!",
+        composed='{image} Change "{instruction}" so: {task}', captioned="{image} {text} is {task}",
+    )  # fmt: skip
+
+
 def _system() -> PromptSet:
     return PromptSet(name="system", system="{task}", image="Say.", text="{text}!", composed="{instruction}")
 
@@ -101,7 +109,8 @@ def test_they_are_found_by_tokenizers_of_published_models(tmp_path: Path, kind: 
     """Which begin with a start token, write spaces and line breaks in their own ways, and pad with an end token."""
     processor = load_processor(str(published.make_published(kind, tmp_path / kind)))
     query, text = Query(_noise(100, 60), "red hat", task=TASK), Query(text="a cap", task=TASK)
-    for prompts in (_behind("qwen2_vl" if kind == "qwen3_vl" else ""), _between(), _system()):
+    qwen = kind == "qwen3_vl"
+    for prompts in (_behind("qwen2_vl" if qwen else ""), _between() if qwen else _in_front(), _system()):
         content = ItemProcessor(processor, prompts, pooled="content")
         assert [_split(content, item)[0].strip() for item in (query, text)] == ["red hat", "a cap"]
         without = ItemProcessor(processor, prompts, pooled="without_task", padding_side="right")

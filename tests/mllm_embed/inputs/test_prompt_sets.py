@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import json
+import re
 from pathlib import Path
 from typing import Any
 
@@ -10,8 +11,10 @@ import pytest
 from PIL import Image
 
 from mllm_embed import Document, MLLMEmbedder, PromptSet, Query
-from mllm_embed.errors import ConfigError, DataError
+from mllm_embed.errors import ConfigError, DataError, ModelError
+from mllm_embed.inputs.item_processor import ItemProcessor
 from mllm_embed.inputs.prompts import Prompt
+from mllm_embed.model.processor_loading import load_processor
 
 PICTURE = Image.new("RGB", (40, 24), "teal")
 PLAIN = {"image": "{image}", "composed": "{image}{instruction}", "text": "{text}", "captioned": "{image}{text}"}
@@ -125,6 +128,11 @@ def test_a_task_that_would_be_lost_or_break_the_prompt_is_refused(
         ({"template": "{task} {prompt}"}, "may hold {task} in its words"),
         ({"text": "{task}{text}", "system": "{task}"}, "may hold {task} once"),
         ({"task_form": "task"}, "task_form must hold {task} once"),
+        ({"task_form": "{image} {task}"}, "task_form must hold {task} once, and no other mark"),
+        ({"image": "{image} {text}"}, "the image prompt may not hold {text}"),
+        ({"captioned": "{image} {text} {instruction}"}, "the captioned prompt may not hold {instruction}"),
+        ({"picture": "{text}"}, "may hold {text} in its words"),
+        ({"template": "none", "system": "Be brief."}, "has a system message, and a template without {system}"),
         ({"text": Prompt("{text}", "find {text}")}, "must hold {task} once in words_with_task, and then nowhere else"),
         ({"text": Prompt("{task}{text}", "{task} {text}")}, "must hold {task} once in words_with_task"),
         ({"text": Prompt("{text}", "{task}")}, "the text prompt must hold {text} once"),
@@ -133,6 +141,54 @@ def test_a_task_that_would_be_lost_or_break_the_prompt_is_refused(
 def test_a_set_whose_marks_are_amiss_is_refused(prompts: dict[str, Any], reason: str) -> None:
     with pytest.raises(ConfigError, match=reason):
         PromptSet(**({"name": "own"} | PLAIN | prompts))
+
+
+def _chat(part: str = "{{ part.text }}", which: str = "messages") -> str:
+    """A chat template, with how it writes a part that is a text."""
+    return (
+        "{% for m in " + which + " %}<|user|>{% for part in m.content %}{% if part.type == 'image' %}<image>"
+        "{% else %}" + part + "{% endif %}{% endfor %}<|end|>{% endfor %}"
+    )  # fmt: skip
+
+
+FIRST = (
+    "{% for m in messages %}{% for part in m.content if part.type == 'image' %}<image>{% endfor %}"
+    "{% for part in m.content if part.type == 'text' %}{{ part.text }}{% endfor %}{% endfor %}"
+)
+LAST = (
+    "{% for m in messages %}{% for part in m.content if part.type == 'text' %}{{ part.text }}{% endfor %}"
+    "{% for part in m.content if part.type == 'image' %}<image>{% endfor %}{% endfor %}"
+)
+
+
+@pytest.mark.parametrize(
+    ("template", "prompts", "reason"),
+    [
+        (_chat(which="messages if m.role == 'user'"), {"system": "Be brief."}, "leaves out, or changes, 'Be brief.'"),
+        (None, {"system": "Be brief."}, "leaves out, or changes, 'Be brief.'"),
+        (_chat("{{ part.text | trim }}"), {"composed": "{image}: {instruction} "}, "leaves out, or changes, ': {instr"),
+        (
+            _chat("{{ part.text if m.content | length == 1 }}"),
+            {"query_image": "{image} Describe."},
+            "leaves out, or changes, ' Describe.'",
+        ),
+        (FIRST, {"composed": "{instruction}: {image}"}, "puts pictures elsewhere than the prompts 'own' do in '{instr"),
+        (
+            FIRST,
+            {"composed": "A {image}: {instruction}"},
+            "puts pictures elsewhere than the prompts 'own' do in 'A {im",
+        ),
+        (LAST, {"query_image": "Describe."}, "puts pictures elsewhere"),
+    ],
+)
+def test_a_chat_template_that_loses_or_moves_what_is_asked_is_refused(
+    tiny_llava: Path, template: str | None, prompts: dict[str, Any], reason: str
+) -> None:
+    processor = load_processor(str(tiny_llava))
+    processor.chat_template = processor.tokenizer.chat_template = template
+    item = Query(PICTURE) if "query_image" in prompts else COMPOSED
+    with pytest.raises(ModelError, match=re.escape(reason)):
+        ItemProcessor(processor, PromptSet(**({"name": "own"} | PLAIN | prompts))).render(item)
 
 
 def test_a_file_of_ones_own_is_saved_with_the_model(tiny_llava: Path, tmp_path: Path) -> None:
@@ -156,6 +212,8 @@ def test_a_file_of_ones_own_is_saved_with_the_model(tiny_llava: Path, tmp_path: 
         ('image: "{image}"\ncomposed: "{instruction}"\ntext: "{text}"\nextra: 1', "prompts.extra is no key of it"),
         ('image: "{image}"\ncomposed: "{instruction}"\ntext: {word: "{text}"}', "prompts.text.word is no key of it"),
         ('image: "{image}"\ncomposed: "{instruction}"\ntext: "{text}"\nstrip: 3', "prompts.strip is 3, not true"),
+        ('image: "{image}"\ncomposed: "{instruction}"\ntext: "{text}"\nappend:', "prompts.append is null, not a text"),
+        ('image: "{image}"\ncomposed: "{instruction}"\ntext: "{text}"\nstrip:', "prompts.strip is null, not true"),
         ("- image", "holds no keys with values"),
         ("image: {", "is not valid YAML: line 1"),
     ],
