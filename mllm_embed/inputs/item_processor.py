@@ -21,7 +21,7 @@ from .images import load_image, name_of
 from .lengths import Lengths, TokenLimit
 from .pooled_tokens import ALL, PooledTokens
 from .prompts import TASK, TEXT, WORDS, PromptSet, Slot, words_of
-from .rendering import render
+from .rendering import begins_itself, check_beginning, render
 from .resize import Resize, Size
 from .words import Words
 
@@ -82,11 +82,9 @@ class ItemProcessor:
         self._picture_tokens = cache(self._tokens_of_pictures)
         self._processor_with = cache(self._with_tokenizer)
         # rendered once a prompt, since a jinja template costs more than the tokens of a short text
-        self._template = cache(lambda slot, images, tasked: render(processor, prompts, slot, images, tasked))
+        self._template = cache(self._rendered)
         self._check_task = cache(self._refuse_marks_in)
-        bos = processor.tokenizer.bos_token
-        # a template that writes the start token itself must not get a second one
-        self._add_special_tokens = not (bos and self._template("text", 0, False).startswith(bos))
+        self._template("text", 0, False)  # a chat template that does not work is told now
 
     def __call__(
         self,
@@ -137,7 +135,7 @@ class ItemProcessor:
         """Return what `batch` does of pictures that are resized. Raises whatever the processor does."""
         options = {
             "padding": True, "padding_side": side, "return_tensors": "pt",
-            "add_special_tokens": self._add_special_tokens,
+            "add_special_tokens": not begins_itself(self.processor, texts[0]),
         }  # fmt: skip
         tokenizer = self.words.tokenizer_for(texts)
         if not any(pictures) and self.family.texts_apart:
@@ -218,12 +216,14 @@ class ItemProcessor:
         """Return the tokens of rendered prompts; a picture's placeholder counts as one."""
         if not texts:
             return []  # which a tokenizer does not take
-        options = {"add_special_tokens": self._add_special_tokens, "verbose": False}  # `lengths` says what is too long
+        # `lengths` says what is too long
+        options = {"add_special_tokens": not begins_itself(self.processor, texts[0]), "verbose": False}
         return self.words.tokenizer_for(texts)(list(texts), **options)["input_ids"]
 
     def spans(self, text: str) -> tuple[list[int], list[tuple[int, int]]]:
         """Return the tokens of a rendered prompt as `tokens` does, and which of its characters each stands for."""
-        options = {"add_special_tokens": self._add_special_tokens, "verbose": False, "return_offsets_mapping": True}
+        begun = begins_itself(self.processor, text)
+        options = {"add_special_tokens": not begun, "verbose": False, "return_offsets_mapping": True}
         found = self.words.tokenizer_for([text])(text, **options)
         return found["input_ids"], found["offset_mapping"]
 
@@ -263,6 +263,12 @@ class ItemProcessor:
                 given = words[at[0]].strip() if self.prompts.strip else words[at[0]]
                 yield at[0], self.words.written(given, template[: at.start()])
         yield "", template[end:]
+
+    def _rendered(self, slot: Slot, images: int, tasked: bool) -> str:
+        text = render(self.processor, self.prompts, slot, images, tasked)
+        if (slot, tasked) != ("text", False):
+            check_beginning(self.processor, text, self._template("text", 0, False), slot)
+        return text
 
     def _refuse_marks_in(self, task: str) -> None:
         if task and self.words.written(task) != task:

@@ -5,7 +5,7 @@ from __future__ import annotations
 from dataclasses import replace
 from typing import Any
 
-from ..errors import ModelError
+from ..errors import ConfigError, ModelError
 from .chat_template import render_chat, template_of
 from .prompts import CHAT, CHAT_TEXT, IMAGE, NONE, PROMPT, SYSTEM, PromptSet, ResolvedPrompt, Slot
 
@@ -26,6 +26,14 @@ def render(processor: Any, prompts: PromptSet, slot: Slot, images: int = 1, task
     """
     prompt = prompts.prompt(slot).with_task(prompts.task_form if tasked else None)
     text = _framed(processor, prompt, images)
+    _check_whole(processor, prompt, images, text, prompts.name)
+    if images and prompt.template == CHAT and template_of(processor):
+        _check_place(processor, prompt, images, prompts.name)
+    return text
+
+
+def _check_whole(processor: Any, prompt: ResolvedPrompt, images: int, text: str, name: str) -> None:
+    """Raise ModelError for a text of a prompt that lacks any of it, or a place for a picture."""
     lost = next((mark for mark in prompt.marks if text.count(mark) != 1), None)
     if lost:  # all words would have one vector
         raise ModelError(f"the chat template leaves out, or repeats, the {lost} of a prompt; mend it: {text[:80]!r}")
@@ -34,12 +42,9 @@ def render(processor: Any, prompts: PromptSet, slot: Slot, images: int = 1, task
     changed = next((part for part in (prompt.system, *prompt.words.split(IMAGE)) if part not in text), None)
     if changed is not None:
         raise ModelError(
-            f"the template leaves out, or changes, {changed[:60]!r} of the prompts '{prompts.name}'; leave that "
+            f"the template leaves out, or changes, {changed[:60]!r} of the prompts '{name}'; leave that "
             f"out of them, or give them a template of their own: {text[:80]!r}"
         )
-    if images and prompt.template == CHAT and template_of(processor):
-        _check_place(processor, prompt, images, prompts.name)
-    return text
 
 
 def _check_place(processor: Any, prompt: ResolvedPrompt, images: int, name: str) -> None:
@@ -58,6 +63,25 @@ def _check_place(processor: Any, prompt: ResolvedPrompt, images: int, name: str)
         raise ModelError(
             f"the chat template puts pictures elsewhere than the prompts '{name}' do in {prompt.words[:60]!r}; put "
             f"{IMAGE} where it has them, or give the prompts a template of their own"
+        )
+
+
+def begins_itself(processor: Any, text: str) -> bool:
+    """Return whether a text writes the start token itself, and must not get a second one from the tokenizer."""
+    bos = processor.tokenizer.bos_token
+    return bool(bos) and text.startswith(bos)
+
+
+def check_beginning(processor: Any, text: str, other: str, slot: Slot) -> None:
+    """Raise ConfigError for a rendered prompt that writes the start token where the `other`, for texts, does not, or
+    the other way round: what is in one batch is begun alike."""
+    if begins_itself(processor, text) == begins_itself(processor, other):
+        return
+    tokenizer = processor.tokenizer
+    if tokenizer(_LAST)["input_ids"] != tokenizer(_LAST, add_special_tokens=False)["input_ids"]:
+        raise ConfigError(
+            f"of the prompts for {slot} and for text one begins with {tokenizer.bos_token}, which this model's "
+            "tokenizer puts before the other; let both begin alike"
         )
 
 

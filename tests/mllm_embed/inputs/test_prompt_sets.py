@@ -10,6 +10,7 @@ from typing import Any
 import pytest
 from PIL import Image
 
+import published
 from mllm_embed import Document, MLLMEmbedder, PromptSet, Query
 from mllm_embed.errors import ConfigError, DataError, ModelError
 from mllm_embed.inputs.item_processor import ItemProcessor
@@ -189,6 +190,19 @@ def test_a_chat_template_that_loses_or_moves_what_is_asked_is_refused(
     item = Query(PICTURE) if "query_image" in prompts else COMPOSED
     with pytest.raises(ModelError, match=re.escape(reason)):
         ItemProcessor(processor, PromptSet(**({"name": "own"} | PLAIN | prompts))).render(item)
+
+
+def test_a_start_token_comes_once(tmp_path: Path) -> None:
+    """Whether a text writes it or the tokenizer adds it, a question in the model's own chat among them."""
+    processor = load_processor(str(published.make_published("llava_next_mistral", tmp_path / "model")))
+    items = ItemProcessor(processor, PromptSet("own", **PLAIN, template="none"))
+    for text in ("a hat", "<s>a hat"):
+        batch = items.batch([text], [[]])["input_ids"][0].tolist()
+        assert batch == items.tokens([text])[0] == items.spans(text)[0] and batch.count(1) == 1
+    for frame in ({"text": Prompt("{text}", template="<s>{prompt}")}, {"composed_text": "<s>{text}{instruction}"}):
+        mixed = ItemProcessor(processor, PromptSet(**({"name": "own", "template": "none"} | PLAIN | frame)))
+        with pytest.raises(ConfigError, match="prompts for composed_text and for text one begins with <s>"):
+            mixed([Query(text="a", instruction="b")])
 
 
 def test_a_file_of_ones_own_is_saved_with_the_model(tiny_llava: Path, tmp_path: Path) -> None:
