@@ -66,7 +66,7 @@ def _run(arguments: argparse.Namespace) -> int:
     if not arguments.show or source is None:
         sys.stdout.write(as_yaml(prompts.to_dict()))
         return 0
-    items = _items(arguments)
+    items = _items(arguments, prompts)
     processor = _item_processor(source, prompts)
     preset = f", of the preset {source.preset.name}" if source.preset else ""
     lines = [f"prompts: {prompts.name}{preset}"]
@@ -104,11 +104,12 @@ def _item_processor(source: ModelSource, prompts: PromptSet) -> ItemProcessor:
     return item_processor(source.own_processor(), replace(settings, prompts=prompts), config)
 
 
-def _items(arguments: argparse.Namespace) -> list[tuple[str, Item]]:
-    """Return the input that the options name, or an example of each kind."""
+def _items(arguments: argparse.Namespace, prompts: PromptSet) -> list[tuple[str, Item]]:
+    """Return the input that the options name, or an example of each kind that the prompts take, with the task where
+    they have a place for one."""
     from PIL import Image
 
-    from ..types import Document, Query
+    from ..types import Document, Query, with_task
 
     image, text, instruction, task = arguments.image, arguments.text, arguments.instruction, arguments.task
     if image is not None or text is not None or instruction is not None:
@@ -118,7 +119,7 @@ def _items(arguments: argparse.Namespace) -> list[tuple[str, Item]]:
             raise ConfigError("--instruction is a query's: a document has none; leave out --side document")
         return [("document", Document(image, text, task))]
     grey = Image.new("RGB", (448, 448), "grey")
-    return [
+    examples: list[tuple[str, Item]] = [
         ("query, picture and instruction", Query(grey, "make it red")),
         ("query, picture", Query(grey)),
         ("query, text", Query(text="a red dress")),
@@ -127,10 +128,14 @@ def _items(arguments: argparse.Namespace) -> list[tuple[str, Item]]:
         ("document, text", Document(text="a red dress")),
         ("document, picture and text", Document(grey, "a red dress")),
     ]
+    asked = [(name, item) for name, item in examples if not (prompts.text_only and item.images)]
+    tasked = [prompts.prompt(prompts.slot(item)).has_task for _, item in asked]
+    return [(name, with_task(item, task) if has else item) for (name, item), has in zip(asked, tasked, strict=True)]
 
 
 def _shown(processor: ItemProcessor, name: str, item: Item) -> Iterator[str]:
     """Yield the lines about an input: its task, its text, its tokens as the model gets them."""
+    item, _ = processor.prepared(item)  # within the model's limit, as it is embedded
     task = processor.prompts.task(item)
     yield f"{name}{f', task {task!r}' if task else ''}"
     yield f"  text    {json.dumps(processor.render(item), ensure_ascii=False)}"

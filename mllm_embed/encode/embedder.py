@@ -14,6 +14,7 @@ import torch
 from tqdm import tqdm
 
 from ..inputs.plain_values import items_of
+from ..inputs.prompt_files import prompt_set
 from ..inputs.prompts import PromptSet
 from ..model.devices import device_for
 from ..model.embedding_model import EmbeddingModel
@@ -137,9 +138,9 @@ class MLLMEmbedder(QueryDocument):
         """The prompts that the model is asked with, saved with it."""
         return self.settings.prompts
 
-    def with_prompts(self, prompts: PromptSet) -> MLLMEmbedder:
-        """Return the same model asked through other prompts; nothing is copied."""
-        other = MLLMEmbedder(self.model, self.processor, replace(self.settings, prompts=prompts), self.dim)
+    def with_prompts(self, prompts: PromptSet | str | os.PathLike[str]) -> MLLMEmbedder:
+        """Return the same model asked through other prompts, as of `from_pretrained`; nothing is copied."""
+        other = MLLMEmbedder(self.model, self.processor, replace(self.settings, prompts=prompt_set(prompts)), self.dim)
         other.preset = self.preset
         return other
 

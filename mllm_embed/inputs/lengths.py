@@ -78,7 +78,7 @@ class Lengths:
         for field in _fields(item):
             words = getattr(item, field)
             if len(words) > _PART * self.limit.tokens:
-                cut: dict[str, Any] = {field: self._beginning(item, words.strip(), self.limit.tokens)}
+                cut: dict[str, Any] = {field: self._beginning(item, self._words(words), self.limit.tokens)}
                 item = replace(item, **cut)
         return item
 
@@ -112,6 +112,10 @@ class Lengths:
             if count > self.limit.tokens:
                 raise self._too_long(item, f"{count:,}")
 
+    def _words(self, words: str) -> str:
+        """Return words as they stand in a prompt."""
+        return words.strip() if self._items.prompts.strip else words
+
     def _beginning(self, item: Item, words: str, limit: int) -> str:
         """Return words, or a beginning of them that is over the limit by itself."""
         part, count = too_long(words, self._items.processor.tokenizer, limit)
@@ -121,11 +125,12 @@ class Lengths:
 
     def _cut(self, item: Item, field: str, room: int) -> tuple[Item, FilledPrompt]:
         """Return an item with as many of the tokens of a field's words as fit into `room` tokens, but one at least."""
-        words = getattr(item, field).strip()
+        words = self._words(getattr(item, field))
         ends = self._items.words.ends(words)
 
         def shortened(count: int) -> tuple[Item, FilledPrompt]:
-            cut = replace(item, **{field: words[: max(ends[count - 1], 1)]})
+            shorter: dict[str, Any] = {field: words[: max(ends[count - 1], 1)]}
+            cut = replace(item, **shorter)
             return cut, self._items.tokenise([self._items.render(cut)])[0]
 
         def fits(count: int) -> bool:

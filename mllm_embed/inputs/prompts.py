@@ -108,6 +108,13 @@ class PromptSet:
     text_only: bool = False
 
     def __post_init__(self) -> None:
+        try:
+            check_prompts({field.name: _plain(getattr(self, field.name)) for field in fields(self)})
+        except ValueError as error:
+            raise ConfigError(f"prompt set '{self.name}': {error}") from error
+        for slot in self.slots:
+            if isinstance(given := getattr(self, slot), Mapping):
+                object.__setattr__(self, slot, Prompt(**given))
         for slot in self.slots:
             self._check(slot)
         if self.task_form.count(TASK) != 1 or any(mark in self.task_form.replace(TASK, "") for mark in _MARKS):
@@ -192,11 +199,7 @@ class PromptSet:
         Raises ValueError, which names the key, for one that no prompt set has, or that is not what it must be.
         """
         check_prompts(values)
-        read: dict[str, Any] = dict(values)
-        for slot in WORDS:
-            if isinstance(read.get(slot), Mapping):
-                read[slot] = Prompt(**read[slot])
-        return cls(**read)
+        return cls(**values)
 
 
 @dataclass(frozen=True)
@@ -317,7 +320,7 @@ def _check_prompt(where: str, values: Mapping[str, Any]) -> None:
 def _check_value(where: str, key: str, value: Any) -> None:
     kind, words = (bool, "true or false") if key in _BOOLEANS else (str, "a text")
     if not isinstance(value, kind) or (isinstance(value, str) and half_character(value)):
-        raise ValueError(f"{where} is {json.dumps(value)[:60]}, not {words}")
+        raise ValueError(f"{where} is {json.dumps(value, default=str)[:60]}, not {words}")
 
 
 # The prompts of InstructCIR's released code (github.com/zhwl2117/InstructCIR, generate_test_submission.py), which

@@ -34,6 +34,8 @@ def preset(value: Preset | str | os.PathLike[str]) -> Preset:
     """
     if isinstance(value, Preset):
         return value
+    if not isinstance(value, str | os.PathLike):
+        raise ConfigError(f"preset is the name of one, or a YAML or JSON file, not {value!r:.60}")
     if is_file_name(value):
         return read_preset(Path(value))
     if value not in names():

@@ -111,6 +111,9 @@ def read_preset(path: Path) -> Preset:
     except ValidationError as error:
         raise ConfigError(f"preset {path}: {_first(error)}") from error
     prompts = {"name": path.stem, **file.prompts}
+    own = next((key for key in _OF_SAVED if key in file.settings), None)
+    if own:
+        raise ConfigError(f"preset {path}: settings.{own} is of a saved model, not of a preset; leave it out")
     try:
         settings = Settings.from_dict({**_PLAIN, **file.settings, "prompts": prompts})
         for name, wording in file.benchmarks.items():
@@ -125,6 +128,8 @@ def read_preset(path: Path) -> Preset:
     )  # fmt: skip
 
 
+# in the settings of a saved model, what tells of its own files and teacher; prompts stand beside the settings here
+_OF_SAVED = ("format", "base", "prompts", "processor", "finds")
 _PLAIN = {"format": 1, "pooling": "last", "base": None}  # what the settings of a saved model must hold
 
 

@@ -11,13 +11,14 @@ import pytest
 from PIL import Image
 
 import families
-from mllm_embed import Document, MLLMEmbedder, Query, VectorStore
+from mllm_embed import Document, MLLMEmbedder, PromptSet, Query, VectorStore
 from mllm_embed.cli import main
 from mllm_embed.errors import ConfigError, DataError
 from mllm_embed.saving.settings import read_settings
 
 LONG = "a hat of many colours, red and blue; " * 400
 PICTURE = Image.new("RGB", (64, 64), "red")
+PLAIN = {"image": "{image}", "composed": "{image}{instruction}", "text": "{text}", "captioned": "{image}{text}"}
 
 
 def _embedder(folder: Path, **options: object) -> MLLMEmbedder:
@@ -78,6 +79,17 @@ def test_cut_words_keep_the_prompts_end_and_all_that_fits(tiny_llava: Path) -> N
             assert words.startswith(kept)
             shown = type(item)(image=item.image, **{"text" if item.image is None else "instruction": kept})
             np.testing.assert_allclose(cut.encode([item]), whole.encode([shown]), atol=1e-6)
+
+
+@pytest.mark.parametrize("strip", [True, False])
+def test_words_are_cut_with_the_white_space_that_their_prompt_keeps(tiny_llava: Path, strip: bool) -> None:
+    prompts = PromptSet("own", **PLAIN, template="none", strip=strip)
+    cut = _embedder(tiny_llava, max_tokens=9, truncate=True, prompts=prompts).item_processor
+    words = "\n a hat of many colours, red and blue; "
+    whole = cut.tokens([words.strip() if strip else words])[0]
+    for more in (1, 4):  # the second is so long that a part of it is looked at first
+        item, count = cut.prepared(Document(text=words * more))
+        assert count == 9 and cut.tokens([cut.render(item)])[0] == whole[:9]
 
 
 def test_of_two_texts_the_reference_is_cut_first(tiny_llava: Path) -> None:

@@ -46,6 +46,21 @@ def test_without_an_input_every_kind_is_shown(tiny_llava: Path, capsys: pytest.C
     assert len(re.findall("^(?:query|document), ", shown, re.MULTILINE)) == 7
 
 
+def test_examples_are_those_that_the_prompts_take_with_the_task_that_is_given(
+    tiny_llava: Path, tmp_path: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    (tmp_path / "own.yaml").write_text(
+        'template: none\ntext_only: true\nimage: "{image}"\ncomposed: "{image}{instruction}"\ntext: "{text}"\n'
+        'query_text: "{task} {text}"\ncaptioned: "{image}{text}"\n'
+    )
+    asked = ["--model", str(tiny_llava), "--prompts", str(tmp_path / "own.yaml"), "--show", "--task", "Find it."]
+    assert main(["prompt", *asked]) == 0
+    shown = capsys.readouterr().out
+    kinds = ["query, text, task 'Find it.'", "query, text and instruction", "document, text"]
+    assert re.findall("^(?:query|document), .*", shown, re.MULTILINE) == kinds
+    assert '"Find it. a red dress"' in shown
+
+
 def test_a_set_is_printed_as_a_file_that_can_be_changed(
     tiny_llava: Path, tmp_path: Path, capsys: pytest.CaptureFixture[str]
 ) -> None:

@@ -133,6 +133,11 @@ def test_a_task_that_would_be_lost_or_break_the_prompt_is_refused(
         ({"image": "{image} {text}"}, "the image prompt may not hold {text}"),
         ({"captioned": "{image} {text} {instruction}"}, "the captioned prompt may not hold {instruction}"),
         ({"picture": "{text}"}, "may hold {text} in its words"),
+        ({"image": None}, "prompts.image is null, not a text"),
+        ({"append": None}, "prompts.append is null, not a text"),
+        ({"strip": "no"}, 'prompts.strip is "no", not true or false'),
+        ({"text": {"word": "{text}"}}, "prompts.text.word is no key of it"),
+        ({"text": Prompt(3)}, "prompts.text.words is 3, not a text"),  # type: ignore[arg-type]
         ({"template": "none", "system": "Be brief."}, "has a system message, and a template without {system}"),
         ({"text": Prompt("{text}", "find {text}")}, "must hold {task} once in words_with_task, and then nowhere else"),
         ({"text": Prompt("{task}{text}", "{task} {text}")}, "must hold {task} once in words_with_task"),
@@ -190,6 +195,13 @@ def test_a_chat_template_that_loses_or_moves_what_is_asked_is_refused(
     item = Query(PICTURE) if "query_image" in prompts else COMPOSED
     with pytest.raises(ModelError, match=re.escape(reason)):
         ItemProcessor(processor, PromptSet(**({"name": "own"} | PLAIN | prompts))).render(item)
+
+
+def test_prompts_are_given_in_every_way_alike(embedder: MLLMEmbedder) -> None:
+    """To a set, a mapping as it stands in a file; to an embedder that is loaded, the name of a set."""
+    assert PromptSet("own", **(PLAIN | {"text": {"words": "{text}"}})).text == Prompt("{text}")
+    legacy = embedder.with_prompts("instructcir-legacy")
+    assert legacy.prompts.name == "instructcir-legacy" and "desribe" in legacy.item_processor.render(COMPOSED)
 
 
 def test_a_start_token_comes_once(tmp_path: Path) -> None:

@@ -76,6 +76,7 @@ def test_a_preset_of_ones_own_decides_how_a_model_is_asked_and_is_saved_with_it(
     [
         ('"{text}"}\n', "the captioned prompt must hold {image} where pictures stand"),
         ('"{image}{text}"}\nsettings: {position: model}\n', "position is no key of it; did you mean 'positions'"),
+        ('"{image}{text}"}\nsettings: {base: {name: x}}\n', "settings.base is of a saved model, not of a preset"),
         ('"{image}{text}"}\nbenchmark: {}\n', "'benchmark' is no key of it; did you mean 'benchmarks'"),
         ('"{image}{text}"}\ndtype: int8\n', "dtype: Input should be 'float16', 'bfloat16' or 'float32'"),
         ('"{image}{text}"}\nbenchmarks: {cirr: {prompts: {pictures: x}}}\n', "prompts.pictures is no key of it"),
@@ -95,6 +96,8 @@ def test_a_preset_of_another_family_is_refused(tiny_llava: Path) -> None:
 def test_an_unknown_name_gets_the_nearest(tiny_llava: Path) -> None:
     with pytest.raises(ConfigError, match="preset: 'gne' is not one of .*; did you mean 'gme'"):
         MLLMEmbedder.from_pretrained(tiny_llava, preset="gne")
+    with pytest.raises(ConfigError, match="preset is the name of one, or a YAML or JSON file, not 3"):
+        MLLMEmbedder.from_pretrained(tiny_llava, preset=3)
 
 
 def test_the_guide_holds_the_table_that_the_command_writes(capsys: pytest.CaptureFixture[str]) -> None:
