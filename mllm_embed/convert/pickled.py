@@ -87,5 +87,5 @@ def _told(name: str, copied: list[str], left: list[str]) -> list[str]:
     preset = catalog.preset_of(name)
     lines = [f"copied {', '.join(copied)}"] if copied else []
     lines += [f"left out {', '.join(left)}: code, and weights in other forms"] if left else []
-    asked = f"it is asked as its authors do with --preset {{}}, or where the folder's path ends in {name}"
-    return [*lines, asked.format(preset.name)] if preset else lines
+    ending = f"where the folder's path ends in {catalog.hub_id(name)}"
+    return [*lines, f"it is asked as its authors do with --preset {preset.name}, or {ending}"] if preset else lines

@@ -49,10 +49,14 @@ def preset(value: Preset | str | os.PathLike[str]) -> Preset:
 def preset_of(model: str | os.PathLike[str]) -> Preset | None:
     """Return the preset of a published model, by its hub id, which the path of a folder may end with, as in the hub's
     own cache; None where none has it."""
+    return _of_ids().get(hub_id(model).lower())
+
+
+def hub_id(model: str | os.PathLike[str]) -> str:
+    """Return the OWNER/NAME that a hub id is, or that the path of a folder ends with, as in the hub's own cache."""
     name = os.fspath(model).replace(os.sep, "/").rstrip("/")
     cached = _CACHED.search(name)
-    ending = "/".join(cached.groups() if cached else name.split("/")[-2:]).lower()
-    return _of_ids().get(ending)
+    return "/".join(cached.groups() if cached else name.split("/")[-2:])
 
 
 def namesake(folder: str | os.PathLike[str]) -> tuple[Preset, PublishedModel] | None:
