@@ -25,9 +25,9 @@ what it does
   Prints a prompt set as YAML: that of a model, a preset or a file. Written to a file and changed, it is a set of your
   own for --prompts. No weights are read.
 
-  With --show it prints what the model is given: the exact text and the token ids, of an example of each kind of input,
-  or of the input that --image, --text, --instruction and --task name. That is what to look at where vectors are not
-  what they should be.
+  With --show it prints what the model is given: the exact text and the token ids, of the input that --image, --text,
+  --instruction and --task name, or of an example of each kind; with --task alone, of each that can have one. That is
+  what to look at where vectors are not what they should be.
 
 examples
   mllm-embed prompt --preset gme > own.yaml
@@ -35,6 +35,7 @@ examples
   mllm-embed prompt --model models/gme --preset gme --show --image shoe.jpg --instruction "in blue" --task "Find it."
   mllm-embed prompt --model models/gme --prompts own.yaml --show --side document --text "a red shoe"
 """
+_OF_INPUT = ("image", "text", "instruction", "task")
 
 
 def register(commands: Any) -> None:
@@ -62,6 +63,9 @@ def register(commands: Any) -> None:
 def _run(arguments: argparse.Namespace) -> int:
     if arguments.show and arguments.model is None:
         raise ConfigError("--show needs --model: the text and tokens of a prompt depend on the model's processor")
+    named = next((f"--{name}" for name in _OF_INPUT if getattr(arguments, name) is not None), None)
+    if named and not arguments.show:
+        raise ConfigError(f"{named} is of an input, which --show shows; give that too, or leave it out")
     source, prompts = _asked(arguments)
     if not arguments.show or source is None:
         sys.stdout.write(as_yaml(prompts.to_dict()))
@@ -105,11 +109,8 @@ def _item_processor(source: ModelSource, prompts: PromptSet) -> ItemProcessor:
 
 
 def _items(arguments: argparse.Namespace, prompts: PromptSet) -> list[tuple[str, Item]]:
-    """Return the input that the options name, or an example of each kind that the prompts take, with the task where
-    they have a place for one."""
-    from PIL import Image
-
-    from ..types import Document, Query, with_task
+    """Return the input that the options name, or an example of each kind that the prompts can ask."""
+    from ..types import Document, Query
 
     image, text, instruction, task = arguments.image, arguments.text, arguments.instruction, arguments.task
     if image is not None or text is not None or instruction is not None:
@@ -118,8 +119,26 @@ def _items(arguments: argparse.Namespace, prompts: PromptSet) -> list[tuple[str,
         if instruction is not None:
             raise ConfigError("--instruction is a query's: a document has none; leave out --side document")
         return [("document", Document(image, text, task))]
+    return _examples(prompts, task)
+
+
+def _examples(prompts: PromptSet, task: str | None) -> list[tuple[str, Item]]:
+    """Return an input of each kind that a set can ask; with a task of each that can have one."""
+    able = [(name, item) for name, item in _every_kind() if not (prompts.text_only and item.images)]
+    if task is None:
+        return able
+    asked = [(name, replace(item, task=task)) for name, item in able]
+    # where none has a place for it, showing the first says so
+    return [(name, item) for name, item in asked if prompts.prompt(prompts.slot(item)).has_task] or asked
+
+
+def _every_kind() -> list[tuple[str, Item]]:
+    from PIL import Image
+
+    from ..types import Document, Query
+
     grey = Image.new("RGB", (448, 448), "grey")
-    examples: list[tuple[str, Item]] = [
+    return [
         ("query, picture and instruction", Query(grey, "make it red")),
         ("query, picture", Query(grey)),
         ("query, text", Query(text="a red dress")),
@@ -128,9 +147,6 @@ def _items(arguments: argparse.Namespace, prompts: PromptSet) -> list[tuple[str,
         ("document, text", Document(text="a red dress")),
         ("document, picture and text", Document(grey, "a red dress")),
     ]
-    asked = [(name, item) for name, item in examples if not (prompts.text_only and item.images)]
-    tasked = [prompts.prompt(prompts.slot(item)).has_task for _, item in asked]
-    return [(name, with_task(item, task) if has else item) for (name, item), has in zip(asked, tasked, strict=True)]
 
 
 def _shown(processor: ItemProcessor, name: str, item: Item) -> Iterator[str]:

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import json
 import re
 from pathlib import Path
 
@@ -46,19 +47,27 @@ def test_without_an_input_every_kind_is_shown(tiny_llava: Path, capsys: pytest.C
     assert len(re.findall("^(?:query|document), ", shown, re.MULTILINE)) == 7
 
 
-def test_examples_are_those_that_the_prompts_take_with_the_task_that_is_given(
+def test_a_task_without_an_input_is_that_of_every_kind_that_can_have_one(
+    tmp_path: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    folder = published.make_published("qwen2_vl", tmp_path / "model")
+    assert main(["prompt", "--model", str(folder), "--preset", "vlm2vec-v2", "--show", "--task", "Find it:"]) == 0
+    shown = re.findall(r"^(\w+, [\w ]+), task 'Find it:'\n  text    \"(.*)\"$", capsys.readouterr().out, re.MULTILINE)
+    assert len(shown) == 6 and all("Find it:" in text for _, text in shown)
+    assert not any(name == "document, text" for name, _ in shown)
+
+
+def test_prompts_for_texts_alone_are_shown_without_pictures(
     tiny_llava: Path, tmp_path: Path, capsys: pytest.CaptureFixture[str]
 ) -> None:
-    (tmp_path / "own.yaml").write_text(
-        'template: none\ntext_only: true\nimage: "{image}"\ncomposed: "{image}{instruction}"\ntext: "{text}"\n'
-        'query_text: "{task} {text}"\ncaptioned: "{image}{text}"\n'
-    )
-    asked = ["--model", str(tiny_llava), "--prompts", str(tmp_path / "own.yaml"), "--show", "--task", "Find it."]
-    assert main(["prompt", *asked]) == 0
+    words = {name: "{text}" for name in ("text", "captioned")} | {"image": "a", "composed": "{instruction}"}
+    own = {"composed_text": "{text} {instruction}", "text_only": True, **words}
+    (tmp_path / "own.json").write_text(json.dumps(own))
+    assert main(["prompt", "--model", str(tiny_llava), "--prompts", str(tmp_path / "own.json"), "--show"]) == 0
     shown = capsys.readouterr().out
-    kinds = ["query, text, task 'Find it.'", "query, text and instruction", "document, text"]
-    assert re.findall("^(?:query|document), .*", shown, re.MULTILINE) == kinds
-    assert '"Find it. a red dress"' in shown
+    assert re.findall("^(?:query|document), .*", shown, re.MULTILINE) == [
+        "query, text", "query, text and instruction", "document, text",
+    ]  # fmt: skip
 
 
 def test_a_set_is_printed_as_a_file_that_can_be_changed(
@@ -75,6 +84,8 @@ def test_a_set_is_printed_as_a_file_that_can_be_changed(
     [
         (["--show", "--preset", "gme"], "--show needs --model"),
         ([], "give --model, --preset or --prompts"),
+        (["--preset", "gme", "--task", "Find it."], "--task is of an input, which --show shows"),
+        (["--model", "M", "--show", "--task", "Find it."], "no place for the task 'Find it.'"),
         (["--prompts", "own.yml"], "prompt set own.yml cannot be read"),
         (["--model", "M", "--show", "--side", "document", "--instruction", "red"], "--instruction is a query's"),
         (["--model", "M", "--show", "--text", "a hat", "--task", "Find it."], "no place for the task 'Find it.'"),
