@@ -26,7 +26,7 @@ from dataclasses import replace
 from pathlib import Path
 from typing import TYPE_CHECKING, Any, NamedTuple
 
-from ..errors import ModelError
+from ..errors import ConfigError, ModelError
 from ..files import write_json
 from ..inputs.chat_template import render_chat, template_of
 from ..inputs.item_processor import ItemProcessor
@@ -277,6 +277,6 @@ def _renders_the_same(items: ItemProcessor, settings: Settings, template: str) -
             )
             for content, _ in cases
         ]
-    except ModelError:
+        return rendered == [items.render(item) for _, item in cases]
+    except (ModelError, ConfigError):  # what is not rendered here either is asked of neither
         return False
-    return rendered == [items.render(item) for _, item in cases]

@@ -89,7 +89,7 @@ def test_words_are_cut_with_the_white_space_that_their_prompt_keeps(tiny_llava: 
     whole = cut.tokens([words.strip() if strip else words])[0]
     for more in (1, 4):  # the second is so long that a part of it is looked at first
         item, count = cut.prepared(Document(text=words * more))
-        assert count == 9 and cut.tokens([cut.render(item)])[0] == whole[:9]
+        assert 8 <= count <= 9 and cut.tokens([cut.render(item)])[0] == whole[:count]
 
 
 def test_of_two_texts_the_reference_is_cut_first(tiny_llava: Path) -> None:

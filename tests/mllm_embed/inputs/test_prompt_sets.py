@@ -197,6 +197,17 @@ def test_a_chat_template_that_loses_or_moves_what_is_asked_is_refused(
         ItemProcessor(processor, PromptSet(**({"name": "own"} | PLAIN | prompts))).render(item)
 
 
+def test_a_model_is_saved_though_one_of_its_prompts_is_refused(tiny_llava: Path, tmp_path: Path) -> None:
+    embedder = MLLMEmbedder.from_pretrained(tiny_llava)
+    embedder.processor.chat_template = embedder.processor.tokenizer.chat_template = FIRST
+    behind = embedder.with_prompts(PromptSet(**({"name": "own"} | PLAIN | {"composed": "{instruction}: {image}"})))
+    behind.save_pretrained(tmp_path / "saved")
+    again = MLLMEmbedder.from_pretrained(tmp_path / "saved")
+    assert (again.encode(["a hat"]) == behind.encode(["a hat"])).all()
+    with pytest.raises(ModelError, match="puts pictures elsewhere"):
+        again.encode([COMPOSED])
+
+
 def test_prompts_are_given_in_every_way_alike(embedder: MLLMEmbedder) -> None:
     """To a set, a mapping as it stands in a file; to an embedder that is loaded, the name of a set."""
     assert PromptSet("own", **(PLAIN | {"text": {"words": "{text}"}})).text == Prompt("{text}")
