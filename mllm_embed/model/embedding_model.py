@@ -18,7 +18,7 @@ from .heads.latent_attention import LatentAttention
 from .heads.projection import Projection
 from .packing import pack, unpack
 from .pooling import POOLINGS, Pooling
-from .position_ids import POSITIONS, Positions, position_ids
+from .position_ids import POSITIONS, Positions, check_apart, position_ids
 from .prefix_cache import SharedBatch, hidden_states
 from .vision_features import reuse_features
 
@@ -117,6 +117,7 @@ class EmbeddingModel(nn.Module):
 
     def states(self, packed: bool = False, **batch: Tensor) -> Tensor:
         """Return what `forward` makes vectors of: the pooled hidden states [B, H] float32 after the final norm."""
+        self._check_apart(batch)
         inputs = self._in_dtype(batch)
         content, mask = inputs.pop("content_mask", None), inputs["attention_mask"]
         first = inputs.pop("first_shown", None)
@@ -136,6 +137,7 @@ class EmbeddingModel(nn.Module):
         """
         if not self.shares_prefixes:
             raise ConfigError("this model's tokens see what comes after them: prefixes cannot be shared")
+        self._check_apart(batch.prefixes)
         inputs = replace(batch, prefixes=self._in_dtype(batch.prefixes))
         with _refusals():
             hidden = hidden_states(self.backbone, self.base, inputs, self.family.rope_index, self.positions)
@@ -146,6 +148,10 @@ class EmbeddingModel(nn.Module):
         # the parts are in order of their length: back to the order of the inputs
         rows = torch.cat([part.rows for part in batch.suffixes])
         return self._vectors(torch.cat(states)[rows.argsort()])
+
+    def _check_apart(self, batch: dict[str, Tensor]) -> None:
+        if self.family.rope_index and self.positions == "model":
+            check_apart(batch)
 
     def _places(self, inputs: dict[str, Tensor]) -> dict[str, Tensor]:
         """Return the positions of tokens where the base is not to number them itself."""

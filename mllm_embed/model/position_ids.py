@@ -2,10 +2,14 @@
 
 from __future__ import annotations
 
+from collections.abc import Mapping
 from typing import Literal
 
 import torch
 from torch import Tensor, nn
+from torch.nn import functional as F
+
+from ..errors import ConfigError
 
 Positions = Literal["model", "sequential"]
 POSITIONS: tuple[Positions, ...] = ("model", "sequential")
@@ -32,6 +36,24 @@ def position_ids(
         names = ("input_ids", "mm_token_type_ids", "image_grid_thw", "attention_mask")
         spatial, _ = getattr(base, rope_index)(**{name: batch[name] for name in names if name in batch})
     return torch.cat([plain[None], spatial])
+
+
+def check_apart(batch: Mapping[str, Tensor]) -> None:
+    """Raise ConfigError for pictures with no token between them where a model numbers their tokens by where each
+    begins: it takes them for one.
+
+    Args:
+        batch: model input; of families whose processor tells the kinds of tokens, with mm_token_type_ids [B, L].
+    """
+    if not {"mm_token_type_ids", "image_grid_thw"} <= batch.keys():
+        return
+    shown = F.pad(batch["mm_token_type_ids"] == 1, (1, 0))
+    if int((shown[:, 1:] & ~shown[:, :-1]).sum()) < len(batch["image_grid_thw"]):
+        raise ConfigError(
+            "these prompts put pictures next to each other with nothing between them, and this model, which numbers "
+            "tokens by where a picture begins, takes them for one; give the prompts a `picture` with the marks of its "
+            'beginning and end, or positions="sequential" if it was trained so'
+        )
 
 
 def following(before: Tensor, attention_mask: Tensor, count: int) -> Tensor:

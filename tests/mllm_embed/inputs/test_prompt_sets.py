@@ -4,9 +4,11 @@ from __future__ import annotations
 
 import json
 import re
+from dataclasses import replace
 from pathlib import Path
 from typing import Any
 
+import numpy as np
 import pytest
 from PIL import Image
 
@@ -195,6 +197,19 @@ def test_a_chat_template_that_loses_or_moves_what_is_asked_is_refused(
     item = Query(PICTURE) if "query_image" in prompts else COMPOSED
     with pytest.raises(ModelError, match=re.escape(reason)):
         ItemProcessor(processor, PromptSet(**({"name": "own"} | PLAIN | prompts))).render(item)
+
+
+def test_pictures_that_a_model_would_take_for_one_are_refused(tmp_path: Path) -> None:
+    """Since Qwen2-VL numbers tokens by where a picture begins; sequential positions know no pictures."""
+    model = MLLMEmbedder.from_pretrained(published.make_published("qwen2_vl", tmp_path / "model"))
+    pictures = Query(image=[PICTURE, PICTURE.rotate(90, expand=True)], instruction="red")
+    bare = PromptSet("own", **PLAIN, template="none")
+    with pytest.raises(ConfigError, match="put pictures next to each other with nothing between them"):
+        model.with_prompts(bare).encode([pictures, Query(image=pictures.image, instruction="blue")])
+    apart = replace(bare, picture="<|vision_start|><|image_pad|><|vision_end|>")
+    assert np.isfinite(model.with_prompts(apart).encode([pictures, Document(PICTURE)])).all()
+    own = MLLMEmbedder.from_pretrained(tmp_path / "model", prompts=bare, positions="sequential")
+    assert np.isfinite(own.encode([pictures, Document(PICTURE)])).all()
 
 
 def test_a_model_is_saved_though_one_of_its_prompts_is_refused(tiny_llava: Path, tmp_path: Path) -> None:
