@@ -59,7 +59,7 @@ def place(names: Iterable[str], backbone: nn.Module, path: str | Path) -> Placed
     Warns of tensors of the output layer, which decides no vector. Raises ModelError where no layout places them all.
     """
     modules = {name for name, _ in backbone.named_modules()}
-    modules |= {name for name, _ in backbone.named_parameters()}  # those with names of their own, in Gemma 3's projector
+    modules |= {name for name, _ in backbone.named_parameters()}  # those with names of their own, as of Gemma 3
     outer, inner = _parted(names)
     layout = next((one for one in LAYOUTS if not _lost(inner, one, modules)), None)
     if layout is None:
