@@ -25,7 +25,7 @@ _SLACK = 64  # tokens: where a part was cut off, its last ones may be others tha
 _UNSET = 10**9  # tokens from which a tokenizer's limit means that it has none
 _NEAR = 0.2  # share of the limit within which an estimate does not tell
 _SHOWN = 60
-_FEWER = "give fewer pictures, or a shorter prompt"
+_FEWER = "give fewer pictures, or a shorter prompt or task"
 _CUT = "shorten it, or let its words be cut: truncate=True (--truncate of mllm-embed)"
 _FIELDS = ("text", "instruction")  # in the order in which they are cut
 
