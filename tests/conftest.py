@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import gc
 import os
 import shutil
 import socket
@@ -22,6 +23,14 @@ if sys.platform == "linux" and not torch.cuda.is_available():
 
     # a test that runs away fails with a traceback, and takes neither the machine nor the other tests with it
     resource.setrlimit(resource.RLIMIT_AS, (MEMORY, resource.getrlimit(resource.RLIMIT_AS)[1]))
+
+
+@pytest.fixture(scope="module", autouse=True)
+def _imports_are_no_garbage() -> None:
+    """Keep what is there by now out of garbage collection: a training run collects a few times, and each look through
+    the modules of torch and transformers takes longer than a step."""
+    gc.collect()
+    gc.freeze()
 
 
 @pytest.fixture(scope="session")
