@@ -203,7 +203,7 @@ def test_changed_data_does_not_continue_a_run(recipe: Path, data: Path) -> None:
 @pytest.mark.slow
 def test_an_adapter_folder_is_no_base(recipe: Path, tmp_path: Path) -> None:
     adapter = run_recipe(load_recipe(recipe))
-    with pytest.raises(ConfigError, match="is an adapter folder.*name its base"):
+    with pytest.raises(ConfigError, match="is an adapter folder, .*; name its base"):
         run_recipe(load_recipe(recipe, [f"model={adapter}", f"output={tmp_path / 'second'}"]))
 
 
