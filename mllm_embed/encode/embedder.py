@@ -109,6 +109,7 @@ class MLLMEmbedder(QueryDocument):
         Raises ModelError for a path that is no model, an adapter that does not fit or belongs to another base;
         ConfigError for an option that does not exist or does not fit.
         """
+        prompts = None if prompts is None else prompt_set(prompts)  # before weights are loaded, which takes long
         source = find_model(model, adapter, revision, preset)
         place = device_for(device)
         backbone = load_model(source.base, source.dtype(dtype, place), source.revision, quantization, place)

@@ -13,7 +13,6 @@ import torch
 from ..errors import ConfigError, ModelError
 from ..inputs.item_processor import ItemProcessor
 from ..inputs.lengths import token_limit
-from ..inputs.prompt_files import prompt_set
 from ..inputs.prompts import PROMPT_SETS, PromptSet
 from ..inputs.resize import check_agrees, with_picture_settings
 from ..model.devices import dtype_for
@@ -157,7 +156,7 @@ class ModelSource:
 
     def settings(
         self,
-        prompts: PromptSet | str | os.PathLike[str] | None,
+        prompts: PromptSet | None,
         pooling: Pooling | None,
         bidirectional: bool | None,
         positions: Positions | None = None,
@@ -168,7 +167,7 @@ class ModelSource:
         model, with what is given in their place.
 
         To be called with the config of the base, once that is loaded, and so in the cache. Raises ModelError for an
-        adapter of another base, ConfigError for a prompt set's name.
+        adapter of another base.
         """
         saved = self.settings_for(config)
         fingerprint = model_fingerprint(self.base, commit_of(self.base, self.revision))
@@ -179,7 +178,7 @@ class ModelSource:
             )
         return replace(
             saved,
-            prompts=saved.prompts if prompts is None else prompt_set(prompts),
+            prompts=saved.prompts if prompts is None else prompts,
             pooling=saved.pooling if pooling is None else pooling,
             bidirectional=saved.bidirectional if bidirectional is None else bidirectional,
             positions=saved.positions if positions is None else positions,
@@ -232,7 +231,8 @@ def find_model(
     of_others = has_adapter and saved is None
     if has_adapter:
         _check_adapter(folder, given, base, of_others)
-        saved = saved or read_settings(small_files(base, revision))  # as which its base was when others trained it
+        # others trained it on the base as that was asked
+        saved = saved or read_settings(small_files(base, revision))
     unsupported.check_config(base, read_config(base, revision))
     about = adapter_settings(folder) if has_adapter else None
     found = _preset(named, saved, folder, (given, base))
@@ -300,12 +300,17 @@ def _preset(
 ) -> Preset | None:
     """Return the preset that a user names, or that of a published model: an adapter's before that of its base; None for
     a model with settings of its own. Raises ConfigError where it has both."""
+    check_one_form(named, saved, folder)
+    return named or (None if saved else _preset_of(*given))
+
+
+def check_one_form(named: Preset | None, saved: Settings | None, model: str) -> None:
+    """Raise ConfigError where a preset is named for a model that was saved with settings of its own."""
     if named and saved:
         raise ConfigError(
-            f"{folder} was saved with prompts and settings of its own ({SETTINGS_FILE}), which the preset "
-            f"{named.name} would replace; leave out the preset, or give its prompts alone"
+            f"{model} was saved with prompts and settings of its own ({SETTINGS_FILE}), which the preset {named.name} "
+            "would replace; leave out the preset, or give its prompts alone"
         )
-    return named or (None if saved else _preset_of(*given))
 
 
 def _preset_of(given: str | os.PathLike[str], base: str) -> Preset | None:

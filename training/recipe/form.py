@@ -8,13 +8,12 @@ from dataclasses import replace
 from pathlib import Path
 from typing import Any
 
-from mllm_embed.encode.model_source import ModelSource, find_model
-from mllm_embed.errors import ConfigError
+from mllm_embed.encode.model_source import ModelSource, check_one_form, find_model
 from mllm_embed.inputs.prompt_files import is_file_name, prompt_set
 from mllm_embed.inputs.prompts import PromptSet
 from mllm_embed.presets import catalog
 from mllm_embed.presets.preset import Preset
-from mllm_embed.saving.settings import SETTINGS_FILE, Settings, read_settings
+from mllm_embed.saving.settings import Settings, read_settings
 
 from .config import Recipe
 
@@ -36,14 +35,8 @@ def preset_of(recipe: Recipe, folder: Path | None = None) -> Preset | None:
     """
     saved = read_settings(folder or recipe.model)
     named = None if recipe.preset is None else catalog.preset(recipe.preset)
-    if saved is None:
-        return named or catalog.preset_of(recipe.model)
-    if named:
-        raise ConfigError(
-            f"preset: {recipe.model} was saved with prompts and settings of its own ({SETTINGS_FILE}), which "
-            f"{named.name} would replace; leave out the preset, or give its prompts alone"
-        )
-    return None
+    check_one_form(named, saved, recipe.model)
+    return named or (None if saved else catalog.preset_of(recipe.model))
 
 
 def source_of(recipe: Recipe, folder: Path | None) -> ModelSource:

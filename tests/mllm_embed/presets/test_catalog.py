@@ -100,6 +100,15 @@ def test_an_unknown_name_gets_the_nearest(tiny_llava: Path) -> None:
         MLLMEmbedder.from_pretrained(tiny_llava, preset=3)
 
 
+@pytest.mark.parametrize("wrong", [{"preset": "gne"}, {"prompts": "instructcri"}])
+def test_a_wrong_name_is_told_before_weights_are_read(
+    tiny_llava: Path, monkeypatch: pytest.MonkeyPatch, wrong: dict[str, str]
+) -> None:
+    monkeypatch.setattr("mllm_embed.encode.embedder.load_model", lambda *_: pytest.fail("weights were read"))
+    with pytest.raises(ConfigError, match="did you mean"):
+        MLLMEmbedder.from_pretrained(tiny_llava, **wrong)
+
+
 def test_the_guide_holds_the_table_that_the_command_writes(capsys: pytest.CaptureFixture[str]) -> None:
     assert main(["presets", "--markdown"]) == 0
     assert capsys.readouterr().out in (Path(catalog.__file__).parent / "README.md").read_text()
