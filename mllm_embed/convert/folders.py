@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import shutil
-from collections.abc import Iterable
+from collections.abc import Iterable, Sequence
 from pathlib import Path
 from typing import Any
 
@@ -91,6 +91,14 @@ def copy_small(folder: Path, output: Path, without: Iterable[str] = ()) -> tuple
         else:
             left.append(path.name)
     return copied, left
+
+
+def copied_lines(copied: Sequence[str], left: Sequence[str]) -> list[str]:
+    """Return what `copy_small` did, in lines for people."""
+    return [
+        *([f"copied {', '.join(copied)}"] if copied else []),
+        *([f"left out {', '.join(left)}: code, and weights in other forms"] if left else []),
+    ]
 
 
 def read_config(folder: Path, file: str = CONFIG_FILE) -> dict[str, Any]:

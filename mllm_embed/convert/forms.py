@@ -21,9 +21,9 @@ from pathlib import Path
 from typing import Any
 
 import torch
-import yaml
 
 from ..errors import ModelError
+from ..yaml_text import read_yaml
 
 FOLDER = Path(__file__).parent
 _PAIRS = re.compile(r"[\[(]\s*(\d+)\s*[x,]\s*(\d+)\s*[\])]")
@@ -87,7 +87,7 @@ class Form:
 
 def read_form(name: str) -> Form:
     """Return a form by its name."""
-    read = yaml.safe_load((FOLDER / f"{name}.yaml").read_text(encoding="utf-8"))
+    read = read_yaml(FOLDER / f"{name}.yaml", "form")
     values: dict[str, Any] = {key: tuple(value) if isinstance(value, list) else value for key, value in read.items()}
     return Form(**values)
 

@@ -18,7 +18,7 @@ from ..model.loading import CONFIG_FILE, load_errors
 from ..presets import catalog
 from ..saving.checkpoint import write_settings
 from ..saving.settings import Settings
-from .folders import PICKLED, check_output, copy_small, read_config, source_folder, weight_files
+from .folders import PICKLED, check_output, copied_lines, copy_small, read_config, source_folder, weight_files
 from .forms import Form, Reader, read_form
 from .tensors import Change, write_weights
 
@@ -58,8 +58,7 @@ def convert_model(kind: str, name: str, output: Path, show_progress: bool | None
     lines = [
         f"wrote {len(shapes):,} tensors to {output}, under the names of {form.config['architectures'][0]}",
         f"wrote {', '.join(written)}",
-        f"copied {', '.join(copied)}",
-        *([f"left out {', '.join(left)}: code, and weights in other forms"] if left else []),
+        *copied_lines(copied, left),
         *([f"added the tokens {', '.join(added)}"] if added else []),
     ]
     return lines, [*reader.told, *missing, *told, *form.notes]

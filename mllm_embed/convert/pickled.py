@@ -8,14 +8,12 @@ from pathlib import Path
 from ..errors import ModelError
 from ..files import atomic_folder, read_text
 from ..model.heads.files import HEAD_FILES
-from ..model.heads.projection import MODULES_FILE, WEIGHTS
+from ..model.heads.projection import MODULES_FILE, PICKLED_WEIGHTS, WEIGHTS
+from ..model.loading import CONFIG_FILE
 from ..model.lora import ADAPTER_CONFIG, ADAPTER_WEIGHTS, PICKLED_ADAPTER
 from ..presets import catalog
-from .folders import PICKLED, check_output, copy_small, read_config, source_folder, weight_files
+from .folders import PICKLED, check_output, copied_lines, copy_small, read_config, source_folder, weight_files
 from .tensors import read_tensors, write_file, write_weights
-
-_CONFIG = "config.json"
-_MODULE_WEIGHTS = "pytorch_model.bin"  # of a module of sentence-transformers
 
 
 def convert_adapter(name: str, output: Path) -> list[str]:
@@ -37,7 +35,7 @@ def convert_adapter(name: str, output: Path) -> list[str]:
     with atomic_folder(output) as fresh:
         write_file(tensors, fresh / ADAPTER_WEIGHTS)
         # the config of the base lies in some adapters' folders: with weights beside it, it would be that of a model
-        copied, left = copy_small(folder, fresh, [PICKLED_ADAPTER, _CONFIG])
+        copied, left = copy_small(folder, fresh, [PICKLED_ADAPTER, CONFIG_FILE])
     return [
         f"read {source} for tensors alone: no code in it was run",
         f"wrote {len(tensors):,} tensors to {output / ADAPTER_WEIGHTS}",
@@ -74,7 +72,7 @@ def _convert_modules(folder: Path, output: Path) -> list[str]:
     for name in found:
         (output / name).mkdir()
         copy_small(folder / name, output / name)
-        pickled, safe = folder / name / _MODULE_WEIGHTS, folder / name / WEIGHTS
+        pickled, safe = folder / name / PICKLED_WEIGHTS, folder / name / WEIGHTS
         if safe.is_file():
             shutil.copyfile(safe, output / name / WEIGHTS)
         elif pickled.is_file():
@@ -85,7 +83,6 @@ def _convert_modules(folder: Path, output: Path) -> list[str]:
 def _told(name: str, copied: list[str], left: list[str]) -> list[str]:
     """Return what became of the other files, and with what prompts the result is asked, in lines."""
     preset = catalog.preset_of(name)
-    lines = [f"copied {', '.join(copied)}"] if copied else []
-    lines += [f"left out {', '.join(left)}: code, and weights in other forms"] if left else []
+    lines = copied_lines(copied, left)
     ending = f"where the folder's path ends in {catalog.hub_id(name)}"
     return [*lines, f"it is asked as its authors do with --preset {preset.name}, or {ending}"] if preset else lines

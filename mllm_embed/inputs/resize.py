@@ -12,6 +12,7 @@ from typing import Any
 from PIL import Image
 
 from ..errors import ConfigError, did_you_mean, first_line
+from ..model.loading import DAMAGE
 from .images import MAX_PIXELS
 
 Size = tuple[int, int]
@@ -19,10 +20,6 @@ _FEWEST, _MOST = 4, 16384  # patches of `factor` pixels square, where limits are
 _RATIO = 200
 _SIZES, _LIMITS = ("to", "under_to"), ("min_pixels", "max_pixels")
 _PROBE, _SHOWN = (64, 64), 200
-# what an image processor ends in that was given settings it is not made for
-_REFUSALS = (
-    ValueError, TypeError, ArithmeticError, LookupError, AttributeError, RuntimeError, AssertionError, MemoryError,
-)  # fmt: skip
 
 
 @dataclass(frozen=True)
@@ -171,7 +168,7 @@ def with_picture_settings(processor: Any, settings: Mapping[str, Any]) -> Any:
     try:
         changed = kind(**values)
         changed([Image.new("RGB", _PROBE)], return_tensors="pt")
-    except _REFUSALS as error:
+    except DAMAGE as error:
         shown = ", ".join(f"{key}: {value!r}" for key, value in settings.items())[:_SHOWN]
         raise ConfigError(f"{name} reads no picture with {shown} ({first_line(error)}); give other values") from error
     # what other parts of a processor have put there stays

@@ -11,10 +11,9 @@ from functools import lru_cache
 from pathlib import Path
 from typing import Any
 
-import yaml
-
 from ..errors import ModelError
 from ..saving.card_results import markdown_table
+from ..yaml_text import read_yaml
 
 _FILE = Path(__file__).with_suffix(".yaml")
 
@@ -58,7 +57,7 @@ class Unsupported:
 @lru_cache(maxsize=1)
 def all_unsupported() -> tuple[Unsupported, ...]:
     """Return those that are known."""
-    return tuple(_read(entry) for entry in yaml.safe_load(_FILE.read_text(encoding="utf-8")))
+    return tuple(_read(entry) for entry in read_yaml(_FILE, "table of models"))
 
 
 def _read(entry: dict[str, Any]) -> Unsupported:
@@ -80,7 +79,7 @@ def check_config(name: str, config: Mapping[str, Any]) -> None:
     kind, classes = config.get("model_type"), config.get("architectures")
     classes = classes if isinstance(classes, list) else []
     for one in all_unsupported():
-        if kind in one.model_types or any(name in one.architectures for name in classes):
+        if kind in one.model_types or not set(one.architectures).isdisjoint(map(str, classes)):
             raise ModelError(one.sentence(name))
 
 

@@ -15,7 +15,7 @@ from mllm_embed.errors import DataError, ModelError
 from mllm_embed.inputs.images import load_image
 from mllm_embed.inputs.item_processor import ItemProcessor
 from mllm_embed.model.families import family_of
-from mllm_embed.model.picture_layout import PictureCost, PictureLayout
+from mllm_embed.model.picture_layout import PictureLayout
 from mllm_embed.saving.settings import Settings
 from mllm_embed.types import Document, Item, Query
 
@@ -134,11 +134,6 @@ def _processor(source: ModelSource) -> Any:
         return source.own_processor() if Path(source.base).is_dir() else None
     except ModelError:
         return None  # a folder with a config alone
-
-
-def picture_cost(config: Any, width: int, height: int) -> PictureCost:
-    """Return the tokens and patches of a picture, by the way in which models of this config's family cut pictures."""
-    return family_of(config).pictures.cost(config, width, height)
 
 
 def _samples(stage: Stage, rows: list[TrainingRow] | None, size: tuple[int, int] | None) -> dict[str, Item]:

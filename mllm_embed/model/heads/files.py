@@ -5,8 +5,13 @@ from __future__ import annotations
 from collections.abc import Iterator
 from pathlib import Path
 
-from .latent_attention import LATENT_FOLDER, LatentAttention, latent_identity, read_latent_attention
-from .latent_attention import write_latent_attention as write_latent
+from .latent_attention import (
+    LATENT_FOLDER,
+    LatentAttention,
+    latent_identity,
+    read_latent_attention,
+    write_latent_attention,
+)
 from .projection import PROJECTION_FOLDER, Projection, read_projection, write_projection
 
 HEAD_FILES = (f"{PROJECTION_FOLDER}*/*", f"{LATENT_FOLDER}/*", "*_Dense/*")
@@ -23,7 +28,7 @@ def write_heads(folder: Path, projection: Projection | None, latent_attention: L
     if projection is not None:
         write_projection(folder, projection)
     if latent_attention is not None:
-        write_latent(folder, latent_attention)
+        write_latent_attention(folder, latent_attention)
 
 
 def heads_identity(folder: Path) -> Iterator[bytes]:

@@ -26,8 +26,8 @@ MODULE = "sentence_transformers.base.modules.dense.Dense"
 MODULES_FILE = "modules.json"
 # the packages in which versions of sentence-transformers have their modules
 _STOCK = re.compile(r"sentence_transformers\.(?:models|base\.modules|sentence_transformer\.modules)\.(?:\w+\.)*(\w+)")
-WEIGHTS = "model.safetensors"
-_CONFIG, _PICKLED = "config.json", "pytorch_model.bin"
+WEIGHTS, PICKLED_WEIGHTS = "model.safetensors", "pytorch_model.bin"
+_CONFIG = "config.json"
 _POOLED = "sentence_embedding"  # their name of what pooling made
 # torch's activations without weights or options; theirs is told apart by its full name, which may lead through any
 # module of torch
@@ -224,9 +224,9 @@ def _layer(home: Path) -> Dense:
 
 def _fill(layer: Dense, home: Path) -> None:
     """Give a layer the weights of a module's folder."""
-    if not (home / WEIGHTS).is_file() and (home / _PICKLED).is_file():
+    if not (home / WEIGHTS).is_file() and (home / PICKLED_WEIGHTS).is_file():
         raise ModelError(
-            f"{home} has its weights in {_PICKLED}, which is not read, since such files may run code: "
+            f"{home} has its weights in {PICKLED_WEIGHTS}, which is not read, since such files may run code: "
             f"mllm-embed convert weights {home} OUTPUT writes the {WEIGHTS} that belongs there"
         )
     given, own = load_file(home / WEIGHTS), layer.weights

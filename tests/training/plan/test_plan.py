@@ -16,6 +16,7 @@ import families
 from mllm_embed import Document, MLLMEmbedder, Query
 from mllm_embed.data.folder import DataFolder
 from mllm_embed.errors import ConfigError, DataError, ModelError
+from mllm_embed.model.families import family_of
 from mllm_embed.model.lora import LoraSpec, add_lora
 from mllm_embed.training.batch.collator import ContrastiveCollator
 from mllm_embed.training.batch.examples import Reader
@@ -23,7 +24,6 @@ from mllm_embed.training.cli import main
 from mllm_embed.training.data.folder import read_rows
 from mllm_embed.training.distributed.gradient_caching import BatchEncoder
 from mllm_embed.training.distributed.memory_tracker import MemoryTracker
-from mllm_embed.training.plan.inputs import picture_cost
 from mllm_embed.training.plan.model import SHAPES, find_config
 from mllm_embed.training.plan.plan import GIB, check_fits, describe, make_plan
 from mllm_embed.training.recipe.recipe_files import RECIPES, load_recipe
@@ -176,7 +176,6 @@ def test_tokens_from_a_config_are_those_of_the_processors(tiny_llava: Path, size
     from transformers.models.llava_next import LlavaNextProcessor
     from transformers.models.llava_next.image_processing_pil_llava_next import LlavaNextImageProcessorPil
 
-    width, height = size
     tokenizer = AutoProcessor.from_pretrained(tiny_llava).tokenizer
     config, _ = find_config("llava-hf/llava-v1.6-mistral-7b-hf")
     images = LlavaNextImageProcessorPil(image_grid_pinpoints=config.image_grid_pinpoints)
@@ -184,13 +183,17 @@ def test_tokens_from_a_config_are_those_of_the_processors(tiny_llava: Path, size
     next_ = LlavaNextProcessor(
         images, tokenizer, patch_size=14, vision_feature_select_strategy="default", num_additional_image_tokens=1
     )
-    assert picture_cost(config, width, height).tokens == _tokens(next_, size)
+    assert _tokens_by_config(config, size) == _tokens(next_, size)
     config, _ = find_config("HuggingFaceTB/SmolVLM-256M-Instruct")
     images = Idefics3ImageProcessorPil(size={"longest_edge": 2048}, max_image_size={"longest_edge": 512})
     smol = Idefics3Processor(images, tokenizer, image_seq_len=64)
-    assert abs(picture_cost(config, width, height).tokens - _tokens(smol, size)) <= 1  # how the tokenizer cuts "\n\n"
+    assert abs(_tokens_by_config(config, size) - _tokens(smol, size)) <= 1  # how the tokenizer cuts "\n\n"
     config, _ = find_config(str(tiny_llava))
-    assert picture_cost(config, width, height).tokens == 16
+    assert _tokens_by_config(config, size) == 16
+
+
+def _tokens_by_config(config, size: tuple[int, int]) -> int:
+    return family_of(config).pictures.cost(config, *size).tokens
 
 
 def _tokens(processor, size: tuple[int, int]) -> int:
