@@ -89,8 +89,7 @@ class MTEBModel:
 
     def _told(self, item: Item, instruction: str | None) -> Item:
         """Return an item with an instruction, where the prompts have a place for it."""
-        prompts = self.embedder.prompts
-        return with_task(item, instruction) if prompts.prompt(prompts.slot(item)).has_task else item
+        return with_task(item, instruction) if self.embedder.prompts.takes_task(item) else item
 
     def similarity(self, embeddings1: Any, embeddings2: Any) -> Any:
         """Return cosines [N, M] as a tensor; of two single vectors, [1, 1]."""

@@ -35,10 +35,7 @@ CAPTIONS = {
     "comma-and": ("{first}, and {second}",),  # MegaPairs
     "reversed": ("{second} and {first}",),  # Pic2Word
     "both-orders": ("{first} and {second}", "{second} and {first}"),  # SEARLE, LinCIR
-    "comma-both-orders": (
-        "{first}, {second}",
-        "{second}, {first}",
-    ),  # E5-V, which adds the two before they have length 1
+    "comma-both-orders": ("{first}, {second}", "{second}, {first}"),  # E5-V, which adds the two at their own lengths
 }
 FOLDERS = ("images/", "images/{category}/", "resized_images/{category}/", "")
 PICTURES = tuple(f"{folder}{{name}}.{end}" for folder in FOLDERS for end in ("jpg", "png"))

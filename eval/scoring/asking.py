@@ -45,12 +45,9 @@ class AskedTask:
     def asked(self, item: Item) -> tuple[PromptSet, Item]:
         """Return an item with the task of its side, where there is a place for one, and the prompts that ask it: the
         model's own where they ask it alike, so that tasks share its vector."""
-        own, prompts = self.own, self.prompts
-        item = with_task(item, self.tasks.get(item.side)) if _has_place(prompts, item) else item
-        alike = own.prompt(own.slot(item)) == prompts.prompt(prompts.slot(item)) and own.task(item) == prompts.task(
-            item
-        )
-        return own if alike and (own.task_form, own.strip) == (prompts.task_form, prompts.strip) else prompts, item
+        if self.prompts.takes_task(item):
+            item = with_task(item, self.tasks.get(item.side))
+        return self.own if _ask_alike(self.own, self.prompts, item) else self.prompts, item
 
     @property
     def changes(self) -> dict[str, Any]:
@@ -229,15 +226,17 @@ def _told(how: AskedTask, task: Task) -> dict[str, str]:
     queries = (item for entry in task.queries for item in entry if item.role == task.query_kind)
     told = {}
     for side, items in (("query", queries), ("document", task.gallery)):
-        item = next((item for item in items if _has_place(how.prompts, item)), None)
+        item = next((item for item in items if how.prompts.takes_task(item)), None)
         if item is not None:
             told[side] = how.prompts.task(how.asked(item)[1])
     return told
 
 
-def _has_place(prompts: PromptSet, item: Item) -> bool:
-    """Return whether prompts have a place for the task of an item."""
-    return prompts.prompt(prompts.slot(item)).has_task
+def _ask_alike(one: PromptSet, other: PromptSet, item: Item) -> bool:
+    """Return whether two prompt sets ask an item in the same words."""
+    if (one.task_form, one.strip) != (other.task_form, other.strip):
+        return False
+    return one.prompt(one.slot(item)) == other.prompt(other.slot(item)) and one.task(item) == other.task(item)
 
 
 def _once(values: Mapping[str, str]) -> str | dict[str, str]:

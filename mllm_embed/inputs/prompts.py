@@ -158,6 +158,10 @@ class PromptSet:
             return "query_text"
         return item.role
 
+    def takes_task(self, item: Item) -> bool:
+        """Return whether the prompt of an item has a place for a task. Raises DataError as `slot` does."""
+        return self.prompt(self.slot(item)).has_task
+
     def task(self, item: Item) -> str:
         """Return the task of an item, its own or that of its prompt; empty where there is none.
 
