@@ -29,13 +29,13 @@ PaddingSide = Literal["left", "right"]
 # what a processor ends in that gets a picture, or a number of them, that it is not made for
 _REFUSALS = (ValueError, TypeError, ArithmeticError, LookupError, AttributeError, RuntimeError, MemoryError)
 _BLANK = (64, 64)
-_NO_LIMITS = {"min_pixels": 1, "max_pixels": 1 << 40}  # of a picture's size, by the names of those who have them
+_NO_LIMITS = {"min_pixels": 1, "max_pixels": 1 << 40}  # to a picture's size, by the names of Qwen's processors
 _STEP = 32  # pixels to which sizes are rounded where only trying shows how many tokens a picture becomes
 
 
 @dataclass(frozen=True)
 class FilledPrompt:
-    """A role's prompt with an item's words in it.
+    """A prompt with an item's words in it.
 
     Args:
         text: as the processor takes it, with a placeholder for each picture.
@@ -186,7 +186,7 @@ class ItemProcessor:
         has one that works."""
         try:
             size = self.resized(width, height)
-            # which the arithmetic would apply to a picture that is left at its size, too
+            # the arithmetic knows nothing of do_resize: it would bring a picture that is left as it is within limits
             limits = {} if getattr(self.processor.image_processor, "do_resize", True) else _NO_LIMITS
             try:
                 counted = self.processor._get_num_multimodal_tokens(image_sizes=[size[::-1]], **limits)

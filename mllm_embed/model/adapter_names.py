@@ -21,9 +21,9 @@ PREFIX = "base_model.model."
 # what peft puts behind the name of a module
 _PART = re.compile(r"\.(lora_(?:embedding_)?[A-Za-z_]+)(\.weight|\.bias)?$|\.(weight|bias)$")
 _OUTPUT = re.compile(r"(^|\.)lm_head$")  # makes words of the last states, of which vectors are made without it
+_TOWER = r"^(?:model\.)?(vision_tower|image_tower)\.vision_model\."
 # Layouts, of which the first that places every tensor holds: pattern -> what stands in its place. Of a layout the first
 # pattern that a name begins with counts, as in the key_mapping of peft.
-_TOWER = r"^(?:model\.)?(vision_tower|image_tower)\.vision_model\."
 LAYOUTS: tuple[dict[str, str], ...] = (
     {},
     {_TOWER: r"\1."},  # the base model, its tower of before transformers 5

@@ -66,7 +66,7 @@ def mean_by_root(hidden: Tensor, mask: Tensor) -> Tensor:
     return mean(hidden, mask) * mask.sum(1, keepdim=True).sqrt()
 
 
-# The first two are this library's own names, the others those of sentence-transformers, whose "cls" is "first".
+# "last" and "first" are this library's names for what sentence-transformers calls "lasttoken" and "cls".
 POOLINGS: dict[Pooling, Callable[[Tensor, Tensor], Tensor]] = {
     "last": last_token,
     "mean": mean,

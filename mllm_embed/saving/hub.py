@@ -67,8 +67,8 @@ def check_base(base: str | None, folder: bool) -> None:
         )
 
 
-def fetched(name: str, settings_file: str, revision: str | None = None) -> str:
-    """Return the folder with all but the weights of a repository that `push` filled; `name` itself for anything else.
+def fetched(name: str, file: str, revision: str | None = None) -> str:
+    """Return the folder with all but the weights of a repository that has `file`; `name` itself for anything else.
 
     Files that are in the cache are not fetched again; offline, only the cache is looked at.
     """
@@ -80,7 +80,7 @@ def fetched(name: str, settings_file: str, revision: str | None = None) -> str:
     try:
         found = cached_file(
             name,
-            settings_file,
+            file,
             revision=revision,
             _raise_exceptions_for_gated_repo=False,
             _raise_exceptions_for_missing_entries=False,

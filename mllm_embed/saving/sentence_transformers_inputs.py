@@ -70,11 +70,13 @@ class SentenceInputs:
         pictures: whether it takes pictures.
         generation_prompt: whether a chat template begins the model's answer.
         template: a chat template in the place of the model's own.
-        variables: what the template is given.
-        image: settings of the image processor.
-        special_tokens: whether the tokenizer may add its own.
         limit: tokens from which an input is cut there; None for any number.
         dtype: of the weights; None for the checkpoint's.
+        message_format: "structured" for messages of parts, "flat" for those of a text; None where the file does not
+            say, and the template tells.
+        special_tokens: whether the tokenizer may add its own.
+        variables: what the template is given.
+        image: settings of the image processor.
     """
 
     file: Path

@@ -254,7 +254,7 @@ def _moved(store: VectorStore, contents: Contents, rows: Iterable[int]) -> int:
 
 
 def _opened(path: Path, embedder: MLLMEmbedder, dtype: str | None) -> VectorStore:
-    """Return the store in a folder, new or as it is. Raises ConfigError where its vectors are others, or shorter."""
+    """Return the store in a folder, new or as it is. Raises ConfigError where its vectors are others."""
     if not (path / MANIFEST).is_file():
         return VectorStore.create(path, embedder.dimension, dtype=dtype or "float32", provenance=embedder.provenance)
     store = VectorStore(path)

@@ -78,4 +78,4 @@ def cosines(queries: np.ndarray, documents: np.ndarray) -> np.ndarray:
 def _at_unit_length(vectors: np.ndarray) -> np.ndarray:
     """Return float vectors [N, D] as they are where rounding alone, or a row of zeros, keeps them from unit length."""
     lengths = np.einsum("nd,nd->n", vectors, vectors)
-    return vectors if (np.abs(lengths - 1) < _ROUNDING).sum() + (lengths == 0).sum() == len(vectors) else unit(vectors)
+    return vectors if ((np.abs(lengths - 1) < _ROUNDING) | (lengths == 0)).all() else unit(vectors)
