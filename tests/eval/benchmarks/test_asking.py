@@ -22,6 +22,7 @@ from mllm_embed import MLLMEmbedder
 from mllm_embed.errors import ConfigError
 from mllm_embed.inputs.prompts import PROMPT_SETS, PromptSet
 from published import make_published
+from published_reference import small_copy
 
 GME, E5V = "Alibaba-NLP/gme-Qwen2-VL-2B-Instruct", "royokong/e5-v"
 LAMRA, BGE = "code-kunkun/LamRA-Ret", "BAAI/BGE-VL-MLLM-S1"
@@ -143,7 +144,9 @@ def test_a_run_is_scored_and_its_equal_inputs_are_one(
     models: Callable[[str], Path], data: Callable[[str], Path], tmp_path: Path
 ) -> None:
     """What was asked by hand has the same vectors."""
-    embedder = MLLMEmbedder.from_pretrained(models(GME), dtype="float32", device="cpu")
+    small = {"factor": 16, "min_pixels": 1024, "max_pixels": 4096}
+    preset = small_copy("gme", tmp_path, resize=small, image_processor=None)
+    embedder = MLLMEmbedder.from_pretrained(models(GME), preset=preset, dtype="float32", device="cpu")
     suite = open_suite("cirr", data("cirr"))
     vectors = embed(embedder, suite, progress=False)[0][""]
     (query,), task = suite.tasks[0].queries[1], {"task": CIRR}

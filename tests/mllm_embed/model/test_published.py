@@ -6,6 +6,7 @@ from __future__ import annotations
 import json
 import shutil
 from collections.abc import Callable
+from functools import cache
 from pathlib import Path
 from typing import Any
 
@@ -58,10 +59,16 @@ def _embedder(folder: Path, **options: Any) -> MLLMEmbedder:
     return MLLMEmbedder.from_pretrained(folder, dtype="float32", device="cpu", **options)
 
 
+@cache
+def _usual(folder: Path) -> MLLMEmbedder:
+    """The model as it is asked by default, loaded once."""
+    return _embedder(folder)
+
+
 def _plain(folder: Path, items: list, pooled: Callable = lambda hidden: hidden[-1], **given: Callable) -> np.ndarray:
     """The vectors by transformers alone, input by input; `given` makes more model input of a base and its input."""
     base = AutoModel.from_pretrained(folder, dtype=torch.float32).eval()
-    processor, render = load_processor(str(folder)), _embedder(folder).item_processor.render
+    processor, render = load_processor(str(folder)), _usual(folder).item_processor.render
     start = processor.tokenizer.bos_token
     vectors = []
     for item in items:
@@ -94,7 +101,7 @@ def _same_every_way(model: MLLMEmbedder, items: list, expected: np.ndarray) -> N
 
 @pytest.mark.parametrize("kind", OWN_TEMPLATE)
 def test_the_vectors_are_those_of_a_plain_forward(kind: str, folders: Callable, items: list) -> None:
-    model = _embedder(folders(kind))
+    model = _usual(folders(kind))
     _same_every_way(model, items, _plain(folders(kind), items))
 
 
@@ -108,7 +115,7 @@ def test_positions_one_after_the_other(kind: str, folders: Callable, items: list
     expected = _plain(folders(kind), items, position_ids=_one_after_the_other)
     model = _embedder(folders(kind), positions="sequential")
     _same_every_way(model, items, expected)
-    apart = np.abs(expected - _embedder(folders(kind)).encode(items)).max(1)
+    apart = np.abs(expected - _usual(folders(kind)).encode(items)).max(1)
     assert [moved > 1e-3 for moved in apart] == [bool(item.images) for item in items]
     assert apart[[not item.images for item in items]].max() < 1e-5
 
@@ -116,7 +123,7 @@ def test_positions_one_after_the_other(kind: str, folders: Callable, items: list
 @pytest.mark.parametrize("kind", ["llava_next_mistral", "mllama"])
 def test_sequential_positions_change_nothing_without_a_grid(kind: str, folders: Callable, items: list) -> None:
     model = _embedder(folders(kind), positions="sequential")
-    _same_every_way(model, items, _embedder(folders(kind)).encode(items))
+    _same_every_way(model, items, _usual(folders(kind)).encode(items))
 
 
 def _whole_mask(base: Any, batch: Any) -> dict[str, torch.Tensor]:
@@ -141,7 +148,7 @@ def test_attention_both_ways_and_the_mean_of_all(
         folders(kind), items, lambda hidden: hidden.mean(0), attention_mask=_whole_mask, position_ids=numbered
     )
     model = _embedder(folders(kind), pooling="mean", bidirectional=True, positions=positions).model
-    model_input = _embedder(folders(kind)).item_processor  # without a mask of content, all tokens count
+    model_input = _usual(folders(kind)).item_processor  # without a mask of content, all tokens count
     for rows in ([0], [0, 1, 2, 3, 4, 5], [6], [6, 7, 8]):
         with torch.no_grad():
             vectors = model(**model_input([items[row] for row in rows])).numpy()
@@ -182,7 +189,7 @@ def test_a_processor_beside_an_adapter_makes_the_same_tokens(folders: Callable, 
 def test_a_whole_omni_model_is_its_part_that_reads(folders: Callable, items: list, tmp_path: Path) -> None:
     """As Qwen2.5-Omni is published, with parts that speak; saved, it is the part alone."""
     thinker, whole = folders("qwen2_5_omni"), tmp_path / "whole"
-    expected = _embedder(thinker).encode(items)
+    expected = _usual(thinker).encode(items)
     load_processor(str(thinker)).save_pretrained(whole)
     config = json.loads((thinker / "config.json").read_text())
     (whole / "config.json").write_text(json.dumps({"model_type": "qwen2_5_omni", "thinker_config": config}))
@@ -193,14 +200,14 @@ def test_a_whole_omni_model_is_its_part_that_reads(folders: Callable, items: lis
     model = _embedder(whole)
     np.testing.assert_allclose(model.encode(items), expected, **CLOSE)
     questions = [Question("what is red?", two_pictures()[:1]), Question("a hat")]
-    said = [list(Generator(one).generate(questions, max_tokens=4)) for one in (model, _embedder(thinker))]
+    said = [list(Generator(one).generate(questions, max_tokens=4)) for one in (model, _usual(thinker))]
     assert said[0] == said[1]
     model.save_pretrained(tmp_path / "saved")
     np.testing.assert_allclose(_embedder(tmp_path / "saved").encode(items), expected, **CLOSE)
 
 
 def test_an_encoder_has_vectors_of_its_own_length(folders: Callable, items: list, tmp_path: Path) -> None:
-    model = _embedder(folders("embedding_gemma2"))
+    model = _usual(folders("embedding_gemma2"))
     assert model.dimension == 48 != model.model.base.config.get_text_config().hidden_size
     model.save_pretrained(tmp_path / "saved")
     np.testing.assert_allclose(_embedder(tmp_path / "saved").encode(items), model.encode(items), **CLOSE)

@@ -20,11 +20,13 @@ import pytest
 import published
 from mllm_embed import Document, MLLMEmbedder, Query
 from mllm_embed.errors import DataError
+from mllm_embed.inputs.resize import Resize
 from mllm_embed.presets import catalog
 from mllm_embed.presets.preset import worded
-from published_reference import Reference
+from published_reference import Reference, small_copy
 
 CLOSE = {"atol": 1e-5, "rtol": 0}
+SMALL = (80, 48)
 # white space at both ends, which these authors keep, but for UniME-V2's
 TASK, CHANGE, WORDS = "Find a fashion image.", " make it red ", "a red word, above the sentence "
 WIDE, HIGH = published.two_pictures()
@@ -49,7 +51,7 @@ class Recipe:
     Args:
         kind: of tiny model.
         texts: what is rendered of each of `ITEMS`; None where the preset has no place for the task.
-        squashed: the size that pictures are given first.
+        squashed: the size that pictures are given first; in the small copy of the preset another.
         mean: whether all tokens are averaged; else the last one is taken.
         right: whether it pads on the right.
     """
@@ -61,8 +63,7 @@ class Recipe:
     right: bool = False
 
     def reference(self, folder: Path) -> Reference:
-        size = self.squashed
-        return Reference(folder, resize=size and (lambda picture: picture.resize(size)))
+        return Reference(folder, resize=(lambda picture: picture.resize(SMALL)) if self.squashed else None)
 
 
 def _texts(frame: str, image: str, text: str, both: str, composed: str, **queries: str | None) -> dict[str, str | None]:
@@ -242,9 +243,15 @@ def folders(tmp_path_factory: pytest.TempPathFactory) -> Callable[[str], Path]:
 
 
 @pytest.fixture(scope="session")
-def embedders(folders: Callable[[str], Path]) -> Callable[[str], MLLMEmbedder]:
+def embedders(
+    folders: Callable[[str], Path], tmp_path_factory: pytest.TempPathFactory
+) -> Callable[[str], MLLMEmbedder]:
+    place = tmp_path_factory.mktemp("small")
+
     def load(name: str) -> MLLMEmbedder:
-        return MLLMEmbedder.from_pretrained(folders(RECIPES[name].kind), preset=name, dtype="float32", device="cpu")
+        recipe = RECIPES[name]
+        preset = small_copy(name, place, resize={"to": list(SMALL)}) if recipe.squashed else name
+        return MLLMEmbedder.from_pretrained(folders(recipe.kind), preset=preset, dtype="float32", device="cpu")
 
     return cache(load)
 
@@ -284,6 +291,12 @@ def test_vectors_are_those_of_the_recipe(
         np.testing.assert_allclose(embedder.encode(items, packed=True), wanted, **CLOSE)
     mask = embedder.item_processor([Document(text="red"), Document(text=WORDS)])["attention_mask"]
     assert mask[0, -1 if recipe.right else 0] == 0 and mask[1].all()
+
+
+@pytest.mark.parametrize("name", RECIPES)
+def test_pictures_are_squashed_as_the_authors_do_it(name: str) -> None:
+    squashed = RECIPES[name].squashed
+    assert catalog.preset(name).settings.resize == (Resize(to=squashed) if squashed else None)
 
 
 MMEB_CIRR = "Given an image, find a similar everyday image with the described changes:"
