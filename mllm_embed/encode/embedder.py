@@ -45,7 +45,10 @@ if TYPE_CHECKING:
 class MLLMEmbedder(QueryDocument):
     """A multimodal LLM that embeds pictures, texts, and pictures with an instruction into one space."""
 
-    def __init__(self, model: EmbeddingModel, processor: Any, settings: Settings, dim: int | None = None):
+    def __init__(
+        self, model: EmbeddingModel, processor: Any, settings: Settings, dim: int | None = None,
+        preset: Preset | None = None,
+    ):  # fmt: skip
         """Wrap a model that is loaded already; `from_pretrained` loads one.
 
         Args:
@@ -53,11 +56,12 @@ class MLLMEmbedder(QueryDocument):
             processor: its family's Hugging Face processor, without a part for videos.
             settings: prompts, pooling, and the base and adapter that they belong to.
             dim: how many of each vector's first numbers to keep, normalised again; None for all.
+            preset: of the published model that it is.
         """
         self.model, self.processor, self.settings, self.dim = model.eval(), processor, settings, dim
+        self.preset = preset
         self.item_processor = item_processor(processor, settings, model.base.config, model.family)
         self.suffixes = Suffixes(self.item_processor)
-        self.preset: Preset | None = None  # of the published model that it is; `from_pretrained` sets it
 
     @classmethod
     def from_pretrained(
@@ -119,9 +123,7 @@ class MLLMEmbedder(QueryDocument):
         processor = source.processor(embedding.base)
         embedding.to(place)
         check_dim(dim, embedding.width)
-        embedder = cls(embedding, processor, settings, dim)
-        embedder.preset = source.preset
-        return embedder
+        return cls(embedding, processor, settings, dim, source.preset)
 
     def merge_adapter(self) -> MLLMEmbedder:
         """Fold the adapter into the weights, in place, for good: the same vectors for less work. Return itself.
@@ -141,9 +143,8 @@ class MLLMEmbedder(QueryDocument):
 
     def with_prompts(self, prompts: PromptSet | str | os.PathLike[str]) -> MLLMEmbedder:
         """Return the same model asked through other prompts, as of `from_pretrained`; nothing is copied."""
-        other = MLLMEmbedder(self.model, self.processor, replace(self.settings, prompts=prompt_set(prompts)), self.dim)
-        other.preset = self.preset
-        return other
+        settings = replace(self.settings, prompts=prompt_set(prompts))
+        return MLLMEmbedder(self.model, self.processor, settings, self.dim, self.preset)
 
     @property
     def family(self) -> Family:
