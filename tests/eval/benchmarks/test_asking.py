@@ -178,7 +178,7 @@ def test_each_task_has_words_of_its_own(
         for words in ASKED["fashioniq"][1]
     }
     said = result.protocol["words"]["toptee"]
-    assert said.startswith("preset e5-v, for fashioniq and fashioniq/toptee (kongds/E5-V@bcefe73 retrieval.py 586-588")
+    assert said.startswith("preset e5-v, for fashioniq and fashioniq/toptee (kongds/E5-V@bcefe73 retrieval.py ")
     assert said.endswith("; the authors' figures are for the option captions=comma-both-orders")
     rendered.clear()
     result = evaluate(MLLMEmbedder.from_pretrained(models(LAMRA)), open_suite("genecis", data("genecis")))
