@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import json
 from collections.abc import Mapping
 from dataclasses import dataclass, field
 from pathlib import Path
@@ -110,16 +111,7 @@ def read_preset(path: Path) -> Preset:
         file = _File.model_validate(values)
     except ValidationError as error:
         raise ConfigError(f"preset {path}: {_first(error)}") from error
-    prompts = {"name": path.stem, **file.prompts}
-    own = next((key for key in _OF_SAVED if key in file.settings), None)
-    if own:
-        raise ConfigError(f"preset {path}: settings.{own} is of a saved model, not of a preset; leave it out")
-    try:
-        settings = Settings.from_dict({**_PLAIN, **file.settings, "prompts": prompts})
-        for name, wording in file.benchmarks.items():
-            worded(settings.prompts, name, wording)
-    except (ValueError, ConfigError) as error:
-        raise ConfigError(f"preset {path}: {error}") from error
+    settings = _settings(path, file)
     return Preset(
         name=path.stem, title=file.title or path.stem, models=tuple(file.models), model_types=tuple(file.model_types),
         loads=file.loads, settings=settings, image_processor=file.image_processor, dtype=file.dtype,
@@ -131,6 +123,26 @@ def read_preset(path: Path) -> Preset:
 # in the settings of a saved model, what tells of its own files and teacher; prompts stand beside the settings here
 _OF_SAVED = ("format", "base", "prompts", "processor", "finds")
 _PLAIN = {"format": 1, "pooling": "last", "base": None}  # what the settings of a saved model must hold
+
+
+def _settings(path: Path, file: _File) -> Settings:
+    """Return the settings and prompts in a preset's file. Raises ConfigError, by the section that is wrong."""
+    own = next((key for key in _OF_SAVED if key in file.settings), None)
+    if own:
+        raise ConfigError(f"preset {path}: settings.{own} is of a saved model, not of a preset; leave it out")
+    where = ""  # prompts' own messages name the key
+    try:
+        prompts = PromptSet.from_dict({"name": path.stem, **file.prompts})
+        where = "settings"
+        settings = Settings.from_dict({**_PLAIN, **file.settings, "prompts": prompts.to_dict()})
+        for name, wording in file.benchmarks.items():
+            where = f"benchmarks.{name}"
+            worded(prompts, name, wording)
+    except ValueError as error:  # which begins with the key
+        raise ConfigError(f"preset {path}: {where}{where and '.'}{error}") from error
+    except ConfigError as error:
+        raise ConfigError(f"preset {path}: {where}{where and ': '}{error}") from error
+    return settings
 
 
 def worded(prompts: PromptSet, name: str, wording: Wording) -> PromptSet:
@@ -147,7 +159,7 @@ def worded(prompts: PromptSet, name: str, wording: Wording) -> PromptSet:
     made = PromptSet.from_dict(values | {"name": f"{prompts.name} for {name}"})
     for side, slots in _ASKED.items():
         if getattr(wording, side) and not any(made.prompt(slot).has_task for slot in slots if slot in made.slots):
-            raise ValueError(f"benchmarks.{name}.{side} has no place: none of the prompts of that side holds {TASK}")
+            raise ValueError(f"{side} has no place: none of the prompts of that side holds {TASK}")
     return made
 
 
@@ -160,7 +172,25 @@ _ASKED: dict[str, tuple[Slot, ...]] = {
 def _first(error: ValidationError) -> str:
     """Return the first mistake in a file, by its key."""
     found = error.errors()[0]
-    where = ".".join(map(str, found["loc"]))
-    if found["type"] == "extra_forbidden":
-        return f"'{where}' is no key of it" + did_you_mean(str(found["loc"][-1]), _File.model_fields)
-    return f"{where}: {found['msg']}"
+    kind, where = found["type"], ".".join(map(str, found["loc"]))
+    if kind == "extra_forbidden":
+        known = {1: _File, 3: Wording if found["loc"][0] == "benchmarks" else PublishedModel}[len(found["loc"])]
+        return f"'{where}' is no key of it" + did_you_mean(str(found["loc"][-1]), known.model_fields)
+    if kind == "missing":
+        alone = "; prompts alone are given as such: --prompts, in Python and recipes prompts"
+        return f"it has no {where}" + (alone if where == "model_types" else "")
+    if kind == "literal_error":
+        return f"{where} is {found['input']!r:.60}, not {found['ctx']['expected']}"
+    wanted = next((words for start, words in _WANTED.items() if kind.startswith(start)), None)
+    said = json.dumps(found["input"], default=str)[:60]
+    return f"{where} is {said}, not {wanted}" if wanted else f"{where}: {found['msg']}"
+
+
+_WANTED = {
+    "too_short": "a list with something in it",
+    "list": "a list",
+    "string": "a text",
+    "int": "a whole number",
+    "dict": "keys with values",
+    "model": "keys with values",
+}  # fmt: skip - by how pydantic's names of mistakes begin

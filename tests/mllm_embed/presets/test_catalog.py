@@ -75,17 +75,34 @@ def test_a_preset_of_ones_own_decides_how_a_model_is_asked_and_is_saved_with_it(
     ("content", "reason"),
     [
         ('"{text}"}\n', "the captioned prompt must hold {image} where pictures stand"),
-        ('"{image}{text}"}\nsettings: {position: model}\n', "position is no key of it; did you mean 'positions'"),
+        ('"{image}{text}"}\nsettings: {position: model}\n', "settings.position is no key of it; did you mean 'positions'"),
         ('"{image}{text}"}\nsettings: {base: {name: x}}\n', "settings.base is of a saved model, not of a preset"),
         ('"{image}{text}"}\nbenchmark: {}\n', "'benchmark' is no key of it; did you mean 'benchmarks'"),
-        ('"{image}{text}"}\ndtype: int8\n', "dtype: Input should be 'float16', 'bfloat16' or 'float32'"),
-        ('"{image}{text}"}\nbenchmarks: {cirr: {prompts: {pictures: x}}}\n', "prompts.pictures is no key of it"),
+        ('"{image}{text}"}\ndtype: int8\n', "dtype is 'int8', not 'float16', 'bfloat16' or 'float32'"),
+        ('"{image}{text}"}\nmodels: [a/b]\n', 'models.0 is "a/b", not keys with values'),
+        ('"{image}{text}"}\nmodels: [{name: a/b}]\n', "it has no models.0.id"),
+        ('"{image}{text}"}\nsettings: mean\n', 'settings is "mean", not keys with values'),
+        ('"{image}{text}"}\nsettings: {pooled: some}\n', "settings: pooled is 'some', which are no tokens"),
+        (
+            '"{image}{text}"}\nbenchmarks: {cirr: {prompts: {pictures: x}}}\n',
+            "benchmarks.cirr.prompts.pictures is no key of it",
+        ),
+        (
+            '"{image}{text}"}\nbenchmarks: {cirr: {querytask: x}}\n',
+            "'benchmarks.cirr.querytask' is no key of it; did you mean 'query_task'",
+        ),
     ],
 )  # fmt: skip
 def test_a_preset_that_is_amiss_is_named(tiny_llava: Path, tmp_path: Path, content: str, reason: str) -> None:
     (tmp_path / "own.yaml").write_text(OWN + content)
     with pytest.raises(ConfigError, match=f"preset .*own.yaml: .*{reason}"):
         MLLMEmbedder.from_pretrained(tiny_llava, preset=tmp_path / "own.yaml")
+
+
+def test_a_file_of_prompts_is_told_from_a_preset(tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
+    (tmp_path / "own.yaml").write_text('image: "{image}"\ntext: "{text}"\ncomposed: "{image}{instruction}"\n')
+    assert main(["presets", str(tmp_path / "own.yaml")]) == 2
+    assert "own.yaml: it has no model_types; prompts alone are given as such: --prompts" in capsys.readouterr().err
 
 
 def test_a_preset_of_another_family_is_refused(tiny_llava: Path) -> None:
