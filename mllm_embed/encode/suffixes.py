@@ -4,10 +4,10 @@ from __future__ import annotations
 
 from collections.abc import Hashable, Sequence
 from dataclasses import dataclass
-from functools import cache
+from functools import lru_cache
 from typing import TYPE_CHECKING
 
-from ..inputs.prompts import WORDS
+from ..inputs.prompts import KEPT_TASKS, WORDS
 
 if TYPE_CHECKING:
     from ..inputs.item_processor import FilledPrompt, ItemProcessor
@@ -57,7 +57,7 @@ class Suffixes:
         self._items = items
         ids = items.processor.tokenizer.convert_tokens_to_ids(items.placeholders)
         self._placeholders = {number for number in ids if number is not None}
-        self._learned = cache(self._learn)
+        self._learned = lru_cache(KEPT_TASKS)(self._learn)
 
     def __call__(self, item: Item, prompt: FilledPrompt) -> Suffix | None:
         """Return the suffix of an item's prompt; None where it is not known without asking the processor."""

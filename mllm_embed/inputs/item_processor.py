@@ -6,7 +6,7 @@ import copy
 import re
 from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import dataclass, replace
-from functools import cache, cached_property
+from functools import cache, cached_property, lru_cache
 from typing import Any, Literal
 
 import torch
@@ -20,7 +20,7 @@ from ..types import Item
 from .images import load_image, name_of
 from .lengths import Lengths, TokenLimit
 from .pooled_tokens import ALL, PooledTokens
-from .prompts import TASK, TEXT, WORDS, PromptSet, Slot, words_of
+from .prompts import KEPT_TASKS, TASK, TEXT, WORDS, PromptSet, Slot, words_of
 from .rendering import begins_itself, check_beginning, render
 from .resize import Resize, Size
 from .words import Words
@@ -83,7 +83,7 @@ class ItemProcessor:
         self._processor_with = cache(self._with_tokenizer)
         # rendered once a prompt, since a jinja template costs more than the tokens of a short text
         self._template = cache(self._rendered)
-        self._check_task = cache(self._refuse_marks_in)
+        self._check_task = lru_cache(KEPT_TASKS)(self._refuse_marks_in)
         self._template("text", 0, False)  # a chat template that does not work is told now
 
     def __call__(

@@ -19,6 +19,7 @@ from ..types import Item
 
 INSTRUCTION, TEXT, TASK, IMAGE = "{instruction}", "{text}", "{task}", "{image}"
 PROMPT, SYSTEM = "{prompt}", "{system}"
+KEPT_TASKS = 1024  # of which what was learned is kept: a query may bring one of its own
 Slot = Literal["image", "composed", "text", "captioned", "composed_text", "query_image", "query_text"]
 # where the user's words go; the prompt of pictures alone has no such place
 WORDS: dict[Slot, tuple[str, ...]] = {

