@@ -58,6 +58,8 @@ class EmbeddingModel(nn.Module):
         super().__init__()
         if pooling not in POOLINGS:
             raise ConfigError(f"pooling '{pooling}' is not known; use one of {', '.join(POOLINGS)}")
+        if not isinstance(bidirectional, bool):  # "no" would be true
+            raise ConfigError(f"bidirectional is True or False, not {bidirectional!r:.60}")
         if positions not in POSITIONS:
             raise ConfigError(f"positions '{positions}' are not known; use {' or '.join(POSITIONS)}")
         self.backbone = backbone

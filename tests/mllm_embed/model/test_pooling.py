@@ -70,6 +70,8 @@ def test_settings_of_pooling_and_attention_travel(tiny_llava: Path, tmp_path: Pa
     np.testing.assert_array_equal(loaded.encode(["a red hat", "one"]), made.encode(["a red hat", "one"]))
     with pytest.raises(ConfigError, match="pooling 'middle' is not known; use one of last, mean, "):
         MLLMEmbedder.from_pretrained(tiny_llava, pooling="middle")
+    with pytest.raises(ConfigError, match="bidirectional is True or False, not 'no'"):
+        MLLMEmbedder.from_pretrained(tiny_llava, bidirectional="no")  # type: ignore[arg-type]
 
 
 def test_packed_rows_hold_every_token_once_and_in_order(embedder: MLLMEmbedder) -> None:
