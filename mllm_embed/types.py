@@ -200,15 +200,16 @@ def item_key(item: Item, pictures: tuple[Hashable, ...], asked: Hashable = None)
     `asked` is how a prompt set asks it (`PromptSet.asked`), which may be alike for both sides of a search; by default
     it is taken to be what no set holds alike.
     """
-    said = (pictures, item.text or item.words, item.words)
-    return (*(_asked(item) if asked is None else (asked,)), *said)
+    how = _asked(item) if asked is None else (asked,)
+    return (*how, pictures, item.text or item.words, item.words)
 
 
 def _asked(item: Item) -> tuple[Hashable, ...]:
     """Return what of an item may decide how it is asked, its words and pictures apart."""
     # only queries have the other roles but `captioned`, which only documents have
     side = ("query",) if item.side == "query" and item.role in ("image", "text") else ()
-    return (item.role, *side, *(() if item.task is None else (("task", item.task),)))
+    task = () if item.task is None else (("task", item.task),)
+    return (item.role, *side, *task)
 
 
 def _images(image: Images | None) -> tuple[ImageLike, ...]:
@@ -223,7 +224,7 @@ def _check(item: Item, **words: str | None) -> None:
     """Raise DataError for an item that says nothing, or something that is no word or picture."""
     kind = type(item).__name__
     given = {name: value for name, value in words.items() if value is not None}
-    for name, value in {**given, **({} if item.task is None else {"task": item.task})}.items():
+    for name, value in (given if item.task is None else {**given, "task": item.task}).items():
         if not isinstance(value, str):
             raise DataError(f"the {name} of a {kind} is {kind_of(value)}; give words (str)")
         if not value.strip():

@@ -102,21 +102,18 @@ def _other_prompts(group: Sequence[SavedResult]) -> Iterable[Block]:
     """Yield in what the results of a group were asked otherwise than the first."""
     seen = [(label, result.asked) for label, result in zip(_labels(group), group, strict=True) if result.asked]
     for label, asked in seen[1:]:
-        there = seen[0][1]
+        first, there = seen[0]
         # of two sets nothing is alike, and of one that was changed the changes tell
-        named = (
-            [_named(there), _named(asked)] if there["prompts"]["name"] != asked["prompts"]["name"] else [there, asked]
-        )
-        differing = "; ".join(changes(*named))
+        same_set = there["prompts"]["name"] == asked["prompts"]["name"]
+        differing = list(changes(there, asked) if same_set else changes(_named(there), _named(asked)))
         if differing:
-            yield f"{label} was asked otherwise than {seen[0][0]}: {differing}."
+            yield f"{label} was asked otherwise than {first}: {'; '.join(differing)}."
 
 
 def _named(asked: Mapping[str, Any]) -> dict[str, Any]:
     """Return how something was asked with its prompts by their name alone."""
-    return {key: value for key, value in asked.items() if key != "prompts by task"} | {
-        "prompts": asked["prompts"]["name"]
-    }
+    others = {key: value for key, value in asked.items() if key != "prompts by task"}
+    return {**others, "prompts": asked["prompts"]["name"]}
 
 
 def _other_protocol(first: SavedResult, result: SavedResult) -> str:

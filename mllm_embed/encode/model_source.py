@@ -323,6 +323,6 @@ def _preset_of(given: str | os.PathLike[str], base: str) -> Preset | None:
             f"{os.fspath(given)} has the name of {model.id}, whose prompts are not used, since its path does not tell "
             f"its owner; if it is that model, give the preset: --preset {preset.name}, in Python "
             f"from_pretrained(..., preset='{preset.name}')",
-            stacklevel=4,
+            stacklevel=5,
         )
     return found

@@ -107,9 +107,9 @@ class InputMaker:
 
     def _one(self, item: Item) -> MicroBatch:
         self.settings.prompts.task(item)  # what has no place is told before anything is made of it
-        return (
-            self._estimated(item) if self.item_processor is None else _processed(self.item_processor, self.config, item)
-        )
+        if self.item_processor is None:
+            return self._estimated(item)
+        return _processed(self.item_processor, self.config, item)
 
     def _estimated(self, item: Item) -> MicroBatch:
         """Return the micro-batch of `item` alone from the config."""
@@ -144,7 +144,9 @@ def _samples(stage: Stage, rows: list[TrainingRow] | None, size: tuple[int, int]
             samples[role] = _example(role, Image.new("RGB", size or STANDARD_PICTURE))
         else:
             samples[role] = _longest(_items(rows, role, stage.hard_negatives), size)
-    return samples if rows is not None else stage.sides.of(stage.data[0]).put(TrainingRow("", "", samples)).roles
+    if rows is not None:
+        return samples  # whose rows stand on their sides of the search already
+    return stage.sides.of(stage.data[0]).put(TrainingRow("", "", samples)).roles
 
 
 def _items(rows: list[TrainingRow], role: str, hard_negatives: int | None) -> list[Item]:
