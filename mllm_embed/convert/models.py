@@ -17,7 +17,7 @@ from ..inputs.chat_template import render_chat, template_of
 from ..model.loading import CONFIG_FILE, load_errors
 from ..presets import catalog
 from ..saving.checkpoint import write_settings
-from ..saving.settings import Settings
+from ..saving.settings import SETTINGS_FILE, Settings
 from .folders import PICKLED, check_output, copied_lines, copy_small, read_config, source_folder, weight_files
 from .forms import Form, Reader, read_form
 from .tensors import Change, write_weights
@@ -58,6 +58,7 @@ def convert_model(kind: str, name: str, output: Path, show_progress: bool | None
     lines = [
         f"wrote {len(shapes):,} tensors to {output}, under the names of {form.config['architectures'][0]}",
         f"wrote {', '.join(written)}",
+        f"wrote the prompts and settings of the preset {form.preset} to {SETTINGS_FILE}, with which it is asked",
         *copied_lines(copied, left),
         *([f"added the tokens {', '.join(added)}"] if added else []),
     ]

@@ -11,7 +11,7 @@ from ..model.heads.files import HEAD_FILES
 from ..model.heads.projection import MODULES_FILE, PICKLED_WEIGHTS, WEIGHTS
 from ..model.loading import CONFIG_FILE
 from ..model.lora import ADAPTER_CONFIG, ADAPTER_WEIGHTS, PICKLED_ADAPTER
-from ..presets import catalog
+from ..presets import catalog, unsupported
 from .folders import PICKLED, check_output, copied_lines, copy_small, read_config, source_folder, weight_files
 from .tensors import read_tensors, write_file, write_weights
 
@@ -24,7 +24,10 @@ def convert_adapter(name: str, output: Path) -> list[str]:
     for an output that is not free.
     """
     folder = source_folder(name, PICKLED_ADAPTER)
-    read_config(folder, ADAPTER_CONFIG)
+    if not (folder / ADAPTER_CONFIG).is_file():
+        raise ModelError(
+            f"{folder} has no {ADAPTER_CONFIG}; give the folder of an adapter; a whole model is converted as weights"
+        )
     source = folder / PICKLED_ADAPTER
     if (folder / ADAPTER_WEIGHTS).is_file():
         raise ModelError(f"{folder} holds {ADAPTER_WEIGHTS} already, which is read as it is: nothing is to convert")
@@ -46,10 +49,11 @@ def convert_adapter(name: str, output: Path) -> list[str]:
 def convert_weights(name: str, output: Path, show_progress: bool | None = None) -> list[str]:
     """Write a model whose weights are pickled to the folder `output`, as safetensors; return what there is to say.
 
-    Names and values stay. Arguments and errors as of `convert_adapter`; `show_progress` None shows a bar on a terminal.
+    Names and values stay. Arguments and errors as of `convert_adapter`, and ModelError for weights that would not load
+    under their names; `show_progress` None shows a bar on a terminal.
     """
     folder = source_folder(name, PICKLED, *HEAD_FILES)
-    read_config(folder)
+    unsupported.check_config(name, read_config(folder))
     if any(folder.glob("model*.safetensors")):
         raise ModelError(f"{folder} holds safetensors already, which are read as they are: nothing is to convert")
     sources = weight_files(folder)

@@ -233,7 +233,8 @@ def find_model(
         _check_adapter(folder, given, base, of_others)
         # others trained it on the base as that was asked
         saved = saved or read_settings(small_files(base, revision))
-    unsupported.check_config(base, read_config(base, revision))
+    config = read_config(base, revision)
+    unsupported.check_config(base, config)
     about = adapter_settings(folder) if has_adapter else None
     found = _preset(named, saved, folder, (given, base))
     theirs = None if saved or found else _their_files(folder, base, revision)

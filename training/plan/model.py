@@ -15,6 +15,7 @@ from mllm_embed.model.families import check_family, family_of, reading_part
 from mllm_embed.model.loading import CONFIG_FILE
 from mllm_embed.model.lora import LoraSpec, add_lora
 from mllm_embed.model.quantization import NF4_BLOCK
+from mllm_embed.presets import unsupported
 from mllm_embed.saving.settings import read_object
 from mllm_embed.yaml_text import read_yaml
 
@@ -88,6 +89,7 @@ def _config_place(name: str) -> tuple[Path, str]:
     if shape.is_file():
         whose = f", that of {alike[name]}" if name in alike else ""
         return shape, f"the shapes that ship with the library{whose}"
+    unsupported.check_name(name)
     known = ", ".join(sorted([*alike, *(path.stem.replace("--", "/") for path in SHAPES.glob("*.json"))]))
     raise ModelError(
         f"no config of {name}: it is no folder, not in the hub's cache, and not among the shapes that ship; "

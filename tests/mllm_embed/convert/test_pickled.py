@@ -81,6 +81,11 @@ def test_an_adapter(
     np.testing.assert_array_equal(_vectors(tmp_path / "out"), _vectors(saved_models["adapter"]))
 
 
+def test_a_whole_model_is_no_adapter(pickled: Path, tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
+    assert main(["convert", "adapter", str(pickled), str(tmp_path / "out")]) == 2
+    assert "adapter_config.json; give the folder of an adapter; a whole model is" in capsys.readouterr().err
+
+
 def test_tensors_that_share_memory_are_written_each(tiny_llava: Path, pickled: Path, tmp_path: Path) -> None:
     """As torch.save keeps tied weights, slices and views; and the form of before torch 1.6."""
     for old in pickled.glob("pytorch_model*"):
@@ -147,6 +152,7 @@ def test_a_pickle_of_anything_else_is_refused(
         ("full", "holds other files"),
         ("same", "is the folder that is converted"),
         ("nowhere", "is not there; give a folder, or a hub id"),
+        ("other names", "write it anew with `mllm-embed convert llave"),
     ],
 )
 def test_bad_input_is_one_sentence(
@@ -173,6 +179,8 @@ def test_bad_input_is_one_sentence(
         (output / "thesis.txt").write_text("years")
     elif change == "same":
         output = pickled
+    elif change == "other names":
+        (pickled / "config.json").write_text('{"model_type": "llava_qwen"}')
     else:
         folder = tmp_path / "nowhere"
     assert main(["convert", "weights", str(folder), str(output)]) == 2

@@ -271,6 +271,7 @@ def test_quantised_weights_take_what_bitsandbytes_keeps(recipe: Path) -> None:
         (["nowhere.yaml"], "nowhere.yaml does not exist"),
         (["demo", "--override", "sead=1"], "unknown key 'sead'"),
         (["demo", "--override", "model=no/such-model"], "no config of no/such-model: it is no folder"),
+        (["demo", "--override", "model=nvidia/MM-Embed"], "nvidia/MM-Embed cannot be loaded as it is"),
         (["demo", "--override", "model=tests"], "tests is no model folder"),
         (["demo", "--memory", "0"], "--memory must be above 0"),
     ],
