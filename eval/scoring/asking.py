@@ -74,9 +74,10 @@ class AskedSuite:
         """Return what a result's protocol says of it; a value that all tasks share stands there once."""
         entries: dict[str, Any] = {"prompts": self.own.to_dict()}
         if self.preset:
+            its_own = {"prompts from": self.preset.prompts_from} if self.own == self.preset.settings.prompts else {}
             entries["preset"] = {
                 "name": self.preset.name,
-                "prompts from": self.preset.prompts_from,
+                **its_own,
                 "uncertain": list(self.preset.uncertain),
                 "differs": list(self.preset.differs),
             }
@@ -93,7 +94,8 @@ class AskedSuite:
         about = said.get("preset", {})
         lines = [f"prompts: {self.own.name}"]
         if about:
-            lines[0] += f" (preset {about['name']}, its prompts {_FROM[about['prompts from']]})"
+            whose = f"its prompts {_FROM[about['prompts from']]}" if "prompts from" in about else "but not its prompts"
+            lines[0] += f" (preset {about['name']}, {whose})"
         for key in ("words", "query task", "document task"):
             lines += _lines(key, said.get(key))
         return "\n".join([*lines, *(f"  uncertain: {line}" for line in about.get("uncertain", ()))])

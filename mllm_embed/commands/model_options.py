@@ -12,6 +12,8 @@ from ..model.quantization import QUANTIZATIONS
 if TYPE_CHECKING:
     from ..encode.dual_encoder import DualEncoder
     from ..encode.embedder import MLLMEmbedder
+    from ..inputs.prompts import PromptSet
+    from ..presets.preset import Preset
 
 MODEL_DTYPES = ("auto", "float32", "bfloat16", "float16")
 
@@ -110,5 +112,12 @@ def load_embedder(arguments: argparse.Namespace, merge: bool = True) -> MLLMEmbe
         truncate=arguments.truncate,
     )
     if embedder.preset:
-        sys.stderr.write(f"asked as {embedder.preset.title} is: preset {embedder.preset.name}\n")
+        sys.stderr.write(f"{_asked(embedder.preset, embedder.prompts)}\n")
     return embedder.merge_adapter() if merge else embedder
+
+
+def _asked(preset: Preset, prompts: PromptSet) -> str:
+    """Return what a user is told of a model with a preset, which prompts of theirs may go over."""
+    if prompts == preset.settings.prompts:
+        return f"asked as {preset.title} is: preset {preset.name}"
+    return f"preset {preset.name}, asked with the prompts {prompts.name} in the place of its own"

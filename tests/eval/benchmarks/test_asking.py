@@ -293,8 +293,14 @@ def test_a_persons_own_preset_words_their_own_benchmark(
     assert protocol["prompts by task"]["captions"]["query_text"] == "Which: {text}"
     assert protocol["words"]["captions"] == "preset own, for mine and mine/captions"
     rendered.clear()
+    assert "asked as own is: preset own\n" in capsys.readouterr().err
     assert main([*words, "--prompts", "instructcir"]) == 0
-    assert "  words: those given, not the preset's\n" in capsys.readouterr().out
+    printed = capsys.readouterr()
+    assert "prompts: instructcir (preset own, but not its prompts)\n  words: those given, not the" in printed.out
+    assert "preset own, asked with the prompts instructcir in the place of its own\n" in printed.err
+    assert "asked as" not in printed.err
+    protocol = json.loads((tmp_path / "out" / "result.json").read_text())["protocol"]
+    assert "prompts from" not in protocol["preset"]
     assert not any("Find the thing" in text for _, _, text in rendered)
     file.write_text(PRESET.replace("{task}", ""))
     assert main(words) == 2
