@@ -72,12 +72,17 @@ def _run(arguments: argparse.Namespace) -> int:
         return 0
     items = _items(arguments, prompts)
     processor = _item_processor(source, prompts)
-    preset = f", of the preset {source.preset.name}" if source.preset else ""
-    lines = [f"prompts: {prompts.name}{preset}"]
+    lines = [f"prompts: {prompts.name}{_of_preset(source, prompts)}"]
     for name, item in items:
         lines += ["", *_shown(processor, name, item)]
     sys.stdout.write("\n".join(lines) + "\n")
     return 0
+
+
+def _of_preset(source: ModelSource, prompts: PromptSet) -> str:
+    """Return whose prompts they are, where they are a preset's."""
+    preset = source.preset
+    return f", of the preset {preset.name}" if preset and prompts == preset.settings.prompts else ""
 
 
 def _asked(arguments: argparse.Namespace) -> tuple[ModelSource | None, PromptSet]:
@@ -89,6 +94,12 @@ def _asked(arguments: argparse.Namespace) -> tuple[ModelSource | None, PromptSet
     if arguments.model is None:
         if given is None and arguments.preset is None:
             raise ConfigError("give --model, --preset or --prompts: whose prompts are to be printed?")
+        if arguments.adapter is not None:
+            raise ConfigError("--adapter needs --model: an adapter goes on a model")
+        if given is not None and arguments.preset is not None:
+            raise ConfigError(
+                "--preset and --prompts name two prompt sets, and without --model one is printed; give one"
+            )
         return None, given or catalog.preset(arguments.preset).settings.prompts
     from ..encode.model_source import find_model
 
@@ -100,10 +111,15 @@ def _item_processor(source: ModelSource, prompts: PromptSet) -> ItemProcessor:
     from transformers import AutoConfig
 
     from ..encode.model_source import item_processor
-    from ..model.loading import load_errors
+    from ..model.families import check_family
+    from ..model.loading import load_errors, part_options, read_config
 
     with load_errors(source.base):
+        check_family(source.base, read_config(source.base, source.revision))
         config = AutoConfig.from_pretrained(source.base, revision=source.revision)
+        part = part_options(source.base, source.revision).get("config", config)
+    if source.preset:
+        source.preset.check(source.base, part.model_type)
     settings = source.settings_for(config)
     return item_processor(source.own_processor(), replace(settings, prompts=prompts), config)
 

@@ -84,6 +84,8 @@ def test_a_set_is_printed_as_a_file_that_can_be_changed(
     [
         (["--show", "--preset", "gme"], "--show needs --model"),
         ([], "give --model, --preset or --prompts"),
+        (["--preset", "gme", "--adapter", "A"], "--adapter needs --model"),
+        (["--preset", "gme", "--prompts", "instructcir"], "name two prompt sets"),
         (["--preset", "gme", "--task", "Find it."], "--task is of an input, which --show shows"),
         (["--model", "M", "--show", "--task", "Find it."], "no place for the task 'Find it.'"),
         (["--prompts", "own.yml"], "prompt set own.yml cannot be read"),
@@ -97,3 +99,20 @@ def test_what_cannot_be_shown_is_said(
     assert main(["prompt", *(str(tiny_llava) if word == "M" else word for word in asked)]) == 2
     printed = capsys.readouterr()
     assert reason in printed.err and not printed.out
+
+
+def test_a_preset_is_named_where_its_prompts_are_shown(tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
+    folder = published.make_published("qwen2_vl", tmp_path / "Alibaba-NLP/gme-Qwen2-VL-2B-Instruct")
+    for given, said in (([], "gme, of the preset gme"), (["--prompts", "instructcir"], "instructcir")):
+        assert main(["prompt", "--model", str(folder), "--show", "--text", "a hat", *given]) == 0
+        assert capsys.readouterr().out.startswith(f"prompts: {said}\n")
+
+
+def test_what_cannot_be_embedded_is_not_shown(
+    tiny_llava: Path, tmp_path: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    assert main(["prompt", "--model", str(tiny_llava), "--preset", "gme", "--show"]) == 2
+    assert "the preset gme is for qwen2_vl models, and" in capsys.readouterr().err
+    (tmp_path / "config.json").write_text('{"model_type": "own_vl", "auto_map": {"AutoModel": "modeling_own.Own"}}')
+    assert main(["prompt", "--model", str(tmp_path), "--show"]) == 2
+    assert "it needs code of its own, modeling_own.Own, and none is run" in capsys.readouterr().err
