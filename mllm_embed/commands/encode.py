@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import argparse
 import os
+import shlex
 import sys
 from collections.abc import Sequence
 from pathlib import Path
@@ -195,5 +196,11 @@ def _about_store(found: Sequence[Extracted], arguments: argparse.Namespace) -> l
     size = sum(file.stat().st_size for file in output.rglob("*") if file.is_file())
     return [
         f"{output}: {len(store.living):,} vectors of {store.dimension} x {store.dtype}, {size / 2**20:,.1f} MiB",
-        f"search it: mllm-embed search --gallery {output} --model {arguments.model} ...",
+        f"search it: mllm-embed search --gallery {output} {_named(arguments)} ...",
     ]
+
+
+def _named(arguments: argparse.Namespace) -> str:
+    """Return the options that say which model made the vectors, and how it was asked."""
+    given = {name: getattr(arguments, name) for name in ("model", "adapter", "preset", "prompts")}
+    return " ".join(f"--{name} {shlex.quote(value)}" for name, value in given.items() if value is not None)

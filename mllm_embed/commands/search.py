@@ -39,6 +39,8 @@ examples
   mllm-embed search --model runs/base --adapter runs/stage2 --gallery photos \\
       --image photos/shoe.jpg --instruction "the same shoe in blue" --exclude-reference
   mllm-embed search --model runs/merged --gallery runs/photos --instruction "a red shoe" -k 10 --output red.png
+  mllm-embed search --model Qwen/Qwen3-VL-Embedding-2B --gallery photos --image dress.jpg --instruction "in red" \\
+      --task "Find a fashion image that fits the note."
   mllm-embed search --model runs/merged --gallery runs/photos.index --image shoe.jpg --allow in-stock.txt
 """
 

@@ -324,8 +324,9 @@ def test_the_command_line(tiny_llava: Path, photos: Path, tmp_path: Path, capsys
     out = capsys.readouterr().out
     assert "embedded 20 rows" in out and f"3 rows cannot be read: see {tmp_path / 's/unreadable.jsonl'}" in out
     assert "20 vectors of 64 x float32" in out and "tokens with padding" in out
-    assert main(["encode", str(photos), *options]) == 0
-    assert "nothing new to embed" in capsys.readouterr().out
+    assert main(["encode", str(photos), *options, "--prompts", "instructcir"]) == 0
+    out = capsys.readouterr().out
+    assert "nothing new to embed" in out and f" --model {tiny_llava} --prompts instructcir ...\n" in out
     assert main(["encode", str(rows), "--fields", "id=key", "text=say", *options]) == 0
     assert VectorStore.open(tmp_path / "s").ids[-1] == "x"
     capsys.readouterr()
