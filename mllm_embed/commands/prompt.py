@@ -112,14 +112,11 @@ def _item_processor(source: ModelSource, prompts: PromptSet) -> ItemProcessor:
 
     from ..encode.model_source import item_processor
     from ..model.families import check_family
-    from ..model.loading import load_errors, part_options, read_config
+    from ..model.loading import load_errors, read_config
 
     with load_errors(source.base):
         check_family(source.base, read_config(source.base, source.revision))
         config = AutoConfig.from_pretrained(source.base, revision=source.revision)
-        part = part_options(source.base, source.revision).get("config", config)
-    if source.preset:
-        source.preset.check(source.base, part.model_type)
     settings = source.settings_for(config)
     return item_processor(source.own_processor(), replace(settings, prompts=prompts), config)
 

@@ -25,7 +25,7 @@ from ..model.pooling import Pooling
 from ..model.position_ids import Positions
 from ..model.processor_loading import check_fits, has_processor, has_tokenizer_alone, load_processor
 from ..presets import catalog, unsupported
-from ..presets.preset import Preset
+from ..presets.preset import PROMPTS_ALONE, Preset
 from ..saving.base_lookup import base_of, check_named, check_same_tokens, has_weights
 from ..saving.checkpoint import adapter_fingerprint, model_fingerprint, read_card, weights_digest
 from ..saving.hub import small_files
@@ -237,6 +237,8 @@ def find_model(
     unsupported.check_config(base, config)
     about = adapter_settings(folder) if has_adapter else None
     found = _preset(named, saved, folder, (given, base))
+    if named and "model_type" in config:  # which is told before weights are loaded
+        named.check(base, config["model_type"])
     theirs = None if saved or found else _their_files(folder, base, revision)
     source = ModelSource(base, revision, folder, has_adapter, saved, about, found, theirs, of_others)
     if of_others and not source.is_known:
@@ -310,7 +312,7 @@ def check_one_form(named: Preset | None, saved: Settings | None, model: str) -> 
     if named and saved:
         raise ConfigError(
             f"{model} was saved with prompts and settings of its own ({SETTINGS_FILE}), which the preset {named.name} "
-            "would replace; leave out the preset, or give its prompts alone"
+            "would replace; leave out the preset, or give its prompts alone: " + PROMPTS_ALONE.format(named.name)
         )
 
 

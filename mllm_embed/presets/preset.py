@@ -15,6 +15,8 @@ from ..inputs.prompt_files import read_keys
 from ..inputs.prompts import TASK, PromptSet, Slot
 from ..saving.settings import Settings
 
+PROMPTS_ALONE = "write them with `mllm-embed prompt --preset {} > own.yaml` and give own.yaml as prompts"
+
 
 class _Section(BaseModel):
     model_config = ConfigDict(extra="forbid", frozen=True, strict=True)
@@ -100,7 +102,7 @@ class Preset:
         if model_type not in self.model_types:
             raise ConfigError(
                 f"the preset {self.name} is for {' or '.join(self.model_types)} models, and {model} is a {model_type}; "
-                "give the preset of that model, or its prompts alone"
+                f"give the preset of that model, or this one's prompts alone: {PROMPTS_ALONE.format(self.name)}"
             )
 
 

@@ -106,7 +106,8 @@ def test_a_file_of_prompts_is_told_from_a_preset(tmp_path: Path, capsys: pytest.
 
 
 def test_a_preset_of_another_family_is_refused(tiny_llava: Path) -> None:
-    with pytest.raises(ConfigError, match="the preset gme is for qwen2_vl models, and .* is a llava"):
+    said = "the preset gme is for qwen2_vl models, and .* is a llava; .* `mllm-embed prompt --preset gme > own.yaml`"
+    with pytest.raises(ConfigError, match=said):
         MLLMEmbedder.from_pretrained(tiny_llava, preset="gme")
 
 
