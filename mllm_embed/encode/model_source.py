@@ -17,7 +17,7 @@ from ..inputs.prompts import PROMPT_SETS, PromptSet
 from ..inputs.resize import check_agrees, with_picture_settings
 from ..model.devices import dtype_for
 from ..model.embedding_model import EmbeddingModel
-from ..model.families import Family, family_of
+from ..model.families import READING_PART, Family, family_of
 from ..model.heads.files import read_heads
 from ..model.loading import CONFIG_FILE, commit_of, read_config
 from ..model.lora import ADAPTER_CONFIG, check_files, load_adapter
@@ -237,13 +237,20 @@ def find_model(
     unsupported.check_config(base, config)
     about = adapter_settings(folder) if has_adapter else None
     found = _preset(named, saved, folder, (given, base))
+    _check_family(found, base, config.get("model_type"))
     if named and "model_type" in config:  # which is told before weights are loaded
         named.check(base, config["model_type"])
-    theirs = None if saved or found else _their_files(folder, base, revision)
+    theirs = _their_files(saved or found, folder, base, revision)
     source = ModelSource(base, revision, folder, has_adapter, saved, about, found, theirs, of_others)
     if of_others and not source.is_known:
         _warn_of_default(given)
     return source
+
+
+def _check_family(preset: Preset | None, base: str, kind: object) -> None:
+    """Raise ConfigError where a config.json tells, before weights are read, that a preset is for another family."""
+    if preset and isinstance(kind, str) and kind not in READING_PART:
+        preset.check(base, kind)
 
 
 def _places(
@@ -274,10 +281,10 @@ def _warn_of_default(adapter: str) -> None:
     )
 
 
-def _their_files(folder: str, base: str, revision: str | None) -> SentenceFiles | None:
-    """Return what sentence-transformers' files say of a model: of an adapter that has none, what they say of its base,
-    as which it was trained."""
-    return read_sentence_files(folder) or read_sentence_files(small_files(base, revision))
+def _their_files(known: object, folder: str, base: str, revision: str | None) -> SentenceFiles | None:
+    """Return what sentence-transformers' files say of a model of which nothing is `known`: of an adapter that has none,
+    what they say of its base, as which it was trained."""
+    return None if known else read_sentence_files(folder) or read_sentence_files(small_files(base, revision))
 
 
 def _check_adapter(folder: str, name: str, base: str, others: bool) -> None:
