@@ -238,8 +238,6 @@ def find_model(
     about = adapter_settings(folder) if has_adapter else None
     found = _preset(named, saved, folder, (given, base))
     _check_family(found, base, config.get("model_type"))
-    if named and "model_type" in config:  # which is told before weights are loaded
-        named.check(base, config["model_type"])
     theirs = _their_files(saved or found, folder, base, revision)
     source = ModelSource(base, revision, folder, has_adapter, saved, about, found, theirs, of_others)
     if of_others and not source.is_known:
