@@ -41,9 +41,7 @@ def register(commands: Any) -> None:
     )
     convert.add_argument("kind", choices=_KINDS, help="what FOLDER holds")
     convert.add_argument("folder", metavar="FOLDER", help="where that is, or its hub id")
-    convert.add_argument(
-        "output", metavar="OUTPUT", type=Path, help="a new folder; one that holds a saved model is replaced"
-    )
+    convert.add_argument("output", metavar="OUTPUT", type=Path, help="a new folder, or an empty one")
     convert.set_defaults(run=_run)
 
 

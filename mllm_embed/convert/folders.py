@@ -33,11 +33,13 @@ def source_folder(name: str, *weights: str) -> Path:
 
 
 def check_output(output: Path, folder: Path, files: Iterable[Path]) -> None:
-    """Raise ModelError for an output that would replace what is not ours, and DataError where the disk has no room for
-    as much as `files`, which are read from `folder`."""
+    """Raise ModelError for an output that holds anything, and DataError where the disk has no room for as much as
+    `files`, which are read from `folder`."""
     if output.resolve() == folder.resolve():
         raise ModelError(f"{output} is the folder that is converted, which stays as it is; give another OUTPUT")
     check_target(output)
+    if output.is_dir() and any(output.iterdir()):  # a model that was trained, perhaps
+        raise ModelError(f"{output} holds a saved model, which stays as it is; give a new or empty folder as OUTPUT")
     check_space(output, sum(path.stat().st_size for path in files), f"what is written to {output}")
 
 

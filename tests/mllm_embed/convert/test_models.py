@@ -246,14 +246,18 @@ def test_a_tensor_without_a_place_and_one_that_is_missing(
         assert said in capsys.readouterr().err and not (tmp_path / "out").exists()
 
 
-def test_a_conversion_is_replaced_and_loads_in_stock_classes(
-    llave: tuple[Path, Path, Any], instructcir: tuple[Path, Path, Any], tmp_path: Path
+def test_a_conversion_loads_in_stock_classes_and_is_not_replaced(
+    llave: tuple[Path, Path, Any],
+    instructcir: tuple[Path, Path, Any],
+    tmp_path: Path,
+    capsys: pytest.CaptureFixture[str],
 ) -> None:
     from transformers import AutoModelForImageTextToText
 
     for kind, made in (("llave", llave), ("instructcir", instructcir)):
-        for _ in range(2):
-            assert main(["convert", kind, str(made[0]), str(tmp_path / kind)]) == 0
+        assert main(["convert", kind, str(made[0]), str(tmp_path / kind)]) == 0
+        assert main(["convert", kind, str(made[0]), str(tmp_path / kind)]) == 2
+        assert "holds a saved model, which stays as it is" in capsys.readouterr().err
         _, found = AutoModelForImageTextToText.from_pretrained(tmp_path / kind, output_loading_info=True)
         assert not any(found[key] for key in ("missing_keys", "unexpected_keys", "mismatched_keys"))
 
