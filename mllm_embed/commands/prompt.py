@@ -142,7 +142,7 @@ def _examples(prompts: PromptSet, task: str | None) -> list[tuple[str, Item]]:
         return able
     asked = [(name, replace(item, task=task)) for name, item in able]
     # where none has a place for it, showing the first says so
-    return [(name, item) for name, item in asked if prompts.prompt(prompts.slot(item)).has_task] or asked
+    return [(name, item) for name, item in asked if prompts.takes_task(item)] or asked
 
 
 def _every_kind() -> list[tuple[str, Item]]:

@@ -110,7 +110,7 @@ class PromptSet:
 
     def __post_init__(self) -> None:
         try:
-            check_prompts({field.name: _plain(getattr(self, field.name)) for field in fields(self)})
+            _check_keys({field.name: _plain(getattr(self, field.name)) for field in fields(self)})
         except ValueError as error:
             raise ConfigError(f"prompt set '{self.name}': {error}") from error
         for slot in self.slots:
@@ -203,7 +203,7 @@ class PromptSet:
 
         Raises ValueError, which names the key, for one that no prompt set has, or that is not what it must be.
         """
-        check_prompts(values)
+        _check_keys(values)
         return cls(**values)
 
 
@@ -298,7 +298,7 @@ def _plain(value: Any) -> Any:
     return {key: inner for key, inner in asdict(value).items() if inner is not None}
 
 
-def check_prompts(values: Mapping[str, Any]) -> None:
+def _check_keys(values: Mapping[str, Any]) -> None:
     """Raise ValueError, which names the key, where values are not those of a prompt set."""
     lacks = next((key for key in _NEEDED if key not in values), None)
     if lacks:

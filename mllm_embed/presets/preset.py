@@ -122,21 +122,13 @@ def read_preset(path: Path) -> Preset:
     )  # fmt: skip
 
 
-# in the settings of a saved model, what tells of its own files and teacher; prompts stand beside the settings here
-_OF_SAVED = ("format", "base", "prompts", "processor", "finds")
-_PLAIN = {"format": 1, "pooling": "last", "base": None}  # what the settings of a saved model must hold
-
-
 def _settings(path: Path, file: _File) -> Settings:
     """Return the settings and prompts in a preset's file. Raises ConfigError, by the section that is wrong."""
-    own = next((key for key in _OF_SAVED if key in file.settings), None)
-    if own:
-        raise ConfigError(f"preset {path}: settings.{own} is of a saved model, not of a preset; leave it out")
     where = ""  # prompts' own messages name the key
     try:
         prompts = PromptSet.from_dict({"name": path.stem, **file.prompts})
         where = "settings"
-        settings = Settings.from_dict({**_PLAIN, **file.settings, "prompts": prompts.to_dict()})
+        settings = Settings.of_preset(prompts, file.settings)
         for name, wording in file.benchmarks.items():
             where = f"benchmarks.{name}"
             worded(prompts, name, wording)

@@ -11,9 +11,10 @@ from typing import TYPE_CHECKING, Any, NamedTuple
 
 from ..errors import ConfigError, ModelError, did_you_mean
 from ..inputs.pooled_tokens import ALL, check_pooled, pooled_by_default
-from ..inputs.prompts import PromptSet, check_prompts
+from ..inputs.prompts import PromptSet
 from ..inputs.resize import Resize
 from ..model.pooling import POOLINGS
+from ..model.position_ids import POSITIONS
 from .sentence_transformers_files import saved_settings
 
 if TYPE_CHECKING:
@@ -119,6 +120,20 @@ class Settings:
         }  # fmt: skip
 
     @classmethod
+    def of_preset(cls, prompts: PromptSet, values: Mapping[str, Any]) -> Settings:
+        """Return the settings of a model that was not saved here: a prompt set, and what else is not as by default, by
+        the keys of `to_dict`.
+
+        Raises ValueError, which names the key, as `from_dict` does, and for one that only a saved model has.
+        """
+        own = next((key for key in _OF_SAVED if key in values), None)
+        if own:
+            raise ValueError(f"{own} is of a saved model, not of a preset; leave it out")
+        return cls.from_dict(
+            {"format": _FORMAT, "pooling": cls.pooling, "base": None, **values, "prompts": prompts.to_dict()}
+        )
+
+    @classmethod
     def from_dict(cls, values: dict[str, Any]) -> Settings:
         """Return the settings that `to_dict` wrote.
 
@@ -145,6 +160,7 @@ class Settings:
 
 
 _DEFAULTS = {key.name: key.default for key in fields(Settings)}
+_OF_SAVED = ("format", "base", "prompts", PROCESSOR_FILES, _TARGET_SPACE)
 
 
 class _Kind(NamedTuple):
@@ -176,7 +192,7 @@ _KEYS = {
     "format": _Kind(lambda value: type(value) is int and value == _FORMAT, f"{_FORMAT}", True),
     "pooling": _Kind(lambda value: _is_text(value) and value in POOLINGS, f"one of {', '.join(POOLINGS)}", True),
     "bidirectional": _Kind(lambda value: isinstance(value, bool), "true or false"),
-    "positions": _Kind(lambda value: value in ("model", "sequential"), "'model' or 'sequential'"),
+    "positions": _Kind(lambda value: value in POSITIONS, " or ".join(map(repr, POSITIONS))),
     "pooled": _TEXT,
     "padding_side": _Kind(lambda value: value in ("left", "right"), "'left' or 'right'"),
     "resize": _Kind(_is_object, "an object"),
@@ -196,7 +212,6 @@ _BASE_KEYS = {"name": _TEXT, "fingerprint": _Kind(lambda value: value is None or
 def _check(values: dict[str, Any]) -> None:
     """Raise ValueError for a key that is not known, or whose value is not what it must be."""
     _check_keys(values, _KEYS)
-    check_prompts(values["prompts"])
     check_pooled(values.get("pooled", ALL))
     _check_keys(values["base"] or {}, _BASE_KEYS, "base.")
 

@@ -277,12 +277,6 @@ RECIPES["lamra-ret-qwen2.5-vl"] = replace(RECIPES["lamra-ret"], kind="qwen2_5_vl
 
 
 @pytest.fixture(scope="session")
-def folders(tmp_path_factory: pytest.TempPathFactory) -> Callable[[str], Path]:
-    place = tmp_path_factory.mktemp("published")
-    return cache(lambda kind: published.make_published(kind, place / kind))
-
-
-@pytest.fixture(scope="session")
 def embedders(
     folders: Callable[[str], Path], tmp_path_factory: pytest.TempPathFactory
 ) -> Callable[[str], MLLMEmbedder]:
