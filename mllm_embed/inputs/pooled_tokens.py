@@ -14,7 +14,7 @@ from torch import Tensor
 
 from ..errors import ConfigError, DataError, ModelError
 from .images import name_of
-from .prompts import TASK, WORDS, words_of
+from .prompts import KEPT_TASKS, TASK, WORDS, words_of
 
 if TYPE_CHECKING:
     from ..model.pooling import Pooling
@@ -33,7 +33,6 @@ _AROUND = (
 _SHOWN = 60
 Span = tuple[int, int]
 _OfSpan = Callable[[Sequence[Span], int, int], Span]
-_KEPT = 1024  # prompts without their words, of which a set has a few for each task
 
 
 def check_pooled(pooled: str) -> None:
@@ -76,7 +75,7 @@ class PooledTokens:
             WITHOUT_TASK: self._without_task,
         }
         self._find = finders.get(self._kind, self._up_to)
-        self._suffix = lru_cache(_KEPT)(items.processed_suffix)
+        self._suffix = lru_cache(KEPT_TASKS)(items.processed_suffix)
 
     @property
     def all(self) -> bool:
