@@ -304,10 +304,11 @@ class MLLMEmbedder(QueryDocument):
     ) -> None:
         """Write an adapter folder, or a whole model with `merge=True` or where there is no adapter.
 
-        `from_pretrained` gives the same vectors from either, and so does `SentenceTransformer`. `card` is what the
-        README.md there says beyond the files (licence, training, results), see `model_card.ModelCardInfo`; what the
-        card that the weights came with said is kept. An earlier save there is replaced in one step; raises ModelError
-        for a folder that holds anything else, or the adapter's own base, and ConfigError for a key no card has.
+        `from_pretrained` gives the same vectors from either, and so does `SentenceTransformer`, which refuses to encode
+        where its modules cannot ask so. `card` is what the README.md there says beyond the files (licence, training,
+        results), see `model_card.ModelCardInfo`; what the card that the weights came with said is kept. An earlier save
+        there is replaced in one step; raises ModelError for a folder that holds anything else, or the adapter's own
+        base, and ConfigError for a key no card has.
 
         A whole model of a quantised embedder is made from its base read again unquantised, since merging into 4 or 8
         bits would round the adapter away: it takes the memory of that, and its vectors differ by what quantising cost.
