@@ -77,6 +77,9 @@ def register(commands: Any) -> None:
         help="1: as asked; more changes the picture more, less less",
     )
     search.add_argument(
+        "--without", metavar="S", help="what the answers should not show: these words' vector is taken off the query's"
+    )
+    search.add_argument(
         "--rerank", metavar="N", type=int, default=0, help="let the model itself put the first N answers in order"
     )
     search.add_argument(
@@ -126,6 +129,7 @@ def _run(arguments: argparse.Namespace) -> int:
         allow=allow,
         exclude_reference=arguments.exclude_reference,
         edit_strength=arguments.edit_strength,
+        without=arguments.without,
     )
     hits = _reranked(generator, query, hits, arguments.rerank)[: arguments.k]
     if not hits:

@@ -5,6 +5,7 @@ from __future__ import annotations
 import os
 from collections.abc import Collection, Mapping, Sequence
 from dataclasses import dataclass
+from itertools import chain
 from pathlib import Path
 from typing import Any
 
@@ -21,7 +22,7 @@ from ..store.files import MANIFEST
 from ..store.gallery import Answer, Gallery, MemoryGallery, StoreGallery
 from ..store.vector_store import VectorStore
 from ..types import Document, ImageLike, Query
-from ..vectors.fusion import edited
+from .composition import Composition
 
 _MORE = 8  # answers that are asked for beyond those wanted, since some may be the reference
 
@@ -109,6 +110,7 @@ class Searcher:
         allow: Collection[str] | None = None,
         exclude_reference: bool = False,
         edit_strength: float = 1.0,
+        without: str | None = None,
     ) -> list[Hit]:
         """Return the k best pictures for a query, fewer in a small gallery.
 
@@ -118,14 +120,36 @@ class Searcher:
             exclude: ids that may not answer.
             allow: the only ids that may.
             exclude_reference: leave out pictures whose file is the query's own, byte for byte, whatever their ids.
-            edit_strength: how far a composed query goes from its picture (`fusion.edited`): 1 as asked, less keeps more
-                of the picture, more changes more.
+            edit_strength, without: as of `Composition`.
 
         Raises:
             DataError: k < 1, or an id that is not in the gallery.
         """
-        vector = self._vectors([query], edit_strength)
-        own = {content_key(image) for image in query.images} if exclude_reference else set()
+        asked = Composition(query, edit_strength, without)
+        vector = asked.vector(self.embedder.encode(asked.items, show_progress=False))
+        own = query.images if exclude_reference else ()
+        return self.find(vector, k, exclude, allow=allow, other_than=own)
+
+    def find(
+        self,
+        vector: np.ndarray,
+        k: int = 5,
+        exclude: Collection[str] = (),
+        *,
+        allow: Collection[str] | None = None,
+        other_than: Sequence[ImageLike] = (),
+    ) -> list[Hit]:
+        """Return the k best pictures for a query's vector, which somebody else has embedded, as `search` does.
+
+        Args:
+            vector: [1, D] float32 of unit length, as of `Composition.vector`.
+            k, exclude, allow: as of `search`.
+            other_than: leave out pictures whose file is one of these, byte for byte, whatever their ids.
+
+        Raises:
+            DataError: k < 1, or an id that is not in the gallery.
+        """
+        own = set(map(content_key, other_than))
         # how many copies of the reference there are shows only in the answers: more are asked for until k others came
         asked = k + (_MORE if own else 0)
         while True:
@@ -154,23 +178,19 @@ class Searcher:
         Raises:
             DataError: k < 1, or an id that is not in the gallery.
         """
-        vectors = self._vectors(queries, edit_strength, batch_size)
-        return [self._hits(found) for found in self.gallery.nearest(vectors, k, allow=allow)]
+        if not queries:
+            return []
+        asked = [Composition(query, edit_strength) for query in queries]
+        items = [question.items for question in asked]
+        found = self.embedder.encode(list(chain.from_iterable(items)), batch_size=batch_size, show_progress=False)
+        parts = np.split(found, np.cumsum([len(part) for part in items])[:-1])
+        vectors = [question.vector(part) for question, part in zip(asked, parts, strict=True)]
+        return [self._hits(found) for found in self.gallery.nearest(np.concatenate(vectors), k, allow=allow)]
 
     def _hits(self, found: Answer) -> list[Hit]:
         """Return what a gallery answered, with its pictures."""
         places = self.gallery.sources([name for name, _ in found])
         return [Hit(name, score, _picture(place)) for (name, score), place in zip(found, places, strict=True)]
-
-    def _vectors(self, queries: Sequence[Query], strength: float, batch_size: int = 32) -> np.ndarray:
-        """Return the vectors of queries [Q, D] float32, the composed ones with their edit as strong as is asked."""
-        composed = [at for at, query in enumerate(queries) if query.role == "composed"] if strength != 1 else []
-        pictures = [Query(image=queries[at].image) for at in composed]
-        found = self.embedder.encode([*queries, *pictures], batch_size=batch_size, show_progress=False)
-        vectors = np.array(found[: len(queries)])
-        if composed:
-            vectors[composed] = edited(vectors[composed], found[len(queries) :], strength)
-        return vectors
 
     def add(self, pictures: Mapping[str, str | os.PathLike[str]], batch_size: int = 32) -> None:
         """Embed picture files and add them to the gallery, by their ids; a store, index or collection keeps them.
