@@ -192,6 +192,10 @@ class Searcher:
         places = self.gallery.sources([name for name, _ in found])
         return [Hit(name, score, _picture(place)) for (name, score), place in zip(found, places, strict=True)]
 
+    def picture(self, id: str) -> ImageLike | None:
+        """Return the picture of a row, None where it is not known or gone. Raises DataError for an unknown id."""
+        return _picture(self.gallery.sources([id])[0])
+
     def add(self, pictures: Mapping[str, str | os.PathLike[str]], batch_size: int = 32) -> None:
         """Embed picture files and add them to the gallery, by their ids; a store, index or collection keeps them.
 

@@ -2,16 +2,25 @@
 
 from __future__ import annotations
 
+from collections.abc import Sequence
 from dataclasses import dataclass, field
 from typing import TYPE_CHECKING
 
+import numpy as np
+
+from ..vectors.precision import truncate
+from .gallery.speaker import Speaker
+from .gallery.thumbnails import Thumbnails
 from .limits import Limits
+from .refusals import Refusal
 
 if TYPE_CHECKING:
     from ..encode.embedder import MLLMEmbedder
     from ..search.searcher import Searcher
+    from ..types import Item
     from .access import Access
     from .batcher import Batcher
+    from .gallery.kept_pictures import KeptPictures
     from .pictures import PictureReader
 
 
@@ -25,8 +34,8 @@ class Service:
         pictures: makes bytes of what a request calls a picture.
         access: who may ask.
         model_name: what the model is called here; never a path.
-        searcher: the gallery, with an encoder that goes through the batcher; None where there is none.
-        writable: whether rows may be added and removed.
+        searcher: the gallery, which is a `LockedGallery`; None where there is none.
+        kept: where pictures of rows are kept that are added; None where rows may not be added or removed.
         force_dimensions: cut vectors to lengths that the model was not trained to be cut to.
         limits: what a request may cost.
     """
@@ -37,6 +46,25 @@ class Service:
     access: Access
     model_name: str
     searcher: Searcher | None = None
-    writable: bool = False
+    kept: KeptPictures | None = None
     force_dimensions: bool = False
     limits: Limits = field(default_factory=Limits)
+
+    def __post_init__(self) -> None:
+        """Make what answers of a gallery need."""
+        self.speaker, self.thumbnails = Speaker(self.embedder, self.batcher), Thumbnails()
+
+    async def vectors(self, items: Sequence[Item], fields: Sequence[str]) -> np.ndarray:
+        """Return the vectors [N, D] float32 of items, of the embedder's own length, under the current ticket.
+
+        Args:
+            items: N of them.
+            fields: of the request that each came from.
+
+        Raises:
+            Refusal: one of them cannot be embedded, or as of `Batcher.encode`.
+        """
+        embedded = await self.batcher.encode(items)
+        for at, reason in embedded.failures.items():
+            raise Refusal(422, reason, field=fields[at])
+        return truncate(embedded.vectors, self.embedder.dim, self.embedder.settings.renormalize)

@@ -1,0 +1,94 @@
+"""A gallery that is asked by many requests at once: one call at a time, so that none sees rows come or go."""
+
+from __future__ import annotations
+
+from collections.abc import Collection, Iterable, Mapping, Sequence
+from threading import RLock
+from typing import Any
+
+import numpy as np
+
+from ...data.filters import Filter
+from ...errors import DataError
+from ...store.columns import ColumnSummary
+from ...store.gallery import Answer, Gallery
+from ...types import ImageLike
+
+
+class LockedGallery:
+    """A `Gallery` whose calls take turns. Ranking uses all cores by itself, so that little is lost by it."""
+
+    def __init__(self, gallery: Gallery):
+        """Guard a gallery; nobody else may hold on to it."""
+        self._gallery, self._lock, self.dimension = gallery, RLock(), gallery.dimension
+
+    @property
+    def provenance(self) -> Mapping[str, Any]:
+        """As `Gallery.provenance`."""
+        return self._gallery.provenance
+
+    def __len__(self) -> int:
+        """As `Gallery.__len__`."""
+        with self._lock:
+            return len(self._gallery)
+
+    def nearest(
+        self,
+        queries: np.ndarray,
+        k: int,
+        *,
+        allow: Collection[str] | None = None,
+        exclude: Sequence[Collection[str]] | None = None,
+        where: Filter | None = None,
+    ) -> list[Answer]:
+        """As `Gallery.nearest`."""
+        with self._lock:
+            return self._gallery.nearest(queries, k, allow=allow, exclude=exclude, where=where)
+
+    def sources(self, ids: Sequence[str]) -> Sequence[ImageLike | None]:
+        """As `Gallery.sources`."""
+        with self._lock:
+            return self._gallery.sources(ids)
+
+    def metadata(self, ids: Sequence[str]) -> list[dict[str, Any]]:
+        """As `Gallery.metadata`."""
+        with self._lock:
+            return self._gallery.metadata(ids)
+
+    def summary(self) -> dict[str, ColumnSummary]:
+        """As `Gallery.summary`."""
+        with self._lock:
+            return self._gallery.summary()
+
+    def page(self, offset: int, limit: int, where: Filter | None = None) -> tuple[list[str], int]:
+        """As `Gallery.page`."""
+        with self._lock:
+            return self._gallery.page(offset, limit, where)
+
+    def unknown(self, ids: Iterable[str]) -> list[str]:
+        """Return those of the ids that are not there, in the order given."""
+        with self._lock:
+            return [name for name in ids if not self._has(name)]
+
+    def _has(self, name: str) -> bool:
+        try:
+            self._gallery.sources([name])
+        except DataError:
+            return False
+        return True
+
+    def add(
+        self,
+        ids: Sequence[str],
+        vectors: np.ndarray,
+        sources: Sequence[str | None] | None = None,
+        metadata: Sequence[Mapping[str, Any]] | None = None,
+    ) -> None:
+        """As `Gallery.add`."""
+        with self._lock:
+            self._gallery.add(ids, vectors, sources, metadata)
+
+    def remove(self, ids: Iterable[str]) -> None:
+        """As `Gallery.remove`."""
+        with self._lock:
+            self._gallery.remove(ids)

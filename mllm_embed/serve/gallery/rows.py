@@ -1,0 +1,138 @@
+"""`/v1/gallery`: what is there, row by row, and where it may be written to, more or less of it."""
+
+from __future__ import annotations
+
+import asyncio
+from collections import Counter
+from dataclasses import asdict
+from typing import Annotated, Any
+
+from fastapi import APIRouter, Query, Request
+
+from ...errors import DataError
+from ...search.searcher import Searcher
+from ...types import Document
+from ..refusals import Refusal
+from ..service import Service
+from ..tickets import ticket_for
+from .kept_pictures import KeptPictures
+from .requests import NewRow, NewRows, RowIds, filter_of
+from .search import gallery_of, picture_address, unknown_id
+
+router = APIRouter()
+_MOST_VALUES = 50  # of a column, to choose among
+
+
+@router.get("/v1/gallery")
+async def gallery(request: Request) -> dict[str, Any]:
+    """Return how many rows there are, what their columns hold, and what may be done with them."""
+    service: Service = request.app.state.service
+    searcher = gallery_of(service)
+    summary = await asyncio.to_thread(searcher.gallery.summary)
+    columns = {name: asdict(column) for name, column in summary.items()}
+    for column in columns.values():
+        if column["values"] is not None:
+            column["values"] = dict(Counter(column["values"]).most_common(_MOST_VALUES))
+    return {
+        "object": "gallery",
+        "rows": await asyncio.to_thread(searcher.gallery.__len__),
+        "model": service.model_name,
+        "columns": columns,
+        "writable": service.kept is not None,
+        "speaks": service.speaker.explains,
+        "reranks": service.speaker.reranks,
+    }
+
+
+@router.get("/v1/gallery/rows")
+async def rows(
+    request: Request,
+    offset: Annotated[int, Query(ge=0, le=2**40)] = 0,
+    limit: Annotated[int, Query(ge=1, le=1000)] = 60,
+    filter: Annotated[str | None, Query(description='JSON, {"color": "red"} say')] = None,
+) -> dict[str, Any]:
+    """Return rows in the gallery's order, all or those that a filter lets through."""
+    searcher = gallery_of(request.app.state.service)
+    where = filter_of(filter)
+
+    def listed() -> dict[str, Any]:
+        try:
+            ids, total = searcher.gallery.page(offset, limit, where)
+        except DataError as error:
+            raise Refusal(422, str(error), field="filter") from error
+        entries = zip(ids, searcher.gallery.metadata(ids), searcher.gallery.sources(ids), strict=True)
+        return {
+            "total": total,
+            "rows": [
+                {"id": name, "metadata": values, "picture": picture_address(name, place)}
+                for name, values, place in entries
+            ],
+        }
+
+    return await asyncio.to_thread(listed)
+
+
+@router.post("/v1/gallery/rows", status_code=201)
+async def add(request: Request, body: NewRows) -> dict[str, Any]:
+    """Embed rows and add them: all, or none where one of them is at fault."""
+    service: Service = request.app.state.service
+    searcher, kept = _writable(service)
+    if len(body.rows) > service.limits.inputs:
+        raise Refusal(413, f"{len(body.rows)} rows are over the limit of {service.limits.inputs} inputs", field="rows")
+    ids = [row.id for row in body.rows]
+    twice = next((name for name, count in Counter(ids).items() if count > 1), None)
+    if twice is not None:
+        raise Refusal(422, f'the id "{twice[:80]}" is given twice', field="rows")
+    async with ticket_for(request, service.limits):
+        fields = [f"rows[{at}]" for at in range(len(body.rows))]
+        contents = [await _content(service, row, field) for row, field in zip(body.rows, fields, strict=True)]
+        documents = list(map(_document, body.rows, contents, fields))
+        vectors = await service.vectors(documents, fields)
+
+    def put() -> None:
+        there = set(ids).difference(searcher.gallery.unknown(ids))
+        if there:
+            raise Refusal(409, f'the id "{min(there)[:80]}" is in the gallery already: remove it first', field="rows")
+        with kept.keeping(contents) as places:
+            try:
+                searcher.gallery.add(ids, vectors, places, [row.metadata for row in body.rows])
+            except DataError as error:
+                message = "the rows cannot be added: their metadata does not fit the gallery's columns"
+                raise Refusal(422, message) from error
+
+    await asyncio.to_thread(put)
+    return {"added": len(ids), "rows": await asyncio.to_thread(searcher.gallery.__len__)}
+
+
+@router.delete("/v1/gallery/rows")
+async def remove(request: Request, body: RowIds) -> dict[str, Any]:
+    """Remove rows: all of them, or none where one is not there."""
+    searcher, _ = _writable(request.app.state.service)
+
+    def take_out() -> None:
+        for name in searcher.gallery.unknown(body.ids):
+            raise unknown_id(name, "ids")
+        searcher.gallery.remove(dict.fromkeys(body.ids))
+
+    await asyncio.to_thread(take_out)
+    return {"removed": len(set(body.ids)), "rows": await asyncio.to_thread(searcher.gallery.__len__)}
+
+
+def _writable(service: Service) -> tuple[Searcher, KeptPictures]:
+    searcher = gallery_of(service)
+    if service.kept is None:
+        raise Refusal(403, "this gallery is not written to: start the service with --writable")
+    return searcher, service.kept
+
+
+async def _content(service: Service, row: NewRow, field: str) -> bytes | None:
+    """Return the bytes of a new row's picture, None where it has none."""
+    return None if row.image is None else await service.pictures.read(row.image, f"{field}.image")
+
+
+def _document(row: NewRow, content: bytes | None, field: str) -> Document:
+    """Return a row to embed. Raises Refusal for one that holds nothing."""
+    try:
+        return Document(content, row.text)
+    except DataError as error:
+        raise Refusal(422, str(error), field=field) from error

@@ -1,0 +1,165 @@
+"""`POST /v1/search`: a picture, words or both in, rows of the gallery out."""
+
+from __future__ import annotations
+
+import asyncio
+from collections.abc import Sequence
+from typing import Any
+from urllib.parse import quote
+
+from fastapi import APIRouter, Request
+
+from ...errors import DataError, ImageError
+from ...generate.explain import Reading, shared
+from ...search.composition import Composition
+from ...search.searcher import Hit, Searcher
+from ...types import Document, ImageLike, Query
+from ..refusals import Refusal
+from ..service import Service
+from ..tickets import ticket_for
+from .requests import SearchRequest, search_request
+
+router = APIRouter()
+_FORM = {
+    "multipart/form-data": {
+        "schema": {
+            "type": "object",
+            "properties": {
+                "request": {"type": "string", "contentMediaType": "application/json"},
+                "image": {"type": "string", "format": "binary"},
+            },
+        }
+    },
+    "application/json": {"schema": {"$ref": "#/components/schemas/SearchRequest"}},
+}
+
+
+@router.post("/v1/search", openapi_extra={"requestBody": {"required": True, "content": _FORM}})
+async def search(request: Request) -> dict[str, Any]:
+    """Find the rows that fit a picture, words, or both."""
+    service: Service = request.app.state.service
+    searcher = gallery_of(service)
+    asked, upload = await search_request(request)
+    if asked.k > service.limits.answers:
+        raise Refusal(422, f"k is {asked.k}, over the limit of {service.limits.answers} answers", field="k")
+    async with ticket_for(request, service.limits):
+        query = await _query(service, searcher, asked, upload)
+        hits = await _found(service, searcher, query, asked)
+        if asked.rerank:
+            hits = await service.speaker.rerank(query, hits, asked.rerank)
+        kept = [hit for hit in hits[: asked.k] if asked.min_score is None or hit.score >= asked.min_score]
+        words: list[Reading] = []
+        if asked.explain:
+            words = await _words(service, query, kept)
+    answer = {
+        "object": "search",
+        "model": service.model_name,
+        "role": query.role,
+        "hits": [_hit(rank, hit) for rank, hit in enumerate(kept, 1)],
+        "below": len(hits[: asked.k]) - len(kept),
+    }
+    if words:
+        answer["words"] = words[0]
+        for entry, reading in zip(answer["hits"], words[1:], strict=True):
+            entry["words"] = reading
+    return answer
+
+
+def gallery_of(service: Service) -> Searcher:
+    """Return the gallery. Raises Refusal where the service has none."""
+    if service.searcher is None:
+        raise Refusal(404, "this service has no gallery: start it as `mllm-embed serve GALLERY --model ...`")
+    return service.searcher
+
+
+def picture_address(hit: str, image: ImageLike | None) -> str | None:
+    """Return where the picture of an id is shown, None where there is none."""
+    return None if image is None else f"/v1/gallery/pictures/{quote(hit, safe='')}"
+
+
+async def _query(service: Service, searcher: Searcher, asked: SearchRequest, upload: bytes | None) -> Query:
+    """Return what is looked for. Raises Refusal where that is nothing, or a picture that cannot be had."""
+    image: ImageLike | None = None
+    if asked.image is not None and asked.id is not None:
+        raise Refusal(422, "the reference is given twice: give image or id", field="id")
+    if upload is not None:
+        image = await service.pictures.check(upload, "image")
+    elif asked.image is not None:
+        image = await service.pictures.read(asked.image, "image")
+    elif asked.id is not None:
+        image = await asyncio.to_thread(_row_picture, searcher, asked.id)
+    for name in ("instruction", "without", "task"):
+        words = getattr(asked, name)
+        if words is not None and len(words) > service.limits.words:
+            raise Refusal(422, f"{name} is over the limit of {service.limits.words:,} characters", field=name)
+    if asked.edit_strength != 1 and None in (image, asked.instruction):
+        message = "an edit strength needs a picture and an instruction: without both there is no edit"
+        raise Refusal(422, message, field="edit_strength")
+    try:
+        return Query(image=image, instruction=asked.instruction, task=asked.task)
+    except DataError as error:
+        raise Refusal(422, f"{error}", field="instruction") from error
+
+
+def _row_picture(searcher: Searcher, name: str) -> ImageLike:
+    """Return the picture of a row. Raises Refusal for an id that is not there or has none."""
+    try:
+        picture = searcher.picture(name)
+    except DataError as error:
+        raise unknown_id(name, "id") from error
+    if picture is None:
+        raise Refusal(422, f'"{name}" has no picture here that could be a reference', field="id")
+    return picture
+
+
+def unknown_id(name: str, field: str) -> Refusal:
+    """Return the refusal of an id that the gallery has not got."""
+    return Refusal(404, f'the id "{name[:80]}" is not in the gallery', field=field)
+
+
+async def _found(service: Service, searcher: Searcher, query: Query, asked: SearchRequest) -> list[Hit]:
+    """Return the best rows, more than are wanted where the model is to put them in order."""
+    composition = Composition(query, asked.edit_strength, asked.without)
+    vector = composition.vector(await service.vectors(composition.items, ["image"] * len(composition.items)))
+    where = asked.where()
+    own = query.images if asked.exclude_reference else ()
+    exclude = {*asked.exclude, *([asked.id] if asked.exclude_reference and asked.id is not None else [])}
+
+    def find() -> list[Hit]:
+        names = [*exclude, *(asked.allow or ())]
+        for name in searcher.gallery.unknown(names):
+            raise unknown_id(name, "allow" if name in (asked.allow or ()) else "exclude")
+        try:
+            return searcher.find(
+                vector, max(asked.k, asked.rerank), sorted(exclude), allow=asked.allow, other_than=own, where=where
+            )
+        except DataError as error:
+            # all else was looked at before: an unknown column, or words compared with numbers
+            raise Refusal(422, str(error), field="filter") from error
+
+    return await asyncio.to_thread(find)
+
+
+async def _words(service: Service, query: Query, hits: Sequence[Hit]) -> list[Reading]:
+    """Return what the model reads in the query, and in each answer: words of both first; none where none is shown."""
+    shown = [at for at, hit in enumerate(hits) if hit.image is not None]
+    documents = [Document(image=image) for at in shown if (image := hits[at].image) is not None]
+    try:
+        asked, *answers = await service.speaker.read([query, *documents])
+    except ImageError as error:
+        raise Refusal(422, "a picture of an answer cannot be read any more: ask for fewer, or leave it out") from error
+    found: list[Reading] = [[] for _ in hits]
+    for at, answer in zip(shown, answers, strict=True):
+        both = {word for word, _ in shared(asked, answer)}
+        found[at] = sorted(answer, key=lambda word: word[0] not in both)
+    return [asked, *found]
+
+
+def _hit(rank: int, hit: Hit) -> dict[str, Any]:
+    return {
+        "rank": rank,
+        "id": hit.id,
+        "score": hit.score,
+        "metadata": dict(hit.metadata),
+        "picture": picture_address(hit.id, hit.image),
+    }

@@ -1,0 +1,58 @@
+"""The model speaking about answers: the words that it reads in them, and which of them it holds to be right."""
+
+from __future__ import annotations
+
+import asyncio
+from collections.abc import Sequence
+from typing import Any, TypeVar
+
+from ...encode.embedder import MLLMEmbedder
+from ...errors import ConfigError, ModelError
+from ...generate.explain import Explainer, Reading
+from ...generate.generator import Generator
+from ...generate.rerank import rerank
+from ...search.searcher import Hit
+from ...types import Query
+from ..batcher import Batcher
+from ..refusals import Refusal
+
+_Speaks = TypeVar("_Speaks", Explainer, Generator)
+
+
+class Speaker:
+    """An embedder's base, which is read once when it is first asked for.
+
+    It speaks in the batcher's thread: while its adapter is off, no vector may be computed.
+    """
+
+    def __init__(self, embedder: MLLMEmbedder, batcher: Batcher):
+        """Speak for an embedder whose vectors a batcher computes."""
+        self._embedder, self._batcher = embedder, batcher
+        self._loading = asyncio.Lock()
+        self._loaded: dict[type, Any] = {}
+        has_head = embedder.settings.base is not None and not embedder.family.headless
+        self.explains: bool = has_head
+        # a merged adapter cannot be taken off
+        self.reranks: bool = has_head and (embedder.settings.adapter is None or embedder.model.adapted)
+
+    async def read(self, items: Sequence[Any]) -> list[Reading]:
+        """Return the heaviest words of each item. Raises Refusal for a model without words."""
+        explainer = await self._ready(Explainer, self.explains)
+        return await self._batcher.run(lambda: explainer.read(items))
+
+    async def rerank(self, query: Query, hits: Sequence[Hit], depth: int) -> list[Hit]:
+        """Return the hits with the first `depth` as `rerank` orders them. Raises Refusal for a model that cannot."""
+        generator = await self._ready(Generator, self.reranks)
+        return await self._batcher.run(lambda: rerank(generator, query, hits, depth))
+
+    async def _ready(self, kind: type[_Speaks], can: bool) -> _Speaks:
+        """Return an explainer or a generator, made where it is first asked for."""
+        if not can:
+            raise Refusal(422, "this model cannot speak here: start the service with the base and the adapter apart")
+        async with self._loading:
+            if kind not in self._loaded:
+                try:
+                    self._loaded[kind] = await self._batcher.run(lambda: kind(self._embedder))
+                except (ModelError, ConfigError) as error:
+                    raise Refusal(422, "this model cannot speak: its base has no head in its files") from error
+        return self._loaded[kind]
