@@ -2,7 +2,29 @@
 
 from __future__ import annotations
 
-from collections.abc import Mapping
+import logging
+import uuid
+from collections.abc import Mapping, Sequence
+from typing import Any
+
+from fastapi import FastAPI
+from fastapi.exceptions import RequestValidationError
+from starlette.exceptions import HTTPException
+from starlette.requests import Request
+from starlette.responses import JSONResponse
+from starlette.types import Scope
+
+from ..text import printable
+
+_log = logging.getLogger(__name__)
+# a kind of error by OpenAI's names, which its clients make exceptions of by the status alone
+_KINDS = {401: "authentication_error", 403: "permission_error", 404: "not_found_error", 408: "timeout_error"}
+_SENTENCES = {
+    404: "nothing is served at this address; /openapi.json lists what is",
+    405: "this address is not served with this method; /openapi.json lists what is",
+}
+_PLACES = ("body", "query", "path", "header", "cookie")  # how FastAPI begins the place of a fault
+_LONGEST = 300  # characters of pydantic's words
 
 
 class Refusal(Exception):
@@ -25,3 +47,81 @@ class Refusal(Exception):
         """
         super().__init__(message)
         self.status, self.message, self.field, self.headers = status, message, field, dict(headers or {})
+
+
+def install(app: FastAPI) -> None:
+    """Have an application answer what goes wrong in the words of the dialect that was spoken to it.
+
+    That is OpenAI's `{"error": {"message", "type", "param", "code"}}`, and Cohere's `{"id", "message"}` under /v2/.
+    What nobody expected is logged under the id that its client is told, which is all that it is told.
+    """
+    app.add_exception_handler(Refusal, _answer_refusal)
+    app.add_exception_handler(RequestValidationError, _answer_invalid)
+    app.add_exception_handler(HTTPException, _answer_http)
+    app.add_exception_handler(RecursionError, _answer_too_deep)
+    app.add_exception_handler(Exception, _answer_unexpected)
+
+
+def answer(scope: Scope, refusal: Refusal) -> JSONResponse:
+    """Return what the client of a request gets to read: a refusal in the envelope of the path's dialect."""
+    envelope = _cohere if scope["path"].startswith("/v2/") else _openai
+    return JSONResponse(envelope(refusal, request_id(scope)), refusal.status, refusal.headers)
+
+
+def request_id(scope: Scope) -> str:
+    """Return the id of a request, which its line in the log has too; a new one where it was given none."""
+    state = scope.setdefault("state", {})
+    return str(state.setdefault("request_id", uuid.uuid4().hex))
+
+
+def _openai(refusal: Refusal, told: str) -> dict[str, Any]:
+    kind = _KINDS.get(refusal.status, "invalid_request_error" if refusal.status < 500 else "server_error")
+    code = "invalid_api_key" if refusal.status == 401 else None
+    return {"error": {"message": printable(refusal.message), "type": kind, "param": refusal.field, "code": code}}
+
+
+def _cohere(refusal: Refusal, told: str) -> dict[str, Any]:
+    return {"id": told, "message": printable(refusal.message)}
+
+
+async def _answer_refusal(request: Request, error: Exception) -> JSONResponse:
+    return answer(request.scope, error if isinstance(error, Refusal) else Refusal(500, "the request failed"))
+
+
+async def _answer_invalid(request: Request, error: Exception) -> JSONResponse:
+    faults: Sequence[Mapping[str, Any]] = error.errors() if isinstance(error, RequestValidationError) else ()
+    fault: Mapping[str, Any] = faults[0] if faults else {"loc": (), "msg": "is not as documented"}
+    if fault.get("type") == "json_invalid":
+        said = str(fault.get("ctx", {}).get("error", ""))[:_LONGEST]
+        return answer(request.scope, Refusal(400, f"the body is not JSON: {said}"))
+    field = place(fault["loc"])
+    # pydantic's own words say what is wanted; the value that was sent stays out, it may be a whole picture
+    said = f"{field or 'the body'}: {str(fault['msg'])[:_LONGEST]}"
+    return answer(request.scope, Refusal(422, said, field=field))
+
+
+async def _answer_http(request: Request, error: Exception) -> JSONResponse:
+    if isinstance(error.__cause__, Refusal):  # FastAPI makes a 400 of its own of whatever reading a body raises
+        return answer(request.scope, error.__cause__)
+    status = error.status_code if isinstance(error, HTTPException) else 400
+    headers = error.headers if isinstance(error, HTTPException) else None
+    said = _SENTENCES.get(status, "the request cannot be read" if status < 500 else "the request failed")
+    return answer(request.scope, Refusal(status, said, headers=headers))
+
+
+async def _answer_too_deep(request: Request, error: Exception) -> JSONResponse:
+    return answer(request.scope, Refusal(400, "the request is nested too deeply; send a flatter one"))
+
+
+async def _answer_unexpected(request: Request, error: Exception) -> JSONResponse:
+    told = request_id(request.scope)
+    _log.error("request %s failed: %s", told, type(error).__name__)
+    said = f"something went wrong here; whoever runs this server finds what in its log, under {told}"
+    return answer(request.scope, Refusal(500, said))
+
+
+def place(location: Sequence[str | int]) -> str | None:
+    """Return the name of a field from where pydantic says it is: "input[3].image"; None for the body as a whole."""
+    steps = location[1:] if location and location[0] in _PLACES else location
+    said = "".join(f"[{step}]" if isinstance(step, int) else f".{step}" for step in steps).lstrip(".")
+    return said[:_LONGEST] or None

@@ -20,12 +20,14 @@ class Ticket:
         deadline: when nobody needs it any more, in seconds of `time.monotonic`.
         seconds: how long it may take in all, for the message.
         gone: whether its client has hung up: what is not begun is dropped.
+        pixels: of its pictures so far, as their headers claim.
     """
 
     client: str
     deadline: float
     seconds: float
     gone: bool = False
+    pixels: int = 0
 
     @classmethod
     def of(cls, client: str, seconds: float) -> Ticket:
