@@ -2,13 +2,65 @@
 
 from __future__ import annotations
 
-from fastapi import FastAPI
+from collections.abc import AsyncIterator, Callable
+from contextlib import AbstractAsyncContextManager, asynccontextmanager
+from typing import TYPE_CHECKING
 
+from fastapi import FastAPI
+from starlette.middleware import Middleware
+
+from .. import __version__
+from .operations import health
+from .operations.logs import RequestLog
+from .operations.metrics import Metrics
+from .operations.progress import Gate, Progress
+from .refusals import install
 from .service import Service
+
+if TYPE_CHECKING:
+    from .access import Access
+    from .limits import Limits
+
+Lifespan = Callable[[FastAPI], AbstractAsyncContextManager[None]]
+"""What is started before the first request is taken, and ended after the last answer."""
 
 
 def create_app(service: Service) -> FastAPI:
-    """Return the application that answers for a service."""
-    app = FastAPI(title="mllm_embed", docs_url=None, redoc_url=None)
+    """Return the application that answers for a service, whose batcher it starts and closes."""
+
+    @asynccontextmanager
+    async def lifespan(app: FastAPI) -> AsyncIterator[None]:
+        service.batcher.start()
+        try:
+            yield
+        finally:
+            await service.batcher.close()
+
+    app = bare_app(service.access, service.limits, service.metrics, Progress(None), lifespan)
     app.state.service = service
+    return app
+
+
+def bare_app(access: Access, limits: Limits, metrics: Metrics, progress: Progress, lifespan: Lifespan) -> FastAPI:
+    """Return the application of a service that may still be loaded: `app.state.service` is given to it later.
+
+    Until `progress` is done it answers 503 where a model is needed.
+    """
+    app = FastAPI(
+        title="mllm_embed",
+        version=__version__,
+        description="Embeddings of pictures, words, and pictures with words about what to change; search by them.",
+        docs_url=None,
+        redoc_url=None,
+        lifespan=lifespan,
+        # outermost first: what is refused is written down too
+        middleware=[
+            Middleware(RequestLog, metrics=metrics),
+            Middleware(Gate, progress=progress),
+        ],
+    )
+    install(app)
+    app.state.metrics, app.state.progress = metrics, progress
+    for router in (health.router,):
+        app.include_router(router)
     return app

@@ -12,6 +12,7 @@ from ..vectors.precision import truncate
 from .gallery.speaker import Speaker
 from .gallery.thumbnails import Thumbnails
 from .limits import Limits
+from .operations.metrics import Metrics
 from .refusals import Refusal
 
 if TYPE_CHECKING:
@@ -38,6 +39,7 @@ class Service:
         kept: where pictures of rows are kept that are added; None where rows may not be added or removed.
         force_dimensions: cut vectors to lengths that the model was not trained to be cut to.
         limits: what a request may cost.
+        metrics: what is counted.
     """
 
     embedder: MLLMEmbedder
@@ -49,6 +51,7 @@ class Service:
     kept: KeptPictures | None = None
     force_dimensions: bool = False
     limits: Limits = field(default_factory=Limits)
+    metrics: Metrics = field(default_factory=Metrics)
 
     def __post_init__(self) -> None:
         """Make what answers of a gallery need."""
