@@ -1,0 +1,78 @@
+// One picture, looked at more closely: large, with all that is known of it, and why it matched.
+
+import { byId, drawing, element } from "./elements.js";
+import { score, shown } from "./grid.js";
+import { showPicture } from "./pictures.js";
+
+// Words with their weights, as bars; those that the query and the answer share stand out.
+function wordList(title, words, shared) {
+  const most = Math.max(...words.map(([, weight]) => weight), 1e-9);
+  const items = words.map(([word, weight]) => {
+    const bar = element("span", { class: "weight", "aria-hidden": "true" });
+    bar.style.inlineSize = `${(100 * Math.max(0, weight)) / most}%`;
+    const both = shared.has(word);
+    return element("li", { class: both && "shared" }, bar, element("span", {}, word), both ? element("span", { class: "hidden" }, " (in both)") : null);
+  });
+  return element("div", {}, element("h4", {}, title), element("ul", { class: "words" }, ...items));
+}
+
+function reasons(hitWords, queryWords) {
+  const said = new Set(queryWords.map(([word]) => word));
+  const shared = new Set(hitWords.map(([word]) => word).filter((word) => said.has(word)));
+  const sentence = shared.size
+    ? "What the model would say of the search and of this picture; words in colour are said of both."
+    : "What the model would say of the search and of this picture.";
+  return [
+    element("p", { class: "quiet" }, sentence),
+    element("div", { class: "reasons" }, wordList("The search", queryWords, shared), wordList("This picture", hitWords, shared)),
+  ];
+}
+
+function knownOf(row) {
+  const known = Object.entries(row.metadata ?? {}).filter(([, value]) => value != null);
+  const pairs = known.flatMap(([name, value]) => [element("dt", {}, name), element("dd", {}, shown(value))]);
+  return pairs.length ? element("dl", {}, ...pairs) : null;
+}
+
+export class Closer {
+  // `choose(row)` goes on from a picture; `explain(row, signal)` holds {words, queryWords}, or is null where the model
+  // cannot say.
+  constructor({ choose, explain }) {
+    this.dialog = byId("closer");
+    this.choose = choose;
+    this.explain = explain;
+    this.dialog.addEventListener("click", (event) => event.target === this.dialog && this.dialog.close());
+    this.dialog.addEventListener("close", () => this.asking?.abort());
+  }
+
+  open(row) {
+    const image = element("img", { alt: row.id });
+    if (row.picture) showPicture(image, row.picture, 640);
+    const why = element("section", { class: "why", "aria-live": "polite" });
+    const close = element("button", { type: "button", class: "forget", "aria-label": "Close", click: () => this.dialog.close() }, drawing("M6 6l12 12M18 6 6 18"));
+    const goOn = element("button", { type: "button", class: "main", click: () => this.#goOn(row) }, "Go on from it");
+    const facts = row.rank ? `Answer ${row.rank}, score ${score(row.score)}` : null;
+    const text = element("div", { class: "about" }, element("h3", { id: "closer-title" }, row.id), facts && element("p", { class: "quiet" }, facts), goOn, knownOf(row), why);
+    this.dialog.replaceChildren(close, row.picture ? image : "", text);
+    this.dialog.showModal();
+    goOn.focus();
+    if (row.rank && this.explain) this.#say(row, why);
+  }
+
+  #goOn(row) {
+    this.dialog.close();
+    this.choose(row);
+  }
+
+  async #say(row, why) {
+    this.asking = new AbortController();
+    const title = element("h3", {}, "Why it matched");
+    why.replaceChildren(title, element("p", { class: "quiet" }, "Asking the model …"));
+    try {
+      const { words, queryWords } = await this.explain(row, this.asking.signal);
+      why.replaceChildren(title, ...reasons(words, queryWords));
+    } catch (error) {
+      if (error.name !== "AbortError") why.replaceChildren(title, element("p", { class: "alert" }, error.message));
+    }
+  }
+}

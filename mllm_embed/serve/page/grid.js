@@ -1,0 +1,109 @@
+// A grid of pictures: cards, the way of the arrow keys through them, and which of them a cut-off hides.
+
+import { element } from "./elements.js";
+import { showPicture } from "./pictures.js";
+import { DRAGGED } from "./reference.js";
+
+const WIDTH = 320; // of a picture, CSS pixels: what the grid's columns come near to
+const STEPS = { ArrowLeft: () => -1, ArrowRight: () => 1, ArrowUp: (columns) => -columns, ArrowDown: (columns) => columns };
+
+export const shown = (value) => (Array.isArray(value) ? value.join(", ") : String(value));
+export const score = (value) => value.toFixed(3);
+
+// The few values of a row that fit under its picture.
+function facts(metadata) {
+  const values = Object.values(metadata ?? {}).filter((value) => value != null && value !== "");
+  return values.slice(0, 3).map(shown).join(" · ");
+}
+
+function card(row, { choose, look, lookLabel }) {
+  const name = row.rank ? `answer ${row.rank}, ${row.id}, score ${score(row.score)}` : row.id;
+  const image = element("img", { alt: row.id, loading: "lazy", decoding: "async", draggable: "false" });
+  const button = element(
+    "button",
+    { type: "button", class: "choose", "aria-label": `Go on from ${name}`, draggable: "true", click: () => choose(row) },
+    row.picture ? image : element("span", { class: "no-picture" }, row.id),
+    element("span", { class: "go", "aria-hidden": "true" }, "Go on from it"),
+  );
+  if (row.picture) showPicture(image, row.picture, WIDTH);
+  image.addEventListener("error", () => button.classList.add("unseen"));
+  button.addEventListener("dragstart", (event) => {
+    event.dataTransfer.setData(DRAGGED, JSON.stringify({ id: row.id, picture: row.picture }));
+  });
+  const closer = { type: "button", class: "look", "aria-label": `${lookLabel} ${name}`, click: () => look(row) };
+  return element(
+    "li",
+    { class: "card" },
+    button,
+    element(
+      "div",
+      { class: "under" },
+      row.rank ? element("span", { class: "score" }, score(row.score)) : null,
+      element("span", { class: "id", title: row.id }, row.id),
+      element("button", closer, lookLabel),
+    ),
+    element("p", { class: "facts" }, facts(row.metadata)),
+  );
+}
+
+export class Grid {
+  // `actions`: choose(row) goes on from a picture, look(row) shows it more closely, lookLabel is what that is called.
+  constructor(list, actions) {
+    this.list = list;
+    this.actions = actions;
+    this.rows = [];
+    list.addEventListener("keydown", (event) => this.#move(event));
+    list.addEventListener("focusin", (event) => this.#stopAt(event.target.closest(".card")));
+  }
+
+  // Draw rows in place of what is there. The first ones stay where they are the same: more answers do not flicker.
+  draw(rows) {
+    const other = this.rows.findIndex((row, at) => row.id !== rows[at]?.id || row.score !== rows[at]?.score);
+    const same = other < 0 ? this.rows.length : other;
+    const kept = [...this.list.children].slice(0, same);
+    const made = rows.slice(same).map((row) => card(row, this.actions));
+    this.rows = rows;
+    this.list.replaceChildren(...kept, ...made);
+    this.#stopAt(this.list.querySelector(".card:focus-within") ?? this.list.firstElementChild);
+  }
+
+  // Mark the pictures of these ids.
+  mark(ids, words) {
+    for (const [at, item] of [...this.list.children].entries()) {
+      item.querySelector(".mark")?.remove();
+      if (ids.has(this.rows[at].id)) item.prepend(element("span", { class: "mark" }, words));
+    }
+  }
+
+  // Hide answers whose score is under the cut-off; returns how many they are.
+  cut(least) {
+    let hidden = 0;
+    for (const [at, item] of [...this.list.children].entries()) {
+      item.hidden = this.rows[at].score < least;
+      hidden += item.hidden;
+    }
+    return hidden;
+  }
+
+  focus(at) {
+    this.list.children[at]?.querySelector(".choose").focus();
+  }
+
+  // One stop for the Tab key in the whole grid, the card where the arrow keys are: nobody tabs through a hundred.
+  #stopAt(current) {
+    for (const item of this.list.children) {
+      for (const button of item.querySelectorAll("button")) button.tabIndex = item === current ? 0 : -1;
+    }
+  }
+
+  #move(event) {
+    const cards = [...this.list.children].filter((item) => !item.hidden);
+    const at = cards.indexOf(event.target.closest(".card"));
+    const columns = cards.filter((item) => item.offsetTop === cards[0].offsetTop).length;
+    const edges = { Home: 0, End: cards.length - 1 };
+    const to = edges[event.key] ?? at + (STEPS[event.key]?.(columns) ?? NaN);
+    if (!(to in cards) || event.altKey || event.ctrlKey || event.metaKey) return;
+    event.preventDefault();
+    cards[to].querySelector(".choose").focus();
+  }
+}

@@ -1,0 +1,206 @@
+// The page: ties the form, the turns and the grid together. Everything that is shown follows from the current turn.
+
+import * as api from "./api.js";
+import { Closer } from "./closer.js";
+import { Composer } from "./composer.js";
+import { Cutoff } from "./cutoff.js";
+import { byId, counted, settled } from "./elements.js";
+import { Filters } from "./filters.js";
+import { Grid } from "./grid.js";
+import { askForKey } from "./key.js";
+import { PARTS, isComposed, onlyTogether, question } from "./questions.js";
+import { say, showEmpty, whileBusy, wrong } from "./state.js";
+import { Tabs } from "./tabs.js";
+import { drawTrail } from "./trail.js";
+import { FIRST, Turns } from "./turns.js";
+
+const PAGE = 60; // pictures of the gallery that come at once
+
+let latest = new AbortController(); // of what is being shown; whatever is older is given up
+
+// Ask the server for something that is to be shown, unless something else is by the time it comes.
+async function fetchLatest(work) {
+  latest.abort();
+  latest = new AbortController();
+  const { signal } = latest;
+  try {
+    await whileBusy(signal, () => work(signal));
+  } catch (error) {
+    if (!signal.aborted) wrong(error.message);
+  }
+}
+
+async function start() {
+  api.onKey(askForKey);
+  const facts = await api.gallery();
+  byId("gallery-facts").textContent = `${counted(facts.rows, "picture", "pictures")} · ${facts.model}`;
+  new Page(facts);
+}
+
+class Page {
+  constructor(facts) {
+    const choose = (row) => this.goOn(row);
+    const explain = facts.speaks ? (row, signal) => this.explain(row, signal) : null;
+    this.closer = new Closer({ choose, explain });
+    this.grid = new Grid(byId("grid"), { choose, look: (row) => this.closer.open(row), lookLabel: explain ? "Why" : "Look" });
+    this.cutoff = new Cutoff(() => this.cut());
+    this.tabs = new Tabs((part) => this.showPart(part));
+    this.filters = new Filters(facts.columns ?? {}, settled(200, () => this.refilter()));
+    this.composer = new Composer({
+      asked: (asked) => this.turns.ask({ ...asked, filter: this.filters.read() }),
+      emptied: () => this.turns.go(-1),
+      wrong,
+    });
+    this.turns = new Turns(() => this.show());
+    byId("more").addEventListener("click", () => this.more());
+    addEventListener("keydown", (event) => this.shortcut(event));
+    this.show();
+  }
+
+  // Show the current turn and its answers, or the gallery.
+  show() {
+    const turn = this.turns.current;
+    wrong(null);
+    drawTrail(this.turns);
+    this.composer.write(turn);
+    if (turn) this.filters.write(turn.filter);
+    this.tabs.write(turn && isComposed(turn) ? turn.part : null);
+    return turn ? this.answer(turn) : this.browse();
+  }
+
+  // A picture of the gallery, or an answer, becomes the reference of the next turn.
+  goOn(row) {
+    const { exclude } = this.composer.read();
+    const reference = { id: row.id, picture: row.picture };
+    this.turns.ask({ reference, words: "", without: "", strength: 1, exclude, filter: this.filters.read() });
+    scrollTo({ top: 0 });
+    // on a phone the keyboard would come up and hide the answers
+    if (matchMedia("(pointer: fine)").matches) this.composer.words.focus();
+  }
+
+  browse(after = 0) {
+    this.cutoff.draw([]);
+    return fetchLatest(async (signal) => {
+      const { total, rows } = await api.rows(after, PAGE, this.filters.read(), signal);
+      const all = after ? [...this.grid.rows, ...rows] : rows;
+      this.total = total;
+      byId("title").textContent = "Gallery";
+      this.grid.draw(all);
+      say(`${counted(total, "picture", "pictures")}. Choose one to start from, or bring your own.`);
+      this.#offerMore(all.length < total, `More pictures (${(total - all.length).toLocaleString("en")} left)`);
+      if (after) this.grid.focus(after);
+      if (!total) this.#nothingThere();
+      else showEmpty(null);
+    });
+  }
+
+  // The part that is looked at comes first; the others follow, so that it shows what the composition adds.
+  answer(turn) {
+    return fetchLatest(async (signal) => {
+      const part = isComposed(turn) ? turn.part : "both";
+      this.#checkPicture(turn);
+      turn.answers[part] ??= await api.search(question(turn, part), signal);
+      this.draw(turn, part);
+      if (!isComposed(turn)) return;
+      for (const other of PARTS) turn.answers[other] ??= await api.search(question(turn, other), signal);
+      this.mark(turn, part);
+    });
+  }
+
+  draw(turn, part) {
+    const { hits } = turn.answers[part];
+    byId("title").textContent = "Answers";
+    this.grid.draw(hits);
+    this.cutoff.draw(hits);
+    this.cut();
+    this.mark(turn, part);
+    this.#offerMore(hits.length === turn.k, "More answers");
+  }
+
+  mark(turn, part) {
+    const complete = isComposed(turn) && PARTS.every((one) => turn.answers[one]);
+    const together = complete && part === "both" ? onlyTogether(turn.answers) : new Set();
+    this.grid.mark(together, "only together");
+    this.added = together.size;
+    this.cut();
+  }
+
+  // Hide what lies under the cut-off, and say how much that is.
+  cut() {
+    const turn = this.turns.current;
+    if (!turn) return;
+    const hits = this.grid.rows;
+    const below = this.grid.cut(this.cutoff.least);
+    const seen = hits.length - below;
+    const sentences = [`${counted(seen, "answer", "answers")}, the best first.`];
+    if (this.added) sentences.push(`${this.added} of them neither the picture nor the words find alone.`);
+    if (below) sentences.push(`${counted(below, "answer is", "answers are")} below the cut-off.`);
+    say(sentences.join(" "));
+    if (!hits.length) this.#nothingThere();
+    else if (!seen) this.#nothingAbove(hits[0].score);
+    else showEmpty(null);
+  }
+
+  showPart(part) {
+    this.turns.current.part = part;
+    this.turns.save();
+    this.answer(this.turns.current);
+  }
+
+  refilter() {
+    const turn = this.turns.current;
+    if (turn) this.turns.ask({ ...this.composer.read(), filter: this.filters.read() });
+    else this.browse();
+  }
+
+  more() {
+    const turn = this.turns.current;
+    if (!turn) return this.browse(this.grid.rows.length);
+    const before = this.grid.rows.length;
+    turn.k += FIRST;
+    turn.answers = {};
+    return this.answer(turn).then(() => this.grid.focus(before));
+  }
+
+  async explain(row, signal) {
+    const turn = this.turns.current;
+    const part = isComposed(turn) ? turn.part : "both";
+    const key = `why ${part}`;
+    turn.answers[key] ??= await api.search(question(turn, part, { explain: true }), signal);
+    const { hits, words } = turn.answers[key];
+    return { words: hits.find((hit) => hit.id === row.id)?.words ?? [], queryWords: words ?? [] };
+  }
+
+  shortcut(event) {
+    const typing = event.target.closest("input, textarea, select, dialog");
+    if (event.key !== "/" || typing || event.ctrlKey || event.metaKey) return;
+    event.preventDefault();
+    this.composer.words.focus();
+    this.composer.words.select();
+  }
+
+  #checkPicture({ reference }) {
+    if (!reference || reference.id || reference.data) return;
+    throw new Error(`${reference.name} was too large to be kept while the page was loaded again: bring it once more.`);
+  }
+
+  #offerMore(there, label) {
+    byId("more").hidden = !there;
+    byId("more").textContent = label;
+  }
+
+  #nothingThere() {
+    if (!this.filters.read()) showEmpty("The gallery is empty.");
+    else showEmpty("Nothing in the gallery fits these filters.", "Clear filters", () => this.filters.clear.click());
+  }
+
+  #nothingAbove(best) {
+    const sentence = `No answer reaches ${this.cutoff.least.toFixed(2)}; the best has ${best.toFixed(3)}.`;
+    showEmpty(sentence, "Show them anyway", () => {
+      this.cutoff.off();
+      this.cut();
+    });
+  }
+}
+
+start().catch((error) => wrong(error.message));

@@ -1,0 +1,28 @@
+// Draws the turns: where the search came from, each step a way back.
+
+import { byId, element } from "./elements.js";
+import { showReference } from "./pictures.js";
+
+// What a turn asked for, in words.
+export function inWords(turn) {
+  const said = turn.words || (turn.reference ? "like this" : "");
+  return turn.without ? `${said}, without ${turn.without}` : said;
+}
+
+function step(turn, at, turns) {
+  const here = at === turns.at;
+  const name = turn ? inWords(turn) : "Gallery";
+  const image = turn?.reference && element("img", { alt: turn.reference.id ?? turn.reference.name, draggable: "false" });
+  if (image) showReference(image, turn.reference, 48);
+  const button = element("button", { type: "button", "aria-current": here && "step", title: name, click: () => turns.go(at) });
+  if (image) button.append(image);
+  button.append(element("span", {}, name));
+  return element("li", { class: at > turns.at ? "later" : null }, button);
+}
+
+export function drawTrail(turns) {
+  const list = byId("trail");
+  list.hidden = turns.all.length === 0;
+  list.replaceChildren(step(null, -1, turns), ...turns.all.map((turn, at) => step(turn, at, turns)));
+  list.querySelector("[aria-current]")?.scrollIntoView({ block: "nearest", inline: "nearest" });
+}
