@@ -7,16 +7,21 @@ import { DRAGGED } from "./reference.js";
 const WIDTH = 320; // of a picture, CSS pixels: what the grid's columns come near to
 const STEPS = { ArrowLeft: () => -1, ArrowRight: () => 1, ArrowUp: (columns) => -columns, ArrowDown: (columns) => columns };
 
-export const shown = (value) => (Array.isArray(value) ? value.join(", ") : String(value));
+export const shown = (value) =>
+  Array.isArray(value) ? value.join(", ") : (({ true: "yes", false: "no" })[value] ?? String(value));
 export const score = (value) => value.toFixed(3);
+
+// A value of a row beside others, where its column is not named: yes and no say nothing by themselves.
+const brief = ([name, value]) => ({ true: name, false: `${name}: no` })[value] ?? shown(value);
 
 // The few values of a row that fit under its picture.
 function facts(metadata) {
-  const values = Object.values(metadata ?? {}).filter((value) => value != null && value !== "");
-  return values.slice(0, 3).map(shown).join(" · ");
+  const known = Object.entries(metadata ?? {}).filter(([, value]) => value != null && value !== "");
+  return known.slice(0, 3).map(brief).join(" · ");
 }
 
-function card(row, { choose, look, lookLabel }) {
+function card(row, { choose, look, explains }) {
+  const lookLabel = row.rank && explains ? "Why" : "Look";
   const name = row.rank ? `answer ${row.rank}, ${row.id}, score ${score(row.score)}` : row.id;
   const image = element("img", { alt: row.id, loading: "lazy", decoding: "async", draggable: "false" });
   const button = element(
@@ -47,7 +52,7 @@ function card(row, { choose, look, lookLabel }) {
 }
 
 export class Grid {
-  // `actions`: choose(row) goes on from a picture, look(row) shows it more closely, lookLabel is what that is called.
+  // `actions`: choose(row) goes on from a picture, look(row) shows it more closely, and why it matched where `explains`.
   constructor(list, actions) {
     this.list = list;
     this.actions = actions;

@@ -42,7 +42,7 @@ class Page {
     const choose = (row) => this.goOn(row);
     const explain = facts.speaks ? (row, signal) => this.explain(row, signal) : null;
     this.closer = new Closer({ choose, explain });
-    this.grid = new Grid(byId("grid"), { choose, look: (row) => this.closer.open(row), lookLabel: explain ? "Why" : "Look" });
+    this.grid = new Grid(byId("grid"), { choose, look: (row) => this.closer.open(row), explains: facts.speaks });
     this.cutoff = new Cutoff(() => this.cut());
     this.tabs = new Tabs((part) => this.showPart(part));
     this.filters = new Filters(facts.columns ?? {}, settled(200, () => this.refilter()));
@@ -132,9 +132,9 @@ class Page {
     const hits = this.grid.rows;
     const below = this.grid.cut(this.cutoff.least);
     const seen = hits.length - below;
-    const sentences = [`${counted(seen, "answer", "answers")}, the best first.`];
-    if (this.added) sentences.push(`${this.added} of them neither the picture nor the words find alone.`);
+    const sentences = seen ? [`${counted(seen, "answer", "answers")}, the best first.`] : [];
     if (below) sentences.push(`${counted(below, "answer is", "answers are")} below the cut-off.`);
+    if (this.added && seen) sentences.push(`${this.added} of the ${hits.length} only picture and words together find.`);
     say(sentences.join(" "));
     if (!hits.length) this.#nothingThere();
     else if (!seen) this.#nothingAbove(hits[0].score);
@@ -162,13 +162,13 @@ class Page {
     return this.answer(turn).then(() => this.grid.focus(before));
   }
 
+  // Why one answer matched: the same question, which only it may answer.
   async explain(row, signal) {
     const turn = this.turns.current;
     const part = isComposed(turn) ? turn.part : "both";
-    const key = `why ${part}`;
-    turn.answers[key] ??= await api.search(question(turn, part, { explain: true }), signal);
-    const { hits, words } = turn.answers[key];
-    return { words: hits.find((hit) => hit.id === row.id)?.words ?? [], queryWords: words ?? [] };
+    const asked = question(turn, part, { allow: [row.id], k: 1, exclude_reference: false, explain: true });
+    const { hits, words } = await api.search(asked, signal);
+    return { words: hits[0]?.words ?? [], queryWords: words ?? [] };
   }
 
   shortcut(event) {

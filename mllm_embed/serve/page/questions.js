@@ -5,10 +5,10 @@ export const PARTS = ["both", "picture", "words"];
 // Whether a turn has a picture and words, so that its parts can be told apart.
 export const isComposed = (turn) => Boolean(turn.reference && turn.words);
 
-// The request for a part of a turn, in the words of POST /v1/search.
+// The request for a part of a turn, in the words of POST /v1/search; `more` is asked besides.
 export function question(turn, part, more = {}) {
   const { reference, words } = turn;
-  const asked = { k: turn.k, ...more };
+  const asked = { k: turn.k };
   if (reference && part !== "words") {
     if (reference.data) asked.image = reference.data;
     else asked.id = reference.id;
@@ -18,7 +18,7 @@ export function question(turn, part, more = {}) {
   if (isComposed(turn) && part === "both") asked.edit_strength = turn.strength;
   if (turn.without) asked.without = turn.without;
   if (turn.filter) asked.filter = turn.filter;
-  return asked;
+  return { ...asked, ...more };
 }
 
 // Ids that the picture and the words find only together: neither alone has them among its first answers.
