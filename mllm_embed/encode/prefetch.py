@@ -48,6 +48,12 @@ class Batch:
     model_input: ModelInput | None
     failures: dict[int, str] = field(default_factory=dict)
 
+    def tokens(self) -> list[int]:
+        """Return the tokens of each of `numbers`, those of its prompt and pictures among them, no padding."""
+        if isinstance(self.model_input, SharedBatch):
+            return self.model_input.lengths().tolist()
+        return [] if self.model_input is None else self.model_input["attention_mask"].sum(1).tolist()
+
 
 def prefetch(plan: EncodingPlan, items: ItemProcessor) -> Iterator[Batch]:
     """Yield the steps of a plan in their order as model input; AHEAD of them are made before their turn.

@@ -58,6 +58,14 @@ class SharedBatch:
         """Return the same on another device."""
         return SharedBatch(_moved(self.prefixes, device), tuple(part.to(device) for part in self.suffixes))
 
+    def lengths(self) -> Tensor:
+        """Return the tokens of each input, no padding: [N] int64."""
+        prefixes = self.prefixes["attention_mask"].sum(1)
+        lengths = prefixes.new_zeros(sum(len(part.rows) for part in self.suffixes))
+        for part in self.suffixes:
+            lengths[part.rows] = prefixes[part.owners] + part.inputs["attention_mask"].sum(1)
+        return lengths
+
     def whole(self, name: str, part: SuffixBatch) -> Tensor:
         """Return what a tensor holds of each input of `part`, prefix and suffix: [N, P + S]."""
         return torch.cat([self.prefixes[name][part.owners], part.inputs[name]], 1)
