@@ -19,6 +19,7 @@ from concurrent.futures import ProcessPoolExecutor
 from dataclasses import dataclass
 from functools import partial
 from pathlib import Path
+from typing import Any
 
 from mllm_embed.errors import ConfigError, DataError, user_errors
 from toy.scenes import KINDS, Edit, Painter, Scene, caption, sample_edit, sample_scene
@@ -95,12 +96,10 @@ def write_benchmark(folder: Path, name: str, references: list[Reference], paint:
     gallery, queries = [], []
     for number, reference in enumerate(references):
         source = f"{number:03d}-00"
-        gallery.append(
-            {"id": source, "image": paint(folder, source, reference.scene), "caption": caption(reference.scene)}
-        )
+        gallery.append(gallery_entry(source, paint(folder, source, reference.scene), reference.scene))
         for row, edit in enumerate(reference.edits, 1):
             target = f"{number:03d}-{row:02d}"
-            gallery.append({"id": target, "image": paint(folder, target, edit.result), "caption": caption(edit.result)})
+            gallery.append(gallery_entry(target, paint(folder, target, edit.result), edit.result))
             queries.append(
                 {
                     "id": f"q{target}", "image": gallery[-row - 1]["image"], "instruction": edit.instruction,
@@ -110,6 +109,15 @@ def write_benchmark(folder: Path, name: str, references: list[Reference], paint:
             )  # fmt: skip
     text = json.dumps({"name": name, "gallery": gallery, "queries": queries}, indent=1)
     (folder / "benchmark.json").write_text(text, encoding="utf-8")
+
+
+def gallery_entry(id: str, image: str, scene: Scene) -> dict[str, Any]:
+    """Return a scene as a gallery has it, with what searches may be narrowed by."""
+    nouns = sorted(thing.noun for thing in scene.things)
+    return {
+        "id": id, "image": image, "caption": caption(scene),
+        "background": scene.background, "things": nouns, "count": len(nouns),
+    }  # fmt: skip
 
 
 def write_training(

@@ -20,7 +20,6 @@ from .requests import NewRow, NewRows, RowIds, filter_of
 from .search import gallery_of, picture_address, unknown_id
 
 router = APIRouter()
-_MOST_VALUES = 50  # of a column, to choose among
 
 
 @router.get("/v1/gallery")
@@ -30,9 +29,6 @@ async def gallery(request: Request) -> dict[str, Any]:
     searcher = gallery_of(service)
     summary = await asyncio.to_thread(searcher.gallery.summary)
     columns = {name: asdict(column) for name, column in summary.items()}
-    for column in columns.values():
-        if column["values"] is not None:
-            column["values"] = dict(Counter(column["values"]).most_common(_MOST_VALUES))
     return {
         "object": "gallery",
         "rows": await asyncio.to_thread(searcher.gallery.__len__),

@@ -38,12 +38,12 @@ class Speaker:
     async def read(self, items: Sequence[Any]) -> list[Reading]:
         """Return the heaviest words of each item. Raises Refusal for a model without words."""
         explainer = await self._ready(Explainer, self.explains)
-        return await self._batcher.run(lambda: explainer.read(items))
+        return await self._batcher.alone(lambda: explainer.read(items))
 
     async def rerank(self, query: Query, hits: Sequence[Hit], depth: int) -> list[Hit]:
         """Return the hits with the first `depth` as `rerank` orders them. Raises Refusal for a model that cannot."""
         generator = await self._ready(Generator, self.reranks)
-        return await self._batcher.run(lambda: rerank(generator, query, hits, depth))
+        return await self._batcher.alone(lambda: rerank(generator, query, hits, depth))
 
     async def _ready(self, kind: type[_Speaks], can: bool) -> _Speaks:
         """Return an explainer or a generator, made where it is first asked for."""
@@ -52,7 +52,7 @@ class Speaker:
         async with self._loading:
             if kind not in self._loaded:
                 try:
-                    self._loaded[kind] = await self._batcher.run(lambda: kind(self._embedder))
+                    self._loaded[kind] = await self._batcher.alone(lambda: kind(self._embedder))
                 except (ModelError, ConfigError) as error:
                     raise Refusal(422, "this model cannot speak: its base has no head in its files") from error
         return self._loaded[kind]
