@@ -7,6 +7,7 @@ import importlib.util
 import os
 import sys
 import time
+from collections.abc import Sequence
 from dataclasses import dataclass, field, replace
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
@@ -21,6 +22,7 @@ if TYPE_CHECKING:
     from ..encode.embedder import MLLMEmbedder
     from ..search.searcher import Searcher
     from ..serve.access import Access
+    from ..serve.fetching import AllowedHost
     from ..serve.gallery.kept_pictures import KeptPictures
     from ..serve.limits import Limits
     from ..serve.operations.server import Start
@@ -105,7 +107,9 @@ def register(commands: Any) -> None:
 def _add_network_options(group: Any) -> None:
     group.add_argument("--host", default=_LOOPBACK, metavar="H", help=f"address to listen on (default {_LOOPBACK})")
     group.add_argument("--port", type=int, default=8000, metavar="P", help="default 8000; 0 takes a free one")
-    group.add_argument("--name", action="append", default=[], metavar="H", help="a name that this machine is called by")
+    group.add_argument(
+        "--known-as", action="append", default=[], metavar="H", help="a name that clients call this server by"
+    )
     group.add_argument("--key-file", type=local_path, metavar="F", help="keys that are taken, one a line")
     group.add_argument("--no-key", action="store_true", help="let everybody ask who reaches an address of --host")
     group.add_argument(
@@ -126,13 +130,14 @@ def _run(arguments: argparse.Namespace) -> int:
     if missing:
         raise ConfigError(f'{missing[0]} is not installed: pip install "mllm_embed[serve]"')
     from ..serve.access import KEY_VARIABLE, Access
+    from ..serve.fetching import AllowedHost
     from ..serve.operations.server import Plan, listen, serve
 
     _check(arguments)
-    access = Access.of(arguments.key_file, os.environ.get(KEY_VARIABLE), arguments.name)
+    access = Access.of(arguments.key_file, os.environ.get(KEY_VARIABLE), arguments.known_as)
     access.check_address(arguments.host, arguments.no_key)
     limits = _limits(arguments)
-    maker = _Maker(arguments, access, limits)
+    maker = _Maker(arguments, access, limits, [AllowedHost.of(host) for host in arguments.allow_host])
     maker.open()
     plan = Plan(maker, access, limits, arguments.log, arguments.workers)
     with listen(arguments.host, arguments.port) as bound:
@@ -184,6 +189,7 @@ class _Maker:
     arguments: argparse.Namespace
     access: Access
     limits: Limits
+    hosts: Sequence[AllowedHost]
     gallery: Gallery | None = field(default=None, init=False)
 
     def open(self) -> None:
@@ -217,6 +223,7 @@ class _Maker:
     def __call__(self, start: Start) -> Service:
         """Return the service. Raises as `MLLMEmbedder.from_pretrained` and `Searcher` do."""
         from ..serve.batcher import Batcher
+        from ..serve.fetching import Fetcher
         from ..serve.pictures import PictureReader
         from ..serve.service import Service
 
@@ -224,6 +231,7 @@ class _Maker:
         embedder = load_embedder(_for_worker(self.arguments, start), merge=not self.arguments.rerank)
         embedder.encode(["ready?"])  # what is made at the first input only is made now
         searcher = self._searcher(embedder, start)
+        fetcher = Fetcher(self.hosts, most_bytes=self.limits.picture, seconds=self.limits.fetch_seconds)
         return Service(
             embedder,
             Batcher(
@@ -233,7 +241,7 @@ class _Maker:
                 waiting=self.limits.waiting,
                 observe=start.metrics,
             ),
-            PictureReader(self.limits, self.arguments.allow_host),
+            PictureReader(self.limits, fetcher),
             self.access,
             model_name(self.arguments),
             searcher,

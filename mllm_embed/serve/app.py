@@ -4,12 +4,17 @@ from __future__ import annotations
 
 from collections.abc import AsyncIterator, Callable
 from contextlib import AbstractAsyncContextManager, asynccontextmanager
-from typing import TYPE_CHECKING
 
 from fastapi import FastAPI
 from starlette.middleware import Middleware
 
 from .. import __version__
+from . import page
+from .access import Access, AccessGuard
+from .body_guard import BodyGuard
+from .dialects import cohere, openai, voyage
+from .gallery import pictures, rows, search
+from .limits import Limits
 from .operations import health
 from .operations.logs import RequestLog
 from .operations.metrics import Metrics
@@ -17,24 +22,21 @@ from .operations.progress import Gate, Progress
 from .refusals import install
 from .service import Service
 
-if TYPE_CHECKING:
-    from .access import Access
-    from .limits import Limits
-
+_ROUTERS = (openai, cohere, voyage, search, rows, pictures, health, page)
 Lifespan = Callable[[FastAPI], AbstractAsyncContextManager[None]]
 """What is started before the first request is taken, and ended after the last answer."""
 
 
 def create_app(service: Service) -> FastAPI:
-    """Return the application that answers for a service, whose batcher it starts and closes."""
+    """Return the application that answers for a service, which it starts and closes."""
 
     @asynccontextmanager
     async def lifespan(app: FastAPI) -> AsyncIterator[None]:
-        service.batcher.start()
+        service.start()
         try:
             yield
         finally:
-            await service.batcher.close()
+            await service.close()
 
     app = bare_app(service.access, service.limits, service.metrics, Progress(None), lifespan)
     app.state.service = service
@@ -56,11 +58,13 @@ def bare_app(access: Access, limits: Limits, metrics: Metrics, progress: Progres
         # outermost first: what is refused is written down too
         middleware=[
             Middleware(RequestLog, metrics=metrics),
+            Middleware(AccessGuard, access=access),
             Middleware(Gate, progress=progress),
+            Middleware(BodyGuard, limits=limits),
         ],
     )
     install(app)
     app.state.metrics, app.state.progress = metrics, progress
-    for router in (health.router,):
-        app.include_router(router)
+    for module in _ROUTERS:
+        app.include_router(module.router)
     return app

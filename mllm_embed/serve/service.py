@@ -57,6 +57,15 @@ class Service:
         """Make what answers of a gallery need."""
         self.speaker, self.thumbnails = Speaker(self.embedder, self.batcher), Thumbnails()
 
+    def start(self) -> None:
+        """Begin to compute, in a running event loop."""
+        self.batcher.start()
+
+    async def close(self) -> None:
+        """Finish what was taken, and let go of what is open."""
+        await self.batcher.close()
+        await self.pictures.close()
+
     async def vectors(self, items: Sequence[Item], fields: Sequence[str]) -> np.ndarray:
         """Return the vectors [N, D] float32 of items, of the embedder's own length, under the current ticket.
 

@@ -36,10 +36,13 @@ class Metrics:
             registry=registry,
         )
         self._running = Gauge(
-            "mllm_embed_requests_running", "Requests without an answer yet", registry=registry, **_summed()
+            "mllm_embed_requests_running",
+            "Requests without an answer yet",
+            registry=registry,
+            multiprocess_mode="livesum",
         )
         self._queue = Gauge(
-            "mllm_embed_queue_inputs", "Inputs that wait to be computed", registry=registry, **_summed()
+            "mllm_embed_queue_inputs", "Inputs that wait to be computed", registry=registry, multiprocess_mode="livesum"
         )
         self._batch_inputs = Histogram(
             "mllm_embed_batch_inputs", "Inputs that are computed together", buckets=_SIZES, registry=registry
@@ -87,8 +90,3 @@ class Metrics:
         everyone = CollectorRegistry()
         MultiProcessCollector(everyone)
         return generate_latest(everyone)
-
-
-def _summed() -> dict[str, str]:
-    """Return how several processes' gauges become one: the sum of those that live."""
-    return {"multiprocess_mode": "livesum"}

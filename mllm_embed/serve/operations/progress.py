@@ -43,4 +43,4 @@ class Gate:
             await self.app(scope, receive, send)
             return
         refusal = Refusal(503, f"not ready yet: {doing}; /ready says when it is", headers=_AGAIN)
-        await answer(path, refusal, scope["state"]["request_id"])(scope, receive, send)
+        await answer(scope, refusal)(scope, receive, send)

@@ -148,7 +148,7 @@ class Loading:
                 self.failed(error)
                 return
             service = app.state.service = task.result()
-            service.batcher.start()
+            service.start()
             self.start.progress.doing = None
             logs.say("ready", model=service.model_name, seconds=round(time.monotonic() - began, 1))
             self.ready(service)
@@ -162,7 +162,7 @@ class Loading:
             logs.say("stopped while loading")
             leave(0)  # a thread that reads weights cannot be told to stop
         if task.exception() is None:
-            await task.result().batcher.close()
+            await task.result().close()
 
 
 class Server(uvicorn.Server):
