@@ -100,18 +100,15 @@ export class Filters {
 
   // The filter as the server takes it, {"price": {"<=": 40}, "color": ["red", "blue"]}; null where nothing is chosen.
   read() {
-    const filter = {};
-    for (const [name, field] of this.fields) {
-      const value = field.read();
-      if (value !== null) filter[name] = value;
-    }
-    const any = Object.keys(filter).length > 0;
-    this.clear.hidden = !any;
-    return any ? filter : null;
+    const read = [...this.fields].map(([name, field]) => [name, field.read()]);
+    const chosen = read.filter(([, value]) => value !== null);
+    this.clear.hidden = chosen.length === 0;
+    return chosen.length ? Object.fromEntries(chosen) : null;
   }
 
   write(filter) {
-    for (const [name, field] of this.fields) field.write(filter?.[name]);
+    const chosen = new Map(Object.entries(filter ?? {}));
+    for (const [name, field] of this.fields) field.write(chosen.get(name));
     this.read();
   }
 }

@@ -7,12 +7,17 @@ import { DRAGGED } from "./reference.js";
 const WIDTH = 320; // of a picture, CSS pixels: what the grid's columns come near to
 const STEPS = { ArrowLeft: () => -1, ArrowRight: () => 1, ArrowUp: (columns) => -columns, ArrowDown: (columns) => columns };
 
-export const shown = (value) =>
-  Array.isArray(value) ? value.join(", ") : (({ true: "yes", false: "no" })[value] ?? String(value));
+export function shown(value) {
+  if (typeof value === "boolean") return value ? "yes" : "no";
+  return Array.isArray(value) ? value.map(shown).join(", ") : String(value);
+}
 export const score = (value) => value.toFixed(3);
 
 // A value of a row beside others, where its column is not named: yes and no say nothing by themselves.
-const brief = ([name, value]) => ({ true: name, false: `${name}: no` })[value] ?? shown(value);
+function brief([name, value]) {
+  if (typeof value === "boolean") return value ? name : `${name}: no`;
+  return shown(value);
+}
 
 // The few values of a row that fit under its picture.
 function facts(metadata) {

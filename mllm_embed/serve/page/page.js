@@ -112,9 +112,7 @@ class Page {
     byId("title").textContent = "Answers";
     this.grid.draw(hits);
     this.cutoff.draw(hits);
-    this.cut();
     this.mark(turn, part);
-    this.#offerMore(hits.length === turn.k, "More answers");
   }
 
   mark(turn, part) {
@@ -131,6 +129,7 @@ class Page {
     if (!turn) return;
     const hits = this.grid.rows;
     const below = this.grid.cut(this.cutoff.least);
+    this.#offerMore(hits.length === turn.k && !below, "More answers"); // more of them would be below as well
     const seen = hits.length - below;
     const sentences = seen ? [`${counted(seen, "answer", "answers")}, the best first.`] : [];
     if (below) sentences.push(`${counted(below, "answer is", "answers are")} below the cut-off.`);
