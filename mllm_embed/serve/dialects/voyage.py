@@ -1,0 +1,56 @@
+"""Voyage's multimodal embeddings: `/v1/multimodalembeddings`."""
+
+from __future__ import annotations
+
+from typing import Annotated, Any, Literal
+
+from fastapi import APIRouter, Request, Response
+from pydantic import Field, WithJsonSchema
+
+from ..service import Service
+from .bodies import Body, read_body, request_schema
+from .content import drafts_with_content
+from .documented import EMBEDDINGS, OPENAI_ERROR, responses
+from .embed import Wish, check_model, embed
+from .openai import listed
+from .roles import Asked
+from .schemas import CONTENT, INSTRUCTION_WORDS, many
+
+router = APIRouter(tags=["Voyage"])
+_EXAMPLES = {"words": {"inputs": [{"content": [{"type": "text", "text": "a red dress"}]}], "input_type": "query"}}
+
+
+class MultimodalBody(Body):
+    """What `/v1/multimodalembeddings` takes."""
+
+    inputs: Annotated[Any, WithJsonSchema(many(CONTENT))]
+    model: str | None = Field(None, description="Its name, as /v1/models has it; may be left out.")
+    input_type: Literal["query", "document"] | None = None
+    instruction: str | None = Field(None, description=INSTRUCTION_WORDS)
+    truncation: bool = Field(True, description="Cut the words of an input that is too long, instead of refusing it.")
+    output_dimension: int | None = None
+    output_encoding: Literal["base64"] | None = None
+
+
+@router.post(
+    "/v1/multimodalembeddings",
+    summary="Embed lists of parts, as Voyage has them",
+    responses=responses(EMBEDDINGS, "A vector for each input, in order.", OPENAI_ERROR),
+    openapi_extra=request_schema(MultimodalBody, _EXAMPLES),
+)
+async def multimodal_embeddings(request: Request) -> Response:
+    """Return the vectors of `inputs`. Raises Refusal."""
+    service: Service = request.app.state.service
+    body = await read_body(request, MultimodalBody)
+    check_model(body.model, service)
+    wish = Wish(
+        drafts_with_content(body.inputs),
+        Asked(body.input_type, body.instruction),
+        body.output_dimension,
+        "output_dimension",
+        truncate=body.truncation,
+    )
+    vectors = await embed(request, wish)
+    # a picture's tokens are counted as the text's: Voyage's client reads all three
+    usage = {"text_tokens": sum(vectors.tokens), "image_pixels": 0, "total_tokens": sum(vectors.tokens)}
+    return listed(vectors, body.output_encoding or "float", service, usage)
