@@ -68,7 +68,7 @@ class EmbedBody(Body):
 async def embed_v2(request: Request) -> Response:
     """Return the vectors of `texts`, `images` or `inputs`. Raises Refusal."""
     service: Service = request.app.state.service
-    body = await read_body(request, EmbedBody)
+    body = read_body(request, EmbedBody)
     check_model(body.model, service)
     wish = Wish(
         _drafts(body),

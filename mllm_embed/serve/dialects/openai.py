@@ -86,7 +86,7 @@ class EmbeddingsBody(Body):
 async def embeddings(request: Request) -> Response:
     """Return the vectors of `input` or `messages`. Raises Refusal."""
     service: Service = request.app.state.service
-    body = await read_body(request, EmbeddingsBody)
+    body = read_body(request, EmbeddingsBody)
     check_model(body.model, service)
     kind = _vector_type(body)
     asked = Asked.of(body.input_type, body.instruction, body.task)

@@ -41,7 +41,7 @@ class MultimodalBody(Body):
 async def multimodal_embeddings(request: Request) -> Response:
     """Return the vectors of `inputs`. Raises Refusal."""
     service: Service = request.app.state.service
-    body = await read_body(request, MultimodalBody)
+    body = read_body(request, MultimodalBody)
     check_model(body.model, service)
     wish = Wish(
         drafts_with_content(body.inputs),

@@ -106,7 +106,7 @@ def test_another_model_is_refused(client) -> None:
         ({"input_type": "search_query", "texts": ["a"], "images": ["b"]}, "not texts and images"),
         ({"input_type": "search_query", "texts": []}, "texts is an empty list"),
         ({"input_type": "search_query", "texts": ["a", ""]}, "texts[1]: the text of a Query is empty"),
-        ({"input_type": "search_query", "texts": "a"}, "texts should be a valid array"),
+        ({"input_type": "search_query", "texts": "a"}, "texts should be a valid list"),
         ({"input_type": "search_query", "texts": [3]}, "texts[0] should be a valid string"),
         ({"input_type": "search_query", "inputs": ["a"]}, "inputs[0] has no content"),
         (
