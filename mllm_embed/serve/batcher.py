@@ -18,6 +18,7 @@ from typing import TYPE_CHECKING, Protocol, TypeVar
 from ..types import Item
 from .batches.computing import Computed, Computing
 from .batches.turns import Embedded, Job, Part, Turns
+from .operations.logs import note
 from .refusals import Refusal
 from .tickets import current
 
@@ -85,13 +86,6 @@ class Batcher:
         self._last, self._ended = 0, -math.inf  # requests of the last batch, and when it ended
         self._rate = 0.0  # inputs a second
 
-    @property
-    def loop(self) -> asyncio.AbstractEventLoop:
-        """The event loop in which it was started. Raises Refusal 503 before that."""
-        if self._serving is None:
-            raise self._refusal("this server is not ready yet")
-        return self._serving.get_loop()
-
     def start(self) -> None:
         """Take requests from now on. It is called in the event loop that will make them."""
         self._computing = Computing(self.embedder, self._size)
@@ -102,10 +96,10 @@ class Batcher:
         """Take no more requests, and return when those that were taken are done."""
         self._closed = True
         self._came.set()
-        if self._serving is not None and self._computing is not None:
+        if self._serving is not None:
             await self._serving
             await asyncio.gather(*self._busy)
-            self._computing.close()
+            self._ready().close()
 
     async def encode(self, items: Sequence[Item], truncate: bool | None = None) -> Embedded:
         """Return what becomes of the inputs of the request whose ticket is held.
@@ -128,7 +122,9 @@ class Batcher:
             await asyncio.wait([job.done], timeout=max(ticket.left, 0))
             if not job.done.done():
                 raise ticket.too_late()
-            return job.done.result()
+            found = job.done.result()
+            note(len(items), sum(found.tokens))
+            return found
         finally:
             job.done.cancel()  # nothing where it is done
             self._turns.drop(job)
@@ -136,20 +132,32 @@ class Batcher:
     async def alone(self, work: Callable[[], T]) -> T:
         """Return what a function does in the model's thread, with the model for itself, between two batches.
 
-        Raises what the function raises, and Refusal 503 where the server shuts down.
+        Raises what the function raises, and Refusal: 503 where the server shuts down, 408 where its turn comes after
+        the deadline of the ticket that is held.
         """
         self._check(0)
-        if self._computing is None:
-            raise self._refusal("this server is not ready yet")
-        return await self._computing.alone(work)
+        ticket = current()
+
+        def in_time() -> T:
+            if ticket.gone or ticket.left <= 0:
+                raise ticket.dropped()
+            return work()
+
+        return await self._ready().alone(in_time)
 
     def _check(self, inputs: int) -> None:
         """Raise Refusal 503 where so many inputs cannot wait. More than may wait at all are taken by an empty queue."""
+        self._ready()
         if self._closed:
-            raise self._refusal("this server is not ready yet" if self._serving is None else "this server shuts down")
+            raise self._refusal("this server shuts down")
         waiting = self._turns.waiting
         if waiting and waiting + inputs > self._most:
             raise self._refusal(f"{waiting} inputs wait already, of {self._most} that may; try again later")
+
+    def _ready(self) -> Computing:
+        if self._computing is None:
+            raise self._refusal("this server is not ready yet")
+        return self._computing
 
     def _refusal(self, message: str) -> Refusal:
         seconds = self._turns.waiting / self._rate if self._rate else 1
@@ -220,9 +228,7 @@ class Batcher:
                 start += len(part.places)
 
     async def _computed(self, items: Sequence[Item], truncate: bool | None) -> Computed:
-        if self._computing is None:
-            raise self._refusal("this server is not ready yet")
-        found = await self._computing.batch(items, truncate)
+        found = await self._ready().batch(items, truncate)
         if found.seconds:
             rate = len(items) / found.seconds
             self._rate = _SLOWER * self._rate + (1 - _SLOWER) * rate if self._rate else rate
