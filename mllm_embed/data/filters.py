@@ -62,18 +62,23 @@ class Condition:
             )
         if not self.values:
             raise DataError(f"{self._where} names no value: nothing could be found; give some, or leave it out")
-        kinds = {kind_of_value(value) for value in self.values if value is not None}
+        kinds = {kind_of_value(value) for value in self.compared}
         if len(kinds) > 1:
             words = " and ".join(sorted(KINDS[kind] for kind in kinds))
             raise DataError(f"{self._where} is compared with {words} at once: give values of one kind")
-        if self.operator in RANGES and (len(self.values) > 1 or not kinds <= {"text", "number"} or not kinds):
+        if self.operator in RANGES:
+            self._check_range(kinds)
+
+    def _check_range(self, kinds: set[str]) -> None:
+        """Raise DataError for a range of several values, of none, or of a truth value."""
+        if len(self.values) > 1 or not kinds <= {"text", "number"} or not kinds:
             what = "a list" if len(self.values) > 1 else shown(self.values[0])
             raise DataError(f"{self._where} is to be {self.operator} {what}: give one number, or a date in quotes")
 
     @property
     def kind(self) -> str | None:
         """The kind of the values, of KINDS; None where only rows without a value are asked for."""
-        return next((kind_of_value(value) for value in self.values if value is not None), None)
+        return next(map(kind_of_value, self.compared), None)
 
     @property
     def compared(self) -> tuple[Scalar, ...]:

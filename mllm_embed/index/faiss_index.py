@@ -18,10 +18,11 @@ from typing import Any
 
 import numpy as np
 
+from ..data.filters import Filter
 from ..errors import DataError
 from ..files import atomic_folder
-from ..store.exact import Pairs, exact
-from ..store.gallery import Answer, StoreGallery, named, ordered
+from ..store.exact import Answer, Pairs, exact, named, ordered
+from ..store.gallery import StoreGallery
 from ..store.vector_store import BLOCK_ROWS, VectorStore
 from .effort import BASE, Effort
 from .engines import Engine, new_engine, open_engine
@@ -100,6 +101,7 @@ class Index(StoreGallery):
         *,
         allow: Collection[str] | None = None,
         exclude: Sequence[Collection[str]] | None = None,
+        where: Filter | None = None,
     ) -> list[Answer]:
         """Return the best k rows for each query, or nearly: as many as may answer, of which some may not be the best.
 
@@ -110,11 +112,12 @@ class Index(StoreGallery):
             k: answers a query; fewer come back only where fewer may answer.
             allow: only these ids may answer; all by default.
             exclude: for each query the ids that may not.
+            where: only rows that fit it may answer, those of `allow` too; all by default.
 
         Raises:
-            DataError: an id that is not there, k < 1, or queries of another length or with NaN.
+            DataError: as `Gallery.nearest`.
         """
-        may, pairs = self._limits(queries, k, allow, exclude)
+        may, pairs = self._limits(queries, k, allow, exclude, where)
         limits = Limits(len(self.engine), may, pairs)
         queries, k = np.ascontiguousarray(queries, np.float32), min(k, len(self.store))
         found = self._inside(queries, k, limits)
@@ -132,7 +135,7 @@ class Index(StoreGallery):
         Returns:
             scores [Q, k] floats, -inf where there is no answer; row numbers [Q, k] int64, -1 there.
         """
-        may, pairs = self._limits(queries, k, None, None)
+        may, pairs = self._limits(queries, k, None, None, None)
         found = Limits(len(self.engine), may, pairs).best(*self._nearest_inside(queries, k, setting, rerank), k)
         return self._with_later(found, queries, k, may, pairs)
 

@@ -4,13 +4,14 @@ from __future__ import annotations
 
 import os
 from collections.abc import Collection, Mapping, Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 from itertools import chain
 from pathlib import Path
 from typing import Any
 
 import numpy as np
 
+from ..data.filters import Filter
 from ..data.picture_source import picture_folder
 from ..data.sources import picture_at
 from ..encode.encoder import Encoder, check_unit_length
@@ -29,11 +30,19 @@ _MORE = 8  # answers that are asked for beyond those wanted, since some may be t
 
 @dataclass(frozen=True)
 class Hit:
-    """A found picture: its gallery id, its score (cosine), and where it is, None where that is not known."""
+    """A found picture.
+
+    Args:
+        id: its gallery id.
+        score: its cosine.
+        image: where it is, None where that is not known.
+        metadata: what is kept beside its vector, by the names of the columns.
+    """
 
     id: str
     score: float
     image: ImageLike | None
+    metadata: Mapping[str, Any] = field(default_factory=dict)
 
 
 class Searcher:
@@ -111,6 +120,7 @@ class Searcher:
         exclude_reference: bool = False,
         edit_strength: float = 1.0,
         without: str | None = None,
+        where: Filter | None = None,
     ) -> list[Hit]:
         """Return the k best pictures for a query, fewer in a small gallery.
 
@@ -121,14 +131,15 @@ class Searcher:
             allow: the only ids that may.
             exclude_reference: leave out pictures whose file is the query's own, byte for byte, whatever their ids.
             edit_strength, without: as of `Composition`.
+            where: only pictures whose metadata fits this may answer (`filters.parse_filter` makes one).
 
         Raises:
-            DataError: k < 1, or an id that is not in the gallery.
+            DataError: k < 1, an id that is not in the gallery, or a filter that does not fit its columns.
         """
         asked = Composition(query, edit_strength, without)
         vector = asked.vector(self.embedder.encode(asked.items, show_progress=False))
         own = query.images if exclude_reference else ()
-        return self.find(vector, k, exclude, allow=allow, other_than=own)
+        return self.find(vector, k, exclude, allow=allow, where=where, other_than=own)
 
     def find(
         self,
@@ -137,13 +148,14 @@ class Searcher:
         exclude: Collection[str] = (),
         *,
         allow: Collection[str] | None = None,
+        where: Filter | None = None,
         other_than: Sequence[ImageLike] = (),
     ) -> list[Hit]:
         """Return the k best pictures for a query's vector, which somebody else has embedded, as `search` does.
 
         Args:
             vector: [1, D] float32 of unit length, as of `Composition.vector`.
-            k, exclude, allow: as of `search`.
+            k, exclude, allow, where: as of `search`.
             other_than: leave out pictures whose file is one of these, byte for byte, whatever their ids.
 
         Raises:
@@ -153,7 +165,7 @@ class Searcher:
         # how many copies of the reference there are shows only in the answers: more are asked for until k others came
         asked = k + (_MORE if own else 0)
         while True:
-            found = self.gallery.nearest(vector, asked, allow=allow, exclude=[list(exclude)])[0]
+            found = self.gallery.nearest(vector, asked, allow=allow, exclude=[list(exclude)], where=where)[0]
             hits = _other_pictures(self._hits(found), own)
             if len(hits) >= k or len(found) < asked:
                 return hits[:k]
@@ -167,12 +179,13 @@ class Searcher:
         allow: Collection[str] | None = None,
         batch_size: int = 32,
         edit_strength: float = 1.0,
+        where: Filter | None = None,
     ) -> list[list[Hit]]:
         """Return the k best pictures for each of several queries, as `search` does, but at once, which is quicker.
 
         Args:
             queries: image, text, or image and instruction each.
-            k, allow, edit_strength: as of `search`, for all of them.
+            k, allow, edit_strength, where: as of `search`, for all of them.
             batch_size: as of `MLLMEmbedder.encode`.
 
         Raises:
@@ -185,12 +198,14 @@ class Searcher:
         found = self.embedder.encode(list(chain.from_iterable(items)), batch_size=batch_size, show_progress=False)
         parts = np.split(found, np.cumsum([len(part) for part in items])[:-1])
         vectors = [question.vector(part) for question, part in zip(asked, parts, strict=True)]
-        return [self._hits(found) for found in self.gallery.nearest(np.concatenate(vectors), k, allow=allow)]
+        answers = self.gallery.nearest(np.concatenate(vectors), k, allow=allow, where=where)
+        return [self._hits(answer) for answer in answers]
 
     def _hits(self, found: Answer) -> list[Hit]:
         """Return what a gallery answered, with its pictures."""
-        places = self.gallery.sources([name for name, _ in found])
-        return [Hit(name, score, _picture(place)) for (name, score), place in zip(found, places, strict=True)]
+        names = [name for name, _ in found]
+        beside = zip(found, self.gallery.sources(names), self.gallery.metadata(names), strict=True)
+        return [Hit(name, score, _picture(place), kept) for (name, score), place, kept in beside]
 
     def picture(self, id: str) -> ImageLike | None:
         """Return the picture of a row, None where it is not known or gone. Raises DataError for an unknown id."""

@@ -4,8 +4,7 @@ from __future__ import annotations
 
 import datetime
 import decimal
-from collections.abc import Iterable, Sequence
-from itertools import chain
+from collections.abc import Callable, Iterable, Sequence
 from typing import TYPE_CHECKING, Any
 
 import numpy as np
@@ -19,28 +18,56 @@ if TYPE_CHECKING:
     import pyarrow as pa
 
 
-def column_of(name: str, values: list[Any]) -> pa.Array:
-    """Return the values of a column [N] as Arrow holds them. Raises DataError naming column and row."""
+def _counted(row: int) -> str:
+    return f"row {row + 1}"
+
+
+def column_of(name: str, values: Sequence[Any], where: Callable[[int], str] = _counted) -> pa.Array:
+    """Return the values of a column [N] as Arrow holds them.
+
+    Args:
+        name: of the column.
+        values: of its rows, None for none.
+        where: how a message names the row at a place, from 0.
+
+    Raises DataError naming column and row for a value that no column holds, and for values of several kinds.
+    """
     import pyarrow as pa
 
-    kinds: dict[str, int] = {}
-    kept: list[Any] = []
-    for row, value in enumerate(values, 1):
-        try:
-            kept.append(_kept(value))
-        except DataError as error:
-            raise DataError(f'the column "{printable(name)}" of row {row} holds {shown(value)}, {error}') from error
-        for one in kept[-1] if isinstance(kept[-1], list) else (kept[-1],):
-            if one is not None:
-                kinds.setdefault(kind_of_value(one), row)
+    kept = [_kept_in(name, value, row, where) for row, value in enumerate(values)]
+    flat = [one for value in kept for one in _listed(value)]
+    kinds = set(map(kind_of_value, flat))
     if len(kinds) > 1:
-        raise _mixed(name, [f"{KINDS[kind]} in row {row}" for kind, row in kinds.items()])
-    listed = any(isinstance(value, list) for value in kept)
-    if listed:  # a column has one type: what stands alone is a list of one
-        kept = [value if value is None or isinstance(value, list) else [value] for value in kept]
-    flat = chain.from_iterable(value or () for value in kept) if listed else kept
+        raise _mixed(name, _first_of_each(kept, where))
     kind = _type_of(next(iter(kinds), None), flat)
-    return pa.array(kept, pa.list_(kind) if listed else kind)
+    if not any(isinstance(value, list) for value in kept):
+        return pa.array(kept, kind)
+    # a column has one type: what stands alone is a list of one
+    return pa.array([_listed(value) or None for value in kept], pa.list_(kind))
+
+
+def _kept_in(name: str, value: Any, row: int, where: Callable[[int], str]) -> Any:
+    """Return a value of a column as `_kept`. Raises DataError naming column and row."""
+    try:
+        return _kept(value)
+    except DataError as error:
+        raise DataError(f'the column "{printable(name)}" of {where(row)} holds {shown(value)}, {error}') from error
+
+
+def _listed(value: Any) -> list[Any]:
+    """Return a kept value as a list, empty for none."""
+    if isinstance(value, list):
+        return value
+    return [] if value is None else [value]
+
+
+def _first_of_each(kept: Sequence[Any], where: Callable[[int], str]) -> list[str]:
+    """Return what a column of several kinds holds, and in which row each kind comes first."""
+    first: dict[str, int] = {}
+    for row, value in enumerate(kept):
+        for one in _listed(value):
+            first.setdefault(kind_of_value(one), row)
+    return [f"{KINDS[kind]} in {where(row)}" for kind, row in first.items()]
 
 
 def _type_of(kind: str | None, values: Iterable[Any]) -> pa.DataType:

@@ -69,8 +69,7 @@ class Columns:
         import pyarrow as pa
 
         names = list(dict.fromkeys(chain.from_iterable(rows)))
-        arrays = {name: column_of(name, [row.get(name) for row in rows]) for name in names}
-        return cls(pa.table(arrays), len(rows))
+        return cls(pa.table({name: column_of(name, _values(rows, name)) for name in names}), len(rows))
 
     @classmethod
     def concat(cls, parts: Sequence[Columns]) -> Columns:
@@ -121,8 +120,7 @@ class Columns:
         """Return the values of rows by their numbers, as plain ones; those that a row has not got are left out."""
         if not self.kinds:
             return [{} for _ in numbers]
-        found = self.table.take(np.asarray(numbers, np.int64)).to_pylist()
-        return [{name: value for name, value in row.items() if value is not None} for row in found]
+        return list(map(_there, self.table.take(np.asarray(numbers, np.int64)).to_pylist()))
 
     def take(self, numbers: Sequence[int] | np.ndarray) -> Columns:
         """Return the rows of these numbers, in their order."""
@@ -142,6 +140,14 @@ class Columns:
             if kind is not None and values.null_count < len(values):
                 found[name] = _SUMMARIES[kind](values)
         return found
+
+
+def _values(rows: Sequence[Mapping[str, Any]], name: str) -> list[Any]:
+    return [row.get(name) for row in rows]
+
+
+def _there(row: Mapping[str, Any]) -> dict[str, Any]:
+    return {name: value for name, value in row.items() if value is not None}
 
 
 def _fit(values: pa.Array, condition: Condition) -> np.ndarray:

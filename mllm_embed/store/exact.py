@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterator
+from collections.abc import Iterator, Sequence
 from typing import Protocol
 
 import numpy as np
@@ -11,6 +11,8 @@ from ..vectors.best import Best
 from ..vectors.matrix import Matrix
 from .vector_store import BLOCK_ROWS, StoreShard, VectorStore
 
+Answer = list[tuple[str, float]]
+"""Ids with their cosines, best first."""
 Pairs = tuple[np.ndarray, np.ndarray]
 """Queries and numbers of rows that may not answer them, as two int64 arrays of one length."""
 _SPARSE = 4  # rows are picked out where less than a fourth of all may answer: copying one costs as reading three does
@@ -110,6 +112,22 @@ def exact(
     for block, numbers, here in _answering(rows, may, count) if count else ():
         best.see(block, numbers, here)
     return best.result()
+
+
+def ordered(scores: np.ndarray, rows: np.ndarray, k: int) -> tuple[np.ndarray, np.ndarray]:
+    """Return the best k of answers, scores [Q, n] and rows [Q, n]; equal scores in order of the rows."""
+    # no answer, -1, comes behind every row of the same score, -inf
+    order = np.lexsort((np.where(rows < 0, np.iinfo(np.int64).max, rows), -scores), axis=1)[:, :k]
+    queries = np.arange(len(rows))[:, None]
+    return scores[queries, order], rows[queries, order]
+
+
+def named(ids: Sequence[str], scores: np.ndarray, rows: np.ndarray) -> list[Answer]:
+    """Return scores [Q, k] and row numbers [Q, k] int64 as ids with their scores; -1 is no answer."""
+    found = []
+    for best, places in zip(scores.tolist(), rows.tolist(), strict=True):
+        found.append([(ids[row], score) for score, row in zip(best, places, strict=True) if row >= 0])
+    return found
 
 
 def _answering(

@@ -10,15 +10,14 @@ from typing import Any, Protocol
 
 import numpy as np
 
+from ..data.filters import Filter
 from ..errors import DataError
 from ..types import ImageLike
 from ..vectors.matrix import Matrix
-from .exact import MemoryRows, Pairs, StoreRows, exact
-from .lookup import Allowed, excluded, near_id, row_numbers
+from .columns import Columns, ColumnSummary
+from .exact import Answer, MemoryRows, Pairs, StoreRows, exact, named
+from .lookup import Allowed, Kept, both, check_queries, excluded, grown, near_id, page_of, row_numbers, values_of
 from .vector_store import VectorStore
-
-Answer = list[tuple[str, float]]
-"""Ids with their cosines, best first."""
 
 
 class Gallery(Protocol):
@@ -42,6 +41,7 @@ class Gallery(Protocol):
         *,
         allow: Collection[str] | None = None,
         exclude: Sequence[Collection[str]] | None = None,
+        where: Filter | None = None,
     ) -> list[Answer]:
         """Return the best k rows for each query, fewer in a small gallery.
 
@@ -50,9 +50,11 @@ class Gallery(Protocol):
             k: answers a query.
             allow: only these ids may answer; all by default. Ids that come again are not looked up again.
             exclude: for each query the ids that may not.
+            where: only rows that fit it may answer, those of `allow` too; all by default.
 
         Raises:
-            DataError: an id that is not there, k < 1, or queries of another length or with NaN.
+            DataError: an id that is not there, k < 1, queries of another length or with NaN, or a filter of columns
+                that are not kept, or hold values of another kind.
         """
         ...
 
@@ -64,8 +66,51 @@ class Gallery(Protocol):
         """
         ...
 
-    def add(self, ids: Sequence[str], vectors: np.ndarray, sources: Sequence[str | None] | None = None) -> None:
-        """Add rows, [n, D] float32 of unit length. Raises DataError for an id that is there already."""
+    def metadata(self, ids: Sequence[str]) -> list[dict[str, Any]]:
+        """Return what is kept beside the vectors of rows, by the names of the columns; what a row lacks is left out.
+
+        Raises:
+            DataError: an id is not there.
+        """
+        ...
+
+    def summary(self) -> dict[str, ColumnSummary]:
+        """Return what the columns hold that are kept beside the vectors; empty where none are."""
+        ...
+
+    def page(self, offset: int, limit: int, where: Filter | None = None) -> tuple[list[str], int]:
+        """Return the ids of up to `limit` rows after the first `offset`, and how many rows there are.
+
+        The order is that of the rows, where the gallery has one, and always the same until rows come or go.
+
+        Args:
+            offset: 0 or more.
+            limit: 1 or more.
+            where: only rows that fit it are shown and counted.
+
+        Raises:
+            DataError: an offset or limit that is less, or a filter as of `nearest`.
+        """
+        ...
+
+    def add(
+        self,
+        ids: Sequence[str],
+        vectors: np.ndarray,
+        sources: Sequence[str | None] | None = None,
+        metadata: Sequence[Mapping[str, Any]] | None = None,
+    ) -> None:
+        """Add rows.
+
+        Args:
+            ids: [n].
+            vectors: [n, D] float32 of unit length.
+            sources: [n], where their pictures lie.
+            metadata: [n], what is kept beside them, as `Columns.of` takes it.
+
+        Raises:
+            DataError: an id is there already, or metadata cannot be kept; nothing is added then.
+        """
         ...
 
     def remove(self, ids: Iterable[str]) -> None:
@@ -82,6 +127,7 @@ class MemoryGallery:
         vectors: np.ndarray,
         pictures: Sequence[ImageLike],
         provenance: Mapping[str, Any] | None = None,
+        metadata: Sequence[Mapping[str, Any]] | None = None,
     ):
         """Hold N vectors in memory.
 
@@ -90,9 +136,11 @@ class MemoryGallery:
             vectors: [N, D] float32 of unit length.
             pictures: [N], as paths or loaded.
             provenance: what made the vectors, where that is known.
+            metadata: [N], what is kept beside them to filter by, as `Columns.of` takes it.
 
         Raises:
-            DataError: the three differ in number, an id is given twice, a vector holds NaN, or there is no row at all.
+            DataError: these differ in number, an id is given twice, a vector holds NaN, there is no row at all, or
+                metadata cannot be kept.
         """
         if not len(ids):
             raise DataError("the gallery is empty: there is nothing to search")
@@ -104,8 +152,9 @@ class MemoryGallery:
         self._rows = MemoryRows(Matrix.of(np.empty((0, self.dimension)), "gallery"))
         self._row_of: dict[str, int] = {}
         self._pictures: dict[str, ImageLike | None] = {}
-        self._allowed = Allowed()
-        self.add(ids, vectors, pictures)
+        self._allowed, self._kept = Allowed(), Kept()
+        self._columns: Columns | None = None
+        self.add(ids, vectors, pictures, metadata)
 
     def __len__(self) -> int:
         """Return the number of rows."""
@@ -128,11 +177,13 @@ class MemoryGallery:
         *,
         allow: Collection[str] | None = None,
         exclude: Sequence[Collection[str]] | None = None,
+        where: Filter | None = None,
     ) -> list[Answer]:
         """Return the best k rows for each query by exact scores, as `Gallery.nearest`."""
         check_queries(self.dimension, queries, k, exclude)
         # ids are looked up before anything is ranked: a misspelt one must not pass for one that nothing found
         may = self._allowed.rows(self._numbers, self._names, self._alive, allow)
+        may = both(may, self._kept.fit(self._columns, self._alive, where))
         pairs = excluded(self._numbers, exclude)
         return named(self._names, *exact(self._rows, queries, k, may, pairs))
 
@@ -141,8 +192,27 @@ class MemoryGallery:
         self._numbers(ids)
         return [self._pictures[name] for name in ids]
 
-    def add(self, ids: Sequence[str], vectors: np.ndarray, sources: Sequence[ImageLike | None] | None = None) -> None:
-        """Add rows, [n, D] float32 of unit length. Raises DataError for an id that is there already, or for NaN."""
+    def metadata(self, ids: Sequence[str]) -> list[dict[str, Any]]:
+        """Return what is kept beside the vectors of rows, as `Gallery.metadata`."""
+        return values_of(self._columns, self._numbers(ids))
+
+    def summary(self) -> dict[str, ColumnSummary]:
+        """Return what the columns hold, as `Gallery.summary`."""
+        return self._kept.summary(self._columns, self._alive)
+
+    def page(self, offset: int, limit: int, where: Filter | None = None) -> tuple[list[str], int]:
+        """Return a page of ids, as `Gallery.page`."""
+        fit = self._kept.fit(self._columns, self._alive, where)
+        return page_of(self._names, self._alive if fit is None else fit, offset, limit)
+
+    def add(
+        self,
+        ids: Sequence[str],
+        vectors: np.ndarray,
+        sources: Sequence[ImageLike | None] | None = None,
+        metadata: Sequence[Mapping[str, Any]] | None = None,
+    ) -> None:
+        """Add rows, as `Gallery.add`; their pictures may be given as such. Raises DataError for NaN, too."""
         new: dict[str, int] = {}
         for row, name in enumerate(ids, len(self)):
             if name in self._row_of or name in new:
@@ -154,8 +224,9 @@ class MemoryGallery:
                 f"{len(new)} ids do not fit vectors of shape {np.shape(vectors)}: give [n, {self.dimension}]"
             )
         old, more = self._rows.matrix, Matrix.of(vectors, "gallery")
+        columns = grown(self._columns, len(self), metadata, len(new))
         values = np.concatenate([old.values, more.values])  # of our own: what is given may change later
-        self._hold(Matrix(values, np.concatenate([old.squares, more.squares])), [*self._row_of, *new])
+        self._hold(Matrix(values, np.concatenate([old.squares, more.squares])), [*self._row_of, *new], columns)
         self._pictures |= pictures
 
     def remove(self, ids: Iterable[str]) -> None:
@@ -163,14 +234,15 @@ class MemoryGallery:
         gone = set(ids)
         self._numbers(sorted(gone))
         left = np.array([row for name, row in self._row_of.items() if name not in gone], np.int64)
-        self._hold(self._rows.matrix[left], [name for name in self._row_of if name not in gone])
+        columns = None if self._columns is None else self._columns.take(left)
+        self._hold(self._rows.matrix[left], [name for name in self._row_of if name not in gone], columns)
         self._pictures = {name: self._pictures[name] for name in self._row_of}
 
-    def _hold(self, matrix: Matrix, names: list[str]) -> None:
-        """Take rows [N] and their ids."""
+    def _hold(self, matrix: Matrix, names: list[str], columns: Columns | None) -> None:
+        """Take rows [N], their ids and what is kept of them."""
         matrix.values.setflags(write=False)  # its lengths are known, and must stay right
         self._rows, self._names, self._alive = MemoryRows(matrix), names, np.ones(len(names), bool)
-        self._row_of = {name: row for row, name in enumerate(names)}
+        self._row_of, self._columns = {name: row for row, name in enumerate(names)}, columns
 
     def _numbers(self, ids: Collection[str]) -> np.ndarray:
         """Return the numbers [n] int64 of rows. Raises DataError for the first id that is not in the gallery."""
@@ -191,7 +263,7 @@ class StoreGallery:
     def __init__(self, store: VectorStore):
         """Search a store."""
         self.store, self.dimension = store, store.dimension
-        self.rows, self._allowed = StoreRows(store), Allowed()
+        self.rows, self._allowed, self._kept = StoreRows(store), Allowed(), Kept()
 
     @property
     def provenance(self) -> Mapping[str, Any]:
@@ -209,9 +281,10 @@ class StoreGallery:
         *,
         allow: Collection[str] | None = None,
         exclude: Sequence[Collection[str]] | None = None,
+        where: Filter | None = None,
     ) -> list[Answer]:
         """Return the best k rows for each query by exact scores, as `Gallery.nearest`."""
-        may, pairs = self._limits(queries, k, allow, exclude)
+        may, pairs = self._limits(queries, k, allow, exclude, where)
         return named(self.store.ids, *exact(self.rows, queries, k, may, pairs))
 
     def _limits(
@@ -220,10 +293,12 @@ class StoreGallery:
         k: int,
         allow: Collection[str] | None,
         exclude: Sequence[Collection[str]] | None,
+        where: Filter | None,
     ) -> tuple[np.ndarray | None, Pairs]:
         """Return which rows may answer, [N] bool or None for all, and the pairs that may not. Raises as `nearest`."""
         check_queries(self.dimension, queries, k, exclude)
         may = self._allowed.rows(self.store.positions, self.store.ids, self.store.alive, allow)
+        may = both(may, self._fit(where))
         if may is None and len(self) < len(self.store):
             may = self.store.alive
         return may, excluded(self.store.positions, exclude)
@@ -232,45 +307,40 @@ class StoreGallery:
         """Return where the pictures of rows lie, None where that is not known."""
         return [self.store.sources[self.store.position(name)] for name in ids]
 
-    def add(self, ids: Sequence[str], vectors: np.ndarray, sources: Sequence[str | None] | None = None) -> None:
+    @property
+    def _columns(self) -> Columns | None:
+        """What the store keeps beside its vectors."""
+        return getattr(self.store, "columns", None)
+
+    def _fit(self, where: Filter | None) -> np.ndarray | None:
+        """Return which rows are alive and fit a filter, [N] bool; None where nothing is asked."""
+        return self._kept.fit(self._columns, self.store.alive, where) if where else None
+
+    def metadata(self, ids: Sequence[str]) -> list[dict[str, Any]]:
+        """Return what is kept beside the vectors of rows, as `Gallery.metadata`."""
+        return values_of(self._columns, self.store.positions(ids))
+
+    def summary(self) -> dict[str, ColumnSummary]:
+        """Return what the columns of the store hold, as `Gallery.summary`."""
+        return self._kept.summary(self._columns, self.store.alive)
+
+    def page(self, offset: int, limit: int, where: Filter | None = None) -> tuple[list[str], int]:
+        """Return a page of ids in the order of the rows, as `Gallery.page`."""
+        fit = self._fit(where)
+        return page_of(self.store.ids, self.store.alive if fit is None else fit, offset, limit)
+
+    def add(
+        self,
+        ids: Sequence[str],
+        vectors: np.ndarray,
+        sources: Sequence[str | None] | None = None,
+        metadata: Sequence[Mapping[str, Any]] | None = None,
+    ) -> None:
         """Add rows to the store, as `VectorStore.add`."""
+        if metadata is not None:
+            raise DataError("a store keeps no metadata yet")
         self.store.add(ids, vectors, sources)
 
     def remove(self, ids: Iterable[str]) -> None:
         """Remove rows from the store, as `VectorStore.remove`."""
         self.store.remove(ids)
-
-
-def ordered(scores: np.ndarray, rows: np.ndarray, k: int) -> tuple[np.ndarray, np.ndarray]:
-    """Return the best k of answers, scores [Q, n] and rows [Q, n]; equal scores in order of the rows."""
-    # no answer, -1, comes behind every row of the same score, -inf
-    order = np.lexsort((np.where(rows < 0, np.iinfo(np.int64).max, rows), -scores), axis=1)[:, :k]
-    queries = np.arange(len(rows))[:, None]
-    return scores[queries, order], rows[queries, order]
-
-
-def check_queries(dimension: int, queries: np.ndarray, k: int, exclude: Sequence[Collection[str]] | None) -> None:
-    """Raise DataError for what no gallery can answer.
-
-    Args:
-        dimension: D, of the gallery.
-        queries: [Q, D] float32 without NaN.
-        k: at least 1.
-        exclude: [Q], or None.
-    """
-    if k < 1:
-        raise DataError(f"k must be at least 1, not {k}")
-    if queries.ndim != 2 or queries.shape[1] != dimension:
-        raise DataError(f"queries of shape {queries.shape} do not fit vectors of {dimension} numbers")
-    if not np.isfinite(queries).all():
-        raise DataError("a query holds NaN or infinite numbers: nothing can be near it")
-    if exclude is not None and len(exclude) != len(queries):
-        raise DataError(f"exclude has {len(exclude)} entries for {len(queries)} queries")
-
-
-def named(ids: Sequence[str], scores: np.ndarray, rows: np.ndarray) -> list[Answer]:
-    """Return scores [Q, k] and row numbers [Q, k] int64 as ids with their scores; -1 is no answer."""
-    found = []
-    for best, places in zip(scores.tolist(), rows.tolist(), strict=True):
-        found.append([(ids[row], score) for score, row in zip(best, places, strict=True) if row >= 0])
-    return found
