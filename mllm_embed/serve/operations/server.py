@@ -18,6 +18,7 @@ from typing import TYPE_CHECKING
 import uvicorn
 
 from ...errors import ConfigError, reason
+from ..guards.protocol import GuardedProtocol
 from . import logs
 from .metrics import Metrics
 from .progress import Progress
@@ -106,6 +107,7 @@ def config(app: Callable[[], FastAPI], plan: Plan) -> uvicorn.Config:
         app,
         factory=True,
         workers=plan.workers,
+        http=GuardedProtocol,
         ws="none",
         lifespan="on",
         log_config=None,  # logs.configure
