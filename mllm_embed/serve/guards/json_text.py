@@ -71,7 +71,7 @@ def _inner(value: Any) -> Iterator[Any]:
 def _check_depth(value: Any) -> None:
     """Raise Refusal 400 where lists and objects lie too deep; level by level, so that this needs no stack itself."""
     level = [value] if isinstance(value, dict | list) else []
-    for _ in range(DEEPEST + 1):
+    for _ in range(DEEPEST):
         level = [inner for outer in level for inner in _inner(outer) if isinstance(inner, dict | list)]
         if not level:
             return
