@@ -4,9 +4,10 @@ const KEY = "mllm_embed.key";
 
 // A request that was not answered; its message can be shown as it is.
 export class Refused extends Error {
-  constructor(status, message) {
+  constructor(status, message, wait) {
     super(message);
     this.status = status;
+    this.wait = wait; // seconds after which the server wants to be asked again
   }
 }
 
@@ -58,12 +59,11 @@ async function send(path, options) {
 async function refusal(response) {
   const said = await response.json().catch(() => null);
   const message = said?.error?.message ?? said?.message ?? `The server answered ${response.status}.`;
-  const wait = Number(response.headers.get("Retry-After"));
-  return new Refused(response.status, wait ? `${message} (try again in ${wait} s)` : message);
+  return new Refused(response.status, message, Number(response.headers.get("Retry-After")));
 }
 
 // What the gallery holds: {rows, model, columns, speaks, ...}.
-export const gallery = async (signal) => (await send("v1/gallery", { signal })).json();
+export const gallery = async () => (await send("v1/gallery", {})).json();
 
 // A page of it, in its own order: {total, rows: [{id, metadata, picture}]}.
 export async function rows(offset, limit, filter, signal) {

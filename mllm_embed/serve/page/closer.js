@@ -11,7 +11,8 @@ function wordList(title, words, shared) {
     const bar = element("span", { class: "weight", "aria-hidden": "true" });
     bar.style.inlineSize = `${(100 * Math.max(0, weight)) / most}%`;
     const both = shared.has(word);
-    return element("li", { class: both && "shared" }, bar, element("span", {}, word), both ? element("span", { class: "hidden" }, " (in both)") : null);
+    const said = both ? element("span", { class: "hidden" }, " (in both)") : null;
+    return element("li", { class: both && "shared" }, bar, element("span", { class: "word" }, word), said);
   });
   return element("div", {}, element("h4", {}, title), element("ul", { class: "words" }, ...items));
 }
@@ -24,7 +25,12 @@ function reasons(hitWords, queryWords) {
     : "What the model would say of the search and of this picture.";
   return [
     element("p", { class: "quiet" }, sentence),
-    element("div", { class: "reasons" }, wordList("The search", queryWords, shared), wordList("This picture", hitWords, shared)),
+    element(
+      "div",
+      { class: "reasons" },
+      wordList("The search", queryWords, shared),
+      wordList("This picture", hitWords, shared),
+    ),
   ];
 }
 
@@ -48,15 +54,20 @@ export class Closer {
   open(row) {
     const image = element("img", { alt: row.id });
     if (row.picture) showPicture(image, row.picture, 640);
+    const facts = row.rank ? element("p", { class: "quiet" }, `Answer ${row.rank}, score ${score(row.score)}`) : null;
     const why = element("section", { class: "why", "aria-live": "polite" });
-    const close = element("button", { type: "button", class: "forget", "aria-label": "Close", click: () => this.dialog.close() }, drawing("M6 6l12 12M18 6 6 18"));
     const goOn = element("button", { type: "button", class: "main", click: () => this.#goOn(row) }, "Go on from it");
-    const facts = row.rank ? `Answer ${row.rank}, score ${score(row.score)}` : null;
-    const text = element("div", { class: "about" }, element("h3", { id: "closer-title" }, row.id), facts && element("p", { class: "quiet" }, facts), goOn, knownOf(row), why);
-    this.dialog.replaceChildren(close, row.picture ? image : "", text);
+    const title = element("h3", { id: "closer-title" }, row.id);
+    const about = element("div", { class: "about" }, title, facts, goOn, knownOf(row), why);
+    this.dialog.replaceChildren(...[this.#closeButton(), row.picture ? image : null, about].filter(Boolean));
     this.dialog.showModal();
     goOn.focus();
     if (row.rank && this.explain) this.#say(row, why);
+  }
+
+  #closeButton() {
+    const close = { type: "button", class: "forget", "aria-label": "Close", click: () => this.dialog.close() };
+    return element("button", close, drawing("M6 6l12 12M18 6 6 18"));
   }
 
   #goOn(row) {

@@ -4,11 +4,13 @@ import { byId, element } from "./elements.js";
 
 const AT_ONCE = 8; // values of a column that are shown without asking for the rest
 
-// Check boxes, the most frequent value first.
+// Check boxes, the most frequent value first: an object of JavaScript's has names that are numbers before all others.
 function textColumn(name, column, changed) {
-  const boxes = Object.entries(column.values).map(([value, count]) => {
+  const values = Object.entries(column.values).sort(([, one], [, other]) => other - one);
+  const boxes = values.map(([value, count]) => {
     const box = element("input", { type: "checkbox", change: changed });
-    const label = element("label", {}, box, element("span", {}, value), element("small", {}, count.toLocaleString("en")));
+    const many = element("small", {}, count.toLocaleString("en"));
+    const label = element("label", {}, box, element("span", {}, value), many);
     return { value, box, label };
   });
   const labels = boxes.map(({ label }) => label);
@@ -25,8 +27,10 @@ function textColumn(name, column, changed) {
 }
 
 function numberColumn(name, column, changed) {
-  const field = (label, bound) =>
-    element("input", { type: "number", step: "any", placeholder: bound, "aria-label": `${name}, ${label}`, input: changed });
+  const field = (label, bound) => {
+    const said = `${name}, ${label}`;
+    return element("input", { type: "number", step: "any", placeholder: bound, "aria-label": said, input: changed });
+  };
   const least = field("at least", column.least);
   const most = field("at most", column.most);
   return {

@@ -5,7 +5,12 @@ import { showPicture } from "./pictures.js";
 import { DRAGGED } from "./reference.js";
 
 const WIDTH = 320; // of a picture, CSS pixels: what the grid's columns come near to
-const STEPS = { ArrowLeft: () => -1, ArrowRight: () => 1, ArrowUp: (columns) => -columns, ArrowDown: (columns) => columns };
+const STEPS = {
+  ArrowLeft: () => -1,
+  ArrowRight: () => 1,
+  ArrowUp: (columns) => -columns,
+  ArrowDown: (columns) => columns,
+};
 
 export function shown(value) {
   if (typeof value === "boolean") return value ? "yes" : "no";
@@ -29,9 +34,10 @@ function card(row, { choose, look, explains }) {
   const lookLabel = row.rank && explains ? "Why" : "Look";
   const name = row.rank ? `answer ${row.rank}, ${row.id}, score ${score(row.score)}` : row.id;
   const image = element("img", { alt: row.id, loading: "lazy", decoding: "async", draggable: "false" });
+  const label = `Go on from ${name}`;
   const button = element(
     "button",
-    { type: "button", class: "choose", "aria-label": `Go on from ${name}`, draggable: "true", click: () => choose(row) },
+    { type: "button", class: "choose", "aria-label": label, draggable: "true", click: () => choose(row) },
     row.picture ? image : element("span", { class: "no-picture" }, row.id),
     element("span", { class: "go", "aria-hidden": "true" }, "Go on from it"),
   );
@@ -57,7 +63,8 @@ function card(row, { choose, look, explains }) {
 }
 
 export class Grid {
-  // `actions`: choose(row) goes on from a picture, look(row) shows it more closely, and why it matched where `explains`.
+  // `actions`: choose(row) goes on from a picture, look(row) shows it more closely, and why it matched where
+  // `explains` is true.
   constructor(list, actions) {
     this.list = list;
     this.actions = actions;

@@ -11,6 +11,7 @@ export function askForKey(wrong) {
   dialog.returnValue = "";
   dialog.showModal();
   return new Promise((resolve) => {
-    dialog.addEventListener("close", () => resolve(dialog.returnValue === "given" ? field.value : null), { once: true });
+    const answer = () => resolve(dialog.returnValue === "given" ? field.value : null);
+    dialog.addEventListener("close", answer, { once: true });
   });
 }

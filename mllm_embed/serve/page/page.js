@@ -32,9 +32,23 @@ async function fetchLatest(work) {
 
 async function start() {
   api.onKey(askForKey);
-  const facts = await api.gallery();
+  const facts = await galleryOnceLoaded();
+  wrong(null);
   byId("gallery-facts").textContent = `${counted(facts.rows, "picture", "pictures")} · ${facts.model}`;
   new Page(facts);
+}
+
+// A server answers before its model is loaded: that it is busy.
+async function galleryOnceLoaded() {
+  while (true) {
+    try {
+      return await api.gallery();
+    } catch (error) {
+      if (error.status !== 503) throw error;
+      wrong(error.message);
+      await new Promise((resolve) => setTimeout(resolve, 1000 * (error.wait || 1)));
+    }
+  }
 }
 
 class Page {

@@ -12,11 +12,15 @@ export function inWords(turn) {
 function step(turn, at, turns) {
   const here = at === turns.at;
   const name = turn ? inWords(turn) : "Gallery";
-  const image = turn?.reference && element("img", { alt: turn.reference.id ?? turn.reference.name, draggable: "false" });
-  if (image) showReference(image, turn.reference, 48);
-  const button = element("button", { type: "button", "aria-current": here && "step", title: name, click: () => turns.go(at) });
-  if (image) button.append(image);
-  button.append(element("span", {}, name));
+  const { reference } = turn ?? {};
+  const image = reference && element("img", { alt: reference.id ?? reference.name, draggable: "false" });
+  if (image) showReference(image, reference, 48);
+  const button = element(
+    "button",
+    { type: "button", "aria-current": here && "step", title: name, click: () => turns.go(at) },
+    image,
+    element("span", {}, name),
+  );
   return element("li", { class: at > turns.at ? "later" : null }, button);
 }
 

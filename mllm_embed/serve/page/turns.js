@@ -14,6 +14,8 @@ export const samePicture = (one, other) => one?.id === other?.id && one?.data ==
 const refines = (turn, asked) =>
   Boolean(turn) && samePicture(turn.reference, asked.reference) && (turn.words === "" || turn.words === asked.words);
 
+const withoutData = (reference) => reference && { ...reference, data: null };
+
 export class Turns {
   // `changed` is called with the current turn, or null for the gallery, whenever another is current.
   constructor(changed) {
@@ -79,7 +81,7 @@ export class Turns {
     try {
       write(turns);
     } catch {
-      write(turns.map((turn) => (turn.reference?.data ? { ...turn, reference: { ...turn.reference, data: null } } : turn)));
+      write(turns.map((turn) => ({ ...turn, reference: withoutData(turn.reference) })));
     }
   }
 }
