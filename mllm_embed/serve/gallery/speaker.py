@@ -43,7 +43,10 @@ class Speaker:
     async def rerank(self, query: Query, hits: Sequence[Hit], depth: int) -> list[Hit]:
         """Return the hits with the first `depth` as `rerank` orders them. Raises Refusal for a model that cannot."""
         generator = await self._ready(Generator, self.reranks)
-        return await self._batcher.alone(lambda: rerank(generator, query, hits, depth))
+        try:
+            return await self._batcher.alone(lambda: rerank(generator, query, hits, depth))
+        except ModelError as error:
+            raise Refusal(422, "this model has no words for yes and no, and cannot judge answers") from error
 
     async def _ready(self, kind: type[_Speaks], can: bool) -> _Speaks:
         """Return an explainer or a generator, made where it is first asked for."""

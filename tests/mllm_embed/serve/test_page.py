@@ -67,7 +67,9 @@ def test_what_has_not_changed_is_not_sent_again(client: TestClient) -> None:
     assert client.get("/page/page.js", headers={"If-None-Match": '"other"'}).status_code == 200
 
 
-@pytest.mark.parametrize("name", ["none.js", "..%2Fpage.py", "%2Fetc%2Fpasswd", "%2E%2E%2Fpage.py", "page.py", "%00", "PAGE.JS"])
+@pytest.mark.parametrize(
+    "name", ["none.js", "..%2Fpage.py", "%2Fetc%2Fpasswd", "%2E%2E%2Fpage.py", "page.py", "%00", "PAGE.JS"]
+)
 def test_no_name_leads_elsewhere(client: TestClient, name: str) -> None:
     answer = client.get(f"/page/{name}")
     assert answer.status_code == 404
@@ -83,7 +85,9 @@ def test_the_files_ask_nobody_else_and_find_one_another() -> None:
     for name, text in texts.items():
         addresses = set(re.findall(r"https?://[^\s\"')]+", text))
         assert addresses <= {"http://www.w3.org/2000/svg"}, name  # a name, which nothing is fetched from
-        assert not re.search(r"innerHTML|outerHTML|insertAdjacentHTML|document\.write|\beval\b|new Function", text), name
+        assert not re.search(r"innerHTML|outerHTML|insertAdjacentHTML|document\.write|\beval\b|new Function", text), (
+            name
+        )
         for module in re.findall(r'from "\./([^"]+)"', text):
             assert module in texts, f"{name} imports {module}"
     index = texts["index.html"]
