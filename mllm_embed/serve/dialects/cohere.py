@@ -2,16 +2,16 @@
 
 from __future__ import annotations
 
-import uuid
 from typing import Annotated, Any, Literal
 
 from fastapi import APIRouter, Request, Response
 from pydantic import Field, WithJsonSchema
 
-from ..refusals import Refusal
+from ..limits import Limits
+from ..refusals import Refusal, request_id
 from ..service import Service
 from .bodies import Body, read_body, request_schema
-from .content import Draft, drafts_with_content, picture_draft
+from .content import Draft, check_count, drafts_with_content, picture_draft
 from .documented import BY_TYPE, COHERE_ERROR, responses
 from .embed import Vectors, Wish, answer, check_model, embed
 from .roles import Asked, InputType
@@ -71,14 +71,14 @@ async def embed_v2(request: Request) -> Response:
     body = read_body(request, EmbedBody)
     check_model(body.model, service)
     wish = Wish(
-        _drafts(body),
+        _drafts(body, service.limits),
         Asked.of(body.input_type, body.instruction, body.task),
         body.output_dimension,
         "output_dimension",
         _TRUNCATE[body.truncate or "END"],
         body.max_tokens,
     )
-    return _by_type(await embed(request, wish), wish, body)
+    return _by_type(await embed(request, wish), wish, body, request)
 
 
 @router.post("/v1/embed", include_in_schema=False)
@@ -87,14 +87,15 @@ async def embed_v1() -> Response:
     raise Refusal(404, "this server speaks version 2 of Cohere's API, POST /v2/embed: use cohere.ClientV2")
 
 
-def _drafts(body: EmbedBody) -> list[Draft]:
+def _drafts(body: EmbedBody, limits: Limits) -> list[Draft]:
     """Return the inputs. Raises Refusal 422 unless one of the three fields that hold them is given, and not empty."""
     given = [name for name in _FIELDS if getattr(body, name) is not None]
     if len(given) != 1:
         said = f"not {' and '.join(given)}" if given else "and none is here"
         raise Refusal(422, f"give exactly one of {', '.join(_FIELDS)}, {said}", field=given[0] if given else "texts")
     if body.inputs is not None:
-        return drafts_with_content(body.inputs)
+        return drafts_with_content(body.inputs, "inputs", limits)
+    check_count(body.texts or body.images or (), given[0], limits)
     drafts = [Draft(f"texts[{place}]", text=text) for place, text in enumerate(body.texts or ())]
     drafts += [picture_draft(address, f"images[{place}]") for place, address in enumerate(body.images or ())]
     if not drafts:
@@ -102,13 +103,13 @@ def _drafts(body: EmbedBody) -> list[Draft]:
     return drafts
 
 
-def _by_type(vectors: Vectors, wish: Wish, body: EmbedBody) -> Response:
+def _by_type(vectors: Vectors, wish: Wish, body: EmbedBody, request: Request) -> Response:
     """Return vectors in Cohere's form of an answer."""
     kinds: list[VectorType] = body.embedding_types or ["float"]
     billed = {"input_tokens": sum(vectors.tokens), "images": sum(len(draft.pictures) for draft in wish.drafts)}
     return answer(
         {
-            "id": str(uuid.uuid4()),
+            "id": request_id(request.scope),
             "embeddings": {kind: written(vectors.rows, kind) for kind in kinds},
             "texts": body.texts or [],
             "meta": {"api_version": {"version": "2"}, "billed_units": billed},

@@ -5,17 +5,24 @@ Each becomes a `Draft`: words, and addresses of pictures that are still to be re
 
 from __future__ import annotations
 
+import re
 from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass, field, replace
 from typing import Any, NamedTuple, TypeAlias
 
 from ...errors import did_you_mean, kind_of
+from ..limits import Limits
 from ..refusals import Refusal
 
 _KEYS = ("text", "image", "instruction", "task", "content")
 _TOKENS = (
     "holds numbers, the tokens of another model: send the text itself "
     "(LangChain's OpenAIEmbeddings: check_embedding_ctx_length=False)"
+)
+_MOST = 256  # parts, pictures or messages of one input
+# a text on its own that is no more than the address of a picture; an object's text may be that
+_ADDRESS = re.compile(
+    r"\s*(data:image/|https?://\S{1,2000}\.(jpe?g|png|webp|gif|bmp|tiff?|avif)([?#]\S{0,2000})?\s*$)", re.IGNORECASE
 )
 _SHORTEST = 48  # characters of the smallest picture in base64: what is shorter is a name or an address
 _TASK_ROLES = ("system", "developer")
@@ -45,7 +52,7 @@ class Draft:
         return {name: words for name, words in given.items() if words is not None}
 
 
-def drafts_of(value: Any, where: str) -> list[Draft]:
+def drafts_of(value: Any, where: str, limits: Limits) -> list[Draft]:
     """Return the inputs of a field that takes one or many, in order.
 
     A text or an object is one input; a list is many of them; a list of messages is one conversation, and a list of
@@ -57,13 +64,15 @@ def drafts_of(value: Any, where: str) -> list[Draft]:
         raise Refusal(422, f"{where} is an empty list; give one input at least", field=where)
     if _is_message(value[0]):
         return [conversation(value, where)]
+    check_count(value, where, limits)
     return [draft_of(one, f"{where}[{place}]") for place, one in enumerate(value)]
 
 
-def drafts_with_content(inputs: Any, where: str = "inputs") -> list[Draft]:
+def drafts_with_content(inputs: Any, where: str, limits: Limits) -> list[Draft]:
     """Return the inputs of a list of objects with `content`, as Cohere and Voyage have them. Raises Refusal 422."""
     if not isinstance(inputs, list) or not inputs:
         raise Refusal(422, f"{where} is no list of inputs; give one at least", field=where)
+    check_count(inputs, where, limits)
     for place, one in enumerate(inputs):
         if not isinstance(one, Mapping) or one.get("content") is None:
             at = f"{where}[{place}]"
@@ -71,21 +80,38 @@ def drafts_with_content(inputs: Any, where: str = "inputs") -> list[Draft]:
     return [draft_of(one, f"{where}[{place}]") for place, one in enumerate(inputs)]
 
 
+def check_count(values: Sequence[Any], where: str, limits: Limits) -> None:
+    """Raise Refusal 422 for more inputs than a request may have, before anything is made of them."""
+    if len(values) > limits.inputs:
+        told = f"{where} holds {len(values):,} inputs, over the limit of {limits.inputs:,} a request; send several"
+        raise Refusal(422, told, field=where)
+
+
 def draft_of(value: Any, where: str) -> Draft:
     """Return one input. Raises Refusal 422, with the place, for what is none."""
     if isinstance(value, str):
-        return Draft(where, text=value)
+        return _words(value, where)
     if isinstance(value, list) and value and _is_message(value[0]):
         return conversation(value, where)
-    if isinstance(value, int) or (isinstance(value, list) and value and isinstance(value[0], int)):
+    if type(value) is int or (isinstance(value, list) and value and type(value[0]) is int):
         raise Refusal(422, f"{where} {_TOKENS}", field=where)
     if not isinstance(value, Mapping):
         raise Refusal(422, f"{where} is {_kind(value)}; {_FORMS}", field=where)
     _check_keys(value, _KEYS, where)
     if value.get("content") is not None:
         return _with_content(value, where)
-    draft = replace(Draft(where), **{key: _text(value, key, where) for key in ("text", "instruction", "task")})
-    return replace(draft, pictures=_pictures(value.get("image"), f"{where}.image"))
+    text, instruction, task = (_text(value, key, where) for key in ("text", "instruction", "task"))
+    return Draft(where, _pictures(value.get("image"), f"{where}.image"), text, instruction, task)
+
+
+def _words(value: str, where: str) -> Draft:
+    """Return the input that a text is. Raises Refusal 422 for one that was meant to be a picture."""
+    if _ADDRESS.match(value):
+        told = (
+            f"{where} is the address of a picture, given as a text; give {{'image': ...}}, or {{'text': ...}} if it is"
+        )
+        raise Refusal(422, told, field=where)
+    return Draft(where, text=value)
 
 
 def picture_draft(address: str, where: str) -> Draft:
@@ -113,6 +139,7 @@ def conversation(messages: Any, where: str) -> Draft:
     """
     if not isinstance(messages, list) or not messages:
         raise Refusal(422, f"{where} is no list of messages; give one with the role user", field=where)
+    _check_parts(messages, where)
     left = [_message(message, f"{where}[{place}]") for place, message in enumerate(messages)]
     task = left.pop(0).says.text if left[0].role in _TASK_ROLES else None
     if len(left) > 1 and left[-1].is_no_more_than_a_start:
@@ -166,13 +193,14 @@ def _parts(content: Any, where: str) -> Draft:
         return Draft(where, text=content or None)
     if not isinstance(content, list):
         raise Refusal(422, f"{where} is {_kind(content)}; give a text or a list of parts", field=where)
+    _check_parts(content, where)
     spoken = _Spoken()
     for place, part in enumerate(content):
         at = f"{where}[{place}]"
         if isinstance(part, str):
             spoken.texts.append(part)
             continue
-        read = _PARTS.get(part.get("type")) if isinstance(part, Mapping) else None
+        read = _PARTS.get(str(part.get("type"))) if isinstance(part, Mapping) else None
         if read is None:
             raise Refusal(422, f"{at} is no part: give {{'type': ...}} of {', '.join(_PARTS)}", field=at)
         read(part, at, spoken)
@@ -211,6 +239,7 @@ def _pictures(value: Any, where: str) -> tuple[tuple[str, str], ...]:
     if value is None:
         return ()
     if isinstance(value, list):
+        _check_parts(value, where)
         return tuple((_address(one, f"{where}[{place}]"), f"{where}[{place}]") for place, one in enumerate(value))
     return ((_address(value, where), where),)
 
@@ -235,6 +264,11 @@ def _text(value: Mapping[str, Any], key: str, where: str) -> str | None:
     if words is None or isinstance(words, str):
         return words
     raise Refusal(422, f"{where}.{key} is {_kind(words)}; give words", field=f"{where}.{key}")
+
+
+def _check_parts(values: Sequence[Any], where: str) -> None:
+    if len(values) > _MOST:
+        raise Refusal(422, f"{where} holds {len(values):,} parts, over the limit of {_MOST} of an input", field=where)
 
 
 def _is_message(value: Any) -> bool:

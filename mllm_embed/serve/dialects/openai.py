@@ -8,10 +8,11 @@ from typing import Annotated, Any, Literal
 from fastapi import APIRouter, Request, Response
 from pydantic import Field, WithJsonSchema
 
+from ..limits import Limits
 from ..refusals import Refusal
 from ..service import Service
 from .bodies import Body, read_body, request_schema
-from .content import Draft, conversation, drafts_of
+from .content import Draft, check_count, conversation, drafts_of
 from .documented import EMBEDDINGS, MODEL, MODELS, OPENAI_ERROR, responses
 from .embed import Vectors, Wish, answer, check_model, embed
 from .roles import Asked, InputType
@@ -90,7 +91,7 @@ async def embeddings(request: Request) -> Response:
     check_model(body.model, service)
     kind = _vector_type(body)
     asked = Asked.of(body.input_type, body.instruction, body.task)
-    vectors = await embed(request, Wish(_drafts(body), asked, body.dimensions, truncate=body.truncate))
+    vectors = await embed(request, Wish(_drafts(body, service.limits), asked, body.dimensions, truncate=body.truncate))
     tokens = sum(vectors.tokens)
     return listed(vectors, kind, service, {"prompt_tokens": tokens, "total_tokens": tokens})
 
@@ -124,13 +125,14 @@ def listed(vectors: Vectors, kind: VectorType, service: Service, usage: dict[str
     return answer({"object": "list", "data": data, "model": service.model_name, "usage": usage})
 
 
-def _drafts(body: EmbeddingsBody) -> list[Draft]:
+def _drafts(body: EmbeddingsBody, limits: Limits) -> list[Draft]:
     """Return the inputs of `input` or `messages`. Raises Refusal 422 unless there is one of them."""
     if (body.input is None) == (body.messages is None):
         raise Refusal(422, "give one of input and messages", field="input")
     if body.messages is None:
-        return drafts_of(body.input, "input")
+        return drafts_of(body.input, "input", limits)
     if isinstance(body.messages, list) and body.messages and isinstance(body.messages[0], list):
+        check_count(body.messages, "messages", limits)
         return [conversation(one, f"messages[{place}]") for place, one in enumerate(body.messages)]
     return [conversation(body.messages, "messages")]
 

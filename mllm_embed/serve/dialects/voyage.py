@@ -44,7 +44,7 @@ async def multimodal_embeddings(request: Request) -> Response:
     body = read_body(request, MultimodalBody)
     check_model(body.model, service)
     wish = Wish(
-        drafts_with_content(body.inputs),
+        drafts_with_content(body.inputs, "inputs", service.limits),
         Asked(body.input_type, body.instruction),
         body.output_dimension,
         "output_dimension",

@@ -158,6 +158,13 @@ def test_bare_base64_is_a_picture_as_jina_has_it(post, served, picture, data_uri
     _equal(_rows(post({"input": [{"image": bare}], "normalized": True})), served, [Document(picture("red"))])
 
 
+def test_the_address_of_a_picture_is_a_text_where_it_is_said_to_be(post, served) -> None:
+    address = "https://example.org/cat.jpg"
+    _equal(_rows(post({"input": [{"text": address}, f"see {address}"]})), served, [
+        Document(text=address), f"see {address}"
+    ])  # fmt: skip
+
+
 def test_voyage_sends_lists_of_parts(post, served, picture, data_uri) -> None:
     parts = [{"type": "text", "text": "in blue"}, {"type": "image_base64", "image_base64": data_uri("red")}]
     body = {"inputs": [{"content": parts}], "model": MODEL, "input_type": "query", "output_encoding": "base64"}
@@ -223,6 +230,13 @@ USER: dict[str, Any] = {"role": "user", "content": "a"}
         ({"input": []}, "input", "empty list"),
         ({"input": ["a", " "]}, "input[1]", "input[1]: the text of a Document is empty"),
         ({"input": ["a", 1.5]}, "input[1]", "input[1] is a number"),
+        ({"input": True}, "input", "input is true or false"),
+        (
+            {"input": ["a", "https://example.org/cat.JPG?x=1"]},
+            "input[1]",
+            "is the address of a picture, given as a text",
+        ),
+        ({"input": "data:image/png;base64,aaaa"}, "input", "is the address of a picture, given as a text"),
         ({"input": [None]}, "input[0]", "input[0] is null"),
         ({"input": [{"image": "nonsense"}]}, "input[0].image", ""),
         ({"input": [{"text": 3}]}, "input[0].text", "input[0].text is an int"),
@@ -251,7 +265,11 @@ USER: dict[str, Any] = {"role": "user", "content": "a"}
         ({"messages": [[USER], [{"role": "tool", "content": "b"}]]}, "messages[1][0]", "one too many"),
         ({"messages": [[USER], "b"]}, "messages[1]", "no list of messages"),
         ({"input": ["a"] * 257}, "input", "257 inputs, over the limit of 256"),
-        ({"input": [{"image": ["x" * 50] * 257}]}, "input", "257 pictures, over the limit of 256"),
+        ({"input": [{"image": ["x" * 50] * 200}] * 2}, "input", "400 pictures, over the limit of 256"),
+        ({"input": [{"image": ["x" * 50] * 257}]}, "input[0].image", "257 parts, over the limit of 256"),
+        ({"input": [{"content": ["a"] * 257}]}, "input[0].content", "257 parts, over the limit of 256"),
+        ({"messages": [[USER]] * 257}, "messages", "257 inputs, over the limit of 256"),
+        ({"messages": [USER] * 257}, "messages", "257 parts, over the limit of 256"),
         ({"input": ["a", "b" * 100_001]}, "input[1]", "100,001 characters, over the limit of 100,000"),
         ({"input": "a", "instruction": "b" * 100_001}, "instruction", "over the limit of 100,000"),
     ],
