@@ -31,9 +31,14 @@ def read_body(request: Request, kind: type[B]) -> B:
             raise Refusal(415, "this address takes no form; send application/json")
         raise Refusal(400, "the request has no body; send JSON, with Content-Type: application/json")
     try:
-        return kind.model_validate(request.state.json)
+        return kind.model_validate(_given(request.state.json))
     except ValidationError as error:
         raise _refused(error, kind) from None  # its text may hold the whole picture
+
+
+def _given(value: Any) -> Any:
+    """Return a body without the fields that are null: clients send those that their users leave out."""
+    return {name: one for name, one in value.items() if one is not None} if isinstance(value, dict) else value
 
 
 def request_schema(kind: type[Body], examples: dict[str, dict[str, Any]]) -> dict[str, Any]:
@@ -53,7 +58,8 @@ def _refused(error: ValidationError, kind: type[Body]) -> Refusal:
         hint = did_you_mean(field, kind.model_fields) or f"; the fields are {', '.join(kind.model_fields)}"
         return Refusal(422, f"'{field[:60]}' is no field of this request, and is not ignored{hint}", field=field[:60])
     if first["type"] == "literal_error":
-        return Refusal(422, f"{field} can only be {first['ctx']['expected']}", field=field)
+        values = first["ctx"]["expected"].replace("True", "true").replace("False", "false")  # as JSON has them
+        return Refusal(422, f"{field} can only be {values}", field=field)
     said = first["msg"].removeprefix("Input ")
     return Refusal(422, f"{field} {said}", field=field)
 

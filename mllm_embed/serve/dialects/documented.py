@@ -78,7 +78,8 @@ EMBEDDINGS: dict[str, Any] = {
             "type": "object",
             "required": ["total_tokens"],
             "properties": {
-                name: {"type": "integer"} for name in ("prompt_tokens", "text_tokens", "image_pixels", "total_tokens")
+                name: {"type": "integer"}
+                for name in ("prompt_tokens", "total_tokens", "text_tokens", "image_pixels", "video_pixels")
             },
         },
     },

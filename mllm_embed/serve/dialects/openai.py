@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import time
+from collections.abc import Sequence
 from typing import Annotated, Any, Literal
 
 from fastapi import APIRouter, Request, Response
@@ -14,7 +15,7 @@ from ..service import Service
 from .bodies import Body, read_body, request_schema
 from .content import Draft, check_count, conversation, drafts_of
 from .documented import EMBEDDINGS, MODEL, MODELS, OPENAI_ERROR, responses
-from .embed import Vectors, Wish, answer, check_model, embed
+from .embed import Wish, answer, check_model, embed
 from .roles import Asked, InputType
 from .schemas import CONVERSATION, INPUT, INSTRUCTION_WORDS, TASK_WORDS, any_of, many
 from .vectors import VectorType, written
@@ -93,7 +94,7 @@ async def embeddings(request: Request) -> Response:
     asked = Asked.of(body.input_type, body.instruction, body.task)
     vectors = await embed(request, Wish(_drafts(body, service.limits), asked, body.dimensions, truncate=body.truncate))
     tokens = sum(vectors.tokens)
-    return listed(vectors, kind, service, {"prompt_tokens": tokens, "total_tokens": tokens})
+    return listed(written(vectors.rows, kind), service, {"prompt_tokens": tokens, "total_tokens": tokens})
 
 
 @router.get(
@@ -118,9 +119,8 @@ async def model(request: Request, model: str) -> Response:
     return answer(_described(service))
 
 
-def listed(vectors: Vectors, kind: VectorType, service: Service, usage: dict[str, int]) -> Response:
-    """Return vectors in OpenAI's form of an answer."""
-    rows = written(vectors.rows, kind)
+def listed(rows: Sequence[Any], service: Service, usage: dict[str, int]) -> Response:
+    """Return vectors, as they are written, in OpenAI's form of an answer."""
     data = [{"object": "embedding", "index": index, "embedding": row} for index, row in enumerate(rows)]
     return answer({"object": "list", "data": data, "model": service.model_name, "usage": usage})
 

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import base64
 from collections.abc import Callable
-from typing import Any, Literal, TypeAlias, get_args
+from typing import Any, Literal, TypeAlias
 
 import numpy as np
 
@@ -13,6 +13,7 @@ from ...vectors.precision import to_precision, truncate
 from ..refusals import Refusal
 from ..service import Service
 
+NumberType: TypeAlias = Literal["float", "int8", "uint8", "binary", "ubinary"]
 VectorType: TypeAlias = Literal["float", "base64", "int8", "uint8", "binary", "ubinary"]
 _MIDDLE = 128  # between the signed and the unsigned numbers of a byte
 
@@ -41,32 +42,31 @@ def shortened(vectors: np.ndarray, dimensions: int | None, embedder: MLLMEmbedde
 
 
 def written(vectors: np.ndarray, kind: VectorType) -> list[Any]:
-    """Return vectors [N, D] float32 as a list of what stands in JSON for each.
+    """Return vectors [N, D] float32 as a list of what stands in JSON for each: numbers, or of base64 a text.
 
-    float: its numbers. base64: little-endian float32. int8, ubinary: as `vectors.precision.to_precision` makes int8 and
-    binary. uint8: int8 + 128. binary: the bytes of ubinary less 128, as Cohere, Jina and sentence-transformers have it.
+    float: as they are. base64: those, packed. int8, ubinary: as `vectors.precision.to_precision` makes int8 and binary.
+    uint8: int8 + 128. binary: the bytes of ubinary less 128, as Cohere, Jina and sentence-transformers have it.
     """
-    return _WRITERS[kind](vectors)
+    return packed(vectors, "float") if kind == "base64" else _MAKERS[kind](vectors).tolist()
 
 
-def _base64(vectors: np.ndarray) -> list[Any]:
-    return [base64.b64encode(row.tobytes()).decode("ascii") for row in np.ascontiguousarray(vectors, "<f4")]
+def packed(vectors: np.ndarray, kind: NumberType) -> list[Any]:
+    """Return vectors [N, D] float32 as the base64 of each one's numbers: little-endian float32, or bytes."""
+    return [base64.b64encode(row.tobytes()).decode("ascii") for row in _MAKERS[kind](vectors)]
 
 
-def _uint8(vectors: np.ndarray) -> list[Any]:
-    return (to_precision(vectors, "int8").astype(np.int16) + _MIDDLE).tolist()
+def _uint8(vectors: np.ndarray) -> np.ndarray:
+    return (to_precision(vectors, "int8").astype(np.int16) + _MIDDLE).astype(np.uint8)
 
 
-def _signed_bits(vectors: np.ndarray) -> list[Any]:
-    return (to_precision(vectors, "binary").astype(np.int16) - _MIDDLE).tolist()
+def _signed_bits(vectors: np.ndarray) -> np.ndarray:
+    return (to_precision(vectors, "binary").astype(np.int16) - _MIDDLE).astype(np.int8)
 
 
-_WRITERS: dict[VectorType, Callable[[np.ndarray], list[Any]]] = {
-    "float": lambda vectors: vectors.tolist(),
-    "base64": _base64,
-    "int8": lambda vectors: to_precision(vectors, "int8").tolist(),
+_MAKERS: dict[NumberType, Callable[[np.ndarray], np.ndarray]] = {
+    "float": lambda vectors: vectors.astype("<f4", copy=False),
+    "int8": lambda vectors: to_precision(vectors, "int8"),
     "uint8": _uint8,
     "binary": _signed_bits,
-    "ubinary": lambda vectors: to_precision(vectors, "binary").tolist(),
+    "ubinary": lambda vectors: to_precision(vectors, "binary"),
 }
-VECTOR_TYPES: tuple[VectorType, ...] = get_args(VectorType)

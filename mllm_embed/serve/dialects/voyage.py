@@ -15,6 +15,7 @@ from .embed import Wish, check_model, embed
 from .openai import listed
 from .roles import Asked
 from .schemas import CONTENT, INSTRUCTION_WORDS, many
+from .vectors import NumberType, packed, written
 
 router = APIRouter(tags=["Voyage"])
 _EXAMPLES = {"words": {"inputs": [{"content": [{"type": "text", "text": "a red dress"}]}], "input_type": "query"}}
@@ -29,7 +30,9 @@ class MultimodalBody(Body):
     instruction: str | None = Field(None, description=INSTRUCTION_WORDS)
     truncation: bool = Field(True, description="Cut the words of an input that is too long, instead of refusing it.")
     output_dimension: int | None = None
-    output_encoding: Literal["base64"] | None = None
+    output_dtype: NumberType | None = Field(None, description="float where it is left out.")
+    encoding_format: Literal["base64"] | None = Field(None, description="Numbers packed as base64, not as a list.")
+    output_encoding: Literal["base64"] | None = Field(None, description="An older name of encoding_format.")
 
 
 @router.post(
@@ -51,6 +54,8 @@ async def multimodal_embeddings(request: Request) -> Response:
         truncate=body.truncation,
     )
     vectors = await embed(request, wish)
-    # a picture's tokens are counted as the text's: Voyage's client reads all three
-    usage = {"text_tokens": sum(vectors.tokens), "image_pixels": 0, "total_tokens": sum(vectors.tokens)}
-    return listed(vectors, body.output_encoding or "float", service, usage)
+    tokens = sum(vectors.tokens)
+    # a picture's tokens are counted as the text's: Voyage's client reads all four
+    usage = {"text_tokens": tokens, "image_pixels": 0, "video_pixels": 0, "total_tokens": tokens}
+    write = packed if body.encoding_format or body.output_encoding else written
+    return listed(write(vectors.rows, body.output_dtype or "float"), service, usage)

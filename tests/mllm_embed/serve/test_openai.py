@@ -172,6 +172,10 @@ def test_voyage_sends_lists_of_parts(post, served, picture, data_uri) -> None:
     row = np.frombuffer(base64.b64decode(answer["data"][0]["embedding"]), "<f4")
     _equal(row[None], served, [Query(picture("red"), "in blue")])
     assert answer["usage"]["total_tokens"] == answer["usage"]["text_tokens"] > 0
+    # as the client asks, which names all of its fields
+    asked = {**body, "output_encoding": None, "output_dtype": "int8", "output_dimension": None, "truncation": True}
+    packed = post({**asked, "encoding_format": "base64"}, "/v1/multimodalembeddings").json()["data"][0]["embedding"]
+    assert np.array_equal(np.frombuffer(base64.b64decode(packed), np.int8), to_precision(row[None], "int8")[0])
 
 
 def test_vectors_come_in_fewer_bits(post) -> None:
@@ -251,7 +255,7 @@ USER: dict[str, Any] = {"role": "user", "content": "a"}
         ({"input": "a", "dimensions": "32"}, "dimensions", "should be a valid integer"),
         ({"input": "a", "encoding_format": "hex"}, "encoding_format", "can only be 'float', 'base64'"),
         ({"input": "a", "encoding_format": "float", "embedding_type": "int8"}, "encoding_format", "differ"),
-        ({"input": "a", "normalize": False}, "normalize", "can only be True"),
+        ({"input": "a", "normalize": False}, "normalize", "can only be true"),
         ({"input": "a", "input_type": "passage"}, "input_type", "can only be"),
         ({"input": "a", "input_type": "document", "instruction": "b"}, "input", "have no instruction"),
         ({"input": "a", "input_type": "document", "task": "retrieval.query"}, "task", "two sides"),
