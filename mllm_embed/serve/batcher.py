@@ -128,6 +128,7 @@ class Batcher:
         finally:
             job.done.cancel()  # nothing where it is done
             self._turns.drop(job)
+            self._observe.queued(self._turns.waiting)
 
     async def alone(self, work: Callable[[], T]) -> T:
         """Return what a function does in the model's thread, with the model for itself, between two batches.
