@@ -42,6 +42,13 @@ examples
   mllm-embed encode 'laion/*.tar' --output runs/laion --model runs/merged --store-dtype float16
   mllm-embed encode shop.parquet --fields id=sku image=photo --output runs/shop --model runs/merged
 
+columns
+  --keep price colour keeps columns of the rows beside their vectors, to filter by and to show: words, numbers, truth
+  values, lists of these; dates as ISO text. They lie in STORE/shards as parquet. A tar shard has them in key.json, a
+  folder in the gallery of its benchmark.json. A store keeps its columns from then on: given again, with or without
+  --keep, the command reads them anew, and rows whose values alone have changed are not embedded again. In CSV and TSV
+  a column is one of numbers, or truth values, where all of its cells are.
+
 several processes
   Started again while it runs, in another terminal or on another machine that sees the same folders by the same paths,
   it makes a part of the work; with other sources it works beside the first. With several GPUs: torchrun
@@ -77,6 +84,9 @@ def register(commands: Any) -> None:
         choices=DTYPES,
         help="how vectors are kept: in 4, 2 or 1 byte a number (default: as in the store, float32 in a new one)",
     )
+    encode.add_argument(
+        "--keep", nargs="+", default=[], metavar="COLUMN", help="columns of the rows to keep beside the vectors"
+    )
     encode.add_argument("--shard-rows", type=int, default=4096, metavar="N", help="rows that a kill may cost at most")
     encode.add_argument("--explain-plan", action="store_true", help="say at the end what planning saved")
     encode.add_argument(
@@ -95,6 +105,7 @@ def register(commands: Any) -> None:
 def _run(arguments: argparse.Namespace) -> int:
     # Everything that can be wrong without a model is looked at before it is loaded.
     from ..data.sources import open_sources
+    from ..store.kept.listed import ListedValues
 
     if arguments.shard_rows < 1:
         raise ConfigError(f"--shard-rows must be at least 1, not {arguments.shard_rows}")
@@ -105,8 +116,12 @@ def _run(arguments: argparse.Namespace) -> int:
     fields = _fields(arguments.fields)
     listing = open_sources(arguments.sources, fields)
     sys.stderr.write("".join(f"{note}\n" for note in listing.notes()))
+    keep = list(dict.fromkeys(arguments.keep))
+    listing.check_keep(keep)
+    ListedValues(listing).of(keep)
     options = {
-        "dtype": arguments.store_dtype, "shard_rows": arguments.shard_rows, "batch_size": arguments.batch_size
+        "dtype": arguments.store_dtype, "shard_rows": arguments.shard_rows, "batch_size": arguments.batch_size,
+        "keep": keep,
     }  # fmt: skip
     if arguments.ray is not None:
         from .ray import encode_on_ray
@@ -166,12 +181,22 @@ def _about_rows(found: Sequence[Extracted], rows: int) -> list[str]:
     lines = [f"embedded {rows:,} rows" if rows else "nothing new to embed"]
     if changed:
         lines[0] += f", {changed:,} of which had changed: their old vectors are gone"
+    for count, words in _about_others(found):
+        lines += [f"{count:,} rows {words}"] if count else []
+    return lines
+
+
+def _about_others(found: Sequence[Extracted]) -> list[tuple[int, str]]:
+    """Return how many rows there are besides those that were embedded, each with what is to be said of them."""
+    from ..store.kept.changes import Revalued
+
     # each process looks at all of them
     unchanged = max(len(done.found.unchanged) for done in found)
     unknown = max(len(done.found.unknown) for done in found)
     taken_in, gone = sum(done.taken_in for done in found), max(done.gone for done in found)
     moved = max(done.moved for done in found)
-    for count, words in (
+    revalued = sum((done.revalued for done in found), Revalued())
+    return [
         (unchanged, "are there already, and have not changed"),
         (moved, "of these lie elsewhere now, or in other rows of a file: search shows their pictures from where they "
                 "lay, until `mllm-embed remove` takes them out and they are embedded anew"),
@@ -179,9 +204,8 @@ def _about_rows(found: Sequence[Extracted], rows: int) -> list[str]:
                   "remove` them first to embed them anew"),
         (taken_in, "of a call that was stopped are in the store now"),
         (gone, "in the store are in its sources no more; they stay until `mllm-embed remove` takes them out"),
-    ):  # fmt: skip
-        lines += [f"{count:,} rows {words}"] if count else []
-    return lines
+        (revalued.rows, f"have other values of {', '.join(revalued.columns)} now"),
+    ]  # fmt: skip
 
 
 def _about_store(found: Sequence[Extracted], arguments: argparse.Namespace) -> list[str]:

@@ -5,15 +5,18 @@ from __future__ import annotations
 import hashlib
 import os
 from collections import Counter
-from collections.abc import Iterable, Mapping
+from collections.abc import Iterable, Mapping, Sequence
 from dataclasses import dataclass, field
 from pathlib import Path
+from typing import Any
 
 from ..errors import DataError, reason
+from ..files import read_json
 from ..inputs.picture_files import is_picture
 from ..text import half_character, printable
 from ..types import Document, Item
 from .folder import BENCHMARK, open_benchmark
+from .kept import Values, record_values
 from .tables import TABLES, kind_of
 
 SUFFIXES = (".jpg", ".jpeg", ".png", ".webp", ".bmp", ".gif", ".tif", ".tiff", ".avif", ".jfif")
@@ -38,10 +41,14 @@ class PictureSource:
         gallery: Mapping[str, Path],
         texts: Mapping[str, str] | None = None,
         notes: Iterable[str] = (),
+        entries: Path | None = None,
     ):
-        """Take the files by their ids, and the texts that belong to some of them."""
+        """Take the files by their ids, and the texts that belong to some of them.
+
+        `entries` is the benchmark.json whose gallery they are, where there is one.
+        """
         self.path, self.ids, self.files = path, [printable(name) for name in gallery], list(gallery.values())
-        self._texts, self.notes = dict(texts or {}), list(notes)
+        self._texts, self.notes, self._entries = dict(texts or {}), list(notes), entries
         bad = (row for row, name in enumerate(gallery) if half_character(name))
         self.faults = {row: "its name is no Unicode; rename the file in UTF-8" for row in bad}
 
@@ -50,6 +57,23 @@ class PictureSource:
         if row in self.faults:
             raise DataError(f"{self.where(row)}: {self.faults[row]}")
         return Document(self.files[row], self._texts.get(self.ids[row])), os.path.abspath(self.files[row])
+
+    def kept(self, names: Sequence[str]) -> Values:
+        """As `Source.kept`: the keys of a benchmark's gallery."""
+        return record_values(self._gallery(), names)
+
+    def keepable(self) -> list[str]:
+        """As `Source.keepable`."""
+        return list(next(iter(self._gallery()), {}))
+
+    def _gallery(self) -> list[dict[str, Any]]:
+        """Return the entries of the gallery, one a file; none of a folder of pictures alone."""
+        if self._entries is None:
+            return []
+        gallery = read_json(self._entries, "restore it, and give the same command again")["gallery"]
+        if [printable(str(entry["id"])) for entry in gallery] != self.ids:
+            raise DataError(f"{self._entries} was changed while it was being read: give the same command again")
+        return list(gallery)
 
     def check_unchanged(self, rows: Iterable[int]) -> None:
         """As `Source.check_unchanged`: a picture's file has its row to itself, whatever it holds."""
@@ -130,7 +154,7 @@ def picture_folder(path: str | os.PathLike[str]) -> PictureSource:
     if (root / BENCHMARK).is_file():
         gallery = open_benchmark(root).gallery
         texts = {item.id: item.text for item in gallery if item.text is not None}
-        return PictureSource(root, {item.id: item.image for item in gallery}, texts)
+        return PictureSource(root, {item.id: item.image for item in gallery}, texts, entries=root / BENCHMARK)
     return pictures_in(root, FolderFiles.of(root))
 
 

@@ -12,8 +12,10 @@ from pathlib import Path
 from typing import Any, Protocol
 
 from ..errors import ConfigError, DataError, did_you_mean
+from ..text import printable
 from ..types import ImageLike, Item
 from .folder import BENCHMARK
+from .kept import Values, check_names, check_there
 from .picture_source import SUFFIXES, FolderFiles, PictureSource, is_named_picture, picture_folder, pictures_in
 from .table_source import EMBEDDED, FIELDS, TableSource
 from .tables import TABLES, kind_of
@@ -54,6 +56,14 @@ class Source(Protocol):
         """
         ...
 
+    def kept(self, names: Sequence[str]) -> Values:
+        """Return the values of all rows, None for none, of those of these columns that some row has."""
+        ...
+
+    def keepable(self) -> Sequence[str]:
+        """Return the columns of its first row that could be kept, for a message."""
+        ...
+
     def check_unchanged(self, rows: Iterable[int]) -> None:
         """Raise DataError where the rows lie in a file that was written to since it was opened.
 
@@ -81,6 +91,7 @@ class Listing:
         """
         self.sources = sources
         self.ids = [name for source in sources for name in source.ids]
+        self._kept: dict[tuple[str, ...], list[Values | None]] = {}
         self._starts = [0, *accumulate(len(source.ids) for source in sources)]
         seen: dict[str, int] = {}
         for row, name in enumerate(self.ids):
@@ -103,6 +114,29 @@ class Listing:
         """As `Source.read`."""
         source, own = self._home(row)
         return self.sources[source].read(own)
+
+    def kept(self, names: Sequence[str]) -> tuple[list[int], Values]:
+        """Return the values of these columns, None where a row has none, and the numbers of the rows they are of.
+
+        Rows of a source that cannot have columns, as a folder of pictures, are not among them: it says nothing of them.
+        """
+        rows: list[int] = []
+        values: Values = {name: [] for name in names}
+        for start, source, found in zip(self._starts, self.sources, self._found(tuple(names)), strict=False):
+            if found is not None:
+                rows += range(start, start + len(source.ids))
+                for name, cells in values.items():
+                    cells += found.get(name) or [None] * len(source.ids)
+        return rows, values
+
+    def check_keep(self, names: Sequence[str]) -> None:
+        """Raise ConfigError for columns that cannot be kept, or that no row has."""
+        if not names:
+            return
+        check_names(names)
+        found = {name for values in self._found(tuple(names)) for name in values or ()}
+        known = [name for source in self.sources for name in source.keepable()]
+        check_there(names, found, known, printable(", ".join(str(source.path) for source in self.sources)))
 
     def check_unchanged(self, rows: Iterable[int]) -> None:
         """As `Source.check_unchanged`."""
@@ -128,6 +162,12 @@ class Listing:
             {"path": str(source.path), "rows": len(source.ids), "fingerprint": source.files_fingerprint()}
             for source in self.sources
         ]
+
+    def _found(self, names: tuple[str, ...]) -> list[Values | None]:
+        """Return what each source has of these columns, None for one that cannot have any."""
+        if names not in self._kept:
+            self._kept = {names: [source.kept(names) if source.keepable() else None for source in self.sources]}
+        return self._kept[names]
 
     def _home(self, row: int) -> tuple[int, int]:
         source = bisect_right(self._starts, row) - 1

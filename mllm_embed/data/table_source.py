@@ -12,6 +12,7 @@ from typing import Any
 from ..errors import DataError, did_you_mean, kind_of
 from ..text import half_character, printable
 from ..types import Document, ImageLike, Item, Query
+from .kept import Values, table_columns, table_values
 from .picture_source import SUFFIXES
 from .tables import KEY, Record, Table, TarTable, open_table
 from .tables.fingerprint import OpenedFiles, files_fingerprint
@@ -119,6 +120,17 @@ class TableSource:
         if picture is None:
             return item, None
         return item, os.path.abspath(picture) if isinstance(picture, Path) else self._inside(row)
+
+    def kept(self, names: Sequence[str]) -> Values:
+        """As `Source.kept`. Raises DataError where a file was changed since it was opened."""
+        found = table_values(self.table, names)
+        for path in self.table.files:  # else these may be the values of other rows
+            self._opened.check(path)
+        return found
+
+    def keepable(self) -> list[str]:
+        """As `Source.keepable`."""
+        return table_columns(self.table)
 
     def check_unchanged(self, rows: Iterable[int]) -> None:
         """As `Source.check_unchanged`."""

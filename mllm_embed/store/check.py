@@ -12,6 +12,8 @@ from tqdm import tqdm
 
 from ..errors import DataError
 from .files import verify_shard
+from .kept.files import verify_kept
+from .manifest import read_manifest
 from .plans import loose_shards, read_plans
 from .vector_store import VectorStore
 
@@ -52,13 +54,16 @@ def check_store(folder: str | os.PathLike[str], show_progress: bool | None = Non
     store = VectorStore(path)
     hide = None if show_progress is None else not show_progress
     bar = tqdm(store.shards, desc="checking", unit="shard", disable=hide, mininterval=1)
-    found = [_damage(partial(verify_shard, path, shard)) for shard in bar]
+    kept = read_manifest(path).kept
+    found = []
+    for shard in bar:
+        found += [_damage(partial(verify_shard, path, shard)), _damage(partial(verify_kept, path, shard, kept))]
     if not any(found):
         found = [_damage(store.verify_small)]
     planned = sum(len(plan.ids) for plan in read_plans(path))
     removed = len(store) - int(store.alive.sum())
     checksums = all(shard.record is not None for shard in store.shards)
-    damages = list(filter(None, found))
+    damages = list(filter(None, dict.fromkeys(found)))  # a damaged record is found twice
     return Checked(len(store), len(store.shards), removed, planned, loose_shards(path), checksums, damages)
 
 

@@ -12,7 +12,7 @@ came, and ends when there is nothing left to do.
 from __future__ import annotations
 
 import os
-from collections.abc import Iterable, Sequence
+from collections.abc import Sequence
 from contextlib import ExitStack
 from dataclasses import dataclass, field
 from pathlib import Path
@@ -24,16 +24,16 @@ from ..data.sources import Listing
 from ..encode.cost import Cost, total
 from ..encode.embedder import MLLMEmbedder
 from ..encode.encoder import check_unit_length
-from ..errors import ConfigError, DataError
+from ..errors import DataError
 from ..files import json_bytes, write_file
 from ..locks import folder_lock
-from ..saving.provenance import VECTOR_FIELDS, check_same
 from ..vectors.precision import truncate
-from .claims import claim, own_first
 from .files import MANIFEST, SHARDS, write_shard
-from .freshness import Contents, Survey, survey
-from .plans import Plan
-from .shard_plan import plan_work
+from .freshness import Contents, Survey, gone, moved, survey
+from .kept.changes import Revalued, Values
+from .kept.listed import ListedValues
+from .plans import Plan, claim, own_first
+from .shard_plan import opened, plan_work
 from .shard_rows import check_finite, read_rows
 from .vector_store import VectorStore
 
@@ -69,6 +69,7 @@ class Extracted:
         taken_in: rows that calls which were stopped had made, and that belong to the store now.
         gone: rows in the store that its sources have not got any more; they stay.
         moved: unchanged rows whose pictures lie elsewhere now than the store says.
+        revalued: rows that were there before, and have other values in kept columns now.
     """
 
     store: VectorStore | None
@@ -82,6 +83,7 @@ class Extracted:
     taken_in: int = 0
     gone: int = 0
     moved: int = 0
+    revalued: Revalued = field(default_factory=Revalued)
 
 
 def encode_sources(
@@ -92,6 +94,7 @@ def encode_sources(
     dtype: str | None = None,
     shard_rows: int = SHARD_ROWS,
     batch_size: int = 32,
+    keep: Sequence[str] = (),
     show_progress: bool | None = None,
 ) -> Extracted:
     """Embed what the store in `folder` has not got yet; a stopped or killed call goes on where it was.
@@ -99,6 +102,7 @@ def encode_sources(
     A row is known by its id and by what it holds: one that has changed since is embedded anew, and its new vector takes
     the place of the old one. A row without one, which an earlier version or `VectorStore.add` made, is taken as
     unchanged. Rows that cannot be read are left out and listed in unreadable.jsonl; the next call tries them again.
+    Columns that the store keeps are read from the sources each time: other values alone cost no embedding.
 
     Called by several processes at once, on one machine or several that see the same folders by the same paths, each
     makes a part. Calls with other sources make theirs beside them.
@@ -110,15 +114,17 @@ def encode_sources(
         dtype: "float32", "float16" or "int8"; by default that of the store, float32 for a new one.
         shard_rows: rows a shard: what a kill may cost.
         batch_size: as of `MLLMEmbedder.encode`.
+        keep: columns of the sources to keep beside the vectors, besides those that the store keeps already.
         show_progress: None shows a bar on a terminal.
 
     Raises:
         ConfigError: the store was made by another model, prompt, dtype or number format.
-        DataError: nothing of a shard can be read, a file of rows was changed since it was listed, the disk is full, or
-            an id is that of another source's row, in the store or in another call, and holds something else.
+        DataError: nothing of a shard can be read, a file of rows was changed since it was listed, the disk is full,
+            an id is that of another source's row, in the store or in another call, and holds something else, or a
+            column to keep has a value that none can hold.
         ModelError: a vector holds NaN.
     """
-    return _Call(embedder, listing, Path(folder), dtype, shard_rows, batch_size, show_progress).run()
+    return _Call(embedder, listing, Path(folder), dtype, shard_rows, batch_size, keep, show_progress).run()
 
 
 class _Call:
@@ -132,26 +138,28 @@ class _Call:
         dtype: str | None,
         shard_rows: int,
         batch_size: int,
+        keep: Sequence[str],
         show_progress: bool | None,
     ):
         """Take the arguments of `encode_sources`."""
         self.embedder, self.listing, self.path, self.dtype = embedder, listing, path, dtype
         self.shard_rows, self.batch_size, self.show_progress = shard_rows, batch_size, show_progress
-        self.contents = Contents(listing)
+        self.contents, self.keep, self.values = Contents(listing), keep, ListedValues(listing)
         self.settled: set[int] = set()  # rows that are in the store as they are, or cannot be read
         self.made: list[_MadeShard] = []
-        self.found, self.taken_in = Survey(), 0
+        self.found, self.taken_in, self.revalued = Survey(), 0, Revalued()
 
     def run(self) -> Extracted:
         """Work until there is nothing left to do, or only what other processes are doing."""
         check_unit_length(self.embedder, "a store")  # before its folder is there
         if (self.path / MANIFEST).is_file():  # takes long, so that it is not done while others wait
             rows = tqdm(range(len(self.listing)), desc="comparing", unit="row", disable=_hide(self.show_progress))
-            survey(_opened(self.path, self.embedder, self.dtype), self.contents, rows)
+            survey(opened(self.path, self.embedder, self.dtype), self.contents, rows)
         while True:
             held, todo = self._pass()
             if held or not todo:
                 break
+        self._revalue()
         if held:
             return self._result(None, held)
         store = VectorStore(self.path)
@@ -167,6 +175,8 @@ class _Call:
         with ExitStack() as at_work:
             with folder_lock(self.path, wait=True):
                 store = self._store()
+                if not set(self.keep) <= set(store.kept):  # before the work, so that who goes on with it keeps them too
+                    store.commit((), (), Values.named(self.keep))
                 work = plan_work(store, self.embedder, self.contents, self.settled, self.shard_rows)
                 for plan in work.plans:
                     at_work.enter_context(plan.at_work())
@@ -185,7 +195,7 @@ class _Call:
         """Return the store as it is now. Raises DataError where it is not the one that was there before."""
         if self.settled and not (self.path / MANIFEST).is_file():
             raise _was_removed(self.path)
-        store = _opened(self.path, self.embedder, self.dtype)
+        store = opened(self.path, self.embedder, self.dtype)
         if self.settled:
             there = {*store.ids, *(entry["id"] for entry in store.lost)}
             if any(self.listing.ids[row] not in there for row in self.settled):
@@ -211,13 +221,20 @@ class _Call:
             if missing := len(plan.parts) - len(plan.made()):
                 return missing
             store = VectorStore(self.path)
-            store.commit(plan.parts, self.listing.facts())
+            self.revalued += store.commit(plan.parts, self.listing.facts(), self.values.of(store.kept))
             _write_unreadable(store)
             plan.end()
         for name, rows in plan.parts.items():
             if name not in before:
                 self.settled.update(self.contents.row_of[id] for id in plan.ids[rows.start : rows.stop])
         return 0
+
+    def _revalue(self) -> None:
+        """Let the rows of the listing have the values that its sources have now."""
+        if VectorStore(self.path).kept:
+            with folder_lock(self.path, wait=True):
+                store = VectorStore(self.path)
+                self.revalued += store.commit((), (), self.values.of(store.kept))
 
     def _result(self, store: VectorStore | None, held: int) -> Extracted:
         # of a store of its own: what is read of it would travel with the result where a worker returns it
@@ -232,39 +249,14 @@ class _Call:
             sum(shard.changed for shard in self.made),
             self.found,
             self.taken_in,
-            0 if read is None else _gone(read, self.contents),
-            0 if read is None else _moved(read, self.contents, self.found.unchanged),
+            0 if read is None else gone(read, self.contents),
+            0 if read is None else moved(read, self.contents, self.found.unchanged),
+            self.revalued,
         )
 
 
 def _was_removed(path: Path) -> DataError:
     return DataError(f"{path} was removed, or made anew, while it was being filled: give the same command again")
-
-
-def _gone(store: VectorStore, contents: Contents) -> int:
-    """Return how many rows the store has of the sources that are listed, which those have not got any more."""
-    listed = set(contents.origins)
-    return sum(name not in contents.row_of and store.origins[store.position(name)] in listed for name in store.living)
-
-
-def _moved(store: VectorStore, contents: Contents, rows: Iterable[int]) -> int:
-    """Return how many of these rows have their pictures elsewhere than the store says: other rows came first, say."""
-    there = ((contents.place(row), contents.listing.ids[row]) for row in rows)
-    return sum(name in store.living and place != store.sources[store.position(name)] for place, name in there)
-
-
-def _opened(path: Path, embedder: MLLMEmbedder, dtype: str | None) -> VectorStore:
-    """Return the store in a folder, new or as it is. Raises ConfigError where its vectors are others."""
-    if not (path / MANIFEST).is_file():
-        return VectorStore.create(path, embedder.dimension, dtype=dtype or "float32", provenance=embedder.provenance)
-    store = VectorStore(path)
-    store.verify_small()
-    check_same(store.provenance, embedder.provenance, VECTOR_FIELDS, path)
-    if dtype and store.dtype != dtype:
-        raise ConfigError(
-            f"{path} keeps {store.dtype}, not {dtype}: give --store-dtype {store.dtype}, or another store"
-        )
-    return store
 
 
 def _make_missing(

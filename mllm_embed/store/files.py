@@ -6,6 +6,7 @@ import hashlib
 import tokenize
 import zlib
 from collections.abc import Iterable, Iterator, Mapping, Sequence
+from contextlib import contextmanager
 from dataclasses import asdict, dataclass
 from itertools import groupby
 from pathlib import Path
@@ -13,7 +14,7 @@ from typing import Any
 
 import numpy as np
 
-from ..errors import DataError, reason
+from ..errors import DataError, MLLMEmbedError, reason
 from ..files import atomic_file, flush_to_disk, json_bytes, parse_json
 from ..vectors.precision import to_precision
 
@@ -109,6 +110,11 @@ def shard_name(number: int) -> str:
     return f"{number:06d}"
 
 
+def shard_names(first: int, rows: int, size: int) -> list[str]:
+    """Return the names of the shards of so many rows, `size` a shard, from a number on."""
+    return [shard_name(first + at) for at in range(-(-rows // size))]
+
+
 def vectors_file(folder: Path, name: str) -> Path:
     """Return where the vectors of a shard of the store in `folder` lie."""
     return folder / SHARDS / f"{name}{VECTORS_SUFFIX}"
@@ -169,13 +175,25 @@ def write_shard(
         flush_to_disk(temporary)
 
 
+@contextmanager
+def discarded_on_failure(folder: Path, names: Sequence[str]) -> Iterator[None]:
+    """Remove new shards of these names again where what is done within fails."""
+    try:
+        yield
+    except MLLMEmbedError:
+        for name in names:
+            record_file(folder, name).unlink(missing_ok=True)
+            vectors_file(folder, name).unlink(missing_ok=True)
+        raise
+
+
 def read_shard(folder: Path, name: str) -> tuple[StoreShard, ShardRecord]:
     """Return what the manifest is to say of a shard that was written, and its record.
 
     Raises DataError where the record is missing or damaged.
     """
     path = record_file(folder, name)
-    content = _bytes_of(path)
+    content = bytes_of(path)
     record = _record(path, content)
     entry = StoreShard(name, len(record.ids), record.sha256, record.crc32, hashlib.sha256(content).hexdigest())
     return entry, record
@@ -276,7 +294,8 @@ def _pieces(path: Path) -> Iterator[bytes]:
         raise DataError(f"{path} cannot be read: {reason(error)}") from error
 
 
-def _bytes_of(path: Path) -> bytes:
+def bytes_of(path: Path) -> bytes:
+    """Return the content of a file of a store. Raises DataError for one that is missing or cannot be read."""
     try:
         return path.read_bytes()
     except FileNotFoundError as error:

@@ -94,6 +94,18 @@ def survey(store: VectorStore, contents: Contents, rows: Iterable[int]) -> Surve
     return found
 
 
+def gone(store: VectorStore, contents: Contents) -> int:
+    """Return how many rows the store has of the sources that are listed, which those have not got any more."""
+    listed = set(contents.origins)
+    return sum(name not in contents.row_of and store.origins[store.position(name)] in listed for name in store.living)
+
+
+def moved(store: VectorStore, contents: Contents, rows: Iterable[int]) -> int:
+    """Return how many of these rows have their pictures elsewhere than the store says: other rows came first, say."""
+    there = ((contents.place(row), contents.listing.ids[row]) for row in rows)
+    return sum(name in store.living and place != store.sources[store.position(name)] for place, name in there)
+
+
 def _check_origin(store: VectorStore, at: int, contents: Contents, row: int) -> None:
     """Raise DataError where a row that holds something else than the store's row `at` comes from another source.
 

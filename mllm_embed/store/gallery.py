@@ -307,22 +307,17 @@ class StoreGallery:
         """Return where the pictures of rows lie, None where that is not known."""
         return [self.store.sources[self.store.position(name)] for name in ids]
 
-    @property
-    def _columns(self) -> Columns | None:
-        """What the store keeps beside its vectors."""
-        return getattr(self.store, "columns", None)
-
     def _fit(self, where: Filter | None) -> np.ndarray | None:
         """Return which rows are alive and fit a filter, [N] bool; None where nothing is asked."""
-        return self._kept.fit(self._columns, self.store.alive, where) if where else None
+        return self._kept.fit(self.store.columns, self.store.alive, where) if where else None
 
     def metadata(self, ids: Sequence[str]) -> list[dict[str, Any]]:
         """Return what is kept beside the vectors of rows, as `Gallery.metadata`."""
-        return values_of(self._columns, self.store.positions(ids))
+        return values_of(self.store.columns, self.store.positions(ids))
 
     def summary(self) -> dict[str, ColumnSummary]:
         """Return what the columns of the store hold, as `Gallery.summary`."""
-        return self._kept.summary(self._columns, self.store.alive)
+        return self._kept.summary(self.store.columns, self.store.alive)
 
     def page(self, offset: int, limit: int, where: Filter | None = None) -> tuple[list[str], int]:
         """Return a page of ids in the order of the rows, as `Gallery.page`."""
@@ -337,9 +332,7 @@ class StoreGallery:
         metadata: Sequence[Mapping[str, Any]] | None = None,
     ) -> None:
         """Add rows to the store, as `VectorStore.add`."""
-        if metadata is not None:
-            raise DataError("a store keeps no metadata yet")
-        self.store.add(ids, vectors, sources)
+        self.store.add(ids, vectors, sources, metadata)
 
     def remove(self, ids: Iterable[str]) -> None:
         """Remove rows from the store, as `VectorStore.remove`."""

@@ -1,6 +1,7 @@
 """What a vector store says of itself, which is what makes files a store: shards, removed rows, and checksums of all.
 
-    STORE/manifest.json    format, dimension, dtype, what made the vectors, shards, removed rows, sources, own checksum
+    STORE/manifest.json    format, dimension, dtype, what made the vectors, shards, removed rows, sources, kept columns,
+                           own checksum
     STORE/removed.npy      numbers of the rows that were removed, in the order in which they were
 
 A change is written in two steps: removed.npy grows at its end, then the manifest says how much of it counts. A reader,
@@ -22,7 +23,9 @@ import numpy as np
 
 from ..errors import DataError
 from ..files import atomic_file, flush_to_disk, read_json, write_json
+from ..locks import LOCK_FILE
 from .files import ARRAY_ERRORS, CURE, DTYPES, MANIFEST, ShardRecord, StoreShard, read_record, record_file, sha256_of
+from .kept.files import Kept, kept_facts
 
 STORE_FORMAT = "mllm_embed vectors 2"
 REMOVED = "removed.npy"
@@ -43,6 +46,7 @@ class Manifest:
         shards: in the order of their rows.
         removed: [R] int64 numbers of the rows that were removed, in the order in which they were.
         data: plain JSON of each source: its "path", and what it held.
+        kept: the columns that are kept beside the vectors.
     """
 
     dimension: int
@@ -51,6 +55,19 @@ class Manifest:
     shards: tuple[StoreShard, ...] = ()
     removed: np.ndarray = field(default_factory=lambda: np.empty(0, np.int64))
     data: tuple[dict[str, Any], ...] = ()
+    kept: Kept = field(default_factory=Kept)
+
+    @property
+    def fingerprint(self) -> str:
+        """A sha256 that changes whenever rows are added or removed."""
+        digest = hashlib.sha256(self.rows_fingerprint(len(self.shards)).encode())
+        digest.update(np.sort(self.removed).tobytes())
+        return digest.hexdigest()
+
+    def rows_fingerprint(self, shards: int) -> str:
+        """Return a sha256 of what the first so many shards hold, removed rows or not: adding others leaves it."""
+        facts = [{"name": shard.name, "rows": shard.rows, "sha256": shard.sha256} for shard in self.shards[:shards]]
+        return hashlib.sha256(json.dumps(facts).encode()).hexdigest()
 
 
 def read_manifest(folder: Path) -> Manifest:
@@ -72,7 +89,19 @@ def read_manifest(folder: Path) -> Manifest:
     shards = tuple(StoreShard(**entry) for entry in content["shards"])
     removed = _read_removed(folder / REMOVED, sum(entry.rows for entry in shards), content.get("removed"))
     data = tuple(content.get("data", ()))
-    return Manifest(content["dimension"], content["dtype"], content["made_by"], shards, removed, data)
+    kept = Kept.read(content)
+    return Manifest(content["dimension"], content["dtype"], content["made_by"], shards, removed, data, kept)
+
+
+def create_manifest(folder: Path, dimension: int, dtype: str, made_by: Mapping[str, Any]) -> None:
+    """Make a folder a store without shards. Raises DataError where it holds something, or no store has the dtype."""
+    if dtype not in DTYPES:
+        raise DataError(f"a store keeps {', '.join(DTYPES)}, not {dtype}")
+    if folder.exists() and not folder.is_dir():
+        raise DataError(f"{folder} is a file: give a folder for the store")
+    if folder.is_dir() and any(entry.name != LOCK_FILE for entry in folder.iterdir()):
+        raise DataError(f"{folder} holds something already: give a new or empty folder for the store")
+    write_manifest(folder, Manifest(dimension, dtype, dict(made_by)))
 
 
 def write_manifest(folder: Path, manifest: Manifest) -> None:
@@ -94,6 +123,8 @@ def write_manifest(folder: Path, manifest: Manifest) -> None:
         "data": list(manifest.data),
         "shards": [asdict(_completed(folder, entry)) for entry in manifest.shards],
         "removed": {"rows": len(manifest.removed), "sha256": hashlib.sha256(manifest.removed.tobytes()).hexdigest()},
+        # beside the shards rather than in their entries, where versions that know of none would not read them
+        **manifest.kept.content(),
     }
     write_json(folder / MANIFEST, content | {"checksum": _checksum(content)})
 
@@ -153,6 +184,7 @@ def _facts(content: Mapping[str, Any]) -> Iterator[tuple[str, bool]]:
     yield "shards", all(map(_is_shard, content["shards"]))
     names = [entry["name"] for entry in content["shards"]]
     yield "a shard is named twice", len(set(names)) == len(names)
+    yield "kept", kept_facts(content, set(names))
     data = content.get("data", [])
     yield "data", isinstance(data, list) and all(map(_is_source, data))
     if content["format"] == STORE_FORMAT:

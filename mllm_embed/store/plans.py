@@ -2,6 +2,7 @@
 
     STORE/plans/000000.json       a plan: number of the first shard, rows a shard, ids and sources of all rows
     STORE/plans/.000000.*.lock    locked by each process that works on it: one that died is told from one at work
+    STORE/shards/.000000.lock     locked by the process that makes a shard
 
 A plan is the promise that its rows will be in the store, and has the numbers of its shards to itself. Whoever has the
 same rows may make any of its shards; the process that finds all of them made lets them belong to the store.
@@ -12,7 +13,7 @@ from __future__ import annotations
 import os
 import uuid
 import warnings
-from collections.abc import Collection, Iterable, Iterator
+from collections.abc import Collection, Iterable, Iterator, Sequence
 from contextlib import AbstractContextManager, suppress
 from dataclasses import dataclass, field, replace
 from functools import cached_property
@@ -114,6 +115,22 @@ class Plan:
     def end(self) -> None:
         """Remove the plan, which is done or given up."""
         self.path.unlink(missing_ok=True)
+
+
+def own_first(shards: list[tuple[str, Sequence[int]]]) -> list[tuple[str, Sequence[int]]]:
+    """Return named shards in an order in which processes that torchrun has numbered seldom want the same one."""
+    rank, world = int(os.environ.get("RANK", 0)), int(os.environ.get("WORLD_SIZE", 1))
+    return sorted(shards, key=lambda shard: (int(shard[0]) - rank) % world)
+
+
+def claim(folder: Path, name: str) -> AbstractContextManager[bool]:
+    """Claim a shard in the folder of shards while the result is entered; gives False where another process has it.
+
+    A claim is a lock, as of `file_lock`, on a file beside the shard, so that a process that dies gives up its claim.
+    Should two processes claim one shard all the same, on a file system without locks between machines, they do the
+    work twice: a shard is renamed into its place as a whole, and is the same to the byte whoever made it.
+    """
+    return file_lock(folder / f".{name}.lock")
 
 
 def read_plans(folder: Path) -> list[Plan]:

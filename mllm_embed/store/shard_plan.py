@@ -4,11 +4,13 @@ from __future__ import annotations
 
 from collections.abc import Collection, Iterable, Sequence
 from dataclasses import dataclass, field
+from pathlib import Path
 
 from ..encode.embedder import MLLMEmbedder
-from ..errors import DataError, ImageError
+from ..errors import ConfigError, DataError, ImageError
 from ..files import check_space
-from .files import written_shards
+from ..saving.provenance import VECTOR_FIELDS, check_same
+from .files import MANIFEST, written_shards
 from .freshness import Contents, Survey, survey
 from .plans import FORMER_PLAN, Plan, former_plan, next_number, read_plans, sweep
 from .vector_store import VectorStore
@@ -31,6 +33,20 @@ class Work:
     taken_in: int = 0
 
 
+def opened(path: Path, embedder: MLLMEmbedder, dtype: str | None) -> VectorStore:
+    """Return the store in a folder, new or as it is. Raises ConfigError where its vectors are others."""
+    if not (path / MANIFEST).is_file():
+        return VectorStore.create(path, embedder.dimension, dtype=dtype or "float32", provenance=embedder.provenance)
+    store = VectorStore(path)
+    store.verify_small()
+    check_same(store.provenance, embedder.provenance, VECTOR_FIELDS, path)
+    if dtype and store.dtype != dtype:
+        raise ConfigError(
+            f"{path} keeps {store.dtype}, not {dtype}: give --store-dtype {store.dtype}, or another store"
+        )
+    return store
+
+
 def plan_work(
     store: VectorStore, embedder: MLLMEmbedder, contents: Contents, settled: Collection[int], size: int
 ) -> Work:
@@ -51,7 +67,7 @@ def plan_work(
     """
     work = Work()
     others = _sort_plans(store, contents, work)
-    sweep(store.folder, {shard.name for shard in store.shards})
+    sweep(store.folder, store.files)
     taken = {contents.row_of[name] for plan in work.plans for name in plan.ids}
     for plan in others:
         theirs = _shared(plan, contents)

@@ -3,6 +3,7 @@
     STORE/manifest.json        format, dimension, dtype, what made the vectors, and the shards that belong to the store
     STORE/shards/000000.npy    vectors, one a row
     STORE/shards/000000.json   their ids, where their pictures lie, what they held, what could not be read, checksums
+    STORE/shards/000000-*      columns of their sources that are kept beside them, where there are any, as parquet
     STORE/removed.npy          numbers of the rows that were removed
 
 A shard is written aside and renamed, and belongs to the store only when the manifest names it: a reader sees all of a
@@ -12,14 +13,12 @@ everything; what is small is compared with it when a store is opened, a shard's 
 
 from __future__ import annotations
 
-import hashlib
-import json
 import os
-from bisect import bisect_right
 from collections.abc import Collection, Iterable, Iterator, Mapping, Sequence
 from contextlib import contextmanager
+from dataclasses import replace
 from functools import cached_property
-from itertools import accumulate, chain
+from itertools import chain
 from pathlib import Path
 from typing import Any
 
@@ -28,24 +27,26 @@ import numpy as np
 from ..data.values import ids_of
 from ..errors import DataError
 from ..files import check_space
-from ..locks import LOCK_FILE, folder_lock
-from ..vectors.unit import unit
+from ..locks import folder_lock
+from .columns import Columns
 from .files import (
     CURE,
-    DTYPES,
     ShardRecord,
     StoreShard,
     check_size,
-    map_vectors,
+    discarded_on_failure,
     read_record,
     read_shard,
-    shard_name,
+    shard_names,
     still_lost,
     verify_shard,
     write_shard,
 )
+from .kept.changes import Revalued, Values, given_values, kept_columns, with_values
+from .kept.files import remove_former
 from .lookup import near_id, row_numbers
-from .manifest import Manifest, read_manifest, with_shards, without, write_manifest
+from .manifest import Manifest, create_manifest, read_manifest, with_shards, without, write_manifest
+from .mapped import MappedVectors
 from .plans import check_new, check_unplanned, next_number, warn_of_loose_shards
 
 BLOCK_ROWS = 1 << 16
@@ -57,9 +58,8 @@ class VectorStore:
 
     def __init__(self, folder: Path, verify: bool = True):
         """Use `open` or `create`."""
-        self.folder, self._verify = folder, verify
-        self._maps: dict[StoreShard, np.ndarray] = {}
-        self._kept: dict[StoreShard, ShardRecord] = {}
+        self.folder, self._vectors = folder, MappedVectors(folder, verify)
+        self._read: dict[StoreShard, ShardRecord] = {}
         self._load()
 
     def _load(self) -> None:
@@ -68,11 +68,10 @@ class VectorStore:
         self.provenance: dict[str, Any] = manifest.made_by
         self.dimension: int = manifest.dimension
         self.dtype = np.dtype(manifest.dtype)
-        self.shards = manifest.shards
-        self._starts = [0, *accumulate(shard.rows for shard in self.shards)]
-        self._removed = manifest.removed
+        self.shards, self._removed = manifest.shards, manifest.removed
+        self._vectors.show(manifest)
         # what is cached is of the store as it was: a shard that was added, or a row that was removed, changes all of it
-        for cached in ("ids", "sources", "digests", "origins", "alive", "_records", "_positions"):
+        for cached in ("ids", "sources", "digests", "origins", "columns", "alive", "_records", "_positions"):
             self.__dict__.pop(cached, None)
 
     @classmethod
@@ -117,19 +116,12 @@ class VectorStore:
         Raises:
             DataError: the folder holds something or cannot be written, or no store has the dtype.
         """
-        path = Path(folder)
-        if dtype not in DTYPES:
-            raise DataError(f"a store keeps {', '.join(DTYPES)}, not {dtype}")
-        if path.exists() and not path.is_dir():
-            raise DataError(f"{path} is a file: give a folder for the store")
-        if path.is_dir() and any(entry.name != LOCK_FILE for entry in path.iterdir()):
-            raise DataError(f"{path} holds something already: give a new or empty folder for the store")
-        write_manifest(path, Manifest(dimension, dtype, dict(provenance or {})))
-        return cls(path)
+        create_manifest(Path(folder), dimension, dtype, provenance or {})
+        return cls(Path(folder))
 
     def __len__(self) -> int:
         """Return the number of rows, the removed ones among them."""
-        return self._starts[-1]
+        return len(self._vectors)
 
     @cached_property
     def ids(self) -> list[str]:
@@ -150,6 +142,24 @@ class VectorStore:
     def origins(self) -> list[str | None]:
         """The source that every row came from, as it was given to `encode`, None where that is not known."""
         return list(chain.from_iterable(record.row_origins() for record in self._records))
+
+    @property
+    def kept(self) -> tuple[str, ...]:
+        """The names of the columns that are kept beside the vectors."""
+        return self._manifest.kept.columns
+
+    @cached_property
+    def columns(self) -> Columns | None:
+        """The kept columns of every row, read when they are first asked for; None where none are kept.
+
+        Raises DataError where a file of them is missing or damaged.
+        """
+        return kept_columns(self.folder, self._manifest, self._records) if self.kept else None
+
+    @property
+    def files(self) -> set[str]:
+        """The names of the files in its folder of shards, but for their endings."""
+        return {*(shard.name for shard in self.shards), *self._manifest.kept.stems()}
 
     @property
     def living(self) -> Collection[str]:
@@ -175,38 +185,19 @@ class VectorStore:
     @property
     def fingerprint(self) -> str:
         """A sha256 that changes whenever rows are added or removed."""
-        digest = hashlib.sha256(self.rows_fingerprint(len(self.shards)).encode())
-        digest.update(np.sort(self._removed).tobytes())
-        return digest.hexdigest()
+        return self._manifest.fingerprint
 
     def rows_fingerprint(self, shards: int) -> str:
         """Return a sha256 of what the first so many shards hold, removed rows or not: adding others leaves it."""
-        facts = [{"name": shard.name, "rows": shard.rows, "sha256": shard.sha256} for shard in self.shards[:shards]]
-        return hashlib.sha256(json.dumps(facts).encode()).hexdigest()
+        return self._manifest.rows_fingerprint(shards)
 
     def rows(self, start: int, stop: int) -> np.ndarray:
         """Return rows start to stop, removed ones too: [n, D] float32 of unit length, perhaps a view of the file."""
-        parts = []
-        at, stop = start, min(stop, len(self))
-        while at < stop:
-            shard = bisect_right(self._starts, at) - 1
-            first, last = at - self._starts[shard], min(stop, self._starts[shard + 1]) - self._starts[shard]
-            parts.append(self._decoded(self._map(shard)[first:last]))
-            at += last - first
-        if len(parts) == 1:
-            return parts[0]
-        return np.concatenate(parts) if parts else np.empty((0, self.dimension), np.float32)
+        return self._vectors.rows(start, stop)
 
     def take(self, positions: np.ndarray) -> np.ndarray:
         """Return the rows of these numbers [n] int64, in their order: [n, D] float32 of unit length."""
-        positions = np.asarray(positions, np.int64)
-        out = np.empty((len(positions), self.dimension), np.float32)
-        homes = np.searchsorted(self._starts, positions, side="right") - 1
-        order = np.argsort(homes, kind="stable")
-        shards, firsts = np.unique(homes[order], return_index=True)
-        for shard, here in zip(shards.tolist(), np.split(order, firsts[1:]), strict=False):  # one of no row
-            out[here] = self._decoded(self._map(shard)[positions[here] - self._starts[shard]])
-        return out
+        return self._vectors.take(positions)
 
     def blocks(self, size: int = BLOCK_ROWS) -> Iterator[tuple[int, np.ndarray]]:
         """Yield all rows in order, at most `size` at a time: the number of the first, and [n, D] float32."""
@@ -229,37 +220,45 @@ class VectorStore:
 
     def mark(self, row: int) -> str:
         """Return what tells a row's vector from any other that its id may have had or will have."""
-        shard = bisect_right(self._starts, row) - 1
-        return f"{self.shards[shard].sha256}:{row - self._starts[shard]}"
+        shard, at = self._vectors.place(row)
+        return f"{self.shards[shard].sha256}:{at}"
 
-    def add(self, ids: Sequence[str], vectors: np.ndarray, sources: Sequence[str | None] | None = None) -> None:
+    def add(
+        self,
+        ids: Sequence[str],
+        vectors: np.ndarray,
+        sources: Sequence[str | None] | None = None,
+        metadata: Sequence[Mapping[str, Any]] | None = None,
+    ) -> None:
         """Append rows.
 
         Args:
             ids: none of them in the store already; a removed one may come again.
             vectors: [n, D] floats of unit length.
             sources: where their pictures lie, for contact sheets.
+            metadata: the values of their kept columns, by name; a column that is new is kept from now on.
 
         Nothing is added where it raises anything.
 
         Raises:
             DataError: ids that are empty, no names, given twice or there already, vectors of another size, with NaN or
-                not of unit length, or a full disk.
+                not of unit length, values that no column holds, or a full disk.
             ConfigError: another process writes to the store.
         """
         ids, sources = ids_of(ids), [None] * len(ids) if sources is None else list(sources)
         vectors = np.asarray(vectors)
         if vectors.shape != (len(ids), self.dimension) or len(sources) != len(ids):
             raise DataError(f"{len(ids)} ids do not fit vectors of shape {vectors.shape}: give [n, {self.dimension}]")
+        given = None if metadata is None else given_values(ids, metadata)
         with self._writing():
             check_new(self.folder, ids, self.living)
             check_space(self.folder, vectors.size * self.dtype.itemsize, f"{len(ids):,} vectors")
-            starts, first = range(0, len(ids), BLOCK_ROWS), next_number(self.folder)
-            names = [shard_name(first + at) for at in range(len(starts))]
-            for name, at in zip(names, starts, strict=True):
-                part = slice(at, at + BLOCK_ROWS)
-                write_shard(self.folder, name, self.dtype, ids[part], vectors[part], sources[part])
-            self._append(names, ())  # all parts at once, so that a reader sees none or all of the rows
+            names = shard_names(next_number(self.folder), len(ids), BLOCK_ROWS)
+            with discarded_on_failure(self.folder, names):
+                for at, name in enumerate(names):
+                    part = slice(at * BLOCK_ROWS, (at + 1) * BLOCK_ROWS)
+                    write_shard(self.folder, name, self.dtype, ids[part], vectors[part], sources[part])
+                self._append(names, (), given)  # all parts at once, so that a reader sees none or all of the rows
 
     def remove(self, ids: Iterable[str]) -> None:
         """Remove rows: none is found any more; their numbers and room stay taken.
@@ -282,8 +281,11 @@ class VectorStore:
         for shard in self.shards:
             verify_shard(self.folder, shard)
         self.verify_small()
+        kept_columns(self.folder, self._manifest, self._records)
 
-    def commit(self, names: Iterable[str], data: Iterable[Mapping[str, Any]] = ()) -> None:
+    def commit(
+        self, names: Iterable[str], data: Sequence[Mapping[str, Any]] = (), given: Values | None = None
+    ) -> Revalued:
         """Let shards belong to the store, in this order, and note what they were made of.
 
         A row whose id is there already takes the place of the older one, in the same step. A shard that belongs to the
@@ -293,15 +295,18 @@ class VectorStore:
         Args:
             names: of shards that `write_shard` has written.
             data: plain JSON with a "path" each, which takes the place of an older entry of that path.
+            given: the values that rows have from now on in kept columns.
+
+        Returns what has changed of the rows that were there before.
         """
         self._load()
-        self._append(names, data)
+        return self._append(names, data, given)
 
     @cached_property
     def _records(self) -> list[ShardRecord]:
         """The record of each shard."""
-        records = [self._kept.get(shard) or read_record(self.folder, shard) for shard in self.shards]
-        self._kept = dict(zip(self.shards, records, strict=True))
+        records = [self._read.get(shard) or read_record(self.folder, shard) for shard in self.shards]
+        self._read = dict(zip(self.shards, records, strict=True))
         return records
 
     @cached_property
@@ -325,25 +330,19 @@ class VectorStore:
             twice = next(self.ids[at] for at in np.flatnonzero(self.alive) if self._positions[self.ids[at]] != at)
             raise DataError(f'{self.folder} has two rows of the id "{twice}": {CURE}')
 
-    def _append(self, names: Iterable[str], data: Iterable[Mapping[str, Any]]) -> None:
+    def _append(self, names: Iterable[str], data: Sequence[Mapping[str, Any]], given: Values | None) -> Revalued:
         """Let those shards belong to the store that do not yet, whose rows take the place of others of their ids."""
         inside = {shard.name for shard in self.shards}
         new = [read_shard(self.folder, name) for name in names if name not in inside]
-        self._commit(with_shards(self._manifest, new, self._positions if new else {}, data))
+        manifest = with_shards(self._manifest, new, self._positions if new else {}, data)
+        records = [*self._records, *(record for _, record in new)]
+        kept, revalued = with_values(self.folder, manifest, records, given, len(self))
+        if new or data or kept != manifest.kept:
+            self._commit(replace(manifest, kept=kept))
+        return revalued
 
     def _commit(self, manifest: Manifest) -> None:
         """Write a manifest: what it says from now on is the store."""
         write_manifest(self.folder, manifest)
+        remove_former(self.folder, self._manifest.kept, manifest.kept)
         self._load()
-
-    def _map(self, shard: int) -> np.ndarray:
-        """Return the vectors [n, D] of a shard as they are stored, mapped from its file."""
-        entry = self.shards[shard]
-        if entry not in self._maps:
-            self._maps[entry] = map_vectors(self.folder, entry, self.dimension, self.dtype, self._verify)
-        return self._maps[entry]
-
-    def _decoded(self, stored: np.ndarray) -> np.ndarray:
-        """Return stored vectors [n, D] as float32 of unit length."""
-        # float32 was of unit length when it was written: to divide again would change last bits, and copy the file
-        return np.asarray(stored) if self.dtype == np.float32 else unit(stored.astype(np.float32))

@@ -18,6 +18,8 @@ TABLES: dict[str, Callable[..., Table]] = {
     ".parquet": ArrowTable,
     ".tar": TarTable,
 }
+UNTYPED = (".csv", ".tsv", ".txt")
+"""Kinds of tables whose cells are all texts."""
 _STREAMED: dict[str, Callable[..., Table]] = TABLES | {".parquet": ParquetTable}
 
 
@@ -40,6 +42,6 @@ def open_table(files: Sequence[Path], header: tuple[str, ...] | None = None, str
 
 
 __all__ = [
-    "KEY", "PICTURE", "TABLES", "ParquetTable", "Record", "Table", "TarTable", "json_table", "kind_of",
+    "KEY", "PICTURE", "TABLES", "UNTYPED", "ParquetTable", "Record", "Table", "TarTable", "json_table", "kind_of",
     "open_table",
 ]  # fmt: skip

@@ -23,9 +23,9 @@ from mllm_embed.encode.execution import Encoded
 from mllm_embed.encode.planning import EncodingPlan
 from mllm_embed.errors import ConfigError, DataError, ModelError
 from mllm_embed.store import extract as extract_module
-from mllm_embed.store.claims import claim
 from mllm_embed.store.extract import encode_sources
 from mllm_embed.store.files import written_shards
+from mllm_embed.store.plans import claim
 from mllm_embed.store.vector_store import VectorStore
 from mllm_embed.types import Document
 
