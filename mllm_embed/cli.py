@@ -5,10 +5,10 @@ from __future__ import annotations
 import argparse
 from collections.abc import Sequence
 
-from .commands import card, check, convert, encode, index, presets, prompt, remove, search, serve, upload
+from .commands import card, check, convert, encode, export, index, presets, prompt, remove, search, serve, upload
 from .errors import user_errors
 
-_COMMANDS = (encode, index, search, serve, remove, check, upload, card, presets, prompt, convert)
+_COMMANDS = (encode, index, search, serve, remove, check, export, upload, card, presets, prompt, convert)
 _NAMES = [command.__name__.rpartition(".")[2] for command in _COMMANDS]
 _HINT = "`mllm-embed COMMAND --help` explains each, with examples."
 
