@@ -31,7 +31,8 @@ what it does
 the gallery
   a store                     what `mllm-embed encode` wrote
   an index                    what `mllm-embed index` wrote
-  qdrant:URL/COLLECTION       what `mllm-embed upload` sent to a server
+  qdrant:URL/COLLECTION       what `mllm-embed upload` sent to a Qdrant server
+  postgresql://HOST/DB#TABLE  what it sent to PostgreSQL; the password comes best from PGPASSWORD or ~/.pgpass
   a folder of pictures        which is embedded now: the gallery of its benchmark.json, or else every picture in it and
                               below
 
@@ -55,7 +56,9 @@ def register(commands: Any) -> None:
         formatter_class=argparse.RawDescriptionHelpFormatter,
     )
     add_model_options(search)
-    search.add_argument("--gallery", required=True, metavar="G", help="store, index, collection or folder of pictures")
+    search.add_argument(
+        "--gallery", required=True, metavar="G", help="store, index, collection, table or folder of pictures"
+    )
     search.add_argument("--image", metavar="F", type=local_path, help="the reference picture")
     search.add_argument("--instruction", metavar="S", help="what to change in it, or what to look for")
     search.add_argument(
@@ -102,7 +105,8 @@ def _run(arguments: argparse.Namespace) -> int:
     # Everything that can be wrong without a model is looked at before it is loaded.
     from ..data.picture_source import picture_folder
     from ..search.contact_sheet import check_sheet_path
-    from ..search.searcher import Searcher, stored_gallery
+    from ..search.places import shown_place, stored_gallery
+    from ..search.searcher import Searcher
 
     _check_numbers(arguments)
     query = _query(arguments)
@@ -110,6 +114,7 @@ def _run(arguments: argparse.Namespace) -> int:
     allow = read_ids(arguments.allow) if arguments.allow else None
     exclude = read_ids(arguments.exclude) if arguments.exclude else []
     gallery = stored_gallery(arguments.gallery, arguments.verify)
+    arguments.gallery = shown_place(arguments.gallery)  # in messages, without a password
     if gallery is None:
         folder = picture_folder(arguments.gallery)
         folder.check()

@@ -6,7 +6,6 @@ import os
 from collections.abc import Collection, Mapping, Sequence
 from dataclasses import dataclass, field
 from itertools import chain
-from pathlib import Path
 from typing import Any
 
 import numpy as np
@@ -15,15 +14,13 @@ from ..data.filters import Filter
 from ..data.picture_source import picture_folder
 from ..data.sources import picture_at
 from ..encode.encoder import Encoder, check_unit_length
-from ..errors import ConfigError, DataError, ImageError
-from ..index.files import SETTINGS_FILE
+from ..errors import DataError, ImageError
 from ..inputs.images import content_key
 from ..saving.provenance import SPACE_FIELDS, check_same
-from ..store.files import MANIFEST
-from ..store.gallery import Answer, Gallery, MemoryGallery, StoreGallery
-from ..store.vector_store import VectorStore
+from ..store.gallery import Answer, Gallery, MemoryGallery
 from ..types import Document, ImageLike, Query
 from .composition import Composition
+from .places import stored_gallery
 
 _MORE = 8  # answers that are asked for beyond those wanted, since some may be the reference
 
@@ -53,7 +50,7 @@ class Searcher:
 
         Args:
             embedder: encodes the queries.
-            gallery: in memory, a store, an index, or a Qdrant collection.
+            gallery: in memory, a store, an index, a Qdrant collection, or a PostgreSQL table.
 
         Raises:
             ConfigError: the gallery's vectors were made by another model, adapter or prompt, or the model's are shorter
@@ -76,8 +73,9 @@ class Searcher:
         """Search what is at `place`.
 
         That is what `mllm-embed encode` or `mllm-embed index` wrote, a Qdrant collection ("qdrant:http://localhost:6333/
-        photos"), or a folder of pictures, which is embedded now, as `from_folder` does. Without `verify` the
-        checksums of vectors on disk are not compared, as of `VectorStore.open` and `Index.open`.
+        photos"), a PostgreSQL table ("postgresql://localhost/shop#photos"), or a folder of pictures, which is embedded
+        now, as `from_folder` does. Without `verify` the checksums of vectors on disk are not compared, as of
+        `VectorStore.open` and `Index.open`.
 
         Raises:
             DataError: the place is none of these, or is damaged.
@@ -232,42 +230,6 @@ class Searcher:
     def remove(self, ids: Collection[str]) -> None:
         """Take pictures out of the gallery. Raises DataError for one that is not there, and removes none."""
         self.gallery.remove(ids)
-
-
-def stored_gallery(place: str | os.PathLike[str], verify: bool = True) -> Gallery | None:
-    """Open the store, index or Qdrant collection at `place`; None for another folder, perhaps of pictures.
-
-    `verify` is as of `VectorStore.open` and `Index.open`.
-
-    Raises:
-        DataError: it is damaged, or not there.
-        ConfigError: it is a URL, or a Qdrant collection where qdrant-client is not installed.
-    """
-    from .qdrant import QDRANT_PREFIX, QdrantGallery
-
-    if os.fspath(place).startswith(QDRANT_PREFIX):
-        return QdrantGallery.open(os.fspath(place))
-    if (Path(place) / MANIFEST).is_file():
-        return StoreGallery(VectorStore.open(place, verify=verify))
-    if (Path(place) / SETTINGS_FILE).is_file():
-        from ..index.faiss_index import Index
-
-        return Index.open(place, verify=verify)
-    _check_folder(os.fspath(place))
-    return None
-
-
-def _check_folder(place: str) -> None:
-    """Raise an error for what can be no gallery: a URL, a file, or nothing at all."""
-    if "://" in place:
-        raise ConfigError(
-            f"{place} is a URL, and nothing is downloaded: give a local folder, or qdrant:URL/COLLECTION for a Qdrant "
-            "server"
-        )
-    if Path(place).is_file():
-        raise DataError(f"{place} is a file: make a store of it with `mllm-embed encode`, and search that")
-    if not Path(place).exists():
-        raise DataError(f"{place} is missing: give a store, an index, a Qdrant collection or a folder of pictures")
 
 
 def _target_space(embedder: Encoder, gallery: Gallery) -> Mapping[str, Any]:

@@ -1,4 +1,4 @@
-"""One Searcher over everything that holds vectors: memory, a store, an index, a Qdrant collection."""
+"""One Searcher over everything that holds vectors: memory, a store, an index, a collection or table on a server."""
 
 from __future__ import annotations
 
@@ -6,21 +6,25 @@ import shutil
 from pathlib import Path
 
 import numpy as np
+import psycopg
 import pytest
 from PIL import Image
+from servers.postgres import PostgresServer
 
 from mllm_embed import MLLMEmbedder, PromptSet, Query, Searcher
 from mllm_embed.cli import main
 from mllm_embed.commands.search import _table
 from mllm_embed.data.sources import open_sources
 from mllm_embed.errors import ConfigError, DataError, ImageError
+from mllm_embed.search import places
 from mllm_embed.search import qdrant as qdrant_module
 from mllm_embed.search.qdrant import QdrantGallery, upload
 from mllm_embed.search.searcher import Hit
 from mllm_embed.store.extract import encode_sources
 from mllm_embed.store.vector_store import VectorStore
 
-PLACES = ["photos", "store", "store.index", "qdrant"]
+PLACES = ["photos", "store", "store.index", "qdrant", "postgres"]
+SERVERS = {"qdrant": "qdrant:server/photos", "postgres": "postgresql:///postgres#stored"}
 
 
 @pytest.fixture(scope="module")
@@ -29,8 +33,10 @@ def embedder(tiny_llava: Path) -> MLLMEmbedder:
 
 
 @pytest.fixture
-def home(embedder: MLLMEmbedder, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Path:
-    """Photos, and the same gallery in every form."""
+def home(
+    embedder: MLLMEmbedder, tmp_path: Path, monkeypatch: pytest.MonkeyPatch, request: pytest.FixtureRequest
+) -> Path:
+    """Photos, and the same gallery in every form; in PostgreSQL for the tests that name it."""
     pytest.importorskip("qdrant_client", reason="needs pip install mllm_embed[qdrant]")
     monkeypatch.chdir(tmp_path)
     (tmp_path / "photos").mkdir()
@@ -40,11 +46,18 @@ def home(embedder: MLLMEmbedder, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
     encode_sources(embedder, open_sources(["photos"]), "store", show_progress=False)
     main(["index", "store", "--kind", "hnsw"])
     upload(VectorStore.open("store"), "qdrant:server/photos", False)[0].client.close()
+    if "postgres" in request.node.name:
+        server: PostgresServer = request.getfixturevalue("postgres")
+        for name, value in (("PGHOST", str(server.folder)), ("PGUSER", "owner"), ("PGPASSWORD", "secret")):
+            monkeypatch.setenv(name, value)
+        with psycopg.connect("dbname=postgres") as connection:
+            connection.execute("DROP TABLE IF EXISTS stored")
+        places.upload(VectorStore.open("store"), SERVERS["postgres"], False)[0].close()
     return tmp_path
 
 
 def place(name: str) -> str:
-    return "qdrant:server/photos" if name == "qdrant" else name
+    return SERVERS.get(name, name)
 
 
 @pytest.mark.parametrize("name", PLACES)
@@ -158,7 +171,7 @@ def test_the_command_line(home: Path, tiny_llava: Path, capsys: pytest.CaptureFi
     options = ["--model", str(tiny_llava), "--dtype", "float32", "--output", "sheet.png"]
     shown = ["--image", "photos/03.png", "--instruction", "make it blue"]
     tables = set()
-    for name in PLACES:
+    for name in PLACES[:-1]:
         assert main(["search", "--gallery", place(name), *shown, "--exclude", "few.txt", *options]) == 0
         tables.add(tuple(line.split()[2] for line in capsys.readouterr().out.splitlines()[1:6]))
     assert len(tables) == 1 and not set(tables.pop()) & {"01.png", "02.png"}
@@ -176,7 +189,7 @@ def test_the_command_line(home: Path, tiny_llava: Path, capsys: pytest.CaptureFi
     for wrong, words in (
         (["remove", "store"], "give ids to remove"),
         (["remove", "store", "05.png"], 'the id "05.png" is not in'),
-        (["remove", "server", "05.png"], "server is no store, index or Qdrant collection"),
+        (["remove", "server", "05.png"], "server is no store, index, Qdrant collection or PostgreSQL table"),
         (["upload", "nowhere", "qdrant:third/photos"], "nowhere is no vector store"),
         (["upload", "store", "third"], "'third' names no Qdrant collection"),
         (["search", "--gallery", "store", *shown, "--allow", "none.txt", *options], "photos/03.png does not exist"),
@@ -184,6 +197,28 @@ def test_the_command_line(home: Path, tiny_llava: Path, capsys: pytest.CaptureFi
     ):
         assert main(wrong) == 2
         assert words in capsys.readouterr().err
+
+
+def test_the_command_line_of_postgres(
+    home: Path, tiny_llava: Path, capsys: pytest.CaptureFixture[str], postgres: PostgresServer
+) -> None:
+    place = postgres.place("stored")  # with a password
+    shown = "postgresql:///postgres#stored"
+    asked = ["--model", str(tiny_llava), "--dtype", "float32", "--output", "sheet.png", "--image", "photos/03.png"]
+    answers = []
+    for gallery in ("store", place):
+        assert main(["search", "--gallery", gallery, *asked]) == 0
+        answers.append(capsys.readouterr().out)
+    assert answers[0] == answers[1] and "03.png" in answers[0]
+    assert main(["remove", place, "05.png"]) == 0
+    assert capsys.readouterr().out == f"removed 1 rows; {shown} has 11\n"
+    assert main(["upload", "store", place]) == 0
+    assert capsys.readouterr().out == f"sent 1 rows; {shown} has 12\n"
+    Path("all.txt").write_text("\n".join(VectorStore.open("store").ids))
+    for wrong in (["--exclude", "all.txt"], ["--allow", "none.txt"]):
+        assert main(["search", "--gallery", place, *asked, *wrong]) == 2
+        told = capsys.readouterr()
+        assert "secret" not in told.err and told.err.count("\n") == 1
 
 
 def test_who_cannot_pay_for_checksums_leaves_them_out(home: Path, embedder: MLLMEmbedder) -> None:

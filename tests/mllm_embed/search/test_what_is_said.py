@@ -53,7 +53,7 @@ def home(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Path:
         ),
         (["--gallery", "s3://bucket/store"], "s3://bucket/store is a URL, and nothing is downloaded"),
         (["--gallery", "rows.jsonl"], "rows.jsonl is a file: make a store of it with `mllm-embed encode`"),
-        (["--gallery", "nowhere"], "nowhere is missing: give a store, an index, a Qdrant collection or a folder of"),
+        (["--gallery", "nowhere"], "nowhere is missing: give a store, an index, a Qdrant collection, a"),
         (["--gallery", "emptied"], "emptied holds no vectors any more: all were removed"),
         (["--gallery", "begun"], "begun holds no vectors yet: finish `mllm-embed encode`"),
         (["--gallery", "store", "-k", "0"], "-k must be at least 1, not 0"),

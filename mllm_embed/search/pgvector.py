@@ -1,0 +1,223 @@
+"""A PostgreSQL table with pgvector as a gallery, for those who have such a server; `pgvector_table` says what it is."""
+
+from __future__ import annotations
+
+from collections import Counter
+from collections.abc import Collection, Iterable, Mapping, Sequence
+from itertools import chain
+from typing import Any
+
+import numpy as np
+
+from ..data.filters import KINDS as KIND_WORDS
+from ..data.filters import Filter, check_columns
+from ..data.values import ids_of
+from ..errors import DataError
+from ..store.columns import Columns, ColumnSummary
+from ..store.gallery import Answer, check_queries
+from ..store.lookup import check_allow, near_id
+from ..vectors.unit import unit
+from .pgvector_table import Row, known_marks, read_about, send
+from .postgres import Address, Connections
+from .sql_columns import KINDS, SUMMARY, SUMMARY_PLACES, column_summaries, filter_conditions
+
+_BEST = "ORDER BY distance, number, id LIMIT %(k)s"
+_KIND = """
+SELECT jsonb_typeof(jsonb_path_query_first(metadata -> %(column)s, '$[*]')) FROM {table}
+WHERE jsonb_exists(metadata, %(column)s) LIMIT 1
+"""
+_SUGGESTED = 10_000  # ids among which a misspelt one is looked for
+
+
+class PgvectorGallery:
+    """A table, as a `Gallery`. The search is exact; equal scores come in order of the rows. Threads may share it."""
+
+    def __init__(self, address: Address, connections: Connections):
+        """Search a table that there is.
+
+        Raises:
+            DataError: the server cannot be reached, or has no such table, or one that `mllm-embed upload` did not make.
+        """
+        self.address, self.connections = address, connections
+        with connections.transaction() as connection:
+            about = read_about(connection, address)
+        if about is None:
+            raise DataError(f"there is no table {address}: make it with `mllm-embed upload`")
+        self._provenance: dict[str, Any] = about["made_by"]
+        self.dimension: int = about["dimension"]
+        self._kinds: dict[str, str | None] = {}
+
+    @classmethod
+    def open(cls, place: str) -> PgvectorGallery:
+        """Open the table at "postgresql://USER@HOST/DATABASE#TABLE", or "...#SCHEMA.TABLE".
+
+        Everything before the "#" is as libpq reads it; the password may also come from PGPASSWORD or ~/.pgpass.
+
+        Raises:
+            ConfigError: the place is of another form, or the driver is not installed.
+            DataError: as `PgvectorGallery`.
+        """
+        address = Address.of(place)
+        return cls(address, Connections(address))
+
+    @property
+    def provenance(self) -> Mapping[str, Any]:
+        """What made the vectors, by the table's comment; empty where it does not say."""
+        return self._provenance
+
+    def __len__(self) -> int:
+        """Return the number of rows."""
+        return int(self._ask("SELECT count(*) FROM {table}")[0][0])
+
+    def close(self) -> None:
+        """Close the connections."""
+        self.connections.close()
+
+    def nearest(
+        self,
+        queries: np.ndarray,
+        k: int,
+        *,
+        allow: Collection[str] | None = None,
+        exclude: Sequence[Collection[str]] | None = None,
+        where: Filter | None = None,
+    ) -> list[Answer]:
+        """Return the best k rows for each query by exact scores, as `Gallery.nearest`."""
+        from pgvector import Vector
+
+        check_queries(self.dimension, queries, k, exclude)
+        check_allow(allow)
+        excluded: Sequence[Collection[str]] = exclude if exclude is not None else [()] * len(queries)
+        self._values_of(
+            list(dict.fromkeys(chain(allow or (), *excluded))), "NULL"
+        )  # the server takes others without a word
+        conditions, values = self._limits(where)
+        if allow is not None:
+            conditions.append("id = ANY(%(allow)s)")
+            values["allow"] = list(allow)
+        if any(map(len, excluded)):
+            conditions.append("id <> ALL(%(exclude)s)")
+        text = f"SELECT id, vector <#> %(query)b AS distance FROM {{table}} {_all(conditions)} {_BEST}"
+        found = []
+        with self.connections.transaction() as connection:
+            for query, names in zip(unit(queries), excluded, strict=True):
+                asked = values | {"query": Vector(query), "exclude": list(names), "k": k}
+                rows = connection.execute(self.address.statement(text), asked)
+                found.append([(name, -distance) for name, distance in rows])
+        return found
+
+    def sources(self, ids: Sequence[str]) -> list[str | None]:
+        """Return where the pictures of rows lie, None where that is not known."""
+        return self._values_of(ids, "source")
+
+    def metadata(self, ids: Sequence[str]) -> list[dict[str, Any]]:
+        """Return the kept values of rows, as `Gallery.metadata`."""
+        return self._values_of(ids, "metadata")
+
+    def summary(self) -> dict[str, ColumnSummary]:
+        """Return what the kept columns hold, as `Gallery.summary`; all rows are read."""
+        return column_summaries(self._ask(SUMMARY, places=SUMMARY_PLACES))
+
+    def page(self, offset: int, limit: int, where: Filter | None = None) -> tuple[list[str], int]:
+        """Return some ids in order of the rows, and how many fit, as `Gallery.page`."""
+        conditions, values = self._limits(where)
+        fitting = f"FROM {{table}} {_all(conditions)}"
+        some = f"SELECT id {fitting} ORDER BY number, id LIMIT %(limit)s OFFSET %(offset)s"
+        names = [name for (name,) in self._ask(some, **values, limit=limit, offset=offset)]
+        return names, int(self._ask(f"SELECT count(*) {fitting}", **values)[0][0])
+
+    def add(
+        self,
+        ids: Sequence[str],
+        vectors: np.ndarray,
+        sources: Sequence[str | None] | None = None,
+        metadata: Sequence[Mapping[str, Any]] | None = None,
+    ) -> None:
+        """Add rows, as `Gallery.add`: all of them or none."""
+        names, vectors = ids_of(ids), np.asarray(vectors)
+        self._check_new(names, vectors)
+        kept = Columns.of([{}] * len(names) if metadata is None else metadata)
+        self.check_kinds(kept.kinds)
+        places = [None] * len(names) if sources is None else list(sources)
+        values = zip(names, unit(vectors), places, kept.rows(range(len(names))), strict=True)
+        with self.connections.transaction() as connection:
+            there = known_marks(connection, self.address, names)
+            if there:
+                first = next(name for name in names if name in there)
+                raise DataError(f'the id "{first}" is in {self.address} already: remove it first')
+            last = connection.execute(
+                self.address.statement("SELECT coalesce(max(number), -1) FROM {table}")
+            ).fetchall()
+            rows = [Row(number, *value, None) for number, value in enumerate(values, int(last[0][0]) + 1)]
+            send(connection, self.address, rows)
+
+    def remove(self, ids: Iterable[str]) -> None:
+        """Remove rows. Raises DataError for an id that is not there, and removes none."""
+        gone = list(dict.fromkeys(ids))
+        self._values_of(gone, "NULL")
+        with self.connections.transaction() as connection:
+            statement = self.address.statement("DELETE FROM {table} WHERE id = ANY(%(ids)s)")
+            if connection.execute(statement, {"ids": gone}).rowcount != len(gone):
+                raise DataError(
+                    f"somebody else has just removed rows of {self.address}: look again, and remove the rest"
+                )
+
+    def check_kinds(self, kinds: Mapping[str, str | None]) -> None:
+        """Raise DataError for columns that hold values of another kind in the table."""
+        for column, kind in kinds.items():
+            held = self._kind(column)
+            if kind is not None and held is not None and kind != held:
+                raise DataError(
+                    f'the column "{column}" holds {KIND_WORDS[held]} in {self.address}, and would hold '
+                    f"{KIND_WORDS[kind]}: write all of it as one kind, or to another table"
+                )
+
+    def _limits(self, where: Filter | None) -> tuple[list[str], dict[str, Any]]:
+        """Return a filter as conditions and their parameters. Raises DataError where it does not fit the columns."""
+        if not where:
+            return [], {}
+        kinds = {one.column: self._kind(one.column) for one in where.conditions}
+        if None in kinds.values():
+            kinds = {name: summary.kind for name, summary in self.summary().items()}
+        check_columns(where, kinds)
+        return filter_conditions(where)
+
+    def _kind(self, column: str) -> str | None:
+        """Return what kind of values a column holds; None where no row has any. A kind that was seen stays."""
+        if column not in self._kinds:
+            found = self._ask(_KIND, column=column)
+            if not found:
+                return None
+            self._kinds[column] = KINDS[found[0][0]]
+        return self._kinds[column]
+
+    def _values_of(self, ids: Sequence[str], column: str) -> list[Any]:
+        """Return what a column of the table has for some ids. Raises DataError for one that is not there."""
+        names = [name for name in ids if "\0" not in name]  # which the server could not even be asked for
+        found = dict(self._ask(f"SELECT id, {column} FROM {{table}} WHERE id = ANY(%(ids)s)", ids=names))
+        unknown = next((name for name in ids if name not in found), None)
+        if unknown is not None:
+            some = self._ask("SELECT id FROM {table} LIMIT %(most)s", most=_SUGGESTED)
+            near = near_id(unknown, [name for (name,) in some])
+            raise DataError(f'the id "{unknown}" is not in {self.address}{near}')
+        return [found[name] for name in ids]
+
+    def _ask(self, text: str, **values: Any) -> list[tuple[Any, ...]]:
+        """Return the rows that a query answers."""
+        with self.connections.transaction() as connection:
+            return connection.execute(self.address.statement(text), values).fetchall()
+
+    def _check_new(self, ids: Sequence[str], vectors: np.ndarray) -> None:
+        """Raise DataError for ids that are given twice, and vectors that no table holds."""
+        twice = next((name for name, count in Counter(ids).items() if count > 1), None)
+        if twice is not None:
+            raise DataError(f'the id "{twice}" is given twice')
+        if vectors.shape != (len(ids), self.dimension):
+            raise DataError(f"{len(ids)} ids do not fit vectors of shape {vectors.shape}: give [n, {self.dimension}]")
+        if not np.isfinite(vectors).all():
+            raise DataError("a vector holds NaN or infinite numbers: nothing could find it")
+
+
+def _all(conditions: Sequence[str]) -> str:
+    """Return conditions that must all hold as a clause of SQL; nothing for none."""
+    return f"WHERE {' AND '.join(conditions)}" if conditions else ""

@@ -1,0 +1,112 @@
+"""Places where vectors live, and what is there; `SERVERS` has a line for each kind of server."""
+
+from __future__ import annotations
+
+import os
+import re
+from collections.abc import Callable
+from dataclasses import dataclass
+from pathlib import Path
+
+from ..errors import ConfigError, DataError
+from ..index.files import SETTINGS_FILE
+from ..store.files import MANIFEST
+from ..store.gallery import Gallery, StoreGallery
+from ..store.vector_store import VectorStore
+from . import pgvector_upload, qdrant
+from .pgvector import PgvectorGallery
+from .postgres import POSTGRES_PREFIXES, Address
+from .qdrant import QDRANT_PREFIX, QdrantGallery
+
+_USER = re.compile(r"//.*@")  # of a URL, perhaps with a password
+_EXAMPLES = "qdrant:URL/COLLECTION for a Qdrant server, or postgresql://HOST/DATABASE#TABLE for PostgreSQL"
+
+
+@dataclass(frozen=True)
+class Server:
+    """A kind of server that keeps vectors.
+
+    Args:
+        prefixes: how its places begin.
+        open: opens what is at a place.
+        upload: makes what is at a place hold what a store holds; returns it, and how many rows were new. The third
+            argument is whether to show a bar, None for one on a terminal.
+        shown: returns a place without what is secret.
+    """
+
+    prefixes: tuple[str, ...]
+    open: Callable[[str], Gallery]
+    upload: Callable[[VectorStore, str, bool | None], tuple[Gallery, int]]
+    shown: Callable[[str], str]
+
+
+def _without_user(place: str) -> str:
+    return _USER.sub("//", place)
+
+
+SERVERS = (
+    Server((QDRANT_PREFIX,), QdrantGallery.open, qdrant.upload, _without_user),
+    Server(POSTGRES_PREFIXES, PgvectorGallery.open, pgvector_upload.upload, lambda place: str(Address.of(place))),
+)
+
+
+def stored_gallery(place: str | os.PathLike[str], verify: bool = True) -> Gallery | None:
+    """Open the store, index, Qdrant collection or PostgreSQL table at `place`; None for another folder, perhaps of
+    pictures.
+
+    `verify` is as of `VectorStore.open` and `Index.open`.
+
+    Raises:
+        DataError: it is damaged, or not there.
+        ConfigError: it is another URL, or on a server whose client is not installed.
+    """
+    server = _server(os.fspath(place))
+    if server is not None:
+        return server.open(os.fspath(place))
+    if (Path(place) / MANIFEST).is_file():
+        return StoreGallery(VectorStore.open(place, verify=verify))
+    if (Path(place) / SETTINGS_FILE).is_file():
+        from ..index.faiss_index import Index
+
+        return Index.open(place, verify=verify)
+    _check_folder(os.fspath(place))
+    return None
+
+
+def upload(store: VectorStore, place: str, show_progress: bool | None = None) -> tuple[Gallery, int]:
+    """Make the Qdrant collection or PostgreSQL table at `place` hold what a store holds.
+
+    Returns:
+        It, and how many rows were sent that were not there.
+
+    Raises:
+        ConfigError: the place is none of a server, or holds vectors of another model or length.
+        DataError: the server cannot be reached, or refuses.
+    """
+    server = _server(place)
+    if server is None:
+        raise ConfigError(f"'{shown_place(place)}' names no Qdrant collection or PostgreSQL table: give {_EXAMPLES}")
+    return server.upload(store, place, show_progress)
+
+
+def shown_place(place: str | os.PathLike[str]) -> str:
+    """Return a place as it may be printed, without user and password. Raises ConfigError for one that is malformed."""
+    server = _server(os.fspath(place))
+    return server.shown(os.fspath(place)) if server is not None else _without_user(os.fspath(place))
+
+
+def _server(place: str) -> Server | None:
+    return next((server for server in SERVERS if place.startswith(server.prefixes)), None)
+
+
+def _check_folder(place: str) -> None:
+    """Raise an error for what can be no gallery: a URL, a file, or nothing at all."""
+    if "://" in place:
+        raise ConfigError(f"{shown_place(place)} is a URL, and nothing is downloaded: give a local folder, {_EXAMPLES}")
+    if Path(place).is_file():
+        raise DataError(f"{place} is a file: make a store of it with `mllm-embed encode`, and search that")
+    if not Path(place).exists():
+        raise DataError(
+            f"{place} is missing: give a store, an index, a Qdrant collection, a PostgreSQL table, or a folder of "
+            "pictures"
+        )
