@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import argparse
+import json
 import sys
 from collections.abc import Collection, Sequence
 from pathlib import Path
@@ -13,12 +14,14 @@ from .ids import local_path, read_ids
 from .model_options import add_model_options, load_embedder
 
 if TYPE_CHECKING:
+    from ..data.filters import Filter
     from ..encode.embedder import MLLMEmbedder
     from ..generate.generator import Generator
     from ..search.searcher import Hit
     from ..store.gallery import Gallery
     from ..types import ImageLike, Query
 
+_KEPT = 100  # characters of a row's metadata in the table
 _SHOWN = 1000  # answers on a contact sheet, where they stand beside one another
 _HELP = """\
 what it does
@@ -43,6 +46,8 @@ examples
   mllm-embed search --model Qwen/Qwen3-VL-Embedding-2B --gallery photos --image dress.jpg --instruction "in red" \\
       --task "Find a fashion image that fits the note."
   mllm-embed search --model runs/merged --gallery runs/photos.index --image shoe.jpg --allow in-stock.txt
+  mllm-embed search --model runs/merged --gallery runs/photos --instruction "a red shoe" \\
+      --filter '{"price": {"<": 40}, "brand": ["Acme", "Apex"], "sold_out": false}'
 """
 
 
@@ -91,6 +96,12 @@ def register(commands: Any) -> None:
     search.add_argument(
         "--allow", type=local_path, metavar="FILE", help="answer only with the ids of this file, one a line"
     )
+    search.add_argument(
+        "--filter",
+        metavar="JSON",
+        help="answer only with rows whose columns fit, of those that `encode --keep` kept: a value, a list of values, "
+        'null for none, or {"<": 40, "!=": 3} with <, <=, >, >=, =, !=',
+    )
     search.add_argument("--exclude", type=local_path, metavar="FILE", help="never answer with the ids of this file")
     search.add_argument(
         "--no-verify",
@@ -113,6 +124,7 @@ def _run(arguments: argparse.Namespace) -> int:
     check_sheet_path(arguments.output)
     allow = read_ids(arguments.allow) if arguments.allow else None
     exclude = read_ids(arguments.exclude) if arguments.exclude else []
+    where = _filter(arguments.filter)
     gallery = stored_gallery(arguments.gallery, arguments.verify)
     arguments.gallery = shown_place(arguments.gallery)  # in messages, without a password
     if gallery is None:
@@ -120,6 +132,7 @@ def _run(arguments: argparse.Namespace) -> int:
         folder.check()
         sys.stderr.write("".join(f"{note}\n" for note in folder.notes))
     _check_ids(arguments, folder.ids if gallery is None else gallery, allow, exclude)
+    _check_filter(arguments.gallery, gallery, where)
 
     embedder = load_embedder(arguments, merge=not arguments.rerank)  # its base is to speak
     generator = _generator(embedder) if arguments.rerank else None  # before hours go into a gallery
@@ -135,10 +148,11 @@ def _run(arguments: argparse.Namespace) -> int:
         exclude_reference=arguments.exclude_reference,
         edit_strength=arguments.edit_strength,
         without=arguments.without,
+        where=where,
     )
     hits = _reranked(generator, query, hits, arguments.rerank)[: arguments.k]
     if not hits:
-        raise ConfigError(f"all that may answer of {arguments.gallery} is the reference: leave out --exclude-reference")
+        raise _nothing(arguments)
     sheet = _write_sheet(arguments, hits[:_SHOWN])
     shown = f" with the first {_SHOWN:,}" if len(hits) > _SHOWN else ""
     explanation = f"\n\n{_explanation(embedder, query, hits)}" if arguments.explain else ""
@@ -162,6 +176,45 @@ def _check_ids(
         raise ConfigError(f"{arguments.exclude} excludes all that {arguments.allow} allows: nothing is left to answer")
     if len(never) >= len(gallery):
         raise ConfigError(f"{arguments.exclude} excludes all of {arguments.gallery}: nothing is left to answer")
+
+
+def _filter(text: str | None) -> Filter | None:
+    """Return the filter that is asked for. Raises DataError for one that is none."""
+    from ..data.filters import parse_filter
+
+    try:
+        return None if text is None else parse_filter(text)
+    except DataError as error:
+        raise DataError(f"--filter: {error}") from error
+
+
+def _check_filter(place: str, gallery: Gallery | None, where: Filter | None) -> None:
+    """Raise an error for a filter that does not fit what is kept in a gallery, and for one that no row fits."""
+    if where is None:
+        return
+    if gallery is None:
+        raise ConfigError(
+            f"--filter asks for columns, and nothing is kept of the folder {place}: make a store of it with "
+            "`mllm-embed encode --keep COLUMN`, and search that"
+        )
+    try:
+        fit = gallery.page(0, 1, where)[1]
+    except DataError as error:
+        raise DataError(f"--filter: {error}") from error
+    if not fit:
+        raise ConfigError(f"--filter: no row of {place} fits: nothing is left to answer")
+
+
+def _nothing(arguments: argparse.Namespace) -> ConfigError:
+    """Return the error about answers of which none is left."""
+    if arguments.filter is None or not (arguments.allow or arguments.exclude):
+        return ConfigError(
+            f"all that may answer of {arguments.gallery} is the reference: leave out --exclude-reference"
+        )
+    return ConfigError(
+        f"no row of {arguments.gallery} that fits --filter may answer by --allow and --exclude, but perhaps the "
+        "reference: leave one of them out"
+    )
 
 
 def _check_known(place: str, gallery: Gallery | Collection[str], names: list[str]) -> None:
@@ -254,9 +307,17 @@ def _picture(hit: Hit) -> ImageLike | None:
 
 
 def _table(hits: Sequence[Hit]) -> str:
+    """Return rank, score, id and file of each hit, and what is kept of it where anything is."""
     width = max(len("id"), *(len(hit.id) for hit in hits))
-    lines = [f"rank   score  {'id'.ljust(width)}  file"]
-    for rank, hit in enumerate(hits, 1):
-        file = "in a file of rows" if isinstance(hit.image, bytes) else hit.image
-        lines.append(f"{rank:4d}  {hit.score:6.3f}  {hit.id.ljust(width)}  {file}")
+    files = ["in a file of rows" if isinstance(hit.image, bytes) else str(hit.image) for hit in hits]
+    room = max(map(len, files)) if any(hit.metadata for hit in hits) else 0
+    lines = [f"rank   score  {'id'.ljust(width)}  {'file'.ljust(room)}  {'metadata' if room else ''}".rstrip()]
+    for rank, (hit, file) in enumerate(zip(hits, files, strict=True), 1):
+        lines.append(f"{rank:4d}  {hit.score:6.3f}  {hit.id.ljust(width)}  {file.ljust(room)}  {_kept(hit)}".rstrip())
     return "\n".join(lines)
+
+
+def _kept(hit: Hit) -> str:
+    """Return what is kept of a hit, as a filter would name it; a long one is cut."""
+    text = json.dumps(dict(hit.metadata), ensure_ascii=False) if hit.metadata else ""
+    return text if len(text) <= _KEPT else f"{text[: _KEPT - 3]}..."
