@@ -22,6 +22,8 @@ if TYPE_CHECKING:
 FREQUENT = 50
 """The values of a column that a summary counts, the most frequent ones."""
 _RANGES = {"<": "less", "<=": "less_equal", ">": "greater", ">=": "greater_equal"}  # as Arrow calls them
+_PIECE = 1 << 30  # bytes; Arrow's words of one piece end at twice that
+_SOME = 10_000  # rows that may show that a column of numbers has more values than are counted
 _FEW = 4  # values that are compared one after the other: to look them up in a table takes as long
 
 
@@ -85,7 +87,7 @@ class Columns:
             columns = [part.column(name) for part in parts]
             kind = one_type(name, {column.type for column in columns})
             chunks = [as_type(column, kind).chunks for column in columns]
-            arrays[name] = pa.chunked_array(list(chain.from_iterable(chunks)), kind)
+            arrays[name] = _whole(pa.chunked_array(list(chain.from_iterable(chunks)), kind))
         return cls(pa.table(arrays), sum(map(len, parts)))
 
     def __len__(self) -> int:
@@ -148,6 +150,13 @@ def _values(rows: Sequence[Mapping[str, Any]], name: str) -> list[Any]:
 
 def _there(row: Mapping[str, Any]) -> dict[str, Any]:
     return {name: value for name, value in row.items() if value is not None}
+
+
+def _whole(values: pa.ChunkedArray) -> pa.ChunkedArray:
+    """Return the values of a column in one piece, which is looked through three times as fast as in hundreds."""
+    import pyarrow as pa
+
+    return pa.chunked_array([values.combine_chunks()]) if values.nbytes < _PIECE else values
 
 
 def _fit(values: pa.Array, condition: Condition) -> np.ndarray:
@@ -224,10 +233,18 @@ def _of_names(kind: str) -> Callable[[pa.ChunkedArray], ColumnSummary]:
 def _of_numbers(values: pa.ChunkedArray) -> ColumnSummary:
     import pyarrow.compute as pc
 
-    counted = _counted(values)
-    whole = values if element_of(values.type) == values.type else pc.list_flatten(values)
-    bounds = pc.min_max(whole).as_py()
-    return ColumnSummary("number", dict(counted) if len(counted) <= FREQUENT else None, bounds["min"], bounds["max"])
+    bounds = pc.min_max(_flat(values)).as_py()
+    many = len(pc.unique(_flat(values.slice(0, _SOME)).drop_null())) > FREQUENT
+    counted = [] if many else _counted(values)
+    counts = None if many or len(counted) > FREQUENT else dict(counted)
+    return ColumnSummary("number", counts, bounds["min"], bounds["max"])
+
+
+def _flat(values: pa.ChunkedArray) -> pa.ChunkedArray:
+    """Return the values of a column, out of their lists."""
+    import pyarrow.compute as pc
+
+    return values if element_of(values.type) == values.type else pc.list_flatten(values)
 
 
 _SUMMARIES = {"text": _of_names("text"), "truth": _of_names("truth"), "number": _of_numbers}
