@@ -23,6 +23,7 @@ KEPT = "metadata"
 """The payload's key of what is kept beside a vector, a mapping from columns to values."""
 DIGEST = "kept"
 """The payload's key of a digest of that, for who is to tell whether it has changed."""
+_UNASKED = {'"', "\\"}  # no path can hold them
 _KINDS = "columns"  # the key of the kinds in the collection's metadata
 _BOUNDS = {"<": "lt", "<=": "lte", ">": "gt", ">=": "gte"}  # as Qdrant calls them
 _INDEXES = {"text": "keyword", "number": "float", "truth": "bool"}  # what a server filters, counts and sorts by
@@ -52,8 +53,8 @@ class QdrantColumns:
         known = self.kinds
         kinds = known | {name: kind or known.get(name) for name, kind in columns.kinds.items()}
         for name, kind in columns.kinds.items():
-            if not name or '"' in name:
-                raise DataError(f"Qdrant takes no column '{printable(name)}': give it a name without \"")
+            if not name or set(name) & _UNASKED:
+                raise DataError(f"Qdrant takes no column '{printable(name)}': give it a name without \" and \\")
             if kind is not None and known.get(name) not in (None, kind):
                 raise DataError(
                     f'the column "{printable(name)}" holds {KINDS[str(known[name])]} in the collection '
@@ -132,10 +133,17 @@ def kept_payload(values: Mapping[str, Any] | None) -> dict[str, Any]:
 
 
 def digest_of(values: Mapping[str, Any] | None) -> str | None:
-    """Return what tells the values of a row from others, as a payload holds it; None of none."""
+    """Return what tells the values of a row from others, as a payload holds it; None of none. 2 and 2.0 are one."""
     if not values:
         return None
-    return hashlib.sha256(json.dumps(values, sort_keys=True).encode()).hexdigest()[:32]
+    told = {
+        name: list(map(_whole, value)) if isinstance(value, list) else _whole(value) for name, value in values.items()
+    }
+    return hashlib.sha256(json.dumps(told, sort_keys=True).encode()).hexdigest()[:32]
+
+
+def _whole(value: Any) -> Any:
+    return int(value) if isinstance(value, float) and value.is_integer() else value
 
 
 def limits(

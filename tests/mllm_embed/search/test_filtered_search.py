@@ -8,13 +8,13 @@ from typing import Any
 
 import numpy as np
 import pytest
-from rows_with_values import fits, random_filter, random_rows
+from rows_with_values import COLUMNS, fits, random_filter, random_rows
 
 from mllm_embed.data.filters import parse_filter
 from mllm_embed.errors import DataError
 from mllm_embed.index import faiss_index
 from mllm_embed.index.build import build_index
-from mllm_embed.search.qdrant import QdrantGallery
+from mllm_embed.search.qdrant import QdrantGallery, upload
 from mllm_embed.store.columns import Columns
 from mllm_embed.store.gallery import Gallery, MemoryGallery, StoreGallery
 from mllm_embed.store.vector_store import VectorStore
@@ -141,7 +141,7 @@ def test_a_range_of_words_is_not_for_qdrant(galleries: dict[str, Gallery]) -> No
         galleries["qdrant"].add(["x"], unit(1, 1), None, [{'say "no"': 1}])
     with pytest.raises(DataError, match='"price" holds numbers in the collection c, and words here'):
         galleries["qdrant"].add(["x"], unit(1, 1), None, [{"price": "dear"}])
-    assert len(galleries["qdrant"]) == ROWS
+    assert len(galleries["qdrant"]) == ROWS and galleries["qdrant"].summary().keys() == COLUMNS.keys()
 
 
 def fresh(kind: str) -> Gallery:
@@ -186,3 +186,44 @@ def test_where_nothing_is_kept_a_filter_says_so(kind: str) -> None:
     assert gallery.nearest(vectors, 1, where=parse_filter({}))[0][0][0] == "a"
     with pytest.raises(DataError, match="nothing is kept beside the vectors; keep some with"):
         gallery.nearest(vectors, 1, where=parse_filter({"price": 1}))
+
+
+def test_an_upload_sends_values_and_notices_other_ones(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    rows: list[dict[str, Any]] = [{"price": 1, "tags": ["x", "y"]}, {"price": 2.5}, {}]
+    store = stored(tmp_path / "store", ["a", "b", "c"], np.eye(3, SIZE, dtype=np.float32), rows)
+    place, sent = f"qdrant:{tmp_path}/server/c", []
+    put = QdrantGallery._put
+
+    def counted(self: QdrantGallery, ids: list[str], *rest: Any) -> None:
+        sent.extend(ids)
+        put(self, ids, *rest)
+
+    monkeypatch.setattr(QdrantGallery, "_put", counted)
+    gallery, new = upload(store, place, False)
+    assert new == 3 and gallery.metadata(["a", "b", "c"]) == store.columns.rows([0, 1, 2])
+    gallery.client.close()
+    for changed, again in (
+        (rows, []),
+        ([rows[0], {"price": 3}, {"new": True}], ["b", "c"]),
+        ([rows[0], {"price": 3}, {}], ["c"]),
+    ):
+        sent.clear()
+        store.columns = Columns.of(changed)
+        gallery, new = upload(store, place, False)
+        assert new == 0 and sent == again
+        assert gallery.metadata(["a", "b", "c"]) == store.columns.rows([0, 1, 2])
+        gallery.client.close()
+    gallery = QdrantGallery.open(place)  # what it holds is known again
+    assert gallery.page(0, 9, parse_filter({"price": {">": 1}})) == (["b"], 1)
+    assert gallery.page(0, 9, parse_filter({"new": True})) == ([], 0)
+    gallery.client.close()
+    store.columns = Columns.of([{"price": "dear"}, {}, {}])
+    with pytest.raises(DataError, match='the column "price" holds numbers in the collection c, and words here'):
+        upload(store, place, False)
+
+
+def test_a_column_that_another_client_has_added_is_found(galleries: dict[str, Gallery]) -> None:
+    one = collection(["a"], np.eye(1, SIZE, dtype=np.float32), [{"price": 1}])
+    other = QdrantGallery(one.client, "c")
+    other.add(["b"], np.eye(2, SIZE, dtype=np.float32)[1:], None, [{"shade": "dark"}])
+    assert one.page(0, 5, parse_filter({"shade": "dark"})) == (["b"], 1)
