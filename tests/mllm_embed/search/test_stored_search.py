@@ -20,6 +20,7 @@ from mllm_embed.search import places
 from mllm_embed.search import qdrant as qdrant_module
 from mllm_embed.search.qdrant import QdrantGallery, upload
 from mllm_embed.search.searcher import Hit
+from mllm_embed.store.columns import Columns
 from mllm_embed.store.extract import encode_sources
 from mllm_embed.store.vector_store import VectorStore
 
@@ -221,6 +222,28 @@ def test_the_command_line_of_postgres(
         assert "secret" not in told.err and told.err.count("\n") == 1
 
 
+def test_a_filter_of_the_command_line(
+    home: Path, tiny_llava: Path, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
+) -> None:
+    rows = [{"price": row, "colours": ["red", "naïve"][: row % 3]} for row in range(12)]
+    monkeypatch.setattr(VectorStore, "columns", Columns.of(rows), raising=False)
+    options = ["--model", str(tiny_llava), "--dtype", "float32", "--output", "sheet.png", "--instruction", "a hat"]
+    for name in ("store", "store.index"):
+        asked = '{"price": {">": 2, "<=": 9}, "colours": {"!=": null}}'
+        assert main(["search", "--gallery", name, *options, "-k", "12", "--filter", asked]) == 0
+        lines = capsys.readouterr().out.splitlines()
+        found = [line.split() for line in lines[1 : lines.index("")]]
+        assert lines[0].split() == ["rank", "score", "id", "file", "metadata"]
+        assert sorted(words[2] for words in found) == ["04.png", "05.png", "07.png", "08.png"]
+        assert {words[2]: " ".join(words[4:]) for words in found}["05.png"] == (
+            '{"price": 5, "colours": ["red", "naïve"]}'
+        )
+    Path("few.txt").write_text("04.png\n")
+    only = ["search", "--gallery", "store", *options, "--filter", '{"price": 4}', "--exclude", "few.txt"]
+    assert main(only) == 2
+    assert "no row of store that fits --filter may answer by --allow and --exclude" in capsys.readouterr().err
+
+
 def test_who_cannot_pay_for_checksums_leaves_them_out(home: Path, embedder: MLLMEmbedder) -> None:
     vectors = home / "store/shards/000000.npy"
     content = bytearray(vectors.read_bytes())
@@ -238,3 +261,6 @@ def test_the_bytes_of_a_picture_are_not_printed() -> None:
         "   1   0.500  a.png  photos/a.png",
         "   2   0.250  b      in a file of rows",
     ]
+    table = _table([Hit("a.png", 0.5, "a.png", {"note": "x" * 200}), Hit("b", 0.25, None)])
+    assert table.splitlines()[1].endswith("xxx...") and len(table.splitlines()[1]) < 140
+    assert table.splitlines()[2] == "   2   0.250  b      None"
