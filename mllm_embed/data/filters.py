@@ -10,6 +10,7 @@ points: dates in ISO form stand in order.
 
 from __future__ import annotations
 
+import hashlib
 import json
 import math
 from collections.abc import Iterable, Mapping
@@ -34,6 +35,11 @@ FORM = '{"price": {"<": 40}, "colour": ["red", "blue"]}'
 """A filter as an example, for messages."""
 LARGEST = 1 << 53
 """Whole numbers beyond it are not all told apart by a float64, nor by the JSON of a browser."""
+
+MOST_VALUES = 10_000
+"""Values that a condition may name; a database takes each of them for a question of its own."""
+_LISTED = 20  # columns that a message names
+_SHOWN = 60  # characters of a name in a message
 
 
 @dataclass(frozen=True)
@@ -60,6 +66,8 @@ class Condition:
             raise DataError(
                 f"{self._where} is compared by '{self.operator}': give one of in, not in, {', '.join(RANGES)}"
             )
+        if len(self.values) > MOST_VALUES:
+            raise DataError(f"{self._where} names {len(self.values):,} values: give {MOST_VALUES:,} or fewer")
         if not self.values:
             raise DataError(f"{self._where} names no value: nothing could be found; give some, or leave it out")
         kinds = {kind_of_value(value) for value in self.compared}
@@ -87,7 +95,7 @@ class Condition:
 
     @property
     def _where(self) -> str:
-        return f'the filter of "{printable(str(self.column))}"'
+        return f'the filter of "{named(str(self.column))}"'
 
     def _plain(self, value: Any) -> Scalar:
         """Return a value as Python's own. Raises DataError for what no column holds."""
@@ -112,8 +120,9 @@ class Filter:
 
     @cached_property
     def key(self) -> str:
-        """What tells the filter from any other, as JSON; true is not 1 here, as it is to `==`."""
-        return json.dumps([[one.column, one.operator, one.values] for one in self.conditions])
+        """A sha256 that tells the filter from any other; true is not 1 here, as it is to `==`."""
+        told = json.dumps([[one.column, one.operator, one.values] for one in self.conditions])
+        return hashlib.sha256(told.encode()).hexdigest()
 
 
 def parse_filter(value: Mapping[str, Any] | str) -> Filter:
@@ -144,7 +153,7 @@ def check_columns(where: Filter, kinds: Mapping[str, str | None]) -> None:
         kinds: of each column that is kept, of KINDS; None for one that no row has a value of.
     """
     for condition in where.conditions:
-        column, kind = printable(condition.column), condition.kind
+        column, kind = named(condition.column), condition.kind
         if condition.column not in kinds:
             raise DataError(f'there is no column "{column}" to filter by{_kept(condition.column, kinds)}')
         held = kinds[condition.column]
@@ -154,6 +163,12 @@ def check_columns(where: Filter, kinds: Mapping[str, str | None]) -> None:
                 f'the column "{column}" holds {KINDS[held]}, and the filter compares it with {shown(value)}: '
                 f"give {KINDS[held]}"
             )
+
+
+def named(column: str) -> str:
+    """Return the name of a column as a message says it, a long one cut."""
+    name = printable(column)
+    return name if len(name) <= _SHOWN else f"{name[: _SHOWN - 3]}..."
 
 
 def kind_of_value(value: Scalar) -> str:
@@ -190,7 +205,9 @@ def _kept(column: str, kinds: Iterable[str]) -> str:
     """Return the end of a sentence about a column that is none of those that are kept."""
     if not kinds:
         return ": nothing is kept beside the vectors; keep some with `mllm-embed encode --keep COLUMN`"
-    return f"{did_you_mean(column, kinds)} (there are: {', '.join(map(printable, kinds))})"
+    some = list(map(named, kinds))
+    more = ", ..." if len(some) > _LISTED else ""
+    return f"{did_you_mean(column, kinds)} (there are: {', '.join(some[:_LISTED])}{more})"
 
 
 def _conditions(column: str, asked: Any) -> Iterable[Condition]:
@@ -199,7 +216,7 @@ def _conditions(column: str, asked: Any) -> Iterable[Condition]:
         yield Condition(column, SETS["="], _several(asked))
         return
     if not asked:
-        raise DataError(f'the filter of "{printable(column)}" is empty: give a value, or leave the column out')
+        raise DataError(f'the filter of "{named(column)}" is empty: give a value, or leave the column out')
     for operator, value in asked.items():
         if operator in RANGES:
             yield Condition(column, operator, _several(value))
@@ -207,7 +224,7 @@ def _conditions(column: str, asked: Any) -> Iterable[Condition]:
             yield Condition(column, SETS[operator], _several(value))
         else:
             raise DataError(
-                f'the filter of "{printable(column)}" has {shown(operator)} for an operator: give one of '
+                f'the filter of "{named(column)}" has {shown(operator)} for an operator: give one of '
                 f"{', '.join((*SETS, *RANGES))}"
             )
 
@@ -230,7 +247,7 @@ def _object(pairs: list[tuple[str, Any]]) -> dict[str, Any]:
     if len(found) < len(pairs):
         names = [name for name, _ in pairs]
         twice = next(name for name in names if names.count(name) > 1)
-        raise DataError(f'the filter names "{printable(twice)}" twice: give all conditions of a column in one object')
+        raise DataError(f'the filter names "{named(twice)}" twice: give all conditions of a column in one object')
     return found
 
 

@@ -209,7 +209,12 @@ class Searcher:
         """Return the picture of a row, None where it is not known or gone. Raises DataError for an unknown id."""
         return _picture(self.gallery.sources([id])[0])
 
-    def add(self, pictures: Mapping[str, str | os.PathLike[str]], batch_size: int = 32) -> None:
+    def add(
+        self,
+        pictures: Mapping[str, str | os.PathLike[str]],
+        batch_size: int = 32,
+        metadata: Mapping[str, Mapping[str, Any]] | None = None,
+    ) -> None:
         """Embed picture files and add them to the gallery, by their ids; a store, index or collection keeps them.
 
         Nothing is added where it raises anything.
@@ -217,15 +222,22 @@ class Searcher:
         Args:
             pictures: the file of each id.
             batch_size: as of `MLLMEmbedder.encode`.
+            metadata: what is to be kept beside some of them, by their ids, as `Columns.of` takes it.
 
         Raises:
-            DataError: an id is there already.
+            DataError: an id is there already, or metadata is of none of the pictures, or cannot be kept.
             ImageError: a picture cannot be read.
         """
+        kept = metadata or {}
+        stray = next((name for name in kept if name not in pictures), None)
+        if stray is not None:
+            raise DataError(f'metadata of "{stray}" is given, and no picture of that id')
         vectors = self.embedder.encode(
             [Document(image=path) for path in pictures.values()], batch_size=batch_size, show_progress=False
         )
-        self.gallery.add(list(pictures), vectors, [os.path.abspath(path) for path in pictures.values()])
+        places = [os.path.abspath(path) for path in pictures.values()]
+        rows = [kept.get(name, {}) for name in pictures] if kept else None
+        self.gallery.add(list(pictures), vectors, places, rows)
 
     def remove(self, ids: Collection[str]) -> None:
         """Take pictures out of the gallery. Raises DataError for one that is not there, and removes none."""

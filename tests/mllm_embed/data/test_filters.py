@@ -63,6 +63,8 @@ def test_numbers_of_numpy_are_plain_and_true_is_not_one() -> None:
         ({"a": float("nan")}, "which is no finite number"),
         ({"a": 2**53 + 1}, "has more digits than numbers are compared by .2.53.: write it in quotes"),
         ({"a": " "}, "which is no value: null asks for rows without one"),
+        ({"a": list(range(10_001))}, 'the filter of "a" names 10,001 values: give 10,000 or fewer'),
+        ({"a" * 999: {}}, r'the filter of "a{57}\.\.\." is empty'),
         ({"a": "\ud83d"}, "which holds half a character"),
     ],
 )
@@ -99,3 +101,5 @@ def test_columns_that_do_not_fit(given: dict[str, Any], words: str) -> None:
         DataError, match=r"nothing is kept beside the vectors; keep some with `mllm-embed encode --keep"
     ):
         check_columns(parse_filter(given), {})
+    with pytest.raises(DataError, match=r"there are: c0, c1, .*, c19, \.\.\.\)$"):
+        check_columns(parse_filter({"other": 1}), {f"c{number}": "text" for number in range(50)})

@@ -10,12 +10,13 @@ import pytest
 from PIL import Image
 
 from mllm_embed.cli import main
+from mllm_embed.data.filters import parse_filter
 from mllm_embed.data.sources import gallery_of
 from mllm_embed.encode.embedder import MLLMEmbedder
 from mllm_embed.errors import DataError
 from mllm_embed.search.searcher import Searcher
 from mllm_embed.store.gallery import MemoryGallery
-from mllm_embed.types import Query
+from mllm_embed.types import Document, Query
 
 
 @pytest.fixture(scope="module")
@@ -52,6 +53,26 @@ def test_hits_are_the_nearest_vectors(embedder: MLLMEmbedder, photos: Path) -> N
     hits = searcher.search(query, k=10)
     assert [hit.id for hit in hits] == [searcher.gallery.ids[at] for at in np.argsort(-scores, kind="stable")]
     assert [hit.score for hit in hits] == pytest.approx(sorted(scores.tolist(), reverse=True), abs=1e-5)
+
+
+def test_a_search_is_narrowed_by_metadata_and_tells_it(embedder: MLLMEmbedder, photos: Path) -> None:
+    files = {name: photos / name for name in ("a.png", "c.png", "more/b.webp")}
+    vectors = embedder.encode([Document(image=file) for file in files.values()], show_progress=False)
+    rows = [{"price": 1}, {"price": 2, "colour": "red"}, {}]
+    searcher = Searcher(embedder, MemoryGallery(list(files), vectors, list(files.values()), metadata=rows))
+    searcher.add({"d": photos / "more/d.JPG"}, metadata={"d": {"price": 0.5}})
+    cheap = parse_filter({"price": {"<": 2}})
+    query = Query(image=photos / "c.png", instruction="make it blue")
+    whole = searcher.search(query, 9)
+    assert {hit.id: hit.metadata for hit in whole} == {**dict(zip(files, rows, strict=True)), "d": {"price": 0.5}}
+    narrow = [hit for hit in whole if hit.id in ("a.png", "d")]
+    assert searcher.search(query, 9, where=cheap) == narrow == searcher.search_many([query], 9, where=cheap)[0]
+    assert searcher.search(query, 1, where=cheap) == narrow[:1]
+    assert searcher.search(query, 9, [narrow[0].id], where=cheap) == narrow[1:]
+    red = parse_filter({"colour": "red"})
+    assert searcher.search(query, 9, where=red, exclude_reference=True) == []
+    with pytest.raises(DataError, match='metadata of "f" is given, and no picture of that id'):
+        searcher.add({"e": photos / "a.png"}, metadata={"f": {}})
 
 
 def test_a_benchmark_folder_gives_its_gallery(photos: Path) -> None:
