@@ -8,6 +8,7 @@ import json
 import random
 from collections.abc import Callable, Iterator, Sequence
 from dataclasses import dataclass
+from functools import cache
 from pathlib import Path
 from typing import Any
 
@@ -132,7 +133,12 @@ def _input(pictures: dict[str, Path], ids: list[str], rng: random.Random) -> tup
 
 def _alone(embedder: MLLMEmbedder, items: Sequence[Item]) -> np.ndarray:
     """Return vectors [N, D] float32, each computed by itself."""
-    return np.concatenate([embedder.encode([item], show_progress=False) for item in items])
+    return np.concatenate([_vector(embedder, item) for item in items])
+
+
+@cache
+def _vector(embedder: MLLMEmbedder, item: Item) -> np.ndarray:
+    return embedder.encode([item], show_progress=False)
 
 
 def _vectors(expected: np.ndarray) -> Callable[[Answer], str]:

@@ -30,6 +30,7 @@ from dataclasses import dataclass, field
 from pathlib import Path
 
 import psutil
+import torch
 from asks import KEY, Ask, bad_asks, good_asks
 from raw_http import Answer, Connection, request
 
@@ -182,6 +183,7 @@ def make_inputs(output: Path, seed: int) -> tuple[list[Ask], list[Path], Path]:
     subprocess.run([sys.executable, "scripts/make_scenes.py", "--output", scenes, *draw], check=True, cwd=ROOT)
     command = [sys.executable, "-m", "mllm_embed.cli", "encode", scenes / "unseen", "--output", store, *MODEL]
     subprocess.run(command, check=True, cwd=ROOT)
+    torch.set_num_threads(1)  # one input at a time has little to share out
     embedder = MLLMEmbedder.from_pretrained(ROOT / MODEL[1], adapter=ROOT / MODEL[3], dtype="float32").merge_adapter()
     source, vectors = picture_folder(scenes / "unseen"), VectorStore.open(store)
     pictures = dict(zip(source.ids, source.files, strict=True))

@@ -30,6 +30,7 @@ _LOGGER = logging.getLogger("mllm_embed.serve")
 _SANE_ID = re.compile(r"[A-Za-z0-9._:-]{1,64}", re.ASCII)
 _METHODS = frozenset({"GET", "HEAD", "POST", "PUT", "DELETE", "OPTIONS", "PATCH"})
 _NO_ROUTE = "(none)"
+_FRAMES = 10  # of an error, the innermost
 
 
 @dataclass
@@ -120,7 +121,7 @@ class _Lines(logging.Formatter):
         parts = {"time": at.isoformat(timespec="milliseconds"), "level": record.levelname.lower()}
         if record.name != _LOGGER.name:
             parts["from"] = record.name
-        parts["event"] = record.getMessage()
+        parts["event"] = record.getMessage().strip()
         return {**parts, **told, **({"error": _where(record)} if record.exc_info else {})}
 
 
@@ -148,8 +149,9 @@ def _where(record: logging.LogRecord) -> str:
     kind, _, trace = record.exc_info or (None, None, None)
     if kind is None:
         return ""
-    frames = [f"{frame.filename}:{frame.lineno} {frame.name}" for frame in traceback.extract_tb(trace)]
-    return " < ".join([kind.__name__, *reversed(frames)])
+    frames = traceback.extract_tb(trace)[-_FRAMES:]
+    lines = [f"{frame.filename}:{frame.lineno} {frame.name}" for frame in frames]
+    return " < ".join([kind.__name__, *reversed(lines)])
 
 
 def configure(form: str) -> None:
