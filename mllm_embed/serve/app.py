@@ -55,6 +55,8 @@ def bare_app(access: Access, limits: Limits, metrics: Metrics, progress: Progres
         docs_url=None,
         redoc_url=None,
         lifespan=lifespan,
+        # newer versions of FastAPI can send traces elsewhere, bodies included, if the environment says so
+        telemetry={"tracing": False, "metrics": False, "logs": False, "auto_configure": False},
         # outermost first: what is refused is written down too
         middleware=[
             Middleware(RequestLog, metrics=metrics),
