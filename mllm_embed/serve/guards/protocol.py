@@ -16,7 +16,7 @@ HEAD_BYTES = 64 << 10
 HEAD_SECONDS = 15.0
 READ_SECONDS = 30.0
 """For which nothing of an answer may be read that waits to be sent."""
-_REASONS = {408: "Request Timeout", 431: "Request Header Fields Too Large"}
+_REASONS = {400: "Bad Request", 408: "Request Timeout", 431: "Request Header Fields Too Large"}
 
 if TYPE_CHECKING:
     _Protocol = Any
@@ -59,6 +59,10 @@ class GuardedProtocol(_Protocol):
         self._seen += len(data)
         if self._seen > self.head_bytes:
             self._refuse(431, f"the headers have more bytes than the limit of {self.head_bytes:,}; send fewer")
+
+    def send_400_response(self, msg: str) -> None:
+        """Answer what is no HTTP in the words of this service."""
+        self._refuse(400, "the request is no HTTP that can be read in one way only; send it with another client")
 
     def pause_writing(self) -> None:
         """Give the client time to read."""
