@@ -4,6 +4,8 @@ from __future__ import annotations
 
 from collections.abc import AsyncIterator, Callable
 from contextlib import AbstractAsyncContextManager, asynccontextmanager
+from http import HTTPStatus
+from typing import Any
 
 from fastapi import FastAPI
 from starlette.middleware import Middleware
@@ -13,6 +15,7 @@ from . import page
 from .access import Access, AccessGuard
 from .body_guard import BodyGuard
 from .dialects import cohere, openai, voyage
+from .dialects.documented import OPENAI_ERROR
 from .gallery import pictures, rows, search
 from .limits import Limits
 from .operations import health
@@ -23,6 +26,14 @@ from .refusals import install
 from .service import Service
 
 _ROUTERS = (openai, cohere, voyage, search, rows, pictures, health, page)
+# what the guards and routes may refuse with; the dialects say it in their own words
+_REFUSED: dict[int | str, dict[str, Any]] = {
+    status: {
+        "description": HTTPStatus(status).phrase,
+        "content": {"application/json": {"schema": OPENAI_ERROR}},
+    }
+    for status in (400, 401, 403, 404, 408, 409, 413, 415, 422, 500, 503)
+}
 Lifespan = Callable[[FastAPI], AbstractAsyncContextManager[None]]
 """What is started before the first request is taken, and ended after the last answer."""
 
@@ -57,6 +68,7 @@ def bare_app(access: Access, limits: Limits, metrics: Metrics, progress: Progres
         lifespan=lifespan,
         # newer versions of FastAPI can send traces elsewhere, bodies included, if the environment says so
         telemetry={"tracing": False, "metrics": False, "logs": False, "auto_configure": False},
+        responses=_REFUSED,
         # outermost first: what is refused is written down too
         middleware=[
             Middleware(RequestLog, metrics=metrics),
