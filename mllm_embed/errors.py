@@ -24,6 +24,10 @@ class DataError(MLLMEmbedError):
     """A file, row or input that is not as documented."""
 
 
+class UnreachableError(DataError):
+    """A server that cannot be reached or used, which is no fault of what was asked of it."""
+
+
 class ConfigError(MLLMEmbedError):
     """A setting that does not exist or does not fit the others."""
 

@@ -10,7 +10,7 @@ from contextlib import ExitStack, contextmanager
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
-from ..errors import ConfigError, DataError, reason
+from ..errors import ConfigError, DataError, UnreachableError, reason
 
 if TYPE_CHECKING:
     from qdrant_client import QdrantClient, models
@@ -75,7 +75,7 @@ def closed_on_error(client: QdrantClient) -> Iterator[None]:
 
 @contextmanager
 def server_errors(where: str) -> Iterator[None]:
-    """Turn what goes wrong with a server, or with the client's own storage, into a DataError of one sentence."""
+    """Turn what goes wrong with a server, or with the client's own storage, into an UnreachableError, one sentence."""
     import httpx
     from qdrant_client.http.exceptions import ApiException
 
@@ -83,4 +83,4 @@ def server_errors(where: str) -> Iterator[None]:
         yield
     # in a folder it is SQLite and JSON that fail, and a lock: a RuntimeError
     except (ApiException, httpx.HTTPError, OSError, sqlite3.Error, ValueError, RuntimeError) as error:
-        raise DataError(f"{where} cannot be reached or used ({reason(error)})") from error
+        raise UnreachableError(f"{where} cannot be reached or used ({reason(error)})") from error

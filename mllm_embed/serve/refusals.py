@@ -14,6 +14,7 @@ from starlette.requests import Request
 from starlette.responses import JSONResponse
 from starlette.types import Scope
 
+from ..errors import UnreachableError
 from ..text import printable
 
 _log = logging.getLogger(__name__)
@@ -58,6 +59,7 @@ def install(app: FastAPI) -> None:
     app.add_exception_handler(Refusal, _answer_refusal)
     app.add_exception_handler(RequestValidationError, _answer_invalid)
     app.add_exception_handler(HTTPException, _answer_http)
+    app.add_exception_handler(UnreachableError, _answer_unreachable)
     app.add_exception_handler(RecursionError, _answer_too_deep)
     app.add_exception_handler(Exception, _answer_unexpected)
 
@@ -111,6 +113,13 @@ async def _answer_http(request: Request, error: Exception) -> JSONResponse:
 
 async def _answer_too_deep(request: Request, error: Exception) -> JSONResponse:
     return answer(request.scope, Refusal(400, "the request is nested too deeply; send a flatter one"))
+
+
+async def _answer_unreachable(request: Request, error: Exception) -> JSONResponse:
+    told = request_id(request.scope)
+    _log.error("request %s failed: %s", told, error)  # a sentence of ours, which names the server to its owner alone
+    said = f"the server that keeps the gallery does not answer (see the log, under {told}); try again a little later"
+    return answer(request.scope, Refusal(503, said, headers={"Retry-After": "5"}))
 
 
 async def _answer_unexpected(request: Request, error: Exception) -> JSONResponse:

@@ -9,7 +9,7 @@ from typing import Any
 import numpy as np
 
 from ...data.filters import Filter
-from ...errors import DataError
+from ...errors import DataError, UnreachableError
 from ...store.columns import ColumnSummary
 from ...store.gallery import Answer, Gallery
 from ...types import ImageLike
@@ -66,13 +66,15 @@ class LockedGallery:
             return self._gallery.page(offset, limit, where)
 
     def unknown(self, ids: Iterable[str]) -> list[str]:
-        """Return those of the ids that are not there, in the order given."""
+        """Return those of the ids that are not there, in the order given. Raises UnreachableError."""
         with self._lock:
             return [name for name in ids if not self._has(name)]
 
     def _has(self, name: str) -> bool:
         try:
             self._gallery.sources([name])
+        except UnreachableError:
+            raise
         except DataError:
             return False
         return True

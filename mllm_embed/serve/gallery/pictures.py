@@ -8,7 +8,7 @@ from typing import Annotated
 from fastapi import APIRouter, Query, Request
 from fastapi.responses import Response
 
-from ...errors import DataError, ImageError
+from ...errors import DataError, ImageError, UnreachableError
 from ...search.searcher import Searcher
 from ..refusals import Refusal
 from ..service import Service
@@ -41,6 +41,8 @@ def _shown(searcher: Searcher, thumbnails: Thumbnails, name: str, width: int | N
     """Return the picture of a row as it is sent. Raises Refusal where there is none."""
     try:
         image = searcher.picture(name)
+    except UnreachableError:
+        raise
     except DataError as error:
         raise unknown_id(name, "id") from error
     if image is None:

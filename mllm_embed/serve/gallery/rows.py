@@ -9,7 +9,7 @@ from typing import Annotated, Any
 
 from fastapi import APIRouter, Query, Request
 
-from ...errors import DataError
+from ...errors import DataError, UnreachableError
 from ...search.searcher import Searcher
 from ...types import Document
 from ..refusals import Refusal
@@ -54,6 +54,8 @@ async def rows(
     def listed() -> dict[str, Any]:
         try:
             ids, total = searcher.gallery.page(offset, limit, where)
+        except UnreachableError:
+            raise
         except DataError as error:
             raise Refusal(422, str(error), field="filter") from error
         entries = zip(ids, searcher.gallery.metadata(ids), searcher.gallery.sources(ids), strict=True)
@@ -92,6 +94,8 @@ async def add(request: Request, body: NewRows) -> dict[str, Any]:
         with kept.keeping(contents) as places:
             try:
                 searcher.gallery.add(ids, vectors, places, [row.metadata for row in body.rows])
+            except UnreachableError:
+                raise
             except DataError as error:
                 message = "the rows cannot be added: their metadata does not fit the gallery's columns"
                 raise Refusal(422, message) from error

@@ -9,7 +9,7 @@ from urllib.parse import quote
 
 from fastapi import APIRouter, Request
 
-from ...errors import DataError, ImageError
+from ...errors import DataError, ImageError, UnreachableError
 from ...generate.explain import Reading, shared
 from ...search.composition import Composition
 from ...search.searcher import Hit, Searcher
@@ -105,6 +105,8 @@ def _row_picture(searcher: Searcher, name: str) -> ImageLike:
     """Return the picture of a row. Raises Refusal for an id that is not there or has none."""
     try:
         picture = searcher.picture(name)
+    except UnreachableError:
+        raise
     except DataError as error:
         raise unknown_id(name, "id") from error
     if picture is None:
@@ -133,6 +135,8 @@ async def _found(service: Service, searcher: Searcher, query: Query, asked: Sear
             return searcher.find(
                 vector, max(asked.k, asked.rerank), sorted(exclude), allow=asked.allow, other_than=own, where=where
             )
+        except UnreachableError:  # whose sentence names the server
+            raise
         except DataError as error:
             # all else was looked at before: an unknown column, or words compared with numbers
             raise Refusal(422, str(error), field="filter") from error
