@@ -91,6 +91,11 @@ def _row(target: Target, name: str, image: str | None = None) -> Answer:
     return target.post("/v1/gallery/rows", {"rows": [row]})
 
 
+def _stray(target: Target) -> Answer:
+    form = {"json": (None, '{"k": 1}'), "image": ("x.png", png(32, 32), "image/png")}
+    return target.ask("POST", "/v1/search", files=form)
+
+
 def _group(group: str, *attacks: tuple[str, Send, int, str]) -> list[Attack]:
     return [Attack(group, *attack) for attack in attacks]
 
@@ -193,6 +198,8 @@ ATTACKS = [
         ("more inputs than the limit", _input(["a"] * 33), 422, "32"),
         ("more words than the limit", _input("a " * 20_000), 422, "20,000"),
         ("tokens of another model", _input([[1, 2, 3]]), 422, "tokens"),
+        ("a kind of part that is an object", _input([{"content": [{"type": {"a": []}}]}]), 422, "no part"),
+        ("a part of a form that nobody asked for", _stray, 422, "no part of the form"),
         ("no input", _input([]), 422, "empty"),
     ),
     *_group(

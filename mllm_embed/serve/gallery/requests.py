@@ -18,6 +18,7 @@ Id = Annotated[str, Field(min_length=1, max_length=4096)]
 Words = Annotated[str, Field(min_length=1)]
 _Model = TypeVar("_Model", bound=BaseModel)
 _FORM = "multipart/form-data"
+_FIELDS = ("request", "image")
 
 
 class SearchRequest(BaseModel):
@@ -91,6 +92,9 @@ async def search_request(request: Request) -> tuple[SearchRequest, bytes | None]
         return parsed(SearchRequest, await request.body()), None
     try:
         async with request.form(max_files=1, max_fields=1, max_part_size=1 << 20) as form:
+            for name in form:
+                if name not in _FIELDS:
+                    raise Refusal(422, f"'{name[:60]}' is no part of the form: it has {' and '.join(_FIELDS)}")
             given, file = form.get("request", "{}"), form.get("image")
             content = await file.read() if isinstance(file, UploadFile) else None
     except MultiPartException as error:
