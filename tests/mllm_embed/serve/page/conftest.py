@@ -1,0 +1,84 @@
+"""A browser, and the page on a real server with a real model.
+
+Needs Playwright and a Chromium (Debian's: apt-get install chromium); tests that do are skipped where they are missing.
+"""
+
+from __future__ import annotations
+
+import resource
+import shutil
+from collections.abc import Callable, Iterator
+from contextlib import AbstractContextManager
+from pathlib import Path
+from typing import Any
+
+import pytest
+
+from browsing.tab import IDS, Tab, facts, picture
+
+ASSETS = Path(__file__).parents[4] / "scripts" / "assets"
+NAMES = ("chromium", "chromium-browser", "google-chrome")
+
+
+@pytest.fixture(scope="module")
+def serve(
+    make_service: Callable[..., Any], running: Callable[[Any], AbstractContextManager[str]]
+) -> Callable[[Any], AbstractContextManager[str]]:
+    """`with serve(access) as address`: a gallery of seventy pictures, for those whom an `Access` lets in."""
+    from mllm_embed import MLLMEmbedder
+    from mllm_embed.search.searcher import Searcher
+    from mllm_embed.serve.app import create_app
+    from mllm_embed.serve.gallery.locked import LockedGallery
+    from mllm_embed.store.gallery import MemoryGallery
+    from mllm_embed.types import Document
+
+    adapter = ASSETS / "adapters" / "instructions"
+    embedder = MLLMEmbedder.from_pretrained(ASSETS / "base", adapter=adapter, dtype="float32", device="cpu")
+    pictures = [picture(at) for at in range(len(IDS))]
+    vectors = embedder.encode([Document(image=one) for one in pictures], show_progress=False)
+    kept = [facts(at) for at in range(len(IDS))]
+    searcher = Searcher(embedder, LockedGallery(MemoryGallery(IDS, vectors, pictures, embedder.provenance, kept)))
+
+    def begin(access: Any) -> AbstractContextManager[str]:
+        return running(
+            create_app(make_service(embedder=embedder, searcher=searcher, access=access, model_name="scenes"))
+        )
+
+    return begin
+
+
+@pytest.fixture(scope="module")
+def site(serve: Callable[[Any], AbstractContextManager[str]]) -> Iterator[str]:
+    """The address of a server that asks for no key."""
+    from mllm_embed.serve.access import Access
+
+    with serve(Access()) as address:
+        yield address
+
+
+@pytest.fixture(scope="module")
+def browser() -> Iterator[Any]:
+    api = pytest.importorskip("playwright.sync_api", reason="the page is NOT tested: Playwright is not installed")
+    program = next(filter(None, map(shutil.which, NAMES)), None)
+    if program is None:
+        pytest.skip("the page is NOT tested in a browser: apt-get install chromium")
+    # a browser reserves more addresses than a test may have: it starts without that limit, which it would inherit
+    soft, hard = resource.getrlimit(resource.RLIMIT_AS)
+    resource.setrlimit(resource.RLIMIT_AS, (hard, hard))
+    try:
+        playwright = api.sync_playwright().start()
+        chromium = playwright.chromium.launch(executable_path=program, args=["--no-sandbox"])
+    finally:
+        resource.setrlimit(resource.RLIMIT_AS, (soft, hard))
+    yield chromium
+    chromium.close()
+    playwright.stop()
+
+
+@pytest.fixture
+def tab(browser: Any, site: str) -> Iterator[Tab]:
+    """A tab in which nothing goes wrong, and which asks nobody but the server."""
+    with Tab(browser, site) as made:
+        yield made
+    assert made.faults == []
+    assert made.hosts() <= {site.removeprefix("http://")}

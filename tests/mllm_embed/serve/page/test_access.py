@@ -1,0 +1,154 @@
+"""That everybody can use the page: by keyboard, by ear, on a phone, in the dark."""
+
+from __future__ import annotations
+
+from typing import Any
+
+import pytest
+
+from browsing.tab import IDS, Tab
+
+
+def test_everything_by_keyboard(tab: Tab) -> None:
+    page = tab.open()
+    card = "document.activeElement.closest('.card')?.querySelector('.id').textContent"
+    page.keyboard.press("/")
+    assert page.evaluate("document.activeElement.id") == "words"
+    page.keyboard.type("a/b")
+    assert page.input_value("#words") == "a/b", "a slash is a letter in a text"
+    seen = []
+    for _ in range(40):
+        page.keyboard.press("Tab")
+        seen.append(page.evaluate("document.activeElement.id || document.activeElement.className"))
+        if seen[-1] == "choose":
+            break
+    assert seen[-1] == "choose", seen
+    columns = page.evaluate("getComputedStyle(document.querySelector('#grid')).gridTemplateColumns.split(' ').length")
+    for key, wanted in (
+        ("ArrowRight", 1),
+        ("ArrowDown", 1 + columns),
+        ("ArrowLeft", columns),
+        ("ArrowUp", 0),
+        ("ArrowUp", 0),
+        ("End", 59),
+        ("Home", 0),
+    ):
+        page.keyboard.press(key)
+        assert page.evaluate(card) == IDS[wanted], key
+        # what has the focus is in sight, and not under what stays above
+        assert page.evaluate(
+            """() => { const box = document.activeElement.getBoundingClientRect();
+              const above = document.querySelector('#composer').getBoundingClientRect().bottom;
+              return box.bottom > above && box.top < innerHeight; }"""
+        ), key
+    assert page.evaluate("getComputedStyle(document.activeElement).outlineStyle") == "solid"
+    page.keyboard.press("Tab")
+    assert page.evaluate("document.activeElement.className") == "look"
+    page.keyboard.press("Enter")
+    page.wait_for_selector("#closer[open]")
+    page.keyboard.press("Escape")
+    page.keyboard.press("Shift+Tab")
+    with page.expect_response("**/v1/search"):
+        page.keyboard.press("Enter")
+    tab.settle()
+    assert tab.questions()[-1]["id"] == IDS[0]
+
+
+NAMELESS = """() => [...document.querySelectorAll("button, input, select, summary, img, dialog, [role]")]
+  .filter((one) => one.checkVisibility())
+  .filter((one) => !(one.getAttribute("aria-label") || one.labels?.length || one.alt || one.textContent.trim()
+    || document.getElementById(one.getAttribute("aria-labelledby"))?.textContent.trim() || one.closest("button")))
+  .map((one) => one.outerHTML.slice(0, 100))"""
+# Texts in sight whose contrast to what they stand on is less than WCAG 2 asks (AA): 4.5, and 3 for large ones.
+FAINT = """() => {
+  const parse = (color) => {
+    const canvas = new OffscreenCanvas(1, 1).getContext("2d", { willReadFrequently: true });
+    canvas.fillStyle = color;
+    canvas.fillRect(0, 0, 1, 1);
+    return [...canvas.getImageData(0, 0, 1, 1).data];
+  };
+  const light = ([r, g, b]) => [r, g, b].map((v) => v / 255)
+    .map((v) => (v <= 0.04045 ? v / 12.92 : ((v + 0.055) / 1.055) ** 2.4))
+    .reduce((sum, v, at) => sum + v * [0.2126, 0.7152, 0.0722][at], 0);
+  const ground = (one) => {
+    for (; one; one = one.parentElement) {
+      const color = parse(getComputedStyle(one).backgroundColor);
+      if (color[3] === 255) return color;
+    }
+  };
+  const found = [];
+  const walker = document.createTreeWalker(document.body, NodeFilter.SHOW_TEXT);
+  while (walker.nextNode()) {
+    const one = walker.currentNode.parentElement;
+    if (!walker.currentNode.textContent.trim() || !one.checkVisibility()) continue;
+    if (one.closest("noscript, .go")) continue; // shown while it is pointed at
+    const style = getComputedStyle(one);
+    const pair = [light(parse(style.color)), light(ground(one))].sort((a, b) => b - a);
+    const contrast = (pair[0] + 0.05) / (pair[1] + 0.05);
+    if (contrast < (parseFloat(style.fontSize) >= 24 ? 3 : 4.5)) found.push([one.outerHTML.slice(0, 80), contrast]);
+  }
+  return found;
+}"""
+SMALL = """() => [...document.querySelectorAll("button, select, summary, input:not([type=checkbox]):not([type=file])")]
+  .filter((one) => one.checkVisibility() && !one.closest("[hidden]"))
+  .map((one) => [one.outerHTML.slice(0, 80), one.getBoundingClientRect()])
+  .filter(([, box]) => box.width && (box.width < 24 || box.height < 24)).map(([text]) => text)"""
+
+
+@pytest.mark.parametrize("scheme", ["light", "dark"])
+@pytest.mark.parametrize("width", [1280, 360])
+def test_it_can_be_read_and_touched(browser: Any, site: str, width: int, scheme: str) -> None:
+    phone = {"has_touch": True, "is_mobile": True} if width < 500 else {}
+    tab = Tab(
+        browser, site, viewport={"width": width, "height": 740}, color_scheme=scheme, reduced_motion="reduce", **phone
+    )
+    page = tab.open()
+
+    def check(state: str) -> None:
+        assert page.evaluate(NAMELESS) == [], state
+        assert page.evaluate(FAINT) == [], state
+        assert page.evaluate(SMALL) == [], state
+        assert page.evaluate("document.documentElement.scrollWidth") <= width, f"{state}: scrolls sideways"
+
+    check("gallery")
+    for summary in page.locator("summary:visible").all():
+        if not summary.evaluate("(one) => one.parentElement.open"):
+            summary.click()
+    tab.go_on(1)
+    tab.submit("on snow, " + "a very long sentence without an end " * 5 + "Donaudampfschifffahrtsgesellschaft" * 3)
+    tab.until("document.querySelector('#answers').getAttribute('aria-busy') === 'false'")
+    check("answers")
+    page.locator(".look").nth(0).click()
+    page.wait_for_selector(".why .words")
+    check("closer")
+    assert page.evaluate("getComputedStyle(document.querySelector('.choose img')).transitionDuration") == "0s"
+    assert tab.faults == []
+    tab.context.close()
+
+
+def test_what_a_screen_reader_is_told(tab: Tab) -> None:
+    page = tab.open()
+    tree = page.locator("body").aria_snapshot()
+    for line in (
+        '- heading "Search with a picture and words" [level=1]',
+        '- search "What to search for":',
+        '- button "Browse for a picture"',
+        '- textbox "What are you looking for?"',
+        '- button "Search"',
+        '- complementary "Filters":',
+        "- main:",
+        '- heading "Gallery" [level=2]',
+        "- status: 70 pictures.",
+        '- list "Pictures":',
+        '- button "Go on from a folder/a picture.jpg":',
+    ):
+        assert line in tree, f"{line}\n{tree[:3000]}"
+    tab.submit("a red ball")
+    tab.go_on(0)
+    tab.submit("on snow")
+    page.wait_for_selector("#parts:not([hidden])")
+    tree = page.locator("body").aria_snapshot()
+    for line in ('- tab "Both" [selected]', '- tabpanel "Both":', '- slider "Edit strength"', '- slider "Cut-off"'):
+        assert line in tree, f"{line}\n{tree[:3000]}"
+    assert page.get_attribute("#alert", "role") == "alert"
+    assert page.get_attribute("html", "lang") == "en"
