@@ -2,10 +2,11 @@
 
 from __future__ import annotations
 
-from typing import Any, TypeVar
+from typing import Annotated, Any, Literal, TypeVar
 
 from fastapi import Request
-from pydantic import BaseModel, ConfigDict, ValidationError
+from pydantic import BaseModel, BeforeValidator, ConfigDict, ValidationError
+from pydantic_core import PydanticCustomError
 
 from ...errors import did_you_mean
 from ..refusals import Refusal
@@ -17,6 +18,16 @@ class Body(BaseModel):
     model_config = ConfigDict(extra="forbid", strict=True)
 
 
+def _truth(value: Any) -> Any:
+    """Refuse 0 and 1, which Python takes for false and true."""
+    if not isinstance(value, bool):
+        raise PydanticCustomError("bool_type", "should be true or false")
+    return value
+
+
+Always = Annotated[Literal[True], BeforeValidator(_truth)]
+Never = Annotated[Literal[False], BeforeValidator(_truth)]
+"""What other servers can be told, and is so here anyway."""
 B = TypeVar("B", bound=Body)
 
 

@@ -5,7 +5,7 @@ from __future__ import annotations
 from typing import Annotated, Any, Literal
 
 from fastapi import APIRouter, Request, Response
-from pydantic import Field, WithJsonSchema
+from pydantic import ConfigDict, Field, WithJsonSchema
 
 from ..limits import Limits
 from ..refusals import Refusal, request_id
@@ -15,7 +15,7 @@ from .content import Draft, check_count, drafts_with_content, picture_draft
 from .documented import BY_TYPE, COHERE_ERROR, responses
 from .embed import Vectors, Wish, answer, check_model, embed
 from .roles import Asked, InputType
-from .schemas import CONTENT, INSTRUCTION_WORDS, PICTURE, TASK_WORDS, WORDS, many
+from .schemas import CONTENT, INSTRUCTION_WORDS, PICTURE, TASK_WORDS, WORDS, many, one_of, or_null
 from .vectors import VectorType, written
 
 router = APIRouter(tags=["Cohere"])
@@ -35,14 +35,16 @@ _FIELDS = ("texts", "images", "inputs")
 class EmbedBody(Body):
     """What `/v2/embed` takes: one of `texts`, `images` and `inputs`."""
 
+    model_config = ConfigDict(json_schema_extra=one_of(*_FIELDS))
+
     input_type: InputType = Field(
         description="The side of a search: search_query (query), or search_document (document, image, classification, "
         "clustering). A query's text beside a picture says what to change in it; a document's belongs to it.",
     )
     model: str | None = Field(None, description="Its name, as /v1/models has it; may be left out.")
-    texts: Annotated[list[str] | None, WithJsonSchema(many(WORDS))] = None
-    images: Annotated[list[str] | None, WithJsonSchema(many(PICTURE))] = None
-    inputs: Annotated[Any, WithJsonSchema(many(CONTENT))] = None
+    texts: Annotated[list[str] | None, WithJsonSchema(or_null(many(WORDS)))] = None
+    images: Annotated[list[str] | None, WithJsonSchema(or_null(many(PICTURE)))] = None
+    inputs: Annotated[Any, WithJsonSchema(or_null(many(CONTENT)))] = None
     instruction: str | None = Field(None, description=INSTRUCTION_WORDS)
     task: str | None = Field(None, description=TASK_WORDS)
     embedding_types: list[VectorType] | None = Field(

@@ -4,20 +4,20 @@ from __future__ import annotations
 
 import time
 from collections.abc import Sequence
-from typing import Annotated, Any, Literal
+from typing import Annotated, Any
 
 from fastapi import APIRouter, Request, Response
-from pydantic import Field, WithJsonSchema
+from pydantic import ConfigDict, Field, WithJsonSchema
 
 from ..limits import Limits
 from ..refusals import Refusal
 from ..service import Service
-from .bodies import Body, read_body, request_schema
+from .bodies import Always, Body, Never, read_body, request_schema
 from .content import Draft, check_count, conversation, drafts_of
 from .documented import EMBEDDINGS, MODEL, MODELS, OPENAI_ERROR, responses
 from .embed import Wish, answer, check_model, embed
 from .roles import Asked, InputType
-from .schemas import CONVERSATION, INPUT, INSTRUCTION_WORDS, TASK_WORDS, any_of, many
+from .schemas import CONVERSATION, INPUT, INSTRUCTION_WORDS, NULL, TASK_WORDS, any_of, many, one_of, or_null
 from .vectors import VectorType, written
 
 router = APIRouter(tags=["OpenAI"])
@@ -47,9 +47,11 @@ _EXAMPLES: dict[str, dict[str, Any]] = {
 class EmbeddingsBody(Body):
     """What `/v1/embeddings` takes: `input`, or `messages`."""
 
+    model_config = ConfigDict(json_schema_extra=one_of("input", "messages"))
+
     model: str | None = Field(None, description="Its name, as /v1/models has it; may be left out.")
-    input: Annotated[Any, WithJsonSchema(INPUT)] = None
-    messages: Annotated[Any, WithJsonSchema(any_of(CONVERSATION, many(CONVERSATION)))] = None
+    input: Annotated[Any, WithJsonSchema(or_null(INPUT))] = None
+    messages: Annotated[Any, WithJsonSchema(any_of(CONVERSATION, many(CONVERSATION), NULL))] = None
     input_type: InputType | None = Field(
         None,
         description="The side of a search: query (search_query), or document (search_document, image, classification, "
@@ -70,13 +72,13 @@ class EmbeddingsBody(Body):
     priority: int | None = None
     request_id: str | None = None
     # what other servers can be told, where it says what is done here anyway
-    normalize: Literal[True] | None = None
-    normalized: Literal[True] | None = None
-    add_special_tokens: Literal[True] | None = None
-    continue_final_message: Literal[True] | None = None
-    add_generation_prompt: Literal[False] | None = None
-    late_chunking: Literal[False] | None = None
-    return_multivector: Literal[False] | None = None
+    normalize: Always | None = None
+    normalized: Always | None = None
+    add_special_tokens: Always | None = None
+    continue_final_message: Always | None = None
+    add_generation_prompt: Never | None = None
+    late_chunking: Never | None = None
+    return_multivector: Never | None = None
 
 
 @router.post(

@@ -18,9 +18,19 @@ def any_of(*schemas: dict[str, Any]) -> dict[str, Any]:
     return {"anyOf": list(schemas)}
 
 
+def or_null(schema: dict[str, Any]) -> dict[str, Any]:
+    """Return the schema of what may be left out by saying null."""
+    return any_of(schema, NULL)
+
+
 def many(schema: dict[str, Any]) -> dict[str, Any]:
     """Return the schema of a list that is not empty."""
     return {"type": "array", "items": schema, "minItems": 1}
+
+
+def one_of(*fields: str) -> dict[str, Any]:
+    """Return what a schema says further of an object that has exactly one of some fields."""
+    return {"oneOf": [{"required": [field], "properties": {field: {"not": NULL}}} for field in fields]}
 
 
 def _object(*required: str, **properties: dict[str, Any]) -> dict[str, Any]:

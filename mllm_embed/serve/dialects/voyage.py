@@ -28,7 +28,10 @@ class MultimodalBody(Body):
     model: str | None = Field(None, description="Its name, as /v1/models has it; may be left out.")
     input_type: Literal["query", "document"] | None = None
     instruction: str | None = Field(None, description=INSTRUCTION_WORDS)
-    truncation: bool = Field(True, description="Cut the words of an input that is too long, instead of refusing it.")
+    truncation: bool | None = Field(
+        None,
+        description="Cut the words of an input that is too long, instead of refusing it: true where left out.",
+    )
     output_dimension: int | None = None
     output_dtype: NumberType | None = Field(None, description="float where it is left out.")
     encoding_format: Literal["base64"] | None = Field(None, description="Numbers packed as base64, not as a list.")
@@ -51,7 +54,7 @@ async def multimodal_embeddings(request: Request) -> Response:
         Asked(body.input_type, body.instruction),
         body.output_dimension,
         "output_dimension",
-        truncate=body.truncation,
+        truncate=body.truncation is not False,
     )
     vectors = await embed(request, wish)
     tokens = sum(vectors.tokens)

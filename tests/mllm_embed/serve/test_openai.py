@@ -256,6 +256,7 @@ USER: dict[str, Any] = {"role": "user", "content": "a"}
         ({"input": "a", "encoding_format": "hex"}, "encoding_format", "can only be 'float', 'base64'"),
         ({"input": "a", "encoding_format": "float", "embedding_type": "int8"}, "encoding_format", "differ"),
         ({"input": "a", "normalize": False}, "normalize", "can only be true"),
+        ({"input": "a", "late_chunking": 0}, "late_chunking", "late_chunking should be true or false"),
         ({"input": "a", "input_type": "passage"}, "input_type", "can only be"),
         ({"input": "a", "input_type": "document", "instruction": "b"}, "input", "have no instruction"),
         ({"input": "a", "input_type": "document", "task": "retrieval.query"}, "task", "two sides"),
