@@ -42,14 +42,16 @@ def read_body(request: Request, kind: type[B]) -> B:
             raise Refusal(415, "this address takes no form; send application/json")
         raise Refusal(400, "the request has no body; send JSON, with Content-Type: application/json")
     try:
-        return kind.model_validate(_given(request.state.json))
+        return kind.model_validate(_given(request.state.json, kind))
     except ValidationError as error:
         raise _refused(error, kind) from None  # its text may hold the whole picture
 
 
-def _given(value: Any) -> Any:
-    """Return a body without the fields that are null: clients send those that their users leave out."""
-    return {name: one for name, one in value.items() if one is not None} if isinstance(value, dict) else value
+def _given(value: Any, kind: type[Body]) -> Any:
+    """Return a body without its fields that are null: clients send those that their users leave out."""
+    if not isinstance(value, dict):
+        return value
+    return {name: one for name, one in value.items() if one is not None or name not in kind.model_fields}
 
 
 def request_schema(kind: type[Body], examples: dict[str, dict[str, Any]]) -> dict[str, Any]:

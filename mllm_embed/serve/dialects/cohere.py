@@ -15,7 +15,7 @@ from .content import Draft, check_count, drafts_with_content, picture_draft
 from .documented import BY_TYPE, COHERE_ERROR, responses
 from .embed import Vectors, Wish, answer, check_model, embed
 from .roles import Asked, InputType
-from .schemas import CONTENT, INSTRUCTION_WORDS, PICTURE, TASK_WORDS, WORDS, many, one_of, or_null
+from .schemas import INSTRUCTION_WORDS, ITEM_WITH_CONTENT, PICTURE, TASK_WORDS, WORDS, many, one_of, or_null
 from .vectors import VectorType, written
 
 router = APIRouter(tags=["Cohere"])
@@ -44,7 +44,7 @@ class EmbedBody(Body):
     model: str | None = Field(None, description="Its name, as /v1/models has it; may be left out.")
     texts: Annotated[list[str] | None, WithJsonSchema(or_null(many(WORDS)))] = None
     images: Annotated[list[str] | None, WithJsonSchema(or_null(many(PICTURE)))] = None
-    inputs: Annotated[Any, WithJsonSchema(or_null(many(CONTENT)))] = None
+    inputs: Annotated[Any, WithJsonSchema(or_null(many(ITEM_WITH_CONTENT)))] = None
     instruction: str | None = Field(None, description=INSTRUCTION_WORDS)
     task: str | None = Field(None, description=TASK_WORDS)
     embedding_types: list[VectorType] | None = Field(

@@ -210,28 +210,29 @@ def _parts(content: Any, where: str) -> Draft:
 def _text_part(part: Mapping[str, Any], where: str, spoken: _Spoken) -> None:
     _check_keys(part, ("type", "text"), where)
     words = _text(part, "text", where)
-    if words is not None:
-        spoken.texts.append(words)
+    if words is None:
+        raise Refusal(422, f"{where}.text is missing; give words", field=f"{where}.text")
+    spoken.texts.append(words)
 
 
 def _url_part(part: Mapping[str, Any], where: str, spoken: _Spoken) -> None:
     _check_keys(part, ("type", "image_url", "uuid"), where)
-    spoken.pictures.extend(_needed(part.get("image_url"), f"{where}.image_url"))
+    spoken.pictures.append(_needed(part.get("image_url"), f"{where}.image_url"))
 
 
 def _base64_part(part: Mapping[str, Any], where: str, spoken: _Spoken) -> None:
     _check_keys(part, ("type", "image_base64"), where)
-    spoken.pictures.extend(_needed(part.get("image_base64"), f"{where}.image_base64"))
+    spoken.pictures.append(_needed(part.get("image_base64"), f"{where}.image_base64"))
 
 
 _Read: TypeAlias = Callable[[Mapping[str, Any], str, _Spoken], None]
 _PARTS: dict[str, _Read] = {"text": _text_part, "image_url": _url_part, "image_base64": _base64_part}
 
 
-def _needed(value: Any, where: str) -> tuple[tuple[str, str], ...]:
+def _needed(value: Any, where: str) -> tuple[str, str]:
     if value is None:
         raise Refusal(422, f"{where} is missing; give a data URI or an address", field=where)
-    return _pictures(value, where)
+    return _address(value, where), where
 
 
 def _pictures(value: Any, where: str) -> tuple[tuple[str, str], ...]:
@@ -239,6 +240,8 @@ def _pictures(value: Any, where: str) -> tuple[tuple[str, str], ...]:
     if value is None:
         return ()
     if isinstance(value, list):
+        if not value:
+            raise Refusal(422, f"{where} is an empty list; give pictures, or leave it out", field=where)
         _check_parts(value, where)
         return tuple((_address(one, f"{where}[{place}]"), f"{where}[{place}]") for place, one in enumerate(value))
     return ((_address(value, where), where),)
@@ -277,10 +280,10 @@ def _is_message(value: Any) -> bool:
 
 def _check_keys(value: Mapping[str, Any], known: Sequence[str], where: str) -> None:
     """Raise Refusal 422 for a key that is not known: ignored, it would change a vector unnoticed."""
-    for key, one in value.items():
-        if key not in known and one is not None:
+    for key in value:
+        if key not in known:
             hint = did_you_mean(key, known) or f"; the keys are {', '.join(known)}"
-            raise Refusal(422, f"{where} has a key '{key[:60]}' that is not known{hint}", field=f"{where}.{key[:60]}")
+            raise Refusal(422, f"{where} has a key '{key[:60]}', which is not known{hint}", field=f"{where}.{key[:60]}")
 
 
 _KINDS = {"str": "a text", "dict": "an object", "bool": "true or false", "NoneType": "null", "float": "a number"}

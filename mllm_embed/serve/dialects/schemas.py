@@ -34,41 +34,47 @@ def one_of(*fields: str) -> dict[str, Any]:
 
 
 def _object(*required: str, **properties: dict[str, Any]) -> dict[str, Any]:
-    return {
-        "type": "object",
-        "properties": properties,
-        "required": list(required),
-        "additionalProperties": False,
-    }
+    return {"type": "object", "properties": properties, "required": list(required), "additionalProperties": False}
 
 
+_STRING: dict[str, Any] = {"type": "string"}
 PICTURE: dict[str, Any] = {
-    "type": "string",
+    **_STRING,
     "minLength": 1,
-    "description": "A data URI, or an http address of a host that the server may fetch from.",
+    "description": "A data URI, base64, or a http address of a host that the server may fetch from.",
 }
-_URL = any_of(PICTURE, _object("url", url=PICTURE, detail=any_of({"const": "auto"}, NULL)))
-_PARTS = (
-    _object("type", "text", type={"const": "text"}, text=WORDS),
-    _object("type", "image_url", type={"const": "image_url"}, image_url=_URL),
-    _object("type", "image_base64", type={"const": "image_base64"}, image_base64=PICTURE),
+_SHOWN = any_of(PICTURE, _object("url", url=PICTURE, detail=or_null({"const": "auto"})))
+_TEXT_PART = _object("type", "text", type={"const": "text"}, text=_STRING)
+_PICTURE_PARTS = (
+    _object("type", "image_url", type={"const": "image_url"}, image_url=_SHOWN, uuid={}),
+    _object("type", "image_base64", type={"const": "image_base64"}, image_base64=_SHOWN),
 )
-PARTS = many(any_of(*_PARTS))
-CONTENT = _object("content", content=PARTS)
-CONVERSATION: dict[str, Any] = {
-    "type": "array",
-    "description": "A message of the user, after a system message that is the task or none.",
-    "items": _object("role", "content", role={"const": "user"}, content=any_of(WORDS, PARTS)),
-    "minItems": 1,
-    "maxItems": 1,
-}
+_CONTENT = any_of(WORDS, many(any_of(_TEXT_PART, *_PICTURE_PARTS, _STRING)))
 ITEM: dict[str, Any] = {
     **_object(
-        text=WORDS,
-        image=any_of(PICTURE, many(PICTURE)),
-        instruction=WORDS,
-        task=WORDS,
+        text=or_null(WORDS),
+        image=any_of(_SHOWN, many(_SHOWN), NULL),
+        content=or_null(_CONTENT),
+        instruction=or_null(WORDS),
+        task=or_null(WORDS),
     ),
     "minProperties": 1,
+    "description": "Text and image, or content; an instruction says what to change in the picture.",
 }
-INPUT = any_of(WORDS, ITEM, many(any_of(WORDS, ITEM, CONTENT)), CONVERSATION, many(CONVERSATION))
+ITEM_WITH_CONTENT: dict[str, Any] = {**ITEM, **one_of("content")}
+_ONLY_WORDS = any_of(_STRING, {"type": "array", "items": any_of(_TEXT_PART, _STRING)}, NULL)
+_TASK = _object("role", role={"enum": ["system", "developer"]}, content=_ONLY_WORDS)
+_USER = _object("role", "content", role={"const": "user"}, content=_CONTENT)
+_START = _object("role", role={"const": "assistant"}, content=_ONLY_WORDS)
+
+
+def _exactly(*messages: dict[str, Any]) -> dict[str, Any]:
+    return {"type": "array", "prefixItems": list(messages), "minItems": len(messages), "maxItems": len(messages)}
+
+
+CONVERSATION: dict[str, Any] = {
+    **any_of(_exactly(_USER), _exactly(_TASK, _USER), _exactly(_USER, _START), _exactly(_TASK, _USER, _START)),
+    "description": "A message of the user, after a system message that is the task or none; an empty message of the "
+    "assistant may end it.",
+}
+INPUT = any_of(WORDS, ITEM, CONVERSATION, many(any_of(WORDS, ITEM, CONVERSATION)))

@@ -14,7 +14,7 @@ from .documented import EMBEDDINGS, OPENAI_ERROR, responses
 from .embed import Wish, check_model, embed
 from .openai import listed
 from .roles import Asked
-from .schemas import CONTENT, INSTRUCTION_WORDS, many
+from .schemas import INSTRUCTION_WORDS, ITEM_WITH_CONTENT, many
 from .vectors import NumberType, packed, written
 
 router = APIRouter(tags=["Voyage"])
@@ -24,7 +24,7 @@ _EXAMPLES = {"words": {"inputs": [{"content": [{"type": "text", "text": "a red d
 class MultimodalBody(Body):
     """What `/v1/multimodalembeddings` takes."""
 
-    inputs: Annotated[Any, WithJsonSchema(many(CONTENT))]
+    inputs: Annotated[Any, WithJsonSchema(many(ITEM_WITH_CONTENT))]
     model: str | None = Field(None, description="Its name, as /v1/models has it; may be left out.")
     input_type: Literal["query", "document"] | None = None
     instruction: str | None = Field(None, description=INSTRUCTION_WORDS)
