@@ -32,6 +32,7 @@ _log = logging.getLogger(__name__)
 _AT_ONCE = 2  # batches: one that the model computes, one that is made ready
 _AGAIN = 0.1  # seconds after an answer within which whoever got it is thought to ask again
 _LONGEST = 60  # seconds that a client is told to wait at most
+_BATCH = 1.0  # seconds that a batch is to take at most: whoever comes next waits for it
 _SLOWER = 0.8  # share of what was known of the speed that is kept at each batch
 
 
@@ -69,7 +70,7 @@ class Batcher:
 
         Args:
             embedder: the model, which nothing else may use from then on.
-            batch_size: inputs that are computed at once.
+            batch_size: inputs that are computed at once, or fewer where that takes long.
             max_wait: seconds that an idle model waits for more than one request, where more are likely to come.
             waiting: the most inputs that wait, of all requests together.
             observe: told of what happens.
@@ -178,7 +179,7 @@ class Batcher:
             for job in self._turns.unwanted():
                 if not job.done.done():
                     job.done.set_exception(job.ticket.dropped())
-            parts = self._turns.take(self._size)
+            parts = self._turns.take(self._at_once())
             self._observe.queued(self._turns.waiting)
             if not parts:
                 self._free.release()
@@ -187,6 +188,10 @@ class Batcher:
             task = asyncio.create_task(self._carry_out(parts))
             self._busy.add(task)
             task.add_done_callback(self._ended_batch)
+
+    def _at_once(self) -> int:
+        """Return how many inputs are computed at once: fewer by a model that is so slow that more gain nothing."""
+        return min(self._size, max(1, int(_BATCH * self._rate))) if self._rate else self._size
 
     def _ended_batch(self, task: asyncio.Task[None]) -> None:
         self._busy.discard(task)

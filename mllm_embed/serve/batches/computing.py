@@ -43,7 +43,7 @@ class Computed:
         tokens: of each.
         failures: what of them is at fault, by their places.
         broken: what the model could not do although they are right, by their places.
-        seconds: how long the model was busy.
+        seconds: how long they held up those behind them.
     """
 
     vectors: np.ndarray
@@ -116,15 +116,9 @@ class Computing:
             ready.put(None)
 
     def _compute(self, planned: Future[_Planned], ready: SimpleQueue[Batch | None]) -> Computed:
-        parts: list[tuple[Batch, np.ndarray]] = []
-        busy = 0.0
-        for batch in iter(ready.get, None):
-            if batch.model_input is not None:
-                started = time.perf_counter()
-                parts.append((batch, forward(self._embedder.model, batch.model_input)))
-                busy += time.perf_counter() - started
-        found = planned.result()
-        return _in_order(found, parts, self._embedder.model.width, busy)
+        started, model = time.perf_counter(), self._embedder.model
+        parts = [(batch, forward(model, batch.model_input)) for batch in iter(ready.get, None) if batch.model_input]
+        return _in_order(planned.result(), parts, model.width, time.perf_counter() - started)
 
     def _view(self, truncate: bool | None) -> MLLMEmbedder:
         """Return the model with its words cut or not. Raises ConfigError where its tokenizer cannot do that."""
@@ -145,7 +139,7 @@ class Computing:
         return Computed(vectors, [0], {}, {0: _MEMORY if full else _BROKEN})
 
 
-def _in_order(found: _Planned, parts: Sequence[tuple[Batch, np.ndarray]], width: int, busy: float) -> Computed:
+def _in_order(found: _Planned, parts: Sequence[tuple[Batch, np.ndarray]], width: int, seconds: float) -> Computed:
     """Return computed batches in the order of the list that was planned."""
     inputs, places = found.work.given.inputs, found.work.places
     vectors, tokens = np.zeros((inputs, width), np.float32), [0] * inputs
@@ -155,7 +149,7 @@ def _in_order(found: _Planned, parts: Sequence[tuple[Batch, np.ndarray]], width:
                 vectors[place], tokens[place] = vector, count
     bad = np.flatnonzero(~np.isfinite(vectors).all(axis=1)).tolist()
     vectors[bad] = 0
-    return Computed(vectors, tokens, found.failures, dict.fromkeys(bad, _NAN), busy)
+    return Computed(vectors, tokens, found.failures, dict.fromkeys(bad, _NAN), seconds)
 
 
 def _joined(first: Computed, second: Computed) -> Computed:

@@ -181,6 +181,18 @@ def test_a_small_request_is_answered_before_a_large_one_that_came_first(model: M
     serving(model, story)
 
 
+def test_a_slow_model_takes_fewer_at_once_since_others_wait_for_them(
+    model: MLLMEmbedder, gate: Gate, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    async def story(batcher: Batcher) -> None:
+        await ask(batcher, *map(str, range(8)))
+        monkeypatch.setattr("mllm_embed.serve.batcher._BATCH", 1e-9)
+        await ask(batcher, "a", "b", "c")
+        assert gate.asked == [list(map(str, range(8))), ["a"], ["b"], ["c"]]
+
+    serving(model, story)
+
+
 def test_what_nobody_waits_for_is_not_computed(model: MLLMEmbedder, gate: Gate) -> None:
     async def story(batcher: Batcher) -> None:
         await hold(batcher, gate)
