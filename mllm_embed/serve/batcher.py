@@ -25,8 +25,6 @@ from .tickets import current
 if TYPE_CHECKING:
     from ..encode.embedder import MLLMEmbedder
 
-__all__ = ["Batcher", "Embedded", "Observer"]
-
 T = TypeVar("T")
 _log = logging.getLogger(__name__)
 _AT_ONCE = 2  # batches: one that the model computes, one that is made ready
@@ -100,7 +98,7 @@ class Batcher:
         if self._serving is not None:
             await self._serving
             await asyncio.gather(*self._busy)
-            self._ready().close()
+            await asyncio.to_thread(self._ready().close)
 
     async def encode(self, items: Sequence[Item], truncate: bool | None = None) -> Embedded:
         """Return what becomes of the inputs of the request whose ticket is held.
@@ -127,7 +125,8 @@ class Batcher:
             note(len(items), sum(found.tokens))
             return found
         finally:
-            job.done.cancel()  # nothing where it is done
+            if not job.done.cancel():
+                job.done.exception()  # seen, whatever ended this: the loop complains of errors that nobody looks at
             self._turns.drop(job)
             self._observe.queued(self._turns.waiting)
 

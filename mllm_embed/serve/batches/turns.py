@@ -110,7 +110,7 @@ class Turns:
     def drop(self, job: Job) -> None:
         """Let a request wait no longer; nothing happens where it does not."""
         line = self._lines.get(job.ticket.client, deque())
-        if job in line:
+        if job.left and job in line:
             line.remove(job)
             self.waiting -= job.left
         if not line:
