@@ -15,7 +15,7 @@ what it does
   Writes what a store holds, without what was removed, in the order of its rows: id, vector (float32 of unit length,
   however the store keeps it), source (where the picture lies), and the columns that `encode --keep` kept. What made the
   vectors stands in the metadata of the files, under mllm_embed. A column that is itself called id, vector or source is
-  written as kept.NAME.
+  written as kept_NAME.
 
 kinds
   parquet    one file; the vector is a list of fixed size

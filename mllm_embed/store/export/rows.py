@@ -10,6 +10,7 @@ from typing import Any
 import numpy as np
 from tqdm import tqdm
 
+from ...errors import DataError
 from ..vector_store import VectorStore
 
 PROVENANCE = "mllm_embed"
@@ -48,7 +49,7 @@ class LivingRows:
     def kept(self) -> Any:
         """The kept columns [N] of the rows, a `pyarrow.Table`; without any where the store keeps none.
 
-        One that is called as one of OWN is "kept." and its name.
+        One that is called as one of OWN is "kept_" and its name. Raises DataError where two would be called alike.
         """
         import pyarrow
 
@@ -56,7 +57,11 @@ class LivingRows:
         if columns is None:
             return pyarrow.table({})
         table = columns.table.take(pyarrow.array(self.numbers))
-        return table.rename_columns([f"kept.{name}" if name in OWN else name for name in table.column_names])
+        names = [f"kept_{name}" if name in OWN else name for name in table.column_names]
+        twice = next((name for name in names if names.count(name) > 1), None)
+        if twice is not None:
+            raise DataError(f'{self.store.folder} keeps two columns that would both be "{twice}": keep one of them')
+        return table.rename_columns(names)
 
     @cached_property
     def schema(self) -> Any:
