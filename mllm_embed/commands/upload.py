@@ -22,7 +22,8 @@ places
                               or #SCHEMA.TABLE. What stands before the # is as libpq reads it (?sslmode=require). The
                               password comes from PGPASSWORD or ~/.pgpass, or stands behind the user (USER:PASSWORD@),
                               where other users of the machine may see it. The database needs the extension "vector",
-                              which is made where the user may. A search compares the query with all rows, exactly.
+                              which is made where the user may. A search compares the query with all rows, exactly,
+                              unless --index was given once
 
 examples
   mllm-embed upload runs/photos qdrant:http://localhost:6333/photos
@@ -42,6 +43,9 @@ def register(commands: Any) -> None:
     )
     upload.add_argument("store", type=local_path, metavar="STORE", help="what `mllm-embed encode` wrote")
     upload.add_argument("place", metavar="PLACE", help="of a collection or table, see below")
+    upload.add_argument(
+        "--index", action="store_true", help="PostgreSQL: make an HNSW index, for faster and approximate searches"
+    )
     upload.set_defaults(run=_run)
 
 
@@ -49,6 +53,6 @@ def _run(arguments: argparse.Namespace) -> int:
     from ..search.places import shown_place, upload
     from ..store.vector_store import VectorStore
 
-    gallery, sent = upload(VectorStore.open(arguments.store), arguments.place)
+    gallery, sent = upload(VectorStore.open(arguments.store), arguments.place, index=arguments.index)
     sys.stdout.write(f"sent {sent:,} rows; {shown_place(arguments.place)} has {len(gallery):,}\n")
     return 0

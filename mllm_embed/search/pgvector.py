@@ -5,32 +5,53 @@ from __future__ import annotations
 from collections import Counter
 from collections.abc import Collection, Iterable, Mapping, Sequence
 from itertools import chain
-from typing import Any
+from typing import TYPE_CHECKING, Any
 
 import numpy as np
 
 from ..data.filters import KINDS as KIND_WORDS
 from ..data.filters import Filter, check_columns
 from ..data.values import ids_of
-from ..errors import DataError
+from ..errors import ConfigError, DataError
 from ..store.columns import Columns, ColumnSummary
-from ..store.gallery import Answer, check_queries
-from ..store.lookup import check_allow, near_id
+from ..store.exact import Answer
+from ..store.lookup import check_allow, check_page, check_queries, near_id
+from ..text import half_character
 from ..vectors.unit import unit
-from .pgvector_table import Row, known_marks, read_about, send
+from .pgvector_table import Row, has_index, known_marks, make_index, read_about, send
 from .postgres import Address, Connections
 from .sql_columns import KINDS, SUMMARY, SUMMARY_PLACES, column_summaries, filter_conditions
 
-_BEST = "ORDER BY distance, number, id LIMIT %(k)s"
-_KIND = """
-SELECT jsonb_typeof(jsonb_path_query_first(metadata -> %(column)s, '$[*]')) FROM {table}
-WHERE jsonb_exists(metadata, %(column)s) LIMIT 1
+if TYPE_CHECKING:
+    from psycopg import Connection
+    from psycopg.sql import SQL
+
+# what is added to it keeps an index from being taken, whoever made one
+_EXACT = (
+    "SELECT id, (vector <#> %(query)b) + 0 AS distance FROM {table} {where} ORDER BY distance, number, id LIMIT %(k)s"
+)
+_INDEXED = """
+SELECT id, vector <#> %(query)b AS distance FROM (
+    SELECT number, id, vector FROM {table} {where}
+    ORDER BY vector::halfvec({dimension}) <#> (%(query)b)::halfvec({dimension}) LIMIT %(near)s
+) AS near ORDER BY distance, number, id LIMIT %(k)s
 """
+# of the index: rows that are looked at, and on until enough of them may answer
+_EFFORT = "SELECT set_config('hnsw.ef_search', %(near)s, true), set_config('hnsw.iterative_scan', 'strict_order', true)"
+_KIND = """
+SELECT type FROM {table}, jsonb_typeof(jsonb_path_query_first(metadata -> %(column)s, '$[*]')) AS type
+WHERE jsonb_exists(metadata, %(column)s) AND type IN ('string', 'number', 'boolean') LIMIT 1
+"""
+_LONGEST_INDEXED = 4000  # numbers of a vector in half precision
 _SUGGESTED = 10_000  # ids among which a misspelt one is looked for
 
 
 class PgvectorGallery:
-    """A table, as a `Gallery`. The search is exact; equal scores come in order of the rows. Threads may share it."""
+    """A table, as a `Gallery`, which threads may share.
+
+    The search is exact, and equal scores come in order of the rows. With an index, by `make_index`, it is approximate:
+    some answers may not be the best, but as many come as may answer.
+    """
 
     def __init__(self, address: Address, connections: Connections):
         """Search a table that there is.
@@ -41,6 +62,7 @@ class PgvectorGallery:
         self.address, self.connections = address, connections
         with connections.transaction() as connection:
             about = read_about(connection, address)
+            self.indexed = has_index(connection, address)
         if about is None:
             raise DataError(f"there is no table {address}: make it with `mllm-embed upload`")
         self._provenance: dict[str, Any] = about["made_by"]
@@ -82,8 +104,9 @@ class PgvectorGallery:
         exclude: Sequence[Collection[str]] | None = None,
         where: Filter | None = None,
     ) -> list[Answer]:
-        """Return the best k rows for each query by exact scores, as `Gallery.nearest`."""
+        """Return the best k rows for each query, as `Gallery.nearest`."""
         from pgvector import Vector
+        from psycopg.sql import SQL
 
         check_queries(self.dimension, queries, k, exclude)
         check_allow(allow)
@@ -97,14 +120,45 @@ class PgvectorGallery:
             values["allow"] = list(allow)
         if any(map(len, excluded)):
             conditions.append("id <> ALL(%(exclude)s)")
-        text = f"SELECT id, vector <#> %(query)b AS distance FROM {{table}} {_all(conditions)} {_BEST}"
+        limits = SQL(_all(conditions))
         found = []
         with self.connections.transaction() as connection:
             for query, names in zip(unit(queries), excluded, strict=True):
                 asked = values | {"query": Vector(query), "exclude": list(names), "k": k}
-                rows = connection.execute(self.address.statement(text), asked)
-                found.append([(name, -distance) for name, distance in rows])
+                found.append([(name, -distance) for name, distance in self._best(connection, limits, asked)])
         return found
+
+    def _best(self, connection: Connection, limits: SQL, asked: dict[str, Any]) -> list[tuple[str, float]]:
+        """Return ids and distances of the best rows: by an index, if there is one that finds as many as asked."""
+        from psycopg.sql import Literal
+
+        if self.indexed:
+            # half precision finds more than are asked for, of which exact scores choose
+            near = 2 * asked["k"] + 20
+            connection.execute(_EFFORT, {"near": str(min(max(near, 40), 1000))})
+            statement = self.address.statement(_INDEXED, where=limits, dimension=Literal(self.dimension))
+            found = connection.execute(statement, asked | {"near": near}).fetchall()
+            # an index gives up where few of the rows that it meets may answer
+            if len(found) == asked["k"]:
+                return found
+        return connection.execute(self.address.statement(_EXACT, where=limits), asked).fetchall()
+
+    def make_index(self) -> None:
+        """Make an HNSW index of the vectors in half precision, where there is none; rows that come later join it.
+
+        Raises:
+            ConfigError: the vectors are longer than pgvector indexes.
+            DataError: the server refuses.
+        """
+        if self.dimension > _LONGEST_INDEXED:
+            raise ConfigError(
+                f"{self.address} keeps vectors of {self.dimension:,} numbers, and pgvector indexes no more than "
+                f"{_LONGEST_INDEXED:,}: search without an index, which is exact"
+            )
+        with self.connections.transaction() as connection:
+            if not has_index(connection, self.address):
+                make_index(connection, self.address, self.dimension)
+        self.indexed = True
 
     def sources(self, ids: Sequence[str]) -> list[str | None]:
         """Return where the pictures of rows lie, None where that is not known."""
@@ -120,6 +174,7 @@ class PgvectorGallery:
 
     def page(self, offset: int, limit: int, where: Filter | None = None) -> tuple[list[str], int]:
         """Return some ids in order of the rows, and how many fit, as `Gallery.page`."""
+        check_page(offset, limit)
         conditions, values = self._limits(where)
         fitting = f"FROM {{table}} {_all(conditions)}"
         some = f"SELECT id {fitting} ORDER BY number, id LIMIT %(limit)s OFFSET %(offset)s"
@@ -193,7 +248,7 @@ class PgvectorGallery:
 
     def _values_of(self, ids: Sequence[str], column: str) -> list[Any]:
         """Return what a column of the table has for some ids. Raises DataError for one that is not there."""
-        names = [name for name in ids if "\0" not in name]  # which the server could not even be asked for
+        names = [name for name in ids if "\0" not in name and not half_character(name)]  # others cannot be there
         found = dict(self._ask(f"SELECT id, {column} FROM {{table}} WHERE id = ANY(%(ids)s)", ids=names))
         unknown = next((name for name in ids if name not in found), None)
         if unknown is not None:

@@ -46,6 +46,13 @@ ON CONFLICT (id) DO UPDATE SET (number, vector, source, metadata, mark)
 """
 
 
+_INDEXES = """
+SELECT FROM pg_index JOIN pg_class ON pg_class.oid = indexrelid JOIN pg_am ON pg_am.oid = relam
+    JOIN pg_opclass ON pg_opclass.oid = indclass[0]
+WHERE indrelid = to_regclass(%(name)s) AND indisvalid AND amname = 'hnsw' AND opcname = 'halfvec_ip_ops'
+"""
+
+
 class Row(NamedTuple):
     """A row of the table, as its columns."""
 
@@ -87,6 +94,20 @@ def make_table(connection: Connection, address: Address, store: VectorStore) -> 
     connection.execute(address.statement("CREATE INDEX ON {table} USING gin (metadata jsonb_path_ops)"))
     # a comment takes no parameters: the driver writes the words with their quotes
     connection.execute(address.statement("COMMENT ON TABLE {table} IS {about}", about=Literal(json.dumps(about))))
+
+
+def has_index(connection: Connection, address: Address) -> bool:
+    """Return whether there is an index that `make_index` made."""
+    name = address.identifier.as_string(connection)
+    return bool(connection.execute(_INDEXES, {"name": name}).fetchall())
+
+
+def make_index(connection: Connection, address: Address, dimension: int) -> None:
+    """Make an index of the vectors in half precision, which takes half the room, and up to 4,000 numbers."""
+    from psycopg.sql import Literal
+
+    text = "CREATE INDEX ON {table} USING hnsw ((vector::halfvec({dimension})) halfvec_ip_ops)"
+    connection.execute(address.statement(text, dimension=Literal(dimension)))
 
 
 def send(connection: Connection, address: Address, rows: Sequence[Row], replace: bool = False) -> None:

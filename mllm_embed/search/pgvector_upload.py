@@ -59,6 +59,9 @@ def upload(store: VectorStore, place: str, show_progress: bool | None = None) ->
             with connections.transaction() as connection:
                 sent += _send_rows(connection, address, store, rows)
             bar.update(len(rows))
+    with connections.transaction() as connection:
+        # the server plans with what it knows of the rows, and would look by itself a minute later
+        connection.execute(address.statement("ANALYZE {table}"))
     return gallery, sent
 
 

@@ -7,6 +7,7 @@ import re
 from collections.abc import Callable
 from dataclasses import dataclass
 from pathlib import Path
+from typing import Any
 
 from ..errors import ConfigError, DataError
 from ..index.files import SETTINGS_FILE
@@ -32,12 +33,14 @@ class Server:
         upload: makes what is at a place hold what a store holds; returns it, and how many rows were new. The third
             argument is whether to show a bar, None for one on a terminal.
         shown: returns a place without what is secret.
+        index: makes an index of what `upload` returned; None where the server makes its own.
     """
 
     prefixes: tuple[str, ...]
     open: Callable[[str], Gallery]
     upload: Callable[[VectorStore, str, bool | None], tuple[Gallery, int]]
     shown: Callable[[str], str]
+    index: Callable[[Any], None] | None = None
 
 
 def _without_user(place: str) -> str:
@@ -46,7 +49,13 @@ def _without_user(place: str) -> str:
 
 SERVERS = (
     Server((QDRANT_PREFIX,), QdrantGallery.open, qdrant.upload, _without_user),
-    Server(POSTGRES_PREFIXES, PgvectorGallery.open, pgvector_upload.upload, lambda place: str(Address.of(place))),
+    Server(
+        POSTGRES_PREFIXES,
+        PgvectorGallery.open,
+        pgvector_upload.upload,
+        lambda place: str(Address.of(place)),
+        PgvectorGallery.make_index,
+    ),
 )
 
 
@@ -73,20 +82,33 @@ def stored_gallery(place: str | os.PathLike[str], verify: bool = True) -> Galler
     return None
 
 
-def upload(store: VectorStore, place: str, show_progress: bool | None = None) -> tuple[Gallery, int]:
+def upload(
+    store: VectorStore, place: str, show_progress: bool | None = None, index: bool = False
+) -> tuple[Gallery, int]:
     """Make the Qdrant collection or PostgreSQL table at `place` hold what a store holds.
+
+    Args:
+        store: what to send.
+        place: where to.
+        show_progress: None shows a bar on a terminal.
+        index: make an index, as of `PgvectorGallery.make_index`, with which searches are faster, and approximate.
 
     Returns:
         It, and how many rows were sent that were not there.
 
     Raises:
-        ConfigError: the place is none of a server, or holds vectors of another model or length.
+        ConfigError: the place is none of a server, holds vectors of another model or length, or takes no index.
         DataError: the server cannot be reached, or refuses.
     """
     server = _server(place)
     if server is None:
         raise ConfigError(f"'{shown_place(place)}' names no Qdrant collection or PostgreSQL table: give {_EXAMPLES}")
-    return server.upload(store, place, show_progress)
+    if index and server.index is None:
+        raise ConfigError(f"{shown_place(place)} takes no --index: such a server makes its own")
+    gallery, sent = server.upload(store, place, show_progress)
+    if index and server.index is not None:
+        server.index(gallery)
+    return gallery, sent
 
 
 def shown_place(place: str | os.PathLike[str]) -> str:

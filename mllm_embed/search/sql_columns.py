@@ -11,16 +11,18 @@ from itertools import groupby
 from operator import itemgetter
 from typing import Any
 
-from ..data.filters import Condition, Filter
+from ..data.filters import RANGES, Condition, Filter
 from ..store.columns import FREQUENT, ColumnSummary
 
 KINDS = {"string": "text", "number": "number", "boolean": "truth"}
 """The kinds of columns, by what JSON calls the type of their values."""
+_FEW = 4  # values that are looked for one after the other
 SUMMARY = """
 WITH held AS (
     SELECT name, item, jsonb_typeof(item) AS type
     FROM {table}, jsonb_each(metadata) AS kept (name, value),
         LATERAL (SELECT DISTINCT item FROM jsonb_path_query(value, '$[*]') AS item) AS items
+    WHERE jsonb_typeof(item) IN ('string', 'number', 'boolean')
 ), counted AS (
     SELECT name, type, item, count(*) AS rows FROM held GROUP BY name, type, item
 ), ranked AS (
@@ -65,26 +67,41 @@ def filter_conditions(where: Filter) -> tuple[list[str], dict[str, Any]]:
 
 def _of(condition: Condition, name: str) -> tuple[str, dict[str, Any]]:
     """Return a condition, and its parameters, whose names begin with `name`."""
-    if condition.operator in ("in", "not in"):
-        text, values = _among(condition, name)
-        return (f"NOT {text}" if condition.operator == "not in" else text), values
-    # lax paths look into a list and take a value that stands alone as a list of one; another kind of value fits nothing
-    path = f"$[*] ? (@ {condition.operator} $than)"
-    than = json.dumps({"than": condition.compared[0]})
-    text = f"coalesce(jsonb_path_exists(metadata -> %({name}c)s, %({name}p)s::jsonpath, %({name}v)s::jsonb), false)"
-    return text, {f"{name}c": condition.column, f"{name}p": path, f"{name}v": than}
-
-
-def _among(condition: Condition, name: str) -> tuple[str, dict[str, Any]]:
-    """Return a condition on being one of several values, each alone or in a list: containment, for which there is an
-    index."""
-    texts, values = [], {}
-    for number, value in enumerate(condition.compared):
-        for form, held in (("a", value), ("b", [value])):
-            key = f"{name}{form}{number}"
-            texts.append(f"metadata @> %({key})s::jsonb")
-            values[key] = json.dumps({condition.column: held})
+    if condition.operator in RANGES:
+        # lax paths look into a list, and take what stands alone as a list of one; another kind of value fits nothing
+        text = f"coalesce(jsonb_path_exists(metadata -> %({name})s, %({name}path)s::jsonpath, %({name}than)s), false)"
+        path = f"$[*] ? (@ {condition.operator} $than)"
+        return text, {
+            name: condition.column,
+            f"{name}path": path,
+            f"{name}than": _json({"than": condition.compared[0]}),
+        }
+    texts, values = (_few if len(condition.compared) <= _FEW else _many)(condition, name)
     if None in condition.values:
-        texts.append(f"NOT jsonb_exists(metadata, %({name}c)s)")
-        values[f"{name}c"] = condition.column
-    return f"({' OR '.join(texts)})", values
+        texts.append(f"NOT jsonb_exists(metadata, %({name})s)")
+        values[name] = condition.column
+    text = f"({' OR '.join(texts)})"
+    return (f"NOT {text}" if condition.operator == "not in" else text), values
+
+
+def _few(condition: Condition, name: str) -> tuple[list[str], dict[str, Any]]:
+    """Return what holds for one of several values, alone or in a list: containment, for which there is an index."""
+    held = [form for value in condition.compared for form in (value, [value])]
+    values = {f"{name}_{number}": _json({condition.column: form}) for number, form in enumerate(held)}
+    return [f"metadata @> %({key})s" for key in values], values
+
+
+def _many(condition: Condition, name: str) -> tuple[list[str], dict[str, Any]]:
+    """Return the same for many values, which the server looks up in a table of its own."""
+    items = f"jsonb_path_query(metadata -> %({name})s, '$[*]') AS item"
+    some = [json.dumps(value) for value in condition.compared]
+    return [f"EXISTS (SELECT FROM {items} WHERE item = ANY(%({name}some)s::jsonb[]))"], {
+        name: condition.column,
+        f"{name}some": some,
+    }
+
+
+def _json(value: Any) -> Any:
+    from psycopg.types.json import Jsonb
+
+    return Jsonb(value)
