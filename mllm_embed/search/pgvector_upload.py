@@ -12,7 +12,6 @@ from tqdm import tqdm
 
 from ..errors import ConfigError
 from ..saving.provenance import VECTOR_FIELDS, check_same
-from ..store.columns import Columns
 from ..store.vector_store import VectorStore
 from .pgvector import PgvectorGallery
 from .pgvector_table import Row, known_marks, make_table, read_about, send
@@ -49,9 +48,8 @@ def upload(store: VectorStore, place: str, show_progress: bool | None = None) ->
             f"{address} keeps vectors of {gallery.dimension} numbers, {store.folder} of {store.dimension}"
         )
     check_same(gallery.provenance, store.provenance, VECTOR_FIELDS, str(address))
-    columns: Columns | None = getattr(store, "columns", None)
-    if columns is not None:
-        gallery.check_kinds(columns.kinds)
+    if store.columns is not None:
+        gallery.check_kinds(store.columns.kinds)
     sent, hide = 0, None if show_progress is None else not show_progress
     with tqdm(total=len(store), desc="uploading", unit="row", disable=hide, mininterval=1) as bar:
         for first in range(0, len(store), _BATCH):
@@ -69,8 +67,7 @@ def _send_rows(connection: Connection, address: Address, store: VectorStore, num
     """Make the table hold the rows [R] int64 of a store; return how many were not there."""
     alive = store.alive[numbers]
     there = known_marks(connection, address, [store.ids[number] for number in numbers])
-    columns: Columns | None = getattr(store, "columns", None)
-    metadata = [{}] * int(alive.sum()) if columns is None else columns.rows(numbers[alive])
+    metadata = [{}] * int(alive.sum()) if store.columns is None else store.columns.rows(numbers[alive])
     marks = [_mark(store, number, held) for number, held in zip(numbers[alive].tolist(), metadata, strict=True)]
     # the mark of a row is that of its own vector: one that was added in PostgreSQL has none, and is replaced
     new = [at for at, number in enumerate(numbers[alive]) if there.get(store.ids[number], "") != marks[at]]

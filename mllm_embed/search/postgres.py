@@ -13,7 +13,7 @@ from threading import Lock
 from typing import TYPE_CHECKING, Any
 
 from ..data.filters import LARGEST
-from ..errors import ConfigError, DataError, first_line, reason
+from ..errors import ConfigError, DataError, UnreachableError, first_line, reason
 
 if TYPE_CHECKING:
     from psycopg import Connection, sql
@@ -106,7 +106,8 @@ class Connections:
         """Give a connection for what is done as a whole or not at all.
 
         Raises:
-            DataError: the server cannot be reached, or refuses what is asked.
+            UnreachableError: the server cannot be reached, or refuses.
+            DataError: it cannot take a value, or has no pgvector.
         """
         with server_errors(self._address):
             connection = self._take()
@@ -189,14 +190,16 @@ def _no_extension(address: Address, error: BaseException | None) -> DataError:
 
 @contextmanager
 def server_errors(address: Address) -> Iterator[None]:
-    """Turn what goes wrong with a server into a DataError of one sentence."""
+    """Turn what goes wrong with a server into an UnreachableError, with a value into a DataError, of one sentence."""
     import psycopg
 
     try:
         yield
-    # OSError: the socket; UnicodeError: words that are no Unicode
-    except (psycopg.Error, OSError, UnicodeError) as error:
-        raise DataError(f"{address} cannot be reached or used ({_words(error)})") from error
+    # a zero byte in words, or half a character; the address is left out, since whoever gave the value may not know it
+    except (psycopg.DataError, UnicodeError) as error:
+        raise DataError(f"PostgreSQL cannot take a value as it is ({_words(error)})") from error
+    except (psycopg.Error, OSError) as error:
+        raise UnreachableError(f"{address} cannot be reached or used ({_words(error)})") from error
 
 
 def _words(error: BaseException) -> str:
