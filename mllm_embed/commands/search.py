@@ -15,6 +15,7 @@ from .model_options import add_model_options, load_embedder
 
 if TYPE_CHECKING:
     from ..data.filters import Filter
+    from ..data.picture_source import PictureSource
     from ..encode.embedder import MLLMEmbedder
     from ..generate.generator import Generator
     from ..search.searcher import Hit
@@ -132,7 +133,7 @@ def _run(arguments: argparse.Namespace) -> int:
         folder.check()
         sys.stderr.write("".join(f"{note}\n" for note in folder.notes))
     _check_ids(arguments, folder.ids if gallery is None else gallery, allow, exclude)
-    _check_filter(arguments.gallery, gallery, where)
+    _check_filter(arguments.gallery, where, folder if gallery is None else gallery)
 
     embedder = load_embedder(arguments, merge=not arguments.rerank)  # its base is to speak
     generator = _generator(embedder) if arguments.rerank else None  # before hours go into a gallery
@@ -188,17 +189,19 @@ def _filter(text: str | None) -> Filter | None:
         raise DataError(f"--filter: {error}") from error
 
 
-def _check_filter(place: str, gallery: Gallery | None, where: Filter | None) -> None:
+def _check_filter(place: str, where: Filter | None, gallery: Gallery | PictureSource) -> None:
     """Raise an error for a filter that does not fit what is kept in a gallery, and for one that no row fits."""
+    from ..data.picture_source import PictureSource
+    from ..search.searcher import folder_metadata
+    from ..store.columns import Columns
+
     if where is None:
         return
-    if gallery is None:
-        raise ConfigError(
-            f"--filter asks for columns, and nothing is kept of the folder {place}: make a store of it with "
-            "`mllm-embed encode --keep COLUMN`, and search that"
-        )
     try:
-        fit = gallery.page(0, 1, where)[1]
+        if isinstance(gallery, PictureSource):
+            fit = int(Columns.of(folder_metadata(gallery) or []).mask(where).sum())
+        else:
+            fit = gallery.page(0, 1, where)[1]
     except DataError as error:
         raise DataError(f"--filter: {error}") from error
     if not fit:

@@ -7,6 +7,7 @@ import os
 from collections import Counter
 from collections.abc import Iterable, Mapping, Sequence
 from dataclasses import dataclass, field
+from itertools import chain
 from pathlib import Path
 from typing import Any
 
@@ -63,8 +64,8 @@ class PictureSource:
         return record_values(self._gallery(), names)
 
     def keepable(self) -> list[str]:
-        """As `Source.keepable`."""
-        return list(next(iter(self._gallery()), {}))
+        """As `Source.keepable`, of all entries."""
+        return list(dict.fromkeys(chain.from_iterable(self._gallery())))
 
     def _gallery(self) -> list[dict[str, Any]]:
         """Return the entries of the gallery, one a file; none of a folder of pictures alone."""

@@ -188,7 +188,7 @@ class QdrantGallery:
             DataError: the server does not answer, or a column cannot be kept there.
         """
         check_same(self.provenance, store.provenance, VECTOR_FIELDS, f"the collection {self.collection}")
-        columns = None if (held := getattr(store, "columns", None)) is None else self._taken(held)
+        columns = None if store.columns is None else self._taken(store.columns)
         alive, sent = store.alive, 0
         hide = None if show_progress is None else not show_progress
         with tqdm(total=len(store), desc="uploading", unit="row", disable=hide, mininterval=1) as bar:

@@ -11,17 +11,20 @@ from typing import Any
 import numpy as np
 
 from ..data.filters import Filter
-from ..data.picture_source import picture_folder
+from ..data.picture_source import PictureSource, picture_folder
 from ..data.sources import picture_at
 from ..encode.encoder import Encoder, check_unit_length
 from ..errors import DataError, ImageError
 from ..inputs.images import content_key
 from ..saving.provenance import SPACE_FIELDS, check_same
+from ..store.column_values import column_of
 from ..store.gallery import Answer, Gallery, MemoryGallery
 from ..types import Document, ImageLike, Query
 from .composition import Composition
 from .places import stored_gallery
 
+_ITSELF = ("id", "image", "text", "caption")
+"""What an entry of a benchmark's gallery is; all else is said of it."""
 _MORE = 8  # answers that are asked for beyond those wanted, since some may be the reference
 
 
@@ -97,7 +100,7 @@ class Searcher:
     ) -> Searcher:
         """Embed the gallery of a folder's benchmark.json, or else every picture in the folder and below, in memory.
 
-        A text that benchmark.json gives a picture is embedded with it.
+        A text that benchmark.json gives a picture is embedded with it; what else it says of one is kept to filter by.
 
         Raises:
             DataError: the folder is missing or holds no picture, or the name of one is no Unicode.
@@ -106,7 +109,7 @@ class Searcher:
         source = picture_folder(path)
         documents = [source.read(row)[0] for row in range(len(source.ids))]
         vectors = embedder.encode(documents, batch_size=batch_size, show_progress=show_progress)
-        return cls(embedder, MemoryGallery(source.ids, vectors, source.files))
+        return cls(embedder, MemoryGallery(source.ids, vectors, source.files, metadata=folder_metadata(source)))
 
     def search(
         self,
@@ -242,6 +245,21 @@ class Searcher:
     def remove(self, ids: Collection[str]) -> None:
         """Take pictures out of the gallery. Raises DataError for one that is not there, and removes none."""
         self.gallery.remove(ids)
+
+
+def folder_metadata(source: PictureSource) -> list[dict[str, Any]] | None:
+    """Return what a folder's benchmark.json says of each picture beside itself, None where that is nothing.
+
+    Columns that no gallery could keep are left out, since nobody has asked for them: nested ones, say.
+    """
+    columns: dict[str, list[Any]] = {}
+    for name, values in source.kept([name for name in source.keepable() if name not in _ITSELF]).items():
+        try:
+            column_of(name, values)
+        except DataError:
+            continue
+        columns[name] = values
+    return [dict(zip(columns, cells, strict=True)) for cells in zip(*columns.values(), strict=True)] or None
 
 
 def _target_space(embedder: Encoder, gallery: Gallery) -> Mapping[str, Any]:

@@ -52,9 +52,10 @@ def galleries(rows: list[dict[str, Any]], tmp_path_factory: pytest.TempPathFacto
 
 def stored(folder: Path, names: list[str], vectors: np.ndarray, rows: list[dict[str, Any]]) -> VectorStore:
     store = VectorStore.create(folder, SIZE)
-    store.add(names, vectors)
-    store.columns = Columns.of(rows)
-    return store
+    for start in range(0, len(names), 70):
+        part = slice(start, start + 70)
+        store.add(names[part], vectors[part], None, rows[part])
+    return VectorStore.open(folder)
 
 
 def collection(names: list[str], vectors: np.ndarray, rows: list[dict[str, Any]]) -> QdrantGallery:
@@ -144,17 +145,20 @@ def test_a_range_of_words_is_not_for_qdrant(galleries: dict[str, Gallery]) -> No
     assert len(galleries["qdrant"]) == ROWS and galleries["qdrant"].summary().keys() == COLUMNS.keys()
 
 
-def fresh(kind: str) -> Gallery:
+def fresh(kind: str, folder: Path) -> Gallery:
     names, vectors = ["a", "b", "c"], np.eye(3, SIZE, dtype=np.float32)
     rows: list[dict[str, Any]] = [{"price": 1}, {"price": 2}, {}]
     if kind == "memory":
         return MemoryGallery(names, vectors, [None] * 3, metadata=rows)
-    return collection(names, vectors, rows)
+    if kind == "qdrant":
+        return collection(names, vectors, rows)
+    store = stored(folder / "store", names, vectors, rows)
+    return StoreGallery(store) if kind == "store" else build_index(store, folder / "index", kind, show_progress=False)
 
 
 @pytest.mark.parametrize("kind", KINDS)
-def test_rows_come_and_go_under_a_filter(kind: str) -> None:
-    gallery, query = fresh(kind), np.full((1, SIZE), SIZE**-0.5, np.float32)
+def test_rows_come_and_go_under_a_filter(kind: str, tmp_path: Path) -> None:
+    gallery, query = fresh(kind, tmp_path), np.full((1, SIZE), SIZE**-0.5, np.float32)
 
     def found(asked: dict[str, Any]) -> set[str]:
         where = parse_filter(asked)
@@ -178,10 +182,15 @@ def test_rows_come_and_go_under_a_filter(kind: str) -> None:
         gallery.add(["g", "h"], np.eye(2, SIZE, dtype=np.float32), None, [{}])
 
 
-@pytest.mark.parametrize("kind", KINDS)
-def test_where_nothing_is_kept_a_filter_says_so(kind: str) -> None:
+@pytest.mark.parametrize("kind", ["memory", "store", "qdrant"])
+def test_where_nothing_is_kept_a_filter_says_so(kind: str, tmp_path: Path) -> None:
     names, vectors = ["a"], np.eye(1, SIZE, dtype=np.float32)
-    gallery = MemoryGallery(names, vectors, [None]) if kind == "memory" else collection(names, vectors, [{}])
+    made = {
+        "memory": lambda: MemoryGallery(names, vectors, [None]),
+        "store": lambda: StoreGallery(stored(tmp_path / "store", names, vectors, [{}])),
+        "qdrant": lambda: collection(names, vectors, [{}]),
+    }
+    gallery: Gallery = made[kind]()
     assert gallery.metadata(["a"]) == [{}] and gallery.summary() == {} and gallery.page(0, 5) == (["a"], 1)
     assert gallery.nearest(vectors, 1, where=parse_filter({}))[0][0][0] == "a"
     with pytest.raises(DataError, match="nothing is kept beside the vectors; keep some with"):

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import json
 import shutil
 from pathlib import Path
 
@@ -20,7 +21,6 @@ from mllm_embed.search import places
 from mllm_embed.search import qdrant as qdrant_module
 from mllm_embed.search.qdrant import QdrantGallery, upload
 from mllm_embed.search.searcher import Hit
-from mllm_embed.store.columns import Columns
 from mllm_embed.store.extract import encode_sources
 from mllm_embed.store.vector_store import VectorStore
 
@@ -223,25 +223,30 @@ def test_the_command_line_of_postgres(
 
 
 def test_a_filter_of_the_command_line(
-    home: Path, tiny_llava: Path, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
+    home: Path, embedder: MLLMEmbedder, tiny_llava: Path, capsys: pytest.CaptureFixture[str]
 ) -> None:
-    rows = [{"price": row, "colours": ["red", "naïve"][: row % 3]} for row in range(12)]
-    monkeypatch.setattr(VectorStore, "columns", Columns.of(rows), raising=False)
+    rows = [{"id": f"{row:02d}.png", "image": f"photos/{row:02d}.png", "price": row} for row in range(12)]
+    rows = [row | {"colours": ["red", "naïve"][: row["price"] % 3]} for row in rows]
+    Path("rows.jsonl").write_text("\n".join(map(json.dumps, rows)))
+    encode_sources(embedder, open_sources(["rows.jsonl"]), "kept", keep=["price", "colours"], show_progress=False)
+    main(["index", "kept", "--kind", "hnsw"])
+    upload(VectorStore.open("kept"), "qdrant:server/kept", False)[0].client.close()
+    queries = [{"id": "q", "image": "photos/00.png", "instruction": "x", "targets": ["01.png"]}]
+    Path("benchmark.json").write_text(json.dumps({"name": "n", "gallery": rows, "queries": queries}))
     options = ["--model", str(tiny_llava), "--dtype", "float32", "--output", "sheet.png", "--instruction", "a hat"]
-    for name in ("store", "store.index"):
+    capsys.readouterr()
+    for name in ("kept", "kept.index", "qdrant:server/kept", str(home)):
         asked = '{"price": {">": 2, "<=": 9}, "colours": {"!=": null}}'
         assert main(["search", "--gallery", name, *options, "-k", "12", "--filter", asked]) == 0
         lines = capsys.readouterr().out.splitlines()
-        found = [line.split() for line in lines[1 : lines.index("")]]
+        found = {line.split()[2]: line.split()[4:] for line in lines[1 : lines.index("")]}
         assert lines[0].split() == ["rank", "score", "id", "file", "metadata"]
-        assert sorted(words[2] for words in found) == ["04.png", "05.png", "07.png", "08.png"]
-        assert {words[2]: " ".join(words[4:]) for words in found}["05.png"] == (
-            '{"price": 5, "colours": ["red", "naïve"]}'
-        )
+        assert sorted(found) == ["04.png", "05.png", "07.png", "08.png"]
+        assert json.loads(" ".join(found["05.png"])) == {"price": 5, "colours": ["red", "naïve"]}
     Path("few.txt").write_text("04.png\n")
-    only = ["search", "--gallery", "store", *options, "--filter", '{"price": 4}', "--exclude", "few.txt"]
+    only = ["search", "--gallery", "kept", *options, "--filter", '{"price": 4}', "--exclude", "few.txt"]
     assert main(only) == 2
-    assert "no row of store that fits --filter may answer by --allow and --exclude" in capsys.readouterr().err
+    assert "no row of kept that fits --filter may answer by --allow and --exclude" in capsys.readouterr().err
 
 
 def test_who_cannot_pay_for_checksums_leaves_them_out(home: Path, embedder: MLLMEmbedder) -> None:

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import json
 import sqlite3
 import sys
 from pathlib import Path
@@ -13,7 +14,6 @@ from PIL import Image
 from mllm_embed.cli import main
 from mllm_embed.errors import ConfigError, DataError
 from mllm_embed.search.searcher import stored_gallery
-from mllm_embed.store.columns import Columns
 from mllm_embed.store.vector_store import VectorStore
 from mllm_embed.vectors.unit import unit
 
@@ -103,24 +103,25 @@ def test_a_search_that_cannot_answer(
         ('{"price": {"~": 1}}', '--filter: the filter of "price" has the str "~" for an operator'),
         ('{"prise": 1}', "--filter: there is no column \"prise\" to filter by; did you mean 'price'"),
         ('{"price": "1"}', '--filter: the column "price" holds numbers, and the filter compares it with the str "1"'),
-        ('{"price": {">": 8}}', "--filter: no row of store fits: nothing is left to answer"),
+        ('{"price": {">": 8}}', "fits: nothing is left to answer"),
     ],
 )
 def test_a_filter_that_finds_nothing_is_told(
-    home: Path, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str], asked: str, words: str
+    home: Path, capsys: pytest.CaptureFixture[str], asked: str, words: str
 ) -> None:
-    kept = Columns.of([{"price": row} for row in range(9)])
-    monkeypatch.setattr(VectorStore, "columns", kept, raising=False)
-    search = ["search", "--model", "nowhere", "--instruction", "x", "--gallery", "store", "--filter", asked]
-    assert main(search) == 2
-    assert words in capsys.readouterr().err
+    VectorStore.create(home / "priced", SIZE).add(["a", "b"], np.eye(2, SIZE), metadata=[{"price": 3}, {}])
+    entries = [{"id": "a", "image": "photos/0.png"}, {"id": "b", "image": "photos/1.png", "price": 3, "size": {"x": 1}}]
+    queries = [{"id": "q", "image": "photos/2.png", "instruction": "x", "targets": ["a"]}]
+    (home / "benchmark.json").write_text(json.dumps({"name": "n", "gallery": entries, "queries": queries}))
+    for place in ("priced", str(home)):
+        search = ["search", "--model", "nowhere", "--instruction", "x", "--gallery", place, "--filter", asked]
+        assert main(search) == 2
+        assert words in capsys.readouterr().err
 
 
 def test_a_filter_where_nothing_is_kept_is_told(home: Path, capsys: pytest.CaptureFixture[str]) -> None:
-    for place, words in (
-        ("store", '--filter: there is no column "price" to filter by: nothing is kept beside the vectors'),
-        ("photos", "nothing is kept of the folder photos: make a store of it with `mllm-embed encode --keep COLUMN`"),
-    ):
+    words = '--filter: there is no column "price" to filter by: nothing is kept beside the vectors'
+    for place in ("store", "photos"):
         search = ["search", "--model", "nowhere", "--instruction", "x", "--gallery", place, "--filter", '{"price": 1}']
         assert main(search) == 2
         assert words in capsys.readouterr().err
