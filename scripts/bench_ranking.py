@@ -7,31 +7,37 @@
 The floor is one product of queries and gallery, 2 * Q * N * D floating-point operations, which faiss.knn computes; what
 `top_k` adds is a look at every row (NaN, length) and the exact scores of the candidates: one JSON line, with the memory
 that it takes. With `--filters`: galleries in memory, in a store and behind an index, which look at their rows once,
-with the same filters, as a table of milliseconds of the processor and of times the plain search; an index beside FAISS'
-own search.
+with the same ids allowed and excluded, and filters of three columns, as a table of milliseconds of the processor and of
+times the plain search; an index beside FAISS' own search.
 All are taken in turns in one process, after a round that is not counted; the medians are of the ratios in each round.
 """
 
 from __future__ import annotations
 
 import argparse
+import itertools
 import json
 import os
+import random
 import resource
 import statistics
 import time
 from collections.abc import Callable, Mapping
 from pathlib import Path
 from tempfile import TemporaryDirectory
+from typing import Any
 
 import faiss
 import numpy as np
 
+from mllm_embed.data.filters import parse_filter
 from mllm_embed.index.build import build_index
 from mllm_embed.store.gallery import Gallery, MemoryGallery, StoreGallery
 from mllm_embed.store.vector_store import VectorStore
 from mllm_embed.vectors.ranking import top_k
 
+_SHARD = 4096  # rows, as `mllm-embed encode` makes shards
+_FILTER = {"price": {"<": 40}, "colour": ["red", "blue"], "in_stock": True}
 Ways = Mapping[str, Callable[[], object]]
 
 
@@ -89,31 +95,46 @@ def _filters(queries: np.ndarray, gallery: np.ndarray, k: int, repeat: int, kind
     print("| --- " * (3 + len(_asks(ids, 1))) + "|")
     with TemporaryDirectory(dir=".") as home:
         store = VectorStore.create(Path(home) / "store", gallery.shape[1], dtype=dtype)
-        for at in range(0, len(ids), 4096):  # as `mllm-embed encode` makes shards
-            store.add(ids[at : at + 4096], gallery[at : at + 4096])
+        kept = _metadata(len(ids))
+        for at in range(0, len(ids), _SHARD):
+            part = slice(at, at + _SHARD)
+            store.add(ids[part], gallery[part], None, kept[part])
         pictures = [None] * len(ids)
         bare = lambda: faiss.knn(queries, gallery, k, metric=faiss.METRIC_INNER_PRODUCT)  # noqa: E731
-        _row("memory", MemoryGallery(ids, gallery, pictures), bare, queries, k, repeat)
+        _row("memory", MemoryGallery(ids, gallery, pictures, metadata=kept), bare, queries, k, repeat)
         _row(f"store, {dtype}", StoreGallery(store), bare, queries, k, repeat)
         index = build_index(store, Path(home) / "index", kind, show_progress=False)
         _row(f"index, {kind}", index, lambda: index.engine.search(queries, k, index.setting), queries, k, repeat)
 
 
-def _asks(ids: list[str], queries: int) -> dict[str, dict]:
-    """Return the filters that are tried, by what they are called."""
-    half = ids[::2]
+def _metadata(rows: int) -> list[dict[str, Any]]:
+    """Return three columns of rows: a number, words of six, and a truth value."""
+    chance = random.Random(0)
+    colours = ("red", "blue", "green", "black", "white", "orange")
+    return [
+        {"price": chance.uniform(0, 100), "colour": chance.choice(colours), "in_stock": chance.random() < 0.8}
+        for _ in range(rows)
+    ]
+
+
+def _asks(ids: list[str], queries: int) -> dict[str, Callable[[], dict]]:
+    """Return what makes the filters that are tried, by what they are called."""
+    half, few, prices = ids[::2], ids[:: max(1, len(ids) // 1000)], itertools.count()
+    same = parse_filter(_FILTER)
     return {
-        "allow 1,000": {"allow": ids[:: max(1, len(ids) // 1000)]},
-        "allow a half": {"allow": half},
-        "the same half again": {"allow": half},
-        "exclude 10": {"exclude": [ids[:10]] * queries},
-        "exclude 1,000": {"exclude": [ids[:1000]] * queries},
+        "allow 1,000": lambda: {"allow": few},
+        "allow a half": lambda: {"allow": half},
+        "the same half again": lambda: {"allow": half},
+        "exclude 10": lambda: {"exclude": [ids[:10]] * queries},
+        "exclude 1,000": lambda: {"exclude": [ids[:1000]] * queries},
+        "where": lambda: {"where": parse_filter(_FILTER | {"price": {"<": 40 + next(prices) / 1e6}})},
+        "the same where again": lambda: {"where": same},
     }
 
 
 def _row(name: str, gallery: Gallery, bare: Callable[[], object], queries: np.ndarray, k: int, repeat: int) -> None:
-    asks = {"plain": {}} | _asks(list(getattr(gallery, "store", gallery).ids), len(queries))
-    ways = {"bare": bare} | {ask: lambda o=options: gallery.nearest(queries, k, **o) for ask, options in asks.items()}
+    asks = {"plain": dict} | _asks(list(getattr(gallery, "store", gallery).ids), len(queries))
+    ways = {"bare": bare} | {ask: lambda made=made: gallery.nearest(queries, k, **made()) for ask, made in asks.items()}
     _in_turns(ways, 1)
     # of the processor, since others may use the machine: for one thread
     seconds = _in_turns(ways, repeat, clock=time.process_time)
