@@ -5,10 +5,10 @@ from __future__ import annotations
 import argparse
 import importlib.util
 import os
+import re
 import sys
 import time
-from collections.abc import Sequence
-from dataclasses import dataclass, field, replace
+from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
@@ -20,17 +20,12 @@ if TYPE_CHECKING:
     import socket
 
     from ..encode.embedder import MLLMEmbedder
-    from ..search.searcher import Searcher
-    from ..serve.access import Access
-    from ..serve.fetching import AllowedHost
-    from ..serve.gallery.kept_pictures import KeptPictures
     from ..serve.limits import Limits
+    from ..serve.operations.making import Making
     from ..serve.operations.server import Start
     from ..serve.service import Service
-    from ..store.gallery import Gallery
 
 _EXTRA = ("fastapi", "uvicorn", "prometheus_client", "httpx", "python_multipart")
-_SERVERS = ("qdrant:http://", "qdrant:https://", "postgresql://", "postgres://")
 _LOOPBACK = "127.0.0.1"
 _HELP = """\
 what it does
@@ -51,12 +46,14 @@ who may ask
   This machine alone, unless --host names another address; then a key is asked for, "Authorization: Bearer KEY", that
   stands in --key-file or in the environment's MLLM_EMBED_API_KEY. Make one with: openssl rand -hex 32
   Put what speaks HTTPS in front of it where others than this machine ask.
-  Pictures come within a request. Addresses are fetched from hosts that --allow-host names, and from no other.
+  Pictures come within a request. Addresses are fetched from hosts that --allow-host names, and from no other:
+    images.example.org, images.example.org:8443, *.example.org, or images.example.org=10.1.2.3 for one of your network.
 
 examples
   mllm-embed serve --model runs/merged
   mllm-embed serve runs/photos --model runs/base --adapter runs/stage2 --port 9000
-  mllm-embed serve photos --model runs/merged --writable --log text
+  mllm-embed serve photos --model runs/merged --log text
+  mllm-embed serve runs/photos --model runs/merged --writable --allow-host images.example.org
   mllm-embed serve runs/photos --model Qwen/Qwen3-VL-Embedding-2B --host 0.0.0.0 --key-file key.txt --workers 4
   curl http://127.0.0.1:8000/v1/embeddings -H "Content-Type: application/json" -d '{"input": "a red shoe"}'
 """
@@ -131,18 +128,29 @@ def _run(arguments: argparse.Namespace) -> int:
         raise ConfigError(f'{missing[0]} is not installed: pip install "mllm_embed[serve]"')
     from ..serve.access import KEY_VARIABLE, Access
     from ..serve.fetching import AllowedHost
+    from ..serve.operations.making import GallerySettings, Making
     from ..serve.operations.server import Plan, listen, serve
 
     _check(arguments)
     access = Access.of(arguments.key_file, os.environ.get(KEY_VARIABLE), arguments.known_as)
     access.check_address(arguments.host, arguments.no_key)
     limits = _limits(arguments)
-    maker = _Maker(arguments, access, limits, [AllowedHost.of(host) for host in arguments.allow_host])
-    maker.open()
-    plan = Plan(maker, access, limits, arguments.log, arguments.workers)
+    making = Making(
+        _LoadModel(arguments),
+        _model_name(arguments),
+        access,
+        limits,
+        GallerySettings(arguments.gallery, arguments.writable, arguments.pictures),
+        force_dimensions=arguments.force_dimensions,
+        hosts=[AllowedHost.of(host) for host in arguments.allow_host],
+        batch_size=arguments.batch_size,
+        max_wait=arguments.max_wait / 1000,
+    )
+    making.open(arguments.workers)
+    plan = Plan(making, access, limits, arguments.log, arguments.workers)
     with listen(arguments.host, arguments.port) as bound:
         address = _address(arguments.host, bound)
-        _greet(arguments, maker, address)
+        _greet(making, address)
         if arguments.workers > 1:
             from ..serve.operations.workers import serve_with_workers
 
@@ -163,16 +171,6 @@ def _check(arguments: argparse.Namespace) -> None:
         raise ConfigError(f"--max-wait must be 0 to 1000 milliseconds, not {arguments.max_wait:g}")
     if arguments.batch_size < 1:
         raise ConfigError(f"--batch-size must be at least 1, not {arguments.batch_size}")
-    if arguments.writable and arguments.gallery is None:
-        raise ConfigError("--writable needs a GALLERY: there is nothing to write to")
-    if arguments.pictures is not None and not arguments.writable:
-        raise ConfigError("--pictures needs --writable: without it no rows are added")
-    on_server = arguments.gallery is not None and arguments.gallery.startswith(_SERVERS)
-    if arguments.writable and arguments.workers > 1 and not on_server:
-        raise ConfigError(
-            "--writable with several --workers needs a gallery on a server: of any other each worker has a copy of its "
-            "own, which would not see what another adds"
-        )
 
 
 def _limits(arguments: argparse.Namespace) -> Limits:
@@ -183,103 +181,14 @@ def _limits(arguments: argparse.Namespace) -> Limits:
 
 
 @dataclass
-class _Maker:
-    """Makes the service that the options name, in this process or in a worker's."""
+class _LoadModel:
+    """Loads the model that the options name; a worker's process is sent this."""
 
     arguments: argparse.Namespace
-    access: Access
-    limits: Limits
-    hosts: Sequence[AllowedHost]
-    gallery: Gallery | None = field(default=None, init=False)
 
-    def open(self) -> None:
-        """Open the gallery, and see that what is to be written to can be. Raises DataError and ConfigError."""
-        from ..data.picture_source import picture_folder
-        from ..search.searcher import stored_gallery
-
-        if self.arguments.gallery is None:
-            return
-        self.gallery = stored_gallery(self.arguments.gallery)
-        if self.gallery is not None:
-            self._kept(self.gallery)
-            return
-        if self.arguments.workers > 1:
-            raise ConfigError(
-                f"each of the workers would embed {self.arguments.gallery}: make a store of it with `mllm-embed "
-                "encode`, and serve that"
-            )
-        if self.arguments.writable:
-            raise ConfigError(
-                f"rows that are added to {self.arguments.gallery} would be lost at the end: make a store of it with "
-                "`mllm-embed encode`, and serve that"
-            )
-        folder = picture_folder(self.arguments.gallery)
-        folder.check()
-        sys.stderr.write("".join(f"{note}\n" for note in folder.notes))
-
-    def __getstate__(self) -> dict[str, Any]:
-        return {**self.__dict__, "gallery": None}  # a worker opens its own
-
-    def __call__(self, start: Start) -> Service:
-        """Return the service. Raises as `MLLMEmbedder.from_pretrained` and `Searcher` do."""
-        from ..serve.batcher import Batcher
-        from ..serve.fetching import Fetcher
-        from ..serve.pictures import PictureReader
-        from ..serve.service import Service
-
-        start.progress.doing = "loading the model"
-        embedder = load_embedder(_for_worker(self.arguments, start), merge=not self.arguments.rerank)
-        embedder.encode(["ready?"])  # what is made at the first input only is made now
-        searcher = self._searcher(embedder, start)
-        fetcher = Fetcher(self.hosts, most_bytes=self.limits.picture, seconds=self.limits.fetch_seconds)
-        return Service(
-            embedder,
-            Batcher(
-                embedder,
-                batch_size=self.arguments.batch_size,
-                max_wait=self.arguments.max_wait / 1000,
-                waiting=self.limits.waiting,
-                observe=start.metrics,
-            ),
-            PictureReader(self.limits, fetcher),
-            self.access,
-            model_name(self.arguments),
-            searcher,
-            None if searcher is None or not self.arguments.writable else self._kept(searcher.gallery),
-            self.arguments.force_dimensions,
-            self.limits,
-            start.metrics,
-        )
-
-    def _searcher(self, embedder: MLLMEmbedder, start: Start) -> Searcher | None:
-        from ..search.searcher import Searcher, stored_gallery
-        from ..serve.gallery.locked import LockedGallery
-
-        place = self.arguments.gallery
-        if place is None:
-            return None
-        start.progress.doing = "loading the gallery"
-        # checksums were compared when this process, or the one that started it, first opened it
-        gallery = self.gallery or stored_gallery(place, verify=False)
-        if gallery is None:
-            start.progress.doing = "embedding the gallery"
-            gallery = Searcher.from_folder(embedder, place, batch_size=self.arguments.batch_size).gallery
-        return Searcher(embedder, LockedGallery(gallery))
-
-    def _kept(self, gallery: Gallery) -> KeptPictures | None:
-        """Return where pictures of new rows are kept. Raises ConfigError where that is not said."""
-        from ..serve.gallery.kept_pictures import KeptPictures
-        from ..store.gallery import StoreGallery
-
-        if not self.arguments.writable:
-            return None
-        if self.arguments.pictures is not None:
-            return KeptPictures(self.arguments.pictures)
-        if isinstance(gallery, StoreGallery):
-            return KeptPictures(gallery.store.folder / "pictures")
-        raise ConfigError(
-            "--writable needs --pictures: the gallery is on a server, which keeps no pictures of new rows"
-        )
+    def __call__(self, start: Start) -> MLLMEmbedder:
+        """Return the model. Raises as `load_embedder` does."""
+        return load_embedder(_for_worker(self.arguments, start), merge=not self.arguments.rerank)
 
 
 def _for_worker(arguments: argparse.Namespace, start: Start) -> argparse.Namespace:
@@ -295,7 +204,7 @@ def _for_worker(arguments: argparse.Namespace, start: Start) -> argparse.Namespa
     return arguments
 
 
-def model_name(arguments: argparse.Namespace) -> str:
+def _model_name(arguments: argparse.Namespace) -> str:
     """Return what the model is called in requests: never a path, which is nobody's business there."""
     if arguments.served_name is not None:
         name: str = arguments.served_name
@@ -310,22 +219,28 @@ def _address(host: str, bound: socket.socket) -> str:
     return f"http://[{host}]:{port}" if ":" in host else f"http://{host}:{port}"
 
 
-def _greet(arguments: argparse.Namespace, maker: _Maker, address: str) -> None:
+def _greet(making: Making, address: str) -> None:
     """Say what is served, where, and how to ask it."""
-    name = model_name(arguments)
-    rows = f", {len(maker.gallery):,} rows" if maker.gallery is not None else ""
-    key = ' \\\n    -H "Authorization: Bearer $KEY"' if maker.access.has_key else ""
+    name, key = making.model_name, ""
+    gallery = _without_password(making.gallery.place or "none")
+    rows = "" if making.rows is None else f", {making.rows:,} rows"
+    if making.access.has_key:
+        key = ' \\\n    -H "Authorization: Bearer $KEY"'
     sys.stdout.write(
         f"serving {name} at {address}, once it is loaded (GET /ready)\n"
         f"  the page     {address}/\n"
         f"  clients      {address}/v1 (OpenAI's), {address} (Cohere's)\n"
-        f"  gallery      {arguments.gallery or 'none'}{rows}{', writable' if arguments.writable else ''}\n"
-        f"  key          {'asked for' if maker.access.has_key else 'none'}\n"
+        f"  gallery      {gallery}{rows}{', writable' if making.gallery.writable else ''}\n"
+        f"  key          {'asked for' if key else 'none'}\n"
         "a first request\n"
         f'  curl {address}/v1/embeddings -H "Content-Type: application/json"{key} \\\n'
         f'    -d \'{{"model": "{name}", "input": "a red shoe"}}\'\n'
     )
     sys.stdout.flush()
+
+
+def _without_password(place: str) -> str:
+    return re.sub(r"(://[^:/@]*):[^@]*@", r"\1:***@", place)
 
 
 def _say_ready(service: Service, address: str, seconds: float) -> None:

@@ -114,7 +114,8 @@ def test_it_serves_from_start_to_end(command: list[str], store: Path, tiny_llava
     key = tmp_path / "key"
     key.write_text("one-key-of-some-length\n")
     key.chmod(0o600)
-    with served([*command, "--key-file", str(key), "--served-name", "tiny"], tmp_path / "run") as process:
+    options = ["--key-file", str(key), "--served-name", "tiny", "--writable"]
+    with served([*command, *options], tmp_path / "run") as process:
         process.wait_for(lambda: process.is_at("/ready", 200))
         said = process.out.read_text()
         assert f"{process.url}/v1/embeddings" in said and "tiny" in said and "rows" in said
@@ -132,9 +133,14 @@ def test_it_serves_from_start_to_end(command: list[str], store: Path, tiny_llava
         np.testing.assert_allclose([hit["score"] for hit in hits], sorted(scores, reverse=True)[:3], atol=1e-5)
         assert client.get(hits[0]["picture"]).headers["content-type"] == "image/jpeg"
 
+        row = {"id": "shoe", "text": "a red shoe"}
+        assert client.post("/v1/gallery/rows", json={"rows": [row]}).json()["rows"] == len(vectors) + 1
+        assert client.post("/v1/search", json={"instruction": "a red shoe"}).json()["hits"][0]["id"] == "shoe"
+        assert client.request("DELETE", "/v1/gallery/rows", json={"ids": ["shoe"]}).status_code == 200
+
         counted = client.get("/metrics").text
-        assert 'mllm_embed_requests_total{method="POST",path="/v1/search",status="200"} 1.0' in counted
-        assert "mllm_embed_inputs_total 2.0" in counted
+        assert 'mllm_embed_requests_total{method="POST",path="/v1/search",status="200"} 2.0' in counted
+        assert "mllm_embed_inputs_total 4.0" in counted
         _finishes_what_it_took(process)
     assert "one-key" not in process.err.read_text()
 
@@ -169,6 +175,7 @@ def test_it_answers_while_it_loads_and_stops_then_too(tmp_path: Path) -> None:
         assert process.stop(signal.SIGINT) == 0
 
 
+@pytest.mark.slow
 def test_workers_share_a_port_and_one_that_dies_is_started_again(command: list[str], tmp_path: Path) -> None:
     with served([*command, "--workers", "2"], tmp_path / "run") as process:
         process.wait_for(lambda: process.is_at("/ready", 200))
