@@ -160,6 +160,11 @@ class PgvectorGallery:
                 make_index(connection, self.address, self.dimension)
         self.indexed = True
 
+    def unknown(self, ids: Collection[str]) -> list[str]:
+        """Return those of some ids that are not there, in the order given."""
+        found = self._found(ids, "id")
+        return [name for name in ids if name not in found]
+
     def sources(self, ids: Sequence[str]) -> list[str | None]:
         """Return where the pictures of rows lie, None where that is not known."""
         return self._values_of(ids, "source")
@@ -248,14 +253,19 @@ class PgvectorGallery:
 
     def _values_of(self, ids: Sequence[str], column: str) -> list[Any]:
         """Return what a column of the table has for some ids. Raises DataError for one that is not there."""
-        names = [name for name in ids if "\0" not in name and not half_character(name)]  # others cannot be there
-        found = dict(self._ask(f"SELECT id, {column} FROM {{table}} WHERE id = ANY(%(ids)s)", ids=names))
+        found = self._found(ids, column)
         unknown = next((name for name in ids if name not in found), None)
         if unknown is not None:
             some = self._ask("SELECT id FROM {table} LIMIT %(most)s", most=_SUGGESTED)
             near = near_id(unknown, [name for (name,) in some])
             raise DataError(f'the id "{unknown}" is not in {self.address}{near}')
         return [found[name] for name in ids]
+
+    def _found(self, ids: Collection[str], column: str) -> dict[str, Any]:
+        """Return what a column of the table has for those of some ids that are there."""
+        # others the server could not even be asked for
+        names = [name for name in ids if "\0" not in name and not half_character(name)]
+        return dict(self._ask(f"SELECT id, {column} FROM {{table}} WHERE id = ANY(%(ids)s)", ids=names))
 
     def _ask(self, text: str, **values: Any) -> list[tuple[Any, ...]]:
         """Return the rows that a query answers."""

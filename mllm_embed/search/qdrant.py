@@ -107,6 +107,11 @@ class QdrantGallery:
             answers = self.client.query_batch_points(self.collection, asked)
         return [_answer(answer.points) for answer in answers]
 
+    def unknown(self, ids: Collection[str]) -> list[str]:
+        """Return those of some ids that are not there, in the order given."""
+        found = self._found(ids)
+        return [name for name in ids if number(name) not in found]
+
     def sources(self, ids: Sequence[str]) -> list[str | None]:
         """Return where the pictures of rows lie, None where that is not known."""
         points = self._points(ids, payload=True)
@@ -264,15 +269,20 @@ class QdrantGallery:
 
     def _points(self, ids: Collection[str], payload: bool = False) -> dict[str, Any]:
         """Return the points of ids by their numbers. Raises DataError for an id that is not there."""
+        found = self._found(ids, payload)
+        unknown = next((name for name in ids if number(name) not in found), None)
+        if unknown is not None:
+            raise DataError(f'the id "{unknown}" is not in the collection {self.collection}')
+        return found
+
+    def _found(self, ids: Collection[str], payload: bool = False) -> dict[str, Any]:
+        """Return the points of those ids that are there, by their numbers."""
         found: dict[str, Any] = {}
         names = list(ids)
         with server_errors(f"the collection {self.collection}"):
             for at in range(0, len(names), _BATCH):
                 some = [number(name) for name in names[at : at + _BATCH]]
                 found |= {str(point.id): point for point in self.client.retrieve(self.collection, some, payload)}
-        unknown = next((name for name in names if number(name) not in found), None)
-        if unknown is not None:
-            raise DataError(f'the id "{unknown}" is not in the collection {self.collection}')
         return found
 
 

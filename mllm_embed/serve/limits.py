@@ -24,6 +24,7 @@ class Limits:
         fetch_seconds: for one picture that is fetched from its address.
         waiting: inputs in the queue, of all requests together.
         answers: of one search, k.
+        ids: of rows that a request names.
     """
 
     body: int = 32 << 20
@@ -37,6 +38,7 @@ class Limits:
     fetch_seconds: float = 10.0
     waiting: int = 1024
     answers: int = 1000
+    ids: int = 10_000
 
     def __post_init__(self) -> None:
         for field in fields(self):

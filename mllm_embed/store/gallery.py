@@ -58,6 +58,9 @@ class Gallery(Protocol):
         """
         ...
 
+    def unknown(self, ids: Collection[str]) -> list[str]:
+        """Return those of some ids that are not there, in the order given."""
+
     def sources(self, ids: Sequence[str]) -> Sequence[ImageLike | None]:
         """Return the pictures of rows, or where they lie as `sources.picture_at` reads it; None where neither is known.
 
@@ -187,6 +190,10 @@ class MemoryGallery:
         pairs = excluded(self._numbers, exclude)
         return named(self._names, *exact(self._rows, queries, k, may, pairs))
 
+    def unknown(self, ids: Collection[str]) -> list[str]:
+        """Return those of some ids that are not there, in the order given."""
+        return [name for name in ids if name not in self._row_of]
+
     def sources(self, ids: Sequence[str]) -> list[ImageLike | None]:
         """Return the pictures of rows, as they were given."""
         self._numbers(ids)
@@ -302,6 +309,10 @@ class StoreGallery:
         if may is None and len(self) < len(self.store):
             may = self.store.alive
         return may, excluded(self.store.positions, exclude)
+
+    def unknown(self, ids: Collection[str]) -> list[str]:
+        """Return those of some ids that are not there, in the order given."""
+        return [name for name in ids if name not in self.store.living]
 
     def sources(self, ids: Sequence[str]) -> list[str | None]:
         """Return where the pictures of rows lie, None where that is not known."""

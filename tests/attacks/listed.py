@@ -219,6 +219,7 @@ ATTACKS = [
         ("as an upload's name", _upload("../../../tmp/x.png", png(32, 32)), 200, "hits"),
         ("as a row's id", lambda target: _row(target, "../../x"), 201, "added"),
         ("as a row's picture", lambda target: _row(target, "x", "/etc/passwd"), 422, "no picture"),
+        ("as 10,001 ids", _search(instruction="red", exclude=["../x"] * 10_001), 422, "10,000"),
         ("SQL in a filter", _search(instruction="red", filter={"a'; DROP TABLE x; --": 1}), 422, ""),
     ),
     *_group(

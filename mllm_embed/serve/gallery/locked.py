@@ -9,7 +9,6 @@ from typing import Any
 import numpy as np
 
 from ...data.filters import Filter
-from ...errors import DataError, UnreachableError
 from ...store.columns import ColumnSummary
 from ...store.gallery import Answer, Gallery
 from ...types import ImageLike
@@ -65,19 +64,10 @@ class LockedGallery:
         with self._lock:
             return self._gallery.page(offset, limit, where)
 
-    def unknown(self, ids: Iterable[str]) -> list[str]:
-        """Return those of the ids that are not there, in the order given. Raises UnreachableError."""
+    def unknown(self, ids: Collection[str]) -> list[str]:
+        """As `Gallery.unknown`."""
         with self._lock:
-            return [name for name in ids if not self._has(name)]
-
-    def _has(self, name: str) -> bool:
-        try:
-            self._gallery.sources([name])
-        except UnreachableError:
-            raise
-        except DataError:
-            return False
-        return True
+            return self._gallery.unknown(ids)
 
     def add(
         self,

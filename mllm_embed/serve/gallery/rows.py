@@ -17,7 +17,7 @@ from ..service import Service
 from ..tickets import ticket_for
 from .kept_pictures import KeptPictures
 from .requests import NewRow, NewRows, RowIds, filter_of
-from .search import gallery_of, picture_address, unknown_id
+from .search import check_ids, gallery_of, picture_address, unknown_id
 
 router = APIRouter()
 
@@ -108,6 +108,7 @@ async def add(request: Request, body: NewRows) -> dict[str, Any]:
 async def remove(request: Request, body: RowIds) -> dict[str, Any]:
     """Remove rows: all of them, or none where one is not there."""
     searcher, _ = _writable(request.app.state.service)
+    check_ids(body.ids, "ids", request.app.state.service)
 
     def take_out() -> None:
         for name in searcher.gallery.unknown(body.ids):

@@ -42,6 +42,8 @@ async def search(request: Request) -> dict[str, Any]:
     asked, upload = await search_request(request)
     if asked.k > service.limits.answers:
         raise Refusal(422, f"k is {asked.k}, over the limit of {service.limits.answers} answers", field="k")
+    check_ids(asked.exclude, "exclude", service)
+    check_ids(asked.allow or (), "allow", service)
     async with ticket_for(request, service.limits):
         query = await _query(service, searcher, asked, upload)
         hits = await _found(service, searcher, query, asked)
@@ -117,6 +119,14 @@ def _row_picture(searcher: Searcher, name: str) -> ImageLike:
 def unknown_id(name: str, field: str) -> Refusal:
     """Return the refusal of an id that the gallery has not got."""
     return Refusal(404, f'the id "{name[:80]}" is not in the gallery', field=field)
+
+
+def check_ids(ids: Sequence[str], field: str, service: Service) -> None:
+    """Raise Refusal for more ids than a request may name."""
+    if len(ids) > service.limits.ids:
+        raise Refusal(
+            422, f"{field} names more ids than the limit of {service.limits.ids:,}; ask for less", field=field
+        )
 
 
 async def _found(service: Service, searcher: Searcher, query: Query, asked: SearchRequest) -> list[Hit]:

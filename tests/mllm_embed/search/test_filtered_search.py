@@ -236,3 +236,10 @@ def test_a_column_that_another_client_has_added_is_found(galleries: dict[str, Ga
     other = QdrantGallery(one.client, "c")
     other.add(["b"], np.eye(2, SIZE, dtype=np.float32)[1:], None, [{"shade": "dark"}])
     assert one.page(0, 5, parse_filter({"shade": "dark"})) == (["b"], 1)
+
+
+@pytest.mark.parametrize("kind", KINDS)
+def test_ids_that_are_not_there_are_told_from_those_that_are(galleries: dict[str, Gallery], kind: str) -> None:
+    asked = ["r3", "none", "r0", f"r{ROWS}", "", "none"]
+    assert galleries[kind].unknown(asked) == ["none", f"r{ROWS}", "", "none"]
+    assert galleries[kind].unknown(["r1"]) == galleries[kind].unknown([]) == []

@@ -102,6 +102,11 @@ def test_it_answers_as_a_gallery_in_memory(photos: PgvectorGallery) -> None:
             wrong()
 
 
+def test_ids_that_are_not_there_are_told_from_those_that_are(photos: PgvectorGallery) -> None:
+    assert photos.unknown(["p2", "q", "p1\0", "p1", "q"]) == ["q", "p1\0", "q"]
+    assert photos.unknown(["p1"]) == photos.unknown([]) == []
+
+
 def test_a_filter_means_what_it_means_in_memory(place: str, tmp_path: Path) -> None:
     chance = random.Random(7)
     rows = random_rows(chance, 200)
