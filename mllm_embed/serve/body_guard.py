@@ -20,6 +20,7 @@ from .refusals import Refusal, answer
 
 _WITHOUT_BODY = ("GET", "HEAD", "OPTIONS", "TRACE")
 _JSON, _FORM = "application/json", "multipart/form-data"
+_LONGEST = 256  # characters of a Content-Type
 _CLOSE = {"Connection": "close"}  # what is still on its way is not read
 
 
@@ -36,25 +37,26 @@ class BodyGuard:
         if scope["type"] != "http" or (scope["method"] in _WITHOUT_BODY and not _has_body(Headers(scope=scope))):
             await self._app(scope, receive, send)
             return
-        body = bytearray()
+        parts: list[bytes] = []
         try:
             try:
                 with anyio.fail_after(self._limits.seconds):
-                    await self._take(scope, receive, body)
+                    await self._take(scope, receive, parts)
             except TimeoutError:
                 said = f"the body did not come within the limit of {self._limits.seconds:g} seconds; send less at once"
                 raise Refusal(408, said, headers=_CLOSE) from None
+            body = b"".join(parts)
             scope.setdefault("state", {}).update(_read(scope, body))
-            await self._app(scope, _replayed(bytes(body), receive), send)
+            await self._app(scope, _replayed(body, receive), send)
         except _Gone:
             return
         except Refusal as refusal:
             await answer(scope, refusal)(scope, receive, send)
         finally:
-            self._held -= len(body)
+            self._held -= sum(map(len, parts))
 
-    async def _take(self, scope: Scope, receive: Receive, body: bytearray) -> None:
-        """Read a body into `body`; what it has taken when it is stopped stays counted in `_held`."""
+    async def _take(self, scope: Scope, receive: Receive, parts: list[bytes]) -> None:
+        """Read a body into `parts`; what it has taken when it is stopped stays counted in `_held`."""
         headers = Headers(scope=scope)
         if _has_body(headers):
             _check_kind(headers)
@@ -62,13 +64,15 @@ class BodyGuard:
         if not (length.isascii() and length.isdigit()):
             raise Refusal(400, "the Content-Length is not a number of bytes; send it as it is", headers=_CLOSE)
         self._check_length(int(length[:20]))
+        taken = 0
         while True:
             message = await receive()
             if message["type"] == "http.disconnect":
                 raise _Gone
             part = message.get("body", b"")
-            self._check_length(len(body) + len(part))
-            body += part
+            taken += len(part)
+            self._check_length(taken)
+            parts.append(part)
             self._held += len(part)
             if self._held > self._limits.bodies:
                 said = "this server holds as many bytes of requests as it may; send it again a little later"
@@ -96,7 +100,8 @@ def _check_kind(headers: Headers) -> None:
     packed = headers.get("content-encoding", "identity").strip().lower()
     if packed not in ("", "identity"):
         raise Refusal(415, "the body is compressed; send it as it is, without Content-Encoding", headers=_CLOSE)
-    kind, parameters = content_type(headers.get("content-type", ""))
+    said = headers.get("content-type", "")
+    kind, parameters = content_type(said) if len(said) <= _LONGEST else ("", {})
     if kind not in (_JSON, _FORM):
         raise Refusal(415, f"the Content-Type must be {_JSON} or {_FORM}; set it, and send that", headers=_CLOSE)
     if kind == _JSON and parameters.get("charset", "utf-8").lower() not in ("utf-8", "utf8"):
@@ -113,9 +118,9 @@ def content_type(value: str) -> tuple[str, Mapping[str, str]]:
     return kind.strip().lower(), {name.lower(): str(said) for name, said in parameters}
 
 
-def _read(scope: Scope, body: bytearray) -> dict[str, Any]:
+def _read(scope: Scope, body: bytes) -> dict[str, Any]:
     kind, _ = content_type(Headers(scope=scope).get("content-type", ""))
-    return {"json": read_json(bytes(body))} if body and kind == _JSON else {}
+    return {"json": read_json(body)} if body and kind == _JSON else {}
 
 
 def _replayed(body: bytes, receive: Receive) -> Receive:

@@ -26,7 +26,7 @@ from .tickets import current
 
 _SMALL = 1 << 20  # bytes that are read while others wait, in a few milliseconds; more are read in a thread
 _DATA = re.compile(r"data:(?P<kind>[^;,]{0,100})(?P<parameters>(?:;[^;,]{0,100}){0,9}),", re.IGNORECASE)
-_WITHOUT = re.compile(r"[A-Za-z0-9+/_-]{64,}")  # how base64 begins that no data URI says it is
+_WITHOUT = re.compile(r"[A-Za-z0-9+/_-]{64}")  # how base64 begins that no data URI says it is
 _PLAIN = str.maketrans("-_", "+/", " \t\r\n\f")
 _ANY = ("application/octet-stream", "binary/octet-stream")
 _FORMATS = f"{', '.join(IMAGE_FORMATS[:-1])} or {IMAGE_FORMATS[-1]}"
@@ -77,8 +77,10 @@ class PictureReader:
             )
         text = address[data.end() :] if data else address
         self._check_bytes(len(text) * 3 // 4 - 2, field)
-        packed = parameters.split(";")[-1].strip() == "base64"
-        content = _from_base64(text) if packed else unquote_to_bytes(text)
+        in_base64 = parameters.split(";")[-1].strip() == "base64"
+        if not in_base64 and len(text) > _SMALL:  # a hundred bytes of memory for each that is percent-encoded
+            raise _refusal(field, "is percent-encoded, and long; write it in base64")
+        content = _from_base64(text) if in_base64 else unquote_to_bytes(text)
         if content is None:
             raise _refusal(field, "is not base64; encode the bytes of the picture again")
         return self._examine(content, field)
@@ -140,7 +142,8 @@ def _from_base64(text: str) -> bytes | None:
         return base64.b64decode(text, validate=True)
     except (binascii.Error, ValueError):  # as most programs write it, it was read by now
         pass
-    plain = unquote(text).translate(_PLAIN).rstrip("=")
+    plain = unquote(text) if "%" in text and len(text) <= _SMALL else text
+    plain = plain.translate(_PLAIN).rstrip("=")
     try:
         return base64.b64decode(plain + "=" * (-len(plain) % 4), validate=True)
     except (binascii.Error, ValueError):

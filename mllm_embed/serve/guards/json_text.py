@@ -17,12 +17,24 @@ from ..refusals import Refusal
 
 DEEPEST = 32
 """Lists and objects within each other."""
+# what three bytes of JSON make takes sixty in Python: a body within its limit would take gigabytes
+MOST_LISTS = 100_000
+"""Lists and objects of a request."""
+MOST_VALUES = 1_000_000
+"""Commas of a request, those within words too."""
 # escapes that may stand for NUL or half a character: whether they do is looked at afterwards
 _SUSPECT = re.compile(rb"\\u(?:0000|[dD][89a-fA-F])")
 
 
 def read_json(content: bytes) -> Any:
-    """Return the value of a JSON text in UTF-8. Raises Refusal 400 for what is none, or not plainly one value."""
+    """Return the value of a JSON text in UTF-8.
+
+    Raises Refusal: 400 for what is none, or not plainly one value, 413 for more values than are read.
+    """
+    opened = content.count(b"[") + content.count(b"{")
+    if opened > MOST_LISTS or content.count(b",") > MOST_VALUES:
+        said = f"over the limits of {MOST_LISTS:,} lists and objects and {MOST_VALUES:,} values; send less at once"
+        raise Refusal(413, f"the body holds more than is read, {said}")
     try:
         value = json.loads(content.decode(), object_pairs_hook=_object, parse_constant=_no_number, parse_float=_finite)
     except UnicodeDecodeError:
@@ -33,7 +45,7 @@ def read_json(content: bytes) -> Any:
         raise Refusal(400, "the body holds a number of too many digits; send a smaller one") from None
     except RecursionError:
         raise _too_deep() from None
-    if content.count(b"[") + content.count(b"{") > DEEPEST:
+    if opened > DEEPEST:
         _check_depth(value)
     if _SUSPECT.search(content):
         _check_characters(value)

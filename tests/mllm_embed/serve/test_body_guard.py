@@ -6,26 +6,27 @@ import gzip
 import json
 import socket
 import threading
+import time
 from collections.abc import Iterator
 from typing import Any
 
 import httpx
 import pytest
 import uvicorn
-from fastapi import FastAPI, Request
+from fastapi import FastAPI, Request, Response
 
 from mllm_embed.serve.body_guard import BodyGuard
-from mllm_embed.serve.guards.json_text import DEEPEST
+from mllm_embed.serve.guards.json_text import DEEPEST, read_json
 from mllm_embed.serve.guards.protocol import GuardedProtocol
 from mllm_embed.serve.limits import Limits
-from mllm_embed.serve.refusals import install
+from mllm_embed.serve.refusals import Refusal, install
 
 LIMITS = Limits(body=100_000, bodies=150_000, seconds=1.0)
 JSON = {"Content-Type": "application/json"}
 
 
 class Impatient(GuardedProtocol):
-    head_bytes, head_seconds = 20_000, 1.0
+    head_bytes, head_seconds, read_seconds = 20_000, 1.0, 1.0
 
 
 class Served:
@@ -36,6 +37,7 @@ class Served:
         self.letting_go, self.held = threading.Event(), threading.Semaphore(0)
         self.app.add_api_route("/v1/echo", self.echo, methods=["GET", "POST", "DELETE"])
         self.app.add_api_route("/v1/hold", self.hold, methods=["POST"])
+        self.app.add_api_route("/v1/large", lambda: Response(bytes(50 << 20)), methods=["GET"])
         install(self.app)
         self.app.add_middleware(BodyGuard, limits=LIMITS)
         listening = socket.create_server(("127.0.0.1", 0))
@@ -152,6 +154,19 @@ def test_a_head_has_a_size_and_a_time(served: Served, client: httpx.Client) -> N
         assert answer.status_code == 200
 
 
+def test_an_answer_that_nobody_reads_is_not_kept(served: Served, client: httpx.Client) -> None:
+    connections = served.server.server_state.connections
+    client.get("/v1/echo", headers={"Connection": "close"})
+    with socket.create_connection(("127.0.0.1", served.port), timeout=10) as connection:
+        connection.sendall(b"GET /v1/large HTTP/1.1\r\nHost: a\r\n\r\n")
+        assert connection.recv(12) == b"HTTP/1.1 200"
+        deadline = time.monotonic() + 20
+        while connections and time.monotonic() < deadline:  # it hangs up by itself
+            time.sleep(0.05)
+        assert not connections
+    assert len(client.get("/v1/large").content) == 50 << 20  # one that is read is sent whole
+
+
 def test_all_bodies_together_have_a_limit(served: Served, client: httpx.Client) -> None:
     body = b'"' + b"a" * 90_000 + b'"'
     thread = threading.Thread(target=lambda: httpx.post(client.base_url.join("/v1/hold"), content=body, headers=JSON))
@@ -175,7 +190,8 @@ def test_all_bodies_together_have_a_limit(served: Served, client: httpx.Client) 
         {"Content-Type": ";"},
         {"Content-Type": "application/json; charset=utf-16"}, {"Content-Type": "application/jsonp"},
         {"Content-Type": "a" * 999},
-        {**JSON, "Content-Encoding": "gzip"}, {**JSON, "Content-Encoding": "br, gzip"},
+        {"Content-Type": "application/json;" + " ;" * 9000}, {**JSON, "Content-Encoding": "gzip"},
+        {**JSON, "Content-Encoding": "br, gzip"},
         {**JSON, "Content-Encoding": "x"},
     ],
 )  # fmt: skip
@@ -202,6 +218,14 @@ def test_json_that_readers_differ_over_is_refused(body: bytes, client: httpx.Cli
     answer = client.post("/v1/echo", content=body, headers=JSON)
     assert answer.status_code == (200 if body == b"" else 400)
     assert body == b"" or len(answer.text) < 400
+
+
+def test_json_that_would_fill_the_memory_is_refused() -> None:
+    for body in (b"[" + b"[]," * 100_000 + b"[]]", b"[" + b"{}," * 100_000 + b"{}]", b"[" + b"1," * 1_000_001 + b"1]"):
+        with pytest.raises(Refusal) as caught:
+            read_json(body)
+        assert caught.value.status == 413 and "100,000" in caught.value.message
+    assert len(read_json(b"[" + b"[]," * 90_000 + b"[]]")) == 90_001
 
 
 def test_plain_json_is_read(client: httpx.Client) -> None:
