@@ -14,7 +14,9 @@ import re
 import socket
 import ssl
 from collections.abc import Awaitable, Callable, Iterable, Sequence
+from concurrent.futures import ThreadPoolExecutor
 from dataclasses import dataclass
+from functools import partial
 
 import anyio
 import certifi
@@ -28,6 +30,7 @@ Resolve = Callable[[str, int], Awaitable[Sequence[str]]]
 _PORTS = {"http": 80, "https": 443}
 _LONGEST = 2000  # characters of an address
 _AT_ONCE = 16  # connections
+_NAMES = 4  # that are looked up at once
 _NAME = r"[a-z0-9_](?:[a-z0-9_-]{0,61}[a-z0-9_])?"
 _HOST = rf"(?:{_NAME}(?:\.{_NAME})*|\[[0-9a-f:.]+\])"
 # what RFC 3986 allows, and no more: readers of addresses differ over the rest, over a second @ or a backslash say
@@ -103,7 +106,9 @@ class Fetcher:
             transport: sends a request to the address in its URL; by default over TCP, by httpx.
         """
         self._hosts, self._most, self._seconds = tuple(hosts), most_bytes, seconds
-        self._resolve = resolve or _resolve
+        # names of their own threads: a name server that hangs would take those that all else is done in
+        self._names = ThreadPoolExecutor(_NAMES, "names")
+        self._resolve = resolve or self._looked_up
         self._transport = transport
 
     async def fetch(self, address: str, field: str) -> bytes:
@@ -138,8 +143,15 @@ class Fetcher:
 
     async def close(self) -> None:
         """Close what is open."""
+        self._names.shutdown(wait=False, cancel_futures=True)
         if self._transport is not None:
             await self._transport.aclose()
+
+    async def _looked_up(self, host: str, port: int) -> Sequence[str]:
+        """Return the addresses that the system's resolver knows of a host. Raises OSError."""
+        ask = partial(socket.getaddrinfo, host, port, type=socket.SOCK_STREAM)
+        answers = await asyncio.get_running_loop().run_in_executor(self._names, ask)
+        return [str(answer[4][0]) for answer in answers]
 
     async def _checked(self, allowed: AllowedHost, host: str, port: int, field: str) -> Sequence[Address]:
         """Return the addresses of a host, which may all be asked. Raises Refusal where one of them may not."""
@@ -232,12 +244,6 @@ def _literal(host: str) -> Address | None:
         return ipaddress.ip_address(host.strip("[]"))
     except ValueError:
         return None
-
-
-async def _resolve(host: str, port: int) -> Sequence[str]:
-    """Return the addresses that the system's resolver knows of a host. Raises OSError."""
-    answers = await asyncio.get_running_loop().getaddrinfo(host, port, type=socket.SOCK_STREAM)
-    return [str(answer[4][0]) for answer in answers]
 
 
 def _over_tcp() -> httpx.AsyncHTTPTransport:

@@ -22,7 +22,7 @@ from ..inputs.picture_formats import HEAD, IMAGE_FORMATS, format_of
 from .fetching import Fetcher
 from .limits import Limits
 from .refusals import Refusal
-from .tickets import current
+from .tickets import Ticket, current
 
 _SMALL = 1 << 20  # bytes that are read while others wait, in a few milliseconds; more are read in a thread
 _DATA = re.compile(r"data:(?P<kind>[^;,]{0,100})(?P<parameters>(?:;[^;,]{0,100}){0,9}),", re.IGNORECASE)
@@ -55,6 +55,7 @@ class PictureReader:
         if address[:5].lower() == "data:" or _WITHOUT.match(address):
             return await _aside(len(address), self._inline, address, field)
         content = await self._fetcher.fetch(address.strip(), field)
+        self._count_fetched(len(content), field)
         return await _aside(len(content), self._examine, content, field)
 
     async def check(self, content: bytes, field: str) -> bytes:
@@ -112,11 +113,22 @@ class PictureReader:
             said = f"has more bytes than the limit of {self._limits.picture:,} for a picture; save it smaller"
             raise _refusal(field, said)
 
+    def _count_fetched(self, count: int, field: str) -> None:
+        """Raise Refusal 422 where what a request had fetched has more bytes than its body may have."""
+        ticket = _ticket()
+        if ticket is None:
+            return
+        ticket.fetched += count
+        if ticket.fetched > self._limits.body:
+            most = self._limits.body
+            raise _refusal(
+                field, f"and those before it lead to more bytes than the limit of {most:,}; send fewer at once"
+            )
+
     def _count(self, pixels: int, field: str) -> None:
         """Raise Refusal 422 where all pictures of the request that is being answered have too many pixels together."""
-        try:
-            ticket = current()
-        except LookupError:
+        ticket = _ticket()
+        if ticket is None:
             return
         ticket.pixels += pixels
         if ticket.pixels > self._limits.all_pixels:
@@ -125,6 +137,14 @@ class PictureReader:
                 f"and the pictures before it have more pixels than the limit of {most:,} together; send fewer at once"
             )
             raise _refusal(field, said)
+
+
+def _ticket() -> Ticket | None:
+    """Return the ticket of the request that is being answered, None outside of any."""
+    try:
+        return current()
+    except LookupError:
+        return None
 
 
 async def _aside(size: int, function: Callable[[_Given, str], bytes], given: _Given, field: str) -> bytes:

@@ -30,6 +30,7 @@ class Ticket:
         seconds: how long it may take in all, for the message.
         gone: whether its client has hung up: what is not begun is dropped.
         pixels: of its pictures so far, as their headers claim.
+        fetched: bytes of its pictures so far that came from addresses.
     """
 
     client: str
@@ -37,6 +38,7 @@ class Ticket:
     seconds: float
     gone: bool = False
     pixels: int = 0
+    fetched: int = 0
 
     @classmethod
     def of(cls, client: str, seconds: float) -> Ticket:

@@ -12,6 +12,7 @@ from PIL import Image
 
 from attacks.picture_host import png
 from attacks.pictures import broken, claiming, data_uri
+from mllm_embed.serve.fetching import Fetcher
 from mllm_embed.serve.limits import Limits
 from mllm_embed.serve.pictures import PictureReader
 from mllm_embed.serve.refusals import Refusal
@@ -105,6 +106,24 @@ def test_an_upload_is_looked_at_as_a_picture_that_is_written_out() -> None:
 def test_a_damage_behind_the_header_is_left_to_whoever_decodes() -> None:
     content = broken("PNG")
     assert read(data_uri(content)) == content
+
+
+def test_what_a_request_has_fetched_has_a_limit() -> None:
+    class Host(Fetcher):
+        async def fetch(self, address: str, field: str) -> bytes:
+            return CONTENT
+
+    limits = Limits(body=2 * len(CONTENT))
+    reader = PictureReader(limits, Host((), most_bytes=1, seconds=1))
+
+    async def fetched(count: int) -> None:
+        with holding(Ticket.of("client", 10)):
+            for _ in range(count):
+                await reader.read("https://images.example.org/a.png", "image")
+
+    asyncio.run(fetched(2))
+    with pytest.raises(Refusal, match=f"limit of {limits.body:,}"):
+        asyncio.run(fetched(3))
 
 
 def test_all_pictures_of_a_request_have_a_limit_together() -> None:
