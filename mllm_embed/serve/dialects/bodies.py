@@ -11,6 +11,8 @@ from pydantic_core import PydanticCustomError
 from ...errors import did_you_mean
 from ..refusals import Refusal
 
+_SHOWN = 60  # characters of a field that is not known
+
 
 class Body(BaseModel):
     """The body of a request. A field that it does not name is refused: ignored, it would change an answer unnoticed."""
@@ -44,14 +46,25 @@ def read_body(request: Request, kind: type[B]) -> B:
     try:
         return kind.model_validate(_given(request.state.json, kind))
     except ValidationError as error:
-        raise _refused(error, kind) from None  # its text may hold the whole picture
+        raise _refused(error) from None  # its text may hold the whole picture
 
 
-def _given(value: Any, kind: type[Body]) -> Any:
-    """Return a body without its fields that are null: clients send those that their users leave out."""
+def _given(value: Any, kind: type[Body]) -> dict[str, Any]:
+    """Return the fields of a body that are not null: clients send null for those that their users leave out.
+
+    Raises Refusal 422 for one that is not known: at the first of them, since a body may have millions.
+    """
     if not isinstance(value, dict):
-        return value
-    return {name: one for name, one in value.items() if one is not None or name not in kind.model_fields}
+        raise Refusal(422, "the body is no JSON object; send the fields in braces")
+    given = {}
+    for name, one in value.items():
+        if name not in kind.model_fields:
+            field = name[:_SHOWN]
+            hint = did_you_mean(field, kind.model_fields) or f"; the fields are {', '.join(kind.model_fields)}"
+            raise Refusal(422, f"'{field}' is no field of this request, and is not ignored{hint}", field=field)
+        if one is not None:
+            given[name] = one
+    return given
 
 
 def request_schema(kind: type[Body], examples: dict[str, dict[str, Any]]) -> dict[str, Any]:
@@ -61,20 +74,15 @@ def request_schema(kind: type[Body], examples: dict[str, dict[str, Any]]) -> dic
     return {"requestBody": {"required": True, "content": {"application/json": content}}}
 
 
-def _refused(error: ValidationError, kind: type[Body]) -> Refusal:
+def _refused(error: ValidationError) -> Refusal:
     """Return the refusal of the first mistake in a body."""
     first = error.errors(include_url=False, include_input=False)[0]
     field = path_of(first["loc"])
-    if not field:
-        return Refusal(422, "the body is no JSON object; send the fields in braces")
-    if first["type"] == "extra_forbidden":
-        hint = did_you_mean(field, kind.model_fields) or f"; the fields are {', '.join(kind.model_fields)}"
-        return Refusal(422, f"'{field[:60]}' is no field of this request, and is not ignored{hint}", field=field[:60])
     if first["type"] == "literal_error":
         values = first["ctx"]["expected"].replace("True", "true").replace("False", "false")  # as JSON has them
         return Refusal(422, f"{field} can only be {values}", field=field)
     said = first["msg"].removeprefix("Input ")
-    return Refusal(422, f"{field} {said}", field=field)
+    return Refusal(422, f"{field} {said[0].lower()}{said[1:]}", field=field)
 
 
 def path_of(places: tuple[str | int, ...]) -> str:

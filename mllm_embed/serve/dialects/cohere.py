@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from collections.abc import Callable
 from typing import Annotated, Any, Literal
 
 from fastapi import APIRouter, Request, Response
@@ -11,7 +12,7 @@ from ..limits import Limits
 from ..refusals import Refusal, request_id
 from ..service import Service
 from .bodies import Body, read_body, request_schema
-from .content import Draft, check_count, drafts_with_content, picture_draft
+from .content import Draft, drafts_of_pictures, drafts_of_texts, drafts_with_content
 from .documented import BY_TYPE, COHERE_ERROR, responses
 from .embed import Vectors, Wish, answer, check_model, embed
 from .roles import Asked, InputType
@@ -29,27 +30,33 @@ _EXAMPLES = {
 }
 # END is what Cohere does where nothing is said
 _TRUNCATE = {"END": True, "NONE": False}
-_FIELDS = ("texts", "images", "inputs")
+_READERS: dict[str, Callable[[Any, str, Limits], list[Draft]]] = {
+    "texts": drafts_of_texts,
+    "images": drafts_of_pictures,
+    "inputs": drafts_with_content,
+}
 
 
 class EmbedBody(Body):
     """What `/v2/embed` takes: one of `texts`, `images` and `inputs`."""
 
-    model_config = ConfigDict(json_schema_extra=one_of(*_FIELDS))
+    model_config = ConfigDict(json_schema_extra=one_of(*_READERS))
 
     input_type: InputType = Field(
         description="The side of a search: search_query (query), or search_document (document, image, classification, "
         "clustering). A query's text beside a picture says what to change in it; a document's belongs to it.",
     )
     model: str | None = Field(None, description="Its name, as /v1/models has it; may be left out.")
-    texts: Annotated[list[str] | None, WithJsonSchema(or_null(many(WORDS)))] = None
-    images: Annotated[list[str] | None, WithJsonSchema(or_null(many(PICTURE)))] = None
+    texts: Annotated[Any, WithJsonSchema(or_null(many(WORDS)))] = None
+    images: Annotated[Any, WithJsonSchema(or_null(many(PICTURE)))] = None
     inputs: Annotated[Any, WithJsonSchema(or_null(many(ITEM_WITH_CONTENT)))] = None
     instruction: str | None = Field(None, description=INSTRUCTION_WORDS)
     task: str | None = Field(None, description=TASK_WORDS)
     embedding_types: list[VectorType] | None = Field(
         None,
         min_length=1,
+        max_length=6,
+        fail_fast=True,  # or else each item that is wrong is listed, of millions
         description="float where it is left out. uint8 is int8 + 128; ubinary has the sign of eight dimensions in a "
         "byte, binary the same less 128; base64 is of little-endian float32.",
     )
@@ -91,18 +98,12 @@ async def embed_v1() -> Response:
 
 def _drafts(body: EmbedBody, limits: Limits) -> list[Draft]:
     """Return the inputs. Raises Refusal 422 unless one of the three fields that hold them is given, and not empty."""
-    given = [name for name in _FIELDS if getattr(body, name) is not None]
+    given = [name for name in _READERS if getattr(body, name) is not None]
     if len(given) != 1:
         said = f"not {' and '.join(given)}" if given else "and none is here"
-        raise Refusal(422, f"give exactly one of {', '.join(_FIELDS)}, {said}", field=given[0] if given else "texts")
-    if body.inputs is not None:
-        return drafts_with_content(body.inputs, "inputs", limits)
-    check_count(body.texts or body.images or (), given[0], limits)
-    drafts = [Draft(f"texts[{place}]", text=text) for place, text in enumerate(body.texts or ())]
-    drafts += [picture_draft(address, f"images[{place}]") for place, address in enumerate(body.images or ())]
-    if not drafts:
-        raise Refusal(422, f"{given[0]} is an empty list; give one input at least", field=given[0])
-    return drafts
+        raise Refusal(422, f"give exactly one of {', '.join(_READERS)}, {said}", field=given[0] if given else "texts")
+    [name] = given
+    return _READERS[name](getattr(body, name), name, limits)
 
 
 def _by_type(vectors: Vectors, wish: Wish, body: EmbedBody, request: Request) -> Response:

@@ -5,7 +5,6 @@ Each becomes a `Draft`: words, and addresses of pictures that are still to be re
 
 from __future__ import annotations
 
-import re
 from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass, field, replace
 from typing import Any, NamedTuple, TypeAlias
@@ -20,10 +19,9 @@ _TOKENS = (
     "(LangChain's OpenAIEmbeddings: check_embedding_ctx_length=False)"
 )
 _MOST = 256  # parts, pictures or messages of one input
-# a text on its own that is no more than the address of a picture; an object's text may be that
-_ADDRESS = re.compile(
-    r"\s*(data:image/|https?://\S{1,2000}\.(jpe?g|png|webp|gif|bmp|tiff?|avif)([?#]\S{0,2000})?\s*$)", re.IGNORECASE
-)
+_LONGEST = 2048  # characters of an address
+_ENDINGS = (".jpg", ".jpeg", ".png", ".webp", ".gif", ".bmp", ".tif", ".tiff", ".avif")
+_SHOWN = 60  # characters of a key that is not known
 _SHORTEST = 48  # characters of the smallest picture in base64: what is shorter is a name or an address
 _TASK_ROLES = ("system", "developer")
 _FORMS = "give a text, or an object with any of text, image, instruction, task, or with content, a list of parts"
@@ -64,20 +62,26 @@ def drafts_of(value: Any, where: str, limits: Limits) -> list[Draft]:
         raise Refusal(422, f"{where} is an empty list; give one input at least", field=where)
     if _is_message(value[0]):
         return [conversation(value, where)]
+    if type(value[0]) is int:
+        raise Refusal(422, f"{where} {_TOKENS}", field=where)
     check_count(value, where, limits)
     return [draft_of(one, f"{where}[{place}]") for place, one in enumerate(value)]
 
 
 def drafts_with_content(inputs: Any, where: str, limits: Limits) -> list[Draft]:
     """Return the inputs of a list of objects with `content`, as Cohere and Voyage have them. Raises Refusal 422."""
-    if not isinstance(inputs, list) or not inputs:
-        raise Refusal(422, f"{where} is no list of inputs; give one at least", field=where)
-    check_count(inputs, where, limits)
+    _check_list(inputs, where, limits)
     for place, one in enumerate(inputs):
         if not isinstance(one, Mapping) or one.get("content") is None:
             at = f"{where}[{place}]"
             raise Refusal(422, f"{at} has no content; give {{'content': [parts]}}", field=at)
     return [draft_of(one, f"{where}[{place}]") for place, one in enumerate(inputs)]
+
+
+def _check_list(values: Any, where: str, limits: Limits) -> None:
+    if not isinstance(values, list) or not values:
+        raise Refusal(422, f"{where} is no list of inputs; give one at least", field=where)
+    check_count(values, where, limits)
 
 
 def check_count(values: Sequence[Any], where: str, limits: Limits) -> None:
@@ -105,8 +109,8 @@ def draft_of(value: Any, where: str) -> Draft:
 
 
 def _words(value: str, where: str) -> Draft:
-    """Return the input that a text is. Raises Refusal 422 for one that was meant to be a picture."""
-    if _ADDRESS.match(value):
+    """Return the input that a text is. Raises Refusal 422 for a picture's address, which an object's text may be."""
+    if _is_address(value):
         told = (
             f"{where} is the address of a picture, given as a text; give {{'image': ...}}, or {{'text': ...}} if it is"
         )
@@ -114,9 +118,30 @@ def _words(value: str, where: str) -> Draft:
     return Draft(where, text=value)
 
 
-def picture_draft(address: str, where: str) -> Draft:
-    """Return the input that a picture alone is. Raises Refusal 422 for an address that is empty."""
-    return Draft(where, _pictures(address, where))
+def _is_address(text: str) -> bool:
+    """Whether a text is no more than the address of a picture."""
+    start = text[:_SHORTEST].lstrip().lower()
+    if not start.startswith(("http://", "https://")):
+        return start.startswith("data:image/")
+    if len(text) > _LONGEST or len(text.split()) > 1:
+        return False
+    return text.strip().partition("?")[0].partition("#")[0].lower().endswith(_ENDINGS)
+
+
+def drafts_of_texts(texts: Any, where: str, limits: Limits) -> list[Draft]:
+    """Return the inputs of a list of texts. Raises Refusal 422, with the place."""
+    _check_list(texts, where, limits)
+    for place, text in enumerate(texts):
+        if not isinstance(text, str):
+            raise Refusal(422, f"{where}[{place}] is {_kind(text)}; give a text", field=f"{where}[{place}]")
+    return [Draft(f"{where}[{place}]", text=text) for place, text in enumerate(texts)]
+
+
+def drafts_of_pictures(addresses: Any, where: str, limits: Limits) -> list[Draft]:
+    """Return the inputs of a list of pictures, each alone. Raises Refusal 422, with the place."""
+    _check_list(addresses, where, limits)
+    places = [f"{where}[{place}]" for place in range(len(addresses))]
+    return [Draft(at, ((_address(address, at), at),)) for at, address in zip(places, addresses, strict=True)]
 
 
 class _Message(NamedTuple):
@@ -282,8 +307,10 @@ def _check_keys(value: Mapping[str, Any], known: Sequence[str], where: str) -> N
     """Raise Refusal 422 for a key that is not known: ignored, it would change a vector unnoticed."""
     for key in value:
         if key not in known:
-            hint = did_you_mean(key, known) or f"; the keys are {', '.join(known)}"
-            raise Refusal(422, f"{where} has a key '{key[:60]}', which is not known{hint}", field=f"{where}.{key[:60]}")
+            hint = did_you_mean(key[:_SHOWN], known) or f"; the keys are {', '.join(known)}"
+            raise Refusal(
+                422, f"{where} has a key '{key[:_SHOWN]}', which is not known{hint}", field=f"{where}.{key[:_SHOWN]}"
+            )
 
 
 _KINDS = {"str": "a text", "dict": "an object", "bool": "true or false", "NoneType": "null", "float": "a number"}
