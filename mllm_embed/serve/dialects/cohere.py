@@ -12,9 +12,10 @@ from ..limits import Limits
 from ..refusals import Refusal, request_id
 from ..service import Service
 from .bodies import Body, read_body, request_schema
-from .content import Draft, drafts_of_pictures, drafts_of_texts, drafts_with_content
+from .content import Draft
 from .documented import BY_TYPE, COHERE_ERROR, responses
 from .embed import Vectors, Wish, answer, check_model, embed
+from .lists import drafts_of_pictures, drafts_of_texts, drafts_with_content
 from .roles import Asked, InputType
 from .schemas import INSTRUCTION_WORDS, ITEM_WITH_CONTENT, PICTURE, TASK_WORDS, WORDS, many, one_of, or_null
 from .vectors import VectorType, written

@@ -10,7 +10,6 @@ from dataclasses import dataclass, field, replace
 from typing import Any, NamedTuple, TypeAlias
 
 from ...errors import did_you_mean, kind_of
-from ..limits import Limits
 from ..refusals import Refusal
 
 _KEYS = ("text", "image", "instruction", "task", "content")
@@ -22,7 +21,6 @@ _MOST = 256  # parts, pictures or messages of one input
 _LONGEST = 2048  # characters of an address
 _ENDINGS = (".jpg", ".jpeg", ".png", ".webp", ".gif", ".bmp", ".tif", ".tiff", ".avif")
 _SHOWN = 60  # characters of a key that is not known
-_SHORTEST = 48  # characters of the smallest picture in base64: what is shorter is a name or an address
 _TASK_ROLES = ("system", "developer")
 _FORMS = "give a text, or an object with any of text, image, instruction, task, or with content, a list of parts"
 
@@ -33,7 +31,7 @@ class Draft:
 
     Args:
         field: where in the request it stands, "input[3]".
-        pictures: the address of each, a data URI or a http one, and where in the request it stands.
+        pictures: of each its address, data URI or base64, and where in the request it stands.
         text, instruction, task: its words, None where it has none.
     """
 
@@ -50,57 +48,15 @@ class Draft:
         return {name: words for name, words in given.items() if words is not None}
 
 
-def drafts_of(value: Any, where: str, limits: Limits) -> list[Draft]:
-    """Return the inputs of a field that takes one or many, in order.
-
-    A text or an object is one input; a list is many of them; a list of messages is one conversation, and a list of
-    such lists many. Raises Refusal 422, with the place, for anything else.
-    """
-    if not isinstance(value, list):
-        return [draft_of(value, where)]
-    if not value:
-        raise Refusal(422, f"{where} is an empty list; give one input at least", field=where)
-    if _is_message(value[0]):
-        return [conversation(value, where)]
-    if type(value[0]) is int:
-        raise Refusal(422, f"{where} {_TOKENS}", field=where)
-    check_count(value, where, limits)
-    return [draft_of(one, f"{where}[{place}]") for place, one in enumerate(value)]
-
-
-def drafts_with_content(inputs: Any, where: str, limits: Limits) -> list[Draft]:
-    """Return the inputs of a list of objects with `content`, as Cohere and Voyage have them. Raises Refusal 422."""
-    _check_list(inputs, where, limits)
-    for place, one in enumerate(inputs):
-        if not isinstance(one, Mapping) or one.get("content") is None:
-            at = f"{where}[{place}]"
-            raise Refusal(422, f"{at} has no content; give {{'content': [parts]}}", field=at)
-    return [draft_of(one, f"{where}[{place}]") for place, one in enumerate(inputs)]
-
-
-def _check_list(values: Any, where: str, limits: Limits) -> None:
-    if not isinstance(values, list) or not values:
-        raise Refusal(422, f"{where} is no list of inputs; give one at least", field=where)
-    check_count(values, where, limits)
-
-
-def check_count(values: Sequence[Any], where: str, limits: Limits) -> None:
-    """Raise Refusal 422 for more inputs than a request may have, before anything is made of them."""
-    if len(values) > limits.inputs:
-        told = f"{where} holds {len(values):,} inputs, over the limit of {limits.inputs:,} a request; send several"
-        raise Refusal(422, told, field=where)
-
-
 def draft_of(value: Any, where: str) -> Draft:
     """Return one input. Raises Refusal 422, with the place, for what is none."""
     if isinstance(value, str):
         return _words(value, where)
-    if isinstance(value, list) and value and _is_message(value[0]):
+    if isinstance(value, list) and value and is_message(value[0]):
         return conversation(value, where)
-    if type(value) is int or (isinstance(value, list) and value and type(value[0]) is int):
-        raise Refusal(422, f"{where} {_TOKENS}", field=where)
+    check_no_tokens(value, where)
     if not isinstance(value, Mapping):
-        raise Refusal(422, f"{where} is {_kind(value)}; {_FORMS}", field=where)
+        raise Refusal(422, f"{where} is {kind_in_json(value)}; {_FORMS}", field=where)
     _check_keys(value, _KEYS, where)
     if value.get("content") is not None:
         return _with_content(value, where)
@@ -108,9 +64,15 @@ def draft_of(value: Any, where: str) -> Draft:
     return Draft(where, _pictures(value.get("image"), f"{where}.image"), text, instruction, task)
 
 
+def check_no_tokens(value: Any, where: str) -> None:
+    """Raise Refusal 422 for numbers, which OpenAI's clients send in the place of a text they have tokenised."""
+    if type(value) is int or (isinstance(value, list) and value and type(value[0]) is int):
+        raise Refusal(422, f"{where} {_TOKENS}", field=where)
+
+
 def _words(value: str, where: str) -> Draft:
     """Return the input that a text is. Raises Refusal 422 for a picture's address, which an object's text may be."""
-    if _is_address(value):
+    if __names_a_picture(value):
         told = (
             f"{where} is the address of a picture, given as a text; give {{'image': ...}}, or {{'text': ...}} if it is"
         )
@@ -118,30 +80,14 @@ def _words(value: str, where: str) -> Draft:
     return Draft(where, text=value)
 
 
-def _is_address(text: str) -> bool:
+def __names_a_picture(text: str) -> bool:
     """Whether a text is no more than the address of a picture."""
-    start = text[:_SHORTEST].lstrip().lower()
+    start = text[:_SHOWN].lstrip().lower()
     if not start.startswith(("http://", "https://")):
         return start.startswith("data:image/")
     if len(text) > _LONGEST or len(text.split()) > 1:
         return False
     return text.strip().partition("?")[0].partition("#")[0].lower().endswith(_ENDINGS)
-
-
-def drafts_of_texts(texts: Any, where: str, limits: Limits) -> list[Draft]:
-    """Return the inputs of a list of texts. Raises Refusal 422, with the place."""
-    _check_list(texts, where, limits)
-    for place, text in enumerate(texts):
-        if not isinstance(text, str):
-            raise Refusal(422, f"{where}[{place}] is {_kind(text)}; give a text", field=f"{where}[{place}]")
-    return [Draft(f"{where}[{place}]", text=text) for place, text in enumerate(texts)]
-
-
-def drafts_of_pictures(addresses: Any, where: str, limits: Limits) -> list[Draft]:
-    """Return the inputs of a list of pictures, each alone. Raises Refusal 422, with the place."""
-    _check_list(addresses, where, limits)
-    places = [f"{where}[{place}]" for place in range(len(addresses))]
-    return [Draft(at, ((_address(address, at), at),)) for at, address in zip(places, addresses, strict=True)]
 
 
 class _Message(NamedTuple):
@@ -183,7 +129,7 @@ def conversation(messages: Any, where: str) -> Draft:
 
 
 def _message(message: Any, where: str) -> _Message:
-    if not _is_message(message):
+    if not is_message(message):
         raise Refusal(422, f"{where} is no message: give role and content", field=where)
     _check_keys(message, ("role", "content"), where)
     says = _parts(message.get("content"), f"{where}.content")
@@ -217,7 +163,7 @@ def _parts(content: Any, where: str) -> Draft:
     if content is None or isinstance(content, str):
         return Draft(where, text=content or None)
     if not isinstance(content, list):
-        raise Refusal(422, f"{where} is {_kind(content)}; give a text or a list of parts", field=where)
+        raise Refusal(422, f"{where} is {kind_in_json(content)}; give a text or a list of parts", field=where)
     _check_parts(content, where)
     spoken = _Spoken()
     for place, part in enumerate(content):
@@ -257,7 +203,7 @@ _PARTS: dict[str, _Read] = {"text": _text_part, "image_url": _url_part, "image_b
 def _needed(value: Any, where: str) -> tuple[str, str]:
     if value is None:
         raise Refusal(422, f"{where} is missing; give a data URI or an address", field=where)
-    return _address(value, where), where
+    return address_of(value, where), where
 
 
 def _pictures(value: Any, where: str) -> tuple[tuple[str, str], ...]:
@@ -268,12 +214,12 @@ def _pictures(value: Any, where: str) -> tuple[tuple[str, str], ...]:
         if not value:
             raise Refusal(422, f"{where} is an empty list; give pictures, or leave it out", field=where)
         _check_parts(value, where)
-        return tuple((_address(one, f"{where}[{place}]"), f"{where}[{place}]") for place, one in enumerate(value))
-    return ((_address(value, where), where),)
+        return tuple((address_of(one, f"{where}[{place}]"), f"{where}[{place}]") for place, one in enumerate(value))
+    return ((address_of(value, where), where),)
 
 
-def _address(value: Any, where: str) -> str:
-    """Return a picture's address; bare base64, which Jina's clients send, as a data URI."""
+def address_of(value: Any, where: str) -> str:
+    """Return what says which picture is meant: an address, a data URI or base64."""
     if isinstance(value, Mapping):
         _check_keys(value, ("url", "detail"), where)
         if value.get("detail") not in (None, "auto"):
@@ -282,16 +228,15 @@ def _address(value: Any, where: str) -> str:
             )
         value, where = value.get("url"), f"{where}.url"
     if not isinstance(value, str) or not value:
-        raise Refusal(422, f"{where} is {_kind(value)}; give a picture as a data URI or an address", field=where)
-    bare = len(value) >= _SHORTEST and ":" not in value[:_SHORTEST]
-    return f"data:image/unknown;base64,{value}" if bare else value
+        raise Refusal(422, f"{where} is {kind_in_json(value)}; give a picture as a data URI or an address", field=where)
+    return value
 
 
 def _text(value: Mapping[str, Any], key: str, where: str) -> str | None:
     words = value.get(key)
     if words is None or isinstance(words, str):
         return words
-    raise Refusal(422, f"{where}.{key} is {_kind(words)}; give words", field=f"{where}.{key}")
+    raise Refusal(422, f"{where}.{key} is {kind_in_json(words)}; give words", field=f"{where}.{key}")
 
 
 def _check_parts(values: Sequence[Any], where: str) -> None:
@@ -299,7 +244,8 @@ def _check_parts(values: Sequence[Any], where: str) -> None:
         raise Refusal(422, f"{where} holds {len(values):,} parts, over the limit of {_MOST} of an input", field=where)
 
 
-def _is_message(value: Any) -> bool:
+def is_message(value: Any) -> bool:
+    """Return whether a value is a message of a conversation, as far as its role tells."""
     return isinstance(value, Mapping) and "role" in value
 
 
@@ -316,7 +262,7 @@ def _check_keys(value: Mapping[str, Any], known: Sequence[str], where: str) -> N
 _KINDS = {"str": "a text", "dict": "an object", "bool": "true or false", "NoneType": "null", "float": "a number"}
 
 
-def _kind(value: Any) -> str:
+def kind_in_json(value: Any) -> str:
     """Return the type of a value in JSON's words, with its article."""
     if value == "":
         return "empty"

@@ -37,7 +37,7 @@ class Wish:
         asked: what it says of them all.
         dimensions: the length of a vector, None for the whole; `dimensions_field` is what the dialect calls it.
         truncate: cut the words of an input that is too long, or refuse it; None for the server's own way.
-        most: tokens that an input may have, and `most_field` what the dialect calls that; None for as many as fit.
+        most: tokens that an input may have; None for as many as fit.
     """
 
     drafts: Sequence[Draft]

@@ -13,9 +13,10 @@ from ..limits import Limits
 from ..refusals import Refusal
 from ..service import Service
 from .bodies import Always, Body, Never, read_body, request_schema
-from .content import Draft, check_count, conversation, drafts_of
+from .content import Draft, conversation
 from .documented import EMBEDDINGS, MODEL, MODELS, OPENAI_ERROR, responses
 from .embed import Wish, answer, check_model, embed
+from .lists import check_count, drafts_of
 from .roles import Asked, InputType
 from .schemas import CONVERSATION, INPUT, INSTRUCTION_WORDS, NULL, TASK_WORDS, any_of, many, one_of, or_null
 from .vectors import VectorType, written

@@ -9,9 +9,9 @@ from pydantic import Field, WithJsonSchema
 
 from ..service import Service
 from .bodies import Body, read_body, request_schema
-from .content import drafts_with_content
 from .documented import EMBEDDINGS, OPENAI_ERROR, responses
 from .embed import Wish, check_model, embed
+from .lists import drafts_with_content
 from .openai import listed
 from .roles import Asked
 from .schemas import INSTRUCTION_WORDS, ITEM_WITH_CONTENT, many

@@ -113,7 +113,7 @@ def test_another_model_is_refused(client) -> None:
             {"input_type": "search_query", "inputs": [{"content": [{"type": "video"}]}]},
             "inputs[0].content[0] is no part",
         ),
-        ({"input_type": "search_query", "images": [None]}, "images[0] is null; give a picture"),
+        ({"input_type": "search_query", "images": [None]}, "images[0] is null; give a text"),
         ({"input_type": "search_query", "images": ["nonsense"]}, "images[0]"),
         ({"input_type": "other", "texts": ["a"]}, "input_type can only be"),
         ({"input_type": "search_query", "texts": ["a"], "embedding_types": ["float", "hex"]}, "embedding_types[1]"),
