@@ -63,18 +63,9 @@ def main() -> int:
         embedder = MLLMEmbedder.from_pretrained(place / "merged", device="cpu")
         bodies = place / "bodies.jsonl"
         bodies.write_bytes(b"\n".join(map(_body, queries)))
-        started = ["serve", "--model", str(place / "merged"), "--max-wait", str(args.max_wait)]
-        command = [
-            sys.executable,
-            "-c",
-            "from mllm_embed.cli import main; raise SystemExit(main())",
-            *started,
-            "--port",
-        ]
+        command = ["-m", "mllm_embed.cli", "serve", "--model", place / "merged", "--max-wait", args.max_wait, "--port"]
         ours = within.enter_context(_server(command, place / "ours.log"))
-        plain = within.enter_context(
-            _server([sys.executable, str(HERE / "plain_server.py"), str(place / "merged")], place / "plain.log")
-        )
+        plain = within.enter_context(_server([HERE / "plain_server.py", place / "merged"], place / "plain.log"))
         runs: dict[str, list[Load]] = {name: [] for name in ("one", "all", "plain one", "plain all")}
         for address in (ours, plain):
             _load(address, bodies, WARM, "--clients", args.clients)
@@ -86,9 +77,11 @@ def main() -> int:
         top = _middle(run.rate for run in runs["all"])
         random = [_load(ours, bodies, args.requests, "--rate", 0.7 * top) for _ in range(args.rounds)]
         alone, through, error = _in_turns(ours, embedder, queries[: args.requests // 4])
+        cosine = _least_cosine(plain, embedder, queries[:16])
     sys.stdout.write(_table(runs, random, args.clients))
     sys.stdout.write(_goals(runs, random, alone, through, args.clients))
-    sys.stdout.write(f"\nlargest difference of a vector from the one in process: {error:.1e} ({args.dtype})\n")
+    sys.stdout.write(f"\nlargest difference of a vector from the one in process: {error:.1e} ({args.dtype}); ")
+    sys.stdout.write(f"least cosine of FastAPI around encode to it: {cosine:.4f}\n")
     return 0
 
 
@@ -166,12 +159,26 @@ def _in_turns(address: str, embedder: MLLMEmbedder, queries: list[Query]) -> tup
         here = embedder.encode([query], show_progress=False)[0]
         alone.append(time.perf_counter() - started)
         started = time.perf_counter()
-        connection.request("POST", PATH, body, {"Content-Type": "application/json"})
-        said = connection.getresponse().read()
+        said = _posted(connection, body)
         through.append(time.perf_counter() - started)
-        there = np.array(json.loads(said)["data"][0]["embedding"], np.float32)
-        error = max(error, float(np.abs(there - here).max()))
+        error = max(error, float(np.abs(_vector(said) - here).max()))
     return alone, through, error
+
+
+def _posted(connection: http.client.HTTPConnection, body: bytes) -> bytes:
+    connection.request("POST", PATH, body, {"Content-Type": "application/json"})
+    return connection.getresponse().read()
+
+
+def _vector(said: bytes) -> np.ndarray:
+    return np.array(json.loads(said)["data"][0]["embedding"], np.float32)
+
+
+def _least_cosine(address: str, embedder: MLLMEmbedder, queries: list[Query]) -> float:
+    """Return how near the vectors of a server are to those in process, to show that both do the same work."""
+    connection = http.client.HTTPConnection(address)
+    there = np.stack([_vector(_posted(connection, _body(query))) for query in queries])
+    return float((there * embedder.encode(queries, show_progress=False)).sum(1).min())
 
 
 def _middle(values: Iterator[float]) -> float:
