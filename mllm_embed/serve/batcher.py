@@ -75,6 +75,7 @@ class Batcher:
         """
         self.embedder, self._size, self._wait, self._most = embedder, batch_size, max_wait, waiting
         self._observe: Observer = observe or _Nobody()
+        self._width = embedder.model.width  # looked up in the model's parts each time
         self._turns = Turns(max(1, batch_size // 4))
         self._came = asyncio.Event()
         self._free = asyncio.Semaphore(_AT_ONCE)
@@ -112,7 +113,7 @@ class Batcher:
         """
         ticket = current()
         self._check(len(items))
-        found = Embedded.of(len(items), self.embedder.model.width)
+        found = Embedded.of(len(items), self._width)
         if not items:
             return found
         job = Job(ticket, items, truncate, asyncio.get_running_loop().create_future(), found)
