@@ -7,9 +7,9 @@ from collections.abc import Sequence
 
 from mllm_embed.errors import user_errors
 
-from .commands import check, compare, methods, robustness, run, score, submit
+from .commands import check, compare, methods, robustness, rows, run, score, submit
 
-_COMMANDS = (run, score, check, submit, methods, robustness, compare)
+_COMMANDS = (run, score, check, rows, submit, methods, robustness, compare)
 _ABOUT = """\
 Evaluate composed image retrieval: FashionIQ, CIRR, CIRCO, GeneCIS, Flickr30k, COCO, or a folder of your own,
 each by the rules of its official scorer, which stand in the result."""

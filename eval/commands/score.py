@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import argparse
 import sys
+from collections.abc import Mapping
 from dataclasses import replace
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
@@ -14,7 +15,7 @@ from ..scoring.score import DEFAULT_TIES
 from .suite_options import add_benchmark_options, add_command, add_ties_option, named_suite, output_folder
 
 if TYPE_CHECKING:
-    from ..scoring.score import Result
+    from ..scoring.score import Result, Vectors
     from ..scoring.suite import Suite
 
 _HELP = """\
@@ -24,6 +25,17 @@ vectors
   They are ranked by inner product: make them unit length for cosines. Ids: CIRR the picture's name and the
   pairid; CIRCO the COCO id and the query's id; FashionIQ the ASIN and the row number in the annotation file;
   GeneCIS the COCO id, or ID:X,Y,W,H for a crop, and the row number. Rows count from 0.
+
+stores
+  --vectors STORE is what `mllm-embed encode` wrote, or `mllm-embed export --to npy`: it holds the gallery, and the
+  queries too unless --queries STORE does. Where several tasks call different things alike, as the queries of FashionIQ,
+  give a folder with a store a task (DIR/dress ...). A store may hold more than is asked for. The command `rows` writes
+  what `mllm-embed encode` reads, with the ids of above:
+    mllm-embed-eval rows cirr --data ~/data/cirr --output rows
+    mllm-embed encode rows/gallery.jsonl --output stores/gallery --model M
+    mllm-embed encode rows/queries.jsonl --output stores/queries --model M
+    mllm-embed-eval score cirr --data ~/data/cirr --vectors stores/gallery --queries stores/queries
+  They are asked in the model's own words: where a preset or the benchmark has words of its own, `run` asks otherwise.
 
 rankings
   A JSON object: query id -> list of gallery ids, best first, such as a file for CIRCO's server.
@@ -39,8 +51,9 @@ def register(commands: Any) -> None:
     score = add_command(commands, "score", _run, "score anybody's vectors or rankings", _HELP)
     add_benchmark_options(score)
     given = score.add_mutually_exclusive_group(required=True)
-    given.add_argument("--vectors", metavar="DIR", type=Path, help="folder with vectors, see below")
+    given.add_argument("--vectors", metavar="DIR", type=Path, help="folder with vectors, or a store, see below")
     given.add_argument("--ranking", metavar="FILE", type=Path, help="JSON with ranked lists, see below")
+    score.add_argument("--queries", metavar="STORE", type=Path, help="store of the queries, where --vectors is one")
     add_ties_option(score)
     score.add_argument("--output", metavar="DIR", type=Path, help="default: runs/eval/<benchmark>-<vectors>")
 
@@ -51,6 +64,8 @@ def _run(arguments: argparse.Namespace) -> int:
     suite = named_suite(arguments, pictures=False)
     if arguments.ranking and arguments.ties != DEFAULT_TIES:
         raise ConfigError("--ties is for --vectors: a given ranking has settled its ties")
+    if arguments.queries and not arguments.vectors:
+        raise ConfigError("--queries is for --vectors: a ranking names its queries")
     given = arguments.vectors or arguments.ranking
     output = output_folder(arguments, "runs/eval", suite, given)
     result = _scored(arguments, suite)
@@ -64,12 +79,23 @@ def _scored(arguments: argparse.Namespace, suite: Suite) -> Result:
     from ..reports.submission import read_ranking
     from ..scoring.rankings import score_rankings
     from ..scoring.score import score
-    from ..scoring.vectors import read_vectors
 
     if arguments.vectors:
-        result = score(suite, read_vectors(arguments.vectors, suite), arguments.ties)
+        result = score(suite, _vectors(arguments, suite), arguments.ties)
     else:
         result = score_rankings(suite, read_ranking(arguments.ranking))
     made = "vectors" if arguments.vectors else "rankings"
     unknown = f"unknown: the {made} were given, and only their maker knows how the query text was asked"
     return replace(result, protocol={**result.protocol, "prompts": unknown})
+
+
+def _vectors(arguments: argparse.Namespace, suite: Suite) -> Mapping[str, Vectors]:
+    """Return the vectors of each task, from stores or from files."""
+    from ..scoring.stored import holds_stores, read_stored
+    from ..scoring.vectors import read_vectors
+
+    if holds_stores(arguments.vectors, suite):
+        return read_stored(arguments.vectors, arguments.queries, suite)
+    if arguments.queries:
+        raise ConfigError(f"--queries belongs to a store, and {arguments.vectors} is none")
+    return read_vectors(arguments.vectors, suite)

@@ -67,7 +67,8 @@ def _task(folder: Path, task: Task) -> Vectors:
 
 def _rows(folder: Path, vectors: str, ids: str, wanted: Sequence[str]) -> np.ndarray:
     """Return the matrix [N, D] float32 with its rows in the order of the wanted ids."""
-    matrix, names = _matrix(folder / vectors), _ids(folder / ids)
+    matrix = read_matrix(folder / vectors, f"give {GALLERY}, {QUERIES}, {GALLERY_IDS} and {QUERY_IDS}")
+    names = read_ids(folder / ids)
     if len(matrix) != len(names):
         raise DataError(f"{folder / vectors} has {len(matrix)} rows and {ids} {len(names)} ids: one id a row")
     _check_ids(folder / ids, names, wanted)
@@ -76,15 +77,15 @@ def _rows(folder: Path, vectors: str, ids: str, wanted: Sequence[str]) -> np.nda
         ordered: np.ndarray = matrix  # as large as it is, it need not even be read into memory
     else:
         row = {name: at for at, name in enumerate(names)}
-        ordered = _gathered(matrix, np.array([row[name] for name in wanted]))
-    bad = _first_bad(ordered)
+        ordered = gathered(matrix, np.array([row[name] for name in wanted]))
+    bad = first_bad(ordered)
     if bad is not None:
         what = "holds NaN, or values too large for float32" if ordered[bad].any() else "is all zeros, near to nothing"
         raise DataError(f'{folder / vectors}: the vector of "{wanted[bad]}" {what}; make it anew')
     return ordered
 
 
-def _gathered(matrix: np.ndarray, rows: np.ndarray) -> np.ndarray:
+def gathered(matrix: np.ndarray, rows: np.ndarray) -> np.ndarray:
     """Return rows [M, D] of a matrix on disk as one float32 array, read block by block."""
     out = np.empty((len(rows), matrix.shape[1]), np.float32)
     step = max(1, _BLOCK_VALUES // matrix.shape[1])
@@ -94,9 +95,17 @@ def _gathered(matrix: np.ndarray, rows: np.ndarray) -> np.ndarray:
     return out
 
 
-def _matrix(path: Path) -> np.ndarray:
+def read_matrix(path: Path, wanted: str) -> np.ndarray:
+    """Return the matrix [N, D] of an .npy file, mapped and not read.
+
+    Args:
+        path: of the file.
+        wanted: what to give where it is missing, for the error.
+
+    Raises DataError for a file that is missing, damaged, or holds no floats.
+    """
     if not path.is_file():
-        raise DataError(f"{path} is missing: give {GALLERY}, {QUERIES}, {GALLERY_IDS} and {QUERY_IDS}")
+        raise DataError(f"{path} is missing: {wanted}")
     try:
         # unlike numpy.load it tries neither pickles nor archives; a spoilt header can raise any of these
         matrix = np.lib.format.open_memmap(path, mode="r")
@@ -107,7 +116,8 @@ def _matrix(path: Path) -> np.ndarray:
     return matrix
 
 
-def _ids(path: Path) -> list[str]:
+def read_ids(path: Path) -> list[str]:
+    """Return the ids of a JSON file. Raises DataError for anything but a list of strings."""
     names = read_json(path, "give a JSON list of strings, one a row of the vectors")
     if not isinstance(names, list) or not all(isinstance(name, str) for name in names):
         raise DataError(f"{path} must be a JSON list of strings, one a row of the vectors")
@@ -128,7 +138,7 @@ def _check_ids(path: Path, names: Sequence[str], wanted: Sequence[str]) -> None:
         raise DataError(f'{path}: {len(missing):,} of {len(wanted):,} ids are missing, the first is "{missing[0]}"')
 
 
-def _first_bad(matrix: np.ndarray) -> int | None:
+def first_bad(matrix: np.ndarray) -> int | None:
     """Return the first row that holds NaN or an infinite value, or nothing but zeros; None for none."""
     step = max(1, _BLOCK_VALUES // matrix.shape[1])
     for at in range(0, len(matrix), step):

@@ -303,7 +303,7 @@ def test_a_truncated_picture_leaves_nothing(
     assert not (tmp_path / "out").exists()
 
 
-NAMED = ("run", "score", "check", "submit", "methods", "robustness")  # a benchmark
+NAMED = ("run", "score", "check", "rows", "submit", "methods", "robustness")  # a benchmark
 
 
 @pytest.mark.parametrize("command", [*NAMED, "compare", ""])
