@@ -14,6 +14,7 @@ from typing import TYPE_CHECKING, Any
 
 from ..data.filters import LARGEST
 from ..errors import ConfigError, DataError, UnreachableError, first_line, reason
+from ..text import half_character
 
 if TYPE_CHECKING:
     from psycopg import Connection, sql
@@ -47,6 +48,8 @@ class Address:
             ConfigError: it is of another form, or psycopg or pgvector is not installed. What the place says is not
                 repeated, since a part of it may be a password.
         """
+        if half_character(place):
+            raise _unreadable()
         url, _, table = place.rpartition("#")
         named = _TABLE.fullmatch(table)
         if not (url.startswith(POSTGRES_PREFIXES) and named):
@@ -61,11 +64,10 @@ class Address:
     def __str__(self) -> str:
         """Return the address without user and password."""
         known = self.parameters
-        host, port = known.get("host", ""), f":{known['port']}" if "port" in known else ""
-        home = (
-            f"{port}/{known.get('dbname', '')}" if host.startswith("/") else f"{host}{port}/{known.get('dbname', '')}"
-        )
-        return f"postgresql://{home}#{self.name}"
+        host, port = known.get("host", ""), known.get("port")
+        home = "" if host.startswith("/") else host  # the folder of a socket
+        behind = f":{port}" if port and "," not in host else ""
+        return f"postgresql://{home}{behind}/{known.get('dbname', '')}#{self.name}"
 
     @property
     def name(self) -> str:
@@ -224,11 +226,15 @@ def _parameters(url: str) -> dict[str, Any]:
     # a password with one of these letters ends up in another place of the address, and from there in messages
     ports = str(found.get("port") or "0").split(",")
     if not all(port.isdigit() or not port for port in ports) or set("/@") & set(str(found.get("dbname", ""))):
-        raise ConfigError(
-            f"the PostgreSQL address cannot be read: give {_EXAMPLE}, with / @ : # % ? of a password as %2F %40 %3A "
-            "%23 %25 %3F, or leave the password to PGPASSWORD or ~/.pgpass"
-        )
+        raise _unreadable()
     return {key: value for key, value in found.items() if value is not None}
+
+
+def _unreadable() -> ConfigError:
+    return ConfigError(
+        f"the PostgreSQL address cannot be read: give {_EXAMPLE}, with / @ : # % ? of a password as %2F %40 %3A %23 "
+        "%25 %3F, or leave the password to PGPASSWORD or ~/.pgpass"
+    )
 
 
 def _alive(connection: Connection) -> bool:

@@ -80,7 +80,15 @@ OPTIONS: dict[str, dict[str, tuple[str, ...]]] = {
     },
     "embed search": {
         **_MODEL_OPTIONS,
-        "--gallery": (*_PATHS, "qdrant:", "qdrant:x", "qdrant:{missing}/c", "qdrant:http://127.0.0.1:1/c", "{adapter}"),
+        "--gallery": (
+            *_PATHS,
+            "qdrant:",
+            "qdrant:x",
+            "qdrant:{missing}/c",
+            "qdrant:http://127.0.0.1:1/c",
+            "{adapter}",
+            "postgresql://127.0.0.1:1/db#t",
+        ),
         "--image": _PATHS,
         "--instruction": _WORDS,
         "-k": _COUNTS,
@@ -99,7 +107,13 @@ OPTIONS: dict[str, dict[str, tuple[str, ...]]] = {
         "--update": ("",),
     },
     "embed remove": {"--ids": (*_PATHS, "{ids}", "{blank}"), "ID": ("", "a1", "zz", "\udce9", "A0")},
-    "embed upload": {"COLLECTION": ("", "qdrant:", "x", "qdrant:{file}/c", "qdrant:http://127.0.0.1:1/c")},
+    "embed upload": {
+        "PLACE": (
+            *("", "x", "qdrant:", "qdrant:{file}/c", "qdrant:http://127.0.0.1:1/c", "postgresql://", "postgres://#"),
+            *("postgresql://127.0.0.1:1/db#t", "postgresql:///db?host={missing}#t", "postgresql://h:x/#t"),
+            *("postgresql://127.0.0.1:1/\udce9#t", "postgresql://127.0.0.1:1/db?x=1#t"),
+        )
+    },
     "embed card": {"--result": _PATHS, "--license": ("",), "--dataset": ("",)},
     "eval check": {"--data": ("{data}",), "--split": ("test",), "--option": ("", "x", "a=b", "=b")},
     "eval run": {

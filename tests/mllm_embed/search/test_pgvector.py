@@ -345,6 +345,9 @@ def test_what_cannot_be_is_one_sentence(postgres: PostgresServer, tmp_path: Path
         ("postgresql://owner:se%secret@host/db#photos", "cannot be read"),
         ("postgresql://owner:s#secret@host/db", "names no table"),
         ("postgresql://owner:secret@127.0.0.1:9/db#photos", "cannot be reached or used"),
+        (postgres.place("mine", database="\udce9"), "cannot be read"),
+        (postgres.place("\udce9"), "cannot be read"),
+        ("postgresql://owner:secret@[::1]:9,127.0.0.1:9/d#photos", "//::1,127.0.0.1/d#photos cannot be reached"),
         ("mysql://owner:secret@host/db#photos", "names no Qdrant collection or PostgreSQL table"),
     ]
     for place, words in refused:
