@@ -14,6 +14,7 @@ from mllm_embed.data.filters import parse_filter
 from mllm_embed.errors import DataError
 from mllm_embed.index import faiss_index
 from mllm_embed.index.build import build_index
+from mllm_embed.search import qdrant
 from mllm_embed.search.qdrant import QdrantGallery, upload
 from mllm_embed.store.columns import Columns
 from mllm_embed.store.gallery import Gallery, MemoryGallery, StoreGallery
@@ -106,8 +107,9 @@ def test_what_is_kept_is_told(galleries: dict[str, Gallery], rows: list[dict[str
 
 
 @pytest.mark.parametrize("kind", KINDS)
-def test_pages_come_in_one_order(galleries: dict[str, Gallery], kind: str) -> None:
+def test_pages_come_in_one_order(galleries: dict[str, Gallery], kind: str, monkeypatch: pytest.MonkeyPatch) -> None:
     gallery = galleries[kind]
+    monkeypatch.setattr(qdrant, "_PASSED", 7)
     where = parse_filter({"in stock": True})
     for asked in (None, where):
         whole, total = gallery.page(0, 1000, asked)
