@@ -130,6 +130,17 @@ def glance(source: ImageLike) -> Glance:
     return Glance(hashlib.sha256(content).hexdigest(), size)
 
 
+def header_size(content: bytes) -> tuple[int, int]:
+    """Return the width and height in pixels that the header of a picture's bytes claims, as the file lies.
+
+    Raises ImageError as `glance` does; where it has a cause, it repeats the words of a decoder.
+    """
+    name = name_of(content)
+    check_size(len(content), name)
+    with _opened(content, name) as picture:
+        return picture.size
+
+
 def _load(picture: Image.Image) -> None:
     """Decode a given picture whose file has only been opened. Raises what Pillow does."""
     try:

@@ -17,7 +17,7 @@ from urllib.parse import unquote, unquote_to_bytes
 from PIL import Image
 
 from ..errors import ImageError
-from ..inputs.images import glance
+from ..inputs.images import header_size
 from ..inputs.picture_formats import HEAD, IMAGE_FORMATS, format_of
 from .fetching import Fetcher
 from .limits import Limits
@@ -94,14 +94,13 @@ class PictureReader:
             raise _refusal(field, f"is not a {_FORMATS} picture: it {said}; convert or replace it")
         most = self._limits.pixels
         try:
-            size = glance(content).size
+            width, height = header_size(content)
         except ImageError as error:
             if isinstance(error.__cause__, Image.DecompressionBombError):
                 raise _refusal(field, f"has more pixels than the limit of {most:,}; make it smaller") from None
             if error.__cause__ is None:  # said by our own readers, of the size that the header claims
                 raise _refusal(field, str(error).partition(" bytes ")[2]) from None
             raise _refusal(field, "is damaged, or of a kind that this server cannot read; replace it") from None
-        width, height = size or (0, 0)
         if width * height > most:
             said = f"has {width} x {height} pixels, over the limit of {most:,}; make it smaller"
             raise _refusal(field, said)

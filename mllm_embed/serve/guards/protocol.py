@@ -68,7 +68,7 @@ class GuardedProtocol(_Protocol):
         """Give the client time to read."""
         super().pause_writing()
         if self._reading is None:
-            self._reading = asyncio.get_running_loop().call_later(self.read_seconds, self.transport.abort)
+            self._watch()
 
     def resume_writing(self) -> None:
         """See that it has read."""
@@ -76,6 +76,18 @@ class GuardedProtocol(_Protocol):
         if self._reading is not None:
             self._reading.cancel()
             self._reading = None
+
+    def _watch(self) -> None:
+        """Hang up after a while in which nothing was read; who reads slowly may go on."""
+        unread = self.transport.get_write_buffer_size()
+
+        def look() -> None:
+            if self.transport.get_write_buffer_size() < unread:
+                self._watch()
+            else:
+                self.transport.abort()
+
+        self._reading = asyncio.get_running_loop().call_later(self.read_seconds, look)
 
     def _in_head(self) -> bool:
         return self.cycle is None or self.cycle.response_complete

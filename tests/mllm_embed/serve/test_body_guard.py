@@ -26,7 +26,7 @@ JSON = {"Content-Type": "application/json"}
 
 
 class Impatient(GuardedProtocol):
-    head_bytes, head_seconds, read_seconds = 20_000, 1.0, 1.0
+    head_bytes, head_seconds, read_seconds = 20_000, 1.0, 2.0
 
 
 class Served:
