@@ -97,7 +97,8 @@ export class Filters {
     const sets = [...this.fields].map(([name, { parts }]) =>
       element("fieldset", {}, element("legend", {}, name), ...parts),
     );
-    const whole = element("details", { open: wide.matches }, element("summary", {}, "Filters"), ...sets, this.clear);
+    this.summary = element("summary", {}, "Filters");
+    const whole = element("details", { open: wide.matches }, this.summary, ...sets, this.clear);
     wide.addEventListener("change", () => (whole.open = wide.matches));
     this.box.replaceChildren(whole);
   }
@@ -107,6 +108,7 @@ export class Filters {
     const read = [...this.fields].map(([name, field]) => [name, field.read()]);
     const chosen = read.filter(([, value]) => value !== null);
     this.clear.hidden = chosen.length === 0;
+    this.summary.textContent = chosen.length ? `Filters (${chosen.length})` : "Filters";
     return chosen.length ? Object.fromEntries(chosen) : null;
   }
 

@@ -39,7 +39,7 @@ function card(row, { choose, look, explains }) {
     "button",
     { type: "button", class: "choose", "aria-label": label, draggable: "true", click: () => choose(row) },
     row.picture ? image : element("span", { class: "no-picture" }, row.id),
-    element("span", { class: "go", "aria-hidden": "true" }, "Go on from it"),
+    element("span", { class: "go", "aria-hidden": "true" }, "Go on"),
   );
   if (row.picture) showPicture(image, row.picture, WIDTH);
   image.addEventListener("error", () => button.classList.add("unseen"));
@@ -88,7 +88,10 @@ export class Grid {
   mark(ids, words) {
     for (const [at, item] of [...this.list.children].entries()) {
       item.querySelector(".mark")?.remove();
-      if (ids.has(this.rows[at].id)) item.prepend(element("span", { class: "mark" }, words));
+      const marked = ids.has(this.rows[at].id);
+      if (marked) item.prepend(element("span", { class: "mark", id: `mark-${at}` }, words));
+      if (marked) item.querySelector(".choose").setAttribute("aria-describedby", `mark-${at}`);
+      else item.querySelector(".choose").removeAttribute("aria-describedby");
     }
   }
 

@@ -11,24 +11,13 @@ import { askForKey } from "./key.js";
 import { PARTS, isComposed, onlyTogether, question } from "./questions.js";
 import { say, showEmpty, whileBusy, wrong } from "./state.js";
 import { Tabs } from "./tabs.js";
-import { drawTrail } from "./trail.js";
+import { drawTrail, inWords } from "./trail.js";
 import { FIRST, Turns } from "./turns.js";
 
 const PAGE = 60; // pictures of the gallery that come at once
 
-let latest = new AbortController(); // of what is being shown; whatever is older is given up
-
-// Ask the server for something that is to be shown, unless something else is by the time it comes.
-async function fetchLatest(work) {
-  latest.abort();
-  latest = new AbortController();
-  const { signal } = latest;
-  try {
-    await whileBusy(signal, () => work(signal));
-  } catch (error) {
-    if (!signal.aborted) wrong(error.message);
-  }
-}
+const MOST = 960; // answers: a server's own limit is 1,000, where it was given no other
+const TITLE = document.title;
 
 async function start() {
   api.onKey(askForKey);
@@ -66,6 +55,7 @@ class Page {
       wrong,
     });
     this.turns = new Turns(() => this.show());
+    this.latest = new AbortController(); // of what is being shown; whatever is older is given up
     byId("more").addEventListener("click", () => this.more());
     addEventListener("keydown", (event) => this.shortcut(event));
     this.show();
@@ -75,6 +65,7 @@ class Page {
   show() {
     const turn = this.turns.current;
     wrong(null);
+    document.title = turn ? `${inWords(turn)} · ${TITLE}` : TITLE;
     drawTrail(this.turns);
     this.composer.write(turn);
     if (turn) this.filters.write(turn.filter);
@@ -94,7 +85,7 @@ class Page {
 
   browse(after = 0) {
     this.cutoff.draw([]);
-    return fetchLatest(async (signal) => {
+    return this.#ask(async (signal) => {
       const { total, rows } = await api.rows(after, PAGE, this.filters.read(), signal);
       const all = after ? [...this.grid.rows, ...rows] : rows;
       this.total = total;
@@ -110,15 +101,17 @@ class Page {
 
   // The part that is looked at comes first; the others follow, so that it shows what the composition adds.
   answer(turn) {
-    return fetchLatest(async (signal) => {
-      const part = isComposed(turn) ? turn.part : "both";
+    const part = isComposed(turn) ? turn.part : "both";
+    const look = async (signal) => {
       this.#checkPicture(turn);
       turn.answers[part] ??= await api.search(question(turn, part), signal);
       this.draw(turn, part);
-      if (!isComposed(turn)) return;
+    };
+    const compare = async (signal) => {
       for (const other of PARTS) turn.answers[other] ??= await api.search(question(turn, other), signal);
       this.mark(turn, part);
-    });
+    };
+    return this.#ask(look, isComposed(turn) ? compare : null);
   }
 
   draw(turn, part) {
@@ -143,7 +136,7 @@ class Page {
     if (!turn) return;
     const hits = this.grid.rows;
     const below = this.grid.cut(this.cutoff.least);
-    this.#offerMore(hits.length === turn.k && !below, "More answers"); // more of them would be below as well
+    this.#offerMore(hits.length === turn.k && turn.k < MOST && !below, "More answers"); // more would be below as well
     const seen = hits.length - below;
     const sentences = seen ? [`${counted(seen, "answer", "answers")}, the best first.`] : [];
     if (below) sentences.push(`${counted(below, "answer is", "answers are")} below the cut-off.`);
@@ -192,12 +185,37 @@ class Page {
     this.composer.words.select();
   }
 
+  // Ask the server for something that is to be shown, unless something else is by the time that it comes. `afterwards`
+  // is done when it is shown, and nobody waits for it.
+  async #ask(work, afterwards) {
+    this.latest.abort();
+    this.latest = new AbortController();
+    const { signal } = this.latest;
+    try {
+      await whileBusy(signal, () => work(signal));
+    } catch (error) {
+      if (!signal.aborted) this.#fail(error);
+      return;
+    }
+    if (afterwards) afterwards(signal).catch((error) => signal.aborted || wrong(error.message));
+  }
+
+  // Answers to an older question do not stay under a newer one that has none.
+  #fail(error) {
+    this.grid.draw([]);
+    this.cutoff.draw([]);
+    this.#offerMore(false);
+    showEmpty(null);
+    say("");
+    wrong(error.message);
+  }
+
   #checkPicture({ reference }) {
     if (!reference || reference.id || reference.data) return;
     throw new Error(`${reference.name} was too large to be kept while the page was loaded again: bring it once more.`);
   }
 
-  #offerMore(there, label) {
+  #offerMore(there, label = "") {
     byId("more").hidden = !there;
     byId("more").textContent = label;
   }

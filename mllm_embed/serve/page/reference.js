@@ -42,7 +42,7 @@ export class Reference {
     this.box.classList.remove("unseen");
     this.box.classList.toggle("filled", Boolean(reference));
     this.preview.hidden = byId("forget").hidden = !reference;
-    byId("browse").setAttribute("aria-label", reference ? "Choose another picture" : "Browse for a picture");
+    byId("browse").lastElementChild.textContent = reference ? "Another picture" : "Drop, paste or browse a picture";
     this.preview.alt = reference ? `Picture to start from: ${reference.id ?? reference.name}` : "";
     this.preview.removeAttribute("src");
     delete this.preview.dataset.path;

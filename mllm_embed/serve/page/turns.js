@@ -14,6 +14,15 @@ export const samePicture = (one, other) => one?.id === other?.id && one?.data ==
 const refines = (turn, asked) =>
   Boolean(turn) && samePicture(turn.reference, asked.reference) && (turn.words === "" || turn.words === asked.words);
 
+// What another version of this page kept may be anything.
+function read() {
+  try {
+    return JSON.parse(sessionStorage.getItem(KEPT));
+  } catch {
+    return null;
+  }
+}
+
 const withoutData = (reference) => reference && { ...reference, data: null };
 
 export class Turns {
@@ -63,7 +72,7 @@ export class Turns {
   }
 
   #restore() {
-    const kept = JSON.parse(sessionStorage.getItem(KEPT) ?? "null");
+    const kept = read();
     if (kept && history.state?.trail === kept.name && history.state.at < kept.turns.length) {
       this.name = kept.name;
       this.all = kept.turns.map((turn) => ({ ...turn, answers: {} }));

@@ -132,7 +132,7 @@ def test_what_a_screen_reader_is_told(tab: Tab) -> None:
     for line in (
         '- heading "Search with a picture and words" [level=1]',
         '- search "What to search for":',
-        '- button "Browse for a picture"',
+        '- button "Drop, paste or browse a picture"',
         '- textbox "What are you looking for?"',
         '- button "Search"',
         '- complementary "Filters":',

@@ -47,7 +47,7 @@ def test_ids_of_any_letters(tab: Tab) -> None:
         assert name not in tab.ids()
         page.go_back()
         tab.wait_for_first(IDS[0])
-    assert page.title() == "Search with a picture and words"
+    assert page.title() == "Search with a picture and words", "no id ever becomes markup"
 
 
 def test_a_picture_and_words(tab: Tab, site: str) -> None:
