@@ -95,8 +95,7 @@ SMALL = """() => [...document.querySelectorAll("button, select, summary, input:n
   .filter(([, box]) => box.width && (box.width < 24 || box.height < 24)).map(([text]) => text)"""
 
 
-@pytest.mark.parametrize("scheme", ["light", "dark"])
-@pytest.mark.parametrize("width", [1280, 360])
+@pytest.mark.parametrize(("width", "scheme"), [(1280, "light"), (360, "dark")])
 def test_it_can_be_read_and_touched(browser: Any, site: str, width: int, scheme: str) -> None:
     phone = {"has_touch": True, "is_mobile": True} if width < 500 else {}
     tab = Tab(

@@ -106,14 +106,13 @@ def test_turns_are_gone_through_and_kept(tab: Tab) -> None:
     second = tab.ids()
     assert tab.trail() == ["Gallery", "on snow", "bigger"]
     assert tab.here() == "bigger"
-    asked = len(tab.questions())
     page.get_by_role("button", name="on snow").click()
     tab.wait_for_words("on snow")
     assert (tab.ids(), tab.here()) == (first, "on snow")
     page.go_forward()
     tab.wait_for_words("bigger")
     assert tab.ids() == second
-    assert len(tab.questions()) == asked, "answers were kept"
+    assert ["edit_strength" in asked for asked in tab.questions()].count(True) == 2, "answers were kept"
     page.reload()
     tab.settle()
     assert tab.trail() == ["Gallery", "on snow", "bigger"]
@@ -142,7 +141,7 @@ def test_a_picture_of_ones_own_outlives_a_reload_or_says_so(tab: Tab) -> None:
     tab.settle()
     assert tab.ids() == shown
     # noise that no format makes small: more than a tab keeps
-    noise = Image.effect_noise((1500, 1500), 90).convert("RGB")
+    noise = Image.effect_noise((1300, 1300), 90).convert("RGB")
     with page.expect_response("**/v1/search"):
         page.set_input_files("#file", {"name": "large.png", "mimeType": "image/png", "buffer": as_bytes(noise)})
     tab.settle()
