@@ -3,7 +3,14 @@
 set -euo pipefail
 source "$(dirname "$0")/setup.sh"
 .venv/bin/python scripts/demo.py
-.venv/bin/mllm-embed search --model scripts/assets/base --adapter scripts/assets/adapters/instructions \
+MODEL="--model scripts/assets/base --adapter scripts/assets/adapters/instructions"
+.venv/bin/mllm-embed search $MODEL \
     --gallery runs/demo/data/unseen --output runs/demo/search.png --exclude-reference \
     --image runs/demo/data/unseen/images/000/000-00.jpg --instruction "on snow instead"
-echo "look at runs/demo/contact_sheet.png, runs/demo/search.png and runs/demo/report.png"
+.venv/bin/mllm-embed encode runs/demo/data/unseen --output runs/demo/unseen --keep background things count $MODEL
+cat <<END
+
+look at runs/demo/contact_sheet.png, runs/demo/search.png and runs/demo/report.png
+search these pictures on a page, at http://127.0.0.1:8000, with
+  .venv/bin/mllm-embed serve runs/demo/unseen $MODEL
+END

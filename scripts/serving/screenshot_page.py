@@ -1,8 +1,8 @@
 """Take the README's picture of the page: two turns of a search among the demo's scenes.
 
-    mllm-embed encode runs/demo/data/unseen --keep background count things --output runs/demo/unseen.store \
+    mllm-embed encode runs/demo/data/unseen --keep background count things --output runs/demo/unseen \
         --model scripts/assets/base --adapter scripts/assets/adapters/instructions
-    python scripts/serving/screenshot_page.py runs/demo/unseen.store
+    python scripts/serving/screenshot_page.py runs/demo/unseen
 
 Serves the gallery, does in a real browser what a user does, and takes a picture of the window. Needs Chromium, Debian's
 say (apt-get install chromium), and Playwright, as the tests do.
