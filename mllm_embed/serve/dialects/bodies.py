@@ -78,6 +78,8 @@ def _refused(error: ValidationError) -> Refusal:
     """Return the refusal of the first mistake in a body."""
     first = error.errors(include_url=False, include_input=False)[0]
     field = path_of(first["loc"])
+    if first["type"] == "missing":
+        return Refusal(422, f"{field} is missing; it must be given", field=field)
     if first["type"] == "literal_error":
         values = first["ctx"]["expected"].replace("True", "true").replace("False", "false")  # as JSON has them
         return Refusal(422, f"{field} can only be {values}", field=field)

@@ -101,7 +101,7 @@ def test_another_model_is_refused(client) -> None:
 @pytest.mark.parametrize(
     ("body", "said"),
     [
-        ({"texts": ["a"]}, "input_type"),
+        ({"texts": ["a"]}, "input_type is missing"),
         ({"input_type": "search_query"}, "give exactly one of texts, images, inputs, and none is here"),
         ({"input_type": "search_query", "texts": ["a"], "images": ["b"]}, "not texts and images"),
         ({"input_type": "search_query", "texts": []}, "texts is no list of inputs; give one at least"),
