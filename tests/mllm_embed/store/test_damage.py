@@ -39,13 +39,15 @@ def store(tmp_path: Path) -> Path:
     return made.folder
 
 
-def content(folder: Path) -> dict[str, tuple[str | None, bytes]]:
+def content(folder: Path) -> dict[str, tuple[str | None, bytes, object]]:
     """Return all that a store answers, as a reader sees it."""
     read = VectorStore.open(folder)
     rows = read.rows(0, len(read))
     taken = read.take(np.arange(len(read)))
     assert np.array_equal(rows, taken)
-    return {name: (read.sources[read.position(name)], rows[read.position(name)].tobytes()) for name in read.living}
+    values = [{}] * len(read) if read.columns is None else read.columns.rows(range(len(read)))
+    place = {name: read.position(name) for name in read.living}
+    return {name: (read.sources[row], rows[row].tobytes(), values[row]) for name, row in place.items()}
 
 
 def edit(path: Path, change: Callable[[dict], object]) -> None:
@@ -187,6 +189,7 @@ def test_damage_is_named(store: Path, what: str, capsys: pytest.CaptureFixture[s
 
 
 def test_no_bit_of_a_store_can_change_unseen(store: Path, tmp_path: Path) -> None:
+    VectorStore(store).add(["kept"], unit(1, 9), metadata=[{"price": 3, "tags": ["a", "b"]}])
     before, rng = content(store), np.random.default_rng(0)
     files = sorted(path for path in store.rglob("*") if path.is_file())
     refused = 0

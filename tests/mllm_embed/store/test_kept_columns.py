@@ -233,6 +233,17 @@ def test_a_column_is_looked_for_before_the_model(tmp_path: Path, capsys: pytest.
     assert not (tmp_path / "s").exists()
 
 
+def test_what_has_changed_is_said(tiny_llava: Path, tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
+    source = write(tmp_path / "rows.jsonl", ROWS)
+    command = ["encode", str(source), "--output", str(tmp_path / "s"), "--model", str(tiny_llava)]
+    assert main([*command, "--keep", "price", "colour"]) == 0
+    assert "other values" not in capsys.readouterr().out
+    write(source, [row | {"price": 1} for row in ROWS])
+    assert main(command) == 0
+    said = capsys.readouterr().out
+    assert "nothing new to embed" in said and "4 rows have other values of price now" in said
+
+
 class Killed(BaseException):
     pass
 
