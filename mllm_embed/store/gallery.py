@@ -1,6 +1,6 @@
 """Galleries: vectors that can be searched, behind one small interface.
 
-Here are those that are searched exactly; one that is faster is in `index`, one on a server in `search.qdrant`.
+Here are those that are searched exactly; one that is faster is in `index`, those on servers are in `search`.
 """
 
 from __future__ import annotations

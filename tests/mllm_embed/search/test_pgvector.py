@@ -205,6 +205,24 @@ def test_an_upload_that_was_killed_goes_on(place: str, tmp_path: Path, monkeypat
     gallery.close()
 
 
+def test_an_upload_whose_connection_breaks_goes_on(place: str, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    store = a_store(tmp_path / "store", unit_rows(30))
+    monkeypatch.setattr(pgvector_upload, "_BATCH", 10)
+    calls = count()
+
+    def ended(connection: Any, *rest: Any, **options: Any) -> None:
+        send(connection, *rest, **options)
+        if next(calls) == 1:
+            connection.execute("SELECT pg_terminate_backend(pg_backend_pid())")
+
+    monkeypatch.setattr(pgvector_upload, "send", ended)
+    with pytest.raises(UnreachableError, match="terminating connection due to administrator command"):
+        upload(store, place, False)
+    gallery, sent = upload(store, place, False)
+    assert (sent, gallery.page(0, 100)[0]) == (20, store.ids)
+    gallery.close()
+
+
 def test_an_upload_follows_the_store(place: str, tmp_path: Path) -> None:
     rows = [{"price": row} for row in range(60)]
     store = a_store(tmp_path / "store", unit_rows(60), rows)
