@@ -15,7 +15,7 @@ from ..saving.provenance import VECTOR_FIELDS, check_same
 from ..store.vector_store import VectorStore
 from .pgvector import PgvectorGallery
 from .pgvector_table import Row, known_marks, make_table, read_about, send
-from .postgres import Address, Connections
+from .postgres import Address, Connections, one_at_a_time
 
 if TYPE_CHECKING:
     from psycopg import Connection
@@ -40,6 +40,7 @@ def upload(store: VectorStore, place: str, show_progress: bool | None = None) ->
     address = Address.of(place)
     connections = Connections(address, make_extension=True)
     with connections.transaction() as connection:
+        one_at_a_time(connection, address.name)  # looks for the table, and makes it
         if read_about(connection, address) is None:
             make_table(connection, address, store)
     gallery = PgvectorGallery(address, connections)

@@ -168,7 +168,9 @@ class Connections:
         if TypeInfo.fetch(connection, "vector") is None:
             try:
                 if self._make_extension:
-                    connection.execute("CREATE EXTENSION IF NOT EXISTS vector")
+                    with connection.transaction():
+                        one_at_a_time(connection, "vector")
+                        connection.execute("CREATE EXTENSION IF NOT EXISTS vector")
             except (errors.InsufficientPrivilege, errors.FeatureNotSupported, errors.UndefinedFile) as error:
                 raise _no_extension(self._address, error) from error
             if TypeInfo.fetch(connection, "vector") is None:
@@ -188,6 +190,11 @@ def _no_extension(address: Address, error: BaseException | None) -> DataError:
         f"the database of {address} has no pgvector{said}: install it on the server (github.com/pgvector/pgvector), "
         "then let an administrator run CREATE EXTENSION vector there"
     )
+
+
+def one_at_a_time(connection: Connection, name: str) -> None:
+    """Let no other transaction of this library that names the same go on before this one ends."""
+    connection.execute("SELECT pg_advisory_xact_lock(hashtext(%(name)s))", {"name": f"mllm_embed {name}"})
 
 
 @contextmanager

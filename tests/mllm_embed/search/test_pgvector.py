@@ -205,6 +205,16 @@ def test_an_upload_that_was_killed_goes_on(place: str, tmp_path: Path, monkeypat
     gallery.close()
 
 
+def test_uploads_at_the_same_time_make_one_table(place: str, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    stores = [a_store(tmp_path / f"store{number}", unit_rows(100)) for number in range(2)]
+    monkeypatch.setattr(pgvector_upload, "_BATCH", 10)
+    with ThreadPoolExecutor(4) as threads:
+        found = list(threads.map(lambda number: upload(stores[number % 2], place, False)[0], range(4)))
+    assert {len(gallery) for gallery in found} == {100} and found[0].page(0, 100)[0] == stores[0].ids
+    for gallery in found:
+        gallery.close()
+
+
 def test_an_upload_whose_connection_breaks_goes_on(place: str, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     store = a_store(tmp_path / "store", unit_rows(30))
     monkeypatch.setattr(pgvector_upload, "_BATCH", 10)
