@@ -145,6 +145,11 @@ def parse_filter(value: Mapping[str, Any] | str) -> Filter:
     return Filter(tuple(conditions))
 
 
+def as_filter(where: Filter | Mapping[str, Any] | None) -> Filter | None:
+    """Return a filter, or what says one as `parse_filter` reads it; None for none. Raises DataError as that does."""
+    return where if where is None or isinstance(where, Filter) else parse_filter(where)
+
+
 def check_columns(where: Filter, kinds: Mapping[str, str | None]) -> None:
     """Raise DataError for a filter of columns that are not kept, or of values of another kind than theirs.
 

@@ -10,7 +10,7 @@ from typing import Any
 
 import numpy as np
 
-from ..data.filters import Filter
+from ..data.filters import Filter, as_filter
 from ..data.picture_source import PictureSource, picture_folder
 from ..data.sources import picture_at
 from ..encode.encoder import Encoder, check_unit_length
@@ -23,6 +23,8 @@ from ..types import Document, ImageLike, Query
 from .composition import Composition
 from .places import stored_gallery
 
+Where = Filter | Mapping[str, Any]
+"""A filter, or what says one: {"price": {"<": 40}}."""
 _ITSELF = ("id", "image", "text", "caption")
 """What an entry of a benchmark's gallery is; all else is said of it."""
 _MORE = 8  # answers that are asked for beyond those wanted, since some may be the reference
@@ -121,7 +123,7 @@ class Searcher:
         exclude_reference: bool = False,
         edit_strength: float = 1.0,
         without: str | None = None,
-        where: Filter | None = None,
+        where: Where | None = None,
     ) -> list[Hit]:
         """Return the k best pictures for a query, fewer in a small gallery.
 
@@ -132,7 +134,8 @@ class Searcher:
             allow: the only ids that may.
             exclude_reference: leave out pictures whose file is the query's own, byte for byte, whatever their ids.
             edit_strength, without: as of `Composition`.
-            where: only pictures whose metadata fits this may answer (`filters.parse_filter` makes one).
+            where: only pictures whose metadata fits this may answer: {"price": {"<": 40}, "size": ["S", "M"]}, as
+                `filters.parse_filter` reads it.
 
         Raises:
             DataError: k < 1, an id that is not in the gallery, or a filter that does not fit its columns.
@@ -149,7 +152,7 @@ class Searcher:
         exclude: Collection[str] = (),
         *,
         allow: Collection[str] | None = None,
-        where: Filter | None = None,
+        where: Where | None = None,
         other_than: Sequence[ImageLike] = (),
     ) -> list[Hit]:
         """Return the k best pictures for a query's vector, which somebody else has embedded, as `search` does.
@@ -162,11 +165,11 @@ class Searcher:
         Raises:
             DataError: k < 1, or an id that is not in the gallery.
         """
-        own = set(map(content_key, other_than))
+        own, fits = set(map(content_key, other_than)), as_filter(where)
         # how many copies of the reference there are shows only in the answers: more are asked for until k others came
         asked = k + (_MORE if own else 0)
         while True:
-            found = self.gallery.nearest(vector, asked, allow=allow, exclude=[list(exclude)], where=where)[0]
+            found = self.gallery.nearest(vector, asked, allow=allow, exclude=[list(exclude)], where=fits)[0]
             hits = _other_pictures(self._hits(found), own)
             if len(hits) >= k or len(found) < asked:
                 return hits[:k]
@@ -180,7 +183,7 @@ class Searcher:
         allow: Collection[str] | None = None,
         batch_size: int = 32,
         edit_strength: float = 1.0,
-        where: Filter | None = None,
+        where: Where | None = None,
     ) -> list[list[Hit]]:
         """Return the k best pictures for each of several queries, as `search` does, but at once, which is quicker.
 
@@ -199,7 +202,7 @@ class Searcher:
         found = self.embedder.encode(list(chain.from_iterable(items)), batch_size=batch_size, show_progress=False)
         parts = np.split(found, np.cumsum([len(part) for part in items])[:-1])
         vectors = [question.vector(part) for question, part in zip(asked, parts, strict=True)]
-        answers = self.gallery.nearest(np.concatenate(vectors), k, allow=allow, where=where)
+        answers = self.gallery.nearest(np.concatenate(vectors), k, allow=allow, where=as_filter(where))
         return [self._hits(answer) for answer in answers]
 
     def _hits(self, found: Answer) -> list[Hit]:

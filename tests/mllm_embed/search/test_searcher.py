@@ -69,7 +69,8 @@ def test_a_search_is_narrowed_by_metadata_and_tells_it(embedder: MLLMEmbedder, p
     assert searcher.search(query, 9, where=cheap) == narrow == searcher.search_many([query], 9, where=cheap)[0]
     assert searcher.search(query, 1, where=cheap) == narrow[:1]
     assert searcher.search(query, 9, [narrow[0].id], where=cheap) == narrow[1:]
-    red = parse_filter({"colour": "red"})
+    red = {"colour": "red"}
+    assert [hit.id for hit in searcher.search_many([query], 9, where=red)[0]] == ["c.png"]
     assert searcher.search(query, 9, where=red, exclude_reference=True) == []
     with pytest.raises(DataError, match='metadata of "f" is given, and no picture of that id'):
         searcher.add({"e": photos / "a.png"}, metadata={"f": {}})
