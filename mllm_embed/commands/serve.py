@@ -155,10 +155,9 @@ def _run(arguments: argparse.Namespace) -> int:
             from ..serve.operations.workers import serve_with_workers
 
             serve_with_workers(plan, bound)
-        else:
-            began = time.monotonic()
-            serve(plan, bound, lambda service: _say_ready(service, address, time.monotonic() - began))
-    return 0
+            return 0
+        began = time.monotonic()
+        serve(plan, bound, lambda service: _say_ready(service, address, time.monotonic() - began))
 
 
 def _check(arguments: argparse.Namespace) -> None:

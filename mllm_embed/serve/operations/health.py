@@ -10,12 +10,14 @@ from .metrics import CONTENT_TYPE
 router = APIRouter(tags=["operations"])
 
 
+@router.head("/health", include_in_schema=False)
 @router.get("/health", summary="Whether the process lives")
 async def health() -> dict[str, str]:
     """Return 200 as long as the process answers at all."""
     return {"status": "alive"}
 
 
+@router.head("/ready", include_in_schema=False)
 @router.get(
     "/ready",
     summary="Whether requests are answered",

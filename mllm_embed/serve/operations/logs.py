@@ -12,7 +12,6 @@ import sys
 import time
 import traceback
 import uuid
-import warnings
 from contextvars import ContextVar
 from dataclasses import dataclass, field
 from datetime import datetime, timezone
@@ -130,7 +129,7 @@ class JSONLines(_Lines):
 
     def format(self, record: logging.LogRecord) -> str:
         """Return the line of a record."""
-        return json.dumps(self.parts(record), ensure_ascii=False, separators=(", ", ": "), default=str)
+        return json.dumps(self.parts(record), default=str)
 
 
 class TextLines(_Lines):
@@ -162,7 +161,6 @@ def configure(form: str) -> None:
     for name in ("uvicorn.error", _LOGGER.name):
         logging.getLogger(name).setLevel(logging.INFO)
     logging.captureWarnings(True)
-    warnings.simplefilter("ignore", DeprecationWarning)
 
 
 def say(event: str, **told: Any) -> None:

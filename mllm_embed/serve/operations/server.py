@@ -13,7 +13,7 @@ from collections.abc import AsyncIterator, Callable
 from contextlib import asynccontextmanager
 from dataclasses import dataclass, field
 from types import FrameType
-from typing import TYPE_CHECKING
+from typing import TYPE_CHECKING, NoReturn
 
 import uvicorn
 
@@ -178,19 +178,21 @@ class Server(uvicorn.Server):
 
     def handle_exit(self, sig: int, frame: FrameType | None) -> None:
         """Begin to end at the first signal; end at once at a second Ctrl-C."""
-        if self.should_exit:
-            if sig == signal.SIGINT:
-                leave(130)
-            return
-        logs.say("stopping", signal=signal.Signals(sig).name)
+        if self.should_exit and sig == signal.SIGINT:
+            leave(130)
+        super().handle_exit(sig, frame)
+
+    async def shutdown(self, sockets: list[socket.socket] | None = None) -> None:
+        """Finish what was taken, in the seconds of a request and a few more."""
+        logs.say("stopping")
         late = threading.Timer((self.config.timeout_graceful_shutdown or 0) + OVERTIME, leave, [1])
         late.daemon = True
         late.start()
-        super().handle_exit(sig, frame)
+        await super().shutdown(sockets)
 
 
-def serve(plan: Plan, bound: socket.socket, ready: Callable[[Service], None]) -> None:
-    """Serve on a bound socket until a signal comes; `ready` is told when the service is loaded.
+def serve(plan: Plan, bound: socket.socket, ready: Callable[[Service], None]) -> NoReturn:
+    """Serve on a bound socket until a signal comes, and end the process; `ready` is told when the service is loaded.
 
     What was taken is finished, within the seconds of a request. A second Ctrl-C ends at once.
 
@@ -213,9 +215,10 @@ def serve(plan: Plan, bound: socket.socket, ready: Callable[[Service], None]) ->
     server.run([bound])
     if server.failure is not None:
         raise server.failure
+    leave(0)  # all is closed: to take a model's process apart would take seconds, of the few that a container is given
 
 
-def leave(code: int) -> None:
+def leave(code: int) -> NoReturn:
     """End the process without waiting for its threads."""
     sys.stdout.flush()
     sys.stderr.flush()

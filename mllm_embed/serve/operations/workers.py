@@ -81,17 +81,22 @@ class _Supervisor(Multiprocess):
         super().__init__(config, sockets)
         for number, handler in before.items():
             signal.signal(number, self._signalled if number in (signal.SIGINT, signal.SIGTERM) else handler)
-        self._ending = False
 
     def _signalled(self, sig: int, frame: FrameType | None) -> None:
-        if self._ending and sig == signal.SIGINT:
+        if self.should_exit.is_set() and sig == signal.SIGINT:
             self._kill(130)
-        if not self._ending:
-            late = threading.Timer((self.config.timeout_graceful_shutdown or 0) + 2 * OVERTIME, self._kill, [1])
-            late.daemon = True
-            late.start()
-        self._ending = True
         self.signal_queue.append(sig)
+
+    def handle_int(self) -> None:
+        """Begin to end."""
+        self.handle_term()
+
+    def handle_term(self) -> None:
+        """Let the workers finish what they took, and see that they do."""
+        late = threading.Timer((self.config.timeout_graceful_shutdown or 0) + 2 * OVERTIME, self._kill, [1])
+        late.daemon = True
+        late.start()
+        super().handle_term()
 
     def _kill(self, code: int) -> None:
         for process in self.processes:

@@ -138,9 +138,9 @@ def test_it_serves_from_start_to_end(command: list[str], store: Path, tiny_llava
         assert client.post("/v1/search", json={"instruction": "a red shoe"}).json()["hits"][0]["id"] == "shoe"
         assert client.request("DELETE", "/v1/gallery/rows", json={"ids": ["shoe"]}).status_code == 200
 
-        counted = client.get("/metrics").text
-        assert 'mllm_embed_requests_total{method="POST",path="/v1/search",status="200"} 2.0' in counted
-        assert "mllm_embed_inputs_total 4.0" in counted
+        searches = 'mllm_embed_requests_total{method="POST",path="/v1/search",status="200"} 2.0'
+        process.wait_for(lambda: searches in client.get("/metrics").text)
+        assert "mllm_embed_inputs_total 4.0" in client.get("/metrics").text
         _finishes_what_it_took(process)
     assert "one-key" not in process.err.read_text()
 
