@@ -11,6 +11,7 @@ say (apt-get install chromium), and Playwright, as the tests do.
 from __future__ import annotations
 
 import argparse
+import io
 import re
 import shutil
 import subprocess
@@ -22,6 +23,7 @@ from pathlib import Path
 from typing import Any
 
 import httpx
+from PIL import Image
 from playwright.sync_api import sync_playwright
 
 from mllm_embed.errors import ConfigError, user_errors
@@ -54,7 +56,8 @@ def main() -> int:
         )
         page.goto(address)
         _search(page)
-        page.screenshot(path=arguments.output)
+        # a palette holds all that is on it, in a third of the bytes
+        Image.open(io.BytesIO(page.screenshot())).convert("RGB").quantize(256).save(arguments.output, optimize=True)
         browser.close()
     print(f"{arguments.output}: {arguments.output.stat().st_size / 1024:.0f} KiB")
     return 0
@@ -62,7 +65,13 @@ def main() -> int:
 
 def _search(page: Any) -> None:
     """Start from a picture of the gallery, say what to change, and go on from the best answer."""
-    page.locator(".card", has=page.get_by_text(START, exact=True)).locator(".choose").click()
+    start = page.locator(".card", has=page.get_by_text(START, exact=True)).locator(".choose")
+    page.wait_for_selector(".card")
+    while not start.count():
+        with page.expect_response("**/v1/gallery/rows?*"):
+            page.click("#more")
+        page.wait_for_selector("main[aria-busy=false]")
+    start.click()
     page.wait_for_selector(_ANSWERED)
     for at, words in enumerate(TURNS):
         if at:

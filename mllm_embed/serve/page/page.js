@@ -140,7 +140,7 @@ class Page {
     const seen = hits.length - below;
     const sentences = seen ? [`${counted(seen, "answer", "answers")}, the best first.`] : [];
     if (below) sentences.push(`${counted(below, "answer is", "answers are")} below the cut-off.`);
-    if (this.added && seen) sentences.push(`${this.added} of the ${hits.length} only picture and words together find.`);
+    if (this.added && seen) sentences.push(`${this.added} of the ${hits.length} are found only by picture and words together.`);
     say(sentences.join(" "));
     if (!hits.length) this.#nothingThere();
     else if (!seen) this.#nothingAbove(hits[0].score);
