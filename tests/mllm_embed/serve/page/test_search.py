@@ -117,6 +117,7 @@ def test_turns_are_gone_through_and_kept(tab: Tab) -> None:
     tab.settle()
     assert tab.trail() == ["Gallery", "on snow", "bigger"]
     assert (tab.ids(), tab.here(), page.input_value("#words")) == (second, "bigger", "bigger")
+    assert page.title().startswith("bigger"), "the browser's own list of turns tells them apart"
     page.go_back()
     tab.wait_for_words("on snow")
     assert tab.ids() == first
@@ -296,6 +297,7 @@ def test_filters(tab: Tab, site: str) -> None:
     assert tab.questions()[-1]["filter"] == wanted or set(tab.questions()[-1]["filter"]["ground"]) == {"sand", "2024"}
     assert tab.ids() == answers(site, instruction="a red ball", filter=wanted)
     assert sorted(tab.ids()) == sorted(chosen)
+    assert filters.locator("summary").first.text_content() == "Filters (2)"
     page.get_by_label("sale").select_option("true")
     both = [name for at, name in enumerate(IDS) if name in chosen and facts(at)["sale"]]
     expect(len(both))
@@ -361,6 +363,7 @@ def test_what_goes_wrong_is_said_in_a_sentence(browser: Any, site: str) -> None:
     page.route("**/v1/search", lambda route: route.fulfill(status=502, body="<h1>Bad Gateway</h1>"))
     page.keyboard.press("Enter")
     page.wait_for_selector("#alert:has-text('The server answered 502.')")
+    assert tab.ids() == [], "no answers to another question stay under this one"
     page.unroute("**/v1/search")
     tab.submit("a red ball")
     assert page.locator("#alert").is_hidden(), "what has passed is not held against anybody"
