@@ -8,7 +8,7 @@ from typing import TYPE_CHECKING
 
 import numpy as np
 
-from ..vectors.precision import truncate
+from ..vectors.precision import truncate as cut
 from .gallery.speaker import Speaker
 from .gallery.thumbnails import Thumbnails
 from .limits import Limits
@@ -20,7 +20,7 @@ if TYPE_CHECKING:
     from ..search.searcher import Searcher
     from ..types import Item
     from .access import Access
-    from .batcher import Batcher
+    from .batcher import Batcher, Embedded
     from .gallery.kept_pictures import KeptPictures
     from .pictures import PictureReader
 
@@ -66,17 +66,23 @@ class Service:
         await self.batcher.close()
         await self.pictures.close()
 
-    async def vectors(self, items: Sequence[Item], fields: Sequence[str]) -> np.ndarray:
-        """Return the vectors [N, D] float32 of items, of the embedder's own length, under the current ticket.
+    async def embedded(self, items: Sequence[Item], fields: Sequence[str], truncate: bool | None = None) -> Embedded:
+        """Return what becomes of items under the current ticket: whole vectors, and the tokens of each.
 
         Args:
             items: N of them.
             fields: of the request that each came from.
+            truncate: as of `Batcher.encode`.
 
         Raises:
-            Refusal: one of them cannot be embedded, or as of `Batcher.encode`.
+            Refusal: one of them cannot be embedded, which is named, or as of `Batcher.encode`.
         """
-        embedded = await self.batcher.encode(items)
-        for at, reason in embedded.failures.items():
-            raise Refusal(422, reason, field=fields[at])
-        return truncate(embedded.vectors, self.embedder.dim, self.embedder.settings.renormalize)
+        found = await self.batcher.encode(items, truncate)
+        for at, reason in sorted(found.failures.items()):
+            raise Refusal(422, f"{fields[at]}: {reason}", field=fields[at])
+        return found
+
+    async def vectors(self, items: Sequence[Item], fields: Sequence[str]) -> np.ndarray:
+        """Return the vectors [N, D] float32 of items, of the embedder's own length; all else as of `embedded`."""
+        found = await self.embedded(items, fields)
+        return cut(found.vectors, self.embedder.dim, self.embedder.settings.renormalize)

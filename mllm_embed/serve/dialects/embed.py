@@ -60,10 +60,7 @@ async def embed(request: Request, wish: Wish) -> Vectors:
     async with ticket_for(request, service.limits):
         pictures = await _read(wish.drafts, service)
         items = [wish.asked.item(draft, read) for draft, read in zip(wish.drafts, pictures, strict=True)]
-        done = await service.batcher.encode(items, wish.truncate)
-    for place, reason in sorted(done.failures.items()):
-        field = wish.drafts[place].field
-        raise Refusal(422, f"{field}: {reason}", field=field)
+        done = await service.embedded(items, [draft.field for draft in wish.drafts], wish.truncate)
     _check_tokens(done.tokens, wish)
     return Vectors(shortened(done.vectors, wish.dimensions, service.embedder), done.tokens)
 

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import asyncio
 from collections import Counter
+from collections.abc import Sequence
 from dataclasses import asdict
 from typing import Annotated, Any
 
@@ -75,14 +76,9 @@ async def add(request: Request, body: NewRows) -> dict[str, Any]:
     """Embed rows and add them: all, or none where one of them is at fault."""
     service: Service = request.app.state.service
     searcher, kept = _writable(service)
-    if len(body.rows) > service.limits.inputs:
-        raise Refusal(413, f"{len(body.rows)} rows are over the limit of {service.limits.inputs} inputs", field="rows")
-    ids = [row.id for row in body.rows]
-    twice = next((name for name, count in Counter(ids).items() if count > 1), None)
-    if twice is not None:
-        raise Refusal(422, f'the id "{twice[:80]}" is given twice', field="rows")
+    ids, fields = [row.id for row in body.rows], [f"rows[{at}]" for at in range(len(body.rows))]
+    _check_new(ids, service)
     async with ticket_for(request, service.limits):
-        fields = [f"rows[{at}]" for at in range(len(body.rows))]
         contents = [await _content(service, row, field) for row, field in zip(body.rows, fields, strict=True)]
         documents = list(map(_document, body.rows, contents, fields))
         vectors = await service.vectors(documents, fields)
@@ -124,6 +120,15 @@ def _writable(service: Service) -> tuple[Searcher, KeptPictures]:
     if service.kept is None:
         raise Refusal(403, "this gallery is not written to: start the service with --writable")
     return searcher, service.kept
+
+
+def _check_new(ids: Sequence[str], service: Service) -> None:
+    """Raise Refusal for more rows than a request may have, and for an id that stands twice."""
+    if len(ids) > service.limits.inputs:
+        raise Refusal(413, f"{len(ids)} rows are over the limit of {service.limits.inputs} inputs", field="rows")
+    twice = next((name for name, count in Counter(ids).items() if count > 1), None)
+    if twice is not None:
+        raise Refusal(422, f'the id "{twice[:80]}" is given twice', field="rows")
 
 
 async def _content(service: Service, row: NewRow, field: str) -> bytes | None:

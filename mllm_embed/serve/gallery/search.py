@@ -53,18 +53,17 @@ async def search(request: Request) -> dict[str, Any]:
         words: list[Reading] = []
         if asked.explain:
             words = await _words(service, query, kept)
-    answer = {
+    entries = [_hit(rank, hit) for rank, hit in enumerate(kept, 1)]
+    for entry, reading in zip(entries, words[1:], strict=False):
+        entry["words"] = reading
+    return {
         "object": "search",
         "model": service.model_name,
         "role": query.role,
-        "hits": [_hit(rank, hit) for rank, hit in enumerate(kept, 1)],
+        "hits": entries,
         "below": len(hits[: asked.k]) - len(kept),
+        **({"words": words[0]} if words else {}),
     }
-    if words:
-        answer["words"] = words[0]
-        for entry, reading in zip(answer["hits"], words[1:], strict=True):
-            entry["words"] = reading
-    return answer
 
 
 def gallery_of(service: Service) -> Searcher:
