@@ -111,9 +111,7 @@ class PgvectorGallery:
         check_queries(self.dimension, queries, k, exclude)
         check_allow(allow)
         excluded: Sequence[Collection[str]] = exclude if exclude is not None else [()] * len(queries)
-        self._values_of(
-            list(dict.fromkeys(chain(allow or (), *excluded))), "NULL"
-        )  # the server takes others without a word
+        self._check_known(list(dict.fromkeys(chain(allow or (), *excluded))))
         conditions, values = self._limits(where)
         if allow is not None:
             conditions.append("id = ANY(%(allow)s)")
@@ -214,7 +212,7 @@ class PgvectorGallery:
     def remove(self, ids: Iterable[str]) -> None:
         """Remove rows. Raises DataError for an id that is not there, and removes none."""
         gone = list(dict.fromkeys(ids))
-        self._values_of(gone, "NULL")
+        self._check_known(gone)
         with self.connections.transaction() as connection:
             statement = self.address.statement("DELETE FROM {table} WHERE id = ANY(%(ids)s)")
             if connection.execute(statement, {"ids": gone}).rowcount != len(gone):
@@ -251,6 +249,10 @@ class PgvectorGallery:
             self._kinds[column] = KINDS[found[0][0]]
         return self._kinds[column]
 
+    def _check_known(self, ids: Sequence[str]) -> None:
+        """Raise DataError for an id that is not there: in a condition the server would take it without a word."""
+        self._values_of(ids, "id")
+
     def _values_of(self, ids: Sequence[str], column: str) -> list[Any]:
         """Return what a column of the table has for some ids. Raises DataError for one that is not there."""
         found = self._found(ids, column)
@@ -265,7 +267,8 @@ class PgvectorGallery:
         """Return what a column of the table has for those of some ids that are there."""
         # others the server could not even be asked for
         names = [name for name in ids if "\0" not in name and not half_character(name)]
-        return dict(self._ask(f"SELECT id, {column} FROM {{table}} WHERE id = ANY(%(ids)s)", ids=names))
+        text = f"SELECT id, {column} FROM {{table}} WHERE id = ANY(%(ids)s)"
+        return dict(self._ask(text, ids=names)) if names else {}
 
     def _ask(self, text: str, **values: Any) -> list[tuple[Any, ...]]:
         """Return the rows that a query answers."""
