@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import time
 from collections.abc import Collection, Iterable, Mapping, Sequence
 from threading import RLock
 from typing import Any
@@ -13,6 +14,8 @@ from ...store.columns import ColumnSummary
 from ...store.gallery import Answer, Gallery
 from ...types import ImageLike
 
+_FRESH = 30.0
+
 
 class LockedGallery:
     """A `Gallery` whose calls take turns. Ranking uses all cores by itself, so that little is lost by it."""
@@ -20,6 +23,8 @@ class LockedGallery:
     def __init__(self, gallery: Gallery):
         """Guard a gallery; nobody else may hold on to it."""
         self._gallery, self._lock, self.dimension = gallery, RLock(), gallery.dimension
+        self._summary: dict[str, ColumnSummary] | None = None
+        self._summed = 0.0
 
     @property
     def provenance(self) -> Mapping[str, Any]:
@@ -55,9 +60,11 @@ class LockedGallery:
             return self._gallery.metadata(ids)
 
     def summary(self) -> dict[str, ColumnSummary]:
-        """As `Gallery.summary`."""
+        """As `Gallery.summary`, as it was `_FRESH` seconds ago at most: a server may have to read all rows for it."""
         with self._lock:
-            return self._gallery.summary()
+            if self._summary is None or time.monotonic() - self._summed > _FRESH:
+                self._summary, self._summed = self._gallery.summary(), time.monotonic()
+            return self._summary
 
     def page(self, offset: int, limit: int, where: Filter | None = None) -> tuple[list[str], int]:
         """As `Gallery.page`."""
@@ -78,9 +85,11 @@ class LockedGallery:
     ) -> None:
         """As `Gallery.add`."""
         with self._lock:
+            self._summary = None
             self._gallery.add(ids, vectors, sources, metadata)
 
     def remove(self, ids: Iterable[str]) -> None:
         """As `Gallery.remove`."""
         with self._lock:
+            self._summary = None
             self._gallery.remove(ids)
