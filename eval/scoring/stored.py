@@ -19,6 +19,7 @@ from mllm_embed.saving.provenance import SPACE_FIELDS, check_same
 from mllm_embed.store.export.npy import ABOUT, IDS, VECTORS
 from mllm_embed.store.files import MANIFEST
 from mllm_embed.store.vector_store import VectorStore
+from mllm_embed.types import Item
 
 from .score import Vectors
 from .suite import Suite, Task
@@ -93,7 +94,7 @@ class _Home:
 
 def holds_stores(folder: Path, suite: Suite) -> bool:
     """Return whether there is a store in a folder for all tasks of a suite, or for one of them."""
-    return any(_is_home(folder / name) for name in ("", *(task.name for task in suite.tasks)))
+    return _is_home(folder) or any(_is_home(folder / task.name) for task in suite.tasks)
 
 
 def read_stored(folder: Path, queries: Path | None, suite: Suite) -> dict[str, Vectors]:
@@ -116,11 +117,14 @@ def _task(folder: Path, queries: Path, task: Task, homes: dict[Path, _Home]) -> 
     name = f"task {task.name}" if task.name else "the benchmark"
     galleries, asking = _home(folder, task, homes), _home(queries, task, homes)
     gallery = galleries.take(task.gallery_ids, [item.key for item in task.gallery], f"the gallery of {name}")
-    keys = [tuple(item.key for item in items) for items in task.queries]
-    asked = asking.take(task.query_ids, keys, f"the queries of {name}")
+    asked = asking.take(task.query_ids, list(map(_keys, task.queries)), f"the queries of {name}")
     if asking is not galleries:
         _check_fit(galleries, asking, gallery.shape[1], asked.shape[1])
     return Vectors(gallery, {task.query_kind: asked})
+
+
+def _keys(items: Sequence[Item]) -> Hashable:
+    return tuple(item.key for item in items)
 
 
 def _home(root: Path, task: Task, homes: dict[Path, _Home]) -> _Home:
