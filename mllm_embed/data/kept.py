@@ -96,14 +96,13 @@ def _columns_of(record: Record | DataError) -> Mapping[str, Any]:
 
 
 def _typed(cells: list[Any]) -> list[Any]:
-    """Return the cells of a column of texts as numbers or truth values where all of them are; else as they are."""
-    there = [cell for cell in cells if cell is not None]
-    if there and all(cell in _TRUTHS for cell in there):
-        return [None if cell is None else _TRUTHS[cell] for cell in cells]
-    numbers = {cell: _number(cell) for cell in set(there)}
-    if None in numbers.values():
-        return cells
-    return [None if cell is None else numbers[cell] for cell in cells]
+    """Return the cells of a column of texts as truth values or numbers where all of them are; else as they are."""
+    there = {cell for cell in cells if cell is not None}
+    for read in (_TRUTHS.get, _number):
+        found = {cell: read(cell) for cell in there}
+        if None not in found.values():
+            return [found.get(cell) for cell in cells]
+    return cells
 
 
 def _number(cell: str) -> int | float | None:
