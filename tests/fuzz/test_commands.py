@@ -97,6 +97,7 @@ OPTIONS: dict[str, dict[str, tuple[str, ...]]] = {
         "--rerank": _COUNTS,
         "--allow": (*_PATHS, "{ids}", "{blank}"),
         "--exclude": (*_PATHS, "{ids}"),
+        "--filter": ("", "x", "[1]", "null", "\udce9"),
     },
     "embed index": {
         "--output": ("", "{file}", "{photos}", "{store}", "{long}", "/proc/x"),
