@@ -5,7 +5,6 @@ from __future__ import annotations
 import argparse
 import importlib.util
 import os
-import re
 import sys
 import time
 from dataclasses import dataclass, replace
@@ -220,8 +219,10 @@ def _address(host: str, bound: socket.socket) -> str:
 
 def _greet(making: Making, address: str) -> None:
     """Say what is served, where, and how to ask it."""
+    from ..search.places import shown_place
+
     name, key = making.model_name, ""
-    gallery = _without_password(making.gallery.place or "none")
+    gallery = "none" if making.gallery.place is None else shown_place(making.gallery.place)
     rows = "" if making.rows is None else f", {making.rows:,} rows"
     if making.access.has_key:
         key = ' \\\n    -H "Authorization: Bearer $KEY"'
@@ -236,10 +237,6 @@ def _greet(making: Making, address: str) -> None:
         f'    -d \'{{"model": "{name}", "input": "a red shoe"}}\'\n'
     )
     sys.stdout.flush()
-
-
-def _without_password(place: str) -> str:
-    return re.sub(r"(://[^:/@]*):[^@]*@", r"\1:***@", place)
 
 
 def _say_ready(service: Service, address: str, seconds: float) -> None:

@@ -10,7 +10,8 @@ from typing import TYPE_CHECKING
 
 from ...data.picture_source import picture_folder
 from ...errors import ConfigError
-from ...search.searcher import Searcher, stored_gallery
+from ...search.places import stored_gallery
+from ...search.searcher import Searcher
 from ...store.gallery import Gallery, StoreGallery
 from ..access import Access
 from ..batcher import Batcher
