@@ -126,7 +126,8 @@ async def _answer_unexpected(request: Request, error: Exception) -> JSONResponse
     told = request_id(request.scope)
     _log.error("request %s failed: %s", told, type(error).__name__)
     said = f"something went wrong here; whoever runs this server finds what in its log, under {told}"
-    return answer(request.scope, Refusal(500, said))
+    # uvicorn hangs up after an error: a client that is not told would send its next request there
+    return answer(request.scope, Refusal(500, said, headers={"Connection": "close"}))
 
 
 def place(location: Sequence[str | int]) -> str | None:
