@@ -95,6 +95,7 @@ class Fetcher:
         seconds: float,
         resolve: Resolve | None = None,
         transport: httpx.AsyncBaseTransport | None = None,
+        fetched: Callable[[], object] = lambda: None,
     ):
         """Fetch from hosts.
 
@@ -104,12 +105,13 @@ class Fetcher:
             seconds: for one picture, from its name to its last byte.
             resolve: gives the addresses of a name and port; by default the system's resolver.
             transport: sends a request to the address in its URL; by default over TCP, by httpx.
+            fetched: is called for each picture that came.
         """
         self._hosts, self._most, self._seconds = tuple(hosts), most_bytes, seconds
         # names of their own threads: a name server that hangs would take those that all else is done in
         self._names = ThreadPoolExecutor(_NAMES, "names")
         self._resolve = resolve or self._looked_up
-        self._transport = transport
+        self._transport, self._fetched = transport, fetched
 
     async def fetch(self, address: str, field: str) -> bytes:
         """Return the bytes that an address leads to. Raises Refusal 422, which never tells where a name leads.
@@ -131,7 +133,9 @@ class Fetcher:
                 for one in await self._checked(allowed, host, port, field):
                     response = await self._ask(scheme, host, port, target, one)
                     if response is not None:
-                        return await self._content(response, field)
+                        content = await self._content(response, field)
+                        self._fetched()
+                        return content
         except TimeoutError:
             said = (
                 f"{field} could not be fetched within the limit of {self._seconds:g} seconds; send the picture itself"

@@ -144,7 +144,12 @@ class Making:
             waiting=self.limits.waiting,
             observe=start.metrics,
         )
-        fetcher = Fetcher(self.hosts, most_bytes=self.limits.picture, seconds=self.limits.fetch_seconds)
+        fetcher = Fetcher(
+            self.hosts,
+            most_bytes=self.limits.picture,
+            seconds=self.limits.fetch_seconds,
+            fetched=start.metrics.fetched,
+        )
         return Service(
             embedder,
             batcher,

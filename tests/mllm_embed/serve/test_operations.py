@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import asyncio
 import io
 import json
 import logging
@@ -19,9 +20,11 @@ from prometheus_client.parser import text_string_to_metric_families
 from mllm_embed import MLLMEmbedder
 from mllm_embed.serve.app import bare_app, create_app
 from mllm_embed.serve.batcher import Batcher
+from mllm_embed.serve.fetching import AllowedHost, Fetcher
 from mllm_embed.serve.operations import logs
 from mllm_embed.serve.operations.metrics import Metrics
 from mllm_embed.serve.operations.progress import Progress
+from mllm_embed.serve.refusals import Refusal
 from mllm_embed.serve.service import Service
 
 Running = Callable[[Any], AbstractContextManager[str]]
@@ -147,6 +150,27 @@ def test_what_is_computed_is_counted(watched: Watched) -> None:
     assert watched.count("mllm_embed_queue_inputs") == 0
     eventually(lambda: watched.count("mllm_embed_requests_running") == 1)  # the one that asks
     assert watched.count("process_resident_memory_bytes") > 0
+
+
+def test_pictures_that_come_from_elsewhere_are_counted() -> None:
+    async def resolve(host: str, port: int) -> list[str]:
+        return ["93.184.215.14"]
+
+    async def fetch() -> None:
+        def answer(request: httpx.Request) -> httpx.Response:
+            return httpx.Response(200 if request.url.path == "/a" else 404, stream=httpx.ByteStream(b"picture"))
+
+        place = httpx.MockTransport(answer)
+        allowed = [AllowedHost.of("images.example.org")]
+        fetcher = Fetcher(allowed, most_bytes=9, seconds=30, resolve=resolve, transport=place, fetched=metrics.fetched)
+        await fetcher.fetch("http://images.example.org/a", "image")
+        with pytest.raises(Refusal):
+            await fetcher.fetch("http://images.example.org/b", "image")
+        await fetcher.close()
+
+    metrics = Metrics()
+    asyncio.run(fetch())
+    assert b"mllm_embed_pictures_fetched_total 1.0" in metrics.text()
 
 
 def test_health_and_readiness_need_no_model(make_service: Callable[..., Service], running: Running) -> None:
