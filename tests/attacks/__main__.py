@@ -26,8 +26,9 @@ def main() -> int:
             got = attack.send(services)
             right = got.status == attack.status and attack.words in got.text
             wrong += not right
-            said = got.said.replace("\n", " ").replace("|", "\\|") if got.status >= 400 else "answered as any other"
-            print(f"| {attack.name} | {got.status}: {said[:150]}{'' if right else ' **WRONG**'} |")
+            said = got.said.replace("\n", " ").replace("|", "\\|").partition(";")[0]  # the cause, without the cure
+            told = said if got.status >= 400 else "answered as any other"
+            print(f"| {attack.name} | {got.status}: {told}{'' if right else ' **WRONG**'} |")
         print(f"\n{len(ATTACKS)} attacks, {wrong} of them answered otherwise than they should be; ", end="")
         print(f"connections to the port that nobody may reach: {services.sinkhole.connections}")
         wrong += services.sinkhole.connections

@@ -149,7 +149,9 @@ class Target:
 def running(app: Any) -> Iterator[int]:
     """Serve an application on a free port, and give that."""
     listening = socket.create_server(("127.0.0.1", 0))
-    config = uvicorn.Config(app, http=ImpatientProtocol, ws="none", log_level="critical", timeout_graceful_shutdown=5)
+    # a busy machine takes its time between two requests on a connection
+    patience = {"timeout_keep_alive": 75, "timeout_graceful_shutdown": 5}
+    config = uvicorn.Config(app, http=ImpatientProtocol, ws="none", log_level="critical", **patience)
     server = uvicorn.Server(config)
     thread = threading.Thread(target=server.run, kwargs={"sockets": [listening]}, daemon=True)
     thread.start()

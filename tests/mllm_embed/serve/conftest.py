@@ -42,7 +42,9 @@ def _running(app: Any) -> Iterator[str]:
     # of TCP by name, or else asyncio leaves Nagle's delay of 40 ms in it
     listening = socket.socket(proto=socket.IPPROTO_TCP)
     listening.bind(("127.0.0.1", 0))
-    server = uvicorn.Server(uvicorn.Config(app, lifespan="on", log_level="warning", timeout_graceful_shutdown=10))
+    # a busy machine takes its time between two requests on a connection
+    patience = {"timeout_keep_alive": 75, "timeout_graceful_shutdown": 10}
+    server = uvicorn.Server(uvicorn.Config(app, lifespan="on", log_level="warning", **patience))
     thread = threading.Thread(target=server.run, kwargs={"sockets": [listening]}, daemon=True)
     thread.start()
     while not server.started:

@@ -42,7 +42,9 @@ class Served:
         self.app.add_middleware(BodyGuard, limits=LIMITS)
         listening = socket.create_server(("127.0.0.1", 0))
         self.port: int = listening.getsockname()[1]
-        config = uvicorn.Config(self.app, http=Impatient, ws="none", log_level="critical", timeout_graceful_shutdown=5)
+        # a busy machine takes its time between two requests on a connection
+        patience = {"timeout_keep_alive": 75, "timeout_graceful_shutdown": 5}
+        config = uvicorn.Config(self.app, http=Impatient, ws="none", log_level="critical", **patience)
         self.server = uvicorn.Server(config)
         self.thread = threading.Thread(target=self.server.run, kwargs={"sockets": [listening]}, daemon=True)
         self.thread.start()
