@@ -22,7 +22,7 @@ from starlette.datastructures import Headers, MutableHeaders
 from starlette.types import ASGIApp, Message, Receive, Scope, Send
 
 from ..errors import ConfigError, reason
-from .refusals import Refusal, answer
+from .refusals import Refusal, refuse
 
 _log = logging.getLogger(__name__)
 KEY_VARIABLE = "MLLM_EMBED_API_KEY"
@@ -149,7 +149,7 @@ class AccessGuard:
         try:
             self._access.check(scope)
         except Refusal as refusal:
-            await answer(scope, refusal)(scope, receive, marked)
+            await refuse(scope, receive, marked, refusal)
             return
         await self._app(scope, receive, marked)
 

@@ -16,7 +16,7 @@ from starlette.types import ASGIApp, Message, Receive, Scope, Send
 
 from .guards.json_text import read_json
 from .limits import Limits
-from .refusals import Refusal, answer
+from .refusals import Refusal, answer, refuse
 
 _WITHOUT_BODY = ("GET", "HEAD", "OPTIONS", "TRACE")
 _JSON, _FORM = "application/json", "multipart/form-data"
@@ -38,6 +38,7 @@ class BodyGuard:
             await self._app(scope, receive, send)
             return
         parts: list[bytes] = []
+        whole = False
         try:
             try:
                 with anyio.fail_after(self._limits.seconds):
@@ -45,13 +46,17 @@ class BodyGuard:
             except TimeoutError:
                 said = f"the body did not come within the limit of {self._limits.seconds:g} seconds; send less at once"
                 raise Refusal(408, said, headers=_CLOSE) from None
+            whole = True
             body = b"".join(parts)
             scope.setdefault("state", {}).update(_read(scope, body))
             await self._app(scope, _replayed(body, receive), send)
         except _Gone:
             return
         except Refusal as refusal:
-            await answer(scope, refusal)(scope, receive, send)
+            if whole:
+                await answer(scope, refusal)(scope, receive, send)
+            else:
+                await refuse(scope, receive, send, refusal)
         finally:
             self._held -= sum(map(len, parts))
 

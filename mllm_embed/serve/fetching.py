@@ -230,8 +230,8 @@ def _parts(address: str, field: str) -> tuple[str, str, int, str]:
     if found is None or not _is_port(found["port"]):
         raise Refusal(
             422,
-            f"{field} is no picture: give a data URI (data:image/png;base64,...), or an address of http or https "
-            "without user name and password, its other characters percent-encoded",
+            f"{field} is no picture, and not plainly the address of one; give a data URI (data:image/png;base64,...), "
+            "or an address of http or https without user name and password, its other characters percent-encoded",
             field=field,
         )
     scheme, target = found["scheme"].lower(), found["target"] or "/"

@@ -7,12 +7,13 @@ import uuid
 from collections.abc import Mapping, Sequence
 from typing import Any
 
+import anyio
 from fastapi import FastAPI
 from fastapi.exceptions import RequestValidationError
 from starlette.exceptions import HTTPException
 from starlette.requests import Request
 from starlette.responses import JSONResponse
-from starlette.types import Scope
+from starlette.types import Message, Receive, Scope, Send
 
 from ..errors import UnreachableError
 from ..text import printable
@@ -26,6 +27,8 @@ _SENTENCES = {
 }
 _PLACES = ("body", "query", "path", "header", "cookie")  # how FastAPI begins the place of a fault
 _LONGEST = 300  # characters of pydantic's words
+# what is read of a refused body: bytes, seconds, and seconds without any
+_MOST_LEFT, _LONGEST_LEFT, _IDLE = 64 << 20, 10.0, 1.0
 
 
 class Refusal(Exception):
@@ -68,6 +71,26 @@ def answer(scope: Scope, refusal: Refusal) -> JSONResponse:
     """Return what the client of a request gets to read: a refusal in the envelope of the path's dialect."""
     envelope = _cohere if scope["path"].startswith("/v2/") else _openai
     return JSONResponse(envelope(refusal, request_id(scope)), refusal.status, refusal.headers)
+
+
+async def refuse(scope: Scope, receive: Receive, send: Send, refusal: Refusal) -> None:
+    """Answer a request whose body is not read yet, and read what is left of it for a while.
+
+    A connection that is closed on what a client still sends takes the answer away from it.
+    """
+    response = answer(scope, refusal)
+    await send({"type": "http.response.start", "status": response.status_code, "headers": response.raw_headers})
+    await send({"type": "http.response.body", "body": response.body, "more_body": True})
+    left = _MOST_LEFT
+    with anyio.move_on_after(_LONGEST_LEFT):
+        while left > 0:
+            message: Message = {}
+            with anyio.move_on_after(_IDLE):
+                message = await receive()
+            left -= len(message.get("body", b""))
+            if not message.get("more_body", False):
+                break
+    await send({"type": "http.response.body", "body": b"", "more_body": False})
 
 
 def request_id(scope: Scope) -> str:

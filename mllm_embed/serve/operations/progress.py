@@ -6,7 +6,7 @@ from collections.abc import Callable
 from dataclasses import dataclass
 from typing import TYPE_CHECKING
 
-from ..refusals import Refusal, answer
+from ..refusals import Refusal, refuse
 
 if TYPE_CHECKING:
     from starlette.types import ASGIApp, Receive, Scope, Send
@@ -43,4 +43,4 @@ class Gate:
             await self.app(scope, receive, send)
             return
         refusal = Refusal(503, f"not ready yet: {doing}; /ready says when it is", headers=_AGAIN)
-        await answer(scope, refusal)(scope, receive, send)
+        await refuse(scope, receive, send, refusal)

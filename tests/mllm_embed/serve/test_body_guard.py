@@ -103,6 +103,13 @@ def test_a_body_arrives_as_it_was_sent(client: httpx.Client) -> None:
     assert client.post("/v1/echo").json()["bytes"] == 0
 
 
+def test_the_answer_arrives_while_the_body_is_still_sent(client: httpx.Client) -> None:
+    for headers, status in ((JSON, 413), ({"Content-Type": "text/plain"}, 415)):
+        for _ in range(5):
+            answer = client.post("/v1/echo", content=bytes(8 << 20), headers=headers)
+            assert answer.status_code == status and said(answer)
+
+
 def test_a_body_that_is_too_long_is_refused_by_its_claim_and_by_its_bytes(client: httpx.Client, served: Served) -> None:
     for content in (b" " * 100_001, (b" " * 1000 for _ in range(101))):
         answer = client.post("/v1/echo", content=content, headers=JSON)
