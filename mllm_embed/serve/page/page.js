@@ -136,11 +136,13 @@ class Page {
     if (!turn) return;
     const hits = this.grid.rows;
     const below = this.grid.cut(this.cutoff.least);
-    this.#offerMore(hits.length === turn.k && turn.k < MOST && !below, "More answers"); // more would be below as well
+    // where some are below the cut-off, more of them would be as well
+    this.#offerMore(hits.length === turn.k && turn.k < MOST && !below, "More answers");
     const seen = hits.length - below;
     const sentences = seen ? [`${counted(seen, "answer", "answers")}, the best first.`] : [];
     if (below) sentences.push(`${counted(below, "answer is", "answers are")} below the cut-off.`);
-    if (this.added && seen) sentences.push(`${this.added} of the ${hits.length} are found only by picture and words together.`);
+    const only = `${this.added} of the ${hits.length} are found only by picture and words together.`;
+    if (this.added && seen) sentences.push(only);
     say(sentences.join(" "));
     if (!hits.length) this.#nothingThere();
     else if (!seen) this.#nothingAbove(hits[0].score);
