@@ -18,6 +18,7 @@ function wordList(title, words, shared) {
 }
 
 function reasons(hitWords, queryWords) {
+  if (!hitWords.length) return [element("p", { class: "quiet" }, "The model has no words for this one.")];
   const said = new Set(queryWords.map(([word]) => word));
   const shared = new Set(hitWords.map(([word]) => word).filter((word) => said.has(word)));
   const sentence = shared.size
