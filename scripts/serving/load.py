@@ -5,8 +5,8 @@
 
 Each line of the file is a body. With --clients, so many connections send one request after the other; with --rate,
 requests come at random (Poisson), so many a second, whether those before are answered or not, and each is timed from
-when it was to come. What goes over the connections is written here: httpx takes a millisecond a request, which on two
-cores a server has less.
+when it was to come. The requests are bytes (raw_http.py), since httpx would take a share of two cores that
+the server then lacks.
 """
 
 from __future__ import annotations
@@ -21,33 +21,18 @@ from collections.abc import Iterator
 from itertools import cycle
 from pathlib import Path
 
-
-class Connection:
-    """A connection that is kept open."""
-
-    def __init__(self, reader: asyncio.StreamReader, writer: asyncio.StreamWriter):
-        """Use an open connection."""
-        self._reader, self._writer = reader, writer
-
-    @classmethod
-    async def to(cls, address: str) -> Connection:
-        """Open one to "host:port"."""
-        host, port = address.rsplit(":", 1)
-        return cls(*await asyncio.open_connection(host, int(port)))
-
-    async def answer(self, request: bytes) -> int:
-        """Send a request, read what is answered, and return its status."""
-        self._writer.write(request)
-        head = await self._reader.readuntil(b"\r\n\r\n")
-        length = next(line for line in head.lower().split(b"\r\n") if line.startswith(b"content-length:"))
-        await self._reader.readexactly(int(length.partition(b":")[2]))
-        return int(head.split(b" ", 2)[1])
+from raw_http import Connection
 
 
 def requests_of(address: str, path: str, bodies: list[bytes]) -> Iterator[bytes]:
     """Yield the requests that post the bodies, over and over."""
     head = f"POST {path} HTTP/1.1\r\nHost: {address}\r\nContent-Type: application/json\r\nContent-Length: "
     return cycle([head.encode() + str(len(body)).encode() + b"\r\n\r\n" + body for body in bodies])
+
+
+def _connection(address: str) -> Connection:
+    host, port = address.rsplit(":", 1)
+    return Connection(host, int(port))
 
 
 async def in_turns(address: str, requests: Iterator[bytes], clients: int, count: int) -> list[tuple[float, int]]:
@@ -58,10 +43,10 @@ async def in_turns(address: str, requests: Iterator[bytes], clients: int, count:
     async def client(connection: Connection) -> None:
         for _ in left:
             started = time.perf_counter()
-            status = await connection.answer(next(requests))
+            status = (await connection.ask(next(requests))).status
             results.append((time.perf_counter() - started, status))
 
-    await asyncio.gather(*[client(await Connection.to(address)) for _ in range(clients)])
+    await asyncio.gather(*[client(_connection(address)) for _ in range(clients)])
     return results
 
 
@@ -72,8 +57,8 @@ async def at_random(address: str, requests: Iterator[bytes], rate: float, count:
     results: list[tuple[float, int]] = []
 
     async def one(due: float) -> None:
-        connection = idle.pop() if idle else await Connection.to(address)
-        status = await connection.answer(next(requests))
+        connection = idle.pop() if idle else _connection(address)
+        status = (await connection.ask(next(requests))).status
         results.append((time.perf_counter() - due, status))
         idle.append(connection)
 
