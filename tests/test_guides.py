@@ -34,7 +34,14 @@ from mllm_embed.training.recipe.recipe_files import load_recipe
 
 ROOT = Path(__file__).resolve().parents[1]
 RUN = ("README.md", "mllm_embed/README.md", "training/README.md", "eval/README.md", "scripts/README.md")
-GUIDES = (*RUN, "mllm_embed/presets/README.md", "mllm_embed/serve/README.md", "CONTRIBUTING.md", "CHANGELOG.md", "training/shapes/README.md")
+GUIDES = (
+    *RUN,
+    "mllm_embed/presets/README.md",
+    "mllm_embed/serve/README.md",
+    "CONTRIBUTING.md",
+    "CHANGELOG.md",
+    "training/shapes/README.md",
+)
 RECIPES = sorted((ROOT / "training/recipes").glob("*.yaml"))
 
 PROGRAMS = {"mllm-embed": library.main, "mllm-embed-train": training.main, "mllm-embed-eval": evaluation.main}
@@ -42,7 +49,10 @@ MODULES = {"training": "mllm-embed-train", "eval": "mllm-embed-eval"}
 SMALL = ["--pairs", "200", "--triplets", "200", "--references", "2"]
 # What stands in lines that need other data, a server, the hub or more processes; a word in capitals is to be filled in.
 # --target tries product quantisation too, which trains for a minute and needs more rows than these scenes have.
-ELSEWHERE = re.compile(r"(^|[ =:/])[A-Z]+($|[ :/])|my_data|photos|shoe\.jpg|shop\.jsonl|shards/|://|mllm-embed serve|torchrun|accelerate|--target")
+ELSEWHERE = re.compile(
+    r"(^|[ =:/])[A-Z]+($|[ :/])|my_data|photos|shoe\.jpg|shop\.jsonl|shards/|://|mllm-embed serve|torchrun|accelerate"
+    r"|--target"
+)
 BLOCK = re.compile(r"^```([^\n]*)\n(.*?)^```$|^ {4}([^\n]*)$", re.M | re.S)  # language, fenced, indented
 SCRIPTS = ("scripts/make_scenes.py", "scripts/toy/smaller_base.py")
 SLOW = ("mllm-embed-train", "mllm-embed-eval methods")
@@ -192,6 +202,8 @@ def check(words: Sequence[str]) -> None:
         assert (ROOT / rest[0]).is_file(), rest[0]
     elif program == "pip":
         check_installed(rest)
+    elif program == "curl":
+        assert any(word.startswith("http://127.0.0.1:8000/") for word in rest), rest
     else:
         pytest.fail(f"what is {program}?")
 

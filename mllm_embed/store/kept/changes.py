@@ -95,7 +95,9 @@ def given_values(ids: Sequence[str], metadata: Sequence[Mapping[str, Any]]) -> V
         raise DataError(f"{len(ids)} ids do not fit the metadata of {len(metadata)} rows: give a mapping for each")
     names = list(dict.fromkeys(chain.from_iterable(metadata)))
     check_names(names)
-    arrays = {name: column_of(name, [row.get(name) for row in metadata], lambda at: f'"{ids[at]}"') for name in names}
+    arrays = {}
+    for name in names:
+        arrays[name] = column_of(name, [row.get(name) for row in metadata], lambda at: f'"{ids[at]}"')
     return Values(Columns(pyarrow.table(arrays), len(ids)), {name: at for at, name in enumerate(ids)})
 
 
@@ -103,7 +105,7 @@ def all_columns(parts: Sequence[Columns], names: Sequence[str]) -> Columns:
     """Return the kept columns of all rows of a store by those of its shards, with these names in this order."""
     import pyarrow
 
-    return Columns.concat([Columns(pyarrow.table({name: pyarrow.nulls(0) for name in names}), 0), *parts])
+    return Columns.concat([Columns(pyarrow.table(dict.fromkeys(names, pyarrow.nulls(0))), 0), *parts])
 
 
 def with_values(
