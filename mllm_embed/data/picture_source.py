@@ -59,9 +59,9 @@ class PictureSource:
             raise DataError(f"{self.where(row)}: {self.faults[row]}")
         return Document(self.files[row], self._texts.get(self.ids[row])), os.path.abspath(self.files[row])
 
-    def kept(self, names: Sequence[str]) -> Values:
+    def kept(self, names: Sequence[str]) -> Values | None:
         """As `Source.kept`: the keys of a benchmark's gallery."""
-        return record_values(self._gallery(), names)
+        return None if self._entries is None else record_values(self._gallery(), names)
 
     def keepable(self) -> list[str]:
         """As `Source.keepable`, of all entries."""

@@ -7,7 +7,7 @@ import os
 import re
 from bisect import bisect_right
 from collections.abc import Iterable, Mapping, Sequence
-from itertools import accumulate, groupby
+from itertools import accumulate, chain, groupby
 from pathlib import Path
 from typing import Any, Protocol
 
@@ -56,12 +56,15 @@ class Source(Protocol):
         """
         ...
 
-    def kept(self, names: Sequence[str]) -> Values:
-        """Return the values of all rows, None for none, of those of these columns that some row has."""
+    def kept(self, names: Sequence[str]) -> Values | None:
+        """Return the values of all rows, None for none, of those of these columns that some row has.
+
+        Returns None for a source that cannot have any, as a folder of pictures.
+        """
         ...
 
     def keepable(self) -> Sequence[str]:
-        """Return the columns of its first row that could be kept, for a message."""
+        """Return the columns of its first rows that could be kept, for a message."""
         ...
 
     def check_unchanged(self, rows: Iterable[int]) -> None:
@@ -134,9 +137,11 @@ class Listing:
         if not names:
             return
         check_names(names)
-        found = {name for values in self._found(tuple(names)) for name in values or ()}
-        known = [name for source in self.sources for name in source.keepable()]
-        check_there(names, found, known, printable(", ".join(str(source.path) for source in self.sources)))
+        values = [found for found in self._found(tuple(names)) if found is not None]
+        known = [name for source in self.sources for name in source.keepable()] if values else None
+        check_there(
+            names, chain.from_iterable(values), known, printable(", ".join(str(source.path) for source in self.sources))
+        )
 
     def check_unchanged(self, rows: Iterable[int]) -> None:
         """As `Source.check_unchanged`."""
@@ -166,7 +171,7 @@ class Listing:
     def _found(self, names: tuple[str, ...]) -> list[Values | None]:
         """Return what each source has of these columns, None for one that cannot have any."""
         if names not in self._kept:
-            self._kept = {names: [source.kept(names) if source.keepable() else None for source in self.sources]}
+            self._kept = {names: [source.kept(names) for source in self.sources]}
         return self._kept[names]
 
     def _home(self, row: int) -> tuple[int, int]:

@@ -123,7 +123,7 @@ class TableSource:
 
     def kept(self, names: Sequence[str]) -> Values:
         """As `Source.kept`. Raises DataError where a file was changed since it was opened."""
-        found = table_values(self.table, names)
+        found = table_values(self.table, names, self.where)
         for path in self.table.files:  # else these may be the values of other rows
             self._opened.check(path)
         return found

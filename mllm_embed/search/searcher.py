@@ -256,7 +256,8 @@ def folder_metadata(source: PictureSource) -> list[dict[str, Any]] | None:
     Columns that no gallery could keep are left out, since nobody has asked for them: nested ones, say.
     """
     columns: dict[str, list[Any]] = {}
-    for name, values in source.kept([name for name in source.keepable() if name not in _ITSELF]).items():
+    found = source.kept([name for name in source.keepable() if name not in _ITSELF])
+    for name, values in (found or {}).items():
         try:
             column_of(name, values)
         except DataError:

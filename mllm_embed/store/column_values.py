@@ -9,7 +9,7 @@ from typing import TYPE_CHECKING, Any
 
 import numpy as np
 
-from ..data.filters import KINDS, kind_of_value, number_value
+from ..data.filters import KINDS, LARGEST, kind_of_value, number_value
 from ..data.values import absent, decoded, shown
 from ..errors import DataError
 from ..text import half_character, printable
@@ -105,7 +105,12 @@ def _plain(value: Any) -> Any:
         return value
     if isinstance(value, bool):
         return value
-    return number_value(float(value) if isinstance(value, decimal.Decimal) else value)
+    return number_value(_binary(value) if isinstance(value, decimal.Decimal) else value)
+
+
+def _binary(value: decimal.Decimal) -> float:
+    """Return a decimal number as one that is compared; one beyond LARGEST as a whole one, which is refused."""
+    return int(value) if value.is_finite() and abs(value) > LARGEST else float(value)
 
 
 def kind_of_field(field: pa.Field) -> str | None:
