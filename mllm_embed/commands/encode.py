@@ -196,13 +196,15 @@ def _about_others(found: Sequence[Extracted]) -> list[tuple[int, str]]:
     taken_in, gone = sum(done.taken_in for done in found), max(done.gone for done in found)
     moved = max(done.moved for done in found)
     revalued = sum((done.revalued for done in found), Revalued())
+    kept = next((done.store.kept for done in found if done.store is not None), ())
+    lacking = f"; those of other sources have no {', '.join(kept)} until these are given again" if kept else ""
     return [
         (unchanged, "are there already, and have not changed"),
         (moved, "of these lie elsewhere now, or in other rows of a file: search shows their pictures from where they "
                 "lay, until `mllm-embed remove` takes them out and they are embedded anew"),
         (unknown, "are there already without a record of what they held, and are taken as unchanged: `mllm-embed "
                   "remove` them first to embed them anew"),
-        (taken_in, "of a call that was stopped are in the store now"),
+        (taken_in, f"of a call that was stopped are in the store now{lacking}"),
         (gone, "in the store are in its sources no more; they stay until `mllm-embed remove` takes them out"),
         (revalued.rows, f"have other values of {', '.join(revalued.columns)} now"),
     ]  # fmt: skip

@@ -30,7 +30,7 @@ from ..locks import folder_lock
 from ..vectors.precision import truncate
 from .files import MANIFEST, SHARDS, write_shard
 from .freshness import Contents, Survey, gone, moved, survey
-from .kept.changes import Revalued, Values
+from .kept.changes import Revalued, Values, check_given
 from .kept.listed import ListedValues
 from .plans import Plan, claim, own_first
 from .shard_plan import opened, plan_work
@@ -154,7 +154,9 @@ class _Call:
         check_unit_length(self.embedder, "a store")  # before its folder is there
         if (self.path / MANIFEST).is_file():  # takes long, so that it is not done while others wait
             rows = tqdm(range(len(self.listing)), desc="comparing", unit="row", disable=_hide(self.show_progress))
-            survey(opened(self.path, self.embedder, self.dtype), self.contents, rows)
+            store = opened(self.path, self.embedder, self.dtype)
+            survey(store, self.contents, rows)
+            check_given(store, self.values.of(tuple(dict.fromkeys((*store.kept, *self.keep)))))
         while True:
             held, todo = self._pass()
             if held or not todo:

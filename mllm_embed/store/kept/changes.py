@@ -19,6 +19,7 @@ from .files import FileMissing, Kept, read_kept, write_kept
 if TYPE_CHECKING:
     from ..files import ShardRecord
     from ..manifest import Manifest
+    from ..vector_store import VectorStore
 
 
 @dataclass(frozen=True)
@@ -131,11 +132,8 @@ def with_values(
     if not names:
         return manifest.kept, Revalued()
     before = stored_columns(folder, manifest, records)
-    rows = _rows_given(records, manifest.removed, given)
-    try:
-        table = _merged(all_columns(before, names), rows, manifest.removed, given)
-    except DataError as error:
-        raise DataError(f"{folder} keeps other values of this column than those of these rows: {error}") from error
+    rows = _rows_given(chain.from_iterable(record.ids for record in records), manifest.removed, given)
+    table = _merged(folder, all_columns(before, names), rows, manifest.removed, given)
     there = ~_among(manifest.removed, len(rows))
     there[older:] = False
     changed, columns = np.zeros(len(rows), bool), set()
@@ -154,15 +152,25 @@ def with_values(
     return Kept(names, files), Revalued(int(changed.sum()), tuple(name for name in names if name in columns))
 
 
-def _rows_given(records: Sequence[ShardRecord], removed: np.ndarray, given: Values) -> np.ndarray:
-    """Return for each row of the store its row [N] int64 in what is given, -1 for none and for removed ones."""
-    rows = np.array([given.row_of.get(name, -1) for record in records for name in record.ids], np.int64)
+def check_given(store: VectorStore, given: Values | None) -> None:
+    """Raise DataError where rows cannot have these values in a store, before there are vectors for them."""
+    if given is not None and store.columns is not None:
+        removed = np.flatnonzero(~store.alive)
+        _merged(store.folder, store.columns, _rows_given(store.ids, removed, given), removed, given)
+
+
+def _rows_given(ids: Iterable[str], removed: np.ndarray, given: Values) -> np.ndarray:
+    """Return for each row of a store its row [N] int64 in what is given, -1 for none and for removed ones."""
+    rows = np.array([given.row_of.get(name, -1) for name in ids], np.int64)
     rows[removed] = -1
     return rows
 
 
-def _merged(stored: Columns, rows: np.ndarray, removed: np.ndarray, given: Values) -> Any:
-    """Return the kept columns of all rows, a `pyarrow.Table`: removed rows have no values any more."""
+def _merged(folder: Path, stored: Columns, rows: np.ndarray, removed: np.ndarray, given: Values) -> Any:
+    """Return the kept columns of all rows, a `pyarrow.Table`: removed rows have no values any more.
+
+    Raises DataError, naming the folder, where a column would hold values of several kinds.
+    """
     import pyarrow
 
     numbers = np.arange(len(rows))
@@ -176,7 +184,10 @@ def _merged(stored: Columns, rows: np.ndarray, removed: np.ndarray, given: Value
         if name in given.columns.names:
             both = [Columns(pyarrow.table({name: column})) for column in (values, given.columns.column(name))]
             place = np.where(taken, rows + len(rows), numbers)
-            values = Columns.concat(both).column(name).take(pyarrow.array(place))
+            try:
+                values = Columns.concat(both).column(name).take(pyarrow.array(place))
+            except DataError as error:
+                raise DataError(f"{folder} keeps other values of this column than these rows have: {error}") from error
         arrays[name] = values
     return pyarrow.table(arrays)
 

@@ -233,6 +233,18 @@ def test_a_column_is_looked_for_before_the_model(tmp_path: Path, capsys: pytest.
     assert not (tmp_path / "s").exists()
 
 
+def test_values_of_another_kind_are_refused_before_the_work(
+    embedder: MLLMEmbedder, tmp_path: Path, unable: Callable[[], None]
+) -> None:
+    store = tmp_path / "s"
+    encode(embedder, store, write(tmp_path / "rows.jsonl", ROWS), keep=["price"])
+    other = write(tmp_path / "other.jsonl", [{"id": "z", "text": "a tie", "price": "dear"}])
+    unable()
+    with pytest.raises(DataError, match='s keeps other values of this column .* "price" holds numbers and words'):
+        encode(embedder, store, other)
+    assert not loose_shards(store)
+
+
 def test_what_has_changed_is_said(tiny_llava: Path, tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
     source = write(tmp_path / "rows.jsonl", ROWS)
     command = ["encode", str(source), "--output", str(tmp_path / "s"), "--model", str(tiny_llava)]
