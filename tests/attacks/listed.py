@@ -15,6 +15,7 @@ JSON = {"Content-Type": "application/json"}
 _SPELLINGS = ("2130706433", "0177.0.0.1", "0x7f.0.0.1", "0x7f000001", "127.1", "127.0.1")
 FOREIGN = "does not fetch from"
 _HEAD = b"POST /v1/embeddings HTTP/1.1\r\nHost: localhost\r\nContent-Type: application/json\r\n"
+_KEY = f"Authorization: Bearer {KEY}\r\n".encode()
 
 
 @dataclass(frozen=True)
@@ -132,7 +133,7 @@ ATTACKS = [
         ("no scheme", _image("//images.example.org/picture.png"), 422, "no picture"),
         ("a file of the server", _image("/etc/passwd"), 422, "no picture"),
         ("an answer without end", _image("http://images.example.org/endless"), 422, "1,048,576"),
-        ("an answer that dribbles", _image("http://images.example.org/dribble"), 422, "limit of 1 seconds"),
+        ("an answer that dribbles", _image("http://images.example.org/dribble"), 422, "limit of 3 seconds"),
         ("an answer packed a thousandfold", _image("http://images.example.org/packed"), 422, "not a JPEG"),
         ("a text that says it is a picture", _image("http://images.example.org/text"), 422, "not a JPEG"),
         ("an error page with a secret", _image("http://images.example.org/missing"), 422, "status 404"),
@@ -178,7 +179,8 @@ ATTACKS = [
         ),
         (
             "that never comes",
-            lambda target: target.raw(_HEAD + b"Content-Length: 50\r\n\r\n{"), 408, "limit of 5 seconds",
+            lambda target: target.raw(_HEAD + _KEY + b"Content-Length: 50\r\n\r\n{", keyed=True),
+            408, "limit of 1 seconds",
         ),
         ("a head that dribbles", lambda target: target.raw(_HEAD), 408, "limit of 1 seconds"),
         ("a head without end", lambda target: target.raw(_HEAD + b"X: y\r\n" * 20_000), 431, "65,536"),

@@ -7,7 +7,7 @@ import socket
 import threading
 from collections.abc import AsyncIterator, Iterator, Sequence
 from contextlib import ExitStack, asynccontextmanager, closing, contextmanager
-from dataclasses import dataclass, field
+from dataclasses import dataclass, field, replace
 from pathlib import Path
 from typing import Any
 
@@ -31,10 +31,12 @@ from mllm_embed.serve.service import Service
 
 from .picture_host import PictureHost, Sinkhole, png
 
-LIMITS = Limits(body=4 << 20, inputs=32, picture=1 << 20, words=20_000, seconds=5, fetch_seconds=1)
+LIMITS = Limits(body=4 << 20, inputs=32, picture=1 << 20, words=20_000, seconds=30, fetch_seconds=3)
 KEY = "a-key-that-is-long-enough"
 PUBLIC = "93.184.216.34"  # an address of the internet, which nothing here reaches
 HEAD_SECONDS = 1.0
+HURRIED = replace(LIMITS, seconds=1)
+"""Of the service that asks for a key and computes nothing: what takes long there is an attack."""
 
 
 class ImpatientProtocol(GuardedProtocol):
@@ -197,7 +199,7 @@ def target(embedder: MLLMEmbedder, folder: Path) -> Iterator[Target]:
             limits=LIMITS,
         )
         port = stack.enter_context(running(create_app(service)))
-        keyed = bare_app(Access.of(None, KEY), LIMITS, Metrics(), Progress(None), _nothing)
+        keyed = bare_app(Access.of(None, KEY), HURRIED, Metrics(), Progress(None), _nothing)
         keyed_port = stack.enter_context(running(keyed))
         client = stack.enter_context(httpx.Client(trust_env=False, timeout=30))
         url, keyed_url = f"http://127.0.0.1:{port}", f"http://127.0.0.1:{keyed_port}"

@@ -20,7 +20,7 @@ ODD = [
 ]
 IDS = [*ODD, *(f"plain-{at:02}" for at in range(len(ODD), 70))]
 GROUNDS = {"snow": (235, 240, 245), "sand": (220, 190, 120), "grass": (90, 160, 80), "2024": (120, 120, 130)}
-WAIT = 6_000  # milliseconds until a test gives up
+WAIT = 30_000  # milliseconds until a test gives up, on a machine with much else to do
 
 
 def picture(at: int) -> Image.Image:

