@@ -15,6 +15,11 @@ from mllm_embed.saving.versions import versions
 
 ROOT = Path(__file__).resolve().parents[1]
 ROOMS = {"mllm_embed": "mllm_embed", "training": "mllm_embed.training", "eval": "mllm_embed.eval"}
+EXTRAS = (
+    "fastapi", "starlette", "uvicorn", "prometheus_client", "python_multipart", "psycopg", "pgvector", "lance",
+    "qdrant_client",
+)  # fmt: skip
+WITHOUT = f"sys.modules.update(dict.fromkeys({EXTRAS}))"  # as where they are not installed
 
 
 @pytest.fixture(scope="module")
@@ -44,6 +49,8 @@ def test_no_top_level_name_but_ours(wheel: Path) -> None:
     assert (wheel / "mllm_embed/training/recipes/demo.yaml").is_file() and (wheel / "mllm_embed/py.typed").is_file()
     assert (wheel / "mllm_embed/eval/reports/published.yaml").is_file()
     assert (wheel / "mllm_embed/training/triplets/prompt.txt").is_file()
+    page = [path.name for path in (ROOT / "mllm_embed/serve/page").iterdir()]
+    assert page and all((wheel / "mllm_embed/serve/page" / name).is_file() for name in page)
     assert (wheel / "mllm_embed/training/shapes/Qwen--Qwen2-VL-2B-Instruct.json").is_file()
 
 
@@ -69,6 +76,17 @@ def test_import_is_quick() -> None:
     assert done.stdout.strip() == "set()", done.stdout + done.stderr
 
 
+def test_a_port_answers_before_torch_is_there() -> None:
+    code = "import sys, mllm_embed.serve.app, mllm_embed.serve.operations.making as m; print('torch' in sys.modules)"
+    done = subprocess.run([sys.executable, "-c", code], capture_output=True, text=True, cwd=ROOT)
+    assert done.stdout.strip() == "False", done.stdout + done.stderr
+
+
+def test_a_service_says_what_it_needs(wheel: Path) -> None:
+    done = _outside(wheel, f"{WITHOUT}; import mllm_embed.cli as m; sys.exit(m.main(['serve', '--model', 'none']))")
+    assert done.returncode == 2 and 'pip install "mllm_embed[serve]"' in done.stderr, done.stderr
+
+
 def test_the_package_lists_its_public_names() -> None:
     assert {"MLLMEmbedder", "Query", "Searcher"} <= set(dir(mllm_embed)) == {*mllm_embed.__all__, "__version__"}
     assert all(hasattr(mllm_embed, name) for name in dir(mllm_embed))
@@ -87,7 +105,8 @@ def test_import_silences_no_logger_of_others() -> None:
 
 @pytest.mark.slow
 def test_the_wheel_trains_encodes_and_searches(wheel: Path, tiny_llava: Path, data: Path, tmp_path: Path) -> None:
-    """A fine-tuned model from a recipe of one's own, a store made with it, and answers, all outside the clone."""
+    """A fine-tuned model from a recipe of one's own, a store made with it, and answers, all outside the clone, and
+    without what only servers need."""
     term = {"query": "image", "positive": "caption", "symmetric": True}
     stage = {"data": str(data), "rows": "pairs", "batch_size": 4, "steps": 1, "learning_rate": 0.01, "terms": [term]}
     recipe = {"model": str(tiny_llava), "output": "run", "lora": {"rank": 4}, "stages": {"captions": stage}}
@@ -99,7 +118,8 @@ def test_the_wheel_trains_encodes_and_searches(wheel: Path, tiny_llava: Path, da
         ("mllm_embed.cli", "search", "--gallery", "store", *model, "--instruction", "red", "--output", "found.png"),
         ("mllm_embed.eval.cli", "run", str(data), *model, "--output", "figures"),
     ):
-        code = f"import {module} as m; assert m.__file__.startswith({str(wheel)!r}); sys.exit(m.main(sys.argv[1:]))"
+        code = f"{WITHOUT}; import {module} as m; assert m.__file__.startswith({str(wheel)!r})"
+        code += "; sys.exit(m.main(sys.argv[1:]))"
         done = _outside(wheel, code, *words, folder=tmp_path)
         assert done.returncode == 0, f"{module} {words[0]}: {done.stderr}"
     assert (tmp_path / "run/captions/adapter_model.safetensors").is_file()

@@ -9,7 +9,6 @@ from typing import TYPE_CHECKING
 import numpy as np
 
 from ..vectors.precision import truncate as cut
-from .gallery.speaker import Speaker
 from .gallery.thumbnails import Thumbnails
 from .limits import Limits
 from .operations.metrics import Metrics
@@ -55,6 +54,8 @@ class Service:
 
     def __post_init__(self) -> None:
         """Make what answers of a gallery need."""
+        from .gallery.speaker import Speaker
+
         self.speaker, self.thumbnails = Speaker(self.embedder, self.batcher), Thumbnails()
 
     def start(self) -> None:

@@ -4,14 +4,16 @@ from __future__ import annotations
 
 import base64
 from collections.abc import Callable
-from typing import Any, Literal, TypeAlias
+from typing import TYPE_CHECKING, Any, Literal, TypeAlias
 
 import numpy as np
 
-from ...encode.embedder import MLLMEmbedder
 from ...vectors.precision import to_precision, truncate
 from ..refusals import Refusal
 from ..service import Service
+
+if TYPE_CHECKING:
+    from ...encode.embedder import MLLMEmbedder
 
 NumberType: TypeAlias = Literal["float", "int8", "uint8", "binary", "ubinary"]
 VectorType: TypeAlias = Literal["float", "base64", "int8", "uint8", "binary", "ubinary"]

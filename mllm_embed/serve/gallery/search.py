@@ -4,13 +4,12 @@ from __future__ import annotations
 
 import asyncio
 from collections.abc import Sequence
-from typing import Any
+from typing import TYPE_CHECKING, Any
 from urllib.parse import quote
 
 from fastapi import APIRouter, Request
 
 from ...errors import DataError, ImageError, UnreachableError
-from ...generate.explain import Reading, shared
 from ...search.composition import Composition
 from ...search.searcher import Hit, Searcher
 from ...types import Document, ImageLike, Query
@@ -18,6 +17,9 @@ from ..refusals import Refusal
 from ..service import Service
 from ..tickets import ticket_for
 from .requests import SearchRequest, search_request
+
+if TYPE_CHECKING:
+    from ...generate.explain import Reading
 
 router = APIRouter()
 _FORM = {
@@ -162,9 +164,9 @@ async def _words(service: Service, query: Query, hits: Sequence[Hit]) -> list[Re
     except ImageError as error:
         raise Refusal(422, "a picture of an answer cannot be read any more: ask for fewer, or leave it out") from error
     found: list[Reading] = [[] for _ in hits]
+    said = dict(asked)
     for at, answer in zip(shown, answers, strict=True):
-        both = {word for word, _ in shared(asked, answer)}
-        found[at] = sorted(answer, key=lambda word: word[0] not in both)
+        found[at] = sorted(answer, key=lambda word: word[0] not in said)
     return [asked, *found]
 
 

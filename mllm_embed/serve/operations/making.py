@@ -13,18 +13,17 @@ from ...errors import ConfigError
 from ...search.places import stored_gallery
 from ...search.searcher import Searcher
 from ...store.gallery import Gallery, StoreGallery
-from ..access import Access
-from ..batcher import Batcher
 from ..fetching import AllowedHost, Fetcher
 from ..gallery.kept_pictures import KeptPictures
 from ..gallery.locked import LockedGallery
 from ..limits import Limits
 from ..pictures import PictureReader
 from ..service import Service
-from .server import Start
 
 if TYPE_CHECKING:
     from ...encode.embedder import MLLMEmbedder
+    from ..access import Access
+    from .server import Start
 
 _LOCAL, _SERVERS = "qdrant:", ("qdrant:http://", "qdrant:https://", "postgresql://", "postgres://")
 _STORE = "make a store of it with `mllm-embed encode`, and serve that"
@@ -133,6 +132,8 @@ class Making:
 
     def __call__(self, start: Start) -> Service:
         """Return the service. Raises as `load_model` and `Searcher` do."""
+        from ..batcher import Batcher  # torch, which the process that minds several workers does without
+
         start.progress.doing = "loading the model"
         embedder = self.load_model(start)
         embedder.encode(["ready?"])  # what is made at the first input only is made now
