@@ -9,8 +9,7 @@ from typing import TYPE_CHECKING, Any
 
 import numpy as np
 
-from ..data.filters import KINDS as KIND_WORDS
-from ..data.filters import Filter, check_columns
+from ..data.filters import KINDS, Filter, check_columns
 from ..data.values import ids_of
 from ..errors import ConfigError, DataError
 from ..store.columns import Columns, ColumnSummary
@@ -20,7 +19,7 @@ from ..text import half_character
 from ..vectors.unit import unit
 from .pgvector_table import Row, has_index, known_marks, make_index, read_about, send
 from .postgres import Address, Connections
-from .sql_columns import KINDS, SUMMARY, SUMMARY_PLACES, column_summaries, filter_conditions
+from .sql_columns import KIND_OF, SUMMARY, SUMMARY_PLACES, column_summaries, filter_conditions
 
 if TYPE_CHECKING:
     from psycopg import Connection
@@ -226,8 +225,8 @@ class PgvectorGallery:
             held = self._kind(column)
             if kind is not None and held is not None and kind != held:
                 raise DataError(
-                    f'the column "{column}" holds {KIND_WORDS[held]} in {self.address}, and would hold '
-                    f"{KIND_WORDS[kind]}: write all of it as one kind, or to another table"
+                    f'the column "{column}" holds {KINDS[held]} in {self.address}, and would hold '
+                    f"{KINDS[kind]}: write all of it as one kind, or to another table"
                 )
 
     def _limits(self, where: Filter | None) -> tuple[list[str], dict[str, Any]]:
@@ -246,7 +245,7 @@ class PgvectorGallery:
             found = self._ask(_KIND, column=column)
             if not found:
                 return None
-            self._kinds[column] = KINDS[found[0][0]]
+            self._kinds[column] = KIND_OF[found[0][0]]
         return self._kinds[column]
 
     def _check_known(self, ids: Sequence[str]) -> None:

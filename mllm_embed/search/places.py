@@ -33,6 +33,7 @@ class Server:
         upload: makes what is at a place hold what a store holds; returns it, and how many rows were new. The third
             argument is whether to show a bar, None for one on a terminal.
         shown: returns a place without what is secret.
+        shared: returns whether several processes can have a place open.
         index: makes an index of what `upload` returned; None where the server makes its own.
     """
 
@@ -40,6 +41,7 @@ class Server:
     open: Callable[[str], Gallery]
     upload: Callable[[VectorStore, str, bool | None], tuple[Gallery, int]]
     shown: Callable[[str], str]
+    shared: Callable[[str], bool]
     index: Callable[[Any], None] | None = None
 
 
@@ -48,12 +50,14 @@ def _without_user(place: str) -> str:
 
 
 SERVERS = (
-    Server((QDRANT_PREFIX,), QdrantGallery.open, qdrant.upload, _without_user),
+    # in a folder it is the client's own storage, which locks it
+    Server((QDRANT_PREFIX,), QdrantGallery.open, qdrant.upload, _without_user, lambda place: "://" in place),
     Server(
         POSTGRES_PREFIXES,
         PgvectorGallery.open,
         pgvector_upload.upload,
         lambda place: str(Address.of(place)),
+        lambda place: True,
         PgvectorGallery.make_index,
     ),
 )
@@ -115,6 +119,12 @@ def shown_place(place: str | os.PathLike[str]) -> str:
     """Return a place as it may be printed, without user and password. Raises ConfigError for one that is malformed."""
     server = _server(os.fspath(place))
     return server.shown(os.fspath(place)) if server is not None else _without_user(os.fspath(place))
+
+
+def shared(place: str) -> bool | None:
+    """Return whether several processes can have a gallery of a server open; None where each reads files for itself."""
+    server = _server(place)
+    return None if server is None else server.shared(place)
 
 
 def _server(place: str) -> Server | None:

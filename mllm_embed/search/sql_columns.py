@@ -14,7 +14,7 @@ from typing import Any
 from ..data.filters import RANGES, Condition, Filter
 from ..store.columns import FREQUENT, ColumnSummary
 
-KINDS = {"string": "text", "number": "number", "boolean": "truth"}
+KIND_OF = {"string": "text", "number": "number", "boolean": "truth"}
 """The kinds of columns, by what JSON calls the type of their values."""
 _FEW = 4  # values that are looked for one after the other
 SUMMARY = """
@@ -41,7 +41,7 @@ def column_summaries(rows: Iterable[tuple[Any, ...]]) -> dict[str, ColumnSummary
     found = {}
     for name, group in groupby(rows, itemgetter(0)):
         some = list(group)
-        kind = KINDS[some[0][1]]
+        kind = KIND_OF[some[0][1]]
         values = {item: count for _, _, item, count, _, _ in some}
         if kind == "number":
             found[name] = ColumnSummary(kind, values if len(values) <= FREQUENT else None, some[0][4], some[0][5])

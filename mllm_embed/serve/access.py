@@ -10,7 +10,6 @@ from __future__ import annotations
 
 import hashlib
 import hmac
-import ipaddress
 import logging
 import os
 import stat
@@ -22,12 +21,13 @@ from starlette.datastructures import Headers, MutableHeaders
 from starlette.types import ASGIApp, Message, Receive, Scope, Send
 
 from ..errors import ConfigError, reason
+from .guards.addresses import written
 from .refusals import Refusal, refuse
 
 _log = logging.getLogger(__name__)
 KEY_VARIABLE = "MLLM_EMBED_API_KEY"
 _OPEN = frozenset({"/", "/health", "/ready"})
-_OPEN_FOLDER = "/page/"
+_PAGE = "/page/"
 _READS = ("GET", "HEAD", "OPTIONS")
 _SHORTEST = 16  # characters of a key that nobody guesses over a network
 _LONGEST_FILE = 1 << 16
@@ -98,7 +98,7 @@ class Access:
             )
         if scope["method"] not in _READS:
             self._check_origin(headers, host[0] if host else "")
-        if self.has_key and not _is_open(scope["path"]) and not self._knows_key(headers):
+        if self.has_key and not is_open(scope["path"]) and not self._knows_key(headers):
             raise Refusal(
                 401,
                 "the key is missing or wrong; send the header Authorization: Bearer KEY",
@@ -115,7 +115,7 @@ class Access:
         raise Refusal(403, "the request comes from the page of another site, which this server does not answer")
 
     def _is_ours(self, name: str) -> bool:
-        return name == "localhost" or name in self.names or _address(name) is not None
+        return name == "localhost" or name in self.names or written(name) is not None
 
     def _knows_key(self, headers: Headers) -> bool:
         given = headers.getlist("authorization")
@@ -154,8 +154,9 @@ class AccessGuard:
         await self._app(scope, receive, marked)
 
 
-def _is_open(path: str) -> bool:
-    return path in _OPEN or path.startswith(_OPEN_FOLDER)
+def is_open(path: str) -> bool:
+    """Return whether a path is for everybody: the page, which asks for the key itself, and how the service is."""
+    return path in _OPEN or path.startswith(_PAGE)
 
 
 def _keys_of(path: Path) -> list[str]:
@@ -202,13 +203,6 @@ def _without_port(host: str) -> str:
     return host.partition(":")[0]
 
 
-def _address(name: str) -> ipaddress.IPv4Address | ipaddress.IPv6Address | None:
-    try:
-        return ipaddress.ip_address(name)
-    except ValueError:
-        return None
-
-
 def _loopback(host: str) -> bool:
-    found = _address(host.strip("[]"))
+    found = written(host.strip("[]"))
     return host == "localhost" or (found is not None and found.is_loopback)

@@ -23,7 +23,7 @@ import certifi
 import httpx
 
 from ..errors import ConfigError
-from .guards.addresses import Address, is_public, may_be_named
+from .guards.addresses import Address, is_public, may_be_named, written
 from .refusals import Refusal
 
 Resolve = Callable[[str, int], Awaitable[Sequence[str]]]
@@ -68,8 +68,7 @@ class AllowedHost:
                 "images.example.org=10.1.2.3 for one of your own network"
             )
         host = found["host"].strip("[]")
-        literal = _literal(host)
-        address = _literal(found["address"]) if found["address"] else literal
+        address = written(found["address"].strip("[]")) if found["address"] else written(host)
         if found["address"] and address is None:
             raise ConfigError(f"'{found['address']}' is no address of a host; give one like 10.1.2.3")
         if found["any"] and (address is not None or "." not in host):
@@ -241,13 +240,6 @@ def _parts(address: str, field: str) -> tuple[str, str, int, str]:
 
 def _is_port(text: str | None) -> bool:
     return text is None or 0 < int(text) < 1 << 16
-
-
-def _literal(host: str) -> Address | None:
-    try:
-        return ipaddress.ip_address(host.strip("[]"))
-    except ValueError:
-        return None
 
 
 def _over_tcp() -> httpx.AsyncHTTPTransport:

@@ -25,7 +25,7 @@ _SENTENCES = {
     404: "nothing is served at this address; /openapi.json lists what is",
     405: "this address is not served with this method; /openapi.json lists what is",
 }
-_PLACES = ("body", "query", "path", "header", "cookie")  # how FastAPI begins the place of a fault
+_PLACES = ("body", "query", "path", "header", "cookie")  # how FastAPI begins the location of a fault
 _LONGEST = 300  # characters of pydantic's words
 # what is read of a refused body: bytes, seconds, and seconds without any
 _MOST_LEFT, _LONGEST_LEFT, _IDLE = 64 << 20, 10.0, 1.0
@@ -119,7 +119,8 @@ async def _answer_invalid(request: Request, error: Exception) -> JSONResponse:
     if fault.get("type") == "json_invalid":
         said = str(fault.get("ctx", {}).get("error", ""))[:_LONGEST]
         return answer(request.scope, Refusal(400, f"the body is not JSON: {said}"))
-    field = place(fault["loc"])
+    location = fault["loc"]
+    field = field_of(location[1:] if location and location[0] in _PLACES else location)
     # pydantic's own words say what is wanted; the value that was sent stays out, it may be a whole picture
     said = f"{field or 'the body'}: {str(fault['msg'])[:_LONGEST]}"
     return answer(request.scope, Refusal(422, said, field=field))
@@ -153,8 +154,7 @@ async def _answer_unexpected(request: Request, error: Exception) -> JSONResponse
     return answer(request.scope, Refusal(500, said, headers={"Connection": "close"}))
 
 
-def place(location: Sequence[str | int]) -> str | None:
+def field_of(location: Sequence[str | int]) -> str | None:
     """Return the name of a field from where pydantic says it is: "input[3].image"; None for the body as a whole."""
-    steps = location[1:] if location and location[0] in _PLACES else location
-    said = "".join(f"[{step}]" if isinstance(step, int) else f".{step}" for step in steps).lstrip(".")
+    said = "".join(f"[{step}]" if isinstance(step, int) else f".{step}" for step in location).lstrip(".")
     return said[:_LONGEST] or None

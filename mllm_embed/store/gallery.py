@@ -60,6 +60,7 @@ class Gallery(Protocol):
 
     def unknown(self, ids: Collection[str]) -> list[str]:
         """Return those of some ids that are not there, in the order given."""
+        ...
 
     def sources(self, ids: Sequence[str]) -> Sequence[ImageLike | None]:
         """Return the pictures of rows, or where they lie as `sources.picture_at` reads it; None where neither is known.

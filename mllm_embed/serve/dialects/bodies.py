@@ -9,7 +9,7 @@ from pydantic import BaseModel, BeforeValidator, ConfigDict, ValidationError
 from pydantic_core import PydanticCustomError
 
 from ...errors import did_you_mean
-from ..refusals import Refusal
+from ..refusals import Refusal, field_of
 
 _SHOWN = 60  # characters of a field that is not known
 
@@ -77,7 +77,7 @@ def request_schema(kind: type[Body], examples: dict[str, dict[str, Any]]) -> dic
 def _refused(error: ValidationError) -> Refusal:
     """Return the refusal of the first mistake in a body."""
     first = error.errors(include_url=False, include_input=False)[0]
-    field = path_of(first["loc"])
+    field = field_of(first["loc"])
     if first["type"] == "missing":
         return Refusal(422, f"{field} is missing; it must be given", field=field)
     if first["type"] == "literal_error":
@@ -85,8 +85,3 @@ def _refused(error: ValidationError) -> Refusal:
         return Refusal(422, f"{field} can only be {values}", field=field)
     said = first["msg"].removeprefix("Input ")
     return Refusal(422, f"{field} {said[0].lower()}{said[1:]}", field=field)
-
-
-def path_of(places: tuple[str | int, ...]) -> str:
-    """Return where in a body something is, as `input[3].image`."""
-    return "".join(f"[{place}]" if isinstance(place, int) else f".{place}" for place in places).lstrip(".")

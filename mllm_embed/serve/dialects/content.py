@@ -72,7 +72,7 @@ def check_no_tokens(value: Any, where: str) -> None:
 
 def _words(value: str, where: str) -> Draft:
     """Return the input that a text is. Raises Refusal 422 for a picture's address, which an object's text may be."""
-    if __names_a_picture(value):
+    if _names_a_picture(value):
         told = (
             f"{where} is the address of a picture, given as a text; give {{'image': ...}}, or {{'text': ...}} if it is"
         )
@@ -80,7 +80,7 @@ def _words(value: str, where: str) -> Draft:
     return Draft(where, text=value)
 
 
-def __names_a_picture(text: str) -> bool:
+def _names_a_picture(text: str) -> bool:
     """Whether a text is no more than the address of a picture."""
     start = text[:_SHOWN].lstrip().lower()
     if not start.startswith(("http://", "https://")):

@@ -8,11 +8,11 @@ from typing import Annotated
 from fastapi import APIRouter, Query, Request
 from fastapi.responses import Response
 
-from ...errors import DataError, ImageError, UnreachableError
+from ...errors import ImageError
 from ...search.searcher import Searcher
 from ..refusals import Refusal
 from ..service import Service
-from .search import gallery_of, unknown_id
+from .search import gallery_of, row_picture
 from .thumbnails import Shown, Thumbnails
 
 router = APIRouter()
@@ -39,12 +39,7 @@ async def picture(
 
 def _shown(searcher: Searcher, thumbnails: Thumbnails, name: str, width: int | None) -> Shown:
     """Return the picture of a row as it is sent. Raises Refusal where there is none."""
-    try:
-        image = searcher.picture(name)
-    except UnreachableError:
-        raise
-    except DataError as error:
-        raise unknown_id(name, "id") from error
+    image = row_picture(searcher, name)
     if image is None:
         raise Refusal(404, f'"{name[:80]}" has no picture here', field="id")
     try:

@@ -90,7 +90,7 @@ async def _query(service: Service, searcher: Searcher, asked: SearchRequest, upl
     elif asked.image is not None:
         image = await service.pictures.read(asked.image, "image")
     elif asked.id is not None:
-        image = await asyncio.to_thread(_row_picture, searcher, asked.id)
+        image = await asyncio.to_thread(_reference, searcher, asked.id)
     for name in ("instruction", "without", "task"):
         words = getattr(asked, name)
         if words is not None and len(words) > service.limits.words:
@@ -104,17 +104,22 @@ async def _query(service: Service, searcher: Searcher, asked: SearchRequest, upl
         raise Refusal(422, f"{error}", field="instruction") from error
 
 
-def _row_picture(searcher: Searcher, name: str) -> ImageLike:
+def _reference(searcher: Searcher, name: str) -> ImageLike:
     """Return the picture of a row. Raises Refusal for an id that is not there or has none."""
+    picture = row_picture(searcher, name)
+    if picture is None:
+        raise Refusal(422, f'"{name[:80]}" has no picture here that could be a reference', field="id")
+    return picture
+
+
+def row_picture(searcher: Searcher, name: str) -> ImageLike | None:
+    """Return the picture of a row, None where it has none. Raises Refusal for an id that is not there."""
     try:
-        picture = searcher.picture(name)
-    except UnreachableError:
+        return searcher.picture(name)
+    except UnreachableError:  # whose sentence names the server
         raise
     except DataError as error:
         raise unknown_id(name, "id") from error
-    if picture is None:
-        raise Refusal(422, f'"{name}" has no picture here that could be a reference', field="id")
-    return picture
 
 
 def unknown_id(name: str, field: str) -> Refusal:

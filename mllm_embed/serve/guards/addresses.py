@@ -25,6 +25,14 @@ _NEVER = tuple(
 _METADATA = tuple(map(ipaddress.ip_address, ("169.254.169.254", "fd00:ec2::254", "100.100.100.200")))
 
 
+def written(text: str) -> Address | None:
+    """Return the address that a text writes out, one of IPv6 without brackets; None for names and anything else."""
+    try:
+        return ipaddress.ip_address(text)
+    except ValueError:
+        return None
+
+
 def is_public(address: Address) -> bool:
     """Whether an address, or the one that it stands for, belongs to the public internet."""
     meant = _meant(address)

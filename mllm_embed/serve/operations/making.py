@@ -10,7 +10,7 @@ from typing import TYPE_CHECKING
 
 from ...data.picture_source import picture_folder
 from ...errors import ConfigError
-from ...search.places import stored_gallery
+from ...search.places import shared, stored_gallery
 from ...search.searcher import Searcher
 from ...store.gallery import Gallery, StoreGallery
 from ..fetching import AllowedHost, Fetcher
@@ -25,7 +25,6 @@ if TYPE_CHECKING:
     from ..access import Access
     from .server import Start
 
-_LOCAL, _SERVERS = "qdrant:", ("qdrant:http://", "qdrant:https://", "postgresql://", "postgres://")
 _STORE = "make a store of it with `mllm-embed encode`, and serve that"
 
 
@@ -49,11 +48,12 @@ class GallerySettings:
             raise ConfigError("--pictures needs --writable: without it no rows are added")
         if self.writable and self.place is None:
             raise ConfigError("--writable needs a GALLERY: there is nothing to write to")
-        if workers == 1 or self.place is None or self.place.startswith(_SERVERS):
+        if workers == 1 or self.place is None:
             return
-        if self.place.startswith(_LOCAL):
+        together = shared(self.place)
+        if together is False:
             raise ConfigError(f"{self.place} is open to one process at a time: leave out --workers")
-        if self.writable:
+        if self.writable and not together:
             raise ConfigError(
                 "--writable with several --workers needs a gallery on a server: of any other each worker has a copy of "
                 "its own, which would not see what another adds"

@@ -6,13 +6,13 @@ from collections.abc import Callable
 from dataclasses import dataclass
 from typing import TYPE_CHECKING
 
+from ..access import is_open
 from ..refusals import Refusal, refuse
 
 if TYPE_CHECKING:
     from starlette.types import ASGIApp, Receive, Scope, Send
 
-_OPEN = frozenset({"/", "/health", "/ready", "/metrics"})
-_PAGE = "/page/"  # the page asks by itself until the service is ready
+_COUNTS = "/metrics"
 _AGAIN = {"retry-after": "2"}
 
 
@@ -39,7 +39,8 @@ class Gate:
     async def __call__(self, scope: Scope, receive: Receive, send: Send) -> None:
         doing = self.progress.doing
         path = scope.get("path", "")
-        if scope["type"] != "http" or doing is None or path in _OPEN or path.startswith(_PAGE):
+        # the page asks by itself until the service is ready
+        if scope["type"] != "http" or doing is None or path == _COUNTS or is_open(path):
             await self.app(scope, receive, send)
             return
         refusal = Refusal(503, f"not ready yet: {doing}; /ready says when it is", headers=_AGAIN)

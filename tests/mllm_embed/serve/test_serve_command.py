@@ -245,6 +245,7 @@ def test_a_port_that_is_taken_and_galleries_that_cannot_be_served(
         assert f"127.0.0.1:{port}" in refused("--port", port)
     assert "is missing" in refused(str(tmp_path / "nowhere"))
     assert "mllm-embed encode" in refused(str(_data), "--workers", "2")
+    assert "one process at a time" in refused(f"qdrant:{tmp_path}/photos", "--workers", "2")
     assert "mllm-embed encode" in refused(str(_data), "--writable")
     assert "GALLERY" in refused("--writable")
 
