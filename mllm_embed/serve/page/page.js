@@ -9,20 +9,19 @@ import { Filters } from "./filters.js";
 import { Grid } from "./grid.js";
 import { askForKey } from "./key.js";
 import { PARTS, isComposed, onlyTogether, question } from "./questions.js";
-import { say, showEmpty, whileBusy, wrong } from "./state.js";
+import { giveUp, say, showEmpty, whileBusy, wrong } from "./state.js";
 import { Tabs } from "./tabs.js";
 import { drawTrail, inWords } from "./trail.js";
 import { FIRST, Turns } from "./turns.js";
 
 const PAGE = 60; // pictures of the gallery that come at once
-
 const MOST = 960; // answers: a server's own limit is 1,000, where it was given no other
 const TITLE = document.title;
 
 async function start() {
   api.onKey(askForKey);
   const facts = await galleryOnceLoaded();
-  wrong(null);
+  byId("composer").inert = false; // what is typed before would be lost
   byId("gallery-facts").textContent = `${counted(facts.rows, "picture", "pictures")} · ${facts.model}`;
   new Page(facts);
 }
@@ -34,7 +33,8 @@ async function galleryOnceLoaded() {
       return await api.gallery();
     } catch (error) {
       if (error.status !== 503) throw error;
-      wrong(error.message);
+      byId("progress").hidden = false;
+      say(error.message);
       await new Promise((resolve) => setTimeout(resolve, 1000 * (error.wait || 1)));
     }
   }
@@ -236,4 +236,4 @@ class Page {
   }
 }
 
-start().catch((error) => wrong(error.message));
+start().catch(giveUp);

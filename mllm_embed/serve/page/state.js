@@ -2,6 +2,10 @@
 
 import { byId, element } from "./elements.js";
 
+const NO_GALLERY =
+  "This server has a model and no gallery: it answers with embeddings alone. To search pictures here, start it with " +
+  "them: mllm-embed serve GALLERY --model M, where GALLERY is a folder of pictures, or what mllm-embed encode wrote.";
+
 // What there is, in a sentence.
 export function say(sentence) {
   if (byId("status").textContent !== sentence) byId("status").textContent = sentence;
@@ -34,4 +38,13 @@ export async function whileBusy(signal, work) {
   } finally {
     if (!signal.aborted) show(false);
   }
+}
+
+// Without a gallery there is nothing that could be asked, so that no form is shown which answers nothing.
+export function giveUp(error) {
+  byId("composer").hidden = byId("progress").hidden = true;
+  byId("title").textContent = "Nothing to search";
+  say("");
+  if (error.status === 404) showEmpty(NO_GALLERY);
+  else wrong(error.message);
 }

@@ -96,7 +96,7 @@ SMALL = """() => [...document.querySelectorAll("button, select, summary, input:n
   .filter(([, box]) => box.width && (box.width < 24 || box.height < 24)).map(([text]) => text)"""
 
 
-@pytest.mark.parametrize(("width", "scheme"), [(1280, "light"), (360, "dark")])
+@pytest.mark.parametrize(("width", "scheme"), [(1280, "light"), (768, "light"), (360, "dark")])
 def test_it_can_be_read_and_touched(browser: Any, site: str, width: int, scheme: str) -> None:
     phone = {"has_touch": True, "is_mobile": True} if width < 500 else {}
     tab = Tab(
@@ -118,6 +118,8 @@ def test_it_can_be_read_and_touched(browser: Any, site: str, width: int, scheme:
     tab.submit("on snow, " + "a very long sentence without an end " * 5 + "Donaudampfschifffahrtsgesellschaft" * 3)
     tab.until("document.querySelector('#answers').getAttribute('aria-busy') === 'false'")
     check("answers")
+    for knob in page.locator(".knob input:visible:not([type=checkbox])").all():
+        assert knob.evaluate("(one) => one.clientWidth") >= 100, "nobody hits a narrower slider"
     page.locator(".look").nth(0).click()
     page.wait_for_selector(".why .words")
     check("closer")

@@ -408,8 +408,21 @@ def test_a_server_that_is_still_loading_is_waited_for(browser: Any, site: str) -
 
     tab.page.route("**/v1/gallery", answer)
     tab.page.goto(f"{site}/")
-    tab.page.wait_for_selector("#alert:has-text('loading the model')")
+    tab.page.wait_for_selector("#status:has-text('loading the model')")
+    assert tab.page.locator("#alert").is_hidden(), "nothing is wrong"
+    assert tab.page.evaluate("document.querySelector('#words').closest('[inert]') !== null"), "typed now, it is lost"
     loading.clear()
     tab.settle()
+    assert tab.page.locator("#progress").is_hidden()
+    tab.submit("a red ball")
+    tab.context.close()
+
+
+def test_without_a_gallery_it_says_how_to_have_one(browser: Any, served: Any) -> None:
+    tab = Tab(browser, served.url)
+    tab.page.goto(f"{served.url}/")
+    tab.page.wait_for_selector("#empty:has-text('mllm-embed serve GALLERY --model M')")
+    assert tab.page.locator("#composer").is_hidden(), "a form that answers nothing"
     assert tab.page.locator("#alert").is_hidden()
+    assert tab.page.locator("#progress").is_hidden()
     tab.context.close()
