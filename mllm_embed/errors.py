@@ -24,6 +24,23 @@ class DataError(MLLMEmbedError):
     """A file, row or input that is not as documented."""
 
 
+class InputError(DataError):
+    """A value to search with or to add that cannot be taken; its message names no path and no address."""
+
+
+class UnknownIdError(DataError):
+    """An id that a gallery has not got."""
+
+    def __init__(self, message: str, id: str):
+        """Say so of an id."""
+        super().__init__(message)
+        self.id = id
+
+    def __reduce__(self) -> tuple[type[UnknownIdError], tuple[str, str]]:
+        """Return how it comes to another process."""
+        return type(self), (str(self), self.id)
+
+
 class UnreachableError(DataError):
     """A server that cannot be reached or used, which is no fault of what was asked of it."""
 

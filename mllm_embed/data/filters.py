@@ -20,7 +20,7 @@ from typing import Any
 
 import numpy as np
 
-from ..errors import DataError, did_you_mean, kind_of
+from ..errors import InputError, did_you_mean, kind_of
 from ..text import half_character, printable
 from .values import absent, shown
 
@@ -52,7 +52,7 @@ class Condition:
         values: words, finite numbers, or truth values, of one kind; None, of "in" and "not in", is no value. A range
             has one.
 
-    Raises DataError for values that cannot be compared.
+    Raises InputError for values that cannot be compared.
     """
 
     column: str
@@ -63,25 +63,25 @@ class Condition:
         """Check the values, and hold them as plain ones."""
         object.__setattr__(self, "values", tuple(self._plain(value) for value in self.values))
         if self.operator not in (*RANGES, *SETS.values()):
-            raise DataError(
+            raise InputError(
                 f"{self._where} is compared by '{self.operator}': give one of in, not in, {', '.join(RANGES)}"
             )
         if len(self.values) > MOST_VALUES:
-            raise DataError(f"{self._where} names {len(self.values):,} values: give {MOST_VALUES:,} or fewer")
+            raise InputError(f"{self._where} names {len(self.values):,} values: give {MOST_VALUES:,} or fewer")
         if not self.values:
-            raise DataError(f"{self._where} names no value: nothing could be found; give some, or leave it out")
+            raise InputError(f"{self._where} names no value: nothing could be found; give some, or leave it out")
         kinds = {kind_of_value(value) for value in self.compared}
         if len(kinds) > 1:
             words = " and ".join(sorted(KINDS[kind] for kind in kinds))
-            raise DataError(f"{self._where} is compared with {words} at once: give values of one kind")
+            raise InputError(f"{self._where} is compared with {words} at once: give values of one kind")
         if self.operator in RANGES:
             self._check_range(kinds)
 
     def _check_range(self, kinds: set[str]) -> None:
-        """Raise DataError for a range of several values, of none, or of a truth value."""
+        """Raise InputError for a range of several values, of none, or of a truth value."""
         if len(self.values) > 1 or not kinds <= {"text", "number"} or not kinds:
             what = "a list" if len(self.values) > 1 else shown(self.values[0])
-            raise DataError(f"{self._where} is to be {self.operator} {what}: give one number, or a date in quotes")
+            raise InputError(f"{self._where} is to be {self.operator} {what}: give one number, or a date in quotes")
 
     @property
     def kind(self) -> str | None:
@@ -98,14 +98,14 @@ class Condition:
         return f'the filter of "{named(str(self.column))}"'
 
     def _plain(self, value: Any) -> Scalar:
-        """Return a value as Python's own. Raises DataError for what no column holds."""
+        """Return a value as Python's own. Raises InputError for what no column holds."""
         plain = value.item() if isinstance(value, np.generic) else value
         if plain is None or isinstance(plain, bool):
             return plain
         try:
             return text_value(plain) if isinstance(plain, str) else number_value(plain)
-        except DataError as error:
-            raise DataError(f"{self._where} names {shown(plain)}, {error}") from error
+        except InputError as error:
+            raise InputError(f"{self._where} names {shown(plain)}, {error}") from error
 
 
 @dataclass(frozen=True)
@@ -132,26 +132,26 @@ def parse_filter(value: Mapping[str, Any] | str) -> Filter:
         value: a mapping, or one in JSON.
 
     Raises:
-        DataError: it is no JSON, names a key twice, or is of another form.
+        InputError: it is no JSON, names a key twice, or is of another form.
     """
     given = _decoded(value) if isinstance(value, str) else value
     if not isinstance(given, Mapping):
-        raise DataError(f"a filter is an object such as {FORM}, not {kind_of(given)}")
+        raise InputError(f"a filter is an object such as {FORM}, not {kind_of(given)}")
     conditions: list[Condition] = []
     for column, asked in given.items():
         if not isinstance(column, str):
-            raise DataError(f"a filter names columns by words, not by {shown(column)}")
+            raise InputError(f"a filter names columns by words, not by {shown(column)}")
         conditions.extend(_conditions(column, asked))
     return Filter(tuple(conditions))
 
 
 def as_filter(where: Filter | Mapping[str, Any] | None) -> Filter | None:
-    """Return a filter, or what says one as `parse_filter` reads it; None for none. Raises DataError as that does."""
+    """Return a filter, or what says one as `parse_filter` reads it; None for none. Raises InputError as that does."""
     return where if where is None or isinstance(where, Filter) else parse_filter(where)
 
 
 def check_columns(where: Filter, kinds: Mapping[str, str | None]) -> None:
-    """Raise DataError for a filter of columns that are not kept, or of values of another kind than theirs.
+    """Raise InputError for a filter of columns that are not kept, or of values of another kind than theirs.
 
     Args:
         where: the filter.
@@ -160,11 +160,11 @@ def check_columns(where: Filter, kinds: Mapping[str, str | None]) -> None:
     for condition in where.conditions:
         column, kind = named(condition.column), condition.kind
         if condition.column not in kinds:
-            raise DataError(f'there is no column "{column}" to filter by{_kept(condition.column, kinds)}')
+            raise InputError(f'there is no column "{column}" to filter by{_kept(condition.column, kinds)}')
         held = kinds[condition.column]
         if kind is not None and held is not None and kind != held:
             value = condition.compared[0]
-            raise DataError(
+            raise InputError(
                 f'the column "{column}" holds {KINDS[held]}, and the filter compares it with {shown(value)}: '
                 f"give {KINDS[held]}"
             )
@@ -184,25 +184,25 @@ def kind_of_value(value: Scalar) -> str:
 
 
 def text_value(value: str) -> str:
-    """Return words that can be compared. Raises DataError, the end of a sentence, for blank and half characters."""
+    """Return words that can be compared. Raises InputError, the end of a sentence, for blank and half characters."""
     if absent(value):
-        raise DataError("which is no value: null asks for rows without one")
+        raise InputError("which is no value: null asks for rows without one")
     if half_character(value):
-        raise DataError("which holds half a character (a lone surrogate): write it as UTF-8")
+        raise InputError("which holds half a character (a lone surrogate): write it as UTF-8")
     return value
 
 
 def number_value(value: Any) -> float:
     """Return an int or float that can be kept and compared; -0.0 is 0.0.
 
-    Raises DataError, the end of a sentence, for other values, NaN, infinite numbers, and whole ones beyond LARGEST.
+    Raises InputError, the end of a sentence, for other values, NaN, infinite numbers, and whole ones beyond LARGEST.
     """
     if not isinstance(value, (int, float)) or isinstance(value, bool):
-        raise DataError("which is no text, number or truth value")
+        raise InputError("which is no text, number or truth value")
     if isinstance(value, float) and not math.isfinite(value):
-        raise DataError("which is no finite number")
+        raise InputError("which is no finite number")
     if isinstance(value, int) and abs(value) > LARGEST:
-        raise DataError("which has more digits than numbers are compared by (2^53): write it in quotes, as text")
+        raise InputError("which has more digits than numbers are compared by (2^53): write it in quotes, as text")
     return value if isinstance(value, int) else value + 0.0
 
 
@@ -221,14 +221,14 @@ def _conditions(column: str, asked: Any) -> Iterable[Condition]:
         yield Condition(column, SETS["="], _several(asked))
         return
     if not asked:
-        raise DataError(f'the filter of "{named(column)}" is empty: give a value, or leave the column out')
+        raise InputError(f'the filter of "{named(column)}" is empty: give a value, or leave the column out')
     for operator, value in asked.items():
         if operator in RANGES:
             yield Condition(column, operator, _several(value))
         elif operator in SETS:
             yield Condition(column, SETS[operator], _several(value))
         else:
-            raise DataError(
+            raise InputError(
                 f'the filter of "{named(column)}" has {shown(operator)} for an operator: give one of '
                 f"{', '.join((*SETS, *RANGES))}"
             )
@@ -239,11 +239,11 @@ def _several(value: Any) -> tuple[Any, ...]:
 
 
 def _decoded(text: str) -> Any:
-    """Return what a filter in JSON holds. Raises DataError where it is none."""
+    """Return what a filter in JSON holds. Raises InputError where it is none."""
     try:
         return json.loads(text, object_pairs_hook=_object, parse_constant=_no_number)
     except (ValueError, RecursionError) as error:
-        raise DataError(f"the filter is no JSON such as {FORM} ({str(error)[:80]})") from error
+        raise InputError(f"the filter is no JSON such as {FORM} ({str(error)[:80]})") from error
 
 
 def _object(pairs: list[tuple[str, Any]]) -> dict[str, Any]:
@@ -252,7 +252,7 @@ def _object(pairs: list[tuple[str, Any]]) -> dict[str, Any]:
     if len(found) < len(pairs):
         names = [name for name, _ in pairs]
         twice = next(name for name in names if names.count(name) > 1)
-        raise DataError(f'the filter names "{named(twice)}" twice: give all conditions of a column in one object')
+        raise InputError(f'the filter names "{named(twice)}" twice: give all conditions of a column in one object')
     return found
 
 

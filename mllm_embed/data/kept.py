@@ -8,7 +8,7 @@ from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
 from itertools import islice
 from typing import Any
 
-from ..errors import ConfigError, DataError, did_you_mean
+from ..errors import ConfigError, DataError, InputError, did_you_mean
 from ..text import half_character, printable
 from .filters import LARGEST
 from .tables import KEY, PICTURE, UNTYPED, Record, Table, kind_of
@@ -25,12 +25,12 @@ _TRUTHS = {"true": True, "True": True, "TRUE": True, "false": False, "False": Fa
 
 
 def check_names(names: Iterable[Any]) -> None:
-    """Raise DataError for the name of a column that cannot be kept: the id, which is kept anyway, and what is none."""
+    """Raise InputError for the name of a column that cannot be kept: the id, which is kept anyway, and what is none."""
     for name in names:
         if name == ID:
-            raise DataError("the id of a row is kept anyway: leave the column 'id' out")
+            raise InputError("the id of a row is kept anyway: leave the column 'id' out")
         if not isinstance(name, str) or not name.strip() or half_character(name):
-            raise DataError(f"{shown(name)} names no column to keep: give it a name in letters")
+            raise InputError(f"{shown(name)} names no column to keep: give it a name in letters")
 
 
 def table_values(table: Table, names: Sequence[str], where: Callable[[int], str]) -> Values:

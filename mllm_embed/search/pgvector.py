@@ -11,7 +11,7 @@ import numpy as np
 
 from ..data.filters import KINDS, Filter, check_columns
 from ..data.values import ids_of
-from ..errors import ConfigError, DataError
+from ..errors import ConfigError, DataError, InputError, UnknownIdError
 from ..store.columns import Columns, ColumnSummary
 from ..store.exact import Answer
 from ..store.lookup import check_allow, check_page, check_queries, near_id
@@ -220,17 +220,17 @@ class PgvectorGallery:
                 )
 
     def check_kinds(self, kinds: Mapping[str, str | None]) -> None:
-        """Raise DataError for columns that hold values of another kind in the table."""
+        """Raise InputError for columns that hold values of another kind in the table."""
         for column, kind in kinds.items():
             held = self._kind(column)
             if kind is not None and held is not None and kind != held:
-                raise DataError(
-                    f'the column "{column}" holds {KINDS[held]} in {self.address}, and would hold '
+                raise InputError(
+                    f'the column "{column}" holds {KINDS[held]} in the table {self.address.name}, and would hold '
                     f"{KINDS[kind]}: write all of it as one kind, or to another table"
                 )
 
     def _limits(self, where: Filter | None) -> tuple[list[str], dict[str, Any]]:
-        """Return a filter as conditions and their parameters. Raises DataError where it does not fit the columns."""
+        """Return a filter as conditions and their parameters. Raises InputError where it does not fit the columns."""
         if not where:
             return [], {}
         kinds = {one.column: self._kind(one.column) for one in where.conditions}
@@ -249,17 +249,17 @@ class PgvectorGallery:
         return self._kinds[column]
 
     def _check_known(self, ids: Sequence[str]) -> None:
-        """Raise DataError for an id that is not there: in a condition the server would take it without a word."""
+        """Raise UnknownIdError for an id that is not there: in a condition the server would take it without a word."""
         self._values_of(ids, "id")
 
     def _values_of(self, ids: Sequence[str], column: str) -> list[Any]:
-        """Return what a column of the table has for some ids. Raises DataError for one that is not there."""
+        """Return what a column of the table has for some ids. Raises UnknownIdError for one that is not there."""
         found = self._found(ids, column)
         unknown = next((name for name in ids if name not in found), None)
         if unknown is not None:
             some = self._ask("SELECT id FROM {table} LIMIT %(most)s", most=_SUGGESTED)
             near = near_id(unknown, [name for (name,) in some])
-            raise DataError(f'the id "{unknown}" is not in {self.address}{near}')
+            raise UnknownIdError(f'the id "{unknown}" is not in {self.address}{near}', unknown)
         return [found[name] for name in ids]
 
     def _found(self, ids: Collection[str], column: str) -> dict[str, Any]:

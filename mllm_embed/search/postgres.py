@@ -13,7 +13,7 @@ from threading import Lock
 from typing import TYPE_CHECKING, Any
 
 from ..data.filters import LARGEST
-from ..errors import ConfigError, DataError, UnreachableError, first_line, reason
+from ..errors import ConfigError, DataError, InputError, UnreachableError, first_line, reason
 from ..text import half_character
 
 if TYPE_CHECKING:
@@ -109,7 +109,8 @@ class Connections:
 
         Raises:
             UnreachableError: the server cannot be reached, or refuses.
-            DataError: it cannot take a value, or has no pgvector.
+            InputError: it cannot take a value.
+            DataError: it has no pgvector.
         """
         with server_errors(self._address):
             connection = self._take()
@@ -199,14 +200,14 @@ def one_at_a_time(connection: Connection, name: str) -> None:
 
 @contextmanager
 def server_errors(address: Address) -> Iterator[None]:
-    """Turn what goes wrong with a server into an UnreachableError, with a value into a DataError, of one sentence."""
+    """Turn what goes wrong with a server into an UnreachableError, with a value into an InputError, of one sentence."""
     import psycopg
 
     try:
         yield
     # a zero byte in words, or half a character; the address is left out, since whoever gave the value may not know it
     except (psycopg.DataError, UnicodeError) as error:
-        raise DataError(f"PostgreSQL cannot take a value as it is ({_words(error)})") from error
+        raise InputError(f"PostgreSQL cannot take a value as it is ({_words(error)})") from error
     except (psycopg.Error, OSError) as error:
         raise UnreachableError(f"{address} cannot be reached or used ({_words(error)})") from error
 

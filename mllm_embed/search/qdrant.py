@@ -17,7 +17,7 @@ from tqdm import tqdm
 
 from ..data.filters import Filter
 from ..data.values import ids_of
-from ..errors import ConfigError, DataError
+from ..errors import ConfigError, DataError, UnknownIdError
 from ..saving.provenance import VECTOR_FIELDS, check_same
 from ..store.columns import Columns, ColumnSummary
 from ..store.exact import Answer
@@ -268,11 +268,11 @@ class QdrantGallery:
         return {payload["id"]: (payload.get("row"), payload.get(DIGEST)) for payload in payloads}
 
     def _points(self, ids: Collection[str], payload: bool = False) -> dict[str, Any]:
-        """Return the points of ids by their numbers. Raises DataError for an id that is not there."""
+        """Return the points of ids by their numbers. Raises UnknownIdError for an id that is not there."""
         found = self._found(ids, payload)
         unknown = next((name for name in ids if number(name) not in found), None)
         if unknown is not None:
-            raise DataError(f'the id "{unknown}" is not in the collection {self.collection}')
+            raise UnknownIdError(f'the id "{unknown}" is not in the collection {self.collection}', unknown)
         return found
 
     def _found(self, ids: Collection[str], payload: bool = False) -> dict[str, Any]:

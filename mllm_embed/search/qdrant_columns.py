@@ -11,7 +11,7 @@ from collections.abc import Callable, Collection, Iterator, Mapping
 from typing import TYPE_CHECKING, Any
 
 from ..data.filters import KINDS, RANGES, Condition, Filter, check_columns
-from ..errors import DataError
+from ..errors import InputError
 from ..store.columns import FREQUENT, Columns, ColumnSummary
 from ..text import printable
 from .qdrant_server import number
@@ -48,15 +48,15 @@ class QdrantColumns:
         """Let points of these columns come.
 
         Raises:
-            DataError: a column holds another kind there, or has a name that Qdrant cannot be asked for.
+            InputError: a column holds another kind there, or has a name that Qdrant cannot be asked for.
         """
         known = self.kinds
         kinds = known | {name: kind or known.get(name) for name, kind in columns.kinds.items()}
         for name, kind in columns.kinds.items():
             if not name or set(name) & _UNASKED:
-                raise DataError(f"Qdrant takes no column '{printable(name)}': give it a name without \" and \\")
+                raise InputError(f"Qdrant takes no column '{printable(name)}': give it a name without \" and \\")
             if kind is not None and known.get(name) not in (None, kind):
-                raise DataError(
+                raise InputError(
                     f'the column "{printable(name)}" holds {KINDS[str(known[name])]} in the collection '
                     f"{self.collection}, and {KINDS[kind]} here: write all of it as one kind, or use another collection"
                 )
@@ -79,12 +79,12 @@ class QdrantColumns:
         """Return what must hold of a point that fits a filter, and what must not, as Qdrant is asked.
 
         Raises:
-            DataError: there is no such column, it holds values of another kind, or a range is one of words.
+            InputError: there is no such column, it holds values of another kind, or a range is one of words.
         """
         asked = where or Filter()
         try:
             check_columns(asked, self._kinds)
-        except DataError:
+        except InputError:
             check_columns(asked, self.kinds)  # others may have added columns since
         sides: dict[bool, list[Any]] = {True: [], False: []}
         for condition in asked.conditions:
@@ -161,7 +161,7 @@ def limits(
 
 
 def _pushed(condition: Condition) -> Any:
-    """Return what Qdrant is asked for a condition, "not in" as "in". Raises DataError for a range of words."""
+    """Return what Qdrant is asked for a condition, "not in" as "in". Raises InputError for a range of words."""
     from qdrant_client import models
 
     parts = list(_of_range(condition) if condition.operator in RANGES else _PARTS[condition.kind](condition))
@@ -172,7 +172,7 @@ def _pushed(condition: Condition) -> Any:
 
 def _of_range(condition: Condition) -> Iterator[Any]:
     if condition.kind == "text":
-        raise DataError(
+        raise InputError(
             f'the filter of "{printable(condition.column)}" is a range of words, which Qdrant cannot be asked: keep '
             "dates as numbers (20260131), or name the values"
         )

@@ -14,7 +14,7 @@ from ..data.filters import Filter, as_filter
 from ..data.picture_source import PictureSource, picture_folder
 from ..data.sources import picture_at
 from ..encode.encoder import Encoder, check_unit_length
-from ..errors import DataError, ImageError
+from ..errors import DataError, ImageError, UnknownIdError
 from ..inputs.images import content_key
 from ..saving.provenance import SPACE_FIELDS, check_same
 from ..store.column_values import column_of
@@ -27,6 +27,7 @@ Where = Filter | Mapping[str, Any]
 """A filter, or what says one: {"price": {"<": 40}}."""
 _ITSELF = ("id", "image", "text", "caption")
 """What an entry of a benchmark's gallery is; all else is said of it."""
+_TRIES = 5  # of a search whose answers are removed meanwhile
 _MORE = 8  # answers that are asked for beyond those wanted, since some may be the reference
 
 
@@ -169,8 +170,8 @@ class Searcher:
         # how many copies of the reference there are shows only in the answers: more are asked for until k others came
         asked = k + (_MORE if own else 0)
         while True:
-            found = self.gallery.nearest(vector, asked, allow=allow, exclude=[list(exclude)], where=fits)[0]
-            hits = _other_pictures(self._hits(found), own)
+            [found] = self._answers(vector, asked, allow, [list(exclude)], fits)
+            hits = _other_pictures(found, own)
             if len(hits) >= k or len(found) < asked:
                 return hits[:k]
             asked *= 2
@@ -202,8 +203,27 @@ class Searcher:
         found = self.embedder.encode(list(chain.from_iterable(items)), batch_size=batch_size, show_progress=False)
         parts = np.split(found, np.cumsum([len(part) for part in items])[:-1])
         vectors = [question.vector(part) for question, part in zip(asked, parts, strict=True)]
-        answers = self.gallery.nearest(np.concatenate(vectors), k, allow=allow, where=as_filter(where))
-        return [self._hits(answer) for answer in answers]
+        return self._answers(np.concatenate(vectors), k, allow, None, as_filter(where))
+
+    def _answers(
+        self,
+        vectors: np.ndarray,
+        k: int,
+        allow: Collection[str] | None,
+        exclude: Sequence[Collection[str]] | None,
+        where: Filter | None,
+    ) -> list[list[Hit]]:
+        """Return what the gallery answers, with its pictures. Others may remove a row before its own is looked up: then
+        it is asked again."""
+        tries = 0
+        while True:
+            found = self.gallery.nearest(vectors, k, allow=allow, exclude=exclude, where=where)
+            try:
+                return [self._hits(answer) for answer in found]
+            except UnknownIdError:
+                tries += 1
+                if tries == _TRIES:
+                    raise
 
     def _hits(self, found: Answer) -> list[Hit]:
         """Return what a gallery answered, with its pictures."""

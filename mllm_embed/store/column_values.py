@@ -11,7 +11,7 @@ import numpy as np
 
 from ..data.filters import KINDS, LARGEST, kind_of_value, number_value
 from ..data.values import absent, decoded, shown
-from ..errors import DataError
+from ..errors import InputError
 from ..text import half_character, printable
 
 if TYPE_CHECKING:
@@ -30,7 +30,7 @@ def column_of(name: str, values: Sequence[Any], where: Callable[[int], str] = _c
         values: of its rows, None for none.
         where: how a message names the row at a place, from 0.
 
-    Raises DataError naming column and row for a value that no column holds, and for values of several kinds.
+    Raises InputError naming column and row for a value that no column holds, and for values of several kinds.
     """
     import pyarrow as pa
 
@@ -47,11 +47,11 @@ def column_of(name: str, values: Sequence[Any], where: Callable[[int], str] = _c
 
 
 def _kept_in(name: str, value: Any, row: int, where: Callable[[int], str]) -> Any:
-    """Return a value of a column as `_kept`. Raises DataError naming column and row."""
+    """Return a value of a column as `_kept`. Raises InputError naming column and row."""
     try:
         return _kept(value)
-    except DataError as error:
-        raise DataError(f'the column "{printable(name)}" of {where(row)} holds {shown(value)}, {error}') from error
+    except InputError as error:
+        raise InputError(f'the column "{printable(name)}" of {where(row)} holds {shown(value)}, {error}') from error
 
 
 def _listed(value: Any) -> list[Any]:
@@ -80,7 +80,7 @@ def _type_of(kind: str | None, values: Iterable[Any]) -> pa.DataType:
 
 
 def _kept(value: Any) -> Any:
-    """Return a value as it is kept: plain, None for nothing; of a list what it holds. Raises DataError for others."""
+    """Return a value as it is kept: plain, None for nothing; of a list what it holds. Raises InputError for others."""
     if isinstance(value, np.ndarray):
         value = value.tolist()
     if isinstance(value, (list, tuple)):
@@ -101,7 +101,7 @@ def _plain(value: Any) -> Any:
         value = decoded(value)
     if isinstance(value, str):
         if half_character(value):
-            raise DataError("which holds half a character (a lone surrogate): write it as UTF-8")
+            raise InputError("which holds half a character (a lone surrogate): write it as UTF-8")
         return value
     if isinstance(value, bool):
         return value
@@ -114,7 +114,7 @@ def _binary(value: decimal.Decimal) -> float:
 
 
 def kind_of_field(field: pa.Field) -> str | None:
-    """Return the kind of a column, None for one of nulls. Raises DataError for a type that no column has."""
+    """Return the kind of a column, None for one of nulls. Raises InputError for a type that no column has."""
     import pyarrow.types as types
 
     kind = element_of(field.type)
@@ -126,7 +126,7 @@ def kind_of_field(field: pa.Field) -> str | None:
         return "text"
     if types.is_int64(kind) or types.is_float64(kind):
         return "number"
-    raise DataError(
+    raise InputError(
         f'the column "{printable(field.name)}" is of type {field.type}: only words, whole numbers of 64 bits, doubles, '
         "truth values and lists of these are kept"
     )
@@ -140,7 +140,7 @@ def element_of(kind: pa.DataType) -> pa.DataType:
 
 
 def one_type(name: str, held: set[pa.DataType]) -> pa.DataType:
-    """Return the type that holds values of all these types. Raises DataError, naming the column, for several kinds."""
+    """Return the type that holds values of all these types. Raises InputError, naming the column, for several kinds."""
     import pyarrow as pa
     import pyarrow.types as types
 
@@ -180,5 +180,5 @@ def _as_lists(values: pa.Array, kind: pa.DataType) -> pa.Array:
     return pa.ListArray.from_arrays(ends, values.drop_null(), type=kind, mask=pa.array(~there))
 
 
-def _mixed(name: str, held: Sequence[str]) -> DataError:
-    return DataError(f'the column "{printable(name)}" holds {" and ".join(held)}: write all of it as one kind')
+def _mixed(name: str, held: Sequence[str]) -> InputError:
+    return InputError(f'the column "{printable(name)}" holds {" and ".join(held)}: write all of it as one kind')

@@ -11,7 +11,7 @@ from typing import Any, Protocol
 import numpy as np
 
 from ..data.filters import Filter
-from ..errors import DataError
+from ..errors import DataError, UnknownIdError
 from ..types import ImageLike
 from ..vectors.matrix import Matrix
 from .columns import Columns, ColumnSummary
@@ -53,8 +53,8 @@ class Gallery(Protocol):
             where: only rows that fit it may answer, those of `allow` too; all by default.
 
         Raises:
-            DataError: an id that is not there, k < 1, queries of another length or with NaN, or a filter of columns
-                that are not kept, or hold values of another kind.
+            UnknownIdError, InputError: an id that is not there; a filter that does not fit the columns.
+            DataError: k < 1, or queries of another length or with NaN.
         """
         ...
 
@@ -65,16 +65,14 @@ class Gallery(Protocol):
     def sources(self, ids: Sequence[str]) -> Sequence[ImageLike | None]:
         """Return the pictures of rows, or where they lie as `sources.picture_at` reads it; None where neither is known.
 
-        Raises:
-            DataError: an id is not there.
+        Raises UnknownIdError for an id that is not there.
         """
         ...
 
     def metadata(self, ids: Sequence[str]) -> list[dict[str, Any]]:
         """Return what is kept beside the vectors of rows, by the names of the columns; what a row lacks is left out.
 
-        Raises:
-            DataError: an id is not there.
+        Raises UnknownIdError for an id that is not there.
         """
         ...
 
@@ -253,13 +251,13 @@ class MemoryGallery:
         self._row_of, self._columns = {name: row for row, name in enumerate(names)}, columns
 
     def _numbers(self, ids: Collection[str]) -> np.ndarray:
-        """Return the numbers [n] int64 of rows. Raises DataError for the first id that is not in the gallery."""
+        """Return the numbers [n] int64 of rows. Raises UnknownIdError for the first id that is not in the gallery."""
         try:
             return row_numbers(self._row_of, ids)
         except KeyError as error:
             unknown = next(name for name in ids if name not in self._row_of)
-            near = near_id(unknown, self._names)
-            raise DataError(f'the id "{unknown}" is not in the gallery of {len(self)} pictures{near}') from error
+            told = f'the id "{unknown}" is not in the gallery of {len(self)} pictures{near_id(unknown, self._names)}'
+            raise UnknownIdError(told, unknown) from error
 
 
 class StoreGallery:

@@ -25,7 +25,7 @@ from typing import Any
 import numpy as np
 
 from ..data.values import ids_of
-from ..errors import DataError
+from ..errors import DataError, UnknownIdError
 from ..files import check_space
 from ..locks import folder_lock
 from .columns import Columns
@@ -205,14 +205,15 @@ class VectorStore:
             yield start, self.rows(start, start + size)
 
     def position(self, id: str) -> int:
-        """Return the number of a row by its id. Raises DataError for an unknown or removed one."""
+        """Return the number of a row by its id. Raises UnknownIdError for an unknown or removed one."""
         if id not in self._positions:
             near = near_id(id, self._positions)
-            raise DataError(f'the id "{id}" is not in the {len(self._positions):,} vectors of {self.folder}{near}')
+            told = f'the id "{id}" is not in the {len(self._positions):,} vectors of {self.folder}{near}'
+            raise UnknownIdError(told, id)
         return self._positions[id]
 
     def positions(self, ids: Collection[str]) -> np.ndarray:
-        """Return the numbers of rows [n] int64 by their ids. Raises DataError for the first unknown or removed one."""
+        """Return the numbers of rows [n] int64 by their ids. Raises UnknownIdError for the first that is not there."""
         try:
             return row_numbers(self._positions, ids)
         except KeyError:

@@ -6,6 +6,7 @@ import hashlib
 from collections.abc import Iterator, Sequence
 from contextlib import contextmanager
 from pathlib import Path
+from threading import Lock
 
 from ...files import write_file
 from ...inputs.picture_files import check_format
@@ -16,23 +17,24 @@ class KeptPictures:
 
     def __init__(self, folder: Path):
         """Keep pictures in a folder, which is made with the first one."""
-        self._folder = folder.absolute()
+        self._folder, self._lock = folder.absolute(), Lock()
 
     @contextmanager
     def keeping(self, contents: Sequence[bytes | None]) -> Iterator[list[str | None]]:
         """Keep pictures, and give where they lie, None for none; where anything is raised within, none is kept."""
         places = [None if content is None else self._place(content) for content in contents]
         new: list[Path] = []
-        try:
-            for place, content in zip(places, contents, strict=True):
-                if place is not None and content is not None and not place.exists():
-                    write_file(place, content)
-                    new.append(place)
-            yield [None if place is None else str(place) for place in places]
-        except BaseException:
-            for place in new:
-                place.unlink(missing_ok=True)
-            raise
+        with self._lock:  # or else one that fails takes away a picture that another has found there
+            try:
+                for place, content in zip(places, contents, strict=True):
+                    if place is not None and content is not None and not place.exists():
+                        write_file(place, content)
+                        new.append(place)
+                yield [None if place is None else str(place) for place in places]
+            except BaseException:
+                for place in new:
+                    place.unlink(missing_ok=True)
+                raise
 
     def _place(self, content: bytes) -> Path:
         """Return where a picture lies: no word of a client's is part of it."""

@@ -6,7 +6,7 @@ from typing import Annotated, Any, TypeVar
 
 from fastapi import Request
 from fastapi.exceptions import RequestValidationError
-from pydantic import BaseModel, ConfigDict, Field, ValidationError
+from pydantic import BaseModel, ConfigDict, Field, ValidationError, model_validator
 from starlette.datastructures import UploadFile
 from starlette.formparsers import MultiPartException
 
@@ -21,7 +21,16 @@ _FORM = "multipart/form-data"
 _FIELDS = ("request", "image")
 
 
-class SearchRequest(BaseModel):
+class _Asked(BaseModel):
+    """The fields of a request. Null leaves one out: clients send it for those that their users do not give."""
+
+    @model_validator(mode="before")
+    @classmethod
+    def _given(cls, value: Any) -> Any:
+        return {name: one for name, one in value.items() if one is not None} if isinstance(value, dict) else value
+
+
+class SearchRequest(_Asked):
     """A picture, what to change in it, or both; and what may answer."""
 
     model_config = ConfigDict(
@@ -55,7 +64,7 @@ class SearchRequest(BaseModel):
         return None if self.filter is None else _filter(self.filter)
 
 
-class NewRow(BaseModel):
+class NewRow(_Asked):
     """A row to add: a picture, a text, or both."""
 
     model_config = ConfigDict(extra="forbid")

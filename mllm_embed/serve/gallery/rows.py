@@ -4,23 +4,27 @@ from __future__ import annotations
 
 import asyncio
 from collections import Counter
-from collections.abc import Sequence
+from collections.abc import Iterator, Sequence
+from contextlib import contextmanager
 from dataclasses import asdict
 from typing import Annotated, Any
 
 from fastapi import APIRouter, Query, Request
 
-from ...errors import DataError, UnreachableError
+from ...data.values import ids_of
+from ...errors import ConfigError, DataError, InputError, UnknownIdError
 from ...search.searcher import Searcher
+from ...store.columns import Columns
 from ...types import Document
 from ..refusals import Refusal
 from ..service import Service
 from ..tickets import ticket_for
 from .kept_pictures import KeptPictures
 from .requests import NewRow, NewRows, RowIds, filter_of
-from .search import check_ids, gallery_of, picture_address, unknown_id
+from .search import check_ids, gallery_of, picture_address, row_gone, unknown_id
 
 router = APIRouter()
+_TRIES = 5  # of a page whose rows are removed meanwhile
 
 
 @router.get("/v1/gallery")
@@ -52,14 +56,16 @@ async def rows(
     searcher = gallery_of(request.app.state.service)
     where = filter_of(filter)
 
-    def listed() -> dict[str, Any]:
+    def listed(tries: int = _TRIES) -> dict[str, Any]:
         try:
             ids, total = searcher.gallery.page(offset, limit, where)
-        except UnreachableError:
-            raise
-        except DataError as error:
+            entries = zip(ids, searcher.gallery.metadata(ids), searcher.gallery.sources(ids), strict=True)
+        except UnknownIdError as error:
+            if tries > 1:
+                return listed(tries - 1)
+            raise row_gone() from error
+        except InputError as error:
             raise Refusal(422, str(error), field="filter") from error
-        entries = zip(ids, searcher.gallery.metadata(ids), searcher.gallery.sources(ids), strict=True)
         return {
             "total": total,
             "rows": [
@@ -77,24 +83,20 @@ async def add(request: Request, body: NewRows) -> dict[str, Any]:
     service: Service = request.app.state.service
     searcher, kept = _writable(service)
     ids, fields = [row.id for row in body.rows], [f"rows[{at}]" for at in range(len(body.rows))]
-    _check_new(ids, service)
+    _check_new(body.rows, ids, service)
     async with ticket_for(request, service.limits):
         contents = [await _content(service, row, field) for row, field in zip(body.rows, fields, strict=True)]
         documents = list(map(_document, body.rows, contents, fields))
         vectors = await service.vectors(documents, fields)
 
     def put() -> None:
-        there = set(ids).difference(searcher.gallery.unknown(ids))
-        if there:
-            raise Refusal(409, f'the id "{min(there)[:80]}" is in the gallery already: remove it first', field="rows")
-        with kept.keeping(contents) as places:
+        _check_absent(ids, searcher)
+        with kept.keeping(contents) as places, _written():
             try:
                 searcher.gallery.add(ids, vectors, places, [row.metadata for row in body.rows])
-            except UnreachableError:
+            except DataError:
+                _check_absent(ids, searcher)  # somebody else was faster
                 raise
-            except DataError as error:
-                message = "the rows cannot be added: their metadata does not fit the gallery's columns"
-                raise Refusal(422, message) from error
 
     await asyncio.to_thread(put)
     return {"added": len(ids), "rows": await asyncio.to_thread(searcher.gallery.__len__)}
@@ -107,9 +109,13 @@ async def remove(request: Request, body: RowIds) -> dict[str, Any]:
     check_ids(body.ids, "ids", request.app.state.service)
 
     def take_out() -> None:
-        for name in searcher.gallery.unknown(body.ids):
-            raise unknown_id(name, "ids")
-        searcher.gallery.remove(dict.fromkeys(body.ids))
+        _check_there(body.ids, searcher)
+        with _written():
+            try:
+                searcher.gallery.remove(dict.fromkeys(body.ids))
+            except DataError:
+                _check_there(body.ids, searcher)  # somebody else was faster
+                raise
 
     await asyncio.to_thread(take_out)
     return {"removed": len(set(body.ids)), "rows": await asyncio.to_thread(searcher.gallery.__len__)}
@@ -122,13 +128,46 @@ def _writable(service: Service) -> tuple[Searcher, KeptPictures]:
     return searcher, service.kept
 
 
-def _check_new(ids: Sequence[str], service: Service) -> None:
-    """Raise Refusal for more rows than a request may have, and for an id that stands twice."""
+def _check_new(rows: Sequence[NewRow], ids: Sequence[str], service: Service) -> None:
+    """Raise Refusal for more rows than a request may have, for ids that are none or twice, and what no column holds."""
     if len(ids) > service.limits.inputs:
         raise Refusal(413, f"{len(ids)} rows are over the limit of {service.limits.inputs} inputs", field="rows")
     twice = next((name for name, count in Counter(ids).items() if count > 1), None)
     if twice is not None:
         raise Refusal(422, f'the id "{twice[:80]}" is given twice', field="rows")
+    try:
+        ids_of(ids)
+        Columns.of([row.metadata for row in rows])
+    except DataError as error:
+        raise Refusal(422, str(error), field="rows") from error
+
+
+def _check_absent(ids: Sequence[str], searcher: Searcher) -> None:
+    """Raise Refusal 409 for an id that is there."""
+    there = set(ids).difference(searcher.gallery.unknown(ids))
+    if there:
+        raise Refusal(409, f'the id "{min(there)[:80]}" is in the gallery already: remove it first', field="rows")
+
+
+def _check_there(ids: Sequence[str], searcher: Searcher) -> None:
+    """Raise Refusal 404 for an id that is not there."""
+    for name in searcher.gallery.unknown(ids):
+        raise unknown_id(name, "ids")
+
+
+@contextmanager
+def _written() -> Iterator[None]:
+    """Refuse what a gallery does not take of a request, or not now; any other failure is this server's."""
+    try:
+        yield
+    except DataError as error:
+        fault = error if isinstance(error, InputError) else error.__cause__
+        if isinstance(fault, InputError):
+            raise Refusal(422, f"the metadata cannot be kept: {fault}", field="rows") from error
+        raise
+    except ConfigError as error:
+        message = "another process is writing to this gallery; try again when it has finished"
+        raise Refusal(503, message, headers={"Retry-After": "5"}) from error
 
 
 async def _content(service: Service, row: NewRow, field: str) -> bytes | None:

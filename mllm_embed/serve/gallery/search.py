@@ -9,7 +9,7 @@ from urllib.parse import quote
 
 from fastapi import APIRouter, Request
 
-from ...errors import DataError, ImageError, UnreachableError
+from ...errors import DataError, ImageError, InputError, UnknownIdError
 from ...search.composition import Composition
 from ...search.searcher import Hit, Searcher
 from ...types import Document, ImageLike, Query
@@ -82,19 +82,13 @@ def picture_address(hit: str, image: ImageLike | None) -> str | None:
 
 async def _query(service: Service, searcher: Searcher, asked: SearchRequest, upload: bytes | None) -> Query:
     """Return what is looked for. Raises Refusal where that is nothing, or a picture that cannot be had."""
-    image: ImageLike | None = None
-    if asked.image is not None and asked.id is not None:
-        raise Refusal(422, "the reference is given twice: give image or id", field="id")
-    if upload is not None:
-        image = await service.pictures.check(upload, "image")
-    elif asked.image is not None:
-        image = await service.pictures.read(asked.image, "image")
-    elif asked.id is not None:
-        image = await asyncio.to_thread(_reference, searcher, asked.id)
+    image = await _reference(service, searcher, asked, upload)
     for name in ("instruction", "without", "task"):
         words = getattr(asked, name)
         if words is not None and len(words) > service.limits.words:
             raise Refusal(422, f"{name} is over the limit of {service.limits.words:,} characters", field=name)
+    if image is None and asked.instruction is None:
+        raise Refusal(422, "there is nothing to look for: give image, id or instruction", field="instruction")
     if asked.edit_strength != 1 and None in (image, asked.instruction):
         message = "an edit strength needs a picture and an instruction: without both there is no edit"
         raise Refusal(422, message, field="edit_strength")
@@ -104,7 +98,22 @@ async def _query(service: Service, searcher: Searcher, asked: SearchRequest, upl
         raise Refusal(422, f"{error}", field="instruction") from error
 
 
-def _reference(searcher: Searcher, name: str) -> ImageLike:
+async def _reference(
+    service: Service, searcher: Searcher, asked: SearchRequest, upload: bytes | None
+) -> ImageLike | None:
+    """Return the picture that is started from, None for none. Raises Refusal for one that cannot be had."""
+    if asked.image is not None and asked.id is not None:
+        raise Refusal(422, "the reference is given twice: give image or id", field="id")
+    if upload is not None:
+        return await service.pictures.check(upload, "image")
+    if asked.image is not None:
+        return await service.pictures.read(asked.image, "image")
+    if asked.id is not None:
+        return await asyncio.to_thread(_reference_row, searcher, asked.id)
+    return None
+
+
+def _reference_row(searcher: Searcher, name: str) -> ImageLike:
     """Return the picture of a row. Raises Refusal for an id that is not there or has none."""
     picture = row_picture(searcher, name)
     if picture is None:
@@ -116,15 +125,19 @@ def row_picture(searcher: Searcher, name: str) -> ImageLike | None:
     """Return the picture of a row, None where it has none. Raises Refusal for an id that is not there."""
     try:
         return searcher.picture(name)
-    except UnreachableError:  # whose sentence names the server
-        raise
-    except DataError as error:
+    except UnknownIdError as error:
         raise unknown_id(name, "id") from error
 
 
 def unknown_id(name: str, field: str) -> Refusal:
     """Return the refusal of an id that the gallery has not got."""
     return Refusal(404, f'the id "{name[:80]}" is not in the gallery', field=field)
+
+
+def row_gone() -> Refusal:
+    """Return the refusal of a request during which others have removed rows that it is about."""
+    message = "rows were removed while the request was answered; send it again"
+    return Refusal(503, message, headers={"Retry-After": "1"})
 
 
 def check_ids(ids: Sequence[str], field: str, service: Service) -> None:
@@ -138,7 +151,7 @@ def check_ids(ids: Sequence[str], field: str, service: Service) -> None:
 async def _found(service: Service, searcher: Searcher, query: Query, asked: SearchRequest) -> list[Hit]:
     """Return the best rows, more than are wanted where the model is to put them in order."""
     composition = Composition(query, asked.edit_strength, asked.without)
-    vector = composition.vector(await service.vectors(composition.items, ["image"] * len(composition.items)))
+    vector = composition.vector(await service.vectors(composition.items, _fields(asked, composition)))
     where = asked.where()
     own = query.images if asked.exclude_reference else ()
     exclude = {*asked.exclude, *([asked.id] if asked.exclude_reference and asked.id is not None else [])}
@@ -151,13 +164,20 @@ async def _found(service: Service, searcher: Searcher, query: Query, asked: Sear
             return searcher.find(
                 vector, max(asked.k, asked.rerank), sorted(exclude), allow=asked.allow, other_than=own, where=where
             )
-        except UnreachableError:  # whose sentence names the server
-            raise
-        except DataError as error:
-            # all else was looked at before: an unknown column, or words compared with numbers
+        except UnknownIdError as error:
+            raise row_gone() from error
+        except InputError as error:  # an unknown column, or words compared with numbers
             raise Refusal(422, str(error), field="filter") from error
 
     return await asyncio.to_thread(find)
+
+
+def _fields(asked: SearchRequest, composition: Composition) -> list[str]:
+    """Return of which fields of a request each item of its composition is made."""
+    reference = ["id" if asked.id is not None else "image"] if composition.query.images else []
+    words = [name for name in ("instruction", "task") if getattr(asked, name) is not None]
+    fields = [" and ".join(reference + words)] * len(composition.items)
+    return fields if asked.without is None else [*fields[:-1], "without"]
 
 
 async def _words(service: Service, query: Query, hits: Sequence[Hit]) -> list[Reading]:

@@ -17,6 +17,8 @@ from ..batcher import Batcher
 from ..refusals import Refusal
 
 _Speaks = TypeVar("_Speaks", Explainer, Generator)
+_HEADLESS = "this model cannot speak: it has no base with a language-model head"
+_APART = "this model cannot judge answers while its adapter is a part of it: start the service with --rerank"
 
 
 class Speaker:
@@ -37,21 +39,24 @@ class Speaker:
 
     async def read(self, items: Sequence[Any]) -> list[Reading]:
         """Return the heaviest words of each item. Raises Refusal for a model without words."""
-        explainer = await self._ready(Explainer, self.explains)
+        if not self.explains:
+            raise Refusal(422, _HEADLESS, field="explain")
+        explainer = await self._ready(Explainer)
         return await self._batcher.alone(lambda: explainer.read(items))
 
     async def rerank(self, query: Query, hits: Sequence[Hit], depth: int) -> list[Hit]:
         """Return the hits with the first `depth` as `rerank` orders them. Raises Refusal for a model that cannot."""
-        generator = await self._ready(Generator, self.reranks)
+        if not self.reranks:
+            raise Refusal(422, _APART if self.explains else _HEADLESS, field="rerank")
+        generator = await self._ready(Generator)
         try:
             return await self._batcher.alone(lambda: rerank(generator, query, hits, depth))
         except ModelError as error:
-            raise Refusal(422, "this model has no words for yes and no, and cannot judge answers") from error
+            message = "this model has no words for yes and no, and cannot judge answers"
+            raise Refusal(422, message, field="rerank") from error
 
-    async def _ready(self, kind: type[_Speaks], can: bool) -> _Speaks:
+    async def _ready(self, kind: type[_Speaks]) -> _Speaks:
         """Return an explainer or a generator, made where it is first asked for."""
-        if not can:
-            raise Refusal(422, "this model cannot speak here: start the service with the base and the adapter apart")
         async with self._loading:
             if kind not in self._loaded:
                 try:

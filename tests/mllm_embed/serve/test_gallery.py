@@ -226,7 +226,7 @@ def test_rows_come_and_go(
             ({"id": "new", "text": "again"}, 409, "rows"),
             ({"id": "fine", "text": "twice"}, 422, "rows"),
             ({"id": "empty"}, 422, "rows[1]"),
-            ({"id": "price", "text": "a shoe", "metadata": {"price": "much"}}, 422, None),
+            ({"id": "price", "text": "a shoe", "metadata": {"price": "much"}}, 422, "rows"),
         ):
             answer = client.post("/v1/gallery/rows", json={"rows": [fine, bad]})
             assert (answer.status_code, answer.json()["error"]["param"]) == (status, field), answer.text
