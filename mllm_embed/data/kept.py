@@ -5,10 +5,11 @@ from __future__ import annotations
 import math
 import re
 from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
-from itertools import islice
+from itertools import chain, islice
 from typing import Any
 
 from ..errors import ConfigError, DataError, InputError, did_you_mean
+from ..errors import kind_of as kind_of_value
 from ..text import half_character, printable
 from .filters import LARGEST
 from .tables import KEY, PICTURE, UNTYPED, Record, Table, kind_of
@@ -31,6 +32,24 @@ def check_names(names: Iterable[Any]) -> None:
             raise InputError("the id of a row is kept anyway: leave the column 'id' out")
         if not isinstance(name, str) or not name.strip() or half_character(name):
             raise InputError(f"{shown(name)} names no column to keep: give it a name in letters")
+
+
+def column_names(rows: Sequence[Any]) -> list[str]:
+    """Return the names of the columns that rows have values of, in order.
+
+    Args:
+        rows: a mapping each, from the name of a column to its value.
+
+    Raises InputError for a row that is no mapping, and as `check_names`.
+    """
+    for number, row in enumerate(rows, start=1):
+        if not isinstance(row, Mapping):
+            raise InputError(
+                f"the metadata of row {number} is {kind_of_value(row)}: give a mapping such as {{'price': 3}}"
+            )
+    names = list(dict.fromkeys(chain.from_iterable(rows)))
+    check_names(names)
+    return names
 
 
 def table_values(table: Table, names: Sequence[str], where: Callable[[int], str]) -> Values:

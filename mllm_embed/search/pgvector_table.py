@@ -14,12 +14,14 @@ from __future__ import annotations
 
 import json
 from collections.abc import Collection, Mapping, Sequence
+from itertools import chain
 from typing import TYPE_CHECKING, Any, NamedTuple
 
 import numpy as np
 
 from ..errors import DataError
 from ..store.vector_store import VectorStore
+from ..text import printable
 from .postgres import Address
 
 if TYPE_CHECKING:
@@ -111,13 +113,30 @@ def make_index(connection: Connection, address: Address, dimension: int) -> None
 
 
 def send(connection: Connection, address: Address, rows: Sequence[Row], replace: bool = False) -> None:
-    """Write rows; with `replace` in the place of those that have their ids."""
+    """Write rows; with `replace` in the place of those that have their ids.
+
+    Raises DataError for a row with a zero byte, which PostgreSQL keeps in no text.
+    """
     from pgvector import Vector
     from psycopg.types.json import Jsonb
 
+    for row in rows:
+        _check_texts(row)
     values = [row._asdict() | {"vector": Vector(row.vector), "metadata": Jsonb(dict(row.metadata))} for row in rows]
     with connection.cursor() as cursor:
         cursor.executemany(address.statement(_SEND + (_REPLACE if replace else "")), values)
+
+
+def _check_texts(row: Row) -> None:
+    """Raise DataError, naming the place, for a row with a zero byte."""
+    own = {"id": row.id, "source": row.source or ""}
+    for column, held in chain(own.items(), row.metadata.items()):
+        texts = held if isinstance(held, list) else [held]
+        if "\0" in column or any(isinstance(text, str) and "\0" in text for text in texts):
+            raise DataError(
+                f'"{printable(row.id)}" has a zero byte in its column "{printable(column)}", which PostgreSQL does not '
+                "keep: take it out"
+            )
 
 
 def known_marks(connection: Connection, address: Address, ids: Collection[str]) -> dict[str, str | None]:

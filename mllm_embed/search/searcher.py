@@ -11,6 +11,7 @@ from typing import Any
 import numpy as np
 
 from ..data.filters import Filter, as_filter
+from ..data.kept import check_names
 from ..data.picture_source import PictureSource, picture_folder
 from ..data.sources import picture_at
 from ..encode.encoder import Encoder, check_unit_length
@@ -279,6 +280,7 @@ def folder_metadata(source: PictureSource) -> list[dict[str, Any]] | None:
     found = source.kept([name for name in source.keepable() if name not in _ITSELF])
     for name, values in (found or {}).items():
         try:
+            check_names([name])
             column_of(name, values)
         except DataError:
             continue

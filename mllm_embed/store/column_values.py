@@ -10,7 +10,7 @@ from typing import TYPE_CHECKING, Any
 import numpy as np
 
 from ..data.filters import KINDS, LARGEST, kind_of_value, number_value
-from ..data.values import absent, decoded, shown
+from ..data.values import absent, shown
 from ..errors import InputError
 from ..text import half_character, printable
 
@@ -98,7 +98,7 @@ def _plain(value: Any) -> Any:
     if isinstance(value, (datetime.date, datetime.time)):
         return value.isoformat()
     if isinstance(value, bytes):
-        value = decoded(value)
+        value = _text_of(value)
     if isinstance(value, str):
         if half_character(value):
             raise InputError("which holds half a character (a lone surrogate): write it as UTF-8")
@@ -106,6 +106,14 @@ def _plain(value: Any) -> Any:
     if isinstance(value, bool):
         return value
     return number_value(_binary(value) if isinstance(value, decimal.Decimal) else value)
+
+
+def _text_of(value: bytes) -> str:
+    """Return bytes as the text that they are. Raises InputError, the end of a sentence, where they are none."""
+    try:
+        return value.decode()
+    except UnicodeDecodeError as error:
+        raise InputError("which is no UTF-8 text: write it as text") from error
 
 
 def _binary(value: decimal.Decimal) -> float:

@@ -14,6 +14,7 @@ from typing import TYPE_CHECKING, Any
 import numpy as np
 
 from ..data.filters import Condition, Filter, check_columns
+from ..data.kept import column_names
 from .column_values import as_type, column_of, element_of, kind_of_field, one_type
 
 if TYPE_CHECKING:
@@ -66,11 +67,11 @@ class Columns:
 
         Raises:
             DataError: a value is nested, not finite, no text, or a number beyond 2^53; or a column holds values of more
-                than one kind.
+                than one kind; or a row is no mapping, or names what no column is called.
         """
         import pyarrow as pa
 
-        names = list(dict.fromkeys(chain.from_iterable(rows)))
+        names = column_names(rows)
         return cls(pa.table({name: column_of(name, _values(rows, name)) for name in names}), len(rows))
 
     @classmethod

@@ -10,7 +10,7 @@ from typing import TYPE_CHECKING, Any
 
 import numpy as np
 
-from ...data.kept import check_names
+from ...data.kept import column_names
 from ...errors import DataError
 from ..column_values import column_of
 from ..columns import Columns
@@ -94,8 +94,7 @@ def given_values(ids: Sequence[str], metadata: Sequence[Mapping[str, Any]]) -> V
 
     if len(metadata) != len(ids):
         raise DataError(f"{len(ids)} ids do not fit the metadata of {len(metadata)} rows: give a mapping for each")
-    names = list(dict.fromkeys(chain.from_iterable(metadata)))
-    check_names(names)
+    names = column_names(metadata)
     arrays = {}
     for name in names:
         arrays[name] = column_of(name, [row.get(name) for row in metadata], lambda at: f'"{ids[at]}"')

@@ -51,6 +51,26 @@ def test_what_is_kept_of_a_value() -> None:
 
 
 @pytest.mark.parametrize(
+    ("row", "words"),
+    [
+        ({"id": 1}, "the id of a row is kept anyway"),
+        ({1: 2}, "the int 1 names no column to keep"),
+        ({" ": 2}, 'the str " " names no column'),
+        ({"\ud800": 2}, "names no column to keep: give it a name in letters"),
+        (None, "the metadata of row 2 is a NoneType: give a mapping for each row"),
+        ([("price", 1)], "the metadata of row 2 is a list: give a mapping"),
+        (
+            {"price": b"\xff"},
+            'the column "price" of row 2 holds the bytes .*, which is no UTF-8 text: write it as text',
+        ),
+    ],
+)
+def test_what_names_no_column(row: Any, words: str) -> None:
+    with pytest.raises(DataError, match=words):
+        Columns.of([{}, row])
+
+
+@pytest.mark.parametrize(
     ("values", "words"),
     [
         ([1, "x"], 'the column "c" holds numbers in row 1 and words in row 2: write all of it as one kind'),
@@ -61,7 +81,7 @@ def test_what_is_kept_of_a_value() -> None:
         ([0, float("inf")], "of row 2 holds the float Infinity, which is no finite number"),
         ([2**53 + 1], "of row 1 holds the int 9007199254740993, which has more digits"),
         (["\ud83d"], "which holds half a character"),
-        ([b"\xff"], "is 1 bytes that are no UTF-8 text"),
+        ([b"\xff"], "of row 1 holds the bytes .*, which is no UTF-8 text: write it as text"),
     ],
 )
 def test_what_is_not_kept(values: list[Any], words: str) -> None:

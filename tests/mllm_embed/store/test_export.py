@@ -3,7 +3,11 @@
 from __future__ import annotations
 
 import json
+import time
+from _thread import interrupt_main
+from collections.abc import Iterator
 from pathlib import Path
+from threading import Event
 
 import numpy as np
 import pyarrow
@@ -118,6 +122,25 @@ def test_nothing_is_left_of_an_export_that_fails(store: VectorStore, tmp_path: P
     assert sorted(tmp_path.iterdir()) == before
     with pytest.raises(ConfigError, match="there is no export to 'csv': give one of parquet, lance, npy"):
         export(store, "csv", tmp_path / "x")
+
+
+def test_nobody_reads_on_when_an_export_to_lance_is_interrupted(
+    store: VectorStore, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    pytest.importorskip("lance")
+    whole, left = rows_module.LivingRows.batches, Event()
+
+    def interrupted(rows: rows_module.LivingRows) -> Iterator[pyarrow.RecordBatch]:
+        interrupt_main()
+        time.sleep(0.3)  # for the main thread to go on meanwhile, if it does not wait
+        left.set()
+        yield from whole(rows)
+
+    monkeypatch.setattr(rows_module.LivingRows, "batches", interrupted)
+    before = sorted(tmp_path.iterdir())
+    with pytest.raises(KeyboardInterrupt):
+        export(store, "lance", tmp_path / "x")
+    assert left.is_set() and sorted(tmp_path.iterdir()) == before
 
 
 def test_names_that_cannot_be_written_are_refused(tmp_path: Path) -> None:
