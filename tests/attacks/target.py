@@ -4,7 +4,6 @@ from __future__ import annotations
 
 import json
 import socket
-import threading
 from collections.abc import AsyncIterator, Iterator, Sequence
 from contextlib import ExitStack, asynccontextmanager, closing, contextmanager
 from dataclasses import dataclass, field, replace
@@ -12,7 +11,7 @@ from pathlib import Path
 from typing import Any
 
 import httpx
-import uvicorn
+from servers.http import PATIENCE, running
 
 from mllm_embed import MLLMEmbedder
 from mllm_embed.search.searcher import Searcher
@@ -131,7 +130,7 @@ class Target:
     def raw(self, data: bytes, keyed: bool = False) -> Answer:
         """Return what bytes on the wire are answered, until the server hangs up."""
         port = httpx.URL(self.keyed_url if keyed else self.url).port
-        with socket.create_connection(("127.0.0.1", port), timeout=30) as connection:
+        with socket.create_connection(("127.0.0.1", port), timeout=PATIENCE) as connection:
             got = b""
             try:
                 connection.sendall(data)
@@ -145,27 +144,6 @@ class Target:
     def embed(self, image: str) -> Answer:
         """Return what a picture is answered that is to be embedded."""
         return self.post("/v1/embeddings", {"input": [{"image": image}]})
-
-
-@contextmanager
-def running(app: Any) -> Iterator[int]:
-    """Serve an application on a free port, and give that."""
-    listening = socket.create_server(("127.0.0.1", 0))
-    # a busy machine takes its time between two requests on a connection
-    patience = {"timeout_keep_alive": 75, "timeout_graceful_shutdown": 5}
-    config = uvicorn.Config(app, http=ImpatientProtocol, ws="none", log_level="critical", **patience)
-    server = uvicorn.Server(config)
-    thread = threading.Thread(target=server.run, kwargs={"sockets": [listening]}, daemon=True)
-    thread.start()
-    while not server.started:
-        thread.join(0.01)
-        if not thread.is_alive():
-            raise RuntimeError("the server did not start")
-    try:
-        yield listening.getsockname()[1]
-    finally:
-        server.should_exit = True
-        thread.join(20)
 
 
 @contextmanager
@@ -198,12 +176,11 @@ def target(embedder: MLLMEmbedder, folder: Path) -> Iterator[Target]:
             KeptPictures(folder / "kept"),
             limits=LIMITS,
         )
-        port = stack.enter_context(running(create_app(service)))
+        server = stack.enter_context(running(create_app(service), http=ImpatientProtocol))
         keyed = bare_app(Access.of(None, KEY), HURRIED, Metrics(), Progress(None), _nothing)
-        keyed_port = stack.enter_context(running(keyed))
-        client = stack.enter_context(httpx.Client(trust_env=False, timeout=30))
-        url, keyed_url = f"http://127.0.0.1:{port}", f"http://127.0.0.1:{keyed_port}"
-        yield Target(url, keyed_url, sinkhole, host, detour, client, embedder)
+        keyed_server = stack.enter_context(running(keyed, http=ImpatientProtocol))
+        client = stack.enter_context(httpx.Client(trust_env=False, timeout=PATIENCE))
+        yield Target(server.url, keyed_server.url, sinkhole, host, detour, client, embedder)
 
 
 @asynccontextmanager

@@ -2,10 +2,6 @@
 
 from __future__ import annotations
 
-import base64
-import io
-import socket
-import threading
 from collections.abc import Callable, Iterator
 from contextlib import AbstractContextManager, contextmanager
 from dataclasses import dataclass, replace
@@ -13,9 +9,10 @@ from pathlib import Path
 from typing import Any
 
 import pytest
-import uvicorn
-from PIL import Image
+from servers.http import running as running_server
 
+from attacks.picture_host import png
+from attacks.pictures import data_uri as as_data_uri
 from mllm_embed import MLLMEmbedder
 from mllm_embed.serve.service import Service
 
@@ -38,25 +35,8 @@ class Served:
 
 @contextmanager
 def _running(app: Any) -> Iterator[str]:
-    """Answer for an application on a free port of this machine, and give its address; end it as SIGTERM would."""
-    # of TCP by name, or else asyncio leaves Nagle's delay of 40 ms in it
-    listening = socket.socket(proto=socket.IPPROTO_TCP)
-    listening.bind(("127.0.0.1", 0))
-    # a busy machine takes its time between two requests on a connection
-    patience = {"timeout_keep_alive": 75, "timeout_graceful_shutdown": 10}
-    server = uvicorn.Server(uvicorn.Config(app, lifespan="on", log_level="warning", **patience))
-    thread = threading.Thread(target=server.run, kwargs={"sockets": [listening]}, daemon=True)
-    thread.start()
-    while not server.started:
-        thread.join(0.01)
-        assert thread.is_alive(), "the server did not start"
-    try:
-        yield f"http://127.0.0.1:{listening.getsockname()[1]}"
-    finally:
-        server.should_exit = True
-        thread.join(30)
-        listening.close()
-    assert not thread.is_alive(), "the server did not end"
+    with running_server(app, lifespan="on", log_level="warning") as server:
+        yield server.url
 
 
 @pytest.fixture(scope="session")
@@ -105,19 +85,13 @@ def served(
         yield Served(url, service)
 
 
-def _picture(color: str, size: int = 32) -> bytes:
-    file = io.BytesIO()
-    Image.new("RGB", (size, size), color).save(file, "PNG")
-    return file.getvalue()
-
-
 @pytest.fixture(scope="session")
 def picture() -> Callable[..., bytes]:
     """`picture("red", 32)`: the bytes of a PNG of one colour."""
-    return _picture
+    return lambda color, size=32: png(size, size, color)
 
 
 @pytest.fixture(scope="session")
-def data_uri() -> Callable[..., str]:
+def data_uri(picture: Callable[..., bytes]) -> Callable[..., str]:
     """`data_uri("red", 32)`: the same as a data URI."""
-    return lambda *asked: "data:image/png;base64," + base64.b64encode(_picture(*asked)).decode()
+    return lambda *asked: as_data_uri(picture(*asked))

@@ -13,8 +13,8 @@ from typing import Any
 
 import httpx
 import pytest
-import uvicorn
 from fastapi import FastAPI, Request, Response
+from servers.http import PATIENCE, Running, running
 
 from mllm_embed.serve.body_guard import BodyGuard
 from mllm_embed.serve.guards.json_text import DEEPEST, read_json
@@ -24,7 +24,6 @@ from mllm_embed.serve.refusals import Refusal, install
 
 JSON = {"Content-Type": "application/json"}
 SHORT = 0.5  # seconds that the impatient server waits for anything
-PATIENCE = 60  # seconds: a busy machine takes its time
 
 
 class Patient(GuardedProtocol):
@@ -38,7 +37,7 @@ class Impatient(Patient):
 class Served:
     """An application that tells what it read, and holds on to requests to /hold until it is let go."""
 
-    def __init__(self, seconds: float, protocol: type[GuardedProtocol]) -> None:
+    def __init__(self, seconds: float) -> None:
         self.app = FastAPI()
         self.letting_go, self.held = threading.Event(), threading.Semaphore(0)
         self.app.add_api_route("/v1/echo", self.echo, methods=["GET", "POST", "DELETE"])
@@ -46,15 +45,7 @@ class Served:
         self.app.add_api_route("/v1/large", lambda: Response(bytes(50 << 20)), methods=["GET"])
         install(self.app)
         self.app.add_middleware(BodyGuard, limits=Limits(body=100_000, bodies=150_000, seconds=seconds))
-        listening = socket.create_server(("127.0.0.1", 0))
-        self.port: int = listening.getsockname()[1]
-        patience = {"timeout_keep_alive": PATIENCE, "timeout_graceful_shutdown": 5}
-        config = uvicorn.Config(self.app, http=protocol, ws="none", log_level="critical", **patience)
-        self.server = uvicorn.Server(config)
-        self.thread = threading.Thread(target=self.server.run, kwargs={"sockets": [listening]}, daemon=True)
-        self.thread.start()
-        while not self.server.started:
-            self.thread.join(0.01)
+        self.running: Running
 
     async def echo(self, request: Request) -> Any:
         return {"bytes": len(await request.body()), "json": getattr(request.state, "json", None)}
@@ -65,7 +56,7 @@ class Served:
         return {}
 
     def connection(self) -> socket.socket:
-        return socket.create_connection(("127.0.0.1", self.port), timeout=PATIENCE)
+        return socket.create_connection(("127.0.0.1", self.running.port), timeout=PATIENCE)
 
     def send(self, data: bytes, finish: bool = False) -> bytes:
         """Return what the server answers to bytes, until it hangs up."""
@@ -81,10 +72,9 @@ class Served:
 
 @contextmanager
 def serving(seconds: float, protocol: type[GuardedProtocol]) -> Iterator[Served]:
-    made = Served(seconds, protocol)
-    yield made
-    made.server.should_exit = True
-    made.thread.join(PATIENCE)
+    made = Served(seconds)
+    with running(made.app, http=protocol, timeout_graceful_shutdown=5) as made.running:
+        yield made
 
 
 @pytest.fixture(scope="module")
@@ -102,7 +92,7 @@ def impatient() -> Iterator[Served]:
 
 @pytest.fixture(scope="module")
 def client(served: Served) -> Iterator[httpx.Client]:
-    with httpx.Client(base_url=f"http://127.0.0.1:{served.port}", trust_env=False, timeout=PATIENCE) as made:
+    with httpx.Client(base_url=served.running.url, trust_env=False, timeout=PATIENCE) as made:
         yield made
 
 
@@ -183,7 +173,7 @@ def test_a_head_has_a_time(impatient: Served) -> None:
 
 
 def test_an_answer_that_nobody_reads_is_not_kept(impatient: Served, client: httpx.Client) -> None:
-    connections = impatient.server.server_state.connections
+    connections = impatient.running.server.server_state.connections
     with impatient.connection() as connection:
         connection.sendall(b"GET /v1/large HTTP/1.1\r\nHost: a\r\n\r\n")
         assert connection.recv(12) == b"HTTP/1.1 200"
@@ -196,7 +186,9 @@ def test_an_answer_that_nobody_reads_is_not_kept(impatient: Served, client: http
 
 def test_all_bodies_together_have_a_limit(served: Served, client: httpx.Client) -> None:
     body = b'"' + b"a" * 90_000 + b'"'
-    thread = threading.Thread(target=lambda: httpx.post(client.base_url.join("/v1/hold"), content=body, headers=JSON))
+    thread = threading.Thread(
+        target=lambda: httpx.post(f"{served.running.url}/v1/hold", content=body, headers=JSON, timeout=PATIENCE)
+    )
     thread.start()
     try:
         assert served.held.acquire(timeout=PATIENCE)

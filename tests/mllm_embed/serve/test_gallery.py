@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import base64
 import io
 import json
 from collections.abc import Callable, Iterator
@@ -16,6 +15,7 @@ import pytest
 from PIL import Image
 
 import tiny
+from attacks.pictures import data_uri
 from mllm_embed import MLLMEmbedder, Query, Searcher, VectorStore
 from mllm_embed.data.filters import parse_filter
 from mllm_embed.generate.generator import Generator
@@ -52,12 +52,12 @@ def searcher(served_embedder: MLLMEmbedder, photos: dict[str, Path]) -> Searcher
 @pytest.fixture(scope="module")
 def client(make_service: Callable[..., Any], running: Callable[..., Any], searcher: Searcher) -> Iterator[httpx.Client]:
     service = make_service(searcher=Searcher(searcher.embedder, LockedGallery(searcher.gallery)))
-    with running(create_app(service)) as url, httpx.Client(base_url=url, timeout=30) as found:
+    with running(create_app(service)) as url, httpx.Client(base_url=url, timeout=60) as found:
         yield found
 
 
 def _uri(path: Path) -> str:
-    return "data:image/png;base64," + base64.b64encode(path.read_bytes()).decode()
+    return data_uri(path.read_bytes())
 
 
 def _ids(answer: httpx.Response) -> list[str]:
@@ -151,7 +151,7 @@ def test_the_model_itself_puts_answers_in_order(
     asked = {"instruction": "a blue shoe", "k": 5}
     service = make_service(embedder=embedder, searcher=Searcher(embedder, LockedGallery(gallery)))
     with running(create_app(service)) as url:
-        answer = httpx.post(f"{url}/v1/search", json={**asked, "rerank": 4}, timeout=30)
+        answer = httpx.post(f"{url}/v1/search", json={**asked, "rerank": 4}, timeout=60)
         assert _ids(answer) == [hit.id for hit in expected] != [hit.id for hit in hits]
     # a model that has no word for yes says so
     assert client.post("/v1/search", json={**asked, "rerank": 3}).status_code == 422
@@ -206,7 +206,7 @@ def test_rows_come_and_go(
     service = make_service(
         searcher=Searcher(embedder, LockedGallery(StoreGallery(store))), kept=KeptPictures(folder / "pictures")
     )
-    with running(create_app(service)) as url, httpx.Client(base_url=url, timeout=30) as client:
+    with running(create_app(service)) as url, httpx.Client(base_url=url, timeout=60) as client:
         rows = [
             {"id": "new", "image": _uri(photos["blue"]), "metadata": {"price": 7}},
             {"id": "words", "text": "a blue shoe"},
@@ -219,7 +219,7 @@ def test_rows_come_and_go(
         assert client.get("/v1/gallery/pictures/words").status_code == 404
 
         # all or nothing
-        broken = {"id": "broken", "image": "data:image/png;base64," + base64.b64encode(b"\x89PNG\r\n\x1a\n").decode()}
+        broken = {"id": "broken", "image": data_uri(b"\x89PNG\r\n\x1a\n")}
         fine = {"id": "fine", "image": _uri(photos["green"])}
         for bad, status, field in (
             (broken, 422, "rows[1].image"),
@@ -240,5 +240,5 @@ def test_rows_come_and_go(
 
 def test_a_service_without_a_gallery_says_so(make_service: Callable[..., Any], running: Callable[..., Any]) -> None:
     with running(create_app(make_service())) as url:
-        answer = httpx.post(f"{url}/v1/search", json={"instruction": "x"})
+        answer = httpx.post(f"{url}/v1/search", json={"instruction": "x"}, timeout=60)
         assert (answer.status_code, "GALLERY" in answer.text) == (404, True)

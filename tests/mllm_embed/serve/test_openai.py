@@ -27,7 +27,7 @@ def client(served) -> Iterator[OpenAI]:
 
 @pytest.fixture(scope="module")
 def post(served) -> Iterator[Callable[..., httpx.Response]]:
-    with httpx.Client(base_url=served.url, timeout=30) as plain:
+    with httpx.Client(base_url=served.url, timeout=60) as plain:
         yield lambda body, path="/v1/embeddings": plain.post(path, json=body)
 
 
@@ -147,7 +147,7 @@ def test_a_system_message_is_the_task(make_service, running, served_embedder) ->
             {"input": [{"text": "red", "task": "Sort it."}], "task": "another"},
             {"input": ["red"], "input_type": "query"},
         ]
-        rows = [_rows(httpx.post(f"{url}/v1/embeddings", json=body))[0] for body in bodies]
+        rows = [_rows(httpx.post(f"{url}/v1/embeddings", json=body, timeout=60))[0] for body in bodies]
     sorting, finding = told.encode([Document(text="red", task="Sort it."), Query(text="red")], show_progress=False)
     assert np.abs(np.stack(rows) - np.stack([sorting, sorting, sorting, finding])).max() < 1e-5
     assert np.abs(sorting - finding).max() > 1e-3
@@ -203,7 +203,7 @@ def test_vectors_are_cut_to_any_length_where_that_is_forced(make_service, runnin
     from mllm_embed.serve.app import create_app
 
     with running(create_app(make_service(force_dimensions=True))) as url:
-        answer = httpx.post(f"{url}/v1/embeddings", json={"input": WORDS, "dimensions": 16})
+        answer = httpx.post(f"{url}/v1/embeddings", json={"input": WORDS, "dimensions": 16}, timeout=60)
     expected = served.embedder.encode(WORDS, dim=16, show_progress=False)
     assert np.abs(_rows(answer) - expected).max() < 1e-5
 

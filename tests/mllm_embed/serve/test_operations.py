@@ -57,7 +57,7 @@ class Watched:
 
 def eventually(holds: Callable[[], bool]) -> None:
     """Wait until something holds, and fail where it does not come to that."""
-    until = time.monotonic() + 30
+    until = time.monotonic() + 60
     while not holds():
         assert time.monotonic() < until
         time.sleep(0.01)
@@ -78,7 +78,7 @@ def watched(make_service: Callable[..., Service], served_embedder: MLLMEmbedder,
     def breaks(what: str) -> None:
         raise RuntimeError(f"nobody may read this: {what}")
 
-    with running(app) as url, httpx.Client(base_url=url) as client:
+    with running(app) as url, httpx.Client(base_url=url, timeout=60) as client:
         yield Watched(client, app, log)
     logger.removeHandler(handler)
 
@@ -182,7 +182,7 @@ def test_health_and_readiness_need_no_model(make_service: Callable[..., Service]
 
     service, progress = make_service(), Progress("embedding the gallery")
     app = bare_app(service.access, service.limits, Metrics(), progress, lifespan)
-    with running(app) as url, httpx.Client(base_url=url) as client:
+    with running(app) as url, httpx.Client(base_url=url, timeout=60) as client:
         assert client.get("/health").json() == {"status": "alive"}
         assert client.head("/health").status_code == client.get("/").status_code == 200
         waiting = client.get("/ready")

@@ -123,7 +123,8 @@ def test_it_serves_from_start_to_end(command: list[str], store: Path, tiny_llava
         assert str(tiny_llava) not in said and "one-key" not in said
 
         assert process.is_at("/v1/models", 401)
-        client = httpx.Client(base_url=process.url, headers={"Authorization": "Bearer one-key-of-some-length"})
+        key_header = {"Authorization": "Bearer one-key-of-some-length"}
+        client = httpx.Client(base_url=process.url, headers=key_header, timeout=PATIENCE)
         [vector] = client.post("/v1/embeddings", json={"input": "a red shoe", "model": "tiny"}).json()["data"]
         embedder = MLLMEmbedder.from_pretrained(tiny_llava, dtype="float32", device="cpu")
         np.testing.assert_allclose(vector["embedding"], embedder.encode(["a red shoe"])[0], atol=1e-5)
@@ -156,7 +157,7 @@ def _finishes_what_it_took(process: Process) -> None:
         connection.sendall(head.encode() + body[:10])
         begun = "mllm_embed_requests_running 2.0"
         key = {"Authorization": "Bearer one-key-of-some-length"}
-        process.wait_for(lambda: begun in httpx.get(f"{process.url}/metrics", headers=key).text)
+        process.wait_for(lambda: begun in httpx.get(f"{process.url}/metrics", headers=key, timeout=PATIENCE).text)
         process.popen.send_signal(signal.SIGTERM)
         process.wait_for(lambda: "Shutting down" in process.events())
         process.wait_for(lambda: process.get("/health") is None)
