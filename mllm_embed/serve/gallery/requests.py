@@ -7,11 +7,13 @@ from typing import Annotated, Any, TypeVar
 from fastapi import Request
 from fastapi.exceptions import RequestValidationError
 from pydantic import BaseModel, ConfigDict, Field, ValidationError, model_validator
+from python_multipart.exceptions import FormParserError
 from starlette.datastructures import UploadFile
-from starlette.formparsers import MultiPartException
+from starlette.exceptions import HTTPException
 
 from ...data.filters import Filter, parse_filter
 from ...errors import DataError
+from ..guards.json_text import read_json
 from ..refusals import Refusal
 
 Id = Annotated[str, Field(min_length=1, max_length=4096)]
@@ -94,11 +96,13 @@ class RowIds(BaseModel):
 async def search_request(request: Request) -> tuple[SearchRequest, bytes | None]:
     """Return what is asked, and the picture that was uploaded with it, if one was.
 
-    A body is JSON, or a form with that JSON as `request` and a file as `image`. Raises Refusal for another body,
-    RequestValidationError for JSON that is no such request.
+    A body is JSON, which its guard has read, or a form with JSON as `request` and a file as `image`. Raises Refusal for
+    another body, RequestValidationError for JSON that is no such request.
     """
     if not request.headers.get("content-type", "").lower().startswith(_FORM):
-        return parsed(SearchRequest, await request.body()), None
+        if not hasattr(request.state, "json"):
+            raise Refusal(400, "the request has no body; send JSON, or a form with a file as image and JSON as request")
+        return parsed(SearchRequest, request.state.json), None
     try:
         async with request.form(max_files=1, max_fields=1, max_part_size=1 << 20) as form:
             for name in form:
@@ -106,20 +110,20 @@ async def search_request(request: Request) -> tuple[SearchRequest, bytes | None]
                     raise Refusal(422, f"'{name[:60]}' is no part of the form: it has {' and '.join(_FIELDS)}")
             given, file = form.get("request", "{}"), form.get("image")
             content = await file.read() if isinstance(file, UploadFile) else None
-    except MultiPartException as error:
+    except (HTTPException, FormParserError) as error:  # starlette's, and that of what it reads forms with
         raise Refusal(422, "the form cannot be read: send one file as image and JSON as request") from error
     if not isinstance(given, str) or (file is not None and content is None):
         raise Refusal(422, "a form has a file as image and JSON as request, not the other way round")
-    asked = parsed(SearchRequest, given.encode())
+    asked = parsed(SearchRequest, read_json(given.encode()))
     if content is not None and (asked.image, asked.id) != (None, None):
         raise Refusal(422, "the reference is given twice: send a file, an image or an id", field="image")
     return asked, content
 
 
-def parsed(model: type[_Model], body: bytes) -> _Model:
-    """Return a body as a model. Raises RequestValidationError where it is none."""
+def parsed(model: type[_Model], value: Any) -> _Model:
+    """Return a value of JSON as a model. Raises RequestValidationError where it is none."""
     try:
-        return model.model_validate_json(body)
+        return model.model_validate(value)
     except ValidationError as error:
         faults = error.errors(include_url=False, include_input=False)
         raise RequestValidationError([{**fault, "loc": ("body", *fault["loc"])} for fault in faults]) from error

@@ -99,6 +99,30 @@ def test_a_form_uploads_the_reference(client: httpx.Client, photos: dict[str, Pa
     assert form.json() == client.post("/v1/search", json={**request, "image": _uri(photos["red"])}).json()
 
 
+_PART = b'--a\r\nContent-Disposition: form-data; name="request"\r\n\r\n{}\r\n'
+
+
+@pytest.mark.parametrize("body", [b"x", b"--a\r\n[]--a--\r\n", b"--a\r\n\r\nx", 2 * _PART + b"--a--"])
+def test_a_form_that_cannot_be_read_says_what_one_is(client: httpx.Client, body: bytes) -> None:
+    answer = client.post("/v1/search", content=body, headers={"Content-Type": "multipart/form-data; boundary=a"})
+    assert answer.status_code == 422, answer.text
+    assert "form cannot be read: send one file" in answer.text
+
+
+@pytest.mark.parametrize(
+    ("words", "said"), [('"k": 1, "k": 2', "twice"), ('"min_score": NaN', "NaN"), ('"task": "\\u0000"', "NUL")]
+)
+def test_the_json_of_a_form_is_read_as_that_of_a_body(client: httpx.Client, words: str, said: str) -> None:
+    asked = '{"instruction": "a shoe", ' + words + "}"
+    answers = [
+        client.post("/v1/search", files={"request": (None, asked)}),
+        client.post("/v1/search", content=asked.encode(), headers={"Content-Type": "application/json"}),
+    ]
+    for answer in answers:
+        assert answer.status_code == 400 and said in answer.text, answer.text
+    assert client.post("/v1/search").status_code == 400
+
+
 def test_answers_under_a_score_are_counted(client: httpx.Client) -> None:
     scores = [hit["score"] for hit in client.post("/v1/search", json={"instruction": "a shoe"}).json()["hits"]]
     answer = client.post("/v1/search", json={"instruction": "a shoe", "min_score": scores[1]}).json()
