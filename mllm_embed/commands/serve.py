@@ -69,7 +69,9 @@ def register(commands: Any) -> None:
     )
     serve.add_argument("gallery", nargs="?", metavar="GALLERY", help="store, index, collection or folder of pictures")
     add_model_options(serve.add_argument_group("the model"))
-    serve.add_argument("--served-name", metavar="N", help="the model's name in requests (default: hub id, or folder)")
+    serve.add_argument(
+        "--served-name", metavar="N", help="the model's name in requests (default: hub id or folder, +adapter)"
+    )
     serve.add_argument(
         "--rerank",
         action="store_true",
@@ -96,7 +98,11 @@ def register(commands: Any) -> None:
         metavar="MS",
         help="milliseconds to wait for others' inputs to compute together, where some come (default 2)",
     )
-    running.add_argument("--log", choices=("json", "text"), default="json", help="a line a request on stderr, as this")
+    running.add_argument(
+        "--log",
+        choices=("json", "text"),
+        help="a line a request on stderr, as this (default: text on a terminal, json elsewhere)",
+    )
     serve.set_defaults(run=_run)
 
 
@@ -146,7 +152,7 @@ def _run(arguments: argparse.Namespace) -> int:
         max_wait=arguments.max_wait / 1000,
     )
     making.open(arguments.workers)
-    plan = Plan(making, access, limits, arguments.log, arguments.workers)
+    plan = Plan(making, access, limits, arguments.log or _log_form(), arguments.workers)
     with listen(arguments.host, arguments.port) as bound:
         address = _address(arguments.host, bound)
         _greet(making, address)
@@ -186,6 +192,10 @@ class _LoadModel:
 
     def __call__(self, start: Start) -> MLLMEmbedder:
         """Return the model. Raises as `load_embedder` does."""
+        if not sys.stderr.isatty():
+            from transformers.utils.logging import disable_progress_bar
+
+            disable_progress_bar()  # whoever collects lines of JSON cannot read it
         return load_embedder(_for_worker(self.arguments, start), merge=not self.arguments.rerank)
 
 
@@ -207,8 +217,14 @@ def _model_name(arguments: argparse.Namespace) -> str:
     if arguments.served_name is not None:
         name: str = arguments.served_name
         return name
-    folder = Path(arguments.model)
-    return folder.resolve().name if folder.exists() else arguments.model
+    # two adapters on one base make different vectors
+    parts = [arguments.model] if arguments.adapter is None else [arguments.model, arguments.adapter]
+    return "+".join(Path(part).resolve().name if Path(part).exists() else str(part) for part in parts)
+
+
+def _log_form() -> str:
+    """Return the form of the log where none was asked for: who reads it, a person or a program."""
+    return "text" if sys.stderr.isatty() else "json"
 
 
 def _address(host: str, bound: socket.socket) -> str:

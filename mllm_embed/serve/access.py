@@ -12,6 +12,7 @@ import hashlib
 import hmac
 import logging
 import os
+import re
 import stat
 from collections.abc import Iterable
 from dataclasses import dataclass, field
@@ -29,6 +30,7 @@ KEY_VARIABLE = "MLLM_EMBED_API_KEY"
 _OPEN = frozenset({"/", "/health", "/ready"})
 _PAGE = "/page/"
 _READS = ("GET", "HEAD", "OPTIONS")
+_NAME = re.compile(r"[A-Za-z0-9_-]+(\.[A-Za-z0-9_-]+)*")
 _SHORTEST = 16  # characters of a key that nobody guesses over a network
 _LONGEST_FILE = 1 << 16
 # pictures and answers are for pages of this server alone, and are never guessed to be of another kind
@@ -54,7 +56,8 @@ class Access:
         """Return who may ask: those who know a key of a file, or else the key that `variable` holds; else anybody.
 
         A file has a key on each line, so that a new one can be handed out before the old one goes. Raises ConfigError
-        for a key that is empty or cannot stand in a header, and for a file that cannot be read; warns of a short one.
+        for a key that is empty or cannot stand in a header, for a file that cannot be read, and for a name that no
+        request could have; warns of a short key.
         """
         if key_file is not None:
             path = Path(key_file)
@@ -64,7 +67,7 @@ class Access:
             where = str(path)
         else:
             keys, where = ([] if variable is None else [variable.strip()]), KEY_VARIABLE
-        return cls(tuple(_digest(_checked(key, where)) for key in keys), frozenset(name.lower() for name in names))
+        return cls(tuple(_digest(_checked(key, where)) for key in keys), frozenset(map(_checked_name, names)))
 
     @property
     def has_key(self) -> bool:
@@ -189,6 +192,13 @@ def _checked(key: str, where: str) -> bytes:
     if len(key) < _SHORTEST:
         _log.warning("a key of %s has fewer than %d characters, and may be guessed", where, _SHORTEST)
     return key.encode()
+
+
+def _checked_name(name: str) -> str:
+    """Return a name in small letters. Raises ConfigError for what is no name: it would let nobody in, without a word."""
+    if _NAME.fullmatch(name) is None:
+        raise ConfigError(f"--known-as {name} is no name; give one like search.example.org, without http:// and port")
+    return name.lower()
 
 
 def _digest(key: bytes) -> bytes:

@@ -133,12 +133,15 @@ class JSONLines(_Lines):
 
 
 class TextLines(_Lines):
-    """Words for people: time, event, and the rest as name=value."""
+    """Words for people: time, event, and the rest as name=value; of a request first what was asked and answered."""
 
     def format(self, record: logging.LogRecord) -> str:
         """Return the line of a record."""
         parts = self.parts(record)
-        head = " ".join(str(parts.pop(name)) for name in ("time", "level", "event"))
+        names = ("method", "path", "status") if "method" in parts else ("event",)
+        head = " ".join(str(parts.pop(name)) for name in ("time", "level", *names))
+        if "method" in names:
+            del parts["event"]  # "request"
         rest = " ".join(f"{name}={value}" for name, value in parts.items())
         return " ".join(f"{head} {rest}".split())  # one record, one line
 
@@ -158,8 +161,7 @@ def configure(form: str) -> None:
     handler = logging.StreamHandler(sys.stderr)
     handler.setFormatter(JSONLines() if form == "json" else TextLines())
     logging.basicConfig(handlers=[handler], level=logging.WARNING, force=True)
-    for name in ("uvicorn.error", _LOGGER.name):
-        logging.getLogger(name).setLevel(logging.INFO)
+    _LOGGER.setLevel(logging.INFO)  # uvicorn's own lines say no more than ours
     logging.captureWarnings(True)
 
 

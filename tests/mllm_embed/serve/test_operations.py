@@ -125,6 +125,12 @@ def test_an_error_is_told_by_its_place_and_id_alone(watched: Watched) -> None:
         assert "nobody may" not in told and "read this" not in told and "\n" not in told
 
 
+def test_for_people_a_line_begins_with_what_was_asked_and_answered() -> None:
+    record = logging.LogRecord("mllm_embed.serve", logging.INFO, "", 0, "request", (), None)
+    record.told = {"id": "x", "method": "GET", "path": "/v1/models", "status": 200, "ms": 1.5}
+    assert logs.TextLines().format(record).split(" ", 1)[1] == "info GET /v1/models 200 id=x ms=1.5"
+
+
 def test_requests_are_counted_by_the_templates_of_their_routes(watched: Watched) -> None:
     names = {"method": "GET", "path": "/v1/models/{model:path}"}
     before = watched.count("mllm_embed_requests_total", **names)

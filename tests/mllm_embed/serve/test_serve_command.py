@@ -22,6 +22,7 @@ import pytest
 
 from mllm_embed import MLLMEmbedder, Query
 from mllm_embed.cli import main
+from mllm_embed.errors import ConfigError
 from mllm_embed.store.vector_store import VectorStore
 
 PATIENCE = 300.0  # seconds, on a machine with much else to do
@@ -159,12 +160,42 @@ def _finishes_what_it_took(process: Process) -> None:
         key = {"Authorization": "Bearer one-key-of-some-length"}
         process.wait_for(lambda: begun in httpx.get(f"{process.url}/metrics", headers=key, timeout=PATIENCE).text)
         process.popen.send_signal(signal.SIGTERM)
-        process.wait_for(lambda: "Shutting down" in process.events())
+        process.wait_for(lambda: "stopping" in process.events())
         process.wait_for(lambda: process.get("/health") is None)
         connection.sendall(body[10:])
         answer = b"".join(iter(lambda: connection.recv(1 << 16), b""))
     assert answer.startswith(b"HTTP/1.1 200") and b'"embedding"' in answer
     assert process.popen.wait(PATIENCE) == 0
+
+
+@pytest.mark.parametrize(
+    ("options", "terminal", "found"),
+    [
+        ([], False, "base json"),
+        ([], True, "base text"),
+        (["--log", "json"], True, "base json"),
+        # another adapter makes other vectors, so that it has another name
+        (["--adapter", "red/instructions"], False, "base+instructions json"),
+    ],
+)
+def test_what_the_model_is_called_and_whom_the_log_is_for(
+    options: list[str],
+    terminal: bool,
+    found: str,
+    tmp_path: Path,
+    monkeypatch: pytest.MonkeyPatch,
+    capsys: pytest.CaptureFixture[str],
+) -> None:
+    def end(plan: Any, *rest: Any) -> None:
+        raise ConfigError(f"{plan.load.model_name} {plan.log}")
+
+    (tmp_path / "red" / "instructions").mkdir(parents=True)
+    (tmp_path / "base").mkdir()
+    monkeypatch.chdir(tmp_path)
+    monkeypatch.setattr("mllm_embed.serve.operations.server.serve", end)
+    monkeypatch.setattr(sys.stderr, "isatty", lambda: terminal)
+    assert main(["serve", "--model", "base", *options, "--port", "0"]) == 2
+    assert capsys.readouterr().err.splitlines()[-1] == f"error: {found}"
 
 
 def test_it_answers_while_it_loads_and_stops_then_too(tmp_path: Path) -> None:
@@ -220,6 +251,8 @@ def _children(parent: int) -> list[int]:
         (["--max-wait", "-1"], "--max-wait"),
         (["--key-file", "no-such-file"], "no-such-file"),
         (["--allow-host", "http://a/b"], "http://a/b"),
+        (["--known-as", "http://search.example.org"], "without http://"),
+        (["--known-as", "search.example.org:8000"], "without http://"),
         (["--writable", "--workers", "2"], "--workers"),
         (["--pictures", "kept"], "--writable"),
     ],
