@@ -26,6 +26,8 @@ if TYPE_CHECKING:
 
 _EXTRA = ("fastapi", "uvicorn", "prometheus_client", "httpx", "python_multipart")
 _LOOPBACK = "127.0.0.1"
+_MOST_MIB, _MOST_INPUTS = 1 << 14, 1 << 20  # of a request, which is held in memory
+_LONGEST = 86_400  # seconds
 _HELP = """\
 what it does
   Answers over HTTP in the forms that people's clients speak, so that they need no client of ours:
@@ -171,6 +173,13 @@ def _check(arguments: argparse.Namespace) -> None:
         raise ConfigError(f"--workers must be at least 1, not {arguments.workers}")
     if not 0 <= arguments.port < 1 << 16:
         raise ConfigError(f"--port must be 0 to 65535, not {arguments.port}")
+    for option, value, most in (
+        ("--max-body-mib", arguments.max_body_mib, _MOST_MIB),
+        ("--max-inputs", arguments.max_inputs, _MOST_INPUTS),
+        ("--timeout", arguments.timeout, _LONGEST),
+    ):
+        if not 0 < value <= most:
+            raise ConfigError(f"{option} must be more than 0 and at most {most:,}, not {value:g}")
     if not 0 <= arguments.max_wait <= 1000:
         raise ConfigError(f"--max-wait must be 0 to 1000 milliseconds, not {arguments.max_wait:g}")
     if arguments.batch_size < 1:

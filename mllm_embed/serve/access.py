@@ -195,7 +195,7 @@ def _checked(key: str, where: str) -> bytes:
 
 
 def _checked_name(name: str) -> str:
-    """Return a name in small letters. Raises ConfigError for what is no name: it would let nobody in, without a word."""
+    """Return a name in small letters. Raises ConfigError for what is no name, which would let nobody in."""
     if _NAME.fullmatch(name) is None:
         raise ConfigError(f"--known-as {name} is no name; give one like search.example.org, without http:// and port")
     return name.lower()
