@@ -57,7 +57,7 @@ def test_what_is_kept_of_a_value() -> None:
         ({1: 2}, "the int 1 names no column to keep"),
         ({" ": 2}, 'the str " " names no column'),
         ({"\ud800": 2}, "names no column to keep: give it a name in letters"),
-        (None, "the metadata of row 2 is a NoneType: give a mapping for each row"),
+        (None, "the metadata of row 2 is a NoneType: give a mapping such as"),
         ([("price", 1)], "the metadata of row 2 is a list: give a mapping"),
         (
             {"price": b"\xff"},
