@@ -31,10 +31,12 @@ def register(commands: Any) -> None:
 
 
 def _run(arguments: argparse.Namespace) -> int:
-    from ..scoring.rows import write_rows
+    from ..scoring.rows import words_of_its_own, write_rows
 
     suite = named_suite(arguments)
     need_folder(arguments.output, "--output")
     for path, count in write_rows(suite, arguments.output).items():
         sys.stdout.write(f"wrote {count:,} rows to {path}\n")
+    if note := words_of_its_own(suite):
+        sys.stderr.write(f"note: {note}\n")
     return 0

@@ -26,12 +26,25 @@ def write_rows(suite: Suite, folder: Path) -> dict[Path, int]:
     """
     files: dict[Path, list[dict[str, str]]] = {}
     for task in suite.tasks:
+        if task.insists:
+            raise DataError(f"an option asks {suite.title} in words of its own, which no row has: {_OTHERWISE}")
         if not _shares(task, suite.tasks[0]):
             files[folder / task.name / GALLERY] = _rows(task, task.gallery_ids, [(item,) for item in task.gallery])
         files[folder / task.name / QUERIES] = _rows(task, task.query_ids, task.queries)
     for path, rows in files.items():
         write_file(path, b"".join(map(json_bytes, rows)))
     return {path: len(rows) for path, rows in files.items()}
+
+
+def words_of_its_own(suite: Suite) -> str:
+    """Return a sentence about queries that `evaluate` may ask otherwise than rows are asked; empty for none."""
+    names = [task.name or "the benchmark" for task in suite.tasks if task.prompts]
+    if not names:
+        return ""
+    return (
+        f"the queries of {', '.join(names)} have words of the benchmark around them where `run` asks them, and the "
+        f"model's own where `mllm-embed encode` does, so that figures differ: {_OTHERWISE}"
+    )
 
 
 def _shares(task: Task, first: Task) -> bool:

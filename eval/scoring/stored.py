@@ -58,8 +58,11 @@ class _Home:
         )
         if len(names) != len(matrix):
             raise DataError(f"{path / VECTORS} has {len(matrix)} rows and {IDS} {len(names)} ids: export it again")
-        about = read_json(path / ABOUT, "export it again") if (path / ABOUT).is_file() else {}
-        return cls(path, {name: row for row, name in enumerate(names)}, about.get("made_by", {}), matrix)
+        row_of = {name: row for row, name in enumerate(names)}
+        if len(row_of) < len(names):
+            twice = next(name for row, name in enumerate(names) if row_of[name] != row)
+            raise DataError(f'{path / IDS}: the id "{twice}" stands twice: export it again')
+        return cls(path, row_of, _made_by(path / ABOUT), matrix)
 
     def take(self, ids: Sequence[str], items: Sequence[Hashable], side: str) -> np.ndarray:
         """Return the vectors [n, D] float32 of ids.
@@ -121,6 +124,18 @@ def _task(folder: Path, queries: Path, task: Task, homes: dict[Path, _Home]) -> 
     if asking is not galleries:
         _check_fit(galleries, asking, gallery.shape[1], asked.shape[1])
     return Vectors(gallery, {task.query_kind: asked})
+
+
+def _made_by(path: Path) -> Mapping[str, Any]:
+    """Return what made the vectors of an exported store; nothing where the file is not there, as for others' vectors.
+
+    Raises DataError for a file that does not say.
+    """
+    about = read_json(path, "export it again") if path.is_file() else {"made_by": {}}
+    made_by = about.get("made_by") if isinstance(about, dict) else None
+    if not isinstance(made_by, dict):
+        raise DataError(f"{path} does not say what made the vectors: export it again")
+    return made_by
 
 
 def _keys(items: Sequence[Item]) -> Hashable:

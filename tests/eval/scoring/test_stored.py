@@ -12,7 +12,7 @@ from PIL import Image
 import mllm_embed.cli
 from eval.benchmarks import open_suite
 from eval.cli import main
-from eval.scoring.rows import write_rows
+from eval.scoring.rows import words_of_its_own, write_rows
 from eval.scoring.score import Vectors, score
 from eval.scoring.stored import holds_stores, read_stored
 from eval.scoring.suite import Suite
@@ -161,6 +161,37 @@ def test_what_is_missing_or_does_not_fit_is_named(suites: dict[str, Suite], tmp_
         read_stored(tmp_path / "g", tmp_path / "nowhere", suite)
 
 
+@pytest.mark.parametrize(
+    ("file", "content", "said"),
+    [
+        ("ids.json", ["a", "b", "a"], 'ids.json: the id "a" stands twice'),
+        ("provenance.json", [], "provenance.json does not say what made the vectors: export it again"),
+        ("provenance.json", {"made_by": 3}, "provenance.json does not say what made"),
+    ],
+)
+def test_what_an_export_does_not_write_is_refused(
+    suites: dict[str, Suite], tmp_path: Path, file: str, content: object, said: str
+) -> None:
+    np.save(tmp_path / "vectors.npy", np.eye(3, dtype=np.float32))
+    (tmp_path / "ids.json").write_text(json.dumps(["a", "b", "c"]))
+    (tmp_path / file).write_text(json.dumps(content))
+    with pytest.raises(DataError, match=said):
+        read_stored(tmp_path, None, suites["cirr"])
+
+
+def test_words_that_rows_do_not_have_are_said(tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
+    genecis = open_suite("genecis", WRITERS["genecis"](tmp_path / "g"), pictures=False)
+    assert words_of_its_own(genecis).startswith("the queries of focus_attribute, change_attribute, focus_object, ch")
+    assert not words_of_its_own(open_suite("cirr", WRITERS["cirr"](tmp_path / "c"), pictures=False))
+    (tmp_path / "g/val2017").mkdir()
+    for number in range(60):
+        Image.new("RGB", (8, 8), "red").save(tmp_path / f"g/val2017/{number:012}.jpg")
+    given = ["rows", "genecis", "--data", str(tmp_path / "g"), "--option", "task=change_object"]
+    assert main([*given, "--output", str(tmp_path / "rows")]) == 0
+    said = capsys.readouterr()
+    assert "note: the queries of change_object have words of the benchmark" in said.err and "wrote 40 rows" in said.out
+
+
 def test_options_that_say_nothing_are_refused(folder: Path, tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
     (tmp_path / "files").mkdir()
     assert main(["score", str(folder), "--vectors", str(tmp_path / "files"), "--queries", "q"]) == 2
@@ -173,11 +204,16 @@ def test_options_that_say_nothing_are_refused(folder: Path, tmp_path: Path, caps
     ("name", "options", "said"),
     [
         ("fashioniq", {"captions": "both-orders"}, 'task dress: "0" is asked in several wordings'),
+        (
+            "fashioniq",
+            {"prompts": "e5v"},
+            "an option asks fashioniq .*prompts=e5v in words of its own, which no row has",
+        ),
         ("genecis", {"task": "change_attribute"}, 'task change_attribute: "1:0,0,5,5" is a part of a picture'),
     ],
 )
 def test_what_no_row_means_is_refused(tmp_path: Path, name: str, options: dict[str, str], said: str) -> None:
     suite = open_suite(name, WRITERS[name](tmp_path / "data"), options=options, pictures=False)
-    with pytest.raises(DataError, match=f"{said}, for which a file has no row: `mllm-embed-eval run"):
+    with pytest.raises(DataError, match=f"{said}.*: `mllm-embed-eval run"):
         write_rows(suite, tmp_path / "rows")
     assert not (tmp_path / "rows").exists()
