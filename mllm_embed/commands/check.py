@@ -8,6 +8,7 @@ from pathlib import Path
 from typing import Any
 
 from ..errors import ConfigError, DataError
+from .ids import local_path
 
 _HELP = """\
 what it does
@@ -33,7 +34,7 @@ def register(commands: Any) -> None:
         epilog=_HELP,
         formatter_class=argparse.RawDescriptionHelpFormatter,
     )
-    check.add_argument("place", type=Path, metavar="PLACE", help="store or index")
+    check.add_argument("place", type=local_path, metavar="PLACE", help="store or index")
     check.set_defaults(run=_run)
 
 

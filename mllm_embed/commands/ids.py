@@ -11,7 +11,9 @@ from ..files import read_text
 def local_path(text: str) -> Path:
     """Return a path of a command line. Raises ConfigError for a URL."""
     if "://" in text:
-        raise ConfigError(f"{text} is a URL: nothing is downloaded, so give a local path")
+        from ..search.places import shown_place
+
+        raise ConfigError(f"{shown_place(text)} is a URL: nothing is downloaded, so give a local path")
     return Path(text)
 
 

@@ -66,7 +66,7 @@ class PgvectorGallery:
             raise DataError(f"there is no table {address}: make it with `mllm-embed upload`")
         self._provenance: dict[str, Any] = about["made_by"]
         self.dimension: int = about["dimension"]
-        self._kinds: dict[str, str | None] = {}
+        self._kinds: dict[str, str] = {}
 
     @classmethod
     def open(cls, place: str) -> PgvectorGallery:
@@ -222,7 +222,7 @@ class PgvectorGallery:
     def check_kinds(self, kinds: Mapping[str, str | None]) -> None:
         """Raise InputError for columns that hold values of another kind in the table."""
         for column, kind in kinds.items():
-            held = self._kind(column)
+            held = self._kind(column, kind)
             if kind is not None and held is not None and kind != held:
                 raise InputError(
                     f'the column "{column}" holds {KINDS[held]} in the table {self.address.name}, and would hold '
@@ -233,15 +233,18 @@ class PgvectorGallery:
         """Return a filter as conditions and their parameters. Raises InputError where it does not fit the columns."""
         if not where:
             return [], {}
-        kinds = {one.column: self._kind(one.column) for one in where.conditions}
+        kinds = {one.column: self._kind(one.column, one.kind) for one in where.conditions}
         if None in kinds.values():
             kinds = {name: summary.kind for name, summary in self.summary().items()}
         check_columns(where, kinds)
         return filter_conditions(where)
 
-    def _kind(self, column: str) -> str | None:
-        """Return what kind of values a column holds; None where no row has any. A kind that was seen stays."""
-        if column not in self._kinds:
+    def _kind(self, column: str, wanted: str | None) -> str | None:
+        """Return what kind of values a column holds; None where no row has any.
+
+        One that was seen is asked for again where it is not the wanted one: others may have written to the table since.
+        """
+        if self._kinds.get(column) not in ((wanted,) if wanted else KINDS):
             found = self._ask(_KIND, column=column)
             if not found:
                 return None

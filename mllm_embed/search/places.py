@@ -98,7 +98,7 @@ def upload(
         index: make an index, as of `PgvectorGallery.make_index`, with which searches are faster, and approximate.
 
     Returns:
-        It, and how many rows were sent that were not there.
+        It, and how many rows were sent, since they were not there or have changed.
 
     Raises:
         ConfigError: the place is none of a server, holds vectors of another model or length, or takes no index.

@@ -182,7 +182,7 @@ class QdrantGallery:
             self.client.delete(self.collection, models.PointIdsList(points=[number(name) for name in gone]), wait=True)
 
     def upload(self, store: VectorStore, show_progress: bool | None = None) -> int:
-        """Make the collection hold what the store holds, and return how many points it has not had before.
+        """Make the collection hold what the store holds, and return how many points were sent.
 
         What is there already is not sent again, but for ids that have another vector now, or other values beside it,
         and what was removed from the store since goes: an upload that was interrupted is called again. Points that did
@@ -215,7 +215,7 @@ class QdrantGallery:
     ) -> int:
         """Send the rows [R] int64 of a store that are not there, or have another vector or other values there.
 
-        Returns how many were not there.
+        Returns how many those are.
         """
         marks = {row: (store.mark(row), digest_of(kept[row])) for row in rows.tolist()}
         new = np.array([row for row, mark in marks.items() if there.get(store.ids[row]) != mark], np.int64)
@@ -223,7 +223,7 @@ class QdrantGallery:
             some = new.tolist()
             ids, sources = [store.ids[row] for row in some], [store.sources[row] for row in some]
             self._put(ids, store.take(new), sources, [marks[row][0] for row in some], [kept[row] for row in some])
-        return sum(store.ids[row] not in there for row in new)
+        return len(new)
 
     def _remove_gone(self, store: VectorStore, rows: np.ndarray, there: Collection[str]) -> None:
         """Remove what is there of the rows [R] int64 that a store has removed."""

@@ -183,6 +183,8 @@ def test_rows_come_and_go(photos: PgvectorGallery) -> None:
     assert len(photos) == 300
     photos.remove([f"p{row}" for row in range(300)])
     assert (len(photos), photos.nearest(new, 3), photos.page(0, 3)) == (0, [[], []], ([], 0))
+    photos.add(["n"], new[:1], metadata=[{"price": "dear"}])  # whose column held numbers when it was last looked at
+    assert photos.page(0, 3, parse_filter({"price": "dear"})) == (["n"], 1)
 
 
 def test_an_upload_that_was_killed_goes_on(place: str, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
@@ -245,7 +247,7 @@ def test_an_upload_follows_the_store(place: str, tmp_path: Path) -> None:
     store.add(["p4"], unit_rows(1, seed=9))  # another vector, as the row 60
     rows[7] = {"price": 700, "colour": "red"}
     store.columns = Columns.of([*rows, {"price": 4}])
-    assert upload(store, place, False)[1] == 0
+    assert upload(store, place, False)[1] == 2
     assert len(gallery) == 59
     right = MemoryGallery(store.ids[:3] + store.ids[6:], store.take(np.r_[0:3, 6:61]), [None] * 58)
     gallery.remove(["by hand"])

@@ -212,3 +212,14 @@ def test_an_upload_that_cannot_be(
     pytest.importorskip("qdrant_client", reason="needs pip install mllm_embed[qdrant]")
     assert main(command) == 2
     assert words in capsys.readouterr().err
+
+
+@pytest.mark.parametrize(
+    "command",
+    [["export", "PLACE", "--to", "npy", "--output", "x"], ["index", "PLACE", "--kind", "flat"], ["check", "PLACE"]],
+)
+def test_no_message_repeats_a_password(capsys: pytest.CaptureFixture[str], command: list[str]) -> None:
+    place = "postgresql://me:secret@host/db#photos"
+    assert main([place if word == "PLACE" else word for word in command]) == 2
+    told = capsys.readouterr().err
+    assert "secret" not in told and "postgresql://host/db#photos is a URL: nothing is downloaded" in told
