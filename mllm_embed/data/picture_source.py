@@ -19,6 +19,7 @@ from ..types import Document, Item
 from .folder import BENCHMARK, open_benchmark
 from .kept import Values, record_values
 from .tables import TABLES, kind_of
+from .tables.fingerprint import OpenedFiles
 
 SUFFIXES = (".jpg", ".jpeg", ".png", ".webp", ".bmp", ".gif", ".tif", ".tiff", ".avif", ".jfif")
 """How the names of pictures end; files of other names are looked into."""
@@ -50,6 +51,7 @@ class PictureSource:
         """
         self.path, self.ids, self.files = path, [printable(name) for name in gallery], list(gallery.values())
         self._texts, self.notes, self._entries = dict(texts or {}), list(notes), entries
+        self._opened = OpenedFiles([] if entries is None else [entries])
         bad = (row for row, name in enumerate(gallery) if half_character(name))
         self.faults = {row: "its name is no Unicode; rename the file in UTF-8" for row in bad}
 
@@ -61,7 +63,14 @@ class PictureSource:
 
     def kept(self, names: Sequence[str]) -> Values | None:
         """As `Source.kept`: the keys of a benchmark's gallery."""
-        return None if self._entries is None else record_values(self._gallery(), names)
+        found = None if self._entries is None else record_values(self._gallery(), names)
+        self.check_kept()
+        return found
+
+    def check_kept(self) -> None:
+        """As `Source.check_kept`."""
+        if self._entries is not None:
+            self._opened.check(self._entries)
 
     def keepable(self) -> list[str]:
         """As `Source.keepable`, of all entries."""

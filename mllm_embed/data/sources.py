@@ -63,6 +63,10 @@ class Source(Protocol):
         """
         ...
 
+    def check_kept(self) -> None:
+        """Raise DataError where what `kept` reads was written to since the source was opened."""
+        ...
+
     def keepable(self) -> Sequence[str]:
         """Return the columns of its first rows that could be kept, for a message."""
         ...
@@ -131,6 +135,11 @@ class Listing:
                 for name, cells in values.items():
                     cells += found.get(name) or [None] * len(source.ids)
         return rows, values
+
+    def check_kept(self) -> None:
+        """As `Source.check_kept`, of all sources."""
+        for source in self.sources:
+            source.check_kept()
 
     def check_keep(self, names: Sequence[str]) -> None:
         """Raise ConfigError for columns that cannot be kept, or that no row has."""

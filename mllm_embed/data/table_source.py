@@ -124,9 +124,13 @@ class TableSource:
     def kept(self, names: Sequence[str]) -> Values:
         """As `Source.kept`. Raises DataError where a file was changed since it was opened."""
         found = table_values(self.table, names, self.where)
-        for path in self.table.files:  # else these may be the values of other rows
-            self._opened.check(path)
+        self.check_kept()  # else these may be the values of other rows
         return found
+
+    def check_kept(self) -> None:
+        """As `Source.check_kept`."""
+        for path in self.table.files:
+            self._opened.check(path)
 
     def keepable(self) -> list[str]:
         """As `Source.keepable`."""

@@ -21,7 +21,8 @@ class ListedValues:
     def of(self, names: Sequence[str]) -> Values | None:
         """Return the values of these columns; None where there are none of them.
 
-        Raises DataError naming the row for a value that no column holds, or is of another kind than those before.
+        Raises DataError naming the row for a value that no column holds, or is of another kind than those before, and
+        where a source was written to since it was listed.
         """
         import pyarrow
 
@@ -31,6 +32,8 @@ class ListedValues:
             arrays = {name: column_of(name, cells, self._where(rows)) for name, cells in values.items()}
             row_of = {self._listing.ids[row]: at for at, row in enumerate(rows)}
             self._known[wanted] = Values(Columns(pyarrow.table(arrays), len(rows)), row_of)
+        if wanted:  # read hours ago, perhaps, and others may have written newer ones to the store
+            self._listing.check_kept()
         return self._known.get(wanted)
 
     def _where(self, rows: Sequence[int]) -> Callable[[int], str]:

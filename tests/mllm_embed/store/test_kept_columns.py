@@ -245,6 +245,25 @@ def test_values_of_another_kind_are_refused_before_the_work(
     assert not loose_shards(store)
 
 
+def test_values_of_hours_ago_are_not_written_over_newer_ones(
+    embedder: MLLMEmbedder, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    store, source, whole = tmp_path / "s", write(tmp_path / "rows.jsonl", ROWS), embedder.execute
+    encode(embedder, store, source, keep=["price"])
+    write(source, [*ROWS, {"id": "z", "text": "a tie"}])
+
+    def meanwhile(*given: Any, **options: Any) -> Any:
+        monkeypatch.setattr(embedder, "execute", whole)
+        write(source, [row | {"price": 9} for row in ROWS])
+        encode(embedder, store, source)
+        return whole(*given, **options)
+
+    monkeypatch.setattr(embedder, "execute", meanwhile)
+    with pytest.raises(DataError, match="rows.jsonl was changed while it was being read: give the same command again"):
+        encode(embedder, store, source)
+    assert values(store)["a"] == {"price": 9}
+
+
 def test_what_has_changed_is_said(tiny_llava: Path, tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
     source = write(tmp_path / "rows.jsonl", ROWS)
     command = ["encode", str(source), "--output", str(tmp_path / "s"), "--model", str(tiny_llava)]
