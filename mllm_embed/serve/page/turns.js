@@ -8,7 +8,7 @@
 const KEPT = "mllm_embed.turns";
 export const FIRST = 24; // answers that are asked for at first, and more each time
 
-export const samePicture = (one, other) => one?.id === other?.id && one?.data === other?.data;
+const samePicture = (one, other) => one?.id === other?.id && one?.data === other?.data;
 
 // Whether a question only says more clearly what a turn asked: it takes its place then, and is no new turn.
 const refines = (turn, asked) =>
