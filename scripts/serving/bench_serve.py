@@ -1,6 +1,6 @@
 """What the queue of `mllm-embed serve` gains, and what HTTP costs, in one run on one machine.
 
-    python scripts/make_scenes.py runs/demo/data
+    python scripts/make_scenes.py --output runs/demo/data
     python scripts/serving/bench_serve.py runs/demo/data/unseen
 
 Composed queries, each with a picture of its own, go one a request to POST /v1/embeddings: by one client after the other
