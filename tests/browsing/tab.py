@@ -19,6 +19,7 @@ ODD = [
     "__proto__",
 ]
 IDS = [*ODD, *(f"plain-{at:02}" for at in range(len(ODD), 70))]
+TEXT = IDS[-1]  # a row of words, which has no picture
 GROUNDS = {"snow": (235, 240, 245), "sand": (220, 190, 120), "grass": (90, 160, 80), "2024": (120, 120, 130)}
 WAIT = 30_000  # milliseconds until a test gives up, on a machine with much else to do
 

@@ -10,6 +10,7 @@ from urllib.parse import quote
 from fastapi import APIRouter, Request
 
 from ...errors import DataError, ImageError, InputError, UnknownIdError
+from ...inputs.images import load_image
 from ...search.composition import Composition
 from ...search.searcher import Hit, Searcher
 from ...types import Document, ImageLike, Query
@@ -121,6 +122,15 @@ def _reference_row(searcher: Searcher, name: str) -> ImageLike:
     return picture
 
 
+def _check_reference(query: Query, name: str) -> None:
+    """Raise Refusal where the picture of a row cannot be read: the client sent none, and can send no better one."""
+    try:
+        for image in query.images:
+            load_image(image)
+    except ImageError as error:
+        raise Refusal(422, f'the picture of "{name[:80]}" cannot be read any more', field="id") from error
+
+
 def row_picture(searcher: Searcher, name: str) -> ImageLike | None:
     """Return the picture of a row, None where it has none. Raises Refusal for an id that is not there."""
     try:
@@ -151,7 +161,13 @@ def check_ids(ids: Sequence[str], field: str, service: Service) -> None:
 async def _found(service: Service, searcher: Searcher, query: Query, asked: SearchRequest) -> list[Hit]:
     """Return the best rows, more than are wanted where the model is to put them in order."""
     composition = Composition(query, asked.edit_strength, asked.without)
-    vector = composition.vector(await service.vectors(composition.items, _fields(asked, composition)))
+    try:
+        parts = await service.vectors(composition.items, _fields(asked, composition))
+    except Refusal:
+        if asked.id is not None:
+            await asyncio.to_thread(_check_reference, query, asked.id)
+        raise
+    vector = composition.vector(parts)
     where = asked.where()
     own = query.images if asked.exclude_reference else ()
     exclude = {*asked.exclude, *([asked.id] if asked.exclude_reference and asked.id is not None else [])}

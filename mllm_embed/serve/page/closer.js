@@ -57,12 +57,14 @@ export class Closer {
     if (row.picture) showPicture(image, row.picture, 640);
     const facts = row.rank ? element("p", { class: "quiet" }, `Answer ${row.rank}, score ${score(row.score)}`) : null;
     const why = element("section", { class: "why", "aria-live": "polite" });
-    const goOn = element("button", { type: "button", class: "main", click: () => this.#goOn(row) }, "Go on from it");
+    const go = { type: "button", class: "main", click: () => this.#goOn(row) };
+    const goOn = row.picture ? element("button", go, "Go on from it") : null;
     const title = element("h3", { id: "closer-title" }, row.id);
-    const about = element("div", { class: "about" }, title, facts, goOn, knownOf(row), why);
+    const place = { class: row.picture ? "about" : "about alone" };
+    const about = element("div", place, title, facts, goOn, knownOf(row), why);
     this.dialog.replaceChildren(...[this.#closeButton(), row.picture ? image : null, about].filter(Boolean));
     this.dialog.showModal();
-    goOn.focus();
+    goOn?.focus();
     if (row.rank && this.explain) this.#say(row, why);
   }
 

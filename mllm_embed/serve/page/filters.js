@@ -10,7 +10,7 @@ function textColumn(name, column, changed) {
   const boxes = values.map(([value, count]) => {
     const box = element("input", { type: "checkbox", change: changed });
     const many = element("small", {}, count.toLocaleString("en"));
-    const label = element("label", {}, box, element("span", {}, value), many);
+    const label = element("label", {}, box, element("span", { title: value }, value), many);
     return { value, box, label };
   });
   const labels = boxes.map(({ label }) => label);

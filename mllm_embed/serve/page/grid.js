@@ -14,6 +14,7 @@ const STEPS = {
 
 export function shown(value) {
   if (typeof value === "boolean") return value ? "yes" : "no";
+  if (typeof value === "number") return String(Number(value.toPrecision(7))); // 0.1 + 0.2 is 0.3 to the eye
   return Array.isArray(value) ? value.map(shown).join(", ") : String(value);
 }
 export const score = (value) => value.toFixed(3);
@@ -34,12 +35,14 @@ function card(row, { choose, look, explains }) {
   const lookLabel = row.rank && explains ? "Why" : "Look";
   const name = row.rank ? `answer ${row.rank}, ${row.id}, score ${score(row.score)}` : row.id;
   const image = element("img", { alt: row.id, loading: "lazy", decoding: "async", draggable: "false" });
-  const label = `Go on from ${name}`;
+  const label = row.picture ? `Go on from ${name}` : `${lookLabel} ${name}`;
+  // only a picture can be gone on from: a text is looked at
+  const click = () => (row.picture ? choose(row) : look(row));
   const button = element(
     "button",
-    { type: "button", class: "choose", "aria-label": label, draggable: "true", click: () => choose(row) },
+    { type: "button", class: "choose", "aria-label": label, draggable: String(Boolean(row.picture)), click },
     row.picture ? image : element("span", { class: "no-picture" }, row.id),
-    element("span", { class: "go", "aria-hidden": "true" }, "Go on"),
+    row.picture ? element("span", { class: "go", "aria-hidden": "true" }, "Go on") : null,
   );
   if (row.picture) showPicture(image, row.picture, WIDTH);
   image.addEventListener("error", () => button.classList.add("unseen"));

@@ -156,9 +156,10 @@ class Page {
   }
 
   refilter() {
-    const turn = this.turns.current;
-    if (turn) this.turns.ask({ ...this.composer.read(), filter: this.filters.read() });
-    else this.browse();
+    const asked = { ...this.composer.read(), filter: this.filters.read() };
+    if (!this.turns.current) this.browse();
+    else if (asked.reference || asked.words) this.turns.ask(asked);
+    else this.turns.go(-1);
   }
 
   more() {

@@ -211,6 +211,18 @@ def test_what_cannot_be_asked_is_refused_by_name(
     assert str(photos["red"].parent) not in answer.text
 
 
+def test_a_row_whose_picture_is_gone_is_named(client: httpx.Client, photos: dict[str, Path]) -> None:
+    whole = photos["white"].read_bytes()
+    photos["white"].write_bytes(b"no picture any more")
+    try:
+        answer = client.post("/v1/search", json={"id": "white", "instruction": "in blue"})
+    finally:
+        photos["white"].write_bytes(whole)
+    assert answer.status_code == 422
+    assert answer.json()["error"]["param"] == "id"
+    assert answer.json()["error"]["message"] == 'the picture of "white" cannot be read any more'
+
+
 def test_a_gallery_is_written_to_only_where_it_may_be(client: httpx.Client) -> None:
     assert client.post("/v1/gallery/rows", json={"rows": [{"id": "x", "text": "y"}]}).status_code == 403
     assert client.request("DELETE", "/v1/gallery/rows", json={"ids": ["red"]}).status_code == 403

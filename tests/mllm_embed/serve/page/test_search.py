@@ -12,7 +12,7 @@ import httpx
 import pytest
 from PIL import Image
 
-from browsing.tab import IDS, ODD, Tab, answers, as_bytes, facts, hits, in_base64, picture
+from browsing.tab import IDS, ODD, TEXT, Tab, answers, as_bytes, facts, hits, in_base64, picture
 
 Serve = Callable[[Any], contextlib.AbstractContextManager[str]]
 KEY = "correct-horse-battery-staple"
@@ -35,6 +35,27 @@ def test_the_gallery_can_be_looked_through(tab: Tab) -> None:
     # the keyboard is where the new ones begin
     assert page.evaluate("document.activeElement.closest('.card').querySelector('.id').textContent") == IDS[60]
     assert all("width=" in request.url for request in tab.asked if "/pictures/" in request.url)
+
+
+def test_a_row_of_words_is_looked_at_and_not_gone_on_from(tab: Tab) -> None:
+    page = tab.open()
+    page.locator("#more").click()
+    tab.until("document.querySelectorAll('.card').length === 70")
+    page.get_by_role("button", name=f"Look {TEXT}").first.click()
+    page.wait_for_selector("#closer[open]")
+    assert page.get_by_role("button", name="Go on from it").count() == 0
+    assert page.locator("#closer dd", has_text="103.5").count() == 1
+    assert tab.questions() == []
+
+
+def test_filters_beside_an_emptied_form_narrow_the_gallery(tab: Tab) -> None:
+    page = tab.open()
+    tab.submit("a red ball")
+    page.fill("#words", "")
+    page.get_by_label("2024").check()
+    tab.until("document.querySelector('#title').textContent === 'Gallery'")
+    tab.settle()
+    assert tab.ids() == [name for at, name in enumerate(IDS) if facts(at).get("ground") == "2024"]
 
 
 def test_ids_of_any_letters(tab: Tab) -> None:
