@@ -8,11 +8,14 @@ from dataclasses import dataclass, field
 from pathlib import Path
 from typing import TYPE_CHECKING
 
+from PIL import Image
+
 from ...data.picture_source import picture_folder
 from ...errors import ConfigError
 from ...search.places import shared, stored_gallery
 from ...search.searcher import Searcher
 from ...store.gallery import Gallery, StoreGallery
+from ...types import Item, Query
 from ..fetching import AllowedHost, Fetcher
 from ..gallery.kept_pictures import KeptPictures
 from ..gallery.locked import LockedGallery
@@ -136,7 +139,7 @@ class Making:
 
         start.progress.doing = "loading the model"
         embedder = self.load_model(start)
-        embedder.encode(["ready?"])  # what is made at the first input only is made now
+        embedder.encode([_first_input(embedder)])  # what is made at the first input only is made now
         gallery = self._gallery(embedder, start)
         batcher = Batcher(
             embedder,
@@ -176,3 +179,10 @@ class Making:
             return gallery
         start.progress.doing = "embedding the gallery"
         return Searcher.from_folder(embedder, self.gallery.place, batch_size=self.batch_size).gallery
+
+
+def _first_input(embedder: MLLMEmbedder) -> Item | str:
+    """Return an input that a model takes: of one that was distilled for composed queries, such a query."""
+    if embedder.settings.target_space:
+        return Query(image=Image.new("RGB", (64, 64)), instruction="ready?")
+    return "ready?"
