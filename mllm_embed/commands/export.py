@@ -40,7 +40,7 @@ def register(commands: Any) -> None:
         formatter_class=argparse.RawDescriptionHelpFormatter,
     )
     export.add_argument("store", type=local_path, metavar="STORE", help="what `mllm-embed encode` wrote")
-    export.add_argument("--to", required=True, choices=KINDS, help="the kind of file, see above")
+    export.add_argument("--to", required=True, choices=KINDS, help="the kind of file, see below")
     export.add_argument("--output", required=True, type=Path, metavar="PATH", help="file or folder, not there yet")
     export.set_defaults(run=_run)
 

@@ -171,6 +171,8 @@ def _check(arguments: argparse.Namespace) -> None:
     """Raise ConfigError for options that are none, or do not fit together."""
     if arguments.workers < 1:
         raise ConfigError(f"--workers must be at least 1, not {arguments.workers}")
+    if arguments.served_name is not None and not arguments.served_name.isprintable():
+        raise ConfigError(f"--served-name {arguments.served_name!r} has characters that cannot be printed")
     if not 0 <= arguments.port < 1 << 16:
         raise ConfigError(f"--port must be 0 to 65535, not {arguments.port}")
     for option, value, most in (

@@ -54,7 +54,8 @@ class Address:
         named = _TABLE.fullmatch(table)
         if not (url.startswith(POSTGRES_PREFIXES) and named):
             raise ConfigError(
-                f"the PostgreSQL address names no table: give {_EXAMPLE}, or #SCHEMA.TABLE behind the database"
+                f"the PostgreSQL address names no table: give {_EXAMPLE}, or #SCHEMA.TABLE behind the database, "
+                "names without spaces and / @ : ? # ."
             )
         too_long = next((name for name in named.groups() if name and len(name.encode()) > _LONGEST), None)
         if too_long:

@@ -49,6 +49,8 @@ class GallerySettings:
         """Raise ConfigError for what does not fit together, or cannot be done by so many processes."""
         if not self.writable and self.pictures is not None:
             raise ConfigError("--pictures needs --writable: without it no rows are added")
+        if self.pictures is not None and self.pictures.exists() and not self.pictures.is_dir():
+            raise ConfigError(f"--pictures {self.pictures} is a file; give a folder")
         if self.writable and self.place is None:
             raise ConfigError("--writable needs a GALLERY: there is nothing to write to")
         if workers == 1 or self.place is None:

@@ -258,6 +258,8 @@ def _children(parent: int) -> list[int]:
         (["--known-as", "search.example.org:8000"], "without http://"),
         (["--writable", "--workers", "2"], "--workers"),
         (["--pictures", "kept"], "--writable"),
+        (["--pictures", __file__, "--writable"], "is a file"),
+        (["--served-name", "a\nb"], "--served-name"),
     ],
 )
 def test_what_is_wrong_is_said_before_a_model_is_looked_for(
