@@ -5,6 +5,7 @@ from __future__ import annotations
 
 import asyncio
 import logging
+import threading
 import time
 from collections.abc import Callable, Sequence
 from concurrent.futures import Future, ThreadPoolExecutor
@@ -60,13 +61,18 @@ class _Planned:
 
 
 class Computing:
-    """The two threads of a model. Nothing but them has to do with it, since a tokenizer serves one at a time."""
+    """The two threads of a model. Nothing but them has to do with it.
+
+    A tokenizer serves one at a time, so that whoever plans holds a lock. The model's thread waits for plans of the
+    other, which waits for nothing but that lock, and nothing else is waited for while it is held.
+    """
 
     def __init__(self, embedder: MLLMEmbedder, batch_size: int):
         """Start to compute with `embedder`; `batch_size` is as of its `encode`."""
         self._embedder, self._batch_size = embedder, batch_size
         self._views: dict[bool | None, MLLMEmbedder] = {None: embedder, embedder.settings.truncate: embedder}
         self._planner, self._model = ThreadPoolExecutor(1, "plan"), ThreadPoolExecutor(1, "model")
+        self._planning = threading.Lock()
         if embedder.device.type == "cpu":
             keep_pages()
 
@@ -77,9 +83,12 @@ class Computing:
 
     async def alone(self, work: Callable[[], T]) -> T:
         """Return what a function does that has the model for itself, between two batches. Raises what it raises."""
-        context = copy_context()
-        planned = self._planner.submit(lambda: self._model.submit(context.run, work).result())
-        return await asyncio.wrap_future(planned)
+
+        def without_plans() -> T:
+            with self._planning:
+                return work()
+
+        return await asyncio.wrap_future(self._model.submit(copy_context().run, without_plans))
 
     async def batch(self, items: Sequence[Item], truncate: bool | None = None) -> Computed:
         """Return what becomes of inputs; one that breaks the model, or its memory, takes no other with it.
@@ -105,13 +114,15 @@ class Computing:
     def _plan(self, items: Sequence[Item], truncate: bool | None, ready: SimpleQueue[Batch | None]) -> _Planned:
         """Make model input of items, which goes into `ready` as it is made, None after the last."""
         try:
-            embedder = self._view(truncate)
-            work = embedder.plan(items, batch_size=self._batch_size, skip_unreadable=True)
-            failed = set(work.failures)
-            for batch in prefetch(work, embedder.item_processor):
-                failed.update(place for number in batch.failures for place in work.places[number])
-                ready.put(batch)
-            return _Planned(work, {place: reason(items[place], embedder.item_processor) for place in sorted(failed)})
+            with self._planning:
+                embedder = self._view(truncate)
+                work = embedder.plan(items, batch_size=self._batch_size, skip_unreadable=True)
+                failed = set(work.failures)
+                for batch in prefetch(work, embedder.item_processor):
+                    failed.update(place for number in batch.failures for place in work.places[number])
+                    ready.put(batch)
+                reasons = {place: reason(items[place], embedder.item_processor) for place in sorted(failed)}
+            return _Planned(work, reasons)
         finally:
             ready.put(None)
 

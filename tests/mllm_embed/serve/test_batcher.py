@@ -411,6 +411,24 @@ def test_a_function_has_the_model_for_itself(model: MLLMEmbedder, gate: Gate) ->
     serving(model, story)
 
 
+def test_a_function_that_comes_between_two_batches_holds_up_neither(model: MLLMEmbedder, gate: Gate) -> None:
+    async def story(batcher: Batcher) -> None:
+        gate.open.clear()
+        first = ask(batcher, "first", "of two")  # its plan is being made
+        await settle()
+        with holding(Ticket.of("a", 60)):
+            alone = asyncio.create_task(batcher.alone(lambda: list(gate.computed)))
+        await settle()
+        second = ask(batcher, "second", "of two")
+        await settle()
+        gate.open.set()
+        _, waiting = await asyncio.wait([first, alone, second], timeout=30)
+        assert not waiting
+        assert 2 in await alone
+
+    serving(model, story)
+
+
 def test_what_happens_is_told(model: MLLMEmbedder, gate: Gate) -> None:
     class Told:
         def __init__(self) -> None:
