@@ -56,7 +56,8 @@ def _glances(listed: Sequence[Item], pool: Executor, skip: bool) -> dict[Hashabl
     # by name: a picture that many inputs show is read once
     sources = {picture_key(image): image for item in listed for image in item.images}
     look = _glance_or_error if skip else glance
-    return dict(zip(sources, pool.map(look, sources.values()), strict=True))
+    looks = map if len(sources) < 2 else pool.map  # to start a thread takes longer than to look at one picture
+    return dict(zip(sources, looks(look, sources.values()), strict=True))
 
 
 def _glance_or_error(image: ImageLike) -> Glance | ImageError:

@@ -77,7 +77,8 @@ def execute(plan: EncodingPlan, model: EmbeddingModel, items: ItemProcessor, pac
 @torch.inference_mode()
 def forward(model: EmbeddingModel, model_input: ModelInput, packed: bool = False) -> np.ndarray:
     """Return the vectors [N, D] float32 of a batch, on the CPU."""
-    model.eval()  # training, which encodes in between, may have left it in train mode
+    if any(module.training for module in model.modules()):  # as training, which encodes in between, may have left it
+        model.eval()  # a hundred modules are set in a millisecond, and looked at in a tenth of one
     device = next(model.parameters()).device
     if isinstance(model_input, SharedBatch):
         vectors = model.shared(model_input.to(device))

@@ -1,17 +1,18 @@
 """From the steps of a plan to model input, while the model computes the steps before.
 
-Pictures are decoded in several threads. One thread calls the processor: a tokenizer serves one at a time.
+Pictures are decoded in several threads. One thread calls the processor: a tokenizer serves one at a time. Where there
+is nothing to do beside, for a single step or a single picture, no thread is started: a query alone would wait for it.
 """
 
 from __future__ import annotations
 
 import os
 from collections import deque
-from collections.abc import Iterator, Sequence
+from collections.abc import Callable, Iterator, Sequence
 from concurrent.futures import Executor, Future, ThreadPoolExecutor
 from dataclasses import dataclass, field, replace
 from itertools import chain
-from typing import TypeAlias
+from typing import ParamSpec, TypeAlias, TypeVar
 
 import torch
 from PIL import Image
@@ -27,6 +28,7 @@ from .planning import EncodingPlan, Step, inputs_of
 from .shared_batch import shared_batch
 from .suffixes import Input
 
+P, T = ParamSpec("P"), TypeVar("T")
 AHEAD = 2  # steps whose input is in memory before its turn
 WAITING_PIXELS = 2 * STEP_PIXELS  # of pictures that are decoded before their turn, the next step's excepted
 THREADS = min(os.cpu_count() or 1, 16)
@@ -60,7 +62,11 @@ def prefetch(plan: EncodingPlan, items: ItemProcessor) -> Iterator[Batch]:
 
     Raises ImageError or DataError for the first input that cannot be read, unless the plan skips such inputs.
     """
-    with ThreadPoolExecutor(THREADS, "decode") as decoders, ThreadPoolExecutor(1, "prepare") as pool:
+    shown = sum(len(plan.inputs[group[0]].item.images) for step in plan.steps for group in step.groups)
+    with (
+        _threads(THREADS if shown > 1 else 0, "decode") as decoders,
+        _threads(1 if len(plan.steps) > 1 else 0, "prepare") as pool,
+    ):
         jobs: deque[tuple[Future[Batch], int]] = deque()
         try:
             for step in plan.steps:
@@ -76,6 +82,23 @@ def prefetch(plan: EncodingPlan, items: ItemProcessor) -> Iterator[Batch]:
         finally:
             pool.shutdown(cancel_futures=True)
             decoders.shutdown(cancel_futures=True)
+
+
+class _Here(Executor):
+    """Does what it is given at once, in the thread that gives it."""
+
+    def submit(self, function: Callable[P, T], /, *args: P.args, **kwargs: P.kwargs) -> Future[T]:
+        """Return a future that is done."""
+        done: Future[T] = Future()
+        try:
+            done.set_result(function(*args, **kwargs))
+        except (ImageError, DataError) as error:  # for whoever asks for the result; anything else ends it all here
+            done.set_exception(error)
+        return done
+
+
+def _threads(most: int, name: str) -> Executor:
+    return ThreadPoolExecutor(most, name) if most else _Here()
 
 
 def _decoding(plan: EncodingPlan, step: Step, decoders: Executor) -> DecodedPictures:

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import json
+import threading
 from pathlib import Path
 
 import numpy as np
@@ -51,6 +52,28 @@ def test_a_vector_does_not_depend_on_its_batch(embedder: MLLMEmbedder, data: Pat
     items = _items(data)
     alone = np.concatenate([embedder.encode([item]) for item in items])
     np.testing.assert_allclose(embedder.encode(items, batch_size=batch_size), alone, atol=1e-5)
+
+
+def test_one_input_is_embedded_in_the_thread_that_asks(
+    embedder: MLLMEmbedder, data: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    inputs = [Query(image=data / "images/1.png", instruction="make it red"), "a caption"]
+    expected = embedder.encode(inputs)
+
+    def start(thread: threading.Thread) -> None:
+        raise AssertionError(f"the thread {thread.name} was started")
+
+    monkeypatch.setattr(threading.Thread, "start", start)
+    alone = [embedder.encode([one], show_progress=False)[0] for one in inputs]
+    np.testing.assert_allclose(alone, expected, atol=1e-5)
+
+
+def test_a_part_that_was_left_training_embeds_as_before(embedder: MLLMEmbedder) -> None:
+    expected = embedder.encode(["a caption"])
+    part = embedder.model.base.get_submodule("language_model")
+    part.train()
+    np.testing.assert_array_equal(embedder.encode(["a caption"]), expected)
+    assert not part.training
 
 
 def test_inputs_with_and_without_pictures_are_processed_apart(embedder: MLLMEmbedder, data: Path) -> None:
