@@ -7,6 +7,7 @@ from collections.abc import Sequence
 from typing import TYPE_CHECKING, Any
 from urllib.parse import quote
 
+import numpy as np
 from fastapi import APIRouter, Request
 
 from ...errors import DataError, ImageError, InputError, UnknownIdError
@@ -160,14 +161,7 @@ def check_ids(ids: Sequence[str], field: str, service: Service) -> None:
 
 async def _found(service: Service, searcher: Searcher, query: Query, asked: SearchRequest) -> list[Hit]:
     """Return the best rows, more than are wanted where the model is to put them in order."""
-    composition = Composition(query, asked.edit_strength, asked.without)
-    try:
-        parts = await service.vectors(composition.items, _fields(asked, composition))
-    except Refusal:
-        if asked.id is not None:
-            await asyncio.to_thread(_check_reference, query, asked.id)
-        raise
-    vector = composition.vector(parts)
+    vector = await _vector(service, query, asked)
     where = asked.where()
     own = query.images if asked.exclude_reference else ()
     exclude = {*asked.exclude, *([asked.id] if asked.exclude_reference and asked.id is not None else [])}
@@ -186,6 +180,18 @@ async def _found(service: Service, searcher: Searcher, query: Query, asked: Sear
             raise Refusal(422, str(error), field="filter") from error
 
     return await asyncio.to_thread(find)
+
+
+async def _vector(service: Service, query: Query, asked: SearchRequest) -> np.ndarray:
+    """Return what is searched with, [1, D] float32. Raises Refusal for what cannot be embedded, naming its field."""
+    composition = Composition(query, asked.edit_strength, asked.without)
+    try:
+        parts = await service.vectors(composition.items, _fields(asked, composition))
+    except Refusal:
+        if asked.id is not None:
+            await asyncio.to_thread(_check_reference, query, asked.id)
+        raise
+    return composition.vector(parts)
 
 
 def _fields(asked: SearchRequest, composition: Composition) -> list[str]:
