@@ -33,6 +33,7 @@ def write_lance(rows: LivingRows, path: Path) -> None:
             with ThreadPoolExecutor(1) as pool:
                 # in a thread that Ctrl-C does not end: Lance reads on in threads of its own where it is interrupted,
                 # and one that reads when Python ends takes the process with it
+                pool.submit(int).result()  # it is there: one that is interrupted while it starts is not waited for
                 writing = pool.submit(lance.write_dataset, reader, str(aside), schema=rows.schema)
                 try:
                     writing.result()
