@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import json
+import signal
 import time
 from _thread import interrupt_main
 from collections.abc import Iterator
@@ -124,6 +125,15 @@ def test_nothing_is_left_of_an_export_that_fails(store: VectorStore, tmp_path: P
         export(store, "csv", tmp_path / "x")
 
 
+@pytest.fixture
+def ctrl_c() -> Iterator[None]:
+    """Let Ctrl-C be heard, which a process in a shell's background ignores."""
+    former = signal.signal(signal.SIGINT, signal.default_int_handler)
+    yield
+    signal.signal(signal.SIGINT, former)
+
+
+@pytest.mark.usefixtures("ctrl_c")
 def test_nobody_reads_on_when_an_export_to_lance_is_interrupted(
     store: VectorStore, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
