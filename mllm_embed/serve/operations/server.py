@@ -171,6 +171,7 @@ class Server(uvicorn.Server):
     """uvicorn's server, which ends in time, and with 0 where it was told to end."""
 
     failure: BaseException | None = None
+    _late: threading.Timer | None = None
 
     def fail(self, error: BaseException) -> None:
         """End, since the service cannot be loaded; `serve` raises the error."""
@@ -185,10 +186,15 @@ class Server(uvicorn.Server):
     async def shutdown(self, sockets: list[socket.socket] | None = None) -> None:
         """Finish what was taken, in the seconds of a request and a few more."""
         logs.say("stopping")
-        late = threading.Timer((self.config.timeout_graceful_shutdown or 0) + OVERTIME, leave, [1])
-        late.daemon = True
-        late.start()
+        self._late = threading.Timer((self.config.timeout_graceful_shutdown or 0) + OVERTIME, leave, [1])
+        self._late.daemon = True
+        self._late.start()
         await super().shutdown(sockets)
+
+    def ended(self) -> None:
+        """Take note that nothing of it runs any more, so that the process may live on."""
+        if self._late is not None:
+            self._late.cancel()
 
 
 def serve(plan: Plan, bound: socket.socket, ready: Callable[[Service], None]) -> NoReturn:
@@ -213,6 +219,7 @@ def serve(plan: Plan, bound: socket.socket, ready: Callable[[Service], None]) ->
     for number in _SIGNALS:
         signal.signal(number, before_and_after)
     server.run([bound])
+    server.ended()
     if server.failure is not None:
         raise server.failure
     leave(0)  # all is closed: to take a model's process apart would take seconds, of the few that a container is given

@@ -76,6 +76,8 @@ class Worker:
 class _Supervisor(Multiprocess):
     """uvicorn's supervisor, which ends in time."""
 
+    _late: threading.Timer | None = None
+
     def __init__(self, config: Config, sockets: list[socket.socket]) -> None:
         before = {number: signal.getsignal(number) for number in SIGNALS}
         super().__init__(config, sockets)
@@ -93,10 +95,16 @@ class _Supervisor(Multiprocess):
 
     def handle_term(self) -> None:
         """Let the workers finish what they took, and see that they do."""
-        late = threading.Timer((self.config.timeout_graceful_shutdown or 0) + 2 * OVERTIME, self._kill, [1])
-        late.daemon = True
-        late.start()
+        if self._late is None:
+            self._late = threading.Timer((self.config.timeout_graceful_shutdown or 0) + 2 * OVERTIME, self._kill, [1])
+            self._late.daemon = True
+            self._late.start()
         super().handle_term()
+
+    def ended(self) -> None:
+        """Take note that its workers have ended, so that the process may live on."""
+        if self._late is not None:
+            self._late.cancel()
 
     def _kill(self, code: int) -> None:
         for process in self.processes:
@@ -127,6 +135,7 @@ def serve_with_workers(plan: Plan, bound: socket.socket) -> None:
         os.environ[SHARED_FOLDER] = str(counts)  # for the workers, which inherit it
         supervisor = _Supervisor(config(Worker(plan, Path(folder)), plan), [bound])
         supervisor.run()
+        supervisor.ended()
         if any(process.exitcode == STARTUP_FAILURE for process in supervisor.processes):
             raise ModelError("a worker cannot load what it is to serve; what it said stands above")
 
