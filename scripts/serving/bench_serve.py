@@ -36,6 +36,7 @@ ASSETS = Path(__file__).parents[1] / "assets"
 HERE = Path(__file__).parent
 PATH = "/v1/embeddings"
 STARTING = 120  # seconds
+REST = 0.02  # seconds between the two: threads of a model spin for some milliseconds after their last work
 WARM = 64  # requests before the first that is timed
 
 
@@ -155,9 +156,12 @@ def _in_turns(address: str, embedder: MLLMEmbedder, queries: list[Query]) -> tup
     connection = http.client.HTTPConnection(address)
     alone, through, error = [], [], 0.0
     for query in queries:
-        body, started = _body(query), time.perf_counter()
+        body = _body(query)
+        time.sleep(REST)
+        started = time.perf_counter()
         here = embedder.encode([query], show_progress=False)[0]
         alone.append(time.perf_counter() - started)
+        time.sleep(REST)
         started = time.perf_counter()
         said = _posted(connection, body)
         through.append(time.perf_counter() - started)
