@@ -28,7 +28,8 @@ from .planning import EncodingPlan, Step, inputs_of
 from .shared_batch import shared_batch
 from .suffixes import Input
 
-P, T = ParamSpec("P"), TypeVar("T")
+P = ParamSpec("P")
+T = TypeVar("T")
 AHEAD = 2  # steps whose input is in memory before its turn
 WAITING_PIXELS = 2 * STEP_PIXELS  # of pictures that are decoded before their turn, the next step's excepted
 THREADS = min(os.cpu_count() or 1, 16)
