@@ -13,9 +13,9 @@ _HELP = """\
 what it does
   Writes DIR/gallery.jsonl and DIR/queries.jsonl, one such pair a task (DIR/dress/gallery.jsonl ...); a task that
   searches the gallery of another has its queries alone, and all queries may go into one store where none are called
-  alike: a folder whose gallery has captions has a second task, captions/queries.jsonl. Pictures are named by their whole paths. Crops, several
-  pictures in one row, queries that are a picture alone, and queries that are asked in several wordings have no such
-  row: for these give `mllm-embed-eval run ... --save-vectors`.
+  alike: a folder whose gallery has captions has a second task, captions/queries.jsonl. Pictures are named by their
+  whole paths. Crops, several pictures in one row, queries that are a picture alone, and queries that are asked in
+  several wordings have no such row: for these give `mllm-embed-eval run ... --save-vectors`.
 
 examples
   %(prog)s my_folder --output rows

@@ -47,12 +47,7 @@ class GallerySettings:
 
     def check(self, workers: int) -> None:
         """Raise ConfigError for what does not fit together, or cannot be done by so many processes."""
-        if not self.writable and self.pictures is not None:
-            raise ConfigError("--pictures needs --writable: without it no rows are added")
-        if self.pictures is not None and self.pictures.exists() and not self.pictures.is_dir():
-            raise ConfigError(f"--pictures {self.pictures} is a file; give a folder")
-        if self.writable and self.place is None:
-            raise ConfigError("--writable needs a GALLERY: there is nothing to write to")
+        self._check_writing()
         if workers == 1 or self.place is None:
             return
         together = shared(self.place)
@@ -63,6 +58,15 @@ class GallerySettings:
                 "--writable with several --workers needs a gallery on a server: of any other each worker has a copy of "
                 "its own, which would not see what another adds"
             )
+
+    def _check_writing(self) -> None:
+        if self.pictures is not None:
+            if not self.writable:
+                raise ConfigError("--pictures needs --writable: without it no rows are added")
+            if self.pictures.exists() and not self.pictures.is_dir():
+                raise ConfigError(f"--pictures {self.pictures} is a file; give a folder")
+        if self.writable and self.place is None:
+            raise ConfigError("--writable needs a GALLERY: there is nothing to write to")
 
     def open(self) -> Gallery | None:
         """Return a gallery that exists, None for none and for a folder of pictures, which can be read.
