@@ -45,6 +45,7 @@ GUIDES = (
 RECIPES = sorted((ROOT / "training/recipes").glob("*.yaml"))
 
 PROGRAMS = {"mllm-embed": library.main, "mllm-embed-train": training.main, "mllm-embed-eval": evaluation.main}
+TOOLS = ("attacks",)  # modules of tests/ that print a table
 MODULES = {"training": "mllm-embed-train", "eval": "mllm-embed-eval"}
 SMALL = ["--pairs", "200", "--triplets", "200", "--references", "2"]
 # What stands in lines that need other data, a server, the hub or more processes; a word in capitals is to be filled in.
@@ -92,6 +93,8 @@ def commands(line: str, variables: Mapping[str, str]) -> Iterator[list[str]]:
         line = line.replace(f"${name}", value)
     for part in line.split(" && "):
         words = shlex.split(part, comments=True)
+        while words and re.match(r"[A-Z]+=", words[0]):  # of the environment
+            del words[0]
         if words:
             yield words
 
@@ -135,6 +138,7 @@ def help_of_script(script: str) -> str:
         return ""
     with contextlib.redirect_stdout(io.StringIO()) as out, pytest.MonkeyPatch.context() as patch:
         patch.setattr(sys, "argv", [script, "--help"])
+        patch.syspath_prepend(path.parent)  # as Python does that runs it
         with pytest.raises(SystemExit) as end:
             runpy.run_path(str(path), run_name="__main__")
     assert not end.value.code, script
@@ -195,7 +199,8 @@ def check(words: Sequence[str]) -> None:
         check_launched(words)
     elif program == "python" and rest[0] == "-m":
         assert importlib.util.find_spec(rest[1]), rest[1]
-        check_ours(MODULES[rest[1].removeprefix("mllm_embed.")], rest[2:])
+        if rest[1] not in TOOLS:
+            check_ours(MODULES[rest[1].removeprefix("mllm_embed.")], rest[2:])
     elif program == "python":
         check_options(rest[1:], help_of_script(rest[0]))
     elif program == "bash":
