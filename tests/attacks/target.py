@@ -11,7 +11,6 @@ from pathlib import Path
 from typing import Any
 
 import httpx
-from servers.http import PATIENCE, running
 
 from mllm_embed import MLLMEmbedder
 from mllm_embed.search.searcher import Searcher
@@ -27,6 +26,7 @@ from mllm_embed.serve.operations.metrics import Metrics
 from mllm_embed.serve.operations.progress import Progress
 from mllm_embed.serve.pictures import PictureReader
 from mllm_embed.serve.service import Service
+from servers.http import PATIENCE, running
 
 from .picture_host import PictureHost, Sinkhole, png
 

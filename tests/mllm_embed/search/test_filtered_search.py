@@ -8,7 +8,6 @@ from typing import Any
 
 import numpy as np
 import pytest
-from rows_with_values import COLUMNS, fits, random_filter, random_rows
 
 from mllm_embed.data.filters import parse_filter
 from mllm_embed.errors import DataError
@@ -19,6 +18,7 @@ from mllm_embed.search.qdrant import QdrantGallery, upload
 from mllm_embed.store.columns import Columns
 from mllm_embed.store.gallery import Gallery, MemoryGallery, StoreGallery
 from mllm_embed.store.vector_store import VectorStore
+from rows_with_values import COLUMNS, fits, random_filter, random_rows
 
 ROWS, SIZE = 200, 16
 KINDS = ["memory", "store", "flat", "hnsw", "qdrant"]

@@ -15,8 +15,6 @@ from typing import Any
 import numpy as np
 import psycopg
 import pytest
-from rows_with_values import fits, random_filter, random_rows
-from servers.postgres import PostgresServer
 
 from mllm_embed.cli import main
 from mllm_embed.data.filters import parse_filter
@@ -28,6 +26,8 @@ from mllm_embed.search.places import upload
 from mllm_embed.store.columns import Columns
 from mllm_embed.store.gallery import MemoryGallery
 from mllm_embed.store.vector_store import VectorStore
+from rows_with_values import fits, random_filter, random_rows
+from servers.postgres import PostgresServer
 
 WIDTH = 24
 MADE_BY = {"base": "toy", "weights": "1", "adapter_settings": None, "processor": None}

@@ -8,11 +8,11 @@ from types import SimpleNamespace
 from typing import Any
 
 import pytest
-from rows_with_values import COLUMNS, fits, random_filter, random_rows
 
 from mllm_embed.data.filters import parse_filter
 from mllm_embed.search.qdrant_columns import QdrantColumns, kept_payload, limits, path_of
 from mllm_embed.store.columns import Columns
+from rows_with_values import COLUMNS, fits, random_filter, random_rows
 
 edge = pytest.importorskip("qdrant_edge", reason="needs pip install qdrant-edge-py: Qdrant's engine without a server")
 models = pytest.importorskip("qdrant_client", reason="needs pip install mllm_embed[qdrant]").models

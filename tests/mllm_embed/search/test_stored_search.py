@@ -10,7 +10,6 @@ import numpy as np
 import psycopg
 import pytest
 from PIL import Image
-from servers.postgres import PostgresServer
 
 from mllm_embed import MLLMEmbedder, PromptSet, Query, Searcher
 from mllm_embed.cli import main
@@ -23,6 +22,7 @@ from mllm_embed.search.qdrant import QdrantGallery, upload
 from mllm_embed.search.searcher import Hit
 from mllm_embed.store.extract import encode_sources
 from mllm_embed.store.vector_store import VectorStore
+from servers.postgres import PostgresServer
 
 PLACES = ["photos", "store", "store.index", "qdrant", "postgres"]
 SERVERS = {"qdrant": "qdrant:server/photos", "postgres": "postgresql:///postgres#stored"}

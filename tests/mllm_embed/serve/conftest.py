@@ -9,12 +9,12 @@ from pathlib import Path
 from typing import Any
 
 import pytest
-from servers.http import running as running_server
 
 from attacks.picture_host import png
 from attacks.pictures import data_uri as as_data_uri
 from mllm_embed import MLLMEmbedder
 from mllm_embed.serve.service import Service
+from servers.http import running as running_server
 
 MODEL = "org/tiny"  # what it is called: a hub id, which has a slash
 TRAINED = (32,)  # the lengths that its vectors may be cut to

@@ -14,13 +14,13 @@ from typing import Any
 import httpx
 import pytest
 from fastapi import FastAPI, Request, Response
-from servers.http import PATIENCE, Running, running
 
 from mllm_embed.serve.body_guard import BodyGuard
 from mllm_embed.serve.guards.json_text import DEEPEST, read_json
 from mllm_embed.serve.guards.protocol import GuardedProtocol
 from mllm_embed.serve.limits import Limits
 from mllm_embed.serve.refusals import Refusal, install
+from servers.http import PATIENCE, Running, running
 
 JSON = {"Content-Type": "application/json"}
 SHORT = 0.5  # seconds that the impatient server waits for anything

@@ -10,11 +10,11 @@ from typing import Any
 import numpy as np
 import pyarrow as pa
 import pytest
-from rows_with_values import fits, random_filter, random_rows
 
 from mllm_embed.data.filters import parse_filter
 from mllm_embed.errors import DataError
 from mllm_embed.store.columns import FREQUENT, Columns, ColumnSummary
+from rows_with_values import fits, random_filter, random_rows
 
 
 def test_what_is_kept_of_a_value() -> None:
