@@ -24,7 +24,7 @@ if TYPE_CHECKING:
     from ..serve.operations.server import Start
     from ..serve.service import Service
 
-_EXTRA = ("fastapi", "uvicorn", "prometheus_client", "httpx", "python_multipart")
+_EXTRA = ("fastapi", "uvicorn", "httptools", "prometheus_client", "httpx", "python_multipart")
 _LOOPBACK = "127.0.0.1"
 _MOST_MIB, _MOST_INPUTS = 1 << 14, 1 << 20  # of a request, which is held in memory
 _LONGEST = 86_400  # seconds

@@ -1,6 +1,7 @@
 """Connections that would be held open for nothing: heads without end, heads that dribble, answers that nobody reads.
 
-Neither of uvicorn's readers of HTTP bounds the time of a request's head, and the faster one not even its bytes.
+Of uvicorn's two readers of HTTP this is the one of httptools, always: it refuses heads that can be read in two ways, a
+length beside pieces say, which the other takes. It bounds neither the time of a request's head nor its bytes.
 """
 
 from __future__ import annotations
@@ -9,7 +10,7 @@ import asyncio
 import json
 from typing import TYPE_CHECKING, Any
 
-from uvicorn.protocols.http.auto import AutoHTTPProtocol
+from uvicorn.protocols.http.httptools_impl import HttpToolsProtocol
 
 HEAD_BYTES = 64 << 10
 """Of the first line and the headers of a request; what comes at once with its end is let through."""
@@ -21,7 +22,7 @@ _REASONS = {400: "Bad Request", 408: "Request Timeout", 431: "Request Header Fie
 if TYPE_CHECKING:
     _Protocol = Any
 else:
-    _Protocol = AutoHTTPProtocol
+    _Protocol = HttpToolsProtocol
 
 
 class GuardedProtocol(_Protocol):
