@@ -93,7 +93,6 @@ class Tally:
     statuses: dict[str, Counter[str]] = field(default_factory=dict)
     wrong: list[str] = field(default_factory=list)
     seconds: list[float] = field(default_factory=list)
-    again: int = 0
 
     def take(self, ask: Ask, outcome: str, wrong: str, seconds: float) -> None:
         """Take note of a request that has ended."""
