@@ -14,7 +14,7 @@ from torch.utils.data import get_worker_info
 from mllm_embed.errors import MLLMEmbedError
 from mllm_embed.types import Item
 
-from ..recipe.terms import RoleUse
+from ..recipe.stage_keys.terms import RoleUse
 from .examples import Example, PreparedInput, UnreadableRow
 
 Chunk = dict[str, Tensor]  # what the model's forward takes

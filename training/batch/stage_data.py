@@ -19,8 +19,8 @@ from ..data.order import shares
 from ..data.rows import MixedRows
 from ..data.stream import StreamSampler
 from ..mining.mined_file import MinedRow, read_mined_file
-from ..recipe.config import Stage
 from ..recipe.sides import Sides
+from ..recipe.stage import Stage
 from .sampler import RowSampler, numbered
 
 SAMPLED_ROWS = 2000

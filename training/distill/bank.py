@@ -25,8 +25,8 @@ from ..data import TrainingRow
 from ..data.numbers import number_of
 from ..distributed.gathering import agreed, gather_ragged, interleaved, world
 from ..mining.vector_cache import BLOCK_INPUTS
-from ..recipe.config import Stage
-from ..recipe.terms import Term
+from ..recipe.stage import Stage
+from ..recipe.stage_keys.terms import Term
 
 
 @dataclass(frozen=True)

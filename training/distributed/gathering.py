@@ -11,7 +11,7 @@ import torch.distributed as dist
 from torch import Tensor
 
 from ..batch.collator import ContrastiveBatch
-from ..recipe.terms import RoleUse
+from ..recipe.stage_keys.terms import RoleUse
 
 
 @dataclass(frozen=True)

@@ -21,7 +21,7 @@ from mllm_embed.types import Document, Item, Query
 
 from ..data import TrainingRow
 from ..data.roles import PICTURE_ROLES
-from ..recipe.config import Stage
+from ..recipe.stage import Stage
 
 # What stands for a data set that is not on disk: its words are about as long as a long caption of COCO, its pictures
 # have COCO's usual size.

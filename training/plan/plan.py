@@ -17,7 +17,8 @@ if TYPE_CHECKING:
     from mllm_embed.model.embedding_model import EmbeddingModel
 
     from ..batch.stage_data import StageRows
-    from ..recipe.config import Recipe, Stage
+    from ..recipe.config import Recipe
+    from ..recipe.stage import Stage
     from .inputs import InputMaker, MicroBatch
     from .memory import Setting, StepPeak
     from .model import Counts

@@ -1,4 +1,4 @@
 """Recipes: their YAML, their keys, and the checks that come before any training.
 
-`config` and `terms` document every key.
+`config`, `stage_keys` and `lora` document every key.
 """

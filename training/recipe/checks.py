@@ -6,7 +6,8 @@ import os
 
 from mllm_embed.errors import ConfigError, DataError
 
-from .config import Recipe, Stage
+from .config import Recipe
+from .stage import Stage
 
 
 def processes() -> int:

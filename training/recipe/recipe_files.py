@@ -15,8 +15,11 @@ from mllm_embed.yaml_text import parsed, read_yaml
 
 from ..data.roles import ROLES
 from ..data.source import DataSource
-from .config import Evaluate, Lora, Recipe, Stage, TeacherSection
-from .terms import Term
+from .config import Recipe, TeacherSection
+from .lora import Lora
+from .stage import Stage
+from .stage_keys.evaluate import Evaluate
+from .stage_keys.terms import Term
 
 # what the value must be, by the first word of pydantic's type of error
 _WANTED = {

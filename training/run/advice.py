@@ -14,8 +14,8 @@ from transformers import TrainerCallback
 
 from ..data import TrainingRow
 from ..distill.bank import Bank
-from ..recipe.config import Stage
-from ..recipe.terms import Term
+from ..recipe.stage import Stage
+from ..recipe.stage_keys.terms import Term
 from ..report.run_log import JsonLog
 
 REPEATED = 0.1  # share of a batch's targets that are another row's target too

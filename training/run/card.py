@@ -8,8 +8,9 @@ from typing import Any
 from mllm_embed.saving.model_card import ModelCardInfo
 from mllm_embed.saving.versions import versions
 
-from ..recipe.config import Recipe, Stage
-from ..recipe.terms import Term
+from ..recipe.config import Recipe
+from ..recipe.stage import Stage
+from ..recipe.stage_keys.terms import Term
 from .validation import best_folder, best_in_words, read_best
 
 _DIGITS = 12

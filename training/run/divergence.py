@@ -15,8 +15,8 @@ from mllm_embed.errors import ModelError
 
 from ..batch.collator import ContrastiveBatch
 from ..distributed.gathering import GatheredBatch
-from ..recipe.config import Stage
-from ..recipe.terms import Term
+from ..recipe.stage import Stage
+from ..recipe.stage_keys.terms import Term
 from .checkpoints import last_checkpoint
 
 PATIENCE = 10  # steps one after the other that must look collapsed

@@ -35,7 +35,8 @@ from ..distributed.gradient_caching import BatchEncoder
 from ..distributed.zero import whole
 from ..loss.temperature import Temperature
 from ..recipe.checks import first_process, processes
-from ..recipe.config import Recipe, Stage
+from ..recipe.config import Recipe
+from ..recipe.stage import Stage
 from ..report.board import Board, untold_in_threads
 from ..report.run_log import LOG_FILE, Console, JsonLog
 from .advice import Advice

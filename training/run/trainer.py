@@ -25,8 +25,8 @@ from ..distill.bank import Bank
 from ..distributed.gathering import GatheredBatch, gather
 from ..distributed.zero import OPTIMIZER_FILE, load_moments, save_moments, whole
 from ..loss.losses import BatchIndices, LossOptions, LossOutput, contrast, contrast_bank, distil, nested
-from ..recipe.config import Stage
-from ..recipe.terms import Term
+from ..recipe.stage import Stage
+from ..recipe.stage_keys.terms import Term
 from .checkpoints import ASIDE, checkpoint_bytes, checkpoint_name, failing_disk, publish
 from .divergence import DivergenceGuard
 from .stopping import Stopping

@@ -21,7 +21,7 @@ from mllm_embed.training.batch.examples import Reader
 from mllm_embed.training.data import TrainingRow
 from mllm_embed.training.data.folder import read_rows
 from mllm_embed.training.distributed.gradient_caching import BatchEncoder
-from mllm_embed.training.recipe.terms import RoleUse
+from mllm_embed.training.recipe.stage_keys.terms import RoleUse
 
 ROLES = ["composed", "query_image", "target_image", "target_text", "source_text"]
 WHOLE = 1 << 30

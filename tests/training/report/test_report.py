@@ -12,7 +12,8 @@ from mllm_embed import MLLMEmbedder
 from mllm_embed.errors import ModelError
 from mllm_embed.training.cli import main
 from mllm_embed.training.data import TrainingRow
-from mllm_embed.training.recipe.config import Recipe, Stage
+from mllm_embed.training.recipe.config import Recipe
+from mllm_embed.training.recipe.stage import Stage
 from mllm_embed.training.report.curves import draw
 from mllm_embed.training.report.run_log import line_in_words, read_log
 from mllm_embed.training.run.advice import candidates_in_words, unused_roles, weaknesses

@@ -14,7 +14,7 @@ from torch.nn import functional as F
 
 from mllm_embed.errors import ModelError
 from mllm_embed.training.recipe.config import Recipe
-from mllm_embed.training.recipe.terms import RoleUse
+from mllm_embed.training.recipe.stage_keys.terms import RoleUse
 from mllm_embed.training.run import trainer as trainer_module
 from mllm_embed.training.run.stages import run_recipe
 

@@ -16,7 +16,8 @@ from mllm_embed import Document, MLLMEmbedder, Query
 from mllm_embed.errors import ConfigError, DataError
 from mllm_embed.saving.settings import read_settings
 from mllm_embed.training.batch.stage_data import open_stage
-from mllm_embed.training.recipe.config import Recipe, Stage
+from mllm_embed.training.recipe.config import Recipe
+from mllm_embed.training.recipe.stage import Stage
 from mllm_embed.training.run import stages
 from mllm_embed.training.run import trainer as trainer_module
 from mllm_embed.training.run.stages import run_recipe

@@ -18,7 +18,8 @@ from mllm_embed.errors import ConfigError, DataError
 from mllm_embed.locks import folder_lock
 from mllm_embed.training.batch import stage_data
 from mllm_embed.training.mining.mined_file import write_mined_file
-from mllm_embed.training.recipe.config import Recipe, Stage
+from mllm_embed.training.recipe.config import Recipe
+from mllm_embed.training.recipe.stage import Stage
 from mllm_embed.training.run import trainer as trainer_module
 from mllm_embed.training.run.stages import run_recipe
 

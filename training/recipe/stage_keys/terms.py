@@ -4,9 +4,10 @@ from __future__ import annotations
 
 from typing import Annotated, NamedTuple
 
-from pydantic import BaseModel, BeforeValidator, ConfigDict, Field, model_validator
+from pydantic import BeforeValidator, Field, model_validator
 
-from ..data.roles import RoleName
+from ...data.roles import RoleName
+from ..section import Section
 
 
 class RoleUse(NamedTuple):
@@ -14,12 +15,6 @@ class RoleUse(NamedTuple):
 
     role: RoleName
     frozen: bool = False
-
-
-class Section(BaseModel):
-    """A section of a recipe: unknown keys and other types are refused, and nothing changes after validation."""
-
-    model_config = ConfigDict(extra="forbid", frozen=True, allow_inf_nan=False, strict=True, str_min_length=1)
 
 
 Roles = Annotated[

@@ -1,0 +1,71 @@
+"""One stage of a recipe: its keys by subject, and what they must have in common."""
+
+from __future__ import annotations
+
+from pydantic import Field, model_validator
+
+from ..data.roles import ASKING, ROLES
+from .sides import Sides
+from .stage_keys.batches import BatchKeys
+from .stage_keys.evaluate import Evaluate
+from .stage_keys.loss import LossKeys
+from .stage_keys.optimizer import OptimizerKeys
+from .stage_keys.rows import RowKeys
+
+
+class Stage(OptimizerKeys, BatchKeys, LossKeys, RowKeys):  # pydantic lists the keys of the last base first
+    """One stage of a run: its rows, its loss, the order and size of its batches, its optimiser."""
+
+    evaluate: Evaluate | None = Field(
+        default=None, description="validate while training, and keep the adapter with the best recall@1; see below"
+    )
+
+    @model_validator(mode="after")
+    def _roles_fit_rows(self) -> Stage:
+        for role in self.roles:
+            if role not in ROLES[self.rows]:
+                raise ValueError(
+                    f"role '{role}' does not exist in rows: {self.rows}, which offer {', '.join(ROLES[self.rows])}"
+                )
+        return self
+
+    @model_validator(mode="after")
+    def _tasks_have_their_side(self) -> Stage:
+        asks = self.sides.queries.union(ASKING).intersection(self.encoded)
+        for task, side in (("query_task", asks), ("document_task", set(self.encoded) - asks)):
+            given = any(getattr(part, task) for part in (self, *self.data))
+            if given and not side:
+                what = "only asks" if task == "query_task" else "is only found"
+                raise ValueError(f"{task} is given, and no role of the terms {what}; leave it out")
+        return self
+
+    @model_validator(mode="after")
+    def _mined_fits_sources(self) -> Stage:
+        if self.mined and (len(self.data) > 1 or self.data[0].format != "folder"):
+            raise ValueError("mined goes with one data folder, for which it was made")
+        if self.per_cluster > 1 and not self.mined:
+            raise ValueError("per_cluster needs a mined file with clusters: mllm-embed-train mine --clusters")
+        return self
+
+    @model_validator(mode="after")
+    def _streams_keep_their_order(self) -> Stage:
+        near = self.per_image > 1 or self.per_cluster > 1 or self.per_source > 1
+        if self.streaming and (near or any(term.uses_bank for term in self.terms)):
+            raise ValueError(
+                "streamed sources come in their own order: no per_image, per_cluster, per_source, bank, taught"
+            )
+        return self
+
+    @property
+    def sides(self) -> Sides:
+        """What of its rows is asked as a query, and the tasks of both sides."""
+        asks = {role for term in self.terms for role in term.query}
+        found = {role for term in self.terms for role in (*term.positive, *term.negatives)}
+        return Sides(frozenset(asks - found), self.query_task, self.document_task)
+
+    @property
+    def tasks(self) -> tuple[str | None, str | None]:
+        """The tasks of queries and gallery in its validation."""
+        own = self.evaluate
+        asks, found = (own.query_task, own.document_task) if own else (None, None)
+        return asks or self.query_task, found or self.document_task

@@ -1,0 +1,76 @@
+"""The loss of a stage: its terms, and how cosines become their loss."""
+
+from __future__ import annotations
+
+from typing import Annotated
+
+from pydantic import Field, model_validator
+
+from ...data.roles import PICTURE_ROLES, RoleName
+from ..section import Section
+from .terms import RoleUse, Term
+
+
+class LossKeys(Section):
+    """The keys of a stage that say what its loss is."""
+
+    terms: list[Term] = Field(min_length=1, strict=False, description="the loss: a weighted sum of InfoNCE terms")
+    temperature: float = Field(default=0.05, gt=0, description="cosines are divided by it in the loss")
+    learn_temperature: (
+        Annotated[list[Annotated[float, Field(gt=0)]], Field(min_length=2, max_length=2, strict=False)] | None
+    ) = Field(
+        default=None, description="learn it, from `temperature` on, within two bounds: [0.01, 0.1], say; default fixed"
+    )
+    mask_margin: float | None = Field(
+        default=None, ge=0, description="leave out others' answers that score higher than a row's own by more than this"
+    )
+    hardness: float = Field(
+        default=0.0, ge=0, le=1000, description="each negative counts exp(hardness x cosine) times: LLaVE, with 9"
+    )
+    matryoshka: list[Annotated[int, Field(gt=0)]] = Field(
+        default=[],
+        strict=False,
+        description="first dimensions that must do alone too, say [64, 128]: vectors can be cut to them",
+    )
+
+    @model_validator(mode="after")
+    def _dimensions_increase(self) -> LossKeys:
+        if self.matryoshka != sorted(set(self.matryoshka)):
+            raise ValueError(f"matryoshka must list increasing dimensions, not {self.matryoshka}")
+        return self
+
+    @model_validator(mode="after")
+    def _temperature_lies_within(self) -> LossKeys:
+        if self.learn_temperature:
+            low, high = self.learn_temperature
+            if not low < self.temperature < high:
+                raise ValueError(
+                    f"temperature {self.temperature} must lie between learn_temperature's {low} and {high}"
+                )
+        return self
+
+    @property
+    def uses(self) -> list[RoleUse]:
+        """Every role that a step encodes for some term, live or frozen, once, in order."""
+        return list(dict.fromkeys(use for term in self.terms for use in term.uses))
+
+    @property
+    def encoded(self) -> list[RoleName]:
+        """Every role that a step encodes, once, in order."""
+        return list(dict.fromkeys(use.role for use in self.uses))
+
+    @property
+    def keyed(self) -> list[RoleName]:
+        """The roles whose inputs are looked up in a bank, as queries or as candidates."""
+        banked = (term for term in self.terms if term.uses_bank)
+        return list(dict.fromkeys(role for term in banked for role in (*term.query, *term.positive)))
+
+    @property
+    def roles(self) -> list[RoleName]:
+        """Every role that some term needs, once, in order."""
+        return list(dict.fromkeys(role for term in self.terms for role in term.roles))
+
+    @property
+    def pictures(self) -> bool:
+        """Whether some term needs pictures."""
+        return not set(PICTURE_ROLES).isdisjoint(self.roles)
