@@ -40,6 +40,7 @@ LAYERS = {
     "training": [
         "data",
         "recipe",
+        "false_negatives",
         "mining",
         "batch",
         "loss",
