@@ -3,7 +3,7 @@
     images/...         pictures, named in the files relative to the folder
     pairs.jsonl        {"id", "image", "caption"} a line: training, stage 1
     triplets.jsonl     {"id", "image", "instruction", "target_image" and/or "target_text",
-                        "source_text"?, "kind"?} a line: training, stage 2
+                        "source_text"?, "paraphrases"?, "kind"?} a line: training, stage 2
     texts.jsonl        {"id", "source_text", "target_text", "instruction"?, "negative_text"?} a line:
                        training without pictures, stage 0
     benchmark.json     {"name", "gallery": [{"id", "image", "text"?, "caption"?}],
@@ -47,7 +47,10 @@ class Pair:
 
 @dataclass(frozen=True)
 class Triplet:
-    """One picture or several, an instruction, and the target: a picture, a text, or both; `task` as of a `Pair`."""
+    """One picture or several, an instruction, and the target: a picture, a text, or both; `task` as of a `Pair`.
+
+    `paraphrases` are other words for the instruction, one of which may be read in its place.
+    """
 
     id: str
     image: Path | tuple[Path, ...]
@@ -57,6 +60,7 @@ class Triplet:
     source_text: str | None = None
     kind: str | None = None
     task: str | None = None
+    paraphrases: tuple[str, ...] = ()
 
 
 @dataclass(frozen=True)
@@ -228,7 +232,7 @@ def _pair(row: JsonRow) -> Pair:
 
 
 def _triplet(row: JsonRow) -> Triplet:
-    row.known("id", "image", "instruction", "target_image", "target_text", "source_text", "kind", "task")
+    row.known("id", "image", "instruction", "target_image", "target_text", "source_text", "kind", "task", "paraphrases")
     if not row.has("target_image") and not row.has("target_text"):
         row.problem("needs target_image or target_text")
     return Triplet(
@@ -240,6 +244,7 @@ def _triplet(row: JsonRow) -> Triplet:
         row.optional_text("source_text"),
         row.optional_text("kind"),
         row.optional_text("task"),
+        row.texts("paraphrases") if row.has("paraphrases") else (),
     )
 
 

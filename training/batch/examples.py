@@ -20,7 +20,7 @@ from mllm_embed.inputs.prompts import PromptSet
 from mllm_embed.types import ImageLike, Item, item_key, picture_key
 
 from ..data import TrainingRow
-from ..data.numbers import number_of
+from ..data.numbers import Turn, number_of
 from ..data.replacement import replacement
 from ..data.stream import hold_blocks
 from .progress import Progress
@@ -188,14 +188,17 @@ class Examples(Dataset[Example | MLLMEmbedError]):
     Args:
         rows: of the stage.
         read: makes the example of a row.
-        seed: of the choice of replacements.
+        seed: of the choice of replacements, and of what is read of rows that have a choice.
         progress: where a worker says what row it is at.
+
+    `epoch`, from 0, decides what is read of such rows; worker processes are started for each epoch, and know it.
     """
 
     def __init__(
         self, rows: StageRows, read: Callable[[TrainingRow], Example], seed: int, progress: Progress | None = None
     ):
         self.rows, self.read, self.seed, self.progress = rows, read, seed, progress
+        self.epoch = 0
         self._started = False
 
     def __len__(self) -> int:
@@ -228,7 +231,8 @@ class Examples(Dataset[Example | MLLMEmbedError]):
             tries = len(unreadable)
             at = replacement(self.rows.mixed, index, tries, self.seed) if tries else index
             try:
-                return replace(self.read(self.rows[at]), unreadable=tuple(unreadable))
+                row = self.rows.at_turn(at, Turn(self.seed, self.epoch))
+                return replace(self.read(row), unreadable=tuple(unreadable))
             except (DataError, ImageError) as error:
                 unreadable.append(UnreadableRow(*self.rows.name(at), str(error)))
 

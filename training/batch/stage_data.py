@@ -14,6 +14,7 @@ from mllm_embed.inputs.item_processor import ItemProcessor
 from mllm_embed.inputs.prompts import INSTRUCTION, TEXT
 
 from ..data import TrainingRow
+from ..data.numbers import Turn
 from ..data.open import open_rows
 from ..data.order import shares
 from ..data.rows import MixedRows
@@ -46,8 +47,13 @@ class StageRows(Sequence[TrainingRow]):
     def __getitem__(self, index: int) -> TrainingRow:  # type: ignore[override]  # nothing slices rows
         """Return a row with its mined hard negatives, as it is asked. Raise DataError, naming file and row, where it
         cannot be made."""
+        return self.at_turn(index, None)
+
+    def at_turn(self, index: int, turn: Turn | None) -> TrainingRow:
+        """Return a row as it is read in an epoch, where it has a choice. Raise DataError as `__getitem__`, which always
+        gives the same one."""
         part, inside = self.mixed.at(index)
-        row = self.mixed.parts[part][inside]
+        row = self.mixed.parts[part].at_turn(inside, turn)
         mined = self.mined.get(row.id)
         if mined:
             row = replace(row, hard_negatives=(*row.hard_negatives, *mined.negatives))

@@ -3,12 +3,13 @@
 from __future__ import annotations
 
 from collections.abc import Sequence
+from dataclasses import replace
 from pathlib import Path
 
 from mllm_embed.data.folder import PAIRS, TEXTS, TRIPLETS, DataFolder, Pair, TextRow, Triplet
 from mllm_embed.errors import DataError
 
-from .roles import RowContent, roles_of
+from .roles import RowContent, other_items, roles_of
 from .row import TrainingRow
 
 _FILES = {"pairs": PAIRS, "triplets": TRIPLETS, "texts": TEXTS}
@@ -50,7 +51,9 @@ def _triplets(folder: DataFolder) -> list[TrainingRow]:
             target_image=entry.target_image,
             target_text=entry.target_text,
         )
-        rows.append(_row("triplets", entry, str(entry.image), content))
+        row = _row("triplets", entry, str(entry.image), content)
+        ways = [roles_of("triplets", replace(content, instruction=words)) for words in entry.paraphrases]
+        rows.append(replace(row, others=other_items(row.roles, ways)) if ways else row)
     return rows
 
 

@@ -3,6 +3,21 @@
 from __future__ import annotations
 
 import hashlib
+from typing import NamedTuple
+
+
+class Turn(NamedTuple):
+    """The seed of a run and the number of an epoch, from 0, which decide what is read where a row has a choice."""
+
+    seed: int
+    epoch: int
+
+    def of(self, name: str, count: int) -> int:
+        """Return which of `count` is read: each comes once in as many epochs, and what comes first is by chance.
+
+        `name` tells the choices of a run apart: a row and its column.
+        """
+        return (number_of(f"{self.seed} {name}") + self.epoch) % count
 
 
 def number_of(*parts: str | bytes) -> int:

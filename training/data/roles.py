@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable
+from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass
 from typing import Literal
 
@@ -25,6 +25,8 @@ PICTURE_ROLES: tuple[RoleName, ...] = (
 )  # fmt: skip
 ASKING: tuple[RoleName, ...] = ("composed", "composed_text", "query")
 """The roles that are queries wherever they stand; others are documents until a term asks with them."""
+ANSWERS: tuple[RoleName, ...] = ("caption", "target_image", "target_text", "target_captioned", "target")
+"""The roles that answer what a row asks, in one form or another."""
 
 
 @dataclass(frozen=True)
@@ -53,6 +55,16 @@ CONTENT: dict[str, tuple[str, ...]] = {
 def roles_of(kind: str, content: RowContent) -> dict[str, Item]:
     """Return what plays which role in a row of `kind`, "pairs", "triplets" or "texts"; empty columns offer nothing."""
     return _ROLES_OF[kind](content)
+
+
+def other_items(roles: Mapping[str, Item], choices: Sequence[Mapping[str, Item]]) -> dict[str, tuple[Item, ...]]:
+    """Return by role the items of other `choices` of a row's roles, those that differ from `roles`, each once."""
+    found: dict[str, dict[Item, None]] = {}
+    for choice in choices:
+        for role, item in choice.items():
+            if item != roles.get(role):
+                found.setdefault(role, {})[item] = None
+    return {role: tuple(items) for role, items in found.items()}
 
 
 def _pair(content: RowContent) -> dict[str, Item]:

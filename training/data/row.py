@@ -3,8 +3,11 @@
 from __future__ import annotations
 
 from dataclasses import dataclass, field
+from itertools import chain
 
 from mllm_embed.types import Item
+
+from .roles import ANSWERS
 
 
 @dataclass(frozen=True)
@@ -17,6 +20,8 @@ class TrainingRow:
         roles: what plays which role, by the names of `roles.ROLES`.
         hard_negatives: wrong answers that were chosen for this row: given by its data set, or mined.
         task: what an embedder of many tasks is told of the one that this row asks; None where its data does not say.
+        others: by role what may play it as well: further right answers, other words of what it asks. In other epochs
+            some of them do play it (`Turn`).
     """
 
     id: str
@@ -24,3 +29,18 @@ class TrainingRow:
     roles: dict[str, Item] = field(hash=False)
     hard_negatives: tuple[Item, ...] = ()
     task: str | None = None
+    others: dict[str, tuple[Item, ...]] = field(default_factory=dict, hash=False)
+
+    @property
+    def also_right(self) -> tuple[Item, ...]:
+        """The further right answers, in each form in which they may stand: negatives of no query that the row asks."""
+        return self._others(True)
+
+    @property
+    def also_asked(self) -> tuple[Item, ...]:
+        """The other words of what the row asks: queries whose right answers are the row's."""
+        return self._others(False)
+
+    def _others(self, answers: bool) -> tuple[Item, ...]:
+        listed = (items for role, items in self.others.items() if (role in ANSWERS) == answers)
+        return tuple(dict.fromkeys(chain.from_iterable(listed)))

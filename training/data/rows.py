@@ -3,12 +3,12 @@
 from __future__ import annotations
 
 from collections.abc import Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from typing import Protocol
 
 import numpy as np
 
-from .numbers import number_of
+from .numbers import Turn, number_of
 from .row import TrainingRow
 from .source import DataSource
 
@@ -29,6 +29,11 @@ class SourceRows(Protocol):
 
     def __getitem__(self, index: int) -> TrainingRow:
         """Return a row. Raises DataError, naming file and row, for one that cannot be made."""
+        ...
+
+    def at_turn(self, index: int, turn: Turn | None) -> TrainingRow:
+        """Return a row as it is read in an epoch, where it has a choice: one of several right answers, of several
+        texts that ask the same. Raises DataError as `__getitem__`, which always gives the same one."""
         ...
 
     def groups(self) -> np.ndarray:
@@ -77,6 +82,17 @@ class ListRows:
     def __getitem__(self, index: int) -> TrainingRow:
         return self.rows[index]
 
+    def at_turn(self, index: int, turn: Turn | None) -> TrainingRow:
+        """Return a row as it is read in an epoch, where it has several ways to ask."""
+        row = self.rows[index]
+        if turn is None or not row.others:
+            return row
+        ways = {role: (row.roles[role], *items) for role, items in row.others.items()}
+        at = turn.of(f"{row.id} instruction", max(map(len, ways.values())))
+        taken = {role: items[at % len(items)] for role, items in ways.items()}
+        others = {role: tuple(item for item in items if item != taken[role]) for role, items in ways.items()}
+        return replace(row, roles=row.roles | taken, others=others)
+
     def groups(self) -> np.ndarray:
         """Return [N] int64: rows that ask about one reference share a number."""
         return np.array([number_of(row.group) for row in self.rows], dtype=np.int64)
@@ -117,6 +133,11 @@ class MixedRows(Sequence[TrainingRow]):
         """Return a row. Raises DataError, naming file and row, for one that cannot be made."""
         part, inside = self.at(index)
         return self.parts[part][inside]
+
+    def at_turn(self, index: int, turn: Turn | None) -> TrainingRow:
+        """Return a row as it is read in an epoch, where it has a choice. Raises DataError as `__getitem__`."""
+        part, inside = self.at(index)
+        return self.parts[part].at_turn(inside, turn)
 
     def at(self, index: int) -> tuple[int, int]:
         """Return the number of a row's source, and its own there. Raises IndexError past the end."""

@@ -21,7 +21,7 @@ from mllm_embed.types import ImageLike
 from .cells import Cells, empty, row_of
 from .formats import Format
 from .formats.format import TASK, Finish, Values
-from .numbers import number_of
+from .numbers import Turn, number_of
 from .row import TrainingRow
 from .source import DataSource
 
@@ -67,9 +67,13 @@ class TableRows:
 
     def __getitem__(self, index: int) -> TrainingRow:
         """Return a row. Raises DataError, naming file and row, for one that cannot be made."""
+        return self.at_turn(index, None)
+
+    def at_turn(self, index: int, turn: Turn | None) -> TrainingRow:
+        """Return a row as it is read in an epoch, where it has a choice. Raises DataError as `__getitem__`."""
         record = self._record(index)
         try:
-            row = self.make(self.table.record(record), record)
+            row = self.make(self.table.record(record), record, turn)
             missing = [role for role in self.roles if role not in row.roles]
             if missing:
                 raise DataError(f"its {missing[0]} is missing or empty")
@@ -113,12 +117,15 @@ class TableRows:
         records = self.table.scan(columns)
         return iter(tqdm(records, total=count, desc=title, unit="row", leave=False, disable=count < _BAR_ROWS))
 
-    def make(self, record: Record | DataError, index: int) -> TrainingRow:
-        """Return the row of record `index`. Raises DataError where columns are missing or hold something else."""
+    def make(self, record: Record | DataError, index: int, turn: Turn | None = None) -> TrainingRow:
+        """Return the row of record `index`, as `turn` reads it where it has a choice.
+
+        Raises DataError where columns are missing or hold something else.
+        """
         values = self.values(record)
         file, _ = self.table.place(index)
-        cells = Cells(values, lambda value: self.picture(value, file), self._place(index))
-        return row_of(self.kind, cells, self._id(values.get("id"), index), self._group(values, index))
+        cells = Cells(values, lambda value: self.picture(value, file), self._place(index), turn)
+        return row_of(self.kind, cells, self._id(values.get("id"), index), self._group(values, index), self.roles)
 
     def picture(self, value: Any, file: int) -> ImageLike:
         """Return a picture as a row may name it: a path from the folder of pictures, bytes, or an object of both."""
@@ -211,6 +218,11 @@ def cell(record: Record, name: str) -> tuple[bool, Any]:
     return cell(inner, rest) if isinstance(inner, dict) else (False, None)
 
 
+def _filled(name: str, value: Any) -> Any:
+    """Return a column and where it is filled: of the targets in a list each may offer something else."""
+    return name, tuple(not empty(entry) for entry in value) if isinstance(value, list) else value is not None
+
+
 def offering(rows: TableRows, roles: Collection[str]) -> np.ndarray:
     """Return [N] int64, the records that offer all of `roles`.
 
@@ -218,10 +230,10 @@ def offering(rows: TableRows, roles: Collection[str]) -> np.ndarray:
     """
     chosen = np.ones(len(rows.table), dtype=bool)
     # Which columns are filled decides what a row offers: one row of each pattern is made, not all of millions.
-    offers: dict[frozenset[str], bool] = {}
+    offers: dict[frozenset[Any], bool] = {}
     for index, record in enumerate(rows.scan("looking through")):
         try:
-            filled = frozenset(name for name, value in rows.values(record).items() if value is not None)
+            filled = frozenset(map(_filled, *zip(*rows.values(record).items(), strict=True)))
             if filled not in offers:
                 offers[filled] = set(roles) <= rows.make(record, index).roles.keys()
             chosen[index] = offers[filled]

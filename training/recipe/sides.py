@@ -43,14 +43,17 @@ class Sides:
         if not (self.queries or self.query_task or self.document_task or row.task):
             return row
         asked = row.task or self.query_task
-        roles = {role: self._tasked(_asking(item) if role in self.queries else item, asked)
-                 for role, item in row.roles.items()}  # fmt: skip
+        roles = {role: self._on_side(role, item, asked) for role, item in row.roles.items()}
+        others = {role: tuple(self._on_side(role, item, asked) for item in items) for role, items in row.others.items()}
         if row.task and not any(item.side == "query" for item in roles.values()):
             raise DataError(
                 f"row '{row.id}' has the task {row.task[:60]!r}, and no role of it only asks; leave the task out"
             )
         negatives = tuple(self._tasked(item, asked) for item in row.hard_negatives)
-        return replace(row, roles=roles, hard_negatives=negatives)
+        return replace(row, roles=roles, hard_negatives=negatives, others=others)
+
+    def _on_side(self, role: str, item: Item, asked: str | None) -> Item:
+        return self._tasked(_asking(item) if role in self.queries else item, asked)
 
     def _tasked(self, item: Item, asked: str | None) -> Item:
         return with_task(item, asked if item.side == "query" else self.document_task)

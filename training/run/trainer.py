@@ -251,6 +251,8 @@ class ContrastiveTrainer(Trainer):
     def _run_epoch(self, model: Any, epoch: Any, *args: Any, **kwargs: Any) -> None:
         # accelerate does not tell the order its epoch where several processes share a batch
         self.order.set_epoch(epoch)
+        examples: Any = self.train_dataset
+        examples.epoch = epoch  # before the worker processes of the epoch are started
         if self.state.global_step >= self.state.max_steps:
             # a run that goes on from its last step: Trainer would take one more before it looks
             self.control.should_training_stop = True

@@ -9,20 +9,27 @@ image_splits/split.rc2.train.json        {NAME: "./train/34/NAME.png"}
 from __future__ import annotations
 
 import json
+from collections.abc import Mapping
 from pathlib import Path
 from typing import Any
 
 from mllm_embed.errors import DataError
 from mllm_embed.files import read_json
 
-from .format import Format, Values
+from .format import ALSO_IMAGE, Format, Values
 
 _SPLIT = "CIRR's image_splits/split.rc2.train.json lists where each picture lies; give it as pool"
+_RIGHT = 1.0  # of target_soft: as right as the target; less where people were not sure, -1 where it is wrong
 
 
 def _split_of(captions: Path) -> Path:
     """Return the split that belongs to a file of captions."""
     return captions.parent.parent / "image_splits" / captions.name.replace("cap.", "split.", 1).replace(".ext.", ".")
+
+
+def _scores(judged: Any) -> Mapping[str, Any]:
+    """Return what was judged beside the target: names and scores, or names alone."""
+    return judged if isinstance(judged, Mapping) else dict.fromkeys(judged or ())
 
 
 class _Split:
@@ -36,11 +43,14 @@ class _Split:
     def __call__(self, values: Values) -> Values:
         """Return the values with places for names; the rest of the six look-alikes are hard negatives.
 
-        What was judged beside the target is none: it may be right as well.
+        What was judged beside the target is none: it may be right as well, and what was found as good as the target is.
         """
-        alike = values["negative_image"] or []
-        judged = {values["image"], values["target_image"], *(values.get("judged") or ())}
+        alike, scores = values["negative_image"] or [], _scores(values.get("judged"))
+        own = values["image"], values["target_image"]  # a few rows call the reference right by a slip
+        judged = {*own, *scores}
+        right = [name for name, score in scores.items() if score == _RIGHT and name not in own]
         return values | {
+            ALSO_IMAGE: [self._place(name) for name in right],
             "image": self._place(values["image"]),
             "target_image": self._place(values["target_image"]),
             "negative_image": [self._place(name) for name in alike if name not in judged],

@@ -2,7 +2,8 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable, Mapping
+import operator
+from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any
@@ -12,6 +13,8 @@ Finish = Callable[[Values], Values]
 PICTURES = ("image", "target_image", "negative_image")
 TEXTS = ("caption", "instruction", "source_text", "target_text", "target_caption", "negative_text")
 TASK = "task"
+ALSO_IMAGE = "also_image"
+"""What a format's `finish` may give beside our columns: pictures that are right as well, and never asked for."""
 COLUMNS = ("id", *PICTURES, *TEXTS, TASK)
 
 
@@ -22,8 +25,10 @@ class Format:
     The columns of a row are: id; the pictures image, target_image, negative_image; the texts caption, instruction,
     source_text, target_text, target_caption (words that belong to the target picture and are no answer alone),
     negative_text; and task, what an embedder of many tasks is told of the one that the row asks, which any file may
-    have. A negative may be a list: it is what must not be found. Where any other text is a list, one of it is read, the
-    same one each time.
+    have. A negative may be a list: it is what must not be found. Where any other text is a list, each says the same,
+    and one of it is read, another one in each epoch. Where target_image is a list, each entry is a right answer, with
+    the entry of target_text and target_caption at its place; one of them is asked for in each epoch, and the others are
+    nobody's negatives.
     """
 
     description: str
@@ -59,6 +64,19 @@ def joined(value: Any) -> Any:
     if not isinstance(value, list) or not all(isinstance(text, str) for text in value):
         return value
     return " and ".join(filter(None, (text.strip(" .?,") for text in value)))
+
+
+def answer(picture: Any, words: Any) -> Values:
+    """Return the columns of a target: words beside a picture belong to it, and are no answer alone."""
+    return {"target_image": picture, "target_caption": words} if picture else {"target_text": words}
+
+
+def answers(targets: Sequence[Values]) -> Values:
+    """Return the columns of a row's right answers: of several a list each, None where one has no such column."""
+    if len(targets) < 2:
+        return dict(targets[0])
+    columns = ("target_image", "target_caption", "target_text")
+    return {name: list(map(operator.methodcaller("get", name), targets)) for name in columns}
 
 
 def second(value: Any) -> Any:

@@ -14,7 +14,7 @@ from typing import Any
 from mllm_embed.errors import DataError
 
 from ..pool import RecordPool
-from .format import Format, Values
+from .format import Format, Values, answer, answers
 
 
 def _pool_of(queries: Path) -> Path:
@@ -39,19 +39,21 @@ class _Candidates:
     def __call__(self, values: Values) -> Values:
         """Return the values with what their ids name. Raises DataError for an id that the pool does not hold.
 
-        The first right answer is the target: a query has several where the data set has several equal ones.
+        All of pos_cand_list are right: a query has several where the data set has several equal ones.
         """
         right = values.pop("right")
         if not isinstance(right, list):
             raise DataError(f"pos_cand_list must be a list of ids, not {str(right)[:60]!r}")
-        target = self.pool[right[0]]
+        targets = [answer(self.pool[did].get("img_path"), self.pool[did].get("txt")) for did in dict.fromkeys(right)]
         wrong = [self.pool[did] for did in values.pop("wrong") or ()]
-        return values | {
-            "target_image": target.get("img_path"),
-            "target_caption" if target.get("img_path") else "target_text": target.get("txt"),
-            "negative_image": [entry["img_path"] for entry in wrong if entry.get("img_path")],
-            "negative_text": [entry["txt"] for entry in wrong if entry.get("txt") and not entry.get("img_path")],
-        }
+        return (
+            values
+            | answers(targets)
+            | {
+                "negative_image": [entry["img_path"] for entry in wrong if entry.get("img_path")],
+                "negative_text": [entry["txt"] for entry in wrong if entry.get("txt") and not entry.get("img_path")],
+            }
+        )
 
 
 MBEIR = Format(

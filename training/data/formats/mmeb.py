@@ -8,7 +8,9 @@ A picture is marked in the words beside it by "<|image_1|>". The last two may be
 import re
 from typing import Any
 
-from .format import Format, Values
+from mllm_embed.errors import DataError
+
+from .format import Format, Values, answer, answers
 
 
 def _words(value: Any) -> Any:
@@ -27,12 +29,26 @@ def _sides(values: Values) -> Values:
     # one negative a place: a list of words and one of pictures, the shorter filled up, go side by side
     texts += [None] * (len(pictures) - len(texts))
     pictures += [None] * (len(texts) - len(pictures))
-    target = "target_caption" if values.get("target_image") else "target_text"
-    return {key: value for key, value in values.items() if key != "target_text"} | {
-        target: values.get("target_text"),
+    return {key: value for key, value in values.items() if key not in ("target_text", "target_image")} | {
+        **answers(_targets(values)),
         "negative_image": [picture for picture in pictures if picture],
         "negative_text": [text for text, picture in zip(texts, pictures, strict=True) if text and not picture],
     }
+
+
+def _targets(values: Values) -> list[Values]:
+    """Return the columns of each right answer: of two lists each place is one, and one text goes with all pictures."""
+    pictures, texts = (_listed(values.get(name)) for name in ("target_image", "target_text"))
+    if len(pictures) > 1 and len(texts) not in (0, 1, len(pictures)):
+        raise DataError(f"pos_image_path lists {len(pictures)} and pos_text {len(texts)}; give as many, or one")
+    if len(texts) > 1 and len(pictures) == 1:
+        pictures *= len(texts)
+    if len(pictures) > 1 and len(texts) == 1:
+        texts *= len(pictures)
+    count = max(len(pictures), len(texts), 1)
+    pictures, texts = (column + [None] * (count - len(column)) for column in (pictures, texts))
+    targets = [answer(picture, text) for picture, text in zip(pictures, texts, strict=True)]
+    return [target for target in targets if any(target.values())] or targets[:1]
 
 
 def _listed(value: Any) -> list[Any]:
