@@ -60,7 +60,7 @@ def load_recipe(path: str | Path, overrides: Sequence[str] = ()) -> Recipe:
     try:
         return Recipe.model_validate(raw)
     except ValidationError as error:
-        raise ConfigError(f"recipe {path}: {_one_sentence(error)}") from error
+        raise ConfigError(f"recipe {path}: {one_sentence(error)}") from error
     except UnicodeEncodeError as error:
         raise ConfigError(
             f"recipe {path}: {error.object[error.start]!r} is half a character; write the whole"
@@ -129,7 +129,8 @@ def _index(here: Any, part: str, override: str) -> int:
     return int(part)
 
 
-def _one_sentence(error: ValidationError) -> str:
+def one_sentence(error: ValidationError) -> str:
+    """Return the first thing that is wrong with keys, and where, for people who have never heard of pydantic."""
     first = error.errors()[0]
     where = ".".join(str(part) for part in first["loc"] if part != "[key]")
     if first["type"] != "extra_forbidden":
@@ -142,7 +143,7 @@ def _one_sentence(error: ValidationError) -> str:
 
 
 def _what_is_wrong(kind: str, message: str, given: Any, context: Mapping[str, Any]) -> str:
-    """Return what is wrong with a value, for people who have never heard of pydantic."""
+    """Return what is wrong with a value."""
     if kind == "value_error":
         return message.removeprefix("Value error, ")
     if kind == "missing":
