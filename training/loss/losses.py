@@ -175,6 +175,7 @@ def distil(queries: Tensor, taught: Tensor, bank: Tensor, positive: Tensor, temp
             hardest=others.mean(),
             negatives=loss.new_tensor(bank.shape[0] - 1.0),
             masked=loss.new_tensor(0.0),
+            guided=loss.new_tensor(0.0),
         )
 
 

@@ -13,6 +13,8 @@ from typing import Any, NamedTuple
 import torch
 from torch import Tensor
 
+from ..false_negatives.guide import Guided
+
 TILE = (1024, 4096)  # rows and candidates
 
 
@@ -43,6 +45,7 @@ class LossOutput(NamedTuple):
         hardest: the mean cosine of each row's most similar negative; NaN where no row has one.
         negatives: the mean number of negatives that a row was compared with.
         masked: the mean number left out for being more similar than the margin allows.
+        guided: the mean number that a guide left out.
     """
 
     loss: Tensor
@@ -51,6 +54,7 @@ class LossOutput(NamedTuple):
     hardest: Tensor
     negatives: Tensor
     masked: Tensor
+    guided: Tensor
 
 
 def info_nce(
@@ -63,6 +67,8 @@ def info_nce(
     mask_margin: float | None = None,
     hardness: float = 0.0,
     tile: tuple[int, int] = TILE,
+    guided: Guided | None = None,
+    spared: Pairs | None = None,
 ) -> LossOutput:
     """Return the InfoNCE (van den Oord et al. 2018, eq. 4) of queries against one shared set of candidates.
 
@@ -82,34 +88,57 @@ def info_nce(
         mask_margin: leave out candidates more similar than the positive by more than this.
         hardness: the exponent above.
         tile: how many rows and candidates are compared at a time; it changes rounding, nothing else.
+        guided: leave out, too, what this finds nearer than its limit; never a query's own positive.
+        spared: pairs that the guide does not concern: a row and what is wrong for it by the role that it plays.
     """
     dtype = torch.promote_types(queries.dtype, torch.float32)
     scale = 1 / torch.as_tensor(temperature, dtype=dtype, device=queries.device)
-    masks = _Masks(positives, ignored, brought, mask_margin)
+    masks = _Masks(positives, ignored, brought, mask_margin, guided, spared)
     return LossOutput(*_InfoNCE.apply(queries.to(dtype), candidates.to(dtype), scale, masks, hardness, tile))
+
+
+class _TileMasks(NamedTuple):
+    """Of a tile which candidates are positives, which are left out ([R, C] bool each), and how many of those are left
+    out for the margin, and by the guide, [R] int64."""
+
+    right: Tensor
+    out: Tensor
+    similar: Tensor
+    guided: Tensor
 
 
 class _Masks:
     """The candidates of a tile that count, and those that are left out."""
 
-    def __init__(self, positives: Tensor, ignored: Ignored | None, brought: Pairs | None, margin: float | None):
+    def __init__(
+        self, positives: Tensor, ignored: Ignored | None, brought: Pairs | None, margin: float | None,
+        guided: Guided | None, spared: Pairs | None,
+    ):  # fmt: skip
         self.positives, self.ignored, self.brought, self.margin = positives, ignored, _by_row(brought), margin
+        self.guided, self.spared = guided, _by_row(spared)
 
-    def tile(self, scores: Tensor, positive: Tensor, rows: slice, columns: slice) -> tuple[Tensor, Tensor, Tensor]:
-        """Return of a tile's cosines [R, C] which are positives, which are left out ([R, C] bool each), and how many of
-        those are left out for the margin, [R] int64; `positive` [B] holds the cosines of all positives."""
+    def tile(self, scores: Tensor, positive: Tensor, rows: slice, columns: slice) -> _TileMasks:
+        """Return what of a tile's cosines [R, C] counts; `positive` [B] holds the cosines of all positives."""
         every = torch.arange(len(scores), device=scores.device)
         right = _marked(Pairs(every, self.positives[rows]), columns, len(scores))
         out = torch.zeros_like(right) if self.ignored is None else _marked_ignored(self.ignored, rows, columns)
         out &= ~right  # a row's own positive may be right for others too, and stays in
-        similar = torch.zeros(len(scores), dtype=torch.long, device=scores.device)
+        guided = similar = torch.zeros(len(scores), dtype=torch.long, device=scores.device)
+        if self.guided is not None:
+            guided = _leave_out(out, self.guided.nearer(rows, columns) & ~right, self.spared, rows, columns)
         if self.margin is not None:
-            close = (scores > positive[rows, None] + self.margin) & ~right & ~out
-            if self.brought is not None:
-                close &= ~_marked(_within(self.brought, rows), columns, len(scores))
-            similar = close.sum(1)
-            out |= close
-        return right, out, similar
+            close = (scores > positive[rows, None] + self.margin) & ~right
+            similar = _leave_out(out, close, self.brought, rows, columns)
+        return _TileMasks(right, out, similar, guided)
+
+
+def _leave_out(out: Tensor, more: Tensor, kept: Pairs | None, rows: slice, columns: slice) -> Tensor:
+    """Leave `more` [R, C] of a tile out as well, but for pairs that are kept; return how many are new, [R] int64."""
+    if kept is not None:
+        more &= ~_marked(_within(kept, rows), columns, len(more))
+    new = (more & ~out).sum(1)
+    out |= more
+    return new
 
 
 class _InfoNCE(torch.autograd.Function):
@@ -125,11 +154,11 @@ class _InfoNCE(torch.autograd.Function):
             positive = (queries * candidates[masks.positives]).sum(1)
             total = torch.full_like(positive, float("-inf"))
             hardest = torch.full_like(positive, float("-inf"))
-            count, similar = torch.zeros_like(masks.positives), torch.zeros_like(masks.positives)
+            count, similar, guided = (torch.zeros_like(masks.positives) for _ in range(3))
             right_logit = torch.zeros_like(positive)
             for rows, columns in _tiles(len(queries), len(candidates), tile):
                 scores = queries[rows] @ candidates[columns].T
-                right, out, close = masks.tile(scores, positive, rows, columns)
+                right, out, close, near = masks.tile(scores, positive, rows, columns)
                 logits = _logits(scores, right, out, scale, hardness)
                 total[rows] = torch.logaddexp(total[rows], logits.logsumexp(1))
                 # from the tile, as in the sum: `positive` is rounded otherwise, and a small loss could fall below 0
@@ -138,12 +167,14 @@ class _InfoNCE(torch.autograd.Function):
                 hardest[rows] = torch.maximum(hardest[rows], wrong.amax(1))
                 count[rows] += (~(right | out)).sum(1)
                 similar[rows] += close
+                guided[rows] += near
         ctx.save_for_backward(queries, candidates, scale, positive, total)
         ctx.masks, ctx.hardness, ctx.tile = masks, hardness, tile
         compared = hardest[count > 0]
         figures = (
             (positive > hardest).to(positive.dtype).mean(), positive.mean(), compared.mean(),
             count.to(positive.dtype).mean(), similar.to(positive.dtype).mean(),
+            guided.to(positive.dtype).mean(),
         )  # fmt: skip
         ctx.mark_non_differentiable(*figures)
         return ((total - right_logit).mean(), *figures)
@@ -159,7 +190,7 @@ class _InfoNCE(torch.autograd.Function):
         share = grad / len(queries)
         for rows, columns in _tiles(len(queries), len(candidates), ctx.tile):
             scores = queries[rows] @ candidates[columns].T
-            right, out, _ = ctx.masks.tile(scores, positive, rows, columns)
+            right, out, *_ = ctx.masks.tile(scores, positive, rows, columns)
             logits = _logits(scores, right, out, scale, ctx.hardness)
             # d loss / d logit: the softmax, less one where the answer is right
             steps = (logits.sub_(total[rows, None]).exp_() - right.to(scores.dtype)) * share
