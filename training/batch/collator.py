@@ -3,10 +3,11 @@
 from __future__ import annotations
 
 from collections.abc import Callable, Iterable, Iterator, Sequence
-from dataclasses import dataclass, replace
+from dataclasses import dataclass, field, replace
 from itertools import chain
 from typing import Any
 
+import numpy as np
 import torch
 from torch import Tensor
 from torch.utils.data import get_worker_info
@@ -14,6 +15,7 @@ from torch.utils.data import get_worker_info
 from mllm_embed.errors import MLLMEmbedError
 from mllm_embed.types import Item
 
+from ..false_negatives.guide import GuideVectors
 from ..recipe.stage_keys.terms import RoleUse
 from .examples import Example, PreparedInput, UnreadableRow
 
@@ -39,6 +41,10 @@ class ContrastiveBatch:
         pictures: how many pictures the chunks hold.
         unreadable: rows that could not be read, whose place others took.
         ids: of the rows.
+        guide: [V, Dg] float16, the guide's vectors of what plays a role, L2-normalised, NaN for what it has none of;
+            None without a guide.
+        guide_places: by use of a role as `places`, but rows of `guide`: a guide may tell inputs apart that the model
+            cannot.
     """
 
     live: list[Chunk]
@@ -51,6 +57,8 @@ class ContrastiveBatch:
     pictures: int
     unreadable: tuple[UnreadableRow, ...]
     ids: list[str]
+    guide: Tensor | None = None
+    guide_places: dict[RoleUse, Tensor] = field(default_factory=dict)
 
     @property
     def tokens(self) -> int:
@@ -66,7 +74,8 @@ class ContrastiveBatch:
         return replace(
             self, live=list(map(changed, self.live)), frozen=list(map(changed, self.frozen)),
             places=changed(self.places), keys=changed(self.keys), owners=change(self.owners),
-            inputs=change(self.inputs),
+            inputs=change(self.inputs), guide=None if self.guide is None else change(self.guide),
+            guide_places=changed(self.guide_places),
         )  # fmt: skip
 
 
@@ -83,6 +92,7 @@ class ContrastiveCollator:
     process: Callable[[list[Item]], Chunk]
     uses: list[RoleUse]
     chunk_tokens: int
+    guide: GuideVectors | None = None
 
     def __call__(self, examples: list[Example | MLLMEmbedError]) -> dict[str, ContrastiveBatch | MLLMEmbedError]:
         """Return the batch of `examples`; outside a worker process an error of its own is raised."""
@@ -102,6 +112,7 @@ class ContrastiveCollator:
         live, frozen = self._groups(examples, frozen=False), self._groups(examples, frozen=True)
         vectors = _vector_numbers(live, frozen)
         live_chunks, frozen_chunks = self._processed(live), self._processed(frozen)
+        guide, guide_places = self._guided(examples)
         return ContrastiveBatch(
             live=live_chunks,
             frozen=frozen_chunks,
@@ -113,7 +124,18 @@ class ContrastiveCollator:
             unreadable=tuple(chain.from_iterable(example.unreadable for example in examples)),
             pictures=sum(len(prepared.item.images) for prepared in chain(*live, *frozen)),
             ids=[example.id for example in examples],
+            guide=guide,
+            guide_places=guide_places,
         )
+
+    def _guided(self, examples: list[Example]) -> tuple[Tensor | None, dict[RoleUse, Tensor]]:
+        """Return the guide's vectors of all that plays a role, each once, and by use where they lie among them."""
+        if self.guide is None:
+            return None, {}
+        played = [[prepared.guide_key for prepared in _played(use, examples)] for use in self.uses]
+        keys, places = np.unique(np.array(list(chain(*played)), np.int64), return_inverse=True)
+        parts = torch.from_numpy(places).split(list(map(len, played)))
+        return torch.from_numpy(self.guide.take(keys)), dict(zip(self.uses, parts, strict=True))
 
     def _groups(self, examples: list[Example], frozen: bool) -> list[list[PreparedInput]]:
         """Return the distinct inputs that are encoded live, or without the adapter, as chunks will hold them."""

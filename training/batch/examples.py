@@ -62,12 +62,14 @@ class PreparedInput:
         tokens: how many it takes.
         number: what equal inputs share everywhere.
         pixels: how many its pictures have.
+        guide_key: by which the stage's guide knows it; 0 without one.
     """
 
     item: Item
     tokens: int
     number: int
     pixels: int = 0
+    guide_key: int = 0
 
 
 class UnreadableRow(NamedTuple):
@@ -106,6 +108,7 @@ class Reader:
         hard_negatives: int | None = None,
         banks: Sequence[tuple[str, np.ndarray]] = (),
         asked: Asked = as_told,
+        guided: bool = False,
     ):
         """Set what is read of a row.
 
@@ -116,9 +119,10 @@ class Reader:
             hard_negatives: how many of a row's hard negatives are read, the first ones; by default all.
             banks: roles whose inputs must stand in a bank, and the keys [M] int64 that this holds, increasing.
             asked: how an item is asked (`asked_by`).
+            guided: whether inputs are looked up among a guide's.
         """
         self.prepare, self.roles, self.keyed, self.hard_negatives = prepare, roles, keyed, hard_negatives
-        self.banks, self.asked = banks, asked
+        self.banks, self.asked, self.guided = banks, asked, guided
         self._cache: OrderedDict[Hashable, PreparedInput] = OrderedDict()
         self._held = _HeldPixels()
 
@@ -145,7 +149,9 @@ class Reader:
         loaded, tokens = self.prepare(item)
         pixels = [math.prod(picture.size) for picture in loaded.images if isinstance(picture, Image.Image)]
         kept = loaded if self._held.have_room(loaded.images, sum(pixels)) else item
-        prepared = self._cache[key] = PreparedInput(kept, tokens, content_of(loaded, self.asked), sum(pixels))
+        guide_key = key_of(item, as_told) if self.guided else 0
+        prepared = PreparedInput(kept, tokens, content_of(loaded, self.asked), sum(pixels), guide_key)
+        self._cache[key] = prepared
         if len(self._cache) > CACHED_INPUTS:
             self._cache.popitem(last=False)
         return prepared

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import hashlib
+import math
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, field, replace
 from typing import TypeAlias
@@ -131,6 +132,28 @@ def order_of(stage: Stage, rows: StageRows, seed: int, processes: int) -> RowOrd
         len(rows), seed, levels=levels, sources=rows.mixed.sources(), per_source=stage.per_source,
         weights=_weights(rows.mixed),
     )  # fmt: skip
+
+
+def visited_rows(order: RowOrder, batch_size: int, steps: int | None, epochs: float, rows: int) -> np.ndarray:
+    """Return the rows [V] int64 that a stage trains on, each once, in the order in which they come first.
+
+    Args:
+        order: of all processes; the epoch that it is set to changes.
+        batch_size: rows a step.
+        steps, epochs: how long the stage is, in steps or else in epochs.
+        rows: how many there are in all.
+    """
+    whole = len(order) // batch_size * batch_size  # an incomplete batch is dropped
+    left = batch_size * (math.ceil(epochs * (whole // batch_size)) if steps is None else steps)
+    seen, found, epoch = np.zeros(rows, bool), [np.empty(0, np.int64)], 0
+    while left > 0 and whole and not seen.all():
+        order.set_epoch(epoch)
+        coming = order.order()[: min(left, whole)]
+        first = np.sort(np.unique(coming, return_index=True)[1])  # a source may be passed through twice
+        found.append(coming[first][~seen[coming[first]]])
+        seen[found[-1]] = True
+        epoch, left = epoch + 1, left - len(coming)
+    return np.concatenate(found)
 
 
 def _weights(mixed: MixedRows) -> list[float] | None:

@@ -66,6 +66,12 @@ class Bank:
         """Return the teacher's vectors [B, D] float32 of queries by their keys [B], all of which it holds."""
         return self.taught[torch.searchsorted(self.asks, keys)]
 
+    def found(self, keys: Tensor) -> tuple[Tensor, Tensor]:
+        """Return which of some inputs, by their keys [B], are candidates, and their rows: two [F] int64."""
+        rows = torch.searchsorted(self.inputs, keys).clamp(max=len(self.inputs) - 1)
+        there = torch.nonzero(self.inputs[rows] == keys)[:, 0]
+        return there, rows[there]
+
     def rows(self, keys: Tensor) -> Tensor:
         """Return the rows [B] int64 of candidates by their keys [B], all of which it holds."""
         return torch.searchsorted(self.inputs, keys)
@@ -144,7 +150,7 @@ def _inputs_of(term: Term, rows: Sequence[TrainingRow], hard_negatives: int | No
     for index in range(len(rows)):
         try:
             row = rows[index]
-            candidates = list(_candidates(term, row, hard_negatives))
+            candidates = list(candidates_of(term, row, hard_negatives))
         except DataError:
             continue  # named when the row's turn comes
         query = row.roles[term.query[0]]
@@ -214,7 +220,7 @@ def _encode_share(share: Sequence[Item], embedder: MLLMEmbedder, bf16: bool) -> 
     return vectors, readable, reasons
 
 
-def _candidates(term: Term, row: TrainingRow, hard_negatives: int | None) -> Iterable[Item]:
+def candidates_of(term: Term, row: TrainingRow, hard_negatives: int | None) -> Iterable[Item]:
     """Yield a row's answer and its negatives. Raise DataError where it lacks one that the term names."""
     yield row.roles[term.positive[0]]
     for role in term.negatives:

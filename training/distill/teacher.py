@@ -49,6 +49,11 @@ class Teacher:
     def unload(self) -> None:
         """Give its memory back; `embedder` loads it again."""
         self._loaded = None
-        gc.collect()
-        if torch.cuda.is_available():
-            torch.cuda.empty_cache()
+        release_memory()
+
+
+def release_memory() -> None:
+    """Give back the memory of models that nothing holds any more, a GPU's too."""
+    gc.collect()
+    if torch.cuda.is_available():
+        torch.cuda.empty_cache()

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Callable
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 from typing import Any
 
 import torch
@@ -26,6 +26,8 @@ class GatheredBatch:
         owners: [K] int64, the row that brought each hard negative.
         local_rows: [R] int64, the rows of this process.
         rows: B.
+        guide: [V, Dg] float16, the guide's vectors of all; None without a guide.
+        guide_places: by use as `places`, but rows of `guide`.
     """
 
     vectors: Tensor
@@ -34,6 +36,8 @@ class GatheredBatch:
     owners: Tensor
     local_rows: Tensor
     rows: int
+    guide: Tensor | None = None
+    guide_places: dict[RoleUse, Tensor] = field(default_factory=dict)
 
     def owners_of(self, use: RoleUse) -> Tensor:
         """Return the row that brought each input of a role, [B] int64; of hard negatives [K]."""
@@ -66,8 +70,10 @@ def gather(vectors: Tensor, batch: ContrastiveBatch, rows: int) -> GatheredBatch
     rank, count = world()
     inputs, owners = batch.inputs.to(device), batch.owners.to(device)
     places = {use: place.to(device) for use, place in batch.places.items()}
+    guide, guide_places = _gathered_guide(batch, device)
     if count == 1:
-        return GatheredBatch(vectors, inputs, places, owners, torch.arange(rows, device=device), rows)
+        every_row = torch.arange(rows, device=device)
+        return GatheredBatch(vectors, inputs, places, owners, every_row, rows, guide, guide_places)
     # collective calls: every process must make the same ones in the same order, whatever its own batch holds
     numbers = gather_ragged(inputs)
     frozen = torch.cat(gather_ragged(_frozen(batch, device)))
@@ -82,7 +88,22 @@ def gather(vectors: Tensor, batch: ContrastiveBatch, rows: int) -> GatheredBatch
         owners=_shifted(gather_ragged(owners), [rows] * count),
         local_rows=torch.arange(rank * rows, (rank + 1) * rows, device=device),
         rows=rows * count,
+        guide=guide,
+        guide_places=guide_places,
     )
+
+
+def _gathered_guide(batch: ContrastiveBatch, device: torch.device) -> tuple[Tensor | None, dict[RoleUse, Tensor]]:
+    """Return the guide's vectors of all processes, and by use where they lie. All have a guide, or none."""
+    if batch.guide is None:
+        return None, {}
+    mine = batch.guide.to(device)
+    places = {use: place.to(device) for use, place in batch.guide_places.items()}
+    if world()[1] == 1:
+        return mine, places
+    parts = gather_ragged(mine)
+    lengths = list(map(len, parts))
+    return torch.cat(parts), {use: _shifted(gather_ragged(place), lengths) for use, place in places.items()}
 
 
 def _frozen(batch: ContrastiveBatch, device: torch.device) -> Tensor:

@@ -60,9 +60,8 @@ class Guided(NamedTuple):
 
     @classmethod
     def of(cls, queries: Tensor, candidates: Tensor, positives: Tensor, rule: GuideRule) -> Guided:
-        """Return it for queries whose positives are the rows [B] int64 of `candidates`."""
-        positive = (queries.float() * candidates[positives].float()).sum(1)
-        return cls(queries, candidates, rule.limit(positive))
+        """Return it for queries whose positives have the vectors [B, D]."""
+        return cls(queries, candidates, rule.limit((queries.float() * positives.float()).sum(1)))
 
     def nearer(self, rows: slice, columns: slice) -> Tensor:
         """Return [R, C] bool of a tile, true for a candidate that is to be left out."""

@@ -6,15 +6,16 @@ The scores, [B, M], never exist as a whole: `tiled.py` computes them a tile at a
 from __future__ import annotations
 
 from collections.abc import Sequence
-from dataclasses import dataclass, field
+from dataclasses import dataclass, field, replace
 
 import torch
 from torch import Tensor
 from torch.nn import functional as F
 
+from ..false_negatives.guide import Guided, GuideRule
 from .tiled import Ignored, LossOutput, Pairs, equal_pairs, info_nce
 
-__all__ = ["BatchIndices", "LossOptions", "LossOutput", "contrast", "contrast_bank", "distil", "nested"]
+__all__ = ["BatchIndices", "Guidance", "LossOptions", "LossOutput", "contrast", "contrast_bank", "distil", "nested"]
 
 
 @dataclass(frozen=True)
@@ -59,6 +60,37 @@ class BatchIndices:
         return BatchIndices(self.positive, self.query, self.negatives[:0], self.owners[:0], self.local_rows)
 
 
+@dataclass(frozen=True)
+class Guidance:
+    """What a guide knows of a batch.
+
+    Args:
+        vectors: [V, Dg] float, L2-normalised, the guide's; NaN for an input of which it has none.
+        indices: as those of the loss, but numbers of these vectors.
+        spared: [K] bool, which of the negatives are wrong for the row that brought them by the role that they play, say
+            its own reference picture: no guide leaves those out. Hard negatives that were mined or chosen may be right
+            after all, and GIST masks them too.
+        rule: how near is too near.
+    """
+
+    vectors: Tensor
+    indices: BatchIndices
+    spared: Tensor
+    rule: GuideRule
+
+    def reversed(self) -> Guidance:
+        """Return the other direction, as `BatchIndices.reversed` does."""
+        return replace(self, indices=self.indices.reversed(), spared=self.spared[:0])
+
+    def of_columns(self, where: Tensor, columns: int, same_side: bool) -> Tensor:
+        """Return the guide's vectors [M, Dg] of the columns at `where` of positives, negatives and, on the `same_side`,
+        queries. Of inputs that share a column, and that the guide tells apart, the first vector counts."""
+        indices = self.indices
+        given = torch.cat([indices.positive, indices.negatives, indices.query if same_side else indices.query[:0]])
+        first = torch.full((columns,), len(self.vectors), dtype=torch.long, device=where.device)
+        return self.vectors[first.scatter_reduce_(0, where, given, "amin")]
+
+
 def contrast(
     vectors: Tensor,
     indices: BatchIndices,
@@ -66,6 +98,7 @@ def contrast(
     symmetric: bool = False,
     same_side: bool = False,
     inputs: Tensor | None = None,
+    guidance: Guidance | None = None,
 ) -> LossOutput:
     """Return the loss of one InfoNCE term over a batch in which equal inputs share one vector.
 
@@ -86,20 +119,27 @@ def contrast(
         symmetric: average with the direction from positive to query.
         same_side: whatever asks (a query, or backwards a positive) is a negative of the others that ask.
         inputs: [U] int64, equal where two vectors are of the same input; by default all differ.
+        guidance: what a guide finds nearer than the positive is left out, in both directions and on the same side.
 
     Returns: the mean loss of the rows in `indices.local_rows`, a scalar of at least float32, with the figures of the
     direction from query to positive.
     """
     inputs = torch.arange(len(vectors), device=vectors.device) if inputs is None else inputs
-    forwards = _one_way(vectors, indices, options, same_side, inputs)
+    forwards = _one_way(vectors, indices, options, same_side, inputs, guidance)
     if not symmetric:
         return forwards
-    backwards = _one_way(vectors, indices.reversed(), options, same_side, inputs)
+    other_way = guidance and guidance.reversed()
+    backwards = _one_way(vectors, indices.reversed(), options, same_side, inputs, other_way)
     return forwards._replace(loss=(forwards.loss + backwards.loss) / 2)
 
 
 def _one_way(
-    vectors: Tensor, indices: BatchIndices, options: LossOptions, same_side: bool, inputs: Tensor
+    vectors: Tensor,
+    indices: BatchIndices,
+    options: LossOptions,
+    same_side: bool,
+    inputs: Tensor,
+    guidance: Guidance | None,
 ) -> LossOutput:
     beside = indices.query if same_side else indices.query[:0]
     # one column for each different vector, so that two rows with one target share it
@@ -113,10 +153,17 @@ def _one_way(
     # the scores have a row for each local row alone: -1 where another process computes the owner's loss
     number = torch.full_like(every, -1).index_put_((local,), torch.arange(len(local), device=every.device))
     owners = number[indices.owners]
+    guided = spared = None
+    if guidance:
+        asking, right = guidance.indices.query[local], guidance.indices.positive[local]
+        found = guidance.of_columns(where, len(columns), same_side)
+        guided = Guided.of(guidance.vectors[asking], found, guidance.vectors[right], guidance.rule)
+        kept = (owners >= 0) & guidance.spared
+        spared = Pairs(owners[kept], brought[kept])
     return info_nce(
         vectors[query], vectors[columns], positives[local], options.temperature, ignored,
         Pairs(owners[owners >= 0], brought[owners >= 0]),
-        options.mask_margin, options.hardness,
+        options.mask_margin, options.hardness, guided=guided, spared=spared,
     )  # fmt: skip
 
 
@@ -128,6 +175,8 @@ def contrast_bank(
     positive: Tensor,
     right: tuple[Tensor, Tensor],
     options: LossOptions,
+    guided: Guided | None = None,
+    spared: Pairs | None = None,
 ) -> LossOutput:
     """Return the InfoNCE against a static bank that holds every target of the stage (SPN4CIR, arXiv 2404.11317).
 
@@ -139,9 +188,14 @@ def contrast_bank(
         positive: [B] int64 rows of `bank`.
         right: [R] and [R] int64: the input of a query of the stage, and that of an answer that is right for it.
         options: temperature, mask and hardness.
+        guided: what a guide says of these queries and candidates.
+        spared: a query and a row of `bank` that the guide does not concern: what is wrong by the role that it plays.
     """
     ignored = _right_answers(asks, *right, bank_inputs)
-    return info_nce(queries, bank, positive, options.temperature, ignored, None, options.mask_margin, options.hardness)
+    return info_nce(
+        queries, bank, positive, options.temperature, ignored, None, options.mask_margin, options.hardness,
+        guided=guided, spared=spared,
+    )  # fmt: skip
 
 
 def distil(queries: Tensor, taught: Tensor, bank: Tensor, positive: Tensor, temperature: float | Tensor) -> LossOutput:

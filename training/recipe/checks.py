@@ -3,8 +3,10 @@
 from __future__ import annotations
 
 import os
+from pathlib import Path
 
 from mllm_embed.errors import ConfigError, DataError
+from mllm_embed.model.lora import ADAPTER_CONFIG
 
 from .config import Recipe
 from .stage import Stage
@@ -32,6 +34,32 @@ def check_batch(name: str, stage: Stage, rows: int) -> None:
             f"stage '{name}': {stage.where} has {rows:,} {stage.rows}, fewer than batch_size {stage.batch_size}; "
             "lower it or add rows"
         )
+
+
+def check_guides(recipe: Recipe) -> None:
+    """Raise ConfigError for a guide whose adapter is not there, and is not to come from an earlier stage."""
+    names = list(recipe.stages)
+    for number, (name, stage) in enumerate(recipe.stages.items()):
+        adapter = stage.guide.adapter if stage.guide else None
+        if adapter is None:
+            continue
+        own = guiding_stage(recipe, adapter)
+        if own is not None and names.index(own) >= number:
+            raise ConfigError(
+                f"stage '{name}': guide.adapter {adapter} is stage '{own}', which is not trained before it; name one "
+                "that is, or an adapter that is there"
+            )
+        if own is None and not (adapter / ADAPTER_CONFIG).is_file():
+            raise ConfigError(
+                f"stage '{name}': guide.adapter {adapter} is neither an adapter folder nor {recipe.output}/NAME of an "
+                f"earlier stage; name one"
+            )
+
+
+def guiding_stage(recipe: Recipe, adapter: Path) -> str | None:
+    """Return the stage of a recipe whose adapter will lie in a folder; None where that is no stage of it."""
+    folders = {os.path.abspath(recipe.output / name): name for name in recipe.stages}
+    return folders.get(os.path.abspath(adapter))
 
 
 def check_dimension(recipe: Recipe, dimension: int) -> None:

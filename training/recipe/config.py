@@ -98,8 +98,8 @@ class Recipe(Section):
     @model_validator(mode="after")
     def _teacher_needs_no_info_nce(self) -> Recipe:
         for stage in self.stages.values() if self.teacher else ():
-            if stage.learn_temperature or stage.mask_margin is not None or stage.hardness:
-                raise ValueError("with a teacher, stages take no learn_temperature, mask_margin or hardness")
+            if stage.learn_temperature or stage.mask_margin is not None or stage.hardness or stage.guide:
+                raise ValueError("with a teacher, stages take no learn_temperature, mask_margin, hardness or guide")
         return self
 
     def checkpoints_of(self, stage: str) -> Path:

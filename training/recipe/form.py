@@ -9,12 +9,15 @@ from pathlib import Path
 from typing import Any
 
 from mllm_embed.encode.model_source import ModelSource, check_one_form, find_model
+from mllm_embed.errors import ModelError, reason
 from mllm_embed.inputs.prompt_files import is_file_name, prompt_set
 from mllm_embed.inputs.prompts import PromptSet
 from mllm_embed.presets import catalog
 from mllm_embed.presets.preset import Preset
+from mllm_embed.saving.checkpoint import adapter_fingerprint
 from mllm_embed.saving.settings import Settings, read_settings
 
+from .checks import guiding_stage
 from .config import Recipe
 
 
@@ -53,6 +56,19 @@ def settings_of(recipe: Recipe, source: ModelSource, config: Any) -> Settings:
     own = {key: getattr(recipe, key) for key in ("pooling", "bidirectional", "positions", "max_tokens")}
     given = {"prompts": prompts_of(recipe), **own}
     return replace(source.settings_for(config), **{key: value for key, value in given.items() if value is not None})
+
+
+def guide_fingerprints(recipe: Recipe) -> dict[str, str]:
+    """Return, for the adapter of each guide that no stage of the run makes, what changes with its tensors.
+
+    A run that was stopped must not go on with another. Raise ModelError for one that cannot be read.
+    """
+    given = (stage.guide.adapter for stage in recipe.stages.values() if stage.guide)
+    found = [adapter for adapter in given if adapter is not None and guiding_stage(recipe, adapter) is None]
+    try:
+        return {f"guide {adapter}": adapter_fingerprint(adapter) for adapter in found}
+    except OSError as error:
+        raise ModelError(f"{error.filename} cannot be read ({reason(error)}); name another guide.adapter") from error
 
 
 def form_fingerprints(recipe: Recipe) -> dict[str, str]:

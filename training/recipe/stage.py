@@ -8,6 +8,7 @@ from ..data.roles import ASKING, ROLES
 from .sides import Sides
 from .stage_keys.batches import BatchKeys
 from .stage_keys.evaluate import Evaluate
+from .stage_keys.guide import Guide
 from .stage_keys.loss import LossKeys
 from .stage_keys.optimizer import OptimizerKeys
 from .stage_keys.rows import RowKeys
@@ -18,6 +19,10 @@ class Stage(OptimizerKeys, BatchKeys, LossKeys, RowKeys):  # pydantic lists the 
 
     evaluate: Evaluate | None = Field(
         default=None, description="validate while training, and keep the adapter with the best recall@1; see below"
+    )
+
+    guide: Guide | None = Field(
+        default=None, description="an embedder that masks probable right answers among the negatives; see below"
     )
 
     @model_validator(mode="after")

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Mapping, Sequence
+from pathlib import Path
 from typing import Any
 
 from mllm_embed.saving.model_card import ModelCardInfo
@@ -10,6 +11,7 @@ from mllm_embed.saving.versions import versions
 
 from ..recipe.config import Recipe
 from ..recipe.stage import Stage
+from ..recipe.stage_keys.guide import Guide
 from ..recipe.stage_keys.terms import Term
 from .validation import best_folder, best_in_words, read_best
 
@@ -59,7 +61,15 @@ def _facts(stage: Stage, data: Mapping[str, str], count: int) -> dict[str, Any]:
         "learning rate": f"{stage.learning_rate:g}, {stage.schedule}",
         "matryoshka": ", ".join(map(str, stage.matryoshka)) or "no",
         **{name: task for name, task in tasks.items() if task},
+        **({"guide": _guide_in_words(stage.guide)} if stage.guide else {}),
     }
+
+
+def _guide_in_words(guide: Guide) -> str:
+    # of paths only the last name, as of the data
+    named = [Path(part).name for part in (guide.model, guide.adapter) if part is not None]
+    limit = f"margin {guide.margin:g}" if guide.ceiling is None else f"ceiling {guide.ceiling:g}"
+    return f"{' with '.join(named) or 'the model itself, untrained'}, {limit}"
 
 
 def _listed(tasks: Sequence[str | None]) -> str:

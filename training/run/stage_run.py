@@ -11,6 +11,7 @@ from typing import Any
 
 import numpy as np
 import torch
+from torch import Tensor
 from tqdm import tqdm
 from transformers import PrinterCallback, TrainingArguments
 
@@ -25,14 +26,16 @@ from ..batch.collator import ContrastiveCollator
 from ..batch.examples import Asked, Examples, PreparedInput, Reader, asked_by
 from ..batch.handover import SHARED_MEMORY, Handover, check_semaphores, room_in_words
 from ..batch.progress import Progress
-from ..batch.stage_data import RowOrder, StageRows, order_of
+from ..batch.stage_data import RowOrder, StageRows, order_of, visited_rows
 from ..data.unreadable import UNREADABLE_FILE, UnreadableLog
 from ..distill.bank import Bank, make_bank, read_bank
-from ..distill.teacher import Teacher
+from ..distill.guide import bank_vectors, load_guide, make_guide_vectors
+from ..distill.teacher import Teacher, release_memory
 from ..distributed.chunking import find_chunk_tokens
 from ..distributed.gathering import agreed, world
 from ..distributed.gradient_caching import BatchEncoder
 from ..distributed.zero import whole
+from ..false_negatives.guide import GuideVectors
 from ..loss.temperature import Temperature
 from ..recipe.checks import first_process, processes
 from ..recipe.config import Recipe
@@ -167,16 +170,17 @@ class StageRun:
         arguments = self._arguments()
         check_stage_space(self.recipe, self.name, self.encoder.trainable().values())
         banks, log = self._banks(), JsonLog(output / LOG_FILE, self.name)
+        guide = self._guide(stopping)
         progress = self._rows_wait.progress
         examples = Examples(self.rows, self._reader(banks), self.seed, progress)
         self._check_shared_memory(examples)
-        collate = ContrastiveCollator(self.embedder.item_processor, stage.uses, self._chunk_tokens(examples))
+        collate = ContrastiveCollator(self.embedder.item_processor, stage.uses, self._chunk_tokens(examples), guide)
         rank, _ = world()
         unreadable = output / (UNREADABLE_FILE if rank == 0 else UNREADABLE_FILE.replace(".", f"-{rank}."))
         trainer = ContrastiveTrainer(
             model=self.encoder, args=arguments, train_dataset=examples, stage=stage, home=self.home, banks=banks,
             order=self._order(),
-            data_collator=Handover(collate, progress), stopping=stopping,
+            data_collator=Handover(collate, progress), stopping=stopping, guide_banks=self._guide_banks(guide, banks),
             unreadable=UnreadableLog(unreadable, len(self.rows) // processes(), stage.max_unreadable),
             callbacks=[Board(), log, Console(self.name), Advice(stage, self.rows.sample(), banks, log), stopping],
         )  # fmt: skip
@@ -188,7 +192,9 @@ class StageRun:
         # a row whose answer, or whose query that is taught, could not be read for the bank cannot be trained on
         held = [(term.positive[0], banks[term.name].inputs.numpy()) for term in stage.terms if term.uses_bank]
         held += [(term.query[0], banks[term.name].asks.numpy()) for term in stage.terms if term.taught]
-        return Reader(process.prepared, stage.encoded, stage.keyed, stage.hard_negatives, held, self._asked)
+        return Reader(
+            process.prepared, stage.encoded, stage.keyed, stage.hard_negatives, held, self._asked, bool(stage.guide)
+        )
 
     @property
     def _asked(self) -> Asked:
@@ -266,6 +272,32 @@ class StageRun:
                 f"{self.stage.batch_size}: sources leave out what fills no chunk; lower batch_size or per_source"
             )
         return order
+
+    def _guide(self, stopping: Stopping) -> GuideVectors | None:
+        """Return the vectors of the stage's guide, which is loaded where some are not there yet, and let go of then."""
+        guide, stage = self.stage.guide, self.stage
+        if guide is None:
+            return None
+        rows = np.arange(len(self.rows))
+        if not any(term.uses_bank for term in stage.terms):  # whose candidates are those of all rows
+            rows = visited_rows(self._order(), stage.batch_size, stage.steps, stage.epochs, len(rows))
+        vectors = make_guide_vectors(
+            stage, self.rows, rows, lambda: load_guide(self.recipe, guide, self.bf16), self.bf16, self.home / "guide",
+            self.embedder.device, stopping.check,
+        )  # fmt: skip
+        release_memory()
+        if first_process():
+            name = f"{guide.model or self.recipe.model}{f' with {guide.adapter}' if guide.adapter else ''}"
+            tqdm.write(f"{self.name}  guided by {name}: vectors of {len(vectors):,} inputs")
+        return vectors
+
+    def _guide_banks(self, guide: GuideVectors | None, banks: dict[str, Bank]) -> dict[str, Tensor]:
+        if guide is None:
+            return {}
+        return {
+            term.name: bank_vectors(banks[term.name], term, self.stage, self.rows, self._asked, guide)
+            for term in self.stage.terms if term.uses_bank
+        }  # fmt: skip
 
     def _banks(self) -> dict[str, Bank]:
         banks = {}

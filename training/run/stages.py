@@ -25,9 +25,9 @@ from mllm_embed.saving.provenance import SPACE_FIELDS
 from ..batch.stage_data import StageRows, check_tasks, open_stage
 from ..distill.teacher import Teacher
 from ..distributed.zero import forget_config, zero_config
-from ..recipe.checks import check_batch, check_dimension, first_process
+from ..recipe.checks import check_batch, check_dimension, check_guides, first_process
 from ..recipe.config import Recipe
-from ..recipe.form import form_fingerprints, prompts_of
+from ..recipe.form import form_fingerprints, guide_fingerprints, prompts_of
 from ..report.report import write_report
 from ..report.run_log import LOG_FILE
 from .card import card_of
@@ -59,7 +59,8 @@ def run_recipe(recipe: Recipe, after_stage: Callable[[str, Path], None] | None =
     """
     _choose_device()
     zero = zero_config(recipe)
-    form = form_fingerprints(recipe)
+    check_guides(recipe)
+    form = form_fingerprints(recipe) | guide_fingerprints(recipe)
     data = _open_data(recipe)
     bf16 = _bf16(recipe)
     teacher = Teacher(recipe.teacher, bf16) if recipe.teacher else None

@@ -24,9 +24,11 @@ from ..data.unreadable import UnreadableLog
 from ..distill.bank import Bank
 from ..distributed.gathering import GatheredBatch, gather
 from ..distributed.zero import OPTIMIZER_FILE, load_moments, save_moments, whole
-from ..loss.losses import BatchIndices, LossOptions, LossOutput, contrast, contrast_bank, distil, nested
+from ..false_negatives.guide import Guided, GuideRule
+from ..loss.losses import BatchIndices, Guidance, LossOptions, LossOutput, contrast, contrast_bank, distil, nested
+from ..loss.tiled import Pairs
 from ..recipe.stage import Stage
-from ..recipe.stage_keys.terms import Term
+from ..recipe.stage_keys.terms import RoleUse, Term
 from .checkpoints import ASIDE, checkpoint_bytes, checkpoint_name, failing_disk, publish
 from .divergence import DivergenceGuard
 from .stopping import Stopping
@@ -50,6 +52,7 @@ class ContrastiveTrainer(Trainer):
         banks: dict[str, Bank],
         unreadable: UnreadableLog,
         stopping: Stopping,
+        guide_banks: dict[str, Tensor],
         **kwargs: Any,
     ):
         """Set the stage beside what Trainer takes.
@@ -61,10 +64,13 @@ class ContrastiveTrainer(Trainer):
             banks: the candidates of terms, by the term's name.
             unreadable: counts the rows that could not be read.
             stopping: is told of the wait for rows; it is no callback by that alone.
+            guide_banks: the guide's vectors [M, Dg] of the banks' candidates, by the term's name; none without one.
         """
         super().__init__(*args, **kwargs)
         self.stage, self.home, self.order, self.unreadable, self.stopping = stage, home, order, unreadable, stopping
         self.banks = {name: bank.to(self.args.device) for name, bank in banks.items()}
+        self.guide_banks = {name: found.to(self.args.device) for name, found in guide_banks.items()}
+        self.rule = GuideRule(stage.guide.margin, stage.guide.ceiling) if stage.guide else None
         # the loss is a mean over a step's rows, which Trainer has to divide by the steps that it accumulates
         self.model_accepts_loss_kwargs = False
         self.throughput, self.divergence = Throughput(self.args.device), DivergenceGuard(stage, home)
@@ -90,6 +96,8 @@ class ContrastiveTrainer(Trainer):
         self.throughput.add_batch(batch)
         self.throughput.add_value("temperature", temperature)
         self.throughput.add_value("mean_cosine", cosine)
+        if batch.guide is not None:
+            self.throughput.add_value("unguided", batch.guide[:, 0].isnan().float().mean())
         self.divergence.check_step(model, losses, total, cosine, gathered, batch)
         return (total, vectors) if return_outputs else total
 
@@ -105,7 +113,10 @@ class ContrastiveTrainer(Trainer):
         losses = []
         for dim, vectors in nested(gathered.vectors, self.stage.matryoshka).items():
             cut = replace(gathered, vectors=vectors)
-            output = self._bank_loss(term, cut, batch, options) if term.uses_bank else term_loss(term, cut, options)
+            if term.uses_bank:
+                output = self._bank_loss(term, cut, batch, options)
+            else:
+                output = term_loss(term, cut, options, self.rule)
             losses.append(output.loss)
             self._add_figures(term, "" if dim == whole_dim else f"@{dim}", output)
         mean = torch.stack(losses).mean()
@@ -127,12 +138,29 @@ class ContrastiveTrainer(Trainer):
         rows = bank.rows(answers)
         if term.taught:
             return distil(queries, bank.teacher_vectors(asks), bank.vectors, rows, options.temperature)
-        return contrast_bank(queries, asks, bank.vectors, bank.inputs, rows, (bank.asked, bank.answers), options)
+        right = bank.asked, bank.answers
+        guided, spared = self._guided_bank(term, gathered, batch, rows)
+        return contrast_bank(queries, asks, bank.vectors, bank.inputs, rows, right, options, guided, spared)
+
+    def _guided_bank(
+        self, term: Term, gathered: GatheredBatch, batch: ContrastiveBatch, positives: Tensor
+    ) -> tuple[Guided | None, Pairs | None]:
+        """Return what the guide says of this process's queries and a bank, and the pairs that it does not concern."""
+        if self.rule is None or gathered.guide is None:
+            return None, None
+        asking = gathered.guide[gathered.guide_places[term.queries[0]][gathered.local_rows]]
+        candidates, bank = self.guide_banks[term.name], self.banks[term.name]
+        keys = [batch.keys[role].to(asking.device) for role in term.fixed_negatives]
+        found = [bank.found(own) for own in keys]
+        rows, columns = (torch.cat([part[side] for part in found] or [positives[:0]]) for side in (0, 1))
+        return Guided.of(asking, candidates, candidates[positives], self.rule), Pairs(rows, columns)
 
     def _add_figures(self, term: Term, cut: str, output: LossOutput) -> None:
         names = ["accuracy"] if cut else ["accuracy", "positive", "hardest", "negatives"]
         if not cut and self.stage.mask_margin is not None:
             names.append("masked")
+        if not cut and self.stage.guide is not None:
+            names.append("guided")
         figures = output._asdict()
         for name in names:
             self.throughput.add_value(f"{name}/{term.name}{cut}", figures[name])
@@ -260,20 +288,31 @@ class ContrastiveTrainer(Trainer):
             super()._run_epoch(model, epoch, *args, **kwargs)
 
 
-def term_loss(term: Term, gathered: GatheredBatch, options: LossOptions) -> LossOutput:
+def term_loss(term: Term, gathered: GatheredBatch, options: LossOptions, rule: GuideRule | None = None) -> LossOutput:
     """Return the InfoNCE of a term over the rows of all processes, of which this one computes its own.
 
-    Several queries of a term are so many times the rows, which share one softmax.
+    Several queries of a term are so many times the rows, which share one softmax. With a guide in the batch, `rule`
+    says how near is too near for it.
     """
+    indices = _indices(term, gathered, gathered.places)
+    guidance = None
+    if rule is not None and gathered.guide is not None:
+        spared = [torch.full_like(gathered.places[use], use.role != "hard_negative") for use in term.hard_negatives]
+        fixed = torch.cat(spared or [gathered.inputs[:0]]).bool().repeat(len(term.queries))
+        guidance = Guidance(gathered.guide, _indices(term, gathered, gathered.guide_places), fixed, rule)
+    return contrast(gathered.vectors, indices, options, term.symmetric, term.same_side, gathered.inputs, guidance)
+
+
+def _indices(term: Term, gathered: GatheredBatch, places: dict[RoleUse, Tensor]) -> BatchIndices:
+    """Return what asks, answers and is negative in a term, by the numbers that `places` gives."""
     rows, times = gathered.rows, len(term.queries)
     starts = torch.arange(times, device=gathered.vectors.device)[:, None] * rows
-    negatives = torch.cat([gathered.places[use] for use in term.hard_negatives] or [gathered.inputs[:0]])
+    negatives = torch.cat([places[use] for use in term.hard_negatives] or [gathered.inputs[:0]])
     owners = torch.cat([gathered.owners_of(use) for use in term.hard_negatives] or [gathered.inputs[:0]])
-    indices = BatchIndices(
-        query=torch.cat([gathered.places[use] for use in term.queries]),
-        positive=torch.cat([gathered.places[use] for use in term.positives]),
+    return BatchIndices(
+        query=torch.cat([places[use] for use in term.queries]),
+        positive=torch.cat([places[use] for use in term.positives]),
         negatives=negatives.repeat(times),
         owners=(owners + starts).flatten(),
         local_rows=(gathered.local_rows + starts).flatten(),
     )
-    return contrast(gathered.vectors, indices, options, term.symmetric, term.same_side, gathered.inputs)

@@ -46,7 +46,7 @@ def test_what_a_guide_finds_nearer_is_left_out(rule: GuideRule, limit) -> None:
     queries, candidates, seen, found = _units(7, 8), _units(11, 8), _units(7, 5), _units(11, 5)
     positives, spared = torch.tensor([3, 0, 8, 1, 3, 10, 4]), {(0, 1), (2, 2), (5, 9)}
     pairs = Pairs(*torch.tensor(sorted(spared)).T)
-    guided = Guided.of(seen, found, positives, rule)
+    guided = Guided.of(seen, found, found[positives], rule)
     unmasked = info_nce(queries, candidates, positives, 0.1)
     for kept in ((), spared):
         expected, count = _loop(queries, candidates, positives.tolist(), seen, found, limit, kept)
@@ -63,15 +63,16 @@ def test_what_a_guide_finds_nearer_is_left_out(rule: GuideRule, limit) -> None:
 def test_the_gradients_are_those_of_the_candidates_that_stay() -> None:
     torch.manual_seed(1)
     queries, candidates = _units(6, 8).requires_grad_(), _units(9, 8).requires_grad_()
-    positives, guided = torch.arange(6), Guided.of(_units(6, 4), _units(9, 4), torch.arange(6), GuideRule())
+    positives, found = torch.arange(6), _units(9, 4)
+    guided = Guided.of(_units(6, 4), found, found[:6], GuideRule())
     info_nce(queries, candidates, positives, 0.1, tile=(2, 4), guided=guided).loss.backward()
-    found = queries.grad.clone(), candidates.grad.clone()
+    gradients = queries.grad.clone(), candidates.grad.clone()
     queries.grad = candidates.grad = None
     logits = queries @ candidates.T / 0.1
     out = guided.queries @ guided.candidates.T > guided.limit[:, None]
     out[positives, positives] = False
     F.cross_entropy(logits.masked_fill(out, float("-inf")), positives).backward()
-    assert torch.allclose(found[0], queries.grad) and torch.allclose(found[1], candidates.grad)
+    assert torch.allclose(gradients[0], queries.grad) and torch.allclose(gradients[1], candidates.grad)
 
 
 def test_an_equal_candidate_is_not_nearer_and_what_the_guide_never_saw_stays() -> None:
@@ -79,19 +80,20 @@ def test_an_equal_candidate_is_not_nearer_and_what_the_guide_never_saw_stays() -
     torch.manual_seed(2)
     seen, found = _units(4, 96).float(), _units(4, 96).float()
     twice = torch.cat([found, found])
-    guided = Guided.of(seen, twice, torch.arange(4), GuideRule())
+    guided = Guided.of(seen, twice, found, GuideRule())
     rows = slice(0, 4)
     assert not guided.nearer(rows, slice(4, 8)).diagonal().any()
     blind = twice.clone()
     blind[1] = float("nan")  # the positive of row 1, and a candidate of all others
-    near = Guided.of(seen, blind, torch.arange(4), GuideRule(margin=-2)).nearer(rows, slice(0, 8))
+    near = Guided.of(seen, blind, blind[:4], GuideRule(margin=-2)).nearer(rows, slice(0, 8))
     assert not near[1].any() and not near[:, 1].any() and near[0, 2:].all()
 
 
 def test_a_guide_counts_what_no_other_mask_left_out() -> None:
     torch.manual_seed(3)
     queries, candidates, positives = _units(3, 8), _units(5, 8), torch.arange(3)
-    guided = Guided.of(_units(3, 4), _units(5, 4), positives, GuideRule(margin=-2))  # everything but the positives
+    seen = _units(5, 4)
+    guided = Guided.of(_units(3, 4), seen, seen[:3], GuideRule(margin=-2))  # everything but the positives
     known = Ignored(torch.zeros(3, dtype=torch.long), Pairs(torch.tensor([0]), torch.tensor([3])))
     output = info_nce(queries, candidates, positives, 0.1, known, None, 0.0, guided=guided)
     assert (output.guided.item(), output.masked.item(), output.negatives.item()) == (3, 0, 0)

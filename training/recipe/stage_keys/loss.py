@@ -63,7 +63,7 @@ class LossKeys(Section):
     def keyed(self) -> list[RoleName]:
         """The roles whose inputs are looked up in a bank, as queries or as candidates."""
         banked = (term for term in self.terms if term.uses_bank)
-        return list(dict.fromkeys(role for term in banked for role in (*term.query, *term.positive)))
+        return list(dict.fromkeys(r for term in banked for r in (*term.query, *term.positive, *term.fixed_negatives)))
 
     @property
     def roles(self) -> list[RoleName]:

@@ -112,6 +112,11 @@ class Term(Section):
         return [RoleUse(role, self.frozen) for role in self.negatives]
 
     @property
+    def fixed_negatives(self) -> list[RoleName]:
+        """The roles that are wrong for their row by what they are, say its own reference picture."""
+        return [role for role in self.negatives if role != "hard_negative"]
+
+    @property
     def uses(self) -> list[RoleUse]:
         """All that a step encodes for the term; a bank's candidates lie there already."""
         return self.queries if self.uses_bank else [*self.queries, *self.positives, *self.hard_negatives]
