@@ -8,12 +8,13 @@ from collections.abc import Sequence
 
 from mllm_embed.errors import ConfigError, did_you_mean, user_errors
 
-from .commands import make_triplets, merge, mine, plan, report, run
+from .commands import make_triplets, merge, mine, plan, report, run, show
 from .commands.recipe_options import add_help_with_keys
 
 _COMMANDS = {
     "run": run,
     "plan": plan,
+    "show": show,
     "mine": mine,
     "merge": merge,
     "report": report,

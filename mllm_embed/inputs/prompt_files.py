@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import os
+from collections.abc import Mapping
 from pathlib import Path
 from typing import Any
 
@@ -18,13 +19,15 @@ def is_file_name(value: str | os.PathLike[str]) -> bool:
     return isinstance(value, os.PathLike) or value.endswith(SUFFIXES) or os.sep in value
 
 
-def prompt_set(value: PromptSet | str | os.PathLike[str]) -> PromptSet:
-    """Return a prompt set as it is, by its name, or from a YAML or JSON file.
+def prompt_set(value: PromptSet | Mapping[str, Any] | str | os.PathLike[str]) -> PromptSet:
+    """Return a prompt set as it is, of the keys that a file of one has, by its name, or from a YAML or JSON file.
 
-    Raises ConfigError for a name that no set has, and for a file that cannot be read or holds anything else.
+    Raises ConfigError for a name that no set has, for a file that cannot be read, and for keys that are no prompt set.
     """
     if isinstance(value, PromptSet):
         return value
+    if isinstance(value, Mapping):
+        return prompts_of_keys(value, "own", "prompts")
     if not isinstance(value, str | os.PathLike):
         raise ConfigError(f"prompts is a PromptSet, the name of one, or a YAML or JSON file, not {value!r:.60}")
     if is_file_name(value):
@@ -45,8 +48,13 @@ def read_keys(path: Path, kind: str) -> dict[str, Any]:
 
 
 def _read(path: Path) -> PromptSet:
-    values = read_keys(path, "prompt set")
+    return prompts_of_keys(read_keys(path, "prompt set"), path.stem, f"prompt set {path}")
+
+
+def prompts_of_keys(values: Mapping[str, Any], name: str, where: str) -> PromptSet:
+    """Return the prompt set of a file's keys, called `name` where they do not say. Raises ConfigError, which begins
+    with `where`, for keys that are no prompt set."""
     try:
-        return PromptSet.from_dict({"name": path.stem, **values})
+        return PromptSet.from_dict({"name": name, **values})
     except (ValueError, ConfigError) as error:
-        raise ConfigError(f"prompt set {path}: {error}") from error
+        raise ConfigError(f"{where}: {error}") from error

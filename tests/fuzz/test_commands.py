@@ -37,6 +37,7 @@ WHOLE: dict[str, tuple[str, ...]] = {
     "eval robustness": ("{data}", "--model", "{model}", "--output", "{new}"),
     "train run": ("demo", "--override", "output={new}", "--override", "model={model}"),
     "train plan": ("demo", "--override", "output={new}", "--override", "model={model}"),
+    "train show": ("demo", "--override", "output={new}"),
     "train mine": ("{data}", "--model", "{model}", "--output", "{new}.jsonl"),
     "train merge": ("{adapter}", "--output", "{new}"),
     "train report": ("{photos}",),

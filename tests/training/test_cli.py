@@ -11,7 +11,7 @@ import pytest
 from mllm_embed.training.cli import main
 
 ROOT = Path(__file__).resolve().parents[2]
-COMMANDS = ("run", "plan", "mine", "merge", "report", "make-triplets")
+COMMANDS = ("run", "plan", "show", "mine", "merge", "report", "make-triplets")
 
 
 @pytest.mark.parametrize("command", COMMANDS)

@@ -13,6 +13,7 @@ from typing import Any
 import torch
 
 from mllm_embed import MLLMEmbedder
+from mllm_embed.inputs.prompt_files import prompt_set
 from mllm_embed.saving.provenance import SPACE_FIELDS
 
 from ..recipe.config import TeacherSection
@@ -40,9 +41,10 @@ class Teacher:
     def embedder(self) -> MLLMEmbedder:
         """Return the model, its adapter merged. Raise ModelError where it cannot be loaded."""
         if self._loaded is None:
+            prompts = self._section.prompts
             self._loaded = MLLMEmbedder.from_pretrained(
                 self._section.model, adapter=self._section.adapter, dtype="auto" if self._bf16 else "float32",
-                preset=self._section.preset, prompts=self._section.prompts,
+                preset=self._section.preset, prompts=None if prompts is None else prompt_set(prompts),
             ).merge_adapter()  # fmt: skip
         return self._loaded
 

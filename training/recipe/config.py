@@ -10,7 +10,7 @@ from pydantic import AfterValidator, Field, field_validator, model_validator
 
 from ..data.source import LocalPath
 from .lora import Lora
-from .section import Section
+from .section import Prompts, Section
 from .stage import Stage
 
 
@@ -20,7 +20,7 @@ class TeacherSection(Section):
     model: str = Field(description="folder or hub id; an adapter folder will do")
     adapter: LocalPath | None = Field(default=None, description="adapter folder to put on it")
     preset: str | None = Field(default=None, description="as of the recipe")
-    prompts: str | None = Field(default=None, description="as of the recipe")
+    prompts: Prompts | None = Field(default=None, description="as of the recipe")
 
 
 CHECKPOINTS, DATA = "checkpoints", "data"  # folders of a run beside its stages' own
@@ -51,10 +51,11 @@ class Recipe(Section):
         description="name of a published embedder's preset, or a YAML or JSON file with one; by default that of the "
         "model's hub id, where there is one",
     )
-    prompts: str | None = Field(
+    prompts: Prompts | None = Field(
         default=None,
-        description="name of a prompt set, or a YAML or JSON file with one; by default what the model was saved with, "
-        "or those of its preset",
+        description="name of a prompt set, a YAML or JSON file with one, or its keys here: {image: ..., composed: ..., "
+        "text: ...}, as `mllm-embed prompt` prints them; by default what the model was saved with, or those of its "
+        "preset",
     )
     pooling: Literal["last", "mean"] | None = Field(
         default=None, description="last token, or mean over the picture's and user's tokens; by default as saved"

@@ -72,12 +72,20 @@ def guide_fingerprints(recipe: Recipe) -> dict[str, str]:
 
 
 def form_fingerprints(recipe: Recipe) -> dict[str, str]:
-    """Return, for the preset and for each file of prompts, what changes with its content: a run that was stopped must
-    not go on in another form. Raise as `prompts_of` and `preset_of`."""
+    """Return, for the preset and for prompts from a file or the recipe itself, what changes with their content: a run
+    that was stopped must not go on in another form. Raise as `prompts_of` and `preset_of`."""
     found: dict[str, Any] = {}
     preset, prompts = preset_of(recipe), prompts_of(recipe)
     if preset:
         found[f"preset {preset.name}"] = [preset.settings.to_dict(), dict(preset.image_processor), preset.dtype]
-    if prompts and recipe.prompts is not None and is_file_name(recipe.prompts):
-        found[recipe.prompts] = prompts.to_dict()
+    if prompts:
+        found |= _named(recipe.prompts, prompts)
     return {name: hashlib.sha256(json.dumps(what).encode()).hexdigest() for name, what in found.items()}
+
+
+def _named(given: str | dict[str, Any] | None, prompts: PromptSet) -> dict[str, Any]:
+    """Return prompts under the file that they are from, or "prompts" where the recipe holds them: with the words that
+    its keys leave to this version. A name of ours says enough."""
+    if isinstance(given, dict):
+        return {"prompts": prompts.to_dict()}
+    return {given: prompts.to_dict()} if given and is_file_name(given) else {}

@@ -1,4 +1,4 @@
-"""Recipes as YAML files: one laid over another, overrides laid over both, and each mistake told in one sentence."""
+"""Recipes as YAML files with overrides laid over them, each mistake told in one sentence; and whole recipes as YAML."""
 
 from __future__ import annotations
 
@@ -10,12 +10,13 @@ from typing import Any
 from pydantic import BaseModel, ValidationError
 from pydantic.fields import FieldInfo
 
-from mllm_embed.errors import ConfigError, did_you_mean, kind_of
-from mllm_embed.yaml_text import parsed, read_yaml
+from mllm_embed.errors import ConfigError, did_you_mean
+from mllm_embed.yaml_text import as_yaml, parsed
 
 from ..data.roles import ROLES
 from ..data.source import DataSource
 from .config import Recipe, TeacherSection
+from .layers import LAYER_KEYS, chain_of, find_recipe, laid_together
 from .lora import Lora
 from .stage import Stage
 from .stage_keys.evaluate import Evaluate
@@ -28,7 +29,6 @@ _WANTED = {
     "list": "a list", "tuple": "a list", "dict": "keys with values", "model": "keys with values",
 }  # fmt: skip
 _MOST_PARTS, _MOST_SHOWN = 8, 80
-RECIPES = Path(__file__).parents[1] / "recipes"
 SECTIONS: dict[str, type[BaseModel]] = {
     "recipe": Recipe,
     "lora": Lora,
@@ -42,21 +42,12 @@ SECTIONS: dict[str, type[BaseModel]] = {
 
 
 def load_recipe(path: str | Path, overrides: Sequence[str] = ()) -> Recipe:
-    """Read a YAML recipe, lay it over its `base` where it names one, apply `key=value` overrides (`lora.rank=8`).
+    """Read a YAML recipe, lay it over the chain of its bases, apply `key=value` overrides (`lora.rank=8`).
 
     Raise ConfigError for a missing file, bad YAML, an unknown key or a value out of range, naming it.
     """
-    path = _find(Path(path))
-    raw = _read(path)
-    if "base" in raw:
-        name = raw.pop("base")
-        if not isinstance(name, str):
-            raise ConfigError(f"recipe {path}: base is the name of one other recipe, not {name!r}")
-        beside = path.parent / name
-        base = _read(beside if beside.is_file() else _find(Path(name)))
-        if "base" in base:
-            raise ConfigError(f"recipe {path}: its base {name} stands on a base itself; copy that one's keys")
-        raw = _merged(base, raw)
+    path = find_recipe(Path(path))
+    raw = laid_together(chain_of(path))
     for override in overrides:
         _apply(raw, override)
     try:
@@ -69,31 +60,9 @@ def load_recipe(path: str | Path, overrides: Sequence[str] = ()) -> Recipe:
         ) from error
 
 
-def _find(path: Path) -> Path:
-    if path.is_file():
-        return path
-    if path.exists():
-        raise ConfigError(f"recipe {path} is {'a folder' if path.is_dir() else 'no file'}; give a YAML file")
-    named = RECIPES / f"{path.name}.yaml"
-    if path != Path(path.name) or path.suffix == ".yaml" or not named.is_file():
-        known = ", ".join(sorted(p.stem for p in RECIPES.glob("*.yaml")))
-        raise ConfigError(f"recipe {path} does not exist; give a YAML file or one of: {known}")
-    return named
-
-
-def _read(path: Path) -> dict[str, Any]:
-    raw = read_yaml(path, "recipe")
-    if not isinstance(raw, dict):
-        what = "is empty" if raw is None else f"is {kind_of(raw)}, not keys with values"
-        raise ConfigError(f"recipe {path} {what}; see {RECIPES} for examples")
-    return raw
-
-
-def _merged(below: Any, above: Any) -> Any:
-    """Return `above` laid over `below`: sections key by key, everything else as a whole."""
-    if not (isinstance(below, dict) and isinstance(above, dict)):
-        return above
-    return below | {key: _merged(below.get(key), value) for key, value in above.items()}
+def as_text(recipe: Recipe) -> str:
+    """Return a recipe as YAML, of which `load_recipe` makes the same: every key that has a value, defaults too."""
+    return as_yaml(recipe.model_dump(mode="json", exclude_none=True))
 
 
 def _apply(raw: dict[str, Any], override: str) -> None:
@@ -108,6 +77,9 @@ def _apply(raw: dict[str, Any], override: str) -> None:
     here: Any = raw
     for parent in parents:
         here = here.setdefault(parent, {}) if isinstance(here, dict) else here[_index(here, parent, override)]
+    if new is None and value.strip() and isinstance(here, dict) and last in here:
+        del here[last]  # as null in a recipe takes a key of its base away; nothing at all is a slip, and told
+        return
     here[last if isinstance(here, dict) else _index(here, last, override)] = new
 
 
@@ -175,7 +147,7 @@ def describe_keys() -> str:
     for title, section in SECTIONS.items():
         lines.append(f"{title}:")
         if section is Recipe:
-            lines.append(f"  {'base':<24}name or file of a recipe that this one is laid over, key by key; default none")
+            lines += [f"  {name:<24}{meaning}" for name, meaning in LAYER_KEYS.items()]
         lines += [_described(name, field) for name, field in section.model_fields.items()]
     lines += ["roles that rows offer:", *(f"  {rows:<24}{', '.join(roles)}" for rows, roles in ROLES.items())]
     return "\n".join(lines)

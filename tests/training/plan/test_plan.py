@@ -26,7 +26,8 @@ from mllm_embed.training.distributed.gradient_caching import BatchEncoder
 from mllm_embed.training.distributed.memory_tracker import MemoryTracker
 from mllm_embed.training.plan.model import SHAPES, find_config
 from mllm_embed.training.plan.plan import GIB, check_fits, describe, make_plan
-from mllm_embed.training.recipe.recipe_files import RECIPES, load_recipe
+from mllm_embed.training.recipe.layers import RECIPES
+from mllm_embed.training.recipe.recipe_files import load_recipe
 from published import make_published
 
 BASE = Path(__file__).resolve().parents[3] / "scripts/assets/base"

@@ -151,7 +151,7 @@ def test_a_base_is_read_as_strictly(tmp_path: Path, capsys: pytest.CaptureFixtur
         (tmp_path / "r.yaml").write_text("base: base.yaml\n")
         assert message in _refused(tmp_path / "r.yaml", capsys)
     (tmp_path / "r.yaml").write_text("base: r.yaml\n")
-    assert "stands on a base itself" in _refused(tmp_path / "r.yaml", capsys)
+    assert "its bases go in a circle" in _refused(tmp_path / "r.yaml", capsys)
 
 
 @pytest.mark.parametrize(
