@@ -136,6 +136,7 @@ class DataFolder:
         pairs, triplets, texts: the rows of its files, in their order; none for a file that is not there.
         benchmark: the gallery and queries of benchmark.json, None without it.
         digest: sha256 over the names and contents of the files, as `fingerprint` returns it.
+        images: the folder that the names of pictures start from; None where it is `root`.
     """
 
     root: Path
@@ -144,10 +145,16 @@ class DataFolder:
     benchmark: FolderBenchmark | None = None
     digest: str = ""
     texts: list[TextRow] = field(default_factory=list)
+    images: Path | None = None
 
     @classmethod
-    def open(cls, path: str | os.PathLike[str], pictures: bool = True) -> DataFolder:
+    def open(
+        cls, path: str | os.PathLike[str], pictures: bool = True, images: str | os.PathLike[str] | None = None
+    ) -> DataFolder:
         """Read and check a folder; without `pictures`, not whether those are there.
+
+        The names of pictures start from the folder `images`, for files about pictures that lie elsewhere, and by
+        default from `path`.
 
         Raises:
             DataError: the folder is missing or empty, or anything in it is wrong; up to 20 problems are named
@@ -155,14 +162,15 @@ class DataFolder:
         """
         root = Path(path)
         _check_root(root)
-        checks = Checks(root, look=pictures)
+        pictures_root = None if images is None else Path(images)
+        checks = Checks(root, look=pictures, images=pictures_root)
         pairs = [_pair(row) for row in json_lines(checks, PAIRS)]
         triplets = [_triplet(row) for row in json_lines(checks, TRIPLETS)]
         benchmark = _benchmark(checks) if (root / BENCHMARK).is_file() else None
         texts = [_text_row(row) for row in json_lines(checks, TEXTS)]
         if checks.problems:
-            raise DataError(_message(root, checks.problems))
-        return cls(root, pairs, triplets, benchmark, _digest(root), texts)
+            raise DataError(_message(checks))
+        return cls(root, pairs, triplets, benchmark, _digest(root), texts, pictures_root)
 
     def pictures(self) -> dict[Path, str | None]:
         """Return every picture that the files name, and what is wrong with it: None for those that are there."""
@@ -171,7 +179,8 @@ class DataFolder:
             entries += [*self.benchmark.gallery, *self.benchmark.queries]
         shown = [picture for entry in entries for picture in _listed(entry.image)]
         paths = dict.fromkeys(shown + [triplet.target_image for triplet in self.triplets if triplet.target_image])
-        return {path: image_complaint(path, os.path.relpath(path, self.root)) for path in paths}
+        start = self.images or self.root
+        return {path: image_complaint(path, os.path.relpath(path, start)) for path in paths}
 
     def fingerprint(self) -> str:
         """Return the sha256 over names and contents of the four files (those that existed when it was opened)."""
@@ -222,7 +231,7 @@ def read_pairs(file: str | os.PathLike[str]) -> list[Pair]:
     checks = Checks(file.parent)
     pairs = [_pair(row) for row in json_lines(checks, file.name)]
     if checks.problems:
-        raise DataError(_message(file.parent, checks.problems))
+        raise DataError(_message(checks))
     return pairs
 
 
@@ -310,7 +319,8 @@ def _check_apart(row: JsonRow, targets: tuple[str, ...], others: tuple[str, ...]
             row.problem(f'"{name}" is both a target and {what}')
 
 
-def _message(root: Path, problems: list[str]) -> str:
+def _message(checks: Checks) -> str:
+    problems, root = checks.problems, f"{checks.root}{f', with pictures from {checks.images}' if checks.images else ''}"
     shown = problems[:_SHOWN]
     if len(problems) > _SHOWN:
         shown.append(f"and {len(problems) - _SHOWN} more")

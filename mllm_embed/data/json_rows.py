@@ -23,20 +23,25 @@ _SUSPICIOUS = 0.85
 class Checks:
     """The findings in one folder so far: the problems, and what is wrong (or None) with each picture named.
 
-    Without `look`, the disk is not asked for pictures.
+    Without `look`, the disk is not asked for pictures, whose names start from the folder `images`, by default `root`.
     """
 
     root: Path
     look: bool = True
+    images: Path | None = None
     problems: list[str] = field(default_factory=list)
     pictures: dict[str, str | None] = field(default_factory=dict)
+
+    def path(self, name: str) -> Path:
+        """Return where a picture lies."""
+        return (self.images or self.root) / name
 
     def picture(self, name: str) -> str | None:
         """Return what is wrong with a picture; the disk is asked once a picture, however many rows name it."""
         if name not in self.pictures:
             if not self.look:
                 return None
-            self.pictures[name] = image_complaint(self.root / name, name)
+            self.pictures[name] = image_complaint(self.path(name), name)
         return self.pictures[name]
 
 
@@ -122,7 +127,7 @@ class JsonRow:
             complaint = self.checks.picture(name) if name.strip() else None
         if complaint:
             self.problem(f'{key} "{printable(name)}" {complaint}')
-        return self.checks.root / name
+        return self.checks.path(name)
 
 
 def json_lines(checks: Checks, name: str) -> Iterator[JsonRow]:

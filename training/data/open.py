@@ -43,11 +43,12 @@ def open_folder(source: DataSource, kind: str, roles: list[str]) -> SourceRows:
 
     Raises DataError as `open_rows`.
     """
-    if source.images or source.columns or source.pool:
-        raise DataError(
-            f"{source.path}: a data folder says by itself where everything is; leave out images and columns"
-        )
-    folder = DataFolder.open(source.path, pictures=not set(PICTURE_ROLES).isdisjoint(roles))
+    if source.columns or source.pool:
+        raise DataError(f"{source.path}: a data folder says by itself where everything is; leave out columns and pool")
+    needed = not set(PICTURE_ROLES).isdisjoint(roles)
+    if needed and source.images and not source.images.is_dir():
+        raise DataError(f"{source.path}: images is {source.images}, which is no folder")
+    folder = DataFolder.open(source.path, needed, source.images)
     return ListRows(source, read_rows(folder, source.path, kind, roles), folder.fingerprint())
 
 

@@ -56,6 +56,10 @@ class SourceRows(Protocol):
         """Return where a row comes from, for a message."""
         ...
 
+    def roots(self) -> list[str]:
+        """Return the folders that the names of its pictures start from."""
+        ...
+
 
 @dataclass
 class ListRows:
@@ -112,6 +116,10 @@ class ListRows:
     def name(self, index: int) -> str:
         """Return a row's id."""
         return self.rows[index].id
+
+    def roots(self) -> list[str]:
+        """Return the folder that the names of its pictures start from."""
+        return [str(self.source.images or self.source.path)]
 
 
 class MixedRows(Sequence[TrainingRow]):

@@ -38,7 +38,9 @@ class DataSource(BaseModel):
     path: LocalPath = Field(description="file, folder or glob pattern, relative to where you start; never a URL")
     format: str = Field(default="folder", description=f"how it is written: {', '.join(sorted(FORMATS))}")
     images: LocalPath | None = Field(
-        default=None, description="folder that the names of pictures start from; by default that of the file itself"
+        default=None,
+        description="folder that the names of pictures start from; by default that of the file itself, or the data "
+        "folder",
     )
     pool: LocalPath | None = Field(
         default=None,

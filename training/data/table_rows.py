@@ -110,6 +110,10 @@ class TableRows:
         """Return what changes with the files."""
         return files_fingerprint(self.table.files)
 
+    def roots(self) -> list[str]:
+        """Return the folders that the names of its pictures start from."""
+        return list(dict.fromkeys(self._roots))
+
     def scan(self, what: str) -> Iterator[Record | DataError]:
         """Return every record of the table with the columns of the format, under a bar where it takes long."""
         columns = {name.split(".")[0] for name in self.columns.values()} | set(self.columns.values())

@@ -3,25 +3,27 @@
     {"id": "7-1", "image": "images/7.jpg", "instruction": "make it red", "target_text": "a red car",
      "source_text": "a blue car", "kind": "colour"}
 
-is a line of it: a triplet of a data folder, numbered by its place in the answer to pair 7.
+is a line of it: a triplet of a data folder, numbered by its place in the answer to the caption of row 7.
 """
 
 from __future__ import annotations
 
 import hashlib
 import json
+import os
 from collections.abc import Iterable, Iterator, Sequence
 from pathlib import Path
 from typing import Any, Protocol
 
 from tqdm import tqdm
 
-from mllm_embed.data.folder import TRIPLETS, Pair
+from mllm_embed.data.folder import FILES, TRIPLETS
 from mllm_embed.errors import DataError, ModelError
-from mllm_embed.files import atomic_file, read_json, write_json
+from mllm_embed.files import read_json, write_file, write_json
 from mllm_embed.generate.answer_cache import CUT, REFUSED, AnswerCache, CachedAnswer, cache_key
 
 from .answers import REASONS, Change, judge, parse, plain
+from .captions import Caption, Captions
 from .prompt import Prompt
 from .report import Report
 
@@ -40,33 +42,36 @@ class Answerer(Protocol):
         ...
 
 
-def make_triplets(
-    pairs: Sequence[Pair], root: Path, prompt: Prompt, answerer: Answerer, cache_file: Path | None = None
-) -> Report:
-    """Write `root`/triplets.jsonl, with the report beside it; pictures lie in `root`. Answers are cached on the way.
+def make_triplets(captions: Captions, prompt: Prompt, answerer: Answerer, cache_file: Path | None = None) -> Report:
+    """Write triplets.jsonl into the captions' output folder, with the report beside it. Answers are cached on the way.
 
-    Rows come in the order of the pairs, so that the same answers give the same file. Raises DataError where a
-    triplets.jsonl lies that was not made here, or no answer was usable; nothing but the cache is written then. Raises
-    what the answerer raises; the same call then goes on where it was.
+    Rows come in the order of the captions, so that the same answers give the same file. Pictures that lie as bytes in
+    tables are written beside it first, those of the triplets alone. Raises DataError where a triplets.jsonl lies that
+    was not made here, or no answer was usable; nothing but the cache is written then. Raises what the answerer raises;
+    the same call then goes on where it was.
     """
+    root = captions.output
     replaced = _own(root)
-    keys = {pair.caption: cache_key(answerer.identity, prompt.fill(pair.caption)) for pair in pairs}
+    _check_alone(captions)
+    keys = {caption.text: cache_key(answerer.identity, prompt.fill(caption.text)) for caption in captions.listed}
     with AnswerCache(cache_file or root / CACHE, set(keys.values())) as cache:
         _collect(keys, prompt, answerer, cache)
-        report = Report()
-        rows = list(_rows(pairs, root, prompt.count, {text: cache[key] for text, key in keys.items()}, report))
+        report = Report(unreadable=captions.unreadable)
+        answers = {text: cache[key] for text, key in keys.items()}
+        changes = list(_good_changes(captions.listed, prompt.count, answers, report))
     print(report.table())
-    if not rows:
+    if not changes:
         worst = REASONS[report.dropped.most_common(1)[0][0]]
         raise DataError(f"no answer was usable, most often because {worst}; {root / OUTPUT} was not written")
+    report.pictures = captions.write_pictures(caption for caption, _, _ in changes)
+    rows = (_row(caption, number, change, captions.name(caption)) for caption, number, change in changes)
     content = "".join(json.dumps(row, ensure_ascii=False) + "\n" for row in rows).encode()
     made = hashlib.sha256(content).hexdigest()
     sums = {"sha256": made, "replaced": replaced if replaced != made else None}
     # first, with both sums: killed between the two files, the next run still knows the older one as ours
     asked = {"answerer": answerer.identity, "prompt": prompt.text, "per_caption": prompt.count}
     write_json(root / REPORT, asked | report.values() | sums)
-    with atomic_file(root / OUTPUT) as temporary:
-        temporary.write_bytes(content)
+    write_file(root / OUTPUT, content)
     return report
 
 
@@ -78,8 +83,24 @@ def _own(root: Path) -> str | None:
     found = hashlib.sha256(file.read_bytes()).hexdigest() if file.is_file() else ""
     report = read_json(root / REPORT, "remove it") if (root / REPORT).is_file() else {}
     if not isinstance(report, dict) or found not in (report.get("sha256"), report.get("replaced")):
-        raise DataError(f"{file} was not made by this command, or was changed since: move it away first")
+        raise DataError(
+            f"{file} was not made by this command, or was changed since, and stays as it is: give another folder with "
+            "--output; a recipe's `data` takes both, as a list"
+        )
     return found
+
+
+def _check_alone(captions: Captions) -> None:
+    """Raise DataError where other files of a data folder lie in the output, whose pictures have names of their own."""
+    root = captions.output
+    if os.path.realpath(captions.start) == os.path.realpath(root):
+        return
+    for file in (root / name for name in FILES if name != OUTPUT):
+        if file.exists():
+            raise DataError(
+                f"{file} names pictures of {root}, and those of the triplets lie in {captions.start}: give a folder of "
+                "their own with --output"
+            )
 
 
 def _collect(keys: dict[str, str], prompt: Prompt, answerer: Answerer, cache: AnswerCache) -> None:
@@ -116,46 +137,52 @@ def _add(answers: list[tuple[str, CachedAnswer]], captions: dict[str, str], mode
         cache.add(key, answer, model=model, caption=captions[key])
 
 
-def _rows(
-    pairs: Sequence[Pair], root: Path, count: int, answers: dict[str, CachedAnswer], report: Report
-) -> Iterator[dict[str, str]]:
-    """Yield the rows of triplets.jsonl, at most `count` a pair, no question and no picture's caption twice."""
+def _good_changes(
+    captions: Sequence[Caption], count: int, answers: dict[str, CachedAnswer], report: Report
+) -> Iterator[tuple[Caption, int, Change]]:
+    """Yield the changes that make triplets, at most `count` a caption, numbered by their place in its answer.
+
+    No question comes twice, and no picture's caption.
+    """
     questions: set[tuple[str, str]] = set()
-    captions: set[tuple[Path, str]] = {(pair.image, plain(pair.caption)) for pair in pairs}
-    for pair in pairs:
+    taken: set[tuple[str, str]] = {(caption.picture, plain(caption.text)) for caption in captions}
+    for caption in captions:
         report.captions += 1
         made = 0
-        for number, change in _changes(pair, answers[pair.caption], report):
-            question, caption = (plain(pair.caption), plain(change.instruction)), (pair.image, plain(change.caption))
-            if question in questions or caption in captions:
-                report.drop("repeated", pair, [change.instruction, change.caption])
+        for number, change in _changes(caption, answers[caption.text], report):
+            question, target = (
+                (plain(caption.text), plain(change.instruction)),
+                (caption.picture, plain(change.caption)),
+            )
+            if question in questions or target in taken:
+                report.drop("repeated", caption, [change.instruction, change.caption])
                 continue
             if made == count:
-                report.drop("surplus", pair, [change.instruction, change.caption])
+                report.drop("surplus", caption, [change.instruction, change.caption])
                 continue
             made += 1
             questions.add(question)
-            captions.add(caption)
+            taken.add(target)
             report.kinds[change.kind or "unnamed"] += 1
-            yield _row(pair, number, change, root)
+            yield caption, number, change
 
 
-def _row(pair: Pair, number: int, change: Change, root: Path) -> dict[str, str]:
-    row = {"id": f"{pair.id}-{number}", "image": pair.image.relative_to(root).as_posix()}
-    row |= {"instruction": change.instruction, "target_text": change.caption, "source_text": pair.caption}
+def _row(caption: Caption, number: int, change: Change, image: str) -> dict[str, str]:
+    row = {"id": f"{caption.id}-{number}", "image": image}
+    row |= {"instruction": change.instruction, "target_text": change.caption, "source_text": caption.text}
     return row | ({"kind": change.kind} if change.kind else {})
 
 
-def _changes(pair: Pair, answer: CachedAnswer, report: Report) -> Iterator[tuple[int, Change]]:
+def _changes(caption: Caption, answer: CachedAnswer, report: Report) -> Iterator[tuple[int, Change]]:
     """Yield the good changes of an answer, numbered by their place in it; count the others."""
     values = [] if answer.finish == REFUSED else parse(answer.text)
     if not values:
         reason = {REFUSED: "refused", CUT: "cut_off"}.get(answer.finish, "no_json")
-        report.drop(reason, pair, answer.text)
+        report.drop(reason, caption, answer.text)
     report.changes += len(values)
     for number, value in enumerate(values, 1):
-        judged = judge(value, pair.caption)
+        judged = judge(value, caption.text)
         if isinstance(judged, Change):
             yield number, judged
         else:
-            report.drop(judged, pair, value)
+            report.drop(judged, caption, value)

@@ -197,3 +197,15 @@ def test_of_two_faults_in_a_row_of_texts_the_wrong_answer_s_is_named(tmp_path: P
     source = DataSource(path=tmp_path / "t.jsonl", format="columns", columns={name: name for name in good})
     with pytest.raises(DataError, match="row 2: negative_text must be a text, not '6'"):
         open_rows([source], "texts", ["source_text"])[1]
+
+
+def test_a_data_folder_about_pictures_that_lie_elsewhere(data: Path, tmp_path: Path) -> None:
+    made = tmp_path / "made"
+    made.mkdir()
+    (data / "triplets.jsonl").rename(made / "triplets.jsonl")
+    rows = open_rows([DataSource(path=made, images=data)], "triplets", ["composed"])
+    assert rows[0].roles["composed"].images == (data / "images/0.png",)
+    with pytest.raises(DataError, match=r"made, with pictures from .*/made:\n.*images/0.png\" does not exist"):
+        open_rows([DataSource(path=made, images=made)], "triplets", ["composed"])
+    with pytest.raises(DataError, match="images is .*gone, which is no folder"):
+        open_rows([DataSource(path=made, images=tmp_path / "gone")], "triplets", ["composed"])

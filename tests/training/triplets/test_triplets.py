@@ -263,8 +263,8 @@ def test_fields_of_the_request_can_be_added_and_taken_away(captions: Path, serve
     ("words", "message"),
     [
         (["missing"], "missing is missing"),
-        (["{data}/images"], "pairs.jsonl is missing"),
-        (["{data}/benchmark.json"], "problem"),
+        (["{data}/images"], "holds none of pairs.jsonl"),
+        (["{data}/benchmark.json"], "say with --format how it is written"),
         (["{data}"], "give either --endpoint"),
         (["{data}", "--endpoint", "{url}", "--local", "m"], "give either --endpoint"),
         (["{data}", "--endpoint", "{url}"], "--model NAME"),

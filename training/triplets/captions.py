@@ -1,0 +1,172 @@
+"""Captions of pictures, from any sources of pairs, and how the pictures are named beside the triplets made of them.
+
+A picture that is a file stays where it is. One that lies as bytes in a table gets a file of its own in the folder of
+the triplets, named by its content, since no other row can point to it.
+"""
+
+from __future__ import annotations
+
+import hashlib
+import os
+from collections.abc import Iterable, Sequence
+from dataclasses import dataclass, field
+from pathlib import Path
+
+from tqdm import tqdm
+
+from mllm_embed.data.json_rows import image_complaint
+from mllm_embed.errors import DataError, ImageError
+from mllm_embed.files import write_file
+from mllm_embed.inputs.picture_files import check_format
+
+from ..data import TrainingRow
+from ..data.rows import MixedRows
+
+PICTURES = "images"  # the folder of those that get a file, beside triplets.jsonl
+_ENDINGS = {"JPEG": "jpg", "MPO": "jpg", "TIFF": "tif", "JPEG2000": "jp2"}  # where it is not the format's name
+_BAR_ROWS, _BAR_PICTURES = 50_000, 1_000  # from which on it takes long enough to show it
+
+
+@dataclass(frozen=True, slots=True)
+class Caption:
+    """A caption and its picture.
+
+    Args:
+        id: the row's name, which no other has.
+        text: the caption.
+        picture: the path of its file, which for bytes is the one that `Captions.write_pictures` gives them.
+        row: the number of the row.
+        embedded: whether its picture lies as bytes in a table.
+    """
+
+    id: str
+    text: str
+    picture: str
+    row: int
+    embedded: bool = False
+
+
+@dataclass
+class Captions:
+    """The captions of rows, in their order.
+
+    Args:
+        rows: pairs of a picture and a caption.
+        output: the folder that the triplets go to.
+        listed: a caption for each row that can be read.
+        unreadable: by the place of a row why it cannot be.
+        start: the folder that the names of the pictures start from; `output`, where that is one.
+    """
+
+    rows: MixedRows
+    output: Path
+    listed: list[Caption] = field(default_factory=list)
+    unreadable: dict[str, str] = field(default_factory=dict)
+    start: str = ""
+    _real: dict[str, str] = field(default_factory=dict)
+
+    @classmethod
+    def read(cls, rows: MixedRows, output: Path, limit: int | None = None) -> Captions:
+        """Return the captions of the first `limit` rows, by default of all.
+
+        A row whose id came before gets it with ~2 (~3 ...) behind. Raises DataError where no row can be read.
+        """
+        captions = cls(rows, output)
+        count = min(len(rows), limit or len(rows))
+        given: dict[str, int] = {}
+        for number in tqdm(range(count), desc="captions", unit="row", leave=False, disable=count < _BAR_ROWS):
+            try:
+                row = rows[number]
+                text = row.roles["caption"].words or ""
+                embedded = _content(row)
+                picture = _file(row) if embedded is None else _file_of(embedded, output)
+            except (DataError, ImageError) as error:
+                place = ": ".join(reversed(rows.where(number)))
+                captions.unreadable[place] = str(error).removeprefix(f"{place}: ")
+                continue
+            name = _own_name(row.id, given)
+            captions.listed.append(Caption(name, text, picture, number, embedded is not None))
+        if not captions.listed:
+            place, why = next(iter(captions.unreadable.items()))
+            raise DataError(f"none of the {count:,} rows can be read; the first, {place}: {why}")
+        roots = [str(output), *(str(root) for part in rows.parts for root in part.roots())]
+        captions.start = _start(captions.listed, roots)
+        return captions
+
+    def name(self, caption: Caption) -> str:
+        """Return the name of a caption's picture from the folder `start`, as a data folder writes names."""
+        name = _below(caption.picture, self.start)
+        if name is None:  # `start` is no link then, and neither may the folder be; the picture may, and keeps its name
+            folder, file = os.path.split(caption.picture)
+            real = self._real.get(folder) or self._real.setdefault(folder, os.path.realpath(folder))
+            name = os.path.relpath(os.path.join(real, file), self.start)
+        return Path(name).as_posix()
+
+    def write_pictures(self, wanted: Iterable[Caption]) -> int:
+        """Write the files of those pictures that had none, and return how many there are; those there already stay."""
+        embedded = {caption.picture: caption for caption in wanted if caption.embedded}
+        shown = tqdm(embedded, desc="pictures", unit="picture", leave=False, disable=len(embedded) < _BAR_PICTURES)
+        for path in shown:
+            content = None if os.path.exists(path) else _content(self.rows[embedded[path].row])
+            if content is not None:
+                write_file(Path(path), content)
+        return len(embedded)
+
+
+def _own_name(name: str, given: dict[str, int]) -> str:
+    """Return a name that none of `given` has, and add it to them."""
+    own = name
+    while own in given:
+        given[name] += 1
+        own = f"{name}~{given[name]}"
+    given[own] = 1
+    return own
+
+
+def _content(row: TrainingRow) -> bytes | None:
+    """Return the bytes of a row's picture; None where it is a file."""
+    (picture,) = row.roles["image"].images
+    return picture if isinstance(picture, bytes) else None
+
+
+def _file(row: TrainingRow) -> str:
+    """Return the path of a row's picture. Raises DataError where no picture lies there."""
+    (picture,) = row.roles["image"].images
+    path = os.fspath(picture)  # type: ignore[arg-type]  # a row of files holds paths and bytes alone
+    complaint = image_complaint(Path(path), os.path.basename(path))
+    if complaint:
+        raise DataError(f"the picture {path} {complaint}")
+    return path
+
+
+def _file_of(content: bytes, output: Path) -> str:
+    """Return the path that the bytes of a picture get. Raises ImageError for what is no picture."""
+    kind = check_format(content, "the picture")
+    digest = hashlib.sha256(content).hexdigest()
+    return os.path.join(output, PICTURES, digest[:2], f"{digest}.{_ENDINGS.get(kind, kind.lower())}")
+
+
+def _start(captions: Iterable[Caption], roots: Sequence[str]) -> str:
+    """Return the folder that the names of all pictures can start from: where they have one root, that."""
+    pictures = {os.path.dirname(caption.picture): caption.picture for caption in captions}
+    used = list(dict.fromkeys(_root_of(picture, roots) for picture in pictures.values()))
+    if len(used) == 1:
+        return used[0]
+    try:
+        return os.path.commonpath([os.path.realpath(folder) for folder in used])
+    except ValueError as error:
+        raise DataError(
+            "the pictures lie on several drives, and no folder holds all: make triplets of each source by itself"
+        ) from error
+
+
+def _root_of(picture: str, roots: Sequence[str]) -> str:
+    """Return the first root that a picture lies below, or else its folder."""
+    return next((root for root in roots if _below(picture, root) is not None), os.path.dirname(picture))
+
+
+def _below(path: str, folder: str) -> str | None:
+    """Return the rest of a path that begins with a folder and does not leave it; None for any other."""
+    start = "" if folder == os.curdir else os.path.join(folder, "")
+    rest = path[len(start) :] if path.startswith(start) and not (os.path.isabs(path) > os.path.isabs(folder)) else None
+    return None if rest is None or os.path.normpath(rest).split(os.sep)[0] == ".." else rest
