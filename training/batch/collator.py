@@ -132,8 +132,8 @@ class ContrastiveCollator:
         """Return the guide's vectors of all that plays a role, each once, and by use where they lie among them."""
         if self.guide is None:
             return None, {}
-        played = [[prepared.guide_key for prepared in _played(use, examples)] for use in self.uses]
-        keys, places = np.unique(np.array(list(chain(*played)), np.int64), return_inverse=True)
+        played = [_guide_keys(use, examples) for use in self.uses]
+        keys, places = np.unique(np.concatenate(played), return_inverse=True)
         parts = torch.from_numpy(places).split(list(map(len, played)))
         return torch.from_numpy(self.guide.take(keys)), dict(zip(self.uses, parts, strict=True))
 
@@ -185,6 +185,10 @@ def _items(group: Sequence[PreparedInput]) -> list[Item]:
 def _played(use: RoleUse, examples: Sequence[Example]) -> Iterator[PreparedInput]:
     for example in examples:
         yield from example.roles[use.role]
+
+
+def _guide_keys(use: RoleUse, examples: Sequence[Example]) -> np.ndarray:
+    return np.array([prepared.guide_key for prepared in _played(use, examples)], np.int64)
 
 
 def _places(use: RoleUse, examples: Sequence[Example], vectors: dict[tuple[int, bool], int]) -> Tensor:

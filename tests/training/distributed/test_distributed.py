@@ -32,9 +32,10 @@ ENGINES = ("ddp", "zero2", "zero3")
 TEXTS = ["stages.one.terms=[{query: composed_text, positive: target_text, negatives: [hard_negative]}]"]
 TORN = "images/5.png"  # the target of one row, and nobody's reference
 NF4 = ["quantization=nf4"]
+GUIDED = ["stages.one.guide={margin: -0.1}"]  # the base as a guide of its own adapter
 CASES = {  # how many batches a step has, by what engine, on what recipe
     "ddp-1": ("1", "ddp", []), "ddp-2": ("2", "ddp", []),
-    "ddp-texts": ("1", "ddp", TEXTS), "ddp-nf4": ("1", "ddp", NF4),
+    "ddp-texts": ("1", "ddp", TEXTS), "ddp-nf4": ("1", "ddp", NF4), "ddp-guided": ("1", "ddp", GUIDED),
     "zero2-2": ("2", "zero2", []), "zero2-texts": ("1", "zero2", TEXTS), "zero3-2": ("2", "zero3", []),
 }  # fmt: skip
 
@@ -121,7 +122,7 @@ def _launch(folder: Path) -> None:
 @pytest.fixture(scope="module")
 def alone(recipes: dict[str, Path], tmp_path_factory: pytest.TempPathFactory) -> dict[str, dict[str, torch.Tensor]]:
     folder = tmp_path_factory.mktemp("alone")
-    cases = {"1": (1, []), "2": (2, []), "texts": (1, TEXTS), "nf4": (1, NF4)}
+    cases = {"1": (1, []), "2": (2, []), "texts": (1, TEXTS), "nf4": (1, NF4), "guided": (1, GUIDED)}
     return {
         name: two_processes.gradients(recipes["gradients"], [*more, f"output={folder / name}"], accumulation)[0]
         for name, (accumulation, more) in cases.items()
@@ -138,6 +139,10 @@ def test_gradients_are_those_of_one_process(case: str, done: Path, alone: dict) 
             found[name], tensor, atol=1e-5, rtol=1e-5, msg=lambda told, name=name: f"{name}: {told}"
         )
     assert found["temperature.position"].abs() > 1e-4
+
+
+def test_the_guide_masked_something(alone: dict) -> None:
+    assert (alone["guided"]["temperature.position"] - alone["1"]["temperature.position"]).abs() > 1e-3
 
 
 def test_the_processes_had_different_numbers_of_chunks_and_one_sum_of_gradients(done: Path) -> None:
