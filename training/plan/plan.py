@@ -19,6 +19,7 @@ if TYPE_CHECKING:
     from ..batch.stage_data import StageRows
     from ..recipe.config import Recipe
     from ..recipe.stage import Stage
+    from .guide import GuidePlan
     from .inputs import InputMaker, MicroBatch
     from .memory import Setting, StepPeak
     from .model import Counts
@@ -37,6 +38,7 @@ class StagePlan:
         steps: how many it runs; None where that is not known.
         batch_size: rows a step.
         on_disk: whether its data is there, so that inputs are as large as its own.
+        guide: what its guide takes, None without one.
     """
 
     inputs: list[MicroBatch]
@@ -44,6 +46,7 @@ class StagePlan:
     steps: int | None
     batch_size: int
     on_disk: bool
+    guide: GuidePlan | None = None
 
 
 @dataclass(frozen=True)
@@ -75,8 +78,24 @@ class TrainingPlan:
 
     @property
     def total(self) -> int:
-        """The bytes that the run takes in its worst stage."""
-        return self.base + self.trained + max(stage.step.peak for stage in self.stages.values()) + self.reserve
+        """The bytes that the run takes in its worst stage, or while a guide encodes before one."""
+        return self.base + max(self._training, self._guiding) + self.reserve
+
+    @property
+    def _training(self) -> int:
+        return self.trained + max(stage.step.peak for stage in self.stages.values())
+
+    @property
+    def _guiding(self) -> int:
+        # before the first step there are neither gradients nor moments
+        return self.trained // 4 + max(
+            (stage.guide.weights for stage in self.stages.values() if stage.guide), default=0
+        )
+
+    @property
+    def guided_most(self) -> bool:
+        """Whether a guide's weights are what takes most."""
+        return self._guiding > self._training
 
 
 def make_plan(recipe: Recipe, memory: float | None = None, picture: tuple[int, int] | None = None) -> TrainingPlan:
@@ -136,7 +155,10 @@ def _plan_stage(
     room: int,
 ) -> StagePlan:
     """Plan a stage of a recipe, with `room` bytes for a step. Raises ConfigError for a batch larger than its data."""
+    import torch
+
     from ..recipe.checks import check_batch
+    from .guide import plan_guide
     from .memory import step_peak
 
     stage = recipe.stages[name]
@@ -146,7 +168,10 @@ def _plan_stage(
     inputs = make.micro_batches(stage, None if rows is None else rows.sample(), picture)
     chunk_tokens = None if stage.chunk_tokens == "auto" else stage.chunk_tokens
     step = step_peak(model, inputs, setting, chunk_tokens, room)
-    return StagePlan(inputs, step, _steps(stage, rows), stage.batch_size, rows is not None)
+    steps = _steps(stage, rows)
+    place, count = torch.device(setting.place), None if rows is None else len(rows)
+    guide = plan_guide(recipe, stage, setting.autocast is not None, place, count, steps)
+    return StagePlan(inputs, step, steps, stage.batch_size, rows is not None, guide)
 
 
 def _rows(stage: Stage) -> StageRows | None:
@@ -185,13 +210,29 @@ def describe(recipe: Recipe, plan: TrainingPlan) -> str:
             frozen = " (by the frozen model)" if batch.frozen else ""
             tokens = f"{batch.image_tokens} image tokens + {text_tokens} text tokens"
             lines.append(f"  {batch.count:>5} x {batch.kind}: {tokens}{frozen}")
+        if stage.guide:
+            lines.append(f"  {_guide_in_words(stage.guide)}")
         if stage.step.cached:
             lines.append(f"  computed twice, in chunks of {stage.step.chunk_tokens:,} tokens (gradient caching)")
     lines += [f"memory      {_gib(plan.total)} of {_gib(plan.available)} GiB", *_parts(plan)]
     return "\n".join(lines)
 
 
+def _guide_in_words(guide: GuidePlan) -> str:
+    stored = "" if guide.vectors is None else f"; its vectors take {_gib(guide.vectors)} GiB of the disk at most"
+    return f"before it the guide encodes, whose weights take {_gib(guide.weights)} GiB beside the model{stored}"
+
+
 def _parts(plan: TrainingPlan) -> list[str]:
+    if plan.guided_most:
+        guide = max(stage.guide.weights for stage in plan.stages.values() if stage.guide)
+        sizes = [
+            (plan.base, f"base, {plan.precision}"),
+            (plan.trained // 4, "LoRA and projector, float32"),
+            (guide, "the guide's weights, while it encodes: more than any step takes"),
+            (plan.reserve, "left for the libraries"),
+        ]
+        return [f"  {_gib(size):>8}  {what}" for size, what in sizes]
     name, step = _worst(plan)
     part = "the vision tower reads" if step.vision > step.language else "the language model learns"
     parts = [
@@ -216,6 +257,11 @@ def check_fits(recipe: Recipe, plan: TrainingPlan) -> None:
     """Raise ConfigError, naming what to lower, for a run that does not fit."""
     if plan.total <= plan.available:
         return
+    if plan.guided_most:
+        raise ConfigError(
+            f"{recipe.model} with its guide needs {_gib(plan.total)} GiB and {_gib(plan.available)} are there; choose "
+            "a smaller guide, or a larger card"
+        )
     fixed = plan.base + plan.trained + plan.reserve
     room = plan.available - fixed
     need = f"{recipe.model} needs {_gib(plan.total)} GiB and {_gib(plan.available)} are there"

@@ -234,6 +234,25 @@ def test_the_command_prints_and_refuses(recipe: Path, capsys: pytest.CaptureFixt
     )
 
 
+def test_a_guide_counts_while_it_encodes(recipe: Path, saved_models: dict[str, Path]) -> None:
+    """Its weights, as loaded, lie beside the model's before the first step; its vectors on the disk."""
+    alone, large = make_plan(load_recipe(recipe), 24), "HuggingFaceTB/SmolVLM-500M-Instruct"
+    sizes = {}
+    for name, model in (("own", None), ("adapter folder", str(saved_models["adapter"])), ("large", large)):
+        loaded = load_recipe(recipe, [f"stages.instructions.guide={{{'' if model is None else f'model: {model}'}}}"])
+        plan = make_plan(loaded, 24)
+        sizes[name] = plan.stages["instructions"].guide.weights
+        assert f"whose weights take {sizes[name] / GIB:.1f}"[:20] in describe(loaded, plan)
+        assert plan.stages["captions"].guide is None
+    assert sizes["own"] == sizes["adapter folder"] == alone.base
+    assert sizes["large"] == 4 * 507_482_304  # in float32, as the recipe says
+    assert plan.total == plan.base + plan.trained // 4 + sizes["large"] + plan.reserve > alone.total
+    assert plan.stages["instructions"].guide.vectors == 8 * 2 * (2 * 960 + 8)
+    assert "the guide's weights, while it encodes" in describe(loaded, plan)
+    with pytest.raises(ConfigError, match="with its guide needs .* choose a smaller guide"):
+        check_fits(loaded, make_plan(loaded, 2))
+
+
 @pytest.mark.slow
 def test_refusals_name_what_to_lower_and_then_it_fits(recipe: Path) -> None:
     options = [f"model={BASE}", "stages.captions.batch_size=8", "stages.instructions.batch_size=8", "bf16=true"]
