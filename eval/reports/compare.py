@@ -18,7 +18,7 @@ from mllm_embed.errors import ConfigError, DataError
 from mllm_embed.saving.provenance import changes
 
 from ..scoring.estimate import RESAMPLES
-from ..scoring.paired import FLIPS, paired, weights
+from ..scoring.paired import FLIPS, Difference, corrected, holm_note, paired, weights
 from .report import PER_QUERY
 from .saved_result import AGAIN, SavedResult, read_saved_result
 from .tables import STYLES, Block, Heading, ReportTable
@@ -132,7 +132,8 @@ def _tables(results: Sequence[SavedResult]) -> Iterable[Block]:
     known = published(own.name) if own.split or own.options else []
     rows = [row for row in known if set(row["metrics"]) & set(columns)]
     same_split, elsewhere, left_out = _sorted_out(rows, own)
-    yield _table(columns, _our_lines(results, columns, bool(same_split)), same_split)
+    names = _shown(results, columns, same_split)
+    yield _table(list(names.values()), _our_lines(results, names, bool(same_split)), same_split)
     for options in left_out:
         yield f"Published results are left out: they are for {options}."
     for split, others in elsewhere.items():
@@ -177,15 +178,28 @@ def _columns(results: Sequence[SavedResult]) -> list[str]:
     return list(columns | means)
 
 
-def _our_lines(results: Sequence[SavedResult], columns: Sequence[str], mixed: bool) -> list[dict[str, str]]:
+def _shown(results: Sequence[SavedResult], columns: Sequence[str], rows: PublishedRows) -> dict[str, str]:
+    """Return the columns of our table and their names: of several results what is the same number once.
+
+    A column of published `rows` keeps its name, and so do all of a single result, where figures may agree by chance.
+    """
+    called = {column for row in rows for column in row["metrics"]}
+    own = [name for name in columns if name not in called and _all_have(results, name)]
+    tested = len(results) > 1 and all(result.per_query is not None for result in results)
+    names = _same_numbers(results, own) if tested else {name: name for name in own}
+    return {name: names.get(name, name) for name in columns if name in names or name not in own}
+
+
+def _our_lines(results: Sequence[SavedResult], names: Mapping[str, str], mixed: bool) -> list[dict[str, str]]:
     """Return lines for `_table`; `mixed`: with published ones, so that they must say whose they are."""
+    columns = list(names)
     headline = columns[-1] if results[0].means else columns[0]
     more = {"split": results[0].split, "source": "ours"} if mixed else {}
     lines = []
     for label, result in zip(_labels(results), results, strict=True):
-        line = {column: f"{result.estimates[column][0]:.2f}" for column in columns if column in result.estimates}
-        interval = "{1:.2f} to {2:.2f}".format(*result.estimates[headline]) if headline in line else ""
-        lines.append({"method": label, **line, _interval(headline): interval, **more})
+        line = {names[name]: f"{result.estimates[name][0]:.2f}" for name in columns if name in result.estimates}
+        interval = "{1:.2f} to {2:.2f}".format(*result.estimates[headline]) if headline in result.estimates else ""
+        lines.append({"method": label, **line, _interval(names[headline]): interval, **more})
     return lines
 
 
@@ -237,31 +251,59 @@ def _tests(results: Sequence[SavedResult]) -> Iterable[Block]:
     for result in results:
         if result.per_query is None:
             yield f"No paired test of {labels[result.folder]}: its folder has no {PER_QUERY}."
-    columns = [name for name in _columns(results) if _all_have(tested, name)]
-    rows: list[list[str]] = []
+    names = _same_numbers(tested, [name for name in _columns(results) if _all_have(tested, name)])
+    columns = list(names)
+    found: dict[tuple[str, str, str], Difference] = {}
     for base, result in itertools.combinations(tested, 2):
-        rows += _test_rows(base, result, columns, labels)
-    if rows:
+        differences = paired(_differences(base, result, columns)) if columns else []
+        found |= {
+            (labels[result.folder], labels[base.folder], names[column]): difference
+            for column, difference in zip(columns, differences, strict=True)
+        }
+    if found:
         yield (
             f"Paired tests on the same queries: the difference in points, its 95 % interval from {RESAMPLES:,} "
-            f"bootstrap samples, two-sided p from {FLIPS:,} random sign flips, not corrected for the number of tests."
+            f"bootstrap samples, two-sided p from {FLIPS:,} random sign flips. {holm_note(len(found), 'tests')}"
         )
-        yield ReportTable(["run", "minus", "column", "difference", "95 %", "p"], rows)
+        rows = [
+            [*key, *_test_cells(difference)]
+            for key, difference in zip(found, corrected(list(found.values())), strict=True)
+        ]
+        yield ReportTable(["run", "minus", "column", "difference", "95 %", "p", "p, Holm"], rows)
 
 
 def _all_have(results: Sequence[SavedResult], column: str) -> bool:
     return all(weights(column, result.means, result.columns) for result in results)
 
 
-def _test_rows(
-    base: SavedResult, result: SavedResult, columns: Sequence[str], labels: Mapping[Path, str]
-) -> list[list[str]]:
-    rows = []
-    for column, found in zip(columns, paired(_differences(base, result, columns)), strict=True):
-        interval = f"{found.low:+.2f} to {found.high:+.2f}"
-        names = labels[result.folder], labels[base.folder]
-        rows.append([*names, column, f"{found.points:+.2f}", interval, f"{found.p:.4f}"])
-    return rows
+def _same_numbers(results: Sequence[SavedResult], columns: Sequence[str]) -> dict[str, str]:
+    """Return the columns that differ, and the name of each with those that are the same number: "R@1 = mAP@1".
+
+    Two columns are one where every query has the same value in both, in all results: with one target a query mAP is
+    MRR, say. Tested twice, they would count twice among the tests.
+    """
+    first: dict[bytes, str] = {}
+    names: dict[str, list[str]] = {}
+    for column in columns:
+        content = b"".join(_contribution(result, column) for result in results)
+        names.setdefault(first.setdefault(content, column), []).append(column)
+    return {column: " = ".join(same) for column, same in names.items()}
+
+
+def _contribution(result: SavedResult, column: str) -> bytes:
+    """Return what each query adds to a column, of all tasks that it is made of, as bytes to be told apart."""
+    if result.per_query is None:
+        return b""
+    parts: dict[str, np.ndarray] = {}
+    for name, weight in weights(column, result.means, result.columns).items():
+        task = result.columns[name][0]
+        parts[task] = parts.get(task, 0.0) + weight * result.per_query.values[name]
+    return b"".join(f"{task}\0".encode() + parts[task].tobytes() for task in sorted(parts))
+
+
+def _test_cells(found: Difference) -> list[str]:
+    interval = f"{found.low:+.2f} to {found.high:+.2f}"
+    return [f"{found.points:+.2f}", interval, f"{found.p:.4f}", f"{found.p_holm:.4f}"]
 
 
 def _differences(base: SavedResult, result: SavedResult, columns: Sequence[str]) -> list[np.ndarray]:

@@ -20,7 +20,7 @@ from mllm_embed.types import Item
 from ..scoring.asking import ask
 from ..scoring.estimate import Estimate
 from ..scoring.evaluate import embed, encode, items_of, with_protocol
-from ..scoring.paired import Difference, paired, weights
+from ..scoring.paired import Difference, corrected, paired, weights
 from ..scoring.score import ANSWERS, DEFAULT_TIES, SCORES, TIES, MeasuredTask, Result, measure, need_labels, result_of
 from ..scoring.suite import Suite, Task, column
 from .cached_generator import CachedGenerator
@@ -235,7 +235,15 @@ def compare_methods(
             results[name] = MethodResult(method, settings[name], refused=refused[name])
         else:
             results[name] = _result(embedded, method, settings[name], plain.result)
-    return MethodComparison(embedded.suite, embedded.headline, _title(tune_on, captions), embedded.spent, results)
+    tuned_on = _title(tune_on, captions)
+    return MethodComparison(embedded.suite, embedded.headline, tuned_on, embedded.spent, _corrected(results))
+
+
+def _corrected(results: Mapping[str, MethodResult]) -> dict[str, MethodResult]:
+    """Return the results with the p of their gains corrected for how many there are."""
+    gains = {name: result.gain for name, result in results.items() if result.gain is not None}
+    found = dict(zip(gains, corrected(list(gains.values())), strict=True))
+    return {name: replace(result, gain=found.get(name)) for name, result in results.items()}
 
 
 def _result(embedded: EmbeddedSuite, method: Method, settings: Mapping[str, float], plain: Result) -> MethodResult:

@@ -13,7 +13,7 @@ from mllm_embed.saving.versions import versions
 from ..reports.report import write_result
 from ..reports.tables import ReportTable, markdown
 from ..scoring.estimate import RESAMPLES
-from ..scoring.paired import FLIPS
+from ..scoring.paired import FLIPS, holm_note
 from ..scoring.suite import column
 from .compare_methods import MethodComparison, MethodResult, estimate_of
 from .plot_gains import GAINS_FILE, plot_gains
@@ -25,14 +25,14 @@ _NOTHING = "–"
 def methods_table(comparison: MethodComparison) -> str:
     """Return every method's headline, its gain with interval and p, seconds and needs, as Markdown."""
     columns = _columns(comparison)
-    head = ["method", "settings", *columns, "gain", "95 %", "p", "ms a query", "s once", "needs"]
+    head = ["method", "settings", *columns, "gain", "95 %", "p", "p, Holm", "ms a query", "s once", "needs"]
     rows = [_row(name, result, columns) for name, result in comparison.results.items()]
     tuned = "defaults, chosen on nothing here"
     if comparison.tuned_on:
         tuned = f"on {comparison.tuned_on}, for methods with a grid"
     notes = [
         f"{comparison.suite.title}: gains on {comparison.headline}, over the plain query, in points; interval of "
-        f"{RESAMPLES:,} bootstrap samples, p of {FLIPS:,} sign flips, not corrected for the number of methods.",
+        f"{RESAMPLES:,} bootstrap samples, p of {FLIPS:,} sign flips. {holm_note(_tested(comparison), 'methods')}",
         f"Settings: {tuned}. Embedding all once took {comparison.spent['embedding seconds']:.1f} s; ms a query: "
         "encoding what the method looks at, and its own work.",
     ]
@@ -54,6 +54,7 @@ def write_methods(comparison: MethodComparison, folder: Path, settings: Mapping[
         "fingerprint": comparison.suite.fingerprint(),
         "headline": comparison.headline,
         "tuned on": comparison.tuned_on or None,
+        "tests": {"count": _tested(comparison), "p_holm": "p, corrected for that number (Holm, 1979)"},
         "spent": dict(comparison.spent),
         "methods": {name: _dict(result, comparison.headline) for name, result in comparison.results.items()},
         "versions": versions(),
@@ -63,6 +64,11 @@ def write_methods(comparison: MethodComparison, folder: Path, settings: Mapping[
     if any(result.gain for result in comparison.results.values()):
         written.append(plot_gains(comparison, folder / GAINS_FILE))
     return written
+
+
+def _tested(comparison: MethodComparison) -> int:
+    """Return how many methods were tested against the plain query, the family that p is corrected for."""
+    return sum(result.gain is not None for result in comparison.results.values())
 
 
 def _columns(comparison: MethodComparison) -> list[str]:
@@ -78,12 +84,12 @@ def _columns(comparison: MethodComparison) -> list[str]:
 def _row(title: str, result: MethodResult, columns: list[str]) -> list[str]:
     settings = ", ".join(f"{key} {value:g}" for key, value in result.settings.items()) or _NOTHING
     if result.result is None:
-        return [title, settings, *[_NOTHING] * (len(columns) + 5), f"not run: {result.refused}"]
+        return [title, settings, *[_NOTHING] * (len(columns) + 6), f"not run: {result.refused}"]
     values = [f"{estimate_of(result.result, name).percent:.2f}" for name in columns]
-    gain, once = [_NOTHING] * 3, _NOTHING
+    gain, once = [_NOTHING] * 4, _NOTHING
     if result.gain:
         points, low, high = result.gain.points, result.gain.low, result.gain.high
-        gain = [f"{points:+.2f}", f"{low:+.2f} to {high:+.2f}", f"{result.gain.p:.4f}"]
+        gain = [f"{points:+.2f}", f"{low:+.2f} to {high:+.2f}", f"{result.gain.p:.4f}", f"{result.gain.p_holm:.4f}"]
     if result.once:
         once = f"{result.once:.1f}"
     needs = result.method.needs if result.method else _NOTHING

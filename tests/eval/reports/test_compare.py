@@ -10,6 +10,7 @@ from typing import Any
 
 import numpy as np
 import pytest
+from PIL import Image
 
 from eval.benchmarks import open_suite
 from eval.reports.compare import compare
@@ -79,8 +80,6 @@ def test_a_line_a_run_with_the_columns_that_papers_print(name: str, suites: dict
 
 @pytest.mark.parametrize("name", ["my shoes", "cirr"])
 def test_a_folder_benchmark_shows_all_its_metrics_and_nothing_published(name: str, tmp_path: Path) -> None:
-    from PIL import Image
-
     Image.new("RGB", (4, 4)).save(tmp_path / "a.png")
     gallery = [{"id": str(number), "image": "a.png", "caption": f"thing {number}"} for number in range(8)]
     queries = [{"id": "q", "image": "a.png", "instruction": "other", "targets": ["3"]}]
@@ -183,7 +182,8 @@ def test_every_column_has_its_difference_interval_and_p(name: str, suites: dict[
         for label, noise, seed in (("a", 1.5, 0), ("b", 1.2, 1), ("c", 0.5, 2))
     }
     text = compare([tmp_path / label for label in "abc"], "markdown")
-    assert text.count("not corrected for the number of tests") == 1
+    note = f"corrected for the {3 * len(COLUMNS[name])} tests of this table (Holm, 1979)"
+    assert text.count(note) == 1
     tests = tables(text)[-1]
     pairs = [("b", "a"), ("c", "a"), ("c", "b")]
     assert [(line["run"], line["minus"]) for line in tests] == [p for p in pairs for _ in COLUMNS[name]]
@@ -196,9 +196,33 @@ def test_every_column_has_its_difference_interval_and_p(name: str, suites: dict[
         assert 1e-4 <= float(line["p"]) <= 1
         if not low <= 0 <= high and abs(points) > abs(high - low):
             assert float(line["p"]) < 0.05
-    assert (
-        compare([tmp_path / label for label in "abc"], "markdown").count("not corrected for the number of tests") == 1
-    )
+    smallest = min(tests, key=lambda line: float(line["p"]))
+    assert float(smallest["p, Holm"]) == pytest.approx(min(1, len(tests) * float(smallest["p"])), abs=0.003)
+    assert all(float(line["p"]) <= float(line["p, Holm"]) <= 1 for line in tests)
+    assert compare([tmp_path / label for label in "abc"], "markdown").count(note) == 1
+
+
+def test_what_is_one_number_is_named_and_tested_once(tmp_path: Path) -> None:
+    Image.new("RGB", (4, 4)).save(tmp_path / "a.png")
+    gallery = [{"id": str(number), "image": "a.png"} for number in range(40)]
+    queries = [
+        {"id": f"q{number}", "image": "a.png", "instruction": f"no. {number}", "targets": [str(number)]}
+        for number in range(40)
+    ]
+    queries[0]["targets"] = ["0", "1"]
+    for several in (False, True):  # with one target a query, average precision is the reciprocal rank
+        folder = tmp_path / str(several)
+        dump(folder / "data", benchmark={"name": "mine", "gallery": gallery, "queries": queries[not several :]})
+        (folder / "data/a.png").write_bytes((tmp_path / "a.png").read_bytes())
+        suite = open_suite("folder", folder / "data")
+        for label, noise in (("a", 2.0), ("b", 2.5)):
+            run(folder / label, suite, noise)
+        text = compare([folder / "a", folder / "b"], "markdown")
+        ours, tests = tables(text)
+        names = ["R@1 = mAP@1", "R@5", "R@10", *(["mAP", "MRR"] if several else ["mAP = MRR"]), "mAP@5", "mAP@10"]
+        assert [line["column"] for line in tests] == names
+        assert list(ours[0]) == ["method", *names, "95 % of R@1 = mAP@1"]
+        assert f"corrected for the {len(names)} tests of this table" in text
 
 
 def test_p_of_the_mean_over_categories_equals_a_slow_loop_within_each(suites: dict[str, Suite], tmp_path: Path) -> None:

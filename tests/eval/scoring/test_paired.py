@@ -7,7 +7,7 @@ import itertools
 import numpy as np
 import pytest
 
-from eval.scoring.paired import FLIPS, paired
+from eval.scoring.paired import FLIPS, Difference, corrected, paired
 
 
 @pytest.mark.parametrize("seed", range(4))
@@ -47,3 +47,30 @@ def test_p_is_one_without_a_difference_and_never_zero() -> None:
     assert (same.points, same.low, same.high, same.p) == (0, 0, 0, 1)
     assert (sure.points, sure.p) == (100, 1 / (FLIPS + 1))
     assert paired([np.ones((200, 1))]) == paired([np.ones((200, 1))])
+
+
+def test_holm_rejects_what_his_steps_reject() -> None:
+    rng = np.random.default_rng(0)
+    for count in (1, 2, 7, 30):
+        p = np.round(rng.random(count) ** 3, 2)  # small ones, and some that are equal
+        found = [one.p_holm for one in corrected([Difference(0, 0, 0, value) for value in p])]
+        for level in (*np.round(rng.random(20), 3), 0.05):
+            rejected = set()
+            for step, at in enumerate(np.argsort(p, kind="stable")):
+                if p[at] * (count - step) > level:  # the first that stays, and all after it with it
+                    break
+                rejected.add(int(at))
+            assert {at for at, value in enumerate(found) if value <= level} == rejected
+    assert corrected([]) == []
+
+
+def test_where_nothing_differs_few_families_find_something() -> None:
+    rng = np.random.default_rng(1)
+    wrong = {"p": 0, "p_holm": 0}
+    for _ in range(300):
+        values = rng.choice([-1.0, 0.0, 1.0], (60, 12))  # one family: 12 columns of 60 queries, no difference
+        as_far = np.abs(rng.choice([-1, 1], (400, 60)) @ values) >= np.abs(values.sum(axis=0)) - 1e-12
+        family = corrected([Difference(0, 0, 0, p) for p in ((1 + as_far.sum(axis=0)) / 401).tolist()])
+        for name in wrong:
+            wrong[name] += min(getattr(found, name) for found in family) <= 0.05
+    assert wrong["p"] > 60 and wrong["p_holm"] <= 24  # 46 % expected, and 5 %: 15 of 300, with three deviations

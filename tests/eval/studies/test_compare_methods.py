@@ -239,6 +239,9 @@ def test_the_command_prints_a_table_and_writes_results(
     assert content["methods"]["edit strength"]["settings"] == {"strength": 1.4}
     assert "no token for" in content["methods"]["rerank yes no"]["refused"]
     assert main(["compare", str(tmp_path / "out" / "plain"), str(tmp_path / "out" / "edit-strength")]) == 0
+    gains = [method["gain"] for method in content["methods"].values() if method["gain"]]
+    assert content["tests"]["count"] == len(gains)
+    assert all(gain["p"] <= gain["p_holm"] <= min(1, len(gains) * max(one["p"] for one in gains)) for gain in gains)
     gain = content["methods"]["edit strength"]["gain"]["points"]
     assert f"{gain:+.2f}" in capsys.readouterr().out
     assert main([*arguments, "--only", "magic"]) == 2
