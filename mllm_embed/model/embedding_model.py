@@ -187,12 +187,19 @@ class EmbeddingModel(nn.Module):
         self.base.set_attn_implementation({"": kind, **dict.fromkeys(parts, kind)})
 
     def train(self, mode: bool = True) -> EmbeddingModel:
-        """Set train mode, but for the frozen vision tower, whose dropout stays off; return the model."""
+        """Set train mode, but for a vision tower that is frozen, whose dropout stays off; return the model."""
         super().train(mode)
+        still = self.family.beside_tower if self.trains_vision else self.family.vision
         for name, module in self.named_modules():
-            if is_part(name, self.family.vision):
+            if is_part(name, still):
                 module.eval()
         return self
+
+    @property
+    def trains_vision(self) -> bool:
+        """Whether something of the vision tower is trained; a projector that lies in it is none of it."""
+        trained = (name for name, parameter in self.named_parameters() if parameter.requires_grad)
+        return any(is_part(name, self.family.vision) and not is_part(name, self.family.projector) for name in trained)
 
     def gradient_checkpointing_enable(self) -> None:
         """Recompute activations in the backward pass: about a third more time, much less memory."""

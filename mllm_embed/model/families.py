@@ -19,6 +19,8 @@ class Family:
     Args:
         vision: fragments of module names: the vision tower, and what else is not trained, as parts that hear.
         projector: fragments of module names: what leads from the tower to the language model.
+        beside_tower: fragments of module names within `vision` that no picture's features go through: parts that hear,
+            and a tower's own pooling.
         texts_apart: whether a text without a picture goes to the tokenizer, past the processor.
         packs: whether several inputs may share one row of tokens, each seeing itself alone.
         shares_prefixes: whether inputs that begin alike may share the keys and values of that prefix.
@@ -36,6 +38,7 @@ class Family:
 
     vision: tuple[str, ...] = ("vision_tower", "vision_model", "visual", "vision_encoder", "image_tower")
     projector: tuple[str, ...] = ("multi_modal_projector", "connector", "mm_projector", "aligner", "merger")
+    beside_tower: tuple[str, ...] = ("audio_tower", "embed_audio", "head")
     texts_apart: bool = False
     packs: bool = True
     shares_prefixes: bool = True
@@ -50,6 +53,8 @@ class Family:
 
 
 _TOWERS = Family.vision
+# features leave the tower at several depths, each through a merger of its own (Qwen3-VL)
+_DEEPSTACK = (*Family.projector, "deepstack_merger_list")
 # A family needs an entry only where the default record is wrong for it.
 FAMILIES: dict[str, Family] = {
     "llava": Family(reuses_features=True, keeps_layers=True),
@@ -67,7 +72,9 @@ FAMILIES: dict[str, Family] = {
     "qwen2_5_vl": Family(
         reuses_features=True, rope_index="get_rope_index", pictures=AnySize(frames="temporal_patch_size")
     ),
-    "qwen3_vl": Family(rope_index="get_rope_index", pictures=AnySize(frames="temporal_patch_size")),
+    "qwen3_vl": Family(
+        projector=_DEEPSTACK, rope_index="get_rope_index", pictures=AnySize(frames="temporal_patch_size")
+    ),
     "qwen2_5_omni_thinker": Family(
         vision=(*_TOWERS, "audio_tower"),
         reuses_features=True,
@@ -141,6 +148,7 @@ def _ordinary(config: Any) -> Family:
     layout = next((layout for key, layout in _LAYOUTS if _holds(config, key)), ONE_SQUARE)
     square, frames = _holds(config, "vision_config.image_size"), _holds(config, "vision_config.temporal_patch_size")
     return Family(
+        projector=_DEEPSTACK if _holds(config, "vision_config.deepstack_visual_indexes") else Family.projector,
         packs=tested,
         shares_prefixes=tested,
         pictures=replace(

@@ -1,12 +1,12 @@
-"""Adapters: LoRA on the language model, the projector trained in full, the vision tower frozen."""
+"""Adapters: LoRA on the language model, on the vision tower where it is asked for, the projector trained in full."""
 
 from __future__ import annotations
 
 import re
 import warnings
-from collections.abc import Iterator, Mapping
+from collections.abc import Iterator, Mapping, Sequence
 from contextlib import contextmanager
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 from importlib.metadata import version
 from pathlib import Path
 from types import NoneType, UnionType
@@ -16,7 +16,8 @@ from torch import nn
 
 from ..errors import ModelError, first_line
 from .adapter_names import fit_options, place
-from .embedding_model import EmbeddingModel, is_part
+from .adapters.layers import check_patterns, projector_parts, target_pattern
+from .embedding_model import EmbeddingModel
 from .families import Family
 from .quantization import without_kernel_advice
 
@@ -30,19 +31,30 @@ _OTHER_SHAPE = re.compile(r"size mismatch for ([\w.]+): .*?Size\((\[.*?\])\).*?S
 
 @dataclass(frozen=True)
 class LoraSpec:
-    """The options of LoRA (arXiv 2106.09685).
+    """The options of LoRA (arXiv 2106.09685). Patterns are ends of layers' names, or regular expressions of them.
 
     Args:
         rank: of the updates.
         alpha: updates are scaled by `alpha / rank`.
         dropout: on the inputs of the updates, in training.
         projector: whether the projector is trained too, in full.
+        targets: patterns of the language model's layers that get an update; None for all linear ones.
+        vision: whether the vision tower's linear layers get one too, or patterns of those that do.
+        rank_pattern, alpha_pattern: pattern -> the rank or alpha of its layers, of which the first that fits holds.
+        dora: train each layer's direction and length apart (DoRA, arXiv 2402.09353, equation 5).
+        rslora: scale by `alpha / sqrt(rank)` (rsLoRA, arXiv 2312.03732, theorem 3.2).
     """
 
     rank: int = 16
     alpha: float = 32
     dropout: float = 0.05
     projector: bool = True
+    targets: Sequence[str] | None = None
+    vision: bool | Sequence[str] = False
+    rank_pattern: Mapping[str, int] = field(default_factory=dict)
+    alpha_pattern: Mapping[str, float] = field(default_factory=dict)
+    dora: bool = False
+    rslora: bool = False
 
 
 def import_peft() -> None:
@@ -52,42 +64,32 @@ def import_peft() -> None:
 
 
 def add_lora(model: EmbeddingModel, spec: LoraSpec, family: Family) -> None:
-    """Freeze `model` and wrap its backbone with a new adapter on every linear layer of the language model.
+    """Freeze `model` and wrap its backbone with a new adapter on the linear layers that `spec` chooses.
 
-    Trainable parameters are float32 whatever the dtype of the base. Raises ModelError when nothing can be adapted.
+    Trainable parameters are float32 whatever the dtype of the base. Raises ModelError when nothing can be adapted,
+    ConfigError for a pattern that fits no layer.
     """
     import_peft()
     from peft import LoraConfig, TaskType, get_peft_model
 
-    projector = _projector_parts(model.backbone, family) if spec.projector else []
+    targets = target_pattern(model.base, family, spec.targets, spec.vision)
+    check_patterns(model.base, targets, {"rank_pattern": spec.rank_pattern, "alpha_pattern": spec.alpha_pattern})
+    projector = projector_parts(model.base, family) if spec.projector else []
     config = LoraConfig(
         r=spec.rank,
         lora_alpha=spec.alpha,  # type: ignore[arg-type]  # peft states int, and divides whatever it is by the rank
         lora_dropout=spec.dropout,
         task_type=TaskType.FEATURE_EXTRACTION,
-        target_modules=_language_layers(model.backbone, family),
+        target_modules=targets,
         modules_to_save=projector or None,
+        rank_pattern=dict(spec.rank_pattern),
+        alpha_pattern=dict(spec.alpha_pattern),
+        use_dora=spec.dora,
+        use_rslora=spec.rslora,
     )
     with _without_peft_warning():
         model.backbone = get_peft_model(model.backbone, config)
     _prepare(model)
-
-
-def _language_layers(backbone: nn.Module, family: Family) -> str:
-    """Return a pattern of the names of the language model's linear layers. Raises ModelError where there are none."""
-    outside = family.vision + family.projector
-    linear = {n for n, m in backbone.named_modules() if isinstance(m, nn.Linear) and not is_part(n, outside)}
-    last_names = sorted({name.rsplit(".", 1)[-1] for name in linear} - {"lm_head"})
-    if not last_names:
-        raise ModelError("found no linear layer outside the vision tower to put LoRA on")
-    # a layer of the vision tower may have the same last name: what lies outside is shut out by its whole name
-    return rf"(?!(.*\.)?({'|'.join(map(re.escape, outside))})\.).*\.({'|'.join(last_names)})"
-
-
-def _projector_parts(backbone: nn.Module, family: Family) -> list[str]:
-    """Return which of the family's names of a projector this model has."""
-    last_names = {name.rsplit(".", 1)[-1] for name, _ in backbone.named_modules()}
-    return [name for name in family.projector if name in last_names]
 
 
 def load_adapter(model: EmbeddingModel, path: str | Path, trainable: bool = False) -> None:

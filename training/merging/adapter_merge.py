@@ -14,6 +14,7 @@ import torch
 from safetensors import SafetensorError
 from safetensors.torch import load_file
 from torch import Tensor
+from torch.nn.functional import pad
 
 from mllm_embed.errors import ConfigError, ModelError
 from mllm_embed.model.lora import ADAPTER_CONFIG, ADAPTER_WEIGHTS, check_options
@@ -29,7 +30,7 @@ PEFT_PREFIX = "base_model.model."
 LORA_A, LORA_B = ".lora_A.weight", ".lora_B.weight"
 # what these would add to a layer is not scale * B @ A
 _OTHER_METHODS = (
-    "use_dora", "rank_pattern", "alpha_pattern", "lora_bias", "use_qalora", "use_bdlora", "layer_replication",
+    "use_dora", "lora_bias", "use_qalora", "use_bdlora", "layer_replication",
     "target_parameters", "trainable_token_indices", "alora_invocation_tokens", "velora_config",
 )  # fmt: skip
 
@@ -55,8 +56,8 @@ class Adapter:
 
     @property
     def rank(self) -> int:
-        """The rank of its updates."""
-        return int(self.config["r"])
+        """The rank of its updates, the highest where layers have their own."""
+        return max((len(a) for a, _ in self.pairs.values()), default=0)
 
     @classmethod
     def read(cls, path: Path) -> Adapter:
@@ -70,7 +71,7 @@ class Adapter:
         _check_plain_lora(path, config)
         try:
             tensors = {name: tensor.double() for name, tensor in load_file(path / ADAPTER_WEIGHTS).items()}
-            pairs, whole = _split(tensors, _scale(config))
+            pairs, whole = _split(tensors, config)
         except (OSError, SafetensorError, KeyError, TypeError) as error:
             raise ModelError(f"the adapter in {path} is damaged ({error}); train it again") from error
         _check_finite(path, pairs, whole)
@@ -80,21 +81,32 @@ class Adapter:
 
 def _check_plain_lora(path: Path, config: Mapping[str, Any]) -> None:
     other = [name for name in _OTHER_METHODS if config.get(name)]
+    if config.get("use_dora"):
+        raise ModelError(
+            f"{path} was trained by DoRA, whose update is no product of its two matrices: it cannot be added to "
+            "another; compare it by itself, or train with dora: false what is to be added"
+        )
     if config.get("peft_type") != "LORA" or other or config.get("bias", "none") != "none":
         raise ModelError(f"{path} is not plain LoRA ({other[0] if other else config.get('peft_type')}): cannot add it")
     check_options(config, path / ADAPTER_CONFIG)
 
 
-def _scale(config: Mapping[str, Any]) -> float:
-    """Return what peft multiplies B A by."""
-    rank = config["r"]
-    return float(config["lora_alpha"] / (rank**0.5 if config.get("use_rslora") else rank))
+def _scale(config: Mapping[str, Any], layer: str, rank: int) -> float:
+    """Return what peft multiplies B A of a layer by, of which `rank` is its A's."""
+    from peft.utils.other import get_pattern_key
+
+    patterns = config.get("alpha_pattern") or {}
+    alpha = patterns.get(get_pattern_key(list(patterns), layer.removeprefix(PEFT_PREFIX)), config["lora_alpha"])
+    return float(alpha / (rank**0.5 if config.get("use_rslora") else rank))
 
 
-def _split(tensors: Mapping[str, Tensor], scale: float) -> tuple[LoraPairs, dict[str, Tensor]]:
-    """Return the LoRA pairs, with `scale` in B, and the tensors that are no part of one."""
+def _split(tensors: Mapping[str, Tensor], config: Mapping[str, Any]) -> tuple[LoraPairs, dict[str, Tensor]]:
+    """Return the LoRA pairs, with their scale in B, and the tensors that are no part of one."""
     layers = [name.removesuffix(LORA_A) for name in tensors if name.endswith(LORA_A)]
-    pairs = {layer: (tensors[layer + LORA_A], tensors[layer + LORA_B] * scale) for layer in layers}
+    pairs = {}
+    for layer in layers:
+        a, b = tensors[layer + LORA_A], tensors[layer + LORA_B]
+        pairs[layer] = a, b * _scale(config, layer, len(a))
     of_pairs = {layer + part for layer in layers for part in (LORA_A, LORA_B)}
     return pairs, {name: tensor for name, tensor in tensors.items() if name not in of_pairs}
 
@@ -156,7 +168,8 @@ def _shapes(adapter: Adapter) -> dict[str, tuple[int, ...]]:
 
 
 def added_pairs(adapters: Sequence[Adapter], weights: Sequence[float]) -> LoraPairs:
-    """Return the weighted sum of updates, exactly: the ranks stand side by side, zeros where an adapter lacks a layer.
+    """Return the weighted sum of updates, exactly: the ranks stand side by side, zeros where an adapter lacks a layer
+    or has it of a lower rank than others.
 
     Layer -> A [R, in] and B [out, R] float64 with sum of w_i B_i A_i = B A, R the sum of all ranks.
     """
@@ -166,11 +179,11 @@ def added_pairs(adapters: Sequence[Adapter], weights: Sequence[float]) -> LoraPa
         like_a, like_b = next(adapter.pairs[layer] for adapter in adapters if layer in adapter.pairs)
         rows, columns = [], []
         for adapter, weight in zip(adapters, weights, strict=True):
-            rank = adapter.rank
-            nothing = like_a.new_zeros(rank, like_a.shape[1]), like_b.new_zeros(like_b.shape[0], rank)
+            nothing = like_a.new_zeros(0, like_a.shape[1]), like_b.new_zeros(like_b.shape[0], 0)
             a, b = adapter.pairs.get(layer, nothing)
-            rows.append(a)
-            columns.append(weight * b)
+            short = adapter.rank - len(a)
+            rows.append(pad(a, (0, 0, 0, short)))
+            columns.append(weight * pad(b, (0, short)))
         found[layer] = torch.cat(rows), torch.cat(columns, dim=1)
     return found
 
@@ -199,7 +212,6 @@ def _cut(a: Tensor, b: Tensor, rank: int) -> tuple[tuple[Tensor, Tensor], float,
     root = values[:rank].sqrt()
     new_a, new_b = root[:, None] * (v[:rank] @ right.T), left @ u[:, :rank] * root
     short = rank - len(root)  # a layer may be narrower than the rank
-    pad = torch.nn.functional.pad
     new = pad(new_a, (0, 0, 0, short)), pad(new_b, (0, short))
     return new, values[rank:].square().sum().item(), values.square().sum().item()
 

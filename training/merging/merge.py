@@ -82,6 +82,7 @@ class MergedAdapter:
         saved = {name for adapter in self.adapters for name in adapter.config.get("modules_to_save") or []}
         config = self.adapters[0].config | {
             "r": self.rank, "lora_alpha": self.rank, "use_rslora": False, "lora_dropout": 0.0,
+            "rank_pattern": {}, "alpha_pattern": {},
             "modules_to_save": sorted(saved) or None,
         }  # fmt: skip
         if any(target != targets[0] for target in targets):

@@ -108,7 +108,6 @@ def make_plan(recipe: Recipe, memory: float | None = None, picture: tuple[int, i
 
     from mllm_embed.model.devices import bfloat16_pays
     from mllm_embed.model.families import states_width
-    from mllm_embed.model.lora import LoraSpec
 
     from ..distributed.chunking import RESERVE, total_memory
     from ..recipe.checks import check_dimension
@@ -124,10 +123,9 @@ def make_plan(recipe: Recipe, memory: float | None = None, picture: tuple[int, i
     if source.preset:
         source.preset.check(recipe.model, config.model_type)
     weights = _dtype_of_weights(source, config, bf16, place)
-    spec = LoraSpec(recipe.lora.rank, recipe.lora.alpha, recipe.lora.dropout, recipe.lora.projector)
     setting = Setting(place.type, torch.bfloat16 if bf16 else None, recipe.attention, recipe.gradient_checkpointing)
     check_dimension(recipe, states_width(config))
-    model, counts = build(config, spec, weights)
+    model, counts = build(config, recipe.lora.spec(), weights)
     base = stored_bytes(model, recipe.quantization)
     available = round(memory * GIB) if memory is not None else total_memory(place)
     room = available - base - STATE_BYTES * counts.trainable

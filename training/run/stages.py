@@ -18,7 +18,7 @@ from mllm_embed.errors import ConfigError, MLLMEmbedError
 from mllm_embed.locks import folder_lock
 from mllm_embed.model.devices import bfloat16_pays, device_for
 from mllm_embed.model.heads.projection import new_projection, read_projection
-from mllm_embed.model.lora import LoraSpec, add_lora, load_adapter
+from mllm_embed.model.lora import add_lora, load_adapter
 from mllm_embed.saving.model_card import ModelCardInfo
 from mllm_embed.saving.provenance import SPACE_FIELDS
 
@@ -154,9 +154,7 @@ def _adapted(recipe: Recipe, bf16: bool, finished: list[str], teacher: Teacher |
         model.projection = read_projection(recipe.output / finished[-1])
     else:
         set_seed(recipe.seed)  # of the adapter's own weights; what is drawn later has each stage's seed
-        lora = recipe.lora
-        spec = LoraSpec(rank=lora.rank, alpha=lora.alpha, dropout=lora.dropout, projector=lora.projector)
-        add_lora(model, spec, embedder.family)
+        add_lora(model, recipe.lora.spec(), embedder.family)
         if teacher and teacher.dimension != model.width:
             model.projection = new_projection(model.states_width, teacher.dimension)
     if model.projection is not None:

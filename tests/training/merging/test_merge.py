@@ -35,7 +35,13 @@ def adapter(base: Path, folder: Path, seed: int, spec: LoraSpec, pooling: Poolin
 @pytest.fixture(scope="module")
 def adapters(tiny_llava: Path, tmp_path_factory: pytest.TempPathFactory) -> dict[str, Path]:
     home = tmp_path_factory.mktemp("adapters")
-    specs = {"a": LoraSpec(4, 8, 0.1), "b": LoraSpec(6, 6, 0.0), "plain": LoraSpec(2, 2, projector=False)}
+    specs = {
+        "a": LoraSpec(4, 8, 0.1), "b": LoraSpec(6, 6, 0.0), "plain": LoraSpec(2, 2, projector=False),
+        "patterns": LoraSpec(
+            4, 6, projector=False, targets=["q_proj", "v_proj", "up_proj"], vision=True, rslora=True,
+            rank_pattern={"v_proj": 2, "fc1": 7}, alpha_pattern={r"layers\.0\..*": 1.5},
+        ),
+    }  # fmt: skip
     return {name: adapter(tiny_llava, home / name, n, spec) for n, (name, spec) in enumerate(specs.items())}
 
 
@@ -51,12 +57,20 @@ def changes(base: Path, path: Path) -> dict[str, torch.Tensor]:
 
 
 @pytest.mark.parametrize(
-    ("names", "weights"), [("ab", (0.3, 0.7)), ("ab", (0.8, -0.5)), (("a", "plain"), (0.5, 0.5)), ("aab", (1, 1, 1))]
+    ("names", "weights"),
+    [
+        ("ab", (0.3, 0.7)),
+        ("ab", (0.8, -0.5)),
+        (("a", "plain"), (0.5, 0.5)),
+        ("aab", (1, 1, 1)),
+        (("patterns", "a"), (0.4, 0.6)),
+    ],
 )
 def test_the_sum_changes_the_base_by_the_sum_of_changes(
     names: tuple[str, ...], weights: tuple[float, ...], adapters: dict[str, Path], tiny_llava: Path, tmp_path: Path
 ) -> None:
-    """Layers and projector alike, weights that do not sum to 1 and an adapter without a projector among them."""
+    """Layers and projector alike, weights that do not sum to 1, an adapter without a projector, and one whose layers
+    have ranks and scales of their own, the vision tower's too."""
     paths = [str(adapters[name]) for name in names]
     output = tmp_path / "sum"
     assert main(["merge", *paths, "--weights", *map(str, weights), "--output", str(output)]) == 0
@@ -168,7 +182,7 @@ def test_what_cannot_be_added_is_refused(
         ),
         ([a, str(broken["template"]), "--output", merged], "processors that differ (another chat template)"),
         ([str(broken["old"]), a, "--output", merged], "was saved by an earlier version"),
-        ([a, str(broken["dora"]), "--output", merged], "is not plain LoRA (use_dora)"),
+        ([a, str(broken["dora"]), "--output", merged], "was trained by DoRA, whose update is no product"),
         ([a, str(broken["nan"]), "--output", merged], "holds NaN or infinite values"),
         ([a, str(broken["cut"]), "--output", merged], "is damaged"),
         ([a, str(tiny_llava), "--output", merged], "holds no adapter"),

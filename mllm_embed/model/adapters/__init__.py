@@ -1,0 +1,1 @@
+"""Adapters: which layers of a model get an update."""
