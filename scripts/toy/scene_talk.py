@@ -1,41 +1,123 @@
 """What a base model is asked about scenes, and how several questions on one scene share a row.
 
-Token by token a row is the scene, then each question with its answer; an attention mask keeps the questions from seeing
-each other, so that the scene is computed once.
+A scene is given as a picture or as its caption. Token by token a row is the scene, then each question with its answer;
+an attention mask keeps the questions from seeing each other, so that the scene is computed once. A question for one
+word has no answer in words: its last token shall stand for a whole scene.
 """
 
 from __future__ import annotations
 
 import random
+from collections.abc import Iterator, Sequence
+from dataclasses import dataclass
+from typing import Any
 
 import torch
+from torch import Tensor
+
+from mllm_embed.inputs.prompts import PROMPT_SETS
 
 from .base_model import IMAGE_TOKENS, PICTURE, TURN, USER
 from .scenes import SIZES, Scene, Thing, article, caption, place, sample_edit, sample_scene
 
 NUMBERS = ("one thing", "two things", "three things")
+PROMPTS = PROMPT_SETS["instructcir"]
+TEXT = "{text}\n"  # what a prompt on a text begins with
+WORD_SHARE = 0.5  # of the changes, how many are asked for in one word
+MOST = 16  # questions on a scene; a row holds fewer
 
 
-def questions(
-    rng: random.Random, scene: Scene, nouns: list[str], edits: int, forbidden: set[Scene] = frozenset()
-) -> list[tuple[str, str]]:
-    """Return (question, answer) pairs on one picture: some facts, and what `edits` changes would give, never a test's.
+@dataclass(frozen=True)
+class Form:
+    """How a scene is given, and the wordings of what is asked about it."""
+
+    picture: bool
+    describe: tuple[str, ...]
+    change: tuple[str, ...]
+    word: str
+    changed_word: str
+
+
+ON_PICTURE = Form(
+    picture=True,
+    describe=("Describe this image.", "What does the image show?"),
+    change=(
+        'Modify this image with "{instruction}", describe modified image.',
+        "After this change: {instruction}. What is shown?",
+    ),
+    word=PROMPTS.image,
+    changed_word=PROMPTS.composed,
+)
+ON_CAPTION = Form(
+    picture=False,
+    describe=("Describe the picture.", "What does the picture show?"),
+    change=(
+        'Modify above sentence with "{instruction}", describe modified sentence.',
+        "After this change: {instruction}. What is shown?",
+    ),
+    word=PROMPTS.text.removeprefix(TEXT),
+    changed_word=PROMPTS.composed_text.removeprefix(TEXT),
+)
+
+
+@dataclass(frozen=True)
+class Question:
+    """A question with its answer in words, or with the scene that its last token shall stand for."""
+
+    asked: str
+    answer: str = ""
+    stands_for: Scene | None = None
+
+
+@dataclass(frozen=True)
+class Subjects:
+    """What scenes may show.
+
+    Attributes:
+        nouns: of the things.
+        in_one_word: the nouns whose changes are asked for in one word too; without any, no such question is asked.
+        forbidden: scenes that are not shown.
+    """
+
+    nouns: list[str]
+    in_one_word: frozenset[str]
+    forbidden: frozenset[Scene] = frozenset()
+
+    def sample(self, rng: random.Random) -> Scene:
+        """Return a scene that is not forbidden."""
+        while (scene := sample_scene(rng, self.nouns)) in self.forbidden:
+            pass
+        return scene
+
+    def words_for(self, *scenes: Scene) -> bool:
+        """Return whether a change from and to these scenes may be asked for in one word."""
+        return all(scene.nouns <= self.in_one_word for scene in scenes)
+
+
+def questions(rng: random.Random, scene: Scene, subjects: Subjects, form: Form) -> Iterator[Question]:
+    """Yield up to 16 questions on one scene: some facts, the scene itself, and then what changes would give.
 
     Adding a thing or changing the background takes no search for what is meant, so those are asked half as often.
     """
-    pairs = [_fact(rng, scene, thing) for thing in rng.sample(scene.things, min(2, len(scene.things)))]
+    facts = [Question(*_fact(rng, scene, thing)) for thing in rng.sample(scene.things, min(2, len(scene.things)))]
+    yield from facts
+    count = len(facts)
     if rng.random() < 0.3:
-        pairs.append((rng.choice(("Describe this image.", "What does the image show?")), caption(scene)))
-    count = len(pairs) + edits
-    while len(pairs) < count:
-        edit = sample_edit(rng, scene, nouns)
-        if edit.result in forbidden or (edit.kind in ("add", "background") and rng.random() < 0.5):
+        yield Question(rng.choice(form.describe), caption(scene))
+        count += 1
+    if subjects.in_one_word and rng.random() < WORD_SHARE:
+        yield Question(form.word, stands_for=scene)
+        count += 1
+    while count < MOST:
+        edit = sample_edit(rng, scene, subjects.nouns)
+        if edit.result in subjects.forbidden or (edit.kind in ("add", "background") and rng.random() < 0.5):
             continue
-        ask = rng.choice(
-            ('Modify this image with "{}", describe modified image.', "After this change: {}. What is shown?")
-        )
-        pairs.append((ask.replace("{}", edit.instruction), caption(edit.result)))
-    return pairs
+        if rng.random() < WORD_SHARE and subjects.words_for(scene, edit.result):
+            yield Question(form.changed_word.replace("{instruction}", edit.instruction), stands_for=edit.result)
+        else:
+            ask = rng.choice(form.change)
+            yield Question(ask.replace("{instruction}", edit.instruction), caption(edit.result))
+        count += 1
 
 
 def _fact(rng: random.Random, scene: Scene, thing: Thing) -> tuple[str, str]:
@@ -52,50 +134,106 @@ def _fact(rng: random.Random, scene: Scene, thing: Thing) -> tuple[str, str]:
 def corpus(nouns: list[str]) -> list[str]:
     """Return the texts whose words become the tokenizer's."""
     rng, texts = random.Random(0), []
-    for _ in range(20_000):
+    subjects = Subjects(nouns, frozenset(nouns))
+    for number in range(2_000):
         scene = sample_scene(rng, nouns)
-        texts += [text for pair in questions(rng, scene, nouns, 3) for text in pair] + [caption(scene, rng)]
-    return (
-        texts + ["Describe this image in one word: Summary above sentence in one word: describe modified image"] * 2000
-    )
+        for question in questions(rng, scene, subjects, (ON_PICTURE, ON_CAPTION)[number % 2]):
+            texts += [question.asked, question.answer]
+        texts.append(caption(scene, rng))
+    return texts
 
 
-def branches(tokenizer, talks: list[list[tuple[str, str]]]) -> dict[str, torch.Tensor]:
-    """Return rows [scene | question, answer | question, answer ...] with a mask that parts the questions.
+@dataclass
+class Rows:
+    """Rows [scene | question, answer | question, answer ...] for a model, and what shall come of them.
 
-    Returns input_ids, position_ids, labels [B, L] (labels -100 outside answers) and attention_mask [B, 1, L, L] float,
-    0 where a token may look.
+    Attributes:
+        inputs: input_ids and position_ids [B, L], and attention_mask [B, 1, L, L] float, 0 where a token may look.
+        labels: [B, L] int64, -100 outside answers.
+        segments: [B, L] int64: 0 for the scene, then the questions' numbers; -1 for padding.
+        words: [S, 2] int64: row and position of the last token of each question for one word.
+        stand_for: the S scenes that those stand for.
     """
-    texts = [USER + PICTURE] * len(talks)
-    texts += [text for talk in talks for asked, answer in talk for text in (asked + TURN, answer + "<|end|>")]
+
+    inputs: dict[str, Tensor]
+    labels: Tensor
+    segments: Tensor
+    words: Tensor
+    stand_for: list[Scene]
+
+
+def given(scene: Scene, form: Form, rng: random.Random) -> str:
+    """Return a scene as the beginning of a row: a picture's token, or a caption in one of two orders."""
+    return USER + (PICTURE if form.picture else TEXT.replace("{text}", caption(scene, rng)))
+
+
+def branches(tokenizer: Any, scenes: Sequence[str], talks: Sequence[Sequence[Question]], most: int = 10**6) -> Rows:
+    """Return one row for each scene, given as `given` has it, with its questions.
+
+    A row ends before the first question that would make it longer than `most` tokens.
+    """
+    texts = list(scenes)
+    for question in (question for talk in talks for question in talk):
+        texts += [question.asked + TURN, "" if question.stands_for else question.answer + "<|end|>"]
     encoded = iter(tokenizer(texts, add_special_tokens=False)["input_ids"])
     image = tokenizer.convert_tokens_to_ids("<image>")
-    prefixes = [
-        [t for token in next(encoded) for t in [token] * (IMAGE_TOKENS if token == image else 1)] for _ in talks
-    ]
-    rows = []
-    for prefix, talk in zip(prefixes, talks, strict=True):
-        ids, positions, owners, labels = list(prefix), list(range(len(prefix))), [0] * len(prefix), [-100] * len(prefix)
-        for number in range(1, len(talk) + 1):
-            asked, answered = next(encoded), next(encoded)
-            ids += asked + answered
-            positions += range(len(prefix), len(prefix) + len(asked) + len(answered))
-            owners += [number] * (len(asked) + len(answered))
-            labels += [-100] * len(asked) + answered
-        rows.append((ids, positions, owners, labels))
-    length = max(len(ids) for ids, *_ in rows)
-    pads = (tokenizer.pad_token_id, 0, -1, -100)
-    ids, positions, owners, labels = (
-        torch.tensor([row[i] + [pads[i]] * (length - len(row[i])) for row in rows]) for i in range(4)
-    )
-    visible = (owners[:, :, None] == owners[:, None, :]) | (owners[:, None, :] == 0)
+    prefixes = [next(encoded) for _ in scenes]
+    rows, words, stand_for = [], [], []
+    for number, (prefix, talk) in enumerate(zip(prefixes, talks, strict=True)):
+        row = _Row([t for token in prefix for t in [token] * (IMAGE_TOKENS if token == image else 1)])
+        full = False
+        for question in talk:
+            asked, answer = next(encoded), next(encoded)
+            full = full or len(row.ids) + len(asked) + len(answer) > most
+            if full:
+                continue
+            row.add(asked, answer)
+            if question.stands_for:
+                words.append((number, len(row.ids) - 1))
+                stand_for.append(question.stands_for)
+        rows.append(row)
+    length = max(len(row.ids) for row in rows)
+    ids = _padded([row.ids for row in rows], tokenizer.pad_token_id, length)
+    positions = _padded([row.positions for row in rows], 0, length)
+    segments = _padded([row.segments for row in rows], -1, length)
+    labels = _padded([row.labels for row in rows], -100, length)
+    inputs = {"input_ids": ids, "position_ids": positions, "attention_mask": _mask(segments)}
+    return Rows(inputs, labels, segments, torch.tensor(words, dtype=torch.long).reshape(-1, 2), stand_for)
+
+
+class _Row:
+    """A row in the making: tokens, their positions, segments and labels."""
+
+    def __init__(self, prefix: list[int]):
+        self.prefix = len(prefix)
+        self.ids, self.positions = list(prefix), list(range(len(prefix)))
+        self.segments, self.labels = [0] * len(prefix), [-100] * len(prefix)
+        self._questions = 0
+
+    def add(self, asked: list[int], answer: list[int]) -> None:
+        """Add a question, whose positions follow those of the scene."""
+        self._questions += 1
+        length = len(asked) + len(answer)
+        self.ids += asked + answer
+        self.positions += range(self.prefix, self.prefix + length)
+        self.segments += [self._questions] * length
+        self.labels += [-100] * len(asked) + answer
+
+
+def _padded(rows: list[list[int]], pad: int, length: int) -> Tensor:
+    return torch.tensor([row + [pad] * (length - len(row)) for row in rows])
+
+
+def _mask(segments: Tensor) -> Tensor:
+    """Return [B, 1, L, L] float: 0 where a token may look, which is back to the scene and to its own question."""
+    length = segments.shape[1]
+    visible = (segments[:, :, None] == segments[:, None, :]) | (segments[:, None, :] == 0)
     visible &= torch.ones(length, length, dtype=torch.bool).tril()
     # additive: eager attention adds the mask to its scores, so a boolean one would hide nothing, the answers included
-    mask = torch.zeros(visible.shape).masked_fill(~visible, torch.finfo(torch.float32).min)
-    return {"input_ids": ids, "position_ids": positions, "attention_mask": mask[:, None], "labels": labels}
+    return torch.zeros(visible.shape).masked_fill(~visible, torch.finfo(torch.float32).min)[:, None]
 
 
-def mentions(tokenizer, rows: dict[str, torch.Tensor], scenes: list[Scene]) -> torch.Tensor:
+def mentions(tokenizer: Any, rows: Rows, scenes: list[Scene]) -> Tensor:
     """Return where a question names a thing of its scene.
 
     Returns [M, 4] int64: row, position of the noun's last token, the thing's cell, and its size as a place in SIZES.
@@ -105,11 +243,12 @@ def mentions(tokenizer, rows: dict[str, torch.Tensor], scenes: list[Scene]) -> t
     spelled = dict(
         zip(nouns, tokenizer([f" {noun}" for noun in nouns], add_special_tokens=False)["input_ids"], strict=True)
     )
-    asked = rows["input_ids"].masked_fill(rows["labels"] != -100, -1).tolist()
+    hidden = (rows.labels != -100) | (rows.segments == 0)  # answers, and a scene that is given in words
+    asked = rows.inputs["input_ids"].masked_fill(hidden, -1).tolist()
     for row, (tokens, scene) in enumerate(zip(asked, scenes, strict=True)):
         for thing in scene.things:
             noun = spelled[thing.noun]
             ends = range(len(noun), len(tokens) + 1)
             ends = [end for end in ends if tokens[end - len(noun) : end] == noun]
             found += [(row, end - 1, thing.cell, SIZES.index(thing.size)) for end in ends]
-    return torch.tensor(found).reshape(-1, 4)
+    return torch.tensor(found, dtype=torch.long).reshape(-1, 4)

@@ -1,8 +1,7 @@
-"""Questions that share a picture's prefix in one row are answered as if each stood alone."""
+"""The toy's pretraining: its rows, its heads, and runs that are stopped and go on."""
 
 from __future__ import annotations
 
-import argparse
 import json
 import random
 import sys
@@ -13,9 +12,13 @@ import torch
 from torch.nn import functional as F
 
 import pretrain_base
-from toy import base_model, scene_talk, scenes
+from mllm_embed import MLLMEmbedder, Query
+from toy import base_model, heads, phases, running, scene_talk, scenes
+from toy.scene_talk import ON_CAPTION, ON_PICTURE, Question
 
 NOUNS = ["apple", "bed", "clown", "drum", "egg"]
+SUBJECTS = scene_talk.Subjects(NOUNS, frozenset(NOUNS))
+PICTURE = base_model.USER + base_model.PICTURE
 
 
 @pytest.fixture(scope="module")
@@ -25,23 +28,35 @@ def model_and_tokenizer() -> tuple[torch.nn.Module, object]:
     return base_model.build_model(tokenizer).eval(), tokenizer
 
 
+def _hidden(model: torch.nn.Module, rows: scene_talk.Rows, pixels: torch.Tensor | None) -> torch.Tensor:
+    with torch.no_grad():
+        return model.model(pixel_values=pixels, use_cache=False, **rows.inputs).last_hidden_state
+
+
 def _answer_logits(model: torch.nn.Module, tokenizer: object, talk: list, pixels: torch.Tensor) -> torch.Tensor:
     """[answer tokens, vocabulary] of one row."""
-    rows = scene_talk.branches(tokenizer, [talk])
-    asked = rows.pop("labels")[:, 1:] != -100
-    with torch.no_grad():
-        return model(pixel_values=pixels, use_cache=False, **rows).logits[:, :-1][asked]
+    rows = scene_talk.branches(tokenizer, [PICTURE], [[Question(*pair) for pair in talk]])
+    hidden = _hidden(model, rows, pixels)
+    return model.lm_head(hidden[:, :-1][rows.labels[:, 1:] != -100])
 
 
-@pytest.mark.slow
-def test_a_packed_row_equals_its_questions_alone(model_and_tokenizer: tuple) -> None:
+@pytest.mark.parametrize("form", [ON_PICTURE, ON_CAPTION], ids=["picture", "caption"])
+def test_a_packed_row_equals_its_questions_alone(model_and_tokenizer: tuple, form: scene_talk.Form) -> None:
     model, tokenizer = model_and_tokenizer
     rng = random.Random(0)
-    talk = scene_talk.questions(rng, scenes.sample_scene(rng, NOUNS), NOUNS, 4)
-    pixels = torch.randn(1, 3, 96, 96)
-    packed = _answer_logits(model, tokenizer, talk, pixels)
-    alone = torch.cat([_answer_logits(model, tokenizer, [pair], pixels) for pair in talk])
-    torch.testing.assert_close(packed, alone, atol=1e-4, rtol=1e-4)
+    scene = scenes.sample_scene(rng, NOUNS)
+    talk = list(scene_talk.questions(rng, scene, SUBJECTS, form))
+    begun = scene_talk.given(scene, form, rng)
+    pixels = torch.randn(1, 3, 96, 96) if form.picture else None
+    packed = scene_talk.branches(tokenizer, [begun], [talk])
+    together = _hidden(model, packed, pixels)[0]
+    assert {bool(question.stands_for) for question in talk} == {False, True}
+    for number, question in enumerate(talk, 1):
+        row = scene_talk.branches(tokenizer, [begun], [[question]])
+        alone = _hidden(model, row, pixels)[0]
+        torch.testing.assert_close(
+            together[packed.segments[0] == number], alone[row.segments[0] == 1], atol=1e-4, rtol=1e-4
+        )
 
 
 def test_an_answer_does_not_see_itself(model_and_tokenizer: tuple) -> None:
@@ -72,6 +87,44 @@ def test_a_stock_model_reads_the_same_prompt(model_and_tokenizer: tuple) -> None
     assert F.cosine_similarity(stock, trained, dim=0) > 1 - 1e-5
 
 
+def test_a_row_ends_before_the_question_that_is_too_long(model_and_tokenizer: tuple) -> None:
+    _, tokenizer = model_and_tokenizer
+    rng = random.Random(1)
+    drawn = [scenes.sample_scene(rng, NOUNS) for _ in range(8)]
+    talks = [list(scene_talk.questions(rng, scene, SUBJECTS, ON_PICTURE)) for scene in drawn]
+    whole = scene_talk.branches(tokenizer, [PICTURE] * 8, talks)
+    cut = scene_talk.branches(tokenizer, [PICTURE] * 8, talks, 200)
+    length = cut.labels.shape[1]
+    assert 150 < length <= 200 < whole.labels.shape[1]
+    kept = cut.segments >= 0
+    assert torch.equal(cut.inputs["input_ids"][kept], whole.inputs["input_ids"][:, :length][kept])
+    for row in range(8):  # whole questions: each has as many tokens as in the row that has them all
+        last = int(cut.segments[row].max())
+        assert last < int(whole.segments[row].max())
+        assert (cut.segments[row] == last).sum() == (whole.segments[row] == last).sum()
+    rows, positions = cut.words.T
+    assert tokenizer.decode(cut.inputs["input_ids"][rows[0], positions[0] - 8 : positions[0] + 1]).endswith(
+        "in one word:" + base_model.TURN
+    )
+    assert cut.stand_for == whole.stand_for[: len(cut.stand_for)] or len(cut.stand_for) == len(rows)
+
+
+def test_unseen_objects_are_in_no_change_that_is_asked_for_in_one_word() -> None:
+    rng = random.Random(2)
+    subjects = scene_talk.Subjects(NOUNS, frozenset(NOUNS[:3]))
+    asked = []
+    for _ in range(200):
+        scene = subjects.sample(rng)
+        asked += [(scene, question) for question in scene_talk.questions(rng, scene, subjects, ON_PICTURE)]
+    changed = [(scene, q) for scene, q in asked if q.stands_for and q.asked != ON_PICTURE.word]
+    assert changed
+    assert all(scene.nouns | q.stands_for.nouns <= set(NOUNS[:3]) for scene, q in changed)
+    assert any(noun in q.asked for _, q in asked for noun in NOUNS[3:])  # but in words they are
+    assert not any(
+        q.stands_for for q in scene_talk.questions(rng, scene, scene_talk.Subjects(NOUNS, frozenset()), ON_PICTURE)
+    )
+
+
 def test_a_picture_is_bound_to_the_noun_that_it_shows() -> None:
     """The loss is small where a cell's tokens point to their noun's embedding, and large where to another's."""
     rng = random.Random(3)
@@ -81,23 +134,26 @@ def test_a_picture_is_bound_to_the_noun_that_it_shows() -> None:
     for thing in scene.things:
         row, column = divmod(thing.cell, 3)
         tokens[0, 2 * row : 2 * row + 2, 2 * column : 2 * column + 2] = nouns[thing.noun]
-    right = pretrain_base.binding_loss(tokens.flatten(1, 2), [scene], nouns)
+    right = heads.binding_loss(tokens.flatten(1, 2), [scene], nouns)
     swapped = dict(zip(nouns, reversed(nouns.values()), strict=True))
-    assert right < 0.01 < 1 < pretrain_base.binding_loss(tokens.flatten(1, 2), [scene], swapped)
+    assert right < 0.01 < 1 < heads.binding_loss(tokens.flatten(1, 2), [scene], swapped)
 
 
 def test_a_noun_points_to_the_cell_that_shows_it(model_and_tokenizer: tuple) -> None:
     """`mentions` finds the scene's things in questions alone; the loss is small where attention is there."""
     _, tokenizer = model_and_tokenizer
     scene = scenes.Scene((scenes.Thing(1, "apple", "large"), scenes.Thing(8, "drum", "small")), "snow")
-    talk = [("replace the drum with a bed", "a large apple at the top"), ("Where is the apple?", "at the top")]
-    rows = scene_talk.branches(tokenizer, [talk])
+    talk = [
+        Question("replace the drum with a bed", "a large apple at the top"),
+        Question("Where is the apple?", "at the top"),
+    ]
+    rows = scene_talk.branches(tokenizer, [PICTURE], [talk])
     mentioned = scene_talk.mentions(tokenizer, rows, [scene])
-    words = [tokenizer.decode(rows["input_ids"][0, position]) for position in mentioned[:, 1]]
+    words = [tokenizer.decode(rows.inputs["input_ids"][0, position]) for position in mentioned[:, 1]]
     assert sorted(zip(words, mentioned[:, 2:].tolist(), strict=True)) == [(" apple", [1, 0]), (" drum", [8, 1])]
-    head = pretrain_base.PointingHead(8)
-    hidden = torch.randn(1, rows["input_ids"].shape[1], 8)
-    attention = torch.zeros(1, rows["input_ids"].shape[1], 6, 6)
+    head = heads.PointingHead(8)
+    hidden = torch.randn(1, rows.labels.shape[1], 8)
+    attention = torch.zeros(1, rows.labels.shape[1], 6, 6)
     for _, position, cell, _ in mentioned.tolist():
         row, column = divmod(cell, 3)
         attention[0, position, 2 * row : 2 * row + 2, 2 * column : 2 * column + 2] = 0.25
@@ -106,64 +162,125 @@ def test_a_noun_points_to_the_cell_that_shows_it(model_and_tokenizer: tuple) -> 
     assert [loss.item() for loss in head(hidden, attention.flatten(2), mentioned[:0])] == [0, 0]
 
 
+def test_a_word_stands_for_a_scene() -> None:
+    """The head learns to read scenes from vectors that hold them, all of it, and then says that it can."""
+    rng = random.Random(4)
+    drawn = [scenes.sample_scene(rng, NOUNS) for _ in range(8)]
+    torch.manual_seed(0)
+    nouns = {noun: torch.randn(32) for noun in NOUNS}
+    vectors = torch.randn(8, 32)
+    head = heads.SummaryHead(32, NOUNS)
+    first, right = head(vectors, drawn, nouns)
+    assert first > 5 and right == 0
+    optimizer = torch.optim.AdamW(head.parameters(), lr=1e-2)
+    for _ in range(150):
+        optimizer.zero_grad()
+        loss, right = head(vectors, drawn, nouns)
+        loss.backward()
+        optimizer.step()
+    assert loss < 0.1 and right == 1
+    assert head(vectors, drawn[1:] + drawn[:1], nouns)[0] > 5
+
+
+def test_an_answer_is_exact_when_each_of_its_tokens_is() -> None:
+    segments = torch.tensor([[0, 1, 1, 2, 2], [0, 1, 1, 1, -1]])
+    asked = torch.tensor([[False, False, True, True, True], [False, True, True, True, False]])
+    right = torch.tensor([True, False, True, True, True, True])
+    assert phases.exact(right, segments, asked) == {"exact": pytest.approx(2 / 3)}
+
+
 def _pretrain(monkeypatch: pytest.MonkeyPatch, output: Path, *options: str) -> int:
-    words = ["pretrain_base.py", "--seen", "128", "--pictures", "6", "--batch", "2", "--edits", "2", "--output"]
-    monkeypatch.setattr(sys, "argv", [*words, str(output), *options])
+    words = ["pretrain_base.py", "--seen", "128", "--scenes", "6", "--batch", "2", "--tokens", "128", "--threads", "1"]
+    monkeypatch.setattr(sys, "argv", [*words, "--output", str(output), *options])
     return pretrain_base.main()
+
+
+@pytest.fixture(scope="module")
+def unbroken(tmp_path_factory: pytest.TempPathFactory) -> Path:
+    """A run that was never stopped."""
+    output = tmp_path_factory.mktemp("unbroken") / "base"
+    with pytest.MonkeyPatch.context() as patch:
+        patch.setattr(pretrain_base, "LOG_EVERY", 1)
+        assert _pretrain(patch, output) == 0
+    return output
 
 
 @pytest.mark.slow
 @pytest.mark.parametrize(("phase", "step"), [("seeing", 2), ("answering", 1), ("answering", 3)], ids=str)
-def test_a_stopped_run_goes_on_where_it_last_saved(
-    tmp_path: Path, monkeypatch: pytest.MonkeyPatch, phase: str, step: int
+def test_a_stopped_run_ends_with_the_bytes_of_one_that_was_not(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch, unbroken: Path, phase: str, step: int
 ) -> None:
+    """Stopped within the step after the last save: what was done since is done again."""
     monkeypatch.setattr(pretrain_base, "SAVE_EVERY", 1)
     monkeypatch.setattr(pretrain_base, "LOG_EVERY", 1)
-    output, log = tmp_path / "base", tmp_path / "base" / "pretraining.jsonl"
-    original = pretrain_base.optimise
+    output, original = tmp_path / "base", running.Training._step
 
-    def stopped(groups: list, losses: object, steps: int, start: int) -> object:
-        for row in original(groups, losses, steps, start):
-            if (steps, row["step"]) == ({"seeing": 2, "answering": 3}[phase], step):
-                raise KeyboardInterrupt
-            yield row
+    def stopped(self: running.Training, loss: torch.Tensor, figures: dict) -> None:
+        original(self, loss, figures)
+        if (self.state.phase, self.state.step) == (phase, step):
+            raise KeyboardInterrupt
 
     with monkeypatch.context() as patch:
-        patch.setattr(pretrain_base, "optimise", stopped)
+        patch.setattr(running.Training, "_step", stopped)
         assert _pretrain(monkeypatch, output) == 130
-    done = {("seeing", 2): 1, ("answering", 1): 2, ("answering", 3): 4}[phase, step]
-    before = log.read_text()
-    assert len(before.splitlines()) == 1 + done
-    monkeypatch.setattr(pretrain_base, "build_model", None)  # the saved weights go on, no new ones
+        torch.manual_seed(99)  # another process has other random states
     assert _pretrain(monkeypatch, output) == 0
-    assert log.read_text().startswith(before)
-    rows = [json.loads(line) for line in log.read_text().splitlines()[1:]]
-    assert [(row["phase"], row["step"]) for row in rows] == [
-        ("seeing", 1), ("seeing", 2), ("answering", 1), ("answering", 2), ("answering", 3)
-    ]  # fmt: skip
+    assert (output / "model.safetensors").read_bytes() == (unbroken / "model.safetensors").read_bytes()
+    assert _log(output) == _log(unbroken)
+    assert not (output / pretrain_base.STATE).exists()
+
+
+def _log(output: Path) -> list[dict]:
+    """The rows of the log, but for what the clock says."""
+    rows = [json.loads(line) for line in (output / pretrain_base.LOG).read_text().splitlines()]
+    return [{name: value for name, value in row.items() if name != "seconds"} for row in rows]
 
 
 @pytest.mark.slow
-def test_a_seed_makes_the_first_weights(tmp_path: Path) -> None:
-    sprites = Path(pretrain_base.__file__).parent / "assets" / "sprites"
-    first, same, other = (
-        pretrain_base.Pretraining(
-            argparse.Namespace(
-                sprites=sprites, output=tmp_path / "base", seen=64, pictures=2, batch=2, edits=2, seed=seed
-            )
-        ).model.get_input_embeddings().weight
-        for seed in (0, 0, 1)
-    )  # fmt: skip
-    assert torch.equal(first, same)
-    assert not torch.equal(first, other)
+def test_what_it_makes_embeds_and_is_not_made_again(
+    monkeypatch: pytest.MonkeyPatch, unbroken: Path, tmp_path: Path
+) -> None:
+    rows = _log(unbroken)
+    assert [(row["phase"], row["step"]) for row in rows[1:]] == [
+        ("seeing", 1), ("seeing", 2), ("answering", 1), ("answering", 2), ("answering", 3)
+    ]  # fmt: skip
+    assert set(rows[-1]) >= {"answers", "exact", "word", "stood_for", "looked"}
+    with monkeypatch.context() as patch:
+        patch.setattr(running.Training, "run", None)
+        assert _pretrain(monkeypatch, unbroken) == 0
+    sprite = Path(pretrain_base.__file__).parent / "assets/sprites/apple.webp"
+    vectors = MLLMEmbedder.from_pretrained(str(unbroken), device="cpu").encode([Query(sprite, "on snow"), "a drum"])
+    assert vectors.shape == (2, 256)
+
+
+@pytest.mark.slow
+def test_without_heads_words_teach_the_tower_too(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    before: dict[str, torch.Tensor] = {}
+    original = base_model.build_model
+
+    def kept(tokenizer: object) -> torch.nn.Module:
+        model = original(tokenizer)
+        before.update({name: value.clone() for name, value in model.state_dict().items()})
+        return model
+
+    monkeypatch.setattr(pretrain_base, "build_model", kept)
+    assert _pretrain(monkeypatch, tmp_path / "base", "--without-heads") == 0
+    assert [row["phase"] for row in _log(tmp_path / "base")[1:]] == ["answering"]
+    _, made = base_model.load_base(tmp_path / "base")
+    moved = {
+        name for name, value in made.state_dict().items() if not torch.equal(value, before[name].bfloat16().float())
+    }
+    assert any("vision_tower" in name for name in moved)
+    assert any("language_model.layers.4" in name for name in moved)
 
 
 @pytest.mark.parametrize(
     ("options", "message"),
     [
-        (["--batch", "0"], "--batch must be at least 1, not 0"),
+        (["--batch", "0"], "--batch must be at least 2, not 0"),
         (["--seen", "63"], "--seen must be at least 64, not 63"),
-        (["--pictures", "1"], "--pictures must be at least 2, not 1"),
+        (["--scenes", "1"], "--scenes must be at least 2, not 1"),
+        (["--tokens", "100"], "--tokens must be at least 128, not 100"),
         (["--sprites", "nowhere"], "--sprites nowhere must be a folder with at least"),
     ],
 )
