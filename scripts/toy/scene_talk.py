@@ -23,7 +23,10 @@ from .scenes import SIZES, Scene, Thing, article, caption, place, sample_edit, s
 NUMBERS = ("one thing", "two things", "three things")
 PROMPTS = PROMPT_SETS["instructcir"]
 TEXT = "{text}\n"  # what a prompt on a text begins with
+DESCRIBED = 0.75  # of the scenes, how many are described: who cannot tell a scene does not learn to tell a changed one
 WORD_SHARE = 0.5  # of the changes, how many are asked for in one word
+# Of each kind of change. The last two need no search for what is meant, and are soon learnt; what to remove is the last
+ASKED = {"remove": 3, "replace": 3, "move": 2, "resize": 2, "add": 1, "background": 1}
 MOST = 16  # questions on a scene; a row holds fewer
 
 
@@ -95,22 +98,20 @@ class Subjects:
 
 
 def questions(rng: random.Random, scene: Scene, subjects: Subjects, form: Form) -> Iterator[Question]:
-    """Yield up to 16 questions on one scene: some facts, the scene itself, and then what changes would give.
-
-    Adding a thing or changing the background takes no search for what is meant, so those are asked half as often.
-    """
+    """Yield up to 16 questions on one scene: some facts, the scene itself, and then what changes would give."""
     facts = [Question(*_fact(rng, scene, thing)) for thing in rng.sample(scene.things, min(2, len(scene.things)))]
     yield from facts
     count = len(facts)
-    if rng.random() < 0.3:
+    if rng.random() < DESCRIBED:
         yield Question(rng.choice(form.describe), caption(scene))
         count += 1
     if subjects.in_one_word and rng.random() < WORD_SHARE:
         yield Question(form.word, stands_for=scene)
         count += 1
     while count < MOST:
-        edit = sample_edit(rng, scene, subjects.nouns)
-        if edit.result in subjects.forbidden or (edit.kind in ("add", "background") and rng.random() < 0.5):
+        [kind] = rng.choices(list(ASKED), list(ASKED.values()))
+        edit = sample_edit(rng, scene, subjects.nouns, kind)
+        if edit is None or edit.result in subjects.forbidden:
             continue
         if rng.random() < WORD_SHARE and subjects.words_for(scene, edit.result):
             yield Question(form.changed_word.replace("{instruction}", edit.instruction), stands_for=edit.result)
