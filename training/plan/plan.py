@@ -183,9 +183,12 @@ def _rows(stage: Stage) -> StageRows | None:
 
 def _steps(stage: Stage, rows: StageRows | None) -> int | None:
     """Return how many steps Trainer counts; None where that is not known."""
-    if stage.steps is not None or rows is None:
-        return stage.steps
-    return math.ceil(stage.epochs * (len(rows) // stage.batch_size))  # incomplete batches are dropped
+    if stage.steps is not None:
+        return stage.steps + sum(stage.more_steps)
+    if rows is None:
+        return None
+    # incomplete batches are dropped
+    return math.ceil(stage.epochs * (len(rows) // stage.batch_size)) + sum(stage.more_steps)
 
 
 def describe(recipe: Recipe, plan: TrainingPlan) -> str:

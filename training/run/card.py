@@ -57,7 +57,7 @@ def _facts(stage: Stage, data: Mapping[str, str], count: int) -> dict[str, Any]:
         "loss": "; ".join(map(_term_in_words, stage.terms)),
         "temperature": f"{stage.temperature:g}",
         "batch size": stage.batch_size,
-        "length": f"{stage.steps} steps" if stage.steps else f"{stage.epochs:g} epochs",
+        "length": _length(stage),
         "learning rate": f"{stage.learning_rate:g}, {stage.schedule}",
         "matryoshka": ", ".join(map(str, stage.matryoshka)) or "no",
         **{name: task for name, task in tasks.items() if task},
@@ -70,6 +70,11 @@ def _guide_in_words(guide: Guide) -> str:
     named = [Path(part).name for part in (guide.model, guide.adapter) if part is not None]
     limit = f"margin {guide.margin:g}" if guide.ceiling is None else f"ceiling {guide.ceiling:g}"
     return f"{' with '.join(named) or 'the model itself, untrained'}, {limit}"
+
+
+def _length(stage: Stage) -> str:
+    first = f"{stage.steps} steps" if stage.steps else f"{stage.epochs:g} epochs"
+    return ", and ".join([first, *(f"{steps} steps more" for steps in stage.more_steps)])
 
 
 def _listed(tasks: Sequence[str | None]) -> str:

@@ -3,18 +3,20 @@
 from __future__ import annotations
 
 import json
+import re
 import shutil
 import subprocess
 import time
-from collections.abc import Iterable
+from collections.abc import Iterable, Sequence
 from itertools import takewhile
 from pathlib import Path
 from typing import Any
 
+from pydantic import ValidationError
 from torch import Tensor
 
 from mllm_embed.errors import ConfigError
-from mllm_embed.files import check_space, write_json
+from mllm_embed.files import check_space, read_json, write_json
 from mllm_embed.model.lora import ADAPTER_CONFIG
 from mllm_embed.saving.provenance import changes
 from mllm_embed.saving.versions import versions
@@ -24,35 +26,80 @@ from .checkpoints import CHECKPOINT, KEPT_CHECKPOINTS, checkpoint_bytes, clear
 
 RUN_FILE = "run.json"
 _GIT_SECONDS = 10
+_LENGTH = re.compile(r"stages\.([^.]+)\.(?:steps|epochs): ")
 
 
 def check_output(recipe: Recipe, data: dict[str, str]) -> list[str]:
     """Return the stages of `recipe` that are finished in its output folder, in order.
 
-    `data` maps to its fingerprint each data folder, "teacher", and each preset and file of prompts. Raise ConfigError
-    when the folder holds something else: a file, a damaged run.json, a run of another recipe or on other data, a later
-    stage without the one before it.
+    A stage that was given more steps since is not: it goes on from its last checkpoint. `data` maps to its fingerprint
+    each data folder, "teacher", and each preset and file of prompts. Raise ConfigError when the folder holds something
+    else: a file, a damaged run.json, a run of another recipe or on other data, a later stage without the one before it,
+    or one that went on from a stage that is to train more.
     """
     output = recipe.output
     if output.exists() and not output.is_dir():
         raise ConfigError(f"output: {output} is a file; give a folder")
     path = output / RUN_FILE
-    if path.is_file():
-        _check_same(path, _described(recipe, data))
-    finished = list(takewhile(lambda name: _is_finished(output / name), recipe.stages))
-    # each stage goes on from the one before it: one beyond a gap was trained from an adapter that is gone
-    for name in list(recipe.stages)[len(finished) :]:
-        if _is_finished(output / name):
-            missing = list(recipe.stages)[len(finished)]
-            raise ConfigError(f"{output} holds stage '{name}' but not '{missing}' before it; remove {output / name}")
+    record = read_record(path, _described(recipe, data)) if path.is_file() else None
+    known = record["more_steps"] if record else {}
+    finished = list(
+        takewhile(lambda name: _is_finished(output / name) and not _grown(recipe, name, known), recipe.stages)
+    )
+    names = list(recipe.stages)
+    if len(finished) < len(names):
+        _check_rest(recipe, names[len(finished)], names[len(finished) + 1 :])
     return finished
 
 
+def _grown(recipe: Recipe, name: str, known: dict[str, list[int]]) -> bool:
+    """Return whether a stage has more steps than its adapter was trained for."""
+    return name in known and known[name] != recipe.stages[name].more_steps
+
+
+def _check_rest(recipe: Recipe, name: str, later: Sequence[str]) -> None:
+    """Raise ConfigError where a stage after `name`, the next to train, has begun: it went on from an adapter that is
+    gone, or will be; and where `name` is to train more, and what it would go on from is gone."""
+    is_trained, key = _is_finished(recipe.output / name), f"stages.{name}.more_steps"
+    for other in later:
+        if not (_is_finished(recipe.output / other) or _has_checkpoints(recipe, other)):
+            continue
+        both = f"{recipe.output / other} and {recipe.checkpoints_of(other)}"
+        if not is_trained:
+            raise ConfigError(f"{recipe.output} holds stage '{other}' but not '{name}' before it; remove {both}")
+        raise ConfigError(
+            f"{key}: stage '{other}' went on from it already; give more_steps to the last stage that was trained, or "
+            f"remove {both} to train that one anew after it"
+        )
+    if is_trained and not _has_checkpoints(recipe, name):
+        raise ConfigError(
+            f"{key}: the stage goes on from its last checkpoint, and there is none in {recipe.checkpoints_of(name)}; "
+            f"train a new run from its adapter (adapter: {recipe.output / name}), or leave more_steps out"
+        )
+
+
+def _has_checkpoints(recipe: Recipe, name: str) -> bool:
+    return any(recipe.checkpoints_of(name).glob(f"{CHECKPOINT}*"))
+
+
 def write_run(recipe: Recipe, data: dict[str, str]) -> None:
-    """Write run.json where there is none yet."""
-    if not (recipe.output / RUN_FILE).is_file():
-        record = {"commit": _commit(), "versions": versions(), "started": time.strftime("%Y-%m-%dT%H:%M:%S%z")}
-        write_json(recipe.output / RUN_FILE, _described(recipe, data) | record)
+    """Write run.json where there is none yet, or where a stage was given more steps since."""
+    path, described = recipe.output / RUN_FILE, _described(recipe, data)
+    if not path.is_file():
+        made = {"commit": _commit(), "versions": versions(), "started": time.strftime("%Y-%m-%dT%H:%M:%S%z")}
+        write_json(path, described | made)
+        return
+    record = read_record(path, described)
+    if record["recipe"]["stages"] != described["recipe"]["stages"]:
+        write_json(path, record | {"recipe": described["recipe"]})
+
+
+def write_finished(recipe: Recipe, name: str) -> None:
+    """Note in run.json that a stage's adapter has all the steps of the recipe."""
+    path = recipe.output / RUN_FILE
+    record = read_json(path, f"remove {path.parent}")
+    if record.get("more_steps", {}).pop(name, None) is not None:
+        write_json(path, record)
 
 
 def clear_leftovers(recipe: Recipe) -> None:
@@ -94,10 +141,27 @@ def _described(recipe: Recipe, data: dict[str, str]) -> dict[str, Any]:
     return {"recipe": json.loads(described), "data": data}
 
 
-def _check_same(path: Path, wanted: dict[str, Any]) -> None:
+def _completed(before: dict[str, Any]) -> dict[str, Any]:
+    """Return a recorded recipe with the defaults of keys that are younger than it, which mean what was always done."""
+    try:
+        recipe = Recipe.model_validate(before | {"output": "."})
+    except ValidationError:  # of a version with other keys: what differs is told
+        return before
+    completed: dict[str, Any] = _described(recipe, {})["recipe"]
+    return completed
+
+
+def read_record(path: Path, wanted: dict[str, Any]) -> dict[str, Any]:
+    """Return what a run.json records, with "more_steps" by stage for which its adapter is trained, if it is.
+
+    Raise ConfigError for one that is damaged, or says that the folder holds another run than `wanted`.
+    """
     try:
         recorded = json.loads(path.read_text(encoding="utf-8"))
-        changed = list(changes(recorded["recipe"], wanted["recipe"]))
+        trained = {name: stage.get("more_steps", []) for name, stage in recorded["recipe"]["stages"].items()}
+        trained |= recorded.get("more_steps", {})
+        before = _without_growth(_completed(recorded["recipe"]), wanted["recipe"])
+        changed = list(changes(before, wanted["recipe"]))
         other_data = [name for name in wanted["data"] if recorded["data"].get(name) != wanted["data"][name]]
         other_data += recorded["data"].keys() - wanted["data"].keys()
     except (ValueError, KeyError, TypeError, AttributeError) as error:
@@ -105,7 +169,26 @@ def _check_same(path: Path, wanted: dict[str, Any]) -> None:
     if changed or other_data:
         recipe, other = "; ".join(changed[:3]), ", ".join(other_data[:3])
         why = f"of another recipe ({recipe})" if changed else f"on data that has changed since ({other})"
-        raise ConfigError(f"{path.parent} holds a run {why}; choose another output or remove that folder")
+        raise ConfigError(
+            f"{path.parent} holds a run {why}; choose another output or remove that folder{_cure(changed)}"
+        )
+    return recorded | {"more_steps": trained}
+
+
+def _without_growth(before: dict[str, Any], now: dict[str, Any]) -> dict[str, Any]:
+    """Return a recorded recipe with the more_steps of the one that goes on, where they only have entries more."""
+    stages = {name: dict(stage) for name, stage in before["stages"].items()}
+    for name in stages.keys() & now["stages"].keys():
+        old, new = stages[name].get("more_steps", []), now["stages"][name]["more_steps"]
+        if new[: len(old)] == old:
+            stages[name]["more_steps"] = new
+    return before | {"stages": stages}
+
+
+def _cure(changed: Sequence[str]) -> str:
+    """Return what to do for a run that was to be longer, empty for any other change."""
+    longer = next((found for found in map(_LENGTH.match, changed) if found), None)
+    return f", or train it on as it was, with stages.{longer[1]}.more_steps=[STEPS]" if longer else ""
 
 
 def _commit() -> str | None:

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import math
 import sys
 from collections.abc import Callable
 from dataclasses import dataclass, replace
@@ -45,6 +46,7 @@ from ..report.run_log import LOG_FILE, Console, JsonLog
 from .advice import Advice
 from .checkpoints import checkpoint_name, last_checkpoint, step_of
 from .run_folder import check_stage_space
+from .schedule import PartEnds
 from .stopping import Stopping
 from .trainer import ContrastiveTrainer
 from .validation import Validation, gallery_vectors
@@ -167,7 +169,9 @@ class StageRun:
         stage, output = self.stage, self.recipe.output
         if self.recipe.gradient_checkpointing:
             self.embedder.model.gradient_checkpointing_enable()
-        arguments = self._arguments()
+        order = self._order()
+        parts = self._parts(order)
+        arguments = self._arguments(sum(parts))
         check_stage_space(self.recipe, self.name, self.encoder.trainable().values())
         banks, log = self._banks(), JsonLog(output / LOG_FILE, self.name)
         guide = self._guide(stopping)
@@ -179,10 +183,13 @@ class StageRun:
         unreadable = output / (UNREADABLE_FILE if rank == 0 else UNREADABLE_FILE.replace(".", f"-{rank}."))
         trainer = ContrastiveTrainer(
             model=self.encoder, args=arguments, train_dataset=examples, stage=stage, home=self.home, banks=banks,
-            order=self._order(),
+            order=order,
             data_collator=Handover(collate, progress), stopping=stopping, guide_banks=self._guide_banks(guide, banks),
             unreadable=UnreadableLog(unreadable, len(self.rows) // processes(), stage.max_unreadable),
-            callbacks=[Board(), log, Console(self.name), Advice(stage, self.rows.sample(), banks, log), stopping],
+            callbacks=[
+                PartEnds(parts), Board(), log, Console(self.name), Advice(stage, self.rows.sample(), banks, log),
+                stopping,
+            ],
         )  # fmt: skip
         trainer.remove_callback(PrinterCallback)
         return trainer
@@ -200,14 +207,20 @@ class StageRun:
     def _asked(self) -> Asked:
         return asked_by(self.embedder.prompts)
 
-    def _arguments(self) -> TrainingArguments:
+    def _parts(self, order: RowOrder) -> tuple[int, ...]:
+        """Return the steps of each part of the stage; incomplete batches of an epoch are dropped."""
+        stage = self.stage
+        first = stage.steps or math.ceil(stage.epochs * (len(order) // stage.batch_size))
+        return (first, *stage.more_steps)
+
+    def _arguments(self, steps: int) -> TrainingArguments:
         stage = self.stage
         arguments = TrainingArguments(
             output_dir=str(self.home), seed=self.seed, bf16=self.bf16 and not self.zero, deepspeed=self.zero,
             use_cpu=not torch.cuda.is_available(), dataloader_pin_memory=False,
             per_device_train_batch_size=stage.batch_size // processes(), dataloader_drop_last=True,
             dataloader_num_workers=self.recipe.workers,
-            num_train_epochs=stage.epochs, max_steps=stage.steps or -1, learning_rate=stage.learning_rate,
+            max_steps=steps, learning_rate=stage.learning_rate,
             lr_scheduler_type=stage.schedule, warmup_steps=stage.warmup, weight_decay=stage.weight_decay,
             save_steps=stage.save_steps, logging_steps=10, logging_first_step=True,
             report_to=[], remove_unused_columns=False, label_names=[], disable_tqdm=True,

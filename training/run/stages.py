@@ -31,7 +31,7 @@ from ..recipe.form import form_fingerprints, guide_fingerprints, prompts_of
 from ..report.report import write_report
 from ..report.run_log import LOG_FILE
 from .card import card_of
-from .run_folder import check_output, clear_leftovers, write_run
+from .run_folder import check_output, clear_leftovers, write_finished, write_run
 from .stage_run import StageRun
 from .stopping import Stopping
 from .validation import benchmark_of
@@ -83,6 +83,8 @@ def run_recipe(recipe: Recipe, after_stage: Callable[[str, Path], None] | None =
                     zero, teacher,
                 )  # fmt: skip
                 _train(run, partial(card_of, recipe, name, fingerprints, data.rows), stopping)
+                if first_process():
+                    write_finished(recipe, name)
                 finished.append(name)
                 if zero and len(finished) < len(recipe.stages):
                     forget_config()  # DeepSpeed's engine leaves a model that no other can take

@@ -31,6 +31,7 @@ from ..recipe.stage import Stage
 from ..recipe.stage_keys.terms import RoleUse, Term
 from .checkpoints import ASIDE, checkpoint_bytes, checkpoint_name, failing_disk, publish
 from .divergence import DivergenceGuard
+from .schedule import scheduler, set_rates
 from .stopping import Stopping
 from .throughput import Throughput, mean_cosine
 
@@ -68,6 +69,7 @@ class ContrastiveTrainer(Trainer):
         """
         super().__init__(*args, **kwargs)
         self.stage, self.home, self.order, self.unreadable, self.stopping = stage, home, order, unreadable, stopping
+        self.parts = (self.args.max_steps - sum(stage.more_steps), *stage.more_steps)
         self.banks = {name: bank.to(self.args.device) for name, bank in banks.items()}
         self.guide_banks = {name: found.to(self.args.device) for name, found in guide_banks.items()}
         self.rule = GuideRule(stage.guide.margin, stage.guide.ceiling) if stage.guide else None
@@ -192,6 +194,20 @@ class ContrastiveTrainer(Trainer):
         """Return the parameters that weight decay draws to 0: Trainer's, without the temperature's."""
         return [name for name in super().get_decay_parameter_names(model) if "temperature" not in name.split(".")]
 
+    def create_scheduler(self, num_training_steps: int, optimizer: Any = None) -> Any:
+        """Return the schedule of the stage's parts, made for `optimizer`, by default Trainer's."""
+        if self.lr_scheduler is None:
+            given: Any = optimizer or self.optimizer
+            self.lr_scheduler = scheduler(self.args, self.parts, given)
+            self._created_lr_scheduler = True
+        return self.lr_scheduler
+
+    def _load_optimizer_and_scheduler(self, checkpoint: str | None) -> None:
+        super()._load_optimizer_and_scheduler(checkpoint)
+        optimizer: Any = self.optimizer
+        if checkpoint is not None and not self.is_deepspeed_enabled:
+            set_rates(self.lr_scheduler, optimizer)
+
     # ---- checkpoints: written aside and sealed; under ZeRO whole tensors of what it cut
 
     @property
@@ -250,12 +266,11 @@ class ContrastiveTrainer(Trainer):
         # weights before the engine is made, which copies them in float32; moments after it, which holds them
         self._load_from_checkpoint(resume_from_checkpoint)
         prepared = super()._prepare_for_training(max_steps, train_dataloader, None)
-        optimizer, scheduler = self._zero_optimizer, self.lr_scheduler
+        optimizer, schedule = self._zero_optimizer, self.lr_scheduler
         load_moments(self._trainable, optimizer, folder / OPTIMIZER_FILE)
-        if scheduler is not None:
-            scheduler.load_state_dict(torch.load(folder / SCHEDULER_NAME, weights_only=True))
-            for group, rate in zip(optimizer.optimizer.param_groups, scheduler.get_last_lr(), strict=True):
-                group["lr"] = rate  # which a scheduler only sets when it steps
+        if schedule is not None:
+            schedule.load_state_dict(torch.load(folder / SCHEDULER_NAME, weights_only=True))
+            set_rates(schedule, optimizer.optimizer)
         return prepared
 
     def _load_from_checkpoint(self, resume_from_checkpoint: str, model: nn.Module | None = None) -> None:

@@ -5,6 +5,7 @@ from __future__ import annotations
 import time
 from collections.abc import Mapping, Sequence
 from contextlib import nullcontext
+from itertools import accumulate
 from pathlib import Path
 from typing import TYPE_CHECKING, Any, TypeAlias
 
@@ -61,7 +62,7 @@ class Validation(TrainerCallback):
         """
         self.gallery, self.tasks = gallery, tasks
         self.benchmark, self.every, self.embedder, self.trainer, self.bf16 = benchmark, every, embedder, trainer, bf16
-        self.best = best_folder(trainer.home)
+        self.best, self.ends = best_folder(trainer.home), frozenset(accumulate(trainer.parts))
 
     def on_train_begin(self, args: Any, state: Any, control: Any, **_: Any) -> None:
         """Measure and log before the first step; a run that goes on did so before."""
@@ -69,8 +70,8 @@ class Validation(TrainerCallback):
             self.trainer.log(self._measured())
 
     def on_step_end(self, args: Any, state: Any, control: Any, model: Any = None, **_: Any) -> None:
-        """Measure, log and keep the weights if they are the best so far, where it is time or training ends."""
-        if state.global_step % self.every and state.global_step != state.max_steps:
+        """Measure, log and keep the weights if they are the best so far, where it is time or a part ends."""
+        if state.global_step % self.every and state.global_step not in self.ends:
             return
         self.trainer.divergence.check_weights(model)
         figures = self._measured()

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from typing import Literal
+from typing import Annotated, Literal
 
 from pydantic import Field
 
@@ -15,6 +15,12 @@ class OptimizerKeys(Section):
     epochs: float = Field(default=1, gt=0, le=10**6, description="passes over the rows")
     steps: int | None = Field(
         default=None, gt=0, le=MOST_STEPS, description="stop after so many steps instead of epochs"
+    )
+    more_steps: list[Annotated[int, Field(gt=0, le=MOST_STEPS)]] = Field(
+        default=[],
+        strict=False,
+        description="train on after these, also where the stage was finished without: [500], and later [500, 200]; "
+        "each is a part with a schedule of its own, warm-up and fall, from the weights and optimiser's state before it",
     )
     learning_rate: float = Field(default=2e-4, gt=0, le=1000, description="its peak, after the warm-up")
     schedule: Literal["cosine", "linear", "constant_with_warmup"] = Field(
