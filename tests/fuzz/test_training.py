@@ -17,7 +17,8 @@ from fuzz.tools.json_doors import difference, json_list, strict_json
 from mllm_embed.data.folder import DataFolder
 from mllm_embed.training.data import DataSource
 from mllm_embed.training.data.open import open_rows
-from mllm_embed.training.mining.mined_file import read_mined_file, write_mined_file
+from mllm_embed.training.mining.mined_file import described, write_mined_file
+from mllm_embed.training.mining.mined_rows import MinedRows
 from tiny import make_data
 
 
@@ -253,16 +254,18 @@ MINED_CASES = [
 
 @pytest.mark.slow
 def test_mined_files(tmp_path: Path) -> None:
-    path = tmp_path / "mined.jsonl"
+    path, data = tmp_path / "mined.jsonl", make_data(tmp_path / "data")
     lines = [
-        {"id": f"t{at}", "negatives": [{"image": f"images/{at}.png"}, {"text": f"no {at}"}], "cluster": at % 3}
+        {"source": 0, "row": at, "negatives": [{"image": f"images/{at}.png"}, {"text": f"no {at}"}], "cluster": at % 3}
         for at in range(8)
     ]
-    write_mined_file(path, {"data": "abc", "rows": "triplets"}, lines)
+    mixed = open_rows([DataSource(path=data)], "triplets", [])
+    write_mined_file(path, {"sources": [described(part) for part in mixed.parts], "rows": "triplets"}, lines)
     content = path.read_bytes()
 
     def read() -> str:
-        return plain(read_mined_file(path, tmp_path, "abc", "triplets", [f"t{at}" for at in range(8)]))
+        mined = MinedRows(path, mixed, "triplets")
+        return plain([[mined.negatives(0, at) for at in range(8)], mined.clusters().tolist()])
 
     whole = read()
 

@@ -4,8 +4,9 @@ from __future__ import annotations
 
 import hashlib
 import math
-from collections.abc import Mapping, Sequence
+from collections.abc import Sequence
 from dataclasses import dataclass, field, replace
+from functools import partial
 from typing import TypeAlias
 
 import numpy as np
@@ -20,7 +21,7 @@ from ..data.open import open_rows
 from ..data.order import shares
 from ..data.rows import MixedRows
 from ..data.stream import StreamSampler
-from ..mining.mined_file import MinedRow, read_mined_file
+from ..mining.mined_rows import MinedRows
 from ..recipe.sides import Sides
 from ..recipe.stage import Stage
 from .sampler import RowSampler, numbered
@@ -32,14 +33,15 @@ RowOrder: TypeAlias = RowSampler | StreamSampler
 
 @dataclass
 class StageRows(Sequence[TrainingRow]):
-    """The rows of all sources on the sides of a search, with what was mined for them: hard negatives and clusters, by
-    row id."""
+    """The rows of all sources on the sides of a search, with the hard negatives and the clusters that were mined for
+    them."""
 
     mixed: MixedRows
-    mined: Mapping[str, MinedRow] = field(default_factory=dict)
+    mined: MinedRows | None = None
     sides: Sides = field(default_factory=Sides)
 
     def __post_init__(self) -> None:
+        self._records = [part.records() for part in self.mixed.parts] if self.mined else []
         self._sides = [self.sides.of(part.source) for part in self.mixed.parts]
 
     def __len__(self) -> int:
@@ -55,9 +57,9 @@ class StageRows(Sequence[TrainingRow]):
         gives the same one."""
         part, inside = self.mixed.at(index)
         row = self.mixed.parts[part].at_turn(inside, turn)
-        mined = self.mined.get(row.id)
-        if mined:
-            row = replace(row, hard_negatives=(*row.hard_negatives, *mined.negatives))
+        if self.mined:
+            mined = self.mined.negatives(part, int(self._records[part][inside]))
+            row = replace(row, hard_negatives=(*row.hard_negatives, *mined))
         return self._sides[part].put(row)
 
     def name(self, index: int) -> tuple[str, str]:
@@ -97,11 +99,12 @@ def open_stage(stage: Stage) -> tuple[StageRows, dict[str, str]]:
                 f"{stage.where}: no row brings a hard_negative, which a term needs; give mined, or leave it out"
             )
         return rows, fingerprints
-    (source,) = stage.data
-    fingerprint, ids = fingerprints[str(source.path)], {row.id for row in mixed}
-    mined = read_mined_file(stage.mined, source.path, fingerprint, stage.rows, ids)
-    digest = hashlib.sha256(stage.mined.read_bytes()).hexdigest()
-    return StageRows(mixed, mined, stage.sides), {**fingerprints, str(stage.mined): digest}
+    mined = MinedRows(stage.mined, mixed, stage.rows)
+    digest = hashlib.sha256()
+    with stage.mined.open("rb") as file:
+        for piece in iter(partial(file.read, 1 << 20), b""):
+            digest.update(piece)
+    return StageRows(mixed, mined, stage.sides), {**fingerprints, str(stage.mined): digest.hexdigest()}
 
 
 def check_tasks(name: str, stage: Stage, rows: StageRows, process: ItemProcessor) -> None:
@@ -125,9 +128,9 @@ def order_of(stage: Stage, rows: StageRows, seed: int, processes: int) -> RowOrd
     levels = []
     if stage.per_image > 1:
         levels.append((rows.mixed.groups(), stage.per_image))
-    if stage.per_cluster > 1:
-        clusters = (rows.mined[row.id].cluster if row.id in rows.mined else None for row in rows.mixed)
-        levels.append((numbered(clusters), stage.per_cluster))
+    if stage.per_cluster > 1 and rows.mined:
+        clusters = rows.mined.clusters().tolist()
+        levels.append((numbered(None if cluster < 0 else cluster for cluster in clusters), stage.per_cluster))
     return RowSampler(
         len(rows), seed, levels=levels, sources=rows.mixed.sources(), per_source=stage.per_source,
         weights=_weights(rows.mixed),

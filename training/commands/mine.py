@@ -1,4 +1,4 @@
-"""`mllm-embed-train mine DATA`: hard negatives for the rows of a data folder, and clusters of rows for batches."""
+"""`mllm-embed-train mine DATA`: hard negatives for the rows of any sources, and clusters of rows for batches."""
 
 from __future__ import annotations
 
@@ -10,8 +10,11 @@ from typing import TYPE_CHECKING, Any
 from mllm_embed.commands.model_options import add_model_options, load_embedder
 from mllm_embed.errors import ConfigError
 
+from .data_options import DATA_HELP, add_data_options, read_sources
+
 if TYPE_CHECKING:
     from ..mining.clusters import Clustering
+    from ..mining.rows import RowsToMine
 
 _HELP = """\
 what it does
@@ -33,6 +36,8 @@ examples
   %(prog)s my_data --model llava-hf/llava-1.5-7b-hf --adapter runs/shoes/captions --output mined.jsonl
   %(prog)s my_data --rows pairs --query caption --positive image --model runs/base --output mined.jsonl
   %(prog)s my_data --model runs/base --also query_image --clusters 16 --output mined.jsonl
+  %(prog)s recipe.yaml --stage instructions --model runs/base --output mined.jsonl
+
 """
 
 
@@ -42,17 +47,17 @@ def register(commands: Any) -> None:
 
     mine = commands.add_parser(
         "mine",
-        help="find hard negatives for the rows of a data folder, and clusters of rows for batches",
+        help="find hard negatives for rows of training data, and clusters of rows for batches",
         description="Mine hard negatives, and cluster rows for batches, with an embedding model.",
-        epilog=_HELP,
+        epilog=_HELP + DATA_HELP,
         formatter_class=argparse.RawDescriptionHelpFormatter,
     )
+    add_data_options(mine)
     add_model_options(mine)
     add = mine.add_argument
-    add("data", type=Path, metavar="DATA", help="data folder")
     add("--output", type=Path, required=True, metavar="FILE", help="the mined file, JSON lines")
     add("--rows", choices=("pairs", "texts", "triplets"),
-        help="which rows (default: triplets, pairs or texts, the first there are)")  # fmt: skip
+        help="which rows (default: the recipe's stage's; triplets, pairs or texts, the first there are)")  # fmt: skip
     add("--query", metavar="ROLE", help="what asks (default: composed; image; composed_text or source_text)")
     add("--positive", metavar="ROLE", help="what is found (default: target_image or target_text; caption; target_text)")
     add("--also", metavar="ROLE", nargs="+", default=[], help="further candidates, say query_image")
@@ -79,36 +84,49 @@ def register(commands: Any) -> None:
 def _run(arguments: argparse.Namespace) -> int:
     from mllm_embed.files import check_writable
 
-    from ..mining.mine import MiningData, embed_questions, mine, write_mined
+    from ..mining.mine import embed_questions, mine, vectors_made_by, write_mined
     from ..mining.negatives import Rules
-    from ..mining.summary import mining_summary, unreadable_lines, write_mining_sheet
-    from ..mining.vector_cache import VectorCache
+    from ..mining.pictures import PictureContents
+    from ..mining.questions import Questions
+    from ..mining.summary import mining_summary, unmade_lines, unreadable_lines, write_mining_sheet
+    from ..mining.vector_cache import PICTURES, VectorCache, check_folder
 
     # Everything that can be wrong without a model is looked at before it is loaded.
     output, sheet = arguments.output, _sheet_path(arguments)
     rules = Rules(arguments.count, arguments.skip, arguments.ceiling, arguments.at_most, arguments.depth)
     clustering = _clustering(arguments)
-    tasks = arguments.query_task, arguments.document_task
-    data = MiningData.open(arguments.data, arguments.rows, arguments.query, arguments.positive, arguments.also, tasks)
+    kept = arguments.vectors or Path(f"{output}.vectors")
+    check_folder(kept)
+    data = _rows(arguments)
     for path in (output, sheet):
         check_writable(path)
-    questions = data.questions()
+    roles = data.roles
+    questions = Questions.of(data, roles.query, roles.positive, roles.also, PictureContents(kept / PICTURES))
+    sys.stdout.write("".join(f"{line}\n" for line in unmade_lines(questions)))
     rules.check(len(questions.gallery))
     if clustering:
-        clustering.check(len(data.rows), rules.depth, questions.answers)
+        clustering.check(len(questions.rows), rules.depth, questions.answers)
 
     embedder = load_embedder(arguments)
-    provenance = data.provenance(embedder)
-    cache = VectorCache(arguments.vectors or Path(f"{output}.vectors"), provenance)
-    vectors = embed_questions(questions, embedder, cache, arguments.batch_size)
+    made_by = vectors_made_by(questions, embedder)
+    vectors = embed_questions(questions, embedder, VectorCache(kept, made_by), arguments.batch_size)
     mined = mine(questions, vectors, rules, clustering)
-    header = provenance | {"names": {"model": arguments.model, "adapter": arguments.adapter}}
+    header = made_by | {"names": {"model": arguments.model, "adapter": arguments.adapter}}
     write_mined(output, header, data, questions, mined)
     lines = mining_summary(questions, vectors, mined) + unreadable_lines(vectors)
     sys.stdout.write("\n".join(lines) + "\n")
     drawn = write_mining_sheet(sheet, questions, vectors, mined.negatives)
     sys.stdout.write(f"wrote {output}" + (f" and {sheet}, to look at\n" if drawn else "\n"))
     return 0
+
+
+def _rows(arguments: argparse.Namespace) -> RowsToMine:
+    from ..mining.rows import RowsToMine
+
+    named, tasks = read_sources(arguments), (arguments.query_task, arguments.document_task)
+    return RowsToMine.open(
+        named.sources, arguments.rows, arguments.query, arguments.positive, arguments.also, tasks, named.stage
+    )
 
 
 def _clustering(arguments: argparse.Namespace) -> Clustering | None:

@@ -15,10 +15,12 @@ from .row import TrainingRow
 _FILES = {"pairs": PAIRS, "triplets": TRIPLETS, "texts": TEXTS}
 
 
-def read_rows(folder: DataFolder, path: Path, kind: str, roles: Sequence[str]) -> list[TrainingRow]:
+def read_rows(
+    folder: DataFolder, path: Path, kind: str, roles: Sequence[str], needed_by: str = "a term of the loss"
+) -> list[TrainingRow]:
     """Return the rows of the folder at `path`, `kind` "pairs", "triplets" or "texts", each offering at least `roles`.
 
-    Raises DataError when the folder has no such rows, or a row lacks a role that the loss needs.
+    Raises DataError when the folder has no such rows, or a row lacks a role; it says what these are `needed_by`.
     """
     make = {"pairs": _pairs, "triplets": _triplets, "texts": _texts}
     rows = make[kind](folder)
@@ -28,9 +30,7 @@ def read_rows(folder: DataFolder, path: Path, kind: str, roles: Sequence[str]) -
         for role in roles:
             if role not in row.roles:
                 made = " (source_text and instruction)" if role == "composed_text" else ""
-                raise DataError(
-                    f"{path / _FILES[kind]}: row '{row.id}' has no {role}{made}, which a term of the loss needs"
-                )
+                raise DataError(f"{path / _FILES[kind]}: row '{row.id}' has no {role}{made}, which {needed_by} needs")
     return rows
 
 

@@ -27,18 +27,25 @@ _CHECKED_ROWS = 16  # from all over the source, whose pictures are looked for
 _LISTED = 10_000  # entries of a folder among which a better one is looked for
 
 
-def open_rows(sources: Sequence[DataSource], kind: str, roles: Sequence[str]) -> MixedRows:
+def open_rows(
+    sources: Sequence[DataSource], kind: str, roles: Sequence[str], needed_by: str = "a term of the loss"
+) -> MixedRows:
     """Return the rows of all sources as `kind`, "pairs", "triplets" or "texts", each offering at least `roles`.
+
+    `needed_by` is what needs these roles, for a message.
 
     Nothing is held in memory but where each record lies, except for format folder, which is read and checked whole.
 
     Raises DataError for a source that is missing, not of its format, without a column or role that is needed, or whose
     pictures are not where it says.
     """
-    return MixedRows([OPENERS.get(source.format, open_table)(source, kind, list(roles)) for source in sources])
+    openers = (OPENERS.get(source.format, open_table) for source in sources)
+    return MixedRows(
+        [opener(source, kind, list(roles), needed_by) for opener, source in zip(openers, sources, strict=True)]
+    )
 
 
-def open_folder(source: DataSource, kind: str, roles: list[str]) -> SourceRows:
+def open_folder(source: DataSource, kind: str, roles: list[str], needed_by: str) -> SourceRows:
     """Return the rows of a data folder of our own. Pictures that no role needs may be missing.
 
     Raises DataError as `open_rows`.
@@ -49,13 +56,13 @@ def open_folder(source: DataSource, kind: str, roles: list[str]) -> SourceRows:
     if needed and source.images and not source.images.is_dir():
         raise DataError(f"{source.path}: images is {source.images}, which is no folder")
     folder = DataFolder.open(source.path, needed, source.images)
-    return ListRows(source, read_rows(folder, source.path, kind, roles), folder.fingerprint())
+    return ListRows(source, read_rows(folder, source.path, kind, roles, needed_by), folder.fingerprint())
 
 
-OPENERS: dict[str, Callable[[DataSource, str, list[str]], SourceRows]] = {"folder": open_folder}
+OPENERS: dict[str, Callable[[DataSource, str, list[str], str], SourceRows]] = {"folder": open_folder}
 
 
-def open_table(source: DataSource, kind: str, roles: list[str]) -> SourceRows:
+def open_table(source: DataSource, kind: str, roles: list[str], needed_by: str) -> SourceRows:
     """Return the rows of a source in any other format. Raises DataError as `open_rows`."""
     format = FORMATS[source.format]
     _check_source(source, format, kind)
@@ -64,7 +71,7 @@ def open_table(source: DataSource, kind: str, roles: list[str]) -> SourceRows:
     rows = TableRows(source, format, table, kind, roles, {**format.columns, **source.columns}, format.finish)
     _check_columns(rows)  # before the second file is opened, which may take minutes to read
     rows.finish = _finish(source, format, files[0])
-    _check_roles(rows, roles)
+    _check_roles(rows, roles, needed_by)
     if format.mixed:  # after the check of some rows: this looks at all of them
         rows = replace(rows, selected=offering(rows, roles))
     _check_pictures(rows, roles)
@@ -114,13 +121,12 @@ def _readable(rows: TableRows) -> list[Record]:
     return records
 
 
-def _check_roles(rows: TableRows, roles: list[str]) -> None:
+def _check_roles(rows: TableRows, roles: list[str], needed_by: str) -> None:
     offered = _offered(rows)
     lacking = [role for role in roles if role not in offered]
     if lacking and not rows.format.mixed:
         raise DataError(
-            f"{rows.source.path}: its rows offer {', '.join(offered) or 'nothing'}, and a term of the loss needs "
-            f"{lacking[0]}"
+            f"{rows.source.path}: its rows offer {', '.join(offered) or 'nothing'}, and {needed_by} needs {lacking[0]}"
         )
 
 

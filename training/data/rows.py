@@ -56,6 +56,19 @@ class SourceRows(Protocol):
         """Return where a row comes from, for a message."""
         ...
 
+    def records(self) -> np.ndarray:
+        """Return [N] int64, increasing: each row's number in its files, which no choice of roles changes."""
+        ...
+
+    @property
+    def record_count(self) -> int:
+        """The number of rows in its files, those that are left out among them."""
+        ...
+
+    def of_record(self, record: int) -> TrainingRow:
+        """Return the row of that number in the files, whatever roles it offers. Raises DataError as for a row."""
+        ...
+
     def roots(self) -> list[str]:
         """Return the folders that the names of its pictures start from."""
         ...
@@ -116,6 +129,19 @@ class ListRows:
     def name(self, index: int) -> str:
         """Return a row's id."""
         return self.rows[index].id
+
+    def records(self) -> np.ndarray:
+        """Return [N] int64: the rows' numbers, since all of them are here."""
+        return np.arange(len(self))
+
+    @property
+    def record_count(self) -> int:
+        """The number of rows."""
+        return len(self.rows)
+
+    def of_record(self, record: int) -> TrainingRow:
+        """Return a row."""
+        return self.rows[record]
 
     def roots(self) -> list[str]:
         """Return the folder that the names of its pictures start from."""

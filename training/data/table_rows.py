@@ -91,6 +91,19 @@ class TableRows:
         row, file = self.where(index)
         return f"{file}: {row}"
 
+    def records(self) -> np.ndarray:
+        """Return [N] int64, increasing: each row's record in the tables."""
+        return np.arange(len(self.table)) if self.selected is None else self.selected
+
+    @property
+    def record_count(self) -> int:
+        """The number of records in the tables."""
+        return len(self.table)
+
+    def of_record(self, record: int) -> TrainingRow:
+        """Return the row of a record, whatever roles it offers. Raises DataError where it cannot be made."""
+        return self.make(self.table.record(record), record)
+
     def groups(self) -> np.ndarray:
         """Return [N] int64: rows that ask about one reference share a number."""
         groups = np.empty(len(self.table), dtype=np.int64)

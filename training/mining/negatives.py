@@ -2,8 +2,9 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterator, Sequence
+from collections.abc import Callable, Collection, Iterator, Sequence
 from dataclasses import dataclass
+from typing import TypeAlias
 
 import numpy as np
 from tqdm import tqdm
@@ -13,6 +14,7 @@ from mllm_embed.vectors.ranking import top_k
 
 from .questions import Questions
 
+Right: TypeAlias = Callable[[slice], Sequence[Collection[int]]]
 _BLOCK_VALUES = 1 << 22  # scores in memory at a time while the gallery is searched
 _SAME = 1 - 1e-6  # cosine of vectors that differ by rounding: a picture saved twice, say as PNG and as BMP
 _NEAR = 2e-3  # two such vectors' cosines with a third differ by less: |q(a - b)| <= |a - b| = sqrt(2 - 2 _SAME)
@@ -87,13 +89,13 @@ class Negatives:
 
 
 def search_blocks(
-    queries: np.ndarray, gallery: np.ndarray, right: Sequence[set[int]], depth: int, progress: bool | None = None
+    queries: np.ndarray, gallery: np.ndarray, right: Right, depth: int, progress: bool | None = None
 ) -> Iterator[tuple[slice, np.ndarray, np.ndarray]]:
     """Rank the gallery for all queries, exactly, without what is right, a block of queries at a time.
 
     Args:
         queries, gallery: [Q, D] and [N, D] float32 of unit length.
-        right: for each query the places of what is right.
+        right: gives for each query of a part the places of what is right.
         depth: how many places are given for a query, or the whole gallery where that is smaller.
         progress: None shows a bar on a terminal.
 
@@ -105,7 +107,7 @@ def search_blocks(
     with tqdm(total=len(queries), desc="searching", unit="query", disable=hide, mininterval=1) as bar:
         for start in range(0, len(queries), step):
             part = slice(start, min(start + step, len(queries)))
-            yield part, *top_k(queries[part], gallery, depth, right[part])
+            yield part, *top_k(queries[part], gallery, depth, right(part))
             bar.update(part.stop - start)
 
 
@@ -140,7 +142,11 @@ def choose(scores: np.ndarray, places: np.ndarray, positive: np.ndarray, rules: 
 
 
 def without_duplicates(
-    queries: np.ndarray, gallery: np.ndarray, scores: np.ndarray, places: np.ndarray, right: Sequence[set[int]]
+    queries: np.ndarray,
+    gallery: np.ndarray,
+    scores: np.ndarray,
+    places: np.ndarray,
+    right: Sequence[Collection[int]],
 ) -> np.ndarray:
     """Return `places` [Q, K] with -1 for what no model can tell from something right, or from the candidate before it.
 

@@ -52,6 +52,17 @@ def _similarity_of_negatives(negatives: Negatives, questions: Questions, of_rows
     return f", of the hardest negatives {hardest:.3f}, of all {negatives.similarity[negatives.places >= 0].mean():.3f}"
 
 
+def unmade_lines(questions: Questions) -> list[str]:
+    """Return, a line each, how many rows could not be made, and why the first few; none where all could."""
+    unmade = questions.unmade
+    if not unmade.count:
+        return []
+    return [
+        f"left out, for they are not as they should be: {unmade.count:,} rows; training leaves them out too",
+        *(f"  {reason}" for reason in unmade.reasons),
+    ]
+
+
 def unreadable_lines(vectors: QuestionVectors) -> list[str]:
     """Return, a line each, how many inputs could not be read, and why the first few; none where all could."""
     found = (*vectors.unreadable_queries.values(), *vectors.unreadable_gallery.values())

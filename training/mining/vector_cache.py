@@ -16,6 +16,7 @@ from mllm_embed.files import read_json, write_json
 from mllm_embed.types import Item
 
 MANIFEST = "vectors.json"
+PICTURES = "pictures.npy"  # what the pictures hold (`pictures.PictureContents`), beside the vectors
 BLOCK_INPUTS = 256  # inputs that are embedded between two notes of how many are done
 MAX_UNREADABLE = 0.01  # share of unreadable inputs with which the rest is still worth something
 
@@ -37,10 +38,9 @@ class VectorCache:
         self.folder, self.provenance = folder, dict(provenance)
         self.done: dict[str, int] = {}
         self.unreadable: dict[str, dict[int, str]] = {}
+        check_folder(folder)
         if (folder / MANIFEST).is_file():
             self._resume()
-        elif folder.exists() and (not folder.is_dir() or any(folder.iterdir())):
-            raise ConfigError(f"{folder} holds something else than vectors; give another --vectors")
         self._write_manifest()  # before any vector: a folder without it is not known again
 
     def encode(
@@ -94,6 +94,14 @@ class VectorCache:
     def _write_manifest(self) -> None:
         unreadable = {name: list(found.items()) for name, found in self.unreadable.items()}
         write_json(self.folder / MANIFEST, {"made_by": self.provenance, "done": self.done, "lost": unreadable})
+
+
+def check_folder(folder: Path) -> None:
+    """Raise ConfigError for a folder that is not there for vectors; one that is missing or empty is."""
+    if (folder / MANIFEST).is_file() or not folder.exists():
+        return
+    if not folder.is_dir() or any(path.name != PICTURES for path in folder.iterdir()):
+        raise ConfigError(f"{folder} holds something else than vectors; give another --vectors")
 
 
 def _check_readable(unreadable: Mapping[int, str], count: int) -> None:

@@ -45,9 +45,7 @@ class Stage(OptimizerKeys, BatchKeys, LossKeys, RowKeys):  # pydantic lists the 
         return self
 
     @model_validator(mode="after")
-    def _mined_fits_sources(self) -> Stage:
-        if self.mined and (len(self.data) > 1 or self.data[0].format != "folder"):
-            raise ValueError("mined goes with one data folder, for which it was made")
+    def _clusters_are_mined(self) -> Stage:
         if self.per_cluster > 1 and not self.mined:
             raise ValueError("per_cluster needs a mined file with clusters: mllm-embed-train mine --clusters")
         return self

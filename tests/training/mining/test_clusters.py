@@ -35,8 +35,9 @@ def clustered(groups: int, size: int, width: int = 24) -> tuple[np.ndarray, np.n
 
 def clusters(queries: np.ndarray, answers: np.ndarray, size: int, skip: int, edges: int) -> np.ndarray:
     each = np.arange(len(queries))
+    own = [{row} for row in each.tolist()].__getitem__
     graph = Graph(each, each, skip, edges)
-    for part, _, places in search_blocks(queries, answers, [{row} for row in each.tolist()], skip + edges):
+    for part, _, places in search_blocks(queries, answers, own, skip + edges):
         graph.add(part.start, places, len(answers))
     return partition(*graph.mutual(), len(queries), size)
 
@@ -57,7 +58,7 @@ def test_edges_are_the_mutual_ranks_of_the_obvious_loop() -> None:
     queries, gallery = unit(rng.standard_normal((query.max() + 1, 5))), unit(rng.standard_normal((answers + 4, 5)))
     right = [set(positive[query == q].tolist()) for q in range(len(queries))]
     graph, skip, edges = Graph(query, positive, 2, 6), 2, 6
-    for part, _, places in search_blocks(queries, gallery, right, 30):
+    for part, _, places in search_blocks(queries, gallery, right.__getitem__, 30):
         graph.add(part.start, places, answers)
     ranked = {}
     for row in range(40):
@@ -86,9 +87,9 @@ def test_batches_of_the_embedded_scenes_get_harder(tmp_path: Path) -> None:
     embedder = MLLMEmbedder.from_pretrained(
         ROOT / "scripts/assets/base", adapter=ROOT / "scripts/assets/adapters/instructions", device="cpu"
     )
-    queries, gallery = embedder.encode(questions.queries), embedder.encode(questions.gallery)
+    queries, gallery = embedder.encode(list(questions.queries)), embedder.encode(list(questions.gallery))
     graph = Graph(questions.query, questions.positive, 5, 30)
-    for part, _, places in search_blocks(queries, gallery, questions.right(), 40):
+    for part, _, places in search_blocks(queries, gallery, questions.right, 40):
         graph.add(part.start, places, questions.answers)
     count = len(questions.query)
     cluster = partition(*graph.mutual(), count, 8)

@@ -17,16 +17,18 @@ from mllm_embed.inputs.images import load_image
 from mllm_embed.training.cli import main
 from mllm_embed.training.data import TrainingRow
 from mllm_embed.training.data.folder import read_rows
-from mllm_embed.training.mining.mine import MiningData
-from mllm_embed.training.mining.mined_file import read_mined_file
+from mllm_embed.training.data.open import open_rows
+from mllm_embed.training.data.source import DataSource
+from mllm_embed.training.mining.mined_rows import MinedRows
 from mllm_embed.training.mining.negatives import (
-    Questions,
     Rules,
     choose,
     positive_similarity,
     search_blocks,
     without_duplicates,
 )
+from mllm_embed.training.mining.questions import Questions
+from mllm_embed.training.mining.rows import RowsToMine
 from mllm_embed.training.mining.vector_cache import VectorCache
 from mllm_embed.types import Document
 
@@ -43,6 +45,10 @@ def rows_of(pairs: list[tuple[str, str]]) -> list[TrainingRow]:
     ]
 
 
+def right_of(questions: Questions) -> list[set[int]]:
+    return [set(places.tolist()) for places in questions.right(slice(0, len(questions.queries)))]
+
+
 @pytest.mark.parametrize(
     "rules", [Rules(5), Rules(3, skip=2), Rules(4, ceiling=0.5), Rules(4, at_most=0.1), Rules(9, depth=10)]
 )
@@ -55,7 +61,7 @@ def test_negatives_are_those_of_the_obvious_loop(rules: Rules) -> None:
     queries = gallery[first] + 0.7 * noise
     queries /= np.linalg.norm(queries, axis=1, keepdims=True)
     own = positive_similarity(queries, gallery, questions)
-    for part, scores, places in search_blocks(queries, gallery, questions.right(), rules.depth):
+    for part, scores, places in search_blocks(queries, gallery, questions.right, rules.depth):
         found = choose(scores, places, own[part], rules)
     some = False
     for q, item in enumerate(questions.queries):
@@ -77,7 +83,7 @@ def test_a_query_is_no_negative_of_itself() -> None:
     questions = Questions.of(rows_of([("a", "b"), ("b", "c"), ("a", "d")]), "source_text", "target_text")
     named = {
         item.words: {questions.gallery[n].words for n in right}
-        for item, right in zip(questions.queries, questions.right(), strict=True)
+        for item, right in zip(questions.queries, right_of(questions), strict=True)
     }
     assert named == {"a": {"b", "d"}, "b": {"b", "c"}}
     also = Questions.of(rows_of([("a", "b"), ("b", "c")]), "source_text", "target_text", ["source_text"])
@@ -103,10 +109,10 @@ def test_a_picture_under_two_names_is_one(tmp_path: Path) -> None:
         for n, name in enumerate(("a", "b", "c", "gone"))
     ]
     questions = Questions.of(rows, "source_text", "target_image", ["image"])
-    assert questions.gallery == [picture["a"], picture["c"], picture["gone"]]
+    assert list(questions.gallery) == [picture["a"], picture["c"], picture["gone"]]
     assert questions.positive.tolist() == [0, 0, 1, 2]
     itself = Questions.of(rows, "image", "target_image")
-    assert itself.right() == [{0, 1, 2}] and len(itself.queries) == 1
+    assert right_of(itself) == [{0, 1, 2}] and len(itself.queries) == 1
 
 
 def test_what_asks_is_a_query_with_its_task_and_none_of_its_own_wrong_answers(data: Path) -> None:
@@ -114,12 +120,13 @@ def test_what_asks_is_a_query_with_its_task_and_none_of_its_own_wrong_answers(da
     rows[1]["task"] = "its own"
     (data / "triplets.jsonl").write_text("".join(json.dumps(row) + "\n" for row in rows))
     roles = {"query": "source_text", "positive": "target_text"}
-    mining = MiningData.open(data, "triplets", **roles, tasks=("find", "hold"))
-    questions = mining.questions()
+    mining = RowsToMine.open([DataSource(path=data)], "triplets", **roles, tasks=("find", "hold"))
+    questions = Questions.of(mining, **roles)
     assert {(query.side, query.task) for query in questions.queries} == {("query", "find"), ("query", "its own")}
     assert {(item.side, item.task) for item in questions.gallery} == {("document", "hold")}
     texts = [item.text for item in questions.gallery]
-    assert [texts[place] for place in questions.itself] == [query.text for query in questions.queries]
+    for query, right in zip(questions.queries, right_of(questions), strict=True):
+        assert query.text in {texts[place] for place in right}
     assert [query.text for query in questions.queries][:2] == [rows[0]["source_text"]] * 2  # of which one has its task
 
 
@@ -127,7 +134,7 @@ def test_duplicates_of_the_positive_and_of_each_other_are_passed_over() -> None:
     """Pictures of equal pixels in unlike files: only vectors tell."""
     query, gallery = unit((1, 64), 1), unit((6, 64), 2)
     gallery[4], gallery[5] = gallery[0], gallery[3] + np.float32(3e-8)
-    (found,) = search_blocks(query, gallery, [{0}], 10)
+    (found,) = search_blocks(query, gallery, lambda part: [{0}], 10)
     _, scores, places = found
     assert sorted(places[0].tolist()) == [-1, 1, 2, 3, 4, 5]
     left = without_duplicates(query, gallery, scores, places, [{0}])
@@ -135,6 +142,10 @@ def test_duplicates_of_the_positive_and_of_each_other_are_passed_over() -> None:
     assert len(kept) == 3 and {1, 2} < set(kept) and 4 not in kept
     chosen = choose(scores, left, np.array([1], np.float32), Rules(2, skip=1)).places[0].tolist()
     assert chosen == kept[1:]
+
+
+def read(output: Path, data: Path, rows: str = "triplets") -> MinedRows:
+    return MinedRows(output, open_rows([DataSource(path=data)], rows, []), rows)
 
 
 def mine(data: Path, model: Path, output: Path, *more: str) -> int:
@@ -154,14 +165,12 @@ def test_mining_a_folder_leaves_a_file_that_rows_can_take(
     with Image.open(output.with_suffix(".png")) as sheet:
         assert sheet.format == "PNG"
 
-    folder = DataFolder.open(data)
-    rows = read_rows(folder, data, "triplets", [])
-    mined = read_mined_file(output, data, folder.fingerprint(), "triplets", [row.id for row in rows])
-    assert list(mined) == [row.id for row in rows]
+    rows = read_rows(DataFolder.open(data), data, "triplets", [])
+    mined = read(output, data)
+    negatives_of = [mined.negatives(0, number) for number in range(len(rows))]
     lines = [json.loads(line) for line in output.read_text().splitlines()][1:]
-    for row, line in zip(rows, lines, strict=True):
+    for row, line, negatives in zip(rows, lines, negatives_of, strict=True):
         positive = row.roles["target_image"]
-        negatives = mined[row.id].negatives
         assert positive not in negatives and len(negatives) == len(line["similarity"])
         if negatives:
             query, own, *found = embedder.encode([row.roles["composed"], positive, *negatives])
@@ -169,14 +178,14 @@ def test_mining_a_folder_leaves_a_file_that_rows_can_take(
             assert (found @ query <= own @ query + 1e-5).all() and line["similarity"] == sorted(
                 line["similarity"], reverse=True
             )
-        assert mined[row.id].cluster == line["cluster"]
-    assert any(entry.negatives for entry in mined.values())
+    assert mined.clusters().tolist() == [line["cluster"] for line in lines]
+    assert any(negatives_of)
 
     # vectors are there: other rules need no model's work
     monkeypatch.setattr(MLLMEmbedder, "encode", lambda *_, **__: pytest.fail("embedded again"))
     assert mine(data, tiny_llava, output, "--count", "1", "--at-most", "0.9", "--also", "query_image") == 0
-    again = read_mined_file(output, data, folder.fingerprint())
-    assert all(len(entry.negatives) <= 1 and entry.cluster is None for entry in again.values())
+    again = read(output, data)
+    assert all(len(again.negatives(0, number)) <= 1 for number in range(8)) and set(again.clusters()) == {-1}
     # but not for other data or another role
     assert mine(data, tiny_llava, output, "--count", "1", "--positive", "target_text") == 2
     assert "vectors of another model or of other data; remove it" in capsys.readouterr().err
@@ -190,27 +199,27 @@ def test_an_unreadable_picture_costs_its_rows_alone(
     data: Path, tiny_llava: Path, tmp_path: Path, capsys: pytest.CaptureFixture[str], monkeypatch: pytest.MonkeyPatch
 ) -> None:
     monkeypatch.setattr("mllm_embed.training.mining.vector_cache.MAX_UNREADABLE", 0.5)  # one of 8 is more than 1 %
-    folder = DataFolder.open(data)
-    rows = read_rows(folder, data, "triplets", [])
+    rows = read_rows(DataFolder.open(data), data, "triplets", [])
     broken = Path(rows[3].roles["target_image"].images[0])
     broken.write_bytes(b"no picture")
     assert mine(data, tiny_llava, tmp_path / "mined.jsonl", "--count", "2", "--ceiling", "1") == 0
     told = capsys.readouterr().out
     assert f"  {broken} is not a JPEG" in told and "inputs; rows that need them have no negatives" in told
-    mined = read_mined_file(tmp_path / "mined.jsonl", data, folder.fingerprint())
-    for row in rows:
+    mined = read(tmp_path / "mined.jsonl", data)
+    negatives_of = [mined.negatives(0, number) for number in range(len(rows))]
+    for row, negatives in zip(rows, negatives_of, strict=True):
         needs = {Path(image) for role in ("composed", "target_image") for image in row.roles[role].images}
-        assert broken not in {Path(image) for item in mined[row.id].negatives for image in item.images}
-        assert broken not in needs or not mined[row.id].negatives
-    assert any(entry.negatives for entry in mined.values())
+        assert broken not in {Path(image) for item in negatives for image in item.images}
+        assert broken not in needs or not negatives
+    assert any(negatives_of)
 
 
 def test_texts_are_mined_and_shown(data: Path, tiny_llava: Path, tmp_path: Path) -> None:
     output = tmp_path / "mined.jsonl"
     options = ["--rows", "pairs", "--query", "image", "--positive", "caption", "--ceiling", "1", "--count", "2"]
     assert mine(data, tiny_llava, output, *options) == 0
-    found = read_mined_file(output, data, DataFolder.open(data).fingerprint(), "pairs")
-    assert {item.role for entry in found.values() for item in entry.negatives} == {"text"}
+    found = read(output, data, "pairs")
+    assert {item.role for number in range(8) for item in found.negatives(0, number)} == {"text"}
     assert output.with_suffix(".png").is_file()
 
 
@@ -225,7 +234,11 @@ def test_texts_are_mined_and_shown(data: Path, tiny_llava: Path, tmp_path: Path)
         (["--depth", "2"], "--depth 2 must be at least --skip and --count together, 5"),
         (["--clusters", "9", "--cluster-skip", "1"], "from 2 to the 8 that there are, not 9"),
         (["--clusters", "4"], "--cluster-skip 30 passes over all that is looked at: 8 distinct positives"),
-        (["--positive", "caption"], "row 't0' has no caption"),
+        (
+            ["--positive", "target_text", "--rows", "pairs"],
+            "--positive target_text is no role of rows: pairs, which offer",
+        ),
+        (["--positive", "captoin"], "--positive captoin is no role of rows: triplets"),
         (["--rows", "texts"], "has no texts.jsonl"),
         (["--output", "."], "is a folder"),
         (["--output", "mined.png"], "is both --output and the contact sheet"),
@@ -246,48 +259,6 @@ def test_bad_input_is_one_sentence(
 def test_a_missing_model_is_named(data: Path, tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
     assert mine(data, tmp_path / "no-model", tmp_path / "mined.jsonl") == 2
     assert "no-model" in capsys.readouterr().err
-
-
-GOOD = [
-    {"format": 1, "data": "abc", "rows": "triplets"},
-    {"id": "a", "negatives": [{"image": "x/1.png"}, {"text": "no"}], "cluster": 4},
-    {"id": "b", "negatives": [{"image": ["1.png", "2.png"]}]},
-]
-
-
-def test_a_mined_file_is_read_or_refused(tmp_path: Path) -> None:
-    path, root = tmp_path / "mined.jsonl", tmp_path / "data"
-
-    def read(lines: list, **more: object) -> dict:
-        path.write_text("".join(json.dumps(line) + "\n" for line in lines))
-        return read_mined_file(path, root, "abc", **more)
-
-    found = read(GOOD, rows="triplets", ids=["a", "b", "c"])
-    assert found["a"].negatives == (Document(image=root / "x/1.png"), Document(text="no")) and found["a"].cluster == 4
-    assert found["b"].negatives[0].images == (root / "1.png", root / "2.png") and found["b"].cluster is None
-    head, first, _ = GOOD
-    refused = [
-        ([head | {"data": "abd"}], {}, "mined from data other than"),
-        (GOOD, {"rows": "pairs"}, "mined for triplets, not for pairs"),
-        (GOOD, {"ids": ["a"]}, ':3: there is no row "b"'),
-        ([head, first, first], {}, 'row "a" stands twice'),
-        ([first], {}, "no mined file of format 1"),
-        ([head, first | {"cluster": -1}], {}, '"cluster" must be a number from 0 on'),
-        ([head, {"id": "a"}], {}, '"negatives" must be a list'),
-        ([head, {"id": "a", "negatives": [{"image": "../x.png"}]}], {}, "must be a path inside"),
-        ([head, {"id": "a", "negatives": [{"picture": "x.png"}]}], {}, 'a negative is an "image"'),
-        ([head, {"id": "a", "negatives": ["x.png"]}], {}, 'a negative is an "image"'),
-        ([head, {"id": "a", "negatives": [{"text": 3}]}], {}, ":2: the text of a Document is an int; give words"),
-        ([head, {"id": "a", "negatives": [{}]}], {}, ":2: a Document needs"),
-        ([], {}, "is empty"),
-        ([1], {}, ":1 must be a JSON object"),
-    ]
-    for lines, more, said in refused:
-        with pytest.raises(DataError, match=said):
-            read(lines, **more)
-    path.unlink()
-    with pytest.raises(DataError, match="is missing: make it with mllm-embed-train mine"):
-        read_mined_file(path, root, "abc")
 
 
 class Counting:
@@ -393,10 +364,12 @@ def test_what_cannot_be_read_is_told_in_the_order_of_the_inputs(tmp_path: Path) 
     assert list(cache.unreadable["gallery"].items()) == [(3, "missing"), (7, "truncated")]
 
 
-def test_a_picture_in_memory_cannot_be_named_in_a_file(tmp_path: Path) -> None:
+def test_a_picture_is_named_from_its_sources_folder_or_by_its_row(data: Path) -> None:
     from mllm_embed.training.mining.mined_file import written_item
 
-    assert written_item(Document(image=tmp_path / "a/b.png", text="x"), tmp_path) == {"image": "a/b.png", "text": "x"}
-    for image in (Image.new("RGB", (2, 2)), tmp_path.parent / "other.png"):
-        with pytest.raises(DataError, match="names pictures by their path"):
-            written_item(Query(image=image), tmp_path)
+    (part,) = open_rows([DataSource(path=data)], "triplets", []).parts
+    named = Document(image=data / "a/b.png", text="x")
+    assert written_item(named, part, 3, "target") == {"image": "a/b.png", "text": "x"}
+    elsewhere = (Image.new("RGB", (2, 2)), b"bytes", data.parent / "other.png", data / "../other.png")
+    for item in (*(Document(image=image) for image in elsewhere), Query(image=data / "a/b.png")):
+        assert written_item(item, part, 3, "target") == {"row": 3, "role": "target"}

@@ -13,11 +13,13 @@ import numpy as np
 import pytest
 from safetensors.torch import load_file
 
-from mllm_embed import DataFolder, Document, MLLMEmbedder
+from mllm_embed import Document, MLLMEmbedder
 from mllm_embed.errors import ConfigError, DataError
 from mllm_embed.locks import folder_lock
 from mllm_embed.training.batch import stage_data
-from mllm_embed.training.mining.mined_file import write_mined_file
+from mllm_embed.training.data.open import open_rows
+from mllm_embed.training.data.source import DataSource
+from mllm_embed.training.mining.mined_file import described, write_mined_file
 from mllm_embed.training.recipe.config import Recipe
 from mllm_embed.training.recipe.stage import Stage
 from mllm_embed.training.run import trainer as trainer_module
@@ -60,14 +62,16 @@ def _mine(data: Path, path: Path, clusters: bool = True) -> Path:
     ids = [json.loads(line)["id"] for line in (data / "triplets.jsonl").read_text().splitlines()]
     lines = [
         {
-            "id": name,
+            "source": 0,
+            "row": number,
             "negatives": [{"text": f"nothing like {name}"}, {"image": "images/0.png"}],
             "similarity": [0.5, 0.4],
         }
         | ({"cluster": number % 2} if clusters else {})
         for number, name in enumerate(ids)
     ]
-    write_mined_file(path, {"data": DataFolder.open(data).fingerprint(), "rows": "triplets"}, lines)
+    (part,) = open_rows([DataSource(path=data)], "triplets", []).parts
+    write_mined_file(path, {"sources": [described(part)], "rows": "triplets"}, lines)
     return path
 
 
@@ -206,7 +210,6 @@ def test_sources_are_mixed_by_weight_or_kept_apart(data: Path, tmp_path: Path) -
         ({"chunk_tokens": 0}, "must be auto or a number of tokens from 1 on, not 0"),
         ({"per_image": 3}, "per_image 3 must divide batch_size 64"),
         ({"data": [{"path": "x", "streaming": True}], "per_image": 2}, "streamed sources come in their own order"),
-        ({"data": [{"path": "x"}, {"path": "y"}], "mined": "z"}, "mined goes with one data folder"),
         ({"data": "https://example.org/x"}, "nothing is downloaded"),
         ({"data": [{"path": "x", "format": "lava"}]}, "none of the known formats: .*; did you mean 'llava'"),
     ],
