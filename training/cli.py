@@ -8,7 +8,7 @@ from collections.abc import Sequence
 
 from mllm_embed.errors import ConfigError, did_you_mean, user_errors
 
-from .commands import make_triplets, merge, mine, plan, report, run, show
+from .commands import make_triplets, merge, mine, pair_pictures, plan, report, run, show
 from .commands.recipe_options import add_help_with_keys
 
 _COMMANDS = {
@@ -19,6 +19,7 @@ _COMMANDS = {
     "merge": merge,
     "report": report,
     "make-triplets": make_triplets,
+    "pair-pictures": pair_pictures,
 }
 _HELP = """\
 examples:

@@ -3,15 +3,17 @@
     images/...         pictures, named in the files relative to the folder
     pairs.jsonl        {"id", "image", "caption"} a line: training, stage 1
     triplets.jsonl     {"id", "image", "instruction", "target_image" and/or "target_text",
-                        "source_text"?, "paraphrases"?, "kind"?} a line: training, stage 2
+                        "source_text"?, "paraphrases"?, "negative_image"?, "kind"?} a line: training,
+                       stage 2
     texts.jsonl        {"id", "source_text", "target_text", "instruction"?, "negative_text"?} a line:
                        training without pictures, stage 0
     benchmark.json     {"name", "gallery": [{"id", "image", "text"?, "caption"?}],
                         "queries": [{"id", "image", "instruction", "targets": [ids],
                                      "exclude": [ids]?, "kind"?}]}: evaluation
 
-The "image" of a triplet or a query may be a list of pictures. A gallery entry's "text" is embedded with its picture (a
-product and its description); its "caption" is not, and asks for the picture in a task of its own.
+The "image" of a triplet or a query may be a list of pictures, and so may a triplet's "negative_image", which must not
+be found. A gallery entry's "text" is embedded with its picture (a product and its description); its "caption" is not,
+and asks for the picture in a task of its own.
 
 Further keys are allowed and ignored, unless one looks like a misspelling of a key that is missing.
 """
@@ -22,6 +24,7 @@ import hashlib
 import json
 import os
 from dataclasses import dataclass, field, fields
+from itertools import chain
 from pathlib import Path
 
 from ..errors import DataError
@@ -49,7 +52,8 @@ class Pair:
 class Triplet:
     """One picture or several, an instruction, and the target: a picture, a text, or both; `task` as of a `Pair`.
 
-    `paraphrases` are other words for the instruction, one of which may be read in its place.
+    `paraphrases` are other words for the instruction, one of which may be read in its place, and `negative_images` what
+    must not be found: wrong answers that were chosen for it.
     """
 
     id: str
@@ -61,6 +65,7 @@ class Triplet:
     kind: str | None = None
     task: str | None = None
     paraphrases: tuple[str, ...] = ()
+    negative_images: tuple[Path, ...] = ()
 
 
 @dataclass(frozen=True)
@@ -178,7 +183,8 @@ class DataFolder:
         if self.benchmark:
             entries += [*self.benchmark.gallery, *self.benchmark.queries]
         shown = [picture for entry in entries for picture in _listed(entry.image)]
-        paths = dict.fromkeys(shown + [triplet.target_image for triplet in self.triplets if triplet.target_image])
+        shown += [triplet.target_image for triplet in self.triplets if triplet.target_image]
+        paths = dict.fromkeys([*shown, *chain.from_iterable(triplet.negative_images for triplet in self.triplets)])
         start = self.images or self.root
         return {path: image_complaint(path, os.path.relpath(path, start)) for path in paths}
 
@@ -241,7 +247,10 @@ def _pair(row: JsonRow) -> Pair:
 
 
 def _triplet(row: JsonRow) -> Triplet:
-    row.known("id", "image", "instruction", "target_image", "target_text", "source_text", "kind", "task", "paraphrases")
+    row.known(
+        "id", "image", "instruction", "target_image", "target_text", "source_text", "kind", "task", "paraphrases",
+        "negative_image",
+    )  # fmt: skip
     if not row.has("target_image") and not row.has("target_text"):
         row.problem("needs target_image or target_text")
     return Triplet(
@@ -254,6 +263,7 @@ def _triplet(row: JsonRow) -> Triplet:
         row.optional_text("kind"),
         row.optional_text("task"),
         row.texts("paraphrases") if row.has("paraphrases") else (),
+        _listed(row.images("negative_image")) if row.has("negative_image") else (),
     )
 
 

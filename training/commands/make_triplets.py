@@ -3,24 +3,21 @@
 from __future__ import annotations
 
 import argparse
-import json
-import math
-import os
 import sys
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 from mllm_embed.errors import ConfigError
 
+from .answerer_options import KEY_HELP, add_answerer_options, check_one_asked, count, endpoint_of, local_of
 from .data_options import DATA_HELP, add_data_options, read_sources
 
 if TYPE_CHECKING:
     from ..data.rows import MixedRows
+    from ..triplets.asking import Answerer
     from ..triplets.captions import Captions
-    from ..triplets.make import Answerer
     from ..triplets.prompt import Prompt
 
-KEY_VARIABLE = "OPENAI_API_KEY"
 ROLES = ("image", "caption")
 _HELP = """\
 examples:
@@ -49,9 +46,6 @@ command made is replaced; beside others, say written by people, give --output, a
 A --prompt is a text file with the mark {caption}, and {count} and {kinds} where it wants them; it must ask for JSON
 with "instruction" and "modified_caption". training/triplets/prompt.txt is the one that is used without. The checks of
 length, placeholders and repetition hold in any language, those of wording in English.
-
-The key is read from the environment and sent to the --endpoint alone. --extra adds fields to the request, or takes one
-away that the server does not know: '{"max_tokens": null, "max_completion_tokens": 2000, "temperature": null}'.
 """
 
 
@@ -62,36 +56,25 @@ def register(commands: Any) -> None:
         help="make triplets from image-caption pairs by a language model",
         description="Make triplets from image-caption pairs: a language model reads each caption and returns "
         "instructions, with the caption that is true after each.",
-        epilog=f"{DATA_HELP}\n{_HELP}",
+        epilog=f"{DATA_HELP}\n{_HELP}\n{KEY_HELP}",
         formatter_class=argparse.RawDescriptionHelpFormatter,
     )
     add = parser.add_argument
     add_data_options(parser)
     add("--output", type=Path, metavar="FOLDER", help="where the triplets go (default: the data folder)")
-    asked = parser.add_argument_group("who is asked (one of two)")
-    asked.add_argument("--endpoint", metavar="URL", help="address of an OpenAI-compatible server, with --model")
-    asked.add_argument("--model", metavar="NAME", help="the model's name at the endpoint")
-    asked.add_argument("--local", metavar="MODEL", help="folder or hub id of a model with a chat template")
-    add("--per-caption", type=_count, default=3, metavar="N", help="changes asked for each caption (default 3)")
+    add_answerer_options(parser, "captions")
+    add("--per-caption", type=count, default=3, metavar="N", help="changes asked for each caption (default 3)")
     add("--prompt", type=Path, metavar="FILE", help="another prompt than the library's")
-    add("--temperature", type=_at_least_0, default=0.7, metavar="T", help="0 takes the likeliest words (default 0.7)")
-    add("--max-tokens", type=_count, default=1024, metavar="N", help="longest answer (default 1024)")
-    add("--concurrency", type=_count, default=8, metavar="N", help="captions asked at a time (default 8)")
-    add("--limit", type=_count, metavar="N", help="use the first N pairs only")
+    add("--limit", type=count, metavar="N", help="use the first N pairs only")
     add("--cache", type=Path, metavar="FILE", help="where answers are kept (default: in --output)")
     add("--dry-run", action="store_true", help="show the prompt of the first caption, ask nobody")
-    asked.add_argument(
-        "--key-variable", metavar="NAME",
-        help=f"environment variable with the endpoint's key (default {KEY_VARIABLE}, if it is set)",
-    )  # fmt: skip
-    asked.add_argument("--timeout", type=_count, default=120, metavar="S", help="seconds to wait (default 120)")
-    asked.add_argument("--extra", type=_object, default={}, metavar="JSON", help="further fields of the request")
     parser.set_defaults(run=_run)
 
 
 def _run(arguments: argparse.Namespace) -> int:
-    from ..triplets.captions import PICTURES, Captions
+    from ..triplets.captions import Captions
     from ..triplets.make import CACHE, OUTPUT, make_triplets
+    from ..triplets.picture_names import PICTURES, source_line
     from ..triplets.prompt import Prompt
 
     prompt = Prompt.load(arguments.prompt, arguments.per_caption)
@@ -105,7 +88,8 @@ def _run(arguments: argparse.Namespace) -> int:
             "say with --output which folder the triplets go to; beside a single data folder's pairs alone "
             "they have a place of their own"
         )
-    answerer = _answerer(arguments)
+    check_one_asked(arguments)
+    answerer: Answerer[str] = local_of(arguments) if arguments.local else endpoint_of(arguments)
     captions = Captions.read(rows, output, arguments.limit)
     report = make_triplets(captions, prompt, answerer, arguments.cache)
     cache = arguments.cache or output / CACHE
@@ -115,7 +99,9 @@ def _run(arguments: argparse.Namespace) -> int:
             f"{report.pictures:,} pictures that lay as bytes in tables are now files of {output / PICTURES}, named by "
             "the sha256 of their content\n"
         )
-    sys.stdout.write(f"train on them with `rows: triplets` and\n    data:\n      - {_source_line(captions)}\n")
+    sys.stdout.write(
+        f"train on them with `rows: triplets` and\n    data:\n      - {source_line(captions.output, captions.start)}\n"
+    )
     return 0
 
 
@@ -152,68 +138,3 @@ def _show(prompt: Prompt, captions: Captions) -> None:
     first = captions.listed[0]
     count = len({caption.text for caption in captions.listed})
     sys.stdout.write(f"{prompt.fill(first.text)}\n\nThis is for '{first.id}', one of {count:,} captions.\n")
-
-
-def _source_line(captions: Captions) -> str:
-    """Return the source that a recipe's `data` takes, as YAML on one line."""
-    import yaml
-
-    source = {"path": str(captions.output)}
-    if os.path.realpath(captions.start) != os.path.realpath(captions.output):
-        source["images"] = captions.start
-    return yaml.safe_dump(source, default_flow_style=True, width=math.inf, allow_unicode=True, sort_keys=False).strip()
-
-
-def _answerer(arguments: argparse.Namespace) -> Answerer:
-    """Return who is asked. Raises ConfigError where not exactly one of the two is, or the key is missing."""
-    if bool(arguments.endpoint) == bool(arguments.local):
-        raise ConfigError("give either --endpoint URL with --model NAME, or --local MODEL (--dry-run needs neither)")
-    return _local(arguments) if arguments.local else _endpoint(arguments)
-
-
-def _local(arguments: argparse.Namespace) -> Answerer:
-    from ..triplets.local import Local
-
-    for option in ("model", "key_variable", "extra"):
-        if getattr(arguments, option):
-            raise ConfigError(f"--{option.replace('_', '-')} belongs to --endpoint and has no meaning with --local")
-    return Local(arguments.local, arguments.temperature, arguments.max_tokens, arguments.concurrency)
-
-
-def _endpoint(arguments: argparse.Namespace) -> Answerer:
-    from ..triplets.endpoint import Endpoint
-
-    if not arguments.model:
-        raise ConfigError("--endpoint needs --model NAME, as the server calls it")
-    key = os.environ.get(arguments.key_variable or KEY_VARIABLE, "").strip()
-    if arguments.key_variable and not key:
-        raise ConfigError(f"the environment variable {arguments.key_variable} is empty or not set: put the key there")
-    fields = {"temperature": arguments.temperature, "max_tokens": arguments.max_tokens} | arguments.extra
-    body = {name: value for name, value in fields.items() if value is not None}
-    return Endpoint(arguments.endpoint, arguments.model, key or None, body, arguments.concurrency, arguments.timeout)
-
-
-def _count(text: str) -> int:
-    if not text.isdecimal() or int(text) < 1:
-        raise argparse.ArgumentTypeError(f"'{text}' is not a whole number above 0")
-    return int(text)
-
-
-def _at_least_0(text: str) -> float:
-    try:
-        value = float(text)
-    except ValueError:
-        value = -1.0
-    if not (math.isfinite(value) and value >= 0):
-        raise argparse.ArgumentTypeError(f"'{text}' is not a number of at least 0")
-    return value
-
-
-def _object(text: str) -> dict[str, Any]:
-    try:
-        value = json.loads(text)
-    except ValueError as error:
-        raise argparse.ArgumentTypeError(f"not JSON ({error})") from error
-    if not isinstance(value, dict) or {"messages", "model", "stream"} & value.keys():
-        raise argparse.ArgumentTypeError("must be a JSON object, without messages, model and stream")
-    return value

@@ -8,6 +8,7 @@ from pathlib import Path
 
 from mllm_embed.data.folder import PAIRS, TEXTS, TRIPLETS, DataFolder, Pair, TextRow, Triplet
 from mllm_embed.errors import DataError
+from mllm_embed.types import Document
 
 from .roles import RowContent, other_items, roles_of
 from .row import TrainingRow
@@ -52,6 +53,7 @@ def _triplets(folder: DataFolder) -> list[TrainingRow]:
             target_text=entry.target_text,
         )
         row = _row("triplets", entry, str(entry.image), content)
+        row = replace(row, hard_negatives=tuple(Document(image=image) for image in entry.negative_images))
         ways = [roles_of("triplets", replace(content, instruction=words)) for words in entry.paraphrases]
         rows.append(replace(row, others=other_items(row.roles, ways)) if ways else row)
     return rows

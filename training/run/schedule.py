@@ -30,7 +30,7 @@ def _formula(name: str, warmup: int, steps: int) -> Any:
 
 
 def scheduler(arguments: TrainingArguments, parts: Sequence[int], optimizer: torch.optim.Optimizer) -> LambdaLR:
-    """Return the schedule of Trainer's arguments over a stage's parts, for all groups of an optimiser and their peaks."""
+    """Return the schedule of Trainer's arguments over a stage's parts, for all groups of an optimiser."""
     return LambdaLR(optimizer, partial(_factor_at, arguments, tuple(parts)))
 
 

@@ -9,7 +9,7 @@ from __future__ import annotations
 
 import json
 import re
-from collections.abc import Iterator
+from collections.abc import Collection, Iterator
 from dataclasses import dataclass
 from typing import Any
 
@@ -31,9 +31,9 @@ REASONS = {
     "surplus": "more changes than asked for",
 }
 LONGEST_INSTRUCTION = 250  # characters; the relative captions of CIRR and FashionIQ are a sentence or two
-_LEAK = 20  # characters: "make it a red dress" may name a short target whole
-_BRACKETS = re.compile(r"<[^<>]{1,60}>|\[[^\[\]]{1,60}\]|\{[^{}]{1,60}\}|\.\.\.|…")
-_STAND_INS = {*KEYS, "modified caption", "caption", "string", "text", "none", "null", "n a", "todo", "example"}
+LEAK = 20  # characters: "make it a red dress" may name a short target whole
+BRACKETS = re.compile(r"<[^<>]{1,60}>|\[[^\[\]]{1,60}\]|\{[^{}]{1,60}\}|\.\.\.|…")
+STAND_INS = {*KEYS, "modified caption", "caption", "string", "text", "none", "null", "n a", "todo", "example"}
 # A target that gives itself away differs from the source caption, its hard negative, by manner and not by content.
 _MANNER = re.compile(
     r"\b(?:(?:image|picture|photo|photograph|caption|scene) (?:now |that )?"
@@ -54,8 +54,8 @@ class Change:
     kind: str | None = None
 
 
-def parse(answer: str) -> list[dict[str, Any]]:
-    """Return the JSON objects in an answer that have one of the two keys, in order.
+def parse(answer: str, keys: Collection[str] = KEYS) -> list[dict[str, Any]]:
+    """Return the JSON objects in an answer that have one of the keys, in order.
 
     Fences, words around the JSON, thoughts before it, lists, objects around lists, a trailing comma and an end that
     was cut off are all borne; of a list that was cut off, the whole objects are taken.
@@ -70,16 +70,16 @@ def parse(answer: str) -> list[dict[str, Any]]:
         except (ValueError, RecursionError):
             at = start + 1
         else:
-            found += _objects(value)
+            found += _objects(value, keys)
     return found
 
 
-def _objects(value: Any) -> Iterator[dict[str, Any]]:
-    if isinstance(value, dict) and any(key in value for key in KEYS):
+def _objects(value: Any, keys: Collection[str]) -> Iterator[dict[str, Any]]:
+    if isinstance(value, dict) and any(key in value for key in keys):
         yield value
     elif isinstance(value, dict | list):
         for part in value.values() if isinstance(value, dict) else value:
-            yield from _objects(part)
+            yield from _objects(part, keys)
 
 
 def judge(value: dict[str, Any], source: str) -> Change | str:
@@ -87,23 +87,24 @@ def judge(value: dict[str, Any], source: str) -> Change | str:
 
     Reasons are the keys of `REASONS`.
     """
-    instruction, caption = (_text(value.get(key)) for key in KEYS)
+    instruction, caption = (words_of(value.get(key)) for key in KEYS)
     if instruction is None or caption is None:
         return "incomplete"
     for reason, wrong in _checks(instruction, caption, source):
         if wrong:
             return reason
-    return Change(instruction, caption, _kind(value.get("kind")))
+    return Change(instruction, caption, change_kind(value.get("kind")))
 
 
-def _text(value: Any) -> str | None:
+def words_of(value: Any) -> str | None:
     """Return a text with single spaces, None for one without words and for what is no text."""
     if not isinstance(value, str) or not plain(value) or half_character(value):
         return None
     return " ".join(value.split())
 
 
-def _kind(value: Any) -> str | None:
+def change_kind(value: Any) -> str | None:
+    """Return the kind of change that a model names; None for one that is not of `CHANGE_KINDS`."""
     kind = value.strip().lower() if isinstance(value, str) else None
     return kind if kind in CHANGE_KINDS else None
 
@@ -111,14 +112,14 @@ def _kind(value: Any) -> str | None:
 def _checks(instruction: str, caption: str, source: str) -> Iterator[tuple[str, bool]]:
     """Yield each reason to drop a change, and whether it holds."""
     new, asked, old = plain(caption), plain(instruction), plain(source)
-    yield "placeholder", any(mark not in source for text in (instruction, caption) for mark in _BRACKETS.findall(text))
-    yield "placeholder", new in _STAND_INS or asked in _STAND_INS
+    yield "placeholder", any(mark not in source for text in (instruction, caption) for mark in BRACKETS.findall(text))
+    yield "placeholder", new in STAND_INS or asked in STAND_INS
     yield "length", not 2 <= len(instruction) <= LONGEST_INSTRUCTION
     # a caption of a few words for a long one has lost what was to be kept
     yield "length", not len(source) / 4 <= len(caption) <= 2 * len(source) + 100
     yield "unchanged", new == old
     yield "leaked", asked in (new, old)
-    yield "leaked", any(len(text) > _LEAK and f" {text} " in f" {asked} " for text in (new, old))
+    yield "leaked", any(len(text) > LEAK and f" {text} " in f" {asked} " for text in (new, old))
     yield "not_a_caption", bool(_MANNER.search(caption)) and not _MANNER.search(source)
 
 

@@ -6,9 +6,8 @@ the triplets, named by its content, since no other row can point to it.
 
 from __future__ import annotations
 
-import hashlib
 import os
-from collections.abc import Iterable, Sequence
+from collections.abc import Iterable
 from dataclasses import dataclass, field
 from pathlib import Path
 
@@ -17,13 +16,11 @@ from tqdm import tqdm
 from mllm_embed.data.json_rows import image_complaint
 from mllm_embed.errors import DataError, ImageError
 from mllm_embed.files import write_file
-from mllm_embed.inputs.picture_files import check_format
 
 from ..data import TrainingRow
 from ..data.rows import MixedRows
+from .picture_names import common_start, file_of, name_from
 
-PICTURES = "images"  # the folder of those that get a file, beside triplets.jsonl
-_ENDINGS = {"JPEG": "jpg", "MPO": "jpg", "TIFF": "tif", "JPEG2000": "jp2"}  # where it is not the format's name
 _BAR_ROWS, _BAR_PICTURES = 50_000, 1_000  # from which on it takes long enough to show it
 
 
@@ -63,7 +60,6 @@ class Captions:
     listed: list[Caption] = field(default_factory=list)
     unreadable: dict[str, str] = field(default_factory=dict)
     start: str = ""
-    _real: dict[str, str] = field(default_factory=dict)
 
     @classmethod
     def read(cls, rows: MixedRows, output: Path, limit: int | None = None) -> Captions:
@@ -79,7 +75,7 @@ class Captions:
                 row = rows[number]
                 text = row.roles["caption"].words or ""
                 embedded = _content(row)
-                picture = _file(row) if embedded is None else _file_of(embedded, output)
+                picture = _file(row) if embedded is None else file_of(embedded, output)
             except (DataError, ImageError) as error:
                 place = ": ".join(reversed(rows.where(number)))
                 captions.unreadable[place] = str(error).removeprefix(f"{place}: ")
@@ -90,17 +86,12 @@ class Captions:
             place, why = next(iter(captions.unreadable.items()))
             raise DataError(f"none of the {count:,} rows can be read; the first, {place}: {why}")
         roots = [str(output), *(str(root) for part in rows.parts for root in part.roots())]
-        captions.start = _start(captions.listed, roots)
+        captions.start = common_start((caption.picture for caption in captions.listed), roots)
         return captions
 
     def name(self, caption: Caption) -> str:
         """Return the name of a caption's picture from the folder `start`, as a data folder writes names."""
-        name = _below(caption.picture, self.start)
-        if name is None:  # `start` is no link then, and neither may the folder be; the picture may, and keeps its name
-            folder, file = os.path.split(caption.picture)
-            real = self._real.get(folder) or self._real.setdefault(folder, os.path.realpath(folder))
-            name = os.path.relpath(os.path.join(real, file), self.start)
-        return Path(name).as_posix()
+        return name_from(caption.picture, self.start)
 
     def write_pictures(self, wanted: Iterable[Caption]) -> int:
         """Write the files of those pictures that had none, and return how many there are; those there already stay."""
@@ -137,36 +128,3 @@ def _file(row: TrainingRow) -> str:
     if complaint:
         raise DataError(f"the picture {path} {complaint}")
     return path
-
-
-def _file_of(content: bytes, output: Path) -> str:
-    """Return the path that the bytes of a picture get. Raises ImageError for what is no picture."""
-    kind = check_format(content, "the picture")
-    digest = hashlib.sha256(content).hexdigest()
-    return os.path.join(output, PICTURES, digest[:2], f"{digest}.{_ENDINGS.get(kind, kind.lower())}")
-
-
-def _start(captions: Iterable[Caption], roots: Sequence[str]) -> str:
-    """Return the folder that the names of all pictures can start from: where they have one root, that."""
-    pictures = {os.path.dirname(caption.picture): caption.picture for caption in captions}
-    used = list(dict.fromkeys(_root_of(picture, roots) for picture in pictures.values()))
-    if len(used) == 1:
-        return used[0]
-    try:
-        return os.path.commonpath([os.path.realpath(folder) for folder in used])
-    except ValueError as error:
-        raise DataError(
-            "the pictures lie on several drives, and no folder holds all: make triplets of each source by itself"
-        ) from error
-
-
-def _root_of(picture: str, roots: Sequence[str]) -> str:
-    """Return the first root that a picture lies below, or else its folder."""
-    return next((root for root in roots if _below(picture, root) is not None), os.path.dirname(picture))
-
-
-def _below(path: str, folder: str) -> str | None:
-    """Return the rest of a path that begins with a folder and does not leave it; None for any other."""
-    start = "" if folder == os.curdir else os.path.join(folder, "")
-    rest = path[len(start) :] if path.startswith(start) and not (os.path.isabs(path) > os.path.isabs(folder)) else None
-    return None if rest is None or os.path.normpath(rest).split(os.sep)[0] == ".." else rest

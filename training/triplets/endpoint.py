@@ -9,8 +9,10 @@ from multiprocessing.pool import ThreadPool
 from typing import Any
 from urllib.parse import SplitResult, urlsplit, urlunsplit
 
-from mllm_embed.errors import ConfigError, ModelError
+from mllm_embed.errors import ConfigError, ImageError, ModelError
 from mllm_embed.generate.answer_cache import CUT, REFUSED, CachedAnswer
+
+from .asked import Asked
 
 CHAT_PATH = "/chat/completions"
 TRIES = 7  # waiting 0, 2, 4 ... 32 seconds between them, or what the server says
@@ -58,20 +60,25 @@ class Endpoint:
         self.name = model
         self.identity = dict(self._body)
 
-    def ask(self, prompts: Iterable[tuple[str, str]]) -> Iterator[tuple[str, CachedAnswer]]:
+    def ask(self, prompts: Iterable[tuple[str, str | Asked]]) -> Iterator[tuple[str, CachedAnswer]]:
         """Yield (key, answer) for each (key, prompt), as they arrive. A busy server or a timeout is tried again.
 
-        An answer with `finish` "refused" is the server's word against one prompt. Raises ModelError, one sentence, for
+        An answer with `finish` "refused" is the server's word against one prompt, or says why a picture of it cannot
+        be read. Raises ModelError, one sentence, for
         what would go wrong with every prompt, or goes wrong again and again.
         """
         with ThreadPool(self._concurrency) as pool:  # its threads are daemons: Ctrl-C and errors do not wait for them
             yield from pool.imap_unordered(lambda item: (item[0], self._answer(item[1])), prompts)
 
-    def _answer(self, prompt: str) -> CachedAnswer:
+    def _answer(self, prompt: str | Asked) -> CachedAnswer:
         import requests
         from urllib3.exceptions import ReadTimeoutError
 
-        body = {**self._body, "messages": [{"role": "user", "content": prompt}]}
+        try:
+            content = prompt if isinstance(prompt, str) else prompt.content()
+        except ImageError as error:
+            return CachedAnswer(str(error), REFUSED)
+        body = {**self._body, "messages": [{"role": "user", "content": content}]}
         try:
             response = self._session().post(
                 self._url, json=body, timeout=(10, self._timeout), allow_redirects=False, auth=self._sign, stream=True

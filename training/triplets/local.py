@@ -14,6 +14,8 @@ from mllm_embed.inputs.chat_template import render_chat, template_of
 from mllm_embed.inputs.lengths import token_limit, too_long
 from mllm_embed.inputs.words import Words
 
+from .asked import Asked, words_of
+
 
 class Local:
     """A model of a folder or hub id, which is loaded when the first prompt comes.
@@ -33,19 +35,22 @@ class Local:
         self._temperature, self._max_tokens, self._batch = temperature, max_tokens, concurrency
         self.identity = {
             "local": name,
-            "weights": _weights(name),
+            "weights": weights_of(name),
             "temperature": temperature,
             "max_tokens": max_tokens,
         }
 
-    def ask(self, prompts: Iterable[tuple[str, str]]) -> Iterator[tuple[str, CachedAnswer]]:
+    def ask(self, prompts: Iterable[tuple[str, str | Asked]]) -> Iterator[tuple[str, CachedAnswer]]:
         """Yield (key, answer) for each (key, prompt), batch by batch, prompts of like length together.
 
-        Raises ModelError for a model that cannot be loaded or cannot chat, ConfigError where memory is too small.
+        Pictures of a prompt are not looked at. Raises ModelError for a model that cannot be loaded or cannot chat,
+        ConfigError where memory is too small.
         """
         import torch
 
-        waiting = sorted(prompts, key=lambda item: len(item[1]), reverse=True)
+        waiting = sorted(
+            ((key, words_of(prompt)) for key, prompt in prompts), key=lambda item: len(item[1]), reverse=True
+        )
         chat = _load(self.name)
         for start in range(0, len(waiting), self._batch):
             batch = waiting[start : start + self._batch]
@@ -141,7 +146,7 @@ def _load(name: str) -> _ChatModel:
     return _ChatModel(model, tokenizer, renderer, Words(tokenizer), token_limit(model.config, tokenizer).tokens)
 
 
-def _weights(name: str) -> Any:
+def weights_of(name: str) -> Any:
     """Return what tells one state of a model from another: a hub id's commit, size and age of a folder's weights."""
     from mllm_embed.model.loading import commit_of, load_errors
 

@@ -8,41 +8,23 @@ is a line of it: a triplet of a data folder, numbered by its place in the answer
 
 from __future__ import annotations
 
-import hashlib
-import json
-import os
-from collections.abc import Iterable, Iterator, Sequence
+from collections.abc import Iterator, Sequence
 from pathlib import Path
-from typing import Any, Protocol
 
-from tqdm import tqdm
-
-from mllm_embed.data.folder import FILES, TRIPLETS
-from mllm_embed.errors import DataError, ModelError
-from mllm_embed.files import read_json, write_file, write_json
+from mllm_embed.errors import DataError
 from mllm_embed.generate.answer_cache import CUT, REFUSED, AnswerCache, CachedAnswer, cache_key
 
-from .answers import REASONS, Change, judge, parse, plain
+from .answers import Change, judge, parse, plain
+from .asking import Answerer, collect
 from .captions import Caption, Captions
 from .prompt import Prompt
 from .report import Report
-
-OUTPUT, REPORT, CACHE = TRIPLETS, "triplets.report.json", "triplets.cache.jsonl"
-_PATIENCE = 5  # refusals before the first answer, after which it is not the captions' fault
+from .written import CACHE, OUTPUT, check_alone, own_triplets, write_triplets
 
 
-class Answerer(Protocol):
-    """A language model; `identity`, which is JSON, holds all that decides an answer beside the prompt."""
-
-    name: str
-    identity: dict[str, Any]
-
-    def ask(self, prompts: Iterable[tuple[str, str]]) -> Iterator[tuple[str, CachedAnswer]]:
-        """Yield (key, answer) for each (key, prompt), in any order."""
-        ...
-
-
-def make_triplets(captions: Captions, prompt: Prompt, answerer: Answerer, cache_file: Path | None = None) -> Report:
+def make_triplets(
+    captions: Captions, prompt: Prompt, answerer: Answerer[str], cache_file: Path | None = None
+) -> Report:
     """Write triplets.jsonl into the captions' output folder, with the report beside it. Answers are cached on the way.
 
     Rows come in the order of the captions, so that the same answers give the same file. Pictures that lie as bytes in
@@ -51,90 +33,25 @@ def make_triplets(captions: Captions, prompt: Prompt, answerer: Answerer, cache_
     the same call then goes on where it was.
     """
     root = captions.output
-    replaced = _own(root)
-    _check_alone(captions)
+    replaced = own_triplets(root)
+    check_alone(root, captions.start)
     keys = {caption.text: cache_key(answerer.identity, prompt.fill(caption.text)) for caption in captions.listed}
     with AnswerCache(cache_file or root / CACHE, set(keys.values())) as cache:
-        _collect(keys, prompt, answerer, cache)
+        prompts = {key: prompt.fill(text) for text, key in keys.items()}
+        texts = {key: text for text, key in keys.items()}
+        collect(prompts, answerer, cache, "caption", lambda key: {"model": answerer.name, "caption": texts[key]})
         report = Report(unreadable=captions.unreadable)
         answers = {text: cache[key] for text, key in keys.items()}
         changes = list(_good_changes(captions.listed, prompt.count, answers, report))
     print(report.table())
     if not changes:
-        worst = REASONS[report.dropped.most_common(1)[0][0]]
+        worst = report.dropped.worst()
         raise DataError(f"no answer was usable, most often because {worst}; {root / OUTPUT} was not written")
     report.pictures = captions.write_pictures(caption for caption, _, _ in changes)
     rows = (_row(caption, number, change, captions.name(caption)) for caption, number, change in changes)
-    content = "".join(json.dumps(row, ensure_ascii=False) + "\n" for row in rows).encode()
-    made = hashlib.sha256(content).hexdigest()
-    sums = {"sha256": made, "replaced": replaced if replaced != made else None}
-    # first, with both sums: killed between the two files, the next run still knows the older one as ours
     asked = {"answerer": answerer.identity, "prompt": prompt.text, "per_caption": prompt.count}
-    write_json(root / REPORT, asked | report.values() | sums)
-    write_file(root / OUTPUT, content)
+    write_triplets(root, rows, asked | report.values(), replaced)
     return report
-
-
-def _own(root: Path) -> str | None:
-    """Return the sha256 of the triplets.jsonl that an earlier run left. Raises DataError for one from elsewhere."""
-    file = root / OUTPUT
-    if not file.exists():
-        return None
-    found = hashlib.sha256(file.read_bytes()).hexdigest() if file.is_file() else ""
-    report = read_json(root / REPORT, "remove it") if (root / REPORT).is_file() else {}
-    if not isinstance(report, dict) or found not in (report.get("sha256"), report.get("replaced")):
-        raise DataError(
-            f"{file} was not made by this command, or was changed since, and stays as it is: give another folder with "
-            "--output; a recipe's `data` takes both, as a list"
-        )
-    return found
-
-
-def _check_alone(captions: Captions) -> None:
-    """Raise DataError where other files of a data folder lie in the output, whose pictures have names of their own."""
-    root = captions.output
-    if os.path.realpath(captions.start) == os.path.realpath(root):
-        return
-    for file in (root / name for name in FILES if name != OUTPUT):
-        if file.exists():
-            raise DataError(
-                f"{file} names pictures of {root}, and those of the triplets lie in {captions.start}: give a folder of "
-                "their own with --output"
-            )
-
-
-def _collect(keys: dict[str, str], prompt: Prompt, answerer: Answerer, cache: AnswerCache) -> None:
-    """Ask for every caption that has no answer.
-
-    Refusals wait for the first answer: what is refused for every caption is a setting, and does not go into the cache.
-    """
-    missing = {key: caption for caption, key in keys.items() if key not in cache}
-    if not missing:
-        return
-    answered = _any_answer(keys, cache)
-    waiting: list[tuple[str, CachedAnswer]] = []
-    asked = answerer.ask([(key, prompt.fill(caption)) for key, caption in missing.items()])
-    with tqdm(total=len(keys), initial=len(keys) - len(missing), unit="caption", desc=answerer.name) as bar:
-        for key, answer in asked:
-            waiting.append((key, answer))
-            answered |= answer.finish != REFUSED
-            if not answered and len(waiting) >= _PATIENCE:
-                break
-            if answered:
-                _add(waiting, missing, answerer.name, cache)
-                waiting.clear()
-            bar.update()
-    if waiting:
-        raise ModelError(f"{waiting[0][1].text}; nothing was answered yet, so see to --model and --extra")
-
-
-def _any_answer(keys: dict[str, str], cache: AnswerCache) -> bool:
-    return any(cache[key].finish != REFUSED for key in keys.values() if key in cache)
-
-
-def _add(answers: list[tuple[str, CachedAnswer]], captions: dict[str, str], model: str, cache: AnswerCache) -> None:
-    for key, answer in answers:
-        cache.add(key, answer, model=model, caption=captions[key])
 
 
 def _good_changes(

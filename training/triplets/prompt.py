@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import hashlib
 import re
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path
 
@@ -43,24 +44,44 @@ class Prompt:
         Raises ConfigError for a file that cannot be read, lacks {caption} or the keys of the answer, or holds a mark
         that does not exist.
         """
-        path = path or DEFAULT
-        text = _read(path)
-        _check_marks(path, text)
-        for key in KEYS:
-            if key not in text:
-                raise ConfigError(f'{path} does not ask for "{key}", which the answer must name: JSON with {KEYS}')
-        return cls(text, count)
+        return cls(read_prompt(path or DEFAULT, PROMPT_MARKS, ("caption",), KEYS), count)
 
     def fill(self, caption: str) -> str:
-        """Return the prompt for one caption, filled in one pass, since a caption may hold a mark.
+        """Return the prompt for one caption."""
+        return filled(self.text, {"caption": caption, "count": str(self.count), "kinds": kinds_for(caption)})
 
-        The kinds of change stand in an order that the caption decides: asked for the first that suit, a model gives
-        all of them about as often, and not always its favourites.
-        """
-        order = sorted(CHANGE_KINDS, key=lambda kind: hashlib.sha256(f"{kind} {caption}".encode()).digest())
-        kinds = "\n".join(f"- {kind}: {CHANGE_KINDS[kind]}" for kind in order)
-        values = {"caption": caption, "count": str(self.count), "kinds": kinds}
-        return _MARK.sub(lambda mark: values[mark[1]], self.text)
+
+def read_prompt(path: Path, marks: Sequence[str], needed: Sequence[str], keys: Sequence[str]) -> str:
+    """Return the text of a prompt's file.
+
+    Args:
+        path: the file.
+        marks: what it may leave to be filled in, each as {mark}.
+        needed: those that it must.
+        keys: what it must ask for: those of the JSON that answers it.
+
+    Raises ConfigError for a file that cannot be read, lacks a mark or a key, or holds a mark that does not exist.
+    """
+    text = _read(path)
+    _check_marks(path, text, marks, needed)
+    for key in keys:
+        if key not in text:
+            raise ConfigError(f'{path} does not ask for "{key}", which the answer must name: JSON with {tuple(keys)}')
+    return text
+
+
+def filled(text: str, values: Mapping[str, str]) -> str:
+    """Return a prompt's text with its marks filled in one pass, since what is filled in may hold one."""
+    return _MARK.sub(lambda mark: values[mark[1]], text)
+
+
+def kinds_for(subject: str) -> str:
+    """Return the kinds of change with what they are, a line each, in an order that the subject decides.
+
+    Asked for the first that suit, a model gives all of them about as often, and not always its favourites.
+    """
+    order = sorted(CHANGE_KINDS, key=lambda kind: hashlib.sha256(f"{kind} {subject}".encode()).digest())
+    return "\n".join(f"- {kind}: {CHANGE_KINDS[kind]}" for kind in order)
 
 
 def _read(path: Path) -> str:
@@ -72,10 +93,15 @@ def _read(path: Path) -> str:
         raise ConfigError(f"--prompt {path} cannot be read: {reason(error)}") from error
 
 
-def _check_marks(path: Path, text: str) -> None:
+def _check_marks(path: Path, text: str, known_marks: Sequence[str], needed: Sequence[str]) -> None:
     marks = set(_MARK.findall(text))
-    if "caption" not in marks:
-        raise ConfigError(f"{path} has no {{caption}}: write that mark where the caption shall stand")
-    for unknown in sorted(marks - set(PROMPT_MARKS)):
-        known = ", ".join(f"{{{mark}}}" for mark in PROMPT_MARKS)
+    for mark in needed:
+        if mark not in marks:
+            raise ConfigError(f"{path} has no {{{mark}}}: write that mark where the {_words(mark)} shall stand")
+    for unknown in sorted(marks - set(known_marks)):
+        known = ", ".join(f"{{{mark}}}" for mark in known_marks)
         raise ConfigError(f"{path} holds the mark {{{unknown}}}, which is unknown; known are {known}")
+
+
+def _words(mark: str) -> str:
+    return mark.replace("_", " ")
