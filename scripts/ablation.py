@@ -3,11 +3,13 @@
     python scripts/make_scenes.py --output runs/demo/data
     python scripts/ablation.py                          # hours on two cores; goes on after a stop
     python scripts/ablation.py --only "batch 16" "no query image"
+    python scripts/make_scenes.py --output runs/open --open 0.5    # for the rows whose name starts with "open"
 
 Every row is the demo's recipe with one change, trained from the embedded base model and evaluated on both test
 galleries. R@1 has the 95 % interval of a bootstrap over the queries; the difference is to the row that it says, paired
 over the same queries, with its own interval and the p of a paired randomisation test. Queries are drawn, not training
-runs: how far runs with other seeds lie apart is told by the rows of other seeds. Leaves runs/ablation/table.md.
+runs: how far runs with other seeds lie apart is told by the rows of other seeds, and rows that start with "open" are
+means of three. Leaves runs/ablation/table.md.
 """
 
 from __future__ import annotations
@@ -35,7 +37,7 @@ from mllm_embed.training.recipe.config import Recipe
 from mllm_embed.training.recipe.recipe_files import load_recipe
 from mllm_embed.training.run.stages import run_recipe
 
-DATA, OUTPUT = Path("runs/demo/data"), Path("runs/ablation")
+DATA, OPEN, OUTPUT = Path("runs/demo/data"), Path("runs/open"), Path("runs/ablation")
 TESTS = ("seen", "unseen")
 TARGETS = {"query": "composed", "positive": "target_image", "negatives": ["query_image"]}
 TEXTS = {"query": "composed", "positive": "target_text", "negatives": ["source_text"]}
@@ -45,7 +47,10 @@ CAPTIONS = {"query": "target_image", "positive": "target_text", "symmetric": Tru
 
 @dataclass(frozen=True)
 class Variant:
-    """One row: what it is, the overrides of the demo's recipe, the stages it has, and the row it is compared to."""
+    """One row: what it is, the overrides of the demo's recipe, the stages it has, and the row it is compared to.
+
+    Of several seeds each query counts by the share of the runs that answer it.
+    """
 
     about: str
     overrides: tuple[str, ...] = ()
@@ -53,6 +58,7 @@ class Variant:
     beside: str = REFERENCE
     recipe: str = "demo"
     mined: bool = False
+    seeds: tuple[int, ...] = (0,)
 
 
 def _terms(*terms: dict[str, Any]) -> str:
@@ -69,7 +75,14 @@ def _more(*terms: dict[str, Any]) -> str:
     return f"stages.more={json.dumps({**stage, 'learning_rate': 3e-4, 'terms': terms})}"
 
 
+def _open(*overrides: str) -> tuple[str, ...]:
+    """Return the overrides of a run on data with several right answers, whose rows of one picture lie apart."""
+    data = tuple(f"stages.{stage}.data={OPEN / 'train'}" for stage in ("captions", "instructions"))
+    return *data, "stages.instructions.per_image=1", *(f"stages.instructions.{override}" for override in overrides)
+
+
 ALL = ("captions", "instructions", "more")
+BY_BATCH, SEEDS = "open, known by batch", (0, 1, 2)
 MINED = f"stages.instructions.mined={OUTPUT / 'mined.jsonl'}"
 VARIANTS = {
     REFERENCE: Variant("the demo's recipe: batch 64, 14 and 62 steps"),
@@ -110,6 +123,21 @@ VARIANTS = {
     "hardness 9": Variant("LLaVE's weights on negatives in stage 2", ("stages.instructions.hardness=9",)),
     "margin 0.1": Variant("likely right answers left out in stage 2", ("stages.instructions.mask_margin=0.1",)),
     "learned temperature": Variant("from 0.05, within 0.01 and 0.2", _both("learn_temperature=[0.01,0.2]")),
+    BY_BATCH: Variant(
+        "half of the references have several right answers, and lie there twice; a batch tells what is right",
+        _open("known_answers=batch"), seeds=SEEDS,
+    ),
+    "open, known by all rows": Variant(
+        "the same; all rows tell it, and pictures are one where their files are equal", _open(), beside=BY_BATCH,
+        seeds=SEEDS,
+    ),
+    "open, near-twins too": Variant(
+        "the same; pictures that show the same are one", _open("near_twins=true"), beside=BY_BATCH, seeds=SEEDS
+    ),
+    "open, a guide": Variant(
+        "a batch tells what is right, and the adapter of stage 1 masks what it finds nearer",
+        _open("known_answers=batch", "guide.adapter=STAGE_1"), beside=BY_BATCH, seeds=SEEDS,
+    ),
 }  # fmt: skip
 
 
@@ -128,38 +156,45 @@ def main() -> int:
     values = {"base model": _measured("base model", "scripts/assets/base", None)}
     for name, variant in VARIANTS.items():
         if not args.only or name in args.only:
-            recipe = _recipe(name, variant)
             if variant.mined:
                 _mine()
-            _take_over(name, recipe)
-            adapter = run_recipe(recipe)
-            values[name] = _measured(name, recipe.model, adapter)
+            runs = [_run(name, variant, seed) for seed in variant.seeds]
+            values[name] = {test: np.mean([hits[test] for hits in runs], axis=0) for test in TESTS}
             write_file(OUTPUT / "table.md", _table(values).encode())
     print(_table(values))
     return 0
 
 
+def _run(name: str, variant: Variant, seed: int) -> dict[str, np.ndarray]:
+    """Train a row with one seed, and return what `_measured` does."""
+    recipe = _recipe(name, variant, seed)
+    _take_over(name, recipe, seed)
+    return _measured(name if seed == 0 else f"{name}, seed {seed}", recipe.model, run_recipe(recipe))
+
+
 def _check_scenes() -> None:
     """Raise ConfigError where the rows that are there come from other scenes."""
-    scenes = {path.name: DataFolder.open(path).fingerprint() for path in (DATA / "train", *(DATA / t for t in TESTS))}
+    folders = (DATA / "train", *(DATA / test for test in TESTS))
+    scenes = {path.name: DataFolder.open(path).fingerprint() for path in folders}
     kept = OUTPUT / "scenes.json"
     if kept.is_file() and read_json(kept, f"remove {OUTPUT}") != scenes:
         raise ConfigError(f"{OUTPUT} holds rows of other scenes than {DATA}; remove it")
     write_json(kept, scenes)
 
 
-def _recipe(name: str, variant: Variant) -> Recipe:
-    output = OUTPUT / name.replace(",", "").replace(" ", "_")
-    whole = load_recipe(variant.recipe, [*variant.overrides, f"output={output}"])
+def _recipe(name: str, variant: Variant, seed: int = 0) -> Recipe:
+    output = OUTPUT / (name.replace(",", "").replace(" ", "_") + (f"_seed_{seed}" if seed else ""))
+    overrides = [override.replace("STAGE_1", str(output / "captions")) for override in variant.overrides]
+    whole = load_recipe(variant.recipe, [*overrides, f"output={output}", *([f"seed={seed}"] if seed else [])])
     return whole.model_copy(update={"stages": {stage: whole.stages[stage] for stage in variant.stages}})
 
 
-def _take_over(name: str, recipe: Recipe) -> None:
+def _take_over(name: str, recipe: Recipe, seed: int) -> None:
     """Copy the first stages from a row that has trained the same ones: a run goes on from them."""
     for other, variant in VARIANTS.items():
         if other == name:
             return
-        theirs = _recipe(other, variant)
+        theirs = _recipe(other, variant, seed)
         if _without_stages(theirs) != _without_stages(recipe):
             continue
         for (stage, keys), same in zip(recipe.stages.items(), theirs.stages.items(), strict=False):

@@ -28,9 +28,9 @@ from mllm_embed.training.data.folder import read_rows
 from mllm_embed.training.distributed.gathering import gather
 from mllm_embed.training.distributed.gradient_caching import BatchEncoder
 from mllm_embed.training.distributed.memory_tracker import MemoryTracker
+from mllm_embed.training.distributed.term_loss import term_loss
 from mllm_embed.training.loss.losses import LossOptions
 from mllm_embed.training.recipe.stage import Stage
-from mllm_embed.training.run.trainer import term_loss
 
 
 def main() -> None:

@@ -3,6 +3,7 @@
     python scripts/make_scenes.py --output runs/demo/data
     python scripts/make_scenes.py --sprites MY_CUTOUTS --output my_scenes --triplets 20000
     python scripts/make_scenes.py --output runs/validation --draw 1    # other scenes, to choose settings on
+    python scripts/make_scenes.py --output runs/open --open 0.5        # several right answers, pictures twice
 
 Writes three folders. `train/` holds pairs.jsonl and triplets.jsonl; `seen/` is a benchmark of new scenes of objects
 that train/ knows, `unseen/` one of objects that train/ never shows. Each benchmark reference has 16 edits, and all
@@ -22,12 +23,14 @@ from pathlib import Path
 from typing import Any
 
 from mllm_embed.errors import ConfigError, DataError, user_errors
+from toy.open_scenes import open_edit, open_rows
 from toy.scenes import KINDS, Edit, Painter, Scene, caption, sample_edit, sample_scene
 
 EDITS = 16
 GROUP = 8
 TEST_SEED = 20412
 UNSEEN = 20  # objects kept for the second test set
+QUALITY = 92  # of the pictures, as JPEG
 MIN_NOUNS = 4  # three in a scene, and one to replace them with
 
 
@@ -127,8 +130,12 @@ def write_training(
     forbidden: set[Scene],
     sizes: tuple[int, int, int],
     paint: Pictures,
+    open_share: float = 0.0,
 ) -> None:
-    """Write train/; `sizes` are caption pairs, triplets, and edits on each reference picture."""
+    """Write train/; `sizes` are caption pairs, triplets, and edits on each reference picture.
+
+    Of a share of the references the instructions leave the place open, as `toy.open_scenes` has it.
+    """
     pairs, triplets, per_reference = sizes
 
     def fresh() -> Scene:
@@ -145,6 +152,10 @@ def write_training(
     rows = []
     while len(rows) < triplets:
         source, name = fresh(), f"t{len(rows):06d}"
+        changes = open_edit(rng, source, nouns) if open_share and rng.random() < open_share else None
+        if changes and forbidden.isdisjoint(change.result for change in changes):
+            rows += open_rows(rng, name, source, changes, partial(paint, folder))[: triplets - len(rows)]
+            continue
         source_text = caption(source, rng)
         edits = {e.result: e for _ in range(per_reference * 2) if (e := sample_edit(rng, source, nouns))}
         allowed = [edit for edit in edits.values() if edit.result not in forbidden][:per_reference]
@@ -168,11 +179,12 @@ class Pictures:
     """A list of what is to be painted, which names the files at once and paints them in two processes at the end."""
 
     def __init__(self) -> None:
-        self.wanted: dict[Path, Scene] = {}
+        self.wanted: dict[Path, tuple[Scene, int]] = {}
 
-    def __call__(self, folder: Path, name: str, scene: Scene) -> str:
+    def __call__(self, folder: Path, name: str, scene: Scene, quality: int | None = None) -> str:
+        """Return the file of a picture, which will be a JPEG of a quality, or of the usual one."""
         file = f"images/{name.split('-')[0][:4]}/{name}.jpg"
-        self.wanted[folder / file] = scene
+        self.wanted[folder / file] = scene, quality or QUALITY
         return file
 
     def paint(self, painter: Painter) -> None:
@@ -187,9 +199,9 @@ class Pictures:
                 pass
 
 
-def _paint_file(painter: Painter, job: tuple[Path, Scene]) -> None:
-    path, scene = job
-    painter.paint(scene).save(path, quality=92, subsampling=0)
+def _paint_file(painter: Painter, job: tuple[Path, tuple[Scene, int]]) -> None:
+    path, (scene, quality) = job
+    painter.paint(scene).save(path, quality=quality, subsampling=0)
 
 
 @user_errors
@@ -204,6 +216,11 @@ def main() -> int:
     parser.add_argument("--edits", type=int, default=4, help="triplets on each reference picture")
     parser.add_argument("--references", type=int, default=40, help="references of each benchmark, 16 queries each")
     parser.add_argument("--unseen", type=int, default=UNSEEN, help="objects kept out of train/")
+    parser.add_argument(
+        "--open", type=float, default=0.0, metavar="SHARE",
+        help="share of the references, 0 to 1, whose instructions leave the place open and which lie there under two "
+        "names: several right answers, and twins",
+    )  # fmt: skip
     parser.add_argument("--seed", type=int, default=0, help="of train/; the benchmarks are always the same")
     parser.add_argument(
         "--draw", type=int, default=0, help="of the benchmarks: 0 for the tests, 1 to choose settings on"
@@ -213,6 +230,8 @@ def main() -> int:
     for name in ("pairs", "triplets", "edits", "references"):
         if getattr(args, name) < 1:
             raise ConfigError(f"--{name} must be at least 1, not {getattr(args, name)}")
+    if not 0 <= args.open <= 1:
+        raise ConfigError(f"--open is a share from 0 to 1, not {args.open}")
     if not args.sprites.is_dir():
         raise DataError(f"--sprites {args.sprites} is not a folder")
     painter, pictures = Painter(args.sprites), Pictures()
@@ -230,7 +249,7 @@ def main() -> int:
         write_benchmark(args.output / name, title, references, pictures)
     seen, _ = split_nouns(painter.nouns, args.unseen)
     sizes = (args.pairs, args.triplets, args.edits)
-    write_training(args.output / "train", random.Random(args.seed), seen, forbidden, sizes, pictures)
+    write_training(args.output / "train", random.Random(args.seed), seen, forbidden, sizes, pictures, args.open)
     pictures.paint(painter)
     print(f"{len(pictures.wanted):,} pictures in {args.output}/: train, {', '.join(tests)}")
     return 0

@@ -36,7 +36,8 @@ class ContrastiveBatch:
         places: by use of a role, the number of the vector that plays it, [B] int64; of hard negatives [K].
         owners: [K] int64, which row brought each hard negative.
         inputs: [U] int64, for each vector a number that equal inputs share, live or frozen, in whatever process.
-        keys: by role of a term with a bank, the rows' keys, [B] int64.
+        keys: by role the keys of the rows' inputs, where what is right is known by them, [B] int64; of hard negatives
+            [K].
         cached: whether the live chunks are more than may be alive at once, and are computed twice.
         pictures: how many pictures the chunks hold.
         unreadable: rows that could not be read, whose place others took.
@@ -205,5 +206,6 @@ def _owners(examples: Sequence[Example]) -> Tensor:
 def _keys(examples: Sequence[Example]) -> dict[str, Tensor]:
     keys = {}
     for role in examples[0].keys:
-        keys[role] = torch.tensor([example.keys[role] for example in examples])
+        listed = chain.from_iterable(example.keys[role] for example in examples)
+        keys[role] = torch.tensor(list(listed), dtype=torch.long)
     return keys

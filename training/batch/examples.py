@@ -8,21 +8,21 @@ import weakref
 from collections import OrderedDict
 from collections.abc import Callable, Hashable, Sequence
 from dataclasses import dataclass, replace
-from typing import TYPE_CHECKING, NamedTuple, TypeAlias
+from typing import TYPE_CHECKING, NamedTuple
 
 import numpy as np
 from PIL import Image
 from torch.utils.data import Dataset, get_worker_info
 
-from mllm_embed.errors import DataError, ImageError, MLLMEmbedError, kind_of
+from mllm_embed.errors import DataError, ImageError, MLLMEmbedError
 from mllm_embed.inputs.images import name_of
-from mllm_embed.inputs.prompts import PromptSet
-from mllm_embed.types import ImageLike, Item, item_key, picture_key
+from mllm_embed.types import ImageLike, Item
 
 from ..data import TrainingRow
-from ..data.numbers import Turn, number_of
+from ..data.numbers import Turn
 from ..data.replacement import replacement
 from ..data.stream import hold_blocks
+from ..false_negatives.keys import Asked, ItemKeys, as_told, content_of, key_of
 from .progress import Progress
 
 if TYPE_CHECKING:
@@ -31,26 +31,6 @@ if TYPE_CHECKING:
 CACHED_INPUTS = 64  # rows that share a picture come one after the other
 HELD_PIXELS = 400_000_000
 """Pixels of decoded pictures, four bytes each, that wait in a process for their batch; others are decoded once more."""
-
-
-Asked: TypeAlias = Callable[[Item], Hashable]
-"""Gives what items share which are asked alike, words and pictures apart."""
-
-
-def asked_by(prompts: PromptSet) -> Asked:
-    """Return how a prompt set asks items: by which of its prompts and with which task, in which a query and a document
-    may be alike. What it returns raises DataError for a task that has no place there."""
-
-    def asked(item: Item) -> Hashable:
-        slot, task = prompts.asked(item)
-        return (slot, task) if task else slot
-
-    return asked
-
-
-def as_told(item: Item) -> Hashable:
-    """Return None: items are asked alike where nothing of them differs, whatever the prompts."""
-    return None
 
 
 @dataclass(frozen=True)
@@ -87,13 +67,13 @@ class Example:
     Args:
         id: the row's.
         roles: by role the input that plays it; of hard negatives none or several.
-        keys: by role the key of an input that stands in a bank or is asked of one.
+        keys: by role the keys of its inputs, where what is right is known by them: of a bank, or of all rows.
         unreadable: the rows in whose place it stands.
     """
 
     id: str
     roles: dict[str, tuple[PreparedInput, ...]]
-    keys: dict[str, int]
+    keys: dict[str, tuple[int, ...]]
     unreadable: tuple[UnreadableRow, ...] = ()
 
 
@@ -109,28 +89,31 @@ class Reader:
         banks: Sequence[tuple[str, np.ndarray]] = (),
         asked: Asked = as_told,
         guided: bool = False,
+        key: ItemKeys | None = None,
     ):
         """Set what is read of a row.
 
         Args:
             prepare: `ItemProcessor.prepared`, which decodes an item's pictures and counts its tokens.
             roles: those that are read.
-            keyed: those of which the key is needed.
+            keyed: those of which the keys are needed.
             hard_negatives: how many of a row's hard negatives are read, the first ones; by default all.
             banks: roles whose inputs must stand in a bank, and the keys [M] int64 that this holds, increasing.
-            asked: how an item is asked (`asked_by`).
+            asked: how an item is asked (`keys.asked_by`).
+            key: gives the key of an item; by default by `asked` and the names of pictures alone.
             guided: whether inputs are looked up among a guide's.
         """
         self.prepare, self.roles, self.keyed, self.hard_negatives = prepare, roles, keyed, hard_negatives
-        self.banks, self.asked, self.guided = banks, asked, guided
+        self.banks, self.asked, self.key = banks, asked, key or ItemKeys(asked)
+        self.guided = guided
         self._cache: OrderedDict[Hashable, PreparedInput] = OrderedDict()
         self._held = _HeldPixels()
 
     def __call__(self, row: TrainingRow) -> Example:
         """Return the example of a row. Raise ImageError or DataError for an input that is missing or cannot be read."""
-        keys = {role: key_of(row.roles[role], self.asked) for role in self.keyed}
+        keys = {role: tuple(map(self.key, self._items(row, role))) for role in self.keyed}
         for role, held in self.banks:
-            _check_in_bank(row.roles[role], keys[role], role, held)
+            _check_in_bank(row.roles[role], keys[role][0], role, held)
         roles = {role: tuple(map(self._prepared, self._items(row, role))) for role in self.roles}
         return Example(row.id, roles, keys)
 
@@ -241,21 +224,3 @@ class Examples(Dataset[Example | MLLMEmbedError]):
                 return replace(self.read(row), unreadable=tuple(unreadable))
             except (DataError, ImageError) as error:
                 unreadable.append(UnreadableRow(*self.rows.name(at), str(error)))
-
-
-def key_of(item: Item, asked: Asked) -> int:
-    """Return a number, int64, that inputs of one name share: same prompt, same paths, same words; opens no picture."""
-    return number_of(repr(item_key(item, tuple(map(picture_key, item.images)), asked(item))))
-
-
-def content_of(item: Item, asked: Asked) -> int:
-    """Return a number, int64, that inputs share in every process when the model cannot tell them apart.
-
-    That is, when they are asked alike, with the same pixels and the same words. The pictures of `item` are decoded.
-    """
-    shown: list[str | bytes] = []
-    for picture in item.images:
-        if not isinstance(picture, Image.Image):
-            raise TypeError(f"content_of needs decoded pictures, not {kind_of(picture)}")
-        shown += [repr(picture.size), picture.tobytes()]
-    return number_of(repr(item_key(item, (), asked(item))), *shown)

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Callable, Mapping, Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from itertools import product
 from typing import Any
 
@@ -129,6 +129,9 @@ def row_of(kind: str, cells: Cells, identifier: str, group: str, needed: Sequenc
     if kind != "texts":  # there it is a role
         negatives += [Document(text=text) for text in cells.texts("negative_text")]
     read = {name: cells.read(name) for name in CONTENT[kind]}
+    if all(len(values) == 1 for values in read.values()) and not cells.values.get(ALSO_IMAGE):  # as most rows are
+        content: dict[str, Any] = {name: value for name, (value,) in read.items()}
+        return TrainingRow(identifier, group, roles_of(kind, RowContent(**content)), tuple(negatives), **_tasks(cells))
     asked = {name: values for name, values in read.items() if name not in _TARGETS}
     asks = _combined(asked)
     answers = _answers(cells, {name: values for name, values in read.items() if name in _TARGETS})
@@ -136,14 +139,17 @@ def row_of(kind: str, cells: Cells, identifier: str, group: str, needed: Sequenc
     offered = [roles_of(kind, RowContent(**ask, **answer)) for answer in answers]
     fitting = [at for at, roles in enumerate(offered) if all(map(roles.__contains__, needed))] or range(len(offered))
     at = _answer_place(cells, read, fitting, len(offered))
-    roles, task = offered[at], cells.text("task")
-    if len(asks) == len(answers) == 1 and not cells.values.get(ALSO_IMAGE):
-        return TrainingRow(identifier, group, roles, tuple(negatives), task)
+    row = TrainingRow(identifier, group, offered[at], tuple(negatives), **_tasks(cells))
     others = [roles_of(kind, RowContent(**other, **answers[at])) for other in asks]
     further = [roles_of(kind, RowContent(**ask, target_image=image)) for image in cells.images(ALSO_IMAGE)]
-    return TrainingRow(
-        identifier, group, roles, tuple(negatives), task, other_items(roles, [*others, *offered, *further])
-    )
+    return replace(row, others=other_items(row.roles, [*others, *offered, *further]))
+
+
+def _tasks(cells: Cells) -> dict[str, Any]:
+    """Return the task of a row, and what it may be told as well."""
+    task = cells.text("task")
+    others = () if task is None else tuple(dict.fromkeys(other for other in cells.texts("task") if other != task))
+    return {"task": task, "other_tasks": others}
 
 
 def _combined(columns: Mapping[str, Sequence[Any]]) -> list[dict[str, Any]]:

@@ -41,13 +41,22 @@ class RecordPool:
 
     def __getitem__(self, identifier: Any) -> Record:
         """Return a record. Raises DataError for an id that the file does not hold."""
-        if isinstance(identifier, str):
-            # ids are kept as their numbers alone: the record found tells whether it is the one
-            at = int(np.searchsorted(self._sorted, number_of(identifier)))
-            record = self._table.record(int(self._order[at])) if at < len(self._sorted) else {}
-            if record.get(self.key) == identifier:
-                return record
-        raise DataError(f'"{identifier}" is not in {self.path}')
+        record = self._found(identifier)
+        if record is None:
+            raise DataError(f'"{identifier}" is not in {self.path}')
+        return record
+
+    def __contains__(self, identifier: Any) -> bool:
+        """Return whether the file holds a record of an id."""
+        return self._found(identifier) is not None
+
+    def _found(self, identifier: Any) -> Record | None:
+        if not isinstance(identifier, str):
+            return None
+        # ids are kept as their numbers alone: the record found tells whether it is the one
+        at = int(np.searchsorted(self._sorted, number_of(identifier)))
+        record = self._table.record(int(self._order[at])) if at < len(self._sorted) else {}
+        return record if record.get(self.key) == identifier else None
 
     def _check_twice(self) -> None:
         """Raise DataError for two records of one id that differ: a row's answer would be either of them."""

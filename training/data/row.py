@@ -20,6 +20,7 @@ class TrainingRow:
         roles: what plays which role, by the names of `roles.ROLES`.
         hard_negatives: wrong answers that were chosen for this row: given by its data set, or mined.
         task: what an embedder of many tasks is told of the one that this row asks; None where its data does not say.
+        other_tasks: what the row may be told of its task as well; another of them is, in another epoch.
         others: by role what may play it as well: further right answers, other words of what it asks. In other epochs
             some of them do play it (`Turn`).
     """
@@ -30,6 +31,7 @@ class TrainingRow:
     hard_negatives: tuple[Item, ...] = ()
     task: str | None = None
     others: dict[str, tuple[Item, ...]] = field(default_factory=dict, hash=False)
+    other_tasks: tuple[str, ...] = ()
 
     @property
     def also_right(self) -> tuple[Item, ...]:

@@ -6,7 +6,7 @@ The candidates of each query are then all targets of the data instead of those o
 from __future__ import annotations
 
 from collections.abc import Iterable, Sequence
-from dataclasses import dataclass, field, replace
+from dataclasses import dataclass, field, fields, replace
 from pathlib import Path
 
 import torch
@@ -20,10 +20,11 @@ from mllm_embed.errors import DataError, ModelError
 from mllm_embed.files import atomic_file, check_space
 from mllm_embed.types import Item
 
-from ..batch.examples import Asked, key_of
 from ..data import TrainingRow
 from ..data.numbers import number_of
+from ..data.roles import RoleName
 from ..distributed.gathering import agreed, gather_ragged, interleaved, world
+from ..false_negatives.keys import ItemKeys
 from ..mining.vector_cache import BLOCK_INPUTS
 from ..recipe.stage import Stage
 from ..recipe.stage_keys.terms import Term
@@ -36,8 +37,6 @@ class Bank:
     Args:
         vectors: [M, D] float32, L2-normalised.
         inputs: [M] int64, the candidates' keys, increasing.
-        asked: [N] int64, the key of each row's query, of all rows that can be made.
-        answers: [N] int64, the key of its answer.
         taught: [K, D] float32, L2-normalised, the teacher's vectors of the queries; empty for a term without teacher.
         asks: [K] int64, the keys of these queries, increasing.
     """
@@ -46,8 +45,6 @@ class Bank:
 
     vectors: Tensor
     inputs: Tensor
-    asked: Tensor
-    answers: Tensor
     taught: Tensor
     asks: Tensor
 
@@ -85,21 +82,20 @@ def read_bank(path: Path, device: torch.device) -> Bank | None:
     if not agreed(path.is_file, device):
         return None
     try:
-        return Bank(**load_file(path))
+        found = load_file(path)
+        return Bank(**{part.name: found.pop(part.name) for part in fields(Bank)})
     except OSError as error:
         raise DataError(f"{path} cannot be read here ({error}); start the same command again") from error
-    except (SafetensorError, TypeError) as error:
+    except (SafetensorError, KeyError) as error:
         raise ModelError(f"{path} is damaged; remove {path.parent} to train the stage again") from error
 
 
 @dataclass
 class _BankInputs:
-    """The distinct candidates and queries of a term, by key, and for each row the keys of its query and its answer."""
+    """The distinct candidates and queries of a term, by key."""
 
     candidates: dict[int, Item] = field(default_factory=dict)
     queries: dict[int, Item] = field(default_factory=dict)
-    asked: list[int] = field(default_factory=list)
-    answers: list[int] = field(default_factory=list)
 
 
 def make_bank(
@@ -109,7 +105,7 @@ def make_bank(
     embedder: MLLMEmbedder,
     bf16: bool,
     path: Path,
-    asked: Asked,
+    key: ItemKeys,
 ) -> Bank:
     """Return the bank of a term, and write it; each process encodes a share.
 
@@ -124,28 +120,21 @@ def make_bank(
         embedder: encodes the candidates; of a term that is taught the teacher, which encodes the queries too.
         bf16: encode under bfloat16 autocast, as the training does.
         path: the file.
-        asked: how what is trained asks an item (`asked_by`): keys are by that, whoever encodes.
+        key: of the stage's inputs, by how what is trained asks them, whoever encodes.
     """
-    inputs = _inputs_of(term, rows, stage.hard_negatives, asked)
+    inputs = _inputs_of(term, rows, stage.hard_negatives, key)
     count = len(inputs.candidates) + len(inputs.queries)
-    check_space(path, count * (4 * embedder.dimension + 8) + 16 * len(inputs.asked), "a bank")
+    check_space(path, count * (4 * embedder.dimension + 8), "a bank")
     vectors, keys = _encode_readable(inputs.candidates, stage, embedder, bf16)
     taught, asks = _encode_readable(inputs.queries, stage, embedder, bf16)
-    bank = Bank(
-        vectors=vectors,
-        inputs=keys,
-        asked=torch.tensor(inputs.asked, dtype=torch.long),
-        answers=torch.tensor(inputs.answers, dtype=torch.long),
-        taught=taught,
-        asks=asks,
-    )
+    bank = Bank(vectors, keys, taught, asks)
     if world()[0] == 0:
         with atomic_file(path) as temporary:
             save_file(vars(bank), temporary)
     return bank
 
 
-def _inputs_of(term: Term, rows: Sequence[TrainingRow], hard_negatives: int | None, asked: Asked) -> _BankInputs:
+def _inputs_of(term: Term, rows: Sequence[TrainingRow], hard_negatives: int | None, key: ItemKeys) -> _BankInputs:
     inputs = _BankInputs()
     for index in range(len(rows)):
         try:
@@ -153,13 +142,10 @@ def _inputs_of(term: Term, rows: Sequence[TrainingRow], hard_negatives: int | No
             candidates = list(candidates_of(term, row, hard_negatives))
         except DataError:
             continue  # named when the row's turn comes
-        query = row.roles[term.query[0]]
-        inputs.asked.append(key_of(query, asked))
-        inputs.answers.append(key_of(row.roles[term.positive[0]], asked))
-        if term.taught:
-            inputs.queries.setdefault(inputs.asked[-1], query)
+        for item in _all_of(row, term.query[0]) if term.taught else ():
+            inputs.queries.setdefault(key(item), item)
         for item in candidates:
-            inputs.candidates.setdefault(key_of(item, asked), item)
+            inputs.candidates.setdefault(key(item), item)
     return inputs
 
 
@@ -220,9 +206,15 @@ def _encode_share(share: Sequence[Item], embedder: MLLMEmbedder, bf16: bool) -> 
     return vectors, readable, reasons
 
 
+def _all_of(row: TrainingRow, role: RoleName) -> Iterable[Item]:
+    """Yield what may play a role of a row, in whatever epoch."""
+    yield row.roles[role]
+    yield from row.others.get(role, ())
+
+
 def candidates_of(term: Term, row: TrainingRow, hard_negatives: int | None) -> Iterable[Item]:
-    """Yield a row's answer and its negatives. Raise DataError where it lacks one that the term names."""
-    yield row.roles[term.positive[0]]
+    """Yield a row's answers and its negatives. Raise DataError where it lacks one that the term names."""
+    yield from _all_of(row, term.positive[0])
     for role in term.negatives:
         if role == "hard_negative":
             yield from row.hard_negatives[:hard_negatives]

@@ -25,11 +25,11 @@ from mllm_embed.files import atomic_file, check_space, read_json, write_json
 from mllm_embed.saving.provenance import SPACE_FIELDS, check_same
 from mllm_embed.types import Item
 
-from ..batch.examples import Asked, as_told, key_of
 from ..data import TrainingRow
 from ..data.numbers import number_of
 from ..distributed.gathering import gather_ragged, world
 from ..false_negatives.guide import KEYS, GuideVectors
+from ..false_negatives.keys import ItemKeys, as_told, key_of
 from ..recipe.config import Recipe
 from ..recipe.form import prompts_of
 from ..recipe.stage import Stage
@@ -59,7 +59,7 @@ def load_guide(recipe: Recipe, guide: Guide, bf16: bool) -> MLLMEmbedder:
 
 
 def bank_vectors(
-    bank: Bank, term: Term, stage: Stage, rows: Sequence[TrainingRow], asked: Asked, vectors: GuideVectors
+    bank: Bank, term: Term, stage: Stage, rows: Sequence[TrainingRow], key: ItemKeys, vectors: GuideVectors
 ) -> Tensor:
     """Return the guide's vectors [M, Dg] float16 of a bank's candidates, NaN for one that it has none of.
 
@@ -68,7 +68,7 @@ def bank_vectors(
         term: with `bank`.
         stage: of the term.
         rows: the stage's, all of which are read once more: a bank knows its candidates as the model is asked for them.
-        asked: how that is (`asked_by`).
+        key: gives the keys of the bank.
         vectors: the guide's.
     """
     keys = np.zeros(len(bank.inputs), np.int64)
@@ -79,9 +79,9 @@ def bank_vectors(
         except DataError:
             continue
         for item in items:
-            key = key_of(item, asked)
-            place = min(int(np.searchsorted(held, key)), len(held) - 1)
-            if held[place] == key and not known[place]:
+            number = key(item)
+            place = min(int(np.searchsorted(held, number)), len(held) - 1)
+            if held[place] == number and not known[place]:
                 keys[place], known[place] = key_of(item, as_told), True
     return torch.from_numpy(vectors.take(keys))
 

@@ -24,6 +24,7 @@ class GatheredBatch:
         places: by use [B] int64 into `vectors`, B the rows of all processes; of hard negatives [K]. Equal inputs that
             were encoded alike have one place.
         owners: [K] int64, the row that brought each hard negative.
+        keys: by role the keys of the rows' inputs, where the batches have them: [B] int64; of hard negatives [K].
         local_rows: [R] int64, the rows of this process.
         rows: B.
         guide: [V, Dg] float16, the guide's vectors of all; None without a guide.
@@ -34,6 +35,7 @@ class GatheredBatch:
     inputs: Tensor
     places: dict[RoleUse, Tensor]
     owners: Tensor
+    keys: dict[str, Tensor]
     local_rows: Tensor
     rows: int
     guide: Tensor | None = None
@@ -70,10 +72,11 @@ def gather(vectors: Tensor, batch: ContrastiveBatch, rows: int) -> GatheredBatch
     rank, count = world()
     inputs, owners = batch.inputs.to(device), batch.owners.to(device)
     places = {use: place.to(device) for use, place in batch.places.items()}
+    keys = {role: key.to(device) for role, key in batch.keys.items()}
     guide, guide_places = _gathered_guide(batch, device)
     if count == 1:
         every_row = torch.arange(rows, device=device)
-        return GatheredBatch(vectors, inputs, places, owners, every_row, rows, guide, guide_places)
+        return GatheredBatch(vectors, inputs, places, owners, keys, every_row, rows, guide, guide_places)
     # collective calls: every process must make the same ones in the same order, whatever its own batch holds
     numbers = gather_ragged(inputs)
     frozen = torch.cat(gather_ragged(_frozen(batch, device)))
@@ -86,6 +89,7 @@ def gather(vectors: Tensor, batch: ContrastiveBatch, rows: int) -> GatheredBatch
         inputs=every,
         places=merged,
         owners=_shifted(gather_ragged(owners), [rows] * count),
+        keys={role: torch.cat(gather_ragged(key)) for role, key in keys.items()},
         local_rows=torch.arange(rank * rows, (rank + 1) * rows, device=device),
         rows=rows * count,
         guide=guide,

@@ -15,7 +15,10 @@ from torch.nn import functional as F
 from ..false_negatives.guide import Guided, GuideRule
 from .tiled import Ignored, LossOutput, Pairs, equal_pairs, info_nce
 
-__all__ = ["BatchIndices", "Guidance", "LossOptions", "LossOutput", "contrast", "contrast_bank", "distil", "nested"]
+__all__ = [
+    "BatchIndices", "Guidance", "KnownRight", "LossOptions", "LossOutput",
+    "contrast", "contrast_bank", "distil", "nested",
+]  # fmt: skip
 
 
 @dataclass(frozen=True)
@@ -91,6 +94,27 @@ class Guidance:
         return self.vectors[first.scatter_reduce_(0, where, given, "amin")]
 
 
+@dataclass(frozen=True)
+class KnownRight:
+    """What is known to be right beyond the rows of the batch, by the keys of inputs.
+
+    Args:
+        query, positive, negatives: [B], [B] and [K] int64, the keys of what `BatchIndices` lists.
+        asked: [P] int64, the keys of what asks, of what this process's rows ask at least.
+        answers: [P] int64, the key of an input that is right for it.
+    """
+
+    query: Tensor
+    positive: Tensor
+    negatives: Tensor
+    asked: Tensor
+    answers: Tensor
+
+    def reversed(self) -> KnownRight:
+        """Return the other direction, as `BatchIndices.reversed`."""
+        return replace(self, query=self.positive, positive=self.query, negatives=self.negatives[:0])
+
+
 def contrast(
     vectors: Tensor,
     indices: BatchIndices,
@@ -99,6 +123,7 @@ def contrast(
     same_side: bool = False,
     inputs: Tensor | None = None,
     guidance: Guidance | None = None,
+    known: KnownRight | None = None,
 ) -> LossOutput:
     """Return the loss of one InfoNCE term over a batch in which equal inputs share one vector.
 
@@ -120,16 +145,19 @@ def contrast(
         same_side: whatever asks (a query, or backwards a positive) is a negative of the others that ask.
         inputs: [U] int64, equal where two vectors are of the same input; by default all differ.
         guidance: what a guide finds nearer than the positive is left out, in both directions and on the same side.
+        known: what else is right for whom.
 
     Returns: the mean loss of the rows in `indices.local_rows`, a scalar of at least float32, with the figures of the
     direction from query to positive.
     """
     inputs = torch.arange(len(vectors), device=vectors.device) if inputs is None else inputs
-    forwards = _one_way(vectors, indices, options, same_side, inputs, guidance)
+    forwards = _one_way(vectors, indices, options, same_side, inputs, guidance, known)
     if not symmetric:
         return forwards
-    other_way = guidance and guidance.reversed()
-    backwards = _one_way(vectors, indices.reversed(), options, same_side, inputs, other_way)
+    backwards = _one_way(
+        vectors, indices.reversed(), options, same_side, inputs, guidance and guidance.reversed(),
+        known and known.reversed(),
+    )  # fmt: skip
     return forwards._replace(loss=(forwards.loss + backwards.loss) / 2)
 
 
@@ -140,6 +168,7 @@ def _one_way(
     same_side: bool,
     inputs: Tensor,
     guidance: Guidance | None,
+    known: KnownRight | None,
 ) -> LossOutput:
     beside = indices.query if same_side else indices.query[:0]
     # one column for each different vector, so that two rows with one target share it
@@ -150,6 +179,11 @@ def _one_way(
     local = every if indices.local_rows is None else indices.local_rows
     query = indices.query[local]
     ignored = _right_answers(inputs[query], inputs[indices.query], inputs[indices.positive], inputs[columns])
+    if known:
+        named = torch.cat([known.positive, known.negatives, known.query if same_side else known.query[:0]])
+        further = _right_answers(known.query[local], known.asked, known.answers, named)
+        # an input that stands among the candidates under several keys is one column
+        ignored = _joined(ignored, Ignored(further.askers, Pairs(further.pairs.rows, where[further.pairs.columns])))
     # the scores have a row for each local row alone: -1 where another process computes the owner's loss
     number = torch.full_like(every, -1).index_put_((local,), torch.arange(len(local), device=every.device))
     owners = number[indices.owners]
@@ -160,11 +194,13 @@ def _one_way(
         guided = Guided.of(guidance.vectors[asking], found, guidance.vectors[right], guidance.rule)
         kept = (owners >= 0) & guidance.spared
         spared = Pairs(owners[kept], brought[kept])
-    return info_nce(
+    output = info_nce(
         vectors[query], vectors[columns], positives[local], options.temperature, ignored,
         Pairs(owners[owners >= 0], brought[owners >= 0]),
         options.mask_margin, options.hardness, guided=guided, spared=spared,
     )  # fmt: skip
+    left_out = _left_out(ignored, inputs[query], inputs[indices.positive[local]], inputs[columns])
+    return output._replace(left_out=left_out.to(output.loss.dtype))
 
 
 def contrast_bank(
@@ -186,16 +222,19 @@ def contrast_bank(
         bank: [M, D] float, L2-normalised, without gradient.
         bank_inputs: [M] int64, the number of each candidate's input.
         positive: [B] int64 rows of `bank`.
-        right: [R] and [R] int64: the input of a query of the stage, and that of an answer that is right for it.
+        right: [R] and [R] int64: the input of a query, and that of an answer that is right for it anywhere in the
+            stage.
         options: temperature, mask and hardness.
         guided: what a guide says of these queries and candidates.
         spared: a query and a row of `bank` that the guide does not concern: what is wrong by the role that it plays.
     """
     ignored = _right_answers(asks, *right, bank_inputs)
-    return info_nce(
+    output = info_nce(
         queries, bank, positive, options.temperature, ignored, None, options.mask_margin, options.hardness,
         guided=guided, spared=spared,
     )  # fmt: skip
+    left_out = _left_out(ignored, asks, bank_inputs[positive], bank_inputs)
+    return output._replace(left_out=left_out.to(output.loss.dtype))
 
 
 def distil(queries: Tensor, taught: Tensor, bank: Tensor, positive: Tensor, temperature: float | Tensor) -> LossOutput:
@@ -257,6 +296,32 @@ def _right_answers(asks: Tensor, asked: Tensor, answers: Tensor, columns: Tensor
     order = torch.argsort(columns, stable=True)
     places, rows = equal_pairs(right, columns[order])
     return Ignored(askers, Pairs(owners[places], order[rows]))
+
+
+def _joined(one: Ignored, other: Ignored) -> Ignored:
+    """Return what either of two leaves out, whose askers are numbered apart."""
+    count = max(len(other.askers), 1)  # more than there are askers
+    both, askers = torch.unique(one.askers * count + other.askers, return_inverse=True)
+    pairs = []
+    for own, ignored in ((both // count, one), (both % count, other)):
+        owners, places = equal_pairs(own, ignored.pairs.rows)
+        pairs.append(torch.stack([owners, ignored.pairs.columns[places]]))
+    return Ignored(askers, Pairs(*torch.unique(torch.cat(pairs, dim=1), dim=1)))
+
+
+def _left_out(ignored: Ignored, asks: Tensor, answers: Tensor, columns: Tensor) -> Tensor:
+    """Return the mean number of candidates that rows leave out, apart from their own answers and themselves.
+
+    Args:
+        ignored: what they leave out, their own answers among it.
+        asks, answers: [B] int64, the inputs of the rows.
+        columns: [M] int64, those of the candidates.
+    """
+    counts = torch.bincount(ignored.pairs.rows, minlength=len(asks))[ignored.askers]
+    increasing = columns.sort().values
+    itself = torch.searchsorted(increasing, asks, right=True) - torch.searchsorted(increasing, asks)
+    own = (answers != asks).long()
+    return (counts - itself - own).float().mean()
 
 
 def nested(vectors: Tensor, dims: Sequence[int]) -> dict[int, Tensor]:

@@ -46,6 +46,7 @@ class LossOutput(NamedTuple):
         negatives: the mean number of negatives that a row was compared with.
         masked: the mean number left out for being more similar than the margin allows.
         guided: the mean number that a guide left out.
+        left_out: the mean number left out for being right as well, apart from a row's own answer and itself.
     """
 
     loss: Tensor
@@ -55,6 +56,7 @@ class LossOutput(NamedTuple):
     negatives: Tensor
     masked: Tensor
     guided: Tensor
+    left_out: Tensor = torch.zeros(())
 
 
 def info_nce(

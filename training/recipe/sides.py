@@ -3,12 +3,15 @@
 from __future__ import annotations
 
 from dataclasses import dataclass, replace
+from typing import TypeAlias
 
 from mllm_embed.errors import DataError
 from mllm_embed.types import Item, Query, with_task
 
 from ..data.row import TrainingRow
 from ..data.source import DataSource
+
+Others: TypeAlias = dict[str, tuple[Item, ...]]
 
 
 @dataclass(frozen=True)
@@ -45,12 +48,24 @@ class Sides:
         asked = row.task or self.query_task
         roles = {role: self._on_side(role, item, asked) for role, item in row.roles.items()}
         others = {role: tuple(self._on_side(role, item, asked) for item in items) for role, items in row.others.items()}
+        for task in row.other_tasks:
+            others = self._asked_with(task, row, others)
         if row.task and not any(item.side == "query" for item in roles.values()):
             raise DataError(
                 f"row '{row.id}' has the task {row.task[:60]!r}, and no role of it only asks; leave the task out"
             )
         negatives = tuple(self._tasked(item, asked) for item in row.hard_negatives)
         return replace(row, roles=roles, hard_negatives=negatives, others=others)
+
+    def _asked_with(self, task: str, row: TrainingRow, others: Others) -> Others:
+        """Return what else may play each role, with all that a row asks asked with another `task` too."""
+        found = dict(others)
+        for role, item in row.roles.items():
+            told = (self._on_side(role, other, task) for other in (item, *row.others.get(role, ())))
+            asks = tuple(other for other in told if other.side == "query")
+            if asks:
+                found[role] = (*found.get(role, ()), *asks)
+        return found
 
     def _on_side(self, role: str, item: Item, asked: str | None) -> Item:
         return self._tasked(_asking(item) if role in self.queries else item, asked)

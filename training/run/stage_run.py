@@ -24,7 +24,7 @@ from mllm_embed.saving.model_card import ModelCardInfo
 from mllm_embed.types import Item
 
 from ..batch.collator import ContrastiveCollator
-from ..batch.examples import Asked, Examples, PreparedInput, Reader, asked_by
+from ..batch.examples import Examples, PreparedInput, Reader
 from ..batch.handover import SHARED_MEMORY, Handover, check_semaphores, room_in_words
 from ..batch.progress import Progress
 from ..batch.stage_data import RowOrder, StageRows, order_of, visited_rows
@@ -37,6 +37,7 @@ from ..distributed.gathering import agreed, world
 from ..distributed.gradient_caching import BatchEncoder
 from ..distributed.zero import whole
 from ..false_negatives.guide import GuideVectors
+from ..false_negatives.keys import asked_by
 from ..loss.temperature import Temperature
 from ..recipe.checks import first_process, processes
 from ..recipe.config import Recipe
@@ -45,6 +46,7 @@ from ..report.board import Board, untold_in_threads
 from ..report.run_log import LOG_FILE, Console, JsonLog
 from .advice import Advice
 from .checkpoints import checkpoint_name, last_checkpoint, step_of
+from .right_answers import RIGHT_FILE, RightAnswers, right_answers
 from .run_folder import check_stage_space
 from .schedule import PartEnds
 from .stopping import Stopping
@@ -173,7 +175,8 @@ class StageRun:
         parts = self._parts(order)
         arguments = self._arguments(sum(parts))
         check_stage_space(self.recipe, self.name, self.encoder.trainable().values())
-        banks, log = self._banks(), JsonLog(output / LOG_FILE, self.name)
+        right, log = self._right_answers, JsonLog(output / LOG_FILE, self.name)
+        banks = self._banks()
         guide = self._guide(stopping)
         progress = self._rows_wait.progress
         examples = Examples(self.rows, self._reader(banks), self.seed, progress)
@@ -183,7 +186,7 @@ class StageRun:
         unreadable = output / (UNREADABLE_FILE if rank == 0 else UNREADABLE_FILE.replace(".", f"-{rank}."))
         trainer = ContrastiveTrainer(
             model=self.encoder, args=arguments, train_dataset=examples, stage=stage, home=self.home, banks=banks,
-            order=order,
+            known=right.known, order=order,
             data_collator=Handover(collate, progress), stopping=stopping, guide_banks=self._guide_banks(guide, banks),
             unreadable=UnreadableLog(unreadable, len(self.rows) // processes(), stage.max_unreadable),
             callbacks=[
@@ -199,13 +202,18 @@ class StageRun:
         # a row whose answer, or whose query that is taught, could not be read for the bank cannot be trained on
         held = [(term.positive[0], banks[term.name].inputs.numpy()) for term in stage.terms if term.uses_bank]
         held += [(term.query[0], banks[term.name].asks.numpy()) for term in stage.terms if term.taught]
+        right = self._right_answers
+        keyed = list(dict.fromkeys([*stage.keyed, *(stage.encoded if right.known else ())]))
         return Reader(
-            process.prepared, stage.encoded, stage.keyed, stage.hard_negatives, held, self._asked, bool(stage.guide)
-        )
+            process.prepared, stage.encoded, keyed, stage.hard_negatives, held, right.key.asked, bool(stage.guide),
+            right.key,
+        )  # fmt: skip
 
-    @property
-    def _asked(self) -> Asked:
-        return asked_by(self.embedder.prompts)
+    @cached_property
+    def _right_answers(self) -> RightAnswers:
+        """What is known of right answers from all rows of the stage."""
+        asked = asked_by(self.embedder.prompts)
+        return right_answers(self.name, self.stage, self.rows, asked, self.home / RIGHT_FILE, self.embedder.device)
 
     def _parts(self, order: RowOrder) -> tuple[int, ...]:
         """Return the steps of each part of the stage; incomplete batches of an epoch are dropped."""
@@ -308,7 +316,7 @@ class StageRun:
         if guide is None:
             return {}
         return {
-            term.name: bank_vectors(banks[term.name], term, self.stage, self.rows, self._asked, guide)
+            term.name: bank_vectors(banks[term.name], term, self.stage, self.rows, self._right_answers.key, guide)
             for term in self.stage.terms if term.uses_bank
         }  # fmt: skip
 
@@ -319,6 +327,6 @@ class StageRun:
             bank = read_bank(path, self.embedder.device)
             if bank is None:
                 encoder = self.teacher.embedder() if term.taught and self.teacher else self.embedder
-                bank = make_bank(self.stage, term, self.rows, encoder, self.bf16, path, self._asked)
+                bank = make_bank(self.stage, term, self.rows, encoder, self.bf16, path, self._right_answers.key)
             banks[term.name] = bank
         return banks

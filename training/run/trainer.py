@@ -23,12 +23,14 @@ from ..batch.stage_data import RowOrder
 from ..data.unreadable import UnreadableLog
 from ..distill.bank import Bank
 from ..distributed.gathering import GatheredBatch, gather
+from ..distributed.term_loss import term_loss
 from ..distributed.zero import OPTIMIZER_FILE, load_moments, save_moments, whole
 from ..false_negatives.guide import Guided, GuideRule
-from ..loss.losses import BatchIndices, Guidance, LossOptions, LossOutput, contrast, contrast_bank, distil, nested
+from ..false_negatives.known import KnownAnswers
+from ..loss.losses import LossOptions, LossOutput, contrast_bank, distil, nested
 from ..loss.tiled import Pairs
 from ..recipe.stage import Stage
-from ..recipe.stage_keys.terms import RoleUse, Term
+from ..recipe.stage_keys.terms import Term
 from .checkpoints import ASIDE, checkpoint_bytes, checkpoint_name, failing_disk, publish
 from .divergence import DivergenceGuard
 from .schedule import scheduler, set_rates
@@ -51,6 +53,7 @@ class ContrastiveTrainer(Trainer):
         home: Path,
         order: RowOrder,
         banks: dict[str, Bank],
+        known: KnownAnswers | None,
         unreadable: UnreadableLog,
         stopping: Stopping,
         guide_banks: dict[str, Tensor],
@@ -63,6 +66,7 @@ class ContrastiveTrainer(Trainer):
             home: the stage's folder of checkpoints.
             order: gives the rows' numbers.
             banks: the candidates of terms, by the term's name.
+            known: what is right for whom in all rows of the stage; None where the rows of a batch tell it.
             unreadable: counts the rows that could not be read.
             stopping: is told of the wait for rows; it is no callback by that alone.
             guide_banks: the guide's vectors [M, Dg] of the banks' candidates, by the term's name; none without one.
@@ -73,6 +77,7 @@ class ContrastiveTrainer(Trainer):
         self.banks = {name: bank.to(self.args.device) for name, bank in banks.items()}
         self.guide_banks = {name: found.to(self.args.device) for name, found in guide_banks.items()}
         self.rule = GuideRule(stage.guide.margin, stage.guide.ceiling) if stage.guide else None
+        self.known = known
         # the loss is a mean over a step's rows, which Trainer has to divide by the steps that it accumulates
         self.model_accepts_loss_kwargs = False
         self.throughput, self.divergence = Throughput(self.args.device), DivergenceGuard(stage, home)
@@ -118,7 +123,7 @@ class ContrastiveTrainer(Trainer):
             if term.uses_bank:
                 output = self._bank_loss(term, cut, batch, options)
             else:
-                output = term_loss(term, cut, options, self.rule)
+                output = term_loss(term, cut, options, self.rule, self._right_for(term, batch))
             losses.append(output.loss)
             self._add_figures(term, "" if dim == whole_dim else f"@{dim}", output)
         mean = torch.stack(losses).mean()
@@ -140,7 +145,7 @@ class ContrastiveTrainer(Trainer):
         rows = bank.rows(answers)
         if term.taught:
             return distil(queries, bank.teacher_vectors(asks), bank.vectors, rows, options.temperature)
-        right = bank.asked, bank.answers
+        right = self._right_for(term, batch) or (asks, answers)
         guided, spared = self._guided_bank(term, gathered, batch, rows)
         return contrast_bank(queries, asks, bank.vectors, bank.inputs, rows, right, options, guided, spared)
 
@@ -157,8 +162,19 @@ class ContrastiveTrainer(Trainer):
         rows, columns = (torch.cat([part[side] for part in found] or [positives[:0]]) for side in (0, 1))
         return Guided.of(asking, candidates, candidates[positives], self.rule), Pairs(rows, columns)
 
+    def _right_for(self, term: Term, batch: ContrastiveBatch) -> tuple[Tensor, Tensor] | None:
+        """Return by keys, [P] and [P] int64, what asks in this process's rows and all that is right for it; None where
+        the rows of a batch tell it."""
+        if self.known is None:
+            return None
+        asking = {*term.query, *(term.positive if term.symmetric else ())}
+        keys = torch.cat([batch.keys[role] for role in sorted(asking)])
+        pairs = self.known.of(keys.cpu().numpy())
+        asked, answers = (torch.from_numpy(part).to(self.args.device) for part in pairs)
+        return asked, answers
+
     def _add_figures(self, term: Term, cut: str, output: LossOutput) -> None:
-        names = ["accuracy"] if cut else ["accuracy", "positive", "hardest", "negatives"]
+        names = ["accuracy"] if cut else ["accuracy", "positive", "hardest", "negatives", "left_out"]
         if not cut and self.stage.mask_margin is not None:
             names.append("masked")
         if not cut and self.stage.guide is not None:
@@ -301,33 +317,3 @@ class ContrastiveTrainer(Trainer):
             self.control.should_training_stop = True
         else:
             super()._run_epoch(model, epoch, *args, **kwargs)
-
-
-def term_loss(term: Term, gathered: GatheredBatch, options: LossOptions, rule: GuideRule | None = None) -> LossOutput:
-    """Return the InfoNCE of a term over the rows of all processes, of which this one computes its own.
-
-    Several queries of a term are so many times the rows, which share one softmax. With a guide in the batch, `rule`
-    says how near is too near for it.
-    """
-    indices = _indices(term, gathered, gathered.places)
-    guidance = None
-    if rule is not None and gathered.guide is not None:
-        spared = [torch.full_like(gathered.places[use], use.role != "hard_negative") for use in term.hard_negatives]
-        fixed = torch.cat(spared or [gathered.inputs[:0]]).bool().repeat(len(term.queries))
-        guidance = Guidance(gathered.guide, _indices(term, gathered, gathered.guide_places), fixed, rule)
-    return contrast(gathered.vectors, indices, options, term.symmetric, term.same_side, gathered.inputs, guidance)
-
-
-def _indices(term: Term, gathered: GatheredBatch, places: dict[RoleUse, Tensor]) -> BatchIndices:
-    """Return what asks, answers and is negative in a term, by the numbers that `places` gives."""
-    rows, times = gathered.rows, len(term.queries)
-    starts = torch.arange(times, device=gathered.vectors.device)[:, None] * rows
-    negatives = torch.cat([places[use] for use in term.hard_negatives] or [gathered.inputs[:0]])
-    owners = torch.cat([gathered.owners_of(use) for use in term.hard_negatives] or [gathered.inputs[:0]])
-    return BatchIndices(
-        query=torch.cat([places[use] for use in term.queries]),
-        positive=torch.cat([places[use] for use in term.positives]),
-        negatives=negatives.repeat(times),
-        owners=(owners + starts).flatten(),
-        local_rows=(gathered.local_rows + starts).flatten(),
-    )

@@ -18,6 +18,7 @@ from safetensors.torch import load_file
 
 from mllm_embed.training.distributed.zero import zero_config
 from mllm_embed.training.recipe.recipe_files import load_recipe
+from mllm_embed.training.run.right_answers import RIGHT_FILE
 from mllm_embed.training.run.stages import run_recipe
 from tiny import make_data
 
@@ -50,6 +51,8 @@ def recipes(tiny_llava: Path, tmp_path_factory: pytest.TempPathFactory) -> dict[
     for number, row in enumerate(rows):
         if number % 2:  # every other row has the first one's target
             row |= {key: rows[0][key] for key in ("target_image", "target_text")}
+        if number % 2 and number > 1:  # and asks what the row before asks: that has two right answers
+            row |= {key: rows[number - 1][key] for key in ("image", "instruction", "source_text")}
     for place in (data, torn):
         (place / "triplets.jsonl").write_text("".join(json.dumps(row) + "\n" for row in rows))
     (torn / TORN).write_bytes((torn / TORN).read_bytes()[:60])
@@ -145,6 +148,12 @@ def test_the_guide_masked_something(alone: dict) -> None:
     assert (alone["guided"]["temperature.position"] - alone["1"]["temperature.position"]).abs() > 1e-3
 
 
+def test_what_other_batches_know_to_be_right_changes_the_gradient(recipes: dict, alone: dict, tmp_path: Path) -> None:
+    by_batch = ["stages.one.known_answers=batch", f"output={tmp_path}"]
+    found, _ = two_processes.gradients(recipes["gradients"], by_batch, 1)
+    assert max((found[name] - tensor).abs().max() for name, tensor in alone["1"].items()) > 1e-3
+
+
 def test_the_processes_had_different_numbers_of_chunks_and_one_sum_of_gradients(done: Path) -> None:
     for accumulation in (1, 2):
         ranks = [json.loads((done / f"ddp-{accumulation}-{rank}.json").read_text()) for rank in (0, 1)]
@@ -167,7 +176,9 @@ def test_a_stopped_run_gives_the_adapters_of_one_process(
             for name, tensor in expected.items():
                 torch.testing.assert_close(found[name], tensor, atol=1e-4, rtol=0)
         banks = [load_file(run / "checkpoints/one/bank-0.safetensors") for run in (tmp_path / "run", folder.parent)]
-        assert len(banks[0]["inputs"]) == 5 and len(banks[0]["asked"]) == 8  # one of the 6 candidates cannot be read
+        assert len(banks[0]["inputs"]) == 5  # one of the 6 candidates cannot be read
+        right = [load_file(run / "checkpoints/one" / RIGHT_FILE) for run in (tmp_path / "run", folder.parent)]
+        assert len(right[0]["asked"]) and all(torch.equal(right[1][name], own) for name, own in right[0].items())
         for name, tensor in banks[0].items():
             torch.testing.assert_close(banks[1][name], tensor, atol=1e-4, rtol=0)
         files = {path.name for path in (done / f"{engine}-run/checkpoints/captions/checkpoint-2").iterdir()}

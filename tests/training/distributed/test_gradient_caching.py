@@ -21,10 +21,10 @@ from mllm_embed.training.distributed.chunking import RESERVE, find_chunk_tokens
 from mllm_embed.training.distributed.gathering import gather
 from mllm_embed.training.distributed.gradient_caching import BatchEncoder
 from mllm_embed.training.distributed.memory_tracker import MemoryTracker
+from mllm_embed.training.distributed.term_loss import term_loss
 from mllm_embed.training.loss.losses import LossOptions
 from mllm_embed.training.loss.temperature import Temperature
 from mllm_embed.training.recipe.stage import Stage
-from mllm_embed.training.run.trainer import term_loss
 
 STAGES = {
     "pairs": {"rows": "pairs", "terms": [{"query": "image", "positive": "caption", "symmetric": True}]},

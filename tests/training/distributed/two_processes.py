@@ -116,8 +116,8 @@ def hard_negatives():
 
     real = opening.read_rows
 
-    def read_rows(folder: Any, path: Any, kind: str, roles: list[str]) -> list[Any]:
-        rows = real(folder, path, kind, roles)
+    def read_rows(folder: Any, path: Any, kind: str, *more: Any) -> list[Any]:
+        rows = real(folder, path, kind, *more)
         if kind == "pairs":
             return rows
         texts = [[f"{'long ' * 9 * (n + 1)}negative {row}" for n in range(1 + row % 3)] for row in range(len(rows))]

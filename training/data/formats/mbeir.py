@@ -44,7 +44,10 @@ class _Candidates:
         right = values.pop("right")
         if not isinstance(right, list):
             raise DataError(f"pos_cand_list must be a list of ids, not {str(right)[:60]!r}")
-        targets = [answer(self.pool[did].get("img_path"), self.pool[did].get("txt")) for did in dict.fromkeys(right)]
+        # a further one that the pool does not hold can stand nowhere among the candidates either
+        first, *further = dict.fromkeys(right)
+        found = [self.pool[first], *(self.pool[did] for did in further if did in self.pool)]
+        targets = [answer(entry.get("img_path"), entry.get("txt")) for entry in found]
         wrong = [self.pool[did] for did in values.pop("wrong") or ()]
         return (
             values

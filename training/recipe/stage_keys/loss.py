@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from typing import Annotated
+from typing import Annotated, Literal
 
 from pydantic import Field, model_validator
 
@@ -24,6 +24,16 @@ class LossKeys(Section):
     mask_margin: float | None = Field(
         default=None, ge=0, description="leave out others' answers that score higher than a row's own by more than this"
     )
+    known_answers: Literal["stage", "batch"] = Field(
+        default="stage",
+        description="what is right for a query in any row of the stage is its negative nowhere; batch: as far as the "
+        "rows of one batch tell, which spares a look at all rows before the first step",
+    )
+    near_twins: bool | None = Field(
+        default=None,
+        description="take pictures for one that show the same, saved again as JPEG, say: reads every picture once "
+        "before the first step; by default where a bank reads them anyway. Equal files are one in any case",
+    )
     hardness: float = Field(
         default=0.0, ge=0, le=1000, description="each negative counts exp(hardness x cosine) times: LLaVE, with 9"
     )
@@ -37,6 +47,12 @@ class LossKeys(Section):
     def _dimensions_increase(self) -> LossKeys:
         if self.matryoshka != sorted(set(self.matryoshka)):
             raise ValueError(f"matryoshka must list increasing dimensions, not {self.matryoshka}")
+        return self
+
+    @model_validator(mode="after")
+    def _twins_have_an_effect(self) -> LossKeys:
+        if self.near_twins and not self.looks_at_all_rows:
+            raise ValueError("near_twins needs known_answers: stage, by which twins are known; leave one of them out")
         return self
 
     @model_validator(mode="after")
@@ -64,6 +80,16 @@ class LossKeys(Section):
         """The roles whose inputs are looked up in a bank, as queries or as candidates."""
         banked = (term for term in self.terms if term.uses_bank)
         return list(dict.fromkeys(r for term in banked for r in (*term.query, *term.positive, *term.fixed_negatives)))
+
+    @property
+    def looks_at_pixels(self) -> bool:
+        """Whether pictures that show the same are looked for."""
+        return any(term.bank for term in self.terms) if self.near_twins is None else self.near_twins
+
+    @property
+    def looks_at_all_rows(self) -> bool:
+        """Whether what is right is taken from all rows: a bank holds the answers of all, and needs it."""
+        return self.known_answers == "stage" or any(term.uses_bank for term in self.terms)
 
     @property
     def roles(self) -> list[RoleName]:
