@@ -11,6 +11,7 @@ from typing import TYPE_CHECKING, Any
 from mllm_embed.commands.model_options import add_model_options, load_embedder
 from mllm_embed.errors import ConfigError
 
+from .leak_options import add_leak_options, tell_leaks
 from .suite_options import add_benchmark_options, add_command, named_suite, output_folder
 
 if TYPE_CHECKING:
@@ -47,6 +48,7 @@ def register(commands: Any) -> None:
     add_model_options(methods)
     methods.add_argument("--only", metavar="M", nargs="+", help="these methods only, named as in the table")
     methods.add_argument("--tune-on", metavar="B", help="choose settings on another set: a folder, or NAME=ROOT")
+    add_leak_options(methods)
     methods.add_argument(
         "--captions",
         metavar="FILE",
@@ -69,6 +71,7 @@ def _run(arguments: argparse.Namespace) -> int:
 
     # raises for a suite that has nothing to work on, before the model is loaded
     composed_part(suite)
+    tell_leaks(arguments, suite, (arguments.model, arguments.adapter), validation)
     captions = read_captions(arguments.captions, suite) if arguments.captions else None
     embedder = load_embedder(arguments, merge=False)  # its base is to speak
     comparison = compare_methods(

@@ -10,6 +10,7 @@ from typing import Any
 from mllm_embed.commands.model_options import add_model_options, add_query_options, load_encoder
 from mllm_embed.errors import ConfigError
 
+from .leak_options import add_leak_options, tell_leaks
 from .suite_options import (
     add_benchmark_options,
     add_command,
@@ -57,6 +58,7 @@ def register(commands: Any) -> None:
     add_query_options(run)
     add_task_options(run)
     add_ties_option(run, " (gallery: order)")
+    add_leak_options(run)
     run.add_argument("--output", metavar="DIR", type=Path, help="default: runs/eval/<benchmark>-<model>")
     run.add_argument("--save-vectors", metavar="DIR", type=Path, help="keep the vectors, as `score` reads them")
     run.add_argument(
@@ -81,6 +83,8 @@ def _run(arguments: argparse.Namespace) -> int:
     from ..scoring.vectors import write_vectors
 
     check_evaluable(suite, arguments.edit_strength)
+    models = arguments.model, arguments.adapter, arguments.query_model, arguments.query_adapter
+    tell_leaks(arguments, suite, models)
     embedder = load_encoder(arguments)
     asked = ask(embedder, suite, task=arguments.task, document_task=arguments.document_task)
     print(asked, end="\n\n", flush=True)  # before hours of encoding, so that a wrong word shows in time
@@ -92,7 +96,6 @@ def _run(arguments: argparse.Namespace) -> int:
         edit_strength=arguments.edit_strength,
         asked=asked,
     )
-    models = arguments.model, arguments.adapter, arguments.query_model, arguments.query_adapter
     written = write_result(result, suite, output, settings_of(embedder, *models))
     sys.stdout.write(f"{result_table(result)}\n")
     if arguments.save_vectors:

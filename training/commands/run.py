@@ -32,6 +32,9 @@ def register(commands: Any) -> None:
         add_help=False,
     )
     add_recipe_options(run)
+    run.add_argument(
+        "--strict", action="store_true", help="end before training where the rows ask what a validation asks too"
+    )
     add_help_with_keys(run)
     run.set_defaults(run=_run)
 
@@ -43,7 +46,7 @@ def _run(arguments: argparse.Namespace) -> int:
     from ..run.stopping import EXIT_CODE, STOPPED, Stopped
 
     try:
-        run_recipe(recipe)
+        run_recipe(recipe, strict=arguments.strict)
     except Stopped:
         sys.stderr.write(STOPPED)
         return EXIT_CODE

@@ -83,6 +83,11 @@ class Recipe(Section):
     deepspeed: str | None = Field(
         default=None, description="zero2, zero3, zero2-offload, zero3-offload, or a JSON file: DeepSpeed's config"
     )
+    trained_on: bool = Field(
+        default=True,
+        description="leave with each adapter what it was trained on, as numbers of 8 bytes, by which leaks are told; "
+        "all rows and pictures are read once more before the first stage, streamed ones excepted",
+    )
     workers: int = Field(
         default=0, ge=0, le=1024, description="processes that decode pictures; 0: the training process"
     )

@@ -136,7 +136,7 @@ def _is_finished(stage: Path) -> bool:
 def _described(recipe: Recipe, data: dict[str, str]) -> dict[str, Any]:
     # what may differ when a run goes on: it changes nothing of what is trained
     described = recipe.model_dump_json(
-        exclude={"output": True, "workers": True, "stages": {"__all__": {"max_unreadable"}}}
+        exclude={"output": True, "workers": True, "trained_on": True, "stages": {"__all__": {"max_unreadable"}}}
     )
     return {"recipe": json.loads(described), "data": data}
 

@@ -28,6 +28,7 @@ from ..distributed.zero import forget_config, zero_config
 from ..recipe.checks import check_batch, check_dimension, check_guides, first_process
 from ..recipe.config import Recipe
 from ..recipe.form import form_fingerprints, guide_fingerprints, prompts_of
+from ..report.leaks import RunRecord
 from ..report.report import write_report
 from ..report.run_log import LOG_FILE
 from .card import card_of
@@ -46,12 +47,13 @@ class _RunData:
     fingerprints: dict[str, str]
 
 
-def run_recipe(recipe: Recipe, after_stage: Callable[[str, Path], None] | None = None) -> Path:
+def run_recipe(recipe: Recipe, after_stage: Callable[[str, Path], None] | None = None, strict: bool = False) -> Path:
     """Train every stage of `recipe`; each leaves its adapter in OUTPUT/STAGE. Return the last one's folder.
 
     A finished stage found in the output is not repeated, an unfinished one goes on from its last checkpoint, and gives
     the adapter that an uninterrupted run gives. `after_stage(name, adapter)` is called with the folder of each newly
-    trained adapter: for an evaluation, say.
+    trained adapter: for an evaluation, say. Queries of a validation that the rows ask too are told, and with `strict`
+    refused, with a DataError.
 
     Raise ConfigError when the output holds another run or the model cannot be trained as asked, DataError for data
     that fails its checks or lacks what the loss needs, ModelError for a model that cannot be loaded or whose training
@@ -66,6 +68,7 @@ def run_recipe(recipe: Recipe, after_stage: Callable[[str, Path], None] | None =
     teacher = Teacher(recipe.teacher, bf16) if recipe.teacher else None
     fingerprints = data.fingerprints | form | ({"teacher": teacher.fingerprint} if teacher else {})
     finished = check_output(recipe, fingerprints)
+    record = _told_record(recipe, data, strict) if strict or len(finished) < len(recipe.stages) else None
     stopping = Stopping()
     with stopping.listening():
         embedder = _adapted(recipe, bf16, finished, teacher)
@@ -74,8 +77,11 @@ def run_recipe(recipe: Recipe, after_stage: Callable[[str, Path], None] | None =
             check_tasks(name, stage, data.rows[name], embedder.item_processor)
         _tell_form(recipe, embedder)
         with _held_output(recipe, fingerprints):
+            if record:
+                record.keep()
             for number, name in enumerate(recipe.stages):
                 if name in finished:
+                    _leave(record, name)
                     continue
                 stopping.check()
                 run = StageRun(
@@ -85,6 +91,7 @@ def run_recipe(recipe: Recipe, after_stage: Callable[[str, Path], None] | None =
                 _train(run, partial(card_of, recipe, name, fingerprints, data.rows), stopping)
                 if first_process():
                     write_finished(recipe, name)
+                _leave(record, name)
                 finished.append(name)
                 if zero and len(finished) < len(recipe.stages):
                     forget_config()  # DeepSpeed's engine leaves a model that no other can take
@@ -118,6 +125,29 @@ def _open_data(recipe: Recipe) -> _RunData:
             data.fingerprints[str(folder.root)] = folder.fingerprint()
             data.benchmarks[name] = benchmark_of(folder)
     return data
+
+
+def _told_record(recipe: Recipe, data: _RunData, strict: bool) -> RunRecord | None:
+    """Return, in the process that writes, what the run trains on, after its validations' leaks are told.
+
+    Raise DataError for leaks where they are not let pass, and for a check that cannot be made.
+    """
+    if strict and not recipe.trained_on:
+        raise ConfigError("--strict cannot look for leaks with trained_on: false; leave one of them out")
+    if not (recipe.trained_on and first_process()):
+        return None
+    record = RunRecord.of(recipe, data.rows, data.fingerprints)
+    for name, benchmark in data.benchmarks.items():
+        leaks, what = record.leaks(benchmark), f"{name}  validation {benchmark.name}"
+        print(leaks.in_words(what, "training"))
+        if strict:
+            leaks.check(what, "training")
+    return record
+
+
+def _leave(record: RunRecord | None, name: str) -> None:
+    if record:
+        record.leave(name)
 
 
 @contextmanager
