@@ -14,7 +14,10 @@ from .data_options import DATA_HELP, add_data_options, read_sources
 
 if TYPE_CHECKING:
     from ..mining.clusters import Clustering
+    from ..mining.guided import MiningGuide
+    from ..mining.questions import Questions
     from ..mining.rows import RowsToMine
+    from ..recipe.stage_keys.guide import Guide
 
 _HELP = """\
 what it does
@@ -24,6 +27,10 @@ what it does
   also where the same picture stands under another name. Taken for right although no row says so, and left out: what is
   nearer than --ceiling times the positive. Without such a limit, mined negatives can do more harm than good: look at
   the contact sheet. Up to 1 %% of pictures may be unreadable; their rows get no negatives.
+
+  --guide or --guide-adapter name another embedder, which judges in the place of the one that searches: what it finds
+  nearer to the query than the positive is left out as probably right (GISTEmbed's rule, arXiv 2402.16829), and makes no
+  two rows neighbours in a cluster. Its vectors are kept in OUTPUT.vectors/guide.
 
   --clusters K groups rows that are hard for each other in clusters of about K, by B3's method (arXiv 2505.11293).
   Rows of one cluster belong into one batch: K divides the batch size, and is smaller.
@@ -36,6 +43,7 @@ examples
   %(prog)s my_data --model llava-hf/llava-1.5-7b-hf --adapter runs/shoes/captions --output mined.jsonl
   %(prog)s my_data --rows pairs --query caption --positive image --model runs/base --output mined.jsonl
   %(prog)s my_data --model runs/base --also query_image --clusters 16 --output mined.jsonl
+  %(prog)s my_data --model runs/base --guide Alibaba-NLP/gme-Qwen2-VL-2B-Instruct --output mined.jsonl
   %(prog)s recipe.yaml --stage instructions --model runs/base --output mined.jsonl
 
 """
@@ -72,6 +80,12 @@ def register(commands: Any) -> None:
     add("--ceiling", type=float, default=0.95, metavar="C",
         help="leave out what is nearer than C times the positive (default 0.95)")  # fmt: skip
     add("--at-most", type=float, metavar="S", help="and what is nearer than the cosine S (default: no such limit)")
+    add("--guide", metavar="M", help="another embedder, which leaves out what it finds nearer than the positive "
+        "(default with --guide-adapter: --model)")  # fmt: skip
+    add("--guide-adapter", metavar="A", help="adapter folder to put on the guide")
+    add("--guide-margin", type=float, default=0.0, metavar="S",
+        help="nearer by more than this; below 0 also what is nearly as near (default 0)")  # fmt: skip
+    add("--guide-ceiling", type=float, metavar="C", help="in its place: nearer than C times the positive")
     add("--depth", type=int, default=200, metavar="N", help="candidates looked at for a row (default 200)")
     add("--clusters", type=int, metavar="K", help="also cluster the rows, about K in each")
     add("--cluster-skip", type=int, default=SKIP, metavar="P",
@@ -94,7 +108,7 @@ def _run(arguments: argparse.Namespace) -> int:
     # Everything that can be wrong without a model is looked at before it is loaded.
     output, sheet = arguments.output, _sheet_path(arguments)
     rules = Rules(arguments.count, arguments.skip, arguments.ceiling, arguments.at_most, arguments.depth)
-    clustering = _clustering(arguments)
+    clustering, guide = _clustering(arguments), _guide(arguments)
     kept = arguments.vectors or Path(f"{output}.vectors")
     check_folder(kept)
     data = _rows(arguments)
@@ -110,8 +124,13 @@ def _run(arguments: argparse.Namespace) -> int:
     embedder = load_embedder(arguments)
     made_by = vectors_made_by(questions, embedder)
     vectors = embed_questions(questions, embedder, VectorCache(kept, made_by), arguments.batch_size)
-    mined = mine(questions, vectors, rules, clustering)
     header = made_by | {"names": {"model": arguments.model, "adapter": arguments.adapter}}
+    guiding = None
+    if guide:
+        del embedder  # two models need not fit into the memory together
+        guiding, guided_by = _guiding(arguments, guide, questions, kept)
+        header |= {"guide": guided_by}
+    mined = mine(questions, vectors, rules, clustering, guiding)
     write_mined(output, header, data, questions, mined)
     lines = mining_summary(questions, vectors, mined) + unreadable_lines(vectors)
     sys.stdout.write("\n".join(lines) + "\n")
@@ -127,6 +146,48 @@ def _rows(arguments: argparse.Namespace) -> RowsToMine:
     return RowsToMine.open(
         named.sources, arguments.rows, arguments.query, arguments.positive, arguments.also, tasks, named.stage
     )
+
+
+def _guide(arguments: argparse.Namespace) -> Guide | None:
+    """Return the guide that the options name. Raises ConfigError for ones that make no sense."""
+    from pydantic import ValidationError
+
+    from ..recipe.recipe_files import one_sentence
+    from ..recipe.stage_keys.guide import Guide
+
+    if arguments.guide is None and arguments.guide_adapter is None:
+        if arguments.guide_margin or arguments.guide_ceiling is not None:
+            raise ConfigError("--guide-margin and --guide-ceiling need a --guide or a --guide-adapter")
+        return None
+    try:
+        return Guide(
+            model=arguments.guide, adapter=arguments.guide_adapter, margin=arguments.guide_margin,
+            ceiling=arguments.guide_ceiling,
+        )  # fmt: skip
+    except ValidationError as error:
+        raise ConfigError(f"--guide: {one_sentence(error)}") from error
+
+
+def _guiding(
+    arguments: argparse.Namespace, guide: Guide, questions: Questions, kept: Path
+) -> tuple[MiningGuide, dict[str, Any]]:
+    """Return a guide's vectors with its rule, and what made them for the mined file."""
+    from ..false_negatives.guide import GuideRule
+    from ..mining.guided import MiningGuide
+    from ..mining.mine import embed_questions, vectors_made_by
+    from ..mining.vector_cache import VectorCache
+
+    # the other options, of number format and device, hold for both
+    named = {"model": arguments.guide or arguments.model, "adapter": arguments.guide_adapter, "dim": None}
+    named |= {"preset": None, "prompts": None}  # a guide is asked as it was saved, or as its name's preset says
+    embedder = load_embedder(argparse.Namespace(**{**vars(arguments), **named}))
+    made_by = vectors_made_by(questions, embedder)
+    vectors = embed_questions(questions, embedder, VectorCache(kept / "guide", made_by), arguments.batch_size)
+    told = {
+        "names": {"model": str(named["model"]), "adapter": arguments.guide_adapter},
+        "model": made_by["model"], "margin": guide.margin, "ceiling": guide.ceiling,
+    }  # fmt: skip
+    return MiningGuide(questions, vectors, GuideRule(guide.margin, guide.ceiling)), told
 
 
 def _clustering(arguments: argparse.Namespace) -> Clustering | None:

@@ -15,6 +15,7 @@ from mllm_embed.saving.provenance import VECTOR_FIELDS
 from mllm_embed.saving.versions import versions
 
 from .clusters import Clustering, Graph, partition
+from .guided import MiningGuide
 from .mined_file import write_mined_file, written_item
 from .negatives import Negatives, Rules, choose, positive_similarity, search_blocks, without_duplicates
 from .questions import Questions
@@ -56,27 +57,40 @@ def embed_questions(
 
 @dataclass(frozen=True)
 class MiningResult:
-    """The negatives, the rules that chose them, and `clusters` [R] int64, the cluster of every row, if asked for."""
+    """The negatives, the rules that chose them, `clusters` [R] int64, the cluster of every row, if asked for, and with a
+    guide `guided` [Q] int64, how many of the candidates that were looked at it left out."""
 
     negatives: Negatives
     clusters: np.ndarray | None
     rules: Rules
     clustering: Clustering | None
+    guided: np.ndarray | None = None
 
 
 def mine(
-    questions: Questions, vectors: QuestionVectors, rules: Rules, clustering: Clustering | None = None
+    questions: Questions,
+    vectors: QuestionVectors,
+    rules: Rules,
+    clustering: Clustering | None = None,
+    guide: MiningGuide | None = None,
 ) -> MiningResult:
-    """Search the gallery for the negatives of every query, and cluster the rows where `clustering` says how."""
+    """Search the gallery for the negatives of every query, and cluster the rows where `clustering` says how.
+
+    What a `guide` finds too near is neither a negative nor a reason for two rows to share a cluster.
+    """
     queries, gallery = vectors.queries, vectors.gallery
     gone = list(vectors.unreadable_gallery)
     # a row whose query or positive cannot be read gets no negatives
     silent = {*vectors.unreadable_queries, *questions.query[np.isin(questions.positive, gone)].tolist()}
     own = positive_similarity(queries, gallery, questions)
     graph = Graph(questions.query, questions.positive, clustering.skip) if clustering else None
-    parts = []
+    parts, guided = [], []
     for part, scores, places in search_blocks(queries, gallery, questions.right, rules.depth):
         places[np.isin(places, gone) | np.isin(np.arange(part.start, part.stop), list(silent))[:, None]] = -1
+        if guide:
+            left = guide.left(part, places)
+            guided.append((left != places).sum(axis=1))
+            places = left
         clean = without_duplicates(queries[part], gallery, scores, places, questions.right(part))
         parts.append(choose(scores, clean, own[part], rules))
         if graph:
@@ -84,7 +98,8 @@ def mine(
     clusters = None
     if graph and clustering:
         clusters = partition(*graph.mutual(), len(questions.query), clustering.size)
-    return MiningResult(Negatives.joined(parts), clusters, rules, clustering)
+    left_out = np.concatenate(guided) if guide else None
+    return MiningResult(Negatives.joined(parts), clusters, rules, clustering, left_out)
 
 
 def write_mined(

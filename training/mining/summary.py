@@ -32,6 +32,9 @@ def mining_summary(questions: Questions, vectors: QuestionVectors, mined: Mining
         + _similarity_of_negatives(negatives, questions, of_rows),
         f"left out as probably right: {int(above.sum()):,} candidates of {int((above > 0).sum()):,} rows",
     ]
+    if mined.guided is not None:
+        guided = mined.guided[questions.query]
+        lines.append(f"left out by the guide: {int(guided.sum()):,} candidates of {int((guided > 0).sum()):,} rows")
     if mined.clusters is not None:
         sizes = np.bincount(mined.clusters)
         together, apart = nearness(
