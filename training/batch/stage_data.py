@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import hashlib
-import math
 from collections.abc import Sequence
 from dataclasses import dataclass, field, replace
 from functools import partial
@@ -137,17 +136,17 @@ def order_of(stage: Stage, rows: StageRows, seed: int, processes: int) -> RowOrd
     )  # fmt: skip
 
 
-def visited_rows(order: RowOrder, batch_size: int, steps: int | None, epochs: float, rows: int) -> np.ndarray:
+def visited_rows(order: RowOrder, batch_size: int, steps: int, rows: int) -> np.ndarray:
     """Return the rows [V] int64 that a stage trains on, each once, in the order in which they come first.
 
     Args:
         order: of all processes; the epoch that it is set to changes.
         batch_size: rows a step.
-        steps, epochs: how long the stage is, in steps or else in epochs.
+        steps: of the stage.
         rows: how many there are in all.
     """
     whole = len(order) // batch_size * batch_size  # an incomplete batch is dropped
-    left = batch_size * (math.ceil(epochs * (whole // batch_size)) if steps is None else steps)
+    left = batch_size * steps
     seen, found, epoch = np.zeros(rows, bool), [np.empty(0, np.int64)], 0
     while left > 0 and whole and not seen.all():
         order.set_epoch(epoch)

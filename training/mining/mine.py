@@ -57,8 +57,12 @@ def embed_questions(
 
 @dataclass(frozen=True)
 class MiningResult:
-    """The negatives, the rules that chose them, `clusters` [R] int64, the cluster of every row, if asked for, and with a
-    guide `guided` [Q] int64, how many of the candidates that were looked at it left out."""
+    """The negatives, the rules that chose them, and what was asked for besides.
+
+    Args:
+        clusters: [R] int64, the cluster of every row.
+        guided: [Q] int64, how many of the candidates that were looked at the guide left out.
+    """
 
     negatives: Negatives
     clusters: np.ndarray | None

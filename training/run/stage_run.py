@@ -301,7 +301,8 @@ class StageRun:
             return None
         rows = np.arange(len(self.rows))
         if not any(term.uses_bank for term in stage.terms):  # whose candidates are those of all rows
-            rows = visited_rows(self._order(), stage.batch_size, stage.steps, stage.epochs, len(rows))
+            order = self._order()
+            rows = visited_rows(order, stage.batch_size, sum(self._parts(order)), len(rows))
         vectors = make_guide_vectors(
             stage, self.rows, rows, lambda: load_guide(self.recipe, guide, self.bf16), self.bf16, self.home / "guide",
             self.embedder.device, stopping.check,

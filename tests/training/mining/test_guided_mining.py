@@ -8,19 +8,29 @@ from typing import Any
 
 import numpy as np
 import pytest
-from test_mining import rows_of, unit
 
 from mllm_embed import MLLMEmbedder, Query
 from mllm_embed.training.cli import main
+from mllm_embed.training.data import TrainingRow
 from mllm_embed.training.false_negatives.guide import GuideRule, without_nearer
 from mllm_embed.training.mining.guided import MiningGuide
 from mllm_embed.training.mining.mine import QuestionVectors
 from mllm_embed.training.mining.questions import Questions
+from mllm_embed.types import Document
+
+
+def unit(shape: tuple[int, int], seed: int) -> np.ndarray:
+    vectors = np.random.default_rng(seed).standard_normal(shape).astype(np.float32)
+    return vectors / np.linalg.norm(vectors, axis=1, keepdims=True)
 
 
 @pytest.mark.parametrize("rule", [GuideRule(), GuideRule(margin=-0.2), GuideRule(ceiling=0.8)])
 def test_what_a_guide_leaves_is_what_the_obvious_loop_leaves(rule: GuideRule) -> None:
-    questions = Questions.of(rows_of([(f"q{n % 9}", f"a{n}") for n in range(12)]), "source_text", "target_text")
+    rows = [
+        TrainingRow(str(n), "", {"source_text": Document(text=f"q{n % 9}"), "target_text": Document(text=f"a{n}")})
+        for n in range(12)
+    ]
+    questions = Questions.of(rows, "source_text", "target_text")
     queries, gallery = unit((9, 6), 1), unit((len(questions.gallery), 6), 2)
     gallery[5], queries[4] = 0, 0  # could not be read
     vectors = QuestionVectors(queries, gallery, {4: "torn"}, {5: "torn"})

@@ -150,6 +150,16 @@ def test_a_guide_reads_what_the_stage_will_see_and_no_more(run: Callable[..., Pa
     assert _first(folder.parents[2])["unguided"] == 0
 
 
+def test_more_steps_add_what_they_will_see(run: Callable[..., Path]) -> None:
+    """A stage that trains on has vectors made of the rows that it comes to then, and keeps those that are there."""
+    short = run("more", batch_size=2, steps=1) / "checkpoints/one/guide"
+    before = {path.name for path in short.glob("*.npy")}
+    run("more", batch_size=2, steps=1, more_steps=[2])
+    lines = [json.loads(line) for line in (short.parents[2] / "log.jsonl").read_text().splitlines()]
+    assert [line["unguided"] for line in lines if "loss" in line][-1] == 0
+    assert {path.name for path in short.glob("*.npy")} > before
+
+
 def test_an_earlier_stage_guides(run: Callable[..., Path], data: Path, tmp_path: Path) -> None:
     first = {
         "data": data, "rows": "pairs", "terms": [{"query": "image", "positive": "caption"}], "batch_size": 8,
