@@ -60,4 +60,4 @@ def tell_leaks(
 
 
 def _unknown(found: TrainedOn) -> str:
-    return f"; not known of {', '.join(found.unknown)}, which were streamed" if found.unknown else ""
+    return f"; what is in {', '.join(found.unknown)} is not known" if found.unknown else ""

@@ -14,6 +14,7 @@ import torch
 from safetensors.torch import save_file
 from torch import Tensor
 
+from mllm_embed.data.trained_on import TRAINED_ON, TrainedOn, record_beside
 from mllm_embed.errors import ConfigError, ModelError
 from mllm_embed.files import atomic_folder, check_space, write_json
 from mllm_embed.model.loading import commit_of, load_model
@@ -41,7 +42,7 @@ from .adapter_merge import (
 )
 
 # What is written anew. All else in the first adapter's folder (processor, prompts) is the same for all, and copied.
-_WRITTEN = (ADAPTER_WEIGHTS, ADAPTER_CONFIG, CARD_FILE, SETTINGS_FILE)
+_WRITTEN = (ADAPTER_WEIGHTS, ADAPTER_CONFIG, CARD_FILE, SETTINGS_FILE, TRAINED_ON)
 _NOT_COPIED = shutil.ignore_patterns(*_WRITTEN, "checkpoint-*")
 
 
@@ -170,6 +171,16 @@ def _write(output: Path, merged: MergedAdapter) -> None:
         write_settings(folder, settings, _processor_files(first))
         _write_module_settings(folder, merged.adapters[0], settings)
         write_card(folder, merged.card(), base=settings.base, public=not settings.base_is_folder)
+        _write_trained_on(folder, merged.adapters)
+
+
+def _write_trained_on(folder: Path, adapters: Sequence[Adapter]) -> None:
+    """Write what any of the adapters was trained on, where that is known of one."""
+    records = {adapter.path: record_beside(adapter.path) for adapter in adapters}
+    known = [record for record in records.values() if record]
+    if known:
+        unknown = TrainedOn(unknown=tuple(path.name for path, record in records.items() if record is None))
+        TrainedOn.joined([*known, unknown]).save(folder / TRAINED_ON)
 
 
 def _copied_size(folder: Path) -> int:

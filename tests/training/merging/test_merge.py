@@ -14,6 +14,7 @@ from safetensors.torch import load_file, save_file
 from transformers import AutoModel
 
 from mllm_embed import MLLMEmbedder
+from mllm_embed.data.trained_on import TRAINED_ON, TrainedOn, record_beside
 from mllm_embed.model.lora import LoraSpec, add_lora
 from mllm_embed.model.pooling import Pooling
 from mllm_embed.training.cli import main
@@ -221,3 +222,18 @@ def test_a_full_disk_is_one_sentence(
     assert main(command) == 2
     told = capsys.readouterr().err
     assert told == f"error: cannot write {tmp_path / 'new/sum'}: No space left on device: 'b'\n"
+
+
+def test_a_sum_was_trained_on_what_each_part_was(adapters: dict[str, Path], tmp_path: Path) -> None:
+    parts = [Path(shutil.copytree(adapters[name], tmp_path / name)) for name in "ab"]
+    merged = ["merge", *map(str, parts), "--weights", "0.5", "0.5", "--output"]
+    assert main([*merged, str(tmp_path / "neither")]) == 0
+    assert record_beside(tmp_path / "neither") is None
+    TrainedOn(np.array([3, 5])).save(parts[0] / TRAINED_ON)
+    assert main([*merged, str(tmp_path / "one")]) == 0
+    found = record_beside(tmp_path / "one")
+    assert found.asked.tolist() == [3, 5] and found.unknown == ("b",)  # not as if b had been trained on nothing
+    TrainedOn(np.array([4, 5])).save(parts[1] / TRAINED_ON)
+    assert main([*merged, str(tmp_path / "both")]) == 0
+    found = record_beside(tmp_path / "both")
+    assert found.asked.tolist() == [3, 4, 5] and not found.unknown
