@@ -35,7 +35,7 @@ from mllm_embed.errors import ConfigError, DataError, user_errors
 from mllm_embed.files import atomic_folder
 from mllm_embed.inputs.prompts import PROMPT_SETS
 from mllm_embed.saving.sentence_transformers_files import write_base_files
-from toy.base_model import build_model, build_processor, build_tokenizer
+from toy.base_model import build_model, build_processor, build_tokenizer, load_tokenizer
 from toy.phases import SEEING_BATCH, Answering, Seeing, Toy
 from toy.running import State, Training
 from toy.scene_talk import Subjects, corpus
@@ -55,7 +55,9 @@ class Pretraining:
         self.settings = {"settings": {**chosen, "nouns": nouns}}
         self.log = self._earlier()
         torch.manual_seed(args.seed)
-        self.processor = build_processor(build_tokenizer(corpus(nouns)))
+        # the saved tokenizer is the one that the embeddings belong to
+        tokenizer = load_tokenizer(self.output) if self.log else build_tokenizer(corpus(nouns))
+        self.processor = build_processor(tokenizer)
         self.model = build_model(self.processor.tokenizer).train()
         seen, _ = split_nouns(nouns, UNSEEN)
         in_one_word = frozenset() if args.without_heads else frozenset(seen)

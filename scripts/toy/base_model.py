@@ -22,7 +22,6 @@ PICTURE = "<image>\n"
 def build_tokenizer(corpus: Iterable[str]):
     """Return a byte-level BPE whose words are those of the corpus, so that a caption is about one token a word."""
     from tokenizers import Tokenizer, decoders, models, pre_tokenizers, trainers
-    from transformers import PreTrainedTokenizerFast
 
     bpe = Tokenizer(models.BPE())
     bpe.pre_tokenizer = pre_tokenizers.ByteLevel(add_prefix_space=False)
@@ -34,6 +33,19 @@ def build_tokenizer(corpus: Iterable[str]):
             vocab_size=1024, special_tokens=list(SPECIAL), initial_alphabet=alphabet, show_progress=False
         ),
     )
+    return _for_transformers(bpe)
+
+
+def load_tokenizer(folder: Path):
+    """Return the tokenizer of a folder, as `build_tokenizer` made it: to save it again gives the same bytes."""
+    from tokenizers import Tokenizer
+
+    return _for_transformers(Tokenizer.from_file(str(folder / "tokenizer.json")))
+
+
+def _for_transformers(bpe):
+    from transformers import PreTrainedTokenizerFast
+
     return PreTrainedTokenizerFast(
         tokenizer_object=bpe, pad_token="<pad>", bos_token="<s>", eos_token="<|end|>", padding_side="left",
         extra_special_tokens={"image_token": "<image>"}, chat_template=TEMPLATE, model_max_length=2048,
@@ -76,11 +88,3 @@ def build_model(tokenizer) -> torch.nn.Module:
     model = LlavaForConditionalGeneration(config)
     model.set_attn_implementation("eager")  # faster than SDPA under these masks on a CPU
     return model
-
-
-def load_base(folder: Path) -> tuple:
-    """Return processor and float32 model of a base saved earlier; the tokenizer is the one its embeddings belong to."""
-    from transformers import AutoProcessor, LlavaForConditionalGeneration
-
-    model = LlavaForConditionalGeneration.from_pretrained(folder, dtype="float32", attn_implementation="eager")
-    return AutoProcessor.from_pretrained(folder), model
