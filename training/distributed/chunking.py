@@ -10,6 +10,7 @@ import torch
 from mllm_embed.errors import ModelError
 
 from ..batch.collator import Chunk
+from ..recipe.optimizers import state_bytes
 from .gradient_caching import BatchEncoder
 from .memory_tracker import MemoryTracker
 
@@ -21,7 +22,7 @@ RESERVE = {"cuda": 1 << 30, "cpu": 700 << 20}
 SHARE = {"cuda": 0.6, "cpu": 0.25}
 
 
-def find_chunk_tokens(encoder: BatchEncoder, one: Chunk, two: Chunk, bf16: bool) -> int:
+def find_chunk_tokens(encoder: BatchEncoder, one: Chunk, two: Chunk, bf16: bool, optimizer: str = "adamw") -> int:
     """Return the largest power of two of tokens that a step's activations may belong to.
 
     One long input and two of it go forward and backward, and the difference of what they take is what a token takes;
@@ -35,6 +36,7 @@ def find_chunk_tokens(encoder: BatchEncoder, one: Chunk, two: Chunk, bf16: bool)
         one: a chunk of one long input.
         two: a chunk of that input twice.
         bf16: whether training computes under bfloat16 autocast.
+        optimizer: its name in the recipe.
     """
     device = next(encoder.parameters()).device
     tokens = one["input_ids"].numel()
@@ -47,8 +49,9 @@ def find_chunk_tokens(encoder: BatchEncoder, one: Chunk, two: Chunk, bf16: bool)
         )
     both = _peak(encoder, two, bf16)
     each = max((alone if both is None else both - alone) / tokens, 1)
-    # what is trained has a gradient and two moments beside it
-    weights = sum(parameter.nbytes * (4 if parameter.requires_grad else 1) for parameter in encoder.parameters())
+    # what is trained has a gradient beside it, and what the optimiser keeps
+    weights = sum(parameter.nbytes * (2 if parameter.requires_grad else 1) for parameter in encoder.parameters())
+    weights += state_bytes(optimizer, (parameter.shape for parameter in encoder.trainable().values()))
     return power_of_two(total_memory(device) - weights, each, device.type)
 
 

@@ -2,15 +2,16 @@
 
 What lies in memory at the worst moment of a step is
 
-    base + trained x (4 weights + 4 gradients + 8 AdamW) + pictures + max(vision tower, language model + projector)
+    base + trained x (4 weights + 4 gradients) + moments + pictures + max(vision tower, language model + projector)
 
 - `base`: the frozen weights as stored (bfloat16, nf4, int8). `trained`: LoRA and the projector, float32, with a
-  gradient and AdamW's two moments each (arXiv 1711.05101: m and v of every parameter).
+  gradient. `moments`: what the optimiser keeps of each, of AdamW two numbers (recipe/optimizers.py).
 - language model: not a formula. Its real modules run forward and backward under torch's FakeTensorMode, one micro-batch
   after the other as BatchEncoder runs them, with the autocast, attention, LoRA, dropout and gradient checkpointing of
   training, while a dispatch mode adds up every storage that is alive. So the count holds what no closed formula has:
   float32 copies in norms and before LoRA, autocast's copies of weights, the layer that checkpointing computes again.
-- vision tower: it is frozen, so only what is alive within its forward counts. Its code reads the pictures' grids as
+- vision tower: where it is frozen, only what is alive within its forward counts; what one that is trained keeps beside
+  that, until its backward pass, is in tower.py. Its code reads the pictures' grids as
   data, which fake tensors do not have, so this is a formula, with b bytes a number, h the tower's width, w its widest
   layer. A pre-norm block (arXiv 2010.11929, eq. 2-3) at its MLP holds, for each patch, the residual stream (b h), the
   norm's output, float32 under autocast (4 h), and the widest layer's output before, in and after its activation
@@ -43,6 +44,7 @@ from mllm_embed.model.embedding_model import EmbeddingModel, is_part
 from ..distributed.chunking import power_of_two
 from ..distributed.memory_tracker import MemoryTracker
 from .inputs import MicroBatch
+from .tower import tower_bytes
 
 FEW = (2, 3)  # layers of a deep model that are run
 
@@ -103,17 +105,19 @@ def step_peak(
 
 
 def _whole(model: EmbeddingModel, inputs: Sequence[MicroBatch], setting: Setting, chunk_tokens: int) -> StepPeak:
-    language = language_peak(model, inputs, setting) + projector_bytes(model, inputs, setting)
+    kept = _kept(model, inputs, setting)
+    language = language_peak(model, inputs, setting) + projector_bytes(model, inputs, setting) + kept
     held = inputs if setting.place == "cpu" else [max(inputs, key=lambda batch: batch.count * batch.pixels)]
-    return StepPeak(pixel_bytes(model, held), vision_peak(model, inputs, setting), language, chunk_tokens, False)
+    vision = vision_peak(model, inputs, setting) + kept
+    return StepPeak(pixel_bytes(model, held), vision, language, chunk_tokens, False)
 
 
 def _chunked(model: EmbeddingModel, inputs: Sequence[MicroBatch], setting: Setting, chunk_tokens: int) -> StepPeak:
     chunks = [_chunk(batch, chunk_tokens) for batch in inputs]
     fullest = max(chunks, key=lambda batch: (batch.count * batch.length, batch.length))
     language = language_peak(model, [fullest], setting)
-    language += max(projector_bytes(model, [chunk], setting) for chunk in chunks)
-    vision = max(vision_peak(model, [chunk], setting) for chunk in chunks)
+    language += max(projector_bytes(model, [chunk], setting) + _kept(model, [chunk], setting) for chunk in chunks)
+    vision = max(vision_peak(model, [chunk], setting) + _kept(model, [chunk], setting) for chunk in chunks)
     if setting.place == "cuda":
         pixels = max(pixel_bytes(model, [chunk]) for chunk in chunks)
     else:
@@ -123,6 +127,12 @@ def _chunked(model: EmbeddingModel, inputs: Sequence[MicroBatch], setting: Setti
 
 def _chunk(batch: MicroBatch, tokens: int) -> MicroBatch:
     return replace(batch, count=min(batch.count, max(1, tokens // batch.length)))
+
+
+def _kept(model: EmbeddingModel, batches: Sequence[MicroBatch], setting: Setting) -> int:
+    """Return what a vision tower that is trained keeps for the backward pass; 0 for a frozen one."""
+    masks = 1 if setting.place == "cuda" else 4
+    return tower_bytes(model, batches, _itemsize(model, setting), setting.checkpointing, masks)
 
 
 def _tokens(inputs: Sequence[MicroBatch]) -> int:
@@ -195,7 +205,7 @@ def _block_bytes(model: EmbeddingModel, size: int, width: int) -> int:
         if not is_part(name, family.vision) or is_part(name, family.projector):
             continue
         rotary = rotary or "rotary" in name
-        if isinstance(module, nn.Linear):
+        if isinstance(module, nn.Linear) and "lora_" not in name:
             linear.append(module.out_features)
     mlp = 3 * size * max(linear)
     return max(mlp, 3 * size * width + 7 * 4 * width) if rotary else mlp
@@ -249,8 +259,8 @@ class _NativeDropout(nn.Dropout):
 
 def _forward(model: EmbeddingModel, decoder: nn.Module, batch: MicroBatch, setting: Setting) -> torch.Tensor:
     shape = batch.count, batch.length
-    # pictures' features come from the projector: where that is trained, gradients flow through what they enter
-    trained = bool(batch.patches) and bool(_trained_projector(model))
+    # pictures' features come from tower and projector: where one is trained, gradients flow through what they enter
+    trained = bool(batch.patches) and (bool(_trained_projector(model)) or model.trains_vision)
     width = model.base.config.get_text_config().hidden_size
     inputs = torch.empty(*shape, width, dtype=model.base.dtype, requires_grad=trained)
     with torch.autocast("cpu", setting.autocast or torch.bfloat16, enabled=setting.autocast is not None):

@@ -32,7 +32,8 @@ class Counts:
 
     Args:
         language, vision, projector: of the base's parts.
-        lora: of a new adapter.
+        lora: of a new adapter, on the language model.
+        vision_lora: of the same, on the vision tower; 0 where it stays frozen.
         trained_projector: of the projector's copy that is trained; 0 where it stays frozen.
     """
 
@@ -40,6 +41,7 @@ class Counts:
     vision: int
     projector: int
     lora: int
+    vision_lora: int
     trained_projector: int
 
     @property
@@ -50,7 +52,7 @@ class Counts:
     @property
     def trainable(self) -> int:
         """The parameters that training changes."""
-        return self.lora + self.trained_projector
+        return self.lora + self.vision_lora + self.trained_projector
 
 
 def locate(name: str) -> Path | None:
@@ -125,9 +127,11 @@ def build(config: Any, lora: LoraSpec, weights: dtype) -> tuple[EmbeddingModel, 
     model = EmbeddingModel(backbone, family_of(config))
     language, vision, projector = (_numel(backbone.named_parameters(), part) for part in _parts(model))
     add_lora(model, lora, model.family)
-    trained = [(name, p) for name, p in model.named_parameters() if p.requires_grad]
-    adapters = sum(p.numel() for name, p in trained if "lora_" in name)
-    counts = Counts(language, vision, projector, adapters, sum(p.numel() for _, p in trained) - adapters)
+    trained = {name: p.numel() for name, p in model.named_parameters() if p.requires_grad}
+    updates = {name: count for name, count in trained.items() if "lora_" in name}
+    tower = sum(count for name, count in updates.items() if is_part(name, model.family.vision))
+    whole, lora = sum(trained.values()), sum(updates.values())
+    counts = Counts(language, vision, projector, lora - tower, tower, whole - lora)
     model.train()
     return model, counts
 

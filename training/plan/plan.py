@@ -10,6 +10,8 @@ from typing import TYPE_CHECKING, Any
 from mllm_embed.errors import ConfigError
 from mllm_embed.model.quantization import QUANTIZATIONS
 
+from ..recipe.optimizers import OPTIMIZERS
+
 if TYPE_CHECKING:
     import torch
 
@@ -25,7 +27,7 @@ if TYPE_CHECKING:
     from .model import Counts
 
 GIB = 1 << 30
-STATE_BYTES = 16  # of a trained parameter: weight, gradient, AdamW's two moments, float32 each
+WEIGHT_BYTES = 8  # of a trained parameter: weight and gradient, float32 each; what the optimiser keeps comes on top
 
 
 @dataclass(frozen=True)
@@ -37,6 +39,8 @@ class StagePlan:
         step: what that step takes above the weights.
         steps: how many it runs; None where that is not known.
         batch_size: rows a step.
+        optimizer: its name in the recipe.
+        moments: bytes that it keeps.
         on_disk: whether its data is there, so that inputs are as large as its own.
         guide: what its guide takes, None without one.
     """
@@ -45,8 +49,15 @@ class StagePlan:
     step: StepPeak
     steps: int | None
     batch_size: int
+    optimizer: str
+    moments: int
     on_disk: bool
     guide: GuidePlan | None = None
+
+    @property
+    def peak(self) -> int:
+        """Bytes at the worst moment, above the weights and gradients."""
+        return self.moments + self.step.peak
 
 
 @dataclass(frozen=True)
@@ -73,8 +84,8 @@ class TrainingPlan:
 
     @property
     def trained(self) -> int:
-        """Weights, gradients and AdamW's two moments of what is trained, float32 each."""
-        return STATE_BYTES * self.counts.trainable
+        """Weights and gradients of what is trained, float32 each."""
+        return WEIGHT_BYTES * self.counts.trainable
 
     @property
     def total(self) -> int:
@@ -83,12 +94,12 @@ class TrainingPlan:
 
     @property
     def _training(self) -> int:
-        return self.trained + max(stage.step.peak for stage in self.stages.values())
+        return self.trained + max(stage.peak for stage in self.stages.values())
 
     @property
     def _guiding(self) -> int:
         # before the first step there are neither gradients nor moments
-        return self.trained // 4 + max(
+        return self.trained // 2 + max(
             (stage.guide.weights for stage in self.stages.values() if stage.guide), default=0
         )
 
@@ -128,7 +139,7 @@ def make_plan(recipe: Recipe, memory: float | None = None, picture: tuple[int, i
     model, counts = build(config, recipe.lora.spec(), weights)
     base = stored_bytes(model, recipe.quantization)
     available = round(memory * GIB) if memory is not None else total_memory(place)
-    room = available - base - STATE_BYTES * counts.trainable
+    room = available - base - WEIGHT_BYTES * counts.trainable
     inputs = InputMaker.of(config, source, settings_of(recipe, source, config))
     stages = {name: _plan_stage(recipe, name, model, inputs, setting, picture, room) for name in recipe.stages}
     precision = recipe.quantization or str(weights).removeprefix("torch.")
@@ -152,24 +163,30 @@ def _plan_stage(
     picture: tuple[int, int] | None,
     room: int,
 ) -> StagePlan:
-    """Plan a stage of a recipe, with `room` bytes for a step. Raises ConfigError for a batch larger than its data."""
+    """Plan a stage of a recipe, with `room` bytes for its moments and a step.
+
+    Raises ConfigError for a batch larger than its data, and an optimiser that does not work there.
+    """
     import torch
 
     from ..recipe.checks import check_batch
+    from ..recipe.optimizers import check_optimizer, state_bytes
     from .guide import plan_guide
     from .memory import step_peak
 
     stage = recipe.stages[name]
+    check_optimizer(name, stage.optimizer, setting.place, recipe.deepspeed)
     rows = _rows(stage)
     if rows is not None:
         check_batch(name, stage, len(rows))
     inputs = make.micro_batches(stage, None if rows is None else rows.sample(), picture)
     chunk_tokens = None if stage.chunk_tokens == "auto" else stage.chunk_tokens
-    step = step_peak(model, inputs, setting, chunk_tokens, room)
+    moments = state_bytes(stage.optimizer, [p.shape for p in model.parameters() if p.requires_grad])
+    step = step_peak(model, inputs, setting, chunk_tokens, room - moments)
     steps = _steps(stage, rows)
     place, count = torch.device(setting.place), None if rows is None else len(rows)
     guide = plan_guide(recipe, stage, setting.autocast is not None, place, count, steps)
-    return StagePlan(inputs, step, steps, stage.batch_size, rows is not None, guide)
+    return StagePlan(inputs, step, steps, stage.batch_size, stage.optimizer, moments, rows is not None, guide)
 
 
 def _rows(stage: Stage) -> StageRows | None:
@@ -199,7 +216,8 @@ def describe(recipe: Recipe, plan: TrainingPlan) -> str:
         f"parameters  {counts.base / million:,.1f} M: language model {counts.language / million:,.1f} M, "
         f"vision tower {counts.vision / million:,.1f} M, projector {counts.projector / million:,.1f} M",
         f"trainable   {counts.trainable / million:,.2f} M: LoRA {counts.lora / million:,.2f} M, "
-        f"projector {counts.trained_projector / million:,.2f} M",
+        f"projector {counts.trained_projector / million:,.2f} M"
+        + (f", LoRA of the vision tower {counts.vision_lora / million:,.2f} M" if counts.vision_lora else ""),
     ]
     for name, stage in plan.stages.items():
         known = "steps unknown" if stage.steps is None else f"{stage.steps:,} steps"
@@ -229,18 +247,19 @@ def _parts(plan: TrainingPlan) -> list[str]:
         guide = max(stage.guide.weights for stage in plan.stages.values() if stage.guide)
         sizes = [
             (plan.base, f"base, {plan.precision}"),
-            (plan.trained // 4, "LoRA and projector, float32"),
+            (plan.trained // 2, "LoRA and projector, float32"),
             (guide, "the guide's weights, while it encodes: more than any step takes"),
             (plan.reserve, "left for the libraries"),
         ]
         return [f"  {_gib(size):>8}  {what}" for size, what in sizes]
-    name, step = _worst(plan)
+    name, stage = _worst(plan)
+    step = stage.step
     part = "the vision tower reads" if step.vision > step.language else "the language model learns"
     parts = [
         (plan.base, f"base, {plan.precision}"),
-        (plan.trained // 4, "LoRA and projector, float32"),
-        (plan.trained // 4, "their gradients"),
-        (plan.trained // 2, "AdamW's two moments"),
+        (plan.trained // 2, "LoRA and projector, float32"),
+        (plan.trained // 2, "their gradients"),
+        (stage.moments, OPTIMIZERS[stage.optimizer].words),
         (step.pixels, f"pixels of a {'chunk' if step.cached else 'step'} of stage {name}"),
         (max(step.vision, step.language), f"activations, most while {part}"),
         (plan.reserve, "left for the libraries"),
@@ -248,10 +267,10 @@ def _parts(plan: TrainingPlan) -> list[str]:
     return [f"  {_gib(size):>8}  {what}" for size, what in parts]
 
 
-def _worst(plan: TrainingPlan) -> tuple[str, StepPeak]:
-    """Return the name of the stage whose step takes most, and what it takes."""
-    name = max(plan.stages, key=lambda name: plan.stages[name].step.peak)
-    return name, plan.stages[name].step
+def _worst(plan: TrainingPlan) -> tuple[str, StagePlan]:
+    """Return the name of the stage that takes most, and its plan."""
+    name = max(plan.stages, key=lambda name: plan.stages[name].peak)
+    return name, plan.stages[name]
 
 
 def check_fits(recipe: Recipe, plan: TrainingPlan) -> None:
@@ -263,7 +282,8 @@ def check_fits(recipe: Recipe, plan: TrainingPlan) -> None:
             f"{recipe.model} with its guide needs {_gib(plan.total)} GiB and {_gib(plan.available)} are there; choose "
             "a smaller guide, or a larger card"
         )
-    fixed = plan.base + plan.trained + plan.reserve
+    name, stage = _worst(plan)
+    step, fixed = stage.step, plan.base + plan.trained + stage.moments + plan.reserve
     room = plan.available - fixed
     need = f"{recipe.model} needs {_gib(plan.total)} GiB and {_gib(plan.available)} are there"
     if room <= 0 and plan.base < plan.reserve:
@@ -271,7 +291,6 @@ def check_fits(recipe: Recipe, plan: TrainingPlan) -> None:
     if room <= 0:
         smaller = "choose a smaller model" if plan.precision in QUANTIZATIONS else "set quantization: nf4"
         raise ConfigError(f"{need}: the weights alone take {_gib(fixed)}; {smaller}, or a larger card")
-    name, step = _worst(plan)
     tokens = step.chunk_tokens * room // step.peak
     lower = f"set stages.{name}.chunk_tokens to about {max(1, tokens)} (now {step.chunk_tokens})"
     if not recipe.gradient_checkpointing and step.language >= step.vision:

@@ -108,6 +108,15 @@ class Recipe(Section):
                 raise ValueError("with a teacher, stages take no learn_temperature, mask_margin, hardness or guide")
         return self
 
+    @model_validator(mode="after")
+    def _rates_have_their_part(self) -> Recipe:
+        for name, stage in self.stages.items():
+            if stage.rates.projector and not self.lora.projector:
+                raise ValueError(f"stages.{name}.rates.projector is given, and lora.projector is false; leave it out")
+            if stage.rates.vision and not self.lora.vision:
+                raise ValueError(f"stages.{name}.rates.vision is given, and the tower is frozen; give lora.vision too")
+        return self
+
     def checkpoints_of(self, stage: str) -> Path:
         """Return the folder of a stage's checkpoints, and of what else the stage needs to go on after a stop."""
         return self.output / CHECKPOINTS / stage

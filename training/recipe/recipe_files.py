@@ -21,6 +21,7 @@ from .lora import Lora
 from .stage import Stage
 from .stage_keys.evaluate import Evaluate
 from .stage_keys.guide import Guide
+from .stage_keys.optimizer import Rates
 from .stage_keys.terms import Term
 
 # what the value must be, by the first word of pydantic's type of error
@@ -36,6 +37,7 @@ SECTIONS: dict[str, type[BaseModel]] = {
     "stages.NAME": Stage,
     "stages.NAME.terms": Term,
     "stages.NAME.data, where it is a list": DataSource,
+    "stages.NAME.rates": Rates,
     "stages.NAME.evaluate": Evaluate,
     "stages.NAME.guide": Guide,
 }

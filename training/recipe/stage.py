@@ -59,6 +59,12 @@ class Stage(OptimizerKeys, BatchKeys, LossKeys, RowKeys):  # pydantic lists the 
             )
         return self
 
+    @model_validator(mode="after")
+    def _rates_have_their_part(self) -> Stage:
+        if self.rates.temperature and not self.learn_temperature:
+            raise ValueError("rates.temperature is given, and the temperature is fixed; give learn_temperature too")
+        return self
+
     @property
     def sides(self) -> Sides:
         """What of its rows is asked as a query, and the tasks of both sides."""

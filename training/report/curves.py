@@ -42,6 +42,7 @@ PANELS = (
     Panel("mean cosine of all vectors", ("mean_cosine",)),
     Panel("temperature", ("temperature",), often_fixed=True),
     Panel("learning rate", ("learning_rate",), bottom=0),
+    Panel("rates of temperature —, projector - -, vision tower ···", ("learning_rate/",), scale="log"),
     Panel("norm of the gradient", ("grad_norm",), scale="log"),
     Panel("share of the time waiting for data", ("data_wait",), bottom=0, top=1),
     Panel("tokens per second", ("tokens_per_s",), bottom=0),
@@ -52,7 +53,7 @@ _COLUMNS = 3
 _LETTER = 0.014  # of a panel's width
 _FEW = 30  # steps, whose points are marked
 _INK, _PALE = "#333333", "#b8b8b8"
-_DASHES = {"hardest/": "--"}
+_DASHES = {"hardest/": "--", "learning_rate/projector": "--", "learning_rate/vision": ":"}
 _OWN = {"recall@1": "#1f4e79", "recall@5": "#5b9bd5", "recall@10": "#a9cbe8"}
 Curves: TypeAlias = dict[tuple[str, str], tuple[list[float], list[float]]]  # by name and stage: steps, values
 
@@ -119,10 +120,11 @@ def _draw_curves(axes: Axes, curves: Curves, colors: dict[str, Any]) -> None:
         kind, _, term = name.partition("/")
         color = colors[term] if term in colors else _OWN.get(name, _INK)
         points: dict[str, Any] = {"marker": "o", "markersize": 3.5} if len(steps) < _FEW else {}
+        dashes = _DASHES.get(name) or _DASHES.get(f"{kind}/", "-")
         # a label that starts with _ is not in the legend: one entry for all stages
         label = name if name.startswith("recall") and stage == first else "_"
         axes.plot(
-            steps, values, color=color, lw=2.2 if name == "loss" else 1.5, ls=_DASHES.get(f"{kind}/", "-"),
+            steps, values, color=color, lw=2.2 if name == "loss" else 1.5, ls=dashes,
             label=label, gid=name, **points,
         )  # fmt: skip
 

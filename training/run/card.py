@@ -10,6 +10,7 @@ from mllm_embed.saving.model_card import ModelCardInfo
 from mllm_embed.saving.versions import versions
 
 from ..recipe.config import Recipe
+from ..recipe.lora import Lora
 from ..recipe.stage import Stage
 from ..recipe.stage_keys.guide import Guide
 from ..recipe.stage_keys.terms import Term
@@ -36,13 +37,28 @@ def card_of(recipe: Recipe, last: str, data: Mapping[str, str], rows: Mapping[st
             training[name]["kept"] = best_in_words(best)
     lora, installed = recipe.lora, versions()
     made_with = {
-        "LoRA": f"rank {lora.rank}, alpha {lora.alpha:g}, dropout {lora.dropout:g}; projector "
-        + ("trained in full" if lora.projector else "frozen"),
+        "LoRA": _lora_in_words(lora),
         "base weights": recipe.quantization or "not quantised",
         "seed": recipe.seed,
         "versions": ", ".join(f"{package} {installed[package]}" for package in _PACKAGES if package in installed),
     }
     return ModelCardInfo(training=training, made_with=made_with)
+
+
+def _lora_in_words(lora: Lora) -> str:
+    more = {
+        "on": None if lora.targets is None else ", ".join(lora.targets),
+        "on the vision tower's": ", ".join(lora.vision) if isinstance(lora.vision, list) else lora.vision and "layers",
+        "ranks": ", ".join(f"{name} {rank}" for name, rank in lora.rank_pattern.items()),
+        "alphas": ", ".join(f"{name} {alpha:g}" for name, alpha in lora.alpha_pattern.items()),
+    }
+    kind = " ".join(name for name, used in (("DoRA", lora.dora), ("rsLoRA", lora.rslora)) if used)
+    parts = [
+        f"rank {lora.rank}, alpha {lora.alpha:g}, dropout {lora.dropout:g}{kind and f', {kind}'}",
+        *(f"{what} {value}" for what, value in more.items() if value),
+        f"projector {'trained in full' if lora.projector else 'frozen'}",
+    ]
+    return "; ".join(parts)
 
 
 def _facts(stage: Stage, data: Mapping[str, str], count: int) -> dict[str, Any]:
@@ -59,6 +75,7 @@ def _facts(stage: Stage, data: Mapping[str, str], count: int) -> dict[str, Any]:
         "batch size": stage.batch_size,
         "length": _length(stage),
         "learning rate": f"{stage.learning_rate:g}, {stage.schedule}",
+        **_optimizer_facts(stage),
         "matryoshka": ", ".join(map(str, stage.matryoshka)) or "no",
         **{name: task for name, task in tasks.items() if task},
         **({"guide": _guide_in_words(stage.guide)} if stage.guide else {}),
@@ -75,6 +92,17 @@ def _guide_in_words(guide: Guide) -> str:
 def _length(stage: Stage) -> str:
     first = f"{stage.steps} steps" if stage.steps else f"{stage.epochs:g} epochs"
     return ", and ".join([first, *(f"{steps} steps more" for steps in stage.more_steps)])
+
+
+def _optimizer_facts(stage: Stage) -> dict[str, Any]:
+    """Return what is not as by default of the optimiser."""
+    own = {name: rate for name, rate in stage.rates.model_dump().items() if rate is not None}
+    facts = {
+        "rates": ", ".join(f"{name} {rate:g}" for name, rate in own.items()),
+        "optimiser": "" if stage.optimizer == "adamw" else stage.optimizer,
+        "gradient": "" if stage.max_grad_norm == 1 else f"at most {stage.max_grad_norm:g} long, 0: any length",
+    }
+    return {name: value for name, value in facts.items() if value}
 
 
 def _listed(tasks: Sequence[str | None]) -> str:

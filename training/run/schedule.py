@@ -7,26 +7,45 @@ a stage that was finished, and then was given more, trained exactly what a recip
 
 from __future__ import annotations
 
+import math
 from collections.abc import Sequence
-from functools import cache, partial
+from functools import partial
 from itertools import accumulate
 from typing import Any
 
 import torch
 from torch.optim.lr_scheduler import LambdaLR
-from transformers import TrainerCallback, TrainingArguments, get_scheduler
+from transformers import TrainerCallback, TrainingArguments
 
 
 def factor(arguments: TrainingArguments, step: int, steps: int) -> float:
-    """Return the share of the peak rate with which step `step`, from 0 on, of a part of `steps` is taken."""
-    return float(_formula(arguments.lr_scheduler_type, arguments.get_warmup_steps(steps), steps)(step))
+    """Return the share of the peak rate with which step `step`, from 0 on, of a part of `steps` is taken; behind its
+    end that of the last."""
+    kind = str(getattr(arguments.lr_scheduler_type, "value", arguments.lr_scheduler_type))
+    return share_at(kind, min(step + 1, steps), steps, arguments.get_warmup_steps(steps))
 
 
-@cache
-def _formula(name: str, warmup: int, steps: int) -> Any:
-    """Return transformers' formula of a schedule, which it gives only together with an optimiser."""
-    throwaway = torch.optim.SGD([torch.zeros(1, requires_grad=True)], lr=1.0)
-    return get_scheduler(name, throwaway, warmup, steps).lr_lambdas[0]
+def share_at(schedule: str, step: int, steps: int, warm_up: int) -> float:
+    """Return the share of its peak that a rate has in a step, never 0.
+
+    With w warm-up steps, of N, step s of 1 to w has s / w. The peak is at step m = max(w, 1), and n = N - m + 1 steps
+    from there on the share has fallen to 1/n at the last: along a line, (N - s + 1) / n, or along half a cosine from 1
+    to 1/n. Under "constant_with_warmup" it stays 1.
+
+    Args:
+        schedule: one of a stage's.
+        step: counted from 1.
+        steps, warm_up: N and w.
+    """
+    if step < warm_up:
+        return step / warm_up
+    peak = max(warm_up, 1)
+    length = steps - peak + 1
+    if schedule == "constant_with_warmup" or length <= 1:
+        return 1.0
+    least, way = 1 / length, min((step - peak) / (length - 1), 1.0)
+    fall = way if schedule == "linear" else (1 - math.cos(math.pi * way)) / 2
+    return 1 - (1 - least) * fall
 
 
 def scheduler(arguments: TrainingArguments, parts: Sequence[int], optimizer: torch.optim.Optimizer) -> LambdaLR:
@@ -35,7 +54,7 @@ def scheduler(arguments: TrainingArguments, parts: Sequence[int], optimizer: tor
 
 
 def _factor_at(arguments: TrainingArguments, parts: tuple[int, ...], step: int) -> float:
-    """Return the factor of a step of the whole stage; behind its end, of what would be the last part's next step."""
+    """Return the factor of a step of the whole stage; behind its end that of the last."""
     start = 0
     for steps in parts[:-1]:
         if step < start + steps:

@@ -41,6 +41,7 @@ from ..false_negatives.keys import asked_by
 from ..loss.temperature import Temperature
 from ..recipe.checks import first_process, processes
 from ..recipe.config import Recipe
+from ..recipe.optimizers import OPTIMIZERS
 from ..recipe.stage import Stage
 from ..report.board import Board, untold_in_threads
 from ..report.run_log import LOG_FILE, Console, JsonLog
@@ -230,6 +231,7 @@ class StageRun:
             dataloader_num_workers=self.recipe.workers,
             max_steps=steps, learning_rate=stage.learning_rate,
             lr_scheduler_type=stage.schedule, warmup_steps=stage.warmup, weight_decay=stage.weight_decay,
+            optim=OPTIMIZERS[stage.optimizer].called, max_grad_norm=stage.max_grad_norm,
             save_steps=stage.save_steps, logging_steps=10, logging_first_step=True,
             report_to=[], remove_unused_columns=False, label_names=[], disable_tqdm=True,
         )  # fmt: skip
@@ -249,7 +251,7 @@ class StageRun:
             return kept
         longest = self._longest_input(examples)
         one, two = (self.embedder.item_processor([longest] * count) for count in (1, 2))
-        tokens = find_chunk_tokens(self.encoder, one, two, self.bf16)
+        tokens = find_chunk_tokens(self.encoder, one, two, self.bf16, self.stage.optimizer)
         write_json(path, tokens)
         return tokens
 

@@ -28,6 +28,7 @@ from ..distributed.zero import forget_config, zero_config
 from ..recipe.checks import check_batch, check_dimension, check_guides, first_process
 from ..recipe.config import Recipe
 from ..recipe.form import form_fingerprints, guide_fingerprints, prompts_of
+from ..recipe.optimizers import check_optimizer
 from ..report.leaks import RunRecord
 from ..report.report import write_report
 from ..report.run_log import LOG_FILE
@@ -60,6 +61,8 @@ def run_recipe(recipe: Recipe, after_stage: Callable[[str, Path], None] | None =
     goes wrong, Stopped after a SIGTERM.
     """
     _choose_device()
+    for name, stage in recipe.stages.items():
+        check_optimizer(name, stage.optimizer, device_for().type, recipe.deepspeed)
     zero = zero_config(recipe)
     check_guides(recipe)
     form = form_fingerprints(recipe) | guide_fingerprints(recipe)

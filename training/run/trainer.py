@@ -12,7 +12,6 @@ from safetensors import SafetensorError
 from safetensors.torch import load_file, save_file
 from torch import Tensor, nn
 from torch.utils.data import Sampler
-from transformers import Trainer
 from transformers.trainer import SCHEDULER_NAME
 
 from mllm_embed.errors import ModelError, reason
@@ -33,6 +32,7 @@ from ..recipe.stage import Stage
 from ..recipe.stage_keys.terms import Term
 from .checkpoints import ASIDE, checkpoint_bytes, checkpoint_name, failing_disk, publish
 from .divergence import DivergenceGuard
+from .optimizer import StageOptimizer
 from .schedule import scheduler, set_rates
 from .stopping import Stopping
 from .throughput import Throughput, mean_cosine
@@ -40,7 +40,7 @@ from .throughput import Throughput, mean_cosine
 TRAINABLE_FILE = "trainable.safetensors"
 
 
-class ContrastiveTrainer(Trainer):
+class ContrastiveTrainer(StageOptimizer):
     """A Trainer of a BatchEncoder, with the terms of one stage over the rows of all processes.
 
     A checkpoint holds the trainable parameters alone, beside Trainer's own optimiser, scheduler and random states.
@@ -186,7 +186,7 @@ class ContrastiveTrainer(Trainer):
     def log(self, logs: dict[str, float], *args: Any, **kwargs: Any) -> None:
         """Log a line, with the figures since the last one where it is a line of steps."""
         if "loss" in logs:
-            logs |= self.throughput.figures()
+            logs |= self.rates | self.throughput.figures()
         if "train_runtime" not in logs:  # Trainer's closing line says nothing that the others do not
             super().log(logs, *args, **kwargs)
 
@@ -205,10 +205,6 @@ class ContrastiveTrainer(Trainer):
 
     def _get_train_sampler(self, train_dataset: Any = None) -> Sampler[int]:
         return self.order
-
-    def get_decay_parameter_names(self, model: nn.Module) -> list[str]:
-        """Return the parameters that weight decay draws to 0: Trainer's, without the temperature's."""
-        return [name for name in super().get_decay_parameter_names(model) if "temperature" not in name.split(".")]
 
     def create_scheduler(self, num_training_steps: int, optimizer: Any = None) -> Any:
         """Return the schedule of the stage's parts, made for `optimizer`, by default Trainer's."""
