@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Iterator, Mapping
-from dataclasses import asdict, dataclass
+from dataclasses import asdict, dataclass, replace
 from functools import lru_cache
 from pathlib import Path
 from typing import Any
@@ -14,6 +14,7 @@ from mllm_embed import MLLMEmbedder
 from mllm_embed.saving.provenance import VECTOR_FIELDS
 from mllm_embed.saving.versions import versions
 
+from .chance import Chance, chance_of
 from .clusters import Clustering, Graph, partition
 from .guided import MiningGuide
 from .mined_file import write_mined_file, written_item
@@ -61,13 +62,15 @@ class MiningResult:
 
     Args:
         clusters: [R] int64, the cluster of every row.
+        chance: how the clusters compare with chance.
         guided: [Q] int64, how many of the candidates that were looked at the guide left out.
     """
 
     negatives: Negatives
-    clusters: np.ndarray | None
     rules: Rules
-    clustering: Clustering | None
+    clusters: np.ndarray | None = None
+    clustering: Clustering | None = None
+    chance: Chance | None = None
     guided: np.ndarray | None = None
 
 
@@ -99,11 +102,13 @@ def mine(
         parts.append(choose(scores, clean, own[part], rules))
         if graph:
             graph.add(part.start, places, questions.answers)
-    clusters = None
-    if graph and clustering:
-        clusters = partition(*graph.mutual(), len(questions.query), clustering.size)
-    left_out = np.concatenate(guided) if guide else None
-    return MiningResult(Negatives.joined(parts), clusters, rules, clustering, left_out)
+    mined = MiningResult(Negatives.joined(parts), rules, guided=np.concatenate(guided) if guide else None)
+    if not (graph and clustering):
+        return mined
+    edges = graph.mutual()
+    clusters = partition(*edges, len(questions.query), clustering.size)
+    chance = chance_of(*edges, clusters, clustering.size)
+    return replace(mined, clusters=clusters, clustering=clustering, chance=chance)
 
 
 def write_mined(
@@ -113,8 +118,9 @@ def write_mined(
     rules: dict[str, Any] = {**asdict(mined.rules), "clusters": None}
     if mined.clustering:
         rules |= {"clusters": mined.clustering.size, "cluster_skip": mined.clustering.skip}
+    chance = {"chance": asdict(mined.chance) | {"better": mined.chance.better}} if mined.chance else {}
     left_out = {"left_out": questions.unmade.count} if questions.unmade.count else {}
-    told = {**data.described(), **left_out, **header, "rules": rules, "versions": versions()}
+    told = {**data.described(), **left_out, **chance, **header, "rules": rules, "versions": versions()}
     write_mined_file(path, told, _lines(data, questions, mined))
 
 

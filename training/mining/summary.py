@@ -9,6 +9,7 @@ import numpy as np
 from mllm_embed.search.contact_sheet import SheetRow, contact_sheet, text_tile
 from mllm_embed.types import ImageLike, Item
 
+from .chance import Chance
 from .clusters import nearness
 from .mine import MiningResult, QuestionVectors
 from .negatives import Negatives
@@ -44,7 +45,29 @@ def mining_summary(questions: Questions, vectors: QuestionVectors, mined: Mining
             f"{len(sizes):,} clusters of {sizes.min()} to {sizes.max()} rows; mean similarity of a query and the "
             f"others' positives: {together:.3f} within a cluster, {apart:.3f} between rows by chance"
         )
+    if mined.chance:
+        lines += _chance_in_words(mined.chance)
     return lines
+
+
+def _chance_in_words(chance: Chance) -> list[str]:
+    if not chance.edges:
+        return [
+            "warning: no two rows are hard for each other past the ranks that --cluster-skip passes over, so that the "
+            "clusters mean nothing; do not train with per_cluster on them"
+        ]
+    found = [
+        f"of {chance.edges:,} edges between rows that are hard for each other, clusters keep {chance.kept:.1%}; of a "
+        f"graph with as many edges to rows drawn at random they would keep {chance.rewired:.1%}, drawn at random "
+        f"themselves {chance.drawn:.1%}"
+    ]
+    if not chance.better:
+        found.append(
+            "warning: these clusters are no better than chance: the rows are too few, nothing in them lies in groups "
+            "of that size, or the model does not tell them apart yet; leave per_cluster out, or cluster with a model "
+            "that was trained on such rows, or in clusters of another size"
+        )
+    return found
 
 
 def _similarity_of_negatives(negatives: Negatives, questions: Questions, of_rows: np.ndarray) -> str:

@@ -12,6 +12,7 @@ import pytest
 from mllm_embed import DataFolder, MLLMEmbedder
 from mllm_embed.training.batch.sampler import RowSampler
 from mllm_embed.training.data.folder import read_rows
+from mllm_embed.training.mining.chance import Chance, chance_of, rewired
 from mllm_embed.training.mining.clusters import Graph, nearness, partition
 from mllm_embed.training.mining.negatives import search_blocks
 from mllm_embed.training.mining.questions import Questions
@@ -101,3 +102,40 @@ def test_batches_of_the_embedded_scenes_get_harder(tmp_path: Path) -> None:
 
     by_chance, harder = batches([]), batches([(cluster, 8)])
     assert harder > by_chance + 0.02, (by_chance, harder)
+
+
+def graph_of(queries: np.ndarray, answers: np.ndarray, skip: int, edges: int) -> tuple[np.ndarray, np.ndarray]:
+    each = np.arange(len(queries))
+    graph = Graph(each, each, skip, edges)
+    for part, _, places in search_blocks(queries, answers, [{row} for row in each.tolist()].__getitem__, skip + edges):
+        graph.add(part.start, places, len(answers))
+    return graph.mutual()
+
+
+def chance_for(queries: np.ndarray, answers: np.ndarray, size: int, skip: int = 2, edges: int = 20) -> Chance:
+    graph = graph_of(queries, answers, skip, edges)
+    return chance_of(*graph, partition(*graph, len(queries), size), size)
+
+
+def test_clusters_of_nothing_are_told_from_clusters_of_something() -> None:
+    rng = np.random.default_rng(0)
+    noise = unit(rng.standard_normal((320, 24))), unit(rng.standard_normal((320, 24)))
+    chance = chance_for(*noise, 16)
+    assert not chance.better and chance.kept > 3 * chance.drawn  # METIS finds parts in anything
+    found = chance_for(*clustered(20, 16)[:2], 16)
+    assert found.better and found.kept > 0.5
+    # of few rows each is near each: parts of a graph that is complete
+    few = chance_for(noise[0][:24], noise[1][:24], 4, skip=0, edges=100)
+    assert not few.better and few.kept == pytest.approx(few.drawn)
+    nothing = chance_for(noise[0][:4], noise[1][:4], 2, skip=3)
+    assert nothing.edges == 0 and not nothing.better
+
+
+def test_a_rewired_graph_has_the_edges_of_the_given_one() -> None:
+    left, right = graph_of(*clustered(10, 16)[:2], 2, 10)
+    one, other = rewired(left, right, 160, 0)
+    edges = set(zip(one.tolist(), other.tolist(), strict=True))
+    assert len(edges) == len(one) and {(b, a) for a, b in edges} == edges and not any(a == b for a, b in edges)
+    before, after = (np.bincount(part, minlength=160) for part in (left, one))
+    assert (after <= before).all() and after.sum() > 0.85 * before.sum()
+    assert len(edges & set(zip(left.tolist(), right.tolist(), strict=True))) < 0.3 * len(edges)
