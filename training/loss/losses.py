@@ -183,7 +183,8 @@ def _one_way(
         named = torch.cat([known.positive, known.negatives, known.query if same_side else known.query[:0]])
         further = _right_answers(known.query[local], known.asked, known.answers, named)
         # an input that stands among the candidates under several keys is one column
-        ignored = _joined(ignored, Ignored(further.askers, Pairs(further.pairs.rows, where[further.pairs.columns])))
+        named_columns = Pairs(further.pairs.rows, where[further.pairs.columns])
+        ignored = _joined(ignored, Ignored(further.askers, named_columns), len(columns))
     # the scores have a row for each local row alone: -1 where another process computes the owner's loss
     number = torch.full_like(every, -1).index_put_((local,), torch.arange(len(local), device=every.device))
     owners = number[indices.owners]
@@ -298,15 +299,16 @@ def _right_answers(asks: Tensor, asked: Tensor, answers: Tensor, columns: Tensor
     return Ignored(askers, Pairs(owners[places], order[rows]))
 
 
-def _joined(one: Ignored, other: Ignored) -> Ignored:
-    """Return what either of two leaves out, whose askers are numbered apart."""
+def _joined(one: Ignored, other: Ignored, columns: int) -> Ignored:
+    """Return what either of two leaves out of so many candidates, whose askers are numbered apart."""
     count = max(len(other.askers), 1)  # more than there are askers
     both, askers = torch.unique(one.askers * count + other.askers, return_inverse=True)
     pairs = []
     for own, ignored in ((both // count, one), (both % count, other)):
         owners, places = equal_pairs(own, ignored.pairs.rows)
-        pairs.append(torch.stack([owners, ignored.pairs.columns[places]]))
-    return Ignored(askers, Pairs(*torch.unique(torch.cat(pairs, dim=1), dim=1)))
+        pairs.append(owners * columns + ignored.pairs.columns[places])
+    every = torch.unique(torch.cat(pairs))
+    return Ignored(askers, Pairs(every // columns, every % columns))
 
 
 def _left_out(ignored: Ignored, asks: Tensor, answers: Tensor, columns: Tensor) -> Tensor:
