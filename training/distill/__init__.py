@@ -1,4 +1,4 @@
-"""Targets that are encoded once: the static bank of a stage, and a teacher's vectors for a small student.
+"""What is made once, before a stage: its static bank, a teacher's and a guide's vectors, and what is right for whom.
 
-Both keep what they encoded on disk.
+All of it is kept on disk, for a run that goes on.
 """

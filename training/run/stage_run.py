@@ -31,6 +31,7 @@ from ..batch.stage_data import RowOrder, StageRows, order_of, visited_rows
 from ..data.unreadable import UNREADABLE_FILE, UnreadableLog
 from ..distill.bank import Bank, make_bank, read_bank
 from ..distill.guide import bank_vectors, load_guide, make_guide_vectors
+from ..distill.right_answers import RIGHT_FILE, RightAnswers, right_answers
 from ..distill.teacher import Teacher, release_memory
 from ..distributed.chunking import find_chunk_tokens
 from ..distributed.gathering import agreed, world
@@ -47,7 +48,6 @@ from ..report.board import Board, untold_in_threads
 from ..report.run_log import LOG_FILE, Console, JsonLog
 from .advice import Advice
 from .checkpoints import checkpoint_name, last_checkpoint, step_of
-from .right_answers import RIGHT_FILE, RightAnswers, right_answers
 from .run_folder import check_stage_space
 from .schedule import PartEnds
 from .stopping import Stopping

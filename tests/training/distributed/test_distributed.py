@@ -16,9 +16,9 @@ import torch
 import yaml
 from safetensors.torch import load_file
 
+from mllm_embed.training.distill.right_answers import RIGHT_FILE
 from mllm_embed.training.distributed.zero import zero_config
 from mllm_embed.training.recipe.recipe_files import load_recipe
-from mllm_embed.training.run.right_answers import RIGHT_FILE
 from mllm_embed.training.run.stages import run_recipe
 from tiny import make_data
 

@@ -23,7 +23,6 @@ from mllm_embed.files import atomic_file, check_space
 from ..batch.stage_data import StageRows
 from ..data import TrainingRow
 from ..data.rows import SourceRows
-from ..distill.guide import items_of
 from ..distributed.gathering import agreed, gather_ragged, world
 from ..false_negatives.keys import Asked, ItemKeys
 from ..false_negatives.known import KnownAnswers, Relations, known_answers, readable
@@ -31,6 +30,7 @@ from ..false_negatives.near_twins import near_twins
 from ..false_negatives.twins import Sharing, Survey, Twins
 from ..recipe.checks import first_process
 from ..recipe.stage import Stage
+from .guide import items_of
 
 RIGHT_FILE = "right_answers.safetensors"
 MANY_ROWS = 1_000_000
