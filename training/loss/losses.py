@@ -13,7 +13,8 @@ from torch import Tensor
 from torch.nn import functional as F
 
 from ..false_negatives.guide import Guided, GuideRule
-from .tiled import Ignored, LossOutput, Pairs, equal_pairs, info_nce
+from .right_answers import joined, left_out, right_answers, second_twins
+from .tiled import Ignored, LossOutput, Pairs, info_nce
 
 __all__ = [
     "BatchIndices", "Guidance", "KnownRight", "LossOptions", "LossOutput",
@@ -178,13 +179,14 @@ def _one_way(
     every = torch.arange(len(indices.query), device=vectors.device)
     local = every if indices.local_rows is None else indices.local_rows
     query = indices.query[local]
-    ignored = _right_answers(inputs[query], inputs[indices.query], inputs[indices.positive], inputs[columns])
+    ignored = right_answers(inputs[query], inputs[indices.query], inputs[indices.positive], inputs[columns])
     if known:
         named = torch.cat([known.positive, known.negatives, known.query if same_side else known.query[:0]])
-        further = _right_answers(known.query[local], known.asked, known.answers, named)
+        further = right_answers(known.query[local], known.asked, known.answers, named)
         # an input that stands among the candidates under several keys is one column
         named_columns = Pairs(further.pairs.rows, where[further.pairs.columns])
-        ignored = _joined(ignored, Ignored(further.askers, named_columns), len(columns))
+        ignored = joined(ignored, Ignored(further.askers, named_columns), len(columns))
+        ignored = ignored._replace(twins=second_twins(inputs[columns], named, where))
     # the scores have a row for each local row alone: -1 where another process computes the owner's loss
     number = torch.full_like(every, -1).index_put_((local,), torch.arange(len(local), device=every.device))
     owners = number[indices.owners]
@@ -200,8 +202,8 @@ def _one_way(
         Pairs(owners[owners >= 0], brought[owners >= 0]),
         options.mask_margin, options.hardness, guided=guided, spared=spared,
     )  # fmt: skip
-    left_out = _left_out(ignored, inputs[query], inputs[indices.positive[local]], inputs[columns])
-    return output._replace(left_out=left_out.to(output.loss.dtype))
+    share = left_out(ignored, inputs[query], inputs[indices.positive[local]], inputs[columns])
+    return output._replace(left_out=share.to(output.loss.dtype))
 
 
 def contrast_bank(
@@ -229,13 +231,13 @@ def contrast_bank(
         guided: what a guide says of these queries and candidates.
         spared: a query and a row of `bank` that the guide does not concern: what is wrong by the role that it plays.
     """
-    ignored = _right_answers(asks, *right, bank_inputs)
+    ignored = right_answers(asks, *right, bank_inputs)
     output = info_nce(
         queries, bank, positive, options.temperature, ignored, None, options.mask_margin, options.hardness,
         guided=guided, spared=spared,
     )  # fmt: skip
-    left_out = _left_out(ignored, asks, bank_inputs[positive], bank_inputs)
-    return output._replace(left_out=left_out.to(output.loss.dtype))
+    share = left_out(ignored, asks, bank_inputs[positive], bank_inputs)
+    return output._replace(left_out=share.to(output.loss.dtype))
 
 
 def distil(queries: Tensor, taught: Tensor, bank: Tensor, positive: Tensor, temperature: float | Tensor) -> LossOutput:
@@ -271,59 +273,6 @@ def distil(queries: Tensor, taught: Tensor, bank: Tensor, positive: Tensor, temp
             masked=loss.new_tensor(0.0),
             guided=loss.new_tensor(0.0),
         )
-
-
-def _right_answers(asks: Tensor, asked: Tensor, answers: Tensor, columns: Tensor) -> Ignored:
-    """Return the candidates that each query leaves out: all its right answers in the batch, and itself.
-
-    Grows with B + N + M, however many rows ask the same.
-
-    Args:
-        asks: [B] int64, the inputs that ask.
-        asked: [N] int64, an input that some row asks.
-        answers: [N] int64, the input that is that row's answer.
-        columns: [M] int64, the candidates' inputs.
-    """
-    inputs, askers = torch.unique(asks, return_inverse=True)
-    order = torch.argsort(asked, stable=True)
-    owners, rows = equal_pairs(inputs, asked[order])
-    # every asker is a right answer to itself: it must not push its own vector away
-    owners = torch.cat([owners, torch.arange(len(inputs), device=asks.device)])
-    right = torch.cat([answers[order[rows]], inputs])
-    # an answer that an asker got in many rows counts once
-    numbers, right = torch.unique(right, return_inverse=True)
-    pairs = torch.unique(owners * len(numbers) + right)
-    owners, right = pairs // len(numbers), numbers[pairs % len(numbers)]
-    order = torch.argsort(columns, stable=True)
-    places, rows = equal_pairs(right, columns[order])
-    return Ignored(askers, Pairs(owners[places], order[rows]))
-
-
-def _joined(one: Ignored, other: Ignored, columns: int) -> Ignored:
-    """Return what either of two leaves out of so many candidates, whose askers are numbered apart."""
-    count = max(len(other.askers), 1)  # more than there are askers
-    both, askers = torch.unique(one.askers * count + other.askers, return_inverse=True)
-    pairs = []
-    for own, ignored in ((both // count, one), (both % count, other)):
-        owners, places = equal_pairs(own, ignored.pairs.rows)
-        pairs.append(owners * columns + ignored.pairs.columns[places])
-    every = torch.unique(torch.cat(pairs))
-    return Ignored(askers, Pairs(every // columns, every % columns))
-
-
-def _left_out(ignored: Ignored, asks: Tensor, answers: Tensor, columns: Tensor) -> Tensor:
-    """Return the mean number of candidates that rows leave out, apart from their own answers and themselves.
-
-    Args:
-        ignored: what they leave out, their own answers among it.
-        asks, answers: [B] int64, the inputs of the rows.
-        columns: [M] int64, those of the candidates.
-    """
-    counts = torch.bincount(ignored.pairs.rows, minlength=len(asks))[ignored.askers]
-    increasing = columns.sort().values
-    itself = torch.searchsorted(increasing, asks, right=True) - torch.searchsorted(increasing, asks)
-    own = (answers != asks).long()
-    return (counts - itself - own).float().mean()
 
 
 def nested(vectors: Tensor, dims: Sequence[int]) -> dict[int, Tensor]:

@@ -28,11 +28,13 @@ class Pairs(NamedTuple):
 class Ignored(NamedTuple):
     """Candidates that are neither right nor wrong, by who asks, so that a list shared by many rows lies here once.
 
-    `askers` [B] int64: the number of each row's asker. `pairs`: an asker and a candidate, in order of askers.
+    `askers` [B] int64: the number of each row's asker. `pairs`: an asker and a candidate, in order of askers. `twins`
+    [T] int64: candidates that nobody is compared with, since another one shows the same.
     """
 
     askers: Tensor
     pairs: Pairs
+    twins: Tensor | None = None
 
 
 class LossOutput(NamedTuple):
@@ -237,7 +239,11 @@ def _marked_ignored(ignored: Ignored, rows: slice, columns: slice) -> Tensor:
     """Return [R, C] bool, true where a row's asker has a pair with the candidate."""
     askers, which = torch.unique(ignored.askers[rows], return_inverse=True)
     owners, places = equal_pairs(askers, ignored.pairs.rows)
-    return _marked(Pairs(owners, ignored.pairs.columns[places]), columns, len(askers))[which]
+    marks = _marked(Pairs(owners, ignored.pairs.columns[places]), columns, len(askers))[which]
+    if ignored.twins is not None:
+        inside = ignored.twins[(ignored.twins >= columns.start) & (ignored.twins < columns.stop)]
+        marks[:, inside - columns.start] = True
+    return marks
 
 
 def _marked(pairs: Pairs, columns: slice, rows: int) -> Tensor:
