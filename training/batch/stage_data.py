@@ -12,9 +12,10 @@ import numpy as np
 
 from mllm_embed.errors import DataError
 from mllm_embed.inputs.item_processor import ItemProcessor
-from mllm_embed.inputs.prompts import INSTRUCTION, TEXT
+from mllm_embed.inputs.prompts import INSTRUCTION, TEXT, PromptSet
 
 from ..data import TrainingRow
+from ..data.formats import FORMATS
 from ..data.numbers import Turn
 from ..data.open import open_rows
 from ..data.order import shares
@@ -26,7 +27,7 @@ from ..recipe.stage import Stage
 from .sampler import RowSampler, numbered
 
 SAMPLED_ROWS = 2000
-_TRIED_ROWS = 16
+_TRIED_ROWS, _TOLD_ROWS = 16, 200
 RowOrder: TypeAlias = RowSampler | StreamSampler
 
 
@@ -42,6 +43,11 @@ class StageRows(Sequence[TrainingRow]):
     def __post_init__(self) -> None:
         self._records = [part.records() for part in self.mixed.parts] if self.mined else []
         self._sides = [self.sides.of(part.source) for part in self.mixed.parts]
+
+    def ask_with(self, prompts: PromptSet) -> None:
+        """Set how rows are asked: a data set's instructions for which the prompts have no place stand in the words."""
+        self.sides = replace(self.sides, prompts=prompts)
+        self.__post_init__()
 
     def __len__(self) -> int:
         return len(self.mixed)
@@ -68,16 +74,17 @@ class StageRows(Sequence[TrainingRow]):
     def sample(self) -> list[TrainingRow]:
         """Return all rows, or of many some from everywhere, without those that cannot be made."""
         spread = np.unique(np.linspace(0, len(self) - 1, min(len(self), SAMPLED_ROWS)).astype(int))
-        rows = map(self._row_or_none, spread.tolist())
+        rows = map(self.row_or_none, spread.tolist())
         return [row for row in rows if row is not None]
 
     def first_of(self, part: int) -> TrainingRow | None:
         """Return the first row of a source that can be made, of some that are tried; None where there is none."""
         start, end = self.mixed.starts[part : part + 2].tolist()
-        rows = map(self._row_or_none, range(start, min(start + _TRIED_ROWS, end)))
+        rows = map(self.row_or_none, range(start, min(start + _TRIED_ROWS, end)))
         return next((row for row in rows if row is not None), None)
 
-    def _row_or_none(self, index: int) -> TrainingRow | None:
+    def row_or_none(self, index: int) -> TrainingRow | None:
+        """Return a row, or None where it cannot be made."""
         try:
             return self[index]
         except DataError:
@@ -104,6 +111,24 @@ def open_stage(stage: Stage) -> tuple[StageRows, dict[str, str]]:
         for piece in iter(partial(file.read, 1 << 20), b""):
             digest.update(piece)
     return StageRows(mixed, mined, stage.sides), {**fingerprints, str(stage.mined): digest.hexdigest()}
+
+
+def untold(rows: StageRows) -> list[str]:
+    """Return a sentence for each source that may have task instructions, of whose rows, some from everywhere, one has
+    none: its words are asked as they stand."""
+    sentences = []
+    for number, part in enumerate(rows.mixed.parts):
+        if not FORMATS[part.source.format].instructed or not len(part):
+            continue
+        spread = np.unique(np.linspace(*rows.mixed.starts[number : number + 2] - (0, 1), _TOLD_ROWS).astype(int))
+        looked_at = [row for row in map(rows.row_or_none, spread.tolist()) if row is not None]
+        without = sum(not (row.tasks and row.tasks.queries) for row in looked_at)
+        if without:
+            sentences.append(
+                f"{part.source.path}: of {len(looked_at)} rows looked at {without} have no task instruction that is "
+                "known, and are asked as they stand; give their instructions as tasks"
+            )
+    return sentences
 
 
 def check_tasks(name: str, stage: Stage, rows: StageRows, process: ItemProcessor) -> None:

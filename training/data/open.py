@@ -70,7 +70,8 @@ def open_table(source: DataSource, kind: str, roles: list[str], needed_by: str) 
     table = table_of(source, format, files)
     rows = TableRows(source, format, table, kind, roles, {**format.columns, **source.columns}, format.finish)
     _check_columns(rows)  # before the second file is opened, which may take minutes to read
-    rows.finish = _finish(source, format, files[0])
+    rows.finish, rows.tasks_file = _finish(source, format, files[0]), tasks_file(source, format, files[0])
+    rows.instructed = format.instructed(rows.tasks_file) if format.instructed else None
     _check_roles(rows, roles, needed_by)
     if format.mixed:  # after the check of some rows: this looks at all of them
         rows = replace(rows, selected=offering(rows, roles))
@@ -96,6 +97,19 @@ def _finish(source: DataSource, format: Format, file: Path) -> Finish | None:
     if source.pool:
         raise DataError(f"{source.path}: format {source.format} has no second file; leave out pool")
     return format.finish
+
+
+def tasks_file(source: DataSource, format: Format, file: Path) -> Path | None:
+    """Return the file with a source's task instructions: its own, or that of the release, where it is there.
+
+    Raise DataError for one that is missing, or that the format does not read.
+    """
+    if source.tasks and not format.instructed:
+        raise DataError(f"{source.path}: format {source.format} has no file of task instructions; leave out tasks")
+    if source.tasks and not source.tasks.is_file():
+        raise DataError(f"{source.path}: tasks: {source.tasks} is no file; give the one with the task instructions")
+    there = format.tasks(file) if format.tasks else None
+    return source.tasks or (there if there and there.is_file() else None)
 
 
 def _check_columns(rows: TableRows) -> None:

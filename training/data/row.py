@@ -11,6 +11,22 @@ from .roles import ANSWERS
 
 
 @dataclass(frozen=True)
+class RowTasks:
+    """The task instructions that a data set writes before the words of a row.
+
+    Args:
+        queries: of what asks: the one that is read, then the others, of which an epoch may read another.
+        target: of what answers, and of its hard negatives; None where nothing is written there.
+        implied: those that the prompt of such an input says by itself, as that of a picture with an instruction says
+            that the picture is to be changed.
+    """
+
+    queries: tuple[str, ...] = ()
+    target: str | None = None
+    implied: frozenset[str] = frozenset()
+
+
+@dataclass(frozen=True)
 class TrainingRow:
     """One training example, whatever its data set.
 
@@ -23,6 +39,7 @@ class TrainingRow:
         other_tasks: what the row may be told of its task as well; another of them is, in another epoch.
         others: by role what may play it as well: further right answers, other words of what it asks. In other epochs
             some of them do play it (`Turn`).
+        tasks: the instructions that its data set writes before its words; None where it writes none.
     """
 
     id: str
@@ -32,6 +49,7 @@ class TrainingRow:
     task: str | None = None
     others: dict[str, tuple[Item, ...]] = field(default_factory=dict, hash=False)
     other_tasks: tuple[str, ...] = ()
+    tasks: RowTasks | None = None
 
     @property
     def also_right(self) -> tuple[Item, ...]:

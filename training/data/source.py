@@ -47,6 +47,11 @@ class DataSource(BaseModel):
         description="the file that the rows' ids point into: M-BEIR's candidate pool, CIRR's image split; by default "
         "where the release has it",
     )
+    tasks: LocalPath | None = Field(
+        default=None,
+        description="the file of task instructions: M-BEIR's query_instructions.tsv, by default where the release has "
+        "it; for MMEB a text file, an instruction a line, of those that its texts begin with beside MMEB's own",
+    )
     columns: dict[str, str] = Field(
         default={}, description="our column: theirs, where a file names it otherwise; all of them for format columns"
     )

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import os
 from collections.abc import Collection, Iterator, Mapping, Sequence
-from dataclasses import dataclass, field
+from dataclasses import dataclass, field, replace
 from pathlib import Path
 from typing import Any
 
@@ -20,9 +20,9 @@ from mllm_embed.types import ImageLike
 
 from .cells import Cells, empty, row_of
 from .formats import Format
-from .formats.format import TASK, Finish, Values
+from .formats.format import TASK, TASKS, Finish, Values
 from .numbers import Turn, number_of
-from .row import TrainingRow
+from .row import RowTasks, TrainingRow
 from .source import DataSource
 
 _BAR_ROWS = 200_000  # records from which on looking at all of them takes long enough to show it
@@ -41,6 +41,8 @@ class TableRows:
         columns: our column -> theirs.
         finish: what is left to do with the values of a record.
         selected: [N] int64, the records that are rows; None for all.
+        instructed: reads their task instructions, after that; None where there are none.
+        tasks_file: the file that these are from.
     """
 
     source: DataSource
@@ -51,6 +53,8 @@ class TableRows:
     columns: Mapping[str, str]
     finish: Finish | None = None
     selected: np.ndarray | None = None
+    instructed: Finish | None = None
+    tasks_file: Path | None = None
     _ending: dict[str, str] = field(default_factory=dict)
 
     def __post_init__(self) -> None:
@@ -121,7 +125,7 @@ class TableRows:
 
     def files_fingerprint(self) -> str:
         """Return what changes with the files."""
-        return files_fingerprint(self.table.files)
+        return files_fingerprint([*self.table.files, *filter(None, [self.tasks_file])])
 
     def roots(self) -> list[str]:
         """Return the folders that the names of its pictures start from."""
@@ -142,7 +146,9 @@ class TableRows:
         values = self.values(record)
         file, _ = self.table.place(index)
         cells = Cells(values, lambda value: self.picture(value, file), self._place(index), turn)
-        return row_of(self.kind, cells, self._id(values.get("id"), index), self._group(values, index), self.roles)
+        row = row_of(self.kind, cells, self._id(values.get("id"), index), self._group(values, index), self.roles)
+        tasks = values.get(TASKS)
+        return replace(row, tasks=_at_turn(tasks, cells)) if tasks else row
 
     def picture(self, value: Any, file: int) -> ImageLike:
         """Return a picture as a row may name it: a path from the folder of pictures, bytes, or an object of both."""
@@ -180,7 +186,8 @@ class TableRows:
             if ours not in self.format.optional and ours != TASK and empty(value):
                 raise DataError(f'"{theirs}" is missing or empty')
             values[ours] = None if empty(value) else value
-        return self.finish(values) if self.finish else values
+        values = self.finish(values) if self.finish else values
+        return self.instructed(values) if self.instructed else values
 
     def _with_extension(self, path: str) -> str:
         """Return the path with the first ending under which it exists; as it is where none does, for the message."""
@@ -219,6 +226,14 @@ class TableRows:
             return os.path.normpath(os.path.join(self._roots[self.table.place(index)[0]], image))
         words = values.get("source_text") or values.get("instruction")
         return words if isinstance(words, str) and not image else self._place(index)
+
+
+def _at_turn(tasks: RowTasks, cells: Cells) -> RowTasks:
+    """Return the tasks of a row with the instruction first that its turn reads."""
+    if len(tasks.queries) < 2:
+        return tasks
+    at = cells.chosen(TASKS, len(tasks.queries))
+    return replace(tasks, queries=(*tasks.queries[at:], *tasks.queries[:at]))
 
 
 def _bytes_or_path(value: Any) -> Any:

@@ -179,6 +179,7 @@ def _plan_stage(
     rows = _rows(stage)
     if rows is not None:
         check_batch(name, stage, len(rows))
+        rows.ask_with(make.settings.prompts)
     inputs = make.micro_batches(stage, None if rows is None else rows.sample(), picture)
     chunk_tokens = None if stage.chunk_tokens == "auto" else stage.chunk_tokens
     moments = state_bytes(stage.optimizer, [p.shape for p in model.parameters() if p.requires_grad])

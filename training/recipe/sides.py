@@ -2,13 +2,15 @@
 
 from __future__ import annotations
 
+from collections.abc import Mapping
 from dataclasses import dataclass, replace
 from typing import TypeAlias
 
 from mllm_embed.errors import DataError
-from mllm_embed.types import Item, Query, with_task
+from mllm_embed.inputs.prompts import PromptSet
+from mllm_embed.types import Document, Item, Query, with_task
 
-from ..data.row import TrainingRow
+from ..data.row import RowTasks, TrainingRow
 from ..data.source import DataSource
 
 Others: TypeAlias = dict[str, tuple[Item, ...]]
@@ -23,55 +25,87 @@ class Sides:
 
     Args:
         queries: the roles that ask and are nowhere found.
-        query_task, document_task: of items that have none of their own; None for those of the prompts.
+        query_task, document_task: of items for which neither row nor source says one; None for those of the prompts.
+        source_query_task, source_document_task: those of the rows' source, before what its data set writes.
+        prompts: how the model is asked, where that is known: instructions of a data set for which they have no place
+            stand before the words.
     """
 
     queries: frozenset[str] = frozenset()
     query_task: str | None = None
     document_task: str | None = None
+    source_query_task: str | None = None
+    source_document_task: str | None = None
+    prompts: PromptSet | None = None
 
     def of(self, source: DataSource) -> Sides:
         """Return the sides of rows of one source, whose tasks go before these."""
-        return replace(
-            self,
-            query_task=source.query_task or self.query_task,
-            document_task=source.document_task or self.document_task,
-        )
+        return replace(self, source_query_task=source.query_task, source_document_task=source.document_task)
 
     def put(self, row: TrainingRow) -> TrainingRow:
         """Return a row whose items stand on their sides, with its own task, or else these, on them.
 
         Raises DataError for a row with a task of which nothing asks.
         """
-        if not (self.queries or self.query_task or self.document_task or row.task):
+        told = (self.query_task, self.document_task, self.source_query_task, self.source_document_task)
+        if not (self.queries or row.task or row.tasks or any(told)):
             return row
-        asked = row.task or self.query_task
-        roles = {role: self._on_side(role, item, asked) for role, item in row.roles.items()}
-        others = {role: tuple(self._on_side(role, item, asked) for item in items) for role, items in row.others.items()}
-        for task in row.other_tasks:
-            others = self._asked_with(task, row, others)
+        roles = {role: self._on_side(role, item, row) for role, item in row.roles.items()}
+        others = {role: tuple(self._on_side(role, item, row) for item in items) for role, items in row.others.items()}
         if row.task and not any(item.side == "query" for item in roles.values()):
             raise DataError(
                 f"row '{row.id}' has the task {row.task[:60]!r}, and no role of it only asks; leave the task out"
             )
-        negatives = tuple(self._tasked(item, asked) for item in row.hard_negatives)
-        return replace(row, roles=roles, hard_negatives=negatives, others=others)
+        negatives = tuple(self._tasked(item, row) for item in row.hard_negatives)
+        return replace(row, roles=roles, hard_negatives=negatives, others=self._with_other_tasks(row, roles, others))
 
-    def _asked_with(self, task: str, row: TrainingRow, others: Others) -> Others:
-        """Return what else may play each role, with all that a row asks asked with another `task` too."""
+    def _on_side(self, role: str, item: Item, row: TrainingRow) -> Item:
+        return self._tasked(_asking(item) if role in self.queries else item, row)
+
+    def _tasked(self, item: Item, row: TrainingRow) -> Item:
+        """Return an item with what it is told: by its row's column, its source, its data set, or the stage."""
+        tasks = row.tasks or RowTasks()
+        if item.side == "query":
+            own, of_data, stages = row.task or self.source_query_task, tasks.queries[:1], self.query_task
+        else:
+            own, of_data, stages = self.source_document_task, (tasks.target,), self.document_task
+        if own or item.task is not None or not any(of_data):
+            return with_task(item, own or stages)
+        told = with_task(item, of_data[0])
+        if self.prompts is None or self.prompts.takes_task(told):
+            return told
+        return _in_words(item, of_data[0] or "", tasks.implied)
+
+    def _with_other_tasks(self, row: TrainingRow, roles: Mapping[str, Item], others: Others) -> Others:
+        """Return what else may play each role, with all that a row asks as it is told in other epochs."""
+        instructions = row.tasks.queries[1:] if row.tasks else ()
+        told = [replace(row, task=task) for task in row.other_tasks]
+        told += [replace(row, tasks=replace(row.tasks, queries=(task,))) for task in instructions if row.tasks]
         found = dict(others)
-        for role, item in row.roles.items():
-            told = (self._on_side(role, other, task) for other in (item, *row.others.get(role, ())))
-            asks = tuple(other for other in told if other.side == "query")
-            if asks:
-                found[role] = (*found.get(role, ()), *asks)
+        for again in told:
+            for role in filter(self._asks(row).__contains__, row.roles):
+                items = (self._on_side(role, item, again) for item in (row.roles[role], *row.others.get(role, ())))
+                kept = dict.fromkeys((*found.get(role, ()), *items))
+                found[role] = tuple(item for item in kept if item != roles[role])
         return found
 
-    def _on_side(self, role: str, item: Item, asked: str | None) -> Item:
-        return self._tasked(_asking(item) if role in self.queries else item, asked)
+    def _asks(self, row: TrainingRow) -> set[str]:
+        """Return the roles of a row that are queries, on this side of a search or by themselves."""
+        return {role for role, item in row.roles.items() if role in self.queries or item.side == "query"}
 
-    def _tasked(self, item: Item, asked: str | None) -> Item:
-        return with_task(item, asked if item.side == "query" else self.document_task)
+
+def _in_words(item: Item, task: str, implied: frozenset[str]) -> Item:
+    """Return an item with a task before its words, as its data set has it, for prompts without a place for one.
+
+    What a picture is asked with is no change of it then: it is told as words that belong to it. A task that the item's
+    prompt says by itself is left to it.
+    """
+    if task in implied and item.role in ("image", "composed"):
+        return item
+    words = task if item.words is None else f"{task} {item.words}"
+    if item.images:
+        return Document(image=item.image, text=words)
+    return replace(item, **{"text" if item.text is not None else "instruction": words})
 
 
 def _asking(item: Item) -> Item:

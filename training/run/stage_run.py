@@ -27,7 +27,7 @@ from ..batch.collator import ContrastiveCollator
 from ..batch.examples import Examples, PreparedInput, Reader
 from ..batch.handover import SHARED_MEMORY, Handover, check_semaphores, room_in_words
 from ..batch.progress import Progress
-from ..batch.stage_data import RowOrder, StageRows, order_of, visited_rows
+from ..batch.stage_data import RowOrder, StageRows, order_of, untold, visited_rows
 from ..data.unreadable import UNREADABLE_FILE, UnreadableLog
 from ..distill.bank import Bank, make_bank, read_bank
 from ..distill.guide import bank_vectors, load_guide, make_guide_vectors
@@ -148,6 +148,8 @@ class StageRun:
         """Print where the stage starts, and what its sources give where there are several."""
         if checkpoint:
             tqdm.write(f"{self.name}  goes on from {checkpoint}")
+        for sentence in untold(self.rows):
+            tqdm.write(f"{self.name}  {sentence}")
         parts = self.rows.mixed.parts
         for part in parts:
             if len(parts) > 1 or part.skipped:

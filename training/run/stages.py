@@ -77,6 +77,7 @@ def run_recipe(recipe: Recipe, after_stage: Callable[[str, Path], None] | None =
         embedder = _adapted(recipe, bf16, finished, teacher)
         check_dimension(recipe, embedder.dimension)
         for name, stage in recipe.stages.items():
+            data.rows[name].ask_with(embedder.prompts)
             check_tasks(name, stage, data.rows[name], embedder.item_processor)
         _tell_form(recipe, embedder)
         with _held_output(recipe, fingerprints):

@@ -94,11 +94,10 @@ def test_mmeb_gives_each_row_the_roles_that_it_has(tmp_path: Path, streaming: bo
     assert [row.roles for row in changed] == [
         {
             "query": Query(image=picture, instruction="make it red"),
-            "target": Document(image=target, text="Represent the given image."),
+            "target": Document(image=target),
             "composed": Query(image=picture, instruction="make it red"),
             "query_image": Document(image=picture),
             "target_image": Document(image=target),
-            "target_captioned": Document(image=target, text="Represent the given image."),
         }
     ]
     assert list(changed.skipped().values()) == [2]
@@ -112,7 +111,7 @@ def test_mmeb_gives_each_row_the_roles_that_it_has(tmp_path: Path, streaming: bo
     assert words[0].hard_negatives == (Document(image=picture),)
     every = opened("triplets", "query", "target", **source)
     assert not every.skipped() and [(row.roles["query"].role, row.roles["target"].role) for row in every] == [
-        ("composed", "captioned"), ("composed", "text"), ("text", "image"),
+        ("composed", "image"), ("composed", "text"), ("text", "image"),
     ]  # fmt: skip
     with pytest.raises(DataError, match="none of its 3 rows offers source_text"):
         opened("triplets", "source_text", **source)

@@ -15,6 +15,8 @@ TEXTS = ("caption", "instruction", "source_text", "target_text", "target_caption
 TASK = "task"
 ALSO_IMAGE = "also_image"
 """What a format's `finish` may give beside our columns: pictures that are right as well, and never asked for."""
+TASKS = "tasks"
+"""What a format's `instructed` gives beside them: the `RowTasks` of a record."""
 COLUMNS = ("id", *PICTURES, *TEXTS, TASK)
 
 
@@ -55,6 +57,11 @@ class Format:
     """Where the second file that ids point into lies, from the path of the first."""
     join: Callable[[Path], Finish] | None = None
     """Opens that second file; what it returns is `finish`, and replaces ids by what they name."""
+    instructed: Callable[[Path | None], Finish | None] | None = None
+    """Opens the file of task instructions, None where there is none; what it returns is done after `finish`, and gives
+    a record its `RowTasks`."""
+    tasks: Callable[[Path], Path] | None = None
+    """Where the file of instructions lies in the release, from the path of the first file."""
     hint: str = ""
     """What to know when its pictures are not found."""
 

@@ -3,6 +3,7 @@
 query/train/mbeir_NAME_train.jsonl              {"qid": "9:1", "query_txt", "query_img_path", "query_modality",
                                                  "pos_cand_list": [DID, ...], "neg_cand_list": [DID, ...]}
 cand_pool/local/mbeir_NAME_cand_pool.jsonl      {"did": "9:11", "txt", "img_path", "modality"}
+instructions/query_instructions.tsv             several ways to say the task of each data set, by what asks and answers
 """
 
 from __future__ import annotations
@@ -14,7 +15,9 @@ from typing import Any
 from mllm_embed.errors import DataError
 
 from ..pool import RecordPool
-from .format import Format, Values, answer, answers
+from ..row import RowTasks
+from .format import TASKS, Format, Values, answer, answers
+from .mbeir_tasks import read_instructions
 
 
 def _pool_of(queries: Path) -> Path:
@@ -59,6 +62,39 @@ class _Candidates:
         )
 
 
+def _tasks_of(queries: Path) -> Path:
+    """Return where the release has the instructions, beside the folder of queries."""
+    return queries.parent.parent.parent / "instructions" / "query_instructions.tsv"
+
+
+class _Instructed:
+    """What gives a record the instructions in the file at `path` for its data set and modalities."""
+
+    def __init__(self, path: Path):
+        self.path, self.known = path, read_instructions(path)
+
+    def __call__(self, values: Values) -> Values:
+        """Return the values with their tasks. Raise DataError for a kind of query that the file has none for."""
+        dataset = str(values.get("id")).partition(":")[0]
+        target = _first(values.get("target_image")), _first(values.get("target_caption") or values.get("target_text"))
+        asks, finds = _modality(values.get("image"), values.get("instruction")), _modality(*target)
+        queries = self.known.get((dataset, asks, finds))
+        if not queries:
+            raise DataError(f"{self.path} has no instruction for data set {dataset}, {asks} -> {finds}")
+        # what is asked of a picture with words, and answered by a picture, is a change of it: CIRR, FashionIQ
+        implied = frozenset(queries) if (asks, finds) == ("image,text", "image") else frozenset[str]()
+        return values | {TASKS: RowTasks(queries, implied=implied)}
+
+
+def _first(value: Any) -> Any:
+    return (value[0] if value else None) if isinstance(value, list) else value
+
+
+def _modality(picture: Any, words: Any) -> str:
+    """Return what M-BEIR calls an input with or without a picture and words."""
+    return ",".join(name for name, given in (("image", picture), ("text", words)) if given)
+
+
 MBEIR = Format(
     description="query/train/*.jsonl, with cand_pool/local/*_cand_pool.jsonl in its place or given as pool",
     columns={
@@ -75,5 +111,7 @@ MBEIR = Format(
     mixed=True,
     pool=_pool_of,
     join=_Candidates,
+    instructed=lambda path: _Instructed(path) if path else None,
+    tasks=_tasks_of,
     hint="images is the folder that holds mbeir_images/",
 )

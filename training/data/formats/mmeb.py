@@ -2,15 +2,19 @@
 
     parquet    qry, qry_image_path, pos_text, pos_image_path, neg_text, neg_image_path: texts, "" where there is none
 
-A picture is marked in the words beside it by "<|image_1|>". The last two may be missing, or lists (mmE5).
+A picture is marked in the words beside it by "<|image_1|>", and words begin with the instruction of their task (see
+`mmeb_tasks`). The last two columns may be missing, or lists (mmE5).
 """
 
 import re
+from pathlib import Path
 from typing import Any
 
 from mllm_embed.errors import DataError
 
-from .format import Format, Values, answer, answers
+from ..row import RowTasks
+from .format import TASKS, Format, Values, answer, answers
+from .mmeb_tasks import CHANGES, PICTURE, QUERIES, TARGETS, Instructions, read_lines
 
 
 def _words(value: Any) -> Any:
@@ -51,6 +55,33 @@ def _targets(values: Values) -> list[Values]:
     return [target for target in targets if any(target.values())] or targets[:1]
 
 
+_IMPLIED = frozenset((*CHANGES, *PICTURE))
+
+
+class _Instructed:
+    """What splits the texts of a record; instructions in the file at `path` are looked for beside MMEB's own."""
+
+    def __init__(self, path: Path | None):
+        own = read_lines(path) if path else []
+        self.queries, self.targets = Instructions([*QUERIES, *own]), Instructions([*TARGETS, *own])
+
+    def __call__(self, values: Values) -> Values:
+        """Return the values with the instructions of both sides apart from the words."""
+        asked = self.queries.split(values.get("instruction"))
+        answers: dict[str, Any] = {}
+        found: list[str | None] = []
+        for name in ("target_text", "target_caption"):
+            parts = [self.targets.split(text) for text in _listed(values.get(name))]
+            found += [part.task for part in parts]
+            words = [part.words for part in parts]
+            answers[name] = words if isinstance(values.get(name), list) else words[0] if words else None
+        target = next(filter(None, found), None)
+        if asked.task is None and target is None:
+            return values
+        tasks = RowTasks((asked.task,) if asked.task else (), target, _IMPLIED)
+        return values | answers | {"instruction": asked.words, TASKS: tasks}
+
+
 def _listed(value: Any) -> list[Any]:
     return list(value) if isinstance(value, list) else [value] if value else []
 
@@ -73,4 +104,5 @@ MMEB = Format(
     cells={"instruction": _words, "target_text": _words, "negative_text": _words},
     mixed=True,
     finish=_sides,
+    instructed=_Instructed,
 )
