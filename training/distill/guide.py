@@ -31,7 +31,7 @@ from ..distributed.gathering import gather_ragged, world
 from ..false_negatives.guide import KEYS, GuideVectors
 from ..false_negatives.keys import ItemKeys, as_told, key_of
 from ..recipe.config import Recipe
-from ..recipe.form import prompts_of
+from ..recipe.form import asked_as
 from ..recipe.stage import Stage
 from ..recipe.stage_keys.guide import Guide
 from ..recipe.stage_keys.terms import Term
@@ -49,10 +49,8 @@ def load_guide(recipe: Recipe, guide: Guide, bf16: bool) -> MLLMEmbedder:
     """
     given: dict[str, Any] = {"preset": guide.preset, "prompts": guide.prompts}
     if guide.model is None:
-        given = {"quantization": recipe.quantization, "max_tokens": recipe.max_tokens, "prompts": guide.prompts}
-        if guide.adapter is None:
-            own = {key: getattr(recipe, key) for key in ("preset", "pooling", "bidirectional", "positions")}
-            given |= own | {"prompts": guide.prompts or prompts_of(recipe)}
+        own = asked_as(recipe) if guide.adapter is None else {"max_tokens": recipe.max_tokens}
+        given = own | {"quantization": recipe.quantization, "prompts": guide.prompts or own.get("prompts")}
     return MLLMEmbedder.from_pretrained(
         guide.model or recipe.model, adapter=guide.adapter, dtype="auto" if bf16 else "float32", **given
     ).merge_adapter()

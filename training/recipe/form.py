@@ -51,6 +51,15 @@ def source_of(recipe: Recipe, folder: Path | None) -> ModelSource:
     return ModelSource(recipe.model, None, recipe.model, has_adapter=False, saved=None, preset=preset)
 
 
+def asked_as(recipe: Recipe) -> dict[str, Any]:
+    """Return the arguments of `MLLMEmbedder.from_pretrained` that say how the recipe's model is asked.
+
+    Raise as `prompts_of`.
+    """
+    own = ("preset", "pooling", "bidirectional", "positions", "max_tokens")
+    return {"prompts": prompts_of(recipe), **{key: getattr(recipe, key) for key in own}}
+
+
 def settings_of(recipe: Recipe, source: ModelSource, config: Any) -> Settings:
     """Return the settings with which a run loads its model, of a transformers config. Raise as `prompts_of`."""
     own = {key: getattr(recipe, key) for key in ("pooling", "bidirectional", "positions", "max_tokens")}

@@ -27,7 +27,7 @@ from ..distill.teacher import Teacher
 from ..distributed.zero import forget_config, zero_config
 from ..recipe.checks import check_batch, check_dimension, check_guides, first_process
 from ..recipe.config import Recipe
-from ..recipe.form import form_fingerprints, guide_fingerprints, prompts_of
+from ..recipe.form import asked_as, form_fingerprints, guide_fingerprints
 from ..recipe.optimizers import check_optimizer
 from ..report.leaks import RunRecord
 from ..report.report import write_report
@@ -201,10 +201,8 @@ def _adapted(recipe: Recipe, bf16: bool, finished: list[str], teacher: Teacher |
 def _load(recipe: Recipe, bf16: bool) -> MLLMEmbedder:
     """Return the base model: under autocast what "auto" means on this processor, in float32 without it."""
     embedder = MLLMEmbedder.from_pretrained(
-        recipe.model, dtype="auto" if bf16 else "float32", quantization=recipe.quantization,
-        preset=recipe.preset, prompts=prompts_of(recipe), pooling=recipe.pooling,
-        bidirectional=recipe.bidirectional, positions=recipe.positions, max_tokens=recipe.max_tokens,
-    )  # fmt: skip
+        recipe.model, dtype="auto" if bf16 else "float32", quantization=recipe.quantization, **asked_as(recipe)
+    )
     if embedder.model.adapted:
         raise ConfigError(
             f"model: {recipe.model} is an adapter folder, and a new adapter is trained on a whole model; name its base "
