@@ -30,6 +30,7 @@ TRAINED_ON = "trained_on.safetensors"
 _FORMAT = "1"
 _BLOCK = 4096  # questions whose pictures are read together
 _READERS = 8  # threads: a network's disk answers slowly, and to many at once
+_TOGETHER = 32  # pictures that a thread reads at a time
 
 
 class Question(NamedTuple):
@@ -50,10 +51,11 @@ class Contents:
     def read(self, items: Iterable[Item]) -> None:
         """Read the picture files of items that are not known yet, several at a time."""
         images = chain.from_iterable(item.images for item in items)
-        named = {os.fspath(image): image for image in images if isinstance(image, (str, os.PathLike))}
-        new = {name: image for name, image in named.items() if name not in self._known}
+        named = dict.fromkeys(os.fspath(image) for image in images if isinstance(image, (str, os.PathLike)))
+        new = [name for name in named if name not in self._known]
+        parts = [new[start : start + _TOGETHER] for start in range(0, len(new), _TOGETHER)]
         with ThreadPoolExecutor(_READERS) as pool:
-            self._known.update(zip(new, pool.map(_picture_number, new.values()), strict=True))
+            self._known.update(zip(new, chain.from_iterable(pool.map(_picture_numbers, parts)), strict=True))
 
     def picture(self, image: ImageLike) -> int | None:
         """Return the number of a picture's content, None for one that cannot be read."""
@@ -71,6 +73,10 @@ class Contents:
             return None
         instruction = item.instruction if isinstance(item, Query) else None
         return _number(json.dumps([pictures, [_plain(words) for words in (item.text, instruction) if words]]).encode())
+
+
+def _picture_numbers(images: Sequence[ImageLike]) -> list[int | None]:
+    return list(map(_picture_number, images))
 
 
 def _picture_number(image: ImageLike) -> int | None:
@@ -179,10 +185,19 @@ def _numbered(block: Sequence[Question], contents: Contents) -> TrainedOn:
     asked: set[int] = set()
     answered: set[int] = set()
     pictures: set[int] = set()
+    known: dict[
+        int, int | None
+    ] = {}  # by identity, which the block holds: an item of a row stands in several questions
+
+    def number_of(item: Item) -> int | None:
+        if id(item) not in known:
+            known[id(item)] = contents.item(item)
+        return known[id(item)]
+
     for one in block:
-        answers = [number for number in map(contents.item, one.answers) if number is not None]
+        answers = [number for number in map(number_of, one.answers) if number is not None]
         for item in one.asks:
-            question = contents.item(item)
+            question = number_of(item)
             if question is None:
                 continue
             if item.images:

@@ -11,6 +11,7 @@ from tqdm import tqdm
 from mllm_embed.data.folder import FolderBenchmark
 from mllm_embed.data.trained_on import (
     TRAINED_ON,
+    Contents,
     Leaks,
     Question,
     TrainedOn,
@@ -50,11 +51,11 @@ class RunRecord:
 
         `fingerprints` are those of the data, by path. Raise DataError for a damaged file.
         """
-        found, made = {}, {}
+        found, made, contents = {}, {}, Contents()  # stages may show the same pictures
         for name, stage in recipe.stages.items():
             paths = [*(source.path for source in stage.data), *([stage.mined] if stage.mined else [])]
             made[name] = " ".join(fingerprints[str(path)] for path in paths)
-            found[name] = _kept(_home(recipe, name), made[name]) or _record(stage, rows[name])
+            found[name] = _kept(_home(recipe, name), made[name]) or _record(stage, rows[name], contents)
         return cls(recipe, record_beside(recipe.model) or TrainedOn(), found, made)
 
     def leaks(self, benchmark: FolderBenchmark) -> Leaks:
@@ -89,7 +90,7 @@ def _kept(path: Path, fingerprint: str) -> TrainedOn | None:
     return known if about == fingerprint else None
 
 
-def _record(stage: Stage, rows: Sequence[TrainingRow]) -> TrainedOn:
+def _record(stage: Stage, rows: Sequence[TrainingRow], contents: Contents) -> TrainedOn:
     """Return what the rows of a stage ask and show.
 
     Of streamed sources nothing but their names: to read all of them once more may take as long as an epoch.
@@ -97,7 +98,7 @@ def _record(stage: Stage, rows: Sequence[TrainingRow]) -> TrainedOn:
     if stage.streaming:
         return TrainedOn(unknown=tuple(source.path.name for source in stage.data))
     with tqdm(total=len(rows), desc="looking for leaks", unit="row", disable=None, mininterval=1) as bar:
-        return TrainedOn.of(_questions(stage, rows, bar))
+        return TrainedOn.of(_questions(stage, rows, bar), contents)
 
 
 def _questions(stage: Stage, rows: Sequence[TrainingRow], bar: tqdm) -> Iterator[Question]:
@@ -115,6 +116,7 @@ def _questions(stage: Stage, rows: Sequence[TrainingRow], bar: tqdm) -> Iterator
             for query, positive in zip(term.query, term.positive, strict=True):
                 asks, answers = _played(row, query), _played(row, positive)
                 yield Question(asks, answers, shown)
+                shown = []  # with one question of the row
                 if term.symmetric:
                     yield Question(answers, asks)
 
