@@ -185,9 +185,8 @@ def _numbered(block: Sequence[Question], contents: Contents) -> TrainedOn:
     asked: set[int] = set()
     answered: set[int] = set()
     pictures: set[int] = set()
-    known: dict[
-        int, int | None
-    ] = {}  # by identity, which the block holds: an item of a row stands in several questions
+    # by identity, which the block keeps alive: an item of a row stands in several questions
+    known: dict[int, int | None] = {}
 
     def number_of(item: Item) -> int | None:
         if id(item) not in known:
