@@ -78,6 +78,21 @@ def forget_config() -> None:
 
 
 @contextmanager
+def loaded_whole(config: Any | None) -> Iterator[None]:
+    """Load models whole within, though a stage's arguments have told transformers of a ZeRO-3 `config`, if any."""
+    if config is None:
+        yield
+        return
+    from transformers.integrations.deepspeed import set_hf_deepspeed_config
+
+    forget_config()
+    try:
+        yield
+    finally:
+        set_hf_deepspeed_config(config)
+
+
+@contextmanager
 def whole(parameters: Mapping[str, nn.Parameter]) -> Iterator[None]:
     """Let the parameters hold all their values in every process within, ZeRO-3's cut ones too. All must call it."""
     cut = [parameter for parameter in parameters.values() if _is_cut(parameter)]

@@ -36,7 +36,7 @@ from ..distill.teacher import Teacher, release_memory
 from ..distributed.chunking import find_chunk_tokens
 from ..distributed.gathering import agreed, world
 from ..distributed.gradient_caching import BatchEncoder
-from ..distributed.zero import whole
+from ..distributed.zero import loaded_whole, whole
 from ..false_negatives.guide import GuideVectors
 from ..false_negatives.keys import asked_by
 from ..loss.temperature import Temperature
@@ -180,7 +180,7 @@ class StageRun:
         check_stage_space(self.recipe, self.name, self.encoder.trainable().values())
         right, log = self._right_answers, JsonLog(output / LOG_FILE, self.name)
         banks = self._banks()
-        guide = self._guide(stopping)
+        guide = self._guide(stopping, arguments)
         progress = self._rows_wait.progress
         examples = Examples(self.rows, self._reader(banks), self.seed, progress)
         self._check_shared_memory(examples)
@@ -298,7 +298,7 @@ class StageRun:
             )
         return order
 
-    def _guide(self, stopping: Stopping) -> GuideVectors | None:
+    def _guide(self, stopping: Stopping, arguments: TrainingArguments) -> GuideVectors | None:
         """Return the vectors of the stage's guide, which is loaded where some are not there yet, and let go of then."""
         guide, stage = self.stage.guide, self.stage
         if guide is None:
@@ -307,10 +307,14 @@ class StageRun:
         if not any(term.uses_bank for term in stage.terms):  # whose candidates are those of all rows
             order = self._order()
             rows = visited_rows(order, stage.batch_size, sum(self._parts(order)), len(rows))
+
+        def load() -> MLLMEmbedder:
+            with loaded_whole(arguments.hf_deepspeed_config):
+                return load_guide(self.recipe, guide, self.bf16)
+
         vectors = make_guide_vectors(
-            stage, self.rows, rows, lambda: load_guide(self.recipe, guide, self.bf16), self.bf16, self.home / "guide",
-            self.embedder.device, stopping.check,
-        )  # fmt: skip
+            stage, self.rows, rows, load, self.bf16, self.home / "guide", self.embedder.device, stopping.check
+        )
         release_memory()
         if first_process():
             name = f"{guide.model or self.recipe.model}{f' with {guide.adapter}' if guide.adapter else ''}"

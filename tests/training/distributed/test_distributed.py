@@ -36,8 +36,9 @@ NF4 = ["quantization=nf4"]
 GUIDED = ["stages.one.guide={margin: -0.1}"]  # the base as a guide of its own adapter
 CASES = {  # how many batches a step has, by what engine, on what recipe
     "ddp-1": ("1", "ddp", []), "ddp-2": ("2", "ddp", []),
-    "ddp-texts": ("1", "ddp", TEXTS), "ddp-nf4": ("1", "ddp", NF4), "ddp-guided": ("1", "ddp", GUIDED),
+    "ddp-texts": ("1", "ddp", TEXTS), "ddp-nf4": ("1", "ddp", NF4),
     "zero2-2": ("2", "zero2", []), "zero2-texts": ("1", "zero2", TEXTS), "zero3-2": ("2", "zero3", []),
+    "zero3-guided": ("1", "zero3", GUIDED),  # which is loaded whole, beside a model that is cut
 }  # fmt: skip
 
 

@@ -3,12 +3,14 @@
 from __future__ import annotations
 
 import math
+from dataclasses import replace
 
 import pytest
 import torch
 from torch.nn import functional as F
 
 from mllm_embed.training.false_negatives.guide import Guided, GuideRule
+from mllm_embed.training.loss.losses import BatchIndices, Guidance, LossOptions, contrast
 from mllm_embed.training.loss.tiled import Ignored, Pairs, info_nce
 
 
@@ -98,3 +100,61 @@ def test_a_guide_counts_what_no_other_mask_left_out() -> None:
     output = info_nce(queries, candidates, positives, 0.1, known, None, 0.0, guided=guided)
     assert (output.guided.item(), output.masked.item(), output.negatives.item()) == (3, 0, 0)
     assert output.loss.item() == pytest.approx(0)
+
+
+def _one_way(vectors, inputs, rows, negatives, guide, same_side) -> float:
+    """Row by row: all positives and negatives, on the same side all that ask, each input once; what is right for the
+    row's query in any row, and the query itself, do not count; nor does what the guide finds nearer."""
+    total = 0.0
+    for query, positive in rows:
+        seen = guide[query]
+        limit = float(seen @ guide[positive])
+        right = {inputs[p] for q, p in rows if inputs[q] == inputs[query]} | {inputs[query]}
+        candidates = (
+            {p for _, p in rows} | {n for _, n, _ in negatives} | ({q for q, _ in rows} if same_side else set())
+        )
+        spared = {n for owner, n, fixed in negatives if fixed and rows[owner] == (query, positive)}
+        shares = {}
+        for one in candidates:
+            near = float(seen @ guide[one]) > limit and one not in spared
+            if one == positive or not (inputs[one] in right or near):
+                shares[one] = math.exp(float(vectors[query] @ vectors[one]) / 0.1)
+        total -= math.log(shares[positive] / sum(shares.values()))
+    return total / len(rows)
+
+
+@pytest.mark.parametrize("same_side", [False, True])
+def test_a_guide_masks_both_ways_and_on_the_same_side(same_side: bool) -> None:
+    """Rows 0 and 3 share a target, rows 1 and 2 ask the same; row 0 brings a negative that is wrong by its role, row 2
+    one that was mined, and the guide finds both nearer than their positives."""
+    torch.manual_seed(5)
+    vectors, guide = _units(10, 8), _units(10, 6)
+    inputs = list(range(10))
+    rows = [(0, 4), (1, 5), (1, 6), (3, 4), (2, 7)]
+    negatives = [(0, 8, True), (2, 9, False)]
+    guide[8], guide[9] = guide[0], guide[1]
+    query, positive = (torch.tensor([row[side] for row in rows]) for side in (0, 1))
+    owners, places = torch.tensor([0, 2]), torch.tensor([8, 9])
+    indices = BatchIndices(query, positive, places, owners)
+    # the guide's vectors lie in another order, and one stands twice
+    order = torch.tensor([3, 9, 1, 0, 2, 4, 6, 5, 8, 7])
+    place = torch.argsort(order)
+    table = torch.cat([guide[order], guide[:1]])
+    theirs = BatchIndices(place[query], place[positive], place[places], owners)
+    guidance = Guidance(table, theirs, torch.tensor([True, False]), GuideRule())
+    options = LossOptions(0.1)
+    numbers = torch.tensor(inputs)
+    found = contrast(vectors, indices, options, False, same_side, numbers, guidance=guidance)
+    there = _one_way(vectors, inputs, rows, negatives, guide, same_side)
+    assert found.loss.item() == pytest.approx(there, rel=1e-6)
+    both = contrast(vectors, indices, options, True, same_side, numbers, guidance=guidance)
+    back = _one_way(vectors, inputs, [(p, q) for q, p in rows], [], guide, same_side)
+    assert both.loss.item() == pytest.approx((there + back) / 2, rel=1e-6)
+    plain = contrast(vectors, indices, options, True, same_side, numbers)
+    assert both.loss.item() < plain.loss.item() - 0.05
+    halves = []
+    for part in ([0, 1, 2], [3, 4]):  # as two processes have them
+        own, known = (replace(one, local_rows=torch.tensor(part)) for one in (indices, theirs))
+        guided = replace(guidance, indices=known)
+        halves.append(contrast(vectors, own, options, False, same_side, numbers, guidance=guided).loss.item())
+    assert (3 * halves[0] + 2 * halves[1]) / 5 == pytest.approx(there, rel=1e-6)
