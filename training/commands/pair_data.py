@@ -84,10 +84,12 @@ class PairData:
         done = encode_sources(embedder, listing, folder, batch_size=arguments.batch_size)
         return cls(arguments, StoreGallery(made(done, folder)), pictures, roots, check, embedder)
 
-    @property
-    def speaks(self) -> bool:
-        """Whether the embedder's base is the --local model that is asked."""
-        return self.embedder is not None and self.arguments.local == self.arguments.model
+    def lend(self, writer: Writer) -> None:
+        """Let a --local writer speak with the embedder's own base, where it is that, and not load it again."""
+        from ..triplets.pictures.seeing import Seeing
+
+        if isinstance(writer.answerer, Seeing) and self.arguments.local == self.arguments.model:
+            writer.answerer.embedder = self.embedder
 
     def loaded(self) -> MLLMEmbedder:
         """Return the model of --model."""
@@ -161,8 +163,8 @@ def _stored(arguments: argparse.Namespace) -> StoreGallery | None:
     from mllm_embed.index.files import SETTINGS_FILE
     from mllm_embed.store.files import MANIFEST
 
-    folders = [Path(name) for name in arguments.data]
-    stored = [folder for folder in folders if any((folder / name).is_file() for name in (MANIFEST, SETTINGS_FILE))]
+    folders = list(map(Path, arguments.data))
+    stored = [folder for folder in folders if (folder / MANIFEST).is_file() or (folder / SETTINGS_FILE).is_file()]
     if not stored:
         return None
     if len(folders) > 1:

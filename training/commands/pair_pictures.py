@@ -17,13 +17,12 @@ from .data_options import DATA_HELP, add_data_options
 from .pair_data import PairData
 
 if TYPE_CHECKING:
-    from mllm_embed import MLLMEmbedder
-
     from ..triplets.asked import Asked
     from ..triplets.asking import Answerer
     from ..triplets.pictures.check import Check
     from ..triplets.pictures.make import Writer
     from ..triplets.pictures.pairs import Pair, PairFinder
+    from ..triplets.pictures.question import PairPrompt
     from ..triplets.pictures.rules import PairRule
 
 SIDE, TOP, CEILING = 768, 100, 0.95
@@ -172,31 +171,41 @@ def _add_pair_options(parser: argparse.ArgumentParser) -> None:
 
 def _run(arguments: argparse.Namespace) -> int:
     from ..triplets.pictures.pairs import PairFinder
+    from ..triplets.pictures.question import PairPrompt
+
+    # Everything that can be wrong without a model is looked at before pictures are embedded, which may take hours.
+    rule = _rule(arguments)
+    _check_asked(arguments)
+    _check_checked(arguments)
+    prompt = PairPrompt.load(arguments.written_from, rule.instructions, arguments.prompt)
+    writer = None if arguments.dry_run else _writer(arguments, prompt)
+    data = PairData.open(arguments, rule)
+    if writer:
+        data.lend(writer)
+        if arguments.describe and data.needs_captions(rule):
+            data.describe(writer, arguments.describe)
+    groups = data.groups(arguments.group) if rule.grouped else None
+    finder = PairFinder(data.stores(rule), rule, groups, arguments.seed, arguments.both_directions)
+    sys.stdout.write("".join(f"{line}\n" for line in data.told(rule, finder)))
+    pairs = _pairs(arguments, finder)
+    return _make(arguments, rule, data, writer, finder, pairs) if writer else _show(prompt, data, pairs)
+
+
+def _pairs(arguments: argparse.Namespace, finder: PairFinder) -> list[Pair]:
+    """Return the pairs, and tell at which cosines the pictures lie. Raises ConfigError where there are none."""
     from ..triplets.pictures.report import passed_over_line
 
-    rule = _rule(arguments)
-    _check(arguments)
-    data = PairData.open(arguments, rule)
-    writer = None if arguments.dry_run and not arguments.describe else _writer(arguments, rule, data)
-    if arguments.describe and writer is not None and data.needs_captions(rule):
-        data.describe(writer, arguments.describe)
-    stores = data.stores(rule)
-    groups = data.groups(arguments.group) if rule.grouped else None
-    finder = PairFinder(stores, rule, groups, arguments.seed, arguments.both_directions)
-    sys.stdout.write("".join(f"{line}\n" for line in data.told(rule, finder)))
     pairs = list(islice(finder, arguments.limit))
-    lines = [*finder.cosines(), *(passed_over_line(finder.passed_over) if arguments.dry_run or not pairs else [])]
+    lines = finder.cosines()
+    if arguments.dry_run or not pairs:
+        lines += passed_over_line(finder.passed_over)
     sys.stdout.write("".join(f"{line}\n" for line in lines))
     if not pairs:
         raise ConfigError(
             f"no two of {len(finder.ids):,} pictures are a pair by the rule {arguments.rule}: set its numbers by the "
             "cosines above (--cosines, --ranks, --duplicate)"
         )
-    if arguments.dry_run:
-        return _show(arguments, rule, data, pairs)
-    if writer is None:
-        writer = _writer(arguments, rule, data)
-    return _make(arguments, rule, data, writer, finder, pairs)
+    return pairs
 
 
 def _make(
@@ -252,15 +261,26 @@ def _rule(arguments: argparse.Namespace) -> PairRule:
     )
 
 
-def _check(arguments: argparse.Namespace) -> None:
-    """Raise ConfigError for options that do not go together, before anything is read."""
+def _check_asked(arguments: argparse.Namespace) -> None:
+    """Raise ConfigError or DataError for an output that cannot be written to, and options of who is asked."""
+    from ..triplets.pictures.make import MARK
+    from ..triplets.written import own_triplets
+
+    if arguments.output.exists() and not arguments.output.is_dir():
+        raise ConfigError(f"--output {arguments.output} is a file: give a folder")
+    if arguments.dry_run:
+        return
+    own_triplets(arguments.output, MARK)
+    check_one_asked(arguments)
+    if arguments.local and _sees(arguments) and arguments.temperature:
+        raise ConfigError("a --local model that sees answers with its likeliest words: leave out --temperature")
+
+
+def _check_checked(arguments: argparse.Namespace) -> None:
+    """Raise ConfigError for options of the check that do not go together."""
     from ..triplets.pictures.check import check_numbers
 
     check_numbers(arguments.check_top, arguments.check_margin, arguments.ceiling or None)
-    if arguments.output.exists() and not arguments.output.is_dir():
-        raise ConfigError(f"--output {arguments.output} is a file: give a folder")
-    if not arguments.dry_run or arguments.describe:
-        check_one_asked(arguments)
     if arguments.check is None and arguments.model is None and not arguments.dry_run:
         raise ConfigError(
             "say how triplets are checked: give --model, that of the vectors, for --check embedder; or --check model, "
@@ -268,28 +288,27 @@ def _check(arguments: argparse.Namespace) -> None:
         )
     if arguments.check == "embedder" and arguments.model is None:
         raise ConfigError("--check embedder needs --model, that of the vectors")
-    sees = arguments.written_from == "pictures" or arguments.describe or arguments.check == "model"
-    if arguments.local and sees and arguments.temperature:
-        raise ConfigError("a --local model that sees answers with its likeliest words: leave out --temperature")
 
 
-def _writer(arguments: argparse.Namespace, rule: PairRule, data: PairData) -> Writer:
+def _sees(arguments: argparse.Namespace) -> bool:
+    """Return whether who is asked is sent pictures."""
+    return arguments.written_from == "pictures" or bool(arguments.describe) or arguments.check == "model"
+
+
+def _writer(arguments: argparse.Namespace, prompt: PairPrompt) -> Writer:
     from ..triplets.pictures.make import Writer
-    from ..triplets.pictures.question import PairPrompt
 
-    prompt = PairPrompt.load(arguments.written_from, rule.instructions, arguments.prompt)
-    answerer: Answerer[Asked] = _local(arguments, data) if arguments.local else endpoint_of(arguments)
+    answerer: Answerer[Asked] = _local(arguments) if arguments.local else endpoint_of(arguments)
     return Writer(answerer, prompt, arguments.picture_side, arguments.cache)
 
 
-def _local(arguments: argparse.Namespace, data: PairData) -> Any:
+def _local(arguments: argparse.Namespace) -> Answerer[Asked]:
     """Return a model on this machine: one that sees where it must."""
     from ..triplets.pictures.seeing import Seeing
 
-    if arguments.written_from == "captions" and not arguments.describe and arguments.check != "model":
-        return local_of(arguments)
-    same: MLLMEmbedder | None = data.embedder if data.speaks else None
-    return Seeing(arguments.local, arguments.answer_tokens, arguments.concurrency, same)
+    if _sees(arguments):
+        return Seeing(arguments.local, arguments.answer_tokens, arguments.concurrency)
+    return local_of(arguments)
 
 
 def _checker(arguments: argparse.Namespace, data: PairData, writer: Writer) -> Check | None:
@@ -310,11 +329,8 @@ def _checker(arguments: argparse.Namespace, data: PairData, writer: Writer) -> C
     return YesNoCheck(answerer, data.pictures, writer.side)
 
 
-def _show(arguments: argparse.Namespace, rule: PairRule, data: PairData, pairs: list[Pair]) -> int:
+def _show(prompt: PairPrompt, data: PairData, pairs: list[Pair]) -> int:
     """Print the first pair and what would be asked about it."""
-    from ..triplets.pictures.question import PairPrompt
-
-    prompt = PairPrompt.load(arguments.written_from, rule.instructions, arguments.prompt)
     pair = pairs[0]
     ids = pair.reference, pair.target
     captions = [data.pictures.captions.get(name) for name in ids]

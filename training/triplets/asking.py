@@ -70,6 +70,8 @@ def collect(
 
 def _missing(prompts: Mapping[str, _Prompt], cache: AnswerCache, together: int) -> list[str]:
     """Return the keys that are asked for, in order."""
-    keys = list(prompts)
-    blocks = (keys[start : start + together] for start in range(0, len(keys), together))
-    return [key for block in blocks if any(key not in cache for key in block) for key in block]
+    keys, missing = list(prompts), []
+    for start in range(0, len(keys), together):
+        block = keys[start : start + together]
+        missing += block if any(key not in cache for key in block) else []
+    return missing

@@ -33,7 +33,7 @@ def make_triplets(
     the same call then goes on where it was.
     """
     root = captions.output
-    replaced = own_triplets(root)
+    replaced = own_triplets(root, "per_caption")
     check_alone(root, captions.start)
     keys = {caption.text: cache_key(answerer.identity, prompt.fill(caption.text)) for caption in captions.listed}
     with AnswerCache(cache_file or root / CACHE, set(keys.values())) as cache:

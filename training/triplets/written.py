@@ -16,14 +16,18 @@ from mllm_embed.files import read_json, write_file, write_json
 OUTPUT, REPORT, CACHE = TRIPLETS, "triplets.report.json", "triplets.cache.jsonl"
 
 
-def own_triplets(root: Path) -> str | None:
-    """Return the sha256 of the triplets.jsonl that an earlier run left. Raises DataError for one from elsewhere."""
+def own_triplets(root: Path, mark: str) -> str | None:
+    """Return the sha256 of the triplets.jsonl that an earlier run left, whose report has the key `mark`.
+
+    Raises DataError for one from elsewhere: written by people, changed since, or made by another command.
+    """
     file = root / OUTPUT
     if not file.exists():
         return None
     found = hashlib.sha256(file.read_bytes()).hexdigest() if file.is_file() else ""
     report = read_json(root / REPORT, "remove it") if (root / REPORT).is_file() else {}
-    if not isinstance(report, dict) or found not in (report.get("sha256"), report.get("replaced")):
+    ours = isinstance(report, dict) and mark in report and found in (report.get("sha256"), report.get("replaced"))
+    if not ours:
         raise DataError(
             f"{file} was not made by this command, or was changed since, and stays as it is: give another folder with "
             "--output; a recipe's `data` takes both, as a list"

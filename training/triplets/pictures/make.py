@@ -31,6 +31,8 @@ from .pairs import Pair
 from .question import PairPrompt, describing
 from .report import Made, PairReport
 
+MARK = "rule"  # a key of the report, by which the triplets of this command are known
+
 
 @dataclass(frozen=True)
 class Writer:
@@ -136,7 +138,7 @@ def make_picture_triplets(
         check: of what was answered; None takes it as it is.
         root: the folder, which may hold the triplets of an earlier run of this command.
         report: what is known of the pairs; what becomes of them is added.
-        settings: of rule and check, for the record.
+        settings: of the rule, under `MARK`, and of the check, for the record.
         roots: folders that pictures' names may start from, the first that fits.
 
     Returns:
@@ -147,7 +149,7 @@ def make_picture_triplets(
             written then.
         ModelError, ConfigError: as the answerer and the check raise them; the same call then goes on where it was.
     """
-    replaced = own_triplets(root)
+    replaced = own_triplets(root, MARK)
     files = Files.of(pictures, _named(pairs), root, roots)
     check_alone(root, files.start)
     report.pairs.update(pair.by for pair in pairs)
@@ -239,7 +241,7 @@ def _candidates(
             yield change, Candidate(pair, change.instruction)
 
 
-def _changes(pair: Pair, answer: CachedAnswer, pictures: Pictures, report: PairReport) -> Iterator[tuple[int, Change]]:
+def _changes(pair: Pair, answer: CachedAnswer, pictures: Pictures, report: PairReport) -> Iterator[Change]:
     values = [] if answer.finish == REFUSED else parse(answer.text)
     if not values:
         report.drop({REFUSED: "refused", CUT: "cut_off"}.get(answer.finish, "no_json"), pair, answer.text)

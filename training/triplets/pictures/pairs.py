@@ -13,7 +13,10 @@ import numpy as np
 from tqdm import tqdm
 
 from mllm_embed.errors import DataError
+from mllm_embed.store.exact import Answer, named
 from mllm_embed.store.gallery import StoreGallery
+from mllm_embed.store.vector_store import VectorStore
+from mllm_embed.vectors.ranking import top_k
 
 from .rules import CAPTION, PICTURE, PairRule, Window
 
@@ -149,19 +152,29 @@ class PairFinder:
                     found[name].append(Found(by, answers[first - 1 :]))
             yield from found.items()
 
-    def _nearest(self, by: str, block: list[str], members: list[str], k: int) -> Iterator[tuple[str, Sequence]]:
+    def _nearest(self, by: str, block: list[str], members: list[str], k: int) -> Iterator[tuple[str, Answer]]:
         """Yield those of a block that a store holds, each with its k nearest, the nearest first."""
         gallery = self._stores[by]
-        living = gallery.store.living
-        asking = [name for name in block if name in living]
-        allow = self._common[by]
+        asking = [name for name in block if name in gallery.store.living]
         if len(members) < len(self.ids):
-            allow = [name for name in members if name in living]
-        if not asking or (allow is not None and not allow):
+            yield from self._nearest_in_group(gallery.store, asking, members, k)
+        elif asking:
+            vectors = gallery.store.take(gallery.store.positions(asking))
+            answers = gallery.nearest(vectors, k, allow=self._common[by], exclude=[[name] for name in asking])
+            yield from zip(asking, answers, strict=True)
+
+    def _nearest_in_group(
+        self, store: VectorStore, asking: list[str], members: list[str], k: int
+    ) -> Iterator[tuple[str, Answer]]:
+        """Yield the same of a group, whose vectors alone are read: there may be a hundred thousand groups."""
+        there = [name for name in members if name in store.living]
+        if len(there) < 2:
             return
-        vectors = gallery.store.take(gallery.store.positions(asking))
-        answers = gallery.nearest(vectors, k, allow=allow, exclude=[[name] for name in asking])
-        yield from zip(asking, answers, strict=True)
+        vectors = store.take(store.positions(there))
+        place = {name: at for at, name in enumerate(there)}
+        own = [place[name] for name in asking]
+        scores, rows = top_k(vectors[own], vectors, k, [[at] for at in own])
+        yield from zip(asking, named(there, scores, rows), strict=True)
 
     def _pairs_of(self, reference: str, found: list[Found]) -> Iterator[Pair]:
         """Yield the pairs of a reference: of each similarity as many as the rule asks for."""
@@ -215,7 +228,8 @@ class PairFinder:
 
     def _captions_fit(self, one: str, other: str, window: Window) -> bool:
         """Return whether the captions' cosine lies within a window; True where one of them has none."""
-        if CAPTION not in self._stores or not {one, other} <= self._stores[CAPTION].store.living:
+        there = self._stores[CAPTION].store.living if CAPTION in self._stores else ()
+        if one not in there or other not in there:
             return True
         return _inside(self._cosine(CAPTION, one, other), window)
 

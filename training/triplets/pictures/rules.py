@@ -91,22 +91,28 @@ class PairRule:
         return {part.name: getattr(self, part.name) for part in fields(self) if part.name not in ("title", "differs")}
 
     def _check(self) -> None:
-        for name in ("cosines", "caption_cosines"):
-            window = getattr(self, name)
-            if window is not None and not -1 <= window[0] < window[1] <= 1:
-                option = name.replace("_", "-")
-                raise ConfigError(f"--{option} are two cosines, the lower one first, not {window[0]:g} {window[1]:g}")
-        if self.ranks is not None and not 0 < self.ranks[0] <= self.ranks[1]:
-            raise ConfigError(f"--ranks are two ranks from 1, or two shares, not {self.ranks[0]:g} {self.ranks[1]:g}")
-        if self.ranks is not None and (self.ranks[0] < 1) != (self.ranks[1] < 1):
-            raise ConfigError("--ranks are two ranks from 1, or two shares below 1, not one of each")
+        self._check_windows()
         if not -1 < self.duplicate <= 1:
             raise ConfigError(f"--duplicate is a cosine up to 1, not {self.duplicate:g}")
         if self.choice not in CHOICES:
             raise ConfigError(f"--choice is {' or '.join(CHOICES)}, not '{self.choice}'")
+        if self.negatives < 0:
+            raise ConfigError(f"--negatives must be 0 or more, not {self.negatives}")
         unknown = [name for name in self.by if name not in SIMILARITIES]
         if unknown or not self.by:
             raise ConfigError(f"--by takes some of {', '.join(SIMILARITIES)}, not '{' '.join(unknown)}'")
+
+    def _check_windows(self) -> None:
+        for option, window in (("cosines", self.cosines), ("caption-cosines", self.caption_cosines)):
+            if window is not None and not -1 <= window[0] < window[1] <= 1:
+                raise ConfigError(f"--{option} are two cosines, the lower one first, not {window[0]:g} {window[1]:g}")
+        if self.ranks is None:
+            return
+        first, last = self.ranks
+        if not 0 < first <= last:
+            raise ConfigError(f"--ranks are two ranks from 1, or two shares, not {first:g} {last:g}")
+        if (first < 1) != (last < 1):
+            raise ConfigError("--ranks are two ranks from 1, or two shares below 1, not one of each")
 
 
 def _rank(value: float, others: int) -> int:

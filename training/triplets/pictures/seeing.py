@@ -26,11 +26,14 @@ class Seeing:
         name: folder or hub id of a base model; it is loaded when the first prompt comes.
         max_tokens: the longest answer.
         concurrency: prompts in a batch.
+
+    Attributes:
         embedder: an embedder whose base it is, which then speaks with its adapter off; None loads it anew.
     """
 
-    def __init__(self, name: str, max_tokens: int, concurrency: int = 8, embedder: MLLMEmbedder | None = None):
-        self.name, self._max_tokens, self._batch, self._embedder = name, max_tokens, concurrency, embedder
+    def __init__(self, name: str, max_tokens: int, concurrency: int = 8):
+        self.name, self._max_tokens, self._batch = name, max_tokens, concurrency
+        self.embedder: MLLMEmbedder | None = None
         self.identity = {"local": name, "weights": weights_of(name), "sees": True, "max_tokens": max_tokens}
 
     def ask(self, prompts: Iterable[tuple[str, Asked]]) -> Iterator[tuple[str, CachedAnswer]]:
@@ -83,7 +86,7 @@ class Seeing:
         from mllm_embed import MLLMEmbedder
         from mllm_embed.generate.generator import Generator
 
-        return Generator(self._embedder or MLLMEmbedder.from_pretrained(self.name))
+        return Generator(self.embedder or MLLMEmbedder.from_pretrained(self.name))
 
 
 def _question(asked: Asked) -> Question:
