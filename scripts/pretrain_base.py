@@ -112,7 +112,7 @@ class Pretraining:
 
 def row_of(state: State, steps: int) -> dict[str, Any]:
     """Return a row of the log."""
-    means = {name: round(value, 4) for name, value in state.means.items()}
+    means = {name: round(value, 3) for name, value in sorted(state.means.items())}
     return {"phase": state.phase, "step": state.step, "of": steps, **means, "seconds": round(state.seconds)}
 
 
@@ -127,7 +127,7 @@ def main() -> int:
     parser.add_argument("--sprites", type=Path, default=here / "sprites", help="cut-outs named by noun")
     parser.add_argument("--output", type=Path, required=True, help="folder for the model; a stopped run there goes on")
     parser.add_argument("--seen", type=int, default=64_000, help="pictures of `seeing`")
-    parser.add_argument("--scenes", type=int, default=160_000, help="scenes of `answering`")
+    parser.add_argument("--scenes", type=int, default=128_000, help="scenes of `answering`")
     parser.add_argument("--batch", type=int, default=32, help="scenes a step of `answering`")
     parser.add_argument("--tokens", type=int, default=250, help="the most that a scene's row of questions has")
     parser.add_argument("--seed", type=int, default=0, help="of weights and scenes")

@@ -51,8 +51,8 @@ class SummaryHead(nn.Module):
         self.sizes, self.ground = nn.Linear(width, len(CELLS) * (1 + len(SIZES))), nn.Linear(width, len(BACKGROUNDS))
         self.nouns = nn.Linear(width, len(CELLS) * width)
 
-    def forward(self, vectors: Tensor, scenes: list[Scene], nouns: dict[str, Tensor]) -> tuple[Tensor, float]:
-        """vectors [S, W] for `scenes`, nouns [W] each -> loss, share of the scenes that are read rightly as a whole.
+    def forward(self, vectors: Tensor, scenes: list[Scene], nouns: dict[str, Tensor]) -> tuple[Tensor, Tensor]:
+        """vectors [S, W] for `scenes`, nouns [W] each -> loss, which scenes are read rightly as a whole: [S] bool.
 
         The loss is in nats a scene: the sum over its cells, things and background.
         """
@@ -65,7 +65,7 @@ class SummaryHead(nn.Module):
         loss = loss + F.cross_entropy(names, named[there], reduction="sum") / len(scenes)
         right = sizes.argmax(-1) == wanted
         right[there] &= names.argmax(-1) == named[there]
-        return loss, (right.all(1) & (ground.argmax(-1) == grounds)).float().mean().item()
+        return loss, right.all(1) & (ground.argmax(-1) == grounds)
 
     def _labels(self, scenes: list[Scene]) -> tuple[Tensor, Tensor, Tensor]:
         """Return sizes [S, 9], 0 for an empty cell, nouns [S, 9], and backgrounds [S], int64."""

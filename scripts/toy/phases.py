@@ -85,7 +85,7 @@ class Seeing:
             tokens = self._parts.multi_modal_projector(patches)
         seen, named = self.heads(tokens, scenes)
         bound = binding_loss(tokens, scenes, self._nouns)
-        return seen + bound, {"named": named, "bound": bound.item()}
+        return seen + bound, {"named": named, "bound loss": bound.item()}
 
 
 @dataclass
@@ -161,29 +161,37 @@ class Answering:
             logits = self.toy.model.lm_head(hidden[:, :-1][asked])
         wanted = rows.labels[:, 1:][asked]
         loss = F.cross_entropy(logits.float(), wanted)
-        figures = {"answers": loss.item(), **exact(logits.argmax(-1) == wanted, rows.segments[:, 1:], asked)}
+        figures = {"answers loss": loss.item(), **exact(logits.argmax(-1) == wanted, rows, asked)}
         if not self.with_heads:
             return loss, figures
         rows_, positions = rows.words.T
-        word, stood_for = self.heads["summary"](hidden[rows_, positions], rows.stand_for, self.toy.noun_vectors())
+        word, read_rightly = self.heads["summary"](hidden[rows_, positions], rows.stand_for, self.toy.noun_vectors())
         bound = binding_loss(self._caught["tokens"], batch.scenes[:pictures], self.toy.noun_vectors())
         attention = self._caught["attention"][:, 0, :, self._picture]
         looked, read = self.heads["pointing"](self._caught["hidden"], attention, batch.mentioned)
         terms = {"word": word, "bound": bound, "looked": looked, "read": read}
-        figures |= {name: value.item() for name, value in terms.items()}
-        return loss + WORD_WEIGHT * word + bound + 0.5 * looked + 0.5 * read, {**figures, "stood_for": stood_for}
+        figures |= {f"{name} loss": value.item() for name, value in terms.items()}
+        figures |= shares("word", rows.word_kinds, read_rightly.tolist())
+        return loss + WORD_WEIGHT * word + bound + 0.5 * looked + 0.5 * read, figures
 
 
-def exact(right: Tensor, segments: Tensor, asked: Tensor) -> Figures:
-    """Return the share of answers whose every token is the likeliest, as greedy decoding would give them.
+def exact(right: Tensor, rows: Rows, asked: Tensor) -> Figures:
+    """Return the share of answers whose every token is the likeliest, as greedy decoding would give them, by kind.
 
-    right [N] bool, one for each True of asked [B, L]; segments [B, L] numbers the questions of a row.
+    right [N] bool, one for each True of asked [B, L - 1]: the tokens that are followed by one of an answer.
     """
-    rows, _ = asked.nonzero().T
-    answer = rows * (int(segments.max()) + 1) + segments[asked]
-    _, number = answer.unique(return_inverse=True)
-    wrong = torch.zeros(int(number.max()) + 1).index_add_(0, number, (~right).float())
-    return {"exact": (wrong == 0).float().mean().item()}
+    at, position = asked.nonzero().T
+    wrong = torch.zeros(len(rows.segments), int(rows.segments.max()) + 1)
+    wrong.index_put_((at, rows.segments[at, position + 1]), (~right).float(), accumulate=True)
+    return shares("answer", [kind for *_, kind in rows.answered], [wrong[r, n] == 0 for r, n, _ in rows.answered])
+
+
+def shares(name: str, kinds: list[str], right: list[bool]) -> Figures:
+    """Return the share of what is right, for each kind: `NAME KIND`."""
+    sums: dict[str, list[bool]] = {}
+    for kind, one in zip(kinds, right, strict=True):
+        sums.setdefault(f"{name} {kind}", []).append(bool(one))
+    return {kind: sum(ones) / len(ones) for kind, ones in sums.items()}
 
 
 def adamw(*groups: dict[str, Any]) -> torch.optim.Optimizer:

@@ -65,8 +65,9 @@ ON_CAPTION = Form(
 
 @dataclass(frozen=True)
 class Question:
-    """A question with its answer in words, or with the scene that its last token shall stand for."""
+    """A question of some kind with its answer in words, or with the scene that its last token shall stand for."""
 
+    kind: str
     asked: str
     answer: str = ""
     stands_for: Scene | None = None
@@ -99,14 +100,16 @@ class Subjects:
 
 def questions(rng: random.Random, scene: Scene, subjects: Subjects, form: Form) -> Iterator[Question]:
     """Yield up to 16 questions on one scene: some facts, the scene itself, and then what changes would give."""
-    facts = [Question(*_fact(rng, scene, thing)) for thing in rng.sample(scene.things, min(2, len(scene.things)))]
+    facts = [
+        Question("fact", *_fact(rng, scene, thing)) for thing in rng.sample(scene.things, min(2, len(scene.things)))
+    ]
     yield from facts
     count = len(facts)
     if rng.random() < DESCRIBED:
-        yield Question(rng.choice(form.describe), caption(scene))
+        yield Question("scene", rng.choice(form.describe), caption(scene))
         count += 1
     if subjects.in_one_word and rng.random() < WORD_SHARE:
-        yield Question(form.word, stands_for=scene)
+        yield Question("scene", form.word, stands_for=scene)
         count += 1
     while count < MOST:
         [kind] = rng.choices(list(ASKED), list(ASKED.values()))
@@ -114,10 +117,10 @@ def questions(rng: random.Random, scene: Scene, subjects: Subjects, form: Form) 
         if edit is None or edit.result in subjects.forbidden:
             continue
         if rng.random() < WORD_SHARE and subjects.words_for(scene, edit.result):
-            yield Question(form.changed_word.replace("{instruction}", edit.instruction), stands_for=edit.result)
+            yield Question(kind, form.changed_word.replace("{instruction}", edit.instruction), stands_for=edit.result)
         else:
             ask = rng.choice(form.change)
-            yield Question(ask.replace("{instruction}", edit.instruction), caption(edit.result))
+            yield Question(kind, ask.replace("{instruction}", edit.instruction), caption(edit.result))
         count += 1
 
 
@@ -152,15 +155,19 @@ class Rows:
         inputs: input_ids and position_ids [B, L], and attention_mask [B, 1, L, L] float, 0 where a token may look.
         labels: [B, L] int64, -100 outside answers.
         segments: [B, L] int64: 0 for the scene, then the questions' numbers; -1 for padding.
+        answered: row, number and kind of each question with an answer in words.
         words: [S, 2] int64: row and position of the last token of each question for one word.
         stand_for: the S scenes that those stand for.
+        word_kinds: their kinds.
     """
 
     inputs: dict[str, Tensor]
     labels: Tensor
     segments: Tensor
+    answered: list[tuple[int, int, str]]
     words: Tensor
     stand_for: list[Scene]
+    word_kinds: list[str]
 
 
 def given(scene: Scene, form: Form, rng: random.Random) -> str:
@@ -179,7 +186,8 @@ def branches(tokenizer: Any, scenes: Sequence[str], talks: Sequence[Sequence[Que
     encoded = iter(tokenizer(texts, add_special_tokens=False)["input_ids"])
     image = tokenizer.convert_tokens_to_ids("<image>")
     prefixes = [next(encoded) for _ in scenes]
-    rows, words, stand_for = [], [], []
+    rows, answered, words = [], [], []
+    in_one_word: list[tuple[Scene, str]] = []
     for number, (prefix, talk) in enumerate(zip(prefixes, talks, strict=True)):
         row = _Row([t for token in prefix for t in [token] * (IMAGE_TOKENS if token == image else 1)])
         full = False
@@ -191,7 +199,9 @@ def branches(tokenizer: Any, scenes: Sequence[str], talks: Sequence[Sequence[Que
             row.add(asked, answer)
             if question.stands_for:
                 words.append((number, len(row.ids) - 1))
-                stand_for.append(question.stands_for)
+                in_one_word.append((question.stands_for, question.kind))
+            else:
+                answered.append((number, row.questions, question.kind))
         rows.append(row)
     length = max(len(row.ids) for row in rows)
     ids = _padded([row.ids for row in rows], tokenizer.pad_token_id, length)
@@ -199,7 +209,15 @@ def branches(tokenizer: Any, scenes: Sequence[str], talks: Sequence[Sequence[Que
     segments = _padded([row.segments for row in rows], -1, length)
     labels = _padded([row.labels for row in rows], -100, length)
     inputs = {"input_ids": ids, "position_ids": positions, "attention_mask": _mask(segments)}
-    return Rows(inputs, labels, segments, torch.tensor(words, dtype=torch.long).reshape(-1, 2), stand_for)
+    return Rows(
+        inputs,
+        labels,
+        segments,
+        answered,
+        torch.tensor(words, dtype=torch.long).reshape(-1, 2),
+        [scene for scene, _ in in_one_word],
+        [kind for _, kind in in_one_word],
+    )
 
 
 class _Row:
@@ -209,15 +227,15 @@ class _Row:
         self.prefix = len(prefix)
         self.ids, self.positions = list(prefix), list(range(len(prefix)))
         self.segments, self.labels = [0] * len(prefix), [-100] * len(prefix)
-        self._questions = 0
+        self.questions = 0
 
     def add(self, asked: list[int], answer: list[int]) -> None:
         """Add a question, whose positions follow those of the scene."""
-        self._questions += 1
+        self.questions += 1
         length = len(asked) + len(answer)
         self.ids += asked + answer
         self.positions += range(self.prefix, self.prefix + length)
-        self.segments += [self._questions] * length
+        self.segments += [self.questions] * length
         self.labels += [-100] * len(asked) + answer
 
 
