@@ -129,6 +129,19 @@ def check_semaphores(workers: int) -> None:
     taken.clear()
 
 
+def room_for(workers: int, input: Callable[[], dict[str, Tensor]], count: int) -> str | None:
+    """Return a sentence where shared memory may be too small for a batch of `count` inputs as large as `input` gives.
+
+    Raise ConfigError where so many workers cannot even be started.
+    """
+    if not workers:
+        return None
+    check_semaphores(workers)
+    if not SHARED_MEMORY.is_dir():
+        return None
+    return room_in_words(sum(tensor.nbytes for tensor in input().values()) * count, workers)
+
+
 def room_in_words(batch: int, workers: int) -> str | None:
     """Return a sentence where shared memory may be too small for what workers hand over, None where it is not.
 

@@ -34,14 +34,22 @@ RowOrder: TypeAlias = RowSampler | StreamSampler
 @dataclass
 class StageRows(Sequence[TrainingRow]):
     """The rows of all sources on the sides of a search, with the hard negatives and the clusters that were mined for
-    them."""
+    them.
+
+    Args:
+        mixed: the rows.
+        mined: for them, before the stage; its clusters stay.
+        sides: of the search.
+        again: what was mined since, in the place of the other's hard negatives.
+    """
 
     mixed: MixedRows
     mined: MinedRows | None = None
     sides: Sides = field(default_factory=Sides)
+    again: MinedRows | None = None
 
     def __post_init__(self) -> None:
-        self._records = [part.records() for part in self.mixed.parts] if self.mined else []
+        self._records = [part.records() for part in self.mixed.parts]
         self._sides = [self.sides.of(part.source) for part in self.mixed.parts]
 
     def ask_with(self, prompts: PromptSet) -> None:
@@ -62,14 +70,25 @@ class StageRows(Sequence[TrainingRow]):
         gives the same one."""
         part, inside = self.mixed.at(index)
         row = self.mixed.parts[part].at_turn(inside, turn)
-        if self.mined:
-            mined = self.mined.negatives(part, int(self._records[part][inside]))
-            row = replace(row, hard_negatives=(*row.hard_negatives, *mined))
+        mined = self.again or self.mined
+        if mined:
+            found = mined.negatives(part, int(self._records[part][inside]))
+            row = replace(row, hard_negatives=(*row.hard_negatives, *found))
         return self._sides[part].put(row)
 
     def name(self, index: int) -> tuple[str, str]:
         """Return a row's id and its source, for a message."""
         return self.mixed.where(index)
+
+    def in_words(self) -> list[str]:
+        """Return, a line each, what sources give where there are several, or where some rows are left out."""
+        lines, parts = [], self.mixed.parts
+        for part in parts:
+            if len(parts) > 1 or part.skipped:
+                out = f", {part.skipped:,} left out for lacking a role" if part.skipped else ""
+                weight = "" if part.source.weight is None else f", weight {part.source.weight:g}"
+                lines.append(f"{part.source.path}: {len(part):,} rows{out}{weight}")
+        return lines
 
     def sample(self) -> list[TrainingRow]:
         """Return all rows, or of many some from everywhere, without those that cannot be made."""
@@ -100,9 +119,10 @@ def open_stage(stage: Stage) -> tuple[StageRows, dict[str, str]]:
     fingerprints = mixed.fingerprints()
     if stage.mined is None:
         rows = StageRows(mixed, sides=stage.sides)
-        if "hard_negative" in stage.roles and not any(row.hard_negatives for row in rows.sample()):
+        needed = "hard_negative" in stage.roles and stage.mine is None
+        if needed and not any(row.hard_negatives for row in rows.sample()):
             raise DataError(
-                f"{stage.where}: no row brings a hard_negative, which a term needs; give mined, or leave it out"
+                f"{stage.where}: no row brings a hard_negative, which a term needs; give mined or mine, or leave it out"
             )
         return rows, fingerprints
     mined = MinedRows(stage.mined, mixed, stage.rows)
@@ -181,6 +201,25 @@ def visited_rows(order: RowOrder, batch_size: int, steps: int, rows: int) -> np.
         seen[found[-1]] = True
         epoch, left = epoch + 1, left - len(coming)
     return np.concatenate(found)
+
+
+def rows_of_steps(order: RowOrder, batch_size: int, first: int, last: int) -> np.ndarray:
+    """Return the rows [V] int64 of the steps from `first` on, before `last`, both from 0, each row once.
+
+    `order` is that of all processes; the epoch that it is set to changes.
+    """
+    found, step = [np.empty(0, np.int64)], first
+    while step < last:
+        order.set_epoch(0)
+        whole = len(order) // batch_size
+        if not whole:
+            break
+        epoch, start = divmod(step, whole)
+        order.set_epoch(epoch)
+        end = min(whole, start + last - step)
+        found.append(order.order()[start * batch_size : end * batch_size])
+        step += end - start
+    return np.unique(np.concatenate(found))
 
 
 def _weights(mixed: MixedRows) -> list[float] | None:

@@ -79,7 +79,10 @@ class Negatives:
 
     @classmethod
     def joined(cls, parts: Sequence[Negatives]) -> Negatives:
-        """Return what was found for the queries of all parts, one part after the other."""
+        """Return what was found for the queries of all parts, one part after the other; of none, nothing."""
+        if not parts:
+            nothing = np.empty(0, np.float32)
+            return cls(np.empty((0, 1), np.int64), nothing[:, None], np.empty(0, np.int64), nothing)
         return cls(
             np.concatenate([part.places for part in parts]),
             np.concatenate([part.similarity for part in parts]),

@@ -31,12 +31,13 @@ class PictureContents:
 
     Args:
         path: the file that keeps them, [K, 4] int64; None keeps nothing.
+        writes: what is new is written there.
 
     Raises ConfigError for a file that is none of these.
     """
 
-    def __init__(self, path: Path | None = None):
-        self.path = path
+    def __init__(self, path: Path | None = None, writes: bool = True):
+        self.path, self.writes = path, writes
         self._known = np.empty((0, _FIELDS), np.int64) if path is None else _read(path)
         self._asked: dict[int, int] = {}
         self._new = array("q")
@@ -56,7 +57,7 @@ class PictureContents:
 
     def save(self) -> None:
         """Write what is known, if any of it is new. Raises DataError for a disk that fails."""
-        if self.path is None or not self._unsaved:
+        if self.path is None or not self.writes or not self._unsaved:
             return
         new = np.array(self._new, np.int64).reshape(-1, _FIELDS)
         kept = self._known[~np.isin(self._known[:, 0], new[:, 0])]

@@ -8,7 +8,7 @@ from __future__ import annotations
 import hashlib
 from array import array
 from collections.abc import Iterator, Sequence
-from dataclasses import dataclass, field
+from dataclasses import dataclass, field, replace
 from typing import overload
 
 import numpy as np
@@ -55,6 +55,10 @@ class ItemsOfRows(Sequence[Item]):
 
     def __iter__(self) -> Iterator[Item]:
         return (self[at] for at in range(len(self)))
+
+    def at(self, places: np.ndarray | slice) -> ItemsOfRows:
+        """Return some of them, [m] int64 or a slice."""
+        return ItemsOfRows(self.rows, self.numbers[places], self.roles[places], self.names)
 
     def place(self, index: int) -> tuple[int, str]:
         """Return the number of the row that an item stands in, and its role there."""
@@ -104,26 +108,44 @@ class Questions:
         positive: str,
         also: Sequence[str] = (),
         contents: PictureContents | None = None,
-        asking: np.ndarray | None = None,
     ) -> Questions:
-        """Read the roles `query` and `positive` of all rows; what plays a role of `also` can be a negative too.
+        """Return what `Scan` finds in the roles `query`, `positive` and `also` of rows. Raises as it does."""
+        return Scan(rows, [query, positive, *also], contents or PictureContents()).questions()
 
-        What is right for a query: the positives and further right answers of all rows that ask it, in whatever words,
-        and itself.
+    def with_candidates(self, count: int, seed: int) -> Questions:
+        """Return the same questions to fewer candidates: the rows' own positives, and up to `count` that are drawn."""
+        drawn = np.random.default_rng(seed).permutation(len(self.gallery))[:count]
+        kept = np.union1d(self.positive, drawn)
+        place = np.full(len(self.gallery), -1)
+        place[kept] = np.arange(len(kept))
+        owners = np.repeat(np.arange(len(self.queries)), np.diff(self.right_starts))
+        there = place[self.right_places] >= 0
+        return replace(
+            self,
+            gallery=self.gallery.at(kept),
+            positive=place[self.positive],
+            answers=int((kept < self.answers).sum()),
+            right_starts=np.searchsorted(owners[there], np.arange(len(self.queries) + 1)),
+            right_places=place[self.right_places[there]],
+            digest=hashlib.sha256(f"{self.digest} {count} {seed}".encode()).hexdigest(),
+        )
 
-        Args:
-            rows: gives each row when it is asked for; one that raises DataError is left out.
-            query, positive, also: roles, of which a row may lack those of `also`.
-            contents: knows pictures by what they hold.
-            asking: [A] int64, the rows whose queries count; by default all. The others' positives are candidates.
-
-        Raises DataError for a row without query or positive, and where no row can be made.
-        """
-        scan = _Scan(rows, [query, positive, *also], contents or PictureContents())
-        scan.read()
-        if not len(scan.numbers):
-            raise DataError(f"none of the rows can be made: {'; '.join(scan.reasons) or 'there are none'}")
-        return scan.questions(asking)
+    def only(self, chosen: np.ndarray) -> Questions:
+        """Return some of the queries, [q] int64 increasing, with the rows that ask them, to the same candidates."""
+        place = np.full(len(self.queries), -1)
+        place[chosen] = np.arange(len(chosen))
+        owners = place[np.repeat(np.arange(len(self.queries)), np.diff(self.right_starts))]
+        rows, there = place[self.query] >= 0, owners >= 0
+        return replace(
+            self,
+            queries=self.queries.at(chosen),
+            rows=self.rows[rows],
+            query=place[self.query[rows]],
+            positive=self.positive[rows],
+            right_starts=np.searchsorted(owners[there], np.arange(len(chosen) + 1)),
+            right_places=self.right_places[there],
+            digest=hashlib.sha256(self.digest.encode() + chosen.tobytes()).hexdigest(),
+        )
 
     def right(self, part: slice) -> list[np.ndarray]:
         """Return for each query of a part the gallery places that cannot be wrong, [p] int64 each."""
@@ -131,15 +153,25 @@ class Questions:
         return np.split(self.right_places[bounds[0] : bounds[-1]], bounds[1:-1] - bounds[0])
 
 
-class _Scan:
+class Scan:
     """One pass over rows, which notes 8 bytes of each input: the number that equal inputs share.
 
     An input counts by its words, by what its pictures hold and by its task, whichever side it stands on; by `content`,
     without the task, where it is asked whether it is the right answer: what a query asks with is no wrong answer to it.
+
+    Args:
+        rows: gives each row when it is asked for; one that raises DataError is left out.
+        roles: what asks, what is found, and what else can be a negative, which a row may lack.
+        contents: knows pictures by what they hold.
+        hidden: no bar is shown.
+
+    Raises DataError for a row without one of the first two roles, and where no row can be made.
     """
 
-    def __init__(self, rows: Sequence[TrainingRow], roles: Sequence[str], contents: PictureContents):
-        self.rows, self.roles, self.contents = rows, roles, contents
+    def __init__(
+        self, rows: Sequence[TrainingRow], roles: Sequence[str], contents: PictureContents, hidden: bool = False
+    ):
+        self.rows, self.roles, self.contents = rows, list(roles), contents
         self.numbers = array("q")
         self.unmade = 0
         self.reasons: list[str] = []
@@ -148,10 +180,13 @@ class _Scan:
         self.content = [array("q") for _ in roles]
         self.further = array("q"), array("q")  # the row's place among those made, a further right answer by content
         self.worded = array("q"), array("q")  # the same, and its question in other words, with the task
+        self._read(hidden)
+        if not len(self.numbers):
+            raise DataError(f"none of the rows can be made: {'; '.join(self.reasons) or 'there are none'}")
 
-    def read(self) -> None:
-        """Note all rows."""
-        for number in tqdm(range(len(self.rows)), desc="comparing", unit="row", leave=False, disable=None):
+    def _read(self, hidden: bool) -> None:
+        quiet = True if hidden else None  # None: no bar where there is no terminal
+        for number in tqdm(range(len(self.rows)), desc="comparing", unit="row", leave=False, disable=quiet):
             try:
                 row = self.rows[number]
             except DataError as error:
@@ -185,8 +220,12 @@ class _Scan:
         content = self._content(item)
         return content if item.task is None else number_of(f"{content} {item.task}")
 
-    def questions(self, asking: np.ndarray | None) -> Questions:
-        """Return what was noted, with the queries of the rows `asking` alone, all by default."""
+    def questions(self, asking: np.ndarray | None = None) -> Questions:
+        """Return what was noted, with the queries of the rows `asking` [A] int64 alone, by default of all.
+
+        The other rows' positives are candidates all the same, and right where they ask the same. What is right for a
+        query: the positives and further right answers of all rows that ask it, in whatever words, and itself.
+        """
         numbers = np.array(self.numbers, np.int64)
         asked, content = (np.array(part, np.int64).reshape(len(self.roles), -1) for part in (self.asked, self.content))
         asks = np.arange(len(numbers)) if asking is None else np.flatnonzero(np.isin(numbers, asking))

@@ -27,6 +27,8 @@ class VectorCache:
     Args:
         folder: made where it is missing.
         provenance: plain JSON that tells these vectors from any others.
+        most: share of unreadable inputs with which the rest is still worth something; by default 1 %.
+        elsewhere: what to do to have the folder elsewhere, for a message.
 
     `unreadable` holds, for each list, the places of items that cannot be read, and why; their vectors are 0.
 
@@ -34,8 +36,15 @@ class VectorCache:
     DataError for one that cannot be written.
     """
 
-    def __init__(self, folder: Path, provenance: Mapping[str, Any]):
-        self.folder, self.provenance = folder, dict(provenance)
+    def __init__(
+        self,
+        folder: Path,
+        provenance: Mapping[str, Any],
+        most: float | None = None,
+        elsewhere: str = "give another --vectors",
+    ):
+        self.folder, self.provenance, self.elsewhere = folder, dict(provenance), elsewhere
+        self.most = MAX_UNREADABLE if most is None else most
         self.done: dict[str, int] = {}
         self.unreadable: dict[str, dict[int, str]] = {}
         check_folder(folder)
@@ -53,12 +62,12 @@ class VectorCache:
     ) -> np.ndarray:
         """Return the vectors [N, D] float32 of `items`, from disk (as a memory map) where they have been made before.
 
-        Raises ModelError for a vector with NaN, DataError for more than 1 % of items that cannot be read or a full
-        disk, and what `encoder.encode` raises; what was done until then stays.
+        Raises ModelError for a vector with NaN, DataError for more unreadable items than `most` or a full disk, and
+        what `encoder.encode` raises; what was done until then stays.
         """
         path, shape = self.folder / f"{name}.npy", (len(items), encoder.dimension)
         done = self.done.get(name, 0) if path.is_file() else 0
-        vectors = _opened(path, shape, done)
+        vectors = _opened(path, shape, done, self.elsewhere)
         unreadable = self.unreadable[name] = self.unreadable.get(name, {}) if done else {}
         hide = None if progress is None else not progress
         with tqdm(total=len(items), initial=done, desc=f"embedding {name}", disable=hide, mininterval=1) as bar:
@@ -68,7 +77,7 @@ class VectorCache:
                 found = encoder.encode(block, batch_size=batch_size, show_progress=False, unreadable=reasons)
                 # by place: the encoder finds damaged files later than missing ones
                 unreadable.update((start + place, reasons[place]) for place in sorted(reasons))
-                _check_readable(unreadable, len(items))
+                _check_readable(unreadable, len(items), self.most)
                 _check_finite(found, block)
                 # vectors first, then how many there are: killed in between, the block is made again
                 vectors[start : start + len(block)] = found
@@ -83,7 +92,7 @@ class VectorCache:
         manifest = read_json(self.folder / MANIFEST, f"remove {self.folder}")
         if not isinstance(manifest, dict) or manifest.get("made_by") != self.provenance or "done" not in manifest:
             raise ConfigError(
-                f"{self.folder} holds vectors of another model or of other data; remove it, or give another --vectors"
+                f"{self.folder} holds vectors of another model or of other data; remove it, or {self.elsewhere}"
             )
         try:
             self.done = {str(name): int(count) for name, count in manifest["done"].items()}
@@ -96,6 +105,18 @@ class VectorCache:
         write_json(self.folder / MANIFEST, {"made_by": self.provenance, "done": self.done, "lost": unreadable})
 
 
+def lost_in(folder: Path) -> dict[str, dict[int, str]]:
+    """Return what could not be read of the lists of items whose vectors a folder holds, as `VectorCache.unreadable`.
+
+    Raises ConfigError for a damaged folder.
+    """
+    manifest = read_json(folder / MANIFEST, f"remove {folder}")
+    try:
+        return {name: dict(found) for name, found in manifest.get("lost", {}).items()}
+    except (AttributeError, TypeError, ValueError) as error:
+        raise ConfigError(f"{folder / MANIFEST} is damaged; remove {folder}") from error
+
+
 def check_folder(folder: Path) -> None:
     """Raise ConfigError for a folder that is not there for vectors; one that is missing or empty is."""
     if (folder / MANIFEST).is_file() or not folder.exists():
@@ -104,10 +125,10 @@ def check_folder(folder: Path) -> None:
         raise ConfigError(f"{folder} holds something else than vectors; give another --vectors")
 
 
-def _check_readable(unreadable: Mapping[int, str], count: int) -> None:
-    if len(unreadable) > MAX_UNREADABLE * count:
+def _check_readable(unreadable: Mapping[int, str], count: int, most: float) -> None:
+    if len(unreadable) > most * count:
         raise DataError(
-            f"{len(unreadable)} of {count:,} inputs cannot be read, more than {MAX_UNREADABLE:.0%}: "
+            f"{len(unreadable)} of {count:,} inputs cannot be read, more than {most:.0%}: "
             f"{next(iter(unreadable.values()))}"
         )
 
@@ -118,7 +139,7 @@ def _check_finite(vectors: np.ndarray, items: Sequence[Item]) -> None:
         raise ModelError(f"the vector of {items[bad[0]]} holds NaN: nothing can be near it; mend the model")
 
 
-def _opened(path: Path, shape: tuple[int, int], done: int) -> np.memmap:
+def _opened(path: Path, shape: tuple[int, int], done: int, elsewhere: str) -> np.memmap:
     """Return the file of `shape` on disk, new where nothing of it is done; all its room is taken at once."""
     try:
         if done:  # one that was cut is refused here; opened for writing, it would be filled with zeros
@@ -133,11 +154,11 @@ def _opened(path: Path, shape: tuple[int, int], done: int) -> np.memmap:
             f"{path} is {vectors.dtype} of shape {vectors.shape}, not float32 of {shape}; remove {path.parent}"
         )
     if not done:
-        _reserve(path)
+        _reserve(path, elsewhere)
     return vectors
 
 
-def _reserve(path: Path) -> None:
+def _reserve(path: Path, elsewhere: str) -> None:
     """Take the room of a new, sparse file: a memory map that finds the disk full kills the process.
 
     Raises DataError where there is no room.
@@ -150,6 +171,5 @@ def _reserve(path: Path) -> None:
             os.posix_fallocate(file.fileno(), 0, size)
         except OSError as error:
             raise DataError(
-                f"cannot write {path}, which takes {size / 1e6:,.1f} MB: {reason(error)}; make room, or give another "
-                "--vectors"
+                f"cannot write {path}, which takes {size / 1e6:,.1f} MB: {reason(error)}; make room, or {elsewhere}"
             ) from error

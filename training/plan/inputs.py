@@ -143,14 +143,17 @@ def _samples(stage: Stage, rows: list[TrainingRow] | None, size: tuple[int, int]
         if rows is None:
             samples[role] = _example(role, Image.new("RGB", size or STANDARD_PICTURE))
         else:
-            samples[role] = _longest(_items(rows, role, stage.hard_negatives), size)
+            samples[role] = _longest(_items(rows, role, stage), size)
     if rows is not None:
         return samples  # whose rows stand on their sides of the search already
     return stage.sides.of(stage.data[0]).put(TrainingRow("", "", samples)).roles
 
 
-def _items(rows: list[TrainingRow], role: str, hard_negatives: int | None) -> list[Item]:
-    items = [item for row in rows for item in _items_of(row, role, hard_negatives)]
+def _items(rows: list[TrainingRow], role: str, stage: Stage) -> list[Item]:
+    items = [item for row in rows for item in _items_of(row, role, stage.hard_negatives)]
+    if role == "hard_negative":  # those that are mined while it trains are what can be found
+        found = stage.mined_roles[1:]
+        items += [row.roles[name] for row in rows for name in found if name in row.roles]
     return items or [Document(text=WORDS)]  # hard negatives that no row has
 
 
@@ -170,6 +173,9 @@ def _longest(items: list[Item], size: tuple[int, int] | None) -> Item:
 
 def _inputs_a_row(stage: Stage, rows: list[TrainingRow] | None, role: str) -> int:
     """Return how many inputs of a role a row has at most."""
+    if role == "hard_negative" and stage.mine:
+        own = max((len(row.hard_negatives) for row in rows or ()), default=0)
+        return min(own + stage.mine.count, stage.hard_negatives or own + stage.mine.count)
     if rows is None:
         return stage.hard_negatives or 1 if role == "hard_negative" else 1
     return max(len(_items_of(row, role, stage.hard_negatives)) for row in rows)

@@ -232,10 +232,25 @@ def describe(recipe: Recipe, plan: TrainingPlan) -> str:
             lines.append(f"  {batch.count:>5} x {batch.kind}: {tokens}{frozen}")
         if stage.guide:
             lines.append(f"  {_guide_in_words(stage.guide)}")
+        if recipe.stages[name].mine:
+            lines.append(f"  {_mining_in_words(recipe.stages[name])}")
         if stage.step.cached:
             lines.append(f"  computed twice, in chunks of {stage.step.chunk_tokens:,} tokens (gradient caching)")
     lines += [f"memory      {_gib(plan.total)} of {_gib(plan.available)} GiB", *_parts(plan)]
     return "\n".join(lines)
+
+
+def _mining_in_words(stage: Stage) -> str:
+    from ..recipe.stage_keys.mine import LATE
+
+    keys = stage.mine
+    if keys is None:
+        return ""
+    found = "all that can be found" if keys.candidates is None else f"up to {keys.candidates:,} candidates more"
+    return (
+        f"mines anew every {keys.every:,} steps, without gradients: encodes the up to "
+        f"{(keys.every + LATE) * stage.batch_size:,} queries that come, and {found}; their vectors lie in main memory"
+    )
 
 
 def _guide_in_words(guide: GuidePlan) -> str:

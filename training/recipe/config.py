@@ -117,6 +117,16 @@ class Recipe(Section):
                 raise ValueError(f"stages.{name}.rates.vision is given, and the tower is frozen; give lora.vision too")
         return self
 
+    @model_validator(mode="after")
+    def _mining_leaves_no_engine(self) -> Recipe:
+        for name, stage in self.stages.items():
+            if stage.mine and self.deepspeed:
+                raise ValueError(
+                    f"stage '{name}': mine goes without deepspeed, whose engine cannot be left between two steps; take "
+                    "`mllm-embed-train mine` before the stage, and mined"
+                )
+        return self
+
     def checkpoints_of(self, stage: str) -> Path:
         """Return the folder of a stage's checkpoints, and of what else the stage needs to go on after a stop."""
         return self.output / CHECKPOINTS / stage

@@ -21,6 +21,7 @@ from .lora import Lora
 from .stage import Stage
 from .stage_keys.evaluate import Evaluate
 from .stage_keys.guide import Guide
+from .stage_keys.mine import Mine
 from .stage_keys.optimizer import Rates
 from .stage_keys.terms import Term
 
@@ -40,6 +41,7 @@ SECTIONS: dict[str, type[BaseModel]] = {
     "stages.NAME.rates": Rates,
     "stages.NAME.evaluate": Evaluate,
     "stages.NAME.guide": Guide,
+    "stages.NAME.mine": Mine,
 }
 
 

@@ -4,14 +4,16 @@ from __future__ import annotations
 
 from pydantic import Field, model_validator
 
-from ..data.roles import ASKING, ROLES
+from ..data.roles import ASKING, ROLES, RoleName
 from .sides import Sides
 from .stage_keys.batches import BatchKeys
 from .stage_keys.evaluate import Evaluate
 from .stage_keys.guide import Guide
 from .stage_keys.loss import LossKeys
+from .stage_keys.mine import Mine
 from .stage_keys.optimizer import OptimizerKeys
 from .stage_keys.rows import RowKeys
+from .stage_keys.terms import Term
 
 
 class Stage(OptimizerKeys, BatchKeys, LossKeys, RowKeys):  # pydantic lists the keys of the last base first
@@ -24,6 +26,26 @@ class Stage(OptimizerKeys, BatchKeys, LossKeys, RowKeys):  # pydantic lists the 
     guide: Guide | None = Field(
         default=None, description="an embedder that masks probable right answers among the negatives; see below"
     )
+
+    mine: Mine | None = Field(
+        default=None, description="hard negatives by the model as it is, found anew every few steps; see below"
+    )
+
+    @model_validator(mode="after")
+    def _mines_for_a_term(self) -> Stage:
+        if self.mine is None:
+            return self
+        reading = [term for term in self.terms if "hard_negative" in term.negatives]
+        if not reading:
+            raise ValueError("mine finds hard negatives, and no term lists hard_negative in its negatives")
+        if any(term.uses_bank for term in reading):
+            raise ValueError("mine goes with no bank, whose candidates are those of all rows, and stay what they are")
+        for role in self.mined_roles:
+            if role == "hard_negative" or role not in ROLES[self.rows]:
+                raise ValueError(f"mine: role '{role}' is none that rows: {self.rows} ask or find with")
+        if self.guide and not set(self.mine.also) <= set(self.roles):
+            raise ValueError("mine: with a guide, `also` lists roles of the terms alone: it knows no other inputs")
+        return self
 
     @model_validator(mode="after")
     def _roles_fit_rows(self) -> Stage:
@@ -71,6 +93,19 @@ class Stage(OptimizerKeys, BatchKeys, LossKeys, RowKeys):  # pydantic lists the 
         asks = {role for term in self.terms for role in term.query}
         found = {role for term in self.terms for role in (*term.positive, *term.negatives)}
         return Sides(frozenset(asks - found), self.query_task, self.document_task)
+
+    @property
+    def mined_for(self) -> Term:
+        """The first term with hard negatives: those that are mined while it trains are for it."""
+        return next(term for term in self.terms if "hard_negative" in term.negatives)
+
+    @property
+    def mined_roles(self) -> list[RoleName]:
+        """What asks, what is found, and what else is a candidate when hard negatives are mined while it trains."""
+        if self.mine is None:
+            return []
+        term = self.mined_for
+        return [self.mine.query or term.query[0], self.mine.positive or term.positive[0], *self.mine.also]
 
     @property
     def tasks(self) -> tuple[str | None, str | None]:

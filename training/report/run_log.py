@@ -122,6 +122,8 @@ def line_in_words(logs: Line) -> str:
     """Return a line of the log for people; with several terms, their accuracies in the order of the recipe."""
     if "recall@1" in logs:
         return _validation_in_words(logs)
+    if "mining_seconds" in logs:
+        return _mining_in_words(logs)
     names = [name for name in logs if name.startswith("accuracy/") and "@" not in name]
     accuracies = " / ".join(f"{logs[name]:.3f}" for name in names)
     parts = [f"loss {logs['loss']:.4f}", f"accuracy {accuracies}", f"lr {logs['learning_rate']:.2e}"]
@@ -130,6 +132,14 @@ def line_in_words(logs: Line) -> str:
     if logs.get("data_wait", 0) >= 0.1:
         parts.append(f"{logs['data_wait']:.0%} of the time waiting for data")
     return "  ".join(parts)
+
+
+def _mining_in_words(logs: Line) -> str:
+    return (
+        f"mined {logs['mined_queries']:,} queries among {logs['mined_candidates']:,} candidates in "
+        f"{logs['mining_seconds']:,.0f} s: {logs['mined_negatives']:.1f} negatives a query, of mean similarity "
+        f"{logs['mined_similarity']:.3f}, positives {logs['mined_positive']:.3f}"
+    )
 
 
 def _validation_in_words(logs: Line) -> str:

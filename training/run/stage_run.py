@@ -25,10 +25,11 @@ from mllm_embed.types import Item
 
 from ..batch.collator import ContrastiveCollator
 from ..batch.examples import Examples, PreparedInput, Reader
-from ..batch.handover import SHARED_MEMORY, Handover, check_semaphores, room_in_words
+from ..batch.handover import Handover, room_for
 from ..batch.progress import Progress
 from ..batch.stage_data import RowOrder, StageRows, order_of, untold, visited_rows
 from ..data.unreadable import UNREADABLE_FILE, UnreadableLog
+from ..distill.again import MiningAgain, MiningStop
 from ..distill.bank import Bank, make_bank, read_bank
 from ..distill.guide import bank_vectors, load_guide, make_guide_vectors
 from ..distill.right_answers import RIGHT_FILE, RightAnswers, right_answers
@@ -51,7 +52,7 @@ from .checkpoints import checkpoint_name, last_checkpoint, step_of
 from .run_folder import check_stage_space
 from .schedule import PartEnds
 from .stopping import Stopping
-from .trainer import ContrastiveTrainer
+from .trainer import ContrastiveTrainer, read_weights
 from .validation import Validation, gallery_vectors
 from .waiting import RowsWait
 
@@ -99,17 +100,15 @@ class StageRun:
 
         Raise ModelError where the training goes wrong, Stopped where it was asked to end.
         """
-        trainer = self._trainer(stopping)
-        validation = self._validation(trainer)
-        if self.teacher:
-            self.teacher.unload()
-        step = agreed(self._last_step, self.embedder.device)
-        checkpoint = checkpoint_name(step) if step else None
-        if first_process():
-            self._print_start(checkpoint)
-        stopping.rows = self._rows_wait if self.recipe.workers else None
-        with self._rows_wait.told(), untold_in_threads():
-            trainer.train(resume_from_checkpoint=str(self.home / checkpoint) if checkpoint else None)
+        again = None
+        if self.stage.mine:
+            again = MiningAgain(
+                self.name, self.stage, self.rows, self._order(), self.embedder, self.bf16, self.home, self.seed
+            )
+        trainer, validation = self._stretch(stopping, again)
+        while again and again.due(trainer.state.global_step) and trainer.state.global_step < trainer.state.max_steps:
+            stopping.check()
+            trainer, validation = self._stretch(stopping, again)
         if trainer.state.global_step < trainer.state.max_steps:
             stopping.check()  # where no checkpoint was written, since the vectors look collapsed
         summary = trainer.unreadable.close()
@@ -119,6 +118,34 @@ class StageRun:
             validation.take_best()
         self._save(card)
         trainer.accelerator.wait_for_everyone()
+
+    def _stretch(self, stopping: Stopping, again: MiningAgain | None) -> tuple[ContrastiveTrainer, Validation | None]:
+        """Train from the last checkpoint on to the end, or until the model mines anew: as a run that was stopped."""
+        if again:
+            self._take_negatives(again)
+        trainer = self._trainer(stopping)
+        validation = self._validation(trainer)
+        if again:
+            trainer.add_callback(MiningStop(again, trainer))  # after the guard, which may hold a checkpoint back
+        if self.teacher:
+            self.teacher.unload()
+        step = agreed(self._last_step, self.embedder.device)
+        checkpoint = checkpoint_name(step) if step else None
+        if first_process() and not (again and again.stretches > 1):
+            self._print_start(checkpoint)
+        stopping.rows = self._rows_wait if self.recipe.workers else None
+        with self._rows_wait.told(), untold_in_threads():
+            trainer.train(resume_from_checkpoint=str(self.home / checkpoint) if checkpoint else None)
+        return trainer, validation
+
+    def _take_negatives(self, again: MiningAgain) -> None:
+        """Let the rows have the hard negatives that the model finds with the weights of the last checkpoint."""
+        self.__dict__.pop("encoder", None)  # a new one goes into each stretch, as into a run that was stopped
+        self._arguments(1)  # makes the processes known to one another
+        step = agreed(self._last_step, self.embedder.device)
+        if step:
+            read_weights(self.home / checkpoint_name(step), self.encoder.trainable())
+        again.take(step)
 
     def _validation(self, trainer: ContrastiveTrainer) -> Validation | None:
         """Return the stage's validation, which `trainer` then calls; None for a stage without."""
@@ -148,14 +175,8 @@ class StageRun:
         """Print where the stage starts, and what its sources give where there are several."""
         if checkpoint:
             tqdm.write(f"{self.name}  goes on from {checkpoint}")
-        for sentence in untold(self.rows):
+        for sentence in (*self.rows.in_words(), *untold(self.rows)):
             tqdm.write(f"{self.name}  {sentence}")
-        parts = self.rows.mixed.parts
-        for part in parts:
-            if len(parts) > 1 or part.skipped:
-                out = f", {part.skipped:,} left out for lacking a role" if part.skipped else ""
-                weight = "" if part.source.weight is None else f", weight {part.source.weight:g}"
-                tqdm.write(f"{self.name}  {part.source.path}: {len(part):,} rows{out}{weight}")
 
     @cached_property
     def _rows_wait(self) -> RowsWait:
@@ -258,20 +279,10 @@ class StageRun:
         return tokens
 
     def _check_shared_memory(self, examples: Examples) -> None:
-        """Warn, before the first step, of too little room for what worker processes hand over.
-
-        Raises ConfigError where they cannot even be started.
-        """
-        if not self.recipe.workers:
-            return
-        check_semaphores(self.recipe.workers)
-        if not SHARED_MEMORY.is_dir():
-            return
-        sample = self.embedder.item_processor([self._longest_input(examples)])
-        size = sum(tensor.nbytes for tensor in sample.values())
-        sentence = room_in_words(
-            size * len(self.stage.uses) * self.stage.batch_size // processes(), self.recipe.workers
-        )
+        """Warn of too little room for what worker processes hand over. Raise ConfigError where they cannot start."""
+        rows = len(self.stage.uses) * self.stage.batch_size // processes()
+        process, workers = self.embedder.item_processor, self.recipe.workers
+        sentence = room_for(workers, lambda: process([self._longest_input(examples)]), rows)
         if sentence and first_process():
             tqdm.write(f"warning: stage '{self.name}': {sentence}", file=sys.stderr)
 
@@ -304,7 +315,8 @@ class StageRun:
         if guide is None:
             return None
         rows = np.arange(len(self.rows))
-        if not any(term.uses_bank for term in stage.terms):  # whose candidates are those of all rows
+        # a bank's candidates, and those of the mining while it trains, are of all rows
+        if not any(term.uses_bank for term in stage.terms) and stage.mine is None:
             order = self._order()
             rows = visited_rows(order, stage.batch_size, sum(self._parts(order)), len(rows))
 
@@ -313,8 +325,9 @@ class StageRun:
                 return load_guide(self.recipe, guide, self.bf16)
 
         vectors = make_guide_vectors(
-            stage, self.rows, rows, load, self.bf16, self.home / "guide", self.embedder.device, stopping.check
-        )
+            stage, replace(self.rows, again=None), rows, load, self.bf16, self.home / "guide", self.embedder.device,
+            stopping.check,
+        )  # fmt: skip
         release_memory()
         if first_process():
             name = f"{guide.model or self.recipe.model}{f' with {guide.adapter}' if guide.adapter else ''}"

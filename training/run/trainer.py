@@ -286,15 +286,7 @@ class ContrastiveTrainer(StageOptimizer):
         return prepared
 
     def _load_from_checkpoint(self, resume_from_checkpoint: str, model: nn.Module | None = None) -> None:
-        path, wanted = Path(resume_from_checkpoint) / TRAINABLE_FILE, self._trainable
-        try:
-            weights = load_file(path)
-        except (OSError, SafetensorError) as error:  # of the best weights, which have no seal
-            raise ModelError(f"{path} is damaged ({reason(error)}); remove {path.parent.parent}") from error
-        if weights.keys() != wanted.keys():
-            raise ModelError(f"{resume_from_checkpoint} was made with other LoRA settings; start a new output folder")
-        for name, parameter in wanted.items():
-            parameter.data.copy_(weights[name])
+        read_weights(Path(resume_from_checkpoint), self._trainable)
         counts = Path(resume_from_checkpoint) / self._unreadable_file
         if counts.is_file():  # not in the best weights of a validation
             self.unreadable.restore(json.loads(counts.read_text()))
@@ -313,3 +305,16 @@ class ContrastiveTrainer(StageOptimizer):
             self.control.should_training_stop = True
         else:
             super()._run_epoch(model, epoch, *args, **kwargs)
+
+
+def read_weights(folder: Path, wanted: dict[str, nn.Parameter]) -> None:
+    """Give parameters the values that a checkpoint, or the best weights, hold. Raise ModelError for other ones."""
+    path = folder / TRAINABLE_FILE
+    try:
+        weights = load_file(path)
+    except (OSError, SafetensorError) as error:  # of the best weights, which have no seal
+        raise ModelError(f"{path} is damaged ({reason(error)}); remove {path.parent.parent}") from error
+    if weights.keys() != wanted.keys():
+        raise ModelError(f"{folder} was made with other LoRA settings; start a new output folder")
+    for name, parameter in wanted.items():
+        parameter.data.copy_(weights[name])

@@ -76,7 +76,9 @@ def recipes(tiny_llava: Path, tmp_path_factory: pytest.TempPathFactory) -> dict[
         "learn_temperature": [0.01, 0.2],
     }
     second = one | {"data": str(torn), "max_unreadable": 0.9, "warmup": 0.0, "terms": [terms[0], bank]}
-    values = {"gradients": {"one": one}, "run": {"captions": first, "one": second}}
+    mining = stage | {"rows": "triplets", "terms": terms[:1], "steps": 3, "save_steps": 1, "warmup": 0.0}
+    mining |= {"mine": {"every": 2, "count": 2, "ceiling": 1.0}, "learning_rate": 3e-3}
+    values = {"gradients": {"one": one}, "run": {"captions": first, "one": second}, "mining": {"one": mining}}
     for name, stages in values.items():
         (folder / f"{name}.yaml").write_text(yaml.safe_dump(common | {"stages": stages}))
     return {name: folder / f"{name}.yaml" for name in values}
@@ -91,6 +93,7 @@ def done(recipes: dict[str, Path], tmp_path_factory: pytest.TempPathFactory) -> 
     # a validation that keeps the last step's weights, with which the run would end anyway
     validated = [f"stages.one.evaluate={{data: {recipes['run'].parent / 'halves'}, every: 10}}"]
     tasks += [(f"{engine}-run", "run", engine, run, validated if engine == "ddp" else []) for engine in ENGINES]
+    tasks.append(("ddp-mining", "run", "ddp", str(recipes["mining"]), []))
     (folder / "tasks.json").write_text(json.dumps(tasks))
     _launch(folder)
     return folder
@@ -188,6 +191,20 @@ def test_a_stopped_run_gives_the_adapters_of_one_process(
     for rank in (0, 1):
         assert json.loads((done / f"agreed-{rank}.json").read_text()) == [3, 0]
     assert json.loads((done / "ddp-run/checkpoints/one/best/validation.json").read_text())["step"] == 1
+
+
+def test_processes_share_the_mining_of_one(done: Path, recipes: dict[str, Path], tmp_path: Path) -> None:
+    with two_processes.hard_negatives():
+        run_recipe(load_recipe(recipes["mining"], [f"output={tmp_path / 'run'}"]))
+    for step in (0, 2):
+        files = [run / f"checkpoints/one/mined-{step}.jsonl" for run in (tmp_path / "run", done / "ddp-mining")]
+        alone, shared = ([json.loads(line) for line in file.read_text().splitlines()][1:] for file in files)
+        assert len(alone) == 8 and not list((done / "ddp-mining").rglob("mining-*"))
+        found = {line["row"]: line["negatives"] for line in shared}
+        assert len(found) == len(shared) and found == {line["row"]: line["negatives"] for line in alone}
+    expected, found = (load_file(f / "one/adapter_model.safetensors") for f in (tmp_path / "run", done / "ddp-mining"))
+    for name, tensor in expected.items():
+        torch.testing.assert_close(found[name], tensor, atol=1e-4, rtol=0)
 
 
 @pytest.mark.parametrize("name", ["zero2", "zero3", "zero2-offload", "zero3-offload"])

@@ -254,6 +254,21 @@ def test_a_guide_counts_while_it_encodes(recipe: Path, saved_models: dict[str, P
         check_fits(loaded, make_plan(loaded, 2))
 
 
+def test_what_will_be_mined_counts_though_no_row_brings_it(recipe: Path) -> None:
+    terms = "stages.instructions.terms=[{query: composed, positive: target_image, negatives: [hard_negative]}]"
+    loaded = load_recipe(recipe, [terms, "stages.instructions.mine={every: 3, count: 4, candidates: 1000}"])
+    plan = make_plan(loaded, 24)
+    batch = loaded.stages["instructions"].batch_size
+    pictures = [part for part in plan.stages["instructions"].inputs if part.kind == "image"]
+    assert [(part.count, part.image_tokens > 0) for part in pictures] == [(batch * (1 + 4), True)]
+    told = f"mines anew every 3 steps, without gradients: encodes the up to {19 * batch:,} queries that come, and up to"
+    assert told in describe(loaded, plan)
+    few = load_recipe(recipe, [terms, "stages.instructions.mine.every=3", "stages.instructions.hard_negatives=2"])
+    assert [part.count for part in make_plan(few, 24).stages["instructions"].inputs if part.kind == "image"] == [
+        batch * (1 + 2)
+    ]
+
+
 @pytest.mark.slow
 def test_refusals_name_what_to_lower_and_then_it_fits(recipe: Path) -> None:
     options = [f"model={BASE}", "stages.captions.batch_size=8", "stages.instructions.batch_size=8", "bf16=true"]
