@@ -111,8 +111,7 @@ class MiningAgain:
     @cached_property
     def _data(self) -> RowsToMine:
         query, positive, *also = self.stage.mined_roles
-        tasks = self.stage.query_task, self.stage.document_task
-        return RowsToMine(self.rows.mixed, self.stage.rows, Roles(query, positive, tuple(also)), tasks)
+        return RowsToMine(self.rows.mixed, self.stage.rows, Roles(query, positive, tuple(also)), self.rows.sides)
 
     @cached_property
     def _scan(self) -> Scan:

@@ -159,4 +159,5 @@ class _Named:
     def _made(self, place: int) -> tuple[int, dict[str, Any]]:
         index, role = self.questions.gallery.place(place)
         source, record = self.data.place(index)
-        return source, written_item(self.data[index].roles[role], self.data.mixed.parts[source], record, role)
+        # as its source has it: training puts it on its side, with a task, once more
+        return source, written_item(self.data.mixed[index].roles[role], self.data.mixed.parts[source], record, role)

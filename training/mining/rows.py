@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, field, replace
 from typing import Any
 
 import numpy as np
@@ -71,13 +71,13 @@ class RowsToMine(Sequence[TrainingRow]):
         mixed: the rows.
         kind: "pairs", "triplets" or "texts".
         roles: in which they are mined.
-        tasks: of queries and of what is found, None for those of the model's prompts.
+        sides: with the tasks of both; its roles that ask are set here.
     """
 
     mixed: MixedRows
     kind: str
     roles: Roles
-    tasks: tuple[str | None, str | None] = (None, None)
+    sides: Sides = field(default_factory=Sides)
 
     @classmethod
     def open(
@@ -106,12 +106,12 @@ class RowsToMine(Sequence[TrainingRow]):
             positive = positive or _default("--positive", DEFAULT_POSITIVE[kind], offered)
         roles = Roles(query, positive, tuple(also))
         roles.check(kind)
-        return cls(open_rows(sources, kind, [query, positive], _NEEDED_BY), kind, roles, tasks)
+        return cls(open_rows(sources, kind, [query, positive], _NEEDED_BY), kind, roles, Sides(frozenset(), *tasks))
 
     def __post_init__(self) -> None:
         found = {self.roles.positive, *self.roles.also}
-        sides = Sides(frozenset({self.roles.query} - found), *self.tasks)
-        self._sides = [sides.of(part.source) for part in self.mixed.parts]
+        self.sides = replace(self.sides, queries=frozenset({self.roles.query} - found))
+        self._sides = [self.sides.of(part.source) for part in self.mixed.parts]
         self._records = [part.records() for part in self.mixed.parts]
 
     def __len__(self) -> int:
@@ -130,7 +130,7 @@ class RowsToMine(Sequence[TrainingRow]):
     def described(self) -> dict[str, Any]:
         """Return, as plain JSON, what a mined file's header says of the rows."""
         roles = self.roles
-        named = dict(zip(("query_task", "document_task"), self.tasks, strict=True))
+        named = {"query_task": self.sides.query_task, "document_task": self.sides.document_task}
         given = {name: task for name, task in named.items() if task is not None}
         told = {"query": roles.query, "positive": roles.positive, "also": list(roles.also), **given}
         return {"rows": self.kind, "sources": list(map(described, self.mixed.parts)), **told}
