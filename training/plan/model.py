@@ -130,8 +130,8 @@ def build(config: Any, lora: LoraSpec, weights: dtype) -> tuple[EmbeddingModel, 
     trained = {name: p.numel() for name, p in model.named_parameters() if p.requires_grad}
     updates = {name: count for name, count in trained.items() if "lora_" in name}
     tower = sum(count for name, count in updates.items() if is_part(name, model.family.vision))
-    whole, lora = sum(trained.values()), sum(updates.values())
-    counts = Counts(language, vision, projector, lora - tower, tower, whole - lora)
+    whole, updated = sum(trained.values()), sum(updates.values())
+    counts = Counts(language, vision, projector, updated - tower, tower, whole - updated)
     model.train()
     return model, counts
 
