@@ -9,7 +9,7 @@ GIST's own code does (arXiv 2402.16829), would keep a second model in memory and
 from __future__ import annotations
 
 from array import array
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
@@ -25,9 +25,11 @@ from mllm_embed.files import atomic_file, check_space, read_json, write_json
 from mllm_embed.saving.provenance import SPACE_FIELDS, check_same
 from mllm_embed.types import Item
 
+from ..batch.stage_data import RowOrder, visited_rows
 from ..data import TrainingRow
 from ..data.numbers import number_of
 from ..distributed.gathering import gather_ragged, world
+from ..distributed.zero import loaded_whole
 from ..false_negatives.guide import KEYS, GuideVectors
 from ..false_negatives.keys import ItemKeys, as_told, key_of
 from ..recipe.config import Recipe
@@ -36,6 +38,7 @@ from ..recipe.stage import Stage
 from ..recipe.stage_keys.guide import Guide
 from ..recipe.stage_keys.terms import Term
 from .bank import Bank, candidates_of
+from .teacher import release_memory
 
 PART = 4096  # inputs of a part, which a kill may cost
 MANIFEST = "guide.json"
@@ -54,6 +57,57 @@ def load_guide(recipe: Recipe, guide: Guide, bf16: bool) -> MLLMEmbedder:
     return MLLMEmbedder.from_pretrained(
         guide.model or recipe.model, adapter=guide.adapter, dtype="auto" if bf16 else "float32", **given
     ).merge_adapter()
+
+
+def stage_guide(
+    recipe: Recipe,
+    name: str,
+    rows: Sequence[TrainingRow],
+    visited: np.ndarray,
+    bf16: bool,
+    device: torch.device,
+    zero: Any | None,
+    check: Callable[[], None],
+) -> GuideVectors:
+    """Return the vectors of a stage's guide, which is loaded where some are not there yet, and let go of then.
+
+    Raise as `load_guide` and `make_guide_vectors`, whose arguments these are; `zero` is what transformers knows of a
+    ZeRO-3 config, None without one.
+    """
+    stage = recipe.stages[name]
+    guide = stage.guide or Guide()
+
+    def load() -> MLLMEmbedder:
+        with loaded_whole(zero):
+            return load_guide(recipe, guide, bf16)
+
+    folder = recipe.checkpoints_of(name) / "guide"
+    vectors = make_guide_vectors(stage, rows, visited, load, bf16, folder, device, check)
+    release_memory()
+    if world()[0] == 0:
+        named = f"{guide.model or recipe.model}{f' with {guide.adapter}' if guide.adapter else ''}"
+        tqdm.write(f"{name}  guided by {named}: vectors of {len(vectors):,} inputs")
+    return vectors
+
+
+def guided_rows(stage: Stage, order: RowOrder, steps: int, rows: int) -> np.ndarray:
+    """Return the rows [V] int64 of a stage, of `rows`, that its guide must know, in an order in which they come.
+
+    A bank's candidates, and those of the mining while it trains, are of all rows.
+    """
+    if stage.mine is not None or any(term.uses_bank for term in stage.terms):
+        return np.arange(rows)
+    return visited_rows(order, stage.batch_size, steps, rows)
+
+
+def guide_banks(
+    guide: GuideVectors | None, banks: Mapping[str, Bank], stage: Stage, rows: Sequence[TrainingRow], key: ItemKeys
+) -> dict[str, Tensor]:
+    """Return the guide's vectors of each bank's candidates, by the name of its term; none without a guide."""
+    if guide is None:
+        return {}
+    banked = [term for term in stage.terms if term.uses_bank]
+    return {term.name: bank_vectors(banks[term.name], term, stage, rows, key, guide) for term in banked}
 
 
 def bank_vectors(

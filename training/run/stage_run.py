@@ -12,7 +12,6 @@ from typing import Any
 
 import numpy as np
 import torch
-from torch import Tensor
 from tqdm import tqdm
 from transformers import PrinterCallback, TrainingArguments
 
@@ -27,17 +26,17 @@ from ..batch.collator import ContrastiveCollator
 from ..batch.examples import Examples, PreparedInput, Reader
 from ..batch.handover import Handover, room_for
 from ..batch.progress import Progress
-from ..batch.stage_data import RowOrder, StageRows, order_of, untold, visited_rows
+from ..batch.stage_data import RowOrder, StageRows, order_of, untold
 from ..data.unreadable import UNREADABLE_FILE, UnreadableLog
 from ..distill.again import MiningAgain, MiningStop
 from ..distill.bank import Bank, make_bank, read_bank
-from ..distill.guide import bank_vectors, load_guide, make_guide_vectors
+from ..distill.guide import guide_banks, guided_rows, stage_guide
 from ..distill.right_answers import RIGHT_FILE, RightAnswers, right_answers
-from ..distill.teacher import Teacher, release_memory
+from ..distill.teacher import Teacher
 from ..distributed.chunking import find_chunk_tokens
 from ..distributed.gathering import agreed, world
 from ..distributed.gradient_caching import BatchEncoder
-from ..distributed.zero import loaded_whole, whole
+from ..distributed.zero import whole
 from ..false_negatives.guide import GuideVectors
 from ..false_negatives.keys import asked_by
 from ..loss.temperature import Temperature
@@ -211,7 +210,8 @@ class StageRun:
         trainer = ContrastiveTrainer(
             model=self.encoder, args=arguments, train_dataset=examples, stage=stage, home=self.home, banks=banks,
             known=right.known, order=order,
-            data_collator=Handover(collate, progress), stopping=stopping, guide_banks=self._guide_banks(guide, banks),
+            data_collator=Handover(collate, progress), stopping=stopping,
+            guide_banks=guide_banks(guide, banks, stage, self.rows, right.key),
             unreadable=UnreadableLog(unreadable, len(self.rows) // processes(), stage.max_unreadable),
             callbacks=[
                 PartEnds(parts), Board(), log, Console(self.name), Advice(stage, self.rows.sample(), banks, log),
@@ -310,37 +310,13 @@ class StageRun:
         return order
 
     def _guide(self, stopping: Stopping, arguments: TrainingArguments) -> GuideVectors | None:
-        """Return the vectors of the stage's guide, which is loaded where some are not there yet, and let go of then."""
-        guide, stage = self.stage.guide, self.stage
-        if guide is None:
+        if self.stage.guide is None:
             return None
-        rows = np.arange(len(self.rows))
-        # a bank's candidates, and those of the mining while it trains, are of all rows
-        if not any(term.uses_bank for term in stage.terms) and stage.mine is None:
-            order = self._order()
-            rows = visited_rows(order, stage.batch_size, sum(self._parts(order)), len(rows))
-
-        def load() -> MLLMEmbedder:
-            with loaded_whole(arguments.hf_deepspeed_config):
-                return load_guide(self.recipe, guide, self.bf16)
-
-        vectors = make_guide_vectors(
-            stage, replace(self.rows, again=None), rows, load, self.bf16, self.home / "guide", self.embedder.device,
-            stopping.check,
+        rows, order = replace(self.rows, again=None), self._order()
+        return stage_guide(
+            self.recipe, self.name, rows, guided_rows(self.stage, order, sum(self._parts(order)), len(rows)), self.bf16,
+            self.embedder.device, arguments.hf_deepspeed_config, stopping.check,
         )  # fmt: skip
-        release_memory()
-        if first_process():
-            name = f"{guide.model or self.recipe.model}{f' with {guide.adapter}' if guide.adapter else ''}"
-            tqdm.write(f"{self.name}  guided by {name}: vectors of {len(vectors):,} inputs")
-        return vectors
-
-    def _guide_banks(self, guide: GuideVectors | None, banks: dict[str, Bank]) -> dict[str, Tensor]:
-        if guide is None:
-            return {}
-        return {
-            term.name: bank_vectors(banks[term.name], term, self.stage, self.rows, self._right_answers.key, guide)
-            for term in self.stage.terms if term.uses_bank
-        }  # fmt: skip
 
     def _banks(self) -> dict[str, Bank]:
         banks = {}
