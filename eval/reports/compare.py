@@ -8,6 +8,7 @@ from __future__ import annotations
 import itertools
 from collections import Counter
 from collections.abc import Iterable, Mapping, Sequence
+from functools import partial
 from pathlib import Path
 from typing import Any
 
@@ -183,11 +184,12 @@ def _shown(results: Sequence[SavedResult], columns: Sequence[str], rows: Publish
 
     A column of published `rows` keeps its name, and so do all of a single result, where figures may agree by chance.
     """
-    called = {column for row in rows for column in row["metrics"]}
-    own = [name for name in columns if name not in called and _all_have(results, name)]
-    tested = len(results) > 1 and all(result.per_query is not None for result in results)
-    names = _same_numbers(results, own) if tested else {name: name for name in own}
-    return {name: names.get(name, name) for name in columns if name in names or name not in own}
+    names = dict(zip(columns, columns, strict=True))
+    if len(results) < 2 or any(result.per_query is None for result in results):
+        return names
+    own = _in_all(results, set(columns).difference(*(row["metrics"] for row in rows)))
+    same = _same_numbers(results, [name for name in columns if name in own])
+    return {name: same.get(name, name) for name in names if name in same or name not in own}
 
 
 def _our_lines(results: Sequence[SavedResult], names: Mapping[str, str], mixed: bool) -> list[dict[str, str]]:
@@ -248,32 +250,38 @@ def _tests(results: Sequence[SavedResult]) -> Iterable[Block]:
         return
     labels = dict(zip([result.folder for result in results], _labels(results), strict=True))
     tested = [result for result in results if result.per_query is not None]
-    for result in results:
-        if result.per_query is None:
-            yield f"No paired test of {labels[result.folder]}: its folder has no {PER_QUERY}."
-    names = _same_numbers(tested, [name for name in _columns(results) if _all_have(tested, name)])
-    columns = list(names)
-    found: dict[tuple[str, str, str], Difference] = {}
-    for base, result in itertools.combinations(tested, 2):
-        differences = paired(_differences(base, result, columns)) if columns else []
-        found |= {
-            (labels[result.folder], labels[base.folder], names[column]): difference
-            for column, difference in zip(columns, differences, strict=True)
-        }
+    yield from (
+        f"No paired test of {labels[result.folder]}: its folder has no {PER_QUERY}."
+        for result in results
+        if result.per_query is None
+    )
+    names = _same_numbers(tested, _in_all(tested, _columns(results)))
+    yield from _tested(tested, labels, names)
+
+
+def _tested(results: Sequence[SavedResult], labels: Mapping[Path, str], names: Mapping[str, str]) -> Iterable[Block]:
+    """Yield the table of tests of every two results in the columns of `names`, which says how they are called."""
+    found: list[Difference] = []
+    heads: list[list[str]] = []
+    for base, result in itertools.combinations(results if names else [], 2):
+        found += paired(_differences(base, result, list(names)))
+        heads += ([labels[result.folder], labels[base.folder], name] for name in names.values())
     if found:
         yield (
             f"Paired tests on the same queries: the difference in points, its 95 % interval from {RESAMPLES:,} "
             f"bootstrap samples, two-sided p from {FLIPS:,} random sign flips. {holm_note(len(found), 'tests')}"
         )
-        rows = [
-            [*key, *_test_cells(difference)]
-            for key, difference in zip(found, corrected(list(found.values())), strict=True)
-        ]
+        rows = [[*head, *_test_cells(one)] for head, one in zip(heads, corrected(found), strict=True)]
         yield ReportTable(["run", "minus", "column", "difference", "95 %", "p", "p, Holm"], rows)
 
 
-def _all_have(results: Sequence[SavedResult], column: str) -> bool:
-    return all(weights(column, result.means, result.columns) for result in results)
+def _in_all(results: Sequence[SavedResult], columns: Iterable[str]) -> list[str]:
+    """Return the columns that all results have."""
+    return [name for name in columns if all(map(partial(_has, name), results))]
+
+
+def _has(column: str, result: SavedResult) -> bool:
+    return bool(weights(column, result.means, result.columns))
 
 
 def _same_numbers(results: Sequence[SavedResult], columns: Sequence[str]) -> dict[str, str]:
