@@ -11,7 +11,7 @@ import torch
 from PIL import Image
 
 from mllm_embed.encode.model_source import ModelSource, item_processor
-from mllm_embed.errors import DataError, ModelError
+from mllm_embed.errors import DataError, ImageError, ModelError
 from mllm_embed.inputs.images import load_image
 from mllm_embed.inputs.item_processor import ItemProcessor
 from mllm_embed.model.families import family_of
@@ -166,9 +166,24 @@ def _longest(items: list[Item], size: tuple[int, int] | None) -> Item:
     longest = max(items, key=_characters)
     if not longest.images:
         return longest
-    sizes = [load_image(picture).size for item in items[:SAMPLE] for picture in item.images]
-    blank = Image.new("RGB", size or max(sizes, key=_area))
+    blank = Image.new("RGB", size or max(_sizes(items[:SAMPLE]), key=_area))
     return replace(longest, image=[blank] * max(len(item.images) for item in items))
+
+
+def _sizes(items: list[Item]) -> list[tuple[int, int]]:
+    """Return the sizes of the pictures that can be read: a run replaces the rows of others.
+
+    Raises ImageError where none can be.
+    """
+    sizes, first = [], None
+    for picture in (picture for item in items for picture in item.images):
+        try:
+            sizes.append(load_image(picture).size)
+        except ImageError as error:
+            first = first or error
+    if first and not sizes:
+        raise first
+    return sizes
 
 
 def _inputs_a_row(stage: Stage, rows: list[TrainingRow] | None, role: str) -> int:

@@ -92,6 +92,11 @@ def _config_place(name: str) -> tuple[Path, str]:
         whose = f", that of {alike[name]}" if name in alike else ""
         return shape, f"the shapes that ship with the library{whose}"
     unsupported.check_name(name)
+    parent = Path(name).parent
+    if parent.is_dir() and parent != Path():  # a hub id would have to be called as a folder here
+        raise ModelError(
+            f"{parent} holds no {Path(name).name} yet, and no hub id {name} is known: make that model first"
+        )
     known = ", ".join(sorted([*alike, *(path.stem.replace("--", "/") for path in SHAPES.glob("*.json"))]))
     raise ModelError(
         f"no config of {name}: it is no folder, not in the hub's cache, and not among the shapes that ship; "

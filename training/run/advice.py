@@ -109,17 +109,35 @@ def weaknesses(stage: Stage, figures: Mapping[str, float]) -> dict[str, str]:
     for name in dict.fromkeys(term.name for term in stage.terms):
         if figures.get(f"negatives/{name}") == 0:
             sentences[f"negatives/{name}"] = (
-                f"term {name} saw no negative, so its loss teaches nothing; add rows with other targets"
+                f"term {name} saw no negative, so its loss teaches nothing; {_more_negatives(stage)}"
             )
         if figures.get(f"repeated/{name}", 0) > REPEATED:
             sentences[f"repeated/{name}"] = (
                 f"term {name}: {figures[f'repeated/{name}']:.0%} of the targets of a batch repeat another row's, so "
-                f"its queries see fewer negatives than batch_size {stage.batch_size} says; mix the rows more"
+                f"its queries see fewer negatives than batch_size {stage.batch_size} says; {_other_targets(stage)}"
             )
     if stage.learn_temperature and "temperature" in figures:
         low, high = stage.learn_temperature
         sentences |= _at_bound(figures["temperature"], low, high)
     return sentences
+
+
+def _more_negatives(stage: Stage) -> str:
+    """Return what would give a term negatives that sees none."""
+    if stage.batch_size == 1:
+        return "raise batch_size, which is 1"
+    masks = [f"{name} leave out less" for name in ("guide", "mask_margin") if getattr(stage, name) is not None]
+    return " or ".join([*(f"let {mask}" for mask in masks), "add rows with other targets"])
+
+
+def _other_targets(stage: Stage) -> str:
+    """Return what would bring more different targets into a batch, as its order is."""
+    keeping = [name for name in ("per_image", "per_cluster", "per_source") if getattr(stage, name) > 1]
+    if keeping:
+        return f"lower {' or '.join(keeping)}, which keeps like rows together"
+    if stage.streaming:
+        return "a stream keeps the order of its shards nearly: shuffle the rows as the shards are written"
+    return "its rows have few different ones: add rows with others, or lower batch_size"
 
 
 def _at_bound(temperature: float, low: float, high: float) -> dict[str, str]:

@@ -16,10 +16,14 @@ _Asks = TypeVar("_Asks", contravariant=True)
 
 
 class Answerer(Protocol[_Asks]):
-    """Who answers prompts; `identity`, which is JSON, holds all that decides an answer beside the prompt."""
+    """Who answers prompts; `identity`, which is JSON, holds all that decides an answer beside the prompt.
+
+    `cure` says what to see to where it refuses every prompt.
+    """
 
     name: str
     identity: dict[str, Any]
+    cure: str
 
     def ask(self, prompts: Iterable[tuple[str, _Asks]]) -> Iterator[tuple[str, CachedAnswer]]:
         """Yield (key, answer) for each (key, prompt), in any order."""
@@ -65,7 +69,7 @@ def collect(
                 waiting.clear()
             bar.update()
     if waiting:
-        raise ModelError(f"{waiting[0][1].text}; nothing was answered yet, so see to --model and --extra")
+        raise ModelError(f"{waiting[0][1].text}; nothing was answered yet, so {answerer.cure}")
 
 
 def _missing(prompts: Mapping[str, _Prompt], cache: AnswerCache, together: int) -> list[str]:

@@ -57,7 +57,7 @@ class Endpoint:
         self._key, self._body = key, {"model": model, **body}
         self._concurrency, self._timeout = concurrency, timeout
         self._sessions = threading.local()
-        self.name = model
+        self.name, self.cure = model, "see to the model's name and --extra"
         self.identity = dict(self._body)
 
     def ask(self, prompts: Iterable[tuple[str, str | Asked]]) -> Iterator[tuple[str, CachedAnswer]]:

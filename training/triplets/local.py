@@ -31,7 +31,7 @@ class Local:
         from mllm_embed.model.loading import check_name
 
         check_name(name)
-        self.name = name
+        self.name, self.cure = name, "take another --local model, or a shorter prompt"
         self._temperature, self._max_tokens, self._batch = temperature, max_tokens, concurrency
         self.identity = {
             "local": name,

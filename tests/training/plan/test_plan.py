@@ -15,7 +15,7 @@ from PIL import Image
 import families
 from mllm_embed import Document, MLLMEmbedder, Query
 from mllm_embed.data.folder import DataFolder
-from mllm_embed.errors import ConfigError, DataError, ModelError
+from mllm_embed.errors import ConfigError, DataError, ImageError, ModelError
 from mllm_embed.model.families import family_of
 from mllm_embed.model.lora import LoraSpec, add_lora
 from mllm_embed.training.batch.collator import ContrastiveCollator
@@ -105,6 +105,17 @@ def test_steps_and_rows_seen(recipe: Path, tmp_path: Path) -> None:
     plan = make_plan(missing)
     assert plan.stages["instructions"].steps is None and plan.stages["captions"].steps == 6
     assert "stage instructions: steps unknown: its data is not on disk" in describe(missing, plan)
+
+
+def test_pictures_that_cannot_be_read_are_left_to_the_run(recipe: Path) -> None:
+    pictures = Path(yaml.safe_load(recipe.read_text())["stages"]["captions"]["data"]) / "images"
+    before = make_plan(load_recipe(recipe)).stages["captions"].inputs
+    (pictures / "0.png").write_bytes(b"\0\0\0\x18ftypheic" + bytes(99))
+    assert make_plan(load_recipe(recipe)).stages["captions"].inputs == before
+    for picture in pictures.iterdir():
+        picture.write_bytes(b"none")
+    with pytest.raises(ImageError, match="0.png is not a JPEG"):
+        make_plan(load_recipe(recipe))
 
 
 @pytest.mark.slow
@@ -309,6 +320,10 @@ def test_quantised_weights_take_what_bitsandbytes_keeps(recipe: Path) -> None:
         (["demo", "--override", "model=no/such-model"], "no config of no/such-model: it is no folder"),
         (["demo", "--override", "model=nvidia/MM-Embed"], "nvidia/MM-Embed cannot be loaded as it is"),
         (["demo", "--override", "model=tests"], "tests is no model folder"),
+        (
+            ["demo", "--override", "model=tests/later"],
+            "tests holds no later yet, and no hub id tests/later is known: make",
+        ),
         (["demo", "--memory", "0"], "--memory must be above 0"),
     ],
 )

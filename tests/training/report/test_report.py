@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import json
 from pathlib import Path
+from typing import Any
 
 import pytest
 import torch
@@ -152,6 +153,29 @@ def test_hard_negatives_that_no_term_uses_are_named() -> None:
         "2 of 3 rows have a hard_negative that no"
     )
     assert unused_roles(_of(TRIPLETS | {"negatives": ["hard_negative"]}), rows) == {}
+
+
+@pytest.mark.parametrize(
+    ("keys", "none", "repeated"),
+    [
+        ({}, "add rows with other targets", "its rows have few different ones: add rows with others, or lower batch"),
+        ({"batch_size": 1}, "raise batch_size, which is 1", "its rows have few different ones"),
+        ({"per_image": 4}, "add rows with other targets", "lower per_image, which keeps like rows together"),
+        ({"mask_margin": 0.0}, "let mask_margin leave out less or add rows", "its rows have few different ones"),
+        ({"guide": {}}, "let guide leave out less or add rows", "its rows have few different ones"),
+        (
+            {"data": [{"path": "a.tar", "format": "columns", "columns": {"image": "png"}, "streaming": True}]},
+            "add rows with other targets",
+            "a stream keeps the order of its shards nearly: shuffle the rows as the shards are written",
+        ),
+    ],
+)
+def test_the_cure_of_a_weakness_can_be_taken(keys: dict[str, Any], none: str, repeated: str) -> None:
+    stage = Stage(**{"data": "data", "rows": "triplets", "batch_size": 8, "terms": [TRIPLETS], **keys})
+    name = stage.terms[0].name
+    told = weaknesses(stage, {f"negatives/{name}": 0.0, f"repeated/{name}": 0.5})
+    assert f"teaches nothing; {none}" in told[f"negatives/{name}"]
+    assert f"says; {repeated}" in told[f"repeated/{name}"]
 
 
 def test_a_learned_temperature_at_its_bound_is_named() -> None:

@@ -60,6 +60,7 @@ class Check(Protocol):
 
     name: str
     identity: dict[str, Any]
+    cure: str
     together: int
 
     def key(self, candidate: Candidate) -> str:
@@ -101,7 +102,7 @@ class EmbedderCheck:
         self._embedder, self._gallery, self._pictures = embedder, gallery, pictures
         self._top, self._margin, self._ceiling, self._batch = top, margin, ceiling, batch_size
         made_by = {name: embedder.provenance[name] for name in VECTOR_FIELDS}
-        self.name = "checking"
+        self.name, self.cure = "checking", "see to the pictures"
         self.identity = {"check": "embedder", "model": made_by, "store": gallery.store.fingerprint, "top": top}
 
     def key(self, candidate: Candidate) -> str:
@@ -166,7 +167,7 @@ class YesNoCheck:
 
     def __init__(self, answerer: Answerer[Asked], pictures: Pictures, side: int):
         self._answerer, self._pictures, self._side = answerer, pictures, side
-        self.name = answerer.name
+        self.name, self.cure = answerer.name, answerer.cure
         self.identity = {**answerer.identity, "check": EDITED, "side": side}
 
     def key(self, candidate: Candidate) -> str:
