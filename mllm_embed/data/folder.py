@@ -197,7 +197,8 @@ def _check_root(root: Path) -> None:
     if not root.is_dir():
         raise DataError(f"{root} is {'not a folder' if root.exists() else 'missing'}: give a data folder")
     if not any((root / name).is_file() for name in FILES):
-        raise DataError(f"empty folder {root}: it holds none of {', '.join(FILES)}")
+        empty = "empty folder " if not any(root.iterdir()) else ""
+        raise DataError(f"{empty}{root} is no data folder: it holds none of {', '.join(FILES)}")
 
 
 def _listed(image: Path | tuple[Path, ...]) -> tuple[Path, ...]:

@@ -45,6 +45,16 @@ def is_picture(path: str | os.PathLike[str]) -> bool:
         return False
 
 
+def check_picture_file(path: str | os.PathLike[str]) -> None:
+    """Raise ImageError as `picture_bytes` does, for what the first bytes of a file show."""
+    name = shown_name(path)
+    with _opened(path, name) as file:
+        try:
+            check_format(file.peek(HEAD), name)
+        except OSError as error:
+            raise ImageError(f"{name} cannot be read: {reason(error)}; look at the disk it lies on") from error
+
+
 def picture_bytes(path: str | os.PathLike[str], max_bytes: int = MAX_BYTES) -> bytes:
     """Return the bytes of a picture file, whose format is known by then.
 

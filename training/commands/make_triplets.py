@@ -26,7 +26,7 @@ examples:
   %(prog)s my_data --endpoint http://localhost:8000/v1 --model Qwen/Qwen3-8B \\
       --concurrency 64 --extra '{"chat_template_kwargs": {"enable_thinking": false}}'
   %(prog)s my_data --local Qwen/Qwen2.5-7B-Instruct --concurrency 32
-  %(prog)s LLaVA-Pretrain/blip_laion_cc_sbu_558k.json --format llava --output my_triplets \
+  %(prog)s LLaVA-Pretrain/blip_laion_cc_sbu_558k.json --format llava --output my_triplets \\
       --endpoint http://localhost:8000/v1 --model Qwen/Qwen3-8B
 
 The first shows what would be asked for the first caption. The second tries 20 captions on a paid service; look at the
@@ -85,8 +85,8 @@ def _run(arguments: argparse.Namespace) -> int:
         return 0
     if output is None:
         raise ConfigError(
-            "say with --output which folder the triplets go to; beside a single data folder's pairs alone "
-            "they have a place of their own"
+            "say with --output which folder the triplets go to; beside the pairs they go only where DATA is one data "
+            "folder"
         )
     check_one_asked(arguments)
     answerer: Answerer[str] = local_of(arguments) if arguments.local else endpoint_of(arguments)
@@ -118,7 +118,7 @@ def _pairs(arguments: argparse.Namespace) -> MixedRows:
     if len(arguments.data) == 1 and file.suffix.lower() == ".jsonl" and file.is_file() and not _written(arguments):
         folder = DataFolder(file.parent, pairs=read_pairs(file))
         return MixedRows([ListRows(DataSource(path=file.parent), read_rows(folder, file, "pairs", ROLES), "")])
-    return open_rows(read_sources(arguments).sources, "pairs", ROLES)
+    return open_rows(read_sources(arguments).sources, "pairs", ROLES, "make-triplets")
 
 
 def _written(arguments: argparse.Namespace) -> bool:

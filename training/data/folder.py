@@ -26,7 +26,7 @@ def read_rows(
     make = {"pairs": _pairs, "triplets": _triplets, "texts": _texts}
     rows = make[kind](folder)
     if not rows:
-        raise DataError(f"{path} has no {_FILES[kind]}, which this stage reads")
+        raise DataError(f"{path} has no {_FILES[kind]}, from which {kind} are read")
     for row in rows:
         for role in roles:
             if role not in row.roles:

@@ -8,8 +8,8 @@ from dataclasses import replace
 from itertools import islice
 from pathlib import Path
 
-from mllm_embed.data.folder import DataFolder
-from mllm_embed.data.tables import Record
+from mllm_embed.data.folder import FILES, DataFolder
+from mllm_embed.data.tables import Record, kind_of
 from mllm_embed.errors import DataError, did_you_mean
 
 from .files import files_of, table_of
@@ -52,11 +52,25 @@ def open_folder(source: DataSource, kind: str, roles: list[str], needed_by: str)
     """
     if source.columns or source.pool:
         raise DataError(f"{source.path}: a data folder says by itself where everything is; leave out columns and pool")
+    _check_folder(source.path, kind)
     needed = not set(PICTURE_ROLES).isdisjoint(roles)
     if needed and source.images and not source.images.is_dir():
         raise DataError(f"{source.path}: images is {source.images}, which is no folder")
     folder = DataFolder.open(source.path, needed, source.images)
     return ListRows(source, read_rows(folder, source.path, kind, roles, needed_by), folder.fingerprint())
+
+
+def _check_folder(path: Path, kind: str) -> None:
+    """Raise DataError for a folder that holds a table in place of a data folder's files, and say how that is read."""
+    if not path.is_dir() or any((path / name).exists() for name in FILES):
+        return
+    tables = sorted(file for file in path.iterdir() if kind_of(file) in FORMATS["columns"].suffixes and file.is_file())
+    if tables:
+        source = f"{{path: {tables[0]}, format: columns, columns: {EXAMPLES[kind]}}}"
+        raise DataError(
+            f"{path} is no data folder: it holds none of {', '.join(FILES)}; give its {tables[0].name} as {source}, or "
+            f"to a command as {tables[0]} with --column OURS=THEIRS for each of these"
+        )
 
 
 OPENERS: dict[str, Callable[[DataSource, str, list[str], str], SourceRows]] = {"folder": open_folder}

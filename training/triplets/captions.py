@@ -13,9 +13,9 @@ from pathlib import Path
 
 from tqdm import tqdm
 
-from mllm_embed.data.json_rows import image_complaint
 from mllm_embed.errors import DataError, ImageError
 from mllm_embed.files import write_file
+from mllm_embed.inputs.picture_files import check_picture_file
 
 from ..data import TrainingRow
 from ..data.rows import MixedRows
@@ -121,10 +121,8 @@ def _content(row: TrainingRow) -> bytes | None:
 
 
 def _file(row: TrainingRow) -> str:
-    """Return the path of a row's picture. Raises DataError where no picture lies there."""
+    """Return the path of a row's picture. Raises ImageError where no picture lies there, as its first bytes tell."""
     (picture,) = row.roles["image"].images
     path = os.fspath(picture)  # type: ignore[arg-type]  # a row of files holds paths and bytes alone
-    complaint = image_complaint(Path(path), os.path.basename(path))
-    if complaint:
-        raise DataError(f"the picture {path} {complaint}")
+    check_picture_file(path)
     return path

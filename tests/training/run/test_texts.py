@@ -65,7 +65,7 @@ def test_queries_learn_to_find_what_the_base_indexed(recipe: Path, embedder: MLL
 def test_triplets_serve_a_text_stage_without_their_pictures(recipe: Path, data: Path) -> None:
     shutil.rmtree(data / "images")
     overrides = [f"stages.texts.data={data}", "stages.texts.batch_size=4", "stages.texts.steps=1"]
-    with pytest.raises(DataError, match="has no texts.jsonl, which this stage reads"):
+    with pytest.raises(DataError, match="has no texts.jsonl, from which texts are read"):
         run_recipe(load_recipe(recipe, overrides))
     run_recipe(load_recipe(recipe, [*overrides, "stages.texts.rows=triplets"]))
     terms = "stages.texts.terms=[{query: composed, positive: target_text}]"

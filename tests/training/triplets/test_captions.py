@@ -196,7 +196,7 @@ def test_rows_that_cannot_be_read_are_told_and_have_none(
     assert len(triplets(make(*words, "--output", "made"))) == 3 * 6
     told = json.loads(Path("made/triplets.report.json").read_text())
     assert told["unreadable"]["count"] == 2
-    assert told["unreadable"]["example"].startswith("chat.json: row 3: the picture halves/images/gone.png does not")
+    assert told["unreadable"]["example"].startswith("chat.json: row 3: halves/images/gone.png does not")
     assert told["dropped"]["repeated"]["count"] == 3  # the row that stands twice
 
 
@@ -226,3 +226,24 @@ def test_what_cannot_be_is_one_sentence(
     Path("cirr.json").write_text("[]")
     assert said in refused(*words, "--endpoint", server.url, "--model", "m")
     assert not server.asked and not Path("made").exists() and not Path("full/triplets.jsonl").exists()
+
+
+def test_a_folder_of_photographs_and_a_table_is_told_how_it_is_read(
+    pairs: Pairs, make: Callable[..., dict[str, Any]], refused: Callable[..., str]
+) -> None:
+    photos = Path("my photos")
+    photos.mkdir()
+    names = [f"Grüße {number} (2).JPG" for number in range(7)]
+    for name, (file, _) in zip(names, pairs.pairs, strict=False):
+        (photos / name).write_bytes(pairs.content(file))
+    (photos / "IMG_0007.HEIC").write_bytes(b"\0\0\0\x18ftypheic" + bytes(99))
+    lines = [f"{name},a thing of kind {number}\n" for number, name in enumerate([*names, "IMG_0007.HEIC"])]
+    (photos / "captions.csv").write_text("".join(["filename,description\n", *lines]))
+    told = refused(str(photos), "--dry-run")
+    assert "my photos is no data folder: it holds none of pairs.jsonl" in told
+    assert "give its captions.csv as {path: my photos/captions.csv, format: columns, columns: {image: ..., capt" in told
+    words = [str(photos / "captions.csv"), "--column", "image=filename", "--column", "caption=description"]
+    rows = triplets(make(*words, "--output", "made"))
+    assert [row.roles["composed"].images[0].name for row in rows[::3]] == names
+    report = json.loads(Path("made/triplets.report.json").read_text())
+    assert report["unreadable"]["count"] == 1 and "IMG_0007.HEIC is not a JPEG" in report["unreadable"]["example"]
