@@ -92,9 +92,8 @@ class Report:
         counts = f"{self.captions:,} captions, {self.changes:,} changes in their answers"
         lines = [f"{counts}, {self.kinds.total():,} triplets"]
         if self.unreadable:
-            lines.append(
-                f"{len(self.unreadable):,} rows cannot be read and have none; the first is {self._unreadable()}"
-            )
+            lines.append(f"rows that cannot be read, of which none is made: {len(self.unreadable):,}")
+            lines.append(f"{'':>24}e.g. {self._unreadable()}")
         if self.kinds:
             lines.append("kinds: " + ", ".join(f"{kind} {count:,}" for kind, count in self.kinds.most_common()))
         return "\n".join([*lines, *self.dropped.lines()])
