@@ -33,11 +33,13 @@ what it does
   two rows neighbours in a cluster. Its vectors are kept in OUTPUT.vectors/guide.
 
   --clusters K groups rows that are hard for each other in clusters of about K, by B3's method (arXiv 2505.11293).
-  Rows of one cluster belong into one batch: K divides the batch size, and is smaller.
+  Rows of one cluster belong into one batch: K divides the batch size, and is smaller. Compared with clusters of the
+  same graph rewired at random, which are told beside them, they say whether there was anything to find.
 
   A run that was stopped goes on: vectors are kept in OUTPUT.vectors, and another --ceiling or --count takes no new
   ones. Remove that folder when the file is as you want it. The search is exact; its time grows with rows times
-  candidates, so that for millions of rows a machine with many cores is needed.
+  candidates, so that for millions of rows a machine with many cores is needed. A stage of a recipe can mine by itself,
+  too, while it trains (its section `mine`).
 
 examples
   %(prog)s my_data --model llava-hf/llava-1.5-7b-hf --adapter runs/shoes/captions --output mined.jsonl

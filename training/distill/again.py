@@ -140,7 +140,8 @@ class MiningAgain:
             )
         work = self.home / f"mining-{step}"
         vectors = self._vectors(own, work, rank, count)
-        found = mine(own, vectors, Rules(keys.count, keys.skip, keys.ceiling, keys.at_most, keys.depth))
+        rules = Rules(keys.count, keys.skip, keys.ceiling, keys.at_most, keys.depth)
+        found = mine(own, vectors, rules, progress=_shown(rank))
         write_mined(work / f"{rank}-of-{count}.jsonl", {"step": step}, self._data, own, found)
         _wait()
         if rank == 0:

@@ -80,10 +80,12 @@ def mine(
     rules: Rules,
     clustering: Clustering | None = None,
     guide: MiningGuide | None = None,
+    progress: bool | None = None,
 ) -> MiningResult:
     """Search the gallery for the negatives of every query, and cluster the rows where `clustering` says how.
 
-    What a `guide` finds too near is neither a negative nor a reason for two rows to share a cluster.
+    What a `guide` finds too near is neither a negative nor a reason for two rows to share a cluster. A bar is shown on
+    a terminal, unless `progress` says otherwise.
     """
     queries, gallery = vectors.queries, vectors.gallery
     gone = list(vectors.unreadable_gallery)
@@ -92,7 +94,7 @@ def mine(
     own = positive_similarity(queries, gallery, questions)
     graph = Graph(questions.query, questions.positive, clustering.skip) if clustering else None
     parts, guided = [], []
-    for part, scores, places in search_blocks(queries, gallery, questions.right, rules.depth):
+    for part, scores, places in search_blocks(queries, gallery, questions.right, rules.depth, progress):
         places[np.isin(places, gone) | np.isin(np.arange(part.start, part.stop), list(silent))[:, None]] = -1
         if guide:
             left = guide.left(part, places)

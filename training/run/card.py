@@ -79,7 +79,18 @@ def _facts(stage: Stage, data: Mapping[str, str], count: int) -> dict[str, Any]:
         "matryoshka": ", ".join(map(str, stage.matryoshka)) or "no",
         **{name: task for name, task in tasks.items() if task},
         **({"guide": _guide_in_words(stage.guide)} if stage.guide else {}),
+        **({"hard negatives": _mined_in_words(stage)} if stage.mined or stage.mine else {}),
     }
+
+
+def _mined_in_words(stage: Stage) -> str:
+    if stage.mine is None:
+        return f"mined before, {Path(stage.mined or '').name}"
+    limit = "" if stage.mine.at_most is None else f" and at most {stage.mine.at_most:g}"
+    return (
+        f"up to {stage.mine.count} a row, mined by the model itself every {stage.mine.every:,} steps, ceiling "
+        f"{stage.mine.ceiling:g}{limit}"
+    )
 
 
 def _guide_in_words(guide: Guide) -> str:

@@ -97,6 +97,7 @@ def test_each_stretch_has_the_negatives_of_the_model_as_it_is(whole: Path, data:
     found = negatives_of(home / "mined-4.jsonl")
     assert 0 < logged[2]["mined_negatives"] <= 2 and -1 <= logged[2]["mined_similarity"] <= 1
     assert len(found) == 12
+    assert "up to 2 a row, mined by the model itself every 2 steps" in (whole / "one/README.md").read_text()
     # a new adapter changes nothing: at first the negatives are those that the base finds
     command = ["mine", str(data), "--model", str(tiny_llava), "--output", str(whole / "base.jsonl")]
     assert main([*command, "--device", "cpu", "--dtype", "float32", "--count", "2", "--ceiling", "1"]) == 0
