@@ -29,6 +29,7 @@ from pathlib import Path
 from typing import Any
 
 import torch
+from transformers.utils.logging import disable_progress_bar
 
 from make_scenes import MIN_NOUNS, UNSEEN, held_out_scenes, split_nouns
 from mllm_embed.errors import ConfigError, DataError, user_errors
@@ -141,6 +142,7 @@ def main() -> int:
     if not args.sprites.is_dir() or len(Painter(args.sprites).nouns) < UNSEEN + MIN_NOUNS:
         raise DataError(f"--sprites {args.sprites} must be a folder with at least {UNSEEN + MIN_NOUNS} cut-outs")
     torch.set_num_threads(args.threads)
+    disable_progress_bar()  # weights of 14 MB are written in a blink
     Pretraining(args).run()
     return 0
 
