@@ -315,7 +315,7 @@ class StageRun:
         rows, order = replace(self.rows, again=None), self._order()
         return stage_guide(
             self.recipe, self.name, rows, guided_rows(self.stage, order, sum(self._parts(order)), len(rows)), self.bf16,
-            self.embedder.device, arguments.hf_deepspeed_config, stopping.check,
+            self.embedder.device, arguments.hf_deepspeed_config if self.zero else None, stopping.check,
         )  # fmt: skip
 
     def _banks(self) -> dict[str, Bank]:
