@@ -234,8 +234,8 @@ def _picture_names(entry: Any) -> list[str] | None:
     """Return the pictures that a negative names, None where it is not of the documented form."""
     if not isinstance(entry, dict) or not entry.keys() <= _NAMED:
         return None
-    names: Any = entry.get("image", [])
-    names = [names] if isinstance(names, str) else names
+    given: Any = entry.get("image", [])
+    names: Any = [given] if isinstance(given, str) else given
     fine = isinstance(names, list) and all(isinstance(name, str) and name for name in names)
     return names if fine else None
 
@@ -252,7 +252,8 @@ def _lines(path: Path) -> Iterator[_Line]:
     try:
         size = path.stat().st_size
         with path.open("rb") as file, tqdm(
-            total=size, desc=f"reading {path.name}", unit="B", unit_scale=True, leave=False, disable=size < _BAR_BYTES
+            total=size, desc=f"reading {path.name}", unit="B", unit_scale=True, leave=False,
+            disable=size < _BAR_BYTES or None,
         ) as bar:  # fmt: skip
             start = 0
             for number, line in enumerate(file, start=1):
