@@ -124,6 +124,8 @@ def _run(arguments: argparse.Namespace) -> int:
         clustering.check(len(questions.rows), rules.depth, questions.answers)
 
     embedder = load_embedder(arguments)
+    if data.ask_with(embedder.prompts):
+        questions = Questions.of(data, roles.query, roles.positive, roles.also, PictureContents(kept / PICTURES))
     made_by = vectors_made_by(questions, embedder)
     vectors = embed_questions(questions, embedder, VectorCache(kept, made_by), arguments.batch_size)
     header = made_by | {"names": {"model": arguments.model, "adapter": arguments.adapter}}

@@ -10,6 +10,7 @@ import numpy as np
 
 from mllm_embed.data.folder import PAIRS, TEXTS, TRIPLETS
 from mllm_embed.errors import ConfigError, DataError, did_you_mean
+from mllm_embed.inputs.prompts import PromptSet
 
 from ..data import TrainingRow
 from ..data.formats import FORMATS
@@ -121,6 +122,15 @@ class RowsToMine(Sequence[TrainingRow]):
         """Return a row. Raises DataError, naming file and row, for one that cannot be made."""
         part, inside = self.mixed.at(index)
         return self._sides[part].put(self.mixed.parts[part][inside])
+
+    def ask_with(self, prompts: PromptSet) -> bool:
+        """Set how rows are asked: a data set's instructions for which the prompts have no place stand in the words.
+
+        Return whether that may have changed any of them.
+        """
+        self.sides = replace(self.sides, prompts=prompts)
+        self._sides = [self.sides.of(part.source) for part in self.mixed.parts]
+        return any(FORMATS[part.source.format].instructed for part in self.mixed.parts)
 
     def place(self, index: int) -> tuple[int, int]:
         """Return the number of a row's source, and its own in that source's files."""

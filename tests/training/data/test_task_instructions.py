@@ -18,6 +18,7 @@ from mllm_embed.training.batch.stage_data import StageRows, untold
 from mllm_embed.training.data.numbers import Turn
 from mllm_embed.training.data.open import open_rows
 from mllm_embed.training.data.source import DataSource
+from mllm_embed.training.mining.rows import RowsToMine
 from mllm_embed.training.plan.model import find_config
 from mllm_embed.training.recipe.sides import Sides
 from mllm_embed.types import Document, Query
@@ -97,6 +98,18 @@ def mmeb(tmp_path_factory: pytest.TempPathFactory) -> Path:
     ]  # fmt: skip
     (folder / "rows.jsonl").write_text("".join(json.dumps(line) + "\n" for line in lines))
     return folder / "rows.jsonl"
+
+
+@pytest.mark.parametrize("preset", ["vlm2vec-qwen2-vl", None])
+def test_rows_are_mined_as_they_are_trained(preset: str | None, qwen: Path, mmeb: Path) -> None:
+    """Whether the prompts have a place for a data set's instruction or not."""
+    inputs = asked_by(qwen, preset)
+    rows = RowsToMine.open([DataSource(path=mmeb, format="mmeb")], "triplets", "query", "target")
+    before = [row.roles for row in rows]
+    assert rows.ask_with(inputs.prompts)
+    mined = [row.roles for row in rows]
+    assert mined == [row.roles for row in rows_of(inputs, path=mmeb, format="mmeb")]
+    assert (mined == before) == (preset is not None)
 
 
 @pytest.mark.parametrize("preset", ["vlm2vec-qwen2-vl", "vlm2vec-v2"])
