@@ -32,7 +32,7 @@ from ..saving.settings import Settings
 from ..vectors.precision import Precision, check_dim, to_precision, truncate
 from .execution import Encoded, check_call, execute
 from .memory import keep_pages
-from .model_source import find_model, item_processor
+from .model_source import ModelSource, find_model, item_processor
 from .planning import EncodingPlan, plan
 from .prefetch import THREADS
 from .query_document import QueryDocument
@@ -66,7 +66,7 @@ class MLLMEmbedder(QueryDocument):
     @classmethod
     def from_pretrained(
         cls,
-        model: str | os.PathLike[str],
+        model: str | os.PathLike[str] | ModelSource,
         *,
         adapter: str | os.PathLike[str] | None = None,
         dtype: str | torch.dtype = "auto",
@@ -86,7 +86,8 @@ class MLLMEmbedder(QueryDocument):
 
         Args:
             model: folder or hub id of an image-text model, or of what `save_pretrained` or `push_to_hub` wrote,
-                adapters included (their base is looked up where it was at training, then beside and above them).
+                adapters included (their base is looked up where it was at training, then beside and above them); or
+                what `find_model` found, in the place of adapter, revision and preset.
             adapter: folder or hub id of an adapter for `model`; tokenizer, chat template and image processor that were
                 saved with it are used, not `model`'s.
             dtype: "auto" keeps the checkpoint's, or on a GPU what the authors of a published model compute in (float32
@@ -114,7 +115,7 @@ class MLLMEmbedder(QueryDocument):
         ConfigError for an option that does not exist or does not fit.
         """
         prompts = None if prompts is None else prompt_set(prompts)  # before weights are loaded, which takes long
-        source = find_model(model, adapter, revision, preset)
+        source = model if isinstance(model, ModelSource) else find_model(model, adapter, revision, preset)
         place = device_for(device)
         backbone = load_model(source.base, source.dtype(dtype, place), source.revision, quantization, place)
         settings = source.settings(prompts, pooling, bidirectional, positions, config=backbone.config)

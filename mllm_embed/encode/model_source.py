@@ -49,6 +49,7 @@ class ModelSource:
         preset: of the published model that it is, or that a user names.
         sentence_files: what sentence-transformers' files say, where nothing of ours does.
         of_others: whether the adapter was not saved by this library.
+        bare: whether the base is made without the adapter, which is put on it to be trained.
     """
 
     base: str
@@ -60,6 +61,7 @@ class ModelSource:
     preset: Preset | None = None
     sentence_files: SentenceFiles | None = None
     of_others: bool = False
+    bare: bool = False
 
     def embedding_model(self, backbone: Any, settings: Settings) -> EmbeddingModel:
         """Return a loaded base with all that makes it an embedder, adapter included.
@@ -78,7 +80,7 @@ class ModelSource:
             settings.positions,
             latent_attention,
         )
-        if self.has_adapter:
+        if self.has_adapter and not self.bare:
             load_adapter(model, self.folder)
             model.backbone.to(backbone.dtype)  # adapters are trained, and saved, in float32
         return model

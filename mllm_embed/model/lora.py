@@ -117,6 +117,23 @@ def load_adapter(model: EmbeddingModel, path: str | Path, trainable: bool = Fals
         set_peft_model_state_dict(model.backbone, weights)
 
 
+def add_lora_like(model: EmbeddingModel, path: str | Path) -> None:
+    """Wrap a model with a new adapter of the shape of the one in folder `path`, to count it: no tensor of it is read.
+
+    Raises ModelError as `load_adapter`.
+    """
+    import_peft()
+    from peft import LoraConfig, get_peft_model
+
+    check_files(path)
+    with _adapter_errors(path):
+        config = LoraConfig.from_pretrained(str(path))
+        fit_options(config, place(_names_in(path), model.backbone, path), Path(path) / ADAPTER_CONFIG)
+        config.inference_mode = False
+        model.backbone = get_peft_model(model.backbone, config)
+    _prepare(model)
+
+
 def check_files(path: str | Path, name: str | None = None) -> None:
     """Raise ModelError for a folder that holds no adapter, or a pickled one, which is not opened.
 

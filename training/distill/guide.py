@@ -55,7 +55,7 @@ def load_guide(recipe: Recipe, guide: Guide, bf16: bool) -> MLLMEmbedder:
         own = asked_as(recipe) if guide.adapter is None else {"max_tokens": recipe.max_tokens}
         given = own | {"quantization": recipe.quantization, "prompts": guide.prompts or own.get("prompts")}
     return MLLMEmbedder.from_pretrained(
-        guide.model or recipe.model, adapter=guide.adapter, dtype="auto" if bf16 else "float32", **given
+        guide.model or recipe.model, dtype="auto" if bf16 else "float32", **{"adapter": guide.adapter} | given
     ).merge_adapter()
 
 

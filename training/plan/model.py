@@ -13,7 +13,7 @@ from mllm_embed.errors import ModelError
 from mllm_embed.model.embedding_model import EmbeddingModel, is_part
 from mllm_embed.model.families import check_family, family_of, reading_part
 from mllm_embed.model.loading import CONFIG_FILE
-from mllm_embed.model.lora import LoraSpec, add_lora
+from mllm_embed.model.lora import LoraSpec, add_lora, add_lora_like
 from mllm_embed.model.quantization import NF4_BLOCK
 from mllm_embed.presets import unsupported
 from mllm_embed.saving.settings import read_object
@@ -119,10 +119,11 @@ def _read_config(name: str, place: Path) -> Any:
         raise ModelError(f"cannot read the config of {name}: {str(error).strip().splitlines()[0]}") from error
 
 
-def build(config: Any, lora: LoraSpec, weights: dtype) -> tuple[EmbeddingModel, Counts]:
+def build(config: Any, lora: LoraSpec | Path, weights: dtype) -> tuple[EmbeddingModel, Counts]:
     """Return the embedding model with a new adapter, on the meta device, in train mode; and its numbers of parameters.
 
-    `add_lora` chooses the layers, as it does in training. `weights` is the dtype in which the base is loaded.
+    `add_lora` chooses the layers, as it does in training; an adapter in a folder has its own. `weights` is the dtype in
+    which the base is loaded.
     """
     from transformers import AutoModel
 
@@ -131,7 +132,10 @@ def build(config: Any, lora: LoraSpec, weights: dtype) -> tuple[EmbeddingModel, 
     backbone.to(weights)  # parts whose own config states another dtype
     model = EmbeddingModel(backbone, family_of(config))
     language, vision, projector = (_numel(backbone.named_parameters(), part) for part in _parts(model))
-    add_lora(model, lora, model.family)
+    if isinstance(lora, Path):
+        add_lora_like(model, lora)
+    else:
+        add_lora(model, lora, model.family)
     trained = {name: p.numel() for name, p in model.named_parameters() if p.requires_grad}
     updates = {name: count for name, count in trained.items() if "lora_" in name}
     tower = sum(count for name, count in updates.items() if is_part(name, model.family.vision))

@@ -123,20 +123,21 @@ def make_plan(recipe: Recipe, memory: float | None = None, picture: tuple[int, i
     from ..distributed.chunking import RESERVE, total_memory
     from ..recipe.checks import check_dimension
     from ..recipe.form import settings_of, source_of
+    from ..recipe.start import start_of
     from .inputs import InputMaker
     from .memory import Setting
     from .model import build, find_config, locate, stored_bytes
 
     place = torch.device("cuda" if memory is not None or torch.cuda.is_available() else "cpu")
     bf16 = (place.type == "cuda" or bfloat16_pays(place)) if recipe.bf16 == "auto" else recipe.bf16
-    config, found_in = find_config(recipe.model)
     source = source_of(recipe, locate(recipe.model))
+    config, found_in = find_config(source.base)
     if source.preset:
         source.preset.check(recipe.model, config.model_type)
     weights = _dtype_of_weights(source, config, bf16, place)
     setting = Setting(place.type, torch.bfloat16 if bf16 else None, recipe.attention, recipe.gradient_checkpointing)
     check_dimension(recipe, states_width(config))
-    model, counts = build(config, recipe.lora.spec(), weights)
+    model, counts = build(config, start_of(recipe, source) or recipe.lora.spec(), weights)
     base = stored_bytes(model, recipe.quantization)
     available = round(memory * GIB) if memory is not None else total_memory(place)
     room = available - base - WEIGHT_BYTES * counts.trainable

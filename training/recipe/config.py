@@ -42,6 +42,11 @@ class Recipe(Section):
     model: str = Field(description="folder or hub id of an image-text model")
     output: LocalPath = Field(description="folder of the run: adapters, checkpoints, log.jsonl, TensorBoard")
     stages: dict[StageName, Stage] = Field(min_length=1, description="in order; each goes on from the one before")
+    adapter: str | None = Field(
+        default=None,
+        description="adapter to go on from, a folder or hub id, whoever trained it: its form, layers and rank are its "
+        "own, and a `lora` that says otherwise is refused; by default a new one, or model where that is an adapter",
+    )
     lora: Lora = Lora()
     teacher: TeacherSection | None = Field(
         default=None, description="a larger embedder, to make a small query encoder for its index; see below"

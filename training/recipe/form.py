@@ -15,6 +15,7 @@ from mllm_embed.inputs.prompts import PromptSet
 from mllm_embed.presets import catalog
 from mllm_embed.presets.preset import Preset
 from mllm_embed.saving.checkpoint import adapter_fingerprint
+from mllm_embed.saving.hub import small_files
 from mllm_embed.saving.settings import Settings, read_settings
 
 from .checks import guiding_stage
@@ -36,10 +37,14 @@ def preset_of(recipe: Recipe, folder: Path | None = None) -> Preset | None:
     `folder` is where the model lies, by default where its name says. Raise ConfigError as `catalog.preset`, and for a
     preset of a model with settings of its own.
     """
-    saved = read_settings(folder or recipe.model)
+    saved = (read_settings(small_files(recipe.adapter)) if recipe.adapter else None) or read_settings(
+        folder or recipe.model
+    )
     named = None if recipe.preset is None else catalog.preset(recipe.preset)
-    check_one_form(named, saved, recipe.model)
-    return named or (None if saved else catalog.preset_of(recipe.model))
+    check_one_form(named, saved, recipe.adapter or recipe.model)
+    if named or saved:
+        return named
+    return (catalog.preset_of(recipe.adapter) if recipe.adapter else None) or catalog.preset_of(recipe.model)
 
 
 def source_of(recipe: Recipe, folder: Path | None) -> ModelSource:
@@ -47,7 +52,7 @@ def source_of(recipe: Recipe, folder: Path | None) -> ModelSource:
     disk. Raise as `preset_of` and `find_model`."""
     preset = preset_of(recipe, folder)
     if folder:
-        return find_model(folder, preset=preset)
+        return find_model(folder, recipe.adapter, preset=preset)
     return ModelSource(recipe.model, None, recipe.model, has_adapter=False, saved=None, preset=preset)
 
 
@@ -56,7 +61,7 @@ def asked_as(recipe: Recipe) -> dict[str, Any]:
 
     Raise as `prompts_of`.
     """
-    own = ("preset", "pooling", "bidirectional", "positions", "max_tokens")
+    own = ("adapter", "preset", "pooling", "bidirectional", "positions", "max_tokens")
     return {"prompts": prompts_of(recipe), **{key: getattr(recipe, key) for key in own}}
 
 

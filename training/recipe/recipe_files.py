@@ -66,7 +66,12 @@ def load_recipe(path: str | Path, overrides: Sequence[str] = ()) -> Recipe:
 
 def as_text(recipe: Recipe) -> str:
     """Return a recipe as YAML, of which `load_recipe` makes the same: every key that has a value, defaults too."""
-    return as_yaml(recipe.model_dump(mode="json", exclude_none=True))
+    shown = recipe.model_dump(mode="json", exclude_none=True)
+    if recipe.adapter:  # what a recipe says of the layers of one must agree with it: nothing may be added
+        del shown["lora"]
+        if "lora" in recipe.model_fields_set:
+            shown["lora"] = recipe.lora.model_dump(mode="json", exclude_unset=True)
+    return as_yaml(shown)
 
 
 def _apply(raw: dict[str, Any], override: str) -> None:

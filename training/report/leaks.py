@@ -56,7 +56,8 @@ class RunRecord:
             paths = [*(source.path for source in stage.data), *([stage.mined] if stage.mined else [])]
             made[name] = " ".join(fingerprints[str(path)] for path in paths)
             found[name] = _kept(_home(recipe, name), made[name]) or _record(stage, rows[name], contents)
-        return cls(recipe, record_beside(recipe.model) or TrainedOn(), found, made)
+        before = map(record_beside, filter(None, (recipe.model, recipe.adapter)))
+        return cls(recipe, TrainedOn.joined([known for known in before if known]), found, made)
 
     def leaks(self, benchmark: FolderBenchmark) -> Leaks:
         """Return how much of a validation the whole run trains on."""

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Mapping, Sequence
-from pathlib import Path
+from pathlib import Path, PurePath
 from typing import Any
 
 from mllm_embed.saving.model_card import ModelCardInfo
@@ -37,6 +37,7 @@ def card_of(recipe: Recipe, last: str, data: Mapping[str, str], rows: Mapping[st
             training[name]["kept"] = best_in_words(best)
     lora, installed = recipe.lora, versions()
     made_with = {
+        **({"went on from": PurePath(recipe.adapter).name} if recipe.adapter else {}),
         "LoRA": _lora_in_words(lora),
         "base weights": recipe.quantization or "not quantised",
         "seed": recipe.seed,

@@ -14,11 +14,14 @@ from transformers import set_seed
 
 from mllm_embed import MLLMEmbedder
 from mllm_embed.data.folder import DataFolder, FolderBenchmark
+from mllm_embed.encode.model_source import find_model
 from mllm_embed.errors import ConfigError, MLLMEmbedError
 from mllm_embed.locks import folder_lock
 from mllm_embed.model.devices import bfloat16_pays, device_for
 from mllm_embed.model.heads.projection import new_projection, read_projection
-from mllm_embed.model.lora import add_lora, load_adapter
+from mllm_embed.model.lora import ADAPTER_CONFIG, add_lora, load_adapter
+from mllm_embed.saving.checkpoint import adapter_fingerprint
+from mllm_embed.saving.hub import small_files
 from mllm_embed.saving.model_card import ModelCardInfo
 from mllm_embed.saving.provenance import SPACE_FIELDS
 
@@ -29,6 +32,7 @@ from ..recipe.checks import check_batch, check_dimension, check_guides, first_pr
 from ..recipe.config import Recipe
 from ..recipe.form import asked_as, form_fingerprints, guide_fingerprints
 from ..recipe.optimizers import check_optimizer
+from ..recipe.start import check_space, start_of
 from ..report.leaks import RunRecord
 from ..report.report import write_report
 from ..report.run_log import LOG_FILE
@@ -69,6 +73,7 @@ def run_recipe(recipe: Recipe, after_stage: Callable[[str, Path], None] | None =
     data = _open_data(recipe)
     bf16 = _bf16(recipe)
     teacher = Teacher(recipe.teacher, bf16) if recipe.teacher else None
+    form |= _start_fingerprint(recipe)
     fingerprints = data.fingerprints | form | ({"teacher": teacher.fingerprint} if teacher else {})
     finished = check_output(recipe, fingerprints)
     record = _told_record(recipe, data, strict) if strict or len(finished) < len(recipe.stages) else None
@@ -178,19 +183,23 @@ def _train(run: StageRun, card: Callable[[], ModelCardInfo], stopping: Stopping)
 
 
 def _adapted(recipe: Recipe, bf16: bool, finished: list[str], teacher: Teacher | None) -> MLLMEmbedder:
-    """Return the base with a new adapter, or that of the last finished stage."""
-    embedder = _load(recipe, bf16)
+    """Return the base with a new adapter, the one that the recipe goes on from, or that of the last finished stage."""
+    embedder, start = _load(recipe, bf16)
     model = embedder.model
-    if teacher:
-        embedder.settings = replace(
-            embedder.settings, target_space={key: teacher.provenance[key] for key in SPACE_FIELDS}
-        )
+    space = {key: teacher.provenance[key] for key in SPACE_FIELDS} if teacher else None
+    if start:
+        check_space(recipe, start, embedder.settings, space)
+    if space:
+        embedder.settings = replace(embedder.settings, target_space=space)
     if finished:
         load_adapter(model, recipe.output / finished[-1], trainable=True)
         model.projection = read_projection(recipe.output / finished[-1])
     else:
         set_seed(recipe.seed)  # of the adapter's own weights; what is drawn later has each stage's seed
-        add_lora(model, recipe.lora.spec(), embedder.family)
+        if start:
+            load_adapter(model, start, trainable=True)
+        else:
+            add_lora(model, recipe.lora.spec(), embedder.family)
         if teacher and teacher.dimension != model.width:
             model.projection = new_projection(model.states_width, teacher.dimension)
     if model.projection is not None:
@@ -198,29 +207,36 @@ def _adapted(recipe: Recipe, bf16: bool, finished: list[str], teacher: Teacher |
     return embedder
 
 
-def _load(recipe: Recipe, bf16: bool) -> MLLMEmbedder:
-    """Return the base model: under autocast what "auto" means on this processor, in float32 without it."""
+def _load(recipe: Recipe, bf16: bool) -> tuple[MLLMEmbedder, Path | None]:
+    """Return the base model, under autocast what "auto" means on this processor, in float32 without it; and the folder
+    of the adapter to go on from, whose form it has, None for a new one."""
+    source = find_model(recipe.model, recipe.adapter, preset=recipe.preset)
+    start = start_of(recipe, source)
     embedder = MLLMEmbedder.from_pretrained(
-        recipe.model, dtype="auto" if bf16 else "float32", quantization=recipe.quantization, **asked_as(recipe)
-    )
-    if embedder.model.adapted:
-        raise ConfigError(
-            f"model: {recipe.model} is an adapter folder, and a new adapter is trained on a whole model; name its base "
-            f"({embedder.settings.base}), or go on from the two merged: "
-            f"MLLMEmbedder.from_pretrained({recipe.model!r}).save_pretrained(FOLDER, merge=True), and model: FOLDER"
-        )
+        replace(source, bare=True), dtype="auto" if bf16 else "float32", quantization=recipe.quantization,
+        **(asked_as(recipe) | {"adapter": None, "preset": None}),
+    )  # fmt: skip
+    # what is saved is another adapter than the one whose form it has
+    embedder.settings = replace(embedder.settings, adapter=None, adapter_settings=None)
     try:
         embedder.model.set_attention(recipe.attention)
     except (ImportError, ValueError) as error:
         reason = str(error).strip().splitlines()[0]
         raise ConfigError(f"attention: '{recipe.attention}' does not work here ({reason})") from error
-    return embedder
+    return embedder, start
+
+
+def _start_fingerprint(recipe: Recipe) -> dict[str, str]:
+    """Return, for the adapter to go on from, what changes with its tensors: a run that was stopped needs the same."""
+    folder = small_files(recipe.adapter or recipe.model)
+    return {"adapter": adapter_fingerprint(folder)} if (Path(folder) / ADAPTER_CONFIG).is_file() else {}
 
 
 def _tell_form(recipe: Recipe, embedder: MLLMEmbedder) -> None:
     """Print which preset a model is trained by, and with which prompts; of a model without one nothing."""
     if embedder.preset and first_process():
-        print(f"{recipe.model}  trained by the preset {embedder.preset.name}, with prompts {embedder.prompts.name}")
+        name, preset = recipe.adapter or recipe.model, embedder.preset.name
+        print(f"{name}  trained by the preset {preset}, with prompts {embedder.prompts.name}")
 
 
 def _report(recipe: Recipe, stage: str) -> None:

@@ -201,13 +201,6 @@ def test_changed_data_does_not_continue_a_run(recipe: Path, data: Path) -> None:
 
 
 @pytest.mark.slow
-def test_an_adapter_folder_is_no_base(recipe: Path, tmp_path: Path) -> None:
-    adapter = run_recipe(load_recipe(recipe))
-    with pytest.raises(ConfigError, match="is an adapter folder, .*; name its base"):
-        run_recipe(load_recipe(recipe, [f"model={adapter}", f"output={tmp_path / 'second'}"]))
-
-
-@pytest.mark.slow
 def test_another_recipe_does_not_continue_a_run(recipe: Path) -> None:
     run_recipe(load_recipe(recipe))
     with pytest.raises(ConfigError, match=r"holds a run of another recipe .lora.rank: 4, now 8"):

@@ -16,7 +16,7 @@ from mllm_embed.errors import DataError
 
 from ..pool import RecordPool
 from ..row import RowTasks
-from .format import TASKS, Format, Values, answer, answers
+from .format import TASKS, Finish, Format, Values, answer, answers
 from .mbeir_tasks import read_instructions
 
 
@@ -86,6 +86,10 @@ class _Instructed:
         return values | {TASKS: RowTasks(queries, implied=implied)}
 
 
+def _instructed(path: Path | None) -> Finish | None:
+    return _Instructed(path) if path else None
+
+
 def _first(value: Any) -> Any:
     return (value[0] if value else None) if isinstance(value, list) else value
 
@@ -111,7 +115,7 @@ MBEIR = Format(
     mixed=True,
     pool=_pool_of,
     join=_Candidates,
-    instructed=lambda path: _Instructed(path) if path else None,
+    instructed=_instructed,
     tasks=_tasks_of,
     hint="images is the folder that holds mbeir_images/",
 )

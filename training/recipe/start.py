@@ -1,0 +1,70 @@
+"""The adapter from which a recipe's first stage goes on: where it lies, and whether the recipe asks for another one."""
+
+from __future__ import annotations
+
+from pathlib import Path
+from typing import Any
+
+from mllm_embed.encode.model_source import ModelSource
+from mllm_embed.errors import ConfigError
+from mllm_embed.model.lora import ADAPTER_CONFIG
+from mllm_embed.saving.settings import Settings, read_object
+
+from .config import Recipe
+
+# keys of the section `lora` by what peft calls them; of the others an adapter's files say which layers it is on
+_PEFT = {
+    "rank": "r", "alpha": "lora_alpha", "dropout": "lora_dropout", "rank_pattern": "rank_pattern",
+    "alpha_pattern": "alpha_pattern", "dora": "use_dora", "rslora": "use_rslora",
+}  # fmt: skip
+
+
+def start_of(recipe: Recipe, source: ModelSource) -> Path | None:
+    """Return the folder of the adapter that a recipe goes on from, None for a new one.
+
+    That is its `adapter`, or its `model` where that is an adapter folder. Raise ConfigError where the section `lora`
+    asks for what that adapter is not.
+    """
+    if not source.has_adapter:
+        return None
+    folder = Path(source.folder)
+    given = recipe.lora.model_fields_set if "lora" in recipe.model_fields_set else frozenset[str]()
+    config = read_object(folder / ADAPTER_CONFIG) or {}
+    for key in sorted(given):
+        asked, there = _both(key, getattr(recipe.lora, key), config)
+        if asked != there:
+            raise ConfigError(
+                f"lora.{key} is {asked!r:.60}, and the adapter {folder} to go on from has {there!r:.60}; leave lora out"
+            )
+    return folder
+
+
+def _both(key: str, asked: Any, config: dict[str, Any]) -> tuple[Any, Any]:
+    """Return what the recipe says under a key of `lora`, and what an adapter's config says."""
+    if key in _PEFT:
+        return asked, config.get(_PEFT[key]) or type(asked)()
+    if key == "projector":
+        return asked, bool(config.get("modules_to_save"))
+    # the layers it is on: its own, unless nothing is asked
+    return asked, asked if asked in (None, False) else "layers of its own"
+
+
+def check_space(recipe: Recipe, start: Path, settings: Settings, space: dict[str, Any] | None) -> None:
+    """Raise ConfigError where an adapter's queries are for an index of another space than this run's.
+
+    Args:
+        recipe: the run's.
+        start: the adapter to go on from.
+        settings: its own.
+        space: that of the recipe's teacher; None without one.
+    """
+    if settings.target_space == space or not settings.target_space:
+        return
+    if space is None:
+        raise ConfigError(
+            f"the adapter {start} was taught queries for the index of another model, and {recipe.model} without its "
+            "teacher would leave that; give its teacher, or another adapter"
+        )
+    raise ConfigError(
+        f"the adapter {start} was taught queries for the index of another model than the recipe's teacher"
+    )
