@@ -64,17 +64,15 @@ class Sides:
 
     def _tasked(self, item: Item, row: TrainingRow) -> Item:
         """Return an item with what it is told: by its row's column, its source, its data set, or the stage."""
-        tasks = row.tasks or RowTasks()
-        if item.side == "query":
-            own, of_data, stages = row.task or self.source_query_task, tasks.queries[:1], self.query_task
-        else:
-            own, of_data, stages = self.source_document_task, (tasks.target,), self.document_task
-        if own or item.task is not None or not any(of_data):
-            return with_task(item, own or stages)
-        told = with_task(item, of_data[0])
+        asks, tasks = item.side == "query", row.tasks or RowTasks()
+        own = (row.task or self.source_query_task) if asks else self.source_document_task
+        of_data = next(iter(tasks.queries), None) if asks else tasks.target
+        if own or of_data is None or item.task is not None:
+            return with_task(item, own or (self.query_task if asks else self.document_task))
+        told = with_task(item, of_data)
         if self.prompts is None or self.prompts.takes_task(told):
             return told
-        return _in_words(item, of_data[0] or "", tasks.implied)
+        return _in_words(item, of_data, tasks.implied)
 
     def _with_other_tasks(self, row: TrainingRow, roles: Mapping[str, Item], others: Others) -> Others:
         """Return what else may play each role, with all that a row asks as it is told in other epochs."""
@@ -105,7 +103,9 @@ def _in_words(item: Item, task: str, implied: frozenset[str]) -> Item:
     words = task if item.words is None else f"{task} {item.words}"
     if item.images:
         return Document(image=item.image, text=words)
-    return replace(item, **{"text" if item.text is not None else "instruction": words})
+    if isinstance(item, Document) or item.text is not None:
+        return replace(item, text=words)
+    return replace(item, instruction=words)
 
 
 def _asking(item: Item) -> Item:

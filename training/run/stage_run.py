@@ -48,8 +48,8 @@ from ..report.board import Board, untold_in_threads
 from ..report.run_log import LOG_FILE, Console, JsonLog
 from .advice import Advice
 from .checkpoints import checkpoint_name, last_checkpoint, step_of
+from .optimizer import PartEnds
 from .run_folder import check_stage_space
-from .schedule import PartEnds
 from .stopping import Stopping
 from .trainer import ContrastiveTrainer, read_weights
 from .validation import Validation, gallery_vectors

@@ -32,8 +32,7 @@ from ..recipe.stage import Stage
 from ..recipe.stage_keys.terms import Term
 from .checkpoints import ASIDE, checkpoint_bytes, checkpoint_name, failing_disk, publish
 from .divergence import DivergenceGuard
-from .optimizer import StageOptimizer
-from .schedule import scheduler, set_rates
+from .optimizer import StageOptimizer, scheduler, set_rates
 from .stopping import Stopping
 from .throughput import Throughput, mean_cosine
 

@@ -22,8 +22,7 @@ from mllm_embed.training.recipe.optimizers import OPTIMIZERS, state_bytes
 from mllm_embed.training.recipe.stage import Stage
 from mllm_embed.training.report.run_log import read_log
 from mllm_embed.training.run import trainer as trainer_module
-from mllm_embed.training.run.optimizer import parameter_groups
-from mllm_embed.training.run.schedule import share_at
+from mllm_embed.training.run.optimizer import parameter_groups, share_at
 from mllm_embed.training.run.stages import run_recipe
 
 TERM = {"query": "image", "positive": "caption"}
