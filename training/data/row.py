@@ -16,7 +16,7 @@ class RowTasks:
 
     Args:
         queries: of what asks: the one that is read, then the others, of which an epoch may read another.
-        target: of what answers, and of its hard negatives; None where nothing is written there.
+        target: of pictures that answer, and of those among the hard negatives; None where nothing is written there.
         implied: those that the prompt of such an input says by itself, as that of a picture with an instruction says
             that the picture is to be changed.
     """

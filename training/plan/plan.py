@@ -131,7 +131,8 @@ def make_plan(recipe: Recipe, memory: float | None = None, picture: tuple[int, i
     place = torch.device("cuda" if memory is not None or torch.cuda.is_available() else "cpu")
     bf16 = (place.type == "cuda" or bfloat16_pays(place)) if recipe.bf16 == "auto" else recipe.bf16
     source = source_of(recipe, locate(recipe.model))
-    config, found_in = find_config(source.base)
+    is_adapter = source.has_adapter and recipe.adapter is None  # then the model is its base
+    config, found_in = find_config(source.base if is_adapter else recipe.model)
     if source.preset:
         source.preset.check(recipe.model, config.model_type)
     weights = _dtype_of_weights(source, config, bf16, place)
@@ -214,7 +215,8 @@ def describe(recipe: Recipe, plan: TrainingPlan) -> str:
     """Return the plan as text, for people."""
     counts, million = plan.counts, 1e6
     lines = [
-        f"model       {recipe.model} (shape from {plan.source})",
+        f"model       {recipe.model} (shape from {plan.source})"
+        + (f", going on from {recipe.adapter}" if recipe.adapter else ""),
         f"parameters  {counts.base / million:,.1f} M: language model {counts.language / million:,.1f} M, "
         f"vision tower {counts.vision / million:,.1f} M, projector {counts.projector / million:,.1f} M",
         f"trainable   {counts.trainable / million:,.2f} M: LoRA {counts.lora / million:,.2f} M, "

@@ -66,7 +66,7 @@ class Sides:
         """Return an item with what it is told: by its row's column, its source, its data set, or the stage."""
         asks, tasks = item.side == "query", row.tasks or RowTasks()
         own = (row.task or self.source_query_task) if asks else self.source_document_task
-        of_data = next(iter(tasks.queries), None) if asks else tasks.target
+        of_data = next(iter(tasks.queries), None) if asks else tasks.target if item.images else None
         if own or of_data is None or item.task is not None:
             return with_task(item, own or (self.query_task if asks else self.document_task))
         told = with_task(item, of_data)

@@ -132,6 +132,8 @@ def test_prompts_without_a_place_for_a_task_have_it_before_the_words_and_never_i
     for name, words in INSTRUCTCIR.items():
         assert words in rendered[name]
         assert ("Modify this" in rendered[name]) == (name == "CIRR")
+    put = rows.sides.put(replace(rows[1], hard_negatives=(Document(text="mined"),)))
+    assert put.hard_negatives == (Document(text="mined"),), "what is said of pictures is said of no text"
     targets = [inputs.render(row.roles["target"]) for row in rows]
     assert "Describe this image in one word:" in targets[1] and "Represent" not in targets[1]
     assert "related text information: 1913-D Barber half obverse.\nSummary above image and sentence" in targets[-1]

@@ -66,20 +66,19 @@ class _Instructed:
         self.queries, self.targets = Instructions([*QUERIES, *own]), Instructions([*TARGETS, *own])
 
     def __call__(self, values: Values) -> Values:
-        """Return the values with the instructions of both sides apart from the words."""
+        """Return the values with the instructions of the query and of target pictures apart from the words."""
         asked = self.queries.split(values.get("instruction"))
-        answers: dict[str, Any] = {}
-        found: list[str | None] = []
-        for name in ("target_text", "target_caption"):
-            parts = [self.targets.split(text) for text in _listed(values.get(name))]
-            found += [part.task for part in parts]
-            words = [part.words for part in parts]
-            answers[name] = words if isinstance(values.get(name), list) else words[0] if words else None
-        target = next(filter(None, found), None)
+        captions = values.get("target_caption")
+        parts = [self.targets.split(text) for text in _listed(captions)]
+        words = [part.words for part in parts]
+        target = next((part.task for part in parts if part.task), None)
         if asked.task is None and target is None:
             return values
-        tasks = RowTasks((asked.task,) if asked.task else (), target, _IMPLIED)
-        return values | answers | {"instruction": asked.words, TASKS: tasks}
+        return values | {
+            "instruction": asked.words,
+            "target_caption": words if isinstance(captions, list) else words[0] if words else None,
+            TASKS: RowTasks((asked.task,) if asked.task else (), target, _IMPLIED),
+        }
 
 
 def _listed(value: Any) -> list[Any]:
