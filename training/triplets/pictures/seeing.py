@@ -33,6 +33,7 @@ class Seeing:
 
     def __init__(self, name: str, max_tokens: int, concurrency: int = 8):
         self.name, self._max_tokens, self._batch = name, max_tokens, concurrency
+        self.cure = "see to the pictures, or take another --local model"
         self.embedder: MLLMEmbedder | None = None
         self.identity = {"local": name, "weights": weights_of(name), "sees": True, "max_tokens": max_tokens}
 
