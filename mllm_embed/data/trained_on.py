@@ -102,14 +102,14 @@ def _pair(question: int, answer: int) -> int:
     return _number(f"{question} {answer}".encode())
 
 
-_Numbers: TypeAlias = np.ndarray  # [N] int64, increasing, each once
+_Set: TypeAlias = np.ndarray  # [N] int64, increasing, each once
 
 
-def _union(sets: Iterable[_Numbers]) -> _Numbers:
+def _union(sets: Iterable[_Set]) -> _Set:
     return np.unique(np.concatenate([np.empty(0, np.int64), *sets]))
 
 
-def _set_of(values: Iterable[int]) -> _Numbers:
+def _set_of(values: Iterable[int]) -> _Set:
     return np.unique(np.fromiter(values, np.int64))
 
 
@@ -124,9 +124,9 @@ class TrainedOn:
         unknown: what else it was trained on, in words, of which there are no numbers.
     """
 
-    asked: _Numbers = field(default_factory=lambda: np.empty(0, np.int64))
-    answered: _Numbers = field(default_factory=lambda: np.empty(0, np.int64))
-    pictures: _Numbers = field(default_factory=lambda: np.empty(0, np.int64))
+    asked: _Set = field(default_factory=lambda: np.empty(0, np.int64))
+    answered: _Set = field(default_factory=lambda: np.empty(0, np.int64))
+    pictures: _Set = field(default_factory=lambda: np.empty(0, np.int64))
     unknown: tuple[str, ...] = ()
 
     @classmethod
@@ -181,30 +181,40 @@ def record_beside(folder: str | os.PathLike[str] | None) -> TrainedOn | None:
     return read_trained_on(path)[0] if path is not None and path.is_file() else None
 
 
-def _numbered(block: Sequence[Question], contents: Contents) -> TrainedOn:
-    asked: set[int] = set()
-    answered: set[int] = set()
-    pictures: set[int] = set()
-    # by identity, which the block keeps alive: an item of a row stands in several questions
-    known: dict[int, int | None] = {}
+class _Numbers:
+    """The numbers of some questions."""
 
-    def number_of(item: Item) -> int | None:
-        if id(item) not in known:
-            known[id(item)] = contents.item(item)
-        return known[id(item)]
+    def __init__(self, contents: Contents):
+        """Have none of them yet."""
+        self.contents = contents
+        self.asked: set[int] = set()
+        self.answered: set[int] = set()
+        self.pictures: set[int] = set()
+        # by identity, which the questions keep alive: an item of a row stands in several of them
+        self._known: dict[int, int | None] = {}
 
-    for one in block:
-        answers = [number for number in map(number_of, one.answers) if number is not None]
+    def add(self, one: Question) -> None:
+        """Add those of a question, which the caller holds on to; what cannot be read has none."""
+        answers = [number for number in map(self._item, one.answers) if number is not None]
         for item in one.asks:
-            question = number_of(item)
-            if question is None:
-                continue
-            if item.images:
-                asked.add(question)
-            answered.update(_pair(question, answer) for answer in answers)
-        images = chain.from_iterable(item.images for item in (*one.asks, *one.answers, *one.shown))
-        pictures.update(number for number in map(contents.picture, images) if number is not None)
-    return TrainedOn(_set_of(asked), _set_of(answered), _set_of(pictures))
+            question = self._item(item)
+            if question is not None:
+                self.answered.update(_pair(question, answer) for answer in answers)
+                if item.images:
+                    self.asked.add(question)
+        self.pictures.update(_readable(self.contents, (*one.asks, *one.answers, *one.shown)))
+
+    def _item(self, item: Item) -> int | None:
+        if id(item) not in self._known:
+            self._known[id(item)] = self.contents.item(item)
+        return self._known[id(item)]
+
+
+def _numbered(block: Sequence[Question], contents: Contents) -> TrainedOn:
+    found = _Numbers(contents)
+    for one in block:
+        found.add(one)
+    return TrainedOn(_set_of(found.asked), _set_of(found.answered), _set_of(found.pictures))
 
 
 class Leaks(NamedTuple):
@@ -263,7 +273,7 @@ def _readable(contents: Contents, items: Iterable[Item]) -> Iterator[int]:
             yield number
 
 
-def _any_in(some: _Numbers, all_of_them: _Numbers) -> bool:
+def _any_in(some: _Set, all_of_them: _Set) -> bool:
     if not len(all_of_them):
         return False
     place = np.minimum(np.searchsorted(all_of_them, some), len(all_of_them) - 1)

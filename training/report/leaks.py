@@ -130,8 +130,8 @@ def _played(row: TrainingRow, role: str) -> list[Item]:
 def _asked(benchmark: FolderBenchmark) -> tuple[list[Question], list[Item]]:
     """Return the questions of a validation, and its gallery."""
     gallery: dict[str, Item] = {item.id: Document(image=item.image, text=item.text) for item in benchmark.gallery}
-    asked = [
-        Question([Query(query.image, query.instruction)], [gallery[name] for name in query.targets])
-        for query in benchmark.queries
-    ]
+    asked = []
+    for query in benchmark.queries:
+        answers = [gallery[name] for name in query.targets]
+        asked.append(Question([Query(query.image, query.instruction)], answers))
     return asked, list(gallery.values())

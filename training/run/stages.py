@@ -76,7 +76,7 @@ def run_recipe(recipe: Recipe, after_stage: Callable[[str, Path], None] | None =
     form |= _start_fingerprint(recipe)
     fingerprints = data.fingerprints | form | ({"teacher": teacher.fingerprint} if teacher else {})
     finished = check_output(recipe, fingerprints)
-    record = _told_record(recipe, data, strict) if strict or len(finished) < len(recipe.stages) else None
+    record = _told_record(recipe, data, strict, finished)
     stopping = Stopping()
     with stopping.listening():
         embedder = _adapted(recipe, bf16, finished, teacher)
@@ -85,9 +85,7 @@ def run_recipe(recipe: Recipe, after_stage: Callable[[str, Path], None] | None =
             data.rows[name].ask_with(embedder.prompts)
             check_tasks(name, stage, data.rows[name], embedder.item_processor)
         _tell_form(recipe, embedder)
-        with _held_output(recipe, fingerprints):
-            if record:
-                record.keep()
+        with _held_output(recipe, fingerprints, record):
             for number, name in enumerate(recipe.stages):
                 if name in finished:
                     _leave(record, name)
@@ -136,14 +134,15 @@ def _open_data(recipe: Recipe) -> _RunData:
     return data
 
 
-def _told_record(recipe: Recipe, data: _RunData, strict: bool) -> RunRecord | None:
+def _told_record(recipe: Recipe, data: _RunData, strict: bool, finished: list[str]) -> RunRecord | None:
     """Return, in the process that writes, what the run trains on, after its validations' leaks are told.
 
     Raise DataError for leaks where they are not let pass, and for a check that cannot be made.
     """
     if strict and not recipe.trained_on:
         raise ConfigError("--strict cannot look for leaks with trained_on: false; leave one of them out")
-    if not (recipe.trained_on and first_process()):
+    nothing_to_do = len(finished) == len(recipe.stages) and not strict
+    if nothing_to_do or not (recipe.trained_on and first_process()):
         return None
     record = RunRecord.of(recipe, data.rows, data.fingerprints)
     for name, benchmark in data.benchmarks.items():
@@ -160,7 +159,7 @@ def _leave(record: RunRecord | None, name: str) -> None:
 
 
 @contextmanager
-def _held_output(recipe: Recipe, fingerprints: dict[str, str]) -> Iterator[None]:
+def _held_output(recipe: Recipe, fingerprints: dict[str, str], record: RunRecord | None) -> Iterator[None]:
     """Hold the output folder against other runs within, cleared and described, in the process that writes it."""
     if not first_process():
         yield
@@ -168,6 +167,8 @@ def _held_output(recipe: Recipe, fingerprints: dict[str, str]) -> Iterator[None]
     with folder_lock(recipe.output):
         clear_leftovers(recipe)
         write_run(recipe, fingerprints)
+        if record:
+            record.keep()
         yield
 
 
