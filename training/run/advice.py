@@ -124,8 +124,6 @@ def weaknesses(stage: Stage, figures: Mapping[str, float]) -> dict[str, str]:
 
 def _more_negatives(stage: Stage) -> str:
     """Return what would give a term negatives that sees none."""
-    if stage.batch_size == 1:
-        return "raise batch_size, which is 1"
     masks = [f"{name} leave out less" for name in ("guide", "mask_margin") if getattr(stage, name) is not None]
     return " or ".join([*(f"let {mask}" for mask in masks), "add rows with other targets"])
 

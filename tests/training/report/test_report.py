@@ -159,7 +159,6 @@ def test_hard_negatives_that_no_term_uses_are_named() -> None:
     ("keys", "none", "repeated"),
     [
         ({}, "add rows with other targets", "its rows have few different ones: add rows with others, or lower batch"),
-        ({"batch_size": 1}, "raise batch_size, which is 1", "its rows have few different ones"),
         ({"per_image": 4}, "add rows with other targets", "lower per_image, which keeps like rows together"),
         ({"mask_margin": 0.0}, "let mask_margin leave out less or add rows", "its rows have few different ones"),
         ({"guide": {}}, "let guide leave out less or add rows", "its rows have few different ones"),
