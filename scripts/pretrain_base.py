@@ -7,9 +7,10 @@ Two phases, since parts that can do nothing yet learn little from each other:
 seeing     vision tower and projector, through throw-away heads on the picture's tokens: the thing in every cell and
            its size, the background, and the cell itself; each thing's tokens are drawn to the embedding of its noun
 answering  the whole model but for the tower, on questions about scenes, given as pictures and as captions. One
-           attention head is drawn from each noun of a question to the cells where that noun is, a throw-away head asks
-           what it brought back (which cell, and what size), and another what scene the last token of a question for one
-           word stands for. What the benchmarks call unseen objects is in no change that is asked for in one word
+           attention head is drawn from each noun of a question to the cells where that noun is, and throw-away heads
+           ask what it brought back (which cell, and what size), which cell a change is about, and what scene the last
+           token of a question for one word stands for. What the benchmarks call unseen objects is in no change that is
+           asked for in one word
 
 Without the cell the tokens forget where they are, and without the attention head no instruction finds the thing that it
 names. --without-heads is the comparison: one phase, in which words alone teach the whole model.

@@ -100,6 +100,21 @@ class PointingHead(nn.Module):
         return looked.sum() / count, read / count
 
 
+class AimingHead(nn.Module):
+    """A reader of the last token of a question about a change: the cell of the thing that is meant."""
+
+    def __init__(self, width: int):
+        super().__init__()
+        self.cell = nn.Linear(width, len(CELLS))
+
+    def forward(self, hidden: Tensor, aimed: Tensor) -> tuple[Tensor, float]:
+        """hidden [B, L, W]; aimed [K, 3]: row, position and cell -> loss, share of the cells that are read rightly."""
+        rows, positions, cells = aimed.T
+        scores = self.cell(unit_rms(hidden[rows, positions]))
+        loss = F.cross_entropy(scores, cells, reduction="sum") / max(len(aimed), 1)  # a small batch may change nothing
+        return loss, (scores.argmax(-1) == cells).float().sum().item() / max(len(aimed), 1)
+
+
 def unit_rms(vectors: Tensor) -> Tensor:
     """Return the vectors [..., W] in float32 with a mean square of 1."""
     return F.rms_norm(vectors.float(), vectors.shape[-1:])

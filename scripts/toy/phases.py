@@ -14,13 +14,14 @@ from torch.nn import functional as F
 from mllm_embed.model.devices import bfloat16_pays
 
 from .base_model import IMAGE_TOKENS, USER
-from .heads import PointingHead, SeeingHead, SummaryHead, binding_loss
+from .heads import AimingHead, PointingHead, SeeingHead, SummaryHead, binding_loss
 from .running import Figures
 from .scene_talk import ON_CAPTION, ON_PICTURE, Rows, Subjects, branches, given, mentions, questions
 from .scenes import Painter, Scene
 
 SEEING_BATCH = 64
 POINTING_LAYER = 1  # the second: the first has gathered the words of a noun in its last token
+AIMING_LAYER = 2  # the third: what a noun brought back is there for the last token to take
 RATE, PLACES_RATE = 1e-3, 1e-2
 MATRIX_RATE = 2e-3
 WORD_WEIGHT = 0.25  # nats a scene beside nats a token: at 1 the answers learn later, and the words no sooner
@@ -117,7 +118,8 @@ class Answering:
         width = self._parts.language_model.config.hidden_size
         self.heads = nn.ModuleDict()
         if heads:
-            self.heads.update({"pointing": PointingHead(width), "summary": SummaryHead(width, toy.painter.nouns)})
+            self.heads.update({"pointing": PointingHead(width), "aiming": AimingHead(width)})
+            self.heads["summary"] = SummaryHead(width, toy.painter.nouns)
         self._parts.vision_tower.requires_grad_(not heads)  # with heads it sees all there is to see already
         start = len(toy.tokenizer(USER, add_special_tokens=False)["input_ids"])
         self._picture = slice(start, start + IMAGE_TOKENS)
@@ -125,6 +127,8 @@ class Answering:
         self._parts.multi_modal_projector.register_forward_hook(lambda module, given, out: self._keep(tokens=out))
         layer.self_attn.register_forward_hook(lambda module, given, out: self._keep(attention=out[1]))
         layer.register_forward_hook(lambda module, given, out: self._keep(hidden=out))
+        aiming = self._parts.language_model.layers[AIMING_LAYER]
+        aiming.register_forward_hook(lambda module, given, out: self._keep(aiming=out))
 
     def _keep(self, **values: Tensor) -> None:
         self._caught.update(values)
@@ -169,10 +173,11 @@ class Answering:
         bound = binding_loss(self._caught["tokens"], batch.scenes[:pictures], self.toy.noun_vectors())
         attention = self._caught["attention"][:, 0, :, self._picture]
         looked, read = self.heads["pointing"](self._caught["hidden"], attention, batch.mentioned)
-        terms = {"word": word, "bound": bound, "looked": looked, "read": read}
+        aim, aimed = self.heads["aiming"](self._caught["aiming"], rows.aimed)
+        terms = {"word": word, "bound": bound, "looked": looked, "read": read, "aim": aim}
         figures |= {f"{name} loss": value.item() for name, value in terms.items()}
         figures |= shares("word", rows.word_kinds, read_rightly.tolist())
-        return loss + WORD_WEIGHT * word + bound + 0.5 * looked + 0.5 * read, figures
+        return loss + WORD_WEIGHT * word + bound + 0.5 * (looked + read + aim), {**figures, "aimed": aimed}
 
 
 def exact(right: Tensor, rows: Rows, asked: Tensor) -> Figures:

@@ -65,12 +65,16 @@ ON_CAPTION = Form(
 
 @dataclass(frozen=True)
 class Question:
-    """A question of some kind with its answer in words, or with the scene that its last token shall stand for."""
+    """A question of some kind with its answer in words, or with the scene that its last token shall stand for.
+
+    `cell` is where a change puts or finds its thing; -1 where none is meant.
+    """
 
     kind: str
     asked: str
     answer: str = ""
     stands_for: Scene | None = None
+    cell: int = -1
 
 
 @dataclass(frozen=True)
@@ -116,12 +120,19 @@ def questions(rng: random.Random, scene: Scene, subjects: Subjects, form: Form) 
         edit = sample_edit(rng, scene, subjects.nouns, kind)
         if edit is None or edit.result in subjects.forbidden:
             continue
+        cell = changed_cell(scene, edit.result)
         if rng.random() < WORD_SHARE and subjects.words_for(scene, edit.result):
-            yield Question(kind, form.changed_word.replace("{instruction}", edit.instruction), stands_for=edit.result)
+            yield Question(kind, form.changed_word.replace("{instruction}", edit.instruction), "", edit.result, cell)
         else:
             ask = rng.choice(form.change)
-            yield Question(kind, ask.replace("{instruction}", edit.instruction), caption(edit.result))
+            yield Question(kind, ask.replace("{instruction}", edit.instruction), caption(edit.result), cell=cell)
         count += 1
+
+
+def changed_cell(before: Scene, after: Scene) -> int:
+    """Return the cell of the thing that a change is about, as it is before it or else as it is added; -1 for none."""
+    things = set(before.things).difference(after.things) or set(after.things).difference(before.things)
+    return next(iter(things)).cell if things else -1
 
 
 def _fact(rng: random.Random, scene: Scene, thing: Thing) -> tuple[str, str]:
@@ -156,6 +167,7 @@ class Rows:
         labels: [B, L] int64, -100 outside answers.
         segments: [B, L] int64: 0 for the scene, then the questions' numbers; -1 for padding.
         answered: row, number and kind of each question with an answer in words.
+        aimed: [K, 3] int64: row and position of the last token of each question about a change, and its cell.
         words: [S, 2] int64: row and position of the last token of each question for one word.
         stand_for: the S scenes that those stand for.
         word_kinds: their kinds.
@@ -165,6 +177,7 @@ class Rows:
     labels: Tensor
     segments: Tensor
     answered: list[tuple[int, int, str]]
+    aimed: Tensor
     words: Tensor
     stand_for: list[Scene]
     word_kinds: list[str]
@@ -186,7 +199,7 @@ def branches(tokenizer: Any, scenes: Sequence[str], talks: Sequence[Sequence[Que
     encoded = iter(tokenizer(texts, add_special_tokens=False)["input_ids"])
     image = tokenizer.convert_tokens_to_ids("<image>")
     prefixes = [next(encoded) for _ in scenes]
-    rows, answered, words = [], [], []
+    rows, answered, aimed, words = [], [], [], []
     in_one_word: list[tuple[Scene, str]] = []
     for number, (prefix, talk) in enumerate(zip(prefixes, talks, strict=True)):
         row = _Row([t for token in prefix for t in [token] * (IMAGE_TOKENS if token == image else 1)])
@@ -196,6 +209,8 @@ def branches(tokenizer: Any, scenes: Sequence[str], talks: Sequence[Sequence[Que
             full = full or len(row.ids) + len(asked) + len(answer) > most
             if full:
                 continue
+            if question.cell >= 0:
+                aimed.append((number, len(row.ids) + len(asked) - 1, question.cell))
             row.add(asked, answer)
             if question.stands_for:
                 words.append((number, len(row.ids) - 1))
@@ -214,6 +229,7 @@ def branches(tokenizer: Any, scenes: Sequence[str], talks: Sequence[Sequence[Que
         labels,
         segments,
         answered,
+        torch.tensor(aimed, dtype=torch.long).reshape(-1, 3),
         torch.tensor(words, dtype=torch.long).reshape(-1, 2),
         [scene for scene, _ in in_one_word],
         [kind for _, kind in in_one_word],

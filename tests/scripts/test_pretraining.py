@@ -163,6 +163,33 @@ def test_a_noun_points_to_the_cell_that_shows_it(model_and_tokenizer: tuple) -> 
     assert [loss.item() for loss in head(hidden, attention.flatten(2), mentioned[:0])] == [0, 0]
 
 
+def test_the_last_token_of_a_change_is_asked_which_thing_is_meant(model_and_tokenizer: tuple) -> None:
+    _, tokenizer = model_and_tokenizer
+    rng = random.Random(6)
+    before = scenes.Scene((scenes.Thing(1, "apple", "large"), scenes.Thing(8, "drum", "small")), "snow")
+    place = {"apple": 1, "drum": 8}
+    asked = [question for _ in range(3) for question in scene_talk.questions(rng, before, SUBJECTS, ON_PICTURE)]
+    talk = [question for question in asked if question.cell >= 0]
+    assert {question.kind for question in talk} >= {"remove", "replace", "move", "resize"}
+    for question in talk:
+        meant = [cell for noun, cell in place.items() if noun in question.asked]
+        assert question.kind == "add" or [question.cell] == meant
+    rows = scene_talk.branches(tokenizer, [PICTURE], [talk])
+    assert rows.aimed[:, 2].tolist() == [question.cell for question in talk]
+    for _, position, _ in rows.aimed.tolist():
+        read = rows.inputs["input_ids"][0, : position + 1]
+        assert tokenizer.decode(read).endswith(base_model.TURN)
+    head = heads.AimingHead(16)
+    hidden = torch.zeros(1, rows.labels.shape[1], 16)
+    head.cell.weight.data, head.cell.bias.data = torch.eye(16)[:9] * 9, torch.zeros(9)
+    for _, position, cell in rows.aimed.tolist():
+        hidden[0, position, cell] = 1
+    assert head(hidden, rows.aimed)[0] < 0.01
+    assert head(hidden, rows.aimed)[1] == 1
+    assert head(hidden.roll(1, dims=2), rows.aimed)[1] == 0
+    assert [float(value) for value in head(hidden, rows.aimed[:0])] == [0, 0]
+
+
 def test_a_word_stands_for_a_scene() -> None:
     """The head learns to read scenes from vectors that hold them, all of it, and then says that it can."""
     rng = random.Random(4)
