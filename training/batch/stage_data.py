@@ -140,7 +140,8 @@ def untold(rows: StageRows) -> list[str]:
     for number, part in enumerate(rows.mixed.parts):
         if not FORMATS[part.source.format].instructed or not len(part):
             continue
-        spread = np.unique(np.linspace(*rows.mixed.starts[number : number + 2] - (0, 1), _TOLD_ROWS).astype(int))
+        start, end = rows.mixed.starts[number : number + 2].tolist()
+        spread = np.unique(np.linspace(start, end - 1, _TOLD_ROWS).astype(int))
         looked_at = [row for row in map(rows.row_or_none, spread.tolist()) if row is not None]
         without = sum(not (row.tasks and row.tasks.queries) for row in looked_at)
         if without:
