@@ -166,7 +166,7 @@ class _Sources:
                 f"{self.path} is no mined file of format {MINED_FORMAT}: its first line must say what made it; mine "
                 "again"
             )
-        return listed
+        return list(map(str, listed))
 
     def _matched(self, listed: list[str]) -> list[int]:
         """Return for each source of the file its number among those that are read; they may stand in another order."""
@@ -234,10 +234,13 @@ def _picture_names(entry: Any) -> list[str] | None:
     """Return the pictures that a negative names, None where it is not of the documented form."""
     if not isinstance(entry, dict) or not entry.keys() <= _NAMED:
         return None
-    given: Any = entry.get("image", [])
-    names: Any = [given] if isinstance(given, str) else given
-    fine = isinstance(names, list) and all(isinstance(name, str) and name for name in names)
-    return names if fine else None
+    names = entry.get("image", [])
+    if isinstance(names, str):
+        return [names] if names else None
+    if not isinstance(names, list) or not all(isinstance(name, str) and name for name in names):
+        return None
+    found: list[str] = names
+    return found
 
 
 class _Line:

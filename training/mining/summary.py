@@ -63,9 +63,9 @@ def _chance_in_words(chance: Chance) -> list[str]:
     ]
     if not chance.better:
         found.append(
-            "warning: these clusters are no better than chance: the rows are too few, nothing in them lies in groups "
-            "of that size, or the model does not tell them apart yet; leave per_cluster out, or cluster with a model "
-            "that was trained on such rows, or in clusters of another size"
+            "warning: these clusters are hardly better than chance: the rows are too few, nothing in them lies in "
+            "groups of that size, or the model does not tell them apart yet; leave per_cluster out, or cluster with a "
+            "model that was trained on such rows, or in clusters of another size"
         )
     return found
 
