@@ -5,10 +5,13 @@ Layouts know no family: the records of `families.py` say which one a family has,
 
 from __future__ import annotations
 
+import math
 from abc import ABC, abstractmethod
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, field
 from typing import Any
+
+from ..errors import ConfigError
 
 
 @dataclass(frozen=True)
@@ -38,6 +41,19 @@ class PictureLayout(ABC):
     @abstractmethod
     def cost(self, config: Any, width: int, height: int) -> PictureCost:
         """Return what a picture of `width` x `height` pixels becomes in a model of this transformers config."""
+
+    def limits(self, config: Any, known: Mapping[str, Any], low: int | None, high: int | None) -> dict[str, Any]:
+        """Return the settings of an image processor by which a picture that it hands on has between `low` and `high`
+        pixels, None for what is to stay as it is.
+
+        Args:
+            config: of the model, as transformers has it.
+            known: the settings of its image processor, where they are known.
+            low, high: pixels.
+
+        Raises ConfigError for what this way to cut pictures does not know, and for limits that hold no picture.
+        """
+        raise ConfigError("this model sees every picture at a size of its own; leave min_pixels and max_pixels out")
 
     def pixels_a_patch(self, vision: Any) -> int:
         """Return the numbers of one patch, all channels and frames, from a `vision_config`."""
@@ -90,6 +106,16 @@ class Tiles(PictureLayout):
         tokens = one + 3 + rows * (columns * (one + 2) + 1)  # each tile has its own marks
         return self._squares(config, tokens, rows * columns + 1)
 
+    def limits(self, config: Any, known: Mapping[str, Any], low: int | None, high: int | None) -> dict[str, Any]:
+        """Return the length to which the longer side of every picture is brought, in whole tiles: their square has no
+        more pixels than `high`, nor has any picture."""
+        side = side_of(config.vision_config.image_size)
+        if low is not None:
+            raise ConfigError("this model makes every picture as large as max_pixels allows; leave min_pixels out")
+        if high is None or high < side**2:
+            raise ConfigError(f"max_pixels {high} is less than one tile of {side} x {side}; give {side**2} or more")
+        return {"size": {"longest_edge": math.isqrt(high) // side * side}}
+
 
 @dataclass(frozen=True)
 class BestGrid(PictureLayout):
@@ -107,6 +133,13 @@ class BestGrid(PictureLayout):
             columns -= (columns - int(round(width * (rows / height), 7))) // 2 * 2
         tokens = grid**2 + rows * columns + rows  # each row ends with a newline token
         return self._squares(config, tokens, best_height * best_width // side**2 + 1)
+
+    def limits(self, config: Any, known: Mapping[str, Any], low: int | None, high: int | None) -> dict[str, Any]:
+        """Raise ConfigError: the model lays its features out by the grids of its own config."""
+        raise ConfigError(
+            "this model cuts pictures by grids that stand in its config.json (image_grid_pinpoints) and its image "
+            "processor's alike; leave min_pixels and max_pixels out, or save the base with fewer grids in both"
+        )
 
 
 @dataclass(frozen=True)
@@ -138,6 +171,20 @@ class AnySize(PictureLayout):
         patches = processor.get_number_of_image_patches(height, width, {})
         return PictureCost(patches // merge**2, patches, patches * self.pixels_a_patch(vision))
 
+    def limits(self, config: Any, known: Mapping[str, Any], low: int | None, high: int | None) -> dict[str, Any]:
+        """Return the two limits as this processor takes them; what is not given stays as known, or as released."""
+        vision = config.vision_config
+        pixels = (side_of(vision.patch_size) * vision.spatial_merge_size) ** 2
+        size = dict(known.get("size") or {})
+        least = size.get("shortest_edge") or self.fewest * pixels if low is None else low
+        most = size.get("longest_edge") or self.most * pixels if high is None else high
+        if least > most or most < pixels:
+            raise ConfigError(
+                f"pictures of {least:,} to {most:,} pixels hold no square of {pixels:,}, which a token of this model "
+                "stands for; give min_pixels and max_pixels that do"
+            )
+        return {"size": {"shortest_edge": least, "longest_edge": most}}
+
 
 @dataclass(frozen=True)
 class Budget(PictureLayout):
@@ -154,9 +201,27 @@ class Budget(PictureLayout):
         """Return the cost of the picture at the largest size of its shape; the tower computes the whole budget."""
         vision = config.vision_config
         pooled = vision.pooling_kernel_size**2
-        high, wide = _within_budget(height, width, vision, self.tokens * pooled)
-        shown, patches = high * wide // side_of(vision.patch_size) ** 2, self.tokens * pooled
+        patches = self.settings.get("max_soft_tokens", self.tokens) * pooled
+        high, wide = _within_budget(height, width, vision, patches)
+        shown = high * wide // side_of(vision.patch_size) ** 2
         return PictureCost(shown // pooled, patches, patches * self.pixels_a_patch(vision))
+
+    def limits(self, config: Any, known: Mapping[str, Any], low: int | None, high: int | None) -> dict[str, Any]:
+        """Return the most tokens of a picture, of the numbers that the model knows, that have no more pixels than
+        `high`."""
+        vision = config.vision_config
+        pixels = (side_of(vision.patch_size) * vision.pooling_kernel_size) ** 2
+        if low is not None:
+            raise ConfigError("this model makes every picture as large as max_pixels allows; leave min_pixels out")
+        fitting = [tokens for tokens in _BUDGETS if high is not None and tokens * pixels <= high]
+        if not fitting:
+            raise ConfigError(
+                f"max_pixels {high} is less than {_BUDGETS[0]} tokens; give at least {_BUDGETS[0] * pixels}"
+            )
+        return {"max_soft_tokens": fitting[-1]}
+
+
+_BUDGETS = (70, 140, 280, 560, 1120)  # tokens of a picture that Gemma 4's image processor takes
 
 
 def side_of(length: Any) -> int:

@@ -34,6 +34,7 @@ from ..false_negatives.guide import KEYS, GuideVectors
 from ..false_negatives.keys import ItemKeys, as_told, key_of
 from ..recipe.config import Recipe
 from ..recipe.form import asked_as
+from ..recipe.pixels import with_pixels
 from ..recipe.stage import Stage
 from ..recipe.stage_keys.guide import Guide
 from ..recipe.stage_keys.terms import Term
@@ -54,9 +55,10 @@ def load_guide(recipe: Recipe, guide: Guide, bf16: bool) -> MLLMEmbedder:
     if guide.model is None:
         own = asked_as(recipe) if guide.adapter is None else {"max_tokens": recipe.max_tokens}
         given = own | {"quantization": recipe.quantization, "prompts": guide.prompts or own.get("prompts")}
-    return MLLMEmbedder.from_pretrained(
+    embedder = MLLMEmbedder.from_pretrained(
         guide.model or recipe.model, dtype="auto" if bf16 else "float32", **{"adapter": guide.adapter} | given
     ).merge_adapter()
+    return with_pixels(recipe, embedder) if guide.model is None and guide.adapter is None else embedder
 
 
 def stage_guide(

@@ -14,6 +14,7 @@ from mllm_embed.encode.model_source import ModelSource, item_processor
 from mllm_embed.errors import DataError, ImageError, ModelError
 from mllm_embed.inputs.images import load_image
 from mllm_embed.inputs.item_processor import ItemProcessor
+from mllm_embed.inputs.resize import with_picture_settings
 from mllm_embed.model.families import family_of
 from mllm_embed.model.picture_layout import PictureLayout
 from mllm_embed.saving.settings import Settings
@@ -21,6 +22,8 @@ from mllm_embed.types import Document, Item, Query
 
 from ..data import TrainingRow
 from ..data.roles import PICTURE_ROLES
+from ..recipe.config import Recipe
+from ..recipe.pixels import picture_settings
 from ..recipe.stage import Stage
 
 # What stands for a data set that is not on disk: its words are about as long as a long caption of COCO, its pictures
@@ -71,11 +74,16 @@ class InputMaker:
     item_processor: ItemProcessor | None
 
     @classmethod
-    def of(cls, config: Any, source: ModelSource, settings: Settings) -> InputMaker:
-        """Return what makes a model's inputs; of a source on this disk by its own processor."""
-        layout, given = family_of(config).pictures, source.preset.image_processor if source.preset else None
-        pictures = replace(layout, settings=given) if given else layout
+    def of(cls, config: Any, source: ModelSource, settings: Settings, recipe: Recipe) -> InputMaker:
+        """Return what makes a model's inputs; of a source on this disk by its own processor. Raises ConfigError for
+        limits of the recipe that the model's pictures cannot have."""
+        layout = family_of(config).pictures
         processor = _processor(source)
+        given = dict(source.preset.image_processor) if source.preset else {}
+        given |= picture_settings(recipe, config, processor.image_processor.to_dict() if processor else given)
+        pictures = replace(layout, settings=given) if given else layout
+        if processor and given:
+            processor = with_picture_settings(processor, given)
         # a longer row is not trained on: what is left of it is the most that memory must hold
         cut = replace(settings, truncate=True)
         return cls(config, settings, pictures, processor and item_processor(processor, cut, config))

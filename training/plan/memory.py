@@ -44,7 +44,7 @@ from mllm_embed.model.embedding_model import EmbeddingModel, is_part
 from ..distributed.chunking import power_of_two
 from ..distributed.memory_tracker import MemoryTracker
 from .inputs import MicroBatch
-from .tower import tower_bytes
+from .tower import TowerBytes, tower_bytes
 
 FEW = (2, 3)  # layers of a deep model that are run
 
@@ -105,10 +105,10 @@ def step_peak(
 
 
 def _whole(model: EmbeddingModel, inputs: Sequence[MicroBatch], setting: Setting, chunk_tokens: int) -> StepPeak:
-    kept = _kept(model, inputs, setting)
-    language = language_peak(model, inputs, setting) + projector_bytes(model, inputs, setting) + kept
+    tower = _tower(model, inputs, setting)
+    language = language_peak(model, inputs, setting) + projector_bytes(model, inputs, setting) + tower.kept
     held = inputs if setting.place == "cpu" else [max(inputs, key=lambda batch: batch.count * batch.pixels)]
-    vision = vision_peak(model, inputs, setting) + kept
+    vision = tower.kept + max(vision_peak(model, inputs, setting), tower.work)
     return StepPeak(pixel_bytes(model, held), vision, language, chunk_tokens, False)
 
 
@@ -116,8 +116,10 @@ def _chunked(model: EmbeddingModel, inputs: Sequence[MicroBatch], setting: Setti
     chunks = [_chunk(batch, chunk_tokens) for batch in inputs]
     fullest = max(chunks, key=lambda batch: (batch.count * batch.length, batch.length))
     language = language_peak(model, [fullest], setting)
-    language += max(projector_bytes(model, [chunk], setting) + _kept(model, [chunk], setting) for chunk in chunks)
-    vision = max(vision_peak(model, [chunk], setting) + _kept(model, [chunk], setting) for chunk in chunks)
+    towers = [_tower(model, [chunk], setting) for chunk in chunks]
+    pairs = list(zip(chunks, towers, strict=True))
+    language += max(projector_bytes(model, [chunk], setting) + tower.kept for chunk, tower in pairs)
+    vision = max(tower.kept + max(vision_peak(model, [chunk], setting), tower.work) for chunk, tower in pairs)
     if setting.place == "cuda":
         pixels = max(pixel_bytes(model, [chunk]) for chunk in chunks)
     else:
@@ -129,8 +131,8 @@ def _chunk(batch: MicroBatch, tokens: int) -> MicroBatch:
     return replace(batch, count=min(batch.count, max(1, tokens // batch.length)))
 
 
-def _kept(model: EmbeddingModel, batches: Sequence[MicroBatch], setting: Setting) -> int:
-    """Return what a vision tower that is trained keeps for the backward pass; 0 for a frozen one."""
+def _tower(model: EmbeddingModel, batches: Sequence[MicroBatch], setting: Setting) -> TowerBytes:
+    """Return what a vision tower that is trained takes beside its forward pass; nothing for a frozen one."""
     masks = 1 if setting.place == "cuda" else 4
     return tower_bytes(model, batches, _itemsize(model, setting), setting.checkpointing, masks)
 

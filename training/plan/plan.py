@@ -142,7 +142,7 @@ def make_plan(recipe: Recipe, memory: float | None = None, picture: tuple[int, i
     base = stored_bytes(model, recipe.quantization)
     available = round(memory * GIB) if memory is not None else total_memory(place)
     room = available - base - WEIGHT_BYTES * counts.trainable
-    inputs = InputMaker.of(config, source, settings_of(recipe, source, config))
+    inputs = InputMaker.of(config, source, settings_of(recipe, source, config), recipe)
     stages = {name: _plan_stage(recipe, name, model, inputs, setting, picture, room) for name in recipe.stages}
     precision = recipe.quantization or str(weights).removeprefix("torch.")
     return TrainingPlan(found_in, counts, precision, base, stages, RESERVE[place.type], available)

@@ -74,6 +74,18 @@ class Recipe(Section):
     max_tokens: int | None = Field(
         default=None, gt=0, description="rows with a longer input are unreadable; by default the model's positions"
     )
+    truncate: bool | None = Field(
+        default=None, description="cut the words of a longer input instead; by default as saved, or else not"
+    )
+    min_pixels: int | None = Field(
+        default=None, gt=0, description="pictures with fewer are made larger, where the model takes any size"
+    )
+    max_pixels: int | None = Field(
+        default=None,
+        gt=0,
+        description="pictures with more are made smaller, where the model takes more than one size; by default as its "
+        "image processor, with which it is saved, has it",
+    )
     seed: int = Field(default=0, ge=0, lt=2**32, description="of weights, order and dropout")
     bf16: bool | Literal["auto"] = Field(
         default="auto", description="bfloat16 autocast; auto: where the processor has it"

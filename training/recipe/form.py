@@ -20,6 +20,7 @@ from mllm_embed.saving.settings import Settings, read_settings
 
 from .checks import guiding_stage
 from .config import Recipe
+from .pixels import limited
 
 
 def prompts_of(recipe: Recipe) -> PromptSet | None:
@@ -61,15 +62,16 @@ def asked_as(recipe: Recipe) -> dict[str, Any]:
 
     Raise as `prompts_of`.
     """
-    own = ("adapter", "preset", "pooling", "bidirectional", "positions", "max_tokens")
+    own = ("adapter", "preset", "pooling", "bidirectional", "positions", "max_tokens", "truncate")
     return {"prompts": prompts_of(recipe), **{key: getattr(recipe, key) for key in own}}
 
 
 def settings_of(recipe: Recipe, source: ModelSource, config: Any) -> Settings:
     """Return the settings with which a run loads its model, of a transformers config. Raise as `prompts_of`."""
-    own = {key: getattr(recipe, key) for key in ("pooling", "bidirectional", "positions", "max_tokens")}
+    own = {key: getattr(recipe, key) for key in ("pooling", "bidirectional", "positions", "max_tokens", "truncate")}
     given = {"prompts": prompts_of(recipe), **own}
-    return replace(source.settings_for(config), **{key: value for key, value in given.items() if value is not None})
+    chosen = {key: value for key, value in given.items() if value is not None}
+    return limited(recipe, replace(source.settings_for(config), **chosen))
 
 
 def guide_fingerprints(recipe: Recipe) -> dict[str, str]:

@@ -32,6 +32,7 @@ from ..recipe.checks import check_batch, check_dimension, check_guides, first_pr
 from ..recipe.config import Recipe
 from ..recipe.form import asked_as, form_fingerprints, guide_fingerprints
 from ..recipe.optimizers import check_optimizer
+from ..recipe.pixels import with_pixels
 from ..recipe.start import check_space, start_of
 from ..report.leaks import RunRecord
 from ..report.report import write_report
@@ -224,7 +225,7 @@ def _load(recipe: Recipe, bf16: bool) -> tuple[MLLMEmbedder, Path | None]:
     except (ImportError, ValueError) as error:
         reason = str(error).strip().splitlines()[0]
         raise ConfigError(f"attention: '{recipe.attention}' does not work here ({reason})") from error
-    return embedder, start
+    return with_pixels(recipe, embedder), start
 
 
 def _start_fingerprint(recipe: Recipe) -> dict[str, str]:

@@ -5,6 +5,7 @@ from __future__ import annotations
 from collections.abc import Callable
 from dataclasses import replace
 from pathlib import Path
+from typing import Any
 
 import pytest
 import torch
@@ -58,9 +59,14 @@ def _gradients(encoder: BatchEncoder, batch: ContrastiveBatch, rows: int, stage:
     return found
 
 
-def _encoder(embedder: MLLMEmbedder, dropout: float, bounds: tuple[float, float] | None = (0.01, 0.2)) -> BatchEncoder:
+def _encoder(
+    embedder: MLLMEmbedder,
+    dropout: float,
+    bounds: tuple[float, float] | None = (0.01, 0.2),
+    more: dict[str, Any] | None = None,
+) -> BatchEncoder:
     torch.manual_seed(0)
-    add_lora(embedder.model, LoraSpec(rank=4, dropout=dropout), embedder.family)
+    add_lora(embedder.model, LoraSpec(rank=4, dropout=dropout, **(more or {})), embedder.family)
     for name, parameter in embedder.model.named_parameters():
         if "lora_B" in name:
             torch.nn.init.normal_(parameter, std=0.1)
@@ -113,6 +119,18 @@ def test_a_quantised_base_too(tiny_llava: Path, data: Path) -> None:
     batch, rows = _batch(embedder, data, stage, 100)
     cached, kept = (_gradients(encoder, part, rows, stage) for part in (batch, replace(batch, cached=False)))
     assert all(torch.equal(cached[key], kept[key]) for key in kept)
+
+
+def test_a_trained_vision_tower_too(embedder: MLLMEmbedder, data: Path) -> None:
+    """What a picture's features are is computed again with its chunk, dropout and all."""
+    stage = Stage(data=data, **STAGES["triplets"])
+    encoder = _encoder(embedder, dropout=0.3, more={"vision": True, "dora": True})
+    batch, rows = _batch(embedder, data, stage, 100)
+    assert batch.cached
+    cached, kept = (_gradients(encoder, part, rows, stage) for part in (batch, replace(batch, cached=False)))
+    assert all(torch.equal(cached[key], kept[key]) for key in kept)
+    tower = [grad for key, grad in cached.items() if "vision_tower" in key]
+    assert len(tower) == 2 * 6 * 3 and all(grad.abs().max() > 0 for grad in tower)  # layers x linear layers x (A, B, m)
 
 
 @pytest.mark.slow

