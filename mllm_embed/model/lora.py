@@ -14,12 +14,12 @@ from typing import Any, Literal, Union, get_args, get_origin, get_type_hints
 
 from torch import nn
 
-from ..errors import ModelError, first_line
+from ..errors import ConfigError, ModelError, first_line
 from .adapter_names import fit_options, place
 from .adapters.layers import check_patterns, projector_parts, target_pattern
 from .embedding_model import EmbeddingModel
 from .families import Family
-from .quantization import without_kernel_advice
+from .quantization import quantization_of, without_kernel_advice
 
 _NOTHING: tuple[Any, ...] = (None, False, [], {}, "")  # what an option says that asks for nothing
 _OF_JSON: dict[Any, Any] = {int: (int, float), float: (int, float), bool: bool, str: str, NoneType: NoneType}
@@ -57,6 +57,13 @@ class LoraSpec:
     rslora: bool = False
 
 
+def _check_lengths(model: EmbeddingModel, what: str) -> None:
+    """Raise ConfigError on a base in 8 bits, whose layers lose their scales where peft 0.21 reads the length of their
+    weights with bitsandbytes 0.50."""
+    if quantization_of(model.base) == "int8":
+        raise ConfigError(f"{what} does not go with int8; take nf4, or no quantization")
+
+
 def import_peft() -> None:
     """Import peft for the first time, quietly: it imports bitsandbytes, which would ask for a kernel."""
     with without_kernel_advice():
@@ -72,6 +79,8 @@ def add_lora(model: EmbeddingModel, spec: LoraSpec, family: Family) -> None:
     import_peft()
     from peft import LoraConfig, TaskType, get_peft_model
 
+    if spec.dora:
+        _check_lengths(model, "lora.dora")
     targets = target_pattern(model.base, family, spec.targets, spec.vision)
     check_patterns(model.base, targets, {"rank_pattern": spec.rank_pattern, "alpha_pattern": spec.alpha_pattern})
     projector = projector_parts(model.base, family) if spec.projector else []
@@ -106,6 +115,9 @@ def load_adapter(model: EmbeddingModel, path: str | Path, trainable: bool = Fals
         placed = place(_names_in(path), model.backbone, path)
         config = LoraConfig.from_pretrained(str(path))
         fit_options(config, placed, Path(path) / ADAPTER_CONFIG)
+    if config.use_dora:
+        _check_lengths(model, f"the adapter in {path} is of DoRA (use_dora), which")
+    with _adapter_errors(path):
         model.backbone = PeftModel.from_pretrained(
             model.backbone, str(path), is_trainable=trainable, config=config, key_mapping=dict(placed.layout)
         )

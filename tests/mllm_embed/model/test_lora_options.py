@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import json
+from dataclasses import replace
 from pathlib import Path
 
 import numpy as np
@@ -171,7 +172,9 @@ def test_a_pattern_that_fits_nothing_is_told(embedder: MLLMEmbedder, keys: dict,
 @pytest.mark.parametrize("vision", [False, True])
 def test_dropout_reaches_the_tower_where_it_is_trained(tiny_llava: Path, vision: bool) -> None:
     model = _adapted(tiny_llava, LoraSpec(rank=4, dropout=0.5, vision=vision)).model.train()
-    tower = [module for name, module in model.named_modules() if is_part(name, model.family.vision)]
+    family = model.family
+    inside = {name: module for name, module in model.named_modules() if is_part(name, family.vision)}
+    tower = [module for name, module in inside.items() if not is_part(name, family.beside_tower)]
     assert {module.training for module in tower} == {vision}
     dropouts = [module for module in tower if isinstance(module, nn.Dropout) and module.p == 0.5]
     assert bool(dropouts) == vision
@@ -184,11 +187,21 @@ def test_a_tower_beside_one_that_hears_leaves_it_alone(tmp_path: Path) -> None:
     assert not any(module.training for name, module in model.named_modules() if "audio_tower" in name)
 
 
+def test_dora_on_8_bits_is_refused(tiny_llava: Path, tmp_path: Path) -> None:
+    pytest.importorskip("bitsandbytes")
+    with pytest.raises(ConfigError, match="lora.dora does not go with int8; take nf4, or no quantization"):
+        _adapted(tiny_llava, ALL_OPTIONS, "int8")
+    _adapted(tiny_llava, ALL_OPTIONS).save_pretrained(tmp_path)
+    with pytest.raises(ConfigError, match=r"of DoRA \(use_dora\), which does not go with int8"):
+        MLLMEmbedder.from_pretrained(tmp_path, quantization="int8")
+
+
 @pytest.mark.parametrize("quantization", ["nf4", "int8"])
 def test_on_a_quantised_base(tiny_llava: Path, items: list, tmp_path: Path, quantization: str) -> None:
     """DoRA reads the length of quantised weights: what it then learns holds when it is loaded again."""
     pytest.importorskip("bitsandbytes")
-    embedder = _adapted(tiny_llava, ALL_OPTIONS, quantization)
+    spec = ALL_OPTIONS if quantization == "nf4" else replace(ALL_OPTIONS, dora=False)
+    embedder = _adapted(tiny_llava, spec, quantization)
     embedder.model.train()
     embedder.model(**embedder.item_processor(items)).sum(0).square().sum().backward()
     assert all(p.grad is not None and p.grad.isfinite().all() for p in _trained(embedder).values())
