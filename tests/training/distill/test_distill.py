@@ -221,7 +221,7 @@ TERM = "query: composed, positive: target_image"
         (f"stages.queries.terms=[{{{TERM}, taught: true, symmetric: true}}]", "has one query"),
         (f"stages.queries.terms=[{{{TERM}, taught: true, bank: true}}]", "no bank"),
         ("stages.queries.terms=[{query: query_image, positive: target_image, taught: true}]", "query: composed"),
-        ("stages.queries.hardness=9", "take no learn_temperature, mask_margin or hardness"),
+        ("stages.queries.hardness=9", "take no learn_temperature, mask_margin, hardness or guide"),
         ("teacher.model=nowhere/at/all", "nowhere/at/all"),
     ],
 )
