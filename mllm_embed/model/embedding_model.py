@@ -201,6 +201,11 @@ class EmbeddingModel(nn.Module):
         trained = (name for name, parameter in self.named_parameters() if parameter.requires_grad)
         return any(is_part(name, self.family.vision) and not is_part(name, self.family.projector) for name in trained)
 
+    @property
+    def trains_projector(self) -> bool:
+        """Whether something of the projector is trained."""
+        return any(p.requires_grad and is_part(name, self.family.projector) for name, p in self.named_parameters())
+
     def gradient_checkpointing_enable(self) -> None:
         """Recompute activations in the backward pass: about a third more time, much less memory."""
         self.activation_checkpointing_enable()

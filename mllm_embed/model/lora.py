@@ -161,6 +161,11 @@ def check_files(path: str | Path, name: str | None = None) -> None:
         )
 
 
+def updated_layers(path: str | Path) -> list[str]:
+    """Return the names, of tensors, by which an adapter's folder says which layers it has an update of."""
+    return [name for name in _names_in(path) if "lora_" in name]
+
+
 def _names_in(path: str | Path) -> list[str]:
     """Return the names of an adapter's tensors."""
     from safetensors import safe_open

@@ -121,14 +121,17 @@ def make_plan(recipe: Recipe, memory: float | None = None, picture: tuple[int, i
     from mllm_embed.model.families import states_width
 
     from ..distributed.chunking import RESERVE, total_memory
-    from ..recipe.checks import check_dimension
+    from ..recipe.checks import check_dimension, check_rates
     from ..recipe.form import settings_of, source_of
+    from ..recipe.optimizers import check_optimizer
     from ..recipe.start import start_of
     from .inputs import InputMaker
     from .memory import Setting
     from .model import build, find_config, locate, stored_bytes
 
     place = torch.device("cuda" if memory is not None or torch.cuda.is_available() else "cpu")
+    for name, stage in recipe.stages.items():
+        check_optimizer(name, stage.optimizer, place.type, recipe.deepspeed)
     bf16 = (place.type == "cuda" or bfloat16_pays(place)) if recipe.bf16 == "auto" else recipe.bf16
     source = source_of(recipe, locate(recipe.model))
     is_adapter = source.has_adapter and recipe.adapter is None  # then the model is its base
@@ -139,6 +142,7 @@ def make_plan(recipe: Recipe, memory: float | None = None, picture: tuple[int, i
     setting = Setting(place.type, torch.bfloat16 if bf16 else None, recipe.attention, recipe.gradient_checkpointing)
     check_dimension(recipe, states_width(config))
     model, counts = build(config, start_of(recipe, source) or recipe.lora.spec(), weights)
+    check_rates(recipe, model)
     base = stored_bytes(model, recipe.quantization)
     available = round(memory * GIB) if memory is not None else total_memory(place)
     room = available - base - WEIGHT_BYTES * counts.trainable

@@ -4,12 +4,16 @@ from __future__ import annotations
 
 import os
 from pathlib import Path
+from typing import TYPE_CHECKING
 
 from mllm_embed.errors import ConfigError, DataError
 from mllm_embed.model.lora import ADAPTER_CONFIG
 
 from .config import Recipe
 from .stage import Stage
+
+if TYPE_CHECKING:
+    from mllm_embed.model.embedding_model import EmbeddingModel
 
 
 def processes() -> int:
@@ -70,3 +74,18 @@ def check_dimension(recipe: Recipe, dimension: int) -> None:
                 f"stage '{name}': matryoshka {stage.matryoshka[-1]} must be smaller than the {dimension} dimensions of "
                 f"{recipe.model}, which are trained anyway"
             )
+
+
+def check_rates(recipe: Recipe, model: EmbeddingModel) -> None:
+    """Raise ConfigError for a rate of a part that is not trained: an adapter to go on from has parts of its own.
+
+    `model` is the recipe's, with its adapter.
+    """
+    trained = {"projector": model.trains_projector, "vision": model.trains_vision}
+    for name, stage in recipe.stages.items():
+        for part, learns in trained.items():
+            if getattr(stage.rates, part) and not learns:
+                raise ConfigError(
+                    f"stages.{name}.rates.{part} is given, and the adapter to go on from trains nothing of that part; "
+                    "leave it out"
+                )

@@ -7,7 +7,9 @@ from typing import Any
 
 from mllm_embed.encode.model_source import ModelSource
 from mllm_embed.errors import ConfigError
-from mllm_embed.model.lora import ADAPTER_CONFIG
+from mllm_embed.model.embedding_model import is_part
+from mllm_embed.model.families import Family
+from mllm_embed.model.lora import ADAPTER_CONFIG, updated_layers
 from mllm_embed.saving.settings import Settings, read_object
 
 from .config import Recipe
@@ -31,7 +33,7 @@ def start_of(recipe: Recipe, source: ModelSource) -> Path | None:
     given = recipe.lora.model_fields_set if "lora" in recipe.model_fields_set else frozenset[str]()
     config = read_object(folder / ADAPTER_CONFIG) or {}
     for key in sorted(given):
-        asked, there = _both(key, getattr(recipe.lora, key), config)
+        asked, there = _both(key, getattr(recipe.lora, key), config, folder)
         if asked != there:
             raise ConfigError(
                 f"lora.{key} is {asked!r:.60}, and the adapter {folder} to go on from has {there!r:.60}; leave lora out"
@@ -39,12 +41,14 @@ def start_of(recipe: Recipe, source: ModelSource) -> Path | None:
     return folder
 
 
-def _both(key: str, asked: Any, config: dict[str, Any]) -> tuple[Any, Any]:
-    """Return what the recipe says under a key of `lora`, and what an adapter's config says."""
+def _both(key: str, asked: Any, config: dict[str, Any], folder: Path) -> tuple[Any, Any]:
+    """Return what the recipe says under a key of `lora`, and what an adapter's files say."""
     if key in _PEFT:
         return asked, config.get(_PEFT[key]) or type(asked)()
     if key == "projector":
         return asked, bool(config.get("modules_to_save"))
+    if key == "vision" and asked is False:
+        return asked, any(is_part(name, Family.vision) for name in updated_layers(folder))
     # the layers it is on: its own, unless nothing is asked
     return asked, asked if asked in (None, False) else "layers of its own"
 

@@ -28,7 +28,7 @@ from mllm_embed.saving.provenance import SPACE_FIELDS
 from ..batch.stage_data import StageRows, check_tasks, open_stage
 from ..distill.teacher import Teacher
 from ..distributed.zero import forget_config, zero_config
-from ..recipe.checks import check_batch, check_dimension, check_guides, first_process
+from ..recipe.checks import check_batch, check_dimension, check_guides, check_rates, first_process
 from ..recipe.config import Recipe
 from ..recipe.form import asked_as, form_fingerprints, guide_fingerprints
 from ..recipe.optimizers import check_optimizer
@@ -82,6 +82,7 @@ def run_recipe(recipe: Recipe, after_stage: Callable[[str, Path], None] | None =
     with stopping.listening():
         embedder = _adapted(recipe, bf16, finished, teacher)
         check_dimension(recipe, embedder.dimension)
+        check_rates(recipe, embedder.model)
         for name, stage in recipe.stages.items():
             data.rows[name].ask_with(embedder.prompts)
             check_tasks(name, stage, data.rows[name], embedder.item_processor)

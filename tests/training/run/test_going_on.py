@@ -12,11 +12,14 @@ import torch
 import yaml
 from safetensors.torch import load_file
 
+from mllm_embed import MLLMEmbedder
 from mllm_embed.errors import ConfigError
 from mllm_embed.inputs.prompts import PROMPT_SETS
+from mllm_embed.model.lora import LoraSpec, add_lora
 from mllm_embed.saving.settings import read_settings
 from mllm_embed.training.plan.plan import make_plan
 from mllm_embed.training.recipe.recipe_files import as_text, load_recipe
+from mllm_embed.training.report.run_log import read_log
 from mllm_embed.training.run.stages import run_recipe
 from tiny import make_data
 
@@ -118,6 +121,43 @@ def test_a_section_lora_that_says_otherwise_is_refused(
         run_recipe(asked)
     with pytest.raises(ConfigError, match=message):
         make_plan(asked, 24)
+
+
+@pytest.fixture(scope="module")
+def on_the_tower(tiny_llava: Path, tmp_path_factory: pytest.TempPathFactory) -> Path:
+    """An adapter that is on the vision tower too, and leaves the projector as it is."""
+    embedder = MLLMEmbedder.from_pretrained(tiny_llava, dtype="float32")
+    add_lora(embedder.model, LoraSpec(rank=4, vision=True, projector=False), embedder.family)
+    embedder.save_pretrained(folder := tmp_path_factory.mktemp("tower") / "adapter")
+    return folder
+
+
+@pytest.mark.parametrize(
+    ("key", "message"),
+    [
+        ("lora={vision: false}", "lora.vision is False.* has True; leave lora out"),
+        ("stages.instructions.rates={projector: 0.1}", "rates.projector is given, and the adapter .* trains nothing"),
+    ],
+)
+def test_what_an_adapter_trains_is_asked_of_its_own_files(
+    key: str, message: str, recipe: Path, on_the_tower: Path, tmp_path: Path
+) -> None:
+    asked = load_recipe(recipe, second(tmp_path / "run", f"adapter={on_the_tower}", key))
+    for refuse in (run_recipe, make_plan):
+        with pytest.raises(ConfigError, match=message):
+            refuse(asked)
+
+
+def test_a_tower_that_an_adapter_trains_has_a_rate_of_its_own(
+    recipe: Path, whole: Path, on_the_tower: Path, tmp_path: Path
+) -> None:
+    rate = "stages.instructions.rates={vision: 0.125}"
+    run = run_recipe(load_recipe(recipe, second(tmp_path / "run", f"adapter={on_the_tower}", rate))).parent
+    first = next(line for line in read_log(run / "log.jsonl") if "learning_rate" in line)
+    assert first["learning_rate/vision"] == 12.5 * first["learning_rate"]
+    for refuse in (run_recipe, make_plan):
+        with pytest.raises(ConfigError, match="rates.vision is given, and the adapter .* trains nothing"):
+            refuse(load_recipe(recipe, second(tmp_path / "other", f"adapter={whole / 'captions'}", rate)))
 
 
 def test_a_plan_counts_the_adapter_that_is_there(recipe: Path, whole: Path, tmp_path: Path) -> None:

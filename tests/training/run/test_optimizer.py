@@ -239,8 +239,9 @@ def test_an_optimiser_that_cannot_do_what_it_is_for_is_refused_before_anything_i
     monkeypatch.setattr(torch.cuda, "is_available", lambda: False)
     deepspeed = keys.pop("deepspeed", None)
     made = recipe(**keys).model_copy(update={"deepspeed": deepspeed, "model": "nobody/nothing"})
-    with pytest.raises(ConfigError, match=message):
-        run_recipe(made)
+    for refuse in (run_recipe, make_plan):
+        with pytest.raises(ConfigError, match=message):
+            refuse(made)
 
 
 def test_the_plan_counts_what_the_optimiser_keeps(recipe: Callable[..., Recipe]) -> None:
