@@ -41,6 +41,8 @@ class StageOptimizer(Trainer):
             trained: Any = self.model if model is None else model
             decayed = self.get_decay_parameter_names(trained)
             groups = parameter_groups(trained, self.stage, decayed, trained.model.family)
+            if self.is_deepspeed_enabled:  # whose engine takes empty ones away, and their rates with them
+                groups = [group for group in groups if group["params"]]
             self._names = [group.pop("name") for group in groups]
             kind, options = self.get_optimizer_cls_and_kwargs(self.args, trained)
             # by this key Trainer takes groups other than its own
