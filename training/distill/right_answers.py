@@ -72,7 +72,7 @@ def right_answers(
         )
     with TemporaryFile() as file:
         survey = Survey(file)
-        own = _noted(survey, stage, readable(rows, places, sharing, title))
+        own = _noted(survey, stage, relations, readable(rows, places, sharing, title))
         known = known_answers(own, relations, ItemKeys(asked), sharing)
         twins = survey.twins(sharing)
         if stage.looks_at_pixels:
@@ -119,12 +119,14 @@ def _bytes_within(row: TrainingRow | None, part: SourceRows) -> int:
     return sum(path.stat().st_size for path in table.files)
 
 
-def _noted(survey: Survey, stage: Stage, rows: Iterable[TrainingRow]) -> Iterator[TrainingRow]:
-    """Yield the rows, and note the files of the pictures that the stage's terms use."""
+def _noted(survey: Survey, stage: Stage, relations: Relations, rows: Iterable[TrainingRow]) -> Iterator[TrainingRow]:
+    """Yield the rows, and note the files of the pictures that the stage's terms use, or that are right."""
     for row in rows:
-        for picture in chain.from_iterable(item.images for item in items_of(row, stage)):
-            if isinstance(picture, (str, os.PathLike)):
-                survey.add(os.fspath(picture))
+        items = chain(items_of(row, stage), *relations.answers(row))
+        pictures = chain.from_iterable(item.images for item in items)
+        names = (os.fspath(picture) for picture in pictures if isinstance(picture, (str, os.PathLike)))
+        for name in dict.fromkeys(names):  # one picture plays several roles
+            survey.add(name)
         yield row
 
 

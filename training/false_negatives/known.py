@@ -83,7 +83,9 @@ class Relations:
         backwards = [link for link in links if _is_question(link) and link[0] in ANSWERS]
         asking = {asks for asks, _ in forwards} | {found for _, found in backwards}
         candidates = {role for term in terms for role in term.roles}
-        forms = ANSWERS if "hard_negative" in candidates else tuple(role for role in ANSWERS if role in candidates)
+        # what is no answer in its own row, a source caption, say, may be one of another row in a form that no term has
+        others = any(term.negatives or term.same_side for term in terms)
+        forms = ANSWERS if others else tuple(role for role in ANSWERS if role in candidates)
         return cls(tuple(sorted(asking)), forms, bool(forwards), bool(backwards), plain)
 
     def asks(self, row: TrainingRow) -> list[Item]:

@@ -86,6 +86,15 @@ def test_two_forms_of_one_answer_say_nothing_of_other_answers() -> None:
     }  # fmt: skip
 
 
+@pytest.mark.parametrize("more", [{"negatives": ["source_text"]}, {"negatives": ["query_image"]}, {"same_side": True}])
+def test_what_joins_the_candidates_may_be_an_answer_in_a_form_of_no_term(more: dict[str, Any]) -> None:
+    """The source caption of one row may be the target's of another, and its picture the target of a text query."""
+    roles = {"composed": Query(image="q.png", instruction="red"), "target_image": Document(image="1.png"),
+             "target_text": Document(text="one"), "target_captioned": Document(image="1.png", text="one")}  # fmt: skip
+    found = _right([TrainingRow("a", "q", roles)], {"query": ["composed"], "positive": ["target_captioned"], **more})
+    assert found == {KEY(roles["composed"]): {KEY(roles[role]) for role in roles if role != "composed"}}
+
+
 def _loss(query: torch.Tensor, candidates: torch.Tensor, positive: int, out: set[int], temperature: float) -> float:
     shares = {j: math.exp(float(query @ c) / temperature) for j, c in enumerate(candidates) if j not in out}
     return -math.log(shares[positive] / sum(shares.values()))
