@@ -74,6 +74,7 @@ def recipes(tiny_llava: Path, tmp_path_factory: pytest.TempPathFactory) -> dict[
         "warmup": 0.0,
         "terms": pairs,
         "learn_temperature": [0.01, 0.2],
+        "rates": {"projector": 2e-3},  # without it nothing that is not decayed has the stage's rate: an empty group
     }
     second = one | {"data": str(torn), "max_unreadable": 0.9, "warmup": 0.0, "terms": [terms[0], bank]}
     mining = stage | {"rows": "triplets", "terms": terms[:1], "steps": 3, "save_steps": 1, "warmup": 0.0}
