@@ -34,7 +34,7 @@ def test_what_a_model_was_trained_on_is_named_or_lies_beside_it(
     told = "of its 16 queries are asked in training too"
     assert told in capsys.readouterr().err and not (tmp_path / "out/result.json").exists()
     assert main([*run, "--trained-on", str(tmp_path)]) == 2
-    assert "empty folder" in capsys.readouterr().err
+    assert "is no data folder" in capsys.readouterr().err
 
 
 def test_settings_are_not_chosen_on_what_is_measured(

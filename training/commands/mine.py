@@ -117,15 +117,17 @@ def _run(arguments: argparse.Namespace) -> int:
     for path in (output, sheet):
         check_writable(path)
     roles = data.roles
-    questions = Questions.of(data, roles.query, roles.positive, roles.also, PictureContents(kept / PICTURES))
+    contents = PictureContents(kept / PICTURES)
+    questions = Questions.of(data, roles.query, roles.positive, roles.also, contents)
     sys.stdout.write("".join(f"{line}\n" for line in unmade_lines(questions)))
     rules.check(len(questions.gallery))
     if clustering:
         clustering.check(len(questions.rows), rules.depth, questions.answers)
+    contents.save()
 
     embedder = load_embedder(arguments)
     if data.ask_with(embedder.prompts):
-        questions = Questions.of(data, roles.query, roles.positive, roles.also, PictureContents(kept / PICTURES))
+        questions = Questions.of(data, roles.query, roles.positive, roles.also, contents)
     made_by = vectors_made_by(questions, embedder)
     vectors = embed_questions(questions, embedder, VectorCache(kept, made_by), arguments.batch_size)
     header = made_by | {"names": {"model": arguments.model, "adapter": arguments.adapter}}

@@ -132,6 +132,14 @@ def row_of(kind: str, cells: Cells, identifier: str, group: str, needed: Sequenc
     if all(len(values) == 1 for values in read.values()) and not cells.values.get(ALSO_IMAGE):  # as most rows are
         content: dict[str, Any] = {name: value for name, (value,) in read.items()}
         return TrainingRow(identifier, group, roles_of(kind, RowContent(**content)), tuple(negatives), **_tasks(cells))
+    row = TrainingRow(identifier, group, {}, tuple(negatives), **_tasks(cells))
+    return _row_of_lists(kind, cells, row, read, needed)
+
+
+def _row_of_lists(
+    kind: str, cells: Cells, row: TrainingRow, read: Mapping[str, Sequence[Any]], needed: Sequence[str]
+) -> TrainingRow:
+    """Return a row with the roles of one of the ways in which its columns can be read, and what the others offer."""
     asked = {name: values for name, values in read.items() if name not in _TARGETS}
     asks = _combined(asked)
     answers = _answers(cells, {name: values for name, values in read.items() if name in _TARGETS})
@@ -139,10 +147,9 @@ def row_of(kind: str, cells: Cells, identifier: str, group: str, needed: Sequenc
     offered = [roles_of(kind, RowContent(**ask, **answer)) for answer in answers]
     fitting = [at for at, roles in enumerate(offered) if all(map(roles.__contains__, needed))] or range(len(offered))
     at = _answer_place(cells, read, fitting, len(offered))
-    row = TrainingRow(identifier, group, offered[at], tuple(negatives), **_tasks(cells))
     others = [roles_of(kind, RowContent(**other, **answers[at])) for other in asks]
     further = [roles_of(kind, RowContent(**ask, target_image=image)) for image in cells.images(ALSO_IMAGE)]
-    return replace(row, others=other_items(row.roles, [*others, *offered, *further]))
+    return replace(row, roles=offered[at], others=other_items(offered[at], [*others, *offered, *further]))
 
 
 def _tasks(cells: Cells) -> dict[str, Any]:
@@ -180,7 +187,7 @@ def _answers(cells: Cells, columns: Mapping[str, Sequence[Any]]) -> list[dict[st
             )
     aligned = [list(values) * (count // len(values)) for values in columns.values()]
     answers = [dict(zip(columns, values, strict=True)) for values in zip(*aligned, strict=True)]
-    return [answer for answer in answers if any(value is not None for value in answer.values())] or answers[:1]
+    return [answer for answer in answers if set(answer.values()) != {None}] or answers[:1]
 
 
 def _answer_place(cells: Cells, read: Mapping[str, Sequence[Any]], fitting: Sequence[int], count: int) -> int:

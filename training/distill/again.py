@@ -117,7 +117,9 @@ class MiningAgain:
     def _scan(self) -> Scan:
         """What the rows ask and answer, which no step changes: read once."""
         contents = PictureContents(self.home / PICTURES, writes=world()[0] == 0)
-        return Scan(self._data, self.stage.mined_roles, contents, hidden=world()[0] > 0)
+        scan = Scan(self._data, self.stage.mined_roles, contents, hidden=world()[0] > 0)
+        contents.save()
+        return scan
 
     def _mine(self, step: int, path: Path) -> None:
         """Find the negatives of the rows that come next; each process those of a share of them."""

@@ -194,7 +194,6 @@ class Scan:
                 self.reasons += [str(error)] * (len(self.reasons) < SHOWN_ROWS)
                 continue
             self._note(number, row)
-        self.contents.save()
 
     def _note(self, number: int, row: TrainingRow) -> None:
         for place, role in enumerate(self.roles):

@@ -112,7 +112,10 @@ def test_the_loss_is_the_mean_over_nested_dimensions(recipe: Path, embedder: MLL
 
 
 def test_the_refined_batch_knows_a_text_live_and_frozen(recipe: Path, embedder: MLLMEmbedder) -> None:
-    """The step's loss against a loop over texts, in which a text is never wrong for itself or for a right answer."""
+    """The step's loss against a loop over texts, in which a text is never wrong for itself or for a right answer.
+
+    What leads to a text is right for it on either side: for the target that it is in one row, and as another's source.
+    """
     terms = (
         "stages.texts.terms=[{query: [composed_text, source_text], positive: [target_text, source_text], "
         "frozen: true, symmetric: true, same_side: true}]"
@@ -126,10 +129,11 @@ def test_the_refined_batch_knows_a_text_live_and_frozen(recipe: Path, embedder: 
     answers = [Document(text=row[key]) for key in ("target_text", "source_text") for row in ROWS]
     live, frozen = ([("live", item.key) for item in asked], [("frozen", item.key) for item in answers])
     vectors = dict(zip([*live, *frozen], embedder.encode([*asked, *answers]), strict=True))  # LoRA starts as the base
+    pairs = [*zip(live, frozen, strict=True), *zip(frozen, live, strict=True)]
     losses = []
     for questions, partners in ((live, frozen), (frozen, live)):
         for own, partner in zip(questions, partners, strict=True):
-            fine = {own[1]} | {p[1] for q, p in zip(questions, partners, strict=True) if q == own}
+            fine = {own[1]} | {p[1] for q, p in pairs if q[1] == own[1]}
             shares = {c: np.exp(vectors[own] @ v / 5) for c, v in vectors.items() if c[1] not in fine or c == partner}
             losses.append(-np.log(shares[partner] / sum(shares.values())))
     assert first["loss"] == pytest.approx(np.mean(losses), rel=1e-4)

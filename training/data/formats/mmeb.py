@@ -7,6 +7,7 @@ A picture is marked in the words beside it by "<|image_1|>", and words begin wit
 """
 
 import re
+from itertools import zip_longest
 from pathlib import Path
 from typing import Any
 
@@ -49,9 +50,7 @@ def _targets(values: Values) -> list[Values]:
         pictures *= len(texts)
     if len(pictures) > 1 and len(texts) == 1:
         texts *= len(pictures)
-    count = max(len(pictures), len(texts), 1)
-    pictures, texts = (column + [None] * (count - len(column)) for column in (pictures, texts))
-    targets = [answer(picture, text) for picture, text in zip(pictures, texts, strict=True)]
+    targets = [answer(picture, text) for picture, text in zip_longest(pictures or [None], texts)]
     return [target for target in targets if any(target.values())] or targets[:1]
 
 
