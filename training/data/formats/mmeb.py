@@ -46,10 +46,10 @@ def _targets(values: Values) -> list[Values]:
     pictures, texts = (_listed(values.get(name)) for name in ("target_image", "target_text"))
     if len(pictures) > 1 and len(texts) not in (0, 1, len(pictures)):
         raise DataError(f"pos_image_path lists {len(pictures)} and pos_text {len(texts)}; give as many, or one")
-    if len(texts) > 1 and len(pictures) == 1:
-        pictures *= len(texts)
-    if len(pictures) > 1 and len(texts) == 1:
-        texts *= len(pictures)
+    if len(pictures) == 1:
+        pictures *= max(len(texts), 1)
+    if len(texts) == 1:
+        texts *= max(len(pictures), 1)
     targets = [answer(picture, text) for picture, text in zip_longest(pictures or [None], texts)]
     return [target for target in targets if any(target.values())] or targets[:1]
 
