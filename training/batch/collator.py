@@ -37,7 +37,7 @@ class ContrastiveBatch:
         owners: [K] int64, which row brought each hard negative.
         inputs: [U] int64, for each vector a number that equal inputs share, live or frozen, in whatever process.
         keys: by role the keys of the rows' inputs, where what is right is known by them, [B] int64; of hard negatives
-            [K].
+            [K]; as ASKED and RIGHT [P] what asks, and what is right for it, as the rows tell themselves.
         cached: whether the live chunks are more than may be alive at once, and are computed twice.
         pictures: how many pictures the chunks hold.
         unreadable: rows that could not be read, whose place others took.

@@ -23,6 +23,7 @@ from ..data.numbers import Turn
 from ..data.replacement import replacement
 from ..data.stream import hold_blocks
 from ..false_negatives.keys import Asked, ItemKeys, as_told, content_of, key_of
+from ..false_negatives.known import ASKED, RIGHT, Relations, told_by
 from .progress import Progress
 
 if TYPE_CHECKING:
@@ -67,7 +68,8 @@ class Example:
     Args:
         id: the row's.
         roles: by role the input that plays it; of hard negatives none or several.
-        keys: by role the keys of its inputs, where what is right is known by them: of a bank, or of all rows.
+        keys: by role the keys of its inputs, where what is right is known by them; as ASKED and RIGHT the pairs that
+            the row tells itself.
         unreadable: the rows in whose place it stands.
     """
 
@@ -90,6 +92,7 @@ class Reader:
         asked: Asked = as_told,
         guided: bool = False,
         key: ItemKeys | None = None,
+        relations: Relations | None = None,
     ):
         """Set what is read of a row.
 
@@ -102,10 +105,11 @@ class Reader:
             asked: how an item is asked (`keys.asked_by`).
             key: gives the key of an item; by default by `asked` and the names of pictures alone.
             guided: whether inputs are looked up among a guide's.
+            relations: by which a row tells what else is right; None where it is not asked.
         """
         self.prepare, self.roles, self.keyed, self.hard_negatives = prepare, roles, keyed, hard_negatives
         self.banks, self.asked, self.key = banks, asked, key or ItemKeys(asked)
-        self.guided = guided
+        self.guided, self.relations = guided, relations
         self._cache: OrderedDict[Hashable, PreparedInput] = OrderedDict()
         self._held = _HeldPixels()
 
@@ -114,6 +118,8 @@ class Reader:
         keys = {role: tuple(map(self.key, self._items(row, role))) for role in self.keyed}
         for role, held in self.banks:
             _check_in_bank(row.roles[role], keys[role][0], role, held)
+        if self.relations:
+            keys[ASKED], keys[RIGHT] = told_by(row, self.relations, self.key)
         roles = {role: tuple(map(self._prepared, self._items(row, role))) for role in self.roles}
         return Example(row.id, roles, keys)
 

@@ -24,7 +24,7 @@ class GatheredBatch:
         places: by use [B] int64 into `vectors`, B the rows of all processes; of hard negatives [K]. Equal inputs that
             were encoded alike have one place.
         owners: [K] int64, the row that brought each hard negative.
-        keys: by role the keys of the rows' inputs, where the batches have them: [B] int64; of hard negatives [K].
+        keys: as ContrastiveBatch's: by role the keys of the rows' inputs, and what the rows tell themselves.
         local_rows: [R] int64, the rows of this process.
         rows: B.
         guide: [V, Dg] float16, the guide's vectors of all; None without a guide.

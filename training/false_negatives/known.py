@@ -23,6 +23,8 @@ from ..data.roles import ANSWERS
 from ..recipe.stage_keys.terms import Term
 from .twins import ALONE, Sharing
 
+ASKED, RIGHT = "asked", "right"
+"""Names, beside those of roles, of the keys by which a row itself tells what asks and what is right for it."""
 _BAR_ROWS = 50_000  # from which on looking at all of them takes long enough to show it
 Key = Callable[[Item], int]
 
@@ -141,6 +143,13 @@ def known_answers(
                 column.append(value)
     columns = [sharing.gather(np.array(column, np.int64)) for column in (asked, answers, forms)]
     return _sorted(*columns)
+
+
+def told_by(row: TrainingRow, relations: Relations, key: Key) -> tuple[tuple[int, ...], tuple[int, ...]]:
+    """Return the pairs that a row with further right answers, or other words, tells itself: the keys of what asks, and
+    of what is right for it. A row without them tells none that a batch with it does not show."""
+    pairs = _pairs(row, relations, key) if row.others else []
+    return tuple(asks for asks, _, _ in pairs), tuple(answer for _, answer, _ in pairs)
 
 
 def readable(rows: _Rows, places: np.ndarray, sharing: Sharing, title: str) -> Iterator[TrainingRow]:

@@ -39,6 +39,7 @@ from ..distributed.gradient_caching import BatchEncoder
 from ..distributed.zero import whole
 from ..false_negatives.guide import GuideVectors
 from ..false_negatives.keys import asked_by
+from ..false_negatives.known import Relations
 from ..loss.temperature import Temperature
 from ..recipe.checks import first_process, processes
 from ..recipe.config import Recipe
@@ -227,10 +228,10 @@ class StageRun:
         held = [(term.positive[0], banks[term.name].inputs.numpy()) for term in stage.terms if term.uses_bank]
         held += [(term.query[0], banks[term.name].asks.numpy()) for term in stage.terms if term.taught]
         right = self._right_answers
-        keyed = list(dict.fromkeys([*stage.keyed, *(stage.encoded if right.known else ())]))
+        keyed = list(dict.fromkeys([*stage.keyed, *stage.encoded]))
         return Reader(
             process.prepared, stage.encoded, keyed, stage.hard_negatives, held, right.key.asked, bool(stage.guide),
-            right.key,
+            right.key, Relations.of(stage.terms),
         )  # fmt: skip
 
     @cached_property

@@ -25,7 +25,7 @@ from ..distributed.gathering import GatheredBatch, gather
 from ..distributed.term_loss import term_loss
 from ..distributed.zero import OPTIMIZER_FILE, load_moments, save_moments, whole
 from ..false_negatives.guide import Guided, GuideRule
-from ..false_negatives.known import KnownAnswers
+from ..false_negatives.known import ASKED, RIGHT, KnownAnswers
 from ..loss.losses import LossOptions, LossOutput, contrast_bank, distil, nested
 from ..loss.tiled import Pairs
 from ..recipe.stage import Stage
@@ -122,7 +122,7 @@ class ContrastiveTrainer(StageOptimizer):
             if term.uses_bank:
                 output = self._bank_loss(term, cut, batch, options)
             else:
-                output = term_loss(term, cut, options, self.rule, self._right_for(term, batch))
+                output = term_loss(term, cut, options, self.rule, self._right_for(term, cut, batch))
             losses.append(output.loss)
             self._add_figures(term, "" if dim == whole_dim else f"@{dim}", output)
         mean = torch.stack(losses).mean()
@@ -144,7 +144,7 @@ class ContrastiveTrainer(StageOptimizer):
         rows = bank.rows(answers)
         if term.taught:
             return distil(queries, bank.teacher_vectors(asks), bank.vectors, rows, options.temperature)
-        right = self._right_for(term, batch) or (asks, answers)
+        right = self._right_for(term, gathered, batch) or (asks, answers)
         guided, spared = self._guided_bank(term, gathered, batch, rows)
         return contrast_bank(queries, asks, bank.vectors, bank.inputs, rows, right, options, guided, spared)
 
@@ -161,15 +161,17 @@ class ContrastiveTrainer(StageOptimizer):
         rows, columns = (torch.cat([part[side] for part in found] or [positives[:0]]) for side in (0, 1))
         return Guided.of(asking, candidates, candidates[positives], self.rule), Pairs(rows, columns)
 
-    def _right_for(self, term: Term, batch: ContrastiveBatch) -> tuple[Tensor, Tensor] | None:
+    def _right_for(self, term: Term, gathered: GatheredBatch, batch: ContrastiveBatch) -> tuple[Tensor, Tensor] | None:
         """Return by keys, [P] and [P] int64, what asks in this process's rows and all that is right for it; None where
-        the rows of a batch tell it."""
+        the roles of a batch's rows tell it."""
+        asked, answers = (gathered.keys.get(name, gathered.inputs[:0]) for name in (ASKED, RIGHT))
         if self.known is None:
-            return None
+            return (asked, answers) if len(asked) else None
         asking = {*term.query, *(term.positive if term.symmetric else ())}
         keys = torch.cat([batch.keys[role] for role in sorted(asking)])
-        pairs = self.known.of(keys.cpu().numpy())
-        asked, answers = (torch.from_numpy(part).to(self.args.device) for part in pairs)
+        known = (torch.from_numpy(part).to(self.args.device) for part in self.known.of(keys.cpu().numpy()))
+        # what the rows tell stands among it, but for sources that were not looked at
+        asked, answers = (torch.cat(parts) for parts in zip(known, (asked, answers), strict=True))
         return asked, answers
 
     def _add_figures(self, term: Term, cut: str, output: LossOutput) -> None:

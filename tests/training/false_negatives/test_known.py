@@ -214,6 +214,24 @@ def test_a_second_answer_of_another_batch_is_left_out(
         assert (0.5 in _figures(recipe, "left_out/")) == (known == "stage")
 
 
+@pytest.mark.parametrize("known", ["stage", "batch"])
+def test_a_further_answer_of_a_row_is_its_negative_in_no_batch(
+    known: str, tiny_llava: Path, data: Path, tmp_path: Path
+) -> None:
+    """Row 0 finds what row 1 answers right as well, and lists it among its hard negatives by mistake."""
+    rows = [{"image": "images/0.png", "instruction": "red", "target_image": ["images/4.png", "images/5.png"],
+             "negative_image": ["images/4.png", "images/5.png", "images/7.png"]},
+            {"image": "images/1.png", "instruction": "red", "target_image": "images/5.png"},
+            {"image": "images/2.png", "instruction": "red", "target_image": "images/4.png"}]  # fmt: skip
+    (data / "rows.jsonl").write_text("".join(json.dumps({"negative_image": None, **row}) + "\n" for row in rows))
+    source = {"path": str(data / "rows.jsonl"), "format": "columns", "columns": {name: name for name in rows[0]}}
+    term = {"query": "composed", "positive": "target_image", "negatives": ["hard_negative"]}
+    recipe = _recipe(tiny_llava, data, tmp_path, terms=[term], batch_size=3, steps=1, known_answers=known)
+    run_recipe(load_recipe(recipe, [f"stages.one.data={json.dumps([source])}"]))
+    assert _figures(recipe, "negatives/") == pytest.approx([(1 + 2 + 2) / 3], abs=1e-3)
+    assert _figures(recipe, "left_out/") == pytest.approx([1 / 3], abs=1e-3)
+
+
 def test_a_picture_under_two_names_is_one_candidate_of_a_bank(
     tiny_llava: Path, data: Path, triplets: Callable, tmp_path: Path
 ) -> None:
