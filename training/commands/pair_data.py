@@ -143,6 +143,9 @@ class PairData:
         lost = len(self.gallery.store.lost)
         if lost:
             lines.append(f"{lost:,} pictures cannot be read and are passed over: see unreadable.jsonl in the store")
+        unmade = self.pictures.unmade
+        if unmade:
+            lines.append(f"left out, for they are not as they should be: {len(unmade):,} rows, the first: {unmade[0]}")
         missing = [name for name in rule.by if name not in finder.by]
         if missing:
             cures = {"pattern": "--pattern-store", "caption": "captions, or --describe"}

@@ -12,6 +12,8 @@ from mllm_embed.errors import DataError
 from .formats import Format
 from .source import DataSource
 
+_SAVED = "dataset_info.json"  # beside the Arrow files of a data set of `datasets`
+
 
 def files_of(source: DataSource, format: Format) -> list[Path]:
     """Return the files, in the order of their names.
@@ -31,6 +33,11 @@ def files_of(source: DataSource, format: Format) -> list[Path]:
 
 
 def _in_folder(path: Path, format: Format) -> list[Path]:
+    if (path / _SAVED).is_file() and any(kind_of(file) == ".arrow" for file in path.iterdir()):
+        raise DataError(
+            f"{path} is what `datasets` writes with save_to_disk: write it as parquet, "
+            f"datasets.load_from_disk('{path}').to_parquet(FILE), and give that file"
+        )
     found = sorted(file for file in path.iterdir() if file.is_file() and kind_of(file) in format.suffixes)
     if not found:
         endings = ", ".join(format.suffixes)

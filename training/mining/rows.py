@@ -176,6 +176,13 @@ def _offered(mixed: MixedRows) -> list[set[str]]:
 
 
 def _default(option: str, roles: Sequence[str], offered: list[set[str]]) -> str:
+    """Return the first of the roles that all rows offer; the only one in any case, since rows without it are told of
+    by themselves, and those of a format whose rows differ are left out.
+
+    Raises DataError where no role is in all rows.
+    """
+    if len(roles) == 1:
+        return roles[0]
     for role in roles:
         if offered and all(role in row for row in offered):
             return role

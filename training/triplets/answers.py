@@ -19,7 +19,7 @@ from .prompt import CHANGE_KINDS, KEYS
 
 REASONS = {
     "refused": "the endpoint refused this caption",
-    "cut_off": "the answer was cut at --max-tokens before its first change",
+    "cut_off": "the answer was cut before its first change: allow longer ones",
     "no_json": "the answer holds no JSON with the two keys",
     "incomplete": "instruction or modified_caption is missing, empty or no text",
     "placeholder": "a placeholder stands where words should be",

@@ -25,7 +25,7 @@ ABOUT_THE_PROMPT = (400, 413, 422)
 CURES = {
     401: "give a valid key in the environment variable that --key-variable names",
     403: "the key may not use this model",
-    404: "check --model, and --endpoint, which often ends in /v1",
+    404: "check the model's name there, and --endpoint, which often ends in /v1",
     405: "check --endpoint",
     429: "lower --concurrency, or see to your quota",
 }

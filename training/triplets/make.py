@@ -46,7 +46,10 @@ def make_triplets(
     print(report.table())
     if not changes:
         worst = report.dropped.worst()
-        raise DataError(f"no answer was usable, most often because {worst}; {root / OUTPUT} was not written")
+        raise DataError(
+            f"no answer was usable, most often because {worst}; {root / OUTPUT} was not written; answers are kept, so "
+            f"that to have the same model asked again {cache_file or root / CACHE} must be removed"
+        )
     report.pictures = captions.write_pictures(caption for caption, _, _ in changes)
     rows = (_row(caption, number, change, captions.name(caption)) for caption, number, change in changes)
     asked = {"answerer": answerer.identity, "prompt": prompt.text, "per_caption": prompt.count}

@@ -254,7 +254,14 @@ def _lines_table(
         except DataError as error:
             raise DataError(f"{path}: the first line must name the columns, but {error}") from error
         check_columns(path, headers[-1])
+        _check_commas(path, headers[-1] if quoted else [])
     return TextTable(files, [Spans(starts[1:], lengths[1:]) for starts, lengths in spans], _Named(headers, split))
+
+
+def _check_commas(path: Path, names: Sequence[str]) -> None:
+    """Raise DataError for CSV whose columns lie between semicolons or tabs, as spreadsheets write it in many places."""
+    if len(names) == 1 and not {";", "\t"}.isdisjoint(names[0]):
+        raise DataError(f"{path} has semicolons or tabs between its columns; save it as CSV with commas, in UTF-8")
 
 
 def check_columns(path: Path, names: Sequence[str]) -> None:

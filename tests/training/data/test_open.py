@@ -6,6 +6,7 @@ import json
 from pathlib import Path
 from typing import Any
 
+import datasets
 import numpy as np
 import pytest
 from pydantic import ValidationError
@@ -84,6 +85,20 @@ def test_files_that_are_not_what_they_should_be(tmp_path: Path) -> None:
         opened("a.jpeg", "x")
     with pytest.raises(DataError, match="leads to files of several types \\(.jpeg, .json\\); give a pattern"):
         open_rows([DataSource(path=tmp_path / "*", format="columns")], "triplets", [])
+
+
+@pytest.mark.parametrize("mark", [";", "\t"])
+def test_csv_without_commas_is_told_as_that(tmp_path: Path, mark: str) -> None:
+    """As spreadsheets write it in many places: a row with commas in its words has several cells, the header one."""
+    with pytest.raises(DataError, match="has semicolons or tabs between its columns; save it as CSV with commas"):
+        table(tmp_path / "a.csv", f"image{mark}text\n0.png{mark}red, or blue\n")
+
+
+def test_a_data_set_that_was_saved_to_disk_is_told_how_to_be_given(tmp_path: Path) -> None:
+    datasets.Dataset.from_dict({"image": ["a.png"], "text": ["red"]}).save_to_disk(str(tmp_path / "set"))
+    source = DataSource(path=tmp_path / "set", format="columns", columns={"image": "image", "caption": "text"})
+    with pytest.raises(DataError, match=r"save_to_disk: write it as parquet, .*to_parquet\(FILE\), and give that"):
+        open_rows([source], "pairs", [])
 
 
 def table(path: Path, content: str) -> MixedRows:

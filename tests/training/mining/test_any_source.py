@@ -145,3 +145,19 @@ def test_a_list_with_what_was_mined_is_trained(
     assert main([str(tmp_path / "recipe.yaml")]) == 0
     log = [json.loads(line) for line in (tmp_path / "run/log.jsonl").read_text().splitlines()]
     assert next(line for line in log if "loss" in line)["negatives/composed-target_image"] > 3
+
+
+def test_talk_without_a_picture_is_left_out(tiny_llava: Path, tmp_path: Path) -> None:
+    """As LLaVA's releases hold it: nobody has to say that pictures ask."""
+    folder = make_data(tmp_path / "data", ROWS)
+    said = [{"from": "human", "value": "what is it?"}, {"from": "gpt", "value": "picture "}]
+    rows: list[dict[str, Any]] = [{"id": "talk", "conversations": said}]
+    for at in range(ROWS):
+        spoken = [said[0], said[1] | {"value": f"picture {at}"}]
+        rows.append({"id": str(at), "image": f"images/{at}.png", "conversations": spoken})
+    (folder / "chat.json").write_text(json.dumps(rows))
+    command = ["mine", str(folder / "chat.json"), "--format", "llava", "--model", str(tiny_llava), "--ceiling", "1"]
+    assert main([*command, "--output", str(tmp_path / "mined.jsonl"), "--device", "cpu", "--dtype", "float32"]) == 0
+    header, *lines = map(json.loads, (tmp_path / "mined.jsonl").read_text().splitlines())
+    assert (header["query"], header["positive"], header["left_out"]) == ("image", "caption", 0)
+    assert [line["row"] for line in lines] == list(range(1, ROWS + 1)) and any(line["negatives"] for line in lines)

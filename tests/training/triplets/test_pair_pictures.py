@@ -330,6 +330,20 @@ def test_any_source_of_pictures(data: Path, painter: Painter, tiny_llava: Path, 
     assert (made / "0/vectors/captions").is_dir() and any((made / "2/images").rglob("*.png"))
 
 
+def test_rows_that_give_no_picture_are_told(
+    data: Path, painter: Painter, tiny_llava: Path, tmp_path: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    painter.say = lambda colors, words: json.dumps([{"instruction": "make it so"}])
+    rows = [json.dumps({"pic": str(path)}) for path in sorted((data / "images").glob("*.png"))]
+    (tmp_path / "rows.jsonl").write_text("\n".join([*rows, '{"pic": ["a.png", {}]}', rows[0][:-9]]) + "\n")
+    asked = ["--endpoint", painter.url, "--endpoint-model", "m", "--check", "none", "--cosines", "-1", "1"]
+    model = ["--model", str(tiny_llava), "--dtype", "float32", "--device", "cpu", "--limit", "2", "--duplicate", "1"]
+    command = ["pair-pictures", str(tmp_path / "rows.jsonl"), "--column", "image=pic"]
+    assert main([*command, *asked, *model, "--output", str(tmp_path / "made")]) == 0
+    told = capsys.readouterr().out
+    assert f"left out, for they are not as they should be: 2 rows, the first: {tmp_path / 'rows.jsonl'}: row " in told
+
+
 def test_the_embedder_checks_and_training_takes_what_is_left(
     data: Path, painter: Painter, tiny_llava: Path, tmp_path: Path, capsys: pytest.CaptureFixture[str]
 ) -> None:

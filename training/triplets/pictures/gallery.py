@@ -15,6 +15,7 @@ from mllm_embed.inputs.images import content_key
 from mllm_embed.store.gallery import StoreGallery
 from mllm_embed.types import Document, ImageLike, Item
 
+from ...data import TrainingRow
 from ...data.rows import MixedRows
 from .rules import FOLDER
 
@@ -30,11 +31,13 @@ class Pictures:
 
     Attributes:
         captions: what some of them show.
+        unmade: why rows that they come from could not be made, and gave none.
     """
 
     def __init__(self, read: Callable[[str], ImageLike], captions: Mapping[str, str] | None = None):
         """Take what gives the picture of an id: the path of a file, or bytes that lie inside another."""
         self._read, self.captions = read, dict(captions or {})
+        self.unmade: list[str] = []
         self._digests: dict[str, str] = {}
 
     def __getitem__(self, name: str) -> ImageLike:
@@ -133,13 +136,19 @@ def of_rows(rows: MixedRows, path: Path) -> tuple[Listing, Pictures]:
     """
     found: dict[str, tuple[int, str, int]] = {}
     captions: dict[str, str] = {}
+    unmade: list[str] = []
     for number in range(len(rows)):
-        for name, role, place, caption in _pictures_of(rows, number):
+        try:
+            row = rows[number]
+        except DataError as error:
+            unmade.append(str(error))
+            continue
+        for name, role, place, caption in _pictures_of(row, rows.where(number)):
             found.setdefault(name, (number, role, place))
             if caption:
                 captions.setdefault(name, caption)
     if not found:
-        raise DataError(f"{path} has no row with a picture")
+        raise DataError(f"{path} has no row with a picture{f' that can be read: {unmade[0]}' if unmade else ''}")
 
     def read(name: str) -> ImageLike:
         number, role, place = found[name]
@@ -148,15 +157,13 @@ def of_rows(rows: MixedRows, path: Path) -> tuple[Listing, Pictures]:
     def item(name: str) -> Callable[[], Item]:
         return lambda: Document(image=read(name))
 
-    return Listing([Listed(path, {name: item(name) for name in found})]), Pictures(read, captions)
+    pictures = Pictures(read, captions)
+    pictures.unmade = unmade
+    return Listing([Listed(path, {name: item(name) for name in found})]), pictures
 
 
-def _pictures_of(rows: MixedRows, number: int) -> Iterator[tuple[str, str, int, str | None]]:
-    """Yield id, role, place in the role and caption of each picture of a row; none of one that cannot be made."""
-    try:
-        row = rows[number]
-    except DataError:
-        return
+def _pictures_of(row: TrainingRow, where: tuple[str, str]) -> Iterator[tuple[str, str, int, str | None]]:
+    """Yield id, role, place in the role and caption of each picture of a row, which is from `where`."""
     for role, caption in _CAPTIONED.items():
         if role not in row.roles:
             continue
@@ -164,7 +171,7 @@ def _pictures_of(rows: MixedRows, number: int) -> Iterator[tuple[str, str, int, 
         words = row.roles[caption].words if caption in row.roles and len(images) == 1 else None
         for place, image in enumerate(images):
             is_file = isinstance(image, str | os.PathLike)
-            at = ": ".join([*reversed(rows.where(number)), role, str(place)])
+            at = ": ".join([*reversed(where), role, str(place)])
             named = os.fspath(image) if is_file else at  # type: ignore[arg-type]
             yield named, role, place, words
 

@@ -162,7 +162,8 @@ def make_picture_triplets(
     print(report.table())
     if not made:
         raise DataError(
-            f"no triplet was made, most often because {report.dropped.worst()}; {root / OUTPUT} was not written"
+            f"no triplet was made, most often because {report.dropped.worst()}; {root / OUTPUT} was not written; "
+            f"answers are kept, so that to have the same asked again {writer.cache or root / CACHE} must be removed"
         )
     report.written = files.write(_named([triplet.pair for triplet in made]))
     rows = (_row(triplet, pictures, files) for triplet in made)
