@@ -159,5 +159,5 @@ def test_talk_without_a_picture_is_left_out(tiny_llava: Path, tmp_path: Path) ->
     command = ["mine", str(folder / "chat.json"), "--format", "llava", "--model", str(tiny_llava), "--ceiling", "1"]
     assert main([*command, "--output", str(tmp_path / "mined.jsonl"), "--device", "cpu", "--dtype", "float32"]) == 0
     header, *lines = map(json.loads, (tmp_path / "mined.jsonl").read_text().splitlines())
-    assert (header["query"], header["positive"], header["left_out"]) == ("image", "caption", 0)
+    assert (header["query"], header["positive"]) == ("image", "caption")
     assert [line["row"] for line in lines] == list(range(1, ROWS + 1)) and any(line["negatives"] for line in lines)
