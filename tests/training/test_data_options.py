@@ -36,7 +36,7 @@ STAGE = """
 """
 
 
-def test_a_yaml_file_names_what_a_recipe_would(tmp_path: Path) -> None:
+def test_a_yaml_file_names_what_a_recipe_would(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     sources = (DataSource(path="one", query_task="find it"), DataSource(path="two"))
     (tmp_path / "list.yaml").write_text("- {path: one, query_task: find it}\n- two\n")
     (tmp_path / "data.yml").write_text("data: [{path: one, query_task: find it}, two]\n")
@@ -47,6 +47,10 @@ def test_a_yaml_file_names_what_a_recipe_would(tmp_path: Path) -> None:
     assert found.sources == sources and found.stage and found.stage.rows == "triplets"
     recipe.write_text(f"{recipe.read_text()}  second: {STAGE.replace('one', 'three')}")
     assert named(recipe, "--stage", "second").sources[0].path == Path("three")
+    assert named("demo", "--stage", "instructions").sources == (DataSource(path="runs/demo/data/train"),)
+    monkeypatch.chdir(tmp_path)
+    Path("demo").mkdir()
+    assert named("demo") == NamedData((DataSource(path="demo"),))
 
 
 @pytest.mark.parametrize(

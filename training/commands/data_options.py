@@ -24,7 +24,8 @@ what DATA is
     train.jsonl --format mbeir --pool cand_pool.jsonl --images M-BEIR
     'shards/*.parquet' --column image=picture --column caption=text
   Several sources of different kinds stand in a YAML file, as in a recipe's `data`: a list of {path, format, ...}. A
-  recipe is such a file too: its stage (--stage, where it has several) then says what is read.
+  recipe is such a file too, or the name of one that ships: its stage (--stage, where it has several) then says what is
+  read.
 """
 _YAML = (".yaml", ".yml")
 _GIVEN = ("format", "images", "pool")  # options that are keys of a source under the same name
@@ -64,7 +65,7 @@ def read_sources(arguments: argparse.Namespace) -> NamedData:
     Raises ConfigError for arguments that do not go together, an unknown format or key, and a YAML file that cannot be
     read.
     """
-    files = [name for name in arguments.data if name.lower().endswith(_YAML)]
+    files = [name for name in arguments.data if name.lower().endswith(_YAML) or _ships(name)]
     if not files:
         _refuse(arguments, ("stage",), "is of a recipe, and no DATA is a YAML file")
         return NamedData(tuple(_source(path, arguments) for path in arguments.data))
@@ -72,6 +73,13 @@ def read_sources(arguments: argparse.Namespace) -> NamedData:
         raise ConfigError(f"{files[0]} names sources by itself; give it alone, or write the others into it")
     _refuse(arguments, (*_GIVEN, "column"), f"has no meaning beside {files[0]}, whose sources say so themselves")
     return _from_yaml(Path(files[0]), arguments.stage)
+
+
+def _ships(name: str) -> bool:
+    """Return whether a name is that of a recipe that ships, and of nothing that lies here."""
+    from ..recipe.layers import RECIPES
+
+    return name == Path(name).name and not Path(name).exists() and (RECIPES / f"{name}.yaml").is_file()
 
 
 def _refuse(arguments: argparse.Namespace, options: tuple[str, ...], why: str) -> None:
@@ -108,7 +116,9 @@ def _from_yaml(file: Path, stage: str | None) -> NamedData:
     """Return the sources of a file: a list of them, a mapping with `data`, or a recipe."""
     from mllm_embed.yaml_text import read_yaml
 
-    raw = read_yaml(file, "file of sources")
+    from ..recipe.layers import find_recipe
+
+    raw = read_yaml(find_recipe(file) if _ships(str(file)) else file, "file of sources")
     if isinstance(raw, dict) and "data" not in raw:
         from ..recipe.recipe_files import load_recipe
 
