@@ -100,7 +100,11 @@ def _run(arguments: argparse.Namespace) -> int:
             "the sha256 of their content\n"
         )
     sys.stdout.write(
-        f"train on them with `rows: triplets` and\n    data:\n      - {source_line(captions.output, captions.start)}\n"
+        "train on them with\n"
+        f"    data:\n      - {source_line(captions.output, captions.start)}\n"
+        "    rows: triplets\n"
+        "    terms:\n"
+        "      - {query: composed, positive: target_text, negatives: [source_text]}\n"
     )
     return 0
 

@@ -31,7 +31,10 @@ def read_rows(
         for role in roles:
             if role not in row.roles:
                 made = " (source_text and instruction)" if role == "composed_text" else ""
-                raise DataError(f"{path / _FILES[kind]}: row '{row.id}' has no {role}{made}, which {needed_by} needs")
+                raise DataError(
+                    f"{path / _FILES[kind]}: row '{row.id}' has no {role}{made}, which {needed_by} needs; it offers "
+                    f"{', '.join(row.roles)}"
+                )
     return rows
 
 

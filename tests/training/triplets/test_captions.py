@@ -94,7 +94,10 @@ def make(server: Server, capsys: pytest.CaptureFixture[str]) -> Callable[..., di
 
     def run(*words: str) -> dict[str, Any]:
         assert main(["make-triplets", *words, "--endpoint", server.url, "--model", "m"]) == 0
-        (source,) = yaml.safe_load(capsys.readouterr().out.partition("`rows: triplets` and\n")[2])["data"]
+        told = yaml.safe_load(capsys.readouterr().out.partition("train on them with\n")[2])
+        (term,) = told["terms"]
+        assert told["rows"] == "triplets" and term["positive"] == "target_text"
+        (source,) = told["data"]
         return source
 
     return run
