@@ -192,6 +192,16 @@ def test_instructions_from_captions_and_captions_of_the_model(store: Path, paint
     assert "about 7 words" in asked[0][1] and made_by(store)[0]["target_text"] == "A green sheet."
 
 
+def test_pairs_that_are_asked_about_alike_share_an_answer(store: Path, painter: Painter, tmp_path: Path) -> None:
+    words = tmp_path / "words.txt"
+    words.write_text('{reference_caption} to {target_caption}: JSON with "instruction"')
+    painter.say = lambda colors, words: json.dumps([{"instruction": "make it so"}])
+    more = ["--from", "captions", "--caption-column", "page", "--prompt", str(words), "--check", "none"]
+    assert pair(store, painter, *more, "--by", "picture", "--choice", "nearest") == 0
+    # red, green, blue, grey, pink, brown: warm, cold, cold, cold, warm, cold
+    assert len(made_by(store)) == 5 and painter.asked.total() == 3
+
+
 def test_pairs_of_one_page(store: Path, painter: Painter) -> None:
     assert (
         pair(store, painter, "--rule", "magiclens", "--check", "none", "--group", "page", "--cosines", "-1", "0.96")

@@ -189,7 +189,7 @@ def _asked(
     pairs: Sequence[Pair], pictures: Pictures, writer: Writer, cache: AnswerCache, report: PairReport
 ) -> list[tuple[Pair, CachedAnswer]]:
     """Return the answer about each pair that can be asked about; others are counted."""
-    keys: dict[str, Pair] = {}
+    keyed: list[tuple[Pair, str]] = []  # two pairs may be asked about alike, and share an answer
     prompts: dict[str, Asked] = {}
     for pair in pairs:
         ids = pair.reference, pair.target
@@ -202,9 +202,11 @@ def _asked(
             continue
         asked = question(pair, pictures, writer)
         key = cache_key({**_seen(writer), "pictures": digests} if digests else writer.answerer.identity, asked.words)
-        keys[key], prompts[key] = pair, asked
-    collect(prompts, writer.answerer, cache, "pair", lambda key: _notes(writer, pair=str(keys[key].reference)))
-    return [(pair, cache[key]) for key, pair in keys.items()]
+        keyed.append((pair, key))
+        prompts[key] = asked
+    first = {key: pair.reference for pair, key in reversed(keyed)}
+    collect(prompts, writer.answerer, cache, "pair", lambda key: _notes(writer, pair=first[key]))
+    return [(pair, cache[key]) for pair, key in keyed]
 
 
 def _seen(writer: Writer) -> dict[str, Any]:
