@@ -76,7 +76,8 @@ class Instructions:
     """
 
     def __init__(self, known: Sequence[str]):
-        either = "|".join(re.escape(text) for text in sorted({text.strip() for text in known}, key=len, reverse=True))
+        texts = {text.strip() for text in known}
+        either = "|".join(map(re.escape, sorted(texts, key=len, reverse=True)))
         # behind it comes white space, or nothing: "the given image" is not the beginning of "the given images"
         self._pattern = re.compile(rf"\s*({either})(?:\s+(.*\S))?\s*", re.DOTALL)
 
