@@ -107,7 +107,7 @@ class ListRows:
         ways = {role: (row.roles[role], *items) for role, items in row.others.items()}
         at = turn.of(f"{row.id} instruction", max(map(len, ways.values())))
         taken = {role: items[at % len(items)] for role, items in ways.items()}
-        others = {role: tuple(item for item in items if item != taken[role]) for role, items in ways.items()}
+        others = {role: tuple(filter(taken[role].__ne__, items)) for role, items in ways.items()}
         return replace(row, roles=row.roles | taken, others=others)
 
     def groups(self) -> np.ndarray:

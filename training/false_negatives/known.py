@@ -79,16 +79,13 @@ class Relations:
     @classmethod
     def of(cls, terms: Sequence[Term]) -> Relations:
         """Return the relations of a stage's terms."""
-        links = {link for term in terms for link in _links(term)}
-        plain = tuple(sorted(link for link in links if not _is_question(link)))
-        forwards = [link for link in links if _is_question(link) and link[1] in ANSWERS]
-        backwards = [link for link in links if _is_question(link) and link[0] in ANSWERS]
+        links = set(chain.from_iterable(map(_links, terms)))
+        questions = set(filter(_is_question, links))
+        forwards = {link for link in questions if link[1] in ANSWERS}
+        backwards = questions - forwards
         asking = {asks for asks, _ in forwards} | {found for _, found in backwards}
-        candidates = {role for term in terms for role in term.roles}
-        # what is no answer in its own row, a source caption, say, may be one of another row in a form that no term has
-        others = any(term.negatives or term.same_side for term in terms)
-        forms = ANSWERS if others else tuple(role for role in ANSWERS if role in candidates)
-        return cls(tuple(sorted(asking)), forms, bool(forwards), bool(backwards), plain)
+        plain = tuple(sorted(links - questions))
+        return cls(tuple(sorted(asking)), _forms(terms), bool(forwards), bool(backwards), plain)
 
     def asks(self, row: TrainingRow) -> list[Item]:
         """Return all that a row asks, in all wordings."""
@@ -103,6 +100,15 @@ def _all_of(row: TrainingRow, role: str) -> list[Item]:
     """Return what may play a role of a row."""
     own = [row.roles[role]] if role in row.roles else []
     return [*own, *row.others.get(role, ())]
+
+
+def _forms(terms: Sequence[Term]) -> tuple[str, ...]:
+    """Return the roles in which answers may stand among the candidates."""
+    # what is no answer in its own row, a source caption, say, may be one of another row in a form that no term has
+    if any(term.negatives or term.same_side for term in terms):
+        return ANSWERS
+    candidates = {role for term in terms for role in term.roles}
+    return tuple(role for role in ANSWERS if role in candidates)
 
 
 def _links(term: Term) -> Iterator[tuple[str, str]]:

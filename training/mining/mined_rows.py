@@ -5,7 +5,7 @@ from __future__ import annotations
 import json
 import os
 from array import array
-from collections.abc import Iterator, Mapping
+from collections.abc import Iterator, Mapping, Sequence
 from pathlib import Path
 from typing import Any
 
@@ -118,10 +118,7 @@ class MinedRows:
                 f"{json.dumps(entry)[:60]}"
             )
         folder = self._folder(entry, part, where) if names else Path()
-        for name in names:
-            # a mined file from elsewhere must not make training read outside the folders of its sources
-            if os.path.isabs(name) or os.path.normpath(name).split(os.sep)[0] == os.pardir:
-                raise DataError(f'{where}: "{name}" must be a path inside {folder}')
+        _check_inside(names, folder, where)
         pictures = tuple(folder / name for name in names)
         try:
             return Document(image=(pictures[0] if len(pictures) == 1 else pictures) or None, text=entry.get("text"))
@@ -228,6 +225,14 @@ def _name(line: Mapping[str, Any]) -> str:
 
 def _counts(value: Any) -> bool:
     return type(value) is int and 0 <= value < 2**62  # a bool is an int, and no number here
+
+
+def _check_inside(names: Sequence[str], folder: Path, where: str) -> None:
+    """Raise DataError for a name that leads out of the folder: a mined file from elsewhere must not make training read
+    outside the folders of its sources."""
+    for name in names:
+        if os.path.isabs(name) or os.path.normpath(name).split(os.sep)[0] == os.pardir:
+            raise DataError(f'{where}: "{name}" must be a path inside {folder}')
 
 
 def _picture_names(entry: Any) -> list[str] | None:

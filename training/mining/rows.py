@@ -96,18 +96,16 @@ class RowsToMine(Sequence[TrainingRow]):
         Raises ConfigError for a role that there is not, DataError as `open_rows` and where no default fits all sources.
         """
         if stage:
-            kind, tasks = kind or stage.rows, (tasks[0] or stage.query_task, tasks[1] or stage.document_task)
+            tasks = tasks[0] or stage.query_task, tasks[1] or stage.document_task
+        if stage and kind in (None, stage.rows):
             term = next((term for term in stage.terms if "hard_negative" in term.negatives), stage.terms[0])
-            if kind == stage.rows:
-                query, positive = query or term.query[0], positive or term.positive[0]
+            kind, query, positive = stage.rows, query or term.query[0], positive or term.positive[0]
         kind = kind or _kind_of(sources)
-        if query is None or positive is None:
-            offered = _offered(open_rows(sources, kind, []))
-            query = query or _default("--query", DEFAULT_QUERY[kind], offered)
-            positive = positive or _default("--positive", DEFAULT_POSITIVE[kind], offered)
-        roles = Roles(query, positive, tuple(also))
+        roles = Roles(*_query_and_positive(sources, kind, query, positive), tuple(also))
         roles.check(kind)
-        return cls(open_rows(sources, kind, [query, positive], _NEEDED_BY), kind, roles, Sides(frozenset(), *tasks))
+        return cls(
+            open_rows(sources, kind, [roles.query, roles.positive], _NEEDED_BY), kind, roles, Sides(frozenset(), *tasks)
+        )
 
     def __post_init__(self) -> None:
         found = {self.roles.positive, *self.roles.also}
@@ -173,6 +171,19 @@ def _offered(mixed: MixedRows) -> list[set[str]]:
         except DataError:
             continue  # told when its turn comes
     return offered
+
+
+def _query_and_positive(
+    sources: Sequence[DataSource], kind: str, query: str | None, positive: str | None
+) -> tuple[str, str]:
+    """Return both roles; the one that is None is the first that all sources offer."""
+    if query is not None and positive is not None:
+        return query, positive
+    offered = _offered(open_rows(sources, kind, []))
+    return (
+        query or _default("--query", DEFAULT_QUERY[kind], offered),
+        positive or _default("--positive", DEFAULT_POSITIVE[kind], offered),
+    )
 
 
 def _default(option: str, roles: Sequence[str], offered: list[set[str]]) -> str:

@@ -117,7 +117,6 @@ def make_plan(recipe: Recipe, memory: float | None = None, picture: tuple[int, i
     """
     import torch
 
-    from mllm_embed.model.devices import bfloat16_pays
     from mllm_embed.model.families import states_width
 
     from ..distributed.chunking import RESERVE, total_memory
@@ -132,7 +131,7 @@ def make_plan(recipe: Recipe, memory: float | None = None, picture: tuple[int, i
     place = torch.device("cuda" if memory is not None or torch.cuda.is_available() else "cpu")
     for name, stage in recipe.stages.items():
         check_optimizer(name, stage.optimizer, place.type, recipe.deepspeed)
-    bf16 = (place.type == "cuda" or bfloat16_pays(place)) if recipe.bf16 == "auto" else recipe.bf16
+    bf16 = _bf16(recipe, place)
     source = source_of(recipe, locate(recipe.model))
     is_adapter = source.has_adapter and recipe.adapter is None  # then the model is its base
     config, found_in = find_config(source.base if is_adapter else recipe.model)
@@ -150,6 +149,13 @@ def make_plan(recipe: Recipe, memory: float | None = None, picture: tuple[int, i
     stages = {name: _plan_stage(recipe, name, model, inputs, setting, picture, room) for name in recipe.stages}
     precision = recipe.quantization or str(weights).removeprefix("torch.")
     return TrainingPlan(found_in, counts, precision, base, stages, RESERVE[place.type], available)
+
+
+def _bf16(recipe: Recipe, place: torch.device) -> bool:
+    """Return whether training at a place computes in bfloat16."""
+    from mllm_embed.model.devices import bfloat16_pays
+
+    return (place.type == "cuda" or bfloat16_pays(place)) if recipe.bf16 == "auto" else recipe.bf16
 
 
 def _dtype_of_weights(source: ModelSource, config: Any, bf16: bool, place: torch.device) -> torch.dtype:

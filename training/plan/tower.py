@@ -55,13 +55,17 @@ def tower_bytes(
         return TowerBytes(0, 0)
     blocks = _blocks(model)
     width = getattr(model.base.config.vision_config, model.family.tower_width)
-    rotary = any("rotary" in name for name, _ in model.base.named_modules() if is_part(name, model.family.vision))
-    turned = 2 * size * width if rotary else 0
+    turned = 2 * size * width if _has_rotary(model) else 0
     each = [_block_bytes(block, width, size, masks) + turned for block in blocks]
     again = [checkpointing and isinstance(block, GradientCheckpointingLayer) for block in blocks]
     kept = sum(size * width if cheap else whole for whole, cheap in zip(each, again, strict=True))
     work = max(patches) * max(each) if any(again) else 0
     return TowerBytes(sum(patches) * kept, work + _products(blocks))
+
+
+def _has_rotary(model: EmbeddingModel) -> bool:
+    """Return whether the tower turns queries and keys by their places."""
+    return any("rotary" in name and is_part(name, model.family.vision) for name, _ in model.base.named_modules())
 
 
 def _blocks(model: EmbeddingModel) -> list[nn.Module]:

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Mapping
+from collections.abc import Iterable, Mapping
 from dataclasses import dataclass, replace
 from typing import TypeAlias
 
@@ -51,7 +51,7 @@ class Sides:
         if not (self.queries or row.task or row.tasks or any(told)):
             return row
         roles = {role: self._on_side(role, item, row) for role, item in row.roles.items()}
-        others = {role: tuple(self._on_side(role, item, row) for item in items) for role, items in row.others.items()}
+        others = {role: self._on_sides(role, items, row) for role, items in row.others.items()}
         if row.task and not any(item.side == "query" for item in roles.values()):
             raise DataError(
                 f"row '{row.id}' has the task {row.task[:60]!r}, and no role of it only asks; leave the task out"
@@ -59,16 +59,23 @@ class Sides:
         negatives = tuple(self._tasked(item, row) for item in row.hard_negatives)
         return replace(row, roles=roles, hard_negatives=negatives, others=self._with_other_tasks(row, roles, others))
 
+    def _on_sides(self, role: str, items: Iterable[Item], row: TrainingRow) -> tuple[Item, ...]:
+        return tuple(self._on_side(role, item, row) for item in items)
+
     def _on_side(self, role: str, item: Item, row: TrainingRow) -> Item:
         return self._tasked(_asking(item) if role in self.queries else item, row)
 
     def _tasked(self, item: Item, row: TrainingRow) -> Item:
         """Return an item with what it is told: by its row's column, its source, its data set, or the stage."""
-        asks, tasks = item.side == "query", row.tasks or RowTasks()
-        own = (row.task or self.source_query_task) if asks else self.source_document_task
-        of_data = next(iter(tasks.queries), None) if asks else tasks.target if item.images else None
+        tasks = row.tasks or RowTasks()
+        if item.side == "query":
+            own, stages = row.task or self.source_query_task, self.query_task
+            of_data = next(iter(tasks.queries), None)
+        else:
+            own, stages = self.source_document_task, self.document_task
+            of_data = tasks.target if item.images else None
         if own or of_data is None or item.task is not None:
-            return with_task(item, own or (self.query_task if asks else self.document_task))
+            return with_task(item, own or stages)
         told = with_task(item, of_data)
         if self.prompts is None or self.prompts.takes_task(told):
             return told

@@ -79,9 +79,13 @@ def _facts(stage: Stage, data: Mapping[str, str], count: int) -> dict[str, Any]:
         **_optimizer_facts(stage),
         "matryoshka": ", ".join(map(str, stage.matryoshka)) or "no",
         **{name: task for name, task in tasks.items() if task},
-        **({"guide": _guide_in_words(stage.guide)} if stage.guide else {}),
-        **({"hard negatives": _mined_in_words(stage)} if stage.mined or stage.mine else {}),
+        **_negatives_facts(stage),
     }
+
+
+def _negatives_facts(stage: Stage) -> dict[str, str]:
+    facts = {"guide": _guide_in_words(stage.guide)} if stage.guide else {}
+    return facts | ({"hard negatives": _mined_in_words(stage)} if stage.mined or stage.mine else {})
 
 
 def _mined_in_words(stage: Stage) -> str:

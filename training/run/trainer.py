@@ -158,7 +158,8 @@ class ContrastiveTrainer(StageOptimizer):
         candidates, bank = self.guide_banks[term.name], self.banks[term.name]
         keys = [batch.keys[role].to(asking.device) for role in term.fixed_negatives]
         found = [bank.found(own) for own in keys]
-        rows, columns = (torch.cat([part[side] for part in found] or [positives[:0]]) for side in (0, 1))
+        none = positives[:0], positives[:0]
+        rows, columns = (torch.cat(side) for side in zip(none, *found, strict=True))
         return Guided.of(asking, candidates, candidates[positives], self.rule), Pairs(rows, columns)
 
     def _right_for(self, term: Term, gathered: GatheredBatch, batch: ContrastiveBatch) -> tuple[Tensor, Tensor] | None:

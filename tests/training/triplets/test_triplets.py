@@ -123,7 +123,10 @@ def test_no_more_than_asked_at_a_time(captions: Path, server: Server) -> None:
     ("reply", "words"),
     [
         ((401, {}, {"error": {"message": f"Incorrect API key: {SECRET}."}}), ("401", "***", "--key-variable")),
-        ((404, {}, {"error": {"message": "The model `m` does not exist"}}), ("404", "`m` does not exist", "--endpoint")),
+        (
+            (404, {}, {"error": {"message": "The model `m` does not exist"}}),
+            ("404", "`m` does not exist", "--endpoint"),
+        ),
         ((404, {}, "<html>"), ("404 (Not Found)", "--endpoint")),
         ((301, {"Location": "https://elsewhere.example/v1"}, ""), ("301", "elsewhere.example", "--endpoint")),
         ((400, {}, {"error": {"message": "no max_tokens here"}}), ("400 (no max_tokens here)", "--extra")),
