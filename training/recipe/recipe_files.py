@@ -66,8 +66,11 @@ def load_recipe(path: str | Path, overrides: Sequence[str] = ()) -> Recipe:
 
 def as_text(recipe: Recipe) -> str:
     """Return a recipe as YAML, of which `load_recipe` makes the same: every key that has a value, defaults too."""
+    from mllm_embed.model.lora import ADAPTER_CONFIG
+
     shown = recipe.model_dump(mode="json", exclude_none=True)
-    if recipe.adapter:  # what a recipe says of the layers of one must agree with it: nothing may be added
+    # what a recipe says of the layers of an adapter to go on from must agree with it: nothing may be added
+    if recipe.adapter or (Path(recipe.model) / ADAPTER_CONFIG).is_file():
         del shown["lora"]
         if "lora" in recipe.model_fields_set:
             shown["lora"] = recipe.lora.model_dump(mode="json", exclude_unset=True)

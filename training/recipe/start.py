@@ -10,9 +10,11 @@ from mllm_embed.errors import ConfigError
 from mllm_embed.model.embedding_model import is_part
 from mllm_embed.model.families import Family
 from mllm_embed.model.lora import ADAPTER_CONFIG, updated_layers
+from mllm_embed.saving.hub import small_files
 from mllm_embed.saving.settings import Settings, read_object
 
 from .config import Recipe
+from .lora import Lora
 
 # keys of the section `lora` by what peft calls them; of the others an adapter's files say which layers it is on
 _PEFT = {
@@ -53,6 +55,17 @@ def _both(key: str, asked: Any, config: dict[str, Any], folder: Path) -> tuple[A
     return asked, asked if asked in (None, False) else "layers of its own"
 
 
+def trained_lora(recipe: Recipe) -> Lora:
+    """Return what is trained of a recipe's model, by the keys of `lora`: those of the adapter that it goes on from,
+    but for the names of its layers, which stand in that adapter's files alone."""
+    file = Path(small_files(recipe.adapter or recipe.model)) / ADAPTER_CONFIG
+    if not file.is_file():
+        return recipe.lora
+    config = read_object(file)
+    own = {key: config[name] for key, name in _PEFT.items() if config.get(name) is not None}
+    return Lora(**own, projector=bool(config.get("modules_to_save")))
+
+
 def check_space(recipe: Recipe, start: Path, settings: Settings, space: dict[str, Any] | None) -> None:
     """Raise ConfigError where an adapter's queries are for an index of another space than this run's.
 
@@ -70,5 +83,6 @@ def check_space(recipe: Recipe, start: Path, settings: Settings, space: dict[str
             "teacher would leave that; give its teacher, or another adapter"
         )
     raise ConfigError(
-        f"the adapter {start} was taught queries for the index of another model than the recipe's teacher"
+        f"the adapter {start} was taught queries for the index of another model than the recipe's teacher; "
+        "give that teacher, or another adapter"
     )

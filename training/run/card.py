@@ -14,6 +14,7 @@ from ..recipe.lora import Lora
 from ..recipe.stage import Stage
 from ..recipe.stage_keys.guide import Guide
 from ..recipe.stage_keys.terms import Term
+from ..recipe.start import trained_lora
 from .validation import best_folder, best_in_words, read_best
 
 _DIGITS = 12
@@ -35,9 +36,9 @@ def card_of(recipe: Recipe, last: str, data: Mapping[str, str], rows: Mapping[st
         best = read_best(best_folder(recipe.checkpoints_of(name)))
         if best:
             training[name]["kept"] = best_in_words(best)
-    lora, installed = recipe.lora, versions()
+    lora, installed = trained_lora(recipe), versions()
     made_with = {
-        **({"went on from": PurePath(recipe.adapter).name} if recipe.adapter else {}),
+        **({} if lora is recipe.lora else {"went on from": PurePath(recipe.adapter or recipe.model).name}),
         "LoRA": _lora_in_words(lora),
         "base weights": recipe.quantization or "not quantised",
         "seed": recipe.seed,
@@ -116,7 +117,7 @@ def _optimizer_facts(stage: Stage) -> dict[str, Any]:
     facts = {
         "rates": ", ".join(f"{name} {rate:g}" for name, rate in own.items()),
         "optimiser": "" if stage.optimizer == "adamw" else stage.optimizer,
-        "gradient": "" if stage.max_grad_norm == 1 else f"at most {stage.max_grad_norm:g} long, 0: any length",
+        "gradient": {0.0: "of any length", 1.0: ""}.get(stage.max_grad_norm, f"at most {stage.max_grad_norm:g} long"),
     }
     return {name: value for name, value in facts.items() if value}
 

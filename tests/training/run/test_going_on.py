@@ -76,6 +76,8 @@ def test_a_run_from_an_adapter_goes_on_as_its_own_run_did(how: str, recipe: Path
     expected, found = (load_file(run / "instructions" / WEIGHTS) for run in (whole, tmp_path / "run"))
     assert expected.keys() == found.keys()
     assert [name for name in expected if not torch.equal(expected[name], found[name])] == []
+    card = (tmp_path / "run/instructions/README.md").read_text()
+    assert f"- went on from: {start.name}\n" in card and "rank 4, alpha 8, dropout 0.1; projector trained" in card
 
 
 def test_the_adapters_form_stays(recipe: Path, whole: Path, tmp_path: Path) -> None:
@@ -168,8 +170,10 @@ def test_a_plan_counts_the_adapter_that_is_there(recipe: Path, whole: Path, tmp_
     assert make_plan(agreeing, 24).counts == new.counts
     (tmp_path / "shown.yaml").write_text(as_text(agreeing))
     assert load_recipe(tmp_path / "shown.yaml") == agreeing
-    (tmp_path / "shown.yaml").write_text(as_text(load_recipe(recipe, alike)))
-    assert make_plan(load_recipe(tmp_path / "shown.yaml"), 24).counts == new.counts
+    for key in ("adapter", "model"):
+        asked = load_recipe(recipe, second(tmp_path / "run", f"{key}={whole / 'captions'}"))
+        (tmp_path / "shown.yaml").write_text(as_text(asked))
+        assert make_plan(load_recipe(tmp_path / "shown.yaml"), 24).counts == new.counts
 
 
 def test_an_adapter_that_was_taught_for_another_index_needs_its_teacher(
