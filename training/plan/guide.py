@@ -54,6 +54,7 @@ def plan_guide(
 
 def _vector_bytes(stage: Stage, dimension: int, rows: int | None, steps: int | None) -> int | None:
     visited = [count for count in (rows, None if steps is None else steps * stage.batch_size) if count is not None]
-    banked = any(term.uses_bank for term in stage.terms)  # whose candidates are those of all rows
-    known = rows if banked else min(visited, default=None)
+    # a bank's candidates, and those of the mining while it trains, are of all rows
+    every = stage.mine is not None or any(term.uses_bank for term in stage.terms)
+    known = rows if every else min(visited, default=None)
     return None if known is None else known * len(stage.roles) * (2 * dimension + 8)

@@ -5,7 +5,7 @@ from __future__ import annotations
 from pydantic import Field, model_validator
 
 from ...data.source import LocalPath
-from ..section import Section
+from ..section import Prompts, Section
 
 
 class Guide(Section):
@@ -20,7 +20,9 @@ class Guide(Section):
         description="adapter folder to put on it: an earlier run's, or OUTPUT/NAME of an earlier stage of this run",
     )
     preset: str | None = Field(default=None, description="as of the recipe, for a guide with a model of its own")
-    prompts: str | None = Field(default=None, description="as of the recipe; by default what the guide was saved with")
+    prompts: Prompts | None = Field(
+        default=None, description="as of the recipe; by default what the guide was saved with"
+    )
     margin: float = Field(
         default=0.0,
         ge=-2,
