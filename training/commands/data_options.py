@@ -20,7 +20,7 @@ if TYPE_CHECKING:
 DATA_HELP = """\
 what DATA is
   A data folder needs nothing else. Any other source that a recipe's `data` takes is a file, a folder or a pattern in
-  quotes, with the options below, which hold for every DATA given:
+  quotes, with --format and the options beside it, which hold for every DATA given:
     train.jsonl --format mbeir --pool cand_pool.jsonl --images M-BEIR
     'shards/*.parquet' --column image=picture --column caption=text
   Several sources of different kinds stand in a YAML file, as in a recipe's `data`: a list of {path, format, ...}. A
@@ -65,7 +65,7 @@ def read_sources(arguments: argparse.Namespace) -> NamedData:
     Raises ConfigError for arguments that do not go together, an unknown format or key, and a YAML file that cannot be
     read.
     """
-    files = [name for name in arguments.data if name.lower().endswith(_YAML) or _ships(name)]
+    files = list(filter(names_sources, arguments.data))
     if not files:
         _refuse(arguments, ("stage",), "is of a recipe, and no DATA is a YAML file")
         return NamedData(tuple(_source(path, arguments) for path in arguments.data))
@@ -73,6 +73,11 @@ def read_sources(arguments: argparse.Namespace) -> NamedData:
         raise ConfigError(f"{files[0]} names sources by itself; give it alone, or write the others into it")
     _refuse(arguments, (*_GIVEN, "column"), f"has no meaning beside {files[0]}, whose sources say so themselves")
     return _from_yaml(Path(files[0]), arguments.stage)
+
+
+def names_sources(name: str) -> bool:
+    """Return whether DATA is no source itself: a file that names some, or the name of a recipe that ships."""
+    return name.lower().endswith(_YAML) or _ships(name)
 
 
 def _ships(name: str) -> bool:

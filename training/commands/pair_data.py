@@ -12,7 +12,7 @@ from typing import TYPE_CHECKING
 from mllm_embed.commands.model_options import load_embedder
 from mllm_embed.errors import ConfigError, DataError
 
-from .data_options import read_sources
+from .data_options import names_sources, read_sources
 
 if TYPE_CHECKING:
     from mllm_embed import MLLMEmbedder
@@ -206,7 +206,7 @@ def _is_data(arguments: argparse.Namespace) -> bool:
     if any(getattr(arguments, name) for name in _WRITTEN):
         return True
     paths = list(map(Path, arguments.data))
-    listed = any(path.suffix.lower() in (".yaml", ".yml") for path in paths)
+    listed = any(map(names_sources, arguments.data))
     return listed or any((path / name).is_file() for path in paths for name in (PAIRS, TRIPLETS))
 
 
@@ -218,20 +218,20 @@ def _rows(arguments: argparse.Namespace) -> MixedRows:
     named = read_sources(arguments)
     parts = []
     for source in named.sources:
-        kinds = [named.stage.rows] if named.stage else _kinds(source)
-        parts += open_rows([source], kinds[0], []).parts
+        kind = named.stage.rows if named.stage else _kind_of(source)
+        parts += open_rows([source], kind, []).parts
     return MixedRows(parts)
 
 
-def _kinds(source: DataSource) -> list[str]:
-    """Return as what a source's rows can be read that have pictures, the likeliest first."""
+def _kind_of(source: DataSource) -> str:
+    """Return as what a source's rows are read for their pictures. Raises DataError for a format that has none."""
     from mllm_embed.data.folder import PAIRS
 
     from ..data.formats import FORMATS
 
     if source.format == "folder":
-        return ["pairs" if (source.path / PAIRS).is_file() else "triplets"]
+        return "pairs" if (source.path / PAIRS).is_file() else "triplets"
     found = [kind for kind in FORMATS[source.format].kinds if kind != "texts"]
     if not found:
         raise DataError(f"{source.path}: rows of format {source.format} have no pictures to pair")
-    return ["triplets"] if "target_image" in source.columns and "triplets" in found else found
+    return "triplets" if "target_image" in source.columns and "triplets" in found else found[0]

@@ -34,7 +34,10 @@ what it does
   vectors that was made of them (`mllm-embed encode`, `mllm-embed index`). Of any but a store, vectors are made by
   --model and kept in OUTPUT/vectors.
 
-rules (each number can be set)
+similarities (--by): the cosines of
+{similarities}
+
+rules, with the options that they set
 {rules}
   A rule's cosines go with the models of its paper. What yours are is shown by --dry-run, which asks nobody.
   magiclens pairs pictures of one --group: of one folder, or with one value in a column that the store keeps.
@@ -70,20 +73,23 @@ The rules on an instruction's wording know English alone.
 def register(commands: Any) -> None:
     """Add the command to those of a parser."""
     from ..triplets.pictures.question import FORMS
+    from ..triplets.pictures.rules import SIMILARITIES, rules_in_words
 
+    similarities = "\n".join(f"  {name:<12}{meaning}" for name, meaning in SIMILARITIES.items())
+    rules = rules_in_words().replace("%", "%%")
     parser = commands.add_parser(
         "pair-pictures",
         help="make triplets with target pictures from pictures alone, by pairs and a model that writes instructions",
         description="Make triplets with target pictures from pictures alone: pairs that are alike, the instruction "
         "between them written by a model, checked.",
-        epilog=f"{DATA_HELP}\n{_HELP.format(rules=_rules())}\n{KEY_HELP}",
+        epilog=f"{DATA_HELP}\n{_HELP.format(rules=rules, similarities=similarities)}\n{KEY_HELP}",
         formatter_class=argparse.RawDescriptionHelpFormatter,
     )
     add_data_options(parser)
     add_model_options(parser, required=False)
     add = parser.add_argument
     add("--output", type=Path, required=True, metavar="FOLDER", help="where triplets, report and answers go")
-    add("--limit", type=count, metavar="N", help="use the first N pairs only")
+    add("--limit", type=count, metavar="N", help="use the first N pairs of pictures only")
     add("--cache", type=Path, metavar="FILE", help="where answers are kept (default: in --output)")
     add("--dry-run", action="store_true", help="show the first pair and its question, and the cosines; ask nobody")
     _add_pair_options(parser)
@@ -104,32 +110,20 @@ def register(commands: Any) -> None:
     )  # fmt: skip
     checked = parser.add_argument_group("what is checked")
     checked.add_argument("--check", choices=("embedder", "model", "none"), help="default: embedder, with a --model")
-    checked.add_argument("--check-top", type=count, default=TOP, metavar="K", help=f"default {TOP}")
     checked.add_argument(
-        "--check-margin", type=float, default=0.0, metavar="M",
-        help="by cosine; of a --local model that is asked yes or no, by logits (default 0)",
+        "--check-top", type=count, default=TOP, metavar="K",
+        help=f"the target is among the first so many answers (default {TOP})",
     )  # fmt: skip
     checked.add_argument(
-        "--ceiling", type=at_least_0, default=CEILING, metavar="C", help=f"default {CEILING}; 0 keeps all negatives"
-    )
+        "--check-margin", type=float, default=0.0, metavar="M",
+        help="by so much the target is nearer than the reference, by cosine; of a --local model asked yes or no, by so "
+        "many logits yes is likelier (default 0)",
+    )  # fmt: skip
+    checked.add_argument(
+        "--ceiling", type=at_least_0, default=CEILING, metavar="C",
+        help=f"leave out hard negatives nearer than C times the target (default {CEILING}; 0 keeps all)",
+    )  # fmt: skip
     parser.set_defaults(run=_run)
-
-
-def _rules() -> str:
-    from textwrap import fill
-
-    from ..triplets.pictures.rules import RULES
-
-    lines = []
-    for name, rule in RULES.items():
-        numbers = ", ".join(f"{key} {_shown(value)}" for key, value in rule.numbers().items() if value is not None)
-        text = f"{rule.title}: {numbers}. {rule.differs}."
-        lines.append(fill(text, 118, initial_indent=f"  {name:<12}", subsequent_indent=" " * 14))
-    return "\n".join(lines).replace("%", "%%")
-
-
-def _shown(value: Any) -> str:
-    return " ".join(map(str, value)) if isinstance(value, tuple) else str(value)
 
 
 def _add_pair_options(parser: argparse.ArgumentParser) -> None:

@@ -18,6 +18,7 @@ from mllm_embed.types import Item
 MANIFEST = "vectors.json"
 PICTURES = "pictures.npy"  # what the pictures hold (`pictures.PictureContents`), beside the vectors
 BLOCK_INPUTS = 256  # inputs that are embedded between two notes of how many are done
+ELSEWHERE = "give another --vectors"
 MAX_UNREADABLE = 0.01  # share of unreadable inputs with which the rest is still worth something
 
 
@@ -41,13 +42,13 @@ class VectorCache:
         folder: Path,
         provenance: Mapping[str, Any],
         most: float | None = None,
-        elsewhere: str = "give another --vectors",
+        elsewhere: str = ELSEWHERE,
     ):
         self.folder, self.provenance, self.elsewhere = folder, dict(provenance), elsewhere
         self.most = MAX_UNREADABLE if most is None else most
         self.done: dict[str, int] = {}
         self.unreadable: dict[str, dict[int, str]] = {}
-        check_folder(folder)
+        check_folder(folder, elsewhere)
         if (folder / MANIFEST).is_file():
             self._resume()
         self._write_manifest()  # before any vector: a folder without it is not known again
@@ -117,18 +118,21 @@ def lost_in(folder: Path) -> dict[str, dict[int, str]]:
         raise ConfigError(f"{folder / MANIFEST} is damaged; remove {folder}") from error
 
 
-def check_folder(folder: Path) -> None:
-    """Raise ConfigError for a folder that is not there for vectors; one that is missing or empty is."""
+def check_folder(folder: Path, elsewhere: str = ELSEWHERE) -> None:
+    """Raise ConfigError for a folder that is not there for vectors; one that is missing or empty is.
+
+    `elsewhere` is as of `VectorCache`.
+    """
     if (folder / MANIFEST).is_file() or not folder.exists():
         return
     if not folder.is_dir() or any(path.name != PICTURES for path in folder.iterdir()):
-        raise ConfigError(f"{folder} holds something else than vectors; give another --vectors")
+        raise ConfigError(f"{folder} holds something else than vectors; {elsewhere}")
 
 
 def _check_readable(unreadable: Mapping[int, str], count: int, most: float) -> None:
     if len(unreadable) > most * count:
         raise DataError(
-            f"{len(unreadable)} of {count:,} inputs cannot be read, more than {most:.0%}: "
+            f"{len(unreadable)} of {count:,} inputs cannot be read, more than {100 * most:g}%: "
             f"{next(iter(unreadable.values()))}"
         )
 

@@ -62,7 +62,7 @@ class Local:
             try:
                 answers = self._answers(chat, [chat.render(prompt) for _, prompt in batch])
             except torch.OutOfMemoryError as error:
-                raise ConfigError(f"{self._batch} captions at a time do not fit: lower --concurrency") from error
+                raise ConfigError(f"{self._batch} prompts at a time do not fit: lower --concurrency") from error
             yield from zip((key for key, _ in batch), answers, strict=True)
 
     def _answers(self, chat: _ChatModel, texts: list[str]) -> list[CachedAnswer]:

@@ -20,7 +20,8 @@ class Rates(Section):
     """The learning rates of parts that do not learn at the stage's; all follow its schedule."""
 
     temperature: Rate | None = Field(
-        default=None, description=f"of learn_temperature, a share of its way between the bounds; {TEMPERATURE_RATE}"
+        default=None,
+        description=f"of learn_temperature, a share of its way between the bounds; by default {TEMPERATURE_RATE}",
     )
     projector: Rate | None = Field(default=None, description="of the projector; by default learning_rate")
     vision: Rate | None = Field(default=None, description="of the vision tower's LoRA; by default learning_rate")

@@ -18,7 +18,7 @@ SAME = "same"
 KEYS = ("instruction", SAME)
 JUDGED = {
     "refused": "the endpoint refused this pair, or a picture of it cannot be read",
-    "cut_off": REASONS["cut_off"],
+    "cut_off": "the answer was cut at --answer-tokens before its first instruction",
     "no_json": "the answer holds no JSON with an instruction",
     "incomplete": "the instruction is missing, empty or no text",
     "placeholder": REASONS["placeholder"],

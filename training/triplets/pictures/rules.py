@@ -12,15 +12,16 @@ from __future__ import annotations
 
 from collections.abc import Mapping
 from dataclasses import dataclass, fields, replace
+from textwrap import fill
 from typing import Any
 
 from mllm_embed.errors import ConfigError
 
 PICTURE, PATTERN, CAPTION = "picture", "pattern", "caption"
-SIMILARITIES = {
-    PICTURE: "cosine of the pictures' vectors by --model or in --store",
-    PATTERN: "cosine of the pictures' vectors in --pattern-store, by a model of looks more than of meaning",
-    CAPTION: "cosine of their captions' vectors by --model",
+SIMILARITIES = {  # and by which cosines
+    PICTURE: "the pictures' vectors, by --model or in the store that DATA is",
+    PATTERN: "those of --pattern-store, by a model of looks more than of meaning",
+    CAPTION: "their captions' vectors, by --model or in --caption-store",
 }
 FOLDER = "folder"
 """What groups pictures by the folder that they lie in, in the place of a column."""
@@ -149,3 +150,25 @@ RULES = {
         per_target=3,
     ),
 }
+
+
+def rules_in_words() -> str:
+    """Return each rule with the options that it sets, and how it differs from its paper, for a person."""
+    return "\n".join(
+        fill(f"{rule.title}{_by_groups(rule)}: {_options(rule)}. {rule.differs[0].upper()}{rule.differs[1:]}.", 118,
+             initial_indent=f"  {name:<12}", subsequent_indent=" " * 14, break_on_hyphens=False)
+        for name, rule in RULES.items()
+    )  # fmt: skip
+
+
+def _by_groups(rule: PairRule) -> str:
+    return " by groups" if rule.grouped else ""
+
+
+def _options(rule: PairRule) -> str:
+    given = {key: value for key, value in rule.numbers().items() if value is not None and key != "grouped"}
+    return " ".join(f"--{key.replace('_', '-')} {_shown(value)}" for key, value in given.items())
+
+
+def _shown(value: Any) -> str:
+    return " ".join(map(str, value)) if isinstance(value, tuple) else str(value)
