@@ -51,6 +51,11 @@ class TrainingRow:
     other_tasks: tuple[str, ...] = ()
     tasks: RowTasks | None = None
 
+    def playing(self, role: str) -> tuple[Item, ...]:
+        """Return what plays a role in some epoch or other, its own first; none for a role that the row has not."""
+        own = (self.roles[role],) if role in self.roles else ()
+        return (*own, *self.others.get(role, ()))
+
     @property
     def also_right(self) -> tuple[Item, ...]:
         """The further right answers, in each form in which they may stand: negatives of no query that the row asks."""

@@ -22,7 +22,6 @@ from mllm_embed.types import Item
 
 from ..data import TrainingRow
 from ..data.numbers import number_of
-from ..data.roles import RoleName
 from ..distributed.gathering import agreed, gather_ragged, interleaved, world
 from ..false_negatives.keys import ItemKeys
 from ..mining.vector_cache import BLOCK_INPUTS
@@ -142,7 +141,7 @@ def _inputs_of(term: Term, rows: Sequence[TrainingRow], hard_negatives: int | No
             candidates = list(candidates_of(term, row, hard_negatives))
         except DataError:
             continue  # named when the row's turn comes
-        for item in _all_of(row, term.query[0]) if term.taught else ():
+        for item in row.playing(term.query[0]) if term.taught else ():
             inputs.queries.setdefault(key(item), item)
         for item in candidates:
             inputs.candidates.setdefault(key(item), item)
@@ -206,15 +205,9 @@ def _encode_share(share: Sequence[Item], embedder: MLLMEmbedder, bf16: bool) -> 
     return vectors, readable, reasons
 
 
-def _all_of(row: TrainingRow, role: RoleName) -> Iterable[Item]:
-    """Yield what may play a role of a row, in whatever epoch."""
-    yield row.roles[role]
-    yield from row.others.get(role, ())
-
-
 def candidates_of(term: Term, row: TrainingRow, hard_negatives: int | None) -> Iterable[Item]:
     """Yield a row's answers and its negatives. Raise DataError where it lacks one that the term names."""
-    yield from _all_of(row, term.positive[0])
+    yield from row.playing(term.positive[0])
     for role in term.negatives:
         if role == "hard_negative":
             yield from row.hard_negatives[:hard_negatives]

@@ -146,8 +146,8 @@ def items_of(row: TrainingRow, stage: Stage) -> list[Item]:
     for role in stage.roles:
         if role == "hard_negative":
             items += row.hard_negatives[: stage.hard_negatives]
-        elif role in row.roles:
-            items += (row.roles[role], *row.others.get(role, ()))
+        else:
+            items += row.playing(role)
     return items
 
 

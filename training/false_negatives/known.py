@@ -89,17 +89,11 @@ class Relations:
 
     def asks(self, row: TrainingRow) -> list[Item]:
         """Return all that a row asks, in all wordings."""
-        return list(dict.fromkeys(chain.from_iterable(_all_of(row, role) for role in self.asking)))
+        return list(dict.fromkeys(chain.from_iterable(map(row.playing, self.asking))))
 
-    def answers(self, row: TrainingRow) -> list[list[Item]]:
+    def answers(self, row: TrainingRow) -> list[tuple[Item, ...]]:
         """Return for each of `forms` what is right for what a row asks."""
-        return [_all_of(row, role) for role in self.forms] if self.asking else []
-
-
-def _all_of(row: TrainingRow, role: str) -> list[Item]:
-    """Return what may play a role of a row."""
-    own = [row.roles[role]] if role in row.roles else []
-    return [*own, *row.others.get(role, ())]
+        return list(map(row.playing, self.forms)) if self.asking else []
 
 
 def _forms(terms: Sequence[Term]) -> tuple[str, ...]:

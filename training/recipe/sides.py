@@ -89,7 +89,7 @@ class Sides:
         found = dict(others)
         for again in told:
             for role in filter(self._asks(row).__contains__, row.roles):
-                items = (self._on_side(role, item, again) for item in (row.roles[role], *row.others.get(role, ())))
+                items = (self._on_side(role, item, again) for item in row.playing(role))
                 kept = dict.fromkeys((*found.get(role, ()), *items))
                 found[role] = tuple(item for item in kept if item != roles[role])
         return found

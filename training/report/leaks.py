@@ -115,16 +115,11 @@ def _questions(stage: Stage, rows: Sequence[TrainingRow], bar: tqdm) -> Iterator
             shown += row.hard_negatives[: stage.hard_negatives]
         for term in stage.terms:
             for query, positive in zip(term.query, term.positive, strict=True):
-                asks, answers = _played(row, query), _played(row, positive)
+                asks, answers = row.playing(query), row.playing(positive)
                 yield Question(asks, answers, shown)
                 shown = []  # with one question of the row
                 if term.symmetric:
                     yield Question(answers, asks)
-
-
-def _played(row: TrainingRow, role: str) -> list[Item]:
-    """Return what plays a role of a row in some epoch or other."""
-    return [row.roles[role], *row.others.get(role, ())] if role in row.roles else []
 
 
 def _asked(benchmark: FolderBenchmark) -> tuple[list[Question], list[Item]]:
