@@ -30,16 +30,6 @@ CLOSE = {"atol": 1e-5, "rtol": 0}
 SEES_BOTH_WAYS = ("paligemma", "embedding_gemma2")  # their attention over a prompt always does
 
 
-@pytest.fixture(scope="module", params=TESTED)
-def family(request: pytest.FixtureRequest) -> str:
-    return request.param
-
-
-@pytest.fixture(scope="module")
-def folder(family: str, tmp_path_factory: pytest.TempPathFactory) -> Path:
-    return families.make(family, tmp_path_factory.mktemp("families") / family)
-
-
 @pytest.fixture(scope="module")
 def model(folder: Path) -> MLLMEmbedder:
     return MLLMEmbedder.from_pretrained(folder, dtype="float32", device="cpu")

@@ -34,16 +34,6 @@ BETWEEN = {family: {"multi_modal_projector"} for family in TESTED} | {
 ALL_OPTIONS = LoraSpec(rank=4, dropout=0.0, vision=True, dora=True, rslora=True, alpha_pattern={"down_proj": 3.0})
 
 
-@pytest.fixture(scope="module", params=TESTED)
-def family(request: pytest.FixtureRequest) -> str:
-    return request.param
-
-
-@pytest.fixture(scope="module")
-def folder(family: str, tmp_path_factory: pytest.TempPathFactory) -> Path:
-    return families.make(family, tmp_path_factory.mktemp("families") / family)
-
-
 @pytest.fixture(scope="module")
 def items() -> list[Query | Document]:
     a, b = (_picture(*size, seed) for seed, size in enumerate(((64, 48), (96, 40))))
