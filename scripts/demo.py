@@ -43,7 +43,7 @@ def main() -> int:
     from mllm_embed.eval.benchmarks import open_suite
     from mllm_embed.eval.reports.report import comparison_table, settings_of, write_result, write_sheet
     from mllm_embed.eval.scoring.evaluate import evaluate
-    from mllm_embed.eval.scoring.score import Result
+    from mllm_embed.eval.scoring.result import Result
     from mllm_embed.training.recipe.recipe_files import load_recipe
     from mllm_embed.training.run.stages import run_recipe
 

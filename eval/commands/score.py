@@ -15,7 +15,8 @@ from ..scoring.score import DEFAULT_TIES
 from .suite_options import add_benchmark_options, add_command, add_ties_option, named_suite, output_folder
 
 if TYPE_CHECKING:
-    from ..scoring.score import Result, Vectors
+    from ..scoring.result import Result
+    from ..scoring.score import Vectors
     from ..scoring.suite import Suite
 
 _HELP = """\

@@ -7,6 +7,8 @@ from itertools import groupby
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
+import numpy as np
+
 from mllm_embed.files import write_json
 from mllm_embed.saving.versions import versions
 from mllm_embed.search.contact_sheet import SheetRow, contact_sheet
@@ -14,7 +16,7 @@ from mllm_embed.search.contact_sheet import SheetRow, contact_sheet
 from ..benchmarks.folder import CAPTIONS
 from ..scoring.estimate import Estimate
 from ..scoring.evaluate import BASELINES
-from ..scoring.score import Result, TaskResult
+from ..scoring.result import Result, TaskResult
 from ..scoring.suite import Suite, Task
 
 if TYPE_CHECKING:
@@ -147,12 +149,15 @@ def _sheet_row(task: Task, position: int, result: Result) -> SheetRow:
 
 
 def _per_query(task: Task, result: TaskResult) -> dict[str, Any]:
-    answers = (_answer_ids(task, row) for row in result.answers.tolist())
+    rows = {row: _row(task, values, result.row_answers[row]) for row, values in result.row_values.items()}
+    return {"row": task.query_kind, "ids": list(task.query_ids), **rows[task.query_kind], "rows": rows}
+
+
+def _row(task: Task, values: Mapping[str, np.ndarray], answers: np.ndarray) -> dict[str, Any]:
+    """Return what per_query.json keeps of one row of a task's table."""
     return {
-        "row": task.query_kind,
-        "ids": list(task.query_ids),
-        "metrics": {name: values.tolist() for name, values in result.values.items()},
-        "answers": list(answers),
+        "metrics": {name: own.tolist() for name, own in values.items()},
+        "answers": [_answer_ids(task, positions) for positions in answers.tolist()],
     }
 
 

@@ -21,7 +21,8 @@ from mllm_embed.vectors.fusion import edited
 from mllm_embed.vectors.unit import unit
 
 from .asking import AskedSuite, AskedTask, ask
-from .score import DEFAULT_TIES, Result, Ties, Vectors, need_labels, score
+from .result import Result
+from .score import DEFAULT_TIES, Ties, Vectors, need_labels, score
 from .suite import Suite, Task
 
 IMAGE_ONLY, TEXT_ONLY, SUM = "image only", "text only", "sum"

@@ -9,7 +9,8 @@ import numpy as np
 from mllm_embed.errors import DataError
 from mllm_embed.vectors.ranking import TargetRanks
 
-from .score import ANSWERS, DEFAULT_TIES, Result, measure, need_labels, result_of
+from .result import Result
+from .score import ANSWERS, DEFAULT_TIES, measure, need_labels, result_of
 from .suite import Suite, Task, View
 
 
@@ -34,7 +35,7 @@ def score_rankings(suite: Suite, rankings: Mapping[str, Sequence[str]]) -> Resul
     for row, ranked in enumerate(lists):
         # a list may be shorter than a report shows
         answers[row, : len(ranked[:ANSWERS])] = ranked[:ANSWERS]
-    measured = {task.name: measure(task, {task.query_kind: ranks}, DEFAULT_TIES, answers, None)}
+    measured = {task.name: measure(task, {task.query_kind: ranks}, DEFAULT_TIES, {task.query_kind: answers}, None)}
     return result_of(suite, measured, {"scores": "none: ranked lists were given"}, {})
 
 

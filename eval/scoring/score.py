@@ -5,8 +5,8 @@ from __future__ import annotations
 import sys
 import time
 from collections.abc import Mapping, Sequence
-from dataclasses import dataclass, field
-from typing import Any, Literal, TypeAlias
+from dataclasses import dataclass
+from typing import Literal, TypeAlias
 
 import numpy as np
 
@@ -15,6 +15,7 @@ from mllm_embed.vectors.ranking import TargetRanks, ranks_among, ranks_of_target
 
 from .estimate import RESAMPLES, Estimate, estimate, means, resamples
 from .metrics import Metric
+from .result import MeasuredTask, Result, TaskResult
 from .suite import Suite, Task, View, column
 
 RankedView: TypeAlias = tuple[View, TargetRanks]
@@ -41,81 +42,6 @@ class Vectors:
 
     gallery: np.ndarray
     rows: Mapping[str, np.ndarray]
-
-
-@dataclass(frozen=True)
-class TaskResult:
-    """All that was measured on one task.
-
-    Attributes:
-        gallery, queries: how many there are.
-        dimensions: of the vectors; None where ranked lists were given.
-        rows: row -> metric -> estimate.
-        groups: group -> metric -> estimate, of the first row.
-        values: metric -> [Q], of the first row.
-        answers: [Q, <= 10] gallery positions of the first row, best first, -1 where there are fewer.
-    """
-
-    gallery: int
-    queries: int
-    dimensions: int | None
-    rows: Mapping[str, Mapping[str, Estimate]]
-    groups: Mapping[str, Mapping[str, Estimate]]
-    values: Mapping[str, np.ndarray] = field(repr=False, compare=False)
-    answers: np.ndarray = field(repr=False, compare=False)
-
-
-@dataclass(frozen=True)
-class MeasuredTask:
-    """A task's result, and what its intervals come from: row -> metric -> bootstrap means [B]."""
-
-    result: TaskResult
-    samples: Mapping[str, Mapping[str, np.ndarray]]
-
-
-@dataclass(frozen=True)
-class Result:
-    """All that was measured on one suite, and by which rules.
-
-    Attributes:
-        suite, title, fingerprint, printed: of the suite.
-        parts: mean -> what it is made of.
-        tasks: by name.
-        means: row -> mean -> estimate.
-        protocol: the rules in words.
-        spent: seconds and bytes.
-    """
-
-    suite: str
-    title: str
-    fingerprint: str
-    printed: tuple[str, ...]
-    parts: Mapping[str, tuple[str, ...]]
-    tasks: Mapping[str, TaskResult]
-    means: Mapping[str, Mapping[str, Estimate]]
-    protocol: Mapping[str, Any]
-    spent: Mapping[str, float]
-
-    def percent(self, metric: str, row: str | None = None, task: str = "") -> float:
-        """Return one number of the table, in percent, of the first row unless another is named."""
-        rows = self.tasks[task].rows
-        return rows[row or next(iter(rows))][metric].percent
-
-    def to_dict(self) -> dict[str, Any]:
-        """Return plain values for JSON, without the values of single queries."""
-        return {
-            "benchmark": {
-                "name": self.suite,
-                "title": self.title,
-                "fingerprint": self.fingerprint,
-                "printed": list(self.printed),
-            },
-            "tasks": {name: _task_dict(task) for name, task in self.tasks.items()},
-            "means": _estimate_dicts(self.means),
-            "means of": {name: list(parts) for name, parts in self.parts.items()},
-            "protocol": dict(self.protocol),
-            "spent": dict(self.spent),
-        }
 
 
 def score(
@@ -150,10 +76,11 @@ def score(
 
 def _score_task(task: Task, vectors: Vectors, ties: Ties) -> MeasuredTask:
     ranks: dict[str, list[RankedView]] = {}
+    answers: dict[str, np.ndarray] = {}
     # All rows are ranked under the same views: a baseline differs by its vectors, never by a rule.
     for row, queries in vectors.rows.items():
         ranks[row] = [(view, ranks_of(view, queries, vectors.gallery)) for view in task.views]
-    answers = answers_of(task.views[0], vectors.rows[task.query_kind], vectors.gallery, ANSWERS)
+        answers[row] = answers_of(task.views[0], queries, vectors.gallery, ANSWERS)
     return measure(task, ranks, ties, answers, vectors.gallery.shape[1])
 
 
@@ -221,16 +148,16 @@ def measure(
     task: Task,
     ranks: Mapping[str, Sequence[RankedView]],
     ties: Ties,
-    answers: np.ndarray,
+    answers: Mapping[str, np.ndarray],
     dimensions: int | None,
 ) -> MeasuredTask:
     """Return what the metrics of a task's views say of ranks.
 
     Args:
         task: with labels.
-        ranks: row of the table -> each view with its targets' ranks.
+        ranks: row of the table -> each view with its targets' ranks; the queries as asked first.
         ties: how equal scores are settled.
-        answers: [Q, <= 10] int64 gallery positions, for the report.
+        answers: row -> [Q, <= 10] int64 gallery positions, for the report.
         dimensions: of the vectors, for the report; None where there are none.
     """
     readings = {row: _read(views, ties) for row, views in ranks.items()}
@@ -248,8 +175,8 @@ def measure(
         dimensions=dimensions,
         rows=estimates,
         groups=groups,
-        values={reading.metric.name: reading.values for reading in own},
-        answers=answers,
+        row_values={row: _values(read) for row, read in readings.items()},
+        row_answers=answers,
     )
     return MeasuredTask(result, samples)
 
@@ -293,6 +220,10 @@ def _read(views: Sequence[RankedView], ties: Ties) -> list[_Reading]:
     return readings
 
 
+def _values(readings: Sequence[_Reading]) -> dict[str, np.ndarray]:
+    return {reading.metric.name: reading.values for reading in readings}
+
+
 def _estimates(readings: Sequence[_Reading], stream: str) -> tuple[dict[str, Estimate], dict[str, np.ndarray]]:
     """Return the estimate and the bootstrap means [B] of each metric, by its name."""
     # All metrics are drawn at once, so that they share their samples, and means over them have an interval.
@@ -320,20 +251,3 @@ def _means(suite: Suite, measured: Mapping[str, MeasuredTask], row: str) -> dict
         for metric, own in found.result.rows[row].items():
             known[column(task, metric)] = own, found.samples[row][metric]
     return means(suite.means, known)
-
-
-def _task_dict(task: TaskResult) -> dict[str, Any]:
-    return {
-        "gallery": task.gallery,
-        "queries": task.queries,
-        "dimensions": task.dimensions,
-        "rows": _estimate_dicts(task.rows),
-        "groups": _estimate_dicts(task.groups),
-    }
-
-
-def _estimate_dicts(rows: Mapping[str, Mapping[str, Estimate]]) -> dict[str, dict[str, Any]]:
-    dicts: dict[str, dict[str, Any]] = {}
-    for name, row in rows.items():
-        dicts[name] = {metric: own.to_dict() for metric, own in row.items()}
-    return dicts

@@ -21,7 +21,8 @@ from ..scoring.asking import ask
 from ..scoring.estimate import Estimate
 from ..scoring.evaluate import embed, encode, items_of, with_protocol
 from ..scoring.paired import Difference, corrected, paired, weights
-from ..scoring.score import ANSWERS, DEFAULT_TIES, SCORES, TIES, MeasuredTask, Result, measure, need_labels, result_of
+from ..scoring.result import MeasuredTask, Result
+from ..scoring.score import ANSWERS, DEFAULT_TIES, SCORES, TIES, measure, need_labels, result_of
 from ..scoring.suite import Suite, Task, column
 from .cached_generator import CachedGenerator
 from .llm_texts import LLMTexts
@@ -123,7 +124,7 @@ class EmbeddedSuite:
             remembered = self._remembered(context)
             started = time.perf_counter()
             ranking = method.run(context, **settings)
-            answers = ranking.answers(task.views[0], ANSWERS)
+            answers = {task.query_kind: ranking.answers(task.views[0], ANSWERS)}
             seconds += time.perf_counter() - started
             # what was known already costs as much as when it was made
             seconds += self._remembered(context) - remembered - context.llm_texts.once

@@ -13,7 +13,8 @@ from PIL import Image
 from eval.benchmarks import open_suite
 from eval.benchmarks.genecis import Crop
 from eval.scoring.evaluate import embed, evaluate
-from eval.scoring.score import TIES, Result, Vectors, score
+from eval.scoring.result import Result
+from eval.scoring.score import TIES, Vectors, score
 from eval.scoring.suite import Suite
 from mllm_embed.inputs.images import load_image
 

@@ -15,7 +15,8 @@ from PIL import Image
 from eval.benchmarks import open_suite
 from eval.reports.compare import compare
 from eval.reports.report import write_result
-from eval.scoring.score import Result, Ties, Vectors, score
+from eval.scoring.result import Result
+from eval.scoring.score import Ties, Vectors, score
 from eval.scoring.suite import Suite
 from made_benchmarks import CATEGORIES, GENECIS, KNOWN, dump, fashioniq_files
 from mllm_embed.errors import ConfigError, DataError

@@ -13,7 +13,7 @@ from eval.benchmarks import open_suite
 from eval.benchmarks.folder import suite_of
 from eval.reports.report import comparison_table, result_table, spread, write_result, write_sheet
 from eval.scoring.evaluate import evaluate
-from eval.scoring.score import Result
+from eval.scoring.result import Result
 from eval.scoring.suite import Suite
 from mllm_embed.data.folder import BenchmarkQuery, FolderBenchmark, GalleryItem
 from mllm_embed.errors import DataError
@@ -123,6 +123,8 @@ def test_kinds_and_captions_are_reported(result: Result) -> None:
     assert (captions.queries, captions.hits) == (5, 5)
     assert result.tasks[""].answers[0].tolist() == [1, 4, 0, 2, 3]
     assert result.tasks[""].answers[3].tolist() == [3, 0, 1, 4, -1]
+    assert result.tasks[""].row_answers["image only"][2].tolist() == [2, 1, 3, 4, -1]
+    assert result.tasks[""].row_values["sum"]["R@1"].tolist() == [0, 0, 1, 0]
 
 
 def test_everything_is_encoded_in_one_call(suite: Suite) -> None:
@@ -159,6 +161,10 @@ def test_the_json_holds_protocol_hits_counts_and_versions(result: Result, suite:
     one = json.loads((tmp_path / "out/per_query.json").read_text())["tasks"][""]
     assert (one["ids"], one["metrics"]["R@1"]) == (["0", "1", "2", "3"], [1, 0, 1, 0])
     assert one["answers"][3] == ["white", "red", "green", "twin"]
+    assert list(one["rows"]) == ["composed", "image only", "text only", "sum"]
+    assert one["rows"]["composed"] == {"metrics": one["metrics"], "answers": one["answers"]}
+    assert one["rows"]["image only"]["metrics"]["R@1"] == [0, 0, 1, 0]
+    assert one["rows"]["text only"]["answers"][3] == ["red", "green", "white", "twin"]
 
 
 def test_the_table_shows_rows_hits_intervals_and_kinds(result: Result) -> None:
