@@ -197,8 +197,7 @@ def _plan_stage(
     moments = state_bytes(stage.optimizer, [p.shape for p in model.parameters() if p.requires_grad])
     step = step_peak(model, inputs, setting, chunk_tokens, room - moments)
     steps = _steps(stage, rows)
-    place, count = torch.device(setting.place), None if rows is None else len(rows)
-    guide = plan_guide(recipe, stage, setting.autocast is not None, place, count, steps)
+    guide = plan_guide(recipe, stage, setting.autocast is not None, torch.device(setting.place), rows, steps)
     return StagePlan(inputs, step, steps, stage.batch_size, stage.optimizer, moments, rows is not None, guide)
 
 

@@ -16,14 +16,16 @@ import families
 from mllm_embed import Document, MLLMEmbedder, Query
 from mllm_embed.data.folder import DataFolder
 from mllm_embed.errors import ConfigError, DataError, ImageError
-from mllm_embed.model.families import family_of
+from mllm_embed.model.families import family_of, states_width
 from mllm_embed.model.lora import LoraSpec, add_lora
 from mllm_embed.training.batch.collator import ContrastiveCollator
 from mllm_embed.training.batch.examples import Reader
+from mllm_embed.training.batch.stage_data import open_stage
 from mllm_embed.training.cli import main
 from mllm_embed.training.data.folder import read_rows
 from mllm_embed.training.distributed.gradient_caching import BatchEncoder
 from mllm_embed.training.distributed.memory_tracker import MemoryTracker
+from mllm_embed.training.plan.guide import plan_guide
 from mllm_embed.training.plan.model import SHAPES, find_config
 from mllm_embed.training.plan.plan import GIB, check_fits, describe, make_plan
 from mllm_embed.training.recipe.layers import RECIPES
@@ -234,10 +236,33 @@ def test_a_guide_counts_while_it_encodes(recipe: Path, saved_models: dict[str, P
     assert sizes["own"] == sizes["adapter folder"] == alone.base
     assert sizes["large"] == 4 * (STATED[large] - 49_280 * 960)  # in float32, as the recipe says; without the LM head
     assert plan.total == plan.base + plan.trained // 2 + sizes["large"] + plan.reserve > alone.total
+    # 8 rows that share nothing but, each with one other, its words: a composed query and its target
     assert plan.stages["instructions"].guide.vectors == 8 * 2 * (2 * 960 + 8)
     assert "the guide's weights, while it encodes" in describe(loaded, plan)
     with pytest.raises(ConfigError, match="with its guide needs .* choose a smaller guide"):
         check_fits(loaded, make_plan(loaded, 2))
+
+
+@pytest.mark.parametrize(("steps", "inputs"), [(1, 6 + 4), (2, 6 + 2 + 1 + 2), (None, 6 + 2 + 1 + 2)])
+def test_a_guide_has_a_vector_of_each_input_that_may_play_a_role(
+    steps: int | None, inputs: int, recipe: Path, data: Path
+) -> None:
+    """Further targets, further words, and hard negatives up to the stage's number; what rows share counts once."""
+    rows = [{"image": "images/0.png", "instruction": ["red", "in red"],
+             "target_image": ["images/4.png", "images/5.png"],
+             "negative_image": ["images/6.png", "images/7.png", "images/1.png"]},
+            {"image": "images/2.png", "instruction": "red", "target_image": "images/3.png",
+             "negative_image": ["images/6.png", "images/4.png"]}]  # fmt: skip
+    rows += [{**rows[1], "image": f"images/{number}.png", "negative_image": None} for number in (1, 3)]
+    rows[3]["target_image"] = "images/2.png"
+    (data / "rows.jsonl").write_text("".join(json.dumps(row) + "\n" for row in rows))
+    source = {"path": str(data / "rows.jsonl"), "format": "columns", "columns": {name: name for name in rows[0]}}
+    term = {"query": "composed", "positive": "target_image", "negatives": ["hard_negative"]}
+    stage = {"data": [source], "terms": [term], "hard_negatives": 2, "batch_size": 2, "guide": {}}
+    loaded = load_recipe(recipe, [f"stages.instructions.{key}={json.dumps(value)}" for key, value in stage.items()])
+    one = loaded.stages["instructions"]
+    plan = plan_guide(loaded, one, False, torch.device("cpu"), open_stage(one)[0], steps)
+    assert plan.vectors == inputs * (2 * states_width(find_config(loaded.model)[0]) + 8)
 
 
 def test_what_will_be_mined_counts_though_no_row_brings_it(recipe: Path) -> None:
