@@ -22,6 +22,9 @@ from .checks import guiding_stage
 from .config import Recipe
 from .pixels import limited
 
+GUIDE_PRESET, GUIDE_PROMPTS = "guide preset ", "guide prompts "
+"""How the names of a guide's fingerprints begin."""
+
 
 def prompts_of(recipe: Recipe) -> PromptSet | None:
     """Return the prompt set that a recipe names, None for that of the model.
@@ -75,16 +78,27 @@ def settings_of(recipe: Recipe, source: ModelSource, config: Any) -> Settings:
 
 
 def guide_fingerprints(recipe: Recipe) -> dict[str, str]:
-    """Return, for the adapter of each guide that no stage of the run makes, what changes with its tensors.
+    """Return, for the adapter of each guide that no stage of the run makes, what changes with its tensors, and for the
+    preset and the prompts that a guide names, with their content.
 
-    A run that was stopped must not go on with another. Raise ModelError for one that cannot be read.
+    A run that was stopped must not go on with another. Raise ModelError for an adapter that cannot be read, and as
+    `prompts_of` and `catalog.preset`.
     """
-    given = (stage.guide.adapter for stage in recipe.stages.values() if stage.guide)
+    guides = {name: stage.guide for name, stage in recipe.stages.items() if stage.guide}
+    given = (guide.adapter for guide in guides.values())
     found = [adapter for adapter in given if adapter is not None and guiding_stage(recipe, adapter) is None]
+    forms: dict[str, Any] = {}
+    for name, guide in guides.items():
+        if guide.preset is not None:
+            forms[f"{GUIDE_PRESET}{guide.preset}"] = _content(catalog.preset(guide.preset))
+        if guide.prompts is not None:
+            prompts = _named(guide.prompts, prompt_set(guide.prompts), f"of stage '{name}'")
+            forms |= {f"{GUIDE_PROMPTS}{named}": what for named, what in prompts.items()}
     try:
-        return {f"guide {adapter}": adapter_fingerprint(adapter) for adapter in found}
+        adapters = {f"guide {adapter}": adapter_fingerprint(adapter) for adapter in found}
     except OSError as error:
         raise ModelError(f"{error.filename} cannot be read ({reason(error)}); name another guide.adapter") from error
+    return adapters | _digests(forms)
 
 
 def form_fingerprints(recipe: Recipe) -> dict[str, str]:
@@ -93,15 +107,23 @@ def form_fingerprints(recipe: Recipe) -> dict[str, str]:
     found: dict[str, Any] = {}
     preset, prompts = preset_of(recipe), prompts_of(recipe)
     if preset:
-        found[f"preset {preset.name}"] = [preset.settings.to_dict(), dict(preset.image_processor), preset.dtype]
+        found[f"preset {preset.name}"] = _content(preset)
     if prompts:
-        found |= _named(recipe.prompts, prompts)
+        found |= _named(recipe.prompts, prompts, "prompts")
+    return _digests(found)
+
+
+def _content(preset: Preset) -> list[Any]:
+    return [preset.settings.to_dict(), dict(preset.image_processor), preset.dtype]
+
+
+def _digests(found: dict[str, Any]) -> dict[str, str]:
     return {name: hashlib.sha256(json.dumps(what).encode()).hexdigest() for name, what in found.items()}
 
 
-def _named(given: str | dict[str, Any] | None, prompts: PromptSet) -> dict[str, Any]:
-    """Return prompts under the file that they are from, or "prompts" where the recipe holds them: with the words that
+def _named(given: str | dict[str, Any] | None, prompts: PromptSet, own: str) -> dict[str, Any]:
+    """Return prompts under the file that they are from, or as `own` where the recipe holds them: with the words that
     its keys leave to this version. A name of ours says enough."""
     if isinstance(given, dict):
-        return {"prompts": prompts.to_dict()}
+        return {own: prompts.to_dict()}
     return {given: prompts.to_dict()} if given and is_file_name(given) else {}

@@ -22,10 +22,12 @@ from mllm_embed.saving.provenance import changes
 from mllm_embed.saving.versions import versions
 
 from ..recipe.config import Recipe
+from ..recipe.form import GUIDE_PRESET, GUIDE_PROMPTS
 from .checkpoints import CHECKPOINT, KEPT_CHECKPOINTS, checkpoint_bytes, clear
 
 RUN_FILE = "run.json"
 _GIT_SECONDS = 10
+_SINCE = (GUIDE_PRESET, GUIDE_PROMPTS)  # what older runs did not note: the recipe alone says that they had it
 _LENGTH = re.compile(r"stages\.([^.]+)\.(?:steps|epochs): ")
 
 
@@ -83,15 +85,16 @@ def _has_checkpoints(recipe: Recipe, name: str) -> bool:
 
 
 def write_run(recipe: Recipe, data: dict[str, str]) -> None:
-    """Write run.json where there is none yet, or where a stage was given more steps since."""
+    """Write run.json where there is none yet, where a stage was given more steps since, and where it was written by a
+    version that noted less."""
     path, described = recipe.output / RUN_FILE, _described(recipe, data)
     if not path.is_file():
         made = {"commit": _commit(), "versions": versions(), "started": time.strftime("%Y-%m-%dT%H:%M:%S%z")}
         write_json(path, described | made)
         return
     record = read_record(path, described)
-    if record["recipe"]["stages"] != described["recipe"]["stages"]:
-        write_json(path, record | {"recipe": described["recipe"]})
+    if record["recipe"]["stages"] != described["recipe"]["stages"] or record["data"] != data:
+        write_json(path, record | described)
 
 
 def write_finished(recipe: Recipe, name: str) -> None:
@@ -162,8 +165,7 @@ def read_record(path: Path, wanted: dict[str, Any]) -> dict[str, Any]:
         trained |= recorded.get("more_steps", {})
         before = _without_growth(_completed(recorded["recipe"]), wanted["recipe"])
         changed = list(changes(before, wanted["recipe"]))
-        other_data = [name for name in wanted["data"] if recorded["data"].get(name) != wanted["data"][name]]
-        other_data += recorded["data"].keys() - wanted["data"].keys()
+        other_data = _other_data(recorded["data"], wanted["data"])
     except (ValueError, KeyError, TypeError, AttributeError) as error:
         raise ConfigError(f"{path} is damaged; remove {path.parent} or choose another output") from error
     if changed or other_data:
@@ -173,6 +175,13 @@ def read_record(path: Path, wanted: dict[str, Any]) -> dict[str, Any]:
             f"{path.parent} holds a run {why}; choose another output or remove that folder{_cure(changed)}"
         )
     return recorded | {"more_steps": trained}
+
+
+def _other_data(noted: dict[str, str], now: dict[str, str]) -> list[str]:
+    """Return the names of the data that is not what a run noted, but for what runs did not note when it was made."""
+    unnoted = {name for name in now.keys() - noted.keys() if name.startswith(_SINCE)}
+    changed = [name for name, digest in now.items() if noted.get(name) != digest and name not in unnoted]
+    return changed + list(noted.keys() - now.keys())
 
 
 def _without_growth(before: dict[str, Any], now: dict[str, Any]) -> dict[str, Any]:

@@ -191,6 +191,32 @@ def test_a_changed_guide_does_not_go_on(
         run("same", guide={"adapter": adapter, "margin": 0.1})
 
 
+@pytest.mark.parametrize("key", ["prompts", "preset"])
+def test_a_guides_changed_file_does_not_go_on(
+    key: str, run: Callable[..., Path], tiny_llava: Path, tmp_path: Path
+) -> None:
+    """The recipe names the file alone; a run of a version that did not note what it holds goes on, and notes it."""
+    form = {"image": "Look.", "composed": "{instruction}", "text": "{text}"}
+    file = tmp_path / "form.json"
+
+    def write(**changed: str) -> None:
+        words = form | changed
+        file.write_text(json.dumps(words if key == "prompts" else {"model_types": ["llava"], "prompts": words}))
+
+    write()
+    guide = {"model": str(tiny_llava), key: str(file)}
+    folder = run("same", guide=guide)
+    record = json.loads((folder / "run.json").read_text())
+    name = f"guide {key} {file}"
+    older = record | {"data": {what: digest for what, digest in record["data"].items() if what != name}}
+    (folder / "run.json").write_text(json.dumps(older))
+    run("same", guide=guide)
+    assert json.loads((folder / "run.json").read_text())["data"] == record["data"] != older["data"]
+    write(image="Look twice.")
+    with pytest.raises(ConfigError, match=f"on data that has changed since .{name}"):
+        run("same", guide=guide)
+
+
 @pytest.mark.parametrize(
     ("guide", "message"),
     [
