@@ -77,10 +77,10 @@ def _run(arguments: argparse.Namespace) -> int:
         need_folder(arguments.save_vectors, "--save-vectors")
     check_tasks(arguments)
 
-    from ..reports.report import CONTACT_SHEET, result_table, settings_of, write_result, write_sheet
+    from ..reports.evaluation import Measuring, evaluate_into
+    from ..reports.report import result_table, settings_of
     from ..scoring.asking import ask
-    from ..scoring.evaluate import check_evaluable, evaluate_with_vectors
-    from ..scoring.vectors import write_vectors
+    from ..scoring.evaluate import check_evaluable
 
     check_evaluable(suite, arguments.edit_strength)
     models = arguments.model, arguments.adapter, arguments.query_model, arguments.query_adapter
@@ -88,21 +88,10 @@ def _run(arguments: argparse.Namespace) -> int:
     embedder = load_encoder(arguments)
     asked = ask(embedder, suite, task=arguments.task, document_task=arguments.document_task)
     print(asked, end="\n\n", flush=True)  # before hours of encoding, so that a wrong word shows in time
-    result, vectors = evaluate_with_vectors(
-        embedder,
-        suite,
-        batch_size=arguments.batch_size,
-        ties=arguments.ties,
-        edit_strength=arguments.edit_strength,
-        asked=asked,
+    measuring = Measuring(
+        arguments.batch_size, arguments.ties, arguments.edit_strength, arguments.sheet, arguments.save_vectors
     )
-    written = write_result(result, suite, output, settings_of(embedder, *models))
+    result, written = evaluate_into(output, embedder, suite, asked, settings_of(embedder, *models), measuring)
     sys.stdout.write(f"{result_table(result)}\n")
-    if arguments.save_vectors:
-        write_vectors(arguments.save_vectors, suite, vectors)
-        written.append(arguments.save_vectors)
-    sheet = write_sheet(result, suite, output / CONTACT_SHEET, arguments.sheet)
-    if sheet is not None:
-        written.append(sheet)
     sys.stdout.write(f"\nwrote {', '.join(map(str, written))}\n")
     return 0
