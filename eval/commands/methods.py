@@ -3,8 +3,9 @@
 from __future__ import annotations
 
 import argparse
+import math
 import sys
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
@@ -27,7 +28,7 @@ what it does
 
 settings
   A method's own defaults, or with --tune-on the best of its grid on another set, whose queries may not be those of the
-  benchmark; the table says which.
+  benchmark; the table says which. --set gives one by hand, which is then not chosen.
 
 what it leaves in the output folder
   methods.json        settings, gains, costs and sources
@@ -38,6 +39,7 @@ what it leaves in the output folder
 examples
   %(prog)s my_folder --model runs/base --adapter runs/stage2 --tune-on my_validation
   %(prog)s cirr --data ~/data/cirr --model M --adapter A --only "edit strength" "rerank yes no"
+  %(prog)s my_folder --model M --adapter A --set weimocir.beta=0.5 "edit strength.strength=0.8"
 """
 
 
@@ -48,6 +50,7 @@ def register(commands: Any) -> None:
     add_model_options(methods)
     methods.add_argument("--only", metavar="M", nargs="+", help="these methods only, named as in the table")
     methods.add_argument("--tune-on", metavar="B", help="choose settings on another set: a folder, or NAME=ROOT")
+    methods.add_argument("--set", metavar="M.S=V", nargs="+", action="extend", default=[], help="a setting of a method")
     add_leak_options(methods)
     methods.add_argument(
         "--captions",
@@ -59,7 +62,7 @@ def register(commands: Any) -> None:
 
 
 def _run(arguments: argparse.Namespace) -> int:
-    chosen = _chosen(arguments.only)
+    chosen = _with_settings(_chosen(arguments.only), arguments.set)
     suite = named_suite(arguments)
     validation = _tuning_suite(arguments.tune_on) if arguments.tune_on else None
     output = output_folder(arguments, "runs/methods", suite, arguments.adapter or arguments.model)
@@ -98,6 +101,31 @@ def _chosen(names: Sequence[str] | None) -> dict[str, Method]:
     if unknown:
         raise ConfigError(f"--only: there is no method '{unknown[0]}'; there are {', '.join(known)}")
     return {name: method for name, method in known.items() if name in (names or known)}
+
+
+def _with_settings(chosen: Mapping[str, Method], given: Sequence[str]) -> dict[str, Method]:
+    """Return the methods with the settings of --set. Raises ConfigError for one that cannot be set so."""
+    changed = dict(chosen)
+    for text in given:
+        place, sign, value = text.partition("=")
+        name, dot, setting = place.rpartition(".")
+        if not sign or not dot:
+            raise ConfigError(f"--set takes METHOD.SETTING=VALUE, not '{text}'")
+        if name not in changed:
+            raise ConfigError(f"--set {text}: there is no method '{name}' here; there are {', '.join(changed)}")
+        changed[name] = changed[name].with_settings({setting: _number(value, text)})
+    return changed
+
+
+def _number(value: str, where: str) -> float:
+    """Return a finite number. Raises ConfigError for another word."""
+    try:
+        number = float(value)
+    except ValueError:
+        number = math.nan
+    if not math.isfinite(number):
+        raise ConfigError(f"--set {where}: '{value}' is no number")
+    return number
 
 
 def _tuning_suite(text: str) -> Suite:

@@ -6,8 +6,6 @@ import numpy as np
 
 from ..studies.method import Method, MethodContext, Ranking
 
-_REFINED = 10  # vectors whose elementwise maximum is the second query
-
 
 def superglobal(context: MethodContext, *, depth: int = 100, neighbours: int = 4, beta: float = 0.1) -> Ranking:
     """The first answers pulled to their neighbours, the query to the best of those; the mean of both scores."""
@@ -28,7 +26,8 @@ def refined_scores(query: np.ndarray, answers: np.ndarray, neighbours: int, beta
     """Return the new scores [M] of answers [M, D] to a query [D], all float32.
 
     x' = (x + beta sum s_i x_i) / (1 + beta sum s_i) over the K nearest of the others; S1 = q . x'; q' is the
-    elementwise maximum of the ten x' highest by S1; the score is (S1 + q' . x') / 2.
+    elementwise maximum of the K + 1 x' highest by S1; the score is (S1 + q' . x') / 2. K counts as in its code
+    (ShihaoShao-GH/SuperGlobal@8694696, modules/reranking), where both numbers are one setting.
     """
     products = answers @ answers.T
     # a picture is no neighbour of itself
@@ -39,7 +38,7 @@ def refined_scores(query: np.ndarray, answers: np.ndarray, neighbours: int, beta
     refined = answers + np.einsum("mk,mkd->md", weights, answers[near])
     refined /= 1 + weights.sum(axis=1, keepdims=True)
     first = refined @ query
-    best = refined[np.argsort(-first, kind="stable")[:_REFINED]].max(axis=0)
+    best = refined[np.argsort(-first, kind="stable")[: neighbours + 1]].max(axis=0)
     return (first + refined @ best) / 2
 
 

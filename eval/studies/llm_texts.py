@@ -99,6 +99,29 @@ class LLMTexts:
             raise ConfigError(f"beta is a share from 0 to 1, not {beta}")
         return ((1 - beta) * gallery + beta * self.mean_captions()).astype(np.float32) if beta else gallery
 
+    def caption_pairs(self) -> tuple[np.ndarray, np.ndarray]:
+        """Return e(k-th caption) of each gallery picture [K, N, D] and of each query's reference [K, Q, D].
+
+        Both are float32 of unit length. K is the most captions that a gallery picture has; those of a picture that has
+        fewer come again from the first on. The reference's are those of the gallery picture that it is; of one that is
+        not there, what the language model says of it.
+        """
+        before = self.seconds + self.generator.seconds
+        own = self._gallery_captions()
+        count = max(map(len, own))
+        gallery = self._by_number(own, count)
+        self.once += self.seconds + self.generator.seconds - before
+        captions_of = dict(zip((item.images for item in self.task.gallery), own, strict=True))
+        pictures = [items[0].images for items in self.task.queries]
+        new = [images for images in dict.fromkeys(pictures) if images not in captions_of]
+        answers = self.generator.generate([Question(DESCRIBE, images) for images in new])
+        captions_of |= {images: [answer] for images, answer in zip(new, answers, strict=True)}
+        return gallery, self._by_number([captions_of[images] for images in pictures], count)
+
+    def _by_number(self, captions: Sequence[Sequence[str]], count: int) -> np.ndarray:
+        """Return the vectors of the k-th caption of each row, k below `count`: [count, rows, D]."""
+        return np.stack([self._means([_documents([row[k % len(row)]]) for row in captions]) for k in range(count)])
+
     def mean_captions(self) -> np.ndarray:
         """Return the mean of each gallery picture's caption vectors [N, D] float32, not of unit length."""
         before = self.seconds + self.generator.seconds

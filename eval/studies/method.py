@@ -4,12 +4,13 @@ from __future__ import annotations
 
 import inspect
 from collections.abc import Callable, Mapping, Sequence
-from dataclasses import dataclass, field
+from dataclasses import dataclass, field, replace
 from functools import cached_property
 from typing import TYPE_CHECKING
 
 import numpy as np
 
+from mllm_embed.errors import ConfigError
 from mllm_embed.vectors.ranking import TargetRanks
 
 from ..scoring.evaluate import IMAGE_ONLY, TEXT_ONLY
@@ -114,6 +115,7 @@ class Method:
         needs: what it takes beyond the plain query, in a few words.
         neutral: settings by which it is the plain query; None for a baseline, which has none.
         grid: setting -> values to choose from on a validation set.
+        given: settings that take the place of its defaults, and are not chosen.
     """
 
     run: Callable[..., Ranking]
@@ -121,6 +123,7 @@ class Method:
     needs: str
     neutral: Mapping[str, float] | None = None
     grid: Mapping[str, Sequence[float]] = field(default_factory=dict)
+    given: Mapping[str, float] = field(default_factory=dict)
 
     @cached_property
     def name(self) -> str:
@@ -134,9 +137,22 @@ class Method:
 
     @property
     def defaults(self) -> dict[str, float]:
-        """The settings and their defaults."""
-        return {
+        """The settings and their defaults, or what was given in their place."""
+        own = {
             name: parameter.default
             for name, parameter in inspect.signature(self.run).parameters.items()
             if parameter.kind is parameter.KEYWORD_ONLY
         }
+        return {**own, **self.given}
+
+    def with_settings(self, given: Mapping[str, float]) -> Method:
+        """Return the method with settings given in place of its defaults and of its grid's values.
+
+        Raises ConfigError for a setting that it does not have.
+        """
+        for name in given:
+            if name not in self.defaults:
+                known = ", ".join(self.defaults) or "none"
+                raise ConfigError(f"{self.name} has no setting '{name}'; it has {known}")
+        grid = {name: values for name, values in self.grid.items() if name not in given}
+        return replace(self, grid=grid, given={**self.given, **given})

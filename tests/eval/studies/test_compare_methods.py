@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import json
+from dataclasses import replace
 from pathlib import Path
 
 import numpy as np
@@ -116,7 +117,6 @@ def test_methods_on_vectors_are_their_formulas(context: MethodContext, embedder:
         "text only": ({}, t, g),
         "image text sum": ({}, v + t, g),
         "image text slerp": ({"share": 0.3}, arc, g),
-        "weimocir": ({"alpha": 0.8, "beta": 0.1}, normed(0.2 * v + 0.8 * t), 0.9 * g + 0.1 * captions),
         "caption fusion": ({"beta": 0.2}, q, 0.8 * g + 0.2 * captions),
         "caption rewrite": ({}, r, g),
         "rewrite fusion": ({"weight": 0.3}, normed(0.7 * q + 0.3 * r), g),
@@ -128,7 +128,52 @@ def test_methods_on_vectors_are_their_formulas(context: MethodContext, embedder:
     }
     for name, (settings, queries, gallery) in expected.items():
         assert found(context, methods()[name].run(context, **settings)) == by_hand(context, queries, gallery), name
-    assert set(methods()) == {*expected, "superglobal", "rerank yes no", "rerank caption"}
+    assert set(methods()) == {*expected, "weimocir", "basic", "superglobal", "rerank yes no", "rerank caption"}
+
+
+@pytest.mark.parametrize("count", [1, 3])
+def test_weimocir_asks_captions_with_those_of_the_reference(
+    context: MethodContext, embedder: MLLMEmbedder, count: int
+) -> None:
+    own = {name: [f"{name} as {n} says" for n in range(count)] for name in context.task.gallery_ids}
+    context.llm_texts.captions = own
+    v, t, g = (part.astype(float) for part in (context.image, context.text, context.gallery))
+    place = {item.images: at for at, item in enumerate(context.task.gallery)}
+    shown = [place[query[0].images] for query in context.task.queries]
+    captions = np.stack([embedder.encode([own[name][n] for name in own]).astype(float) for n in range(count)])
+    sides = [normed(0.2 * captions[n][shown] + 0.8 * t) @ captions[n].T for n in range(count)]
+    scores = 0.7 * normed(0.2 * v + 0.8 * t) @ g.T + 0.3 * np.mean(sides, axis=0)
+    lists = by_hand(context, scores, np.eye(len(g)))
+    assert found(context, methods()["weimocir"].run(context, alpha=0.8, beta=0.3)) == lists
+    with pytest.raises(ConfigError, match="beta is a share from 0 to 1, not 1.1"):
+        methods()["weimocir"].run(context, beta=1.1)
+
+
+def test_weimocir_describes_a_reference_that_is_not_in_the_gallery(context: MethodContext) -> None:
+    elsewhere = [
+        tuple(replace(item, image=Path(f"/elsewhere/{stem(item.image)}.png")) for item in row)
+        for row in context.task.queries
+    ]
+    context.task = replace(context.task, queries=elsewhere)
+    context.llm_texts.task = context.task
+    _, described = context.llm_texts.caption_pairs()
+    said_of_first = context.llm_texts.encode([f"Describe thi {stem(elsewhere[0][0].image)}"])
+    assert described[0, 0] == pytest.approx(said_of_first[0], abs=1e-6)
+
+
+def test_basic_is_its_formula(context: MethodContext) -> None:
+    v, t, g = (part.astype(float) for part in (context.image, context.text, context.gallery))
+    varied, words = g - g.mean(0), t - t.mean(0)
+    spread = 0.8 * np.cov(g.T, ddof=1) - 0.2 * np.cov(t.T, ddof=1)
+    values, vectors = np.linalg.eigh(spread)
+    kept = vectors[:, values > 0]
+    scores = []
+    for picture, word in zip(v - g.mean(0), words, strict=True):
+        s, t_ = (varied @ (kept @ (kept.T @ picture)), varied @ word)
+        s, t_ = ((one - one.min()) / -one.min() for one in (s, t_))
+        scores.append(s * t_ - 0.1 * (s + t_) ** 2)
+    lists = by_hand(context, np.array(scores), np.eye(len(g)))
+    assert found(context, methods()["basic"].run(context)) == lists
 
 
 def test_superglobal_is_its_formula(context: MethodContext) -> None:
@@ -143,7 +188,7 @@ def test_superglobal_is_its_formula(context: MethodContext) -> None:
             refined.append((x + sum(beta * (x @ first[other]) * first[other] for other in near)) / (1 + total))
         q = context.composed[number].astype(float)
         ones = [q @ x for x in refined]
-        best = np.max(sorted(refined, key=lambda x: -q @ x)[:10], axis=0)
+        best = np.max(sorted(refined, key=lambda x: -q @ x)[: count + 1], axis=0)
         scores = [(one + best @ x) / 2 for one, x in zip(ones, refined, strict=True)]
         row[:depth] = [row[at] for at in sorted(range(depth), key=lambda at: -scores[at])]
     ranking = methods()["superglobal"].run(context, depth=depth, neighbours=count, beta=beta)
@@ -169,8 +214,6 @@ def test_an_answer_without_a_word_stands_for_nothing(context: MethodContext) -> 
 
 
 def test_candidates_are_reranked_among_themselves(context: MethodContext) -> None:
-    from dataclasses import replace
-
     view = replace(context.task.views[0], exclude=None, candidates=[(at, (at + 1) % 8, 5, 5) for at in range(8)])
     plain = answers_of(view, context.composed, context.gallery, 10)
     ranking = Ranking(
@@ -244,6 +287,18 @@ def test_the_command_prints_a_table_and_writes_results(
     assert all(gain["p"] <= gain["p_holm"] <= min(1, len(gains) * max(one["p"] for one in gains)) for gain in gains)
     gain = content["methods"]["edit strength"]["gain"]["points"]
     assert f"{gain:+.2f}" in capsys.readouterr().out
+    assert main([*arguments, "--only", "edit strength", "--set", "edit strength.strength=0.5"]) == 0
+    content = json.loads((tmp_path / "out" / "methods.json").read_text())
+    assert content["methods"]["edit strength"]["settings"] == {"strength": 0.5}
+    capsys.readouterr()
+    for given, fault in {
+        "edit strength.power=2": "edit strength has no setting 'power'; it has strength",
+        "strength=2": "--set takes METHOD.SETTING=VALUE, not 'strength=2'",
+        "edit strength.strength=much": "'much' is no number",
+        "magic.depth=2": "there is no method 'magic' here",
+    }.items():
+        assert main([*arguments, "--set", given]) == 2
+        assert fault in capsys.readouterr().err
     assert main([*arguments, "--only", "magic"]) == 2
     assert "there is no method 'magic'" in capsys.readouterr().err
     assert main([*arguments, "--tune-on", str(data)]) == 2
