@@ -130,9 +130,7 @@ class Recipe(Section):
         for name, stage in self.stages.items():
             if stage.rates.projector and not self.lora.projector:
                 raise ValueError(f"stages.{name}.rates.projector is given, and lora.projector is false; leave it out")
-            # what an adapter to go on from is on, its own files say (checks.check_rates)
-            if stage.rates.vision and not self.lora.vision and self.adapter is None:
-                raise ValueError(f"stages.{name}.rates.vision is given, and the tower is frozen; give lora.vision too")
+            # of the tower, only the files of `adapter` or `model` tell: either may be an adapter (start.start_of)
         return self
 
     @model_validator(mode="after")

@@ -27,9 +27,10 @@ def start_of(recipe: Recipe, source: ModelSource) -> Path | None:
     """Return the folder of the adapter that a recipe goes on from, None for a new one.
 
     That is its `adapter`, or its `model` where that is an adapter folder. Raise ConfigError where the section `lora`
-    asks for what that adapter is not.
+    asks for what that adapter is not, and for a rate of the vision tower where a new one leaves that frozen.
     """
     if not source.has_adapter:
+        _check_tower(recipe)
         return None
     folder = Path(source.folder)
     given = recipe.lora.model_fields_set if "lora" in recipe.model_fields_set else frozenset[str]()
@@ -41,6 +42,13 @@ def start_of(recipe: Recipe, source: ModelSource) -> Path | None:
                 f"lora.{key} is {asked!r:.60}, and the adapter {folder} to go on from has {there!r:.60}; leave lora out"
             )
     return folder
+
+
+def _check_tower(recipe: Recipe) -> None:
+    """Raise ConfigError for a rate of the vision tower, which a new adapter is not on."""
+    for name, stage in recipe.stages.items():
+        if stage.rates.vision and not recipe.lora.vision:
+            raise ConfigError(f"stages.{name}.rates.vision is given, and the tower is frozen; give lora.vision too")
 
 
 def _both(key: str, asked: Any, config: dict[str, Any], folder: Path) -> tuple[Any, Any]:

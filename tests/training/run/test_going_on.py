@@ -153,13 +153,18 @@ def test_what_an_adapter_trains_is_asked_of_its_own_files(
 def test_a_tower_that_an_adapter_trains_has_a_rate_of_its_own(
     recipe: Path, whole: Path, on_the_tower: Path, tmp_path: Path
 ) -> None:
+    """Whether it is named as the adapter to go on from, or as the model."""
     rate = "stages.instructions.rates={vision: 0.125}"
-    run = run_recipe(load_recipe(recipe, second(tmp_path / "run", f"adapter={on_the_tower}", rate))).parent
+    asked = [
+        load_recipe(recipe, second(tmp_path / "run", f"{key}={on_the_tower}", rate)) for key in ("adapter", "model")
+    ]
+    assert make_plan(asked[0], 24).counts == make_plan(asked[1], 24).counts
+    run = run_recipe(asked[1]).parent
     first = next(line for line in read_log(run / "log.jsonl") if "learning_rate" in line)
     assert first["learning_rate/vision"] == 12.5 * first["learning_rate"]
-    for refuse in (run_recipe, make_plan):
+    for refuse, key in ((run_recipe, "adapter"), (run_recipe, "model"), (make_plan, "adapter"), (make_plan, "model")):
         with pytest.raises(ConfigError, match="rates.vision is given, and the adapter .* trains nothing"):
-            refuse(load_recipe(recipe, second(tmp_path / "other", f"adapter={whole / 'captions'}", rate)))
+            refuse(load_recipe(recipe, second(tmp_path / "other", f"{key}={whole / 'captions'}", rate)))
 
 
 def test_a_plan_counts_the_adapter_that_is_there(recipe: Path, whole: Path, tmp_path: Path) -> None:

@@ -158,7 +158,6 @@ def test_rates_of_parts_are_logged_and_reach_them(recipe: Callable[..., Recipe],
     [
         ({}, {"rates": {"temperature": 0.1}}, "the temperature is fixed; give learn_temperature too"),
         ({"projector": False}, {"rates": {"projector": 0.1}}, "lora.projector is false; leave it out"),
-        ({}, {"rates": {"vision": 0.1}}, "the tower is frozen; give lora.vision too"),
     ],
 )
 def test_a_rate_of_what_does_not_learn_is_refused(
@@ -166,6 +165,13 @@ def test_a_rate_of_what_does_not_learn_is_refused(
 ) -> None:
     with pytest.raises(ValueError, match=message):
         recipe(lora=lora, **keys)
+
+
+def test_a_rate_of_a_tower_that_is_frozen_is_refused(recipe: Callable[..., Recipe]) -> None:
+    asked = recipe("never", rates={"vision": 0.1})
+    for refuse in (run_recipe, make_plan):
+        with pytest.raises(ConfigError, match="the tower is frozen; give lora.vision too"):
+            refuse(asked)
 
 
 class _Stop(Exception):
