@@ -14,7 +14,7 @@ from mllm_embed.types import Document, ImageLike
 
 from .formats.format import ALSO_IMAGE, PICTURES
 from .numbers import Turn, number_of
-from .roles import CONTENT, RowContent, other_items, roles_of
+from .roles import CONTENT, RowContent, answers_of, other_items, roles_of
 from .row import TrainingRow
 
 _TARGETS = ("caption", "target_image", "target_text", "target_caption")  # columns of what answers
@@ -149,7 +149,12 @@ def _row_of_lists(
     at = _answer_place(cells, read, fitting, len(offered))
     others = [roles_of(kind, RowContent(**other, **answers[at])) for other in asks]
     further = [roles_of(kind, RowContent(**ask, target_image=image)) for image in cells.images(ALSO_IMAGE)]
-    return replace(row, roles=offered[at], others=other_items(offered[at], [*others, *offered, *further]))
+    return replace(
+        row,
+        roles=offered[at],
+        others=other_items(offered[at], [*others, *offered, *further]),
+        answers=tuple(map(answers_of, (*offered, *further))),
+    )
 
 
 def _tasks(cells: Cells) -> dict[str, Any]:

@@ -67,6 +67,11 @@ def other_items(roles: Mapping[str, Item], choices: Sequence[Mapping[str, Item]]
     return {role: tuple(items) for role, items in found.items()}
 
 
+def answers_of(roles: Mapping[str, Item]) -> dict[str, Item]:
+    """Return those of a row's roles that answer: the forms of one answer."""
+    return {role: item for role, item in roles.items() if role in ANSWERS}
+
+
 def _pair(content: RowContent) -> dict[str, Item]:
     roles: dict[str, Item] = {}
     if content.image is not None:

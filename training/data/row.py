@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from dataclasses import dataclass, field
-from itertools import chain
+from itertools import chain, product
 
 from mllm_embed.types import Item
 
@@ -40,6 +40,8 @@ class TrainingRow:
         others: by role what may play it as well: further right answers, other words of what it asks. In other epochs
             some of them do play it (`Turn`).
         tasks: the instructions that its data set writes before its words; None where it writes none.
+        answers: where there are several, each right answer in its forms: by role what stands for it together, which
+            `others` does not tell.
     """
 
     id: str
@@ -50,11 +52,20 @@ class TrainingRow:
     others: dict[str, tuple[Item, ...]] = field(default_factory=dict, hash=False)
     other_tasks: tuple[str, ...] = ()
     tasks: RowTasks | None = None
+    answers: tuple[dict[str, Item], ...] = field(default=(), hash=False)
 
     def playing(self, role: str) -> tuple[Item, ...]:
         """Return what plays a role in some epoch or other, its own first; none for a role that the row has not."""
         own = (self.roles[role],) if role in self.roles else ()
         return (*own, *self.others.get(role, ()))
+
+    def together(self, one: str, other: str) -> list[tuple[Item, Item]]:
+        """Return what plays two roles together in some epoch or other: all wordings of what the row asks, but of an
+        answer its own forms alone."""
+        if one in ANSWERS and other in ANSWERS:
+            answers = self.answers or (self.roles,)
+            return [(forms[one], forms[other]) for forms in answers if one in forms and other in forms]
+        return list(product(self.playing(one), self.playing(other)))
 
     @property
     def also_right(self) -> tuple[Item, ...]:

@@ -67,7 +67,8 @@ class Relations:
         forms: roles in which the answers stand among the candidates.
         forwards: whether what asks finds the answers.
         backwards: whether the answers find what asks.
-        plain: pairs of roles (asks, answers) of which the row's own items alone belong together.
+        plain: pairs of roles (asks, answers) that both ask, or both answer: right for each other is what says the same,
+            or stands for one answer.
     """
 
     asking: tuple[str, ...]
@@ -175,8 +176,8 @@ def _pairs(row: TrainingRow, relations: Relations, key: Key) -> list[tuple[int, 
         if relations.backwards:
             found += ((answer, ask, 0) for ask, answer in product(asks, answers))
     for query, positive in relations.plain:
-        if query in row.roles and positive in row.roles:
-            found.append((key(row.roles[query]), key(row.roles[positive]), len(relations.forms) + 1))
+        pairs = row.together(query, positive)
+        found += ((key(one), key(other), len(relations.forms) + 1) for one, other in pairs)
     return list(dict.fromkeys(found))
 
 

@@ -10,6 +10,7 @@ from mllm_embed.errors import DataError
 from mllm_embed.inputs.prompts import PromptSet
 from mllm_embed.types import Document, Item, Query, with_task
 
+from ..data.roles import ANSWERS, answers_of
 from ..data.row import RowTasks, TrainingRow
 from ..data.source import DataSource
 
@@ -57,7 +58,13 @@ class Sides:
                 f"row '{row.id}' has the task {row.task[:60]!r}, and no role of it only asks; leave the task out"
             )
         negatives = tuple(self._tasked(item, row) for item in row.hard_negatives)
-        return replace(row, roles=roles, hard_negatives=negatives, others=self._with_other_tasks(row, roles, others))
+        return replace(
+            row,
+            roles=roles,
+            hard_negatives=negatives,
+            others=self._with_other_tasks(row, roles, others),
+            answers=self._answers(row),
+        )
 
     def _on_sides(self, role: str, items: Iterable[Item], row: TrainingRow) -> tuple[Item, ...]:
         return tuple(self._on_side(role, item, row) for item in items)
@@ -83,20 +90,36 @@ class Sides:
 
     def _with_other_tasks(self, row: TrainingRow, roles: Mapping[str, Item], others: Others) -> Others:
         """Return what else may play each role, with all that a row asks as it is told in other epochs."""
-        instructions = row.tasks.queries[1:] if row.tasks else ()
-        told = [replace(row, task=task) for task in row.other_tasks]
-        told += [replace(row, tasks=replace(row.tasks, queries=(task,))) for task in instructions if row.tasks]
         found = dict(others)
-        for again in told:
+        for again in _told_otherwise(row):
             for role in filter(self._asks(row).__contains__, row.roles):
                 items = (self._on_side(role, item, again) for item in row.playing(role))
                 kept = dict.fromkeys((*found.get(role, ()), *items))
                 found[role] = tuple(item for item in kept if item != roles[role])
         return found
 
+    def _answers(self, row: TrainingRow) -> tuple[dict[str, Item], ...]:
+        """Return each right answer in its forms, where one of them asks also as it is told in other epochs."""
+        answers = row.answers
+        told = [row, *_told_otherwise(row)] if not self.queries.isdisjoint(ANSWERS) else [row]
+        if len(told) > 1 and not answers:
+            answers = (answers_of(row.roles),)
+        return tuple(
+            {role: self._on_side(role, item, again) for role, item in forms.items()}
+            for again in told
+            for forms in answers
+        )
+
     def _asks(self, row: TrainingRow) -> set[str]:
         """Return the roles of a row that are queries, on this side of a search or by themselves."""
         return {role for role, item in row.roles.items() if role in self.queries or item.side == "query"}
+
+
+def _told_otherwise(row: TrainingRow) -> list[TrainingRow]:
+    """Return a row as it is told in other epochs: with each of its other tasks, or of its data set's instructions."""
+    instructions = row.tasks.queries[1:] if row.tasks else ()
+    told = [replace(row, task=task) for task in row.other_tasks]
+    return told + [replace(row, tasks=replace(row.tasks, queries=(task,))) for task in instructions if row.tasks]
 
 
 def _in_words(item: Item, task: str, implied: frozenset[str]) -> Item:

@@ -8,6 +8,7 @@ import math
 import random
 import shutil
 from collections.abc import Callable
+from dataclasses import replace
 from itertools import pairwise
 from pathlib import Path
 from typing import Any
@@ -352,6 +353,29 @@ def _open(folder: Path, format: str, rows: list[dict[str, Any]], *roles: str, **
                 if str(name).endswith(".png"):
                     (folder / name).write_bytes(b"looked for, not looked at")
     return open_rows([DataSource(path=path, format=format, **source)], "triplets", roles)
+
+
+def test_each_of_several_answers_has_its_own_words_in_all_epochs(tmp_path: Path) -> None:
+    """The words at the place of a picture are right for it, whichever of the two lists' entries an epoch reads."""
+    rows = [{"image": "q.png", "instruction": "red", "target_image": ["0.png", "1.png", "2.png"],
+             "target_text": ["zero", None, "two"]},
+            {"image": "q.png", "instruction": "blue", "target_image": "3.png",
+             "target_text": ["three", "drei"]}]  # fmt: skip
+    found = _open(tmp_path, "columns", rows, "composed", "target_image", columns={name: name for name in rows[0]})
+    terms = [TERM, {"query": ["target_image"], "positive": ["target_text"], "symmetric": True}]
+    relations = Relations.of([Term(**term) for term in terms])
+    sides = Sides(frozenset({"target_image"}), query_task="Find its words.")
+    pictures = [sides.put(replace(found[0], roles={"target_image": Document(image=tmp_path / f"{number}.png")}))
+                .roles["target_image"] for number in range(4)]  # fmt: skip
+    expected = {(pictures[0], "zero"), (pictures[2], "two"), (pictures[3], "three"), (pictures[3], "drei")}
+    pairs = {(KEY(picture), KEY(Document(text=words))) for picture, words in expected}
+    asks = set(map(KEY, pictures))
+    for epoch in range(3):
+        turned = [sides.put(found.at_turn(row, Turn(0, epoch))) for row in range(2)]
+        known = known_answers(turned, relations, KEY)
+        told = set(zip(known.asked.tolist(), known.answers.tolist(), strict=True))
+        assert {pair for pair in told if pair[0] in asks} == pairs
+        assert {pair[::-1] for pair in told if pair[0] in {words for _, words in pairs}} == pairs
 
 
 def test_all_positives_of_m_beir_are_right(tmp_path: Path) -> None:
