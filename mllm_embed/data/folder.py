@@ -9,7 +9,10 @@
                        training without pictures, stage 0
     benchmark.json     {"name", "gallery": [{"id", "image", "text"?, "caption"?}],
                         "queries": [{"id", "image", "instruction", "targets": [ids],
-                                     "exclude": [ids]?, "kind"?}]}: evaluation
+                                     "exclude": [ids]?, "kind"?}],
+                        "sessions": [{"id", "targets": [ids], "exclude": [ids]?, "kind"?,
+                                      "turns": [{"image", "instruction"}]}]}: evaluation;
+                       queries, sessions, or both; "image" from the second turn on as needed
 
 The "image" of a triplet or a query may be a list of pictures, and so may a triplet's "negative_image", which must not
 be found. A gallery entry's "text" is embedded with its picture (a product and its description); its "caption" is not,
@@ -29,6 +32,7 @@ from pathlib import Path
 
 from ..errors import DataError
 from ..text import half_character
+from .folder_sessions import FolderSession, session_of
 from .json_rows import Checks, JsonRow, array_rows, image_complaint, json_lines
 
 PAIRS, TRIPLETS, BENCHMARK, TEXTS = "pairs.jsonl", "triplets.jsonl", "benchmark.json", "texts.jsonl"
@@ -112,16 +116,27 @@ class BenchmarkQuery:
 
 @dataclass(frozen=True)
 class FolderBenchmark:
-    """A gallery and the queries asked of it. The order of the gallery decides between equal scores."""
+    """A gallery, and the queries and sessions asked of it. The order of the gallery decides between equal scores."""
 
     name: str
     gallery: tuple[GalleryItem, ...]
     queries: tuple[BenchmarkQuery, ...]
+    sessions: tuple[FolderSession, ...] = ()
+
+    @property
+    def asked(self) -> tuple[BenchmarkQuery, ...]:
+        """The queries, and each turn of the sessions as a query of its own."""
+        turns = []
+        for session in self.sessions:
+            for number, turn in enumerate(session.turns, 1):
+                about = (turn.image, turn.instruction, session.targets, session.exclude, session.kind)
+                turns.append(BenchmarkQuery(f"{session.id}, turn {number}", *about))
+        return (*self.queries, *turns)
 
     def fingerprint(self) -> str:
         """Return the sha256 over ids, texts, targets, exclusions, and name and size of every picture."""
         digest = hashlib.sha256(self.name.encode())
-        entries: tuple[GalleryItem | BenchmarkQuery, ...] = (*self.gallery, *self.queries)
+        entries: tuple[GalleryItem | BenchmarkQuery, ...] = (*self.gallery, *self.asked)
         for entry in entries:
             pictures = _listed(entry.image)
             files = [fact for picture in pictures for fact in (picture.name, picture.stat().st_size)]
@@ -181,7 +196,7 @@ class DataFolder:
         """Return every picture that the files name, and what is wrong with it: None for those that are there."""
         entries: list[Pair | Triplet | GalleryItem | BenchmarkQuery] = [*self.pairs, *self.triplets]
         if self.benchmark:
-            entries += [*self.benchmark.gallery, *self.benchmark.queries]
+            entries += [*self.benchmark.gallery, *self.benchmark.asked]
         shown = [picture for entry in entries for picture in _listed(entry.image)]
         shown += [triplet.target_image for triplet in self.triplets if triplet.target_image]
         paths = dict.fromkeys([*shown, *chain.from_iterable(triplet.negative_images for triplet in self.triplets)])
@@ -281,13 +296,14 @@ def _text_row(row: JsonRow) -> TextRow:
 
 
 def _benchmark(checks: Checks) -> FolderBenchmark:
-    content, rows = array_rows(checks, BENCHMARK, ("gallery", "queries"))
+    content, rows = array_rows(checks, BENCHMARK, ("gallery",), ("queries", "sessions"))
     name = content.get("name")
     if content and (not isinstance(name, str) or not name.strip() or half_character(name)):
         checks.problems.append(f'{BENCHMARK}: "name" must be a non-empty string')
     gallery = tuple(_gallery_item(row) for row in rows["gallery"])
     ids = {item.id for item in gallery}
-    return FolderBenchmark(str(name), gallery, tuple(_query(row, ids) for row in rows["queries"]))
+    queries = tuple(_query(row, ids) for row in rows["queries"])
+    return FolderBenchmark(str(name), gallery, queries, tuple(session_of(row, ids) for row in rows["sessions"]))
 
 
 def _gallery_item(row: JsonRow) -> GalleryItem:
@@ -301,9 +317,9 @@ def _query(row: JsonRow, gallery: set[str]) -> BenchmarkQuery:
     exclude = row.ids("exclude") if row.has("exclude") else ()
     negatives = row.ids("negatives") if row.has("negatives") else ()
     for word, ids in (("target", targets), ("excluded id", exclude), ("negative", negatives)):
-        _check_known(row, word, ids, gallery)
-    _check_apart(row, targets, exclude, "excluded")
-    _check_apart(row, targets, negatives, "a negative")
+        row.check_known(word, ids, gallery)
+    row.check_apart(targets, exclude, "excluded")
+    row.check_apart(targets, negatives, "a negative")
     if not targets and isinstance(row.values.get("targets"), list):
         row.problem("targets is empty")
     return BenchmarkQuery(
@@ -316,18 +332,6 @@ def _query(row: JsonRow, gallery: set[str]) -> BenchmarkQuery:
         row.texts("paraphrases") if row.has("paraphrases") else (),
         negatives,
     )
-
-
-def _check_known(row: JsonRow, word: str, ids: tuple[str, ...], gallery: set[str]) -> None:
-    for name in ids:
-        if name not in gallery:
-            row.problem(f'{word} "{name}" is not in the gallery')
-
-
-def _check_apart(row: JsonRow, targets: tuple[str, ...], others: tuple[str, ...], what: str) -> None:
-    for name in targets:
-        if name in others:
-            row.problem(f'"{name}" is both a target and {what}')
 
 
 def _message(checks: Checks) -> str:

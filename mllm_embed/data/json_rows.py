@@ -120,6 +120,26 @@ class JsonRow:
             return ()
         return tuple(self._picture(key, name) for name in value)
 
+    def listed(self, key: str, what: str) -> list[JsonRow]:
+        """Return the objects of a required, non-empty list as rows, called by `what` they are and their number."""
+        values = self.values.get(key)
+        if not isinstance(values, list) or not values or not all(isinstance(value, dict) for value in values):
+            self.problem(f'"{key}" must be a non-empty list of objects, not {_short(values)}')
+            return []
+        return [JsonRow(value, f"{self.where}, {what} {at}", self.checks) for at, value in enumerate(values, 1)]
+
+    def check_known(self, word: str, ids: tuple[str, ...], known: set[str]) -> None:
+        """Note the ids, called by `word` what they are, that are not in the gallery."""
+        for name in ids:
+            if name not in known:
+                self.problem(f'{word} "{name}" is not in the gallery')
+
+    def check_apart(self, targets: tuple[str, ...], others: tuple[str, ...], what: str) -> None:
+        """Note the targets that are among others, called by `what` one of those is."""
+        for name in targets:
+            if name in others:
+                self.problem(f'"{name}" is both a target and {what}')
+
     def _picture(self, key: str, name: str) -> Path:
         if half_character(name):  # "text" has said so of a name alone
             complaint = None if name == self.values.get(key) else "is no Unicode; rename the file in UTF-8"
@@ -146,17 +166,23 @@ def json_lines(checks: Checks, name: str) -> Iterator[JsonRow]:
         checks.problems.append(f"{name} has no rows")
 
 
-def array_rows(checks: Checks, name: str, keys: tuple[str, ...]) -> tuple[dict[str, Any], dict[str, list[JsonRow]]]:
-    """Return the object that a JSON file holds, and the rows of the lists under its `keys`."""
+def array_rows(
+    checks: Checks, name: str, keys: tuple[str, ...], any_of: tuple[str, ...] = ()
+) -> tuple[dict[str, Any], dict[str, list[JsonRow]]]:
+    """Return the object that a JSON file holds, and the rows of the lists under its `keys`.
+
+    Of the keys `any_of` one is enough, and the others have no rows then.
+    """
     text = _read(checks.root / name)
-    rows: dict[str, list[JsonRow]] = {key: [] for key in keys}
+    rows: dict[str, list[JsonRow]] = {key: [] for key in (*keys, *any_of)}
     content = _decoded(text, name, checks)
     if not isinstance(content, dict):
         if content is not _BROKEN:
             checks.problems.append(f"{name}: must be a JSON object, not {_short(content)}")
         return {}, rows
     lines = _element_lines(text)
-    for key in keys:
+    given = [key for key in any_of if content.get(key) is not None] or any_of[:1]
+    for key in (*keys, *given):
         values = content.get(key)
         if not isinstance(values, list) or not values:
             checks.problems.append(f'{name}: "{key}" must be a non-empty list')

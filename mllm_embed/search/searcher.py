@@ -23,6 +23,7 @@ from ..store.gallery import Answer, Gallery, MemoryGallery
 from ..types import Document, ImageLike, Query
 from .composition import Composition
 from .places import stored_gallery
+from .sessions.session import DEFAULT_RULE, Session
 
 Where = Filter | Mapping[str, Any]
 """A filter, or what says one: {"price": {"<": 40}}."""
@@ -205,6 +206,13 @@ class Searcher:
         parts = np.split(found, np.cumsum([len(part) for part in items])[:-1])
         vectors = [question.vector(part) for question, part in zip(asked, parts, strict=True)]
         return self._answers(np.concatenate(vectors), k, allow, None, as_filter(where))
+
+    def session(self, rule: str = DEFAULT_RULE, *, task: str | None = None, **settings: float) -> Session:
+        """Return a search of several turns, of which each adds to what was said before.
+
+        Args and errors are those of `Session`: the rule that carries the past, a task, settings of the rule.
+        """
+        return Session(self, rule, task=task, **settings)
 
     def _answers(
         self,
