@@ -4,9 +4,11 @@
     python scripts/make_scenes.py --sprites MY_CUTOUTS --output my_scenes --triplets 20000
     python scripts/make_scenes.py --output runs/validation --draw 1    # other scenes, to choose settings on
     python scripts/make_scenes.py --output runs/open --open 0.5        # several right answers, pictures twice
+    python scripts/make_scenes.py --output runs/turns --sessions 16    # sessions of two and three edits as well
 
 Writes three folders. `train/` holds pairs.jsonl and triplets.jsonl; `seen/` is a benchmark of new scenes of objects
-that train/ knows, `unseen/` one of objects that train/ never shows. Each benchmark reference has 16 edits, and all
+that train/ knows, `unseen/` one of objects that train/ never shows, and `sessions/`, on request, one of sessions of
+edits (toy/sessions.py) whose scenes are in none of the others. Each benchmark reference has 16 edits, and all
 their results stand in the gallery: the picture alone can find at most one in sixteen. References come in groups that
 share their objects, so that the instruction alone does not give the answer away either.
 """
@@ -25,10 +27,12 @@ from typing import Any
 from mllm_embed.errors import ConfigError, DataError, user_errors
 from toy.open_scenes import open_edit, open_rows
 from toy.scenes import KINDS, Edit, Painter, Scene, caption, sample_edit, sample_scene
+from toy.sessions import session_trees, sessions_benchmark
 
 EDITS = 16
 GROUP = 8
 TEST_SEED = 20412
+SESSIONS, SESSIONS_SEED = "sessions", 90125
 UNSEEN = 20  # objects kept for the second test set
 QUALITY = 92  # of the pictures, as JPEG
 MIN_NOUNS = 4  # three in a scene, and one to replace them with
@@ -111,6 +115,19 @@ def write_benchmark(folder: Path, name: str, references: list[Reference], paint:
                 }
             )  # fmt: skip
     text = json.dumps({"name": name, "gallery": gallery, "queries": queries}, indent=1)
+    (folder / "benchmark.json").write_text(text, encoding="utf-8")
+
+
+def write_sessions(folder: Path, name: str, nouns: list[str], count: int, draw: int, paint: Pictures) -> None:
+    """Write the benchmark.json of a folder of sessions; their scenes are none of those that are to be painted."""
+
+    def entry(id: str, scene: Scene) -> dict[str, Any]:
+        return gallery_entry(id, paint(folder, id, scene), scene)
+
+    folder.mkdir(parents=True, exist_ok=True)
+    others = {scene for scene, _ in paint.wanted.values()}
+    trees = session_trees(nouns, count, SESSIONS_SEED + draw, others)
+    text = json.dumps(sessions_benchmark(name, trees, entry), indent=1)
     (folder / "benchmark.json").write_text(text, encoding="utf-8")
 
 
@@ -221,6 +238,10 @@ def main() -> int:
         help="share of the references, 0 to 1, whose instructions leave the place open and which lie there under two "
         "names: several right answers, and twins",
     )  # fmt: skip
+    parser.add_argument(
+        "--sessions", type=int, default=0, metavar="N",
+        help="references of sessions/, 16 sessions each (default 0: none is written)",
+    )  # fmt: skip
     parser.add_argument("--seed", type=int, default=0, help="of train/; the benchmarks are always the same")
     parser.add_argument(
         "--draw", type=int, default=0, help="of the benchmarks: 0 for the tests, 1 to choose settings on"
@@ -230,6 +251,8 @@ def main() -> int:
     for name in ("pairs", "triplets", "edits", "references"):
         if getattr(args, name) < 1:
             raise ConfigError(f"--{name} must be at least 1, not {getattr(args, name)}")
+    if args.sessions < 0:
+        raise ConfigError(f"--sessions must be 0 or more, not {args.sessions}")
     if not 0 <= args.open <= 1:
         raise ConfigError(f"--open is a share from 0 to 1, not {args.open}")
     if not args.sprites.is_dir():
@@ -244,14 +267,17 @@ def main() -> int:
     forbidden = {s for test in tests.values() for r in test for s in (r.scene, *(e.result for e in r.edits))}
     for name in ("train", *tests):
         (args.output / name).mkdir(parents=True, exist_ok=True)
+    drawn = f"-{args.draw}" if args.draw else ""
     for name, references in tests.items():
-        title = f"scenes-{name}" + (f"-{args.draw}" if args.draw else "")
-        write_benchmark(args.output / name, title, references, pictures)
+        write_benchmark(args.output / name, f"scenes-{name}{drawn}", references, pictures)
     seen, _ = split_nouns(painter.nouns, args.unseen)
     sizes = (args.pairs, args.triplets, args.edits)
     write_training(args.output / "train", random.Random(args.seed), seen, forbidden, sizes, pictures, args.open)
+    if args.sessions:
+        write_sessions(args.output / SESSIONS, f"scenes-sessions{drawn}", seen, args.sessions, args.draw, pictures)
     pictures.paint(painter)
-    print(f"{len(pictures.wanted):,} pictures in {args.output}/: train, {', '.join(tests)}")
+    made = ", ".join(["train", *tests, *([SESSIONS] if args.sessions else [])])
+    print(f"{len(pictures.wanted):,} pictures in {args.output}/: {made}")
     return 0
 
 

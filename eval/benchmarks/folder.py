@@ -10,6 +10,7 @@ from mllm_embed.errors import DataError
 from mllm_embed.types import Document, Query
 
 from ..scoring.metrics import MAP, MRR, mean_average_precision, recall
+from ..scoring.sessions.turns import SESSION_RULES, Session, turn_tasks
 from ..scoring.suite import Suite, Task, View
 from .base import Benchmark, BenchmarkFiles, Count, Options, positions_by_id
 
@@ -19,13 +20,16 @@ CAPTIONS = "captions"
 
 
 def suite_of(benchmark: FolderBenchmark) -> Suite:
-    """Return the composed queries, and as a task of its own every gallery caption, which asks for its picture.
+    """Return the composed queries, the turns of sessions, and every gallery caption, which asks for its picture: each a
+    task of its own.
 
     Raises:
-        DataError: no queries, a query without a target, or an id that is not in the gallery.
+        DataError: no queries and no sessions, a query without a target, or an id that is not in the gallery.
     """
     gallery = [Document(image=item.image, text=item.text) for item in benchmark.gallery]
-    tasks = [_composed_task(benchmark, gallery)]
+    turns = _turns(benchmark, gallery)
+    tasks = [_composed_task(benchmark, gallery)] if benchmark.queries or not turns else []
+    tasks += turns
     if any(item.caption is not None for item in benchmark.gallery):
         # the same list object, so that the pictures are encoded once for both tasks
         tasks.append(_caption_task(benchmark, gallery))
@@ -38,8 +42,21 @@ def suite_of(benchmark: FolderBenchmark) -> Suite:
         "mAP@K": "precisions at the targets among the first K, summed and divided by min(targets, K)",
         "MRR": "mean over queries of 1 / rank of the best placed target",
         CAPTIONS: "each gallery caption asks for its picture; one with the same caption counts too",
+        **(SESSION_RULES if turns else {}),
     }
-    return Suite(benchmark.name, "", {}, tuple(tasks), (), (), protocol)
+    names = tuple(task.name for task in turns)
+    return Suite(benchmark.name, "", {}, tuple(tasks), (), (), protocol, names)
+
+
+def _turns(benchmark: FolderBenchmark, gallery: list[Document]) -> tuple[Task, ...]:
+    place = positions_by_id([item.id for item in benchmark.gallery])
+    sessions = []
+    for own in benchmark.sessions:
+        turns = [Query(turn.image, turn.instruction) for turn in own.turns]
+        sessions.append(
+            Session(own.id, turns, _positions(place, own.targets), _positions(place, own.exclude), own.kind)
+        )
+    return turn_tasks(sessions, [item.id for item in benchmark.gallery], gallery, (*recall(KS), MRR))
 
 
 def _composed_task(benchmark: FolderBenchmark, gallery: list[Document]) -> Task:
@@ -102,10 +119,14 @@ def _check_ids(query: BenchmarkQuery, place: dict[str, int], name: str) -> None:
 
 
 def _exclusion(benchmark: FolderBenchmark) -> str:
-    count = sum(bool(query.exclude) for query in benchmark.queries)
+    entries = (*benchmark.queries, *benchmark.sessions)
+    count, what = (
+        sum(bool(entry.exclude) for entry in entries),
+        "queries and sessions" if benchmark.sessions else "queries",
+    )
     if not count:
         return "nothing: every query ranks the whole gallery, its own reference picture included if it is there"
-    return f"the gallery ids under exclude, which {count} of {len(benchmark.queries)} queries have"
+    return f"the gallery ids under exclude, which {count} of {len(entries)} {what} have"
 
 
 def _build(files: BenchmarkFiles, split: str, options: Options) -> Suite:

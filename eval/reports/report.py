@@ -17,6 +17,7 @@ from ..benchmarks.folder import CAPTIONS
 from ..scoring.estimate import Estimate
 from ..scoring.evaluate import BASELINES
 from ..scoring.result import Result, TaskResult
+from ..scoring.sessions.found import TurnsToFind, found_tasks
 from ..scoring.suite import Suite, Task
 
 if TYPE_CHECKING:
@@ -35,6 +36,8 @@ def result_table(result: Result) -> str:
     blocks = [_block(_heading(name, task), task.rows, task.groups) for name, task in result.tasks.items()]
     if result.means:
         blocks.append(_block("means", result.means, {}))
+    if result.turns:
+        blocks.append(_turns_to_find(result.turns))
     title = f"{result.title}: {result.protocol.get('ties', 'ranked lists')}"
     return "\n\n".join([title, *blocks, "\n".join([*_tied(result), *_spent(result)])]).rstrip()
 
@@ -92,11 +95,16 @@ def write_result(result: Result, suite: Suite, folder: Path, settings: Mapping[s
     Raises:
         DataError: a file cannot be written.
     """
-    tasks = {task.name: _per_query(task, result.tasks[task.name]) for task in suite.tasks}
+    tasks = {task.name: _per_query(task, result.tasks[task.name]) for task in _measured(suite, result)}
     write_json(folder / PER_QUERY, {"tasks": tasks})
     # last: a folder with a result is whole
     write_json(folder / RESULT, {**settings, **result.to_dict(), "versions": versions()})
     return [folder / RESULT, folder / PER_QUERY]
+
+
+def _measured(suite: Suite, result: Result) -> list[Task]:
+    """Return the tasks of a suite, and those that count what its sessions find by turn where that was measured."""
+    return [*suite.tasks, *(task for task in found_tasks(suite) if task.name in result.tasks)]
 
 
 def write_sheet(result: Result, suite: Suite, path: Path, count: int) -> Path | None:
@@ -176,6 +184,18 @@ def _block(title: str, rows: Rows, groups: Rows) -> str:
     for _, names in groupby(first, key=lambda name: name.startswith("soft ")):
         lines += _lines(list(names), rows, groups)
     return "\n".join(lines)
+
+
+def _turns_to_find(turns: Mapping[str, Mapping[str, TurnsToFind]]) -> str:
+    """Return in how many turns the sessions of each row find a target, with the interval of the first row."""
+    names = list(turns)
+    lines = [["", *names]]
+    for number, row in enumerate(next(iter(turns.values()))):
+        own = [turns[name][row] for name in names]
+        lines.append([row, *[f"{one.mean:.2f}" for one in own]])
+        if not number:
+            lines.append(["  95 % interval", *[f"{one.low:.2f}-{one.high:.2f}" for one in own]])
+    return "\n".join(["turns to find; a session that never does counts a turn more than it has", *_aligned(lines)])
 
 
 def _lines(names: Sequence[str], rows: Rows, groups: Rows) -> list[str]:

@@ -23,6 +23,7 @@ from mllm_embed.vectors.unit import unit
 from .asking import AskedSuite, AskedTask, ask
 from .result import Result
 from .score import DEFAULT_TIES, Ties, Vectors, need_labels, score
+from .sessions.carried import carried, carried_protocol
 from .suite import Suite, Task
 
 IMAGE_ONLY, TEXT_ONLY, SUM = "image only", "text only", "sum"
@@ -87,8 +88,11 @@ def evaluate_with_vectors(
     asked = asked or ask(embedder, suite)
     vectors, spent = embed(embedder, suite, batch_size=batch_size, progress=progress, asked=asked)
     vectors = with_edit_strength(vectors, suite, edit_strength)
+    started = time.perf_counter()
+    vectors = carried(suite, vectors, asked, lambda items: encode(embedder, items, batch_size, progress), edit_strength)
+    spent["embedding seconds"] += time.perf_counter() - started
     result = with_protocol(score(suite, vectors, ties, spent), suite, asked, edit_strength)
-    return result, vectors
+    return replace(result, protocol={**result.protocol, **carried_protocol(suite)}), vectors
 
 
 def check_evaluable(suite: Suite, edit_strength: float = 1.0) -> None:

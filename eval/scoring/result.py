@@ -9,6 +9,7 @@ from typing import Any
 import numpy as np
 
 from .estimate import Estimate
+from .sessions.found import TurnsToFind
 
 
 @dataclass(frozen=True)
@@ -62,6 +63,7 @@ class Result:
         means: row -> mean -> estimate.
         protocol: the rules in words.
         spent: seconds and bytes.
+        turns: task that counts what sessions find by turn -> row -> in how many turns they find it; empty without any.
     """
 
     suite: str
@@ -73,6 +75,7 @@ class Result:
     means: Mapping[str, Mapping[str, Estimate]]
     protocol: Mapping[str, Any]
     spent: Mapping[str, float]
+    turns: Mapping[str, Mapping[str, TurnsToFind]] = field(default_factory=dict)
 
     def percent(self, metric: str, row: str | None = None, task: str = "") -> float:
         """Return one number of the table, in percent, of the first row unless another is named."""
@@ -81,6 +84,9 @@ class Result:
 
     def to_dict(self) -> dict[str, Any]:
         """Return plain values for JSON, without the values of single queries."""
+        turns: dict[str, dict[str, Any]] = {}
+        for task, rows in self.turns.items():
+            turns[task] = {row: own.to_dict() for row, own in rows.items()}
         return {
             "benchmark": {
                 "name": self.suite,
@@ -93,6 +99,7 @@ class Result:
             "means of": {name: list(parts) for name, parts in self.parts.items()},
             "protocol": dict(self.protocol),
             "spent": dict(self.spent),
+            **({"turns to find": turns} if turns else {}),
         }
 
 

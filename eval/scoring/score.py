@@ -5,7 +5,7 @@ from __future__ import annotations
 import sys
 import time
 from collections.abc import Mapping, Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from typing import Literal, TypeAlias
 
 import numpy as np
@@ -16,6 +16,7 @@ from mllm_embed.vectors.ranking import TargetRanks, ranks_among, ranks_of_target
 from .estimate import RESAMPLES, Estimate, estimate, means, resamples
 from .metrics import Metric
 from .result import MeasuredTask, Result, TaskResult
+from .sessions.found import Ranked, found_ranks, found_tasks, turns_to_find
 from .suite import Suite, Task, View, column
 
 RankedView: TypeAlias = tuple[View, TargetRanks]
@@ -60,7 +61,13 @@ def score(
     """
     need_labels(suite)
     started = time.perf_counter()
-    measured = {task.name: _score_task(task, _fitting(task, vectors), ties) for task in suite.tasks}
+    ranked = {task.name: _ranked(task, _fitting(task, vectors)) for task in suite.tasks}
+    measured = {task.name: _measured(task, ranked[task.name], vectors[task.name], ties) for task in suite.tasks}
+    turns = {}
+    for task in found_tasks(suite):
+        own = _measured(task, found_ranks(task, suite, ranked), vectors[suite.turns[0]], ties)
+        measured[task.name] = own
+        turns[task.name] = turns_to_find(task, suite, own.result.row_values)
     # tasks of one gallery share its matrix, which an index would hold once
     galleries = {id(own.gallery): own.gallery.nbytes for own in vectors.values()}
     queries = [row.nbytes for own in vectors.values() for row in own.rows.values()]
@@ -71,16 +78,22 @@ def score(
         "query bytes": sum(queries),
         **_peak(),
     }
-    return result_of(suite, measured, {"ties": TIES[ties], "scores": SCORES}, cost)
+    return replace(result_of(suite, measured, {"ties": TIES[ties], "scores": SCORES}, cost), turns=turns)
 
 
-def _score_task(task: Task, vectors: Vectors, ties: Ties) -> MeasuredTask:
+def _ranked(task: Task, vectors: Vectors) -> Ranked:
+    """Return for each row of the table the ranks of the targets, and the first answers."""
     ranks: dict[str, list[RankedView]] = {}
     answers: dict[str, np.ndarray] = {}
     # All rows are ranked under the same views: a baseline differs by its vectors, never by a rule.
     for row, queries in vectors.rows.items():
         ranks[row] = [(view, ranks_of(view, queries, vectors.gallery)) for view in task.views]
         answers[row] = answers_of(task.views[0], queries, vectors.gallery, ANSWERS)
+    return ranks, answers
+
+
+def _measured(task: Task, ranked: Ranked, vectors: Vectors, ties: Ties) -> MeasuredTask:
+    ranks, answers = ranked
     return measure(task, ranks, ties, answers, vectors.gallery.shape[1])
 
 

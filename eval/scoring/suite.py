@@ -114,6 +114,8 @@ class Suite:
         means: over estimates of its tasks, in the order in which they build on each other.
         printed: the metrics that papers print, beside the means; empty for all.
         protocol: its rules in words.
+        turns: names of the tasks that are the turns of sessions, in their order, each with the ids of the sessions
+            that come that far; none without sessions.
     """
 
     name: str
@@ -123,6 +125,7 @@ class Suite:
     means: tuple[Mean, ...] = ()
     printed: tuple[str, ...] = ()
     protocol: Mapping[str, str] = field(default_factory=dict)
+    turns: tuple[str, ...] = ()
 
     @property
     def title(self) -> str:

@@ -81,8 +81,8 @@ class Session:
 
         Args:
             instruction: what is said; may be left out where there is a picture.
-            image: the picture, or pictures, that it is about, in the place of one that was picked. Without either, it is
-                about what the rule goes on from.
+            image: the picture, or pictures, that it is about, in the place of one that was picked. Without either, it
+                is about what the rule goes on from.
             k, exclude, allow, where, edit_strength: as of `Searcher.search`, for this turn alone.
             exclude_reference: leave out pictures that are searched with, byte for byte, whatever their ids.
             unseen: leave out all that the session has shown before.
@@ -145,4 +145,3 @@ class Session:
         shown = list(dict.fromkeys(hit.id for hits in self._answers for hit in hits))
         gone = set(self.searcher.gallery.unknown(shown))
         return [name for name in shown if name not in gone]
-

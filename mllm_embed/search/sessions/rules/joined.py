@@ -12,9 +12,9 @@ _END = " .,;"
 
 def joined(turns: Sequence[Turn]) -> Parts:
     """q(r, "m1, m2, ..."): all that was said so far, about the picture that was pointed at last."""
-    said = [turn.instruction.strip() for turn in turns if turn.instruction is not None]
+    said = [turn.instruction for turn in turns if turn.instruction is not None]
     # a full stop within a sentence would end it early; the last instruction stays as it was said
-    words = ", ".join([*(text.rstrip(_END) or text for text in said[:-1]), *said[-1:]])
+    words = ", ".join([*(text.strip().rstrip(_END) or text for text in said[:-1]), *said[-1:]])
     return [(1.0, Query(pointed_at(turns), words or None))]
 
 

@@ -1,0 +1,142 @@
+"""When sessions find what they look for: by which turn, and in how many."""
+
+from __future__ import annotations
+
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass
+from functools import partial
+from typing import Any
+
+import numpy as np
+
+from mllm_embed.vectors.ranking import TargetRanks
+
+from ..estimate import INTERVAL, resamples
+from ..metrics import Metric, recall_at_k
+from ..suite import Suite, Task, View
+
+AT_THE_END = "at the end"
+KS = (1, 10)
+"""First answers among which a target counts as found; CIRCLED's own code looks at 10."""
+Ranked = tuple[Mapping[str, Sequence[tuple[View, TargetRanks]]], Mapping[str, np.ndarray]]
+"""Row -> each view with its targets' ranks, and row -> the first answers [Q, <= 10]."""
+
+
+@dataclass(frozen=True)
+class TurnsToFind:
+    """In how many turns sessions find a target; one that never does counts a turn more than it has.
+
+    Attributes:
+        mean: over all sessions.
+        low, high: 95 % interval, percentiles of the bootstrap means over the sessions.
+        found: sessions that find one.
+        sessions: how many there are.
+    """
+
+    mean: float
+    low: float
+    high: float
+    found: int
+    sessions: int
+
+    def to_dict(self) -> dict[str, Any]:
+        """Return plain values for JSON."""
+        return {"mean": self.mean, "low": self.low, "high": self.high, "found": self.found, "sessions": self.sessions}
+
+
+def found_tasks(suite: Suite) -> tuple[Task, ...]:
+    """Return a task for each of `KS`, "found@K", whose queries are all sessions; none where the suite has none.
+
+    Its metrics, "by turn 1" and on, count the sessions with a target among the first K answers of a turn so far, and
+    AT_THE_END those with one among the first K of their own last turn.
+    """
+    if not suite.turns:
+        return ()
+    turns = _turns(suite)
+    first, view = turns[0], turns[0].views[0]
+    last = {name: entry for task in turns for name, entry in zip(task.query_ids, task.queries, strict=True)}
+    lengths = _lengths(turns)
+    groups = [(*own, f"{lengths[name]} turns") for name, own in _grouped(first)]
+    tasks = []
+    for k in KS:
+        metrics = [
+            Metric(f"by turn {number}", partial(recall_at_k, k=k), k, counts=True)
+            for number in range(1, len(turns) + 1)
+        ]
+        metrics.append(Metric(AT_THE_END, partial(recall_at_k, k=k), k, counts=True))
+        tasks.append(
+            Task(
+                name=f"found@{k}",
+                gallery_ids=first.gallery_ids,
+                gallery=first.gallery,
+                query_ids=first.query_ids,
+                queries=[last[name] for name in first.query_ids],
+                views=tuple(View((metric,), view.targets, exclude=view.exclude) for metric in metrics),
+                groups=groups,
+                by_group=tuple(metric.name for metric in metrics),
+            )
+        )
+    return tuple(tasks)
+
+
+def found_ranks(task: Task, suite: Suite, ranked: Mapping[str, Ranked]) -> Ranked:
+    """Return what `found_tasks`' task is measured by: the ranks of all turns so far, and the last turn's answers.
+
+    `ranked` holds the same of the turns, by the names of their tasks.
+    """
+    turns = _turns(suite)
+    ranks: dict[str, list[tuple[View, TargetRanks]]] = {}
+    answers: dict[str, np.ndarray] = {}
+    for row in ranked[turns[0].name][0]:
+        by_turn = [ranked[turn.name][0][row][0][1] for turn in turns]
+        *so_far, at_the_end = task.views
+        ranks[row] = [(view, _known(turns[:number], by_turn)) for number, view in enumerate(so_far, 1)]
+        ranks[row].append((at_the_end, _known(turns, by_turn, last=True)))
+        last: dict[str, np.ndarray] = {}
+        for turn in turns:
+            last |= zip(turn.query_ids, ranked[turn.name][1][row], strict=True)
+        answers[row] = np.stack([last[name] for name in task.query_ids])
+    return ranks, answers
+
+
+def turns_to_find(task: Task, suite: Suite, values: Mapping[str, Mapping[str, np.ndarray]]) -> dict[str, TurnsToFind]:
+    """Return in how many turns the sessions of a task of `found_tasks` find a target, by row.
+
+    `values` are row -> metric -> [Q], 1 where a session has found one by that turn.
+    """
+    lengths = _lengths(_turns(suite))
+    own = np.array([lengths[name] for name in task.query_ids])
+    found = {}
+    for row, by_metric in values.items():
+        by_turn = np.stack([by_metric[view.metrics[0].name] for view in task.views[:-1]], axis=1)  # [Q, T]
+        missed = (by_turn == 0) & (np.arange(by_turn.shape[1]) < own[:, None])
+        turns = 1 + missed.sum(axis=1, keepdims=True).astype(np.float64)
+        low, high = np.percentile(resamples(turns, task.name), INTERVAL).tolist()
+        found[row] = TurnsToFind(float(turns.mean()), low, high, int(by_turn[:, -1].sum()), len(turns))
+    return found
+
+
+def _turns(suite: Suite) -> list[Task]:
+    by_name = {task.name: task for task in suite.tasks}
+    return [by_name[name] for name in suite.turns]
+
+
+def _lengths(turns: Sequence[Task]) -> dict[str, int]:
+    """Return how many turns each session has."""
+    return {name: number for number, task in enumerate(turns, 1) for name in task.query_ids}
+
+
+def _grouped(task: Task) -> list[tuple[str, Sequence[str]]]:
+    return list(zip(task.query_ids, task.groups or [()] * len(task.query_ids), strict=True))
+
+
+def _known(turns: Sequence[Task], ranks: Sequence[TargetRanks], last: bool = False) -> TargetRanks:
+    """Return for each session the ranks of its targets in all of some turns, or in the last that it has of them."""
+    joined = []
+    for rule in ("gallery", "optimistic", "pessimistic"):
+        known: dict[str, list[np.ndarray]] = {}
+        for task, own in zip(turns, ranks, strict=False):
+            for name, places in zip(task.query_ids, getattr(own, rule), strict=True):
+                known.setdefault(name, []).append(places)
+        joined.append([np.concatenate(places[-1:] if last else places) for places in known.values()])
+    return TargetRanks(*joined)
