@@ -114,7 +114,7 @@ def save_moments(parameters: Mapping[str, nn.Parameter], optimizer: Any, path: P
     for name, parameter in parameters.items():
         for moment in MOMENTS:
             tensor = safe_get_full_optimizer_state(parameter, moment)
-            state[f"{moment}/{name}"] = tensor.reshape(_shape(parameter)).cpu().contiguous()
+            state[f"{moment}/{name}"] = tensor.reshape(whole_shape(parameter)).cpu().contiguous()
     if write:
         save_file(state, path)
 
@@ -164,6 +164,6 @@ def _pieces(optimizer: Any) -> list[Tensor]:
     return getattr(optimizer, "fp32_partitioned_groups_flat", None) or optimizer.single_partition_of_fp32_groups
 
 
-def _shape(parameter: nn.Parameter) -> torch.Size:
+def whole_shape(parameter: Tensor) -> torch.Size:
     """Return the whole parameter's shape: one that ZeRO-3 cut has lost it."""
     return getattr(parameter, "ds_shape", parameter.shape)

@@ -8,6 +8,7 @@ from __future__ import annotations
 
 import hashlib
 import json
+import math
 import os
 import shutil
 import sys
@@ -20,11 +21,14 @@ from torch import Tensor
 from mllm_embed.errors import DataError
 from mllm_embed.files import disk_fails, why_not_written
 
+from ..distributed.zero import whole_shape
+from ..recipe.optimizers import state_bytes
+
 SEAL = "seal.json"
 CHECKPOINT = "checkpoint-"  # and the step: the name that transformers' Trainer gives
 ASIDE = ".unfinished"
 KEPT_CHECKPOINTS = 2
-OVERHEAD = 2**20  # bytes of a checkpoint beside the tensors: states of schedulers and random generators, JSON
+OVERHEAD = 2**20  # bytes beside the tensors: states of schedulers and random generators, JSON, a model card
 
 
 def last_checkpoint(folder: Path) -> Path | None:
@@ -69,9 +73,16 @@ def clear(home: Path) -> None:
     shutil.rmtree(home / ASIDE, ignore_errors=True)
 
 
-def checkpoint_bytes(trainable: Iterable[Tensor]) -> int:
-    """Return the bytes of a checkpoint: each trainable number in float32, AdamW's two moments of it, and the rest."""
-    return 12 * sum(getattr(parameter, "ds_numel", parameter.numel()) for parameter in trainable) + OVERHEAD
+def checkpoint_bytes(trainable: Iterable[Tensor], optimizer: str) -> int:
+    """Return the bytes of a checkpoint: each trainable number in float32, what the recipe's optimiser keeps of it, and
+    the rest."""
+    shapes = [whole_shape(parameter) for parameter in trainable]
+    return 4 * sum(map(math.prod, shapes)) + state_bytes(optimizer, shapes) + OVERHEAD
+
+
+def adapter_bytes(trainable: Iterable[Tensor]) -> int:
+    """Return the bytes of an adapter folder: each trainable number in float32, and the rest."""
+    return 4 * sum(math.prod(whole_shape(parameter)) for parameter in trainable) + OVERHEAD
 
 
 @contextmanager

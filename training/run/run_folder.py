@@ -7,7 +7,7 @@ import re
 import shutil
 import subprocess
 import time
-from collections.abc import Iterable, Sequence
+from collections.abc import Collection, Sequence
 from itertools import takewhile
 from pathlib import Path
 from typing import Any
@@ -23,7 +23,7 @@ from mllm_embed.saving.versions import versions
 
 from ..recipe.config import Recipe
 from ..recipe.form import GUIDE_PRESET, GUIDE_PROMPTS
-from .checkpoints import CHECKPOINT, KEPT_CHECKPOINTS, checkpoint_bytes, clear
+from .checkpoints import CHECKPOINT, KEPT_CHECKPOINTS, adapter_bytes, checkpoint_bytes, clear
 
 RUN_FILE = "run.json"
 _GIT_SECONDS = 10
@@ -117,18 +117,17 @@ def clear_leftovers(recipe: Recipe) -> None:
             shutil.rmtree(path) if path.is_dir() else path.unlink()
 
 
-def check_stage_space(recipe: Recipe, stage: str, trainable: Iterable[Tensor]) -> None:
+def check_stage_space(recipe: Recipe, stage: str, trainable: Collection[Tensor]) -> None:
     """Raise DataError where the output's disk has no room for what a stage and those after it will yet write there.
 
     That is as many checkpoints as are kept and the one that is written beside them, less those that are there, and an
     adapter for each stage.
     """
     home, stages = recipe.checkpoints_of(stage), list(recipe.stages)
-    size = checkpoint_bytes(trainable)
+    size = checkpoint_bytes(trainable, recipe.stages[stage].optimizer)
     there = sum(path.stat().st_size for path in home.glob(f"{CHECKPOINT}*/*"))
     adapters = len(stages) - stages.index(stage)
-    # an adapter is a third of a checkpoint, which holds two moments beside it
-    needed = max((KEPT_CHECKPOINTS + 1) * size - there, size) + adapters * (size // 3)
+    needed = max((KEPT_CHECKPOINTS + 1) * size - there, size) + adapters * adapter_bytes(trainable)
     check_space(recipe.output, needed, f"stage '{stage}' (its checkpoints and the adapters)")
 
 

@@ -33,6 +33,7 @@ from ..recipe.stage_keys.terms import Term
 from .checkpoints import ASIDE, checkpoint_bytes, checkpoint_name, failing_disk, publish
 from .divergence import DivergenceGuard
 from .optimizer import StageOptimizer, scheduler, set_rates
+from .run_folder import RUN_FILE
 from .stopping import Stopping
 from .throughput import Throughput, mean_cosine
 
@@ -217,10 +218,17 @@ class ContrastiveTrainer(StageOptimizer):
         return self.lr_scheduler
 
     def _load_optimizer_and_scheduler(self, checkpoint: str | None) -> None:
-        super()._load_optimizer_and_scheduler(checkpoint)
-        optimizer: Any = self.optimizer
-        if checkpoint is not None and not self.is_deepspeed_enabled:
-            set_rates(self.lr_scheduler, optimizer)
+        try:
+            super()._load_optimizer_and_scheduler(checkpoint)
+            optimizer: Any = self.optimizer
+            if checkpoint is not None and not self.is_deepspeed_enabled:
+                set_rates(self.lr_scheduler, optimizer)
+        except ValueError as error:  # torch's, for other groups of parameters than it is given
+            raise ModelError(
+                f"{checkpoint} is of a version that kept the optimiser's state otherwise ({reason(error)}); train the "
+                f"stage on with the version that {self.home.parents[1] / RUN_FILE} names, or remove {self.home} to "
+                "train it from its first step"
+            ) from error
 
     # ---- checkpoints: written aside and sealed; under ZeRO whole tensors of what it cut
 
@@ -233,7 +241,7 @@ class ContrastiveTrainer(StageOptimizer):
 
     def _save_checkpoint(self, model: nn.Module, trial: Any) -> None:
         written = self.home / ASIDE / checkpoint_name(self.state.global_step)
-        check_space(self.home, checkpoint_bytes(self._trainable.values()), "a checkpoint")
+        check_space(self.home, checkpoint_bytes(self._trainable.values(), self.stage.optimizer), "a checkpoint")
         with failing_disk(written):
             super()._save_checkpoint(model, trial)
             write_json(written / self._unreadable_file, self.unreadable.state())

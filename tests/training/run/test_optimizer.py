@@ -22,6 +22,7 @@ from mllm_embed.training.recipe.optimizers import OPTIMIZERS, state_bytes
 from mllm_embed.training.recipe.stage import Stage
 from mllm_embed.training.report.run_log import read_log
 from mllm_embed.training.run import trainer as trainer_module
+from mllm_embed.training.run.checkpoints import checkpoint_bytes
 from mllm_embed.training.run.optimizer import parameter_groups, share_at
 from mllm_embed.training.run.stages import run_recipe
 
@@ -198,12 +199,15 @@ def test_a_stopped_run_ends_like_an_unstopped_one_and_takes_what_is_planned(
         run_recipe(stopped)
     resumed = load_file(run_recipe(stopped) / "adapter_model.safetensors")
     assert all(torch.equal(whole[key], resumed[key]) for key in whole)
-    saved = torch.load(tmp_path / "whole/checkpoints/one/checkpoint-2/optimizer.pt", weights_only=True)
-    trained = load_file(tmp_path / "whole/checkpoints/one/checkpoint-2/trainable.safetensors").values()
+    last = tmp_path / "whole/checkpoints/one/checkpoint-2"
+    saved = torch.load(last / "optimizer.pt", weights_only=True)
+    trained = load_file(last / "trainable.safetensors").values()
     kept = [value for state in saved["state"].values() for value in _tensors(state)]
     # beside moments: counters of steps, tables of what 8 bits stand for
     small = sum(tensor.nbytes for tensor in kept if tensor.numel() in (1, 256))
     assert 0 <= sum(tensor.nbytes for tensor in kept) - state_bytes(name, [p.shape for p in trained]) <= small
+    planned, adamw = (checkpoint_bytes(trained, optimizer) for optimizer in (name, "adamw"))
+    assert sum(path.stat().st_size for path in last.iterdir()) <= planned < adamw
 
 
 def _tensors(state: dict[str, Any]) -> list[torch.Tensor]:
