@@ -53,7 +53,7 @@ LAYERS = {
         "triplets",
         "commands",
     ],
-    "eval": ["scoring", "benchmarks", "reports", "studies", "methods", "commands"],
+    "eval": ["scoring", "benchmarks", "reports", "table", "studies", "methods", "commands"],
 }
 ROOF = {"cli", "__main__"}
 BANNED = ("import pickle", "trust_remote_code=True", "sys.path", "TODO", "except:", "except Exception")

@@ -38,19 +38,18 @@ def tell_leaks(
     `models` are folders of models and adapters, hub ids, or None. Nothing is printed where nothing is known. Raise
     ConfigError for --strict where nothing is, DataError for leaks with --strict, and for a damaged file.
     """
-    from mllm_embed.data.trained_on import Contents, TrainedOn, record_beside
+    from mllm_embed.data.trained_on import Contents
 
-    from ..scoring.leaks import asked_by, suite_leaks, trained_on
+    from ..scoring.leaks import asked_by, known_training, suite_leaks
 
     contents = Contents()
-    known = [record for record in map(record_beside, models) if record]
-    known += [trained_on(path, contents) for path in arguments.trained_on]
-    if arguments.strict and not known and tuned is None:
+    known = known_training(models, arguments.trained_on, contents)
+    if arguments.strict and known is None and tuned is None:
         raise ConfigError(
             "--strict: nothing says what the model was trained on, since no trained_on.safetensors lies beside it; "
             "name its data with --trained-on, or leave --strict out"
         )
-    others: list[tuple[str, TrainedOn]] = [("training", TrainedOn.joined(known))] if known else []
+    others: list[tuple[str, TrainedOn]] = [("training", known)] if known else []
     others += [("--tune-on", asked_by(tuned, contents))] if tuned else []
     for where, found in others:
         leaks = suite_leaks(found, suite, contents)

@@ -76,6 +76,17 @@ class SavedResult:
         return options
 
     @property
+    def shown(self) -> list[str]:
+        """The columns that people print, the means last."""
+        printed = (name for name, (_, metric) in self.columns.items() if metric in (self.printed or (metric,)))
+        return list(dict.fromkeys([*printed, *self.means]))
+
+    @property
+    def headline(self) -> str:
+        """What it is judged by: the last mean, or the first of its columns."""
+        return self.shown[-1] if self.means else self.shown[0]
+
+    @property
     def _words(self) -> list[str]:
         return self.title.removeprefix(self.name).split()
 

@@ -2,12 +2,20 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterator, Sequence
+from collections.abc import Iterable, Iterator, Sequence
 from itertools import chain
 from pathlib import Path
 
 from mllm_embed.data.folder import DataFolder, Pair, TextRow, Triplet
-from mllm_embed.data.trained_on import Contents, Leaks, Question, TrainedOn, count_leaks, read_trained_on
+from mllm_embed.data.trained_on import (
+    Contents,
+    Leaks,
+    Question,
+    TrainedOn,
+    count_leaks,
+    read_trained_on,
+    record_beside,
+)
 from mllm_embed.types import Document, Item, Query
 
 from .suite import Suite, Task
@@ -33,6 +41,17 @@ def suite_leaks(trained: TrainedOn, suite: Suite, contents: Contents) -> Leaks:
 def asked_by(suite: Suite, contents: Contents) -> TrainedOn:
     """Return the numbers of what another suite asks, on which settings are chosen, say."""
     return TrainedOn.of(suite_questions(suite), contents)
+
+
+def known_training(models: Iterable[str | Path | None], data: Iterable[Path], contents: Contents) -> TrainedOn | None:
+    """Return what models were trained on, as far as it lies beside them or `data` holds it; None where nothing says it.
+
+    `models` are folders of models and adapters, hub ids, or None; `data` what `trained_on` takes. Raise DataError for a
+    damaged file, and for data that is none.
+    """
+    known = [record for record in map(record_beside, models) if record]
+    known += [trained_on(path, contents) for path in data]
+    return TrainedOn.joined(known) if known else None
 
 
 def trained_on(path: Path, contents: Contents) -> TrainedOn:

@@ -23,6 +23,11 @@ def add_model_options(parser: argparse.ArgumentParser, required: bool = True) ->
     and --truncate."""
     parser.add_argument("--model", required=required, metavar="M", help="model folder or hub id, or an adapter folder")
     parser.add_argument("--adapter", metavar="A", help="adapter folder to put on the model")
+    add_loading_options(parser)
+
+
+def add_loading_options(parser: argparse.ArgumentParser) -> None:
+    """Add those of `add_model_options` that say how a model is loaded and asked, and not which one."""
     parser.add_argument(
         "--preset",
         metavar="P",

@@ -1,0 +1,113 @@
+"""A finished cell on disk: a result folder, or a submission, and beside it what it was made of and what it cost."""
+
+from __future__ import annotations
+
+from collections.abc import Mapping
+from dataclasses import asdict, dataclass, field
+from pathlib import Path
+from typing import Any
+
+from mllm_embed.data.trained_on import Leaks
+from mllm_embed.errors import DataError
+from mllm_embed.files import read_json, write_json
+
+from ..reports.saved_result import SavedResult, read_saved_result
+from ..reports.submission import check_submission, read_submission
+from ..scoring.suite import Suite
+from .inputs import Inputs, differences
+
+CELL, LEAKS = "cell.json", "leaks.json"
+_FORMAT = 1
+_OTHER_FORMAT = (KeyError, TypeError, ValueError, AttributeError)  # what reading content of another format raises
+
+
+@dataclass(frozen=True)
+class Cost:
+    """What a cell took.
+
+    Attributes:
+        seconds: of embedding, ranking and writing; `loading` apart, which all benchmarks of a model share.
+        loading: seconds until the model could be used.
+        memory: the most bytes that the process held of its own meanwhile, the model among them.
+        device_memory: the most bytes on the GPU, None on a CPU.
+    """
+
+    seconds: float
+    loading: float
+    memory: int
+    device_memory: int | None = None
+
+
+@dataclass(frozen=True)
+class CellRecord:
+    """What a cell was made of.
+
+    Attributes:
+        inputs: what decides its figures.
+        code: digest of the code that made it.
+        items: gallery entries and queries.
+        cost: what it took.
+        settings: of the model, as result.json says them.
+        asked: how the benchmark was asked, as a protocol says it.
+        files: the submission's, by name; empty for a result.
+    """
+
+    inputs: Inputs
+    code: str
+    items: int
+    cost: Cost
+    settings: Mapping[str, Any] = field(default_factory=dict)
+    asked: Mapping[str, Any] = field(default_factory=dict)
+    files: tuple[str, ...] = ()
+
+    def write(self, folder: Path) -> None:
+        """Write it to FOLDER/cell.json. Raise DataError where the disk fails."""
+        write_json(folder / CELL, {"format": _FORMAT, **asdict(self)})
+
+
+def read_record(folder: Path) -> CellRecord | None:
+    """Return what a cell's folder says it was made of; None where there is none, or none of this version."""
+    try:
+        content = read_json(folder / CELL, "")
+        if content.pop("format") != _FORMAT:
+            return None
+        cost, files = Cost(**content.pop("cost")), tuple(content.pop("files"))
+        return CellRecord(**content, cost=cost, files=files)
+    except (DataError, *_OTHER_FORMAT):
+        return None
+
+
+def read_cell_result(folder: Path, record: CellRecord) -> SavedResult | None:
+    """Return the result of a finished cell, None of a submission. Raise DataError for one that is damaged."""
+    return None if record.files else read_saved_result(folder)
+
+
+def why_again(folder: Path, record: CellRecord | None, inputs: Inputs, suite: Suite) -> str:
+    """Return why a cell has to be made again, or at all; "" for one that is finished and of the same inputs."""
+    if record is None:
+        return f"its {CELL} is missing or damaged" if folder.exists() else "new"
+    changed = differences(record.inputs, inputs)
+    if changed:
+        return "; ".join(changed[:3]) + (f"; and {len(changed) - 3} more" if len(changed) > 3 else "")
+    try:
+        if record.files:
+            check_submission(suite, read_submission([folder / name for name in record.files]))
+        else:
+            read_saved_result(folder)
+    except DataError as error:
+        return f"what it left is damaged ({error})"
+    return ""
+
+
+def read_leaks(folder: Path, inputs: Inputs) -> Leaks | None:
+    """Return the leaks that were counted of the same inputs; None where there are none."""
+    try:
+        content = read_json(folder / LEAKS, "")
+        return Leaks(**content["leaks"]) if content["inputs"] == dict(inputs) else None
+    except (DataError, *_OTHER_FORMAT):
+        return None
+
+
+def write_leaks(folder: Path, leaks: Leaks, inputs: Inputs) -> None:
+    """Write what `read_leaks` reads. Raise DataError where the disk fails."""
+    write_json(folder / LEAKS, {"leaks": leaks._asdict(), "inputs": dict(inputs)})
