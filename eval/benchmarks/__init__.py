@@ -10,6 +10,7 @@ from mllm_embed.errors import ConfigError, DataError
 from ..scoring.suite import Suite
 from .base import Benchmark, Count, find_files, with_defaults
 from .captions import COCO, FLICKR30K
+from .circled import CIRCLED
 from .circo import CIRCO
 from .cirr import CIRR
 from .fashioniq import FASHIONIQ
@@ -17,7 +18,7 @@ from .folder import FOLDER
 from .genecis import GENECIS
 
 BENCHMARKS: Mapping[str, Benchmark] = {
-    benchmark.name: benchmark for benchmark in (FASHIONIQ, CIRR, CIRCO, GENECIS, FLICKR30K, COCO, FOLDER)
+    benchmark.name: benchmark for benchmark in (FASHIONIQ, CIRR, CIRCO, GENECIS, FLICKR30K, COCO, CIRCLED, FOLDER)
 }
 
 

@@ -27,7 +27,7 @@ from .base import (
     unique,
 )
 
-_QUERIES, _GALLERY = "annotations", "image list of COCO 2017 unlabeled"
+_QUERIES, GALLERY = "annotations", "image list of COCO 2017 unlabeled"
 KS = (5, 10, 25, 50)
 # MagicLens and MegaPairs also tell the model what reference and target share; it helps a lot, so results say it.
 TEXTS = {
@@ -40,21 +40,19 @@ _LABELS: dict[str, type] = {"target_img_id": int, "gt_img_ids": list, "semantic_
 _PICTURES = ("COCO2017_unlabeled/unlabeled2017/{file}", "unlabeled2017/{file}", "{file}")
 
 
+_LISTING = "annotations/image_info_unlabeled2017.json"
+GALLERY_PLACES = (f"COCO2017_unlabeled/{_LISTING}", _LISTING, f"coco/{_LISTING}", "image_info_unlabeled2017.json")
+
+
 def _files(split: str, options: Options) -> dict[str, Places]:
-    listing = "annotations/image_info_unlabeled2017.json"
-    return {
-        _QUERIES: (f"annotations/{split}.json", f"{split}.json"),
-        _GALLERY: (f"COCO2017_unlabeled/{listing}", listing, f"coco/{listing}", "image_info_unlabeled2017.json"),
-    }
+    return {_QUERIES: (f"annotations/{split}.json", f"{split}.json"), GALLERY: GALLERY_PLACES}
 
 
 def _build(files: BenchmarkFiles, split: str, options: Options) -> Suite:
     labelled, text = split == "val", TEXTS[options["text"]]
     rows = files.rows(_QUERIES, {**_TYPES, **_LABELS} if labelled else _TYPES)
-    numbers = [image["id"] for image in files.rows(_GALLERY, {"id": int}, under="images")]
-    ids = unique(list(map(str, numbers)), str(files.paths[_GALLERY]))
+    ids, paths = gallery(files)
     place = positions_by_id(ids)
-    paths = files.pictures("gallery", _PICTURES, [{"file": f"{number:012d}.jpg"} for number in numbers])
     task = Task(
         name="",
         gallery_ids=ids,
@@ -66,6 +64,13 @@ def _build(files: BenchmarkFiles, split: str, options: Options) -> Suite:
         by_group=("mAP@10",) if labelled else (),
     )
     return Suite("circo", split, options, (task,), (), tuple(f"mAP@{k}" for k in KS), _protocol(text))
+
+
+def gallery(files: BenchmarkFiles) -> tuple[list[str], list[Path]]:
+    """Return COCO's ids of the gallery and the paths of its pictures, in its order."""
+    numbers = [image["id"] for image in files.rows(GALLERY, {"id": int}, under="images")]
+    ids = unique(list(map(str, numbers)), str(files.paths[GALLERY]))
+    return ids, files.pictures("gallery", _PICTURES, [{"file": f"{number:012d}.jpg"} for number in numbers])
 
 
 def _queries(

@@ -29,7 +29,7 @@ from .base import (
     unique,
 )
 
-_CAPTIONS, _GALLERY = "captions", "image split"
+_CAPTIONS, GALLERY = "captions", "image split"
 _TYPES: dict[str, type] = {"pairid": int, "reference": str, "caption": str, "img_set": dict}
 _LABELS: dict[str, type] = {"target_hard": str, "target_soft": dict}
 _HIDDEN = "test1"
@@ -40,14 +40,14 @@ _PICTURES = ("{path}", "img_raw/{path}", "{folder}/{name}.png")
 def _files(split: str, options: Options) -> dict[str, Places]:
     return {
         _CAPTIONS: (f"captions/cap.rc2.{split}.json",),
-        _GALLERY: (f"image_splits/split.rc2.{split}.json",),
+        GALLERY: (f"image_splits/split.rc2.{split}.json",),
     }
 
 
 def _build(files: BenchmarkFiles, split: str, options: Options) -> Suite:
     labelled = split != _HIDDEN
     rows = files.rows(_CAPTIONS, {**_TYPES, **_LABELS} if labelled else _TYPES)
-    names, paths = _gallery(files)
+    names, paths = gallery(files)
     place = positions_by_id(names)
     asked = [_read(row, place, f"{files.paths[_CAPTIONS]} pair {row['pairid']}", labelled) for row in rows]
     task = Task(
@@ -83,15 +83,15 @@ def _protocol(split: str) -> dict[str, str]:
     }
 
 
-def _gallery(files: BenchmarkFiles) -> tuple[list[str], list[Path]]:
+def gallery(files: BenchmarkFiles) -> tuple[list[str], list[Path]]:
     """Return the gallery's names and the paths of its pictures, in its order."""
-    gallery = files.json(_GALLERY)
-    if not isinstance(gallery, dict) or not all(isinstance(path, str) and "/" in path for path in gallery.values()):
-        raise DataError(f"{files.paths[_GALLERY]} must be an object, name -> ./folder/name.png; fetch it again")
+    places = files.json(GALLERY)
+    if not isinstance(places, dict) or not all(isinstance(path, str) and "/" in path for path in places.values()):
+        raise DataError(f"{files.paths[GALLERY]} must be an object, name -> ./folder/name.png; fetch it again")
     values = [
-        {"path": path.removeprefix("./"), "folder": path.split("/")[1], "name": name} for name, path in gallery.items()
+        {"path": path.removeprefix("./"), "folder": path.split("/")[1], "name": name} for name, path in places.items()
     ]
-    return list(gallery), files.pictures("gallery", _PICTURES, values)
+    return list(places), files.pictures("gallery", _PICTURES, values)
 
 
 @dataclass(frozen=True)

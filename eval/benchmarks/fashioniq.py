@@ -7,6 +7,7 @@ the three categories.
 
 from __future__ import annotations
 
+from pathlib import Path
 from typing import Any
 
 from mllm_embed.errors import DataError
@@ -51,7 +52,7 @@ def _captions(category: str) -> str:
     return f"{category} captions"
 
 
-def _image_split(category: str) -> str:
+def image_split(category: str) -> str:
     return f"{category} image split"
 
 
@@ -59,7 +60,7 @@ def _files(split: str, options: Options) -> dict[str, Places]:
     files: dict[str, Places] = {}
     for category in CATEGORIES:
         files[_captions(category)] = (f"captions/cap.{category}.{split}.json",)
-        files[_image_split(category)] = (f"image_splits/split.{category}.{split}.json",)
+        files[image_split(category)] = (f"image_splits/split.{category}.{split}.json",)
     return files
 
 
@@ -93,9 +94,9 @@ def _protocol(split: str, options: Options) -> dict[str, str]:
 
 def _task(files: BenchmarkFiles, category: str, options: Options) -> Task:
     rows, file = _rows(files, category), files.paths[_captions(category)]
-    names = _gallery(files, category, rows, options["gallery"])
+    names = gallery(files, category, rows, options["gallery"])
     place = positions_by_id(names)
-    paths = files.pictures(category, PICTURES, [{"name": name, "category": category} for name in names])
+    paths = pictures(files, category, names)
     targets, queries = [], []
     for number, row in enumerate(rows):
         where = f"{file} row {number}"
@@ -115,6 +116,11 @@ def _task(files: BenchmarkFiles, category: str, options: Options) -> Task:
     )
 
 
+def pictures(files: BenchmarkFiles, category: str, names: list[str]) -> list[Path]:
+    """Return the paths of a category's pictures, given by their ASINs. Raises DataError where some are missing."""
+    return files.pictures(category, PICTURES, [{"name": name, "category": category} for name in names])
+
+
 def _rows(files: BenchmarkFiles, category: str) -> list[dict[str, Any]]:
     what = _captions(category)
     rows = files.rows(what, {"candidate": str, "target": str, "captions": list})
@@ -125,14 +131,16 @@ def _rows(files: BenchmarkFiles, category: str) -> list[dict[str, Any]]:
     return rows
 
 
-def _gallery(files: BenchmarkFiles, category: str, rows: list[dict[str, Any]], option: str) -> list[str]:
-    """Return the ASINs of a category's gallery, in its order."""
-    file, names = files.paths[_image_split(category)], files.json(_image_split(category))
+def gallery(
+    files: BenchmarkFiles, category: str, rows: list[dict[str, Any]] | None = None, option: str = "original"
+) -> list[str]:
+    """Return the ASINs of a category's gallery, in its order; `rows` are its captions', for the option "val"."""
+    file, names = files.paths[image_split(category)], files.json(image_split(category))
     if not isinstance(names, list) or not all(isinstance(name, str) for name in names):
         raise DataError(f"{file} must hold a list of ASINs; fetch it again")
     if option == "val":
         # sorted, since the order settles ties and the file gives none
-        return sorted({row[key] for row in rows for key in ("candidate", "target")})
+        return sorted({row[key] for row in rows or () for key in ("candidate", "target")})
     return unique(names, str(file))
 
 
