@@ -137,7 +137,7 @@ def _is_turn(turn: Any) -> bool:
 def _protocol(split: str) -> dict[str, str]:
     return {
         "gallery": f"all pictures of the split that {split} was made of, in its order",
-        "query text": "the relative caption as it stands",
+        "query text": "the relative caption as it stands; of FashionIQ's two captions a session begins with one",
         "excluded": "nothing: references stay in the gallery",
         "R@K": "any of the session's ground truths among the first K",
         **SESSION_RULES,
@@ -158,5 +158,6 @@ CIRCLED = Benchmark(
     folders=_FOLDERS,
     annotations="huggingface.co/datasets/tk1441/CIRCLED (data/SUBSET.json), and the image split of the benchmark that "
     "the subset is made of, beside it or in fashion-iq/, cirr/ or CIRCO/",
-    pictures="those of FashionIQ, CIRR and CIRCO, as `check` says of each",
+    pictures="of the benchmark that the subset is made of: "
+    + "; ".join(f"{own.name}: {own.pictures}" for own in (fashioniq.FASHIONIQ, cirr.CIRR, circo.CIRCO)),
 )

@@ -28,6 +28,12 @@ what it does
   composed query (picture and instruction) beside the picture alone, the instruction alone and the sum of the
   two, which a composed query must beat to mean anything.
 
+sessions
+  Of sessions (circled, or "sessions" in your benchmark.json) each turn is a task: its "composed" row asks about the
+  reference that the annotators chose for it, each turn by itself. Rows below carry what was said before, by a rule;
+  those called target-free are told the first picture alone, and go on from their own answers. found@K counts the
+  sessions with a target among the first K of any turn so far. Intervals are drawn by session.
+
 what it leaves in the output folder
   result.json         protocol, percentages with hits, counts and 95 %% intervals, versions, seconds and bytes
   per_query.json      the value of every metric for every query, and its first answers
@@ -45,8 +51,11 @@ your own folder's benchmark.json
   {"name": "shoes",
    "gallery": [{"id": "a", "image": "images/a.jpg", "caption": "a red shoe"}, ...],
    "queries": [{"id": "q1", "image": "images/a.jpg", "instruction": "in blue", "targets": ["b"],
-                "exclude": ["a"], "kind": "colour"}, ...]}
-  caption, exclude and kind may be left out; "paraphrases" and "negatives" of a query serve `robustness`.
+                "exclude": ["a"], "kind": "colour"}, ...],
+   "sessions": [{"id": "s1", "targets": ["c"], "turns": [{"image": "images/a.jpg", "instruction": "in blue"},
+                                                         {"image": "images/b.jpg", "instruction": "with laces"}]}]}
+  caption, exclude and kind may be left out, and so may queries or sessions; "paraphrases" and "negatives" of a query
+  serve `robustness`. A turn without an image is about that of the turn before; a session may have exclude and kind.
 """
 
 

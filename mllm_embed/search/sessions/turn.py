@@ -92,7 +92,7 @@ def going_on(turns: Sequence[Turn]) -> Images | None:
         return own.reference
     if before[-1].answer is None:
         raise DataError(
-            f"turn {len(before)} was not answered by a picture, from which to go on: give an image, pick an answer, or "
-            "go back"
+            f"turn {len(before)} was not answered by a picture, from which to go on: give an image, pick an answer, go "
+            "back, or start a session by a rule that does without, as 'joined'"
         )
     return before[-1].answer
