@@ -87,14 +87,16 @@ def found_ranks(task: Task, suite: Suite, ranked: Mapping[str, Ranked]) -> Ranke
     turns = _turns(suite)
     ranks: dict[str, list[tuple[View, TargetRanks]]] = {}
     answers: dict[str, np.ndarray] = {}
-    for row in ranked[turns[0].name][0]:
-        by_turn = [ranked[turn.name][0][row][0][1] for turn in turns]
+    _, *others = max((list(ranked[turn.name][0]) for turn in turns), key=len)
+    for row in (task.query_kind, *others):
+        own = {turn.name: _row_of(turn, row, ranked) for turn in turns}
+        by_turn = [ranked[turn.name][0][own[turn.name]][0][1] for turn in turns]
         *so_far, at_the_end = task.views
         ranks[row] = [(view, _known(turns[:number], by_turn)) for number, view in enumerate(so_far, 1)]
         ranks[row].append((at_the_end, _known(turns, by_turn, last=True)))
         last: dict[str, np.ndarray] = {}
         for turn in turns:
-            last |= zip(turn.query_ids, ranked[turn.name][1][row], strict=True)
+            last |= zip(turn.query_ids, ranked[turn.name][1][own[turn.name]], strict=True)
         answers[row] = np.stack([last[name] for name in task.query_ids])
     return ranks, answers
 
@@ -119,6 +121,11 @@ def turns_to_find(task: Task, suite: Suite, values: Mapping[str, Mapping[str, np
 def _turns(suite: Suite) -> list[Task]:
     by_name = {task.name: task for task in suite.tasks}
     return [by_name[name] for name in suite.turns]
+
+
+def _row_of(turn: Task, row: str, ranked: Mapping[str, Ranked]) -> str:
+    """Return a turn's own row for one of all turns: of pictures that ask without words the halves are the pictures."""
+    return row if row in ranked[turn.name][0] else turn.query_kind
 
 
 def _lengths(turns: Sequence[Task]) -> dict[str, int]:

@@ -128,9 +128,7 @@ def test_words_alone_begin_a_session_and_edits_have_a_strength(searcher: Searche
     assert strong == searcher.search(Query(photos / "0.png", FIRST), edit_strength=1.7)
 
 
-def test_a_refused_turn_leaves_the_session_as_it_was(
-    searcher: Searcher, embedder: MLLMEmbedder, photos: Path
-) -> None:
+def test_a_refused_turn_leaves_the_session_as_it_was(searcher: Searcher, embedder: MLLMEmbedder, photos: Path) -> None:
     with pytest.raises(ConfigError, match="there is no rule 'joint' .*; did you mean 'joined'?"):
         searcher.session("joint")
     with pytest.raises(ConfigError, match="the rule 'mixed' has no setting 'decoy'; it has decay"):
