@@ -6,7 +6,7 @@ import numpy as np
 import pytest
 
 from mllm_embed.errors import DataError
-from mllm_embed.vectors.ranking import TargetRanks, ranks_among, ranks_of_targets, top_k
+from mllm_embed.vectors.ranking import TargetRanks, ranks_among, ranks_of_targets, top_among, top_k
 
 KINDS = ("random", "duplicated", "grid", "close", "equal")
 
@@ -196,3 +196,33 @@ def test_vectors_whose_products_overflow_are_refused() -> None:
     for rank in (lambda: top_k(long, long, 2), lambda: ranks_of_targets(long, long, [[0]] * 3)):
         with pytest.raises(DataError, match="too long for float32 products .*: give them unit length"):
             rank()
+
+
+@pytest.mark.parametrize("kind", KINDS)
+def test_long_lists_of_candidates_shared_or_not_rank_as_short_ones_do(kind: str) -> None:
+    q, g = vectors(kind, 12, gallery=300)
+    rng = np.random.default_rng(3)
+    run, scattered = range(40, 140), rng.permutation(300)[:90].tolist()
+    twice = [*range(70), 5, 6]
+    lists = [run, scattered, run, list(range(64)), twice, [7, 3, 9]]
+    few = [lists[number % len(lists)] for number in range(len(q))]
+    targets = [[int(at) for at in rng.choice(list(row), 2, replace=False)] for row in few]
+    assert same(ranks_among(q, g, targets, few), by_hand(q, g, targets, few))
+    scores, found = top_among(q, g, 5, few)
+    for number, row in enumerate(few):
+        left_out = set(range(len(g))) - set(row)
+        order = brute_force(q[number : number + 1], g, [left_out])[0]
+        wanted = [pair for pair in order for _ in range(list(row).count(pair[0]))][:5]
+        given = list(zip(found[number].tolist(), scores[number].tolist(), strict=True))
+        assert given[: len(wanted)] == wanted and given[len(wanted) :] == [(-1, -math.inf)] * (5 - len(wanted))
+
+
+def test_what_is_wrong_with_a_list_names_its_query() -> None:
+    ones = np.ones((100, 4), dtype=np.float32)
+    few = [range(80), range(90), [3, 100]]
+    with pytest.raises(DataError, match="candidates of query 2: 100 is no position"):
+        ranks_among(ones[:3], ones, [[0], [1], [3]], few)
+    with pytest.raises(DataError, match="query 1: its target 95 is not one of its candidates"):
+        ranks_among(ones[:3], ones, [[0], [95], [3]], [range(80), range(90), [3, 4]])
+    with pytest.raises(DataError, match="targets has 2 entries for 3 queries"):
+        ranks_among(ones[:3], ones, [[0], [1]], few)
