@@ -16,9 +16,31 @@ from .cirr import CIRR
 from .fashioniq import FASHIONIQ
 from .folder import FOLDER
 from .genecis import GENECIS
+from .icir import ICIR
+from .lasco import LASCO
+from .mbeir import MBEIR
+from .mmeb import MMEB
+from .pinpoint import PINPOINT
+from .shoes import SHOES
 
 BENCHMARKS: Mapping[str, Benchmark] = {
-    benchmark.name: benchmark for benchmark in (FASHIONIQ, CIRR, CIRCO, GENECIS, FLICKR30K, COCO, CIRCLED, FOLDER)
+    benchmark.name: benchmark
+    for benchmark in (
+        FASHIONIQ,
+        CIRR,
+        CIRCO,
+        GENECIS,
+        ICIR,
+        PINPOINT,
+        LASCO,
+        SHOES,
+        MMEB,
+        MBEIR,
+        FLICKR30K,
+        COCO,
+        CIRCLED,
+        FOLDER,
+    )
 }
 
 

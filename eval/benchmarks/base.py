@@ -8,8 +8,8 @@ from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any
 
-from mllm_embed.errors import ConfigError, DataError
-from mllm_embed.files import read_json
+from mllm_embed.errors import ConfigError, DataError, reason
+from mllm_embed.files import parse_json, read_json, read_text
 from mllm_embed.types import Document, ImageLike, Query
 
 from ..scoring.suite import Suite
@@ -23,7 +23,9 @@ class Benchmark:
     """An entry of the registry: what can be asked for, where its files may lie, and how they become a `Suite`.
 
     Attributes:
-        about: one line for `--help`.
+        about: one line for `--help`, with what is not as in the official protocol.
+        sizes: queries and gallery of each split, for `list`.
+        rule: how it is scored, and what that equals or where it differs, for `list`.
         splits: the first is the default.
         options: option -> its values, the first the default.
         files: (split, options) -> what each annotation file is -> where it may lie, relative to a folder of `folders`.
@@ -41,6 +43,8 @@ class Benchmark:
     folders: Places = ("",)
     annotations: str = ""
     pictures: str = ""
+    sizes: str = ""
+    rule: str = ""
 
 
 @dataclass(frozen=True)
@@ -94,11 +98,63 @@ class BenchmarkFiles:
         if not isinstance(rows, list) or not rows:
             place = f'{path}, under "{under}",' if under else path
             raise DataError(f"{place} must hold a list of objects; {self._again}")
+        return self._checked(rows, path, "row", types)
+
+    def lines(self, what: str) -> list[str]:
+        """Return the lines of a text file that are not empty.
+
+        Raises:
+            DataError: it cannot be read, is no text, or has no line.
+        """
+        path = self.paths[what]
+        try:
+            lines = [line for line in read_text(path).splitlines() if line.strip()]
+        except OSError as error:
+            raise DataError(f"{path} cannot be read: {reason(error)}") from error
+        except UnicodeDecodeError as error:
+            raise DataError(f"{path} is no text in UTF-8; {self._again}") from error
+        if not lines:
+            raise DataError(f"{path} is empty; {self._again}")
+        return lines
+
+    def records(self, what: str, types: Mapping[str, type]) -> list[dict[str, Any]]:
+        """Return the objects of a file of JSON lines, each with values of `types` under the keys of `types`.
+
+        Raises:
+            DataError: the file has another content.
+        """
+        path, records = self.paths[what], []
+        for number, line in enumerate(self.lines(what)):
+            try:
+                records.append(parse_json(line))
+            except (ValueError, RecursionError) as error:
+                raise DataError(f"{path} line {number} is not JSON ({error}); {self._again}") from error
+        return self._checked(records, path, "line", types)
+
+    def table(self, what: str, types: Mapping[str, type]) -> list[dict[str, Any]]:
+        """Return the rows of a parquet file, each with values of `types` under the columns of `types`.
+
+        Raises:
+            DataError: the file has another content.
+        """
+        import pyarrow  # its import takes as long as the rest of a short command
+        import pyarrow.parquet
+
+        path = self.paths[what]
+        try:
+            table = pyarrow.parquet.read_table(path)
+        except (pyarrow.ArrowException, OSError) as error:
+            raise DataError(f"{path} is no whole parquet file; {self._again}") from error
+        if not table.num_rows:
+            raise DataError(f"{path} has no rows; {self._again}")
+        return self._checked(table.to_pylist(), path, "row", types)
+
+    def _checked(self, rows: list[Any], path: Path, name: str, types: Mapping[str, type]) -> list[dict[str, Any]]:
         for number, row in enumerate(rows):
             wrong = _wrong_key(row, types)
             if wrong is not None:
                 raise DataError(
-                    f'{path} row {number}: "{wrong}" is missing or no {types[wrong].__name__}; {self._again}'
+                    f'{path} {name} {number}: "{wrong}" is missing or no {types[wrong].__name__}; {self._again}'
                 )
         return rows
 
@@ -225,6 +281,16 @@ def unique(ids: Sequence[str], where: str) -> list[str]:
             raise DataError(f'{where}: the id "{name}" stands twice')
         seen.add(name)
     return list(ids)
+
+
+def distinct(ids: Iterable[str]) -> list[str]:
+    """Return the ids, with #2, #3 behind one that stood there before, where a file may name a thing more than once."""
+    seen: dict[str, int] = {}
+    names = []
+    for name in ids:
+        seen[name] = seen.get(name, 0) + 1
+        names.append(name if seen[name] == 1 else f"{name}#{seen[name]}")
+    return names
 
 
 def positions_by_id(ids: Iterable[str]) -> dict[str, int]:

@@ -20,7 +20,7 @@ KS = (1, 5, 10)
 CAPTIONS = 5
 
 
-def _benchmark(name: str, about: str, folders: Places, patterns: Places, pictures: str) -> Benchmark:
+def _benchmark(name: str, about: str, sizes: str, folders: Places, patterns: Places, pictures: str) -> Benchmark:
     def places(split: str, options: Options) -> dict[str, Places]:
         return {_SPLITS: (f"dataset_{name}.json", f"annotations/dataset_{name}.json", f"karpathy/dataset_{name}.json")}
 
@@ -30,6 +30,8 @@ def _benchmark(name: str, about: str, folders: Places, patterns: Places, picture
     return Benchmark(
         name=name,
         about=about,
+        sizes=sizes,
+        rule="R@1, 5, 10 in both directions, the first five captions of a picture; equals E5-V",
         splits=("test", "val"),
         options={},
         files=places,
@@ -99,6 +101,7 @@ def _captions(row: dict[str, Any], file: str) -> list[str]:
 FLICKR30K = _benchmark(
     "flickr30k",
     "Flickr30k: text to image and image to text, Karpathy's split",
+    "the pictures of the split, five captions each",
     ("", "flickr30k", "Flickr30k"),
     ("flickr30k-images/{name}", "images/{name}", "{name}"),
     "shannon.cs.illinois.edu/DenotationGraph, as flickr30k-images/<name>",
@@ -106,6 +109,7 @@ FLICKR30K = _benchmark(
 COCO = _benchmark(
     "coco",
     "COCO captions: text to image and image to text, Karpathy's split",
+    "the pictures of the split, five captions each",
     ("", "coco", "COCO"),
     ("{folder}/{name}", "images/{folder}/{name}", "images/{name}", "{name}"),
     "COCO 2014 validation pictures (val2014.zip) from cocodataset.org",

@@ -119,6 +119,9 @@ def _where(files: BenchmarkFiles, row: dict[str, Any]) -> str:
 CIRCO = Benchmark(
     name="circo",
     about="CIRCO: 123,403 pictures, 220 queries (val) or 800 (test, goes to the server)",
+    sizes="val: 220 queries, test: 800, labels on the server; 123,403 pictures",
+    rule="mAP@K by min(targets, K), R@K of the one target, mAP@10 by semantic aspect; the reference stays in; equals "
+    "the server's code",
     splits=("val", "test"),
     options={"text": tuple(TEXTS)},
     files=_files,

@@ -171,6 +171,9 @@ def _views(asked: list[_Query]) -> tuple[View, ...]:
 CIRR = Benchmark(
     name="cirr",
     about="CIRR: 2,297 pictures, 4,181 queries (val); test1 goes to the server",
+    sizes="val: 4,181 queries, 2,297 pictures; test1: 4,148 queries, 2,315 pictures, labels on the server",
+    rule="R@K on the hard target without the reference, Rsub@K among the set's other five, (R@5 + Rsub@1) / 2; equals "
+    "SEARLE; the authors' soft score equals CIRPLANT",
     splits=("val", _HIDDEN),
     options={},
     files=_files,

@@ -161,6 +161,9 @@ def _prompts(category: str) -> dict[Slot, str]:
 FASHIONIQ = Benchmark(
     name="fashioniq",
     about="FashionIQ: three categories, 6,016 queries (val), recall@10 and @50",
+    sizes="val: dress 2,017 queries in 3,817 pictures (gallery=val: 2,628), shirt 2,038 in 6,346 (3,089), "
+    "toptee 1,961 in 5,373 (2,902)",
+    rule="R@10 and R@50 by category, and their plain means; the reference stays in; equals SEARLE, CLIP4Cir",
     splits=("val",),
     options={"gallery": ("original", "val"), "captions": tuple(CAPTIONS), "prompts": ("model", "e5v")},
     files=_files,

@@ -142,6 +142,8 @@ def _build(files: BenchmarkFiles, split: str, options: Options) -> Suite:
 FOLDER = Benchmark(
     name="folder",
     about="your own: a folder with a benchmark.json (eval/README.md has its format)",
+    sizes="yours",
+    rule="R@K, mAP, mAP@K and MRR, by kind; what a query excludes is left out",
     splits=("",),
     options={},
     files=lambda split, options: {BENCHMARK: (BENCHMARK,)},

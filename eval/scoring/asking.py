@@ -128,7 +128,7 @@ def ask(
     tasks = {}
     for one in suite.tasks:
         how = (_in_words_of_preset(its, suite, one) if its else None) or _in_words_of_benchmark(own, words, suite, one)
-        how = replace(how, tasks={**how.tasks, **mine})
+        how = replace(how, tasks={**_own_tasks(how, one), **how.tasks, **mine})
         tasks[one.name] = replace(how, told=_told(how, one))
     _check_places(own, suite, list(tasks.values()))
     return AskedSuite(own, preset, tasks)
@@ -221,6 +221,11 @@ def _replaced(own: PromptSet, task: Task) -> PromptSet | None:
         words = IMAGE + words if mine.words.startswith(IMAGE) and IMAGE not in words else words
         roles[role] = replace(given, words=words) if isinstance(given, Prompt) else words
     return replace(own, name=f"{own.name}, in words of the benchmark", **roles)
+
+
+def _own_tasks(how: AskedTask, task: Task) -> dict[str, str]:
+    """Return the instructions that a benchmark gives, of the sides whose prompts have a place for one."""
+    return {side: task.tasks[side] for side in _told(how, task) if side in task.tasks}
 
 
 def _told(how: AskedTask, task: Task) -> dict[str, str]:

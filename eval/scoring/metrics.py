@@ -272,6 +272,7 @@ def soft_recall_at_k(ranks: Ranks, gains: Sequence[Sequence[float]], k: int) -> 
 
 
 MAP = Metric("mAP", average_precision)
+TRAPEZOID_MAP = Metric("mAP", trapezoid_average_precision)
 MRR = Metric("MRR", reciprocal_rank)
 
 

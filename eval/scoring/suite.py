@@ -55,6 +55,7 @@ class Task:
         by_group: names of the metrics that are reported for each group.
         prompts: role -> words, where the task has words of its own, which take the place of InstructCIR's.
         insists: whether an option asked for those, so that a model which they do not fit is refused.
+        tasks: side -> the instruction that the benchmark gives, for models whose prompts have a place for one.
         paraphrases: for each query other words for its instruction; empty where the benchmark has none.
         negatives: for each query gallery positions that are wrong by its words; empty where it has none.
     """
@@ -69,6 +70,7 @@ class Task:
     by_group: tuple[str, ...] = ()
     prompts: Mapping[Slot, str] = field(default_factory=dict)
     insists: bool = False
+    tasks: Mapping[str, str] = field(default_factory=dict)
     paraphrases: Sequence[Sequence[str]] = ()
     negatives: Positions = ()
 
