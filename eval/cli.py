@@ -7,14 +7,16 @@ from collections.abc import Sequence
 
 from mllm_embed.errors import user_errors
 
-from .commands import check, compare, methods, robustness, rows, run, score, submit, table
+from .commands import check, compare, listing, methods, robustness, rows, run, score, submit, table
 
-_COMMANDS = (run, score, check, rows, submit, methods, robustness, compare, table)
+_COMMANDS = (listing, run, score, check, rows, submit, methods, robustness, compare, table)
 _ABOUT = """\
-Evaluate composed image retrieval: FashionIQ, CIRR, CIRCO, GeneCIS, Flickr30k, COCO, or a folder of your own,
-each by the rules of its official scorer, which stand in the result."""
+Evaluate composed image retrieval: FashionIQ, CIRR, CIRCO, GeneCIS, i-CIR, PinPoint, LaSCo, Shoes, what MMEB and
+MTEB make of them, Flickr30k, COCO, or a folder of your own, each by the rules of its official scorer, which stand in
+the result."""
 _EXAMPLES = """\
 examples
+  %(prog)s list                                         which benchmarks there are, and where to get them
   %(prog)s check fashioniq --data ~/data/fashioniq      is all there, before hours are spent?
   %(prog)s run cirr --data ~/data/cirr --model llava-hf/llava-1.5-7b-hf --adapter runs/stage2
   %(prog)s run my_folder --model runs/stage2            a folder with a benchmark.json

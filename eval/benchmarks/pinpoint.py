@@ -183,7 +183,7 @@ PINPOINT = Benchmark(
     folders=("", "pinpoint", "pinpoint-dataset"),
     annotations="github.com/pinterest/pinpoint-dataset: pinpoint_licensed.parquet and index_signatures.txt",
     pictures="i.pinimg.com/736x/<1-2>/<3-4>/<5-6>/<signature>.jpg for each signature, as images/<signature>.jpg or so",
-    sizes="7,635 queries (1,260 pictures or pairs in several wordings), 109,600 pictures",
+    sizes="7,635 queries (wordings about 1,260 pictures or pairs), 109,600 pictures",
     rule="mAP, P, NegRecall @1, 5, 10, 50, mAP without negatives, spread over wordings; "
     "equals pinpoint-dataset@e4ebb38 but for the order of ties",
 )

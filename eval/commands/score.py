@@ -22,10 +22,14 @@ if TYPE_CHECKING:
 _HELP = """\
 vectors
   DIR/gallery.npy and queries.npy (floats, one vector a row) with gallery_ids.json and query_ids.json (lists of
-  strings); FashionIQ, GeneCIS, Flickr30k and COCO have one such folder a task (DIR/dress/gallery.npy ...).
+  strings); benchmarks of several tasks (FashionIQ, GeneCIS, MMEB, M-BEIR, Flickr30k, COCO) have one such folder a
+  task (DIR/dress/gallery.npy ...).
   They are ranked by inner product: make them unit length for cosines. Ids: CIRR the picture's name and the
   pairid; CIRCO the COCO id and the query's id; FashionIQ the ASIN and the row number in the annotation file;
-  GeneCIS the COCO id, or ID:X,Y,W,H for a crop, and the row number. Rows count from 0.
+  GeneCIS the COCO id, or ID:X,Y,W,H for a crop, and the row number; i-CIR the picture's path in its file (and #2
+  where one stands again) and the line number; PinPoint the signature and the query_id; LaSCo the COCO id and the qid;
+  Shoes the picture's name and the row number; MMEB the picture's path and the row number; M-BEIR did and qid. Rows
+  count from 0.
 
 stores
   --vectors STORE is what `mllm-embed encode` wrote, or `mllm-embed export --to npy`: it holds the gallery, and the

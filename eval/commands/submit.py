@@ -42,7 +42,7 @@ def register(commands: Any) -> None:
 
 def _run(arguments: argparse.Namespace) -> int:
     from ..benchmarks import benchmark_named
-    from ..reports.submission import check_submission, need_server, read_submission, write_submission
+    from ..reports.submission import check_submission, need_server, read_submission, uploads, write_submission
 
     name, _ = named_benchmark(arguments)
     # the hidden split is the last one, and the only one that a server takes
@@ -53,11 +53,13 @@ def _run(arguments: argparse.Namespace) -> int:
     if arguments.files:
         check_submission(suite, read_submission(arguments.files))
         sys.stdout.write(f"{', '.join(map(str, arguments.files))}: fit for the server of {suite.title}\n")
+        sys.stdout.write("\n".join(uploads(suite)) + "\n")
         return 0
     source = arguments.vectors or arguments.adapter or arguments.model
     output = output_folder(arguments, "runs/submit", suite, source)
     written = write_submission(suite, _vectors(arguments, suite), output)
     sys.stdout.write(f"wrote {' and '.join(map(str, written))} for the server of {suite.title}\n")
+    sys.stdout.write("\n".join(uploads(suite)) + "\n")
     return 0
 
 

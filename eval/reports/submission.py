@@ -1,6 +1,7 @@
 """Files for the servers that hold the hidden labels of CIRR test1 and CIRCO test, checked as the servers check them.
 
-Formats: CIRR's Test-split_server.md (github.com/Cuberick-Orion/CIRR) and CIRCO's README (github.com/miccunifi/CIRCO).
+Formats: CIRR's Test-split_server.md (Cuberick-Orion/CIRR@000e433) and CIRCO's README (miccunifi/CIRCO@267b5c9). Both
+first servers have been down for days (CIRR's issues 24, 25 and 28, CIRCO's 2 to 10); each has a second.
 """
 
 from __future__ import annotations
@@ -30,6 +31,7 @@ class Part:
         length: of each of its lists.
         header: its fixed entries.
         entry: gallery id -> how the file writes it.
+        limited: whether the server takes no file above LIMIT.
     """
 
     file: str
@@ -37,12 +39,43 @@ class Part:
     length: int
     header: Mapping[str, str]
     entry: Callable[[str], Any] = str
+    limited: bool = False
 
 
+@dataclass(frozen=True)
+class Server:
+    """Where files are uploaded.
+
+    Attributes:
+        address: of the page.
+        takes: the form in which it takes them.
+        source: where its authors name it.
+    """
+
+    address: str
+    takes: str
+    source: str
+
+
+SERVERS: dict[str, tuple[Server, ...]] = {
+    "cirr": (
+        Server("http://cirr.cecs.anu.edu.au", "each file by itself, as JSON", "CIRR's Test-split_server.md"),
+        Server("https://cirr.junjie.au", "each file by itself, as JSON", "CIRR's Test-split_server.md, October 2025"),
+    ),
+    "circo": (
+        Server("https://circo.micc.unifi.it/evaluation", "the file as JSON; figures come by e-mail", "CIRCO's README"),
+        # the competition's own page could not be read: what it wants within an archive is not known here
+        Server(
+            "https://www.codabench.org/competitions/10055",
+            "Codabench takes archives: zip the file, under the name that the competition's page asks for",
+            "CIRCO's authors, in issue 10 of miccunifi/CIRCO, March 2026",
+        ),
+    ),
+}
 SUBMISSIONS: dict[str, tuple[Part, ...]] = {
     "cirr": (
-        Part("recall.json", 0, 50, {"version": "rc2", "metric": "recall"}),
-        Part("recall_subset.json", 1, 3, {"version": "rc2", "metric": "recall_subset"}),
+        Part("recall.json", 0, 50, {"version": "rc2", "metric": "recall"}, limited=True),
+        Part("recall_subset.json", 1, 3, {"version": "rc2", "metric": "recall_subset"}, limited=True),
     ),
     "circo": (Part("circo.json", 0, 50, {}, int),),  # its ids are numbers
 }
@@ -94,7 +127,7 @@ def _check_part(part: Part, task: Task, content: Mapping[str, Any]) -> None:
         names = _names(part, query, lists[query])
         _check_places(part, task, number, names)
     size = len(_encoded(content))
-    if size > LIMIT:
+    if part.limited and size > LIMIT:
         raise DataError(f"{part.file} has {size:,} bytes; the server takes {LIMIT:,}")
 
 
@@ -123,7 +156,7 @@ def read_submission(paths: Sequence[Path]) -> dict[str, dict[str, Any]]:
         name = f"{content['metric']}.json" if "metric" in content else SUBMISSIONS["circo"][0].file
         if name in contents:
             raise DataError(f"{path} is a second {name}: give each file of a submission once")
-        if path.stat().st_size > LIMIT:
+        if "metric" in content and path.stat().st_size > LIMIT:
             raise DataError(f"{path} has {path.stat().st_size:,} bytes; the server takes {LIMIT:,}")
         contents[name] = content
     return contents
@@ -140,6 +173,14 @@ def read_ranking(path: Path) -> dict[str, list[str]]:
         if not isinstance(value, list):
             raise DataError(f'{path}: "{key}" must be a list of gallery ids, best first')
     return {key: list(map(str, value)) for key, value in content.items()}
+
+
+def uploads(suite: Suite) -> list[str]:
+    """Return lines that tell where the files of a submission go, first the first server. Raise as `need_server`."""
+    files = " and ".join(part.file for part in _parts(suite))
+    first, *others = SERVERS[suite.name]
+    lines = [f"upload {files} to {first.address} ({first.takes}; {first.source})"]
+    return lines + [f"  or, where that is down, to {one.address} ({one.takes}; {one.source})" for one in others]
 
 
 def need_server(suite: Suite) -> None:

@@ -11,7 +11,14 @@ import numpy as np
 import pytest
 
 from eval.benchmarks import open_suite
-from eval.reports.submission import check_submission, read_ranking, read_submission, submission_of, write_submission
+from eval.reports.submission import (
+    check_submission,
+    read_ranking,
+    read_submission,
+    submission_of,
+    uploads,
+    write_submission,
+)
 from eval.scoring.score import Vectors
 from eval.scoring.suite import Suite, Task, View
 from mllm_embed.errors import ConfigError, DataError
@@ -82,6 +89,21 @@ def test_circo_gets_one_file_of_numbers(tmp_path: Path) -> None:
     assert read_ranking(file)["3"] == by_hand(suite, 3, 50, 0)
 
 
+@pytest.mark.parametrize(
+    ("name", "lines"),
+    [
+        (
+            "cirr",
+            ["upload recall.json and recall_subset.json to http://cirr.cecs.anu.edu.au", "https://cirr.junjie.au"],
+        ),
+        ("circo", ["upload circo.json to https://circo.micc.unifi.it", "https://www.codabench.org/competitions/10055"]),
+    ],
+)
+def test_it_is_said_where_the_files_go_and_where_else(name: str, lines: list[str]) -> None:
+    first, second = uploads(made(name))
+    assert first.startswith(lines[0]) and second.startswith(f"  or, where that is down, to {lines[1]}")
+
+
 def shorten(content: dict[str, Any]) -> None:
     content["recall.json"]["4"].pop()
 
@@ -147,9 +169,11 @@ def test_a_file_over_the_servers_limit_is_refused(monkeypatch: pytest.MonkeyPatc
     monkeypatch.setattr("eval.reports.submission.LIMIT", 1000)
     with pytest.raises(DataError, match="recall.json has .* bytes; the server takes 1,000"):
         check_submission(suite, content)
-    (tmp_path / "spaced.json").write_text(json.dumps({"0": []}) + " " * 2000)
-    with pytest.raises(DataError, match="spaced.json has 2,009 bytes"):
+    (tmp_path / "spaced.json").write_text(json.dumps({"metric": "recall"}) + " " * 2000)
+    with pytest.raises(DataError, match="spaced.json has 2,020 bytes"):
         read_submission([tmp_path / "spaced.json"])
+    (tmp_path / "circo.json").write_text(json.dumps({"0": []}) + " " * 2000)  # CIRCO's server names no limit
+    assert list(read_submission([tmp_path / "circo.json"])) == ["circo.json"]
 
 
 def test_two_files_of_one_kind_are_refused(tmp_path: Path) -> None:
