@@ -57,6 +57,8 @@ def _build(files: BenchmarkFiles, split: str, options: Options) -> Suite:
         query_ids=unique([str(row["pairid"]) for row in rows], str(files.paths[_CAPTIONS])),
         queries=[(composed_query(paths[query.reference], query.caption),) for query in asked],
         views=_views(asked) if labelled else _hidden_views(asked),
+        # its authors rank by the mean of R@5 and Rsub@1; 10 is CIRCUS' K
+        found_at=("R@5", "R@10"),
     )
     means = (Mean("(R@5 + Rsub@1) / 2", ("R@5", "Rsub@1")),) if labelled else ()
     return Suite("cirr", split, options, (task,), means, _printed(task.views), _protocol(split))

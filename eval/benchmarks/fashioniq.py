@@ -109,6 +109,7 @@ def _task(files: BenchmarkFiles, category: str, options: Options) -> Task:
         gallery_ids=names,
         gallery=documents(paths),
         query_ids=list(map(str, range(len(rows)))),
+        found_at=("R@10",),
         queries=queries,
         views=(View(recall(KS, single=True), targets),),
         prompts=_prompts(category) if options["prompts"] == "e5v" else {},

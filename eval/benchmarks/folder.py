@@ -80,6 +80,7 @@ def _composed_task(benchmark: FolderBenchmark, gallery: list[Document]) -> Task:
         views=(View(METRICS, targets, exclude=exclude),),
         groups=kinds if any(kinds) else (),
         by_group=tuple(metric.name for metric in METRICS),
+        found_at=("R@1",),
         paraphrases=_given([query.paraphrases for query in benchmark.queries]),
         negatives=_given(negatives),
     )

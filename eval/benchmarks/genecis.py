@@ -118,6 +118,7 @@ def _task(files: BenchmarkFiles, name: str) -> Task:
         queries=queries,
         views=(View(recall(KS), [row[:1] for row in positions], candidates=positions),),
         prompts=PROMPTS[what],
+        found_at=("R@1",),
     )
 
 

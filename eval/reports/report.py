@@ -19,6 +19,7 @@ from ..scoring.evaluate import BASELINES
 from ..scoring.result import Result, TaskResult
 from ..scoring.sessions.found import TurnsToFind, found_tasks
 from ..scoring.suite import Suite, Task
+from .composition import audit_cells, gap_lines, gap_sentence
 
 if TYPE_CHECKING:
     from mllm_embed.encode.dual_encoder import DualEncoder
@@ -32,10 +33,11 @@ Rows = Mapping[str, Mapping[str, Estimate]]
 
 
 def result_table(result: Result) -> str:
-    """Return the rows of every task and the means as aligned text; the first row with hits, intervals and groups."""
-    blocks = [_block(_heading(name, task), task.rows, task.groups) for name, task in result.tasks.items()]
+    """Return the rows of every task and the means as aligned text; the first row with hits, intervals, groups
+    and the composition audit."""
+    blocks = [_task_block(name, task) for name, task in result.tasks.items()]
     if result.means:
-        blocks.append(_block("means", result.means, {}))
+        blocks.append("\n".join([_block("means", result.means, {}), *gap_lines(result.gaps)]))
     if result.turns:
         blocks.append(_turns_to_find(result.turns))
     title = f"{result.title}: {result.protocol.get('ties', 'ranked lists')}"
@@ -158,7 +160,10 @@ def _sheet_row(task: Task, position: int, result: Result) -> SheetRow:
 
 def _per_query(task: Task, result: TaskResult) -> dict[str, Any]:
     rows = {row: _row(task, values, result.row_answers[row]) for row, values in result.row_values.items()}
-    return {"row": task.query_kind, "ids": list(task.query_ids), **rows[task.query_kind], "rows": rows}
+    about = {"row": task.query_kind, "ids": list(task.query_ids), "references": task.references.tolist()}
+    audits = list(result.composition.values())
+    labels = {"composition": audits[0].labels.tolist()} if audits else {}
+    return {**about, **labels, **rows[task.query_kind], "rows": rows}
 
 
 def _row(task: Task, values: Mapping[str, np.ndarray], answers: np.ndarray) -> dict[str, Any]:
@@ -171,6 +176,14 @@ def _row(task: Task, values: Mapping[str, np.ndarray], answers: np.ndarray) -> d
 
 def _answer_ids(task: Task, positions: Sequence[int]) -> list[str]:
     return [task.gallery_ids[at] for at in positions if at >= 0]
+
+
+def _task_block(name: str, task: TaskResult) -> str:
+    """Return a task's table as text, and the audit of each metric below it."""
+    lines = [_block(_heading(name, task), task.rows, task.groups)]
+    for metric, audit in task.composition.items():
+        lines += [*_aligned(audit_cells(metric, audit)), gap_sentence(metric, audit)]
+    return "\n".join(lines)
 
 
 def _heading(name: str, task: TaskResult) -> str:

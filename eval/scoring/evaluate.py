@@ -21,12 +21,13 @@ from mllm_embed.vectors.fusion import edited
 from mllm_embed.vectors.unit import unit
 
 from .asking import AskedSuite, AskedTask, ask
+from .composition import IMAGE_ONLY, TEXT_ONLY
 from .result import Result
 from .score import DEFAULT_TIES, Ties, Vectors, need_labels, score
 from .sessions.carried import carried, carried_protocol
 from .suite import Suite, Task
 
-IMAGE_ONLY, TEXT_ONLY, SUM = "image only", "text only", "sum"
+SUM = "sum"
 BASELINES = {
     IMAGE_ONLY: "the reference picture alone, as a query",
     TEXT_ONLY: "the instruction alone, as a query of words",

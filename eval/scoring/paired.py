@@ -1,8 +1,9 @@
 """The paired test of whether two runs on the same queries differ by more than chance.
 
 The test is the paired randomisation test (Smucker, Allan and Carterette, CIKM 2007): were both runs equal, each query's
-difference could as well have had the other sign. It serves 0/1 metrics and average precision alike. One is added to the
-count and to the number of sign flips, so that p is never 0 (Phipson and Smyth, 2010).
+difference could as well have had the other sign. It serves 0/1 metrics and average precision alike. Queries that share
+a reference picture keep the sign of one draw, and are drawn together for the interval, as `estimate` says. One is added
+to the count and to the number of sign flips, so that p is never 0 (Phipson and Smyth, 2010).
 
 Among many tests some p are small by chance. Holm's step-down method (Scandinavian Journal of Statistics, 1979) corrects
 them: what is below 0.05 then is below it by chance in 5 % of such families at most, however its tests hang together.
@@ -16,7 +17,7 @@ from dataclasses import dataclass, replace
 
 import numpy as np
 
-from .estimate import BLOCK_RESAMPLES, INTERVAL, bootstrap_means
+from .estimate import BLOCK_RESAMPLES, INTERVAL, bootstrap_means, by_reference
 
 FLIPS = 10_000
 _SEED = 0
@@ -33,18 +34,23 @@ class Difference:
     p_holm: float | None = None
 
 
-def paired(differences: Sequence[np.ndarray]) -> list[Difference]:
+References = Sequence[np.ndarray | None]
+
+
+def paired(differences: Sequence[np.ndarray], references: References | None = None) -> list[Difference]:
     """Return the test for each column of what one run has more than another.
 
     Args:
         differences: for each task [Q, M] values per query. A column's difference is the sum over tasks of the means
-            over their queries, in [0, 1]; queries are drawn, and signs flipped, within each task, for all columns
+            over their queries, in [0, 1]; pictures are drawn, and signs flipped, within each task, for all columns
             alike.
+        references: for each task [Q] int, equal for queries that share a reference picture; None where none do.
     """
+    parts = list(zip(differences, references or [None] * len(differences), strict=True))
     rng = np.random.default_rng(_SEED)
     observed = np.sum([part.mean(axis=0) for part in differences], axis=0)
-    drawn = np.sum([bootstrap_means(part, rng) for part in differences], axis=0)
-    flipped = np.sum([_flipped(part, rng) for part in differences], axis=0)
+    drawn = np.sum([bootstrap_means(part, rng, shared) for part, shared in parts], axis=0)
+    flipped = np.sum([_flipped(part, rng, shared) for part, shared in parts], axis=0)
     low, high = np.percentile(drawn, INTERVAL, axis=0)
     as_far = np.abs(flipped) >= np.abs(observed) - 1e-12  # equal sums differ in the last digits, by the order of adding
     p = (1 + as_far.sum(axis=0)) / (FLIPS + 1)
@@ -68,12 +74,13 @@ def holm_note(count: int, what: str) -> str:
     )
 
 
-def _flipped(values: np.ndarray, rng: np.random.Generator) -> np.ndarray:
-    """Return means [FLIPS, M] of values [Q, M] under random signs of the queries."""
-    size = (BLOCK_RESAMPLES, len(values))
+def _flipped(values: np.ndarray, rng: np.random.Generator, references: np.ndarray | None) -> np.ndarray:
+    """Return means [FLIPS, M] of values [Q, M] under random signs, one for all queries of a picture."""
+    sums, _ = by_reference(values, references)
+    size = (BLOCK_RESAMPLES, len(sums))
     # The number type belongs to the seed: another one draws other signs, and every p would change a little.
     signs = (2.0 * rng.integers(0, 2, size, dtype=np.int8) - 1 for _ in range(FLIPS // BLOCK_RESAMPLES))
-    return np.concatenate([block @ values for block in signs]) / len(values)
+    return np.concatenate([block @ sums for block in signs]) / len(values)
 
 
 def weights(column: str, means: Mapping[str, Sequence[str]], columns: Collection[str]) -> dict[str, float]:

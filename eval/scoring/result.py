@@ -8,6 +8,7 @@ from typing import Any
 
 import numpy as np
 
+from .composition import Composition, Gap
 from .estimate import Estimate
 from .sessions.found import TurnsToFind
 
@@ -21,6 +22,7 @@ class TaskResult:
         dimensions: of the vectors; None where ranked lists were given.
         rows: row -> metric -> estimate.
         groups: group -> metric -> estimate, of the first row.
+        composition: metric -> its audit, the benchmark's own K first; empty where no half was asked.
         row_values: row -> metric -> [Q].
         row_answers: row -> [Q, <= 10] gallery positions, best first, -1 where there are fewer.
     """
@@ -32,6 +34,7 @@ class TaskResult:
     groups: Mapping[str, Mapping[str, Estimate]]
     row_values: Mapping[str, Mapping[str, np.ndarray]] = field(repr=False, compare=False)
     row_answers: Mapping[str, np.ndarray] = field(repr=False, compare=False)
+    composition: Mapping[str, Composition] = field(default_factory=dict)
 
     @property
     def values(self) -> Mapping[str, np.ndarray]:
@@ -61,6 +64,7 @@ class Result:
         parts: mean -> what it is made of.
         tasks: by name.
         means: row -> mean -> estimate.
+        gaps: mean -> composition gap, of the means over audited metrics.
         protocol: the rules in words.
         spent: seconds and bytes.
         turns: task that counts what sessions find by turn -> row -> in how many turns they find it; empty without any.
@@ -76,6 +80,7 @@ class Result:
     protocol: Mapping[str, Any]
     spent: Mapping[str, float]
     turns: Mapping[str, Mapping[str, TurnsToFind]] = field(default_factory=dict)
+    gaps: Mapping[str, Gap] = field(default_factory=dict)
 
     def percent(self, metric: str, row: str | None = None, task: str = "") -> float:
         """Return one number of the table, in percent, of the first row unless another is named."""
@@ -97,6 +102,7 @@ class Result:
             "tasks": {name: _task_dict(task) for name, task in self.tasks.items()},
             "means": _estimate_dicts(self.means),
             "means of": {name: list(parts) for name, parts in self.parts.items()},
+            "composition": {name: gap.to_dict() for name, gap in self.gaps.items()},
             "protocol": dict(self.protocol),
             "spent": dict(self.spent),
             **({"turns to find": turns} if turns else {}),
@@ -110,6 +116,7 @@ def _task_dict(task: TaskResult) -> dict[str, Any]:
         "dimensions": task.dimensions,
         "rows": _estimate_dicts(task.rows),
         "groups": _estimate_dicts(task.groups),
+        "composition": {metric: own.to_dict() for metric, own in task.composition.items()},
     }
 
 

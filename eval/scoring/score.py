@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import sys
 import time
-from collections.abc import Mapping, Sequence
+from collections.abc import Iterable, Mapping, Sequence
 from dataclasses import dataclass, replace
 from typing import Literal, TypeAlias
 
@@ -13,7 +13,8 @@ import numpy as np
 from mllm_embed.errors import DataError
 from mllm_embed.vectors.ranking import TargetRanks, ranks_among, ranks_of_targets, top_among, top_k
 
-from .estimate import RESAMPLES, Estimate, estimate, means, resamples
+from .composition import HALVES, LABELS_RULE, Gap, audited_means, compose, mean_gap
+from .estimate import INTERVAL_RULE, Estimate, Sampled, estimate, means, resamples
 from .metrics import Metric
 from .result import MeasuredTask, Result, TaskResult
 from .sessions.found import Ranked, found_ranks, found_tasks, turns_to_find
@@ -141,9 +142,9 @@ def result_of(
         spent: seconds and bytes, for the report.
     """
     tasks = {name: task.result for name, task in measured.items()}
-    # a suite with means asks in one way, so that all of its tasks have the same rows
-    rows = list(next(iter(tasks.values())).rows) if suite.means else []
-    interval = f"95 %, percentiles of {RESAMPLES} bootstrap samples of the queries"
+    # a suite with means asks in one way; of given vectors a task may have rows that another has not
+    rows = [row for row in next(iter(tasks.values())).rows if all(row in task.rows for task in tasks.values())]
+    means = {row: _means(suite, measured, row) for row in rows if suite.means}
     return Result(
         suite=suite.name,
         title=suite.title,
@@ -151,10 +152,27 @@ def result_of(
         printed=suite.printed,
         parts={mean.name: mean.parts for mean in suite.means},
         tasks=tasks,
-        means={row: _means(suite, measured, row) for row in rows},
-        protocol={**suite.protocol, **rules, "interval": interval},
+        means={row: {name: own for name, (own, _) in found.items()} for row, found in means.items()},
+        protocol={**suite.protocol, **rules, "interval": INTERVAL_RULE, **_audit_rule(tasks.values())},
         spent=spent,
+        gaps=_gaps(suite, means),
     )
+
+
+def _audit_rule(tasks: Iterable[TaskResult]) -> dict[str, str]:
+    return {"composition": LABELS_RULE} if any(task.composition for task in tasks) else {}
+
+
+def _gaps(suite: Suite, means: Mapping[str, Mapping[str, Sampled]]) -> dict[str, Gap]:
+    """Return the composition gaps of the means over audited metrics, where both halves were asked."""
+    kind = suite.tasks[0].query_kind
+    if not {kind, *HALVES} <= set(means):
+        return {}
+    gaps = {}
+    for name in audited_means(suite.means, suite.tasks):
+        figures = {row: (own[name][0].percent, own[name][1]) for row, own in means.items()}
+        gaps[name] = mean_gap(figures, kind)
+    return gaps
 
 
 def measure(
@@ -176,20 +194,24 @@ def measure(
     readings = {row: _read(views, ties) for row, views in ranks.items()}
     estimates, samples = {}, {}
     for row, read in readings.items():
-        estimates[row], samples[row] = _estimates(read, task.name)
+        estimates[row], samples[row] = _estimates(read, task.name, task.references)
     own = readings[task.query_kind]
     by_group = [reading for reading in own if reading.metric.name in task.by_group]
     groups = {}
     for group, members in _groups(task).items():
-        groups[group], _ = _estimates([reading.of(members) for reading in by_group], task.name)
+        groups[group], _ = _estimates(
+            [reading.of(members) for reading in by_group], task.name, task.references[members]
+        )
+    values = {row: _values(read) for row, read in readings.items()}
     result = TaskResult(
         gallery=len(task.gallery),
         queries=len(task.queries),
         dimensions=dimensions,
         rows=estimates,
         groups=groups,
-        row_values={row: _values(read) for row, read in readings.items()},
+        row_values=values,
         row_answers=answers,
+        composition=compose(task, values),
     )
     return MeasuredTask(result, samples)
 
@@ -237,10 +259,12 @@ def _values(readings: Sequence[_Reading]) -> dict[str, np.ndarray]:
     return {reading.metric.name: reading.values for reading in readings}
 
 
-def _estimates(readings: Sequence[_Reading], stream: str) -> tuple[dict[str, Estimate], dict[str, np.ndarray]]:
+def _estimates(
+    readings: Sequence[_Reading], stream: str, references: np.ndarray
+) -> tuple[dict[str, Estimate], dict[str, np.ndarray]]:
     """Return the estimate and the bootstrap means [B] of each metric, by its name."""
     # All metrics are drawn at once, so that they share their samples, and means over them have an interval.
-    drawn = resamples(np.stack([reading.values for reading in readings], axis=1), stream)
+    drawn = resamples(np.stack([reading.values for reading in readings], axis=1), stream, references)
     estimates, samples = {}, {}
     for number, reading in enumerate(readings):
         name = reading.metric.name
@@ -258,7 +282,7 @@ def _groups(task: Task) -> dict[str, np.ndarray]:
     return {name: np.array(members[name]) for name in sorted(members)}
 
 
-def _means(suite: Suite, measured: Mapping[str, MeasuredTask], row: str) -> dict[str, Estimate]:
+def _means(suite: Suite, measured: Mapping[str, MeasuredTask], row: str) -> dict[str, Sampled]:
     known = {}
     for task, found in measured.items():
         for metric, own in found.result.rows[row].items():

@@ -10,15 +10,17 @@ from __future__ import annotations
 import hashlib
 import json
 import os
-from collections.abc import Mapping, Sequence
+from collections.abc import Hashable, Mapping, Sequence
 from dataclasses import dataclass, field
 from functools import cached_property
 from pathlib import Path
 from typing import Any
 
+import numpy as np
+
 from mllm_embed.errors import DataError
 from mllm_embed.inputs.prompts import Slot
-from mllm_embed.types import Item
+from mllm_embed.types import Item, picture_key
 
 from .metrics import Metric
 
@@ -58,6 +60,8 @@ class Task:
         tasks: side -> the instruction that the benchmark gives, for models whose prompts have a place for one.
         paraphrases: for each query other words for its instruction; empty where the benchmark has none.
         negatives: for each query gallery positions that are wrong by its words; empty where it has none.
+        found_at: names of the metrics by which a query counts as found in the composition audit, the benchmark's own K
+            first; None for the first that is a hit or none, () for no audit.
     """
 
     name: str
@@ -73,6 +77,7 @@ class Task:
     tasks: Mapping[str, str] = field(default_factory=dict)
     paraphrases: Sequence[Sequence[str]] = ()
     negatives: Positions = ()
+    found_at: tuple[str, ...] | None = None
 
     def __post_init__(self) -> None:
         for what, ids, items in (
@@ -83,6 +88,10 @@ class Task:
                 raise DataError(f"task {self.name or 'composed'}: there is no {what}")
             if len(ids) != len(items):
                 raise DataError(f"task {self.name or 'composed'}: {len(ids)} {what} ids for {len(items)} items")
+        known = {metric.name for view in self.views for metric in view.metrics}
+        unknown = sorted(set(self.found_at or ()) - known)
+        if known and unknown:
+            raise DataError(f"task {self.name or 'composed'}: found_at names {unknown[0]}, no metric of it")
 
     @property
     def query_kind(self) -> str:
@@ -94,10 +103,26 @@ class Task:
         """Whether the queries have a picture and an instruction, so that each half can be asked alone."""
         return any(item.role == "composed" for items in self.queries for item in items)
 
+    @property
+    def audited(self) -> tuple[str, ...]:
+        """Names of the metrics by which a query counts as found; none where no metric says so."""
+        if self.found_at is not None:
+            return self.found_at
+        return tuple([metric.name for view in self.views for metric in view.metrics if metric.counts][:1])
+
     @cached_property
     def positions(self) -> dict[str, int]:
         """Gallery id -> position."""
         return {name: position for position, name in enumerate(self.gallery_ids)}
+
+    @cached_property
+    def references(self) -> np.ndarray:
+        """[Q] int64, the same number for queries with the same pictures, counted as they come; one of its own for a
+        query without any."""
+        numbers: dict[Hashable, int] = {}
+        # the items of a query differ in their words alone
+        keys = (tuple(map(picture_key, entry[0].images)) or at for at, entry in enumerate(self.queries))
+        return np.array([numbers.setdefault(key, len(numbers)) for key in keys], np.int64)
 
 
 @dataclass(frozen=True)

@@ -143,13 +143,14 @@ class EmbeddedSuite:
 
     def gain(self, result: Result, plain: Result) -> Difference:
         """Return the paired difference of the headline metric."""
-        differences = []
+        differences, references = [], []
         for task in self.suite.tasks:
             own, other = result.tasks[task.name].values, plain.tasks[task.name].values
             parts = [weight * (own[metric] - other[metric])[:, None] for metric, weight in self._weights(task)]
             if parts:
                 differences.append(np.sum(parts, axis=0))
-        (found,) = paired(differences)
+                references.append(task.references)
+        (found,) = paired(differences, references)
         return found
 
     def value(self, result: Result) -> float:

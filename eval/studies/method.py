@@ -13,7 +13,7 @@ import numpy as np
 from mllm_embed.errors import ConfigError
 from mllm_embed.vectors.ranking import TargetRanks
 
-from ..scoring.evaluate import IMAGE_ONLY, TEXT_ONLY
+from ..scoring.composition import IMAGE_ONLY, TEXT_ONLY
 from ..scoring.score import Vectors, answers_of, ranks_of
 from ..scoring.suite import Task, View
 

@@ -32,7 +32,8 @@ def methods_table(comparison: MethodComparison) -> str:
         tuned = f"on {comparison.tuned_on}, for methods with a grid"
     notes = [
         f"{comparison.suite.title}: gains on {comparison.headline}, over the plain query, in points; interval of "
-        f"{RESAMPLES:,} bootstrap samples, p of {FLIPS:,} sign flips. {holm_note(_tested(comparison), 'methods')}",
+        f"{RESAMPLES:,} bootstrap samples, p of {FLIPS:,} sign flips, both by reference picture. "
+        f"{holm_note(_tested(comparison), 'methods')}",
         f"Settings: {tuned}. Embedding all once took {comparison.spent['embedding seconds']:.1f} s; ms a query: "
         "encoding what the method looks at, and its own work.",
     ]

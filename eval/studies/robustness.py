@@ -7,7 +7,7 @@ is when its picture (or its instruction) is another query's ignores that half.
 
 from __future__ import annotations
 
-from collections.abc import Mapping, Sequence
+from collections.abc import Callable, Mapping, Sequence
 from dataclasses import asdict, dataclass, replace
 from pathlib import Path
 from typing import Any
@@ -21,8 +21,9 @@ from mllm_embed.types import Item, Query, picture_key
 
 from ..reports.tables import Block, ReportTable, markdown
 from ..scoring.asking import ask
+from ..scoring.composition import IMAGE_ONLY
 from ..scoring.estimate import INTERVAL, resamples
-from ..scoring.evaluate import IMAGE_ONLY, embed
+from ..scoring.evaluate import embed
 from ..scoring.metrics import recall_at_k
 from ..scoring.score import Vectors, answers_of, ranks_of
 from ..scoring.suite import Positions, Suite, Task, View
@@ -32,15 +33,21 @@ from .compare_methods import composed_part
 WORDINGS = ("{instruction}.", "please: {instruction}", "as here, but {instruction}", "what to change: {instruction}")
 BLIND = 0.98  # a mean cosine above it, to the vector of a query with another half, is a fault
 ROBUSTNESS = "robustness.json"
+_OVER_WORDINGS: dict[str, tuple[Callable[[np.ndarray], float], str]] = {
+    "mean of wordings": (np.mean, "over all wordings of a query"),
+    "worst wording": (np.min, "the least of a query's wordings"),
+    "best wording": (np.max, "the most of a query's wordings"),
+}
 _OWN = "the benchmark's own"
 _HALVES = ("picture", "instruction")
 _Items = Sequence[Item]
-_Values = dict[str, tuple[np.ndarray, str]]  # measure -> a value a query, and what it is
+# measure -> a value a query, what it is, and which queries those are
+_Values = dict[str, tuple[np.ndarray, str, Sequence[int]]]
 
 
 @dataclass(frozen=True)
 class Measure:
-    """A mean over queries with its 95 % bootstrap interval; in percent, or a cosine."""
+    """A mean over queries with its 95 % interval, as `estimate.INTERVAL_RULE` says; in percent, or a cosine."""
 
     value: float
     low: float
@@ -203,7 +210,10 @@ def _measured(task: Task, vectors: Vectors, variants: _Variants) -> tuple[dict[s
             more, fault = _over_half(task, gallery, swapped, plain[swapped.owners], moved)
             values |= more
             faults += fault
-    return {name: _measure(column, about, task.name) for name, (column, about) in values.items()}, faults
+    found = {}
+    for name, (column, about, owners) in values.items():
+        found[name] = _measure(column, about, task.name, task.references[owners])
+    return found, faults
 
 
 def _over_words(
@@ -216,22 +226,21 @@ def _over_words(
     own = _values(view, plain, gallery)
     again = np.split(_values(_view_of(view, owners), worded, gallery), ends)
     all_of = [np.append(others, value) for others, value in zip(again, own, strict=True)]
-    found: _Values = {
-        f"{name}, as asked": (100 * own, "the words of the benchmark"),
-        f"{name}, mean of wordings": (100 * np.array([row.mean() for row in all_of]), "over all wordings of a query"),
-        f"{name}, worst wording": (100 * np.array([row.min() for row in all_of]), "the least of a query's wordings"),
-        f"{name}, best wording": (100 * np.array([row.max() for row in all_of]), "the most of a query's wordings"),
-    }
+    every = range(len(plain))
+    found: _Values = {f"{name}, as asked": (100 * own, "the words of the benchmark", every)}
+    for form, (over, about) in _OVER_WORDINGS.items():
+        found[f"{name}, {form}"] = 100 * np.array([over(row) for row in all_of]), about, every
     if len(worded):
         first = answers_of(view, plain, gallery, 1)[:, 0]
         same = answers_of(_view_of(view, owners), worded, gallery, 1)[:, 0] == first[owners]
         about = "wordings that find what the words as asked find first"
         # a query without another wording has nothing to be steady in, and does not count
+        having = [at for at, size in enumerate(sizes) if size]
         shares = [part.mean() for part in np.split(same, ends) if len(part)]
-        found["same first answer"] = 100 * np.array(shares), about
+        found["same first answer"] = 100 * np.array(shares), about, having
         pairs = zip(np.split(worded, ends), plain, strict=True)
         cosines = [np.mean(part @ query) for part, query in pairs if len(part)]
-        found["cosine of wordings"] = np.array(cosines, float), "to the vector of the words as asked"
+        found["cosine of wordings"] = np.array(cosines, float), "to the vector of the words as asked", having
     return found
 
 
@@ -240,18 +249,22 @@ def _against_negatives(task: Task, gallery: np.ndarray, plain: np.ndarray, image
     best = _highest(gallery, plain, task.views[0].targets)
     # by cosine and not by rank: the reference may be excluded, and has no rank then
     itself = (image * plain).sum(axis=1)
-    found: _Values = {
-        "reference above target": (100.0 * (itself > best), "the unchanged picture would stand above every target")
-    }
+    above, every = 100.0 * (itself > best), range(len(plain))
+    found: _Values = {"reference above target": (above, "the unchanged picture would stand above every target", every)}
     having = [at for at, row in enumerate(task.negatives) if len(row)]
     if having:
         negatives = [task.negatives[at] for at in having]
         highest = _highest(gallery, plain[having], negatives)
-        found["negative above target"] = 100.0 * (highest > best[having]), "one of its explicit negatives is nearer"
+        above = 100.0 * (highest > best[having])
+        found["negative above target"] = above, "one of its explicit negatives is nearer", having
         ranks = ranks_of(View((), negatives), plain[having], gallery).gallery
         for k in (1, 10):
             hits = recall_at_k(ranks, k)
-            found[f"negative in first {k}"] = 100.0 * hits, f"recall@{k} of explicit negatives, nothing excluded"
+            found[f"negative in first {k}"] = (
+                100.0 * hits,
+                f"recall@{k} of explicit negatives, nothing excluded",
+                having,
+            )
     return found
 
 
@@ -268,11 +281,12 @@ def _over_half(
     half, view = swapped.half, _view_of(task.views[0], swapped.owners)
     cosines = (moved * plain).sum(axis=1)
     own, still = 100 * _values(view, plain, gallery), 100 * _values(view, moved, gallery)
-    found = {
-        f"cosine, {half} swapped": (cosines, f"to the vector of the query with another one's {half}"),
-        f"{view.metrics[0].name}, {half} swapped": (still, f"what another query's {half} still finds"),
+    owners = swapped.owners
+    found: _Values = {
+        f"cosine, {half} swapped": (cosines, f"to the vector of the query with another one's {half}", owners),
+        f"{view.metrics[0].name}, {half} swapped": (still, f"what another query's {half} still finds", owners),
     }
-    lost = _measure(own - still, "", task.name)
+    lost = _measure(own - still, "", task.name, task.references[owners])
     if cosines.mean() > BLIND:
         return found, [
             f"the {half} hardly moves the vector: with another query's it keeps a cosine of {cosines.mean():.3f}"
@@ -301,8 +315,9 @@ def _view_of(view: View, owners: Sequence[int] | np.ndarray) -> View:
     )
 
 
-def _measure(values: np.ndarray, about: str, stream: str) -> Measure:
-    low, high = np.percentile(resamples(np.asarray(values, float)[:, None], stream)[:, 0], INTERVAL).tolist()
+def _measure(values: np.ndarray, about: str, stream: str, references: np.ndarray) -> Measure:
+    drawn = resamples(np.asarray(values, float)[:, None], stream, references)[:, 0]
+    low, high = np.percentile(drawn, INTERVAL).tolist()
     return Measure(float(np.mean(values)), low, high, about)
 
 

@@ -28,7 +28,7 @@ class TurnsToFind:
 
     Attributes:
         mean: over all sessions.
-        low, high: 95 % interval, percentiles of the bootstrap means over the sessions.
+        low, high: 95 % interval, as `estimate.INTERVAL_RULE` says, by the reference pictures of the sessions' last turns.
         found: sessions that find one.
         sessions: how many there are.
     """
@@ -74,6 +74,7 @@ def found_tasks(suite: Suite) -> tuple[Task, ...]:
                 views=tuple(View((metric,), view.targets, exclude=view.exclude) for metric in metrics),
                 groups=groups,
                 by_group=tuple(metric.name for metric in metrics),
+                found_at=(),  # a half of a session is no query; each turn is audited
             )
         )
     return tuple(tasks)
@@ -113,7 +114,7 @@ def turns_to_find(task: Task, suite: Suite, values: Mapping[str, Mapping[str, np
         by_turn = np.stack([by_metric[view.metrics[0].name] for view in task.views[:-1]], axis=1)  # [Q, T]
         missed = (by_turn == 0) & (np.arange(by_turn.shape[1]) < own[:, None])
         turns = 1 + missed.sum(axis=1, keepdims=True).astype(np.float64)
-        low, high = np.percentile(resamples(turns, task.name), INTERVAL).tolist()
+        low, high = np.percentile(resamples(turns, task.name, task.references), INTERVAL).tolist()
         found[row] = TurnsToFind(float(turns.mean()), low, high, int(by_turn[:, -1].sum()), len(turns))
     return found
 

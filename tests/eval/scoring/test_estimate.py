@@ -5,7 +5,7 @@ from __future__ import annotations
 import numpy as np
 import pytest
 
-from eval.scoring.estimate import RESAMPLES, Estimate, estimate, means, resamples
+from eval.scoring.estimate import BLOCK_RESAMPLES, RESAMPLES, Estimate, bootstrap_means, estimate, means, resamples
 from eval.scoring.metrics import MRR, recall, soft_recall
 from eval.scoring.suite import Mean
 
@@ -62,6 +62,38 @@ def test_the_bootstrap_draws_the_same_queries_for_every_metric_and_run_but_other
     assert drawn.std(axis=0) == pytest.approx(values.std(axis=0) / np.sqrt(200), rel=0.1)
     assert abs(np.corrcoef(drawn[:, 0], resamples(values, "shirt")[:, 0])[0, 1]) < 0.1
     assert np.allclose(resamples(np.ones((5, 1)), ""), 1)
+
+
+def test_pictures_are_drawn_with_all_of_their_queries_as_in_a_slow_loop() -> None:
+    rng = np.random.default_rng(4)
+    values, references = rng.random((30, 2)), np.array([0] * 9 + [1, 1, 2, 0, 1] + [3] * 10 + [4, 5, 6, 4, 5, 7])
+    found = bootstrap_means(values, np.random.default_rng(5), references)
+    again, slow = np.random.default_rng(5), []
+    for _ in range(RESAMPLES // BLOCK_RESAMPLES):
+        for times in again.multinomial(8, np.full(8, 1 / 8), size=BLOCK_RESAMPLES).tolist():
+            drawn = []
+            for picture, count in enumerate(times):
+                for _ in range(count):
+                    drawn += [value for value, own in zip(values, references, strict=True) if own == picture]
+            slow.append(np.mean(drawn, axis=0))
+    assert np.allclose(found, slow, rtol=1e-12, atol=0)
+
+
+def test_where_no_two_queries_share_a_picture_the_samples_are_those_of_the_queries_to_the_last_bit() -> None:
+    values = np.random.default_rng(6).random((50, 3))
+    again, times = np.random.default_rng(7), RESAMPLES // BLOCK_RESAMPLES
+    draws = [again.multinomial(50, np.full(50, 1 / 50), size=BLOCK_RESAMPLES) for _ in range(times)]
+    old = [block @ values / 50 for block in draws]
+    for references in (None, np.arange(50), np.zeros(50, int)):  # the last: one picture for all tells nothing
+        assert (bootstrap_means(values, np.random.default_rng(7), references) == np.concatenate(old)).all()
+
+
+def test_sixteen_equal_queries_a_picture_are_no_more_than_one() -> None:
+    once = (np.arange(40) % 3 == 0).astype(float)[:, None]
+    sixteen = np.repeat(once, 16, axis=0)
+    by_picture = resamples(sixteen, "", np.repeat(np.arange(40), 16))
+    assert np.allclose(by_picture, resamples(once, ""))
+    assert by_picture.std() == pytest.approx(4 * resamples(sixteen, "").std(), rel=0.1)
 
 
 def test_means_take_figures_and_earlier_means_by_name() -> None:

@@ -25,6 +25,33 @@ def test_p_equals_that_of_all_sign_flips(seed: int) -> None:
         assert found[column].p == pytest.approx(exact, abs=4 * np.sqrt(exact * (1 - exact) / FLIPS) + 2 / FLIPS)
 
 
+@pytest.mark.parametrize("seed", range(2))
+def test_p_by_reference_picture_equals_that_of_all_sign_flips_of_pictures(seed: int) -> None:
+    rng = np.random.default_rng(seed)
+    values = rng.integers(-1, 3, (24, 2)).astype(float)
+    pictures = np.sort(rng.integers(0, 9, 24))
+    other = rng.random((5, 2)) - 0.4  # of another task, whose queries share no picture
+    found = paired([values, other], [pictures, None])
+    groups = [np.flatnonzero(pictures == picture) for picture in np.unique(pictures)]
+    for column in range(2):
+        sums = []
+        for signs in itertools.product((1, -1), repeat=len(groups) + 5):
+            total = sum(sign * values[at, column].sum() for sign, at in zip(signs, groups, strict=False)) / 24
+            sums.append(total + np.dot(signs[len(groups) :], other[:, column]) / 5)
+        exact = np.mean(np.abs(sums) >= abs(sums[0]) - 1e-12)
+        assert found[column].points == pytest.approx(100 * sums[0])
+        assert found[column].p == pytest.approx(exact, abs=4 * np.sqrt(exact * (1 - exact) / FLIPS) + 2 / FLIPS)
+
+
+def test_queries_of_one_picture_that_move_together_are_one_piece_of_evidence() -> None:
+    moved = np.repeat(np.random.default_rng(2).choice([-1.0, 1.0], (20, 1), p=[0.35, 0.65]), 16, axis=0)
+    pictures = np.repeat(np.arange(20), 16)
+    (apart,), (together,) = paired([moved]), paired([moved], [pictures])
+    assert apart.points == together.points
+    assert apart.p < 0.001 < 0.05 < together.p
+    assert together.high - together.low > 3 * (apart.high - apart.low)
+
+
 def test_the_interval_is_that_of_a_mean_over_tasks_of_different_sizes() -> None:
     rng = np.random.default_rng(0)
     parts = [rng.normal(0.1, 1, (400, 1)), rng.normal(0.2, 2, (900, 1))]
