@@ -13,7 +13,7 @@ from mllm_embed.commands.model_options import add_model_options, load_embedder
 from mllm_embed.errors import ConfigError
 
 from .leak_options import add_leak_options, tell_leaks
-from .suite_options import add_benchmark_options, add_command, named_suite, output_folder
+from .suite_options import add_benchmark_options, add_command, add_only_option, named_suite, output_folder
 
 if TYPE_CHECKING:
     from ..scoring.suite import Suite
@@ -51,6 +51,7 @@ def register(commands: Any) -> None:
     methods.add_argument("--only", metavar="M", nargs="+", help="these methods only, named as in the table")
     methods.add_argument("--tune-on", metavar="B", help="choose settings on another set: a folder, or NAME=ROOT")
     methods.add_argument("--set", metavar="M.S=V", nargs="+", action="extend", default=[], help="a setting of a method")
+    add_only_option(methods)
     add_leak_options(methods)
     methods.add_argument(
         "--captions",

@@ -9,7 +9,7 @@ from typing import Any
 
 from mllm_embed.commands.model_options import add_model_options, load_embedder
 
-from .suite_options import add_benchmark_options, add_command, named_suite, output_folder
+from .suite_options import add_benchmark_options, add_command, add_only_option, named_suite, output_folder
 
 _ABOUT = "other words, explicit negatives, and either half exchanged"
 _HELP = """\
@@ -37,6 +37,7 @@ def register(commands: Any) -> None:
     robustness = add_command(commands, "robustness", _run, _ABOUT, _HELP)
     add_benchmark_options(robustness)
     add_model_options(robustness)
+    add_only_option(robustness, "--only")
     robustness.add_argument("--output", metavar="DIR", type=Path, help="default: runs/robustness/<benchmark>-<model>")
 
 

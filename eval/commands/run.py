@@ -14,6 +14,7 @@ from .leak_options import add_leak_options, tell_leaks
 from .suite_options import (
     add_benchmark_options,
     add_command,
+    add_only_option,
     add_task_options,
     add_ties_option,
     check_tasks,
@@ -45,6 +46,7 @@ examples
   %(prog)s data/shoes --model llava-hf/llava-1.5-7b-hf --dtype bfloat16 --sheet 20
   %(prog)s cirr --data ~/data/cirr --model Alibaba-NLP/gme-Qwen2-VL-2B-Instruct
   %(prog)s data/shoes --model Qwen/Qwen3-VL-Embedding-2B --task "Find the shoe that the change describes."
+  %(prog)s cirr --data ~/data/cirr --model M --adapter A --only lists/neither.txt   (see mllm-embed-eval audit)
   %(prog)s data/shoes --model runs/big --query-model runs/small --query-adapter runs/demo-query/queries
 
 your own folder's benchmark.json
@@ -67,6 +69,7 @@ def register(commands: Any) -> None:
     add_query_options(run)
     add_task_options(run)
     add_ties_option(run, " (gallery: order)")
+    add_only_option(run, "--only")
     add_leak_options(run)
     run.add_argument("--output", metavar="DIR", type=Path, help="default: runs/eval/<benchmark>-<model>")
     run.add_argument("--save-vectors", metavar="DIR", type=Path, help="keep the vectors, as `score` reads them")

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import argparse
 import sys
-from collections.abc import Mapping
+from collections.abc import Mapping, Sequence
 from dataclasses import replace
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
@@ -12,7 +12,14 @@ from typing import TYPE_CHECKING, Any
 from mllm_embed.errors import ConfigError
 
 from ..scoring.score import DEFAULT_TIES
-from .suite_options import add_benchmark_options, add_command, add_ties_option, named_suite, output_folder
+from .suite_options import (
+    add_benchmark_options,
+    add_command,
+    add_only_option,
+    add_ties_option,
+    output_folder,
+    whole_suite,
+)
 
 if TYPE_CHECKING:
     from ..scoring.result import Result
@@ -47,6 +54,7 @@ rankings
 
 examples
   %(prog)s cirr --data ~/data/cirr --vectors my_vectors --ties pessimistic
+  %(prog)s cirr --data ~/data/cirr --vectors my_vectors --only lists/neither.txt
   %(prog)s circo --data ~/data/circo --ranking submission_val.json
 """
 
@@ -60,35 +68,48 @@ def register(commands: Any) -> None:
     given.add_argument("--ranking", metavar="FILE", type=Path, help="JSON with ranked lists, see below")
     score.add_argument("--queries", metavar="STORE", type=Path, help="store of the queries, where --vectors is one")
     add_ties_option(score)
+    add_only_option(score, "--only")
     score.add_argument("--output", metavar="DIR", type=Path, help="default: runs/eval/<benchmark>-<vectors>")
 
 
 def _run(arguments: argparse.Namespace) -> int:
+    from ..reports.query_lists import list_name, read_query_list
     from ..reports.report import result_table, write_result
 
-    suite = named_suite(arguments, pictures=False)
+    whole = whole_suite(arguments, pictures=False)
     if arguments.ranking and arguments.ties != DEFAULT_TIES:
         raise ConfigError("--ties is for --vectors: a given ranking has settled its ties")
     if arguments.queries and not arguments.vectors:
         raise ConfigError("--queries is for --vectors: a ranking names its queries")
     given = arguments.vectors or arguments.ranking
+    members = read_query_list(arguments.only_queries, whole) if arguments.only_queries else None
+    suite = whole if members is None else whole.only(members, list_name(arguments.only_queries))
     output = output_folder(arguments, "runs/eval", suite, given)
-    result = _scored(arguments, suite)
+    result = _scored(arguments, whole, suite, members)
     settings = {"model": None, "adapter": None, "scored": str(given)}
     written = write_result(result, suite, output, settings)
     sys.stdout.write(f"{result_table(result)}\n\nwrote {', '.join(map(str, written))}\n")
     return 0
 
 
-def _scored(arguments: argparse.Namespace, suite: Suite) -> Result:
+def _scored(
+    arguments: argparse.Namespace, whole: Suite, suite: Suite, members: Mapping[str, Sequence[int]] | None
+) -> Result:
+    """Return what is measured on `suite`: the whole, or the queries of it at the positions of `members`."""
     from ..reports.submission import read_ranking
     from ..scoring.rankings import score_rankings
     from ..scoring.score import score
 
     if arguments.vectors:
-        result = score(suite, _vectors(arguments, suite), arguments.ties)
+        # what is given is of the whole benchmark, whichever queries of it are chosen
+        vectors = _vectors(arguments, whole)
+        if members is not None:
+            vectors = {task.name: vectors[task.name].of(sorted(members[task.name])) for task in suite.tasks}
+        result = score(suite, vectors, arguments.ties)
     else:
-        result = score_rankings(suite, read_ranking(arguments.ranking))
+        rankings = read_ranking(arguments.ranking)
+        left_out = set(whole.tasks[0].query_ids) - set(suite.tasks[0].query_ids)
+        result = score_rankings(suite, {name: row for name, row in rankings.items() if name not in left_out})
     made = "vectors" if arguments.vectors else "rankings"
     unknown = f"unknown: the {made} were given, and only their maker knows how the query text was asked"
     return replace(result, protocol={**result.protocol, "prompts": unknown})

@@ -47,6 +47,19 @@ def add_benchmark_options(parser: argparse.ArgumentParser) -> None:
     parser.add_argument("--option", metavar="K=V", nargs="+", action="extend", default=[], help="see below")
 
 
+def add_only_option(parser: argparse.ArgumentParser, *flags: str) -> None:
+    """Add --only-queries, and further names for it."""
+    parser.add_argument(
+        *flags,
+        "--only-queries",
+        metavar="FILE",
+        type=Path,
+        dest="only_queries",
+        help="score these queries alone, galleries whole: an id a line (of several tasks TASK/ID), or JSON; the "
+        "result's title says so, and it never shares a table with the whole",
+    )
+
+
 def add_ties_option(parser: argparse.ArgumentParser, note: str = "") -> None:
     """Add --ties."""
     parser.add_argument("--ties", choices=TIES, default=DEFAULT_TIES, help=f"which of equal scores comes first{note}")
@@ -112,7 +125,21 @@ def given_options(arguments: argparse.Namespace) -> dict[str, str]:
 
 
 def named_suite(arguments: argparse.Namespace, pictures: bool = True) -> Suite:
-    """Open the benchmark that the options name; `pictures`: whether its pictures must be there.
+    """Open the benchmark that the options name, with the queries of --only-queries alone where it is given.
+
+    `pictures`: whether its pictures must be there. Raises as `whole_suite`, and `query_lists.only`.
+    """
+    suite, path = whole_suite(arguments, pictures), getattr(arguments, "only_queries", None)
+    if path is None:
+        return suite
+
+    from ..reports.query_lists import only
+
+    return only(path, suite)
+
+
+def whole_suite(arguments: argparse.Namespace, pictures: bool = True) -> Suite:
+    """Open the benchmark that the options name, with all of its queries.
 
     Raises as `named_benchmark`, `given_options` and `benchmarks.open_suite`.
     """
@@ -151,6 +178,7 @@ def _folder_name(arguments: argparse.Namespace, suite: Suite, source: str | Path
         *given_options(arguments).values(),
         _source_name(source).removesuffix(".json"),
         *(Path(getattr(arguments, flag, None) or "").stem for flag in ("preset", "prompts")),
+        f"only-{suite.chosen}" if suite.chosen else "",
         f"task-{hashlib.sha256(repr(tasks).encode()).hexdigest()[:8]}" if any(tasks) else "",
         _source_name(small) if small else "",
         "" if strength == 1 else f"edit-{strength:g}",

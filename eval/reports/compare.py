@@ -119,7 +119,10 @@ def _named(asked: Mapping[str, Any]) -> dict[str, Any]:
 
 def _other_protocol(first: SavedResult, result: SavedResult) -> str:
     """Return how the protocol of a result is not that of the first one."""
-    here, there = ({"split": one.split, **one.options, "ties": one.ties} for one in (result, first))
+    here, there = (
+        {"split": one.split, **one.options, "only": one.chosen or "all queries", "ties": one.ties}
+        for one in (result, first)
+    )
     keys = [key for key in {**here, **there} if here.get(key) != there.get(key)]
     if keys:
         return "; ".join(f"{key}: {here.get(key)} (there {there.get(key)})" for key in keys)
@@ -130,7 +133,10 @@ def _tables(results: Sequence[SavedResult]) -> Iterable[Block]:
     """Yield our table, and the published rows: in it where they are of its split, below it where not."""
     own, columns = results[0], _columns(results)
     # a folder of one's own may bear any benchmark's name, but has neither split nor options
-    known = published(own.name) if own.split or own.options else []
+    official = bool(own.split or own.options) and not own.chosen
+    known = published(own.name) if official else []
+    if own.chosen and published(own.name):
+        yield f"No published rows: published results are of all queries, and these of {own.chosen} alone."
     rows = [row for row in known if set(row["metrics"]) & set(columns)]
     same_split, elsewhere, left_out = _sorted_out(rows, own)
     names = _shown(results, columns, same_split)
@@ -140,7 +146,7 @@ def _tables(results: Sequence[SavedResult]) -> Iterable[Block]:
     for split, others in elsewhere.items():
         yield f"Published, on another split: {split}, not {own.split}. Not to be compared number by number with ours."
         yield _table(columns, [], others)
-    for protocol, others in (published_otherwise(own.name) if own.split or own.options else {}).items():
+    for protocol, others in (published_otherwise(own.name) if official else {}).items():
         metric = next(iter(others[0]["metrics"]))
         yield (
             f"{len(others)} published results are left out: {metric}, by {protocol}'s rules for its task of this name, "

@@ -18,6 +18,7 @@ from ..scoring.suite import column
 from .report import PER_QUERY, RESULT
 
 AGAIN = "run `mllm-embed-eval run` or `score` again"
+_ONLY = "only"  # the word of a title that is no option, but names the queries that were chosen
 # what reading content of another format raises
 _OTHER_FORMAT = (KeyError, TypeError, ValueError, AttributeError, StopIteration)
 
@@ -68,6 +69,10 @@ class SavedResult:
     @property
     def options(self) -> dict[str, str]:
         """The options that the title names."""
+        return {key: value for key, value in self._named.items() if key != _ONLY}
+
+    @property
+    def _named(self) -> dict[str, str]:
         options = {}
         for word in self._words:
             key, sign, value = word.partition("=")
@@ -85,6 +90,11 @@ class SavedResult:
     def headline(self) -> str:
         """What it is judged by: the last mean, or the first of its columns."""
         return self.shown[-1] if self.means else self.shown[0]
+
+    @property
+    def chosen(self) -> str:
+        """The choice of queries that was measured, as `Suite.chosen`; "" for all."""
+        return self._named.get(_ONLY, "")
 
     @property
     def _words(self) -> list[str]:

@@ -8,7 +8,7 @@ from __future__ import annotations
 
 import math
 from collections.abc import Callable, Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from functools import partial
 from typing import Any
 
@@ -45,6 +45,7 @@ class Metric:
         mean: over values [Q], in the arithmetic of the official scorer, to agree in every digit.
         data: what else the values depend on, for a fingerprint.
         whole: it says something of all queries of a task together, and nothing of some of them.
+        by_query: keywords of the partial `values` that hold an entry for each query.
     """
 
     name: str
@@ -54,6 +55,17 @@ class Metric:
     mean: Callable[[np.ndarray], float] = plain_mean
     data: Any = None
     whole: bool = False
+    by_query: tuple[str, ...] = ()
+
+    def of(self, members: Sequence[int]) -> Metric:
+        """Return the metric of some of the queries, by their positions. Raise DataError where it has none."""
+        if self.data is None:
+            return self
+        bound = self.values.keywords if isinstance(self.values, partial) else {}
+        if self.whole or not self.by_query or not bound.keys() >= set(self.by_query):
+            raise DataError(f"{self.name} is of all queries of its task, and cannot be read of some")
+        some = {name: [bound[name][at] for at in members] for name in self.by_query}
+        return replace(self, values=partial(self.values, **some), data=[self.data, some])
 
 
 def recall(ks: Sequence[int], name: str = "R", single: bool = False) -> tuple[Metric, ...]:
@@ -82,17 +94,24 @@ def precision(ks: Sequence[int]) -> tuple[Metric, ...]:
 
 def found_share(ks: Sequence[int], sizes: Sequence[int], name: str = "found") -> tuple[Metric, ...]:
     """Return metrics of how many targets are found, as `found_share_at_k`; `sizes`: the targets of each query."""
-    return tuple(Metric(f"{name}@{k}", partial(found_share_at_k, sizes=sizes, k=k), k, data=sizes) for k in ks)
+    return _sized(f"{name}@", found_share_at_k, ks, sizes)
 
 
 def negative_recall(ks: Sequence[int], sizes: Sequence[int]) -> tuple[Metric, ...]:
     """Return NegRecall@K metrics over ranks of negatives, as `negative_recall_at_k`; low is good."""
-    return tuple(Metric(f"NegRecall@{k}", partial(negative_recall_at_k, sizes=sizes, k=k), k, data=sizes) for k in ks)
+    return _sized("NegRecall@", negative_recall_at_k, ks, sizes)
 
 
 def listed_precision(ks: Sequence[int], sizes: Sequence[int]) -> tuple[Metric, ...]:
     """Return mAP@K metrics, as `listed_precision_at_k`."""
-    return tuple(Metric(f"mAP@{k}", partial(listed_precision_at_k, sizes=sizes, k=k), k, data=sizes) for k in ks)
+    return _sized("mAP@", listed_precision_at_k, ks, sizes)
+
+
+def _sized(name: str, values: Callable[..., np.ndarray], ks: Sequence[int], sizes: Sequence[int]) -> tuple[Metric, ...]:
+    """Return metrics at K that also look at the number of targets of each query."""
+    return tuple(
+        Metric(f"{name}{k}", partial(values, sizes=sizes, k=k), k, data=sizes, by_query=("sizes",)) for k in ks
+    )
 
 
 def cleaned_precision(
@@ -101,7 +120,8 @@ def cleaned_precision(
     """Return mAP@K metrics of rankings that negatives were taken out of, as `cleaned_precision_at_k`."""
     data = [sizes, right, wrong, depth]
     values = partial(cleaned_precision_at_k, sizes=sizes, right=right, wrong=wrong, depth=depth)
-    return tuple(Metric(f"mAP@{k} without negatives", partial(values, k=k), depth, data=data) for k in ks)
+    own = ("sizes", "right", "wrong")
+    return tuple(Metric(f"mAP@{k} without negatives", partial(values, k=k), depth, data=data, by_query=own) for k in ks)
 
 
 def spread_of_precision(k: int, sets: Sequence[int]) -> Metric:
@@ -118,7 +138,15 @@ def soft_recall(ks: Sequence[int], gains: Sequence[Sequence[float]], name: str) 
         name: the metrics are called `name@K`.
     """
     return tuple(
-        Metric(f"{name}@{k}", partial(soft_recall_at_k, gains=gains, k=k), k, mean=running_mean, data=gains) for k in ks
+        Metric(
+            f"{name}@{k}",
+            partial(soft_recall_at_k, gains=gains, k=k),
+            k,
+            mean=running_mean,
+            data=gains,
+            by_query=("gains",),
+        )
+        for k in ks
     )
 
 

@@ -45,6 +45,10 @@ class Vectors:
     gallery: np.ndarray
     rows: Mapping[str, np.ndarray]
 
+    def of(self, members: Sequence[int]) -> Vectors:
+        """Return the vectors of some of the queries, by their positions, with the whole gallery."""
+        return Vectors(self.gallery, {row: queries[members] for row, queries in self.rows.items()})
+
 
 def score(
     suite: Suite, vectors: Mapping[str, Vectors], ties: Ties = DEFAULT_TIES, spent: Mapping[str, float] | None = None

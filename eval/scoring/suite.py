@@ -11,7 +11,7 @@ import hashlib
 import json
 import os
 from collections.abc import Hashable, Mapping, Sequence
-from dataclasses import dataclass, field
+from dataclasses import dataclass, field, replace
 from functools import cached_property
 from pathlib import Path
 from typing import Any
@@ -42,6 +42,15 @@ class View:
     targets: Positions
     exclude: Positions | None = None
     candidates: Positions | None = None
+
+    def of(self, members: Sequence[int]) -> View:
+        """Return the view of some of the queries, by their positions; one may stand several times."""
+        return View(
+            tuple(metric.of(members) for metric in self.metrics if not metric.whole),
+            _some(self.targets, members),
+            exclude=None if self.exclude is None else _some(self.exclude, members),
+            candidates=None if self.candidates is None else _some(self.candidates, members),
+        )
 
 
 @dataclass(frozen=True)
@@ -93,6 +102,18 @@ class Task:
         if known and unknown:
             raise DataError(f"task {self.name or 'composed'}: found_at names {unknown[0]}, no metric of it")
 
+    def of(self, members: Sequence[int]) -> Task:
+        """Return the task with some of its queries, by their positions, and its whole gallery."""
+        return replace(
+            self,
+            query_ids=_some(self.query_ids, members),
+            queries=_some(self.queries, members),
+            views=tuple(view.of(members) for view in self.views),
+            groups=_some(self.groups, members),
+            paraphrases=_some(self.paraphrases, members),
+            negatives=_some(self.negatives, members),
+        )
+
     @property
     def query_kind(self) -> str:
         """One of "composed", "text" and "image"; also the name of the first row of the task's table."""
@@ -143,6 +164,7 @@ class Suite:
         protocol: its rules in words.
         turns: names of the tasks that are the turns of sessions, in their order, each with the ids of the sessions
             that come that far; none without sessions.
+        chosen: what `only` was told, and how many queries that leaves; "" for all.
     """
 
     name: str
@@ -153,11 +175,39 @@ class Suite:
     printed: tuple[str, ...] = ()
     protocol: Mapping[str, str] = field(default_factory=dict)
     turns: tuple[str, ...] = ()
+    chosen: str = ""
+
+    def only(self, members: Mapping[str, Sequence[int]], name: str) -> Suite:
+        """Return the suite with some of its queries alone, its galleries whole, and a title that says so.
+
+        A task of which no query is left is left out, with the means that it is part of.
+
+        Args:
+            members: positions of queries by task; a task that is missing has none.
+            name: of the choice, in one word.
+        """
+        tasks = tuple(task.of(sorted(members[task.name])) for task in self.tasks if members.get(task.name))
+        known = {column(task.name, metric.name) for task in tasks for view in task.views for metric in view.metrics}
+        means = []
+        for mean in self.means:
+            if known.issuperset(mean.parts):
+                means.append(mean)
+                known.add(mean.name)
+        left, whole = (sum(len(task.queries) for task in suite) for suite in (tasks, self.tasks))
+        return replace(
+            self,
+            tasks=tasks,
+            means=tuple(means),
+            turns=tuple(turn for turn in self.turns if any(task.name == turn for task in tasks)),
+            chosen=f"{name}:{left}",
+            protocol={**self.protocol, "only": f"{left:,} of {whole:,} queries, the galleries whole: {name}"},
+        )
 
     @property
     def title(self) -> str:
         """Name, split and options, which tell this suite from others in words."""
         words = [f"{key}={value}" for key, value in self.options.items()]
+        words += [f"only={self.chosen}"] if self.chosen else []
         return " ".join([self.name, *([self.split] if self.split else []), *words])
 
     @property
@@ -187,6 +237,11 @@ class Suite:
                 for item in items:
                     digest.update(_sizes(item))
         return digest.hexdigest()
+
+
+def _some(values: Sequence[Any], members: Sequence[int]) -> list[Any]:
+    """Return the values of some queries; nothing where there are none of any query."""
+    return [values[at] for at in members] if len(values) else []
 
 
 def column(task: str, metric: str) -> str:

@@ -221,10 +221,10 @@ def _over_words(
 ) -> _Values:
     """Return measures of queries [Q, D] as asked, and of their `sizes` other wordings [sum, D], query by query."""
     name = view.metrics[0].name
-    owners = np.repeat(np.arange(len(plain)), sizes)
+    owners = np.repeat(np.arange(len(plain)), sizes).tolist()
     ends = np.cumsum(sizes)[:-1]
     own = _values(view, plain, gallery)
-    again = np.split(_values(_view_of(view, owners), worded, gallery), ends)
+    again = np.split(_values(view.of(owners), worded, gallery), ends)
     all_of = [np.append(others, value) for others, value in zip(again, own, strict=True)]
     every = range(len(plain))
     found: _Values = {f"{name}, as asked": (100 * own, "the words of the benchmark", every)}
@@ -232,7 +232,7 @@ def _over_words(
         found[f"{name}, {form}"] = 100 * np.array([over(row) for row in all_of]), about, every
     if len(worded):
         first = answers_of(view, plain, gallery, 1)[:, 0]
-        same = answers_of(_view_of(view, owners), worded, gallery, 1)[:, 0] == first[owners]
+        same = answers_of(view.of(owners), worded, gallery, 1)[:, 0] == first[owners]
         about = "wordings that find what the words as asked find first"
         # a query without another wording has nothing to be steady in, and does not count
         having = [at for at, size in enumerate(sizes) if size]
@@ -278,7 +278,7 @@ def _over_half(
     task: Task, gallery: np.ndarray, swapped: _Swapped, plain: np.ndarray, moved: np.ndarray
 ) -> tuple[_Values, list[str]]:
     """Return measures of queries [M, D] as asked, and with another one's half; and the faults."""
-    half, view = swapped.half, _view_of(task.views[0], swapped.owners)
+    half, view = swapped.half, task.views[0].of(swapped.owners)
     cosines = (moved * plain).sum(axis=1)
     own, still = 100 * _values(view, plain, gallery), 100 * _values(view, moved, gallery)
     owners = swapped.owners
@@ -303,16 +303,6 @@ def _over_half(
 def _values(view: View, queries: np.ndarray, gallery: np.ndarray) -> np.ndarray:
     """Return the first metric of a view [N], for a query each."""
     return view.metrics[0].values(ranks_of(view, queries, gallery).gallery)
-
-
-def _view_of(view: View, owners: Sequence[int] | np.ndarray) -> View:
-    """Return the view of queries that are to find what those of `owners` [N] find."""
-    return replace(
-        view,
-        targets=[view.targets[at] for at in owners],
-        exclude=None if view.exclude is None else [view.exclude[at] for at in owners],
-        candidates=None if view.candidates is None else [view.candidates[at] for at in owners],
-    )
 
 
 def _measure(values: np.ndarray, about: str, stream: str, references: np.ndarray) -> Measure:

@@ -28,7 +28,7 @@ class TurnsToFind:
 
     Attributes:
         mean: over all sessions.
-        low, high: 95 % interval, as `estimate.INTERVAL_RULE` says, by the reference pictures of the sessions' last turns.
+        low, high: 95 % interval, by the reference pictures of the sessions' last turns, as `estimate` says.
         found: sessions that find one.
         sessions: how many there are.
     """
