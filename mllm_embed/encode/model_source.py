@@ -19,7 +19,7 @@ from ..model.devices import dtype_for
 from ..model.embedding_model import EmbeddingModel
 from ..model.families import READING_PART, Family, family_of
 from ..model.heads.files import read_heads
-from ..model.loading import CONFIG_FILE, commit_of, read_config
+from ..model.loading import CONFIG_FILE, check_place, commit_of, read_config
 from ..model.lora import ADAPTER_CONFIG, check_files, load_adapter
 from ..model.pooling import Pooling
 from ..model.position_ids import Positions
@@ -262,6 +262,7 @@ def _places(
     base is not there.
     """
     unsupported.check_name(model)
+    check_place(model)
     folder = small_files(model, revision)
     _check_one_kind(folder, model, revision)
     if adapter is not None:

@@ -11,7 +11,7 @@ from typing import Any
 
 import torch
 
-from ..errors import ModelError, first_line
+from ..errors import ModelError, did_you_mean, first_line
 from .families import READING_PART, check_family, reading_part
 from .patch_embedding import multiply_patches
 from .quantization import cure, load_options
@@ -127,7 +127,7 @@ def _is_of_tokenizers(error: BaseException) -> bool:
 
 
 def _cannot_load(name: str, error: BaseException) -> ModelError:
-    where = "" if Path(name).is_dir() else " (no such folder here, so it was taken for a hub id)"
+    where = "" if Path(name).is_dir() else f" (no such folder here, so it was taken for a hub id{meant(name)})"
     said = first_line(error)
     lacks = "model.safetensors" in said and not Path(name).is_dir()  # of a folder it is known: _check_pickles
     cure = f"; where they are pickled: mllm-embed convert weights {name} OUTPUT" if lacks else ""
@@ -136,11 +136,34 @@ def _cannot_load(name: str, error: BaseException) -> ModelError:
 
 def check_name(name: str) -> None:
     """Raise ModelError for a name that is neither a model folder nor a hub id."""
+    check_place(name)
+    path = Path(name)
+    if path.is_dir() and not (path / CONFIG_FILE).is_file():
+        raise ModelError(f"{name} is no model folder: it has no config.json")
+
+
+def check_place(name: str) -> None:
+    """Raise ModelError for a name that is neither a folder nor, by its form, a hub id."""
     if not name:
         raise ModelError("the model's name is empty; give a folder or a hub id")
     path = Path(name)
     if path.is_dir():
-        if not (path / CONFIG_FILE).is_file():
-            raise ModelError(f"{name} is no model folder: it has no config.json")
-    elif path.exists() or path.is_absolute() or name.startswith(".") or name.count("/") > 1:
-        raise ModelError(f"{name} is not a folder with a model; check the path")
+        return
+    if path.exists() or path.is_absolute() or name.startswith((".", "~")) or name.count("/") > 1:
+        raise ModelError(f"{name} is not a folder with a model{meant(name) or '; check the path'}")
+    if "/" not in name:
+        raise ModelError(f"{name} is no folder here, and no hub id, which is OWNER/NAME{meant(name)}")
+
+
+def meant(name: str) -> str:
+    """Return the end of a sentence about a name that is no folder: which folder may be meant, or what the folder
+    around it lacks; empty where nothing here is near."""
+    path = Path(name)
+    if not path.parent.is_dir():
+        return ""
+    try:
+        there = [str(folder) for folder in path.parent.iterdir() if folder.is_dir()]
+    except OSError:
+        return ""
+    lacks = "" if path.parent == Path() else f"; the folder {path.parent} is here, and has no {path.name}"
+    return did_you_mean(str(path), there) or lacks

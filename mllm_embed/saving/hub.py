@@ -11,7 +11,7 @@ from pathlib import Path
 from ..errors import ModelError
 from ..model.heads.files import HEAD_FILES
 from ..model.heads.projection import MODULES_FILE
-from ..model.loading import CONFIG_FILE
+from ..model.loading import CONFIG_FILE, meant
 from ..model.lora import ADAPTER_CONFIG, ADAPTER_WEIGHTS
 from .settings import SETTINGS_FILE
 
@@ -70,12 +70,13 @@ def check_base(base: str | None, folder: bool) -> None:
 def fetched(name: str, file: str, revision: str | None = None) -> str:
     """Return the folder with all but the weights of a repository that has `file`; `name` itself for anything else.
 
-    Files that are in the cache are not fetched again; offline, only the cache is looked at.
+    Files that are in the cache are not fetched again; offline, and where the hub does not answer, only the cache is
+    looked at. Raises ModelError where it does not answer and the cache has nothing of the repository.
     """
-    from huggingface_hub import snapshot_download
+    from huggingface_hub import snapshot_download, try_to_load_from_cache
     from transformers.utils import cached_file
 
-    if not is_hub_id(name):
+    if not is_hub_id(name) or (try_to_load_from_cache(name, file, revision=revision) is None and not _answers(name)):
         return name
     try:
         found = cached_file(
@@ -92,6 +93,43 @@ def fetched(name: str, file: str, revision: str | None = None) -> str:
         return name
     with _sentences(name):
         return snapshot_download(name, revision=revision, allow_patterns=SMALL)
+
+
+def _answers(name: str) -> bool:
+    """Return whether the hub answers, whatever it says of a repository; offline its client does so in its place.
+
+    To be asked before a file is: the client tries a hub that does not answer for half a minute, and so for each file.
+    Raises ModelError where it does not answer and the cache has nothing of the repository: its name may be the path of
+    a folder, with a slip.
+    """
+    from huggingface_hub import constants, is_offline_mode
+    from huggingface_hub.file_download import repo_folder_name
+
+    if is_offline_mode() or _not_reached(name) is None:
+        return True
+    if Path(constants.HF_HUB_CACHE, repo_folder_name(repo_id=name, repo_type="model"), "snapshots").is_dir():
+        return False
+    error = _not_reached(name)  # once more: nothing else is left
+    if error is None:
+        return True
+    raise ModelError(
+        f"{name} is no folder here, and as a hub id it cannot be looked up, since the hub cannot be reached "
+        f"({_first_line(error)}){meant(name)}"
+    ) from error
+
+
+def _not_reached(name: str) -> Exception | None:
+    """Return why the hub does not answer to one question about a repository; None where it answers anything."""
+    from huggingface_hub import get_hf_file_metadata, hf_hub_url
+    from huggingface_hub.errors import FileMetadataError, HfHubHTTPError, HTTPError
+
+    try:
+        get_hf_file_metadata(hf_hub_url(name, CONFIG_FILE))
+    except (HfHubHTTPError, FileMetadataError):
+        return None  # an answer
+    except (HTTPError, ConnectionError, TimeoutError) as error:
+        return error
+    return None
 
 
 def small_files(name: str, revision: str | None = None) -> str:

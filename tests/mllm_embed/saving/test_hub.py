@@ -14,10 +14,12 @@ from typing import Any
 
 import httpx2
 import pytest
-from huggingface_hub import HfApi, ModelCard
+from huggingface_hub import HfApi, ModelCard, constants
 from huggingface_hub.errors import HfHubHTTPError, LocalTokenNotFoundError
+from huggingface_hub.utils import _http
 
 from mllm_embed import MLLMEmbedder, PromptSet
+from mllm_embed.encode.model_source import find_model
 from mllm_embed.errors import ModelError
 from mllm_embed.model.lora import LoraSpec, add_lora
 
@@ -195,3 +197,74 @@ def test_a_folder_is_never_taken_for_a_repository(
         MLLMEmbedder.from_pretrained("out")
     with pytest.raises(ModelError, match="which only this machine has"):
         embedder.push_to_hub("me/shoes")
+
+
+@pytest.fixture
+def unreached(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> list[str]:
+    """What is asked of a hub that cannot be reached by a process that is not offline; the waits of the hub's own client
+    between its tries fail the test."""
+    asked: list[str] = []
+
+    def refused(self: httpx2.HTTPTransport, request: httpx2.Request) -> None:
+        asked.append(str(request.url))
+        raise httpx2.ConnectError("Name or service not known")
+
+    def waited(*_: Any, **__: Any) -> None:
+        raise AssertionError(f"the hub is tried again and again: {asked}")
+
+    monkeypatch.setattr(constants, "HF_HUB_OFFLINE", False)
+    monkeypatch.setattr(constants, "HF_HUB_CACHE", str(tmp_path / "cache"))
+    monkeypatch.setattr(httpx2.HTTPTransport, "handle_request", refused)
+    monkeypatch.setattr(_http.time, "sleep", waited)
+    return asked
+
+
+@pytest.mark.parametrize(
+    ("name", "sentence"),
+    [
+        ("runs/bse", r"runs/bse is no folder here, .* the hub cannot be reached \(.*\); did you mean 'runs/base'\?"),
+        ("runs/of-others", r"cannot be reached \(.*\); the folder runs is here, and has no of-others"),
+        (
+            "owner/name",
+            r"owner/name is no folder here, and as a hub id it cannot be looked up, .* \([^;]*\)$",
+        ),
+    ],
+)
+def test_a_misspelt_folder_is_told_at_once_where_the_hub_cannot_be_reached(
+    unreached: list[str], tmp_path: Path, monkeypatch: pytest.MonkeyPatch, name: str, sentence: str
+) -> None:
+    (tmp_path / "runs/base").mkdir(parents=True)
+    monkeypatch.chdir(tmp_path)
+    with pytest.raises(ModelError, match=sentence):
+        MLLMEmbedder.from_pretrained(name)
+    assert len(unreached) == 2
+
+
+@pytest.mark.parametrize(
+    ("name", "sentence"),
+    [
+        ("base", "base is no folder here, and no hub id, which is OWNER/NAME; did you mean 'bases'"),
+        ("~/bases", "~/bases is not a folder with a model; check the path"),
+        ("bases/big/instructions", "is not a folder with a model; did you mean 'bases/big/instruction'"),
+        ("./bases/big/instructions", "is not a folder with a model; did you mean 'bases/big/instruction'"),
+    ],
+)
+def test_a_name_that_no_repository_can_have_is_not_asked_for(
+    unreached: list[str], tmp_path: Path, monkeypatch: pytest.MonkeyPatch, name: str, sentence: str
+) -> None:
+    (tmp_path / "bases/big/instruction").mkdir(parents=True)
+    monkeypatch.chdir(tmp_path)
+    with pytest.raises(ModelError, match=sentence):
+        MLLMEmbedder.from_pretrained(name)
+    assert not unreached
+
+
+def test_what_the_cache_has_is_all_there_is_while_the_hub_cannot_be_reached(
+    unreached: list[str], tiny_llava: Path, tmp_path: Path
+) -> None:
+    place = tmp_path / "cache/models--org--base"
+    shutil.copytree(tiny_llava, place / "snapshots" / ("0" * 40))
+    (place / "refs").mkdir()
+    (place / "refs/main").write_text("0" * 40)
+    source = find_model("org/base")
+    assert (source.base, source.folder, source.saved, source.has_adapter) == ("org/base", "org/base", None, False)
