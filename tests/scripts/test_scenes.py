@@ -69,7 +69,9 @@ def made(tmp_path_factory: pytest.TempPathFactory) -> Path:
     folder = tmp_path_factory.mktemp("scenes")
     command = [sys.executable, str(ROOT / "scripts/make_scenes.py"), "--output", str(folder)]
     subprocess.run(
-        [*command, "--pairs", "300", "--triplets", "300", "--references", "8"], check=True, capture_output=True
+        [*command, "--pairs", "300", "--triplets", "300", "--references", "8", "--sessions", "2"],
+        check=True,
+        capture_output=True,
     )
     return folder
 
@@ -96,6 +98,33 @@ def test_galleries_are_dense(made: Path) -> None:
         for query in benchmark.queries:
             assert query.image == next(i.image for i in benchmark.gallery if i.id == query.exclude[0])
         assert len({query.kind for query in benchmark.queries}) == 6
+
+
+def test_sessions_change_no_other_file(made: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(make_scenes.Pictures, "paint", lambda pictures, painter: None)
+    command = ["make_scenes.py", "--output", str(tmp_path), "--pairs", "300", "--triplets", "300", "--references", "8"]
+    monkeypatch.setattr(sys, "argv", command)
+    assert make_scenes.main() == 0
+    for name in ("train/pairs.jsonl", "train/triplets.jsonl", "seen/benchmark.json", "unseen/benchmark.json"):
+        assert (tmp_path / name).read_bytes() == (made / name).read_bytes()
+    assert not (tmp_path / "sessions").exists()
+
+
+def test_sessions_lead_to_their_scenes_edit_by_edit(made: Path) -> None:
+    benchmark, train = (DataFolder.open(made / name) for name in ("sessions", "train"))
+    benchmark = benchmark.benchmark
+    assert len(benchmark.gallery) == 2 * 25 and benchmark.queries == ()
+    assert sorted(len(session.turns) for session in benchmark.sessions) == [2] * 16 + [3] * 16
+    captions = {item.id: item.caption for item in benchmark.gallery}
+    assert len(set(captions.values())) == len(captions)  # no edit leads to a scene that is there already
+    told = {pair.caption for pair in train.pairs} | {triplet.target_text for triplet in train.triplets}
+    assert told.isdisjoint(captions.values())
+    pictures = {item.image: item.id for item in benchmark.gallery}
+    for session in benchmark.sessions:
+        steps = [pictures[turn.image] for turn in session.turns]
+        assert session.exclude == (steps[0],) and session.targets == (session.id,)
+        for before, after in zip(steps, [*steps[1:], session.id], strict=True):
+            assert after.startswith(before[:5]) and captions[before] != captions[after]
 
 
 def test_no_scene_of_the_tests_is_sampled_for_training(made: Path) -> None:

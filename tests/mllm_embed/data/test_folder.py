@@ -239,3 +239,70 @@ def test_a_wrong_list_of_pictures_is_named(data: Path, image: list, why: str) ->
     (data / "triplets.jsonl").write_text(json.dumps({**row, "image": image}) + "\n")
     with pytest.raises(DataError, match=rf"triplets.jsonl:1.*{why}"):
         DataFolder.open(data)
+
+
+SESSIONS = [
+    {
+        "id": "s0",
+        "targets": ["g1"],
+        "exclude": ["g0"],
+        "kind": "two",
+        "turns": [{"image": "images/0.png", "instruction": "add"}, {"instruction": "larger"}],
+    },
+    {"id": "s1", "targets": ["g0", "g2"], "turns": [{"image": "images/1.png", "instruction": "less"}]},
+]
+
+
+def test_sessions_stand_beside_queries_or_in_their_place(folder: Path) -> None:
+    benchmark = json.loads((folder / "benchmark.json").read_text())
+    before = open_benchmark(folder)
+    assert before.sessions == () and before.asked == before.queries
+    (folder / "benchmark.json").write_text(json.dumps({**benchmark, "sessions": SESSIONS}))
+    both = open_benchmark(folder)
+    assert both.queries == before.queries and both.fingerprint() != before.fingerprint()
+    first, second = both.sessions
+    assert [(turn.image, turn.instruction) for turn in first.turns] == [
+        (folder / "images/0.png", "add"),
+        (folder / "images/0.png", "larger"),  # about the picture of the turn before
+    ]
+    assert (first.targets, first.exclude, first.kind) == (("g1",), ("g0",), "two")
+    assert (second.targets, second.exclude, second.kind) == (("g0", "g2"), (), None)
+    assert [query.id for query in both.asked[-3:]] == ["s0, turn 1", "s0, turn 2", "s1, turn 1"]
+    del benchmark["queries"]
+    (folder / "benchmark.json").write_text(json.dumps({**benchmark, "sessions": SESSIONS}))
+    alone = open_benchmark(folder)
+    assert (alone.queries, alone.sessions) == ((), both.sessions)
+    assert folder / "images/1.png" in DataFolder.open(folder).pictures()
+
+
+@pytest.mark.parametrize(
+    ("change", "message"),
+    [
+        ({"targets": ["g9"]}, r'benchmark.json:1 \(sessions\[0\]\): target "g9" is not in the gallery'),
+        ({"targets": []}, "targets is empty"),
+        ({"targets": ["g0"]}, '"g0" is both a target and excluded'),
+        ({"turns": []}, '"turns" must be a non-empty list of objects, not \\[\\]'),
+        ({"turns": [{"instruction": "add"}]}, r'\(sessions\[0\]\), turn 1: "image" is missing'),
+        ({"turns": [{"image": "images/0.png"}]}, r'\(sessions\[0\]\), turn 1: "instruction" is missing'),
+        ({"turns": [{"image": "images/0.png", "instruction": "a"}, {"image": "no.png", "instruction": "b"}]}, "turn 2"),
+        ({"id": "s1"}, 'duplicate id "s1"'),
+    ],
+)
+def test_wrong_sessions_are_named_with_their_turn(folder: Path, change: dict, message: str) -> None:
+    benchmark = json.loads((folder / "benchmark.json").read_text())
+    sessions = [{**SESSIONS[0], **change}, SESSIONS[1]]
+    (folder / "benchmark.json").write_text(json.dumps({**benchmark, "sessions": sessions}))
+    with pytest.raises(DataError, match=message):
+        open_benchmark(folder)
+
+
+def test_a_benchmark_asks_something(folder: Path) -> None:
+    benchmark = json.loads((folder / "benchmark.json").read_text())
+    del benchmark["queries"]
+    for given in ({}, {"sessions": None}):
+        (folder / "benchmark.json").write_text(json.dumps({**benchmark, **given}))
+        with pytest.raises(DataError, match='"queries" must be a non-empty list'):
+            open_benchmark(folder)
+    (folder / "benchmark.json").write_text(json.dumps({**benchmark, "sessions": []}))
+    with pytest.raises(DataError, match='"sessions" must be a non-empty list'):
+        open_benchmark(folder)
