@@ -142,7 +142,11 @@ def _benchmarks(arguments: argparse.Namespace) -> list[NamedBenchmark]:
 
 def _load(model: NamedModel) -> MLLMEmbedder | DualEncoder:
     """Return a model as `run` loads it; a process of its own calls this."""
-    return load_encoder(argparse.Namespace(**model.model_dump()))
+    from ..table.measuring import BATCH_SIZE
+
+    unsaid = {"dtype": "auto", "batch_size": BATCH_SIZE}
+    values = {key: value for key, value in model.model_dump().items() if value is not None or key not in unsaid}
+    return load_encoder(argparse.Namespace(**(unsaid | values)))
 
 
 def _tell(line: str) -> None:

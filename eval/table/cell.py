@@ -11,12 +11,14 @@ from mllm_embed.data.trained_on import Leaks
 from mllm_embed.errors import DataError
 from mllm_embed.files import read_json, write_json
 
-from ..reports.saved_result import SavedResult, read_saved_result
+from ..reports.report import RESULT
+from ..reports.saved_result import AGAIN, SavedResult, read_saved_result
 from ..reports.submission import check_submission, read_submission
 from ..scoring.suite import Suite
 from .inputs import Inputs, differences
 
 CELL, LEAKS = "cell.json", "leaks.json"
+NEW = "new"
 _FORMAT = 1
 _OTHER_FORMAT = (KeyError, TypeError, ValueError, AttributeError)  # what reading content of another format raises
 
@@ -77,15 +79,33 @@ def read_record(folder: Path) -> CellRecord | None:
         return None
 
 
+def is_others(folder: Path) -> bool:
+    """Return whether a folder holds something that no table made, in whose place no cell may be put."""
+    return folder.exists() and not (folder / CELL).is_file() and (not folder.is_dir() or any(folder.iterdir()))
+
+
 def read_cell_result(folder: Path, record: CellRecord) -> SavedResult | None:
     """Return the result of a finished cell, None of a submission. Raise DataError for one that is damaged."""
     return None if record.files else read_saved_result(folder)
 
 
+def read_other_rows(folder: Path, name: str) -> dict[str, float]:
+    """Return the percentage of a column or mean by each row of a result's table but the first: of the queries' halves.
+
+    Raise DataError for a result that is damaged.
+    """
+    content = read_json(folder / RESULT, AGAIN)
+    means: Mapping[str, Any] = content["means"]
+    task, _, metric = name.rpartition("/")
+    rows = means if any(name in own for own in means.values()) else content["tasks"][task]["rows"]
+    key = name if rows is means else metric
+    return {row: float(own[key]["percent"]) for row, own in list(rows.items())[1:] if key in own}
+
+
 def why_again(folder: Path, record: CellRecord | None, inputs: Inputs, suite: Suite) -> str:
     """Return why a cell has to be made again, or at all; "" for one that is finished and of the same inputs."""
     if record is None:
-        return f"its {CELL} is missing or damaged" if folder.exists() else "new"
+        return f"its {CELL} is damaged" if folder.exists() else NEW
     changed = differences(record.inputs, inputs)
     if changed:
         return "; ".join(changed[:3]) + (f"; and {len(changed) - 3} more" if len(changed) > 3 else "")

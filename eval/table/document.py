@@ -219,7 +219,8 @@ def _figures(cells: Sequence[TableCell], columns: Sequence[str], headline: str, 
     interval = f"95 % of {headline}"
     lines = [_line(cell, columns, interval) for cell in cells]
     used = {key for line in lines for key, text in line.items() if text}
-    head = [key for key in ("model", *columns, interval, *_COSTS, "failure") if key in used]
+    halves = dict.fromkeys(_half(headline, row) for cell in cells for row in cell.halves)
+    head = [key for key in ("model", *columns, interval, *halves, *_COSTS, "failure") if key in used]
     rows = [[line.get(key) or _NOTHING for key in head] for line in lines]
     best = {(row, head.index(column)) for column in columns for row in _best(cells, column)}
     marks = {(at, 0): notes.of(cell) for at, cell in enumerate(cells)}
@@ -234,8 +235,13 @@ def _line(cell: TableCell, columns: Sequence[str], interval: str) -> dict[str, s
     if cell.result is not None:
         estimates = cell.result.estimates
         line |= {name: f"{estimates[name][0]:.2f}" for name in columns if name in estimates}
+        line |= {_half(cell.result.headline, row): f"{percent:.2f}" for row, percent in cell.halves.items()}
         line[interval] = "{1:.2f} to {2:.2f}".format(*estimates[cell.result.headline])
     return line | {key: text(cell) for key, text in _COSTS.items()}
+
+
+def _half(headline: str, row: str) -> str:
+    return f"{headline}, {row}"
 
 
 def _leaked(cell: TableCell, count: str, of: str) -> str:

@@ -47,7 +47,7 @@ class Hearing:
 
     def _begin(self, cell: TableCell) -> None:
         self._begun = cell
-        self._progress.begun(cell.model.name, cell.benchmark.name, cell.why)
+        self._progress.begun(cell.model.name, cell.benchmark.name)
 
     def _asked(self, text: str) -> None:
         for line in text.splitlines():
@@ -63,7 +63,8 @@ class Hearing:
 
     def _failed(self, cell: TableCell, failure: str) -> None:
         self._heard.add(id(cell))
-        cell.why, cell.failure = "", failure
+        old = "" if cell.record is None else f" ({cell.folder} still holds what an earlier run made)"
+        cell.why, cell.failure = "", failure + old
         self._progress.ended(cell.model.name, cell.benchmark.name, f"failed: {failure}")
 
 

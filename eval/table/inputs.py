@@ -27,7 +27,7 @@ from mllm_embed.model.loading import check_name, commit_of, load_errors
 from mllm_embed.saving.versions import versions
 
 from .. import scoring
-from ..scoring.suite import Suite
+from ..scoring.suite import Suite, Task
 from .named import NamedModel
 
 Inputs = Mapping[str, str]
@@ -111,7 +111,7 @@ def model_inputs(model: NamedModel, digests: FileDigests) -> dict[str, str]:
             is_file = is_file_name(value) and Path(value).is_file()
             found |= {f"{key} file": digests.of([Path(value)])} if is_file else {key: value}
     settings = {key.replace("_", " "): getattr(model, key) for key in _SETTINGS}
-    found |= {key: str(value) for key, value in settings.items() if value is not None}
+    found |= {key: str(value) for key, value in settings.items() if value not in (None, "auto")}
     return found | _versions(model, any("adapter's " in name for name in found))
 
 
@@ -162,7 +162,18 @@ def benchmark_inputs(suite: Suite, digests: FileDigests) -> dict[str, str]:
         pictures = digests.of(_pictures(suite))
     except OSError as error:
         raise DataError(f"{suite.title}: {error.filename} cannot be read: {error.strerror}") from error
-    return {"benchmark": suite.title, "fingerprint": suite.fingerprint()[:_DIGITS], "pictures": pictures}
+    return {
+        "benchmark": suite.title,
+        "fingerprint": suite.fingerprint()[:_DIGITS],
+        "words of the benchmark": _hex(json.dumps(list(map(_asked, suite.tasks)), default=str)),
+        "pictures": pictures,
+    }
+
+
+def _asked(task: Task) -> list[Any]:
+    """Return the words and tasks of its own that a benchmark asks with, of which its fingerprint says nothing."""
+    items = chain(task.gallery, *task.queries)
+    return [task.name, dict(task.prompts), task.insists, sorted({item.task or "" for item in items})]
 
 
 def _pictures(suite: Suite) -> list[Path]:

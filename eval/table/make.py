@@ -14,7 +14,7 @@ from mllm_embed.locks import folder_lock
 from ..reports.evaluation import Measuring
 from ..scoring.leaks import known_training, suite_leaks
 from ..scoring.suite import Suite
-from .cell import read_leaks, read_record, why_again, write_leaks
+from .cell import NEW, is_others, read_leaks, read_record, why_again, write_leaks
 from .hearing import Hearing
 from .inputs import FileDigests, Inputs, benchmark_inputs, code_digest, leak_inputs, model_inputs
 from .measuring import BATCH_SIZE, CellWork, Encoder, Event, ModelWork, measure_model, open_named
@@ -121,13 +121,17 @@ class Table:
             self._tell(f"{model.name}: {error}")
         for cell in self.rows[model.name]:
             self._plan_cell(cell, self.opened[cell.benchmark.name], own, wrong)
+            where = f"{cell.model.name} on {cell.benchmark.name}"
             if not cell.failure:
-                self._tell(f"{cell.model.name} on {cell.benchmark.name}: kept, finished before")
+                self._tell(f"{where}: kept, finished before")
+            elif cell.why and cell.why != NEW:
+                self._tell(f"{where}: to be made again: {cell.why}")
 
     def _plan_cell(self, cell: TableCell, opened: OpenedBenchmark, own: Inputs, wrong: str) -> None:
         """Tell whether a cell is finished; `own` is what of its model decides figures, or it is `wrong`, and why."""
-        cell.failure = opened.failure or wrong
-        if opened.suite is None:
+        others = f"{cell.folder} holds something that no table made; choose another output, or move it away"
+        cell.failure = opened.failure or (others if is_others(cell.folder) else wrong)
+        if opened.suite is None or is_others(cell.folder):
             return
         record = cell.record = read_record(cell.folder)
         inputs = {**own, **opened.inputs, "ties": self._measuring.ties}

@@ -28,10 +28,9 @@ class Progress:
         self._rates[model] = seconds + record.cost.seconds, items + record.items
         self._loading[model] = record.cost.loading
 
-    def begun(self, model: str, benchmark: str, why: str) -> None:
-        """Tell that a cell is begun, and why it is made again where it was there."""
-        again = "" if why == "new" else f", made again: {why}"
-        self._tell(f"[{self._done + 1}/{self._count}] {model} on {benchmark}{again}")
+    def begun(self, model: str, benchmark: str) -> None:
+        """Tell that a cell is begun."""
+        self._tell(f"[{self._done + 1}/{self._count}] {model} on {benchmark}")
 
     def ended(self, model: str, benchmark: str, said: str) -> None:
         """Tell that a cell is done, or failed."""

@@ -2,13 +2,14 @@
 
 from __future__ import annotations
 
+from collections.abc import Mapping
 from dataclasses import dataclass, field, replace
 from pathlib import Path
 
 from mllm_embed.data.trained_on import Leaks
 
 from ..reports.saved_result import SavedResult
-from .cell import CellRecord, read_cell_result, read_record
+from .cell import CellRecord, read_cell_result, read_other_rows, read_record
 from .inputs import Inputs
 from .named import NamedBenchmark, NamedModel
 
@@ -39,6 +40,7 @@ class TableCell:
         why: why it is to be made, "" for one that is finished.
         record: of what was made; None where nothing was.
         result: its figures; None for a submission.
+        halves: the headline of the other rows: of the picture alone, of the words alone, and of their sum.
         leak_count: how much of the benchmark the model was trained on.
         failure: one sentence, "" where nothing failed.
         notes: what must be said beside its figures.
@@ -51,6 +53,7 @@ class TableCell:
     why: str = ""
     record: CellRecord | None = None
     result: SavedResult | None = None
+    halves: Mapping[str, float] = field(default_factory=dict)
     leak_count: LeakCount = field(default_factory=LeakCount)
     failure: str = ""
     notes: list[str] = field(default_factory=list)
@@ -61,3 +64,4 @@ class TableCell:
         if self.record is not None:
             found = read_cell_result(self.folder, self.record)
             self.result = None if found is None else replace(found, per_query=None)  # of which there may be gigabytes
+            self.halves = read_other_rows(self.folder, found.headline) if found else {}

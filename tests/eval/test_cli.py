@@ -37,28 +37,6 @@ def benchmark(tmp_path: Path) -> Path:
     return folder
 
 
-@pytest.fixture
-def cirr(tmp_path: Path) -> Path:
-    """CIRR's files in small: 60 pictures, of which every query's set holds six; labels for val, none for test1."""
-    root = tmp_path / "cirr"
-    for folder in ("captions", "image_splits", "dev", "test1"):
-        (root / folder).mkdir(parents=True)
-    for split, place in (("val", "dev"), ("test1", "test1")):
-        names = [f"{place}-{number}-0-img0" for number in range(60)]
-        for number, name in enumerate(names):
-            Image.new("RGB", (8, 8), (number * 4, 90, 255 - number * 4)).save(root / place / f"{name}.png")
-        rows = []
-        for number in range(0, 60, 12):
-            row = {"pairid": 100 + number, "reference": names[number], "caption": "brighter"}
-            row["img_set"] = {"id": number, "members": names[number : number + 6]}
-            labels = {"target_hard": names[number + 1], "target_soft": {names[number + 1]: 1.0, names[number + 2]: 0.5}}
-            rows.append({**row, **(labels if split == "val" else {})})
-        (root / f"captions/cap.rc2.{split}.json").write_text(json.dumps(rows))
-        files = {name: f"./{place}/{name}.png" for name in names}
-        (root / f"image_splits/split.rc2.{split}.json").write_text(json.dumps(files))
-    return root
-
-
 def last_error(capsys: pytest.CaptureFixture[str]) -> str:
     error = capsys.readouterr().err.strip().splitlines()[-1]
     assert error.startswith("error: ")
