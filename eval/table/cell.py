@@ -14,6 +14,7 @@ from mllm_embed.files import read_json, write_json
 from ..reports.report import RESULT
 from ..reports.saved_result import AGAIN, SavedResult, read_saved_result
 from ..reports.submission import check_submission, read_submission
+from ..scoring.evaluate import BASELINES
 from ..scoring.suite import Suite
 from .inputs import Inputs, differences
 
@@ -84,39 +85,46 @@ def is_others(folder: Path) -> bool:
     return folder.exists() and not (folder / CELL).is_file() and (not folder.is_dir() or any(folder.iterdir()))
 
 
-def read_cell_result(folder: Path, record: CellRecord) -> SavedResult | None:
-    """Return the result of a finished cell, None of a submission. Raise DataError for one that is damaged."""
-    return None if record.files else read_saved_result(folder)
+def read_made(folder: Path, record: CellRecord, suite: Suite) -> SavedResult | None:
+    """Return the result of a finished cell; None of a submission, which is checked. Raise DataError for damage."""
+    if not record.files:
+        return read_saved_result(folder)
+    check_submission(suite, read_submission([folder / name for name in record.files]))
+    return None
 
 
-def read_other_rows(folder: Path, name: str) -> dict[str, float]:
-    """Return the percentage of a column or mean by each row of a result's table but the first: of the queries' halves.
+@dataclass(frozen=True)
+class Halves:
+    """What the halves of a benchmark's composed queries find, beside its headline.
 
-    Raise DataError for a result that is damaged.
+    Attributes:
+        rows: the headline in percent of the picture alone, of the words alone, and of their sum.
+        gaps: metric or mean -> what the composed query has beyond its better half: points, and their 95 % interval.
     """
+
+    rows: Mapping[str, float] = field(default_factory=dict)
+    gaps: Mapping[str, tuple[float, float, float]] = field(default_factory=dict)
+
+
+def read_halves(folder: Path, headline: str) -> Halves:
+    """Return what a result says of the halves. Raise DataError for one that is damaged."""
     content = read_json(folder / RESULT, AGAIN)
+    task, _, metric = headline.rpartition("/")
     means: Mapping[str, Any] = content["means"]
-    task, _, metric = name.rpartition("/")
-    rows = means if any(name in own for own in means.values()) else content["tasks"][task]["rows"]
-    key = name if rows is means else metric
-    return {row: float(own[key]["percent"]) for row, own in list(rows.items())[1:] if key in own}
+    rows = means if any(headline in own for own in means.values()) else content["tasks"][task]["rows"]
+    key = headline if rows is means else metric
+    found = {row: float(rows[row][key]["percent"]) for row in BASELINES if key in rows.get(row, {})}
+    audits = content.get("composition") or next(iter(content["tasks"].values())).get("composition", {})
+    gaps = {name: tuple(float(own["gap"][key]) for key in ("percent", "low", "high")) for name, own in audits.items()}
+    return Halves(found, gaps)
 
 
-def why_again(folder: Path, record: CellRecord | None, inputs: Inputs, suite: Suite) -> str:
-    """Return why a cell has to be made again, or at all; "" for one that is finished and of the same inputs."""
+def why_again(folder: Path, record: CellRecord | None, inputs: Inputs) -> str:
+    """Return why a cell has to be made again, or at all; "" for one that was made of the same inputs."""
     if record is None:
         return f"its {CELL} is damaged" if folder.exists() else NEW
     changed = differences(record.inputs, inputs)
-    if changed:
-        return "; ".join(changed[:3]) + (f"; and {len(changed) - 3} more" if len(changed) > 3 else "")
-    try:
-        if record.files:
-            check_submission(suite, read_submission([folder / name for name in record.files]))
-        else:
-            read_saved_result(folder)
-    except DataError as error:
-        return f"what it left is damaged ({error})"
-    return ""
+    return "; ".join(changed[:3]) + (f"; and {len(changed) - 3} more" if len(changed) > 3 else "")
 
 
 def read_leaks(folder: Path, inputs: Inputs) -> Leaks | None:

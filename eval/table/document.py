@@ -13,7 +13,7 @@ from typing import Any
 
 from mllm_embed.files import write_file
 
-from ..reports.submission import SUBMISSIONS
+from ..reports.submission import SUBMISSIONS, uploads
 from ..reports.tables import STYLES, Block, Heading, Note, ReportTable
 from .make import OpenedBenchmark, Table
 from .table_cell import TableCell
@@ -210,8 +210,8 @@ def _section(
     if len(results) > 1:
         yield f"For published results and paired tests give the folders in {folder} to mllm-embed-eval compare."
     if opened is not None and opened.suite is not None and not opened.suite.labelled:
-        server = f"the server of {opened.suite.title}" if opened.suite.name in SUBMISSIONS else "a server"
-        yield f"The labels are hidden. The files for {server}, checked, lie in {folder}/MODEL."
+        where = "; ".join(line.strip() for line in uploads(opened.suite)) if opened.suite.name in SUBMISSIONS else ""
+        yield f"The labels are hidden. The files for the server, checked, lie in {folder}/MODEL: {where}."
 
 
 def _figures(cells: Sequence[TableCell], columns: Sequence[str], headline: str, notes: _Notes) -> ReportTable:
@@ -219,7 +219,7 @@ def _figures(cells: Sequence[TableCell], columns: Sequence[str], headline: str, 
     interval = f"95 % of {headline}"
     lines = [_line(cell, columns, interval) for cell in cells]
     used = {key for line in lines for key, text in line.items() if text}
-    halves = dict.fromkeys(_half(headline, row) for cell in cells for row in cell.halves)
+    halves = dict.fromkeys(key for cell in cells for key in _halves(cell, headline))
     head = [key for key in ("model", *columns, interval, *halves, *_COSTS, "failure") if key in used]
     rows = [[line.get(key) or _NOTHING for key in head] for line in lines]
     best = {(row, head.index(column)) for column in columns for row in _best(cells, column)}
@@ -235,13 +235,18 @@ def _line(cell: TableCell, columns: Sequence[str], interval: str) -> dict[str, s
     if cell.result is not None:
         estimates = cell.result.estimates
         line |= {name: f"{estimates[name][0]:.2f}" for name in columns if name in estimates}
-        line |= {_half(cell.result.headline, row): f"{percent:.2f}" for row, percent in cell.halves.items()}
+        line |= _halves(cell, cell.result.headline)
         line[interval] = "{1:.2f} to {2:.2f}".format(*estimates[cell.result.headline])
     return line | {key: text(cell) for key, text in _COSTS.items()}
 
 
-def _half(headline: str, row: str) -> str:
-    return f"{headline}, {row}"
+def _halves(cell: TableCell, headline: str) -> dict[str, str]:
+    """Return the headline of each half, and the composition gaps, by the names of their columns."""
+    rows = {f"{headline}, {row}": f"{percent:.2f}" for row, percent in cell.halves.rows.items()}
+    for name, (points, low, high) in cell.halves.gaps.items():
+        rows[f"gap at {name}"] = f"{points:+.2f}"
+        rows[f"95 % of gap at {name}"] = f"{low:.2f} to {high:.2f}"
+    return rows
 
 
 def _leaked(cell: TableCell, count: str, of: str) -> str:

@@ -33,7 +33,10 @@ def benchmarks_under(root: Path, tell: Callable[[str], None]) -> list[NamedBench
         for split in _splits(benchmark)
         for named in _first_whole(benchmark, split, places, tell)
     ]
-    found += [named for place in _folders(places) for named in _first_whole(BENCHMARKS[FOLDER], None, [place], tell)]
+    for place in _folders(places):
+        name = root.resolve().name if place == root else place.relative_to(root).as_posix()
+        whole = _first_whole(BENCHMARKS[FOLDER], None, [place], tell)
+        found += [named.model_copy(update={"name": name}) for named in whole]
     if not found:
         raise ConfigError(
             f"--data {root}: no benchmark is whole there; `mllm-embed-eval check NAME --data DIR` says why"

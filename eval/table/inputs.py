@@ -173,7 +173,7 @@ def benchmark_inputs(suite: Suite, digests: FileDigests) -> dict[str, str]:
 def _asked(task: Task) -> list[Any]:
     """Return the words and tasks of its own that a benchmark asks with, of which its fingerprint says nothing."""
     items = chain(task.gallery, *task.queries)
-    return [task.name, dict(task.prompts), task.insists, sorted({item.task or "" for item in items})]
+    return [task.name, dict(task.prompts), dict(task.tasks), task.insists, sorted({item.task or "" for item in items})]
 
 
 def _pictures(suite: Suite) -> list[Path]:

@@ -8,7 +8,7 @@ from dataclasses import dataclass, field, replace
 from pathlib import Path
 
 from mllm_embed.data.trained_on import Contents
-from mllm_embed.errors import MLLMEmbedError
+from mllm_embed.errors import DataError, MLLMEmbedError
 from mllm_embed.locks import folder_lock
 
 from ..reports.evaluation import Measuring
@@ -16,7 +16,7 @@ from ..scoring.leaks import known_training, suite_leaks
 from ..scoring.suite import Suite
 from .cell import NEW, is_others, read_leaks, read_record, why_again, write_leaks
 from .hearing import Hearing
-from .inputs import FileDigests, Inputs, benchmark_inputs, code_digest, leak_inputs, model_inputs
+from .inputs import FileDigests, Inputs, benchmark_inputs, code_digest, differences, leak_inputs, model_inputs
 from .measuring import BATCH_SIZE, CellWork, Encoder, Event, ModelWork, measure_model, open_named
 from .named import NamedBenchmark, NamedModel
 from .process import in_own_process
@@ -95,8 +95,6 @@ class Table:
             progress = self._progress()
             for model in self._models:
                 self._make_row(model, progress)
-                for cell in self.rows[model.name]:
-                    self._finish(cell)
                 written(self)
             self._digests.save()
 
@@ -120,30 +118,36 @@ class Table:
             wrong = str(error)
             self._tell(f"{model.name}: {error}")
         for cell in self.rows[model.name]:
-            self._plan_cell(cell, self.opened[cell.benchmark.name], own, wrong)
-            where = f"{cell.model.name} on {cell.benchmark.name}"
-            if not cell.failure:
-                self._tell(f"{where}: kept, finished before")
-            elif cell.why and cell.why != NEW:
-                self._tell(f"{where}: to be made again: {cell.why}")
+            opened = self.opened[cell.benchmark.name]
+            cell.failure = opened.failure
+            if opened.suite is not None:
+                self._plan_cell(cell, opened.suite, {**own, **opened.inputs, "ties": self._measuring.ties}, wrong)
 
-    def _plan_cell(self, cell: TableCell, opened: OpenedBenchmark, own: Inputs, wrong: str) -> None:
-        """Tell whether a cell is finished; `own` is what of its model decides figures, or it is `wrong`, and why."""
-        others = f"{cell.folder} holds something that no table made; choose another output, or move it away"
-        cell.failure = opened.failure or (others if is_others(cell.folder) else wrong)
-        if opened.suite is None or is_others(cell.folder):
+    def _plan_cell(self, cell: TableCell, suite: Suite, inputs: Inputs, wrong: str) -> None:
+        """Tell whether a cell is finished; `inputs` decide its figures, or its model is `wrong`, and why."""
+        where = f"{cell.model.name} on {cell.benchmark.name}"
+        if is_others(cell.folder):
+            cell.failure = f"{cell.folder} holds something that no table made; choose another output, or move it away"
             return
         record = cell.record = read_record(cell.folder)
-        inputs = {**own, **opened.inputs, "ties": self._measuring.ties}
-        if wrong and record:
-            # of a model that is not there any more nothing can be said; its figures are as true as they were
-            inputs = {**record.inputs, **inputs}
-        why = "asked for" if record and self._again else why_again(cell.folder, record, inputs, opened.suite)
-        if not wrong:
-            cell.inputs, cell.why, cell.failure = inputs, why, NOT_YET if why else ""
-        elif not why:
-            cell.failure = ""
+        # of a model that is not there any more nothing can be said; its figures are as true as they were
+        own = {**record.inputs, **inputs} if wrong and record else inputs
+        why = "asked for" if record and self._again else why_again(cell.folder, record, own)
+        try:
+            if not why:
+                cell.take(suite)
+        except DataError as error:
+            why = f"what it left is damaged ({error})"
+        if why:
+            cell.inputs, cell.why, cell.failure = inputs, "" if wrong else why, wrong or NOT_YET
+            if why != NEW and not wrong:
+                self._tell(f"{where}: to be made again: {why}")
+            return
+        cell.failure = ""
+        if wrong:
             cell.notes.append(f"kept from an earlier run, and not compared with the model as it is now: {wrong}")
+        self._tell(f"{where}: kept, finished before")
+        self._annotate(cell, suite)
 
     def _progress(self) -> Progress:
         due = []
@@ -160,11 +164,30 @@ class Table:
 
     def _make_row(self, model: NamedModel, progress: Progress) -> None:
         """Make the cells of a model that are due, in one process, or in a new one after each that died."""
-        left = [cell for cell in self.rows[model.name] if cell.why]
+        due = left = [cell for cell in self.rows[model.name] if cell.why]
         while left:
             hearing = Hearing(left, progress, self._tell)
             ended = self._run(self._work(model, left), hearing.hear)
             left = hearing.left(ended)
+        changed = self._changed(model, due)
+        for cell in due:
+            suite = self.opened[cell.benchmark.name].suite
+            if not cell.failure and suite is not None:
+                cell.take(suite)
+                self._annotate(cell, suite)
+                if changed:
+                    cell.disown(f"{changed} while it was measured: start the same command again")
+
+    def _changed(self, model: NamedModel, due: Iterable[TableCell]) -> str:
+        """Return what of a model has changed since its cells were planned, "" for nothing; a training may go on."""
+        first = next(iter(due), None)
+        if first is None:
+            return ""
+        try:
+            own = model_inputs(model, self._digests)
+        except (MLLMEmbedError, OSError) as error:
+            return str(error)
+        return "; ".join(differences({key: first.inputs.get(key, "") for key in own}, own))
 
     def _work(self, model: NamedModel, cells: Iterable[TableCell]) -> ModelWork:
         size = model.batch_size or self._measuring.batch_size
@@ -178,19 +201,14 @@ class Table:
         gc.collect()  # a model's parts refer to each other, and would stay until the next is loaded
         return ""
 
-    def _finish(self, cell: TableCell) -> None:
-        """Take in what a cell left, and count its leaks."""
-        if cell.failure:
-            return
-        cell.take()
+    def _annotate(self, cell: TableCell, suite: Suite) -> None:
+        """Put to a finished cell what is to be said beside its figures, and count its leaks."""
         if cell.record is not None and cell.record.code != self._code:
             cell.notes.append("made by another state of this library's code, of the same version")
-        cell.leak_count = self._leaks(cell)
+        cell.leak_count = self._leaks(cell, suite)
 
-    def _leaks(self, cell: TableCell) -> LeakCount:
+    def _leaks(self, cell: TableCell, suite: Suite) -> LeakCount:
         opened, data = self.opened[cell.benchmark.name], list(map(Path, cell.model.trained_on))
-        if opened.suite is None:
-            return LeakCount()
         try:
             inputs = leak_inputs(cell.model, opened.inputs, self._digests)
             known = known_training(cell.model.places.values(), data, self._contents) if inputs else None
@@ -198,7 +216,7 @@ class Table:
                 return LeakCount()
             leaks = read_leaks(cell.folder, inputs)
             if leaks is None:
-                leaks = suite_leaks(known, opened.suite, self._contents)
+                leaks = suite_leaks(known, suite, self._contents)
                 write_leaks(cell.folder, leaks, inputs)
         except (MLLMEmbedError, OSError) as error:
             return LeakCount(note=f"leaks could not be counted: {error}")

@@ -117,6 +117,8 @@ def _make(
 ) -> None:
     """Make a cell, and put it in the place of an older one once it is whole."""
     model, suite = work.model, open_named(cell.benchmark)
+    if not suite.fingerprint().startswith(cell.inputs["fingerprint"]):
+        raise DataError(f"the files of {suite.title} have changed since this began: start the same command again")
     asked = ask(embedder, suite, task=model.task, document_task=model.document_task)
     tell_asked(str(asked))
     settings = settings_of(embedder, model.model, model.adapter, model.query_model, model.query_adapter)

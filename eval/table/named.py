@@ -19,6 +19,7 @@ from ..benchmarks.base import with_defaults
 
 FOLDER = "folder"
 _YAML = (".yaml", ".yml")
+_PLACES = ("model", "adapter", "query_model", "query_adapter")
 PUBLISHED = "published"
 """The word for all models of the presets."""
 _PART = re.compile(r",(?=[a-z_-]+=)")  # a comma in a path is none that begins an option
@@ -60,7 +61,7 @@ class NamedModel(_Named):
     @property
     def places(self) -> dict[str, str]:
         """The folders or hub ids that it is made of, by what they are."""
-        named = {key: getattr(self, key) for key in ("model", "adapter", "query_model", "query_adapter")}
+        named = {key: getattr(self, key) for key in _PLACES}
         return {key.replace("_", " "): place for key, place in named.items() if place}
 
     def with_defaults(self, given: Mapping[str, Any]) -> NamedModel:
@@ -130,6 +131,7 @@ def benchmark_of(
     given = dict(options or {})
     full_split, all_options = with_defaults(benchmark_named(benchmark), split, given)
     words = [benchmark, *filter(None, [full_split]), *map("=".join, all_options.items())]
+    data = data.expanduser()
     values: dict[str, Any] = {"benchmark": benchmark, "data": data, "split": split, "options": given}
     values["name"] = data.resolve().name if benchmark == FOLDER else " ".join(words)
     return NamedBenchmark(**(values | {key: value for key, value in more.items() if value is not None}))
@@ -147,13 +149,15 @@ def _models(word: str) -> list[NamedModel]:
     if "+" in place and not _is_there(place):
         model, _, adapter = place.partition("+")
     values: dict[str, Any] = {key.replace("-", "_"): value for key, value in options.items()}
-    values |= {"model": _home(model)} | ({"name": name} if name else {})
-    return [_model(values | ({"adapter": _home(adapter)} if adapter is not None else {}), f"--models {word}")]
+    values |= {"model": model} | ({"name": name} if name else {})
+    return [_model(values | ({"adapter": adapter} if adapter is not None else {}), f"--models {word}")]
 
 
 def _model(values: Mapping[str, Any], where: str) -> NamedModel:
     more = {"trained_on": (values["trained_on"],)} if isinstance(values.get("trained_on"), str) else {}
     named = _checked(NamedModel, {**values, **more}, where)
+    homes = {key: _home(place) for key in _PLACES if (place := getattr(named, key))}
+    named = named.model_copy(update=homes)
     return named if named.name else named.model_copy(update={"name": _name_of(named)})
 
 
@@ -186,7 +190,7 @@ def _benchmarks(word: str) -> list[NamedBenchmark]:
 def _benchmark(values: Mapping[str, Any], where: str) -> NamedBenchmark:
     named = _checked(NamedBenchmark, values, where)
     try:
-        more = {"images": named.images, "name": named.name or None}
+        more = {"images": named.images and named.images.expanduser(), "name": named.name or None}
         return benchmark_of(named.benchmark, named.data, named.split, named.options, **more)
     except ConfigError as error:
         raise ConfigError(f"{where}: {error}") from error
@@ -220,19 +224,22 @@ def _home(place: str) -> str:
     return str(Path(place).expanduser()) if place.startswith("~") else place
 
 
-def _listed(word: str, what: str) -> list[Any]:
+def _listed(word: str, what: str) -> list[dict[str, Any]]:
     values = read_yaml(Path(_home(word)), f"file of {what}")
     if not isinstance(values, list) or not values:
         raise ConfigError(f"file of {what} {word} must hold a list of {what}, each with its keys")
+    for number, value in enumerate(values, 1):
+        if not isinstance(value, dict):
+            raise ConfigError(
+                f"the {what} in {word}, number {number}: it must have keys with values, not {value!r:.60}"
+            )
     return values
 
 
-def _checked(kind: type[_Thing], values: Any, where: str) -> _Thing:
+def _checked(kind: type[_Thing], values: Mapping[str, Any], where: str) -> _Thing:
     """Return what keys say. Raise ConfigError, which begins with `where`, for the first that is wrong."""
-    if not isinstance(values, Mapping):
-        raise ConfigError(f"{where}: it must have keys with values, not {values!r:.60}")
     try:
-        return kind.model_validate(dict(values))
+        return kind.model_validate(values)
     except ValidationError as error:
         found = error.errors()[0]
     key = ".".join(map(str, found["loc"]))

@@ -2,14 +2,15 @@
 
 from __future__ import annotations
 
-from collections.abc import Mapping
 from dataclasses import dataclass, field, replace
 from pathlib import Path
 
 from mllm_embed.data.trained_on import Leaks
+from mllm_embed.errors import DataError
 
 from ..reports.saved_result import SavedResult
-from .cell import CellRecord, read_cell_result, read_other_rows, read_record
+from ..scoring.suite import Suite
+from .cell import CellRecord, Halves, read_halves, read_made, read_record
 from .inputs import Inputs
 from .named import NamedBenchmark, NamedModel
 
@@ -40,7 +41,7 @@ class TableCell:
         why: why it is to be made, "" for one that is finished.
         record: of what was made; None where nothing was.
         result: its figures; None for a submission.
-        halves: the headline of the other rows: of the picture alone, of the words alone, and of their sum.
+        halves: what the picture alone and the words alone find.
         leak_count: how much of the benchmark the model was trained on.
         failure: one sentence, "" where nothing failed.
         notes: what must be said beside its figures.
@@ -53,15 +54,23 @@ class TableCell:
     why: str = ""
     record: CellRecord | None = None
     result: SavedResult | None = None
-    halves: Mapping[str, float] = field(default_factory=dict)
+    halves: Halves = field(default_factory=Halves)
     leak_count: LeakCount = field(default_factory=LeakCount)
     failure: str = ""
     notes: list[str] = field(default_factory=list)
 
-    def take(self) -> None:
+    def disown(self, why: str) -> None:
+        """Let what lies in its folder count as of no known inputs, so that it is made again. Raise as `take`."""
+        if self.record is not None:
+            replace(self.record, inputs={}).write(self.folder)
+        self.record, self.result, self.failure = None, None, why
+
+    def take(self, suite: Suite) -> None:
         """Take in what lies in its folder. Raise DataError where that is damaged."""
         self.record = read_record(self.folder)
-        if self.record is not None:
-            found = read_cell_result(self.folder, self.record)
-            self.result = None if found is None else replace(found, per_query=None)  # of which there may be gigabytes
-            self.halves = read_other_rows(self.folder, found.headline) if found else {}
+        if self.record is None:
+            raise DataError(f"{self.folder} is not whole")
+        found = read_made(self.folder, self.record, suite)
+        if found is not None:
+            self.result = replace(found, per_query=None)  # of which there may be gigabytes
+            self.halves = read_halves(self.folder, found.headline)

@@ -69,10 +69,11 @@ def test_benchmarks_are_found_where_they_are_whole(cirr: Path, tmp_path: Path) -
     shutil.copytree(cirr, tmp_path / "half/cirr")
     next((tmp_path / "half/cirr/test1").iterdir()).unlink()
     lines: list[str] = []
-    assert [named.name for named in benchmarks_under(root, lines.append)] == ["cirr val", "cirr test1", "mine", "er"]
+    found = benchmarks_under(root, lines.append)
+    assert [named.name for named in found] == ["cirr val", "cirr test1", "deep/er", "mine"]
     assert not lines
-    (found,) = benchmarks_under(tmp_path / "half", lines.append)
-    assert found.name == "cirr val" and len(lines) == 1
+    (half,) = benchmarks_under(tmp_path / "half", lines.append)
+    assert half.name == "cirr val" and len(lines) == 1
     assert "cirr test1" in lines[0] and "1 of 60 gallery pictures missing" in lines[0]
     with pytest.raises(ConfigError, match="no benchmark is whole there"):
         benchmarks_under(root / "mine/images", lines.append)
@@ -122,6 +123,7 @@ FAULTS = {
     "models=none.yaml benchmarks=second": "none.yaml cannot be read",
     "models=words.yaml benchmarks=second": "must hold a list of models",
     "models=keys.yaml benchmarks=second": "number 2: it has no model",
+    "models=plain benchmarks=texts.yaml": "number 1: it must have keys with values, not 'x'",
     "models=plain data=nowhere": "--data nowhere is missing",
     "models=plain benchmarks=second sheet=-1": "--sheet must be 0 or more",
     "models=plain benchmarks=second batch-size=0": "--batch-size must be at least 1",
@@ -141,6 +143,7 @@ def test_a_mistake_is_one_sentence_before_any_model(
 ) -> None:
     monkeypatch.chdir(tmp_path)
     (tmp_path / "words.yaml").write_text("model: x\n")
+    (tmp_path / "texts.yaml").write_text("- x\n")
     (tmp_path / "keys.yaml").write_text("- model: x\n- name: y\n")
     places = {"plain": str(tiny_llava), "second": str(small[1])}
     arguments = []

@@ -200,6 +200,25 @@ def test_a_cell_that_fails_says_why_and_the_others_go_on(
     assert r"\parbox[t]{5cm}{\raggedright failed: out of memory" in (tmp_path / "T/table.tex").read_text()
 
 
+def test_what_changes_while_it_is_measured_does_not_count(
+    make_table: Make, small: tuple[Path, Path], tiny_llava: Path, tmp_path: Path
+) -> None:
+    model = Path(shutil.copytree(tiny_llava, tmp_path / "model"))
+
+    def load(named: Any) -> Any:
+        embedder = _load(named)
+        (model / "config.json").write_text((model / "config.json").read_text() + " ")
+        return embedder
+
+    first = make_table([f"one={model}"], [small[1]], tmp_path / "T", load=load)
+    assert (
+        first.failure("one", "second")
+        == "another model's config.json while it was measured: start the same command again"
+    )
+    again = make_table([f"one={model}"], [small[1]], tmp_path / "T")
+    assert again.said("one on second: to be made again: ") and not again.table.failed
+
+
 def test_a_killed_table_goes_on_with_the_cell_that_it_was_at(
     make_table: Make, small: tuple[Path, Path], tiny_llava: Path, other_llava: Path, tmp_path: Path
 ) -> None:
