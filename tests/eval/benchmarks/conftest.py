@@ -97,7 +97,8 @@ class HashEncoder:
         return np.stack([self.vector(item) for item in inputs])
 
     def vector(self, item: Any) -> np.ndarray:
-        picture = None if item.image is None else content_key(item.image)
+        keys = [content_key(image) for image in item.images]
+        picture = keys if len(keys) > 1 else next(iter(keys), None)
         seed = hashlib.sha256(repr((self.prompts.prompt(item.role).words, picture, item.words)).encode()).digest()
         return _unit(np.random.default_rng(list(seed)).standard_normal((1, 16)))[0]
 
