@@ -66,6 +66,7 @@ def _build(files: BenchmarkFiles, split: str, options: Options) -> Suite:
         query_ids=[str(number) for number in order],
         queries=queries,
         views=(View((TRAPEZOID_MAP, *recall((1, 5, 10))), targets, candidates=candidates),),
+        found_at=("R@10",),
     )
     return Suite("icir", split, options, (task,), (), (TRAPEZOID_MAP.name,), _protocol())
 

@@ -57,6 +57,7 @@ def _build(files: BenchmarkFiles, split: str, options: Options) -> Suite:
         query_ids=distinct(str(row["qid"]) for row in rows),
         queries=[(composed_query(path, row["query-text"]),) for path, row in zip(asked, rows, strict=True)],
         views=(View(recall(KS), targets),),
+        found_at=("R@10",),
     )
     return Suite("lasco", split, options, (task,), (), (), _protocol(split))
 

@@ -101,6 +101,7 @@ def _task(files: BenchmarkFiles, name: str) -> Task:
         query_ids=asked,
         queries=[(composed_query(path, row["query_txt"]),) for path, row in zip(references, rows, strict=True)],
         views=(View(METRICS, relevant),),
+        found_at=("R@10",),
         tasks={"query": INSTRUCTIONS[name]},
     )
 

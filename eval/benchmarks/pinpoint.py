@@ -75,6 +75,7 @@ def _build(files: BenchmarkFiles, split: str, options: Options) -> Suite:
         views=_views(asked),
         groups=[_groups(query, row) for query, row in zip(asked, rows, strict=True)],
         by_group=("mAP@10", "NegRecall@10"),
+        found_at=("P@10",),
         paraphrases=_paraphrases(asked, [row[_TEXT] for row in rows]),
         # a few candidates are right and wrong by the file; to `robustness` they are no negatives
         negatives=[tuple(at for at in query.wrong if at not in query.right) for query in asked],

@@ -58,6 +58,7 @@ def _build(files: BenchmarkFiles, split: str, options: Options) -> Suite:
         query_ids=ids,
         queries=queries,
         views=(View(metrics, targets, exclude=exclude),),
+        found_at=("R@10",),
     )
     mean = Mean("mean of R@K", tuple(metric.name for metric in metrics))
     return Suite("shoes", split, options, (task,), (mean,), (), _protocol())
