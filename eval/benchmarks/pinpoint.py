@@ -92,7 +92,7 @@ def _protocol() -> dict[str, str]:
         "mAP@K": "precisions at the positives among the first K, summed and divided by min(positives, K)",
         "found@K": "the share of the positives among the first K, which the authors call recall@K",
         "NegRecall@K": "the negatives among the first K, divided by min(negatives, K)",
-        "without negatives": f"the first {DEPTH} answers without the negatives, then mAP@K",
+        "without negatives": f"mAP@K of the first {DEPTH} answers without the negatives; the authors' delta is what it adds",
         "spread": "the highest P@10 less the lowest among the queries of one picture or pair, mean over such sets of "
         "several queries; the authors' ling_sens_range",
         "doubles": "a candidate that a list names twice, or that is not in the index, counts in the denominator alone",

@@ -128,7 +128,9 @@ def ask(
     tasks = {}
     for one in suite.tasks:
         how = (_in_words_of_preset(its, suite, one) if its else None) or _in_words_of_benchmark(own, words, suite, one)
-        how = replace(how, tasks={**_own_tasks(how, one), **how.tasks, **mine})
+        theirs = {side: text for side, text in _own_tasks(how, one).items() if side not in {**how.tasks, **mine}}
+        given = f"; the {' and the '.join(theirs)} task is the benchmark's" if theirs else ""
+        how = replace(how, words=how.words + given, tasks={**theirs, **how.tasks, **mine})
         tasks[one.name] = replace(how, told=_told(how, one))
     _check_places(own, suite, list(tasks.values()))
     return AskedSuite(own, preset, tasks)

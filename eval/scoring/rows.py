@@ -38,12 +38,12 @@ def write_rows(suite: Suite, folder: Path) -> dict[Path, int]:
 
 def words_of_its_own(suite: Suite) -> str:
     """Return a sentence about queries that `evaluate` may ask otherwise than rows are asked; empty for none."""
-    names = [task.name or "the benchmark" for task in suite.tasks if task.prompts]
+    names = [task.name or "the benchmark" for task in suite.tasks if task.prompts or task.tasks]
     if not names:
         return ""
     return (
-        f"the queries of {', '.join(names)} have words of the benchmark around them where `run` asks them, and the "
-        f"model's own where `mllm-embed encode` does, so that figures differ: {_OTHERWISE}"
+        f"the queries of {', '.join(names)} are asked in words of the benchmark, or with its instruction, by `run`, and "
+        f"in the model's own by `mllm-embed encode`, so that figures may differ: {_OTHERWISE}"
     )
 
 

@@ -17,9 +17,9 @@ import numpy as np
 
 from ..errors import DataError
 from .best import Best
-from .matrix import Matrix, check_pair, scores_of, slack
+from .counting import ahead, counts_before
+from .matrix import Matrix, check_pair, scores_of
 
-_BLOCK_VALUES = 1 << 23  # float32 products at a time: 32 MB
 _BLOCK_PAIRS = 1 << 20  # candidates scored one by one at a time
 _MANY = 64  # candidates, from which on a product of matrices is faster than pairs
 _RULES = ("gallery", "optimistic", "pessimistic")
@@ -217,25 +217,7 @@ def _ranks(
     without = np.flatnonzero(np.isin(keys, rows * len(found) + columns))
     if len(without):
         raise DataError(f"query {owners[without[0]]}: its target {wanted[without[0]]} is excluded and has no rank")
-    bound = slack(asked, found)
-    counts = np.empty((3, len(owners)), dtype=np.int64)
-    step = max(1, _BLOCK_VALUES // len(found))
-    for at in range(0, len(owners), step):
-        part = slice(at, at + step)
-        distinct, local = np.unique(owners[part], return_inverse=True)
-        fast = asked.values[distinct] @ found.values.T
-        mine = np.isin(rows, distinct)
-        fast[np.searchsorted(distinct, rows[mine]), columns[mine]] = -np.inf
-        own = scores_of(asked, found, owners[part], wanted[part])
-        # a float32 product may be off by the slack either way: beyond it the order is certain, within it scores decide
-        above = fast[local] - own[:, None].astype(np.float64)
-        margin = bound[owners[part], None]
-        pair, column = np.nonzero(np.abs(above) <= margin)
-        owner = owners[part][pair]
-        exact = scores_of(asked, found, owner, column)
-        close = _ahead(exact, own[pair], column, wanted[part][pair], np.isin(owner * len(found) + column, keys))
-        certain = (above > margin).sum(axis=1)
-        counts[:, part] = [certain + np.bincount(pair[row], minlength=len(own)) for row in close]
+    counts = counts_before(asked, found, owners, wanted, (rows, columns))
     return TargetRanks.of([len(row) for row in targets], counts)
 
 
@@ -260,8 +242,8 @@ def _ranks_in_pairs(
     first = np.concatenate([[0], np.cumsum(sizes)])[owners]
     place = np.arange(len(pair)) - np.repeat(np.cumsum(sizes[owners]) - sizes[owners], sizes[owners]) + first[pair]
     other = np.isin(rows[place] * len(found) + columns[place], keys)
-    ahead = _ahead(scores[place], own[pair], columns[place], wanted[pair], other)
-    counts = np.stack([np.bincount(pair[row], minlength=len(owners)) for row in ahead])
+    before = ahead(scores[place], own[pair], columns[place], wanted[pair], other)
+    counts = np.stack([np.bincount(pair[row], minlength=len(owners)) for row in before])
     return TargetRanks.of([len(row) for row in targets], counts)
 
 
@@ -284,23 +266,6 @@ def _top_in_pairs(
 def _check_lists(lists: Sequence[Collection[int]], queries: int, name: str) -> None:
     if len(lists) != queries:
         raise DataError(f"{name} has {len(lists)} entries for {queries} queries")
-
-
-def _ahead(
-    scores: np.ndarray, own: np.ndarray, columns: np.ndarray, wanted: np.ndarray, right: np.ndarray
-) -> np.ndarray:
-    """Tell whether a row comes before a target under each of the three rules, for P pairs of them: [3, P] bool.
-
-    Args:
-        scores, own: [P] float32 of the row and of the target.
-        columns, wanted: [P] int64, their gallery positions.
-        right: [P] bool, whether the row is a target of the same query.
-    """
-    # equal scores: gallery order decides alone, or among targets only, with all others behind, or ahead, of them
-    higher, equal, before = scores > own, (scores == own) & (columns != wanted), columns < wanted
-    return np.stack(
-        [higher | (equal & before), higher | (equal & before & right), higher | (equal & (before | ~right))]
-    )
 
 
 def _matrices(queries: np.ndarray, gallery: np.ndarray) -> tuple[Matrix, Matrix]:

@@ -159,7 +159,12 @@ def same(ranks: TargetRanks, others: TargetRanks) -> bool:
 
 
 @pytest.mark.parametrize("kind", KINDS)
-def test_the_three_tie_rules_are_those_written_out_by_hand(kind: str) -> None:
+@pytest.mark.parametrize("several", [1, 4, 99])  # targets from which on products are sorted
+def test_the_three_tie_rules_are_those_written_out_by_hand(
+    kind: str, several: int, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr("mllm_embed.vectors.counting._SEVERAL", several)
+    monkeypatch.setattr("mllm_embed.vectors.counting._BLOCK_VALUES", 60 * 7)  # seven queries at a time
     q, g = vectors(kind, 11, gallery=60)
     exclude = excluded(11, len(q), len(g))
     rng = np.random.default_rng(2)
