@@ -22,6 +22,8 @@ examples
   %(prog)s                     all of them
   %(prog)s pinpoint icir       some of them
   %(prog)s --json              for programs: a list of objects
+
+The first split, and the first value of an option, is the default.
 """
 
 
@@ -66,8 +68,8 @@ def _lines(benchmark: Benchmark) -> Iterator[str]:
     """Yield a benchmark's lines for people."""
     yield f"{benchmark.name}: {benchmark.about}"
     entry = _entry(benchmark)
-    choices = [f"--split {'|'.join(entry['splits'])}"] if len(entry["splits"]) > 1 else []
-    choices += [f"--option {key}={'|'.join(values)}" for key, values in entry["options"].items()]
+    choices = [f"--split {' | '.join(entry['splits'])}"] if len(entry["splits"]) > 1 else []
+    choices += [f"--option {key}={' | '.join(values)}" for key, values in entry["options"].items()]
     shown = {
         "sizes": [entry["sizes"]],
         "rule": [entry["rule"]],
