@@ -106,7 +106,7 @@ def _build(files: BenchmarkFiles, split: str, options: Options) -> Suite:
     rows = files.rows(_SESSIONS, _TYPES)
     unique([row["session_id"] for row in rows], str(files.paths[_SESSIONS]))
     sessions = [_session(files, row, subset, place, paths) for row in rows]
-    tasks = turn_tasks(sessions, ids, documents(paths), recall(_KS))
+    tasks = turn_tasks(sessions, ids, documents(paths), recall(_KS), "R@10")
     names = tuple(task.name for task in tasks)
     return Suite("circled", split, options, tasks, (), (), _protocol(split), names)
 
@@ -151,6 +151,10 @@ def _protocol(split: str) -> dict[str, str]:
 CIRCLED = Benchmark(
     name="circled",
     about="CIRCLED: sessions of 2 to 6 turns over FashionIQ, CIRR and CIRCO; a split is a subset of it",
+    sizes="sessions by its card: cirr_val 959, fashioniq_dress_val 1,360, fashioniq_shirt_val 1,500, "
+    "fashioniq_toptee_val 1,506, circo_val 54; the pictures of the split that each is made of",
+    rule="R@K by turn, found@K by turn and in how many turns, of all sessions; any ground truth counts, references "
+    "stay in; the authors' own evaluation could not be read, and their gallery of CIRCO has files of equal bytes once",
     splits=tuple(SUBSETS),
     options={},
     files=_files,

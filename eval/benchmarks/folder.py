@@ -56,7 +56,7 @@ def _turns(benchmark: FolderBenchmark, gallery: list[Document]) -> tuple[Task, .
         sessions.append(
             Session(own.id, turns, _positions(place, own.targets), _positions(place, own.exclude), own.kind)
         )
-    return turn_tasks(sessions, [item.id for item in benchmark.gallery], gallery, (*recall(KS), MRR))
+    return turn_tasks(sessions, [item.id for item in benchmark.gallery], gallery, (*recall(KS), MRR), "R@1")
 
 
 def _composed_task(benchmark: FolderBenchmark, gallery: list[Document]) -> Task:
@@ -144,7 +144,7 @@ FOLDER = Benchmark(
     name="folder",
     about="your own: a folder with a benchmark.json (eval/README.md has its format)",
     sizes="yours",
-    rule="R@K, mAP, mAP@K and MRR, by kind; what a query excludes is left out",
+    rule="R@K, mAP, mAP@K and MRR, by kind; what a query excludes is left out; of sessions R@K and found@K by turn",
     splits=("",),
     options={},
     files=lambda split, options: {BENCHMARK: (BENCHMARK,)},

@@ -9,6 +9,7 @@ from typing import Any
 
 import numpy as np
 
+from mllm_embed.types import Item, Query
 from mllm_embed.vectors.ranking import TargetRanks
 
 from ..estimate import INTERVAL, resamples
@@ -28,7 +29,7 @@ class TurnsToFind:
 
     Attributes:
         mean: over all sessions.
-        low, high: 95 % interval, by the reference pictures of the sessions' last turns, as `estimate` says.
+        low, high: 95 % interval, as `estimate.INTERVAL_RULE` says, by the first pictures of the sessions.
         found: sessions that find one.
         sessions: how many there are.
     """
@@ -47,6 +48,8 @@ class TurnsToFind:
 def found_tasks(suite: Suite) -> tuple[Task, ...]:
     """Return a task for each of `KS`, "found@K", whose queries are all sessions; none where the suite has none.
 
+    A session stands there as its first picture and all that was said, so that what is drawn together shares a picture.
+
     Its metrics, "by turn 1" and on, count the sessions with a target among the first K answers of a turn so far, and
     AT_THE_END those with one among the first K of their own last turn.
     """
@@ -54,9 +57,8 @@ def found_tasks(suite: Suite) -> tuple[Task, ...]:
         return ()
     turns = _turns(suite)
     first, view = turns[0], turns[0].views[0]
-    last = {name: entry for task in turns for name, entry in zip(task.query_ids, task.queries, strict=True)}
-    lengths = _lengths(turns)
-    groups = [(*own, f"{lengths[name]} turns") for name, own in _grouped(first)]
+    said = _said(turns)
+    groups = [(*own, _in_words(len(said[name]))) for name, own in _grouped(first)]
     tasks = []
     for k in KS:
         metrics = [
@@ -70,7 +72,7 @@ def found_tasks(suite: Suite) -> tuple[Task, ...]:
                 gallery_ids=first.gallery_ids,
                 gallery=first.gallery,
                 query_ids=first.query_ids,
-                queries=[last[name] for name in first.query_ids],
+                queries=[(_whole(said[name]),) for name in first.query_ids],
                 views=tuple(View((metric,), view.targets, exclude=view.exclude) for metric in metrics),
                 groups=groups,
                 by_group=tuple(metric.name for metric in metrics),
@@ -107,8 +109,8 @@ def turns_to_find(task: Task, suite: Suite, values: Mapping[str, Mapping[str, np
 
     `values` are row -> metric -> [Q], 1 where a session has found one by that turn.
     """
-    lengths = _lengths(_turns(suite))
-    own = np.array([lengths[name] for name in task.query_ids])
+    said = _said(_turns(suite))
+    own = np.array([len(said[name]) for name in task.query_ids])
     found = {}
     for row, by_metric in values.items():
         by_turn = np.stack([by_metric[view.metrics[0].name] for view in task.views[:-1]], axis=1)  # [Q, T]
@@ -129,9 +131,23 @@ def _row_of(turn: Task, row: str, ranked: Mapping[str, Ranked]) -> str:
     return row if row in ranked[turn.name][0] else turn.query_kind
 
 
-def _lengths(turns: Sequence[Task]) -> dict[str, int]:
-    """Return how many turns each session has."""
-    return {name: number for number, task in enumerate(turns, 1) for name in task.query_ids}
+def _said(turns: Sequence[Task]) -> dict[str, list[Item]]:
+    """Return what each session asks, turn by turn."""
+    said: dict[str, list[Item]] = {}
+    for task in turns:
+        for name, (item, *_) in zip(task.query_ids, task.queries, strict=True):
+            said.setdefault(name, []).append(item)
+    return said
+
+
+def _whole(said: Sequence[Item]) -> Query:
+    """Return a session as one query: its first picture, and all that was said."""
+    words = [item.words for item in said if item.words is not None]
+    return Query(said[0].images or None, " | ".join(words) or None)
+
+
+def _in_words(turns: int) -> str:
+    return "1 turn" if turns == 1 else f"{turns} turns"
 
 
 def _grouped(task: Task) -> list[tuple[str, Sequence[str]]]:

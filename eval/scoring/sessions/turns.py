@@ -41,9 +41,16 @@ class Session:
 
 
 def turn_tasks(
-    sessions: Sequence[Session], gallery_ids: Sequence[str], gallery: Sequence[Item], metrics: tuple[Metric, ...]
+    sessions: Sequence[Session],
+    gallery_ids: Sequence[str],
+    gallery: Sequence[Item],
+    metrics: tuple[Metric, ...],
+    found_at: str,
 ) -> tuple[Task, ...]:
-    """Return a task for each turn, "turn-1" and on; the names of them all are `Suite.turns`."""
+    """Return a task for each turn, "turn-1" and on; the names of them all are `Suite.turns`.
+
+    `found_at` names the metric by which a turn counts as found in the composition audit.
+    """
     longest = max((len(session.turns) for session in sessions), default=0)
     tasks = []
     for number in range(longest):
@@ -60,6 +67,7 @@ def turn_tasks(
                 views=(View(metrics, targets, exclude=exclude if any(exclude) else None),),
                 groups=kinds if any(kinds) else (),
                 by_group=tuple(metric.name for metric in metrics),
+                found_at=(found_at,),
             )
         )
     return tuple(tasks)

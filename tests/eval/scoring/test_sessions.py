@@ -18,6 +18,7 @@ from eval.scoring.evaluate import evaluate
 from eval.scoring.metrics import recall
 from eval.scoring.result import Result
 from eval.scoring.score import TIES, Vectors, score
+from eval.scoring.sessions.found import found_tasks
 from eval.scoring.sessions.turns import Session, turn_tasks
 from eval.scoring.suite import Suite
 from mllm_embed.errors import DataError
@@ -164,11 +165,17 @@ def test_found_by_turn_counts_sessions(ties: str) -> None:
     ids = [f"g{at}" for at in range(24)]
     lengths = [1 + at % 4 for at in range(20)]
     sessions = [
-        Session(f"s{at}", [Query(f"r{at}.png", f"turn {turn}") for turn in range(count)], (at, (at + 5) % 23), (23,))
+        Session(
+            f"s{at}",
+            [Query(f"r{at % 15 + 100 * turn}.png", f"turn {turn}") for turn in range(count)],
+            (at, (at + 5) % 23),
+            (23,),
+        )
         for at, count in enumerate(lengths)
     ]
-    tasks = turn_tasks(sessions, ids, [Document(text=name) for name in ids], recall((1, 10)))
+    tasks = turn_tasks(sessions, ids, [Document(text=name) for name in ids], recall((1, 10)), "R@1")
     suite = Suite("made", "", {}, tasks, turns=tuple(task.name for task in tasks))
+    assert found_tasks(suite)[0].references.tolist() == [at % 15 for at in range(20)]  # five share their first picture
     vectors, best = {}, np.full((20, 4), 99)
     for turn, task in enumerate(tasks):
         asked = rng.standard_normal((len(task.queries), 6)).astype(np.float32)
@@ -206,7 +213,7 @@ def test_found_by_turn_counts_sessions(ties: str) -> None:
         assert (own.mean, own.sessions) == (np.mean(turns), 20) and own.low < own.mean < own.high
         assert own.found == (best <= k).any(axis=1).sum()
         assert rows["twice"] == own  # by the same sessions, drawn alike
-        assert list(found.groups) == ["1 turns", "2 turns", "3 turns", "4 turns"]
+        assert list(found.groups) == ["1 turn", "2 turns", "3 turns", "4 turns"]
         assert found.groups["2 turns"]["by turn 4"].queries == 5
     curve = [result.percent(f"by turn {turn}", task="found@10") for turn in (1, 2, 3, 4)]
     assert all(one <= other for one, other in pairwise(curve)) and curve[0] < curve[-1]
@@ -251,7 +258,7 @@ def test_a_benchmark_without_sessions_has_nothing_of_them(folder: Path, tmp_path
 
 def test_an_answer_without_a_picture_is_named_with_its_session() -> None:
     session = Session("s", [Query("a.png", "x"), Query("b.png", "y")], (0,))
-    tasks = turn_tasks([session], ["g"], [Document(text="words")], recall((1,)))
+    tasks = turn_tasks([session], ["g"], [Document(text="words")], recall((1,)), "R@1")
     suite = Suite("made", "", {}, tasks, turns=("turn-1", "turn-2"))
     with pytest.raises(DataError, match='turn-2 of session "s", target-free: last answer: turn 1 was not answered by'):
         evaluate(NameEncoder(), suite)
