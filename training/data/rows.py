@@ -73,6 +73,11 @@ class SourceRows(Protocol):
         """Return the folders that the names of its pictures start from."""
         ...
 
+    def bytes_read(self) -> int:
+        """Return the bytes of the files that are read for its rows, where one may hold their pictures; 0 for rows in
+        memory."""
+        ...
+
 
 @dataclass
 class ListRows:
@@ -146,6 +151,10 @@ class ListRows:
     def roots(self) -> list[str]:
         """Return the folder that the names of its pictures start from."""
         return [str(self.source.images or self.source.path)]
+
+    def bytes_read(self) -> int:
+        """Return 0: the rows are in memory."""
+        return 0
 
 
 class MixedRows(Sequence[TrainingRow]):

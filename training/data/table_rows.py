@@ -131,6 +131,10 @@ class TableRows:
         """Return the folders that the names of its pictures start from."""
         return list(dict.fromkeys(self._roots))
 
+    def bytes_read(self) -> int:
+        """Return the bytes of the tables' files."""
+        return sum(path.stat().st_size for path in self.table.files)
+
     def scan(self, what: str) -> Iterator[Record | DataError]:
         """Return every record of the table with the columns of the format, under a bar where it takes long."""
         columns = {name.split(".")[0] for name in self.columns.values()} | set(self.columns.values())

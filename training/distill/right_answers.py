@@ -16,7 +16,6 @@ from safetensors import SafetensorError, safe_open
 from safetensors.numpy import save_file
 from tqdm import tqdm
 
-from mllm_embed.data.tables import Table
 from mllm_embed.errors import DataError, ModelError
 from mllm_embed.files import atomic_file, check_space
 
@@ -113,16 +112,16 @@ def _places(name: str, stage: Stage, rows: StageRows) -> np.ndarray:
 def _bytes_within(row: TrainingRow | None, part: SourceRows) -> int:
     """Return the bytes of a source's files where its pictures lie in them; 0 where they are files of their own."""
     items = () if row is None else (*row.roles.values(), *row.hard_negatives)
-    table: Table | None = getattr(part, "table", None)
-    if table is None or not any(isinstance(picture, bytes) for item in items for picture in item.images):
-        return 0
-    return sum(path.stat().st_size for path in table.files)
+    within = any(isinstance(picture, bytes) for item in items for picture in item.images)
+    return part.bytes_read() if within else 0
 
 
 def _noted(survey: Survey, stage: Stage, relations: Relations, rows: Iterable[TrainingRow]) -> Iterator[TrainingRow]:
-    """Yield the rows, and note the files of the pictures that the stage's terms use, or that are right."""
+    """Yield the rows, and note the files of the pictures that the stage's terms use, that are right, or that its mining
+    may find: as hard negatives those are compared with what is right, whatever their name."""
     for row in rows:
-        items = chain(items_of(row, stage), *relations.answers(row))
+        mined = map(row.playing, stage.mined_roles[1:])
+        items = chain(items_of(row, stage), *relations.answers(row), *mined)
         pictures = chain.from_iterable(item.images for item in items)
         names = (os.fspath(picture) for picture in pictures if isinstance(picture, (str, os.PathLike)))
         for name in dict.fromkeys(names):  # one picture plays several roles

@@ -43,8 +43,10 @@ class Stage(OptimizerKeys, BatchKeys, LossKeys, RowKeys):  # pydantic lists the 
         for role in self.mined_roles:
             if role == "hard_negative" or role not in ROLES[self.rows]:
                 raise ValueError(f"mine: role '{role}' is none that rows: {self.rows} ask or find with")
-        if self.guide and not set(self.mine.also) <= set(self.roles):
-            raise ValueError("mine: with a guide, `also` lists roles of the terms alone: it knows no other inputs")
+        if self.guide and not set(self.mined_roles[1:]) <= set(self.roles):
+            raise ValueError(
+                "mine: with a guide, `positive` and `also` are roles of the terms alone: it knows no other inputs"
+            )
         return self
 
     @model_validator(mode="after")

@@ -9,15 +9,19 @@ from typing import Any
 
 import numpy as np
 import pytest
+import torch
+from PIL import Image
 from safetensors.torch import load_file
 
-from mllm_embed import MLLMEmbedder
+from mllm_embed import Document, MLLMEmbedder
 from mllm_embed.errors import DataError
 from mllm_embed.model.lora import LoraSpec, add_lora
 from mllm_embed.training.batch.stage_data import open_stage, order_of, rows_of_steps
 from mllm_embed.training.cli import main
 from mllm_embed.training.data.source import DataSource
+from mllm_embed.training.distill.right_answers import right_answers
 from mllm_embed.training.distributed.gradient_caching import BatchEncoder
+from mllm_embed.training.false_negatives.keys import as_told
 from mllm_embed.training.mining.mine import QuestionVectors, mine
 from mllm_embed.training.mining.negatives import Rules
 from mllm_embed.training.mining.questions import Questions
@@ -175,6 +179,23 @@ def test_too_few_candidates_are_told(train: Callable[..., Path]) -> None:
         train("none", mine=MINE | {"count": 30})
 
 
+def test_what_may_be_mined_has_its_twins_though_no_term_has_its_role(tmp_path: Path) -> None:
+    """A reference picture that is the target of a row under another name is no hard negative of that row."""
+    for name, colour in (("0.png", "red"), ("1.png", "blue"), ("twin.png", "red"), ("q.png", "green")):
+        Image.new("RGB", (8, 8), colour).save(tmp_path / name)
+    rows = [{"image": image, "source_text": "a hat", "instruction": "make it red", "target_image": target}
+            for image, target in (("q.png", "0.png"), ("twin.png", "1.png"))]  # fmt: skip
+    (tmp_path / "rows.jsonl").write_text("".join(json.dumps(row) + "\n" for row in rows))
+    stage = Stage(
+        data=DataSource(path=tmp_path / "rows.jsonl", format="columns", columns={name: name for name in rows[0]}),
+        rows="triplets", batch_size=2, mine=MINE | {"also": ["query_image"]},
+        terms=[{"query": "composed_text", "positive": "target_image", "negatives": ["hard_negative"]}],
+    )  # fmt: skip
+    known = right_answers("one", stage, open_stage(stage)[0], as_told, tmp_path / "right", torch.device("cpu"))
+    target, twin, other = (known.key(Document(image=tmp_path / name)) for name in ("0.png", "twin.png", "1.png"))
+    assert target == twin != other
+
+
 @pytest.mark.parametrize(
     ("keys", "message"),
     [
@@ -182,7 +203,8 @@ def test_too_few_candidates_are_told(train: Callable[..., Path]) -> None:
         ({"terms": [TERM | {"bank": True}]}, "mine goes with no bank"),
         ({"mine": {"every": 2, "count": 9, "depth": 5}}, "depth 5 must be at least skip and count together, 9"),
         ({"mine": {"every": 2, "query": "caption"}}, "role 'caption' is none that rows: triplets ask"),
-        ({"mine": {"every": 2, "also": ["query_image"]}, "guide": {}}, "with a guide, `also` lists roles of the terms"),
+        ({"mine": {"every": 2, "also": ["query_image"]}, "guide": {}}, "with a guide, .* roles of the terms alone"),
+        ({"mine": {"every": 2, "positive": "target_text"}, "guide": {}}, "with a guide, `positive` and `also` are"),
     ],
 )
 def test_what_does_not_fit_is_refused(keys: dict[str, Any], message: str) -> None:
