@@ -19,8 +19,8 @@ MODEL_DTYPES = ("auto", "float32", "bfloat16", "float16")
 
 
 def add_model_options(parser: argparse.ArgumentParser, required: bool = True) -> None:
-    """Add --model, --adapter, --preset, --prompts, --batch-size, --device, --dtype, --quantization, --dim, --max-tokens
-    and --truncate."""
+    """Add --model, --adapter, --preset, --prompts, --batch-size, --device, --dtype, --quantization, --dim,
+    --max-tokens, --truncate and --jpeg-side."""
     parser.add_argument("--model", required=required, metavar="M", help="model folder or hub id, or an adapter folder")
     parser.add_argument("--adapter", metavar="A", help="adapter folder to put on the model")
     add_loading_options(parser)
@@ -67,6 +67,13 @@ def add_loading_options(parser: argparse.ArgumentParser) -> None:
         "--truncate",
         action=argparse.BooleanOptionalAction,
         help="cut the words of a longer input, instead of listing it as unreadable (default: as saved)",
+    )
+    parser.add_argument(
+        "--jpeg-side",
+        metavar="N",
+        type=int,
+        help="decode JPEG files at 1/8, 1/4 or 1/2 of their size, the smallest whose sides both have N pixels: faster "
+        "for large photographs, and other vectors, which go only with their like; 0: whole (default: as saved, or 0)",
     )
 
 
@@ -115,6 +122,7 @@ def load_embedder(arguments: argparse.Namespace, merge: bool = True) -> MLLMEmbe
         dim=arguments.dim,
         max_tokens=arguments.max_tokens,
         truncate=arguments.truncate,
+        jpeg_side=arguments.jpeg_side,
     )
     if embedder.preset:
         sys.stderr.write(f"{_asked(embedder.preset, embedder.prompts)}\n")

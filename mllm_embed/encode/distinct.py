@@ -10,9 +10,10 @@ from collections import Counter
 from collections.abc import Hashable, Mapping, Sequence
 from concurrent.futures import Executor
 from dataclasses import dataclass
+from functools import partial
 
 from ..errors import DataError, ImageError
-from ..inputs.images import Glance, glance
+from ..inputs.images import Glance
 from ..inputs.item_processor import FilledPrompt, ItemProcessor
 from ..types import ImageLike, Item, item_key, picture_key
 from .suffixes import Input, Suffixes
@@ -29,7 +30,7 @@ def distinct(
     `suffixes` are for inputs that may share work, pictures are looked at in `pool`. Without `skip`, raises ImageError
     or DataError for the first that cannot be embedded.
     """
-    alike, failures = _alike(listed, _glances(listed, pool, skip), items, skip)
+    alike, failures = _alike(listed, _glances(listed, items, pool, skip), items, skip)
     fitted, too_long = _fitted(alike, items, skip)
     return _inputs(fitted, items, suffixes), [one.places for one in fitted], failures | too_long
 
@@ -51,18 +52,20 @@ class _Alike:
     places: list[int]
 
 
-def _glances(listed: Sequence[Item], pool: Executor, skip: bool) -> dict[Hashable, Glance | ImageError]:
+def _glances(
+    listed: Sequence[Item], items: ItemProcessor, pool: Executor, skip: bool
+) -> dict[Hashable, Glance | ImageError]:
     """Return what is known of each picture, by its name; with `skip` also why one cannot be read."""
     # by name: a picture that many inputs show is read once
     sources = {picture_key(image): image for item in listed for image in item.images}
-    look = _glance_or_error if skip else glance
+    look = partial(_glance_or_error, items) if skip else items.glance
     looks = map if len(sources) < 2 else pool.map  # to start a thread takes longer than to look at one picture
     return dict(zip(sources, looks(look, sources.values()), strict=True))
 
 
-def _glance_or_error(image: ImageLike) -> Glance | ImageError:
+def _glance_or_error(items: ItemProcessor, image: ImageLike) -> Glance | ImageError:
     try:
-        return glance(image)
+        return items.glance(image)
     except ImageError as error:
         return error
 

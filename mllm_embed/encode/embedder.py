@@ -80,6 +80,7 @@ class MLLMEmbedder(QueryDocument):
         dim: int | None = None,
         max_tokens: int | None = None,
         truncate: bool | None = None,
+        jpeg_side: int | None = None,
         revision: str | None = None,
     ) -> MLLMEmbedder:
         """Load an embedder.
@@ -109,6 +110,8 @@ class MLLMEmbedder(QueryDocument):
                 many as the model has positions.
             truncate: cut the words of a longer input, whose prompt and pictures stay whole; by default as saved, or
                 else such an input cannot be embedded.
+            jpeg_side: decode JPEG files, not PIL pictures, at 1/2, 1/4 or 1/8 of their size while both sides keep so
+                many pixels or more: less time, and other vectors; 0 for whole; by default as saved, or else whole.
             revision: commit, tag or branch of a hub id.
 
         Raises ModelError for a path that is no model, an adapter that does not fit or belongs to another base;
@@ -119,7 +122,7 @@ class MLLMEmbedder(QueryDocument):
         place = device_for(device)
         backbone = load_model(source.base, source.dtype(dtype, place), source.revision, quantization, place)
         settings = source.settings(prompts, pooling, bidirectional, positions, config=backbone.config)
-        settings = settings.limited(max_tokens, truncate)
+        settings = settings.limited(max_tokens, truncate).reading(jpeg_side)
         embedding = source.embedding_model(backbone, settings)
         processor = source.processor(embedding.base)
         embedding.to(place)
@@ -339,11 +342,6 @@ class MLLMEmbedder(QueryDocument):
         if self.model.adapted and not merge:
             check_base(self.settings.base, self.settings.base_is_folder)
         return push(
-            lambda folder: self.save_pretrained(folder, merge, card=card),
-            repo_id,
-            private=private,
-            token=token,
-            revision=revision,
-            commit_message=commit_message,
-            create_pr=create_pr,
-        )
+            lambda folder: self.save_pretrained(folder, merge, card=card), repo_id, private=private, token=token,
+            revision=revision, commit_message=commit_message, create_pr=create_pr,
+        )  # fmt: skip

@@ -14,7 +14,7 @@ from ..errors import ConfigError, ModelError
 from ..inputs.item_processor import ItemProcessor
 from ..inputs.lengths import token_limit
 from ..inputs.prompts import PROMPT_SETS, PromptSet
-from ..inputs.resize import check_agrees, with_picture_settings
+from ..inputs.resize import check_agrees, warn_of_lost_pixels, with_picture_settings
 from ..model.devices import dtype_for
 from ..model.embedding_model import EmbeddingModel
 from ..model.families import READING_PART, Family, family_of
@@ -204,7 +204,7 @@ def item_processor(processor: Any, settings: Settings, config: Any, family: Fami
 
     Raises ConfigError for settings that the model cannot have.
     """
-    return ItemProcessor(
+    items = ItemProcessor(
         processor,
         settings.prompts,
         family or family_of(config),
@@ -212,7 +212,10 @@ def item_processor(processor: Any, settings: Settings, config: Any, family: Fami
         token_limit(config, processor.tokenizer, settings.max_tokens, settings.truncate),
         settings.resize,
         settings.padding_side,
+        settings.jpeg_side,
     )
+    warn_of_lost_pixels(items, config)
+    return items
 
 
 def find_model(

@@ -19,7 +19,6 @@ from PIL import Image
 from torch import Tensor
 
 from ..errors import DataError, ImageError
-from ..inputs.images import load_image
 from ..inputs.item_processor import ItemProcessor
 from ..model.prefix_cache import SharedBatch
 from ..types import Item
@@ -75,7 +74,7 @@ def prefetch(plan: EncodingPlan, items: ItemProcessor) -> Iterator[Batch]:
                 # a step that is made has let go of its pictures
                 while jobs and pixels + sum(waiting for job, waiting in jobs if not job.done()) > WAITING_PIXELS:
                     yield jobs.popleft()[0].result()
-                jobs.append((pool.submit(_batch, plan, items, step, _decoding(plan, step, decoders)), pixels))
+                jobs.append((pool.submit(_batch, plan, items, step, _decoding(plan, items, step, decoders)), pixels))
                 if len(jobs) > AHEAD:
                     yield jobs.popleft()[0].result()
             while jobs:
@@ -102,11 +101,11 @@ def _threads(most: int, name: str) -> Executor:
     return ThreadPoolExecutor(most, name) if most else _Here()
 
 
-def _decoding(plan: EncodingPlan, step: Step, decoders: Executor) -> DecodedPictures:
+def _decoding(plan: EncodingPlan, items: ItemProcessor, step: Step, decoders: Executor) -> DecodedPictures:
     """Start to decode the pictures of each group, which are those of its first input."""
 
     def decoding(item: Item) -> list[Future[Image.Image]]:
-        return [decoders.submit(load_image, image) for image in item.images]
+        return [decoders.submit(items.load, image) for image in item.images]
 
     return [decoding(plan.inputs[group[0]].item) for group in step.groups]
 

@@ -16,6 +16,7 @@ from contextlib import contextmanager
 from typing import NamedTuple
 
 from PIL import ExifTags, Image
+from PIL.JpegImagePlugin import JpegImageFile
 from PIL.PngImagePlugin import PngImageFile
 
 from ..errors import ImageError, kind_of
@@ -53,19 +54,25 @@ class Glance(NamedTuple):
 
     Args:
         content: equal for pictures of one content.
-        size: upright width and height in pixels; None for a picture that is made when it is needed.
+        size: upright width and height in pixels, as it will be decoded; None for a picture that is made when it is
+            needed.
     """
 
     content: Hashable
     size: tuple[int, int] | None
 
 
-def load_image(source: ImageLike, max_pixels: int = MAX_PIXELS) -> Image.Image:
+def load_image(source: ImageLike, max_pixels: int = MAX_PIXELS, *, jpeg_side: int | None = None) -> Image.Image:
     """Return a picture as upright RGB: first frame, EXIF rotation applied, transparency over white.
 
     Only the formats in `picture_formats.IMAGE_FORMATS` are opened, from regular files; URLs are not fetched. A PIL
     picture is taken at its present frame, and given back as it is where it is upright, opaque RGB. Where an EXIF block
     is damaged, its picture is taken as it lies.
+
+    With `jpeg_side`, the bytes of a JPEG are decoded at 1/8, 1/4 or 1/2 of its width and height, the first of these
+    that leaves both at least so many pixels: the decoder leaves out the finer frequencies of each block (libjpeg.txt,
+    scale_num and scale_denom), which takes a part of the time and memory, and gives other pixels than resizing does.
+    Other formats are decoded whole, and what is no file any more, a PIL picture or an `ImageSource`, is taken as it is.
 
     Raises ImageError, naming the file, for a missing path, a folder, a URL, an unreadable or truncated picture, an
     unknown format, and more than `max_pixels` pixels.
@@ -79,7 +86,7 @@ def load_image(source: ImageLike, max_pixels: int = MAX_PIXELS) -> Image.Image:
             _load(source)
             return _upright_rgb(source)
     content = _content(source, name)
-    with _opened(content, name, max_pixels) as picture:
+    with _opened(content, name, max_pixels, jpeg_side) as picture:
         if picture.format == "PNG":
             check_sums(content)
         picture.load()
@@ -111,8 +118,8 @@ def content_key(source: ImageLike) -> str:
     return hashlib.sha256(_content(source, name_of(source))).hexdigest()
 
 
-def glance(source: ImageLike) -> Glance:
-    """Return what is known of a picture without decoding it.
+def glance(source: ImageLike, *, jpeg_side: int | None = None) -> Glance:
+    """Return what is known of a picture without decoding it; `jpeg_side` is as for `load_image`, whose size it tells.
 
     Raises ImageError as `load_image` does, except for what only decoding shows.
     """
@@ -123,7 +130,7 @@ def glance(source: ImageLike) -> Glance:
         return Glance(source, None)  # its content would have to be made; equal sources give equal pictures
     name = name_of(source)
     content = _content(source, name)
-    with _opened(content, name) as picture:
+    with _opened(content, name, jpeg_side=jpeg_side) as picture:
         size = picture.size
         if _orientation(picture) in _ON_ITS_SIDE and picture.format != "TIFF":  # whose size is upright
             size = (size[1], size[0])
@@ -174,7 +181,9 @@ def _content(source: str | os.PathLike[str] | bytes, name: str) -> bytes:
 
 
 @contextmanager
-def _opened(content: bytes, name: str, max_pixels: int = MAX_PIXELS) -> Iterator[Image.Image]:
+def _opened(
+    content: bytes, name: str, max_pixels: int = MAX_PIXELS, jpeg_side: int | None = None
+) -> Iterator[Image.Image]:
     """Open a picture, whose header is read; whatever goes wrong with it, here or within, becomes an ImageError."""
     kind = check_format(content, name)
     with _sentences(name, "replace the file"):
@@ -184,6 +193,8 @@ def _opened(content: bytes, name: str, max_pixels: int = MAX_PIXELS) -> Iterator
         with Image.open(io.BytesIO(content), formats=(kind,)) as picture:
             # before anything is decoded: a small file may hold gigabytes of pixels
             _check_pixels(picture.size, name, max_pixels)
+            if jpeg_side and isinstance(picture, JpegImageFile):  # one of several pictures in a file (MPO) is one too
+                picture.draft(None, (jpeg_side, jpeg_side))  # from here on its size is that at which it is decoded
             yield picture
 
 

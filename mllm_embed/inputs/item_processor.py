@@ -6,7 +6,7 @@ import copy
 import re
 from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import dataclass, replace
-from functools import cache, cached_property, lru_cache
+from functools import cache, cached_property, lru_cache, partial
 from typing import Any, Literal
 
 import torch
@@ -17,13 +17,13 @@ from torch.nn.utils.rnn import pad_sequence
 from ..errors import DataError, first_line
 from ..model.families import Family
 from ..types import Item
-from .images import load_image, name_of
+from .images import glance, load_image, name_of
 from .lengths import Lengths, TokenLimit
 from .pooled_tokens import ALL, PooledTokens
 from .prompts import KEPT_TASKS, TASK, TEXT, WORDS, PromptSet, Slot, words_of
 from .rendering import begins_itself, check_beginning, render
 from .resize import Resize, Size
-from .words import Words
+from .words import Words, placeholders_of
 
 PaddingSide = Literal["left", "right"]
 # what a processor ends in that gets a picture, or a number of them, that it is not made for
@@ -58,6 +58,7 @@ class ItemProcessor:
         limit: TokenLimit | None = None,
         resize: Resize | None = None,
         padding_side: PaddingSide = "left",
+        jpeg_side: int | None = None,
     ):
         """Wrap a processor.
 
@@ -69,13 +70,15 @@ class ItemProcessor:
             limit: of an input's tokens, by default none.
             resize: what is done to pictures first.
             padding_side: where batches are padded.
+            jpeg_side: as of `images.load_image`, through which every picture is read here.
 
         Raises ConfigError for `pooled` that does not exist, or names no token.
         """
         self.processor, self.prompts, self.resize, self.padding_side = processor, prompts, resize, padding_side
-        self.family = family or Family()
+        self.jpeg_side, self.family = jpeg_side, family or Family()
+        self.load, self.glance = partial(load_image, jpeg_side=jpeg_side), partial(glance, jpeg_side=jpeg_side)
         processor.tokenizer.padding_side = padding_side
-        self.placeholders = _placeholders(processor)
+        self.placeholders = placeholders_of(processor)
         self.words = Words(processor.tokenizer, self.placeholders)
         self.lengths = Lengths(self, limit or TokenLimit())
         self.pooled = PooledTokens(self, pooled)
@@ -105,7 +108,7 @@ class ItemProcessor:
         """
         side = padding_side or self.padding_side
         prompts = prompts or [None] * len(items)
-        pictures = list(map(_decoded, items))
+        pictures = list(map(self._decoded, items))
         if any(pictures) != all(pictures):
             raise DataError("a batch holds inputs with and without pictures; process the two kinds apart")
         tokens = [prompt.tokens for prompt in prompts if prompt]
@@ -159,7 +162,7 @@ class ItemProcessor:
         more tokens than the limit.
         """
         item = self.lengths.bounded(item)
-        pictures = _decoded(item)
+        pictures = self._decoded(item)
         prompt = self.tokenise([self.render(item)])[0]
         self.pooled.check(item, prompt.tokens)
         try:
@@ -337,13 +340,5 @@ class ItemProcessor:
         processor.tokenizer = tokenizer
         return processor
 
-
-def _decoded(item: Item) -> list[Image.Image]:
-    return [load_image(image) for image in item.images]
-
-
-def _placeholders(processor: Any) -> list[str]:
-    """Return the tokens that stand for a picture or a video in a prompt."""
-    named = (getattr(processor, name, None) for name in ("image_token", "video_token"))
-    tokens = {*named, *processor.tokenizer.convert_ids_to_tokens(processor.image_token_ids)}
-    return sorted(token for token in tokens if token)
+    def _decoded(self, item: Item) -> list[Image.Image]:
+        return [self.load(image) for image in item.images]

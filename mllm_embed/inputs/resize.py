@@ -5,21 +5,27 @@ from __future__ import annotations
 
 import json
 import math
+import warnings
 from collections.abc import Collection, Mapping
 from dataclasses import asdict, dataclass, fields
-from typing import Any
+from typing import TYPE_CHECKING, Any
 
 from PIL import Image
 
-from ..errors import ConfigError, did_you_mean, first_line
+from ..errors import ConfigError, DataError, did_you_mean, first_line
 from ..model.loading import DAMAGE
+from ..model.picture_layout import side_of
 from .images import MAX_PIXELS
+
+if TYPE_CHECKING:
+    from .item_processor import ItemProcessor
 
 Size = tuple[int, int]
 _FEWEST, _MOST = 4, 16384  # patches of `factor` pixels square, where limits are not given, as in qwen-vl-utils
 _RATIO = 200
 _SIZES, _LIMITS = ("to", "under_to"), ("min_pixels", "max_pixels")
 _PROBE, _SHOWN = (64, 64), 200
+_MORE = 1.3  # a model that looks at tiles sees the whole picture besides
 
 
 @dataclass(frozen=True)
@@ -187,6 +193,41 @@ def check_agrees(config: Any, settings: Mapping[str, Any]) -> None:
                 f"{key} of the image processor is to be {value!r}, and the model, which lays out what it sees by its "
                 f"own config, has {own!r}; change config.json too, or leave it"
             )
+
+
+def warn_of_lost_pixels(items: ItemProcessor, config: Any) -> None:
+    """Warn where JPEGs that `jpeg_side` makes smaller have fewer pixels, or become fewer tokens, than the model would
+    see of whole ones.
+
+    Args:
+        items: of the model.
+        config: of its base, as transformers has it.
+    """
+    side = items.jpeg_side
+    if side is None or (2 * side) ** 2 > MAX_PIXELS:  # no picture is made smaller
+        return
+    scaled, whole, shown = (
+        items.picture_tokens(side, side),
+        items.picture_tokens(2 * side, 2 * side),
+        _least(items, config),
+    )
+    if scaled < whole:
+        lost = f"a JPEG of {2 * side} x {2 * side} pixels becomes {scaled:,} tokens, and {whole:,} when decoded whole"
+    elif shown > _MORE * side**2:
+        lost = f"this model brings pictures to {shown:,} pixels or more, which scaled JPEGs need not have"
+    else:
+        return
+    warnings.warn(f"jpeg_side is {side}: {lost}; give a larger one, unless it is worth that", stacklevel=2)
+
+
+def _least(items: ItemProcessor, config: Any) -> int:
+    """Return how many pixels a small picture has when a model is shown it; 0 where that cannot be told."""
+    try:
+        batch = items.batch([items.filled(("image", ""), 1, {})], [[Image.new("RGB", _PROBE)]])
+        patches = batch["pixel_values"].numel() // items.family.pictures.pixels_a_patch(config.vision_config)
+        return patches * side_of(config.vision_config.patch_size) ** 2
+    except (DataError, KeyError, AttributeError):
+        return 0
 
 
 def _check_setting(key: str, value: Any, name: str, known: Collection[str], before: Any) -> None:

@@ -166,3 +166,10 @@ def check_unicode(words: str) -> None:
             f"the words '{printable(words[:_SHOWN])}' hold half a character (a lone surrogate), which is no Unicode; "
             "write them in UTF-8"
         )
+
+
+def placeholders_of(processor: Any) -> list[str]:
+    """Return the tokens that stand for a picture or a video in a prompt of a Hugging Face processor."""
+    named = (getattr(processor, name, None) for name in ("image_token", "video_token"))
+    tokens = {*named, *processor.tokenizer.convert_ids_to_tokens(processor.image_token_ids)}
+    return sorted(token for token in tokens if token)

@@ -38,7 +38,8 @@ class Settings:
     Args:
         prompts: the prompt set.
         pooling, bidirectional, positions: as in `EmbeddingModel`.
-        pooled, padding_side, resize: as in `ItemProcessor`; `pooled` is None for what is usual with the pooling.
+        pooled, padding_side, resize, jpeg_side: as in `ItemProcessor`; `pooled` is None for what is usual with the
+            pooling.
         matryoshka: the lengths at which truncated vectors were trained.
         max_tokens, truncate: as in `MLLMEmbedder.from_pretrained`.
         renormalize: whether vectors that are cut (`dim`) are brought to unit length again.
@@ -58,6 +59,7 @@ class Settings:
     pooled: str | None = None
     padding_side: PaddingSide = "left"
     resize: Resize | None = None
+    jpeg_side: int | None = None
     matryoshka: tuple[int, ...] = ()
     max_tokens: int | None = None
     truncate: bool = False
@@ -88,6 +90,15 @@ class Settings:
             truncate=self.truncate if truncate is None else truncate,
         )
 
+    def reading(self, jpeg_side: int | None) -> Settings:
+        """Return the settings with another `jpeg_side`: the same for None, and for 0 one that decodes JPEGs whole.
+
+        Raises ConfigError for anything but a whole number.
+        """
+        if jpeg_side is not None and (type(jpeg_side) is not int or jpeg_side < 0):
+            raise ConfigError(f"jpeg_side is a number of pixels, or 0 to decode JPEGs whole, not {jpeg_side!r}")
+        return self if jpeg_side is None else replace(self, jpeg_side=jpeg_side or None)
+
     @property
     def recipe(self) -> dict[str, Any]:
         """What else vectors are made by, as plain JSON, where it is not as by default: so that what was written before
@@ -98,6 +109,7 @@ class Settings:
             "pooled": None if usual else self.pooled,
             "padding_side": self.padding_side,
             "resize": self.resize and self.resize.to_dict(),
+            "jpeg_side": self.jpeg_side,
         }
         return {key: value for key, value in values.items() if value != _DEFAULTS[key]}
 
@@ -149,6 +161,7 @@ class Settings:
             pooled=values.get("pooled"),
             padding_side=values.get("padding_side", "left"),
             resize=Resize.from_dict(values["resize"]) if "resize" in values else None,
+            jpeg_side=values.get("jpeg_side"),
             matryoshka=tuple(values.get("matryoshka", ())),
             max_tokens=values.get("max_tokens"),
             truncate=values.get("truncate", False),
@@ -183,10 +196,15 @@ def _is_file_names(value: Any) -> bool:
     return isinstance(value, list) and all(_is_text(name) and PurePosixPath(name).name == name for name in value)
 
 
+def _is_count(value: Any) -> bool:
+    return type(value) is int and value > 0
+
+
 def _is_lengths(value: Any) -> bool:
-    return isinstance(value, list) and all(type(length) is int and length > 0 for length in value)
+    return isinstance(value, list) and all(map(_is_count, value))
 
 
+_COUNT = "a whole number over 0"
 _TEXT = _Kind(_is_text, "a text")
 _KEYS = {
     "format": _Kind(lambda value: type(value) is int and value == _FORMAT, f"{_FORMAT}", True),
@@ -196,9 +214,10 @@ _KEYS = {
     "pooled": _TEXT,
     "padding_side": _Kind(lambda value: value in ("left", "right"), "'left' or 'right'"),
     "resize": _Kind(_is_object, "an object"),
+    "jpeg_side": _Kind(_is_count, _COUNT),
     "normalize": _Kind(lambda value: value is True, "true: vectors have unit length"),
     "matryoshka": _Kind(_is_lengths, "a list of lengths, whole numbers over 0"),
-    "max_tokens": _Kind(lambda value: type(value) is int and value > 0, "a whole number over 0"),
+    "max_tokens": _Kind(_is_count, _COUNT),
     "truncate": _Kind(lambda value: isinstance(value, bool), "true or false"),
     "renormalize": _Kind(lambda value: isinstance(value, bool), "true or false"),
     "prompts": _Kind(_is_object, "an object of texts", True),

@@ -101,7 +101,7 @@ class InputMaker:
 
         Raises DataError for a task that the prompts have no place for.
         """
-        samples = _samples(stage, rows, size)
+        samples = _samples(stage, rows, size, self.settings.jpeg_side)
         counts: dict[tuple[bool, str], int] = {}
         for use in sorted(stage.uses, key=lambda use: use.frozen):
             group = use.frozen, samples[use.role].role
@@ -144,14 +144,16 @@ def _processor(source: ModelSource) -> Any:
         return None  # a folder with a config alone
 
 
-def _samples(stage: Stage, rows: list[TrainingRow] | None, size: tuple[int, int] | None) -> dict[str, Item]:
+def _samples(
+    stage: Stage, rows: list[TrainingRow] | None, size: tuple[int, int] | None, jpeg_side: int | None
+) -> dict[str, Item]:
     """Return the longest input of each role, with blank pictures of the right size in place of its own."""
     samples: dict[str, Item] = {}
     for role in stage.encoded:
         if rows is None:
             samples[role] = _example(role, Image.new("RGB", size or STANDARD_PICTURE))
         else:
-            samples[role] = _longest(_items(rows, role, stage), size)
+            samples[role] = _longest(_items(rows, role, stage), size, jpeg_side)
     if rows is not None:
         return samples  # whose rows stand on their sides of the search already
     return stage.sides.of(stage.data[0]).put(TrainingRow("", "", samples)).roles
@@ -169,24 +171,24 @@ def _items_of(row: TrainingRow, role: str, hard_negatives: int | None) -> tuple[
     return row.hard_negatives[:hard_negatives] if role == "hard_negative" else (row.roles[role],)
 
 
-def _longest(items: list[Item], size: tuple[int, int] | None) -> Item:
+def _longest(items: list[Item], size: tuple[int, int] | None, jpeg_side: int | None) -> Item:
     """Return the item of the most words, with blank pictures as many and as large as those of any item."""
     longest = max(items, key=_characters)
     if not longest.images:
         return longest
-    blank = Image.new("RGB", size or max(_sizes(items[:SAMPLE]), key=_area))
+    blank = Image.new("RGB", size or max(_sizes(items[:SAMPLE], jpeg_side), key=_area))
     return replace(longest, image=[blank] * max(len(item.images) for item in items))
 
 
-def _sizes(items: list[Item]) -> list[tuple[int, int]]:
-    """Return the sizes of the pictures that can be read: a run replaces the rows of others.
+def _sizes(items: list[Item], jpeg_side: int | None) -> list[tuple[int, int]]:
+    """Return the sizes of the pictures that can be read, as they are decoded: a run replaces the rows of others.
 
     Raises ImageError where none can be.
     """
     sizes, first = [], None
     for picture in (picture for item in items for picture in item.images):
         try:
-            sizes.append(load_image(picture).size)
+            sizes.append(load_image(picture, jpeg_side=jpeg_side).size)
         except ImageError as error:
             first = first or error
     if first and not sizes:

@@ -86,6 +86,12 @@ class Recipe(Section):
         description="pictures with more are made smaller, where the model takes more than one size; by default as its "
         "image processor, with which it is saved, has it",
     )
+    jpeg_side: int | None = Field(
+        default=None,
+        ge=0,
+        description="JPEG files are decoded at 1/2, 1/4 or 1/8 of their size while both sides keep so many pixels or "
+        "more; 0: whole; by default as saved, or else whole",
+    )
     seed: int = Field(default=0, ge=0, lt=2**32, description="of weights, order and dropout")
     bf16: bool | Literal["auto"] = Field(
         default="auto", description="bfloat16 autocast; auto: where the processor has it"

@@ -1,4 +1,5 @@
-"""The sizes of pictures that a recipe sets: limits of the model's image processor, which are saved with an adapter."""
+"""The sizes of pictures that a recipe sets, which are saved with an adapter: limits of the model's image processor, and
+the size at which JPEGs are decoded."""
 
 from __future__ import annotations
 
@@ -37,7 +38,9 @@ def picture_settings(recipe: Recipe, config: Any, known: Mapping[str, Any]) -> d
 
 
 def limited(recipe: Recipe, settings: Settings) -> Settings:
-    """Return settings whose own limits of a picture, before the image processor's, are the recipe's too."""
+    """Return settings which decode JPEGs as the recipe says, and whose own limits of a picture, before the image
+    processor's, are the recipe's too."""
+    settings = settings.reading(recipe.jpeg_side)
     given = {"min_pixels": recipe.min_pixels, "max_pixels": recipe.max_pixels}
     own: dict[str, Any] = {name: value for name, value in given.items() if value is not None}
     if not own or settings.resize is None or settings.resize.factor is None:
@@ -52,9 +55,8 @@ def with_pixels(recipe: Recipe, embedder: MLLMEmbedder) -> MLLMEmbedder:
     """
     processor: Any = embedder.processor
     pictures = picture_settings(recipe, embedder.model.base.config, processor.image_processor.to_dict())
-    if not pictures:
-        return embedder
     settings = limited(recipe, embedder.settings)
-    return MLLMEmbedder(
-        embedder.model, with_picture_settings(processor, pictures), settings, embedder.dim, embedder.preset
-    )
+    if not pictures and settings is embedder.settings:
+        return embedder
+    changed = with_picture_settings(processor, pictures) if pictures else processor
+    return MLLMEmbedder(embedder.model, changed, settings, embedder.dim, embedder.preset)

@@ -12,7 +12,6 @@ from dataclasses import replace
 from PIL import Image
 
 from ...errors import DataError, ImageError
-from ...inputs.images import load_image
 from ...inputs.item_processor import ItemProcessor
 from ...inputs.lengths import Lengths
 from ...types import ImageLike, Item
@@ -24,7 +23,7 @@ def reason(item: Item, items: ItemProcessor) -> str:
     """Return one sentence on an input that could not be embedded by a model with this processor."""
     pictures: list[Image.Image] = []
     for number, image in enumerate(item.images, 1):
-        picture = _decoded(image)
+        picture = _decoded(image, items)
         if picture is None:
             which = "its picture" if len(item.images) == 1 else f"its picture {number}"
             return f"{which} cannot be decoded: it is damaged, cut short or too large; send a whole JPEG, PNG or WebP"
@@ -33,9 +32,9 @@ def reason(item: Item, items: ItemProcessor) -> str:
     return _of_decoded(replace(item, image=pictures) if pictures else item, pictures, items)
 
 
-def _decoded(image: ImageLike) -> Image.Image | None:
+def _decoded(image: ImageLike, items: ItemProcessor) -> Image.Image | None:
     try:
-        return load_image(image)
+        return items.load(image)
     except ImageError:
         return None
 

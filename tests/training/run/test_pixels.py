@@ -114,3 +114,24 @@ def test_that_words_are_cut_travels_with_the_adapter(tiny_llava: Path, data: Pat
     recipe = _recipe(tiny_llava, data, tmp_path / "run", truncate=True, max_tokens=512)
     settings = read_settings(run_recipe(recipe))
     assert settings is not None and settings.truncate and settings.max_tokens == 512
+
+
+@pytest.mark.filterwarnings("ignore:jpeg_side is 48")
+def test_jpegs_are_decoded_as_the_recipe_says_and_planned_so(
+    models: dict[str, Path], data: Path, tmp_path: Path
+) -> None:
+    """It travels with the adapter too; 0 takes it back."""
+    for file in (data / "images").iterdir():
+        PICTURE.save(file, "JPEG")  # whose content tells, and not its name
+    recipe = _recipe(models["qwen3_vl"], data, tmp_path / "run", jpeg_side=48, max_pixels=16384)
+    adapter = run_recipe(recipe)
+    settings = read_settings(adapter)
+    assert settings is not None and settings.jpeg_side == 48
+    loaded = MLLMEmbedder.from_pretrained(adapter, dtype="float32")
+    file = next((data / "images").iterdir())
+    assert loaded.item_processor.load(file).size == (64, 48)
+    # 4 x 3 tokens of 16 x 16 pixels, and of the whole picture 8 x 6
+    assert make_plan(recipe, 24).stages["one"].inputs[0].image_tokens == 12
+    assert make_plan(recipe.model_copy(update={"jpeg_side": None}), 24).stages["one"].inputs[0].image_tokens == 48
+    assert limited(recipe.model_copy(update={"jpeg_side": None}), settings).jpeg_side == 48
+    assert limited(recipe.model_copy(update={"jpeg_side": 0}), settings).jpeg_side is None
