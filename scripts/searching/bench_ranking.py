@@ -1,8 +1,8 @@
 """How long exact ranking and filtered searches take beside a bare `faiss.knn` on the same arrays.
 
-    python scripts/bench_ranking.py                     # CIRCO's test set at 3,072 dimensions
-    python scripts/bench_ranking.py --gallery 20000 --repeat 5
-    python scripts/bench_ranking.py --filters --queries 1 --gallery 100000 --dimensions 512 --k 10
+    python scripts/searching/bench_ranking.py                     # CIRCO's test set at 3,072 dimensions
+    python scripts/searching/bench_ranking.py --gallery 20000 --repeat 5
+    python scripts/searching/bench_ranking.py --filters --queries 1 --gallery 100000 --dimensions 512 --k 10
 
 The floor is one product of queries and gallery, 2 * Q * N * D floating-point operations, which faiss.knn computes; what
 `top_k` adds is a look at every row (NaN, length) and the exact scores of the candidates: one JSON line, with the memory

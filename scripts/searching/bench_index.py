@@ -1,6 +1,6 @@
 """Indexes of a large store: build, card, search, add, remove, each kind in a process of its own.
 
-    python scripts/bench_index.py --rows 1000000 --dimension 1024
+    python scripts/searching/bench_index.py --rows 1000000 --dimension 1024
 
 The vectors are random, in clusters: centres drawn from a normal distribution, as many as a hundredth of the rows, and
 rows around them. They are kept in float16. The peak of memory leaves out what is mapped of the store and the index,
