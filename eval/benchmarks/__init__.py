@@ -58,7 +58,7 @@ def open_suite(
     images: Path | None = None,
     split: str | None = None,
     options: Mapping[str, str] | None = None,
-    pictures: bool = True,
+    pictures: bool | None = True,
 ) -> Suite:
     """Open a benchmark.
 
@@ -67,7 +67,7 @@ def open_suite(
         data: folder with its annotation files (and pictures).
         images: folder with its pictures, where that is another one.
         split, options: of the benchmark; its defaults without.
-        pictures: whether pictures must be there; not to score given vectors.
+        pictures: whether pictures must be there; None looks for them, and lets missing ones pass; False does not look.
 
     Raises:
         ConfigError: an unknown name, split or option. DataError: files are missing or not as documented.
@@ -78,8 +78,8 @@ def open_suite(
     missing = [str(count.missing) for count in counts if not count.found]
     if missing:
         raise DataError(f"{name}: {', '.join(missing)} not found under {data}; get it from {benchmark.annotations}")
-    # given vectors are scored without a look at pictures, which need not be there
-    files.look = pictures
+    # given vectors are scored without pictures, which need not be there
+    files.look, files.lenient = pictures is not False, pictures is None
     return benchmark.build(files, split, values)
 
 

@@ -66,6 +66,7 @@ class BenchmarkFiles:
         paths: the annotation files that were found, by what they are.
         look: whether pictures are looked for; without, any path will do, since nobody opens it.
         strict: whether a missing picture is an error.
+        lenient: whether it is none after all, and nothing is counted: pictures are only to be shown.
         counts: what was looked for so far.
     """
 
@@ -75,6 +76,7 @@ class BenchmarkFiles:
     paths: Mapping[str, Path] = field(default_factory=dict)
     look: bool = True
     strict: bool = True
+    lenient: bool = False
     counts: list[Count] = field(default_factory=list)
     _listings: dict[Path, set[str]] = field(default_factory=dict, repr=False)
 
@@ -179,7 +181,7 @@ class BenchmarkFiles:
 
     def _count(self, what: str, of: int, missing: Sequence[str]) -> None:
         self.counts.append(Count(what, of - len(missing), of, missing[0] if missing else None))
-        if missing and self.strict:
+        if missing and self.strict and not self.lenient:
             raise DataError(
                 f"{len(missing):,} of {of:,} {what} are missing under {self.images}, the first is {missing[0]}; "
                 f"`mllm-embed-eval check {self.benchmark.name} --data {self.data}` tells what is wanted where"

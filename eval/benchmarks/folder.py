@@ -131,7 +131,7 @@ def _exclusion(benchmark: FolderBenchmark) -> str:
 
 
 def _build(files: BenchmarkFiles, split: str, options: Options) -> Suite:
-    benchmark = open_benchmark(files.data, pictures=files.look and files.strict)
+    benchmark = open_benchmark(files.data, pictures=files.look and files.strict and not files.lenient)
     if not files.strict:
         pictures = DataFolder.open(files.data, pictures=False).pictures()
         missing = [f"{path} {wrong}" for path, wrong in pictures.items() if wrong]

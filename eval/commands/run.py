@@ -16,8 +16,10 @@ from .suite_options import (
     add_command,
     add_only_option,
     add_task_options,
+    add_thumbnails_option,
     add_ties_option,
     check_tasks,
+    check_thumbnails,
     named_suite,
     need_folder,
     output_folder,
@@ -38,6 +40,8 @@ sessions
 what it leaves in the output folder
   result.json         protocol, percentages with hits, counts and 95 %% intervals, versions, seconds and bytes
   per_query.json      the value of every metric for every query, and its first answers
+  report.html         a page for a browser, all in one file: the figures, and every query with its reference,
+                      instruction and the answers of the whole query and of its halves, to be filtered and sorted
   contact_sheet.png   some queries: reference, instruction, first five answers, the right one framed green
 
 examples
@@ -77,6 +81,7 @@ def register(commands: Any) -> None:
         "--edit-strength", metavar="A", type=float, default=1.0, help="1: as asked; more changes the picture more"
     )
     run.add_argument("--sheet", metavar="N", type=int, default=8, help="queries on the contact sheet (default 8)")
+    add_thumbnails_option(run)
 
 
 def _run(arguments: argparse.Namespace) -> int:
@@ -88,6 +93,7 @@ def _run(arguments: argparse.Namespace) -> int:
     if arguments.save_vectors:
         need_folder(arguments.save_vectors, "--save-vectors")
     check_tasks(arguments)
+    check_thumbnails(arguments)
 
     from ..reports.evaluation import Measuring, evaluate_into
     from ..reports.report import result_table, settings_of
@@ -101,7 +107,12 @@ def _run(arguments: argparse.Namespace) -> int:
     asked = ask(embedder, suite, task=arguments.task, document_task=arguments.document_task)
     print(asked, end="\n\n", flush=True)  # before hours of encoding, so that a wrong word shows in time
     measuring = Measuring(
-        arguments.batch_size, arguments.ties, arguments.edit_strength, arguments.sheet, arguments.save_vectors
+        arguments.batch_size,
+        arguments.ties,
+        arguments.edit_strength,
+        arguments.sheet,
+        arguments.thumbnails,
+        arguments.save_vectors,
     )
     result, written = evaluate_into(output, embedder, suite, asked, settings_of(embedder, *models), measuring)
     sys.stdout.write(f"{result_table(result)}\n")

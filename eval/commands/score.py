@@ -16,7 +16,9 @@ from .suite_options import (
     add_benchmark_options,
     add_command,
     add_only_option,
+    add_thumbnails_option,
     add_ties_option,
+    check_thumbnails,
     output_folder,
     whole_suite,
 )
@@ -52,6 +54,9 @@ stores
 rankings
   A JSON object: query id -> list of gallery ids, best first, such as a file for CIRCO's server.
 
+what it leaves in the output folder
+  result.json and per_query.json as `run` does, and report.html, with the pictures that are there
+
 examples
   %(prog)s cirr --data ~/data/cirr --vectors my_vectors --ties pessimistic
   %(prog)s cirr --data ~/data/cirr --vectors my_vectors --only lists/neither.txt
@@ -70,13 +75,17 @@ def register(commands: Any) -> None:
     add_ties_option(score)
     add_only_option(score, "--only")
     score.add_argument("--output", metavar="DIR", type=Path, help="default: runs/eval/<benchmark>-<vectors>")
+    add_thumbnails_option(score)
 
 
 def _run(arguments: argparse.Namespace) -> int:
+    from ..reports.pages.result_page import write_report
     from ..reports.query_lists import list_name, read_query_list
     from ..reports.report import result_table, write_result
 
-    whole = whole_suite(arguments, pictures=False)
+    check_thumbnails(arguments)
+    # the page shows those that are there
+    whole = whole_suite(arguments, pictures=None if arguments.thumbnails else False)
     if arguments.ranking and arguments.ties != DEFAULT_TIES:
         raise ConfigError("--ties is for --vectors: a given ranking has settled its ties")
     if arguments.queries and not arguments.vectors:
@@ -87,7 +96,10 @@ def _run(arguments: argparse.Namespace) -> int:
     output = output_folder(arguments, "runs/eval", suite, given)
     result = _scored(arguments, whole, suite, members)
     settings = {"model": None, "adapter": None, "scored": str(given)}
-    written = write_result(result, suite, output, settings)
+    written = [
+        *write_result(result, suite, output, settings),
+        write_report(result, suite, output, settings, arguments.thumbnails),
+    ]
     sys.stdout.write(f"{result_table(result)}\n\nwrote {', '.join(map(str, written))}\n")
     return 0
 

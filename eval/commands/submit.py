@@ -15,7 +15,9 @@ from .suite_options import (
     add_benchmark_options,
     add_command,
     add_task_options,
+    add_thumbnails_option,
     check_tasks,
+    check_thumbnails,
     named_benchmark,
     named_suite,
     output_folder,
@@ -38,17 +40,21 @@ def register(commands: Any) -> None:
     submit.add_argument("--vectors", metavar="DIR", type=Path, help="folder with vectors, instead of a model")
     submit.add_argument("--files", metavar="FILE", type=Path, nargs="+", help="only check these files")
     submit.add_argument("--output", metavar="DIR", type=Path, help="default: runs/submit/<benchmark>-<model>")
+    add_thumbnails_option(submit)
 
 
 def _run(arguments: argparse.Namespace) -> int:
     from ..benchmarks import benchmark_named
+    from ..reports.pages.result_page import write_report
     from ..reports.submission import check_submission, need_server, read_submission, uploads, write_submission
+    from ..scoring.unscored import unscored
 
     name, _ = named_benchmark(arguments)
     # the hidden split is the last one, and the only one that a server takes
     arguments.split = arguments.split or benchmark_named(name).splits[-1]
     _check_flags(arguments)
-    suite = named_suite(arguments, pictures=bool(arguments.model))
+    # given vectors need no pictures, and the page shows those that are there
+    suite = named_suite(arguments, pictures=True if arguments.model else None if arguments.vectors else False)
     need_server(suite)
     if arguments.files:
         check_submission(suite, read_submission(arguments.files))
@@ -57,8 +63,12 @@ def _run(arguments: argparse.Namespace) -> int:
         return 0
     source = arguments.vectors or arguments.adapter or arguments.model
     output = output_folder(arguments, "runs/submit", suite, source)
-    written = write_submission(suite, _vectors(arguments, suite), output)
+    vectors = _vectors(arguments, suite)
+    written = write_submission(suite, vectors, output)
     sys.stdout.write(f"wrote {' and '.join(map(str, written))} for the server of {suite.title}\n")
+    settings = {"model": arguments.model, "adapter": arguments.adapter, "scored": arguments.vectors}
+    page = write_report(unscored(suite, vectors), suite, output, settings, arguments.thumbnails)
+    sys.stdout.write(f"wrote {page}, a page of the answers for you\n")
     sys.stdout.write("\n".join(uploads(suite)) + "\n")
     return 0
 
@@ -75,6 +85,7 @@ def _check_flags(arguments: argparse.Namespace) -> None:
     if arguments.files and arguments.output:
         raise ConfigError("--files only checks: there is nothing to write to --output")
     check_tasks(arguments)
+    check_thumbnails(arguments)
 
 
 def _vectors(arguments: argparse.Namespace, suite: Suite) -> Mapping[str, Vectors]:

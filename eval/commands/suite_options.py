@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import argparse
 import hashlib
+import math
 import os
 import re
 from collections.abc import Callable
@@ -12,6 +13,7 @@ from typing import TYPE_CHECKING, Any
 
 from mllm_embed.errors import ConfigError
 
+from ..reports.pages import MEGABYTES
 from ..scoring.score import DEFAULT_TIES, TIES
 
 if TYPE_CHECKING:
@@ -75,6 +77,23 @@ def add_task_options(parser: argparse.ArgumentParser) -> None:
     parser.add_argument("--document-task", metavar="T", help="instruction for the gallery")
 
 
+def add_thumbnails_option(parser: argparse.ArgumentParser) -> None:
+    """Add --thumbnails."""
+    parser.add_argument(
+        "--thumbnails",
+        metavar="MB",
+        type=float,
+        default=MEGABYTES,
+        help=f"room for small pictures in report.html; 0 for none (default {MEGABYTES:g})",
+    )
+
+
+def check_thumbnails(arguments: argparse.Namespace) -> None:
+    """Raise ConfigError for a size of thumbnails that is none."""
+    if not 0 <= arguments.thumbnails < math.inf:
+        raise ConfigError(f"--thumbnails must be 0 or more megabytes, not {arguments.thumbnails:g}")
+
+
 def check_tasks(arguments: argparse.Namespace) -> None:
     """Raise ConfigError for an instruction without words."""
     for flag in ("task", "document_task"):
@@ -124,10 +143,10 @@ def given_options(arguments: argparse.Namespace) -> dict[str, str]:
     return options
 
 
-def named_suite(arguments: argparse.Namespace, pictures: bool = True) -> Suite:
+def named_suite(arguments: argparse.Namespace, pictures: bool | None = True) -> Suite:
     """Open the benchmark that the options name, with the queries of --only-queries alone where it is given.
 
-    `pictures`: whether its pictures must be there. Raises as `whole_suite`, and `query_lists.only`.
+    `pictures`: whether its pictures must be there, as of `open_suite`. Raises as `whole_suite`, and `query_lists.only`.
     """
     suite, path = whole_suite(arguments, pictures), getattr(arguments, "only_queries", None)
     if path is None:
@@ -138,7 +157,7 @@ def named_suite(arguments: argparse.Namespace, pictures: bool = True) -> Suite:
     return only(path, suite)
 
 
-def whole_suite(arguments: argparse.Namespace, pictures: bool = True) -> Suite:
+def whole_suite(arguments: argparse.Namespace, pictures: bool | None = True) -> Suite:
     """Open the benchmark that the options name, with all of its queries.
 
     Raises as `named_benchmark`, `given_options` and `benchmarks.open_suite`.

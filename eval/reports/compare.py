@@ -6,7 +6,6 @@ What was measured by other rules, on another split or on other files never share
 from __future__ import annotations
 
 import itertools
-from collections import Counter
 from collections.abc import Iterable, Mapping, Sequence
 from functools import partial
 from pathlib import Path
@@ -21,7 +20,7 @@ from mllm_embed.saving.provenance import changes
 from ..scoring.estimate import RESAMPLES
 from ..scoring.paired import FLIPS, Difference, corrected, holm_note, paired, weights
 from .report import PER_QUERY
-from .saved_result import AGAIN, SavedResult, read_saved_result
+from .saved_result import AGAIN, SavedResult, read_saved_results
 from .tables import STYLES, Block, Heading, ReportTable
 
 PUBLISHED = "published.yaml"
@@ -41,14 +40,15 @@ def compare(folders: Sequence[Path], style: str) -> str:
     """
     if style not in STYLES:
         raise ConfigError(f"the format is one of {', '.join(STYLES)}, not '{style}'")
-    results = [read_saved_result(Path(folder)) for folder in folders]
-    for folder, count in Counter(result.folder.resolve() for result in results).items():
-        if count > 1:
-            raise DataError(f"{folder} is given twice: a result cannot be compared with itself")
+    return STYLES[style](comparison(read_saved_results(folders)))
+
+
+def comparison(results: Sequence[SavedResult]) -> Iterable[Block]:
+    """Return tables of results, by benchmark and protocol. Raises DataError as `compare`."""
     by_name: dict[str, list[SavedResult]] = {}
     for result in results:
         by_name.setdefault(result.name, []).append(result)
-    return STYLES[style](itertools.chain.from_iterable(map(_benchmark, by_name.values())))
+    return itertools.chain.from_iterable(map(_benchmark, by_name.values()))
 
 
 def published(benchmark: str) -> list[dict[str, Any]]:
@@ -90,7 +90,7 @@ def _benchmark(results: Sequence[SavedResult]) -> Iterable[Block]:
 
 def _other_pictures(group: Sequence[SavedResult]) -> Iterable[Block]:
     """Yield a warning where the results of a group were measured on other picture files, which have the same names."""
-    seen = [(label, result.pictures) for label, result in zip(_labels(group), group, strict=True) if result.pictures]
+    seen = [(label, result.pictures) for label, result in zip(labels_of(group), group, strict=True) if result.pictures]
     others = [label for label, pictures in seen if pictures != seen[0][1]]
     if others:
         yield (
@@ -101,7 +101,7 @@ def _other_pictures(group: Sequence[SavedResult]) -> Iterable[Block]:
 
 def _other_prompts(group: Sequence[SavedResult]) -> Iterable[Block]:
     """Yield in what the results of a group were asked otherwise than the first."""
-    seen = [(label, result.asked) for label, result in zip(_labels(group), group, strict=True) if result.asked]
+    seen = [(label, result.asked) for label, result in zip(labels_of(group), group, strict=True) if result.asked]
     for label, asked in seen[1:]:
         first, there = seen[0]
         # of two sets nothing is alike, and of one that was changed the changes tell
@@ -204,7 +204,7 @@ def _our_lines(results: Sequence[SavedResult], names: Mapping[str, str], mixed: 
     headline = columns[-1] if results[0].means else columns[0]
     more = {"split": results[0].split, "source": "ours"} if mixed else {}
     lines = []
-    for label, result in zip(_labels(results), results, strict=True):
+    for label, result in zip(labels_of(results), results, strict=True):
         line = {names[name]: f"{result.estimates[name][0]:.2f}" for name in columns if name in result.estimates}
         interval = "{1:.2f} to {2:.2f}".format(*result.estimates[headline]) if headline in result.estimates else ""
         lines.append({"method": label, **line, _interval(names[headline]): interval, **more})
@@ -215,7 +215,7 @@ def _interval(column: str) -> str:
     return f"95 % of {column}"
 
 
-def _labels(results: Sequence[SavedResult]) -> list[str]:
+def labels_of(results: Sequence[SavedResult]) -> list[str]:
     """Return folder names where they tell the results apart, otherwise the models, otherwise the paths."""
     folders = [result.folder.resolve().name for result in results]
     models = [result.model for result in results]
@@ -254,7 +254,7 @@ def _tests(results: Sequence[SavedResult]) -> Iterable[Block]:
     """Yield the paired tests of a group: every pair of results, every column."""
     if len(results) < 2:
         return
-    labels = dict(zip([result.folder for result in results], _labels(results), strict=True))
+    labels = dict(zip([result.folder for result in results], labels_of(results), strict=True))
     tested = [result for result in results if result.per_query is not None]
     yield from (
         f"No paired test of {labels[result.folder]}: its folder has no {PER_QUERY}."

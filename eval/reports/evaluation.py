@@ -12,6 +12,8 @@ from ..scoring.evaluate import evaluate_with_vectors
 from ..scoring.score import DEFAULT_TIES, Result, Ties
 from ..scoring.suite import Suite
 from ..scoring.vectors import write_vectors
+from .pages import MEGABYTES
+from .pages.result_page import write_report
 from .report import CONTACT_SHEET, write_result, write_sheet
 
 if TYPE_CHECKING:
@@ -27,6 +29,7 @@ class Measuring:
         ties: how equal scores are settled, a key of `score.TIES`.
         edit_strength: how far a composed query goes from its picture.
         sheet: queries on the contact sheet; 0 for none.
+        thumbnails: megabytes of them in the report page; 0 for a page without pictures.
         vectors: folder that keeps the vectors; None for none.
         progress: whether to show a progress bar; None leaves it to the embedder.
     """
@@ -35,6 +38,7 @@ class Measuring:
     ties: Ties = DEFAULT_TIES
     edit_strength: float = 1.0
     sheet: int = 8
+    thumbnails: float = MEGABYTES
     vectors: Path | None = None
     progress: bool | None = None
 
@@ -50,7 +54,7 @@ def evaluate_into(
     """Measure a benchmark, write its result folder, and return the result with the paths of what was written.
 
     Args:
-        folder: for result.json, per_query.json and the contact sheet.
+        folder: for result.json, per_query.json, report.html and the contact sheet.
         embedder, suite, asked: as of `scoring.evaluate.evaluate`.
         settings: what result.json says of the model, as `report.settings_of` returns it.
         measuring: how, and what is kept.
@@ -73,4 +77,5 @@ def evaluate_into(
     sheet = write_sheet(result, suite, folder / CONTACT_SHEET, measuring.sheet)
     if sheet is not None:
         written.append(sheet)
-    return result, written
+    page = write_report(result, suite, folder, settings, measuring.thumbnails, measuring.progress)
+    return result, [*written, page]

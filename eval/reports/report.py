@@ -3,11 +3,9 @@
 from __future__ import annotations
 
 from collections.abc import Hashable, Mapping, Sequence
-from itertools import groupby
+from itertools import chain, groupby
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
-
-import numpy as np
 
 from mllm_embed.files import write_json
 from mllm_embed.saving.versions import versions
@@ -30,18 +28,41 @@ _UNITS = ("bytes", "kB", "MB", "GB", "TB")
 RESULT, PER_QUERY, CONTACT_SHEET = "result.json", "per_query.json", "contact_sheet.png"
 _COMPARED = ["R@1", "R@5", "R@10", "mAP", "img", "txt", "sum", "cap"]  # the columns of `comparison_table`
 Rows = Mapping[str, Mapping[str, Estimate]]
+Lines = list[list[str]]
+_TURNS = "turns to find; a session that never does counts a turn more than it has"
 
 
 def result_table(result: Result) -> str:
     """Return the rows of every task and the means as aligned text; the first row with hits, intervals, groups
     and the composition audit."""
-    blocks = [_task_block(name, task) for name, task in result.tasks.items()]
-    if result.means:
-        blocks.append("\n".join([_block("means", result.means, {}), *gap_lines(result.gaps)]))
-    if result.turns:
-        blocks.append(_turns_to_find(result.turns))
+    blocks = []
+    for title, parts in result_blocks(result):
+        lines = [[part] if isinstance(part, str) else _aligned(part) for part in parts]
+        blocks.append("\n".join([title, *chain.from_iterable(lines)]))
     title = f"{result.title}: {result.protocol.get('ties', 'ranked lists')}"
-    return "\n\n".join([title, *blocks, "\n".join([*_tied(result), *_spent(result)])]).rstrip()
+    return "\n\n".join([title, *blocks, "\n".join([*tied_notes(result), *_spent(result)])]).rstrip()
+
+
+def result_blocks(result: Result) -> list[tuple[str, list[Lines | str]]]:
+    """Return what is said of every task, of the means and of sessions, under a title each.
+
+    Tables are lines of cells, the head first: what belongs to the row above it has a first cell that begins with a
+    space. Other lines are text.
+    """
+    found = [(_heading(name, task), _task_parts(task)) for name, task in result.tasks.items()]
+    if result.means:
+        found.append(("means", [*_tables(result.means, {}), *gap_lines(result.gaps)]))
+    if result.turns:
+        found.append((_TURNS, [_turns_to_find(result.turns)]))
+    return found
+
+
+def _task_parts(task: TaskResult) -> list[Lines | str]:
+    """Return a task's tables, and the audit of each metric below them."""
+    parts: list[Lines | str] = [*_tables(task.rows, task.groups)]
+    for metric, audit in task.composition.items():
+        parts += [audit_cells(metric, audit), gap_sentence(metric, audit)]
+    return parts
 
 
 def comparison_table(rows: Mapping[str, Mapping[str, Result]]) -> str:
@@ -159,18 +180,19 @@ def _sheet_row(task: Task, position: int, result: Result) -> SheetRow:
 
 
 def _per_query(task: Task, result: TaskResult) -> dict[str, Any]:
-    rows = {row: _row(task, values, result.row_answers[row]) for row, values in result.row_values.items()}
+    rows = {row: _row(task, result, row) for row in result.rows}
     about = {"row": task.query_kind, "ids": list(task.query_ids), "references": task.references.tolist()}
     audits = list(result.composition.values())
     labels = {"composition": audits[0].labels.tolist()} if audits else {}
     return {**about, **labels, **rows[task.query_kind], "rows": rows}
 
 
-def _row(task: Task, values: Mapping[str, np.ndarray], answers: np.ndarray) -> dict[str, Any]:
+def _row(task: Task, result: TaskResult, row: str) -> dict[str, Any]:
     """Return what per_query.json keeps of one row of a task's table."""
     return {
-        "metrics": {name: own.tolist() for name, own in values.items()},
-        "answers": [_answer_ids(task, positions) for positions in answers.tolist()],
+        "metrics": {name: values.tolist() for name, values in result.row_values[row].items()},
+        "ranks": result.row_ranks[row].tolist(),
+        "answers": [_answer_ids(task, positions) for positions in result.row_answers[row].tolist()],
     }
 
 
@@ -178,28 +200,17 @@ def _answer_ids(task: Task, positions: Sequence[int]) -> list[str]:
     return [task.gallery_ids[at] for at in positions if at >= 0]
 
 
-def _task_block(name: str, task: TaskResult) -> str:
-    """Return a task's table as text, and the audit of each metric below it."""
-    lines = [_block(_heading(name, task), task.rows, task.groups)]
-    for metric, audit in task.composition.items():
-        lines += [*_aligned(audit_cells(metric, audit)), gap_sentence(metric, audit)]
-    return "\n".join(lines)
-
-
 def _heading(name: str, task: TaskResult) -> str:
     return f"{name + ': ' if name else ''}{task.queries:,} queries, gallery of {task.gallery:,}"
 
 
-def _block(title: str, rows: Rows, groups: Rows) -> str:
-    """Return one task as text: its metrics side by side, those with a first word of their own ("soft") below."""
+def _tables(rows: Rows, groups: Rows) -> list[Lines]:
+    """Return a task's metrics side by side, in a table of their own those with a first word of their own ("soft")."""
     first = next(iter(rows.values()))
-    lines = [title]
-    for _, names in groupby(first, key=lambda name: name.startswith("soft ")):
-        lines += _lines(list(names), rows, groups)
-    return "\n".join(lines)
+    return [_lines(list(names), rows, groups) for _, names in groupby(first, key=lambda name: name.startswith("soft "))]
 
 
-def _turns_to_find(turns: Mapping[str, Mapping[str, TurnsToFind]]) -> str:
+def _turns_to_find(turns: Mapping[str, Mapping[str, TurnsToFind]]) -> Lines:
     """Return in how many turns the sessions of each row find a target, with the interval of the first row."""
     names = list(turns)
     lines = [["", *names]]
@@ -208,10 +219,10 @@ def _turns_to_find(turns: Mapping[str, Mapping[str, TurnsToFind]]) -> str:
         lines.append([row, *[f"{one.mean:.2f}" for one in own]])
         if not number:
             lines.append(["  95 % interval", *[f"{one.low:.2f}-{one.high:.2f}" for one in own]])
-    return "\n".join(["turns to find; a session that never does counts a turn more than it has", *_aligned(lines)])
+    return lines
 
 
-def _lines(names: Sequence[str], rows: Rows, groups: Rows) -> list[str]:
+def _lines(names: Sequence[str], rows: Rows, groups: Rows) -> Lines:
     lines = [["", *names]]
     for number, (row, estimates) in enumerate(rows.items()):
         lines.append([row, *[f"{estimates[name].percent:.2f}" for name in names]])
@@ -222,10 +233,10 @@ def _lines(names: Sequence[str], rows: Rows, groups: Rows) -> list[str]:
             count = next(iter(estimates.values())).queries
             cells = [f"{estimates[name].percent:.2f}" if name in estimates else "" for name in names]
             lines.append([f"  {group} ({count})", *cells])
-    return _aligned(lines)
+    return lines
 
 
-def _details(estimates: Sequence[Estimate]) -> list[list[str]]:
+def _details(estimates: Sequence[Estimate]) -> Lines:
     """Return the lines of intervals and, where they are counted, hits."""
     lines = [["  95 % interval", *[f"{estimate.low:.1f}-{estimate.high:.1f}" for estimate in estimates]]]
     if any(estimate.hits is not None for estimate in estimates):
@@ -233,7 +244,7 @@ def _details(estimates: Sequence[Estimate]) -> list[list[str]]:
     return lines
 
 
-def _tied(result: Result) -> list[str]:
+def tied_notes(result: Result) -> list[str]:
     """Return a sentence for each task whose first row hangs on equal scores."""
     notes = []
     for name, task in result.tasks.items():

@@ -3,7 +3,8 @@
 from __future__ import annotations
 
 import math
-from collections.abc import Mapping
+from collections import Counter
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, field, replace
 from pathlib import Path
 from typing import Any
@@ -123,6 +124,15 @@ def read_saved_result(path: Path) -> SavedResult:
     except _OTHER_FORMAT as error:
         raise DataError(f"{file} is no result of this version ({error!r}): {AGAIN}") from error
     return replace(result, per_query=_per_query(result))
+
+
+def read_saved_results(paths: Sequence[Path]) -> list[SavedResult]:
+    """Return several results, each another one. Raises DataError as `read_saved_result`, and for one given twice."""
+    results = [read_saved_result(Path(path)) for path in paths]
+    for folder, count in Counter(result.folder.resolve() for result in results).items():
+        if count > 1:
+            raise DataError(f"{folder} is given twice: a result cannot be compared with itself")
+    return results
 
 
 def _result(folder: Path, content: Any) -> SavedResult:

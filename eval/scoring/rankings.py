@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Mapping, Sequence
+from dataclasses import replace
 
 import numpy as np
 
@@ -35,8 +36,11 @@ def score_rankings(suite: Suite, rankings: Mapping[str, Sequence[str]]) -> Resul
     for row, ranked in enumerate(lists):
         # a list may be shorter than a report shows
         answers[row, : len(ranked[:ANSWERS])] = ranked[:ANSWERS]
-    measured = {task.name: measure(task, {task.query_kind: ranks}, DEFAULT_TIES, {task.query_kind: answers}, None)}
-    return result_of(suite, measured, {"scores": "none: ranked lists were given"}, {})
+    row = task.query_kind
+    measured = measure(task, {row: ranks}, DEFAULT_TIES, {row: answers}, None)
+    found = replace(measured.result, row_ranks={row: _found(measured.result.row_ranks[row], lists, task)})
+    measured = replace(measured, result=found)
+    return result_of(suite, {task.name: measured}, {"scores": "none: ranked lists were given"}, {})
 
 
 def _positions(task: Task, rankings: Mapping[str, Sequence[str]]) -> list[list[int]]:
@@ -57,6 +61,13 @@ def _list_positions(task: Task, query: str, names: list[str]) -> list[int]:
         twice = next(name for name in names if names.count(name) > 1)
         raise DataError(f'the ranking of query "{query}" names "{twice}" twice')
     return [task.positions[name] for name in names]
+
+
+def _found(ranks: np.ndarray, lists: Sequence[Sequence[int]], task: Task) -> np.ndarray:
+    """Return the ranks [Q] with 0 where a list has none of the targets, whose place in it nobody knows."""
+    targets = task.views[0].targets
+    known = [not set(own).isdisjoint(ranked) for own, ranked in zip(targets, lists, strict=True)]
+    return np.where(known, ranks, 0)
 
 
 def _ranks(view: View, lists: Sequence[Sequence[int]], task: Task) -> TargetRanks:

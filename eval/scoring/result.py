@@ -25,6 +25,8 @@ class TaskResult:
         composition: metric -> its audit, the benchmark's own K first; empty where no half was asked.
         row_values: row -> metric -> [Q].
         row_answers: row -> [Q, <= 10] gallery positions, best first, -1 where there are fewer.
+        row_ranks: row -> [Q] int64, from 1, of the best placed target of the first view; 0 where there is none, or a
+            given list lacks it.
     """
 
     gallery: int
@@ -34,6 +36,7 @@ class TaskResult:
     groups: Mapping[str, Mapping[str, Estimate]]
     row_values: Mapping[str, Mapping[str, np.ndarray]] = field(repr=False, compare=False)
     row_answers: Mapping[str, np.ndarray] = field(repr=False, compare=False)
+    row_ranks: Mapping[str, np.ndarray] = field(repr=False, compare=False)
     composition: Mapping[str, Composition] = field(default_factory=dict)
 
     @property

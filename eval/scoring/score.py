@@ -216,8 +216,15 @@ def measure(
         row_values=values,
         row_answers=answers,
         composition=compose(task, values),
+        # the first view's, by which the answers are ranked too
+        row_ranks={row: best_ranks(getattr(views[0][1], ties)) for row, views in ranks.items()},
     )
     return MeasuredTask(result, samples)
+
+
+def best_ranks(ranks: Sequence[np.ndarray]) -> np.ndarray:
+    """Return the rank [Q] int64 of each query's best placed target, by the ranks of them all; 0 for no targets."""
+    return np.array([row.min() if row.size else 0 for row in ranks], dtype=np.int64)
 
 
 def ranks_of(view: View, queries: np.ndarray, gallery: np.ndarray) -> TargetRanks:

@@ -54,7 +54,12 @@ def test_a_run_prints_the_table_and_writes_result_and_sheet(
     assert main(["run", str(benchmark), "--model", str(tiny_llava)]) == 0
     out = capsys.readouterr().out
     folder = tmp_path / f"runs/eval/my_bench-{tiny_llava.parent.name}-tiny"
-    assert sorted(file.name for file in folder.iterdir()) == ["contact_sheet.png", "per_query.json", "result.json"]
+    assert sorted(file.name for file in folder.iterdir()) == [
+        "contact_sheet.png",
+        "per_query.json",
+        "report.html",
+        "result.json",
+    ]
     content = json.loads((folder / "result.json").read_text())
     assert (content["model"], content["adapter"], content["dtype"]) == (str(tiny_llava), None, "float32")
     rows = content["tasks"][""]["rows"]
@@ -108,7 +113,7 @@ def test_a_second_run_gives_the_same_numbers_whatever_the_batch(
         output = tmp_path / f"out{number}"
         arguments = ["run", str(benchmark), "--model", str(tiny_llava), "--output", str(output)]
         assert main([*arguments, "--sheet", "0", "--batch-size", size]) == 0
-        assert sorted(file.name for file in output.iterdir()) == ["per_query.json", "result.json"]
+        assert sorted(file.name for file in output.iterdir()) == ["per_query.json", "report.html", "result.json"]
         results.append(json.loads((output / "result.json").read_text()))
     for key in ("benchmark", "tasks", "protocol", "versions"):
         assert results[0][key] == results[1][key]
@@ -142,8 +147,9 @@ def test_hidden_labels_are_submitted_and_not_scored(
     assert main(["run", *data, "--split", "test1", "--model", "not/loaded/at/all"]) == 2
     assert "labels of cirr test1 are hidden" in last_error(capsys)
     assert main(["submit", *data, "--model", str(tiny_llava), "--output", str(output)]) == 0
-    files = sorted(output.iterdir())
+    files = sorted(output.glob("*.json"))
     assert [file.name for file in files] == ["recall.json", "recall_subset.json"]
+    assert (output / "report.html").is_file()  # answers can be looked at without labels
     assert main(["submit", *data, "--files", *map(str, files)]) == 0
     assert "fit for the server" in capsys.readouterr().out
     assert main(["submit", *data, "--split", "val", "--files", *map(str, files)]) == 2
@@ -160,6 +166,7 @@ def test_hidden_labels_are_submitted_and_not_scored(
     [
         (["--batch-size", "0"], "--batch-size must be at least 1, not 0"),
         (["--sheet", "-1"], "--sheet must be 0 or more, not -1"),
+        (["--thumbnails", "-1"], "--thumbnails must be 0 or more megabytes, not -1"),
         (["--output", "bench/benchmark.json"], "is a file"),
         (["--model", "none/at/all"], "none/at/all"),
         (["--adapter", "none/at/all"], "none/at/all"),

@@ -124,6 +124,7 @@ OPTIONS: dict[str, dict[str, tuple[str, ...]]] = {
         "--save-vectors": ("{file}", "{long}", "/proc/x"),
         "--edit-strength": _FLOATS,
         "--sheet": ("-1", "x", "1.5", "", _HUGE),
+        "--thumbnails": (*_FLOATS, "-1"),
         "--ties": ("", "first"),
         "--query-model": _MODELS,
         "--query-adapter": ("{adapter}", ""),
@@ -136,7 +137,7 @@ OPTIONS: dict[str, dict[str, tuple[str, ...]]] = {
         "--option": ("", "x", "gallery=val"),
     },
     "eval submit": {"--files": _PATHS, "--split": ("x",), "--vectors": _PATHS, "--dim": ("8",)},
-    "eval compare": {"RESULT": _PATHS, "--format": ("html",)},
+    "eval compare": {"RESULT": _PATHS, "--format": ("html",), "--thumbnails": (*_FLOATS, "-1")},
     "eval methods": {
         "--only": ("", "pdv", "image_only"),
         "--tune-on": (*_PATHS, "circo={missing}", "=", "folder={data}", "{data}"),

@@ -13,6 +13,7 @@ from PIL import Image
 from eval.benchmarks import open_suite
 from eval.cli import main
 from eval.methods import methods
+from eval.reports.pages.html_page import read_page
 from eval.scoring.evaluate import embed
 from eval.scoring.score import Vectors, answers_of, ranks_of
 from eval.studies.compare_methods import compare_methods
@@ -281,7 +282,11 @@ def test_the_command_prints_a_table_and_writes_results(
     assert content["tuned on"] is None and content["headline"] == "R@1"
     assert content["methods"]["edit strength"]["settings"] == {"strength": 1.4}
     assert "no token for" in content["methods"]["rerank yes no"]["refused"]
-    assert main(["compare", str(tmp_path / "out" / "plain"), str(tmp_path / "out" / "edit-strength")]) == 0
+    both = [str(tmp_path / "out" / name) for name in ("plain", "edit-strength")]
+    assert main(["compare", *both, "--data", str(data), "--output", str(tmp_path / "page")]) == 0
+    page, thumbnails = read_page(tmp_path / "page" / "report.html")
+    # the benchmark itself gives words and pictures of results whose folders have no page
+    assert thumbnails and all(page["queries"]["words"]) and page["runs"] == ["plain", "edit-strength"]
     gains = [method["gain"] for method in content["methods"].values() if method["gain"]]
     assert content["tests"]["count"] == len(gains)
     assert all(gain["p"] <= gain["p_holm"] <= min(1, len(gains) * max(one["p"] for one in gains)) for gain in gains)

@@ -1,12 +1,7 @@
-"""A browser, and the page on a real server with a real model.
-
-Needs Playwright and a Chromium (Debian's: apt-get install chromium); tests that do are skipped where they are missing.
-"""
+"""A browser, and the page on a real server with a real model."""
 
 from __future__ import annotations
 
-import resource
-import shutil
 from collections.abc import Callable, Iterator
 from contextlib import AbstractContextManager
 from pathlib import Path
@@ -15,10 +10,10 @@ from typing import Any
 import numpy as np
 import pytest
 
+from browsing.chromium import chromium
 from browsing.tab import IDS, TEXT, Tab, facts, picture
 
 ASSETS = Path(__file__).parents[4] / "scripts" / "assets"
-NAMES = ("chromium", "chromium-browser", "google-chrome")
 
 
 @pytest.fixture(scope="module")
@@ -60,21 +55,8 @@ def site(serve: Callable[[Any], AbstractContextManager[str]]) -> Iterator[str]:
 
 @pytest.fixture(scope="module")
 def browser() -> Iterator[Any]:
-    api = pytest.importorskip("playwright.sync_api", reason="the page is NOT tested: Playwright is not installed")
-    program = next(filter(None, map(shutil.which, NAMES)), None)
-    if program is None:
-        pytest.skip("the page is NOT tested in a browser: apt-get install chromium")
-    # a browser reserves more addresses than a test may have: it starts without that limit, which it would inherit
-    soft, hard = resource.getrlimit(resource.RLIMIT_AS)
-    resource.setrlimit(resource.RLIMIT_AS, (hard, hard))
-    try:
-        playwright = api.sync_playwright().start()
-        chromium = playwright.chromium.launch(executable_path=program, args=["--no-sandbox"])
-    finally:
-        resource.setrlimit(resource.RLIMIT_AS, (soft, hard))
-    yield chromium
-    chromium.close()
-    playwright.stop()
+    with chromium() as made:
+        yield made
 
 
 @pytest.fixture
