@@ -94,7 +94,8 @@ def write_comparison(
 def _tasks(result: SavedResult) -> Tasks:
     """Return a result's tasks, which must be of the queries that its figures are of."""
     tasks = read_tasks(result.folder)
-    if result.per_query is None or {name: list(task.ids) for name, task in tasks.items()} != result.per_query.ids:
+    known = result.per_query.ids if result.per_query else {}
+    if not all(task.ids == known.get(name) for name, task in tasks.items()):
         raise DataError(f"{result.folder / PER_QUERY} changed while it was read: {AGAIN}")
     return tasks
 
@@ -168,9 +169,10 @@ def _found_alone(runs: Sequence[Tasks], names: Sequence[str], keys: Sequence[Key
     """Yield by which half each query is found alone in each result that says it."""
     place = _places(runs[0])
     for name, run in zip(names, runs, strict=True):
-        labels = [[run[key[0]].labels[place[key]]] if run[key[0]].labels else [] for key in keys]
-        if any(labels):
-            yield facet(f"{name}: found by", labels, measured=True, chips=False)
+        for metric in dict.fromkeys(task.audited for task in run.values() if task.labels):
+            known = {task for task, own in run.items() if own.labels and own.audited == metric}
+            labels = [[run[key[0]].labels[place[key]]] if key[0] in known else [] for key in keys]
+            yield facet(f"{name}: found at {metric} by", labels, measured=True, chips=False)
 
 
 def _places(tasks: Tasks) -> dict[Key, int]:

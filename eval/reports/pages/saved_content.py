@@ -12,7 +12,7 @@ from mllm_embed.files import read_json
 
 from ...scoring.suite import Suite
 from ..composition import FOUND_BY
-from ..report import PER_QUERY
+from ..report import PER_QUERY, RESULT
 from ..saved_result import AGAIN, SavedResult
 from .content import Asked, Entry
 from .html_page import read_page
@@ -43,12 +43,14 @@ class SavedTask:
         ids: of the queries.
         asking: the row that asked with the whole of them.
         rows: by name.
-        labels: by which half each query is found alone; empty where that was not looked at.
+        audited: the metric at which the halves were looked at; "" where they were not.
+        labels: by which half each query is found alone at that; empty where nobody looked.
     """
 
     ids: Sequence[str]
     asking: str
     rows: Mapping[str, SavedRow]
+    audited: str
     labels: Sequence[str]
 
 
@@ -63,24 +65,29 @@ class Shown:
 def read_tasks(folder: Path) -> dict[str, SavedTask]:
     """Return the tasks of FOLDER/per_query.json; of results that kept no more, only the row as asked.
 
+    What counts by which turn sessions find something is left out: its queries are those of the turns once more.
+
     Raises:
         DataError: it is missing, unreadable, or of another format.
     """
     file = folder / PER_QUERY
-    content = read_json(file, AGAIN)
+    content, result = read_json(file, AGAIN), read_json(folder / RESULT, AGAIN)
     try:
-        return {str(name): _task(part) for name, part in content["tasks"].items()}
+        shown = [name for name in content["tasks"] if name not in result.get("turns to find", ())]
+        return {name: _task(content["tasks"][name], result["tasks"][name]) for name in shown}
     except _OTHER_FORMAT as error:
         raise DataError(f"{file} is not of this version ({error!r}): {AGAIN}") from error
 
 
-def _task(part: Mapping[str, Any]) -> SavedTask:
+def _task(part: Mapping[str, Any], figures: Mapping[str, Any]) -> SavedTask:
     ids = list(map(str, part["ids"]))
     rows = part.get("rows") or {str(part["row"]): part}
     labels = [FOUND_BY[label] for label in part.get("composition", ())]
     if labels and len(labels) != len(ids):
         raise ValueError(f"there are {len(labels)} composition labels for {len(ids)} queries")
-    return SavedTask(ids, str(part["row"]), {str(name): _row(own, len(ids)) for name, own in rows.items()}, labels)
+    audited = str(next(iter(figures.get("composition", ())), ""))
+    kept = {str(name): _row(own, len(ids)) for name, own in rows.items()}
+    return SavedTask(ids, str(part["row"]), kept, audited, labels)
 
 
 def _row(part: Mapping[str, Any], count: int) -> SavedRow:

@@ -14,8 +14,9 @@ import pytest
 from eval.reports.pages.comparison_page import incomparable, write_comparison
 from eval.reports.pages.html_page import read_page
 from eval.reports.pages.result_page import write_report
-from eval.reports.report import PER_QUERY, write_result
-from eval.reports.saved_result import read_saved_results
+from eval.reports.pages.saved_content import chosen_as
+from eval.reports.report import PER_QUERY, RESULT, write_result
+from eval.reports.saved_result import PerQuery, SavedResult, read_saved_results
 from eval.scoring.result import Result
 from eval.scoring.suite import Suite
 from mllm_embed.errors import DataError
@@ -47,6 +48,12 @@ def compared(folders: Folders, output: Path, **options: Any) -> tuple[dict[str, 
     return read_page(write_comparison(read_saved_results(folders), output, progress=False, **options))
 
 
+def _of_only(result: SavedResult) -> SavedResult:
+    """Return a result as if it had been measured on four queries of a list called "some"."""
+    per_query = PerQuery({"": ["q1", "q2", "q3"], "few": ["q0"]}, {})
+    return replace(result, title="hostile only=some:4", per_query=per_query)
+
+
 def test_both_runs_stand_side_by_side(
     folders: Folders, scored: Callable[[int], Result], suite: Suite, tmp_path: Path
 ) -> None:
@@ -70,12 +77,21 @@ def test_both_runs_stand_side_by_side(
         names_of = (lambda page, own: own) if key != "targets" else _ids
         assert names_of(data, data["queries"][key]) == names_of(alone, alone["queries"][key]), key
     assert set(own_files) <= set(files) and len(set(files)) == len(files)
-    assert [facet["name"] for facet in data["facets"]] == ["task", "kind", "one: found by", "other: found by"]
+    found_by = [f"{run}: found at R@1 by" for run in data["runs"]]
+    assert [facet["name"] for facet in data["facets"]] == ["task", "kind", *found_by]
     assert any(block.get("head", [""])[0] == "run" for block in data["blocks"]), "the paired tests are there"
 
 
 def _ids(page: dict[str, Any], lists: list[list[int]]) -> list[list[str]]:
     return [[page["entries"]["ids"][entry] for entry in own] for own in lists]
+
+
+def test_what_counts_the_turns_of_sessions_is_no_task_of_queries(folders: Folders, tmp_path: Path) -> None:
+    for folder in folders:
+        content = json.loads((folder / RESULT).read_text())
+        (folder / RESULT).write_text(json.dumps({**content, "turns to find": {"few": {}}}))
+    data, _ = compared(folders, tmp_path / "page")
+    assert len(data["queries"]["ids"]) == QUERIES + 4 and "few" not in data["queries"]["tasks"]
 
 
 def test_the_same_folders_give_the_same_bytes(folders: Folders, tmp_path: Path) -> None:
@@ -126,6 +142,8 @@ def test_the_benchmark_itself_gives_words_and_pictures(folders: Folders, suite: 
     data, files = compared(folders, tmp_path / "page", suite=suite)
     assert data["queries"]["words"][0] == [HOSTILE[0]] and len(files) > 20
     assert len(data["notes"]) == 1 and data["notes"][0].startswith("Thumbnails: ")
+    chosen = suite.only({"": [3, 1, 2], "few": [0]}, "some")
+    assert chosen_as(suite, _of_only(read_saved_results(folders)[0])).fingerprint() == chosen.fingerprint()
     another = replace(suite, split="other")
     with pytest.raises(DataError, match="is not what .*one was measured on"):
         compared(folders, tmp_path / "page", suite=another)
