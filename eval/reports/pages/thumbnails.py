@@ -131,7 +131,7 @@ def thumbnail(picture: Picture) -> str | int:
     if isinstance(picture, Kept):
         return picture.file
     try:
-        small = load_image(picture)
+        small = load_image(picture, jpeg_side=2 * SIDE)  # a 12-megapixel JPEG takes a fifth of the time
     except ImageError:
         return UNREADABLE
     if max(small.size) > SIDE:
