@@ -6,7 +6,7 @@ What was measured by other rules, on another split or on other files never share
 from __future__ import annotations
 
 import itertools
-from collections.abc import Iterable, Mapping, Sequence
+from collections.abc import Collection, Iterable, Mapping, Sequence
 from functools import partial
 from pathlib import Path
 from typing import Any
@@ -140,12 +140,13 @@ def _tables(results: Sequence[SavedResult]) -> Iterable[Block]:
     rows = [row for row in known if set(row["metrics"]) & set(columns)]
     same_split, elsewhere, left_out = _sorted_out(rows, own)
     names = _shown(results, columns, same_split)
-    yield _table(list(names.values()), _our_lines(results, names, bool(same_split)), same_split)
+    lower = {names.get(name, name) for name, (_, metric) in own.columns.items() if metric in own.lower}
+    yield _table(list(names.values()), _our_lines(results, names, bool(same_split)), same_split, lower)
     for options in left_out:
         yield f"Published results are left out: they are for {options}."
     for split, others in elsewhere.items():
         yield f"Published, on another split: {split}, not {own.split}. Not to be compared number by number with ours."
-        yield _table(columns, [], others)
+        yield _table(columns, [], others, lower)
     for protocol, others in (published_otherwise(own.name) if official else {}).items():
         metric = next(iter(others[0]["metrics"]))
         yield (
@@ -226,13 +227,15 @@ def labels_of(results: Sequence[SavedResult]) -> list[str]:
     return [str(result.folder) for result in results]
 
 
-def _table(columns: Sequence[str], ours: Sequence[Mapping[str, str]], rows: Sequence[Mapping[str, Any]]) -> ReportTable:
-    """Return lines of ours, then published ones; what no line has is no column."""
+def _table(
+    columns: Sequence[str], ours: Sequence[Mapping[str, str]], rows: PublishedRows, lower: Collection[str]
+) -> ReportTable:
+    """Return lines of ours, then published ones; what no line has is no column. `lower`: where less is better."""
     lines = [*ours, *({**row, **row["metrics"]} for row in rows)]
     head = ["method", "backbone", "setting", "split", *columns, *map(_interval, columns), "source"]
     used = {key for line in lines for key, cell in line.items() if cell}
     head = [key for key in head if key in used]
-    best = {(number, head.index(column)) for column in columns for number in _best(lines, column)}
+    best = {(number, head.index(column)) for column in columns for number in _best(lines, column, column in lower)}
     cells = [_cells(line, head) for line in lines]
     return ReportTable(head, cells, frozenset(best))
 
@@ -241,13 +244,13 @@ def _cells(line: Mapping[str, Any], head: Sequence[str]) -> list[str]:
     return [line.get(key) or _NOTHING for key in head]
 
 
-def _best(lines: Sequence[Mapping[str, Any]], column: str) -> list[int]:
-    """Return which lines have the highest value of a column; none where one line alone has a value."""
+def _best(lines: Sequence[Mapping[str, Any]], column: str, lower: bool) -> list[int]:
+    """Return which lines have the best value of a column; none where one line alone has a value."""
     values = {number: float(line[column]) for number, line in enumerate(lines) if line.get(column)}
     if len(values) < 2:
         return []
-    highest = max(values.values())
-    return [number for number, value in values.items() if value == highest]
+    best = min(values.values()) if lower else max(values.values())
+    return [number for number, value in values.items() if value == best]
 
 
 def _tests(results: Sequence[SavedResult]) -> Iterable[Block]:

@@ -46,6 +46,8 @@ class SavedResult:
         means: columns that are means over those -> what they are made of.
         estimates: column -> (percent, low, high), of the queries as asked.
         per_query: None without per_query.json.
+        lower: metrics of which a smaller value is better.
+        whole: metrics that say something of all queries together alone.
     """
 
     folder: Path
@@ -61,6 +63,8 @@ class SavedResult:
     estimates: Mapping[str, tuple[float, float, float]]
     asked: Mapping[str, Any] = field(default_factory=dict, repr=False)
     per_query: PerQuery | None = field(default=None, repr=False)
+    lower: tuple[str, ...] = ()
+    whole: tuple[str, ...] = ()
 
     @property
     def split(self) -> str:
@@ -160,6 +164,8 @@ def _result(folder: Path, content: Any) -> SavedResult:
         means=means,
         estimates=estimates,
         asked=_asked(content["protocol"]),
+        lower=tuple(map(str, content["benchmark"].get("lower is better", ()))),
+        whole=tuple(map(str, content["benchmark"].get("of all queries alone", ()))),
     )
 
 

@@ -46,6 +46,7 @@ class Metric:
         data: what else the values depend on, for a fingerprint.
         whole: it says something of all queries of a task together, and nothing of some of them.
         by_query: keywords of the partial `values` that hold an entry for each query.
+        lower: a smaller value is better.
     """
 
     name: str
@@ -56,6 +57,7 @@ class Metric:
     data: Any = None
     whole: bool = False
     by_query: tuple[str, ...] = ()
+    lower: bool = False
 
     def of(self, members: Sequence[int]) -> Metric:
         """Return the metric of some of the queries, by their positions. Raise DataError where it has none."""
@@ -99,7 +101,7 @@ def found_share(ks: Sequence[int], sizes: Sequence[int], name: str = "found") ->
 
 def negative_recall(ks: Sequence[int], sizes: Sequence[int]) -> tuple[Metric, ...]:
     """Return NegRecall@K metrics over ranks of negatives, as `negative_recall_at_k`; low is good."""
-    return _sized("NegRecall@", negative_recall_at_k, ks, sizes)
+    return tuple(replace(one, lower=True) for one in _sized("NegRecall@", negative_recall_at_k, ks, sizes))
 
 
 def listed_precision(ks: Sequence[int], sizes: Sequence[int]) -> tuple[Metric, ...]:
@@ -126,7 +128,8 @@ def cleaned_precision(
 
 def spread_of_precision(k: int, sets: Sequence[int]) -> Metric:
     """Return the metric of how far precision@k moves within sets of queries, as `precision_spread_at_k`."""
-    return Metric(f"P@{k} spread", partial(precision_spread_at_k, k=k, sets=sets), k, data=sets, whole=True)
+    values = partial(precision_spread_at_k, k=k, sets=sets)
+    return Metric(f"P@{k} spread", values, k, data=sets, whole=True, lower=True)
 
 
 def soft_recall(ks: Sequence[int], gains: Sequence[Sequence[float]], name: str) -> tuple[Metric, ...]:

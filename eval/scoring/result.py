@@ -71,6 +71,8 @@ class Result:
         protocol: the rules in words.
         spent: seconds and bytes.
         turns: task that counts what sessions find by turn -> row -> in how many turns they find it; empty without any.
+        lower: metrics of which a smaller value is better.
+        whole: metrics that say something of all queries of a task together, and nothing of some of them.
     """
 
     suite: str
@@ -84,6 +86,8 @@ class Result:
     spent: Mapping[str, float]
     turns: Mapping[str, Mapping[str, TurnsToFind]] = field(default_factory=dict)
     gaps: Mapping[str, Gap] = field(default_factory=dict)
+    lower: tuple[str, ...] = ()
+    whole: tuple[str, ...] = ()
 
     def percent(self, metric: str, row: str | None = None, task: str = "") -> float:
         """Return one number of the table, in percent, of the first row unless another is named."""
@@ -101,6 +105,8 @@ class Result:
                 "title": self.title,
                 "fingerprint": self.fingerprint,
                 "printed": list(self.printed),
+                **({"lower is better": list(self.lower)} if self.lower else {}),
+                **({"of all queries alone": list(self.whole)} if self.whole else {}),
             },
             "tasks": {name: _task_dict(task) for name, task in self.tasks.items()},
             "means": _estimate_dicts(self.means),

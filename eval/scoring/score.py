@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import sys
 import time
-from collections.abc import Iterable, Mapping, Sequence
+from collections.abc import Callable, Iterable, Mapping, Sequence
 from dataclasses import dataclass, replace
 from typing import Literal, TypeAlias
 
@@ -160,7 +160,15 @@ def result_of(
         protocol={**suite.protocol, **rules, "interval": INTERVAL_RULE, **_audit_rule(tasks.values())},
         spent=spent,
         gaps=_gaps(suite, means),
+        lower=_named(suite, lambda metric: metric.lower),
+        whole=_named(suite, lambda metric: metric.whole),
     )
+
+
+def _named(suite: Suite, fits: Callable[[Metric], bool]) -> tuple[str, ...]:
+    """Return the names of the metrics of a suite that fit."""
+    metrics = (metric for task in suite.tasks for view in task.views for metric in view.metrics)
+    return tuple(dict.fromkeys(metric.name for metric in metrics if fits(metric)))
 
 
 def _audit_rule(tasks: Iterable[TaskResult]) -> dict[str, str]:

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Hashable, Iterator, Mapping, Sequence
+from collections.abc import Collection, Hashable, Iterator, Mapping, Sequence
 from pathlib import Path
 from typing import Any
 
@@ -64,7 +64,7 @@ def write_comparison(
     keys = _keys(tasks[0])
     queries = [known.asked.get((task, name), Asked(name, task)) for task, name in keys]
     content = Content(_all_entries(known, tasks))
-    rows = [content.row(row, row.part == "asked") for row in _rows(tasks, names, keys)]
+    rows = [content.row(row, row.part == "asked") for row in _rows(tasks, names, keys, results[0].whole)]
     plain = content.queries(queries)
     thumbnails = make_thumbnails(content.wanted, megabytes, progress)
     plain["pictures"] = thumbnails.placed(plain["pictures"])
@@ -82,6 +82,7 @@ def write_comparison(
         "protocol": [],
         "notes": notes,
         "runs": names,
+        "lower": list(results[0].lower),
         "measure": results[0].columns.get(results[0].headline, ("", None))[1],
         "rows": rows,
         "facets": [*facets(queries), *_found_alone(tasks, names, keys)],
@@ -144,8 +145,8 @@ def _keys(tasks: Tasks) -> list[Key]:
     return [every[at * len(every) // MOST_QUERIES] for at in range(MOST_QUERIES)]
 
 
-def _rows(runs: Sequence[Tasks], names: Sequence[str], keys: Sequence[Key]) -> Iterator[Row]:
-    """Yield each row of the table, of both results one after the other."""
+def _rows(runs: Sequence[Tasks], names: Sequence[str], keys: Sequence[Key], whole: Collection[str]) -> Iterator[Row]:
+    """Yield each row of the table, of both results one after the other; `whole`: metrics of no single query."""
     asking = {task.asking for run in runs for task in run.values()}
     place = _places(runs[0])
     rows = dict.fromkeys(row for run in runs for task in run.values() for row in task.rows)
@@ -155,13 +156,14 @@ def _rows(runs: Sequence[Tasks], names: Sequence[str], keys: Sequence[Key]) -> I
                 continue
             found = [(key[0], run[key[0]].rows.get(row), place[key]) for key in keys]
             metrics = dict.fromkeys(metric for _, own, _ in found if own for metric in own.values)
+            known = [metric for metric in metrics if metric not in whole]
             yield Row(
                 name=f"{names[number]}: {row}",
                 run=number,
                 part=part_of(row, asking),
                 answers=[own and _answers(task, own.answers[at]) for task, own, at in found],
                 ranks=[own.ranks[at] if own else None for _, own, at in found],
-                values={metric: _column(found, metric) for metric in metrics},
+                values={metric: _column(found, metric) for metric in known},
             )
 
 

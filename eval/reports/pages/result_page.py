@@ -63,6 +63,7 @@ def write_report(
         "protocol": list(_flat(result.protocol)),
         "notes": notes,
         "runs": [""],
+        "lower": list(result.lower),
         # the benchmark's own K first
         "measure": next((metric for task in result.tasks.values() for metric in task.composition), None),
         "rows": rows,
@@ -124,6 +125,8 @@ def _rank(task: Task, position: int, rank: Any) -> int | None:
 def _metrics(row: str, result: Result) -> list[str]:
     """Return the metrics that a row has in any task, those that papers print first."""
     names = dict.fromkeys(metric for task in result.tasks.values() for metric in task.row_values.get(row, ()))
+    # of single queries, and of those that a filter leaves, the others say nothing
+    names = dict.fromkeys(name for name in names if name not in result.whole)
     return sorted(names, key=lambda name: bool(result.printed) and name not in result.printed)
 
 

@@ -45,10 +45,10 @@ function rankWords(rank, size) {
   return size === null ? `target at ${number(rank)}` : `target at ${number(rank)} of ${number(size)}`;
 }
 
-function worthWords(report, row, measure, query) {
+function valueWords(report, row, measure, query) {
   if (measure === null || measure === RANK) return null;
-  const worth = report.worth(row, measure, query);
-  return worth === null ? null : `${measure} ${Number((100 * worth).toFixed(2))}`;
+  const value = report.value(row, measure, query);
+  return value === null ? null : `${measure} ${Number((100 * value).toFixed(2))}`;
 }
 
 function answerRow(page, query, row) {
@@ -68,7 +68,7 @@ function answerRow(page, query, row) {
       {},
       name,
       rank ? element("span", { class: found ? "rank found" : "rank" }, rank) : null,
-      element("span", { class: "worth" }, worthWords(report, row, page.state.measure, query)),
+      element("span", { class: "worth" }, valueWords(report, row, page.state.measure, query)),
     ),
     element("ol", { class: isText(report, answers[query][0]) ? "answers texts" : "answers" }, ...items),
   );

@@ -152,8 +152,9 @@ export class Filters {
     if (this.gap) {
       write(this.gap, state.gap);
       this.gapRun.value = state.gap.run;
-      const unit = scale(state.measure) === 1 ? "ranks that it stands higher" : `points of ${state.measure}`;
-      this.gapUnit.textContent = `in ${unit}`;
+      const unit = scale(state.measure) === 1 ? "ranks" : `points of ${state.measure}`;
+      const less = this.report.lessIsBetter(state.measure) ? ", of which fewer are better" : "";
+      this.gapUnit.textContent = `in ${unit}${less}`;
     }
   }
 

@@ -1,6 +1,7 @@
 // The data of the page, and what can be asked of them. A query is its number, and so are rows, entries and thumbnails.
 //
-// data: {kind, title, about, blocks, protocol, notes, runs, rows, tasks, facets, entries, queries, thumbnails}
+// data: {kind, title, about, blocks, protocol, notes, runs, measure, lower, rows, facets, entries, queries, thumbnails}
+//   lower:    measures of which less is better
 //   rows:     {name, run, part: "asked" | "half" | "other", shown, answers, ranks, values}: what each query was
 //             answered in one row of the table; null where the query has no such row. A rank counts from 1; it is 0
 //             where a given list lacks the target, and null where nobody knows.
@@ -23,11 +24,20 @@ export class Report {
     return this.runs.length > 1;
   }
 
-  // What a query is worth in a row by a measure, more is better; null where it has no such row or measure.
-  worth(row, measure, query) {
+  // What a measure says of a query in a row; null where it has no such row or measure.
+  value(row, measure, query) {
     const { ranks, values } = this.rows[row];
-    if (measure === RANK) return ranks[query] ? -ranks[query] : null;
-    return values.get(measure)?.[query] ?? null;
+    return (measure === RANK ? ranks[query] || null : values.get(measure)?.[query]) ?? null;
+  }
+
+  // The same so that more is better.
+  worth(row, measure, query) {
+    const value = this.value(row, measure, query);
+    return value !== null && this.lessIsBetter(measure) ? -value : value;
+  }
+
+  lessIsBetter(measure) {
+    return measure === RANK || this.lower.includes(measure);
   }
 
   // The rows of a query that asked with the whole of it, one a run: [row].

@@ -14,11 +14,11 @@ function median(values) {
 const mean = (values) => values.reduce((sum, value) => sum + value, 0) / values.length;
 
 function figure(report, row, measure, queries) {
-  const worths = queries.map((query) => report.worth(row, measure, query)).filter((worth) => worth !== null);
-  if (!worths.length) return null;
-  if (measure === RANK) return { count: worths.length, text: `median ${number(-median(worths))}`, share: null };
-  const share = mean(worths);
-  return { count: worths.length, text: (100 * share).toFixed(2), share };
+  const values = queries.map((query) => report.value(row, measure, query)).filter((value) => value !== null);
+  if (!values.length) return null;
+  if (measure === RANK) return { count: values.length, text: `median ${number(median(values))}`, share: null };
+  const share = mean(values);
+  return { count: values.length, text: (100 * share).toFixed(2), share };
 }
 
 function bar(name, { count, text, share }, of) {

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable, Iterator
+from collections.abc import Callable, Iterator, Sequence
 from pathlib import Path
 from typing import Any
 
@@ -12,7 +12,7 @@ from PIL import Image
 
 from browsing.chromium import chromium
 from browsing.tab import ODD, picture
-from eval.scoring.metrics import MRR, recall
+from eval.scoring.metrics import MRR, Metric, recall, recall_at_k
 from eval.scoring.result import Result
 from eval.scoring.score import Vectors, score
 from eval.scoring.suite import Suite, Task, View
@@ -68,6 +68,15 @@ def _composed(folder: Path) -> Task:
     )
 
 
+def _missed(ranks: Sequence[np.ndarray]) -> np.ndarray:
+    return 1 - recall_at_k(ranks, 1)
+
+
+def _metrics() -> tuple[Metric, ...]:
+    """R@1, its opposite, of which less is better, and what says something of all queries together alone."""
+    return (*recall((1,)), Metric("missed@1", _missed, lower=True), Metric("all missed", _missed, whole=True))
+
+
 def _others() -> tuple[Task, ...]:
     """A gallery of texts that pictures ask for, and queries that have six candidates each."""
     texts = [f"text {at} {HOSTILE[0]}" for at in range(8)]
@@ -86,7 +95,7 @@ def _others() -> tuple[Task, ...]:
         gallery=[Document(image=picture(at)) for at in range(20)],
         query_ids=[f"q{at}" for at in range(3)],
         queries=[(Query(image=picture(at), instruction="bus"),) for at in range(3)],
-        views=(View(recall((1,)), [[at] for at in range(3)], candidates=[range(at, at + 6) for at in range(3)]),),
+        views=(View(_metrics(), [[at] for at in range(3)], candidates=[range(at, at + 6) for at in range(3)]),),
     )
     return to_text, few
 

@@ -227,6 +227,17 @@ def test_wins_losses_and_ties(comparison: Report, scored: Callable[[int], Result
     ) == ["one: composed", "other: composed"]
 
 
+def test_less_may_be_better(comparison: Report, scored: Callable[[int], Result]) -> None:
+    page = comparison.open("facet0=2&measure=R@1")
+    measures = page.locator("#measure option").all_text_contents()
+    assert "missed@1" in measures and "all missed" not in measures
+    wins = page.inner_text("#worths p")
+    page.select_option("#measure", "missed@1")
+    assert page.inner_text("#worths p") == wins
+    missed = 100 - 100 * scored(0).tasks["few"].row_values["composed"]["R@1"].mean()
+    assert page.locator("#worths dd").first.inner_text().split()[0] == f"{missed:.2f}"
+
+
 def test_everything_by_keyboard(report: Report) -> None:
     page = report.open()
     page.keyboard.press("/")
