@@ -231,4 +231,4 @@ def test_a_bad_file_of_mbeir_is_refused(mbeir: Callable, file: str, change: Call
     path = mbeir() / file.format("cirr")
     path.write_text(change(path.read_text()))
     with pytest.raises(DataError, match=message):
-        open_suite("mbeir", path.parents[3 if file is POOL else 2], pictures=False)
+        open_suite("mbeir", path.parents[2], pictures=False)
