@@ -14,6 +14,7 @@ from mllm_embed.search.contact_sheet import SheetRow, contact_sheet
 from ..benchmarks.folder import CAPTIONS
 from ..scoring.estimate import Estimate
 from ..scoring.evaluate import BASELINES
+from ..scoring.paired import Difference
 from ..scoring.result import Result, TaskResult
 from ..scoring.sessions.found import TurnsToFind, found_tasks
 from ..scoring.suite import Suite, Task
@@ -30,6 +31,10 @@ _COMPARED = ["R@1", "R@5", "R@10", "mAP", "img", "txt", "sum", "cap"]  # the col
 Rows = Mapping[str, Mapping[str, Estimate]]
 Lines = list[list[str]]
 _TURNS = "turns to find; a session that never does counts a turn more than it has"
+_GAINS = (
+    "gains of carrying the past: points at the end over the last turn alone by the same protocol, 95 % interval, and p "
+    "corrected for the rules (Holm), both by first picture"
+)
 
 
 def result_table(result: Result) -> str:
@@ -54,6 +59,8 @@ def result_blocks(result: Result) -> list[tuple[str, list[Lines | str]]]:
         found.append(("means", [*_tables(result.means, {}), *gap_lines(result.gaps)]))
     if result.turns:
         found.append((_TURNS, [_turns_to_find(result.turns)]))
+    if result.gains_of_rules:
+        found.append((_GAINS, [_gains_of_rules(result.gains_of_rules)]))
     return found
 
 
@@ -219,6 +226,18 @@ def _turns_to_find(turns: Mapping[str, Mapping[str, TurnsToFind]]) -> Lines:
         lines.append([row, *[f"{one.mean:.2f}" for one in own]])
         if not number:
             lines.append(["  95 % interval", *[f"{one.low:.2f}-{one.high:.2f}" for one in own]])
+    return lines
+
+
+def _gains_of_rules(gains: Mapping[str, Mapping[str, Difference]]) -> Lines:
+    """Return what each rule gains in each task: points, interval, corrected p."""
+    heads = chain.from_iterable((name, "95 %", "p, Holm") for name in gains)
+    lines = [["", *heads]]
+    for row in next(iter(gains.values())):
+        cells: list[str] = []
+        for own in (rows[row] for rows in gains.values()):
+            cells += [f"{own.points:+.2f}", f"{own.low:+.2f} to {own.high:+.2f}", f"{own.p_holm:.4f}"]
+        lines.append([row, *cells])
     return lines
 
 

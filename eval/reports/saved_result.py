@@ -15,6 +15,7 @@ from mllm_embed.errors import DataError
 from mllm_embed.files import read_json
 from mllm_embed.saving.result_file import read_result_file
 
+from ..scoring.sessions.found import AT_THE_END
 from ..scoring.suite import column
 from .report import PER_QUERY, RESULT
 
@@ -45,6 +46,7 @@ class SavedResult:
         printed: metrics that papers print; empty for all.
         means: columns that are means over those -> what they are made of.
         estimates: column -> (percent, low, high), of the queries as asked.
+        found: tasks that count what sessions find by turn; none without sessions.
         per_query: None without per_query.json.
         lower: metrics of which a smaller value is better.
         whole: metrics that say something of all queries together alone.
@@ -62,6 +64,7 @@ class SavedResult:
     means: Mapping[str, tuple[str, ...]]
     estimates: Mapping[str, tuple[float, float, float]]
     asked: Mapping[str, Any] = field(default_factory=dict, repr=False)
+    found: tuple[str, ...] = ()
     per_query: PerQuery | None = field(default=None, repr=False)
     lower: tuple[str, ...] = ()
     whole: tuple[str, ...] = ()
@@ -93,8 +96,10 @@ class SavedResult:
 
     @property
     def headline(self) -> str:
-        """What it is judged by: the last mean, or the first of its columns."""
-        return self.shown[-1] if self.means else self.shown[0]
+        """What it is judged by: the last mean, what sessions find in the end, or the first of its columns."""
+        if self.means:
+            return self.shown[-1]
+        return column(self.found[-1], AT_THE_END) if self.found else self.shown[0]
 
     @property
     def chosen(self) -> str:
@@ -166,6 +171,7 @@ def _result(folder: Path, content: Any) -> SavedResult:
         asked=_asked(content["protocol"]),
         lower=tuple(map(str, content["benchmark"].get("lower is better", ()))),
         whole=tuple(map(str, content["benchmark"].get("of all queries alone", ()))),
+        found=tuple(map(str, content.get("turns to find", ()))),
     )
 
 

@@ -25,6 +25,7 @@ from .composition import IMAGE_ONLY, TEXT_ONLY
 from .result import Result
 from .score import DEFAULT_TIES, Ties, Vectors, need_labels, score
 from .sessions.carried import carried, carried_protocol
+from .sessions.gains import with_gains
 from .suite import Suite, Task
 
 SUM = "sum"
@@ -93,6 +94,7 @@ def evaluate_with_vectors(
     vectors = carried(suite, vectors, asked, lambda items: encode(embedder, items, batch_size, progress), edit_strength)
     spent["embedding seconds"] += time.perf_counter() - started
     result = with_protocol(score(suite, vectors, ties, spent), suite, asked, edit_strength)
+    result = with_gains(result, suite)
     return replace(result, protocol={**result.protocol, **carried_protocol(suite)}), vectors
 
 

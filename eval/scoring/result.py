@@ -3,13 +3,14 @@
 from __future__ import annotations
 
 from collections.abc import Mapping
-from dataclasses import dataclass, field
+from dataclasses import asdict, dataclass, field
 from typing import Any
 
 import numpy as np
 
 from .composition import Composition, Gap
 from .estimate import Estimate
+from .paired import Difference
 from .sessions.found import TurnsToFind
 
 
@@ -73,6 +74,7 @@ class Result:
         turns: task that counts what sessions find by turn -> row -> in how many turns they find it; empty without any.
         lower: metrics of which a smaller value is better.
         whole: metrics that say something of all queries of a task together, and nothing of some of them.
+        gains_of_rules: the same task -> row of a rule -> what it gains at the end over the last turn alone.
     """
 
     suite: str
@@ -88,6 +90,7 @@ class Result:
     gaps: Mapping[str, Gap] = field(default_factory=dict)
     lower: tuple[str, ...] = ()
     whole: tuple[str, ...] = ()
+    gains_of_rules: Mapping[str, Mapping[str, Difference]] = field(default_factory=dict)
 
     def percent(self, metric: str, row: str | None = None, task: str = "") -> float:
         """Return one number of the table, in percent, of the first row unless another is named."""
@@ -99,6 +102,9 @@ class Result:
         turns: dict[str, dict[str, Any]] = {}
         for task, rows in self.turns.items():
             turns[task] = {row: own.to_dict() for row, own in rows.items()}
+        gains: dict[str, dict[str, Any]] = {}
+        for task, found in self.gains_of_rules.items():
+            gains[task] = {row: asdict(own) for row, own in found.items()}
         return {
             "benchmark": {
                 "name": self.suite,
@@ -115,6 +121,7 @@ class Result:
             "protocol": dict(self.protocol),
             "spent": dict(self.spent),
             **({"turns to find": turns} if turns else {}),
+            **({"gains of rules": gains} if gains else {}),
         }
 
 

@@ -25,7 +25,7 @@ from ..score import Vectors, answers_of
 from ..suite import Suite, Task
 
 ANNOTATED, TARGET_FREE = "annotated", "target-free"
-_AS_ASKED = "last turn"  # with the annotators' references it is the first row of every table
+_LAST_TURN = "last turn"  # with the annotators' references it is the first row of every table
 Encoded = Callable[[Sequence[tuple[AskedTask, Item]]], np.ndarray]
 """Items, each with how it is asked -> their vectors [N, D] float32."""
 
@@ -43,6 +43,16 @@ class Way:
         return f"{self.protocol}: {self.rule.name}"
 
     @property
+    def forgetting(self) -> str:
+        """The row of the last turn alone by the same protocol; "" where that is the queries as asked."""
+        return f"{TARGET_FREE}: {_LAST_TURN}" if self.protocol == TARGET_FREE else ""
+
+    @property
+    def carries(self) -> bool:
+        """Whether it carries anything."""
+        return self.rule.name != _LAST_TURN
+
+    @property
     def about(self) -> str:
         """What stands in a result's protocol."""
         settings = "".join(f"; {name} {value:g}" for name, value in self.rule.defaults.items())
@@ -51,7 +61,7 @@ class Way:
 
 def ways() -> list[Way]:
     """Return all rules under the protocols that make a difference to them, in the order of the table."""
-    found = [Way(rule, ANNOTATED) for rule in rules().values() if not rule.reads_answers and rule.name != _AS_ASKED]
+    found = [Way(rule, ANNOTATED) for rule in rules().values() if not rule.reads_answers and rule.name != _LAST_TURN]
     return found + [Way(rule, TARGET_FREE) for rule in rules().values()]
 
 

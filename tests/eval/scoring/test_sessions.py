@@ -14,6 +14,7 @@ from PIL import Image
 from eval.benchmarks import open_suite
 from eval.reports.compare import compare
 from eval.reports.report import result_table, write_result
+from eval.reports.saved_result import read_saved_result
 from eval.scoring.evaluate import evaluate
 from eval.scoring.metrics import recall
 from eval.scoring.result import Result
@@ -231,7 +232,22 @@ def test_results_of_sessions_are_written_read_and_compared(measured: Result, fol
     last = [walk("target-free: last answer", turns)[-1] for turns in TURNS.values()]
     assert kept["rows"]["target-free: last answer"]["answers"] == last
     assert measured.tasks["found@10"].groups["shoes"]["at the end"].queries == 1
+    gains = content["gains of rules"]["found@10"]
+    values = measured.tasks["found@10"].row_values
+    for row in set(measured.tasks["turn-1"].rows) - {
+        "image only",
+        "text only",
+        "sum",
+        "composed",
+        "target-free: last turn",
+    }:
+        other = "target-free: last turn" if row.startswith("target-free") else "composed"
+        more = values[row]["at the end"] - values[other]["at the end"]
+        assert gains[row]["points"] == pytest.approx(100 * more.mean()) and 0 < gains[row]["p"] <= gains[row]["p_holm"]
+    assert len(gains) == 6
+    assert read_saved_result(tmp_path / "one").headline == "found@10/at the end"
     table = result_table(measured)
+    assert "gains of carrying the past: points at the end over the last turn alone" in table
     assert "turns to find; a session that never does counts a turn more than it has" in table
     text = compare([tmp_path / "one", tmp_path / "other"], "markdown")
     assert "turn-3/R@1" in text and "found@10/by turn 3" in text
