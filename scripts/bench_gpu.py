@@ -23,14 +23,16 @@ import argparse
 import os
 import subprocess
 import sys
+import time
 from pathlib import Path
 
 from gpu.supervisor import Supervisor, as_markdown, write
 
 ROOT = Path(__file__).resolve().parents[1]
-# seconds of each section, at which it is stopped; together more than --total, which ends them all
+# seconds of each section, at which it is stopped; together more than --total, which ends them all. What is short comes
+# first, and the second model last.
 BUDGETS = {
-    "machine": 30, "qwen2_vl": 90, "qwen3_vl": 90, "training": 75, "quantised": 90, "ranking": 45, "decoding": 75,
+    "machine": 30, "ranking": 45, "qwen2_vl": 90, "training": 75, "decoding": 75, "quantised": 90, "qwen3_vl": 90,
 }  # fmt: skip
 START = 60  # seconds in which a process imports what it needs
 
@@ -41,7 +43,7 @@ def main(arguments: list[str] | None = None) -> int:
     parser.add_argument("--sections", nargs="+", choices=BUDGETS, default=list(BUDGETS), metavar="S")
     parser.add_argument("--size", choices=("large", "tiny"), default="large")
     parser.add_argument("--device", help="default: the GPU where there is one")
-    parser.add_argument("--total", type=float, default=330, help="seconds for all sections (default 330)")
+    parser.add_argument("--total", type=float, default=330, help="seconds for all, --wheels included (default 330)")
     parser.add_argument("--output", type=Path, default=ROOT / "runs" / "gpu", help="default: runs/gpu")
     parser.add_argument("--wheels", type=Path, metavar="DIR", help="install these wheels first")
     parser.add_argument("--work", nargs="+", help=argparse.SUPPRESS)  # what the other process is called with
@@ -49,14 +51,17 @@ def main(arguments: list[str] | None = None) -> int:
     if args.work:
         return _work(args)
     names = [name for name in BUDGETS if name in args.sections]
-    _install(args.wheels, args.output / "site")
+    end = time.monotonic() + args.total
+    if args.wheels:
+        _install(args.wheels, args.output / "site")
     here = ["--size", args.size, "--output", str(args.output), *(["--device", args.device] if args.device else [])]
     command = [sys.executable, str(Path(__file__).resolve()), *here, "--work"]
     about = {"size": args.size, "device": args.device, "total": args.total}
     # a few seconds' work is not to be stopped on a machine that is busy with something else
     budgets = {name: BUDGETS[name] if args.size == "large" else args.total for name in names}
     start = START if args.size == "large" else args.total
-    found = Supervisor(command, budgets, start, args.total, lambda known: write(args.output, known, about)).run()
+    left = end - time.monotonic()
+    found = Supervisor(command, budgets, start, left, lambda known: write(args.output, known, about)).run()
     print(as_markdown(found), end="")
     return 0 if all(section.error is None for section in found.values()) else 1
 
@@ -68,16 +73,15 @@ def _work(args: argparse.Namespace) -> int:
     from gpu.sections import work
 
     device = args.device or ("cuda" if torch.cuda.is_available() else "cpu")
-    # it ends by itself, with what it has, a little before it would be stopped
-    seconds = {name: 0.9 * budget for name, budget in BUDGETS.items()}
-    work(args.work, args.size, device, args.output / "models", seconds)
+    work(args.work, args.size, device, args.output / "models")
     return 0
 
 
-def _install(wheels: Path | None, site: Path) -> None:
-    """Install the wheels of a folder and this clone for the processes that are started from here on."""
-    if wheels is None:
-        return
+def _install(wheels: Path, site: Path) -> None:
+    """Install the wheels of a folder and this clone for the processes that are started from here on.
+
+    Raises CalledProcessError where pip, which says why, fails.
+    """
     pip = [
         sys.executable,
         "-m",
@@ -90,8 +94,9 @@ def _install(wheels: Path | None, site: Path) -> None:
         "--target",
         str(site),
     ]
-    subprocess.run([*pip, *map(str, sorted(wheels.glob("*.whl")))], check=True) if any(wheels.glob("*.whl")) else None
-    subprocess.run([*pip, "--no-build-isolation", str(ROOT)], check=True)
+    found = sorted(map(str, wheels.glob("*.whl")))
+    for what in ([found] if found else []) + [["--no-build-isolation", str(ROOT)]]:
+        subprocess.run([*pip, *what], check=True)
     os.environ["PYTHONPATH"] = os.pathsep.join(filter(None, [str(site), os.environ.get("PYTHONPATH")]))
 
 

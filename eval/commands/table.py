@@ -29,7 +29,8 @@ models
   MODEL+ADAPTER            an adapter on a model
   NAME=MODEL[+ADAPTER]     the same under a name of your own
   ...,KEY=VALUE,...        with options of its own: adapter, preset, prompts, dtype, quantization, device, dim,
-                           max-tokens, truncate, batch-size, task, document-task, query-model, query-adapter, trained-on
+                           max-tokens, truncate, jpeg-side, batch-size, task, document-task, query-model,
+                           query-adapter, trained-on
   FILE.yaml                a list of models, each with `model`, and perhaps `name` and those options (max_tokens: 512)
   published                all models of the presets, by their hub ids
 
@@ -58,7 +59,9 @@ examples
   %(prog)s --models gme=~/models/gme,preset=gme,dtype=bfloat16 --data ~/data --output runs/table
   %(prog)s --models models.yaml --benchmarks cirr=~/data/cirr cirr=~/data/cirr,split=test1 --output runs/table
 """
-_GIVEN = ("preset", "prompts", "batch_size", "device", "dtype", "quantization", "dim", "max_tokens", "truncate")
+_GIVEN = (
+    "preset", "prompts", "batch_size", "device", "dtype", "quantization", "dim", "max_tokens", "truncate", "jpeg_side"
+)  # fmt: skip
 
 
 def register(commands: Any) -> None:

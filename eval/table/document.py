@@ -20,7 +20,7 @@ from .table_cell import TableCell
 
 FILES = {"table.md": "markdown", "table.tex": "latex", "table.html": "html"}
 _NOTHING = "–"
-_LIMITS = ("max tokens", "truncate")  # inputs that settings do not tell
+_LIMITS = ("max tokens", "truncate", "jpeg side")  # inputs that settings do not tell
 _VERSION = "version of "
 _COSTS: dict[str, Callable[[TableCell], str]] = {
     "asked in training": lambda cell: _leaked(cell, "asked", "queries"),

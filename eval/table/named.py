@@ -53,6 +53,7 @@ class NamedModel(_Named):
     dim: int | None = None
     max_tokens: int | None = None
     truncate: bool | None = None
+    jpeg_side: int | None = Field(default=None, ge=0)
     batch_size: int | None = Field(default=None, ge=1)
     task: str | None = Field(default=None, min_length=1)
     document_task: str | None = Field(default=None, min_length=1)

@@ -13,7 +13,6 @@ from .measuring import Row, operations, seconds, tera
 from .workplace import Workplace
 
 GOAL = 0.5  # of the peak
-_REST = 5.0  # seconds that another round must leave of the section's
 
 
 def qwen2_vl(place: Workplace) -> Iterator[Row]:
@@ -46,12 +45,12 @@ def _extraction(place: Workplace, kind: str) -> Iterator[Row]:
     yield Row(
         f"{kind}: random weights", f"{folder_seconds:.1f} s", about, {"seconds": folder_seconds, "weights": weights}
     )
-    for batch_size in place.size.batch_sizes:
-        yield from _one(place, kind, embedder, batch_size)
+    for number, batch_size in enumerate(place.size.batch_sizes):
+        yield from _one(place, kind, embedder, batch_size, whole=not number)
 
 
-def _one(place: Workplace, kind: str, embedder: MLLMEmbedder, batch_size: int) -> Iterator[Row]:
-    """Measure one batch size: the model alone, then with all that comes before it."""
+def _one(place: Workplace, kind: str, embedder: MLLMEmbedder, batch_size: int, whole: bool) -> Iterator[Row]:
+    """Measure one batch size: the model alone, and where `whole` with all that comes before it."""
     work = embedder.plan(place.items, batch_size=batch_size)
     batches = prepared(embedder, place.items, batch_size)
     compute(embedder, batches)  # kernels are chosen, memory is taken
@@ -66,12 +65,12 @@ def _one(place: Workplace, kind: str, embedder: MLLMEmbedder, batch_size: int) -
         f"{len(place.items) / alone:,.1f} inputs/s; {useful:.1%} of the tokens are no padding; goal {GOAL:.0%}",
         {"seconds": alone, "operations": flops, "share of peak": share, "inputs": len(place.items), "useful": useful},
     )
-    if place.left < alone + _REST and place.device.type == "cuda":
+    if not whole:
         return
-    whole = seconds(lambda: embedder.encode(place.items, batch_size=batch_size, show_progress=False), place.device)
+    spent = seconds(lambda: embedder.encode(place.items, batch_size=batch_size, show_progress=False), place.device)
     yield Row(
         f"{named}: from JPEG files",
-        f"{len(place.items) / whole:,.1f} inputs/s",
-        f"{flops / whole / place.peak:.0%} of the peak; {1 - alone / whole:.0%} of the time is not the model's",
-        {"seconds": whole, "share of peak": flops / whole / place.peak},
+        f"{len(place.items) / spent:,.1f} inputs/s",
+        f"{flops / spent / place.peak:.0%} of the peak; {1 - alone / spent:.0%} of the time is not the model's",
+        {"seconds": spent, "share of peak": flops / spent / place.peak},
     )

@@ -11,8 +11,6 @@ from typing import Any
 import torch
 from torch.utils.flop_counter import FlopCounterMode
 
-from mllm_embed.training.distributed.memory_tracker import MemoryTracker
-
 
 @dataclass
 class Row:
@@ -81,6 +79,8 @@ def peak_bytes(device: torch.device) -> Iterator[Peak]:
     """Measure what is done within: on a GPU by its allocator, elsewhere operation by operation, which takes time."""
     peak = Peak()
     if device.type != "cuda":
+        from mllm_embed.training.distributed.memory_tracker import MemoryTracker
+
         with MemoryTracker() as live:
             yield peak
         peak.bytes = live.peak

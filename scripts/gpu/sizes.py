@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from dataclasses import dataclass, field
+from dataclasses import dataclass
 from typing import Any
 
 
@@ -37,7 +37,7 @@ class Size:
     gallery: tuple[int, int, int, int]
     photographs: int
     photograph: tuple[int, int]
-    repeat: int = field(default=3)
+    repeat: int = 2
 
 
 _FEW_TEXT = {
@@ -66,8 +66,8 @@ _TINY = {
 SIZES = {
     # CIRR asks 1.8 instructions of a picture; CIRCO's test set has 800 queries among 123,403 pictures
     "large": Size(
-        product=8192, layers={}, pictures=256, shape=(640, 480), queries=460, batch_sizes=(32, 128), pixels=1003520,
-        rows=(32, 128), chunk_tokens=8192, gallery=(800, 123403, 2048, 50), photographs=48, photograph=(4000, 3000),
+        product=8192, layers={}, pictures=128, shape=(640, 480), queries=230, batch_sizes=(32, 128), pixels=1003520,
+        rows=(32, 96), chunk_tokens=8192, gallery=(800, 123403, 2048, 50), photographs=32, photograph=(4000, 3000),
     ),
     "tiny": Size(
         product=128, layers=_TINY, pictures=4, shape=(96, 64), queries=6, batch_sizes=(2,), pixels=100 * 28 * 28,

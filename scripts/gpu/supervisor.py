@@ -18,6 +18,7 @@ from typing import Any
 
 MARK = "bench_gpu: "
 """What a line begins with that is for the supervisor."""
+_LONGEST = 300  # characters of another's last words
 
 
 @dataclass
@@ -74,10 +75,14 @@ class Supervisor:
 
     def _process(self, names: Sequence[str], end: float) -> None:
         """Let one process measure sections until it ends, or is ended; the one it was at then has an error."""
-        process = subprocess.Popen([*self.command, *names], stdout=subprocess.PIPE, text=True)
+        pipes: dict[str, Any] = {"stdout": subprocess.PIPE, "stderr": subprocess.PIPE, "text": True}
+        process = subprocess.Popen([*self.command, *names], **pipes)
         lines: queue.Queue[str | None] = queue.Queue()
-        reader = threading.Thread(target=_read, args=(process, lines), daemon=True)
-        reader.start()
+        last: list[str] = []
+        jobs = ((_read, (process, lines)), (_repeat, (process, last)))
+        readers = [threading.Thread(target=job, args=given, daemon=True) for job, given in jobs]
+        for reader in readers:
+            reader.start()
         current, until, limit = names[0], time.monotonic() + self.start, "start"
         try:
             while True:
@@ -87,7 +92,9 @@ class Supervisor:
                     self.found[current].error = self._too_long(current, limit, end)
                     return
                 if line is None:
-                    self._ended(current, process.wait())
+                    code = process.wait()
+                    readers[1].join()
+                    self._ended(current, code, last)
                     return
                 said = json.loads(line)
                 current = said["section"]
@@ -99,11 +106,12 @@ class Supervisor:
                     following = names[names.index(current) + 1 :]
                     if not following:
                         return
-                    current, until = following[0], time.monotonic() + self.start
+                    current, until, limit = following[0], time.monotonic() + self.start, "start"
         finally:
             process.kill()
             process.wait()
-            reader.join()
+            for reader in readers:
+                reader.join()
 
     @staticmethod
     def _note(found: Found, said: Mapping[str, Any]) -> None:
@@ -118,11 +126,12 @@ class Supervisor:
             return f"stopped: nothing was measured within {self.start:g} seconds of the start"
         return f"stopped: it took more than its {self.budgets[name]:g} seconds"
 
-    def _ended(self, name: str, code: int) -> None:
+    def _ended(self, name: str, code: int, last: Sequence[str]) -> None:
         """Note that a process has ended at a section, which is told already where that failed by itself."""
         found = self.found[name]
         if found.seconds is None and found.error is None:
-            found.error = f"its process ended with code {code} and no word of why; see what it printed above"
+            said = f": {last[0]}" if last else " and no word of why"
+            found.error = f"its process ended with code {code}{said}"
 
 
 def _read(process: subprocess.Popen[str], lines: queue.Queue[str | None]) -> None:
@@ -133,6 +142,14 @@ def _read(process: subprocess.Popen[str], lines: queue.Queue[str | None]) -> Non
         else:
             print(line, end="", file=sys.stderr, flush=True)
     lines.put(None)
+
+
+def _repeat(process: subprocess.Popen[str], last: list[str]) -> None:
+    """Print the errors of a process, and keep the last line of them."""
+    for line in process.stderr or ():
+        print(line, end="", file=sys.stderr, flush=True)
+        if line.strip():
+            last[:] = [line.strip()[:_LONGEST]]
 
 
 def as_markdown(found: Mapping[str, Found]) -> str:

@@ -4,7 +4,6 @@ from __future__ import annotations
 
 import io
 import random
-import time
 from dataclasses import dataclass
 from functools import cached_property
 from pathlib import Path
@@ -35,23 +34,11 @@ class Workplace:
         device: on which.
         size: how much.
         folder: for models and files; what lies there already is taken as it is.
-        seconds: what a section may take, so that it ends by itself rather than being ended.
     """
 
     device: torch.device
     size: Size
     folder: Path
-    seconds: float
-    started: float = 0.0
-
-    def begin(self) -> None:
-        """Start the clock of a section."""
-        self.started = time.perf_counter()
-
-    @property
-    def left(self) -> float:
-        """The seconds that a section has left."""
-        return self.seconds - (time.perf_counter() - self.started)
 
     @cached_property
     def peak(self) -> float:

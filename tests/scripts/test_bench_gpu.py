@@ -15,7 +15,7 @@ import torch
 import bench_gpu
 from gpu.extraction import compute, prepared
 from gpu.measuring import operations
-from gpu.sections import SECTIONS
+from gpu.sections import MODULES
 from gpu.sizes import SIZES
 from gpu.supervisor import MARK, Found, Supervisor, as_markdown
 from gpu.workplace import Workplace
@@ -47,7 +47,7 @@ def bench(tmp_path_factory: pytest.TempPathFactory) -> Path:
 
 def test_every_section_comes_to_its_end_on_a_cpu(bench: Path) -> None:
     result = json.loads((bench / "gpu.json").read_text())
-    assert list(result["sections"]) == list(SECTIONS) == list(bench_gpu.BUDGETS)
+    assert list(result["sections"]) == list(MODULES) == list(bench_gpu.BUDGETS)
     for name, section in result["sections"].items():
         assert section["error"] is None and section["seconds"] > 0, name
         assert all(set(row) == {"what", "figure", "note", "values"} for row in section["rows"]), name
@@ -70,7 +70,7 @@ def test_every_section_comes_to_its_end_on_a_cpu(bench: Path) -> None:
 
 def test_operations_are_those_of_the_weights_that_see_a_token(bench: Path) -> None:
     """Two for each weight and token; on a CPU the counter knows no attention."""
-    place = Workplace(torch.device("cpu"), SIZES["tiny"], bench / "models", 60)
+    place = Workplace(torch.device("cpu"), SIZES["tiny"], bench / "models")
     embedder = place.embedder("qwen2_vl")
     batches = prepared(embedder, ["a hat", "a much longer text, of which there are more tokens"], 2)
     weights = dict(embedder.model.base.named_parameters())
@@ -100,6 +100,11 @@ def _found(script: str, names: str, **limits: float) -> dict[str, Found]:
         ("if name == 'b': os._exit(9)", {}, "its process ended with code 9"),
         ("if name == 'b': time.sleep(60)", {"budget": 0.5}, "stopped: it took more than its 0.5 seconds"),
         ("if name == 'b': os.abort()", {}, "its process ended with code -6"),
+        (
+            "if name == 'b': import no_such_package",
+            {},
+            "code 1: ModuleNotFoundError: No module named 'no_such_package'",
+        ),
     ],
 )
 def test_a_section_that_fails_leaves_the_others(script: str, limits: dict[str, float], said: str) -> None:

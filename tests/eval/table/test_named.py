@@ -27,12 +27,14 @@ def test_a_word_names_a_model_with_its_options(tmp_path: Path, tiny_llava: Path)
     plain, named, strange, hub = read_models(
         [
             str(tiny_llava),
-            f"ours={tiny_llava}+{tmp_path}/stage2,dim=16,max-tokens=99,truncate=true,dtype=bfloat16,trained-on=data",
+            f"ours={tiny_llava}+{tmp_path}/stage2,dim=16,max-tokens=99,truncate=true,jpeg-side=0,dtype=bfloat16,"
+            "trained-on=data",
             str(odd),
             "Qwen/Qwen3-VL-Embedding-2B",
         ],
-        given,
+        given | {"jpeg_side": 512},
     )
+    assert (plain.jpeg_side, named.jpeg_side) == (512, 0)  # which decodes whole again
     assert (plain.name, plain.model, plain.dtype, plain.batch_size) == (
         f"{tiny_llava.parent.name}/tiny", str(tiny_llava), "float32", 8
     )  # fmt: skip
