@@ -36,7 +36,7 @@ class MTEBModel:
         revision: tells results of one name apart; by default made from base, adapter, prompts, precision.
         instructions: give the model MTEB's instruction of a task as its own, where its prompts have a place for one.
 
-    Raises ConfigError for `instructions` to a model whose prompts have no such place.
+    Raises ConfigError for `instructions` to a model whose prompts have no such place, and for a model with `jpeg_side`.
     """
 
     def __init__(
@@ -47,7 +47,12 @@ class MTEBModel:
         *,
         instructions: bool = False,
     ):
-        prompts = embedder.prompts
+        prompts, side = embedder.prompts, embedder.settings.jpeg_side
+        if side:  # which would be filed as its own, and be that of whole pictures
+            raise ConfigError(
+                f"MTEB hands pictures over decoded, which jpeg_side {side} cannot make smaller; load the model with "
+                "jpeg_side=0"
+            )
         if instructions and not any(prompts.prompt(slot).has_task for slot in prompts.slots):
             raise ConfigError(f"the prompts '{prompts.name}' have no place for MTEB's instructions; leave them out")
         self.embedder, self.instructions = embedder, instructions

@@ -3,10 +3,10 @@
     PYTHONPATH=scripts python scripts/gpu/bench_jpeg.py                    # the embedded model, two minutes on a CPU
     PYTHONPATH=scripts python scripts/gpu/bench_jpeg.py --photographs 16 --processors 96 384 672
 
-Time is that of the processor, since others may use the machine, all threads together, the least of three: decoding, and
-then what an image processor of squares does by itself (SigLIP's in PIL, bicubic). Differences are of the pixels that come
-out of it, in levels of 255, and of the embedded model's vectors; for scale, the same between the photographs and copies of
-them saved again at quality 75. Prints Markdown.
+Time is that of the processor, since others may use the machine, all threads together, the least of three: decoding,
+and then what an image processor of squares does by itself (SigLIP's in PIL, bicubic). Differences are of the pixels
+that come out of it, in levels of 255, and of the embedded model's vectors; for scale, the same between the photographs
+and copies of them saved again at quality 75. Prints Markdown.
 """
 
 from __future__ import annotations

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from dataclasses import replace
 from pathlib import Path
 from types import SimpleNamespace
 from typing import Any
@@ -175,3 +176,11 @@ def test_mteb_never_takes_one_model_for_another(tiny_llava: Path, tuned: MLLMEmb
     assert len(revisions) == 6
     assert MTEBModel(base).mteb_model_meta.name == f"mllm_embed/{tiny_llava.name}"
     assert MTEBModel(base, "me/shoes", "v1").mteb_model_meta.revision == "v1"
+
+
+def test_decoded_pictures_are_none_that_jpeg_side_makes_smaller(embedder: MLLMEmbedder) -> None:
+    scaled = MLLMEmbedder(embedder.model, embedder.processor, replace(embedder.settings, jpeg_side=32))
+    with pytest.raises(
+        ConfigError, match="hands pictures over decoded, which jpeg_side 32 .* load the model with jpeg_side=0"
+    ):
+        MTEBModel(scaled)

@@ -38,7 +38,9 @@ def register(commands: Any) -> None:
     plan.add_argument(
         "--memory", type=float, metavar="GIB", help="plan for a GPU of so many GiB (default: the one here, or the RAM)"
     )
-    plan.add_argument("--picture", type=_size, metavar="WxH", help="pictures' size (default: what the data has)")
+    plan.add_argument(
+        "--picture", type=_size, metavar="WxH", help="pictures' size as decoded (default: what the data has)"
+    )
     plan.set_defaults(run=_run)
 
 
