@@ -72,7 +72,7 @@ def test_benchmarks_are_found_where_they_are_whole(cirr: Path, tmp_path: Path) -
     next((tmp_path / "half/cirr/test1").iterdir()).unlink()
     lines: list[str] = []
     found = benchmarks_under(root, lines.append)
-    assert [named.name for named in found] == ["cirr val", "cirr test1", "deep/er", "mine"]
+    assert [named.name for named in found] == ["cirr val", "cirr test1", "mine", "deep/er"]
     assert not lines
     (half,) = benchmarks_under(tmp_path / "half", lines.append)
     assert half.name == "cirr val" and len(lines) == 1
@@ -81,37 +81,40 @@ def test_benchmarks_are_found_where_they_are_whole(cirr: Path, tmp_path: Path) -
         benchmarks_under(root / "mine/images", lines.append)
 
 
-def test_hidden_labels_and_presets_in_one_table(
+def test_hidden_labels_are_for_the_server(
     cirr: Path, small: tuple[Path, Path], tiny_llava: Path, make_table: Make, tmp_path: Path
 ) -> None:
-    gme = published.make_published("qwen2_vl", tmp_path / "own")
-    benchmarks = [f"cirr={cirr}", f"cirr={cirr},split=test1", small[1]]
-    made = make_table([f"gme={gme},preset=gme", f"plain={tiny_llava}"], benchmarks, tmp_path / "T")
+    benchmarks = [f"cirr={cirr}", f"cirr={cirr},split=test1"]
+    made = make_table([f"plain={tiny_llava}"], benchmarks, tmp_path / "T")
     assert not made.table.failed
-    folder = tmp_path / "T/cirr_test1/gme"
+    folder = tmp_path / "T/cirr_test1/plain"
     assert sorted(path.name for path in folder.iterdir()) == ["cell.json", "recall.json", "recall_subset.json"]
     assert len(json.loads((folder / "recall.json").read_text())["100"]) == 50
     assert "labels are hidden; for the server: recall.json and recall_subset.json" in made.text
+    assert "upload recall.json and recall_subset.json to" in made.text
+    (folder / "recall.json").write_text("{}")
+    again = make_table([f"plain={tiny_llava}"], benchmarks, tmp_path / "T")
+    assert again.said("what it left is damaged") and len(again.said("kept")) == 1 and not again.table.failed
+
+
+def test_a_published_model_is_asked_as_its_preset_has_it(
+    small: tuple[Path, Path], tiny_llava: Path, make_table: Make, tmp_path: Path
+) -> None:
+    gme = published.make_published("qwen2_vl", tmp_path / "Alibaba-NLP/gme-Qwen2-VL-2B-Instruct")
+    models = [str(gme), f"plain={tiny_llava}", f"wrong={tiny_llava},preset=gme"]
+    made = make_table(models, [small[1]], tmp_path / "T")
     notes = [line for line in made.text.splitlines() if line.startswith("<sup>")]
     assert any("prompts: gme (" in line and "as in the authors' code" in line for line in notes)
-    assert any(
-        "words: preset gme, for cirr" in line and "query task: Retrieve a day-to-day image" in line for line in notes
-    )
     assert any("prompts: instructcir (" in line for line in notes)
-    again = make_table([f"gme={gme},preset=gme"], benchmarks, tmp_path / "T")
-    assert len(again.said("kept")) == 3
-    (folder / "recall.json").write_text("{}")
-    again = make_table([f"gme={gme},preset=gme"], benchmarks, tmp_path / "T")
-    assert again.said("what it left is damaged") and len(again.said("kept")) == 2 and not again.table.failed
-    # a preset of another family is refused by its own sentence
-    wrong = make_table([f"plain={tiny_llava},preset=gme"], [small[1]], tmp_path / "W")
-    assert "the preset gme is for qwen2_vl models" in wrong.failure("plain", "second")
+    # a preset of another family is refused in its own cell
+    assert [cell.model.name for cell in made.table.failed] == ["wrong"]
+    assert "the preset gme is for qwen2_vl models" in made.failure("wrong", "second")
 
 
 FAULTS = {
     "models=plain": "there is nothing to measure",
     "models=plain benchmarks=nowhere": "--benchmarks nowhere is neither NAME=ROOT",
-    "models=plain benchmarks=cir=nowhere": "did you mean 'cirr'?",
+    "models=plain benchmarks=cirrr=nowhere": "did you mean 'cirr'?",
     "models=plain benchmarks=cirr=x,split=train": "cirr has no split 'train'",
     "models=plain benchmarks=cirr=x,galery=y": "cirr has no option 'galery'",
     "models=plain benchmarks=second benchmarks=second": "two benchmarks would be called 'second'",
