@@ -10,7 +10,7 @@ from typing import TYPE_CHECKING, Any
 from mllm_embed.commands.model_options import add_loading_options, load_encoder
 from mllm_embed.errors import ConfigError
 
-from .suite_options import add_command, add_ties_option, need_folder
+from .suite_options import add_command, add_thumbnails_option, add_ties_option, check_thumbnails, need_folder
 
 if TYPE_CHECKING:
     from mllm_embed.encode.dual_encoder import DualEncoder
@@ -29,8 +29,8 @@ models
   MODEL+ADAPTER            an adapter on a model
   NAME=MODEL[+ADAPTER]     the same under a name of your own
   ...,KEY=VALUE,...        with options of its own: adapter, preset, prompts, dtype, quantization, device, dim,
-                           max-tokens, truncate, jpeg-side, batch-size, task, document-task, query-model,
-                           query-adapter, trained-on
+                           max-tokens, truncate, jpeg-side, batch-size, task, document-task, query-model, query-adapter,
+                           trained-on
   FILE.yaml                a list of models, each with `model`, and perhaps `name` and those options (max_tokens: 512)
   published                all models of the presets, by their hub ids
 
@@ -60,8 +60,17 @@ examples
   %(prog)s --models models.yaml --benchmarks cirr=~/data/cirr cirr=~/data/cirr,split=test1 --output runs/table
 """
 _GIVEN = (
-    "preset", "prompts", "batch_size", "device", "dtype", "quantization", "dim", "max_tokens", "truncate", "jpeg_side"
-)  # fmt: skip
+    "preset",
+    "prompts",
+    "batch_size",
+    "device",
+    "dtype",
+    "quantization",
+    "dim",
+    "max_tokens",
+    "truncate",
+    "jpeg_side",
+)  # fmt: skip - all of add_loading_options
 
 
 def register(commands: Any) -> None:
@@ -89,6 +98,7 @@ def register(commands: Any) -> None:
         help="data folders that all models were trained on besides what lies beside them",
     )
     table.add_argument("--sheet", metavar="N", type=int, default=8, help="queries on each contact sheet (default 8)")
+    add_thumbnails_option(table)
     table.add_argument("--again", action="store_true", help="make finished cells again, too")
 
 
@@ -99,6 +109,7 @@ def _run(arguments: argparse.Namespace) -> int:
         raise ConfigError(f"--sheet must be 0 or more, not {arguments.sheet}")
     if arguments.batch_size < 1:
         raise ConfigError(f"--batch-size must be at least 1, not {arguments.batch_size}")
+    check_thumbnails(arguments)
     given = {key: getattr(arguments, key) for key in _GIVEN}
     models = read_models(arguments.models, given | {"trained_on": tuple(arguments.trained_on)})
     for place in arguments.trained_on:
@@ -112,7 +123,7 @@ def _run(arguments: argparse.Namespace) -> int:
     from ..table.document import overview, write_document
     from ..table.make import Table
 
-    measuring = Measuring(arguments.batch_size, arguments.ties, sheet=arguments.sheet)
+    measuring = Measuring(arguments.batch_size, arguments.ties, sheet=arguments.sheet, thumbnails=arguments.thumbnails)
     table = Table(models, benchmarks, arguments.output, _load, measuring=measuring, again=arguments.again, tell=_tell)
     table.make(write_document)
     sys.stdout.write(f"{STYLES['markdown'](overview(table))}\n\n")

@@ -16,11 +16,13 @@ from mllm_embed.files import write_file
 from ..reports.submission import SUBMISSIONS, uploads
 from ..reports.tables import STYLES, Block, Heading, Note, ReportTable
 from .make import OpenedBenchmark, Table
+from .measuring import READ
 from .table_cell import TableCell
 
 FILES = {"table.md": "markdown", "table.tex": "latex", "table.html": "html"}
 _NOTHING = "–"
-_LIMITS = ("max tokens", "truncate", "jpeg side")  # inputs that settings do not tell
+_SETTINGS = ("dtype", "quantization", "dim", "query model")
+_LIMIT = "max tokens"  # an option that nothing else tells of
 _VERSION = "version of "
 _COSTS: dict[str, Callable[[TableCell], str]] = {
     "asked in training": lambda cell: _leaked(cell, "asked", "queries"),
@@ -118,8 +120,8 @@ def _facts(cell: TableCell) -> list[str]:
     about = asked.get("preset", {})
     facts += [f"uncertain: {line}" for line in about.get("uncertain", ())]
     facts += [f"not as its authors' code: {line}" for line in about.get("differs", ())]
-    facts += [f"{key}: {settings[key]}" for key in ("dtype", "quantization", "dim", "query model") if settings.get(key)]
-    facts += [f"{key}: {record.inputs[key]}" for key in _LIMITS if key in record.inputs]
+    facts += [f"{key}: {settings[key]}" for key in (*_SETTINGS, *READ.values()) if settings.get(key)]
+    facts += [f"at most {record.inputs[_LIMIT]} tokens"] if _LIMIT in record.inputs else []
     return [fact.rstrip(". ") for fact in facts]
 
 

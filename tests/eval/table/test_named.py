@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import argparse
 import json
 import shutil
 from collections.abc import Callable
@@ -14,7 +15,8 @@ import published
 import tiny
 from eval.cli import main
 from eval.table.found import benchmarks_under
-from eval.table.named import read_benchmarks, read_models
+from eval.table.named import NamedModel, read_benchmarks, read_models
+from mllm_embed.commands.model_options import add_model_options, add_query_options
 from mllm_embed.errors import ConfigError
 
 Make = Callable[..., Any]
@@ -46,6 +48,13 @@ def test_a_word_names_a_model_with_its_options(tmp_path: Path, tiny_llava: Path)
     assert (hub.name, hub.folder) == ("Qwen/Qwen3-VL-Embedding-2B", "Qwen_Qwen3-VL-Embedding-2B")
     known = read_models(["published"], {})
     assert len(known) == len({model.name for model in known}) > 20 and hub.name in {model.name for model in known}
+
+
+def test_every_option_of_a_model_can_be_said_of_one() -> None:
+    parser = argparse.ArgumentParser()
+    add_model_options(parser)
+    add_query_options(parser)
+    assert set(vars(parser.parse_args(["--model", "x"]))) <= set(NamedModel.model_fields)
 
 
 def test_files_name_many(tmp_path: Path) -> None:
