@@ -145,7 +145,8 @@ def _latex_table(table: ReportTable) -> list[str]:
 
 
 def _latex_text(text: str) -> str:
-    return text.translate(_LATEX)
+    # two hyphens, as of an option, would become a dash
+    return "-{}-".join(part.translate(_LATEX) for part in text.split("--"))
 
 
 # a long sentence would push the other columns off the page
