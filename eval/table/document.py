@@ -180,15 +180,17 @@ def _said(cell: TableCell) -> str:
 
 
 def _best(cells: Sequence[TableCell], column: str | None) -> list[int]:
-    """Return which cells have the highest figure, of their headline or a column; none where one alone has a figure."""
+    """Return which cells have the best figure, of their headline or a column; none where one alone has a figure."""
     values = {}
     for at, cell in enumerate(cells):
         if cell.result is not None and not cell.failure:
             name = column or cell.result.headline
             if name in cell.result.estimates:
-                values[at] = round(cell.result.estimates[name][0], 2)  # as it is printed
-    highest = max(values.values(), default=None)
-    return [at for at, value in values.items() if value == highest] if len(values) > 1 else []
+                figure = round(cell.result.estimates[name][0], 2)  # as it is printed
+                less = cell.result.columns.get(name, ("", ""))[1] in cell.result.lower
+                values[at] = -figure if less else figure
+    best = max(values.values(), default=None)
+    return [at for at, value in values.items() if value == best] if len(values) > 1 else []
 
 
 def _section(
