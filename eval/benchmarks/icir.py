@@ -9,6 +9,7 @@ what that code reads, and what the card of the data says.
 
 from __future__ import annotations
 
+from collections import Counter
 from pathlib import Path
 from typing import NamedTuple
 
@@ -92,17 +93,10 @@ def _lines(files: BenchmarkFiles, what: str) -> list[_Line]:
         if len(parts) != 3 or not parts[0] or not parts[2]:
             raise DataError(f"{path} line {number} must be picture,text,instance, three parts without commas in them")
         lines.append(_Line(*parts))
-    for line, count in _counts(lines).items():
+    for known, count in Counter(lines).items():
         if count > 1:
-            raise DataError(f'{path}: "{line.path}" with "{line.text}" stands {count} times; fetch the file again')
+            raise DataError(f'{path}: "{known.path}" with "{known.text}" stands {count} times; fetch the file again')
     return lines
-
-
-def _counts(lines: list[_Line]) -> dict[_Line, int]:
-    counts: dict[_Line, int] = {}
-    for line in lines:
-        counts[line] = counts.get(line, 0) + 1
-    return counts
 
 
 def _galleries(lines: list[_Line]) -> dict[str, list[int]]:

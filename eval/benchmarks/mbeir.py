@@ -119,7 +119,8 @@ def _check_pictures(pool: list[dict[str, Any]], where: str) -> None:
 
 def _relevant(files: BenchmarkFiles, name: str, place: dict[str, int], asked: list[str]) -> list[tuple[int, ...]]:
     """Return the pool positions of each query's relevant pictures. Raise DataError for a query without one."""
-    path, found = files.paths[_qrels(name)], dict.fromkeys(asked, ())
+    path = files.paths[_qrels(name)]
+    found: dict[str, tuple[int, ...]] = dict.fromkeys(asked, ())
     for number, line in enumerate(files.lines(_qrels(name))):
         parts, where = line.split(), f"{path} line {number}"
         if len(parts) != 5 or not parts[3].isdigit():

@@ -10,6 +10,7 @@ The files themselves could not be opened here: columns are those that code and M
 from __future__ import annotations
 
 from dataclasses import dataclass
+from operator import methodcaller
 from typing import Any
 
 from mllm_embed.errors import DataError
@@ -48,7 +49,7 @@ def _chosen(options: Options) -> tuple[str, ...]:
 
 def _files(split: str, options: Options) -> dict[str, Places]:
     names = ("{0}/test-00000-of-00001.parquet", "{0}/test/0000.parquet", "{0}/test.parquet", "{0}.parquet")
-    return {name: tuple(place.format(name) for place in names) for name in _chosen(options)}
+    return {name: tuple(map(methodcaller("format", name), names)) for name in _chosen(options)}
 
 
 def _build(files: BenchmarkFiles, split: str, options: Options) -> Suite:

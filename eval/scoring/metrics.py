@@ -280,14 +280,14 @@ def precision_spread_at_k(ranks: Ranks, sets: Sequence[int], k: int) -> np.ndarr
     pair of pictures, and sets of one query do not count. Each query has its set's spread, weighted so that every set
     counts alike, and may exceed 1.
     """
-    values, sets = precision_at_k(ranks, k), np.asarray(sets)
-    sizes = np.bincount(sets)
+    values, own = precision_at_k(ranks, k), np.asarray(sets)
+    sizes = np.bincount(own)
     low, high = np.ones(len(sizes)), np.zeros(len(sizes))
-    np.minimum.at(low, sets, values)
-    np.maximum.at(high, sets, values)
+    np.minimum.at(low, own, values)
+    np.maximum.at(high, own, values)
     several = np.count_nonzero(sizes > 1)
     weights = np.where(sizes > 1, len(values) / np.maximum(1, sizes * several), 0.0)
-    return ((high - low) * weights)[sets]
+    return ((high - low) * weights)[own]
 
 
 def soft_recall_at_k(ranks: Ranks, gains: Sequence[Sequence[float]], k: int) -> np.ndarray:

@@ -64,7 +64,7 @@ def test_hit_at_1_among_a_querys_own_candidates(mmeb: Callable, draw: Callable, 
     suite = open_suite("mmeb", mmeb(version), pictures=False)
     vectors, wanted = {}, {}
     for task in suite.tasks:
-        gallery, queries = draw(len(task.gallery), task.views[0].targets, noise=4.0)
+        gallery, queries = draw(len(task.gallery), task.views[0].targets, noise=2.5)
         vectors[task.name] = Vectors(gallery, {"composed": queries})
         place = dict(task.positions)
         hits = []

@@ -189,7 +189,10 @@ def test_words_that_rows_do_not_have_are_said(tmp_path: Path, capsys: pytest.Cap
     given = ["rows", "genecis", "--data", str(tmp_path / "g"), "--option", "task=change_object"]
     assert main([*given, "--output", str(tmp_path / "rows")]) == 0
     said = capsys.readouterr()
-    assert "note: the queries of change_object have words of the benchmark" in said.err and "wrote 40 rows" in said.out
+    assert (
+        "note: the queries of change_object are asked in words of the benchmark" in said.err
+        and "wrote 40 rows" in said.out
+    )
 
 
 def test_options_that_say_nothing_are_refused(folder: Path, tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
