@@ -36,9 +36,9 @@ def score_rankings(suite: Suite, rankings: Mapping[str, Sequence[str]]) -> Resul
     for row, ranked in enumerate(lists):
         # a list may be shorter than a report shows
         answers[row, : len(ranked[:ANSWERS])] = ranked[:ANSWERS]
-    row = task.query_kind
-    measured = measure(task, {row: ranks}, DEFAULT_TIES, {row: answers}, None)
-    found = replace(measured.result, row_ranks={row: _found(measured.result.row_ranks[row], lists, task)})
+    kind = task.query_kind
+    measured = measure(task, {kind: ranks}, DEFAULT_TIES, {kind: answers}, None)
+    found = replace(measured.result, row_ranks={kind: _found(measured.result.row_ranks[kind], lists, task)})
     measured = replace(measured, result=found)
     return result_of(suite, {task.name: measured}, {"scores": "none: ranked lists were given"}, {})
 

@@ -161,7 +161,7 @@ def _rows(runs: Sequence[Tasks], names: Sequence[str], keys: Sequence[Key], whol
                 name=f"{names[number]}: {row}",
                 run=number,
                 part=part_of(row, asking),
-                answers=[own and _answers(task, own.answers[at]) for task, own, at in found],
+                answers=[_answers(task, own.answers[at]) if own else None for task, own, at in found],
                 ranks=[own.ranks[at] if own else None for _, own, at in found],
                 values={metric: _column(found, metric) for metric in known},
             )

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Collection, Iterator, Mapping, Sequence
+from collections.abc import Collection, Hashable, Iterator, Mapping, Sequence
 from pathlib import Path
 from typing import Any
 
@@ -84,7 +84,9 @@ def _rows(result: Result, queries: Sequence[Position]) -> Iterator[Row]:
             name=name,
             run=0,
             part=part,
-            answers=[found and _answers(task, found.row_answers[name][at].tolist()) for task, at, found in own],
+            answers=[
+                _answers(task, found.row_answers[name][at].tolist()) if found else None for task, at, found in own
+            ],
             ranks=[_rank(task, at, found.row_ranks[name][at]) if found else None for task, at, found in own],
             values={metric: _column(own, name, metric) for metric in _metrics(name, result)},
         )
@@ -114,7 +116,7 @@ def _of(task: Task, row: str, result: Result) -> TaskResult | None:
     return found if row in found.rows else None
 
 
-def _answers(task: Task, positions: Sequence[int]) -> list[Any]:
+def _answers(task: Task, positions: Sequence[int]) -> list[Hashable]:
     return [entry_key(task, at) for at in positions if at >= 0]
 
 

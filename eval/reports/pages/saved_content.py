@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Hashable, Mapping, Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import Any
 
@@ -109,7 +109,11 @@ def shown_by_suite(suite: Suite) -> Shown:
 
 
 def chosen_as(suite: Suite, result: SavedResult) -> Suite:
-    """Return a whole benchmark with the queries alone that a result is of, where those were chosen."""
+    """Return a whole benchmark with the tasks and queries alone that a result is of, where those were chosen."""
+    names = {task for task, _ in result.columns.values()}
+    tasks = tuple(task for task in suite.tasks if task.name in names)
+    # `methods` measures composed queries alone
+    suite = replace(suite, tasks=tasks, means=()) if 0 < len(tasks) < len(suite.tasks) else suite
     if not result.chosen or result.per_query is None:
         return suite
     members = {}

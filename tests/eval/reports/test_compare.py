@@ -415,5 +415,5 @@ def test_what_is_missing_broken_or_given_twice_is_named(suites: dict[str, Suite]
     ):
         with pytest.raises(DataError, match=message):
             compare([tmp_path / "a", tmp_path / wrong], "markdown")
-    with pytest.raises(ConfigError, match="markdown, latex, not 'html'"):
-        compare([tmp_path / "a"], "html")
+    with pytest.raises(ConfigError, match="markdown, latex, html, not 'word'"):
+        compare([tmp_path / "a"], "word")

@@ -162,7 +162,7 @@ def test_the_json_holds_protocol_hits_counts_and_versions(result: Result, suite:
     assert (one["ids"], one["metrics"]["R@1"]) == (["0", "1", "2", "3"], [1, 0, 1, 0])
     assert one["answers"][3] == ["white", "red", "green", "twin"]
     assert list(one["rows"]) == ["composed", "image only", "text only", "sum"]
-    assert one["rows"]["composed"] == {"metrics": one["metrics"], "answers": one["answers"]}
+    assert one["rows"]["composed"] == {"metrics": one["metrics"], "ranks": [1, 2, 1, 2], "answers": one["answers"]}
     assert one["rows"]["image only"]["metrics"]["R@1"] == [0, 0, 1, 0]
     assert one["rows"]["text only"]["answers"][3] == ["red", "green", "white", "twin"]
 

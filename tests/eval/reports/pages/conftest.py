@@ -124,7 +124,7 @@ def result(scored: Callable[[int], Result]) -> Result:
     return scored(0)
 
 
-@pytest.fixture(scope="package")
+@pytest.fixture(scope="module")
 def browser() -> Iterator[Any]:
     with chromium() as made:
         yield made
