@@ -8,12 +8,13 @@ seeing     vision tower and projector, through throw-away heads on the picture's
            its size, the background, and the cell itself; each thing's tokens are drawn to the embedding of its noun
 answering  the whole model but for the tower, on questions about scenes, given as pictures and as captions. One
            attention head is drawn from each noun of a question to the cells where that noun is, and throw-away heads
-           ask what it brought back (which cell, and what size), which cell a change is about, and what scene the last
-           token of a question for one word stands for. What the benchmarks call unseen objects is in no change that is
-           asked for in one word
+           ask what it brought back (which cell, and what size), and the last token of a question which cell the change
+           is about
 
-Without the cell the tokens forget where they are, and without the attention head no instruction finds the thing that it
-names. --without-heads is the comparison: one phase, in which words alone teach the whole model.
+Without the cell the tokens forget where they are, without the attention head no instruction finds the thing that it
+names, and without the question for a change's cell the model goes on guessing which thing is meant. No head asks what
+the last token of a question for one word stands for: to make an embedder is left to the contrastive training.
+--without-heads is the comparison: one phase, in which words alone teach the whole model.
 
 A run that was stopped goes on from where it last saved, every 200 steps, and ends with the same bytes as one that was
 not. The result is a stock `LlavaForConditionalGeneration` folder of bfloat16 safetensors with processor and chat
@@ -32,7 +33,7 @@ from typing import Any
 import torch
 from transformers.utils.logging import disable_progress_bar
 
-from make_scenes import MIN_NOUNS, UNSEEN, held_out_scenes, split_nouns
+from make_scenes import MIN_NOUNS, UNSEEN, held_out_scenes
 from mllm_embed.errors import ConfigError, DataError, user_errors
 from mllm_embed.files import atomic_folder
 from mllm_embed.inputs.prompts import PROMPT_SETS
@@ -61,9 +62,7 @@ class Pretraining:
         tokenizer = load_tokenizer(self.output) if self.log else build_tokenizer(corpus(nouns))
         self.processor = build_processor(tokenizer)
         self.model = build_model(self.processor.tokenizer).train()
-        seen, _ = split_nouns(nouns, UNSEEN)
-        in_one_word = frozenset() if args.without_heads else frozenset(seen)
-        subjects = Subjects(nouns, in_one_word, frozenset(held_out_scenes(nouns)))
+        subjects = Subjects(nouns, frozenset(held_out_scenes(nouns)))
         toy = Toy(self.model, self.processor.tokenizer, painter, subjects, args.seed)
         steps = args.scenes // args.batch
         answering = partial(Answering, toy, steps, args.batch, args.tokens, heads=not args.without_heads)
@@ -129,7 +128,7 @@ def main() -> int:
     parser.add_argument("--sprites", type=Path, default=here / "sprites", help="cut-outs named by noun")
     parser.add_argument("--output", type=Path, required=True, help="folder for the model; a stopped run there goes on")
     parser.add_argument("--seen", type=int, default=64_000, help="pictures of `seeing`")
-    parser.add_argument("--scenes", type=int, default=128_000, help="scenes of `answering`")
+    parser.add_argument("--scenes", type=int, default=64_000, help="scenes of `answering`")
     parser.add_argument("--batch", type=int, default=32, help="scenes a step of `answering`")
     parser.add_argument("--tokens", type=int, default=250, help="the most that a scene's row of questions has")
     parser.add_argument("--seed", type=int, default=0, help="of weights and scenes")

@@ -38,46 +38,6 @@ class SeeingHead(nn.Module):
         return loss, (things.argmax(-1) == wanted)[wanted > 0].float().mean().item()
 
 
-class SummaryHead(nn.Module):
-    """A reader of the last token of a question for one word: the whole scene that the word stands for.
-
-    For each cell it reads whether a thing is there and how large, and a vector to compare with the nouns' embeddings. A
-    class for every thing in every cell would have to be met many times; what is learnt of one noun here serves all.
-    """
-
-    def __init__(self, width: int, nouns: list[str]):
-        super().__init__()
-        self._number = {noun: i for i, noun in enumerate(nouns)}
-        self.sizes, self.ground = nn.Linear(width, len(CELLS) * (1 + len(SIZES))), nn.Linear(width, len(BACKGROUNDS))
-        self.nouns = nn.Linear(width, len(CELLS) * width)
-
-    def forward(self, vectors: Tensor, scenes: list[Scene], nouns: dict[str, Tensor]) -> tuple[Tensor, Tensor]:
-        """vectors [S, W] for `scenes`, nouns [W] each -> loss, which scenes are read rightly as a whole: [S] bool.
-
-        The loss is in nats a scene: the sum over its cells, things and background.
-        """
-        vectors = unit_rms(vectors)
-        wanted, named, grounds = self._labels(scenes)
-        sizes, ground = self.sizes(vectors).unflatten(1, (len(CELLS), -1)), self.ground(vectors)
-        there = wanted > 0
-        names = noun_scores(self.nouns(vectors).unflatten(1, (len(CELLS), -1))[there], nouns)
-        loss = len(CELLS) * F.cross_entropy(sizes.flatten(0, 1), wanted.flatten()) + F.cross_entropy(ground, grounds)
-        loss = loss + F.cross_entropy(names, named[there], reduction="sum") / len(scenes)
-        right = sizes.argmax(-1) == wanted
-        right[there] &= names.argmax(-1) == named[there]
-        return loss, right.all(1) & (ground.argmax(-1) == grounds)
-
-    def _labels(self, scenes: list[Scene]) -> tuple[Tensor, Tensor, Tensor]:
-        """Return sizes [S, 9], 0 for an empty cell, nouns [S, 9], and backgrounds [S], int64."""
-        sizes = torch.zeros(len(scenes), len(CELLS), dtype=torch.long)
-        named = torch.zeros_like(sizes)
-        for row, scene in enumerate(scenes):
-            for thing in scene.things:
-                sizes[row, thing.cell] = 1 + SIZES.index(thing.size)
-                named[row, thing.cell] = self._number[thing.noun]
-        return sizes, named, background_numbers(scenes)
-
-
 class PointingHead(nn.Module):
     """A reader of what a noun of a question brought back from the picture: the cell and the size of its thing."""
 

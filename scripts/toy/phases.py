@@ -14,7 +14,7 @@ from torch.nn import functional as F
 from mllm_embed.model.devices import bfloat16_pays
 
 from .base_model import IMAGE_TOKENS, USER
-from .heads import AimingHead, PointingHead, SeeingHead, SummaryHead, binding_loss
+from .heads import AimingHead, PointingHead, SeeingHead, binding_loss
 from .running import Figures
 from .scene_talk import ON_CAPTION, ON_PICTURE, Rows, Subjects, branches, given, mentions, questions
 from .scenes import Painter, Scene
@@ -24,7 +24,6 @@ POINTING_LAYER = 1  # the second: the first has gathered the words of a noun in 
 AIMING_LAYER = 2  # the third: what a noun brought back is there for the last token to take
 RATE, PLACES_RATE = 1e-3, 1e-2
 MATRIX_RATE = 2e-3
-WORD_WEIGHT = 0.25  # nats a scene beside nats a token: at 1 the answers learn later, and the words no sooner
 
 
 @dataclass(frozen=True)
@@ -107,8 +106,8 @@ class Answering:
         steps: how many.
         batch_size: scenes a step, half of them pictures, half captions.
         tokens: the most of a row.
-        heads: whether an attention head is taught to point, and the last token of a question for one word to stand for
-            the scene; else words alone teach, and the tower too.
+        heads: whether an attention head is taught to point, and the last token of a question to know what is meant;
+            else words alone teach, and the tower too.
     """
 
     def __init__(self, toy: Toy, steps: int, batch_size: int, tokens: int, heads: bool = True):
@@ -119,7 +118,6 @@ class Answering:
         self.heads = nn.ModuleDict()
         if heads:
             self.heads.update({"pointing": PointingHead(width), "aiming": AimingHead(width)})
-            self.heads["summary"] = SummaryHead(width, toy.painter.nouns)
         self._parts.vision_tower.requires_grad_(not heads)  # with heads it sees all there is to see already
         start = len(toy.tokenizer(USER, add_special_tokens=False)["input_ids"])
         self._picture = slice(start, start + IMAGE_TOKENS)
@@ -168,16 +166,13 @@ class Answering:
         figures = {"answers loss": loss.item(), **exact(logits.argmax(-1) == wanted, rows, asked)}
         if not self.with_heads:
             return loss, figures
-        rows_, positions = rows.words.T
-        word, read_rightly = self.heads["summary"](hidden[rows_, positions], rows.stand_for, self.toy.noun_vectors())
         bound = binding_loss(self._caught["tokens"], batch.scenes[:pictures], self.toy.noun_vectors())
         attention = self._caught["attention"][:, 0, :, self._picture]
         looked, read = self.heads["pointing"](self._caught["hidden"], attention, batch.mentioned)
         aim, aimed = self.heads["aiming"](self._caught["aiming"], rows.aimed)
-        terms = {"word": word, "bound": bound, "looked": looked, "read": read, "aim": aim}
+        terms = {"bound": bound, "looked": looked, "read": read, "aim": aim}
         figures |= {f"{name} loss": value.item() for name, value in terms.items()}
-        figures |= shares("word", rows.word_kinds, read_rightly.tolist())
-        return loss + WORD_WEIGHT * word + bound + 0.5 * (looked + read + aim), {**figures, "aimed": aimed}
+        return loss + bound + 0.5 * (looked + read + aim), {**figures, "aimed": aimed}
 
 
 def exact(right: Tensor, rows: Rows, asked: Tensor) -> Figures:

@@ -1,8 +1,8 @@
 """What a base model is asked about scenes, and how several questions on one scene share a row.
 
 A scene is given as a picture or as its caption. Token by token a row is the scene, then each question with its answer;
-an attention mask keeps the questions from seeing each other, so that the scene is computed once. A question for one
-word has no answer in words: its last token shall stand for a whole scene.
+an attention mask keeps the questions from seeing each other, so that the scene is computed once. Nothing is asked for
+in one word, as the embedder's prompts do: that is left to the contrastive training.
 """
 
 from __future__ import annotations
@@ -15,16 +15,12 @@ from typing import Any
 import torch
 from torch import Tensor
 
-from mllm_embed.inputs.prompts import PROMPT_SETS
-
 from .base_model import IMAGE_TOKENS, PICTURE, TURN, USER
 from .scenes import SIZES, Scene, Thing, article, caption, place, sample_edit, sample_scene
 
 NUMBERS = ("one thing", "two things", "three things")
-PROMPTS = PROMPT_SETS["instructcir"]
 TEXT = "{text}\n"  # what a prompt on a text begins with
 DESCRIBED = 0.75  # of the scenes, how many are described: who cannot tell a scene does not learn to tell a changed one
-WORD_SHARE = 0.5  # of the changes, how many are asked for in one word
 # Of each kind of change. The last two need no search for what is meant, and are soon learnt; what to remove is the last
 ASKED = {"remove": 3, "replace": 3, "move": 2, "resize": 2, "add": 1, "background": 1}
 MOST = 16  # questions on a scene; a row holds fewer
@@ -37,8 +33,6 @@ class Form:
     picture: bool
     describe: tuple[str, ...]
     change: tuple[str, ...]
-    word: str
-    changed_word: str
 
 
 ON_PICTURE = Form(
@@ -48,8 +42,6 @@ ON_PICTURE = Form(
         'Modify this image with "{instruction}", describe modified image.',
         "After this change: {instruction}. What is shown?",
     ),
-    word=PROMPTS.image,
-    changed_word=PROMPTS.composed,
 )
 ON_CAPTION = Form(
     picture=False,
@@ -58,22 +50,16 @@ ON_CAPTION = Form(
         'Modify above sentence with "{instruction}", describe modified sentence.',
         "After this change: {instruction}. What is shown?",
     ),
-    word=PROMPTS.text.removeprefix(TEXT),
-    changed_word=PROMPTS.composed_text.removeprefix(TEXT),
 )
 
 
 @dataclass(frozen=True)
 class Question:
-    """A question of some kind with its answer in words, or with the scene that its last token shall stand for.
-
-    `cell` is where a change puts or finds its thing; -1 where none is meant.
-    """
+    """A question of some kind with its answer; `cell` is where a change puts or finds its thing, -1 for none."""
 
     kind: str
     asked: str
-    answer: str = ""
-    stands_for: Scene | None = None
+    answer: str
     cell: int = -1
 
 
@@ -83,12 +69,10 @@ class Subjects:
 
     Attributes:
         nouns: of the things.
-        in_one_word: the nouns whose changes are asked for in one word too; without any, no such question is asked.
         forbidden: scenes that are not shown.
     """
 
     nouns: list[str]
-    in_one_word: frozenset[str]
     forbidden: frozenset[Scene] = frozenset()
 
     def sample(self, rng: random.Random) -> Scene:
@@ -96,10 +80,6 @@ class Subjects:
         while (scene := sample_scene(rng, self.nouns)) in self.forbidden:
             pass
         return scene
-
-    def words_for(self, *scenes: Scene) -> bool:
-        """Return whether a change from and to these scenes may be asked for in one word."""
-        return all(scene.nouns <= self.in_one_word for scene in scenes)
 
 
 def questions(rng: random.Random, scene: Scene, subjects: Subjects, form: Form) -> Iterator[Question]:
@@ -112,20 +92,13 @@ def questions(rng: random.Random, scene: Scene, subjects: Subjects, form: Form) 
     if rng.random() < DESCRIBED:
         yield Question("scene", rng.choice(form.describe), caption(scene))
         count += 1
-    if subjects.in_one_word and rng.random() < WORD_SHARE:
-        yield Question("scene", form.word, stands_for=scene)
-        count += 1
     while count < MOST:
         [kind] = rng.choices(list(ASKED), list(ASKED.values()))
         edit = sample_edit(rng, scene, subjects.nouns, kind)
         if edit is None or edit.result in subjects.forbidden:
             continue
-        cell = changed_cell(scene, edit.result)
-        if rng.random() < WORD_SHARE and subjects.words_for(scene, edit.result):
-            yield Question(kind, form.changed_word.replace("{instruction}", edit.instruction), "", edit.result, cell)
-        else:
-            ask = rng.choice(form.change)
-            yield Question(kind, ask.replace("{instruction}", edit.instruction), caption(edit.result), cell=cell)
+        asked = rng.choice(form.change).replace("{instruction}", edit.instruction)
+        yield Question(kind, asked, caption(edit.result), changed_cell(scene, edit.result))
         count += 1
 
 
@@ -149,7 +122,7 @@ def _fact(rng: random.Random, scene: Scene, thing: Thing) -> tuple[str, str]:
 def corpus(nouns: list[str]) -> list[str]:
     """Return the texts whose words become the tokenizer's."""
     rng, texts = random.Random(0), []
-    subjects = Subjects(nouns, frozenset(nouns))
+    subjects = Subjects(nouns)
     for number in range(2_000):
         scene = sample_scene(rng, nouns)
         for question in questions(rng, scene, subjects, (ON_PICTURE, ON_CAPTION)[number % 2]):
@@ -166,11 +139,8 @@ class Rows:
         inputs: input_ids and position_ids [B, L], and attention_mask [B, 1, L, L] float, 0 where a token may look.
         labels: [B, L] int64, -100 outside answers.
         segments: [B, L] int64: 0 for the scene, then the questions' numbers; -1 for padding.
-        answered: row, number and kind of each question with an answer in words.
+        answered: row, number and kind of each question.
         aimed: [K, 3] int64: row and position of the last token of each question about a change, and its cell.
-        words: [S, 2] int64: row and position of the last token of each question for one word.
-        stand_for: the S scenes that those stand for.
-        word_kinds: their kinds.
     """
 
     inputs: dict[str, Tensor]
@@ -178,9 +148,6 @@ class Rows:
     segments: Tensor
     answered: list[tuple[int, int, str]]
     aimed: Tensor
-    words: Tensor
-    stand_for: list[Scene]
-    word_kinds: list[str]
 
 
 def given(scene: Scene, form: Form, rng: random.Random) -> str:
@@ -195,12 +162,11 @@ def branches(tokenizer: Any, scenes: Sequence[str], talks: Sequence[Sequence[Que
     """
     texts = list(scenes)
     for question in (question for talk in talks for question in talk):
-        texts += [question.asked + TURN, "" if question.stands_for else question.answer + "<|end|>"]
+        texts += [question.asked + TURN, question.answer + "<|end|>"]
     encoded = iter(tokenizer(texts, add_special_tokens=False)["input_ids"])
     image = tokenizer.convert_tokens_to_ids("<image>")
     prefixes = [next(encoded) for _ in scenes]
-    rows, answered, aimed, words = [], [], [], []
-    in_one_word: list[tuple[Scene, str]] = []
+    rows, answered, aimed = [], [], []
     for number, (prefix, talk) in enumerate(zip(prefixes, talks, strict=True)):
         row = _Row([t for token in prefix for t in [token] * (IMAGE_TOKENS if token == image else 1)])
         full = False
@@ -212,11 +178,7 @@ def branches(tokenizer: Any, scenes: Sequence[str], talks: Sequence[Sequence[Que
             if question.cell >= 0:
                 aimed.append((number, len(row.ids) + len(asked) - 1, question.cell))
             row.add(asked, answer)
-            if question.stands_for:
-                words.append((number, len(row.ids) - 1))
-                in_one_word.append((question.stands_for, question.kind))
-            else:
-                answered.append((number, row.questions, question.kind))
+            answered.append((number, row.questions, question.kind))
         rows.append(row)
     length = max(len(row.ids) for row in rows)
     ids = _padded([row.ids for row in rows], tokenizer.pad_token_id, length)
@@ -224,16 +186,7 @@ def branches(tokenizer: Any, scenes: Sequence[str], talks: Sequence[Sequence[Que
     segments = _padded([row.segments for row in rows], -1, length)
     labels = _padded([row.labels for row in rows], -100, length)
     inputs = {"input_ids": ids, "position_ids": positions, "attention_mask": _mask(segments)}
-    return Rows(
-        inputs,
-        labels,
-        segments,
-        answered,
-        torch.tensor(aimed, dtype=torch.long).reshape(-1, 3),
-        torch.tensor(words, dtype=torch.long).reshape(-1, 2),
-        [scene for scene, _ in in_one_word],
-        [kind for _, kind in in_one_word],
-    )
+    return Rows(inputs, labels, segments, answered, torch.tensor(aimed, dtype=torch.long).reshape(-1, 3))
 
 
 class _Row:
