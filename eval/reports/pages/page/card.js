@@ -7,9 +7,10 @@ const TARGETS = 6; // that are shown beside the question
 
 // A picture, or what stands in its place.
 function picture(thumbnails, at, name) {
-  const address = thumbnails.address(at);
-  if (address) return element("img", { src: address, alt: name, decoding: "async", draggable: "false" });
-  return element("span", { class: "no-picture", title: `${name} ${thumbnails.why(at)}` }, name);
+  if (at < 0) return element("span", { class: "no-picture", title: `${name} ${thumbnails.why(at)}` }, name);
+  const image = element("img", { alt: name, decoding: "async", draggable: "false" });
+  thumbnails.show(image, at);
+  return image;
 }
 
 // An entry of the gallery as its first picture, or as its text.

@@ -30,9 +30,10 @@ export class Closer {
   }
 
   #picture(at, name) {
-    const address = this.thumbnails.address(at);
-    if (address) return element("img", { src: address, alt: name });
-    return element("p", { class: "quiet" }, `The picture ${this.thumbnails.why(at)}.`);
+    if (at < 0) return element("p", { class: "quiet" }, `The picture ${this.thumbnails.why(at)}.`);
+    const image = element("img", { alt: name });
+    this.thumbnails.show(image, at);
+    return image;
   }
 
   #places(query, entry) {
