@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Callable, Iterator, Sequence
+from functools import cache
 from pathlib import Path
 from typing import Any
 
@@ -26,7 +27,7 @@ HOSTILE = [
     "make\nit\tred \u2028 and 🦊",
     "__proto__",
 ]
-GALLERY, QUERIES = 24, 40
+GALLERY, QUERIES = 16, 20
 ROWS = {"composed": 0.6, "image only": 1.2, "text only": 1.6, "sum": 1.0}  # how much noise their vectors have
 
 
@@ -110,6 +111,7 @@ def suite(tmp_path_factory: pytest.TempPathFactory) -> Suite:
 def scored(suite: Suite) -> Callable[[int], Result]:
     """`scored(seed)`: the suite with vectors of a seed."""
 
+    @cache
     def make(seed: int) -> Result:
         own = {
             task.name: _vectors(task, ROWS if task.composed else {task.query_kind: 0.5}, seed) for task in suite.tasks

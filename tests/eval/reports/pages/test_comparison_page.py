@@ -152,9 +152,9 @@ def test_the_benchmark_itself_gives_words_and_pictures(folders: Folders, suite: 
 @pytest.mark.parametrize(
     ("change", "wrong"),
     [
-        (lambda task: task["rows"]["composed"]["answers"].pop(), "a row has not one entry for each of 40 queries"),
+        (lambda task: task["rows"]["composed"]["answers"].pop(), "a row has not one entry for each of 20 queries"),
         (lambda task: task.update(rows=3), "is not of this version"),
-        (lambda task: task["composition"].pop(), "39 composition labels for 40 queries"),
+        (lambda task: task["composition"].pop(), "19 composition labels for 20 queries"),
         (lambda task: task["composition"].__setitem__(0, "what"), "is not of this version"),
     ],
 )
