@@ -35,11 +35,20 @@ _PICTURES = ("{path}", "images/{path}", "image-tasks/{path}", "MMEB/{path}", "ev
 
 @dataclass(frozen=True)
 class _Row:
-    """A row: MMEB's instruction, the change that is asked for, its picture, and its candidates, the right one first."""
+    """A row in MMEB's words.
+
+    Attributes:
+        instruction: of the query.
+        text: the change that is asked for.
+        reference: the path of its picture.
+        told: the instruction of its candidates.
+        candidates: their paths, the right one first.
+    """
 
     instruction: str
     text: str
     reference: str
+    told: str
     candidates: list[str]
 
 
@@ -85,7 +94,10 @@ def _task(files: BenchmarkFiles, name: str) -> Task:
         query_ids=list(map(str, range(len(rows)))),
         queries=queries,
         views=(View(recall(KS, "Hit"), [row[:1] for row in positions], candidates=positions),),
-        tasks={"query": _instruction(rows, str(files.paths[name])), "document": CANDIDATE},
+        tasks={
+            "query": _one([row.instruction for row in rows], str(files.paths[name])),
+            "document": _one([row.told for row in rows], str(files.paths[name])),
+        },
     )
 
 
@@ -97,7 +109,8 @@ def _read(row: dict[str, Any], name: str, where: str) -> _Row:
     if own:
         # a candidate with words of its own, as other tasks of MMEB have, would be embedded without them
         raise DataError(f'{where}: a candidate has the words "{min(own)[:60]}", which no picture of {name} has in MMEB')
-    return _Row(*_asked(row, name, where), row["qry_img_path"], paths)
+    told = row["tgt_inst"] if isinstance(row.get("tgt_inst"), str) else CANDIDATE
+    return _Row(*_asked(row, name, where), row["qry_img_path"], told.replace(_TOKEN, "").strip(), paths)
 
 
 def _asked(row: dict[str, Any], name: str, where: str) -> tuple[str, str]:
@@ -111,9 +124,9 @@ def _asked(row: dict[str, Any], name: str, where: str) -> tuple[str, str]:
     return instruction, text.removeprefix(instruction).strip()
 
 
-def _instruction(rows: list[_Row], where: str) -> str:
+def _one(instructions: list[str], where: str) -> str:
     """Return the one instruction of all rows. Raise DataError where there are several."""
-    found = list(dict.fromkeys(row.instruction for row in rows))
+    found = list(dict.fromkeys(instructions))
     if len(found) > 1:
         raise DataError(f'{where}: rows have different instructions, "{found[0]}" and "{found[1]}"; fetch it again')
     return found[0]

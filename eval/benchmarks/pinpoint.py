@@ -59,6 +59,11 @@ class _Query:
     listed: int
     negatives: int
 
+    @property
+    def negative(self) -> tuple[int, ...]:
+        """What is wrong, without the few candidates that the file has as right too."""
+        return tuple(at for at in self.wrong if at not in self.right)
+
 
 def _build(files: BenchmarkFiles, split: str, options: Options) -> Suite:
     names = unique([line.strip() for line in files.lines(_GALLERY)], str(files.paths[_GALLERY]))
@@ -77,8 +82,7 @@ def _build(files: BenchmarkFiles, split: str, options: Options) -> Suite:
         by_group=("mAP@10", "NegRecall@10"),
         found_at=("P@10",),
         paraphrases=_paraphrases(asked, [row[_TEXT] for row in rows]),
-        # a few candidates are right and wrong by the file; to `robustness` they are no negatives
-        negatives=[tuple(at for at in query.wrong if at not in query.right) for query in asked],
+        negatives=[query.negative for query in asked],
     )
     return Suite("pinpoint", split, options, (task,), (), _PRINTED, _protocol())
 
@@ -92,7 +96,7 @@ def _protocol() -> dict[str, str]:
         "mAP@K": "precisions at the positives among the first K, summed and divided by min(positives, K)",
         "found@K": "the share of the positives among the first K, which the authors call recall@K",
         "NegRecall@K": "the negatives among the first K, divided by min(negatives, K)",
-        "without negatives": f"mAP@K of the first {DEPTH} answers without the negatives; the authors' delta is what it adds",
+        "without negatives": f"mAP@K of the first {DEPTH} answers without the negatives; their delta is what it adds",
         "spread": "the highest P@10 less the lowest among the queries of one picture or pair, mean over such sets of "
         "several queries; the authors' ling_sens_range",
         "doubles": "a candidate that a list names twice, or that is not in the index, counts in the denominator alone",

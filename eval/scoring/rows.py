@@ -42,8 +42,8 @@ def words_of_its_own(suite: Suite) -> str:
     if not names:
         return ""
     return (
-        f"the queries of {', '.join(names)} are asked in words of the benchmark, or with its instruction, by `run`, and "
-        f"in the model's own by `mllm-embed encode`, so that figures may differ: {_OTHERWISE}"
+        f"the queries of {', '.join(names)} are asked in words of the benchmark, or with its instruction, by `run`, "
+        f"and in the model's own by `mllm-embed encode`, so that figures may differ: {_OTHERWISE}"
     )
 
 

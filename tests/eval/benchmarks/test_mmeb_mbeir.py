@@ -89,6 +89,7 @@ def test_both_versions_ask_alike_and_the_instruction_is_a_task(mmeb: Callable, v
 
     asked = ask(Told(), suite)
     assert asked.protocol()["query task"] == {"CIRR": CIRR, "FashionIQ": STYLE}
+    assert asked.protocol()["words"] == "the model's own; the query task is the benchmark's"
     assert ask(Told(), suite, task="Find it:").protocol()["query task"] == "Find it:"
 
     class Plain:
