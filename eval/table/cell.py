@@ -115,8 +115,11 @@ def read_halves(folder: Path, headline: str) -> Halves:
     key = headline if rows is means else metric
     found = {row: float(rows[row][key]["percent"]) for row in BASELINES if key in rows.get(row, {})}
     audits = content.get("composition") or next(iter(content["tasks"].values())).get("composition", {})
-    gaps = {name: tuple(float(own["gap"][key]) for key in ("percent", "low", "high")) for name, own in audits.items()}
-    return Halves(found, gaps)
+    return Halves(found, {name: _points(own["gap"]) for name, own in audits.items()})
+
+
+def _points(gap: Mapping[str, Any]) -> tuple[float, float, float]:
+    return float(gap["percent"]), float(gap["low"]), float(gap["high"])
 
 
 def why_again(folder: Path, record: CellRecord | None, inputs: Inputs) -> str:

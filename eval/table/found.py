@@ -18,7 +18,7 @@ def benchmarks_under(root: Path, tell: Callable[[str], None]) -> list[NamedBench
     """Return the benchmarks of which all files are under a folder: at itself, or in one of its own.
 
     Of the registry's these are the usual splits, and those whose labels a server holds; then every folder, at most two
-    below it, with a benchmark.json. `tell` is called with a sentence for each of which some files are there, not all.
+    below it, with a benchmark.json. `tell` is called with a sentence for each of which the queries are there, not all.
 
     Raises:
         ConfigError: it is no folder, or there is none.
@@ -72,7 +72,7 @@ def _first_whole(
         if suite is not None and all(count.found == count.of for count in counts):
             yield named
             return
-        if any(count.found for count in counts):
+        if counts[0].found:  # its queries: others' galleries may be its own, too
             partly.append(f"{named.name} under {place} is left out: {_missing(counts)} ({_check(named)} says more)")
     for sentence in partly:
         tell(sentence)

@@ -8,8 +8,12 @@ from contextlib import contextmanager
 from dataclasses import dataclass
 from functools import partial
 from pathlib import Path
-from typing import TYPE_CHECKING, Any, Literal, TypeAlias
+from typing import Any, Literal, TypeAlias
 
+import torch
+
+from mllm_embed.encode.dual_encoder import DualEncoder
+from mllm_embed.encode.embedder import MLLMEmbedder
 from mllm_embed.encode.memory import PeakMemory
 from mllm_embed.errors import DataError, MLLMEmbedError, ModelError, first_line, reason
 from mllm_embed.files import atomic_folder
@@ -25,11 +29,7 @@ from .cell import CellRecord, Cost
 from .inputs import Inputs
 from .named import NamedBenchmark, NamedModel
 
-if TYPE_CHECKING:
-    from mllm_embed.encode.dual_encoder import DualEncoder
-    from mllm_embed.encode.embedder import MLLMEmbedder
-
-Encoder: TypeAlias = "MLLMEmbedder | DualEncoder"
+Encoder: TypeAlias = MLLMEmbedder | DualEncoder
 BATCH_SIZE = 32
 READ = {"jpeg_side": "JPEGs decoded down to a side of", "truncate": "words cut at a limit of tokens"}
 """Settings of a model's own that decide what is read of an input -> what a table calls them."""
@@ -153,26 +153,22 @@ class _DeviceMemory:
     """The most bytes on a model's GPU from now on; None on a CPU."""
 
     def __init__(self, embedder: Encoder):
-        import torch
-
         # of a dual encoder the large model, which has the gallery to encode
-        large: MLLMEmbedder = getattr(embedder, "gallery", embedder)
-        self._torch, self._device = torch.cuda, large.device
+        large = embedder.gallery if isinstance(embedder, DualEncoder) else embedder
+        self._device = large.device
         if self._device.type == "cuda":
-            self._torch.reset_peak_memory_stats(self._device)
+            torch.cuda.reset_peak_memory_stats(self._device)
 
     @property
     def bytes(self) -> int | None:
         if self._device.type != "cuda":
             return None
-        return int(self._torch.max_memory_allocated(self._device))
+        return int(torch.cuda.max_memory_allocated(self._device))
 
 
 @contextmanager
 def _one_sentence() -> Iterator[None]:
     """Raise what a machine or an installation lacks as an error of the library: memory, a package, a file."""
-    import torch
-
     try:
         yield
     except (MemoryError, torch.OutOfMemoryError) as error:
@@ -190,7 +186,5 @@ def _one_sentence() -> Iterator[None]:
 
 def _free() -> None:
     """Give back what a failed batch left on a GPU."""
-    import torch
-
     if torch.cuda.is_available():
         torch.cuda.empty_cache()
