@@ -165,9 +165,10 @@ h2 {{ font-size: 1.2rem; margin-top: 2.5rem; }}
 .wide {{ overflow-x: auto; }}
 table {{ border-collapse: collapse; margin: 1rem 0; }}
 th, td {{ padding: .3rem .7rem; text-align: left; vertical-align: top; border-bottom: 1px solid #8886; }}
+th, td {{ white-space: nowrap; }}
 th {{ border-bottom: 2px solid #888; }}
-.number {{ text-align: right; font-variant-numeric: tabular-nums; white-space: nowrap; }}
-.sentence {{ max-width: 24rem; min-width: 12rem; font-style: italic; }}
+.number {{ text-align: right; font-variant-numeric: tabular-nums; }}
+.sentence {{ max-width: 24rem; min-width: 12rem; font-style: italic; text-align: left; white-space: normal; }}
 .note {{ margin: .2rem 0; font-size: .9rem; max-width: 60rem; }}
 </style>
 </head>

@@ -20,7 +20,7 @@ from .measuring import READ
 from .table_cell import TableCell
 
 FILES = {"table.md": "markdown", "table.tex": "latex", "table.html": "html"}
-_NOTHING = "–"
+_NOTHING, _FAILURE = "–", "failure"
 _SETTINGS = ("dtype", "quantization", "dim", "query model")
 _LIMIT = "max tokens"  # an option that nothing else tells of
 _VERSION = "version of "
@@ -208,7 +208,13 @@ def _section(
     if shared:
         yield f"The same for all models here: {'; '.join(shared)}."
     columns = list(dict.fromkeys(column for result in results for column in result.shown))
-    yield _figures(cells, columns, results[0].headline if results else "", notes)
+    headline = results[0].headline if results else ""
+    made = [cell for cell in cells if not cell.failure]
+    if results or len(made) < len(cells):
+        yield _lines(cells, [_figures(cell, columns, headline) for cell in cells], notes, columns)
+    if made:
+        yield "What the halves of the queries find, what each model was trained on of it, and what measuring it took:"
+        yield _lines(made, [_beside(cell) for cell in made], notes)
     yield from notes.below({name: cells})
     folder = output / cells[0].benchmark.folder
     if len(results) > 1:
@@ -218,30 +224,34 @@ def _section(
         yield f"The labels are hidden. The files for the server, checked, lie in {folder}/MODEL: {where}."
 
 
-def _figures(cells: Sequence[TableCell], columns: Sequence[str], headline: str, notes: _Notes) -> ReportTable:
-    """Return one line a model with all figures of a benchmark, leaks and costs; what no line has is no column."""
-    interval = f"95 % of {headline}"
-    lines = [_line(cell, columns, interval) for cell in cells]
-    used = {key for line in lines for key, text in line.items() if text}
-    halves = dict.fromkeys(key for cell in cells for key in _halves(cell, headline))
-    head = [key for key in ("model", *columns, interval, *halves, *_COSTS, "failure") if key in used]
-    rows = [[line.get(key) or _NOTHING for key in head] for line in lines]
-    best = {(row, head.index(column)) for column in columns for row in _best(cells, column)}
+def _lines(
+    cells: Sequence[TableCell], lines: Sequence[Mapping[str, str]], notes: _Notes, judged: Sequence[str] = ()
+) -> ReportTable:
+    """Return one line a model; the best of the columns `judged` is marked, and what no line has is no column."""
+    head = ["model", *dict.fromkeys(key for line in lines for key, text in line.items() if text)]
+    rows = [
+        [cell.model.name, *(line.get(key) or _NOTHING for key in head[1:])]
+        for cell, line in zip(cells, lines, strict=True)
+    ]
+    best = {(row, head.index(column)) for column in judged for row in _best(cells, column)}
     marks = {(at, 0): notes.of(cell) for at, cell in enumerate(cells)}
-    places = ((at, head.index("failure")) for at, cell in enumerate(cells) if cell.failure)
+    places = ((at, head.index(_FAILURE)) for at, cell in enumerate(cells) if cell.failure)
     return ReportTable(head, rows, frozenset(best), marks, frozenset(places))
 
 
-def _line(cell: TableCell, columns: Sequence[str], interval: str) -> dict[str, str]:
-    line = {"model": cell.model.name}
-    if cell.failure:
-        return line | {"failure": cell.failure}
-    if cell.result is not None:
-        estimates = cell.result.estimates
-        line |= {name: f"{estimates[name][0]:.2f}" for name in columns if name in estimates}
-        line |= _halves(cell, cell.result.headline)
-        line[interval] = "{1:.2f} to {2:.2f}".format(*estimates[cell.result.headline])
-    return line | {key: text(cell) for key, text in _COSTS.items()}
+def _figures(cell: TableCell, columns: Sequence[str], headline: str) -> dict[str, str]:
+    """Return the figures of a cell by the names of their columns; or why there are none."""
+    if cell.result is None or cell.failure:
+        return {_FAILURE: cell.failure}
+    estimates = cell.result.estimates
+    line = {name: f"{estimates[name][0]:.2f}" for name in columns if name in estimates}
+    return line | {f"95 % of {headline}": "{1:.2f} to {2:.2f}".format(*estimates[headline])}
+
+
+def _beside(cell: TableCell) -> dict[str, str]:
+    """Return what stands beside the figures of a cell, by the names of its columns."""
+    halves = _halves(cell, cell.result.headline) if cell.result else {}
+    return halves | {key: text(cell) for key, text in _COSTS.items()}
 
 
 def _halves(cell: TableCell, headline: str) -> dict[str, str]:
