@@ -10,7 +10,7 @@ from typing import TYPE_CHECKING, Any
 from mllm_embed.commands.model_options import add_model_options, load_embedder
 from mllm_embed.errors import ConfigError
 
-from .data_options import DATA_HELP, add_data_options, read_sources
+from .data_options import DATA_HELP, NamedData, add_data_options, read_sources
 
 if TYPE_CHECKING:
     from ..mining.clusters import Clustering
@@ -26,7 +26,7 @@ what it does
   recipe's terms (`run --help` lists them). Never taken: the row's own positive, and those of rows that ask the same,
   also where the same picture stands under another name. Taken for right although no row says so, and left out: what is
   nearer than --ceiling times the positive. Without such a limit, mined negatives can do more harm than good: look at
-  the contact sheet. Up to 1 %% of pictures may be unreadable; their rows get no negatives.
+  the contact sheet. What cannot be read is passed over, up to --max-unreadable; its rows get no negatives.
 
   --guide or --guide-adapter name another embedder, which judges in the place of the one that searches: what it finds
   nearer to the query than the positive is left out as probably right (GISTEmbed's rule, arXiv 2402.16829), and makes no
@@ -92,6 +92,8 @@ def register(commands: Any) -> None:
     add("--clusters", type=int, metavar="K", help="also cluster the rows, about K in each")
     add("--cluster-skip", type=int, default=SKIP, metavar="P",
         help=f"ranks passed over as probably right when clustering (default {SKIP})")  # fmt: skip
+    add("--max-unreadable", type=float, metavar="S", help="share of unreadable queries, and of candidates, that are "
+        "passed over; more of them end the run (default: the recipe's stage's; 0.01)")  # fmt: skip
     add("--vectors", type=Path, metavar="DIR", help="where vectors are kept (default: OUTPUT.vectors)")
     add("--sheet", type=Path, metavar="PNG", help="contact sheet of a few rows (default: OUTPUT as .png)")
     mine.set_defaults(run=_run)
@@ -113,7 +115,9 @@ def _run(arguments: argparse.Namespace) -> int:
     clustering, guide = _clustering(arguments), _guide(arguments)
     kept = arguments.vectors or Path(f"{output}.vectors")
     check_folder(kept)
-    data = _rows(arguments)
+    named = read_sources(arguments)
+    most = _max_unreadable(arguments, named)
+    data = _rows(arguments, named)
     for path in (output, sheet):
         check_writable(path)
     roles = data.roles
@@ -129,12 +133,12 @@ def _run(arguments: argparse.Namespace) -> int:
     if data.ask_with(embedder.prompts):
         questions = Questions.of(data, roles.query, roles.positive, roles.also, contents)
     made_by = vectors_made_by(questions, embedder)
-    vectors = embed_questions(questions, embedder, VectorCache(kept, made_by), arguments.batch_size)
+    vectors = embed_questions(questions, embedder, VectorCache(kept, made_by, most), arguments.batch_size)
     header = made_by | {"names": {"model": arguments.model, "adapter": arguments.adapter}}
     guiding = None
     if guide:
         del embedder  # two models need not fit into the memory together
-        guiding, guided_by = _guiding(arguments, guide, questions, kept)
+        guiding, guided_by = _guiding(arguments, guide, questions, kept, most)
         header |= {"guide": guided_by}
     mined = mine(questions, vectors, rules, clustering, guiding)
     write_mined(output, header, data, questions, mined)
@@ -145,10 +149,22 @@ def _run(arguments: argparse.Namespace) -> int:
     return 0
 
 
-def _rows(arguments: argparse.Namespace) -> RowsToMine:
+def _max_unreadable(arguments: argparse.Namespace, named: NamedData) -> float:
+    """Return the share of unreadable inputs that are passed over. Raises ConfigError for one that is none."""
+    from ..mining.vector_cache import MAX_UNREADABLE
+
+    given = arguments.max_unreadable
+    if given is None:
+        return named.stage.max_unreadable if named.stage else MAX_UNREADABLE
+    if not 0 <= given < 1:
+        raise ConfigError(f"--max-unreadable is a share, from 0 to below 1, not {given:g}")
+    return float(given)
+
+
+def _rows(arguments: argparse.Namespace, named: NamedData) -> RowsToMine:
     from ..mining.rows import RowsToMine
 
-    named, tasks = read_sources(arguments), (arguments.query_task, arguments.document_task)
+    tasks = arguments.query_task, arguments.document_task
     return RowsToMine.open(
         named.sources, arguments.rows, arguments.query, arguments.positive, arguments.also, tasks, named.stage
     )
@@ -175,7 +191,7 @@ def _guide(arguments: argparse.Namespace) -> Guide | None:
 
 
 def _guiding(
-    arguments: argparse.Namespace, guide: Guide, questions: Questions, kept: Path
+    arguments: argparse.Namespace, guide: Guide, questions: Questions, kept: Path, most: float
 ) -> tuple[MiningGuide, dict[str, Any]]:
     """Return a guide's vectors with its rule, and what made them for the mined file."""
     from ..false_negatives.guide import GuideRule
@@ -188,7 +204,7 @@ def _guiding(
     named |= {"preset": None, "prompts": None}  # a guide is asked as it was saved, or as its name's preset says
     embedder = load_embedder(argparse.Namespace(**{**vars(arguments), **named}))
     made_by = vectors_made_by(questions, embedder)
-    vectors = embed_questions(questions, embedder, VectorCache(kept / "guide", made_by), arguments.batch_size)
+    vectors = embed_questions(questions, embedder, VectorCache(kept / "guide", made_by, most), arguments.batch_size)
     told = {
         "names": {"model": str(named["model"]), "adapter": arguments.guide_adapter},
         "model": made_by["model"], "margin": guide.margin, "ceiling": guide.ceiling,

@@ -70,6 +70,7 @@ class VectorCache:
         done = self.done.get(name, 0) if path.is_file() else 0
         vectors = _opened(path, shape, done, self.elsewhere)
         unreadable = self.unreadable[name] = self.unreadable.get(name, {}) if done else {}
+        _check_readable(unreadable, len(items), self.most, self.folder)  # an earlier run may have let more pass
         hide = None if progress is None else not progress
         with tqdm(total=len(items), initial=done, desc=f"embedding {name}", disable=hide, mininterval=1) as bar:
             for start in range(done, len(items), BLOCK_INPUTS):
@@ -78,7 +79,7 @@ class VectorCache:
                 found = encoder.encode(block, batch_size=batch_size, show_progress=False, unreadable=reasons)
                 # by place: the encoder finds damaged files later than missing ones
                 unreadable.update((start + place, reasons[place]) for place in sorted(reasons))
-                _check_readable(unreadable, len(items), self.most)
+                _check_readable(unreadable, len(items), self.most, self.folder)
                 _check_finite(found, block)
                 # vectors first, then how many there are: killed in between, the block is made again
                 vectors[start : start + len(block)] = found
@@ -129,11 +130,11 @@ def check_folder(folder: Path, elsewhere: str = ELSEWHERE) -> None:
         raise ConfigError(f"{folder} holds something else than vectors; {elsewhere}")
 
 
-def _check_readable(unreadable: Mapping[int, str], count: int, most: float) -> None:
+def _check_readable(unreadable: Mapping[int, str], count: int, most: float, folder: Path) -> None:
     if len(unreadable) > most * count:
         raise DataError(
-            f"{len(unreadable)} of {count:,} inputs cannot be read, more than {100 * most:g}%: "
-            f"{next(iter(unreadable.values()))}"
+            f"{len(unreadable)} of {count:,} inputs cannot be read, more than max_unreadable {most:g} allows: "
+            f"{next(iter(unreadable.values()))}; replace them and remove {folder}, or raise max_unreadable"
         )
 
 

@@ -50,6 +50,16 @@ def test_a_known_structure_is_found() -> None:
     assert np.array_equal(found, clusters(queries, answers, 16, skip=2, edges=10))  # METIS is seeded
 
 
+@pytest.mark.parametrize("size", [2, 3, 8])
+def test_small_clusters_are_of_the_size_that_is_asked_for(size: int) -> None:
+    queries, answers, truth = clustered(20, 16)
+    found = clusters(queries, answers, size, skip=2, edges=10)
+    sizes = np.bincount(found)
+    assert len(sizes) == round(320 / size) and sizes.max() <= 2 * size and np.median(sizes) == size
+    same = sum(len(set(truth[found == number])) == 1 for number in range(len(sizes)))
+    assert same > 0.9 * len(sizes)  # of rows that are hard for each other
+
+
 def test_edges_are_the_mutual_ranks_of_the_obvious_loop() -> None:
     """Rows that share queries and positives, and candidates that are no row's positive, among them."""
     rng = np.random.default_rng(1)

@@ -196,13 +196,18 @@ def test_mining_a_folder_leaves_a_file_that_rows_can_take(
 
 
 def test_an_unreadable_picture_costs_its_rows_alone(
-    data: Path, tiny_llava: Path, tmp_path: Path, capsys: pytest.CaptureFixture[str], monkeypatch: pytest.MonkeyPatch
+    data: Path, tiny_llava: Path, tmp_path: Path, capsys: pytest.CaptureFixture[str]
 ) -> None:
-    monkeypatch.setattr("mllm_embed.training.mining.vector_cache.MAX_UNREADABLE", 0.5)  # one of 8 is more than 1 %
     rows = read_rows(DataFolder.open(data), data, "triplets", [])
     broken = Path(rows[3].roles["target_image"].images[0])
     broken.write_bytes(b"no picture")
-    assert mine(data, tiny_llava, tmp_path / "mined.jsonl", "--count", "2", "--ceiling", "1") == 0
+    words = ["--count", "2", "--ceiling", "1"]
+    for most, share in ((None, "0.01"), ("0.05", "0.05")):  # one or two of 8 are more
+        given = [] if most is None else ["--max-unreadable", most]
+        assert mine(data, tiny_llava, tmp_path / "mined.jsonl", *words, *given) == 2
+        told = capsys.readouterr().err
+        assert f"more than max_unreadable {share} allows: {broken} is not a JPEG" in told and "or raise max_un" in told
+    assert mine(data, tiny_llava, tmp_path / "mined.jsonl", *words, "--max-unreadable", "0.5") == 0
     told = capsys.readouterr().out
     assert f"  {broken} is not a JPEG" in told and "inputs; rows that need them have no negatives" in told
     mined = read(tmp_path / "mined.jsonl", data)
@@ -212,6 +217,11 @@ def test_an_unreadable_picture_costs_its_rows_alone(
         assert broken not in {Path(image) for item in negatives for image in item.images}
         assert broken not in needs or not negatives
     assert any(negatives_of)
+    # nothing is embedded again, and less is let pass
+    assert mine(data, tiny_llava, tmp_path / "mined.jsonl", *words) == 2
+    assert f"remove {tmp_path / 'mined.jsonl.vectors'}, or raise" in capsys.readouterr().err
+    assert mine(data, tiny_llava, tmp_path / "mined.jsonl", "--max-unreadable", "1") == 2
+    assert "--max-unreadable is a share, from 0 to below 1, not 1" in capsys.readouterr().err
 
 
 def test_texts_are_mined_and_shown(data: Path, tiny_llava: Path, tmp_path: Path) -> None:
@@ -349,7 +359,7 @@ def test_a_few_unreadable_pictures_are_passed_over(tmp_path: Path) -> None:
         == store.unreadable
         == {"gallery": {199: f"{tmp_path / 'gone.png'} does not exist; check the path"}}
     )
-    with pytest.raises(DataError, match="2 of 101 inputs cannot be read, more than 1%: .*gone.png does not exist"):
+    with pytest.raises(DataError, match="2 of 101 .* more than max_unreadable 0.01 allows: .*gone.png does not exist"):
         VectorCache(tmp_path / "w", {}).encode("gallery", items[:99] + items[199:] * 2, Seeing())
 
 
