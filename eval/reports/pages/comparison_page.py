@@ -19,7 +19,7 @@ from .html_page import REPORT, write_page
 from .result_page import part_of
 from .saved_content import SavedTask, Shown, read_tasks, shown_by_page, shown_by_suite
 from .suite_content import MOST_QUERIES
-from .thumbnails import make_thumbnails
+from .thumbnails import Kept, make_thumbnails
 
 Tasks = Mapping[str, SavedTask]
 Key = tuple[str, str]  # a query's task, and its id
@@ -119,9 +119,20 @@ def _known(results: Sequence[SavedResult], suite: Suite | None) -> tuple[Shown, 
         except DataError as error:
             notes.append(f"Words and pictures of {result.folder} are missing: {error}, or give --data.")
             continue
-        queries = {**shown.asked, **queries}
-        entries = {**shown.entries, **entries}
+        _take(queries, shown.asked)
+        _take(entries, shown.entries)
     return Shown(queries, entries), notes
+
+
+def _take(known: dict[Any, Any], more: Mapping[Any, Asked | Entry]) -> None:
+    """Take what is not known yet, or is shown with more pictures: each page has left out others."""
+    for key, one in more.items():
+        if key not in known or _pictures(one) > _pictures(known[key]):
+            known[key] = one
+
+
+def _pictures(one: Asked | Entry) -> int:
+    return sum(isinstance(picture, Kept) and isinstance(picture.file, str) for picture in one.pictures)
 
 
 def _all_entries(known: Shown, tasks: Sequence[Tasks]) -> dict[Hashable, Entry]:

@@ -124,6 +124,16 @@ def test_one_page_gives_what_it_has(folders: Folders, tmp_path: Path) -> None:
     assert len([note for note in data["notes"] if "are missing: " in note]) == 1
 
 
+def test_what_one_page_has_left_out_is_taken_from_the_other(
+    folders: Folders, suite: Suite, scored: Callable[[int], Result], tmp_path: Path
+) -> None:
+    whole, _ = compared(folders, tmp_path / "whole")
+    write_report(scored(0), suite, folders[0], SETTINGS, 0, progress=False)
+    data, files = compared(folders, tmp_path / "page")
+    there, wanted = ([place >= 0 for own in page["queries"]["pictures"] for place in own] for page in (data, whole))
+    assert there == wanted and there.count(False) == 1 and len(files) > 20
+
+
 def test_a_page_of_another_benchmark_is_not_believed(
     folders: Folders, suite: Suite, scored: Callable[[int], Result], tmp_path: Path
 ) -> None:
