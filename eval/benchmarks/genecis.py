@@ -97,11 +97,13 @@ def _build(files: BenchmarkFiles, split: str, options: Options) -> Suite:
 def _task(files: BenchmarkFiles, name: str) -> Task:
     rows = files.rows(name, {"condition": str, "reference": dict, "target": dict, "gallery": list})
     what, _, kind = name.partition("_")
+    # the attribute tasks write the numbers of their pictures as texts; a file has one way of the two
+    text = kind == "attribute" and isinstance(rows[0]["target"].get(_KEYS[kind][0]), str)
     references, candidates = [], []
     for number, row in enumerate(rows):
         where = f"{files.paths[name]} row {number}"
-        candidates.append([_key(entry, kind, where) for entry in (row["target"], *row["gallery"])])
-        references.append(_key(row["reference"], kind, where))
+        candidates.append([_key(entry, kind, text, where) for entry in (row["target"], *row["gallery"])])
+        references.append(_key(row["reference"], kind, text, where))
     # One gallery for all queries, each of which chooses among its candidates; sorted, so that ties go by picture id.
     keys = sorted(set().union(*candidates))
     place = {key: position for position, key in enumerate(keys)}
@@ -122,11 +124,11 @@ def _task(files: BenchmarkFiles, name: str) -> Task:
     )
 
 
-def _key(entry: Any, kind: str, where: str) -> Key:
-    """Return what tells one picture or crop from another: its number, and the box of a crop."""
+def _key(entry: Any, kind: str, text: bool, where: str) -> Key:
+    """Return what tells one picture or crop from another: its number, which a text may hold, and the box of a crop."""
     try:
         name, *box = (entry[key] for key in _KEYS[kind])
-        number, sides = _number(name), box[0] if box else []
+        number, sides = _number(name, text), box[0] if box else []
         # strict in the number of values: a longer list would make another key of the same crop
         if number is None or len(sides) != 4 * len(box) or not all(map(_is_number, sides)):
             raise TypeError("a picture is a whole number, a box is x, y, width and height")
@@ -137,10 +139,10 @@ def _key(entry: Any, kind: str, where: str) -> Key:
         ) from error
 
 
-def _number(name: Any) -> int | None:
-    """Return the number of a picture, which the attribute tasks write as a text; None for anything else."""
-    if isinstance(name, str) and name.isascii() and name.isdigit():
-        return int(name)
+def _number(name: Any, text: bool) -> int | None:
+    """Return the number of a picture, written as a text or as a number; None for anything else."""
+    if text:
+        return int(name) if isinstance(name, str) and name.isascii() and name.isdigit() else None
     return name if type(name) is int else None
 
 

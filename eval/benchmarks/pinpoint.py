@@ -117,7 +117,7 @@ def _read(row: dict[str, Any], place: dict[str, int], where: str) -> _Query:
     return _Query(
         pictures=tuple(position_of(place, name, where) for name in given if name not in _NO_PICTURE),
         right=tuple(dict.fromkeys(right)),
-        wrong=tuple(dict.fromkeys(place[name] for name in row[_WRONG] if name in place)),
+        wrong=tuple(dict.fromkeys(place[name] for name in row[_WRONG] if isinstance(name, str) and name in place)),
         listed=len(row[_RIGHT]),
         negatives=len(row[_WRONG]),
     )

@@ -237,7 +237,7 @@ def test_folders_that_are_none_are_refused(made: Callable, tmp_path: Path) -> No
         (
             "fasioniq",
             {},
-            "no benchmark is called 'fasioniq'; there are fashioniq, cirr, circo, genecis, flickr30k, coco",
+            "no benchmark is called 'fasioniq'; there are fashioniq, cirr, circo, genecis, icir, pinpoint",
         ),
         ("cirr", {"split": "test"}, "cirr has no split 'test'; it has val, test1"),
         ("fashioniq", {"options": {"galery": "val"}}, "has no option 'galery'; it has gallery, captions, prompts"),
