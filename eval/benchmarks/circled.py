@@ -10,7 +10,7 @@ it looks for once any of its ground truths is among the first 10 answers.
 
 from __future__ import annotations
 
-from collections.abc import Callable
+from collections.abc import Callable, Mapping
 from dataclasses import dataclass
 from functools import partial
 from pathlib import Path
@@ -64,7 +64,7 @@ class _Subset:
         id: a picture's id as CIRCLED writes it -> its id in the gallery.
     """
 
-    files: dict[str, Places]
+    files: Mapping[str, Places]
     gallery: Callable[[BenchmarkFiles], tuple[list[str], list[Path]]]
     id: Callable[[str], str] = str
 

@@ -120,14 +120,11 @@ def _check_ids(query: BenchmarkQuery, place: dict[str, int], name: str) -> None:
 
 
 def _exclusion(benchmark: FolderBenchmark) -> str:
-    entries = (*benchmark.queries, *benchmark.sessions)
-    count, what = (
-        sum(bool(entry.exclude) for entry in entries),
-        "queries and sessions" if benchmark.sessions else "queries",
-    )
+    excluded = [query.exclude for query in benchmark.queries] + [session.exclude for session in benchmark.sessions]
+    count, what = sum(map(bool, excluded)), "queries and sessions" if benchmark.sessions else "queries"
     if not count:
         return "nothing: every query ranks the whole gallery, its own reference picture included if it is there"
-    return f"the gallery ids under exclude, which {count} of {len(entries)} {what} have"
+    return f"the gallery ids under exclude, which {count} of {len(excluded)} {what} have"
 
 
 def _build(files: BenchmarkFiles, split: str, options: Options) -> Suite:
