@@ -8,11 +8,13 @@ from __future__ import annotations
 import hashlib
 import json
 from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
+from itertools import chain
 from pathlib import Path
 from typing import Any
 
 from mllm_embed.files import write_file
 
+from ..reports.saved_result import SavedResult
 from ..reports.submission import SUBMISSIONS, uploads
 from ..reports.tables import STYLES, Block, Heading, Note, ReportTable
 from .make import OpenedBenchmark, Table
@@ -64,7 +66,8 @@ def overview(table: Table) -> Iterator[Block]:
 
 def _columns(table: Table) -> dict[str, list[TableCell]]:
     """Return the cells of each benchmark, by its name."""
-    return {benchmark.name: [row[at] for row in table.rows.values()] for at, benchmark in enumerate(table.benchmarks)}
+    columns = zip(*table.rows.values(), strict=True)
+    return {benchmark.name: list(cells) for benchmark, cells in zip(table.benchmarks, columns, strict=True)}
 
 
 def _notes(table: Table) -> _Notes:
@@ -90,11 +93,13 @@ class _Notes:
         """Take in what is to be said of the cells of a benchmark."""
         made = [cell for cell in cells if not cell.failure]
         facts = [[*_facts(cell), *_versions(cell, made)] for cell in made]
-        shared = set.intersection(*map(set, facts)) if facts else set()
-        self.common[benchmark] = [fact for fact in (facts[0] if facts else ()) if fact in shared]
+        everywhere = set.intersection(*map(set, facts)) if facts else set()
+        shared = [fact for fact in next(iter(facts), []) if fact in everywhere]
+        self.common[benchmark] = shared
         for cell, own in zip(made, facts, strict=True):
             differing = "; ".join(fact for fact in own if fact not in shared)
-            self._of[id(cell)] = [self._number(text) for text in [differing, *cell.notes, cell.leak_count.note] if text]
+            said = filter(None, [differing, *cell.notes, cell.leak_count.note])
+            self._of[id(cell)] = list(map(self._number, said))
 
     def of(self, cell: TableCell) -> list[int]:
         """Return the numbers of a cell's notes."""
@@ -198,29 +203,37 @@ def _section(
 ) -> Iterator[Block]:
     """Yield all that is said of one benchmark."""
     yield Heading(name)
-    if opened is not None and opened.suite is not None:
-        suite = opened.suite
-        rules = [f"{key}: {text}" for key, text in suite.protocol.items()]
-        yield f"{suite.title}, fingerprint {suite.fingerprint()[:12]}. {'; '.join(rules)}."
-    results = [cell.result for cell in cells if cell.result is not None and not cell.failure]
-    shared = [f"ties: {results[0].ties}"] if results else []
-    shared += notes.common[name]
-    if shared:
-        yield f"The same for all models here: {'; '.join(shared)}."
-    columns = list(dict.fromkeys(column for result in results for column in result.shown))
-    headline = results[0].headline if results else ""
     made = [cell for cell in cells if not cell.failure]
+    results = [cell.result for cell in made if cell.result is not None]
+    yield from _rules(opened, results, notes.common[name])
     if results or len(made) < len(cells):
-        yield _lines(cells, [_figures(cell, columns, headline) for cell in cells], notes, columns)
+        columns = list(dict.fromkeys(chain.from_iterable(result.shown for result in results)))
+        yield _lines(cells, [_figures(cell, columns) for cell in cells], notes, columns)
     if made:
         yield "What the halves of the queries find, what each model was trained on of it, and what measuring it took:"
         yield _lines(made, [_beside(cell) for cell in made], notes)
     yield from notes.below({name: cells})
-    folder = output / cells[0].benchmark.folder
-    if len(results) > 1:
+    yield from _further(opened, output / cells[0].benchmark.folder, len(results))
+
+
+def _rules(opened: OpenedBenchmark | None, results: Sequence[SavedResult], common: Sequence[str]) -> Iterator[str]:
+    """Yield by which rules a benchmark was measured, and in what all cells agree beside."""
+    if opened is not None and opened.suite is not None:
+        suite = opened.suite
+        rules = [f"{key}: {text}" for key, text in suite.protocol.items()]
+        yield f"{suite.title}, fingerprint {suite.fingerprint()[:12]}. {'; '.join(rules)}."
+    shared = [*(f"ties: {result.ties}" for result in results[:1]), *common]
+    if shared:
+        yield f"The same for all models here: {'; '.join(shared)}."
+
+
+def _further(opened: OpenedBenchmark | None, folder: Path, results: int) -> Iterator[str]:
+    """Yield what can be done with what lies in a benchmark's folder."""
+    if results > 1:
         yield f"For published results and paired tests give the folders in {folder} to mllm-embed-eval compare."
-    if opened is not None and opened.suite is not None and not opened.suite.labelled:
-        where = "; ".join(line.strip() for line in uploads(opened.suite)) if opened.suite.name in SUBMISSIONS else ""
+    suite = opened.suite if opened is not None else None
+    if suite is not None and not suite.labelled and suite.name in SUBMISSIONS:
+        where = "; ".join(line.strip() for line in uploads(suite))
         yield f"The labels are hidden. The files for the server, checked, lie in {folder}/MODEL: {where}."
 
 
@@ -229,21 +242,22 @@ def _lines(
 ) -> ReportTable:
     """Return one line a model; the best of the columns `judged` is marked, and what no line has is no column."""
     head = ["model", *dict.fromkeys(key for line in lines for key, text in line.items() if text)]
-    rows = [
-        [cell.model.name, *(line.get(key) or _NOTHING for key in head[1:])]
-        for cell, line in zip(cells, lines, strict=True)
-    ]
+    rows = [_row(cell, line, head) for cell, line in zip(cells, lines, strict=True)]
     best = {(row, head.index(column)) for column in judged for row in _best(cells, column)}
     marks = {(at, 0): notes.of(cell) for at, cell in enumerate(cells)}
     places = ((at, head.index(_FAILURE)) for at, cell in enumerate(cells) if cell.failure)
     return ReportTable(head, rows, frozenset(best), marks, frozenset(places))
 
 
-def _figures(cell: TableCell, columns: Sequence[str], headline: str) -> dict[str, str]:
+def _row(cell: TableCell, line: Mapping[str, str], head: Sequence[str]) -> list[str]:
+    return [cell.model.name, *(line.get(key) or _NOTHING for key in head[1:])]
+
+
+def _figures(cell: TableCell, columns: Sequence[str]) -> dict[str, str]:
     """Return the figures of a cell by the names of their columns; or why there are none."""
     if cell.result is None or cell.failure:
         return {_FAILURE: cell.failure}
-    estimates = cell.result.estimates
+    estimates, headline = cell.result.estimates, cell.result.headline
     line = {name: f"{estimates[name][0]:.2f}" for name in columns if name in estimates}
     return line | {f"95 % of {headline}": "{1:.2f} to {2:.2f}".format(*estimates[headline])}
 

@@ -26,13 +26,10 @@ def benchmarks_under(root: Path, tell: Callable[[str], None]) -> list[NamedBench
     if not root.is_dir():
         raise ConfigError(f"--data {root} is {'not a folder' if root.exists() else 'missing'}: give one of benchmarks")
     places = [root, *sorted(path for path in root.iterdir() if path.is_dir() and not path.name.startswith("."))]
-    found = [
-        named
-        for benchmark in BENCHMARKS.values()
-        if benchmark.name != FOLDER
-        for split in _splits(benchmark)
-        for named in _first_whole(benchmark, split, places, tell)
-    ]
+    found: list[NamedBenchmark] = []
+    for benchmark in BENCHMARKS.values():
+        for split in _splits(benchmark):
+            found += _first_whole(benchmark, split, places, tell)
     for place in _folders(places):
         name = root.resolve().name if place == root else place.relative_to(root).as_posix()
         whole = _first_whole(BENCHMARKS[FOLDER], None, [place], tell)
@@ -45,8 +42,10 @@ def benchmarks_under(root: Path, tell: Callable[[str], None]) -> list[NamedBench
 
 
 def _splits(benchmark: Benchmark) -> list[str]:
-    """Return the usual split, and the last one where that is a server's."""
-    return list(dict.fromkeys([benchmark.splits[0], *(benchmark.splits[-1:] if benchmark.name in SUBMISSIONS else ())]))
+    """Return the usual split, and the last one where that is a server's; none of folders, which have names."""
+    if benchmark.name == FOLDER:
+        return []
+    return [benchmark.splits[0], *(benchmark.splits[-1:] if benchmark.name in SUBMISSIONS else ())]
 
 
 def _folders(places: Iterable[Path]) -> Iterator[Path]:

@@ -5,6 +5,7 @@ from __future__ import annotations
 import gc
 from collections.abc import Callable, Iterable, Sequence
 from dataclasses import dataclass, field, replace
+from functools import partial
 from pathlib import Path
 
 from mllm_embed.data.trained_on import Contents
@@ -68,7 +69,7 @@ class Table:
         self._code, self._contents = code_digest(), Contents()
         self._digests = FileDigests(output / DIGESTS)
         self.opened: dict[str, OpenedBenchmark] = {}
-        self.rows = {model.name: [self._cell(model, benchmark) for benchmark in benchmarks] for model in models}
+        self.rows = {model.name: list(map(partial(self._cell, model), benchmarks)) for model in models}
 
     @property
     def cells(self) -> list[TableCell]:
@@ -131,13 +132,7 @@ class Table:
             return
         record = cell.record = read_record(cell.folder)
         # of a model that is not there any more nothing can be said; its figures are as true as they were
-        own = {**record.inputs, **inputs} if wrong and record else inputs
-        why = "asked for" if record and self._again else why_again(cell.folder, record, own)
-        try:
-            if not why:
-                cell.take(suite)
-        except DataError as error:
-            why = f"what it left is damaged ({error})"
+        why = self._why(cell, suite, {**record.inputs, **inputs} if wrong and record else inputs)
         if why:
             cell.inputs, cell.why, cell.failure = inputs, "" if wrong else why, wrong or NOT_YET
             if why != NEW and not wrong:
@@ -148,6 +143,18 @@ class Table:
             cell.notes.append(f"kept from an earlier run, and not compared with the model as it is now: {wrong}")
         self._tell(f"{where}: kept, finished before")
         self._annotate(cell, suite)
+
+    def _why(self, cell: TableCell, suite: Suite, inputs: Inputs) -> str:
+        """Return why a cell has to be made; "" for one that is finished, which is taken in."""
+        if cell.record is not None and self._again:
+            return "asked for"
+        why = why_again(cell.folder, cell.record, inputs)
+        try:
+            if not why:
+                cell.take(suite)
+        except DataError as error:
+            return f"what it left is damaged ({error})"
+        return why
 
     def _progress(self) -> Progress:
         due = []
