@@ -59,7 +59,7 @@ def _folders(places: Iterable[Path]) -> Iterator[Path]:
 def _first_whole(
     benchmark: Benchmark, split: str | None, places: Iterable[Path], tell: Callable[[str], None]
 ) -> Iterator[NamedBenchmark]:
-    """Yield a benchmark at the first place where it is whole; tell of those where it is not, if there is no such."""
+    """Yield a benchmark at the first place where it is whole; if there is none, tell of the first where it is not."""
     partly = []
     for place in places:
         named = benchmark_of(benchmark.name, place, split)
@@ -73,7 +73,7 @@ def _first_whole(
             return
         if counts[0].found:  # its queries: others' galleries may be its own, too
             partly.append(f"{named.name} under {place} is left out: {_missing(counts)} ({_check(named)} says more)")
-    for sentence in partly:
+    for sentence in partly[:1]:  # below a folder the same files may be found as in it
         tell(sentence)
 
 
