@@ -256,9 +256,11 @@ def test_pictures_that_are_decoded_at_once_are_counted_in_pixels(
         with lock:
             waiting -= pixels
 
-    def counted(source: Path) -> Image.Image:
+    def counted(source: Path | Image.Image) -> Image.Image:
         nonlocal waiting, most
         picture = load_image(source)
+        if picture is source:  # it is decoded, and comes to the processor
+            return picture
         with lock:
             waiting += math.prod(picture.size)
             most = max(most, waiting)
@@ -267,7 +269,7 @@ def test_pictures_that_are_decoded_at_once_are_counted_in_pixels(
 
     monkeypatch.setattr(batching, "STEP_PIXELS", 2 * 64 * 64)
     monkeypatch.setattr(prefetch, "WAITING_PIXELS", 4 * 64 * 64)
-    monkeypatch.setattr(prefetch, "load_image", counted)
+    monkeypatch.setattr(embedder.item_processor, "load", counted)
     np.testing.assert_allclose(embedder.encode(files), expected, **CLOSE)
     # the largest alone is as much as two steps; what is just being let go of may still be there
     assert most <= (4 + 2) * 64 * 64
