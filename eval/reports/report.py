@@ -7,6 +7,8 @@ from itertools import chain, groupby
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
+import numpy as np
+
 from mllm_embed.files import write_json
 from mllm_embed.saving.versions import versions
 from mllm_embed.search.contact_sheet import SheetRow, contact_sheet
@@ -56,7 +58,7 @@ def result_blocks(result: Result) -> list[tuple[str, list[Lines | str]]]:
     """
     found = [(_heading(name, task), _task_parts(task)) for name, task in result.tasks.items()]
     if result.means:
-        found.append(("means", [*_tables(result.means, {}), *gap_lines(result.gaps)]))
+        found.append(("means", [*_tables(result.means, {}, _as_they_are(result.means)), *gap_lines(result.gaps)]))
     if result.turns:
         found.append((_TURNS, [_turns_to_find(result.turns)]))
     if result.gains_of_rules:
@@ -66,7 +68,7 @@ def result_blocks(result: Result) -> list[tuple[str, list[Lines | str]]]:
 
 def _task_parts(task: TaskResult) -> list[Lines | str]:
     """Return a task's tables, and the audit of each metric below them."""
-    parts: list[Lines | str] = [*_tables(task.rows, task.groups)]
+    parts: list[Lines | str] = [*_tables(task.rows, task.groups, _named_once(task.row_values))]
     for metric, audit in task.composition.items():
         parts += [audit_cells(metric, audit), gap_sentence(metric, audit)]
     return parts
@@ -211,10 +213,35 @@ def _heading(name: str, task: TaskResult) -> str:
     return f"{name + ': ' if name else ''}{task.queries:,} queries, gallery of {task.gallery:,}"
 
 
-def _tables(rows: Rows, groups: Rows) -> list[Lines]:
-    """Return a task's metrics side by side, in a table of their own those with a first word of their own ("soft")."""
-    first = next(iter(rows.values()))
-    return [_lines(list(names), rows, groups) for _, names in groupby(first, key=lambda name: name.startswith("soft "))]
+def _named_once(values: Mapping[str, Mapping[str, np.ndarray]]) -> dict[str, str]:
+    """Return the metrics that are shown, and what each is called: what is one number once, as "R@1 = mAP@1".
+
+    Two metrics are one number that look at as many answers and have the same value for every query in every row of the
+    table, as average precision and reciprocal rank where each query has one target.
+    """
+    first: dict[tuple[str, bytes], str] = {}
+    called: dict[str, str] = {}
+    for name in next(iter(values.values())):
+        content = b"".join(row[name].tobytes() for row in values.values())
+        same = first.setdefault((name.partition("@")[2], content), name)
+        called[same] = name if same == name else f"{called[same]} = {name}"
+    return called
+
+
+def _as_they_are(rows: Rows) -> dict[str, str]:
+    return {name: name for name in next(iter(rows.values()))}
+
+
+def _tables(rows: Rows, groups: Rows, called: Mapping[str, str]) -> list[Lines]:
+    """Return a task's metrics side by side, in a table of their own those with a first word of their own ("soft").
+
+    `called`: the metrics that are shown, and their heads.
+    """
+    kinds = groupby(called, key=lambda name: name.startswith("soft "))
+    tables = []
+    for _, names in kinds:
+        tables.append(_lines({name: called[name] for name in names}, rows, groups))
+    return tables
 
 
 def _turns_to_find(turns: Mapping[str, Mapping[str, TurnsToFind]]) -> Lines:
@@ -241,8 +268,8 @@ def _gains_of_rules(gains: Mapping[str, Mapping[str, Difference]]) -> Lines:
     return lines
 
 
-def _lines(names: Sequence[str], rows: Rows, groups: Rows) -> Lines:
-    lines = [["", *names]]
+def _lines(names: Mapping[str, str], rows: Rows, groups: Rows) -> Lines:
+    lines = [["", *names.values()]]
     for number, (row, estimates) in enumerate(rows.items()):
         lines.append([row, *[f"{estimates[name].percent:.2f}" for name in names]])
         if not number:
