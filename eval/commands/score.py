@@ -32,7 +32,8 @@ _HELP = """\
 vectors
   DIR/gallery.npy and queries.npy (floats, one vector a row) with gallery_ids.json and query_ids.json (lists of
   strings); benchmarks of several tasks (FashionIQ, GeneCIS, MMEB, M-BEIR, Flickr30k, COCO) have one such folder a
-  task (DIR/dress/gallery.npy ...).
+  task (DIR/dress/gallery.npy ...). The rows of the halves and the composition audit need image_only.npy and
+  text_only.npy beside queries.npy, in its order, as `run --save-vectors` writes them.
   They are ranked by inner product: make them unit length for cosines. Ids: CIRR the picture's name and the
   pairid; CIRCO the COCO id and the query's id; FashionIQ the ASIN and the row number in the annotation file;
   GeneCIS the COCO id, or ID:X,Y,W,H for a crop, and the row number; i-CIR the picture's path in its file (and #2

@@ -21,7 +21,7 @@ import numpy as np
 from .estimate import INTERVAL, resamples
 from .suite import Mean, Task, column
 
-IMAGE_ONLY, TEXT_ONLY = "image only", "text only"
+IMAGE_ONLY, TEXT_ONLY, SUM = "image only", "text only", "sum"
 BOTH, NEITHER = "both", "neither"
 HALVES = (IMAGE_ONLY, TEXT_ONLY)
 LABELS = (IMAGE_ONLY, TEXT_ONLY, BOTH, NEITHER)

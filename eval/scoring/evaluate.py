@@ -21,14 +21,13 @@ from mllm_embed.vectors.fusion import edited
 from mllm_embed.vectors.unit import unit
 
 from .asking import AskedSuite, AskedTask, ask
-from .composition import IMAGE_ONLY, TEXT_ONLY
+from .composition import IMAGE_ONLY, SUM, TEXT_ONLY
 from .result import Result
 from .score import DEFAULT_TIES, Ties, Vectors, need_labels, score
 from .sessions.carried import carried, carried_protocol
 from .sessions.gains import with_gains
 from .suite import Suite, Task
 
-SUM = "sum"
 BASELINES = {
     IMAGE_ONLY: "the reference picture alone, as a query",
     TEXT_ONLY: "the instruction alone, as a query of words",

@@ -1,5 +1,7 @@
 """Vectors on disk, made by any model: DIR/gallery.npy and queries.npy beside gallery_ids.json and query_ids.json.
 
+image_only.npy and text_only.npy, which may be there too, are the halves of composed queries, in the order of the
+queries: with them the table has the rows of the halves and their sum, and the composition audit.
 A suite of several tasks has one such folder a task: DIR/dress, DIR/shirt, DIR/toptee.
 """
 
@@ -13,12 +15,15 @@ import numpy as np
 
 from mllm_embed.errors import DataError
 from mllm_embed.files import atomic_file, read_json, write_json
+from mllm_embed.vectors.unit import unit
 
+from .composition import IMAGE_ONLY, SUM, TEXT_ONLY
 from .score import Vectors
 from .suite import Suite, Task
 
 GALLERY, GALLERY_IDS = "gallery.npy", "gallery_ids.json"
 QUERIES, QUERY_IDS = "queries.npy", "query_ids.json"
+HALVES = {IMAGE_ONLY: "image_only.npy", TEXT_ONLY: "text_only.npy"}
 _BLOCK_VALUES = 1 << 24  # read at once, so that a large file never stands in memory twice
 
 
@@ -27,7 +32,8 @@ def read_vectors(folder: Path, suite: Suite) -> dict[str, Vectors]:
 
     Args:
         folder: holds gallery.npy [N, D], queries.npy [Q, D] (any float type), gallery_ids.json and query_ids.json
-            (lists of strings in the order of the rows, which may be any); one folder a task where there are several.
+            (lists of strings in the order of the rows, which may be any), perhaps the halves of the queries; one folder
+            a task where there are several.
         suite: says which ids must be there.
 
     Raises:
@@ -40,14 +46,15 @@ def read_vectors(folder: Path, suite: Suite) -> dict[str, Vectors]:
 
 
 def write_vectors(folder: Path, suite: Suite, vectors: Mapping[str, Vectors]) -> None:
-    """Write what `read_vectors` reads: the gallery and the queries as asked.
+    """Write what `read_vectors` reads: the gallery, the queries as asked, and their halves.
 
     Raises:
         DataError: the disk fails.
     """
     for task in suite.tasks:
         own, place = vectors[task.name], folder / task.name
-        for name, matrix in ((GALLERY, own.gallery), (QUERIES, own.rows[task.query_kind])):
+        halves = [(name, own.rows[row]) for row, name in HALVES.items() if row in own.rows]
+        for name, matrix in ((GALLERY, own.gallery), (QUERIES, own.rows[task.query_kind]), *halves):
             with atomic_file(place / name) as path, path.open("wb") as file:
                 np.save(file, matrix, allow_pickle=False)
         write_json(place / GALLERY_IDS, list(task.gallery_ids))
@@ -62,7 +69,23 @@ def _task(folder: Path, task: Task) -> Vectors:
             f"{folder}: {GALLERY} has {gallery.shape[1]} dimensions and {QUERIES} {queries.shape[1]}; "
             "both must come from one model"
         )
-    return Vectors(gallery, {task.query_kind: queries})
+    return Vectors(gallery, {task.query_kind: queries, **_halves(folder, task, gallery.shape[1])})
+
+
+def _halves(folder: Path, task: Task, width: int) -> dict[str, np.ndarray]:
+    """Return the halves that are there, and their sum; nothing of a task without composed queries."""
+    rows = {}
+    for row, name in HALVES.items():
+        if task.composed and (folder / name).is_file():
+            rows[row] = _rows(folder, name, QUERY_IDS, task.query_ids)
+            if rows[row].shape[1] != width:
+                raise DataError(
+                    f"{folder}: {GALLERY} has {width} dimensions and {name} {rows[row].shape[1]}; both must come from "
+                    "one model"
+                )
+    if len(rows) == len(HALVES):
+        rows[SUM] = unit(rows[IMAGE_ONLY] + rows[TEXT_ONLY])
+    return rows
 
 
 def _rows(folder: Path, vectors: str, ids: str, wanted: Sequence[str]) -> np.ndarray:
