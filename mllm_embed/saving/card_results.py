@@ -58,6 +58,7 @@ class _Part(NamedTuple):
     rows: Mapping[str, Mapping[str, Any]]
     metrics: list[str]
     counts: dict[str, int]
+    composition: Mapping[str, Any] = {}
 
 
 def _parts(result: Mapping[str, Any]) -> list[_Part]:
@@ -67,10 +68,19 @@ def _parts(result: Mapping[str, Any]) -> list[_Part]:
         heading = f"{name or 'composed'}: {counts['queries']:,} queries, gallery of {counts['gallery']:,}"
         first = next(iter(task["rows"].values()))
         parts.append(
-            _Part(name or "default", heading, task["rows"], [m for m in first if m in (printed or first)], counts)
+            _Part(
+                name or "default",
+                heading,
+                task["rows"],
+                [m for m in first if m in (printed or first)],
+                counts,
+                task.get("composition", {}),
+            )
         )
     if means := result.get("means"):
-        parts.append(_Part("means", "means", means, list(next(iter(means.values()))), {}))
+        parts.append(
+            _Part("means", "means", means, list(next(iter(means.values()))), {}, result.get("composition", {}))
+        )
     return parts
 
 
@@ -81,7 +91,21 @@ def _result_tables(result: Mapping[str, Any]) -> list[str]:
         for row, figures in part.rows.items():
             lines.append([row, *[f"{figures[m]['percent']:.2f}" if m in figures else "" for m in part.metrics]])
         tables.append("\n".join(markdown_table(lines)))
+        tables += [_composition(metric, audit) for metric, audit in part.composition.items()]
     return tables
+
+
+def _composition(metric: str, audit: Mapping[str, Any]) -> str:
+    """Return what composing adds at a metric: the gap, and, where it is known, what either half finds alone."""
+    gap = audit["gap"]
+    points = f"{gap['percent']:+.2f} points ({gap['low']:.1f} to {gap['high']:.1f})"
+    said = f"Composition gap at {metric}: {points} over {audit['better half']}"
+    if "found by" not in audit:
+        return f"{said}."
+    shares = [f"{label} {own['queries']:,} ({own['percent']:.1f} %)" for label, own in audit["found by"].items()]
+    needing = audit["found by"].get("neither", {}).get("composed")
+    among = f", {needing['percent']:+.2f} among those that neither finds" if needing else ""
+    return f"{said}{among}. Queries found by {', '.join(shares)}."
 
 
 def _conditions(result: Mapping[str, Any]) -> str:

@@ -25,6 +25,26 @@ class _Figure(_Part):
     high: float | None = None
 
 
+class _Interval(_Part):
+    percent: float
+    low: float
+    high: float
+
+
+class _Gap(_Part):
+    better_half: str = Field(alias="better half")
+    gap: _Interval
+
+
+class _Labelled(_Interval):
+    queries: Annotated[int, Field(ge=0)]
+    composed: _Interval | None = None
+
+
+class _Audit(_Gap):
+    found_by: Annotated[dict[str, _Labelled], Field(alias="found by", min_length=1)]
+
+
 Rows = dict[str, Annotated[dict[str, _Figure], Field(min_length=1)]]
 """Row of a table -> metric -> figure."""
 
@@ -33,6 +53,7 @@ class _Task(_Part):
     queries: Annotated[int, Field(ge=1)]
     gallery: Annotated[int, Field(ge=1)]
     rows: Annotated[Rows, Field(min_length=1)]
+    composition: dict[str, _Audit] = {}
 
 
 class _About(_Part):
@@ -47,6 +68,7 @@ class _Result(_Part):
     tasks: Annotated[dict[str, _Task], Field(min_length=1)]
     means: Rows = {}
     parts: dict[str, list[str]] = Field(default={}, alias="means of")
+    composition: dict[str, _Gap] = {}
     protocol: dict[str, Any] = {}
     model: str | None = None
     adapter: str | None = None
@@ -62,6 +84,16 @@ class _Result(_Part):
             known.add(mean)
         if missing:
             raise ValueError(f"there is no figure of {missing[0]}")
+        return self
+
+    @model_validator(mode="after")
+    def _audits_figures_that_are_there(self) -> _Result:
+        missing = [mean for mean in self.composition if mean not in self.parts]
+        for task in self.tasks.values():
+            first = next(iter(task.rows.values()))
+            missing += [metric for metric in task.composition if metric not in first]
+        if missing:
+            raise ValueError(f"there is no figure of {missing[0]}, of which it has a composition gap")
         return self
 
 
