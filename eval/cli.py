@@ -7,9 +7,9 @@ from collections.abc import Sequence
 
 from mllm_embed.errors import user_errors
 
-from .commands import check, compare, listing, methods, robustness, rows, run, score, submit, table
+from .commands import audit, check, compare, listing, methods, robustness, rows, run, score, submit, table
 
-_COMMANDS = (listing, run, score, check, rows, submit, methods, robustness, compare, table)
+_COMMANDS = (listing, run, score, check, rows, submit, methods, robustness, compare, audit, table)
 _ABOUT = """\
 Evaluate composed image retrieval: FashionIQ, CIRR, CIRCO, GeneCIS, i-CIR, PinPoint, LaSCo, Shoes, what MMEB and
 MTEB make of them, Flickr30k, COCO, or a folder of your own, each by the rules of its official scorer, which stand in
@@ -23,6 +23,7 @@ examples
   %(prog)s score circo --data ~/data/circo --vectors my_vectors
   %(prog)s submit cirr --data ~/data/cirr --vectors my_vectors --output to_server
   %(prog)s compare runs/eval/a runs/eval/b
+  %(prog)s audit runs/eval/a --lists lists              which queries need both halves, and lists of them for --only
   %(prog)s table --models M A=M+ADAPTER --data ~/data   every model on every benchmark found
   %(prog)s methods my_folder --model runs/base --adapter runs/stage2
   %(prog)s robustness my_folder --model runs/base --adapter runs/stage2

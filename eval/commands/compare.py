@@ -21,12 +21,16 @@ _ABOUT = "results side by side, with published ones and paired tests"
 _HELP = """\
 what it does
   Prints a table for each protocol, beside published results by the same rules, and a paired test of every two results.
+  Where the halves of the queries were measured it has the composition gap, and what each run finds of the queries that
+  no half of any run finds. Several seeds of one model are one run, NAME=FOLDER,FOLDER,...: their mean and standard
+  deviation, and tests over reference pictures and seeds.
   Of two results of the same queries and rules it also writes a page for a browser, DIR/report.html, one file with all
   in it: wins, losses and ties, query by query, with the answers of both, to be filtered and sorted. Words and pictures
   are those of the report.html in both folders; --data takes them from the benchmark itself, for older results say.
 
 examples
   %(prog)s runs/eval/shipped runs/eval/base
+  %(prog)s A=runs/a-1,runs/a-2,runs/a-3 B=runs/b-1,runs/b-2,runs/b-3     three seeds each, as one line each
   %(prog)s runs/eval/a runs/eval/b runs/eval/c --format latex > table.tex
   %(prog)s runs/methods/cirr/plain runs/methods/cirr/edit-strength --data ~/data/cirr --output runs/compare/edit
 """
@@ -35,7 +39,13 @@ examples
 def register(commands: Any) -> None:
     """Add the command to those of a parser."""
     compare = add_command(commands, "compare", _run, _ABOUT, _HELP)
-    compare.add_argument("results", metavar="RESULT", type=Path, nargs="+", help="output folders of run or score")
+    compare.add_argument(
+        "results",
+        metavar="RESULT",
+        type=Path,
+        nargs="+",
+        help="output folders of run or score; several of one model, one a seed: NAME=FOLDER,FOLDER,...",
+    )
     compare.add_argument("--format", choices=("markdown", "latex"), default="markdown", help="default: markdown")
     compare.add_argument("--output", metavar="DIR", type=Path, help="for the page; default: runs/compare/<one>-<other>")
     compare.add_argument("--data", metavar="ROOT", type=Path, help="the benchmark's folder, for words and pictures")
@@ -46,11 +56,11 @@ def register(commands: Any) -> None:
 def _run(arguments: argparse.Namespace) -> int:
     from ..reports.compare import comparison
     from ..reports.pages.comparison_page import incomparable
-    from ..reports.saved_result import read_saved_results
+    from ..reports.seeds import read_runs
     from ..reports.tables import STYLES
 
     check_thumbnails(arguments)
-    results = read_saved_results(arguments.results)
+    results = read_runs(arguments.results)
     why_not = incomparable(results)
     for flag in ("output", "data", "images"):
         if why_not and getattr(arguments, flag):

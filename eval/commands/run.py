@@ -29,17 +29,21 @@ _HELP = """\
 what it does
   Embeds the gallery and the queries, ranks the gallery exactly, and prints the benchmark's metrics for the
   composed query (picture and instruction) beside the picture alone, the instruction alone and the sum of the
-  two, which a composed query must beat to mean anything.
+  two, which a composed query must beat to mean anything. Below it, at the benchmark's own K, which queries the picture
+  alone finds, the words alone, each of them or neither, what the composed query finds of each, and its gap over the
+  better half. Intervals draw reference pictures, each with all of its queries.
 
 sessions
   Of sessions (circled, or "sessions" in your benchmark.json) each turn is a task: its "composed" row asks about the
   reference that the annotators chose for it, each turn by itself. Rows below carry what was said before, by a rule;
   those called target-free are told the first picture alone, and go on from their own answers. found@K counts the
-  sessions with a target among the first K of any turn so far. Intervals are drawn by session.
+  sessions with a target among the first K of any turn so far; for its intervals sessions with the same picture in their
+  last turn are drawn together.
 
 what it leaves in the output folder
   result.json         protocol, percentages with hits, counts and 95 %% intervals, versions, seconds and bytes
-  per_query.json      the value of every metric for every query, and its first answers
+  per_query.json      for every query and row the value of every metric and the first answers; which queries share a
+                      picture, and whether a half alone finds them
   report.html         a page for a browser, all in one file: the figures, and every query with its reference,
                       instruction and the answers of the whole query and of its halves, to be filtered and sorted
   contact_sheet.png   some queries: reference, instruction, first five answers, the right one framed green

@@ -7,20 +7,18 @@ from __future__ import annotations
 
 import itertools
 from collections.abc import Collection, Iterable, Mapping, Sequence
-from functools import partial
 from pathlib import Path
 from typing import Any
 
-import numpy as np
 import yaml
 
-from mllm_embed.errors import ConfigError, DataError
+from mllm_embed.errors import ConfigError
 from mllm_embed.saving.provenance import changes
 
-from ..scoring.estimate import RESAMPLES
-from ..scoring.paired import FLIPS, Difference, corrected, holm_note, paired, weights
-from .report import PER_QUERY
-from .saved_result import AGAIN, SavedResult, read_saved_results
+from .gaps import needing_both, with_gaps
+from .paired_tests import in_all, same_numbers, tests
+from .saved_result import SavedResult
+from .seeds import deviation, read_runs
 from .tables import STYLES, Block, Heading, ReportTable
 
 PUBLISHED = "published.yaml"
@@ -31,7 +29,8 @@ def compare(folders: Sequence[Path], style: str) -> str:
     """Return tables of results, by benchmark and protocol, as text.
 
     Args:
-        folders: output folders of `mllm-embed-eval run` or `score`, or the result.json in them.
+        folders: output folders of `mllm-embed-eval run` or `score`, or the result.json in them; or several of one
+            model, one a seed, as NAME=FOLDER,FOLDER,...
         style: "markdown" or "latex" (for the package booktabs).
 
     Raises:
@@ -40,7 +39,7 @@ def compare(folders: Sequence[Path], style: str) -> str:
     """
     if style not in STYLES:
         raise ConfigError(f"the format is one of {', '.join(STYLES)}, not '{style}'")
-    return STYLES[style](comparison(read_saved_results(folders)))
+    return STYLES[style](comparison(read_runs(folders)))
 
 
 def comparison(results: Sequence[SavedResult]) -> Iterable[Block]:
@@ -84,8 +83,12 @@ def _benchmark(results: Sequence[SavedResult]) -> Iterable[Block]:
         yield f"Ties: {own.ties}. Fingerprint: {own.fingerprint[:12]}."
         yield from _other_pictures(group)
         yield from _other_prompts(group)
-        yield from _tables(group)
-        yield from _tests(group)
+        yield from _other_intervals(group)
+        yield from _seed_notes(group)
+        named = with_gaps(group)
+        yield from _tables(named)
+        yield from _gap_notes(named)
+        yield from tests(named, labels_of(named), [*_columns(named), *_derived(named)])
 
 
 def _other_pictures(group: Sequence[SavedResult]) -> Iterable[Block]:
@@ -97,6 +100,45 @@ def _other_pictures(group: Sequence[SavedResult]) -> Iterable[Block]:
             f"The picture files of {', '.join(others)} are of other sizes than those of {seen[0][0]}: of the same "
             "names, but perhaps not the same pictures."
         )
+
+
+def _other_intervals(group: Sequence[SavedResult]) -> Iterable[Block]:
+    """Yield whose intervals were made by another rule than the first one's, such as that of an older version."""
+    said = "which it does not say"
+    # those of several seeds are made here, of results with rules of their own
+    rules = [(label, result.interval or said) for label, result in zip(labels_of(group), group, strict=True)]
+    rules = [rule for rule, result in zip(rules, group, strict=True) if not result.seeds]
+    for label, rule in rules[1:]:
+        first, there = rules[0]
+        if rule != there:
+            yield f"The intervals of {label} are made by another rule ({rule}) than those of {first} ({there})."
+
+
+def _seed_notes(group: Sequence[SavedResult]) -> Iterable[Block]:
+    """Yield what stands in the table for runs of several seeds."""
+    for label, result in zip(labels_of(group), group, strict=True):
+        if result.seeds:
+            folders = ", ".join(str(seed.folder) for seed in result.seeds)
+            yield (
+                f"{label}: mean and standard deviation of {len(result.seeds)} seeds ({folders}); its interval is over "
+                "pictures and seeds."
+            )
+
+
+def _gap_notes(group: Sequence[SavedResult]) -> Iterable[Block]:
+    """Yield what the gaps of a table are, and which results have none."""
+    if not _derived(group):
+        return
+    counts = (f"{count:,} queries" + (f" of {task}" if task else "") for task, count in needing_both(group).items())
+    yield (
+        "gap: the query as asked minus the better of its halves, picture or words alone, which is each run's own. need "
+        f"both: {', '.join(counts)}, which no half of any run here finds."
+    )
+    yield from (
+        f"No gap of {label}: its halves were not measured."
+        for label, result in zip(labels_of(group), group, strict=True)
+        if not result.derived
+    )
 
 
 def _other_prompts(group: Sequence[SavedResult]) -> Iterable[Block]:
@@ -131,7 +173,7 @@ def _other_protocol(first: SavedResult, result: SavedResult) -> str:
 
 def _tables(results: Sequence[SavedResult]) -> Iterable[Block]:
     """Yield our table, and the published rows: in it where they are of its split, below it where not."""
-    own, columns = results[0], _columns(results)
+    own, columns = results[0], [*_columns(results), *_derived(results)]
     # a folder of one's own may bear any benchmark's name, but has neither split nor options
     official = bool(own.split or own.options) and not own.chosen
     known = published(own.name) if official else []
@@ -186,6 +228,11 @@ def _columns(results: Sequence[SavedResult]) -> list[str]:
     return list(columns | means)
 
 
+def _derived(results: Sequence[SavedResult]) -> list[str]:
+    """Return the columns that are made of others: gaps, and what is found of the queries that need both halves."""
+    return list(dict.fromkeys(itertools.chain.from_iterable(result.derived for result in results)))
+
+
 def _shown(results: Sequence[SavedResult], columns: Sequence[str], rows: PublishedRows) -> dict[str, str]:
     """Return the columns of our table and their names: of several results what is the same number once.
 
@@ -194,22 +241,35 @@ def _shown(results: Sequence[SavedResult], columns: Sequence[str], rows: Publish
     names = dict(zip(columns, columns, strict=True))
     if len(results) < 2 or any(result.per_query is None for result in results):
         return names
-    own = _in_all(results, set(columns).difference(*(row["metrics"] for row in rows)))
-    same = _same_numbers(results, [name for name in columns if name in own])
+    own = in_all(results, set(columns).difference(*(row["metrics"] for row in rows)))
+    same = same_numbers(results, [name for name in columns if name in own])
     return {name: same.get(name, name) for name in names if name in same or name not in own}
 
 
 def _our_lines(results: Sequence[SavedResult], names: Mapping[str, str], mixed: bool) -> list[dict[str, str]]:
     """Return lines for `_table`; `mixed`: with published ones, so that they must say whose they are."""
     columns = list(names)
-    headline = columns[-1] if results[0].means else columns[0]
+    own = [name for name in columns if name not in _derived(results)]
+    headline = own[-1] if results[0].means else own[0]
     more = {"split": results[0].split, "source": "ours"} if mixed else {}
     lines = []
     for label, result in zip(labels_of(results), results, strict=True):
-        line = {names[name]: f"{result.estimates[name][0]:.2f}" for name in columns if name in result.estimates}
+        line = {names[name]: _cell(result, name) for name in columns}
         interval = "{1:.2f} to {2:.2f}".format(*result.estimates[headline]) if headline in result.estimates else ""
         lines.append({"method": label, **line, _interval(names[headline]): interval, **more})
     return lines
+
+
+def _cell(result: SavedResult, name: str) -> str:
+    """Return a figure as the table shows it, with its standard deviation over seeds; nothing where there is none."""
+    if name in result.derived:
+        percent = result.derived[name].percent
+    elif name in result.estimates:
+        percent = result.estimates[name][0]
+    else:
+        return ""
+    spread = deviation(result, name)
+    return f"{percent:.2f}" if spread is None else f"{percent:.2f} ± {spread:.2f}"
 
 
 def _interval(column: str) -> str:
@@ -218,13 +278,13 @@ def _interval(column: str) -> str:
 
 def labels_of(results: Sequence[SavedResult]) -> list[str]:
     """Return folder names where they tell the results apart, otherwise the models, otherwise the paths."""
-    folders = [result.folder.resolve().name for result in results]
+    folders = [result.label or result.folder.resolve().name for result in results]
     models = [result.model for result in results]
     for labels in (folders, models):
         # a folder called as the benchmark, or no model at all, would tell a reader nothing
         if len(set(labels)) == len(labels) and not {"", results[0].name} & set(labels):
             return labels
-    return [str(result.folder) for result in results]
+    return [result.label or str(result.folder) for result in results]
 
 
 def _table(
@@ -246,99 +306,8 @@ def _cells(line: Mapping[str, Any], head: Sequence[str]) -> list[str]:
 
 def _best(lines: Sequence[Mapping[str, Any]], column: str, lower: bool) -> list[int]:
     """Return which lines have the best value of a column; none where one line alone has a value."""
-    values = {number: float(line[column]) for number, line in enumerate(lines) if line.get(column)}
+    values = {number: float(line[column].split()[0]) for number, line in enumerate(lines) if line.get(column)}
     if len(values) < 2:
         return []
     best = min(values.values()) if lower else max(values.values())
     return [number for number, value in values.items() if value == best]
-
-
-def _tests(results: Sequence[SavedResult]) -> Iterable[Block]:
-    """Yield the paired tests of a group: every pair of results, every column."""
-    if len(results) < 2:
-        return
-    labels = dict(zip([result.folder for result in results], labels_of(results), strict=True))
-    tested = [result for result in results if result.per_query is not None]
-    yield from (
-        f"No paired test of {labels[result.folder]}: its folder has no {PER_QUERY}."
-        for result in results
-        if result.per_query is None
-    )
-    names = _same_numbers(tested, _in_all(tested, _columns(results)))
-    yield from _tested(tested, labels, names)
-
-
-def _tested(results: Sequence[SavedResult], labels: Mapping[Path, str], names: Mapping[str, str]) -> Iterable[Block]:
-    """Yield the table of tests of every two results in the columns of `names`, which says how they are called."""
-    found: list[Difference] = []
-    heads: list[list[str]] = []
-    for base, result in itertools.combinations(results if names else [], 2):
-        found += paired(_differences(base, result, list(names)))
-        heads += ([labels[result.folder], labels[base.folder], name] for name in names.values())
-    if found:
-        yield (
-            f"Paired tests on the same queries: the difference in points, its 95 % interval from {RESAMPLES:,} "
-            f"bootstrap samples, two-sided p from {FLIPS:,} random sign flips. {holm_note(len(found), 'tests')}"
-        )
-        rows = [[*head, *_test_cells(one)] for head, one in zip(heads, corrected(found), strict=True)]
-        yield ReportTable(["run", "minus", "column", "difference", "95 %", "p", "p, Holm"], rows)
-
-
-def _in_all(results: Sequence[SavedResult], columns: Iterable[str]) -> list[str]:
-    """Return the columns that all results have."""
-    return [name for name in columns if all(map(partial(_has, name), results))]
-
-
-def _has(column: str, result: SavedResult) -> bool:
-    return bool(weights(column, result.means, result.columns))
-
-
-def _same_numbers(results: Sequence[SavedResult], columns: Sequence[str]) -> dict[str, str]:
-    """Return the columns that differ, and the name of each with those that are the same number: "R@1 = mAP@1".
-
-    Two columns are one where every query has the same value in both, in all results: with one target a query mAP is
-    MRR, say. Tested twice, they would count twice among the tests.
-    """
-    first: dict[bytes, str] = {}
-    names: dict[str, list[str]] = {}
-    for column in columns:
-        content = b"".join(_contribution(result, column) for result in results)
-        names.setdefault(first.setdefault(content, column), []).append(column)
-    return {column: " = ".join(same) for column, same in names.items()}
-
-
-def _contribution(result: SavedResult, column: str) -> bytes:
-    """Return what each query adds to a column, of all tasks that it is made of, as bytes to be told apart."""
-    if result.per_query is None:
-        return b""
-    parts: dict[str, np.ndarray] = {}
-    for name, weight in weights(column, result.means, result.columns).items():
-        task = result.columns[name][0]
-        parts[task] = parts.get(task, 0.0) + weight * result.per_query.values[name]
-    return b"".join(f"{task}\0".encode() + parts[task].tobytes() for task in sorted(parts))
-
-
-def _test_cells(found: Difference) -> list[str]:
-    interval = f"{found.low:+.2f} to {found.high:+.2f}"
-    return [f"{found.points:+.2f}", interval, f"{found.p:.4f}", f"{found.p_holm:.4f}"]
-
-
-def _differences(base: SavedResult, result: SavedResult, columns: Sequence[str]) -> list[np.ndarray]:
-    """Return for each task [Q, M]: what each query adds to the difference of each column."""
-    before, after = base.per_query, result.per_query
-    if before is None or after is None:
-        raise DataError(f"{base.folder} or {result.folder} has no {PER_QUERY}: {AGAIN}")
-    parts = {}
-    for task in dict.fromkeys(task for task, _ in base.columns.values()):
-        if after.ids.get(task) != before.ids[task]:
-            where = f"task {task}: " if task else ""
-            raise DataError(
-                f"{where}the query ids in {base.folder / PER_QUERY} and {result.folder / PER_QUERY} differ, "
-                f"though both results have the same fingerprint: {AGAIN}"
-            )
-        # a column that is of other tasks alone stays 0 here, and adds nothing
-        parts[task] = np.zeros((len(before.ids[task]), len(columns)))
-    for at, column in enumerate(columns):
-        for name, weight in weights(column, base.means, base.columns).items():
-            parts[base.columns[name][0]][:, at] += weight * (after.values[name] - before.values[name])
-    return list(parts.values())

@@ -14,7 +14,7 @@ FOUND_BY = {label: f"{label}, found alone" for label in LABELS} | {
 
 def audit_cells(metric: str, audit: Composition) -> list[list[str]]:
     """Return the cells of a table of one audit, its head first."""
-    cells = [[f"found at {metric} by", "queries", "% of all", "composed finds", "95 % interval"]]
+    cells = [[f"found at {metric} by", "queries", "% of all", f"composed {metric}", "95 % interval"]]
     for label in LABELS:
         own = audit.labelled[label]
         found = ["", ""] if own.composed is None else [f"{own.composed.percent:.2f}", interval(own.composed)]

@@ -15,7 +15,7 @@ from typing import Any
 from mllm_embed.errors import DataError, reason
 from mllm_embed.files import parse_json, read_text, write_file
 
-from ..scoring.suite import Suite, column
+from ..scoring.suite import Suite, Task, column
 
 _FORMS = "give a query id a line, or JSON: a list of ids, or an object with such a list for each task"
 
@@ -26,30 +26,31 @@ def read_query_list(path: Path, suite: Suite) -> dict[str, list[int]]:
     Raises:
         DataError: the file cannot be read or names nothing; an id is unknown, stands twice, or is of several tasks.
     """
-    place = {task.name: {name: at for at, name in enumerate(task.query_ids)} for task in suite.tasks}
-    members: dict[str, list[int]] = {}
+    place = {task.name: _places(task) for task in suite.tasks}
+    members: dict[str, dict[int, str]] = {}
     unknown = []
     for name in _named(path):
         tasks = _tasks_of(name, place, suite.turns, path)
-        if not tasks:
-            unknown.append(name)
+        unknown += [] if tasks else [name]
         for task, own in tasks.items():
-            members.setdefault(task, []).append(place[task][own])
+            at = place[task][own]
+            if at in members.setdefault(task, {}):
+                raise DataError(f'{path}: "{name}" stands twice')
+            members[task][at] = own
     if unknown:
         first = suite.tasks[0]
         like = column(first.name if len(place) > 1 else "", first.query_ids[0])
         raise DataError(
-            f"{path}: {len(unknown):,} ids are unknown to {suite.title}, the first is {_quoted(unknown)}; "
-            f'its ids are like "{like}"'
+            f"{path}: {len(unknown):,} ids are unknown to {suite.title}, the first is {unknown[0][:80]!r}; its ids are "
+            f'like "{like}"'
         )
-    for task, found in members.items():
-        if len(set(found)) < len(found):
-            twice = next(at for at in found if found.count(at) > 1)
-            name = next(name for name, at in place[task].items() if at == twice)
-            raise DataError(f'{path}: "{column(task, name)}" stands twice')
     if not members:
         raise DataError(f"{path} names no query: {_FORMS}")
-    return members
+    return {task: list(found) for task, found in members.items()}
+
+
+def _places(task: Task) -> dict[str, int]:
+    return {name: at for at, name in enumerate(task.query_ids)}
 
 
 def only(path: Path, suite: Suite) -> Suite:
@@ -68,13 +69,17 @@ def write_query_list(path: Path, ids: Mapping[str, Sequence[str]]) -> int:
     Raises DataError where the file cannot be written.
     """
     names = [column(task, name) for task, own in ids.items() for name in own]
-    # an id may hold what ends a line, or be empty
-    plain = all(name.strip() == name and name and len(name.splitlines()) == 1 for name in names)
-    text = (
-        "".join(f"{name}\n" for name in names) if plain else json.dumps({task: list(own) for task, own in ids.items()})
-    )
+    if all(map(_fits_line, names)):
+        text = "".join(f"{name}\n" for name in names)
+    else:
+        text = json.dumps({task: list(own) for task, own in ids.items()})
     write_file(path, text.encode())
     return len(names)
+
+
+def _fits_line(name: str) -> bool:
+    """Return whether a line says an id as it is, which may hold what ends a line, be empty, or look like JSON."""
+    return name.strip() == name and len(name.splitlines()) == 1 and name[0] not in "[{"
 
 
 def _named(path: Path) -> Iterator[str]:
@@ -87,9 +92,13 @@ def _named(path: Path) -> Iterator[str]:
         raise DataError(f"{path} cannot be read: {reason(error)}") from error
     except UnicodeDecodeError as error:
         raise DataError(f"{path} is no text: {_FORMS}") from error
-    if path.suffix != ".json" and not text.lstrip().startswith(("[", "{")):
+    if path.suffix == ".json" or text.lstrip().startswith(("[", "{")):
+        yield from _named_in_json(path, text)
+    else:
         yield from filter(None, map(str.strip, text.splitlines()))
-        return
+
+
+def _named_in_json(path: Path, text: str) -> Iterator[str]:
     try:
         content = parse_json(text)
     except (ValueError, RecursionError) as error:
@@ -119,7 +128,3 @@ def _tasks_of(name: str, place: Mapping[str, Mapping[str, int]], turns: Sequence
     if len(tasks) > 1 and not set(tasks) <= set(turns):
         raise DataError(f'{path}: "{name}" is a query of {", ".join(tasks)}; name the task too: {tasks[0]}/{name}')
     return dict.fromkeys(tasks, name)
-
-
-def _quoted(names: Sequence[str]) -> str:
-    return f'"{names[0][:80]}"'

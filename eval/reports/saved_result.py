@@ -15,6 +15,7 @@ from mllm_embed.errors import DataError
 from mllm_embed.files import read_json
 from mllm_embed.saving.result_file import read_result_file
 
+from ..scoring.composition import HALVES
 from ..scoring.sessions.found import AT_THE_END
 from ..scoring.suite import column
 from .report import PER_QUERY, RESULT
@@ -22,15 +23,38 @@ from .report import PER_QUERY, RESULT
 AGAIN = "run `mllm-embed-eval run` or `score` again"
 _ONLY = "only"  # the word of a title that is no option, but names the queries that were chosen
 # what reading content of another format raises
-_OTHER_FORMAT = (KeyError, TypeError, ValueError, AttributeError, StopIteration)
+_OTHER_FORMAT = (KeyError, TypeError, ValueError, AttributeError, StopIteration, OverflowError)
 
 
 @dataclass(frozen=True)
 class PerQuery:
-    """The content of per_query.json: `ids` by task, `values` by column [Q] float64."""
+    """The content of per_query.json.
+
+    Attributes:
+        ids: by task.
+        values: by column [Q] float64.
+        references: by task [Q] int64, equal for queries that share a reference picture; without the tasks, or in older
+            results all of them, of which that is not known.
+        halves: "image only" and "text only" -> column -> [Q] float64; empty unless both are known of every task.
+    """
 
     ids: Mapping[str, list[str]]
     values: Mapping[str, np.ndarray]
+    references: Mapping[str, np.ndarray] = field(default_factory=dict)
+    halves: Mapping[str, Mapping[str, np.ndarray]] = field(default_factory=dict)
+
+
+@dataclass(frozen=True)
+class Derived:
+    """A column that is made of others, query by query.
+
+    Attributes:
+        percent: the figure.
+        parts: by task [Q], whose means add up to it, in [0, 1].
+    """
+
+    percent: float
+    parts: Mapping[str, np.ndarray] = field(repr=False, compare=False)
 
 
 @dataclass(frozen=True)
@@ -50,6 +74,12 @@ class SavedResult:
         per_query: None without per_query.json.
         lower: metrics of which a smaller value is better.
         whole: metrics that say something of all queries together alone.
+        interval: the rule of the intervals, in words.
+        audited: task -> the metrics of its composition audit; empty without one.
+        audited_means: those that have a composition gap.
+        derived: columns that `compare` adds: composition gaps.
+        label: what it is called; "" to be called after its folder or model.
+        seeds: the results that it is the mean of, where it is of several seeds; empty for a single one.
     """
 
     folder: Path
@@ -68,6 +98,12 @@ class SavedResult:
     per_query: PerQuery | None = field(default=None, repr=False)
     lower: tuple[str, ...] = ()
     whole: tuple[str, ...] = ()
+    interval: str = ""
+    audited: Mapping[str, tuple[str, ...]] = field(default_factory=dict)
+    audited_means: tuple[str, ...] = ()
+    derived: Mapping[str, Derived] = field(default_factory=dict)
+    label: str = ""
+    seeds: tuple[SavedResult, ...] = field(default=(), repr=False)
 
     @property
     def split(self) -> str:
@@ -138,10 +174,15 @@ def read_saved_result(path: Path) -> SavedResult:
 def read_saved_results(paths: Sequence[Path]) -> list[SavedResult]:
     """Return several results, each another one. Raises DataError as `read_saved_result`, and for one given twice."""
     results = [read_saved_result(Path(path)) for path in paths]
+    check_once(results)
+    return results
+
+
+def check_once(results: Sequence[SavedResult]) -> None:
+    """Raise DataError for a result that is given twice."""
     for folder, count in Counter(result.folder.resolve() for result in results).items():
         if count > 1:
             raise DataError(f"{folder} is given twice: a result cannot be compared with itself")
-    return results
 
 
 def _result(folder: Path, content: Any) -> SavedResult:
@@ -172,6 +213,11 @@ def _result(folder: Path, content: Any) -> SavedResult:
         lower=tuple(map(str, content["benchmark"].get("lower is better", ()))),
         whole=tuple(map(str, content["benchmark"].get("of all queries alone", ()))),
         found=tuple(map(str, content.get("turns to find", ()))),
+        interval=str(content["protocol"].get("interval", "")),
+        audited={
+            task: tuple(part["composition"]) for task, part in content["tasks"].items() if part.get("composition")
+        },
+        audited_means=tuple(content.get("composition", ())),
     )
 
 
@@ -199,6 +245,8 @@ def _per_query(result: SavedResult) -> PerQuery | None:
         values = {}
         for name, (task, metric) in result.columns.items():
             values[name] = np.asarray(content["tasks"][task]["metrics"][metric], dtype=np.float64)
+        references = _references(content["tasks"], ids)
+        halves = _halves(content["tasks"], result, ids)
     except _OTHER_FORMAT as error:
         raise DataError(f"{file} is not of this version ({error!r}): {AGAIN}") from error
     for name, (task, _) in result.columns.items():
@@ -206,4 +254,32 @@ def _per_query(result: SavedResult) -> PerQuery | None:
         # The percentages are in the official scorer's arithmetic, float32 perhaps: nearly the mean, not exactly.
         if not fits or not abs(100 * values[name].mean() - result.estimates[name][0]) < 0.01:
             raise DataError(f"{file} and {RESULT} do not fit ({name}), they are of two runs: {AGAIN}")
-    return PerQuery(ids, values)
+    return PerQuery(ids, values, references, halves)
+
+
+def _references(tasks: Mapping[str, Any], ids: Mapping[str, Sequence[str]]) -> dict[str, np.ndarray]:
+    """Return which queries share a picture, of the tasks that say so. Raises ValueError for other than one a query."""
+    found = {}
+    for task, part in tasks.items():
+        if "references" in part:
+            found[task] = np.asarray(part["references"], dtype=np.int64)
+            _check_length(found[task], ids[task])
+    return found
+
+
+def _halves(
+    tasks: Mapping[str, Any], result: SavedResult, ids: Mapping[str, Sequence[str]]
+) -> dict[str, dict[str, np.ndarray]]:
+    """Return what each half has by itself in the audited tasks. Raises ValueError for other than one value a query."""
+    halves: dict[str, dict[str, np.ndarray]] = {row: {} for row in HALVES}
+    for name, (task, metric) in result.columns.items():
+        for row, own in halves.items():
+            if task in result.audited:
+                own[name] = np.asarray(tasks[task]["rows"][row]["metrics"][metric], dtype=np.float64)
+                _check_length(own[name], ids[task])
+    return halves if result.audited else {}
+
+
+def _check_length(values: np.ndarray, ids: Sequence[str]) -> None:
+    if values.shape != (len(ids),):
+        raise ValueError("there is not one value for each query")

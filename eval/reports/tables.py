@@ -47,7 +47,7 @@ Block = Heading | str | ReportTable | Note
 def _is_numeric(table: ReportTable, column: int) -> bool:
     """Return whether a column holds numbers, which stand to the right."""
     cells = [row[column] for at, row in enumerate(table.rows) if (at, column) not in table.sentences]
-    return all(re.fullmatch(r"[-+.\d–]+( to [-+.\d]+)?", cell) for cell in cells)
+    return all(re.fullmatch(r"[-+.\d–]+( (to|±) [-+.\d]+)?", cell) for cell in cells)
 
 
 @dataclass(frozen=True)

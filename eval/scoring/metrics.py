@@ -66,7 +66,9 @@ class Metric:
         bound = self.values.keywords if isinstance(self.values, partial) else {}
         if self.whole or not self.by_query or not bound.keys() >= set(self.by_query):
             raise DataError(f"{self.name} is of all queries of its task, and cannot be read of some")
-        some = {name: [bound[name][at] for at in members] for name in self.by_query}
+        some = {}
+        for name in self.by_query:
+            some[name] = [bound[name][at] for at in members]
         return replace(self, values=partial(self.values, **some), data=[self.data, some])
 
 

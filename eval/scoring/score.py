@@ -147,8 +147,13 @@ def result_of(
     """
     tasks = {name: task.result for name, task in measured.items()}
     # a suite with means asks in one way; of given vectors a task may have rows that another has not
-    rows = [row for row in next(iter(tasks.values())).rows if all(row in task.rows for task in tasks.values())]
-    means = {row: _means(suite, measured, row) for row in rows if suite.means}
+    rows = list(next(iter(tasks.values())).rows) if suite.means else []
+    for task in tasks.values():
+        rows = [row for row in rows if row in task.rows]
+    sampled = {row: _means(suite, measured, row) for row in rows}
+    means: dict[str, dict[str, Estimate]] = {}
+    for row, found in sampled.items():
+        means[row] = {name: own for name, (own, _) in found.items()}
     return Result(
         suite=suite.name,
         title=suite.title,
@@ -156,10 +161,10 @@ def result_of(
         printed=suite.printed,
         parts={mean.name: mean.parts for mean in suite.means},
         tasks=tasks,
-        means={row: {name: own for name, (own, _) in found.items()} for row, found in means.items()},
+        means=means,
         protocol={**suite.protocol, **rules, "interval": INTERVAL_RULE, **_audit_rule(tasks.values())},
         spent=spent,
-        gaps=_gaps(suite, means),
+        gaps=_gaps(suite, sampled),
         lower=_named(suite, lambda metric: metric.lower),
         whole=_named(suite, lambda metric: metric.whole),
     )

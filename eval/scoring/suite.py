@@ -10,7 +10,7 @@ from __future__ import annotations
 import hashlib
 import json
 import os
-from collections.abc import Hashable, Mapping, Sequence
+from collections.abc import Hashable, Iterator, Mapping, Sequence
 from dataclasses import dataclass, field, replace
 from functools import cached_property
 from pathlib import Path
@@ -187,18 +187,16 @@ class Suite:
             name: of the choice, in one word.
         """
         tasks = tuple(task.of(sorted(members[task.name])) for task in self.tasks if members.get(task.name))
-        known = {column(task.name, metric.name) for task in tasks for view in task.views for metric in view.metrics}
-        means = []
-        for mean in self.means:
-            if known.issuperset(mean.parts):
-                means.append(mean)
-                known.add(mean.name)
-        left, whole = (sum(len(task.queries) for task in suite) for suite in (tasks, self.tasks))
+        left, whole = map(_count, (tasks, self.tasks))
+        metrics = {metric.name for task in tasks for view in task.views for metric in view.metrics}
+        names = {task.name for task in tasks}
         return replace(
             self,
             tasks=tasks,
-            means=tuple(means),
-            turns=tuple(turn for turn in self.turns if any(task.name == turn for task in tasks)),
+            means=tuple(_still_there(self.means, tasks)),
+            # what is of all queries of a task together is no metric of some
+            printed=tuple(metric for metric in self.printed if metric in metrics),
+            turns=tuple(turn for turn in self.turns if turn in names),
             chosen=f"{name}:{left}",
             protocol={**self.protocol, "only": f"{left:,} of {whole:,} queries, the galleries whole: {name}"},
         )
@@ -237,6 +235,19 @@ class Suite:
                 for item in items:
                     digest.update(_sizes(item))
         return digest.hexdigest()
+
+
+def _count(tasks: Sequence[Task]) -> int:
+    return sum(len(task.queries) for task in tasks)
+
+
+def _still_there(means: Sequence[Mean], tasks: Sequence[Task]) -> Iterator[Mean]:
+    """Yield the means of which all parts are figures of tasks, or means before them."""
+    known = {column(task.name, metric.name) for task in tasks for view in task.views for metric in view.metrics}
+    for mean in means:
+        if known.issuperset(mean.parts):
+            known.add(mean.name)
+            yield mean
 
 
 def _some(values: Sequence[Any], members: Sequence[int]) -> list[Any]:

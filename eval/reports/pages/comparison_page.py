@@ -30,6 +30,8 @@ def incomparable(results: Sequence[SavedResult]) -> str | None:
     if len(results) != 2:
         return f"a page compares two results, and {len(results)} are given"
     first, second = results
+    if first.seeds or second.seeds:
+        return "a page compares single results, query by query, and no runs of several seeds"
     if first.protocol != second.protocol:
         return f"{first.folder} and {second.folder} are not of the same benchmark, files and rules"
     missing = [result.folder for result in results if result.per_query is None]

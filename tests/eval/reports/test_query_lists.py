@@ -73,7 +73,10 @@ def test_a_category_without_chosen_queries_is_left_out_with_its_means(suites: di
     [
         ("3\n", '"3" is a query of dress, shirt, toptee; name the task too: dress/3'),
         ("dress/3\ndress/3\n", '"dress/3" stands twice'),
-        ("dress/3\nhat/3\nhat/4\n", 'list: 2 ids are unknown to fashioniq .*, the first is "hat/3"; .* like "dress/0"'),
+        (
+            "dress/3\nhat/3\nhat/4\n",
+            "list: 2 ids are unknown to fashioniq .*, the first is 'hat/3'; .* like \"dress/0\"",
+        ),
         ("\n  \n", "names no query: give a query id a line"),
         ("[1, 2", "is not JSON"),
         ('{"dress": 3}', "is no list of query ids"),
@@ -127,9 +130,9 @@ def test_score_takes_a_list_with_vectors_and_rankings_of_the_whole(tmp_path: Pat
     saved = json.loads((out / "per_query.json").read_text())["tasks"][""]
     whole = score(suite, {"": own}).tasks[""].values
     assert saved["ids"] == ["2", "4"]
-    lists = {
-        name: [other for other in suite.tasks[0].gallery_ids if other != f"dev-{name}"] for name in map(str, range(100))
-    }
+    gallery, lists = suite.tasks[0].gallery_ids, {}
+    for at, name in enumerate(suite.tasks[0].query_ids):  # the reference, which is left out, has the query's number
+        lists[name] = [*gallery[:at], *gallery[at + 1 :]]
     (tmp_path / "lists.json").write_text(json.dumps(lists))
     ranked = ["score", "cirr", "--data", str(data), "--ranking", str(tmp_path / "lists.json"), "--only", str(few)]
     assert main([*ranked, "--output", str(tmp_path / "ranked")]) == 0
