@@ -211,7 +211,7 @@ class Table:
     def _annotate(self, cell: TableCell, suite: Suite) -> None:
         """Put to a finished cell what is to be said beside its figures, and count its leaks."""
         if cell.record is not None and cell.record.code != self._code:
-            cell.notes.append("made by another state of this library's code, of the same version")
+            cell.notes.append("made by another state of this version's code: --again makes it anew")
         cell.leak_count = self._leaks(cell, suite)
 
     def _leaks(self, cell: TableCell, suite: Suite) -> LeakCount:
