@@ -76,9 +76,11 @@ def fetched(name: str, file: str, revision: str | None = None) -> str:
     from huggingface_hub import snapshot_download, try_to_load_from_cache
     from transformers.utils import cached_file
 
-    if not is_hub_id(name) or (try_to_load_from_cache(name, file, revision=revision) is None and not _answers(name)):
+    if not is_hub_id(name):
         return name
     try:
+        if try_to_load_from_cache(name, file, revision=revision) is None and not _answers(name):
+            return name
         found = cached_file(
             name,
             file,
