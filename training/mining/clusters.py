@@ -22,8 +22,8 @@ EDGES = 100  # the paper's m
 SKIP = 30  # the paper's p for retrieval
 _SHARED = 16  # rows with one positive that take part in the graph; a label that thousands share would fill it
 
-# Below it METIS halves the graph again and again. Its k-way method leaves most parts of two rows empty, and 8 to 16 rows in
-# the others; of 3 to 7 rows its parts keep up to a third fewer edges, and take longer: 10,000 rows by 4 5.4 s, not 1.1.
+# Below it METIS halves the graph again and again. Its k-way method leaves most parts of two rows empty, with 8 to 16 in
+# the others; of 3 to 7 rows its parts keep up to a third fewer edges, and take longer: 10,000 by 4 5.4 s, not 1.1.
 _HALVED = 8
 
 
