@@ -112,15 +112,21 @@ def test_the_wheel_trains_encodes_and_searches(wheel: Path, tiny_llava: Path, da
     recipe = {"model": str(tiny_llava), "output": "run", "lora": {"rank": 4}, "stages": {"captions": stage}}
     (tmp_path / "mine.yaml").write_text(json.dumps(recipe))  # JSON is YAML
     model = ["--model", str(tiny_llava), "--adapter", "run/captions"]
-    for module, *words in (
+    commands = (
         ("mllm_embed.training.cli", "run", "mine.yaml"),
         ("mllm_embed.cli", "encode", str(data / "images"), "--output", "store", *model),
         ("mllm_embed.cli", "search", "--gallery", "store", *model, "--instruction", "red", "--output", "found.png"),
         ("mllm_embed.eval.cli", "run", str(data), *model, "--output", "figures"),
-    ):
-        code = f"{WITHOUT}; import {module} as m; assert m.__file__.startswith({str(wheel)!r})"
-        code += "; sys.exit(m.main(sys.argv[1:]))"
-        done = _outside(wheel, code, *words, folder=tmp_path)
-        assert done.returncode == 0, f"{module} {words[0]}: {done.stderr}"
+    )
+    # one process for all: each alone would mostly load torch
+    code = f"""{WITHOUT}; import importlib, json
+for name, *words in json.loads(sys.argv[1]):
+    module = importlib.import_module(name)
+    assert module.__file__.startswith({str(wheel)!r})
+    code = module.main(words)
+    assert not code, f"{{name}} {{words[0]}}: {{code}}"
+"""
+    done = _outside(wheel, code, json.dumps(commands), folder=tmp_path)
+    assert done.returncode == 0, done.stderr
     assert (tmp_path / "run/captions/adapter_model.safetensors").is_file()
     assert (tmp_path / "found.png").is_file() and (tmp_path / "figures/result.json").is_file()

@@ -46,3 +46,11 @@ def undrawn(request: pytest.FixtureRequest, monkeypatch: pytest.MonkeyPatch) -> 
     """Drawing a run takes longer than training the tiny model: only the report's own tests draw."""
     if not request.module.__name__.endswith("test_report"):
         monkeypatch.setattr("mllm_embed.training.run.stages.write_report", lambda run: [])
+
+
+@pytest.fixture
+def uncounted(monkeypatch: pytest.MonkeyPatch) -> None:
+    """Leaves out of plans the memory of a step, for which the model runs on fake tensors: other tests are of that."""
+    from mllm_embed.training.plan.memory import StepPeak
+
+    monkeypatch.setattr("mllm_embed.training.plan.memory.step_peak", lambda *_: StepPeak(0, 0, 0, 1 << 20, False))

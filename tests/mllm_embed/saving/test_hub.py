@@ -3,10 +3,7 @@
 from __future__ import annotations
 
 import json
-import os
 import shutil
-import subprocess
-import sys
 from dataclasses import replace
 from pathlib import Path
 from types import SimpleNamespace
@@ -131,55 +128,49 @@ def test_a_bad_name_is_one_sentence(adapted: MLLMEmbedder) -> None:
         adapted.push_to_hub("a/b/c")
 
 
-@pytest.mark.slow
+def _cached(root: Path, name: str, commit: str, folder: Path) -> Path:
+    """Fill a cache as the hub's client fills it; return the file that says which commit the main branch is at."""
+    place = root / f"models--{name.replace('/', '--')}"
+    shutil.copytree(folder, place / "snapshots" / commit)
+    (place / "refs").mkdir(exist_ok=True)
+    (place / "refs/main").write_text(commit)
+    return place / "refs/main"
+
+
 @pytest.mark.parametrize("merge", [False, True], ids=["adapter", "merged"])
-def test_a_pushed_model_loads_by_its_name_with_its_prompts(tiny_llava: Path, tmp_path: Path, merge: bool) -> None:
-    """From a cache filled as the hub's client fills it; in a process of its own, which reads the cache's place once."""
+def test_a_pushed_model_loads_by_its_name_with_its_prompts(
+    tiny_llava: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch, merge: bool
+) -> None:
     mine = PromptSet("mine", image="What?", composed="Now {instruction}", text="Word: {text}")
     embedder = MLLMEmbedder.from_pretrained(tiny_llava, dtype="float32", prompts=mine)
     add_lora(embedder.model, LoraSpec(rank=4), embedder.family)
     embedder.settings = replace(embedder.settings, base="org/base", base_fingerprint=None)
     embedder.save_pretrained(tmp_path / "out", merge=merge)
+    monkeypatch.setattr(constants, "HF_HUB_CACHE", str(tmp_path / "cache"))
     for name, folder in (("org/base", tiny_llava), ("me/shoes", tmp_path / "out")):
-        place = tmp_path / "cache" / f"models--{name.replace('/', '--')}"
-        shutil.copytree(folder, place / "snapshots" / ("0" * 40))
-        (place / "refs").mkdir()
-        (place / "refs/main").write_text("0" * 40)
-    code = (
-        "from mllm_embed import MLLMEmbedder; e = MLLMEmbedder.from_pretrained('me/shoes')\n"
-        "print(e.prompts.name, e.model.adapted, e.settings.base, e.encode(['a hat']).shape)"
-    )
-    environment = os.environ | {"HF_HUB_CACHE": str(tmp_path / "cache"), "HF_HUB_OFFLINE": "1"}
-    done = subprocess.run([sys.executable, "-c", code], capture_output=True, text=True, env=environment)
-    expected = "mine False me/shoes (1, 64)" if merge else "mine True org/base (1, 64)"
-    assert done.stdout.strip() == expected, done.stderr
+        _cached(tmp_path / "cache", name, "0" * 40, folder)
+    pushed = MLLMEmbedder.from_pretrained("me/shoes")
+    assert (pushed.prompts.name, pushed.model.adapted) == ("mine", not merge)
+    assert pushed.settings.base == ("me/shoes" if merge else "org/base")
+    assert pushed.encode(["a hat"]).shape == (1, 64)
 
 
-@pytest.mark.slow
-def test_a_base_on_the_hub_is_known_by_its_commit(tiny_llava: Path, other_llava: Path, tmp_path: Path) -> None:
+def test_a_base_on_the_hub_is_known_by_its_commit(
+    tiny_llava: Path, other_llava: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
     """Its repository goes on to other weights: an adapter still gets those it was trained on, and refuses others."""
-    place = tmp_path / "cache/models--org--base"
-    for commit, folder in (("a" * 40, tiny_llava), ("b" * 40, other_llava)):
-        shutil.copytree(folder, place / "snapshots" / commit)
-    (place / "refs").mkdir()
-    (place / "refs/main").write_text("a" * 40)
-    code = (
-        "import sys; from pathlib import Path; from mllm_embed import MLLMEmbedder\n"
-        "from mllm_embed.model.lora import LoraSpec, add_lora; from mllm_embed.errors import ModelError\n"
-        "e = MLLMEmbedder.from_pretrained('org/base', dtype='float32')\n"
-        "add_lora(e.model, LoraSpec(rank=4), e.family); e.save_pretrained('out')\n"
-        "Path(sys.argv[1]).write_text('b' * 40)\n"
-        "again = MLLMEmbedder.from_pretrained('out', dtype='float32')\n"
-        "print(e.settings.base_fingerprint, abs(again.encode(['a hat']) - e.encode(['a hat'])).max() < 1e-6)\n"
-        "try: MLLMEmbedder.from_pretrained('org/base', adapter='out')\n"
-        "except ModelError as error: print(error)"
-    )
-    environment = os.environ | {"HF_HUB_CACHE": str(tmp_path / "cache"), "HF_HUB_OFFLINE": "1"}
-    words = [sys.executable, "-c", code, str(place / "refs/main")]
-    done = subprocess.run(words, capture_output=True, text=True, env=environment, cwd=tmp_path)
-    first, second = done.stdout.strip().splitlines()[-2:]
-    assert first == f"{'a' * 40} True", done.stderr
-    assert "was trained on another base" in second
+    monkeypatch.setattr(constants, "HF_HUB_CACHE", str(tmp_path / "cache"))
+    _cached(tmp_path / "cache", "org/base", "b" * 40, other_llava)
+    branch = _cached(tmp_path / "cache", "org/base", "a" * 40, tiny_llava)
+    embedder = MLLMEmbedder.from_pretrained("org/base", dtype="float32")
+    add_lora(embedder.model, LoraSpec(rank=4), embedder.family)
+    embedder.save_pretrained(tmp_path / "out")
+    branch.write_text("b" * 40)
+    again = MLLMEmbedder.from_pretrained(tmp_path / "out", dtype="float32")
+    assert embedder.settings.base_fingerprint == "a" * 40
+    assert abs(again.encode(["a hat"]) - embedder.encode(["a hat"])).max() < 1e-6
+    with pytest.raises(ModelError, match="was trained on another base"):
+        MLLMEmbedder.from_pretrained("org/base", adapter=tmp_path / "out")
 
 
 def test_a_folder_is_never_taken_for_a_repository(
@@ -246,6 +237,7 @@ def test_a_misspelt_folder_is_told_at_once_where_the_hub_cannot_be_reached(
         ("base", "base is no folder here, and no hub id, which is OWNER/NAME; did you mean 'bases'"),
         ("~/bases", "~/bases is not a folder with a model; check the path"),
         ("bases/big/instructions", "is not a folder with a model; did you mean 'bases/big/instruction'"),
+        ("bases/big--2", "Cannot have -- or .. in repo_id: 'bases/big--2'"),
         ("./bases/big/instructions", "is not a folder with a model; did you mean 'bases/big/instruction'"),
     ],
 )
@@ -262,9 +254,6 @@ def test_a_name_that_no_repository_can_have_is_not_asked_for(
 def test_what_the_cache_has_is_all_there_is_while_the_hub_cannot_be_reached(
     unreached: list[str], tiny_llava: Path, tmp_path: Path
 ) -> None:
-    place = tmp_path / "cache/models--org--base"
-    shutil.copytree(tiny_llava, place / "snapshots" / ("0" * 40))
-    (place / "refs").mkdir()
-    (place / "refs/main").write_text("0" * 40)
+    _cached(tmp_path / "cache", "org/base", "0" * 40, tiny_llava)
     source = find_model("org/base")
     assert (source.base, source.folder, source.saved, source.has_adapter) == ("org/base", "org/base", None, False)

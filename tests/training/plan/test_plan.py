@@ -5,6 +5,7 @@ from __future__ import annotations
 import json
 import re
 import shutil
+from dataclasses import replace
 from pathlib import Path
 
 import pytest
@@ -48,6 +49,7 @@ STATED = {  # with the LM head, as the hub states them; training/shapes/README.m
 }
 
 
+@pytest.mark.usefixtures("uncounted")
 @pytest.mark.parametrize("projector", [True, False])
 def test_parameters_are_those_of_the_loaded_model(recipe: Path, tiny_llava: Path, projector: bool) -> None:
     embedder = MLLMEmbedder.from_pretrained(tiny_llava, dtype="float32", device="cpu")
@@ -61,6 +63,7 @@ def test_parameters_are_those_of_the_loaded_model(recipe: Path, tiny_llava: Path
     assert (counts.trained_projector == counts.projector > 0) is projector
 
 
+@pytest.mark.usefixtures("uncounted")
 def test_a_folder_without_weights_is_enough_and_tokens_are_the_processors(
     recipe: Path, tiny_llava: Path, tmp_path: Path
 ) -> None:
@@ -80,6 +83,7 @@ def _lines(recipe: Path, kind: str) -> list[str]:
     return (Path(stage["data"]) / f"{kind}.jsonl").read_text().splitlines()
 
 
+@pytest.mark.usefixtures("uncounted")
 def test_steps_and_rows_seen(recipe: Path, tmp_path: Path) -> None:
     loaded = load_recipe(recipe, ["stages.captions.steps=7"])
     plan = make_plan(loaded)
@@ -91,6 +95,7 @@ def test_steps_and_rows_seen(recipe: Path, tmp_path: Path) -> None:
     assert "stage instructions: steps unknown: its data is not on disk" in describe(missing, plan)
 
 
+@pytest.mark.usefixtures("uncounted")
 def test_pictures_that_cannot_be_read_are_left_to_the_run(recipe: Path) -> None:
     pictures = Path(yaml.safe_load(recipe.read_text())["stages"]["captions"]["data"]) / "images"
     before = make_plan(load_recipe(recipe)).stages["captions"].inputs
@@ -225,22 +230,24 @@ def test_shipped_recipes_plan_and_say_their_memory(path: Path) -> None:
 
 def test_a_guide_counts_while_it_encodes(recipe: Path, saved_models: dict[str, Path]) -> None:
     """Its weights, as loaded, lie beside the model's before the first step; its vectors on the disk."""
-    alone, large = make_plan(load_recipe(recipe), 24), "HuggingFaceTB/SmolVLM-500M-Instruct"
-    sizes = {}
-    for name, model in (("own", None), ("adapter folder", str(saved_models["adapter"])), ("large", large)):
-        loaded = load_recipe(recipe, [f"stages.instructions.guide={{{'' if model is None else f'model: {model}'}}}"])
-        plan = make_plan(loaded, 24)
-        sizes[name] = plan.stages["instructions"].guide.weights
-        assert f"whose weights take {sizes[name] / GIB:.1f}"[:20] in describe(loaded, plan)
-        assert plan.stages["captions"].guide is None
+    large, cuda, sizes = "HuggingFaceTB/SmolVLM-500M-Instruct", torch.device("cuda"), {}
+    for name, guide in (("own", "{}"), ("adapter folder", f"{{model: {saved_models['adapter']}}}")):
+        loaded = load_recipe(recipe, [f"stages.instructions.guide={guide}"])
+        sizes[name] = plan_guide(loaded, loaded.stages["instructions"], False, cuda, None, None).weights
+    alone = make_plan(load_recipe(recipe), 24)
+    loaded = load_recipe(recipe, [f"stages.instructions.guide={{model: {large}}}"])
+    plan = make_plan(loaded, 24)
+    found = plan.stages["instructions"].guide
+    assert plan.stages["captions"].guide is None
     assert sizes["own"] == sizes["adapter folder"] == alone.base
-    assert sizes["large"] == 4 * (STATED[large] - 49_280 * 960)  # in float32, as the recipe says; without the LM head
-    assert plan.total == plan.base + plan.trained // 2 + sizes["large"] + plan.reserve > alone.total
+    assert found.weights == 4 * (STATED[large] - 49_280 * 960)  # in float32, as the recipe says; without the LM head
+    assert plan.total == plan.base + plan.trained // 2 + found.weights + plan.reserve > alone.total
     # 8 rows that share nothing but, each with one other, its words: a composed query and its target
-    assert plan.stages["instructions"].guide.vectors == 8 * 2 * (2 * 960 + 8)
-    assert "the guide's weights, while it encodes" in describe(loaded, plan)
+    assert found.vectors == 8 * 2 * (2 * 960 + 8)
+    told = describe(loaded, plan)
+    assert f"whose weights take {found.weights / GIB:.1f}" in told and "the guide's weights, while it encodes" in told
     with pytest.raises(ConfigError, match="with its guide needs .* choose a smaller guide"):
-        check_fits(loaded, make_plan(loaded, 2))
+        check_fits(loaded, replace(plan, available=2 * GIB))
 
 
 @pytest.mark.parametrize(("steps", "inputs"), [(1, 6 + 4), (2, 6 + 2 + 1 + 2), (None, 6 + 2 + 1 + 2)])
@@ -265,6 +272,7 @@ def test_a_guide_has_a_vector_of_each_input_that_may_play_a_role(
     assert plan.vectors == inputs * (2 * states_width(find_config(loaded.model)[0]) + 8)
 
 
+@pytest.mark.usefixtures("uncounted")
 def test_what_will_be_mined_counts_though_no_row_brings_it(recipe: Path) -> None:
     terms = "stages.instructions.terms=[{query: composed, positive: target_image, negatives: [hard_negative]}]"
     loaded = load_recipe(recipe, [terms, "stages.instructions.mine={every: 3, count: 4, candidates: 1000}"])
@@ -280,6 +288,7 @@ def test_what_will_be_mined_counts_though_no_row_brings_it(recipe: Path) -> None
     ]
 
 
+@pytest.mark.usefixtures("uncounted")
 @pytest.mark.slow
 def test_quantised_weights_take_what_bitsandbytes_keeps(recipe: Path) -> None:
     whole, small = (
@@ -300,6 +309,7 @@ def test_a_larger_picture_takes_more(recipe: Path) -> None:
     assert large.stages["captions"].inputs[0].image_tokens == 32 * 24
 
 
+@pytest.mark.usefixtures("uncounted")
 @pytest.mark.slow
 @pytest.mark.parametrize("family", ["paligemma", "internvl", "gemma3", "mllama", "qwen3_vl", "embedding_gemma2"])
 def test_families_with_ways_of_their_own_plan(tmp_path: Path, capsys: pytest.CaptureFixture[str], family: str) -> None:
@@ -315,6 +325,7 @@ def test_families_with_ways_of_their_own_plan(tmp_path: Path, capsys: pytest.Cap
     assert f"x image: {tokens} image tokens" in printed and f"x captioned: {tokens} image tokens" in printed
 
 
+@pytest.mark.usefixtures("uncounted")
 @pytest.mark.slow
 def test_words_and_pictures_are_the_longest_of_all_rows(data: Path) -> None:
     row = json.loads((data / "triplets.jsonl").read_text().splitlines()[0])
@@ -329,6 +340,7 @@ def test_words_and_pictures_are_the_longest_of_all_rows(data: Path) -> None:
     assert composed.image_tokens == 72 and composed.length - composed.image_tokens > 300
 
 
+@pytest.mark.usefixtures("uncounted")
 @pytest.mark.slow
 def test_pictures_of_any_size_are_not_capped_early() -> None:
     """The released Qwen2-VL takes up to 16,384 tokens of 28 x 28 pixels a picture."""
@@ -339,12 +351,14 @@ def test_pictures_of_any_size_are_not_capped_early() -> None:
     assert 3700 < tokens[0] < 3900 and 16000 < tokens[1] <= 16384
 
 
+@pytest.mark.usefixtures("uncounted")
 def test_half_the_memory_of_training_is_adamw(tiny_llava: Path) -> None:
     planned = make_plan(load_recipe("demo", [f"model={tiny_llava}"]), 24)
     moments = {stage.moments for stage in planned.stages.values()}
     assert planned.trained == planned.counts.trainable * (4 + 4) and moments == {planned.counts.trainable * 8}
 
 
+@pytest.mark.usefixtures("uncounted")
 def test_a_presets_prompts_and_picture_limits_count_in_the_plan(recipe: Path, tmp_path: Path) -> None:
     """With a processor at hand the tokens are its own, and without one the limits decide: nothing is fetched."""
     place = tmp_path / "Alibaba-NLP" / "gme-Qwen2-VL-2B-Instruct"

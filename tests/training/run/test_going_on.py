@@ -150,6 +150,7 @@ def test_what_an_adapter_trains_is_asked_of_its_own_files(
             refuse(asked)
 
 
+@pytest.mark.usefixtures("uncounted")
 def test_a_tower_that_an_adapter_trains_has_a_rate_of_its_own(
     recipe: Path, whole: Path, on_the_tower: Path, tmp_path: Path
 ) -> None:
@@ -167,6 +168,7 @@ def test_a_tower_that_an_adapter_trains_has_a_rate_of_its_own(
             refuse(load_recipe(recipe, second(tmp_path / "other", f"{key}={whole / 'captions'}", rate)))
 
 
+@pytest.mark.usefixtures("uncounted")
 def test_a_plan_counts_the_adapter_that_is_there(recipe: Path, whole: Path, tmp_path: Path) -> None:
     new = make_plan(load_recipe(recipe), 24)
     alike = second(tmp_path / "run", f"adapter={whole / 'captions'}")

@@ -254,6 +254,7 @@ def test_an_optimiser_that_cannot_do_what_it_is_for_is_refused_before_anything_i
             refuse(made)
 
 
+@pytest.mark.usefixtures("uncounted")
 def test_the_plan_counts_what_the_optimiser_keeps(recipe: Callable[..., Recipe]) -> None:
     plans = {}
     for name in ("adamw", "paged_adamw_8bit"):

@@ -46,6 +46,7 @@ def _tokens(embedder: MLLMEmbedder) -> int:
     return int(torch.isin(ids, torch.tensor(embedder.processor.image_token_ids)).sum())
 
 
+@pytest.mark.usefixtures("uncounted")
 @pytest.mark.parametrize(
     ("family", "keys", "tokens"),
     [
