@@ -10,7 +10,9 @@ from __future__ import annotations
 from pathlib import Path
 
 from mllm_embed import MLLMEmbedder
+from mllm_embed.data.trained_on import TRAINED_ON
 from mllm_embed.errors import ModelError, user_errors
+from mllm_embed.files import write_file
 from mllm_embed.inputs.prompts import PROMPT_SETS
 from mllm_embed.saving.checkpoint import adapter_fingerprint, model_fingerprint
 from mllm_embed.saving.sentence_transformers_files import write_base_files
@@ -28,8 +30,10 @@ def main() -> int:
     write_base_files(base, PROMPT_SETS["instructcir"])
     for adapter in sorted((ASSETS / "adapters").iterdir()):
         weights = adapter_fingerprint(adapter)
+        trained_on = (adapter / TRAINED_ON).read_bytes()  # which a training run alone writes
         embedder = MLLMEmbedder.from_pretrained(base, adapter=adapter, dtype="float32", device="cpu")
         embedder.save_pretrained(adapter, card={"license": "apache-2.0"})
+        write_file(adapter / TRAINED_ON, trained_on)
         if weights != adapter_fingerprint(adapter):
             raise ModelError(f"the weights of {adapter} have changed; bring them back: git checkout {adapter}")
         print(f"saved {adapter}")
