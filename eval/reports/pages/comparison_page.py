@@ -17,12 +17,13 @@ from . import MEGABYTES
 from .content import Asked, Content, Entry, Row, facet, facets
 from .html_page import REPORT, write_page
 from .result_page import part_of
-from .saved_content import SavedTask, Shown, read_tasks, shown_by_page, shown_by_suite
+from .saved_content import SavedRow, SavedTask, Shown, read_tasks, shown_by_page, shown_by_suite
 from .suite_content import MOST_QUERIES
 from .thumbnails import Kept, make_thumbnails
 
 Tasks = Mapping[str, SavedTask]
 Key = tuple[str, str]  # a query's task, and its id
+_Found = tuple[str, SavedRow | None, int]
 
 
 def incomparable(results: Sequence[SavedResult]) -> str | None:
@@ -162,22 +163,24 @@ def _rows(runs: Sequence[Tasks], names: Sequence[str], keys: Sequence[Key], whol
     """Yield each row of the table, of both results one after the other; `whole`: metrics of no single query."""
     asking = {task.asking for run in runs for task in run.values()}
     place = _places(runs[0])
-    rows = dict.fromkeys(row for run in runs for task in run.values() for row in task.rows)
-    for row in rows:
+    for name in dict.fromkeys(row for run in runs for task in run.values() for row in task.rows):
         for number, run in enumerate(runs):
-            if not any(row in task.rows for task in run.values()):
-                continue
-            found = [(key[0], run[key[0]].rows.get(row), place[key]) for key in keys]
-            metrics = dict.fromkeys(metric for _, own, _ in found if own for metric in own.values)
-            known = [metric for metric in metrics if metric not in whole]
-            yield Row(
-                name=f"{names[number]}: {row}",
-                run=number,
-                part=part_of(row, asking),
-                answers=[_answers(task, own.answers[at]) if own else None for task, own, at in found],
-                ranks=[own.ranks[at] if own else None for _, own, at in found],
-                values={metric: _column(found, metric) for metric in known},
-            )
+            found = [(key[0], run[key[0]].rows.get(name), place[key]) for key in keys]
+            if any(own for _, own, _ in found):
+                yield _row(f"{names[number]}: {name}", number, part_of(name, asking), found, whole)
+
+
+def _row(name: str, run: int, part: str, found: Sequence[_Found], whole: Collection[str]) -> Row:
+    """Return a row, of which each query has a task, what its result keeps of the row, and its place in that."""
+    metrics = dict.fromkeys(metric for _, own, _ in found if own for metric in own.values)
+    return Row(
+        name=name,
+        run=run,
+        part=part,
+        answers=[_answers(task, own.answers[at]) if own else None for task, own, at in found],
+        ranks=[own.ranks[at] if own else None for _, own, at in found],
+        values={metric: _column(found, metric) for metric in metrics if metric not in whole},
+    )
 
 
 def _found_alone(runs: Sequence[Tasks], names: Sequence[str], keys: Sequence[Key]) -> Iterator[dict[str, Any]]:
@@ -199,7 +202,7 @@ def _answers(task: str, ids: Sequence[str]) -> list[Hashable]:
     return [(task, name) for name in ids]
 
 
-def _column(found: Sequence[Any], metric: str) -> list[float | None]:
+def _column(found: Sequence[_Found], metric: str) -> list[float | None]:
     return [own.values[metric][at] if own and metric in own.values else None for _, own, at in found]
 
 

@@ -135,7 +135,11 @@ class Content:
 def facets(asked: Sequence[Asked]) -> list[dict[str, Any]]:
     """Return what tells queries apart by the benchmark, as `facet` makes it."""
     names = dict.fromkeys(name for query in asked for name in query.labels)
-    return [facet(name, [query.labels.get(name, ()) for query in asked]) for name in names]
+    return [facet(name, _labels(name, asked)) for name in names]
+
+
+def _labels(name: str, asked: Sequence[Asked]) -> list[Sequence[str]]:
+    return [query.labels.get(name, ()) for query in asked]
 
 
 def facet(name: str, labels: Sequence[Sequence[str]], measured: bool = False, chips: bool = True) -> dict[str, Any]:
@@ -153,7 +157,7 @@ def facet(name: str, labels: Sequence[Sequence[str]], measured: bool = False, ch
             counts[label] = counts.get(label, 0) + 1
     values = sorted(counts, key=lambda label: (-counts[label], label))
     number = {label: at for at, label in enumerate(values)}
-    of = [[number[label] for label in own] for own in labels]
+    of = [list(map(number.__getitem__, own)) for own in labels]
     return {"name": name, "values": values, "of": of, "measured": measured, "chips": chips}
 
 

@@ -161,7 +161,7 @@ def _table(lines: Lines) -> dict[str, Any]:
         # the groups come last, and are of the first row: under another they would be taken for its own
         rows = [*rows[: major[1]], *rows[major[-1] + 1 :], *rows[major[1] : major[-1] + 1]]
     minor = [at for at, row in enumerate(rows) if row[0].startswith(" ")] if major else []
-    return {"head": head, "rows": [[cell.strip() for cell in row] for row in rows], "minor": minor}
+    return {"head": head, "rows": [list(map(str.strip, row)) for row in rows], "minor": minor}
 
 
 def _left_out(suite: Suite, shown: int) -> Iterator[str]:

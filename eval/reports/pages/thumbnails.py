@@ -87,7 +87,7 @@ class Thumbnails:
 
     def placed(self, pictures: Sequence[Sequence[int]]) -> list[list[int]]:
         """Return the places of the thumbnails of pictures, which are given by their numbers."""
-        return [[self.places[number] for number in own] for own in pictures]
+        return [list(map(self.places.__getitem__, own)) for own in pictures]
 
 
 def make_thumbnails(wanted: Wanted, megabytes: float = MEGABYTES, progress: bool | None = None) -> Thumbnails:
