@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import argparse
 import sys
-from collections.abc import Mapping, Sequence
+from collections.abc import Mapping
 from dataclasses import replace
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
@@ -81,7 +81,7 @@ def register(commands: Any) -> None:
 
 def _run(arguments: argparse.Namespace) -> int:
     from ..reports.pages.result_page import write_report
-    from ..reports.query_lists import list_name, read_query_list
+    from ..reports.query_lists import only
     from ..reports.report import result_table, write_result
 
     check_thumbnails(arguments)
@@ -92,10 +92,9 @@ def _run(arguments: argparse.Namespace) -> int:
     if arguments.queries and not arguments.vectors:
         raise ConfigError("--queries is for --vectors: a ranking names its queries")
     given = arguments.vectors or arguments.ranking
-    members = read_query_list(arguments.only_queries, whole) if arguments.only_queries else None
-    suite = whole if members is None else whole.only(members, list_name(arguments.only_queries))
+    suite = only(arguments.only_queries, whole) if arguments.only_queries else whole
     output = output_folder(arguments, "runs/eval", suite, given)
-    result = _scored(arguments, whole, suite, members)
+    result = _scored(arguments, suite, whole)
     settings = {"model": None, "adapter": None, "scored": str(given)}
     written = [
         *write_result(result, suite, output, settings),
@@ -105,20 +104,14 @@ def _run(arguments: argparse.Namespace) -> int:
     return 0
 
 
-def _scored(
-    arguments: argparse.Namespace, whole: Suite, suite: Suite, members: Mapping[str, Sequence[int]] | None
-) -> Result:
-    """Return what is measured on `suite`: the whole, or the queries of it at the positions of `members`."""
+def _scored(arguments: argparse.Namespace, suite: Suite, whole: Suite) -> Result:
+    """Return what is measured on a suite, the whole or some of its queries; what is given may be of the whole."""
     from ..reports.submission import read_ranking
     from ..scoring.rankings import score_rankings
     from ..scoring.score import score
 
     if arguments.vectors:
-        # what is given is of the whole benchmark, whichever queries of it are chosen
-        vectors = _vectors(arguments, whole)
-        if members is not None:
-            vectors = {task.name: vectors[task.name].of(sorted(members[task.name])) for task in suite.tasks}
-        result = score(suite, vectors, arguments.ties)
+        result = score(suite, _vectors(arguments, suite, whole), arguments.ties)
     else:
         rankings = read_ranking(arguments.ranking)
         left_out = set(whole.tasks[0].query_ids) - set(suite.tasks[0].query_ids)
@@ -128,7 +121,7 @@ def _scored(
     return replace(result, protocol={**result.protocol, "prompts": unknown})
 
 
-def _vectors(arguments: argparse.Namespace, suite: Suite) -> Mapping[str, Vectors]:
+def _vectors(arguments: argparse.Namespace, suite: Suite, whole: Suite) -> Mapping[str, Vectors]:
     """Return the vectors of each task, from stores or from files."""
     from ..scoring.stored import holds_stores, read_stored
     from ..scoring.vectors import read_vectors
@@ -137,4 +130,4 @@ def _vectors(arguments: argparse.Namespace, suite: Suite) -> Mapping[str, Vector
         return read_stored(arguments.vectors, arguments.queries, suite)
     if arguments.queries:
         raise ConfigError(f"--queries belongs to a store, and {arguments.vectors} is none")
-    return read_vectors(arguments.vectors, suite)
+    return read_vectors(arguments.vectors, suite, whole)

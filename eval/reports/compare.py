@@ -176,10 +176,9 @@ def _tables(results: Sequence[SavedResult]) -> Iterable[Block]:
     own, columns = results[0], [*_columns(results), *_derived(results)]
     # a folder of one's own may bear any benchmark's name, but has neither split nor options
     official = bool(own.split or own.options) and not own.chosen
-    known = published(own.name) if official else []
     if own.chosen and published(own.name):
         yield f"No published rows: published results are of all queries, and these of {own.chosen} alone."
-    rows = [row for row in known if set(row["metrics"]) & set(columns)]
+    rows = _with_some_of(columns, published(own.name)) if official else []
     same_split, elsewhere, left_out = _sorted_out(rows, own)
     names = _shown(results, columns, same_split)
     lower = {names.get(name, name) for name, (_, metric) in own.columns.items() if metric in own.lower}
@@ -198,6 +197,11 @@ def _tables(results: Sequence[SavedResult]) -> Iterable[Block]:
 
 
 PublishedRows = list[dict[str, Any]]
+
+
+def _with_some_of(columns: Sequence[str], rows: PublishedRows) -> PublishedRows:
+    """Return the published rows that have a figure of some column."""
+    return [row for row in rows if set(row["metrics"]) & set(columns)]
 
 
 def _sorted_out(rows: PublishedRows, own: SavedResult) -> tuple[PublishedRows, dict[str, PublishedRows], list[str]]:

@@ -271,13 +271,15 @@ def _halves(
     tasks: Mapping[str, Any], result: SavedResult, ids: Mapping[str, Sequence[str]]
 ) -> dict[str, dict[str, np.ndarray]]:
     """Return what each half has by itself in the audited tasks. Raises ValueError for other than one value a query."""
+    if not result.audited or any("rows" not in tasks[task] for task in result.audited):
+        return {}
     halves: dict[str, dict[str, np.ndarray]] = {row: {} for row in HALVES}
     for name, (task, metric) in result.columns.items():
         for row, own in halves.items():
             if task in result.audited:
                 own[name] = np.asarray(tasks[task]["rows"][row]["metrics"][metric], dtype=np.float64)
                 _check_length(own[name], ids[task])
-    return halves if result.audited else {}
+    return halves
 
 
 def _check_length(values: np.ndarray, ids: Sequence[str]) -> None:

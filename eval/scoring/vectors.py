@@ -27,7 +27,7 @@ HALVES = {IMAGE_ONLY: "image_only.npy", TEXT_ONLY: "text_only.npy"}
 _BLOCK_VALUES = 1 << 24  # read at once, so that a large file never stands in memory twice
 
 
-def read_vectors(folder: Path, suite: Suite) -> dict[str, Vectors]:
+def read_vectors(folder: Path, suite: Suite, whole: Suite | None = None) -> dict[str, Vectors]:
     """Return the vectors of every task of a suite, in the order of its ids, as float32.
 
     Args:
@@ -35,6 +35,7 @@ def read_vectors(folder: Path, suite: Suite) -> dict[str, Vectors]:
             (lists of strings in the order of the rows, which may be any), perhaps the halves of the queries; one folder
             a task where there are several.
         suite: says which ids must be there.
+        whole: the benchmark that `suite` has some queries of, whose other queries may be there too.
 
     Raises:
         DataError: a file is missing or is not as said; ids are missing, double or unknown; a vector holds NaN, or
@@ -42,7 +43,8 @@ def read_vectors(folder: Path, suite: Suite) -> dict[str, Vectors]:
     """
     if not folder.is_dir():
         raise DataError(f"{folder} is {'not a folder' if folder.exists() else 'missing'}: give a folder with vectors")
-    return {task.name: _task(folder / task.name, task) for task in suite.tasks}
+    known = {task.name: task.query_ids for task in (whole or suite).tasks}
+    return {task.name: _task(folder / task.name, task, known[task.name]) for task in suite.tasks}
 
 
 def write_vectors(folder: Path, suite: Suite, vectors: Mapping[str, Vectors]) -> None:
@@ -57,27 +59,30 @@ def write_vectors(folder: Path, suite: Suite, vectors: Mapping[str, Vectors]) ->
         for name, matrix in ((GALLERY, own.gallery), (QUERIES, own.rows[task.query_kind]), *halves):
             with atomic_file(place / name) as path, path.open("wb") as file:
                 np.save(file, matrix, allow_pickle=False)
+        for row, name in HALVES.items():
+            if row not in own.rows:  # of an earlier run, and not of these queries
+                (place / name).unlink(missing_ok=True)
         write_json(place / GALLERY_IDS, list(task.gallery_ids))
         write_json(place / QUERY_IDS, list(task.query_ids))
 
 
-def _task(folder: Path, task: Task) -> Vectors:
-    gallery = _rows(folder, GALLERY, GALLERY_IDS, task.gallery_ids)
-    queries = _rows(folder, QUERIES, QUERY_IDS, task.query_ids)
+def _task(folder: Path, task: Task, known: Sequence[str]) -> Vectors:
+    gallery = _rows(folder, GALLERY, GALLERY_IDS, task.gallery_ids, task.gallery_ids)
+    queries = _rows(folder, QUERIES, QUERY_IDS, task.query_ids, known)
     if gallery.shape[1] != queries.shape[1]:
         raise DataError(
             f"{folder}: {GALLERY} has {gallery.shape[1]} dimensions and {QUERIES} {queries.shape[1]}; "
             "both must come from one model"
         )
-    return Vectors(gallery, {task.query_kind: queries, **_halves(folder, task, gallery.shape[1])})
+    return Vectors(gallery, {task.query_kind: queries, **_halves(folder, task, known, gallery.shape[1])})
 
 
-def _halves(folder: Path, task: Task, width: int) -> dict[str, np.ndarray]:
+def _halves(folder: Path, task: Task, known: Sequence[str], width: int) -> dict[str, np.ndarray]:
     """Return the halves that are there, and their sum; nothing of a task without composed queries."""
     rows = {}
     for row, name in HALVES.items():
         if task.composed and (folder / name).is_file():
-            rows[row] = _rows(folder, name, QUERY_IDS, task.query_ids)
+            rows[row] = _rows(folder, name, QUERY_IDS, task.query_ids, known)
             if rows[row].shape[1] != width:
                 raise DataError(
                     f"{folder}: {GALLERY} has {width} dimensions and {name} {rows[row].shape[1]}; both must come from "
@@ -88,13 +93,13 @@ def _halves(folder: Path, task: Task, width: int) -> dict[str, np.ndarray]:
     return rows
 
 
-def _rows(folder: Path, vectors: str, ids: str, wanted: Sequence[str]) -> np.ndarray:
-    """Return the matrix [N, D] float32 with its rows in the order of the wanted ids."""
+def _rows(folder: Path, vectors: str, ids: str, wanted: Sequence[str], known: Sequence[str]) -> np.ndarray:
+    """Return the matrix [N, D] float32 with its rows in the order of the wanted ids; others that are known are left."""
     matrix = read_matrix(folder / vectors, f"give {GALLERY}, {QUERIES}, {GALLERY_IDS} and {QUERY_IDS}")
     names = read_ids(folder / ids)
     if len(matrix) != len(names):
         raise DataError(f"{folder / vectors} has {len(matrix)} rows and {ids} {len(names)} ids: one id a row")
-    _check_ids(folder / ids, names, wanted)
+    _check_ids(folder / ids, names, wanted, known)
     # the usual case: what `write_vectors` or a careful user wrote
     if names == list(wanted) and matrix.dtype == np.float32 and matrix.flags.c_contiguous:
         ordered: np.ndarray = matrix  # as large as it is, it need not even be read into memory
@@ -147,13 +152,13 @@ def read_ids(path: Path) -> list[str]:
     return names
 
 
-def _check_ids(path: Path, names: Sequence[str], wanted: Sequence[str]) -> None:
+def _check_ids(path: Path, names: Sequence[str], wanted: Sequence[str], known: Sequence[str]) -> None:
     seen: set[str] = set()
-    known = set(wanted)
+    all_known = set(known)
     for name in names:
         if name in seen:
             raise DataError(f'{path}: the id "{name}" stands twice')
-        if name not in known:
+        if name not in all_known:
             raise DataError(f'{path}: the id "{name}" is unknown to the benchmark, whose ids are like "{wanted[0]}"')
         seen.add(name)
     missing = [name for name in wanted if name not in seen]

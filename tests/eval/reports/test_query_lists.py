@@ -130,6 +130,17 @@ def test_score_takes_a_list_with_vectors_and_rankings_of_the_whole(tmp_path: Pat
     saved = json.loads((out / "per_query.json").read_text())["tasks"][""]
     whole = score(suite, {"": own}).tasks[""].values
     assert saved["ids"] == ["2", "4"]
+    some = only(few, suite)
+    rows = {row: queries[[2, 4]] for row, queries in own.rows.items()}
+    write_vectors(tmp_path / "vectors", some, {"": Vectors(own.gallery, rows)})  # as run --only --save-vectors does
+    assert main([*asked, "--only", str(few), "--output", str(tmp_path / "again")]) == 0
+    again = json.loads((tmp_path / "again/per_query.json").read_text())["tasks"][""]
+    assert again["metrics"] == saved["metrics"] and list(again["rows"]) == [
+        "composed",
+        "image only",
+        "text only",
+        "sum",
+    ]
     gallery, lists = suite.tasks[0].gallery_ids, {}
     for at, name in enumerate(suite.tasks[0].query_ids):  # the reference, which is left out, has the query's number
         lists[name] = [*gallery[:at], *gallery[at + 1 :]]
