@@ -120,7 +120,10 @@ class LLMTexts:
 
     def _by_number(self, captions: Sequence[Sequence[str]], count: int) -> np.ndarray:
         """Return the vectors of the k-th caption of each row, k below `count`: [count, rows, D]."""
-        return np.stack([self._means([_documents([row[k % len(row)]]) for row in captions]) for k in range(count)])
+        return np.stack([self._numbered(captions, number) for number in range(count)])
+
+    def _numbered(self, captions: Sequence[Sequence[str]], number: int) -> np.ndarray:
+        return self._means([_documents([row[number % len(row)]]) for row in captions])
 
     def mean_captions(self) -> np.ndarray:
         """Return the mean of each gallery picture's caption vectors [N, D] float32, not of unit length."""
