@@ -128,12 +128,17 @@ def ask(
     tasks = {}
     for one in suite.tasks:
         how = (_in_words_of_preset(its, suite, one) if its else None) or _in_words_of_benchmark(own, words, suite, one)
-        theirs = {side: text for side, text in _own_tasks(how, one).items() if side not in {**how.tasks, **mine}}
-        given = f"; the {' and the '.join(theirs)} task is the benchmark's" if theirs else ""
-        how = replace(how, words=how.words + given, tasks={**theirs, **how.tasks, **mine})
+        how = _with_tasks(how, mine, one)
         tasks[one.name] = replace(how, told=_told(how, one))
     _check_places(own, suite, list(tasks.values()))
     return AskedSuite(own, preset, tasks)
+
+
+def _with_tasks(how: AskedTask, mine: Mapping[str, str], task: Task) -> AskedTask:
+    """Return how a task is asked with instructions: a user's before the preset's, and the benchmark's last."""
+    theirs = {side: text for side, text in _own_tasks(how, task).items() if side not in {**how.tasks, **mine}}
+    given = f"; the {' and the '.join(theirs)} task is the benchmark's" if theirs else ""
+    return replace(how, words=how.words + given, tasks={**theirs, **how.tasks, **mine})
 
 
 def _preset_of(embedder: PromptedEncoder) -> Preset | None:
