@@ -55,8 +55,7 @@ def turn_tasks(
     tasks = []
     for number in range(longest):
         there = [session for session in sessions if len(session.turns) > number]
-        kinds = [() if session.kind is None else (session.kind,) for session in there]
-        targets, exclude = [session.targets for session in there], [session.exclude for session in there]
+        kinds = list(map(_groups, there))
         tasks.append(
             Task(
                 name=f"turn-{number + 1}",
@@ -64,10 +63,19 @@ def turn_tasks(
                 gallery=gallery,
                 query_ids=[session.id for session in there],
                 queries=[(session.turns[number],) for session in there],
-                views=(View(metrics, targets, exclude=exclude if any(exclude) else None),),
+                views=(_view(there, metrics),),
                 groups=kinds if any(kinds) else (),
                 by_group=tuple(metric.name for metric in metrics),
                 found_at=(found_at,),
             )
         )
     return tuple(tasks)
+
+
+def _view(sessions: Sequence[Session], metrics: tuple[Metric, ...]) -> View:
+    exclude = [session.exclude for session in sessions]
+    return View(metrics, [session.targets for session in sessions], exclude=exclude if any(exclude) else None)
+
+
+def _groups(session: Session) -> tuple[str, ...]:
+    return () if session.kind is None else (session.kind,)
