@@ -280,7 +280,7 @@ def test_the_command_prints_a_table_and_writes_results(
     with Image.open(tmp_path / "out" / "gains.png") as drawn:
         assert min(drawn.size) > 300
     assert content["tuned on"] is None and content["headline"] == "R@1"
-    assert content["methods"]["edit strength"]["settings"] == {"strength": 1.4}
+    assert content["methods"]["edit strength"]["settings"] == {"strength": 0.8}
     assert "no token for" in content["methods"]["rerank yes no"]["refused"]
     both = [str(tmp_path / "out" / name) for name in ("plain", "edit-strength")]
     assert main(["compare", *both, "--data", str(data), "--output", str(tmp_path / "page")]) == 0
