@@ -14,8 +14,8 @@ def edit_strength(context: MethodContext, *, strength: float = 0.8) -> Ranking:
 
 METHOD = Method(
     edit_strength,
-    source="PDV (arXiv 2502.07215), PDV-I; its a for CIRR and CIRCO is 1.4, where q comes of captions: with a trained q "
-    "that loses, and the default is one that does not",
+    source="PDV (arXiv 2502.07215), PDV-I; its a for CIRR and CIRCO is 1.4, where q comes of captions: with a trained "
+    "q that loses, and the default is one that does not",
     needs="the picture's own vector",
     neutral={"strength": 1.0},
     grid={"strength": (0.6, 0.8, 1.0, 1.2, 1.4, 1.6)},
