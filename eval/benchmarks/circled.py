@@ -17,6 +17,7 @@ from pathlib import Path
 from typing import Any
 
 from mllm_embed.errors import DataError
+from mllm_embed.types import Query
 
 from ..scoring.metrics import recall
 from ..scoring.sessions.turns import SESSION_RULES, Session, turn_tasks
@@ -123,11 +124,13 @@ def _session(
     numbers = [turn["turn"] for turn in row["turns"]]
     if numbers != sorted(set(numbers)):
         raise DataError(f'{where}: its "turns" are not in the order of their numbers; fetch the file again')
-    turns = []
-    for turn in row["turns"]:
-        reference = position_of(place, subset.id(turn["reference_image_id"]), where)
-        turns.append(composed_query(paths[reference], turn["relative_caption"]))
+    references = [position_of(place, subset.id(turn["reference_image_id"]), where) for turn in row["turns"]]
+    turns = [_query(paths[at], turn) for at, turn in zip(references, row["turns"], strict=True)]
     return Session(row["session_id"], turns, positions_of(place, unique(list(map(subset.id, truths)), where), where))
+
+
+def _query(picture: Path, turn: dict[str, Any]) -> Query:
+    return composed_query(picture, turn["relative_caption"])
 
 
 def _is_turn(turn: Any) -> bool:

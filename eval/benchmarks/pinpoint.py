@@ -76,7 +76,7 @@ def _build(files: BenchmarkFiles, split: str, options: Options) -> Suite:
         gallery_ids=names,
         gallery=documents(paths),
         query_ids=unique([row[_ID] for row in rows], str(files.paths[_QUERIES])),
-        queries=[(_query(query, paths, row[_TEXT]),) for query, row in zip(asked, rows, strict=True)],
+        queries=_queries(asked, rows, paths),
         views=_views(asked),
         groups=[_groups(query, row) for query, row in zip(asked, rows, strict=True)],
         by_group=("mAP@10", "NegRecall@10"),
@@ -85,6 +85,10 @@ def _build(files: BenchmarkFiles, split: str, options: Options) -> Suite:
         negatives=[query.negative for query in asked],
     )
     return Suite("pinpoint", split, options, (task,), (), _PRINTED, _protocol())
+
+
+def _queries(asked: list[_Query], rows: list[dict[str, Any]], paths: list[Path]) -> list[tuple[Query]]:
+    return [(_query(query, paths, row[_TEXT]),) for query, row in zip(asked, rows, strict=True)]
 
 
 def _protocol() -> dict[str, str]:

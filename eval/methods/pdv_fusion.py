@@ -26,8 +26,8 @@ def pdv_fusion(context: MethodContext, *, beta: float = 0.75, image: float = 1.0
 
 METHOD = Method(
     pdv_fusion,
-    source="PDV-F (arXiv 2502.07215), its defaults for CIRR and CIRCO but for the picture's side: there the edit is q - "
-    "v, since our composed vector lies in the space of pictures, and is walked once, not 1.4 times",
+    source="PDV-F (arXiv 2502.07215), its defaults for CIRR and CIRCO but for the picture's side: there the edit is "
+    "q - v, since our composed vector lies in the space of pictures, and is walked once, not 1.4 times",
     needs="two answers in words a query",
     neutral={"beta": 0.0, "image": 1.0},
     grid={"beta": (0.2, 0.4, 0.6, 0.8), "image": (1.0, 1.4), "text": (1.0, 1.4)},

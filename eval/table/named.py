@@ -208,12 +208,17 @@ def _parts(word: str, flag: str) -> tuple[str, str, dict[str, str]]:
         if key in options:
             raise ConfigError(f"{flag} {word}: {key} is given twice")
         options[key] = value
+    return *_name_and_place(head, f"{flag} {word}"), options
+
+
+def _name_and_place(head: str, where: str) -> tuple[str, str]:
+    """Return what stands before and behind a "="; what has none is a place alone, and so is a folder here."""
     name, sign, place = head.partition("=")
     if not sign or _is_there(head):
-        return "", head, options
+        return "", head
     if not name or not place:
-        raise ConfigError(f"{flag} {word}: nothing stands {'after' if name else 'before'} the '='")
-    return name, place, options
+        raise ConfigError(f"{where}: nothing stands {'after' if name else 'before'} the '='")
+    return name, place
 
 
 def _is_there(place: str) -> bool:

@@ -149,10 +149,15 @@ def check_place(name: str) -> None:
     path = Path(name)
     if path.is_dir():
         return
-    if path.exists() or path.is_absolute() or name.startswith((".", "~")) or name.count("/") > 1:
+    if path.exists() or _is_path(name):
         raise ModelError(f"{name} is not a folder with a model{meant(name) or '; check the path'}")
     if "/" not in name:
         raise ModelError(f"{name} is no folder here, and no hub id, which is OWNER/NAME{meant(name)}")
+
+
+def _is_path(name: str) -> bool:
+    """Return whether a name can be nothing but a path."""
+    return Path(name).is_absolute() or name.startswith((".", "~")) or name.count("/") > 1
 
 
 def meant(name: str) -> str:

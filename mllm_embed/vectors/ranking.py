@@ -171,12 +171,18 @@ def _choices(candidates: Sequence[Sequence[int]], gallery: int) -> Iterator[tupl
     pairs: list[int] = []
     for mine in shared.values():
         row = candidates[mine[0]]
-        columns = np.unique(np.fromiter(row, dtype=np.int64, count=len(row))) if len(row) >= _MANY else None
-        if columns is not None and len(columns) == len(row) and columns[0] >= 0 and columns[-1] < gallery:
-            yield np.array(mine), columns
-        else:
+        columns = _in_order(row, gallery) if len(row) >= _MANY else None
+        if columns is None:
             pairs += mine
+        else:
+            yield np.array(mine), columns
     yield from ((block, None) for block in _blocks(np.array(sorted(pairs), dtype=np.int64), candidates))
+
+
+def _in_order(row: Sequence[int], gallery: int) -> np.ndarray | None:
+    """Return a list's positions [C] int64 in order; None where one stands twice or lies outside the gallery."""
+    columns = np.unique(np.fromiter(row, dtype=np.int64, count=len(row)))
+    return columns if len(columns) == len(row) and columns[0] >= 0 and columns[-1] < gallery else None
 
 
 def _run_of(columns: np.ndarray) -> np.ndarray | slice:

@@ -3,15 +3,17 @@
 from __future__ import annotations
 
 import math
+from collections.abc import Hashable, Iterable
 from dataclasses import dataclass
 from itertools import chain
-from typing import TYPE_CHECKING
+from typing import TYPE_CHECKING, Any
 
 import torch
 
-from mllm_embed.encode.model_source import find_model
+from mllm_embed.encode.model_source import ModelSource, find_model
 from mllm_embed.model.families import states_width
 from mllm_embed.model.lora import LoraSpec
+from mllm_embed.types import Item
 
 from ..batch.stage_data import SAMPLED_ROWS
 from ..distill.guide import items_of
@@ -54,13 +56,16 @@ def plan_guide(
     if source and source.has_adapter:
         name = source.base
     config, _ = find_config(name)
-    wanted = source.dtype("auto" if bf16 else "float32", place) if source else None
-    usual = (config.dtype if bf16 else None) or torch.float32
-    dtype = wanted if isinstance(wanted, torch.dtype) else usual
-    model, _ = build(config, LoraSpec(rank=1, projector=False), dtype)
+    model, _ = build(config, LoraSpec(rank=1, projector=False), _dtype(source, config, bf16, place))
     weights = stored_bytes(model, recipe.quantization if guide.model is None else None)
     inputs = _inputs(stage, rows, steps)
     return GuidePlan(weights, None if inputs is None else inputs * (2 * states_width(config) + 8))
+
+
+def _dtype(source: ModelSource | None, config: Any, bf16: bool, place: torch.device) -> torch.dtype:
+    """Return the number format that a guide is loaded in."""
+    wanted = source.dtype("auto" if bf16 else "float32", place) if source else None
+    return wanted if isinstance(wanted, torch.dtype) else (config.dtype if bf16 else None) or torch.float32
 
 
 def _inputs(stage: Stage, rows: StageRows | None, steps: int | None) -> int | None:
@@ -78,7 +83,11 @@ def _inputs(stage: Stage, rows: StageRows | None, steps: int | None) -> int | No
 def _inputs_of_rows(stage: Stage, rows: StageRows, visited: int) -> int:
     """Return how many inputs `visited` of these rows bring at most, as its run tells inputs apart."""
     looked_at = min(len(rows), SAMPLED_ROWS)
-    brought = [{key_of(item, as_told) for item in items_of(row, stage)} for row in rows.sample()]
+    brought = [_keys(items_of(row, stage)) for row in rows.sample()]
     fullest = sorted(map(len, brought), reverse=True)[: math.ceil(looked_at * visited / len(rows))]
     most = math.ceil(sum(fullest) * len(rows) / looked_at)
     return min(most, len(set(chain.from_iterable(brought)))) if looked_at == len(rows) else most
+
+
+def _keys(items: Iterable[Item]) -> set[Hashable]:
+    return {key_of(item, as_told) for item in items}

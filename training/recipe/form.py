@@ -21,6 +21,7 @@ from mllm_embed.saving.settings import Settings, read_settings
 from .checks import guiding_stage
 from .config import Recipe
 from .pixels import limited
+from .stage_keys.guide import Guide
 
 GUIDE_PRESET, GUIDE_PROMPTS = "guide preset ", "guide prompts "
 """How the names of a guide's fingerprints begin."""
@@ -89,16 +90,23 @@ def guide_fingerprints(recipe: Recipe) -> dict[str, str]:
     found = [adapter for adapter in given if adapter is not None and guiding_stage(recipe, adapter) is None]
     forms: dict[str, Any] = {}
     for name, guide in guides.items():
-        if guide.preset is not None:
-            forms[f"{GUIDE_PRESET}{guide.preset}"] = _content(catalog.preset(guide.preset))
-        if guide.prompts is not None:
-            prompts = _named(guide.prompts, prompt_set(guide.prompts), f"of stage '{name}'")
-            forms |= {f"{GUIDE_PROMPTS}{named}": what for named, what in prompts.items()}
+        forms |= _form_of_guide(name, guide)
     try:
         adapters = {f"guide {adapter}": adapter_fingerprint(adapter) for adapter in found}
     except OSError as error:
         raise ModelError(f"{error.filename} cannot be read ({reason(error)}); name another guide.adapter") from error
     return adapters | _digests(forms)
+
+
+def _form_of_guide(stage: str, guide: Guide) -> dict[str, Any]:
+    """Return the content of the preset and the prompts that a stage's guide names."""
+    form: dict[str, Any] = {}
+    if guide.preset is not None:
+        form[f"{GUIDE_PRESET}{guide.preset}"] = _content(catalog.preset(guide.preset))
+    if guide.prompts is not None:
+        prompts = _named(guide.prompts, prompt_set(guide.prompts), f"of stage '{stage}'")
+        form |= {f"{GUIDE_PROMPTS}{named}": what for named, what in prompts.items()}
+    return form
 
 
 def form_fingerprints(recipe: Recipe) -> dict[str, str]:

@@ -104,11 +104,10 @@ class Sides:
         told = [row, *_told_otherwise(row)] if not self.queries.isdisjoint(ANSWERS) else [row]
         if len(told) > 1 and not answers:
             answers = (answers_of(row.roles),)
-        return tuple(
-            {role: self._on_side(role, item, again) for role, item in forms.items()}
-            for again in told
-            for forms in answers
-        )
+        return tuple(self._forms_on_side(forms, again) for again in told for forms in answers)
+
+    def _forms_on_side(self, forms: Mapping[str, Item], row: TrainingRow) -> dict[str, Item]:
+        return {role: self._on_side(role, item, row) for role, item in forms.items()}
 
     def _asks(self, row: TrainingRow) -> set[str]:
         """Return the roles of a row that are queries, on this side of a search or by themselves."""

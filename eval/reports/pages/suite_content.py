@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import os
 from collections.abc import Hashable, Iterator, Sequence
+from itertools import chain
 from pathlib import Path
 
 from mllm_embed.types import ImageLike, ImageSource, Item, picture_key
@@ -39,7 +40,8 @@ def asked(task: Task, position: int, tasks: int) -> Asked:
     """Return a query as it is shown; `tasks`: how many there are."""
     items = task.queries[position]
     # the items of a query may differ in their words alone, or be pictures of one thing
-    pictures = list({picture_key(picture): picture for item in items for picture in item.images}.values())
+    shown = chain.from_iterable(item.images for item in items)
+    pictures = list({picture_key(picture): picture for picture in shown}.values())
     labels: dict[str, Sequence[str]] = {"task": [task.name or task.query_kind]} if tasks > 1 else {}
     if task.groups:
         labels["kind"] = task.groups[position]
