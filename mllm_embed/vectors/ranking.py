@@ -165,12 +165,14 @@ def _choices(candidates: Sequence[Sequence[int]], gallery: int) -> Iterator[tupl
     Long lists are ranked as galleries of their own, once for all queries that share one: the same list, that is, and
     not an equal one. Short ones are looked at pair by pair, and so is a list that names a candidate twice: None.
     """
+    # held together: a matrix gives a row anew each time, and what is gone leaves its id to another
+    rows = list(candidates)
     shared: dict[int, list[int]] = {}
-    for number, row in enumerate(candidates):
+    for number, row in enumerate(rows):
         shared.setdefault(id(row), []).append(number)
     pairs: list[int] = []
     for mine in shared.values():
-        row = candidates[mine[0]]
+        row = rows[mine[0]]
         columns = _in_order(row, gallery) if len(row) >= _MANY else None
         if columns is None:
             pairs += mine

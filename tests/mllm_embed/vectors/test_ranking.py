@@ -222,6 +222,16 @@ def test_long_lists_of_candidates_shared_or_not_rank_as_short_ones_do(kind: str)
         assert given[: len(wanted)] == wanted and given[len(wanted) :] == [(-1, -math.inf)] * (5 - len(wanted))
 
 
+def test_candidates_may_be_rows_of_a_matrix() -> None:
+    q, g = vectors("random", 6, gallery=300)
+    rng = np.random.default_rng(5)
+    few = np.stack([rng.permutation(300)[:80] for _ in q])
+    lists = few.tolist()
+    assert same(ranks_among(q, g, few[:, :2], few), by_hand(q, g, few[:, :2].tolist(), lists))
+    for given, wanted in zip(top_among(q, g, 5, few), top_among(q, g, 5, lists), strict=True):
+        assert np.array_equal(given, wanted)
+
+
 def test_what_is_wrong_with_a_list_names_its_query() -> None:
     ones = np.ones((100, 4), dtype=np.float32)
     few = [range(80), range(90), [3, 100]]
