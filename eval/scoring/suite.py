@@ -180,7 +180,9 @@ class Suite:
     def only(self, members: Mapping[str, Sequence[int]], name: str) -> Suite:
         """Return the suite with some of its queries alone, its galleries whole, and a title that says so.
 
-        A task of which no query is left is left out, with the means that it is part of.
+        A task of which no query is left is left out, with the means that it is part of. Turns are those of sessions
+        where whole sessions are left alone: of others each turn is a query by itself, which carries nothing and tells
+        nothing of when a session finds.
 
         Args:
             members: positions of queries by task; a task that is missing has none.
@@ -190,16 +192,25 @@ class Suite:
         left, whole = map(_count, (tasks, self.tasks))
         metrics = {metric.name for task in tasks for view in task.views for metric in view.metrics}
         names = {task.name for task in tasks}
+        sessions = self._are_sessions(members)
+        alone = "" if sessions else "; each turn by itself, since not all turns of each session are named"
         return replace(
             self,
             tasks=tasks,
             means=tuple(_still_there(self.means, tasks)),
             # what is of all queries of a task together is no metric of some
             printed=tuple(metric for metric in self.printed if metric in metrics),
-            turns=tuple(turn for turn in self.turns if turn in names),
+            turns=tuple(turn for turn in self.turns if turn in names and sessions),
             chosen=f"{name}:{left}",
-            protocol={**self.protocol, "only": f"{left:,} of {whole:,} queries, the galleries whole: {name}"},
+            protocol={**self.protocol, "only": f"{left:,} of {whole:,} queries, the galleries whole: {name}{alone}"},
         )
+
+    def _are_sessions(self, members: Mapping[str, Sequence[int]]) -> bool:
+        """Return whether a choice has all turns of each session that it has a turn of."""
+        turns = [task for task in self.tasks if task.name in self.turns]
+        chosen = [set(_some(task.query_ids, members.get(task.name, ()))) for task in turns]
+        sessions = set().union(*chosen)
+        return all(own == sessions & set(task.query_ids) for own, task in zip(chosen, turns, strict=True))
 
     @property
     def title(self) -> str:

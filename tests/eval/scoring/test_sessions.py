@@ -253,6 +253,26 @@ def test_results_of_sessions_are_written_read_and_compared(measured: Result, fol
     assert "turn-3/R@1" in text and "found@10/by turn 3" in text
 
 
+def test_turns_without_the_rest_of_their_session_are_queries_by_themselves(folder: Path, measured: Result) -> None:
+    suite = open_suite("folder", folder)
+    told = "each turn by itself, since not all turns of each session are named"
+    # as lists of the audit name turns: one turn of a session, another of another
+    for members in ({"turn-2": [0, 1]}, {"turn-1": [0], "turn-2": [1]}, {"turn-1": [0], "turn-3": [0]}):
+        some = suite.only(members, "few")
+        result = evaluate(NameEncoder(), some)
+        assert told in some.protocol["only"] and set(result.tasks) == set(members) and not result.turns
+        for name, own in members.items():
+            assert list(result.tasks[name].rows) == ["composed", "image only", "text only", "sum"]
+            assert result.tasks[name].answers.tolist() == measured.tasks[name].answers[own].tolist()
+    whole = suite.only({"turn-1": [0, 3], "turn-2": [0], "turn-3": [0]}, "few")  # "long" and "single"
+    found = evaluate(NameEncoder(), whole).tasks["found@10"].row_values
+    assert told not in whole.protocol["only"] and whole.turns == suite.turns
+    for row, values in measured.tasks["found@10"].row_values.items():
+        assert {name: own.tolist() for name, own in found[row].items()} == {
+            name: own[[0, 3]].tolist() for name, own in values.items()
+        }
+
+
 def test_a_benchmark_without_sessions_has_nothing_of_them(folder: Path, tmp_path: Path) -> None:
     content = json.loads((folder / "benchmark.json").read_text())
     turn = content["sessions"][0]["turns"][0]
