@@ -38,7 +38,7 @@ sessions
   reference that the annotators chose for it, each turn by itself. Rows below carry what was said before, by a rule;
   those called target-free are told the first picture alone, and go on from their own answers. found@K counts the
   sessions with a target among the first K of any turn so far; for its intervals sessions with the same picture in their
-  last turn are drawn together.
+  first turn are drawn together.
 
 what it leaves in the output folder
   result.json         protocol, percentages with hits, counts and 95 %% intervals, versions, seconds and bytes

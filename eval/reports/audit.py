@@ -56,7 +56,8 @@ def pool(results: Sequence[SavedResult], at: str | None = None) -> dict[str, Poo
         at: the metric; None for the first that each task is audited by.
 
     Raises:
-        DataError: results of different protocols or queries, or without halves. ConfigError: an unknown metric.
+        DataError: results of different protocols or queries, or without halves. ConfigError: an unknown metric, or one
+            that does not say whether a query is found.
     """
     runs = [seed for result in results for seed in seeds_of_run(result)]
     first = runs[0]
@@ -72,9 +73,11 @@ def pool(results: Sequence[SavedResult], at: str | None = None) -> dict[str, Poo
 
 def _task(task: str, metric: str, runs: Sequence[SavedResult]) -> PooledTask:
     name = column(task, metric)
-    if name not in runs[0].columns:
-        known = [other for own, other in runs[0].columns.values() if own == task]
-        raise ConfigError(f"--at: there is no metric '{metric}'; there are {', '.join(known)}")
+    known = [other for own, other in runs[0].columns.values() if own == task]
+    finds = [other for other in known if _tells_found(other, runs[0])]
+    if metric not in finds:
+        why = "says nothing of what is found among the first K" if metric in known else "is no metric here"
+        raise ConfigError(f"--at: '{metric}' {why}; there are {', '.join(finds)}")
     queries = [run.per_query for run in runs if run.per_query is not None]
     halves = [own.halves for own in queries]
     image, text = (_best(list(map(itemgetter(row), halves)), name) for row in HALVES)
@@ -83,6 +86,12 @@ def _task(task: str, metric: str, runs: Sequence[SavedResult]) -> PooledTask:
     found = {label: labels == label for label in LABELS}
     found |= {REQUIRED: found[NEITHER] & composed, UNRESOLVED: found[NEITHER] & ~composed}
     return PooledTask(metric, queries[0].ids[task], found, composed)
+
+
+def _tells_found(metric: str, run: SavedResult) -> bool:
+    """Return whether a query is found where a metric is above 0: not by MRR, which looks at all answers and never is 0,
+    nor by what counts wrong ones."""
+    return "@" in metric and metric not in (*run.lower, *run.whole)
 
 
 def _best(values: Sequence[Mapping[str, np.ndarray]], name: str) -> np.ndarray:

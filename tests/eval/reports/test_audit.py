@@ -14,12 +14,14 @@ from eval.cli import main
 from eval.reports.audit import pool
 from eval.reports.query_lists import read_query_list
 from eval.reports.seeds import read_runs
+from eval.scoring.metrics import MRR, negative_recall, recall, spread_of_precision
 from eval.scoring.score import Vectors, score
-from eval.scoring.suite import Suite
+from eval.scoring.suite import Suite, Task, View
 from eval.scoring.vectors import read_vectors, write_vectors
 from made_benchmarks import cirr_files, fashioniq_files
 from mllm_embed.errors import ConfigError, DataError
 from mllm_embed.saving.card_results import read_card_result, results_section
+from mllm_embed.types import Document, Query
 
 HALVES = ("image only", "text only")
 
@@ -76,8 +78,24 @@ def test_what_cannot_be_audited_together_is_named(suites: dict[str, Suite], scor
     ):
         with pytest.raises(DataError, match=message):
             pool(read_runs([tmp_path / "a", tmp_path / wrong]))
-    with pytest.raises(ConfigError, match="--at: there is no metric 'R@7'; there are R@1, R@5, R@10"):
+    with pytest.raises(ConfigError, match="--at: 'R@7' is no metric here; there are R@1, R@5, R@10"):
         pool(read_runs([tmp_path / "a"]), "R@7")
+
+
+def test_what_does_not_tell_whether_a_query_is_found_is_no_metric_of_an_audit(scored: Any, tmp_path: Path) -> None:
+    names = [f"g{at}" for at in range(40)]
+    targets = [[at] for at in range(20)]
+    metrics = (*recall((1, 10)), MRR, spread_of_precision(10, [0, 1] * 10))
+    views = View(metrics, targets), View(negative_recall((10,), [1] * 20), [[at + 20] for at in range(20)])
+    gallery = [Document(image=f"{name}.jpg") for name in names]
+    queries = [(Query(f"r{at}.jpg", "in blue"),) for at in range(20)]
+    task = Task("", names, gallery, names[:20], queries, views, found_at=("R@1",))
+    scored(tmp_path / "a", Suite("made", "", {}, (task,)))
+    for metric in ("MRR", "P@10 spread", "NegRecall@10"):
+        message = f"--at: '{metric}' says nothing of what is found among the first K; there are R@1, R@10$"
+        with pytest.raises(ConfigError, match=message):
+            pool(read_runs([tmp_path / "a"]), metric)
+    assert pool(read_runs([tmp_path / "a"]), "R@10")[""].metric == "R@10"
 
 
 def test_saved_halves_score_as_they_did(scored: Any, tmp_path: Path) -> None:
