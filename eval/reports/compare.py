@@ -15,7 +15,7 @@ import yaml
 from mllm_embed.errors import ConfigError
 from mllm_embed.saving.provenance import changes
 
-from .gaps import needing_both, with_gaps
+from .gaps import needing_both, seeds_of_run, with_gaps
 from .paired_tests import in_all, same_numbers, tests
 from .saved_result import SavedResult
 from .seeds import deviation, read_runs
@@ -91,9 +91,16 @@ def _benchmark(results: Sequence[SavedResult]) -> Iterable[Block]:
         yield from tests(named, labels_of(named), [*_columns(named), *_derived(named)])
 
 
+def _each(group: Sequence[SavedResult]) -> Iterable[tuple[str, SavedResult]]:
+    """Yield what the results of a group are called, and each of them; of several seeds every one by itself."""
+    for label, result in zip(labels_of(group), group, strict=True):
+        for seed in seeds_of_run(result):
+            yield f"{label} ({seed.folder})" if result.seeds else label, seed
+
+
 def _other_pictures(group: Sequence[SavedResult]) -> Iterable[Block]:
     """Yield a warning where the results of a group were measured on other picture files, which have the same names."""
-    seen = [(label, result.pictures) for label, result in zip(labels_of(group), group, strict=True) if result.pictures]
+    seen = [(label, result.pictures) for label, result in _each(group) if result.pictures]
     others = [label for label, pictures in seen if pictures != seen[0][1]]
     if others:
         yield (
@@ -143,7 +150,7 @@ def _gap_notes(group: Sequence[SavedResult]) -> Iterable[Block]:
 
 def _other_prompts(group: Sequence[SavedResult]) -> Iterable[Block]:
     """Yield in what the results of a group were asked otherwise than the first."""
-    seen = [(label, result.asked) for label, result in zip(labels_of(group), group, strict=True) if result.asked]
+    seen = [(label, result.asked) for label, result in _each(group) if result.asked]
     for label, asked in seen[1:]:
         first, there = seen[0]
         # of two sets nothing is alike, and of one that was changed the changes tell

@@ -146,6 +146,20 @@ def test_seeds_that_are_none_are_named(
         compare([Path(given.format(tmp_path))], "markdown")
 
 
+def test_a_seed_that_was_asked_otherwise_is_told(suites: dict[str, Suite], scored: Any, tmp_path: Path) -> None:
+    for at, name in enumerate("abc"):
+        scored(tmp_path / name, suites["cirr"], at, rows=("composed",))
+        saved = json.loads((tmp_path / name / "result.json").read_text())
+        saved["protocol"] |= {"prompts": {"name": "own"}, "query task": "" if name != "b" else "Find it."}
+        saved["protocol"] |= {"pictures": "one" if name != "b" else "other"}
+        (tmp_path / name / "result.json").write_text(json.dumps(saved))
+    text = compare([Path(f"A={tmp_path / 'a'},{tmp_path / 'b'}")], "markdown").replace("\\", "")
+    assert f"A ({tmp_path / 'b'}) was asked otherwise than A ({tmp_path / 'a'}): query task:" in text
+    assert f"The picture files of A ({tmp_path / 'b'}) are of other sizes than those of A ({tmp_path / 'a'})" in text
+    text = compare([Path(f"A={tmp_path / 'a'},{tmp_path / 'c'}")], "markdown")
+    assert "otherwise" not in text and "other sizes" not in text
+
+
 def test_a_folder_is_given_once_and_a_name_is_one_run(suites: dict[str, Suite], scored: Any, tmp_path: Path) -> None:
     for name in "abcd":
         scored(tmp_path / name, suites["cirr"], rows=("composed",))
