@@ -16,7 +16,7 @@ from mllm_embed.errors import ConfigError
 from mllm_embed.saving.provenance import changes
 
 from .gaps import needing_both, seeds_of_run, with_gaps
-from .paired_tests import in_all, same_numbers, tests
+from .paired_tests import SAME, in_all, same_numbers, tests
 from .saved_result import SavedResult
 from .seeds import deviation, read_runs
 from .tables import STYLES, Block, Heading, ReportTable
@@ -260,8 +260,9 @@ def _shown(results: Sequence[SavedResult], columns: Sequence[str], rows: Publish
 def _our_lines(results: Sequence[SavedResult], names: Mapping[str, str], mixed: bool) -> list[dict[str, str]]:
     """Return lines for `_table`; `mixed`: with published ones, so that they must say whose they are."""
     columns = list(names)
-    own = [name for name in columns if name not in _derived(results)]
-    headline = own[-1] if results[0].means else own[0]
+    wanted = _columns(results)[-1 if results[0].means else 0]
+    # a mean over one task is its only part, and stands under that one's name
+    headline = next(name for name, called in names.items() if wanted in called.split(SAME))
     more = {"split": results[0].split, "source": "ours"} if mixed else {}
     lines = []
     for label, result in zip(labels_of(results), results, strict=True):

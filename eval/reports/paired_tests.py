@@ -16,6 +16,8 @@ from .saved_result import AGAIN, SavedResult
 from .seeds import spread, stacked
 from .tables import Block, ReportTable
 
+SAME = " = "  # between the names of columns that are the same number
+
 
 def tests(results: Sequence[SavedResult], labels: Sequence[str], columns: Sequence[str]) -> Iterable[Block]:
     """Yield the paired tests of every two results that share a protocol.
@@ -88,7 +90,7 @@ def same_numbers(results: Sequence[SavedResult], columns: Sequence[str]) -> dict
     for column in columns:
         content = b"".join(_as_bytes(result, column) for result in results)
         names.setdefault(first.setdefault(content, column), []).append(column)
-    return {column: " = ".join(same) for column, same in names.items()}
+    return {column: SAME.join(same) for column, same in names.items()}
 
 
 def _as_bytes(result: SavedResult, column: str) -> bytes:

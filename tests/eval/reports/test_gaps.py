@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import json
+from dataclasses import replace
 from pathlib import Path
 from typing import Any
 
@@ -11,7 +12,7 @@ import pytest
 
 from eval.reports.compare import compare
 from eval.scoring.paired import Seeds, paired, seeds_of
-from eval.scoring.suite import Suite
+from eval.scoring.suite import Mean, Suite
 from mllm_embed.errors import DataError
 
 
@@ -158,6 +159,18 @@ def test_a_seed_that_was_asked_otherwise_is_told(suites: dict[str, Suite], score
     assert f"The picture files of A ({tmp_path / 'b'}) are of other sizes than those of A ({tmp_path / 'a'})" in text
     text = compare([Path(f"A={tmp_path / 'a'},{tmp_path / 'c'}")], "markdown")
     assert "otherwise" not in text and "other sizes" not in text
+
+
+def test_the_interval_is_that_of_the_mean_where_it_is_one_number_with_its_part(
+    suites: dict[str, Suite], scored: Any, tables: Any, tmp_path: Path
+) -> None:
+    (task,) = (task for task in suites["genecis"].tasks if task.name == "focus_object")
+    mean = Mean("mean R@1", ("focus_object/R@1",))
+    suite = replace(suites["genecis"], name="made", tasks=(task,), means=(mean,), printed=())
+    for at, name in enumerate("ab"):
+        scored(tmp_path / name, suite, at, rows=("composed",))
+    line = tables(compare([tmp_path / "a", tmp_path / "b"], "markdown"))[0][0]
+    assert "95 % of focus_object/R@1 = mean R@1" in line and "95 % of focus_object/R@3" not in line
 
 
 def test_a_folder_is_given_once_and_a_name_is_one_run(suites: dict[str, Suite], scored: Any, tmp_path: Path) -> None:
