@@ -93,7 +93,7 @@ def _with_gaps(result: SavedResult, needing: Mapping[str, np.ndarray]) -> SavedR
         return seeds[0]
     derived = {}
     for name in seeds[0].derived:
-        derived[name] = _derived(mean_parts([seed.derived[name].parts for seed in seeds]))
+        derived[name] = _derived(mean_parts([seed.derived[name].parts for seed in seeds]), seeds[0].derived[name].among)
     return replace(result, derived=derived, seeds=tuple(seeds))
 
 
@@ -103,12 +103,26 @@ def _derived_of(result: SavedResult, needing: Mapping[str, np.ndarray]) -> Saved
         derived[f"gap {base}"] = _derived(_gap(result, base))
         parts = contributions(result, base)
         if all(needing[task].any() for task in parts):
-            derived[f"{base}, need both"] = _derived(_among(parts, needing))
+            derived[f"{base}, need both"] = _derived(_among(parts, needing), {task: needing[task] for task in parts})
     return replace(result, derived=derived)
 
 
-def _derived(parts: Parts) -> Derived:
-    return Derived(100 * figure(parts), parts)
+def _derived(parts: Parts, among: Mapping[str, np.ndarray] | None = None) -> Derived:
+    return Derived(100 * figure(parts), parts, among or {})
+
+
+def as_drawn(parts: Mapping[str, np.ndarray], among: Mapping[str, np.ndarray]) -> Parts:
+    """Return what stands for contributions where queries are drawn.
+
+    A mean over some of the queries is a ratio: how many of them are drawn varies as what they add does. Its linear part
+    is drawn in its place, which has the same mean.
+    """
+    drawn: Parts = {}
+    for task, own in parts.items():
+        drawn[task] = own
+        if task in among:
+            drawn[task] = own + own.mean() * (1 - among[task] / max(among[task].mean(), 1 / len(own)))
+    return drawn
 
 
 def mean_parts(seeds: Sequence[Mapping[str, np.ndarray]]) -> Parts:

@@ -10,7 +10,7 @@ from mllm_embed.errors import DataError
 
 from ..scoring.estimate import RESAMPLES
 from ..scoring.paired import FLIPS, Difference, corrected, holm_note, paired, weights
-from .gaps import contributions
+from .gaps import as_drawn, contributions
 from .report import PER_QUERY
 from .saved_result import AGAIN, SavedResult
 from .seeds import spread, stacked
@@ -107,11 +107,14 @@ def _test_cells(found: Difference) -> list[str]:
 def _differences(base: SavedResult, result: SavedResult, columns: Sequence[str]) -> list[Difference]:
     """Return the tests of what one run has more than another."""
     _check_queries(base, result)
-    more = []
+    more, drawn = [], []
     for column in columns:
         before, after = contributions(base, column), contributions(result, column)
         more.append({task: after[task] - before[task] for task in before})
-    return paired(*stacked(more, base, result), spread([base, result], columns))
+        # queries that no half of any run finds are the same ones for both
+        drawn.append(as_drawn(more[-1], base.derived[column].among if column in base.derived else {}))
+    values, references = stacked(more, base, result)
+    return paired(values, references, spread([base, result], columns), stacked(drawn)[0])
 
 
 def _check_queries(base: SavedResult, result: SavedResult) -> None:

@@ -51,10 +51,12 @@ class Derived:
     Attributes:
         percent: the figure.
         parts: by task [Q], whose means add up to it, in [0, 1].
+        among: by task [Q] bool, the queries that it is over; empty where those are all.
     """
 
     percent: float
     parts: Mapping[str, np.ndarray] = field(repr=False, compare=False)
+    among: Mapping[str, np.ndarray] = field(default_factory=dict, repr=False, compare=False)
 
 
 @dataclass(frozen=True)

@@ -54,7 +54,10 @@ References = Sequence[np.ndarray | None]
 
 
 def paired(
-    differences: Sequence[np.ndarray], references: References | None = None, seeds: Seeds | None = None
+    differences: Sequence[np.ndarray],
+    references: References | None = None,
+    seeds: Seeds | None = None,
+    in_samples: Sequence[np.ndarray] | None = None,
 ) -> list[Difference]:
     """Return the test for each column of what one run has more than another.
 
@@ -66,11 +69,14 @@ def paired(
         seeds: where the values are means over runs of several seeds; each sample and each flip is then moved by a draw
             of Student's t times the standard error, so that interval and p are over pictures and seeds. Without, they
             say nothing of another seed.
+        in_samples: as `differences`, of the same means, what the samples are drawn of in their place: of a mean over
+            some queries its linear part, which knows that their number varies from sample to sample.
     """
     parts = list(zip(differences, references or [None] * len(differences), strict=True))
     rng = np.random.default_rng(_SEED)
     observed = np.sum([part.mean(axis=0) for part in differences], axis=0)
-    drawn = np.sum([bootstrap_means(part, rng, shared) for part, shared in parts], axis=0)
+    samples = zip(in_samples or differences, references or [None] * len(differences), strict=True)
+    drawn = np.sum([bootstrap_means(part, rng, shared) for part, shared in samples], axis=0)
     flipped = np.sum([_flipped(part, rng, shared) for part, shared in parts], axis=0)
     if seeds is not None:
         drawn = drawn + _moved(seeds, len(drawn), rng)

@@ -64,6 +64,27 @@ def test_p_of_a_gap_equals_a_slow_loop(suites: dict[str, Suite], scored: Any, ta
     assert float(line["p"]) == pytest.approx(slow, abs=0.035)
 
 
+def test_the_interval_among_some_queries_is_that_of_their_mean(
+    suites: dict[str, Suite], scored: Any, tables: Any, tmp_path: Path
+) -> None:
+    results = [scored(tmp_path / name, suites["fashioniq"], 3, 1.5 * at) for at, name in enumerate("ab")]
+    text = compare([tmp_path / "a", tmp_path / "b"], "markdown")
+    (line,) = [line for line in tables(text)[-1] if line["column"] == "mean R@10, need both"]
+    rng, sums = np.random.default_rng(4), np.zeros(4000)
+    for task in suites["fashioniq"].tasks:
+        one, other = (result.tasks[task.name].row_values for result in results)
+        halves = [own[row]["R@10"] for own in (one, other) for row in ("image only", "text only")]
+        needing, more = ~np.any(halves, axis=0), other["composed"]["R@10"] - one["composed"]["R@10"]
+        # pictures are drawn, and the mean is over what was drawn of these queries
+        pictures = np.eye(task.references.max() + 1)[task.references]
+        times = rng.multinomial(pictures.shape[1], np.full(pictures.shape[1], 1 / pictures.shape[1]), 4000) @ pictures.T
+        sums += (times @ (needing * more)) / (times @ needing) / 3
+    slow = 100 * np.percentile(sums, (2.5, 97.5))
+    low, high = map(float, line["95 %"].split(" to "))
+    assert abs(float(line["difference"])) > 15, "the case says nothing"
+    assert high - low == pytest.approx(np.ptp(slow), rel=0.06)
+
+
 def test_a_result_without_halves_has_no_gap_and_the_text_says_so(
     suites: dict[str, Suite], scored: Any, tables: Any, tmp_path: Path
 ) -> None:
