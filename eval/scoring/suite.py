@@ -209,7 +209,7 @@ class Suite:
         """Return whether a choice has all turns of each session that it has a turn of."""
         turns = [task for task in self.tasks if task.name in self.turns]
         chosen = [set(_some(task.query_ids, members.get(task.name, ()))) for task in turns]
-        sessions = set().union(*chosen)
+        sessions: set[str] = set().union(*chosen)
         return all(own == sessions & set(task.query_ids) for own, task in zip(chosen, turns, strict=True))
 
     @property

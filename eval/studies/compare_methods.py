@@ -272,7 +272,8 @@ def composed_part(suite: Suite) -> Suite:
     tasks = tuple(task for task in suite.tasks if task.composed)
     if not tasks:
         raise DataError(f"{suite.title} has no composed queries: query-time methods have nothing to work on")
-    return suite if len(tasks) == len(suite.tasks) else replace(suite, tasks=tasks, means=())
+    # turns without the one before are no sessions
+    return suite if len(tasks) == len(suite.tasks) else replace(suite, tasks=tasks, means=(), turns=())
 
 
 def headline(suite: Suite) -> str:

@@ -22,6 +22,7 @@ from eval.scoring.score import TIES, Vectors, score
 from eval.scoring.sessions.found import found_tasks
 from eval.scoring.sessions.turns import Session, turn_tasks
 from eval.scoring.suite import Suite
+from eval.studies.compare_methods import composed_part
 from mllm_embed.errors import DataError
 from mllm_embed.inputs.prompts import PROMPT_SETS
 from mllm_embed.types import Document, Query
@@ -271,6 +272,14 @@ def test_turns_without_the_rest_of_their_session_are_queries_by_themselves(folde
         assert {name: own.tolist() for name, own in found[row].items()} == {
             name: own[[0, 3]].tolist() for name, own in values.items()
         }
+
+
+def test_composed_turns_after_a_picture_alone_are_no_sessions() -> None:
+    names = ["g0", "g1"]
+    sessions = [Session("s", [Query("a.jpg"), Query("b.jpg", "in blue")], [1])]
+    tasks = turn_tasks(sessions, names, [Document(text=name) for name in names], recall((1,)), "R@1")
+    part = composed_part(Suite("made", "", {}, tasks, turns=("turn-1", "turn-2")))
+    assert [task.name for task in part.tasks] == ["turn-2"] and found_tasks(part) == ()
 
 
 def test_a_benchmark_without_sessions_has_nothing_of_them(folder: Path, tmp_path: Path) -> None:
