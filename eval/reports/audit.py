@@ -73,11 +73,7 @@ def pool(results: Sequence[SavedResult], at: str | None = None) -> dict[str, Poo
 
 def _task(task: str, metric: str, runs: Sequence[SavedResult]) -> PooledTask:
     name = column(task, metric)
-    known = [other for own, other in runs[0].columns.values() if own == task]
-    finds = [other for other in known if _tells_found(other, runs[0])]
-    if metric not in finds:
-        why = "says nothing of what is found among the first K" if metric in known else "is no metric here"
-        raise ConfigError(f"--at: '{metric}' {why}; there are {', '.join(finds)}")
+    _check_metric(task, metric, runs[0])
     queries = [run.per_query for run in runs if run.per_query is not None]
     halves = [own.halves for own in queries]
     image, text = (_best(list(map(itemgetter(row), halves)), name) for row in HALVES)
@@ -86,6 +82,15 @@ def _task(task: str, metric: str, runs: Sequence[SavedResult]) -> PooledTask:
     found = {label: labels == label for label in LABELS}
     found |= {REQUIRED: found[NEITHER] & composed, UNRESOLVED: found[NEITHER] & ~composed}
     return PooledTask(metric, queries[0].ids[task], found, composed)
+
+
+def _check_metric(task: str, metric: str, run: SavedResult) -> None:
+    """Raise ConfigError unless a metric of a task says whether a query is found."""
+    known = [other for own, other in run.columns.values() if own == task]
+    finds = [other for other in known if _tells_found(other, run)]
+    if metric not in finds:
+        why = "says nothing of what is found among the first K" if metric in known else "is no metric here"
+        raise ConfigError(f"--at: '{metric}' {why}; there are {', '.join(finds)}")
 
 
 def _tells_found(metric: str, run: SavedResult) -> bool:

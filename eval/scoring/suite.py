@@ -191,7 +191,6 @@ class Suite:
         tasks = tuple(task.of(sorted(members[task.name])) for task in self.tasks if members.get(task.name))
         left, whole = map(_count, (tasks, self.tasks))
         metrics = {metric.name for task in tasks for view in task.views for metric in view.metrics}
-        names = {task.name for task in tasks}
         sessions = self._are_sessions(members)
         alone = "" if sessions else "; each turn by itself, since not all turns of each session are named"
         return replace(
@@ -200,7 +199,7 @@ class Suite:
             means=tuple(_still_there(self.means, tasks)),
             # what is of all queries of a task together is no metric of some
             printed=tuple(metric for metric in self.printed if metric in metrics),
-            turns=tuple(turn for turn in self.turns if turn in names and sessions),
+            turns=tuple(filter({task.name for task in tasks}.__contains__, self.turns)) if sessions else (),
             chosen=f"{name}:{left}",
             protocol={**self.protocol, "only": f"{left:,} of {whole:,} queries, the galleries whole: {name}{alone}"},
         )

@@ -156,7 +156,7 @@ class _Asker:
         asked = [Composition(query, self.edit_strength) for query in new.values()]
         items = [question.items for question in asked]
         found = self.encoded([(how, item) for item in chain.from_iterable(items)])
-        parts = np.split(found, np.cumsum([len(part) for part in items])[:-1])
+        parts = np.split(found, np.cumsum(list(map(len, items)))[:-1])
         for key, question, part in zip(new, asked, parts, strict=True):
             self.vectors[key] = question.vector(part)
 
