@@ -25,6 +25,7 @@ from mllm_embed.inputs.prompt_files import is_file_name
 from mllm_embed.model.heads.files import HEAD_FILES
 from mllm_embed.model.loading import check_name, commit_of, load_errors
 from mllm_embed.saving.versions import versions
+from mllm_embed.types import ImageLike, ImageSource
 
 from .. import scoring
 from ..scoring.suite import Suite, Task
@@ -167,24 +168,40 @@ def benchmark_inputs(suite: Suite, digests: FileDigests) -> dict[str, str]:
         "fingerprint": suite.fingerprint()[:_DIGITS],
         "words of the benchmark": _hex(json.dumps(list(map(_asked, suite.tasks)), default=str)),
         "pictures": pictures,
+        "places of pictures": _hex(json.dumps(list(_shown(suite)))),
     }
 
 
 def _asked(task: Task) -> list[Any]:
     """Return the words and tasks of its own that a benchmark asks with, of which its fingerprint says nothing."""
-    items = chain(task.gallery, *task.queries)
-    return [task.name, dict(task.prompts), dict(task.tasks), task.insists, sorted({item.task or "" for item in items})]
+    items = list(chain(task.gallery, *task.queries))
+    own = sorted({item.task or "" for item in items})
+    texts = [item.text for item in items if item.role == "composed_text"]  # in the place of a reference picture
+    return [task.name, dict(task.prompts), dict(task.tasks), task.insists, own, texts]
+
+
+def _images(suite: Suite) -> Iterator[ImageLike]:
+    for task in suite.tasks:
+        for item in chain(task.gallery, *task.queries):
+            yield from item.images
 
 
 def _pictures(suite: Suite) -> list[Path]:
-    paths: dict[Path, None] = {}
-    for task in suite.tasks:
-        for item in chain(task.gallery, *task.queries):
-            for image in item.images:
-                path = getattr(image, "path", image)  # a crop's picture
-                if isinstance(path, str | os.PathLike):
-                    paths[Path(path)] = None
-    return list(paths)
+    return list(dict.fromkeys(path for path in map(_path, _images(suite)) if path is not None))
+
+
+def _path(image: ImageLike) -> Path | None:
+    path = getattr(image, "path", image)  # a crop's picture
+    return Path(path) if isinstance(path, str | os.PathLike) else None
+
+
+def _shown(suite: Suite) -> Iterator[list[Any]]:
+    """Yield for each picture of each item which of `_pictures` it is, and what is cut of it: a fingerprint knows the
+    pictures of queries by their names, which those of two folders may share, and no gallery's."""
+    place = {path: at for at, path in enumerate(_pictures(suite))}
+    for image in _images(suite):
+        path = _path(image)
+        yield [None if path is None else place[path], str(image) if isinstance(image, ImageSource) else ""]
 
 
 def code_digest() -> str:
