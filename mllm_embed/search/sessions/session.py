@@ -83,7 +83,8 @@ class Session:
             instruction: what is said; may be left out where there is a picture.
             image: the picture, or pictures, that it is about, in the place of one that was picked. Without either, it
                 is about what the rule goes on from.
-            k, exclude, allow, where, edit_strength: as of `Searcher.search`, for this turn alone.
+            k, exclude, allow, where: as of `Searcher.search`, for this turn alone.
+            edit_strength: as of `Searcher.search`, of all that is carried into this turn; no later turn keeps it.
             exclude_reference: leave out pictures that are searched with, byte for byte, whatever their ids.
             unseen: leave out all that the session has shown before.
 
@@ -92,6 +93,8 @@ class Session:
                 session is as it was then.
         """
         turn = Turn(instruction, self._picked if image is None else image)
+        if turn.instruction is None and turn.reference is None:  # a rule might well search with what was said before
+            raise DataError("nothing is said: give an instruction, an image, or pick an answer")
         parts = self.rule.run([*self._turns, turn], **self.settings)
         hits = self.searcher.find(
             self._vector(parts, edit_strength),
@@ -132,6 +135,8 @@ class Session:
 
     def _vector(self, parts: Parts, edit_strength: float) -> np.ndarray:
         """Return what is searched with, [1, D] float32 of unit length."""
+        # what weighs nothing is not embedded: in a batch with others the rest could differ in its last bits
+        parts = [part for part in parts if part[0]] or parts
         asked = [Composition(replace(query, task=self.task), edit_strength) for _, query in parts]
         items = [question.items for question in asked]
         found = self.searcher.embedder.encode(list(chain.from_iterable(items)), show_progress=False)

@@ -128,13 +128,24 @@ def test_words_alone_begin_a_session_and_edits_have_a_strength(searcher: Searche
     assert strong == searcher.search(Query(photos / "0.png", FIRST), edit_strength=1.7)
 
 
+@pytest.mark.parametrize("rule", rules())
+def test_a_later_turn_in_which_nothing_is_said_is_refused(rule: str, searcher: Searcher, photos: Path) -> None:
+    session = searcher.session(rule)
+    first = session.ask(FIRST, photos / "0.png")
+    with pytest.raises(DataError, match="nothing is said: give an instruction"):
+        session.ask()
+    assert (len(session.turns), session.hits) == (1, first)
+    session.pick(first[1].id)
+    assert session.ask() and len(session.turns) == 2  # a picture says enough
+
+
 def test_a_refused_turn_leaves_the_session_as_it_was(searcher: Searcher, embedder: MLLMEmbedder, photos: Path) -> None:
     with pytest.raises(ConfigError, match="there is no rule 'joint' .*; did you mean 'joined'?"):
         searcher.session("joint")
     with pytest.raises(ConfigError, match="the rule 'mixed' has no setting 'decoy'; it has decay"):
         searcher.session("mixed", decoy=0.1)
     session = searcher.session("last turn")
-    with pytest.raises(DataError, match="a Query needs an image or"):
+    with pytest.raises(DataError, match="nothing is said: give an instruction"):
         session.ask()
     with pytest.raises(DataError, match='"none" is not in the gallery'):
         session.pick("none")
