@@ -31,6 +31,8 @@ export function write(state) {
   return said.toString();
 }
 
+const has = (array, at) => at !== "" && Object.hasOwn(array, at) && at !== "length";
+
 // What an address says may be of another page, or anything: what this page has not is left out.
 export function read(text, report) {
   const said = new URLSearchParams(text);
@@ -43,9 +45,9 @@ export function read(text, report) {
   if (said.has("outcome")) state.outcomes = new Set(said.get("outcome").split("."));
   const [row, ...ranks] = (said.get("rank") ?? "").split("_");
   const range = ([least, most]) => ({ least: bound(least), most: bound(most) });
-  if (row !== "" && row in report.rows) state.rank = { row: Number(row), ...range(ranks) };
+  if (has(report.rows, row)) state.rank = { row: Number(row), ...range(ranks) };
   const [run, ...gaps] = (said.get("gap") ?? "").split("_");
-  if (run !== "" && run in report.runs) state.gap = { run: Number(run), ...range(gaps) };
+  if (has(report.runs, run)) state.gap = { run: Number(run), ...range(gaps) };
   const entry = bound(said.get("answer") ?? "");
   if (entry in report.entries.ids) state.entry = entry;
   if (report.measures.includes(said.get("measure"))) state.measure = said.get("measure");

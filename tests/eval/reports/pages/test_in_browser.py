@@ -161,6 +161,8 @@ def test_filters_find_what_they_should(report: Report, result: Result, suite: Su
     for state, wanted in (("gap=0_100_", 1), ("gap=0__-100", -1), ("gap=0_0_0", 0)):
         report.visit(f"facet0=0&{state}")
         assert report.ids() == [name for name, gap in zip(ids, gaps, strict=True) if gap == wanted], state
+    report.visit("rank=length_1_2&gap=length_1_2")  # no row, though an array has it
+    assert report.status() == f"{ALL} queries." and report.ids()
     report.visit("")
     page.get_by_label("<b>size</b>").check()
     assert report.ids() == [name for at, name in enumerate(ids) if at % 3 == 1]
