@@ -124,14 +124,17 @@ def audit_blocks(results: Sequence[SavedResult], pooled: Mapping[str, PooledTask
 def write_lists(pooled: Mapping[str, PooledTask], folder: Path) -> dict[Path, int]:
     """Write a list of queries for each label, as --only reads it, and return how many each has.
 
-    One without queries is not written. Raises DataError where a file cannot be written.
+    One without queries is not written, and one of an earlier audit in its place is removed. Raises DataError where a
+    file cannot be written.
     """
     written = {}
     for name in next(iter(pooled.values())).found:
         ids = {}
         for task, own in pooled.items():
             ids[task] = [query for query, member in zip(own.ids, own.found[name], strict=True) if member]
+        path = folder / f"{name.replace(' ', '-')}.txt"
         if any(ids.values()):
-            path = folder / f"{name.replace(' ', '-')}.txt"
             written[path] = write_query_list(path, ids)
+        else:
+            path.unlink(missing_ok=True)
     return written

@@ -11,7 +11,7 @@ import pytest
 
 from eval.benchmarks import open_suite
 from eval.cli import main
-from eval.reports.audit import pool
+from eval.reports.audit import PooledTask, pool, write_lists
 from eval.reports.query_lists import read_query_list
 from eval.reports.seeds import read_runs
 from eval.scoring.metrics import MRR, negative_recall, recall, spread_of_precision
@@ -66,6 +66,14 @@ def test_the_command_writes_lists_that_score_takes(
         len(read_query_list(lists / f"{name}.txt", suite)["toptee"]) for name in ("composition-required", "unresolved")
     ]
     assert sum(split) == needing["toptee"].sum()
+
+
+def test_no_list_of_an_earlier_audit_is_left_for_this_one(tmp_path: Path) -> None:
+    for found in ({"both": [True, False], "neither": [False, True]}, {"both": [True, True], "neither": [False] * 2}):
+        sets = {name: np.array(members) for name, members in found.items()}
+        write_lists({"": PooledTask("R@1", ["a", "b"], sets, np.array([True, True]))}, tmp_path)
+    assert [path.name for path in tmp_path.iterdir()] == ["both.txt"]
+    assert (tmp_path / "both.txt").read_text() == "a\nb\n"
 
 
 def test_what_cannot_be_audited_together_is_named(suites: dict[str, Suite], scored: Any, tmp_path: Path) -> None:
