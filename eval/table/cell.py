@@ -15,7 +15,7 @@ from ..reports.report import RESULT
 from ..reports.saved_result import AGAIN, SavedResult, read_saved_result
 from ..reports.submission import check_submission, read_submission
 from ..scoring.evaluate import BASELINES
-from ..scoring.suite import Suite
+from ..scoring.suite import Suite, column
 from .inputs import Inputs, differences
 
 CELL, LEAKS = "cell.json", "leaks.json"
@@ -99,7 +99,8 @@ class Halves:
 
     Attributes:
         rows: the headline in percent of the picture alone, of the words alone, and of their sum.
-        gaps: metric or mean -> what the composed query has beyond its better half: points, and their 95 % interval.
+        gaps: metric or mean -> what the composed query has beyond its better half: points, and their 95 % interval. Of
+            the headline's own task, or else of every task, a turn of sessions say, by its column.
     """
 
     rows: Mapping[str, float] = field(default_factory=dict)
@@ -114,8 +115,14 @@ def read_halves(folder: Path, headline: str) -> Halves:
     rows = means if any(headline in own for own in means.values()) else content["tasks"][task]["rows"]
     key = headline if rows is means else metric
     found = {row: float(rows[row][key]["percent"]) for row in BASELINES if key in rows.get(row, {})}
-    audits = content.get("composition") or next(iter(content["tasks"].values())).get("composition", {})
+    audits = content.get("composition") or content["tasks"].get(task, {}).get("composition") or _audits(content)
     return Halves(found, {name: _points(own["gap"]) for name, own in audits.items()})
+
+
+def _audits(content: Mapping[str, Any]) -> dict[str, Any]:
+    """Return the audit of every task by its first metric, by the names of their columns."""
+    firsts = ((name, next(iter(own.get("composition", {}).items()), None)) for name, own in content["tasks"].items())
+    return {column(name, first[0]): first[1] for name, first in firsts if first}
 
 
 def _points(gap: Mapping[str, Any]) -> tuple[float, float, float]:
