@@ -10,6 +10,7 @@ from typing import TYPE_CHECKING, Any
 import numpy as np
 
 from mllm_embed.files import write_json
+from mllm_embed.saving.result_file import READ
 from mllm_embed.saving.versions import versions
 from mllm_embed.search.contact_sheet import SheetRow, contact_sheet
 
@@ -101,7 +102,8 @@ def settings_of(
     query_model: str | None = None,
     query_adapter: str | Path | None = None,
 ) -> dict[str, Any]:
-    """Return what `write_result` says of a model: names, the precision it really computed in, cut vectors.
+    """Return what `write_result` says of a model: names, the precision it really computed in, cut vectors, and what it
+    reads of an input where that is not all.
 
     Args:
         embedder: the loaded model.
@@ -116,6 +118,8 @@ def settings_of(
         "quantization": embedder.quantization,
         "dim": embedder.dim,
     }
+    made_by = embedder.provenance["settings"]
+    settings |= {told: made_by[key] for key, told in READ.items() if key in made_by}
     if query_model:
         settings |= {"query model": query_model, "query adapter": query_adapter and str(query_adapter)}
     return settings

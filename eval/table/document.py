@@ -13,12 +13,12 @@ from pathlib import Path
 from typing import Any
 
 from mllm_embed.files import write_file
+from mllm_embed.saving.result_file import READ
 
 from ..reports.saved_result import SavedResult
 from ..reports.submission import SUBMISSIONS, uploads
 from ..reports.tables import STYLES, Block, Heading, Note, ReportTable
 from .make import OpenedBenchmark, Table
-from .measuring import READ
 from .table_cell import TableCell
 
 FILES = {"table.md": "markdown", "table.tex": "latex", "table.html": "html"}

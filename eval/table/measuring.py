@@ -31,8 +31,6 @@ from .named import NamedBenchmark, NamedModel
 
 Encoder: TypeAlias = MLLMEmbedder | DualEncoder
 BATCH_SIZE = 32
-READ = {"jpeg_side": "JPEGs decoded down to a side of", "truncate": "words cut at a limit of tokens"}
-"""Settings of a model's own that decide what is read of an input -> what a table calls them."""
 _FULL = "allocate memory"  # in what torch says where a CPU's memory is full
 _SMALLER = "take a smaller batch (--batch-size), a smaller number format (--dtype, --quantization), or another machine"
 
@@ -124,8 +122,6 @@ def _make(
     asked = ask(embedder, suite, task=model.task, document_task=model.document_task)
     tell_asked(str(asked))
     settings = settings_of(embedder, model.model, model.adapter, model.query_model, model.query_adapter)
-    made_by = embedder.provenance["settings"]
-    read = {told: made_by[key] for key, told in READ.items() if key in made_by}
     started, peak, on_device = time.perf_counter(), PeakMemory(), _DeviceMemory(embedder)
     with atomic_folder(cell.folder) as folder:
         with peak:
@@ -133,7 +129,7 @@ def _make(
         seconds = time.perf_counter() - started
         cost = Cost(round(seconds, 3), round(loading, 3), peak.bytes, on_device.bytes)
         items = sum(len(task.gallery) + len(task.queries) for task in suite.tasks)
-        CellRecord(cell.inputs, work.code, items, cost, settings | read, asked.protocol(), files).write(folder)
+        CellRecord(cell.inputs, work.code, items, cost, settings, asked.protocol(), files).write(folder)
 
 
 def _write(

@@ -8,7 +8,7 @@ from collections.abc import Mapping, Sequence
 from pathlib import Path
 from typing import TYPE_CHECKING, Any, NamedTuple
 
-from .result_file import RESULT_FILE, read_result_file
+from .result_file import READ, RESULT_FILE, read_result_file
 
 if TYPE_CHECKING:
     from huggingface_hub import EvalResult
@@ -115,6 +115,7 @@ def _conditions(result: Mapping[str, Any]) -> str:
         "weights in": result.get("quantization"),
         "vectors cut to": result.get("dim"),
     }
+    facts |= {told: result.get(told) for told in READ.values()}
     facts |= {"ties": result.get("protocol", {}).get("ties")}
     facts |= {"benchmark": result["benchmark"]["fingerprint"][:12]}
     return "; ".join(f"{name}: {value}" for name, value in facts.items() if value) + "."

@@ -13,6 +13,10 @@ from ..files import read_json
 
 RESULT_FILE = "result.json"
 
+READ = {"jpeg_side": "JPEGs decoded down to a side of", "truncate": "words cut at a limit of tokens"}
+"""Settings of a model's own that decide what is read of an input, by their names in a provenance -> what a result says
+of them, where they are set."""
+
 
 class _Part(BaseModel):
     # strict: "12.5" is no figure, and true no count

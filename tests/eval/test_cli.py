@@ -18,6 +18,7 @@ from eval.reports.report import settings_of, write_result
 from eval.scoring.evaluate import evaluate
 from mllm_embed import MLLMEmbedder
 from mllm_embed.errors import ConfigError
+from mllm_embed.saving.card_results import read_card_result, results_section
 
 
 @pytest.fixture
@@ -90,6 +91,17 @@ def test_the_command_and_the_function_are_one_pipeline(tiny_llava: Path, benchma
     assert one == other and one["dtype"] == "float32"
     queries = [(tmp_path / name / "per_query.json").read_text() for name in ("command", "function")]
     assert queries[0] == queries[1]
+
+
+def test_what_is_not_read_of_an_input_stands_in_the_result_and_on_the_card(
+    tiny_llava: Path, benchmark: Path, tmp_path: Path
+) -> None:
+    plain, small = (MLLMEmbedder.from_pretrained(str(tiny_llava), **own) for own in ({}, {"jpeg_side": 4096}))
+    suite = open_suite("folder", benchmark)
+    write_result(evaluate(plain, suite), suite, tmp_path, settings_of(small, "m", None))
+    assert json.loads((tmp_path / "result.json").read_text())["JPEGs decoded down to a side of"] == 4096
+    assert "JPEGs decoded down to a side of: 4096;" in results_section("", [read_card_result(tmp_path)])
+    assert not any("JPEG" in key for key in settings_of(plain, "m", None))
 
 
 def test_an_edit_without_composed_queries_is_refused_by_both(
