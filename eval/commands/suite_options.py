@@ -7,7 +7,7 @@ import hashlib
 import math
 import os
 import re
-from collections.abc import Callable
+from collections.abc import Callable, Iterator
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
@@ -185,6 +185,14 @@ def output_folder(arguments: argparse.Namespace, root: str, suite: Suite, source
     return output
 
 
+def _loaded_otherwise(arguments: argparse.Namespace) -> Iterator[str]:
+    """Yield a word for each option of loading that decides vectors and is given: such a run stands beside the usual."""
+    for flag in ("quantization", "dim", "max_tokens", "truncate", "jpeg_side"):
+        value = getattr(arguments, flag, None)
+        if value is not None:
+            yield f"{flag.replace('_', '-')}-{value}"
+
+
 def _folder_name(arguments: argparse.Namespace, suite: Suite, source: str | Path) -> str:
     """Return benchmark, split and options as given, what was measured, and what is not the usual way, in one word."""
     tasks = [getattr(arguments, flag, None) for flag in ("task", "document_task")]
@@ -202,6 +210,7 @@ def _folder_name(arguments: argparse.Namespace, suite: Suite, source: str | Path
         _source_name(small) if small else "",
         "" if strength == 1 else f"edit-{strength:g}",
         "" if ties == DEFAULT_TIES else ties,
+        *_loaded_otherwise(arguments),
     ]
     return re.sub(r"[^\w.-]+", "_", "-".join(filter(None, words))).strip("._-") or "benchmark"
 
