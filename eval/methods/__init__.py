@@ -2,9 +2,9 @@
 
 from __future__ import annotations
 
-import importlib
-import pkgutil
 from functools import cache
+
+from mllm_embed.named_function import in_package
 
 from ..studies.method import Method
 
@@ -12,5 +12,4 @@ from ..studies.method import Method
 @cache
 def methods() -> dict[str, Method]:
     """Return name -> method, by module name."""
-    modules = [importlib.import_module(f".{info.name}", __name__) for info in pkgutil.iter_modules(__path__)]
-    return {module.METHOD.name: module.METHOD for module in modules}
+    return {method.name: method for method in in_package(__name__, __path__, "METHOD")}

@@ -2,15 +2,14 @@
 
 from __future__ import annotations
 
-import inspect
 from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass, field, replace
-from functools import cached_property
 from typing import TYPE_CHECKING
 
 import numpy as np
 
 from mllm_embed.errors import ConfigError
+from mllm_embed.named_function import NamedFunction
 from mllm_embed.vectors.ranking import TargetRanks
 
 from ..scoring.composition import IMAGE_ONLY, TEXT_ONLY
@@ -106,7 +105,7 @@ def _place(answers: np.ndarray, target: int, rank: int) -> int:
 
 
 @dataclass(frozen=True)
-class Method:
+class Method(NamedFunction):
     """A method of `eval.methods`: each module there has one, called METHOD.
 
     Attributes:
@@ -118,32 +117,15 @@ class Method:
         given: settings that take the place of its defaults, and are not chosen.
     """
 
-    run: Callable[..., Ranking]
-    source: str
     needs: str
     neutral: Mapping[str, float] | None = None
     grid: Mapping[str, Sequence[float]] = field(default_factory=dict)
     given: Mapping[str, float] = field(default_factory=dict)
 
-    @cached_property
-    def name(self) -> str:
-        """The function's name, in words."""
-        return self.run.__name__.replace("_", " ")
-
-    @property
-    def about(self) -> str:
-        """The first line of the function's docstring, which says what it ranks by and stands in methods.json."""
-        return (self.run.__doc__ or "").strip().splitlines()[0]
-
     @property
     def defaults(self) -> dict[str, float]:
         """The settings and their defaults, or what was given in their place."""
-        own = {
-            name: parameter.default
-            for name, parameter in inspect.signature(self.run).parameters.items()
-            if parameter.kind is parameter.KEYWORD_ONLY
-        }
-        return {**own, **self.given}
+        return {**super().defaults, **self.given}
 
     def with_settings(self, given: Mapping[str, float]) -> Method:
         """Return the method with settings given in place of its defaults and of its grid's values.

@@ -6,13 +6,12 @@ the vector of a composed query.
 
 from __future__ import annotations
 
-import inspect
-from collections.abc import Callable, Mapping, Sequence
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
-from functools import cached_property
 from typing import TypeAlias
 
 from ...errors import ConfigError, DataError, did_you_mean
+from ...named_function import NamedFunction
 from ...types import Images, Query
 
 Parts: TypeAlias = Sequence[tuple[float, Query]]
@@ -35,7 +34,7 @@ class Turn:
 
 
 @dataclass(frozen=True)
-class Rule:
+class Rule(NamedFunction):
     """A rule of `sessions.rules`: each module there has one, called RULE.
 
     Attributes:
@@ -45,28 +44,7 @@ class Rule:
         reads_answers: whether it goes on from what answered first, where the user pointed at nothing.
     """
 
-    run: Callable[..., Parts]
-    source: str
     reads_answers: bool = False
-
-    @cached_property
-    def name(self) -> str:
-        """The function's name, in words."""
-        return self.run.__name__.replace("_", " ")
-
-    @property
-    def about(self) -> str:
-        """The first line of the function's docstring, the formula of what is searched with."""
-        return (self.run.__doc__ or "").strip().splitlines()[0]
-
-    @property
-    def defaults(self) -> dict[str, float]:
-        """The settings and their defaults."""
-        return {
-            name: parameter.default
-            for name, parameter in inspect.signature(self.run).parameters.items()
-            if parameter.kind is parameter.KEYWORD_ONLY
-        }
 
     def check(self, settings: Mapping[str, float]) -> None:
         """Raise ConfigError for a setting that the rule has not got."""

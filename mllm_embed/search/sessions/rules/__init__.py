@@ -2,19 +2,17 @@
 
 from __future__ import annotations
 
-import importlib
-import pkgutil
 from functools import cache
 
 from ....errors import ConfigError, did_you_mean
+from ....named_function import in_package
 from ..turn import Rule
 
 
 @cache
 def rules() -> dict[str, Rule]:
     """Return name -> rule, by module name."""
-    modules = [importlib.import_module(f".{info.name}", __name__) for info in pkgutil.iter_modules(__path__)]
-    return {module.RULE.name: module.RULE for module in modules}
+    return {rule.name: rule for rule in in_package(__name__, __path__, "RULE")}
 
 
 def rule_named(name: str) -> Rule:
