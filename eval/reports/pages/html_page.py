@@ -17,10 +17,12 @@ from pathlib import Path
 from string import Template
 from typing import Any
 
+from mllm_embed import serve
 from mllm_embed.errors import DataError, reason
 from mllm_embed.files import parse_json, read_text, write_file
 
 FOLDER = Path(__file__).with_name("page")
+SHARED = Path(serve.__file__).with_name("page")  # the page to search with, whose look and elements these have
 REPORT = "report.html"
 VERSION = 1  # of the data
 _DATA = '<script type="application/json" id="data">'
@@ -41,7 +43,7 @@ def write_page(path: Path, data: dict[str, Any], thumbnails: Sequence[str]) -> P
     Raises:
         DataError: it cannot be written.
     """
-    style, script = _file("page.css"), _script("page.js")
+    style, script = _file("look.css") + _file("page.css"), _script("page.js")
     page = Template(_file("index.html")).substitute(
         style=style,
         style_digest=_digest(style),
@@ -98,7 +100,8 @@ def _digest(text: str) -> str:
 
 @cache
 def _file(name: str) -> str:
-    return (FOLDER / name).read_text(encoding="utf-8")
+    own = FOLDER / name
+    return (own if own.is_file() else SHARED / name).read_text(encoding="utf-8")
 
 
 @cache

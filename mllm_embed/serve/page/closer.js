@@ -1,6 +1,7 @@
 // One picture, looked at more closely: large, with all that is known of it, and why it matched.
 
-import { byId, drawing, element } from "./elements.js";
+import { drawing } from "./drawing.js";
+import { byId, element } from "./elements.js";
 import { score, shown } from "./grid.js";
 import { showPicture } from "./pictures.js";
 

@@ -1,4 +1,5 @@
-// Makes elements. What comes from the server or the user only ever becomes text or an attribute, never markup.
+// Makes elements, here and on report pages. What comes from a server, a user or a report's data only ever becomes text
+// or an attribute, never markup.
 
 export const byId = (id) => document.getElementById(id);
 
@@ -11,17 +12,6 @@ export function element(tag, attributes = {}, ...children) {
     else if (value !== false && value != null) made.setAttribute(name, value === true ? "" : value);
   }
   made.append(...children.filter((child) => child != null));
-  return made;
-}
-
-// A line drawing of the page's one style, from a path in a square of 24.
-export function drawing(path) {
-  const made = document.createElementNS("http://www.w3.org/2000/svg", "svg");
-  made.setAttribute("viewBox", "0 0 24 24");
-  made.setAttribute("aria-hidden", "true");
-  const line = document.createElementNS("http://www.w3.org/2000/svg", "path");
-  line.setAttribute("d", path);
-  made.append(line);
   return made;
 }
 

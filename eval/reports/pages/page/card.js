@@ -1,6 +1,7 @@
 // One query: what was asked, what is right, and the answers of every row, one under the other, place under place.
 
-import { drawing, element, number } from "./elements.js";
+import { element } from "./elements.js";
+import { mark, number } from "./pieces.js";
 import { RANK } from "./report.js";
 
 const TARGETS = 6; // that are shown beside the question
@@ -35,7 +36,7 @@ function tile(page, query, entry, { said, right }) {
     "button",
     { ...look, tabindex: "-1" },
     ...entryParts(page, entry),
-    right ? element("span", { class: "right", "aria-hidden": "true" }, drawing("target-mark")) : null,
+    right ? element("span", { class: "right", "aria-hidden": "true" }, mark("target-mark")) : null,
   );
   return element("li", { class: right && "target" }, button);
 }

@@ -1,6 +1,7 @@
 // One entry of the gallery, looked at more closely: what it is, and where it stands among the answers.
 
-import { byId, counted, drawing, element, pairs } from "./elements.js";
+import { byId, counted, element } from "./elements.js";
+import { mark, pairs } from "./pieces.js";
 
 export class Closer {
   // `show(entry)` shows the queries that are answered with an entry.
@@ -25,7 +26,7 @@ export class Closer {
     );
     const close = { type: "button", class: "forget", "aria-label": "Close", click: () => this.dialog.close() };
     const shown = images.length ? element("div", { class: "images" }, ...images) : null;
-    this.dialog.replaceChildren(...[element("button", close, drawing("close-mark")), shown, about].filter(Boolean));
+    this.dialog.replaceChildren(...[element("button", close, mark("close-mark")), shown, about].filter(Boolean));
     this.dialog.showModal();
   }
 

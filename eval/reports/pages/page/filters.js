@@ -1,7 +1,8 @@
 // The filters beside the list, made of what the report holds.
 
-import { byId, element, number, settled } from "./elements.js";
+import { byId, element, settled } from "./elements.js";
 import { scale } from "./matching.js";
+import { number } from "./pieces.js";
 import { RANK } from "./report.js";
 
 const AT_ONCE = 8; // values of a facet that are shown without asking for the rest

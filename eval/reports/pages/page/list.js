@@ -1,6 +1,7 @@
 // The list of queries: cards are made as they come into sight, and arrow keys go from picture to picture.
 
-import { byId, number } from "./elements.js";
+import { byId } from "./elements.js";
+import { number } from "./pieces.js";
 
 const STEP = 20; // cards that are made at once
 

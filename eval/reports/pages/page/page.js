@@ -2,10 +2,11 @@
 
 import { card } from "./card.js";
 import { Closer } from "./closer.js";
-import { byId, counted, element, number } from "./elements.js";
+import { byId, counted, element } from "./elements.js";
 import { Filters } from "./filters.js";
 import { List } from "./list.js";
 import { matching, orders } from "./matching.js";
+import { number } from "./pieces.js";
 import { Report } from "./report.js";
 import { drawSlice } from "./slice.js";
 import { nothing, read, write } from "./state.js";

@@ -1,7 +1,8 @@
 // What the rows of the table are worth on the queries that fit the filters.
 
-import { byId, element, number } from "./elements.js";
+import { byId, element } from "./elements.js";
 import { OUTCOMES } from "./filters.js";
+import { number } from "./pieces.js";
 import { RANK } from "./report.js";
 
 // The middle one of some ranks, of an even number the mean of the two.

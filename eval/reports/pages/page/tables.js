@@ -1,6 +1,7 @@
 // Figures: headings, lines and tables, as they also stand in the terminal.
 
-import { element, pairs } from "./elements.js";
+import { element } from "./elements.js";
+import { pairs } from "./pieces.js";
 
 // A number, an interval, or nothing to say: it stands to the right.
 const isFigure = (cell) => /^[-+]?[\d.,–]*( to [-+\d.]+)?(-[\d.]+)?$/.test(cell);
