@@ -10,6 +10,8 @@ from dataclasses import dataclass
 from functools import cached_property
 from typing import Any
 
+from .errors import ConfigError, did_you_mean
+
 
 @dataclass(frozen=True)
 class NamedFunction:
@@ -41,6 +43,14 @@ class NamedFunction:
             for name, parameter in inspect.signature(self.run).parameters.items()
             if parameter.kind is parameter.KEYWORD_ONLY
         }
+
+    def check(self, settings: Iterable[str], called: str) -> None:
+        """Raise ConfigError, naming what the function is `called`, for a setting that it has not got."""
+        unknown = next((name for name in settings if name not in self.defaults), None)
+        if unknown is not None:
+            known = ", ".join(self.defaults) or "none"
+            near = did_you_mean(unknown, self.defaults)
+            raise ConfigError(f"{called} has no setting '{unknown}'; it has {known}{near}")
 
 
 def in_package(name: str, path: Iterable[str], constant: str) -> list[Any]:

@@ -292,11 +292,13 @@ def labels_of(results: Sequence[SavedResult]) -> list[str]:
     """Return folder names where they tell the results apart, otherwise the models, otherwise the paths."""
     folders = [result.label or result.folder.resolve().name for result in results]
     models = [result.model for result in results]
-    for labels in (folders, models):
-        # a folder called as the benchmark, or no model at all, would tell a reader nothing
-        if len(set(labels)) == len(labels) and not {"", results[0].name} & set(labels):
-            return labels
-    return [result.label or str(result.folder) for result in results]
+    paths = [result.label or str(result.folder) for result in results]
+    return next((labels for labels in (folders, models) if _tell_apart(labels, results[0].name)), paths)
+
+
+def _tell_apart(labels: Sequence[str], benchmark: str) -> bool:
+    # a folder called as the benchmark, or no model at all, would tell a reader nothing
+    return len(set(labels)) == len(labels) and {"", benchmark}.isdisjoint(labels)
 
 
 def _table(

@@ -8,7 +8,6 @@ from typing import TYPE_CHECKING
 
 import numpy as np
 
-from mllm_embed.errors import ConfigError
 from mllm_embed.named_function import NamedFunction
 from mllm_embed.vectors.ranking import TargetRanks
 
@@ -132,9 +131,6 @@ class Method(NamedFunction):
 
         Raises ConfigError for a setting that it does not have.
         """
-        for name in given:
-            if name not in self.defaults:
-                known = ", ".join(self.defaults) or "none"
-                raise ConfigError(f"{self.name} has no setting '{name}'; it has {known}")
+        self.check(given, self.name)
         grid = {name: values for name, values in self.grid.items() if name not in given}
         return replace(self, grid=grid, given={**self.given, **given})

@@ -49,7 +49,7 @@ class Session:
             ConfigError: an unknown rule, or a setting that it has not got.
         """
         self.searcher, self.rule, self.task, self.settings = searcher, rule_named(rule), task, settings
-        self.rule.check(settings)
+        self.rule.check(settings, f"the rule '{self.rule.name}'")
         self._turns: list[Turn] = []
         self._answers: list[list[Hit]] = []
         self._picked: ImageLike | None = None

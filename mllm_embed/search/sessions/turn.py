@@ -6,11 +6,11 @@ the vector of a composed query.
 
 from __future__ import annotations
 
-from collections.abc import Mapping, Sequence
+from collections.abc import Sequence
 from dataclasses import dataclass
 from typing import TypeAlias
 
-from ...errors import ConfigError, DataError, did_you_mean
+from ...errors import DataError
 from ...named_function import NamedFunction
 from ...types import Images, Query
 
@@ -45,14 +45,6 @@ class Rule(NamedFunction):
     """
 
     reads_answers: bool = False
-
-    def check(self, settings: Mapping[str, float]) -> None:
-        """Raise ConfigError for a setting that the rule has not got."""
-        unknown = next((name for name in settings if name not in self.defaults), None)
-        if unknown is not None:
-            known = ", ".join(self.defaults) or "none"
-            near = did_you_mean(unknown, self.defaults)
-            raise ConfigError(f"the rule '{self.name}' has no setting '{unknown}'; it has {known}{near}")
 
 
 def pointed_at(turns: Sequence[Turn]) -> Images | None:
