@@ -2,7 +2,7 @@
 
     mllm-embed encode runs/demo/data/unseen --keep background count things --output runs/demo/unseen \
         --model scripts/assets/base --adapter scripts/assets/adapters/instructions
-    python scripts/serving/screenshot_page.py runs/demo/unseen
+    python scripts/screenshots/search_page.py runs/demo/unseen
 
 Serves the gallery, does in a real browser what a user does, and takes a picture of the window. Needs Chromium, Debian's
 say (apt-get install chromium), and Playwright, as the tests do.
@@ -11,9 +11,7 @@ say (apt-get install chromium), and Playwright, as the tests do.
 from __future__ import annotations
 
 import argparse
-import io
 import re
-import shutil
 import subprocess
 import sys
 import time
@@ -23,8 +21,7 @@ from pathlib import Path
 from typing import Any
 
 import httpx
-from PIL import Image
-from playwright.sync_api import sync_playwright
+from window import add_options, chromium, window
 
 from mllm_embed.errors import ConfigError, user_errors
 
@@ -41,25 +38,12 @@ def main() -> int:
     """Run the command line."""
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
     parser.add_argument("gallery", help="a store of the demo's unseen scenes, or their folder")
-    parser.add_argument("--output", type=Path, default=ROOT / "scripts" / "assets" / "page.png", metavar="F")
-    parser.add_argument("--size", type=int, nargs=2, default=(1280, 860), metavar=("W", "H"), help="of the window")
-    parser.add_argument("--dark", action="store_true", help="as a system looks that is set to dark")
+    add_options(parser, "page.png")
     arguments = parser.parse_args()
-    chromium = shutil.which("chromium") or shutil.which("chromium-browser")
-    if chromium is None:
-        raise ConfigError("chromium is not installed; install it with: apt-get install chromium")
-    with _served(arguments.gallery) as address, sync_playwright() as playwright:
-        browser = playwright.chromium.launch(executable_path=chromium, args=["--no-sandbox"])
-        width, height = arguments.size
-        page = browser.new_page(
-            viewport={"width": width, "height": height}, color_scheme="dark" if arguments.dark else "light"
-        )
+    browser = chromium()
+    with _served(arguments.gallery) as address, window(browser, arguments) as page:
         page.goto(address)
         _search(page)
-        taken = Image.open(io.BytesIO(page.screenshot())).convert("RGB")
-        taken.quantize(256, kmeans=2).save(arguments.output, optimize=True)  # half the bytes, and looks the same
-        browser.close()
-    print(f"{arguments.output}: {arguments.output.stat().st_size / 1024:.0f} KiB")
     return 0
 
 
