@@ -173,13 +173,6 @@ def read_saved_result(path: Path) -> SavedResult:
     return replace(result, per_query=_per_query(result))
 
 
-def read_saved_results(paths: Sequence[Path]) -> list[SavedResult]:
-    """Return several results, each another one. Raises DataError as `read_saved_result`, and for one given twice."""
-    results = [read_saved_result(Path(path)) for path in paths]
-    check_once(results)
-    return results
-
-
 def check_once(results: Sequence[SavedResult]) -> None:
     """Raise DataError for a result that is given twice."""
     for folder, count in Counter(result.folder.resolve() for result in results).items():

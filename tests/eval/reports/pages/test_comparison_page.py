@@ -16,7 +16,8 @@ from eval.reports.pages.html_page import read_page
 from eval.reports.pages.result_page import write_report
 from eval.reports.pages.saved_content import chosen_as
 from eval.reports.report import PER_QUERY, RESULT, write_result
-from eval.reports.saved_result import PerQuery, SavedResult, read_saved_results
+from eval.reports.saved_result import PerQuery, SavedResult
+from eval.reports.seeds import read_runs
 from eval.scoring.result import Result
 from eval.scoring.suite import Suite
 from mllm_embed.errors import DataError
@@ -45,7 +46,7 @@ def folders(kept: Folders, tmp_path: Path) -> Folders:
 
 
 def compared(folders: Folders, output: Path, **options: Any) -> tuple[dict[str, Any], list[str]]:
-    return read_page(write_comparison(read_saved_results(folders), output, progress=False, **options))
+    return read_page(write_comparison(read_runs(folders), output, progress=False, **options))
 
 
 def _of_only(result: SavedResult) -> SavedResult:
@@ -95,7 +96,7 @@ def test_what_counts_the_turns_of_sessions_is_no_task_of_queries(folders: Folder
 
 
 def test_the_same_folders_give_the_same_bytes(folders: Folders, tmp_path: Path) -> None:
-    results = read_saved_results(folders)
+    results = read_runs(folders)
     pages = [write_comparison(results, tmp_path / name, progress=False).read_bytes() for name in ("a", "b")]
     assert pages[0] == pages[1]
 
@@ -157,7 +158,7 @@ def test_the_benchmark_itself_gives_words_and_pictures(folders: Folders, suite: 
     assert data["queries"]["words"][0] == [HOSTILE[0]] and len(files) > 20
     assert len(data["notes"]) == 1 and data["notes"][0].startswith("Thumbnails: ")
     chosen = suite.only({"": [3, 1, 2], "few": [0]}, "some")
-    assert chosen_as(suite, _of_only(read_saved_results(folders)[0])).fingerprint() == chosen.fingerprint()
+    assert chosen_as(suite, _of_only(read_runs(folders)[0])).fingerprint() == chosen.fingerprint()
     another = replace(suite, split="other")
     with pytest.raises(DataError, match="is not what .*one was measured on"):
         compared(folders, tmp_path / "page", suite=another)
@@ -184,7 +185,7 @@ def test_a_file_of_another_shape_is_refused(
 
 
 def test_what_cannot_be_compared_query_by_query_has_no_page(folders: Folders) -> None:
-    first, second = read_saved_results(folders)
+    first, second = read_runs(folders)
     assert incomparable([first, second]) is None
     assert incomparable([first]) == "a page compares two results, and 1 are given"
     assert "are not of the same benchmark, files and rules" in str(incomparable([first, replace(second, ties="x")]))

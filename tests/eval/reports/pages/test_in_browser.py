@@ -15,7 +15,7 @@ from browsing.tab import Tab
 from eval.reports.pages.comparison_page import write_comparison
 from eval.reports.pages.result_page import write_report
 from eval.reports.report import write_result
-from eval.reports.saved_result import read_saved_results
+from eval.reports.seeds import read_runs
 from eval.scoring.result import Result
 from eval.scoring.score import Vectors
 from eval.scoring.suite import Suite, View
@@ -37,7 +37,7 @@ def written(
     for seed, folder in enumerate(folders):
         write_result(scored(seed), suite, folder, SETTINGS)
         write_report(scored(seed), suite, folder, SETTINGS, progress=False)
-    return folders[0] / "report.html", write_comparison(read_saved_results(folders), root / "both", progress=False)
+    return folders[0] / "report.html", write_comparison(read_runs(folders), root / "both", progress=False)
 
 
 class Report:
