@@ -16,6 +16,7 @@ from ..scoring.suite import Suite
 
 Options = Mapping[str, str]
 Places = tuple[str, ...]
+ALL_TASKS = "all"  # first value of the option "task", where a benchmark's tasks may be measured apart
 
 
 @dataclass(frozen=True)
@@ -263,6 +264,11 @@ def _check_options(benchmark: Benchmark, options: Options) -> None:
         if value not in benchmark.options[key]:
             values = ", ".join(benchmark.options[key])
             raise ConfigError(f"option {key} of {benchmark.name} is one of {values}, not '{value}'")
+
+
+def chosen_tasks(options: Options, tasks: tuple[str, ...]) -> tuple[str, ...]:
+    """Return the tasks that the option "task" names."""
+    return tasks if options["task"] == ALL_TASKS else (options["task"],)
 
 
 def composed_query(image: ImageLike, text: str) -> Query:

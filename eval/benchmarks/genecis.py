@@ -21,7 +21,15 @@ from mllm_embed.types import Document, ImageLike, Query
 
 from ..scoring.metrics import recall
 from ..scoring.suite import Mean, Suite, Task, View
-from .base import Benchmark, BenchmarkFiles, Options, Places, composed_query
+from .base import (
+    ALL_TASKS,
+    Benchmark,
+    BenchmarkFiles,
+    Options,
+    Places,
+    chosen_tasks,
+    composed_query,
+)
 
 TASKS = ("focus_attribute", "change_attribute", "focus_object", "change_object")
 KS = (1, 2, 3)
@@ -71,16 +79,12 @@ class Crop:
         return ImageOps.expand(crop, (across, down, side - crop.width - across, side - crop.height - down), fill=0)
 
 
-def _chosen(options: Options) -> tuple[str, ...]:
-    return TASKS if options["task"] == "all" else (options["task"],)
-
-
 def _files(split: str, options: Options) -> dict[str, Places]:
-    return {name: (f"genecis/{name}.json", f"{name}.json") for name in _chosen(options)}
+    return {name: (f"genecis/{name}.json", f"{name}.json") for name in chosen_tasks(options, TASKS)}
 
 
 def _build(files: BenchmarkFiles, split: str, options: Options) -> Suite:
-    tasks = tuple(_task(files, name) for name in _chosen(options))
+    tasks = tuple(_task(files, name) for name in chosen_tasks(options, TASKS))
     means = (Mean("mean R@1", tuple(f"{name}/R@1" for name in TASKS)),) if len(tasks) == len(TASKS) else ()
     protocol = {
         "gallery": "for each query its target and distractors; equal scores by picture id, not target first",
@@ -177,7 +181,7 @@ GENECIS = Benchmark(
     "change_object 1,960 with 15",
     rule="R@1, 2, 3, mean R@1; equals GeneCIS but for ties, which go by picture id and not to the target",
     splits=("",),
-    options={"task": ("all", *TASKS)},
+    options={"task": (ALL_TASKS, *TASKS)},
     files=_files,
     build=_build,
     folders=("", "genecis", "GeneCIS"),

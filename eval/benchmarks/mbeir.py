@@ -17,10 +17,12 @@ from mllm_embed.errors import DataError
 from ..scoring.metrics import ndcg, recall
 from ..scoring.suite import Suite, Task, View
 from .base import (
+    ALL_TASKS,
     Benchmark,
     BenchmarkFiles,
     Options,
     Places,
+    chosen_tasks,
     composed_query,
     documents,
     position_of,
@@ -40,13 +42,9 @@ _QUERY_TYPES: dict[str, type] = {"qid": str, "query_txt": str, "query_img_path":
 _PICTURES = ("{path}", "images/{path}")
 
 
-def _chosen(options: Options) -> tuple[str, ...]:
-    return TASKS if options["task"] == "all" else (options["task"],)
-
-
 def _files(split: str, options: Options) -> dict[str, Places]:
     places: dict[str, Places] = {}
-    for name in _chosen(options):
+    for name in chosen_tasks(options, TASKS):
         what = f"mbeir_{name}_task7"
         places[_queries(name)] = (f"query/{split}/{what}_{split}.jsonl", f"{what}_{split}.jsonl")
         places[_pool(name)] = (f"cand_pool/local/{what}_cand_pool.jsonl", f"{what}_cand_pool.jsonl")
@@ -67,7 +65,7 @@ def _qrels(name: str) -> str:
 
 
 def _build(files: BenchmarkFiles, split: str, options: Options) -> Suite:
-    tasks = tuple(_task(files, name) for name in _chosen(options))
+    tasks = tuple(_task(files, name) for name in chosen_tasks(options, TASKS))
     return Suite("mbeir", split, options, tasks, (), ("nDCG@10", "R@5", "R@10"), _protocol())
 
 
@@ -143,7 +141,7 @@ MBEIR = Benchmark(
     name="mbeir",
     about="MTEB's CIRRIT2I and FashionIQIT2I: nDCG@10 over pools of all splits, no figure of CIRR or FashionIQ",
     splits=("test",),
-    options={"task": ("all", *TASKS)},
+    options={"task": (ALL_TASKS, *TASKS)},
     files=_files,
     build=_build,
     folders=("", "mbeir", "M-BEIR"),

@@ -18,7 +18,18 @@ from mllm_embed.types import Query
 
 from ..scoring.metrics import recall
 from ..scoring.suite import Suite, Task, View
-from .base import Benchmark, BenchmarkFiles, Options, Places, composed_query, documents, positions_by_id, positions_of
+from .base import (
+    ALL_TASKS,
+    Benchmark,
+    BenchmarkFiles,
+    Options,
+    Places,
+    chosen_tasks,
+    composed_query,
+    documents,
+    positions_by_id,
+    positions_of,
+)
 
 TASKS = ("CIRR", "FashionIQ")
 KS = (1, 5, 10)
@@ -52,17 +63,13 @@ class _Row:
     candidates: list[str]
 
 
-def _chosen(options: Options) -> tuple[str, ...]:
-    return TASKS if options["task"] == "all" else (options["task"],)
-
-
 def _files(split: str, options: Options) -> dict[str, Places]:
     names = ("{0}/test-00000-of-00001.parquet", "{0}/test/0000.parquet", "{0}/test.parquet", "{0}.parquet")
-    return {name: tuple(map(methodcaller("format", name), names)) for name in _chosen(options)}
+    return {name: tuple(map(methodcaller("format", name), names)) for name in chosen_tasks(options, TASKS)}
 
 
 def _build(files: BenchmarkFiles, split: str, options: Options) -> Suite:
-    tasks = tuple(_task(files, name) for name in _chosen(options))
+    tasks = tuple(_task(files, name) for name in chosen_tasks(options, TASKS))
     return Suite("mmeb", split, options, tasks, (), ("Hit@1",), _protocol())
 
 
@@ -136,7 +143,7 @@ MMEB = Benchmark(
     name="mmeb",
     about="MMEB's CIRR and FashionIQ: Hit@1 among 1,000 candidates a query, which is no R@1 of CIRR or FashionIQ",
     splits=("test",),
-    options={"task": ("all", *TASKS)},
+    options={"task": (ALL_TASKS, *TASKS)},
     files=_files,
     build=_build,
     folders=("", "mmeb", "MMEB", "MMEB-eval", "MMEB_Test_Instruct"),
