@@ -45,7 +45,7 @@ def draw(folders: list[Path], output: Path) -> None:
         panel.set(title=folder.name, xlabel="step", xlim=(0, longest), ylim=(0, 100))
         panel.grid(alpha=0.3)
     panels[0][0].set_ylabel("answered to the last word, %")
-    panels[0][-1].legend(loc="lower right", fontsize=8)
+    panels[0][-1].legend(loc="best", fontsize=8)
     figure.tight_layout()
     figure.savefig(output, dpi=110, metadata={"Software": None})
     pyplot.close(figure)
