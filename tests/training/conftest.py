@@ -45,7 +45,7 @@ def refused(capsys: pytest.CaptureFixture[str]) -> Callable[..., str]:
 def undrawn(request: pytest.FixtureRequest, monkeypatch: pytest.MonkeyPatch) -> None:
     """Drawing a run takes longer than training the tiny model: only the report's own tests draw."""
     if not request.module.__name__.endswith("test_report"):
-        monkeypatch.setattr("mllm_embed.training.run.stages.write_report", lambda run: [])
+        monkeypatch.setattr("mllm_embed.training.run.stage.common.write_report", lambda run: [])
 
 
 @pytest.fixture

@@ -11,10 +11,10 @@ import math
 import multiprocessing
 import os
 import shutil
-from collections.abc import Callable
+from collections.abc import Callable, Mapping
 from dataclasses import dataclass
 from pathlib import Path
-from typing import Any, NamedTuple
+from typing import Any, NamedTuple, Protocol
 
 import numpy as np
 import torch
@@ -23,7 +23,6 @@ from torch.utils.data import get_worker_info
 
 from mllm_embed.errors import ConfigError, MLLMEmbedError, reason
 
-from .collator import ContrastiveBatch
 from .examples import Example
 from .progress import Progress
 
@@ -32,6 +31,13 @@ PREFETCHED = 2  # batches that torch lets a worker make before their turn
 _HELD = 2  # batches that the training holds: accelerate takes the next one before it gives the last
 _SEMAPHORES = 8  # of a worker's queues and events, at most
 _ALIGNED = 64  # bytes
+
+
+class Batch(Protocol):
+    """What a collator makes: it can be told to hold something else in the place of its tensors."""
+
+    def with_tensors(self, change: Callable[[Any], Any]) -> Batch:
+        """Return the batch with something in the place of each tensor."""
 
 
 @dataclass
@@ -43,14 +49,14 @@ class Handover:
         progress: where the workers say what they do.
     """
 
-    collate: Callable[[list[Example | MLLMEmbedError]], dict[str, ContrastiveBatch | MLLMEmbedError]]
+    collate: Callable[[list[Example | MLLMEmbedError]], Mapping[str, Batch | MLLMEmbedError]]
     progress: Progress
 
     def __call__(self, examples: list[Example | MLLMEmbedError]) -> dict[str, Any]:
         """Return what `collate` does, a worker's batch packed: it unpacks itself where it arrives."""
         worker = get_worker_info()
         if worker is None:
-            return self.collate(examples)
+            return dict(self.collate(examples))
         made = self.collate(examples)
         packed = {name: _packed(value) for name, value in made.items()}
         self.progress.handed_over(worker.id)
@@ -80,7 +86,7 @@ class _Packed:
         return _unpacked, (self.batch, self.block)
 
 
-def _packed(value: ContrastiveBatch | MLLMEmbedError) -> Any:
+def _packed(value: Batch | MLLMEmbedError) -> Any:
     if isinstance(value, MLLMEmbedError):
         return value
     parts: list[Tensor] = []
@@ -112,7 +118,7 @@ def _shared_block(size: int) -> Tensor | None:
     return torch.empty(0, dtype=torch.uint8).set_(storage)
 
 
-def _unpacked(batch: Any, block: Tensor | np.ndarray) -> ContrastiveBatch:
+def _unpacked(batch: Any, block: Tensor | np.ndarray) -> Any:
     whole = block if isinstance(block, Tensor) else torch.from_numpy(block)
     return batch.with_tensors(lambda slot: slot.of(whole))
 

@@ -22,6 +22,7 @@ from ..data.order import shares
 from ..data.rows import MixedRows
 from ..data.stream import StreamSampler
 from ..mining.mined_rows import MinedRows
+from ..recipe.row_stage import RowStage
 from ..recipe.sides import Sides
 from ..recipe.stage import Stage
 from .sampler import RowSampler, numbered
@@ -110,7 +111,7 @@ class StageRows(Sequence[TrainingRow]):
             return None  # named when the row's turn comes
 
 
-def open_stage(stage: Stage) -> tuple[StageRows, dict[str, str]]:
+def open_stage(stage: RowStage) -> tuple[StageRows, dict[str, str]]:
     """Return the rows of a stage, and of each file or folder that they come from the fingerprint.
 
     Raise DataError for data that is missing, broken, or lacks what the loss needs.
@@ -119,8 +120,7 @@ def open_stage(stage: Stage) -> tuple[StageRows, dict[str, str]]:
     fingerprints = mixed.fingerprints()
     if stage.mined is None:
         rows = StageRows(mixed, sides=stage.sides)
-        needed = "hard_negative" in stage.roles and stage.mine is None
-        if needed and not any(row.hard_negatives for row in rows.sample()):
+        if stage.rows_bring_negatives and not any(row.hard_negatives for row in rows.sample()):
             raise DataError(
                 f"{stage.where}: no row brings a hard_negative, which a term needs; give mined or mine, or leave it out"
             )
@@ -166,7 +166,7 @@ def check_tasks(name: str, stage: Stage, rows: StageRows, process: ItemProcessor
                 raise DataError(f"stage '{name}': {error}") from error
 
 
-def order_of(stage: Stage, rows: StageRows, seed: int, processes: int) -> RowOrder:
+def order_of(stage: RowStage, rows: StageRows, seed: int, processes: int) -> RowOrder:
     """Return the order of the rows over all processes. Raise ConfigError for sizes that the sources cannot give."""
     if stage.streaming:
         return StreamSampler(rows.mixed, stage.batch_size // processes, seed, processes)

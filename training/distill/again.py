@@ -228,9 +228,9 @@ class MiningStop(TrainerCallback):
         """End the stretch where it is time, unless the vectors look collapsed: no checkpoint is written then."""
         if state.global_step >= state.max_steps or not self.again.due(state.global_step):
             return
-        if self.trainer.divergence.above:
+        if self.trainer.guard.above:
             return
-        self.trainer.divergence.check_weights(model)
+        self.trainer.guard.check_weights(model)
         control.should_save = control.should_log = control.should_training_stop = True
 
 

@@ -10,7 +10,7 @@ from mllm_embed.errors import ConfigError, DataError
 from mllm_embed.model.lora import ADAPTER_CONFIG
 
 from .config import Recipe
-from .stage import Stage
+from .row_stage import RowStage
 
 if TYPE_CHECKING:
     from mllm_embed.model.embedding_model import EmbeddingModel
@@ -26,7 +26,7 @@ def first_process() -> bool:
     return int(os.environ.get("RANK", 0)) == 0
 
 
-def check_batch(name: str, stage: Stage, rows: int) -> None:
+def check_batch(name: str, stage: RowStage, rows: int) -> None:
     """Raise DataError for fewer rows than a batch, ConfigError for a batch that the processes cannot share."""
     if stage.batch_size % processes() or stage.batch_size // processes() < 1:
         raise ConfigError(

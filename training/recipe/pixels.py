@@ -13,10 +13,10 @@ from mllm_embed.inputs.resize import check_agrees, with_picture_settings
 from mllm_embed.model.families import family_of
 from mllm_embed.saving.settings import Settings
 
-from .config import Recipe
+from .run_keys import RunKeys
 
 
-def picture_settings(recipe: Recipe, config: Any, known: Mapping[str, Any]) -> dict[str, Any]:
+def picture_settings(recipe: RunKeys, config: Any, known: Mapping[str, Any]) -> dict[str, Any]:
     """Return what a recipe sets of the image processor, by the processor's names; nothing where it sets no limit.
 
     Args:
@@ -37,7 +37,7 @@ def picture_settings(recipe: Recipe, config: Any, known: Mapping[str, Any]) -> d
     return found
 
 
-def limited(recipe: Recipe, settings: Settings) -> Settings:
+def limited(recipe: RunKeys, settings: Settings) -> Settings:
     """Return settings which decode JPEGs as the recipe says, and whose own limits of a picture, before the image
     processor's, are the recipe's too."""
     settings = settings.reading(recipe.jpeg_side)
@@ -48,7 +48,7 @@ def limited(recipe: Recipe, settings: Settings) -> Settings:
     return replace(settings, resize=replace(settings.resize, **own))
 
 
-def with_pixels(recipe: Recipe, embedder: MLLMEmbedder) -> MLLMEmbedder:
+def with_pixels(recipe: RunKeys, embedder: MLLMEmbedder) -> MLLMEmbedder:
     """Return an embedder that sees pictures of the sizes that the recipe sets, itself where it sets none.
 
     Raises ConfigError as `picture_settings`.

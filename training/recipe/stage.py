@@ -5,18 +5,16 @@ from __future__ import annotations
 from pydantic import Field, model_validator
 
 from ..data.roles import ASKING, ROLES, RoleName
+from .row_stage import RowStage
 from .sides import Sides
-from .stage_keys.batches import BatchKeys
 from .stage_keys.evaluate import Evaluate
 from .stage_keys.guide import Guide
 from .stage_keys.loss import LossKeys
 from .stage_keys.mine import Mine
-from .stage_keys.optimizer import OptimizerKeys
-from .stage_keys.rows import RowKeys
 from .stage_keys.terms import Term
 
 
-class Stage(OptimizerKeys, BatchKeys, LossKeys, RowKeys):  # pydantic lists the keys of the last base first
+class Stage(LossKeys, RowStage):  # pydantic lists the keys of the last base first
     """One stage of a run: its rows, its loss, the order and size of its batches, its optimiser."""
 
     evaluate: Evaluate | None = Field(
@@ -50,15 +48,6 @@ class Stage(OptimizerKeys, BatchKeys, LossKeys, RowKeys):  # pydantic lists the 
         return self
 
     @model_validator(mode="after")
-    def _roles_fit_rows(self) -> Stage:
-        for role in self.roles:
-            if role not in ROLES[self.rows]:
-                raise ValueError(
-                    f"role '{role}' does not exist in rows: {self.rows}, which offer {', '.join(ROLES[self.rows])}"
-                )
-        return self
-
-    @model_validator(mode="after")
     def _tasks_have_their_side(self) -> Stage:
         asks = self.sides.queries.union(ASKING).intersection(self.encoded)
         for task, side in (("query_task", asks), ("document_task", set(self.encoded) - asks)):
@@ -66,12 +55,6 @@ class Stage(OptimizerKeys, BatchKeys, LossKeys, RowKeys):  # pydantic lists the 
             if given and not side:
                 what = "only asks" if task == "query_task" else "is only found"
                 raise ValueError(f"{task} is given, and no role of the terms {what}; leave it out")
-        return self
-
-    @model_validator(mode="after")
-    def _clusters_are_mined(self) -> Stage:
-        if self.per_cluster > 1 and not self.mined:
-            raise ValueError("per_cluster needs a mined file with clusters: mllm-embed-train mine --clusters")
         return self
 
     @model_validator(mode="after")
@@ -95,6 +78,11 @@ class Stage(OptimizerKeys, BatchKeys, LossKeys, RowKeys):  # pydantic lists the 
         asks = {role for term in self.terms for role in term.query}
         found = {role for term in self.terms for role in (*term.positive, *term.negatives)}
         return Sides(frozenset(asks - found), self.query_task, self.document_task)
+
+    @property
+    def rows_bring_negatives(self) -> bool:
+        """Whether hard negatives are needed that it does not mine itself."""
+        return super().rows_bring_negatives and self.mine is None
 
     @property
     def mined_for(self) -> Term:

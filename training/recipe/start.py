@@ -13,8 +13,8 @@ from mllm_embed.model.lora import ADAPTER_CONFIG, updated_layers
 from mllm_embed.saving.hub import small_files
 from mllm_embed.saving.settings import Settings, read_object
 
-from .config import Recipe
 from .lora import Lora
+from .run_keys import RunKeys
 
 # keys of the section `lora` by what peft calls them; of the others an adapter's files say which layers it is on
 _PEFT = {
@@ -23,7 +23,7 @@ _PEFT = {
 }  # fmt: skip
 
 
-def start_of(recipe: Recipe, source: ModelSource) -> Path | None:
+def start_of(recipe: RunKeys, source: ModelSource) -> Path | None:
     """Return the folder of the adapter that a recipe goes on from, None for a new one.
 
     That is its `adapter`, or its `model` where that is an adapter folder. Raise ConfigError where the section `lora`
@@ -44,7 +44,7 @@ def start_of(recipe: Recipe, source: ModelSource) -> Path | None:
     return folder
 
 
-def _check_tower(recipe: Recipe) -> None:
+def _check_tower(recipe: RunKeys) -> None:
     """Raise ConfigError for a rate of the vision tower, which a new adapter is not on."""
     for name, stage in recipe.stages.items():
         if stage.rates.vision and not recipe.lora.vision:
@@ -63,7 +63,7 @@ def _both(key: str, asked: Any, config: dict[str, Any], folder: Path) -> tuple[A
     return asked, asked if asked in (None, False) else "layers of its own"
 
 
-def trained_lora(recipe: Recipe) -> Lora:
+def trained_lora(recipe: RunKeys) -> Lora:
     """Return what is trained of a recipe's model, by the keys of `lora`: those of the adapter that it goes on from,
     but for the names of its layers, which stand in that adapter's files alone."""
     file = Path(small_files(recipe.adapter or recipe.model)) / ADAPTER_CONFIG
@@ -74,7 +74,7 @@ def trained_lora(recipe: Recipe) -> Lora:
     return Lora(**own, projector=bool(config.get("modules_to_save")))
 
 
-def check_space(recipe: Recipe, start: Path, settings: Settings, space: dict[str, Any] | None) -> None:
+def check_space(recipe: RunKeys, start: Path, settings: Settings, space: dict[str, Any] | None) -> None:
     """Raise ConfigError where an adapter's queries are for an index of another space than this run's.
 
     Args:

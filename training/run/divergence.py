@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import math
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 from pathlib import Path
 from typing import Any, NoReturn
 
@@ -24,24 +24,70 @@ SHRUNK = 0.1  # share of the vectors' first spread that a collapse leaves at mos
 _SHOWN = 5
 
 
-class DivergenceGuard(TrainerCallback):
-    """A guard that checks every step of a stage; its methods raise ModelError where the run must stop.
+class StepGuard(TrainerCallback):
+    """A guard of a stage's steps; its methods raise ModelError where the run must stop: at once for a gradient or
+    weights that are not finite."""
 
-    Non-finite numbers stop it at once. Vectors have collapsed when, for PATIENCE steps after the warm-up, their mean
-    cosine lies above the stage's `max_cosine`, and its distance from 1 is less than SHRUNK of that at the first step:
-    inputs that look alike to an untrained model (short texts of one kind may) are no collapse. No checkpoint is written
-    while it looks so, and thus the last one is from before.
+    def __init__(self, home: Path):
+        """Guard a stage, whose folder of checkpoints is `home`."""
+        self.home, self.step, self.rate = home, 0, 0.0
+        self.above = 0  # steps one after the other that look collapsed
+
+    def on_step_begin(self, args: Any, state: Any, control: Any, optimizer: Any = None, **_: Any) -> None:
+        """Note the step and its learning rate, for a message."""
+        self.step, self.rate = state.global_step + 1, optimizer.param_groups[0]["lr"]
+
+    def check_gradient(self, norm: float | Tensor | None) -> None:
+        """Check the gradient's norm before the optimiser's step; None where the engine does not give it."""
+        if norm is not None and not math.isfinite(norm):
+            self.stop(f"the norm of the gradient is {float(norm)} while the loss is finite; lower learning_rate")
+
+    def on_step_end(self, args: Any, state: Any, control: Any, model: Any = None, **_: Any) -> None:
+        """Hold back a checkpoint while the vectors look collapsed, and check the weights that one would hold."""
+        if self.above:
+            control.should_save = False
+        if control.should_save or control.should_log:
+            self.check_weights(model)
+
+    def check_weights(self, model: nn.Module) -> None:
+        """Check after the optimiser's step that what it changed is still finite."""
+        name = first_broken(model)
+        if name:
+            self.stop(f"the optimiser's step left {name} with values that are not finite; lower learning_rate")
+
+    def stop_not_finite(self, model: nn.Module, losses: Mapping[str, float]) -> NoReturn:
+        """End the run for a loss, by the name of its term, that is not finite, with its cause."""
+        name = first_broken(model)
+        if name:
+            self.stop(f"the step before left {name} with values that are not finite; lower learning_rate")
+        terms = ", ".join(f"{term} is {loss}" for term, loss in losses.items() if not math.isfinite(loss))
+        self.stop(f"the loss of {terms}; look at the inputs of its rows, or lower learning_rate")
+
+    def stop(self, diagnosis: str) -> NoReturn:
+        """End the run with what is wrong, and what is kept."""
+        last = last_checkpoint(self.home)
+        kept = f"the last good checkpoint, {last}, is kept" if last else "there is no checkpoint yet"
+        where = f"stage '{self.home.name}' stopped at step {self.step}, learning rate {self.rate:.3g}"
+        raise ModelError(f"{where}: {diagnosis}; {kept}")
+
+
+class DivergenceGuard(StepGuard):
+    """A guard that checks every step of a contrastive stage, too.
+
+    Numbers that are not finite stop it at once. Vectors have collapsed when, for PATIENCE steps after the warm-up,
+    their mean cosine lies above the stage's `max_cosine`, and its distance from 1 is less than SHRUNK of that at the
+    first step: inputs that look alike to an untrained model (short texts of one kind may) are no collapse. No
+    checkpoint is written while it looks so, and thus the last one is from before.
     """
 
     def __init__(self, stage: Stage, home: Path):
         """Guard a stage, whose folder of checkpoints is `home`."""
-        self.stage, self.home = stage, home
-        self.step, self.rate, self.above = 0, 0.0, 0
-        self.warm, self.first = False, math.nan
+        super().__init__(home)
+        self.stage, self.warm, self.first = stage, False, math.nan
 
     def on_step_begin(self, args: Any, state: Any, control: Any, optimizer: Any = None, **_: Any) -> None:
         """Note the step and its learning rate, for a message, and what the first step's mean cosine was."""
-        self.step, self.rate = state.global_step + 1, optimizer.param_groups[0]["lr"]
+        super().on_step_begin(args, state, control, optimizer)
         self.warm = self.step > args.get_warmup_steps(state.max_steps)
         if math.isnan(self.first):  # from what checkpoints keep, so that a run that goes on judges alike
             self.first = next((row["mean_cosine"] for row in state.log_history if "mean_cosine" in row), math.nan)
@@ -73,51 +119,27 @@ class DivergenceGuard(TrainerCallback):
         alike = self.warm and mean > self.stage.max_cosine and 1 - mean < SHRUNK * (1 - self.first)
         self.above = self.above + 1 if alike else 0
         if self.above >= PATIENCE:
-            self._stop(
+            self.stop(
                 f"the vectors have collapsed: their mean cosine rose from {self.first:.4f} to {mean:.4f} and lay above "
                 f"max_cosine {self.stage.max_cosine:g} for {PATIENCE} steps, so that all inputs look alike; lower "
                 "learning_rate"
             )
 
-    def check_gradient(self, norm: float | Tensor | None) -> None:
-        """Check the gradient's norm before the optimiser's step; None where the engine does not give it."""
-        if norm is not None and not math.isfinite(norm):
-            self._stop(f"the norm of the gradient is {float(norm)} while the loss is finite; lower learning_rate")
-
-    def on_step_end(self, args: Any, state: Any, control: Any, model: Any = None, **_: Any) -> None:
-        """Hold back a checkpoint while the vectors look collapsed, and check the weights that one would hold."""
-        if self.above:
-            control.should_save = False
-        if control.should_save or control.should_log:
-            self.check_weights(model)
-
-    def check_weights(self, model: nn.Module) -> None:
-        """Check after the optimiser's step that what it changed is still finite."""
-        name = _first_broken(model)
-        if name:
-            self._stop(f"the optimiser's step left {name} with values that are not finite; lower learning_rate")
-
     def _stop_not_finite(
         self, model: nn.Module, losses: Sequence[tuple[Term, Tensor]], gathered: GatheredBatch, batch: ContrastiveBatch
     ) -> NoReturn:
         # from the cause to its effects: weights spoil vectors, and vectors the loss
-        name = _first_broken(model)
+        name = first_broken(model)
         if name:
-            self._stop(f"the step before left {name} with values that are not finite; lower learning_rate")
+            self.stop(f"the step before left {name} with values that are not finite; lower learning_rate")
         bad = ~torch.isfinite(gathered.vectors).all(1)
         if bad.any():
-            self._stop(f"the vectors of {_rows(bad, gathered, batch)} are not finite; look at their inputs")
+            self.stop(f"the vectors of {_rows(bad, gathered, batch)} are not finite; look at their inputs")
         terms = ", ".join(f"{term.name} is {loss.item()}" for term, loss in losses if not torch.isfinite(loss))
-        self._stop(f"the loss of {terms} while all vectors are finite; raise temperature")
-
-    def _stop(self, diagnosis: str) -> NoReturn:
-        last = last_checkpoint(self.home)
-        kept = f"the last good checkpoint, {last}, is kept" if last else "there is no checkpoint yet"
-        where = f"stage '{self.home.name}' stopped at step {self.step}, learning rate {self.rate:.3g}"
-        raise ModelError(f"{where}: {diagnosis}; {kept}")
+        self.stop(f"the loss of {terms} while all vectors are finite; raise temperature")
 
 
-def _first_broken(model: nn.Module) -> str | None:
+def first_broken(model: nn.Module) -> str | None:
     """Return the name of the first trained parameter with values that are not finite."""
     trained = {name: p.detach() for name, p in model.named_parameters() if p.requires_grad and p.numel()}
     if math.isfinite(torch.nn.utils.get_total_norm(list(trained.values()), math.inf)):

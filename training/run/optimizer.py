@@ -22,7 +22,7 @@ from transformers import Trainer, TrainerCallback, TrainingArguments
 from mllm_embed.model.embedding_model import is_part
 from mllm_embed.model.families import Family
 
-from ..recipe.stage import Stage
+from ..recipe.row_stage import RowStage
 from ..recipe.stage_keys.optimizer import TEMPERATURE_RATE
 
 Group = dict[str, Any]
@@ -32,7 +32,7 @@ _STAGE = ""  # the part that learns at the stage's own rate
 class StageOptimizer(Trainer):
     """A Trainer whose optimiser is a stage's."""
 
-    stage: Stage
+    stage: RowStage
     rates: dict[str, float]
 
     def create_optimizer(self, model: Any = None) -> torch.optim.Optimizer:
@@ -62,7 +62,7 @@ class StageOptimizer(Trainer):
         return super()._get_learning_rate()
 
 
-def parameter_groups(encoder: nn.Module, stage: Stage, decayed: list[str], family: Family) -> list[Group]:
+def parameter_groups(encoder: nn.Module, stage: RowStage, decayed: list[str], family: Family) -> list[Group]:
     """Return the groups of parameters that an optimiser is given: `params`, `weight_decay`, `name`, and `lr` where what
     it names has a rate of its own.
 
@@ -81,7 +81,7 @@ def parameter_groups(encoder: nn.Module, stage: Stage, decayed: list[str], famil
     ]
 
 
-def _own_rates(stage: Stage) -> dict[str, float | None]:
+def _own_rates(stage: RowStage) -> dict[str, float | None]:
     rates = stage.rates
     return {
         "temperature": rates.temperature or TEMPERATURE_RATE,

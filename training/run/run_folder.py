@@ -23,6 +23,7 @@ from mllm_embed.saving.versions import versions
 
 from ..recipe.config import Recipe
 from ..recipe.form import GUIDE_PRESET, GUIDE_PROMPTS
+from ..recipe.run_keys import RunKeys
 from .checkpoints import CHECKPOINT, KEPT_CHECKPOINTS, adapter_bytes, checkpoint_bytes, clear
 
 RUN_FILE = "run.json"
@@ -31,7 +32,7 @@ _SINCE = (GUIDE_PRESET, GUIDE_PROMPTS)  # what older runs did not note: the reci
 _LENGTH = re.compile(r"stages\.([^.]+)\.(?:steps|epochs): ")
 
 
-def check_output(recipe: Recipe, data: dict[str, str]) -> list[str]:
+def check_output(recipe: RunKeys, data: dict[str, str]) -> list[str]:
     """Return the stages of `recipe` that are finished in its output folder, in order.
 
     A stage that was given more steps since is not: it goes on from its last checkpoint. `data` maps to its fingerprint
@@ -54,12 +55,12 @@ def check_output(recipe: Recipe, data: dict[str, str]) -> list[str]:
     return finished
 
 
-def _grown(recipe: Recipe, name: str, known: dict[str, list[int]]) -> bool:
+def _grown(recipe: RunKeys, name: str, known: dict[str, list[int]]) -> bool:
     """Return whether a stage has more steps than its adapter was trained for."""
     return name in known and known[name] != recipe.stages[name].more_steps
 
 
-def _check_rest(recipe: Recipe, name: str, later: Sequence[str]) -> None:
+def _check_rest(recipe: RunKeys, name: str, later: Sequence[str]) -> None:
     """Raise ConfigError where a stage after `name`, the next to train, has begun: it went on from an adapter that is
     gone, or will be; and where `name` is to train more, and what it would go on from is gone."""
     is_trained, key = _is_finished(recipe.output / name), f"stages.{name}.more_steps"
@@ -80,11 +81,11 @@ def _check_rest(recipe: Recipe, name: str, later: Sequence[str]) -> None:
         )
 
 
-def _has_checkpoints(recipe: Recipe, name: str) -> bool:
+def _has_checkpoints(recipe: RunKeys, name: str) -> bool:
     return any(recipe.checkpoints_of(name).glob(f"{CHECKPOINT}*"))
 
 
-def write_run(recipe: Recipe, data: dict[str, str]) -> None:
+def write_run(recipe: RunKeys, data: dict[str, str]) -> None:
     """Write run.json where there is none yet, where a stage was given more steps since, and where it was written by a
     version that noted less."""
     path, described = recipe.output / RUN_FILE, _described(recipe, data)
@@ -97,7 +98,7 @@ def write_run(recipe: Recipe, data: dict[str, str]) -> None:
         write_json(path, record | described)
 
 
-def write_finished(recipe: Recipe, name: str) -> None:
+def write_finished(recipe: RunKeys, name: str) -> None:
     """Note in run.json that a stage's adapter has all the steps of the recipe."""
     path = recipe.output / RUN_FILE
     record = read_json(path, f"remove {path.parent}")
@@ -105,7 +106,7 @@ def write_finished(recipe: Recipe, name: str) -> None:
         write_json(path, record)
 
 
-def clear_leftovers(recipe: Recipe) -> None:
+def clear_leftovers(recipe: RunKeys) -> None:
     """Remove what a process that was killed left half-written."""
     for pattern in (".*.tmp", *(f".{name}-*" for name in recipe.stages)):
         for path in recipe.output.glob(pattern):
@@ -117,7 +118,7 @@ def clear_leftovers(recipe: Recipe) -> None:
             shutil.rmtree(path) if path.is_dir() else path.unlink()
 
 
-def check_stage_space(recipe: Recipe, stage: str, trainable: Collection[Tensor]) -> None:
+def check_stage_space(recipe: RunKeys, stage: str, trainable: Collection[Tensor]) -> None:
     """Raise DataError where the output's disk has no room for what a stage and those after it will yet write there.
 
     That is as many checkpoints as are kept and the one that is written beside them, less those that are there, and an
@@ -135,7 +136,7 @@ def _is_finished(stage: Path) -> bool:
     return (stage / ADAPTER_CONFIG).is_file()
 
 
-def _described(recipe: Recipe, data: dict[str, str]) -> dict[str, Any]:
+def _described(recipe: RunKeys, data: dict[str, str]) -> dict[str, Any]:
     # what may differ when a run goes on: it changes nothing of what is trained
     described = recipe.model_dump_json(
         exclude={"output": True, "workers": True, "trained_on": True, "stages": {"__all__": {"max_unreadable"}}}
@@ -146,7 +147,7 @@ def _described(recipe: Recipe, data: dict[str, str]) -> dict[str, Any]:
 def _completed(before: dict[str, Any]) -> dict[str, Any]:
     """Return a recorded recipe with the defaults of keys that are younger than it, which mean what was always done."""
     try:
-        recipe = Recipe.model_validate(before | {"output": "."})
+        recipe: RunKeys = Recipe.model_validate(before | {"output": "."})
     except ValidationError:  # of a version with other keys: what differs is told
         return before
     completed: dict[str, Any] = _described(recipe, {})["recipe"]

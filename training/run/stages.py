@@ -2,27 +2,19 @@
 
 from __future__ import annotations
 
-import os
-from collections.abc import Callable, Iterator
-from contextlib import contextmanager, suppress
+from collections.abc import Callable
 from dataclasses import dataclass, replace
 from functools import partial
 from pathlib import Path
 
-import torch
 from transformers import set_seed
 
 from mllm_embed import MLLMEmbedder
 from mllm_embed.data.folder import DataFolder, FolderBenchmark
 from mllm_embed.encode.model_source import find_model
-from mllm_embed.errors import ConfigError, MLLMEmbedError
-from mllm_embed.locks import folder_lock
-from mllm_embed.model.devices import bfloat16_pays, device_for
+from mllm_embed.errors import ConfigError
 from mllm_embed.model.heads.projection import new_projection, read_projection
-from mllm_embed.model.lora import ADAPTER_CONFIG, add_lora, load_adapter
-from mllm_embed.saving.checkpoint import adapter_fingerprint
-from mllm_embed.saving.hub import small_files
-from mllm_embed.saving.model_card import ModelCardInfo
+from mllm_embed.model.lora import add_lora, load_adapter
 from mllm_embed.saving.provenance import SPACE_FIELDS
 
 from ..batch.stage_data import StageRows, check_tasks, open_stage
@@ -35,10 +27,9 @@ from ..recipe.optimizers import check_optimizer
 from ..recipe.pixels import with_pixels
 from ..recipe.start import check_space, start_of
 from ..report.leaks import RunRecord
-from ..report.report import write_report
-from ..report.run_log import LOG_FILE
 from .card import card_of
-from .run_folder import check_output, clear_leftovers, write_finished, write_run
+from .run_folder import check_output, write_finished
+from .stage.common import choose_device, held_output, reported, start_fingerprint, trains_in_bf16
 from .stage_run import StageRun
 from .stopping import Stopping
 from .validation import benchmark_of
@@ -65,16 +56,16 @@ def run_recipe(recipe: Recipe, after_stage: Callable[[str, Path], None] | None =
     that fails its checks or lacks what the loss needs, ModelError for a model that cannot be loaded or whose training
     goes wrong, Stopped after a SIGTERM.
     """
-    _choose_device()
+    device = choose_device()
     for name, stage in recipe.stages.items():
-        check_optimizer(name, stage.optimizer, device_for().type, recipe.deepspeed)
+        check_optimizer(name, stage.optimizer, device.type, recipe.deepspeed)
     zero = zero_config(recipe)
     check_guides(recipe)
     form = form_fingerprints(recipe) | guide_fingerprints(recipe)
     data = _open_data(recipe)
-    bf16 = _bf16(recipe)
+    bf16 = trains_in_bf16(recipe)
     teacher = Teacher(recipe.teacher, bf16) if recipe.teacher else None
-    form |= _start_fingerprint(recipe)
+    form |= start_fingerprint(recipe)
     fingerprints = data.fingerprints | form | ({"teacher": teacher.fingerprint} if teacher else {})
     finished = check_output(recipe, fingerprints)
     record = _told_record(recipe, data, strict, finished)
@@ -87,17 +78,18 @@ def run_recipe(recipe: Recipe, after_stage: Callable[[str, Path], None] | None =
             data.rows[name].ask_with(embedder.prompts)
             check_tasks(name, stage, data.rows[name], embedder.item_processor)
         _tell_form(recipe, embedder)
-        with _held_output(recipe, fingerprints, record):
+        with held_output(recipe, fingerprints, record):
             for number, name in enumerate(recipe.stages):
                 if name in finished:
                     _leave(record, name)
                     continue
                 stopping.check()
                 run = StageRun(
-                    recipe, name, data.rows[name], data.benchmarks.get(name), embedder, bf16, recipe.seed + number,
+                    recipe, name, data.rows[name], bf16, recipe.seed + number, embedder, data.benchmarks.get(name),
                     zero, teacher,
                 )  # fmt: skip
-                _train(run, partial(card_of, recipe, name, fingerprints, data.rows), stopping)
+                with reported(recipe, name):
+                    run.train(partial(card_of, recipe, name, fingerprints, data.rows), stopping)
                 if first_process():
                     write_finished(recipe, name)
                 _leave(record, name)
@@ -108,17 +100,6 @@ def run_recipe(recipe: Recipe, after_stage: Callable[[str, Path], None] | None =
                 if after_stage:
                     after_stage(name, recipe.output / name)
     return recipe.output / list(recipe.stages)[-1]
-
-
-def _choose_device() -> None:
-    if torch.cuda.is_available():
-        torch.cuda.set_device(int(os.environ.get("LOCAL_RANK", 0)))  # or every process would load onto the first GPU
-    else:
-        os.environ.setdefault("DS_ACCELERATOR", "cpu")  # or DeepSpeed, where it is installed, warns of a CPU
-
-
-def _bf16(recipe: Recipe) -> bool:
-    return bfloat16_pays(device_for()) if recipe.bf16 == "auto" else recipe.bf16
 
 
 def _open_data(recipe: Recipe) -> _RunData:
@@ -158,31 +139,6 @@ def _told_record(recipe: Recipe, data: _RunData, strict: bool, finished: list[st
 def _leave(record: RunRecord | None, name: str) -> None:
     if record:
         record.leave(name)
-
-
-@contextmanager
-def _held_output(recipe: Recipe, fingerprints: dict[str, str], record: RunRecord | None) -> Iterator[None]:
-    """Hold the output folder against other runs within, cleared and described, in the process that writes it."""
-    if not first_process():
-        yield
-        return
-    with folder_lock(recipe.output):
-        clear_leftovers(recipe)
-        write_run(recipe, fingerprints)
-        if record:
-            record.keep()
-        yield
-
-
-def _train(run: StageRun, card: Callable[[], ModelCardInfo], stopping: Stopping) -> None:
-    """Train a stage and report it, also where it goes wrong."""
-    try:
-        run.train(card, stopping)
-    except MLLMEmbedError:
-        with suppress(MLLMEmbedError):  # nothing to draw is not what the user must hear of
-            _report(run.recipe, run.name)
-        raise
-    _report(run.recipe, run.name)
 
 
 def _adapted(recipe: Recipe, bf16: bool, finished: list[str], teacher: Teacher | None) -> MLLMEmbedder:
@@ -229,20 +185,8 @@ def _load(recipe: Recipe, bf16: bool) -> tuple[MLLMEmbedder, Path | None]:
     return with_pixels(recipe, embedder), start
 
 
-def _start_fingerprint(recipe: Recipe) -> dict[str, str]:
-    """Return, for the adapter to go on from, what changes with its tensors: a run that was stopped needs the same."""
-    folder = small_files(recipe.adapter or recipe.model)
-    return {"adapter": adapter_fingerprint(folder)} if (Path(folder) / ADAPTER_CONFIG).is_file() else {}
-
-
 def _tell_form(recipe: Recipe, embedder: MLLMEmbedder) -> None:
     """Print which preset a model is trained by, and with which prompts; of a model without one nothing."""
     if embedder.preset and first_process():
         name, preset = recipe.adapter or recipe.model, embedder.preset.name
         print(f"{name}  trained by the preset {preset}, with prompts {embedder.prompts.name}")
-
-
-def _report(recipe: Recipe, stage: str) -> None:
-    if first_process() and (recipe.output / LOG_FILE).is_file():
-        lines = write_report(recipe.output)
-        print("\n".join(line for line in lines if line.startswith(f"{stage}:")))

@@ -6,16 +6,36 @@ import math
 import resource
 import sys
 import time
-from typing import Any
+from typing import Any, Protocol
 
 import torch
 from torch import Tensor
 from transformers import TrainerCallback
 
-from ..batch.collator import ContrastiveBatch
+from ..batch.examples import UnreadableRow
 from ..distributed.gathering import gather_ragged, world
 
 _GIB = 1024**3
+
+
+class StepBatch(Protocol):
+    """What a step of any kind trains on."""
+
+    @property
+    def ids(self) -> list[str]:
+        """The ids of its rows."""
+
+    @property
+    def tokens(self) -> int:
+        """The tokens of its inputs, without padding."""
+
+    @property
+    def pictures(self) -> int:
+        """How many pictures they hold."""
+
+    @property
+    def unreadable(self) -> tuple[UnreadableRow, ...]:
+        """Rows that could not be read, whose place others took."""
 
 
 class Throughput(TrainerCallback):
@@ -44,7 +64,7 @@ class Throughput(TrainerCallback):
         """Count the time since `start_step` as waiting for data."""
         self._counts["waited"] += time.perf_counter() - self._since
 
-    def add_batch(self, batch: ContrastiveBatch) -> None:
+    def add_batch(self, batch: StepBatch) -> None:
         """Count a batch's rows, tokens and pictures."""
         self._counts["rows"] += len(batch.ids)
         self._counts["tokens"] += batch.tokens

@@ -73,7 +73,7 @@ class Validation(TrainerCallback):
         """Measure, log and keep the weights if they are the best so far, where it is time or a part ends."""
         if state.global_step % self.every and state.global_step not in self.ends:
             return
-        self.trainer.divergence.check_weights(model)
+        self.trainer.guard.check_weights(model)
         figures = self._measured()
         wanted = control.should_log
         self.trainer.log(figures)

@@ -29,8 +29,8 @@ from mllm_embed.training.mining.rows import RowsToMine
 from mllm_embed.training.recipe.config import Recipe
 from mllm_embed.training.recipe.stage import Stage
 from mllm_embed.training.run import trainer as trainer_module
+from mllm_embed.training.run.stage.stage_trainer import read_weights
 from mllm_embed.training.run.stages import run_recipe
-from mllm_embed.training.run.trainer import read_weights
 from tiny import make_data
 
 TERM = {"query": "composed", "positive": "target_image", "negatives": ["hard_negative"]}

@@ -39,7 +39,7 @@ def config(engine: str, folder: Path) -> str | None:
 @contextmanager
 def plain_descent(accumulation: int):
     """One step of gradient descent at rate 1 without clipping: what a parameter moves by is its gradient."""
-    from mllm_embed.training.run import stage_run
+    from mllm_embed.training.run.stage import base_run as stage_run
 
     real = stage_run.TrainingArguments
 

@@ -22,6 +22,7 @@ from mllm_embed.training.recipe.recipe_files import load_recipe
 from mllm_embed.training.run import checkpoints, run_folder, stage_run
 from mllm_embed.training.run import trainer as trainer_module
 from mllm_embed.training.run.checkpoints import is_whole, last_checkpoint
+from mllm_embed.training.run.stage import stage_trainer
 from mllm_embed.training.run.stages import run_recipe
 from tiny import make_data
 
@@ -188,7 +189,7 @@ def test_a_disk_that_fills_up_in_a_checkpoint_leaves_the_one_before(
     recipe: Path, whole: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch, victim: str, before: int, error
 ) -> None:
     """`before`: how often it writes until the second checkpoint."""
-    real, calls = (torch.save if victim == "torch.save" else trainer_module.save_file), []
+    real, calls = (torch.save if victim == "torch.save" else stage_trainer.save_file), []
 
     def write(*args, **kwargs):
         calls.append(args)
@@ -197,7 +198,7 @@ def test_a_disk_that_fills_up_in_a_checkpoint_leaves_the_one_before(
         return real(*args, **kwargs)
 
     with monkeypatch.context() as patch:
-        patch.setattr("torch.save" if victim == "torch.save" else f"{trainer_module.__name__}.{victim}", write)
+        patch.setattr("torch.save" if victim == "torch.save" else f"{stage_trainer.__name__}.{victim}", write)
         with pytest.raises(DataError, match=r"cannot write .*checkpoint-4 \(.*\); make room and start") as told:
             run_recipe(load_recipe(recipe, [f"output={tmp_path / 'run'}"]))
     assert "\n" not in str(told.value)
@@ -229,7 +230,7 @@ def test_room_is_looked_for_before_each_checkpoint(
     recipe: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     seen = []
-    for module in (trainer_module, run_folder):
+    for module in (stage_trainer, run_folder):
         monkeypatch.setattr(module, "check_space", lambda folder, needed, what: seen.append((needed, what)))
     run_recipe(load_recipe(recipe, [f"output={tmp_path / 'run'}"]))
     (first, _), *later = seen

@@ -1,0 +1,1 @@
+"""What runs of every kind of stage share: the trainer without its loss, and how a stage is run."""
