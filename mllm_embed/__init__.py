@@ -11,6 +11,7 @@ if TYPE_CHECKING:
     from .encode.embedder import MLLMEmbedder
     from .index.faiss_index import Index
     from .inputs.prompts import PromptSet
+    from .rerank.reranker import Reranker
     from .search.searcher import Searcher
     from .store.vector_store import VectorStore
     from .types import Document, Query
@@ -22,10 +23,13 @@ _HOMES = {
     "Index": "index.faiss_index",
     "PromptSet": "inputs.prompts",
     "Query": "types",
+    "Reranker": "rerank.reranker",
     "Searcher": "search.searcher",
     "VectorStore": "store.vector_store",
 }
-__all__ = ["DataFolder", "Document", "Index", "MLLMEmbedder", "PromptSet", "Query", "Searcher", "VectorStore"]
+__all__ = [
+    "DataFolder", "Document", "Index", "MLLMEmbedder", "PromptSet", "Query", "Reranker", "Searcher", "VectorStore",
+]  # fmt: skip
 
 
 def __getattr__(name: str) -> Any:

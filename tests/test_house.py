@@ -34,6 +34,7 @@ LAYERS = {
         "index",
         "search",
         "generate",
+        "rerank",
         "serve",
         "commands",
     ],

@@ -31,7 +31,7 @@ from ..saving.checkpoint import adapter_fingerprint, model_fingerprint, read_car
 from ..saving.hub import small_files
 from ..saving.identity import adapter_settings
 from ..saving.sentence_transformers_folder import SentenceFiles, read_sentence_files
-from ..saving.settings import SETTINGS_FILE, Settings, read_settings
+from ..saving.settings import RERANKER_FILE, SETTINGS_FILE, Settings, read_settings
 
 
 @dataclass(frozen=True)
@@ -231,7 +231,12 @@ def find_model(
     """
     named = None if preset is None else catalog.preset(preset)
     given = os.fspath(adapter or model)
-    folder, base, revision, has_adapter = _places(os.fspath(model), adapter, revision)
+    folder, base, revision, has_adapter = places(os.fspath(model), adapter, revision)
+    if (Path(folder) / RERANKER_FILE).is_file():
+        raise ModelError(
+            f"{given} is a re-ranker, which scores queries with candidates and makes no vectors; give it as such "
+            "(--reranker of mllm-embed, in Python Reranker.from_pretrained)"
+        )
     saved = read_settings(folder)
     of_others = has_adapter and saved is None
     if has_adapter:
@@ -256,7 +261,7 @@ def _check_family(preset: Preset | None, base: str, kind: object) -> None:
         preset.check(base, kind)
 
 
-def _places(
+def places(
     model: str, adapter: str | os.PathLike[str] | None, revision: str | None
 ) -> tuple[str, str, str | None, bool]:
     """Return the folder with all but the weights, the base and its revision, and whether the folder holds an adapter.

@@ -122,23 +122,27 @@ class ItemProcessor:
         return batch
 
     def batch(
-        self, texts: list[str], pictures: list[list[Image.Image]], padding_side: PaddingSide = "left"
-    ) -> dict[str, Tensor]:
+        self, texts: list[str], pictures: list[list[Image.Image]], padding_side: PaddingSide = "left",
+        begun: bool | None = None,
+    ) -> dict[str, Tensor]:  # fmt: skip
         """Return rendered prompts and the pictures of each as model input: input_ids and attention_mask [B, L] int64,
-        and the other tensors of the processor. All have pictures or none has.
+        and the other tensors of the processor. All have pictures or none has. `begun`: whether the tokenizer is to put
+        no start token before them, by default where they write one themselves.
 
         Raises DataError for what the processor refuses.
         """
         try:
-            return self._batch(texts, self._resized(pictures), padding_side)
+            return self._batch(texts, self._resized(pictures), padding_side, begun)
         except _REFUSALS as error:
             raise DataError(f"the processor of this model takes no such input: {first_line(error)}") from error
 
-    def _batch(self, texts: list[str], pictures: list[list[Image.Image]], side: PaddingSide) -> dict[str, Tensor]:
+    def _batch(
+        self, texts: list[str], pictures: list[list[Image.Image]], side: PaddingSide, begun: bool | None = None
+    ) -> dict[str, Tensor]:
         """Return what `batch` does of pictures that are resized. Raises whatever the processor does."""
+        begun = begins_itself(self.processor, texts[0]) if begun is None else begun
         options = {
-            "padding": True, "padding_side": side, "return_tensors": "pt",
-            "add_special_tokens": not begins_itself(self.processor, texts[0]),
+            "padding": True, "padding_side": side, "return_tensors": "pt", "add_special_tokens": not begun,
         }  # fmt: skip
         tokenizer = self.words.tokenizer_for(texts)
         if not any(pictures) and self.family.texts_apart:
@@ -215,12 +219,13 @@ class ItemProcessor:
         }
         return [prompts[text] for text in texts]
 
-    def tokens(self, texts: Sequence[str]) -> list[list[int]]:
-        """Return the tokens of rendered prompts; a picture's placeholder counts as one."""
+    def tokens(self, texts: Sequence[str], begun: bool | None = None) -> list[list[int]]:
+        """Return the tokens of rendered prompts; a picture's placeholder counts as one. `begun` is as of `batch`."""
         if not texts:
             return []  # which a tokenizer does not take
+        begun = begins_itself(self.processor, texts[0]) if begun is None else begun
         # `lengths` says what is too long
-        options = {"add_special_tokens": not begins_itself(self.processor, texts[0]), "verbose": False}
+        options = {"add_special_tokens": not begun, "verbose": False}
         return self.words.tokenizer_for(texts)(list(texts), **options)["input_ids"]
 
     def spans(self, text: str) -> tuple[list[int], list[tuple[int, int]]]:

@@ -32,6 +32,33 @@ def render(processor: Any, prompts: PromptSet, slot: Slot, images: int = 1, task
     return text
 
 
+def render_each(processor: Any, prompt: ResolvedPrompt) -> str:
+    """Return a prompt's full model input as text, one picture at each `{image}` in its words.
+
+    Raises ModelError for a chat template that is missing or fails, leaves out or changes any of the words, or puts
+    pictures elsewhere.
+    """
+    if prompt.template == CHAT and template_of(processor):
+        texts = [[{"type": "text", "text": text}] if text else [] for text in prompt.words.split(IMAGE)]
+        content = texts[0] + [part for text in texts[1:] for part in ({"type": "image"}, *text)]
+        text = _messages(processor, prompt, content) + prompt.append
+    else:
+        frame = replace(prompt, template=NONE) if prompt.template == CHAT else prompt
+        text = _framed(processor, frame, 1)
+    end = 0
+    for number, part in enumerate(prompt.words.split(IMAGE)):
+        start = text.find(part, end + (number > 0))  # in between there is a placeholder
+        if start < 0:
+            raise ModelError(
+                f"the chat template leaves out, changes or moves {part[:60]!r}, or the pictures around it; give the "
+                f"prompt a template of its own: {text[:80]!r}"
+            )
+        end = start + len(part)
+    if prompt.system not in text:
+        raise ModelError(f"the chat template leaves out the system message {prompt.system[:60]!r}; leave it out")
+    return text
+
+
 def _check_whole(processor: Any, prompt: ResolvedPrompt, images: int, text: str, name: str) -> None:
     """Raise ModelError for a text of a prompt that lacks any of it, or a place for a picture."""
     lost = next((mark for mark in prompt.marks if text.count(mark) != 1), None)

@@ -137,10 +137,15 @@ class EmbeddingModel(nn.Module):
 
         Raises ConfigError where tokens see what comes after them (`shares_prefixes` says so).
         """
+        return self._vectors(self.shared_states(batch))
+
+    def shared_states(self, batch: SharedBatch) -> Tensor:
+        """Return what `shared` makes vectors of, [N, H] float32: what `states` gives, for less work. Raises as it."""
         if not self.shares_prefixes:
             raise ConfigError("this model's tokens see what comes after them: prefixes cannot be shared")
         self._check_apart(batch.prefixes)
-        inputs = replace(batch, prefixes=self._in_dtype(batch.prefixes))
+        parts = tuple(replace(part, inputs=self._in_dtype(part.inputs)) for part in batch.suffixes)
+        inputs = replace(batch, prefixes=self._in_dtype(batch.prefixes), suffixes=parts)
         with _refusals():
             hidden = hidden_states(self.backbone, self.base, inputs, self.family.rope_index, self.positions)
         states = []
@@ -149,7 +154,7 @@ class EmbeddingModel(nn.Module):
             states.append(self._pooled(whole, chosen))
         # the parts are in order of their length: back to the order of the inputs
         rows = torch.cat([part.rows for part in batch.suffixes])
-        return self._vectors(torch.cat(states)[rows.argsort()])
+        return torch.cat(states)[rows.argsort()]
 
     def _check_apart(self, batch: dict[str, Tensor]) -> None:
         if self.family.rope_index and self.positions == "model":

@@ -24,6 +24,7 @@ class Family:
         texts_apart: whether a text without a picture goes to the tokenizer, past the processor.
         packs: whether several inputs may share one row of tokens, each seeing itself alone.
         shares_prefixes: whether inputs that begin alike may share the keys and values of that prefix.
+        pictures_behind_prefix: whether what follows such a prefix may hold pictures of its own.
         reuses_features: whether rows on one picture may share its features, where they cannot share more
             (vision_features.py).
         rope_index: the base model's method that gives a picture's tokens positions on three axes (M-RoPE); None where
@@ -42,6 +43,7 @@ class Family:
     texts_apart: bool = False
     packs: bool = True
     shares_prefixes: bool = True
+    pictures_behind_prefix: bool = True
     reuses_features: bool = False
     rope_index: str | None = None
     pictures: PictureLayout = ONE_SQUARE
@@ -86,10 +88,16 @@ FAMILIES: dict[str, Family] = {
     # comes after them
     "paligemma": Family(texts_apart=True, shares_prefixes=False, reuses_features=True),
     # transformers looks up a picture's own tokens by their position, which in a packed row is not their index
-    "gemma3": Family(packs=False, reuses_features=True, pictures=OneSquare(tokens="mm_tokens_per_image")),
+    # nor, behind a cached prefix, by it
+    "gemma3": Family(
+        packs=False,
+        pictures_behind_prefix=False,
+        reuses_features=True,
+        pictures=OneSquare(tokens="mm_tokens_per_image"),
+    ),
     "internvl": Family(keeps_layers=True),
     # its text looks at pictures through cross-attention, row by row
-    "mllama": Family(packs=False),
+    "mllama": Family(packs=False, pictures_behind_prefix=False),
     # an encoder: its tokens see what comes after them, and in a packed row the other inputs; its last states are
     # projected to the length of a vector
     "embedding_gemma2": Family(
@@ -151,6 +159,7 @@ def _ordinary(config: Any) -> Family:
         projector=_DEEPSTACK if _holds(config, "vision_config.deepstack_visual_indexes") else Family.projector,
         packs=tested,
         shares_prefixes=tested,
+        pictures_behind_prefix=tested,
         pictures=replace(
             layout, side="image_size" if square else None, frames="temporal_patch_size" if frames else None
         ),

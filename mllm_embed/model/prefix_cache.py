@@ -25,7 +25,8 @@ class SuffixBatch:
     """Suffixes of like length.
 
     Args:
-        inputs: input_ids and attention_mask [N, S], padded on the right, and what else is given a token.
+        inputs: input_ids and attention_mask [N, S], padded on the right, and what else is given a token; with the
+            pixels of pictures in them, where there are any.
         owners: [N] int64, the number of each one's prefix.
         rows: [N] int64, which inputs these are.
         content: [N, P + S], 1 for the tokens that mean pooling takes; None where it is not asked for.
@@ -44,7 +45,8 @@ class SuffixBatch:
 
 @dataclass(frozen=True)
 class SharedBatch:
-    """Inputs as G prefixes, which hold the pictures, and suffixes of words.
+    """Inputs as G prefixes and suffixes: of words, or of words and pictures where the family can have these behind
+    what is cached.
 
     Args:
         prefixes: model input: input_ids and attention_mask [G, P], padded on the left, pixels, ...
@@ -90,7 +92,9 @@ def hidden_states(
     before = position_ids(base, batch.prefixes, rope_index, positions)
     first = _states(backbone, batch.prefixes, before, cache)
     for part in batch.suffixes:
-        after = following(before, mask, part.inputs["input_ids"].shape[1])[..., part.owners, :]
+        # a suffix is numbered by itself, from where its prefix ends
+        own = position_ids(base, part.inputs, rope_index, positions)
+        after = following(before, mask, 1)[..., part.owners, :] + own
         inputs = part.inputs | {"attention_mask": batch.whole("attention_mask", part)}
         yield torch.cat([first[part.owners], _states(backbone, inputs, after, _repeated(cache, part.owners))], 1)
 

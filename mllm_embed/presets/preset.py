@@ -6,7 +6,7 @@ import json
 from collections.abc import Mapping
 from dataclasses import dataclass, field
 from pathlib import Path
-from typing import Annotated, Any, Literal
+from typing import Annotated, Any, Literal, TypeVar
 
 from pydantic import BaseModel, ConfigDict, Field, ValidationError
 
@@ -43,8 +43,8 @@ class Wording(_Section):
     source: str = Field(default="", description="where that is from")
 
 
-class _File(_Section):
-    """The keys of a preset's file."""
+class _About(_Section):
+    """The keys of a preset's file that do not say how its model is asked."""
 
     title: str = ""
     models: list[PublishedModel] = []
@@ -52,15 +52,29 @@ class _File(_Section):
     loads: Literal[
         "directly", "after `mllm-embed convert`", "directly, or where pickled after `mllm-embed convert adapter`"
     ] = "directly"
-    prompts: dict[str, Any]
     settings: dict[str, Any] = {}
     image_processor: dict[str, Any] = {}
     dtype: Literal["float16", "bfloat16", "float32"] | None = None
-    benchmarks: dict[str, Wording] = {}
     prompts_from: Literal["source", "inferred"] = "source"
     sources: list[str] = []
     uncertain: list[str] = []
     differs: list[str] = []
+
+
+class _File(_About):
+    """The keys of an embedder's preset."""
+
+    prompts: dict[str, Any]
+    benchmarks: dict[str, Wording] = {}
+
+
+class RerankerFile(_About):
+    """The keys of a re-ranker's preset."""
+
+    prompt: dict[str, Any]
+
+
+_Keys = TypeVar("_Keys", bound=_About)
 
 
 @dataclass(frozen=True)
@@ -108,16 +122,24 @@ class Preset:
 
 def read_preset(path: Path) -> Preset:
     """Return the preset in a YAML or JSON file. Raises ConfigError, which names the file and key, for a bad one."""
-    values = read_keys(path, "preset")
+    file = parsed(path, _File)
+    return about(path, file, _settings(path, file), file.benchmarks)
+
+
+def parsed(path: Path, kind: type[_Keys]) -> _Keys:
+    """Return the keys of a preset's file. Raises ConfigError, which names the file and key, for a bad one."""
     try:
-        file = _File.model_validate(values)
+        return kind.model_validate(read_keys(path, "preset"))
     except ValidationError as error:
-        raise ConfigError(f"preset {path}: {_first(error)}") from error
-    settings = _settings(path, file)
+        raise ConfigError(f"preset {path}: {_first(error, kind)}") from error
+
+
+def about(path: Path, file: _About, settings: Settings, benchmarks: Mapping[str, Wording] | None = None) -> Preset:
+    """Return the preset of a file's keys, with the settings that these say."""
     return Preset(
         name=path.stem, title=file.title or path.stem, models=tuple(file.models), model_types=tuple(file.model_types),
         loads=file.loads, settings=settings, image_processor=file.image_processor, dtype=file.dtype,
-        benchmarks=file.benchmarks, prompts_from=file.prompts_from, sources=tuple(file.sources),
+        benchmarks=benchmarks or {}, prompts_from=file.prompts_from, sources=tuple(file.sources),
         uncertain=tuple(file.uncertain), differs=tuple(file.differs),
     )  # fmt: skip
 
@@ -163,12 +185,12 @@ _ASKED: dict[str, tuple[Slot, ...]] = {
 }
 
 
-def _first(error: ValidationError) -> str:
+def _first(error: ValidationError, file: type[_About]) -> str:
     """Return the first mistake in a file, by its key."""
     found = error.errors()[0]
     kind, where = found["type"], ".".join(map(str, found["loc"]))
     if kind == "extra_forbidden":
-        known = {1: _File, 3: Wording if found["loc"][0] == "benchmarks" else PublishedModel}[len(found["loc"])]
+        known = {1: file, 3: Wording if found["loc"][0] == "benchmarks" else PublishedModel}[len(found["loc"])]
         return f"'{where}' is no key of it" + did_you_mean(str(found["loc"][-1]), known.model_fields)
     if kind == "missing":
         alone = "; prompts alone are given as such: --prompts, in Python and recipes prompts"

@@ -125,7 +125,7 @@ def save(
     check_target(Path(path), Path(base) if as_adapter and base else None)
     with atomic_folder(path) as folder, _stock_config(model):
         if as_adapter:
-            _write_adapter(folder, model.backbone, base)
+            write_adapter(folder, model.backbone, base)
         else:
             _write_whole(folder, model.backbone, model.adapted)
             settings = replace(settings, base=None, base_fingerprint=None)
@@ -148,7 +148,8 @@ def write_settings(folder: Path, settings: Settings, files: list[str]) -> None:
     write_json(folder / SETTINGS_FILE, settings.to_dict() | {PROCESSOR_FILES: files})
 
 
-def _write_adapter(folder: Path, backbone: Any, base: str | None) -> None:
+def write_adapter(folder: Path, backbone: Any, base: str | None) -> None:
+    """Write a backbone's adapter, with the name of its base."""
     for config in backbone.peft_config.values():
         config.base_model_name_or_path = base
     # no LoRA is on the embeddings; peft's "auto" would ask the hub for the base's config to find that out
@@ -177,14 +178,14 @@ def _stock_config(model: EmbeddingModel) -> Iterator[None]:
             config.is_causal = flag
 
 
-def check_target(path: Path, base: Path | None = None) -> None:
+def check_target(path: Path, base: Path | None = None, settings: str = SETTINGS_FILE) -> None:
     """Raise ModelError unless `path` is free, or a folder that an earlier save wrote: saving replaces it whole.
 
-    `base` is a folder that may not be replaced either.
+    `base` is a folder that may not be replaced either; `settings` names the file that an earlier save left.
     """
     if path.exists() and not path.is_dir():
         raise ModelError(f"{path} is a file; give the name of a folder to save to")
-    if path.is_dir() and any(path.iterdir()) and not (path / SETTINGS_FILE).is_file():
+    if path.is_dir() and any(path.iterdir()) and not (path / settings).is_file():
         raise ModelError(f"{path} holds other files, which saving would remove; give a new or empty folder")
     if base is not None and path.resolve() == base.resolve():
         raise ModelError(f"{path} is the base of this adapter, which saving would remove; give another folder")

@@ -23,6 +23,8 @@ if TYPE_CHECKING:
     from ..model.position_ids import Positions
 
 SETTINGS_FILE = "mllm_embed.json"
+RERANKER_FILE = "mllm_embed_reranker.json"
+"""The settings of a saved re-ranker (rerank/settings.py), in whose folder there are none of an embedder."""
 # The key, in that file alone, of the names of the processor's files beside it: one that got lost on the way would be
 # taken from elsewhere, or done without.
 PROCESSOR_FILES = "processor"
@@ -261,10 +263,15 @@ def read_settings(folder: str | Path) -> Settings | None:
         settings = Settings.from_dict(values)
     except (ValueError, ConfigError) as error:
         raise ModelError(f"{path} is damaged ({error}); save the model again") from error
-    for name in values.get(PROCESSOR_FILES, []):
-        if not (path.parent / name).is_file():
-            raise ModelError(f"{path.parent} lacks {name}, which was saved with it; fetch or save the model again")
+    check_processor_files(path.parent, values)
     return settings
+
+
+def check_processor_files(folder: Path, values: Mapping[str, Any]) -> None:
+    """Raise ModelError where a folder lacks a file of its processor that the content of its settings' file names."""
+    for name in values.get(PROCESSOR_FILES, []):
+        if not (folder / name).is_file():
+            raise ModelError(f"{folder} lacks {name}, which was saved with it; fetch or save the model again")
 
 
 def read_object(path: Path) -> dict[str, Any]:

@@ -1,0 +1,158 @@
+"""A re-ranker's scores are logits of its answers, alone or behind a shared beginning, beside an embedder or saved."""
+
+from __future__ import annotations
+
+from pathlib import Path
+
+import numpy as np
+import pytest
+import torch
+from PIL import Image
+
+import families
+from mllm_embed import Document, MLLMEmbedder, Query, Reranker
+from mllm_embed.errors import ConfigError, DataError, ModelError
+from mllm_embed.model.lora import LoraSpec, add_lora
+
+# a family of each way to put pictures among words
+SHARED = (
+    "llava_onevision", "idefics3", "qwen2_5_vl", "qwen3_vl", "paligemma", "gemma3", "mllama", "qwen2_5_omni_thinker",
+)  # fmt: skip
+LIST = {"words": "Which fits {query}?\n{candidates}Answer with its number.", "candidate": "{number}: {candidate}\n"}
+
+
+def picture(seed: int, size: tuple[int, int] = (40, 32)) -> Image.Image:
+    return Image.fromarray(np.random.default_rng(seed).integers(0, 256, (size[1], size[0], 3), np.uint8))
+
+
+LISTS = [
+    (
+        Query(image=picture(1), instruction="make it red"),
+        [picture(2), picture(3, (64, 48)), Document(image=picture(4), text="a green one")],
+    ),
+    (Query(text="white"), [picture(2), "black and blue", "red"]),
+    (Query(image=picture(5)), [picture(2), picture(3)]),
+]
+
+
+def load(folder: Path, **options: object) -> Reranker:
+    return Reranker.from_pretrained(folder, dtype="float32", device="cpu", **options)
+
+
+@pytest.fixture(scope="module")
+def adapter(tiny_llava: Path, tmp_path_factory: pytest.TempPathFactory) -> Path:
+    """A re-ranker's adapter, as training would leave it: on the same layers as an embedder's, far from nothing."""
+    reranker = load(tiny_llava, prompt={"words": "{query} or {candidate}?", "yes": "good", "no": ["bad", "worse"]})
+    torch.manual_seed(1)
+    add_lora(reranker.model.model, LoraSpec(rank=4, dropout=0), reranker.model.model.family)
+    for parameter in reranker.model.parameters():
+        if parameter.requires_grad:
+            torch.nn.init.normal_(parameter, std=0.1)
+    folder = tmp_path_factory.mktemp("reranker") / "adapter"
+    reranker.save_pretrained(folder)
+    return folder
+
+
+@pytest.mark.parametrize("family", SHARED)
+def test_shared_beginnings_change_no_score(family: str, tmp_path: Path) -> None:
+    reranker = load(families.make(family, tmp_path))
+    whole, shared = (reranker.scores_of(LISTS, share=share, show_progress=False) for share in (False, True))
+    for one, other in zip(whole, shared, strict=True):
+        assert one == pytest.approx(other, abs=2e-5)
+        assert np.ptp(one) > 1e-3  # or nothing would be compared
+
+
+def test_a_score_is_the_difference_of_two_logits(tiny_llava: Path) -> None:
+    from transformers import AutoModelForImageTextToText, AutoProcessor
+
+    model, processor = (kind.from_pretrained(tiny_llava) for kind in (AutoModelForImageTextToText, AutoProcessor))
+    model.requires_grad_(False)
+    one = picture(1, (32, 32))
+    text = (
+        '<|user|>Query: <image>\nModify this image with "make it red"\nCandidate: <image>\n\n'
+        "Does the candidate show what the query asks for? Answer with yes or no.<|end|><|assistant|>"
+    )
+    batch = processor(text=[text], images=[[one, picture(2)]], return_tensors="pt")
+    logits = model(**batch).logits[0, -1]
+    yes, no = (processor.tokenizer(word)["input_ids"][0] for word in ("yes", "no"))
+    query = Query(image=one, instruction=" make it red ")
+    [score] = load(tiny_llava).scores(query, [picture(2)])
+    assert score == pytest.approx(float(logits[yes] - logits[no]), abs=1e-5)
+    [chance] = load(tiny_llava, prompt={"words": load(tiny_llava).prompt.words, "score": "sigmoid"}).scores(
+        query, [picture(2)]
+    )
+    assert chance == pytest.approx(1 / (1 + np.exp(-score)), abs=1e-6)
+    assert load(tiny_llava).rank(query, [picture(3), picture(2)])[0][1] >= score
+
+
+def test_a_list_is_read_by_the_logits_of_its_labels(tiny_llava: Path) -> None:
+    reranker = load(tiny_llava, prompt={"words": "{query}{candidate}", "list": {**LIST, "most": 3}})
+    query, candidates = Query(text="red"), [picture(seed) for seed in range(2, 7)]
+    text = reranker.pairs.written.text(query, [Document(image=one) for one in candidates[:2]], listed=True)
+    listed = "1: <image>\n\n2: <image>\n\nAnswer with its number."
+    assert text == f"<|user|>Which fits red?\n{listed}<|end|><|assistant|>"
+
+    def window(order: list[int], start: int) -> list[int]:
+        scores = reranker.list_scores(query, [candidates[at] for at in order[start : start + 3]])
+        assert len(set(scores)) == 3
+        best = [order[start + at] for at in np.argsort(scores)[::-1]]
+        return [*order[:start], *best, *order[start + 3 :]]
+
+    expected = window(window(window([0, 1, 2, 3, 4], 2), 1), 0)
+    assert reranker.rank_list(query, candidates) == expected != [0, 1, 2, 3, 4]
+    with pytest.raises(ConfigError, match="labels for 3"):
+        reranker.list_scores(query, candidates)
+    with pytest.raises(ConfigError, match="no form of lists"):
+        load(tiny_llava).list_scores(query, candidates[:2])
+    with pytest.raises(ConfigError, match="list.most"):
+        load(tiny_llava, prompt={"words": "{query}{candidate}", "list": {**LIST, "most": 30}})
+
+
+def test_it_lies_beside_an_embedder_on_the_same_weights(
+    tiny_llava: Path, saved_models: dict[str, Path], adapter: Path
+) -> None:
+    embedder = MLLMEmbedder.from_pretrained(tiny_llava, adapter=saved_models["adapter"], dtype="float32", device="cpu")
+    items = [query for query, _ in LISTS]
+    before = embedder.encode(items, show_progress=False)
+    reranker = Reranker.beside(embedder, adapter)
+    found = reranker.scores_of(LISTS, show_progress=False)
+    assert np.array_equal(embedder.encode(items, show_progress=False), before)
+    assert found == load(tiny_llava, adapter=adapter).scores_of(LISTS, show_progress=False)
+    assert found != load(tiny_llava, prompt=reranker.prompt).scores_of(LISTS, show_progress=False)
+    own = {parameter.data_ptr() for parameter in embedder.model.parameters()}
+    assert all(
+        parameter.data_ptr() in own
+        for name, parameter in reranker.model.named_parameters()
+        if "lora_" not in name and "modules_to_save" not in name
+    )
+    assert reranker.provenance["adapter"] != embedder.provenance["adapter"]
+    with pytest.raises(ConfigError, match="merged"):
+        Reranker.beside(embedder.merge_adapter(), adapter)
+
+
+def test_both_forms_of_saving_give_the_same_scores(tiny_llava: Path, adapter: Path, tmp_path: Path) -> None:
+    reranker = load(adapter)
+    scores = reranker.scores_of(LISTS, show_progress=False)
+    assert reranker.prompt.no == ("bad", "worse")
+    reranker.save_pretrained(tmp_path / "merged", merge=True)
+    merged = load(tmp_path / "merged")
+    for one, other in zip(merged.scores_of(LISTS, show_progress=False), scores, strict=True):
+        assert one == pytest.approx(other, abs=1e-4)
+    assert merged.prompt == reranker.prompt
+    with pytest.raises(ModelError, match="is a re-ranker"):
+        MLLMEmbedder.from_pretrained(adapter)
+
+
+def test_what_is_no_re_ranker_is_refused(
+    tiny_llava: Path, other_llava: Path, saved_models: dict[str, Path], adapter: Path
+) -> None:
+    with pytest.raises(ModelError, match="an embedder's adapter"):
+        load(tiny_llava, adapter=saved_models["adapter"])
+    with pytest.raises(ModelError, match="another base"):
+        load(other_llava, adapter=adapter)
+    with pytest.raises(DataError, match="no place for the task"):
+        load(tiny_llava).scores(Query(text="red", task="Find it."), ["red"])
+    with pytest.raises(ConfigError, match=r"words must hold \{candidate\} once"):
+        load(tiny_llava, prompt={"words": "{query}?"})
+    with pytest.raises(ConfigError, match="begin alike"):
+        load(tiny_llava, prompt={"words": "{query}{candidate}", "no": "yes"})
