@@ -29,8 +29,8 @@ from mllm_embed.errors import ConfigError
 from mllm_embed.eval import cli as evaluation
 from mllm_embed.index.kinds import KINDS
 from mllm_embed.training import cli as training
-from mllm_embed.training.recipe.config import Recipe
-from mllm_embed.training.recipe.recipe_files import load_recipe
+from mllm_embed.training.recipe.recipe_files import load_any
+from mllm_embed.training.recipe.run_keys import RunKeys
 
 ROOT = Path(__file__).resolve().parents[1]
 RUN = ("README.md", "mllm_embed/README.md", "training/README.md", "eval/README.md", "scripts/README.md")
@@ -162,12 +162,12 @@ def check_ours(program: str, rest: Sequence[str]) -> None:
         recipe_of(rest)
 
 
-def recipe_of(words: Sequence[str]) -> Recipe | None:
+def recipe_of(words: Sequence[str]) -> RunKeys | None:
     """Return the recipe that `run NAME` or `plan NAME` is about, read with its overrides; None where none is named."""
     if len(words) < 2 or words[1].startswith("-") or words[1].isupper():
         return None
     changes = [value for option, value in pairwise(words) if option == "--override"]
-    return load_recipe(words[1], changes)
+    return load_any(words[1], changes)
 
 
 def check_launched(words: Sequence[str]) -> None:

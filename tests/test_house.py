@@ -50,6 +50,7 @@ LAYERS = {
         "report",
         "plan",
         "run",
+        "reranking",
         "merging",
         "triplets",
         "commands",

@@ -7,6 +7,7 @@ from typing import TYPE_CHECKING
 
 if TYPE_CHECKING:
     from ..recipe.config import Recipe
+    from ..recipe.reranker.recipe import RerankRecipe
 
 
 def add_recipe_options(parser: argparse.ArgumentParser) -> None:
@@ -15,6 +16,13 @@ def add_recipe_options(parser: argparse.ArgumentParser) -> None:
     parser.add_argument(
         "--override", action="append", default=[], metavar="KEY=VALUE", help="set one key of the recipe"
     )
+
+
+def read_any_recipe(arguments: argparse.Namespace) -> Recipe | RerankRecipe:
+    """Return the recipe that the arguments name, of an embedder or a re-ranker. Raises ConfigError as `read_recipe`."""
+    from ..recipe.recipe_files import load_any
+
+    return load_any(arguments.recipe, arguments.override)
 
 
 def read_recipe(arguments: argparse.Namespace) -> Recipe:

@@ -7,7 +7,7 @@ import sys
 from pathlib import Path
 from typing import Any
 
-from .recipe_options import add_help_with_keys, add_recipe_options, read_recipe
+from .recipe_options import add_help_with_keys, add_recipe_options, read_any_recipe
 
 _HELP = """\
 examples:
@@ -40,13 +40,18 @@ def register(commands: Any) -> None:
 
 
 def _run(arguments: argparse.Namespace) -> int:
-    recipe = read_recipe(arguments)  # a bad recipe is told before the slow imports
+    recipe = read_any_recipe(arguments)  # a bad recipe is told before the slow imports
 
+    from ..recipe.config import Recipe
+    from ..reranking.stages import run_rerank
     from ..run.stages import run_recipe
     from ..run.stopping import EXIT_CODE, STOPPED, Stopped
 
     try:
-        run_recipe(recipe, strict=arguments.strict)
+        if isinstance(recipe, Recipe):
+            run_recipe(recipe, strict=arguments.strict)
+        else:
+            run_rerank(recipe)
     except Stopped:
         sys.stderr.write(STOPPED)
         return EXIT_CODE

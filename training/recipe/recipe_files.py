@@ -18,6 +18,10 @@ from ..data.source import DataSource
 from .config import Recipe, TeacherSection
 from .layers import LAYER_KEYS, chain_of, find_recipe, laid_together
 from .lora import Lora
+from .reranker.recipe import RerankerSection, RerankRecipe
+from .reranker.stage import RerankStage
+from .reranker.term import RankingTerm
+from .run_keys import RunKeys
 from .stage import Stage
 from .stage_keys.evaluate import Evaluate
 from .stage_keys.guide import Guide
@@ -42,10 +46,31 @@ SECTIONS: dict[str, type[BaseModel]] = {
     "stages.NAME.evaluate": Evaluate,
     "stages.NAME.guide": Guide,
     "stages.NAME.mine": Mine,
+    "reranker, of a recipe that makes one": RerankerSection,
+    "stages.NAME, of a re-ranker": RerankStage,
+    "stages.NAME.terms, of a re-ranker": RankingTerm,
 }
 
 
 def load_recipe(path: str | Path, overrides: Sequence[str] = ()) -> Recipe:
+    """Read the recipe of an embedder as `load_any` does. Raise ConfigError as it, and for one of a re-ranker."""
+    recipe = load_any(path, overrides)
+    if not isinstance(recipe, Recipe):
+        raise ConfigError(
+            f"recipe {path} trains a re-ranker, which `mllm-embed-train run` and `show` take; give one of an embedder"
+        )
+    return recipe
+
+
+def validated(raw: Mapping[str, Any]) -> Recipe | RerankRecipe:
+    """Return the recipe of keys with values: of a re-ranker where there is a section `reranker`, else of an embedder.
+
+    Raise pydantic's ValidationError.
+    """
+    return (RerankRecipe if "reranker" in raw else Recipe).model_validate(raw)
+
+
+def load_any(path: str | Path, overrides: Sequence[str] = ()) -> Recipe | RerankRecipe:
     """Read a YAML recipe, lay it over the chain of its bases, apply `key=value` overrides (`lora.rank=8`).
 
     Raise ConfigError for a missing file, bad YAML, an unknown key or a value out of range, naming it.
@@ -55,7 +80,7 @@ def load_recipe(path: str | Path, overrides: Sequence[str] = ()) -> Recipe:
     for override in overrides:
         _apply(raw, override)
     try:
-        return Recipe.model_validate(raw)
+        return validated(raw)
     except ValidationError as error:
         raise ConfigError(f"recipe {path}: {one_sentence(error)}") from error
     except UnicodeEncodeError as error:
@@ -64,7 +89,7 @@ def load_recipe(path: str | Path, overrides: Sequence[str] = ()) -> Recipe:
         ) from error
 
 
-def as_text(recipe: Recipe) -> str:
+def as_text(recipe: RunKeys) -> str:
     """Return a recipe as YAML, of which `load_recipe` makes the same: every key that has a value, defaults too."""
     from mllm_embed.model.lora import ADAPTER_CONFIG
 

@@ -21,8 +21,8 @@ from mllm_embed.model.lora import ADAPTER_CONFIG
 from mllm_embed.saving.provenance import changes
 from mllm_embed.saving.versions import versions
 
-from ..recipe.config import Recipe
 from ..recipe.form import GUIDE_PRESET, GUIDE_PROMPTS
+from ..recipe.recipe_files import validated
 from ..recipe.run_keys import RunKeys
 from .checkpoints import CHECKPOINT, KEPT_CHECKPOINTS, adapter_bytes, checkpoint_bytes, clear
 
@@ -147,7 +147,7 @@ def _described(recipe: RunKeys, data: dict[str, str]) -> dict[str, Any]:
 def _completed(before: dict[str, Any]) -> dict[str, Any]:
     """Return a recorded recipe with the defaults of keys that are younger than it, which mean what was always done."""
     try:
-        recipe: RunKeys = Recipe.model_validate(before | {"output": "."})
+        recipe = validated(before | {"output": "."})
     except ValidationError:  # of a version with other keys: what differs is told
         return before
     completed: dict[str, Any] = _described(recipe, {})["recipe"]

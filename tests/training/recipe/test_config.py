@@ -8,7 +8,7 @@ import pytest
 
 from mllm_embed.errors import ConfigError
 from mllm_embed.training.recipe.layers import RECIPES
-from mllm_embed.training.recipe.recipe_files import describe_keys, load_recipe
+from mllm_embed.training.recipe.recipe_files import describe_keys, load_any, load_recipe
 
 MINIMAL = """
 model: some/model
@@ -26,7 +26,7 @@ def recipe(tmp_path: Path) -> Path:
 
 @pytest.mark.parametrize("path", sorted(RECIPES.glob("*.yaml")), ids=lambda path: path.stem)
 def test_shipped_recipes_are_valid_by_path_and_by_name(path: Path) -> None:
-    assert load_recipe(path) == load_recipe(path.stem)
+    assert load_any(path) == load_any(path.stem)
 
 
 def test_overrides(recipe: Path) -> None:

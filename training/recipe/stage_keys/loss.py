@@ -37,6 +37,9 @@ class LossKeys(Section):
     hardness: float = Field(
         default=0.0, ge=0, le=1000, description="each negative counts exp(hardness x cosine) times: LLaVE, with 9"
     )
+    max_cosine: float = Field(
+        default=0.95, gt=0, description="collapse: stop when the vectors' mean cosine rises above it and stays there"
+    )
     matryoshka: list[Annotated[int, Field(gt=0)]] = Field(
         default=[],
         strict=False,

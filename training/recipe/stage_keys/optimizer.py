@@ -65,6 +65,3 @@ class OptimizerKeys(Section):
     save_steps: int = Field(
         default=200, gt=0, le=MOST_STEPS, description="steps between checkpoints, from which a stopped run goes on"
     )
-    max_cosine: float = Field(
-        default=0.95, gt=0, description="collapse: stop when the vectors' mean cosine rises above it and stays there"
-    )

@@ -1,0 +1,201 @@
+"""Rows as a re-ranker reads them: a prompt for each query with a candidate, or for a query with all of them."""
+
+from __future__ import annotations
+
+import random
+from collections.abc import Callable, Iterator, Sequence
+from dataclasses import dataclass, replace
+from itertools import chain
+from typing import Any
+
+import torch
+from torch import Tensor
+from torch.utils.data import get_worker_info
+
+from mllm_embed.errors import MLLMEmbedError
+from mllm_embed.inputs.pairs.pair_processor import PairProcessor
+from mllm_embed.types import Item
+
+from ..batch.collator import Chunk
+from ..batch.examples import Example, PreparedInput, UnreadableRow
+from ..recipe.reranker.stage import RerankStage
+
+Pair = tuple[Item, Item]
+NumberedPair = tuple[int, int, Pair]  # its row, and its place there
+
+
+@dataclass
+class RerankBatch:
+    """The rows of one process for one step; B is their number, n the most candidates of one, P that of all.
+
+    Args:
+        pairs: chunks of queries with one candidate each.
+        lists: chunks of queries with all of theirs.
+        rows: [P] int64, the row of each pair, in the order of the chunks.
+        places: [P] int64, where among its row's candidates each stands: 0 is right.
+        counts: [B] int64, the candidates of each row.
+        orders: [B, n] int64, which candidate stands at each place of a row's list; -1 behind the last.
+        cached: whether the chunks are more than may be alive at once, and are computed twice.
+        pictures: how many pictures the chunks hold.
+        unreadable: rows that could not be read, whose place others took.
+        ids: of the rows.
+    """
+
+    pairs: list[Chunk]
+    lists: list[Chunk]
+    rows: Tensor
+    places: Tensor
+    counts: Tensor
+    orders: Tensor
+    cached: bool
+    pictures: int
+    unreadable: tuple[UnreadableRow, ...]
+    ids: list[str]
+
+    @property
+    def tokens(self) -> int:
+        """The tokens of all chunks, without padding."""
+        return sum(int(chunk["attention_mask"].sum()) for chunk in (*self.pairs, *self.lists))
+
+    def with_tensors(self, change: Callable[[Any], Any]) -> RerankBatch:
+        """Return the batch with something in the place of each tensor, or a tensor in the place of each such thing."""
+
+        def changed(chunk: Chunk) -> Chunk:
+            return {name: change(value) for name, value in chunk.items()}
+
+        return replace(
+            self, pairs=list(map(changed, self.pairs)), lists=list(map(changed, self.lists)), rows=change(self.rows),
+            places=change(self.places), counts=change(self.counts), orders=change(self.orders),
+        )  # fmt: skip
+
+
+@dataclass(frozen=True)
+class _Judged:
+    """A row with what is judged of it, the right candidate first."""
+
+    example: Example
+    query: PreparedInput
+    candidates: list[PreparedInput]
+
+
+@dataclass
+class RerankCollator:
+    """A collator of examples: it gives {"batch": RerankBatch}, or {"error": MLLMEmbedError} where there is none.
+
+    A candidate that shows what the positive shows is none. Of more negatives than there is room for, each row draws
+    some, others in other epochs; so it draws the order of its list. Chunks hold about `chunk_tokens` tokens at most.
+    """
+
+    process: PairProcessor
+    stage: RerankStage
+    chunk_tokens: int
+    seed: int
+    epoch: int = 0
+
+    def __call__(self, examples: list[Example | MLLMEmbedError]) -> dict[str, RerankBatch | MLLMEmbedError]:
+        """Return the batch of `examples`; outside a worker process an error of its own is raised."""
+        read: list[Example] = []
+        for example in examples:
+            if isinstance(example, MLLMEmbedError):
+                return {"error": example}
+            read.append(example)
+        try:
+            return {"batch": self._collate(read)}
+        except MLLMEmbedError as error:
+            if get_worker_info() is None:
+                raise
+            return {"error": error}  # raised in the main process: torch would wrap it in the worker's traceback
+
+    def _collate(self, examples: list[Example]) -> RerankBatch:
+        judged = list(map(self._judged, examples))
+        asked = self.stage.weights.keys()
+        pairs = list(self._pairs(judged)) if asked & {"pointwise", "softmax"} else []
+        lists = self._lists(judged) if "listwise" in asked else []
+        chunks = list(map(self._pair_chunk, pairs))
+        listed = list(map(self.process.list_batch, lists))
+        rows, places = _places(pairs)
+        return RerankBatch(
+            pairs=chunks, lists=listed, rows=rows, places=places,
+            counts=torch.tensor([len(row.candidates) for row in judged]),
+            orders=self._orders(judged),
+            cached=sum(chunk["input_ids"].numel() for chunk in chunks + listed) > self.chunk_tokens,
+            pictures=_pictures(pairs, lists),
+            unreadable=tuple(chain.from_iterable(example.unreadable for example in examples)),
+            ids=[example.id for example in examples],
+        )  # fmt: skip
+
+    def _pair_chunk(self, part: Sequence[NumberedPair]) -> Chunk:
+        return self.process.batch([pair for _, _, pair in part])
+
+    def _judged(self, example: Example) -> _Judged:
+        stage = self.stage
+        [query], [positive] = example.roles[stage.query], example.roles[stage.positive]
+        wrong = {one.number: one for role in stage.negatives for one in example.roles[role]}
+        wrong.pop(positive.number, None)
+        negatives = list(wrong.values())
+        if len(negatives) >= stage.candidates:
+            negatives = self._chance(example, "candidates").sample(negatives, stage.candidates - 1)
+        return _Judged(example, query, [positive, *negatives])
+
+    def _chance(self, example: Example, what: str) -> random.Random:
+        """Return chance that comes at (seed, epoch, row), so that a run that goes on draws what it would have drawn."""
+        return random.Random(f"{self.seed} {self.epoch} {example.id} {what}")
+
+    def _pairs(self, judged: Sequence[_Judged]) -> Iterator[list[NumberedPair]]:
+        """Yield the pairs of all rows in chunks of like length, each with its row and its place there."""
+        pairs = [
+            (row.query.tokens + one.tokens, number, place, (row.query.item, one.item))
+            for number, row in enumerate(judged)
+            for place, one in enumerate(row.candidates)
+        ]
+        chunk: list[NumberedPair] = []
+        longest = 0
+        for tokens, number, place, pair in sorted(pairs, key=lambda one: (_shown(one[3]), -one[0])):
+            full = longest * (len(chunk) + 1) > self.chunk_tokens
+            if chunk and (full or _shown(pair) != _shown(chunk[0][2])):
+                yield chunk
+                chunk = []
+            longest = longest if chunk else tokens
+            chunk.append((number, place, pair))
+        yield chunk
+
+    def _lists(self, judged: Sequence[_Judged]) -> list[list[tuple[Item, list[Item]]]]:
+        """Return the rows' lists in the order of the rows, in chunks."""
+        chunks: list[list[tuple[Item, list[Item]]]] = [[]]
+        longest = 0
+        for row, order in zip(judged, self._orders(judged).tolist(), strict=True):
+            tokens = row.query.tokens + sum(one.tokens for one in row.candidates)
+            longest = max(longest, tokens)
+            if chunks[-1] and longest * (len(chunks[-1]) + 1) > self.chunk_tokens:
+                chunks.append([])
+                longest = tokens
+            items = [row.candidates[place].item for place in order if place >= 0]
+            chunks[-1].append((row.query.item, items))
+        return chunks
+
+    def _orders(self, judged: Sequence[_Judged]) -> Tensor:
+        most = max(len(row.candidates) for row in judged)
+        orders = torch.full((len(judged), most), -1)
+        for number, row in enumerate(judged):
+            count = len(row.candidates)
+            orders[number, :count] = torch.tensor(self._chance(row.example, "order").sample(range(count), count))
+        return orders
+
+
+def _shown(pair: Pair) -> bool:
+    """Return whether a pair has pictures: processors take no batch of some with and some without."""
+    return bool(pair[0].images or pair[1].images)
+
+
+def _places(pairs: Sequence[Sequence[NumberedPair]]) -> tuple[Tensor, Tensor]:
+    """Return the rows of pairs and their places there, both [P] int64."""
+    numbers = [(row, place) for row, place, _ in chain(*pairs)]
+    rows, places = torch.tensor(numbers, dtype=torch.long).reshape(-1, 2).unbind(1)
+    return rows, places
+
+
+def _pictures(pairs: Sequence[Sequence[NumberedPair]], lists: Sequence[Sequence[tuple[Item, list[Item]]]]) -> int:
+    """Return how many pictures pairs and lists show."""
+    shown = [pair for _, _, pair in chain(*pairs)]
+    items = chain(chain(*shown), *((query, *many) for query, many in chain(*lists)))
+    return sum(len(item.images) for item in items)

@@ -1,0 +1,111 @@
+"""The stages of a re-ranker's recipe, run one after the other; a stopped run goes on."""
+
+from __future__ import annotations
+
+import hashlib
+import json
+from dataclasses import replace
+from pathlib import Path
+from typing import Any
+
+from transformers import set_seed
+
+from mllm_embed.encode.model_source import ModelSource, places
+from mllm_embed.errors import ConfigError
+from mllm_embed.inputs.resize import with_picture_settings
+from mllm_embed.model.lora import add_lora, load_adapter
+from mllm_embed.rerank.reranker import Reranker
+from mllm_embed.saving.reranker_settings import read_reranker
+
+from ..batch.stage_data import StageRows, open_stage
+from ..recipe.checks import check_batch, first_process
+from ..recipe.optimizers import check_optimizer
+from ..recipe.pixels import limited, picture_settings
+from ..recipe.reranker.recipe import RerankRecipe
+from ..recipe.start import start_of
+from ..run.run_folder import check_output, write_finished
+from ..run.stage.common import choose_device, held_output, reported, start_fingerprint, trains_in_bf16
+from ..run.stopping import Stopping
+from .run import RerankRun
+
+
+def run_rerank(recipe: RerankRecipe) -> Path:
+    """Train every stage of `recipe`; each leaves a re-ranker's adapter in OUTPUT/STAGE. Return the last one's folder.
+
+    A finished stage found in the output is not repeated, an unfinished one goes on from its last checkpoint, and gives
+    the adapter that an uninterrupted run gives.
+
+    Raise ConfigError when the output holds another run or the model cannot be trained as asked, DataError for data
+    that fails its checks or lacks what the loss needs, ModelError for a model that cannot be loaded or whose training
+    goes wrong, Stopped after a SIGTERM.
+    """
+    device = choose_device()
+    rows: dict[str, StageRows] = {}
+    fingerprints: dict[str, str] = start_fingerprint(recipe)
+    for name, stage in recipe.stages.items():
+        check_optimizer(name, stage.optimizer, device.type, None)
+        rows[name], own = open_stage(stage)
+        check_batch(name, stage, len(rows[name]))
+        fingerprints |= own
+    bf16 = trains_in_bf16(recipe)
+    reranker, start = _loaded(recipe, bf16)
+    fingerprints["prompt"] = hashlib.sha256(json.dumps(reranker.prompt.to_dict()).encode()).hexdigest()
+    finished = check_output(recipe, fingerprints)
+    _adapt(recipe, reranker, start, finished)
+    stopping = Stopping()
+    with stopping.listening(), held_output(recipe, fingerprints):
+        for number, name in enumerate(recipe.stages):
+            if name in finished:
+                continue
+            stopping.check()
+            run = RerankRun(recipe, name, rows[name], bf16, recipe.seed + number, reranker)
+            with reported(recipe, name):
+                run.train(stopping)
+            if first_process():
+                write_finished(recipe, name)
+    return recipe.output / list(recipe.stages)[-1]
+
+
+def _loaded(recipe: RerankRecipe, bf16: bool) -> tuple[Reranker, Path | None]:
+    """Return the base, asked as it will be trained; and the folder of the adapter to go on from, None for a new one.
+
+    That may be an embedder's: its weights know what to look at, and are no worse a start than none.
+    """
+    folder, base, revision, has_adapter = places(recipe.model, recipe.adapter, None)
+    saved = read_reranker(folder) if has_adapter else None
+    prompt: Any = recipe.reranker.prompt or (saved.prompt if saved else None)
+    start = start_of(recipe, ModelSource(base, revision, folder, has_adapter, None))
+    reranker = Reranker.from_pretrained(
+        base, prompt=prompt, dtype="auto" if bf16 else "float32", quantization=recipe.quantization, revision=revision
+    )
+    if any("listwise" in stage.weights for stage in recipe.stages.values()) and reranker.prompt.list is None:
+        raise ConfigError("a stage has a listwise term, and the re-ranker's prompt has no `list`; give reranker.prompt")
+    try:
+        reranker.model.model.set_attention(recipe.attention)
+    except (ImportError, ValueError) as error:
+        reason = str(error).strip().splitlines()[0]
+        raise ConfigError(f"attention: '{recipe.attention}' does not work here ({reason})") from error
+    return _limited(recipe, reranker), start
+
+
+def _limited(recipe: RerankRecipe, reranker: Reranker) -> Reranker:
+    """Return a re-ranker with the limits of a recipe: of tokens, and of its pictures' sizes."""
+    processor: Any = reranker.processor
+    pictures = picture_settings(recipe, reranker.model.model.base.config, processor.image_processor.to_dict())
+    reading = limited(recipe, reranker.settings.reading)
+    if recipe.max_tokens is not None:
+        reading = replace(reading, max_tokens=recipe.max_tokens)
+    changed = with_picture_settings(processor, pictures) if pictures else processor
+    return Reranker(reranker.model, changed, replace(reranker.settings, reading=reading))
+
+
+def _adapt(recipe: RerankRecipe, reranker: Reranker, start: Path | None, finished: list[str]) -> None:
+    """Put on a base a new adapter, the one that the recipe goes on from, or that of the last finished stage."""
+    model = reranker.model.model
+    set_seed(recipe.seed)  # of the adapter's own weights; what is drawn later has each stage's seed
+    if finished:
+        load_adapter(model, recipe.output / finished[-1], trainable=True)
+    elif start:
+        load_adapter(model, start, trainable=True)
+    else:
+        add_lora(model, recipe.lora.spec(), model.family)
