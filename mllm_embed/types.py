@@ -26,7 +26,8 @@ ImageLike: TypeAlias = str | os.PathLike[str] | bytes | Image.Image | ImageSourc
 Images: TypeAlias = ImageLike | Sequence[ImageLike]
 Role = Literal["image", "composed", "text", "captioned", "composed_text"]
 Side = Literal["query", "document"]
-_KEYS = ("image", "text", "instruction", "task")
+_KEYS = ("image", "text", "instruction", "task", "avoid")
+_OF_QUERIES = ("instruction", "avoid")
 _NO_LISTS = (str, bytes, bytearray)  # sequences, but not of pictures
 
 
@@ -36,14 +37,16 @@ class Query:
 
     The reference is a picture, several pictures in order, or a `text` that stands for one; the reference or the
     instruction may be left out. `task` tells a model that was trained on many tasks which one this is ("Find a fashion
-    image that matches the description."), in the place of its prompt set's own. Raises DataError when nothing is given,
-    words are empty, or the reference is both a picture and a text.
+    image that matches the description."), in the place of its prompt set's own. `avoid` says what must not be seen ("a
+    dog"): the direction of these words is taken from the vector (vectors/avoiding.py). Raises DataError when nothing is
+    given to look for, words are empty, or the reference is both a picture and a text.
     """
 
     image: Images | None = None
     instruction: str | None = None
     text: str | None = None
     task: str | None = None
+    avoid: str | None = None
 
     def __post_init__(self) -> None:
         _check(self, instruction=self.instruction, text=self.text)
@@ -107,6 +110,11 @@ class Document:
         return "image" if self.text is None else "captioned"
 
     @property
+    def avoid(self) -> None:
+        """What must not be seen: nothing, which a query alone says."""
+        return None
+
+    @property
     def side(self) -> Side:
         """The side of a search that it stands on: "document"."""
         return "document"
@@ -128,8 +136,8 @@ Item: TypeAlias = Query | Document
 def as_item(value: object) -> Item:
     """Return a plain value as an item: a str is a text, a path, bytes or a PIL picture is an image.
 
-    A mapping may have the keys "image", "text", "instruction" and "task", where None is nothing: with an instruction it
-    is a Query, without one a Document. Raises DataError for anything else.
+    A mapping may have the keys "image", "text", "instruction", "task" and "avoid", where None is nothing: with an
+    instruction or something to avoid it is a Query, else a Document. Raises DataError for anything else.
     """
     if isinstance(value, (Query, Document)):
         return value
@@ -139,10 +147,10 @@ def as_item(value: object) -> Item:
         return Document(image=value)
     if isinstance(value, Mapping):
         given = _given(value)
-        return Query(**given) if "instruction" in given else Document(**given)
+        return Document(**given) if given.keys().isdisjoint(_OF_QUERIES) else Query(**given)
     raise DataError(
         f"cannot embed {kind_of(value)}: give a text (str), a picture (pathlib.Path, bytes, PIL image), "
-        "a Query, a Document, or a dict with the keys image, text, instruction, task"
+        f"a Query, a Document, or a dict with the keys {', '.join(_KEYS)}"
     )
 
 
@@ -166,10 +174,13 @@ def as_query(value: object) -> Item:
 def as_document(value: object) -> Item:
     """Return what `as_item` does of a value that stands on the gallery's side of a search.
 
-    Raises DataError for a mapping with an instruction, too: that is a query.
+    Raises DataError for a mapping with an instruction or something to avoid, too: that is a query.
     """
-    if isinstance(value, Mapping) and "instruction" in _given(value):
+    given = _given(value) if isinstance(value, Mapping) else {}
+    if "instruction" in given:
         raise DataError("a document has no instruction: what to change is a query's, which encode_query takes")
+    if "avoid" in given:
+        raise DataError("a document avoids nothing: what must not be seen is a query's, which encode_query takes")
     return as_item(value)
 
 
@@ -201,7 +212,8 @@ def item_key(item: Item, pictures: tuple[Hashable, ...], asked: Hashable = None)
     it is taken to be what no set holds alike.
     """
     how = _asked(item) if asked is None else (asked,)
-    return (*how, pictures, item.text or item.words, item.words)
+    key = (*how, pictures, item.text or item.words, item.words)
+    return key if item.avoid is None else (*key, ("avoid", item.avoid))  # so that keys of others are what they were
 
 
 def _asked(item: Item) -> tuple[Hashable, ...]:
@@ -224,7 +236,8 @@ def _check(item: Item, **words: str | None) -> None:
     """Raise DataError for an item that says nothing, or something that is no word or picture."""
     kind = type(item).__name__
     given = {name: value for name, value in words.items() if value is not None}
-    for name, value in (given if item.task is None else {**given, "task": item.task}).items():
+    beside = {name: value for name, value in (("task", item.task), ("avoid", item.avoid)) if value is not None}
+    for name, value in (given | beside).items():
         if not isinstance(value, str):
             raise DataError(f"the {name} of a {kind} is {kind_of(value)}; give words (str)")
         if not value.strip():

@@ -5,12 +5,14 @@
     python scripts/make_scenes.py --output runs/validation --draw 1    # other scenes, to choose settings on
     python scripts/make_scenes.py --output runs/open --open 0.5        # several right answers, pictures twice
     python scripts/make_scenes.py --output runs/turns --sessions 16    # sessions of two and three edits as well
+    python scripts/make_scenes.py --output runs/negatives --negatives 0.3    # words for what must not be seen
 
 Writes three folders. `train/` holds pairs.jsonl and triplets.jsonl; `seen/` is a benchmark of new scenes of objects
-that train/ knows, `unseen/` one of objects that train/ never shows, and `sessions/`, on request, one of sessions of
-edits (toy/sessions.py) whose scenes are in none of the others. Each benchmark reference has 16 edits, and all
-their results stand in the gallery: the picture alone can find at most one in sixteen. References come in groups that
-share their objects, so that the instruction alone does not give the answer away either.
+that train/ knows, `unseen/` one of objects that train/ never shows. On request, `sessions/` is one of sessions of edits
+(toy/sessions.py) whose scenes are in none of the others, and `seen-negatives/` and `unseen-negatives/` are benchmarks
+of queries that say what to avoid, which train/ teaches then too (toy/negatives.py). Each benchmark reference has 16
+edits, and all their results stand in the gallery: the picture alone can find at most one in sixteen. References come in
+groups that share their objects, so that the instruction alone does not give the answer away either.
 """
 
 from __future__ import annotations
@@ -25,6 +27,9 @@ from pathlib import Path
 from typing import Any
 
 from mllm_embed.errors import ConfigError, DataError, user_errors
+from toy.negatives import KINDS as CHOICES
+from toy.negatives import Reference as Choosing
+from toy.negatives import choice, choosing_references, choosing_rows, negatives_benchmark
 from toy.open_scenes import open_edit, open_rows
 from toy.scenes import KINDS, Edit, Painter, Scene, caption, sample_edit, sample_scene
 from toy.sessions import session_trees, sessions_benchmark
@@ -33,6 +38,7 @@ EDITS = 16
 GROUP = 8
 TEST_SEED = 20412
 SESSIONS, SESSIONS_SEED = "sessions", 90125
+NEGATIVES, NEGATIVES_SEED = "negatives", 31337
 UNSEEN = 20  # objects kept for the second test set
 QUALITY = 92  # of the pictures, as JPEG
 MIN_NOUNS = 4  # three in a scene, and one to replace them with
@@ -92,6 +98,17 @@ def benchmarks(
     }
 
 
+def negatives_benchmarks(
+    nouns: list[str], references: int = 40, unseen: int = UNSEEN, draw: int = 0
+) -> dict[str, list[Choosing]]:
+    """Return the benchmarks of explicit negatives, of seen and unseen objects, as `benchmarks` does its own."""
+    parts = zip(("seen", "unseen"), split_nouns(nouns, unseen), strict=True)
+    return {
+        f"{name}-{NEGATIVES}": choosing_references(own, references, NEGATIVES_SEED + at + 2 * draw)
+        for at, (name, own) in enumerate(parts)
+    }
+
+
 def held_out_scenes(nouns: list[str]) -> set[Scene]:
     """Return the scenes of both benchmarks at their default sizes: not even the base model's training may show them."""
     tests = benchmarks(nouns).values()
@@ -115,6 +132,16 @@ def write_benchmark(folder: Path, name: str, references: list[Reference], paint:
                 }
             )  # fmt: skip
     text = json.dumps({"name": name, "gallery": gallery, "queries": queries}, indent=1)
+    (folder / "benchmark.json").write_text(text, encoding="utf-8")
+
+
+def write_negatives(folder: Path, name: str, references: list[Choosing], paint: Pictures) -> None:
+    """Write the benchmark.json of a folder of explicit negatives, and note its pictures to be painted."""
+
+    def entry(id: str, scene: Scene) -> dict[str, Any]:
+        return gallery_entry(id, paint(folder, id, scene), scene)
+
+    text = json.dumps(negatives_benchmark(name, references, entry), indent=1)
     (folder / "benchmark.json").write_text(text, encoding="utf-8")
 
 
@@ -148,10 +175,12 @@ def write_training(
     sizes: tuple[int, int, int],
     paint: Pictures,
     open_share: float = 0.0,
+    negatives_share: float = 0.0,
 ) -> None:
     """Write train/; `sizes` are caption pairs, triplets, and edits on each reference picture.
 
-    Of a share of the references the instructions leave the place open, as `toy.open_scenes` has it.
+    Of a share of the references the instructions leave the place open, as `toy.open_scenes` has it, and of another the
+    rows say what to avoid, as `toy.negatives` has it.
     """
     pairs, triplets, per_reference = sizes
 
@@ -173,6 +202,11 @@ def write_training(
         if changes and forbidden.isdisjoint(change.result for change in changes):
             rows += open_rows(rng, name, source, changes, partial(paint, folder))[: triplets - len(rows)]
             continue
+        if negatives_share and len(source.things) < 3 and rng.random() < negatives_share:
+            choices = [choice(rng, source, nouns, kind) for kind in rng.sample(CHOICES, 2)]
+            if forbidden.isdisjoint(result for own in choices for result in own.results):
+                rows += choosing_rows(rng, name, source, choices, partial(paint, folder))[: triplets - len(rows)]
+                continue
         source_text = caption(source, rng)
         edits = {e.result: e for _ in range(per_reference * 2) if (e := sample_edit(rng, source, nouns))}
         allowed = [edit for edit in edits.values() if edit.result not in forbidden][:per_reference]
@@ -242,6 +276,11 @@ def main() -> int:
         "--sessions", type=int, default=0, metavar="N",
         help="references of sessions/, 16 sessions each (default 0: none is written)",
     )  # fmt: skip
+    parser.add_argument(
+        "--negatives", type=float, default=0.0, metavar="SHARE",
+        help="share of the references of one or two things, 0 to 1, whose rows say what to avoid; also writes "
+        "seen-negatives/ and unseen-negatives/, in which nothing else tells what is right",
+    )  # fmt: skip
     parser.add_argument("--seed", type=int, default=0, help="of train/; the benchmarks are always the same")
     parser.add_argument(
         "--draw", type=int, default=0, help="of the benchmarks: 0 for the tests, 1 to choose settings on"
@@ -253,8 +292,9 @@ def main() -> int:
             raise ConfigError(f"--{name} must be at least 1, not {getattr(args, name)}")
     if args.sessions < 0:
         raise ConfigError(f"--sessions must be 0 or more, not {args.sessions}")
-    if not 0 <= args.open <= 1:
-        raise ConfigError(f"--open is a share from 0 to 1, not {args.open}")
+    for name in ("open", "negatives"):
+        if not 0 <= getattr(args, name) <= 1:
+            raise ConfigError(f"--{name} is a share from 0 to 1, not {getattr(args, name)}")
     if not args.sprites.is_dir():
         raise DataError(f"--sprites {args.sprites} is not a folder")
     painter, pictures = Painter(args.sprites), Pictures()
@@ -265,18 +305,23 @@ def main() -> int:
         )
     tests = benchmarks(painter.nouns, args.references, args.unseen, args.draw)
     forbidden = {s for test in tests.values() for r in test for s in (r.scene, *(e.result for e in r.edits))}
-    for name in ("train", *tests):
+    choosing = negatives_benchmarks(painter.nouns, args.references, args.unseen, args.draw) if args.negatives else {}
+    forbidden |= {scene for test in choosing.values() for r in test for scene in r.scenes}
+    for name in ("train", *tests, *choosing):
         (args.output / name).mkdir(parents=True, exist_ok=True)
     drawn = f"-{args.draw}" if args.draw else ""
     for name, references in tests.items():
         write_benchmark(args.output / name, f"scenes-{name}{drawn}", references, pictures)
+    for name, chosen in choosing.items():
+        write_negatives(args.output / name, f"scenes-{name}{drawn}", chosen, pictures)
     seen, _ = split_nouns(painter.nouns, args.unseen)
     sizes = (args.pairs, args.triplets, args.edits)
-    write_training(args.output / "train", random.Random(args.seed), seen, forbidden, sizes, pictures, args.open)
+    rng, shares = random.Random(args.seed), (args.open, args.negatives)
+    write_training(args.output / "train", rng, seen, forbidden, sizes, pictures, *shares)
     if args.sessions:
         write_sessions(args.output / SESSIONS, f"scenes-sessions{drawn}", seen, args.sessions, args.draw, pictures)
     pictures.paint(painter)
-    made = ", ".join(["train", *tests, *([SESSIONS] if args.sessions else [])])
+    made = ", ".join(["train", *tests, *choosing, *([SESSIONS] if args.sessions else [])])
     print(f"{len(pictures.wanted):,} pictures in {args.output}/: {made}")
     return 0
 

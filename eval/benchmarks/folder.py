@@ -66,7 +66,7 @@ def _composed_task(benchmark: FolderBenchmark, gallery: list[Document]) -> Task:
     for query in benchmark.queries:
         _check_ids(query, place, benchmark.name)
         query_ids.append(query.id)
-        queries.append((Query(image=query.image, instruction=query.instruction),))
+        queries.append((Query(image=query.image, instruction=query.instruction, avoid=query.avoid),))
         targets.append(_positions(place, query.targets))
         exclude.append(_positions(place, query.exclude))
         negatives.append(_positions(place, query.negatives))

@@ -9,10 +9,12 @@ from __future__ import annotations
 import time
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, replace
+from itertools import chain
 from typing import Any
 
 import numpy as np
 
+from mllm_embed.encode.avoiding import without_avoid
 from mllm_embed.encode.encoder import PromptedEncoder, check_unit_length
 from mllm_embed.errors import ConfigError, DataError
 from mllm_embed.inputs.prompts import PromptSet
@@ -33,6 +35,8 @@ BASELINES = {
     TEXT_ONLY: "the instruction alone, as a query of words",
     SUM: "image only + text only, normalised",
 }
+NOT_AVOIDED = "nothing avoided"
+"""The row of queries that avoid something, asked without it."""
 _GALLERY = "gallery"  # beside the names of rows while a suite is embedded
 
 
@@ -123,6 +127,8 @@ def with_protocol(result: Result, suite: Suite, asked: AskedSuite, edit_strength
     That is the prompts they were made through, the pictures' sizes, what the baselines are, and an edit strength.
     """
     protocol: dict[str, Any] = {**result.protocol, **asked.protocol(), "pictures": suite.pictures(), **BASELINES}
+    if any(map(_avoids, suite.tasks)):
+        protocol[NOT_AVOIDED] = "the query as asked, without what it avoids"
     if edit_strength != 1:
         protocol["edit strength"] = edit_strength
     return replace(result, protocol=protocol)
@@ -183,11 +189,17 @@ def _rows(suite: Suite) -> list[_Row]:
 def items_of(task: Task) -> dict[str, Sequence[Sequence[Item]]]:
     """Return what is encoded of a task's queries, by row of its table; the sum is made of the others."""
     items: dict[str, Sequence[Sequence[Item]]] = {task.query_kind: task.queries}
+    if _avoids(task):
+        items[NOT_AVOIDED] = [tuple(map(without_avoid, entry)) for entry in task.queries]
     if task.composed:
         # the items of a query differ in their words alone (FashionIQ in both orders): one picture stands for all
         items[IMAGE_ONLY] = [(Query(image=entry[0].image),) for entry in task.queries]
         items[TEXT_ONLY] = [tuple(map(_words, entry)) for entry in task.queries]
     return items
+
+
+def _avoids(task: Task) -> bool:
+    return any(item.avoid is not None for item in chain.from_iterable(task.queries))
 
 
 def _words(item: Item) -> Item:

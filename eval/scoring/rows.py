@@ -78,6 +78,8 @@ def _row(item: Item) -> dict[str, str]:
         row["instruction"] = item.words
         if item.text is not None and item.text != item.words:
             row["text"] = item.text
+        if item.avoid is not None:
+            row["avoid"] = item.avoid
     elif item.words is not None:
         row["text"] = item.words
     return row

@@ -271,7 +271,7 @@ def column(task: str, metric: str) -> str:
 
 
 def _described(item: Item) -> list[Any]:
-    return [*map(_name, item.images or (None,)), item.words]
+    return [*map(_name, item.images or (None,)), item.words, *([] if item.avoid is None else [item.avoid])]
 
 
 def _name(image: Any) -> str:

@@ -144,7 +144,7 @@ def _variants(task: Task) -> _Variants:
 
 def _paraphrased(items: _Items, paraphrases: Sequence[str]) -> list[_Items]:
     others = [words for words in paraphrases if words and words != items[0].words]
-    return [(Query(image=items[0].image, instruction=words),) for words in others]
+    return [(_worded(items[0], items[0], words),) for words in others]
 
 
 def _worded_by_rule(items: _Items) -> list[_Items]:
@@ -154,7 +154,12 @@ def _worded_by_rule(items: _Items) -> list[_Items]:
 
 
 def _filled(form: str, items: _Items) -> _Items:
-    return tuple(Query(image=item.image, instruction=form.replace("{instruction}", item.words or "")) for item in items)
+    return tuple(_worded(item, item, form.replace("{instruction}", item.words or "")) for item in items)
+
+
+def _worded(picture: Item, instruction: Item, words: str | None) -> Query:
+    """Return the picture of one query asked as another is, which keeps what it avoids, in these words."""
+    return Query(image=picture.image, instruction=words, avoid=instruction.avoid)
 
 
 def _instructions(items: _Items) -> tuple[str | None, ...]:
@@ -163,7 +168,7 @@ def _instructions(items: _Items) -> tuple[str | None, ...]:
 
 def _asked_of(picture: _Items, instruction: _Items) -> _Items:
     """Return the instruction of some items, asked of the picture of others."""
-    return tuple(Query(image=picture[0].image, instruction=item.words) for item in instruction)
+    return tuple(_worded(picture[0], item, item.words) for item in instruction)
 
 
 def _others(values: Sequence[Any]) -> dict[int, int]:

@@ -49,6 +49,8 @@ examples
   mllm-embed search --model runs/merged --gallery runs/photos.index --image shoe.jpg --allow in-stock.txt
   mllm-embed search --model runs/merged --gallery runs/photos --instruction "a red shoe" \\
       --filter '{"price": {"<": 40}, "brand": ["Acme", "Apex"], "sold_out": false}'
+  mllm-embed search --model runs/merged --gallery runs/photos --image beach.jpg --instruction "at night" \\
+      --avoid "a person"
 """
 
 
@@ -86,7 +88,7 @@ def register(commands: Any) -> None:
         help="1: as asked; more changes the picture more, less less",
     )
     search.add_argument(
-        "--without", metavar="S", help="what the answers should not show: these words' vector is taken off the query's"
+        "--avoid", metavar="S", help="what must not be seen, in words: the query's vector is turned away from theirs"
     )
     search.add_argument(
         "--rerank", metavar="N", type=int, default=0, help="let the model itself put the first N answers in order"
@@ -148,7 +150,6 @@ def _run(arguments: argparse.Namespace) -> int:
         allow=allow,
         exclude_reference=arguments.exclude_reference,
         edit_strength=arguments.edit_strength,
-        without=arguments.without,
         where=where,
     )
     hits = _reranked(generator, query, hits, arguments.rerank)[: arguments.k]
@@ -251,7 +252,7 @@ def _query(arguments: argparse.Namespace) -> Query:
         raise ConfigError("--edit-strength needs --image and --instruction: without both there is no edit")
     if image is not None:
         load_image(image)
-    return Query(image=image, instruction=instruction, task=arguments.task)
+    return Query(image=image, instruction=instruction, task=arguments.task, avoid=arguments.avoid)
 
 
 def _generator(embedder: MLLMEmbedder) -> Generator:

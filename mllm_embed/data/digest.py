@@ -22,5 +22,6 @@ def item_digest(item: Item) -> str:
         "text": item.text,
         "instruction": instruction,
     }
-    held |= {} if item.task is None else {"task": item.task}  # so that rows without one are what they were
+    beside = {"task": item.task, "avoid": item.avoid}
+    held |= {name: words for name, words in beside.items() if words is not None}  # others are what they were
     return hashlib.sha256(json.dumps(held).encode()).hexdigest()

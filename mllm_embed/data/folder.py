@@ -2,21 +2,21 @@
 
     images/...         pictures, named in the files relative to the folder
     pairs.jsonl        {"id", "image", "caption"} a line: training, stage 1
-    triplets.jsonl     {"id", "image", "instruction", "target_image" and/or "target_text",
+    triplets.jsonl     {"id", "image", "instruction", "target_image" and/or "target_text", "avoid"?,
                         "source_text"?, "paraphrases"?, "negative_image"?, "kind"?} a line: training,
                        stage 2
     texts.jsonl        {"id", "source_text", "target_text", "instruction"?, "negative_text"?} a line:
                        training without pictures, stage 0
     benchmark.json     {"name", "gallery": [{"id", "image", "text"?, "caption"?}],
                         "queries": [{"id", "image", "instruction", "targets": [ids],
-                                     "exclude": [ids]?, "kind"?}],
+                                     "avoid"?, "exclude": [ids]?, "kind"?}],
                         "sessions": [{"id", "targets": [ids], "exclude": [ids]?, "kind"?,
                                       "turns": [{"image", "instruction"}]}]}: evaluation;
                        queries, sessions, or both; "image" from the second turn on as needed
 
 The "image" of a triplet or a query may be a list of pictures, and so may a triplet's "negative_image", which must not
-be found. A gallery entry's "text" is embedded with its picture (a product and its description); its "caption" is not,
-and asks for the picture in a task of its own.
+be found; "avoid" says in words what must not be seen. A gallery entry's "text" is embedded with its picture (a product
+and its description); its "caption" is not, and asks for the picture in a task of its own.
 
 Further keys are allowed and ignored, unless one looks like a misspelling of a key that is missing.
 """
@@ -39,7 +39,7 @@ PAIRS, TRIPLETS, BENCHMARK, TEXTS = "pairs.jsonl", "triplets.jsonl", "benchmark.
 FILES = (PAIRS, TRIPLETS, BENCHMARK, TEXTS)
 _SHOWN = 20
 # pictures and the gallery's texts are digested apart; paraphrases and negatives change no ranking
-_NOT_IN_FINGERPRINT = ("image", "text", "paraphrases", "negatives")
+_NOT_IN_FINGERPRINT = ("image", "text", "paraphrases", "negatives", "avoid")
 
 
 @dataclass(frozen=True)
@@ -56,8 +56,8 @@ class Pair:
 class Triplet:
     """One picture or several, an instruction, and the target: a picture, a text, or both; `task` as of a `Pair`.
 
-    `paraphrases` are other words for the instruction, one of which may be read in its place, and `negative_images` what
-    must not be found: wrong answers that were chosen for it.
+    `paraphrases` are other words for the instruction, one of which may be read in its place, `negative_images` what
+    must not be found: wrong answers that were chosen for it, and `avoid` words for what must not be seen.
     """
 
     id: str
@@ -70,6 +70,7 @@ class Triplet:
     task: str | None = None
     paraphrases: tuple[str, ...] = ()
     negative_images: tuple[Path, ...] = ()
+    avoid: str | None = None
 
 
 @dataclass(frozen=True)
@@ -101,7 +102,8 @@ class GalleryItem:
 class BenchmarkQuery:
     """A question: picture or pictures, instruction, the gallery ids that are right, those left out of its ranking.
 
-    `paraphrases` are other words for the instruction, `negatives` gallery ids that its words rule out.
+    `paraphrases` are other words for the instruction, `negatives` gallery ids that its words rule out, and `avoid`
+    words for what must not be seen.
     """
 
     id: str
@@ -112,6 +114,7 @@ class BenchmarkQuery:
     kind: str | None = None
     paraphrases: tuple[str, ...] = ()
     negatives: tuple[str, ...] = ()
+    avoid: str | None = None
 
 
 @dataclass(frozen=True)
@@ -141,9 +144,9 @@ class FolderBenchmark:
             pictures = _listed(entry.image)
             files = [fact for picture in pictures for fact in (picture.name, picture.stat().st_size)]
             values = [getattr(entry, part.name) for part in fields(entry) if part.name not in _NOT_IN_FINGERPRINT]
-            # last, and only where there is one: a benchmark without texts keeps the fingerprint that it always had
-            text = [entry.text] if isinstance(entry, GalleryItem) and entry.text else []
-            digest.update(json.dumps([*files, *values, *text]).encode())
+            # last, and only where there is one: a benchmark without them keeps the fingerprint that it always had
+            words = entry.text if isinstance(entry, GalleryItem) else entry.avoid
+            digest.update(json.dumps([*files, *values, *([words] if words else [])]).encode())
         return digest.hexdigest()
 
 
@@ -265,7 +268,7 @@ def _pair(row: JsonRow) -> Pair:
 def _triplet(row: JsonRow) -> Triplet:
     row.known(
         "id", "image", "instruction", "target_image", "target_text", "source_text", "kind", "task", "paraphrases",
-        "negative_image",
+        "negative_image", "avoid",
     )  # fmt: skip
     if not row.has("target_image") and not row.has("target_text"):
         row.problem("needs target_image or target_text")
@@ -280,6 +283,7 @@ def _triplet(row: JsonRow) -> Triplet:
         row.optional_text("task"),
         row.texts("paraphrases") if row.has("paraphrases") else (),
         _listed(row.images("negative_image")) if row.has("negative_image") else (),
+        row.optional_text("avoid"),
     )
 
 
@@ -312,7 +316,7 @@ def _gallery_item(row: JsonRow) -> GalleryItem:
 
 
 def _query(row: JsonRow, gallery: set[str]) -> BenchmarkQuery:
-    row.known("id", "image", "instruction", "targets", "exclude", "kind", "paraphrases", "negatives")
+    row.known("id", "image", "instruction", "targets", "exclude", "kind", "paraphrases", "negatives", "avoid")
     targets = row.ids("targets")
     exclude = row.ids("exclude") if row.has("exclude") else ()
     negatives = row.ids("negatives") if row.has("negatives") else ()
@@ -331,6 +335,7 @@ def _query(row: JsonRow, gallery: set[str]) -> BenchmarkQuery:
         row.optional_text("kind"),
         row.texts("paraphrases") if row.has("paraphrases") else (),
         negatives,
+        row.optional_text("avoid"),
     )
 
 

@@ -18,10 +18,10 @@ from .tables import KEY, Record, Table, TarTable, open_table
 from .tables.fingerprint import OpenedFiles, files_fingerprint
 from .values import absent, check_picture_name, id_text, words_of
 
-FIELDS = ("id", "image", "text", "instruction")
+EMBEDDED = ("image", "text", "instruction")
+FIELDS = ("id", *EMBEDDED, "avoid")
 """The columns that a row of a table may have."""
-EMBEDDED = FIELDS[1:]
-_WORDS = ("text", "instruction")
+_WORDS = ("text", "instruction", "avoid")
 _SUSPICIOUS = 0.85  # likeness of a misspelt name
 
 
@@ -114,7 +114,8 @@ class TableSource:
                 raise DataError(f"it {self._nothing(record)}")
             picture = None if values["image"] is None else self._picture(row, values["image"])
             words = {name: words_of(values[name]) for name in _WORDS if values[name] is not None}
-            item: Item = Query(picture, **words) if "instruction" in words else Document(picture, **words)
+            of_queries = {"instruction", "avoid"} & words.keys()
+            item: Item = Query(picture, **words) if of_queries else Document(picture, **words)
         except DataError as error:
             raise DataError(f"{self.where(row)}: {error}") from error
         if picture is None:

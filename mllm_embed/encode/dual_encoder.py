@@ -12,6 +12,7 @@ import torch
 from ..inputs.plain_values import items_of
 from ..inputs.prompts import PromptSet
 from ..saving.provenance import SPACE_FIELDS, check_same
+from .avoiding import apart
 from .embedder import MLLMEmbedder
 
 
@@ -62,11 +63,12 @@ class DualEncoder:
 
     def encode(self, inputs: Sequence[Any], *, batch_size: int = 32, show_progress: bool | None = None) -> np.ndarray:
         """Return unit vectors [N, D] float32 in the order of the inputs; options and errors as of `MLLMEmbedder`."""
-        items = items_of(inputs)
+        # apart, since the query model was taught no words alone: those to avoid are the gallery model's
+        items, avoided = apart(items_of(inputs))
         is_composed = np.array([item.role == "composed" for item in items], dtype=bool)
         vectors = np.zeros((len(items), self.gallery.dimension), np.float32)
         for model, chosen in ((self.query, is_composed), (self.gallery, ~is_composed)):
             if chosen.any():
                 own = [items[place] for place in np.flatnonzero(chosen)]
                 vectors[chosen] = model.encode(own, batch_size=batch_size, show_progress=show_progress)
-        return vectors
+        return avoided.vectors(vectors)

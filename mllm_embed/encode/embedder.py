@@ -230,7 +230,8 @@ class MLLMEmbedder(QueryDocument):
 
         Equal inputs, pictures of one content among them, are computed once; inputs on one picture share the work on it;
         inputs of like length share a batch. In float32 nothing of that changes a vector by more than 1e-5, in half
-        precision rounding does (2e-2 seen in bfloat16). `plan` says what it saves.
+        precision rounding does (2e-2 seen in bfloat16). `plan` says what it saves. What queries avoid is encoded too,
+        each different text once, and taken from their vectors (vectors/avoiding.py).
 
         Args:
             inputs: what to embed.
@@ -295,7 +296,7 @@ class MLLMEmbedder(QueryDocument):
         with ExitStack() as within:
             if bar is None:
                 hide = None if show_progress is None else not show_progress
-                shown = tqdm(total=work.given.inputs, desc="embedding", unit="input", disable=hide, mininterval=1)
+                shown = tqdm(total=work.avoided.listed, desc="embedding", unit="input", disable=hide, mininterval=1)
                 bar = within.enter_context(shown)
             return execute(work, self.model, self.item_processor, packed, bar)
 

@@ -18,7 +18,10 @@ class Encoder(Protocol):
     """Items in, vectors out."""
 
     def encode(self, inputs: Sequence[Any], *, batch_size: int = 32, show_progress: bool | None = None) -> np.ndarray:
-        """Return unit vectors [N, D] float32, one for each of what `types.as_item` reads, in the order given."""
+        """Return unit vectors [N, D] float32, one for each of what `types.as_item` reads, in the order given.
+
+        From that of a query that avoids something this is taken already: `avoiding.apart` helps with it.
+        """
         ...
 
 

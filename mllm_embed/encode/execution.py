@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import MutableMapping, Sequence
+from collections.abc import Iterable, MutableMapping, Sequence
 from dataclasses import dataclass
 from numbers import Integral
 
@@ -68,10 +68,15 @@ def execute(plan: EncodingPlan, model: EmbeddingModel, items: ItemProcessor, pac
             continue
         for number, vector in zip(batch.numbers, forward(model, batch.model_input, packed), strict=True):
             vectors[plan.places[number]] = vector
-            bar.update(len(plan.places[number]))
+            bar.update(_listed(plan, plan.places[number]))
     # an input without a vector is done too
-    bar.update(len(failures))
-    return Encoded(vectors, failures)
+    bar.update(_listed(plan, failures))
+    return Encoded(plan.avoided.vectors(vectors), plan.avoided.failures(failures))
+
+
+def _listed(plan: EncodingPlan, places: Iterable[int]) -> int:
+    """Return how many of some places are in the list itself, and not behind it."""
+    return sum(place < plan.avoided.listed for place in places)
 
 
 @torch.inference_mode()

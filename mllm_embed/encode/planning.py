@@ -12,6 +12,7 @@ from itertools import chain, groupby
 
 from ..inputs.item_processor import ItemProcessor
 from ..types import Item
+from .avoiding import Avoided, apart
 from .batching import cut_by_budget, suffixes_at_once, tokens_of
 from .cost import Cost, explained, total
 from .distinct import distinct
@@ -47,11 +48,12 @@ class Step:
 
 @dataclass(frozen=True)
 class EncodingPlan:
-    """The steps for a list of inputs.
+    """The steps for a list of inputs, behind which stands what they avoid (avoiding.py).
 
     Args:
         inputs: the different ones among them that can be embedded, as far as planning shows.
         places: where each of these stands in the list.
+        avoided: which inputs of the list avoid what stands behind it.
         steps: in the order of computing, the longest first.
         batch_size: pictures that are computed at once at most.
         failures: why inputs of the list cannot be embedded, by their places in it.
@@ -62,6 +64,7 @@ class EncodingPlan:
 
     inputs: list[Input]
     places: list[list[int]]
+    avoided: Avoided
     steps: list[Step]
     batch_size: int
     failures: Mapping[int, str]
@@ -102,11 +105,12 @@ def plan(
     Without `skip_unreadable`, raises ImageError for a picture that is missing or none, DataError for words that the
     model cannot read, and for an input that is too long.
     """
-    inputs, places, failures = distinct(listed, items, suffixes if share else None, pool, skip_unreadable)
+    plain, avoided = apart(listed)
+    inputs, places, failures = distinct(plain, items, suffixes if share else None, pool, skip_unreadable)
     steps = _steps(inputs, batch_size, items.family.reuses_features)
     planned = total(_cost(step, inputs, tokens_of(batch_size)) for step in steps)
-    given = _cost_as_given(listed, inputs, places, batch_size)
-    return EncodingPlan(inputs, places, steps, batch_size, failures, skip_unreadable, given, planned)
+    given = _cost_as_given(plain, inputs, places, batch_size)
+    return EncodingPlan(inputs, places, avoided, steps, batch_size, failures, skip_unreadable, given, planned)
 
 
 def inputs_of(inputs: Sequence[Input], numbers: Sequence[int]) -> list[Input]:

@@ -59,12 +59,19 @@ def check_taught(items: Iterable[Item], target_space: Mapping[str, Any] | None) 
 
     Nothing else was distilled: its vector would lie in no gallery's space.
     """
-    other = next((item.role for item in items if item.role != "composed"), None) if target_space else None
+    other = next(filter(None, map(_untaught, items)), None) if target_space else None
     if other:
         raise ConfigError(
-            f"this model was distilled to encode queries of a picture and an instruction, and cannot encode '{other}' "
-            "inputs: its teacher does that (DualEncoder takes both; on the command line, --query-model)"
+            f"this model was distilled to encode queries of a picture and an instruction, and cannot encode {other}: "
+            "its teacher does that (DualEncoder takes both; on the command line, --query-model)"
         )
+
+
+def _untaught(item: Item) -> str | None:
+    """Return what of an item is no composed query, in words; None for nothing."""
+    if item.role != "composed":
+        return f"'{item.role}' inputs"
+    return None if item.avoid is None else "words to avoid, which are a text"
 
 
 def changes(before: Any, now: Any, where: str = "") -> Iterator[str]:

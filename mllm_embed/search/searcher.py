@@ -125,25 +125,24 @@ class Searcher:
         allow: Collection[str] | None = None,
         exclude_reference: bool = False,
         edit_strength: float = 1.0,
-        without: str | None = None,
         where: Where | None = None,
     ) -> list[Hit]:
         """Return the k best pictures for a query, fewer in a small gallery.
 
         Args:
-            query: image, text, or image and instruction.
+            query: image, text, or image and instruction, and perhaps what to avoid.
             k: how many.
             exclude: ids that may not answer.
             allow: the only ids that may.
             exclude_reference: leave out pictures whose file is the query's own, byte for byte, whatever their ids.
-            edit_strength, without: as of `Composition`.
+            edit_strength: as of `Composition`.
             where: only pictures whose metadata fits this may answer: {"price": {"<": 40}, "size": ["S", "M"]}, as
                 `filters.parse_filter` reads it.
 
         Raises:
             DataError: k < 1, an id that is not in the gallery, or a filter that does not fit its columns.
         """
-        asked = Composition(query, edit_strength, without)
+        asked = Composition(query, edit_strength)
         vector = asked.vector(self.embedder.encode(asked.items, show_progress=False))
         own = query.images if exclude_reference else ()
         return self.find(vector, k, exclude, allow=allow, where=where, other_than=own)

@@ -28,16 +28,18 @@ CHUNK_PIXELS = 192_000_000
 class ContrastiveBatch:
     """The rows of one process for one step: chunks to encode, and which vector plays which role of which row.
 
-    B is the number of rows, K of their hard negatives, U of the vectors.
+    B is the number of rows, K of their hard negatives, U of the vectors: first those of the live chunks, then those of
+    the frozen ones, then the V that are made of two of these, of queries that avoid something.
 
     Args:
         live: chunks that go through what is trained.
-        frozen: chunks that go through the model without its adapter. The vectors of the live ones come first.
+        frozen: chunks that go through the model without its adapter.
         places: by use of a role, the number of the vector that plays it, [B] int64; of hard negatives [K].
         owners: [K] int64, which row brought each hard negative.
         inputs: [U] int64, for each vector a number that equal inputs share, live or frozen, in whatever process.
         keys: by role the keys of the rows' inputs, where what is right is known by them, [B] int64; of hard negatives
             [K]; as ASKED and RIGHT [P] what asks, and what is right for it, as the rows tell themselves.
+        avoided: [V, 2] int64, of each vector that is made of two, the number of the query's and of what it avoids.
         cached: whether the live chunks are more than may be alive at once, and are computed twice.
         pictures: how many pictures the chunks hold.
         unreadable: rows that could not be read, whose place others took.
@@ -60,6 +62,7 @@ class ContrastiveBatch:
     ids: list[str]
     guide: Tensor | None = None
     guide_places: dict[RoleUse, Tensor] = field(default_factory=dict)
+    avoided: Tensor = field(default_factory=lambda: torch.zeros(0, 2, dtype=torch.long))
 
     @property
     def tokens(self) -> int:
@@ -76,7 +79,7 @@ class ContrastiveBatch:
             self, live=list(map(changed, self.live)), frozen=list(map(changed, self.frozen)),
             places=changed(self.places), keys=changed(self.keys), owners=change(self.owners),
             inputs=change(self.inputs), guide=None if self.guide is None else change(self.guide),
-            guide_places=changed(self.guide_places),
+            guide_places=changed(self.guide_places), avoided=change(self.avoided),
         )  # fmt: skip
 
 
@@ -112,6 +115,7 @@ class ContrastiveCollator:
     def _collate(self, examples: list[Example]) -> ContrastiveBatch:
         live, frozen = self._groups(examples, frozen=False), self._groups(examples, frozen=True)
         vectors = _vector_numbers(live, frozen)
+        avoided = self._number_avoiding(examples, vectors)
         live_chunks, frozen_chunks = self._processed(live), self._processed(frozen)
         guide, guide_places = self._guided(examples)
         return ContrastiveBatch(
@@ -127,7 +131,18 @@ class ContrastiveCollator:
             ids=[example.id for example in examples],
             guide=guide,
             guide_places=guide_places,
+            avoided=avoided,
         )
+
+    def _number_avoiding(self, examples: list[Example], vectors: dict[tuple[int, bool], int]) -> Tensor:
+        """Number the vectors that are made of two others behind these, and return of which, [V, 2] int64."""
+        made: list[list[int]] = []
+        for use in self.uses:
+            for prepared in _played(use, examples):
+                if prepared.apart and (prepared.number, use.frozen) not in vectors:
+                    made.append([vectors[part.number, use.frozen] for part in prepared.apart])
+                    vectors[prepared.number, use.frozen] = len(vectors)
+        return torch.tensor(made, dtype=torch.long).reshape(-1, 2)
 
     def _guided(self, examples: list[Example]) -> tuple[Tensor | None, dict[RoleUse, Tensor]]:
         """Return the guide's vectors of all that plays a role, each once, and by use where they lie among them."""
@@ -144,7 +159,7 @@ class ContrastiveCollator:
         for use in self.uses:
             if use.frozen == frozen:
                 for prepared in _played(use, examples):
-                    distinct.setdefault(prepared.number, prepared)
+                    distinct.update({part.number: part for part in prepared.encoded if part.number not in distinct})
         return list(self._cut(distinct.values()))
 
     def _cut(self, inputs: Iterable[PreparedInput]) -> Iterator[list[PreparedInput]]:

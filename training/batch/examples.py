@@ -14,12 +14,13 @@ import numpy as np
 from PIL import Image
 from torch.utils.data import Dataset, get_worker_info
 
+from mllm_embed.encode.avoiding import without_avoid, words_to_avoid
 from mllm_embed.errors import DataError, ImageError, MLLMEmbedError
 from mllm_embed.inputs.images import name_of
 from mllm_embed.types import ImageLike, Item
 
 from ..data import TrainingRow
-from ..data.numbers import Turn
+from ..data.numbers import Turn, number_of
 from ..data.replacement import replacement
 from ..data.stream import hold_blocks
 from ..false_negatives.keys import Asked, ItemKeys, as_told, content_of, key_of
@@ -44,6 +45,8 @@ class PreparedInput:
         number: what equal inputs share everywhere.
         pixels: how many its pictures have.
         guide_key: by which the stage's guide knows it; 0 without one.
+        apart: of a query that avoids something, the query without that, and the words that it avoids: these two are
+            encoded; None for others, which are encoded as they are.
     """
 
     item: Item
@@ -51,6 +54,12 @@ class PreparedInput:
     number: int
     pixels: int = 0
     guide_key: int = 0
+    apart: tuple[PreparedInput, PreparedInput] | None = None
+
+    @property
+    def encoded(self) -> tuple[PreparedInput, ...]:
+        """What the model encodes of it."""
+        return self.apart or (self,)
 
 
 class UnreadableRow(NamedTuple):
@@ -135,15 +144,23 @@ class Reader:
         if key in self._cache:
             self._cache.move_to_end(key)
             return self._cache[key]
-        loaded, tokens = self.prepare(item)
-        pixels = [math.prod(picture.size) for picture in loaded.images if isinstance(picture, Image.Image)]
-        kept = loaded if self._held.have_room(loaded.images, sum(pixels)) else item
-        guide_key = key_of(item, as_told) if self.guided else 0
-        prepared = PreparedInput(kept, tokens, content_of(loaded, self.asked), sum(pixels), guide_key)
+        prepared = self._read(item)
         self._cache[key] = prepared
         if len(self._cache) > CACHED_INPUTS:
             self._cache.popitem(last=False)
         return prepared
+
+    def _read(self, item: Item) -> PreparedInput:
+        guide_key = key_of(item, as_told) if self.guided else 0
+        words = words_to_avoid(item)
+        if words is not None:
+            query, avoided = self._prepared(without_avoid(item)), self._prepared(words)
+            number = number_of(f"{query.number} avoids {avoided.number}")
+            return replace(query, number=number, guide_key=guide_key, apart=(query, avoided))
+        loaded, tokens = self.prepare(item)
+        pixels = [math.prod(picture.size) for picture in loaded.images if isinstance(picture, Image.Image)]
+        kept = loaded if self._held.have_room(loaded.images, sum(pixels)) else item
+        return PreparedInput(kept, tokens, content_of(loaded, self.asked), sum(pixels), guide_key)
 
 
 class _HeldPixels:

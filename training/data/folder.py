@@ -54,6 +54,7 @@ def _triplets(folder: DataFolder) -> list[TrainingRow]:
             source_text=entry.source_text,
             target_image=entry.target_image,
             target_text=entry.target_text,
+            avoid=entry.avoid,
         )
         row = _row("triplets", entry, str(entry.image), content)
         row = replace(row, hard_negatives=tuple(Document(image=image) for image in entry.negative_images))

@@ -41,13 +41,14 @@ class RowContent:
     target_text: str | None = None
     target_caption: str | None = None
     negative_text: str | None = None
+    avoid: str | None = None
 
 
 # The columns that rows of each kind are made of, in the order in which faults are named. Others are not looked at:
 # their pictures may not even be there.
 CONTENT: dict[str, tuple[str, ...]] = {
     "pairs": ("image", "caption"),
-    "triplets": ("image", "instruction", "source_text", "target_image", "target_text", "target_caption"),
+    "triplets": ("image", "instruction", "avoid", "source_text", "target_image", "target_text", "target_caption"),
     "texts": ("negative_text", "source_text", "instruction", "target_text"),
 }
 
@@ -88,13 +89,14 @@ def _triplet(content: RowContent) -> dict[str, Item]:
 def _asked(content: RowContent) -> dict[str, Item]:
     """Return what a triplet asks; `query` is whatever asks, for sources that mix pictures and words."""
     roles: dict[str, Item] = {}
+    words = {"instruction": content.instruction, "avoid": content.avoid}
     if content.image is not None:  # a picture may ask alone, in rows of M-BEIR without words
-        roles["query"] = roles["composed"] = Query(image=content.image, instruction=content.instruction)
+        roles["query"] = roles["composed"] = Query(image=content.image, **words)
         roles["query_image"] = Document(image=content.image)
     if content.source_text:
         roles["source_text"] = Document(text=content.source_text)
     if content.instruction and (content.source_text or content.image is None):
-        roles["composed_text"] = Query(text=content.source_text, instruction=content.instruction)
+        roles["composed_text"] = Query(text=content.source_text, **words)
         roles.setdefault("query", roles["composed_text"])
     return roles
 

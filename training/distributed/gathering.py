@@ -113,7 +113,8 @@ def _gathered_guide(batch: ContrastiveBatch, device: torch.device) -> tuple[Tens
 def _frozen(batch: ContrastiveBatch, device: torch.device) -> Tensor:
     """Return for each vector of a batch, [U] int64, 1 where it comes from the model without its adapter."""
     live = sum(len(chunk["input_ids"]) for chunk in batch.live)
-    return (torch.arange(len(batch.inputs), device=device) >= live).long()
+    encoded = (torch.arange(len(batch.inputs) - len(batch.avoided), device=device) >= live).long()
+    return torch.cat([encoded, encoded[batch.avoided[:, 0].to(device)]])
 
 
 def _shifted(parts: list[Tensor], lengths: list[int]) -> Tensor:

@@ -20,6 +20,7 @@ from torch.utils.checkpoint import checkpoint
 from mllm_embed.model.embedding_model import EmbeddingModel
 
 from ..batch.collator import Chunk, ContrastiveBatch
+from ..loss.avoiding import avoiding
 from ..loss.temperature import Temperature
 from .alignment import ScheduledChunk, common_schedule, own_schedule
 
@@ -47,12 +48,12 @@ class BatchEncoder(nn.Module):
         self.aligned, self.bf16 = aligned, bf16
 
     def forward(self, batch: ContrastiveBatch) -> tuple[Tensor, Tensor]:
-        """Return the vectors, [U, D] float32, L2-normalised, the live ones first, and the temperature, a scalar."""
+        """Return the vectors of a batch, [U, D] float32, L2-normalised, and the temperature, a scalar."""
         schedule = common_schedule(batch, self._device) if self.aligned else own_schedule(batch)
         with torch.autocast(self._device.type, torch.bfloat16, enabled=self.bf16) if self.bf16 else nullcontext():
             encode = self._cached if schedule.cached else self.encode
             vectors = _run(encode, batch.live, schedule.live) + self._frozen(batch.frozen, schedule.frozen)
-        return torch.cat(vectors), self.temperature()
+        return with_avoiding(torch.cat(vectors), batch.avoided), self.temperature()
 
     def _cached(self, chunk: Chunk) -> Tensor:
         # The chunk stays where it is until it is computed, so checkpoint sees by this which device's random state it
@@ -84,6 +85,17 @@ class BatchEncoder(nn.Module):
     def trainable(self) -> dict[str, nn.Parameter]:
         """Return what is trained, by name: the adapter, and where it is learned the temperature."""
         return {name: parameter for name, parameter in self.named_parameters() if parameter.requires_grad}
+
+
+def with_avoiding(vectors: Tensor, avoided: Tensor) -> Tensor:
+    """Return encoded vectors [E, D], and behind them those of the queries that avoid something: [E + V, D].
+
+    `avoided` is as of ContrastiveBatch. They are made outside of what is computed twice, of vectors that stay.
+    """
+    if not len(avoided):
+        return vectors
+    query, words = avoided.to(vectors.device).unbind(1)
+    return torch.cat([vectors, avoiding(vectors[query], vectors[words])])
 
 
 def _run(encode: Callable[[Chunk], Tensor], chunks: Sequence[Chunk], turns: Sequence[ScheduledChunk]) -> list[Tensor]:

@@ -10,6 +10,7 @@ from typing import Any
 import torch
 from PIL import Image
 
+from mllm_embed.encode.avoiding import words_to_avoid
 from mllm_embed.encode.model_source import ModelSource, item_processor
 from mllm_embed.errors import DataError, ImageError, ModelError
 from mllm_embed.inputs.images import load_image
@@ -106,6 +107,11 @@ class InputMaker:
         for use in sorted(stage.uses, key=lambda use: use.frozen):
             group = use.frozen, samples[use.role].role
             counts[group] = counts.get(group, 0) + stage.batch_size * _inputs_a_row(stage, rows, use.role)
+            avoided = _avoided(rows, use.role)
+            if avoided:
+                group = use.frozen, avoided.role
+                counts[group] = counts.get(group, 0) + stage.batch_size
+                samples[f"what {use.role} avoids"] = avoided
         batches = []
         for (frozen, kind), count in counts.items():
             alike = [sample for sample in samples.values() if sample.role == kind]
@@ -204,6 +210,12 @@ def _inputs_a_row(stage: Stage, rows: list[TrainingRow] | None, role: str) -> in
     if rows is None:
         return stage.hard_negatives or 1 if role == "hard_negative" else 1
     return max(len(_items_of(row, role, stage.hard_negatives)) for row in rows)
+
+
+def _avoided(rows: list[TrainingRow] | None, role: str) -> Item | None:
+    """Return the longest of what the queries of a role avoid; None where they avoid nothing."""
+    items = [words for row in rows or () if role in row.roles and (words := words_to_avoid(row.roles[role]))]
+    return max(items, key=_characters, default=None)
 
 
 def _characters(item: Item) -> int:

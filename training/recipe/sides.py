@@ -130,6 +130,11 @@ def _in_words(item: Item, task: str, implied: frozenset[str]) -> Item:
     if task in implied and item.role in ("image", "composed"):
         return item
     words = task if item.words is None else f"{task} {item.words}"
+    if item.avoid is not None:
+        raise DataError(
+            f"a row with the task {task[:60]!r} has something to avoid ({item.avoid[:60]!r}), and the prompts have no "
+            "place for its task; leave the column avoid out, or train with prompts that have one"
+        )
     if item.images:
         return Document(image=item.image, text=words)
     if isinstance(item, Document) or item.text is not None:

@@ -168,7 +168,8 @@ def validate(
         tasks: of queries and of the gallery.
     """
     task, gallery = tasks[0], _gallery(benchmark, tasks[1])
-    queries: list[Item] = [Query(query.image, query.instruction, task=task) for query in benchmark.queries]
+    asked = benchmark.queries
+    queries: list[Item] = [Query(query.image, query.instruction, task=task, avoid=query.avoid) for query in asked]
     training = embedder.model.training
     gpus = [embedder.device] if embedder.device.type == "cuda" else []
     with torch.random.fork_rng(gpus), torch.autocast(embedder.device.type, torch.bfloat16, enabled=bf16):

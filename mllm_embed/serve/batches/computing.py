@@ -17,6 +17,7 @@ from typing import TYPE_CHECKING, TypeVar
 import numpy as np
 import torch
 
+from ...encode.avoiding import apart
 from ...encode.embedder import MLLMEmbedder
 from ...encode.execution import forward
 from ...encode.memory import keep_pages
@@ -121,7 +122,8 @@ class Computing:
                 for batch in prefetch(work, embedder.item_processor):
                     failed.update(place for number in batch.failures for place in work.places[number])
                     ready.put(batch)
-                reasons = {place: reason(items[place], embedder.item_processor) for place in sorted(failed)}
+                asked, _ = apart(items)
+                reasons = {place: reason(asked[place], embedder.item_processor) for place in sorted(failed)}
             return _Planned(work, reasons)
         finally:
             ready.put(None)
@@ -152,7 +154,7 @@ class Computing:
 
 def _in_order(found: _Planned, parts: Sequence[tuple[Batch, np.ndarray]], width: int, seconds: float) -> Computed:
     """Return computed batches in the order of the list that was planned."""
-    inputs, places = found.work.given.inputs, found.work.places
+    inputs, places, avoided = found.work.given.inputs, found.work.places, found.work.avoided
     vectors, tokens = np.zeros((inputs, width), np.float32), [0] * inputs
     for batch, rows in parts:
         for number, vector, count in zip(batch.numbers, rows, batch.tokens(), strict=True):
@@ -160,7 +162,13 @@ def _in_order(found: _Planned, parts: Sequence[tuple[Batch, np.ndarray]], width:
                 vectors[place], tokens[place] = vector, count
     bad = np.flatnonzero(~np.isfinite(vectors).all(axis=1)).tolist()
     vectors[bad] = 0
-    return Computed(vectors, tokens, found.failures, dict.fromkeys(bad, _NAN), seconds)
+    return Computed(
+        avoided.vectors(vectors),
+        avoided.tokens(tokens),
+        avoided.failures(found.failures),
+        avoided.failures(dict.fromkeys(bad, _NAN)),
+        seconds,
+    )
 
 
 def _joined(first: Computed, second: Computed) -> Computed:

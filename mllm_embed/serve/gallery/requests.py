@@ -43,7 +43,7 @@ class SearchRequest(_Asked):
     image: str | None = Field(None, description="the reference: a data URI, or an address of an allowed host")
     id: Id | None = Field(None, description="the reference: a picture of the gallery, in the place of `image`")
     instruction: Words | None = Field(None, description="what to change in the reference, or words alone to look for")
-    without: Words | None = Field(None, description="what the answers should not show")
+    avoid: Words | None = Field(None, description="what must not be seen")
     task: Words | None = Field(None, description="what the model is to do, where it was trained on tasks")
     k: int = Field(24, ge=1, description="answers")
     filter: dict[str, Any] | None = Field(

@@ -85,7 +85,7 @@ def picture_address(hit: str, image: ImageLike | None) -> str | None:
 async def _query(service: Service, searcher: Searcher, asked: SearchRequest, upload: bytes | None) -> Query:
     """Return what is looked for. Raises Refusal where that is nothing, or a picture that cannot be had."""
     image = await _reference(service, searcher, asked, upload)
-    for name in ("instruction", "without", "task"):
+    for name in ("instruction", "avoid", "task"):
         words = getattr(asked, name)
         if words is not None and len(words) > service.limits.words:
             raise Refusal(422, f"{name} is over the limit of {service.limits.words:,} characters", field=name)
@@ -95,7 +95,7 @@ async def _query(service: Service, searcher: Searcher, asked: SearchRequest, upl
         message = "an edit strength needs a picture and an instruction: without both there is no edit"
         raise Refusal(422, message, field="edit_strength")
     try:
-        return Query(image=image, instruction=asked.instruction, task=asked.task)
+        return Query(image=image, instruction=asked.instruction, task=asked.task, avoid=asked.avoid)
     except DataError as error:
         raise Refusal(422, f"{error}", field="instruction") from error
 
@@ -184,7 +184,7 @@ async def _found(service: Service, searcher: Searcher, query: Query, asked: Sear
 
 async def _vector(service: Service, query: Query, asked: SearchRequest) -> np.ndarray:
     """Return what is searched with, [1, D] float32. Raises Refusal for what cannot be embedded, naming its field."""
-    composition = Composition(query, asked.edit_strength, asked.without)
+    composition = Composition(query, asked.edit_strength)
     try:
         parts = await service.vectors(composition.items, _fields(asked, composition))
     except Refusal:
@@ -197,9 +197,8 @@ async def _vector(service: Service, query: Query, asked: SearchRequest) -> np.nd
 def _fields(asked: SearchRequest, composition: Composition) -> list[str]:
     """Return of which fields of a request each item of its composition is made."""
     reference = ["id" if asked.id is not None else "image"] if composition.query.images else []
-    words = [name for name in ("instruction", "task") if getattr(asked, name) is not None]
-    fields = [" and ".join(reference + words)] * len(composition.items)
-    return fields if asked.without is None else [*fields[:-1], "without"]
+    words = [name for name in ("instruction", "task", "avoid") if getattr(asked, name) is not None]
+    return [" and ".join(reference + words)] * len(composition.items)
 
 
 async def _words(service: Service, query: Query, hits: Sequence[Hit]) -> list[Reading]:

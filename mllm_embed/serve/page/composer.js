@@ -7,11 +7,11 @@ const WITH_PICTURE = ["What should change?", "on snow instead"];
 const WITHOUT_PICTURE = ["What are you looking for?", "a red bag on a table"];
 
 export class Composer {
-  // `asked` is called with {reference, words, without, strength, exclude}, `emptied` where the last part was taken
+  // `asked` is called with {reference, words, avoid, strength, exclude}, `emptied` where the last part was taken
   // away, `wrong` with a sentence.
   constructor({ asked, emptied, wrong }) {
     this.words = byId("words");
-    this.without = byId("without");
+    this.avoid = byId("avoid");
     this.strength = byId("strength");
     this.exclude = byId("exclude");
     this.asked = asked;
@@ -35,7 +35,7 @@ export class Composer {
     return {
       reference: this.reference.value,
       words: this.words.value.trim(),
-      without: this.without.value.trim(),
+      avoid: this.avoid.value.trim(),
       strength: this.strength.valueAsNumber,
       exclude: this.exclude.checked,
     };
@@ -45,7 +45,7 @@ export class Composer {
   write(turn) {
     this.reference.set(turn?.reference ?? null);
     this.words.value = turn?.words ?? "";
-    this.without.value = turn?.without ?? "";
+    this.avoid.value = turn?.avoid ?? "";
     this.strength.value = turn?.strength ?? 1;
     this.exclude.checked = turn?.exclude ?? true;
     this.#fit();

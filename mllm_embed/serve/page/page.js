@@ -77,7 +77,7 @@ class Page {
   goOn(row) {
     const { exclude } = this.composer.read();
     const reference = { id: row.id, picture: row.picture };
-    this.turns.ask({ reference, words: "", without: "", strength: 1, exclude, filter: this.filters.read() });
+    this.turns.ask({ reference, words: "", avoid: "", strength: 1, exclude, filter: this.filters.read() });
     scrollTo({ top: 0 });
     // on a phone the keyboard would come up and hide the answers
     if (matchMedia("(pointer: fine)").matches) this.composer.words.focus();

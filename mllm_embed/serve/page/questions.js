@@ -16,7 +16,7 @@ export function question(turn, part, more = {}) {
   }
   if (words && part !== "picture") asked.instruction = words;
   if (isComposed(turn) && part === "both") asked.edit_strength = turn.strength;
-  if (turn.without) asked.without = turn.without;
+  if (turn.avoid) asked.avoid = turn.avoid;
   if (turn.filter) asked.filter = turn.filter;
   return { ...asked, ...more };
 }

@@ -6,7 +6,7 @@ import { showReference } from "./pictures.js";
 // What a turn asked for, in words.
 export function inWords(turn) {
   const said = turn.words || (turn.reference ? "like this" : "");
-  return turn.without ? `${said}, without ${turn.without}` : said;
+  return turn.avoid ? `${said}, without ${turn.avoid}` : said;
 }
 
 function step(turn, at, turns) {

@@ -1,7 +1,7 @@
 // The turns of a search: what was asked, one after the other. The browser's back and forward go through them, and
 // a reload keeps them. Turn -1 is the gallery, before anything was asked.
 //
-// A turn: {reference, words, without, strength, exclude, filter, k, part, answers}. Its reference is null, a picture of
+// A turn: {reference, words, avoid, strength, exclude, filter, k, part, answers}. Its reference is null, a picture of
 // the gallery {id, picture}, or one that the user brought {name, data}, a data URI. `answers` holds what was answered
 // to each part of it, and is not kept over a reload: the server is asked again.
 
@@ -39,7 +39,7 @@ export class Turns {
     return this.all[this.at] ?? null;
   }
 
-  // Ask something: {reference, words, without, strength, exclude, filter}. A new turn takes the place of all after the
+  // Ask something: {reference, words, avoid, strength, exclude, filter}. A new turn takes the place of all after the
   // current one, as a new page does in a browser.
   ask(asked) {
     const turn = { k: FIRST, part: "both", ...asked, answers: {} };

@@ -54,6 +54,7 @@ def recipes(tiny_llava: Path, tmp_path_factory: pytest.TempPathFactory) -> dict[
             row |= {key: rows[0][key] for key in ("target_image", "target_text")}
         if number % 2 and number > 1:  # and asks what the row before asks: that has two right answers
             row |= {key: rows[number - 1][key] for key in ("image", "instruction", "source_text")}
+    rows[0]["avoid"], rows[1]["avoid"] = "blue", "a red one"
     for place in (data, torn):
         (place / "triplets.jsonl").write_text("".join(json.dumps(row) + "\n" for row in rows))
     (torn / TORN).write_bytes((torn / TORN).read_bytes()[:60])

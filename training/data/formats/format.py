@@ -11,7 +11,7 @@ from typing import Any
 Values = dict[str, Any]
 Finish = Callable[[Values], Values]
 PICTURES = ("image", "target_image", "negative_image")
-TEXTS = ("caption", "instruction", "source_text", "target_text", "target_caption", "negative_text")
+TEXTS = ("caption", "instruction", "source_text", "target_text", "target_caption", "negative_text", "avoid")
 TASK = "task"
 ALSO_IMAGE = "also_image"
 """What a format's `finish` may give beside our columns: pictures that are right as well, and never asked for."""
@@ -26,11 +26,11 @@ class Format:
 
     The columns of a row are: id; the pictures image, target_image, negative_image; the texts caption, instruction,
     source_text, target_text, target_caption (words that belong to the target picture and are no answer alone),
-    negative_text; and task, what an embedder of many tasks is told of the one that the row asks, which any file may
-    have. A negative may be a list: it is what must not be found. Where any other text is a list, each says the same,
-    and one of it is read, another one in each epoch. Where target_image is a list, each entry is a right answer, with
-    the entry of target_text and target_caption at its place; one of them is asked for in each epoch, and the others are
-    nobody's negatives.
+    negative_text, avoid (what must not be seen in the answer); and task, what an embedder of many tasks is told of the
+    one that the row asks, which any file may have. A negative may be a list: it is what must not be found. Where any
+    other text is a list, each says the same, and one of it is read, another one in each epoch. Where target_image is a
+    list, each entry is a right answer, with the entry of target_text and target_caption at its place; one of them is
+    asked for in each epoch, and the others are nobody's negatives.
     """
 
     description: str

@@ -134,10 +134,10 @@ def test_a_gallery_that_another_process_writes_to_is_to_be_asked_again(run: _Run
     ("asked", "field"),
     [
         ({"instruction": "shoe " * 4000}, "instruction"),
-        ({"instruction": "a shoe", "without": "shoe " * 4000}, "without"),
+        ({"instruction": "a shoe", "avoid": "shoe " * 4000}, "instruction and avoid"),
         ({"image": "red", "instruction": "shoe " * 4000}, "image and instruction"),
         ({"image": "red", "edit_strength": 2, "instruction": "shoe " * 4000}, "image and instruction"),
-        ({"without": "a hat"}, "instruction"),
+        ({"avoid": "a hat"}, "instruction"),
         ({"instruction": "a shoe", "rerank": 2}, "rerank"),
     ],
 )
@@ -150,7 +150,7 @@ def test_the_field_at_fault_is_named(
 
 
 def test_null_leaves_a_field_out(run: _Running) -> None:
-    nothing = dict.fromkeys(("image", "id", "without", "filter", "allow", "exclude", "rerank", "edit_strength"))
+    nothing = dict.fromkeys(("image", "id", "avoid", "filter", "allow", "exclude", "rerank", "edit_strength"))
     answer = run.client.post("/v1/search", json={**ASKED, **nothing, "explain": None})
     assert [hit["id"] for hit in answer.json()["hits"]] == run.ids()
     row = {"id": "new", "text": "a shoe", "image": None, "metadata": None}

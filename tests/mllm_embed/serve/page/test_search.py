@@ -237,8 +237,8 @@ def test_knobs(tab: Tab, site: str) -> None:
     tab.wait_for_first(gentle[0])
     assert tab.ids() == gentle != plain
     assert tab.trail() == ["Gallery", "on snow"], "a knob makes no new turn"
-    with page.expect_request(lambda request: (request.post_data_json or {}).get("without") == "green"):
-        page.fill("#without", "green")
+    with page.expect_request(lambda request: (request.post_data_json or {}).get("avoid") == "green"):
+        page.fill("#avoid", "green")
         page.keyboard.press("Enter")
     assert tab.trail() == ["Gallery", "on snow, without green"]
     with page.expect_request(lambda request: (request.post_data_json or {}).get("exclude_reference") is False):
