@@ -17,8 +17,8 @@ from ..errors import ConfigError
 from .unit import unit
 
 WEIGHT = 0.5
-"""w: a query turns by 27 degrees at most. On the demo's scenes more gains little where the words tell what is right, and
-loses more where they say nothing (scripts/README.md)."""
+"""w: a query turns by 27 degrees at most. On the demo's scenes more gains little where the words tell what is right,
+and loses more where they say nothing (scripts/README.md)."""
 
 
 def avoiding(queries: np.ndarray, avoided: np.ndarray, weight: float = WEIGHT) -> np.ndarray:

@@ -14,7 +14,7 @@ from torch.utils.data import get_worker_info
 
 from mllm_embed.errors import MLLMEmbedError
 from mllm_embed.inputs.pairs.pair_processor import PairProcessor
-from mllm_embed.types import Item
+from mllm_embed.types import Item, Query
 
 from ..batch.collator import Chunk
 from ..batch.examples import Example, PreparedInput, UnreadableRow
@@ -76,6 +76,14 @@ class _Judged:
     example: Example
     query: PreparedInput
     candidates: list[PreparedInput]
+
+    @property
+    def asked(self) -> Item:
+        """The query with what it avoids, which an embedder reads apart."""
+        item = self.query.item
+        if self.query.apart is None or not isinstance(item, Query):
+            return item
+        return replace(item, avoid=self.query.apart[1].item.words)
 
 
 @dataclass
@@ -144,7 +152,7 @@ class RerankCollator:
     def _pairs(self, judged: Sequence[_Judged]) -> Iterator[list[NumberedPair]]:
         """Yield the pairs of all rows in chunks of like length, each with its row and its place there."""
         pairs = [
-            (row.query.tokens + one.tokens, number, place, (row.query.item, one.item))
+            (row.query.tokens + one.tokens, number, place, (row.asked, one.item))
             for number, row in enumerate(judged)
             for place, one in enumerate(row.candidates)
         ]
@@ -170,7 +178,7 @@ class RerankCollator:
                 chunks.append([])
                 longest = tokens
             items = [row.candidates[place].item for place in order if place >= 0]
-            chunks[-1].append((row.query.item, items))
+            chunks[-1].append((row.asked, items))
         return chunks
 
     def _orders(self, judged: Sequence[_Judged]) -> Tensor:

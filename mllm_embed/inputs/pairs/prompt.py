@@ -7,14 +7,15 @@ from __future__ import annotations
 
 import json
 from collections.abc import Mapping
-from dataclasses import MISSING, asdict, dataclass, fields
+from dataclasses import MISSING, asdict, dataclass, fields, replace
 from typing import Any, Literal
 
 from ...errors import ConfigError, DataError, did_you_mean
-from ...types import Item, Role
+from ...types import Item, Query, Role
 from ..prompts import CHAT, CHAT_TEXT, IMAGE, INSTRUCTION, NONE, PROMPT, SYSTEM, TASK, TEXT
 
 QUERY, CANDIDATE, CANDIDATES, NUMBER = "{query}", "{candidate}", "{candidates}", "{number}"
+AVOID = "{avoid}"
 Score = Literal["difference", "sigmoid"]
 SCORES: tuple[Score, ...] = ("difference", "sigmoid")
 
@@ -59,6 +60,7 @@ class RerankPrompt:
         image: a candidate of pictures alone.
         text: a candidate of words alone; holds `{text}` once.
         captioned: a candidate of pictures with their text; holds `{text}` once.
+        avoid: how a query says what it avoids, behind its other words and a comma; holds `{avoid}` once.
         task: the task of queries that bring none.
         task_form: how a task is written where there is one; holds `{task}` once. Where there is none, nothing is.
         template, system, generation_prompt, append, picture, strip: as of `PromptSet`; the system message may hold
@@ -83,6 +85,7 @@ class RerankPrompt:
     image: str = "{image}"
     text: str = "{text}"
     captioned: str = "{image}{text}"
+    avoid: str = f"without {AVOID}"
     task: str = ""
     task_form: str = TASK
     template: str = CHAT
@@ -114,6 +117,16 @@ class RerankPrompt:
         if role == "captioned":
             raise DataError("a query has pictures, words or both as `instruction`; a Document with both is a candidate")
         return getattr(self, {"image": "query_image", "text": "query_text"}.get(role, role))
+
+    def said(self, query: Item) -> Item:
+        """Return a query that says in its words what it avoids, as an embedder is not asked: itself, without any."""
+        if not isinstance(query, Query) or query.avoid is None:
+            return query
+        words = self.avoid.replace(AVOID, query.avoid)
+        if query.text is not None and query.instruction is None:
+            return replace(query, avoid=None, text=f"{query.text}, {words}")
+        instruction = words if query.instruction is None else f"{query.instruction}, {words}"
+        return replace(query, avoid=None, instruction=instruction)
 
     def check_candidate(self, candidate: Item) -> None:
         """Raise DataError for an item that cannot be a candidate: with an instruction."""
@@ -157,8 +170,9 @@ _FORMS: dict[str, tuple[tuple[str, ...], tuple[str, ...]]] = {
     "image": ((IMAGE,), ()),
     "text": ((TEXT,), ()),
     "captioned": ((IMAGE, TEXT), ()),
+    "avoid": ((AVOID,), ()),
 }
-_MARKS = (QUERY, CANDIDATE, CANDIDATES, NUMBER, TEXT, INSTRUCTION, TASK, IMAGE)
+_MARKS = (QUERY, CANDIDATE, CANDIDATES, NUMBER, TEXT, INSTRUCTION, TASK, IMAGE, AVOID)
 _DEFAULTS = {
     field.name: json.loads(json.dumps(field.default)) for field in fields(RerankPrompt) if field.default is not MISSING
 }

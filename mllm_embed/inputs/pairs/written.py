@@ -48,6 +48,7 @@ class WrittenPairs:
     def shape(self, query: Item, candidates: Sequence[Item], listed: bool = False) -> Shape:
         """Return the shape of a prompt. Raises DataError for items that cannot stand there, and for a task that has no
         place."""
+        query = self.prompt.said(query)
         for one in candidates:
             self.prompt.check_candidate(one)
         kinds = tuple((one.role, len(one.images)) for one in candidates)
@@ -60,6 +61,7 @@ class WrittenPairs:
         Raises DataError as `shape` does and `Words.written`, ModelError as `render_each`, ConfigError for a list where
         the prompt has no form of one.
         """
+        query = self.prompt.said(query)
         template = self._template(self.shape(query, candidates, listed))
         return self._filled(template, 0, len(template), self._words(query, candidates))
 
@@ -68,6 +70,7 @@ class WrittenPairs:
 
         Raises as `text` does.
         """
+        query = self.prompt.said(query)
         shape, words = self.shape(query, [candidate]), self._words(query, [candidate])
         template, cut = self._template(shape), self.cut(shape)
         return self._filled(template, 0, cut, words), self._filled(template, cut, len(template), words)

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from dataclasses import replace
 from pathlib import Path
 
 import numpy as np
@@ -156,3 +157,19 @@ def test_what_is_no_re_ranker_is_refused(
         load(tiny_llava, prompt={"words": "{query}?"})
     with pytest.raises(ConfigError, match="begin alike"):
         load(tiny_llava, prompt={"words": "{query}{candidate}", "no": "yes"})
+
+
+@pytest.mark.parametrize(
+    ("query", "said"),
+    [
+        (Query(image=picture(1), instruction="in red", avoid="a dog"), {"instruction": "in red, without a dog"}),
+        (Query(image=picture(1), avoid="a dog"), {"instruction": "without a dog"}),
+        (Query(text="a cat", avoid="a dog"), {"text": "a cat, without a dog"}),
+        (Query(instruction="a cat", avoid="a dog"), {"instruction": "a cat, without a dog"}),
+    ],
+)
+def test_what_a_query_avoids_is_said_in_its_words(tiny_llava: Path, query: Query, said: dict[str, str]) -> None:
+    reranker = load(tiny_llava)
+    in_words = replace(query, avoid=None, **said)
+    assert reranker.scores(query, [picture(2)]) == reranker.scores(in_words, [picture(2)])
+    assert reranker.scores(query, [picture(2)]) != reranker.scores(replace(query, avoid="a pig"), [picture(2)])
