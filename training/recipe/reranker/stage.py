@@ -37,7 +37,7 @@ class RerankStage(RowStage):
     def _keys_have_their_part(self) -> RerankStage:
         if self.rates.temperature:
             raise ValueError("rates.temperature is given, and a re-ranker's loss has no temperature; leave it out")
-        if any(part.document_task for part in (self, *self.data)):
+        if any([self.document_task, *(source.document_task for source in self.data)]):
             raise ValueError("document_task is given, and a re-ranker's task is its query's; leave it out")
         return self
 
