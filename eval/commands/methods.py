@@ -35,6 +35,7 @@ what it leaves in the output folder
   gains.png           the gains, drawn
   METHOD/             result.json and per_query.json, as `mllm-embed-eval compare` reads them
   answers.jsonl       what the language model said
+  judged.jsonl        what the re-ranker scored: a run that was stopped goes on from there
 
 examples
   %(prog)s my_folder --model runs/base --adapter runs/stage2 --tune-on my_validation
@@ -59,14 +60,19 @@ def register(commands: Any) -> None:
         type=Path,
         help="captions of the gallery (JSON); else the model writes them",
     )
+    methods.add_argument(
+        "--reranker", metavar="R", help="folder or hub id of a re-ranker, for the method `rerank`: left out without"
+    )
     methods.add_argument("--output", metavar="DIR", type=Path, help="default: runs/methods/<benchmark>-<model>")
 
 
 def _run(arguments: argparse.Namespace) -> int:
-    chosen = _with_settings(_chosen(arguments.only), arguments.set)
+    chosen = _with_settings(_chosen(arguments.only, arguments.reranker is not None), arguments.set)
     suite = named_suite(arguments)
     validation = _tuning_suite(arguments.tune_on) if arguments.tune_on else None
     output = output_folder(arguments, "runs/methods", suite, arguments.adapter or arguments.model)
+
+    from mllm_embed.rerank.choice import reranker_for
 
     from ..reports.report import settings_of
     from ..studies.compare_methods import compare_methods, composed_part
@@ -78,6 +84,7 @@ def _run(arguments: argparse.Namespace) -> int:
     tell_leaks(arguments, suite, (arguments.model, arguments.adapter), validation)
     captions = read_captions(arguments.captions, suite) if arguments.captions else None
     embedder = load_embedder(arguments, merge=False)  # its base is to speak
+    reranker = None if arguments.reranker is None else reranker_for(arguments.reranker, embedder)
     comparison = compare_methods(
         embedder,
         suite,
@@ -87,21 +94,25 @@ def _run(arguments: argparse.Namespace) -> int:
         captions=captions,
         batch_size=arguments.batch_size,
         progress=lambda text: print(text, file=sys.stderr, flush=True),
+        reranker=reranker,
     )
     written = write_methods(comparison, output, settings_of(embedder, arguments.model, arguments.adapter))
     sys.stdout.write(f"{methods_table(comparison)}\n\nwrote {', '.join(map(str, written))}\n")
     return 0
 
 
-def _chosen(names: Sequence[str] | None) -> dict[str, Method]:
-    """Return the methods of these names, all of them for None. Raises ConfigError for an unknown name."""
+def _chosen(names: Sequence[str] | None, reranks: bool) -> dict[str, Method]:
+    """Return the methods of these names, for None all of them, of which one needs a re-ranker. Raises ConfigError for
+    an unknown name."""
     from ..methods import methods
+    from ..methods.rerank import METHOD
 
     known = methods()
     unknown = [name for name in names or () if name not in known]
     if unknown:
         raise ConfigError(f"--only: there is no method '{unknown[0]}'; there are {', '.join(known)}")
-    return {name: method for name, method in known.items() if name in (names or known)}
+    wanted = names or [name for name in known if reranks or name != METHOD.name]
+    return {name: method for name, method in known.items() if name in wanted}
 
 
 def _with_settings(chosen: Mapping[str, Method], given: Sequence[str]) -> dict[str, Method]:

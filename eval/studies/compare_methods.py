@@ -15,6 +15,7 @@ import numpy as np
 
 from mllm_embed.encode.embedder import MLLMEmbedder
 from mllm_embed.errors import DataError, MLLMEmbedError
+from mllm_embed.rerank.reranker import Reranker
 from mllm_embed.types import Item
 
 from ..scoring.asking import ask
@@ -25,6 +26,7 @@ from ..scoring.result import MeasuredTask, Result
 from ..scoring.score import ANSWERS, DEFAULT_TIES, SCORES, TIES, measure, need_labels, result_of
 from ..scoring.suite import Suite, Task, column
 from .cached_generator import CachedGenerator
+from .cached_reranker import CachedReranker
 from .llm_texts import LLMTexts
 from .method import Method, MethodContext, Ranking
 from .tuning import check_apart, tuned_settings
@@ -99,13 +101,14 @@ class EmbeddedSuite:
         generator: CachedGenerator,
         batch_size: int = 32,
         captions: Mapping[str, Sequence[str]] | None = None,
+        reranker: CachedReranker | None = None,
     ):
-        """Embed; `captions` are those of the gallery, where they are given.
+        """Embed; `captions` are those of the gallery, where they are given, `reranker` what judges answers.
 
         Raises DataError where labels are hidden or no task has composed queries, and what `embed` raises.
         """
         self.suite, self.embedder, self.generator = composed_part(suite), embedder, generator
-        self.batch_size, self._captions = batch_size, captions or {}
+        self.batch_size, self._captions, self.reranker = batch_size, captions or {}, reranker
         self.headline = headline(self.suite)
         self.asked = ask(embedder, self.suite)
         self.vectors, self.spent = embed(embedder, self.suite, batch_size=batch_size, asked=self.asked)
@@ -169,7 +172,8 @@ class EmbeddedSuite:
         def encoded(items: Sequence[Item]) -> np.ndarray:
             return self._encode(task, items)
 
-        return MethodContext(task, self.vectors[task.name], LLMTexts(task, encoded, self.generator, self._captions))
+        texts = LLMTexts(task, encoded, self.generator, self._captions)
+        return MethodContext(task, self.vectors[task.name], texts, self.reranker)
 
     def _encode(self, task: Task, items: Sequence[Item]) -> np.ndarray:
         """Return the vectors [N, D] float32 of items, asked as the task's own are."""
@@ -177,8 +181,9 @@ class EmbeddedSuite:
 
     def _remembered(self, context: MethodContext) -> float:
         """Return the seconds that what came out of memory so far took when it was made."""
-        texts = context.llm_texts
-        return self.generator.seconds - self.generator.spent + texts.seconds - texts.spent
+        texts, judge = context.llm_texts, self.reranker
+        known = self.generator.seconds - self.generator.spent + texts.seconds - texts.spent
+        return known if judge is None else known + judge.seconds - judge.spent
 
     def _encoding_costs(self) -> dict[str, float]:
         """Return seconds a query by row, of a few queries encoded by that row's items alone."""
@@ -203,6 +208,7 @@ def compare_methods(
     captions: Mapping[str, Sequence[str]] | None = None,
     batch_size: int = 32,
     progress: Callable[[str], None] = lambda text: None,
+    reranker: Reranker | None = None,
 ) -> MethodComparison:
     """Run methods on a suite, each beside the plain query.
 
@@ -214,6 +220,7 @@ def compare_methods(
         tune_on: where settings are chosen; other queries than the suite's.
         captions: gallery id -> captions of the suite, where they are given; else the model writes them.
         progress: is called with what is done next.
+        reranker: for the method `rerank`, which cannot run without one; its scores are kept in `answers` too.
 
     Raises:
         ConfigError: `tune_on` shares queries with the suite. DataError: as `EmbeddedSuite`.
@@ -221,13 +228,14 @@ def compare_methods(
     if tune_on is not None:
         check_apart(suite, tune_on)
     generator = CachedGenerator(embedder, answers)
+    judge = None if reranker is None else CachedReranker(reranker, answers, batch_size)
     settings = {name: dict(method.defaults) for name, method in chosen.items()}
     refused: dict[str, str] = {}
     if tune_on is not None:
-        validation = EmbeddedSuite(embedder, tune_on, generator, batch_size)
+        validation = EmbeddedSuite(embedder, tune_on, generator, batch_size, reranker=judge)
         tuned, refused = tuned_settings(validation, chosen, progress)
         settings |= tuned
-    embedded = EmbeddedSuite(embedder, suite, generator, batch_size, captions)
+    embedded = EmbeddedSuite(embedder, suite, generator, batch_size, captions, judge)
     plain = embedded.plain()
     described = with_protocol(plain.result, embedded.suite, embedded.asked)
     results = {PLAIN: MethodResult(None, {}, described, None, plain.seconds)}

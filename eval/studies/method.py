@@ -16,6 +16,7 @@ from ..scoring.score import Vectors, answers_of, ranks_of
 from ..scoring.suite import Task, View
 
 if TYPE_CHECKING:
+    from .cached_reranker import CachedReranker
     from .llm_texts import LLMTexts
 
 Rescore = Callable[[np.ndarray], np.ndarray]
@@ -28,12 +29,13 @@ class MethodContext:
     Attributes:
         gallery: [N, D] float32 of unit length.
         llm_texts: what the language model writes of pictures, as vectors; made when they are asked for.
+        reranker: judges answers; None where none was given.
         used: which of the query's vectors have been asked for, by row of the table.
     """
 
-    def __init__(self, task: Task, vectors: Vectors, llm_texts: LLMTexts):
+    def __init__(self, task: Task, vectors: Vectors, llm_texts: LLMTexts, reranker: CachedReranker | None = None):
         """Take the vectors of a task, and texts of the same task."""
-        self.task, self.gallery, self.llm_texts = task, vectors.gallery, llm_texts
+        self.task, self.gallery, self.llm_texts, self.reranker = task, vectors.gallery, llm_texts, reranker
         self.used: set[str] = set()
         self._rows = vectors.rows
 

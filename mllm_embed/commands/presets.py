@@ -1,4 +1,4 @@
-"""`mllm-embed presets`: the published embedders that are known, and how each is asked."""
+"""`mllm-embed presets`: the published embedders and re-rankers that are known, and how each is asked."""
 
 from __future__ import annotations
 
@@ -12,7 +12,8 @@ if TYPE_CHECKING:
 _HELP = """\
 what it does
   Lists the published embedders that can be used by name: how they load, where their prompts are from, in what vectors
-  differ from those of the authors' code, licence; then those that cannot be loaded, with the reason. With a name it
+  differ from those of the authors' code, licence; then re-rankers (`search --reranker`), and those that cannot be
+  loaded, with the reason. With a name it
   prints all that is known of one: its models, prompts and settings, what is uncertain, sources.
 
 use
@@ -41,13 +42,18 @@ def register(commands: Any) -> None:
 
 def _run(arguments: argparse.Namespace) -> int:
     from ..presets import catalog, unsupported
-    from ..presets.listing import described, listed, tables
+    from ..presets.listing import described, described_reranker, listed, tables
+    from ..presets.rerankers.catalog import reranker_names, reranker_preset
 
-    if arguments.name is not None:
+    if arguments.name in reranker_names():
+        lines = described_reranker(reranker_preset(arguments.name))
+    elif arguments.name is not None:
         lines = described(catalog.preset(arguments.name))
     else:
         found: list[Preset] = [catalog.preset(name) for name in catalog.names()]
+        rerankers = [reranker_preset(name).about for name in reranker_names()]
         lines = tables(found) if arguments.markdown else listed(found)
+        lines += ["", *(tables(rerankers, "re-ranker") if arguments.markdown else listed(rerankers))]
         lines += unsupported.table() if arguments.markdown else unsupported.listed()
     sys.stdout.write("\n".join(lines) + "\n")
     return 0

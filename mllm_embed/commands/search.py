@@ -17,7 +17,7 @@ if TYPE_CHECKING:
     from ..data.filters import Filter
     from ..data.picture_source import PictureSource
     from ..encode.embedder import MLLMEmbedder
-    from ..generate.generator import Generator
+    from ..search.reranking import Judge
     from ..search.searcher import Hit
     from ..store.gallery import Gallery
     from ..types import ImageLike, Query
@@ -94,6 +94,16 @@ def register(commands: Any) -> None:
         "--rerank", metavar="N", type=int, default=0, help="let the model itself put the first N answers in order"
     )
     search.add_argument(
+        "--reranker", metavar="R", help="folder or hub id of a re-ranker that does that, in the model's own place"
+    )
+    search.add_argument(
+        "--rerank-weight",
+        metavar="W",
+        type=float,
+        default=0.0,
+        help="how much the search's own score counts beside the re-ranker's (default 0: not at all)",
+    )
+    search.add_argument(
         "--explain", action="store_true", help="say in words what the model reads in the query and in each answer"
     )
     search.add_argument(
@@ -138,21 +148,23 @@ def _run(arguments: argparse.Namespace) -> int:
     _check_filter(arguments.gallery, where, folder if gallery is None else gallery)
 
     embedder = load_embedder(arguments, merge=not arguments.rerank)  # its base is to speak
-    generator = _generator(embedder) if arguments.rerank else None  # before hours go into a gallery
+    judge = _judge(arguments, embedder)  # before hours go into a gallery
     if gallery is None:
         searcher = Searcher.from_folder(embedder, arguments.gallery, batch_size=arguments.batch_size)
     else:
         searcher = Searcher(embedder, gallery)
     hits = searcher.search(
         query,
-        max(arguments.k, arguments.rerank),
+        arguments.k,
         exclude,
         allow=allow,
         exclude_reference=arguments.exclude_reference,
         edit_strength=arguments.edit_strength,
         where=where,
+        reranker=judge,
+        depth=arguments.rerank,
+        weight=arguments.rerank_weight,
     )
-    hits = _reranked(generator, query, hits, arguments.rerank)[: arguments.k]
     if not hits:
         raise _nothing(arguments)
     sheet = _write_sheet(arguments, hits[:_SHOWN])
@@ -236,6 +248,8 @@ def _check_numbers(arguments: argparse.Namespace) -> None:
         raise ConfigError(f"-k must be at least 1, not {arguments.k}")
     if arguments.rerank < 0:
         raise ConfigError(f"--rerank must be 0 or more, not {arguments.rerank}")
+    if arguments.reranker is not None and not arguments.rerank:
+        raise ConfigError("--reranker needs --rerank N: how many answers it is to put in order")
 
 
 def _query(arguments: argparse.Namespace) -> Query:
@@ -255,19 +269,18 @@ def _query(arguments: argparse.Namespace) -> Query:
     return Query(image=image, instruction=instruction, task=arguments.task, avoid=arguments.avoid)
 
 
-def _generator(embedder: MLLMEmbedder) -> Generator:
+def _judge(arguments: argparse.Namespace, embedder: MLLMEmbedder) -> Judge | None:
+    """Return what is to put answers in order, None for nothing."""
+    if not arguments.rerank:
+        return None
+    if arguments.reranker is not None:
+        from ..rerank.choice import reranker_for
+
+        return reranker_for(arguments.reranker, embedder)
     from ..generate.generator import Generator
+    from ..generate.rerank import ZeroShotJudge
 
-    return Generator(embedder)
-
-
-def _reranked(generator: Generator | None, query: Query, hits: list[Hit], depth: int) -> list[Hit]:
-    """Return the hits with the first `depth` in the order of a generator; without one as they are."""
-    if generator is None:
-        return hits
-    from ..generate.rerank import rerank
-
-    return rerank(generator, query, hits, depth)
+    return ZeroShotJudge(Generator(embedder))
 
 
 def _write_sheet(arguments: argparse.Namespace, hits: Sequence[Hit]) -> Path:
@@ -315,10 +328,17 @@ def _table(hits: Sequence[Hit]) -> str:
     width = max(len("id"), *(len(hit.id) for hit in hits))
     files = ["in a file of rows" if isinstance(hit.image, bytes) else str(hit.image) for hit in hits]
     room = max(map(len, files)) if any(hit.metadata for hit in hits) else 0
-    lines = [f"rank   score  {'id'.ljust(width)}  {'file'.ljust(room)}  {'metadata' if room else ''}".rstrip()]
+    judged = any(hit.judged is not None for hit in hits)
+    head, tail = f"rank   score{'  judged' * judged}", f"  {'metadata' if room else ''}"
+    lines = [f"{head}  {'id'.ljust(width)}  {'file'.ljust(room)}{tail}".rstrip()]
     for rank, (hit, file) in enumerate(zip(hits, files, strict=True), 1):
-        lines.append(f"{rank:4d}  {hit.score:6.3f}  {hit.id.ljust(width)}  {file.ljust(room)}  {_kept(hit)}".rstrip())
+        score = f"{hit.score:6.3f}" + ("" if not judged else f"{_judged(hit):>8}")
+        lines.append(f"{rank:4d}  {score}  {hit.id.ljust(width)}  {file.ljust(room)}  {_kept(hit)}".rstrip())
     return "\n".join(lines)
+
+
+def _judged(hit: Hit) -> str:
+    return "-" if hit.judged is None else f"{hit.judged:.3f}"
 
 
 def _kept(hit: Hit) -> str:

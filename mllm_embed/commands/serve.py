@@ -79,6 +79,11 @@ def register(commands: Any) -> None:
         action="store_true",
         help="let searches ask the model to put answers in order; keeps its adapter apart, which computes slower",
     )
+    serve.add_argument(
+        "--reranker",
+        metavar="R",
+        help="folder or hub id of a re-ranker that puts answers in order, in the place of the model's own base",
+    )
     serve.add_argument("--force-dimensions", action="store_true", help="cut vectors that were not trained to be cut")
     serve.add_argument("--writable", action="store_true", help="let requests add and remove rows of the gallery")
     serve.add_argument(
@@ -152,6 +157,7 @@ def _run(arguments: argparse.Namespace) -> int:
         hosts=[AllowedHost.of(host) for host in arguments.allow_host],
         batch_size=arguments.batch_size,
         max_wait=arguments.max_wait / 1000,
+        reranker=arguments.reranker,
     )
     making.open(arguments.workers)
     plan = Plan(making, access, limits, arguments.log or _log_form(), arguments.workers)
@@ -207,7 +213,8 @@ class _LoadModel:
             from transformers.utils.logging import disable_progress_bar
 
             disable_progress_bar()  # whoever collects lines of JSON cannot read it
-        return load_embedder(_for_worker(self.arguments, start), merge=not self.arguments.rerank)
+        apart = self.arguments.rerank or self.arguments.reranker is not None
+        return load_embedder(_for_worker(self.arguments, start), merge=not apart)
 
 
 def _for_worker(arguments: argparse.Namespace, start: Start) -> argparse.Namespace:

@@ -7,8 +7,7 @@ from __future__ import annotations
 
 from collections.abc import Sequence
 
-from ..search.searcher import Hit
-from ..types import ImageLike, Item, Query
+from ..types import ImageLike, Item
 from .generator import Generator, Question
 
 EDITED = (
@@ -25,19 +24,17 @@ def question(query: Item, answer: Sequence[ImageLike]) -> Question:
     return Question(form.replace("{instruction}", query.words or ""), (*query.images, *answer))
 
 
-def rerank(generator: Generator, query: Query, hits: Sequence[Hit], depth: int = 10, batch_size: int = 8) -> list[Hit]:
-    """Return the first `depth` hits by how much likelier the model says yes than no, and the rest as they are.
+class ZeroShotJudge:
+    """A base model that nobody trained for it, asked whether a candidate is what a query looks for."""
 
-    Scores stay those of the search. Hits whose picture is not known stay behind those that were judged. Raises
-    ModelError for a model without the words.
-    """
-    judged, unseen, asked = [], [], []
-    for hit in hits[:depth]:
-        if hit.image is None:
-            unseen.append(hit)
-        else:
-            judged.append(hit)
-            asked.append(question(query, [hit.image]))
-    margins = list(generator.yes_no_margin(asked, batch_size=batch_size))
-    order = sorted(range(len(judged)), key=lambda at: -margins[at])  # stable: equal margins keep the search's order
-    return [*(judged[at] for at in order), *unseen, *hits[depth:]]
+    def __init__(self, generator: Generator, batch_size: int = 8):
+        """Ask a generator, so many questions at once."""
+        self._generator, self._batch_size = generator, batch_size
+
+    def scores(self, query: Item, candidates: Sequence[Item]) -> list[float]:
+        """Return how much likelier the model says yes than no of each candidate's pictures.
+
+        Raises ModelError for a model without the words.
+        """
+        asked = [question(query, candidate.images) for candidate in candidates]
+        return list(self._generator.yes_no_margin(asked, batch_size=self._batch_size))

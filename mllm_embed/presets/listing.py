@@ -4,10 +4,12 @@ from __future__ import annotations
 
 import json
 from collections.abc import Iterator, Sequence
+from typing import Any
 
 from ..saving.card_results import markdown_table
 from ..yaml_text import as_yaml
 from .preset import Preset
+from .rerankers.catalog import RerankPreset
 
 _SAID_ELSEWHERE = ("format", "normalize", "matryoshka", "prompts", "base")
 _FROM = {"source": "from the authors' code", "inferred": "inferred"}
@@ -23,9 +25,9 @@ def listed(presets: Sequence[Preset]) -> list[str]:
     return lines
 
 
-def tables(presets: Sequence[Preset]) -> list[str]:
-    """Return the lines of a table in Markdown, a preset a row."""
-    rows = [["preset", "models", "licence", "loads", "prompts", "differs from the authors' code in"]]
+def tables(presets: Sequence[Preset], kind: str = "preset") -> list[str]:
+    """Return the lines of a table in Markdown, a preset a row; its first column is called by their `kind`."""
+    rows = [[kind, "models", "licence", "loads", "prompts", "differs from the authors' code in"]]
     for preset in presets:
         models = ", ".join(f"`{model.id}`" for model in preset.models)
         licences = ", ".join(dict.fromkeys(model.licence for model in preset.models))
@@ -37,9 +39,18 @@ def tables(presets: Sequence[Preset]) -> list[str]:
 
 def described(preset: Preset) -> list[str]:
     """Return all that is known of a preset, the prompts and settings as YAML."""
+    return _about(preset, {"prompts": preset.settings.prompts.to_dict()})
+
+
+def described_reranker(preset: RerankPreset) -> list[str]:
+    """Return all that is known of a re-ranker's preset, its prompt and settings as YAML."""
+    return _about(preset.about, {"prompt": preset.settings.prompt.to_dict()})
+
+
+def _about(preset: Preset, asked: dict[str, Any]) -> list[str]:
     said = {
-        "models": [model.model_dump() for model in preset.models],
-        "prompts": preset.settings.prompts.to_dict(),
+        "models": [model.model_dump(exclude_none=True) for model in preset.models],
+        **asked,
         "settings": {key: value for key, value in preset.settings.to_dict().items() if key not in _SAID_ELSEWHERE},
         "image_processor": dict(preset.image_processor),
         "benchmarks": {name: wording.model_dump(exclude_defaults=True) for name, wording in preset.benchmarks.items()},

@@ -7,15 +7,19 @@ from dataclasses import replace
 from pathlib import Path
 from typing import Any
 
+from ..encode.model_source import item_processor
 from ..errors import ConfigError
 from ..files import atomic_folder, write_json
+from ..inputs.pairs.pair_processor import PairProcessor
 from ..model.loading import load_errors, part_options
 from ..model.quantization import quantization_of
 from ..saving.checkpoint import check_target, write_adapter
 from ..saving.reranker_settings import RerankSettings
 from ..saving.settings import PROCESSOR_FILES, RERANKER_FILE
 from .card import write_reranker_card
+from .cross_encoder_files import write_cross_encoder_files
 from .model import RerankModel
+from .words import answers_of
 
 
 def save_reranker(
@@ -42,6 +46,10 @@ def save_reranker(
         else:
             _with_head(model, settings).save_pretrained(folder)
             settings = replace(settings, reading=replace(settings.reading, base=None, base_fingerprint=None))
+            items = item_processor(processor, settings.reading, model.model.base.config, model.model.family)
+            answers = answers_of(processor.tokenizer, settings.prompt)
+            pairs = PairProcessor(items, settings.prompt)
+            write_cross_encoder_files(folder, pairs, model.model.family, settings, answers)
         before = set(folder.iterdir())
         processor.save_pretrained(folder)
         files = sorted(path.name for path in set(folder.iterdir()) - before if path.is_file())

@@ -9,8 +9,9 @@ from typing import Any
 
 from ..encode.model_source import ModelSource, places
 from ..errors import ConfigError, ModelError
-from ..model.loading import commit_of
+from ..model.loading import commit_of, read_config
 from ..model.lora import check_files
+from ..presets import unsupported
 from ..presets.rerankers.catalog import RerankPreset, reranker_preset, reranker_preset_of
 from ..saving.checkpoint import adapter_fingerprint, model_fingerprint, weights_digest
 from ..saving.identity import adapter_settings
@@ -68,6 +69,7 @@ def find_reranker(
     if has_adapter:
         check_files(folder, os.fspath(adapter or model))
         _check_kind(folder)
+    unsupported.check_config(base, read_config(base, base_revision))
     saved = read_reranker(folder)
     found = _preset(None if preset is None else reranker_preset(preset), saved, folder, (adapter or model, base))
     about = adapter_settings(folder) if has_adapter else None

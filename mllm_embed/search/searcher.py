@@ -23,6 +23,7 @@ from ..store.gallery import Answer, Gallery, MemoryGallery
 from ..types import Document, ImageLike, Query
 from .composition import Composition
 from .places import stored_gallery
+from .reranking import DEPTH, Judge, reranked
 from .sessions.session import DEFAULT_RULE, Session
 
 Where = Filter | Mapping[str, Any]
@@ -42,12 +43,14 @@ class Hit:
         score: its cosine.
         image: where it is, None where that is not known.
         metadata: what is kept beside its vector, by the names of the columns.
+        judged: the score of a re-ranker; None where none judged it.
     """
 
     id: str
     score: float
     image: ImageLike | None
     metadata: Mapping[str, Any] = field(default_factory=dict)
+    judged: float | None = None
 
 
 class Searcher:
@@ -126,6 +129,9 @@ class Searcher:
         exclude_reference: bool = False,
         edit_strength: float = 1.0,
         where: Where | None = None,
+        reranker: Judge | None = None,
+        depth: int = DEPTH,
+        weight: float = 0.0,
     ) -> list[Hit]:
         """Return the k best pictures for a query, fewer in a small gallery.
 
@@ -138,6 +144,8 @@ class Searcher:
             edit_strength: as of `Composition`.
             where: only pictures whose metadata fits this may answer: {"price": {"<": 40}, "size": ["S", "M"]}, as
                 `filters.parse_filter` reads it.
+            reranker: puts the first `depth` answers in an order of its own, as `reranked` does; by default none does.
+            depth, weight: as of `reranked`.
 
         Raises:
             DataError: k < 1, an id that is not in the gallery, or a filter that does not fit its columns.
@@ -145,7 +153,10 @@ class Searcher:
         asked = Composition(query, edit_strength)
         vector = asked.vector(self.embedder.encode(asked.items, show_progress=False))
         own = query.images if exclude_reference else ()
-        return self.find(vector, k, exclude, allow=allow, where=where, other_than=own)
+        if reranker is None:
+            return self.find(vector, k, exclude, allow=allow, where=where, other_than=own)
+        hits = self.find(vector, max(k, depth), exclude, allow=allow, where=where, other_than=own)
+        return reranked(reranker, query, hits, depth, weight)[:k]
 
     def find(
         self,

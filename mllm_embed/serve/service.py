@@ -16,6 +16,7 @@ from .refusals import Refusal
 
 if TYPE_CHECKING:
     from ..encode.embedder import MLLMEmbedder
+    from ..search.reranking import Judge
     from ..search.searcher import Searcher
     from ..types import Item
     from .access import Access
@@ -39,6 +40,7 @@ class Service:
         force_dimensions: cut vectors to lengths that the model was not trained to be cut to.
         limits: what a request may cost.
         metrics: what is counted.
+        reranker: judges answers in the place of the embedder's base; None where that does.
     """
 
     embedder: MLLMEmbedder
@@ -51,12 +53,13 @@ class Service:
     force_dimensions: bool = False
     limits: Limits = field(default_factory=Limits)
     metrics: Metrics = field(default_factory=Metrics)
+    reranker: Judge | None = None
 
     def __post_init__(self) -> None:
         """Make what answers of a gallery need."""
         from .gallery.speaker import Speaker
 
-        self.speaker, self.thumbnails = Speaker(self.embedder, self.batcher), Thumbnails()
+        self.speaker, self.thumbnails = Speaker(self.embedder, self.batcher, self.reranker), Thumbnails()
 
     def start(self) -> None:
         """Begin to compute, in a running event loop."""

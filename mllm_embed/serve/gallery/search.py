@@ -221,6 +221,7 @@ def _hit(rank: int, hit: Hit) -> dict[str, Any]:
         "rank": rank,
         "id": hit.id,
         "score": hit.score,
+        **({} if hit.judged is None else {"rerank_score": hit.judged}),
         "metadata": dict(hit.metadata),
         "picture": picture_address(hit.id, hit.image),
     }

@@ -7,10 +7,11 @@ from collections.abc import Sequence
 from typing import Any, TypeVar
 
 from ...encode.embedder import MLLMEmbedder
-from ...errors import ConfigError, ModelError
+from ...errors import ConfigError, DataError, ImageError, ModelError
 from ...generate.explain import Explainer, Reading
 from ...generate.generator import Generator
-from ...generate.rerank import rerank
+from ...generate.rerank import ZeroShotJudge
+from ...search.reranking import Judge, reranked
 from ...search.searcher import Hit
 from ...types import Query
 from ..batcher import Batcher
@@ -27,15 +28,16 @@ class Speaker:
     It speaks in the batcher's thread: while its adapter is off, no vector may be computed.
     """
 
-    def __init__(self, embedder: MLLMEmbedder, batcher: Batcher):
-        """Speak for an embedder whose vectors a batcher computes."""
-        self._embedder, self._batcher = embedder, batcher
+    def __init__(self, embedder: MLLMEmbedder, batcher: Batcher, reranker: Judge | None = None):
+        """Speak for an embedder whose vectors a batcher computes; a `reranker` judges in its base's place."""
+        self._embedder, self._batcher, self._reranker = embedder, batcher, reranker
         self._loading = asyncio.Lock()
         self._loaded: dict[type, Any] = {}
         has_head = embedder.settings.base is not None and not embedder.family.headless
         self.explains: bool = has_head
         # a merged adapter cannot be taken off
-        self.reranks: bool = has_head and (embedder.settings.adapter is None or embedder.model.adapted)
+        apart = embedder.settings.adapter is None or embedder.model.adapted
+        self.reranks: bool = reranker is not None or (has_head and apart)
 
     async def read(self, items: Sequence[Any]) -> list[Reading]:
         """Return the heaviest words of each item. Raises Refusal for a model without words."""
@@ -45,12 +47,18 @@ class Speaker:
         return await self._batcher.alone(lambda: explainer.read(items))
 
     async def rerank(self, query: Query, hits: Sequence[Hit], depth: int) -> list[Hit]:
-        """Return the hits with the first `depth` as `rerank` orders them. Raises Refusal for a model that cannot."""
+        """Return the hits with the first `depth` as `reranked` orders them. Raises Refusal for a model that cannot,
+        and for what a re-ranker's prompt has no place for."""
         if not self.reranks:
             raise Refusal(422, _APART if self.explains else _HEADLESS, field="rerank")
-        generator = await self._ready(Generator)
+        judge = self._reranker or ZeroShotJudge(await self._ready(Generator))
         try:
-            return await self._batcher.alone(lambda: rerank(generator, query, hits, depth))
+            return await self._batcher.alone(lambda: reranked(judge, query, hits, depth))
+        except ImageError as error:
+            message = "a picture of an answer cannot be read any more: ask for fewer, or leave it out"
+            raise Refusal(422, message, field="rerank") from error
+        except DataError as error:
+            raise Refusal(422, "the re-ranker cannot be asked so: leave out task or rerank", field="rerank") from error
         except ModelError as error:
             message = "this model has no words for yes and no, and cannot judge answers"
             raise Refusal(422, message, field="rerank") from error

@@ -25,6 +25,7 @@ from ..service import Service
 
 if TYPE_CHECKING:
     from ...encode.embedder import MLLMEmbedder
+    from ...search.reranking import Judge
     from ..access import Access
     from .server import Start
 
@@ -113,6 +114,7 @@ class Making:
         gallery: which.
         hosts: that pictures may be fetched from.
         batch_size, max_wait: as of `Batcher`.
+        reranker: what `rerank.choice.reranker_for` takes; None for none.
         rows: of the gallery, where it was opened.
     """
 
@@ -125,6 +127,7 @@ class Making:
     hosts: Sequence[AllowedHost] = ()
     batch_size: int = 32
     max_wait: float = 0.002
+    reranker: str | None = None
     rows: int | None = field(default=None, init=False)
     _opened: Gallery | None = field(default=None, init=False)
 
@@ -146,6 +149,7 @@ class Making:
         start.progress.doing = "loading the model"
         embedder = self.load_model(start)
         embedder.encode([_first_input(embedder)])  # what is made at the first input only is made now
+        reranker = self._reranker(embedder, start)
         gallery = self._gallery(embedder, start)
         batcher = Batcher(
             embedder,
@@ -171,7 +175,16 @@ class Making:
             force_dimensions=self.force_dimensions,
             limits=self.limits,
             metrics=start.metrics,
+            reranker=reranker,
         )
+
+    def _reranker(self, embedder: MLLMEmbedder, start: Start) -> Judge | None:
+        if self.reranker is None:
+            return None
+        from ...rerank.choice import reranker_for
+
+        start.progress.doing = "loading the re-ranker"
+        return reranker_for(self.reranker, embedder)
 
     def _gallery(self, embedder: MLLMEmbedder, start: Start) -> Gallery | None:
         if self.gallery.place is None:

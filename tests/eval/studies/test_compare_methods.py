@@ -16,12 +16,14 @@ from eval.methods import methods
 from eval.reports.pages.html_page import read_page
 from eval.scoring.evaluate import embed
 from eval.scoring.score import Vectors, answers_of, ranks_of
+from eval.studies.cached_reranker import CachedReranker
 from eval.studies.compare_methods import compare_methods
 from eval.studies.llm_texts import NOTHING, LLMTexts, read_captions, rewrite
 from eval.studies.method import MethodContext, Ranking
 from mllm_embed import MLLMEmbedder
 from mllm_embed.errors import ConfigError
 from mllm_embed.generate.generator import Question
+from mllm_embed.types import Item
 
 
 class Scripted:
@@ -100,7 +102,7 @@ def test_neutral_settings_give_the_plain_ranking_exactly(context: MethodContext)
             assert all(map(np.array_equal, ranking.ranks(view).gallery, plain.gallery)), method.name
             assert np.array_equal(ranking.queries, context.composed)
             tried += 1
-    assert tried == 7
+    assert tried == 8
 
 
 def test_methods_on_vectors_are_their_formulas(context: MethodContext, embedder: MLLMEmbedder) -> None:
@@ -129,7 +131,15 @@ def test_methods_on_vectors_are_their_formulas(context: MethodContext, embedder:
     }
     for name, (settings, queries, gallery) in expected.items():
         assert found(context, methods()[name].run(context, **settings)) == by_hand(context, queries, gallery), name
-    assert set(methods()) == {*expected, "weimocir", "basic", "superglobal", "rerank yes no", "rerank caption"}
+    assert set(methods()) == {
+        *expected,
+        "weimocir",
+        "basic",
+        "superglobal",
+        "rerank yes no",
+        "rerank caption",
+        "rerank",
+    }
 
 
 @pytest.mark.parametrize("count", [1, 3])
@@ -212,6 +222,45 @@ def test_an_answer_without_a_word_stands_for_nothing(context: MethodContext) -> 
     context.llm_texts.generator.generate = lambda questions: ["" for _ in questions]
     assert set(context.llm_texts.rewritten()) == {NOTHING}
     found(context, methods()["rerank caption"].run(context, depth=3))
+
+
+class Lengths:
+    """In the place of a re-ranker: scores by the numbers of both pictures, and remembers what it was asked."""
+
+    def __init__(self, weights: str = "none") -> None:
+        self.asked: list[int] = []
+        self.provenance = {"weights": weights}
+
+    def scores_of(self, lists: list, batch_size: int, show_progress: bool) -> list[list[float]]:
+        self.asked.append(sum(len(candidates) for _, candidates in lists))
+        return [[self.score(query, one) for one in candidates] for query, candidates in lists]
+
+    @staticmethod
+    def score(query: Item, candidate: Item) -> float:
+        return (number(query.images[0]) * 3 + number(candidate.images[0]) * 7) % 5 / 3
+
+
+def test_a_re_ranker_orders_the_first_answers_and_is_asked_once(context: MethodContext, tmp_path: Path) -> None:
+    judge, method = Lengths(), methods()["rerank"]
+    context.reranker = CachedReranker(judge, tmp_path, batch_size=4)
+    plain = found(context, Ranking(context.composed, context.gallery))
+    for weight in (0.0, 0.5):
+        for row, (query, before) in enumerate(zip(context.task.queries, plain, strict=True)):
+            fits = [Lengths.score(query[0], context.task.gallery[at]) for at in before[:3]]
+            cosines = [float(context.composed[row] @ context.gallery[at]) for at in before[:3]]
+            order = sorted(range(3), key=lambda at: -fits[at] - weight * cosines[at])
+            wanted = [*(before[at] for at in order), *before[3:]]
+            assert found(context, method.run(context, depth=3, weight=weight))[row] == wanted
+    pairs = 3 * len(plain)
+    assert sum(judge.asked) == pairs and max(judge.asked) <= 6
+    for weights, asked in (("none", 0), ("others", pairs)):
+        other = Lengths(weights)
+        context.reranker = CachedReranker(other, tmp_path)
+        found(context, method.run(context, depth=3))
+        assert sum(other.asked) == asked
+    context.reranker = None
+    with pytest.raises(ConfigError, match="--reranker"):
+        found(context, method.run(context))
 
 
 def test_candidates_are_reranked_among_themselves(context: MethodContext) -> None:

@@ -10,7 +10,8 @@ import tiny
 from mllm_embed import MLLMEmbedder, Query, Searcher
 from mllm_embed.cli import main
 from mllm_embed.generate.generator import Generator
-from mllm_embed.generate.rerank import question, rerank
+from mllm_embed.generate.rerank import ZeroShotJudge, question
+from mllm_embed.search.reranking import reranked
 from mllm_embed.search.searcher import Hit
 
 
@@ -25,16 +26,20 @@ def test_the_first_hits_come_in_the_order_of_yes(saying: Path, data: Path, tmp_p
     hits = Searcher.from_folder(embedder, data / "images", show_progress=False).search(query, k=8)
     generator = Generator(embedder)
     scores = [next(generator.yes_no_margin([question(query, [hit.image])])) for hit in hits[:5]]
-    wanted = [hits[at] for at in sorted(range(5), key=lambda at: -scores[at])] + hits[5:]
-    assert wanted != hits and rerank(generator, query, hits, depth=5, batch_size=2) == wanted
+    wanted = [hits[at].id for at in sorted(range(5), key=lambda at: -scores[at])] + [hit.id for hit in hits[5:]]
+    judge = ZeroShotJudge(generator, batch_size=2)
+    found = reranked(judge, query, hits, depth=5)
+    assert [hit.id for hit in found] == wanted != [hit.id for hit in hits]
+    assert [hit.judged for hit in found] == pytest.approx([*sorted(scores, reverse=True), None, None, None], abs=1e-5)
     lost = [hits[0], Hit("gone", 0.5, None), *hits[1:4]]
-    assert rerank(generator, query, lost, depth=3)[2].id == "gone"
-    assert rerank(generator, query, hits, depth=0) == hits
+    assert reranked(judge, query, lost, depth=3)[2].id == "gone"
+    assert reranked(judge, query, hits, depth=0) == hits
+    assert [hit.id for hit in reranked(judge, query, hits, depth=5, weight=1e6)] == [hit.id for hit in hits]
     command = ["search", "--gallery", str(data / "images"), "--image", str(data / "images/0.png"), "-k", "3"]
     command += ["--instruction", "make it blue", "--output", str(tmp_path / "out.png"), "--model", str(saying)]
     assert main([*command, "--dtype", "float32", "--rerank", "5"]) == 0
     lines = capsys.readouterr().out.splitlines()[1:4]
-    assert [line.split()[2] for line in lines] == [hit.id for hit in wanted[:3]]
+    assert [line.split()[3] for line in lines] == wanted[:3]
     assert main([*command, "--rerank", "-1"]) == 2
 
 

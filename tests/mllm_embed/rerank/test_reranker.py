@@ -11,7 +11,8 @@ import torch
 from PIL import Image
 
 import families
-from mllm_embed import Document, MLLMEmbedder, Query, Reranker
+from mllm_embed import Document, MLLMEmbedder, Query, Reranker, Searcher
+from mllm_embed.cli import main
 from mllm_embed.errors import ConfigError, DataError, ModelError
 from mllm_embed.model.lora import LoraSpec, add_lora
 
@@ -173,3 +174,44 @@ def test_what_a_query_avoids_is_said_in_its_words(tiny_llava: Path, query: Query
     in_words = replace(query, avoid=None, **said)
     assert reranker.scores(query, [picture(2)]) == reranker.scores(in_words, [picture(2)])
     assert reranker.scores(query, [picture(2)]) != reranker.scores(replace(query, avoid="a pig"), [picture(2)])
+
+
+def test_a_whole_re_ranker_is_a_cross_encoder(tiny_llava: Path, adapter: Path, tmp_path: Path) -> None:
+    from sentence_transformers import CrossEncoder
+
+    for score in ("difference", "sigmoid"):
+        asked = {"words": "{task}{query} or {candidate}?", "task_form": "{task}: ", "score": score}
+        reranker = load(tiny_llava, adapter=adapter, prompt=asked)
+        reranker.save_pretrained(tmp_path / score, merge=True)
+        theirs = CrossEncoder(str(tmp_path / score), device="cpu")
+        one, two = picture(1), picture(2)
+        query = Query(image=one, instruction="make it red", task="Find")
+        ours = [*reranker.scores(query, [two, "black"]), *reranker.scores("white", [Document(image=two, text="green")])]
+        pairs = [({"image": one, "text": "make it red"}, two), ({"image": one, "text": "make it red"}, "black")]
+        found = [*theirs.predict(pairs, prompt="Find"), *theirs.predict([("white", {"image": two, "text": "green"})])]
+        assert found == pytest.approx(ours, abs=1e-4)
+    other = load(tiny_llava, adapter=adapter)
+    other.save_pretrained(tmp_path / "other", merge=True)  # two ways to say no: theirs has one
+    with pytest.raises(Exception, match="cannot ask as this re-ranker"):
+        CrossEncoder(str(tmp_path / "other"), device="cpu").predict([("white", "black")])
+
+
+def test_a_search_asks_it_about_the_first_answers(
+    tiny_llava: Path, saved_models: dict[str, Path], adapter: Path, data: Path, tmp_path: Path, capsys
+) -> None:
+    embedder = MLLMEmbedder.from_pretrained(tiny_llava, adapter=saved_models["adapter"], dtype="float32", device="cpu")
+    searcher = Searcher.from_folder(embedder, data / "images", show_progress=False)
+    query = Query(image=data / "images/0.png", instruction="make it blue")
+    plain, judge = searcher.search(query, 6), Reranker.beside(embedder, adapter)
+    scores = judge.scores(query, [Document(image=hit.image) for hit in plain[:4]])
+    wanted = [plain[at].id for at in np.argsort(scores)[::-1]] + [hit.id for hit in plain[4:]]
+    hits = searcher.search(query, 6, reranker=judge, depth=4)
+    assert [hit.id for hit in hits] == wanted != [hit.id for hit in plain]
+    heavy = searcher.search(query, 6, reranker=judge, depth=4, weight=1e6)
+    assert [hit.id for hit in heavy] == [hit.id for hit in plain]
+    command = ["search", "--gallery", str(data / "images"), "--image", str(data / "images/0.png"), "-k", "3"]
+    command += ["--instruction", "make it blue", "--output", str(tmp_path / "out.png"), "--model", str(tiny_llava)]
+    command += ["--adapter", str(saved_models["adapter"]), "--dtype", "float32", "--reranker", str(adapter)]
+    assert main([*command, "--rerank", "4"]) == 0
+    assert [line.split()[3] for line in capsys.readouterr().out.splitlines()[1:4]] == wanted[:3]
+    assert main(command) == 2 and "--rerank N" in capsys.readouterr().err

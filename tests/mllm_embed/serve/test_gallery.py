@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import io
 import json
-from collections.abc import Callable, Iterator
+from collections.abc import Callable, Iterator, Sequence
 from pathlib import Path
 from typing import Any
 from urllib.parse import unquote
@@ -19,7 +19,8 @@ from attacks.pictures import data_uri
 from mllm_embed import MLLMEmbedder, Query, Searcher, VectorStore
 from mllm_embed.data.filters import parse_filter
 from mllm_embed.generate.generator import Generator
-from mllm_embed.generate.rerank import rerank
+from mllm_embed.generate.rerank import ZeroShotJudge
+from mllm_embed.search.reranking import reranked
 from mllm_embed.serve.app import create_app
 from mllm_embed.serve.gallery.kept_pictures import KeptPictures
 from mllm_embed.serve.gallery.locked import LockedGallery
@@ -171,12 +172,22 @@ def test_the_model_itself_puts_answers_in_order(
     gallery = MemoryGallery(list(photos), vectors, list(photos.values()))
     query = Query(instruction="a blue shoe")
     hits = Searcher(embedder, gallery).search(query, 5)
-    expected = rerank(Generator(embedder), query, hits, 4)
+    expected = reranked(ZeroShotJudge(Generator(embedder)), query, hits, 4)
     asked = {"instruction": "a blue shoe", "k": 5}
     service = make_service(embedder=embedder, searcher=Searcher(embedder, LockedGallery(gallery)))
     with running(create_app(service)) as url:
         answer = httpx.post(f"{url}/v1/search", json={**asked, "rerank": 4}, timeout=60)
         assert _ids(answer) == [hit.id for hit in expected] != [hit.id for hit in hits]
+
+    class Backwards:
+        def scores(self, query: Query, candidates: Sequence[Document]) -> list[float]:
+            return list(map(float, range(len(candidates))))
+
+    service = make_service(embedder=embedder, searcher=Searcher(embedder, LockedGallery(gallery)), reranker=Backwards())
+    with running(create_app(service)) as url:
+        answer = httpx.post(f"{url}/v1/search", json={**asked, "rerank": 3}, timeout=60)
+        assert _ids(answer) == [hits[at].id for at in (2, 1, 0, 3, 4)]
+        assert [hit.get("rerank_score") for hit in answer.json()["hits"]] == [2.0, 1.0, 0.0, None, None]
     # a model that has no word for yes says so
     assert client.post("/v1/search", json={**asked, "rerank": 3}).status_code == 422
 

@@ -1,0 +1,37 @@
+"""The first answers of a search in another order: by what reads query and answer together, whoever that is."""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from dataclasses import replace
+from typing import TYPE_CHECKING, Any, Protocol
+
+from ..types import Document, Item
+
+if TYPE_CHECKING:
+    from .searcher import Hit
+
+DEPTH = 10
+
+
+class Judge(Protocol):
+    """What says how well candidates fit a query: a `Reranker`, or a `ZeroShotJudge`."""
+
+    def scores(self, query: Item, candidates: Sequence[Any]) -> list[float]:
+        """Return a score for each candidate, of which more is better."""
+        ...
+
+
+def reranked(judge: Judge, query: Item, hits: Sequence[Hit], depth: int = DEPTH, weight: float = 0.0) -> list[Hit]:
+    """Return the first `depth` hits in the order of a judge, and the rest as they are.
+
+    Their `judged` is its score; `score` stays that of the search, which counts `weight` times beside it (LamRA, arXiv
+    2412.01720, adds the two: 1, of a judge whose scores are probabilities). Equal ones keep the search's order. Hits
+    whose picture is not known stay behind those that were judged. Raises what the judge does.
+    """
+    shown = [hit for hit in hits[:depth] if hit.image is not None]
+    unseen = [hit for hit in hits[:depth] if hit.image is None]
+    scores = judge.scores(query, [Document(image=hit.image) for hit in shown]) if shown else []
+    judged = [replace(hit, judged=score) for hit, score in zip(shown, scores, strict=True)]
+    order = sorted(judged, key=lambda hit: -(hit.judged or 0.0) - weight * hit.score)
+    return [*order, *unseen, *hits[depth:]]
