@@ -7,6 +7,7 @@ from __future__ import annotations
 
 from collections.abc import Sequence
 
+from ..inputs.pairs.prompt import RerankPrompt
 from ..types import ImageLike, Item
 from .generator import Generator, Question
 
@@ -15,11 +16,14 @@ EDITED = (
     "Answer with yes or no."
 )
 DESCRIBED = 'Does the image show "{instruction}"? Answer with yes or no.'
+_ASKED = RerankPrompt()  # whose way to say what a query avoids is this one's, too
 ALIKE = "Do both images show the same? Answer with yes or no."
 
 
 def question(query: Item, answer: Sequence[ImageLike]) -> Question:
-    """Return the question whether the pictures of an answer are what a query asks for."""
+    """Return the question whether the pictures of an answer are what a query asks for, and show nothing of what it
+    avoids."""
+    query = _ASKED.said(query)
     form = (EDITED if query.images else DESCRIBED) if query.words else ALIKE
     return Question(form.replace("{instruction}", query.words or ""), (*query.images, *answer))
 

@@ -46,5 +46,6 @@ def test_the_first_hits_come_in_the_order_of_yes(saying: Path, data: Path, tmp_p
 def test_what_is_asked_fits_the_query(data: Path) -> None:
     answer = [data / "images/1.png"]
     assert 'modified with "in red"' in question(Query(image=data / "a.png", instruction="in red"), answer).words
+    assert '"a shoe, without laces"' in question(Query(instruction="a shoe", avoid="laces"), answer).words
     assert question(Query(instruction="a shoe"), answer).images == tuple(answer)
     assert question(Query(image=data / "a.png"), answer).images == (data / "a.png", *answer)

@@ -71,8 +71,8 @@ def test_pairs_are_asked_as_the_authors_do(name: str, folders: Callable[[str], P
     yes, no = (tokenizer(words[0])["input_ids"][0] for words in (reranker.prompt.yes, reranker.prompt.no))
     with torch.inference_mode():
         state = model(**batch).last_hidden_state[0, -1]
-    rows = model.get_input_embeddings().weight
-    chance = torch.softmax(torch.stack([rows[yes] @ state, rows[no] @ state]), 0)[0]
+        rows = model.get_input_embeddings().weight
+        chance = torch.softmax(torch.stack([rows[yes] @ state, rows[no] @ state]), 0)[0]
     assert reranker.scores(query, [candidate]) == pytest.approx([float(chance)], abs=1e-5)
     assert np.isfinite(reranker.scores_of([(query, [candidate, "silk", "wool"])], show_progress=False)).all()
 
