@@ -3,8 +3,10 @@
 from __future__ import annotations
 
 import json
+from collections.abc import Sequence
 from dataclasses import replace
 from pathlib import Path
+from typing import Any
 
 import numpy as np
 import pytest
@@ -359,6 +361,13 @@ def test_the_command_prints_a_table_and_writes_results(
     assert "shares 8 queries" in capsys.readouterr().err
 
 
+class ByLength:
+    """Judges candidates by how many there are behind each."""
+
+    def scores_of(self, lists: Sequence[Any]) -> list[list[float]]:
+        return [[float(len(candidates) - at) for at in range(len(candidates))] for _, candidates in lists]
+
+
 def test_every_method_runs_on_every_benchmark(suites: dict) -> None:
     rng = np.random.default_rng(0)
 
@@ -368,7 +377,8 @@ def test_every_method_runs_on_every_benchmark(suites: dict) -> None:
     for name in ("fashioniq", "cirr", "circo", "genecis"):
         for task in suites[name].tasks:
             rows = {row: encode(task.queries) for row in (task.query_kind, "image only", "text only")}
-            context = MethodContext(task, Vectors(encode(task.gallery), rows), LLMTexts(task, encode, Scripted()))
+            texts = LLMTexts(task, encode, Scripted())
+            context = MethodContext(task, Vectors(encode(task.gallery), rows), texts, ByLength())
             for method in methods().values():
                 ranking = method.run(context)
                 for view in task.views:

@@ -69,7 +69,7 @@ def test_pairs_are_asked_as_the_authors_do(name: str, folders: Callable[[str], P
     batch = reranker.pairs.batch([(query, candidate)])
     tokenizer, model = reranker.processor.tokenizer, reranker.model.model.base
     yes, no = (tokenizer(words[0])["input_ids"][0] for words in (reranker.prompt.yes, reranker.prompt.no))
-    with torch.inference_mode():
+    with torch.no_grad():
         state = model(**batch).last_hidden_state[0, -1]
         rows = model.get_input_embeddings().weight
         chance = torch.softmax(torch.stack([rows[yes] @ state, rows[no] @ state]), 0)[0]
