@@ -87,7 +87,7 @@ def _cached(batch: ContrastiveBatch) -> ContrastiveBatch:
 
 def _step(encoder: BatchEncoder, stage: Stage, batch: ContrastiveBatch, rows: int) -> None:
     with torch.autocast("cpu", torch.bfloat16, enabled=bfloat16_pays(torch.device("cpu"))):
-        vectors, temperature = encoder(batch)
+        vectors, temperature, _ = encoder(batch)
     gathered = gather(vectors, batch, rows)
     sum(term_loss(term, gathered, LossOptions(temperature)).loss for term in stage.terms).backward()
 

@@ -14,7 +14,8 @@ from functools import partial
 
 from ..errors import DataError, ImageError
 from ..inputs.images import Glance
-from ..inputs.item_processor import FilledPrompt, ItemProcessor
+from ..inputs.item_processor import ItemProcessor
+from ..inputs.rendering import FilledPrompt
 from ..types import ImageLike, Item, item_key, picture_key
 from .suffixes import Input, Suffixes
 

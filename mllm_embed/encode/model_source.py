@@ -18,7 +18,8 @@ from ..inputs.resize import check_agrees, warn_of_lost_pixels, with_picture_sett
 from ..model.devices import dtype_for
 from ..model.embedding_model import EmbeddingModel
 from ..model.families import READING_PART, Family, family_of
-from ..model.heads.files import read_heads
+from ..model.heads.files import check_tokens, read_heads
+from ..model.heads.picture_places import PicturePlaces
 from ..model.loading import CONFIG_FILE, check_place, commit_of, read_config
 from ..model.lora import ADAPTER_CONFIG, check_files, load_adapter
 from ..model.pooling import Pooling
@@ -70,15 +71,15 @@ class ModelSource:
         """
         if self.preset:
             self.preset.check(self.base, backbone.config.model_type)
-        projection, latent_attention = read_heads(self._heads_folder)
+        heads = read_heads(self._heads_folder)
+        check_tokens(heads, settings.picture_tokens, self._heads_folder)
         model = EmbeddingModel(
             backbone,
             family_of(backbone.config),
             settings.pooling,
             settings.bidirectional,
-            projection,
-            settings.positions,
-            latent_attention,
+            positions=settings.positions,
+            **heads._asdict(),
         )
         if self.has_adapter and not self.bare:
             load_adapter(model, self.folder)
@@ -213,6 +214,7 @@ def item_processor(processor: Any, settings: Settings, config: Any, family: Fami
         settings.resize,
         settings.padding_side,
         settings.jpeg_side,
+        PicturePlaces.of(config, processor.tokenizer, settings.picture_tokens),
     )
     warn_of_lost_pixels(items, config)
     return items

@@ -10,8 +10,9 @@ from typing import TYPE_CHECKING
 from ..inputs.prompts import KEPT_TASKS, WORDS
 
 if TYPE_CHECKING:
-    from ..inputs.item_processor import FilledPrompt, ItemProcessor
+    from ..inputs.item_processor import ItemProcessor
     from ..inputs.prompts import Slot
+    from ..inputs.rendering import FilledPrompt
     from ..types import Item
 
 _PROBE = "a"  # stands for the user's words: where they are empty, line breaks around them become one token

@@ -5,7 +5,8 @@ from __future__ import annotations
 import copy
 import re
 from collections.abc import Iterator, Mapping, Sequence
-from dataclasses import dataclass, replace
+from contextlib import suppress
+from dataclasses import replace
 from functools import cache, cached_property, lru_cache, partial
 from typing import Any, Literal
 
@@ -16,12 +17,13 @@ from torch.nn.utils.rnn import pad_sequence
 
 from ..errors import DataError, first_line
 from ..model.families import Family
+from ..model.heads.picture_places import PicturePlaces
 from ..types import Item
 from .images import glance, load_image, name_of
 from .lengths import Lengths, TokenLimit
 from .pooled_tokens import ALL, PooledTokens
 from .prompts import KEPT_TASKS, TASK, TEXT, WORDS, PromptSet, Slot, words_of
-from .rendering import begins_itself, check_beginning, render
+from .rendering import FilledPrompt, begins_itself, check_beginning, render
 from .resize import Resize, Size
 from .words import Words, placeholders_of
 
@@ -31,19 +33,6 @@ _REFUSALS = (ValueError, TypeError, ArithmeticError, LookupError, AttributeError
 _BLANK = (64, 64)
 _NO_LIMITS = {"min_pixels": 1, "max_pixels": 1 << 40}  # to a picture's size, by the names of Qwen's processors
 _STEP = 32  # pixels to which sizes are rounded where only trying shows how many tokens a picture becomes
-
-
-@dataclass(frozen=True)
-class FilledPrompt:
-    """A prompt with an item's words in it.
-
-    Args:
-        text: as the processor takes it, with a placeholder for each picture.
-        tokens: as the tokenizer alone makes them; a picture's placeholder counts as one.
-    """
-
-    text: str
-    tokens: tuple[int, ...]
 
 
 class ItemProcessor:
@@ -59,6 +48,7 @@ class ItemProcessor:
         resize: Resize | None = None,
         padding_side: PaddingSide = "left",
         jpeg_side: int | None = None,
+        places: PicturePlaces | None = None,
     ):
         """Wrap a processor.
 
@@ -71,11 +61,12 @@ class ItemProcessor:
             resize: what is done to pictures first.
             padding_side: where batches are padded.
             jpeg_side: as of `images.load_image`, through which every picture is read here.
+            places: those of pictures, where a token learner makes as many tokens of them; not in `batch`.
 
         Raises ConfigError for `pooled` that does not exist, or names no token.
         """
         self.processor, self.prompts, self.resize, self.padding_side = processor, prompts, resize, padding_side
-        self.jpeg_side, self.family = jpeg_side, family or Family()
+        self.jpeg_side, self.family, self.places = jpeg_side, family or Family(), places
         self.load, self.glance = partial(load_image, jpeg_side=jpeg_side), partial(glance, jpeg_side=jpeg_side)
         processor.tokenizer.padding_side = padding_side
         self.placeholders = placeholders_of(processor)
@@ -116,6 +107,8 @@ class ItemProcessor:
             batch = self._processed(items, self._texts(items, prompts), pictures, side)
         else:
             batch = self._padded(tokens, self._added_to_texts, side)
+        if self.places and any(pictures):
+            batch = self._with_places(self.places, items, batch, side)
         self.lengths.check(items, batch["attention_mask"])
         if not self.pooled.all:
             batch["content_mask"] = self.pooled.mask(items, batch)
@@ -195,12 +188,12 @@ class ItemProcessor:
             size = self.resized(width, height)
             # the arithmetic knows nothing of do_resize: it would bring a picture that is left as it is within limits
             limits = {} if getattr(self.processor.image_processor, "do_resize", True) else _NO_LIMITS
-            try:
-                counted = self.processor._get_num_multimodal_tokens(image_sizes=[size[::-1]], **limits)
-                return int(counted["num_image_tokens"][0])
-            except (AttributeError, TypeError, KeyError):  # LLaVA's, say, fails where the tower crops nothing
-                across, down = (max(side // _STEP, 1) * _STEP for side in size)
-                return self._picture_tokens((size if self.resize else (across, down),))
+            if self.places is None:
+                with suppress(AttributeError, TypeError, KeyError):  # LLaVA's, say, fails where the tower crops nothing
+                    counted = self.processor._get_num_multimodal_tokens(image_sizes=[size[::-1]], **limits)
+                    return int(counted["num_image_tokens"][0])
+            across, down = (max(side // _STEP, 1) * _STEP for side in size)
+            return self._picture_tokens((size if self.resize else (across, down),))
         except (*_REFUSALS, DataError):  # a picture that the model cannot take: reading it raises the error
             return 0
 
@@ -320,6 +313,18 @@ class ItemProcessor:
         except DataError as error:
             raise self._named(items, texts, pictures) or error from error
 
+    def _with_places(
+        self, places: PicturePlaces, items: Sequence[Item], batch: dict[str, Tensor], side: PaddingSide
+    ) -> dict[str, Tensor]:
+        """Return a batch of pictures with their places. Raises DataError for pictures that cannot be told apart."""
+        for item, ids in zip(items, batch["input_ids"], strict=True):
+            if places.runs(ids) < len(item.images):
+                raise DataError(
+                    f"{', '.join(map(name_of, item.images))} stand next to each other in the prompt, so that a token "
+                    "learner takes them for one; give prompts with something between, or one picture an input"
+                )
+        return places.set(batch, side)
+
     def _named(self, items: Sequence[Item], texts: list[str], pictures: list[list[Image.Image]]) -> DataError | None:
         """Return the error of the first input that the processor refuses by itself."""
         for item, text, shown in zip(items, texts, pictures, strict=True):
@@ -337,6 +342,7 @@ class ItemProcessor:
             batch = self._batch([text], [[Image.new("RGB", size) for size in sizes]], "left")
         except _REFUSALS as error:
             raise DataError(f"the processor of this model takes no such picture: {first_line(error)}") from error
+        batch = self.places.set(batch, "left") if self.places else batch
         return batch["input_ids"].shape[1] - len(self.tokens([text])[0])
 
     def _with_tokenizer(self, tokenizer: Any) -> Any:

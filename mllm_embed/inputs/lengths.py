@@ -18,7 +18,8 @@ from .images import name_of
 from .words import check_unicode
 
 if TYPE_CHECKING:
-    from .item_processor import FilledPrompt, ItemProcessor
+    from .item_processor import ItemProcessor
+    from .rendering import FilledPrompt
 
 _PART = 5  # characters a token that are looked at first
 _SLACK = 64  # tokens: where a part was cut off, its last ones may be others than the whole's; and estimates err

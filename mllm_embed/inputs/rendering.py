@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from dataclasses import replace
+from dataclasses import dataclass, replace
 from typing import Any
 
 from ..errors import ConfigError, ModelError
@@ -10,6 +10,19 @@ from .chat_template import render_chat, template_of
 from .prompts import CHAT, CHAT_TEXT, IMAGE, NONE, PROMPT, SYSTEM, PromptSet, ResolvedPrompt, Slot
 
 _FIRST, _LAST = "\ufdd0", "\ufdd1"  # which no template writes of itself
+
+
+@dataclass(frozen=True)
+class FilledPrompt:
+    """A prompt with an item's words in it.
+
+    Args:
+        text: as the processor takes it, with a placeholder for each picture.
+        tokens: as the tokenizer alone makes them; a picture's placeholder counts as one.
+    """
+
+    text: str
+    tokens: tuple[int, ...]
 
 
 def render(processor: Any, prompts: PromptSet, slot: Slot, images: int = 1, tasked: bool = False) -> str:

@@ -16,11 +16,12 @@ from ..errors import ConfigError, ModelError, first_line
 from .families import Family, states_width
 from .heads.latent_attention import LatentAttention
 from .heads.projection import Projection
+from .heads.token_learner import TokenLearner
 from .packing import pack, unpack
 from .pooling import POOLINGS, Pooling
 from .position_ids import POSITIONS, Positions, check_apart, position_ids
 from .prefix_cache import SharedBatch, hidden_states
-from .vision_features import reuse_features
+from .vision_features import learn_tokens, reuse_features, takes_features
 
 if TYPE_CHECKING:
     from transformers import PreTrainedModel
@@ -38,6 +39,7 @@ class EmbeddingModel(nn.Module):
         projection: Projection | None = None,
         positions: Positions = "model",
         latent_attention: LatentAttention | None = None,
+        token_learner: TokenLearner | None = None,
     ):
         """Wrap a base model, whose attention `bidirectional` changes in place.
 
@@ -51,9 +53,10 @@ class EmbeddingModel(nn.Module):
             positions: how tokens are numbered: "model" as the base does it, "sequential" one after the other on all
                 axes of M-RoPE, as embedders were trained whose code went past its base's method.
             latent_attention: what hidden states go through before pooling.
+            token_learner: what makes a few tokens of a picture's, before they enter the language model.
 
         Raises ConfigError for a pooling or positions that do not exist, ModelError for heads of another width than the
-        base.
+        base, and for a token learner where none can stand.
         """
         super().__init__()
         if pooling not in POOLINGS:
@@ -68,6 +71,7 @@ class EmbeddingModel(nn.Module):
         self.bidirectional = bidirectional
         self.projection, self.latent_attention = projection, latent_attention
         self.positions = positions
+        self.token_learner = token_learner
         self._check_widths()
         if bidirectional:
             make_bidirectional(self.base, family)
@@ -83,6 +87,8 @@ class EmbeddingModel(nn.Module):
                     f"the {name} takes states of {width} numbers, and the model's have {self.states_width}: the two do "
                     "not belong together; save the model again"
                 )
+        if self.token_learner is not None:
+            check_learner(self.base, self.family, self.token_learner)
 
     @property
     def base(self) -> PreTrainedModel:
@@ -125,11 +131,12 @@ class EmbeddingModel(nn.Module):
         first = inputs.pop("first_shown", None)
         with _refusals():
             if packed and self.family.packs and not self.bidirectional:
-                rows, places = pack(inputs, self.base, self.family.rope_index, self.positions)
+                given = self._seen(inputs)
+                rows, places = pack(given, self.base, self.family.rope_index, self.positions)
                 hidden = unpack(self.backbone(**rows, use_cache=False).last_hidden_state, places, mask)
             else:
-                given = inputs if first is None else reuse_features(self.base, inputs, first)
-                hidden = self.backbone(**given, **self._places(inputs), use_cache=False).last_hidden_state
+                given = self._seen(inputs, first)
+                hidden = self.backbone(**given, **self._places(given), use_cache=False).last_hidden_state
         return self._pooled(hidden, mask if content is None else content)
 
     def shared(self, batch: SharedBatch) -> Tensor:
@@ -144,9 +151,9 @@ class EmbeddingModel(nn.Module):
         if not self.shares_prefixes:
             raise ConfigError("this model's tokens see what comes after them: prefixes cannot be shared")
         self._check_apart(batch.prefixes)
-        parts = tuple(replace(part, inputs=self._in_dtype(part.inputs)) for part in batch.suffixes)
-        inputs = replace(batch, prefixes=self._in_dtype(batch.prefixes), suffixes=parts)
         with _refusals():
+            parts = tuple(replace(part, inputs=self._seen(self._in_dtype(part.inputs))) for part in batch.suffixes)
+            inputs = replace(batch, prefixes=self._seen(self._in_dtype(batch.prefixes)), suffixes=parts)
             hidden = hidden_states(self.backbone, self.base, inputs, self.family.rope_index, self.positions)
         states = []
         for part, whole in zip(batch.suffixes, hidden, strict=True):
@@ -159,6 +166,12 @@ class EmbeddingModel(nn.Module):
     def _check_apart(self, batch: dict[str, Tensor]) -> None:
         if self.family.rope_index and self.positions == "model":
             check_apart(batch)
+
+    def _seen(self, inputs: dict[str, Tensor], first: Tensor | None = None) -> dict[str, Any]:
+        """Return model input whose pictures were looked at, where that is not the base's own affair."""
+        if self.token_learner is not None:
+            return learn_tokens(self.base, inputs, self.token_learner, first)
+        return inputs if first is None else reuse_features(self.base, inputs, first)
 
     def _places(self, inputs: dict[str, Tensor]) -> dict[str, Tensor]:
         """Return the positions of tokens where the base is not to number them itself."""
@@ -228,6 +241,28 @@ class EmbeddingModel(nn.Module):
             # transformers makes every embedding ask for a gradient, the patches' too: the frozen vision tower would
             # keep all its activations for a backward pass that changes nothing
             self.base.disable_input_require_grads()
+
+
+def words_width(base: PreTrainedModel) -> int:
+    """Return the length of a word's embedding, and so of a picture's token, in a base model."""
+    embeddings: Any = base.get_input_embeddings()
+    return embeddings.weight.shape[1]
+
+
+def check_learner(base: PreTrainedModel, family: Family, learner: TokenLearner) -> None:
+    """Raise ModelError for a token learner of another width than a base's, and for a base at which none can stand."""
+    kind: Any = base.config.model_type
+    if not family.compresses or not takes_features(base):
+        raise ModelError(
+            f"no token learner can stand in a model of the family '{kind}': its pictures do not enter the language "
+            "model as tokens in their place alone; leave token_learner out, or take another base"
+        )
+    width = words_width(base)
+    if learner.spec.width != width:
+        raise ModelError(
+            f"the token learner takes tokens of {learner.spec.width} numbers, and the model's have {width}: the two do "
+            "not belong together; save the model again"
+        )
 
 
 @contextmanager

@@ -35,6 +35,8 @@ class Family:
         states_width: the key of the text config that holds the length of a token's last state.
         unused: keys of the config that hold parts which neither pictures nor words go through.
         headless: whether transformers has the family as a base alone, without a head that speaks.
+        compresses: whether a picture's features enter the language model once, as tokens in its row, so that fewer may
+            stand for them (heads/token_learner.py).
     """
 
     vision: tuple[str, ...] = ("vision_tower", "vision_model", "visual", "vision_encoder", "image_tower")
@@ -52,6 +54,7 @@ class Family:
     states_width: str = "hidden_size"
     unused: tuple[str, ...] = ()
     headless: bool = False
+    compresses: bool = True
 
 
 _TOWERS = Family.vision
@@ -75,7 +78,10 @@ FAMILIES: dict[str, Family] = {
         reuses_features=True, rope_index="get_rope_index", pictures=AnySize(frames="temporal_patch_size")
     ),
     "qwen3_vl": Family(
-        projector=_DEEPSTACK, rope_index="get_rope_index", pictures=AnySize(frames="temporal_patch_size")
+        projector=_DEEPSTACK,
+        rope_index="get_rope_index",
+        pictures=AnySize(frames="temporal_patch_size"),
+        compresses=False,
     ),
     "qwen2_5_omni_thinker": Family(
         vision=(*_TOWERS, "audio_tower"),
@@ -97,7 +103,7 @@ FAMILIES: dict[str, Family] = {
     ),
     "internvl": Family(keeps_layers=True),
     # its text looks at pictures through cross-attention, row by row
-    "mllama": Family(packs=False, pictures_behind_prefix=False),
+    "mllama": Family(packs=False, pictures_behind_prefix=False, compresses=False),
     # an encoder: its tokens see what comes after them, and in a packed row the other inputs; its last states are
     # projected to the length of a vector
     "embedding_gemma2": Family(
@@ -155,8 +161,9 @@ def _ordinary(config: Any) -> Family:
     tested = config.model_type in TESTED
     layout = next((layout for key, layout in _LAYOUTS if _holds(config, key)), ONE_SQUARE)
     square, frames = _holds(config, "vision_config.image_size"), _holds(config, "vision_config.temporal_patch_size")
+    deep = _holds(config, "vision_config.deepstack_visual_indexes")
     return Family(
-        projector=_DEEPSTACK if _holds(config, "vision_config.deepstack_visual_indexes") else Family.projector,
+        projector=_DEEPSTACK if deep else Family.projector,
         packs=tested,
         shares_prefixes=tested,
         pictures_behind_prefix=tested,
@@ -165,6 +172,7 @@ def _ordinary(config: Any) -> Family:
         ),
         tower_width="embed_dim" if _holds(config, "vision_config.embed_dim") else "hidden_size",
         keeps_layers=_holds(config, "vision_feature_layer"),
+        compresses=not deep,
     )
 
 

@@ -6,6 +6,8 @@ batches in random order, and 1.1 to 1.2 times as fast as batches sorted by lengt
 
 from __future__ import annotations
 
+from typing import Any
+
 import torch
 from torch import Tensor, nn
 
@@ -15,8 +17,8 @@ ROW = 256
 
 
 def pack(
-    batch: dict[str, Tensor], base: nn.Module, rope_index: str | None = None, positions: Positions = "model"
-) -> tuple[dict[str, Tensor], Tensor]:
+    batch: dict[str, Any], base: nn.Module, rope_index: str | None = None, positions: Positions = "model"
+) -> tuple[dict[str, Any], Tensor]:
     """Lay a padded batch in rows of about ROW tokens, in the same order, so that pixels need no reordering.
 
     Rows start each input at position 0. transformers (masking_utils.find_packed_sequence_indices) then lets no token
@@ -24,7 +26,8 @@ def pack(
     that their own method gives the padded batch, with the plain ones in front of them.
 
     Args:
-        batch: model input with input_ids and attention_mask [B, L]; what else is [B, L] is packed too.
+        batch: model input with input_ids and attention_mask [B, L]; what else is [B, L] is packed too, and features of
+            pictures stay as they are.
         base: the model, without an adapter's wrapper.
         rope_index, positions: as in `position_ids`.
 
@@ -42,7 +45,8 @@ def pack(
         return flat.view(shape)
 
     packed = {
-        name: laid_out(tensor[mask], 0) if tensor.shape == mask.shape else tensor for name, tensor in batch.items()
+        name: laid_out(value[mask], 0) if isinstance(value, Tensor) and value.shape == mask.shape else value
+        for name, value in batch.items()
     }
     del packed["attention_mask"]
     # a filler's position is 0, which sets it apart from the token before it

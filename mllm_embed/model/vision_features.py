@@ -1,18 +1,26 @@
-"""The vision tower once a picture, where rows of a batch show the same one and cannot share a prefix that holds it.
+"""Features of pictures that are made before the model is called, which transformers takes as `mm_encoder_outputs`.
 
-That is so where tokens see what comes after them (PaliGemma, bidirectional attention), and where prompts differ before
-the picture. transformers takes features that were made before as `mm_encoder_outputs`.
+Once a picture, where rows of a batch show the same one and cannot share a prefix that holds it: where tokens see what
+comes after them (PaliGemma, bidirectional attention), and where prompts differ before the picture. And where a token
+learner makes fewer tokens of them.
 """
 
 from __future__ import annotations
 
+import math
 from inspect import signature
 from typing import Any
 
 import torch
 from torch import Tensor, nn
 
+from ..errors import ModelError
+from .heads.picture_places import RUNS
+from .heads.token_learner import Shape, TokenLearner
+
 PIXELS, GRID = "pixel_values", "image_grid_thw"
+FEATURES = "mm_encoder_outputs"
+"""The name under which a model takes features that were made before."""
 
 
 def reuse_features(base: nn.Module, inputs: dict[str, Tensor], first: Tensor) -> dict[str, Any]:
@@ -26,19 +34,78 @@ def reuse_features(base: nn.Module, inputs: dict[str, Tensor], first: Tensor) ->
     Rows that show several pictures, or pictures cut into tiles, are given back as they are.
     """
     rows, picture = first.unique(return_inverse=True)
-    get_features: Any = base.get_image_features
-    takes = signature(get_features).parameters
-    chosen = _of_rows({name: tensor for name, tensor in inputs.items() if name in takes}, rows, len(first))
+    chosen = _of_rows(_of_tower(base, inputs), rows, len(first))
     if chosen is None:
         return inputs
-    features = get_features(**chosen, return_dict=True)
+    features = _features(base, chosen)
     pooled = features.pooler_output
     # more or fewer features than pictures were looked at: which are whose cannot be told
     if len(pooled) != len(rows):
         return inputs
     # a list where pictures differ in size, each with as many features as it has tokens
     features.pooler_output = pooled[picture] if isinstance(pooled, Tensor) else [pooled[at] for at in picture.tolist()]
-    given = {**inputs, "mm_encoder_outputs": {"image": features}}
+    return _with_features(inputs, features)
+
+
+def learn_tokens(
+    base: nn.Module, inputs: dict[str, Tensor], learner: TokenLearner, first: Tensor | None = None
+) -> dict[str, Any]:
+    """Return model input in which pictures have the tokens that a learner makes of theirs; of texts as it is.
+
+    Args:
+        base: the model, of a family with `compresses`.
+        inputs: model input of B rows, whose pictures have so many places (picture_places.py), with RUNS.
+        learner: what makes the tokens.
+        first: as of `reuse_features`; None looks at every row's pictures.
+
+    Where the base places pictures by their grids, those of the learned tokens take their place. Raises ModelError where
+    the model makes other features than the processor has placeholders for.
+    """
+    if PIXELS not in inputs:
+        return dict(inputs)
+    seen, runs, picture = _of_tower(base, inputs), inputs[RUNS], None
+    if first is not None and len(runs) == len(first):
+        rows, where = first.unique(return_inverse=True)
+        chosen = _of_rows(seen, rows, len(first))
+        if chosen is not None:
+            seen, runs, picture = chosen, runs[rows], where
+    features = _features(base, seen)
+    pooled, lengths = features.pooler_output, runs.tolist()
+    flat = pooled.flatten(0, -2) if isinstance(pooled, Tensor) else torch.cat([one.flatten(0, -2) for one in pooled])
+    if len(flat) != sum(lengths):
+        raise ModelError(
+            f"the model makes {len(flat)} tokens of pictures for which its processor has {sum(lengths)} placeholders: "
+            "the two do not belong together; give the processor's own model"
+        )
+    learned = learner.of_pictures(flat.split(lengths), _shapes(base, seen, lengths))
+    if picture is not None:
+        learned = learned[picture]
+    features.pooler_output = learned if isinstance(pooled, Tensor) else list(learned)
+    given = _with_features(inputs, features)
+    del given[RUNS]
+    if GRID in inputs:
+        given[GRID] = _grid_of(learner, base, inputs[GRID])
+    return given
+
+
+def takes_features(base: nn.Module) -> bool:
+    """Return whether a model takes features that were made before, and makes them."""
+    return hasattr(base, "get_image_features") and FEATURES in signature(base.forward).parameters
+
+
+def _of_tower(base: nn.Module, inputs: dict[str, Tensor]) -> dict[str, Tensor]:
+    get_features: Any = base.get_image_features
+    takes = signature(get_features).parameters
+    return {name: tensor for name, tensor in inputs.items() if name in takes}
+
+
+def _features(base: nn.Module, seen: dict[str, Tensor]) -> Any:
+    get_features: Any = base.get_image_features
+    return get_features(**seen, return_dict=True)
+
+
+def _with_features(inputs: dict[str, Tensor], features: Any) -> dict[str, Any]:
+    given = {**inputs, FEATURES: {"image": features}}
     del given[PIXELS]
     return given
 
@@ -53,3 +120,24 @@ def _of_rows(inputs: dict[str, Tensor], rows: Tensor, count: int) -> dict[str, T
     if any(len(tensor) != count for tensor in inputs.values()):
         return None
     return {name: tensor[rows] for name, tensor in inputs.items()}
+
+
+def _merged(base: nn.Module) -> int:
+    """Return along how many patches of a side a token reaches."""
+    config: Any = base.config
+    return config.vision_config.spatial_merge_size
+
+
+def _shapes(base: nn.Module, seen: dict[str, Tensor], lengths: list[int]) -> list[Shape]:
+    """Return the rows and columns in which pictures' tokens lie: as their grids say, else a square, or one row where
+    their number is that of none."""
+    if GRID not in seen:
+        return [(side, side) if (side := math.isqrt(count)) ** 2 == count else (1, count) for count in lengths]
+    side = _merged(base)
+    return [(high // side, wide // side) for _, high, wide in seen[GRID].tolist()]
+
+
+def _grid_of(learner: TokenLearner, base: nn.Module, grids: Tensor) -> Tensor:
+    """Return the grids of pictures [P, 3] that have the learner's tokens."""
+    rows, columns = learner.spec.grid
+    return grids.new_tensor([1, rows * _merged(base), columns * _merged(base)]).expand(len(grids), -1)

@@ -16,7 +16,7 @@ from typing import Any, BinaryIO
 from ..errors import ModelError
 from ..files import atomic_folder, write_json
 from ..model.embedding_model import EmbeddingModel
-from ..model.heads.files import heads_identity, write_heads
+from ..model.heads.files import Heads, heads_identity, write_heads
 from ..model.heads.projection import projection_folders
 from ..model.loading import CONFIG_FILE
 from ..model.lora import ADAPTER_WEIGHTS
@@ -130,8 +130,9 @@ def save(
             _write_whole(folder, model.backbone, model.adapted)
             settings = replace(settings, base=None, base_fingerprint=None)
         write_processor(folder, processor, settings)
-        write_heads(folder, model.projection, model.latent_attention)
-        heads = projection_folders(model.projection), model.latent_attention is None
+        write_heads(folder, Heads(model.projection, model.latent_attention, model.token_learner))
+        stock = model.latent_attention is None and model.token_learner is None
+        heads = projection_folders(model.projection), stock
         write_sentence_files(folder, processor, model.family, settings, model.states_width, *heads)
         write_card(folder, info, base=base, public=public, old=old)
 

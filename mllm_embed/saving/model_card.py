@@ -227,6 +227,11 @@ def _vectors(folder: Path, settings: Settings, origin: Origin) -> list[str]:
     facts.append("normalised to length 1: the inner product is the cosine")
     if settings.bidirectional:
         facts.append("attention: bidirectional; sentence-transformers cannot ask this model, mllm_embed can")
+    if settings.picture_tokens:
+        facts.append(
+            f"a picture, or each tile of one, becomes {settings.picture_tokens} tokens by a token learner; "
+            "sentence-transformers cannot ask this model, mllm_embed can"
+        )
     if settings.matryoshka:
         facts.append(f"may be cut, and normalised again, to {', '.join(map(str, settings.matryoshka))} numbers")
     if origin.adapter:

@@ -42,6 +42,7 @@ class Settings:
         pooling, bidirectional, positions: as in `EmbeddingModel`.
         pooled, padding_side, resize, jpeg_side: as in `ItemProcessor`; `pooled` is None for what is usual with the
             pooling.
+        picture_tokens: how many tokens a picture becomes by the model's token learner; None without one.
         matryoshka: the lengths at which truncated vectors were trained.
         max_tokens, truncate: as in `MLLMEmbedder.from_pretrained`.
         renormalize: whether vectors that are cut (`dim`) are brought to unit length again.
@@ -62,6 +63,7 @@ class Settings:
     padding_side: PaddingSide = "left"
     resize: Resize | None = None
     jpeg_side: int | None = None
+    picture_tokens: int | None = None
     matryoshka: tuple[int, ...] = ()
     max_tokens: int | None = None
     truncate: bool = False
@@ -112,6 +114,7 @@ class Settings:
             "padding_side": self.padding_side,
             "resize": self.resize and self.resize.to_dict(),
             "jpeg_side": self.jpeg_side,
+            "picture_tokens": self.picture_tokens,
         }
         return {key: value for key, value in values.items() if value != _DEFAULTS[key]}
 
@@ -164,6 +167,7 @@ class Settings:
             padding_side=values.get("padding_side", "left"),
             resize=Resize.from_dict(values["resize"]) if "resize" in values else None,
             jpeg_side=values.get("jpeg_side"),
+            picture_tokens=values.get("picture_tokens"),
             matryoshka=tuple(values.get("matryoshka", ())),
             max_tokens=values.get("max_tokens"),
             truncate=values.get("truncate", False),
@@ -175,7 +179,7 @@ class Settings:
 
 
 _DEFAULTS = {key.name: key.default for key in fields(Settings)}
-_OF_SAVED = ("format", "base", "prompts", PROCESSOR_FILES, _TARGET_SPACE)
+_OF_SAVED = ("format", "base", "prompts", "picture_tokens", PROCESSOR_FILES, _TARGET_SPACE)
 
 
 class _Kind(NamedTuple):
@@ -217,6 +221,7 @@ _KEYS = {
     "padding_side": _Kind(lambda value: value in ("left", "right"), "'left' or 'right'"),
     "resize": _Kind(_is_object, "an object"),
     "jpeg_side": _Kind(_is_count, _COUNT),
+    "picture_tokens": _Kind(_is_count, _COUNT),
     "normalize": _Kind(lambda value: value is True, "true: vectors have unit length"),
     "matryoshka": _Kind(_is_lengths, "a list of lengths, whole numbers over 0"),
     "max_tokens": _Kind(_is_count, _COUNT),

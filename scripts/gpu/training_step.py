@@ -48,7 +48,7 @@ class Step:
 
     def __call__(self, batch: ContrastiveBatch, rows: int) -> None:
         """Do a step; gradients are added up and never used."""
-        vectors, temperature = self.encoder(batch)
+        vectors, temperature, _ = self.encoder(batch)
         gathered = gather(vectors, batch, rows)
         losses = [term_loss(term, gathered, LossOptions(temperature)).loss for term in self.stage.terms]
         torch.stack(losses).sum().backward()

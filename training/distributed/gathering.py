@@ -60,6 +60,15 @@ def agreed(question: Callable[[], int], device: torch.device) -> int:
     return int(answer)
 
 
+def mean_of_all(values: Tensor) -> Tensor:
+    """Return this process's part of the mean over values [P] of all processes, 0 where none has any: that mean is the
+    mean of the processes' parts, as of their losses. All processes call it."""
+    processes, count = world()[1], torch.tensor(len(values), device=values.device)
+    if processes > 1:
+        dist.all_reduce(count)
+    return values.sum() * processes / count.clamp(min=1)
+
+
 def gather(vectors: Tensor, batch: ContrastiveBatch, rows: int) -> GatheredBatch:
     """Return the batches of all processes as one. A process alone sends nothing and keeps its vectors.
 

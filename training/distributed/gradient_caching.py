@@ -21,8 +21,14 @@ from mllm_embed.model.embedding_model import EmbeddingModel
 
 from ..batch.collator import Chunk, ContrastiveBatch
 from ..loss.avoiding import avoiding
+from ..loss.local_alignment import local_alignment
 from ..loss.temperature import Temperature
 from .alignment import ScheduledChunk, common_schedule, own_schedule
+from .gathering import mean_of_all
+
+Encoded = tuple[Tensor, Tensor]
+"""A chunk's vectors [B, D], and the local alignment of its pictures [P], none where that is not trained."""
+LOCAL = "local"
 
 
 class BatchEncoder(nn.Module):
@@ -32,7 +38,12 @@ class BatchEncoder(nn.Module):
     """
 
     def __init__(
-        self, model: EmbeddingModel, temperature: Temperature | None = None, aligned: bool = False, bf16: bool = False
+        self,
+        model: EmbeddingModel,
+        temperature: Temperature | None = None,
+        aligned: bool = False,
+        bf16: bool = False,
+        local: float = 0.0,
     ):
         """Set what encodes.
 
@@ -41,27 +52,45 @@ class BatchEncoder(nn.Module):
             temperature: of the loss; by default fixed at 0.05.
             aligned: all processes run the same kinds of chunks, as ZeRO needs it.
             bf16: compute under bfloat16 autocast.
+            local: weight of the local alignment of what the model's token learner makes.
         """
         super().__init__()
         self.model = model
         self.temperature = temperature or Temperature(0.05)
-        self.aligned, self.bf16 = aligned, bf16
+        self.aligned, self.bf16, self.local = aligned, bf16, local
 
-    def forward(self, batch: ContrastiveBatch) -> tuple[Tensor, Tensor]:
-        """Return the vectors of a batch, [U, D] float32, L2-normalised, and the temperature, a scalar."""
+    def forward(self, batch: ContrastiveBatch) -> tuple[Tensor, Tensor, dict[str, Tensor]]:
+        """Return the vectors of a batch, [U, D] float32, L2-normalised; the temperature, a scalar; and by name the
+        losses that are none of vectors, scalars, weighted."""
         schedule = common_schedule(batch, self._device) if self.aligned else own_schedule(batch)
         with torch.autocast(self._device.type, torch.bfloat16, enabled=self.bf16) if self.bf16 else nullcontext():
-            encode = self._cached if schedule.cached else self.encode
-            vectors = _run(encode, batch.live, schedule.live) + self._frozen(batch.frozen, schedule.frozen)
-        return with_avoiding(torch.cat(vectors), batch.avoided), self.temperature()
+            encode = self._cached if schedule.cached else self._encoded
+            encoded = _run(encode, batch.live, schedule.live) + self._frozen(batch.frozen, schedule.frozen)
+        vectors, local = (torch.cat(part) for part in zip(*encoded, strict=True))
+        own = {LOCAL: self.local * mean_of_all(local)} if self.local else {}
+        return with_avoiding(vectors, batch.avoided), self.temperature(), own
 
-    def _cached(self, chunk: Chunk) -> Tensor:
+    def _cached(self, chunk: Chunk) -> Encoded:
         # The chunk stays where it is until it is computed, so checkpoint sees by this which device's random state it
         # must put back: the second pass has to drop what the first one dropped, or its gradients belong elsewhere.
         here = torch.empty(0, device=self._device)
-        return checkpoint(self.encode, chunk, here, use_reentrant=False)
+        return checkpoint(self._encoded, chunk, here, use_reentrant=False)
 
-    def encode(self, chunk: Chunk, _: Tensor | None = None) -> Tensor:
+    def _encoded(self, chunk: Chunk, _: Tensor | None = None) -> Encoded:
+        losses: list[Tensor] = [torch.empty(0, device=self._device)]
+        if not self.local or self.model.token_learner is None:
+            return self.encode(chunk), losses[0]
+
+        def note(learner: nn.Module, given: tuple[Any, ...], learned: Tensor) -> None:
+            losses.append(local_alignment(learned, given[0]))
+
+        watching = self.model.token_learner.register_forward_hook(note)
+        try:
+            return self.encode(chunk), torch.cat(losses)
+        finally:
+            watching.remove()
+
+    def encode(self, chunk: Chunk) -> Tensor:
         """Return a chunk's vectors, [B, D] float32, L2-normalised; activations stay for its gradients."""
         return self.model(**{name: tensor.to(self._device) for name, tensor in chunk.items()})
 
@@ -70,7 +99,7 @@ class BatchEncoder(nn.Module):
         return next(self.model.parameters()).device
 
     @torch.no_grad()
-    def _frozen(self, chunks: Sequence[Chunk], turns: Sequence[ScheduledChunk]) -> list[Tensor]:
+    def _frozen(self, chunks: Sequence[Chunk], turns: Sequence[ScheduledChunk]) -> list[Encoded]:
         if not chunks:
             return []
         training = self.model.training
@@ -78,7 +107,7 @@ class BatchEncoder(nn.Module):
         try:
             adapted: Any = self.model.backbone  # peft's wrapper, which has no types
             with adapted.disable_adapter():
-                return _run(self.encode, chunks, turns)
+                return _run(self._encoded, chunks, turns)
         finally:
             self.model.train(training)
 
@@ -98,17 +127,17 @@ def with_avoiding(vectors: Tensor, avoided: Tensor) -> Tensor:
     return torch.cat([vectors, avoiding(vectors[query], vectors[words])])
 
 
-def _run(encode: Callable[[Chunk], Tensor], chunks: Sequence[Chunk], turns: Sequence[ScheduledChunk]) -> list[Tensor]:
-    """Return the chunks' vectors in the chunks' order, whatever the order of the turns."""
-    vectors: dict[int, Tensor] = {}
+def _run(encode: Callable[[Chunk], Encoded], chunks: Sequence[Chunk], turns: Sequence[ScheduledChunk]) -> list[Encoded]:
+    """Return the chunks as they are encoded in the chunks' order, whatever the order of the turns."""
+    found: dict[int, Encoded] = {}
     repeated: list[Tensor] = []
     for number, counts in turns:
         encoded = encode(chunks[number])
         if counts:
-            vectors[number] = encoded
+            found[number] = encoded
         else:
-            repeated.append(encoded)
-    for encoded in repeated:
+            repeated.append(encoded[0])
+    for vectors in repeated:
         # with weight 0: its backward pass runs too, since the other processes wait there for this one
-        vectors[0] = vectors[0] + 0 * encoded.sum()
-    return [vectors[number] for number in range(len(chunks))]
+        found[0] = found[0][0] + 0 * vectors.sum(), found[0][1]
+    return [found[number] for number in range(len(chunks))]

@@ -17,6 +17,7 @@ from torch import Tensor
 from torch.nn.functional import pad
 
 from mllm_embed.errors import ConfigError, ModelError
+from mllm_embed.model.heads.token_learner import learner_identity
 from mllm_embed.model.lora import ADAPTER_CONFIG, ADAPTER_WEIGHTS, check_options
 from mllm_embed.model.processor_loading import has_processor, load_processor
 from mllm_embed.saving.identity import processor_parts
@@ -133,6 +134,7 @@ def check_alike(adapters: Sequence[Adapter]) -> None:
     first = adapters[0]
     for other in adapters[1:]:
         _check_settings(first, other)
+        _check_learners(first, other)
         _check_shapes(first, other)
 
 
@@ -151,6 +153,15 @@ def _check_settings(first: Adapter, other: Adapter) -> None:
         raise ModelError(
             f"{first.path} and {other.path} were saved with processors that differ ({differ[0]}): only adapters that "
             "agree in it can be added"
+        )
+
+
+def _check_learners(first: Adapter, other: Adapter) -> None:
+    one, two = (b"".join(learner_identity(adapter.path)) for adapter in (first, other))
+    if one != two:
+        raise ModelError(
+            f"{first.path} and {other.path} have token learners of their own, which are no sum of small matrices: only "
+            "adapters that share one can be added"
         )
 
 

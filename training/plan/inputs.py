@@ -17,6 +17,7 @@ from mllm_embed.inputs.images import load_image
 from mllm_embed.inputs.item_processor import ItemProcessor
 from mllm_embed.inputs.resize import with_picture_settings
 from mllm_embed.model.families import family_of
+from mllm_embed.model.heads.picture_places import RUNS
 from mllm_embed.model.picture_layout import PictureLayout
 from mllm_embed.saving.settings import Settings
 from mllm_embed.types import Document, Item, Query
@@ -45,6 +46,7 @@ class MicroBatch:
         count: how many inputs.
         length: tokens of one.
         image_tokens: how many of these stand for pictures.
+        features: how many tokens the projector makes of these: more, where a token learner makes few of them.
         patches, pixels: of one input; pixels are numbers, all channels.
         frozen: whether they go through the model without its adapter, after the others and without gradient.
     """
@@ -53,6 +55,7 @@ class MicroBatch:
     count: int
     length: int
     image_tokens: int = 0
+    features: int = 0
     patches: int = 0
     pixels: int = 0
     frozen: bool = False
@@ -133,9 +136,10 @@ class InputMaker:
         asked = (prompt.words, prompt.system, prompt.append, prompts.task(item))
         length = math.ceil(sum(map(len, (*asked, *words))) / CHARACTERS) + MARKUP
         costs = [self.pictures.cost(self.config, *self._shown(picture.size)) for picture in _pictures(item)]
-        tokens = sum(cost.tokens for cost in costs)
+        features = sum(cost.tokens for cost in costs)
+        tokens = features if self.settings.picture_tokens is None else self.settings.picture_tokens * len(costs)
         patches, pixels = sum(cost.patches for cost in costs), sum(cost.pixels for cost in costs)
-        return MicroBatch(item.role, 1, length + tokens, tokens, patches, pixels)
+        return MicroBatch(item.role, 1, length + tokens, tokens, features, patches, pixels)
 
     def _shown(self, size: tuple[int, int]) -> tuple[int, int]:
         """Return the size at which a picture comes to the model's image processor."""
@@ -263,4 +267,5 @@ def _processed(item_processor: ItemProcessor, config: Any, item: Item) -> MicroB
         return MicroBatch(item.role, 1, ids.shape[1])
     patches = pixels.numel() // item_processor.family.pictures.pixels_a_patch(config.vision_config)
     tokens = int(torch.isin(ids, torch.tensor(item_processor.processor.image_token_ids)).sum())
-    return MicroBatch(item.role, 1, ids.shape[1], tokens, patches, pixels.numel())
+    features = int(batch[RUNS].sum()) if RUNS in batch else tokens
+    return MicroBatch(item.role, 1, ids.shape[1], tokens, features, patches, pixels.numel())

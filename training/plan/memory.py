@@ -216,7 +216,7 @@ def _block_bytes(model: EmbeddingModel, size: int, width: int) -> int:
 def projector_bytes(model: EmbeddingModel, batches: Sequence[MicroBatch], setting: Setting) -> int:
     """Return what a trained projector keeps for the backward pass: its layers' inputs and outputs, and autocast's
     weights."""
-    tokens = sum(batch.count * batch.image_tokens for batch in batches if not batch.frozen)
+    tokens = sum(batch.count * batch.features for batch in batches if not batch.frozen)
     if not tokens:
         return 0
     size = _itemsize(model, setting)

@@ -19,6 +19,8 @@ from mllm_embed.presets import unsupported
 from mllm_embed.saving.settings import read_object
 from mllm_embed.yaml_text import read_yaml
 
+from ..recipe.token_learner import add_token_learner
+
 SHAPES = Path(__file__).parents[1] / "shapes"
 
 # bytes a weight of a quantised linear layer. nf4 with double quantisation: 4 bits, and 0.127 bits for a scale of 8 bits
@@ -35,6 +37,7 @@ class Counts:
         lora: of a new adapter, on the language model.
         vision_lora: of the same, on the vision tower; 0 where it stays frozen.
         trained_projector: of the projector's copy that is trained; 0 where it stays frozen.
+        token_learner: of the module that makes fewer tokens of a picture, all of it trained; 0 without one.
     """
 
     language: int
@@ -43,6 +46,7 @@ class Counts:
     lora: int
     vision_lora: int
     trained_projector: int
+    token_learner: int = 0
 
     @property
     def base(self) -> int:
@@ -52,7 +56,7 @@ class Counts:
     @property
     def trainable(self) -> int:
         """The parameters that training changes."""
-        return self.lora + self.vision_lora + self.trained_projector
+        return self.lora + self.vision_lora + self.trained_projector + self.token_learner
 
 
 def locate(name: str) -> Path | None:
@@ -119,11 +123,13 @@ def _read_config(name: str, place: Path) -> Any:
         raise ModelError(f"cannot read the config of {name}: {str(error).strip().splitlines()[0]}") from error
 
 
-def build(config: Any, lora: LoraSpec | Path, weights: dtype) -> tuple[EmbeddingModel, Counts]:
+def build(
+    config: Any, lora: LoraSpec | Path, weights: dtype, picture_tokens: int | None = None
+) -> tuple[EmbeddingModel, Counts]:
     """Return the embedding model with a new adapter, on the meta device, in train mode; and its numbers of parameters.
 
     `add_lora` chooses the layers, as it does in training; an adapter in a folder has its own. `weights` is the dtype in
-    which the base is loaded.
+    which the base is loaded; `picture_tokens` is how many a token learner makes, None without one.
     """
     from transformers import AutoModel
 
@@ -136,11 +142,14 @@ def build(config: Any, lora: LoraSpec | Path, weights: dtype) -> tuple[Embedding
         add_lora_like(model, lora)
     else:
         add_lora(model, lora, model.family)
+    with device("meta"):
+        add_token_learner(picture_tokens, model)
     trained = {name: p.numel() for name, p in model.named_parameters() if p.requires_grad}
+    learner = sum(p.numel() for p in model.token_learner.parameters()) if model.token_learner else 0
     updates = {name: count for name, count in trained.items() if "lora_" in name}
     tower = sum(count for name, count in updates.items() if is_part(name, model.family.vision))
     whole, updated = sum(trained.values()), sum(updates.values())
-    counts = Counts(language, vision, projector, updated - tower, tower, whole - updated)
+    counts = Counts(language, vision, projector, updated - tower, tower, whole - updated - learner, learner)
     model.train()
     return model, counts
 

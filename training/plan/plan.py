@@ -140,12 +140,13 @@ def make_plan(recipe: Recipe, memory: float | None = None, picture: tuple[int, i
     weights = _dtype_of_weights(source, config, bf16, place)
     setting = Setting(place.type, torch.bfloat16 if bf16 else None, recipe.attention, recipe.gradient_checkpointing)
     check_dimension(recipe, states_width(config))
-    model, counts = build(config, start_of(recipe, source) or recipe.lora.spec(), weights)
+    settings = settings_of(recipe, source, config)
+    model, counts = build(config, start_of(recipe, source) or recipe.lora.spec(), weights, settings.picture_tokens)
     check_rates(recipe, model)
     base = stored_bytes(model, recipe.quantization)
     available = round(memory * GIB) if memory is not None else total_memory(place)
     room = available - base - WEIGHT_BYTES * counts.trainable
-    inputs = InputMaker.of(config, source, settings_of(recipe, source, config), recipe)
+    inputs = InputMaker.of(config, source, settings, recipe)
     stages = {name: _plan_stage(recipe, name, model, inputs, setting, picture, room) for name in recipe.stages}
     precision = recipe.quantization or str(weights).removeprefix("torch.")
     return TrainingPlan(found_in, counts, precision, base, stages, RESERVE[place.type], available)
@@ -230,7 +231,8 @@ def describe(recipe: Recipe, plan: TrainingPlan) -> str:
         f"vision tower {counts.vision / million:,.1f} M, projector {counts.projector / million:,.1f} M",
         f"trainable   {counts.trainable / million:,.2f} M: LoRA {counts.lora / million:,.2f} M, "
         f"projector {counts.trained_projector / million:,.2f} M"
-        + (f", LoRA of the vision tower {counts.vision_lora / million:,.2f} M" if counts.vision_lora else ""),
+        + (f", LoRA of the vision tower {counts.vision_lora / million:,.2f} M" if counts.vision_lora else "")
+        + (f", token learner {counts.token_learner / million:,.2f} M" if counts.token_learner else ""),
     ]
     for name, stage in plan.stages.items():
         known = "steps unknown" if stage.steps is None else f"{stage.steps:,} steps"

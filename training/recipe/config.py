@@ -10,6 +10,7 @@ from ..data.source import LocalPath
 from .run_keys import RunKeys, StageName
 from .section import Prompts, Section
 from .stage import Stage
+from .token_learner import TokenLearnerSection
 
 
 class TeacherSection(Section):
@@ -27,6 +28,9 @@ class Recipe(RunKeys):
     stages: dict[StageName, Stage] = Field(min_length=1, description="in order; each goes on from the one before")
     teacher: TeacherSection | None = Field(
         default=None, description="a larger embedder, to make a small query encoder for its index; see below"
+    )
+    token_learner: TokenLearnerSection | None = Field(
+        default=None, description="fewer tokens of a picture, by a module that is trained with the adapter; see below"
     )
     preset: str | None = Field(
         default=None,

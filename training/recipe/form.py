@@ -22,6 +22,7 @@ from .checks import guiding_stage
 from .config import Recipe
 from .pixels import limited
 from .stage_keys.guide import Guide
+from .token_learner import with_learned_tokens
 
 GUIDE_PRESET, GUIDE_PROMPTS = "guide preset ", "guide prompts "
 """How the names of a guide's fingerprints begin."""
@@ -75,7 +76,8 @@ def settings_of(recipe: Recipe, source: ModelSource, config: Any) -> Settings:
     own = {key: getattr(recipe, key) for key in ("pooling", "bidirectional", "positions", "max_tokens", "truncate")}
     given = {"prompts": prompts_of(recipe), **own}
     chosen = {key: value for key, value in given.items() if value is not None}
-    return limited(recipe, replace(source.settings_for(config), **chosen))
+    settings = limited(recipe, replace(source.settings_for(config), **chosen))
+    return with_learned_tokens(recipe, settings)
 
 
 def guide_fingerprints(recipe: Recipe) -> dict[str, str]:

@@ -40,11 +40,19 @@ def card_of(recipe: Recipe, last: str, data: Mapping[str, str], rows: Mapping[st
     made_with = {
         **({} if lora is recipe.lora else {"went on from": PurePath(recipe.adapter or recipe.model).name}),
         "LoRA": _lora_in_words(lora),
+        **_learner_facts(recipe),
         "base weights": recipe.quantization or "not quantised",
         "seed": recipe.seed,
         "versions": ", ".join(f"{package} {installed[package]}" for package in _PACKAGES if package in installed),
     }
     return ModelCardInfo(training=training, made_with=made_with)
+
+
+def _learner_facts(recipe: Recipe) -> dict[str, str]:
+    learner = recipe.token_learner
+    if learner is None:
+        return {}
+    return {"token learner": f"{learner.tokens} tokens a picture, local alignment {learner.local:g}"}
 
 
 def _lora_in_words(lora: Lora) -> str:

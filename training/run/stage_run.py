@@ -155,7 +155,10 @@ class StageRun(BaseRun):
         bounds = self.stage.learn_temperature
         temperature = Temperature(self.stage.temperature, (bounds[0], bounds[1]) if bounds else None)
         aligned = bool(self.zero)  # accelerate's autocast does not reach into DeepSpeed's engine
-        return BatchEncoder(self.embedder.model, temperature, aligned=aligned, bf16=self.bf16 and aligned)
+        learner = self.recipe.token_learner
+        return BatchEncoder(
+            self.embedder.model, temperature, aligned, self.bf16 and aligned, local=learner.local if learner else 0.0
+        )
 
     def _trainer(self, stopping: Stopping) -> ContrastiveTrainer:
         stage, output = self.stage, self.recipe.output

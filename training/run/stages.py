@@ -13,7 +13,8 @@ from mllm_embed import MLLMEmbedder
 from mllm_embed.data.folder import DataFolder, FolderBenchmark
 from mllm_embed.encode.model_source import find_model
 from mllm_embed.errors import ConfigError
-from mllm_embed.model.heads.projection import new_projection, read_projection
+from mllm_embed.model.heads.files import read_heads
+from mllm_embed.model.heads.projection import new_projection
 from mllm_embed.model.lora import add_lora, load_adapter
 from mllm_embed.saving.provenance import SPACE_FIELDS
 
@@ -26,6 +27,7 @@ from ..recipe.form import asked_as, form_fingerprints, guide_fingerprints
 from ..recipe.optimizers import check_optimizer
 from ..recipe.pixels import with_pixels
 from ..recipe.start import check_space, start_of
+from ..recipe.token_learner import add_token_learner, with_learner
 from ..report.leaks import RunRecord
 from .card import card_of
 from .run_folder import check_output, write_finished
@@ -152,7 +154,10 @@ def _adapted(recipe: Recipe, bf16: bool, finished: list[str], teacher: Teacher |
         embedder.settings = replace(embedder.settings, target_space=space)
     if finished:
         load_adapter(model, recipe.output / finished[-1], trainable=True)
-        model.projection = read_projection(recipe.output / finished[-1])
+        heads = read_heads(recipe.output / finished[-1])
+        model.projection, model.token_learner = heads.projection, heads.token_learner
+        if model.token_learner is not None:
+            model.token_learner.to(embedder.device)
     else:
         set_seed(recipe.seed)  # of the adapter's own weights; what is drawn later has each stage's seed
         if start:
@@ -161,6 +166,7 @@ def _adapted(recipe: Recipe, bf16: bool, finished: list[str], teacher: Teacher |
             add_lora(model, recipe.lora.spec(), embedder.family)
         if teacher and teacher.dimension != model.width:
             model.projection = new_projection(model.states_width, teacher.dimension)
+    add_token_learner(embedder.settings.picture_tokens, model)
     if model.projection is not None:
         model.projection.to(embedder.device).requires_grad_(teacher is not None)
     return embedder
@@ -182,7 +188,7 @@ def _load(recipe: Recipe, bf16: bool) -> tuple[MLLMEmbedder, Path | None]:
     except (ImportError, ValueError) as error:
         reason = str(error).strip().splitlines()[0]
         raise ConfigError(f"attention: '{recipe.attention}' does not work here ({reason})") from error
-    return with_pixels(recipe, embedder), start
+    return with_learner(recipe, with_pixels(recipe, embedder)), start
 
 
 def _tell_form(recipe: Recipe, embedder: MLLMEmbedder) -> None:

@@ -60,16 +60,18 @@ class ContrastiveTrainer(StageTrainer):
     ) -> Any:
         """Return the loss of a batch, a scalar. Raise the error that a worker handed on in a batch's place."""
         batch: ContrastiveBatch = self.taken(inputs)
-        vectors, temperature = model(batch)
+        vectors, temperature, own = model(batch)
         options = LossOptions(temperature.to(vectors.device), self.stage.mask_margin, self.stage.hardness)
         gathered = gather(vectors, batch, self.args.per_device_train_batch_size)
         losses = [(term, self._loss(term, gathered, batch, options)) for term in self.stage.terms]
         weighted = [term.weight * loss for term, loss in losses]
-        total = sum(weighted[1:], weighted[0])
+        total = sum((*weighted[1:], *own.values()), weighted[0])
         trained = torch.cat([places for use, places in gathered.places.items() if not use.frozen]).unique()
         cosine = mean_cosine(gathered.vectors[trained])
         self.throughput.add_value("temperature", temperature)
         self.throughput.add_value("mean_cosine", cosine)
+        for name, loss in own.items():
+            self.throughput.add_value(f"loss/{name}", loss)
         if batch.guide is not None:
             self.throughput.add_value("unguided", batch.guide[:, 0].isnan().float().mean())
         self.guard.check_step(model, losses, total, cosine, gathered, batch)

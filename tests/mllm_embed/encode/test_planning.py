@@ -25,7 +25,7 @@ from mllm_embed.encode.planning import EncodingPlan
 from mllm_embed.encode.suffixes import Suffix
 from mllm_embed.errors import DataError, ImageError
 from mllm_embed.inputs.images import glance, load_image
-from mllm_embed.inputs.item_processor import FilledPrompt
+from mllm_embed.inputs.rendering import FilledPrompt
 
 CLOSE = {"atol": 1e-5, "rtol": 0}
 

@@ -119,7 +119,7 @@ def test_equal_inputs_are_encoded_once_and_vectors_are_those_of_encode(embedder:
         {(row.roles[role].role, str(row.roles[role].image), row.roles[role].words) for row in rows for role in ROLES}
     )
     with torch.no_grad():
-        vectors, _ = BatchEncoder(embedder.model)(batch)
+        vectors, *_ = BatchEncoder(embedder.model)(batch)
     assert len(vectors) == distinct
     for role in ROLES:
         expected = embedder.encode([row.roles[role] for row in rows], convert_to="torch")

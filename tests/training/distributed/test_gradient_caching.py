@@ -51,7 +51,7 @@ def _batch(embedder: MLLMEmbedder, data: Path, stage: Stage, chunk_tokens: int) 
 
 def _gradients(encoder: BatchEncoder, batch: ContrastiveBatch, rows: int, stage: Stage) -> dict[str, Tensor]:
     torch.manual_seed(1)
-    vectors, temperature = encoder(batch)
+    vectors, temperature, _ = encoder(batch)
     gathered = gather(vectors, batch, rows)
     sum(term_loss(term, gathered, LossOptions(temperature)).loss for term in stage.terms).backward()
     found = {name: p.grad for name, p in encoder.named_parameters() if p.grad is not None}
@@ -153,7 +153,7 @@ def test_memory_does_not_grow_with_the_batch(embedder: MLLMEmbedder, data: Path)
 
 
 def _step(encoder: BatchEncoder, batch: ContrastiveBatch) -> None:
-    vectors, _ = encoder(batch)
+    vectors, *_ = encoder(batch)
     (vectors * torch.linspace(0, 1, vectors.shape[1])).sum().backward()
 
 

@@ -154,7 +154,7 @@ def _real_peak(recipe, data: Path) -> int:
     assert batch.cached is (stage.chunk_tokens < 100)
     with MemoryTracker() as live:
         with torch.autocast("cpu", torch.bfloat16, enabled=bool(recipe.bf16)):
-            vectors, _ = encoder(batch)
+            vectors, *_ = encoder(batch)
         vectors.sum().backward()
     return live.peak + sum(chunk["pixel_values"].nbytes for chunk in batch.live if "pixel_values" in chunk)
 
