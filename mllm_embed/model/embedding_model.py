@@ -131,11 +131,11 @@ class EmbeddingModel(nn.Module):
         first = inputs.pop("first_shown", None)
         with _refusals():
             if packed and self.family.packs and not self.bidirectional:
-                given = self._seen(inputs)
+                given = self.seen(inputs)
                 rows, places = pack(given, self.base, self.family.rope_index, self.positions)
                 hidden = unpack(self.backbone(**rows, use_cache=False).last_hidden_state, places, mask)
             else:
-                given = self._seen(inputs, first)
+                given = self.seen(inputs, first)
                 hidden = self.backbone(**given, **self._places(given), use_cache=False).last_hidden_state
         return self._pooled(hidden, mask if content is None else content)
 
@@ -152,8 +152,8 @@ class EmbeddingModel(nn.Module):
             raise ConfigError("this model's tokens see what comes after them: prefixes cannot be shared")
         self._check_apart(batch.prefixes)
         with _refusals():
-            parts = tuple(replace(part, inputs=self._seen(self._in_dtype(part.inputs))) for part in batch.suffixes)
-            inputs = replace(batch, prefixes=self._seen(self._in_dtype(batch.prefixes)), suffixes=parts)
+            parts = tuple(replace(part, inputs=self.seen(self._in_dtype(part.inputs))) for part in batch.suffixes)
+            inputs = replace(batch, prefixes=self.seen(self._in_dtype(batch.prefixes)), suffixes=parts)
             hidden = hidden_states(self.backbone, self.base, inputs, self.family.rope_index, self.positions)
         states = []
         for part, whole in zip(batch.suffixes, hidden, strict=True):
@@ -167,8 +167,9 @@ class EmbeddingModel(nn.Module):
         if self.family.rope_index and self.positions == "model":
             check_apart(batch)
 
-    def _seen(self, inputs: dict[str, Tensor], first: Tensor | None = None) -> dict[str, Any]:
-        """Return model input whose pictures were looked at, where that is not the base's own affair."""
+    def seen(self, inputs: dict[str, Tensor], first: Tensor | None = None) -> dict[str, Any]:
+        """Return model input, in the model's dtype, as the backbone takes it: where a token learner makes their tokens,
+        or rows share a picture (`first`, as `first_shown`), with pictures that were looked at already."""
         if self.token_learner is not None:
             return learn_tokens(self.base, inputs, self.token_learner, first)
         return inputs if first is None else reuse_features(self.base, inputs, first)

@@ -8,6 +8,7 @@ learner makes fewer tokens of them.
 from __future__ import annotations
 
 import math
+from collections.abc import Sequence
 from inspect import signature
 from typing import Any
 
@@ -63,29 +64,41 @@ def learn_tokens(
     """
     if PIXELS not in inputs:
         return dict(inputs)
-    seen, runs, picture = _of_tower(base, inputs), inputs[RUNS], None
-    if first is not None and len(runs) == len(first):
-        rows, where = first.unique(return_inverse=True)
-        chosen = _of_rows(seen, rows, len(first))
-        if chosen is not None:
-            seen, runs, picture = chosen, runs[rows], where
+    seen, runs, picture = _different(_of_tower(base, inputs), inputs[RUNS], first)
     features = _features(base, seen)
     pooled, lengths = features.pooler_output, runs.tolist()
-    flat = pooled.flatten(0, -2) if isinstance(pooled, Tensor) else torch.cat([one.flatten(0, -2) for one in pooled])
-    if len(flat) != sum(lengths):
-        raise ModelError(
-            f"the model makes {len(flat)} tokens of pictures for which its processor has {sum(lengths)} placeholders: "
-            "the two do not belong together; give the processor's own model"
-        )
-    learned = learner.of_pictures(flat.split(lengths), _shapes(base, seen, lengths))
-    if picture is not None:
-        learned = learned[picture]
+    learned = learner.of_pictures(_pictures(pooled, lengths), _shapes(base, seen, lengths))[picture]
     features.pooler_output = learned if isinstance(pooled, Tensor) else list(learned)
     given = _with_features(inputs, features)
     del given[RUNS]
     if GRID in inputs:
         given[GRID] = _grid_of(learner, base, inputs[GRID])
     return given
+
+
+def _different(
+    seen: dict[str, Tensor], runs: Tensor, first: Tensor | None
+) -> tuple[dict[str, Tensor], Tensor, Tensor | slice]:
+    """Return the vision tower's input of the different pictures of a batch, their runs, and which of them each row
+    shows; all of them where that cannot be told."""
+    if first is not None and len(runs) == len(first):
+        rows, picture = first.unique(return_inverse=True)
+        chosen = _of_rows(seen, rows, len(first))
+        if chosen is not None:
+            return chosen, runs[rows], picture
+    return seen, runs, slice(None)
+
+
+def _pictures(pooled: Tensor | Sequence[Tensor], lengths: list[int]) -> Sequence[Tensor]:
+    """Return the features of each run of a picture, [N, H]. Raises ModelError where there are others than of runs."""
+    parts = [pooled] if isinstance(pooled, Tensor) else pooled
+    flat = torch.cat([part.flatten(0, -2) for part in parts])
+    if len(flat) != sum(lengths):
+        raise ModelError(
+            f"the model makes {len(flat)} tokens of pictures for which its processor has {sum(lengths)} placeholders: "
+            "the two do not belong together; give the processor's own model"
+        )
+    return flat.split(lengths)
 
 
 def takes_features(base: nn.Module) -> bool:

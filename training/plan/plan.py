@@ -229,10 +229,7 @@ def describe(recipe: Recipe, plan: TrainingPlan) -> str:
         + (f", going on from {recipe.adapter}" if recipe.adapter else ""),
         f"parameters  {counts.base / million:,.1f} M: language model {counts.language / million:,.1f} M, "
         f"vision tower {counts.vision / million:,.1f} M, projector {counts.projector / million:,.1f} M",
-        f"trainable   {counts.trainable / million:,.2f} M: LoRA {counts.lora / million:,.2f} M, "
-        f"projector {counts.trained_projector / million:,.2f} M"
-        + (f", LoRA of the vision tower {counts.vision_lora / million:,.2f} M" if counts.vision_lora else "")
-        + (f", token learner {counts.token_learner / million:,.2f} M" if counts.token_learner else ""),
+        _trainable_in_words(counts),
     ]
     for name, stage in plan.stages.items():
         known = "steps unknown" if stage.steps is None else f"{stage.steps:,} steps"
@@ -252,6 +249,18 @@ def describe(recipe: Recipe, plan: TrainingPlan) -> str:
             lines.append(f"  computed twice, in chunks of {stage.step.chunk_tokens:,} tokens (gradient caching)")
     lines += [f"memory      {_gib(plan.total)} of {_gib(plan.available)} GiB", *_parts(plan)]
     return "\n".join(lines)
+
+
+def _trainable_in_words(counts: Counts) -> str:
+    parts = {
+        "LoRA": counts.lora,
+        "projector": counts.trained_projector,
+        "LoRA of the vision tower": counts.vision_lora,
+        "token learner": counts.token_learner,
+    }
+    usual = ("LoRA", "projector")
+    said = [f"{part} {count / 1e6:,.2f} M" for part, count in parts.items() if count or part in usual]
+    return f"trainable   {counts.trainable / 1e6:,.2f} M: {', '.join(said)}"
 
 
 def _mining_in_words(stage: Stage) -> str:

@@ -44,13 +44,18 @@ def with_learned_tokens(recipe: Recipe, settings: Settings) -> Settings:
             "tokens as they are there, or start from its base"
         )
     found = settings if section is None or tokens else replace(settings, picture_tokens=section.tokens)
-    frozen = [name for name, stage in recipe.stages.items() if any(term.frozen for term in stage.terms)]
-    if found.picture_tokens and frozen:
+    if found.picture_tokens:
+        _check_frozen(recipe)
+    return found
+
+
+def _check_frozen(recipe: Recipe) -> None:
+    frozen = [name for name, stage in recipe.stages.items() for use in stage.uses if use.frozen]
+    if frozen:
         raise ConfigError(
             f"stage '{frozen[0]}' has a frozen term, whose vectors are those of the base, which sees pictures whole: "
             "it does not go with a token learner; leave out one of the two"
         )
-    return found
 
 
 def add_token_learner(tokens: int | None, model: EmbeddingModel) -> None:

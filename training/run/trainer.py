@@ -70,12 +70,15 @@ class ContrastiveTrainer(StageTrainer):
         cosine = mean_cosine(gathered.vectors[trained])
         self.throughput.add_value("temperature", temperature)
         self.throughput.add_value("mean_cosine", cosine)
-        for name, loss in own.items():
-            self.throughput.add_value(f"loss/{name}", loss)
+        self._add_own(own)
         if batch.guide is not None:
             self.throughput.add_value("unguided", batch.guide[:, 0].isnan().float().mean())
         self.guard.check_step(model, losses, total, cosine, gathered, batch)
         return (total, vectors) if return_outputs else total
+
+    def _add_own(self, losses: dict[str, Tensor]) -> None:
+        for name, loss in losses.items():
+            self.throughput.add_value(f"loss/{name}", loss)
 
     def _loss(self, term: Term, gathered: GatheredBatch, batch: ContrastiveBatch, options: LossOptions) -> Tensor:
         """Return the loss of one term, the mean over the stage's nested dimensions."""

@@ -14,6 +14,7 @@ import json
 import math
 from collections.abc import Iterator, Sequence
 from dataclasses import asdict, dataclass
+from itertools import chain
 from pathlib import Path
 from typing import Any
 
@@ -111,9 +112,13 @@ class TokenLearner(nn.Module):
         by_shape: dict[Shape, list[int]] = {}
         for number, shape in enumerate(shapes):
             by_shape.setdefault(shape, []).append(number)
-        learned = [self(torch.stack([pictures[at] for at in group]), shape) for shape, group in by_shape.items()]
-        order = torch.tensor([at for group in by_shape.values() for at in group])
-        return torch.cat(learned)[order.argsort().to(learned[0].device)]
+
+        def alike(group: list[int]) -> Tensor:
+            return torch.stack([pictures[at] for at in group])
+
+        learned = [self(alike(group), shape) for shape, group in by_shape.items()]
+        order = torch.tensor(list(chain.from_iterable(by_shape.values())), device=learned[0].device)
+        return torch.cat(learned)[order.argsort()]
 
 
 def _regions(shape: Shape, grid: Shape, like: Tensor) -> Tensor:
