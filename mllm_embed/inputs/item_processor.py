@@ -108,7 +108,8 @@ class ItemProcessor:
         else:
             batch = self._padded(tokens, self._added_to_texts, side)
         if self.places and any(pictures):
-            batch = self._with_places(self.places, items, batch, side)
+            self.places.check([list(map(name_of, item.images)) for item in items], batch["input_ids"])
+            batch = self.places.set(batch, side)
         self.lengths.check(items, batch["attention_mask"])
         if not self.pooled.all:
             batch["content_mask"] = self.pooled.mask(items, batch)
@@ -312,18 +313,6 @@ class ItemProcessor:
             return self.batch(texts, pictures, side)
         except DataError as error:
             raise self._named(items, texts, pictures) or error from error
-
-    def _with_places(
-        self, places: PicturePlaces, items: Sequence[Item], batch: dict[str, Tensor], side: PaddingSide
-    ) -> dict[str, Tensor]:
-        """Return a batch of pictures with their places. Raises DataError for pictures that cannot be told apart."""
-        for item, ids in zip(items, batch["input_ids"], strict=True):
-            if places.runs(ids) < len(item.images):
-                raise DataError(
-                    f"{', '.join(map(name_of, item.images))} stand next to each other in the prompt, so that a token "
-                    "learner takes them for one; give prompts with something between, or one picture an input"
-                )
-        return places.set(batch, side)
 
     def _named(self, items: Sequence[Item], texts: list[str], pictures: list[list[Image.Image]]) -> DataError | None:
         """Return the error of the first input that the processor refuses by itself."""

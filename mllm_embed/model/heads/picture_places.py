@@ -6,12 +6,15 @@ becomes as long as the learner has tokens.
 
 from __future__ import annotations
 
+from collections.abc import Sequence
 from dataclasses import dataclass
 from itertools import groupby
 from typing import Any
 
 import torch
 from torch import Tensor
+
+from ...errors import DataError
 
 RUNS = "image_runs"
 """The name of [P] int64 in model input: how many placeholders each of its runs had, row by row."""
@@ -51,9 +54,14 @@ class PicturePlaces:
                 changed[name] = _laid_out(tensor, rows, longest, fill, side)
         return changed | {RUNS: torch.tensor([length for _, lengths in found for length in lengths])}
 
-    def runs(self, ids: Tensor) -> int:
-        """Return how many runs the tokens [L] of an input have."""
-        return sum(shown for shown, _ in groupby((ids == self.placeholder).tolist()))
+    def check(self, names: Sequence[Sequence[str]], ids: Tensor) -> None:
+        """Raise DataError for an input, of tokens [B, L], whose pictures, by their names, cannot be told apart."""
+        for shown, row in zip(names, (ids == self.placeholder).tolist(), strict=True):
+            if sum(run for run, _ in groupby(row)) < len(shown):
+                raise DataError(
+                    f"{', '.join(shown)} stand next to each other in the prompt, so that a token learner takes them "
+                    "for one; give prompts with something between, or one picture an input"
+                )
 
     def _places(self, ids: Tensor, real: Tensor) -> tuple[Tensor, list[int]]:
         """Return which of its tokens [L] a row has, in order, of a run the first so many times; and runs' lengths."""
