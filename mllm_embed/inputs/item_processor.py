@@ -107,9 +107,6 @@ class ItemProcessor:
             batch = self._processed(items, self._texts(items, prompts), pictures, side)
         else:
             batch = self._padded(tokens, self._added_to_texts, side)
-        if self.places and any(pictures):
-            self.places.check([list(map(name_of, item.images)) for item in items], batch["input_ids"])
-            batch = self.places.set(batch, side)
         self.lengths.check(items, batch["attention_mask"])
         if not self.pooled.all:
             batch["content_mask"] = self.pooled.mask(items, batch)
@@ -310,9 +307,13 @@ class ItemProcessor:
         self, items: Sequence[Item], texts: list[str], pictures: list[list[Image.Image]], side: PaddingSide
     ) -> dict[str, Tensor]:
         try:
-            return self.batch(texts, pictures, side)
+            batch = self.batch(texts, pictures, side)
         except DataError as error:
             raise self._named(items, texts, pictures) or error from error
+        if self.places is None or not any(pictures):
+            return batch
+        self.places.check([list(map(name_of, item.images)) for item in items], batch["input_ids"])
+        return self.places.set(batch, side)
 
     def _named(self, items: Sequence[Item], texts: list[str], pictures: list[list[Image.Image]]) -> DataError | None:
         """Return the error of the first input that the processor refuses by itself."""
