@@ -5,6 +5,7 @@ from __future__ import annotations
 import os
 import time
 from collections.abc import Sequence
+from itertools import chain
 from pathlib import Path
 
 from tqdm import tqdm
@@ -39,13 +40,16 @@ class CachedReranker:
     def scores_of(self, lists: Sequence[Listed]) -> list[list[float]]:
         """Return the scores of queries' candidates, as `Reranker.scores_of`, out of the memory or judged now."""
         before = time.perf_counter()
-        keys = [[self._key(query, candidate) for candidate in candidates] for query, candidates in lists]
-        new = [at for at, of_list in enumerate(keys) if any(key not in self._cache for key in of_list)]
+        keys = [self._keys(listed) for listed in lists]
+        new = [at for at, of_list in enumerate(keys) if not all(map(self._cache.__contains__, of_list))]
         for part in tqdm(self._parts(lists, new), desc="judging", unit="batch", disable=None if new else True):
-            self._judge(lists, keys, part)
-        self.seconds += sum(self._cache.seconds(key) for of_list in keys for key in of_list)
+            self._judge([lists[at] for at in part], [keys[at] for at in part])
+        self.seconds += sum(map(self._cache.seconds, chain.from_iterable(keys)))
         self.spent += time.perf_counter() - before
-        return [[float(self._cache[key].text) for key in of_list] for of_list in keys]
+        return [list(map(self._score, of_list)) for of_list in keys]
+
+    def _score(self, key: str) -> float:
+        return float(self._cache[key].text)
 
     def _parts(self, lists: Sequence[Listed], new: Sequence[int]) -> list[list[int]]:
         """Return the numbers of lists that are judged at once, about a batch of candidates a part."""
@@ -59,20 +63,24 @@ class CachedReranker:
             count += len(lists[at][1])
         return parts
 
-    def _judge(self, lists: Sequence[Listed], keys: Sequence[Sequence[str]], part: Sequence[int]) -> None:
+    def _judge(self, lists: Sequence[Listed], keys: Sequence[Sequence[str]]) -> None:
         """Judge what is new of some lists, and keep it."""
-        asked = []
-        for at in part:
-            fresh = {key: one for key, one in zip(keys[at], lists[at][1], strict=True) if key not in self._cache}
-            asked.append((lists[at][0], fresh))
+        fresh = [self._new(candidates, of_list) for (_, candidates), of_list in zip(lists, keys, strict=True)]
+        asked = [(query, list(new.values())) for (query, _), new in zip(lists, fresh, strict=True)]
         started = time.perf_counter()
-        found = self._reranker.scores_of(
-            [(query, list(fresh.values())) for query, fresh in asked], batch_size=self._batch_size, show_progress=False
-        )
+        found = self._reranker.scores_of(asked, batch_size=self._batch_size, show_progress=False)
         seconds = (time.perf_counter() - started) / max(sum(map(len, found)), 1)
-        for (query, fresh), scores in zip(asked, found, strict=True):
-            for key, score in zip(fresh, scores, strict=True):
+        for (query, _), new, scores in zip(lists, fresh, found, strict=True):
+            for key, score in zip(new, scores, strict=True):
                 self._cache.add(key, CachedAnswer(repr(score)), asked=query.words or "", seconds=f"{seconds:.6f}")
+
+    def _new(self, candidates: Sequence[Item], keys: Sequence[str]) -> dict[str, Item]:
+        """Return the candidates that were not judged yet, by their keys."""
+        return {key: one for key, one in zip(keys, candidates, strict=True) if key not in self._cache}
+
+    def _keys(self, listed: Listed) -> list[str]:
+        query, candidates = listed
+        return [self._key(query, candidate) for candidate in candidates]
 
     def _key(self, query: Item, candidate: Item) -> str:
         said = [repr(item_key(one, tuple(map(self._content, one.images)))) for one in (query, candidate)]
