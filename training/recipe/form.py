@@ -100,6 +100,16 @@ def guide_fingerprints(recipe: Recipe) -> dict[str, str]:
     return adapters | _digests(forms)
 
 
+def judge_fingerprints(recipe: Recipe) -> dict[str, str]:
+    """Return, for the adapter of each stage's judge, what changes with its tensors: a run that was stopped must not
+    go on with another. Raise ModelError for one that cannot be read."""
+    named = (stage.judge.adapter for stage in recipe.stages.values() if stage.judge)
+    try:
+        return {f"judge {adapter}": adapter_fingerprint(adapter) for adapter in named if adapter is not None}
+    except OSError as error:
+        raise ModelError(f"{error.filename} cannot be read ({reason(error)}); name another judge.adapter") from error
+
+
 def _form_of_guide(stage: str, guide: Guide) -> dict[str, Any]:
     """Return the content of the preset and the prompts that a stage's guide names."""
     form: dict[str, Any] = {}

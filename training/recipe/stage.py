@@ -9,6 +9,7 @@ from .row_stage import RowStage
 from .sides import Sides
 from .stage_keys.evaluate import Evaluate
 from .stage_keys.guide import Guide
+from .stage_keys.judge import JudgeSection
 from .stage_keys.loss import LossKeys
 from .stage_keys.mine import Mine
 from .stage_keys.terms import Term
@@ -28,6 +29,23 @@ class Stage(LossKeys, RowStage):  # pydantic lists the keys of the last base fir
     mine: Mine | None = Field(
         default=None, description="hard negatives by the model as it is, found anew every few steps; see below"
     )
+
+    judge: JudgeSection | None = Field(
+        default=None, description="a re-ranker whose judgement of lists terms with judged: true teach; see below"
+    )
+
+    @model_validator(mode="after")
+    def _judges_for_a_term(self) -> Stage:
+        judged = any(term.judged for term in self.terms)
+        if judged and self.judge is None:
+            raise ValueError("a term with judged: true needs a judge")
+        if self.judge and not judged:
+            raise ValueError("judge is for terms with judged: true, and there is none; leave it out")
+        if judged and self.mine:
+            raise ValueError(
+                "judge looks at lists once, and mine makes other ones while it trains; give a mined file instead"
+            )
+        return self
 
     @model_validator(mode="after")
     def _mines_for_a_term(self) -> Stage:

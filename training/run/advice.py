@@ -53,6 +53,13 @@ def candidates_in_words(term: Term, stage: Stage, rows: Sequence[TrainingRow], b
     title = f"{' + '.join(term.query)} {arrow} {' + '.join(term.positive)}"
     if term.uses_bank:
         return f"{title}: {_bank_in_words(term, len(banks[term.name].vectors))}"
+    if term.judged:
+        most = _most("hard_negative", stage, rows)
+        return f"{title}: by what the judge says of each row's positive and its hard negatives, at most {most}"
+    return f"{title}: {_batch_in_words(term, stage, rows)}"
+
+
+def _batch_in_words(term: Term, stage: Stage, rows: Sequence[TrainingRow]) -> str:
     batch, times = stage.batch_size, len(term.query)
     brought = {role: batch * _most(role, stage, rows) for role in term.negatives}
     beside = batch * times - 1 if term.same_side else 0
@@ -62,7 +69,7 @@ def candidates_in_words(term: Term, stage: Stage, rows: Sequence[TrainingRow], b
         parts.append(f"the other {beside:,} queries")
     most = batch * times - 1 + sum(brought.values()) + beside
     frozen = ", by the model without adapter" if term.frozen else ""
-    return f"{title}: candidates are {', '.join(parts)}{frozen}, at most {most:,} negatives a query"
+    return f"candidates are {', '.join(parts)}{frozen}, at most {most:,} negatives a query"
 
 
 def _bank_in_words(term: Term, count: int) -> str:

@@ -22,9 +22,11 @@ from mllm_embed.types import Item
 from ..batch.collator import ContrastiveCollator
 from ..batch.examples import Examples, PreparedInput, Reader
 from ..batch.handover import Handover, room_for
+from ..batch.stage_data import visited_rows
 from ..distill.again import MiningAgain, MiningStop
 from ..distill.bank import Bank, make_bank, read_bank
 from ..distill.guide import guide_banks, guided_rows, stage_guide
+from ..distill.judgements import Judgements, stage_judgements
 from ..distill.right_answers import RIGHT_FILE, RightAnswers, right_answers
 from ..distill.teacher import Teacher
 from ..distributed.chunking import find_chunk_tokens
@@ -185,6 +187,7 @@ class StageRun(BaseRun):
             known=right.known, order=order,
             data_collator=Handover(collate, progress), stopping=stopping,
             guide_banks=guide_banks(guide, banks, stage, self.rows, right.key),
+            judgements=self._judgements(stopping, arguments),
             unreadable=self.unreadable(),
             callbacks=[
                 PartEnds(parts), Board(), log, Console(self.name), Advice(stage, self.rows.sample(), banks, log),
@@ -237,6 +240,16 @@ class StageRun(BaseRun):
             for role in trained:
                 inputs += example.roles[role]
         return max(inputs, key=lambda prepared: prepared.tokens).item
+
+    def _judgements(self, stopping: Stopping, arguments: TrainingArguments) -> Judgements | None:
+        if self.stage.judge is None:
+            return None
+        order = self.order()
+        visited = visited_rows(order, self.stage.batch_size, sum(self.parts(order)), len(self.rows))
+        return stage_judgements(
+            self.recipe, self.name, self.rows, visited, self._right_answers.key, self.bf16, self.embedder.device,
+            arguments.hf_deepspeed_config if self.zero else None, stopping.check,
+        )  # fmt: skip
 
     def _guide(self, stopping: Stopping, arguments: TrainingArguments) -> GuideVectors | None:
         if self.stage.guide is None:

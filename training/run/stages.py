@@ -23,7 +23,7 @@ from ..distill.teacher import Teacher
 from ..distributed.zero import forget_config, zero_config
 from ..recipe.checks import check_batch, check_dimension, check_guides, check_rates, first_process
 from ..recipe.config import Recipe
-from ..recipe.form import asked_as, form_fingerprints, guide_fingerprints
+from ..recipe.form import asked_as, form_fingerprints, guide_fingerprints, judge_fingerprints
 from ..recipe.optimizers import check_optimizer
 from ..recipe.pixels import with_pixels
 from ..recipe.start import check_space, start_of
@@ -63,7 +63,7 @@ def run_recipe(recipe: Recipe, after_stage: Callable[[str, Path], None] | None =
         check_optimizer(name, stage.optimizer, device.type, recipe.deepspeed)
     zero = zero_config(recipe)
     check_guides(recipe)
-    form = form_fingerprints(recipe) | guide_fingerprints(recipe)
+    form = form_fingerprints(recipe) | guide_fingerprints(recipe) | judge_fingerprints(recipe)
     data = _open_data(recipe)
     bf16 = trains_in_bf16(recipe)
     teacher = Teacher(recipe.teacher, bf16) if recipe.teacher else None

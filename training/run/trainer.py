@@ -11,10 +11,12 @@ from torch import Tensor, nn
 
 from ..batch.collator import ContrastiveBatch
 from ..distill.bank import Bank
+from ..distill.judgements import Judgements, judged_lists
 from ..distributed.gathering import GatheredBatch, gather
 from ..distributed.term_loss import term_loss
 from ..false_negatives.guide import Guided, GuideRule
 from ..false_negatives.known import ASKED, RIGHT, KnownAnswers
+from ..loss.judged import judged
 from ..loss.losses import LossOptions, LossOutput, contrast_bank, distil, nested
 from ..loss.tiled import Pairs
 from ..recipe.stage import Stage
@@ -38,6 +40,7 @@ class ContrastiveTrainer(StageTrainer):
         banks: dict[str, Bank],
         known: KnownAnswers | None,
         guide_banks: dict[str, Tensor],
+        judgements: Judgements | None,
         **kwargs: Any,
     ):
         """Set the stage beside what a StageTrainer takes.
@@ -48,12 +51,14 @@ class ContrastiveTrainer(StageTrainer):
             banks: the candidates of terms, by the term's name.
             known: what is right for whom in all rows of the stage; None where the rows of a batch tell it.
             guide_banks: the guide's vectors [M, Dg] of the banks' candidates, by the term's name; none without one.
+            judgements: of the stage's re-ranker; None without one.
         """
         super().__init__(*args, stage=stage, home=home, guard=DivergenceGuard(stage, home), **kwargs)
         self.banks = {name: bank.to(self.args.device) for name, bank in banks.items()}
         self.guide_banks = {name: found.to(self.args.device) for name, found in guide_banks.items()}
         self.rule = GuideRule(stage.guide.margin, stage.guide.ceiling) if stage.guide else None
-        self.known = known
+        self.known, self.judgements = known, judgements or Judgements.none().to(self.args.device)
+        self.judge_temperature = stage.judge.temperature if stage.judge else 1.0
 
     def compute_loss(
         self, model: nn.Module, inputs: dict[str, Any], return_outputs: bool = False, num_items_in_batch: Any = None
@@ -88,6 +93,8 @@ class ContrastiveTrainer(StageTrainer):
             cut = replace(gathered, vectors=vectors)
             if term.uses_bank:
                 output = self._bank_loss(term, cut, batch, options)
+            elif term.judged:
+                output = self._judged_loss(term, cut, options)
             else:
                 output = term_loss(term, cut, options, self.rule, self._right_for(term, cut, batch))
             losses.append(output.loss)
@@ -114,6 +121,13 @@ class ContrastiveTrainer(StageTrainer):
         right = self._right_for(term, gathered, batch) or (asks, answers)
         guided, spared = self._guided_bank(term, gathered, batch, rows)
         return contrast_bank(queries, asks, bank.vectors, bank.inputs, rows, right, options, guided, spared)
+
+    def _judged_loss(self, term: Term, gathered: GatheredBatch, options: LossOptions) -> LossOutput:
+        lists, scores = judged_lists(term, gathered, self.judgements)
+        unjudged = scores.isnan() & (lists >= 0)
+        self.throughput.add_value(f"unjudged/{term.name}", unjudged.sum() / (lists >= 0).sum())
+        queries = gathered.vectors[gathered.places[term.queries[0]][gathered.local_rows]]
+        return judged(queries, gathered.vectors, lists, scores, options.temperature, self.judge_temperature)
 
     def _guided_bank(
         self, term: Term, gathered: GatheredBatch, batch: ContrastiveBatch, positives: Tensor

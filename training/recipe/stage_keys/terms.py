@@ -47,6 +47,11 @@ class Term(Section):
         default=False,
         description="distil: the query learns the teacher's vector of it, and its cosines to the teacher's positives",
     )
+    judged: bool = Field(
+        default=False,
+        description="distil: the query's cosines to its positive and the row's hard negatives learn how the stage's "
+        "judge, a re-ranker, shares out that list",
+    )
     weight: float = Field(default=1.0, gt=0, description="share of this term in the loss")
 
     @model_validator(mode="after")
@@ -72,6 +77,16 @@ class Term(Section):
         return self
 
     @model_validator(mode="after")
+    def _judges_a_list(self) -> Term:
+        if not self.judged:
+            return self
+        if self.uses_bank or self.symmetric or self.same_side or len(self.query) > 1:
+            raise ValueError("a term with judged: true has one query and takes no bank, taught, symmetric or same_side")
+        if self.negatives != ["hard_negative"]:
+            raise ValueError("a term with judged: true has negatives: [hard_negative], the rest of each row's list")
+        return self
+
+    @model_validator(mode="after")
     def _positives_fit_queries(self) -> Term:
         if len(self.query) != len(self.positive):
             raise ValueError(f"{len(self.query)} query roles need as many positive ones, not {len(self.positive)}")
@@ -83,7 +98,8 @@ class Term(Section):
     @property
     def name(self) -> str:
         """The term's name in the log."""
-        kind = "-frozen" if self.frozen else "-bank" if self.bank else "-taught" if self.taught else ""
+        kinds = ("judged", "frozen", "bank", "taught")
+        kind = next((f"-{name}" for name in kinds if getattr(self, name)), "")
         return f"{'+'.join(self.query)}-{'+'.join(self.positive)}{kind}"
 
     @property
