@@ -25,6 +25,7 @@ LAYERS = {
         "vectors",
         "model",
         "inputs",
+        "thoughts",
         "data",
         "saving",
         "presets",

@@ -187,7 +187,7 @@ def output_folder(arguments: argparse.Namespace, root: str, suite: Suite, source
 
 def _loaded_otherwise(arguments: argparse.Namespace) -> Iterator[str]:
     """Yield a word for each option of loading that decides vectors and is given: such a run stands beside the usual."""
-    for flag in ("quantization", "dim", "max_tokens", "truncate", "jpeg_side"):
+    for flag in ("quantization", "dim", "max_tokens", "truncate", "jpeg_side", "thoughts"):
         value = getattr(arguments, flag, None)
         if value is not None:
             yield f"{flag.replace('_', '-')}-{value}"

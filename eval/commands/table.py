@@ -29,8 +29,8 @@ models
   MODEL+ADAPTER            an adapter on a model
   NAME=MODEL[+ADAPTER]     the same under a name of your own
   ...,KEY=VALUE,...        with options of its own: adapter, preset, prompts, dtype, quantization, device, dim,
-                           max-tokens, truncate, jpeg-side, batch-size, task, document-task, query-model, query-adapter,
-                           trained-on
+                           max-tokens, truncate, jpeg-side, thoughts, thought-cache, batch-size, task, document-task,
+                           query-model, query-adapter, trained-on
   FILE.yaml                a list of models, each with `model`, and perhaps `name` and those options (max_tokens: 512)
   published                all models of the presets, by their hub ids
 
@@ -70,6 +70,8 @@ _GIVEN = (
     "max_tokens",
     "truncate",
     "jpeg_side",
+    "thoughts",
+    "thought_cache",
 )  # fmt: skip - all of add_loading_options
 
 

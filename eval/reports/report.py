@@ -118,7 +118,9 @@ def settings_of(
         "quantization": embedder.quantization,
         "dim": embedder.dim,
     }
-    made_by = embedder.provenance["settings"]
+    asking: Any = getattr(embedder, "query", embedder)
+    thoughts = asking.settings.thoughts
+    made_by = embedder.provenance["settings"] | ({"thoughts": thoughts.tokens} if thoughts else {})
     settings |= {told: made_by[key] for key, told in READ.items() if key in made_by}
     if query_model:
         settings |= {"query model": query_model, "query adapter": query_adapter and str(query_adapter)}

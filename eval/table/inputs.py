@@ -35,10 +35,10 @@ Inputs = Mapping[str, str]
 _READERS = 8  # threads: a network's disk answers slowly, and to many at once
 # of a model's folder; what else lies there, logs and checkpoints of a training say, nobody loads
 _MODEL_FILES = ("*.json", "*.jinja", "*.txt", "*.model", "*.safetensors", "additional_chat_templates/*", *HEAD_FILES)
-_SETTINGS = ("dtype", "quantization", "dim", "max_tokens", "truncate", "jpeg_side", "task", "document_task")
+_SETTINGS = ("dtype", "quantization", "dim", "max_tokens", "truncate", "jpeg_side", "thoughts", "task", "document_task")
 _PACKAGES = {"adapter": ("peft",), "quantization": ("bitsandbytes",)}
 _ALWAYS = ("mllm_embed", "torch", "transformers", "pillow")
-_DECIDING = ("vectors", "model", "inputs", "saving", "presets", "encode")
+_DECIDING = ("vectors", "model", "inputs", "saving", "presets", "thoughts", "encode")
 _DIGITS = 16  # of a digest, in what is written
 
 

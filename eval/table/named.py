@@ -54,6 +54,8 @@ class NamedModel(_Named):
     max_tokens: int | None = None
     truncate: bool | None = None
     jpeg_side: int | None = Field(default=None, ge=0)
+    thoughts: int | None = Field(default=None, ge=0)
+    thought_cache: str | None = None
     batch_size: int | None = Field(default=None, ge=1)
     task: str | None = Field(default=None, min_length=1)
     document_task: str | None = Field(default=None, min_length=1)

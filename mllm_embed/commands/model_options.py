@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import argparse
 import sys
+from pathlib import Path
 from typing import TYPE_CHECKING
 
 from ..errors import ConfigError
@@ -20,7 +21,7 @@ MODEL_DTYPES = ("auto", "float32", "bfloat16", "float16")
 
 def add_model_options(parser: argparse.ArgumentParser, required: bool = True) -> None:
     """Add --model, --adapter, --preset, --prompts, --batch-size, --device, --dtype, --quantization, --dim,
-    --max-tokens, --truncate and --jpeg-side."""
+    --max-tokens, --truncate, --jpeg-side, --thoughts and --thought-cache."""
     parser.add_argument("--model", required=required, metavar="M", help="model folder or hub id, or an adapter folder")
     parser.add_argument("--adapter", metavar="A", help="adapter folder to put on the model")
     add_loading_options(parser)
@@ -75,6 +76,16 @@ def add_loading_options(parser: argparse.ArgumentParser) -> None:
         help="decode JPEG files at 1/8, 1/4 or 1/2 of their size, the smallest whose sides both have N pixels: faster "
         "for large photographs, and other vectors, which go only with their like; 0: whole (default: as saved, or 0)",
     )
+    parser.add_argument(
+        "--thoughts",
+        metavar="N",
+        type=int,
+        help="let the model write what a query of picture and instruction looks for, in so many tokens at most, before "
+        "it embeds it; 0: not (default: as saved, or 0)",
+    )
+    parser.add_argument(
+        "--thought-cache", metavar="F", type=Path, help="file of thoughts, so that none is thought twice"
+    )
 
 
 def add_query_options(parser: argparse.ArgumentParser) -> None:
@@ -123,10 +134,27 @@ def load_embedder(arguments: argparse.Namespace, merge: bool = True) -> MLLMEmbe
         max_tokens=arguments.max_tokens,
         truncate=arguments.truncate,
         jpeg_side=arguments.jpeg_side,
+        thoughts=arguments.thoughts,
     )
+    _remember(embedder, arguments.thought_cache)
     if embedder.preset:
         sys.stderr.write(f"{_asked(embedder.preset, embedder.prompts)}\n")
     return embedder.merge_adapter() if merge else embedder
+
+
+def _remember(embedder: MLLMEmbedder, cache: str | Path | None) -> None:
+    """Let an embedder that thinks remember its thoughts in a file, where one is given.
+
+    Raises ConfigError for a file of a model that does not think, DataError for one that cannot be read or written.
+    """
+    if cache is None:
+        return
+    if embedder.thinking is None:
+        raise ConfigError("--thought-cache needs a model that thinks first: give --thoughts N too")
+
+    from ..generate.thought_cache import ThoughtCache
+
+    embedder.thought_cache = ThoughtCache(Path(cache))
 
 
 def _asked(preset: Preset, prompts: PromptSet) -> str:

@@ -149,6 +149,7 @@ def _run(arguments: argparse.Namespace) -> int:
 
     embedder = load_embedder(arguments, merge=not arguments.rerank)  # its base is to speak
     judge = _judge(arguments, embedder)  # before hours go into a gallery
+    _remember_thought(embedder)
     if gallery is None:
         searcher = Searcher.from_folder(embedder, arguments.gallery, batch_size=arguments.batch_size)
     else:
@@ -170,7 +171,7 @@ def _run(arguments: argparse.Namespace) -> int:
     sheet = _write_sheet(arguments, hits[:_SHOWN])
     shown = f" with the first {_SHOWN:,}" if len(hits) > _SHOWN else ""
     explanation = f"\n\n{_explanation(embedder, query, hits)}" if arguments.explain else ""
-    sys.stdout.write(f"{_table(hits)}{explanation}\n\nwrote {sheet}{shown}\n")
+    sys.stdout.write(f"{_thought(embedder, query)}{_table(hits)}{explanation}\n\nwrote {sheet}{shown}\n")
     return 0
 
 
@@ -290,6 +291,19 @@ def _write_sheet(arguments: argparse.Namespace, hits: Sequence[Hit]) -> Path:
     answers = [_picture(hit) or text_tile(hit.id) for hit in hits]
     row = SheetRow(arguments.image, arguments.instruction or "", answers, [False] * len(hits))
     return contact_sheet([row], arguments.output)
+
+
+def _remember_thought(embedder: MLLMEmbedder) -> None:
+    """Let a model that thinks keep what it thinks of the query, for the line that tells it."""
+    if embedder.thinking and embedder.thought_cache is None:
+        embedder.thought_cache = {}
+
+
+def _thought(embedder: MLLMEmbedder, query: Query) -> str:
+    """Return what the model wrote before it embedded a query, remembered since; nothing where it does not think."""
+    if embedder.thinking is None or not embedder.thinking.thinks(query):
+        return ""
+    return f"thought: {embedder.think([query])[0]}\n\n"
 
 
 def _explanation(embedder: MLLMEmbedder, query: Query, hits: Sequence[Hit]) -> str:

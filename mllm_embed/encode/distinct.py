@@ -16,6 +16,7 @@ from ..errors import DataError, ImageError
 from ..inputs.images import Glance
 from ..inputs.item_processor import ItemProcessor
 from ..inputs.rendering import FilledPrompt
+from ..thoughts.thinking import Thinking
 from ..types import ImageLike, Item, item_key, picture_key
 from .suffixes import Input, Suffixes
 
@@ -24,16 +25,22 @@ USUAL = (448, 448)
 
 
 def distinct(
-    listed: Sequence[Item], items: ItemProcessor, suffixes: Suffixes | None, pool: Executor, skip: bool
+    listed: Sequence[Item],
+    items: ItemProcessor,
+    suffixes: Suffixes | None,
+    pool: Executor,
+    skip: bool,
+    thinking: Thinking | None = None,
 ) -> tuple[list[Input], list[list[int]], dict[int, str]]:
     """Return the different inputs of a list, where each stands in it, and with `skip` why others cannot be embedded.
 
-    `suffixes` are for inputs that may share work, pictures are looked at in `pool`. Without `skip`, raises ImageError
+    `suffixes` are for inputs that may share work, pictures are looked at in `pool`, `thinking` is of those that think
+    first. Without `skip`, raises ImageError
     or DataError for the first that cannot be embedded.
     """
     alike, failures = _alike(listed, _glances(listed, items, pool, skip), items, skip)
-    fitted, too_long = _fitted(alike, items, skip)
-    return _inputs(fitted, items, suffixes), [one.places for one in fitted], failures | too_long
+    fitted, too_long = _fitted(alike, items, skip, thinking)
+    return _inputs(fitted, items, suffixes, thinking), [one.places for one in fitted], failures | too_long
 
 
 @dataclass(frozen=True)
@@ -114,13 +121,16 @@ class _Fitted:
     places: list[int]
 
 
-def _fitted(alike: Sequence[_Alike], items: ItemProcessor, skip: bool) -> tuple[list[_Fitted], dict[int, str]]:
+def _fitted(
+    alike: Sequence[_Alike], items: ItemProcessor, skip: bool, thinking: Thinking | None
+) -> tuple[list[_Fitted], dict[int, str]]:
     """Return different inputs with their tokens, and with `skip` why others are too long, by their places."""
     fitted: list[_Fitted] = []
     failures: dict[int, str] = {}
     for same, prompt in zip(alike, items.tokenise([same.text for same in alike]), strict=True):
         try:
-            more = _more(same.looks, prompt, items)
+            room = thinking.writer.room(same.item) if thinking else 0
+            more = _more(same.looks, prompt, items) + room
             fitted.append(_Fitted(*items.lengths.fitted(same.item, prompt, more), same.looks, more, same.places))
         except DataError as error:
             if not skip:
@@ -129,17 +139,21 @@ def _fitted(alike: Sequence[_Alike], items: ItemProcessor, skip: bool) -> tuple[
     return fitted, failures
 
 
-def _inputs(fitted: Sequence[_Fitted], items: ItemProcessor, suffixes: Suffixes | None) -> list[Input]:
+def _inputs(
+    fitted: Sequence[_Fitted], items: ItemProcessor, suffixes: Suffixes | None, thinking: Thinking | None
+) -> list[Input]:
     """Return different inputs as they are computed; with `suffixes` also theirs, where another input may have the same
     in front of its own: one on the same pictures, or any text."""
     shown = Counter(_contents(one.looks) for one in fitted)
     inputs = []
     for one in fitted:
         pictures = _contents(one.looks)
-        may_share = not pictures or shown[pictures] > 1
+        thinks = thinking is not None and thinking.thinks(one.item)
+        may_share = not thinks and (not pictures or shown[pictures] > 1)
         suffix = suffixes(one.item, one.prompt) if suffixes and may_share else None
         length = len(one.prompt.tokens) + one.more
-        inputs.append(Input(one.item, pictures, one.prompt, suffix, length, _pixels(one.looks, items)))
+        thought = thinking.known(one.prompt.text, pictures) if thinking and thinks else None
+        inputs.append(Input(one.item, pictures, one.prompt, suffix, length, _pixels(one.looks, items), thought))
     return inputs
 
 

@@ -29,6 +29,7 @@ from ..saving.hub import check_base, push
 from ..saving.identity import provenance_of
 from ..saving.provenance import check_taught
 from ..saving.settings import Settings
+from ..thoughts.asking import ThinksFirst
 from ..vectors.precision import Precision, check_dim, to_precision, truncate
 from .execution import Encoded, check_call, execute
 from .memory import keep_pages
@@ -42,7 +43,7 @@ if TYPE_CHECKING:
     from ..saving.model_card import ModelCardInfo
 
 
-class MLLMEmbedder(QueryDocument):
+class MLLMEmbedder(QueryDocument, ThinksFirst):
     """A multimodal LLM that embeds pictures, texts, and pictures with an instruction into one space."""
 
     def __init__(
@@ -62,6 +63,7 @@ class MLLMEmbedder(QueryDocument):
         self.preset = preset
         self.item_processor = item_processor(processor, settings, model.base.config, model.family)
         self.suffixes = Suffixes(self.item_processor)
+        self._prepare_to_think()
 
     @classmethod
     def from_pretrained(
@@ -81,6 +83,7 @@ class MLLMEmbedder(QueryDocument):
         max_tokens: int | None = None,
         truncate: bool | None = None,
         jpeg_side: int | None = None,
+        thoughts: int | None = None,
         revision: str | None = None,
     ) -> MLLMEmbedder:
         """Load an embedder.
@@ -112,6 +115,8 @@ class MLLMEmbedder(QueryDocument):
                 else such an input cannot be embedded.
             jpeg_side: decode JPEG files, not PIL pictures, at 1/2, 1/4 or 1/8 of their size while both sides keep so
                 many pixels or more: less time, and other vectors; 0 for whole; by default as saved, or else whole.
+            thoughts: let the model write what a composed query looks for, in so many tokens at most, before it embeds
+                it; 0 for not; by default as saved, or else not.
             revision: commit, tag or branch of a hub id.
 
         Raises ModelError for a path that is no model, an adapter that does not fit or belongs to another base;
@@ -122,7 +127,7 @@ class MLLMEmbedder(QueryDocument):
         place = device_for(device)
         backbone = load_model(source.base, source.dtype(dtype, place), source.revision, quantization, place)
         settings = source.settings(prompts, pooling, bidirectional, positions, config=backbone.config)
-        settings = settings.limited(max_tokens, truncate).reading(jpeg_side)
+        settings = settings.limited(max_tokens, truncate).reading(jpeg_side).thinking(thoughts)
         embedding = source.embedding_model(backbone, settings)
         processor = source.processor(embedding.base)
         embedding.to(place)
@@ -148,7 +153,9 @@ class MLLMEmbedder(QueryDocument):
     def with_prompts(self, prompts: PromptSet | str | os.PathLike[str]) -> MLLMEmbedder:
         """Return the same model asked through other prompts, as of `from_pretrained`; nothing is copied."""
         settings = replace(self.settings, prompts=prompt_set(prompts))
-        return MLLMEmbedder(self.model, self.processor, settings, self.dim, self.preset)
+        other = MLLMEmbedder(self.model, self.processor, settings, self.dim, self.preset)
+        other.thought_cache = self.thought_cache
+        return other
 
     @property
     def family(self) -> Family:
@@ -274,14 +281,9 @@ class MLLMEmbedder(QueryDocument):
         check_taught(items, self.settings.target_space)
         with ThreadPoolExecutor(THREADS) as pool:
             return plan(
-                items,
-                self.item_processor,
-                self.suffixes,
-                pool,
-                batch_size=batch_size,
-                share=self.model.shares_prefixes,
-                skip_unreadable=skip_unreadable,
-            )
+                items, self.item_processor, self.suffixes, pool, batch_size=batch_size,
+                share=self.model.shares_prefixes, skip_unreadable=skip_unreadable, thinking=self.thinking,
+            )  # fmt: skip
 
     def execute(
         self, work: EncodingPlan, *, packed: bool = False, show_progress: bool | None = None, bar: tqdm | None = None

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Iterable, MutableMapping, Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 from numbers import Integral
 
 import numpy as np
@@ -14,6 +14,8 @@ from ..errors import ConfigError, ModelError, kind_of
 from ..inputs.item_processor import ItemProcessor
 from ..model.embedding_model import EmbeddingModel
 from ..model.prefix_cache import SharedBatch
+from ..thoughts.decoding import ThinkingBatch, think
+from ..thoughts.writer import Thought
 from .planning import EncodingPlan
 from .prefetch import ModelInput, prefetch
 
@@ -27,10 +29,12 @@ class Encoded:
     Args:
         vectors: [N, D] float32 in the order of the list, whole and L2-normalised; 0 for what cannot be embedded.
         failures: why inputs cannot be embedded, by their places in the list.
+        thoughts: what inputs thought first, by their places.
     """
 
     vectors: np.ndarray
     failures: dict[int, str]
+    thoughts: dict[int, Thought] = field(default_factory=dict)
 
     def check_finite(self, inputs: Sequence[object]) -> None:
         """Raise ModelError, which shows the input, for the first vector that holds NaN or infinite numbers."""
@@ -61,6 +65,7 @@ def execute(plan: EncodingPlan, model: EmbeddingModel, items: ItemProcessor, pac
     """
     vectors = np.zeros((plan.given.inputs, model.width), np.float32)
     failures = dict(plan.failures)
+    thoughts = {number: one.thought for number, one in enumerate(plan.inputs) if one.thought is not None}
     for batch in prefetch(plan, items):
         for number, reason in batch.failures.items():
             failures |= dict.fromkeys(plan.places[number], reason)
@@ -69,9 +74,12 @@ def execute(plan: EncodingPlan, model: EmbeddingModel, items: ItemProcessor, pac
         for number, vector in zip(batch.numbers, forward(model, batch.model_input, packed), strict=True):
             vectors[plan.places[number]] = vector
             bar.update(_listed(plan, plan.places[number]))
+        if isinstance(batch.model_input, ThinkingBatch):
+            thoughts |= zip(batch.numbers, batch.model_input.thoughts, strict=True)
     # an input without a vector is done too
     bar.update(_listed(plan, failures))
-    return Encoded(plan.avoided.vectors(vectors), plan.avoided.failures(failures))
+    told = {place: thought for number, thought in thoughts.items() for place in plan.places[number]}
+    return Encoded(plan.avoided.vectors(vectors), plan.avoided.failures(failures), told)
 
 
 def _listed(plan: EncodingPlan, places: Iterable[int]) -> int:
@@ -87,6 +95,8 @@ def forward(model: EmbeddingModel, model_input: ModelInput, packed: bool = False
     device = next(model.parameters()).device
     if isinstance(model_input, SharedBatch):
         vectors = model.shared(model_input.to(device))
+    elif isinstance(model_input, ThinkingBatch):
+        vectors = think(model, model_input.to(device))
     else:
         vectors = model(packed, **{name: tensor.to(device) for name, tensor in model_input.items()})
     return vectors.cpu().numpy()

@@ -7,10 +7,11 @@ from __future__ import annotations
 
 from collections.abc import Collection, Hashable, Iterator, Mapping, Sequence
 from concurrent.futures import Executor
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from itertools import chain, groupby
 
 from ..inputs.item_processor import ItemProcessor
+from ..thoughts.thinking import Thinking
 from ..types import Item
 from .avoiding import Avoided, apart
 from .batching import cut_by_budget, suffixes_at_once, tokens_of
@@ -26,11 +27,12 @@ class Step:
     """Inputs that are computed together, in groups of numbers of `EncodingPlan.inputs`.
 
     Those of a `shared` step's groups have all before their suffixes in common, and share that. In other steps those of
-    a group show the same picture, at which the model may look once.
+    a group show the same picture, at which the model may look once. Those of a step that `thinks` think first.
     """
 
     groups: tuple[tuple[int, ...], ...]
     shared: bool = False
+    thinks: bool = False
 
     @property
     def numbers(self) -> list[int]:
@@ -43,7 +45,7 @@ class Step:
         def rest(group: tuple[int, ...]) -> tuple[int, ...]:
             return tuple(number for number in group if number not in numbers)
 
-        return Step(tuple(filter(None, map(rest, self.groups))), self.shared)
+        return replace(self, groups=tuple(filter(None, map(rest, self.groups))))
 
 
 @dataclass(frozen=True)
@@ -60,6 +62,7 @@ class EncodingPlan:
         skip_unreadable: whether inputs that cannot be embedded are left out, or the first of them is an error.
         given: the cost of computing the list as it is, in batches in its order, each padded to its longest.
         planned: the cost of the steps.
+        thinking: of inputs that think first; None where none does.
     """
 
     inputs: list[Input]
@@ -71,6 +74,7 @@ class EncodingPlan:
     skip_unreadable: bool
     given: Cost
     planned: Cost
+    thinking: Thinking | None = None
 
     @property
     def budget(self) -> int:
@@ -91,6 +95,7 @@ def plan(
     batch_size: int = 32,
     share: bool = True,
     skip_unreadable: bool = False,
+    thinking: Thinking | None = None,
 ) -> EncodingPlan:
     """Plan the work on a list of inputs; pictures are looked at, not decoded.
 
@@ -101,16 +106,17 @@ def plan(
         batch_size: pictures that are computed at once at most; with them goes a budget of tokens.
         share: whether inputs that begin alike may share that part of the work.
         skip_unreadable: leave out inputs that cannot be embedded, and say why in `EncodingPlan.failures`.
+        thinking: how composed queries think first; None where they do not.
 
     Without `skip_unreadable`, raises ImageError for a picture that is missing or none, DataError for words that the
     model cannot read, and for an input that is too long.
     """
     plain, avoided = apart(listed)
-    inputs, places, failures = distinct(plain, items, suffixes if share else None, pool, skip_unreadable)
-    steps = _steps(inputs, batch_size, items.family.reuses_features)
+    inputs, places, failures = distinct(plain, items, suffixes if share else None, pool, skip_unreadable, thinking)
+    steps = _steps(inputs, batch_size, items.family.reuses_features, thinking)
     planned = total(_cost(step, inputs, tokens_of(batch_size)) for step in steps)
     given = _cost_as_given(plain, inputs, places, batch_size)
-    return EncodingPlan(inputs, places, avoided, steps, batch_size, failures, skip_unreadable, given, planned)
+    return EncodingPlan(inputs, places, avoided, steps, batch_size, failures, skip_unreadable, given, planned, thinking)
 
 
 def inputs_of(inputs: Sequence[Input], numbers: Sequence[int]) -> list[Input]:
@@ -122,21 +128,39 @@ def _lengths(inputs: Sequence[Input], numbers: Sequence[int]) -> list[int]:
     return [inputs[number].length for number in numbers]
 
 
-def _steps(inputs: Sequence[Input], batch_size: int, reuses_features: bool) -> list[Step]:
-    """Return the steps: pictures with several inputs, other pictures, texts."""
+def _steps(
+    inputs: Sequence[Input], batch_size: int, reuses_features: bool, thinking: Thinking | None = None
+) -> list[Step]:
+    """Return the steps: queries that think, pictures with several inputs, other pictures, texts."""
     groups = _groups(inputs)
     grouped = set(chain.from_iterable(groups))
-    single = [number for number in range(len(inputs)) if number not in grouped]
+    thinkers = [number for number, one in enumerate(inputs) if thinking and thinking.thinks(one.item)]
+    single = [number for number in range(len(inputs)) if number not in grouped.union(thinkers)]
     texts = [number for number in single if not inputs[number].pictures]
     # apart, since a model that looks at a picture once for several rows finds the rows by counting pictures
     on_one = [number for number in single if len(inputs[number].pictures) == 1]
     on_several = [(number,) for number in single if len(inputs[number].pictures) > 1]
     return [
+        *_thinking(thinkers, inputs, batch_size, reuses_features),
         *_sharing_pictures(groups, inputs, batch_size),
         *_with_pictures(_by_picture(on_one, inputs, reuses_features), inputs, batch_size),
         *_with_pictures(on_several, inputs, batch_size),
         *_texts(texts, inputs, batch_size),
     ]
+
+
+def _thinking(
+    numbers: Sequence[int], inputs: Sequence[Input], batch_size: int, reuses_features: bool
+) -> Iterator[Step]:
+    """Yield the steps of queries that think, those whose thoughts are known apart from others."""
+    kinds: dict[tuple[bool, bool], list[int]] = {}
+    for number in numbers:
+        one = inputs[number]
+        kinds.setdefault((one.thought is None, len(one.pictures) == 1), []).append(number)
+    for (_, on_one), alike in kinds.items():
+        groups = _by_picture(alike, inputs, reuses_features and on_one)
+        for step in _with_pictures(groups, inputs, batch_size):
+            yield replace(step, thinks=True)
 
 
 def _groups(inputs: Sequence[Input]) -> list[tuple[int, ...]]:

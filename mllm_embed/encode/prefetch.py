@@ -21,6 +21,8 @@ from torch import Tensor
 from ..errors import DataError, ImageError
 from ..inputs.item_processor import ItemProcessor
 from ..model.prefix_cache import SharedBatch
+from ..thoughts.decoding import ThinkingBatch
+from ..thoughts.thinking import Thinking
 from ..types import Item
 from .batching import STEP_PIXELS
 from .planning import EncodingPlan, Step, inputs_of
@@ -32,7 +34,7 @@ T = TypeVar("T")
 AHEAD = 2  # steps whose input is in memory before its turn
 WAITING_PIXELS = 2 * STEP_PIXELS  # of pictures that are decoded before their turn, the next step's excepted
 THREADS = min(os.cpu_count() or 1, 16)
-ModelInput: TypeAlias = dict[str, Tensor] | SharedBatch
+ModelInput: TypeAlias = dict[str, Tensor] | SharedBatch | ThinkingBatch
 DecodedPictures: TypeAlias = list[list[Future[Image.Image]]]  # of each group of a step
 
 
@@ -51,10 +53,12 @@ class Batch:
     failures: dict[int, str] = field(default_factory=dict)
 
     def tokens(self) -> list[int]:
-        """Return the tokens of each of `numbers`, those of its prompt and pictures among them, no padding."""
+        """Return the tokens of each of `numbers`, those of its prompt and pictures among them, no padding; what it then
+        thinks is not known yet."""
         if isinstance(self.model_input, SharedBatch):
             return self.model_input.lengths().tolist()
-        return [] if self.model_input is None else self.model_input["attention_mask"].sum(1).tolist()
+        given = self.model_input.prompts if isinstance(self.model_input, ThinkingBatch) else self.model_input
+        return [] if given is None else given["attention_mask"].sum(1).tolist()
 
 
 def prefetch(plan: EncodingPlan, items: ItemProcessor) -> Iterator[Batch]:
@@ -138,6 +142,8 @@ def _model_input(
     groups = [inputs_of(plan.inputs, group) for group in step.groups]
     if pictures is not None:
         groups = [_showing(group, shown) for group, shown in zip(groups, pictures, strict=True)]
+    if step.thinks and plan.thinking:
+        return _thinking_batch(items, plan.thinking, groups)
     batch = shared_batch(items, groups, plan.budget) if step.shared else None
     return _plain_batch(items, groups) if batch is None else batch
 
@@ -150,17 +156,30 @@ def _showing(group: Sequence[Input], pictures: list[Image.Image]) -> list[Input]
 def _plain_batch(items: ItemProcessor, groups: Sequence[Sequence[Input]]) -> dict[str, Tensor]:
     inputs = list(chain.from_iterable(groups))
     batch = items([one.item for one in inputs], [one.prompt for one in inputs])
-    if items.family.reuses_features and len(groups) < len(inputs):
-        batch["first_shown"] = torch.tensor(_first_of_group(groups))
-    return batch
+    first = _first_shown(items, groups)
+    return batch if first is None else {**batch, "first_shown": first}
 
 
-def _first_of_group(groups: Sequence[Sequence[Input]]) -> list[int]:
-    """Return for each input the row of the first one of its group, which shows the same picture."""
+def _thinking_batch(items: ItemProcessor, thinking: Thinking, groups: Sequence[Sequence[Input]]) -> ModelInput:
+    """Return inputs that think; where their thoughts are known, with these, to be computed as any others."""
+    inputs, first = list(chain.from_iterable(groups)), _first_shown(items, groups)
+    queries, known = [one.item for one in inputs], [one.thought for one in inputs if one.thought is not None]
+    if len(known) < len(inputs):
+        asked = [(one.prompt.text if one.prompt else items.render(one.item), one.pictures) for one in inputs]
+        return thinking.batch(queries, asked, first)
+    batch = thinking.recalled(queries, known)
+    return batch if first is None else {**batch, "first_shown": first}
+
+
+def _first_shown(items: ItemProcessor, groups: Sequence[Sequence[Input]]) -> Tensor | None:
+    """Return for each input the row [B] int64 of the first one of its group, which shows the same picture; None where
+    the model cannot look at it once for all, or no group has several."""
+    if not items.family.reuses_features or all(len(group) == 1 for group in groups):
+        return None
     rows: list[int] = []
     for group in groups:
         rows += [len(rows)] * len(group)
-    return rows
+    return torch.tensor(rows)
 
 
 def _unreadable(plan: EncodingPlan, items: ItemProcessor, step: Step) -> dict[int, str]:

@@ -13,6 +13,7 @@ if TYPE_CHECKING:
     from ..inputs.item_processor import ItemProcessor
     from ..inputs.prompts import Slot
     from ..inputs.rendering import FilledPrompt
+    from ..thoughts.writer import Thought
     from ..types import Item
 
 _PROBE = "a"  # stands for the user's words: where they are empty, line breaks around them become one token
@@ -101,6 +102,7 @@ class Input:
         suffix: None where it is not known beforehand, or shares nothing.
         length: its tokens, those of its pictures about.
         pixels: of its pictures, before the model's processor makes them smaller.
+        thought: what it thought before, where it thinks first and that is known.
     """
 
     item: Item
@@ -109,6 +111,7 @@ class Input:
     suffix: Suffix | None = None
     length: int = 0
     pixels: int = 0
+    thought: Thought | None = None
 
 
 def suffixes_of(inputs: Sequence[Input]) -> list[Suffix]:

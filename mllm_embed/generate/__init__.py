@@ -1,4 +1,4 @@
-"""The base model speaking again: answers, re-ranking, explanations, and the cache of what it said.
+"""The base model speaking again: answers, re-ranking, explanations, and the caches of what it said and thought.
 
 The embedder's adapter is off while it speaks.
 """

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import hashlib
 import json
-from collections.abc import Container
+from collections.abc import Container, KeysView
 from contextlib import suppress
 from dataclasses import dataclass
 from pathlib import Path
@@ -71,6 +71,10 @@ class AnswerCache:
         if readable and (wanted is None or key in wanted):
             self._answers[key] = CachedAnswer(text, finish)
             self._seconds[key] = seconds
+
+    def keys(self) -> KeysView[str]:
+        """Return the keys that have an answer."""
+        return self._answers.keys()
 
     def __contains__(self, key: str) -> bool:
         return key in self._answers

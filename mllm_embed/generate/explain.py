@@ -43,9 +43,7 @@ class Explainer:
 
     def _logits(self, item: Item) -> torch.Tensor:
         """Return the logits [V] float32 of the next token after an input."""
-        items = self.embedder.item_processor
-        prepared, _ = items.prepared(item)
-        batch = {name: tensor.to(self.embedder.device) for name, tensor in items([prepared]).items()}
+        batch = {name: tensor.to(self.embedder.device) for name, tensor in self.embedder.model_input(item).items()}
         states = self.embedder.model.states(packed=False, **batch)
         return self._head(states.to(self._head.weight.dtype))[0].float()
 

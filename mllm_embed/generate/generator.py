@@ -24,7 +24,7 @@ from ..inputs.images import glance, load_image, name_of
 from ..inputs.lengths import Lengths
 from ..inputs.prompts import TEXT
 from ..inputs.rendering import chat
-from ..model.loading import load_errors, part_options
+from ..model.loading import load_speaking
 from ..saving.settings import read_settings
 from ..types import Document, ImageLike
 
@@ -191,22 +191,13 @@ def with_head(embedder: MLLMEmbedder) -> Any:
 
     Raises ConfigError for an embedder that was not loaded from files, ModelError for a base without a head in them.
     """
-    from transformers import AutoModelForImageTextToText
-
     settings, base = embedder.settings, embedder.model.base
     name = settings.base
     if name is None:
         raise ConfigError("of a model that was not loaded from files there is no head to read")
     if embedder.family.headless:
         raise ModelError(f"{name} is an encoder, which has no language-model head: it cannot speak")
-    with load_errors(name):
-        loaded: Any = AutoModelForImageTextToText.from_pretrained(
-            name, revision=settings.base_revision, dtype=embedder.dtype, use_safetensors=True, output_loading_info=True,
-            **part_options(name, settings.base_revision),
-        )  # fmt: skip
-    whole, info = loaded
-    if info["missing_keys"]:
-        raise ModelError(f"{name} holds no language-model head ({min(info['missing_keys'])}): it cannot speak")
+    whole = load_speaking(name, settings.base_revision, embedder.dtype)
     whole.model = base
     whole.tie_weights()  # a head that is the embeddings' own matrix must be that of this base, not of the one just read
     return whole.to(embedder.device).eval()

@@ -70,6 +70,7 @@ class EmbeddingModel(nn.Module):
         self.pooling = pooling
         self.bidirectional = bidirectional
         self.projection, self.latent_attention = projection, latent_attention
+        self.language_head: nn.Linear | None = None  # of a model that thinks first (thoughts/)
         self.positions = positions
         self.token_learner = token_learner
         self._check_widths()
@@ -121,12 +122,21 @@ class EmbeddingModel(nn.Module):
                 Where not all tokens are pooled it holds `content_mask` [B, L] too. `first_shown` [B] int64 is the first
                 row that shows the same picture, where rows may share its features.
         """
-        return self._vectors(self.states(packed, **batch))
+        return self.vectors(self.states(packed, **batch))
 
     def states(self, packed: bool = False, **batch: Tensor) -> Tensor:
         """Return what `forward` makes vectors of: the pooled hidden states [B, H] float32 after the final norm."""
+        return self._pooled(*self._hidden(packed, batch))
+
+    def with_hidden(self, **batch: Tensor) -> tuple[Tensor, Tensor]:
+        """Return the vectors of a batch as `forward` does, and the hidden states [B, L, H] that they are made of."""
+        hidden, chosen = self._hidden(False, batch)
+        return self.vectors(self._pooled(hidden, chosen)), hidden
+
+    def _hidden(self, packed: bool, batch: dict[str, Tensor]) -> tuple[Tensor, Tensor]:
+        """Return the hidden states [B, L, H] of a batch, and which of them are pooled [B, L]."""
         self._check_apart(batch)
-        inputs = self._in_dtype(batch)
+        inputs = self.in_dtype(batch)
         content, mask = inputs.pop("content_mask", None), inputs["attention_mask"]
         first = inputs.pop("first_shown", None)
         with _refusals():
@@ -137,14 +147,14 @@ class EmbeddingModel(nn.Module):
             else:
                 given = self.seen(inputs, first)
                 hidden = self.backbone(**given, **self._places(given), use_cache=False).last_hidden_state
-        return self._pooled(hidden, mask if content is None else content)
+        return hidden, mask if content is None else content
 
     def shared(self, batch: SharedBatch) -> Tensor:
         """Return the vectors of inputs that share prefixes, [N, D] float32: what `forward` gives, for less work.
 
         Raises ConfigError where tokens see what comes after them (`shares_prefixes` says so).
         """
-        return self._vectors(self.shared_states(batch))
+        return self.vectors(self.shared_states(batch))
 
     def shared_states(self, batch: SharedBatch) -> Tensor:
         """Return what `shared` makes vectors of, [N, H] float32: what `states` gives, for less work. Raises as it."""
@@ -152,8 +162,8 @@ class EmbeddingModel(nn.Module):
             raise ConfigError("this model's tokens see what comes after them: prefixes cannot be shared")
         self._check_apart(batch.prefixes)
         with _refusals():
-            parts = tuple(replace(part, inputs=self.seen(self._in_dtype(part.inputs))) for part in batch.suffixes)
-            inputs = replace(batch, prefixes=self.seen(self._in_dtype(batch.prefixes)), suffixes=parts)
+            parts = tuple(replace(part, inputs=self.seen(self.in_dtype(part.inputs))) for part in batch.suffixes)
+            inputs = replace(batch, prefixes=self.seen(self.in_dtype(batch.prefixes)), suffixes=parts)
             hidden = hidden_states(self.backbone, self.base, inputs, self.family.rope_index, self.positions)
         states = []
         for part, whole in zip(batch.suffixes, hidden, strict=True):
@@ -185,11 +195,13 @@ class EmbeddingModel(nn.Module):
         """Whether inputs that begin alike may share that part of the work."""
         return self.family.shares_prefixes and not self.bidirectional
 
-    def _in_dtype(self, batch: dict[str, Tensor]) -> dict[str, Tensor]:
+    def in_dtype(self, batch: dict[str, Tensor]) -> dict[str, Tensor]:
+        """Return a batch with its floating tensors in the type that the model computes in."""
         dtype = self.base.dtype
         return {name: t.to(dtype) if t.is_floating_point() else t for name, t in batch.items()}
 
-    def _vectors(self, states: Tensor) -> Tensor:
+    def vectors(self, states: Tensor) -> Tensor:
+        """Return the vectors [B, D] float32, L2-normalised, of pooled states [B, H] float32."""
         return F.normalize(states if self.projection is None else self.projection(states).float(), dim=-1)
 
     def _pooled(self, hidden: Tensor, chosen: Tensor) -> Tensor:

@@ -64,6 +64,24 @@ def part_options(name: str, revision: str | None) -> dict[str, Any]:
     return {"config": reading_part(config)} if config.model_type in READING_PART else {}
 
 
+def load_speaking(name: str, revision: str | None, dtype: torch.dtype) -> Any:
+    """Return the whole generating model of a folder or hub id, read on the CPU.
+
+    Raises ModelError for one that cannot be loaded, and for one without a head in its files.
+    """
+    from transformers import AutoModelForImageTextToText
+
+    with load_errors(name):
+        loaded: Any = AutoModelForImageTextToText.from_pretrained(
+            name, revision=revision, dtype=dtype, use_safetensors=True, output_loading_info=True,
+            **part_options(name, revision),
+        )  # fmt: skip
+    whole, info = loaded
+    if info["missing_keys"]:
+        raise ModelError(f"{name} holds no language-model head ({min(info['missing_keys'])}): it cannot speak")
+    return whole
+
+
 def _check_pickles(name: str) -> None:
     """Raise ModelError for a folder whose weights are pickled, which are not opened."""
     if any(Path(name).glob("pytorch_model*.bin")) and not any(Path(name).glob("*.safetensors")):

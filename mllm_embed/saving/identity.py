@@ -15,6 +15,7 @@ from typing import Any
 from ..errors import ModelError
 from ..inputs.chat_template import template_of
 from ..model.lora import ADAPTER_CONFIG, check_options
+from .provenance import THOUGHTS
 from .settings import Settings, read_object
 
 _LONGEST = 200  # characters of a value that a manifest shows; of a longer one it has the sha256
@@ -65,6 +66,8 @@ def provenance_of(
         "dimension": dimension,
         "quantization": quantization,
         "dtype": dtype,
+        # apart, and only where there are any: what is found never thinks, and goes with queries that do
+        **({THOUGHTS: settings.thoughts.to_dict()} if settings.thoughts else {}),
     }
 
 

@@ -232,6 +232,8 @@ def _vectors(folder: Path, settings: Settings, origin: Origin) -> list[str]:
             f"a picture, or each tile of one, becomes {settings.picture_tokens} tokens by a token learner; "
             "sentence-transformers cannot ask this model, mllm_embed can"
         )
+    if settings.thoughts:
+        facts.append(f"a query of picture and instruction thinks first, in {settings.thoughts.tokens} tokens at most")
     if settings.matryoshka:
         facts.append(f"may be cut, and normalised again, to {', '.join(map(str, settings.matryoshka))} numbers")
     if origin.adapter:

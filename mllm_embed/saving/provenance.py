@@ -15,6 +15,8 @@ SPACE_FIELDS = ("base", "weights", "adapter", "adapter_settings", "processor", "
 """Facts in which a query's vectors must agree with a gallery's: half precision on one side only is no hindrance."""
 VECTOR_FIELDS = (*SPACE_FIELDS, "quantization", "dtype")
 """Facts in which the vectors of one store must agree."""
+THOUGHTS = "thoughts"
+"""The fact, of a model that has them, in which its queries' vectors must agree as well."""
 # Facts that were not recorded at first. Where a record lacks them nothing can be said about them.
 _LATER = {
     "weights": "all of the base's weights",
@@ -43,6 +45,17 @@ def check_same(before: Mapping[str, Any], now: Mapping[str, Any], keys: tuple[st
             f"{place} holds vectors that were made otherwise ({'; '.join(found[:3])}): use that model and those "
             "settings, or another store"
         )
+
+
+def facts(record: Mapping[str, Any], keys: tuple[str, ...]) -> dict[str, Any]:
+    """Return what a record says under `keys`, and of its thoughts: what made vectors of which some may be queries."""
+    return {key: record[key] for key in (*keys, THOUGHTS) if key in keys or key in record}
+
+
+def check_thoughts(before: Mapping[str, Any], now: Mapping[str, Any], items: Iterable[Item], place: object) -> None:
+    """Raise ConfigError for a composed query among items where the queries at `place` were made with other thoughts."""
+    if any(item.side == "query" and item.role == "composed" for item in items):
+        check_same(before, now, (THOUGHTS,), place)
 
 
 def _warn(unknown: Iterable[str], place: object) -> None:

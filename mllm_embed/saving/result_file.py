@@ -13,7 +13,11 @@ from ..files import read_json
 
 RESULT_FILE = "result.json"
 
-READ = {"jpeg_side": "JPEGs decoded down to a side of", "truncate": "words cut at a limit of tokens"}
+READ = {
+    "jpeg_side": "JPEGs decoded down to a side of",
+    "truncate": "words cut at a limit of tokens",
+    "thoughts": "tokens that a query thinks first, at most",
+}
 """Settings of a model's own that decide what is read of an input, by their names in a provenance -> what a result says
 of them, where they are set."""
 

@@ -144,7 +144,8 @@ def write_sentence_files(
     module does, the files make it refuse to encode: without them it would average the token states of bare inputs,
     which no error would show.
     """
-    plain = stock_states and not (settings.bidirectional or settings.truncate or family.texts_apart)
+    own_way = settings.bidirectional or settings.truncate or settings.thoughts or family.texts_apart
+    plain = stock_states and not own_way
     form = _as_theirs(settings, template_of(processor) is not None) if plain else None
     form = form or _as_ours(processor, settings, about or settings.to_dict(), plain)
     write_json(

@@ -15,6 +15,7 @@ from ..inputs.prompts import PromptSet
 from ..inputs.resize import Resize
 from ..model.pooling import POOLINGS
 from ..model.position_ids import POSITIONS
+from ..thoughts.form import Thoughts
 from .sentence_transformers_files import saved_settings
 
 if TYPE_CHECKING:
@@ -45,6 +46,7 @@ class Settings:
         picture_tokens: how many tokens a picture becomes by the model's token learner; None without one.
         matryoshka: the lengths at which truncated vectors were trained.
         max_tokens, truncate: as in `MLLMEmbedder.from_pretrained`.
+        thoughts: how its composed queries think first; None where they do not.
         renormalize: whether vectors that are cut (`dim`) are brought to unit length again.
         base, base_fingerprint: the base's name as given, and `model_fingerprint` of it; None for a whole model.
         target_space: provenance of the vectors that its queries are to find (`MLLMEmbedder.provenance` of a teacher);
@@ -68,6 +70,7 @@ class Settings:
     max_tokens: int | None = None
     truncate: bool = False
     renormalize: bool = True
+    thoughts: Thoughts | None = None
     base: str | None = None
     base_fingerprint: str | None = None
     target_space: dict[str, Any] | None = field(default=None, repr=False)
@@ -103,6 +106,15 @@ class Settings:
             raise ConfigError(f"jpeg_side is a number of pixels, or 0 to decode JPEGs whole, not {jpeg_side!r}")
         return self if jpeg_side is None else replace(self, jpeg_side=jpeg_side or None)
 
+    def thinking(self, tokens: int | None) -> Settings:
+        """Return the settings with thoughts of so many tokens at most: the same for None, and for 0 without any.
+
+        Raises ConfigError for anything but a whole number.
+        """
+        if tokens is None or (type(tokens) is int and tokens == 0):
+            return self if tokens is None else replace(self, thoughts=None)
+        return replace(self, thoughts=replace(self.thoughts, tokens=tokens) if self.thoughts else Thoughts(tokens))
+
     @property
     def recipe(self) -> dict[str, Any]:
         """What else vectors are made by, as plain JSON, where it is not as by default: so that what was written before
@@ -133,6 +145,7 @@ class Settings:
             **({"max_tokens": self.max_tokens} if self.max_tokens is not None else {}),
             **({"truncate": True} if self.truncate else {}),
             **({} if self.renormalize else {"renormalize": False}),
+            **({"thoughts": self.thoughts.to_dict()} if self.thoughts else {}),
             **({_TARGET_SPACE: self.target_space} if self.target_space else {}),
         }  # fmt: skip
 
@@ -172,6 +185,7 @@ class Settings:
             max_tokens=values.get("max_tokens"),
             truncate=values.get("truncate", False),
             renormalize=values.get("renormalize", True),
+            thoughts=Thoughts.from_dict(values["thoughts"]) if "thoughts" in values else None,
             base=base.get("name"),
             base_fingerprint=base.get("fingerprint"),
             target_space=values.get(_TARGET_SPACE),
@@ -227,6 +241,7 @@ _KEYS = {
     "max_tokens": _Kind(_is_count, _COUNT),
     "truncate": _Kind(lambda value: isinstance(value, bool), "true or false"),
     "renormalize": _Kind(lambda value: isinstance(value, bool), "true or false"),
+    "thoughts": _Kind(_is_object, "an object"),
     "prompts": _Kind(_is_object, "an object of texts", True),
     "base": _Kind(lambda value: value is None or _is_object(value), "an object or null", True),
     _TARGET_SPACE: _Kind(_is_object, "an object"),

@@ -27,6 +27,7 @@ from ..encode.encoder import check_unit_length
 from ..errors import DataError
 from ..files import json_bytes, write_file
 from ..locks import folder_lock
+from ..saving.provenance import check_thoughts
 from ..vectors.precision import truncate
 from .files import MANIFEST, SHARDS, write_shard
 from .freshness import Contents, Survey, gone, moved, survey
@@ -299,6 +300,7 @@ def _make_shard(
     listing = contents.listing
     rows = [contents.row_of[plan.ids[at]] for at in plan.parts[name]]
     shard = read_rows(contents, rows, bar)
+    check_thoughts(store.provenance, embedder.provenance, shard.items, store.folder)
     work = embedder.plan(shard.items, batch_size=batch_size, skip_unreadable=True)
     encoded = embedder.execute(work, bar=bar)
     vectors = truncate(encoded.vectors, embedder.dim)[shard.drop(encoded.failures)]

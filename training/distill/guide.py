@@ -22,7 +22,7 @@ from tqdm import tqdm
 from mllm_embed import MLLMEmbedder
 from mllm_embed.errors import DataError, ModelError
 from mllm_embed.files import atomic_file, check_space, read_json, write_json
-from mllm_embed.saving.provenance import SPACE_FIELDS, check_same
+from mllm_embed.saving.provenance import SPACE_FIELDS, THOUGHTS, check_same, facts
 from mllm_embed.types import Item
 
 from ..batch.stage_data import RowOrder, visited_rows
@@ -270,9 +270,9 @@ class _Encoder:
         """Check that the folder has room for the vectors of so many inputs, and no parts by anything else."""
         self.folder.mkdir(parents=True, exist_ok=True)
         path = self.folder / MANIFEST
-        made_by = {key: self.embedder.provenance[key] for key in SPACE_FIELDS}
+        made_by = facts(self.embedder.provenance, SPACE_FIELDS)
         if path.is_file():
-            check_same(read_json(path, f"remove {self.folder}"), made_by, SPACE_FIELDS, self.folder)
+            check_same(read_json(path, f"remove {self.folder}"), made_by, (*SPACE_FIELDS, THOUGHTS), self.folder)
         elif first:
             write_json(path, made_by)
         if first:

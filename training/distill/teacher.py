@@ -14,7 +14,7 @@ import torch
 
 from mllm_embed import MLLMEmbedder
 from mllm_embed.inputs.prompt_files import prompt_set
-from mllm_embed.saving.provenance import SPACE_FIELDS
+from mllm_embed.saving.provenance import SPACE_FIELDS, facts
 
 from ..recipe.config import TeacherSection
 
@@ -36,7 +36,7 @@ class Teacher:
     @property
     def fingerprint(self) -> str:
         """The sha256 of what queries must have in common with its vectors."""
-        return hashlib.sha256(json.dumps({key: self.provenance[key] for key in SPACE_FIELDS}).encode()).hexdigest()
+        return hashlib.sha256(json.dumps(facts(self.provenance, SPACE_FIELDS)).encode()).hexdigest()
 
     def embedder(self) -> MLLMEmbedder:
         """Return the model, its adapter merged. Raise ModelError where it cannot be loaded."""

@@ -126,6 +126,7 @@ _IN_COMMON: dict[str, Callable[[Settings], object]] = {
     "pooling": lambda settings: settings.pooling,
     "attention": lambda settings: "bidirectional" if settings.bidirectional else "causal",
     "settings": lambda settings: settings.recipe,
+    "thoughts": lambda settings: settings.thoughts and settings.thoughts.to_dict(),
 }
 
 

@@ -11,7 +11,7 @@ from typing import Any
 import numpy as np
 
 from mllm_embed import MLLMEmbedder
-from mllm_embed.saving.provenance import VECTOR_FIELDS
+from mllm_embed.saving.provenance import VECTOR_FIELDS, facts
 from mllm_embed.saving.versions import versions
 
 from .chance import Chance, chance_of
@@ -29,7 +29,7 @@ _KEPT_NAMES = 1 << 16  # of negatives
 def vectors_made_by(questions: Questions, embedder: MLLMEmbedder) -> dict[str, Any]:
     """Return, as plain JSON, what tells vectors of these questions by `embedder` from any others."""
     made_by = embedder.provenance
-    return {"inputs": questions.digest, "model": {key: made_by[key] for key in VECTOR_FIELDS}}
+    return {"inputs": questions.digest, "model": facts(made_by, VECTOR_FIELDS)}
 
 
 @dataclass(frozen=True)
