@@ -18,6 +18,7 @@ from mllm_embed.types import Item
 from ..false_negatives.guide import GuideVectors
 from ..recipe.stage_keys.terms import RoleUse
 from .examples import Example, PreparedInput, UnreadableRow
+from .thoughts import TaughtThoughts
 
 Chunk = dict[str, Tensor]  # what the model's forward takes
 CHUNK_PIXELS = 192_000_000
@@ -90,13 +91,15 @@ class ContrastiveCollator:
     Inputs that are equal (a reference picture that four rows share, a caption that occurs twice) share their vector
     where they go through the same model, and their number in any case: that is how the loss knows them as equal. A
     chunk holds inputs of one kind (composed, image, text), sorted by length, so that little is padded, and at most
-    `chunk_tokens` tokens with the padding and CHUNK_PIXELS pixels, or a single input.
+    `chunk_tokens` tokens with the padding and CHUNK_PIXELS pixels, or a single input. An input that several rows share
+    has the thought of the first of them.
     """
 
     process: Callable[[list[Item]], Chunk]
     uses: list[RoleUse]
     chunk_tokens: int
     guide: GuideVectors | None = None
+    thoughts: TaughtThoughts | None = None
 
     def __call__(self, examples: list[Example | MLLMEmbedError]) -> dict[str, ContrastiveBatch | MLLMEmbedError]:
         """Return the batch of `examples`; outside a worker process an error of its own is raised."""
@@ -113,6 +116,8 @@ class ContrastiveCollator:
             return {"error": error}  # raised in the main process: torch would wrap it in the worker's traceback
 
     def _collate(self, examples: list[Example]) -> ContrastiveBatch:
+        if self.thoughts:
+            examples = self.thoughts.chosen(examples)
         live, frozen = self._groups(examples, frozen=False), self._groups(examples, frozen=True)
         vectors = _vector_numbers(live, frozen)
         avoided = self._number_avoiding(examples, vectors)
@@ -179,7 +184,14 @@ class ContrastiveCollator:
             yield group
 
     def _processed(self, groups: Sequence[Sequence[PreparedInput]]) -> list[Chunk]:
-        return [self.process(_items(group)) for group in groups]
+        return list(map(self.chunk, groups))
+
+    def chunk(self, group: Sequence[PreparedInput]) -> Chunk:
+        """Return inputs of one kind as model input."""
+        thoughts = [prepared.thought for prepared in group if prepared.thought is not None]
+        if self.thoughts is None or not thoughts:
+            return self.process(_items(group))
+        return self.thoughts.writer.taught(_items(group), thoughts, [prepared.learned for prepared in group])
 
 
 def _vector_numbers(

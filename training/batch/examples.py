@@ -8,6 +8,7 @@ import weakref
 from collections import OrderedDict
 from collections.abc import Callable, Hashable, Sequence
 from dataclasses import dataclass, replace
+from functools import partial
 from typing import TYPE_CHECKING, NamedTuple
 
 import numpy as np
@@ -28,6 +29,8 @@ from ..false_negatives.known import ASKED, RIGHT, Relations, told_by
 from .progress import Progress
 
 if TYPE_CHECKING:
+    from mllm_embed.thoughts.writer import Thought
+
     from .stage_data import StageRows
 
 CACHED_INPUTS = 64  # rows that share a picture come one after the other
@@ -47,6 +50,8 @@ class PreparedInput:
         guide_key: by which the stage's guide knows it; 0 without one.
         apart: of a query that avoids something, the query without that, and the words that it avoids: these two are
             encoded; None for others, which are encoded as they are.
+        thought: what it thinks first; None where it does not.
+        learned: whether the model is taught to think that.
     """
 
     item: Item
@@ -55,6 +60,8 @@ class PreparedInput:
     pixels: int = 0
     guide_key: int = 0
     apart: tuple[PreparedInput, PreparedInput] | None = None
+    thought: Thought | None = None
+    learned: bool = False
 
     @property
     def encoded(self) -> tuple[PreparedInput, ...]:
@@ -80,12 +87,14 @@ class Example:
         keys: by role the keys of its inputs, where what is right is known by them; as ASKED and RIGHT the pairs that
             the row tells itself.
         unreadable: the rows in whose place it stands.
+        draw: a number of this row and epoch by chance, from 0 to 1, by which a share of the rows is chosen.
     """
 
     id: str
     roles: dict[str, tuple[PreparedInput, ...]]
     keys: dict[str, tuple[int, ...]]
     unreadable: tuple[UnreadableRow, ...] = ()
+    draw: float = 1.0
 
 
 class Reader:
@@ -102,6 +111,7 @@ class Reader:
         guided: bool = False,
         key: ItemKeys | None = None,
         relations: Relations | None = None,
+        thinking: Callable[[TrainingRow, PreparedInput], PreparedInput] | None = None,
     ):
         """Set what is read of a row.
 
@@ -115,10 +125,11 @@ class Reader:
             key: gives the key of an item; by default by `asked` and the names of pictures alone.
             guided: whether inputs are looked up among a guide's.
             relations: by which a row tells what else is right; None where it is not asked.
+            thinking: gives an input of a row its thought; None where nothing thinks.
         """
         self.prepare, self.roles, self.keyed, self.hard_negatives = prepare, roles, keyed, hard_negatives
         self.banks, self.asked, self.key = banks, asked, key or ItemKeys(asked)
-        self.guided, self.relations = guided, relations
+        self.guided, self.relations, self.thinking = guided, relations, thinking
         self._cache: OrderedDict[Hashable, PreparedInput] = OrderedDict()
         self._held = _HeldPixels()
 
@@ -129,7 +140,7 @@ class Reader:
             _check_in_bank(row.roles[role], keys[role][0], role, held)
         if self.relations:
             keys[ASKED], keys[RIGHT] = told_by(row, self.relations, self.key)
-        roles = {role: tuple(map(self._prepared, self._items(row, role))) for role in self.roles}
+        roles = {role: tuple(map(partial(self._thinking, row), self._items(row, role))) for role in self.roles}
         return Example(row.id, roles, keys)
 
     def _items(self, row: TrainingRow, role: str) -> tuple[Item, ...]:
@@ -138,6 +149,11 @@ class Reader:
         if role not in row.roles:
             raise DataError(f"row '{row.id}' has no {role}, which a term of the loss needs")
         return (row.roles[role],)
+
+    def _thinking(self, row: TrainingRow, item: Item) -> PreparedInput:
+        # its thought is the row's, and not the input's, which rows share
+        prepared = self._prepared(item)
+        return self.thinking(row, prepared) if self.thinking else prepared
 
     def _prepared(self, item: Item) -> PreparedInput:
         key = item.key
@@ -243,7 +259,8 @@ class Examples(Dataset[Example | MLLMEmbedError]):
             tries = len(unreadable)
             at = replacement(self.rows.mixed, index, tries, self.seed) if tries else index
             try:
-                row = self.rows.at_turn(at, Turn(self.seed, self.epoch))
-                return replace(self.read(row), unreadable=tuple(unreadable))
+                turn = Turn(self.seed, self.epoch)
+                row = self.rows.at_turn(at, turn)
+                return replace(self.read(row), unreadable=tuple(unreadable), draw=turn.draw(f"thought {at}"))
             except (DataError, ImageError) as error:
                 unreadable.append(UnreadableRow(*self.rows.name(at), str(error)))

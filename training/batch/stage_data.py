@@ -26,6 +26,7 @@ from ..recipe.row_stage import RowStage
 from ..recipe.sides import Sides
 from ..recipe.stage import Stage
 from .sampler import RowSampler, numbered
+from .thoughts import THINKING, THOUGHT_OF
 
 SAMPLED_ROWS = 2000
 _TRIED_ROWS, _TOLD_ROWS = 16, 200
@@ -111,12 +112,18 @@ class StageRows(Sequence[TrainingRow]):
             return None  # named when the row's turn comes
 
 
-def open_stage(stage: RowStage) -> tuple[StageRows, dict[str, str]]:
+def open_stage(stage: RowStage, thoughts: bool = False) -> tuple[StageRows, dict[str, str]]:
     """Return the rows of a stage, and of each file or folder that they come from the fingerprint.
 
-    Raise DataError for data that is missing, broken, or lacks what the loss needs.
+    With `thoughts` queries are taught to think. Raise DataError for data that is missing, broken, or lacks what they or
+    the loss need.
     """
-    mixed = open_rows(stage.data, stage.rows, [role for role in stage.roles if role != "hard_negative"])
+    roles = [role for role in stage.roles if role != "hard_negative"]
+    if thoughts and not THINKING.isdisjoint(roles):
+        both = list(dict.fromkeys([*roles, THOUGHT_OF]))
+        mixed = open_rows(stage.data, stage.rows, both, "a thought, or a term of the loss,")
+    else:
+        mixed = open_rows(stage.data, stage.rows, roles)
     fingerprints = mixed.fingerprints()
     if stage.mined is None:
         rows = StageRows(mixed, sides=stage.sides)

@@ -19,6 +19,13 @@ class Turn(NamedTuple):
         """
         return (number_of(f"{self.seed} {name}") + self.epoch) % count
 
+    def draw(self, name: str) -> float:
+        """Return a number from 0 to 1, 1 excluded, by chance: another one in each epoch.
+
+        `name` tells the choices of an epoch apart.
+        """
+        return (number_of(f"{self.seed} {self.epoch} {name}") % (1 << 53)) / (1 << 53)
+
 
 def number_of(*parts: str | bytes) -> int:
     """Return an int64 that equal contents share, and others do not in practice: 8 bytes of BLAKE2."""

@@ -11,24 +11,28 @@ from __future__ import annotations
 
 from collections.abc import Callable, Sequence
 from contextlib import nullcontext
-from typing import Any
+from typing import Any, TypeAlias
 
 import torch
 from torch import Tensor, nn
 from torch.utils.checkpoint import checkpoint
 
+from mllm_embed.errors import ModelError
 from mllm_embed.model.embedding_model import EmbeddingModel
+from mllm_embed.thoughts.writer import LABELS
 
 from ..batch.collator import Chunk, ContrastiveBatch
 from ..loss.avoiding import avoiding
 from ..loss.local_alignment import local_alignment
 from ..loss.temperature import Temperature
+from ..loss.thoughts import thought_losses
 from .alignment import ScheduledChunk, common_schedule, own_schedule
 from .gathering import mean_of_all
 
-Encoded = tuple[Tensor, Tensor]
-"""A chunk's vectors [B, D], and the local alignment of its pictures [P], none where that is not trained."""
-LOCAL = "local"
+Encoded: TypeAlias = tuple[Tensor, Tensor, Tensor]
+"""A chunk's vectors [B, D], the losses of its thoughts [B], and the local alignment of its pictures [P], none where it
+is not trained."""
+LOCAL, THOUGHTS = "local", "thoughts"
 
 
 class BatchEncoder(nn.Module):
@@ -44,6 +48,7 @@ class BatchEncoder(nn.Module):
         aligned: bool = False,
         bf16: bool = False,
         local: float = 0.0,
+        thoughts: float = 1.0,
     ):
         """Set what encodes.
 
@@ -53,21 +58,29 @@ class BatchEncoder(nn.Module):
             aligned: all processes run the same kinds of chunks, as ZeRO needs it.
             bf16: compute under bfloat16 autocast.
             local: weight of the local alignment of what the model's token learner makes.
+            thoughts: weight of the loss of thoughts, where a batch teaches some.
         """
         super().__init__()
         self.model = model
         self.temperature = temperature or Temperature(0.05)
-        self.aligned, self.bf16, self.local = aligned, bf16, local
+        self.aligned, self.bf16 = aligned, bf16
+        self.local, self.thoughts = local, thoughts
 
     def forward(self, batch: ContrastiveBatch) -> tuple[Tensor, Tensor, dict[str, Tensor]]:
-        """Return the vectors of a batch, [U, D] float32, L2-normalised; the temperature, a scalar; and by name the
-        losses that are none of vectors, scalars, weighted."""
+        """Return the vectors of a batch, [U, D] float32, L2-normalised; the temperature, a scalar; and by
+        name the losses that are none of vectors, scalars, weighted.
+
+        That of thoughts is the mean over this process's rows, in which a thought that is not taught counts 0, and one
+        of a query that several rows share counts once.
+        """
         schedule = common_schedule(batch, self._device) if self.aligned else own_schedule(batch)
         with torch.autocast(self._device.type, torch.bfloat16, enabled=self.bf16) if self.bf16 else nullcontext():
             encode = self._cached if schedule.cached else self._encoded
             encoded = _run(encode, batch.live, schedule.live) + self._frozen(batch.frozen, schedule.frozen)
-        vectors, local = (torch.cat(part) for part in zip(*encoded, strict=True))
-        own = {LOCAL: self.local * mean_of_all(local)} if self.local else {}
+        vectors, losses, local = (torch.cat(part) for part in zip(*encoded, strict=True))
+        taught = any(LABELS in chunk for chunk in batch.live)
+        own = {THOUGHTS: self.thoughts * losses.sum() / len(batch.ids)} if taught else {}
+        own |= {LOCAL: self.local * mean_of_all(local)} if self.local else {}
         return with_avoiding(vectors, batch.avoided), self.temperature(), own
 
     def _cached(self, chunk: Chunk) -> Encoded:
@@ -79,20 +92,31 @@ class BatchEncoder(nn.Module):
     def _encoded(self, chunk: Chunk, _: Tensor | None = None) -> Encoded:
         losses: list[Tensor] = [torch.empty(0, device=self._device)]
         if not self.local or self.model.token_learner is None:
-            return self.encode(chunk), losses[0]
+            return (*self._with_thoughts(chunk), losses[0])
 
         def note(learner: nn.Module, given: tuple[Any, ...], learned: Tensor) -> None:
             losses.append(local_alignment(learned, given[0]))
 
         watching = self.model.token_learner.register_forward_hook(note)
         try:
-            return self.encode(chunk), torch.cat(losses)
+            return (*self._with_thoughts(chunk), torch.cat(losses))
         finally:
             watching.remove()
 
     def encode(self, chunk: Chunk) -> Tensor:
         """Return a chunk's vectors, [B, D] float32, L2-normalised; activations stay for its gradients."""
-        return self.model(**{name: tensor.to(self._device) for name, tensor in chunk.items()})
+        return self._with_thoughts(chunk)[0]
+
+    def _with_thoughts(self, chunk: Chunk) -> tuple[Tensor, Tensor]:
+        inputs = {name: tensor.to(self._device) for name, tensor in chunk.items()}
+        labels, head = inputs.pop(LABELS, None), self.model.language_head
+        if labels is None:
+            vectors = self.model(**inputs)
+            return vectors, vectors.new_zeros(len(vectors))
+        if head is None:
+            raise ModelError("thoughts are taught to a model that was loaded without its language-model head")
+        vectors, hidden = self.model.with_hidden(**inputs)
+        return vectors, thought_losses(hidden, labels, head)
 
     @property
     def _device(self) -> torch.device:
@@ -139,5 +163,5 @@ def _run(encode: Callable[[Chunk], Encoded], chunks: Sequence[Chunk], turns: Seq
             repeated.append(encoded[0])
     for vectors in repeated:
         # with weight 0: its backward pass runs too, since the other processes wait there for this one
-        found[0] = found[0][0] + 0 * vectors.sum(), found[0][1]
+        found[0] = (found[0][0] + 0 * vectors.sum(), *found[0][1:])
     return [found[number] for number in range(len(chunks))]

@@ -20,6 +20,7 @@ from mllm_embed.model.families import family_of
 from mllm_embed.model.heads.picture_places import RUNS
 from mllm_embed.model.picture_layout import PictureLayout
 from mllm_embed.saving.settings import Settings
+from mllm_embed.thoughts.writer import ThoughtWriter
 from mllm_embed.types import Document, Item, Query
 
 from ..data import TrainingRow
@@ -125,8 +126,19 @@ class InputMaker:
     def _one(self, item: Item) -> MicroBatch:
         self.settings.prompts.task(item)  # what has no place is told before anything is made of it
         if self.item_processor is None:
-            return self._estimated(item)
-        return _processed(self.item_processor, self.config, item)
+            batch = self._estimated(item)
+        else:
+            batch = _processed(self.item_processor, self.config, item)
+        return replace(batch, length=batch.length + self._thought(item))
+
+    def _thought(self, item: Item) -> int:
+        """Return how many tokens an item's thought takes at most, with what follows it."""
+        thoughts = self.settings.thoughts
+        if thoughts is None or item.side != "query" or item.role != "composed":
+            return 0
+        if self.item_processor:
+            return ThoughtWriter(self.item_processor, thoughts).room(item)
+        return thoughts.tokens + 1 + math.ceil(len(thoughts.then) / CHARACTERS)
 
     def _estimated(self, item: Item) -> MicroBatch:
         """Return the micro-batch of `item` alone from the config."""

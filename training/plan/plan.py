@@ -189,7 +189,7 @@ def _plan_stage(
 
     stage = recipe.stages[name]
     check_optimizer(name, stage.optimizer, setting.place, recipe.deepspeed)
-    rows = _rows(stage)
+    rows = _rows(stage, recipe.thoughts is not None)
     if rows is not None:
         check_batch(name, stage, len(rows))
         rows.ask_with(make.settings.prompts)
@@ -202,13 +202,13 @@ def _plan_stage(
     return StagePlan(inputs, step, steps, stage.batch_size, stage.optimizer, moments, rows is not None, guide)
 
 
-def _rows(stage: Stage) -> StageRows | None:
+def _rows(stage: Stage, thoughts: bool) -> StageRows | None:
     """Return the stage's rows, or None where its data is not on disk (yet)."""
     from ..batch.stage_data import open_stage
 
     if not all(source.path.exists() or glob(str(source.path)) for source in stage.data):
         return None
-    return open_stage(stage)[0]
+    return open_stage(stage, thoughts)[0]
 
 
 def _steps(stage: Stage, rows: StageRows | None) -> int | None:

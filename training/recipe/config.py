@@ -10,6 +10,7 @@ from ..data.source import LocalPath
 from .run_keys import RunKeys, StageName
 from .section import Prompts, Section
 from .stage import Stage
+from .thoughts import ThoughtsSection
 from .token_learner import TokenLearnerSection
 
 
@@ -31,6 +32,10 @@ class Recipe(RunKeys):
     )
     token_learner: TokenLearnerSection | None = Field(
         default=None, description="fewer tokens of a picture, by a module that is trained with the adapter; see below"
+    )
+    thoughts: ThoughtsSection | None = Field(
+        default=None,
+        description="let the model write what a query looks for before it embeds it; see below",
     )
     preset: str | None = Field(
         default=None,
@@ -97,3 +102,18 @@ class Recipe(RunKeys):
                     "`mllm-embed-train mine` before the stage, and mined"
                 )
         return self
+
+    @model_validator(mode="after")
+    def _thoughts_have_their_queries(self) -> Recipe:
+        if self.thoughts is None:
+            return self
+        if not any({"composed", "query"} & set(stage.encoded) for stage in self.stages.values()):
+            raise ValueError("thoughts are of queries of picture and instruction, and no stage has the role composed")
+        if self.deepspeed:
+            raise ValueError("thoughts go without deepspeed, whose processes would wait for a head that some pass by")
+        return self
+
+    @property
+    def thought_tokens(self) -> int | None:
+        """The tokens of a thought at most; None where nothing thinks."""
+        return self.thoughts.tokens if self.thoughts else None

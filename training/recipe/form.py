@@ -76,7 +76,7 @@ def settings_of(recipe: Recipe, source: ModelSource, config: Any) -> Settings:
     own = {key: getattr(recipe, key) for key in ("pooling", "bidirectional", "positions", "max_tokens", "truncate")}
     given = {"prompts": prompts_of(recipe), **own}
     chosen = {key: value for key, value in given.items() if value is not None}
-    settings = limited(recipe, replace(source.settings_for(config), **chosen))
+    settings = limited(recipe, replace(source.settings_for(config), **chosen).thinking(recipe.thought_tokens))
     return with_learned_tokens(recipe, settings)
 
 

@@ -13,6 +13,7 @@ from mllm_embed.model.lora import ADAPTER_CONFIG, updated_layers
 from mllm_embed.saving.hub import small_files
 from mllm_embed.saving.settings import Settings, read_object
 
+from .config import Recipe
 from .lora import Lora
 from .run_keys import RunKeys
 
@@ -42,6 +43,16 @@ def start_of(recipe: RunKeys, source: ModelSource) -> Path | None:
                 f"lora.{key} is {asked!r:.60}, and the adapter {folder} to go on from has {there!r:.60}; leave lora out"
             )
     return folder
+
+
+def check_thoughts(recipe: Recipe, settings: Settings) -> None:
+    """Raise ConfigError for a recipe without thoughts of a model that has them."""
+    if settings.thoughts and recipe.thoughts is None:
+        tokens = settings.thoughts.tokens
+        raise ConfigError(
+            f"{recipe.adapter or recipe.model} was taught to think before it embeds, which it would lose; give "
+            f"thoughts: {{tokens: {tokens}}}"
+        )
 
 
 def _check_tower(recipe: RunKeys) -> None:

@@ -136,7 +136,8 @@ class DivergenceGuard(StepGuard):
         if bad.any():
             self.stop(f"the vectors of {_rows(bad, gathered, batch)} are not finite; look at their inputs")
         terms = ", ".join(f"{term.name} is {loss.item()}" for term, loss in losses if not torch.isfinite(loss))
-        self.stop(f"the loss of {terms} while all vectors are finite; raise temperature")
+        what = f"the loss of {terms or 'the thoughts is not finite'}"
+        self.stop(f"{what} while all vectors are finite; raise temperature")
 
 
 def first_broken(model: nn.Module) -> str | None:

@@ -17,12 +17,12 @@ from mllm_embed import MLLMEmbedder
 from mllm_embed.data.folder import FolderBenchmark
 from mllm_embed.errors import MLLMEmbedError
 from mllm_embed.saving.model_card import ModelCardInfo
-from mllm_embed.types import Item
 
 from ..batch.collator import ContrastiveCollator
 from ..batch.examples import Examples, PreparedInput, Reader
 from ..batch.handover import Handover, room_for
 from ..batch.stage_data import visited_rows
+from ..batch.thoughts import TaughtThoughts
 from ..distill.again import MiningAgain, MiningStop
 from ..distill.bank import Bank, make_bank, read_bank
 from ..distill.guide import guide_banks, guided_rows, stage_guide
@@ -157,10 +157,11 @@ class StageRun(BaseRun):
         bounds = self.stage.learn_temperature
         temperature = Temperature(self.stage.temperature, (bounds[0], bounds[1]) if bounds else None)
         aligned = bool(self.zero)  # accelerate's autocast does not reach into DeepSpeed's engine
-        learner = self.recipe.token_learner
+        learner, thoughts = self.recipe.token_learner, self.recipe.thoughts
         return BatchEncoder(
-            self.embedder.model, temperature, aligned, self.bf16 and aligned, local=learner.local if learner else 0.0
-        )
+            self.embedder.model, temperature, aligned, self.bf16 and aligned, local=learner.local if learner else 0.0,
+            thoughts=thoughts.weight if thoughts else 1.0,
+        )  # fmt: skip
 
     def _trainer(self, stopping: Stopping) -> ContrastiveTrainer:
         stage, output = self.stage, self.recipe.output
@@ -176,12 +177,8 @@ class StageRun(BaseRun):
         progress = self.rows_wait.progress
         examples = Examples(self.rows, self._reader(banks), self.seed, progress)
         self._check_shared_memory(examples)
-        collate = ContrastiveCollator(
-            self.embedder.item_processor,
-            stage.uses,
-            self.chunk_tokens(partial(self._find_chunk_tokens, examples)),
-            guide,
-        )
+        tokens = self.chunk_tokens(partial(self._find_chunk_tokens, examples))
+        collate = replace(self._collator, chunk_tokens=tokens, guide=guide)
         trainer = ContrastiveTrainer(
             model=self.encoder, args=arguments, train_dataset=examples, stage=stage, home=self.home, banks=banks,
             known=right.known, order=order,
@@ -206,8 +203,19 @@ class StageRun(BaseRun):
         keyed = list(dict.fromkeys([*stage.keyed, *stage.encoded]))
         return Reader(
             process.prepared, stage.encoded, keyed, stage.hard_negatives, held, right.key.asked, bool(stage.guide),
-            right.key, Relations.of(stage.terms),
+            right.key, Relations.of(stage.terms), self._thoughts.of if self._thoughts else None,
         )  # fmt: skip
+
+    @cached_property
+    def _thoughts(self) -> TaughtThoughts | None:
+        """The thoughts that queries are taught, if any."""
+        section, thinking = self.recipe.thoughts, self.embedder.thinking
+        return TaughtThoughts(thinking.writer, section.dropped) if section and thinking else None
+
+    @property
+    def _collator(self) -> ContrastiveCollator:
+        """What makes batches, without a limit of chunks."""
+        return ContrastiveCollator(self.embedder.item_processor, self.stage.uses, sys.maxsize, thoughts=self._thoughts)
 
     @cached_property
     def _right_answers(self) -> RightAnswers:
@@ -217,18 +225,18 @@ class StageRun(BaseRun):
 
     def _find_chunk_tokens(self, examples: Examples) -> int:
         longest = self._longest_input(examples)
-        one, two = (self.embedder.item_processor([longest] * count) for count in (1, 2))
+        one, two = (self._collator.chunk([longest] * count) for count in (1, 2))
         return find_chunk_tokens(self.encoder, one, two, self.bf16, self.stage.optimizer)
 
     def _check_shared_memory(self, examples: Examples) -> None:
         """Warn of too little room for what worker processes hand over. Raise ConfigError where they cannot start."""
         rows = len(self.stage.uses) * self.stage.batch_size // processes()
-        process, workers = self.embedder.item_processor, self.recipe.workers
-        sentence = room_for(workers, lambda: process([self._longest_input(examples)]), rows)
+        workers = self.recipe.workers
+        sentence = room_for(workers, lambda: self._collator.chunk([self._longest_input(examples)]), rows)
         if sentence and first_process():
             tqdm.write(f"warning: stage '{self.name}': {sentence}", file=sys.stderr)
 
-    def _longest_input(self, examples: Examples) -> Item:
+    def _longest_input(self, examples: Examples) -> PreparedInput:
         """Return the longest of what some rows from everywhere give to train on."""
         probed = Examples(self.rows, examples.read, self.seed)  # workers are forked from examples that none has touched
         trained = [use.role for use in self.stage.uses if not use.frozen]
@@ -239,7 +247,7 @@ class StageRun(BaseRun):
                 raise example
             for role in trained:
                 inputs += example.roles[role]
-        return max(inputs, key=lambda prepared: prepared.tokens).item
+        return max(inputs, key=lambda prepared: prepared.tokens)
 
     def _judgements(self, stopping: Stopping, arguments: TrainingArguments) -> Judgements | None:
         if self.stage.judge is None:

@@ -26,7 +26,7 @@ from ..recipe.config import Recipe
 from ..recipe.form import asked_as, form_fingerprints, guide_fingerprints, judge_fingerprints
 from ..recipe.optimizers import check_optimizer
 from ..recipe.pixels import with_pixels
-from ..recipe.start import check_space, start_of
+from ..recipe.start import check_space, check_thoughts, start_of
 from ..recipe.token_learner import add_token_learner, with_learner
 from ..report.leaks import RunRecord
 from .card import card_of
@@ -108,7 +108,7 @@ def _open_data(recipe: Recipe) -> _RunData:
     """Return the data of every stage. Raise DataError or ConfigError for some that cannot be trained on."""
     data = _RunData({}, {}, {})
     for name, stage in recipe.stages.items():
-        data.rows[name], fingerprints = open_stage(stage)
+        data.rows[name], fingerprints = open_stage(stage, recipe.thoughts is not None)
         check_batch(name, stage, len(data.rows[name]))
         data.fingerprints.update(fingerprints)
     for name, stage in recipe.stages.items():
@@ -177,8 +177,10 @@ def _load(recipe: Recipe, bf16: bool) -> tuple[MLLMEmbedder, Path | None]:
     of the adapter to go on from, whose form it has, None for a new one."""
     source = find_model(recipe.model, recipe.adapter, preset=recipe.preset)
     start = start_of(recipe, source)
+    check_thoughts(recipe, source.own_settings)
     embedder = MLLMEmbedder.from_pretrained(
         replace(source, bare=True), dtype="auto" if bf16 else "float32", quantization=recipe.quantization,
+        thoughts=recipe.thought_tokens,
         **(asked_as(recipe) | {"adapter": None, "preset": None}),
     )  # fmt: skip
     # what is saved is another adapter than the one whose form it has

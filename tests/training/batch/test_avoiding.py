@@ -63,7 +63,7 @@ def test_a_batch_contrasts_what_a_search_asks_with(embedder: MLLMEmbedder, avoid
     batch = ContrastiveCollator(embedder.item_processor, stage.uses, chunk_tokens)([read(row) for row in rows])["batch"]
     assert batch.cached == (chunk_tokens == 1) and len(batch.avoided) == len(AVOIDS)
     assert len(batch.inputs) == sum(len(chunk["input_ids"]) for chunk in batch.live) + len(AVOIDS)
-    vectors, _, _ = encoder(batch)
+    vectors, *_ = encoder(batch)
     asked = vectors[batch.places[stage.uses[0]]].detach().numpy()
     expected = embedder.encode([row.roles["composed"] for row in rows], show_progress=False)
     torch.testing.assert_close(asked, expected, atol=1e-5, rtol=0)
