@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import argparse
-import json
 import sys
 from collections.abc import Collection, Sequence
 from pathlib import Path
@@ -22,7 +21,6 @@ if TYPE_CHECKING:
     from ..store.gallery import Gallery
     from ..types import ImageLike, Query
 
-_KEPT = 100  # characters of a row's metadata in the table
 _SHOWN = 1000  # answers on a contact sheet, where they stand beside one another
 _HELP = """\
 what it does
@@ -129,6 +127,7 @@ def _run(arguments: argparse.Namespace) -> int:
     # Everything that can be wrong without a model is looked at before it is loaded.
     from ..data.picture_source import picture_folder
     from ..search.contact_sheet import check_sheet_path
+    from ..search.hits_table import hits_table
     from ..search.places import shown_place, stored_gallery
     from ..search.searcher import Searcher
 
@@ -171,7 +170,7 @@ def _run(arguments: argparse.Namespace) -> int:
     sheet = _write_sheet(arguments, hits[:_SHOWN])
     shown = f" with the first {_SHOWN:,}" if len(hits) > _SHOWN else ""
     explanation = f"\n\n{_explanation(embedder, query, hits)}" if arguments.explain else ""
-    sys.stdout.write(f"{_thought(embedder, query)}{_table(hits)}{explanation}\n\nwrote {sheet}{shown}\n")
+    sys.stdout.write(f"{_thought(embedder, query)}{hits_table(hits)}{explanation}\n\nwrote {sheet}{shown}\n")
     return 0
 
 
@@ -335,27 +334,3 @@ def _picture(hit: Hit) -> ImageLike | None:
         return None if hit.image is None else load_image(hit.image)
     except ImageError:
         return None
-
-
-def _table(hits: Sequence[Hit]) -> str:
-    """Return rank, score, id and file of each hit, and what is kept of it where anything is."""
-    width = max(len("id"), *(len(hit.id) for hit in hits))
-    files = ["in a file of rows" if isinstance(hit.image, bytes) else str(hit.image) for hit in hits]
-    room = max(map(len, files)) if any(hit.metadata for hit in hits) else 0
-    judged = any(hit.judged is not None for hit in hits)
-    head, tail = f"rank   score{'  judged' * judged}", f"  {'metadata' if room else ''}"
-    lines = [f"{head}  {'id'.ljust(width)}  {'file'.ljust(room)}{tail}".rstrip()]
-    for rank, (hit, file) in enumerate(zip(hits, files, strict=True), 1):
-        score = f"{hit.score:6.3f}" + ("" if not judged else f"{_judged(hit):>8}")
-        lines.append(f"{rank:4d}  {score}  {hit.id.ljust(width)}  {file.ljust(room)}  {_kept(hit)}".rstrip())
-    return "\n".join(lines)
-
-
-def _judged(hit: Hit) -> str:
-    return "-" if hit.judged is None else f"{hit.judged:.3f}"
-
-
-def _kept(hit: Hit) -> str:
-    """Return what is kept of a hit, as a filter would name it; a long one is cut."""
-    text = json.dumps(dict(hit.metadata), ensure_ascii=False) if hit.metadata else ""
-    return text if len(text) <= _KEPT else f"{text[: _KEPT - 3]}..."

@@ -19,7 +19,7 @@ from mllm_embed.presets import unsupported
 from mllm_embed.saving.settings import read_object
 from mllm_embed.yaml_text import read_yaml
 
-from ..recipe.token_learner import add_token_learner
+from ..recipe.trained.token_learner import add_token_learner
 
 SHAPES = Path(__file__).parents[1] / "shapes"
 

@@ -10,8 +10,8 @@ from ..data.source import LocalPath
 from .run_keys import RunKeys, StageName
 from .section import Prompts, Section
 from .stage import Stage
-from .thoughts import ThoughtsSection
-from .token_learner import TokenLearnerSection
+from .trained.thoughts import ThoughtsSection
+from .trained.token_learner import TokenLearnerSection
 
 
 class TeacherSection(Section):

@@ -22,7 +22,7 @@ from .checks import guiding_stage
 from .config import Recipe
 from .pixels import limited
 from .stage_keys.guide import Guide
-from .token_learner import with_learned_tokens
+from .trained.token_learner import with_learned_tokens
 
 GUIDE_PRESET, GUIDE_PROMPTS = "guide preset ", "guide prompts "
 """How the names of a guide's fingerprints begin."""

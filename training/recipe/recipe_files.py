@@ -17,7 +17,6 @@ from ..data.roles import ROLES
 from ..data.source import DataSource
 from .config import Recipe, TeacherSection
 from .layers import LAYER_KEYS, chain_of, find_recipe, laid_together
-from .lora import Lora
 from .reranker.recipe import RerankerSection, RerankRecipe
 from .reranker.stage import RerankStage
 from .reranker.term import RankingTerm
@@ -28,6 +27,7 @@ from .stage_keys.guide import Guide
 from .stage_keys.mine import Mine
 from .stage_keys.optimizer import Rates
 from .stage_keys.terms import Term
+from .trained.lora import Lora
 
 # what the value must be, by the first word of pydantic's type of error
 _WANTED = {

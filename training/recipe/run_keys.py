@@ -9,8 +9,8 @@ from typing import Annotated, Any, Literal
 from pydantic import AfterValidator, Field, field_validator
 
 from ..data.source import LocalPath
-from .lora import Lora
 from .section import Section
+from .trained.lora import Lora
 
 CHECKPOINTS, DATA = "checkpoints", "data"  # folders of a run beside its stages' own
 

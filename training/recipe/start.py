@@ -14,8 +14,8 @@ from mllm_embed.saving.hub import small_files
 from mllm_embed.saving.settings import Settings, read_object
 
 from .config import Recipe
-from .lora import Lora
 from .run_keys import RunKeys
+from .trained.lora import Lora
 
 # keys of the section `lora` by what peft calls them; of the others an adapter's files say which layers it is on
 _PEFT = {

@@ -10,11 +10,11 @@ from mllm_embed.saving.model_card import ModelCardInfo
 from mllm_embed.saving.versions import versions
 
 from ..recipe.config import Recipe
-from ..recipe.lora import Lora
 from ..recipe.stage import Stage
 from ..recipe.stage_keys.guide import Guide
 from ..recipe.stage_keys.terms import Term
 from ..recipe.start import trained_lora
+from ..recipe.trained.lora import Lora
 from .validation import best_folder, best_in_words, read_best
 
 _DIGITS = 12

@@ -27,7 +27,7 @@ from ..recipe.form import asked_as, form_fingerprints, guide_fingerprints, judge
 from ..recipe.optimizers import check_optimizer
 from ..recipe.pixels import with_pixels
 from ..recipe.start import check_space, check_thoughts, start_of
-from ..recipe.token_learner import add_token_learner, with_learner
+from ..recipe.trained.token_learner import add_token_learner, with_learner
 from ..report.leaks import RunRecord
 from .card import card_of
 from .run_folder import check_output, write_finished

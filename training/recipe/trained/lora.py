@@ -6,7 +6,7 @@ from typing import TYPE_CHECKING, Annotated, Any
 
 from pydantic import BeforeValidator, Field
 
-from .section import Section
+from ..section import Section
 
 if TYPE_CHECKING:
     from mllm_embed.model.lora import LoraSpec

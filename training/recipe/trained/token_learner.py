@@ -9,14 +9,14 @@ from pydantic import Field
 
 from mllm_embed.errors import ConfigError
 
-from .section import Section
+from ..section import Section
 
 if TYPE_CHECKING:
     from mllm_embed import MLLMEmbedder
     from mllm_embed.model.embedding_model import EmbeddingModel
     from mllm_embed.saving.settings import Settings
 
-    from .config import Recipe
+    from ..config import Recipe
 
 
 class TokenLearnerSection(Section):
