@@ -74,9 +74,10 @@ class RerankPrompt:
     for a mark that is missing, occurs twice or stands where it has no meaning.
     """
 
+    # the question first: what comes behind the query is computed for every candidate
     words: str = (
-        "Query: {query}\nCandidate: {candidate}\nDoes the candidate show what the query asks for? Answer with yes or "
-        "no."
+        "Does the candidate show what the query asks for? Answer with yes or no.\nQuery: {query}\n"
+        "Candidate: {candidate}"
     )
     composed: str = '{image}Modify this image with "{instruction}"'
     query_image: str = "{image}"

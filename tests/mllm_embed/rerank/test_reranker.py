@@ -17,9 +17,7 @@ from mllm_embed.errors import ConfigError, DataError, ModelError
 from mllm_embed.model.lora import LoraSpec, add_lora
 
 # a family of each way to put pictures among words
-SHARED = (
-    "llava_onevision", "idefics3", "qwen2_5_vl", "qwen3_vl", "paligemma", "gemma3", "mllama", "qwen2_5_omni_thinker",
-)  # fmt: skip
+SHARED = ("llava_onevision", "idefics3", "qwen3_vl", "paligemma", "gemma3", "mllama")
 LIST = {"words": "Which fits {query}?\n{candidates}Answer with its number.", "candidate": "{number}: {candidate}\n"}
 
 
@@ -71,8 +69,8 @@ def test_a_score_is_the_difference_of_two_logits(tiny_llava: Path) -> None:
     model.requires_grad_(False)
     one = picture(1, (32, 32))
     text = (
-        '<|user|>Query: <image>\nModify this image with "make it red"\nCandidate: <image>\n\n'
-        "Does the candidate show what the query asks for? Answer with yes or no.<|end|><|assistant|>"
+        "<|user|>Does the candidate show what the query asks for? Answer with yes or no.\n"
+        'Query: <image>\nModify this image with "make it red"\nCandidate: <image>\n<|end|><|assistant|>'
     )
     batch = processor(text=[text], images=[[one, picture(2)]], return_tensors="pt")
     logits = model(**batch).logits[0, -1]
