@@ -96,14 +96,17 @@ def _run(arguments: argparse.Namespace) -> int:
         progress=lambda text: print(text, file=sys.stderr, flush=True),
         reranker=reranker,
     )
-    written = write_methods(comparison, output, settings_of(embedder, arguments.model, arguments.adapter))
+    settings = settings_of(embedder, arguments.model, arguments.adapter)
+    if reranker is not None:
+        settings |= {"reranker": arguments.reranker, "reranker_made_by": reranker.provenance}
+    written = write_methods(comparison, output, settings)
     sys.stdout.write(f"{methods_table(comparison)}\n\nwrote {', '.join(map(str, written))}\n")
     return 0
 
 
 def _chosen(names: Sequence[str] | None, reranks: bool) -> dict[str, Method]:
     """Return the methods of these names, for None all of them, of which one needs a re-ranker. Raises ConfigError for
-    an unknown name."""
+    an unknown name, and for a re-ranker that none of them asks."""
     from ..methods import methods
     from ..methods.rerank import METHOD
 
@@ -112,7 +115,9 @@ def _chosen(names: Sequence[str] | None, reranks: bool) -> dict[str, Method]:
     if unknown:
         raise ConfigError(f"--only: there is no method '{unknown[0]}'; there are {', '.join(known)}")
     wanted = names or [name for name in known if reranks or name != METHOD.name]
-    return {name: method for name, method in known.items() if name in wanted}
+    if reranks and METHOD.name not in wanted:
+        raise ConfigError("--reranker is for the method rerank, which --only leaves out; leave out one of them")
+    return dict(filter(lambda method: method[0] in wanted, known.items()))
 
 
 def _with_settings(chosen: Mapping[str, Method], given: Sequence[str]) -> dict[str, Method]:

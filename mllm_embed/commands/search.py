@@ -250,6 +250,8 @@ def _check_numbers(arguments: argparse.Namespace) -> None:
         raise ConfigError(f"--rerank must be 0 or more, not {arguments.rerank}")
     if arguments.reranker is not None and not arguments.rerank:
         raise ConfigError("--reranker needs --rerank N: how many answers it is to put in order")
+    if arguments.rerank_weight and not arguments.rerank:
+        raise ConfigError("--rerank-weight needs --rerank N: how many answers are to be put in order")
 
 
 def _query(arguments: argparse.Namespace) -> Query:

@@ -149,9 +149,9 @@ class ItemProcessor:
         it comes here no second time."""
         return [list(map(self.resize, shown)) if self.resize else list(shown) for shown in pictures]
 
-    def prepared(self, item: Item) -> tuple[Item, int]:
+    def prepared(self, item: Item, room: int = 0) -> tuple[Item, int]:
         """Return the item with its pictures decoded, at their own size, and its words within the limit, and how many
-        tokens it takes.
+        tokens it takes. `room` is how many more are to fit into the limit behind it.
 
         Raises ImageError for an unreadable picture, DataError for one that this model cannot take and for an input of
         more tokens than the limit.
@@ -164,7 +164,7 @@ class ItemProcessor:
             more = self.more_tokens(prompt, tuple(picture.size for picture in pictures))
         except DataError as error:
             raise self._named([item], [prompt.text], [pictures]) or error from error
-        item, prompt = self.lengths.fitted(item, prompt, more)
+        item, prompt = self.lengths.fitted(item, prompt, more + room)
         return (replace(item, image=pictures) if pictures else item), len(prompt.tokens) + more
 
     def more_tokens(self, prompt: FilledPrompt, sizes: tuple[tuple[int, int], ...]) -> int:

@@ -108,6 +108,13 @@ class EmbeddingModel(nn.Module):
         return self.states_width if self.projection is None else self.projection.out_features
 
     @property
+    def speaks_by_embeddings(self) -> bool:
+        """Whether the head, of a model that has one, is the matrix of its embeddings."""
+        base: Any = self.base
+        head = self.language_head
+        return head is not None and head.weight is base.get_input_embeddings().weight
+
+    @property
     def adapted(self) -> bool:
         """Whether the backbone has an adapter."""
         return hasattr(self.backbone, "peft_config")

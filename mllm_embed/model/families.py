@@ -172,7 +172,7 @@ def _ordinary(config: Any) -> Family:
         ),
         tower_width="embed_dim" if _holds(config, "vision_config.embed_dim") else "hidden_size",
         keeps_layers=_holds(config, "vision_feature_layer"),
-        compresses=not deep,
+        compresses=tested and not deep,
     )
 
 

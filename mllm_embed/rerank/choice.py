@@ -6,6 +6,7 @@ from pathlib import Path
 
 from ..encode.embedder import MLLMEmbedder
 from ..model.lora import ADAPTER_CONFIG
+from ..model.quantization import quantization_of
 from ..saving.base_lookup import base_of
 from ..saving.hub import small_files
 from .reranker import Reranker
@@ -15,12 +16,13 @@ def reranker_for(name: str, embedder: MLLMEmbedder) -> Reranker:
     """Return the re-ranker in a folder or of a hub id.
 
     An adapter of the embedder's own base, which is still apart, shares its weights. Any other is loaded in the
-    embedder's number format and on its device. Raises as `Reranker.from_pretrained`.
+    embedder's number format, quantised as it is, and on its device. Raises as `Reranker.from_pretrained`.
     """
     folder = small_files(name)
     if (Path(folder) / ADAPTER_CONFIG).is_file() and _shares(folder, embedder):
         return Reranker.beside(embedder, name)
-    return Reranker.from_pretrained(name, dtype=embedder.dtype, device=embedder.device)
+    quantization = quantization_of(embedder.model.base)
+    return Reranker.from_pretrained(name, dtype=embedder.dtype, quantization=quantization, device=embedder.device)
 
 
 def _shares(folder: str, embedder: MLLMEmbedder) -> bool:

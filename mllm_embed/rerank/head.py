@@ -42,7 +42,9 @@ class WordLogits(nn.Module):
 
     def forward(self, states: Tensor) -> Tensor:
         """Return [B, n] float32 for states [B, H] after the final norm."""
-        logits = states.float() @ self.weight.T + self.bias
+        # a margin is the small difference of two logits: autocast would round both to half precision
+        with torch.autocast(states.device.type, enabled=False):
+            logits = states.float() @ self.weight.T + self.bias
         return logits if self.cap is None else self.cap * torch.tanh(logits / self.cap)
 
 

@@ -64,15 +64,32 @@ def margins(
     Raises what `PairProcessor.batch` does, ModelError for a model that makes NaN of a pair.
     """
     model.eval()
-    judging = _Judging(model, pairs, lists, tokens_of(batch_size))
+    pieces = list(_pieces(lists, batch_size))
+    judging = _Judging(model, pairs, [piece.listed for piece in pieces], tokens_of(batch_size))
     found: list[list[float]] = [[0.0] * len(candidates) for _, candidates in lists]
-    for group in _groups(lists, batch_size):
+    for group in _groups(judging.lists, batch_size):
         splits = {at: judging.split(at) if share else None for at in group}
         for placed, scores in judging.of(splits):
             for (at, number), score in zip(placed, _finite(scores), strict=True):
-                found[at][number] = score
+                found[pieces[at].of][pieces[at].start + number] = score
             bar.update(len(placed))
     return found
+
+
+@dataclass(frozen=True)
+class _Piece:
+    """A query with some of its candidates: those of list `of`, from `start` on."""
+
+    of: int
+    start: int
+    listed: Listed
+
+
+def _pieces(lists: Sequence[Listed], batch_size: int) -> Iterator[_Piece]:
+    """Yield lists in pieces of at most so many candidates, whose pictures are in memory together."""
+    for at, (query, candidates) in enumerate(lists):
+        for start in range(0, len(candidates), batch_size):
+            yield _Piece(at, start, (query, candidates[start : start + batch_size]))
 
 
 def _groups(lists: Sequence[Listed], batch_size: int) -> Iterator[list[int]]:

@@ -68,7 +68,7 @@ def find_reranker(
     folder, base, base_revision, has_adapter = places(os.fspath(model), adapter, revision)
     if has_adapter:
         check_files(folder, os.fspath(adapter or model))
-        _check_kind(folder)
+    _check_kind(folder)
     unsupported.check_config(base, read_config(base, base_revision))
     saved = read_reranker(folder)
     found = _preset(None if preset is None else reranker_preset(preset), saved, folder, (adapter or model, base))
@@ -97,9 +97,9 @@ def _preset(
 
 
 def _check_kind(folder: str) -> None:
-    """Raise ModelError for the adapter of an embedder."""
+    """Raise ModelError for an embedder, its adapter or the whole of it."""
     if (Path(folder) / SETTINGS_FILE).is_file():
         raise ModelError(
-            f"{folder} holds an embedder's adapter, which was not trained to judge; give a re-ranker's, whose folder "
-            f"has {RERANKER_FILE}"
+            f"{folder} holds an embedder, which was not trained to judge; give a re-ranker's folder, which has "
+            f"{RERANKER_FILE}, or a base model"
         )

@@ -13,7 +13,7 @@ from dataclasses import replace
 from pathlib import Path
 from typing import Any, BinaryIO
 
-from ..errors import ModelError
+from ..errors import ConfigError, ModelError
 from ..files import atomic_folder, write_json
 from ..model.embedding_model import EmbeddingModel
 from ..model.heads.files import Heads, heads_identity, write_heads
@@ -116,12 +116,17 @@ def save(
 
     A merged model is a stock Hugging Face folder: AutoModel and AutoProcessor load it. `card` is what the model card
     says beyond the files. Raises ModelError, and writes nothing, where that would replace a file, a folder that holds
-    something else, or the adapter's own base.
+    something else, or the adapter's own base; ConfigError for a whole model that thinks by a head of its own.
     """
     info, base = ModelCardInfo.of(card), settings.base
     public = not settings.base_is_folder
     old = of_these_weights(settings.card, model.adapted)
     as_adapter = model.adapted and not merge
+    if settings.thoughts and not as_adapter and not model.speaks_by_embeddings:
+        raise ConfigError(
+            "a whole model is saved without its head, by which this one thinks: save the adapter, or load the model "
+            "with thoughts=0"
+        )
     check_target(Path(path), Path(base) if as_adapter and base else None)
     with atomic_folder(path) as folder, _stock_config(model):
         if as_adapter:

@@ -16,7 +16,9 @@ from ..model.lora import ADAPTER_CONFIG, ADAPTER_WEIGHTS
 from .settings import SETTINGS_FILE
 
 # An earlier push may have left files of the other form: a whole model beside an adapter would be read as both.
-STALE = ["*.safetensors", "*.safetensors.index.json", ADAPTER_CONFIG, CONFIG_FILE, "generation_config.json"]
+STALE = [
+    "*.safetensors", "*.safetensors.index.json", ADAPTER_CONFIG, CONFIG_FILE, "generation_config.json", *HEAD_FILES
+]  # fmt: skip
 SMALL = ["*.json", "*.jinja", "*.md", "*.txt", "*.model", ADAPTER_WEIGHTS, *HEAD_FILES]
 
 

@@ -2,10 +2,12 @@
 
 from __future__ import annotations
 
+import math
 from collections.abc import Sequence
 from dataclasses import replace
 from typing import TYPE_CHECKING, Any, Protocol
 
+from ..errors import ConfigError
 from ..types import Document, Item
 
 if TYPE_CHECKING:
@@ -27,8 +29,11 @@ def reranked(judge: Judge, query: Item, hits: Sequence[Hit], depth: int = DEPTH,
 
     Their `judged` is its score; `score` stays that of the search, which counts `weight` times beside it (LamRA, arXiv
     2412.01720, adds the two: 1, of a judge whose scores are probabilities). Equal ones keep the search's order. Hits
-    whose picture is not known stay behind those that were judged. Raises what the judge does.
+    whose picture is not known stay behind those that were judged. Raises what the judge does, ConfigError for a depth
+    below 0 and a weight that is no finite number.
     """
+    if depth < 0 or not math.isfinite(weight):
+        raise ConfigError(f"depth must be 0 or more and weight a finite number, not {depth} and {weight}")
     shown = [hit for hit in hits[:depth] if hit.image is not None]
     unseen = [hit for hit in hits[:depth] if hit.image is None]
     scores = judge.scores(query, [Document(image=hit.image) for hit in shown]) if shown else []

@@ -35,7 +35,7 @@ from .kept.changes import Revalued, Values, check_given
 from .kept.listed import ListedValues
 from .plans import Plan, claim, own_first
 from .shard_plan import opened, plan_work
-from .shard_rows import check_finite, read_rows
+from .shard_rows import check_finite, check_listed_thoughts, read_rows
 from .vector_store import VectorStore
 
 UNREADABLE = "unreadable.jsonl"
@@ -156,6 +156,7 @@ class _Call:
         if (self.path / MANIFEST).is_file():  # takes long, so that it is not done while others wait
             rows = tqdm(range(len(self.listing)), desc="comparing", unit="row", disable=_hide(self.show_progress))
             store = opened(self.path, self.embedder, self.dtype)
+            check_listed_thoughts(store, self.embedder.provenance, self.listing)
             survey(store, self.contents, rows)
             check_given(store, self.values.of(tuple(dict.fromkeys((*store.kept, *self.keep)))))
         while True:

@@ -2,7 +2,8 @@
 
 from __future__ import annotations
 
-from collections.abc import Mapping, Sequence
+from collections.abc import Iterator, Mapping, Sequence
+from contextlib import suppress
 from dataclasses import dataclass, field
 from typing import Any
 
@@ -12,8 +13,10 @@ from tqdm import tqdm
 from ..data.digest import item_digest
 from ..data.sources import Listing
 from ..errors import DataError, ImageError, ModelError
+from ..saving.provenance import THOUGHTS, check_thoughts
 from ..types import Item
 from .freshness import Contents
+from .vector_store import VectorStore
 
 
 @dataclass
@@ -75,3 +78,19 @@ def check_finite(vectors: np.ndarray, shard: ShardRows, listing: Listing) -> Non
             f"the vector of {listing.where(shard.read[bad[0]])} holds NaN: nothing can be near it; mend the model, or "
             "try --dtype float32"
         )
+
+
+def check_listed_thoughts(store: VectorStore, now: Mapping[str, Any], listing: Listing) -> None:
+    """Raise ConfigError where a listing has composed queries, and those of the store were made with other thoughts.
+
+    `now` is the provenance of the model; the rows are read where the two differ alone.
+    """
+    if store.provenance.get(THOUGHTS) != now.get(THOUGHTS):
+        check_thoughts(store.provenance, now, _readable(listing), store.folder)
+
+
+def _readable(listing: Listing) -> Iterator[Item]:
+    """Yield the items of all rows that can be read."""
+    for row in range(len(listing)):
+        with suppress(DataError, ImageError):
+            yield listing.read(row)[0]

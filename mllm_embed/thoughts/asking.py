@@ -78,7 +78,8 @@ class ThinksFirst:
 
         Raises as `encode`.
         """
-        prepared, _ = self.item_processor.prepared(item)
+        room = self.thinking.writer.room(item) if self.thinking else 0
+        prepared, _ = self.item_processor.prepared(item, room)
         if self.thinking is None or not self.thinking.thinks(item):
             return self.item_processor([prepared])
         thoughts = self.execute(self.plan([item]), show_progress=False).thoughts

@@ -7,6 +7,8 @@ import sys
 from pathlib import Path
 from typing import Any
 
+from mllm_embed.errors import ConfigError
+
 from .recipe_options import add_help_with_keys, add_recipe_options, read_any_recipe
 
 _HELP = """\
@@ -50,6 +52,10 @@ def _run(arguments: argparse.Namespace) -> int:
     try:
         if isinstance(recipe, Recipe):
             run_recipe(recipe, strict=arguments.strict)
+        elif arguments.strict:
+            raise ConfigError(
+                "--strict looks for leaks into a validation, which a re-ranker's recipe has not; leave it out"
+            )
         else:
             run_rerank(recipe)
     except Stopped:

@@ -24,6 +24,7 @@ from tqdm import tqdm
 from mllm_embed import Reranker
 from mllm_embed.errors import ConfigError, DataError, ImageError, ModelError, reason
 from mllm_embed.files import atomic_file, check_space
+from mllm_embed.inputs.pairs.prompt import RerankPrompt
 from mllm_embed.saving.provenance import changes
 from mllm_embed.types import Item
 
@@ -50,6 +51,11 @@ class Judge(Protocol):
     @property
     def provenance(self) -> dict[str, Any]:
         """What tells its scores from others'."""
+        ...
+
+    @property
+    def prompt(self) -> RerankPrompt:
+        """How it is asked: a query with a task that has no place there is refused."""
         ...
 
     def scores_of(
@@ -126,7 +132,10 @@ def stage_judgements(
     def load() -> Judge:
         with loaded_whole(zero):
             return Reranker.from_pretrained(
-                own.model or recipe.model, adapter=own.adapter, dtype="auto" if bf16 else "float32"
+                own.model or recipe.model,
+                adapter=own.adapter,
+                dtype="auto" if bf16 else "float32",
+                quantization=recipe.quantization,
             )
 
     lists = Lists(rows, [term for term in stage.terms if term.judged], stage.hard_negatives, key)
@@ -138,6 +147,10 @@ def stage_judgements(
 
 def _tell_lost(name: str, found: Judgements) -> None:
     lost = int(found.scores.isnan().sum())
+    if lost and lost == len(found.pairs):
+        raise DataError(
+            f"stage '{name}': the judge can read none of its {lost:,} pairs; look at their pictures and words"
+        )
     if lost and world()[0] == 0:
         tqdm.write(f"{name}  {lost:,} of {len(found.pairs):,} pairs cannot be judged, and are left out of the lists")
 
@@ -247,6 +260,8 @@ def _judged(lists: Lists, block: Sequence[int], known: Judgements, judge: Judge)
     """Return the keys [P] int64 of a block's pairs and what a re-ranker says of them, [P] float32."""
     asked = [found for index in block for found in lists.questions(index, known)]
     questions = [question for question, _ in asked]
+    for query, _ in questions:  # or each pair would count as one that cannot be read
+        judge.prompt.task_of(query)
     scores = _scores(judge, questions)
     keys = [keys for _, keys in asked]
     empty = Judgements.none()

@@ -78,8 +78,8 @@ class BatchEncoder(nn.Module):
             encode = self._cached if schedule.cached else self._encoded
             encoded = _run(encode, batch.live, schedule.live) + self._frozen(batch.frozen, schedule.frozen)
         vectors, losses, local = (torch.cat(part) for part in zip(*encoded, strict=True))
-        taught = any(LABELS in chunk for chunk in batch.live)
-        own = {THOUGHTS: self.thoughts * losses.sum() / len(batch.ids)} if taught else {}
+        # also where nothing in this process's batch thinks: all processes log the same figures
+        own = {THOUGHTS: self.thoughts * losses.sum() / len(batch.ids)} if self.thoughts else {}
         own |= {LOCAL: self.local * mean_of_all(local)} if self.local else {}
         return with_avoiding(vectors, batch.avoided), self.temperature(), own
 

@@ -11,11 +11,14 @@ from typing import Any
 from transformers import set_seed
 
 from mllm_embed.encode.model_source import ModelSource, places
-from mllm_embed.errors import ConfigError
+from mllm_embed.errors import ConfigError, ModelError
+from mllm_embed.inputs.pairs.prompt import RerankPrompt
 from mllm_embed.inputs.resize import with_picture_settings
 from mllm_embed.model.lora import add_lora, load_adapter
 from mllm_embed.rerank.reranker import Reranker
+from mllm_embed.rerank.source import find_reranker
 from mllm_embed.saving.reranker_settings import read_reranker
+from mllm_embed.saving.settings import read_settings
 
 from ..batch.stage_data import StageRows, open_stage
 from ..recipe.checks import check_batch, first_process
@@ -78,14 +81,58 @@ def _loaded(recipe: RerankRecipe, bf16: bool) -> tuple[Reranker, Path | None]:
     reranker = Reranker.from_pretrained(
         base, prompt=prompt, dtype="auto" if bf16 else "float32", quantization=recipe.quantization, revision=revision
     )
-    if any("listwise" in stage.weights for stage in recipe.stages.values()) and reranker.prompt.list is None:
-        raise ConfigError("a stage has a listwise term, and the re-ranker's prompt has no `list`; give reranker.prompt")
+    if saved:
+        reranker = _read_as_saved(recipe, reranker)
+    elif start:
+        _check_embedder(start, reranker.settings.reading.base_fingerprint)
+    _check_lists(recipe, reranker.prompt)
     try:
         reranker.model.model.set_attention(recipe.attention)
     except (ImportError, ValueError) as error:
         reason = str(error).strip().splitlines()[0]
         raise ConfigError(f"attention: '{recipe.attention}' does not work here ({reason})") from error
     return _limited(recipe, reranker), start
+
+
+def _read_as_saved(recipe: RerankRecipe, reranker: Reranker) -> Reranker:
+    """Return a bare re-ranker that reads pictures and tokens as the one to go on from was saved to.
+
+    Raise ModelError for one of another base.
+    """
+    source = find_reranker(recipe.model, recipe.adapter)
+    model, prompt = reranker.model.model, reranker.prompt
+    settings = source.settings(model.base.config).asked(prompt)
+    reading = replace(settings.reading, adapter=None, adapter_settings=None)  # what is saved is another adapter
+    model.positions = reading.positions
+    return Reranker(reranker.model, source.parts.processor(model.backbone), replace(settings, reading=reading))
+
+
+def _check_embedder(start: Path, base: str | None) -> None:
+    """Raise ModelError for an embedder's adapter of another base, and for one that reads fewer tokens of a picture."""
+    own = read_settings(start)
+    if own and own.base_fingerprint and own.base_fingerprint != base:
+        raise ModelError(f"the adapter {start} was trained on another base ({own.base}); give that one as model")
+    if own and own.picture_tokens:
+        raise ModelError(
+            f"the adapter {start} was trained on {own.picture_tokens} tokens a picture, and a re-ranker reads all; "
+            "go on from another, or from none"
+        )
+
+
+def _check_lists(recipe: RerankRecipe, prompt: RerankPrompt) -> None:
+    """Raise ConfigError where a prompt has no form of lists for a listwise term, or too few labels."""
+    for name, stage in recipe.stages.items():
+        if "listwise" not in stage.weights:
+            continue
+        if prompt.list is None:
+            raise ConfigError(
+                f"stage '{name}' has a listwise term, and the re-ranker's prompt has no `list`; give reranker.prompt"
+            )
+        if stage.candidates > prompt.list.most:
+            raise ConfigError(
+                f"stage '{name}': candidates {stage.candidates} are more than the prompt's list.most, "
+                f"{prompt.list.most}; lower the one or raise the other"
+            )
 
 
 def _limited(recipe: RerankRecipe, reranker: Reranker) -> Reranker:

@@ -17,6 +17,7 @@ from mllm_embed import MLLMEmbedder
 from mllm_embed.data.folder import FolderBenchmark
 from mllm_embed.errors import MLLMEmbedError
 from mllm_embed.saving.model_card import ModelCardInfo
+from mllm_embed.types import Item
 
 from ..batch.collator import ContrastiveCollator
 from ..batch.examples import Examples, PreparedInput, Reader
@@ -194,15 +195,20 @@ class StageRun(BaseRun):
         trainer.remove_callback(PrinterCallback)
         return trainer
 
+    def _prepared(self, item: Item) -> tuple[Item, int]:
+        """Return what the processor prepares, with room for the thought of a query that is taught one."""
+        room = self._thoughts.writer.room(item) if self._thoughts else 0
+        return self.embedder.item_processor.prepared(item, room)
+
     def _reader(self, banks: dict[str, Bank]) -> Reader:
-        stage, process = self.stage, self.embedder.item_processor
+        stage = self.stage
         # a row whose answer, or whose query that is taught, could not be read for the bank cannot be trained on
         held = [(term.positive[0], banks[term.name].inputs.numpy()) for term in stage.terms if term.uses_bank]
         held += [(term.query[0], banks[term.name].asks.numpy()) for term in stage.terms if term.taught]
         right = self._right_answers
         keyed = list(dict.fromkeys([*stage.keyed, *stage.encoded]))
         return Reader(
-            process.prepared, stage.encoded, keyed, stage.hard_negatives, held, right.key.asked, bool(stage.guide),
+            self._prepared, stage.encoded, keyed, stage.hard_negatives, held, right.key.asked, bool(stage.guide),
             right.key, Relations.of(stage.terms), self._thoughts.of if self._thoughts else None,
         )  # fmt: skip
 

@@ -9,6 +9,8 @@ from typing import Any
 import torch
 from torch import Tensor, nn
 
+from mllm_embed.errors import DataError
+
 from ..batch.collator import ContrastiveBatch
 from ..distill.bank import Bank
 from ..distill.judgements import Judgements, judged_lists
@@ -24,6 +26,16 @@ from ..recipe.stage_keys.terms import Term
 from .divergence import DivergenceGuard
 from .stage.stage_trainer import StageTrainer
 from .throughput import mean_cosine
+
+
+def check_taught_rows(batch: ContrastiveBatch) -> None:
+    """Raise DataError for rows of which a query avoids something, where queries are distilled: what is searched with is
+    turned away from the teacher's vector of these words, and the student has none of them."""
+    if len(batch.avoided):
+        raise DataError(
+            f"of rows {', '.join(batch.ids[:5])} and more some avoid something, and a query encoder that is distilled "
+            "reads no words alone; leave out the column `avoid`"
+        )
 
 
 class ContrastiveTrainer(StageTrainer):
@@ -117,6 +129,7 @@ class ContrastiveTrainer(StageTrainer):
         asks, answers = (batch.keys[role].to(vectors.device) for role in (term.query[0], term.positive[0]))
         rows = bank.rows(answers)
         if term.taught:
+            check_taught_rows(batch)
             return distil(queries, bank.teacher_vectors(asks), bank.vectors, rows, options.temperature)
         right = self._right_for(term, gathered, batch) or (asks, answers)
         guided, spared = self._guided_bank(term, gathered, batch, rows)

@@ -149,9 +149,12 @@ class RerankPrompt:
         return query.task
 
     def to_dict(self) -> dict[str, Any]:
-        """Return the prompt as plain JSON: what is not as by default, and always its words."""
+        """Return the prompt as plain JSON: all that is asked and answered, and of the frame what is not as by default.
+
+        So what is saved is asked as it was trained, whatever a later version has as its defaults.
+        """
         values = json.loads(json.dumps(asdict(self)))
-        return {key: value for key, value in values.items() if key == "words" or value != _DEFAULTS[key]}
+        return {key: value for key, value in values.items() if key in _ALWAYS or value != _DEFAULTS[key]}
 
     @classmethod
     def from_dict(cls, values: Mapping[str, Any]) -> RerankPrompt:
@@ -177,6 +180,7 @@ _MARKS = (QUERY, CANDIDATE, CANDIDATES, NUMBER, TEXT, INSTRUCTION, TASK, IMAGE, 
 _DEFAULTS = {
     field.name: json.loads(json.dumps(field.default)) for field in fields(RerankPrompt) if field.default is not MISSING
 }
+_ALWAYS = ("words", *_FORMS, "yes", "no", "score")
 _BOOLEANS, _MAY_LACK = ("generation_prompt", "strip"), ("picture", "list")
 
 
@@ -223,13 +227,16 @@ def _check_marks_around(prompt: RerankPrompt, template: str) -> None:
 def _words(name: str, given: Any) -> tuple[str, ...]:
     """Return the words of an answer. Raises ConfigError for anything but words."""
     words = (given,) if isinstance(given, str) else given
-    if not isinstance(words, list | tuple) or not words or not all(isinstance(word, str) and word for word in words):
+    said = isinstance(words, list | tuple) and all(isinstance(word, str) and word.strip() for word in words)
+    if not said or not words:
         raise ConfigError(f"re-ranker's prompt: {name} is a word or a list of words, not {given!r:.60}")
     return tuple(words)
 
 
 def _of_keys(kind: Any, values: Mapping[str, Any], where: str = "") -> Any:
     """Return a prompt of keys with values. Raises ConfigError, by the key, for what it has not or cannot have."""
+    if not isinstance(values, Mapping):
+        raise ConfigError(f"re-ranker's prompt: give keys with values, not {values!r:.60}")
     known = [field.name for field in fields(kind)]
     for key, value in values.items():
         if key not in known:

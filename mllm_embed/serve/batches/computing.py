@@ -138,7 +138,9 @@ class Computing:
         if truncate not in self._views:
             own = self._embedder
             settings = own.settings.limited(None, truncate)
-            self._views[truncate] = MLLMEmbedder(own.model, own.processor, settings, own.dim, own.preset)
+            view = MLLMEmbedder(own.model, own.processor, settings, own.dim, own.preset)
+            view.thought_cache = own.thought_cache
+            self._views[truncate] = view
         return self._views[truncate]
 
     def _without(self, error: Exception) -> Computed:

@@ -58,9 +58,10 @@ class Speaker:
             message = "a picture of an answer cannot be read any more: ask for fewer, or leave it out"
             raise Refusal(422, message, field="rerank") from error
         except DataError as error:
-            raise Refusal(422, "the re-ranker cannot be asked so: leave out task or rerank", field="rerank") from error
+            message = "the re-ranker cannot be asked so: leave out task, shorten the words, or leave out rerank"
+            raise Refusal(422, message, field="rerank") from error
         except ModelError as error:
-            message = "this model has no words for yes and no, and cannot judge answers"
+            message = "this model cannot judge answers: it has no words for yes and no, or makes NaN of a pair"
             raise Refusal(422, message, field="rerank") from error
 
     async def _ready(self, kind: type[_Speaks]) -> _Speaks:

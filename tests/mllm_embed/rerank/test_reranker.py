@@ -15,6 +15,7 @@ from mllm_embed import Document, MLLMEmbedder, Query, Reranker, Searcher
 from mllm_embed.cli import main
 from mllm_embed.errors import ConfigError, DataError, ModelError
 from mllm_embed.model.lora import LoraSpec, add_lora
+from mllm_embed.rerank.head import WordLogits
 
 # a family of each way to put pictures among words
 SHARED = ("llava_onevision", "idefics3", "qwen3_vl", "paligemma", "gemma3", "mllama")
@@ -146,7 +147,7 @@ def test_both_forms_of_saving_give_the_same_scores(tiny_llava: Path, adapter: Pa
 def test_what_is_no_re_ranker_is_refused(
     tiny_llava: Path, other_llava: Path, saved_models: dict[str, Path], adapter: Path
 ) -> None:
-    with pytest.raises(ModelError, match="an embedder's adapter"):
+    with pytest.raises(ModelError, match="holds an embedder"):
         load(tiny_llava, adapter=saved_models["adapter"])
     with pytest.raises(ModelError, match="another base"):
         load(other_llava, adapter=adapter)
@@ -213,3 +214,27 @@ def test_a_search_asks_it_about_the_first_answers(
     assert main([*command, "--rerank", "4"]) == 0
     assert [line.split()[3] for line in capsys.readouterr().out.splitlines()[1:4]] == wanted[:3]
     assert main(command) == 2 and "--rerank N" in capsys.readouterr().err
+
+
+def test_a_long_list_is_judged_in_pieces(tiny_llava: Path) -> None:
+    reranker, candidates = load(tiny_llava), [picture(seed) for seed in range(7)]
+    query, seen = Query(image=picture(9), instruction="make it red"), []
+    with pytest.MonkeyPatch.context() as patch:
+        shared = type(reranker.model).shared
+        patch.setattr(type(reranker.model), "shared", lambda self, batch: seen.append(batch) or shared(self, batch))
+        found = reranker.scores(query, candidates, batch_size=3)
+    assert [sum(len(part.rows) for part in batch.suffixes) for batch in seen] == [3, 3]  # and one alone
+    assert found == pytest.approx(reranker.scores(query, candidates), abs=2e-5)
+
+
+def test_a_whole_embedder_is_no_re_ranker(tiny_llava: Path, tmp_path: Path) -> None:
+    MLLMEmbedder.from_pretrained(tiny_llava).save_pretrained(tmp_path / "whole")
+    with pytest.raises(ModelError, match="holds an embedder, which was not trained to judge"):
+        load(tmp_path / "whole")
+
+
+def test_logits_are_not_rounded_by_autocast() -> None:
+    words, states = WordLogits(torch.randn(2, 64)), torch.randn(3, 64)
+    expected = states @ words.weight.T
+    with torch.autocast("cpu", torch.bfloat16):
+        assert torch.equal(words(states), expected)

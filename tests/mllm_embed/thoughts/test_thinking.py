@@ -164,3 +164,21 @@ def test_a_thought_that_is_taught_holds_no_mark(tiny_llava: Path) -> None:
         for batch in (ended.item_processor(queries()[:1]), ended.thinking.recalled(queries()[:1], [()]))
     )
     assert row == [*plain[:-1], *writer.suffix, plain[-1]]
+
+
+def test_a_store_of_queries_takes_none_with_other_thoughts(tiny_llava: Path, data: Path, tmp_path: Path) -> None:
+    (tmp_path / "queries.jsonl").write_text(
+        json.dumps({"id": "a", "image": str(data / "images/0.png"), "instruction": "make it blue"}) + "\n"
+    )
+    call = ["encode", str(tmp_path / "queries.jsonl"), "--model", str(tiny_llava), "--output", str(tmp_path / "store")]
+    assert main([*call, "--thoughts", "4"]) == 0
+    assert main([*call, "--thoughts", "4"]) == 0
+    assert main([*call, "--thoughts", "0"]) == 2
+
+
+def test_the_input_of_a_query_leaves_room_for_its_thought(tiny_llava: Path) -> None:
+    query = queries()[2]
+    thinker = MLLMEmbedder.from_pretrained(tiny_llava, dtype="float32", thoughts=MOST, max_tokens=70, truncate=True)
+    with torch.inference_mode():
+        own = thinker.model(**thinker.model_input(query))
+    assert own[0].numpy() == pytest.approx(thinker.encode([query])[0], abs=1e-5)

@@ -11,7 +11,7 @@ import torch
 from PIL import Image
 
 from mllm_embed import DataFolder, Document, MLLMEmbedder, Reranker
-from mllm_embed.errors import ConfigError
+from mllm_embed.errors import ConfigError, DataError
 from mllm_embed.training.data.folder import read_rows
 from mllm_embed.training.distill import judgements
 from mllm_embed.training.false_negatives.keys import ItemKeys, as_told
@@ -131,3 +131,10 @@ def test_other_judgements_and_lists_that_change_are_refused(
         with pytest.raises(ValueError, match=message):
             _recipe(tiny_llava, listed, tmp_path / "run", **stage)
     assert Document(text="a").key != Document(text="b").key
+
+
+def test_a_task_that_a_judge_has_no_place_for_is_told(tiny_llava: Path, listed: Path, tmp_path: Path) -> None:
+    prompts = {"image": "x", "composed": "{task} {instruction}", "text": "{text}"}
+    recipe = _recipe(tiny_llava, listed, tmp_path / "run", query_task="Find the picture.")
+    with pytest.raises(DataError, match="re-ranker's prompt has no place for the task 'Find the picture.'"):
+        run_recipe(recipe.model_copy(update={"prompts": prompts}))

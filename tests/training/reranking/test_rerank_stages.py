@@ -121,3 +121,26 @@ def test_negatives_that_no_row_brings_are_told(recipe: Callable[..., Path]) -> N
 def test_other_commands_say_that_it_is_no_embedder(recipe: Callable[..., Path]) -> None:
     with pytest.raises(ConfigError, match="trains a re-ranker, which `mllm-embed-train run` and `show` take"):
         load_recipe(recipe())
+
+
+def test_it_goes_on_from_a_re_ranker_that_reads_as_it_did(
+    recipe: Callable[..., Path], tiny_llava: Path, other_llava: Path, tmp_path: Path
+) -> None:
+    first = run_rerank(load_any(recipe(steps=1), ["max_tokens=900", "jpeg_side=300"]))
+    path = recipe(steps=1)
+    values = yaml.safe_load(path.read_text())
+    del values["lora"]  # nothing is said of the layers, nor of the prompt
+    path.write_text(yaml.safe_dump(values | {"reranker": {}}))
+    keys = [f"model={tiny_llava}", f"adapter={first}", f"output={tmp_path / 'more'}"]
+    more = Reranker.from_pretrained(tiny_llava, adapter=run_rerank(load_any(path, keys)))
+    before = Reranker.from_pretrained(tiny_llava, adapter=first)
+    assert more.prompt == before.prompt and before.settings.reading.max_tokens == 900
+    assert (more.settings.reading.max_tokens, more.settings.reading.jpeg_side) == (900, 300)
+    keys[0] = f"model={other_llava}"
+    with pytest.raises(ModelError, match="was trained on another base"):
+        run_rerank(load_any(path, keys))
+
+
+def test_more_candidates_than_labels_are_told(recipe: Callable[..., Path]) -> None:
+    with pytest.raises(ConfigError, match="stage 'rerank': candidates 6 are more than the prompt's list.most, 4"):
+        run_rerank(load_any(recipe(candidates=6)))

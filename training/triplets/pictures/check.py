@@ -13,7 +13,7 @@ import numpy as np
 from mllm_embed.errors import ConfigError
 from mllm_embed.generate.answer_cache import REFUSED, CachedAnswer, cache_key
 from mllm_embed.generate.rerank import EDITED
-from mllm_embed.saving.provenance import SPACE_FIELDS, VECTOR_FIELDS, check_same
+from mllm_embed.saving.provenance import SPACE_FIELDS, VECTOR_FIELDS, check_same, facts
 from mllm_embed.store.gallery import StoreGallery
 from mllm_embed.types import Query
 
@@ -101,7 +101,7 @@ class EmbedderCheck:
         check_same(gallery.provenance, embedder.provenance, SPACE_FIELDS, gallery.store.folder)
         self._embedder, self._gallery, self._pictures = embedder, gallery, pictures
         self._top, self._margin, self._ceiling, self._batch = top, margin, ceiling, batch_size
-        made_by = {name: embedder.provenance[name] for name in VECTOR_FIELDS}
+        made_by = facts(embedder.provenance, VECTOR_FIELDS)
         self.name, self.cure = "checking", "see to the pictures"
         self.identity = {"check": "embedder", "model": made_by, "store": gallery.store.fingerprint, "top": top}
 
