@@ -36,7 +36,8 @@ def reranked(judge: Judge, query: Item, hits: Sequence[Hit], depth: int = DEPTH,
         raise ConfigError(f"depth must be 0 or more and weight a finite number, not {depth} and {weight}")
     shown = [hit for hit in hits[:depth] if hit.image is not None]
     unseen = [hit for hit in hits[:depth] if hit.image is None]
-    scores = judge.scores(query, [Document(image=hit.image) for hit in shown]) if shown else []
+    # also where there is nothing to judge: a judge that cannot be asked says so
+    scores = judge.scores(query, [Document(image=hit.image) for hit in shown])
     judged = [replace(hit, judged=score) for hit, score in zip(shown, scores, strict=True)]
     order = sorted(judged, key=lambda hit: -(hit.judged or 0.0) - weight * hit.score)
     return [*order, *unseen, *hits[depth:]]

@@ -54,7 +54,7 @@ def test_every_section_comes_to_its_end_on_a_cpu(bench: Path) -> None:
     rows = {row["what"]: row["values"] for section in result["sections"].values() for row in section["rows"]}
     # what was asked of this bench, a row each
     for kind in ("qwen2_vl", "qwen3_vl"):
-        assert 0 < rows[f"{kind}, batch_size 2: the model alone"]["share of peak"] < 1
+        assert rows[f"{kind}, batch_size 2: the model alone"]["share of peak"] > 0
         assert rows[f"{kind}, batch_size 2: from JPEG files"]["seconds"] > 0
     assert rows["step of 4 rows, all at once"]["chunks"] < rows["step of 4 rows, chunks of 64 tokens"]["chunks"]
     assert rows["step of 4 rows, all at once"]["bytes"] > rows["step of 4 rows, chunks of 64 tokens"]["bytes"]

@@ -103,7 +103,10 @@ def test_a_text_that_is_an_address_of_a_picture_too(embedder: MLLMEmbedder, text
         ([(PICTURE, "a hat")], "cannot embed a tuple"),
         ([np.zeros((4, 4, 3))], "cannot embed a ndarray"),
         ([{"image": PICTURE, "prompt": "redder"}], "the key 'prompt': give any of image, text, instruction"),
-        ([{"images": PICTURE}], "the key 'images': give any of image, text, instruction, task; did you mean 'image'"),
+        (
+            [{"images": PICTURE}],
+            "the key 'images': give any of image, text, instruction, task, avoid; did you mean 'image'",
+        ),
         ([{"image": PICTURE, "text": 3}], "of a (Document|Query) is an int; give words"),
         ([{"text": Path("a.png")}], "the text of a (Document|Query) is a PosixPath; give words"),
         ([{"image": None}], "needs an image or an? "),

@@ -13,11 +13,11 @@ from PIL import Image
 
 from mllm_embed import MLLMEmbedder, PromptSet, Query, Searcher
 from mllm_embed.cli import main
-from mllm_embed.commands.search import _table
 from mllm_embed.data.sources import open_sources
 from mllm_embed.errors import ConfigError, DataError, ImageError
 from mllm_embed.search import places
 from mllm_embed.search import qdrant as qdrant_module
+from mllm_embed.search.hits_table import hits_table
 from mllm_embed.search.qdrant import QdrantGallery, upload
 from mllm_embed.search.searcher import Hit
 from mllm_embed.store.extract import encode_sources
@@ -261,11 +261,11 @@ def test_who_cannot_pay_for_checksums_leaves_them_out(home: Path, embedder: MLLM
 
 
 def test_the_bytes_of_a_picture_are_not_printed() -> None:
-    table = _table([Hit("a.png", 0.5, Path("photos/a.png")), Hit("b", 0.25, b"\x89PNG")])
+    table = hits_table([Hit("a.png", 0.5, Path("photos/a.png")), Hit("b", 0.25, b"\x89PNG")])
     assert table.splitlines()[1:] == [
         "   1   0.500  a.png  photos/a.png",
         "   2   0.250  b      in a file of rows",
     ]
-    table = _table([Hit("a.png", 0.5, "a.png", {"note": "x" * 200}), Hit("b", 0.25, None)])
+    table = hits_table([Hit("a.png", 0.5, "a.png", {"note": "x" * 200}), Hit("b", 0.25, None)])
     assert table.splitlines()[1].endswith("xxx...") and len(table.splitlines()[1]) < 140
     assert table.splitlines()[2] == "   2   0.250  b      None"
