@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import os
 import time
 from collections.abc import Callable, Iterable, Sequence
 from pathlib import Path
@@ -13,8 +12,7 @@ from tqdm import tqdm
 from mllm_embed.encode.embedder import MLLMEmbedder
 from mllm_embed.generate.answer_cache import AnswerCache, CachedAnswer, cache_key
 from mllm_embed.generate.generator import Generator, Question
-from mllm_embed.inputs.images import content_key
-from mllm_embed.types import ImageLike
+from mllm_embed.inputs.images import ContentKeys
 
 CACHE = "answers.jsonl"
 _BATCH = 16
@@ -37,7 +35,7 @@ class CachedGenerator:
         self.seconds, self.spent, self._embedder = 0.0, 0.0, embedder
         self._generator: Generator | None = None
         self._cache = AnswerCache(folder / CACHE)
-        self._contents: dict[str, str] = {}
+        self._contents = ContentKeys()
         settings = embedder.settings
         # what changes the model, or what it is shown, changes its answers, and must not find those of another
         self._identity = {
@@ -92,17 +90,8 @@ class CachedGenerator:
                 self._cache.add(key, CachedAnswer(str(answer)), asked=question.words, seconds=f"{seconds:.6f}")
 
     def _key(self, kind: str, question: Question, answer: str) -> str:
-        pictures = [self._content(image) for image in question.images]
+        pictures = [self._contents.of(image) for image in question.images]
         return cache_key({**self._identity, "kind": kind, "pictures": pictures, "answer": answer}, question.words)
-
-    def _content(self, image: ImageLike) -> str:
-        """Return the sha256 of a picture; a file is read once."""
-        if not isinstance(image, (str, os.PathLike)):
-            return content_key(image)
-        name = os.fspath(image)
-        if name not in self._contents:
-            self._contents[name] = content_key(image)
-        return self._contents[name]
 
 
 def _without_answers(questions: Sequence[Question]) -> list[tuple[Question, str]]:

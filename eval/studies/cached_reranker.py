@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import os
 import time
 from collections.abc import Sequence
 from itertools import chain
@@ -11,9 +10,9 @@ from pathlib import Path
 from tqdm import tqdm
 
 from mllm_embed.generate.answer_cache import AnswerCache, CachedAnswer, cache_key
-from mllm_embed.inputs.images import content_key
+from mllm_embed.inputs.images import ContentKeys
 from mllm_embed.rerank.reranker import Reranker
-from mllm_embed.types import ImageLike, Item, item_key
+from mllm_embed.types import Item, item_key
 
 CACHE = "judged.jsonl"
 
@@ -35,7 +34,7 @@ class CachedReranker:
         self._cache = AnswerCache(folder / CACHE)
         # what changes the model, its prompt, or what it is shown, changes its scores
         self._identity = reranker.provenance
-        self._contents: dict[str, str] = {}
+        self._contents = ContentKeys()
 
     def scores_of(self, lists: Sequence[Listed]) -> list[list[float]]:
         """Return the scores of queries' candidates, as `Reranker.scores_of`, out of the memory or judged now."""
@@ -83,14 +82,5 @@ class CachedReranker:
         return [self._key(query, candidate) for candidate in candidates]
 
     def _key(self, query: Item, candidate: Item) -> str:
-        said = [repr(item_key(one, tuple(map(self._content, one.images)))) for one in (query, candidate)]
+        said = [repr(item_key(one, tuple(map(self._contents.of, one.images)))) for one in (query, candidate)]
         return cache_key(self._identity, "\n".join(said))
-
-    def _content(self, image: ImageLike) -> str:
-        """Return the sha256 of a picture; a file is read once."""
-        if not isinstance(image, (str, os.PathLike)):
-            return content_key(image)
-        name = os.fspath(image)
-        if name not in self._contents:
-            self._contents[name] = content_key(image)
-        return self._contents[name]

@@ -7,7 +7,7 @@ from collections.abc import Callable, Mapping
 from typing import TYPE_CHECKING, Any
 
 from mllm_embed.errors import ConfigError, MLLMEmbedError
-from mllm_embed.inputs.images import content_key
+from mllm_embed.inputs.images import ContentKeys
 from mllm_embed.types import Item
 
 from ..scoring.suite import Suite, Task
@@ -59,32 +59,23 @@ def check_apart(suite: Suite, other: Suite) -> None:
 
 def _query_keys(suite: Suite) -> list[set[QueryKey]]:
     """Return what tells each composed query: its picture with its words, and with each of its targets, by content."""
-    contents = _Contents()
+    contents = ContentKeys()
     return [keys for task in suite.tasks if task.composed for keys in _task_keys(task, contents)]
 
 
-def _task_keys(task: Task, contents: _Contents) -> list[set[QueryKey]]:
+def _task_keys(task: Task, contents: ContentKeys) -> list[set[QueryKey]]:
     found = []
     for items, targets in zip(task.queries, task.views[0].targets, strict=True):
         # a gallery entry without a picture is told by its words
-        right = [(contents.of(task.gallery[at]), task.gallery[at].words) for at in targets]
+        right = [(_pictures(task.gallery[at], contents), task.gallery[at].words) for at in targets]
         keys: set[QueryKey] = set()
         for item in items:
-            picture = contents.of(item)
+            picture = _pictures(item, contents)
             keys |= {(picture, other) for other in (item.words, *right)}
         found.append(keys)
     return found
 
 
-class _Contents:
-    """The pictures of items by their content, each read once."""
-
-    def __init__(self) -> None:
-        self._known: dict[str, str] = {}
-
-    def of(self, item: Item) -> tuple[str, ...]:
-        """Return the keys of an item's pictures."""
-        for image in item.images:
-            if str(image) not in self._known:
-                self._known[str(image)] = content_key(image)
-        return tuple(self._known[str(image)] for image in item.images)
+def _pictures(item: Item, contents: ContentKeys) -> tuple[str, ...]:
+    """Return the keys of an item's pictures."""
+    return tuple(map(contents.of, item.images))

@@ -118,6 +118,23 @@ def content_key(source: ImageLike) -> str:
     return hashlib.sha256(_content(source, name_of(source))).hexdigest()
 
 
+class ContentKeys:
+    """What `content_key` returns, for which each file is read once."""
+
+    def __init__(self) -> None:
+        """Know none."""
+        self._known: dict[str, str] = {}
+
+    def of(self, source: ImageLike) -> str:
+        """Return the key of a picture. Raises ImageError as `content_key` does."""
+        if not isinstance(source, (str, os.PathLike)):
+            return content_key(source)
+        name = os.fspath(source)
+        if name not in self._known:
+            self._known[name] = content_key(source)
+        return self._known[name]
+
+
 def glance(source: ImageLike, *, jpeg_side: int | None = None) -> Glance:
     """Return what is known of a picture without decoding it; `jpeg_side` is as for `load_image`, whose size it tells.
 

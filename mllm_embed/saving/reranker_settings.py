@@ -7,13 +7,11 @@ from dataclasses import dataclass, field, replace
 from pathlib import Path
 from typing import Any
 
-from ..errors import ConfigError, ModelError
 from ..inputs.pairs.prompt import RerankPrompt
 from ..inputs.prompts import PROMPT_SETS
 from .identity import provenance_of
-from .settings import PROCESSOR_FILES, RERANKER_FILE, Settings, check_processor_files, read_object
+from .settings import FORMAT, PROCESSOR_FILES, RERANKER_FILE, Settings, parsed, read_object
 
-_FORMAT = 1
 # of an embedder's settings, those that a re-ranker has too
 READING = ("positions", "padding_side", "resize", "jpeg_side", "max_tokens")
 _OF_NOBODY = PROMPT_SETS["instructcir"]  # the prompts of vectors, of which it makes none
@@ -41,7 +39,7 @@ class RerankSettings:
         base = {"name": self.reading.base, "fingerprint": self.reading.base_fingerprint}
         limit = {} if self.reading.max_tokens is None else {"max_tokens": self.reading.max_tokens}
         return {
-            "format": _FORMAT, "prompt": self.prompt.to_dict(), "base": base if self.reading.base else None,
+            "format": FORMAT, "prompt": self.prompt.to_dict(), "base": base if self.reading.base else None,
             **self.reading.recipe, **limit,
         }  # fmt: skip
 
@@ -59,7 +57,7 @@ class RerankSettings:
             raise ValueError("prompt is no object of texts")
         given = {key: values[key] for key in READING if key in values}
         reading = Settings.from_dict(
-            {"format": 1, "pooling": "last", "base": values.get("base"), "prompts": _OF_NOBODY.to_dict(), **given}
+            {"format": FORMAT, "pooling": "last", "base": values.get("base"), "prompts": _OF_NOBODY.to_dict(), **given}
         )
         return cls(RerankPrompt.from_dict(prompt), reading)
 
@@ -89,14 +87,4 @@ def read_reranker(folder: str | Path) -> RerankSettings | None:
     Raises ModelError for a damaged file, a newer format, and a folder that lacks what was saved with it.
     """
     path = Path(folder) / RERANKER_FILE
-    if not path.is_file():
-        return None
-    values = read_object(path)
-    if values.get("format") != _FORMAT:
-        raise ModelError(f"{path} has format {values.get('format')}, this version reads {_FORMAT}; update mllm_embed")
-    try:
-        settings = RerankSettings.from_dict(values)
-    except (ValueError, ConfigError) as error:
-        raise ModelError(f"{path} is damaged ({error}); save the re-ranker again") from error
-    check_processor_files(path.parent, values)
-    return settings
+    return parsed(path, read_object(path), RerankSettings.from_dict) if path.is_file() else None

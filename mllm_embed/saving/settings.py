@@ -7,7 +7,7 @@ import json
 from collections.abc import Callable, Mapping
 from dataclasses import dataclass, field, fields, replace
 from pathlib import Path, PurePosixPath
-from typing import TYPE_CHECKING, Any, NamedTuple
+from typing import TYPE_CHECKING, Any, NamedTuple, TypeVar
 
 from ..errors import ConfigError, ModelError, did_you_mean
 from ..inputs.pooled_tokens import ALL, check_pooled, pooled_by_default
@@ -29,7 +29,8 @@ RERANKER_FILE = "mllm_embed_reranker.json"
 # The key, in that file alone, of the names of the processor's files beside it: one that got lost on the way would be
 # taken from elsewhere, or done without.
 PROCESSOR_FILES = "processor"
-_FORMAT = 1
+FORMAT = 1
+_Parsed = TypeVar("_Parsed")
 # The key of `target_space` in the file. It stays as it was first written: a new one would lose it of saved models.
 _TARGET_SPACE = "finds"
 
@@ -138,7 +139,7 @@ class Settings:
     def to_dict(self) -> dict[str, Any]:
         """Return the content of the settings' file, as `from_dict` reads it."""
         return {
-            "format": _FORMAT, "pooling": self.pooling, "bidirectional": self.bidirectional, "normalize": True,
+            "format": FORMAT, "pooling": self.pooling, "bidirectional": self.bidirectional, "normalize": True,
             "matryoshka": list(self.matryoshka), "prompts": self.prompts.to_dict(),
             "base": {"name": self.base, "fingerprint": self.base_fingerprint} if self.base else None,
             **self.recipe,
@@ -160,7 +161,7 @@ class Settings:
         if own:
             raise ValueError(f"{own} is of a saved model, not of a preset; leave it out")
         return cls.from_dict(
-            {"format": _FORMAT, "pooling": cls.pooling, "base": None, **values, "prompts": prompts.to_dict()}
+            {"format": FORMAT, "pooling": cls.pooling, "base": None, **values, "prompts": prompts.to_dict()}
         )
 
     @classmethod
@@ -227,7 +228,7 @@ def _is_lengths(value: Any) -> bool:
 _COUNT = "a whole number over 0"
 _TEXT = _Kind(_is_text, "a text")
 _KEYS = {
-    "format": _Kind(lambda value: type(value) is int and value == _FORMAT, f"{_FORMAT}", True),
+    "format": _Kind(lambda value: type(value) is int and value == FORMAT, f"{FORMAT}", True),
     "pooling": _Kind(lambda value: _is_text(value) and value in POOLINGS, f"one of {', '.join(POOLINGS)}", True),
     "bidirectional": _Kind(lambda value: isinstance(value, bool), "true or false"),
     "positions": _Kind(lambda value: value in POSITIONS, " or ".join(map(repr, POSITIONS))),
@@ -277,14 +278,22 @@ def read_settings(folder: str | Path) -> Settings | None:
     values = read_object(path) if path.is_file() else saved_settings(Path(folder))
     if values is None:
         return None
-    if values.get("format") != _FORMAT:
-        raise ModelError(f"{path} has format {values.get('format')}, this version reads {_FORMAT}; update mllm_embed")
+    return parsed(path, values, Settings.from_dict)
+
+
+def parsed(path: Path, values: dict[str, Any], parse: Callable[[dict[str, Any]], _Parsed]) -> _Parsed:
+    """Return what `parse` makes of the values in a settings' file of a saved folder.
+
+    Raises ModelError for another format, for what `parse` finds wrong, and where the folder lacks what was saved.
+    """
+    if values.get("format") != FORMAT:
+        raise ModelError(f"{path} has format {values.get('format')}, this version reads {FORMAT}; update mllm_embed")
     try:
-        settings = Settings.from_dict(values)
+        found = parse(values)
     except (ValueError, ConfigError) as error:
         raise ModelError(f"{path} is damaged ({error}); save the model again") from error
     check_processor_files(path.parent, values)
-    return settings
+    return found
 
 
 def check_processor_files(folder: Path, values: Mapping[str, Any]) -> None:

@@ -10,13 +10,13 @@ from typing import Any
 import numpy as np
 import torch
 from torch import Tensor
-from torch.utils.data import get_worker_info
 
 from mllm_embed.errors import MLLMEmbedError
 from mllm_embed.types import Item
 
 from ..false_negatives.guide import GuideVectors
 from ..recipe.stage_keys.terms import RoleUse
+from .collating import collated
 from .examples import Example, PreparedInput, UnreadableRow
 from .thoughts import TaughtThoughts
 
@@ -103,17 +103,7 @@ class ContrastiveCollator:
 
     def __call__(self, examples: list[Example | MLLMEmbedError]) -> dict[str, ContrastiveBatch | MLLMEmbedError]:
         """Return the batch of `examples`; outside a worker process an error of its own is raised."""
-        read: list[Example] = []
-        for example in examples:
-            if isinstance(example, MLLMEmbedError):
-                return {"error": example}
-            read.append(example)
-        try:
-            return {"batch": self._collate(read)}
-        except MLLMEmbedError as error:
-            if get_worker_info() is None:
-                raise
-            return {"error": error}  # raised in the main process: torch would wrap it in the worker's traceback
+        return collated(examples, self._collate)
 
     def _collate(self, examples: list[Example]) -> ContrastiveBatch:
         if self.thoughts:

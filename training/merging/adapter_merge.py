@@ -17,7 +17,8 @@ from torch import Tensor
 from torch.nn.functional import pad
 
 from mllm_embed.errors import ConfigError, ModelError
-from mllm_embed.model.heads.token_learner import learner_identity
+from mllm_embed.model.heads.module_files import head_identity
+from mllm_embed.model.heads.token_learner import LEARNER_FOLDER
 from mllm_embed.model.lora import ADAPTER_CONFIG, ADAPTER_WEIGHTS, check_options
 from mllm_embed.model.processor_loading import has_processor, load_processor
 from mllm_embed.saving.identity import processor_parts
@@ -158,7 +159,7 @@ def _check_settings(first: Adapter, other: Adapter) -> None:
 
 
 def _check_learners(first: Adapter, other: Adapter) -> None:
-    one, two = (b"".join(learner_identity(adapter.path)) for adapter in (first, other))
+    one, two = (head_identity(adapter.path / LEARNER_FOLDER) for adapter in (first, other))
     if one != two:
         raise ModelError(
             f"{first.path} and {other.path} have token learners of their own, which are no sum of small matrices: only "

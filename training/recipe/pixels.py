@@ -48,15 +48,22 @@ def limited(recipe: RunKeys, settings: Settings) -> Settings:
     return replace(settings, resize=replace(settings.resize, **own))
 
 
+def read_as(recipe: RunKeys, config: Any, processor: Any, settings: Settings) -> tuple[Any, Settings]:
+    """Return a processor and settings by which a model sees pictures of the sizes that the recipe sets; those given
+    where it sets none.
+
+    `config` is that of the model, as transformers has it. Raises ConfigError as `picture_settings`.
+    """
+    pictures = picture_settings(recipe, config, processor.image_processor.to_dict())
+    return with_picture_settings(processor, pictures) if pictures else processor, limited(recipe, settings)
+
+
 def with_pixels(recipe: RunKeys, embedder: MLLMEmbedder) -> MLLMEmbedder:
     """Return an embedder that sees pictures of the sizes that the recipe sets, itself where it sets none.
 
     Raises ConfigError as `picture_settings`.
     """
-    processor: Any = embedder.processor
-    pictures = picture_settings(recipe, embedder.model.base.config, processor.image_processor.to_dict())
-    settings = limited(recipe, embedder.settings)
-    if not pictures and settings is embedder.settings:
+    processor, settings = read_as(recipe, embedder.model.base.config, embedder.processor, embedder.settings)
+    if processor is embedder.processor and settings is embedder.settings:
         return embedder
-    changed = with_picture_settings(processor, pictures) if pictures else processor
-    return MLLMEmbedder(embedder.model, changed, settings, embedder.dim, embedder.preset)
+    return MLLMEmbedder(embedder.model, processor, settings, embedder.dim, embedder.preset)

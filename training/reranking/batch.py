@@ -10,12 +10,13 @@ from typing import Any
 
 import torch
 from torch import Tensor
-from torch.utils.data import get_worker_info
 
+from mllm_embed.encode.batching import cut_by_budget
 from mllm_embed.errors import MLLMEmbedError
 from mllm_embed.inputs.pairs.pair_processor import PairProcessor
 from mllm_embed.types import Item, Query
 
+from ..batch.collating import collated
 from ..batch.collator import Chunk
 from ..batch.examples import Example, PreparedInput, UnreadableRow
 from ..recipe.reranker.stage import RerankStage
@@ -78,6 +79,16 @@ class _Judged:
     candidates: list[PreparedInput]
 
     @property
+    def tokens(self) -> int:
+        """About how many tokens a prompt of all candidates takes."""
+        return self.query.tokens + sum(one.tokens for one in self.candidates)
+
+    @property
+    def pixels(self) -> int:
+        """How many pixels all its pictures have."""
+        return self.query.pixels + sum(one.pixels for one in self.candidates)
+
+    @property
     def asked(self) -> Item:
         """The query with what it avoids, which an embedder reads apart."""
         item = self.query.item
@@ -102,20 +113,10 @@ class RerankCollator:
 
     def __call__(self, examples: list[Example | MLLMEmbedError]) -> dict[str, RerankBatch | MLLMEmbedError]:
         """Return the batch of `examples`; outside a worker process an error of its own is raised."""
-        read: list[Example] = []
-        for example in examples:
-            if isinstance(example, MLLMEmbedError):
-                return {"error": example}
-            read.append(example)
-        try:
-            return {"batch": self._collate(read)}
-        except MLLMEmbedError as error:
-            if get_worker_info() is None:
-                raise
-            return {"error": error}  # raised in the main process: torch would wrap it in the worker's traceback
+        return collated(examples, self._collate)
 
     def _collate(self, examples: list[Example]) -> RerankBatch:
-        judged = list(map(self._judged, examples))
+        judged = sorted(map(self._judged, examples), key=lambda row: -row.tokens)  # so that little is padded
         asked = self.stage.weights.keys()
         pairs = list(self._pairs(judged)) if asked & {"pointwise", "softmax"} else []
         lists = self._lists(judged) if "listwise" in asked else []
@@ -129,7 +130,7 @@ class RerankCollator:
             cached=sum(chunk["input_ids"].numel() for chunk in chunks + listed) > self.chunk_tokens,
             pictures=_pictures(pairs, lists),
             unreadable=tuple(chain.from_iterable(example.unreadable for example in examples)),
-            ids=[example.id for example in examples],
+            ids=[row.example.id for row in judged],
         )  # fmt: skip
 
     def _pair_chunk(self, part: Sequence[NumberedPair]) -> Chunk:
@@ -150,36 +151,26 @@ class RerankCollator:
         return random.Random(f"{self.seed} {self.epoch} {example.id} {what}")
 
     def _pairs(self, judged: Sequence[_Judged]) -> Iterator[list[NumberedPair]]:
-        """Yield the pairs of all rows in chunks of like length, each with its row and its place there."""
+        """Yield the pairs of all rows in chunks of like length, each with its row and its place there.
+
+        All of a chunk have pictures, or none has: processors take no batch of some with and some without.
+        """
         pairs = [
-            (row.query.tokens + one.tokens, number, place, (row.asked, one.item))
+            (row.query.tokens + one.tokens, row.query.pixels + one.pixels, (number, place, (row.asked, one.item)))
             for number, row in enumerate(judged)
             for place, one in enumerate(row.candidates)
         ]
-        chunk: list[NumberedPair] = []
-        longest = 0
-        for tokens, number, place, pair in sorted(pairs, key=lambda one: (_shown(one[3]), -one[0])):
-            full = longest * (len(chunk) + 1) > self.chunk_tokens
-            if chunk and (full or _shown(pair) != _shown(chunk[0][2])):
-                yield chunk
-                chunk = []
-            longest = longest if chunk else tokens
-            chunk.append((number, place, pair))
-        yield chunk
+        for shown in (True, False):
+            order = sorted((pair for pair in pairs if _shown(pair[2]) == shown), key=lambda pair: -pair[0])
+            lengths, pixels = [tokens for tokens, _, _ in order], [count for _, count, _ in order]
+            for part in cut_by_budget(lengths, self.chunk_tokens, pixels=pixels):
+                yield [pair for _, _, pair in order[part]]
 
     def _lists(self, judged: Sequence[_Judged]) -> list[list[tuple[Item, list[Item]]]]:
         """Return the rows' lists in the order of the rows, in chunks."""
-        chunks: list[list[tuple[Item, list[Item]]]] = [[]]
-        longest = 0
-        for row, order in zip(judged, self._orders(judged).tolist(), strict=True):
-            tokens = row.query.tokens + sum(one.tokens for one in row.candidates)
-            longest = max(longest, tokens)
-            if chunks[-1] and longest * (len(chunks[-1]) + 1) > self.chunk_tokens:
-                chunks.append([])
-                longest = tokens
-            items = [row.candidates[place].item for place in order if place >= 0]
-            chunks[-1].append((row.asked, items))
-        return chunks
+        lists = list(map(_listed, judged, self._orders(judged).tolist()))
+        lengths, pixels = [row.tokens for row in judged], [row.pixels for row in judged]
+        return [lists[part] for part in cut_by_budget(lengths, self.chunk_tokens, pixels=pixels)]
 
     def _orders(self, judged: Sequence[_Judged]) -> Tensor:
         most = max(len(row.candidates) for row in judged)
@@ -190,9 +181,15 @@ class RerankCollator:
         return orders
 
 
-def _shown(pair: Pair) -> bool:
-    """Return whether a pair has pictures: processors take no batch of some with and some without."""
-    return bool(pair[0].images or pair[1].images)
+def _listed(row: _Judged, order: list[int]) -> tuple[Item, list[Item]]:
+    """Return a row's query with its candidates in an order, of which places below 0 are none."""
+    return row.asked, [row.candidates[place].item for place in order if place >= 0]
+
+
+def _shown(pair: NumberedPair) -> bool:
+    """Return whether a pair has pictures."""
+    query, candidate = pair[2]
+    return bool(query.images or candidate.images)
 
 
 def _places(pairs: Sequence[Sequence[NumberedPair]]) -> tuple[Tensor, Tensor]:

@@ -2,25 +2,20 @@
 
 from __future__ import annotations
 
-import sys
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
 from dataclasses import dataclass, replace
 from functools import cached_property, partial
-from typing import Any
 
-import numpy as np
 import torch
-from tqdm import tqdm
 from transformers import PrinterCallback
 
-from mllm_embed.errors import MLLMEmbedError
 from mllm_embed.rerank.reranker import Reranker
 from mllm_embed.types import Item
 
 from ..batch.examples import Example, Examples, PreparedInput, Reader
-from ..batch.handover import Handover, room_for
+from ..batch.handover import Handover
 from ..distributed.chunking import find_chunk_tokens
-from ..recipe.checks import first_process, processes
+from ..recipe.checks import first_process
 from ..recipe.reranker.recipe import RerankRecipe
 from ..recipe.reranker.stage import RerankStage
 from ..report.board import Board
@@ -33,8 +28,6 @@ from ..run.stopping import Stopping
 from .batch import RerankCollator
 from .scorer import BatchScorer
 from .trainer import RerankTrainer
-
-PROBED_ROWS = 8  # for their longest pair
 
 
 @dataclass
@@ -88,7 +81,7 @@ class RerankRun(BaseRun):
         reader = Reader(self._prepared, stage.roles, hard_negatives=stage.hard_negatives)
         examples = Examples(self.rows, reader, self.seed, progress)
         longest = partial(self._longest_pair, examples)
-        self._check_shared_memory(longest)
+        self.check_shared_memory(lambda: self.reranker.pairs.batch([longest()]), stage.candidates)
         tokens = self.chunk_tokens(partial(self._find_chunk_tokens, longest))
         collate = RerankCollator(self.reranker.pairs, stage, tokens, self.seed)
         trainer = RerankTrainer(
@@ -106,27 +99,14 @@ class RerankRun(BaseRun):
         loaded, tokens = self.reranker.pairs.items.prepared(replace(item, task=None))
         return replace(loaded, task=item.task), tokens
 
-    def _find_chunk_tokens(self, longest: Any) -> int:
+    def _find_chunk_tokens(self, longest: Callable[[], tuple[Item, Item]]) -> int:
         pair = longest()
         one, two = (self.reranker.pairs.batch([pair] * count) for count in (1, 2))
         return find_chunk_tokens(self.scorer, one, two, self.bf16, self.stage.optimizer)
 
-    def _check_shared_memory(self, longest: Any) -> None:
-        """Warn of too little room for what worker processes hand over. Raise ConfigError where they cannot start."""
-        rows = self.stage.candidates * self.stage.batch_size // processes()
-        sentence = room_for(self.recipe.workers, lambda: self.reranker.pairs.batch([longest()]), rows)
-        if sentence and first_process():
-            tqdm.write(f"warning: stage '{self.name}': {sentence}", file=sys.stderr)
-
     def _longest_pair(self, examples: Examples) -> tuple[Item, Item]:
         """Return the longest pair of some rows from everywhere."""
-        probed = Examples(self.rows, examples.read, self.seed)  # workers are forked from examples that none has touched
-        found: list[tuple[PreparedInput, PreparedInput]] = []
-        for place in sorted({round(place) for place in np.linspace(0, len(probed) - 1, PROBED_ROWS)}):
-            example = probed[place]
-            if isinstance(example, MLLMEmbedError):
-                raise example
-            found += _pairs(example, self.stage.roles)
+        found = [pair for example in self.probed(examples) for pair in _pairs(example, self.stage.roles)]
         query, candidate = max(found, key=lambda pair: pair[0].tokens + pair[1].tokens)
         return query.item, candidate.item
 

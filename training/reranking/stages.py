@@ -13,7 +13,6 @@ from transformers import set_seed
 from mllm_embed.encode.model_source import ModelSource, places
 from mllm_embed.errors import ConfigError, ModelError
 from mllm_embed.inputs.pairs.prompt import RerankPrompt
-from mllm_embed.inputs.resize import with_picture_settings
 from mllm_embed.model.lora import add_lora, load_adapter
 from mllm_embed.rerank.reranker import Reranker
 from mllm_embed.rerank.source import find_reranker
@@ -23,11 +22,11 @@ from mllm_embed.saving.settings import read_settings
 from ..batch.stage_data import StageRows, open_stage
 from ..recipe.checks import check_batch, first_process
 from ..recipe.optimizers import check_optimizer
-from ..recipe.pixels import limited, picture_settings
+from ..recipe.pixels import read_as
 from ..recipe.reranker.recipe import RerankRecipe
 from ..recipe.start import start_of
 from ..run.run_folder import check_output, write_finished
-from ..run.stage.common import choose_device, held_output, reported, start_fingerprint, trains_in_bf16
+from ..run.stage.common import choose_device, held_output, reported, set_attention, start_fingerprint, trains_in_bf16
 from ..run.stopping import Stopping
 from .run import RerankRun
 
@@ -86,11 +85,7 @@ def _loaded(recipe: RerankRecipe, bf16: bool) -> tuple[Reranker, Path | None]:
     elif start:
         _check_embedder(start, reranker.settings.reading.base_fingerprint)
     _check_lists(recipe, reranker.prompt)
-    try:
-        reranker.model.model.set_attention(recipe.attention)
-    except (ImportError, ValueError) as error:
-        reason = str(error).strip().splitlines()[0]
-        raise ConfigError(f"attention: '{recipe.attention}' does not work here ({reason})") from error
+    set_attention(recipe, reranker.model.model)
     return _limited(recipe, reranker), start
 
 
@@ -137,13 +132,11 @@ def _check_lists(recipe: RerankRecipe, prompt: RerankPrompt) -> None:
 
 def _limited(recipe: RerankRecipe, reranker: Reranker) -> Reranker:
     """Return a re-ranker with the limits of a recipe: of tokens, and of its pictures' sizes."""
-    processor: Any = reranker.processor
-    pictures = picture_settings(recipe, reranker.model.model.base.config, processor.image_processor.to_dict())
-    reading = limited(recipe, reranker.settings.reading)
+    config, settings = reranker.model.model.base.config, reranker.settings
+    processor, reading = read_as(recipe, config, reranker.processor, settings.reading)
     if recipe.max_tokens is not None:
         reading = replace(reading, max_tokens=recipe.max_tokens)
-    changed = with_picture_settings(processor, pictures) if pictures else processor
-    return Reranker(reranker.model, changed, replace(reranker.settings, reading=reading))
+    return Reranker(reranker.model, processor, replace(settings, reading=reading))
 
 
 def _adapt(recipe: RerankRecipe, reranker: Reranker, start: Path | None, finished: list[str]) -> None:

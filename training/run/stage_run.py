@@ -8,20 +8,17 @@ from dataclasses import dataclass, replace
 from functools import cached_property, partial
 from typing import Any
 
-import numpy as np
 import torch
-from tqdm import tqdm
 from transformers import PrinterCallback, TrainingArguments
 
 from mllm_embed import MLLMEmbedder
 from mllm_embed.data.folder import FolderBenchmark
-from mllm_embed.errors import MLLMEmbedError
 from mllm_embed.saving.model_card import ModelCardInfo
 from mllm_embed.types import Item
 
 from ..batch.collator import ContrastiveCollator
 from ..batch.examples import Examples, PreparedInput, Reader
-from ..batch.handover import Handover, room_for
+from ..batch.handover import Handover
 from ..batch.stage_data import visited_rows
 from ..batch.thoughts import TaughtThoughts
 from ..distill.again import MiningAgain, MiningStop
@@ -38,7 +35,7 @@ from ..false_negatives.guide import GuideVectors
 from ..false_negatives.keys import asked_by
 from ..false_negatives.known import Relations
 from ..loss.temperature import Temperature
-from ..recipe.checks import first_process, processes
+from ..recipe.checks import first_process
 from ..recipe.config import Recipe
 from ..recipe.stage import Stage
 from ..report.board import Board
@@ -52,8 +49,6 @@ from .stage.stage_trainer import read_weights
 from .stopping import Stopping
 from .trainer import ContrastiveTrainer
 from .validation import Validation, gallery_vectors
-
-PROBED_ROWS = 8  # for their longest input
 
 
 @dataclass
@@ -177,7 +172,7 @@ class StageRun(BaseRun):
         guide = self._guide(stopping, arguments)
         progress = self.rows_wait.progress
         examples = Examples(self.rows, self._reader(banks), self.seed, progress)
-        self._check_shared_memory(examples)
+        self.check_shared_memory(lambda: self._collator.chunk([self._longest_input(examples)]), len(stage.uses))
         tokens = self.chunk_tokens(partial(self._find_chunk_tokens, examples))
         collate = replace(self._collator, chunk_tokens=tokens, guide=guide)
         trainer = ContrastiveTrainer(
@@ -234,25 +229,10 @@ class StageRun(BaseRun):
         one, two = (self._collator.chunk([longest] * count) for count in (1, 2))
         return find_chunk_tokens(self.encoder, one, two, self.bf16, self.stage.optimizer)
 
-    def _check_shared_memory(self, examples: Examples) -> None:
-        """Warn of too little room for what worker processes hand over. Raise ConfigError where they cannot start."""
-        rows = len(self.stage.uses) * self.stage.batch_size // processes()
-        workers = self.recipe.workers
-        sentence = room_for(workers, lambda: self._collator.chunk([self._longest_input(examples)]), rows)
-        if sentence and first_process():
-            tqdm.write(f"warning: stage '{self.name}': {sentence}", file=sys.stderr)
-
     def _longest_input(self, examples: Examples) -> PreparedInput:
         """Return the longest of what some rows from everywhere give to train on."""
-        probed = Examples(self.rows, examples.read, self.seed)  # workers are forked from examples that none has touched
         trained = [use.role for use in self.stage.uses if not use.frozen]
-        inputs: list[PreparedInput] = []
-        for place in sorted({round(place) for place in np.linspace(0, len(probed) - 1, PROBED_ROWS)}):
-            example = probed[place]
-            if isinstance(example, MLLMEmbedError):
-                raise example
-            for role in trained:
-                inputs += example.roles[role]
+        inputs = [one for example in self.probed(examples) for role in trained for one in example.roles[role]]
         return max(inputs, key=lambda prepared: prepared.tokens)
 
     def _judgements(self, stopping: Stopping, arguments: TrainingArguments) -> Judgements | None:

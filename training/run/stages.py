@@ -31,7 +31,7 @@ from ..recipe.trained.token_learner import add_token_learner, with_learner
 from ..report.leaks import RunRecord
 from .card import card_of
 from .run_folder import check_output, write_finished
-from .stage.common import choose_device, held_output, reported, start_fingerprint, trains_in_bf16
+from .stage.common import choose_device, held_output, reported, set_attention, start_fingerprint, trains_in_bf16
 from .stage_run import StageRun
 from .stopping import Stopping
 from .validation import benchmark_of
@@ -185,11 +185,7 @@ def _load(recipe: Recipe, bf16: bool) -> tuple[MLLMEmbedder, Path | None]:
     )  # fmt: skip
     # what is saved is another adapter than the one whose form it has
     embedder.settings = replace(embedder.settings, adapter=None, adapter_settings=None)
-    try:
-        embedder.model.set_attention(recipe.attention)
-    except (ImportError, ValueError) as error:
-        reason = str(error).strip().splitlines()[0]
-        raise ConfigError(f"attention: '{recipe.attention}' does not work here ({reason})") from error
+    set_attention(recipe, embedder.model)
     return with_learner(recipe, with_pixels(recipe, embedder)), start
 
 

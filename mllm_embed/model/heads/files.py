@@ -10,12 +10,12 @@ from ...errors import ModelError
 from .latent_attention import (
     LATENT_FOLDER,
     LatentAttention,
-    latent_identity,
     read_latent_attention,
     write_latent_attention,
 )
+from .module_files import head_identity
 from .projection import PROJECTION_FOLDER, Projection, read_projection, write_projection
-from .token_learner import LEARNER_FOLDER, TokenLearner, learner_identity, read_token_learner, write_token_learner
+from .token_learner import LEARNER_FOLDER, TokenLearner, read_token_learner, write_token_learner
 
 HEAD_FILES = (f"{PROJECTION_FOLDER}*/*", f"{LATENT_FOLDER}/*", f"{LEARNER_FOLDER}/*", "*_Dense/*")
 """Patterns of the files of heads, as `write_heads` and sentence-transformers write them."""
@@ -62,5 +62,4 @@ def heads_identity(folder: Path) -> Iterator[bytes]:
     projection = read_projection(folder)
     if projection is not None:
         yield from projection.identity
-    yield latent_identity(folder)
-    yield from learner_identity(folder)
+    yield from map(head_identity, (folder / LATENT_FOLDER, folder / LEARNER_FOLDER))

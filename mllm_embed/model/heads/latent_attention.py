@@ -9,23 +9,16 @@ perceptron is gated.
 
 from __future__ import annotations
 
-import hashlib
-import json
 from dataclasses import asdict, dataclass
 from pathlib import Path
-from typing import Any
 
 import torch
 import torch.nn.functional as F
-from safetensors import SafetensorError
-from safetensors.torch import load_file, save_file
 from torch import Tensor, nn
 
-from ...errors import ModelError
-from ...files import write_json
+from .module_files import read_head, write_head
 
 LATENT_FOLDER = "latent_attention"
-_CONFIG, _WEIGHTS = "config.json", "model.safetensors"
 
 
 @dataclass(frozen=True)
@@ -88,34 +81,10 @@ class LatentAttention(nn.Module):
 
 def write_latent_attention(folder: Path, attention: LatentAttention) -> None:
     """Write FOLDER/latent_attention: sizes and weights."""
-    write_json(folder / LATENT_FOLDER / _CONFIG, asdict(attention.spec))
-    tensors = {name: tensor.float().cpu().contiguous() for name, tensor in attention.state_dict().items()}
-    save_file(tensors, folder / LATENT_FOLDER / _WEIGHTS)
+    write_head(folder / LATENT_FOLDER, attention.spec, attention)
 
 
 def read_latent_attention(folder: Path) -> LatentAttention | None:
     """Return the latent attention of a saved folder, frozen; None where it has none. Raises ModelError for a damaged
     one."""
-    home = folder / LATENT_FOLDER
-    if not home.is_dir():
-        return None
-    try:
-        about: dict[str, Any] = json.loads((home / _CONFIG).read_text(encoding="utf-8"))
-        with torch.device("meta"):  # sizes that are wrong take no memory
-            attention = LatentAttention(LatentAttentionSpec(**about))
-        # copies, since the file is mapped into memory, and may be written anew
-        tensors = {name: tensor.to(torch.float32, copy=True) for name, tensor in load_file(home / _WEIGHTS).items()}
-        attention.load_state_dict(tensors, assign=True)
-    except (
-        OSError, ValueError, LookupError, TypeError, AttributeError, RuntimeError, RecursionError, SafetensorError,
-    ) as error:  # fmt: skip
-        raise ModelError(f"{home} is damaged ({' '.join(str(error).split())}); save the model again") from error
-    return attention.eval().requires_grad_(False)
-
-
-def latent_identity(folder: Path) -> bytes:
-    """Return bytes that tell one latent attention from another; none where a folder has none."""
-    home = folder / LATENT_FOLDER
-    if not home.is_dir():
-        return b""
-    return b"".join(hashlib.sha256((home / name).read_bytes()).digest() for name in (_CONFIG, _WEIGHTS))
+    return read_head(folder / LATENT_FOLDER, lambda about: LatentAttention(LatentAttentionSpec(**about)))

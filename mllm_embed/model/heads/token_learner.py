@@ -9,26 +9,19 @@ nothing, so that an untrained learner is average pooling over regions, from whic
 
 from __future__ import annotations
 
-import hashlib
-import json
 import math
-from collections.abc import Iterator, Sequence
+from collections.abc import Sequence
 from dataclasses import asdict, dataclass
 from itertools import chain
 from pathlib import Path
-from typing import Any
 
 import torch
 import torch.nn.functional as F
-from safetensors import SafetensorError
-from safetensors.torch import load_file, save_file
 from torch import Tensor, nn
 
-from ...errors import ModelError
-from ...files import write_json
+from .module_files import read_head, write_head
 
 LEARNER_FOLDER = "token_learner"
-_CONFIG, _WEIGHTS = "config.json", "model.safetensors"
 _HEADS, _HEAD_WIDTH = 8, 64  # of the two looks, as far as the width goes
 _FALL = 4.0  # by which a token's score for a region falls with the square of its distance, in regions, from the middle
 Shape = tuple[int, int]
@@ -139,33 +132,10 @@ def _regions(shape: Shape, grid: Shape, like: Tensor) -> Tensor:
 
 def write_token_learner(folder: Path, learner: TokenLearner) -> None:
     """Write FOLDER/token_learner: sizes and weights."""
-    write_json(folder / LEARNER_FOLDER / _CONFIG, asdict(learner.spec))
-    tensors = {name: tensor.float().cpu().contiguous() for name, tensor in learner.state_dict().items()}
-    save_file(tensors, folder / LEARNER_FOLDER / _WEIGHTS)
+    write_head(folder / LEARNER_FOLDER, learner.spec, learner)
 
 
 def read_token_learner(folder: Path) -> TokenLearner | None:
     """Return the token learner of a saved folder, frozen; None where it has none. Raises ModelError for a damaged
     one."""
-    home = folder / LEARNER_FOLDER
-    if not home.is_dir():
-        return None
-    try:
-        about: dict[str, Any] = json.loads((home / _CONFIG).read_text(encoding="utf-8"))
-        with torch.device("meta"):  # sizes that are wrong take no memory
-            learner = TokenLearner(TokenLearnerSpec(**about))
-        # copies, since the file is mapped into memory, and may be written anew
-        tensors = {name: tensor.to(torch.float32, copy=True) for name, tensor in load_file(home / _WEIGHTS).items()}
-        learner.load_state_dict(tensors, assign=True)
-    except (
-        OSError, ValueError, LookupError, TypeError, AttributeError, RuntimeError, RecursionError, SafetensorError,
-    ) as error:  # fmt: skip
-        raise ModelError(f"{home} is damaged ({' '.join(str(error).split())}); save the model again") from error
-    return learner.eval().requires_grad_(False)
-
-
-def learner_identity(folder: Path) -> Iterator[bytes]:
-    """Yield bytes that tell one token learner from another; none where a folder has none."""
-    home = folder / LEARNER_FOLDER
-    if home.is_dir():
-        yield b"".join(hashlib.sha256((home / name).read_bytes()).digest() for name in (_CONFIG, _WEIGHTS))
+    return read_head(folder / LEARNER_FOLDER, lambda about: TokenLearner(TokenLearnerSpec(**about)))

@@ -3,19 +3,23 @@
 from __future__ import annotations
 
 import math
+import sys
 from collections.abc import Callable
 from dataclasses import dataclass
 from functools import cached_property
 from pathlib import Path
 from typing import Any
 
+import numpy as np
 import torch
 from tqdm import tqdm
 from transformers import TrainingArguments
 
-from mllm_embed.errors import DataError
+from mllm_embed.errors import DataError, MLLMEmbedError
 from mllm_embed.files import read_json, write_json
 
+from ...batch.examples import Example, Examples
+from ...batch.handover import room_for
 from ...batch.progress import Progress
 from ...batch.stage_data import RowOrder, StageRows, order_of, untold
 from ...data.unreadable import UNREADABLE_FILE, UnreadableLog
@@ -29,6 +33,8 @@ from ..checkpoints import checkpoint_name, last_checkpoint, step_of
 from ..stopping import Stopping
 from ..waiting import RowsWait
 from .stage_trainer import StageTrainer
+
+PROBED_ROWS = 8  # for their longest input
 
 
 @dataclass
@@ -147,6 +153,24 @@ class BaseRun:
         tokens = find()
         write_json(path, tokens)
         return tokens
+
+    def probed(self, examples: Examples) -> list[Example]:
+        """Return examples of some rows from everywhere, for what of them is longest. Raise what their reading does."""
+        probed = Examples(self.rows, examples.read, self.seed)  # workers are forked from examples that none has touched
+        found: list[Example] = []
+        for place in sorted({round(place) for place in np.linspace(0, len(probed) - 1, PROBED_ROWS)}):
+            example = probed[place]
+            if isinstance(example, MLLMEmbedError):
+                raise example
+            found.append(example)
+        return found
+
+    def check_shared_memory(self, longest: Callable[[], dict[str, torch.Tensor]], inputs: int) -> None:
+        """Warn of too little room for what worker processes hand over: so many inputs a row, as large as `longest`
+        gives. Raise ConfigError where they cannot start."""
+        sentence = room_for(self.recipe.workers, longest, inputs * self.stage.batch_size // processes())
+        if sentence and first_process():
+            tqdm.write(f"warning: stage '{self.name}': {sentence}", file=sys.stderr)
 
     def order(self) -> RowOrder:
         """Return the order of the rows. Raise DataError where the sources give no whole batch an epoch."""

@@ -9,9 +9,10 @@ from pathlib import Path
 
 import torch
 
-from mllm_embed.errors import MLLMEmbedError
+from mllm_embed.errors import ConfigError, MLLMEmbedError
 from mllm_embed.locks import folder_lock
 from mllm_embed.model.devices import bfloat16_pays, device_for
+from mllm_embed.model.embedding_model import EmbeddingModel
 from mllm_embed.model.lora import ADAPTER_CONFIG
 from mllm_embed.saving.checkpoint import adapter_fingerprint
 from mllm_embed.saving.hub import small_files
@@ -36,6 +37,15 @@ def choose_device() -> torch.device:
 def trains_in_bf16(recipe: RunKeys) -> bool:
     """Return whether a run computes under bfloat16 autocast."""
     return bfloat16_pays(device_for()) if recipe.bf16 == "auto" else recipe.bf16
+
+
+def set_attention(recipe: RunKeys, model: EmbeddingModel) -> None:
+    """Give a model the attention kernel of its recipe. Raise ConfigError for one that does not work here."""
+    try:
+        model.set_attention(recipe.attention)
+    except (ImportError, ValueError) as error:
+        reason = str(error).strip().splitlines()[0]
+        raise ConfigError(f"attention: '{recipe.attention}' does not work here ({reason})") from error
 
 
 def start_fingerprint(recipe: RunKeys) -> dict[str, str]:
