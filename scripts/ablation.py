@@ -31,14 +31,13 @@ from mllm_embed import MLLMEmbedder
 from mllm_embed.data.folder import DataFolder
 from mllm_embed.errors import ConfigError, user_errors
 from mllm_embed.eval.benchmarks import open_suite
-from mllm_embed.eval.scoring.estimate import INTERVAL, bootstrap_means
 from mllm_embed.eval.scoring.evaluate import evaluate
-from mllm_embed.eval.scoring.paired import paired
 from mllm_embed.files import atomic_folder, read_json, write_file, write_json
 from mllm_embed.saving.checkpoint import model_fingerprint
 from mllm_embed.training.recipe.config import Recipe
 from mllm_embed.training.recipe.recipe_files import load_recipe
 from mllm_embed.training.run.stages import run_recipe
+from toy.intervals import gain, interval
 
 DATA, OPEN = Path("runs/demo/data"), Path("runs/open")
 TESTS = ("seen", "unseen")
@@ -262,24 +261,13 @@ def _table(values: dict[str, dict[str, np.ndarray]]) -> str:
     ]
     for name, hits in values.items():
         about, beside = ("untrained", None) if name == "base model" else (VARIANTS[name].about, VARIANTS[name].beside)
-        cells = [_interval(hits[test]) for test in TESTS]
+        cells = [str(interval([hits[test]])) for test in TESTS]
         if beside in values and beside != name:
-            cells += [beside, *(_difference(hits[test], values[beside][test]) for test in TESTS)]
+            cells += [beside, *(str(gain([hits[test]], [values[beside][test]])) for test in TESTS)]
         else:
             cells += ["", "", ""]
         lines.append(f"| {name} | {about} | {' | '.join(cells)} |")
     return "\n".join(lines) + "\n"
-
-
-def _interval(hits: np.ndarray) -> str:
-    drawn = bootstrap_means(hits[:, None], np.random.default_rng(0))[:, 0]
-    low, high = 100 * np.percentile(drawn, INTERVAL)
-    return f"{100 * hits.mean():.1f} ({low:.1f} to {high:.1f})"
-
-
-def _difference(hits: np.ndarray, other: np.ndarray) -> str:
-    (found,) = paired([(hits - other)[:, None]])
-    return f"{found.points:+.1f} ({found.low:+.1f} to {found.high:+.1f}), p {found.p:.4f}"
 
 
 if __name__ == "__main__":

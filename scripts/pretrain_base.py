@@ -39,7 +39,7 @@ from mllm_embed.files import atomic_folder
 from mllm_embed.inputs.prompts import PROMPT_SETS
 from mllm_embed.saving.sentence_transformers_files import write_base_files
 from toy.base_model import build_model, build_processor, build_tokenizer, load_tokenizer
-from toy.phases import SEEING_BATCH, Answering, Seeing, Toy
+from toy.pretraining.phases import SEEING_BATCH, Answering, Seeing, Toy
 from toy.running import State, Training
 from toy.scene_talk import Subjects, corpus
 from toy.scenes import Painter

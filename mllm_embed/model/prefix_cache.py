@@ -8,7 +8,7 @@ picture's tokens to the words.
 
 from __future__ import annotations
 
-from collections.abc import Iterator
+from collections.abc import Callable, Iterator
 from dataclasses import dataclass
 from typing import Any
 
@@ -37,10 +37,10 @@ class SuffixBatch:
     rows: Tensor
     content: Tensor | None = None
 
-    def to(self, device: torch.device) -> SuffixBatch:
-        """Return the same on another device."""
-        content = None if self.content is None else self.content.to(device)
-        return SuffixBatch(_moved(self.inputs, device), self.owners.to(device), self.rows.to(device), content)
+    def with_tensors(self, change: Callable[[Any], Any]) -> SuffixBatch:
+        """Return the same with something in the place of each tensor, or a tensor in the place of each such thing."""
+        content = None if self.content is None else change(self.content)
+        return SuffixBatch(_changed(self.inputs, change), change(self.owners), change(self.rows), content)
 
 
 @dataclass(frozen=True)
@@ -58,7 +58,16 @@ class SharedBatch:
 
     def to(self, device: torch.device) -> SharedBatch:
         """Return the same on another device."""
-        return SharedBatch(_moved(self.prefixes, device), tuple(part.to(device) for part in self.suffixes))
+        return self.with_tensors(lambda tensor: tensor.to(device))
+
+    def with_tensors(self, change: Callable[[Any], Any]) -> SharedBatch:
+        """Return the same with something in the place of each tensor, or a tensor in the place of each such thing."""
+        return SharedBatch(_changed(self.prefixes, change), tuple(part.with_tensors(change) for part in self.suffixes))
+
+    def computed(self) -> Iterator[dict[str, Tensor]]:
+        """Yield the model input of each forward pass that it takes."""
+        yield self.prefixes
+        yield from (part.inputs for part in self.suffixes)
 
     def lengths(self) -> Tensor:
         """Return the tokens of each input, no padding: [N] int64."""
@@ -99,8 +108,8 @@ def hidden_states(
         yield torch.cat([first[part.owners], _states(backbone, inputs, after, _repeated(cache, part.owners))], 1)
 
 
-def _moved(tensors: dict[str, Tensor], device: torch.device) -> dict[str, Tensor]:
-    return {name: tensor.to(device) for name, tensor in tensors.items()}
+def _changed(tensors: dict[str, Any], change: Callable[[Any], Any]) -> dict[str, Any]:
+    return {name: change(tensor) for name, tensor in tensors.items()}
 
 
 def _states(backbone: nn.Module, inputs: dict[str, Tensor], places: Tensor, cache: DynamicCache) -> Tensor:

@@ -14,7 +14,8 @@ from transformers import LlavaForConditionalGeneration
 
 import pretrain_base
 from mllm_embed import MLLMEmbedder, Query
-from toy import base_model, heads, phases, running, scene_talk, scenes
+from toy import base_model, running, scene_talk, scenes
+from toy.pretraining import heads, phases
 from toy.scene_talk import ON_CAPTION, ON_PICTURE, Question
 
 NOUNS = ["apple", "bed", "clown", "drum", "egg"]

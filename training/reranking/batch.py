@@ -14,15 +14,16 @@ from torch import Tensor
 from mllm_embed.encode.batching import cut_by_budget
 from mllm_embed.errors import MLLMEmbedError
 from mllm_embed.inputs.pairs.pair_processor import PairProcessor
+from mllm_embed.rerank.shared_lists import Place, Sharing
 from mllm_embed.types import Item, Query
 
 from ..batch.collating import collated
 from ..batch.collator import Chunk
 from ..batch.examples import Example, PreparedInput, UnreadableRow
 from ..recipe.reranker.stage import RerankStage
+from .chunks import Chunked, ListOfRow, PairChunk, changed, forwards, in_two_parts, with_tensors
 
-Pair = tuple[Item, Item]
-NumberedPair = tuple[int, int, Pair]  # its row, and its place there
+NumberedPair = tuple[Place, tuple[Item, Item]]
 
 
 @dataclass
@@ -30,19 +31,19 @@ class RerankBatch:
     """The rows of one process for one step; B is their number, n the most candidates of one, P that of all.
 
     Args:
-        pairs: chunks of queries with one candidate each.
+        pairs: chunks of queries with one candidate each, where it can be with each query's part computed once.
         lists: chunks of queries with all of theirs.
         rows: [P] int64, the row of each pair, in the order of the chunks.
         places: [P] int64, where among its row's candidates each stands: 0 is right.
         counts: [B] int64, the candidates of each row.
         orders: [B, n] int64, which candidate stands at each place of a row's list; -1 behind the last.
         cached: whether the chunks are more than may be alive at once, and are computed twice.
-        pictures: how many pictures the chunks hold.
+        pictures: of queries and candidates, each counted once a row.
         unreadable: rows that could not be read, whose place others took.
         ids: of the rows.
     """
 
-    pairs: list[Chunk]
+    pairs: list[PairChunk]
     lists: list[Chunk]
     rows: Tensor
     places: Tensor
@@ -55,18 +56,15 @@ class RerankBatch:
 
     @property
     def tokens(self) -> int:
-        """The tokens of all chunks, without padding."""
-        return sum(int(chunk["attention_mask"].sum()) for chunk in (*self.pairs, *self.lists))
+        """The tokens of all chunks, without padding: those that are computed."""
+        return sum(int(one["attention_mask"].sum()) for one in _forwards(self.pairs, self.lists))
 
     def with_tensors(self, change: Callable[[Any], Any]) -> RerankBatch:
         """Return the batch with something in the place of each tensor, or a tensor in the place of each such thing."""
-
-        def changed(chunk: Chunk) -> Chunk:
-            return {name: change(value) for name, value in chunk.items()}
-
         return replace(
-            self, pairs=list(map(changed, self.pairs)), lists=list(map(changed, self.lists)), rows=change(self.rows),
-            places=change(self.places), counts=change(self.counts), orders=change(self.orders),
+            self, pairs=[with_tensors(chunk, change) for chunk in self.pairs],
+            lists=[changed(chunk, change) for chunk in self.lists],
+            rows=change(self.rows), places=change(self.places), counts=change(self.counts), orders=change(self.orders),
         )  # fmt: skip
 
 
@@ -89,6 +87,16 @@ class _Judged:
         return self.query.pixels + sum(one.pixels for one in self.candidates)
 
     @property
+    def pictures(self) -> int:
+        """How many pictures it shows."""
+        return sum(len(one.item.images) for one in (self.query, *self.candidates))
+
+    def listed(self, number: int) -> ListOfRow:
+        """Return its query with all candidates, as row `number` of a batch."""
+        sizes = [(self.query.tokens + one.tokens, self.query.pixels + one.pixels) for one in self.candidates]
+        return ListOfRow(number, (self.asked, [one.item for one in self.candidates]), sizes)
+
+    @property
     def asked(self) -> Item:
         """The query with what it avoids, which an embedder reads apart."""
         item = self.query.item
@@ -102,11 +110,13 @@ class RerankCollator:
     """A collator of examples: it gives {"batch": RerankBatch}, or {"error": MLLMEmbedError} where there is none.
 
     A candidate that shows what the positive shows is none. Of more negatives than there is room for, each row draws
-    some, others in other epochs; so it draws the order of its list. Chunks hold about `chunk_tokens` tokens at most.
+    some, others in other epochs; so it draws the order of its list. Chunks hold about `chunk_tokens` tokens at most;
+    `share` says which of them are computed in two parts.
     """
 
     process: PairProcessor
     stage: RerankStage
+    share: Sharing
     chunk_tokens: int
     seed: int
     epoch: int = 0
@@ -118,23 +128,20 @@ class RerankCollator:
     def _collate(self, examples: list[Example]) -> RerankBatch:
         judged = sorted(map(self._judged, examples), key=lambda row: -row.tokens)  # so that little is padded
         asked = self.stage.weights.keys()
-        pairs = list(self._pairs(judged)) if asked & {"pointwise", "softmax"} else []
-        lists = self._lists(judged) if "listwise" in asked else []
-        chunks = list(map(self._pair_chunk, pairs))
-        listed = list(map(self.process.list_batch, lists))
-        rows, places = _places(pairs)
+        chunked = self._pairs(judged) if asked & {"pointwise", "softmax"} else []
+        pairs = [chunk for chunk, _ in chunked]
+        lists = list(map(self.process.list_batch, self._lists(judged) if "listwise" in asked else []))
+        numbers = list(chain.from_iterable(placed for _, placed in chunked))
+        rows, places = torch.tensor(numbers, dtype=torch.long).reshape(-1, 2).unbind(1)
         return RerankBatch(
-            pairs=chunks, lists=listed, rows=rows, places=places,
+            pairs=pairs, lists=lists, rows=rows, places=places,
             counts=torch.tensor([len(row.candidates) for row in judged]),
             orders=self._orders(judged),
-            cached=sum(chunk["input_ids"].numel() for chunk in chunks + listed) > self.chunk_tokens,
-            pictures=_pictures(pairs, lists),
+            cached=sum(one["input_ids"].numel() for one in _forwards(pairs, lists)) > self.chunk_tokens,
+            pictures=sum(row.pictures for row in judged),
             unreadable=tuple(chain.from_iterable(example.unreadable for example in examples)),
             ids=[row.example.id for row in judged],
         )  # fmt: skip
-
-    def _pair_chunk(self, part: Sequence[NumberedPair]) -> Chunk:
-        return self.process.batch([pair for _, _, pair in part])
 
     def _judged(self, example: Example) -> _Judged:
         stage = self.stage
@@ -150,21 +157,30 @@ class RerankCollator:
         """Return chance that comes at (seed, epoch, row), so that a run that goes on draws what it would have drawn."""
         return random.Random(f"{self.seed} {self.epoch} {example.id} {what}")
 
-    def _pairs(self, judged: Sequence[_Judged]) -> Iterator[list[NumberedPair]]:
-        """Yield the pairs of all rows in chunks of like length, each with its row and its place there.
+    def _pairs(self, judged: Sequence[_Judged]) -> list[Chunked]:
+        """Return the pairs of all rows in chunks: what can be computed in two parts, then the rest."""
+        rows = [row.listed(number) for number, row in enumerate(judged)]
+        shared, rest = in_two_parts(self.process, rows, self.share, self.chunk_tokens)
+        return [*shared, *map(self._whole, self._wholes(rest))]
+
+    def _whole(self, pairs: Sequence[NumberedPair]) -> Chunked:
+        return self.process.batch([pair for _, pair in pairs]), [place for place, _ in pairs]
+
+    def _wholes(self, rows: Sequence[ListOfRow]) -> Iterator[list[NumberedPair]]:
+        """Yield the pairs of rows in chunks of like length.
 
         All of a chunk have pictures, or none has: processors take no batch of some with and some without.
         """
         pairs = [
-            (row.query.tokens + one.tokens, row.query.pixels + one.pixels, (number, place, (row.asked, one.item)))
-            for number, row in enumerate(judged)
-            for place, one in enumerate(row.candidates)
+            (size, ((row.number, at), (row.listed[0], one)))
+            for row in rows
+            for at, (one, size) in enumerate(zip(row.listed[1], row.sizes, strict=True))
         ]
         for shown in (True, False):
-            order = sorted((pair for pair in pairs if _shown(pair[2]) == shown), key=lambda pair: -pair[0])
-            lengths, pixels = [tokens for tokens, _, _ in order], [count for _, count, _ in order]
+            order = sorted((pair for pair in pairs if _shown(pair[1]) == shown), key=lambda pair: -pair[0][0])
+            lengths, pixels = [size[0] for size, _ in order], [size[1] for size, _ in order]
             for part in cut_by_budget(lengths, self.chunk_tokens, pixels=pixels):
-                yield [pair for _, _, pair in order[part]]
+                yield [pair for _, pair in order[part]]
 
     def _lists(self, judged: Sequence[_Judged]) -> list[list[tuple[Item, list[Item]]]]:
         """Return the rows' lists in the order of the rows, in chunks."""
@@ -188,19 +204,10 @@ def _listed(row: _Judged, order: list[int]) -> tuple[Item, list[Item]]:
 
 def _shown(pair: NumberedPair) -> bool:
     """Return whether a pair has pictures."""
-    query, candidate = pair[2]
+    query, candidate = pair[1]
     return bool(query.images or candidate.images)
 
 
-def _places(pairs: Sequence[Sequence[NumberedPair]]) -> tuple[Tensor, Tensor]:
-    """Return the rows of pairs and their places there, both [P] int64."""
-    numbers = [(row, place) for row, place, _ in chain(*pairs)]
-    rows, places = torch.tensor(numbers, dtype=torch.long).reshape(-1, 2).unbind(1)
-    return rows, places
-
-
-def _pictures(pairs: Sequence[Sequence[NumberedPair]], lists: Sequence[Sequence[tuple[Item, list[Item]]]]) -> int:
-    """Return how many pictures pairs and lists show."""
-    shown = [pair for _, _, pair in chain(*pairs)]
-    items = chain(chain(*shown), *((query, *many) for query, many in chain(*lists)))
-    return sum(len(item.images) for item in items)
+def _forwards(pairs: Sequence[PairChunk], lists: Sequence[Chunk]) -> Iterator[Chunk]:
+    """Yield the model input of each forward pass."""
+    yield from chain.from_iterable(map(forwards, [*pairs, *lists]))

@@ -10,6 +10,7 @@ import torch
 from transformers import PrinterCallback
 
 from mllm_embed.rerank.reranker import Reranker
+from mllm_embed.rerank.shared_lists import Sharing
 from mllm_embed.types import Item
 
 from ..batch.examples import Example, Examples, PreparedInput, Reader
@@ -83,7 +84,7 @@ class RerankRun(BaseRun):
         longest = partial(self._longest_pair, examples)
         self.check_shared_memory(lambda: self.reranker.pairs.batch([longest()]), stage.candidates)
         tokens = self.chunk_tokens(partial(self._find_chunk_tokens, longest))
-        collate = RerankCollator(self.reranker.pairs, stage, tokens, self.seed)
+        collate = RerankCollator(self.reranker.pairs, stage, self._sharing(), tokens, self.seed)
         trainer = RerankTrainer(
             model=self.scorer, args=arguments, train_dataset=examples, stage=stage, home=self.home, order=order,
             data_collator=Handover(collate, progress), collate=collate, stopping=stopping,
@@ -98,6 +99,10 @@ class RerankRun(BaseRun):
         """Return an item with its pictures decoded, and about how many tokens it takes; its task is the prompt's."""
         loaded, tokens = self.reranker.pairs.items.prepared(replace(item, task=None))
         return replace(loaded, task=item.task), tokens
+
+    def _sharing(self) -> Sharing:
+        """Return which lists are computed in two parts: none with gradient checkpointing, which keeps no keys."""
+        return Sharing(False, False) if self.recipe.gradient_checkpointing else Sharing.of(self.reranker.model.model)
 
     def _find_chunk_tokens(self, longest: Callable[[], tuple[Item, Item]]) -> int:
         pair = longest()

@@ -8,11 +8,13 @@ import torch
 from torch import Tensor
 from torch.utils.checkpoint import checkpoint
 
+from mllm_embed.model.prefix_cache import SharedBatch
 from mllm_embed.rerank.model import RerankModel
 
 from ..batch.collator import Chunk
 from ..distributed.gradient_caching import BatchEncoder
 from .batch import RerankBatch
+from .chunks import PairChunk
 
 
 class BatchScorer(BatchEncoder):
@@ -30,15 +32,17 @@ class BatchScorer(BatchEncoder):
         logits = [self._run(self._listed, chunk, batch.cached) for chunk in batch.lists]
         return torch.cat(margins or [nothing]), torch.cat(logits or [nothing[None]])
 
-    def _run(self, score: Callable[..., Tensor], chunk: Chunk, cached: bool) -> Tensor:
+    def _run(self, score: Callable[..., Tensor], chunk: PairChunk, cached: bool) -> Tensor:
         if not cached:
             return score(chunk)
         here = torch.empty(0, device=self._device)  # by which checkpoint sees whose random state it must put back
         scores: Tensor = checkpoint(score, chunk, here, use_reentrant=False)
         return scores
 
-    def encode(self, chunk: Chunk, _: Tensor | None = None) -> Tensor:
+    def encode(self, chunk: PairChunk, _: Tensor | None = None) -> Tensor:
         """Return the margins of a chunk's pairs, [P] float32; activations stay for their gradients."""
+        if isinstance(chunk, SharedBatch):
+            return self.reranker.shared(chunk.to(self._device))
         return self.reranker(**self._placed(chunk))
 
     def _listed(self, chunk: Chunk, _: Tensor | None = None) -> Tensor:

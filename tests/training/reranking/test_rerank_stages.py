@@ -94,6 +94,19 @@ def test_a_batch_in_chunks_trains_as_a_whole_one(recipe: Callable[..., Path], tm
     assert any(tensor.abs().max() > 1e-3 for name, tensor in whole.items() if "lora_B" in name)
 
 
+def test_a_query_read_once_trains_as_one_read_with_each_candidate(recipe: Callable[..., Path], tmp_path: Path) -> None:
+    path, trained, tokens = recipe(steps=1, terms=[{"form": "softmax"}, {"form": "pointwise"}]), [], []
+    for whole in ("false", "true"):  # with gradient checkpointing no keys are kept, and prompts are computed whole
+        run = tmp_path / whole
+        keys = ["lora.dropout=0", f"gradient_checkpointing={whole}", f"output={run}"]
+        trained.append(_weights(run_rerank(load_any(path, keys))))
+        log = [json.loads(line) for line in (run / "log.jsonl").read_text().splitlines()]
+        tokens.append(sum(row.get("tokens", 0) for row in log))
+    shared, each = trained
+    assert all(torch.allclose(shared[name], tensor, atol=1e-5) for name, tensor in each.items())
+    assert 0 < tokens[0] < 0.9 * tokens[1]
+
+
 @pytest.mark.parametrize(
     ("override", "message"),
     [

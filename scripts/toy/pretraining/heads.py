@@ -6,7 +6,7 @@ import torch
 from torch import Tensor, nn
 from torch.nn import functional as F
 
-from .scenes import BACKGROUNDS, CELLS, SIZES, Scene
+from ..scenes import BACKGROUNDS, CELLS, SIZES, Scene
 
 CELL_OF_TOKEN = torch.arange(9).view(3, 3).repeat_interleave(2, 0).repeat_interleave(2, 1).flatten()  # 36 patches
 

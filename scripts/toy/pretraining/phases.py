@@ -13,11 +13,11 @@ from torch.nn import functional as F
 
 from mllm_embed.model.devices import bfloat16_pays
 
-from .base_model import IMAGE_TOKENS, USER
+from ..base_model import IMAGE_TOKENS, USER
+from ..running import Figures
+from ..scene_talk import ON_CAPTION, ON_PICTURE, Rows, Subjects, branches, given, mentions, questions
+from ..scenes import Painter, Scene
 from .heads import AimingHead, PointingHead, SeeingHead, binding_loss
-from .running import Figures
-from .scene_talk import ON_CAPTION, ON_PICTURE, Rows, Subjects, branches, given, mentions, questions
-from .scenes import Painter, Scene
 
 SEEING_BATCH = 64
 POINTING_LAYER = 1  # the second: the first has gathered the words of a noun in its last token
