@@ -2,6 +2,7 @@
 
     python scripts/make_scenes.py --output runs/demo/data
     python scripts/make_scenes.py --output runs/reranker/data --triplets 16000 --edits 16
+    python scripts/make_scenes.py --output runs/validation --draw 1 --pairs 1 --triplets 1
     python scripts/second_look.py                        # hours on two cores; goes on after a stop
     python scripts/second_look.py --seeds 0 --only "embedder" "captions, depth 10"
 
@@ -9,18 +10,18 @@ For each seed an embedder is trained by the demo's recipe; a re-ranker on lists 
 the re-ranker's judgement, and beside it one that goes on as long without; queries that think first; and embedders with
 fewer tokens a picture. R@1 has its 95 % interval; so has the gain over the embedder of the same seed, paired over the
 same queries; with several seeds both are over pictures and seeds. "Of the gap": which share of what lies between the
-embedder's R@1 and R@10 is gained. Milliseconds are those of one query in a batch, the search's own encoding included,
-on this machine. Leaves OUTPUT/table.md and OUTPUT/second_look.png.
+embedder's R@1 and R@10 is gained. What the search's own score counts beside another is chosen at depth 10, on other
+scenes. Milliseconds are those of one query in a batch, the search's own encoding included, on this machine. Leaves
+OUTPUT/table.md and OUTPUT/second_look.png.
 """
 
 from __future__ import annotations
 
 import argparse
-import gc
 import subprocess
 import sys
-from collections.abc import Mapping, Sequence
-from dataclasses import dataclass, field
+from collections.abc import Callable, Mapping, Sequence
+from dataclasses import dataclass
 from functools import cached_property
 from pathlib import Path
 from typing import Any
@@ -35,6 +36,7 @@ from mllm_embed.eval.scoring.suite import Suite
 from mllm_embed.eval.studies.cached_generator import CachedGenerator
 from mllm_embed.eval.studies.cached_reranker import CachedReranker
 from mllm_embed.eval.studies.compare_methods import EmbeddedSuite, MethodRun
+from mllm_embed.eval.studies.tuning import best_settings
 from mllm_embed.files import atomic_file, read_json, write_file, write_json
 from mllm_embed.training.recipe.config import Recipe
 from mllm_embed.training.recipe.recipe_files import load_any
@@ -42,8 +44,9 @@ from mllm_embed.training.reranking.stages import run_rerank
 from mllm_embed.training.run.stages import run_recipe
 from toy.intervals import gain, interval
 
-DATA, LISTS = Path("runs/demo/data"), Path("runs/reranker/data")
+DATA, LISTS, VALIDATION = Path("runs/demo/data"), Path("runs/reranker/data"), Path("runs/validation")
 TESTS = ("seen", "unseen")
+TUNED_AT = 10  # answers
 REFERENCE = "embedder"
 TARGETS = "{query: composed, positive: target_image, negatives: [query_image]}"
 
@@ -74,12 +77,16 @@ RUNS = {
 
 @dataclass(frozen=True)
 class Row:
-    """A row of the table: which run's adapter embeds, and by which of `eval.methods` its answers are scored again."""
+    """A row of the table: which run's adapter embeds, and by which of `eval.methods` its answers are scored again.
+
+    With `weighed` the weight of that is chosen on other scenes.
+    """
 
     about: str
     run: str = "embedder"
     method: str = ""
-    settings: Mapping[str, float] = field(default_factory=dict)
+    depth: int = 0
+    weighed: bool = False
 
     @property
     def needs(self) -> tuple[str, ...]:
@@ -87,17 +94,16 @@ class Row:
         return (self.run, "reranker") if self.method == "rerank" else (self.run,)
 
 
-def _by_depth(name: str, about: str, method: str, **settings: float) -> dict[str, Row]:
-    depths = (5, 10, 50)
-    return {f"{name}, depth {k}": Row(about, method=method, settings={"depth": k, **settings}) for k in depths}
+def _by_depth(name: str, about: str, method: str, weighed: bool = False) -> dict[str, Row]:
+    return {f"{name}, depth {k}": Row(about, method=method, depth=k, weighed=weighed) for k in (5, TUNED_AT, 50)}
 
 
 ROWS = {
     REFERENCE: Row("the demo's recipe"),
     **_by_depth("yes or no", "the base, untrained, says yes or no (MM-Embed)", "rerank yes no"),
-    **_by_depth("captions", "the base, untrained, tells how likely it would describe an answer so", "rerank caption"),
+    **_by_depth("captions", "the base, untrained: how likely it describes an answer so", "rerank caption", True),
     **_by_depth("re-ranker", "trained, its score alone", "rerank"),
-    **_by_depth("re-ranker and search", "trained, and the search's cosine, 20 times", "rerank", weight=20.0),
+    **_by_depth("re-ranker and search", "trained, its score and the search's (LamRA)", "rerank", True),
     "judged": Row("150 more steps, on the re-ranker's judgement", "judged"),
     "as long without": Row("150 more steps on the same lists without it", "longer"),
     "thoughts": Row("the query's caption is written first", "thoughts"),
@@ -178,22 +184,30 @@ class Seed:
         embedder = MLLMEmbedder.from_pretrained(self._base, adapter=adapter)
         answers = self._output / "answers"
         judge = Reranker.beside(embedder, self._places["RERANKER"]) if row.method == "rerank" else None
-        found: dict[str, Any] = {}
-        for test, suite in self._suites.items():
+
+        def embedded(suite: Suite) -> EmbeddedSuite:
             reranker = None if judge is None else CachedReranker(judge, answers)
-            embedded = EmbeddedSuite(embedder, suite, CachedGenerator(embedder, answers), reranker=reranker)
-            try:
-                found[test] = _plain(_run(embedded, row))
-            except ConfigError as error:
-                found = {"refused": str(error)}
-                break
-        del embedder, judge
-        gc.collect()
-        return found
+            return EmbeddedSuite(embedder, suite, CachedGenerator(embedder, answers), reranker=reranker)
+
+        try:
+            settings = self._settings(row, embedded)
+            return {test: _plain(_run(embedded(suite), row, settings)) for test, suite in self._suites.items()}
+        except ConfigError as error:
+            return {"refused": str(error)}
+
+    def _settings(self, row: Row, embedded: Callable[[Suite], EmbeddedSuite]) -> dict[str, float]:
+        """Return the settings of a row's method, its weight chosen on other scenes, once a seed."""
+        if not row.weighed:
+            return {"depth": row.depth}
+        kept = self._output / "results" / "weights" / f"{row.method}.json"
+        if not kept.is_file():
+            method = methods()[row.method].with_settings({"depth": TUNED_AT})
+            write_json(kept, best_settings(embedded(open_suite("folder", VALIDATION / "seen")), method))
+        return {**read_json(kept, "remove it"), "depth": row.depth}
 
 
-def _run(embedded: EmbeddedSuite, row: Row) -> MethodRun:
-    return embedded.run(methods()[row.method], row.settings) if row.method else embedded.plain()
+def _run(embedded: EmbeddedSuite, row: Row, settings: Mapping[str, float]) -> MethodRun:
+    return embedded.run(methods()[row.method], settings) if row.method else embedded.plain()
 
 
 def _plain(run: MethodRun) -> dict[str, Any]:
@@ -268,7 +282,8 @@ def main() -> int:
     parser.add_argument("--only", nargs="+", metavar="ROW", choices=ROWS, help="these rows alone, and the embedder")
     parser.add_argument("--output", type=Path, default=Path("runs/second-look"), help="default: %(default)s")
     args = parser.parse_args()
-    for folder, options in ((DATA, ""), (LISTS, " --triplets 16000 --edits 16")):
+    made = {DATA: "", LISTS: " --triplets 16000 --edits 16", VALIDATION: " --draw 1 --pairs 1 --triplets 1"}
+    for folder, options in made.items():
         if not folder.is_dir():
             raise ConfigError(f"{folder} is missing: python scripts/make_scenes.py --output {folder}{options}")
     from transformers.utils.logging import disable_progress_bar
@@ -292,7 +307,7 @@ def main() -> int:
 
 def _check_same(output: Path) -> None:
     """Raise ConfigError where a folder holds rows of other scenes."""
-    folders = (DATA / "train", *(DATA / test for test in TESTS), LISTS / "train")
+    folders = (DATA / "train", *(DATA / test for test in TESTS), LISTS / "train", VALIDATION / "seen")
     made_of = {str(folder): DataFolder.open(folder).fingerprint() for folder in folders}
     kept = output / "made_of.json"
     if kept.is_file() and read_json(kept, f"remove {output}") != made_of:

@@ -36,4 +36,5 @@ METHOD = Method(
     source="LamRA (arXiv 2412.01720), its pointwise re-ranking, which adds both scores",
     needs="a re-ranker (--reranker), and one forward pass of it on both pictures for each of the first k",
     neutral={"depth": 0},
+    grid={"weight": (0.0, 10.0, 30.0, 100.0, 300.0)},  # of differences of logits, whose size is each re-ranker's own
 )

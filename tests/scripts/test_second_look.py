@@ -21,8 +21,10 @@ PAINTER = scenes.Painter(Path(make_scenes.__file__).parent / "assets" / "sprites
 def folders(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Path:
     """The scenes of the script in small, and what one seed's runs found there."""
     pictures = make_scenes.Pictures()
-    for folder in ("data/seen", "data/unseen", "data/train", "lists/train"):
+    for folder in ("data/seen", "data/unseen", "data/train", "lists/train", "validation/seen"):
         (tmp_path / folder).mkdir(parents=True)
+    [other, _] = make_scenes.benchmarks(PAINTER.nouns, 2, draw=1).values()
+    make_scenes.write_benchmark(tmp_path / "validation/seen", "seen", other, pictures)
     for name, references in make_scenes.benchmarks(PAINTER.nouns, 2).items():
         make_scenes.write_benchmark(tmp_path / "data" / name, name, references, pictures)
     for name in ("data/train", "lists/train"):
@@ -30,6 +32,7 @@ def folders(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Path:
     pictures.paint(PAINTER)
     monkeypatch.setattr(second_look, "DATA", tmp_path / "data")
     monkeypatch.setattr(second_look, "LISTS", tmp_path / "lists")
+    monkeypatch.setattr(second_look, "VALIDATION", tmp_path / "validation")
     return tmp_path
 
 
