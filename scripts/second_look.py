@@ -173,7 +173,7 @@ class Seed:
             return
         command = [sys.executable, "-m", "training", "mine", str(LISTS / "train"), "--model", self._base]
         command += ["--adapter", str(self._places["EMBEDDER"]), "--output", str(self._places["MINED"])]
-        subprocess.run([*command, "--count", "12", "--ceiling", "1"], check=True)
+        subprocess.run([*command, "--count", "20", "--ceiling", "1"], check=True)
 
     @cached_property
     def _base(self) -> str:
