@@ -14,6 +14,7 @@ from typing import TYPE_CHECKING, Any
 
 import numpy as np
 
+from mllm_embed.encode.encoder import check_single
 from mllm_embed.errors import ConfigError, DataError
 from mllm_embed.saving.hub import is_hub_id
 from mllm_embed.types import Document, Item, Query, with_task
@@ -47,6 +48,7 @@ class MTEBModel:
         *,
         instructions: bool = False,
     ):
+        check_single(embedder, "MTEB")
         prompts, side = embedder.prompts, embedder.settings.jpeg_side
         if side:  # which would be filed as its own, and be that of whole pictures
             raise ConfigError(

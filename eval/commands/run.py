@@ -84,6 +84,9 @@ def register(commands: Any) -> None:
     run.add_argument(
         "--edit-strength", metavar="A", type=float, default=1.0, help="1: as asked; more changes the picture more"
     )
+    run.add_argument(
+        "--pool-factor", metavar="N", type=int, default=1, help="pooling multi: N near vectors of a picture become one"
+    )
     run.add_argument("--sheet", metavar="N", type=int, default=8, help="queries on the contact sheet (default 8)")
     add_thumbnails_option(run)
 
@@ -114,6 +117,7 @@ def _run(arguments: argparse.Namespace) -> int:
         arguments.batch_size,
         arguments.ties,
         arguments.edit_strength,
+        arguments.pool_factor,
         arguments.sheet,
         arguments.thumbnails,
         arguments.save_vectors,

@@ -7,6 +7,8 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
+from mllm_embed.encode.encoder import check_single
+
 from ..scoring.asking import AskedSuite
 from ..scoring.evaluate import evaluate_with_vectors
 from ..scoring.score import DEFAULT_TIES, Result, Ties
@@ -28,6 +30,7 @@ class Measuring:
         batch_size: items encoded at once.
         ties: how equal scores are settled, a key of `score.TIES`.
         edit_strength: how far a composed query goes from its picture.
+        pool_factor: how many near vectors of a gallery item become one, of a model that makes several an input.
         sheet: queries on the contact sheet; 0 for none.
         thumbnails: megabytes of them in the report page; 0 for a page without pictures.
         vectors: folder that keeps the vectors; None for none.
@@ -37,6 +40,7 @@ class Measuring:
     batch_size: int = 32
     ties: Ties = DEFAULT_TIES
     edit_strength: float = 1.0
+    pool_factor: int = 1
     sheet: int = 8
     thumbnails: float = MEGABYTES
     vectors: Path | None = None
@@ -61,6 +65,8 @@ def evaluate_into(
 
     Raises as `evaluate`, and DataError where the disk fails.
     """
+    if measuring.vectors:
+        check_single(embedder, "--save-vectors")
     result, vectors = evaluate_with_vectors(
         embedder,
         suite,
@@ -68,6 +74,7 @@ def evaluate_into(
         progress=measuring.progress,
         ties=measuring.ties,
         edit_strength=measuring.edit_strength,
+        pool_factor=measuring.pool_factor,
         asked=asked,
     )
     written = write_result(result, suite, folder, settings)

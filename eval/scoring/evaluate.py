@@ -8,22 +8,21 @@ from __future__ import annotations
 
 import time
 from collections.abc import Mapping, Sequence
-from dataclasses import dataclass, replace
-from itertools import chain
+from dataclasses import replace
 from typing import Any
 
 import numpy as np
 
-from mllm_embed.encode.avoiding import without_avoid
-from mllm_embed.encode.encoder import PromptedEncoder, check_unit_length
-from mllm_embed.errors import ConfigError, DataError
-from mllm_embed.inputs.prompts import PromptSet
-from mllm_embed.types import Item, Query
+from mllm_embed.encode.encoder import PromptedEncoder, check_single, check_unit_length, is_multi
+from mllm_embed.errors import ConfigError
+from mllm_embed.types import Item
 from mllm_embed.vectors.fusion import edited
 from mllm_embed.vectors.unit import unit
 
 from .asking import AskedSuite, AskedTask, ask
 from .composition import IMAGE_ONLY, SUM, TEXT_ONLY
+from .embedding.entries import GALLERY, NOT_AVOIDED, avoids, by_prompts, gallery_owner, rows_of
+from .embedding.multi import evaluate_multi, with_rules
 from .result import Result
 from .score import DEFAULT_TIES, Ties, Vectors, need_labels, score
 from .sessions.carried import carried, carried_protocol
@@ -35,9 +34,6 @@ BASELINES = {
     TEXT_ONLY: "the instruction alone, as a query of words",
     SUM: "image only + text only, normalised",
 }
-NOT_AVOIDED = "nothing avoided"
-"""The row of queries that avoid something, asked without it."""
-_GALLERY = "gallery"  # beside the names of rows while a suite is embedded
 
 
 def evaluate(
@@ -48,6 +44,7 @@ def evaluate(
     progress: bool | None = None,
     ties: Ties = DEFAULT_TIES,
     edit_strength: float = 1.0,
+    pool_factor: int = 1,
     asked: AskedSuite | None = None,
 ) -> Result:
     """Embed a suite, rank its galleries for every query, and measure; `mllm-embed-eval run` does the same.
@@ -59,6 +56,7 @@ def evaluate(
         progress: whether to show a progress bar; None leaves it to the embedder.
         ties: how equal scores are settled, a key of `score.TIES`.
         edit_strength: how far a composed query goes from its picture, as `fusion.edited`.
+        pool_factor: how many near vectors of a gallery item become one, of a model that makes several an input.
         asked: from `asking.ask`, which takes an instruction of your own; by default what it says without one.
 
     Raises:
@@ -73,6 +71,7 @@ def evaluate(
         progress=progress,
         ties=ties,
         edit_strength=edit_strength,
+        pool_factor=pool_factor,
         asked=asked,
     )
     return result
@@ -86,11 +85,25 @@ def evaluate_with_vectors(
     progress: bool | None = None,
     ties: Ties = DEFAULT_TIES,
     edit_strength: float = 1.0,
+    pool_factor: int = 1,
     asked: AskedSuite | None = None,
 ) -> tuple[Result, dict[str, Vectors]]:
-    """Do as `evaluate` does; return the vectors of every task, by its name, as well as the result."""
+    """Do as `evaluate` does; return the vectors of every task, by its name, as well as the result.
+
+    Of a model that makes several vectors an input there are none to return.
+    """
     check_evaluable(suite, edit_strength)
     asked = asked or ask(embedder, suite)
+    if is_multi(embedder):
+        if edit_strength != 1:
+            check_single(embedder, f"edit strength {edit_strength:g}")
+        result = evaluate_multi(embedder, suite, asked, batch_size, progress, ties, pool_factor)
+        return with_rules(with_protocol(result, suite, asked)), {}
+    if pool_factor != 1:
+        raise ConfigError(
+            f"a pool factor of {pool_factor} is of vectors a token, and this model makes one vector of an input; leave "
+            "it out"
+        )
     vectors, spent = embed(embedder, suite, batch_size=batch_size, progress=progress, asked=asked)
     vectors = with_edit_strength(vectors, suite, edit_strength)
     started = time.perf_counter()
@@ -127,20 +140,11 @@ def with_protocol(result: Result, suite: Suite, asked: AskedSuite, edit_strength
     That is the prompts they were made through, the pictures' sizes, what the baselines are, and an edit strength.
     """
     protocol: dict[str, Any] = {**result.protocol, **asked.protocol(), "pictures": suite.pictures(), **BASELINES}
-    if any(map(_avoids, suite.tasks)):
+    if any(map(avoids, suite.tasks)):
         protocol[NOT_AVOIDED] = "the query as asked, without what it avoids"
     if edit_strength != 1:
         protocol["edit strength"] = edit_strength
     return replace(result, protocol=protocol)
-
-
-@dataclass(frozen=True)
-class _Row:
-    """One matrix to be made: each of its entries is one item, or several whose vectors are averaged."""
-
-    task: Task
-    name: str
-    entries: Sequence[Sequence[Item]]
 
 
 def embed(
@@ -159,10 +163,11 @@ def embed(
     and what `ask` raises.
     """
     started = time.perf_counter()
-    rows = _rows(suite)
+    rows = rows_of(suite)
     how = (asked or ask(embedder, suite)).tasks
     items = [(how[row.task.name], item) for row in rows for entry in row.entries for item in entry]
     # one long list for the encoder, which is then cut into the rows again
+    check_single(embedder, "this")
     check_unit_length(embedder, "an evaluation")
     encoded = encode(embedder, items, batch_size, progress)
     made: dict[str, dict[str, np.ndarray]] = {task.name: {} for task in suite.tasks}
@@ -172,72 +177,30 @@ def embed(
         end = start + sum(sizes)
         made[row.task.name][row.name] = _averaged(encoded[start:end], sizes)
         start = end
-    vectors = {task.name: _vectors(made, _gallery_owner(task, suite), task) for task in suite.tasks}
+    vectors = {task.name: _vectors(made, gallery_owner(task, suite), task) for task in suite.tasks}
     return vectors, {"embedding seconds": time.perf_counter() - started}
-
-
-def _rows(suite: Suite) -> list[_Row]:
-    """Return all that is to be encoded for a suite, in order."""
-    rows = []
-    for task in suite.tasks:
-        if _gallery_owner(task, suite) is task:
-            rows.append(_Row(task, _GALLERY, [(item,) for item in task.gallery]))
-        rows += [_Row(task, name, entries) for name, entries in items_of(task).items()]
-    return rows
-
-
-def items_of(task: Task) -> dict[str, Sequence[Sequence[Item]]]:
-    """Return what is encoded of a task's queries, by row of its table; the sum is made of the others."""
-    items: dict[str, Sequence[Sequence[Item]]] = {task.query_kind: task.queries}
-    if _avoids(task):
-        items[NOT_AVOIDED] = [tuple(map(without_avoid, entry)) for entry in task.queries]
-    if task.composed:
-        # the items of a query differ in their words alone (FashionIQ in both orders): one picture stands for all
-        items[IMAGE_ONLY] = [(Query(image=entry[0].image),) for entry in task.queries]
-        items[TEXT_ONLY] = [tuple(map(_words, entry)) for entry in task.queries]
-    return items
-
-
-def _avoids(task: Task) -> bool:
-    return any(item.avoid is not None for item in chain.from_iterable(task.queries))
-
-
-def _words(item: Item) -> Item:
-    """Return the instruction alone; the picture where there is none."""
-    return Query(text=item.words) if item.words is not None else Query(image=item.image)
 
 
 def encode(
     embedder: PromptedEncoder, items: Sequence[tuple[AskedTask, Item]], batch_size: int, progress: bool | None
 ) -> np.ndarray:
     """Return the vectors [N, D] float32 of items, each asked as its task is. Raises DataError where there are none."""
-    asked = [how.asked(item) for how, item in items]
-    positions: dict[PromptSet, list[int]] = {}
-    for position, (prompts, _) in enumerate(asked):
-        positions.setdefault(prompts, []).append(position)
-    encoded: np.ndarray | None = None
-    for prompts, mine in positions.items():
-        model = embedder if prompts == embedder.prompts else embedder.with_prompts(prompts)
-        part = model.encode([asked[at][1] for at in mine], batch_size=batch_size, show_progress=progress)
-        if len(positions) == 1:
+    parts = by_prompts(embedder, items)
+    encoded = np.empty((0, 0), np.float32)
+    for number, asked in enumerate(parts):
+        part = asked.model.encode(asked.items, batch_size=batch_size, show_progress=progress)
+        if len(parts) == 1:
             return np.asarray(part, dtype=np.float32)  # nothing to put together: no second copy of a large gallery
-        encoded = np.empty((len(asked), part.shape[1]), np.float32) if encoded is None else encoded
-        encoded[mine] = part
-    if encoded is None:
-        raise DataError("the suite has no tasks: there is nothing to embed")
+        encoded = encoded if number else np.empty((len(items), part.shape[1]), np.float32)
+        encoded[asked.places] = part
     return encoded
 
 
-def _gallery_owner(task: Task, suite: Suite) -> Task:
-    """Return the first task with the same gallery, which is encoded once for all of them."""
-    return next(other for other in suite.tasks if other.gallery is task.gallery)
-
-
 def _vectors(made: Mapping[str, Mapping[str, np.ndarray]], owner: Task, task: Task) -> Vectors:
-    rows = {name: row for name, row in made[task.name].items() if name != _GALLERY}
+    rows = {name: row for name, row in made[task.name].items() if name != GALLERY}
     if task.composed:
         rows[SUM] = unit(rows[IMAGE_ONLY] + rows[TEXT_ONLY])
-    return Vectors(made[owner.name][_GALLERY], rows)
+    return Vectors(made[owner.name][GALLERY], rows)
 
 
 def _averaged(vectors: np.ndarray, sizes: Sequence[int]) -> np.ndarray:

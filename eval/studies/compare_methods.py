@@ -19,8 +19,9 @@ from mllm_embed.rerank.reranker import Reranker
 from mllm_embed.types import Item
 
 from ..scoring.asking import ask
+from ..scoring.embedding.entries import items_of
 from ..scoring.estimate import Estimate
-from ..scoring.evaluate import embed, encode, items_of, with_protocol
+from ..scoring.evaluate import embed, encode, with_protocol
 from ..scoring.paired import Difference, corrected, paired, weights
 from ..scoring.result import MeasuredTask, Result
 from ..scoring.score import ANSWERS, DEFAULT_TIES, SCORES, TIES, measure, need_labels, result_of

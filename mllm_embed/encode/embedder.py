@@ -5,7 +5,7 @@ from __future__ import annotations
 import os
 from collections.abc import Mapping, Sequence
 from concurrent.futures import ThreadPoolExecutor
-from contextlib import ExitStack
+from contextlib import nullcontext
 from dataclasses import replace
 from typing import TYPE_CHECKING, Any, Literal, overload
 
@@ -31,19 +31,19 @@ from ..saving.provenance import check_taught
 from ..saving.settings import Settings
 from ..thoughts.asking import ThinksFirst
 from ..vectors.precision import Precision, check_dim, to_precision, truncate
-from .execution import Encoded, check_call, execute
-from .memory import keep_pages
+from .execution import Encoded, check_call, embedding_bar, execute
+from .mixins.multi import EncodesMulti
+from .mixins.query_document import QueryDocument
 from .model_source import ModelSource, find_model, item_processor
 from .planning import EncodingPlan, plan
 from .prefetch import THREADS
-from .query_document import QueryDocument
 from .suffixes import Suffixes
 
 if TYPE_CHECKING:
     from ..saving.model_card import ModelCardInfo
 
 
-class MLLMEmbedder(QueryDocument, ThinksFirst):
+class MLLMEmbedder(QueryDocument, ThinksFirst, EncodesMulti):
     """A multimodal LLM that embeds pictures, texts, and pictures with an instruction into one space."""
 
     def __init__(
@@ -103,8 +103,8 @@ class MLLMEmbedder(QueryDocument, ThinksFirst):
                 one; by default that of the hub id, where there is one.
             prompts: prompt set, its name, or a YAML or JSON file with one; by default the saved one, that of the
                 preset, or InstructCIR's for a model that has neither.
-            pooling: "last" takes the last token's state, "mean" the mean over the picture's and the user's tokens; by
-                default as saved, "last" for a model that has no settings.
+            pooling: "last" takes the last token's state, "mean" the mean over the picture's and the user's tokens,
+                "multi" a vector for each of these (`encode_multi`); by default as saved, "last" where nothing is.
             bidirectional: let the language model's attention look ahead too; by default as saved, False otherwise.
             positions: "model" numbers tokens as the base does, "sequential" one after the other; by default as saved,
                 "model" otherwise.
@@ -293,14 +293,8 @@ class MLLMEmbedder(QueryDocument, ThinksFirst):
         A `bar` given is moved on by each input; the rest is as for `encode`. On a CPU this process keeps freed memory
         from then on (memory.py).
         """
-        if self.device.type == "cpu":
-            keep_pages()
-        with ExitStack() as within:
-            if bar is None:
-                hide = None if show_progress is None else not show_progress
-                shown = tqdm(total=work.avoided.listed, desc="embedding", unit="input", disable=hide, mininterval=1)
-                bar = within.enter_context(shown)
-            return execute(work, self.model, self.item_processor, packed, bar)
+        with embedding_bar(work, show_progress) if bar is None else nullcontext(bar) as shown:
+            return execute(work, self.model, self.item_processor, packed, shown)
 
     def save_pretrained(
         self,

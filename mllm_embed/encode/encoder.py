@@ -38,6 +38,20 @@ class PromptedEncoder(Encoder, Protocol):
         ...
 
 
+def is_multi(encoder: object) -> bool:
+    """Return whether an encoder makes several vectors of an input, so that `encode_multi` encodes (mixins/multi.py)."""
+    return getattr(encoder, "multi", False)
+
+
+def check_single(encoder: object, use: str) -> None:
+    """Raise ConfigError for an encoder that makes several vectors of an input, for a `use` that takes one."""
+    if is_multi(encoder):
+        raise ConfigError(
+            f"{use} takes one vector an input, and this model makes one a token (pooling multi); take a model of "
+            "single vectors"
+        )
+
+
 def check_unit_length(encoder: object, use: str) -> None:
     """Raise ConfigError for an encoder that cuts vectors without bringing them to unit length again, for a `use` that
     ranks by inner products, in which longer ones would win."""

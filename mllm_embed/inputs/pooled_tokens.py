@@ -22,8 +22,11 @@ if TYPE_CHECKING:
     from .item_processor import ItemProcessor
 
 ALL, CONTENT, PICTURES, WITHOUT_TASK = "all", "content", "pictures", "without_task"
+CONTENT_PICTURES, CONTENT_WORDS = "content_pictures", "content_words"
 AT, BEFORE = "at", "before"
-_KINDS = (ALL, CONTENT, PICTURES, WITHOUT_TASK)
+_KINDS = (ALL, CONTENT, CONTENT_PICTURES, CONTENT_WORDS, PICTURES, WITHOUT_TASK)
+_OF_CONTENT = (CONTENT, CONTENT_PICTURES, CONTENT_WORDS)
+_BY_CONTENT: tuple[Pooling, ...] = ("mean", "multi")  # poolings that take content where nothing is said
 _UP_TO = {AT: 1, BEFORE: 0}  # tokens that are pooled from the named one on
 # by which families mark where a picture begins and ends
 _AROUND = (
@@ -45,8 +48,9 @@ def check_pooled(pooled: str) -> None:
 
 
 def pooled_by_default(pooling: Pooling) -> str:
-    """Return which tokens a pooling takes where that is not said: a mean those that say something of this input."""
-    return CONTENT if pooling == "mean" else ALL
+    """Return which tokens a pooling takes where that is not said: a mean, and one vector a token, those that say
+    something of this input."""
+    return CONTENT if pooling in _BY_CONTENT else ALL
 
 
 class PooledTokens:
@@ -57,7 +61,8 @@ class PooledTokens:
 
         Args:
             items: what makes the inputs.
-            pooled: "all" tokens; "content", those of pictures and of the user's words; "pictures", from the first token
+            pooled: "all" tokens; "content", those of pictures and of the user's words; "content_pictures" and
+                "content_words", one of the two, the other where an input has none; "pictures", from the first token
                 of the pictures to the last, with the marks of their beginning and end, and all of an input without
                 pictures (jina-embeddings-v4's); "without_task", all but the task (MM-Embed's, U-MARVEL's); "at TOKEN",
                 up to the last such token; "before TOKEN", up to the one before it (LamRA's).
@@ -71,6 +76,8 @@ class PooledTokens:
         finders: dict[str, Callable[[Item, Tensor], Tensor]] = {
             ALL: self._everything,
             CONTENT: self._content,
+            CONTENT_PICTURES: self._content_pictures,
+            CONTENT_WORDS: self._content_words,
             PICTURES: self._pictures,
             WITHOUT_TASK: self._without_task,
         }
@@ -95,7 +102,12 @@ class PooledTokens:
         Raises DataError for an item without the token that is looked for, ModelError where a processor or a tokenizer
         does not tell which tokens are whose.
         """
-        return self._find(item, ids)
+        mask = self._find(item, ids)
+        if self._kind in _OF_CONTENT and not mask.any():
+            raise DataError(
+                f"{(item.words or '')[:_SHOWN]!r} has no token to pool ({self.pooled}): give a picture, or words"
+            )
+        return mask
 
     def _everything(self, item: Item, ids: Tensor) -> Tensor:
         return torch.ones_like(ids)
@@ -112,6 +124,15 @@ class PooledTokens:
             for first, last in self._runs(item, ids, WORDS[slot], _touching, before=True):
                 mask[first:last] = 1
         return mask
+
+    def _content_pictures(self, item: Item, ids: Tensor) -> Tensor:
+        shown = self._shown(ids, bool(item.images)).long()
+        return shown if shown.any() else self._content(item, ids)
+
+    def _content_words(self, item: Item, ids: Tensor) -> Tensor:
+        content = self._content(item, ids)
+        words = content * ~self._shown(ids, bool(item.images))
+        return words if words.any() else content
 
     def _pictures(self, item: Item, ids: Tensor) -> Tensor:
         """Return the tokens from the first to the last of the pictures, with a mark on either side."""

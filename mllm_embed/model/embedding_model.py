@@ -18,7 +18,7 @@ from .heads.latent_attention import LatentAttention
 from .heads.projection import Projection
 from .heads.token_learner import TokenLearner
 from .packing import pack, unpack
-from .pooling import POOLINGS, Pooling
+from .pooling import MULTI, POOLINGS, Pooling, joined
 from .position_ids import POSITIONS, Positions, check_apart, position_ids
 from .prefix_cache import SharedBatch, hidden_states
 from .vision_features import learn_tokens, reuse_features, takes_features
@@ -103,6 +103,11 @@ class EmbeddingModel(nn.Module):
         return states_width(self.base.config)
 
     @property
+    def multi(self) -> bool:
+        """Whether it makes several vectors of an input, one a token (late interaction)."""
+        return self.pooling in MULTI
+
+    @property
     def width(self) -> int:
         """The length of a whole vector."""
         return self.states_width if self.projection is None else self.projection.out_features
@@ -120,7 +125,8 @@ class EmbeddingModel(nn.Module):
         return hasattr(self.backbone, "peft_config")
 
     def forward(self, packed: bool = False, **batch: Tensor) -> Tensor:
-        """Return the vectors of a batch: [B, D] float32, L2-normalised.
+        """Return the vectors of a batch: [B, D] float32, L2-normalised; where it is `multi` [B, T, D], zeros behind the
+        last of an input.
 
         Args:
             packed: lay several inputs in one row (packing.py); what cannot be packed, some families and bidirectional
@@ -178,7 +184,7 @@ class EmbeddingModel(nn.Module):
             states.append(self._pooled(whole, chosen))
         # the parts are in order of their length: back to the order of the inputs
         rows = torch.cat([part.rows for part in batch.suffixes])
-        return torch.cat(states)[rows.argsort()]
+        return joined(states)[rows.argsort()]
 
     def _check_apart(self, batch: dict[str, Tensor]) -> None:
         if self.family.rope_index and self.positions == "model":
@@ -208,8 +214,12 @@ class EmbeddingModel(nn.Module):
         return {name: t.to(dtype) if t.is_floating_point() else t for name, t in batch.items()}
 
     def vectors(self, states: Tensor) -> Tensor:
-        """Return the vectors [B, D] float32, L2-normalised, of pooled states [B, H] float32."""
-        return F.normalize(states if self.projection is None else self.projection(states).float(), dim=-1)
+        """Return the vectors [B, ..., D] float32, L2-normalised, of pooled states [B, ..., H] float32; of zeros, which
+        several an input may end with, zeros."""
+        found = states if self.projection is None else self.projection(states).float()
+        if self.multi:
+            found = found * states.any(-1, keepdim=True)  # a projection may have a bias
+        return F.normalize(found, dim=-1)
 
     def _pooled(self, hidden: Tensor, chosen: Tensor) -> Tensor:
         if self.latent_attention is not None:

@@ -1,14 +1,15 @@
-"""From hidden states to one vector an input."""
+"""From hidden states to one vector an input, or to one a token."""
 
 from __future__ import annotations
 
-from collections.abc import Callable
+from collections.abc import Callable, Sequence
 from typing import Literal
 
 import torch
 from torch import Tensor
+from torch.nn import functional as F
 
-Pooling = Literal["last", "mean", "first", "max", "weightedmean", "mean_sqrt_len_tokens"]
+Pooling = Literal["last", "mean", "first", "max", "weightedmean", "mean_sqrt_len_tokens", "multi"]
 
 
 def last_token(hidden: Tensor, mask: Tensor) -> Tensor:
@@ -66,6 +67,26 @@ def mean_by_root(hidden: Tensor, mask: Tensor) -> Tensor:
     return mean(hidden, mask) * mask.sum(1, keepdim=True).sqrt()
 
 
+def each_token(hidden: Tensor, mask: Tensor) -> Tensor:
+    """Return the hidden states of each row's chosen tokens in their order, for late interaction: [B, T, H] float32, T
+    the most that a row has, zeros behind those of a row with fewer. Arguments as of `mean`."""
+    chosen = mask.bool()
+    counts = chosen.sum(1)
+    states = hidden.new_zeros(len(hidden), int(counts.max()), hidden.shape[2], dtype=torch.float32)
+    there = torch.arange(states.shape[1], device=hidden.device) < counts[:, None]
+    # in order of rows and of tokens on both sides; not in place, so that a gradient comes back
+    return states.masked_scatter(there[..., None], hidden[chosen].float())
+
+
+def joined(parts: Sequence[Tensor]) -> Tensor:
+    """Return what poolings gave for parts of a list, [n, ...] each, one after the other: [N, ...]. Of several vectors
+    an input all get as many as the most, zeros behind their own."""
+    if parts[0].dim() < 3:
+        return torch.cat(list(parts))
+    most = max(part.shape[1] for part in parts)
+    return torch.cat([F.pad(part, (0, 0, 0, most - part.shape[1])) for part in parts])
+
+
 # "last" and "first" are this library's names for what sentence-transformers calls "lasttoken" and "cls".
 POOLINGS: dict[Pooling, Callable[[Tensor, Tensor], Tensor]] = {
     "last": last_token,
@@ -74,4 +95,7 @@ POOLINGS: dict[Pooling, Callable[[Tensor, Tensor], Tensor]] = {
     "max": largest,
     "weightedmean": weighted_mean,
     "mean_sqrt_len_tokens": mean_by_root,
+    "multi": each_token,
 }
+MULTI: frozenset[Pooling] = frozenset({"multi"})
+"""Those that give several vectors an input."""

@@ -17,6 +17,7 @@ from ..errors import ConfigError
 from ..files import read_json, write_file
 from ..inputs.prompts import CHAT, CHAT_TEXT
 from ..model.lora import ADAPTER_CONFIG
+from ..model.pooling import MULTI
 from .card_header import CARD_FILE, UNKNOWN, Origin, as_list, fill_header, is_adapter_card, parse_card
 from .card_results import markdown_table, read_card_result, results_section
 from .sentence_transformers_files import POOLING_FILE
@@ -33,10 +34,13 @@ _POOLED = {
     "max": "the largest of each number of the states",
     "weightedmean": "the mean, weighted by their places, of the states",
     "mean_sqrt_len_tokens": "the sum, over the root of their number, of the states",
+    "multi": "one vector a token (late interaction, scored by MaxSim), the state",
 }
 _TOKENS = {
     "all": "",
     "content": " of the picture's and the user's tokens",
+    "content_pictures": " of the picture's tokens, or of the user's where there is none",
+    "content_words": " of the user's tokens, or of the picture's where there are none",
     "pictures": " of the picture's tokens",
     "without_task": " of all tokens but the task's",
 }
@@ -64,6 +68,19 @@ print(model.similarity(queries, gallery))
 
 Both give the same vectors, except where sentence-transformers reads pictures in its own way: give it those with
 transparency opened (`PIL.Image.open`), and those with an EXIF rotation by their path.
+"""
+_USE_MULTI = """\
+`MODEL` is this folder, or its name on the Hugging Face hub.
+
+```python
+from mllm_embed import Document, MLLMEmbedder, Query
+from mllm_embed.vectors.maxsim import maxsim
+
+embedder = MLLMEmbedder.from_pretrained("MODEL")
+queries = embedder.encode_multi([Query(image="shoe.jpg", instruction="the same shoe in blue")])
+gallery = embedder.encode_multi([Document(image="a.jpg"), Document(text="a blue shoe")])
+print(maxsim(queries, gallery))
+```
 """
 _ADAPTER = """\
 
@@ -198,8 +215,9 @@ def _intro(origin: Origin) -> str:
 def _from_files(folder: Path, origin: Origin) -> dict[str, str]:
     """Return the sections that the files beside the card determine."""
     settings = Settings.from_dict(read_json(folder / SETTINGS_FILE, _DAMAGED))
+    use = _USE_MULTI if settings.pooling in MULTI else _USE
     return {
-        "Use": _USE + (_ADAPTER.replace("BASE", origin.shown) if origin.adapter else _WHOLE),
+        "Use": use + (_ADAPTER.replace("BASE", origin.shown) if origin.adapter else _WHOLE),
         "Prompts": _prompts(settings),
         "Vectors": "\n".join(f"- {fact}" for fact in _vectors(folder, settings, origin)),
     }

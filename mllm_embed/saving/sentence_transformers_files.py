@@ -34,6 +34,7 @@ from ..inputs.pooled_tokens import ALL
 from ..inputs.prompts import CHAT, PromptSet
 from ..model.families import Family, family_of, states_width
 from ..model.heads.projection import MODULE, MODULES_FILE
+from ..model.pooling import MULTI
 from ..model.processor_loading import load_processor
 from ..types import Document, Item, Query
 
@@ -144,7 +145,8 @@ def write_sentence_files(
     module does, the files make it refuse to encode: without them it would average the token states of bare inputs,
     which no error would show.
     """
-    own_way = settings.bidirectional or settings.truncate or settings.thoughts or family.texts_apart
+    several = settings.pooling in MULTI
+    own_way = settings.bidirectional or settings.truncate or settings.thoughts or family.texts_apart or several
     plain = stock_states and not own_way
     form = _as_theirs(settings, template_of(processor) is not None) if plain else None
     form = form or _as_ours(processor, settings, about or settings.to_dict(), plain)

@@ -14,7 +14,7 @@ from ..data.filters import Filter, as_filter
 from ..data.kept import check_names
 from ..data.picture_source import PictureSource, picture_folder
 from ..data.sources import picture_at
-from ..encode.encoder import Encoder, check_unit_length
+from ..encode.encoder import Encoder, check_single, check_unit_length
 from ..errors import DataError, ImageError, UnknownIdError
 from ..inputs.images import content_key
 from ..saving.provenance import SPACE_FIELDS, check_same
@@ -67,6 +67,7 @@ class Searcher:
             ConfigError: the gallery's vectors were made by another model, adapter or prompt, or the model's are shorter
                 than 1.
         """
+        check_single(embedder, "a search")
         check_unit_length(embedder, "a search")
         check_same(gallery.provenance, _target_space(embedder, gallery), SPACE_FIELDS, "the gallery")
         self.embedder, self.gallery = embedder, gallery

@@ -23,7 +23,7 @@ from tqdm import tqdm
 from ..data.sources import Listing
 from ..encode.cost import Cost, total
 from ..encode.embedder import MLLMEmbedder
-from ..encode.encoder import check_unit_length
+from ..encode.encoder import check_single, check_unit_length
 from ..errors import DataError
 from ..files import json_bytes, write_file
 from ..locks import folder_lock
@@ -152,7 +152,8 @@ class _Call:
 
     def run(self) -> Extracted:
         """Work until there is nothing left to do, or only what other processes are doing."""
-        check_unit_length(self.embedder, "a store")  # before its folder is there
+        check_single(self.embedder, "a store")  # before its folder is there
+        check_unit_length(self.embedder, "a store")
         if (self.path / MANIFEST).is_file():  # takes long, so that it is not done while others wait
             rows = tqdm(range(len(self.listing)), desc="comparing", unit="row", disable=_hide(self.show_progress))
             store = opened(self.path, self.embedder, self.dtype)

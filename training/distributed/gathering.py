@@ -9,6 +9,7 @@ from typing import Any
 import torch
 import torch.distributed as dist
 from torch import Tensor
+from torch.nn.functional import pad
 
 from ..batch.collator import ContrastiveBatch
 from ..recipe.stage_keys.terms import RoleUse
@@ -19,7 +20,8 @@ class GatheredBatch:
     """The rows of all processes, in the processes' order.
 
     Args:
-        vectors: [N, D] float32, L2-normalised; gradients of every process's loss reach the process that made them.
+        vectors: [N, D] or [N, T, D] float32, L2-normalised; gradients of every process's loss reach the process that
+            made them.
         inputs: [N] int64, for each vector a number that equal inputs share, as in ContrastiveBatch.
         places: by use [B] int64 into `vectors`, B the rows of all processes; of hard negatives [K]. Equal inputs that
             were encoded alike have one place.
@@ -73,7 +75,7 @@ def gather(vectors: Tensor, batch: ContrastiveBatch, rows: int) -> GatheredBatch
     """Return the batches of all processes as one. A process alone sends nothing and keeps its vectors.
 
     Args:
-        vectors: [U, D] float, those of `batch`, with gradient.
+        vectors: [U, D] or [U, T, D] float, those of `batch`, with gradient.
         batch: this process's own.
         rows: how many each process has; the same for all.
     """
@@ -94,7 +96,7 @@ def gather(vectors: Tensor, batch: ContrastiveBatch, rows: int) -> GatheredBatch
     same = _first_equal(every, frozen)
     merged = {use: same[_shifted(gather_ragged(place), lengths)] for use, place in places.items()}
     return GatheredBatch(
-        vectors=torch.cat(_gather_with_gradient(vectors, lengths)),
+        vectors=torch.cat(_gather_with_gradient(_as_many_as_the_most(vectors), lengths)),
         inputs=every,
         places=merged,
         owners=_shifted(gather_ragged(owners), [rows] * count),
@@ -174,6 +176,16 @@ class _AllGather(torch.autograd.Function):
         summed = grad.clone(memory_format=torch.contiguous_format)
         dist.all_reduce(summed)
         return summed[dist.get_rank()]
+
+
+def _as_many_as_the_most(vectors: Tensor) -> Tensor:
+    """Return several vectors an input, [U, T, D], with zeros behind them up to the T of the process with the most; all
+    processes call it."""
+    if vectors.dim() == 2:
+        return vectors
+    most = torch.tensor(vectors.shape[1], device=vectors.device)
+    dist.all_reduce(most, dist.ReduceOp.MAX)
+    return pad(vectors, (0, 0, 0, int(most) - vectors.shape[1]))
 
 
 def _gather_with_gradient(vectors: Tensor, lengths: list[int]) -> list[Tensor]:

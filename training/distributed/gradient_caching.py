@@ -17,8 +17,9 @@ import torch
 from torch import Tensor, nn
 from torch.utils.checkpoint import checkpoint
 
-from mllm_embed.errors import ModelError
+from mllm_embed.errors import DataError, ModelError
 from mllm_embed.model.embedding_model import EmbeddingModel
+from mllm_embed.model.pooling import joined
 from mllm_embed.thoughts.writer import LABELS
 
 from ..batch.collator import Chunk, ContrastiveBatch
@@ -30,8 +31,8 @@ from .alignment import ScheduledChunk, common_schedule, own_schedule
 from .gathering import mean_of_all
 
 Encoded: TypeAlias = tuple[Tensor, Tensor, Tensor]
-"""A chunk's vectors [B, D], the losses of its thoughts [B], and the local alignment of its pictures [P], none where it
-is not trained."""
+"""A chunk's vectors [B, D], or [B, T, D] where an input has several, the losses of its thoughts [B], and the local
+alignment of its pictures [P], none where it is not trained."""
 LOCAL, THOUGHTS = "local", "thoughts"
 
 
@@ -67,7 +68,7 @@ class BatchEncoder(nn.Module):
         self.local, self.thoughts = local, thoughts
 
     def forward(self, batch: ContrastiveBatch) -> tuple[Tensor, Tensor, dict[str, Tensor]]:
-        """Return the vectors of a batch, [U, D] float32, L2-normalised; the temperature, a scalar; and by
+        """Return the vectors of a batch, [U, D] or [U, T, D] float32, L2-normalised; the temperature, a scalar; and by
         name the losses that are none of vectors, scalars, weighted.
 
         That of thoughts is the mean over this process's rows, in which a thought that is not taught counts 0, and one
@@ -77,7 +78,7 @@ class BatchEncoder(nn.Module):
         with torch.autocast(self._device.type, torch.bfloat16, enabled=self.bf16) if self.bf16 else nullcontext():
             encode = self._cached if schedule.cached else self._encoded
             encoded = _run(encode, batch.live, schedule.live) + self._frozen(batch.frozen, schedule.frozen)
-        vectors, losses, local = (torch.cat(part) for part in zip(*encoded, strict=True))
+        vectors, losses, local = (joined(part) for part in zip(*encoded, strict=True))
         # also where nothing in this process's batch thinks: all processes log the same figures
         own = {THOUGHTS: self.thoughts * losses.sum() / len(batch.ids)} if self.thoughts else {}
         own |= {LOCAL: self.local * mean_of_all(local)} if self.local else {}
@@ -147,6 +148,11 @@ def with_avoiding(vectors: Tensor, avoided: Tensor) -> Tensor:
     """
     if not len(avoided):
         return vectors
+    if vectors.dim() > 2:
+        raise DataError(
+            "rows avoid something, which is taken from a single vector, and pooling: multi makes one a token; leave "
+            "the column `avoid` out"
+        )
     query, words = avoided.to(vectors.device).unbind(1)
     return torch.cat([vectors, avoiding(vectors[query], vectors[words])])
 

@@ -139,7 +139,7 @@ def contrast(
         L = mean over the 2B rows i of  -log( exp(V_i . v(i) / t) / sum over k != i of exp(V_i . V_k / t) )
 
     Args:
-        vectors: [U, D] float, L2-normalised.
+        vectors: [U, D] float, L2-normalised, or several an input, [U, T, D] as of `similarity`.
         indices: which of them ask, answer, or are negatives.
         options: temperature, mask and hardness.
         symmetric: average with the direction from positive to query.
@@ -281,9 +281,9 @@ def nested(vectors: Tensor, dims: Sequence[int]) -> dict[int, Tensor]:
     The loss is the mean of those on each, so that the learning rate means the same with and without.
 
     Args:
-        vectors: [U, D] float, L2-normalised.
+        vectors: [U, ..., D] float, L2-normalised.
         dims: numbers of first dimensions d, each below D.
 
-    Returns: by each d the first so many dimensions [U, d], L2-normalised; by D the vectors themselves.
+    Returns: by each d the first so many dimensions [U, ..., d], L2-normalised; by D the vectors themselves.
     """
-    return {dim: F.normalize(vectors[:, :dim], dim=-1) for dim in dims} | {vectors.shape[1]: vectors}
+    return {dim: F.normalize(vectors[..., :dim], dim=-1) for dim in dims} | {vectors.shape[-1]: vectors}

@@ -14,6 +14,7 @@ import torch
 from torch import Tensor
 
 from ..false_negatives.guide import Guided
+from .similarity import compare, fitting, scores_of_pairs
 
 TILE = (1024, 4096)  # rows and candidates
 
@@ -82,8 +83,9 @@ def info_nce(
     without gradient. Computes in float32, or in the inputs' dtype where that is wider.
 
     Args:
-        queries: [B, D] float, L2-normalised.
-        candidates: [M, D] float, L2-normalised.
+        queries: [B, D] float, L2-normalised; or [B, T, D], several an input (similarity.py), whose MaxSim then stands
+            where the product does.
+        candidates: [M, D] float, L2-normalised, or [M, S, D].
         positives: [B] int64, the row of `candidates` that answers each query.
         temperature: divides the cosines; a scalar tensor gets its gradient.
         ignored: what is neither right nor wrong (a second right answer); a query's own positive may be among it and is
@@ -98,6 +100,7 @@ def info_nce(
     dtype = torch.promote_types(queries.dtype, torch.float32)
     scale = 1 / torch.as_tensor(temperature, dtype=dtype, device=queries.device)
     masks = _Masks(positives, ignored, brought, mask_margin, guided, spared)
+    tile = fitting(tile, queries, candidates)
     return LossOutput(*_InfoNCE.apply(queries.to(dtype), candidates.to(dtype), scale, masks, hardness, tile))
 
 
@@ -155,13 +158,13 @@ class _InfoNCE(torch.autograd.Function):
     ) -> tuple[Tensor, ...]:  # fmt: skip
         # autocast would compute the cosines in 16 bits, whose steps near 1 are larger than the differences that count
         with torch.autocast(queries.device.type, enabled=False):
-            positive = (queries * candidates[masks.positives]).sum(1)
+            positive = scores_of_pairs(queries, candidates[masks.positives])
             total = torch.full_like(positive, float("-inf"))
             hardest = torch.full_like(positive, float("-inf"))
             count, similar, guided = (torch.zeros_like(masks.positives) for _ in range(3))
             right_logit = torch.zeros_like(positive)
             for rows, columns in _tiles(len(queries), len(candidates), tile):
-                scores = queries[rows] @ candidates[columns].T
+                scores = compare(queries[rows], candidates[columns]).scores
                 right, out, close, near = masks.tile(scores, positive, rows, columns)
                 logits = _logits(scores, right, out, scale, hardness)
                 total[rows] = torch.logaddexp(total[rows], logits.logsumexp(1))
@@ -193,7 +196,8 @@ class _InfoNCE(torch.autograd.Function):
         to_scale = torch.zeros_like(scale) if want_scale else None
         share = grad / len(queries)
         for rows, columns in _tiles(len(queries), len(candidates), ctx.tile):
-            scores = queries[rows] @ candidates[columns].T
+            pairs = compare(queries[rows], candidates[columns])
+            scores = pairs.scores
             right, out, *_ = ctx.masks.tile(scores, positive, rows, columns)
             logits = _logits(scores, right, out, scale, ctx.hardness)
             # d loss / d logit: the softmax, less one where the answer is right
@@ -202,9 +206,9 @@ class _InfoNCE(torch.autograd.Function):
                 to_scale += (steps * scores).sum()
             steps *= scale
             if to_queries is not None:
-                to_queries[rows] += steps @ candidates[columns]
+                to_queries[rows] += pairs.to_queries(steps)
             if to_candidates is not None:
-                to_candidates[columns] += steps.T @ queries[rows]
+                to_candidates[columns] += pairs.to_candidates(steps)
         return to_queries, to_candidates, to_scale, None, None, None
 
 

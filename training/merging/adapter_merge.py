@@ -17,8 +17,7 @@ from torch import Tensor
 from torch.nn.functional import pad
 
 from mllm_embed.errors import ConfigError, ModelError
-from mllm_embed.model.heads.module_files import head_identity
-from mllm_embed.model.heads.token_learner import LEARNER_FOLDER
+from mllm_embed.model.heads.files import heads_identity
 from mllm_embed.model.lora import ADAPTER_CONFIG, ADAPTER_WEIGHTS, check_options
 from mllm_embed.model.processor_loading import has_processor, load_processor
 from mllm_embed.saving.identity import processor_parts
@@ -136,7 +135,7 @@ def check_alike(adapters: Sequence[Adapter]) -> None:
     first = adapters[0]
     for other in adapters[1:]:
         _check_settings(first, other)
-        _check_learners(first, other)
+        _check_heads(first, other)
         _check_shapes(first, other)
 
 
@@ -158,12 +157,12 @@ def _check_settings(first: Adapter, other: Adapter) -> None:
         )
 
 
-def _check_learners(first: Adapter, other: Adapter) -> None:
-    one, two = (head_identity(adapter.path / LEARNER_FOLDER) for adapter in (first, other))
+def _check_heads(first: Adapter, other: Adapter) -> None:
+    one, two = (b"".join(heads_identity(adapter.path)) for adapter in (first, other))
     if one != two:
         raise ModelError(
-            f"{first.path} and {other.path} have token learners of their own, which are no sum of small matrices: only "
-            "adapters that share one can be added"
+            f"{first.path} and {other.path} have heads of their own, a token learner or a projection, which are no "
+            "sum of small matrices: only adapters that share them can be added"
         )
 
 

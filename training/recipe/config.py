@@ -10,6 +10,7 @@ from ..data.source import LocalPath
 from .run_keys import RunKeys, StageName
 from .section import Prompts, Section
 from .stage import Stage
+from .trained.multi import MultiSection
 from .trained.thoughts import ThoughtsSection
 from .trained.token_learner import TokenLearnerSection
 
@@ -48,9 +49,12 @@ class Recipe(RunKeys):
         "text: ...}, as `mllm-embed prompt` prints them; by default what the model was saved with, or those of its "
         "preset",
     )
-    pooling: Literal["last", "mean"] | None = Field(
-        default=None, description="last token, or mean over the picture's and user's tokens; by default as saved"
+    pooling: Literal["last", "mean", "multi"] | None = Field(
+        default=None,
+        description="last token, mean over the picture's and user's tokens, or a vector for each of these; by default "
+        "as saved",
     )
+    multi: MultiSection | None = Field(default=None, description="of pooling: multi: which tokens, how long; see below")
     bidirectional: bool | None = Field(
         default=None, description="attention that looks ahead too; by default as saved, or else not"
     )

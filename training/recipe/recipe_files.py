@@ -28,6 +28,7 @@ from .stage_keys.mine import Mine
 from .stage_keys.optimizer import Rates
 from .stage_keys.terms import Term
 from .trained.lora import Lora
+from .trained.multi import MultiSection
 
 # what the value must be, by the first word of pydantic's type of error
 _WANTED = {
@@ -39,6 +40,7 @@ SECTIONS: dict[str, type[BaseModel]] = {
     "recipe": Recipe,
     "lora": Lora,
     "teacher": TeacherSection,
+    "multi": MultiSection,
     "stages.NAME": Stage,
     "stages.NAME.terms": Term,
     "stages.NAME.data, where it is a list": DataSource,

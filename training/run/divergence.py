@@ -132,7 +132,7 @@ class DivergenceGuard(StepGuard):
         name = first_broken(model)
         if name:
             self.stop(f"the step before left {name} with values that are not finite; lower learning_rate")
-        bad = ~torch.isfinite(gathered.vectors).all(1)
+        bad = ~torch.isfinite(gathered.vectors).flatten(1).all(1)
         if bad.any():
             self.stop(f"the vectors of {_rows(bad, gathered, batch)} are not finite; look at their inputs")
         terms = ", ".join(f"{term.name} is {loss.item()}" for term, loss in losses if not torch.isfinite(loss))

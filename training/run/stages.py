@@ -27,6 +27,7 @@ from ..recipe.form import asked_as, form_fingerprints, guide_fingerprints, judge
 from ..recipe.optimizers import check_optimizer
 from ..recipe.pixels import with_pixels
 from ..recipe.start import check_space, check_thoughts, start_of
+from ..recipe.trained.multi import add_projection, with_multi
 from ..recipe.trained.token_learner import add_token_learner, with_learner
 from ..report.leaks import RunRecord
 from .card import card_of
@@ -166,9 +167,10 @@ def _adapted(recipe: Recipe, bf16: bool, finished: list[str], teacher: Teacher |
             add_lora(model, recipe.lora.spec(), embedder.family)
         if teacher and teacher.dimension != model.width:
             model.projection = new_projection(model.states_width, teacher.dimension)
+    add_projection(recipe, model)
     add_token_learner(embedder.settings.picture_tokens, model)
     if model.projection is not None:
-        model.projection.to(embedder.device).requires_grad_(teacher is not None)
+        model.projection.to(embedder.device).requires_grad_(teacher is not None or model.multi)
     return embedder
 
 
@@ -186,7 +188,7 @@ def _load(recipe: Recipe, bf16: bool) -> tuple[MLLMEmbedder, Path | None]:
     # what is saved is another adapter than the one whose form it has
     embedder.settings = replace(embedder.settings, adapter=None, adapter_settings=None)
     set_attention(recipe, embedder.model)
-    return with_learner(recipe, with_pixels(recipe, embedder)), start
+    return with_multi(recipe, with_learner(recipe, with_pixels(recipe, embedder))), start
 
 
 def _tell_form(recipe: Recipe, embedder: MLLMEmbedder) -> None:

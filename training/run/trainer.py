@@ -20,6 +20,7 @@ from ..false_negatives.guide import Guided, GuideRule
 from ..false_negatives.known import ASKED, RIGHT, KnownAnswers
 from ..loss.judged import judged
 from ..loss.losses import LossOptions, LossOutput, contrast_bank, distil, nested
+from ..loss.similarity import as_one
 from ..loss.tiled import Pairs
 from ..recipe.stage import Stage
 from ..recipe.stage_keys.terms import Term
@@ -84,7 +85,7 @@ class ContrastiveTrainer(StageTrainer):
         weighted = [term.weight * loss for term, loss in losses]
         total = sum((*weighted[1:], *own.values()), weighted[0])
         trained = torch.cat([places for use, places in gathered.places.items() if not use.frozen]).unique()
-        cosine = mean_cosine(gathered.vectors[trained])
+        cosine = mean_cosine(as_one(gathered.vectors[trained]))
         self.throughput.add_value("temperature", temperature)
         self.throughput.add_value("mean_cosine", cosine)
         self._add_own(own)
@@ -99,7 +100,7 @@ class ContrastiveTrainer(StageTrainer):
 
     def _loss(self, term: Term, gathered: GatheredBatch, batch: ContrastiveBatch, options: LossOptions) -> Tensor:
         """Return the loss of one term, the mean over the stage's nested dimensions."""
-        whole_dim = gathered.vectors.shape[1]
+        whole_dim = gathered.vectors.shape[-1]
         losses = []
         for dim, vectors in nested(gathered.vectors, self.stage.matryoshka).items():
             cut = replace(gathered, vectors=vectors)

@@ -19,7 +19,8 @@ from mllm_embed.data.folder import DataFolder, FolderBenchmark
 from mllm_embed.errors import DataError
 from mllm_embed.files import atomic_folder, read_json, write_json
 from mllm_embed.types import Document, Item, Query
-from mllm_embed.vectors.ranking import ranks_of_targets
+from mllm_embed.vectors.maxsim import maxsim, ranks_by_scores
+from mllm_embed.vectors.ranking import TargetRanks, ranks_of_targets
 
 from ..distributed.gathering import agreed, gather_ragged, interleaved, world
 
@@ -27,6 +28,7 @@ if TYPE_CHECKING:
     from .trainer import ContrastiveTrainer
 
 Tasks: TypeAlias = tuple[str | None, str | None]
+Lists: TypeAlias = list[list[int]]
 KS = (1, 5, 10)
 _FILE = "validation.json"
 
@@ -173,16 +175,33 @@ def validate(
     training = embedder.model.training
     gpus = [embedder.device] if embedder.device.type == "cuda" else []
     with torch.random.fork_rng(gpus), torch.autocast(embedder.device.type, torch.bfloat16, enabled=bf16):
-        # in one call, so that batches are made by length over gallery and queries together
-        vectors = _encode(embedder, queries if known is not None else [*gallery, *queries])
+        ranked = _ranks_by_maxsim if embedder.multi else _ranks
+        ranks = ranked(embedder, gallery, queries, known, *_targets_and_excluded(benchmark))
     embedder.model.train(training)
-    ranks = ranks_of_targets(
-        vectors[-len(queries) :],
-        vectors[: len(gallery)] if known is None else known,
-        *_targets_and_excluded(benchmark),
-    )
     best = np.array([found.min() for found in ranks.gallery])
     return {f"recall@{k}": float((best <= k).mean()) for k in KS}
+
+
+def _ranks(
+    embedder: MLLMEmbedder, gallery: list[Item], queries: list[Item], known: np.ndarray | None,
+    targets: Lists, excluded: Lists,
+) -> TargetRanks:  # fmt: skip
+    # in one call, so that batches are made by length over gallery and queries together
+    vectors = _encode(embedder, queries if known is not None else [*gallery, *queries])
+    own = vectors[: len(gallery)] if known is None else known
+    return ranks_of_targets(vectors[-len(queries) :], own, targets, excluded)
+
+
+def _ranks_by_maxsim(
+    embedder: MLLMEmbedder, gallery: list[Item], queries: list[Item], _: np.ndarray | None,
+    targets: Lists, excluded: Lists,
+) -> TargetRanks:  # fmt: skip
+    """Rank as `_ranks`, of several vectors an input, all of which every process encodes."""
+    show = None if world()[0] == 0 else False
+    vectors = embedder.encode_multi([*gallery, *queries], show_progress=show)
+    ends, every = len(gallery), np.arange(len(gallery))
+    scores = maxsim(vectors.take(range(ends, len(vectors))), vectors.take(range(ends)))
+    return ranks_by_scores(scores, targets, lambda query: np.delete(every, excluded[query]))
 
 
 def _targets_and_excluded(benchmark: FolderBenchmark) -> tuple[list[list[int]], list[list[int]]]:

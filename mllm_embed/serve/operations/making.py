@@ -11,6 +11,7 @@ from typing import TYPE_CHECKING
 from PIL import Image
 
 from ...data.picture_source import picture_folder
+from ...encode.encoder import check_single
 from ...errors import ConfigError
 from ...search.places import shared, stored_gallery
 from ...search.searcher import Searcher
@@ -148,6 +149,7 @@ class Making:
 
         start.progress.doing = "loading the model"
         embedder = self.load_model(start)
+        check_single(embedder, "a server")
         embedder.encode([_first_input(embedder)])  # what is made at the first input only is made now
         reranker = self._reranker(embedder, start)
         gallery = self._gallery(embedder, start)

@@ -8,9 +8,9 @@ from typing import Any, Literal, Protocol, overload
 import numpy as np
 import torch
 
-from ..inputs.plain_values import items_of
-from ..types import as_document, as_query, with_task
-from ..vectors.precision import Precision, cosines
+from ...inputs.plain_values import items_of
+from ...types import as_document, as_query, with_task
+from ...vectors.precision import Precision, cosines
 
 
 class _Encodes(Protocol):

@@ -1,0 +1,135 @@
+"""Suites of a model that makes several vectors an input: embedded, and measured by MaxSim as others are by cosine."""
+
+from __future__ import annotations
+
+import time
+from collections.abc import Mapping, Sequence
+from dataclasses import replace
+
+import numpy as np
+
+from mllm_embed.encode.encoder import PromptedEncoder
+from mllm_embed.encode.mixins.multi import EncodesMulti
+from mllm_embed.errors import ConfigError
+from mllm_embed.types import Item
+from mllm_embed.vectors.maxsim import Allowed, maxsim, ranks_by_scores, top_by_scores
+from mllm_embed.vectors.multi import MultiVectors
+
+from ..asking import AskedSuite, AskedTask
+from ..composition import IMAGE_ONLY, SUM, TEXT_ONLY
+from ..result import MeasuredTask, Result
+from ..score import ANSWERS, TIES, RankedView, Ties, measure, result_of
+from ..suite import Suite, Task, View
+from .entries import GALLERY, by_prompts, gallery_owner, rows_of
+
+SCORES = (
+    "MaxSim: the mean over a query's vectors of the largest inner product with one of the gallery item's, of the "
+    "float32 vectors in float64, rounded to float32"
+)
+TOGETHER = {
+    SUM: "the vectors of image only and of text only as one query",
+    "several items": "a query asked in several ways has the vectors of all of them",
+}
+Rows = dict[str, dict[str, MultiVectors]]
+"""By task and row of its table, the gallery among them."""
+
+
+def evaluate_multi(
+    embedder: PromptedEncoder, suite: Suite, asked: AskedSuite, batch_size: int, progress: bool | None, ties: Ties,
+    pool_factor: int = 1,
+) -> Result:  # fmt: skip
+    """Embed a suite of single turns and measure it; arguments as of `evaluate`. The scores of a task's row with its
+    gallery, [Q, N] float32, are held at a time.
+
+    Raises ConfigError for sessions, whose rules go on from a mixture of single vectors.
+    """
+    if suite.turns:
+        raise ConfigError(
+            f"{suite.title} has sessions, whose rules mix single vectors, and this model makes one a token (pooling "
+            "multi); take a model of single vectors"
+        )
+    started = time.perf_counter()
+    made = _embedded(embedder, suite, asked, batch_size, progress, pool_factor)
+    spent = {"embedding seconds": time.perf_counter() - started}
+    started = time.perf_counter()
+    galleries = {task.name: made[gallery_owner(task, suite).name][GALLERY] for task in suite.tasks}
+    measured = {task.name: _measured(task, made[task.name], galleries[task.name], ties) for task in suite.tasks}
+    stored = {id(own): own for own in galleries.values()}.values()
+    queries = [own for rows in made.values() for name, own in rows.items() if name != GALLERY]
+    spent |= {
+        "ranking seconds": time.perf_counter() - started,
+        "index bytes": sum(own.nbytes for own in stored),
+        "query bytes": sum(own.nbytes for own in queries),
+    }
+    counts = sum(len(own.values) for own in stored) / sum(map(len, stored))
+    rules = {"ties": TIES[ties], "scores": SCORES, "vectors": f"{counts:.1f} a gallery item, as float32"}
+    if pool_factor > 1:
+        rules["pool factor"] = f"{pool_factor} near vectors of a gallery item become their mean"
+    return result_of(suite, measured, rules, spent)
+
+
+def _embedded(
+    embedder: PromptedEncoder, suite: Suite, asked: AskedSuite, batch_size: int, progress: bool | None, pool_factor: int
+) -> Rows:
+    rows = rows_of(suite)
+    items = [(asked.tasks[row.task.name], item) for row in rows for entry in row.entries for item in entry]
+    encoded, start = _encoded(embedder, items, batch_size, progress, pool_factor), 0
+    made: Rows = {task.name: {} for task in suite.tasks}
+    for row in rows:
+        sizes = [len(entry) for entry in row.entries]
+        end = start + sum(sizes)
+        made[row.task.name][row.name] = encoded.take(range(start, end)).united(sizes)
+        start = end
+    for own in made.values():
+        if IMAGE_ONLY in own:
+            own[SUM] = _together(own[IMAGE_ONLY], own[TEXT_ONLY])
+    return made
+
+
+def _encoded(
+    embedder: PromptedEncoder, items: Sequence[tuple[AskedTask, Item]], batch_size: int, progress: bool | None,
+    pool_factor: int,
+) -> MultiVectors:  # fmt: skip
+    """Return the vectors of items, each asked as its task is, in their order."""
+    rows, width = [np.empty((0, 0), np.float32)] * len(items), 0
+    for asked in by_prompts(embedder, items):
+        if not isinstance(asked.model, EncodesMulti):
+            raise ConfigError("an encoder with `multi` has `encode_multi` as MLLMEmbedder does: derive it from that")
+        found = asked.model.encode_multi(
+            asked.items, batch_size=batch_size, show_progress=progress, pool_factor=pool_factor
+        )
+        width = found.values.shape[1]
+        for place, own in zip(asked.places, found, strict=True):
+            rows[place] = own
+    return MultiVectors.of(rows, width)
+
+
+def _together(one: MultiVectors, other: MultiVectors) -> MultiVectors:
+    both = [np.concatenate(pair) for pair in zip(one, other, strict=True)]
+    return MultiVectors.of(both, one.values.shape[1])
+
+
+def _measured(task: Task, rows: Mapping[str, MultiVectors], gallery: MultiVectors, ties: Ties) -> MeasuredTask:
+    ranks: dict[str, list[RankedView]] = {}
+    answers: dict[str, np.ndarray] = {}
+    for row, queries in rows.items():
+        if row != GALLERY:
+            scores = maxsim(queries, gallery)
+            ranks[row] = [(view, ranks_by_scores(scores, view.targets, _takes_part(view, task))) for view in task.views]
+            answers[row] = top_by_scores(scores, ANSWERS, _takes_part(task.views[0], task))
+    return measure(task, ranks, ties, answers, gallery.values.shape[1])
+
+
+def _takes_part(view: View, task: Task) -> Allowed:
+    """Return what tells which of a task's gallery take part in each query's ranking."""
+    every, candidates, exclude = np.arange(len(task.gallery)), view.candidates, view.exclude
+    if candidates is not None:
+        return lambda query: np.asarray(candidates[query], np.int64)
+    if exclude is not None:
+        return lambda query: np.delete(every, list(exclude[query]))
+    return lambda _: every
+
+
+def with_rules(result: Result) -> Result:
+    """Return a result whose protocol says what stands in the place of means of vectors."""
+    return replace(result, protocol={**result.protocol, **TOGETHER})

@@ -1,0 +1,1 @@
+"""What the front door has beside `encode`: the two sides of a search by name, and several vectors an input."""
