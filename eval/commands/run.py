@@ -85,7 +85,11 @@ def register(commands: Any) -> None:
         "--edit-strength", metavar="A", type=float, default=1.0, help="1: as asked; more changes the picture more"
     )
     run.add_argument(
-        "--pool-factor", metavar="N", type=int, default=1, help="pooling multi: N near vectors of a picture become one"
+        "--pool-factor",
+        metavar="N",
+        type=int,
+        default=1,
+        help="pooling multi: N near vectors of an item become one",
     )
     run.add_argument("--sheet", metavar="N", type=int, default=8, help="queries on the contact sheet (default 8)")
     add_thumbnails_option(run)

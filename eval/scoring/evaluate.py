@@ -167,7 +167,7 @@ def embed(
     how = (asked or ask(embedder, suite)).tasks
     items = [(how[row.task.name], item) for row in rows for entry in row.entries for item in entry]
     # one long list for the encoder, which is then cut into the rows again
-    check_single(embedder, "this")
+    check_single(embedder, "this evaluation")
     check_unit_length(embedder, "an evaluation")
     encoded = encode(embedder, items, batch_size, progress)
     made: dict[str, dict[str, np.ndarray]] = {task.name: {} for task in suite.tasks}

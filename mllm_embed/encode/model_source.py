@@ -22,7 +22,7 @@ from ..model.heads.files import check_tokens, read_heads
 from ..model.heads.picture_places import PicturePlaces
 from ..model.loading import CONFIG_FILE, check_place, commit_of, read_config
 from ..model.lora import ADAPTER_CONFIG, check_files, load_adapter
-from ..model.pooling import Pooling
+from ..model.pooling import Pooling, check_pooling
 from ..model.position_ids import Positions
 from ..model.processor_loading import check_fits, has_processor, has_tokenizer_alone, load_processor
 from ..presets import catalog, unsupported
@@ -180,9 +180,8 @@ class ModelSource:
                 f"one: --model BASE --adapter {self.folder}, in Python from_pretrained(BASE, adapter=...)"
             )
         return replace(
-            saved,
+            saved.pooling_by(pooling),
             prompts=saved.prompts if prompts is None else prompts,
-            pooling=saved.pooling if pooling is None else pooling,
             bidirectional=saved.bidirectional if bidirectional is None else bidirectional,
             positions=saved.positions if positions is None else positions,
             base=self.base,
@@ -205,10 +204,12 @@ def item_processor(processor: Any, settings: Settings, config: Any, family: Fami
 
     Raises ConfigError for settings that the model cannot have.
     """
+    family = family or family_of(config)
+    check_pooling(settings.pooling, family)
     items = ItemProcessor(
         processor,
         settings.prompts,
-        family or family_of(config),
+        family,
         settings.pooled_tokens,
         token_limit(config, processor.tokenizer, settings.max_tokens, settings.truncate),
         settings.resize,

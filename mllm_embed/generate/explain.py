@@ -14,6 +14,7 @@ import torch
 from torch.nn import functional as F
 
 from ..encode.embedder import MLLMEmbedder
+from ..encode.encoder import check_single
 from ..types import Item, as_item
 from .generator import with_head
 
@@ -29,7 +30,9 @@ class Explainer:
     """A reader of an embedder's pooled states as words."""
 
     def __init__(self, embedder: MLLMEmbedder):
-        """Load the head of the embedder's base. Raises as `generator.with_head`."""
+        """Load the head of the embedder's base. Raises as `generator.with_head`, ConfigError for a model that makes
+        several vectors of an input."""
+        check_single(embedder, "an explanation")
         self.embedder, self._head = embedder, with_head(embedder).get_output_embeddings()
         self._words = _words(embedder.processor.tokenizer, self._head.weight.shape[0])
 

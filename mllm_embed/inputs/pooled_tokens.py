@@ -53,6 +53,11 @@ def pooled_by_default(pooling: Pooling) -> str:
     return CONTENT if pooling in _BY_CONTENT else ALL
 
 
+def takes_content(pooled: str | None) -> bool:
+    """Return whether what is pooled is of this input, and nothing of the prompt; None is the default of `multi`."""
+    return pooled is None or pooled in _OF_CONTENT
+
+
 class PooledTokens:
     """The part of an `ItemProcessor`'s inputs that is pooled."""
 

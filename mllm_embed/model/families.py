@@ -35,6 +35,7 @@ class Family:
         states_width: the key of the text config that holds the length of a token's last state.
         unused: keys of the config that hold parts which neither pictures nor words go through.
         headless: whether transformers has the family as a base alone, without a head that speaks.
+        pictures_in_row: whether a picture's tokens stand in the row of tokens, so that each has a state.
         compresses: whether a picture's features enter the language model once, as tokens in its row, so that fewer may
             stand for them (heads/token_learner.py).
     """
@@ -54,6 +55,7 @@ class Family:
     states_width: str = "hidden_size"
     unused: tuple[str, ...] = ()
     headless: bool = False
+    pictures_in_row: bool = True
     compresses: bool = True
 
 
@@ -103,7 +105,7 @@ FAMILIES: dict[str, Family] = {
     ),
     "internvl": Family(keeps_layers=True),
     # its text looks at pictures through cross-attention, row by row
-    "mllama": Family(packs=False, pictures_behind_prefix=False, compresses=False),
+    "mllama": Family(packs=False, pictures_behind_prefix=False, pictures_in_row=False, compresses=False),
     # an encoder: its tokens see what comes after them, and in a packed row the other inputs; its last states are
     # projected to the length of a vector
     "embedding_gemma2": Family(

@@ -3,11 +3,16 @@
 from __future__ import annotations
 
 from collections.abc import Callable, Sequence
-from typing import Literal
+from typing import TYPE_CHECKING, Literal
 
 import torch
 from torch import Tensor
 from torch.nn import functional as F
+
+from ..errors import ConfigError
+
+if TYPE_CHECKING:
+    from .families import Family
 
 Pooling = Literal["last", "mean", "first", "max", "weightedmean", "mean_sqrt_len_tokens", "multi"]
 
@@ -99,3 +104,12 @@ POOLINGS: dict[Pooling, Callable[[Tensor, Tensor], Tensor]] = {
 }
 MULTI: frozenset[Pooling] = frozenset({"multi"})
 """Those that give several vectors an input."""
+
+
+def check_pooling(pooling: Pooling, family: Family) -> None:
+    """Raise ConfigError for a vector a token of a family whose pictures have no tokens of their own."""
+    if pooling in MULTI and not family.pictures_in_row:
+        raise ConfigError(
+            f"pooling '{pooling}' takes a vector of each of a picture's tokens, and this model, which looks at "
+            "pictures through cross-attention, has none; take another pooling, or another model"
+        )

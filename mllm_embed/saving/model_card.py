@@ -248,6 +248,8 @@ def _vectors(folder: Path, settings: Settings, origin: Origin) -> list[str]:
     tokens = _TOKENS.get(settings.pooled_tokens, f" of those {settings.pooled_tokens}")
     facts.append(f"pooling: {_POOLED[settings.pooling]}{tokens}")
     facts.append("normalised to length 1: the inner product is the cosine")
+    if settings.pooling in MULTI:
+        facts.append("scored by MaxSim; sentence-transformers cannot ask this model, mllm_embed can")
     if settings.bidirectional:
         facts.append("attention: bidirectional; sentence-transformers cannot ask this model, mllm_embed can")
     if settings.picture_tokens:

@@ -10,10 +10,10 @@ from pathlib import Path, PurePosixPath
 from typing import TYPE_CHECKING, Any, NamedTuple, TypeVar
 
 from ..errors import ConfigError, ModelError, did_you_mean
-from ..inputs.pooled_tokens import ALL, check_pooled, pooled_by_default
+from ..inputs.pooled_tokens import ALL, check_pooled, pooled_by_default, takes_content
 from ..inputs.prompts import PromptSet
 from ..inputs.resize import Resize
-from ..model.pooling import POOLINGS
+from ..model.pooling import MULTI, POOLINGS
 from ..model.position_ids import POSITIONS
 from ..thoughts.form import Thoughts
 from .sentence_transformers_files import saved_settings
@@ -130,6 +130,14 @@ class Settings:
             "picture_tokens": self.picture_tokens,
         }
         return {key: value for key, value in values.items() if value != _DEFAULTS[key]}
+
+    def pooling_by(self, pooling: Pooling | None) -> Settings:
+        """Return the same with another pooling, for None with its own. One vector a token is of content alone: what
+        another pooling took of the prompt is left out."""
+        pooling = pooling or self.pooling
+        return replace(
+            self, pooling=pooling, pooled=self.pooled if pooling not in MULTI or takes_content(self.pooled) else None
+        )
 
     @property
     def pooled_tokens(self) -> str:
@@ -255,6 +263,8 @@ def _check(values: dict[str, Any]) -> None:
     """Raise ValueError for a key that is not known, or whose value is not what it must be."""
     _check_keys(values, _KEYS)
     check_pooled(values.get("pooled", ALL))
+    if values["pooling"] in MULTI and not takes_content(values.get("pooled")):
+        raise ValueError(f"pooled is {values['pooled']!r}, and pooling {values['pooling']} takes content alone")
     _check_keys(values["base"] or {}, _BASE_KEYS, "base.")
 
 

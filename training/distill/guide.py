@@ -20,6 +20,7 @@ from torch import Tensor
 from tqdm import tqdm
 
 from mllm_embed import MLLMEmbedder
+from mllm_embed.encode.encoder import check_single
 from mllm_embed.errors import DataError, ModelError
 from mllm_embed.files import atomic_file, check_space, read_json, write_json
 from mllm_embed.saving.provenance import SPACE_FIELDS, THOUGHTS, check_same, facts
@@ -58,6 +59,7 @@ def load_guide(recipe: Recipe, guide: Guide, bf16: bool) -> MLLMEmbedder:
     embedder = MLLMEmbedder.from_pretrained(
         guide.model or recipe.model, dtype="auto" if bf16 else "float32", **{"adapter": guide.adapter} | given
     ).merge_adapter()
+    check_single(embedder, "a guide")
     return with_pixels(recipe, embedder) if guide.model is None and guide.adapter is None else embedder
 
 

@@ -65,6 +65,11 @@ class EncodesMulti:
         check_call(batch_size, unreadable, "numpy")
         check_factor(pool_factor)
         check_dim(dim, self.model.width)
+        if not self.settings.renormalize and (dim or self.dim or self.model.width) < self.model.width:
+            raise ConfigError(
+                "MaxSim adds inner products of unit vectors, and this model leaves those that it cuts shorter "
+                "(renormalize: false); keep whole vectors"
+            )
         _check_avoids_nothing(items)
         work = self.plan(items, batch_size=batch_size, skip_unreadable=unreadable is not None)
         with embedding_bar(work, show_progress) as bar:

@@ -9,9 +9,11 @@ import numpy as np
 import pytest
 import torch
 
+import families
 from mllm_embed import Document, MLLMEmbedder, Query, Searcher
 from mllm_embed.data.sources import open_sources
-from mllm_embed.errors import ConfigError
+from mllm_embed.errors import ConfigError, ModelError
+from mllm_embed.generate.explain import Explainer
 from mllm_embed.model.heads.projection import Dense, Projection
 from mllm_embed.saving.provenance import SPACE_FIELDS, check_same
 from mllm_embed.store.extract import encode_sources
@@ -70,6 +72,21 @@ def test_a_part_of_the_tokens_travels_with_the_model(multi: MLLMEmbedder, data: 
     assert "maxsim(queries, gallery)" in card and "dimension: 8" in card and "a vector for each of its tokens" in card
 
 
+def test_no_vector_is_of_the_prompt_whatever_was_pooled_before(tiny_llava: Path, tmp_path: Path) -> None:
+    single = MLLMEmbedder.from_pretrained(tiny_llava, dtype="float32", pooling="last")
+    single.settings = replace(single.settings, pooled="without_task")
+    single.save_pretrained(tmp_path / "single")
+    found = MLLMEmbedder.from_pretrained(tmp_path / "single", pooling="multi").encode_multi(["red"])
+    assert found.counts.tolist() == [1]
+    settings = tmp_path / "single" / "mllm_embed.json"
+    settings.write_text(settings.read_text().replace('"last"', '"multi"'))
+    with pytest.raises(ModelError, match="pooled is 'without_task', and pooling multi takes content alone"):
+        MLLMEmbedder.from_pretrained(tmp_path / "single")
+    mllama = families.make("mllama", tmp_path / "mllama")
+    with pytest.raises(ConfigError, match="cross-attention, has none"):
+        MLLMEmbedder.from_pretrained(mllama, pooling="multi")
+
+
 def test_what_takes_single_vectors_says_so(
     multi: MLLMEmbedder, embedder: MLLMEmbedder, data: Path, tmp_path: Path
 ) -> None:
@@ -81,6 +98,12 @@ def test_what_takes_single_vectors_says_so(
         encode_sources(multi, open_sources([data]), tmp_path / "store")
     with pytest.raises(ConfigError, match=r"pooling is not 'multi'\): use encode"):
         embedder.encode_multi(["one"])
+    with pytest.raises(ConfigError, match="an explanation takes one vector an input"):
+        Explainer(multi)
+    shorter = MLLMEmbedder(multi.model, multi.processor, replace(multi.settings, renormalize=False))
+    assert len(shorter.encode_multi(["one"])[0])
+    with pytest.raises(ConfigError, match="leaves those that it cuts shorter"):
+        shorter.encode_multi(["one"], dim=3)
     with pytest.raises(ConfigError, match="input 0 avoids something"):
         multi.encode_multi([Query(data / "images/0.png", "make it red", avoid="a dog")])
     with pytest.raises(ConfigError, match="settings.pooling"):

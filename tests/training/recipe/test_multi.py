@@ -70,9 +70,12 @@ def test_a_run_learns_is_resumed_and_measured_by_maxsim(
 
 
 def test_what_does_not_go_with_it_is_refused(recipe: Path, data: Path) -> None:
+    later = {"data": str(data), "rows": "triplets", "batch_size": 4, "terms": [TERM], "steps": 1}
+    later["guide"] = {"adapter": str(load_recipe(recipe).output / "queries")}
     for change, message in (
         (["pooling=mean"], "multi is of vectors a token, and the model pools 'mean'"),
         (["stages.queries.terms.0.frozen=true"], "stages.queries: frozen takes one vector an input"),
+        ([f"stages.later={json.dumps(later)}"], "stages.later: guide, a stage of this run, takes one vector"),
     ):
         with pytest.raises(ConfigError, match=message):
             run_recipe(load_recipe(recipe, change))

@@ -19,6 +19,7 @@ if TYPE_CHECKING:
     from mllm_embed.saving.settings import Settings
 
     from ..config import Recipe
+    from ..stage import Stage
 
 WIDTH = 128  # ColBERT's and ColPali's
 _POOLED = {"picture": CONTENT_PICTURES, "words": CONTENT_WORDS, "all": CONTENT}
@@ -57,14 +58,14 @@ def with_multi_tokens(recipe: Recipe, settings: Settings) -> Settings:
     _check_single(recipe)
     if section is not None and section.tokens is not None:
         return replace(settings, pooled=_POOLED[section.tokens])
-    # what another pooling took of the tokens may be of the prompt
-    return settings if settings.pooled in _POOLED.values() else replace(settings, pooled=None)
+    return settings.pooling_by(None)
 
 
 def _check_single(recipe: Recipe) -> None:
     stages = [(name, stage, term) for name, stage in recipe.stages.items() for term in stage.terms]
     why = {
         "teacher": recipe.teacher is not None,
+        **{f"stages.{name}: guide, a stage of this run,": _guided_by_own(recipe, stage) for name, stage, _ in stages},
         **{f"stages.{name}: mine": stage.mine is not None for name, stage, _ in stages},
         **{f"stages.{name}: bank": term.uses_bank for name, _, term in stages},
         **{f"stages.{name}: judged": term.judged for name, _, term in stages},
@@ -73,6 +74,13 @@ def _check_single(recipe: Recipe) -> None:
     found = next((key for key, is_so in why.items() if is_so), None)
     if found:
         raise ConfigError(f"{found} takes one vector an input, and pooling: multi makes one a token; leave one out")
+
+
+def _guided_by_own(recipe: Recipe, stage: Stage) -> bool:
+    from ..checks import guiding_stage  # which knows the recipe that this is a section of
+
+    adapter = stage.guide.adapter if stage.guide else None
+    return adapter is not None and guiding_stage(recipe, adapter) is not None
 
 
 def with_multi(recipe: Recipe, embedder: MLLMEmbedder) -> MLLMEmbedder:
