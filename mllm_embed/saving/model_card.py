@@ -16,6 +16,7 @@ from typing import TYPE_CHECKING, Any
 from ..errors import ConfigError
 from ..files import read_json, write_file
 from ..inputs.prompts import CHAT, CHAT_TEXT
+from ..model.heads.projection import read_projection
 from ..model.lora import ADAPTER_CONFIG
 from ..model.pooling import MULTI
 from .card_header import CARD_FILE, UNKNOWN, Origin, as_list, fill_header, is_adapter_card, parse_card
@@ -165,7 +166,7 @@ def write_card(
         sections.pop("Results", None)
     results = [read_card_result(path) for path in info.results]
     if is_adapter_card(data) != origin.adapter or not intro.strip():
-        intro = _intro(origin)
+        intro = _intro(origin, Settings.from_dict(read_json(folder / SETTINGS_FILE, _DAMAGED)))
     fill_header(data, info, origin, results)
     sections |= _from_files(folder, origin)
     sections |= _from_info(info, data, origin, sections, results)
@@ -202,13 +203,14 @@ def _joined(intro: str, sections: Mapping[str, str]) -> str:
     return f"\n{intro.strip()}\n\n{body}\n"
 
 
-def _intro(origin: Origin) -> str:
+def _intro(origin: Origin, settings: Settings) -> str:
     name = origin.name or "a multimodal language model"
     adapter = f"A LoRA adapter that makes {name} an embedding model"
     what = adapter if origin.adapter else f"An embedding model made from {name}"
+    becomes = "a vector for each of its tokens" if settings.pooling in MULTI else "one vector"
     return (
         f"# Composed image retrieval with {name}\n\n{what}: a picture, a text, or a picture with an instruction that "
-        "changes it becomes one vector, and near vectors mean alike. Made with `mllm_embed`."
+        f"changes it becomes {becomes}, and near vectors mean alike. Made with `mllm_embed`."
     )
 
 
@@ -238,7 +240,10 @@ def _prompts(settings: Settings) -> str:
 def _vectors(folder: Path, settings: Settings, origin: Origin) -> list[str]:
     """Return facts about the vectors, one sentence each."""
     facts = []
-    if (folder / POOLING_FILE).is_file():
+    projection = read_projection(folder)
+    if projection is not None:
+        facts.append(f"dimension: {projection.out_features}")
+    elif (folder / POOLING_FILE).is_file():
         facts.append(f"dimension: {read_json(folder / POOLING_FILE, _DAMAGED)['embedding_dimension']}")
     tokens = _TOKENS.get(settings.pooled_tokens, f" of those {settings.pooled_tokens}")
     facts.append(f"pooling: {_POOLED[settings.pooling]}{tokens}")

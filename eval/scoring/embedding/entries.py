@@ -93,11 +93,8 @@ def by_prompts(embedder: PromptedEncoder, items: Sequence[tuple[AskedTask, Item]
         positions.setdefault(prompts, []).append(position)
     if not positions:
         raise DataError("the suite has no tasks: there is nothing to embed")
-    return [
-        AskedItems(
-            embedder if prompts == embedder.prompts else embedder.with_prompts(prompts),
-            mine,
-            [asked[at][1] for at in mine],
-        )
-        for prompts, mine in positions.items()
-    ]
+    parts = []
+    for prompts, mine in positions.items():
+        model = embedder if prompts == embedder.prompts else embedder.with_prompts(prompts)
+        parts.append(AskedItems(model, mine, [asked[at][1] for at in mine]))
+    return parts

@@ -19,6 +19,7 @@ if TYPE_CHECKING:
     from ...inputs.item_processor import ItemProcessor
     from ...model.embedding_model import EmbeddingModel
     from ...saving.settings import Settings
+    from ...types import Item
 
 
 class EncodesMulti:
@@ -64,18 +65,11 @@ class EncodesMulti:
         check_call(batch_size, unreadable, "numpy")
         check_factor(pool_factor)
         check_dim(dim, self.model.width)
-        avoiding = next((place for place, item in enumerate(items) if item.avoid is not None), None)
-        if avoiding is not None:
-            raise ConfigError(
-                f"input {avoiding} avoids something, which is taken from a single vector, and this model makes several "
-                "of an input; leave avoid out"
-            )
+        _check_avoids_nothing(items)
         work = self.plan(items, batch_size=batch_size, skip_unreadable=unreadable is not None)
         with embedding_bar(work, show_progress) as bar:
             vectors, failures = execute_multi(work, self.model, self.item_processor, packed, bar)
-        broken = next((place for place, own in enumerate(vectors) if not np.isfinite(own).all()), None)
-        if broken is not None:
-            raise ModelError(f"the vectors of input {broken} hold NaN: mend the model, or compute in float32")
+        _check_finite(vectors)
         if unreadable is not None:
             unreadable.update(failures)
         values = truncate(vectors.values, dim or self.dim, self.settings.renormalize)
@@ -84,3 +78,18 @@ class EncodesMulti:
             return found
         factors = [pool_factor if item.side == "document" else 1 for item in items]
         return MultiVectors.of(list(map(pooled_tokens, found, factors)), values.shape[1])
+
+
+def _check_avoids_nothing(items: Sequence[Item]) -> None:
+    avoiding = next((place for place, item in enumerate(items) if item.avoid is not None), None)
+    if avoiding is not None:
+        raise ConfigError(
+            f"input {avoiding} avoids something, which is taken from a single vector, and this model makes several of "
+            "an input; leave avoid out"
+        )
+
+
+def _check_finite(vectors: MultiVectors) -> None:
+    broken = next((place for place, own in enumerate(vectors) if not np.isfinite(own).all()), None)
+    if broken is not None:
+        raise ModelError(f"the vectors of input {broken} hold NaN: mend the model, or compute in float32")

@@ -66,7 +66,8 @@ def test_a_part_of_the_tokens_travels_with_the_model(multi: MLLMEmbedder, data: 
     part.save_pretrained(tmp_path / "saved")
     loaded = MLLMEmbedder.from_pretrained(tmp_path / "saved", dtype="float32")
     np.testing.assert_array_equal(loaded.encode_multi(items).values, part.encode_multi(items).values)
-    assert "maxsim(queries, gallery)" in (tmp_path / "saved" / "README.md").read_text()
+    card = (tmp_path / "saved" / "README.md").read_text()
+    assert "maxsim(queries, gallery)" in card and "dimension: 8" in card and "a vector for each of its tokens" in card
 
 
 def test_what_takes_single_vectors_says_so(
