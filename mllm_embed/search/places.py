@@ -13,6 +13,7 @@ from ..errors import ConfigError, DataError
 from ..index.files import SETTINGS_FILE
 from ..store.files import MANIFEST
 from ..store.gallery import Gallery, StoreGallery
+from ..store.several.gallery import MultiGallery, keeps_several
 from ..store.vector_store import VectorStore
 from . import pgvector_upload, qdrant
 from .pgvector import PgvectorGallery
@@ -77,7 +78,8 @@ def stored_gallery(place: str | os.PathLike[str], verify: bool = True) -> Galler
     if server is not None:
         return server.open(os.fspath(place))
     if (Path(place) / MANIFEST).is_file():
-        return StoreGallery(VectorStore.open(place, verify=verify))
+        store = VectorStore.open(place, verify=verify)
+        return MultiGallery(store) if keeps_several(store) else StoreGallery(store)
     if (Path(place) / SETTINGS_FILE).is_file():
         from ..index.faiss_index import Index
 

@@ -15,11 +15,13 @@ from ..data.kept import check_names
 from ..data.picture_source import PictureSource, picture_folder
 from ..data.sources import picture_at
 from ..encode.encoder import Encoder, check_single, check_unit_length
+from ..encode.mixins.multi import several_of
 from ..errors import DataError, ImageError, UnknownIdError
 from ..inputs.images import content_key
 from ..saving.provenance import SPACE_FIELDS, check_same
-from ..store.column_values import column_of
 from ..store.gallery import Answer, Gallery, MemoryGallery
+from ..store.kept.column_values import column_of
+from ..store.several.gallery import MultiGallery
 from ..types import Document, ImageLike, Query
 from .composition import Composition
 from .places import stored_gallery
@@ -40,7 +42,7 @@ class Hit:
 
     Args:
         id: its gallery id.
-        score: its cosine.
+        score: its cosine; of several vectors MaxSim.
         image: where it is, None where that is not known.
         metadata: what is kept beside its vector, by the names of the columns.
         judged: the score of a re-ranker; None where none judged it.
@@ -67,7 +69,8 @@ class Searcher:
             ConfigError: the gallery's vectors were made by another model, adapter or prompt, or the model's are shorter
                 than 1.
         """
-        check_single(embedder, "a search")
+        if not isinstance(gallery, MultiGallery):
+            check_single(embedder, "this gallery")
         check_unit_length(embedder, "a search")
         check_same(gallery.provenance, _target_space(embedder, gallery), SPACE_FIELDS, "the gallery")
         self.embedder, self.gallery = embedder, gallery
@@ -115,6 +118,7 @@ class Searcher:
             DataError: the folder is missing or holds no picture, or the name of one is no Unicode.
             ImageError: a picture cannot be read.
         """
+        check_single(embedder, "a folder searched without `mllm-embed encode` before")
         source = picture_folder(path)
         documents = [source.read(row)[0] for row in range(len(source.ids))]
         vectors = embedder.encode(documents, batch_size=batch_size, show_progress=show_progress)
@@ -152,7 +156,7 @@ class Searcher:
             DataError: k < 1, an id that is not in the gallery, or a filter that does not fit its columns.
         """
         asked = Composition(query, edit_strength)
-        vector = asked.vector(self.embedder.encode(asked.items, show_progress=False))
+        vector = self._asks(asked)
         own = query.images if exclude_reference else ()
         if reranker is None:
             return self.find(vector, k, exclude, allow=allow, where=where, other_than=own)
@@ -188,6 +192,14 @@ class Searcher:
             if len(hits) >= k or len(found) < asked:
                 return hits[:k]
             asked *= 2
+
+    def _asks(self, asked: Composition) -> Any:
+        """Return what the gallery is searched with, a vector [1, D] float32, or the several of a query."""
+        if not isinstance(self.gallery, MultiGallery):
+            return asked.vector(self.embedder.encode(asked.items, show_progress=False))
+        if len(asked.items) > 1:
+            check_single(self.embedder, f"edit strength {asked.edit_strength:g}")
+        return several_of(self.embedder, asked.items, show_progress=False)
 
     def search_many(
         self,

@@ -15,7 +15,7 @@ import numpy as np
 
 from ..data.filters import Condition, Filter, check_columns
 from ..data.kept import column_names
-from .column_values import as_type, column_of, element_of, kind_of_field, one_type
+from .kept.column_values import as_type, column_of, element_of, kind_of_field, one_type
 
 if TYPE_CHECKING:
     import pyarrow as pa

@@ -23,19 +23,18 @@ from tqdm import tqdm
 from ..data.sources import Listing
 from ..encode.cost import Cost, total
 from ..encode.embedder import MLLMEmbedder
-from ..encode.encoder import check_single, check_unit_length
+from ..encode.encoder import check_unit_length
 from ..errors import DataError
 from ..files import json_bytes, write_file
 from ..locks import folder_lock
 from ..saving.provenance import check_thoughts
-from ..vectors.precision import truncate
 from .files import MANIFEST, SHARDS, write_shard
 from .freshness import Contents, Survey, gone, moved, survey
 from .kept.changes import Revalued, Values, check_given
 from .kept.listed import ListedValues
 from .plans import Plan, claim, own_first
 from .shard_plan import opened, plan_work
-from .shard_rows import check_finite, check_listed_thoughts, read_rows
+from .shard_rows import check_finite, check_listed_thoughts, embedded, read_rows
 from .vector_store import VectorStore
 
 UNREADABLE = "unreadable.jsonl"
@@ -152,8 +151,7 @@ class _Call:
 
     def run(self) -> Extracted:
         """Work until there is nothing left to do, or only what other processes are doing."""
-        check_single(self.embedder, "a store")  # before its folder is there
-        check_unit_length(self.embedder, "a store")
+        check_unit_length(self.embedder, "a store")  # before its folder is there
         if (self.path / MANIFEST).is_file():  # takes long, so that it is not done while others wait
             rows = tqdm(range(len(self.listing)), desc="comparing", unit="row", disable=_hide(self.show_progress))
             store = opened(self.path, self.embedder, self.dtype)
@@ -304,21 +302,21 @@ def _make_shard(
     shard = read_rows(contents, rows, bar)
     check_thoughts(store.provenance, embedder.provenance, shard.items, store.folder)
     work = embedder.plan(shard.items, batch_size=batch_size, skip_unreadable=True)
-    encoded = embedder.execute(work, bar=bar)
-    vectors = truncate(encoded.vectors, embedder.dim)[shard.drop(encoded.failures)]
+    vectors, counts = embedded(embedder, work, shard, bar)
     if not shard.read and len(rows) >= _HOPELESS:
         raise DataError(
             f"none of {len(rows):,} rows can be read, the first since {shard.lost[rows[0]]}: mend the paths in "
             f"{listing.where(rows[0])}, or leave those rows out"
         )
-    check_finite(vectors, shard, listing)
+    check_finite(vectors, counts, shard, listing)
     if not plan.stands:  # nor may there be a file in what came to the store's place
         raise _was_removed(store.folder)
     ids = [listing.ids[row] for row in shard.read]
     origins = [contents.origins[row] for row in shard.read]
     write_shard(
-        store.folder, name, store.dtype, ids, vectors, shard.sources, shard.unread(listing), shard.digests, origins
-    )
+        store.folder, name, store.dtype, ids, vectors, shard.sources, shard.unread(listing), shard.digests, origins,
+        counts,
+    )  # fmt: skip
     changed = sum(name in store.living for name in ids)
     return _MadeShard(len(ids), changed, len(shard.lost), work.given, work.planned)
 

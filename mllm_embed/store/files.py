@@ -5,10 +5,9 @@ from __future__ import annotations
 import hashlib
 import tokenize
 import zlib
-from collections.abc import Iterable, Iterator, Mapping, Sequence
+from collections.abc import Iterator, Mapping, Sequence
 from contextlib import contextmanager
 from dataclasses import asdict, dataclass
-from itertools import groupby
 from pathlib import Path
 from typing import Any
 
@@ -17,6 +16,7 @@ import numpy as np
 from ..errors import DataError, MLLMEmbedError, reason
 from ..files import atomic_file, flush_to_disk, json_bytes, parse_json
 from ..vectors.precision import to_precision
+from .records import ShardRecord, record_facts, runs
 
 MANIFEST, SHARDS = "manifest.json", "shards"
 VECTORS_SUFFIX, RECORD_SUFFIX = ".npy", ".json"
@@ -28,7 +28,6 @@ ARRAY_ERRORS = (
     tokenize.TokenError,
 )  # fmt: skip
 """What reading a damaged .npy file raises: numpy reads the header as Python, and passes on what that makes of it."""
-DIGEST_LENGTH = 64  # of a sha256 in hexadecimal
 _UNIT = 1e-3  # how far a vector's length may be from 1 before it is taken for a mistake
 _PIECE = 1 << 20  # bytes that are read at a time
 _HEADER = 1 << 10  # bytes of an .npy file before its vectors, at most: numpy writes 128
@@ -44,6 +43,7 @@ class StoreShard:
         sha256: of the vectors' file.
         crc32: of the same, which is three times as quick; None in stores of format 1.
         record: sha256 of the record's file; None in stores of format 1.
+        vectors: how many vectors its rows have together; None where each has one.
     """
 
     name: str
@@ -51,58 +51,17 @@ class StoreShard:
     sha256: str
     crc32: int | None = None
     record: str | None = None
+    vectors: int | None = None
 
+    @property
+    def height(self) -> int:
+        """How many vectors its file holds."""
+        return self.rows if self.vectors is None else self.vectors
 
-@dataclass(frozen=True)
-class ShardRecord:
-    """The file beside a shard's vectors.
-
-    Args:
-        ids: one a row.
-        sources: where each row's picture lies, None where that is not known.
-        lost: inputs that could not be read and have no row: id, source, reason.
-        sha256, crc32: of the vectors' file; the second is None in stores of format 1.
-        digests: sha256 of what each row held when it was embedded, one after the other; None where that is not known.
-        origins: the sources that rows came from, as given to `encode`, each with the number of rows that follow one
-            another; None where that is not known.
-    """
-
-    ids: list[str]
-    sources: list[str | None]
-    lost: list[dict[str, str]]
-    sha256: str
-    crc32: int | None = None
-    digests: str | None = None
-    origins: list[tuple[str, int]] | None = None
-
-    def row_digests(self) -> Iterator[str | None]:
-        """Yield the digest of each row."""
-        for at in range(0, len(self.ids) * DIGEST_LENGTH, DIGEST_LENGTH):
-            yield None if self.digests is None else self.digests[at : at + DIGEST_LENGTH]
-
-    def row_origins(self) -> Iterator[str | None]:
-        """Yield the source of each row."""
-        for origin, rows in [(None, len(self.ids))] if self.origins is None else self.origins:
-            yield from [origin] * rows
-
-    def row_names(self) -> set[str]:
-        """Return the ids of all rows that the shard was made of, those that could not be read too."""
-        return {*self.ids, *(entry["id"] for entry in self.lost)}
-
-
-def still_lost(records: Iterable[ShardRecord]) -> list[dict[str, str]]:
-    """Return the inputs of a store's records, in order, that could not be read when they were last tried."""
-    found: dict[str, dict[str, str]] = {}
-    for record in records:
-        for name in found.keys() & set(record.ids):
-            del found[name]
-        found |= {entry["id"]: entry for entry in record.lost}
-    return list(found.values())
-
-
-def runs(values: Sequence[str]) -> list[tuple[str, int]]:
-    """Return values that follow one another, each with how often it does."""
-    return [(value, len(list(group))) for value, group in groupby(values)]
+    @property
+    def content(self) -> dict[str, Any]:
+        """What the manifest says; nothing of `vectors` where a row has one, as `ShardRecord.content`."""
+        return {key: value for key, value in asdict(self).items() if key != "vectors" or value is not None}
 
 
 def shard_name(number: int) -> str:
@@ -135,6 +94,7 @@ def write_shard(
     lost: Sequence[Mapping[str, str]] = (),
     digests: Sequence[str] | None = None,
     origins: Sequence[str] | None = None,
+    counts: Sequence[int] | None = None,
 ) -> None:
     """Write the two files of a shard, which is part of no store yet; the record comes last, and says that it is whole.
 
@@ -143,8 +103,9 @@ def write_shard(
         name: of the shard, as of `shard_name`.
         dtype: of the store.
         ids, sources, lost: as in `ShardRecord`.
-        vectors: [n, D] floats of unit length.
+        vectors: [n, D] floats of unit length, where a row has several [m, D], row by row.
         digests, origins: of each row, where they are known.
+        counts: how many vectors each row has; None for one.
 
     Raises:
         DataError: a vector holds NaN or is of another length, or the disk is full.
@@ -153,8 +114,9 @@ def write_shard(
     wrong = np.flatnonzero(~(np.abs(lengths - 1) < _UNIT))
     if len(wrong):
         at = wrong[0]
+        row = at if counts is None else int(np.searchsorted(np.cumsum(counts), at, side="right"))
         what = "holds NaN or infinite numbers" if not np.isfinite(lengths[at]) else f"has the length {lengths[at]:.3g}"
-        raise DataError(f'the vector of "{ids[at]}" {what}: a store keeps vectors of unit length')
+        raise DataError(f'the vector of "{ids[row]}" {what}: a store keeps vectors of unit length')
     path = vectors_file(folder, name)
     with atomic_file(path) as temporary:
         with temporary.open("wb") as file:
@@ -169,9 +131,10 @@ def write_shard(
         crc32,
         None if digests is None else "".join(digests),
         None if origins is None else runs(origins),
+        None if counts is None else list(counts),
     )
     with atomic_file(record_file(folder, name)) as temporary:
-        temporary.write_bytes(json_bytes(asdict(record)))
+        temporary.write_bytes(json_bytes(record.content))
         flush_to_disk(temporary)
 
 
@@ -195,8 +158,8 @@ def read_shard(folder: Path, name: str) -> tuple[StoreShard, ShardRecord]:
     path = record_file(folder, name)
     content = bytes_of(path)
     record = _record(path, content)
-    entry = StoreShard(name, len(record.ids), record.sha256, record.crc32, hashlib.sha256(content).hexdigest())
-    return entry, record
+    sha256 = hashlib.sha256(content).hexdigest()
+    return StoreShard(name, len(record.ids), record.sha256, record.crc32, sha256, record.vectors), record
 
 
 def read_record(folder: Path, entry: StoreShard) -> ShardRecord:
@@ -205,7 +168,7 @@ def read_record(folder: Path, entry: StoreShard) -> ShardRecord:
     if entry.record is not None and found.record != entry.record:
         raise DataError(f"{record_file(folder, entry.name)} is not what was written: {CURE}")
     # in a store of format 1 the manifest says no more than this of it
-    if (found.rows, found.sha256) != (entry.rows, entry.sha256):
+    if (found.rows, found.sha256, found.vectors) != (entry.rows, entry.sha256, entry.vectors):
         raise DataError(
             f"{record_file(folder, entry.name)} has {found.rows:,} ids and belongs to other vectors than the "
             f"{entry.rows:,} that {folder / MANIFEST} names: {CURE}"
@@ -214,7 +177,7 @@ def read_record(folder: Path, entry: StoreShard) -> ShardRecord:
 
 
 def map_vectors(folder: Path, entry: StoreShard, dimension: int, dtype: np.dtype, verify: bool) -> np.ndarray:
-    """Return the vectors [n, D] of a shard as they are stored, mapped from its file.
+    """Return the vectors [height, D] of a shard as they are stored, mapped from its file.
 
     Args:
         folder: of the store.
@@ -225,15 +188,15 @@ def map_vectors(folder: Path, entry: StoreShard, dimension: int, dtype: np.dtype
     Raises:
         DataError: the file is missing or damaged.
     """
-    if not entry.rows:
+    if not entry.height:
         return np.empty((0, dimension), dtype)  # nothing of which there could be a map
     path = vectors_file(folder, entry.name)
     try:
         found = np.lib.format.open_memmap(path, mode="r")
     except ARRAY_ERRORS as error:
         raise DataError(f"{path} is damaged ({error}): {CURE}") from error
-    if found.shape != (entry.rows, dimension) or found.dtype != dtype:
-        shape = f"{entry.rows} x {dimension}"
+    if found.shape != (entry.height, dimension) or found.dtype != dtype:
+        shape = f"{entry.height} x {dimension}"
         raise DataError(f"{path} is {found.dtype} of shape {found.shape}, not {dtype} of {shape}: {CURE}")
     if verify:
         _check_vectors(path, entry, quick=True)
@@ -245,9 +208,9 @@ def check_size(folder: Path, entry: StoreShard, dimension: int, dtype: np.dtype)
     path = vectors_file(folder, entry.name)
     if not path.is_file():
         raise DataError(f"{path} is missing: {CURE}")
-    found, least = path.stat().st_size, entry.rows * dimension * dtype.itemsize
+    found, least = path.stat().st_size, entry.height * dimension * dtype.itemsize
     if not least < found <= least + _HEADER:
-        raise DataError(f"{path} is damaged ({found:,} bytes are not {entry.rows:,} vectors): {CURE}")
+        raise DataError(f"{path} is damaged ({found:,} bytes are not {entry.height:,} vectors): {CURE}")
 
 
 def verify_shard(folder: Path, entry: StoreShard) -> None:
@@ -308,32 +271,12 @@ def _record(path: Path, content: bytes) -> ShardRecord:
     """Return the record that a file holds. Raises DataError where it is none."""
     try:
         record = ShardRecord(**parse_json(content))
-        wrong = next((what for what, right in _record_facts(record) if not right), None)
+        wrong = next((what for what, right in record_facts(record) if not right), None)
     except (ValueError, TypeError, RecursionError) as error:
         raise DataError(f"{path} is damaged ({error}): {CURE}") from error
     if wrong:
         raise DataError(f"{path} is damaged ({wrong}): {CURE}")
     return record
-
-
-def _record_facts(record: ShardRecord) -> Iterator[tuple[str, bool]]:
-    """Yield what must hold for a record, in the order in which it can be looked at."""
-    yield "ids", _is_list_of(record.ids, str)
-    yield "sources", _is_list_of(record.sources, str, type(None)) and len(record.sources) == len(record.ids)
-    yield "lost", _is_list_of(record.lost, dict) and all(map(_is_lost, record.lost))
-    yield "sha256", isinstance(record.sha256, str)
-    yield "crc32", record.crc32 is None or type(record.crc32) is int
-    length = len(record.ids) * DIGEST_LENGTH
-    yield "digests", record.digests is None or (isinstance(record.digests, str) and len(record.digests) == length)
-    yield "origins", record.origins is None or sum(rows for _, rows in record.origins) == len(record.ids)
-
-
-def _is_list_of(values: Any, *kinds: type) -> bool:
-    return isinstance(values, list) and set(map(type, values)) <= set(kinds)
-
-
-def _is_lost(entry: Mapping[str, Any]) -> bool:
-    return all(isinstance(entry.get(key), str) for key in ("id", "source", "reason"))
 
 
 def _encoded(vectors: np.ndarray, dtype: np.dtype) -> np.ndarray:

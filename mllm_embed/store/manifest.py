@@ -14,7 +14,7 @@ import hashlib
 import json
 import re
 from collections.abc import Iterable, Iterator, Mapping, Sequence
-from dataclasses import asdict, dataclass, field, replace
+from dataclasses import dataclass, field, replace
 from itertools import chain
 from pathlib import Path
 from typing import Any
@@ -24,14 +24,15 @@ import numpy as np
 from ..errors import DataError
 from ..files import atomic_file, flush_to_disk, read_json, write_json
 from ..locks import LOCK_FILE
-from .files import ARRAY_ERRORS, CURE, DTYPES, MANIFEST, ShardRecord, StoreShard, read_record, record_file, sha256_of
+from .files import ARRAY_ERRORS, CURE, DTYPES, MANIFEST, StoreShard, read_record, record_file, sha256_of
 from .kept.files import Kept, kept_facts
+from .records import ShardRecord
 
 STORE_FORMAT = "mllm_embed vectors 2"
 REMOVED = "removed.npy"
 _FORMER_FORMAT = "mllm_embed vectors 1"
 """Without checksums of manifest, records and removed rows, which it gets when the store is next written to."""
-_SHARD_KEYS = {"name", "rows", "sha256", "crc32", "record"}
+_SHARD_KEYS = {"name", "rows", "sha256", "crc32", "record", "vectors"}
 _ENTRIES = {"dimension": int, "dtype": str, "made_by": dict, "shards": list}  # of a manifest, beside its format
 
 
@@ -121,7 +122,7 @@ def write_manifest(folder: Path, manifest: Manifest) -> None:
         "dtype": manifest.dtype,
         "made_by": manifest.made_by,
         "data": list(manifest.data),
-        "shards": [asdict(_completed(folder, entry)) for entry in manifest.shards],
+        "shards": [_completed(folder, entry).content for entry in manifest.shards],
         "removed": {"rows": len(manifest.removed), "sha256": hashlib.sha256(manifest.removed.tobytes()).hexdigest()},
         # beside the shards rather than in their entries, where versions that know of none would not read them
         **manifest.kept.content(),
@@ -199,7 +200,7 @@ def _is_shard(entry: Any) -> bool:
     if not isinstance(entry, dict) or not {"name", "rows", "sha256"} <= entry.keys() <= _SHARD_KEYS:
         return False
     texts = all(isinstance(entry[key], str) for key in ("name", "sha256"))
-    numbers = type(entry["rows"]) is int and entry["rows"] >= 0
+    numbers = type(entry["rows"]) is int and entry["rows"] >= 0 and type(entry.get("vectors", 0)) is int
     checksums = type(entry.get("crc32")) in (int, type(None)) and type(entry.get("record")) in (str, type(None))
     return texts and bool(re.fullmatch("[0-9]+", entry["name"])) and numbers and checksums
 

@@ -8,9 +8,12 @@ from pathlib import Path
 
 import numpy as np
 
+from ..errors import ConfigError
+from ..vectors.multi import MultiVectors
 from ..vectors.unit import unit
 from .files import StoreShard, map_vectors
 from .manifest import Manifest
+from .records import ShardRecord
 
 
 class MappedVectors:
@@ -29,6 +32,7 @@ class MappedVectors:
     def show(self, manifest: Manifest) -> None:
         """Have the rows of a manifest, of which those that were there before stay mapped."""
         self._shards, self._dimension, self._dtype = manifest.shards, manifest.dimension, np.dtype(manifest.dtype)
+        self.several = any(shard.vectors is not None for shard in self._shards)
         self.starts = [0, *accumulate(shard.rows for shard in self._shards)]
 
     def __len__(self) -> int:
@@ -42,6 +46,7 @@ class MappedVectors:
 
     def rows(self, start: int, stop: int) -> np.ndarray:
         """Return rows start to stop, [n, D] float32 of unit length, perhaps a view of the file."""
+        self._check_single()
         parts = []
         at, stop = start, min(stop, len(self))
         while at < stop:
@@ -55,6 +60,7 @@ class MappedVectors:
 
     def take(self, positions: np.ndarray) -> np.ndarray:
         """Return the rows of these numbers [n] int64, in their order: [n, D] float32 of unit length."""
+        self._check_single()
         positions = np.asarray(positions, np.int64)
         out = np.empty((len(positions), self._dimension), np.float32)
         homes = np.searchsorted(self.starts, positions, side="right") - 1
@@ -63,6 +69,18 @@ class MappedVectors:
         for shard, here in zip(shards.tolist(), np.split(order, firsts[1:]), strict=False):  # one of no row
             out[here] = self._decoded(self._map(shard)[positions[here] - self.starts[shard]])
         return out
+
+    def of_shard(self, shard: int, record: ShardRecord) -> MultiVectors:
+        """Return the vectors of a shard's rows, each of which has as many as the record says."""
+        counts = record.counts or [1] * len(record.ids)
+        return MultiVectors(self._decoded(self._map(shard)), np.cumsum([0, *counts], dtype=np.int64))
+
+    def _check_single(self) -> None:
+        if self.several:
+            raise ConfigError(
+                f"{self._folder} keeps a vector a token (pooling multi), and one vector a row is asked for: search it "
+                "as it is, with `mllm-embed search --gallery`, or encode with a model of single vectors"
+            )
 
     def _map(self, shard: int) -> np.ndarray:
         """Return the vectors [n, D] of a shard as they are stored, mapped from its file."""

@@ -23,8 +23,9 @@ from pathlib import Path
 from ..errors import DataError
 from ..files import read_json, write_json
 from ..locks import LOCK_FILE, file_lock
-from .files import SHARDS, read_shard, record_file, runs, shard_name, written_shards
+from .files import SHARDS, read_shard, record_file, shard_name, written_shards
 from .manifest import read_manifest
+from .records import runs
 
 PLANS = "plans"
 FORMER_PLAN = "plan.json"

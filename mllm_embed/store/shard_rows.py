@@ -12,9 +12,13 @@ from tqdm import tqdm
 
 from ..data.digest import item_digest
 from ..data.sources import Listing
+from ..encode.embedder import MLLMEmbedder
+from ..encode.execution import execute_multi
+from ..encode.planning import EncodingPlan
 from ..errors import DataError, ImageError, ModelError
 from ..saving.provenance import THOUGHTS, check_thoughts
 from ..types import Item
+from ..vectors.precision import truncate
 from .freshness import Contents
 from .vector_store import VectorStore
 
@@ -70,12 +74,29 @@ def read_rows(contents: Contents, rows: Sequence[int], bar: tqdm) -> ShardRows:
     return shard
 
 
-def check_finite(vectors: np.ndarray, shard: ShardRows, listing: Listing) -> None:
-    """Raise ModelError for the first of a shard's vectors [N, D] float32 that holds NaN or infinite numbers."""
+def embedded(
+    embedder: MLLMEmbedder, work: EncodingPlan, shard: ShardRows, bar: tqdm
+) -> tuple[np.ndarray, list[int] | None]:
+    """Return the vectors of a shard's items, [n, D] float32, without those that cannot be read, which it drops; where
+    the model makes several of an item [m, D], and how many each has."""
+    if not embedder.multi:
+        encoded = embedder.execute(work, bar=bar)
+        return truncate(encoded.vectors, embedder.dim)[shard.drop(encoded.failures)], None
+    found, failures = execute_multi(work, embedder.model, embedder.item_processor, False, bar)
+    kept = found.take(shard.drop(failures))
+    return truncate(kept.values, embedder.dim), kept.counts.tolist()
+
+
+def check_finite(vectors: np.ndarray, counts: Sequence[int] | None, shard: ShardRows, listing: Listing) -> None:
+    """Raise ModelError for the first of a shard's vectors [N, D] float32 that holds NaN or infinite numbers.
+
+    `counts` is as of `embedded`.
+    """
     bad = np.flatnonzero(~np.isfinite(vectors).all(axis=1))
     if len(bad):
+        row = bad[0] if counts is None else int(np.searchsorted(np.cumsum(counts), bad[0], side="right"))
         raise ModelError(
-            f"the vector of {listing.where(shard.read[bad[0]])} holds NaN: nothing can be near it; mend the model, or "
+            f"the vector of {listing.where(shard.read[row])} holds NaN: nothing can be near it; mend the model, or "
             "try --dtype float32"
         )
 

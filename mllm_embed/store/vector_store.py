@@ -28,26 +28,26 @@ from ..data.values import ids_of
 from ..errors import DataError, UnknownIdError
 from ..files import check_space
 from ..locks import folder_lock
+from ..vectors.multi import MultiVectors
 from .columns import Columns
 from .files import (
     CURE,
-    ShardRecord,
     StoreShard,
     check_size,
     discarded_on_failure,
     read_record,
     read_shard,
     shard_names,
-    still_lost,
     verify_shard,
     write_shard,
-)
+)  # fmt: skip
 from .kept.changes import Revalued, Values, given_values, kept_columns, with_values
 from .kept.files import remove_former
 from .lookup import near_id, row_numbers
 from .manifest import Manifest, create_manifest, read_manifest, with_shards, without, write_manifest
 from .mapped import MappedVectors
 from .plans import check_new, check_unplanned, next_number, warn_of_loose_shards
+from .records import ShardRecord, still_lost
 
 BLOCK_ROWS = 1 << 16
 """Rows that are read or searched at a time, and the most that `VectorStore.add` writes to one shard."""
@@ -204,12 +204,15 @@ class VectorStore:
         for start in range(0, len(self), size):
             yield start, self.rows(start, start + size)
 
+    def several(self, shard: int) -> MultiVectors:
+        """Return the vectors of a shard's rows, of which each may have several (`StoreShard.vectors`)."""
+        return self._vectors.of_shard(shard, self._records[shard])
+
     def position(self, id: str) -> int:
         """Return the number of a row by its id. Raises UnknownIdError for an unknown or removed one."""
         if id not in self._positions:
-            near = near_id(id, self._positions)
-            told = f'the id "{id}" is not in the {len(self._positions):,} vectors of {self.folder}{near}'
-            raise UnknownIdError(told, id)
+            told = f'the id "{id}" is not in the {len(self._positions):,} vectors of {self.folder}'
+            raise UnknownIdError(told + near_id(id, self._positions), id)
         return self._positions[id]
 
     def positions(self, ids: Collection[str]) -> np.ndarray:
@@ -262,9 +265,7 @@ class VectorStore:
                 self._append(names, (), given)  # all parts at once, so that a reader sees none or all of the rows
 
     def remove(self, ids: Iterable[str]) -> None:
-        """Remove rows: none is found any more; their numbers and room stay taken.
-
-        Nothing is removed where it raises anything.
+        """Remove rows, or none where it raises anything: they are not found any more; numbers and room stay taken.
 
         Raises:
             DataError: an id is not there, or is being embedded anew.

@@ -9,7 +9,7 @@ from dataclasses import replace
 import numpy as np
 
 from mllm_embed.encode.encoder import PromptedEncoder, check_unit_length
-from mllm_embed.encode.mixins.multi import EncodesMulti
+from mllm_embed.encode.mixins.multi import several_of
 from mllm_embed.errors import ConfigError
 from mllm_embed.types import Item
 from mllm_embed.vectors.maxsim import Allowed, maxsim, ranks_by_scores, top_by_scores
@@ -94,10 +94,8 @@ def _encoded(
     """Return the vectors of items, each asked as its task is, in their order."""
     rows, width = [np.empty((0, 0), np.float32)] * len(items), 0
     for asked in by_prompts(embedder, items):
-        if not isinstance(asked.model, EncodesMulti):
-            raise ConfigError("an encoder with `multi` has `encode_multi` as MLLMEmbedder does: derive it from that")
-        found = asked.model.encode_multi(
-            asked.items, batch_size=batch_size, show_progress=progress, pool_factor=pool_factor
+        found = several_of(
+            asked.model, asked.items, batch_size=batch_size, show_progress=progress, pool_factor=pool_factor
         )
         width = found.values.shape[1]
         for place, own in zip(asked.places, found, strict=True):

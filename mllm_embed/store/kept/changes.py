@@ -12,13 +12,13 @@ import numpy as np
 
 from ...data.kept import column_names
 from ...errors import DataError
-from ..column_values import column_of
 from ..columns import Columns
+from .column_values import column_of
 from .files import FileMissing, Kept, read_kept, write_kept
 
 if TYPE_CHECKING:
-    from ..files import ShardRecord
     from ..manifest import Manifest
+    from ..records import ShardRecord
     from ..vector_store import VectorStore
 
 

@@ -20,7 +20,8 @@ from typing import TYPE_CHECKING, Any
 from ...data.kept import ID
 from ...errors import DataError, first_line
 from ...files import atomic_file, flush_to_disk
-from ..files import CURE, DIGEST_LENGTH, SHARDS, StoreShard, bytes_of, read_record
+from ..files import CURE, SHARDS, StoreShard, bytes_of, read_record
+from ..records import DIGEST_LENGTH
 
 if TYPE_CHECKING:
     from ..columns import Columns

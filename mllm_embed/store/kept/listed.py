@@ -5,9 +5,9 @@ from __future__ import annotations
 from collections.abc import Callable, Sequence
 
 from ...data.sources import Listing
-from ..column_values import column_of
 from ..columns import Columns
 from .changes import Values
+from .column_values import column_of
 
 
 class ListedValues:

@@ -11,12 +11,10 @@ import torch
 
 import families
 from mllm_embed import Document, MLLMEmbedder, Query, Searcher
-from mllm_embed.data.sources import open_sources
 from mllm_embed.errors import ConfigError, ModelError
 from mllm_embed.generate.explain import Explainer
 from mllm_embed.model.heads.projection import Dense, Projection
 from mllm_embed.saving.provenance import SPACE_FIELDS, check_same
-from mllm_embed.store.extract import encode_sources
 from mllm_embed.store.gallery import MemoryGallery
 
 
@@ -92,10 +90,8 @@ def test_what_takes_single_vectors_says_so(
 ) -> None:
     with pytest.raises(ConfigError, match="one vector a token.*encode_multi"):
         multi.encode(["one"])
-    with pytest.raises(ConfigError, match="a search takes one vector an input"):
+    with pytest.raises(ConfigError, match="this gallery takes one vector an input"):
         Searcher(multi, MemoryGallery(["a"], np.ones((1, 8), np.float32), [None]))
-    with pytest.raises(ConfigError, match="a store takes one vector an input"):
-        encode_sources(multi, open_sources([data]), tmp_path / "store")
     with pytest.raises(ConfigError, match=r"pooling is not 'multi'\): use encode"):
         embedder.encode_multi(["one"])
     with pytest.raises(ConfigError, match="an explanation takes one vector an input"):

@@ -46,7 +46,7 @@ def test_overrides(recipe: Path) -> None:
         ("stages.one.rows=triplets", "role 'image' does not exist in rows: triplets"),
         ("lora.rank=many", "lora.rank: must be a whole number, not 'many'"),
         ("bf16=maybe", "bf16: must be auto, true or false, not 'maybe'"),
-        ("pooling=las", "pooling: must be 'last' or 'mean', not 'las'; did you mean 'last'?"),
+        ("pooling=las", "pooling: must be 'last', 'mean' or 'multi', not 'las'; did you mean 'last'?"),
         ("stages.one.learn_temperature=[1]", "stages.one.learn_temperature: needs at least 2 entries, not 1"),
         ("stages.one.data=[{format: llava}]", "stages.one.data.0.path: is missing"),
         ("stages.one.evaluate=x", "stages.one.evaluate: must be keys with values, not 'x'"),

@@ -9,10 +9,10 @@ from typing import TYPE_CHECKING, Any
 
 import numpy as np
 
-from ..data.filters import KINDS, LARGEST, kind_of_value, number_value
-from ..data.values import absent, shown
-from ..errors import InputError
-from ..text import half_character, printable
+from ...data.filters import KINDS, LARGEST, kind_of_value, number_value
+from ...data.values import absent, shown
+from ...errors import InputError
+from ...text import half_character, printable
 
 if TYPE_CHECKING:
     import pyarrow as pa
