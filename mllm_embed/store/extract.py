@@ -32,6 +32,7 @@ from ..vectors.precision import truncate
 from .files import MANIFEST, SHARDS, write_shard
 from .freshness import Contents, Survey, gone, moved, survey
 from .kept.changes import Revalued, Values, check_given
+from .kept.lexical import write_lexical
 from .kept.listed import ListedValues
 from .plans import Plan, claim, own_first
 from .shard_plan import opened, plan_work
@@ -304,8 +305,9 @@ def _make_shard(
     shard = read_rows(contents, rows, bar)
     check_thoughts(store.provenance, embedder.provenance, shard.items, store.folder)
     work = embedder.plan(shard.items, batch_size=batch_size, skip_unreadable=True)
-    encoded = embedder.execute(work, bar=bar)
-    vectors = truncate(encoded.vectors, embedder.dim)[shard.drop(encoded.failures)]
+    encoded = embedder.execute(work if embedder.settings.lexical is None else embedder.with_words(work), bar=bar)
+    kept = shard.drop(encoded.failures)
+    vectors = truncate(encoded.vectors, embedder.dim)[kept]
     if not shard.read and len(rows) >= _HOPELESS:
         raise DataError(
             f"none of {len(rows):,} rows can be read, the first since {shard.lost[rows[0]]}: mend the paths in "
@@ -316,9 +318,11 @@ def _make_shard(
         raise _was_removed(store.folder)
     ids = [listing.ids[row] for row in shard.read]
     origins = [contents.origins[row] for row in shard.read]
+    lexical = write_lexical(store.folder, name, encoded.words, kept)
     write_shard(
-        store.folder, name, store.dtype, ids, vectors, shard.sources, shard.unread(listing), shard.digests, origins
-    )
+        store.folder, name, store.dtype, ids, vectors, shard.sources, shard.unread(listing), shard.digests, origins,
+        lexical,
+    )  # fmt: skip
     changed = sum(name in store.living for name in ids)
     return _MadeShard(len(ids), changed, len(shard.lost), work.given, work.planned)
 

@@ -65,6 +65,7 @@ class ShardRecord:
         digests: sha256 of what each row held when it was embedded, one after the other; None where that is not known.
         origins: the sources that rows came from, as given to `encode`, each with the number of rows that follow one
             another; None where that is not known.
+        lexical: sha256 of the file of the rows' lexical vectors (kept/lexical.py); None where they have none.
     """
 
     ids: list[str]
@@ -74,6 +75,7 @@ class ShardRecord:
     crc32: int | None = None
     digests: str | None = None
     origins: list[tuple[str, int]] | None = None
+    lexical: str | None = None
 
     def row_digests(self) -> Iterator[str | None]:
         """Yield the digest of each row."""
@@ -135,6 +137,7 @@ def write_shard(
     lost: Sequence[Mapping[str, str]] = (),
     digests: Sequence[str] | None = None,
     origins: Sequence[str] | None = None,
+    lexical: str | None = None,
 ) -> None:
     """Write the two files of a shard, which is part of no store yet; the record comes last, and says that it is whole.
 
@@ -142,7 +145,7 @@ def write_shard(
         folder: of the store.
         name: of the shard, as of `shard_name`.
         dtype: of the store.
-        ids, sources, lost: as in `ShardRecord`.
+        ids, sources, lost, lexical: as in `ShardRecord`.
         vectors: [n, D] floats of unit length.
         digests, origins: of each row, where they are known.
 
@@ -169,9 +172,11 @@ def write_shard(
         crc32,
         None if digests is None else "".join(digests),
         None if origins is None else runs(origins),
+        lexical,
     )
+    content = {key: value for key, value in asdict(record).items() if key != "lexical" or value is not None}
     with atomic_file(record_file(folder, name)) as temporary:
-        temporary.write_bytes(json_bytes(asdict(record)))
+        temporary.write_bytes(json_bytes(content))
         flush_to_disk(temporary)
 
 
@@ -323,6 +328,7 @@ def _record_facts(record: ShardRecord) -> Iterator[tuple[str, bool]]:
     yield "lost", _is_list_of(record.lost, dict) and all(map(_is_lost, record.lost))
     yield "sha256", isinstance(record.sha256, str)
     yield "crc32", record.crc32 is None or type(record.crc32) is int
+    yield "lexical", record.lexical is None or isinstance(record.lexical, str)
     length = len(record.ids) * DIGEST_LENGTH
     yield "digests", record.digests is None or (isinstance(record.digests, str) and len(record.digests) == length)
     yield "origins", record.origins is None or sum(rows for _, rows in record.origins) == len(record.ids)
