@@ -72,7 +72,7 @@ def register(commands: Any) -> None:
     )
     encode.add_argument("sources", nargs="+", metavar="SOURCE", help="folder, file of rows, or pattern")
     encode.add_argument("--output", required=True, type=Path, metavar="STORE", help="folder of the store")
-    add_model_options(encode)
+    add_model_options(encode, lexical=True)
     encode.add_argument(
         "--fields",
         nargs="+",

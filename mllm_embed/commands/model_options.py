@@ -19,12 +19,20 @@ if TYPE_CHECKING:
 MODEL_DTYPES = ("auto", "float32", "bfloat16", "float16")
 
 
-def add_model_options(parser: argparse.ArgumentParser, required: bool = True) -> None:
+def add_model_options(parser: argparse.ArgumentParser, required: bool = True, lexical: bool = False) -> None:
     """Add --model, --adapter, --preset, --prompts, --batch-size, --device, --dtype, --quantization, --dim,
-    --max-tokens, --truncate, --jpeg-side, --thoughts and --thought-cache."""
+    --max-tokens, --truncate, --jpeg-side, --thoughts and --thought-cache; --lexical-words for a command whose vectors
+    may be `lexical` too."""
     parser.add_argument("--model", required=required, metavar="M", help="model folder or hub id, or an adapter folder")
     parser.add_argument("--adapter", metavar="A", help="adapter folder to put on the model")
     add_loading_options(parser)
+    if lexical:
+        parser.add_argument(
+            "--lexical-words",
+            metavar="N",
+            type=int,
+            help="make lexical vectors too, of so many words at most; 0: none (default: as saved, or 0)",
+        )
 
 
 def add_loading_options(parser: argparse.ArgumentParser) -> None:
@@ -136,6 +144,7 @@ def load_embedder(arguments: argparse.Namespace, merge: bool = True) -> MLLMEmbe
         jpeg_side=arguments.jpeg_side,
         thoughts=arguments.thoughts,
     )
+    embedder = embedder.with_lexical(getattr(arguments, "lexical_words", None))  # of commands that have none, as saved
     _remember(embedder, arguments.thought_cache)
     if embedder.preset:
         sys.stderr.write(f"{_asked(embedder.preset, embedder.prompts)}\n")

@@ -16,8 +16,9 @@ if TYPE_CHECKING:
     from ..data.filters import Filter
     from ..data.picture_source import PictureSource
     from ..encode.embedder import MLLMEmbedder
+    from ..search.lexical import LexicalSearcher
     from ..search.reranking import Judge
-    from ..search.searcher import Hit
+    from ..search.searcher import Hit, Searcher
     from ..store.gallery import Gallery
     from ..types import ImageLike, Query
 
@@ -61,7 +62,7 @@ def register(commands: Any) -> None:
         epilog=_HELP,
         formatter_class=argparse.RawDescriptionHelpFormatter,
     )
-    add_model_options(search)
+    add_model_options(search, lexical=True)
     search.add_argument(
         "--gallery", required=True, metavar="G", help="store, index, collection, table or folder of pictures"
     )
@@ -102,6 +103,12 @@ def register(commands: Any) -> None:
         help="how much the search's own score counts beside the re-ranker's (default 0: not at all)",
     )
     search.add_argument(
+        "--lexical",
+        metavar="W",
+        type=float,
+        help="rank by W times the cosine of lexical vectors beside that of dense ones, of a model that has both",
+    )
+    search.add_argument(
         "--explain", action="store_true", help="say in words what the model reads in the query and in each answer"
     )
     search.add_argument(
@@ -129,7 +136,6 @@ def _run(arguments: argparse.Namespace) -> int:
     from ..search.contact_sheet import check_sheet_path
     from ..search.hits_table import hits_table
     from ..search.places import shown_place, stored_gallery
-    from ..search.searcher import Searcher
 
     _check_numbers(arguments)
     query = _query(arguments)
@@ -149,27 +155,19 @@ def _run(arguments: argparse.Namespace) -> int:
     embedder = load_embedder(arguments, merge=not arguments.rerank)  # its base is to speak
     judge = _judge(arguments, embedder)  # before hours go into a gallery
     _remember_thought(embedder)
-    if gallery is None:
-        searcher = Searcher.from_folder(embedder, arguments.gallery, batch_size=arguments.batch_size)
+    limits: Any = {"allow": allow, "exclude_reference": arguments.exclude_reference, "where": where}
+    by_words = _by_words(arguments, embedder, gallery)
+    if by_words:
+        hits = by_words.search(query, arguments.k, exclude, **limits)
     else:
-        searcher = Searcher(embedder, gallery)
-    hits = searcher.search(
-        query,
-        arguments.k,
-        exclude,
-        allow=allow,
-        exclude_reference=arguments.exclude_reference,
-        edit_strength=arguments.edit_strength,
-        where=where,
-        reranker=judge,
-        depth=arguments.rerank,
-        weight=arguments.rerank_weight,
-    )
+        searcher = _by_vectors(arguments, embedder, gallery)
+        asked = {"reranker": judge, "depth": arguments.rerank, "weight": arguments.rerank_weight}
+        hits = searcher.search(query, arguments.k, exclude, edit_strength=arguments.edit_strength, **limits, **asked)
     if not hits:
         raise _nothing(arguments)
     sheet = _write_sheet(arguments, hits[:_SHOWN])
     shown = f" with the first {_SHOWN:,}" if len(hits) > _SHOWN else ""
-    explanation = f"\n\n{_explanation(embedder, query, hits)}" if arguments.explain else ""
+    explanation = _explanation(embedder, query, hits, by_words) if arguments.explain else ""
     sys.stdout.write(f"{_thought(embedder, query)}{hits_table(hits)}{explanation}\n\nwrote {sheet}{shown}\n")
     return 0
 
@@ -246,6 +244,10 @@ def _check_known(place: str, gallery: Gallery | Collection[str], names: list[str
 def _check_numbers(arguments: argparse.Namespace) -> None:
     if arguments.k < 1:
         raise ConfigError(f"-k must be at least 1, not {arguments.k}")
+    beside = {"--rerank": arguments.rerank, "--edit-strength": arguments.edit_strength != 1, "--avoid": arguments.avoid}
+    found = next((name for name, given in beside.items() if given), None)
+    if arguments.lexical is not None and found:
+        raise ConfigError(f"--lexical goes without {found}: leave one of them out")
     if arguments.rerank < 0:
         raise ConfigError(f"--rerank must be 0 or more, not {arguments.rerank}")
     if arguments.reranker is not None and not arguments.rerank:
@@ -307,25 +309,35 @@ def _thought(embedder: MLLMEmbedder, query: Query) -> str:
     return f"thought: {embedder.think([query])[0]}\n\n"
 
 
-def _explanation(embedder: MLLMEmbedder, query: Query, hits: Sequence[Hit]) -> str:
-    """Return what the model would say next where the query's vector and each answer's are read, shared words first."""
-    from ..generate.explain import Explainer, shared
-    from ..types import Document
+def _explanation(embedder: MLLMEmbedder, query: Query, hits: Sequence[Hit], by_words: LexicalSearcher | None) -> str:
+    """Return the words that made the score of each answer; or what the model would say next where the query's vector
+    and each answer's are read, shared words first."""
+    from ..generate.explain import explanation
 
+    if by_words:
+        return f"\n\n{by_words.explained(hits)}"
     pictures = {rank: picture for rank, hit in enumerate(hits, 1) if (picture := _picture(hit)) is not None}
-    documents = [Document(image=picture) for picture in pictures.values()]
-    asked, *answers = Explainer(embedder).read([query, *documents])
-    lines = ["what the model reads in them, words of query and answer before the bar", f"query  {_words(asked)}"]
-    for rank, answer in zip(pictures, answers, strict=True):
-        both = shared(asked, answer)
-        words = {word for word, _ in both}
-        own = [(word, weight) for word, weight in answer if word not in words]
-        lines.append(f"{rank:5d}  {_words(both)} | {_words(own)}")
-    return "\n".join(lines)
+    return f"\n\n{explanation(embedder, query, pictures)}"
 
 
-def _words(reading: Sequence[tuple[str, float]]) -> str:
-    return ", ".join(word for word, _ in reading)
+def _by_vectors(arguments: argparse.Namespace, embedder: MLLMEmbedder, gallery: Gallery | None) -> Searcher:
+    from ..search.searcher import Searcher
+
+    if gallery is None:
+        return Searcher.from_folder(embedder, arguments.gallery, batch_size=arguments.batch_size)
+    return Searcher(embedder, gallery)
+
+
+def _by_words(arguments: argparse.Namespace, embedder: MLLMEmbedder, gallery: Gallery | None) -> LexicalSearcher | None:
+    """Return the search by dense and lexical vectors together, None where that is not asked for."""
+    from ..search.lexical import LexicalSearcher
+
+    if arguments.lexical is None:
+        return None
+    if gallery is None:
+        place, weight = arguments.gallery, arguments.lexical
+        return LexicalSearcher.from_folder(embedder, place, weight, batch_size=arguments.batch_size)
+    return LexicalSearcher.over(_by_vectors(arguments, embedder, gallery), arguments.lexical)
 
 
 def _picture(hit: Hit) -> ImageLike | None:

@@ -32,6 +32,7 @@ from ..saving.settings import Settings
 from ..thoughts.asking import ThinksFirst
 from ..vectors.precision import Precision, check_dim, to_precision, truncate
 from .execution import Encoded, check_call, embedding_bar, execute
+from .mixins.lexical import EncodesWords
 from .mixins.multi import EncodesMulti
 from .mixins.query_document import QueryDocument
 from .model_source import ModelSource, find_model, item_processor
@@ -43,7 +44,7 @@ if TYPE_CHECKING:
     from ..saving.model_card import ModelCardInfo
 
 
-class MLLMEmbedder(QueryDocument, ThinksFirst, EncodesMulti):
+class MLLMEmbedder(QueryDocument, ThinksFirst, EncodesMulti, EncodesWords):
     """A multimodal LLM that embeds pictures, texts, and pictures with an instruction into one space."""
 
     def __init__(
@@ -64,6 +65,7 @@ class MLLMEmbedder(QueryDocument, ThinksFirst, EncodesMulti):
         self.item_processor = item_processor(processor, settings, model.base.config, model.family)
         self.suffixes = Suffixes(self.item_processor)
         self._prepare_to_think()
+        self._prepare_words()
 
     @classmethod
     def from_pretrained(
@@ -319,17 +321,10 @@ class MLLMEmbedder(QueryDocument, ThinksFirst, EncodesMulti):
         save(os.fspath(path), self.model, self.processor, self.settings, merge, card)
 
     def push_to_hub(
-        self,
-        repo_id: str,
-        *,
-        private: bool | None = None,
-        token: str | None = None,
-        revision: str | None = None,
-        commit_message: str | None = None,
-        merge: bool = False,
-        create_pr: bool = False,
+        self, repo_id: str, *, private: bool | None = None, token: str | None = None, revision: str | None = None,
+        commit_message: str | None = None, merge: bool = False, create_pr: bool = False,
         card: ModelCardInfo | Mapping[str, Any] | None = None,
-    ) -> str:
+    ) -> str:  # fmt: skip
         """Upload what `save_pretrained(merge=..., card=...)` writes to the hub; return the commit's address.
 
         The repository is made where there is none. Weights that an earlier push left there in the other form go, and

@@ -6,21 +6,25 @@ from collections.abc import Callable, Iterable, Iterator, MutableMapping, Sequen
 from contextlib import contextmanager
 from dataclasses import dataclass, field
 from numbers import Integral
+from typing import Any
 
 import numpy as np
 import torch
+from scipy.sparse import csr_array, vstack
 from tqdm import tqdm
 
 from ..errors import ConfigError, ModelError, kind_of
 from ..inputs.item_processor import ItemProcessor
 from ..model.embedding_model import EmbeddingModel
+from ..model.heads.lexical_head import Lexical
 from ..model.prefix_cache import SharedBatch
 from ..thoughts.decoding import ThinkingBatch, think
 from ..thoughts.writer import Thought
 from ..vectors.multi import MultiVectors
+from ..vectors.sparse import no_rows, sparse_rows
 from .memory import keep_pages
 from .planning import EncodingPlan
-from .prefetch import ModelInput, prefetch
+from .prefetch import Batch, ModelInput, prefetch
 
 _SHOWN = 80  # letters of an input in a message
 
@@ -33,11 +37,13 @@ class Encoded:
         vectors: [N, D] float32 in the order of the list, whole and L2-normalised; 0 for what cannot be embedded.
         failures: why inputs cannot be embedded, by their places in the list.
         thoughts: what inputs thought first, by their places.
+        words: [N, V] float32, the lexical vectors of a plan that asks for them, 0 as vectors are; None without.
     """
 
     vectors: np.ndarray
     failures: dict[int, str]
     thoughts: dict[int, Thought] = field(default_factory=dict)
+    words: csr_array | None = None
 
     def check_finite(self, inputs: Sequence[object]) -> None:
         """Raise ModelError, which shows the input, for the first vector that holds NaN or infinite numbers."""
@@ -76,8 +82,10 @@ def execute(plan: EncodingPlan, model: EmbeddingModel, items: ItemProcessor, pac
     def keep(places: list[int], vector: np.ndarray) -> None:
         vectors[places] = vector
 
-    failures, thoughts = _carried_through(plan, model, items, packed, bar, keep)
-    return Encoded(plan.avoided.vectors(vectors), plan.avoided.failures(failures), thoughts)
+    words = None if plan.lexical is None else _Words(plan.lexical, model.vocabulary)
+    failures, thoughts = _carried_through(plan, model, items, packed, bar, keep, words)
+    lexical = words and words.of_list(plan.places, plan.avoided.listed)
+    return Encoded(plan.avoided.vectors(vectors), plan.avoided.failures(failures), thoughts, lexical)
 
 
 def execute_multi(
@@ -105,7 +113,7 @@ def embedding_bar(work: EncodingPlan, show_progress: bool | None) -> Iterator[tq
 
 def _carried_through(
     plan: EncodingPlan, model: EmbeddingModel, items: ItemProcessor, packed: bool, bar: tqdm,
-    keep: Callable[[list[int], np.ndarray], None],
+    keep: Callable[[list[int], np.ndarray], None], words: _Words | None = None,
 ) -> tuple[dict[int, str], dict[int, Thought]]:  # fmt: skip
     """Compute a plan; `keep` takes what the model made of an input, and where that stands. Return why others cannot be
     embedded, and what inputs thought first, by their places. On a CPU this process keeps freed memory from then on
@@ -119,7 +127,7 @@ def _carried_through(
             failures |= dict.fromkeys(plan.places[number], reason)
         if batch.model_input is None:
             continue
-        for number, vector in zip(batch.numbers, forward(model, batch.model_input, packed), strict=True):
+        for number, vector in zip(batch.numbers, _vectors(model, batch, packed, words), strict=True):
             keep(plan.places[number], vector)
             bar.update(_listed(plan, plan.places[number]))
         if isinstance(batch.model_input, ThinkingBatch):
@@ -127,6 +135,38 @@ def _carried_through(
     # an input without a vector is done too
     bar.update(_listed(plan, failures))
     return failures, {place: thought for number, thought in thoughts.items() for place in plan.places[number]}
+
+
+class _Words:
+    """The lexical vectors of a plan's inputs, as its steps come."""
+
+    def __init__(self, lexical: Lexical, vocabulary: int):
+        self.lexical, self.vocabulary = lexical, vocabulary
+        self._rows: list[csr_array] = []
+        self._numbers: list[int] = []
+
+    def add(self, numbers: Sequence[int], weights: torch.Tensor) -> None:
+        """Keep the heaviest words of some inputs' weights [B, V]."""
+        heaviest = weights.topk(min(self.lexical.words, weights.shape[1]), 1)
+        self._rows.append(sparse_rows(heaviest.values.cpu().numpy(), heaviest.indices.cpu().numpy(), self.vocabulary))
+        self._numbers += numbers
+
+    def of_list(self, places: Sequence[Sequence[int]], listed: int) -> csr_array:
+        """Return those of the list [N, V], of which each input has its places."""
+        at = np.full(listed, len(self._numbers))  # the last row: of what cannot be embedded
+        for row, number in enumerate(self._numbers):
+            at[places[number]] = row
+        return vstack([*self._rows, no_rows(self.vocabulary, 1)], format="csr")[at]
+
+
+def _vectors(model: EmbeddingModel, batch: Batch, packed: bool, words: _Words | None) -> np.ndarray:
+    """Return the vectors [B, D] float32 of a step, and let `words` have its lexical ones."""
+    given: Any = batch.model_input
+    if words is None:
+        return forward(model, given, packed)
+    vectors, weights = forward_with_words(model, given, words.lexical.tokens, packed)
+    words.add(batch.numbers, weights)
+    return vectors
 
 
 def _listed(plan: EncodingPlan, places: Iterable[int]) -> int:
@@ -137,9 +177,7 @@ def _listed(plan: EncodingPlan, places: Iterable[int]) -> int:
 @torch.inference_mode()
 def forward(model: EmbeddingModel, model_input: ModelInput, packed: bool = False) -> np.ndarray:
     """Return what the model makes of a batch, [N, D] float32 or [N, T, D], on the CPU."""
-    if any(module.training for module in model.modules()):  # as training, which encodes in between, may have left it
-        model.eval()  # a hundred modules are set in a millisecond, and looked at in a tenth of one
-    device = next(model.parameters()).device
+    device = _ready(model)
     if isinstance(model_input, SharedBatch):
         vectors = model.shared(model_input.to(device))
     elif isinstance(model_input, ThinkingBatch):
@@ -147,3 +185,27 @@ def forward(model: EmbeddingModel, model_input: ModelInput, packed: bool = False
     else:
         vectors = model(packed, **{name: tensor.to(device) for name, tensor in model_input.items()})
     return vectors.cpu().numpy()
+
+
+@torch.inference_mode()
+def forward_with_words(
+    model: EmbeddingModel, model_input: ModelInput, tokens: int, packed: bool = False
+) -> tuple[np.ndarray, torch.Tensor]:
+    """Return the same vectors, and the lexical ones [N, V] float32 where the model is, off the last `tokens` of each
+    input. Raises ConfigError for inputs that think first."""
+    device = _ready(model)
+    if isinstance(model_input, SharedBatch):
+        vectors, words = model.shared_with_words(tokens, model_input.to(device))
+    elif isinstance(model_input, ThinkingBatch):
+        raise ConfigError("a query that thinks first has no lexical vector; give thoughts=0")
+    else:
+        given = {name: tensor.to(device) for name, tensor in model_input.items()}
+        vectors, words = model.with_words(tokens, packed, **given)
+    return vectors.cpu().numpy(), words
+
+
+def _ready(model: EmbeddingModel) -> torch.device:
+    """Return where a model lies, which computes as for use from then on."""
+    if any(module.training for module in model.modules()):  # as training, which encodes in between, may have left it
+        model.eval()  # a hundred modules are set in a millisecond, and looked at in a tenth of one
+    return next(model.parameters()).device

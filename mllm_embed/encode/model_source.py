@@ -18,7 +18,7 @@ from ..inputs.resize import check_agrees, warn_of_lost_pixels, with_picture_sett
 from ..model.devices import dtype_for
 from ..model.embedding_model import EmbeddingModel
 from ..model.families import READING_PART, Family, family_of
-from ..model.heads.files import check_tokens, read_heads
+from ..model.heads.files import check_heads, read_heads
 from ..model.heads.picture_places import PicturePlaces
 from ..model.loading import CONFIG_FILE, check_place, commit_of, read_config
 from ..model.lora import ADAPTER_CONFIG, check_files, load_adapter
@@ -72,7 +72,7 @@ class ModelSource:
         if self.preset:
             self.preset.check(self.base, backbone.config.model_type)
         heads = read_heads(self._heads_folder)
-        check_tokens(heads, settings.picture_tokens, self._heads_folder)
+        check_heads(heads, settings.picture_tokens, settings.lexical, self._heads_folder)
         model = EmbeddingModel(
             backbone,
             family_of(backbone.config),

@@ -11,6 +11,7 @@ from dataclasses import dataclass, replace
 from itertools import chain, groupby
 
 from ..inputs.item_processor import ItemProcessor
+from ..model.heads.lexical_head import Lexical
 from ..thoughts.thinking import Thinking
 from ..types import Item
 from .avoiding import Avoided, apart
@@ -63,6 +64,7 @@ class EncodingPlan:
         given: the cost of computing the list as it is, in batches in its order, each padded to its longest.
         planned: the cost of the steps.
         thinking: of inputs that think first; None where none does.
+        lexical: how lexical vectors are made beside the dense ones; None where they are not asked for.
     """
 
     inputs: list[Input]
@@ -75,6 +77,7 @@ class EncodingPlan:
     given: Cost
     planned: Cost
     thinking: Thinking | None = None
+    lexical: Lexical | None = None
 
     @property
     def budget(self) -> int:

@@ -7,7 +7,7 @@ reading, not a proof: the score is made of the whole vector.
 
 from __future__ import annotations
 
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 from typing import Any
 
 import torch
@@ -15,7 +15,7 @@ from torch.nn import functional as F
 
 from ..encode.embedder import MLLMEmbedder
 from ..encode.encoder import check_single
-from ..types import Item, as_item
+from ..types import Document, ImageLike, Item, Query, as_item
 from .generator import with_head
 
 _WORD_STARTS = ("\u0120", "\u2581")  # how byte-level BPE and SentencePiece write a space before a word
@@ -80,3 +80,19 @@ def shared(query: Reading, answer: Reading) -> Reading:
     """Return the words of both, by the smaller of their weights, heaviest first."""
     known = dict(answer)
     return sorted(((word, min(weight, known[word])) for word, weight in query if word in known), key=lambda w: -w[1])
+
+
+def explanation(embedder: MLLMEmbedder, query: Query, pictures: Mapping[int, ImageLike]) -> str:
+    """Return lines of words that a model reads in a query and in its answers, by their ranks: shared ones first."""
+    asked, *answers = Explainer(embedder).read([query, *map(Document, pictures.values())])
+    lines = ["what the model reads in them, words of query and answer before the bar", f"query  {_listed(asked)}"]
+    for rank, answer in zip(pictures, answers, strict=True):
+        both = shared(asked, answer)
+        words = {word for word, _ in both}
+        own = [(word, weight) for word, weight in answer if word not in words]
+        lines.append(f"{rank:5d}  {_listed(both)} | {_listed(own)}")
+    return "\n".join(lines)
+
+
+def _listed(reading: Reading) -> str:
+    return ", ".join(word for word, _ in reading)

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import re
-from collections.abc import Iterator
+from collections.abc import Callable, Iterator
 from contextlib import contextmanager
 from dataclasses import replace
 from typing import TYPE_CHECKING, Any
@@ -15,13 +15,14 @@ from torch.nn import functional as F
 from ..errors import ConfigError, ModelError, first_line
 from .families import Family, states_width
 from .heads.latent_attention import LatentAttention
+from .heads.lexical_head import LexicalHead, lexical_vectors
 from .heads.projection import Projection
 from .heads.token_learner import TokenLearner
 from .packing import pack, unpack
 from .pooling import MULTI, POOLINGS, Pooling, joined
 from .position_ids import POSITIONS, Positions, check_apart, position_ids
 from .prefix_cache import SharedBatch, hidden_states
-from .vision_features import learn_tokens, reuse_features, takes_features
+from .vision_features import check_learner, learn_tokens, reuse_features
 
 if TYPE_CHECKING:
     from transformers import PreTrainedModel
@@ -40,6 +41,7 @@ class EmbeddingModel(nn.Module):
         positions: Positions = "model",
         latent_attention: LatentAttention | None = None,
         token_learner: TokenLearner | None = None,
+        lexical_head: LexicalHead | None = None,
     ):
         """Wrap a base model, whose attention `bidirectional` changes in place.
 
@@ -54,6 +56,7 @@ class EmbeddingModel(nn.Module):
                 axes of M-RoPE, as embedders were trained whose code went past its base's method.
             latent_attention: what hidden states go through before pooling.
             token_learner: what makes a few tokens of a picture's, before they enter the language model.
+            lexical_head: what training added to the language head, of lexical vectors.
 
         Raises ConfigError for a pooling or positions that do not exist, ModelError for heads of another width than the
         base, and for a token learner where none can stand.
@@ -70,7 +73,9 @@ class EmbeddingModel(nn.Module):
         self.pooling = pooling
         self.bidirectional = bidirectional
         self.projection, self.latent_attention = projection, latent_attention
-        self.language_head: nn.Linear | None = None  # of a model that thinks first (thoughts/)
+        # of a model that thinks first (thoughts/), or has lexical vectors
+        self.language_head: nn.Linear | None = None
+        self.lexical_head = lexical_head
         self.positions = positions
         self.token_learner = token_learner
         self._check_widths()
@@ -81,6 +86,7 @@ class EmbeddingModel(nn.Module):
         taken = {
             "projection": None if self.projection is None else self.projection.in_features,
             "latent attention": None if self.latent_attention is None else self.latent_attention.spec.width,
+            "lexical head": None if self.lexical_head is None else self.lexical_head.spec.width,
         }
         for name, width in taken.items():
             if width is not None and width != self.states_width:
@@ -111,6 +117,17 @@ class EmbeddingModel(nn.Module):
     def width(self) -> int:
         """The length of a whole vector."""
         return self.states_width if self.projection is None else self.projection.out_features
+
+    @property
+    def vocabulary(self) -> int:
+        """The words that a lexical vector weighs. Raises ModelError for a model without its head."""
+        return self._spoken.out_features
+
+    @property
+    def _spoken(self) -> nn.Linear:
+        if self.language_head is None:
+            raise ModelError("this model was loaded without its language-model head, and has no lexical vectors")
+        return self.language_head
 
     @property
     def speaks_by_embeddings(self) -> bool:
@@ -146,6 +163,15 @@ class EmbeddingModel(nn.Module):
         hidden, chosen = self._hidden(False, batch)
         return self.vectors(self._pooled(hidden, chosen)), hidden
 
+    def with_words(self, tokens: int, packed: bool = False, **batch: Tensor) -> tuple[Tensor, Tensor]:
+        """Return the vectors of a batch as `forward` does, and its lexical vectors [B, V] float32 of the same pass, off
+        the last `tokens` that are pooled (heads/lexical_head.py)."""
+        hidden, chosen = self._hidden(packed, batch)
+        return self.vectors(self._pooled(hidden, chosen)), self._words(hidden, chosen, tokens)
+
+    def _words(self, hidden: Tensor, chosen: Tensor, tokens: int) -> Tensor:
+        return lexical_vectors(hidden, chosen, tokens, self._spoken, self.lexical_head)
+
     def _hidden(self, packed: bool, batch: dict[str, Tensor]) -> tuple[Tensor, Tensor]:
         """Return the hidden states [B, L, H] of a batch, and which of them are pooled [B, L]."""
         self._check_apart(batch)
@@ -169,8 +195,21 @@ class EmbeddingModel(nn.Module):
         """
         return self.vectors(self.shared_states(batch))
 
+    def shared_with_words(self, tokens: int, batch: SharedBatch) -> tuple[Tensor, Tensor]:
+        """Return what `with_words` does, for less work. Raises as `shared`."""
+
+        def both(hidden: Tensor, chosen: Tensor) -> Tensor:
+            return torch.cat([self._pooled(hidden, chosen), self._words(hidden, chosen, tokens)], 1)
+
+        found = self._shared(batch, both)
+        return self.vectors(found[:, : self.states_width]), found[:, self.states_width :]
+
     def shared_states(self, batch: SharedBatch) -> Tensor:
         """Return what `shared` makes vectors of, [N, H] float32: what `states` gives, for less work. Raises as it."""
+        return self._shared(batch, self._pooled)
+
+    def _shared(self, batch: SharedBatch, read: Callable[[Tensor, Tensor], Tensor]) -> Tensor:
+        """Return what is read off the hidden states [n, L, H] of inputs, of which [n, L] are pooled: [N, ...]."""
         if not self.shares_prefixes:
             raise ConfigError("this model's tokens see what comes after them: prefixes cannot be shared")
         self._check_apart(batch.prefixes)
@@ -181,7 +220,7 @@ class EmbeddingModel(nn.Module):
         states = []
         for part, whole in zip(batch.suffixes, hidden, strict=True):
             chosen = batch.whole("attention_mask", part) if part.content is None else part.content
-            states.append(self._pooled(whole, chosen))
+            states.append(read(whole, chosen))
         # the parts are in order of their length: back to the order of the inputs
         rows = torch.cat([part.rows for part in batch.suffixes])
         return joined(states)[rows.argsort()]
@@ -271,28 +310,6 @@ class EmbeddingModel(nn.Module):
             # transformers makes every embedding ask for a gradient, the patches' too: the frozen vision tower would
             # keep all its activations for a backward pass that changes nothing
             self.base.disable_input_require_grads()
-
-
-def words_width(base: PreTrainedModel) -> int:
-    """Return the length of a word's embedding, and so of a picture's token, in a base model."""
-    embeddings: Any = base.get_input_embeddings()
-    return embeddings.weight.shape[1]
-
-
-def check_learner(base: PreTrainedModel, family: Family, learner: TokenLearner) -> None:
-    """Raise ModelError for a token learner of another width than a base's, and for a base at which none can stand."""
-    kind: Any = base.config.model_type
-    if not family.compresses or not takes_features(base):
-        raise ModelError(
-            f"no token learner can stand in a model of the family '{kind}': its pictures do not enter the language "
-            "model as tokens in their place alone; leave token_learner out, or take another base"
-        )
-    width = words_width(base)
-    if learner.spec.width != width:
-        raise ModelError(
-            f"the token learner takes tokens of {learner.spec.width} numbers, and the model's have {width}: the two do "
-            "not belong together; save the model again"
-        )
 
 
 @contextmanager

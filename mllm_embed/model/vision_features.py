@@ -10,14 +10,18 @@ from __future__ import annotations
 import math
 from collections.abc import Sequence
 from inspect import signature
-from typing import Any
+from typing import TYPE_CHECKING, Any
 
 import torch
 from torch import Tensor, nn
 
 from ..errors import ModelError
+from .families import Family
 from .heads.picture_places import RUNS
 from .heads.token_learner import Shape, TokenLearner
+
+if TYPE_CHECKING:
+    from transformers import PreTrainedModel
 
 PIXELS, GRID = "pixel_values", "image_grid_thw"
 FEATURES = "mm_encoder_outputs"
@@ -74,6 +78,28 @@ def learn_tokens(
     if GRID in inputs:
         given[GRID] = _grid_of(learner, base, inputs[GRID])
     return given
+
+
+def words_width(base: PreTrainedModel) -> int:
+    """Return the length of a word's embedding, and so of a picture's token, in a base model."""
+    embeddings: Any = base.get_input_embeddings()
+    return embeddings.weight.shape[1]
+
+
+def check_learner(base: PreTrainedModel, family: Family, learner: TokenLearner) -> None:
+    """Raise ModelError for a token learner of another width than a base's, and for a base at which none can stand."""
+    kind: Any = base.config.model_type
+    if not family.compresses or not takes_features(base):
+        raise ModelError(
+            f"no token learner can stand in a model of the family '{kind}': its pictures do not enter the language "
+            "model as tokens in their place alone; leave token_learner out, or take another base"
+        )
+    width = words_width(base)
+    if learner.spec.width != width:
+        raise ModelError(
+            f"the token learner takes tokens of {learner.spec.width} numbers, and the model's have {width}: the two do "
+            "not belong together; save the model again"
+        )
 
 
 def _different(

@@ -116,17 +116,14 @@ def save(
 
     A merged model is a stock Hugging Face folder: AutoModel and AutoProcessor load it. `card` is what the model card
     says beyond the files. Raises ModelError, and writes nothing, where that would replace a file, a folder that holds
-    something else, or the adapter's own base; ConfigError for a whole model that thinks by a head of its own.
+    something else, or the adapter's own base; ConfigError for a whole model that needs a head of its own.
     """
     info, base = ModelCardInfo.of(card), settings.base
     public = not settings.base_is_folder
     old = of_these_weights(settings.card, model.adapted)
     as_adapter = model.adapted and not merge
-    if settings.thoughts and not as_adapter and not model.speaks_by_embeddings:
-        raise ConfigError(
-            "a whole model is saved without its head, by which this one thinks: save the adapter, or load the model "
-            "with thoughts=0"
-        )
+    if not as_adapter and not model.speaks_by_embeddings:
+        _check_no_head(settings)
     check_target(Path(path), Path(base) if as_adapter and base else None)
     with atomic_folder(path) as folder, _stock_config(model):
         if as_adapter:
@@ -135,11 +132,22 @@ def save(
             _write_whole(folder, model.backbone, model.adapted)
             settings = replace(settings, base=None, base_fingerprint=None)
         write_processor(folder, processor, settings)
-        write_heads(folder, Heads(model.projection, model.latent_attention, model.token_learner))
+        write_heads(folder, Heads(model.projection, model.latent_attention, model.token_learner, model.lexical_head))
         stock = model.latent_attention is None and model.token_learner is None
         heads = projection_folders(model.projection), stock
         write_sentence_files(folder, processor, model.family, settings, model.states_width, *heads)
         write_card(folder, info, base=base, public=public, old=old)
+
+
+def _check_no_head(settings: Settings) -> None:
+    """Raise ConfigError for the settings of a whole model that would be saved without a head that it needs."""
+    needs = {
+        "by which this one thinks: save the adapter, or load the model with thoughts=0": settings.thoughts,
+        "which makes this one's lexical vectors: save the adapter, or with_lexical(0)": settings.lexical,
+    }
+    found = next((what for what, needed in needs.items() if needed), None)
+    if found:
+        raise ConfigError(f"a whole model is saved without its head, {found}")
 
 
 def write_processor(folder: Path, processor: Any, settings: Settings) -> None:

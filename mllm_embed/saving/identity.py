@@ -15,7 +15,7 @@ from typing import Any
 from ..errors import ModelError
 from ..inputs.chat_template import template_of
 from ..model.lora import ADAPTER_CONFIG, check_options
-from .provenance import THOUGHTS
+from .provenance import LEXICAL, THOUGHTS
 from .settings import Settings, read_object
 
 _LONGEST = 200  # characters of a value that a manifest shows; of a longer one it has the sha256
@@ -68,6 +68,8 @@ def provenance_of(
         "dtype": dtype,
         # apart, and only where there are any: what is found never thinks, and goes with queries that do
         **({THOUGHTS: settings.thoughts.to_dict()} if settings.thoughts else {}),
+        # apart too: dense vectors are the same with and without
+        **({LEXICAL: settings.lexical.to_dict()} if settings.lexical else {}),
     }
 
 

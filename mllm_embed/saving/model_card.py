@@ -259,6 +259,8 @@ def _vectors(folder: Path, settings: Settings, origin: Origin) -> list[str]:
         )
     if settings.thoughts:
         facts.append(f"a query of picture and instruction thinks first, in {settings.thoughts.tokens} tokens at most")
+    if settings.lexical:
+        facts.append(f"lexical vectors too, of {settings.lexical.words} words at most: `encode_lexical` of mllm_embed")
     if settings.matryoshka:
         facts.append(f"may be cut, and normalised again, to {', '.join(map(str, settings.matryoshka))} numbers")
     if origin.adapter:

@@ -17,6 +17,8 @@ VECTOR_FIELDS = (*SPACE_FIELDS, "quantization", "dtype")
 """Facts in which the vectors of one store must agree."""
 THOUGHTS = "thoughts"
 """The fact, of a model that has them, in which its queries' vectors must agree as well."""
+LEXICAL = "lexical"
+"""The fact, of a model that has them, in which lexical vectors must agree as well."""
 # Facts that were not recorded at first. Where a record lacks them nothing can be said about them.
 _LATER = {
     "weights": "all of the base's weights",

@@ -13,6 +13,7 @@ from ..errors import ConfigError, ModelError, did_you_mean
 from ..inputs.pooled_tokens import ALL, check_pooled, pooled_by_default, takes_content
 from ..inputs.prompts import PromptSet
 from ..inputs.resize import Resize
+from ..model.heads.lexical_head import Lexical
 from ..model.pooling import MULTI, POOLINGS
 from ..model.position_ids import POSITIONS
 from ..thoughts.form import Thoughts
@@ -48,6 +49,7 @@ class Settings:
         matryoshka: the lengths at which truncated vectors were trained.
         max_tokens, truncate: as in `MLLMEmbedder.from_pretrained`.
         thoughts: how its composed queries think first; None where they do not.
+        lexical: how its lexical vectors are made; None where it has none.
         renormalize: whether vectors that are cut (`dim`) are brought to unit length again.
         base, base_fingerprint: the base's name as given, and `model_fingerprint` of it; None for a whole model.
         target_space: provenance of the vectors that its queries are to find (`MLLMEmbedder.provenance` of a teacher);
@@ -72,6 +74,7 @@ class Settings:
     truncate: bool = False
     renormalize: bool = True
     thoughts: Thoughts | None = None
+    lexical: Lexical | None = None
     base: str | None = None
     base_fingerprint: str | None = None
     target_space: dict[str, Any] | None = field(default=None, repr=False)
@@ -155,6 +158,7 @@ class Settings:
             **({"truncate": True} if self.truncate else {}),
             **({} if self.renormalize else {"renormalize": False}),
             **({"thoughts": self.thoughts.to_dict()} if self.thoughts else {}),
+            **({"lexical": self.lexical.to_dict()} if self.lexical else {}),
             **({_TARGET_SPACE: self.target_space} if self.target_space else {}),
         }  # fmt: skip
 
@@ -195,6 +199,7 @@ class Settings:
             truncate=values.get("truncate", False),
             renormalize=values.get("renormalize", True),
             thoughts=Thoughts.from_dict(values["thoughts"]) if "thoughts" in values else None,
+            lexical=Lexical.from_dict(values["lexical"]) if "lexical" in values else None,
             base=base.get("name"),
             base_fingerprint=base.get("fingerprint"),
             target_space=values.get(_TARGET_SPACE),
@@ -251,6 +256,7 @@ _KEYS = {
     "truncate": _Kind(lambda value: isinstance(value, bool), "true or false"),
     "renormalize": _Kind(lambda value: isinstance(value, bool), "true or false"),
     "thoughts": _Kind(_is_object, "an object"),
+    "lexical": _Kind(_is_object, "an object"),
     "prompts": _Kind(_is_object, "an object of texts", True),
     "base": _Kind(lambda value: value is None or _is_object(value), "an object or null", True),
     _TARGET_SPACE: _Kind(_is_object, "an object"),

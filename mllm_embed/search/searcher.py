@@ -46,6 +46,8 @@ class Hit:
         image: where it is, None where that is not known.
         metadata: what is kept beside its vector, by the names of the columns.
         judged: the score of a re-ranker; None where none judged it.
+        words: those that a lexical search found in query and picture, with the weight in either; the products add up
+            to the lexical cosine.
     """
 
     id: str
@@ -53,6 +55,7 @@ class Hit:
     image: ImageLike | None
     metadata: Mapping[str, Any] = field(default_factory=dict)
     judged: float | None = None
+    words: tuple[tuple[str, float, float], ...] = ()
 
 
 class Searcher:

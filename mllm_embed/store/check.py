@@ -13,6 +13,7 @@ from tqdm import tqdm
 from ..errors import DataError
 from .files import verify_shard
 from .kept.files import verify_kept
+from .kept.lexical import verify_lexical
 from .manifest import read_manifest
 from .plans import loose_shards, read_plans
 from .vector_store import VectorStore
@@ -58,6 +59,7 @@ def check_store(folder: str | os.PathLike[str], show_progress: bool | None = Non
     found = []
     for shard in bar:
         found += [_damage(partial(verify_shard, path, shard)), _damage(partial(verify_kept, path, shard, kept))]
+        found += [_damage(partial(verify_lexical, path, shard))]
     if not any(found):
         found = [_damage(store.verify_small)]
     planned = sum(len(plan.ids) for plan in read_plans(path))

@@ -31,6 +31,7 @@ from ..saving.provenance import check_thoughts
 from .files import MANIFEST, SHARDS, write_shard
 from .freshness import Contents, Survey, gone, moved, survey
 from .kept.changes import Revalued, Values, check_given
+from .kept.lexical import write_lexical
 from .kept.listed import ListedValues
 from .plans import Plan, claim, own_first
 from .shard_plan import opened, plan_work
@@ -302,7 +303,7 @@ def _make_shard(
     shard = read_rows(contents, rows, bar)
     check_thoughts(store.provenance, embedder.provenance, shard.items, store.folder)
     work = embedder.plan(shard.items, batch_size=batch_size, skip_unreadable=True)
-    vectors, counts = embedded(embedder, work, shard, bar)
+    vectors, counts, words = embedded(embedder, work, shard, bar)
     if not shard.read and len(rows) >= _HOPELESS:
         raise DataError(
             f"none of {len(rows):,} rows can be read, the first since {shard.lost[rows[0]]}: mend the paths in "
@@ -315,7 +316,7 @@ def _make_shard(
     origins = [contents.origins[row] for row in shard.read]
     write_shard(
         store.folder, name, store.dtype, ids, vectors, shard.sources, shard.unread(listing), shard.digests, origins,
-        counts,
+        counts, write_lexical(store.folder, name, words),
     )  # fmt: skip
     changed = sum(name in store.living for name in ids)
     return _MadeShard(len(ids), changed, len(shard.lost), work.given, work.planned)

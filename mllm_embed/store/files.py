@@ -95,6 +95,7 @@ def write_shard(
     digests: Sequence[str] | None = None,
     origins: Sequence[str] | None = None,
     counts: Sequence[int] | None = None,
+    lexical: str | None = None,
 ) -> None:
     """Write the two files of a shard, which is part of no store yet; the record comes last, and says that it is whole.
 
@@ -102,7 +103,7 @@ def write_shard(
         folder: of the store.
         name: of the shard, as of `shard_name`.
         dtype: of the store.
-        ids, sources, lost: as in `ShardRecord`.
+        ids, sources, lost, lexical: as in `ShardRecord`.
         vectors: [n, D] floats of unit length, where a row has several [m, D], row by row.
         digests, origins: of each row, where they are known.
         counts: how many vectors each row has; None for one.
@@ -132,6 +133,7 @@ def write_shard(
         None if digests is None else "".join(digests),
         None if origins is None else runs(origins),
         None if counts is None else list(counts),
+        lexical,
     )
     with atomic_file(record_file(folder, name)) as temporary:
         temporary.write_bytes(json_bytes(record.content))

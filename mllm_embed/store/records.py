@@ -8,6 +8,7 @@ from itertools import groupby
 from typing import Any
 
 DIGEST_LENGTH = 64  # of a sha256 in hexadecimal
+_NEWER = ("counts", "lexical")
 
 
 @dataclass(frozen=True)
@@ -23,6 +24,7 @@ class ShardRecord:
         origins: the sources that rows came from, as given to `encode`, each with the number of rows that follow one
             another; None where that is not known.
         counts: how many vectors each row has; None where each has one.
+        lexical: sha256 of the file of the rows' lexical vectors (kept/lexical.py); None where they have none.
     """
 
     ids: list[str]
@@ -33,12 +35,13 @@ class ShardRecord:
     digests: str | None = None
     origins: list[tuple[str, int]] | None = None
     counts: list[int] | None = None
+    lexical: str | None = None
 
     @property
     def content(self) -> dict[str, Any]:
-        """What is written of it; nothing of `counts` where a row has one vector, as versions that know of no others
-        read it."""
-        return {key: value for key, value in asdict(self).items() if key != "counts" or value is not None}
+        """What is written of it; nothing of `counts` where a row has one vector and of `lexical` where it has none, as
+        versions that know of no others read it."""
+        return {key: value for key, value in asdict(self).items() if key not in _NEWER or value is not None}
 
     @property
     def vectors(self) -> int | None:
@@ -84,6 +87,7 @@ def record_facts(record: ShardRecord) -> Iterator[tuple[str, bool]]:
     yield "crc32", record.crc32 is None or type(record.crc32) is int
     length = len(record.ids) * DIGEST_LENGTH
     yield "digests", record.digests is None or (isinstance(record.digests, str) and len(record.digests) == length)
+    yield "lexical", record.lexical is None or isinstance(record.lexical, str)
     yield "counts", record.counts is None or _are_counts(record)
     yield "origins", record.origins is None or sum(rows for _, rows in record.origins) == len(record.ids)
 

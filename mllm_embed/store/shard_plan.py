@@ -9,7 +9,7 @@ from pathlib import Path
 from ..encode.embedder import MLLMEmbedder
 from ..errors import ConfigError, DataError, ImageError
 from ..files import check_space
-from ..saving.provenance import VECTOR_FIELDS, check_same
+from ..saving.provenance import LEXICAL, VECTOR_FIELDS, check_same
 from .files import MANIFEST, written_shards
 from .freshness import Contents, Survey, survey
 from .plans import FORMER_PLAN, Plan, former_plan, next_number, read_plans, sweep
@@ -39,7 +39,7 @@ def opened(path: Path, embedder: MLLMEmbedder, dtype: str | None) -> VectorStore
         return VectorStore.create(path, embedder.dimension, dtype=dtype or "float32", provenance=embedder.provenance)
     store = VectorStore(path)
     store.verify_small()
-    check_same(store.provenance, embedder.provenance, VECTOR_FIELDS, path)
+    check_same(store.provenance, embedder.provenance, (*VECTOR_FIELDS, LEXICAL), path)
     if dtype and store.dtype != dtype:
         raise ConfigError(
             f"{path} keeps {store.dtype}, not {dtype}: give --store-dtype {store.dtype}, or another store"

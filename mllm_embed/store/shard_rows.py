@@ -8,6 +8,7 @@ from dataclasses import dataclass, field
 from typing import Any
 
 import numpy as np
+from scipy.sparse import csr_array
 from tqdm import tqdm
 
 from ..data.digest import item_digest
@@ -76,15 +77,17 @@ def read_rows(contents: Contents, rows: Sequence[int], bar: tqdm) -> ShardRows:
 
 def embedded(
     embedder: MLLMEmbedder, work: EncodingPlan, shard: ShardRows, bar: tqdm
-) -> tuple[np.ndarray, list[int] | None]:
+) -> tuple[np.ndarray, list[int] | None, csr_array | None]:
     """Return the vectors of a shard's items, [n, D] float32, without those that cannot be read, which it drops; where
-    the model makes several of an item [m, D], and how many each has."""
+    the model makes several of an item [m, D], and how many each has; and where it makes them, lexical ones [n, V]."""
     if not embedder.multi:
-        encoded = embedder.execute(work, bar=bar)
-        return truncate(encoded.vectors, embedder.dim)[shard.drop(encoded.failures)], None
+        encoded = embedder.execute(work if embedder.settings.lexical is None else embedder.with_words(work), bar=bar)
+        kept = np.asarray(shard.drop(encoded.failures), np.int64)
+        words = None if encoded.words is None else encoded.words[kept]
+        return truncate(encoded.vectors, embedder.dim)[kept], None, words
     found, failures = execute_multi(work, embedder.model, embedder.item_processor, False, bar)
-    kept = found.take(shard.drop(failures))
-    return truncate(kept.values, embedder.dim), kept.counts.tolist()
+    left = found.take(shard.drop(failures))
+    return truncate(left.values, embedder.dim), left.counts.tolist(), None
 
 
 def check_finite(vectors: np.ndarray, counts: Sequence[int] | None, shard: ShardRows, listing: Listing) -> None:

@@ -50,6 +50,7 @@ class BatchEncoder(nn.Module):
         bf16: bool = False,
         local: float = 0.0,
         thoughts: float = 1.0,
+        words: int = 0,
     ):
         """Set what encodes.
 
@@ -60,16 +61,18 @@ class BatchEncoder(nn.Module):
             bf16: compute under bfloat16 autocast.
             local: weight of the local alignment of what the model's token learner makes.
             thoughts: weight of the loss of thoughts, where a batch teaches some.
+            words: tokens of an input that give its lexical vector; 0 for no such vectors.
         """
         super().__init__()
         self.model = model
         self.temperature = temperature or Temperature(0.05)
         self.aligned, self.bf16 = aligned, bf16
-        self.local, self.thoughts = local, thoughts
+        self.local, self.thoughts, self.words = local, thoughts, words
 
     def forward(self, batch: ContrastiveBatch) -> tuple[Tensor, Tensor, dict[str, Tensor]]:
-        """Return the vectors of a batch, [U, D] or [U, T, D] float32, L2-normalised; the temperature, a scalar; and by
-        name the losses that are none of vectors, scalars, weighted.
+        """Return the vectors of a batch, [U, D] or [U, T, D] float32, L2-normalised, with lexical ones behind them
+        [U, D + V], of length 1 too; the temperature, a scalar; and by name the losses that are none of vectors,
+        scalars, weighted.
 
         That of thoughts is the mean over this process's rows, in which a thought that is not taught counts 0, and one
         of a query that several rows share counts once.
@@ -105,14 +108,16 @@ class BatchEncoder(nn.Module):
             watching.remove()
 
     def encode(self, chunk: Chunk) -> Tensor:
-        """Return a chunk's vectors, [B, D] float32, L2-normalised; activations stay for its gradients."""
+        """Return a chunk's vectors as `forward` does, [B, D] float32; activations stay for its gradients."""
         return self._with_thoughts(chunk)[0]
 
     def _with_thoughts(self, chunk: Chunk) -> tuple[Tensor, Tensor]:
         inputs = {name: tensor.to(self._device) for name, tensor in chunk.items()}
         labels, head = inputs.pop(LABELS, None), self.model.language_head
         if labels is None:
-            vectors = self.model(**inputs)
+            vectors = (
+                torch.cat(self.model.with_words(self.words, False, **inputs), 1) if self.words else self.model(**inputs)
+            )
             return vectors, vectors.new_zeros(len(vectors))
         if head is None:
             raise ModelError("thoughts are taught to a model that was loaded without its language-model head")

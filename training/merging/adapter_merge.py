@@ -127,6 +127,7 @@ _IN_COMMON: dict[str, Callable[[Settings], object]] = {
     "attention": lambda settings: "bidirectional" if settings.bidirectional else "causal",
     "settings": lambda settings: settings.recipe,
     "thoughts": lambda settings: settings.thoughts and settings.thoughts.to_dict(),
+    "lexical": lambda settings: settings.lexical and settings.lexical.to_dict(),
 }
 
 
@@ -161,8 +162,8 @@ def _check_heads(first: Adapter, other: Adapter) -> None:
     one, two = (b"".join(heads_identity(adapter.path)) for adapter in (first, other))
     if one != two:
         raise ModelError(
-            f"{first.path} and {other.path} have heads of their own, a token learner or a projection, which are no "
-            "sum of small matrices: only adapters that share them can be added"
+            f"{first.path} and {other.path} have heads of their own, a token learner or a projection say, which are "
+            "no sum of small matrices: only adapters that share them can be added"
         )
 
 

@@ -10,6 +10,7 @@ from ..data.source import LocalPath
 from .run_keys import RunKeys, StageName
 from .section import Prompts, Section
 from .stage import Stage
+from .trained.lexical import LexicalSection
 from .trained.multi import MultiSection
 from .trained.thoughts import ThoughtsSection
 from .trained.token_learner import TokenLearnerSection
@@ -37,6 +38,9 @@ class Recipe(RunKeys):
     thoughts: ThoughtsSection | None = Field(
         default=None,
         description="let the model write what a query looks for before it embeds it; see below",
+    )
+    lexical: LexicalSection | None = Field(
+        default=None, description="vectors of words beside the dense ones, by the model's own head; see below"
     )
     preset: str | None = Field(
         default=None,
@@ -115,6 +119,22 @@ class Recipe(RunKeys):
             raise ValueError("thoughts are of queries of picture and instruction, and no stage has the role composed")
         if self.deepspeed:
             raise ValueError("thoughts go without deepspeed, whose processes would wait for a head that some pass by")
+        return self
+
+    @model_validator(mode="after")
+    def _words_go_with_batches(self) -> Recipe:
+        if self.lexical is None:
+            return self
+        beside = {"teacher": self.teacher, "thoughts": self.thoughts, "deepspeed": self.deepspeed}
+        other = next((key for key, value in beside.items() if value), None)
+        if other:
+            raise ValueError(f"lexical goes without {other}; leave one of them out")
+        for name, stage in self.stages.items():
+            if any(term.uses_bank or term.judged or term.frozen for term in stage.terms):
+                raise ValueError(
+                    f"stage '{name}': lexical vectors are compared within a batch, and there alone: no term with bank, "
+                    "judged or frozen"
+                )
         return self
 
     @property

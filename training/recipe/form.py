@@ -22,6 +22,7 @@ from .checks import guiding_stage
 from .config import Recipe
 from .pixels import limited
 from .stage_keys.guide import Guide
+from .trained.lexical import with_lexical_setting
 from .trained.multi import with_multi_tokens
 from .trained.token_learner import with_learned_tokens
 
@@ -78,7 +79,7 @@ def settings_of(recipe: Recipe, source: ModelSource, config: Any) -> Settings:
     given = {"prompts": prompts_of(recipe), **own}
     chosen = {key: value for key, value in given.items() if value is not None}
     settings = limited(recipe, replace(source.settings_for(config), **chosen).thinking(recipe.thought_tokens))
-    return with_multi_tokens(recipe, with_learned_tokens(recipe, settings))
+    return with_lexical_setting(recipe, with_multi_tokens(recipe, with_learned_tokens(recipe, settings)))
 
 
 def guide_fingerprints(recipe: Recipe) -> dict[str, str]:

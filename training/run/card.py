@@ -41,6 +41,7 @@ def card_of(recipe: Recipe, last: str, data: Mapping[str, str], rows: Mapping[st
         **({} if lora is recipe.lora else {"went on from": PurePath(recipe.adapter or recipe.model).name}),
         "LoRA": _lora_in_words(lora),
         **_learner_facts(recipe),
+        **_lexical_facts(recipe),
         "base weights": recipe.quantization or "not quantised",
         "seed": recipe.seed,
         "versions": ", ".join(f"{package} {installed[package]}" for package in _PACKAGES if package in installed),
@@ -53,6 +54,13 @@ def _learner_facts(recipe: Recipe) -> dict[str, str]:
     if learner is None:
         return {}
     return {"token learner": f"{learner.tokens} tokens a picture, local alignment {learner.local:g}"}
+
+
+def _lexical_facts(recipe: Recipe) -> dict[str, str]:
+    lexical = recipe.lexical
+    if lexical is None:
+        return {}
+    return {"lexical vectors": f"{lexical.words} words, weight {lexical.weight:g}, FLOPS penalty {lexical.flops:g}"}
 
 
 def _lora_in_words(lora: Lora) -> str:

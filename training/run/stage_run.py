@@ -156,8 +156,14 @@ class StageRun(BaseRun):
         learner, thoughts = self.recipe.token_learner, self.recipe.thoughts
         return BatchEncoder(
             self.embedder.model, temperature, aligned, self.bf16 and aligned, local=learner.local if learner else 0.0,
-            thoughts=thoughts.weight if thoughts else 1.0,
+            thoughts=thoughts.weight if thoughts else 1.0, words=self._asked_tokens,
         )  # fmt: skip
+
+    @property
+    def _asked_tokens(self) -> int:
+        """How many tokens of an input give its lexical vector; 0 where none is trained."""
+        lexical = self.embedder.settings.lexical if self.recipe.lexical else None
+        return lexical.tokens if lexical else 0
 
     def _trainer(self, stopping: Stopping) -> ContrastiveTrainer:
         stage, output = self.stage, self.recipe.output
@@ -180,7 +186,7 @@ class StageRun(BaseRun):
             known=right.known, order=order,
             data_collator=Handover(collate, progress), stopping=stopping,
             guide_banks=guide_banks(guide, banks, stage, self.rows, right.key),
-            judgements=self._judgements(stopping, arguments),
+            judgements=self._judgements(stopping, arguments), lexical=self.recipe.lexical,
             unreadable=self.unreadable(),
             callbacks=[
                 PartEnds(parts), Board(), log, Console(self.name), Advice(stage, self.rows.sample(), banks, log),

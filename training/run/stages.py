@@ -27,6 +27,7 @@ from ..recipe.form import asked_as, form_fingerprints, guide_fingerprints, judge
 from ..recipe.optimizers import check_optimizer
 from ..recipe.pixels import with_pixels
 from ..recipe.start import check_space, check_thoughts, start_of
+from ..recipe.trained.lexical import add_lexical_head, with_lexical
 from ..recipe.trained.multi import add_projection, with_multi
 from ..recipe.trained.token_learner import add_token_learner, with_learner
 from ..report.leaks import RunRecord
@@ -157,6 +158,7 @@ def _adapted(recipe: Recipe, bf16: bool, finished: list[str], teacher: Teacher |
         load_adapter(model, recipe.output / finished[-1], trainable=True)
         heads = read_heads(recipe.output / finished[-1])
         model.projection, model.token_learner = heads.projection, heads.token_learner
+        model.lexical_head = heads.lexical_head
         if model.token_learner is not None:
             model.token_learner.to(embedder.device)
     else:
@@ -169,6 +171,7 @@ def _adapted(recipe: Recipe, bf16: bool, finished: list[str], teacher: Teacher |
             model.projection = new_projection(model.states_width, teacher.dimension)
     add_projection(recipe, model)
     add_token_learner(embedder.settings.picture_tokens, model)
+    add_lexical_head(embedder.settings, model)
     if model.projection is not None:
         model.projection.to(embedder.device).requires_grad_(teacher is not None or model.multi)
     return embedder
@@ -188,7 +191,8 @@ def _load(recipe: Recipe, bf16: bool) -> tuple[MLLMEmbedder, Path | None]:
     # what is saved is another adapter than the one whose form it has
     embedder.settings = replace(embedder.settings, adapter=None, adapter_settings=None)
     set_attention(recipe, embedder.model)
-    return with_multi(recipe, with_learner(recipe, with_pixels(recipe, embedder))), start
+    embedder = with_multi(recipe, with_learner(recipe, with_pixels(recipe, embedder)))
+    return with_lexical(recipe, embedder), start
 
 
 def _tell_form(recipe: Recipe, embedder: MLLMEmbedder) -> None:

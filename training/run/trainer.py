@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from collections.abc import Sequence
 from dataclasses import replace
 from pathlib import Path
 from typing import Any
@@ -18,12 +19,14 @@ from ..distributed.gathering import GatheredBatch, gather
 from ..distributed.term_loss import term_loss
 from ..false_negatives.guide import Guided, GuideRule
 from ..false_negatives.known import ASKED, RIGHT, KnownAnswers
+from ..loss.flops import flops, share_of_penalty
 from ..loss.judged import judged
 from ..loss.losses import LossOptions, LossOutput, contrast_bank, distil, nested
 from ..loss.similarity import as_one
 from ..loss.tiled import Pairs
 from ..recipe.stage import Stage
-from ..recipe.stage_keys.terms import Term
+from ..recipe.stage_keys.terms import RoleUse, Term
+from ..recipe.trained.lexical import LexicalSection
 from .divergence import DivergenceGuard
 from .stage.stage_trainer import StageTrainer
 from .throughput import mean_cosine
@@ -37,6 +40,27 @@ def check_taught_rows(batch: ContrastiveBatch) -> None:
             f"of rows {', '.join(batch.ids[:5])} and more some avoid something, and a query encoder that is distilled "
             "reads no words alone; leave out the column `avoid`"
         )
+
+
+def check_lexical_rows(batch: ContrastiveBatch) -> None:
+    """Raise DataError for rows of which a query avoids something, from whose lexical vector nothing is taken."""
+    if len(batch.avoided):
+        raise DataError(
+            f"of rows {', '.join(batch.ids[:5])} and more some avoid something, which lexical vectors cannot; leave "
+            "the column `avoid` out, or lexical"
+        )
+
+
+def lexical_flops(terms: Sequence[Term], words: GatheredBatch) -> Tensor:
+    """Return the FLOPS penalty of all that asks in some term, and of all that is a candidate in one, added."""
+    asks = [use for term in terms for use in term.queries]
+    found = [use for term in terms for use in (*term.positives, *term.hard_negatives)]
+    return _flops_of(asks, words) + _flops_of(found, words)
+
+
+def _flops_of(uses: Sequence[RoleUse], words: GatheredBatch) -> Tensor:
+    places = torch.cat([words.places[use] for use in dict.fromkeys(uses)]).unique()
+    return flops(words.vectors[places])
 
 
 class ContrastiveTrainer(StageTrainer):
@@ -54,6 +78,7 @@ class ContrastiveTrainer(StageTrainer):
         known: KnownAnswers | None,
         guide_banks: dict[str, Tensor],
         judgements: Judgements | None,
+        lexical: LexicalSection | None = None,
         **kwargs: Any,
     ):
         """Set the stage beside what a StageTrainer takes.
@@ -65,12 +90,14 @@ class ContrastiveTrainer(StageTrainer):
             known: what is right for whom in all rows of the stage; None where the rows of a batch tell it.
             guide_banks: the guide's vectors [M, Dg] of the banks' candidates, by the term's name; none without one.
             judgements: of the stage's re-ranker; None without one.
+            lexical: how the lexical vectors are trained that lie behind the dense ones; None without.
         """
         super().__init__(*args, stage=stage, home=home, guard=DivergenceGuard(stage, home), **kwargs)
         self.banks = {name: bank.to(self.args.device) for name, bank in banks.items()}
         self.guide_banks = {name: found.to(self.args.device) for name, found in guide_banks.items()}
         self.rule = GuideRule(stage.guide.margin, stage.guide.ceiling) if stage.guide else None
         self.known, self.judgements = known, judgements or Judgements.none().to(self.args.device)
+        self.lexical = lexical
         self.judge_temperature = stage.judge.temperature if stage.judge else 1.0
 
     def compute_loss(
@@ -80,7 +107,8 @@ class ContrastiveTrainer(StageTrainer):
         batch: ContrastiveBatch = self.taken(inputs)
         vectors, temperature, own = model(batch)
         options = LossOptions(temperature.to(vectors.device), self.stage.mask_margin, self.stage.hardness)
-        gathered = gather(vectors, batch, self.args.per_device_train_batch_size)
+        gathered, words = self._apart(model, gather(vectors, batch, self.args.per_device_train_batch_size))
+        own |= self._lexical(words, batch, options)
         losses = [(term, self._loss(term, gathered, batch, options)) for term in self.stage.terms]
         weighted = [term.weight * loss for term, loss in losses]
         total = sum((*weighted[1:], *own.values()), weighted[0])
@@ -93,6 +121,32 @@ class ContrastiveTrainer(StageTrainer):
             self.throughput.add_value("unguided", batch.guide[:, 0].isnan().float().mean())
         self.guard.check_step(model, losses, total, cosine, gathered, batch)
         return (total, vectors) if return_outputs else total
+
+    def _apart(self, model: Any, gathered: GatheredBatch) -> tuple[GatheredBatch, GatheredBatch | None]:
+        """Return a batch of dense vectors, and where such are trained that of the lexical ones behind them."""
+        if self.lexical is None:
+            return gathered, None
+        width: int = self.accelerator.unwrap_model(model).model.width
+        dense, words = gathered.vectors[:, :width], gathered.vectors[:, width:]
+        return replace(gathered, vectors=dense), replace(gathered, vectors=words)
+
+    def _lexical(self, words: GatheredBatch | None, batch: ContrastiveBatch, options: LossOptions) -> dict[str, Tensor]:
+        """Return the losses of lexical vectors, weighted: the terms' own on their cosines, and the FLOPS penalty."""
+        if words is None or self.lexical is None:
+            return {}
+        check_lexical_rows(batch)
+        losses = []
+        for term in self.stage.terms:
+            output = term_loss(term, words, options, self.rule, self._right_for(term, words, batch))
+            losses.append(term.weight * output.loss)
+            self.throughput.add_value(f"lexical_accuracy/{term.name}", output.accuracy)
+        penalty = lexical_flops(self.stage.terms, words)
+        share = share_of_penalty(self.state.global_step, self.parts[0])
+        self.throughput.add_value("flops", penalty)
+        return {
+            "lexical": self.lexical.weight * torch.stack(losses).sum(),
+            "flops": self.lexical.flops * share * penalty,
+        }
 
     def _add_own(self, losses: dict[str, Tensor]) -> None:
         for name, loss in losses.items():

@@ -1,1 +1,1 @@
-"""What the front door has beside `encode`: the two sides of a search by name, and several vectors an input."""
+"""What the front door has beside `encode`: the two sides of a search by name, several vectors an input, words."""

@@ -18,9 +18,10 @@ from torch import Tensor
 import families
 from mllm_embed import Document, MLLMEmbedder, Query
 from mllm_embed.errors import ConfigError, DataError, ModelError
-from mllm_embed.model.embedding_model import EmbeddingModel, words_width
+from mllm_embed.model.embedding_model import EmbeddingModel
 from mllm_embed.model.families import FAMILIES, TESTED
 from mllm_embed.model.heads.token_learner import TokenLearner, TokenLearnerSpec
+from mllm_embed.model.vision_features import words_width
 from mllm_embed.saving.provenance import SPACE_FIELDS, check_same
 
 TOKENS = 6

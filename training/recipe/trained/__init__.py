@@ -1,1 +1,2 @@
-"""What a recipe trains of a model: its LoRA layers and projector, a token learner, thoughts before vectors."""
+"""What a recipe trains of a model: its LoRA layers and projector, a token learner, thoughts before vectors, lexical
+vectors."""

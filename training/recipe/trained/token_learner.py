@@ -64,8 +64,8 @@ def add_token_learner(tokens: int | None, model: EmbeddingModel) -> None:
     Its weights come from torch's random state, and lie where the model's do. Raises ModelError for a base in which none
     can stand.
     """
-    from mllm_embed.model.embedding_model import check_learner, words_width
     from mllm_embed.model.heads.token_learner import TokenLearner, TokenLearnerSpec
+    from mllm_embed.model.vision_features import check_learner, words_width
 
     if model.token_learner is None and tokens is not None:
         learner = TokenLearner(TokenLearnerSpec(words_width(model.base), tokens))
