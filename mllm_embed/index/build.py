@@ -22,7 +22,7 @@ from .engines import new_engine
 from .faiss_index import WALKED, Index
 from .files import CARD_FILE, SETTINGS_FILE, write_settings
 from .fill import fill
-from .kinds import current_name, kind_of
+from .kinds import kind_of
 
 RECALL = 0.97
 """The recall@10 that settings are chosen for, where nothing else is asked."""
@@ -111,7 +111,7 @@ def build_index(
         ConfigError: there is no such kind.
         DataError: the folder holds something else, the store has no rows, or the disk is full.
     """
-    path, name, what = Path(os.path.abspath(folder)), current_name(kind), kind_of(kind)
+    path, what = Path(os.path.abspath(folder)), kind_of(kind)
     check_place(path)
     known = known or probe(store, queries, seed)
     # lists on disk are written twice: the parts, and what they are merged to
@@ -122,13 +122,14 @@ def build_index(
         with PeakMemory() as peak:
             fill(store, new_engine(what, len(store), store.dimension, fresh), seed, show_progress)
         seconds = time.perf_counter() - began
-        settings = {"kind": name, "setting": what.settings[-1], "rerank": _RERANKS[-1], "seed": seed}
+        settings = {"kind": kind, "setting": what.settings[-1], "rerank": _RERANKS[-1], "seed": seed}
+        settings |= {"levels": what.levels} if what.levels else {}
         write_settings(fresh, path, store, settings)
         index = Index.open(fresh, store)  # as it will be used: mapped from its files
         setting, rerank = _chosen(index, known, recall)
         chosen = {"setting": setting, "rerank": rerank, "deeper": _deeper(index, known, recall, setting, rerank)}
         card = {
-            "kind": name, "about": what.about, "rows": len(store), "dimension": store.dimension,
+            "kind": kind, "about": what.about, "rows": len(store), "dimension": store.dimension,
             "queries": known.origin, "knob": what.knob or None, "setting": setting if what.knob else None,
             "rerank": rerank if what.compressed else None, "build_seconds": round(seconds, 2),
             "peak_memory_bytes": peak.bytes, "exact_ms": exact_ms(store, known.queries[:_EXACT_SINGLE]),

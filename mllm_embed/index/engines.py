@@ -11,6 +11,7 @@ import numpy as np
 from ..vectors.learned_bits import bits_of, projection_for
 from .faiss_files import read_binary, read_index, read_projection, read_with_lists, write_index, write_lists
 from .kinds import Kind
+from .recurrent import Recurrent
 
 INDEX_FILE, LISTS_FILE, PROJECTION_FILE = "index.faiss", "lists.ivfdata", "projection.npy"
 _OPQ_SAMPLE, _OPQ_ROUNDS = 16_384, 10
@@ -57,6 +58,8 @@ class Engine(Protocol):
 
 def new_engine(kind: Kind, rows: int, dimension: int, folder: Path) -> Engine:
     """Return an untrained index for about so many rows of `dimension` numbers, which will write to `folder`."""
+    if kind.levels:
+        return Recurrent(folder, dimension, kind.form(dimension))
     if not kind.factory(rows, dimension):
         return Bits(folder, dimension, kind.learned)
     index = faiss.index_factory(dimension, kind.factory(rows, dimension), faiss.METRIC_INNER_PRODUCT)
@@ -65,6 +68,8 @@ def new_engine(kind: Kind, rows: int, dimension: int, folder: Path) -> Engine:
 
 def open_engine(kind: Kind, dimension: int, folder: Path, writable: bool) -> Engine:
     """Open what `save` wrote: mapped and not read or, when it is `writable`, in memory to add to."""
+    if kind.levels:
+        return Recurrent.read(folder, dimension, kind.form(dimension), writable)
     if not kind.factory(1, dimension):
         return Bits.read(folder, dimension, kind.learned)
     flags = 0 if writable else faiss.IO_FLAG_MMAP_IFC

@@ -28,7 +28,7 @@ from .effort import BASE, Effort
 from .engines import Engine, new_engine, open_engine
 from .files import CARD_FILE, REBUILD, check_files, check_store, read_index_settings, write_settings
 from .fill import fill
-from .kinds import KINDS, current_name
+from .kinds import KINDS, written_name
 from .limits import Limits
 
 WALKED = 32
@@ -54,7 +54,7 @@ class Index(StoreGallery):
         """Use `open`, or `build_index`."""
         super().__init__(store)
         self.folder, self.engine = folder, engine
-        self.kind_name = current_name(settings["kind"])
+        self.kind_name = written_name(settings)
         self.kind = KINDS[self.kind_name]
         self.setting: int = settings["setting"]
         self.rerank: int = settings["rerank"]
@@ -78,7 +78,7 @@ class Index(StoreGallery):
         """
         path = Path(folder)
         settings = read_index_settings(path)
-        kind = KINDS[current_name(settings["kind"])]
+        kind = KINDS[written_name(settings)]
         store = store or _store_of(path, settings, verify)
         check_store(path, settings, store)
         if verify:  # FAISS must not parse what it did not write

@@ -2,10 +2,12 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable
+from collections.abc import Callable, Mapping
 from dataclasses import dataclass
+from typing import Any
 
 from ..errors import ConfigError, did_you_mean
+from ..vectors.bebr.form import Form
 
 
 @dataclass(frozen=True)
@@ -23,8 +25,9 @@ class Kind:
         compressed: whether scores are rough, so that the best candidates are scored again by the full vectors.
         on_disk: whether inverted lists are written to a file of their own while they are built.
         learned: whether bits are those of a learned projection, not of the dimensions themselves.
+        levels: of bits that codes have, each half as heavy as the one before (`vectors.bebr`); 0 for other kinds.
         slow: whether it takes minutes to train even for few rows, so that it is tried only where no other kind will do.
-        formerly: what the kind was called before: older indexes, and commands, still call it so.
+        formerly: what older indexes of the kind call it, though another may be called so now.
     """
 
     about: str
@@ -36,12 +39,17 @@ class Kind:
     compressed: bool = False
     on_disk: bool = False
     learned: bool = False
+    levels: int = 0
     slow: bool = False
     formerly: str = ""
 
     def bytes(self, rows: int, dimension: int) -> float:
         """Return the bytes of an index of so many rows of `dimension` numbers: what is asked before one is built."""
         return self.size * 4 * dimension * rows + self.beside(rows, dimension)
+
+    def form(self, dimension: int) -> Form:
+        """Return the form of codes of several levels, whose bits together are those of `size`."""
+        return Form(self.levels, max(1, round(self.size * 4 * dimension / self.levels)) * 8)
 
 
 def lists(rows: int) -> int:
@@ -65,6 +73,11 @@ def _rotated(rows: int, dimension: int) -> float:
 
 def _projected(rows: int, dimension: int) -> float:
     return 4 * dimension * (-(-dimension // 8) * 8)
+
+
+def _coder(rows: int, dimension: int) -> float:
+    form = KINDS["bebr"].form(dimension)
+    return 4 * form.coder_numbers(dimension) + (form.bytes - dimension / 8) * rows
 
 
 _PROBES = (1, 2, 4, 8, 16, 32, 64, 128, 256)
@@ -98,26 +111,36 @@ KINDS: dict[str, Kind] = {
     ),
     "binary": Kind("the sign of each dimension, all compared", lambda n, d: "", 1 / 32, compressed=True),
     "learned-signs": Kind(
-        "bits learned after BEBR, where they beat signs", lambda n, d: "", 1 / 32, _projected, compressed=True,
+        "signs of a learned projection, where they beat signs", lambda n, d: "", 1 / 32, _projected, compressed=True,
         learned=True, slow=True, formerly="bebr",
+    ),
+    "bebr": Kind(
+        "bits of four learned levels (BEBR), all compared", lambda n, d: "", 1 / 32, _coder, compressed=True, levels=4,
+        slow=True,
     ),
 }  # fmt: skip
 _FORMERLY = {kind.formerly: name for name, kind in KINDS.items() if kind.formerly}
 
 
-def current_name(name: str) -> str:
-    """Return what a kind is called now, by that name or its former one. Raises ConfigError for a kind there is not."""
-    name = _FORMERLY.get(name, name)
+def kind_of(name: str) -> Kind:
+    """Return a kind by its name. Raises ConfigError for a kind there is not."""
     if name not in KINDS:
         raise ConfigError(
             f"there is no kind '{name}' of index; there are {', '.join(KINDS)}{did_you_mean(name, KINDS)}"
         )
+    return KINDS[name]
+
+
+def written_name(settings: Mapping[str, Any]) -> str:
+    """Return what the kind of an index with these settings is called now. Raises ConfigError for one there is not.
+
+    What was called `bebr` before it had levels is another kind than what is called so now.
+    """
+    name = settings["kind"]
+    if "levels" not in settings:
+        name = _FORMERLY.get(name, name)
+    kind_of(name)
     return name
-
-
-def kind_of(name: str) -> Kind:
-    """Return a kind by its name, or its former one. Raises ConfigError for a kind there is not."""
-    return KINDS[current_name(name)]
 
 
 def _codes(dimension: int) -> int:

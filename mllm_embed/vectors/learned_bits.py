@@ -3,8 +3,7 @@
 After the first level of BEBR (arXiv 2302.08714, section 3.2), whose binarisation is the sign of a learned map, trained
 with a contrastive loss through a straight-through gradient. There are no pairs here, so that what is near in full
 vectors tells the bits what should be near: a softmax over the cosines of a batch is the target of that over the bits.
-BEBR's further levels are a finer quantiser of the same map, at a byte for few dimensions; RaBitQ has that without
-training.
+The whole of BEBR is `vectors.bebr`, which finds more in as many bytes where rows differ in few directions.
 """
 
 from __future__ import annotations

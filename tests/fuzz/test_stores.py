@@ -233,7 +233,7 @@ def _difference(whole: str, found: str) -> str:
     return f"other {', '.join(key for key in right if right[key] != wrong.get(key))}"
 
 
-KINDS = ("flat", "rabitq", "hnsw", "ivf-disk", "learned-signs")
+KINDS = ("flat", "rabitq", "hnsw", "ivf-disk", "learned-signs", "bebr")
 INDEX_CASES = [
     Case(f"{kind}, {case.name}", (kind, kind, case.what)) for kind in KINDS for case in cases("index", 1, 2, 2)
 ]

@@ -22,10 +22,14 @@ from mllm_embed.index.faiss_index import Index
 from mllm_embed.index.kinds import KINDS
 from mllm_embed.index.target import Target, build_for
 from mllm_embed.store.vector_store import VectorStore
+from mllm_embed.vectors.bebr import training
 from mllm_embed.vectors.unit import unit
 
 ROWS, SIZE = 900, 24
-FILES = {"index.faiss": "sq8", "lists.ivfdata": "ivf-disk", "projection.npy": "learned-signs"}
+FILES = {
+    "index.faiss": "sq8", "lists.ivfdata": "ivf-disk", "projection.npy": "learned-signs",
+    "codes.npy": "bebr", "head.safetensors": "bebr",
+}  # fmt: skip
 
 
 def make_store(folder: Path, rows: int = ROWS, size: int = SIZE) -> VectorStore:
@@ -41,7 +45,8 @@ def made(tmp_path_factory: pytest.TempPathFactory) -> Path:
     store = make_store(home / "store")
     with pytest.MonkeyPatch.context() as patch:  # of random vectors signs find more, and no projection would be kept
         patch.setattr(engines, "projection_for", lambda rows, bits: np.eye(rows.shape[1], bits, dtype=np.float32))
-        for kind in FILES.values():
+        patch.setattr(training, "_STEPS", 5)
+        for kind in set(FILES.values()):
             build_index(store, home / kind, kind, show_progress=False)
     return home
 

@@ -23,6 +23,7 @@ from mllm_embed.index.kinds import KINDS
 from mllm_embed.index.target import Target, build_for
 from mllm_embed.store.gallery import Gallery, StoreGallery
 from mllm_embed.store.vector_store import VectorStore
+from mllm_embed.vectors.bebr import training
 
 ROWS, SIZE = 3000, 32
 COMPRESSED = [name for name, kind in KINDS.items() if kind.compressed]
@@ -53,7 +54,9 @@ def built(tmp_path_factory: pytest.TempPathFactory) -> Callable[[str], Path]:
 
     def build(kind: str) -> Path:
         if not (home / kind).is_dir():
-            build_index(store, home / kind, kind, known=found, show_progress=False)
+            with pytest.MonkeyPatch.context() as patch:
+                patch.setattr(training, "_STEPS", 20)
+                build_index(store, home / kind, kind, known=found, show_progress=False)
         return home / kind
 
     return build
@@ -201,8 +204,16 @@ def test_an_index_that_calls_its_kind_as_before_opens(index: Callable[[str], Ind
     assert old.nearest(queries, 7) == made.nearest(queries, 7)
     old.add(["new"], queries[:1])
     assert old.update() == 1 and Index.open(made.folder).nearest(queries[:1], 1)[0][0][0] == "new"
+    # what is built by that name now is another kind, and its file says so
     again = build_index(make_store(tmp_path / "few", rows=20), tmp_path / "again", "bebr", show_progress=False)
-    assert again.kind_name == again.card["kind"] == "learned-signs"
+    assert again.kind_name == again.card["kind"] == "bebr" and again.kind is not made.kind
+    path = again.folder / "index.json"
+    settings = json.loads(path.read_text())
+    assert settings["levels"] == 4 and sorted(settings["files"]) == ["codes.npy", "head.safetensors"]
+    del settings["sha256"], settings["levels"]
+    path.write_text(json.dumps(settings))
+    with pytest.raises(DataError, match="FAISS cannot read .*index.faiss.*build the index again"):
+        Index.open(again.folder)
 
 
 def test_what_is_refused(index: Callable[[str], Index], tmp_path: Path) -> None:
