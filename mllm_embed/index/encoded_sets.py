@@ -84,7 +84,10 @@ class EncodedSets:
             raise ConfigError(f"k and depth must be at least 1, not {k} and {depth}")
         count = min(k * depth, len(self))
         setting = self.kind.settings[-1] if setting is None else setting
-        found = self.engine.search(self.form.queries(queries), count, setting)[1]
+        if count == len(self):
+            found = np.broadcast_to(np.arange(count), (len(queries), count))
+        else:
+            found = self.engine.search(self.form.queries(queries), count, setting)[1]
         scores = np.full((len(queries), max(k, count)), -np.inf, np.float32)
         rows = np.full(scores.shape, -1, np.int64)
         for number, candidates in enumerate(found):

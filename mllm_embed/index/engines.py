@@ -100,7 +100,9 @@ class Floats:
             rotation.pq = rotated[-1]
         for part in filter(None, (lists, codes, *rotated)):
             part.cp.min_points_per_centroid = 1  # FAISS prints a line for each clustering of fewer
-        least = 1 << _CODE_BITS if codes else 1  # a centroid for each code: each of too few rows is given several times
+        # a centroid for each code, and a row for each dimension, below which FAISS' rotation dies: each of too few rows
+        # is given several times
+        least = max(1 << _CODE_BITS, self.index.d) if codes else 1
         self.index.train(np.resize(sample, (max(len(sample), least), sample.shape[1])))
         for rotation in rotations:
             rotation.pq = None  # FAISS keeps a bare pointer to what goes now

@@ -84,8 +84,7 @@ class Recurrent:
         scores = np.empty((len(queries), 0), np.float32)
         rows = np.empty((len(queries), 0), np.int64)
         step, first = max(1, _VALUES // max(1, len(queries))), 0
-        self._measure()
-        for codes, known in zip(self.blocks, self._lengths, strict=True):
+        for codes, known in zip(self.blocks, self._measured(), strict=True):
             for at in range(0, len(codes), step):
                 found = cosines(queries, np.asarray(codes[at : at + step]), known[at : at + step])
                 places = _best(found, count)
@@ -106,11 +105,15 @@ class Recurrent:
         if self.head is not None:
             self.head.save(self.folder / HEAD_FILE)
 
-    def _measure(self) -> None:
-        """Count the lengths of codes that have none yet, which are kept: 4 bytes a row."""
-        for codes in self.blocks[len(self._lengths) :]:
+    def _measured(self) -> list[np.ndarray]:
+        """Return the lengths of all codes; those that have none yet are counted and kept: 4 bytes a row. Searches at
+        the same time count them twice at worst."""
+        known = self._lengths
+        for codes in self.blocks[len(known) :]:
             parts = [lengths(np.asarray(codes[at : at + _ROWS])) for at in range(0, len(codes), _ROWS)]
-            self._lengths.append(np.concatenate([np.empty(0, np.float32), *parts]))
+            known = [*known, np.concatenate([np.empty(0, np.float32), *parts])]
+        self._lengths = known
+        return known
 
 
 def _best(scores: np.ndarray, count: int) -> np.ndarray:

@@ -132,7 +132,8 @@ def save(
             _write_whole(folder, model.backbone, model.adapted)
             settings = replace(settings, base=None, base_fingerprint=None)
         write_processor(folder, processor, settings)
-        write_heads(folder, Heads(model.projection, model.latent_attention, model.token_learner, model.lexical_head))
+        words = model.lexical_head if settings.lexical else None
+        write_heads(folder, Heads(model.projection, model.latent_attention, model.token_learner, words))
         stock = model.latent_attention is None and model.token_learner is None
         heads = projection_folders(model.projection), stock
         write_sentence_files(folder, processor, model.family, settings, model.states_width, *heads)

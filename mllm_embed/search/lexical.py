@@ -23,6 +23,7 @@ from ..saving.provenance import LEXICAL, SPACE_FIELDS, check_same
 from ..store.exact import Answer
 from ..store.gallery import Gallery, MemoryGallery, StoreGallery
 from ..store.kept.lexical import read_lexical
+from ..store.lookup import check_queries
 from ..types import Query
 from .searcher import Hit, Searcher, Where, folder_metadata
 
@@ -41,14 +42,16 @@ Shared = list[tuple[int, float, float]]
 class LexicalRows:
     """The lexical vectors of a gallery's rows, by word: a query looks at the rows that have one of its words alone."""
 
-    def __init__(self, ids: Sequence[str], vectors: csr_array):
+    def __init__(self, ids: Sequence[str], vectors: csr_array, gallery: Gallery):
         """Index rows.
 
         Args:
             ids: [N].
             vectors: [N, V] float32, 0 or more.
+            gallery: whose rows they are, as it is now.
         """
         self.ids, self.vectors = list(ids), vectors
+        self._state = _state_of(gallery)
         self._row_of = {name: row for row, name in enumerate(self.ids)}
         self._by_word = vectors.tocsc()
 
@@ -62,7 +65,12 @@ class LexicalRows:
                 "made"
             )
         alive = np.flatnonzero(gallery.store.alive)
-        return cls([gallery.store.ids[row] for row in alive], read_lexical(gallery.store)[alive])
+        return cls([gallery.store.ids[row] for row in alive], read_lexical(gallery.store)[alive], gallery)
+
+    def check(self, gallery: Gallery) -> None:
+        """Raise DataError for a gallery to which rows came since, or from which some went."""
+        if _state_of(gallery) != self._state:
+            raise DataError("rows came to this gallery, or went, since its lexical vectors were read: open it again")
 
     def scores(self, query: csr_array) -> np.ndarray:
         """Return the lexical cosines [N] float32 of a query [1, V] with all rows."""
@@ -82,6 +90,12 @@ class LexicalRows:
         asked = zip(query.indices.tolist(), query.data.tolist(), strict=True)
         both = [(word, weight, weights[word]) for word, weight in asked if word in weights]
         return sorted(both, key=lambda one: -one[1] * one[2])
+
+
+def _state_of(gallery: Gallery) -> tuple[int, int]:
+    """Return what is another where rows came or went: how many there ever were, and how many are there."""
+    rows = gallery.store.ids if isinstance(gallery, StoreGallery) else getattr(gallery, "vectors", ())
+    return len(rows), len(gallery)
 
 
 class FusedGallery:
@@ -107,7 +121,10 @@ class FusedGallery:
         exclude: Sequence[Collection[str]] | None = None,
         where: Filter | None = None,
     ) -> list[Answer]:
-        """Return the best k rows for each query by both scores, as `Gallery.nearest`."""
+        """Return the best k rows for each query by both scores, as `Gallery.nearest`. Raises as that, and as
+        `LexicalRows.check`."""
+        check_queries(queries.shape[-1], queries, k, exclude)
+        self.rows.check(self.gallery)
         never: Sequence[Collection[str]] = exclude or [()] * len(queries)
         found = []
         for row in range(len(queries)):
@@ -186,7 +203,7 @@ class LexicalSearcher:
         documents = [source.read(row)[0] for row in range(len(source.ids))]
         vectors, words = embedder.encode_both(documents, batch_size=batch_size)
         gallery = MemoryGallery(source.ids, vectors, source.files, embedder.provenance, folder_metadata(source))
-        return cls(Searcher(embedder, gallery), LexicalRows(source.ids, words), weight)
+        return cls(Searcher(embedder, gallery), LexicalRows(source.ids, words, gallery), weight)
 
     def search(
         self,

@@ -13,16 +13,18 @@ from __future__ import annotations
 import os
 import uuid
 import warnings
-from collections.abc import Collection, Iterable, Iterator, Sequence
+from collections.abc import Collection, Iterable, Iterator, Mapping, Sequence
 from contextlib import AbstractContextManager, suppress
 from dataclasses import dataclass, field, replace
 from functools import cached_property
 from itertools import chain
 from pathlib import Path
+from typing import Any
 
 from ..errors import DataError
 from ..files import read_json, write_json
 from ..locks import LOCK_FILE, file_lock
+from ..saving.provenance import LEXICAL
 from .files import SHARDS, read_shard, record_file, shard_name, written_shards
 from .manifest import read_manifest
 from .records import runs
@@ -139,8 +141,14 @@ def read_plans(folder: Path) -> list[Plan]:
     return [_read(folder, path) for path in sorted((folder / PLANS).glob("[0-9]*.json"))]
 
 
-def check_new(folder: Path, ids: Iterable[str], there: Collection[str]) -> None:
-    """Raise DataError for an id that is given twice, is there, or is being embedded into the store in a folder."""
+def check_new(folder: Path, provenance: Mapping[str, Any], ids: Iterable[str], there: Collection[str]) -> None:
+    """Raise DataError for an id that is given twice, is there, or is being embedded into the store in a folder, and for
+    a store of a `provenance` whose rows have lexical vectors, which are not given."""
+    if provenance.get(LEXICAL):
+        raise DataError(
+            f"the rows of {folder} have lexical vectors, and vectors alone cannot be added to it: encode them with "
+            "`mllm-embed encode`, which makes both"
+        )
     seen: set[str] = set()
     planned = dict(chain.from_iterable(plan.origin_of.items() for plan in read_plans(folder)))
     for name in ids:

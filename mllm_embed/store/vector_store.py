@@ -255,7 +255,7 @@ class VectorStore:
             raise DataError(f"{len(ids)} ids do not fit vectors of shape {vectors.shape}: give [n, {self.dimension}]")
         given = None if metadata is None else given_values(ids, metadata)
         with self._writing():
-            check_new(self.folder, ids, self.living)
+            check_new(self.folder, self.provenance, ids, self.living)
             check_space(self.folder, vectors.size * self.dtype.itemsize, f"{len(ids):,} vectors")
             names = shard_names(next_number(self.folder), len(ids), BLOCK_ROWS)
             with discarded_on_failure(self.folder, names):

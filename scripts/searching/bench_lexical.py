@@ -93,7 +93,7 @@ def _times(task: Task, found: Sides) -> list[str]:
     from mllm_embed.store.gallery import MemoryGallery
 
     memory = MemoryGallery(task.gallery_ids, found.gallery, [None] * len(found.gallery))
-    rows = LexicalRows(task.gallery_ids, found.words)
+    rows = LexicalRows(task.gallery_ids, found.words, memory)
     spent: dict[str, list[float]] = {"dense": [], "lexical": [], "both": []}
     for at in range(min(ALONE, len(found.queries))):
         query, asked = found.queries[[at]], found.asked[[at]]

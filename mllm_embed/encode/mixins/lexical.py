@@ -63,7 +63,9 @@ class EncodesWords:
         own: Any = self
         if words is None:
             return own
-        wanted = None if words == 0 else (self.settings.lexical or Lexical()).keeping(words)
+        added = self.model.lexical_head
+        usual = Lexical() if added is None else Lexical(rank=added.spec.rank)
+        wanted = None if words == 0 else (self.settings.lexical or usual).keeping(words)
         settings = replace(self.settings, lexical=wanted)
         other: MLLMEmbedder = type(own)(self.model, self.processor, settings, self.dim, self.preset)
         other.thought_cache = own.thought_cache

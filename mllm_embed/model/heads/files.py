@@ -44,7 +44,7 @@ def check_heads(heads: Heads, tokens: int | None, lexical: Lexical | None, folde
     """Raise ModelError where a folder's heads are others than its settings say, or got lost: a token learner that makes
     so many `tokens`, None for those of the base, and the head of `lexical` vectors."""
     rank, own = lexical.rank if lexical else 0, heads.lexical_head.spec.rank if heads.lexical_head else 0
-    if rank and rank != own:
+    if rank != own:
         raise ModelError(
             f"the settings in {folder} say a lexical head of rank {rank}, and there is {LEXICAL_FOLDER} with rank "
             f"{own}; fetch or save the model again"

@@ -47,7 +47,7 @@ def read_lexical(store: VectorStore) -> csr_array:
     """
     parts = [_read(store.folder, shard) for shard in store.shards if shard.rows]
     lacking = sum(shard.rows for shard, part in zip(filter(_rows, store.shards), parts, strict=True) if part is None)
-    if lacking:
+    if lacking or not parts:
         raise DataError(
             f"{lacking:,} of the {len(store):,} rows of {store.folder} have no lexical vectors: encode a new store "
             "with a model that has them, or search with dense vectors alone"

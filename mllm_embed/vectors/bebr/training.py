@@ -26,6 +26,7 @@ import torch
 import torch.nn.functional as F
 from torch import Tensor, nn
 
+from ...errors import DataError
 from .codes import cosines, points, signs
 from .form import Form
 from .head import Head, Map
@@ -47,7 +48,12 @@ def learn(sample: np.ndarray, form: Form, seed: int = 0, old: np.ndarray | None 
         form: what the codes are to be.
         seed: of the sample, the beginning and the batches.
         old: [S, levels, bits / 8] uint8, older codes of the same rows, with which the new ones are to be comparable.
+
+    Raises DataError for older codes of another shape or type.
     """
+    wanted = (len(sample), form.levels, form.bits // 8)
+    if old is not None and (old.shape != wanted or old.dtype != np.uint8):
+        raise DataError(f"the older codes are {old.dtype} of {old.shape}, and these rows' would be uint8 of {wanted}")
     rng = np.random.default_rng(seed)
     order = rng.permutation(len(sample))[: _SAMPLE + _HELD_OUT]
     held_out = min(_HELD_OUT, len(order) // 10)

@@ -11,7 +11,7 @@ from transformers import AutoModelForImageTextToText
 
 from mllm_embed import Document, MLLMEmbedder, Query
 from mllm_embed.errors import ConfigError, ModelError
-from mllm_embed.model.heads.lexical_head import LexicalHead, LexicalHeadSpec
+from mllm_embed.model.heads.lexical_head import Lexical, LexicalHead, LexicalHeadSpec
 from mllm_embed.saving.provenance import LEXICAL, SPACE_FIELDS, check_same
 
 WORDS = 9
@@ -49,6 +49,8 @@ def test_a_word_weighs_what_the_head_gives_it_at_the_last_tokens(
         for parameter in head.parameters():
             torch.nn.init.normal_(parameter, std=0.3)
         lexical.model.lexical_head = head
+        lexical = lexical.with_lexical(0).with_lexical(WORDS)  # whose settings know what is there
+        assert lexical.settings.lexical == Lexical(WORDS, rank=3)
     asked = inputs(data)
     dense, found = lexical.encode_both(asked)
     whole = AutoModelForImageTextToText.from_pretrained(tiny_llava, dtype="float32").eval()

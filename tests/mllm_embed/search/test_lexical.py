@@ -33,8 +33,8 @@ def test_both_scores_together_rank_as_a_look_at_all_rows(weight: float) -> None:
     ids = [f"r{row}" for row in range(503)]
     asked, said = dense[:3] + 0.1, words[20:23]
     asked = unit(asked)
-    rows = LexicalRows(ids, csr_array(words))
-    gallery = FusedGallery(MemoryGallery(ids, dense, [None] * 503), rows, csr_array(said), weight)
+    memory = MemoryGallery(ids, dense, [None] * 503)
+    gallery = FusedGallery(memory, LexicalRows(ids, csr_array(words), memory), csr_array(said), weight)
     allowed = {name for name in ids if int(name[1:]) % 3}
     exclude = [["r1", "r2"], [], ["r20"]]
     for allow in (None, allowed):
@@ -85,9 +85,12 @@ def test_a_store_keeps_words_beside_vectors(
     with pytest.raises(ConfigError, match="lexical: .*, now null"):
         encode_sources(embedder, open_sources([str(data / "images")]), opened.folder, show_progress=False)
     assert not check_store(opened.folder, show_progress=False).damages
-    opened.add(["x"], np.eye(1, opened.dimension, dtype=np.float32))
-    with pytest.raises(DataError, match="1 of the 9 rows .* have no lexical vectors"):
-        LexicalRows.of(StoreGallery(opened))
+    with pytest.raises(DataError, match="have lexical vectors, and vectors alone cannot be added"):
+        opened.add(["x"], np.eye(1, opened.dimension, dtype=np.float32))
+    with pytest.raises(DataError, match="rows came to this gallery, or went"):
+        by_words.search(query)
+    with pytest.raises(DataError, match="k must be at least 1, not 0"):
+        LexicalSearcher.over(Searcher(lexical, StoreGallery(opened)), WEIGHT).search(query, 0)
     with (opened.folder / "shards" / "000001.lexical.npz").open("r+b") as file:
         file.seek(60)
         file.write(b"xyz")
