@@ -249,6 +249,14 @@ def test_two_rows_make_an_index(tmp_path: Path) -> None:
         assert sorted(ids(made.nearest(clustered(1), 10))[0]) == ["a", "b"]
 
 
+def test_fewer_rows_than_dimensions_are_rotated_too(tmp_path: Path) -> None:
+    store = VectorStore.create(tmp_path / "s", 264)  # more than there are centroids, too
+    rows = np.eye(3, 264, dtype=np.float32)
+    store.add(["a", "b", "c"], rows)
+    made = build_index(store, tmp_path / "pq", "pq", show_progress=False)
+    assert [found[0] for found in ids(made.nearest(rows, 1))] == ["a", "b", "c"]
+
+
 @pytest.mark.parametrize(
     ("text", "target"),
     [
