@@ -104,8 +104,8 @@ ROWS = {
     **_by_depth("captions", "the base, untrained: how likely it describes an answer so", "rerank caption", True),
     **_by_depth("re-ranker", "trained, its score alone", "rerank"),
     **_by_depth("re-ranker and search", "trained, its score and the search's (LamRA)", "rerank", True),
-    "judged": Row("150 more steps, on the re-ranker's judgement", "judged"),
-    "as long without": Row("150 more steps on the same lists without it", "longer"),
+    "judged": Row("80 more steps, on the re-ranker's judgement", "judged"),
+    "as long without": Row("80 more steps on the same lists without it", "longer"),
     "thoughts": Row("the query's caption is written first", "thoughts"),
     **{f"{count} tokens a picture": Row("in the place of 36", f"tokens_{count}") for count in (4, 9, 16)},
 }  # fmt: skip

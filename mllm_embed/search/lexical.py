@@ -92,6 +92,12 @@ class LexicalRows:
         return sorted(both, key=lambda one: -one[1] * one[2])
 
 
+def _check_weight(weight: float) -> None:
+    """Raise ConfigError for a weight that is no number over 0."""
+    if not (math.isfinite(weight) and weight > 0):
+        raise ConfigError(f"the weight of lexical scores must be a number over 0, not {weight}")
+
+
 def _state_of(gallery: Gallery) -> tuple[int, int]:
     """Return what is another where rows came or went: how many there ever were, and how many are there."""
     rows = gallery.store.ids if isinstance(gallery, StoreGallery) else getattr(gallery, "vectors", ())
@@ -180,8 +186,7 @@ class LexicalSearcher:
 
         Raises ConfigError for a weight that is no number over 0, a model without lexical vectors, and rows of another.
         """
-        if not (math.isfinite(weight) and weight > 0):
-            raise ConfigError(f"the weight of lexical scores must be a number over 0, not {weight}")
+        _check_weight(weight)
         embedder: Any = searcher.embedder
         if getattr(getattr(embedder, "settings", None), "lexical", None) is None:
             raise ConfigError("the model of this search has no lexical vectors: load one that was trained for them")
@@ -199,6 +204,7 @@ class LexicalSearcher:
         cls, embedder: MLLMEmbedder, path: str | os.PathLike[str], weight: float, *, batch_size: int = 32
     ) -> LexicalSearcher:
         """Embed the pictures of a folder in both ways, as `Searcher.from_folder`."""
+        _check_weight(weight)  # before all is embedded
         source = picture_folder(path)
         documents = [source.read(row)[0] for row in range(len(source.ids))]
         vectors, words = embedder.encode_both(documents, batch_size=batch_size)

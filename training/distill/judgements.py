@@ -21,7 +21,7 @@ from safetensors.torch import save_file
 from torch import Tensor
 from tqdm import tqdm
 
-from mllm_embed import Reranker
+from mllm_embed import MLLMEmbedder, Reranker
 from mllm_embed.errors import ConfigError, DataError, ImageError, ModelError, reason
 from mllm_embed.files import atomic_file, check_space
 from mllm_embed.inputs.pairs.prompt import RerankPrompt
@@ -37,6 +37,7 @@ from ..recipe.config import Recipe
 from ..recipe.stage_keys.judge import JudgeSection
 from ..recipe.stage_keys.terms import Term
 from .teacher import release_memory
+from .with_search import WithSearch
 
 JUDGED_FILE = "judged.safetensors"
 BLOCK = 64  # rows that a process judges between two writes of the file: a kill costs so many
@@ -46,7 +47,7 @@ Question: TypeAlias = tuple[Item, list[Item]]
 
 
 class Judge(Protocol):
-    """What judges: `mllm_embed.Reranker`."""
+    """What judges: `mllm_embed.Reranker`, or `WithSearch`."""
 
     @property
     def provenance(self) -> dict[str, Any]:
@@ -131,18 +132,23 @@ def stage_judgements(
 
     def load() -> Judge:
         with loaded_whole(zero):
-            return Reranker.from_pretrained(
-                own.model or recipe.model,
-                adapter=own.adapter,
-                dtype="auto" if bf16 else "float32",
-                quantization=recipe.quantization,
-            )
+            return _loaded(recipe, own, bf16)
 
     lists = Lists(rows, [term for term in stage.terms if term.judged], stage.hard_negatives, key)
     found = judge(lists, visited, load, recipe.checkpoints_of(name) / JUDGED_FILE, device, check)
     release_memory()
     _tell_lost(name, found)
     return found.to(device)
+
+
+def _loaded(recipe: Recipe, own: JudgeSection, bf16: bool) -> Judge:
+    how: dict[str, Any] = {"dtype": "auto" if bf16 else "float32", "quantization": recipe.quantization}
+    if not own.weight:
+        return Reranker.from_pretrained(own.model or recipe.model, adapter=own.adapter, **how)
+    embedder = MLLMEmbedder.from_pretrained(recipe.model, adapter=own.search or recipe.adapter, **how)
+    if own.model is None:
+        return WithSearch(Reranker.beside(embedder, own.adapter), embedder, own.weight)
+    return WithSearch(Reranker.from_pretrained(own.model, adapter=own.adapter, **how), embedder, own.weight)
 
 
 def _tell_lost(name: str, found: Judgements) -> None:

@@ -103,13 +103,14 @@ def guide_fingerprints(recipe: Recipe) -> dict[str, str]:
 
 
 def judge_fingerprints(recipe: Recipe) -> dict[str, str]:
-    """Return, for the adapter of each stage's judge, what changes with its tensors: a run that was stopped must not
-    go on with another. Raise ModelError for one that cannot be read."""
-    named = (stage.judge.adapter for stage in recipe.stages.values() if stage.judge)
+    """Return, for the adapters of each stage's judge, what changes with their tensors: a run that was stopped must not
+    go on with others. Raise ModelError for one that cannot be read."""
+    judges = [stage.judge for stage in recipe.stages.values() if stage.judge]
+    named = (adapter for judge in judges for adapter in (judge.adapter, judge.search))
     try:
         return {f"judge {adapter}": adapter_fingerprint(adapter) for adapter in named if adapter is not None}
     except OSError as error:
-        raise ModelError(f"{error.filename} cannot be read ({reason(error)}); name another judge.adapter") from error
+        raise ModelError(f"{error.filename} cannot be read ({reason(error)}); name another in judge") from error
 
 
 def _form_of_guide(stage: str, guide: Guide) -> dict[str, Any]:

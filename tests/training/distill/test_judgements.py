@@ -42,7 +42,10 @@ def _recipe(model: Path, data: Path, output: Path, **stage: object) -> Recipe:
     return Recipe(model=str(model), output=output, bf16=False, lora=lora, stages={"one": keys}, trained_on=False)
 
 
-def test_a_step_teaches_what_the_reranker_says_of_each_list(tiny_llava: Path, listed: Path, tmp_path: Path) -> None:
+@pytest.mark.parametrize("weight", [0.0, 3.0])
+def test_a_step_teaches_what_the_reranker_says_of_each_list(
+    tiny_llava: Path, listed: Path, tmp_path: Path, weight: float
+) -> None:
     rows = read_rows(DataFolder.open(listed, pictures=False), listed, "triplets", ["composed", "target_image"])
     Image.new("RGB", (32, 32), "grey").save(listed / "images/torn.png")  # else its row is replaced
     embedder = MLLMEmbedder.from_pretrained(tiny_llava, dtype="float32")
@@ -51,10 +54,11 @@ def test_a_step_teaches_what_the_reranker_says_of_each_list(tiny_llava: Path, li
     for row in rows:
         listing = [row.roles["target_image"], *row.hard_negatives]
         query, *candidates = torch.from_numpy(embedder.encode([row.roles["composed"], *listing], show_progress=False))
-        taught = (torch.tensor(reranker.scores(row.roles["composed"], listing)) / T).softmax(0)
-        own = (torch.stack(candidates) @ query / 0.1).softmax(0)
+        cosines = torch.stack(candidates) @ query
+        said = torch.tensor(reranker.scores(row.roles["composed"], listing))
+        taught, own = ((said + weight * cosines) / T).softmax(0), (cosines / 0.1).softmax(0)
         losses.append((taught * (taught / own).log()).sum())
-    run_recipe(_recipe(tiny_llava, listed, tmp_path / "run"))
+    run_recipe(_recipe(tiny_llava, listed, tmp_path / "run", judge={"temperature": T, "weight": weight}))
     lines = map(json.loads, (tmp_path / "run/log.jsonl").read_text().splitlines())
     logged = next(line for line in lines if "loss" in line)
     assert logged["loss/composed-target_image-judged"] == pytest.approx(float(torch.stack(losses).mean()), abs=1e-4)
