@@ -59,6 +59,9 @@ class SearchRequest(_Asked):
     )
     min_score: float | None = Field(None, description="leave out answers whose cosine is less")
     rerank: int = Field(0, ge=0, le=100, description="let the model itself put the first so many in order")
+    rerank_weight: float = Field(
+        0, allow_inf_nan=False, description="how many times the cosine counts beside the re-ranker's score"
+    )
     explain: bool = Field(False, description="say in words what the model reads in the query and in each answer")
 
     def where(self) -> Filter | None:

@@ -46,13 +46,16 @@ async def search(request: Request) -> dict[str, Any]:
     asked, upload = await search_request(request)
     if asked.k > service.limits.answers:
         raise Refusal(422, f"k is {asked.k}, over the limit of {service.limits.answers} answers", field="k")
+    if asked.rerank_weight and not asked.rerank:
+        told = "rerank_weight needs rerank: how many answers are to be put in order"
+        raise Refusal(422, told, field="rerank_weight")
     check_ids(asked.exclude, "exclude", service)
     check_ids(asked.allow or (), "allow", service)
     async with ticket_for(request, service.limits):
         query = await _query(service, searcher, asked, upload)
         hits = await _found(service, searcher, query, asked)
         if asked.rerank:
-            hits = await service.speaker.rerank(query, hits, asked.rerank)
+            hits = await service.speaker.rerank(query, hits, asked.rerank, asked.rerank_weight)
         kept = [hit for hit in hits[: asked.k] if asked.min_score is None or hit.score >= asked.min_score]
         words: list[Reading] = []
         if asked.explain:

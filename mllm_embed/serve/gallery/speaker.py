@@ -46,14 +46,14 @@ class Speaker:
         explainer = await self._ready(Explainer)
         return await self._batcher.alone(lambda: explainer.read(items))
 
-    async def rerank(self, query: Query, hits: Sequence[Hit], depth: int) -> list[Hit]:
-        """Return the hits with the first `depth` as `reranked` orders them. Raises Refusal for a model that cannot,
-        and for what a re-ranker's prompt has no place for."""
+    async def rerank(self, query: Query, hits: Sequence[Hit], depth: int, weight: float) -> list[Hit]:
+        """Return the hits with the first `depth` as `reranked` orders them by `weight`. Raises Refusal for a model that
+        cannot, and for what a re-ranker's prompt has no place for."""
         if not self.reranks:
             raise Refusal(422, _APART if self.explains else _HEADLESS, field="rerank")
         judge = self._reranker or ZeroShotJudge(await self._ready(Generator))
         try:
-            return await self._batcher.alone(lambda: reranked(judge, query, hits, depth))
+            return await self._batcher.alone(lambda: reranked(judge, query, hits, depth, weight))
         except ImageError as error:
             message = "a picture of an answer cannot be read any more: ask for fewer, or leave it out"
             raise Refusal(422, message, field="rerank") from error

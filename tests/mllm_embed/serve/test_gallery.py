@@ -188,6 +188,9 @@ def test_the_model_itself_puts_answers_in_order(
         answer = httpx.post(f"{url}/v1/search", json={**asked, "rerank": 3}, timeout=60)
         assert _ids(answer) == [hits[at].id for at in (2, 1, 0, 3, 4)]
         assert [hit.get("rerank_score") for hit in answer.json()["hits"]] == [2.0, 1.0, 0.0, None, None]
+        weighed = {**asked, "rerank": 3, "rerank_weight": 1e6}  # so that the cosine alone counts
+        answer = httpx.post(f"{url}/v1/search", json=weighed, timeout=60)
+        assert [hit.get("rerank_score") for hit in answer.json()["hits"]] == [0.0, 1.0, 2.0, None, None]
     # a model that has no word for yes says so
     assert client.post("/v1/search", json={**asked, "rerank": 3}).status_code == 422
 

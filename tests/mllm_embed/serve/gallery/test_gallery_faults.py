@@ -139,6 +139,7 @@ def test_a_gallery_that_another_process_writes_to_is_to_be_asked_again(run: _Run
         ({"image": "red", "edit_strength": 2, "instruction": "shoe " * 4000}, "image and instruction"),
         ({"avoid": "a hat"}, "instruction"),
         ({"instruction": "a shoe", "rerank": 2}, "rerank"),
+        ({"instruction": "a shoe", "rerank_weight": 2}, "rerank_weight"),
     ],
 )
 def test_the_field_at_fault_is_named(
