@@ -44,13 +44,7 @@ async def search(request: Request) -> dict[str, Any]:
     service: Service = request.app.state.service
     searcher = gallery_of(service)
     asked, upload = await search_request(request)
-    if asked.k > service.limits.answers:
-        raise Refusal(422, f"k is {asked.k}, over the limit of {service.limits.answers} answers", field="k")
-    if asked.rerank_weight and not asked.rerank:
-        told = "rerank_weight needs rerank: how many answers are to be put in order"
-        raise Refusal(422, told, field="rerank_weight")
-    check_ids(asked.exclude, "exclude", service)
-    check_ids(asked.allow or (), "allow", service)
+    _check(asked, service)
     async with ticket_for(request, service.limits):
         query = await _query(service, searcher, asked, upload)
         hits = await _found(service, searcher, query, asked)
@@ -83,6 +77,17 @@ def gallery_of(service: Service) -> Searcher:
 def picture_address(hit: str, image: ImageLike | None) -> str | None:
     """Return where the picture of an id is shown, None where there is none."""
     return None if image is None else f"/v1/gallery/pictures/{quote(hit, safe='')}"
+
+
+def _check(asked: SearchRequest, service: Service) -> None:
+    """Raise Refusal for what cannot be asked of this gallery."""
+    if asked.k > service.limits.answers:
+        raise Refusal(422, f"k is {asked.k}, over the limit of {service.limits.answers} answers", field="k")
+    if asked.rerank_weight and not asked.rerank:
+        told = "rerank_weight needs rerank: how many answers are to be put in order"
+        raise Refusal(422, told, field="rerank_weight")
+    check_ids(asked.exclude, "exclude", service)
+    check_ids(asked.allow or (), "allow", service)
 
 
 async def _query(service: Service, searcher: Searcher, asked: SearchRequest, upload: bytes | None) -> Query:
