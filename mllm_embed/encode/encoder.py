@@ -5,13 +5,16 @@ Search needs vectors alone (`Encoder`); evaluation exchanges the prompts too (`P
 
 from __future__ import annotations
 
-from collections.abc import Sequence
-from typing import Any, Protocol
+from collections.abc import Callable, Sequence
+from typing import TYPE_CHECKING, Any, Protocol
 
 import numpy as np
 
 from ..errors import ConfigError
 from ..inputs.prompts import PromptSet
+
+if TYPE_CHECKING:
+    from ..vectors.multi import MultiVectors
 
 
 class Encoder(Protocol):
@@ -41,6 +44,14 @@ class PromptedEncoder(Encoder, Protocol):
 def is_multi(encoder: object) -> bool:
     """Return whether an encoder makes several vectors of an input, so that `encode_multi` encodes (mixins/multi.py)."""
     return getattr(encoder, "multi", False)
+
+
+def several_of(encoder: object, inputs: Sequence[Any], **options: Any) -> MultiVectors:
+    """Return what `encode_multi` of an encoder does. Raises ConfigError for one that has not got it."""
+    encode: Callable[..., MultiVectors] | None = getattr(encoder, "encode_multi", None)
+    if encode is None:
+        raise ConfigError("an encoder of several vectors an input needs `encode_multi`, as MLLMEmbedder has it")
+    return encode(inputs, **options)
 
 
 def check_single(encoder: object, use: str) -> None:

@@ -14,8 +14,7 @@ from ..data.filters import Filter, as_filter
 from ..data.kept import check_names
 from ..data.picture_source import PictureSource, picture_folder
 from ..data.sources import picture_at
-from ..encode.encoder import Encoder, check_single, check_unit_length
-from ..encode.mixins.multi import several_of
+from ..encode.encoder import Encoder, check_single, check_unit_length, several_of
 from ..errors import DataError, ImageError, UnknownIdError
 from ..inputs.images import content_key
 from ..saving.provenance import SPACE_FIELDS, check_same

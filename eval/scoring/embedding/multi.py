@@ -8,8 +8,7 @@ from dataclasses import replace
 
 import numpy as np
 
-from mllm_embed.encode.encoder import PromptedEncoder, check_unit_length
-from mllm_embed.encode.mixins.multi import several_of
+from mllm_embed.encode.encoder import PromptedEncoder, check_unit_length, several_of
 from mllm_embed.errors import ConfigError
 from mllm_embed.types import Item
 from mllm_embed.vectors.maxsim import Allowed, maxsim, ranks_by_scores, top_by_scores

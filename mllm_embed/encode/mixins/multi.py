@@ -85,13 +85,6 @@ class EncodesMulti:
         return MultiVectors.of(list(map(pooled_tokens, found, factors)), values.shape[1])
 
 
-def several_of(encoder: object, inputs: Sequence[Any], **options: Any) -> MultiVectors:
-    """Return what `encode_multi` of an encoder does. Raises ConfigError for one that has not got it."""
-    if not isinstance(encoder, EncodesMulti):
-        raise ConfigError("an encoder of several vectors an input needs `encode_multi`, as MLLMEmbedder has it")
-    return encoder.encode_multi(inputs, **options)
-
-
 def _check_avoids_nothing(items: Sequence[Item]) -> None:
     avoiding = next((place for place, item in enumerate(items) if item.avoid is not None), None)
     if avoiding is not None:

@@ -54,5 +54,5 @@ def test_what_cannot_be_indexed_or_asked() -> None:
     index = EncodedSets(sets(3, 3), FORM)
     with pytest.raises(ConfigError, match="at least 1, not 0 and 10"):
         index.search(sets(1, 4), 0)
-    with pytest.raises(DataError, match="encoding is of vectors of 16 numbers, not of 4"):
+    with pytest.raises(DataError, match="queries have 4 dimensions and the gallery 16"):
         index.search(MultiVectors.of([np.ones((1, 4), np.float32)], 4), 1)
