@@ -39,7 +39,7 @@ from mllm_embed.eval.studies.compare_methods import EmbeddedSuite, MethodRun
 from mllm_embed.eval.studies.tuning import best_settings
 from mllm_embed.files import atomic_file, read_json, write_file, write_json
 from mllm_embed.training.recipe.config import Recipe
-from mllm_embed.training.recipe.recipe_files import load_any
+from mllm_embed.training.recipe.recipe_files import as_text, load_any
 from mllm_embed.training.reranking.stages import run_rerank
 from mllm_embed.training.run.stages import run_recipe
 from toy.intervals import gain, interval
@@ -148,7 +148,8 @@ class Seed:
         }
 
     def _train(self, name: str) -> Path:
-        """Train a run after those that it needs, where it is not there yet; return the folder of its adapter."""
+        """Train a run after those that it needs, or what is left of it; return the folder of its adapter. Raises
+        ConfigError where its folder holds a run of another recipe."""
         run = RUNS[name]
         for other in run.after:
             self._train(other)
@@ -156,9 +157,6 @@ class Seed:
             self._mine()
         overrides = [f"output={self._output / name}", f"seed={self._seed}", *map(self._filled, run.overrides)]
         recipe = load_any(run.recipe, overrides)
-        folder = Path(recipe.output) / list(recipe.stages)[-1]
-        if (folder / "adapter_config.json").is_file():
-            return folder
         print(f"seed {self._seed}: training {name}", file=sys.stderr, flush=True)
         return run_recipe(recipe) if isinstance(recipe, Recipe) else run_rerank(recipe)
 
@@ -306,12 +304,13 @@ def main() -> int:
 
 
 def _check_same(output: Path) -> None:
-    """Raise ConfigError where a folder holds rows of other scenes."""
+    """Raise ConfigError where a folder holds rows of other scenes or recipes."""
     folders = (DATA / "train", *(DATA / test for test in TESTS), LISTS / "train", VALIDATION / "seen")
     made_of = {str(folder): DataFolder.open(folder).fingerprint() for folder in folders}
+    made_of |= {name: as_text(load_any(run.recipe, run.overrides)) for name, run in RUNS.items()}
     kept = output / "made_of.json"
     if kept.is_file() and read_json(kept, f"remove {output}") != made_of:
-        raise ConfigError(f"{output} holds rows of other scenes; remove it, or give another --output")
+        raise ConfigError(f"{output} holds rows of other scenes or recipes; remove it, or give another --output")
     write_json(kept, made_of)
 
 

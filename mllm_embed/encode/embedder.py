@@ -154,8 +154,11 @@ class MLLMEmbedder(QueryDocument, ThinksFirst, EncodesMulti, EncodesWords):
 
     def with_prompts(self, prompts: PromptSet | str | os.PathLike[str]) -> MLLMEmbedder:
         """Return the same model asked through other prompts, as of `from_pretrained`; nothing is copied."""
-        settings = replace(self.settings, prompts=prompt_set(prompts))
-        other = MLLMEmbedder(self.model, self.processor, settings, self.dim, self.preset)
+        return self.with_settings(replace(self.settings, prompts=prompt_set(prompts)))
+
+    def with_settings(self, settings: Settings, processor: Any = None) -> MLLMEmbedder:
+        """Return the same model by other settings, and perhaps through another processor; nothing is copied."""
+        other = MLLMEmbedder(self.model, processor or self.processor, settings, self.dim, self.preset)
         other.thought_cache = self.thought_cache
         return other
 

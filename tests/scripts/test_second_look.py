@@ -74,4 +74,4 @@ def test_rows_that_are_there_make_the_table_and_the_picture(
         folders / "lists/train", random.Random(4), PAINTER.nouns, set(), (2, 2, 2), make_scenes.Pictures()
     )
     assert second_look.main() != 0
-    assert "holds rows of other scenes; remove it, or give another --output" in capsys.readouterr().err
+    assert "holds rows of other scenes or recipes; remove it, or give another --output" in capsys.readouterr().err

@@ -49,7 +49,7 @@ class BatchEncoder(nn.Module):
         aligned: bool = False,
         bf16: bool = False,
         local: float = 0.0,
-        thoughts: float = 1.0,
+        thoughts: float = 0.0,
         words: int = 0,
     ):
         """Set what encodes.
@@ -60,7 +60,7 @@ class BatchEncoder(nn.Module):
             aligned: all processes run the same kinds of chunks, as ZeRO needs it.
             bf16: compute under bfloat16 autocast.
             local: weight of the local alignment of what the model's token learner makes.
-            thoughts: weight of the loss of thoughts, where a batch teaches some.
+            thoughts: weight of the loss of thoughts; 0 where none are taught.
             words: tokens of an input that give its lexical vector; 0 for no such vectors.
         """
         super().__init__()

@@ -66,4 +66,4 @@ def with_pixels(recipe: RunKeys, embedder: MLLMEmbedder) -> MLLMEmbedder:
     processor, settings = read_as(recipe, embedder.model.base.config, embedder.processor, embedder.settings)
     if processor is embedder.processor and settings is embedder.settings:
         return embedder
-    return MLLMEmbedder(embedder.model, processor, settings, embedder.dim, embedder.preset)
+    return embedder.with_settings(settings, processor)

@@ -156,7 +156,7 @@ class StageRun(BaseRun):
         learner, thoughts = self.recipe.token_learner, self.recipe.thoughts
         return BatchEncoder(
             self.embedder.model, temperature, aligned, self.bf16 and aligned, local=learner.local if learner else 0.0,
-            thoughts=thoughts.weight if thoughts else 1.0, words=self._asked_tokens,
+            thoughts=thoughts.weight if thoughts else 0.0, words=self._asked_tokens,
         )  # fmt: skip
 
     @property

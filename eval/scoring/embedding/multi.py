@@ -8,7 +8,7 @@ from dataclasses import replace
 
 import numpy as np
 
-from mllm_embed.encode.encoder import PromptedEncoder, check_unit_length, several_of
+from mllm_embed.encode.encoder import PromptedEncoder, several_of
 from mllm_embed.errors import ConfigError
 from mllm_embed.types import Item
 from mllm_embed.vectors.maxsim import Allowed, maxsim, ranks_by_scores, top_by_scores
@@ -42,7 +42,6 @@ def evaluate_multi(
 
     Raises ConfigError for sessions, whose rules go on from a mixture of single vectors.
     """
-    check_unit_length(embedder, "an evaluation")
     if suite.turns:
         raise ConfigError(
             f"{suite.title} has sessions, whose rules mix single vectors, and this model makes one a token (pooling "

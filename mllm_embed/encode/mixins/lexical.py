@@ -31,11 +31,10 @@ class EncodesWords:
 
     model: EmbeddingModel
     settings: Settings
-    processor: Any
     dim: int | None
-    preset: Any
     plan: Any
     execute: Any
+    with_settings: Any
 
     def _prepare_words(self) -> None:
         """Give a model that has lexical vectors its head back.
@@ -60,15 +59,13 @@ class EncodesWords:
         Where nothing was trained for it, they are a reading of the base's own head. Dense vectors stay what they are,
         and nothing is copied. Raises ConfigError for a model that cannot have any, ModelError for one without a head.
         """
-        own: Any = self
         if words is None:
+            own: Any = self
             return own
         added = self.model.lexical_head
         usual = Lexical() if added is None else Lexical(rank=added.spec.rank)
         wanted = None if words == 0 else (self.settings.lexical or usual).keeping(words)
-        settings = replace(self.settings, lexical=wanted)
-        other: MLLMEmbedder = type(own)(self.model, self.processor, settings, self.dim, self.preset)
-        other.thought_cache = own.thought_cache
+        other: MLLMEmbedder = self.with_settings(replace(self.settings, lexical=wanted))
         return other
 
     def encode_lexical(self, inputs: Sequence[Any], **options: Any) -> csr_array:

@@ -65,6 +65,7 @@ def test_both_stages_learn_and_leave_adapters(recipe: Path, tiny_llava: Path, da
     losses = [row["loss"] for row in log if row["stage"] == "captions" and "loss" in row]
     assert losses[-1] < 0.7 * losses[0]
     assert {"loss/composed-target_image", "accuracy/composed-target_text"} <= {key for row in log for key in row}
+    assert not any("thoughts" in key for row in log for key in row)  # which nothing here has
     assert list(run.rglob("events.out.tfevents*"))
     first, second = (
         MLLMEmbedder.from_pretrained(tiny_llava, adapter=run / stage, dtype="float32").encode([data / "images/0.png"])

@@ -61,12 +61,8 @@ def with_lexical_setting(recipe: Recipe, settings: Settings) -> Settings:
 def with_lexical(recipe: Recipe, embedder: MLLMEmbedder) -> MLLMEmbedder:
     """Return an embedder with a recipe's lexical vectors, itself where it has none; what is trained of them is put in
     by `add_lexical_head`. Raises as `with_lexical_setting`, and as `MLLMEmbedder.with_lexical`."""
-    from mllm_embed import MLLMEmbedder
-
     settings = with_lexical_setting(recipe, embedder.settings)
-    if settings is embedder.settings:
-        return embedder
-    return MLLMEmbedder(embedder.model, embedder.processor, settings, embedder.dim, embedder.preset)
+    return embedder if settings == embedder.settings else embedder.with_settings(settings)
 
 
 def add_lexical_head(settings: Settings, model: EmbeddingModel) -> None:

@@ -86,12 +86,8 @@ def _guided_by_own(recipe: Recipe, stage: Stage) -> bool:
 def with_multi(recipe: Recipe, embedder: MLLMEmbedder) -> MLLMEmbedder:
     """Return an embedder whose vectors are of the tokens that a recipe says, itself where these are its own already.
     Raises as `with_multi_tokens`."""
-    from mllm_embed import MLLMEmbedder
-
     settings = with_multi_tokens(recipe, embedder.settings)
-    if settings == embedder.settings:
-        return embedder
-    return MLLMEmbedder(embedder.model, embedder.processor, settings, embedder.dim, embedder.preset)
+    return embedder if settings == embedder.settings else embedder.with_settings(settings)
 
 
 def add_projection(recipe: Recipe, model: EmbeddingModel) -> None:

@@ -78,9 +78,5 @@ def add_token_learner(tokens: int | None, model: EmbeddingModel) -> None:
 def with_learner(recipe: Recipe, embedder: MLLMEmbedder) -> MLLMEmbedder:
     """Return an embedder whose pictures have the places of a recipe's learned tokens, itself where it has none; the
     learner is put in by `add_token_learner`. Raises ConfigError as `with_learned_tokens`."""
-    from mllm_embed import MLLMEmbedder
-
     settings = with_learned_tokens(recipe, embedder.settings)
-    if settings is embedder.settings:
-        return embedder
-    return MLLMEmbedder(embedder.model, embedder.processor, settings, embedder.dim, embedder.preset)
+    return embedder if settings == embedder.settings else embedder.with_settings(settings)
