@@ -83,7 +83,7 @@ def test_a_thought_and_its_loss_are_those_of_the_whole_text_token_by_token(
 
 def test_gradients_through_chunks_are_those_of_one_forward(thinker: MLLMEmbedder, data: Path) -> None:
     add_lora(thinker.model, LoraSpec(rank=4, dropout=0.0), thinker.family)
-    encoder, teaching = BatchEncoder(thinker.model).train(), TaughtThoughts(thinker.thinking.writer)
+    encoder, teaching = BatchEncoder(thinker.model, thoughts=1.0).train(), TaughtThoughts(thinker.thinking.writer)
     rows = read_rows(DataFolder.open(data), data, "triplets", ["composed", "target_text"])
     rows[0].roles["composed"] = replace(rows[0].roles["composed"], avoid="a dog")  # which is embedded apart
     found = list(map(reader(thinker, teaching), rows))
