@@ -133,13 +133,18 @@ class Seed:
 
     def measured(self, name: str) -> dict[str, Measured] | None:
         """Return a row on every test, by now or from before; None where the method cannot be asked."""
-        kept = self._output / "results" / f"{name}.json"
+        row, kept = ROWS[name], self._output / "results" / f"{name}.json"
         if not kept.is_file():
-            row = ROWS[name]
             for run in row.needs:
                 self._train(run)
-            write_json(kept, self._measure(row))
-        found = read_json(kept, "remove it")
+            write_json(kept, {"recipes": recipes_of(row.needs), "found": self._measure(row)})
+        whole = read_json(kept, "remove it")
+        if whole["recipes"] != recipes_of(row.needs):
+            raise ConfigError(
+                f"{kept} is of other recipes than those of {', '.join(row.needs)} now; remove it, and the folders of "
+                "these runs beside it, or give another --output"
+            )
+        found = whole["found"]
         if "refused" in found:
             return None
         return {
@@ -202,6 +207,12 @@ class Seed:
             method = methods()[row.method].with_settings({"depth": TUNED_AT})
             write_json(kept, best_settings(embedded(open_suite("folder", VALIDATION / "seen")), method))
         return {**read_json(kept, "remove it"), "depth": row.depth}
+
+
+def recipes_of(runs: Sequence[str]) -> dict[str, str]:
+    """Return the recipes of runs and of those that they come after, with the overrides of all seeds, as text."""
+    found = {name: as_text(load_any(RUNS[name].recipe, RUNS[name].overrides)) for name in runs}
+    return found | {name: text for run in runs for name, text in recipes_of(RUNS[run].after).items()}
 
 
 def _run(embedded: EmbeddedSuite, row: Row, settings: Mapping[str, float]) -> MethodRun:
@@ -304,13 +315,12 @@ def main() -> int:
 
 
 def _check_same(output: Path) -> None:
-    """Raise ConfigError where a folder holds rows of other scenes or recipes."""
+    """Raise ConfigError where a folder holds rows of other scenes."""
     folders = (DATA / "train", *(DATA / test for test in TESTS), LISTS / "train", VALIDATION / "seen")
     made_of = {str(folder): DataFolder.open(folder).fingerprint() for folder in folders}
-    made_of |= {name: as_text(load_any(run.recipe, run.overrides)) for name, run in RUNS.items()}
     kept = output / "made_of.json"
     if kept.is_file() and read_json(kept, f"remove {output}") != made_of:
-        raise ConfigError(f"{output} holds rows of other scenes or recipes; remove it, or give another --output")
+        raise ConfigError(f"{output} holds rows of other scenes; remove it, or give another --output")
     write_json(kept, made_of)
 
 

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import random
+from dataclasses import replace
 from pathlib import Path
 
 import numpy as np
@@ -54,12 +55,16 @@ def test_rows_that_are_there_make_the_table_and_the_picture(
 ) -> None:
     def kept(row: str, hits: list[int]) -> None:
         of_test = {"R@1": hits * 8, "R@10": [1] * 32, "ms": 2.0 if row == "embedder" else 40.0}
-        write_json(output / "seed_0/results" / f"{row}.json", {"seen": of_test, "unseen": of_test})
+        write(row, {"seen": of_test, "unseen": of_test})
+
+    def write(row: str, found: dict[str, object]) -> None:
+        recipes = second_look.recipes_of(second_look.ROWS[row].needs)
+        write_json(output / "seed_0/results" / f"{row}.json", {"recipes": recipes, "found": found})
 
     output = folders / "output"
     kept("embedder", [1, 0, 1, 0])
     kept("re-ranker, depth 10", [1, 1, 1, 0])
-    write_json(output / "seed_0/results/yes or no, depth 10.json", {"refused": "it knows no yes"})
+    write("yes or no, depth 10", {"refused": "it knows no yes"})
     command = ["second_look", "--seeds", "0", "--output", str(output), "--only"]
     monkeypatch.setattr("sys.argv", [*command, "re-ranker, depth 10", "yes or no, depth 10"])
     assert second_look.main() == 0
@@ -70,8 +75,15 @@ def test_rows_that_are_there_make_the_table_and_the_picture(
     assert row.count("| 50% |") == 2 and row.endswith("| 40.0 |")
     assert (output / "table.md").read_text() in said.out
     assert (output / "second_look.png").read_bytes().startswith(b"\x89PNG")
+    trained = second_look.RUNS["reranker"]
+    with monkeypatch.context() as other:
+        other.setitem(second_look.RUNS, "reranker", replace(trained, overrides=(*trained.overrides, "seed=9")))
+        assert second_look.main() != 0
+    assert (
+        "re-ranker, depth 10.json is of other recipes than those of embedder, reranker now" in capsys.readouterr().err
+    )
     make_scenes.write_training(
         folders / "lists/train", random.Random(4), PAINTER.nouns, set(), (2, 2, 2), make_scenes.Pictures()
     )
     assert second_look.main() != 0
-    assert "holds rows of other scenes or recipes; remove it, or give another --output" in capsys.readouterr().err
+    assert "holds rows of other scenes; remove it, or give another --output" in capsys.readouterr().err
