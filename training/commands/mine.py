@@ -78,6 +78,8 @@ def register(commands: Any) -> None:
     )
     add("--document-task", metavar="TASK", help="and of that of the candidates")
     add("--count", type=int, default=5, metavar="K", help="negatives a row, at most (default 5)")
+    add("--siblings", type=int, default=0, metavar="N", help="of these, so many are the answers to other instructions "
+        "on the row's picture, the nearest first, where it has as many (default 0)")  # fmt: skip
     add("--skip", type=int, default=0, metavar="P", help="pass over the nearest P candidates (default 0)")
     add("--ceiling", type=float, default=0.95, metavar="C",
         help="leave out what is nearer than C times the positive (default 0.95)")  # fmt: skip
@@ -111,7 +113,8 @@ def _run(arguments: argparse.Namespace) -> int:
 
     # Everything that can be wrong without a model is looked at before it is loaded.
     output, sheet = arguments.output, _sheet_path(arguments)
-    rules = Rules(arguments.count, arguments.skip, arguments.ceiling, arguments.at_most, arguments.depth)
+    rules = Rules(arguments.count, arguments.skip, arguments.ceiling, arguments.at_most, arguments.depth,
+                  arguments.siblings)  # fmt: skip
     clustering, guide = _clustering(arguments), _guide(arguments)
     kept = arguments.vectors or Path(f"{output}.vectors")
     check_folder(kept)

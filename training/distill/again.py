@@ -142,7 +142,7 @@ class MiningAgain:
             )
         work = self.home / f"mining-{step}"
         vectors = self._vectors(own, work, rank, count)
-        rules = Rules(keys.count, keys.skip, keys.ceiling, keys.at_most, keys.depth)
+        rules = Rules(keys.count, keys.skip, keys.ceiling, keys.at_most, keys.depth, keys.siblings)
         found = mine(own, vectors, rules, progress=_shown(rank))
         write_mined(work / f"{rank}-of-{count}.jsonl", {"step": step}, self._data, own, found)
         _wait()

@@ -18,7 +18,15 @@ from .chance import Chance, chance_of
 from .clusters import Clustering, Graph, partition
 from .guided import MiningGuide
 from .mined_file import write_mined_file, written_item
-from .negatives import Negatives, Rules, choose, positive_similarity, search_blocks, without_duplicates
+from .negatives import (
+    Negatives,
+    Rules,
+    choose,
+    joined_by_similarity,
+    positive_similarity,
+    search_blocks,
+    without_duplicates,
+)  # fmt: skip
 from .questions import Questions
 from .rows import RowsToMine
 from .vector_cache import VectorCache
@@ -94,23 +102,38 @@ def mine(
     own = positive_similarity(queries, gallery, questions)
     graph = Graph(questions.query, questions.positive, clustering.skip) if clustering else None
     parts, guided = [], []
-    for part, scores, places in search_blocks(queries, gallery, questions.right, rules.depth, progress):
-        places[np.isin(places, gone) | np.isin(np.arange(part.start, part.stop), list(silent))[:, None]] = -1
+
+    def readable(part: slice, places: np.ndarray) -> np.ndarray:
+        lost = np.isin(places, gone) | np.isin(np.arange(part.start, part.stop), list(silent))[:, None]
+        return np.where(lost, -1, places)
+
+    def chosen(part: slice, scores: np.ndarray, places: np.ndarray, by: Rules) -> Negatives:
+        clean = without_duplicates(queries[part], gallery, scores, places, questions.right(part))
+        return choose(scores, clean, own[part], by)
+
+    for part, scores, found in search_blocks(queries, gallery, questions.right, rules.depth, progress):
+        places = readable(part, found)
         if guide:
             left = guide.left(part, places)
             guided.append((left != places).sum(axis=1))
             places = left
-        clean = without_duplicates(queries[part], gallery, scores, places, questions.right(part))
-        parts.append(choose(scores, clean, own[part], rules))
+        mined = chosen(part, scores, places, rules)
+        if rules.siblings:
+            near, siblings = questions.siblings.nearest(part, queries, gallery, questions.right(part))
+            siblings = readable(part, siblings)
+            siblings = guide.left(part, siblings) if guide else siblings
+            first = chosen(part, near, siblings, replace(rules, count=rules.siblings, skip=0))
+            mined = joined_by_similarity(first, mined, rules.count)
+        parts.append(mined)
         if graph:
             graph.add(part.start, places, questions.answers)
-    mined = MiningResult(Negatives.joined(parts), rules, guided=np.concatenate(guided) if guide else None)
+    result = MiningResult(Negatives.joined(parts), rules, guided=np.concatenate(guided) if guide else None)
     if not (graph and clustering):
-        return mined
+        return result
     edges = graph.mutual()
     clusters = partition(*edges, len(questions.query), clustering.size)
     chance = chance_of(*edges, clusters, clustering.size)
-    return replace(mined, clusters=clusters, clustering=clustering, chance=chance)
+    return replace(result, clusters=clusters, clustering=clustering, chance=chance)
 
 
 def write_mined(

@@ -32,6 +32,8 @@ class Rules:
             (NV-Retriever's rule). Where that similarity is negative, the limit lies as far below it.
         at_most: a candidate above this similarity is one too; None sets no such limit.
         depth: how many candidates are looked at.
+        siblings: so many of `count` are answers to other questions on the same picture, where there are as many,
+            however far they lie.
     """
 
     count: int = 5
@@ -39,6 +41,7 @@ class Rules:
     ceiling: float = 0.95
     at_most: float | None = None
     depth: int = 200
+    siblings: int = 0
 
     def check(self, gallery: int) -> None:
         """Raise ConfigError for a rule that makes no sense, or asks for more than the gallery has."""
@@ -50,6 +53,8 @@ class Rules:
             raise ConfigError(f"--ceiling is a share of the positive's similarity, above 0 and up to 1: {self.ceiling}")
         if self.at_most is not None and not -1 < self.at_most <= 1:
             raise ConfigError(f"--at-most is a cosine, above -1 and up to 1, not {self.at_most}")
+        if not 0 <= self.siblings <= self.count:
+            raise ConfigError(f"--siblings is a part of --count, 0 to {self.count}, not {self.siblings}")
         if self.count + self.skip > self.depth:
             raise ConfigError(
                 f"--depth {self.depth} must be at least --skip and --count together, {self.skip + self.count}"
@@ -141,6 +146,22 @@ def choose(scores: np.ndarray, places: np.ndarray, positive: np.ndarray, rules: 
         np.pad(similarity, ((0, 0), (0, short)), constant_values=-np.inf),
         above.sum(axis=1),
         positive,
+    )
+
+
+def joined_by_similarity(first: Negatives, then: Negatives, count: int) -> Negatives:
+    """Return the negatives of `first`, filled up to `count` a query from the best of `then`, the hardest first.
+
+    What both have is taken once; `above` and `positive` are those of `then`.
+    """
+    again = (then.places[:, :, None] == first.places[:, None]).any(axis=2)
+    places = np.concatenate([first.places, np.where(again, -1, then.places)], axis=1)
+    similarity = np.concatenate([first.similarity, np.where(again, -np.inf, then.similarity)], axis=1)
+    kept = np.argsort(places < 0, axis=1, kind="stable")[:, :count]
+    places, similarity = np.take_along_axis(places, kept, 1), np.take_along_axis(similarity, kept, 1)
+    order = np.argsort(-similarity, axis=1, kind="stable")
+    return Negatives(
+        np.take_along_axis(places, order, 1), np.take_along_axis(similarity, order, 1), then.above, then.positive
     )
 
 

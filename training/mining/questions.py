@@ -20,6 +20,7 @@ from mllm_embed.types import Item, item_key
 from ..data import TrainingRow
 from ..data.numbers import number_of
 from .pictures import PictureContents
+from .siblings import Siblings
 
 SHOWN_ROWS = 5  # of those that cannot be made
 
@@ -85,6 +86,7 @@ class Questions:
         answers: how many gallery items are positives.
         right_starts, right_places: [Q + 1] and [P] int64: what is right for query q is
             `right_places[right_starts[q] : right_starts[q + 1]]`, increasing.
+        siblings: which places answer another question on the same picture.
         digest: sha256 over what is asked and found, in order: by it vectors are known as theirs.
         unmade: the rows left out.
     """
@@ -97,6 +99,7 @@ class Questions:
     answers: int
     right_starts: np.ndarray
     right_places: np.ndarray
+    siblings: Siblings
     digest: str
     unmade: Unmade = field(default_factory=Unmade)
 
@@ -127,6 +130,7 @@ class Questions:
             answers=int((kept < self.answers).sum()),
             right_starts=np.searchsorted(owners[there], np.arange(len(self.queries) + 1)),
             right_places=place[self.right_places[there]],
+            siblings=self.siblings.renumbered(place),
             digest=hashlib.sha256(f"{self.digest} {count} {seed}".encode()).hexdigest(),
         )
 
@@ -144,6 +148,7 @@ class Questions:
             positive=self.positive[rows],
             right_starts=np.searchsorted(owners[there], np.arange(len(chosen) + 1)),
             right_places=self.right_places[there],
+            siblings=self.siblings.only(chosen),
             digest=hashlib.sha256(self.digest.encode() + chosen.tobytes()).hexdigest(),
         )
 
@@ -178,6 +183,7 @@ class Scan:
         # of each role, for every row that was made: with the task, and by content alone; 0 where the row has none
         self.asked = [array("q") for _ in roles]
         self.content = [array("q") for _ in roles]
+        self.shown = array("q")  # of every row that was made, what its query's pictures hold; 0 where it has none
         self.further = array("q"), array("q")  # the row's place among those made, a further right answer by content
         self.worded = array("q"), array("q")  # the same, and its question in other words, with the task
         self._read(hidden)
@@ -202,6 +208,7 @@ class Scan:
                 raise DataError(f"row '{row.id}' has no {role}; rows like it offer {', '.join(row.roles)}")
             self.content[place].append(0 if item is None else self._content(item))
             self.asked[place].append(0 if item is None else self._asked(item))
+        self.shown.append(self._shown(row.roles[self.roles[0]]))
         for values, items, counted in (
             (self.further, row.also_right, self._content),
             (self.worded, row.also_asked, self._asked),
@@ -215,6 +222,10 @@ class Scan:
         pictures = tuple(map(self.contents.number, item.images))
         return number_of(repr(item_key(item, pictures, asked=item.role))) or 1  # 0 is none
 
+    def _shown(self, item: Item) -> int:
+        pictures = tuple(map(self.contents.number, item.images))
+        return number_of(repr(pictures)) or 1 if pictures else 0
+
     def _asked(self, item: Item) -> int:
         content = self._content(item)
         return content if item.task is None else number_of(f"{content} {item.task}")
@@ -225,7 +236,7 @@ class Scan:
         The other rows' positives are candidates all the same, and right where they ask the same. What is right for a
         query: the positives and further right answers of all rows that ask it, in whatever words, and itself.
         """
-        numbers = np.array(self.numbers, np.int64)
+        numbers, shown = np.array(self.numbers, np.int64), np.array(self.shown, np.int64)
         asked, content = (np.array(part, np.int64).reshape(len(self.roles), -1) for part in (self.asked, self.content))
         asks = np.arange(len(numbers)) if asking is None else np.flatnonzero(np.isin(numbers, asking))
         first, query = _distinct(asked[0, asks])
@@ -250,6 +261,7 @@ class Scan:
             answers=int(positive.max()) + 1,
             right_starts=np.searchsorted(right[0], np.arange(len(first) + 1)),
             right_places=right[1],
+            siblings=Siblings.of(shown, positive, shown[asks[first]]),
             digest=digest,
             unmade=Unmade(self.unmade, tuple(self.reasons)),
         )

@@ -19,6 +19,8 @@ from mllm_embed.training.data import TrainingRow
 from mllm_embed.training.data.folder import read_rows
 from mllm_embed.training.data.open import open_rows
 from mllm_embed.training.data.source import DataSource
+from mllm_embed.training.mining.mine import QuestionVectors
+from mllm_embed.training.mining.mine import mine as mine_rows
 from mllm_embed.training.mining.mined_rows import MinedRows
 from mllm_embed.training.mining.negatives import (
     Rules,
@@ -47,6 +49,43 @@ def rows_of(pairs: list[tuple[str, str]]) -> list[TrainingRow]:
 
 def right_of(questions: Questions) -> list[set[int]]:
     return [set(places.tolist()) for places in questions.right(slice(0, len(questions.queries)))]
+
+
+def test_siblings_are_the_nearest_answers_to_other_instructions_on_the_picture() -> None:
+    rng = np.random.default_rng(5)
+    pictures = [Image.new("RGB", (2, 2), (shade, 0, 0)) for shade in (0, 0, 9, 18, 27)]  # two are one
+    made = [(int(rng.integers(5)), int(rng.integers(9)), f"a{rng.integers(30)}") for _ in range(60)]
+    rows = [
+        TrainingRow(f"r{n}", str(n), {"composed": Query(image=pictures[shown], instruction=f"do {what}"),
+                                      "target_text": Document(text=found)})
+        for n, (shown, what, found) in enumerate(made)
+    ]  # fmt: skip
+    rows.append(
+        TrainingRow("words", "", {"composed": Query(text="a", instruction="do 1"), "target_text": Document(text="b")})
+    )
+    whole = Questions.of(rows, "composed", "target_text")
+    few = whole.only(np.arange(0, len(whole.queries), 3))
+    for questions in (whole, few, few.with_candidates(len(whole.gallery) // 2, 1)):
+        queries, gallery = unit((len(questions.queries), 8), 3), unit((len(questions.gallery), 8), 2)
+        vectors = QuestionVectors(queries, gallery, {}, {4: "torn"})
+        own, right = positive_similarity(queries, gallery, questions), questions.right(slice(0, len(queries)))
+        words = [item.words for item in questions.gallery]
+        for rules in (Rules(6, ceiling=1, siblings=4), Rules(6, skip=2, siblings=2), Rules(3, ceiling=1, siblings=3)):
+            found = mine_rows(questions, vectors, rules, progress=False).negatives
+            for q, item in enumerate(questions.queries):
+                limit = own[q] - (1 - rules.ceiling) * abs(own[q])
+                scores = gallery @ queries[q]
+                order = [n for n in np.argsort(-scores).tolist() if n != 4 and n not in right[q]]
+                shown = [p.getpixel((0, 0)) for p in item.images]
+                others = {f for s, _, f in made if [pictures[s].getpixel((0, 0))] == shown}
+                close = [n for n in order if words[n] in others and scores[n] <= limit][: rules.siblings]
+                rest = [n for n in order[rules.skip :] if scores[n] <= limit][: rules.count]
+                wanted = sorted([*close, *(n for n in rest if n not in close)][: rules.count], key=lambda n: -scores[n])
+                if np.isin(questions.positive[questions.query == q], 4).any():
+                    wanted = []
+                assert found.places[q].tolist() == wanted + [-1] * (rules.count - len(wanted)), (q, rules)
+    with pytest.raises(ConfigError, match="--siblings is a part of --count, 0 to 2, not 3"):
+        Rules(2, siblings=3).check(100)
 
 
 @pytest.mark.parametrize(

@@ -20,6 +20,10 @@ class Mine(Section):
 
     every: int = Field(gt=0, le=MOST_STEPS, description="steps after which the model mines anew; the training waits")
     count: int = Field(default=5, gt=0, le=10**6, description="hard negatives a row, at most")
+    siblings: int = Field(
+        default=0, ge=0, le=10**6,
+        description="of these, so many are the answers to other instructions on the row's picture",
+    )  # fmt: skip
     skip: int = Field(default=0, ge=0, le=10**6, description="pass over the nearest so many candidates")
     ceiling: float = Field(
         default=0.95, gt=0, le=1, description="leave out what is nearer than this share of the positive's cosine"
@@ -44,4 +48,6 @@ class Mine(Section):
     def _looks_far_enough(self) -> Mine:
         if self.skip + self.count > self.depth:
             raise ValueError(f"depth {self.depth} must be at least skip and count together, {self.skip + self.count}")
+        if self.siblings > self.count:
+            raise ValueError(f"siblings {self.siblings} are a part of count, {self.count}")
         return self
