@@ -64,7 +64,10 @@ _GOES_ON = ("adapter=EMBEDDER", f"stages.judged.data={LISTS / 'train'}", "stages
 RUNS = {
     "embedder": Run("demo"),
     "reranker": Run(
-        "demo-reranker", (f"stages.rerank.data={LISTS / 'train'}", "stages.rerank.mined=MINED"), ("embedder",)
+        "demo-reranker",
+        (*(f"stages.{name}.data={LISTS / 'train'}" for name in ("rerank", "siblings")),
+         "stages.rerank.mined=MINED", "stages.siblings.mined=SIBLINGS"),
+        ("embedder",),
     ),
     "judged": Run("demo-judged", (*_GOES_ON, "stages.judged.judge.adapter=RERANKER"), ("embedder", "reranker")),
     "longer": Run(
@@ -127,8 +130,9 @@ class Seed:
         self._seed, self._output, self._suites = seed, output / f"seed_{seed}", suites
         self._places = {
             "EMBEDDER": self._output / "embedder/instructions",
-            "RERANKER": self._output / "reranker/rerank",
+            "RERANKER": self._output / "reranker/siblings",
             "MINED": self._output / "mined.jsonl",
+            "SIBLINGS": self._output / "siblings.jsonl",
         }
 
     def measured(self, name: str) -> dict[str, Measured] | None:
@@ -172,11 +176,12 @@ class Seed:
 
     def _mine(self) -> None:
         """Mine the lists with the seed's embedder, no answer left out: scenes tell which ones are right."""
-        if self._places["MINED"].is_file():
-            return
         command = [sys.executable, "-m", "training", "mine", str(LISTS / "train"), "--model", self._base]
-        command += ["--adapter", str(self._places["EMBEDDER"]), "--output", str(self._places["MINED"])]
-        subprocess.run([*command, "--count", "20", "--ceiling", "1"], check=True)
+        command += ["--adapter", str(self._places["EMBEDDER"]), "--ceiling", "1"]
+        command += ["--vectors", f"{self._places['MINED']}.vectors"]
+        for name, options in {"MINED": ["--count", "20"], "SIBLINGS": ["--count", "12", "--siblings", "9"]}.items():
+            if not self._places[name].is_file():
+                subprocess.run([*command, *options, "--output", str(self._places[name])], check=True)
 
     @cached_property
     def _base(self) -> str:
