@@ -177,11 +177,13 @@ class Seed:
     def _mine(self) -> None:
         """Mine the lists with the seed's embedder, no answer left out: scenes tell which ones are right."""
         command = [sys.executable, "-m", "training", "mine", str(LISTS / "train"), "--model", self._base]
-        command += ["--adapter", str(self._places["EMBEDDER"]), "--ceiling", "1"]
+        command += ["--adapter", str(self._places["EMBEDDER"])]
         command += ["--vectors", f"{self._places['MINED']}.vectors"]
-        for name, options in {"MINED": ["--count", "20"], "SIBLINGS": ["--count", "12", "--siblings", "9"]}.items():
+        for name, options in {
+            "MINED": "--count 20 --ceiling 1", "SIBLINGS": "--count 12 --siblings 9 --ceiling 9",
+        }.items():  # fmt: skip
             if not self._places[name].is_file():
-                subprocess.run([*command, *options, "--output", str(self._places[name])], check=True)
+                subprocess.run([*command, *options.split(), "--output", str(self._places[name])], check=True)
 
     @cached_property
     def _base(self) -> str:

@@ -81,8 +81,14 @@ def register(commands: Any) -> None:
     add("--siblings", type=int, default=0, metavar="N", help="of these, so many are the answers to other instructions "
         "on the row's picture, the nearest first, where it has as many (default 0)")  # fmt: skip
     add("--skip", type=int, default=0, metavar="P", help="pass over the nearest P candidates (default 0)")
-    add("--ceiling", type=float, default=0.95, metavar="C",
-        help="leave out what is nearer than C times the positive (default 0.95)")  # fmt: skip
+    add(
+        "--ceiling",
+        type=float,
+        default=0.95,
+        metavar="C",
+        help="leave out what is nearer than C times the positive (default 0.95); 9, say, leaves out nothing but what "
+        "is known to be right",
+    )
     add("--at-most", type=float, metavar="S", help="and what is nearer than the cosine S (default: no such limit)")
     add("--guide", metavar="M", help="another embedder, which leaves out what it finds nearer than the positive "
         "(default with --guide-adapter: --model)")  # fmt: skip

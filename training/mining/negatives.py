@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import math
 from collections.abc import Callable, Collection, Iterator, Sequence
 from dataclasses import dataclass
 from typing import TypeAlias
@@ -29,7 +30,8 @@ class Rules:
         count: at most so many for a query.
         skip: the best so many candidates are passed over.
         ceiling: a candidate above `ceiling` times the similarity of the positive is taken for a false negative
-            (NV-Retriever's rule). Where that similarity is negative, the limit lies as far below it.
+            (NV-Retriever's rule). Where that similarity is negative, the limit lies as far below it. Above 1 it also
+            takes what the model finds nearer than the positive, for those who trust their answers to be all.
         at_most: a candidate above this similarity is one too; None sets no such limit.
         depth: how many candidates are looked at.
         siblings: so many of `count` are answers to other questions on the same picture, where there are as many,
@@ -49,8 +51,8 @@ class Rules:
             raise ConfigError(f"--count must be at least 1, not {self.count}")
         if self.skip < 0:
             raise ConfigError(f"--skip must be 0 or more, not {self.skip}")
-        if not 0 < self.ceiling <= 1:
-            raise ConfigError(f"--ceiling is a share of the positive's similarity, above 0 and up to 1: {self.ceiling}")
+        if not 0 < self.ceiling < math.inf:
+            raise ConfigError(f"--ceiling is a share of the positive's similarity, a number above 0: {self.ceiling}")
         if self.at_most is not None and not -1 < self.at_most <= 1:
             raise ConfigError(f"--at-most is a cosine, above -1 and up to 1, not {self.at_most}")
         if not 0 <= self.siblings <= self.count:

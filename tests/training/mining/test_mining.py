@@ -89,7 +89,8 @@ def test_siblings_are_the_nearest_answers_to_other_instructions_on_the_picture()
 
 
 @pytest.mark.parametrize(
-    "rules", [Rules(5), Rules(3, skip=2), Rules(4, ceiling=0.5), Rules(4, at_most=0.1), Rules(9, depth=10)]
+    "rules",
+    [Rules(5), Rules(3, skip=2), Rules(4, ceiling=0.5), Rules(4, at_most=0.1), Rules(4, ceiling=9), Rules(9, depth=10)],
 )
 def test_negatives_are_those_of_the_obvious_loop(rules: Rules) -> None:
     rng = np.random.default_rng(1)
@@ -275,8 +276,8 @@ def test_texts_are_mined_and_shown(data: Path, tiny_llava: Path, tmp_path: Path)
 @pytest.mark.parametrize(
     ("options", "said"),
     [
-        (["--ceiling", "1.5"], "above 0 and up to 1: 1.5"),
-        (["--ceiling", "nan"], "above 0 and up to 1: nan"),
+        (["--ceiling", "0"], "a number above 0: 0.0"),
+        (["--ceiling", "nan"], "a number above 0: nan"),
         (["--at-most", "-2"], "--at-most is a cosine"),
         (["--count", "50"], "ask for more than the 8 distinct candidates"),
         (["--count", "0"], "--count must be at least 1"),
