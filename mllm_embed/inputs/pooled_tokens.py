@@ -1,12 +1,14 @@
 """Which tokens of an input are pooled: all, or a part of them that a setting names.
 
-What a prompt says of itself is told from what stands in it by comparing it with the same prompt without that.
+What a prompt says of itself is told from what stands in it by the characters that each token stands for. The tokens of
+the same prompt without the user's words do not tell: there a tokenizer may make one token of what stands on either side
+of them, and words that begin as the prompt goes on look like the prompt.
 """
 
 from __future__ import annotations
 
 from collections.abc import Callable, Mapping, Sequence
-from functools import cached_property, lru_cache
+from functools import cached_property
 from typing import TYPE_CHECKING, Any
 
 import torch
@@ -14,7 +16,7 @@ from torch import Tensor
 
 from ..errors import ConfigError, DataError, ModelError
 from .images import name_of
-from .prompts import KEPT_TASKS, TASK, WORDS, words_of
+from .prompts import TASK, WORDS, words_of
 
 if TYPE_CHECKING:
     from ..model.pooling import Pooling
@@ -87,7 +89,6 @@ class PooledTokens:
             WITHOUT_TASK: self._without_task,
         }
         self._find = finders.get(self._kind, self._up_to)
-        self._suffix = lru_cache(KEPT_TASKS)(items.processed_suffix)
 
     @property
     def all(self) -> bool:
@@ -118,16 +119,10 @@ class PooledTokens:
         return torch.ones_like(ids)
 
     def _content(self, item: Item, ids: Tensor) -> Tensor:
-        shown = self._shown(ids, bool(item.images))
-        mask, slot = shown.long(), self._items.prompts.asked(item)[0]
-        suffix = self.after_last(ids, bool(item.images)).tolist()
-        start = len(ids) - len(suffix)
-        for mark in WORDS[slot]:
-            first, last = _inserted(suffix, self._suffix(self._without(item, mark), len(item.images)))
-            mask[start + first : start + last] = 1
-        if item.images:
-            for first, last in self._runs(item, ids, WORDS[slot], _touching, before=True):
-                mask[first:last] = 1
+        mask = self._shown(ids, bool(item.images)).long()
+        slot = self._items.prompts.asked(item)[0]
+        for first, last in self._runs(item, ids, WORDS[slot], _touching):
+            mask[first:last] = 1
         return mask
 
     def _content_pictures(self, item: Item, ids: Tensor) -> Tensor:
@@ -202,19 +197,10 @@ class PooledTokens:
         numbers = tokenizer.convert_tokens_to_ids(list(_AROUND))
         return frozenset(numbers) - {None, tokenizer.unk_token_id}
 
-    def _without(self, item: Item, mark: str) -> str:
-        """Return the prompt of an item with nothing in the place of a mark of its words."""
-        return self._items.filled(self._items.prompts.asked(item), len(item.images), {**words_of(item), mark: ""})
-
-    def _runs(
-        self, item: Item, ids: Tensor, marks: Sequence[str], of_span: _OfSpan, before: bool = False
-    ) -> list[Span]:
-        """Return where in the tokens [T] of an item stands what is in the place of marks; of those `before` the first
-        picture where that is asked. `of_span` tells which tokens are those of a span of characters."""
+    def _runs(self, item: Item, ids: Tensor, marks: Sequence[str], of_span: _OfSpan) -> list[Span]:
+        """Return where in the tokens [T] of an item stands what is in the place of marks. `of_span` tells which tokens
+        are those of a span of characters."""
         text, places = self._places(item, marks)
-        if before:
-            first_picture = min(filter(lambda at: at >= 0, map(text.find, self._items.placeholders)), default=len(text))
-            places = [place for place in places if place[0] < first_picture]
         if not places:
             return []
         tokens, spans = self._spans(text)
@@ -250,7 +236,7 @@ class PooledTokens:
 
     def _in_input(self, item: Item, ids: list[int], tokens: list[int], first: int, last: int) -> Span:
         """Return where some tokens of a prompt stand in an item's input, in which a picture takes more than one, and
-        which a processor may begin with tokens of its own."""
+        which a processor may begin and end with tokens of its own."""
         marked = [at for at, number in enumerate(tokens) if item.images and number in self._placeholders]
         # up to the first picture, or behind the last, both are alike
         if marked and last <= marked[0]:
@@ -258,8 +244,7 @@ class PooledTokens:
             starts = (at for at in range(len(ids) - len(head) + 1) if ids[at : at + len(head)] == head)
             shift = next(starts, None)
         else:
-            shift = len(ids) - len(tokens)
-            shift = shift if first > max(marked, default=-1) and ids[first + shift :] == tokens[first:] else None
+            shift = _shift_behind(ids, tokens, max(marked, default=-1) + 1, first)
         if shift is None:
             raise ModelError(
                 "the processor of this model makes other tokens of a prompt than its tokenizer, so that those to pool "
@@ -272,6 +257,17 @@ class PooledTokens:
         return frozenset(self._items.processor.tokenizer.convert_tokens_to_ids(self._items.placeholders)) - {None}
 
 
+def _shift_behind(ids: list[int], tokens: list[int], start: int, first: int) -> int | None:
+    """Return how much further behind tokens of a prompt, those from `start` on, which no picture follows, stand in an
+    input; None where they do not, or where the `first` that is looked for is none of them."""
+    at_end = len(ids) - len(tokens)
+    if first < start or ids[first + at_end :] == tokens[first:]:
+        return at_end if first >= start else None
+    tail = tokens[start:]
+    places = range(len(ids) - len(tail), -1, -1)
+    return next((place - start for place in places if ids[place : place + len(tail)] == tail), None)
+
+
 def _within(spans: Sequence[Span], start: int, end: int) -> Span:
     """Return the first of the tokens that stand for nothing but characters from `start` to `end`, and the one behind
     the last."""
@@ -281,15 +277,6 @@ def _within(spans: Sequence[Span], start: int, end: int) -> Span:
 
 
 def _touching(spans: Sequence[Span], start: int, end: int) -> Span:
-    """Return the same of the tokens that stand for any of these characters."""
-    found = [at for at, (first, last) in enumerate(spans) if first < end and last > start]
+    """Return the same of the tokens that stand for any of these characters, of which there may be none."""
+    found = [at for at, (first, last) in enumerate(spans) if first < end and last > start and start < end]
     return (found[0], found[-1] + 1) if found else (0, 0)
-
-
-def _inserted(tokens: Sequence[int], bare: Sequence[int]) -> Span:
-    """Return start and end of what `tokens` holds between the prefix and the suffix that it shares with `bare`."""
-    shared = min(len(tokens), len(bare))
-    start = next((at for at in range(shared) if tokens[at] != bare[at]), shared)
-    left = shared - start
-    same = next((at for at in range(left) if tokens[-1 - at] != bare[-1 - at]), left)
-    return start, len(tokens) - same

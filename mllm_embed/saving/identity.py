@@ -14,6 +14,7 @@ from typing import Any
 
 from ..errors import ModelError
 from ..inputs.chat_template import template_of
+from ..inputs.pooled_tokens import takes_content
 from ..model.lora import ADAPTER_CONFIG, check_options
 from .provenance import LEXICAL, THOUGHTS
 from .settings import Settings, read_object
@@ -60,6 +61,8 @@ def provenance_of(
         "settings": {
             **{key: said[key] for key in ("pooling", "bidirectional", "normalize", "prompts")},
             **settings.recipe,
+            # version 0.1.0 told the user's words from the prompt's by other means, and pooled some of both
+            **({"pooled_words": "by their characters"} if takes_content(settings.pooled_tokens) else {}),
             **({} if cut is None else {"truncate": cut}),
             **({"renormalize": False} if shortened else {}),
         },

@@ -20,10 +20,12 @@ import published
 from mllm_embed import Document, MLLMEmbedder, PromptSet, Query
 from mllm_embed.errors import ConfigError, DataError, ModelError
 from mllm_embed.inputs.item_processor import ItemProcessor
+from mllm_embed.inputs.prompts import PROMPT_SETS
 from mllm_embed.model.embedding_model import EmbeddingModel
 from mllm_embed.model.pooling import Pooling
 from mllm_embed.model.processor_loading import load_processor
 
+BASE = Path(__file__).resolve().parents[3] / "scripts/assets/base"
 CLOSE = {"atol": 1e-5, "rtol": 0}
 KINDS = ("llava", "llava_next", "qwen2_vl", "idefics3", "gemma3", "mllama")
 PICTURE = {"qwen2_vl": "<|vision_start|><|image_pad|><|vision_end|>"}
@@ -126,6 +128,26 @@ def test_they_are_found_by_tokenizers_of_published_models(tmp_path: Path, kind: 
         without = ItemProcessor(processor, prompts, pooled="without_task", padding_side="right")
         left = [_split(without, item)[1].strip() for item in (query, text)]
         assert left == [_form(prompts).strip()] * 2
+
+
+@pytest.mark.parametrize(
+    ("words", "taken", "before"),
+    [
+        ("make it red", "make it red", 'with "'),
+        ('"make" it red', '"make" it red', 'with "'),
+        ('", describe it', '", describe it', 'with "'),  # as the prompt goes on
+        (", describe modified", '", describe modified', "with "),  # which is one token with the prompt's mark
+        ('"', '"', 'with "'),
+    ],
+)
+def test_words_that_begin_as_the_prompt_goes_on_are_found_where_they_stand(words: str, taken: str, before: str) -> None:
+    items = ItemProcessor(load_processor(str(BASE)), PROMPT_SETS["instructcir"], pooled="content_words")
+    batch = items([Query(_noise(64, 64), words)])
+    ids, [chosen] = batch["input_ids"][0], batch["content_mask"].bool()
+    places = chosen.nonzero()[:, 0].tolist()
+    assert places == list(range(places[0], places[-1] + 1))
+    decode = items.processor.tokenizer.decode
+    assert decode(ids[chosen]) == taken and decode(ids[: places[0]]).endswith(before)
 
 
 def _form(prompts: PromptSet) -> str:
@@ -299,6 +321,9 @@ def test_what_is_pooled_is_saved_and_told_apart(folders: dict[str, Path], tmp_pa
     assert other.provenance["settings"]["pooled"] == "without_task"
     item = Query(text="a cap", task=TASK)
     np.testing.assert_array_equal(loaded.encode([item]), other.encode([item]))
+    # vectors of words that were told from the prompt's otherwise do not go with these
+    told = [one.provenance["settings"].get("pooled_words") for one in (usual, other)]
+    assert told == ["by their characters", None]
     assert "pooled" not in usual.provenance["settings"] and "pooled" not in usual.settings.to_dict()
 
 
