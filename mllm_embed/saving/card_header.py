@@ -18,7 +18,8 @@ if TYPE_CHECKING:
 
 CARD_FILE = "README.md"
 UNKNOWN = "unknown"
-_TAGS = ("mllm_embed", "sentence-transformers", "multimodal-embedding", "composed-image-retrieval")
+_STOCK, _OURS = "sentence-transformers", "mllm_embed"
+_TAGS = (_OURS, _STOCK, "multimodal-embedding", "composed-image-retrieval")
 _ADAPTER_TAGS = ("lora", "peft")
 _LICENCE_KEYS = ("license", "license_name", "license_link")
 
@@ -66,15 +67,21 @@ def is_adapter_card(data: ModelCardData) -> bool:
     return _ADAPTER_TAGS[0] in (data.tags or [])
 
 
-def fill_header(data: ModelCardData, info: ModelCardInfo, origin: Origin, results: Sequence[Mapping[str, Any]]) -> None:
+def fill_header(
+    data: ModelCardData, info: ModelCardInfo, origin: Origin, results: Sequence[Mapping[str, Any]], stock: bool
+) -> None:
     """Write what is known into a header, in place; what an earlier card says goes before a guess.
 
-    `results` are as of `card_results.read_result`; they replace earlier ones of the same benchmarks.
+    `results` are as of `card_results.read_result`; they replace earlier ones of the same benchmarks. `stock` says that
+    sentence-transformers can ask the model: of one that it cannot, no earlier card says so either.
     """
-    data.library_name = data.library_name or "sentence-transformers"
+    if not stock and data.library_name == _STOCK:
+        data.library_name = None
+    data.library_name = data.library_name or (_STOCK if stock else _OURS)
     data.pipeline_tag = data.pipeline_tag or "feature-extraction"
     tags = dict.fromkeys([*(data.tags or []), *_TAGS])
-    data.tags = [tag for tag in tags if tag not in _ADAPTER_TAGS] + list(_ADAPTER_TAGS if origin.adapter else ())
+    out = _ADAPTER_TAGS if stock else (*_ADAPTER_TAGS, _STOCK)
+    data.tags = [tag for tag in tags if tag not in out] + list(_ADAPTER_TAGS if origin.adapter else ())
     if info.datasets:
         data.datasets = list(dict.fromkeys([*as_list(data.datasets), *info.datasets]))
     _fill_base(data, origin)

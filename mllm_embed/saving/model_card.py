@@ -57,6 +57,8 @@ queries = embedder.encode_query([Query(image="shoe.jpg", instruction="the same s
 gallery = embedder.encode_document([{"image": "a.jpg"}, "a blue shoe"])
 print(embedder.similarity(queries, gallery))
 ```
+"""
+_USE_STOCK = """\
 
 ```python
 from sentence_transformers import SentenceTransformer
@@ -161,14 +163,15 @@ def write_card(
     card = parse_card(old or "", came_from)
     data: ModelCardData = card.data  # type: ignore[assignment]  # a ModelCard has no other, though it is not declared so
     intro, sections = _split(card.text)
+    settings = Settings.from_dict(read_json(folder / SETTINGS_FILE, _DAMAGED))
     if info.training:  # other weights: what was measured is not theirs
         data.eval_results = None
         sections.pop("Results", None)
     results = [read_card_result(path) for path in info.results]
     if is_adapter_card(data) != origin.adapter or not intro.strip():
-        intro = _intro(origin, Settings.from_dict(read_json(folder / SETTINGS_FILE, _DAMAGED)))
-    fill_header(data, info, origin, results)
-    sections |= _from_files(folder, origin)
+        intro = _intro(origin, settings)
+    fill_header(data, info, origin, results, stock=not _ours_alone(settings))
+    sections |= _from_files(folder, origin, settings)
     sections |= _from_info(info, data, origin, sections, results)
     card.text = _joined(intro, sections)
     write_file(folder / CARD_FILE, str(card).encode("utf-8", "backslashreplace"))
@@ -214,15 +217,26 @@ def _intro(origin: Origin, settings: Settings) -> str:
     )
 
 
-def _from_files(folder: Path, origin: Origin) -> dict[str, str]:
+def _from_files(folder: Path, origin: Origin, settings: Settings) -> dict[str, str]:
     """Return the sections that the files beside the card determine."""
-    settings = Settings.from_dict(read_json(folder / SETTINGS_FILE, _DAMAGED))
-    use = _USE_MULTI if settings.pooling in MULTI else _USE
+    ours = _USE_MULTI if settings.pooling in MULTI else _USE
+    use = ours if _ours_alone(settings) else ours + _USE_STOCK
     return {
         "Use": use + (_ADAPTER.replace("BASE", origin.shown) if origin.adapter else _WHOLE),
         "Prompts": _prompts(settings),
         "Vectors": "\n".join(f"- {fact}" for fact in _vectors(folder, settings, origin)),
     }
+
+
+def _ours_alone(settings: Settings) -> list[str]:
+    """Return what of a model sentence-transformers has no module for, in words; empty for one that it may ask."""
+    tokens = settings.picture_tokens
+    has = {
+        "scored by MaxSim": settings.pooling in MULTI,
+        "attention: bidirectional": settings.bidirectional,
+        f"a picture, or each tile of one, becomes {tokens} tokens by a token learner": bool(tokens),
+    }
+    return [what for what, is_so in has.items() if is_so]
 
 
 def _prompts(settings: Settings) -> str:
@@ -248,15 +262,7 @@ def _vectors(folder: Path, settings: Settings, origin: Origin) -> list[str]:
     tokens = _TOKENS.get(settings.pooled_tokens, f" of those {settings.pooled_tokens}")
     facts.append(f"pooling: {_POOLED[settings.pooling]}{tokens}")
     facts.append("normalised to length 1: the inner product is the cosine")
-    if settings.pooling in MULTI:
-        facts.append("scored by MaxSim; sentence-transformers cannot ask this model, mllm_embed can")
-    if settings.bidirectional:
-        facts.append("attention: bidirectional; sentence-transformers cannot ask this model, mllm_embed can")
-    if settings.picture_tokens:
-        facts.append(
-            f"a picture, or each tile of one, becomes {settings.picture_tokens} tokens by a token learner; "
-            "sentence-transformers cannot ask this model, mllm_embed can"
-        )
+    facts += [f"{what}; sentence-transformers cannot ask this model, mllm_embed can" for what in _ours_alone(settings)]
     if settings.thoughts:
         facts.append(f"a query of picture and instruction thinks first, in {settings.thoughts.tokens} tokens at most")
     if settings.lexical:
