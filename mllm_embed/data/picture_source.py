@@ -61,6 +61,10 @@ class PictureSource:
             raise DataError(f"{self.where(row)}: {self.faults[row]}")
         return Document(self.files[row], self._texts.get(self.ids[row])), os.path.abspath(self.files[row])
 
+    @property
+    def avoiding(self) -> None:
+        """As `Source.avoiding`: a picture avoids nothing."""
+
     def kept(self, names: Sequence[str]) -> Values | None:
         """As `Source.kept`: the keys of a benchmark's gallery."""
         found = None if self._entries is None else record_values(self._gallery(), names)

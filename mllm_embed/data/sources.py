@@ -45,6 +45,11 @@ class Source(Protocol):
         ...
 
     @property
+    def avoiding(self) -> int | None:
+        """The first row that avoids something, None where none does."""
+        ...
+
+    @property
     def notes(self) -> Sequence[str]:
         """What a user should know of the source, a sentence each: what in it is passed over."""
         ...
@@ -169,6 +174,11 @@ class Listing:
             row, reason = next(iter(self.faults.items()))
             notes.append(f"{len(self.faults):,} rows cannot be read, the first {self.where(row)}: {reason}")
         return notes
+
+    def avoiding(self) -> str | None:
+        """Return how a message names the first row that avoids something, None where none does."""
+        found = (source.where(source.avoiding) for source in self.sources if source.avoiding is not None)
+        return next(found, None)
 
     def facts(self) -> list[dict[str, Any]]:
         """Return path, rows and fingerprint of each source, as a record of what was embedded."""

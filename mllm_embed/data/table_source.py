@@ -47,9 +47,11 @@ class TableSource:
             raise DataError(f"{path} has no rows")
 
     @cached_property
-    def _named(self) -> tuple[list[str], dict[int, str], set[str]]:
-        """The id of each row, why some rows cannot be read, and which of the columns there are."""
+    def _named(self) -> tuple[list[str], dict[int, str], set[str], int | None]:
+        """The id of each row, why some rows cannot be read, which of the columns there are, and the first row that
+        avoids something."""
         ids: list[str] = []
+        avoiding: int | None = None
         faults: dict[int, str] = {}
         lacking = set(self.fields.values())
         shown = {column for name, column in self.fields.items() if name != "image"}
@@ -59,6 +61,7 @@ class TableSource:
             if lacking:
                 lacking.difference_update(record, ("image",) if self._is_sample(record) else ())
             values = self._values(record)
+            avoiding = row if avoiding is None and values["avoid"] is not None else avoiding
             try:
                 self._check_filled(values, record)
                 name = self._id(values, record)
@@ -69,7 +72,7 @@ class TableSource:
                 self._check(values, record)
             except DataError as error:
                 faults[row] = str(error)
-        return ids, faults, set(self.fields.values()) - lacking
+        return ids, faults, set(self.fields.values()) - lacking, avoiding
 
     @property
     def ids(self) -> list[str]:
@@ -84,6 +87,11 @@ class TableSource:
     def faults(self) -> dict[int, str]:
         """As `Source.faults`: words that are no text, names that are no Unicode, URLs."""
         return self._named[1]
+
+    @property
+    def avoiding(self) -> int | None:
+        """As `Source.avoiding`."""
+        return self._named[3]
 
     @property
     def columns(self) -> set[str]:

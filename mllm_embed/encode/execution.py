@@ -26,6 +26,8 @@ from .memory import keep_pages
 from .planning import EncodingPlan
 from .prefetch import Batch, ModelInput, prefetch
 
+NOT_OF_SEVERAL = "which is taken from a single vector, and this model makes one a token (pooling multi)"
+"""Why such a model takes nothing to avoid."""
 _SHOWN = 80  # letters of an input in a message
 
 
@@ -91,8 +93,11 @@ def execute(plan: EncodingPlan, model: EmbeddingModel, items: ItemProcessor, pac
 def execute_multi(
     plan: EncodingPlan, model: EmbeddingModel, items: ItemProcessor, packed: bool, bar: tqdm
 ) -> tuple[MultiVectors, dict[int, str]]:
-    """Do as `execute`, of a list that avoids nothing, for a model that makes several vectors of an input; return these,
-    none of what cannot be embedded, and why by its place."""
+    """Do as `execute` for a model that makes several vectors of an input; return these, none of what cannot be
+    embedded, and why by its place. Raises ConfigError for a list of which an input avoids something."""
+    if plan.avoided.words_of:
+        place = next(iter(plan.avoided.words_of))
+        raise ConfigError(f"input {place} avoids something, {NOT_OF_SEVERAL}; leave avoid out")
     rows = [np.empty((0, model.width), np.float32)] * plan.given.inputs
 
     def keep(places: list[int], vectors: np.ndarray) -> None:

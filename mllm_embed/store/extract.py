@@ -35,7 +35,7 @@ from .kept.lexical import write_lexical
 from .kept.listed import ListedValues
 from .plans import Plan, claim, own_first
 from .shard_plan import opened, plan_work
-from .shard_rows import check_finite, check_listed_thoughts, embedded, read_rows
+from .shard_rows import check_avoided, check_finite, check_listed_thoughts, embedded, read_rows
 from .vector_store import VectorStore
 
 UNREADABLE = "unreadable.jsonl"
@@ -119,7 +119,8 @@ def encode_sources(
         show_progress: None shows a bar on a terminal.
 
     Raises:
-        ConfigError: the store was made by another model, prompt, dtype or number format.
+        ConfigError: the store was made by another model, prompt, dtype or number format, or a row avoids something of
+            which the model's vectors take nothing.
         DataError: nothing of a shard can be read, a file of rows was changed since it was listed, the disk is full,
             an id is that of another source's row, in the store or in another call, and holds something else, or a
             column to keep has a value that none can hold.
@@ -153,6 +154,7 @@ class _Call:
     def run(self) -> Extracted:
         """Work until there is nothing left to do, or only what other processes are doing."""
         check_unit_length(self.embedder, "a store")  # before its folder is there
+        check_avoided(self.embedder, self.listing)
         if (self.path / MANIFEST).is_file():  # takes long, so that it is not done while others wait
             rows = tqdm(range(len(self.listing)), desc="comparing", unit="row", disable=_hide(self.show_progress))
             store = opened(self.path, self.embedder, self.dtype)

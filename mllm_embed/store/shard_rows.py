@@ -16,7 +16,7 @@ from ..data.sources import Listing
 from ..encode.embedder import MLLMEmbedder
 from ..encode.execution import execute_multi
 from ..encode.planning import EncodingPlan
-from ..errors import DataError, ImageError, ModelError
+from ..errors import ConfigError, DataError, ImageError, ModelError
 from ..saving.provenance import THOUGHTS, check_thoughts
 from ..types import Item
 from ..vectors.precision import truncate
@@ -88,6 +88,22 @@ def embedded(
     found, failures = execute_multi(work, embedder.model, embedder.item_processor, False, bar)
     left = found.take(shard.drop(failures))
     return truncate(left.values, embedder.dim), left.counts.tolist(), None
+
+
+def check_avoided(embedder: MLLMEmbedder, listing: Listing) -> None:
+    """Raise ConfigError for a listing of which a row avoids something, of a model from whose vectors nothing is
+    taken."""
+    why = {
+        "is taken from a single vector, and this model makes one a token (pooling multi)": embedder.multi,
+        "is taken from no lexical vector, and this model makes some": embedder.settings.lexical is not None,
+    }
+    reason = next((reason for reason, is_so in why.items() if is_so), None)
+    row = listing.avoiding() if reason else None
+    if row is not None:
+        raise ConfigError(
+            f"{row} avoids something, which {reason}; leave the column out (--fields), or encode with dense vectors "
+            "alone"
+        )
 
 
 def check_finite(vectors: np.ndarray, counts: Sequence[int] | None, shard: ShardRows, listing: Listing) -> None:

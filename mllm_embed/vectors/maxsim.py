@@ -18,29 +18,35 @@ from .counting import ahead
 from .multi import MultiVectors
 from .ranking import TargetRanks
 
-TILE = 1 << 21  # float64 products at a time: 16 MB
+TILE = 1 << 21  # float64 numbers at a time, of products and of a block's vectors each: 16 MB
 _HEIGHT = 1 << 10  # vectors of queries that meet a block of the gallery's together
 Allowed = Callable[[int], np.ndarray]
 """A query's number -> the gallery positions [C] int64 that take part in its ranking; one named twice counts twice."""
 
 
-def maxsim(queries: MultiVectors, gallery: MultiVectors, tile: int = TILE) -> np.ndarray:
+def maxsim(
+    queries: MultiVectors, gallery: MultiVectors, tile: int = TILE, seen: Callable[[int], object] | None = None
+) -> np.ndarray:
     """Return the scores [Q, N] float32 of all pairs: products of the float32 vectors in float64, rounded once at the
     end, so that neither batch nor threads decide.
 
-    Products of `tile` pairs of vectors are held at a time, or those of one query with one document where these are
-    more; that is a matter of memory and speed alone. Raises DataError for vectors of two lengths, and for an input
-    without any.
+    Products of `tile` pairs of vectors are held at a time, and as many numbers of the gallery in float64, or those of
+    one query with one document where these are more; that is a matter of memory and speed alone. `seen` is called with
+    the number of pairs that were scored, again and again, for a bar. Raises DataError for vectors of two lengths, and
+    for an input without any.
     """
     _check(queries, gallery)
     scores = np.empty((len(queries), len(gallery)), np.float32)
+    width = max(1, gallery.values.shape[1])
     for rows in _blocks(queries.counts, _HEIGHT):
         asked, starts = _part(queries, rows)
         counts = queries.counts[rows, None]
-        for columns in _blocks(gallery.counts, max(1, tile // len(asked))):
+        for columns in _blocks(gallery.counts, max(1, tile // max(len(asked), width))):
             found, ends = _part(gallery, columns)
             nearest = np.maximum.reduceat(asked @ found.T, ends, axis=1)
             scores[rows, columns] = np.add.reduceat(nearest, starts, axis=0) / counts
+            if seen is not None:
+                seen(len(counts) * len(ends))
     return scores
 
 
@@ -52,10 +58,20 @@ def _check(queries: MultiVectors, gallery: MultiVectors) -> None:
         empty = np.flatnonzero(own.counts == 0)
         if len(empty):
             raise DataError(f"{name} {empty[0]} has no vectors ({len(empty)} such): leave it out")
-        if not np.isfinite(own.values).all():
-            bad = np.flatnonzero(~np.isfinite(own.values).all(axis=1))[0]
+        bad = _first_bad(own.values)
+        if bad is not None:
             row = int(np.searchsorted(own.starts, bad, side="right")) - 1
             raise DataError(f"{name} {row} holds NaN or infinite values: cannot rank")
+
+
+def _first_bad(values: np.ndarray) -> int | None:
+    """Return the number of the first vector of [M, D] with NaN or infinite numbers, a block after the other."""
+    step = max(1, TILE // max(1, values.shape[1]))
+    for first in range(0, len(values), step):
+        bad = np.flatnonzero(~np.isfinite(values[first : first + step]).all(axis=1))
+        if len(bad):
+            return first + int(bad[0])
+    return None
 
 
 def _blocks(counts: np.ndarray, most: int) -> Iterator[slice]:

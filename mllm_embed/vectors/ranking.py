@@ -12,6 +12,8 @@ from __future__ import annotations
 
 from collections.abc import Collection, Iterator, Sequence
 from dataclasses import dataclass
+from itertools import chain
+from operator import attrgetter
 
 import numpy as np
 
@@ -43,6 +45,11 @@ class TargetRanks:
         """Return the ranks by how many rows come before each target, [3, M] int64, for queries with `sizes` targets."""
         ends = np.cumsum(sizes)[:-1]
         return cls(*(np.split(1 + row, ends) if len(sizes) else [] for row in counts))
+
+    @classmethod
+    def joined(cls, parts: Sequence[TargetRanks]) -> TargetRanks:
+        """Return the ranks of several lists of queries, one after the other."""
+        return cls(*(list(chain.from_iterable(map(attrgetter(rule), parts))) for rule in _RULES))
 
 
 def top_k(

@@ -10,9 +10,12 @@ from typing import TypeAlias
 
 import numpy as np
 
+from mllm_embed.encode.avoiding import words_to_avoid
 from mllm_embed.errors import DataError
 from mllm_embed.inputs.item_processor import ItemProcessor
 from mllm_embed.inputs.prompts import INSTRUCTION, TEXT, PromptSet
+from mllm_embed.model.pooling import MULTI
+from mllm_embed.saving.settings import Settings
 
 from ..data import TrainingRow
 from ..data.formats import FORMATS
@@ -94,9 +97,12 @@ class StageRows(Sequence[TrainingRow]):
 
     def sample(self) -> list[TrainingRow]:
         """Return all rows, or of many some from everywhere, without those that cannot be made."""
+        return [row for row in map(self.row_or_none, self.spread()) if row is not None]
+
+    def spread(self) -> list[int]:
+        """Return the numbers of all rows, or of many those of some from everywhere."""
         spread = np.unique(np.linspace(0, len(self) - 1, min(len(self), SAMPLED_ROWS)).astype(int))
-        rows = map(self.row_or_none, spread.tolist())
-        return [row for row in rows if row is not None]
+        return list(spread.tolist())
 
     def first_of(self, part: int) -> TrainingRow | None:
         """Return the first row of a source that can be made, of some that are tried; None where there is none."""
@@ -171,6 +177,29 @@ def check_tasks(name: str, stage: Stage, rows: StageRows, process: ItemProcessor
                     process.filled((slot, task), len(item.images), neutral)
             except DataError as error:
                 raise DataError(f"stage '{name}': {error}") from error
+
+
+def check_avoided(name: str, stage: Stage, rows: StageRows, settings: Settings, taught: bool) -> None:
+    """Raise DataError for a stage of whose rows, some from everywhere, one avoids something, where no query can.
+
+    `settings` are the model's; `taught` says that its queries are distilled. A batch with a row that was not looked at
+    is refused when it comes.
+    """
+    why = {
+        "that is taken from a single vector, where pooling: multi makes one a token": settings.pooling in MULTI,
+        "nothing is taken from lexical vectors": settings.lexical is not None,
+        "a query encoder that is distilled reads no words alone": taught,
+    }
+    reason = next((reason for reason, is_so in why.items() if is_so), None)
+    if reason is None:
+        return
+    for index in rows.spread():
+        row = rows.row_or_none(index)
+        if row and any(words_to_avoid(row.roles[role]) for role in stage.roles if role in row.roles):
+            id, source = rows.name(index)
+            raise DataError(
+                f"stage '{name}': row {id} of {source} avoids something, and {reason}; leave the column `avoid` out"
+            )
 
 
 def order_of(stage: RowStage, rows: StageRows, seed: int, processes: int) -> RowOrder:

@@ -18,7 +18,7 @@ from mllm_embed.model.heads.projection import new_projection
 from mllm_embed.model.lora import add_lora, load_adapter
 from mllm_embed.saving.provenance import SPACE_FIELDS
 
-from ..batch.stage_data import StageRows, check_tasks, open_stage
+from ..batch.stage_data import StageRows, check_avoided, check_tasks, open_stage
 from ..distill.teacher import Teacher
 from ..distributed.zero import forget_config, zero_config
 from ..recipe.checks import check_batch, check_dimension, check_guides, check_rates, first_process
@@ -36,7 +36,7 @@ from .run_folder import check_output, write_finished
 from .stage.common import choose_device, held_output, reported, set_attention, start_fingerprint, trains_in_bf16
 from .stage_run import StageRun
 from .stopping import Stopping
-from .validation import benchmark_of
+from .validation import benchmark_of, check_asked
 
 
 @dataclass(frozen=True)
@@ -81,6 +81,9 @@ def run_recipe(recipe: Recipe, after_stage: Callable[[str, Path], None] | None =
         for name, stage in recipe.stages.items():
             data.rows[name].ask_with(embedder.prompts)
             check_tasks(name, stage, data.rows[name], embedder.item_processor)
+            check_avoided(name, stage, data.rows[name], embedder.settings, teacher is not None)
+            if name in data.benchmarks:
+                check_asked(data.benchmarks[name], embedder.settings)
         _tell_form(recipe, embedder)
         with held_output(recipe, fingerprints, record):
             for number, name in enumerate(recipe.stages):

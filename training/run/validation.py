@@ -18,6 +18,8 @@ from mllm_embed import MLLMEmbedder
 from mllm_embed.data.folder import DataFolder, FolderBenchmark
 from mllm_embed.errors import DataError
 from mllm_embed.files import atomic_folder, read_json, write_json
+from mllm_embed.model.pooling import MULTI
+from mllm_embed.saving.settings import Settings
 from mllm_embed.types import Document, Item, Query
 from mllm_embed.vectors.maxsim import maxsim, ranks_by_scores
 from mllm_embed.vectors.ranking import TargetRanks, ranks_of_targets
@@ -136,6 +138,22 @@ def benchmark_of(folder: DataFolder) -> FolderBenchmark:
     if folder.benchmark is None or not folder.benchmark.queries:
         raise DataError(f"{folder.root} has no benchmark.json with queries: evaluate.data needs one")
     return folder.benchmark
+
+
+def check_asked(benchmark: FolderBenchmark, settings: Settings) -> None:
+    """Raise DataError for a benchmark of which a query avoids something, of a model of whose queries nothing is
+    taken."""
+    why = {
+        "pooling: multi makes one vector a token": settings.pooling in MULTI,
+        "a query encoder that is distilled reads no words alone": settings.target_space is not None,
+    }
+    reason = next((reason for reason, is_so in why.items() if is_so), None)
+    query = next((query for query in benchmark.queries if query.avoid is not None), None)
+    if reason and query:
+        raise DataError(
+            f"the query {query.id} of evaluate.data avoids something, which is taken from a single vector, and "
+            f"{reason}; leave its `avoid` out"
+        )
 
 
 def gallery_vectors(

@@ -19,7 +19,6 @@ if TYPE_CHECKING:
     from ...inputs.item_processor import ItemProcessor
     from ...model.embedding_model import EmbeddingModel
     from ...saving.settings import Settings
-    from ...types import Item
 
 
 class EncodesMulti:
@@ -70,7 +69,6 @@ class EncodesMulti:
                 "MaxSim adds inner products of unit vectors, and this model leaves those that it cuts shorter "
                 "(renormalize: false); keep whole vectors"
             )
-        _check_avoids_nothing(items)
         work = self.plan(items, batch_size=batch_size, skip_unreadable=unreadable is not None)
         with embedding_bar(work, show_progress) as bar:
             vectors, failures = execute_multi(work, self.model, self.item_processor, packed, bar)
@@ -83,15 +81,6 @@ class EncodesMulti:
             return found
         factors = [pool_factor if item.side == "document" else 1 for item in items]
         return MultiVectors.of(list(map(pooled_tokens, found, factors)), values.shape[1])
-
-
-def _check_avoids_nothing(items: Sequence[Item]) -> None:
-    avoiding = next((place for place, item in enumerate(items) if item.avoid is not None), None)
-    if avoiding is not None:
-        raise ConfigError(
-            f"input {avoiding} avoids something, which is taken from a single vector, and this model makes several of "
-            "an input; leave avoid out"
-        )
 
 
 def _check_finite(vectors: MultiVectors) -> None:

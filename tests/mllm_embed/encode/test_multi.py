@@ -67,6 +67,8 @@ def test_a_part_of_the_tokens_travels_with_the_model(multi: MLLMEmbedder, data: 
     loaded = MLLMEmbedder.from_pretrained(tmp_path / "saved", dtype="float32")
     np.testing.assert_array_equal(loaded.encode_multi(items).values, part.encode_multi(items).values)
     card = (tmp_path / "saved" / "README.md").read_text()
+    assert "library_name: mllm_embed" in card and "\n- sentence-transformers\n" not in card
+    assert "SentenceTransformer" not in card
     assert "maxsim(queries, gallery)" in card and "dimension: 8" in card and "a vector for each of its tokens" in card
 
 

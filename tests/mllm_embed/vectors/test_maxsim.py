@@ -28,7 +28,9 @@ def _slow(queries: MultiVectors, gallery: MultiVectors) -> list[list[float]]:
 def test_all_tiles_give_what_loops_do(tile: int) -> None:
     rng = np.random.default_rng(0)
     queries, gallery = _ragged(rng, [3, 1, 6]), _ragged(rng, [2, 9, 1, 1, 4])
-    np.testing.assert_allclose(maxsim(queries, gallery, tile), _slow(queries, gallery), atol=1e-7)
+    pairs: list[int] = []
+    np.testing.assert_allclose(maxsim(queries, gallery, tile, pairs.append), _slow(queries, gallery), atol=1e-7)
+    assert sum(pairs) == 15
     longer = MultiVectors.of([unit(rng.normal(size=(700, 5))), unit(rng.normal(size=(500, 5)))], 5)
     np.testing.assert_allclose(maxsim(longer, gallery, tile), _slow(longer, gallery), atol=1e-7)
 

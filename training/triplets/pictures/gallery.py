@@ -95,6 +95,7 @@ class Listed:
     """
 
     faults: Mapping[int, str] = {}
+    avoiding: int | None = None
     notes: Sequence[str] = ()
 
     def __init__(self, path: Path, items: Mapping[str, Callable[[], Item]]):
