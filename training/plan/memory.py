@@ -20,6 +20,7 @@ What lies in memory at the worst moment of a step is
   take its features from an earlier layer keeps all of them: b h for every layer. Against MemoryTracker on real towers
   of six of the shapes, two to six layers deep, this is 0.93 to 1.37 of what was alive.
 - projector, where it is trained: each token's inputs and outputs of its layers, kept from forward to backward.
+- heads behind the language model, a vector a token or lexical vectors: what heads.py counts.
 - `pictures`: the pixels of the whole step, float32, with one copy in the base's dtype for the micro-batch under way. On
   a GPU only those under way: the others wait in the RAM.
 
@@ -43,6 +44,7 @@ from mllm_embed.model.embedding_model import EmbeddingModel, is_part
 
 from ..distributed.chunking import power_of_two
 from ..distributed.memory_tracker import MemoryTracker
+from .heads import HEADS, head_bytes, held_bytes
 from .inputs import MicroBatch
 from .tower import TowerBytes, tower_bytes
 
@@ -58,12 +60,14 @@ class Setting:
         autocast: the dtype of torch's autocast; None without it.
         attention: transformers' name of the implementation.
         checkpointing: whether activations are computed again in the backward pass.
+        asked: of how many tokens of an input lexical vectors are read.
     """
 
     place: str
     autocast: torch.dtype | None
     attention: str
     checkpointing: bool
+    asked: int = 0
 
 
 @dataclass(frozen=True)
@@ -107,6 +111,7 @@ def step_peak(
 def _whole(model: EmbeddingModel, inputs: Sequence[MicroBatch], setting: Setting, chunk_tokens: int) -> StepPeak:
     tower = _tower(model, inputs, setting)
     language = language_peak(model, inputs, setting) + projector_bytes(model, inputs, setting) + tower.kept
+    language += head_bytes(model, inputs, setting.asked)
     held = inputs if setting.place == "cpu" else [max(inputs, key=lambda batch: batch.count * batch.pixels)]
     vision = tower.kept + max(vision_peak(model, inputs, setting), tower.work)
     return StepPeak(pixel_bytes(model, held), vision, language, chunk_tokens, False)
@@ -116,6 +121,7 @@ def _chunked(model: EmbeddingModel, inputs: Sequence[MicroBatch], setting: Setti
     chunks = [_chunk(batch, chunk_tokens) for batch in inputs]
     fullest = max(chunks, key=lambda batch: (batch.count * batch.length, batch.length))
     language = language_peak(model, [fullest], setting)
+    language += head_bytes(model, [fullest], setting.asked) + held_bytes(model, inputs)
     towers = [_tower(model, [chunk], setting) for chunk in chunks]
     pairs = list(zip(chunks, towers, strict=True))
     language += max(projector_bytes(model, [chunk], setting) + tower.kept for chunk, tower in pairs)
@@ -226,8 +232,9 @@ def projector_bytes(model: EmbeddingModel, batches: Sequence[MicroBatch], settin
 
 
 def _trained_projector(model: EmbeddingModel) -> list[nn.Parameter]:
-    """Return the parameters that are trained beside the adapter."""
-    return [p for name, p in model.named_parameters() if p.requires_grad and "lora_" not in name]
+    """Return the parameters that are trained beside the adapter, up to the language model."""
+    named = ((name, p) for name, p in model.named_parameters() if p.requires_grad and not name.startswith(HEADS))
+    return [parameter for name, parameter in named if "lora_" not in name]
 
 
 def _itemsize(model: EmbeddingModel, setting: Setting) -> int:

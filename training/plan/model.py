@@ -14,12 +14,11 @@ from mllm_embed.model.embedding_model import EmbeddingModel, is_part
 from mllm_embed.model.families import check_family, family_of, reading_part
 from mllm_embed.model.loading import CONFIG_FILE
 from mllm_embed.model.lora import LoraSpec, add_lora, add_lora_like
+from mllm_embed.model.pooling import Pooling
 from mllm_embed.model.quantization import NF4_BLOCK
 from mllm_embed.presets import unsupported
 from mllm_embed.saving.settings import read_object
 from mllm_embed.yaml_text import read_yaml
-
-from ..recipe.trained.token_learner import add_token_learner
 
 SHAPES = Path(__file__).parents[1] / "shapes"
 
@@ -38,6 +37,7 @@ class Counts:
         vision_lora: of the same, on the vision tower; 0 where it stays frozen.
         trained_projector: of the projector's copy that is trained; 0 where it stays frozen.
         token_learner: of the module that makes fewer tokens of a picture, all of it trained; 0 without one.
+        projection, lexical_head: of what is trained behind the language model; 0 without.
     """
 
     language: int
@@ -47,6 +47,8 @@ class Counts:
     vision_lora: int
     trained_projector: int
     token_learner: int = 0
+    projection: int = 0
+    lexical_head: int = 0
 
     @property
     def base(self) -> int:
@@ -56,7 +58,8 @@ class Counts:
     @property
     def trainable(self) -> int:
         """The parameters that training changes."""
-        return self.lora + self.vision_lora + self.trained_projector + self.token_learner
+        heads = self.projection + self.lexical_head
+        return self.lora + self.vision_lora + self.trained_projector + self.token_learner + heads
 
 
 def locate(name: str) -> Path | None:
@@ -124,34 +127,39 @@ def _read_config(name: str, place: Path) -> Any:
 
 
 def build(
-    config: Any, lora: LoraSpec | Path, weights: dtype, picture_tokens: int | None = None
-) -> tuple[EmbeddingModel, Counts]:
+    config: Any, lora: LoraSpec | Path, weights: dtype, pooling: Pooling = "last",
+    add: Callable[[EmbeddingModel], None] = lambda model: None,
+) -> tuple[EmbeddingModel, Counts]:  # fmt: skip
     """Return the embedding model with a new adapter, on the meta device, in train mode; and its numbers of parameters.
 
     `add_lora` chooses the layers, as it does in training; an adapter in a folder has its own. `weights` is the dtype in
-    which the base is loaded; `picture_tokens` is how many a token learner makes, None without one.
+    which the base is loaded; `add` puts in what else is trained.
     """
     from transformers import AutoModel
 
     with device("meta"):
         backbone = AutoModel.from_config(config, dtype=weights)
     backbone.to(weights)  # parts whose own config states another dtype
-    model = EmbeddingModel(backbone, family_of(config))
+    model = EmbeddingModel(backbone, family_of(config), pooling)
     language, vision, projector = (_numel(backbone.named_parameters(), part) for part in _parts(model))
     if isinstance(lora, Path):
         add_lora_like(model, lora)
     else:
         add_lora(model, lora, model.family)
-    with device("meta"):
-        add_token_learner(picture_tokens, model)
+    add(model)
     trained = {name: p.numel() for name, p in model.named_parameters() if p.requires_grad}
-    learner = sum(p.numel() for p in model.token_learner.parameters()) if model.token_learner else 0
+    learner, projection, words = map(_size, (model.token_learner, model.projection, model.lexical_head))
     updates = {name: count for name, count in trained.items() if "lora_" in name}
     tower = sum(count for name, count in updates.items() if is_part(name, model.family.vision))
     whole, updated = sum(trained.values()), sum(updates.values())
-    counts = Counts(language, vision, projector, updated - tower, tower, whole - updated - learner, learner)
+    rest = whole - updated - learner - projection - words
+    counts = Counts(language, vision, projector, updated - tower, tower, rest, learner, projection, words)
     model.train()
     return model, counts
+
+
+def _size(module: nn.Module | None) -> int:
+    return 0 if module is None else sum(parameter.numel() for parameter in module.parameters())
 
 
 def stored_bytes(model: EmbeddingModel, quantization: str | None) -> int:

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import math
 from dataclasses import dataclass
+from functools import partial
 from glob import glob
 from typing import TYPE_CHECKING, Any
 
@@ -117,13 +118,12 @@ def make_plan(recipe: Recipe, memory: float | None = None, picture: tuple[int, i
     """
     import torch
 
-    from mllm_embed.model.families import states_width
-
     from ..distributed.chunking import RESERVE, total_memory
     from ..recipe.checks import check_dimension, check_rates
     from ..recipe.form import settings_of, source_of
     from ..recipe.optimizers import check_optimizer
     from ..recipe.start import start_of
+    from .heads import add_parts, asked_tokens, language_head_bytes
     from .inputs import InputMaker
     from .memory import Setting
     from .model import build, find_config, locate, stored_bytes
@@ -138,12 +138,15 @@ def make_plan(recipe: Recipe, memory: float | None = None, picture: tuple[int, i
     if source.preset:
         source.preset.check(recipe.model, config.model_type)
     weights = _dtype_of_weights(source, config, bf16, place)
-    setting = Setting(place.type, torch.bfloat16 if bf16 else None, recipe.attention, recipe.gradient_checkpointing)
-    check_dimension(recipe, states_width(config))
     settings = settings_of(recipe, source, config)
-    model, counts = build(config, start_of(recipe, source) or recipe.lora.spec(), weights, settings.picture_tokens)
+    autocast = torch.bfloat16 if bf16 else None
+    setting = Setting(place.type, autocast, recipe.attention, recipe.gradient_checkpointing, asked_tokens(settings))
+    start = start_of(recipe, source)
+    parts = partial(add_parts, recipe, settings, start)
+    model, counts = build(config, start or recipe.lora.spec(), weights, settings.pooling, parts)
+    check_dimension(recipe, model.width)
     check_rates(recipe, model)
-    base = stored_bytes(model, recipe.quantization)
+    base = stored_bytes(model, recipe.quantization) + language_head_bytes(settings, model, weights)
     available = round(memory * GIB) if memory is not None else total_memory(place)
     room = available - base - WEIGHT_BYTES * counts.trainable
     inputs = InputMaker.of(config, source, settings, recipe)
@@ -182,6 +185,7 @@ def _plan_stage(
     """
     import torch
 
+    from ..batch.stage_data import check_avoided
     from ..recipe.checks import check_batch
     from ..recipe.optimizers import check_optimizer, state_bytes
     from .guide import plan_guide
@@ -193,6 +197,7 @@ def _plan_stage(
     if rows is not None:
         check_batch(name, stage, len(rows))
         rows.ask_with(make.settings.prompts)
+        check_avoided(name, stage, rows, make.settings, recipe.teacher is not None)
     inputs = make.micro_batches(stage, None if rows is None else rows.sample(), picture)
     chunk_tokens = None if stage.chunk_tokens == "auto" else stage.chunk_tokens
     moments = state_bytes(stage.optimizer, [p.shape for p in model.parameters() if p.requires_grad])
@@ -257,6 +262,8 @@ def _trainable_in_words(counts: Counts) -> str:
         "projector": counts.trained_projector,
         "LoRA of the vision tower": counts.vision_lora,
         "token learner": counts.token_learner,
+        "projection of each token": counts.projection,
+        "lexical head": counts.lexical_head,
     }
     usual = ("LoRA", "projector")
     said = [f"{part} {count / 1e6:,.2f} M" for part, count in parts.items() if count or part in usual]

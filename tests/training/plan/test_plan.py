@@ -18,6 +18,7 @@ from mllm_embed import Document, MLLMEmbedder, Query
 from mllm_embed.data.folder import DataFolder
 from mllm_embed.errors import ConfigError, DataError, ImageError
 from mllm_embed.model.families import family_of, states_width
+from mllm_embed.model.heads.lexical_head import RANK
 from mllm_embed.model.lora import LoraSpec, add_lora
 from mllm_embed.training.batch.collator import ContrastiveCollator
 from mllm_embed.training.batch.examples import Reader
@@ -27,6 +28,7 @@ from mllm_embed.training.data.folder import read_rows
 from mllm_embed.training.distributed.gradient_caching import BatchEncoder
 from mllm_embed.training.distributed.memory_tracker import MemoryTracker
 from mllm_embed.training.plan.guide import plan_guide
+from mllm_embed.training.plan.inputs import MicroBatch
 from mllm_embed.training.plan.model import SHAPES, find_config
 from mllm_embed.training.plan.plan import GIB, check_fits, describe, make_plan
 from mllm_embed.training.recipe.layers import RECIPES
@@ -61,6 +63,36 @@ def test_parameters_are_those_of_the_loaded_model(recipe: Path, tiny_llava: Path
     assert counts.lora == sum(n for name, n in trained.items() if "lora_" in name)
     assert counts.trained_projector == sum(n for name, n in trained.items() if "lora_" not in name)
     assert (counts.trained_projector == counts.projector > 0) is projector
+
+
+@pytest.mark.usefixtures("uncounted")
+def test_what_is_trained_behind_the_language_model_is_counted(recipe: Path, tiny_llava: Path) -> None:
+    plain = make_plan(load_recipe(recipe))
+    for changes, count in (
+        (["pooling=multi", "multi={width: 8}"], lambda counts: counts.projection == 64 * 8),
+        (["lexical={words: 5}"], lambda counts: counts.lexical_head == 2 * 64 * RANK + _vocabulary(tiny_llava)),
+    ):
+        plan = make_plan(load_recipe(recipe, changes))
+        assert count(plan.counts) and plan.counts.trained_projector == plain.counts.trained_projector
+        heads = plan.counts.projection + plan.counts.lexical_head
+        assert plan.counts.trainable == plain.counts.trainable + heads
+        assert f"{heads / 1e6:,.2f} M" in describe(load_recipe(recipe, changes), plan)
+
+
+def test_what_is_kept_behind_the_language_model_is_counted(recipe: Path, tiny_llava: Path) -> None:
+    def taken(*changes: str) -> tuple[int, list[MicroBatch]]:
+        stage = make_plan(load_recipe(recipe, ["stages.instructions=null", *changes])).stages["captions"]
+        return stage.step.language, stage.inputs
+
+    (plain, inputs), (multi, _) = taken(), taken("pooling=multi", "multi={width: 8}")
+    assert multi - plain == sum(batch.count * batch.length for batch in inputs) * (4 * 64 + 12 * 8)
+    lexical, _ = taken("lexical={words: 5}")
+    words = 4 * (4 + 8) + 12  # of the last 4 tokens the logits, in float32 all of them; of the largest three
+    assert lexical - plain == sum(batch.count for batch in inputs) * _vocabulary(tiny_llava) * words
+
+
+def _vocabulary(folder: Path) -> int:
+    return int(json.loads((folder / "config.json").read_text())["text_config"]["vocab_size"])
 
 
 @pytest.mark.usefixtures("uncounted")

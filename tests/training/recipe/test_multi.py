@@ -11,8 +11,9 @@ import yaml
 from safetensors.torch import load_file
 
 from mllm_embed import MLLMEmbedder
-from mllm_embed.errors import ConfigError, ModelError
+from mllm_embed.errors import ConfigError, DataError, ModelError
 from mllm_embed.eval.cli import main as eval_main
+from mllm_embed.training.plan.plan import make_plan
 from mllm_embed.training.recipe.recipe_files import load_recipe
 from mllm_embed.training.run import stage_run
 from mllm_embed.training.run.stages import run_recipe
@@ -59,6 +60,7 @@ def test_a_run_learns_is_resumed_and_measured_by_maxsim(
         assert one.keys() == two.keys() and all(torch.equal(one[name], two[name]) for name in one)
     lines = [json.loads(line) for line in (tmp_path / "run/log.jsonl").read_text().splitlines()]
     validated = [line["recall@1"] for line in lines if "recall@1" in line]
+    monkeypatch.setattr("mllm_embed.eval.scoring.embedding.multi._SCORES", 20)  # some queries at a time
     out = tmp_path / "eval"
     assert eval_main(["run", str(data), "--model", str(whole), "--output", str(out), "--sheet", "0"]) == 0
     result = json.loads((out / "result.json").read_text())
@@ -79,3 +81,27 @@ def test_what_does_not_go_with_it_is_refused(recipe: Path, data: Path) -> None:
     ):
         with pytest.raises(ConfigError, match=message):
             run_recipe(load_recipe(recipe, change))
+
+
+@pytest.mark.parametrize("where", ["rows", "benchmark", "evaluation"])
+def test_what_is_avoided_is_refused_at_the_start(
+    recipe: Path, data: Path, where: str, capsys: pytest.CaptureFixture[str]
+) -> None:
+    rows = [json.loads(line) for line in (data / "triplets.jsonl").read_text().splitlines()]
+    benchmark = json.loads((data / "benchmark.json").read_text())
+    (rows if where == "rows" else benchmark["queries"])[2]["avoid"] = "blue"
+    (data / "triplets.jsonl").write_text("".join(json.dumps(row) + "\n" for row in rows))
+    (data / "benchmark.json").write_text(json.dumps(benchmark))
+    if where == "evaluation":
+        base = load_recipe(recipe).model
+        MLLMEmbedder.from_pretrained(base, pooling="multi").save_pretrained(recipe.parent / "multi")
+        assert eval_main(["run", str(data), "--model", str(recipe.parent / "multi")]) == 2
+        assert "avoids something, which is taken from a single vector" in capsys.readouterr().err
+        return
+    name = rows[2]["id"] if where == "rows" else benchmark["queries"][2]["id"]
+    with pytest.raises(DataError, match=f"{name} of .* avoids something"):
+        run_recipe(load_recipe(recipe))
+    assert not (recipe.parent / "run").exists()
+    if where == "rows":
+        with pytest.raises(DataError, match=f"stage 'queries': row {name} of .* avoids something"):
+            make_plan(load_recipe(recipe))
