@@ -1,11 +1,13 @@
 """Kill `mllm-embed encode` and `mllm-embed index` at random moments, let them go on, and compare what they leave.
 
     python scripts/kill_store.py --kills 20
+    python scripts/kill_store.py --kills 20 --form several     # or lexical
 
 A small random LLaVA embeds a folder of pictures, some of which cannot be read, in shards of a few rows, and the store
-is indexed. Each command is started as a user starts it and killed (SIGKILL) after a random time until it has had its
-share; then it may end. A store that is being made must never open as a whole one, the finished store must be the
-unkilled one to the byte, and so must the index; nothing half-written may be left. Exit code 1 if not.
+is indexed; one of several vectors a row, which no index takes, is not. Each command is started as a user starts it and
+killed (SIGKILL) after a random time until it has had its share; then it may end. A store that is being made must not
+open as a whole one, a finished store must be the unkilled one to the byte, and so must the index; nothing half-written
+may be left. Exit code 1 if not.
 """
 
 from __future__ import annotations
@@ -19,12 +21,14 @@ import subprocess
 import sys
 import time
 from collections import Counter
+from dataclasses import dataclass
 from pathlib import Path
 from types import ModuleType
 
 import numpy as np
 from PIL import Image
 
+from mllm_embed import MLLMEmbedder
 from mllm_embed.errors import DataError
 from mllm_embed.index.faiss_index import Index
 from mllm_embed.index.files import CARD_FILE, SETTINGS_FILE
@@ -37,8 +41,24 @@ PICTURES, SHARD_ROWS = 1500, 50
 _KILLS_A_STORE = 5
 
 
-def make_inputs(folder: Path) -> tuple[Path, Path]:
-    """Write a model, and pictures of which every hundredth cannot be read."""
+@dataclass(frozen=True)
+class Form:
+    """What a row of the store has: the model's pooling, options of `encode`, and the kind of index, None for none."""
+
+    pooling: str | None = None
+    options: tuple[str, ...] = ()
+    index: str | None = "rabitq"
+
+
+FORMS = {
+    "dense": Form(),
+    "several": Form(pooling="multi", index=None),
+    "lexical": Form(options=("--lexical-words", "20"), index="bebr"),
+}
+
+
+def make_inputs(folder: Path, form: Form) -> tuple[Path, Path]:
+    """Write a model of a form, and pictures of which every hundredth cannot be read."""
     photos = folder / "photos"
     photos.mkdir(parents=True)
     for number in range(PICTURES):
@@ -47,7 +67,12 @@ def make_inputs(folder: Path) -> tuple[Path, Path]:
         Image.fromarray(pixels).save(path)
         if number % 100 == 7:
             path.write_bytes(path.read_bytes()[:200])
-    return _tests_tiny().make_tiny_llava(folder / "model"), photos
+    model = _tests_tiny().make_tiny_llava(folder / "model")
+    if form.pooling is None:
+        return model, photos
+    saved = folder / f"model-{form.pooling}"
+    MLLMEmbedder.from_pretrained(model, dtype="float32", pooling=form.pooling).save_pretrained(saved)
+    return saved, photos
 
 
 def _tests_tiny() -> ModuleType:
@@ -80,6 +105,10 @@ def encoding(store: Path) -> str:
     """Say what a killed encode was doing. Raise SystemExit where what it left opens as a whole store too early."""
     if any(store.glob(f"{SHARDS}/.*.tmp")):
         what = "encode, writing a shard"
+    elif {path.name.split(".")[0] for path in store.glob(f"{SHARDS}/0*")} - {
+        path.stem for path in store.glob(f"{SHARDS}/0*{RECORD_SUFFIX}")
+    }:
+        what = "encode, between a shard's files"
     elif any(store.glob(f"{PLANS}/*.json")):
         made = any(store.glob(f"{SHARDS}/*{RECORD_SUFFIX}"))
         what = "encode, between shards" if made else "encode, before its first shard"
@@ -105,7 +134,7 @@ def indexing(index: Path) -> str:
 
 
 def files(folder: Path) -> dict[str, bytes]:
-    """Return every file of a store; of an index what FAISS wrote, since a card has timings."""
+    """Return every file of a store; of an index what was built, since a card has timings."""
     kept = (path for path in folder.rglob("*") if path.is_file() and path.name not in (SETTINGS_FILE, CARD_FILE))
     return {path.relative_to(folder).as_posix(): path.read_bytes() for path in kept}
 
@@ -113,28 +142,31 @@ def files(folder: Path) -> dict[str, bytes]:
 def main() -> int:
     """Run the command line."""
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
-    parser.add_argument("--kills", type=int, default=20, help="how many in all, every fourth of an index (default 20)")
+    parser.add_argument("--kills", type=int, default=20, help="how many in all, some of an index (default 20)")
     parser.add_argument("--seed", type=int, default=0, help="of the moments")
     parser.add_argument("--output", type=Path, default=Path("runs/kills-store"), help="a folder that is replaced")
+    parser.add_argument("--form", choices=FORMS, default="dense", help="what a row of the store has (default dense)")
     args = parser.parse_args()
+    form = FORMS[args.form]
     shutil.rmtree(args.output, ignore_errors=True)
     output, rng = args.output.resolve(), random.Random(args.seed)
-    model, photos = make_inputs(output)
+    model, photos = make_inputs(output, form)
     program = [sys.executable, "-m", "mllm_embed.cli"]
 
     def encode(store: Path) -> list[str]:
-        options = ["--model", str(model), "--dtype", "float32", "--shard-rows", str(SHARD_ROWS)]
+        options = ["--model", str(model), "--dtype", "float32", "--shard-rows", str(SHARD_ROWS), *form.options]
         return [*program, "encode", str(photos), "--output", str(store), *options]
 
     def index(store: Path) -> list[str]:
-        return [*program, "index", str(store), "--kind", "rabitq"]
+        return [*program, "index", str(store), "--kind", str(form.index)]
 
     whole, took = output / "whole", []
-    for command in (encode(whole), index(whole)):
+    for command in (encode(whole), index(whole))[: 1 if form.index is None else 2]:
         began = time.monotonic()
         subprocess.run(command, check=True, stdout=subprocess.DEVNULL, stderr=subprocess.DEVNULL)
         took.append(time.monotonic() - began)
-    sys.stdout.write(f"an unkilled encode takes {took[0]:.1f} s, an index {took[1]:.1f} s\n")
+    of_index = "".join(f", an index {seconds:.1f} s" for seconds in took[1:])
+    sys.stdout.write(f"an unkilled encode takes {took[0]:.1f} s{of_index}\n")
     moments: Counter[str] = Counter()
     wrong: list[str] = []
     number = 0
@@ -142,10 +174,11 @@ def main() -> int:
         store = output / f"killed-{number}"
         built = store.with_name(f"{store.name}.index")
         left = args.kills - sum(moments.values())
-        share = min(_KILLS_A_STORE - 1, left)
+        share = min(_KILLS_A_STORE - 1 if form.index else _KILLS_A_STORE, left)
         looks = (lambda store=store: encoding(store)), (lambda built=built: indexing(built))
         moments.update(run_killed(encode(store), share, rng, 0.4 * took[0], 0.9 * took[0], looks[0]))
-        moments.update(run_killed(index(store), min(1, left - share), rng, 0.5 * took[1], 0.95 * took[1], looks[1]))
+        if form.index:
+            moments.update(run_killed(index(store), min(1, left - share), rng, 0.5 * took[1], 0.95 * took[1], looks[1]))
         pairs = ((whole, store), (whole.with_name("whole.index"), built))
         wrong += [f"{made.name} differs from the unkilled one" for one, made in pairs if files(one) != files(made)]
         wrong += [f"left over: {path.relative_to(output)}" for path in output.rglob(".*")]

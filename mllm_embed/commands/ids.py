@@ -2,10 +2,15 @@
 
 from __future__ import annotations
 
+from collections.abc import Collection
 from pathlib import Path
+from typing import TYPE_CHECKING
 
-from ..errors import ConfigError, DataError, reason
+from ..errors import ConfigError, DataError, did_you_mean, reason
 from ..files import read_text
+
+if TYPE_CHECKING:
+    from ..store.gallery import Gallery
 
 
 def local_path(text: str) -> Path:
@@ -28,3 +33,14 @@ def read_ids(path: Path) -> list[str]:
     if not names:
         raise DataError(f"{path} names no id: give one a line")
     return names
+
+
+def check_known(place: str, gallery: Gallery | Collection[str], names: list[str]) -> None:
+    """Raise DataError for an id that a gallery, or the ids of the folder at a place, have not got."""
+    if not isinstance(gallery, Collection):
+        gallery.sources(names)
+        return
+    unknown = next((name for name in names if name not in gallery), None)
+    if unknown is not None:
+        near = did_you_mean(unknown, gallery)
+        raise DataError(f'the id "{unknown}" is not among the {len(gallery)} pictures of {place}{near}')

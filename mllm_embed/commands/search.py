@@ -8,8 +8,8 @@ from collections.abc import Collection, Sequence
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
-from ..errors import ConfigError, DataError, ImageError, did_you_mean
-from .ids import local_path, read_ids
+from ..errors import ConfigError, DataError, ImageError
+from .ids import check_known, local_path, read_ids
 from .model_options import add_model_options, load_embedder
 
 if TYPE_CHECKING:
@@ -135,6 +135,7 @@ def _run(arguments: argparse.Namespace) -> int:
     from ..data.picture_source import picture_folder
     from ..search.contact_sheet import check_sheet_path
     from ..search.hits_table import hits_table
+    from ..search.lexical import check_lexical
     from ..search.places import shown_place, stored_gallery
 
     _check_numbers(arguments)
@@ -151,6 +152,7 @@ def _run(arguments: argparse.Namespace) -> int:
         sys.stderr.write("".join(f"{note}\n" for note in folder.notes))
     _check_ids(arguments, folder.ids if gallery is None else gallery, allow, exclude)
     _check_filter(arguments.gallery, where, folder if gallery is None else gallery)
+    check_lexical(gallery, arguments.lexical)
 
     embedder = load_embedder(arguments, merge=not arguments.rerank)  # its base is to speak
     judge = _judge(arguments, embedder)  # before hours go into a gallery
@@ -180,7 +182,7 @@ def _check_ids(
         raise DataError(f"{arguments.gallery} holds no vectors any more: all were removed, so encode some again")
     for path, names in ((arguments.allow, allow), (arguments.exclude, exclude)):
         try:
-            _check_known(arguments.gallery, gallery, names or [])
+            check_known(arguments.gallery, gallery, names or [])
         except DataError as error:
             raise DataError(f"{path}: {error}") from error
     never = set(exclude)
@@ -229,16 +231,6 @@ def _nothing(arguments: argparse.Namespace) -> ConfigError:
         f"no row of {arguments.gallery} that fits --filter may answer by --allow and --exclude, but perhaps the "
         "reference: leave one of them out"
     )
-
-
-def _check_known(place: str, gallery: Gallery | Collection[str], names: list[str]) -> None:
-    if not isinstance(gallery, Collection):
-        gallery.sources(names)
-        return
-    unknown = next((name for name in names if name not in gallery), None)
-    if unknown is not None:
-        near = did_you_mean(unknown, gallery)
-        raise DataError(f'the id "{unknown}" is not among the {len(gallery)} pictures of {place}{near}')
 
 
 def _check_numbers(arguments: argparse.Namespace) -> None:
@@ -330,9 +322,12 @@ def _by_vectors(arguments: argparse.Namespace, embedder: MLLMEmbedder, gallery: 
 
 def _by_words(arguments: argparse.Namespace, embedder: MLLMEmbedder, gallery: Gallery | None) -> LexicalSearcher | None:
     """Return the search by dense and lexical vectors together, None where that is not asked for."""
+    from ..encode.encoder import check_single
     from ..search.lexical import LexicalSearcher
 
     if arguments.lexical is None:
+        if arguments.explain:  # what one vector an input is read as
+            check_single(embedder, "--explain")
         return None
     if gallery is None:
         place, weight = arguments.gallery, arguments.lexical

@@ -24,6 +24,7 @@ from ..store.exact import Answer
 from ..store.gallery import Gallery, MemoryGallery, StoreGallery
 from ..store.kept.lexical import read_lexical
 from ..store.lookup import check_queries
+from ..store.vector_store import VectorStore
 from ..types import Query
 from .searcher import Hit, Searcher, Where, folder_metadata
 
@@ -59,13 +60,9 @@ class LexicalRows:
     def of(cls, gallery: Gallery) -> LexicalRows:
         """Return those of the store that a gallery searches, as it is now. Raises ConfigError for a gallery that is no
         store or index, DataError for a store without."""
-        if not isinstance(gallery, StoreGallery):
-            raise ConfigError(
-                "lexical vectors lie in stores, and this gallery is none: search the store that `mllm-embed encode` "
-                "made"
-            )
-        alive = np.flatnonzero(gallery.store.alive)
-        return cls([gallery.store.ids[row] for row in alive], read_lexical(gallery.store)[alive], gallery)
+        store = _store_of(gallery)
+        alive = np.flatnonzero(store.alive)
+        return cls([store.ids[row] for row in alive], read_lexical(store)[alive], gallery)
 
     def check(self, gallery: Gallery) -> None:
         """Raise DataError for a gallery to which rows came since, or from which some went."""
@@ -90,6 +87,29 @@ class LexicalRows:
         asked = zip(query.indices.tolist(), query.data.tolist(), strict=True)
         both = [(word, weight, weights[word]) for word, weight in asked if word in weights]
         return sorted(both, key=lambda one: -one[1] * one[2])
+
+
+def check_lexical(gallery: Gallery | None, weight: float | None) -> None:
+    """Raise ConfigError for a weight that is no number over 0, and for a gallery that keeps no lexical vectors. Without
+    a weight none are asked for; no gallery is one of pictures, which get theirs."""
+    if weight is None:
+        return
+    _check_weight(weight)
+    if gallery is not None:
+        _store_of(gallery)
+
+
+def _store_of(gallery: Gallery) -> VectorStore:
+    if not isinstance(gallery, StoreGallery):
+        raise ConfigError(
+            "lexical vectors lie in stores, and this gallery is none: search the store that `mllm-embed encode` made"
+        )
+    if LEXICAL not in gallery.store.provenance:
+        raise ConfigError(
+            f"{gallery.store.folder} was made without lexical vectors: encode a new store with a model that has them "
+            "(--lexical-words), or search with dense vectors alone"
+        )
+    return gallery.store
 
 
 def _check_weight(weight: float) -> None:

@@ -111,6 +111,7 @@ def upload(
         raise ConfigError(f"'{shown_place(place)}' names no Qdrant collection or PostgreSQL table: give {_EXAMPLES}")
     if index and server.index is None:
         raise ConfigError(f"{shown_place(place)} takes no --index: such a server makes its own")
+    store.rows(0, 0)  # a store of several vectors a row says so before anything is made
     gallery, sent = server.upload(store, place, show_progress)
     if index and server.index is not None:
         server.index(gallery)

@@ -84,6 +84,21 @@ def record_file(folder: Path, name: str) -> Path:
     return folder / SHARDS / f"{name}{RECORD_SUFFIX}"
 
 
+def lexical_file(folder: Path, name: str) -> Path:
+    """Return where the lexical vectors of a shard of the store in `folder` lie, if it has any."""
+    return folder / SHARDS / f"{name}.lexical.npz"
+
+
+def checked_lexical_file(folder: Path, name: str, said: str) -> Path:
+    """Return the file of a shard's lexical vectors. Raises DataError where it is missing, or has another sha256."""
+    path = lexical_file(folder, name)
+    if not path.is_file():
+        raise DataError(f"{path} is missing: {CURE}")
+    if sha256_of(path) != said:
+        raise DataError(f"{path} is not what was written: {CURE}")
+    return path
+
+
 def write_shard(
     folder: Path,
     name: str,
@@ -216,9 +231,11 @@ def check_size(folder: Path, entry: StoreShard, dimension: int, dtype: np.dtype)
 
 
 def verify_shard(folder: Path, entry: StoreShard) -> None:
-    """Read both files of a shard, and raise DataError naming the one that is not what was written."""
-    read_record(folder, entry)
+    """Read all files of a shard, and raise DataError naming the first that is not what was written."""
+    lexical = read_record(folder, entry).lexical
     _check_vectors(vectors_file(folder, entry.name), entry, quick=False)
+    if lexical is not None:
+        checked_lexical_file(folder, entry.name, lexical)
 
 
 def _check_vectors(path: Path, entry: StoreShard, quick: bool) -> None:

@@ -247,10 +247,10 @@ class VectorStore:
         Raises:
             DataError: ids that are empty, no names, given twice or there already, vectors of another size, with NaN or
                 not of unit length, values that no column holds, or a full disk.
-            ConfigError: another process writes to the store.
+            ConfigError: another process writes to the store, or it keeps several vectors a row.
         """
         ids, sources = ids_of(ids), [None] * len(ids) if sources is None else list(sources)
-        vectors = np.asarray(vectors)
+        vectors, _ = np.asarray(vectors), self.rows(0, 0)  # which a store of several vectors a row refuses
         if vectors.shape != (len(ids), self.dimension) or len(sources) != len(ids):
             raise DataError(f"{len(ids)} ids do not fit vectors of shape {vectors.shape}: give [n, {self.dimension}]")
         given = None if metadata is None else given_values(ids, metadata)

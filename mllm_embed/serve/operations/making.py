@@ -16,6 +16,7 @@ from ...errors import ConfigError
 from ...search.places import shared, stored_gallery
 from ...search.searcher import Searcher
 from ...store.gallery import Gallery, StoreGallery
+from ...store.several.gallery import MultiGallery
 from ...types import Item, Query
 from ..fetching import AllowedHost, Fetcher
 from ..gallery.kept_pictures import KeptPictures
@@ -75,11 +76,16 @@ class GallerySettings:
 
         Raises:
             DataError: it is damaged, or not there.
-            ConfigError: it cannot be written to, and is to be.
+            ConfigError: it cannot be written to, and is to be, or it keeps several vectors a row.
         """
         if self.place is None:
             return None
         gallery = stored_gallery(self.place)
+        if isinstance(gallery, MultiGallery):
+            raise ConfigError(
+                f"{self.place} keeps a vector a token (pooling multi), and a server compares one vector a row: search "
+                "it with `mllm-embed search`, or serve a store of a model of single vectors"
+            )
         if gallery is not None:
             self.kept(gallery)
             return gallery

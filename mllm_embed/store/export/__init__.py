@@ -44,6 +44,7 @@ def export(store: VectorStore, kind: str, output: str | os.PathLike[str], show_p
         raise ConfigError(f"{path} is there already: give another output, or move it away")
     if not len(store.living):
         raise DataError(f"{store.folder} has no rows: there is nothing to export")
+    store.rows(0, 0)  # a store of several vectors a row says so before anything is made
     rows = LivingRows(store, show_progress)
     check_space(path, len(rows) * store.dimension * 4, f"the vectors of {len(rows):,} rows")
     KINDS[kind](rows, path)

@@ -15,13 +15,17 @@ from scipy.sparse import csr_array, load_npz, save_npz, vstack
 
 from ...errors import DataError
 from ...files import atomic_file, flush_to_disk
-from ..files import ARRAY_ERRORS, CURE, SHARDS, StoreShard, bytes_of, read_record, sha256_of
+from ..files import (
+    ARRAY_ERRORS,
+    CURE,
+    StoreShard,
+    bytes_of,
+    checked_lexical_file,
+    lexical_file,
+    read_record,
+    sha256_of,
+)  # fmt: skip
 from ..vector_store import VectorStore
-
-
-def lexical_file(folder: Path, name: str) -> Path:
-    """Return where the lexical vectors of a shard of the store in `folder` lie."""
-    return folder / SHARDS / f"{name}.lexical.npz"
 
 
 def write_lexical(folder: Path, name: str, words: csr_array | None) -> str | None:
@@ -68,9 +72,7 @@ def _read(folder: Path, shard: StoreShard) -> csr_array | None:
     said = read_record(folder, shard).lexical
     if said is None:
         return None
-    path = lexical_file(folder, shard.name)
-    if sha256_of(path) != said:
-        raise DataError(f"{path} is not what was written: {CURE}")
+    path = checked_lexical_file(folder, shard.name, said)
     try:
         found = load_npz(io.BytesIO(bytes_of(path)))
     except (*ARRAY_ERRORS, KeyError, zipfile.BadZipFile) as error:

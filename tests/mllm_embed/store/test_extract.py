@@ -9,6 +9,7 @@ import signal
 import subprocess
 import sys
 import time
+from itertools import product
 from pathlib import Path
 from typing import Any
 
@@ -16,6 +17,7 @@ import numpy as np
 import pytest
 from PIL import Image
 
+from fuzz.tools.store_forms import MODELS
 from mllm_embed import MLLMEmbedder, PromptSet
 from mllm_embed.cli import main
 from mllm_embed.data.sources import open_sources
@@ -123,11 +125,23 @@ class Killed(BaseException):
     pass
 
 
-@pytest.mark.parametrize("shard", [1, 2, 3])
-@pytest.mark.parametrize("when", ["before", "vectors", "record"])
+@pytest.mark.parametrize(
+    ("form", "shard", "when"),
+    [
+        *product(["dense"], [1, 2, 3], ["before", "vectors", "record"]),
+        *product(["several", "lexical"], [2], ["before", "vectors"]),
+    ],
+)
 def test_a_kill_costs_the_shard_under_way(
-    embedder: MLLMEmbedder, photos: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch, shard: int, when: str
+    embedder: MLLMEmbedder,
+    photos: Path,
+    tmp_path: Path,
+    monkeypatch: pytest.MonkeyPatch,
+    form: str,
+    shard: int,
+    when: str,
 ) -> None:
+    embedder = MODELS[form](embedder)
     spoil(photos)
     encode(embedder, photos, tmp_path / "whole")
     write, calls = extract_module.write_shard, []
@@ -151,8 +165,8 @@ def test_a_kill_costs_the_shard_under_way(
         VectorStore.open(tmp_path / "s")
     left = 3 - shard + (when != "record")
     seen: list[int] = []
-    execute = embedder.execute
-    monkeypatch.setattr(embedder, "execute", lambda work, **options: (seen.append(1), execute(work, **options))[1])
+    plan = embedder.plan
+    monkeypatch.setattr(embedder, "plan", lambda items, **options: (seen.append(1), plan(items, **options))[1])
     encode(embedder, photos, tmp_path / "s")
     assert len(seen) == left
     assert files(tmp_path / "s") == files(tmp_path / "whole")

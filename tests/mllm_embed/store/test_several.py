@@ -9,7 +9,9 @@ import numpy as np
 import pytest
 import torch
 
+from fuzz.tools.store_forms import MODELS
 from mllm_embed import MLLMEmbedder, Query, Searcher, VectorStore
+from mllm_embed.cli import main
 from mllm_embed.data.sources import open_sources
 from mllm_embed.errors import ConfigError, DataError
 from mllm_embed.model.heads.projection import new_projection
@@ -71,16 +73,44 @@ def test_it_is_searched_by_maxsim_and_grows(multi: MLLMEmbedder, data: Path, tmp
         searcher.search(query, edit_strength=0.5)
 
 
+@pytest.mark.parametrize("form", ["several", "lexical"])
+def test_what_a_row_avoids_is_refused_before_the_work(embedder: MLLMEmbedder, tmp_path: Path, form: str) -> None:
+    rows = [{"id": "a", "text": "a hat"}, {"id": "b", "text": "a hat", "avoid": ""}]
+    rows.append({"id": "c", "text": "a cap", "avoid": "a dog"})
+    (tmp_path / "rows.jsonl").write_text("".join(json.dumps(row) + "\n" for row in rows))
+    with pytest.raises(ConfigError, match="rows.jsonl: row 3 avoids something, which is taken from"):
+        encode_sources(MODELS[form](embedder), open_sources([tmp_path / "rows.jsonl"]), tmp_path / "store")
+    assert not (tmp_path / "store").exists()
+
+
 def test_damage_and_what_takes_one_vector_a_row_are_refused(
-    multi: MLLMEmbedder, embedder: MLLMEmbedder, data: Path, tmp_path: Path
+    multi: MLLMEmbedder,
+    embedder: MLLMEmbedder,
+    data: Path,
+    tmp_path: Path,
+    capsys: pytest.CaptureFixture[str],
 ) -> None:
     store = _encode(multi, data, tmp_path / "store")
     with pytest.raises(ConfigError, match="keeps a vector a token.*one vector a row is asked for"):
         store.rows(0, 2)
+    with pytest.raises(ConfigError, match="keeps a vector a token"):
+        store.add(["x"], np.eye(1, 8, dtype=np.float32))
     with pytest.raises(ConfigError, match="were made otherwise"):
         Searcher.open(embedder, tmp_path / "store")
     with pytest.raises(ConfigError, match="were made otherwise"):
         _encode(embedder, data, tmp_path / "store")
+    place, search = str(tmp_path / "store"), ["--model", "none", "--instruction", "red", "--gallery"]
+    for command, words in (
+        (["index", place, "--kind", "bebr"], "one vector a row is asked for"),
+        (["export", place, "--to", "npy", "--output", str(tmp_path / "out")], "one vector a row is asked for"),
+        (["upload", place, f"qdrant:{tmp_path / 'qdrant'}/c"], "one vector a row is asked for"),
+        (["serve", place, "--model", "none"], "a server compares one vector a row"),
+        (["search", *search, place, "--lexical", "1"], "was made without lexical vectors"),
+        (["search", *search, place, "--lexical", "nan"], "the weight of lexical scores must be a number over 0"),
+    ):
+        assert main(command) == 2
+        assert words in capsys.readouterr().err  # before a model is looked for, and before anything is made
+    assert not any((tmp_path / name).exists() for name in ("out", "qdrant", "store.index"))
     record = tmp_path / "store/shards/000000.json"
     content = json.loads(record.read_text())
     record.write_text(json.dumps({**content, "counts": [*content["counts"], 1]}))
