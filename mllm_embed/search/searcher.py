@@ -157,8 +157,7 @@ class Searcher:
         Raises:
             DataError: k < 1, an id that is not in the gallery, or a filter that does not fit its columns.
         """
-        asked = Composition(query, edit_strength)
-        vector = self._asks(asked)
+        vector = self._asks([Composition(query, edit_strength)])
         own = query.images if exclude_reference else ()
         if reranker is None:
             return self.find(vector, k, exclude, allow=allow, where=where, other_than=own)
@@ -195,13 +194,17 @@ class Searcher:
                 return hits[:k]
             asked *= 2
 
-    def _asks(self, asked: Composition) -> Any:
-        """Return what the gallery is searched with, a vector [1, D] float32, or the several of a query."""
-        if not isinstance(self.gallery, MultiGallery):
-            return asked.vector(self.embedder.encode(asked.items, show_progress=False))
-        if len(asked.items) > 1:
-            check_single(self.embedder, f"edit strength {asked.edit_strength:g}")
-        return several_of(self.embedder, asked.items, show_progress=False)
+    def _asks(self, asked: Sequence[Composition], batch_size: int = 32) -> Any:
+        """Return what the gallery is searched with: vectors [Q, D] float32, or the several of each query."""
+        items = [question.items for question in asked]
+        if isinstance(self.gallery, MultiGallery):
+            edited = next((one for one in asked if len(one.items) > 1), None)
+            if edited is not None:
+                check_single(self.embedder, f"edit strength {edited.edit_strength:g}")
+            return several_of(self.embedder, [one for [one] in items], batch_size=batch_size, show_progress=False)
+        found = self.embedder.encode(list(chain.from_iterable(items)), batch_size=batch_size, show_progress=False)
+        parts = np.split(found, np.cumsum([len(part) for part in items])[:-1])
+        return np.concatenate([question.vector(part) for question, part in zip(asked, parts, strict=True)])
 
     def search_many(
         self,
@@ -226,22 +229,20 @@ class Searcher:
         if not queries:
             return []
         asked = [Composition(query, edit_strength) for query in queries]
-        items = [question.items for question in asked]
-        found = self.embedder.encode(list(chain.from_iterable(items)), batch_size=batch_size, show_progress=False)
-        parts = np.split(found, np.cumsum([len(part) for part in items])[:-1])
-        vectors = [question.vector(part) for question, part in zip(asked, parts, strict=True)]
-        return self._answers(np.concatenate(vectors), k, allow, None, as_filter(where))
+        return self._answers(self._asks(asked, batch_size), k, allow, None, as_filter(where))
 
     def session(self, rule: str = DEFAULT_RULE, *, task: str | None = None, **settings: float) -> Session:
         """Return a search of several turns, of which each adds to what was said before.
 
-        Args and errors are those of `Session`: the rule that carries the past, a task, settings of the rule.
+        Args and errors are those of `Session`: the rule that carries the past, a task, settings of the rule; and
+        ConfigError for a model that makes several vectors of an input.
         """
+        check_single(self.embedder, "a session")
         return Session(self, rule, task=task, **settings)
 
     def _answers(
         self,
-        vectors: np.ndarray,
+        vectors: Any,
         k: int,
         allow: Collection[str] | None,
         exclude: Sequence[Collection[str]] | None,

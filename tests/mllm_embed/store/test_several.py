@@ -69,6 +69,10 @@ def test_it_is_searched_by_maxsim_and_grows(multi: MLLMEmbedder, data: Path, tmp
     assert [hit.id for hit in hits] == wanted and "3.png" not in wanted
     assert [hit.score for hit in hits] == pytest.approx([scores[name] for name in wanted], abs=1e-3)
     assert searcher.search(query, 1, exclude_reference=True)[0].id != "0.png"
+    many = searcher.search_many([Query(text="a hat"), query], 4, allow=allow)
+    assert [hit.id for hit in many[1]] == [hit.id for hit in searcher.search(query, 4, allow=allow)]
+    with pytest.raises(ConfigError, match="a session takes one vector an input"):
+        searcher.session()
     with pytest.raises(ConfigError, match="edit strength 0.5 takes one vector an input"):
         searcher.search(query, edit_strength=0.5)
 
