@@ -15,6 +15,7 @@ from .ids import local_path
 if TYPE_CHECKING:
     import numpy as np
 
+    from ..index.jpq.quantizer import TunedQuantizer
     from ..store.vector_store import VectorStore
 
 _KINDS = "\n".join(f"  {name:13} {kind.about}" for name, kind in KINDS.items())
@@ -36,6 +37,7 @@ examples
   mllm-embed index runs/photos --kind rabitq
   mllm-embed index runs/photos --target "recall>=0.97,size<=1/16" --output runs/photos-small
   mllm-embed index runs/photos --target "recall>=0.99,latency<=2ms" --queries runs/queries
+  mllm-embed index runs/photos --kind jpq --tuned runs/demo-jpq/queries
   mllm-embed index runs/photos --output runs/photos-small --update
 """
 
@@ -57,6 +59,12 @@ def register(commands: Any) -> None:
         "--target", metavar="T", help='try the kinds and take the fastest that is so: "recall>=0.97,size<=1/16"'
     )
     choice.add_argument("--update", action="store_true", help="take in what the store has got since")
+    index.add_argument(
+        "--tuned",
+        type=local_path,
+        metavar="ADAPTER",
+        help="of --kind jpq: the adapter, of a run, with which its codes were tuned",
+    )
     index.add_argument(
         "--queries", type=local_path, metavar="STORE", help="measure with these vectors (default: rows moved by noise)"
     )
@@ -87,7 +95,8 @@ def _run(arguments: argparse.Namespace) -> int:
         )
     else:
         sys.stdout.write(f"{exact_cost(store)}\n")
-        index = build_index(store, output, arguments.kind, queries=queries, seed=seed)
+        tuned = _tuned(arguments.tuned)
+        index = build_index(store, output, arguments.kind, queries=queries, seed=seed, tuned=tuned)
     sys.stdout.write(f"\n{card_text(index.card)}\nwrote {output}\n")
     return 0
 
@@ -98,8 +107,19 @@ def _check(arguments: argparse.Namespace) -> None:
         raise ConfigError(f"--seed must be 0 or more, not {arguments.seed}")
     if arguments.kind is not None:
         kind_of(arguments.kind)
+    if arguments.tuned is not None and arguments.kind is None:
+        raise ConfigError("--tuned is of --kind jpq: give both")
     if arguments.update and (arguments.queries is not None or arguments.seed is not None):
         raise ConfigError("--update trains and measures nothing: leave out --queries and --seed, or build anew")
+
+
+def _tuned(folder: Path | None) -> TunedQuantizer | None:
+    """Return the quantizer that a run left beside its adapter."""
+    if folder is None:
+        return None
+    from ..index.jpq.quantizer import QUANTIZER_FILE, TunedQuantizer
+
+    return TunedQuantizer.read(folder / QUANTIZER_FILE, "give the adapter of a run with a stage that has `jpq`")
 
 
 def _queries(path: Path | None, store: VectorStore) -> np.ndarray | None:

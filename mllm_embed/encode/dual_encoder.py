@@ -11,7 +11,7 @@ import torch
 
 from ..inputs.plain_values import items_of
 from ..inputs.prompts import PromptSet
-from ..saving.provenance import SPACE_FIELDS, check_same
+from ..saving.provenance import SEARCH_FIELDS, check_same
 from .avoiding import apart
 from .embedder import MLLMEmbedder
 from .encoder import check_single
@@ -23,7 +23,7 @@ class DualEncoder:
     def __init__(self, query: MLLMEmbedder, gallery: MLLMEmbedder):
         """Put two models together. Raises ConfigError for a query model that was not distilled from the gallery's."""
         check_single(gallery, "a gallery for another model's queries")
-        check_same(gallery.provenance, query.target_space, SPACE_FIELDS, "the gallery's model")
+        check_same(gallery.provenance, query.target_space, SEARCH_FIELDS, "the gallery's model")
         self.query, self.gallery = query, gallery
 
     @property

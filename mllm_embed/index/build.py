@@ -11,8 +11,9 @@ from typing import Any
 import numpy as np
 
 from ..encode.memory import PeakMemory
-from ..errors import DataError
+from ..errors import ConfigError, DataError
 from ..files import atomic_folder, check_space
+from ..saving.provenance import SPACE_FIELDS, check_same
 from ..store.exact import StoreRows, exact
 from ..store.gallery import StoreGallery
 from ..store.vector_store import VectorStore
@@ -22,7 +23,8 @@ from .engines import new_engine
 from .faiss_index import WALKED, Index
 from .files import CARD_FILE, SETTINGS_FILE, write_settings
 from .fill import fill
-from .kinds import kind_of
+from .jpq.quantizer import TunedQuantizer
+from .kinds import Kind, kind_of
 
 RECALL = 0.97
 """The recall@10 that settings are chosen for, where nothing else is asked."""
@@ -91,6 +93,7 @@ def build_index(
     known: Probe | None = None,
     seed: int = 0,
     show_progress: bool | None = None,
+    tuned: TunedQuantizer | None = None,
 ) -> Index:
     """Build an index of all rows of a store, measure it, and write both in one step; an older index is replaced.
 
@@ -106,13 +109,16 @@ def build_index(
         known: the result of `probe`, where it was called before.
         seed: of the sample and the queries.
         show_progress: None shows a bar on a terminal.
+        tuned: the quantizer of a tuned kind, which a run has left beside its adapter.
 
     Raises:
-        ConfigError: there is no such kind.
+        ConfigError: there is no such kind, or a tuned quantizer is missing, too much, or of vectors that another model
+            made.
         DataError: the folder holds something else, the store has no rows, or the disk is full.
     """
     path, what = Path(os.path.abspath(folder)), kind_of(kind)
     check_place(path)
+    _check_tuned(what, kind, tuned, store)
     known = known or probe(store, queries, seed)
     # lists on disk are written twice: the parts, and what they are merged to
     room = int(what.bytes(len(store), store.dimension)) * (2 if what.on_disk else 1)
@@ -120,7 +126,7 @@ def build_index(
     with atomic_folder(path) as fresh:
         began = time.perf_counter()
         with PeakMemory() as peak:
-            fill(store, new_engine(what, len(store), store.dimension, fresh), seed, show_progress)
+            fill(store, new_engine(what, len(store), store.dimension, fresh, tuned), seed, show_progress)
         seconds = time.perf_counter() - began
         settings = {"kind": kind, "setting": what.settings[-1], "rerank": _RERANKS[-1], "seed": seed}
         settings |= {"levels": what.levels} if what.levels else {}
@@ -139,6 +145,20 @@ def build_index(
         write_settings(fresh, path, store, settings | chosen | {"card": card})
         del index  # whose files are mapped: Windows renames no folder with open files
     return Index.open(path, store)
+
+
+def _check_tuned(what: Kind, kind: str, tuned: TunedQuantizer | None, store: VectorStore) -> None:
+    """Raise ConfigError where a kind and a tuned quantizer do not go together, or the quantizer is not the store's."""
+    if what.tuned != (tuned is not None):
+        cure = "give the folder of the run's adapter (--tuned)" if what.tuned else "leave --tuned out"
+        raise ConfigError(f"an index '{kind}' has {'' if what.tuned else 'no '}codes that a run has tuned: {cure}")
+    if tuned is None:
+        return
+    if tuned.dimension != store.dimension:
+        raise ConfigError(
+            f"the tuned codes are of {tuned.dimension} numbers, and {store.folder} has vectors of {store.dimension}"
+        )
+    check_same(store.provenance, tuned.space, SPACE_FIELDS, store.folder)
 
 
 def exact_ms(store: VectorStore, queries: np.ndarray) -> float:

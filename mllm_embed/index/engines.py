@@ -10,12 +10,13 @@ import numpy as np
 
 from ..vectors.learned_bits import bits_of, projection_for
 from .faiss_files import read_binary, read_index, read_projection, read_with_lists, write_index, write_lists
+from .faiss_train import train_index
+from .jpq.engine import INDEX_FILE, Tuned
+from .jpq.quantizer import TunedQuantizer
 from .kinds import Kind
 from .recurrent import Recurrent
 
-INDEX_FILE, LISTS_FILE, PROJECTION_FILE = "index.faiss", "lists.ivfdata", "projection.npy"
-_OPQ_SAMPLE, _OPQ_ROUNDS = 16_384, 10
-_CODE_BITS = 8  # of product quantisation: FAISS' own, unless a factory says others
+LISTS_FILE, PROJECTION_FILE = "lists.ivfdata", "projection.npy"
 
 
 class Engine(Protocol):
@@ -56,8 +57,13 @@ class Engine(Protocol):
         ...
 
 
-def new_engine(kind: Kind, rows: int, dimension: int, folder: Path) -> Engine:
-    """Return an untrained index for about so many rows of `dimension` numbers, which will write to `folder`."""
+def new_engine(kind: Kind, rows: int, dimension: int, folder: Path, quantizer: TunedQuantizer | None = None) -> Engine:
+    """Return an untrained index for about so many rows of `dimension` numbers, which will write to `folder`.
+
+    `quantizer` is that of a tuned kind, and of no other.
+    """
+    if quantizer is not None:
+        return Tuned(folder, quantizer)
     if kind.levels:
         return Recurrent(folder, dimension, kind.form(dimension))
     if not kind.factory(rows, dimension):
@@ -68,11 +74,13 @@ def new_engine(kind: Kind, rows: int, dimension: int, folder: Path) -> Engine:
 
 def open_engine(kind: Kind, dimension: int, folder: Path, writable: bool) -> Engine:
     """Open what `save` wrote: mapped and not read or, when it is `writable`, in memory to add to."""
+    flags = 0 if writable else faiss.IO_FLAG_MMAP_IFC
+    if kind.tuned:
+        return Tuned.read(folder, dimension, flags)
     if kind.levels:
         return Recurrent.read(folder, dimension, kind.form(dimension), writable)
     if not kind.factory(1, dimension):
         return Bits.read(folder, dimension, kind.learned)
-    flags = 0 if writable else faiss.IO_FLAG_MMAP_IFC
     if kind.on_disk:
         return ListsOnDisk(folder, kind, read_with_lists(folder / INDEX_FILE, folder / LISTS_FILE))
     return Floats(folder, kind, read_index(folder / INDEX_FILE, flags))
@@ -91,21 +99,7 @@ class Floats:
 
     def train(self, sample: np.ndarray) -> None:
         """As `Engine.train`."""
-        lists = faiss.try_extract_index_ivf(self.index)
-        codes = getattr(lists and faiss.downcast_index(lists), "pq", None)
-        rotations, rotated = _rotations(self.index), []
-        for rotation in rotations:  # its own settings take hours for a thousand dimensions
-            rotation.niter, rotation.max_train_points = _OPQ_ROUNDS, _OPQ_SAMPLE
-            rotated.append(faiss.ProductQuantizer(rotation.d_out, rotation.M, _CODE_BITS))
-            rotation.pq = rotated[-1]
-        for part in filter(None, (lists, codes, *rotated)):
-            part.cp.min_points_per_centroid = 1  # FAISS prints a line for each clustering of fewer
-        # a centroid for each code, and a row for each dimension, below which FAISS' rotation dies: each of too few rows
-        # is given several times
-        least = max(1 << _CODE_BITS, self.index.d) if codes else 1
-        self.index.train(np.resize(sample, (max(len(sample), least), sample.shape[1])))
-        for rotation in rotations:
-            rotation.pq = None  # FAISS keeps a bare pointer to what goes now
+        train_index(self.index, sample)
 
     def add(self, rows: np.ndarray) -> None:
         """As `Engine.add`."""
@@ -214,12 +208,3 @@ class Bits:
         write_index(self.index, self.folder / INDEX_FILE)
         if self.projection is not None:
             np.save(self.folder / PROJECTION_FILE, self.projection, allow_pickle=False)
-
-
-def _rotations(index: Any) -> list[Any]:
-    """Return the rotations that product quantisation learns in front of an index."""
-    outer = faiss.downcast_index(index)
-    if not isinstance(outer, faiss.IndexPreTransform):
-        return []
-    chain = [faiss.downcast_VectorTransform(outer.chain.at(at)) for at in range(outer.chain.size())]
-    return [step for step in chain if isinstance(step, faiss.OPQMatrix)]

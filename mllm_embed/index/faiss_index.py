@@ -28,6 +28,7 @@ from .effort import BASE, Effort
 from .engines import Engine, new_engine, open_engine
 from .files import CARD_FILE, REBUILD, check_files, check_store, read_index_settings, write_settings
 from .fill import fill
+from .jpq.engine import Tuned
 from .kinds import KINDS, written_name
 from .limits import Limits
 
@@ -53,7 +54,8 @@ class Index(StoreGallery):
     def __init__(self, folder: Path, store: VectorStore, engine: Engine, settings: Mapping[str, Any]):
         """Use `open`, or `build_index`."""
         super().__init__(store)
-        self.folder, self.engine = folder, engine
+        self.folder = folder
+        self._hold(engine)
         self.kind_name = written_name(settings)
         self.kind = KINDS[self.kind_name]
         self.setting: int = settings["setting"]
@@ -87,6 +89,17 @@ class Index(StoreGallery):
         if len(engine) != settings["rows"]:
             raise DataError(f"{path} has {len(engine):,} rows, not {settings['rows']:,}: {REBUILD}")
         return cls(path, store, engine, settings)
+
+    def _hold(self, engine: Engine) -> None:
+        self.engine = engine
+        if isinstance(engine, Tuned):  # a row's score is that of its code, however the search comes by it
+            self.rows = engine.rows(self.store)
+
+    @property
+    def provenance(self) -> Mapping[str, Any]:
+        """What made the vectors of the store, and of tuned codes what their queries must have been tuned with."""
+        tied = self.engine.quantizer.provenance if isinstance(self.engine, Tuned) else {}
+        return {**super().provenance, **tied}
 
     def verify(self) -> None:
         """Read all of the index, and raise DataError naming the first file that is not what was written."""
@@ -202,7 +215,7 @@ class Index(StoreGallery):
             if (self.folder / CARD_FILE).is_file():
                 shutil.copy2(self.folder / CARD_FILE, folder / CARD_FILE)
             write_settings(folder, self.folder, self.store, settings)
-        self.engine = open_engine(self.kind, self.dimension, self.folder, False)
+        self._hold(open_engine(self.kind, self.dimension, self.folder, False))
         return new
 
     def _write_grown(self, folder: Path, files: Iterable[str]) -> None:

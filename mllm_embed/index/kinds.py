@@ -27,6 +27,7 @@ class Kind:
         learned: whether bits are those of a learned projection, not of the dimensions themselves.
         levels: of bits that codes have, each half as heavy as the one before (`vectors.bebr`); 0 for other kinds.
         slow: whether it takes minutes to train even for few rows, so that it is tried only where no other kind will do.
+        tuned: whether its codes were trained together with the queries that ask it (`jpq`): it is made by a run.
         formerly: what older indexes of the kind call it, though another may be called so now.
     """
 
@@ -41,6 +42,7 @@ class Kind:
     learned: bool = False
     levels: int = 0
     slow: bool = False
+    tuned: bool = False
     formerly: str = ""
 
     def bytes(self, rows: int, dimension: int) -> float:
@@ -78,6 +80,10 @@ def _projected(rows: int, dimension: int) -> float:
 def _coder(rows: int, dimension: int) -> float:
     form = KINDS["bebr"].form(dimension)
     return 4 * form.coder_numbers(dimension) + (form.bytes - dimension / 8) * rows
+
+
+def _pieces(rows: int, dimension: int) -> float:
+    return 8 * dimension**2 + 3 * 4 * 256 * dimension  # the rotation twice, and three sets of centroids
 
 
 _PROBES = (1, 2, 4, 8, 16, 32, 64, 128, 256)
@@ -118,7 +124,12 @@ KINDS: dict[str, Kind] = {
         "bits of four learned levels (BEBR), all compared", lambda n, d: "", 1 / 32, _coder, compressed=True, levels=4,
         slow=True,
     ),
+    "jpq": Kind(
+        "codes and queries tuned together by a run (JPQ), all compared", lambda n, d: "", 1 / 32, _pieces, tuned=True
+    ),
 }  # fmt: skip
+OF_STORES = {name: kind for name, kind in KINDS.items() if not kind.tuned}
+"""The kinds that are made of a store alone."""
 _FORMERLY = {kind.formerly: name for name, kind in KINDS.items() if kind.formerly}
 
 

@@ -17,7 +17,7 @@ from ..errors import ConfigError, DataError
 from ..store.vector_store import BLOCK_ROWS, VectorStore
 from .build import RECALL, build_index, exact_ms, probe
 from .faiss_index import Index
-from .kinds import KINDS
+from .kinds import OF_STORES
 
 _EXAMPLE = 'give "recall>=0.97,size<=1/16" say'
 _TERM = re.compile(r"\s*(recall|size|latency)\s*(>=|<=)\s*([0-9.]+(?:/[0-9.]+)?)\s*(ms)?\s*")
@@ -117,7 +117,7 @@ def _tried(
     say: Callable[[str], object],
 ) -> list[tuple[str, dict[str, Any]]]:
     """Build each kind that may fit of a part of the store, and return the kinds with their cards."""
-    small = {name: kind.bytes(len(store), store.dimension) for name, kind in KINDS.items()}
+    small = {name: kind.bytes(len(store), store.dimension) for name, kind in OF_STORES.items()}
     whole = 4 * store.dimension * len(store)
     fit = [name for name, size in small.items() if target.size is None or size <= target.size * whole]
     if not fit:
@@ -129,8 +129,8 @@ def _tried(
     with TemporaryDirectory(prefix=".index-", dir=_home(folder)) as scratch:
         part = _part(store, Path(scratch) / "part", seed)
         known = probe(part, queries, seed)
-        for name in sorted(fit, key=lambda name: KINDS[name].slow):
-            if KINDS[name].slow and not all(any(bounds.missed(card)) for _, card in tried):
+        for name in sorted(fit, key=lambda name: OF_STORES[name].slow):
+            if OF_STORES[name].slow and not all(any(bounds.missed(card)) for _, card in tried):
                 break
             place = Path(scratch) / name
             card = build_index(part, place, name, recall=target.recall, known=known, show_progress=False).card

@@ -19,6 +19,11 @@ THOUGHTS = "thoughts"
 """The fact, of a model that has them, in which its queries' vectors must agree as well."""
 LEXICAL = "lexical"
 """The fact, of a model that has them, in which lexical vectors must agree as well."""
+INDEX = "index"
+"""The fact, of an index whose codes were tuned together with its queries and of these queries, in which the two must
+agree as well: sha256 of the quantizer. Others have none."""
+SEARCH_FIELDS = (*SPACE_FIELDS, INDEX)
+"""Facts in which a query's vectors must agree with what is searched."""
 # Facts that were not recorded at first. Where a record lacks them nothing can be said about them.
 _LATER = {
     "weights": "all of the base's weights",
@@ -96,6 +101,8 @@ def changes(before: Any, now: Any, where: str = "") -> Iterator[str]:
             yield from changes(before.get(key), now.get(key), f"{where}.{key}" if where else key)
     elif before != now and where.startswith("processor.") and _is_digest(before) and _is_digest(now):
         yield f"another {where.removeprefix('processor.').replace('_', ' ')}"
+    elif before != now and where == INDEX:
+        yield "queries and index were not tuned together"
     elif before != now:
         yield f"{where}: {_short(before)}, now {_short(now)}"
 

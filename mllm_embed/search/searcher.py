@@ -17,7 +17,7 @@ from ..data.sources import picture_at
 from ..encode.encoder import Encoder, check_single, check_unit_length, several_of
 from ..errors import DataError, ImageError, UnknownIdError
 from ..inputs.images import content_key
-from ..saving.provenance import SPACE_FIELDS, check_same
+from ..saving.provenance import SEARCH_FIELDS, check_same
 from ..store.gallery import Answer, Gallery, MemoryGallery
 from ..store.kept.column_values import column_of
 from ..store.several.gallery import MultiGallery
@@ -74,7 +74,7 @@ class Searcher:
         if not isinstance(gallery, MultiGallery):
             check_single(embedder, "this gallery")
         check_unit_length(embedder, "a search")
-        check_same(gallery.provenance, _target_space(embedder, gallery), SPACE_FIELDS, "the gallery")
+        check_same(gallery.provenance, _target_space(embedder, gallery), SEARCH_FIELDS, "the gallery")
         self.embedder, self.gallery = embedder, gallery
 
     @classmethod

@@ -15,7 +15,7 @@ from ..errors import DataError, UnknownIdError
 from ..types import ImageLike
 from ..vectors.matrix import Matrix
 from .columns import Columns, ColumnSummary
-from .exact import Answer, MemoryRows, Pairs, StoreRows, exact, named
+from .exact import Answer, MemoryRows, Pairs, Rows, StoreRows, exact, named
 from .lookup import Allowed, Kept, both, check_queries, excluded, grown, near_id, page_of, row_numbers, values_of
 from .vector_store import VectorStore
 
@@ -269,7 +269,8 @@ class StoreGallery:
     def __init__(self, store: VectorStore):
         """Search a store."""
         self.store, self.dimension = store, store.dimension
-        self.rows, self._allowed, self._kept = StoreRows(store), Allowed(), Kept()
+        self.rows: Rows = StoreRows(store)
+        self._allowed, self._kept = Allowed(), Kept()
 
     @property
     def provenance(self) -> Mapping[str, Any]:

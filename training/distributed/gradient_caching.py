@@ -68,6 +68,11 @@ class BatchEncoder(nn.Module):
         self.temperature = temperature or Temperature(0.05)
         self.aligned, self.bf16 = aligned, bf16
         self.local, self.thoughts, self.words = local, thoughts, words
+        self.centroids: nn.Parameter | None = None
+
+    def tune(self, centroids: Tensor) -> None:
+        """Train centroids [S, 256, D / S] of product codes with the rest, from these on; the loss reads them."""
+        self.centroids = nn.Parameter(centroids.to(self._device, copy=True))
 
     def forward(self, batch: ContrastiveBatch) -> tuple[Tensor, Tensor, dict[str, Tensor]]:
         """Return the vectors of a batch, [U, D] or [U, T, D] float32, L2-normalised, with lexical ones behind them
@@ -85,6 +90,8 @@ class BatchEncoder(nn.Module):
         # also where nothing in this process's batch thinks: all processes log the same figures
         own = {THOUGHTS: self.thoughts * losses.sum() / len(batch.ids)} if self.thoughts else {}
         own |= {LOCAL: self.local * mean_of_all(local)} if self.local else {}
+        if self.centroids is not None:  # with weight 0: DDP must meet all that is trained in what a forward returns
+            vectors = vectors + 0 * self.centroids.sum()
         return with_avoiding(vectors, batch.avoided), self.temperature(), own
 
     def _cached(self, chunk: Chunk) -> Encoded:
@@ -142,7 +149,7 @@ class BatchEncoder(nn.Module):
             self.model.train(training)
 
     def trainable(self) -> dict[str, nn.Parameter]:
-        """Return what is trained, by name: the adapter, and where it is learned the temperature."""
+        """Return what is trained, by name: the adapter, and where they are learned temperature and centroids."""
         return {name: parameter for name, parameter in self.named_parameters() if parameter.requires_grad}
 
 

@@ -7,6 +7,7 @@ from pathlib import Path
 from typing import TYPE_CHECKING
 
 from mllm_embed.errors import ConfigError, DataError
+from mllm_embed.index.jpq.sizes import check_bytes
 from mllm_embed.model.lora import ADAPTER_CONFIG
 
 from .config import Recipe
@@ -67,8 +68,11 @@ def guiding_stage(recipe: Recipe, adapter: Path) -> str | None:
 
 
 def check_dimension(recipe: Recipe, dimension: int) -> None:
-    """Raise ConfigError for a stage that trains vectors cut to more than the model's `dimension`."""
+    """Raise ConfigError for a stage that trains vectors cut to more than the model's `dimension`, or codes whose bytes
+    do not divide it."""
     for name, stage in recipe.stages.items():
+        if stage.jpq:
+            check_bytes(stage.jpq.bytes, dimension)
         if stage.matryoshka and stage.matryoshka[-1] >= dimension:
             raise ConfigError(
                 f"stage '{name}': matryoshka {stage.matryoshka[-1]} must be smaller than the {dimension} dimensions of "

@@ -112,6 +112,19 @@ class Recipe(RunKeys):
         return self
 
     @model_validator(mode="after")
+    def _tuned_codes_come_last(self) -> Recipe:
+        names = [name for name, stage in self.stages.items() if stage.jpq]
+        if not names:
+            return self
+        if names != list(self.stages)[-1:]:
+            raise ValueError(f"stage '{names[0]}': jpq is of the last stage: what comes after it would leave its index")
+        beside = {"deepspeed": self.deepspeed, "thoughts": self.thoughts, "pooling: multi": self.pooling == "multi"}
+        other = next((key for key, value in beside.items() if value), None)
+        if other:
+            raise ValueError(f"stage '{names[0]}': jpq goes without {other}; leave one of them out")
+        return self
+
+    @model_validator(mode="after")
     def _thoughts_have_their_queries(self) -> Recipe:
         if self.thoughts is None:
             return self

@@ -24,6 +24,7 @@ from .run_keys import RunKeys
 from .stage import Stage
 from .stage_keys.evaluate import Evaluate
 from .stage_keys.guide import Guide
+from .stage_keys.jpq import Jpq
 from .stage_keys.mine import Mine
 from .stage_keys.optimizer import Rates
 from .stage_keys.terms import Term
@@ -48,6 +49,7 @@ SECTIONS: dict[str, type[BaseModel]] = {
     "stages.NAME.evaluate": Evaluate,
     "stages.NAME.guide": Guide,
     "stages.NAME.mine": Mine,
+    "stages.NAME.jpq": Jpq,
     "reranker, of a recipe that makes one": RerankerSection,
     "stages.NAME, of a re-ranker": RerankStage,
     "stages.NAME.terms, of a re-ranker": RankingTerm,

@@ -9,6 +9,7 @@ from .row_stage import RowStage
 from .sides import Sides
 from .stage_keys.evaluate import Evaluate
 from .stage_keys.guide import Guide
+from .stage_keys.jpq import Jpq, check_jpq
 from .stage_keys.judge import JudgeSection
 from .stage_keys.loss import LossKeys
 from .stage_keys.mine import Mine
@@ -33,6 +34,16 @@ class Stage(LossKeys, RowStage):  # pydantic lists the keys of the last base fir
     judge: JudgeSection | None = Field(
         default=None, description="a re-ranker whose judgement of lists terms with judged: true teach; see below"
     )
+
+    jpq: Jpq | None = Field(
+        default=None, description="tune codes of its bank and its queries together, for a small index; see below"
+    )
+
+    @model_validator(mode="after")
+    def _tunes_what_it_codes(self) -> Stage:
+        if self.jpq:
+            check_jpq(self)
+        return self
 
     @model_validator(mode="after")
     def _judges_for_a_term(self) -> Stage:
@@ -88,6 +99,8 @@ class Stage(LossKeys, RowStage):  # pydantic lists the keys of the last base fir
     def _rates_have_their_part(self) -> Stage:
         if self.rates.temperature and not self.learn_temperature:
             raise ValueError("rates.temperature is given, and the temperature is fixed; give learn_temperature too")
+        if self.rates.centroids and not self.jpq:
+            raise ValueError("rates.centroids is given, and no codes are tuned; give jpq too")
         return self
 
     @property

@@ -23,9 +23,10 @@ from mllm_embed.model.embedding_model import is_part
 from mllm_embed.model.families import Family
 
 from ..recipe.row_stage import RowStage
-from ..recipe.stage_keys.optimizer import TEMPERATURE_RATE
+from ..recipe.stage_keys.optimizer import CENTROID_RATE, TEMPERATURE_RATE
 
 Group = dict[str, Any]
+_OF_LOSS = ("temperature", "centroids")  # parameters of an encoder of batches that are none of the model
 _STAGE = ""  # the part that learns at the stage's own rate
 
 
@@ -50,8 +51,8 @@ class StageOptimizer(Trainer):
         return super().create_optimizer(model)
 
     def get_decay_parameter_names(self, model: nn.Module) -> list[str]:
-        """Return the parameters that weight decay draws to 0: Trainer's, without the temperature's."""
-        return [name for name in super().get_decay_parameter_names(model) if not _is_temperature(name)]
+        """Return the parameters that weight decay draws to 0: Trainer's, without those of the loss."""
+        return [name for name in super().get_decay_parameter_names(model) if not set(_OF_LOSS) & set(name.split("."))]
 
     def _get_learning_rate(self) -> float:
         """Return the rate of the step just taken, and note those of parts with their own: the schedule moves on before
@@ -85,6 +86,7 @@ def _own_rates(stage: RowStage) -> dict[str, float | None]:
     rates = stage.rates
     return {
         "temperature": rates.temperature or TEMPERATURE_RATE,
+        "centroids": rates.centroids or CENTROID_RATE,
         "projector": rates.projector,
         "vision": rates.vision,
     }
@@ -92,15 +94,12 @@ def _own_rates(stage: RowStage) -> dict[str, float | None]:
 
 def _part_of(name: str, family: Family) -> str:
     """Return which part a parameter of a BatchEncoder belongs to, by its name; a projector may lie in the tower."""
-    if _is_temperature(name):
-        return "temperature"
+    own = next((part for part in _OF_LOSS if part in name.split(".")), None)
+    if own:
+        return own
     if is_part(name, family.projector):
         return "projector"
     return "vision" if is_part(name, family.vision) else _STAGE
-
-
-def _is_temperature(name: str) -> bool:
-    return "temperature" in name.split(".")
 
 
 def factor(arguments: TrainingArguments, step: int, steps: int) -> float:

@@ -27,6 +27,7 @@ from ..distill.guide import guide_banks, guided_rows, stage_guide
 from ..distill.judgements import Judgements, stage_judgements
 from ..distill.right_answers import RIGHT_FILE, RightAnswers, right_answers
 from ..distill.teacher import Teacher
+from ..distill.tuned_codes import codes_of, gallery_space, learned_codes, leave_quantizer, start_folder, tuned
 from ..distributed.chunking import find_chunk_tokens
 from ..distributed.gathering import agreed
 from ..distributed.gradient_caching import BatchEncoder
@@ -34,6 +35,7 @@ from ..distributed.zero import whole
 from ..false_negatives.guide import GuideVectors
 from ..false_negatives.keys import asked_by
 from ..false_negatives.known import Relations
+from ..loss.jpq import Codes
 from ..loss.temperature import Temperature
 from ..recipe.checks import first_process
 from ..recipe.config import Recipe
@@ -142,10 +144,15 @@ class StageRun(BaseRun):
         return validation
 
     def _save(self, card: Callable[[], ModelCardInfo]) -> None:
+        adapter = self.recipe.output / self.name
         with whole(self.encoder.trainable()):
             if first_process():
-                self.embedder.settings = replace(self.embedder.settings, matryoshka=tuple(self.stage.matryoshka))
-                self.embedder.save_pretrained(self.recipe.output / self.name, card=card())
+                settings = replace(self.embedder.settings, matryoshka=tuple(self.stage.matryoshka))
+                if self.encoder.centroids is not None:
+                    settings = replace(settings, target_space=tuned(self.home, self.encoder.centroids).provenance)
+                self.embedder.settings = settings
+                self.embedder.save_pretrained(adapter, card=card())
+                leave_quantizer(self.home, adapter)
 
     @cached_property
     def encoder(self) -> BatchEncoder:
@@ -175,6 +182,7 @@ class StageRun(BaseRun):
         check_stage_space(self.recipe, self.name, self.encoder.trainable().values())
         right, log = self._right_answers, JsonLog(output / LOG_FILE, self.name)
         banks = self._banks()
+        codes = self._codes(banks)
         guide = self._guide(stopping, arguments)
         progress = self.rows_wait.progress
         examples = Examples(self.rows, self._reader(banks), self.seed, progress)
@@ -187,6 +195,7 @@ class StageRun(BaseRun):
             data_collator=Handover(collate, progress), stopping=stopping,
             guide_banks=guide_banks(guide, banks, stage, self.rows, right.key),
             judgements=self._judgements(stopping, arguments), lexical=self.recipe.lexical,
+            codes=codes,
             unreadable=self.unreadable(),
             callbacks=[
                 PartEnds(parts), Board(), log, Console(self.name), Advice(stage, self.rows.sample(), banks, log),
@@ -259,6 +268,16 @@ class StageRun(BaseRun):
             self.recipe, self.name, rows, guided_rows(self.stage, order, sum(self.parts(order)), len(rows)), self.bf16,
             self.embedder.device, arguments.hf_deepspeed_config if self.zero else None, stopping.check,
         )  # fmt: skip
+
+    def _codes(self, banks: dict[str, Bank]) -> Codes | None:
+        """Return the codes of the bank whose queries are tuned with them, and let the encoder train the centroids."""
+        if self.stage.jpq is None:
+            return None
+        (bank,) = banks.values()
+        space = gallery_space(self.embedder, start_folder(self.recipe, self.name))
+        quantizer = learned_codes(bank, self.stage.jpq.bytes, space, self.home, self.device)
+        self.encoder.tune(torch.from_numpy(quantizer.coded))
+        return codes_of(quantizer, bank, self.device)
 
     def _banks(self) -> dict[str, Bank]:
         banks = {}

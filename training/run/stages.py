@@ -20,6 +20,7 @@ from mllm_embed.saving.provenance import SPACE_FIELDS
 
 from ..batch.stage_data import StageRows, check_avoided, check_tasks, open_stage
 from ..distill.teacher import Teacher
+from ..distill.tuned_codes import leave_quantizer
 from ..distributed.zero import forget_config, zero_config
 from ..recipe.checks import check_batch, check_dimension, check_guides, check_rates, first_process
 from ..recipe.config import Recipe
@@ -89,6 +90,8 @@ def run_recipe(recipe: Recipe, after_stage: Callable[[str, Path], None] | None =
             for number, name in enumerate(recipe.stages):
                 if name in finished:
                     _leave(record, name)
+                    if first_process():
+                        leave_quantizer(recipe.checkpoints_of(name), recipe.output / name)
                     continue
                 stopping.check()
                 run = StageRun(

@@ -20,10 +20,12 @@ from ..distributed.term_loss import term_loss
 from ..false_negatives.guide import Guided, GuideRule
 from ..false_negatives.known import ASKED, RIGHT, KnownAnswers
 from ..loss.flops import flops, share_of_penalty
+from ..loss.jpq import Codes, jpq
 from ..loss.judged import judged
 from ..loss.losses import LossOptions, LossOutput, contrast_bank, distil, nested
+from ..loss.right_answers import left_out, right_answers
 from ..loss.similarity import as_one
-from ..loss.tiled import Pairs
+from ..loss.tiled import Ignored, Pairs
 from ..recipe.stage import Stage
 from ..recipe.stage_keys.terms import RoleUse, Term
 from ..recipe.trained.lexical import LexicalSection
@@ -79,6 +81,7 @@ class ContrastiveTrainer(StageTrainer):
         guide_banks: dict[str, Tensor],
         judgements: Judgements | None,
         lexical: LexicalSection | None = None,
+        codes: Codes | None = None,
         **kwargs: Any,
     ):
         """Set the stage beside what a StageTrainer takes.
@@ -91,13 +94,14 @@ class ContrastiveTrainer(StageTrainer):
             guide_banks: the guide's vectors [M, Dg] of the banks' candidates, by the term's name; none without one.
             judgements: of the stage's re-ranker; None without one.
             lexical: how the lexical vectors are trained that lie behind the dense ones; None without.
+            codes: of the bank of the stage's term, where they are tuned; None where none are.
         """
         super().__init__(*args, stage=stage, home=home, guard=DivergenceGuard(stage, home), **kwargs)
         self.banks = {name: bank.to(self.args.device) for name, bank in banks.items()}
         self.guide_banks = {name: found.to(self.args.device) for name, found in guide_banks.items()}
         self.rule = GuideRule(stage.guide.margin, stage.guide.ceiling) if stage.guide else None
         self.known, self.judgements = known, judgements or Judgements.none().to(self.args.device)
-        self.lexical = lexical
+        self.lexical, self.codes = lexical, codes
         self.judge_temperature = stage.judge.temperature if stage.judge else 1.0
 
     def compute_loss(
@@ -187,8 +191,21 @@ class ContrastiveTrainer(StageTrainer):
             check_taught_rows(batch)
             return distil(queries, bank.teacher_vectors(asks), bank.vectors, rows, options.temperature)
         right = self._right_for(term, gathered, batch) or (asks, answers)
+        if self.codes is not None:
+            ignored = right_answers(asks, *right, bank.inputs)
+            found = self._code_loss(self.codes, queries, rows, ignored, options)
+            share = left_out(ignored, asks, bank.inputs[rows], bank.inputs)
+            return found._replace(left_out=share.to(found.loss.dtype))
         guided, spared = self._guided_bank(term, gathered, batch, rows)
         return contrast_bank(queries, asks, bank.vectors, bank.inputs, rows, right, options, guided, spared)
+
+    def _code_loss(
+        self, codes: Codes, queries: Tensor, rows: Tensor, ignored: Ignored, options: LossOptions
+    ) -> LossOutput:
+        encoder: Any = self.accelerator.unwrap_model(self.model)
+        keys = self.stage.jpq
+        count = keys.negatives if keys else 0
+        return jpq(queries, codes, encoder.centroids, rows, ignored, options.temperature, count)
 
     def _judged_loss(self, term: Term, gathered: GatheredBatch, options: LossOptions) -> LossOutput:
         lists, scores = judged_lists(term, gathered, self.judgements)

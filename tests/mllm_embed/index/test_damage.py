@@ -19,7 +19,7 @@ from mllm_embed.index import engines
 from mllm_embed.index import target as target_module
 from mllm_embed.index.build import build_index
 from mllm_embed.index.faiss_index import Index
-from mllm_embed.index.kinds import KINDS
+from mllm_embed.index.kinds import OF_STORES
 from mllm_embed.index.target import Target, build_for
 from mllm_embed.store.vector_store import VectorStore
 from mllm_embed.vectors.bebr import training
@@ -181,7 +181,7 @@ def test_sizes_are_known_before_anything_is_built(tmp_path: Path, monkeypatch: p
     store, built = make_store(tmp_path / "s", rows=1200, size=64), []
     for name in ("hnsw", "ivf", "sq8", "rabitq4", "rabitq", "pq", "binary"):
         size = build_index(store, tmp_path / name, name, show_progress=False).card["bytes"]
-        assert KINDS[name].bytes(1200, 64) == pytest.approx(size, rel=0.05)
+        assert OF_STORES[name].bytes(1200, 64) == pytest.approx(size, rel=0.05)
     build = target_module.build_index
     monkeypatch.setattr(target_module, "build_index", lambda *a, **b: built.append(a[2]) or build(*a, **b))
     made = build_for(store, tmp_path / "i", Target(0.1, 1 / 16), show_progress=False)
@@ -193,7 +193,7 @@ def test_sizes_are_known_before_anything_is_built(tmp_path: Path, monkeypatch: p
 
 def test_what_is_slow_to_train_is_tried_last(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     store, said = make_store(tmp_path / "s"), []
-    monkeypatch.setattr(target_module, "KINDS", {name: KINDS[name] for name in ("pq", "rabitq4", "binary")})
+    monkeypatch.setattr(target_module, "OF_STORES", {name: OF_STORES[name] for name in ("pq", "rabitq4", "binary")})
     build_for(store, tmp_path / "i", Target(0.5), say=said.append, show_progress=False)
     assert [line.split()[0] for line in said[1:]] == ["rabitq4", "binary"]
     with pytest.raises(ConfigError, match="no kind of index meets the target"):

@@ -19,14 +19,14 @@ from mllm_embed.cli import main
 from mllm_embed.errors import ConfigError, DataError
 from mllm_embed.index.build import build_index, probe
 from mllm_embed.index.faiss_index import Index
-from mllm_embed.index.kinds import KINDS
+from mllm_embed.index.kinds import OF_STORES
 from mllm_embed.index.target import Target, build_for
 from mllm_embed.store.gallery import Gallery, StoreGallery
 from mllm_embed.store.vector_store import VectorStore
 from mllm_embed.vectors.bebr import training
 
 ROWS, SIZE = 3000, 32
-COMPRESSED = [name for name, kind in KINDS.items() if kind.compressed]
+COMPRESSED = [name for name, kind in OF_STORES.items() if kind.compressed]
 
 
 def clustered(rows: int, seed: int = 0) -> np.ndarray:
@@ -110,7 +110,7 @@ def test_equal_scores_come_in_row_order(tmp_path: Path) -> None:
 
 
 @pytest.mark.slow
-@pytest.mark.parametrize("kind", KINDS)
+@pytest.mark.parametrize("kind", OF_STORES)
 def test_every_kind_finds_what_its_card_says(built: Callable[[str], Path], kind: str) -> None:
     index = Index.open(built(kind))
     card, files = index.card, json.loads((built(kind) / "index.json").read_text())["files"]
@@ -137,7 +137,7 @@ def test_all_rows_scored_again_is_exact(built: Callable[[str], Path], kind: str)
     assert [[index.store.ids[row] for row in found] for found in rows] == truth(index.store, queries, 10)
 
 
-@pytest.mark.parametrize("kind", KINDS)
+@pytest.mark.parametrize("kind", OF_STORES)
 def test_the_store_decides_what_is_found(index: Callable[[str], Index], kind: str) -> None:
     made = index(kind)
     made.setting, made.rerank = made.kind.settings[-1], 50
@@ -244,7 +244,7 @@ def test_what_is_refused(index: Callable[[str], Index], tmp_path: Path) -> None:
 def test_two_rows_make_an_index(tmp_path: Path) -> None:
     store = VectorStore.create(tmp_path / "s", SIZE)
     store.add(["a", "b"], clustered(2))
-    for kind in KINDS:
+    for kind in OF_STORES:
         made = build_index(store, tmp_path / kind, kind, show_progress=False)
         assert sorted(ids(made.nearest(clustered(1), 10))[0]) == ["a", "b"]
 
@@ -292,7 +292,7 @@ def test_a_target_chooses(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> No
 
     store, said = make_store(tmp_path / "s"), []
     monkeypatch.setattr(module, "_SAMPLE", 2000)
-    monkeypatch.setattr(module, "KINDS", {name: KINDS[name] for name in ("flat", "sq8", "rabitq", "binary")})
+    monkeypatch.setattr(module, "OF_STORES", {name: OF_STORES[name] for name in ("flat", "sq8", "rabitq", "binary")})
     made = build_for(store, tmp_path / "i", Target(0.95, 0.35), say=said.append, show_progress=False)
     assert made.kind_name in ("sq8", "rabitq", "binary") and made.card["rows"] == ROWS
     assert made.card["recall"] >= 0.95 and made.card["ratio"] <= 0.35

@@ -11,13 +11,14 @@ from mllm_embed.errors import DataError
 from mllm_embed.index import faiss_index
 from mllm_embed.index.build import build_index
 from mllm_embed.index.effort import Effort
-from mllm_embed.index.kinds import KINDS
+from mllm_embed.index.kinds import OF_STORES
 from mllm_embed.store.gallery import Gallery, MemoryGallery, StoreGallery
 from mllm_embed.store.vector_store import VectorStore
 from mllm_embed.vectors.unit import unit
 
 ROWS, SIZE, QUERIES = 1500, 28, 12  # numbers that are not a multiple of 8
-SLOW = [name for name, kind in KINDS.items() if kind.slow]
+SLOW = [name for name, kind in OF_STORES.items() if kind.slow]
+MARKED = [pytest.param(name, marks=pytest.mark.slow if name in SLOW else ()) for name in OF_STORES]
 KS = (1, 10, 37, ROWS + 9)
 
 
@@ -94,7 +95,7 @@ def check(gallery: Gallery, store: VectorStore, queries: np.ndarray, recall: flo
             assert np.mean(shares) >= recall - 0.05 - 1 / (len(shares) * min(k, 10)), (name, k, np.mean(shares))
 
 
-@pytest.mark.parametrize("kind", [pytest.param(name, marks=pytest.mark.slow if name in SLOW else ()) for name in KINDS])
+@pytest.mark.parametrize("kind", MARKED)
 def test_as_many_as_may_answer_come_and_nearly_the_nearest(
     store: VectorStore, tmp_path: Path, kind: str, monkeypatch: pytest.MonkeyPatch
 ) -> None:
@@ -149,7 +150,7 @@ def test_a_tiny_store_of_any_size_has_any_kind_of_index(tmp_path: Path, rows: in
     vectors = unit(np.random.default_rng(rows).standard_normal((rows, size)))
     own = store_of(tmp_path / "s", vectors)
     right = StoreGallery(own).nearest(vectors[:1], rows)[0]
-    for kind in KINDS if size > 1 else ("flat", "hnsw", "ivf", "binary"):
+    for kind in OF_STORES if size > 1 else ("flat", "hnsw", "ivf", "binary"):
         made = build_index(own, tmp_path / kind, kind, show_progress=False)
         assert sorted(name for name, _ in made.nearest(vectors[:1], rows + 5)[0]) == sorted(name for name, _ in right)
 

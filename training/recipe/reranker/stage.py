@@ -35,8 +35,9 @@ class RerankStage(RowStage):
 
     @model_validator(mode="after")
     def _keys_have_their_part(self) -> RerankStage:
-        if self.rates.temperature:
-            raise ValueError("rates.temperature is given, and a re-ranker's loss has no temperature; leave it out")
+        for part in ("temperature", "centroids"):
+            if getattr(self.rates, part):
+                raise ValueError(f"rates.{part} is given, and a re-ranker's loss has no {part}; leave it out")
         if any([self.document_task, *(source.document_task for source in self.data)]):
             raise ValueError("document_task is given, and a re-ranker's task is its query's; leave it out")
         return self

@@ -13,6 +13,8 @@ from ..section import MOST_STEPS, Section
 # have to cross the most. CLIP's (arXiv 2103.00020, section 2.5), which is trained at the rate of the whole model, has
 # ten thousands of steps for that.
 TEMPERATURE_RATE = 0.02
+# Those of the paper's code (jingtaozhan/JPQ) are 5e-6 to 1e-4, the more the longer the codes.
+CENTROID_RATE = 1e-4
 Rate = Annotated[float, Field(gt=0, le=1000)]
 
 
@@ -25,6 +27,7 @@ class Rates(Section):
     )
     projector: Rate | None = Field(default=None, description="of the projector; by default learning_rate")
     vision: Rate | None = Field(default=None, description="of the vision tower's LoRA; by default learning_rate")
+    centroids: Rate | None = Field(default=None, description=f"of the centroids of jpq; by default {CENTROID_RATE}")
 
 
 class OptimizerKeys(Section):
@@ -52,7 +55,9 @@ class OptimizerKeys(Section):
         lt=1,
         description="share of the steps with a rising learning rate: of w steps the first has 1/w of it",
     )
-    rates: Rates = Field(default=Rates(), description="rates of their own of the temperature, projector, vision tower")
+    rates: Rates = Field(
+        default=Rates(), description="rates of their own of the temperature, projector, vision tower, centroids"
+    )
     optimizer: OptimizerName = Field(
         default="adamw",
         description="adamw, adamw_8bit, paged_adamw_32bit, paged_adamw_8bit, adafactor, lion_32bit or lion_8bit; what "
