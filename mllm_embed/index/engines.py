@@ -39,6 +39,11 @@ class Engine(Protocol):
         """The setting of the kind's knob beyond which nothing more is found."""
         ...
 
+    @property
+    def code_bytes(self) -> int:
+        """The bytes of a row's code, without its number, links, and what all rows share."""
+        ...
+
     def search(self, queries: np.ndarray, count: int, setting: int) -> tuple[np.ndarray, np.ndarray]:
         """Return the best rows for each query, by scores of which a higher one is better.
 
@@ -109,6 +114,13 @@ class Floats:
     def most(self) -> int:
         """As `Engine.most`."""
         return faiss.extract_index_ivf(self.index).nlist if self.kind.knob == "nprobe" else len(self)
+
+    @property
+    def code_bytes(self) -> int:
+        """As `Engine.code_bytes`."""
+        whole = faiss.try_extract_index_ivf(self.index) or faiss.downcast_index(self.index)
+        codes: int = faiss.downcast_index(getattr(whole, "storage", whole)).code_size  # of a graph, what it links
+        return codes
 
     def search(self, queries: np.ndarray, count: int, setting: int) -> tuple[np.ndarray, np.ndarray]:
         """As `Engine.search`."""
@@ -197,6 +209,11 @@ class Bits:
     def most(self) -> int:
         """As `Engine.most`: there is no knob."""
         return 0
+
+    @property
+    def code_bytes(self) -> int:
+        """As `Engine.code_bytes`."""
+        return self.index.code_size
 
     def search(self, queries: np.ndarray, count: int, setting: int) -> tuple[np.ndarray, np.ndarray]:
         """As `Engine.search`."""

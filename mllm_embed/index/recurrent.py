@@ -75,6 +75,11 @@ class Recurrent:
         """As `Engine.most`: there is no knob."""
         return 0
 
+    @property
+    def code_bytes(self) -> int:
+        """As `Engine.code_bytes`."""
+        return self.form.bytes
+
     def search(self, queries: np.ndarray, count: int, setting: int) -> tuple[np.ndarray, np.ndarray]:
         """As `Engine.search`; equal scores come in order of the rows."""
         return self.nearest(self.codes(queries), count)

@@ -16,9 +16,7 @@ import tempfile
 import time
 from dataclasses import replace
 from pathlib import Path
-from typing import Any
 
-import faiss
 import numpy as np
 
 from mllm_embed.errors import user_errors
@@ -76,21 +74,12 @@ def _row(kind: Kind, queries: Vectors, rows: Vectors, right: Vectors) -> str:
         began = time.perf_counter()
         found = engine.search(queries, DEEP, most)[1]
         spent = (time.perf_counter() - began) / len(queries)
-        size = _code_bytes(engine)
+        size = engine.code_bytes
     shares = [
         np.mean([np.isin(one, other).mean() for one, other in zip(right, found[:, :depth], strict=True)])
         for depth in (NEAREST, DEEP)
     ]
-    return f"{size:.0f} | {shares[0]:.3f} | {shares[1]:.3f} | {trained:.0f} s | {spent * 1e3:.2f} ms"
-
-
-def _code_bytes(engine: Any) -> float:
-    """Return the bytes of a row's code."""
-    index = getattr(engine, "index", None)
-    if index is None:
-        return engine.form.bytes
-    lists = None if isinstance(index, faiss.IndexBinary) else faiss.try_extract_index_ivf(index)
-    return (lists or index).code_size
+    return f"{size} | {shares[0]:.3f} | {shares[1]:.3f} | {trained:.0f} s | {spent * 1e3:.2f} ms"
 
 
 if __name__ == "__main__":

@@ -35,6 +35,6 @@ def test_a_smaller_base_keeps_the_layers_that_are_named(tiny_llava: Path, tmp_pa
 
 @pytest.mark.slow
 def test_the_table_has_a_row_an_encoder(tiny_llava: Path, data: Path) -> None:
-    done = run(SCRIPTS / "bench_query.py", data, "--model", tiny_llava, "--repeat", "1")
+    done = run(SCRIPTS / "searching/bench_query.py", data, "--model", tiny_llava, "--repeat", "1")
     assert done.returncode == 0, done.stderr
     assert "R@1 halves" in done.stdout and "| full " in done.stdout and "distilled" not in done.stdout

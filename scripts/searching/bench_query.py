@@ -1,6 +1,6 @@
 """A distilled query encoder beside the model that taught it: size, speed and recall, in turns in one process.
 
-    python scripts/bench_query.py runs/demo/data/seen runs/demo/data/unseen --query-model runs/small-base \\
+    python scripts/searching/bench_query.py runs/demo/data/seen runs/demo/data/unseen --query-model runs/small-base \\
         --query-adapter runs/demo-query/queries
 
 Both ask the same gallery vectors, those of the large model. Alone: one composed query a call, as a search does it; all:
@@ -18,7 +18,7 @@ from pathlib import Path
 from mllm_embed.commands.model_options import add_model_options, add_query_options, load_embedder, load_encoder
 from mllm_embed.errors import user_errors
 
-ASSETS = Path(__file__).parent / "assets"
+ASSETS = Path(__file__).parents[1] / "assets"
 ALONE = 64  # queries
 
 

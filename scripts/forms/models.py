@@ -1,0 +1,199 @@
+"""The adapters whose vectors are kept in one form or another, and their vectors, each made once.
+
+What is kept on disk is named after a digest of all that made it, so that what something else made is never found.
+"""
+
+from __future__ import annotations
+
+import hashlib
+import json
+from collections.abc import Callable, Mapping, Sequence
+from dataclasses import dataclass
+from functools import cached_property
+from pathlib import Path
+from typing import Any, NamedTuple
+
+import numpy as np
+from scipy.sparse import csr_array
+
+from mllm_embed import DataFolder, MLLMEmbedder
+from mllm_embed.data.picture_source import picture_folder
+from mllm_embed.errors import ConfigError
+from mllm_embed.eval.benchmarks import open_suite
+from mllm_embed.eval.scoring.suite import Task
+from mllm_embed.files import atomic_file
+from mllm_embed.saving.checkpoint import model_fingerprint
+from mllm_embed.store.files import sha256_of
+from mllm_embed.types import Item
+from mllm_embed.vectors.multi import MultiVectors
+
+BASE = Path("scripts/assets/base")
+TESTS = ("seen", "unseen")
+SHIPPED, ALIKE = "shipped", "alike"
+Arrays = Mapping[str, np.ndarray]
+
+
+class Both(NamedTuple):
+    """Vectors of a model with a lexical head: dense [N, D] float32, and words [N, V] float32, sparse."""
+
+    dense: np.ndarray
+    words: csr_array
+
+
+@dataclass(frozen=True)
+class Sort:
+    """What a sort of model makes of items, and how that lies in a file.
+
+    Args:
+        encode: from the model and items to their vectors.
+        arrays: from vectors to arrays by name.
+        back: from those to vectors.
+        one: the vectors of one item, by its number, as those of a list of it alone.
+    """
+
+    encode: Callable[[MLLMEmbedder, Sequence[Item]], Any]
+    arrays: Callable[[Any], Arrays]
+    back: Callable[[Arrays], Any]
+    one: Callable[[Any, int], Any]
+
+
+def _both_as_arrays(both: Both) -> Arrays:
+    words = both.words
+    shape = np.array(words.shape)
+    return {"dense": both.dense, "data": words.data, "indices": words.indices, "indptr": words.indptr, "shape": shape}
+
+
+def _as_both(arrays: Arrays) -> Both:
+    words = csr_array((arrays["data"], arrays["indices"], arrays["indptr"]), shape=tuple(arrays["shape"]))
+    return Both(arrays["dense"], words)
+
+
+ONE = Sort(
+    lambda model, items: model.encode(items),
+    lambda made: {"values": made},
+    lambda arrays: arrays["values"],
+    lambda made, at: made[[at]],
+)
+SEVERAL = Sort(
+    lambda model, items: model.encode_multi(items),
+    lambda made: {"values": made.values, "starts": made.starts},
+    lambda arrays: MultiVectors(arrays["values"], arrays["starts"]),
+    lambda made, at: made.take([at]),
+)
+WORDS = Sort(
+    lambda model, items: Both(*model.encode_both(items)),
+    _both_as_arrays,
+    _as_both,
+    lambda made, at: Both(made.dense[[at]], made.words[[at]]),
+)
+
+
+@dataclass(frozen=True)
+class Model:
+    """An adapter on the embedded base.
+
+    Args:
+        about: what it was trained for, in the table's words.
+        group: `SHIPPED`, or `ALIKE`: those that the demo's recipe trained, each with one change.
+        adapter: its folder.
+        made_by: the command that makes it; "" for one that ships.
+        sort: of the vectors that it makes.
+    """
+
+    about: str
+    group: str
+    adapter: Path
+    made_by: str = ""
+    sort: Sort = ONE
+
+
+_CUT = "--override 'stages.instructions.matryoshka=[32,64,128]' --override output=runs/demo-matryoshka"
+MODELS = {
+    "shipped": Model("one vector, 40,000 triplets", SHIPPED, Path("scripts/assets/adapters/instructions")),
+    "demo": Model("one vector", ALIKE, Path("runs/demo/instructions"), "mllm-embed-train run demo"),
+    "matryoshka": Model(
+        "one vector, to be cut", ALIKE, Path("runs/demo-matryoshka/instructions"), f"mllm-embed-train run demo {_CUT}"
+    ),
+    "multi": Model(
+        "a vector a token", ALIKE, Path("runs/demo-multi/instructions"), "mllm-embed-train run demo-multi", SEVERAL
+    ),
+    "lexical": Model(
+        "one vector, and words", ALIKE, Path("runs/demo-lexical/instructions"), "mllm-embed-train run demo-lexical",
+        WORDS,
+    ),
+}  # fmt: skip
+
+
+class Side(NamedTuple):
+    """The vectors of a test, of a sort: the gallery's and the queries'."""
+
+    gallery: Any
+    queries: Any
+
+
+class Scenes:
+    """The demo's data: two tests, and the pictures that were trained on."""
+
+    def __init__(self, folder: Path):
+        """Open a folder. Raises ConfigError where it is not there."""
+        if not (folder / "train").is_dir():
+            raise ConfigError(f"{folder} has no scenes: python scripts/make_scenes.py --output {folder}")
+        self.folder = folder
+        self.tasks: dict[str, Task] = {test: open_suite("folder", folder / test).tasks[0] for test in TESTS}
+
+    @cached_property
+    def digest(self) -> str:
+        """What tells these scenes from others."""
+        folders = (self.folder / name for name in ("train", *TESTS))
+        return " ".join(DataFolder.open(path).fingerprint() for path in folders)
+
+    def pictures(self) -> list[Item]:
+        """Return the pictures that were trained on."""
+        source = picture_folder(self.folder / "train" / "images")
+        return [source.read(row)[0] for row in range(len(source.ids))]
+
+
+class Encoded:
+    """The vectors of the scenes by one model, kept in files."""
+
+    def __init__(self, name: str, model: Model, scenes: Scenes, folder: Path):
+        """Take a model by its name, which makes no vector yet. Raises ConfigError where its adapter is not there."""
+        if not model.adapter.is_dir():
+            raise ConfigError(f"{model.adapter} is missing, which `{model.made_by}` trains")
+        self.model, self.scenes = model, scenes
+        files = [path for path in sorted(model.adapter.rglob("*")) if path.suffix in (".json", ".safetensors")]
+        self.digest = digest_of([model_fingerprint(BASE), *map(sha256_of, files), scenes.digest])
+        self._folder = folder / f"{name}-{self.digest}"
+        self._sides: dict[str, Side] = {}
+
+    def side(self, test: str) -> Side:
+        """Return the vectors of a test."""
+        if test not in self._sides:
+            task = self.scenes.tasks[test]
+            queries = [entry[0] for entry in task.queries]
+            self._sides[test] = Side(
+                self._kept(f"{test}-gallery", task.gallery), self._kept(f"{test}-queries", queries)
+            )
+        return self._sides[test]
+
+    def pictures(self) -> Any:
+        """Return the vectors of the pictures that were trained on."""
+        return self._kept("train", self.scenes.pictures())
+
+    def _kept(self, name: str, items: Sequence[Item]) -> Any:
+        path, sort = self._folder / f"{name}.npz", self.model.sort
+        if not path.is_file():
+            arrays = sort.arrays(sort.encode(self._embedder, items))
+            with atomic_file(path) as temporary, temporary.open("wb") as file:
+                np.savez(file, **arrays)
+        with np.load(path, allow_pickle=False) as found:
+            return sort.back({key: found[key] for key in found.files})
+
+    @cached_property
+    def _embedder(self) -> MLLMEmbedder:
+        return MLLMEmbedder.from_pretrained(BASE, adapter=self.model.adapter).merge_adapter()
+
+
+def digest_of(facts: Any) -> str:
+    """Return some letters that tell facts from others."""
+    return hashlib.sha256(json.dumps(facts).encode()).hexdigest()[:16]
