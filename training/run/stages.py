@@ -89,9 +89,7 @@ def run_recipe(recipe: Recipe, after_stage: Callable[[str, Path], None] | None =
         with held_output(recipe, fingerprints, record):
             for number, name in enumerate(recipe.stages):
                 if name in finished:
-                    _leave(record, name)
-                    if first_process():
-                        leave_quantizer(recipe.checkpoints_of(name), recipe.output / name)
+                    _pass_over(recipe, record, name)
                     continue
                 stopping.check()
                 run = StageRun(
@@ -110,6 +108,13 @@ def run_recipe(recipe: Recipe, after_stage: Callable[[str, Path], None] | None =
                 if after_stage:
                     after_stage(name, recipe.output / name)
     return recipe.output / list(recipe.stages)[-1]
+
+
+def _pass_over(recipe: Recipe, record: RunRecord | None, name: str) -> None:
+    """See to what a finished stage leaves beside its adapter, where the run ended before it was written."""
+    _leave(record, name)
+    if first_process():
+        leave_quantizer(recipe.checkpoints_of(name), recipe.output / name)
 
 
 def _open_data(recipe: Recipe) -> _RunData:
