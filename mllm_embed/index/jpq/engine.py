@@ -68,6 +68,11 @@ class Tuned:
         """As `Engine.most`: there is no knob."""
         return 0
 
+    @property
+    def code_bytes(self) -> int:
+        """As `Engine.code_bytes`."""
+        return self.quantizer.bytes
+
     def search(self, queries: np.ndarray, count: int, setting: int) -> tuple[np.ndarray, np.ndarray]:
         """As `Engine.search`."""
         return self.index.search(np.ascontiguousarray(queries, np.float32), count)
