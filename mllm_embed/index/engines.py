@@ -8,6 +8,7 @@ from typing import Any, Protocol
 import faiss
 import numpy as np
 
+from ..errors import ConfigError
 from ..vectors.learned_bits import bits_of, projection_for
 from .faiss_files import read_binary, read_index, read_projection, read_with_lists, write_index, write_lists
 from .faiss_train import train_index
@@ -65,9 +66,11 @@ class Engine(Protocol):
 def new_engine(kind: Kind, rows: int, dimension: int, folder: Path, quantizer: TunedQuantizer | None = None) -> Engine:
     """Return an untrained index for about so many rows of `dimension` numbers, which will write to `folder`.
 
-    `quantizer` is that of a tuned kind, and of no other.
+    `quantizer` is that of a tuned kind, which learns nothing itself. Raises ConfigError where it is missing.
     """
-    if quantizer is not None:
+    if kind.tuned:
+        if quantizer is None:
+            raise ConfigError("codes that are tuned come of a run: give its quantizer")
         return Tuned(folder, quantizer)
     if kind.levels:
         return Recurrent(folder, dimension, kind.form(dimension))

@@ -75,16 +75,22 @@ def _warn(unknown: Iterable[str], place: object) -> None:
 
 
 def check_taught(items: Iterable[Item], target_space: Mapping[str, Any] | None) -> None:
-    """Raise ConfigError for anything but a composed query where a model has its teacher's `target_space`.
+    """Raise ConfigError for anything but a composed query where a model has the `target_space` of another's vectors.
 
-    Nothing else was distilled: its vector would lie in no gallery's space.
+    Nothing else was taught or tuned: its vector would lie in no gallery's space.
     """
     other = next(filter(None, map(_untaught, items)), None) if target_space else None
-    if other:
+    if not other:
+        return
+    if target_space and INDEX in target_space:
         raise ConfigError(
-            f"this model was distilled to encode queries of a picture and an instruction, and cannot encode {other}: "
-            "its teacher does that (DualEncoder takes both; on the command line, --query-model)"
+            f"this model was tuned to ask an index of codes by a picture and an instruction, and cannot encode "
+            f"{other}: the model that made the index's vectors does that"
         )
+    raise ConfigError(
+        f"this model was distilled to encode queries of a picture and an instruction, and cannot encode {other}: "
+        "its teacher does that (DualEncoder takes both; on the command line, --query-model)"
+    )
 
 
 def _untaught(item: Item) -> str | None:

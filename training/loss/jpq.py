@@ -32,11 +32,17 @@ class Codes(NamedTuple):
     rotation: Tensor
 
 
-def decoded(codes: Tensor, centroids: Tensor) -> Tensor:
-    """Return what codes [..., S] int64 stand for, [..., D] in the rotated space, with gradient to the centroids
-    [S, 256, D / S]."""
-    pieces = centroids[torch.arange(codes.shape[-1], device=codes.device), codes]
-    return pieces.flatten(-2)
+def scores_of(queries: Tensor, codes: Tensor, centroids: Tensor) -> Tensor:
+    """Return the scores [B, K] of each query's own candidates: a table of what each centroid gives it, then sums.
+
+    Args:
+        queries: [B, D] float, rotated.
+        codes: [B, K, S] int64.
+        centroids: [S, 256, D / S] float.
+    """
+    pieces = queries.unflatten(1, (centroids.shape[0], -1))
+    table = torch.einsum("bsd,skd->bsk", pieces, centroids)
+    return table.gather(2, codes.transpose(1, 2)).sum(1)
 
 
 @torch.no_grad()
@@ -55,9 +61,9 @@ def nearest(
         count: K at most; N where that is less.
     """
     scores = queries.new_empty(len(queries), len(codes))
-    step = max(1, _VALUES // queries.shape[1])
+    step, pieces = max(1, _VALUES // queries.shape[1]), torch.arange(codes.shape[1], device=codes.device)
     for at in range(0, len(codes), step):
-        scores[:, at : at + step] = queries @ decoded(codes[at : at + step], centroids).T
+        scores[:, at : at + step] = queries @ centroids[pieces, codes[at : at + step]].flatten(1).T
     left_out = torch.zeros(len(queries), len(codes), dtype=torch.bool, device=codes.device)
     left_out[ignored.pairs.rows, ignored.pairs.columns] = True  # by askers, of whom there are no more than queries
     left_out = left_out[ignored.askers]
@@ -95,16 +101,18 @@ def jpq(
         temperature: t.
         count: K.
     """
-    turned = queries.float() @ candidates.rotation.T
-    best, there = nearest(turned.detach(), candidates.codes, centroids, ignored, positive, count)
-    scores = (turned[:, None] * decoded(candidates.codes[best], centroids)).sum(-1)
-    right = (turned * decoded(candidates.codes[positive], centroids)).sum(-1)
+    # autocast would round what an index does not
+    with torch.autocast(queries.device.type, enabled=False):
+        turned = queries.float() @ candidates.rotation.T
+        best, there = nearest(turned.detach(), candidates.codes, centroids, ignored, positive, count)
+        found = torch.cat([positive[:, None], best], dim=1)
+        right, scores = scores_of(turned, candidates.codes[found], centroids).tensor_split([1], dim=1)
     own = best == positive[:, None]
     ranks = torch.arange(1, best.shape[1] + 1, device=best.device, dtype=scores.dtype)
     rank = torch.where(own.any(1), (own * ranks).sum(1), ranks[-1] + 1)
     wrong = there & ~own
     weights = (1 / ranks - 1 / rank[:, None]).abs() * wrong
-    pairs = F.softplus((scores - right[:, None]) / temperature) * weights
+    pairs = F.softplus((scores - right) / temperature) * weights
     loss = (pairs.sum(1) / wrong.sum(1).clamp(min=1)).mean()
     hardest = scores.detach().masked_fill(~wrong, -torch.inf).amax(1)
     none = scores.new_tensor(0.0)

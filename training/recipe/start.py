@@ -11,6 +11,7 @@ from mllm_embed.model.embedding_model import is_part
 from mllm_embed.model.families import Family
 from mllm_embed.model.lora import ADAPTER_CONFIG, updated_layers
 from mllm_embed.saving.hub import small_files
+from mllm_embed.saving.provenance import INDEX
 from mllm_embed.saving.settings import Settings, read_object
 
 from .config import Recipe
@@ -96,6 +97,11 @@ def check_space(recipe: RunKeys, start: Path, settings: Settings, space: dict[st
     """
     if settings.target_space == space or not settings.target_space:
         return
+    if INDEX in settings.target_space:
+        raise ConfigError(
+            f"the adapter {start} was tuned with the codes of an index, which further training would leave; give the "
+            "adapter that made the index's vectors"
+        )
     if space is None:
         raise ConfigError(
             f"the adapter {start} was taught queries for the index of another model, and {recipe.model} without its "

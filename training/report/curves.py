@@ -42,7 +42,7 @@ PANELS = (
     Panel("mean cosine of all vectors", ("mean_cosine",)),
     Panel("temperature", ("temperature",), often_fixed=True),
     Panel("learning rate", ("learning_rate",), bottom=0),
-    Panel("rates of temperature —, projector - -, vision tower ···", ("learning_rate/",), scale="log"),
+    Panel("rates of temperature or centroids —, projector - -, vision tower ···", ("learning_rate/",), scale="log"),
     Panel("norm of the gradient", ("grad_norm",), scale="log"),
     Panel("share of the time waiting for data", ("data_wait",), bottom=0, top=1),
     Panel("tokens per second", ("tokens_per_s",), bottom=0),

@@ -52,7 +52,7 @@ def candidates_in_words(term: Term, stage: Stage, rows: Sequence[TrainingRow], b
     arrow = "<->" if term.symmetric else "->"
     title = f"{' + '.join(term.query)} {arrow} {' + '.join(term.positive)}"
     if term.uses_bank:
-        return f"{title}: {_bank_in_words(term, len(banks[term.name].vectors))}"
+        return f"{title}: {_bank_in_words(term, len(banks[term.name].vectors), stage)}"
     if term.judged:
         most = _most("hard_negative", stage, rows)
         return f"{title}: by what the judge says of each row's positive and its hard negatives, at most {most}"
@@ -72,7 +72,10 @@ def _batch_in_words(term: Term, stage: Stage, rows: Sequence[TrainingRow]) -> st
     return f"candidates are {', '.join(parts)}{frozen}, at most {most:,} negatives a query"
 
 
-def _bank_in_words(term: Term, count: int) -> str:
+def _bank_in_words(term: Term, count: int, stage: Stage) -> str:
+    if stage.jpq:
+        nearest = f"{min(stage.jpq.negatives, count):,} nearest of {count:,} from all rows"
+        return f"candidates are the {nearest}, by codes of {stage.jpq.bytes} bytes"
     if term.taught:
         return f"by the teacher's vector of each query, and its cosines to {count:,} candidates from all rows"
     return f"candidates are {count:,} from all rows, at most {count - 1:,} negatives a query"

@@ -102,6 +102,9 @@ def _facts(stage: Stage, data: Mapping[str, str], count: int) -> dict[str, Any]:
 
 def _negatives_facts(stage: Stage) -> dict[str, str]:
     facts = {"guide": _guide_in_words(stage.guide)} if stage.guide else {}
+    if stage.jpq:
+        nearest = f"the {stage.jpq.negatives:,} nearest by them are negatives"
+        facts["codes"] = f"{stage.jpq.bytes} bytes a candidate, tuned with the queries; {nearest}"
     return facts | ({"hard negatives": _mined_in_words(stage)} if stage.mined or stage.mine else {})
 
 

@@ -115,6 +115,7 @@ def test_a_run_that_was_stopped_ends_as_one_that_was_not(
 @pytest.mark.parametrize(
     ("override", "sentence"),
     [
+        ("adapter={whole}", "tuned with the codes of an index"),
         ("stages.one.matryoshka=[32]", "jpq takes no matryoshka"),
         ("stages.one.terms=[{query: composed, positive: target_image}]", "jpq has one term"),
         ("stages.one.jpq=null", "rates.centroids is given"),
@@ -122,6 +123,8 @@ def test_a_run_that_was_stopped_ends_as_one_that_was_not(
         ("stages.two={data: x, rows: pairs, terms: [{query: image, positive: caption}]}", "jpq is of the last stage"),
     ],
 )
-def test_what_does_not_go_with_codes_is_refused(recipe: Path, tmp_path: Path, override: str, sentence: str) -> None:
+def test_what_does_not_go_with_codes_is_refused(
+    recipe: Path, whole: Path, tmp_path: Path, override: str, sentence: str
+) -> None:
     with pytest.raises(ConfigError, match=sentence):
-        run_recipe(load_recipe(recipe, [override, f"output={tmp_path / 'n'}"]))
+        run_recipe(load_recipe(recipe, [override.replace("{whole}", str(whole)), f"output={tmp_path / 'n'}"]))
