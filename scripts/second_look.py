@@ -48,7 +48,7 @@ DATA, LISTS, VALIDATION = Path("runs/demo/data"), Path("runs/reranker/data"), Pa
 TESTS = ("seen", "unseen")
 TUNED_AT = 10  # answers
 REFERENCE = "embedder"
-TARGETS = "{query: composed, positive: target_image, negatives: [query_image]}"
+LABELS = "{query: composed, positive: target_image, negatives: [query_image, hard_negative]}"
 
 
 @dataclass(frozen=True)
@@ -60,7 +60,7 @@ class Run:
     after: tuple[str, ...] = ()
 
 
-_GOES_ON = ("adapter=EMBEDDER", f"stages.judged.data={LISTS / 'train'}", "stages.judged.mined=MINED")
+_GOES_ON = ("adapter=EMBEDDER", f"stages.judged.data={LISTS / 'train'}", "stages.judged.mined=SIBLINGS")
 RUNS = {
     "embedder": Run("demo"),
     "reranker": Run(
@@ -71,7 +71,7 @@ RUNS = {
     ),
     "judged": Run("demo-judged", (*_GOES_ON, "stages.judged.judge.adapter=RERANKER"), ("embedder", "reranker")),
     "longer": Run(
-        "demo-judged", (*_GOES_ON, "stages.judged.judge=null", f"stages.judged.terms=[{TARGETS}]"), ("embedder",)
+        "demo-judged", (*_GOES_ON, "stages.judged.judge=null", f"stages.judged.terms=[{LABELS}]"), ("embedder",)
     ),
     "thoughts": Run("demo-thoughts"),
     **{f"tokens_{count}": Run("demo-tokens", (f"token_learner.tokens={count}",)) for count in (4, 9, 16)},
@@ -108,7 +108,7 @@ ROWS = {
     **_by_depth("re-ranker", "trained, its score alone", "rerank"),
     **_by_depth("re-ranker and search", "trained, its score and the search's (LamRA)", "rerank", True),
     "judged": Row("80 more steps, on the re-ranker's judgement", "judged"),
-    "as long without": Row("80 more steps on the same lists without it", "longer"),
+    "as long without": Row("80 more steps on the same lists, by their labels", "longer"),
     "thoughts": Row("the query's caption is written first", "thoughts"),
     **{f"{count} tokens a picture": Row("in the place of 36", f"tokens_{count}") for count in (4, 9, 16)},
 }  # fmt: skip
