@@ -29,11 +29,16 @@ class Built:
 
 
 class Form(Protocol):
-    """A form in which the vectors of a model are kept."""
+    """A form in which the vectors of a model are kept.
 
-    def train(self, pictures: Callable[[], Any], folder: Path, rows: int) -> None:
-        """Learn what must be learned of other pictures' vectors, for a gallery of so many rows, and leave it in a
-        folder; of most forms nothing."""
+    Attributes:
+        learns: whether `train` must be called before `build`.
+    """
+
+    learns: bool
+
+    def train(self, pictures: Any, folder: Path, rows: int) -> None:
+        """Learn of other pictures' vectors, for a gallery of so many rows, and leave what was learned in a folder."""
         ...
 
     def build(self, gallery: Any, folder: Path) -> Built:
@@ -44,7 +49,9 @@ class Form(Protocol):
 class Untrained:
     """A form that learns nothing."""
 
-    def train(self, pictures: Callable[[], Any], folder: Path, rows: int) -> None:
+    learns = False
+
+    def train(self, pictures: Any, folder: Path, rows: int) -> None:
         """As `Form.train`."""
 
 

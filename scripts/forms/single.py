@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable
 from dataclasses import dataclass, replace
 from pathlib import Path
 
@@ -67,14 +66,15 @@ class Codes:
 
     kind: str
     dim: int | None = None
+    learns = True
 
     @property
     def _kind(self) -> Kind:
         return MORE.get(self.kind) or kind_of(self.kind)
 
-    def train(self, pictures: Callable[[], np.ndarray], folder: Path, rows: int) -> None:
+    def train(self, pictures: np.ndarray, folder: Path, rows: int) -> None:
         """As `Form.train`."""
-        sample = truncate(pictures(), self.dim)
+        sample = truncate(pictures, self.dim)
         engine = new_engine(self._kind, rows, sample.shape[1], folder)
         engine.train(sample)
         engine.save()

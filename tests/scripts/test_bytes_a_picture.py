@@ -44,7 +44,7 @@ def test_numbers_and_codes_rank_and_weigh_as_they_are_kept(tmp_path: Path) -> No
         right = by_scores([[float(q[: form.dim] @ row) / np.linalg.norm(row) for row in cut] for q in queries])
         assert built.bytes == bytes_ and (built.search(queries, 3) == right[:, :3]).all()
     signs = Codes("binary")
-    signs.train(lambda: gallery, tmp_path, 40)
+    signs.train(gallery, tmp_path, 40)
     built = signs.build(gallery, tmp_path)
     right = by_scores([[float(((q > 0) == (row > 0)).sum()) for row in gallery] for q in queries])
     assert built.bytes == 2 and (built.search(queries, 40) == right).all()
