@@ -78,6 +78,10 @@ RUNS = {
 }  # fmt: skip
 
 
+MINING = {"MINED": "--count 20 --ceiling 1", "SIBLINGS": "--count 12 --siblings 9 --ceiling inf"}
+"""The lists that runs learn by, and how they are mined with the seed's embedder."""
+
+
 @dataclass(frozen=True)
 class Row:
     """A row of the table: which run's adapter embeds, and by which of `eval.methods` its answers are scored again.
@@ -145,8 +149,8 @@ class Seed:
         whole = read_json(kept, "remove it")
         if whole["recipes"] != recipes_of(row.needs):
             raise ConfigError(
-                f"{kept} is of other recipes than those of {', '.join(row.needs)} now; remove it, and the folders of "
-                "these runs beside it, or give another --output"
+                f"{kept} is of other recipes than those of {', '.join(row.needs)} now; remove it, the folders of "
+                f"these runs in {self._output}, and the weights and lists that hang on them, or give another --output"
             )
         found = whole["found"]
         if "refused" in found:
@@ -179,9 +183,7 @@ class Seed:
         command = [sys.executable, "-m", "training", "mine", str(LISTS / "train"), "--model", self._base]
         command += ["--adapter", str(self._places["EMBEDDER"])]
         command += ["--vectors", f"{self._places['MINED']}.vectors"]
-        for name, options in {
-            "MINED": "--count 20 --ceiling 1", "SIBLINGS": "--count 12 --siblings 9 --ceiling 9",
-        }.items():  # fmt: skip
+        for name, options in MINING.items():
             if not self._places[name].is_file():
                 subprocess.run([*command, *options.split(), "--output", str(self._places[name])], check=True)
 
@@ -219,6 +221,7 @@ class Seed:
 def recipes_of(runs: Sequence[str]) -> dict[str, str]:
     """Return the recipes of runs and of those that they come after, with the overrides of all seeds, as text."""
     found = {name: as_text(load_any(RUNS[name].recipe, RUNS[name].overrides)) for name in runs}
+    found |= {word: how for word, how in MINING.items() for name in runs if word in " ".join(RUNS[name].overrides)}
     return found | {name: text for run in runs for name, text in recipes_of(RUNS[run].after).items()}
 
 

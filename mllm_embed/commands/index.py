@@ -119,7 +119,10 @@ def _tuned(folder: Path | None) -> TunedQuantizer | None:
         return None
     from ..index.jpq.quantizer import QUANTIZER_FILE, TunedQuantizer
 
-    return TunedQuantizer.read(folder / QUANTIZER_FILE, "give the adapter of a run with a stage that has `jpq`")
+    return TunedQuantizer.read(
+        folder / QUANTIZER_FILE,
+        "give the adapter as a run with a stage that has `jpq` left it; what is saved anew has no codes",
+    )
 
 
 def _queries(path: Path | None, store: VectorStore) -> np.ndarray | None:

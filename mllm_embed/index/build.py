@@ -122,6 +122,7 @@ def build_index(
     known = known or probe(store, queries, seed)
     # lists on disk are written twice: the parts, and what they are merged to
     room = int(what.bytes(len(store), store.dimension)) * (2 if what.on_disk else 1)
+    room += (tuned.bytes - store.dimension // 8) * len(store) if tuned else 0
     check_space(path, room, f"an index of {len(store):,} rows")
     with atomic_folder(path) as fresh:
         began = time.perf_counter()

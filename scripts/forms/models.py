@@ -144,8 +144,9 @@ class Scenes:
     @cached_property
     def digest(self) -> str:
         """What tells these scenes from others."""
-        folders = (self.folder / name for name in ("train", *TESTS))
-        return " ".join(DataFolder.open(path).fingerprint() for path in folders)
+        folders = [self.folder / name for name in ("train", *TESTS)]
+        pictures = (path for folder in folders for path in sorted(folder.rglob("*.jpg")))
+        return digest_of([*(DataFolder.open(folder).fingerprint() for folder in folders), *map(sha256_of, pictures)])
 
     def pictures(self) -> list[Item]:
         """Return the pictures that were trained on."""
@@ -159,7 +160,8 @@ class Encoded:
     def __init__(self, name: str, model: Model, scenes: Scenes, folder: Path):
         """Take a model by its name, which makes no vector yet. Raises ConfigError where its adapter is not there."""
         if not model.adapter.is_dir():
-            raise ConfigError(f"{model.adapter} is missing, which `{model.made_by}` trains")
+            cure = f", which `{model.made_by}` trains" if model.made_by else ": run this from the folder of the project"
+            raise ConfigError(f"{model.adapter} is missing{cure}")
         self.model, self.scenes = model, scenes
         files = [path for path in sorted(model.adapter.rglob("*")) if path.suffix in (".json", ".safetensors")]
         self.digest = digest_of([model_fingerprint(BASE), *map(sha256_of, files), scenes.digest])

@@ -41,7 +41,10 @@ def _sizes(scenes: Scenes) -> str:
     sizes = ", ".join(
         f"{test} {len(task.queries):,} queries of {len(task.gallery):,} pictures" for test, task in scenes.tasks.items()
     )
-    return f"{sizes}; what is trained is trained on the {len(scenes.pictures()):,} pictures of the training data."
+    return (
+        f"{sizes}; what is trained is trained on the {len(scenes.pictures()):,} pictures of the training data, "
+        "but the index of an FDE on the pictures of the test, whose lists are not in its bytes."
+    )
 
 
 def _line(cells) -> str:

@@ -18,7 +18,7 @@ from scipy.sparse import csr_array
 
 import make_scenes
 from mllm_embed.index.engines import new_engine
-from mllm_embed.index.kinds import KINDS
+from mllm_embed.index.kinds import OF_STORES
 from mllm_embed.vectors.multi import MultiVectors
 from mllm_embed.vectors.unit import unit
 from toy import scenes
@@ -48,10 +48,10 @@ def test_numbers_and_codes_rank_and_weigh_as_they_are_kept(tmp_path: Path) -> No
     built = signs.build(gallery, tmp_path)
     right = by_scores([[float(((q > 0) == (row > 0)).sum()) for row in gallery] for q in queries])
     assert built.bytes == 2 and (built.search(queries, 40) == right).all()
-    sizes = {name: new_engine(kind, 680, 256, tmp_path).code_bytes for name, kind in KINDS.items()}
+    sizes = {name: new_engine(kind, 680, 256, tmp_path).code_bytes for name, kind in OF_STORES.items()}
     a_number = {"fp16": 512, "sq8": 256, "rabitq4": 4 * 32 + 20, "rabitq": 32 + 8}
     bits = dict.fromkeys(("pq", "binary", "learned-signs", "bebr"), 32)
-    assert sizes == dict.fromkeys(KINDS, 1024) | a_number | bits
+    assert sizes == dict.fromkeys(OF_STORES, 1024) | a_number | bits
 
 
 def test_a_vector_a_token_and_encodings_of_them(tmp_path: Path) -> None:

@@ -189,6 +189,7 @@ def check_avoided(name: str, stage: Stage, rows: StageRows, settings: Settings, 
         "that is taken from a single vector, where pooling: multi makes one a token": settings.pooling in MULTI,
         "nothing is taken from lexical vectors": settings.lexical is not None,
         "a query encoder that is distilled reads no words alone": taught,
+        "queries that are tuned with codes (jpq) know no words alone": stage.jpq is not None,
     }
     reason = next((reason for reason, is_so in why.items() if is_so), None)
     if reason is None:

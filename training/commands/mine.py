@@ -86,8 +86,8 @@ def register(commands: Any) -> None:
         type=float,
         default=0.95,
         metavar="C",
-        help="leave out what is nearer than C times the positive (default 0.95); 9, say, leaves out nothing but what "
-        "is known to be right",
+        help="leave out what is nearer than C times the positive (default 0.95); inf leaves out nothing but what is "
+        "known to be right",
     )
     add("--at-most", type=float, metavar="S", help="and what is nearer than the cosine S (default: no such limit)")
     add("--guide", metavar="M", help="another embedder, which leaves out what it finds nearer than the positive "

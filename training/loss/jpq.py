@@ -1,8 +1,9 @@
 """JPQ: a ranking loss on the scores of product codes, whose negatives those codes themselves find at each step.
 
-From JPQ (arXiv 2108.00644; jpq/run_train.py of jingtaozhan/JPQ) is all but three things. The paper's scores are inner
+From JPQ (arXiv 2108.00644; jpq/run_train.py of jingtaozhan/JPQ) is all but four things. The paper's scores are inner
 products of vectors of any length; ours are of queries of length 1, and so divided by a temperature. The paper takes
 every known answer of a query as a positive; here it is a row's own answer, and others known to be right are left out.
+Their recipes let a rank behind the first 10 or 200 (`lambda_cut`) count nothing; here every rank counts 1 / rank.
 And the first K are found in torch, by all codes, exactly: B N D multiplications a step and 5 B N bytes, which galleries
 of training allow.
 """

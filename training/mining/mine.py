@@ -72,6 +72,7 @@ class MiningResult:
         clusters: [R] int64, the cluster of every row.
         chance: how the clusters compare with chance.
         guided: [Q] int64, how many of the candidates that were looked at the guide left out.
+        siblings: [Q] int64, how many siblings were taken as such, where the rules ask for them.
     """
 
     negatives: Negatives
@@ -80,6 +81,7 @@ class MiningResult:
     clustering: Clustering | None = None
     chance: Chance | None = None
     guided: np.ndarray | None = None
+    siblings: np.ndarray | None = None
 
 
 def mine(
@@ -101,7 +103,7 @@ def mine(
     silent = {*vectors.unreadable_queries, *questions.query[np.isin(questions.positive, gone)].tolist()}
     own = positive_similarity(queries, gallery, questions)
     graph = Graph(questions.query, questions.positive, clustering.skip) if clustering else None
-    parts, guided = [], []
+    parts, guided, taken = [], [], []
 
     def readable(part: slice, places: np.ndarray) -> np.ndarray:
         lost = np.isin(places, gone) | np.isin(np.arange(part.start, part.stop), list(silent))[:, None]
@@ -119,15 +121,19 @@ def mine(
             places = left
         mined = chosen(part, scores, places, rules)
         if rules.siblings:
-            near, siblings = questions.siblings.nearest(part, queries, gallery, questions.right(part))
+            near, siblings = questions.siblings.nearest(part, queries, gallery, questions.right(part), rules.depth)
             siblings = readable(part, siblings)
             siblings = guide.left(part, siblings) if guide else siblings
             first = chosen(part, near, siblings, replace(rules, count=rules.siblings, skip=0))
+            taken.append((first.places >= 0).sum(axis=1))
             mined = joined_by_similarity(first, mined, rules.count)
         parts.append(mined)
         if graph:
             graph.add(part.start, places, questions.answers)
-    result = MiningResult(Negatives.joined(parts), rules, guided=np.concatenate(guided) if guide else None)
+    result = MiningResult(
+        Negatives.joined(parts), rules, guided=np.concatenate(guided) if guide else None,
+        siblings=np.concatenate(taken) if taken else None,
+    )  # fmt: skip
     if not (graph and clustering):
         return result
     edges = graph.mutual()

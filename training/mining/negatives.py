@@ -30,12 +30,12 @@ class Rules:
         count: at most so many for a query.
         skip: the best so many candidates are passed over.
         ceiling: a candidate above `ceiling` times the similarity of the positive is taken for a false negative
-            (NV-Retriever's rule). Where that similarity is negative, the limit lies as far below it. Above 1 it also
-            takes what the model finds nearer than the positive, for those who trust their answers to be all.
+            (NV-Retriever's rule). Where that similarity is negative, the limit lies as far below it. Infinite,
+            it leaves out nothing but what is known to be right, for those who trust their answers to be all.
         at_most: a candidate above this similarity is one too; None sets no such limit.
         depth: how many candidates are looked at.
         siblings: so many of `count` are answers to other questions on the same picture, where there are as many,
-            however far they lie.
+            however far they lie; a stage that reads fewer than `count` reads the nearest of all.
     """
 
     count: int = 5
@@ -51,7 +51,7 @@ class Rules:
             raise ConfigError(f"--count must be at least 1, not {self.count}")
         if self.skip < 0:
             raise ConfigError(f"--skip must be 0 or more, not {self.skip}")
-        if not 0 < self.ceiling < math.inf:
+        if not self.ceiling > 0:
             raise ConfigError(f"--ceiling is a share of the positive's similarity, a number above 0: {self.ceiling}")
         if self.at_most is not None and not -1 < self.at_most <= 1:
             raise ConfigError(f"--at-most is a cosine, above -1 and up to 1, not {self.at_most}")
@@ -130,7 +130,9 @@ def choose(scores: np.ndarray, places: np.ndarray, positive: np.ndarray, rules: 
         positive: [Q] float32, the similarity that a query's right answers have.
         rules: a checked set.
     """
-    limit = positive - (1 - rules.ceiling) * np.abs(positive)
+    limit = np.full_like(positive, np.inf)
+    if rules.ceiling < math.inf:
+        limit = positive - (1 - rules.ceiling) * np.abs(positive)
     if rules.at_most is not None:
         limit = np.minimum(limit, rules.at_most)
     there = places >= 0

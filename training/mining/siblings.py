@@ -39,9 +39,9 @@ class Siblings:
         return replace(self, keys=self.keys[now >= 0], places=now[now >= 0])
 
     def nearest(
-        self, part: slice, queries: np.ndarray, gallery: np.ndarray, right: Sequence[Collection[int]]
+        self, part: slice, queries: np.ndarray, gallery: np.ndarray, right: Sequence[Collection[int]], depth: int
     ) -> tuple[np.ndarray, np.ndarray]:
-        """Return the siblings of the queries of a part, without what is right for them, the nearest first.
+        """Return the nearest siblings, `depth` at most, of the queries of a part, without what is right for them.
 
         Args:
             part: of the Q queries, q of them.
@@ -52,14 +52,11 @@ class Siblings:
         """
         shown = self.shown[part]
         low, high = (np.searchsorted(self.keys, shown, side=side) for side in ("left", "right"))
-        found = [
-            np.setdiff1d(self.places[start:end], list(known))
-            for start, end, known in zip(low, high, right, strict=True)
-        ]
-        most = max(map(len, found), default=0)
-        scores, places = np.full((len(found), most), -np.inf, np.float32), np.full((len(found), most), -1)
-        for number, own in enumerate(found):
+        most = min(depth, int((high - low).max(initial=0)))
+        scores, places = np.full((len(shown), most), -np.inf, np.float32), np.full((len(shown), most), -1)
+        for number, known in enumerate(right):
+            own = np.setdiff1d(self.places[low[number] : high[number]], list(known))
             near = gallery[own] @ queries[part.start + number]
-            order = np.argsort(-near, kind="stable")
-            scores[number, : len(own)], places[number, : len(own)] = near[order], own[order]
+            order = np.argsort(-near, kind="stable")[:depth]
+            scores[number, : len(order)], places[number, : len(order)] = near[order], own[order]
         return scores, places

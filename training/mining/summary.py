@@ -33,6 +33,12 @@ def mining_summary(questions: Questions, vectors: QuestionVectors, mined: Mining
         + _similarity_of_negatives(negatives, questions, of_rows),
         f"left out as probably right: {int(above.sum()):,} candidates of {int((above > 0).sum()):,} rows",
     ]
+    if mined.siblings is not None:
+        siblings = mined.siblings[questions.query]
+        lines.append(
+            f"answers to other instructions on a row's picture: {int(siblings.sum()):,} of the {int(of_rows.sum()):,} "
+            f"negatives; rows without: {int((siblings == 0).sum()):,}"
+        )
     if mined.guided is not None:
         guided = mined.guided[questions.query]
         lines.append(f"left out by the guide: {int(guided.sum()):,} candidates of {int((guided > 0).sum()):,} rows")

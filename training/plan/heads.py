@@ -53,7 +53,8 @@ def asked_tokens(settings: Settings) -> int:
 def language_head_bytes(settings: Settings, model: EmbeddingModel, weights: dtype) -> int:
     """Return what the base's head takes that lexical vectors are read off; nothing where it is the embeddings."""
     config: Any = model.base.config
-    if settings.lexical is None or config.tie_word_embeddings or config.get_text_config().tie_word_embeddings:
+    tied = (getattr(part, "tie_word_embeddings", False) for part in (config, config.get_text_config()))
+    if settings.lexical is None or any(tied):
         return 0
     return _vocabulary(model) * model.states_width * weights.itemsize
 

@@ -119,6 +119,7 @@ class Recipe(RunKeys):
         if names != list(self.stages)[-1:]:
             raise ValueError(f"stage '{names[0]}': jpq is of the last stage: what comes after it would leave its index")
         beside = {"deepspeed": self.deepspeed, "thoughts": self.thoughts, "pooling: multi": self.pooling == "multi"}
+        beside["a token learner, which no store was made with"] = self.token_learner and len(self.stages) == 1
         other = next((key for key, value in beside.items() if value), None)
         if other:
             raise ValueError(f"stage '{names[0]}': jpq goes without {other}; leave one of them out")

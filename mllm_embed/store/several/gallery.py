@@ -21,6 +21,9 @@ def keeps_several(store: VectorStore) -> bool:
     return any(shard.vectors is not None for shard in store.shards)
 
 
+_SCORES = 1 << 22  # of queries and a shard's rows in memory at a time
+
+
 class MultiGallery(StoreGallery):
     """A store of several vectors a row, searched shard by shard: as much memory as one takes in float32."""
 
@@ -37,6 +40,16 @@ class MultiGallery(StoreGallery):
         if exclude is not None and len(exclude) != len(queries):
             raise DataError(f"exclude has {len(exclude)} entries for {len(queries)} queries")
         may, _ = self._limits(queries.values, k, allow, None, where)
+        step = max(1, _SCORES // max((entry.rows for entry in self.store.shards), default=1))
+        found: list[Answer] = []
+        for start in range(0, max(1, len(queries)), step):
+            part = range(start, min(start + step, len(queries)))
+            found += self._nearest(queries.take(part), k, may, exclude[start : part.stop] if exclude else None)
+        return found
+
+    def _nearest(
+        self, queries: MultiVectors, k: int, may: np.ndarray | None, exclude: Sequence[Collection[str]] | None
+    ) -> list[Answer]:
         askers, never = excluded(self.store.positions, exclude)
         scores, rows = np.empty((len(queries), 0), np.float32), np.empty((len(queries), 0), np.int64)
         end = 0

@@ -90,7 +90,14 @@ def test_siblings_are_the_nearest_answers_to_other_instructions_on_the_picture()
 
 @pytest.mark.parametrize(
     "rules",
-    [Rules(5), Rules(3, skip=2), Rules(4, ceiling=0.5), Rules(4, at_most=0.1), Rules(4, ceiling=9), Rules(9, depth=10)],
+    [
+        Rules(5),
+        Rules(3, skip=2),
+        Rules(4, ceiling=0.5),
+        Rules(4, at_most=0.1),
+        Rules(4, ceiling=float("inf")),
+        Rules(9, depth=10),
+    ],
 )
 def test_negatives_are_those_of_the_obvious_loop(rules: Rules) -> None:
     rng = np.random.default_rng(1)
@@ -110,7 +117,9 @@ def test_negatives_are_those_of_the_obvious_loop(rules: Rules) -> None:
                             for n in right if questions.gallery[n].words == a])  # fmt: skip
         order = sorted((n for n in range(len(gallery)) if n not in right), key=lambda n: -(queries[q] @ gallery[n]))
         looked = order[rules.skip : rules.depth]
-        limit = min(positive - (1 - rules.ceiling) * abs(positive), 1 if rules.at_most is None else rules.at_most)
+        limit = min(
+            positive - (1 - min(9e9, rules.ceiling)) * abs(positive), 1 if rules.at_most is None else rules.at_most
+        )
         wanted = [n for n in looked if queries[q] @ gallery[n] <= limit][: rules.count]
         assert found.places[q].tolist() == wanted + [-1] * (rules.count - len(wanted))
         assert np.allclose(found.similarity[q, : len(wanted)], gallery[wanted] @ queries[q], atol=1e-6)

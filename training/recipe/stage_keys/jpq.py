@@ -19,7 +19,7 @@ class Jpq(Section):
         gt=0, le=65_536, description="of a candidate's code: pieces of its vector, which they must divide evenly"
     )
     negatives: int = Field(
-        default=200, gt=0, le=10**5, description="candidates that the codes find nearest at each step, ranked by them"
+        default=200, gt=1, le=10**5, description="candidates that the codes find nearest at each step, ranked by them"
     )
 
 

@@ -26,7 +26,10 @@ class Mine(Section):
     )  # fmt: skip
     skip: int = Field(default=0, ge=0, le=10**6, description="pass over the nearest so many candidates")
     ceiling: float = Field(
-        default=0.95, gt=0, le=100, description="leave out what is nearer than this share of the positive's cosine"
+        default=0.95,
+        gt=0,
+        allow_inf_nan=True,
+        description="leave out what is nearer than this share of the positive's cosine; .inf leaves out nothing",
     )
     at_most: float | None = Field(default=None, gt=-1, le=1, description="and what is nearer than this cosine")
     depth: int = Field(default=200, gt=0, le=10**6, description="candidates looked at for a row")
