@@ -97,42 +97,21 @@ def mine(
     What a `guide` finds too near is neither a negative nor a reason for two rows to share a cluster. A bar is shown on
     a terminal, unless `progress` says otherwise.
     """
-    queries, gallery = vectors.queries, vectors.gallery
-    gone = list(vectors.unreadable_gallery)
-    # a row whose query or positive cannot be read gets no negatives
-    silent = {*vectors.unreadable_queries, *questions.query[np.isin(questions.positive, gone)].tolist()}
-    own = positive_similarity(queries, gallery, questions)
+    chooser = _Chooser(questions, vectors, rules, guide)
     graph = Graph(questions.query, questions.positive, clustering.skip) if clustering else None
-    parts, guided, taken = [], [], []
-
-    def readable(part: slice, places: np.ndarray) -> np.ndarray:
-        lost = np.isin(places, gone) | np.isin(np.arange(part.start, part.stop), list(silent))[:, None]
-        return np.where(lost, -1, places)
-
-    def chosen(part: slice, scores: np.ndarray, places: np.ndarray, by: Rules) -> Negatives:
-        clean = without_duplicates(queries[part], gallery, scores, places, questions.right(part))
-        return choose(scores, clean, own[part], by)
-
-    for part, scores, found in search_blocks(queries, gallery, questions.right, rules.depth, progress):
-        places = readable(part, found)
-        if guide:
-            left = guide.left(part, places)
-            guided.append((left != places).sum(axis=1))
-            places = left
-        mined = chosen(part, scores, places, rules)
-        if rules.siblings:
-            near, siblings = questions.siblings.nearest(part, queries, gallery, questions.right(part), rules.depth)
-            siblings = readable(part, siblings)
-            siblings = guide.left(part, siblings) if guide else siblings
-            first = chosen(part, near, siblings, replace(rules, count=rules.siblings, skip=0))
-            taken.append((first.places >= 0).sum(axis=1))
-            mined = joined_by_similarity(first, mined, rules.count)
-        parts.append(mined)
+    parts, guided, siblings = [], [], []
+    blocks = search_blocks(vectors.queries, vectors.gallery, questions.right, rules.depth, progress)
+    for part, scores, found in blocks:
+        places, left_out = chooser.allowed(part, found)
+        own, taken = chooser.with_siblings(part, chooser.chosen(part, scores, places, rules))
+        parts.append(own)
+        guided.append(left_out)
+        siblings.append(taken)
         if graph:
             graph.add(part.start, places, questions.answers)
     result = MiningResult(
         Negatives.joined(parts), rules, guided=np.concatenate(guided) if guide else None,
-        siblings=np.concatenate(taken) if taken else None,
+        siblings=np.concatenate(siblings) if rules.siblings else None,
     )  # fmt: skip
     if not (graph and clustering):
         return result
@@ -140,6 +119,42 @@ def mine(
     clusters = partition(*edges, len(questions.query), clustering.size)
     chance = chance_of(*edges, clusters, clustering.size)
     return replace(result, clusters=clusters, clustering=clustering, chance=chance)
+
+
+class _Chooser:
+    """Chooses among candidates of queries, by rules, and by a guide where there is one."""
+
+    def __init__(self, questions: Questions, vectors: QuestionVectors, rules: Rules, guide: MiningGuide | None):
+        self.questions, self.vectors, self.rules, self.guide = questions, vectors, rules, guide
+        self.positive = positive_similarity(vectors.queries, vectors.gallery, questions)
+        self.gone = list(vectors.unreadable_gallery)
+        # a row whose query or positive cannot be read gets no negatives
+        lost = questions.query[np.isin(questions.positive, self.gone)]
+        self.silent = [*vectors.unreadable_queries, *lost.tolist()]
+
+    def allowed(self, part: slice, places: np.ndarray) -> tuple[np.ndarray, np.ndarray]:
+        """Return places [q, K] of a part with -1 for what cannot be read or the guide finds too near; and of how many
+        of each query the guide said so, [q]."""
+        lost = np.isin(places, self.gone) | np.isin(np.arange(part.start, part.stop), self.silent)[:, None]
+        there = np.where(lost, -1, places)
+        left = self.guide.left(part, there) if self.guide else there
+        return left, (left != there).sum(axis=1)
+
+    def chosen(self, part: slice, scores: np.ndarray, places: np.ndarray, rules: Rules) -> Negatives:
+        """Return what `choose` does, without duplicates."""
+        queries, right = self.vectors.queries[part], self.questions.right(part)
+        clean = without_duplicates(queries, self.vectors.gallery, scores, places, right)
+        return choose(scores, clean, self.positive[part], rules)
+
+    def with_siblings(self, part: slice, mined: Negatives) -> tuple[Negatives, np.ndarray]:
+        """Return what was mined with as many siblings as the rules ask for, and how many each query has, [q]."""
+        if not self.rules.siblings:
+            return mined, np.zeros(len(mined.places), np.int64)
+        queries, gallery, right = self.vectors.queries, self.vectors.gallery, self.questions.right(part)
+        scores, found = self.questions.siblings.nearest(part, queries, gallery, right, self.rules.depth)
+        places, _ = self.allowed(part, found)
+        first = self.chosen(part, scores, places, replace(self.rules, count=self.rules.siblings, skip=0))
+        return joined_by_similarity(first, mined, self.rules.count), (first.places >= 0).sum(axis=1)
 
 
 def write_mined(

@@ -118,7 +118,11 @@ class Recipe(RunKeys):
             return self
         if names != list(self.stages)[-1:]:
             raise ValueError(f"stage '{names[0]}': jpq is of the last stage: what comes after it would leave its index")
-        beside = {"deepspeed": self.deepspeed, "thoughts": self.thoughts, "pooling: multi": self.pooling == "multi"}
+        beside: dict[str, Any] = {
+            "deepspeed": self.deepspeed,
+            "thoughts": self.thoughts,
+            "pooling: multi": self.pooling == "multi",
+        }
         beside["a token learner, which no store was made with"] = self.token_learner and len(self.stages) == 1
         other = next((key for key, value in beside.items() if value), None)
         if other:
