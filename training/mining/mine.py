@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import math
 from collections.abc import Iterator, Mapping
 from dataclasses import asdict, dataclass, replace
 from functools import lru_cache
@@ -162,6 +163,8 @@ def write_mined(
 ) -> None:
     """Write the mined file of the rows; `header` says what made the vectors. Raises DataError where the disk fails."""
     rules: dict[str, Any] = {**asdict(mined.rules), "clusters": None}
+    if math.isinf(mined.rules.ceiling):
+        rules["ceiling"] = None  # JSON has no infinity
     if mined.clustering:
         rules |= {"clusters": mined.clustering.size, "cluster_skip": mined.clustering.skip}
     chance = {"chance": asdict(mined.chance) | {"better": mined.chance.better}} if mined.chance else {}
