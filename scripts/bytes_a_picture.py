@@ -63,9 +63,10 @@ def main() -> int:
         found[row.title] = bench.measured(row)
         spent = time.perf_counter() - began
         print(f"{number} of {len(wanted)}  {row.title}  {spent:.0f} s", file=sys.stderr, flush=True)
-        write_file(args.output / "table.md", table(found, scenes).encode())
+    text = table(found, scenes)
+    write_file(args.output / "table.md", text.encode())
     draw(found, args.output / "bytes_a_picture.png")
-    print(f"{table(found, scenes)}\nwrote {args.output / 'table.md'} and {args.output / 'bytes_a_picture.png'}")
+    print(f"{text}\nwrote {args.output / 'table.md'} and {args.output / 'bytes_a_picture.png'}")
     return 0
 
 
