@@ -158,7 +158,7 @@ OPTIONS: dict[str, dict[str, tuple[str, ...]]] = {
         "--query": ("x", "", "caption"),
         "--count": _COUNTS,
         "--skip": ("-1", "x"),
-        "--ceiling": (*_FLOATS, "-1"),
+        "--ceiling": ("x", "", "nan", "-inf", "-1", "0"),  # infinite, it leaves nothing out
         "--at-most": (*_FLOATS[:3], "2"),
         "--depth": _COUNTS,
         "--clusters": _COUNTS,
