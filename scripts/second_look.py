@@ -179,7 +179,7 @@ class Seed:
         return override
 
     def _mine(self) -> None:
-        """Mine the lists with the seed's embedder, no answer left out: scenes tell which ones are right."""
+        """Mine the lists with the seed's embedder, where they are not there yet."""
         command = [sys.executable, "-m", "training", "mine", str(LISTS / "train"), "--model", self._base]
         command += ["--adapter", str(self._places["EMBEDDER"])]
         command += ["--vectors", f"{self._places['MINED']}.vectors"]

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import os
 import time
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import Any
 
@@ -119,10 +119,11 @@ def build_index(
     path, what = Path(os.path.abspath(folder)), kind_of(kind)
     check_place(path)
     _check_tuned(what, kind, tuned, store)
+    if tuned is not None:  # of as many bytes as its run says
+        what = replace(what, size=tuned.bytes / (4 * store.dimension))
     known = known or probe(store, queries, seed)
     # lists on disk are written twice: the parts, and what they are merged to
     room = int(what.bytes(len(store), store.dimension)) * (2 if what.on_disk else 1)
-    room += (tuned.bytes - store.dimension // 8) * len(store) if tuned else 0
     check_space(path, room, f"an index of {len(store):,} rows")
     with atomic_folder(path) as fresh:
         began = time.perf_counter()

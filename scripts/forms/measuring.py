@@ -4,10 +4,11 @@ from __future__ import annotations
 
 import statistics
 import time
-from collections.abc import Callable, Sequence
+from collections.abc import Sequence
 from dataclasses import asdict, dataclass
 from pathlib import Path
 from tempfile import TemporaryDirectory
+from timeit import timeit
 from typing import Any
 
 import numpy as np
@@ -59,7 +60,8 @@ class Bench:
         self._exact: dict[tuple[str, str], np.ndarray] = {}
 
     def place(self, row: Row) -> Path:
-        """Return the file of a row's figures, whose name tells all that they hang on."""
+        """Return the file of a row's figures, whose name tells the form, the adapters and the scenes; not the code of
+        the library: where that changes what a kind of index is, remove the folder."""
         own = digest_of([row.title, repr(row.form), self._models[row.model].digest, self._clock.digest])
         return self._folder / row.model / f"{own}.json"
 
@@ -78,7 +80,7 @@ class Bench:
             folder = Path(home)
             rows = len(encoded.scenes.tasks[TESTS[0]].gallery)
             pictures = encoded.pictures() if row.form.learns else None  # whose encoding takes long, and counts not
-            trained = _seconds(lambda: row.form.train(pictures, folder, rows)) if row.form.learns else 0.0
+            trained = timeit(lambda: row.form.train(pictures, folder, rows), number=1) if row.form.learns else 0.0
             return {test: self._of_test(row, test, folder, trained) for test in TESTS}
 
     def _of_test(self, row: Row, test: str, folder: Path, trained: float) -> Measured:
@@ -113,8 +115,8 @@ class Bench:
         took = []
         for at in (0, *numbers):  # the first brings all into memory, and does not count
             query, beside = sort.one(own.queries, at), exact.queries[[at]]
-            spent = _seconds(lambda q=query: built.search(q, NEAREST))
-            took.append((spent, _seconds(lambda q=beside: clock.search(q, NEAREST))))
+            spent = timeit(lambda q=query: built.search(q, NEAREST), number=1)
+            took.append((spent, timeit(lambda q=beside: clock.search(q, NEAREST), number=1)))
         mine, theirs = (statistics.median(times) for times in zip(*took[1:], strict=True))
         return mine / theirs, theirs * len(exact.queries)
 
@@ -127,9 +129,3 @@ def _answers(search: Search, queries: Any, exclude: Sequence[Sequence[int]]) -> 
         left = rows[~np.isin(rows, list(never))][:NEAREST]
         own[: len(left)] = left
     return answers
-
-
-def _seconds(work: Callable[[], Any]) -> float:
-    began = time.perf_counter()
-    work()
-    return time.perf_counter() - began

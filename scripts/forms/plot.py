@@ -1,8 +1,8 @@
 """The rows as a picture: what a picture weighs against what is found first, a panel for each test and group of models.
 
 A line joins the forms of a series by their bytes, where it has several sizes; the step is the front: what nothing as
-small or smaller equals. The forms on it
-bear their names, which are put where they cover no point, no other name and no edge.
+small or smaller equals. The forms on it bear their names, which are put where they cover no point, no other name and no
+edge.
 """
 
 from __future__ import annotations

@@ -14,9 +14,8 @@ from __future__ import annotations
 import argparse
 import statistics
 import sys
-import time
-from collections.abc import Callable
 from pathlib import Path
+from timeit import timeit
 from typing import TYPE_CHECKING, NamedTuple
 
 import numpy as np
@@ -98,16 +97,10 @@ def _times(task: Task, found: Sides) -> list[str]:
     for at in range(min(ALONE, len(found.queries))):
         query, asked = found.queries[[at]], found.asked[[at]]
         both = FusedGallery(memory, rows, asked, 1.0)
-        spent["dense"].append(_seconds(lambda q=query: memory.nearest(q, K)))
-        spent["lexical"].append(_seconds(lambda a=asked: np.argsort(-rows.scores(a), kind="stable")[:K]))
-        spent["both"].append(_seconds(lambda q=query, b=both: b.nearest(q, K)))
+        spent["dense"].append(timeit(lambda q=query: memory.nearest(q, K), number=1))
+        spent["lexical"].append(timeit(lambda a=asked: np.argsort(-rows.scores(a), kind="stable")[:K], number=1))
+        spent["both"].append(timeit(lambda q=query, b=both: b.nearest(q, K), number=1))
     return [f"{1000 * statistics.median(times):.2f}" for times in spent.values()]
-
-
-def _seconds(work: Callable[[], object]) -> float:
-    started = time.perf_counter()
-    work()
-    return time.perf_counter() - started
 
 
 if __name__ == "__main__":

@@ -12,8 +12,8 @@ from __future__ import annotations
 import argparse
 import statistics
 import sys
-import time
 from pathlib import Path
+from timeit import timeit
 
 from mllm_embed.commands.model_options import add_model_options, add_query_options, load_embedder, load_encoder
 from mllm_embed.errors import user_errors
@@ -45,8 +45,10 @@ def main() -> int:
     times: dict[str, list[tuple[float, float]]] = {name: [] for name in asked}
     for _ in range(args.repeat):
         for name, (encoder, _) in asked.items():
-            alone = _seconds(lambda e=encoder: [e.encode([one], show_progress=False) for one in queries[:ALONE]])
-            together = _seconds(lambda e=encoder: e.encode(queries, show_progress=False))
+            alone = timeit(
+                lambda e=encoder: [e.encode([one], show_progress=False) for one in queries[:ALONE]], number=1
+            )
+            together = timeit(lambda e=encoder: e.encode(queries, show_progress=False), number=1)
             times[name].append((alone / ALONE, together / len(queries)))
     rows = []
     for name, (encoder, asks) in asked.items():
@@ -61,12 +63,6 @@ def main() -> int:
     head = ["queries by", "parameters", "MB", "alone", "faster", "all", "faster", *(f"R@1 {s.name}" for s in suites)]
     sys.stdout.write(markdown([ReportTable(head, rows)]) + "\n")
     return 0
-
-
-def _seconds(work) -> float:
-    started = time.perf_counter()
-    work()
-    return time.perf_counter() - started
 
 
 if __name__ == "__main__":

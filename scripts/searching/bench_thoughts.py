@@ -14,8 +14,8 @@ from __future__ import annotations
 import argparse
 import statistics
 import sys
-import time
 from pathlib import Path
+from timeit import timeit
 from typing import TYPE_CHECKING
 
 from mllm_embed.commands.model_options import add_model_options, load_embedder
@@ -47,8 +47,10 @@ def main() -> int:
     times: dict[str, list[tuple[float, float]]] = {name: [] for name in ways}
     for number in range(args.repeat + 1):
         for name, embedder in ways.items():
-            alone = _seconds(lambda e=embedder: [e.encode([one], show_progress=False) for one in queries[:ALONE]])
-            together = _seconds(lambda e=embedder: e.encode(queries, show_progress=False))
+            alone = timeit(
+                lambda e=embedder: [e.encode([one], show_progress=False) for one in queries[:ALONE]], number=1
+            )
+            together = timeit(lambda e=embedder: e.encode(queries, show_progress=False), number=1)
             if number:  # the first round fills the cache
                 times[name].append((alone / ALONE, together / len(queries)))
     rows, first = [], next(iter(ways))
@@ -82,12 +84,6 @@ def _ways(args: argparse.Namespace) -> dict[str, MLLMEmbedder]:
         f"thoughts of {most} tokens at most": thinking,
         "thoughts remembered": remembering,
     }
-
-
-def _seconds(work) -> float:
-    started = time.perf_counter()
-    work()
-    return time.perf_counter() - started
 
 
 if __name__ == "__main__":

@@ -14,27 +14,23 @@ from tqdm import tqdm
 from mllm_embed import MLLMEmbedder
 from mllm_embed.files import atomic_file
 from mllm_embed.index.jpq.quantizer import QUANTIZER_FILE, TunedQuantizer
-from mllm_embed.model.lora import ADAPTER_CONFIG
 from mllm_embed.saving.checkpoint import adapter_fingerprint
-from mllm_embed.saving.hub import small_files
 from mllm_embed.saving.identity import adapter_settings
 from mllm_embed.saving.provenance import SPACE_FIELDS
 
 from ..distributed.gathering import agreed
 from ..loss.jpq import Codes
 from ..recipe.config import Recipe
+from ..recipe.start import start_folder
 from .bank import Bank
 
 _TUNED_FILE = "tuned.safetensors"
 
 
-def start_folder(recipe: Recipe, stage: str) -> Path | None:
+def stage_start(recipe: Recipe, stage: str) -> Path | None:
     """Return the folder of the adapter with which a stage starts; None for a new one, which changes no vector yet."""
     names = list(recipe.stages)
-    if stage != names[0]:
-        return recipe.output / names[names.index(stage) - 1]
-    folder = Path(small_files(recipe.adapter or recipe.model))
-    return folder if (folder / ADAPTER_CONFIG).is_file() else None
+    return recipe.output / names[names.index(stage) - 1] if stage != names[0] else start_folder(recipe)
 
 
 def gallery_space(embedder: MLLMEmbedder, start: Path | None) -> dict[str, Any]:

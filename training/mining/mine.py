@@ -27,7 +27,7 @@ from .negatives import (
     positive_similarity,
     search_blocks,
     without_duplicates,
-)  # fmt: skip
+)
 from .questions import Questions
 from .rows import RowsToMine
 from .vector_cache import VectorCache

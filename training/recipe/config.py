@@ -122,8 +122,8 @@ class Recipe(RunKeys):
             "deepspeed": self.deepspeed,
             "thoughts": self.thoughts,
             "pooling: multi": self.pooling == "multi",
+            "a token learner, which no store was made with": self.token_learner and len(self.stages) == 1,
         }
-        beside["a token learner, which no store was made with"] = self.token_learner and len(self.stages) == 1
         other = next((key for key, value in beside.items() if value), None)
         if other:
             raise ValueError(f"stage '{names[0]}': jpq goes without {other}; leave one of them out")

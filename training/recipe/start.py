@@ -75,13 +75,19 @@ def _both(key: str, asked: Any, config: dict[str, Any], folder: Path) -> tuple[A
     return asked, asked if asked in (None, False) else "layers of its own"
 
 
+def start_folder(recipe: RunKeys) -> Path | None:
+    """Return the folder with the small files of the adapter that a recipe goes on from, None for a new one."""
+    folder = Path(small_files(recipe.adapter or recipe.model))
+    return folder if (folder / ADAPTER_CONFIG).is_file() else None
+
+
 def trained_lora(recipe: RunKeys) -> Lora:
     """Return what is trained of a recipe's model, by the keys of `lora`: those of the adapter that it goes on from,
     but for the names of its layers, which stand in that adapter's files alone."""
-    file = Path(small_files(recipe.adapter or recipe.model)) / ADAPTER_CONFIG
-    if not file.is_file():
+    folder = start_folder(recipe)
+    if folder is None:
         return recipe.lora
-    config = read_object(file)
+    config = read_object(folder / ADAPTER_CONFIG)
     own = {key: config[name] for key, name in _PEFT.items() if config.get(name) is not None}
     return Lora(**own, projector=bool(config.get("modules_to_save")))
 

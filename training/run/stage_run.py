@@ -27,7 +27,7 @@ from ..distill.guide import guide_banks, guided_rows, stage_guide
 from ..distill.judgements import Judgements, stage_judgements
 from ..distill.right_answers import RIGHT_FILE, RightAnswers, right_answers
 from ..distill.teacher import Teacher
-from ..distill.tuned_codes import codes_of, gallery_space, learned_codes, leave_quantizer, start_folder, tuned
+from ..distill.tuned_codes import codes_of, gallery_space, learned_codes, leave_quantizer, stage_start, tuned
 from ..distributed.chunking import find_chunk_tokens
 from ..distributed.gathering import agreed
 from ..distributed.gradient_caching import BatchEncoder
@@ -274,7 +274,7 @@ class StageRun(BaseRun):
         if self.stage.jpq is None:
             return None
         (bank,) = banks.values()
-        space = gallery_space(self.embedder, start_folder(self.recipe, self.name))
+        space = gallery_space(self.embedder, stage_start(self.recipe, self.name))
         quantizer = learned_codes(bank, self.stage.jpq.bytes, space, self.home, self.device)
         self.encoder.tune(torch.from_numpy(quantizer.coded))
         return codes_of(quantizer, bank, self.device)

@@ -10,6 +10,7 @@ import numpy as np
 from tqdm import tqdm
 
 from mllm_embed.encode.encoder import PromptedEncoder, several_of
+from mllm_embed.encode.execution import NOT_OF_SEVERAL
 from mllm_embed.errors import ConfigError, DataError
 from mllm_embed.types import Item
 from mllm_embed.vectors.maxsim import Allowed, maxsim, ranks_by_scores, top_by_scores
@@ -120,8 +121,8 @@ def _check_nothing_avoided(suite: Suite) -> None:
         for name, entry in zip(task.query_ids, task.queries, strict=True):
             if any(item.avoid is not None for item in entry):
                 raise DataError(
-                    f"{suite.title}: the query {name} avoids something, which is taken from a single vector, and this "
-                    "model makes one a token (pooling multi); leave its `avoid` out, or take a model of single vectors"
+                    f"{suite.title}: the query {name} avoids something, {NOT_OF_SEVERAL}; leave its `avoid` out, or "
+                    "take a model of single vectors"
                 )
 
 
