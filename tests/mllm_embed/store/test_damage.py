@@ -216,7 +216,7 @@ def test_damage_of_several_and_of_words_is_named(tmp_path: Path, what: str, caps
         VectorStore.open(store).verify()
 
 
-@pytest.mark.parametrize(("form", "flips"), [("dense", 200), ("several", 100), ("lexical", 100)])
+@pytest.mark.parametrize(("form", "flips"), [("dense", 300), ("several", 100), ("lexical", 100)])
 def test_no_bit_of_a_store_can_change_unseen(tmp_path: Path, form: str, flips: int) -> None:
     store = make_store(tmp_path / "store", form).folder
     if form == "dense":
@@ -234,7 +234,7 @@ def test_no_bit_of_a_store_can_change_unseen(tmp_path: Path, form: str, flips: i
             assert "\n" not in str(error) and str(store) in str(error)
             refused += 1
         path.write_bytes(whole)
-    assert refused > 0.93 * flips and content(store) == before
+    assert refused > 280 / 300 * flips and content(store) == before
 
 
 def test_a_damaged_store_is_refused_by_every_command(

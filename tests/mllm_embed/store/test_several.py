@@ -71,6 +71,12 @@ def test_it_is_searched_by_maxsim_and_grows(multi: MLLMEmbedder, data: Path, tmp
     assert searcher.search(query, 1, exclude_reference=True)[0].id != "0.png"
     many = searcher.search_many([Query(text="a hat"), query], 4, allow=allow)
     assert [hit.id for hit in many[1]] == [hit.id for hit in searcher.search(query, 4, allow=allow)]
+    with pytest.MonkeyPatch.context() as patch:
+        patch.setattr("mllm_embed.store.several.gallery._SCORES", 1)  # a query at a time
+        apart = searcher.search_many([Query(text="a hat"), query], 4, allow=allow)
+    assert [[(hit.id, hit.score) for hit in hits] for hits in apart] == [
+        [(hit.id, pytest.approx(hit.score, abs=1e-6)) for hit in hits] for hits in many
+    ]
     with pytest.raises(ConfigError, match="a session takes one vector an input"):
         searcher.session()
     with pytest.raises(ConfigError, match="edit strength 0.5 takes one vector an input"):

@@ -13,7 +13,7 @@ from safetensors.torch import load_file
 from mllm_embed import MLLMEmbedder, Query, Searcher
 from mllm_embed.cli import main as search_main
 from mllm_embed.encode.dual_encoder import DualEncoder
-from mllm_embed.errors import ConfigError
+from mllm_embed.errors import ConfigError, DataError
 from mllm_embed.index.faiss_index import Index
 from mllm_embed.index.jpq.quantizer import QUANTIZER_FILE, TunedQuantizer
 from mllm_embed.training.recipe.recipe_files import load_recipe
@@ -112,6 +112,17 @@ def test_a_run_that_was_stopped_ends_as_one_that_was_not(
         run_recipe(load_recipe(recipe, [f"output={tmp_path / 'again'}", "stages.one.jpq.negatives=7"]))
 
 
+def test_rows_that_avoid_something_are_refused_at_the_start(recipe: Path, tmp_path: Path) -> None:
+    data = make_data(tmp_path / "data")
+    rows = [json.loads(line) for line in (data / "triplets.jsonl").read_text().splitlines()]
+    rows[1]["avoid"] = "blue"  # which no query of the tuned adapter could say
+    (data / "triplets.jsonl").write_text("".join(json.dumps(row) + "\n" for row in rows))
+    with pytest.raises(
+        DataError, match=r"avoids something, and queries that are tuned with codes \(jpq\) know no words"
+    ):
+        run_recipe(load_recipe(recipe, [f"stages.one.data={data}", f"output={tmp_path / 'n'}"]))
+
+
 @pytest.mark.parametrize(
     ("override", "sentence"),
     [
@@ -120,6 +131,8 @@ def test_a_run_that_was_stopped_ends_as_one_that_was_not(
         ("stages.one.terms=[{query: composed, positive: target_image}]", "jpq has one term"),
         ("stages.one.jpq=null", "rates.centroids is given"),
         ("stages.one.jpq.bytes=7", "give 4 or 8"),
+        ("token_learner={tokens: 4}", "jpq goes without a token learner"),
+        ("stages.one.jpq.negatives=1", "negatives"),
         ("stages.two={data: x, rows: pairs, terms: [{query: image, positive: caption}]}", "jpq is of the last stage"),
     ],
 )

@@ -70,16 +70,21 @@ def test_siblings_are_the_nearest_answers_to_other_instructions_on_the_picture()
         vectors = QuestionVectors(queries, gallery, {}, {4: "torn"})
         own, right = positive_similarity(queries, gallery, questions), questions.right(slice(0, len(queries)))
         words = [item.words for item in questions.gallery]
-        for rules in (Rules(6, ceiling=1, siblings=4), Rules(6, skip=2, siblings=2), Rules(3, ceiling=1, siblings=3)):
+        for rules in (
+            Rules(6, ceiling=1, siblings=4), Rules(6, skip=2, siblings=2), Rules(3, ceiling=1, siblings=3),
+            Rules(3, ceiling=float("inf"), depth=5, siblings=3),
+        ):  # fmt: skip
             found = mine_rows(questions, vectors, rules, progress=False).negatives
             for q, item in enumerate(questions.queries):
-                limit = own[q] - (1 - rules.ceiling) * abs(own[q])
+                limit = own[q] - (1 - min(9e9, rules.ceiling)) * abs(own[q])
                 scores = gallery @ queries[q]
-                order = [n for n in np.argsort(-scores).tolist() if n != 4 and n not in right[q]]
+                order = [n for n in np.argsort(-scores).tolist() if n not in right[q]]
                 shown = [p.getpixel((0, 0)) for p in item.images]
                 others = {f for s, _, f in made if [pictures[s].getpixel((0, 0))] == shown}
-                close = [n for n in order if words[n] in others and scores[n] <= limit][: rules.siblings]
-                rest = [n for n in order[rules.skip :] if scores[n] <= limit][: rules.count]
+                near = [n for n in order if words[n] in others][: rules.depth]
+                close = [n for n in near if n != 4 and scores[n] <= limit][: rules.siblings]
+                looked = [n for n in order[: rules.depth] if n != 4][rules.skip :]
+                rest = [n for n in looked if scores[n] <= limit][: rules.count]
                 wanted = sorted([*close, *(n for n in rest if n not in close)][: rules.count], key=lambda n: -scores[n])
                 if np.isin(questions.positive[questions.query == q], 4).any():
                     wanted = []
