@@ -9,7 +9,7 @@ import hashlib
 import json
 from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass
-from functools import cached_property
+from functools import cached_property, lru_cache
 from pathlib import Path
 from typing import Any, NamedTuple
 
@@ -98,6 +98,7 @@ class Model:
         adapter: its folder.
         made_by: the command that makes it; "" for one that ships.
         sort: of the vectors that it makes.
+        pictures: the folder of the adapter that encodes pictures, where this one encodes queries alone.
     """
 
     about: str
@@ -105,11 +106,21 @@ class Model:
     adapter: Path
     made_by: str = ""
     sort: Sort = ONE
+    pictures: Path | None = None
 
 
+_SHIPS = Path("scripts/assets/adapters/instructions")
+_16_BYTES = " --override output=runs/demo-jpq-16 --override stages.queries.jpq.bytes=16"
 _CUT = "--override 'stages.instructions.matryoshka=[32,64,128]' --override output=runs/demo-matryoshka"
 MODELS = {
-    "shipped": Model("one vector, 40,000 triplets", SHIPPED, Path("scripts/assets/adapters/instructions")),
+    "shipped": Model("one vector, 40,000 triplets", SHIPPED, _SHIPS),
+    **{
+        f"tuned-{size}": Model(
+            f"queries tuned with codes of {size} bytes", SHIPPED, Path(f"runs/{run}/queries"),
+            f"mllm-embed-train run demo-jpq{how}", pictures=_SHIPS,
+        )
+        for size, run, how in ((32, "demo-jpq", ""), (16, "demo-jpq-16", _16_BYTES))
+    },
     "demo": Model("one vector", ALIKE, Path("runs/demo/instructions"), "mllm-embed-train run demo"),
     "matryoshka": Model(
         "one vector, to be cut", ALIKE, Path("runs/demo-matryoshka/instructions"), f"mllm-embed-train run demo {_CUT}"
@@ -163,7 +174,9 @@ class Encoded:
             cure = f", which `{model.made_by}` trains" if model.made_by else ": run this from the folder of the project"
             raise ConfigError(f"{model.adapter} is missing{cure}")
         self.model, self.scenes = model, scenes
-        files = [path for path in sorted(model.adapter.rglob("*")) if path.suffix in (".json", ".safetensors")]
+        self._adapters = [model.adapter, *([model.pictures] if model.pictures else [])]  # of queries, of pictures
+        found = (path for adapter in self._adapters for path in sorted(adapter.rglob("*")))
+        files = [path for path in found if path.suffix in (".json", ".safetensors")]
         self.digest = digest_of([model_fingerprint(BASE), *map(sha256_of, files), scenes.digest])
         self._folder = folder / f"{name}-{self.digest}"
         self._sides: dict[str, Side] = {}
@@ -174,7 +187,7 @@ class Encoded:
             task = self.scenes.tasks[test]
             queries = [entry[0] for entry in task.queries]
             self._sides[test] = Side(
-                self._kept(f"{test}-gallery", task.gallery), self._kept(f"{test}-queries", queries)
+                self._kept(f"{test}-gallery", task.gallery), self._kept(f"{test}-queries", queries, asks=True)
             )
         return self._sides[test]
 
@@ -182,18 +195,19 @@ class Encoded:
         """Return the vectors of the pictures that were trained on."""
         return self._kept("train", self.scenes.pictures())
 
-    def _kept(self, name: str, items: Sequence[Item]) -> Any:
+    def _kept(self, name: str, items: Sequence[Item], asks: bool = False) -> Any:
         path, sort = self._folder / f"{name}.npz", self.model.sort
         if not path.is_file():
-            arrays = sort.arrays(sort.encode(self._embedder, items))
+            arrays = sort.arrays(sort.encode(_embedder(self._adapters[0 if asks else -1]), items))
             with atomic_file(path) as temporary, temporary.open("wb") as file:
                 np.savez(file, **arrays)
         with np.load(path, allow_pickle=False) as found:
             return sort.back({key: found[key] for key in found.files})
 
-    @cached_property
-    def _embedder(self) -> MLLMEmbedder:
-        return MLLMEmbedder.from_pretrained(BASE, adapter=self.model.adapter).merge_adapter()
+
+@lru_cache(maxsize=2)  # of queries and of pictures, by turns
+def _embedder(adapter: Path) -> MLLMEmbedder:
+    return MLLMEmbedder.from_pretrained(BASE, adapter=adapter).merge_adapter()
 
 
 def digest_of(facts: Any) -> str:

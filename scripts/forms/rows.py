@@ -9,9 +9,9 @@ from collections.abc import Iterator
 from dataclasses import dataclass
 
 from .built import Form
-from .models import ONE, SEVERAL, WORDS, Sort
+from .models import MODELS, ONE, SEVERAL, WORDS, Sort
 from .several import Encodings, Several
-from .single import Codes, Numbers
+from .single import Codes, Numbers, TunedCodes
 from .words import Dense, Fused, Words
 
 
@@ -60,6 +60,15 @@ _MORE_CODES = {
     "PQ": {f"{size} bytes": Codes(f"pq {size}") for size in (16, 32, 64)},
     "OPQ": {f"{size} bytes": Codes(f"opq {size}") for size in (16, 64)},
 }
+_TUNED = {
+    f"tuned-{size}": (
+        {
+            "float": {"float32": Numbers("float32")},
+            "JPQ": {f"{size} bytes": TunedCodes(MODELS[f"tuned-{size}"].adapter)},
+        },
+    )
+    for size in (32, 16)
+}
 # of a vector a token
 _TOKENS = {
     "a token, float16": {f"factor {factor}": Several("float16", factor) for factor in (1, 2, 3, 4, 6, 9, 18)},
@@ -90,6 +99,7 @@ _WORDS = {
 }
 _OF_MODELS = {
     "shipped": (_FLOATS, _INT8, _CUT, _CODES, _MORE_CODES),
+    **_TUNED,
     "demo": (_FLOATS, _INT8, _CUT, _CODES),
     "matryoshka": (_FLOATS, _INT8, _CUT),
     "multi": (_TOKENS, _ENCODED),

@@ -8,6 +8,8 @@ from pathlib import Path
 import numpy as np
 
 from mllm_embed.index.engines import new_engine, open_engine
+from mllm_embed.index.jpq.engine import Tuned
+from mllm_embed.index.jpq.quantizer import QUANTIZER_FILE, TunedQuantizer
 from mllm_embed.index.kinds import KINDS, Kind, kind_of, lists
 from mllm_embed.store.exact import MemoryRows, exact, ordered
 from mllm_embed.vectors.matrix import Matrix
@@ -89,4 +91,27 @@ class Codes:
             return ordered(*engine.search(truncate(queries, self.dim), count, engine.most), count)[1]
 
         shared = sum(path.stat().st_size for path in folder.iterdir())
+        return Built(engine.code_bytes, shared, search)
+
+
+@dataclass(frozen=True)
+class TunedCodes(Untrained):
+    """Product codes that were tuned with queries (JPQ), by the centroids that lie beside their adapter.
+
+    Args:
+        adapter: its folder.
+    """
+
+    adapter: Path
+
+    def build(self, gallery: np.ndarray, folder: Path) -> Built:
+        """As `Form.build`."""
+        engine = Tuned(folder, TunedQuantizer.read(self.adapter / QUANTIZER_FILE, "give an adapter tuned with codes"))
+        engine.add(gallery)
+
+        def search(queries: np.ndarray, count: int) -> np.ndarray:
+            return ordered(*engine.search(queries, count, engine.most), count)[1]
+
+        both = engine.quantizer
+        shared = both.rotation.nbytes + both.coded.nbytes + both.scored.nbytes
         return Built(engine.code_bytes, shared, search)

@@ -9,7 +9,7 @@ import numpy as np
 from toy.intervals import interval
 
 from .measuring import Measured
-from .models import MODELS, TESTS, Scenes
+from .models import MODELS, TESTS, Model, Scenes
 from .rows import ROWS
 
 Found = Mapping[str, Mapping[str, Measured]]
@@ -23,8 +23,12 @@ def table(found: Found, scenes: Scenes) -> str:
     lines = [_line(_HEAD), _line(["---"] * len(_HEAD))]
     lines += [_line(_cells(title, found[title], scenes)) for title in ROWS if title in found]
     used = dict.fromkeys(ROWS[title].model for title in ROWS if title in found)
-    notes = [f"- {name}: {MODELS[name].about}, by {MODELS[name].adapter}" for name in used]
+    notes = [f"- {name}: {MODELS[name].about}, by {_adapters(MODELS[name])}" for name in used]
     return "\n".join([*lines, "", *notes, "", _sizes(scenes)]) + "\n"
+
+
+def _adapters(model: Model) -> str:
+    return f"{model.adapter}, pictures by {model.pictures}" if model.pictures else f"{model.adapter}"
 
 
 def _cells(title: str, own: Mapping[str, Measured], scenes: Scenes) -> list[str]:

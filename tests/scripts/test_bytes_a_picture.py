@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import random
+from dataclasses import replace
 from pathlib import Path
 
 import bytes_a_picture
@@ -12,12 +13,13 @@ from forms import models, plot, rows
 from forms.measuring import Measured
 from forms.models import Both
 from forms.several import Encodings, Several
-from forms.single import Codes, Numbers
+from forms.single import Codes, Numbers, TunedCodes
 from forms.words import Fused, Words
 from scipy.sparse import csr_array
 
 import make_scenes
 from mllm_embed.index.engines import new_engine
+from mllm_embed.index.jpq.quantizer import QUANTIZER_FILE, TunedQuantizer
 from mllm_embed.index.kinds import OF_STORES
 from mllm_embed.vectors.multi import MultiVectors
 from mllm_embed.vectors.unit import unit
@@ -52,6 +54,17 @@ def test_numbers_and_codes_rank_and_weigh_as_they_are_kept(tmp_path: Path) -> No
     a_number = {"fp16": 512, "sq8": 256, "rabitq4": 4 * 32 + 20, "rabitq": 32 + 8}
     bits = dict.fromkeys(("pq", "binary", "learned-signs", "bebr"), 32)
     assert sizes == dict.fromkeys(OF_STORES, 1024) | a_number | bits
+
+
+def test_codes_tuned_with_queries_are_scored_as_their_quantizer_says(tmp_path: Path) -> None:
+    gallery, queries = vectors(300), vectors(5)
+    learned = TunedQuantizer.learn(gallery, 4)
+    tuned = replace(learned, scored=learned.scored + 0.1 * RNG.standard_normal(learned.scored.shape).astype(np.float32))
+    tuned.save(tmp_path / QUANTIZER_FILE)
+    built = TunedCodes(tmp_path).build(gallery, tmp_path)
+    right = by_scores((queries @ tuned.decoded(tuned.codes(gallery)).T).tolist())
+    assert (built.search(queries, 9) == right[:, :9]).all()
+    assert (built.bytes, built.shared) == (4, 4 * (16 * 16 + 2 * 256 * 16))
 
 
 def test_a_vector_a_token_and_encodings_of_them(tmp_path: Path) -> None:
