@@ -33,6 +33,7 @@ what it does
   Answers over HTTP in the forms that people's clients speak, so that they need no client of ours:
     POST /v1/embeddings         OpenAI's, vLLM's with pictures, Jina's
     POST /v2/embed              Cohere's
+    POST /v1/rerank /v2/rerank  Jina's, vLLM's and Cohere's, by the re-ranker of --reranker
     POST /v1/search             searches of a gallery: a picture, words, or a picture and what to change in it
     GET  /                      a page to search with
     GET  /openapi.json          all of it, field by field
@@ -158,6 +159,7 @@ def _run(arguments: argparse.Namespace) -> int:
         batch_size=arguments.batch_size,
         max_wait=arguments.max_wait / 1000,
         reranker=arguments.reranker,
+        reranker_name=arguments.reranker and _called(arguments.reranker),
     )
     making.open(arguments.workers)
     plan = Plan(making, access, limits, arguments.log or _log_form(), arguments.workers)
@@ -237,7 +239,12 @@ def _model_name(arguments: argparse.Namespace) -> str:
         return name
     # two adapters on one base make different vectors
     parts = [arguments.model] if arguments.adapter is None else [arguments.model, arguments.adapter]
-    return "+".join(Path(part).resolve().name if Path(part).exists() else str(part) for part in parts)
+    return "+".join(map(_called, parts))
+
+
+def _called(place: str) -> str:
+    """Return the name of a folder or a hub id."""
+    return Path(place).resolve().name if Path(place).exists() else str(place)
 
 
 def _log_form() -> str:

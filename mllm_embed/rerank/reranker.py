@@ -197,7 +197,15 @@ class Reranker:
             found = margins(self.model, self.pairs, asked, batch_size, share, bar)
         if self.prompt.score == "difference":
             return found
-        return [torch.tensor(scores, dtype=torch.float64).sigmoid().tolist() for scores in found]
+        return list(map(_probabilities, found))
+
+    def relevance(self, query: Any, candidates: Sequence[Any], *, batch_size: int = 32) -> list[float]:
+        """Return the probability of yes among yes and no for each candidate, 0 to 1, in whatever form `scores` are.
+
+        Arguments and errors are those of `scores`.
+        """
+        scores = self.scores(query, candidates, batch_size=batch_size)
+        return scores if self.prompt.score == "sigmoid" else _probabilities(scores)
 
     def rank(self, query: Any, candidates: Sequence[Any], *, batch_size: int = 32) -> list[tuple[int, float]]:
         """Return the places of candidates in the list given and their scores, the best first; equal ones in the order
@@ -236,3 +244,8 @@ class Reranker:
         ModelError for a folder that holds anything else, or the adapter's own base.
         """
         save_reranker(os.fspath(path), self.model, self.processor, self.settings, merge)
+
+
+def _probabilities(margins: Sequence[float]) -> list[float]:
+    """Return the probabilities of yes of differences of logits."""
+    return torch.tensor(margins, dtype=torch.float64).sigmoid().tolist()

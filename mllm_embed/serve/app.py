@@ -14,7 +14,7 @@ from .. import __version__
 from . import page
 from .access import Access, AccessGuard
 from .body_guard import BodyGuard
-from .dialects import cohere, openai, voyage
+from .dialects import cohere, openai, rerank, voyage
 from .dialects.documented import OPENAI_ERROR
 from .gallery import pictures, rows, search
 from .limits import Limits
@@ -25,7 +25,7 @@ from .operations.progress import Gate, Progress
 from .refusals import install
 from .service import Service
 
-_ROUTERS = (openai, cohere, voyage, search, rows, pictures, health, page)
+_ROUTERS = (openai, cohere, voyage, rerank, search, rows, pictures, health, page)
 # what the guards and routes may refuse with; the dialects say it in their own words
 _REFUSED: dict[int | str, dict[str, Any]] = {
     status: {

@@ -16,7 +16,7 @@ from .refusals import Refusal
 
 if TYPE_CHECKING:
     from ..encode.embedder import MLLMEmbedder
-    from ..search.reranking import Judge
+    from ..rerank.reranker import Reranker
     from ..search.searcher import Searcher
     from ..types import Item
     from .access import Access
@@ -41,6 +41,7 @@ class Service:
         limits: what a request may cost.
         metrics: what is counted.
         reranker: judges answers in the place of the embedder's base; None where that does.
+        reranker_name: what it is called here; never a path.
     """
 
     embedder: MLLMEmbedder
@@ -53,7 +54,8 @@ class Service:
     force_dimensions: bool = False
     limits: Limits = field(default_factory=Limits)
     metrics: Metrics = field(default_factory=Metrics)
-    reranker: Judge | None = None
+    reranker: Reranker | None = None
+    reranker_name: str | None = None
 
     def __post_init__(self) -> None:
         """Make what answers of a gallery need."""

@@ -12,7 +12,7 @@ from typing import Any
 
 import httpx
 
-from mllm_embed import MLLMEmbedder
+from mllm_embed import MLLMEmbedder, Reranker
 from mllm_embed.search.searcher import Searcher
 from mllm_embed.serve.access import Access
 from mllm_embed.serve.app import bare_app, create_app
@@ -32,6 +32,7 @@ from .picture_host import PictureHost, Sinkhole, png
 
 LIMITS = Limits(body=4 << 20, inputs=32, picture=1 << 20, words=20_000, seconds=30, fetch_seconds=3)
 KEY = "a-key-that-is-long-enough"
+ASKED = {"words": "{query} or {candidate}?", "yes": "good", "no": "bad"}  # in words that the tiny model knows
 PUBLIC = "93.184.216.34"  # an address of the internet, which nothing here reaches
 HEAD_SECONDS = 1.0
 HURRIED = replace(LIMITS, seconds=1)
@@ -175,6 +176,8 @@ def target(embedder: MLLMEmbedder, folder: Path) -> Iterator[Target]:
             searcher,
             KeptPictures(folder / "kept"),
             limits=LIMITS,
+            reranker=Reranker.beside(embedder, prompt=ASKED),
+            reranker_name="judge",
         )
         server = stack.enter_context(running(create_app(service), http=ImpatientProtocol))
         keyed = bare_app(Access.of(None, KEY), HURRIED, Metrics(), Progress(None), _nothing)

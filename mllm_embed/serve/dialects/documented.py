@@ -102,6 +102,25 @@ MODELS: dict[str, Any] = {
     "required": ["object", "data"],
     "properties": {"object": {"const": "list"}, "data": list_of(MODEL)},
 }
+RANKED: dict[str, Any] = {
+    "type": "object",
+    "required": ["id", "model", "results"],
+    "properties": {
+        "id": _TEXT,
+        "model": {"anyOf": [_TEXT, _NONE]},
+        "results": list_of(
+            {
+                "type": "object",
+                "required": ["index", "relevance_score"],
+                "properties": {
+                    "index": {"type": "integer"},
+                    "relevance_score": {"type": "number", "minimum": 0, "maximum": 1},
+                    "document": {},
+                },
+            }
+        ),
+    },
+}
 BY_TYPE: dict[str, Any] = {
     "type": "object",
     "required": ["id", "embeddings", "texts", "meta", "response_type"],

@@ -56,9 +56,9 @@ async def embed(request: Request, wish: Wish) -> Vectors:
     """
     service: Service = request.app.state.service
     check_dimensions(wish.dimensions, service, wish.dimensions_field)
-    _check_limits(wish, service.limits)
+    check_limits(wish.drafts, wish.asked, service.limits)
     async with ticket_for(request, service.limits):
-        pictures = await _read(wish.drafts, service)
+        pictures = await read_pictures(wish.drafts, service)
         items = [wish.asked.item(draft, read) for draft, read in zip(wish.drafts, pictures, strict=True)]
         done = await service.embedded(items, [draft.field for draft in wish.drafts], wish.truncate)
     _check_tokens(done.tokens, wish)
@@ -77,18 +77,18 @@ def answer(content: object) -> Response:
     return Response(to_json(content), media_type="application/json")
 
 
-def _check_limits(wish: Wish, limits: Limits) -> None:
-    """Raise Refusal 422 for more pictures or longer words than a request may have."""
-    pictures = sum(len(draft.pictures) for draft in wish.drafts)
+def check_limits(drafts: Sequence[Draft], asked: Asked, limits: Limits) -> None:
+    """Raise Refusal 422 for more pictures or longer words than a request of such inputs may have."""
+    pictures = sum(len(draft.pictures) for draft in drafts)
     if pictures > limits.inputs:
-        field = wish.drafts[0].field.split("[")[0]
+        field = drafts[0].field.split("[")[0]
         told = f"{field} holds {pictures:,} pictures, over the limit of {limits.inputs:,} a request; send several"
         raise Refusal(422, told, field=field)
-    for draft in wish.drafts:
+    for draft in drafts:
         for name, words in draft.words.items():
             _check_words(words, f"{draft.field}: the {name}", draft.field, limits)
     for name in ("instruction", "task"):
-        _check_words(getattr(wish.asked, name) or "", name, name, limits)
+        _check_words(getattr(asked, name) or "", name, name, limits)
 
 
 def _check_words(words: str, what: str, field: str, limits: Limits) -> None:
@@ -97,7 +97,7 @@ def _check_words(words: str, what: str, field: str, limits: Limits) -> None:
         raise Refusal(422, told, field=field)
 
 
-async def _read(drafts: Sequence[Draft], service: Service) -> list[list[bytes]]:
+async def read_pictures(drafts: Sequence[Draft], service: Service) -> list[list[bytes]]:
     """Return the pictures of each input, fetched at the same time where they are elsewhere."""
     wanted = [picture for draft in drafts for picture in draft.pictures]
     if any(address[:5].lower() != "data:" for address, _ in wanted):

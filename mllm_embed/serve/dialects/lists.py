@@ -27,6 +27,12 @@ def drafts_of(value: Any, where: str, limits: Limits) -> list[Draft]:
     return [draft_of(one, f"{where}[{place}]") for place, one in enumerate(value)]
 
 
+def drafts_of_list(values: Any, where: str, limits: Limits) -> list[Draft]:
+    """Return the inputs of a field that takes a list of them, in order. Raises Refusal 422, with the place."""
+    _check_list(values, where, limits)
+    return [draft_of(one, f"{where}[{place}]") for place, one in enumerate(values)]
+
+
 def drafts_with_content(inputs: Any, where: str, limits: Limits) -> list[Draft]:
     """Return the inputs of a list of objects with `content`, as Cohere and Voyage have them. Raises Refusal 422."""
     _check_list(inputs, where, limits)

@@ -27,7 +27,7 @@ from ..service import Service
 
 if TYPE_CHECKING:
     from ...encode.embedder import MLLMEmbedder
-    from ...search.reranking import Judge
+    from ...rerank.reranker import Reranker
     from ..access import Access
     from .server import Start
 
@@ -117,7 +117,7 @@ class Making:
 
     Args:
         load_model: loads the model for a process.
-        model_name, access, limits, force_dimensions: as of `Service`.
+        model_name, access, limits, force_dimensions, reranker_name: as of `Service`.
         gallery: which.
         hosts: that pictures may be fetched from.
         batch_size, max_wait: as of `Batcher`.
@@ -135,6 +135,7 @@ class Making:
     batch_size: int = 32
     max_wait: float = 0.002
     reranker: str | None = None
+    reranker_name: str | None = None
     rows: int | None = field(default=None, init=False)
     _opened: Gallery | None = field(default=None, init=False)
 
@@ -184,9 +185,10 @@ class Making:
             limits=self.limits,
             metrics=start.metrics,
             reranker=reranker,
+            reranker_name=self.reranker_name,
         )
 
-    def _reranker(self, embedder: MLLMEmbedder, start: Start) -> Judge | None:
+    def _reranker(self, embedder: MLLMEmbedder, start: Start) -> Reranker | None:
         if self.reranker is None:
             return None
         from ...rerank.choice import reranker_for

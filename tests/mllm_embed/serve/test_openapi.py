@@ -20,6 +20,8 @@ OPERATIONS = {
     "GET /v1/models/{model}",
     "POST /v2/embed",
     "POST /v1/multimodalembeddings",
+    "POST /v1/rerank",
+    "POST /v2/rerank",
     "POST /v1/search",
     "GET /v1/gallery",
     "GET /v1/gallery/rows",
