@@ -199,13 +199,12 @@ class Reranker:
             return found
         return list(map(_probabilities, found))
 
-    def relevance(self, query: Any, candidates: Sequence[Any], *, batch_size: int = 32) -> list[float]:
-        """Return the probability of yes among yes and no for each candidate, 0 to 1, in whatever form `scores` are.
+    def relevance(self, scores: Sequence[float]) -> list[float]:
+        """Return the probabilities of yes among yes and no, 0 to 1, that scores of this re-ranker stand for.
 
-        Arguments and errors are those of `scores`.
+        Two that are near 1 may be equal where the scores are not: put candidates in order by these.
         """
-        scores = self.scores(query, candidates, batch_size=batch_size)
-        return scores if self.prompt.score == "sigmoid" else _probabilities(scores)
+        return list(scores) if self.prompt.score == "sigmoid" else _probabilities(scores)
 
     def rank(self, query: Any, candidates: Sequence[Any], *, batch_size: int = 32) -> list[tuple[int, float]]:
         """Return the places of candidates in the list given and their scores, the best first; equal ones in the order

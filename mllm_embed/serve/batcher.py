@@ -73,7 +73,7 @@ class Batcher:
             waiting: the most inputs that wait, of all requests together.
             observe: told of what happens.
         """
-        self.embedder, self._size, self._wait, self._most = embedder, batch_size, max_wait, waiting
+        self.embedder, self.batch_size, self._wait, self._most = embedder, batch_size, max_wait, waiting
         self._observe: Observer = observe or _Nobody()
         self._width = embedder.model.width  # looked up in the model's parts each time
         self._turns = Turns(max(1, batch_size // 4))
@@ -88,7 +88,7 @@ class Batcher:
 
     def start(self) -> None:
         """Take requests from now on. It is called in the event loop that will make them."""
-        self._computing = Computing(self.embedder, self._size)
+        self._computing = Computing(self.embedder, self.batch_size)
         self._closed = False
         self._serving = asyncio.get_running_loop().create_task(self._serve())
 
@@ -191,7 +191,7 @@ class Batcher:
 
     def _at_once(self) -> int:
         """Return how many inputs are computed at once: fewer by a model that is so slow that more gain nothing."""
-        return min(self._size, max(1, int(_BATCH * self._rate))) if self._rate else self._size
+        return min(self.batch_size, max(1, int(_BATCH * self._rate))) if self._rate else self.batch_size
 
     def _ended_batch(self, task: asyncio.Task[None]) -> None:
         self._busy.discard(task)
@@ -206,7 +206,7 @@ class Batcher:
             self._came.clear()
             left: float | None = None
             if self._turns.waiting:
-                if self._closed or self._turns.waiting >= self._size or self._turns.requests >= self._last:
+                if self._closed or self._turns.waiting >= self.batch_size or self._turns.requests >= self._last:
                     return True
                 if not self._busy:
                     now = time.monotonic()

@@ -55,13 +55,15 @@ class Service:
     limits: Limits = field(default_factory=Limits)
     metrics: Metrics = field(default_factory=Metrics)
     reranker: Reranker | None = None
-    reranker_name: str | None = None
+    reranker_name: str = "reranker"
 
     def __post_init__(self) -> None:
         """Make what answers of a gallery need."""
         from .gallery.speaker import Speaker
+        from .judging import Judging
 
-        self.speaker, self.thumbnails = Speaker(self.embedder, self.batcher, self.reranker), Thumbnails()
+        self.judging, self.thumbnails = Judging(self.batcher, self.limits.waiting), Thumbnails()
+        self.speaker = Speaker(self.embedder, self.batcher, self.judging, self.reranker)
 
     def start(self) -> None:
         """Begin to compute, in a running event loop."""

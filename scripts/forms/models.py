@@ -23,6 +23,7 @@ from mllm_embed.eval.benchmarks import open_suite
 from mllm_embed.eval.scoring.suite import Task
 from mllm_embed.files import atomic_file
 from mllm_embed.saving.checkpoint import model_fingerprint
+from mllm_embed.saving.provenance import SPACE_FIELDS, check_same
 from mllm_embed.store.files import sha256_of
 from mllm_embed.types import Item
 from mllm_embed.vectors.multi import MultiVectors
@@ -170,12 +171,12 @@ class Encoded:
 
     def __init__(self, name: str, model: Model, scenes: Scenes, folder: Path):
         """Take a model by its name, which makes no vector yet. Raises ConfigError where its adapter is not there."""
-        if not model.adapter.is_dir():
-            cure = f", which `{model.made_by}` trains" if model.made_by else ": run this from the folder of the project"
-            raise ConfigError(f"{model.adapter} is missing{cure}")
+        adapters = [model.adapter, *([model.pictures] if model.pictures else [])]
+        for place in adapters:
+            if not place.is_dir():
+                raise ConfigError(f"{place} is missing{_cure(model, place)}")
         self.model, self.scenes = model, scenes
-        self._adapters = [model.adapter, *([model.pictures] if model.pictures else [])]  # of queries, of pictures
-        found = (path for adapter in self._adapters for path in sorted(adapter.rglob("*")))
+        found = (path for adapter in adapters for path in sorted(adapter.rglob("*")))
         files = [path for path in found if path.suffix in (".json", ".safetensors")]
         self.digest = digest_of([model_fingerprint(BASE), *map(sha256_of, files), scenes.digest])
         self._folder = folder / f"{name}-{self.digest}"
@@ -198,11 +199,26 @@ class Encoded:
     def _kept(self, name: str, items: Sequence[Item], asks: bool = False) -> Any:
         path, sort = self._folder / f"{name}.npz", self.model.sort
         if not path.is_file():
-            arrays = sort.arrays(sort.encode(_embedder(self._adapters[0 if asks else -1]), items))
+            arrays = sort.arrays(sort.encode(self._encoder(asks), items))
             with atomic_file(path) as temporary, temporary.open("wb") as file:
                 np.savez(file, **arrays)
         with np.load(path, allow_pickle=False) as found:
             return sort.back({key: found[key] for key in found.files})
+
+    def _encoder(self, asks: bool) -> MLLMEmbedder:
+        """Return what encodes queries, or pictures. Raises ConfigError where these are not what those are to find."""
+        own = _embedder(self.model.adapter)
+        if self.model.pictures is None:
+            return own
+        pictures = _embedder(self.model.pictures)
+        check_same(pictures.provenance, own.target_space, SPACE_FIELDS, f"{self.model.pictures}")
+        return own if asks else pictures
+
+
+def _cure(model: Model, folder: Path) -> str:
+    if folder == model.adapter and model.made_by:
+        return f", which `{model.made_by}` trains"
+    return ": run this from the folder of the project"
 
 
 @lru_cache(maxsize=2)  # of queries and of pictures, by turns

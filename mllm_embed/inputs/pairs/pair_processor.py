@@ -64,8 +64,8 @@ class PairProcessor:
         texts = [self.written.text(query, candidates, listed) for query, candidates in lists]
         images = [[*query.images, *_images(candidates)] for query, candidates in lists]
         batch = self.items.batch(texts, [list(map(self.items.load, shown)) for shown in images])
-        whole = [Document(image=shown or None, text=query.words or text) for shown, (query, _), text in zip(
-            images, lists, texts, strict=True)]  # fmt: skip
+        whole = [Document(image=shown or None, text=_longest(query, candidates) or text)
+                 for shown, (query, candidates), text in zip(images, lists, texts, strict=True)]  # fmt: skip
         self._lengths.check(whole, batch["attention_mask"])
         return batch
 
@@ -128,6 +128,11 @@ class PairProcessor:
         limit, longest = self.items.lengths.limit.tokens, int(batch.lengths().max())
         if limit is not None and longest > limit:
             self._lengths.check([Document(text="a query with its candidate")], torch.ones(1, longest))
+
+
+def _longest(query: Item, candidates: Sequence[Item]) -> str:
+    """Return the longest words of a query and candidates, by which one that is too long is named."""
+    return max((one.words or "" for one in (query, *candidates)), key=len)
 
 
 def _images(candidates: Sequence[Item]) -> list[ImageLike]:

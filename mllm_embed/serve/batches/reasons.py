@@ -14,29 +14,30 @@ from PIL import Image
 from ...errors import DataError, ImageError
 from ...inputs.item_processor import ItemProcessor
 from ...inputs.lengths import Lengths
-from ...types import ImageLike, Item
+from ...types import Item
 
 _SHORTER = "shorten it, or give fewer pictures"
 
 
 def reason(item: Item, items: ItemProcessor) -> str:
     """Return one sentence on an input that could not be embedded by a model with this processor."""
-    pictures: list[Image.Image] = []
-    for number, image in enumerate(item.images, 1):
-        picture = _decoded(image, items)
-        if picture is None:
-            which = "its picture" if len(item.images) == 1 else f"its picture {number}"
-            return f"{which} cannot be decoded: it is damaged, cut short or too large; send a whole JPEG, PNG or WebP"
-        pictures.append(picture)
+    said = unreadable(item, items)
+    if said is not None:
+        return said
+    pictures = [items.load(image) for image in item.images]
     # decoded pictures have no names, and so no paths
     return _of_decoded(replace(item, image=pictures) if pictures else item, pictures, items)
 
 
-def _decoded(image: ImageLike, items: ItemProcessor) -> Image.Image | None:
-    try:
-        return items.load(image)
-    except ImageError:
-        return None
+def unreadable(item: Item, items: ItemProcessor) -> str | None:
+    """Return one sentence on the first picture of an input that cannot be decoded; None where all can."""
+    for number, image in enumerate(item.images, 1):
+        try:
+            items.load(image)
+        except ImageError:
+            which = "its picture" if len(item.images) == 1 else f"its picture {number}"
+            return f"{which} cannot be decoded: it is damaged, cut short or too large; send a whole JPEG, PNG or WebP"
+    return None
 
 
 def _of_decoded(item: Item, pictures: list[Image.Image], items: ItemProcessor) -> str:

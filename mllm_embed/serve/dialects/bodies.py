@@ -50,7 +50,8 @@ def read_body(request: Request, kind: type[B]) -> B:
 
 
 def _given(value: Any, kind: type[Body]) -> dict[str, Any]:
-    """Return the fields of a body that are not null: clients send null for those that their users leave out.
+    """Return the fields of a body that are not null: clients send null for those that their users leave out, fields
+    of other servers among them.
 
     Raises Refusal 422 for one that is not known: at the first of them, since a body may have millions.
     """
@@ -58,12 +59,13 @@ def _given(value: Any, kind: type[Body]) -> dict[str, Any]:
         raise Refusal(422, "the body is no JSON object; send the fields in braces")
     given = {}
     for name, one in value.items():
+        if one is None:
+            continue
         if name not in kind.model_fields:
             field = name[:_SHOWN]
             hint = did_you_mean(field, kind.model_fields) or f"; the fields are {', '.join(kind.model_fields)}"
             raise Refusal(422, f"'{field}' is no field of this request, and is not ignored{hint}", field=field)
-        if one is not None:
-            given[name] = one
+        given[name] = one
     return given
 
 

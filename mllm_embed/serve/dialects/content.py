@@ -48,8 +48,9 @@ class Draft:
         return {name: words for name, words in given.items() if words is not None}
 
 
-def draft_of(value: Any, where: str) -> Draft:
-    """Return one input. Raises Refusal 422, with the place, for what is none."""
+def draft_of(value: Any, where: str, keys: Sequence[str] = _KEYS) -> Draft:
+    """Return one input, which as an object has no others than some keys. Raises Refusal 422, with the place, for what
+    is none."""
     if isinstance(value, str):
         return _words(value, where)
     if isinstance(value, list) and value and is_message(value[0]):
@@ -57,7 +58,7 @@ def draft_of(value: Any, where: str) -> Draft:
     check_no_tokens(value, where)
     if not isinstance(value, Mapping):
         raise Refusal(422, f"{where} is {kind_in_json(value)}; {_FORMS}", field=where)
-    _check_keys(value, _KEYS, where)
+    _check_keys(value, keys, where)
     if value.get("content") is not None:
         return _with_content(value, where)
     text, instruction, task = (_text(value, key, where) for key in ("text", "instruction", "task"))

@@ -107,7 +107,7 @@ RANKED: dict[str, Any] = {
     "required": ["id", "model", "results"],
     "properties": {
         "id": _TEXT,
-        "model": {"anyOf": [_TEXT, _NONE]},
+        "model": _TEXT,
         "results": list_of(
             {
                 "type": "object",
@@ -115,7 +115,7 @@ RANKED: dict[str, Any] = {
                 "properties": {
                     "index": {"type": "integer"},
                     "relevance_score": {"type": "number", "minimum": 0, "maximum": 1},
-                    "document": {},
+                    "document": {"type": "object"},
                 },
             }
         ),

@@ -27,15 +27,9 @@ def drafts_of(value: Any, where: str, limits: Limits) -> list[Draft]:
     return [draft_of(one, f"{where}[{place}]") for place, one in enumerate(value)]
 
 
-def drafts_of_list(values: Any, where: str, limits: Limits) -> list[Draft]:
-    """Return the inputs of a field that takes a list of them, in order. Raises Refusal 422, with the place."""
-    _check_list(values, where, limits)
-    return [draft_of(one, f"{where}[{place}]") for place, one in enumerate(values)]
-
-
 def drafts_with_content(inputs: Any, where: str, limits: Limits) -> list[Draft]:
     """Return the inputs of a list of objects with `content`, as Cohere and Voyage have them. Raises Refusal 422."""
-    _check_list(inputs, where, limits)
+    check_list(inputs, where, limits)
     for place, one in enumerate(inputs):
         if not isinstance(one, Mapping) or one.get("content") is None:
             at = f"{where}[{place}]"
@@ -62,7 +56,7 @@ def drafts_of_pictures(addresses: Any, where: str, limits: Limits) -> list[Draft
 
 def _texts(values: Any, where: str, limits: Limits) -> list[tuple[str, str]]:
     """Return the place and the value of each text of a list."""
-    _check_list(values, where, limits)
+    check_list(values, where, limits)
     placed = [(f"{where}[{place}]", value) for place, value in enumerate(values)]
     for at, value in placed:
         if not isinstance(value, str):
@@ -70,7 +64,8 @@ def _texts(values: Any, where: str, limits: Limits) -> list[tuple[str, str]]:
     return placed
 
 
-def _check_list(values: Any, where: str, limits: Limits) -> None:
+def check_list(values: Any, where: str, limits: Limits) -> None:
+    """Raise Refusal 422 for what is no list, an empty one, or one of more inputs than a request may have."""
     if not isinstance(values, list) or not values:
-        raise Refusal(422, f"{where} is no list of inputs; give one at least", field=where)
+        raise Refusal(422, f"{where} is no list of inputs; give a list of one at least", field=where)
     check_count(values, where, limits)

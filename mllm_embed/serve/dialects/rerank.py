@@ -8,21 +8,21 @@ from typing import Annotated, Any
 from fastapi import APIRouter, Request, Response
 from pydantic import Field, WithJsonSchema
 
-from ..operations.logs import note
+from ..limits import Limits
 from ..refusals import Refusal, request_id
 from ..service import Service
 from ..tickets import ticket_for
 from .bodies import Body, read_body, request_schema
-from .content import Draft, draft_of
+from .content import Draft, draft_of, kind_in_json
 from .documented import COHERE_ERROR, OPENAI_ERROR, RANKED, responses
 from .embed import answer, check_limits, read_pictures
-from .lists import drafts_of_list
+from .lists import check_list
 from .roles import Asked
-from .schemas import CONVERSATION, ITEM, WORDS, any_of, many
+from .schemas import DOCUMENT, ITEM, WORDS, any_of, many
 
 router = APIRouter(tags=["Re-ranking"])
-_ONE = any_of(WORDS, ITEM, CONVERSATION)
 _QUERY, _DOCUMENT = Asked("query"), Asked("document")
+_OF_QUERY, _OF_DOCUMENT = tuple(ITEM["properties"]), tuple(DOCUMENT["properties"])
 _EXAMPLES = {
     "words": {"query": "a red shoe", "documents": ["a red boot", {"text": "a blue shoe"}], "top_n": 1},
 }
@@ -31,14 +31,13 @@ _EXAMPLES = {
 class RerankBody(Body):
     """What `/v1/rerank` and `/v2/rerank` take."""
 
-    query: Annotated[Any, WithJsonSchema(_ONE)] = Field(
-        description="Words, or an object with any of text, image, instruction, task; of a picture with words, what is "
-        "to change in it."
+    query: Annotated[Any, WithJsonSchema(any_of(WORDS, ITEM))] = Field(
+        description="Words, or an object as an input of /v1/embeddings; the words beside a picture say what to change."
     )
-    documents: Annotated[Any, WithJsonSchema(many(_ONE))] = Field(
+    documents: Annotated[Any, WithJsonSchema(many(any_of(WORDS, DOCUMENT)))] = Field(
         description="Texts, or objects with any of text and image, or with content, a list of parts."
     )
-    model: str | None = Field(None, description="The re-ranker's name; may be left out.")
+    model: str | None = Field(None, description="The re-ranker's name, as answers have it; may be left out.")
     top_n: int | None = Field(None, ge=0, description="How many are answered; all where it is left out or 0.")
     return_documents: bool | None = Field(None, description="Answer with the documents too; false where left out.")
     priority: int | None = Field(None, description="Taken, and not used.")
@@ -57,20 +56,22 @@ def _documented(error: dict[str, Any]) -> dict[str, Any]:
 async def rerank(request: Request) -> Response:
     """Return how well each document fits a query, the best first. Raises Refusal."""
     service: Service = request.app.state.service
+    judge = service.reranker
+    if judge is None:
+        raise Refusal(404, "this service has no re-ranker: start it as `mllm-embed serve --reranker R ...`")
     body = read_body(request, RerankBody)
-    service.speaker.reranker()  # or there is nothing to ask
     _check_model(body.model, service)
-    query, documents = draft_of(body.query, "query"), drafts_of_list(body.documents, "documents", service.limits)
-    _check_documents(documents)
-    drafts = [*documents, query]
-    check_limits(drafts, _QUERY, service.limits)
+    asked, drafts = _draft(body.query, "query", _OF_QUERY), _documents(body.documents, service.limits)
+    for some in ([asked], drafts):
+        check_limits(some, _QUERY, service.limits)
     async with ticket_for(request, service.limits):
-        *shown, asked = await read_pictures(drafts, service)
-        items = [_DOCUMENT.item(draft, own) for draft, own in zip(documents, shown, strict=True)]
-        scores = await service.speaker.relevance(_QUERY.item(query, asked), items)
-    note(len(items), 0)
+        shown, *pictures = await read_pictures([asked, *drafts], service)
+        query = _QUERY.item(asked, shown)
+        documents = [_DOCUMENT.item(draft, own) for draft, own in zip(drafts, pictures, strict=True)]
+        scores = await service.judging.scores(judge, query, documents, [draft.field for draft in drafts])
+    relevance = judge.relevance(scores)
     order = sorted(range(len(scores)), key=lambda place: -scores[place])  # equal ones stay in the order given
-    results = [_result(place, scores[place], body) for place in order[: body.top_n or None]]
+    results = [_result(place, relevance[place], body) for place in order[: body.top_n or None]]
     return answer({"id": request_id(request.scope), "model": service.reranker_name, "results": results})
 
 
@@ -81,18 +82,22 @@ def _check_model(model: str | None, service: Service) -> None:
         raise Refusal(404, told, field="model")
 
 
-def _check_documents(documents: Sequence[Draft]) -> None:
-    """Raise Refusal 422 for a document that says what a query alone can say."""
-    for draft in documents:
-        for name in ("instruction", "task"):
-            if getattr(draft, name) is not None:
-                told = f"{draft.field} has {'an' if name == 'instruction' else 'a'} {name}; put it into the query"
-                raise Refusal(422, told, field=draft.field)
+def _documents(values: Any, limits: Limits) -> list[Draft]:
+    """Return the documents. Raises Refusal 422, with the place, for one that says what a query alone can say."""
+    check_list(values, "documents", limits)
+    return [_draft(one, f"documents[{place}]", _OF_DOCUMENT) for place, one in enumerate(values)]
 
 
-def _result(place: int, score: float, body: RerankBody) -> dict[str, Any]:
-    entry: dict[str, Any] = {"index": place, "relevance_score": score}
+def _draft(value: Any, where: str, keys: Sequence[str]) -> Draft:
+    if not isinstance(value, str | Mapping):
+        said = f"{where} is {kind_in_json(value)}; give a text, or an object with any of {', '.join(keys)}"
+        raise Refusal(422, said, field=where)
+    return draft_of(value, where, keys)
+
+
+def _result(place: int, relevance: float, body: RerankBody) -> dict[str, Any]:
+    entry: dict[str, Any] = {"index": place, "relevance_score": relevance}
     if body.return_documents:
         given = body.documents[place]
-        entry["document"] = given if isinstance(given, Mapping) else {"text": given}
+        entry["document"] = {"text": given} if isinstance(given, str) else given
     return entry

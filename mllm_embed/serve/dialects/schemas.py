@@ -61,6 +61,11 @@ ITEM: dict[str, Any] = {
     "minProperties": 1,
     "description": "Text and image, or content; an instruction says what to change in the picture.",
 }
+DOCUMENT: dict[str, Any] = {
+    **_object(text=or_null(WORDS), image=any_of(_SHOWN, many(_SHOWN), NULL), content=or_null(_CONTENT)),
+    "minProperties": 1,
+    "description": "Text and image, or content.",
+}
 ITEM_WITH_CONTENT: dict[str, Any] = {**ITEM, **one_of("content")}
 _ONLY_WORDS = any_of(_STRING, {"type": "array", "items": any_of(_TEXT_PART, _STRING)}, NULL)
 _TASK = _object("role", role={"enum": ["system", "developer"]}, content=_ONLY_WORDS)

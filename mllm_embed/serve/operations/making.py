@@ -135,7 +135,7 @@ class Making:
     batch_size: int = 32
     max_wait: float = 0.002
     reranker: str | None = None
-    reranker_name: str | None = None
+    reranker_name: str = "reranker"
     rows: int | None = field(default=None, init=False)
     _opened: Gallery | None = field(default=None, init=False)
 

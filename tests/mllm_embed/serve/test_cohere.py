@@ -104,7 +104,7 @@ def test_another_model_is_refused(client) -> None:
         ({"texts": ["a"]}, "input_type is missing"),
         ({"input_type": "search_query"}, "give exactly one of texts, images, inputs, and none is here"),
         ({"input_type": "search_query", "texts": ["a"], "images": ["b"]}, "not texts and images"),
-        ({"input_type": "search_query", "texts": []}, "texts is no list of inputs; give one at least"),
+        ({"input_type": "search_query", "texts": []}, "texts is no list of inputs; give a list of one at least"),
         ({"input_type": "search_query", "texts": ["a", ""]}, "texts[1]: the text of a Query is empty"),
         ({"input_type": "search_query", "texts": "a"}, "texts is no list of inputs"),
         ({"input_type": "search_query", "texts": [3]}, "texts[0] is an int; give a text"),

@@ -250,7 +250,7 @@ USER: dict[str, Any] = {"role": "user", "content": "a"}
         ({"input": [{"content": [{"type": "audio"}]}]}, "input[0].content[0]", "is no part"),
         ({"input": [{"text": "a", "image": []}]}, "input[0].image", "is an empty list"),
         ({"input": [{"text": "a", "note": None}]}, "input[0].note", "is not known"),
-        ({"input": "a", "note": None}, "note", "is no field of this request"),
+        ({"input": "a", "note": ""}, "note", "is no field of this request"),
         ({"input": [{"content": [{"type": "text"}]}]}, "input[0].content[0].text", "is missing"),
         ({"input": [{"content": [{"type": "image_url"}]}]}, "input[0].content[0].image_url", "is missing"),
         ({"input": [{"content": "a", "text": "b"}]}, "input[0]", "both content and text"),

@@ -2,13 +2,17 @@
 
 from __future__ import annotations
 
+import time
 from collections.abc import Callable, Iterator
+from concurrent.futures import ThreadPoolExecutor
 
 import cohere
 import httpx
 import numpy as np
 import pytest
+import torch
 
+from attacks.pictures import data_uri as as_data_uri
 from attacks.target import ASKED
 from mllm_embed import Document, MLLMEmbedder, Query, Reranker
 from mllm_embed.serve.app import create_app
@@ -35,6 +39,12 @@ def post(url: str) -> Callable[..., httpx.Response]:
     return lambda path="/v1/rerank", **body: httpx.post(f"{url}{path}", json=body, timeout=60)
 
 
+@pytest.fixture
+def cut_short(picture: Callable[..., bytes]) -> str:
+    """A data URI of a picture whose head is whole."""
+    return as_data_uri(picture("red", 200)[:-200])
+
+
 def expected(judge: Reranker, query: Query, documents: list) -> list[tuple[int, float]]:
     margins = judge.scores(query, documents)
     order = sorted(range(len(documents)), key=lambda place: -margins[place])
@@ -49,9 +59,12 @@ def same(results: list[tuple[int, float]], right: list[tuple[int, float]]) -> No
 def test_the_clients_of_both_versions_read_the_answer(url: str, judge: Reranker) -> None:
     right = expected(judge, Query(text="a shoe"), TEXTS)
     for client in (cohere.ClientV2(api_key="none", base_url=url), cohere.Client(api_key="none", base_url=url)):
-        answer = client.rerank(model=NAME, query="a shoe", documents=TEXTS, top_n=3)
-        same([(result.index, result.relevance_score) for result in answer.results], right[:3])
-        assert answer.id
+        # LangChain's compressors send what their users leave out as null
+        left_out = {"max_tokens_per_doc": None} if isinstance(client, cohere.ClientV2) else {"rank_fields": None}
+        for further in ({}, left_out):
+            answer = client.rerank(model=NAME, query="a shoe", documents=TEXTS, top_n=3, **further)
+            same([(result.index, result.relevance_score) for result in answer.results], right[:3])
+            assert answer.id
 
 
 def test_pictures_and_words_are_judged_together(post: Callable, judge: Reranker, picture, data_uri) -> None:
@@ -69,14 +82,81 @@ def test_pictures_and_words_are_judged_together(post: Callable, judge: Reranker,
     assert answer["model"] == NAME
 
 
-def test_many_documents_are_judged_in_parts_and_equal_ones_stay_in_order(post: Callable) -> None:
-    answer = post(query="a shoe", documents=TEXTS * 10).json()["results"]
-    scores = [result["relevance_score"] for result in answer]
-    assert len(answer) == 40 and scores == sorted(scores, reverse=True)
-    places = [result["index"] for result in answer if result["index"] % 4 == answer[0]["index"] % 4]
-    assert sorted(places) == list(range(answer[0]["index"] % 4, 40, 4))
-    again = post(query="a shoe", documents=["a shoe"] * 5).json()["results"]
-    assert [result["index"] for result in again] == [0, 1, 2, 3, 4]
+def test_many_documents_are_judged_in_parts_and_equal_ones_stay_in_order(post: Callable, judge: Reranker) -> None:
+    documents = [f"shoe number {number}" for number in range(40)]
+    answer = post(query="a shoe", documents=documents).json()["results"]
+    right = expected(judge, Query(text="a shoe"), documents)
+    same([(result["index"], result["relevance_score"]) for result in answer], right)
+    again = post(query="a shoe", documents=["a shoe"] * 40).json()["results"]
+    assert [result["index"] for result in again] == list(range(40))
+
+
+def test_documents_wait_in_turns_and_not_without_end(
+    make_service: Callable, running: Callable, judge: Reranker
+) -> None:
+    service = make_service(reranker=Slow(judge), limits=Limits(waiting=20))
+    with running(create_app(service)) as url, ThreadPoolExecutor(8) as pool:
+
+        def ask(count: int) -> tuple[int, float]:
+            answer = httpx.post(f"{url}/v1/rerank", json={"query": "a", "documents": ["b"] * count}, timeout=60)
+            return answer.status_code, time.monotonic()
+
+        assert ask(30)[0] == 200  # more than may wait, where none does
+        long = pool.submit(ask, 12)
+        time.sleep(0.2)
+        short = pool.submit(ask, 2)
+        embedded = httpx.post(f"{url}/v1/embeddings", json={"input": "a shoe"}, timeout=60)
+        assert embedded.status_code == 200 and not long.done()
+        assert short.result()[1] < long.result()[1]
+        asked = [pool.submit(ask, 10) for _ in range(6)]
+        statuses = [one.result()[0] for one in asked]
+        assert sorted(set(statuses)) == [200, 503]
+
+
+class Slow:
+    """A re-ranker that takes a tenth of a second a document, so that parts are short."""
+
+    def __init__(self, judge: Reranker):
+        self._judge, self.relevance, self.pairs = judge, judge.relevance, judge.pairs
+
+    def scores(self, query: Query, documents: list, batch_size: int) -> list[float]:
+        time.sleep(0.1 * len(documents))
+        return self._judge.scores(query, documents, batch_size=batch_size)
+
+
+class Full:
+    """A re-ranker beside which there is memory for some documents, none of them long."""
+
+    def __init__(self, judge: Reranker):
+        self._judge, self.relevance, self.pairs = judge, judge.relevance, judge.pairs
+
+    def scores(self, query: Query, documents: list, batch_size: int) -> list[float]:
+        if len(documents) > 3 or any("long" in document.text for document in documents):
+            raise torch.OutOfMemoryError
+        return self._judge.scores(query, documents, batch_size=batch_size)
+
+
+def test_what_does_not_fit_into_memory_is_judged_in_smaller_parts(
+    make_service: Callable, running: Callable, judge: Reranker
+) -> None:
+    with running(create_app(make_service(reranker=Full(judge)))) as url:
+        answer = httpx.post(f"{url}/v1/rerank", json={"query": "a shoe", "documents": TEXTS * 2}, timeout=60)
+        right = expected(judge, Query(text="a shoe"), TEXTS * 2)
+        same([(result["index"], result["relevance_score"]) for result in answer.json()["results"]], right)
+        answer = httpx.post(f"{url}/v1/rerank", json={"query": "a", "documents": [*TEXTS, "a long one"]}, timeout=60)
+        assert answer.status_code == 500
+        assert answer.json()["error"]["message"].startswith("documents[4] takes more memory than this server has")
+
+
+def test_a_picture_that_is_cut_short_is_told_by_its_place(post: Callable, cut_short: str) -> None:
+    for body, field in (
+        ({"query": {"image": cut_short}, "documents": TEXTS}, "query"),
+        ({"query": "a shoe", "documents": [*TEXTS, {"image": cut_short}]}, "documents[4]"),
+    ):
+        answer = post(**body)
+        error = answer.json()["error"]
+        assert (answer.status_code, error["param"]) == (422, field)
+        assert error["message"].startswith(f"{field}: its picture cannot be decoded: it is damaged, cut short")
 
 
 @pytest.mark.parametrize(
@@ -84,20 +164,32 @@ def test_many_documents_are_judged_in_parts_and_equal_ones_stay_in_order(post: C
     [
         ({"documents": TEXTS}, 422, "query"),
         ({"query": "a shoe"}, 422, "documents"),
-        ({"query": "a shoe", "documents": []}, 422, "documents is no list of inputs; give one at least"),
+        ({"query": "a shoe", "documents": []}, 422, "documents is no list of inputs; give a list of one at least"),
         ({"query": "a shoe", "documents": {"text": "a"}}, 422, "documents is no list"),
         ({"query": "a shoe", "documents": ["a", ""]}, 422, "documents[1]"),
         ({"query": " ", "documents": TEXTS}, 422, "query"),
-        ({"query": ["a", "b"], "documents": TEXTS}, 422, "query"),
-        ({"query": "a shoe", "documents": ["a", 3]}, 422, "documents[1]"),
+        ({"query": ["a", "b"], "documents": TEXTS}, 422, "query is a list; give a text, or an object with any of text"),
+        ({"query": "a shoe", "documents": ["a", 3]}, 422, "documents[1] is an int; give a text, or an object"),
+        ({"query": "a", "documents": [[{"role": "user", "content": "b"}]]}, 422, "documents[0] is a list; give a text"),
         ({"query": "a shoe", "documents": ["a"] * 41}, 422, "over the limit of 40"),
-        ({"query": "a shoe", "documents": [{"text": "a", "instruction": "red"}]}, 422, "put it into the query"),
-        ({"query": "a shoe", "documents": [{"text": "a", "task": "find"}]}, 422, "documents[0] has a task"),
-        ({"query": {"text": "a", "task": "Find it."}, "documents": TEXTS}, 422, "leave out task"),
+        (
+            {"query": "a shoe", "documents": [{"text": "a", "instruction": "red"}]},
+            422,
+            "documents[0] has a key 'instruction'",
+        ),
+        ({"query": "a shoe", "documents": [{"text": "a", "task": "find"}]}, 422, "the keys are text, image, content"),
+        (
+            {"query": {"text": "a", "task": "Find it."}, "documents": TEXTS},
+            422,
+            "query: this re-ranker's prompt has no place for the task",
+        ),
+        ({"query": "word " * 5000, "documents": TEXTS}, 422, "query: "),
+        ({"query": "a", "documents": ["b", "word " * 5000, "c"]}, 422, "documents[1]: "),
         ({"query": "a shoe", "documents": [{"image": "data:image/png;base64,AAAA"}]}, 422, "documents[0]"),
         ({"query": "a shoe", "documents": [{"image": "http://127.0.0.1/a.png"}]}, 422, "documents[0]"),
         ({"query": "a shoe", "documents": TEXTS, "top_n": -1}, 422, "top_n"),
         ({"query": "a shoe", "documents": TEXTS, "top_k": 1}, 422, "top_n"),
+        ({"query": "a shoe", "documents": TEXTS, "max_tokens_per_doc": 9}, 422, "is no field of this request"),
         ({"query": "a shoe", "documents": TEXTS, "model": "org/tiny"}, 404, f"it is '{NAME}'"),
     ],
 )
@@ -116,4 +208,5 @@ def test_a_prompt_that_gives_probabilities_is_not_squashed_again(
     served_embedder: MLLMEmbedder, judge: Reranker
 ) -> None:
     other = Reranker.beside(served_embedder, prompt={**ASKED, "score": "sigmoid"})
-    assert other.relevance("a shoe", TEXTS) == other.scores("a shoe", TEXTS) == judge.relevance("a shoe", TEXTS)
+    margins, scores = judge.scores("a shoe", TEXTS), other.scores("a shoe", TEXTS)
+    assert other.relevance(scores) == scores == judge.relevance(margins) != margins
