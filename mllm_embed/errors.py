@@ -24,6 +24,10 @@ class DataError(MLLMEmbedError):
     """A file, row or input that is not as documented."""
 
 
+class TooLongError(DataError):
+    """An input of more tokens than a model takes."""
+
+
 class InputError(DataError):
     """A value to search with or to add that cannot be taken; its message names no path and no address."""
 

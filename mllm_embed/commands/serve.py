@@ -159,7 +159,7 @@ def _run(arguments: argparse.Namespace) -> int:
         batch_size=arguments.batch_size,
         max_wait=arguments.max_wait / 1000,
         reranker=arguments.reranker,
-        reranker_name=_called(arguments.reranker or "reranker"),
+        reranker_name=_called(arguments.reranker) if arguments.reranker else "reranker",
     )
     making.open(arguments.workers)
     plan = Plan(making, access, limits, arguments.log or _log_form(), arguments.workers)

@@ -12,7 +12,7 @@ from typing import TYPE_CHECKING, Any
 
 from torch import Tensor
 
-from ..errors import ConfigError, DataError
+from ..errors import ConfigError, TooLongError
 from ..types import Item
 from .images import name_of
 from .words import check_unicode
@@ -140,12 +140,12 @@ class Lengths:
         over = len(shortened(len(ends))[1].tokens) - room
         return shortened(_most(fits, len(ends) - over, len(ends)))
 
-    def _too_long(self, item: Item, count: str) -> DataError:
+    def _too_long(self, item: Item, count: str) -> TooLongError:
         names = ", ".join(dict.fromkeys(map(name_of, item.images)))
         words = [repr(getattr(item, field)[:_SHOWN]) for field in _fields(item)]
         cure = self._cure or (_FEWER if self.limit.truncate or not words else _CUT)
         what = " with ".join(filter(None, [names, *words]))
-        return DataError(f"{what} takes {count} tokens, over the limit of {self.limit.tokens:,}; {cure}")
+        return TooLongError(f"{what} takes {count} tokens, over the limit of {self.limit.tokens:,}; {cure}")
 
 
 def too_long(words: str, tokenizer: Any, limit: int) -> tuple[str, int]:

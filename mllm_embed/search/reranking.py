@@ -34,10 +34,19 @@ def reranked(judge: Judge, query: Item, hits: Sequence[Hit], depth: int = DEPTH,
     """
     if depth < 0 or not math.isfinite(weight):
         raise ConfigError(f"depth must be 0 or more and weight a finite number, not {depth} and {weight}")
-    shown = [hit for hit in hits[:depth] if hit.image is not None]
-    unseen = [hit for hit in hits[:depth] if hit.image is None]
     # also where there is nothing to judge: a judge that cannot be asked says so
-    scores = judge.scores(query, [Document(image=hit.image) for hit in shown])
-    judged = [replace(hit, judged=score) for hit, score in zip(shown, scores, strict=True)]
+    return in_order(hits, judge.scores(query, shown(hits, depth)), depth, weight)
+
+
+def shown(hits: Sequence[Hit], depth: int) -> list[Document]:
+    """Return what is judged of hits: the first `depth` whose picture is known."""
+    return [Document(image=hit.image) for hit in hits[:depth] if hit.image is not None]
+
+
+def in_order(hits: Sequence[Hit], scores: Sequence[float], depth: int, weight: float) -> list[Hit]:
+    """Return hits as `reranked` does, by the scores of those that are `shown`."""
+    seen = [hit for hit in hits[:depth] if hit.image is not None]
+    unseen = [hit for hit in hits[:depth] if hit.image is None]
+    judged = [replace(hit, judged=score) for hit, score in zip(seen, scores, strict=True)]
     order = sorted(judged, key=lambda hit: -(hit.judged or 0.0) - weight * hit.score)
     return [*order, *unseen, *hits[depth:]]

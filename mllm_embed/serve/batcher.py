@@ -153,7 +153,7 @@ class Batcher:
         if self._closed:
             raise self._refusal("this server shuts down")
         waiting = self._turns.waiting
-        if waiting and waiting + inputs > self._most:
+        if inputs and waiting and waiting + inputs > self._most:
             raise self._refusal(f"{waiting} inputs wait already, of {self._most} that may; try again later")
 
     def _ready(self) -> Computing:

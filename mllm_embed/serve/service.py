@@ -62,7 +62,7 @@ class Service:
         from .gallery.speaker import Speaker
         from .judging import Judging
 
-        self.judging, self.thumbnails = Judging(self.batcher, self.limits.waiting), Thumbnails()
+        self.judging, self.thumbnails = Judging(self.batcher, self.limits.waiting, self.metrics), Thumbnails()
         self.speaker = Speaker(self.embedder, self.batcher, self.judging, self.reranker)
 
     def start(self) -> None:

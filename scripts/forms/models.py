@@ -211,7 +211,11 @@ class Encoded:
         if self.model.pictures is None:
             return own
         pictures = _embedder(self.model.pictures)
-        check_same(pictures.provenance, own.target_space, SPACE_FIELDS, f"{self.model.pictures}")
+        try:
+            check_same(pictures.provenance, own.target_space, SPACE_FIELDS, self.model.pictures)
+        except ConfigError as error:
+            told = f"{self.model.adapter} was tuned to find other vectors than those of {self.model.pictures}"
+            raise ConfigError(f"{told}; `{self.model.made_by}` trains it to") from error
         return own if asks else pictures
 
 

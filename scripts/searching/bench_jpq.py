@@ -1,6 +1,7 @@
 """What tuning codes and queries together (JPQ) gives back of what product codes lose, without any re-ranking.
 
     python scripts/make_scenes.py --output runs/demo/data
+    python scripts/make_scenes.py --output runs/reranker/data --triplets 16000 --edits 16
     mllm-embed-train run demo-jpq
     mllm-embed-train run demo-jpq --override output=runs/demo-jpq-16 --override stages.queries.jpq.bytes=16
     python scripts/searching/bench_jpq.py runs/demo-jpq/queries runs/demo-jpq-16/queries

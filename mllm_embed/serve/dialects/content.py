@@ -253,7 +253,7 @@ def is_message(value: Any) -> bool:
 def _check_keys(value: Mapping[str, Any], known: Sequence[str], where: str) -> None:
     """Raise Refusal 422 for a key that is not known: ignored, it would change a vector unnoticed."""
     for key in value:
-        if key not in known:
+        if key not in known and value[key] is not None:
             hint = did_you_mean(key[:_SHOWN], known) or f"; the keys are {', '.join(known)}"
             raise Refusal(
                 422, f"{where} has a key '{key[:_SHOWN]}', which is not known{hint}", field=f"{where}.{key[:_SHOWN]}"

@@ -3,15 +3,18 @@
 from __future__ import annotations
 
 from collections.abc import Mapping, Sequence
-from typing import Annotated, Any
+from typing import TYPE_CHECKING, Annotated, Any
 
 from fastapi import APIRouter, Request, Response
 from pydantic import Field, WithJsonSchema
 
+from ...types import Item
+from ..judging import Refuse
 from ..limits import Limits
 from ..refusals import Refusal, request_id
 from ..service import Service
 from ..tickets import ticket_for
+from ..unjudged import fault
 from .bodies import Body, read_body, request_schema
 from .content import Draft, draft_of, kind_in_json
 from .documented import COHERE_ERROR, OPENAI_ERROR, RANKED, responses
@@ -20,9 +23,13 @@ from .lists import check_list
 from .roles import Asked
 from .schemas import DOCUMENT, ITEM, WORDS, any_of, many
 
+if TYPE_CHECKING:
+    from ...rerank.reranker import Reranker
+
 router = APIRouter(tags=["Re-ranking"])
 _QUERY, _DOCUMENT = Asked("query"), Asked("document")
 _OF_QUERY, _OF_DOCUMENT = tuple(ITEM["properties"]), tuple(DOCUMENT["properties"])
+_FORMS = "give a text, or an object with any of text and image, or with content, a list of parts"
 _EXAMPLES = {
     "words": {"query": "a red shoe", "documents": ["a red boot", {"text": "a blue shoe"}], "top_n": 1},
 }
@@ -68,11 +75,21 @@ async def rerank(request: Request) -> Response:
         shown, *pictures = await read_pictures([asked, *drafts], service)
         query = _QUERY.item(asked, shown)
         documents = [_DOCUMENT.item(draft, own) for draft, own in zip(drafts, pictures, strict=True)]
-        scores = await service.judging.scores(judge, query, documents, [draft.field for draft in drafts])
+        scores = await service.judging.scores(judge, query, documents, _refuse(judge, query, documents, drafts))
     relevance = judge.relevance(scores)
     order = sorted(range(len(scores)), key=lambda place: -scores[place])  # equal ones stay in the order given
     results = [_result(place, relevance[place], body) for place in order[: body.top_n or None]]
     return answer({"id": request_id(request.scope), "model": service.reranker_name, "results": results})
+
+
+def _refuse(judge: Reranker, query: Item, documents: Sequence[Item], drafts: Sequence[Draft]) -> Refuse:
+    """Return what names the fields of documents that cannot be judged."""
+
+    def refuse(places: range, error: Exception) -> Refusal:
+        fields = [drafts[place].field for place in places]
+        return fault(judge, query, [documents[place] for place in places], fields, error)
+
+    return refuse
 
 
 def _check_model(model: str | None, service: Service) -> None:
@@ -85,12 +102,17 @@ def _check_model(model: str | None, service: Service) -> None:
 def _documents(values: Any, limits: Limits) -> list[Draft]:
     """Return the documents. Raises Refusal 422, with the place, for one that says what a query alone can say."""
     check_list(values, "documents", limits)
+    for place, one in enumerate(values):
+        for key in ("instruction", "task") if isinstance(one, Mapping) else ():
+            if one.get(key) is not None:
+                field = f"documents[{place}].{key}"
+                raise Refusal(422, f"{field} is the query's to say; put it there", field=field)
     return [_draft(one, f"documents[{place}]", _OF_DOCUMENT) for place, one in enumerate(values)]
 
 
 def _draft(value: Any, where: str, keys: Sequence[str]) -> Draft:
     if not isinstance(value, str | Mapping):
-        said = f"{where} is {kind_in_json(value)}; give a text, or an object with any of {', '.join(keys)}"
+        said = f"{where} is {kind_in_json(value)}; {_FORMS}"
         raise Refusal(422, said, field=where)
     return draft_of(value, where, keys)
 

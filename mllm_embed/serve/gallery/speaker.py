@@ -11,7 +11,7 @@ from ...errors import ConfigError, DataError, ImageError, ModelError
 from ...generate.explain import Explainer, Reading
 from ...generate.generator import Generator
 from ...generate.rerank import ZeroShotJudge
-from ...search.reranking import reranked
+from ...search.reranking import in_order, shown
 from ...search.searcher import Hit
 from ...types import Query
 from ..batcher import Batcher
@@ -56,17 +56,8 @@ class Speaker:
         if not self.reranks:
             raise Refusal(422, _APART if self.explains else _HEADLESS, field="rerank")
         judge = self._reranker or ZeroShotJudge(await self._ready(Generator))
-        try:
-            return await self._judging.alone(depth, lambda: reranked(judge, query, hits, depth, weight))
-        except ImageError as error:
-            message = "a picture of an answer cannot be read any more: ask for fewer, or leave it out"
-            raise Refusal(422, message, field="rerank") from error
-        except DataError as error:
-            message = "the re-ranker cannot be asked so: leave out task, shorten the words, or leave out rerank"
-            raise Refusal(422, message, field="rerank") from error
-        except ModelError as error:
-            message = "this model cannot judge answers: it has no words for yes and no, or makes NaN of a pair"
-            raise Refusal(422, message, field="rerank") from error
+        scores = await self._judging.scores(judge, query, shown(hits, depth), _refusal)
+        return in_order(hits, scores, depth, weight)
 
     async def _ready(self, kind: type[_Speaks]) -> _Speaks:
         """Return an explainer or a generator, made where it is first asked for."""
@@ -77,3 +68,16 @@ class Speaker:
                 except (ModelError, ConfigError) as error:
                     raise Refusal(422, "this model cannot speak: its base has no head in its files") from error
         return self._loaded[kind]
+
+
+def _refusal(places: range, error: Exception) -> Refusal:
+    """Return the refusal of answers that cannot be judged."""
+    if isinstance(error, ImageError):
+        message = "a picture of an answer cannot be read any more: ask for fewer, or leave out rerank"
+    elif isinstance(error, DataError):
+        message = "the re-ranker cannot be asked so: leave out task, shorten the words, or leave out rerank"
+    elif isinstance(error, ModelError):
+        message = "this model cannot judge answers: it has no words for yes and no, or makes NaN of a pair"
+    else:
+        return Refusal(500, "an answer takes more memory than this server has; leave out rerank", field="rerank")
+    return Refusal(422, message, field="rerank")

@@ -44,6 +44,12 @@ class Metrics:
         self._queue = Gauge(
             "mllm_embed_queue_inputs", "Inputs that wait to be computed", registry=registry, multiprocess_mode="livesum"
         )
+        self._documents = Gauge(
+            "mllm_embed_queue_documents",
+            "Documents that wait to be judged",
+            registry=registry,
+            multiprocess_mode="livesum",
+        )
         self._batch_inputs = Histogram(
             "mllm_embed_batch_inputs", "Inputs that are computed together", buckets=_SIZES, registry=registry
         )
@@ -71,6 +77,10 @@ class Metrics:
     def queued(self, inputs: int) -> None:
         """Say how many inputs wait."""
         self._queue.set(inputs)
+
+    def documents(self, waiting: int) -> None:
+        """Say how many documents wait to be judged."""
+        self._documents.set(waiting)
 
     def batch(self, inputs: int, tokens: int, seconds: float) -> None:
         """Count a batch that was computed."""

@@ -108,6 +108,8 @@ def test_documents_wait_in_turns_and_not_without_end(
         embedded = httpx.post(f"{url}/v1/embeddings", json={"input": "a shoe"}, timeout=60)
         assert embedded.status_code == 200 and not long.done()
         assert short.result()[1] < long.result()[1]
+        gauge = httpx.get(f"{url}/metrics").text
+        assert "mllm_embed_queue_documents 0.0" in gauge
         asked = [pool.submit(ask, 10) for _ in range(6)]
         statuses = [one.result()[0] for one in asked]
         assert sorted(set(statuses)) == [200, 503]
@@ -117,35 +119,40 @@ class Slow:
     """A re-ranker that takes a tenth of a second a document, so that parts are short."""
 
     def __init__(self, judge: Reranker):
-        self._judge, self.relevance, self.pairs = judge, judge.relevance, judge.pairs
+        self._judge, self.relevance = judge, judge.relevance
 
-    def scores(self, query: Query, documents: list, batch_size: int) -> list[float]:
+    def scores(self, query: Query, documents: list) -> list[float]:
         time.sleep(0.1 * len(documents))
-        return self._judge.scores(query, documents, batch_size=batch_size)
+        return self._judge.scores(query, documents)
 
 
 class Full:
     """A re-ranker beside which there is memory for some documents, none of them long."""
 
     def __init__(self, judge: Reranker):
-        self._judge, self.relevance, self.pairs = judge, judge.relevance, judge.pairs
+        self._judge, self.relevance, self.parts = judge, judge.relevance, []
 
-    def scores(self, query: Query, documents: list, batch_size: int) -> list[float]:
+    def scores(self, query: Query, documents: list) -> list[float]:
+        self.parts.append(len(documents))
         if len(documents) > 3 or any("long" in document.text for document in documents):
             raise torch.OutOfMemoryError
-        return self._judge.scores(query, documents, batch_size=batch_size)
+        return self._judge.scores(query, documents)
 
 
 def test_what_does_not_fit_into_memory_is_judged_in_smaller_parts(
     make_service: Callable, running: Callable, judge: Reranker
 ) -> None:
-    with running(create_app(make_service(reranker=Full(judge)))) as url:
+    full = Full(judge)
+    with running(create_app(make_service(reranker=full))) as url:
         answer = httpx.post(f"{url}/v1/rerank", json={"query": "a shoe", "documents": TEXTS * 2}, timeout=60)
         right = expected(judge, Query(text="a shoe"), TEXTS * 2)
         same([(result["index"], result["relevance_score"]) for result in answer.json()["results"]], right)
         answer = httpx.post(f"{url}/v1/rerank", json={"query": "a", "documents": [*TEXTS, "a long one"]}, timeout=60)
         assert answer.status_code == 500
         assert answer.json()["error"]["message"].startswith("documents[4] takes more memory than this server has")
+        full.parts.clear()
+        httpx.post(f"{url}/v1/rerank", json={"query": "a shoe", "documents": TEXTS[:3]}, timeout=60)
+        assert full.parts == [3]  # what was too much for one request makes no other's parts smaller
 
 
 def test_a_picture_that_is_cut_short_is_told_by_its_place(post: Callable, cut_short: str) -> None:
@@ -168,23 +175,31 @@ def test_a_picture_that_is_cut_short_is_told_by_its_place(post: Callable, cut_sh
         ({"query": "a shoe", "documents": {"text": "a"}}, 422, "documents is no list"),
         ({"query": "a shoe", "documents": ["a", ""]}, 422, "documents[1]"),
         ({"query": " ", "documents": TEXTS}, 422, "query"),
-        ({"query": ["a", "b"], "documents": TEXTS}, 422, "query is a list; give a text, or an object with any of text"),
+        ({"query": ["a", "b"], "documents": TEXTS}, 422, "query is a list; give a text, or an object with"),
         ({"query": "a shoe", "documents": ["a", 3]}, 422, "documents[1] is an int; give a text, or an object"),
         ({"query": "a", "documents": [[{"role": "user", "content": "b"}]]}, 422, "documents[0] is a list; give a text"),
         ({"query": "a shoe", "documents": ["a"] * 41}, 422, "over the limit of 40"),
         (
             {"query": "a shoe", "documents": [{"text": "a", "instruction": "red"}]},
             422,
-            "documents[0] has a key 'instruction'",
+            "documents[0].instruction is the query's to say; put it there",
         ),
-        ({"query": "a shoe", "documents": [{"text": "a", "task": "find"}]}, 422, "the keys are text, image, content"),
+        ({"query": "a shoe", "documents": [{"text": "a", "task": "find"}]}, 422, "documents[0].task is the query's"),
+        ({"query": "a shoe", "documents": [{"text": "a", "title": "find"}]}, 422, "the keys are text, image, content"),
         (
             {"query": {"text": "a", "task": "Find it."}, "documents": TEXTS},
             422,
-            "query: this re-ranker's prompt has no place for the task",
+            "query.task has no place in this re-ranker's prompt; leave it out",
         ),
         ({"query": "word " * 5000, "documents": TEXTS}, 422, "query: "),
-        ({"query": "a", "documents": ["b", "word " * 5000, "c"]}, 422, "documents[1]: "),
+        ({"query": "word " * 5000, "documents": ["a"]}, 422, "query: 'word word"),
+        ({"query": "a", "documents": ["b", "word " * 5000, "c"]}, 422, "documents[1]: 'word word"),
+        ({"query": "a", "documents": ["word " * 5000] * 2}, 422, "documents[0]: 'word word"),
+        (
+            {"query": {"text": "a", "task": None}, "documents": [{"text": "b" * 9, "title": None}, 3]},
+            422,
+            "documents[1]",
+        ),
         ({"query": "a shoe", "documents": [{"image": "data:image/png;base64,AAAA"}]}, 422, "documents[0]"),
         ({"query": "a shoe", "documents": [{"image": "http://127.0.0.1/a.png"}]}, 422, "documents[0]"),
         ({"query": "a shoe", "documents": TEXTS, "top_n": -1}, 422, "top_n"),
