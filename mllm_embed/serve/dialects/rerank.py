@@ -9,12 +9,10 @@ from fastapi import APIRouter, Request, Response
 from pydantic import Field, WithJsonSchema
 
 from ...types import Item
-from ..judging import Refuse
 from ..limits import Limits
 from ..refusals import Refusal, request_id
 from ..service import Service
 from ..tickets import ticket_for
-from ..unjudged import fault
 from .bodies import Body, read_body, request_schema
 from .content import Draft, draft_of, kind_in_json
 from .documented import COHERE_ERROR, OPENAI_ERROR, RANKED, responses
@@ -25,6 +23,7 @@ from .schemas import DOCUMENT, ITEM, WORDS, any_of, many
 
 if TYPE_CHECKING:
     from ...rerank.reranker import Reranker
+    from ..judging import Refuse
 
 router = APIRouter(tags=["Re-ranking"])
 _QUERY, _DOCUMENT = Asked("query"), Asked("document")
@@ -86,6 +85,8 @@ def _refuse(judge: Reranker, query: Item, documents: Sequence[Item], drafts: Seq
     """Return what names the fields of documents that cannot be judged."""
 
     def refuse(places: range, error: Exception) -> Refusal:
+        from ..unjudged import fault  # torch, without which a port answers already
+
         fields = [drafts[place].field for place in places]
         return fault(judge, query, [documents[place] for place in places], fields, error)
 

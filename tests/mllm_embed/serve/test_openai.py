@@ -249,7 +249,7 @@ USER: dict[str, Any] = {"role": "user", "content": "a"}
         ({"input": [{"content": []}]}, "input[0]", "input[0]: a Document needs an image or a text"),
         ({"input": [{"content": [{"type": "audio"}]}]}, "input[0].content[0]", "is no part"),
         ({"input": [{"text": "a", "image": []}]}, "input[0].image", "is an empty list"),
-        ({"input": [{"text": "a", "note": None}]}, "input[0].note", "is not known"),
+        ({"input": [{"text": "a", "note": ""}]}, "input[0].note", "is not known"),
         ({"input": "a", "note": ""}, "note", "is no field of this request"),
         ({"input": [{"content": [{"type": "text"}]}]}, "input[0].content[0].text", "is missing"),
         ({"input": [{"content": [{"type": "image_url"}]}]}, "input[0].content[0].image_url", "is missing"),
