@@ -17,6 +17,7 @@ from typing import TYPE_CHECKING, Protocol, TypeVar
 
 from ..types import Item
 from .batches.computing import Computed, Computing
+from .batches.pace import Pace
 from .batches.turns import Embedded, Job, Part, Turns
 from .operations.logs import note
 from .refusals import Refusal
@@ -29,9 +30,6 @@ T = TypeVar("T")
 _log = logging.getLogger(__name__)
 _AT_ONCE = 2  # batches: one that the model computes, one that is made ready
 _AGAIN = 0.1  # seconds after an answer within which whoever got it is thought to ask again
-_LONGEST = 60  # seconds that a client is told to wait at most
-_BATCH = 1.0  # seconds that a batch is to take at most: whoever comes next waits for it
-_SLOWER = 0.8  # share of what was known of the speed that is kept at each batch
 
 
 class Observer(Protocol):
@@ -84,7 +82,7 @@ class Batcher:
         self._serving: asyncio.Task[None] | None = None
         self._closed = True
         self._last, self._ended = 0, -math.inf  # requests of the last batch, and when it ended
-        self._rate = 0.0  # inputs a second
+        self._pace = Pace()
 
     def start(self) -> None:
         """Take requests from now on. It is called in the event loop that will make them."""
@@ -162,8 +160,7 @@ class Batcher:
         return self._computing
 
     def _refusal(self, message: str) -> Refusal:
-        seconds = self._turns.waiting / self._rate if self._rate else 1
-        return Refusal(503, message, headers={"Retry-After": str(min(max(math.ceil(seconds), 1), _LONGEST))})
+        return Refusal(503, message, headers=self._pace.retry_after(self._turns.waiting))
 
     def _put(self, job: Job) -> None:
         self._turns.put(job)
@@ -179,7 +176,7 @@ class Batcher:
             for job in self._turns.unwanted():
                 if not job.done.done():
                     job.done.set_exception(job.ticket.dropped())
-            parts = self._turns.take(self._at_once())
+            parts = self._turns.take(self._pace.at_once(self.batch_size))
             self._observe.queued(self._turns.waiting)
             if not parts:
                 self._free.release()
@@ -188,10 +185,6 @@ class Batcher:
             task = asyncio.create_task(self._carry_out(parts))
             self._busy.add(task)
             task.add_done_callback(self._ended_batch)
-
-    def _at_once(self) -> int:
-        """Return how many inputs are computed at once: fewer by a model that is so slow that more gain nothing."""
-        return min(self.batch_size, max(1, int(_BATCH * self._rate))) if self._rate else self.batch_size
 
     def _ended_batch(self, task: asyncio.Task[None]) -> None:
         self._busy.discard(task)
@@ -236,8 +229,7 @@ class Batcher:
     async def _computed(self, items: Sequence[Item], truncate: bool | None) -> Computed:
         found = await self._ready().batch(items, truncate)
         if found.seconds:
-            rate = len(items) / found.seconds
-            self._rate = _SLOWER * self._rate + (1 - _SLOWER) * rate if self._rate else rate
+            self._pace.took(len(items), found.seconds)
         self._observe.batch(len(items), sum(found.tokens), found.seconds)
         return found
 

@@ -6,7 +6,6 @@ Between two parts other requests have their turn, and so have inputs that are em
 from __future__ import annotations
 
 import asyncio
-import math
 import time
 from collections.abc import Callable, Sequence
 from functools import partial
@@ -17,15 +16,13 @@ from ..errors import MLLMEmbedError
 from ..search.reranking import Judge
 from ..types import Item
 from .batcher import Batcher
+from .batches.pace import Pace
 from .operations.logs import note
 from .operations.metrics import Metrics
 from .refusals import Refusal
 
 Refuse = Callable[[range, Exception], Refusal]
 """From the places of documents that could not be judged and what went wrong to the refusal of the request."""
-_PART = 1.0  # seconds that a part is to take at most: whoever comes next waits for it
-_SLOWER = 0.8  # share of what was known of the speed that is kept at each part
-_LONGEST = 60  # seconds that a client is told to wait at most
 _FULL = (MemoryError, torch.OutOfMemoryError)
 
 
@@ -37,7 +34,7 @@ class Judging:
         self._batcher, self._most, self._metrics = batcher, waiting, metrics
         self._turn = asyncio.Lock()  # whoever asks first gets it first
         self._waiting = 0
-        self._rate = 0.0  # documents a second
+        self._pace = Pace()
 
     async def scores(self, judge: Judge, query: Item, documents: Sequence[Item], refuse: Refuse) -> list[float]:
         """Return what a judge gives documents, computed in parts.
@@ -52,7 +49,7 @@ class Judging:
         try:
             while True:  # of no documents, too: a judge that cannot be asked says so
                 async with self._turn:
-                    places = range(len(found), min(len(found) + self._at_once(size), len(documents)))
+                    places = range(len(found), min(len(found) + self._pace.at_once(size), len(documents)))
                     part = partial(self._part, judge, query, documents, places, refuse)
                     scores = await self._batcher.alone(part)
                 if scores is None:
@@ -81,20 +78,14 @@ class Judging:
                 raise refuse(places, error) from None
             return None
         if places:
-            rate = len(places) / (time.perf_counter() - began)
-            self._rate = _SLOWER * self._rate + (1 - _SLOWER) * rate if self._rate else rate
+            self._pace.took(len(places), time.perf_counter() - began)
         return scores
-
-    def _at_once(self, size: int) -> int:
-        """Return how many documents a part has: `size`, or fewer by a model that is slow."""
-        return min(size, max(1, int(_PART * self._rate))) if self._rate else size
 
     def _check(self, documents: int) -> None:
         """Raise Refusal 503 where so many cannot wait. More than may wait at all are taken where none does."""
         if self._waiting and self._waiting + documents > self._most:
-            seconds = self._waiting / self._rate if self._rate else 1
             said = f"{self._waiting} documents wait already, of {self._most} that may; try again later"
-            raise Refusal(503, said, headers={"Retry-After": str(min(max(math.ceil(seconds), 1), _LONGEST))})
+            raise Refusal(503, said, headers=self._pace.retry_after(self._waiting))
 
     def _count(self, documents: int) -> None:
         """Count documents that come to wait, or wait no longer."""

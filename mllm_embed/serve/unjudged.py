@@ -11,7 +11,7 @@ from typing import TYPE_CHECKING
 
 from ..errors import DataError, ImageError, ModelError, TooLongError
 from ..types import Document, Item
-from .batches.reasons import unreadable
+from .batches.reasons import decoded
 from .refusals import Refusal
 
 if TYPE_CHECKING:
@@ -46,9 +46,10 @@ def fault(judge: Reranker, query: Item, documents: Sequence[Item], fields: Seque
 def _of_input(judge: Reranker, query: Item, documents: Sequence[Item], fields: Sequence[str]) -> Refusal:
     placed = [("query", query), *zip(fields, documents, strict=True)]
     for field, item in placed:
-        said = unreadable(item, judge.pairs.items)
-        if said is not None:
-            return Refusal(422, f"{field}: {said}", field=field)
+        try:
+            decoded(item, judge.pairs.items)
+        except ImageError as error:
+            return Refusal(422, f"{field}: {error}", field=field)
     try:
         judge.prompt.task_of(query)
     except DataError:

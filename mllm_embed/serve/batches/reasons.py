@@ -21,23 +21,25 @@ _SHORTER = "shorten it, or give fewer pictures"
 
 def reason(item: Item, items: ItemProcessor) -> str:
     """Return one sentence on an input that could not be embedded by a model with this processor."""
-    said = unreadable(item, items)
-    if said is not None:
-        return said
-    pictures = [items.load(image) for image in item.images]
+    try:
+        pictures = decoded(item, items)
+    except ImageError as error:
+        return str(error)
     # decoded pictures have no names, and so no paths
     return _of_decoded(replace(item, image=pictures) if pictures else item, pictures, items)
 
 
-def unreadable(item: Item, items: ItemProcessor) -> str | None:
-    """Return one sentence on the first picture of an input that cannot be decoded; None where all can."""
+def decoded(item: Item, items: ItemProcessor) -> list[Image.Image]:
+    """Return the pictures of an input. Raises ImageError, in words of our own, for the first that cannot be decoded."""
+    pictures: list[Image.Image] = []
     for number, image in enumerate(item.images, 1):
         try:
-            items.load(image)
-        except ImageError:
+            pictures.append(items.load(image))
+        except ImageError as error:
             which = "its picture" if len(item.images) == 1 else f"its picture {number}"
-            return f"{which} cannot be decoded: it is damaged, cut short or too large; send a whole JPEG, PNG or WebP"
-    return None
+            told = f"{which} cannot be decoded: it is damaged, cut short or too large; send a whole JPEG, PNG or WebP"
+            raise ImageError(told) from error
+    return pictures
 
 
 def _of_decoded(item: Item, pictures: list[Image.Image], items: ItemProcessor) -> str:

@@ -93,7 +93,7 @@ def test_a_slow_model_takes_fewer_at_once_since_others_wait_for_them(
 ) -> None:
     async def story(batcher: Batcher) -> None:
         await ask(batcher, *map(str, range(8)))
-        monkeypatch.setattr("mllm_embed.serve.batcher._BATCH", 1e-9)
+        monkeypatch.setattr("mllm_embed.serve.batches.pace._PART", 1e-9)
         await ask(batcher, "a", "b", "c")
         assert gate.asked == [list(map(str, range(8))), ["a"], ["b"], ["c"]]
 
