@@ -15,7 +15,8 @@ from mllm_embed.errors import ConfigError, did_you_mean
 if TYPE_CHECKING:
     from ..data.source import DataSource
     from ..recipe.config import Recipe
-    from ..recipe.stage import Stage
+    from ..recipe.reranker.recipe import RerankRecipe
+    from ..recipe.row_stage import RowStage
 
 DATA_HELP = """\
 what DATA is
@@ -41,7 +42,7 @@ class NamedData:
     """
 
     sources: tuple[DataSource, ...]
-    stage: Stage | None = None
+    stage: RowStage | None = None
 
 
 def add_data_options(parser: argparse.ArgumentParser) -> None:
@@ -125,9 +126,9 @@ def _from_yaml(file: Path, stage: str | None) -> NamedData:
 
     raw = read_yaml(find_recipe(file) if _ships(str(file)) else file, "file of sources")
     if isinstance(raw, dict) and "data" not in raw:
-        from ..recipe.recipe_files import load_recipe
+        from ..recipe.recipe_files import load_any
 
-        found = _stage_of(file, load_recipe(file), stage)
+        found = _stage_of(file, load_any(file), stage)
         return NamedData(found.data, found)
     if stage:
         raise ConfigError(f"--stage is of a recipe, and {file} is a list of sources; leave it out")
@@ -137,8 +138,8 @@ def _from_yaml(file: Path, stage: str | None) -> NamedData:
     return NamedData(_checked(str(file), listed))
 
 
-def _stage_of(file: Path, recipe: Recipe, name: str | None) -> Stage:
-    stages = recipe.stages
+def _stage_of(file: Path, recipe: Recipe | RerankRecipe, name: str | None) -> RowStage:
+    stages: dict[str, Any] = recipe.stages
     if name is None and len(stages) == 1:
         return next(iter(stages.values()))
     if name not in stages:

@@ -18,18 +18,12 @@ def add_recipe_options(parser: argparse.ArgumentParser) -> None:
     )
 
 
-def read_any_recipe(arguments: argparse.Namespace) -> Recipe | RerankRecipe:
-    """Return the recipe that the arguments name, of an embedder or a re-ranker. Raises ConfigError as `read_recipe`."""
+def read_recipe(arguments: argparse.Namespace) -> Recipe | RerankRecipe:
+    """Return the recipe that the arguments name, of an embedder or a re-ranker. Raises ConfigError for one that cannot
+    be read or says too much."""
     from ..recipe.recipe_files import load_any
 
     return load_any(arguments.recipe, arguments.override)
-
-
-def read_recipe(arguments: argparse.Namespace) -> Recipe:
-    """Return the recipe that the arguments name. Raises ConfigError for one that cannot be read or says too much."""
-    from ..recipe.recipe_files import load_recipe
-
-    return load_recipe(arguments.recipe, arguments.override)
 
 
 class HelpWithKeys(argparse.Action):

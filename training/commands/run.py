@@ -9,7 +9,7 @@ from typing import Any
 
 from mllm_embed.errors import ConfigError
 
-from .recipe_options import add_help_with_keys, add_recipe_options, read_any_recipe
+from .recipe_options import add_help_with_keys, add_recipe_options, read_recipe
 
 _HELP = """\
 examples:
@@ -42,7 +42,7 @@ def register(commands: Any) -> None:
 
 
 def _run(arguments: argparse.Namespace) -> int:
-    recipe = read_any_recipe(arguments)  # a bad recipe is told before the slow imports
+    recipe = read_recipe(arguments)  # a bad recipe is told before the slow imports
 
     from ..recipe.config import Recipe
     from ..reranking.stages import run_rerank

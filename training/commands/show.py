@@ -7,7 +7,7 @@ import sys
 from pathlib import Path
 from typing import Any
 
-from .recipe_options import add_recipe_options, read_any_recipe
+from .recipe_options import add_recipe_options, read_recipe
 
 _HELP = """\
 examples:
@@ -32,7 +32,7 @@ def register(commands: Any) -> None:
 
 
 def _run(arguments: argparse.Namespace) -> int:
-    recipe = read_any_recipe(arguments)
+    recipe = read_recipe(arguments)
 
     from ..recipe.layers import chain_of, find_recipe
     from ..recipe.recipe_files import as_text

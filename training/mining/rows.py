@@ -18,8 +18,8 @@ from ..data.open import open_rows
 from ..data.roles import ROLES
 from ..data.rows import MixedRows
 from ..data.source import DataSource
+from ..recipe.row_stage import RowStage
 from ..recipe.sides import Sides
-from ..recipe.stage import Stage
 from .mined_file import described
 
 # What asks and what is found where nobody says: the first role that rows have. In the order in which kinds of rows are
@@ -89,7 +89,7 @@ class RowsToMine(Sequence[TrainingRow]):
         positive: str | None = None,
         also: Sequence[str] = (),
         tasks: tuple[str | None, str | None] = (None, None),
-        stage: Stage | None = None,
+        stage: RowStage | None = None,
     ) -> RowsToMine:
         """Open sources; what is None is as `stage` has it, and without a stage the first that the sources offer.
 
@@ -98,8 +98,8 @@ class RowsToMine(Sequence[TrainingRow]):
         if stage:
             tasks = tasks[0] or stage.query_task, tasks[1] or stage.document_task
         if stage and kind in (None, stage.rows):
-            term = next((term for term in stage.terms if "hard_negative" in term.negatives), stage.terms[0])
-            kind, query, positive = stage.rows, query or term.query[0], positive or term.positive[0]
+            asks, found = stage.searched
+            kind, query, positive = stage.rows, query or asks, positive or found
         kind = kind or _kind_of(sources)
         roles = Roles(*_query_and_positive(sources, kind, query, positive), tuple(also))
         roles.check(kind)

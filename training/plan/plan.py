@@ -4,7 +4,6 @@ from __future__ import annotations
 
 import math
 from dataclasses import dataclass
-from functools import partial
 from glob import glob
 from typing import TYPE_CHECKING, Any
 
@@ -21,11 +20,15 @@ if TYPE_CHECKING:
 
     from ..batch.stage_data import StageRows
     from ..recipe.config import Recipe
-    from ..recipe.stage import Stage
+    from ..recipe.reranker.recipe import RerankRecipe
+    from ..recipe.row_stage import RowStage
+    from ..recipe.run_keys import RunKeys
+    from .embedder import EmbedderPlan
     from .guide import GuidePlan
-    from .inputs import InputMaker, MicroBatch
+    from .inputs import MicroBatch
     from .memory import Setting, StepPeak
     from .model import Counts
+    from .reranker import RerankerPlan
 
 GIB = 1 << 30
 WEIGHT_BYTES = 8  # of a trained parameter: weight and gradient, float32 each; what the optimiser keeps comes on top
@@ -44,6 +47,7 @@ class StagePlan:
         moments: bytes that it keeps.
         on_disk: whether its data is there, so that inputs are as large as its own.
         guide: what its guide takes, None without one.
+        notes: what else is to be known of it, a line each.
     """
 
     inputs: list[MicroBatch]
@@ -54,6 +58,7 @@ class StagePlan:
     moments: int
     on_disk: bool
     guide: GuidePlan | None = None
+    notes: tuple[str, ...] = ()
 
     @property
     def peak(self) -> int:
@@ -110,7 +115,9 @@ class TrainingPlan:
         return self._guiding > self._training
 
 
-def make_plan(recipe: Recipe, memory: float | None = None, picture: tuple[int, int] | None = None) -> TrainingPlan:
+def make_plan(
+    recipe: Recipe | RerankRecipe, memory: float | None = None, picture: tuple[int, int] | None = None
+) -> TrainingPlan:
     """Plan `recipe` for a GPU of `memory` GiB; by default for the GPU here, or without one for this CPU and its RAM.
 
     `picture` is the width and height of the pictures, by default what the data has. Raises ModelError for a model of
@@ -119,43 +126,39 @@ def make_plan(recipe: Recipe, memory: float | None = None, picture: tuple[int, i
     import torch
 
     from ..distributed.chunking import RESERVE, total_memory
-    from ..recipe.checks import check_dimension, check_rates
-    from ..recipe.form import settings_of, source_of
+    from ..recipe.checks import check_rates
     from ..recipe.optimizers import check_optimizer
-    from ..recipe.start import start_of
-    from .heads import add_parts, asked_tokens, language_head_bytes
-    from .inputs import InputMaker
     from .memory import Setting
-    from .model import build, find_config, locate, stored_bytes
+    from .model import stored_bytes
 
     place = torch.device("cuda" if memory is not None or torch.cuda.is_available() else "cpu")
+    own = _own_part(recipe)
     for name, stage in recipe.stages.items():
-        check_optimizer(name, stage.optimizer, place.type, recipe.deepspeed)
+        check_optimizer(name, stage.optimizer, place.type, own.deepspeed)
     bf16 = _bf16(recipe, place)
-    source = source_of(recipe, locate(recipe.model))
-    is_adapter = source.has_adapter and recipe.adapter is None  # then the model is its base
-    config, found_in = find_config(source.base if is_adapter else recipe.model)
-    if source.preset:
-        source.preset.check(recipe.model, config.model_type)
-    weights = _dtype_of_weights(source, config, bf16, place)
-    settings = settings_of(recipe, source, config)
+    weights = _dtype_of_weights(own.source, own.config, bf16, place)
     autocast = torch.bfloat16 if bf16 else None
-    setting = Setting(place.type, autocast, recipe.attention, recipe.gradient_checkpointing, asked_tokens(settings))
-    start = start_of(recipe, source)
-    parts = partial(add_parts, recipe, settings, start)
-    model, counts = build(config, start or recipe.lora.spec(), weights, settings.pooling, parts)
-    check_dimension(recipe, model.width)
+    setting = Setting(place.type, autocast, recipe.attention, recipe.gradient_checkpointing, own.asked)
+    model, counts = own.build(weights)
     check_rates(recipe, model)
-    base = stored_bytes(model, recipe.quantization) + language_head_bytes(settings, model, weights)
+    base = stored_bytes(model, recipe.quantization) + own.head_bytes(model, weights)
     available = round(memory * GIB) if memory is not None else total_memory(place)
     room = available - base - WEIGHT_BYTES * counts.trainable
-    inputs = InputMaker.of(config, source, settings, recipe)
-    stages = {name: _plan_stage(recipe, name, model, inputs, setting, picture, room) for name in recipe.stages}
+    stages = {name: _plan_stage(own, name, model, setting, picture, room) for name in recipe.stages}
     precision = recipe.quantization or str(weights).removeprefix("torch.")
-    return TrainingPlan(found_in, counts, precision, base, stages, RESERVE[place.type], available)
+    return TrainingPlan(own.found_in, counts, precision, base, stages, RESERVE[place.type], available)
 
 
-def _bf16(recipe: Recipe, place: torch.device) -> bool:
+def _own_part(recipe: Recipe | RerankRecipe) -> EmbedderPlan | RerankerPlan:
+    """Return what a plan knows of a recipe of its kind."""
+    from ..recipe.reranker.recipe import RerankRecipe
+    from .embedder import EmbedderPlan
+    from .reranker import RerankerPlan
+
+    return RerankerPlan.of(recipe) if isinstance(recipe, RerankRecipe) else EmbedderPlan.of(recipe)
+
+
+def _bf16(recipe: RunKeys, place: torch.device) -> bool:
     """Return whether training at a place computes in bfloat16."""
     from mllm_embed.model.devices import bfloat16_pays
 
@@ -171,52 +174,38 @@ def _dtype_of_weights(source: ModelSource, config: Any, bf16: bool, place: torch
 
 
 def _plan_stage(
-    recipe: Recipe,
+    own: EmbedderPlan | RerankerPlan,
     name: str,
     model: EmbeddingModel,
-    make: InputMaker,
     setting: Setting,
     picture: tuple[int, int] | None,
     room: int,
 ) -> StagePlan:
     """Plan a stage of a recipe, with `room` bytes for its moments and a step.
 
-    Raises ConfigError for a batch larger than its data, and an optimiser that does not work there.
+    Raises ConfigError for a batch larger than its data.
     """
-    import torch
-
-    from ..batch.stage_data import check_avoided
     from ..recipe.checks import check_batch
-    from ..recipe.optimizers import check_optimizer, state_bytes
-    from .guide import plan_guide
+    from ..recipe.optimizers import state_bytes
     from .memory import step_peak
 
-    stage = recipe.stages[name]
-    check_optimizer(name, stage.optimizer, setting.place, recipe.deepspeed)
-    rows = _rows(stage, recipe.thoughts is not None)
+    stage = own.recipe.stages[name]
+    # None where its data is not on disk (yet)
+    rows = own.open(name) if all(source.path.exists() or glob(str(source.path)) for source in stage.data) else None
     if rows is not None:
         check_batch(name, stage, len(rows))
-        rows.ask_with(make.settings.prompts)
-        check_avoided(name, stage, rows, make.settings, recipe.teacher is not None)
-    inputs = make.micro_batches(stage, None if rows is None else rows.sample(), picture)
+    inputs = own.micro_batches(name, rows, picture)
     chunk_tokens = None if stage.chunk_tokens == "auto" else stage.chunk_tokens
     moments = state_bytes(stage.optimizer, [p.shape for p in model.parameters() if p.requires_grad])
     step = step_peak(model, inputs, setting, chunk_tokens, room - moments)
     steps = _steps(stage, rows)
-    guide = plan_guide(recipe, stage, setting.autocast is not None, torch.device(setting.place), rows, steps)
-    return StagePlan(inputs, step, steps, stage.batch_size, stage.optimizer, moments, rows is not None, guide)
+    guide = own.guide(name, rows, steps, setting)
+    return StagePlan(
+        inputs, step, steps, stage.batch_size, stage.optimizer, moments, rows is not None, guide, own.notes(name)
+    )
 
 
-def _rows(stage: Stage, thoughts: bool) -> StageRows | None:
-    """Return the stage's rows, or None where its data is not on disk (yet)."""
-    from ..batch.stage_data import open_stage
-
-    if not all(source.path.exists() or glob(str(source.path)) for source in stage.data):
-        return None
-    return open_stage(stage, thoughts)[0]
-
-
-def _steps(stage: Stage, rows: StageRows | None) -> int | None:
+def _steps(stage: RowStage, rows: StageRows | None) -> int | None:
     """Return how many steps Trainer counts; None where that is not known."""
     if stage.steps is not None:
         return stage.steps + sum(stage.more_steps)
@@ -226,7 +215,7 @@ def _steps(stage: Stage, rows: StageRows | None) -> int | None:
     return math.ceil(stage.epochs * (len(rows) // stage.batch_size)) + sum(stage.more_steps)
 
 
-def describe(recipe: Recipe, plan: TrainingPlan) -> str:
+def describe(recipe: RunKeys, plan: TrainingPlan) -> str:
     """Return the plan as text, for people."""
     counts, million = plan.counts, 1e6
     lines = [
@@ -248,8 +237,7 @@ def describe(recipe: Recipe, plan: TrainingPlan) -> str:
             lines.append(f"  {batch.count:>5} x {batch.kind}: {tokens}{frozen}")
         if stage.guide:
             lines.append(f"  {_guide_in_words(stage.guide)}")
-        if recipe.stages[name].mine:
-            lines.append(f"  {_mining_in_words(recipe.stages[name])}")
+        lines += [f"  {note}" for note in stage.notes]
         if stage.step.cached:
             lines.append(f"  computed twice, in chunks of {stage.step.chunk_tokens:,} tokens (gradient caching)")
     lines += [f"memory      {_gib(plan.total)} of {_gib(plan.available)} GiB", *_parts(plan)]
@@ -268,19 +256,6 @@ def _trainable_in_words(counts: Counts) -> str:
     usual = ("LoRA", "projector")
     said = [f"{part} {count / 1e6:,.2f} M" for part, count in parts.items() if count or part in usual]
     return f"trainable   {counts.trainable / 1e6:,.2f} M: {', '.join(said)}"
-
-
-def _mining_in_words(stage: Stage) -> str:
-    from ..recipe.stage_keys.mine import LATE
-
-    keys = stage.mine
-    if keys is None:
-        return ""
-    found = "all that can be found" if keys.candidates is None else f"up to {keys.candidates:,} candidates more"
-    return (
-        f"mines anew every {keys.every:,} steps, without gradients: encodes the up to "
-        f"{(keys.every + LATE) * stage.batch_size:,} queries that come, and {found}; their vectors lie in main memory"
-    )
 
 
 def _guide_in_words(guide: GuidePlan) -> str:
@@ -319,7 +294,7 @@ def _worst(plan: TrainingPlan) -> tuple[str, StagePlan]:
     return name, plan.stages[name]
 
 
-def check_fits(recipe: Recipe, plan: TrainingPlan) -> None:
+def check_fits(recipe: RunKeys, plan: TrainingPlan) -> None:
     """Raise ConfigError, naming what to lower, for a run that does not fit."""
     if plan.total <= plan.available:
         return

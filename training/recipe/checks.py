@@ -12,6 +12,7 @@ from mllm_embed.model.lora import ADAPTER_CONFIG
 
 from .config import Recipe
 from .row_stage import RowStage
+from .run_keys import RunKeys
 
 if TYPE_CHECKING:
     from mllm_embed.model.embedding_model import EmbeddingModel
@@ -80,7 +81,7 @@ def check_dimension(recipe: Recipe, dimension: int) -> None:
             )
 
 
-def check_rates(recipe: Recipe, model: EmbeddingModel) -> None:
+def check_rates(recipe: RunKeys, model: EmbeddingModel) -> None:
     """Raise ConfigError for a rate of a part that is not trained: an adapter to go on from has parts of its own.
 
     `model` is the recipe's, with its adapter.

@@ -60,9 +60,7 @@ def load_recipe(path: str | Path, overrides: Sequence[str] = ()) -> Recipe:
     """Read the recipe of an embedder as `load_any` does. Raise ConfigError as it, and for one of a re-ranker."""
     recipe = load_any(path, overrides)
     if not isinstance(recipe, Recipe):
-        raise ConfigError(
-            f"recipe {path} trains a re-ranker, which `mllm-embed-train run` and `show` take; give one of an embedder"
-        )
+        raise ConfigError(f"recipe {path} trains a re-ranker, which is not taken here; give one of an embedder")
     return recipe
 
 

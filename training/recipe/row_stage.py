@@ -42,6 +42,11 @@ class RowStage(OptimizerKeys, BatchKeys, RowKeys):  # pydantic lists the keys of
         """What of its rows is asked as a query, and the tasks of both sides."""
 
     @property
+    @abstractmethod
+    def searched(self) -> tuple[RoleName, RoleName]:
+        """The role that asks and the one that is found, when hard negatives are mined before it."""
+
+    @property
     def rows_bring_negatives(self) -> bool:
         """Whether hard negatives are needed that its rows, or the file `mined`, must bring."""
         return "hard_negative" in self.roles

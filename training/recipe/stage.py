@@ -116,6 +116,12 @@ class Stage(LossKeys, RowStage):  # pydantic lists the keys of the last base fir
         return super().rows_bring_negatives and self.mine is None
 
     @property
+    def searched(self) -> tuple[RoleName, RoleName]:
+        """The role that asks and the one that is found, of the first term with hard negatives, or else of the first."""
+        term = next((term for term in self.terms if "hard_negative" in term.negatives), self.terms[0])
+        return term.query[0], term.positive[0]
+
+    @property
     def mined_for(self) -> Term:
         """The first term with hard negatives: those that are mined while it trains are for it."""
         return next(term for term in self.terms if "hard_negative" in term.negatives)

@@ -10,20 +10,18 @@ from typing import Any
 
 from transformers import set_seed
 
-from mllm_embed.encode.model_source import ModelSource, places
-from mllm_embed.errors import ConfigError, ModelError
-from mllm_embed.inputs.pairs.prompt import RerankPrompt
+from mllm_embed.errors import ModelError
 from mllm_embed.model.lora import add_lora, load_adapter
 from mllm_embed.rerank.reranker import Reranker
 from mllm_embed.rerank.source import find_reranker
-from mllm_embed.saving.reranker_settings import read_reranker
 from mllm_embed.saving.settings import read_settings
 
 from ..batch.stage_data import StageRows, open_stage
-from ..recipe.checks import check_batch, first_process
+from ..recipe.checks import check_batch, check_rates, first_process
 from ..recipe.optimizers import check_optimizer
 from ..recipe.pixels import read_as
 from ..recipe.reranker.recipe import RerankRecipe
+from ..recipe.reranker.start import check_lists, parts_of
 from ..recipe.start import start_of
 from ..run.run_folder import check_output, write_finished
 from ..run.stage.common import choose_device, held_output, reported, set_attention, start_fingerprint, trains_in_bf16
@@ -54,6 +52,7 @@ def run_rerank(recipe: RerankRecipe) -> Path:
     fingerprints["prompt"] = hashlib.sha256(json.dumps(reranker.prompt.to_dict()).encode()).hexdigest()
     finished = check_output(recipe, fingerprints)
     _adapt(recipe, reranker, start, finished)
+    check_rates(recipe, reranker.model.model)
     stopping = Stopping()
     with stopping.listening(), held_output(recipe, fingerprints):
         for number, name in enumerate(recipe.stages):
@@ -73,18 +72,17 @@ def _loaded(recipe: RerankRecipe, bf16: bool) -> tuple[Reranker, Path | None]:
 
     That may be an embedder's: its weights know what to look at, and are no worse a start than none.
     """
-    folder, base, revision, has_adapter = places(recipe.model, recipe.adapter, None)
-    saved = read_reranker(folder) if has_adapter else None
+    parts, saved = parts_of(recipe, recipe.model)
     prompt: Any = recipe.reranker.prompt or (saved.prompt if saved else None)
-    start = start_of(recipe, ModelSource(base, revision, folder, has_adapter, None))
+    start, dtype = start_of(recipe, parts), "auto" if bf16 else "float32"
     reranker = Reranker.from_pretrained(
-        base, prompt=prompt, dtype="auto" if bf16 else "float32", quantization=recipe.quantization, revision=revision
+        parts.base, prompt=prompt, dtype=dtype, quantization=recipe.quantization, revision=parts.revision
     )
     if saved:
         reranker = _read_as_saved(recipe, reranker)
     elif start:
-        _check_embedder(start, reranker.settings.reading.base_fingerprint)
-    _check_lists(recipe, reranker.prompt)
+        _check_base(start, reranker.settings.reading.base_fingerprint)
+    check_lists(recipe, reranker.prompt)
     set_attention(recipe, reranker.model.model)
     return _limited(recipe, reranker), start
 
@@ -102,32 +100,11 @@ def _read_as_saved(recipe: RerankRecipe, reranker: Reranker) -> Reranker:
     return Reranker(reranker.model, source.parts.processor(model.backbone), replace(settings, reading=reading))
 
 
-def _check_embedder(start: Path, base: str | None) -> None:
-    """Raise ModelError for an embedder's adapter of another base, and for one that reads fewer tokens of a picture."""
+def _check_base(start: Path, base: str | None) -> None:
+    """Raise ModelError for an embedder's adapter of another base."""
     own = read_settings(start)
     if own and own.base_fingerprint and own.base_fingerprint != base:
         raise ModelError(f"the adapter {start} was trained on another base ({own.base}); give that one as model")
-    if own and own.picture_tokens:
-        raise ModelError(
-            f"the adapter {start} was trained on {own.picture_tokens} tokens a picture, and a re-ranker reads all; "
-            "go on from another, or from none"
-        )
-
-
-def _check_lists(recipe: RerankRecipe, prompt: RerankPrompt) -> None:
-    """Raise ConfigError where a prompt has no form of lists for a listwise term, or too few labels."""
-    for name, stage in recipe.stages.items():
-        if "listwise" not in stage.weights:
-            continue
-        if prompt.list is None:
-            raise ConfigError(
-                f"stage '{name}' has a listwise term, and the re-ranker's prompt has no `list`; give reranker.prompt"
-            )
-        if stage.candidates > prompt.list.most:
-            raise ConfigError(
-                f"stage '{name}': candidates {stage.candidates} are more than the prompt's list.most, "
-                f"{prompt.list.most}; lower the one or raise the other"
-            )
 
 
 def _limited(recipe: RerankRecipe, reranker: Reranker) -> Reranker:

@@ -132,7 +132,7 @@ def test_negatives_that_no_row_brings_are_told(recipe: Callable[..., Path]) -> N
 
 
 def test_other_commands_say_that_it_is_no_embedder(recipe: Callable[..., Path]) -> None:
-    with pytest.raises(ConfigError, match="trains a re-ranker, which `mllm-embed-train run` and `show` take"):
+    with pytest.raises(ConfigError, match="trains a re-ranker, which is not taken here"):
         load_recipe(recipe())
 
 

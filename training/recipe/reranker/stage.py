@@ -60,6 +60,11 @@ class RerankStage(RowStage):
         return Sides(frozenset([self.query]), self.query_task, self.document_task)
 
     @property
+    def searched(self) -> tuple[RoleName, RoleName]:
+        """The role that asks and the one that is found, when hard negatives are mined before it."""
+        return self.query, self.positive
+
+    @property
     def weights(self) -> dict[str, float]:
         """The weight of each form in the loss."""
         return {term.form: term.weight for term in self.terms}

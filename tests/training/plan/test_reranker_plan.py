@@ -1,0 +1,175 @@
+"""`plan` of a re-ranker's recipe: its counts are exact, and its memory is that of real steps."""
+
+from __future__ import annotations
+
+import json
+import shutil
+from collections.abc import Callable
+from itertools import chain
+from pathlib import Path
+from typing import Any
+
+import pytest
+import torch
+import yaml
+
+from mllm_embed import Document, Query, Reranker
+from mllm_embed.errors import ConfigError
+from mllm_embed.model.lora import add_lora
+from mllm_embed.model.prefix_cache import SharedBatch
+from mllm_embed.rerank.shared_lists import Sharing
+from mllm_embed.training.batch.examples import Reader
+from mllm_embed.training.batch.stage_data import open_stage
+from mllm_embed.training.cli import main
+from mllm_embed.training.distributed.memory_tracker import MemoryTracker
+from mllm_embed.training.plan.plan import describe, make_plan
+from mllm_embed.training.recipe.recipe_files import load_any
+from mllm_embed.training.recipe.reranker.recipe import RerankRecipe
+from mllm_embed.training.reranking.batch import RerankCollator
+from mllm_embed.training.reranking.chunks import forwards
+from mllm_embed.training.reranking.scorer import BatchScorer
+
+BASE = Path(__file__).resolve().parents[3] / "scripts/assets/base"
+LIST = {"words": "Which fits {query}?\n{candidates}Answer with its number.", "most": 4}
+PROMPT = {"words": "{query}\n{candidate}\nIs it this one?", "yes": "red", "no": "blue", "list": LIST}
+
+
+@pytest.fixture
+def recipe(tiny_llava: Path, data: Path, tmp_path: Path) -> Callable[..., Path]:
+    """A re-ranker's recipe of one stage, some of its keys as given; one of the rows brings two hard negatives."""
+    rows = _rows(data)
+    rows[2]["negative_image"] = [rows[0]["image"], rows[0]["target_image"]]
+    (data / "triplets.jsonl").write_text("".join(json.dumps(row) + "\n" for row in rows))
+
+    def written(**keys: Any) -> Path:
+        stage = {
+            "data": str(data), "rows": "triplets", "negatives": ["query_image", "hard_negative"], "candidates": 5,
+            "batch_size": 4, "epochs": 3, "terms": [{"form": "softmax"}],
+        }  # fmt: skip
+        values = {
+            "model": str(tiny_llava), "output": str(tmp_path / "run"), "bf16": False,
+            "lora": {"rank": 4, "dropout": 0.0}, "reranker": {"prompt": PROMPT}, "stages": {"rerank": stage | keys},
+        }  # fmt: skip
+        (tmp_path / "reranker.yaml").write_text(yaml.safe_dump(values))
+        return tmp_path / "reranker.yaml"
+
+    return written
+
+
+def _rows(data: Path) -> list[dict[str, Any]]:
+    return [json.loads(line) for line in (data / "triplets.jsonl").read_text().splitlines()]
+
+
+def _query(data: Path, row: dict[str, Any]) -> Query:
+    return Query(data / row["image"], row["instruction"])
+
+
+def test_its_counts_are_those_of_what_is_trained(recipe: Callable[..., Path], tiny_llava: Path, data: Path) -> None:
+    loaded = load_any(recipe())
+    plan = make_plan(loaded)
+    reranker = Reranker.from_pretrained(tiny_llava, prompt=PROMPT, dtype="float32", device="cpu")
+    model = reranker.model.model
+    before = sum(p.numel() for p in model.parameters())
+    add_lora(model, loaded.lora.spec(), model.family)
+    assert plan.counts.base == before
+    assert plan.counts.trainable == sum(p.numel() for p in model.parameters() if p.requires_grad)
+    stage = plan.stages["rerank"]
+    pairs = [(_query(data, row), Document(data / row["target_image"])) for row in _rows(data)]
+    longest = max(reranker.pairs.batch([pair])["input_ids"].shape[1] for pair in pairs)
+    assert [(one.kind, one.count, one.length, one.image_tokens) for one in stage.inputs] == [
+        ("composed with a candidate", 4 * 4, longest, 2 * 16)  # the answer, the query's own picture, and two
+    ]
+    assert stage.steps == 6  # 3 epochs of 8 // 4
+    assert "with every prompt whole" in describe(loaded, plan)
+    whole = load_any(recipe(), ["gradient_checkpointing=true"])
+    assert "with every prompt whole" not in describe(whole, make_plan(whole))
+
+
+def test_a_list_is_one_prompt(recipe: Callable[..., Path], tiny_llava: Path, data: Path) -> None:
+    keys = {"terms": [{"form": "listwise"}, {"form": "pointwise"}], "negatives": ["query_image"], "candidates": 3}
+    pairs, lists = make_plan(load_any(recipe(**keys))).stages["rerank"].inputs
+    assert (pairs.count, lists.count, lists.kind) == (4 * 2, 4, "composed with 2 candidates")
+    reranker = Reranker.from_pretrained(tiny_llava, prompt=PROMPT, dtype="float32", device="cpu")
+    listed = [
+        (_query(data, row), [Document(data / row[one]) for one in ("target_image", "image")]) for row in _rows(data)
+    ]
+    assert lists.length == max(reranker.pairs.list_batch([one])["input_ids"].shape[1] for one in listed)
+    assert lists.image_tokens == 3 * 16
+    longer = {**keys, "candidates": 5}
+    with pytest.raises(ConfigError, match=r"candidates 5 are more than the prompt's list.most, 4"):
+        make_plan(load_any(recipe(**longer)))
+
+
+@pytest.mark.slow
+@pytest.mark.parametrize(
+    "options", [["gradient_checkpointing=true"], ["attention=eager"], ["lora.dropout=0.1"]], ids=" ".join
+)
+def test_memory_is_what_a_real_step_takes(recipe: Callable[..., Path], options: list[str]) -> None:
+    """Of prompts that are computed whole within a tenth; of those whose queries are read once it is more, not twice."""
+    keys = {"negatives": ["query_image"], "candidates": 2, "chunk_tokens": 100_000}
+    loaded = load_any(recipe(**keys), [f"model={BASE}", *options])
+    planned = make_plan(loaded).stages["rerank"].step.peak
+    assert planned == pytest.approx(_real_peak(loaded, Sharing(False, False)), rel=0.1)
+    if not loaded.gradient_checkpointing:
+        assert 0.5 * planned < _real_peak(loaded, Sharing(True, True)) < planned
+
+
+def _real_peak(recipe: RerankRecipe, share: Sharing) -> int:
+    """The bytes that live at the worst moment of a step of the longest rows, by the storages that are alive."""
+    reranker = Reranker.from_pretrained(BASE, prompt=PROMPT, dtype="float32", device="cpu")
+    model, stage = reranker.model.model, recipe.stages["rerank"]
+    add_lora(model, recipe.lora.spec(), model.family)
+    model.base.set_attn_implementation(recipe.attention)
+    if recipe.gradient_checkpointing:
+        model.gradient_checkpointing_enable()
+    scorer = BatchScorer(reranker.model).train()
+    for parameter in scorer.parameters():
+        if parameter.requires_grad:
+            parameter.grad = torch.zeros_like(parameter)
+    read = Reader(reranker.pairs.items.prepared, stage.roles)
+    examples = sorted(map(read, open_stage(stage)[0].sample()), key=lambda one: -one.roles["composed"][0].tokens)
+    collate = RerankCollator(reranker.pairs, stage, share, stage.chunk_tokens, 0)
+    batch = collate(examples[: stage.batch_size])["batch"]
+    assert not batch.cached and bool(isinstance(batch.pairs[0], SharedBatch)) is share.pictures
+    with MemoryTracker() as live:
+        margins, _ = scorer(batch)
+        margins.sum().backward()
+    inputs = chain.from_iterable(map(forwards, batch.pairs))
+    return live.peak + sum(one["pixel_values"].nbytes for one in inputs if "pixel_values" in one)
+
+
+def test_what_is_not_on_disk_is_planned_by_its_shape(
+    recipe: Callable[..., Path], tiny_llava: Path, tmp_path: Path
+) -> None:
+    """A model of which there is a config alone, and rows that are not there: candidates are pictures of COCO's size."""
+    bare = shutil.copytree(
+        tiny_llava, tmp_path / "bare", ignore=shutil.ignore_patterns("*.safetensors", "tok*", "*proc*")
+    )
+    loaded = load_any(recipe(data=str(tmp_path / "later")), [f"model={bare}"])
+    plan = make_plan(loaded, 24)
+    [batch] = plan.stages["rerank"].inputs
+    assert (batch.count, batch.image_tokens, plan.stages["rerank"].steps) == (4 * 5, 2 * 16, None)
+    assert batch.length > 2 * 16 + 30
+    assert "steps unknown: its data is not on disk" in describe(loaded, plan)
+
+
+def test_the_command_plans_and_refuses(recipe: Callable[..., Path], capsys: pytest.CaptureFixture[str]) -> None:
+    assert main(["plan", str(recipe()), "--memory", "24"]) == 0
+    assert "16 x composed with a candidate: 32 image tokens" in capsys.readouterr().out
+    for keys, message in (
+        ({"batch_size": 100}, "fewer than batch_size 100"),
+        ({"query_task": "Find it."}, "has no place for the task 'Find it.'"),
+        ({"rates": {"vision": 1e-4}}, "rates.vision is given, and the tower is frozen"),
+    ):
+        assert main(["plan", str(recipe(**keys))]) == 2
+        error = capsys.readouterr().err
+        assert message in error and error.count("\n") == 1
+
+
+def test_a_rate_of_what_an_adapter_does_not_train_is_refused_by_plan_and_run(
+    recipe: Callable[..., Path], saved_models: dict[str, Path], capsys: pytest.CaptureFixture[str]
+) -> None:
+    path = recipe(negatives=["query_image"], rates={"vision": 1e-4})
+    for command in ("plan", "run"):
+        assert main([command, str(path), "--override", f"model={saved_models['adapter']}"]) == 2
+        assert "rates.vision is given, and the adapter to go on from trains nothing of" in capsys.readouterr().err
