@@ -48,6 +48,7 @@ def test_a_yaml_file_names_what_a_recipe_would(tmp_path: Path, monkeypatch: pyte
     recipe.write_text(f"{recipe.read_text()}  second: {STAGE.replace('one', 'three')}")
     assert named(recipe, "--stage", "second").sources[0].path == Path("three")
     assert named("demo", "--stage", "instructions").sources == (DataSource(path="runs/demo/data/train"),)
+    assert named("demo-reranker", "--stage", "siblings").sources == (DataSource(path="runs/reranker/data/train"),)
     monkeypatch.chdir(tmp_path)
     Path("demo").mkdir()
     assert named("demo") == NamedData((DataSource(path="demo"),))

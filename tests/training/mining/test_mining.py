@@ -32,6 +32,7 @@ from mllm_embed.training.mining.negatives import (
 from mllm_embed.training.mining.questions import Questions
 from mllm_embed.training.mining.rows import RowsToMine
 from mllm_embed.training.mining.vector_cache import VectorCache
+from mllm_embed.training.recipe.reranker.stage import RerankStage
 from mllm_embed.types import Document
 
 
@@ -182,6 +183,15 @@ def test_what_asks_is_a_query_with_its_task_and_none_of_its_own_wrong_answers(da
     for query, right in zip(questions.queries, right_of(questions), strict=True):
         assert query.text in {texts[place] for place in right}
     assert [query.text for query in questions.queries][:2] == [rows[0]["source_text"]] * 2  # of which one has its task
+
+
+def test_a_stage_of_a_re_ranker_says_what_asks_and_what_is_found(data: Path) -> None:
+    sources = [DataSource(path=data)]
+    keys = {"data": data, "rows": "triplets", "batch_size": 2, "terms": [{"form": "softmax"}], "query_task": "find"}
+    stage = RerankStage(**keys, query="composed_text", positive="target_text")
+    mining = RowsToMine.open(sources, stage=stage)
+    assert (mining.kind, mining.roles.query, mining.roles.positive) == ("triplets", "composed_text", "target_text")
+    assert mining[0].roles["composed_text"].task == "find"
 
 
 def test_duplicates_of_the_positive_and_of_each_other_are_passed_over() -> None:
