@@ -16,7 +16,7 @@ from ..presets.rerankers.catalog import RerankPreset, reranker_preset, reranker_
 from ..saving.checkpoint import adapter_fingerprint, model_fingerprint, weights_digest
 from ..saving.identity import adapter_settings
 from ..saving.reranker_settings import RerankSettings, read_reranker
-from ..saving.settings import RERANKER_FILE, SETTINGS_FILE
+from ..saving.settings import RERANKER_FILE, SETTINGS_FILE, Settings
 
 
 @dataclass(frozen=True)
@@ -33,18 +33,22 @@ class RerankSource:
     own: RerankSettings
     preset: RerankPreset | None = None
 
+    def reading(self, config: Any) -> Settings:
+        """Return how it reads pictures and tokens, for the config of its base."""
+        reading, positions = self.own.reading, getattr(config.get_text_config(), "max_position_embeddings", None)
+        if self.preset and reading.max_tokens and positions:  # which was set for the published model
+            return replace(reading, max_tokens=min(reading.max_tokens, positions))
+        return reading
+
     def settings(self, config: Any) -> RerankSettings:
         """Return the settings for the config of the loaded base. Raises ModelError for an adapter of another base."""
-        parts, reading = self.parts, self.own.reading
+        parts, reading = self.parts, self.reading(config)
         fingerprint = model_fingerprint(parts.base, commit_of(parts.base, parts.revision))
         if reading.base_fingerprint and reading.base_fingerprint != fingerprint:
             raise ModelError(
                 f"the re-ranker in {parts.folder} was trained on another base than {parts.base} ({reading.base}); give "
                 "that one, and the re-ranker as its adapter"
             )
-        positions = getattr(config.get_text_config(), "max_position_embeddings", None)
-        if self.preset and reading.max_tokens and positions:  # which was set for the published model
-            reading = replace(reading, max_tokens=min(reading.max_tokens, positions))
         return replace(self.own, reading=reading).on(
             parts.base,
             base_fingerprint=fingerprint,

@@ -96,10 +96,9 @@ class RowsToMine(Sequence[TrainingRow]):
         Raises ConfigError for a role that there is not, DataError as `open_rows` and where no default fits all sources.
         """
         if stage:
-            tasks = tasks[0] or stage.query_task, tasks[1] or stage.document_task
+            tasks = tasks[0] or stage.searched.query_task, tasks[1] or stage.searched.document_task
         if stage and kind in (None, stage.rows):
-            asks, found = stage.searched
-            kind, query, positive = stage.rows, query or asks, positive or found
+            kind, query, positive = stage.rows, query or stage.searched.query, positive or stage.searched.positive
         kind = kind or _kind_of(sources)
         roles = Roles(*_query_and_positive(sources, kind, query, positive), tuple(also))
         roles.check(kind)

@@ -1,16 +1,14 @@
-"""What a plan knows of an embedder's recipe: where its model lies, what of it is trained, and its inputs."""
+"""A recipe of an embedder as its plan sees it."""
 
 from __future__ import annotations
 
 from dataclasses import dataclass
-from functools import cached_property, partial
-from typing import TYPE_CHECKING, Any
+from functools import partial
+from typing import TYPE_CHECKING
 
 import torch
 
-from mllm_embed.encode.model_source import ModelSource
 from mllm_embed.model.embedding_model import EmbeddingModel
-from mllm_embed.saving.settings import Settings
 
 from ..batch.stage_data import StageRows, check_avoided, open_stage
 from ..recipe.checks import check_dimension
@@ -22,80 +20,64 @@ from .guide import GuidePlan, plan_guide
 from .heads import add_parts, asked_tokens, language_head_bytes
 from .inputs import InputMaker, MicroBatch
 from .model import Counts, build, find_config, locate
+from .planned import PlannedRecipe
 
 if TYPE_CHECKING:
     from .memory import Setting
 
 
 @dataclass(frozen=True)
-class EmbedderPlan:
-    """The part of a plan that an embedder's recipe has for itself; `RerankerPlan` has the same for a re-ranker's.
+class PlannedEmbedder(PlannedRecipe):
+    """That of an embedder.
 
     Args:
-        recipe: the recipe.
-        source: where the parts of its model lie.
-        config: that of the base.
-        found_in: where that was found.
+        recipe, source, config, found_in: as of `PlannedRecipe`.
+        inputs: what its model gets of a stage's rows, by the settings with which a run loads it.
     """
 
     recipe: Recipe
-    source: ModelSource
-    config: Any
-    found_in: str
+    inputs: InputMaker
 
     @classmethod
-    def of(cls, recipe: Recipe) -> EmbedderPlan:
-        """Return that of a recipe; nothing is fetched. Raise ModelError for a model of unknown shape."""
+    def of(cls, recipe: Recipe) -> PlannedEmbedder:
+        """Return that of a recipe. Raise ModelError for a model of unknown shape, ConfigError as `settings_of` and
+        `InputMaker.of`."""
         source = source_of(recipe, locate(recipe.model))
         is_adapter = source.has_adapter and recipe.adapter is None  # then the model is its base
         config, found_in = find_config(source.base if is_adapter else recipe.model)
         if source.preset:
             source.preset.check(recipe.model, config.model_type)
-        return cls(recipe, source, config, found_in)
+        inputs = InputMaker.of(config, source, settings_of(recipe, source, config), recipe)
+        return cls(recipe, source, config, found_in, inputs)
 
     @property
-    def deepspeed(self) -> str | None:
-        """Its DeepSpeed stage, None without."""
-        return self.recipe.deepspeed
-
-    @cached_property
-    def settings(self) -> Settings:
-        """The settings with which a run loads its model."""
-        return settings_of(self.recipe, self.source, self.config)
-
-    @cached_property
     def asked(self) -> int:
         """Of how many tokens of an input lexical vectors are read."""
-        return asked_tokens(self.settings)
+        return asked_tokens(self.inputs.settings)
 
     def build(self, weights: torch.dtype) -> tuple[EmbeddingModel, Counts]:
-        """Return the model on the meta device with all that is trained, and its numbers of parameters."""
-        start = start_of(self.recipe, self.source)
-        parts = partial(add_parts, self.recipe, self.settings, start)
-        model, counts = build(self.config, start or self.recipe.lora.spec(), weights, self.settings.pooling, parts)
+        """Return the model with all that is trained."""
+        start, settings = start_of(self.recipe, self.source), self.inputs.settings
+        parts = partial(add_parts, self.recipe, settings, start)
+        model, counts = build(self.config, start or self.recipe.lora.spec(), weights, settings.pooling, parts)
         check_dimension(self.recipe, model.width)
         return model, counts
 
     def head_bytes(self, model: EmbeddingModel, weights: torch.dtype) -> int:
-        """Return what the base's head takes beside the model."""
-        return language_head_bytes(self.settings, model, weights)
+        """Return what the base's head takes that lexical vectors are read off."""
+        return language_head_bytes(self.inputs.settings, model, weights)
 
     def open(self, name: str) -> StageRows:
         """Return a stage's rows."""
         return open_stage(self.recipe.stages[name], self.recipe.thoughts is not None)[0]
 
     def micro_batches(self, name: str, rows: StageRows | None, picture: tuple[int, int] | None) -> list[MicroBatch]:
-        """Return the micro-batches of a stage's step, as `InputMaker` does, once its rows are found to be such as its
-        model takes."""
-        stage = self.recipe.stages[name]
+        """Return those that `InputMaker` makes of rows which its model takes."""
+        stage, settings = self.recipe.stages[name], self.inputs.settings
         if rows is not None:
-            rows.ask_with(self._inputs.settings.prompts)
-            check_avoided(name, stage, rows, self._inputs.settings, self.recipe.teacher is not None)
-        return self._inputs.micro_batches(stage, None if rows is None else rows.sample(), picture)
-
-    @cached_property
-    def _inputs(self) -> InputMaker:
-        return InputMaker.of(self.config, self.source, self.settings, self.recipe)
+            rows.ask_with(settings.prompts)
+            check_avoided(name, stage, rows, settings, self.recipe.teacher is not None)
+        return self.inputs.micro_batches(stage, None if rows is None else rows.sample(), picture)
 
     def guide(self, name: str, rows: StageRows | None, steps: int | None, setting: Setting) -> GuidePlan | None:
         """Return the plan of a stage's guide, None without one."""
@@ -103,7 +85,7 @@ class EmbedderPlan:
         return plan_guide(self.recipe, self.recipe.stages[name], bf16, place, rows, steps)
 
     def notes(self, name: str) -> tuple[str, ...]:
-        """Return what else is to be known of a stage."""
+        """Return what a stage mines while it trains."""
         stage = self.recipe.stages[name]
         keys = stage.mine
         if keys is None:

@@ -5,18 +5,19 @@ from __future__ import annotations
 from collections.abc import Sequence
 from dataclasses import dataclass, replace
 
-from mllm_embed.errors import DataError
+from mllm_embed.errors import TooLongError
 from mllm_embed.inputs.pairs.pair_processor import PairProcessor
 from mllm_embed.inputs.pairs.prompt import ListPrompt, RerankPrompt
 from mllm_embed.types import Item
 
 from ..data import TrainingRow
 from ..recipe.reranker.stage import RerankStage
+from ..recipe.reranker.term import PAIRED
 from .inputs import InputMaker, MicroBatch, counted
-from .samples import inputs_of, longest_inputs, pictures_of
+from .samples import blank_for, blanked, inputs_of, longest_inputs, pictures_of, word_length
 
-PAIRED = {"pointwise", "softmax"}
-"""The forms of a term that read a query with one candidate."""
+Asked = tuple[Item, Sequence[Item]]
+"""A query with candidates."""
 
 
 @dataclass(frozen=True)
@@ -24,75 +25,85 @@ class PairMaker:
     """What a re-ranker gets of a stage's rows.
 
     Args:
-        items: how the model gets pictures and words.
+        inputs: how its model gets pictures and words.
         prompt: how it is asked.
     """
 
-    items: InputMaker
+    inputs: InputMaker
     prompt: RerankPrompt
 
     def micro_batches(
         self, stage: RerankStage, rows: list[TrainingRow] | None, size: tuple[int, int] | None
     ) -> list[MicroBatch]:
-        """Return the micro-batches of one step at their largest, every prompt whole and as long as the longest.
+        """Return the micro-batches of one step, every prompt whole and as long as the longest.
 
         Args:
             stage: of a recipe.
             rows: the stage's, where its data is on disk.
             size: the pictures' width and height, as of `longest_inputs`.
 
-        Raises DataError for a task that the prompt has no place for.
+        Raises DataError for what cannot be asked, as a step does.
         """
-        samples = longest_inputs(stage, stage.roles, rows, size, self.items.settings.jpeg_side)
-        if rows is None and "hard_negative" in samples:  # what is mined is of the kind that is looked for
-            samples["hard_negative"] = samples[stage.positive]
-        query, *candidates = (samples[role] for role in stage.roles)
-        count = _candidates(stage, rows)
+        brought = self._brought(stage, rows, size) if rows else self._example(stage, size)
+        count = min(stage.candidates, max(len(candidates) for _, candidates in brought))
         batches = []
         if PAIRED & stage.weights.keys():
-            longest = self._longest(query, [[one] for one in candidates], None)
-            batches.append(replace(longest, kind=f"{query.role} with a candidate", count=stage.batch_size * count))
+            pairs = [(query, [one]) for query, candidates in brought for one in candidates]
+            batch = self._longest(pairs, None)
+            batches.append(replace(batch, kind=f"{batch.kind} with a candidate", count=stage.batch_size * count))
         if "listwise" in stage.weights:
-            longest = self._longest(query, [[one] * count for one in candidates], self.prompt.list)
-            batches.append(replace(longest, kind=f"{query.role} with {count} candidates", count=stage.batch_size))
+            lists = [(query, sorted(candidates, key=_shown_and_said)[-count:]) for query, candidates in brought]
+            batch = self._longest(lists, self.prompt.list)
+            batches.append(replace(batch, kind=f"{batch.kind} with {count} candidates", count=stage.batch_size))
         return batches
 
-    def _longest(self, query: Item, lists: Sequence[Sequence[Item]], form: ListPrompt | None) -> MicroBatch:
-        """Return the most that one of several prompts takes, in each respect."""
-        made = [self._one(query, candidates, form) for candidates in lists]
-        longest = max(made, key=lambda batch: batch.length)
-        most = {name: max(getattr(batch, name) for batch in made) for name in ("features", "patches", "pixels")}
-        return replace(longest, **most)
+    def _example(self, stage: RerankStage, size: tuple[int, int] | None) -> list[Asked]:
+        """Return what stands for rows that are not there: what is mined is of the kind that is looked for."""
+        samples = longest_inputs(stage, stage.roles, None, size, self.inputs.settings.jpeg_side)
+        mined = stage.hard_negatives or stage.candidates if "hard_negative" in stage.negatives else 0
+        others = [samples[role] for role in stage.negatives if role != "hard_negative"]
+        return [(samples[stage.query], [*others, *[samples[stage.positive]] * (1 + mined)])]
 
-    def _one(self, query: Item, candidates: Sequence[Item], form: ListPrompt | None) -> MicroBatch:
-        """Return the micro-batch of one prompt; of one that is too long, which is not trained on, the longest that
-        is."""
-        items = self.items.item_processor
+    def _brought(self, stage: RerankStage, rows: list[TrainingRow], size: tuple[int, int] | None) -> list[Asked]:
+        """Return the query and all candidates of each row, with blank pictures in place of its own."""
+        most, found = stage.hard_negatives, stage.roles[1:]
+        lists = [
+            (row.roles[stage.query], [one for role in found for one in inputs_of(row, role, most)]) for row in rows
+        ]
+        shown = [one for query, candidates in lists for one in (query, *candidates)]
+        blank = blank_for(shown, size, self.inputs.settings.jpeg_side)
+        return [(blanked(query, blank), [blanked(one, blank) for one in candidates]) for query, candidates in lists]
+
+    def _longest(self, lists: Sequence[Asked], form: ListPrompt | None) -> MicroBatch:
+        """Return the micro-batch of the longest prompt; of one that is too long, which no step computes, the longest
+        that is."""
+        asked = max(lists, key=lambda one: self._estimated(one, form).length)
+        estimated, items = self._estimated(asked, form), self.inputs.item_processor
         if items is None:
-            return self._estimated(query, candidates, form)
-        pairs = PairProcessor(items, self.prompt)
+            limit = self.inputs.settings.max_tokens
+            return estimated if limit is None else _cut(estimated, min(limit, estimated.length))
+        pairs, (query, candidates) = PairProcessor(items, self.prompt), asked
         try:
-            batch = pairs.list_batch([(query, candidates)]) if form else pairs.batch([(query, candidates[0])])
-        except DataError:
-            self.prompt.task_of(query)  # which may be the cause, and is to be told
-            whole = self._estimated(query, candidates, form)
-            return replace(whole, length=min(whole.length, items.lengths.limit.tokens or whole.length))
-        return counted(query.role, batch, items, self.items.config)
+            batch = pairs.list_batch([asked]) if form else pairs.batch([(query, candidates[0])])
+        except TooLongError:
+            return _cut(estimated, items.lengths.limit.tokens or estimated.length)
+        return counted(query.role, batch, items, self.inputs.config)
 
-    def _estimated(self, query: Item, candidates: Sequence[Item], form: ListPrompt | None) -> MicroBatch:
+    def _estimated(self, asked: Asked, form: ListPrompt | None) -> MicroBatch:
         """Return the micro-batch of one prompt from the config."""
-        prompt, said = self.prompt, self.prompt.said(query)
+        prompt, (query, candidates) = self.prompt, asked
+        said = prompt.said(query)
         words = (form.words, form.append, *[form.candidate] * len(candidates)) if form else (prompt.words,)
-        asked = (prompt.query_form(said.role), prompt.system, prompt.append, prompt.task_of(query))
+        around = (prompt.query_form(said.role), prompt.system, prompt.append, prompt.task_of(query))
         forms = [getattr(prompt, one.role) for one in candidates]
         given = [text for one in (said, *candidates) for text in {one.text, one.words} if text is not None]
         shown = [picture for one in (query, *candidates) for picture in pictures_of(one)]
-        return self.items.estimate(query.role, (*words, *asked, *forms, *given), shown)
+        return self.inputs.estimate(query.role, (*words, *around, *forms, *given), shown)
 
 
-def _candidates(stage: RerankStage, rows: list[TrainingRow] | None) -> int:
-    """Return how many candidates a row has at most."""
-    if rows is None:
-        return stage.candidates
-    brought = max(sum(len(inputs_of(row, role, stage.hard_negatives)) for role in stage.negatives) for row in rows)
-    return min(stage.candidates, 1 + brought)
+def _cut(batch: MicroBatch, length: int) -> MicroBatch:
+    return replace(batch, length=length, image_tokens=min(batch.image_tokens, length))
+
+
+def _shown_and_said(item: Item) -> tuple[int, int]:
+    return len(item.images), word_length(item)

@@ -23,12 +23,11 @@ if TYPE_CHECKING:
     from ..recipe.reranker.recipe import RerankRecipe
     from ..recipe.row_stage import RowStage
     from ..recipe.run_keys import RunKeys
-    from .embedder import EmbedderPlan
     from .guide import GuidePlan
     from .inputs import MicroBatch
     from .memory import Setting, StepPeak
     from .model import Counts
-    from .reranker import RerankerPlan
+    from .planned import PlannedRecipe
 
 GIB = 1 << 30
 WEIGHT_BYTES = 8  # of a trained parameter: weight and gradient, float32 each; what the optimiser keeps comes on top
@@ -45,7 +44,7 @@ class StagePlan:
         batch_size: rows a step.
         optimizer: its name in the recipe.
         moments: bytes that it keeps.
-        on_disk: whether its data is there, so that inputs are as large as its own.
+        absent: what of its data is not on disk, in words; nothing where inputs are as large as its own.
         guide: what its guide takes, None without one.
         notes: what else is to be known of it, a line each.
     """
@@ -56,7 +55,7 @@ class StagePlan:
     batch_size: int
     optimizer: str
     moments: int
-    on_disk: bool
+    absent: str
     guide: GuidePlan | None = None
     notes: tuple[str, ...] = ()
 
@@ -127,35 +126,36 @@ def make_plan(
 
     from ..distributed.chunking import RESERVE, total_memory
     from ..recipe.checks import check_rates
+    from ..recipe.config import Recipe
     from ..recipe.optimizers import check_optimizer
     from .memory import Setting
     from .model import stored_bytes
 
     place = torch.device("cuda" if memory is not None or torch.cuda.is_available() else "cpu")
-    own = _own_part(recipe)
     for name, stage in recipe.stages.items():
-        check_optimizer(name, stage.optimizer, place.type, own.deepspeed)
+        check_optimizer(name, stage.optimizer, place.type, recipe.deepspeed if isinstance(recipe, Recipe) else None)
+    planned = _planned(recipe)
     bf16 = _bf16(recipe, place)
-    weights = _dtype_of_weights(own.source, own.config, bf16, place)
+    weights = _dtype_of_weights(planned.source, planned.config, bf16, place)
     autocast = torch.bfloat16 if bf16 else None
-    setting = Setting(place.type, autocast, recipe.attention, recipe.gradient_checkpointing, own.asked)
-    model, counts = own.build(weights)
+    setting = Setting(place.type, autocast, recipe.attention, recipe.gradient_checkpointing, planned.asked)
+    model, counts = planned.build(weights)
     check_rates(recipe, model)
-    base = stored_bytes(model, recipe.quantization) + own.head_bytes(model, weights)
+    base = stored_bytes(model, recipe.quantization) + planned.head_bytes(model, weights)
     available = round(memory * GIB) if memory is not None else total_memory(place)
     room = available - base - WEIGHT_BYTES * counts.trainable
-    stages = {name: _plan_stage(own, name, model, setting, picture, room) for name in recipe.stages}
+    stages = {name: _plan_stage(planned, name, model, setting, picture, room) for name in recipe.stages}
     precision = recipe.quantization or str(weights).removeprefix("torch.")
-    return TrainingPlan(own.found_in, counts, precision, base, stages, RESERVE[place.type], available)
+    return TrainingPlan(planned.found_in, counts, precision, base, stages, RESERVE[place.type], available)
 
 
-def _own_part(recipe: Recipe | RerankRecipe) -> EmbedderPlan | RerankerPlan:
-    """Return what a plan knows of a recipe of its kind."""
+def _planned(recipe: Recipe | RerankRecipe) -> PlannedRecipe:
+    """Return a recipe as its plan sees it."""
     from ..recipe.reranker.recipe import RerankRecipe
-    from .embedder import EmbedderPlan
-    from .reranker import RerankerPlan
+    from .embedder import PlannedEmbedder
+    from .reranker import PlannedReranker
 
-    return RerankerPlan.of(recipe) if isinstance(recipe, RerankRecipe) else EmbedderPlan.of(recipe)
+    return PlannedReranker.of(recipe) if isinstance(recipe, RerankRecipe) else PlannedEmbedder.of(recipe)
 
 
 def _bf16(recipe: RunKeys, place: torch.device) -> bool:
@@ -174,7 +174,7 @@ def _dtype_of_weights(source: ModelSource, config: Any, bf16: bool, place: torch
 
 
 def _plan_stage(
-    own: EmbedderPlan | RerankerPlan,
+    planned: PlannedRecipe,
     name: str,
     model: EmbeddingModel,
     setting: Setting,
@@ -189,20 +189,27 @@ def _plan_stage(
     from ..recipe.optimizers import state_bytes
     from .memory import step_peak
 
-    stage = own.recipe.stages[name]
-    # None where its data is not on disk (yet)
-    rows = own.open(name) if all(source.path.exists() or glob(str(source.path)) for source in stage.data) else None
+    stage = planned.recipe.stages[name]
+    absent = _absent(stage)
+    rows = None if absent else planned.open(name)
     if rows is not None:
         check_batch(name, stage, len(rows))
-    inputs = own.micro_batches(name, rows, picture)
+    inputs = planned.micro_batches(name, rows, picture)
     chunk_tokens = None if stage.chunk_tokens == "auto" else stage.chunk_tokens
     moments = state_bytes(stage.optimizer, [p.shape for p in model.parameters() if p.requires_grad])
     step = step_peak(model, inputs, setting, chunk_tokens, room - moments)
     steps = _steps(stage, rows)
-    guide = own.guide(name, rows, steps, setting)
+    guide = planned.guide(name, rows, steps, setting)
     return StagePlan(
-        inputs, step, steps, stage.batch_size, stage.optimizer, moments, rows is not None, guide, own.notes(name)
+        inputs, step, steps, stage.batch_size, stage.optimizer, moments, absent, guide, planned.notes(name)
     )
+
+
+def _absent(stage: RowStage) -> str:
+    """Return what of a stage's data is not on disk (yet), in words; nothing where all is."""
+    if not all(source.path.exists() or glob(str(source.path)) for source in stage.data):
+        return "its data is"
+    return "" if stage.mined is None or stage.mined.exists() else f"what was mined for it ({stage.mined}) is"
 
 
 def _steps(stage: RowStage, rows: StageRows | None) -> int | None:
@@ -227,7 +234,7 @@ def describe(recipe: RunKeys, plan: TrainingPlan) -> str:
     ]
     for name, stage in plan.stages.items():
         known = "steps unknown" if stage.steps is None else f"{stage.steps:,} steps"
-        steps = known if stage.on_disk else f"{known}: its data is not on disk, so inputs are of COCO's size"
+        steps = f"{known}: {stage.absent} not on disk, so inputs are of COCO's size" if stage.absent else known
         seen = "" if stage.steps is None else f", {stage.steps * stage.batch_size:,} rows seen"
         lines.append(f"stage {name}: {steps}{seen}; one step of {stage.batch_size} rows holds at most")
         for batch in stage.inputs:

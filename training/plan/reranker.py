@@ -1,112 +1,69 @@
-"""What a plan knows of a re-ranker's recipe: where its model lies, what of it is trained, and its inputs."""
+"""A recipe of a re-ranker as its plan sees it."""
 
 from __future__ import annotations
 
 from dataclasses import dataclass, replace
-from functools import cached_property
-from typing import TYPE_CHECKING, Any
 
 import torch
 
-from mllm_embed.encode.model_source import ModelSource
-from mllm_embed.inputs.pairs.prompt import RerankPrompt
 from mllm_embed.model.embedding_model import EmbeddingModel
-from mllm_embed.presets.rerankers.catalog import reranker_preset_of
-from mllm_embed.saving.reranker_settings import RerankSettings
-from mllm_embed.saving.settings import Settings
 
 from ..batch.stage_data import StageRows, open_stage
 from ..recipe.pixels import limited
 from ..recipe.reranker.recipe import RerankRecipe
-from ..recipe.reranker.start import check_lists, parts_of
+from ..recipe.reranker.start import start_from, start_unseen
+from ..recipe.reranker.term import PAIRED
 from ..recipe.start import start_of
-from .guide import GuidePlan
 from .inputs import InputMaker, MicroBatch
 from .model import Counts, build, find_config, locate
-from .pairs import PAIRED, PairMaker
-
-if TYPE_CHECKING:
-    from .memory import Setting
+from .pairs import PairMaker
+from .planned import PlannedRecipe
 
 
 @dataclass(frozen=True)
-class RerankerPlan:
-    """The part of a plan that a re-ranker's recipe has for itself, as `EmbedderPlan` has an embedder's.
+class PlannedReranker(PlannedRecipe):
+    """That of a re-ranker.
 
     Args:
-        recipe, source, config, found_in: as of `EmbedderPlan`.
-        own: the settings of the re-ranker to go on from, or of the base, untrained.
+        recipe, source, config, found_in: as of `PlannedRecipe`.
+        pairs: what its model gets of a stage's rows, by the prompt and limits with which a run loads it.
     """
 
     recipe: RerankRecipe
-    source: ModelSource
-    config: Any
-    found_in: str
-    own: RerankSettings
-    deepspeed = None
-    asked = 0
+    pairs: PairMaker
 
     @classmethod
-    def of(cls, recipe: RerankRecipe) -> RerankerPlan:
-        """Return that of a recipe; nothing is fetched. Raise ModelError for a model of unknown shape, ConfigError for a
-        prompt that its terms cannot be asked with."""
-        folder, saved = locate(recipe.model), None
-        source = ModelSource(recipe.model, None, recipe.model, has_adapter=False, saved=None)
-        if folder:
-            source, saved = parts_of(recipe, str(folder))
-        is_adapter = source.has_adapter and recipe.adapter is None  # then the model is its base
-        config, found_in = find_config(source.base if is_adapter else recipe.model)
-        preset = reranker_preset_of(source.base)
-        if preset:
-            preset.about.check(source.base, config.model_type)
-            source = replace(source, preset=preset.about)
-        own = saved or (preset.settings if preset else RerankSettings())
-        plan = cls(recipe, source, config, found_in, own.asked(recipe.reranker.prompt or own.prompt))
-        check_lists(recipe, plan.prompt)
-        return plan
-
-    @property
-    def prompt(self) -> RerankPrompt:
-        """How it is asked."""
-        return self.own.prompt
-
-    @property
-    def _reading(self) -> Settings:
-        """How it reads pictures and tokens."""
-        reading, positions = self.own.reading, getattr(self.config.get_text_config(), "max_position_embeddings", None)
-        if reading.max_tokens and positions:
-            reading = replace(reading, max_tokens=min(reading.max_tokens, positions))
-        return replace(limited(self.recipe, reading), max_tokens=self.recipe.max_tokens or reading.max_tokens)
+    def of(cls, recipe: RerankRecipe) -> PlannedReranker:
+        """Return that of a recipe. Raise ModelError for a model of unknown shape, ConfigError for a prompt that its
+        terms cannot be asked with and as `InputMaker.of`, and both as `start_from`."""
+        folder = locate(recipe.model)
+        start = start_from(recipe, str(folder)) if folder else start_unseen(recipe)
+        is_adapter = start.parts.has_adapter and recipe.adapter is None  # then the model is its base
+        config, found_in = find_config(start.parts.base if is_adapter else recipe.model)
+        read_as = start.read_as
+        if read_as.preset:
+            read_as.preset.about.check(recipe.model, config.model_type)
+        reading = limited(recipe, read_as.reading(config))
+        reading = replace(reading, max_tokens=recipe.max_tokens or reading.max_tokens)
+        inputs = InputMaker.of(config, read_as.parts, reading, recipe)
+        return cls(recipe, start.parts, config, found_in, PairMaker(inputs, start.prompt(recipe)))
 
     def build(self, weights: torch.dtype) -> tuple[EmbeddingModel, Counts]:
-        """Return the model on the meta device with its adapter, and its numbers of parameters."""
-        start = start_of(self.recipe, self.source)
-        return build(self.config, start or self.recipe.lora.spec(), weights)
-
-    def head_bytes(self, model: EmbeddingModel, weights: torch.dtype) -> int:
-        """Return what the base's head takes beside the model: of the rows of a few words, nothing that counts."""
-        return 0
+        """Return the model with its adapter. Of the head it has the rows of a few words, which count for nothing."""
+        return build(self.config, start_of(self.recipe, self.source) or self.recipe.lora.spec(), weights)
 
     def open(self, name: str) -> StageRows:
         """Return a stage's rows."""
         return open_stage(self.recipe.stages[name])[0]
 
     def micro_batches(self, name: str, rows: StageRows | None, picture: tuple[int, int] | None) -> list[MicroBatch]:
-        """Return the micro-batches of a stage's step, as `PairMaker` does."""
-        return self._inputs.micro_batches(self.recipe.stages[name], None if rows is None else rows.sample(), picture)
-
-    @cached_property
-    def _inputs(self) -> PairMaker:
-        return PairMaker(InputMaker.of(self.config, self.source, self._reading, self.recipe), self.prompt)
-
-    def guide(self, name: str, rows: StageRows | None, steps: int | None, setting: Setting) -> GuidePlan | None:
-        """Return None: no stage has a guide."""
-        return None
+        """Return those that `PairMaker` makes."""
+        return self.pairs.micro_batches(self.recipe.stages[name], None if rows is None else rows.sample(), picture)
 
     def notes(self, name: str) -> tuple[str, ...]:
-        """Return what else is to be known of a stage."""
+        """Return that a query's part may be computed once, unless it never is."""
         if self.recipe.gradient_checkpointing or not PAIRED & self.recipe.stages[name].weights.keys():
-            return ()  # every prompt is computed whole
+            return ()
         return (
-            "with every prompt whole: what a query's candidates share is computed once, where that can be, and less",
+            "counted with whole prompts: a run takes less where a query's part is computed once for its candidates",
         )

@@ -67,15 +67,27 @@ def inputs_of(row: TrainingRow, role: str, hard_negatives: int | None) -> tuple[
 
 
 def _longest(items: list[Item], size: tuple[int, int] | None, jpeg_side: int | None) -> Item:
-    """Return the item of the most words, with blank pictures as many and as large as those of any item."""
-    longest = max(items, key=word_length)
-    if not longest.images:
-        return longest
-    blank = Image.new("RGB", size or max(_sizes(items[:SAMPLE], jpeg_side), key=_area))
-    return replace(longest, image=[blank] * max(len(item.images) for item in items))
+    """Return the item of the most words, with blank pictures as many and as large as those of any item; where some have
+    pictures and some have none, one that has."""
+    pictured = [item for item in items if item.images]
+    if not pictured:
+        return max(items, key=word_length)
+    most = max(pictured, key=lambda item: len(item.images))
+    return with_pictures(max(pictured, key=word_length), blanked(most, blank_for(pictured, size, jpeg_side)))
 
 
-def _sizes(items: list[Item], jpeg_side: int | None) -> list[tuple[int, int]]:
+def blank_for(items: Sequence[Item], size: tuple[int, int] | None, jpeg_side: int | None) -> Image.Image:
+    """Return a blank picture of a size, by default as large as any of the first pictures of items."""
+    pictured = [item for item in items if item.images]
+    return Image.new("RGB", size or max(_sizes(pictured[:SAMPLE], jpeg_side), key=_area, default=STANDARD_PICTURE))
+
+
+def blanked(item: Item, blank: Image.Image) -> Item:
+    """Return an item with a blank picture in the place of each of its own."""
+    return replace(item, image=[blank] * len(item.images)) if item.images else item
+
+
+def _sizes(items: Sequence[Item], jpeg_side: int | None) -> list[tuple[int, int]]:
     """Return the sizes of the pictures that can be read, as they are decoded: a run replaces the rows of others.
 
     Raises ImageError where none can be.

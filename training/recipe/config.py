@@ -94,14 +94,6 @@ class Recipe(RunKeys):
         return self
 
     @model_validator(mode="after")
-    def _rates_have_their_part(self) -> Recipe:
-        for name, stage in self.stages.items():
-            if stage.rates.projector and not self.lora.projector:
-                raise ValueError(f"stages.{name}.rates.projector is given, and lora.projector is false; leave it out")
-            # of the tower, only the files of `adapter` or `model` tell: either may be an adapter (start.start_of)
-        return self
-
-    @model_validator(mode="after")
     def _mining_leaves_no_engine(self) -> Recipe:
         for name, stage in self.stages.items():
             if stage.mine and self.deepspeed:

@@ -12,6 +12,7 @@ from mllm_embed.encode.model_source import ModelSource, check_one_form, find_mod
 from mllm_embed.errors import ModelError, reason
 from mllm_embed.inputs.prompt_files import is_file_name, prompt_set
 from mllm_embed.inputs.prompts import PromptSet
+from mllm_embed.model.lora import check_files
 from mllm_embed.presets import catalog
 from mllm_embed.presets.preset import Preset
 from mllm_embed.saving.checkpoint import adapter_fingerprint
@@ -56,12 +57,16 @@ def preset_of(recipe: Recipe, folder: Path | None = None) -> Preset | None:
 
 
 def source_of(recipe: Recipe, folder: Path | None) -> ModelSource:
-    """Return where the parts of a recipe's model lie, without fetching any: in `folder`, None where it is not on this
-    disk. Raise as `preset_of` and `find_model`."""
+    """Return where the parts of a recipe's model lie, without fetching the model: in `folder`, None where it is not on
+    this disk. Raise as `preset_of` and `find_model`."""
     preset = preset_of(recipe, folder)
     if folder:
         return find_model(folder, recipe.adapter, preset=preset)
-    return ModelSource(recipe.model, None, recipe.model, has_adapter=False, saved=None, preset=preset)
+    if recipe.adapter is None:
+        return ModelSource(recipe.model, None, recipe.model, has_adapter=False, saved=None, preset=preset)
+    adapter = small_files(recipe.adapter)
+    check_files(adapter, recipe.adapter)
+    return ModelSource(recipe.model, None, adapter, has_adapter=True, saved=read_settings(adapter), preset=preset)
 
 
 def asked_as(recipe: Recipe) -> dict[str, Any]:

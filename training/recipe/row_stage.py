@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from abc import abstractmethod
+from typing import NamedTuple
 
 from pydantic import model_validator
 
@@ -11,6 +12,20 @@ from .sides import Sides
 from .stage_keys.batches import BatchKeys
 from .stage_keys.optimizer import OptimizerKeys
 from .stage_keys.rows import RowKeys
+
+
+class Searched(NamedTuple):
+    """A search for hard negatives of a stage, by an embedder.
+
+    Args:
+        query, positive: the role that asks, and the one that is found.
+        query_task, document_task: the tasks of both.
+    """
+
+    query: RoleName
+    positive: RoleName
+    query_task: str | None = None
+    document_task: str | None = None
 
 
 class RowStage(OptimizerKeys, BatchKeys, RowKeys):  # pydantic lists the keys of the last base first
@@ -43,8 +58,8 @@ class RowStage(OptimizerKeys, BatchKeys, RowKeys):  # pydantic lists the keys of
 
     @property
     @abstractmethod
-    def searched(self) -> tuple[RoleName, RoleName]:
-        """The role that asks and the one that is found, when hard negatives are mined before it."""
+    def searched(self) -> Searched:
+        """What hard negatives that are mined before it are for."""
 
     @property
     def rows_bring_negatives(self) -> bool:

@@ -6,7 +6,7 @@ import re
 from pathlib import Path
 from typing import Annotated, Any, Literal
 
-from pydantic import AfterValidator, Field, field_validator
+from pydantic import AfterValidator, Field, field_validator, model_validator
 
 from ..data.source import LocalPath
 from .section import Section
@@ -73,6 +73,14 @@ class RunKeys(Section):
     def checkpoints_of(self, stage: str) -> Path:
         """Return the folder of a stage's checkpoints, and of what else the stage needs to go on after a stop."""
         return self.output / CHECKPOINTS / stage
+
+    @model_validator(mode="after")
+    def _rates_have_their_part(self) -> RunKeys:
+        for name, stage in self.stages.items():
+            if stage.rates.projector and not self.lora.projector:
+                raise ValueError(f"stages.{name}.rates.projector is given, and lora.projector is false; leave it out")
+            # of the tower, only the files of `adapter` or `model` tell: either may be an adapter (start.start_of)
+        return self
 
     @field_validator("bf16", mode="before")
     @classmethod

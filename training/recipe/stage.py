@@ -5,7 +5,7 @@ from __future__ import annotations
 from pydantic import Field, model_validator
 
 from ..data.roles import ASKING, ROLES, RoleName
-from .row_stage import RowStage
+from .row_stage import RowStage, Searched
 from .sides import Sides
 from .stage_keys.evaluate import Evaluate
 from .stage_keys.guide import Guide
@@ -116,10 +116,10 @@ class Stage(LossKeys, RowStage):  # pydantic lists the keys of the last base fir
         return super().rows_bring_negatives and self.mine is None
 
     @property
-    def searched(self) -> tuple[RoleName, RoleName]:
-        """The role that asks and the one that is found, of the first term with hard negatives, or else of the first."""
+    def searched(self) -> Searched:
+        """What hard negatives that are mined before it are for: its first term with any, or else the first."""
         term = next((term for term in self.terms if "hard_negative" in term.negatives), self.terms[0])
-        return term.query[0], term.positive[0]
+        return Searched(term.query[0], term.positive[0], self.query_task, self.document_task)
 
     @property
     def mined_for(self) -> Term:

@@ -21,6 +21,7 @@ from ..batch.collating import collated
 from ..batch.collator import Chunk
 from ..batch.examples import Example, PreparedInput, UnreadableRow
 from ..recipe.reranker.stage import RerankStage
+from ..recipe.reranker.term import PAIRED
 from .chunks import Chunked, ListOfRow, PairChunk, changed, forwards, in_two_parts, with_tensors
 
 NumberedPair = tuple[Place, tuple[Item, Item]]
@@ -128,7 +129,7 @@ class RerankCollator:
     def _collate(self, examples: list[Example]) -> RerankBatch:
         judged = sorted(map(self._judged, examples), key=lambda row: -row.tokens)  # so that little is padded
         asked = self.stage.weights.keys()
-        chunked = self._pairs(judged) if asked & {"pointwise", "softmax"} else []
+        chunked = self._pairs(judged) if asked & PAIRED else []
         pairs = [chunk for chunk, _ in chunked]
         lists = list(map(self.process.list_batch, self._lists(judged) if "listwise" in asked else []))
         numbers = list(chain.from_iterable(placed for _, placed in chunked))

@@ -6,22 +6,19 @@ import hashlib
 import json
 from dataclasses import replace
 from pathlib import Path
-from typing import Any
 
 from transformers import set_seed
 
-from mllm_embed.errors import ModelError
 from mllm_embed.model.lora import add_lora, load_adapter
 from mllm_embed.rerank.reranker import Reranker
-from mllm_embed.rerank.source import find_reranker
-from mllm_embed.saving.settings import read_settings
+from mllm_embed.rerank.source import RerankSource
 
 from ..batch.stage_data import StageRows, open_stage
 from ..recipe.checks import check_batch, check_rates, first_process
 from ..recipe.optimizers import check_optimizer
 from ..recipe.pixels import read_as
 from ..recipe.reranker.recipe import RerankRecipe
-from ..recipe.reranker.start import check_lists, parts_of
+from ..recipe.reranker.start import start_from
 from ..recipe.start import start_of
 from ..run.run_folder import check_output, write_finished
 from ..run.stage.common import choose_device, held_output, reported, set_attention, start_fingerprint, trains_in_bf16
@@ -68,43 +65,26 @@ def run_rerank(recipe: RerankRecipe) -> Path:
 
 
 def _loaded(recipe: RerankRecipe, bf16: bool) -> tuple[Reranker, Path | None]:
-    """Return the base, asked as it will be trained; and the folder of the adapter to go on from, None for a new one.
-
-    That may be an embedder's: its weights know what to look at, and are no worse a start than none.
-    """
-    parts, saved = parts_of(recipe, recipe.model)
-    prompt: Any = recipe.reranker.prompt or (saved.prompt if saved else None)
-    start, dtype = start_of(recipe, parts), "auto" if bf16 else "float32"
+    """Return the base, asked as it will be trained; and the folder of the adapter to go on from, None for a new one."""
+    begun = start_from(recipe, recipe.model)
+    prompt, parts, dtype = begun.prompt(recipe), begun.parts, "auto" if bf16 else "float32"
+    start = start_of(recipe, parts)
     reranker = Reranker.from_pretrained(
         parts.base, prompt=prompt, dtype=dtype, quantization=recipe.quantization, revision=parts.revision
     )
-    if saved:
-        reranker = _read_as_saved(recipe, reranker)
-    elif start:
-        _check_base(start, reranker.settings.reading.base_fingerprint)
-    check_lists(recipe, reranker.prompt)
+    if begun.saved:
+        reranker = _read_as(begun.read_as, reranker)
     set_attention(recipe, reranker.model.model)
     return _limited(recipe, reranker), start
 
 
-def _read_as_saved(recipe: RerankRecipe, reranker: Reranker) -> Reranker:
-    """Return a bare re-ranker that reads pictures and tokens as the one to go on from was saved to.
-
-    Raise ModelError for one of another base.
-    """
-    source = find_reranker(recipe.model, recipe.adapter)
+def _read_as(source: RerankSource, reranker: Reranker) -> Reranker:
+    """Return a bare re-ranker that reads pictures and tokens as the one to go on from was saved to."""
     model, prompt = reranker.model.model, reranker.prompt
     settings = source.settings(model.base.config).asked(prompt)
     reading = replace(settings.reading, adapter=None, adapter_settings=None)  # what is saved is another adapter
     model.positions = reading.positions
     return Reranker(reranker.model, source.parts.processor(model.backbone), replace(settings, reading=reading))
-
-
-def _check_base(start: Path, base: str | None) -> None:
-    """Raise ModelError for an embedder's adapter of another base."""
-    own = read_settings(start)
-    if own and own.base_fingerprint and own.base_fingerprint != base:
-        raise ModelError(f"the adapter {start} was trained on another base ({own.base}); give that one as model")
 
 
 def _limited(recipe: RerankRecipe, reranker: Reranker) -> Reranker:

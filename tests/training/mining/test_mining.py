@@ -187,11 +187,11 @@ def test_what_asks_is_a_query_with_its_task_and_none_of_its_own_wrong_answers(da
 
 def test_a_stage_of_a_re_ranker_says_what_asks_and_what_is_found(data: Path) -> None:
     sources = [DataSource(path=data)]
-    keys = {"data": data, "rows": "triplets", "batch_size": 2, "terms": [{"form": "softmax"}], "query_task": "find"}
+    keys = {"data": data, "rows": "triplets", "batch_size": 2, "terms": [{"form": "softmax"}], "query_task": "judge"}
     stage = RerankStage(**keys, query="composed_text", positive="target_text")
     mining = RowsToMine.open(sources, stage=stage)
     assert (mining.kind, mining.roles.query, mining.roles.positive) == ("triplets", "composed_text", "target_text")
-    assert mining[0].roles["composed_text"].task == "find"
+    assert mining[0].roles["composed_text"].task is None  # the stage's is in the re-ranker's own words
 
 
 def test_duplicates_of_the_positive_and_of_each_other_are_passed_over() -> None:

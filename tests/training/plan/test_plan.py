@@ -421,7 +421,9 @@ def _folder(recipe: Path) -> Path:
     return Path(next(iter(yaml.safe_load(recipe.read_text())["stages"].values()))["data"])
 
 
-@pytest.mark.parametrize("name", ["Alibaba-NLP/gme-Qwen2-VL-2B-Instruct", "Qwen/Qwen3-VL-Reranker-8B"])
+@pytest.mark.parametrize(
+    "name", ["Alibaba-NLP/gme-Qwen2-VL-2B-Instruct", "Qwen/Qwen3-VL-Embedding-8B", "Qwen/Qwen3-VL-Reranker-8B"]
+)
 def test_a_published_model_has_the_shape_of_its_base(name: str) -> None:
     config, where = find_config(name)
     base, _ = find_config(where.partition("that of ")[2])

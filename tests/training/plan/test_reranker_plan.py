@@ -5,6 +5,7 @@ from __future__ import annotations
 import json
 import shutil
 from collections.abc import Callable
+from dataclasses import replace
 from itertools import chain
 from pathlib import Path
 from typing import Any
@@ -14,15 +15,17 @@ import torch
 import yaml
 
 from mllm_embed import Document, Query, Reranker
-from mllm_embed.errors import ConfigError
-from mllm_embed.model.lora import add_lora
+from mllm_embed.errors import ConfigError, DataError, ModelError
+from mllm_embed.model.lora import LoraSpec, add_lora
 from mllm_embed.model.prefix_cache import SharedBatch
 from mllm_embed.rerank.shared_lists import Sharing
 from mllm_embed.training.batch.examples import Reader
 from mllm_embed.training.batch.stage_data import open_stage
 from mllm_embed.training.cli import main
 from mllm_embed.training.distributed.memory_tracker import MemoryTracker
+from mllm_embed.training.plan.model import SHAPES
 from mllm_embed.training.plan.plan import describe, make_plan
+from mllm_embed.training.plan.samples import WORDS
 from mllm_embed.training.recipe.recipe_files import load_any
 from mllm_embed.training.recipe.reranker.recipe import RerankRecipe
 from mllm_embed.training.reranking.batch import RerankCollator
@@ -80,9 +83,9 @@ def test_its_counts_are_those_of_what_is_trained(recipe: Callable[..., Path], ti
         ("composed with a candidate", 4 * 4, longest, 2 * 16)  # the answer, the query's own picture, and two
     ]
     assert stage.steps == 6  # 3 epochs of 8 // 4
-    assert "with every prompt whole" in describe(loaded, plan)
+    assert "counted with whole prompts" in describe(loaded, plan)
     whole = load_any(recipe(), ["gradient_checkpointing=true"])
-    assert "with every prompt whole" not in describe(whole, make_plan(whole))
+    assert "counted with whole prompts" not in describe(whole, make_plan(whole))
 
 
 def test_a_list_is_one_prompt(recipe: Callable[..., Path], tiny_llava: Path, data: Path) -> None:
@@ -138,19 +141,119 @@ def _real_peak(recipe: RerankRecipe, share: Sharing) -> int:
     return live.peak + sum(one["pixel_values"].nbytes for one in inputs if "pixel_values" in one)
 
 
+def _bare(model: Path, folder: Path) -> Path:
+    """A model of which there is a config alone."""
+    return shutil.copytree(model, folder, ignore=shutil.ignore_patterns("*.safetensors", "tok*", "*proc*"))
+
+
 def test_what_is_not_on_disk_is_planned_by_its_shape(
     recipe: Callable[..., Path], tiny_llava: Path, tmp_path: Path
 ) -> None:
-    """A model of which there is a config alone, and rows that are not there: candidates are pictures of COCO's size."""
-    bare = shutil.copytree(
-        tiny_llava, tmp_path / "bare", ignore=shutil.ignore_patterns("*.safetensors", "tok*", "*proc*")
-    )
-    loaded = load_any(recipe(data=str(tmp_path / "later")), [f"model={bare}"])
+    """Candidates are pictures of COCO's size, as many as the stage takes of what its negatives can bring."""
+    later, bare = str(tmp_path / "later"), f"model={_bare(tiny_llava, tmp_path / 'bare')}"
+    loaded = load_any(recipe(data=later), [bare])
     plan = make_plan(loaded, 24)
     [batch] = plan.stages["rerank"].inputs
     assert (batch.count, batch.image_tokens, plan.stages["rerank"].steps) == (4 * 5, 2 * 16, None)
-    assert batch.length > 2 * 16 + 30
-    assert "steps unknown: its data is not on disk" in describe(loaded, plan)
+    words = (len(WORDS) + len(PROMPT["words"])) // 3
+    assert 2 * 16 + words <= batch.length <= 2 * 16 + 2 * words
+    assert "its data is not on disk" in describe(loaded, plan)
+    for keys, count in (
+        ({"negatives": ["query_image"]}, 2), ({"hard_negatives": 2}, 4), ({"hard_negatives": 2, "candidates": 3}, 3)
+    ):  # fmt: skip
+        [batch] = make_plan(load_any(recipe(data=later, **keys), [bare]), 24).stages["rerank"].inputs
+        assert batch.count == 4 * count
+    [short] = make_plan(load_any(recipe(data=later), [bare, "max_tokens=40"]), 24).stages["rerank"].inputs
+    assert (short.length, short.image_tokens) == (40, 32)
+
+
+def test_what_is_yet_to_be_mined_is_said(recipe: Callable[..., Path], tmp_path: Path) -> None:
+    loaded = load_any(recipe(mined=str(tmp_path / "mined.jsonl")))
+    assert f"what was mined for it ({tmp_path / 'mined.jsonl'}) is not on disk" in describe(loaded, make_plan(loaded))
+
+
+def test_candidates_are_as_many_as_a_stage_takes(recipe: Callable[..., Path]) -> None:
+    for keys, count in (({"candidates": 3}, 3), ({"hard_negatives": 1}, 3)):
+        [batch] = make_plan(load_any(recipe(**keys))).stages["rerank"].inputs
+        assert batch.count == 4 * count
+
+
+def test_the_longest_prompt_is_found_with_all_its_words(
+    recipe: Callable[..., Path], tiny_llava: Path, data: Path
+) -> None:
+    """What a query avoids and its own task stand in its words; one that is too long is as long as may be."""
+    path = recipe(negatives=["query_image"])
+    words = {**PROMPT, "words": "{task} {query}\n{candidate}\nIs it this one?"}
+    rows = _rows(data)
+    rows[3] |= {"avoid": "a red wall " * 5}
+    rows[5] |= {"task": "Find a picture for this. " * 4}
+    (data / "triplets.jsonl").write_text("".join(json.dumps(row) + "\n" for row in rows))
+    keys = [f"reranker.prompt={json.dumps(words)}"]
+    reranker = Reranker.from_pretrained(tiny_llava, prompt=words, dtype="float32", device="cpu")
+    queries = [replace(_query(data, row), task=row.get("task"), avoid=row.get("avoid")) for row in rows]
+    pairs = [(query, Document(data / row["target_image"])) for query, row in zip(queries, rows, strict=True)]
+    lengths = [reranker.pairs.batch([pair])["input_ids"].shape[1] for pair in pairs]
+    assert make_plan(load_any(path, keys)).stages["rerank"].inputs[0].length == max(lengths)
+    limited = make_plan(load_any(path, [*keys, f"max_tokens={max(lengths) - 1}"])).stages["rerank"].inputs[0]
+    assert limited.length == max(lengths) - 1
+    with pytest.raises(DataError, match="what to change is the query's"):
+        make_plan(load_any(recipe(negatives=["composed_text"], candidates=2)))
+
+
+@pytest.fixture(scope="module")
+def judge(tiny_llava: Path, tmp_path_factory: pytest.TempPathFactory) -> dict[str, Path]:
+    """A re-ranker with a prompt of its own, as an adapter and whole."""
+    folder, words = tmp_path_factory.mktemp("judge"), {**PROMPT, "words": "Look well. {query}\n{candidate}\nYes?"}
+    reranker = Reranker.from_pretrained(tiny_llava, prompt=words, dtype="float32", device="cpu")
+    add_lora(reranker.model.model, LoraSpec(rank=2), reranker.model.model.family)
+    reranker.save_pretrained(folder / "adapter")
+    reranker.save_pretrained(folder / "whole", merge=True)
+    return {name: folder / name for name in ("adapter", "whole")}
+
+
+@pytest.mark.parametrize("form", ["adapter", "whole", "unseen"])
+def test_it_is_asked_as_the_re_ranker_that_it_goes_on_from(
+    recipe: Callable[..., Path],
+    judge: dict[str, Path],
+    tiny_llava: Path,
+    data: Path,
+    tmp_path: Path,
+    monkeypatch: pytest.MonkeyPatch,
+    form: str,
+) -> None:
+    keys = {"adapter": [f"adapter={judge['adapter']}"], "whole": [f"model={judge['whole']}"]}
+    keys["unseen"] = ["model=own/tiny", *keys["adapter"]]
+    monkeypatch.setattr("mllm_embed.training.plan.model.SHAPES", shutil.copytree(SHAPES, tmp_path / "shapes"))
+    shutil.copy(tiny_llava / "config.json", tmp_path / "shapes/own--tiny.json")
+    terms = [{"form": "listwise"}, {"form": "softmax"}]
+    overrides = ["reranker.prompt=null", "lora=null", "stages.rerank.candidates=3", *keys[form]]
+    pairs, _ = (plan := make_plan(load_any(recipe(terms=terms), overrides))).stages["rerank"].inputs
+    reranker = Reranker.from_pretrained(judge["whole"], dtype="float32", device="cpu")
+    asked = [(_query(data, row), Document(data / row["target_image"])) for row in _rows(data)]
+    lengths = [reranker.pairs.batch([one])["input_ids"].shape[1] for one in asked]
+    if form == "unseen":
+        assert "Look well." in reranker.prompt.words and pairs.length >= 32 + len("Look well.") // 3
+    else:
+        assert pairs.length == max(lengths)
+    rank = 16 if form == "whole" else 2  # a new one, or that of the adapter
+    one = make_plan(load_any(recipe(), ["lora=null", f"lora.rank={rank}"]))
+    assert plan.counts.lora == one.counts.lora
+
+
+def test_an_embedders_adapter_lends_its_weights_and_not_its_pictures(
+    recipe: Callable[..., Path], saved_models: dict[str, Path], tmp_path: Path
+) -> None:
+    own = shutil.copytree(saved_models["adapter"], tmp_path / "own")
+    for name in ("preprocessor_config.json", "processor_config.json"):
+        if (own / name).is_file():
+            (own / name).write_text((own / name).read_text().replace("32", "64"))
+    [plain] = make_plan(load_any(recipe())).stages["rerank"].inputs
+    [begun] = make_plan(load_any(recipe(), [f"adapter={own}", "lora=null"])).stages["rerank"].inputs
+    assert begun.pixels == plain.pixels
+    with pytest.raises(ModelError, match="holds no adapter"):
+        make_plan(load_any(recipe(), [f"adapter={tmp_path / 'nowhere'}", "lora=null"]))
+    with pytest.raises(ModelError, match="holds an embedder, which was not trained to judge"):
+        make_plan(load_any(recipe(), [f"model={saved_models['merged']}"]))
 
 
 def test_the_command_plans_and_refuses(recipe: Callable[..., Path], capsys: pytest.CaptureFixture[str]) -> None:

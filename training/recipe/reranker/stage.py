@@ -7,7 +7,7 @@ from typing import Annotated
 from pydantic import Field, model_validator
 
 from ...data.roles import RoleName
-from ..row_stage import RowStage
+from ..row_stage import RowStage, Searched
 from ..sides import Sides
 from .term import RankingTerm
 
@@ -60,9 +60,10 @@ class RerankStage(RowStage):
         return Sides(frozenset([self.query]), self.query_task, self.document_task)
 
     @property
-    def searched(self) -> tuple[RoleName, RoleName]:
-        """The role that asks and the one that is found, when hard negatives are mined before it."""
-        return self.query, self.positive
+    def searched(self) -> Searched:
+        """What hard negatives that are mined before it are for; its task is the re-ranker's, which the embedder that
+        mines does not know."""
+        return Searched(self.query, self.positive)
 
     @property
     def weights(self) -> dict[str, float]:

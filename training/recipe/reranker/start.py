@@ -2,41 +2,99 @@
 
 from __future__ import annotations
 
+from dataclasses import dataclass
 from pathlib import Path
+from typing import Any
 
 from mllm_embed.encode.model_source import ModelSource, places
 from mllm_embed.errors import ConfigError, ModelError
 from mllm_embed.inputs.pairs.prompt import RerankPrompt
+from mllm_embed.model.loading import commit_of
+from mllm_embed.model.lora import check_files
+from mllm_embed.presets.rerankers.catalog import reranker_preset_of
+from mllm_embed.rerank.source import RerankSource, find_reranker
+from mllm_embed.saving.checkpoint import model_fingerprint
+from mllm_embed.saving.hub import small_files
 from mllm_embed.saving.reranker_settings import RerankSettings, read_reranker
 from mllm_embed.saving.settings import read_settings
 
 from .recipe import RerankRecipe
 
 
-def parts_of(recipe: RerankRecipe, model: str) -> tuple[ModelSource, RerankSettings | None]:
-    """Return where the recipe's base and adapter lie, and the settings of a re-ranker to go on from, None without one.
+@dataclass(frozen=True)
+class RerankStart:
+    """What a re-ranker's recipe goes on from.
 
-    `model` is the recipe's, or the folder on this disk that holds it. Raise ModelError as `places`, and for an adapter
-    whose pictures a re-ranker cannot read.
+    Args:
+        parts: where the base lies, and the adapter whose weights it begins with.
+        read_as: the re-ranker whose prompt, limits and processor it has: the adapter's, where that is one, or else the
+            base, untrained.
+        saved: whether it is the adapter's.
+    """
+
+    parts: ModelSource
+    read_as: RerankSource
+    saved: bool
+
+    def prompt(self, recipe: RerankRecipe) -> RerankPrompt:
+        """Return how it is asked. Raise ConfigError where a listwise term of the recipe cannot be."""
+        given: Any = recipe.reranker.prompt
+        prompt = self.read_as.own.asked(given).prompt if given else self.read_as.own.prompt
+        _check_lists(recipe, prompt)
+        return prompt
+
+
+def start_from(recipe: RerankRecipe, model: str) -> RerankStart:
+    """Return what a recipe goes on from; an embedder's weights know what to look at, and are no worse than none.
+
+    `model` is the recipe's, or the folder on this disk that holds it. Raise ModelError as `places` and `find_reranker`,
+    and for an adapter of another base, or of an embedder that reads fewer tokens of a picture.
     """
     folder, base, revision, has_adapter = places(model, recipe.adapter, None)
-    saved = read_reranker(folder) if has_adapter else None
-    if has_adapter and saved is None:
-        _check_pictures(Path(folder))
-    return ModelSource(base, revision, folder, has_adapter, None), saved
+    parts = ModelSource(base, revision, folder, has_adapter, None)
+    saved = _adapters_own(recipe, folder) if has_adapter else None
+    if has_adapter:
+        _check_base(Path(folder), saved, model_fingerprint(base, commit_of(base, revision)))
+    read_as = find_reranker(model, recipe.adapter) if saved else find_reranker(base, revision=revision)
+    return RerankStart(parts, read_as, saved is not None)
 
 
-def _check_pictures(start: Path) -> None:
-    """Raise ModelError for an embedder's adapter that reads fewer tokens of a picture."""
-    own = read_settings(start)
-    if own and own.picture_tokens:
+def start_unseen(recipe: RerankRecipe) -> RerankStart:
+    """Return the same for a recipe whose model is not on this disk, as far as it is known without it. Nothing of the
+    model is fetched."""
+    adapter = None if recipe.adapter is None else small_files(recipe.adapter)
+    saved = _adapters_own(recipe, adapter) if adapter else None
+    parts = ModelSource(recipe.model, None, adapter or recipe.model, adapter is not None, None)
+    preset = None if saved else reranker_preset_of(recipe.model)
+    bare = ModelSource(recipe.model, None, recipe.model, False, None, preset=preset.about if preset else None)
+    own = saved or (preset.settings if preset else RerankSettings())
+    return RerankStart(parts, RerankSource(parts if saved else bare, own, preset), saved is not None)
+
+
+def _adapters_own(recipe: RerankRecipe, folder: str) -> RerankSettings | None:
+    """Return the settings of a re-ranker's adapter, None for an embedder's.
+
+    Raise ModelError for a folder that holds none, and for one of an embedder that reads fewer tokens of a picture.
+    """
+    check_files(folder, recipe.adapter or recipe.model)
+    saved = read_reranker(folder)
+    embedder = None if saved else read_settings(folder)
+    if embedder and embedder.picture_tokens:
         raise ModelError(
-            f"the adapter {start} was trained on {own.picture_tokens} tokens a picture, and a re-ranker reads all; "
-            "go on from another, or from none"
+            f"the adapter {folder} was trained on {embedder.picture_tokens} tokens a picture, and a re-ranker reads "
+            "all; go on from another, or from none"
         )
+    return saved
 
 
-def check_lists(recipe: RerankRecipe, prompt: RerankPrompt) -> None:
+def _check_base(folder: Path, saved: RerankSettings | None, base: str) -> None:
+    """Raise ModelError for an adapter of another base than the one of this fingerprint."""
+    own = saved.reading if saved else read_settings(folder)
+    if own and own.base_fingerprint and own.base_fingerprint != base:
+        raise ModelError(f"the adapter {folder} was trained on another base ({own.base}); give that one as model")
+
+
+def _check_lists(recipe: RerankRecipe, prompt: RerankPrompt) -> None:
     """Raise ConfigError where a prompt has no form of lists for a listwise term, or too few labels."""
     for name, stage in recipe.stages.items():
         if "listwise" not in stage.weights:

@@ -9,6 +9,8 @@ from pydantic import Field
 from ..section import Section
 
 Form = Literal["pointwise", "softmax", "listwise"]
+PAIRED: frozenset[Form] = frozenset({"pointwise", "softmax"})
+"""The forms that read a query with one candidate at a time; the other reads all of them in one prompt."""
 
 
 class RankingTerm(Section):
