@@ -235,11 +235,7 @@ def find_model(
     named = None if preset is None else catalog.preset(preset)
     given = os.fspath(adapter or model)
     folder, base, revision, has_adapter = places(os.fspath(model), adapter, revision)
-    if (Path(folder) / RERANKER_FILE).is_file():
-        raise ModelError(
-            f"{given} is a re-ranker, which scores queries with candidates and makes no vectors; give it as such "
-            "(--reranker of mllm-embed, in Python Reranker.from_pretrained)"
-        )
+    check_embedder(folder, given)
     saved = read_settings(folder)
     of_others = has_adapter and saved is None
     if has_adapter:
@@ -262,6 +258,15 @@ def _check_family(preset: Preset | None, base: str, kind: object) -> None:
     """Raise ConfigError where a config.json tells, before weights are read, that a preset is for another family."""
     if preset and isinstance(kind, str) and kind not in READING_PART:
         preset.check(base, kind)
+
+
+def check_embedder(folder: str, given: str) -> None:
+    """Raise ModelError for a folder that holds a re-ranker, by the name that it was given."""
+    if (Path(folder) / RERANKER_FILE).is_file():
+        raise ModelError(
+            f"{given} is a re-ranker, which scores queries with candidates and makes no vectors; give it as such "
+            "(--reranker of mllm-embed, in Python Reranker.from_pretrained)"
+        )
 
 
 def places(

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import argparse
+import json
 from pathlib import Path
 
 import pytest
@@ -49,6 +50,11 @@ def test_a_yaml_file_names_what_a_recipe_would(tmp_path: Path, monkeypatch: pyte
     assert named(recipe, "--stage", "second").sources[0].path == Path("three")
     assert named("demo", "--stage", "instructions").sources == (DataSource(path="runs/demo/data/train"),)
     assert named("demo-reranker", "--stage", "siblings").sources == (DataSource(path="runs/reranker/data/train"),)
+    stage = {"rows": "triplets", "batch_size": 2, "terms": [{"form": "softmax"}]}
+    stage["data"] = [{"path": "one", "query_task": "judge"}]  # which the embedder that mines may not know
+    judge = {"model": "m", "output": "o", "reranker": {}, "stages": {"one": stage}}
+    (tmp_path / "judge.yaml").write_text(json.dumps(judge))
+    assert named(tmp_path / "judge.yaml").sources == (DataSource(path="one"),)
     monkeypatch.chdir(tmp_path)
     Path("demo").mkdir()
     assert named("demo") == NamedData((DataSource(path="demo"),))

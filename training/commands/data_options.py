@@ -129,7 +129,7 @@ def _from_yaml(file: Path, stage: str | None) -> NamedData:
         from ..recipe.recipe_files import load_any
 
         found = _stage_of(file, load_any(file), stage)
-        return NamedData(found.data, found)
+        return NamedData(found.data_to_mine, found)
     if stage:
         raise ConfigError(f"--stage is of a recipe, and {file} is a list of sources; leave it out")
     listed = raw["data"] if isinstance(raw, dict) else raw

@@ -49,12 +49,12 @@ class PairMaker:
         batches = []
         if PAIRED & stage.weights.keys():
             pairs = [(query, [one]) for query, candidates in brought for one in candidates]
-            batch = self._longest(pairs, None)
-            batches.append(replace(batch, kind=f"{batch.kind} with a candidate", count=stage.batch_size * count))
+            batch = self._longest(pairs, None, "with a candidate")
+            batches.append(replace(batch, count=stage.batch_size * count))
         if "listwise" in stage.weights:
             lists = [(query, sorted(candidates, key=_shown_and_said)[-count:]) for query, candidates in brought]
-            batch = self._longest(lists, self.prompt.list)
-            batches.append(replace(batch, kind=f"{batch.kind} with {count} candidates", count=stage.batch_size))
+            batch = self._longest(lists, self.prompt.list, f"with {count} candidates")
+            batches.append(replace(batch, count=stage.batch_size))
         return batches
 
     def _example(self, stage: RerankStage, size: tuple[int, int] | None) -> list[Asked]:
@@ -74,20 +74,25 @@ class PairMaker:
         blank = blank_for(shown, size, self.inputs.settings.jpeg_side)
         return [(blanked(query, blank), [blanked(one, blank) for one in candidates]) for query, candidates in lists]
 
-    def _longest(self, lists: Sequence[Asked], form: ListPrompt | None) -> MicroBatch:
-        """Return the micro-batch of the longest prompt; of one that is too long, which no step computes, the longest
-        that is."""
+    def _longest(self, lists: Sequence[Asked], form: ListPrompt | None, called: str) -> MicroBatch:
+        """Return the micro-batch of the longest prompt, `called` so; of one over the limit, at which a run stops, the
+        longest that is not."""
         asked = max(lists, key=lambda one: self._estimated(one, form).length)
-        estimated, items = self._estimated(asked, form), self.inputs.item_processor
-        if items is None:
-            limit = self.inputs.settings.max_tokens
-            return estimated if limit is None else _cut(estimated, min(limit, estimated.length))
-        pairs, (query, candidates) = PairProcessor(items, self.prompt), asked
-        try:
-            batch = pairs.list_batch([asked]) if form else pairs.batch([(query, candidates[0])])
-        except TooLongError:
-            return _cut(estimated, items.lengths.limit.tokens or estimated.length)
-        return counted(query.role, batch, items, self.inputs.config)
+        batch, items = self._estimated(asked, form), self.inputs.item_processor
+        limit, over = self.inputs.settings.max_tokens, False
+        if items:
+            pairs, (query, candidates), limit = PairProcessor(items, self.prompt), asked, items.lengths.limit.tokens
+            try:
+                made = pairs.list_batch([asked]) if form else pairs.batch([(query, candidates[0])])
+                batch = counted(query.role, made, items, self.inputs.config)
+            except TooLongError:
+                over = True
+        kind = f"{batch.kind} {called}"
+        if limit is None or not (over or batch.length > limit):
+            return replace(batch, kind=kind)
+        if over:
+            kind += f", one over the limit of {limit:,} tokens, at which a run stops"
+        return replace(batch, kind=kind, length=limit, image_tokens=min(batch.image_tokens, limit))
 
     def _estimated(self, asked: Asked, form: ListPrompt | None) -> MicroBatch:
         """Return the micro-batch of one prompt from the config."""
@@ -99,10 +104,6 @@ class PairMaker:
         given = [text for one in (said, *candidates) for text in {one.text, one.words} if text is not None]
         shown = [picture for one in (query, *candidates) for picture in pictures_of(one)]
         return self.inputs.estimate(query.role, (*words, *around, *forms, *given), shown)
-
-
-def _cut(batch: MicroBatch, length: int) -> MicroBatch:
-    return replace(batch, length=length, image_tokens=min(batch.image_tokens, length))
 
 
 def _shown_and_said(item: Item) -> tuple[int, int]:

@@ -44,7 +44,7 @@ class StagePlan:
         batch_size: rows a step.
         optimizer: its name in the recipe.
         moments: bytes that it keeps.
-        absent: what of its data is not on disk, in words; nothing where inputs are as large as its own.
+        on_disk: whether its data is there, so that inputs are as large as its own.
         guide: what its guide takes, None without one.
         notes: what else is to be known of it, a line each.
     """
@@ -55,7 +55,7 @@ class StagePlan:
     batch_size: int
     optimizer: str
     moments: int
-    absent: str
+    on_disk: bool
     guide: GuidePlan | None = None
     notes: tuple[str, ...] = ()
 
@@ -190,8 +190,9 @@ def _plan_stage(
     from .memory import step_peak
 
     stage = planned.recipe.stages[name]
-    absent = _absent(stage)
-    rows = None if absent else planned.open(name)
+    # None where its data is not on disk (yet)
+    there = all(source.path.exists() or glob(str(source.path)) for source in stage.data)
+    rows = planned.open(name) if there else None
     if rows is not None:
         check_batch(name, stage, len(rows))
     inputs = planned.micro_batches(name, rows, picture)
@@ -200,16 +201,7 @@ def _plan_stage(
     step = step_peak(model, inputs, setting, chunk_tokens, room - moments)
     steps = _steps(stage, rows)
     guide = planned.guide(name, rows, steps, setting)
-    return StagePlan(
-        inputs, step, steps, stage.batch_size, stage.optimizer, moments, absent, guide, planned.notes(name)
-    )
-
-
-def _absent(stage: RowStage) -> str:
-    """Return what of a stage's data is not on disk (yet), in words; nothing where all is."""
-    if not all(source.path.exists() or glob(str(source.path)) for source in stage.data):
-        return "its data is"
-    return "" if stage.mined is None or stage.mined.exists() else f"what was mined for it ({stage.mined}) is"
+    return StagePlan(inputs, step, steps, stage.batch_size, stage.optimizer, moments, there, guide, planned.notes(name))
 
 
 def _steps(stage: RowStage, rows: StageRows | None) -> int | None:
@@ -234,7 +226,7 @@ def describe(recipe: RunKeys, plan: TrainingPlan) -> str:
     ]
     for name, stage in plan.stages.items():
         known = "steps unknown" if stage.steps is None else f"{stage.steps:,} steps"
-        steps = f"{known}: {stage.absent} not on disk, so inputs are of COCO's size" if stage.absent else known
+        steps = known if stage.on_disk else f"{known}: its data is not on disk, so inputs are of COCO's size"
         seen = "" if stage.steps is None else f", {stage.steps * stage.batch_size:,} rows seen"
         lines.append(f"stage {name}: {steps}{seen}; one step of {stage.batch_size} rows holds at most")
         for batch in stage.inputs:

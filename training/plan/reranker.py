@@ -7,11 +7,13 @@ from dataclasses import dataclass, replace
 import torch
 
 from mllm_embed.model.embedding_model import EmbeddingModel
+from mllm_embed.model.lora import ADAPTER_CONFIG
+from mllm_embed.saving.base_lookup import base_of
 
 from ..batch.stage_data import StageRows, open_stage
 from ..recipe.pixels import limited
 from ..recipe.reranker.recipe import RerankRecipe
-from ..recipe.reranker.start import start_from, start_unseen
+from ..recipe.reranker.start import RerankStart, start_from, start_unseen
 from ..recipe.reranker.term import PAIRED
 from ..recipe.start import start_of
 from .inputs import InputMaker, MicroBatch
@@ -36,8 +38,7 @@ class PlannedReranker(PlannedRecipe):
     def of(cls, recipe: RerankRecipe) -> PlannedReranker:
         """Return that of a recipe. Raise ModelError for a model of unknown shape, ConfigError for a prompt that its
         terms cannot be asked with and as `InputMaker.of`, and both as `start_from`."""
-        folder = locate(recipe.model)
-        start = start_from(recipe, str(folder)) if folder else start_unseen(recipe)
+        start = _start(recipe)
         is_adapter = start.parts.has_adapter and recipe.adapter is None  # then the model is its base
         config, found_in = find_config(start.parts.base if is_adapter else recipe.model)
         read_as = start.read_as
@@ -46,7 +47,8 @@ class PlannedReranker(PlannedRecipe):
         reading = limited(recipe, read_as.reading(config))
         reading = replace(reading, max_tokens=recipe.max_tokens or reading.max_tokens)
         inputs = InputMaker.of(config, read_as.parts, reading, recipe)
-        return cls(recipe, start.parts, config, found_in, PairMaker(inputs, start.prompt(recipe)))
+        source = replace(start.parts, preset=read_as.parts.preset)  # which says in what numbers it is loaded
+        return cls(recipe, source, config, found_in, PairMaker(inputs, start.prompt(recipe)))
 
     def build(self, weights: torch.dtype) -> tuple[EmbeddingModel, Counts]:
         """Return the model with its adapter. Of the head it has the rows of a few words, which count for nothing."""
@@ -67,3 +69,14 @@ class PlannedReranker(PlannedRecipe):
         return (
             "counted with whole prompts: a run takes less where a query's part is computed once for its candidates",
         )
+
+
+def _start(recipe: RerankRecipe) -> RerankStart:
+    """Return what a recipe goes on from, without fetching its base where that is not on this disk."""
+    folder = locate(recipe.model)
+    if folder is None:
+        return start_unseen(recipe, recipe.model)
+    is_adapter = recipe.adapter is None and (folder / ADAPTER_CONFIG).is_file()
+    if is_adapter and locate(base_of(folder)[0]) is None:
+        return start_unseen(recipe, folder)
+    return start_from(recipe, str(folder))

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import math
 from collections.abc import Sequence
 from dataclasses import replace
 
@@ -67,19 +68,19 @@ def inputs_of(row: TrainingRow, role: str, hard_negatives: int | None) -> tuple[
 
 
 def _longest(items: list[Item], size: tuple[int, int] | None, jpeg_side: int | None) -> Item:
-    """Return the item of the most words, with blank pictures as many and as large as those of any item; where some have
-    pictures and some have none, one that has."""
-    pictured = [item for item in items if item.images]
-    if not pictured:
-        return max(items, key=word_length)
-    most = max(pictured, key=lambda item: len(item.images))
-    return with_pictures(max(pictured, key=word_length), blanked(most, blank_for(pictured, size, jpeg_side)))
+    """Return the item of the most words; where it has pictures, blank ones, as many and as large as those of any."""
+    longest = max(items, key=word_length)
+    if not longest.images:
+        return longest
+    most = max(items, key=lambda item: len(item.images))
+    return with_pictures(longest, blanked(most, blank_for(items, size, jpeg_side)))
 
 
 def blank_for(items: Sequence[Item], size: tuple[int, int] | None, jpeg_side: int | None) -> Image.Image:
-    """Return a blank picture of a size, by default as large as any of the first pictures of items."""
+    """Return a blank picture of a size, by default as large as any of some pictures from everywhere among items."""
     pictured = [item for item in items if item.images]
-    return Image.new("RGB", size or max(_sizes(pictured[:SAMPLE], jpeg_side), key=_area, default=STANDARD_PICTURE))
+    some = pictured[:: math.ceil(len(pictured) / SAMPLE) or 1]
+    return Image.new("RGB", size or max(_sizes(some, jpeg_side), key=_area, default=STANDARD_PICTURE))
 
 
 def blanked(item: Item, blank: Image.Image) -> Item:

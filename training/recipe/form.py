@@ -8,7 +8,7 @@ from dataclasses import replace
 from pathlib import Path
 from typing import Any
 
-from mllm_embed.encode.model_source import ModelSource, check_one_form, find_model
+from mllm_embed.encode.model_source import ModelSource, check_embedder, check_one_form, find_model
 from mllm_embed.errors import ModelError, reason
 from mllm_embed.inputs.prompt_files import is_file_name, prompt_set
 from mllm_embed.inputs.prompts import PromptSet
@@ -66,6 +66,7 @@ def source_of(recipe: Recipe, folder: Path | None) -> ModelSource:
         return ModelSource(recipe.model, None, recipe.model, has_adapter=False, saved=None, preset=preset)
     adapter = small_files(recipe.adapter)
     check_files(adapter, recipe.adapter)
+    check_embedder(adapter, recipe.adapter)
     return ModelSource(recipe.model, None, adapter, has_adapter=True, saved=read_settings(adapter), preset=preset)
 
 

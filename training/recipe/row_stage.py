@@ -8,6 +8,7 @@ from typing import NamedTuple
 from pydantic import model_validator
 
 from ..data.roles import ROLES, RoleName
+from ..data.source import DataSource
 from .sides import Sides
 from .stage_keys.batches import BatchKeys
 from .stage_keys.optimizer import OptimizerKeys
@@ -60,6 +61,11 @@ class RowStage(OptimizerKeys, BatchKeys, RowKeys):  # pydantic lists the keys of
     @abstractmethod
     def searched(self) -> Searched:
         """What hard negatives that are mined before it are for."""
+
+    @property
+    def data_to_mine(self) -> tuple[DataSource, ...]:
+        """Its sources as the embedder that mines is asked about them."""
+        return self.data
 
     @property
     def rows_bring_negatives(self) -> bool:

@@ -9,9 +9,11 @@ from pathlib import Path
 
 from transformers import set_seed
 
+from mllm_embed.errors import ModelError
 from mllm_embed.model.lora import add_lora, load_adapter
 from mllm_embed.rerank.reranker import Reranker
 from mllm_embed.rerank.source import RerankSource
+from mllm_embed.saving.settings import read_settings
 
 from ..batch.stage_data import StageRows, open_stage
 from ..recipe.checks import check_batch, check_rates, first_process
@@ -74,6 +76,8 @@ def _loaded(recipe: RerankRecipe, bf16: bool) -> tuple[Reranker, Path | None]:
     )
     if begun.saved:
         reranker = _read_as(begun.read_as, reranker)
+    elif start:
+        _check_base(start, reranker.settings.reading.base_fingerprint)
     set_attention(recipe, reranker.model.model)
     return _limited(recipe, reranker), start
 
@@ -85,6 +89,13 @@ def _read_as(source: RerankSource, reranker: Reranker) -> Reranker:
     reading = replace(settings.reading, adapter=None, adapter_settings=None)  # what is saved is another adapter
     model.positions = reading.positions
     return Reranker(reranker.model, source.parts.processor(model.backbone), replace(settings, reading=reading))
+
+
+def _check_base(start: Path, base: str | None) -> None:
+    """Raise ModelError for an embedder's adapter of another base."""
+    own = read_settings(start)
+    if own and own.base_fingerprint and own.base_fingerprint != base:
+        raise ModelError(f"the adapter {start} was trained on another base ({own.base}); give that one as model")
 
 
 def _limited(recipe: RerankRecipe, reranker: Reranker) -> Reranker:

@@ -16,10 +16,11 @@ from PIL import Image
 import families
 from mllm_embed import Document, MLLMEmbedder, Query
 from mllm_embed.data.folder import DataFolder
-from mllm_embed.errors import ConfigError, DataError, ImageError
+from mllm_embed.errors import ConfigError, DataError, ImageError, ModelError
 from mllm_embed.model.families import family_of, states_width
 from mllm_embed.model.heads.lexical_head import RANK
 from mllm_embed.model.lora import LoraSpec, add_lora
+from mllm_embed.saving.settings import RERANKER_FILE
 from mllm_embed.training.batch.collator import ContrastiveCollator
 from mllm_embed.training.batch.examples import Reader
 from mllm_embed.training.batch.stage_data import open_stage
@@ -381,6 +382,22 @@ def test_pictures_of_any_size_are_not_capped_early() -> None:
         make_plan(recipe, 80, size).stages["captions"].inputs[0].image_tokens for size in ((2000, 1500), (9000, 5000))
     ]
     assert 3700 < tokens[0] < 3900 and 16000 < tokens[1] <= 16384
+
+
+@pytest.mark.usefixtures("uncounted")
+def test_an_adapter_counts_though_its_model_is_not_here(
+    recipe: Path, tiny_llava: Path, saved_models: dict[str, Path], tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr("mllm_embed.training.plan.model.SHAPES", shutil.copytree(SHAPES, tmp_path / "shapes"))
+    shutil.copy(tiny_llava / "config.json", tmp_path / "shapes/own--tiny.json")
+    keys = ["lora=null", f"adapter={saved_models['adapter']}"]
+    here, not_here = (make_plan(load_recipe(recipe, [*keys, *more])) for more in ([], ["model=own/tiny"]))
+    assert not_here.counts == here.counts and here.counts.lora > 0
+    assert not_here.counts.lora != make_plan(load_recipe(recipe, ["lora=null", "model=own/tiny"])).counts.lora
+    judge = shutil.copytree(saved_models["adapter"], tmp_path / "judge")
+    (judge / RERANKER_FILE).write_text("{}")
+    with pytest.raises(ModelError, match="is a re-ranker"):
+        make_plan(load_recipe(recipe, ["lora=null", "model=own/tiny", f"adapter={judge}"]))
 
 
 @pytest.mark.usefixtures("uncounted")

@@ -13,7 +13,9 @@ from typing import Any
 import pytest
 import torch
 import yaml
+from PIL import Image
 
+import families
 from mllm_embed import Document, Query, Reranker
 from mllm_embed.errors import ConfigError, DataError, ModelError
 from mllm_embed.model.lora import LoraSpec, add_lora
@@ -35,6 +37,9 @@ from mllm_embed.training.reranking.scorer import BatchScorer
 BASE = Path(__file__).resolve().parents[3] / "scripts/assets/base"
 LIST = {"words": "Which fits {query}?\n{candidates}Answer with its number.", "most": 4}
 PROMPT = {"words": "{query}\n{candidate}\nIs it this one?", "yes": "red", "no": "blue", "list": LIST}
+
+OWN = {**PROMPT, "words": "Look well. {query}\n{candidate}\nIs it?"}
+LONGER = {**OWN, "words": "Look very well, my friend! " + OWN["words"] + "!" * 3}
 
 
 @pytest.fixture
@@ -67,6 +72,7 @@ def _query(data: Path, row: dict[str, Any]) -> Query:
     return Query(data / row["image"], row["instruction"])
 
 
+@pytest.mark.usefixtures("uncounted")
 def test_its_counts_are_those_of_what_is_trained(recipe: Callable[..., Path], tiny_llava: Path, data: Path) -> None:
     loaded = load_any(recipe())
     plan = make_plan(loaded)
@@ -88,6 +94,7 @@ def test_its_counts_are_those_of_what_is_trained(recipe: Callable[..., Path], ti
     assert "counted with whole prompts" not in describe(whole, make_plan(whole))
 
 
+@pytest.mark.usefixtures("uncounted")
 def test_a_list_is_one_prompt(recipe: Callable[..., Path], tiny_llava: Path, data: Path) -> None:
     keys = {"terms": [{"form": "listwise"}, {"form": "pointwise"}], "negatives": ["query_image"], "candidates": 3}
     pairs, lists = make_plan(load_any(recipe(**keys))).stages["rerank"].inputs
@@ -146,6 +153,7 @@ def _bare(model: Path, folder: Path) -> Path:
     return shutil.copytree(model, folder, ignore=shutil.ignore_patterns("*.safetensors", "tok*", "*proc*"))
 
 
+@pytest.mark.usefixtures("uncounted")
 def test_what_is_not_on_disk_is_planned_by_its_shape(
     recipe: Callable[..., Path], tiny_llava: Path, tmp_path: Path
 ) -> None:
@@ -167,17 +175,14 @@ def test_what_is_not_on_disk_is_planned_by_its_shape(
     assert (short.length, short.image_tokens) == (40, 32)
 
 
-def test_what_is_yet_to_be_mined_is_said(recipe: Callable[..., Path], tmp_path: Path) -> None:
-    loaded = load_any(recipe(mined=str(tmp_path / "mined.jsonl")))
-    assert f"what was mined for it ({tmp_path / 'mined.jsonl'}) is not on disk" in describe(loaded, make_plan(loaded))
-
-
+@pytest.mark.usefixtures("uncounted")
 def test_candidates_are_as_many_as_a_stage_takes(recipe: Callable[..., Path]) -> None:
     for keys, count in (({"candidates": 3}, 3), ({"hard_negatives": 1}, 3)):
         [batch] = make_plan(load_any(recipe(**keys))).stages["rerank"].inputs
         assert batch.count == 4 * count
 
 
+@pytest.mark.usefixtures("uncounted")
 def test_the_longest_prompt_is_found_with_all_its_words(
     recipe: Callable[..., Path], tiny_llava: Path, data: Path
 ) -> None:
@@ -196,15 +201,31 @@ def test_the_longest_prompt_is_found_with_all_its_words(
     assert make_plan(load_any(path, keys)).stages["rerank"].inputs[0].length == max(lengths)
     limited = make_plan(load_any(path, [*keys, f"max_tokens={max(lengths) - 1}"])).stages["rerank"].inputs[0]
     assert limited.length == max(lengths) - 1
+    assert limited.kind.endswith(f"one over the limit of {max(lengths) - 1} tokens, at which a run stops")
     with pytest.raises(DataError, match="what to change is the query's"):
-        make_plan(load_any(recipe(negatives=["composed_text"], candidates=2)))
+        make_plan(load_any(recipe(negatives=["composed_text"], candidates=2), keys))
+
+
+@pytest.mark.usefixtures("uncounted")
+def test_pictures_are_as_large_as_any_from_everywhere(recipe: Callable[..., Path], data: Path, tmp_path: Path) -> None:
+    """A family that takes any size: its last row alone has large pictures, behind many candidates of the others."""
+    model = families.make("qwen3_vl", tmp_path / "qwen")
+    rows = _rows(data)
+    for row in rows[:-1]:
+        row["negative_image"] = [name for one in rows for name in (one["image"],) if name not in row.values()]
+    (data / "triplets.jsonl").write_text("".join(json.dumps(row) + "\n" for row in rows))
+    whole = [f"model={model}", "attention=eager"]
+    [small] = make_plan(load_any(recipe(), whole)).stages["rerank"].inputs
+    Image.new("RGB", (320, 320)).save(data / rows[-1]["target_image"])
+    [large] = make_plan(load_any(recipe(), whole)).stages["rerank"].inputs
+    assert large.image_tokens >= 4 * small.image_tokens
 
 
 @pytest.fixture(scope="module")
 def judge(tiny_llava: Path, tmp_path_factory: pytest.TempPathFactory) -> dict[str, Path]:
     """A re-ranker with a prompt of its own, as an adapter and whole."""
-    folder, words = tmp_path_factory.mktemp("judge"), {**PROMPT, "words": "Look well. {query}\n{candidate}\nYes?"}
-    reranker = Reranker.from_pretrained(tiny_llava, prompt=words, dtype="float32", device="cpu")
+    folder = tmp_path_factory.mktemp("judge")
+    reranker = Reranker.from_pretrained(tiny_llava, prompt=OWN, dtype="float32", device="cpu")
     add_lora(reranker.model.model, LoraSpec(rank=2), reranker.model.model.family)
     reranker.save_pretrained(folder / "adapter")
     reranker.save_pretrained(folder / "whole", merge=True)
@@ -212,6 +233,7 @@ def judge(tiny_llava: Path, tmp_path_factory: pytest.TempPathFactory) -> dict[st
 
 
 @pytest.mark.parametrize("form", ["adapter", "whole", "unseen"])
+@pytest.mark.usefixtures("uncounted")
 def test_it_is_asked_as_the_re_ranker_that_it_goes_on_from(
     recipe: Callable[..., Path],
     judge: dict[str, Path],
@@ -227,12 +249,16 @@ def test_it_is_asked_as_the_re_ranker_that_it_goes_on_from(
     shutil.copy(tiny_llava / "config.json", tmp_path / "shapes/own--tiny.json")
     terms = [{"form": "listwise"}, {"form": "softmax"}]
     overrides = ["reranker.prompt=null", "lora=null", "stages.rerank.candidates=3", *keys[form]]
-    pairs, _ = (plan := make_plan(load_any(recipe(terms=terms), overrides))).stages["rerank"].inputs
+    plan = make_plan(load_any(recipe(terms=terms), overrides))
+    pairs, _ = plan.stages["rerank"].inputs
     reranker = Reranker.from_pretrained(judge["whole"], dtype="float32", device="cpu")
     asked = [(_query(data, row), Document(data / row["target_image"])) for row in _rows(data)]
     lengths = [reranker.pairs.batch([one])["input_ids"].shape[1] for one in asked]
-    if form == "unseen":
-        assert "Look well." in reranker.prompt.words and pairs.length >= 32 + len("Look well.") // 3
+    if form == "unseen":  # by the letter
+        own = make_plan(load_any(recipe(terms=terms), [*overrides[1:], f"reranker.prompt={json.dumps(LONGER)}"]))
+        assert (
+            own.stages["rerank"].inputs[0].length - pairs.length == len(LONGER["words"]) // 3 - len(OWN["words"]) // 3
+        )
     else:
         assert pairs.length == max(lengths)
     rank = 16 if form == "whole" else 2  # a new one, or that of the adapter
@@ -240,6 +266,7 @@ def test_it_is_asked_as_the_re_ranker_that_it_goes_on_from(
     assert plan.counts.lora == one.counts.lora
 
 
+@pytest.mark.usefixtures("uncounted")
 def test_an_embedders_adapter_lends_its_weights_and_not_its_pictures(
     recipe: Callable[..., Path], saved_models: dict[str, Path], tmp_path: Path
 ) -> None:
@@ -256,6 +283,7 @@ def test_an_embedders_adapter_lends_its_weights_and_not_its_pictures(
         make_plan(load_any(recipe(), [f"model={saved_models['merged']}"]))
 
 
+@pytest.mark.usefixtures("uncounted")
 def test_the_command_plans_and_refuses(recipe: Callable[..., Path], capsys: pytest.CaptureFixture[str]) -> None:
     assert main(["plan", str(recipe()), "--memory", "24"]) == 0
     assert "16 x composed with a candidate: 32 image tokens" in capsys.readouterr().out
@@ -269,6 +297,7 @@ def test_the_command_plans_and_refuses(recipe: Callable[..., Path], capsys: pyte
         assert message in error and error.count("\n") == 1
 
 
+@pytest.mark.usefixtures("uncounted")
 def test_a_rate_of_what_an_adapter_does_not_train_is_refused_by_plan_and_run(
     recipe: Callable[..., Path], saved_models: dict[str, Path], capsys: pytest.CaptureFixture[str]
 ) -> None:

@@ -7,6 +7,7 @@ from typing import Annotated
 from pydantic import Field, model_validator
 
 from ...data.roles import RoleName
+from ...data.source import DataSource
 from ..row_stage import RowStage, Searched
 from ..sides import Sides
 from .term import RankingTerm
@@ -61,9 +62,13 @@ class RerankStage(RowStage):
 
     @property
     def searched(self) -> Searched:
-        """What hard negatives that are mined before it are for; its task is the re-ranker's, which the embedder that
-        mines does not know."""
+        """What hard negatives that are mined before it are for, without its task, which is the re-ranker's."""
         return Searched(self.query, self.positive)
+
+    @property
+    def data_to_mine(self) -> tuple[DataSource, ...]:
+        """Its sources without their tasks, which are the re-ranker's: the embedder that mines may know none."""
+        return tuple(source.model_copy(update={"query_task": None}) for source in self.data)
 
     @property
     def weights(self) -> dict[str, float]:

@@ -9,11 +9,10 @@ from typing import Any
 from mllm_embed.encode.model_source import ModelSource, places
 from mllm_embed.errors import ConfigError, ModelError
 from mllm_embed.inputs.pairs.prompt import RerankPrompt
-from mllm_embed.model.loading import commit_of
 from mllm_embed.model.lora import check_files
 from mllm_embed.presets.rerankers.catalog import reranker_preset_of
 from mllm_embed.rerank.source import RerankSource, find_reranker
-from mllm_embed.saving.checkpoint import model_fingerprint
+from mllm_embed.saving.base_lookup import base_of
 from mllm_embed.saving.hub import small_files
 from mllm_embed.saving.reranker_settings import RerankSettings, read_reranker
 from mllm_embed.saving.settings import read_settings
@@ -48,25 +47,27 @@ def start_from(recipe: RerankRecipe, model: str) -> RerankStart:
     """Return what a recipe goes on from; an embedder's weights know what to look at, and are no worse than none.
 
     `model` is the recipe's, or the folder on this disk that holds it. Raise ModelError as `places` and `find_reranker`,
-    and for an adapter of another base, or of an embedder that reads fewer tokens of a picture.
+    and for the adapter of an embedder that reads fewer tokens of a picture.
     """
     folder, base, revision, has_adapter = places(model, recipe.adapter, None)
     parts = ModelSource(base, revision, folder, has_adapter, None)
     saved = _adapters_own(recipe, folder) if has_adapter else None
-    if has_adapter:
-        _check_base(Path(folder), saved, model_fingerprint(base, commit_of(base, revision)))
     read_as = find_reranker(model, recipe.adapter) if saved else find_reranker(base, revision=revision)
     return RerankStart(parts, read_as, saved is not None)
 
 
-def start_unseen(recipe: RerankRecipe) -> RerankStart:
-    """Return the same for a recipe whose model is not on this disk, as far as it is known without it. Nothing of the
-    model is fetched."""
-    adapter = None if recipe.adapter is None else small_files(recipe.adapter)
+def start_unseen(recipe: RerankRecipe, model: str | Path) -> RerankStart:
+    """Return the same where the base is not on this disk, as far as it is known without it. Nothing of it is fetched.
+
+    `model` is the recipe's, or the folder on this disk that holds it, which then is an adapter.
+    """
+    folder = recipe.adapter or (str(model) if isinstance(model, Path) else None)
+    base = recipe.model if recipe.adapter or not folder else base_of(folder)[0]
+    adapter = None if folder is None else small_files(folder)
     saved = _adapters_own(recipe, adapter) if adapter else None
-    parts = ModelSource(recipe.model, None, adapter or recipe.model, adapter is not None, None)
-    preset = None if saved else reranker_preset_of(recipe.model)
-    bare = ModelSource(recipe.model, None, recipe.model, False, None, preset=preset.about if preset else None)
+    parts = ModelSource(base, None, adapter or base, adapter is not None, None)
+    preset = None if saved else reranker_preset_of(base)
+    bare = ModelSource(base, None, base, False, None, preset=preset.about if preset else None)
     own = saved or (preset.settings if preset else RerankSettings())
     return RerankStart(parts, RerankSource(parts if saved else bare, own, preset), saved is not None)
 
@@ -85,13 +86,6 @@ def _adapters_own(recipe: RerankRecipe, folder: str) -> RerankSettings | None:
             "all; go on from another, or from none"
         )
     return saved
-
-
-def _check_base(folder: Path, saved: RerankSettings | None, base: str) -> None:
-    """Raise ModelError for an adapter of another base than the one of this fingerprint."""
-    own = saved.reading if saved else read_settings(folder)
-    if own and own.base_fingerprint and own.base_fingerprint != base:
-        raise ModelError(f"the adapter {folder} was trained on another base ({own.base}); give that one as model")
 
 
 def _check_lists(recipe: RerankRecipe, prompt: RerankPrompt) -> None:
