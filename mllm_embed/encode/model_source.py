@@ -31,8 +31,9 @@ from ..saving.base_lookup import base_of, check_named, check_same_tokens, has_we
 from ..saving.checkpoint import adapter_fingerprint, model_fingerprint, read_card, weights_digest
 from ..saving.hub import small_files
 from ..saving.identity import adapter_settings
+from ..saving.reranker_settings import check_embedder
 from ..saving.sentence_transformers_folder import SentenceFiles, read_sentence_files
-from ..saving.settings import RERANKER_FILE, SETTINGS_FILE, Settings, read_settings
+from ..saving.settings import SETTINGS_FILE, Settings, read_settings
 
 
 @dataclass(frozen=True)
@@ -258,15 +259,6 @@ def _check_family(preset: Preset | None, base: str, kind: object) -> None:
     """Raise ConfigError where a config.json tells, before weights are read, that a preset is for another family."""
     if preset and isinstance(kind, str) and kind not in READING_PART:
         preset.check(base, kind)
-
-
-def check_embedder(folder: str, given: str) -> None:
-    """Raise ModelError for a folder that holds a re-ranker, by the name that it was given."""
-    if (Path(folder) / RERANKER_FILE).is_file():
-        raise ModelError(
-            f"{given} is a re-ranker, which scores queries with candidates and makes no vectors; give it as such "
-            "(--reranker of mllm-embed, in Python Reranker.from_pretrained)"
-        )
 
 
 def places(

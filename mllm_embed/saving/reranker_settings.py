@@ -7,6 +7,7 @@ from dataclasses import dataclass, field, replace
 from pathlib import Path
 from typing import Any
 
+from ..errors import ModelError
 from ..inputs.pairs.prompt import RerankPrompt
 from ..inputs.prompts import PROMPT_SETS
 from .identity import provenance_of
@@ -88,3 +89,12 @@ def read_reranker(folder: str | Path) -> RerankSettings | None:
     """
     path = Path(folder) / RERANKER_FILE
     return parsed(path, read_object(path), RerankSettings.from_dict) if path.is_file() else None
+
+
+def check_embedder(folder: str, given: str) -> None:
+    """Raise ModelError for a folder that holds a re-ranker, by the name that it was given."""
+    if (Path(folder) / RERANKER_FILE).is_file():
+        raise ModelError(
+            f"{given} is a re-ranker, which scores queries with candidates and makes no vectors; give it as such "
+            "(--reranker of mllm-embed, in Python Reranker.from_pretrained)"
+        )

@@ -4,6 +4,8 @@ from __future__ import annotations
 
 from collections.abc import Sequence
 from dataclasses import dataclass, replace
+from functools import partial
+from itertools import chain
 
 from mllm_embed.errors import TooLongError
 from mllm_embed.inputs.pairs.pair_processor import PairProcessor
@@ -66,13 +68,11 @@ class PairMaker:
 
     def _brought(self, stage: RerankStage, rows: list[TrainingRow], size: tuple[int, int] | None) -> list[Asked]:
         """Return the query and all candidates of each row, with blank pictures in place of its own."""
-        most, found = stage.hard_negatives, stage.roles[1:]
-        lists = [
-            (row.roles[stage.query], [one for role in found for one in inputs_of(row, role, most)]) for row in rows
-        ]
-        shown = [one for query, candidates in lists for one in (query, *candidates)]
-        blank = blank_for(shown, size, self.inputs.settings.jpeg_side)
-        return [(blanked(query, blank), [blanked(one, blank) for one in candidates]) for query, candidates in lists]
+        lists = [(row.roles[stage.query], _candidates(stage, row)) for row in rows]
+        shown = chain.from_iterable((query, *candidates) for query, candidates in lists)
+        blank = blank_for(list(shown), size, self.inputs.settings.jpeg_side)
+        put = partial(blanked, blank=blank)
+        return [(put(query), list(map(put, candidates))) for query, candidates in lists]
 
     def _longest(self, lists: Sequence[Asked], form: ListPrompt | None, called: str) -> MicroBatch:
         """Return the micro-batch of the longest prompt, `called` so; of one over the limit, at which a run stops, the
@@ -104,6 +104,11 @@ class PairMaker:
         given = [text for one in (said, *candidates) for text in {one.text, one.words} if text is not None]
         shown = [picture for one in (query, *candidates) for picture in pictures_of(one)]
         return self.inputs.estimate(query.role, (*words, *around, *forms, *given), shown)
+
+
+def _candidates(stage: RerankStage, row: TrainingRow) -> list[Item]:
+    """Return all that a row brings to be judged."""
+    return list(chain.from_iterable(inputs_of(row, role, stage.hard_negatives) for role in stage.roles[1:]))
 
 
 def _shown_and_said(item: Item) -> tuple[int, int]:

@@ -75,8 +75,9 @@ def _start(recipe: RerankRecipe) -> RerankStart:
     """Return what a recipe goes on from, without fetching its base where that is not on this disk."""
     folder = locate(recipe.model)
     if folder is None:
-        return start_unseen(recipe, recipe.model)
-    is_adapter = recipe.adapter is None and (folder / ADAPTER_CONFIG).is_file()
-    if is_adapter and locate(base_of(folder)[0]) is None:
-        return start_unseen(recipe, folder)
+        return start_unseen(recipe, recipe.model, recipe.adapter)
+    if recipe.adapter is None and (folder / ADAPTER_CONFIG).is_file():
+        base, _ = base_of(folder)
+        if locate(base) is None:
+            return start_unseen(recipe, base, str(folder))
     return start_from(recipe, str(folder))

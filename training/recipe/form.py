@@ -8,7 +8,7 @@ from dataclasses import replace
 from pathlib import Path
 from typing import Any
 
-from mllm_embed.encode.model_source import ModelSource, check_embedder, check_one_form, find_model
+from mllm_embed.encode.model_source import ModelSource, check_one_form, find_model
 from mllm_embed.errors import ModelError, reason
 from mllm_embed.inputs.prompt_files import is_file_name, prompt_set
 from mllm_embed.inputs.prompts import PromptSet
@@ -17,6 +17,7 @@ from mllm_embed.presets import catalog
 from mllm_embed.presets.preset import Preset
 from mllm_embed.saving.checkpoint import adapter_fingerprint
 from mllm_embed.saving.hub import small_files
+from mllm_embed.saving.reranker_settings import check_embedder
 from mllm_embed.saving.settings import Settings, read_settings
 
 from .checks import guiding_stage

@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 from dataclasses import dataclass
-from pathlib import Path
 from typing import Any
 
 from mllm_embed.encode.model_source import ModelSource, places
@@ -12,7 +11,6 @@ from mllm_embed.inputs.pairs.prompt import RerankPrompt
 from mllm_embed.model.lora import check_files
 from mllm_embed.presets.rerankers.catalog import reranker_preset_of
 from mllm_embed.rerank.source import RerankSource, find_reranker
-from mllm_embed.saving.base_lookup import base_of
 from mllm_embed.saving.hub import small_files
 from mllm_embed.saving.reranker_settings import RerankSettings, read_reranker
 from mllm_embed.saving.settings import read_settings
@@ -56,20 +54,16 @@ def start_from(recipe: RerankRecipe, model: str) -> RerankStart:
     return RerankStart(parts, read_as, saved is not None)
 
 
-def start_unseen(recipe: RerankRecipe, model: str | Path) -> RerankStart:
-    """Return the same where the base is not on this disk, as far as it is known without it. Nothing of it is fetched.
-
-    `model` is the recipe's, or the folder on this disk that holds it, which then is an adapter.
-    """
-    folder = recipe.adapter or (str(model) if isinstance(model, Path) else None)
-    base = recipe.model if recipe.adapter or not folder else base_of(folder)[0]
-    adapter = None if folder is None else small_files(folder)
-    saved = _adapters_own(recipe, adapter) if adapter else None
-    parts = ModelSource(base, None, adapter or base, adapter is not None, None)
-    preset = None if saved else reranker_preset_of(base)
+def start_unseen(recipe: RerankRecipe, base: str, adapter: str | None) -> RerankStart:
+    """Return the same where the base is not on this disk, as far as it is known without it. Nothing of it is fetched."""
+    folder = None if adapter is None else small_files(adapter)
+    saved = None if folder is None else _adapters_own(recipe, folder)
+    parts = ModelSource(base, None, folder or base, folder is not None, None)
+    if saved:
+        return RerankStart(parts, RerankSource(parts, saved), True)
+    preset = reranker_preset_of(base)
     bare = ModelSource(base, None, base, False, None, preset=preset.about if preset else None)
-    own = saved or (preset.settings if preset else RerankSettings())
-    return RerankStart(parts, RerankSource(parts if saved else bare, own, preset), saved is not None)
+    return RerankStart(parts, RerankSource(bare, preset.settings if preset else RerankSettings(), preset), False)
 
 
 def _adapters_own(recipe: RerankRecipe, folder: str) -> RerankSettings | None:
