@@ -55,7 +55,7 @@ def start_from(recipe: RerankRecipe, model: str) -> RerankStart:
 
 
 def start_unseen(recipe: RerankRecipe, base: str, adapter: str | None) -> RerankStart:
-    """Return the same where the base is not on this disk, as far as it is known without it. Nothing of it is fetched."""
+    """Return the same where the base is not on this disk, as far as it is known. Nothing of it is fetched."""
     folder = None if adapter is None else small_files(adapter)
     saved = None if folder is None else _adapters_own(recipe, folder)
     parts = ModelSource(base, None, folder or base, folder is not None, None)
