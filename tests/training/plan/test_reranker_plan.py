@@ -12,8 +12,8 @@ from typing import Any
 
 import pytest
 import torch
-import yaml
 from PIL import Image
+from rerank_recipe import PROMPT, write_recipe
 
 import families
 from mllm_embed import Document, Query, Reranker
@@ -35,9 +35,6 @@ from mllm_embed.training.reranking.chunks import forwards
 from mllm_embed.training.reranking.scorer import BatchScorer
 
 BASE = Path(__file__).resolve().parents[3] / "scripts/assets/base"
-LIST = {"words": "Which fits {query}?\n{candidates}Answer with its number.", "most": 4}
-PROMPT = {"words": "{query}\n{candidate}\nIs it this one?", "yes": "red", "no": "blue", "list": LIST}
-
 OWN = {**PROMPT, "words": "Look well. {query}\n{candidate}\nIs it?"}
 LONGER = {**OWN, "words": "Look very well, my friend! " + OWN["words"] + "!" * 3}
 
@@ -51,15 +48,10 @@ def recipe(tiny_llava: Path, data: Path, tmp_path: Path) -> Callable[..., Path]:
 
     def written(**keys: Any) -> Path:
         stage = {
-            "data": str(data), "rows": "triplets", "negatives": ["query_image", "hard_negative"], "candidates": 5,
-            "batch_size": 4, "epochs": 3, "terms": [{"form": "softmax"}],
+            "data": str(data), "negatives": ["query_image", "hard_negative"], "candidates": 5, "batch_size": 4,
+            "epochs": 3, "terms": [{"form": "softmax"}],
         }  # fmt: skip
-        values = {
-            "model": str(tiny_llava), "output": str(tmp_path / "run"), "bf16": False,
-            "lora": {"rank": 4, "dropout": 0.0}, "reranker": {"prompt": PROMPT}, "stages": {"rerank": stage | keys},
-        }  # fmt: skip
-        (tmp_path / "reranker.yaml").write_text(yaml.safe_dump(values))
-        return tmp_path / "reranker.yaml"
+        return write_recipe(tmp_path, tiny_llava, stage | keys)
 
     return written
 
@@ -212,7 +204,7 @@ def test_pictures_are_as_large_as_any_from_everywhere(recipe: Callable[..., Path
     model = families.make("qwen3_vl", tmp_path / "qwen")
     rows = _rows(data)
     for row in rows[:-1]:
-        row["negative_image"] = [name for one in rows for name in (one["image"],) if name not in row.values()]
+        row["negative_image"] = [one["image"] for one in rows if one["image"] not in row.values()]
     (data / "triplets.jsonl").write_text("".join(json.dumps(row) + "\n" for row in rows))
     whole = [f"model={model}", "attention=eager"]
     [small] = make_plan(load_any(recipe(), whole)).stages["rerank"].inputs
@@ -271,9 +263,10 @@ def test_an_embedders_adapter_lends_its_weights_and_not_its_pictures(
     recipe: Callable[..., Path], saved_models: dict[str, Path], tmp_path: Path
 ) -> None:
     own = shutil.copytree(saved_models["adapter"], tmp_path / "own")
-    for name in ("preprocessor_config.json", "processor_config.json"):
-        if (own / name).is_file():
-            (own / name).write_text((own / name).read_text().replace("32", "64"))
+    of_pictures = own / "processor_config.json"
+    larger = of_pictures.read_text().replace('"height": 32', '"height": 64').replace('"width": 32', '"width": 64')
+    assert larger != of_pictures.read_text()
+    of_pictures.write_text(larger)
     [plain] = make_plan(load_any(recipe())).stages["rerank"].inputs
     [begun] = make_plan(load_any(recipe(), [f"adapter={own}", "lora=null"])).stages["rerank"].inputs
     assert begun.pixels == plain.pixels

@@ -11,6 +11,7 @@ from typing import Any
 import pytest
 import torch
 import yaml
+from rerank_recipe import PROMPT, write_recipe
 from safetensors.torch import load_file
 
 from mllm_embed import MLLMEmbedder, Query, Reranker
@@ -19,9 +20,6 @@ from mllm_embed.training.cli import main
 from mllm_embed.training.recipe.recipe_files import load_any, load_recipe
 from mllm_embed.training.reranking.stages import run_rerank
 
-LIST = {"words": "Which fits {query}?\n{candidates}Answer with its number.", "most": 4}
-PROMPT = {"words": "{query}\n{candidate}\nIs it this one?", "yes": "red", "no": "blue", "list": LIST}
-
 
 @pytest.fixture
 def recipe(tiny_llava: Path, data: Path, tmp_path: Path) -> Callable[..., Path]:
@@ -29,16 +27,11 @@ def recipe(tiny_llava: Path, data: Path, tmp_path: Path) -> Callable[..., Path]:
 
     def written(**keys: Any) -> Path:
         stage = {
-            "data": str(data), "rows": "triplets", "negatives": ["query_image"], "candidates": 3, "batch_size": 2,
-            "steps": 4, "save_steps": 2, "learning_rate": 1e-2, "chunk_tokens": 4096,
+            "data": str(data), "negatives": ["query_image"], "candidates": 3, "batch_size": 2, "steps": 4,
+            "save_steps": 2, "learning_rate": 1e-2, "chunk_tokens": 4096,
             "terms": [{"form": "softmax"}, {"form": "pointwise", "weight": 0.5}, {"form": "listwise"}],
         }  # fmt: skip
-        values = {
-            "model": str(tiny_llava), "output": str(tmp_path / "run"), "bf16": False,
-            "lora": {"rank": 4, "dropout": 0.1}, "reranker": {"prompt": PROMPT}, "stages": {"rerank": stage | keys},
-        }  # fmt: skip
-        (tmp_path / "recipe.yaml").write_text(yaml.safe_dump(values))
-        return tmp_path / "recipe.yaml"
+        return write_recipe(tmp_path, tiny_llava, stage | keys, dropout=0.1)
 
     return written
 
