@@ -7,8 +7,8 @@ from pathlib import Path
 
 import pytest
 
-from chat_server import Server
 from mllm_embed.training.cli import main
+from servers.chat import Server
 
 
 @pytest.fixture

@@ -11,7 +11,6 @@ from pathlib import Path
 
 import numpy as np
 import pytest
-from rows_of_text import encode, write_rows
 
 from fuzz.tools.store_forms import SIZE, make_store, unit, vectors_of
 from mllm_embed import MLLMEmbedder
@@ -20,6 +19,7 @@ from mllm_embed.errors import DataError
 from mllm_embed.locks import folder_lock
 from mllm_embed.store.check import check_store
 from mllm_embed.store.vector_store import VectorStore
+from rows_of_text import encode, write_rows
 
 
 @pytest.fixture

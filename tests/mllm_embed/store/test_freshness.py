@@ -13,7 +13,6 @@ import datasets
 import numpy as np
 import pytest
 from PIL import Image
-from rows_of_text import Vectors, check_rows, encode, write_rows
 
 from mllm_embed import MLLMEmbedder
 from mllm_embed.cli import main
@@ -25,6 +24,7 @@ from mllm_embed.store import manifest as manifest_module
 from mllm_embed.store.extract import encode_sources
 from mllm_embed.store.vector_store import VectorStore
 from mllm_embed.types import Document
+from rows_of_text import Vectors, check_rows, encode, write_rows
 
 
 def photo(path: Path, seed: int) -> Path:

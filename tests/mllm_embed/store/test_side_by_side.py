@@ -13,13 +13,13 @@ from pathlib import Path
 
 import numpy as np
 import pytest
-from rows_of_text import Vectors, check_rows, encode, write_rows
 
 from mllm_embed import MLLMEmbedder
 from mllm_embed.errors import ConfigError, DataError, MLLMEmbedError
 from mllm_embed.index.build import build_index
 from mllm_embed.index.faiss_index import Index
 from mllm_embed.store.vector_store import VectorStore
+from rows_of_text import Vectors, check_rows, encode, write_rows
 
 
 class Killed(BaseException):

@@ -13,7 +13,6 @@ from typing import Any
 import pytest
 import torch
 from PIL import Image
-from rerank_recipe import PROMPT, write_recipe
 
 import families
 from mllm_embed import Document, Query, Reranker
@@ -33,6 +32,7 @@ from mllm_embed.training.recipe.reranker.recipe import RerankRecipe
 from mllm_embed.training.reranking.batch import RerankCollator
 from mllm_embed.training.reranking.chunks import forwards
 from mllm_embed.training.reranking.scorer import BatchScorer
+from rerank_recipe import PROMPT, write_recipe
 
 BASE = Path(__file__).resolve().parents[3] / "scripts/assets/base"
 OWN = {**PROMPT, "words": "Look well. {query}\n{candidate}\nIs it?"}

@@ -11,7 +11,6 @@ from typing import Any
 import pytest
 import torch
 import yaml
-from rerank_recipe import PROMPT, write_recipe
 from safetensors.torch import load_file
 
 from mllm_embed import MLLMEmbedder, Query, Reranker
@@ -19,6 +18,7 @@ from mllm_embed.errors import ConfigError, DataError, ModelError
 from mllm_embed.training.cli import main
 from mllm_embed.training.recipe.recipe_files import load_any, load_recipe
 from mllm_embed.training.reranking.stages import run_rerank
+from rerank_recipe import PROMPT, write_recipe
 
 
 @pytest.fixture

@@ -17,7 +17,6 @@ import pyarrow.parquet as pq
 import pytest
 import yaml
 
-from chat_server import Server
 from mllm_embed.data.folder import DataFolder
 from mllm_embed.inputs.images import content_key
 from mllm_embed.training.cli import main
@@ -26,6 +25,7 @@ from mllm_embed.training.data.open import open_rows
 from mllm_embed.training.data.source import DataSource
 from mllm_embed.training.recipe.recipe_files import load_recipe
 from mllm_embed.training.run.stages import run_recipe
+from servers.chat import Server
 
 
 class Pairs:

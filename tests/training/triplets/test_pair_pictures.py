@@ -16,7 +16,6 @@ import yaml
 from PIL import Image
 
 import tiny
-from chat_server import Server
 from mllm_embed import MLLMEmbedder, Query
 from mllm_embed.data.folder import DataFolder
 from mllm_embed.generate.generator import Generator, Question
@@ -26,6 +25,7 @@ from mllm_embed.training.data.open import open_rows
 from mllm_embed.training.data.source import DataSource
 from mllm_embed.training.triplets.asked import Asked
 from mllm_embed.training.triplets.pictures.seeing import Seeing
+from servers.chat import Server
 
 ROOT = Path(__file__).resolve().parents[3]
 COLORS = {

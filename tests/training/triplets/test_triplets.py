@@ -16,10 +16,10 @@ from typing import Any
 import pytest
 from urllib3 import HTTPResponse
 
-from chat_server import Server, good
 from mllm_embed.data.folder import DataFolder
 from mllm_embed.training.cli import main
 from mllm_embed.training.triplets import endpoint
+from servers.chat import Server, good
 
 ROOT = Path(__file__).resolve().parents[3]
 SECRET = "sk-very-secret"
