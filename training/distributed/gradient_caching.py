@@ -80,7 +80,8 @@ class BatchEncoder(nn.Module):
         scalars, weighted.
 
         That of thoughts is the mean over this process's rows, in which a thought that is not taught counts 0, and one
-        of a query that several rows share counts once.
+        of a query that several rows share counts once. That of local alignment is the mean over the pictures that all
+        processes encode: one that two of them encode counts twice.
         """
         schedule = common_schedule(batch, self._device) if self.aligned else own_schedule(batch)
         with torch.autocast(self._device.type, torch.bfloat16, enabled=self.bf16) if self.bf16 else nullcontext():

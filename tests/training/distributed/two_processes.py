@@ -87,12 +87,25 @@ def counting(found: dict[str, list[int]]):
 
 
 @contextmanager
+def undrawn():
+    """Draws no run: that takes longer than its steps."""
+    from mllm_embed.training.run.stage import common
+
+    real = common.write_report
+    common.write_report = lambda run: []
+    try:
+        yield
+    finally:
+        common.write_report = real
+
+
+@contextmanager
 def capturing(moved: dict[str, torch.Tensor]):
     """Notes by what training moves each parameter, the temperature's too, which no adapter holds."""
     from mllm_embed.training.distributed.zero import whole
-    from mllm_embed.training.run import trainer as trainer_module
+    from mllm_embed.training.run.stage.stage_trainer import StageTrainer
 
-    real = trainer_module.ContrastiveTrainer.train
+    real = StageTrainer.train
 
     def train(self: Any, *args: Any, **kwargs: Any) -> Any:
         before = {name: p.detach().clone() for name, p in self._trainable.items()}
@@ -102,11 +115,11 @@ def capturing(moved: dict[str, torch.Tensor]):
             moved.update({name: before[name] - p.detach().cpu() for name, p in parameters.items()})
         return done
 
-    trainer_module.ContrastiveTrainer.train = train
+    StageTrainer.train = train
     try:
         yield
     finally:
-        trainer_module.ContrastiveTrainer.train = real
+        StageTrainer.train = real
 
 
 @contextmanager
@@ -156,12 +169,15 @@ def stopped_after(steps: int):
 
 
 def gradients(recipe: Path, overrides: list[str], accumulation: int) -> tuple[dict[str, torch.Tensor], dict[str, list]]:
-    from mllm_embed.training.recipe.recipe_files import load_recipe
+    from mllm_embed.training.recipe.config import Recipe
+    from mllm_embed.training.recipe.recipe_files import load_any
+    from mllm_embed.training.reranking.stages import run_rerank
     from mllm_embed.training.run.stages import run_recipe
 
     moved, found = {}, {"chunks": [], "buckets": []}
-    with hard_negatives(), plain_descent(accumulation), counting(found), capturing(moved):
-        run_recipe(load_recipe(recipe, overrides))
+    loaded = load_any(recipe, overrides)
+    with undrawn(), hard_negatives(), plain_descent(accumulation), counting(found), capturing(moved):
+        run_recipe(loaded) if isinstance(loaded, Recipe) else run_rerank(loaded)
     return moved, found
 
 
@@ -183,7 +199,7 @@ def main(folder: Path) -> None:
         overrides += [f"deepspeed={zero}"] if zero else []
         try:
             if kind == "run":
-                with hard_negatives():
+                with undrawn(), hard_negatives():
                     with stopped_after(1), suppress(Stop):
                         run_recipe(load_recipe(recipe, overrides))
                     forget_config()
