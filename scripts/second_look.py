@@ -107,7 +107,6 @@ def _by_depth(name: str, about: str, method: str, weighed: bool = False) -> dict
 
 ROWS = {
     REFERENCE: Row("the demo's recipe"),
-    **_by_depth("yes or no", "the base, untrained, says yes or no (MM-Embed)", "rerank yes no"),
     **_by_depth("captions", "the base, untrained: how likely it describes an answer so", "rerank caption", True),
     **_by_depth("re-ranker", "trained, its score alone", "rerank"),
     **_by_depth("re-ranker and search", "trained, its score and the search's (LamRA)", "rerank", True),
@@ -139,8 +138,8 @@ class Seed:
             "SIBLINGS": self._output / "siblings.jsonl",
         }
 
-    def measured(self, name: str) -> dict[str, Measured] | None:
-        """Return a row on every test, by now or from before; None where the method cannot be asked."""
+    def measured(self, name: str) -> dict[str, Measured]:
+        """Return a row on every test, by now or from before."""
         row, kept = ROWS[name], self._output / "results" / f"{name}.json"
         if not kept.is_file():
             for run in row.needs:
@@ -152,12 +151,9 @@ class Seed:
                 f"{kept} is of other recipes than those of {', '.join(row.needs)} now; remove it, the folders of "
                 f"these runs in {self._output}, and the weights and lists that hang on them, or give another --output"
             )
-        found = whole["found"]
-        if "refused" in found:
-            return None
         return {
             test: Measured(np.array(of["R@1"], float), np.array(of["R@10"], float), of["ms"])
-            for test, of in found.items()
+            for test, of in whole["found"].items()
         }
 
     def _train(self, name: str) -> Path:
@@ -201,11 +197,8 @@ class Seed:
             reranker = None if judge is None else CachedReranker(judge, answers)
             return EmbeddedSuite(embedder, suite, CachedGenerator(embedder, answers), reranker=reranker)
 
-        try:
-            settings = self._settings(row, embedded)
-            return {test: _plain(_run(embedded(suite), row, settings)) for test, suite in self._suites.items()}
-        except ConfigError as error:
-            return {"refused": str(error)}
+        settings = self._settings(row, embedded)
+        return {test: _plain(_run(embedded(suite), row, settings)) for test, suite in self._suites.items()}
 
     def _settings(self, row: Row, embedded: Callable[[Suite], EmbeddedSuite]) -> dict[str, float]:
         """Return the settings of a row's method, its weight chosen on other scenes, once a seed."""
@@ -312,12 +305,7 @@ def main() -> int:
     _check_same(args.output)
     found: dict[str, list[dict[str, Measured]]] = {}
     for name in [name for name in ROWS if name == REFERENCE or not args.only or name in args.only]:
-        rows = [Seed(seed, args.output, suites).measured(name) for seed in args.seeds]
-        measured = [row for row in rows if row is not None]
-        if len(measured) < len(rows):
-            print(f"{name}: this base cannot be asked so; left out", file=sys.stderr, flush=True)
-            continue
-        found[name] = measured
+        found[name] = [Seed(seed, args.output, suites).measured(name) for seed in args.seeds]
         write_file(args.output / "table.md", table(found, suites).encode())
         draw(found, suites, args.output / "second_look.png")
     print(f"{table(found, suites)}\nwrote {args.output / 'table.md'} and {args.output / 'second_look.png'}")

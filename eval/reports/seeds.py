@@ -12,7 +12,7 @@ import numpy as np
 
 from mllm_embed.errors import DataError
 
-from ..scoring.estimate import INTERVAL_RULE
+from ..scoring.estimate import INTERVAL_RULE, bounded
 from ..scoring.paired import Seeds, paired, seeds_of
 from .gaps import Parts, contributions, figure, mean_parts, seeds_of_run
 from .report import PER_QUERY
@@ -93,7 +93,7 @@ def _estimates(run: SavedResult) -> dict[str, tuple[float, float, float]]:
     estimates = {}
     for name, one in zip(names, found, strict=True):
         percent = float(np.mean([seed.estimates[name][0] for seed in run.seeds]))
-        estimates[name] = percent, one.low, one.high
+        estimates[name] = percent, *bounded(one.low, one.high)
     return estimates
 
 

@@ -67,6 +67,11 @@ def estimate(metric: Metric, values: np.ndarray, tied: np.ndarray, samples: np.n
     return Estimate(100 * metric.mean(values), low, high, len(values), hits, int(tied.sum()))
 
 
+def bounded(low: float, high: float) -> tuple[float, float]:
+    """Return an interval in percent without what no percentage can be: Student's t knows no bounds."""
+    return max(0.0, low), min(100.0, high)
+
+
 def resamples(values: np.ndarray, stream: str, references: np.ndarray | None = None) -> np.ndarray:
     """Return the bootstrap means [B, M] float64 of values [Q, M] over the queries of a task.
 

@@ -7,6 +7,7 @@ from dataclasses import dataclass
 
 import numpy as np
 
+from mllm_embed.eval.scoring.estimate import bounded
 from mllm_embed.eval.scoring.paired import Difference, paired, seeds_of
 
 Hits = Sequence[np.ndarray]
@@ -38,7 +39,7 @@ class Gain(Interval):
 def interval(hits: Hits, references: np.ndarray | None = None) -> Interval:
     """Return the mean of hits, its interval over pictures [Q] int and, where there are several, over seeds."""
     found = _of(_mean(hits), [hits], references)
-    return Interval(found.points, found.low, found.high)
+    return Interval(found.points, *bounded(found.low, found.high))
 
 
 def gain(hits: Hits, others: Hits, references: np.ndarray | None = None) -> Gain:

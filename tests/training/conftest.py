@@ -41,11 +41,13 @@ def refused(capsys: pytest.CaptureFixture[str]) -> Callable[..., str]:
     return run
 
 
-@pytest.fixture(autouse=True)
-def undrawn(request: pytest.FixtureRequest, monkeypatch: pytest.MonkeyPatch) -> None:
+@pytest.fixture(scope="module", autouse=True)
+def undrawn(request: pytest.FixtureRequest) -> Iterator[None]:
     """Drawing a run takes longer than training the tiny model: only the report's own tests draw."""
-    if not request.module.__name__.endswith("test_report"):
-        monkeypatch.setattr("mllm_embed.training.run.stage.common.write_report", lambda run: [])
+    with pytest.MonkeyPatch.context() as patched:
+        if not request.module.__name__.endswith("test_report"):
+            patched.setattr("mllm_embed.training.run.stage.common.write_report", lambda run: [])
+        yield
 
 
 @pytest.fixture

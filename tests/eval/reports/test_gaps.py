@@ -146,6 +146,15 @@ def test_seeds_have_their_mean_and_spread_and_one_test(
     assert f"corrected for the {len(tests)} tests" in text
 
 
+def test_seeds_far_apart_reach_as_far_as_a_percentage_can(
+    suites: dict[str, Suite], scored: Any, tables: Any, tmp_path: Path
+) -> None:
+    for name, shift in (("a", 0.0), ("b", 0.6)):
+        scored(tmp_path / name, suites["genecis"], 0, shift)
+    (line,) = tables(compare([Path(f"A={tmp_path / 'a'},{tmp_path / 'b'}")], "markdown"))[0][:1]
+    assert line["95 % of mean R@1"] == "0.00 to 100.00"
+
+
 @pytest.mark.parametrize(
     ("given", "message"),
     [
