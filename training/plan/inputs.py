@@ -91,7 +91,7 @@ class InputMaker:
         self, stage: Stage, rows: list[TrainingRow] | None, size: tuple[int, int] | None
     ) -> list[MicroBatch]:
         """Return the micro-batches of one step, in the collator's order, at their largest: all inputs distinct, words
-        the longest.
+        the longest, those of a role that has texts and pictures all of the kind with the most tokens.
 
         Args:
             stage: of a recipe.
@@ -100,7 +100,8 @@ class InputMaker:
 
         Raises DataError for a task that the prompts have no place for.
         """
-        samples = longest_inputs(stage, stage.encoded, rows, size, self.settings.jpeg_side, stage.mined_roles[1:])
+        found = longest_inputs(stage, stage.encoded, rows, size, self.settings.jpeg_side, stage.mined_roles[1:])
+        samples = {role: max(items, key=lambda item: self._one(item).length) for role, items in found.items()}
         counts: dict[tuple[bool, str], int] = {}
         for use in sorted(stage.uses, key=lambda use: use.frozen):
             group = use.frozen, samples[use.role].role

@@ -61,7 +61,8 @@ class PairMaker:
 
     def _example(self, stage: RerankStage, size: tuple[int, int] | None) -> list[Asked]:
         """Return what stands for rows that are not there: what is mined is of the kind that is looked for."""
-        samples = longest_inputs(stage, stage.roles, None, size, self.inputs.settings.jpeg_side)
+        found = longest_inputs(stage, stage.roles, None, size, self.inputs.settings.jpeg_side)
+        samples = {role: item for role, (item,) in found.items()}
         mined = stage.hard_negatives or stage.candidates if "hard_negative" in stage.negatives else 0
         others = [samples[role] for role in stage.negatives if role != "hard_negative"]
         return [(samples[stage.query], [*others, *[samples[stage.positive]] * (1 + mined)])]

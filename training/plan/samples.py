@@ -1,4 +1,4 @@
-"""What stands for a stage's rows in a plan: of each role the longest input, with blank pictures as large as any."""
+"""What stands for a stage's rows in a plan: of each role the longest inputs, with blank pictures as large as any."""
 
 from __future__ import annotations
 
@@ -31,8 +31,9 @@ def longest_inputs(
     size: tuple[int, int] | None,
     jpeg_side: int | None,
     found: Sequence[str] = (),
-) -> dict[str, Item]:
-    """Return the longest input of each role, with blank pictures in place of its own.
+) -> dict[str, list[Item]]:
+    """Return the longest input of each kind (texts, pictures, both) that a role has, with blank pictures in place of
+    its own.
 
     Args:
         stage: of a recipe.
@@ -44,15 +45,12 @@ def longest_inputs(
 
     Raises ImageError for pictures of which none can be read.
     """
-    samples: dict[str, Item] = {}
-    for role in roles:
-        if rows is None:
-            samples[role] = _example(role, Image.new("RGB", size or STANDARD_PICTURE))
-        else:
-            samples[role] = _longest(_items(rows, role, stage.hard_negatives, found), size, jpeg_side)
     if rows is not None:
-        return samples  # whose rows stand on their sides of the search already
-    return stage.sides.of(stage.data[0]).put(TrainingRow("", "", samples)).roles
+        return {role: _longest(_items(rows, role, stage.hard_negatives, found), size, jpeg_side) for role in roles}
+    examples = {role: _example(role, Image.new("RGB", size or STANDARD_PICTURE)) for role in roles}
+    # rows that are there stand on their sides of the search already
+    put = stage.sides.of(stage.data[0]).put(TrainingRow("", "", examples))
+    return {role: [item] for role, item in put.roles.items()}
 
 
 def _items(rows: list[TrainingRow], role: str, most: int | None, found: Sequence[str]) -> list[Item]:
@@ -67,7 +65,15 @@ def inputs_of(row: TrainingRow, role: str, hard_negatives: int | None) -> tuple[
     return row.hard_negatives[:hard_negatives] if role == "hard_negative" else (row.roles[role],)
 
 
-def _longest(items: list[Item], size: tuple[int, int] | None, jpeg_side: int | None) -> Item:
+def _longest(items: list[Item], size: tuple[int, int] | None, jpeg_side: int | None) -> list[Item]:
+    """Return the longest of each kind among items."""
+    kinds: dict[str, list[Item]] = {}
+    for item in items:
+        kinds.setdefault(item.role, []).append(item)
+    return [_longest_alike(alike, size, jpeg_side) for alike in kinds.values()]
+
+
+def _longest_alike(items: list[Item], size: tuple[int, int] | None, jpeg_side: int | None) -> Item:
     """Return the item of the most words; where it has pictures, blank ones, as many and as large as those of any."""
     longest = max(items, key=word_length)
     if not longest.images:

@@ -306,6 +306,27 @@ def test_a_guide_has_a_vector_of_each_input_that_may_play_a_role(
 
 
 @pytest.mark.usefixtures("uncounted")
+@pytest.mark.parametrize(("text", "kind"), [("x", "image"), ("far " * 300, "text")])
+def test_of_texts_and_pictures_in_one_role_those_with_the_most_tokens_count(
+    text: str, kind: str, recipe: Path, data: Path
+) -> None:
+    """Rows bring the one or the other: a text has more words than any picture, and mostly fewer tokens."""
+    row = {"image": "images/0.png", "instruction": "red", "target_image": "images/4.png"}
+    rows = [row | {"negative_text": text}, row | {"image": "images/1.png", "negative_image": "images/6.png"}]
+    columns = ["image", "instruction", "target_image", "negative_text", "negative_image"]
+    (data / "rows.jsonl").write_text("".join(json.dumps(row) + "\n" for row in rows))
+    source = {"path": str(data / "rows.jsonl"), "format": "columns", "columns": {name: name for name in columns}}
+    term = {"query": "composed", "positive": "target_image", "negatives": ["hard_negative"]}
+    stage = {"data": [source], "terms": [term], "batch_size": 2, "per_image": 1}
+    loaded = load_recipe(recipe, [f"stages.instructions.{key}={json.dumps(value)}" for key, value in stage.items()])
+    inputs = {part.kind: part for part in make_plan(loaded, 24).stages["instructions"].inputs}
+    assert inputs.keys() == {"composed", "image"} | {kind}
+    assert sum(part.count for part in inputs.values()) == 2 * 3
+    assert inputs["image"].count == (4 if kind == "image" else 2)
+    assert inputs[kind].length > len(text) // 2
+
+
+@pytest.mark.usefixtures("uncounted")
 def test_what_will_be_mined_counts_though_no_row_brings_it(recipe: Path) -> None:
     terms = "stages.instructions.terms=[{query: composed, positive: target_image, negatives: [hard_negative]}]"
     loaded = load_recipe(recipe, [terms, "stages.instructions.mine={every: 3, count: 4, candidates: 1000}"])
