@@ -39,6 +39,7 @@ JUDGED = [
     "stages.one.terms=[{query: composed, positive: target_image, negatives: [hard_negative], judged: true}]",
     "stages.one.judge={temperature: 0.5}",
 ]
+RESUMED = ["stages.rerank.steps=2", "stages.rerank.save_steps=1", "stages.rerank.warmup=0.0"]
 CASES = {  # how many batches a step has, by what engine, on which recipe, with what else
     "ddp-1": ("1", "ddp", "gradients", []), "ddp-2": ("2", "ddp", "gradients", []),
     "ddp-texts": ("1", "ddp", "gradients", TEXTS), "ddp-nf4": ("1", "ddp", "gradients", NF4),
@@ -117,6 +118,7 @@ def done(recipes: dict[str, Path], tmp_path_factory: pytest.TempPathFactory) -> 
     validated = [f"stages.one.evaluate={{data: {recipes['run'].parent / 'halves'}, every: 10}}"]
     tasks += [(f"{engine}-run", "run", engine, run, validated if engine == "ddp" else []) for engine in ENGINES]
     tasks.append(("ddp-mining", "run", "ddp", str(recipes["mining"]), []))
+    tasks.append(("ddp-reranker-run", "run", "ddp", str(recipes["reranker"]), RESUMED))
     (folder / "tasks.json").write_text(json.dumps(tasks))
     _launch(folder)
     return folder
@@ -216,6 +218,17 @@ def test_a_stopped_run_gives_the_adapters_of_one_process(
     for rank in (0, 1):
         assert json.loads((done / f"agreed-{rank}.json").read_text()) == [3, 0]
     assert json.loads((done / "ddp-run/checkpoints/one/best/validation.json").read_text())["step"] == 1
+
+
+def test_a_stopped_reranker_is_that_of_one_process(done: Path, recipes: dict[str, Path], tmp_path: Path) -> None:
+    with two_processes.hard_negatives():
+        two_processes.run_any(recipes["reranker"], [*RESUMED, f"output={tmp_path / 'run'}"])
+    files = (run / "rerank/adapter_model.safetensors" for run in (tmp_path / "run", done / "ddp-reranker-run"))
+    expected, found = map(load_file, files)
+    assert expected.keys() == found.keys()
+    assert max(tensor.abs().max() for name, tensor in expected.items() if "lora_B" in name) > 1e-4
+    for name, tensor in expected.items():
+        torch.testing.assert_close(found[name], tensor, atol=1e-4, rtol=0)
 
 
 def test_processes_share_the_mining_of_one(done: Path, recipes: dict[str, Path], tmp_path: Path) -> None:

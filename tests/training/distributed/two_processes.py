@@ -152,32 +152,37 @@ class Stop(Exception):
 
 @contextmanager
 def stopped_after(steps: int):
-    from mllm_embed.training.run import trainer as trainer_module
+    from mllm_embed.training.run.stage.stage_trainer import StageTrainer
 
-    real = trainer_module.ContrastiveTrainer.compute_loss
+    real = StageTrainer.taken
 
-    def compute_loss(self: Any, *args: Any, **kwargs: Any) -> Any:
+    def taken(self: Any, inputs: Any) -> Any:
         if self.state.global_step == steps:
             raise Stop
-        return real(self, *args, **kwargs)
+        return real(self, inputs)
 
-    trainer_module.ContrastiveTrainer.compute_loss = compute_loss
+    StageTrainer.taken = taken
     try:
         yield
     finally:
-        trainer_module.ContrastiveTrainer.compute_loss = real
+        StageTrainer.taken = real
 
 
-def gradients(recipe: Path, overrides: list[str], accumulation: int) -> tuple[dict[str, torch.Tensor], dict[str, list]]:
+def run_any(recipe: Path | str, overrides: list[str]) -> None:
+    """Run a recipe of whatever model."""
     from mllm_embed.training.recipe.config import Recipe
     from mllm_embed.training.recipe.recipe_files import load_any
     from mllm_embed.training.reranking.stages import run_rerank
     from mllm_embed.training.run.stages import run_recipe
 
-    moved, found = {}, {"chunks": [], "buckets": []}
     loaded = load_any(recipe, overrides)
+    run_recipe(loaded) if isinstance(loaded, Recipe) else run_rerank(loaded)
+
+
+def gradients(recipe: Path, overrides: list[str], accumulation: int) -> tuple[dict[str, torch.Tensor], dict[str, list]]:
+    moved, found = {}, {"chunks": [], "buckets": []}
     with undrawn(), hard_negatives(), plain_descent(accumulation), counting(found), capturing(moved):
-        run_recipe(loaded) if isinstance(loaded, Recipe) else run_rerank(loaded)
+        run_any(recipe, overrides)
     return moved, found
 
 
@@ -186,8 +191,6 @@ def main(folder: Path) -> None:
 
     from mllm_embed.training.distributed.gathering import agreed
     from mllm_embed.training.distributed.zero import forget_config
-    from mllm_embed.training.recipe.recipe_files import load_recipe
-    from mllm_embed.training.run.stages import run_recipe
 
     deepspeed.ops.__compatible_ops__ = {}  # or it compiles a C++ operator for sums in shared memory, half a minute
     rank = int(os.environ["RANK"])
@@ -201,9 +204,9 @@ def main(folder: Path) -> None:
             if kind == "run":
                 with undrawn(), hard_negatives():
                     with stopped_after(1), suppress(Stop):
-                        run_recipe(load_recipe(recipe, overrides))
+                        run_any(recipe, overrides)
                     forget_config()
-                    run_recipe(load_recipe(recipe, overrides))
+                    run_any(recipe, overrides)
             else:
                 moved, found = gradients(Path(recipe), overrides, int(kind))
                 if rank == 0:
