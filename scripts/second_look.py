@@ -8,11 +8,11 @@
 
 For each seed an embedder is trained by the demo's recipe; a re-ranker on lists that it mines; an embedder that learns
 the re-ranker's judgement, and beside it one that goes on as long without; queries that think first; and embedders with
-fewer tokens a picture. R@1 has its 95 % interval; so has the gain over the embedder of the same seed, paired over the
-same queries; with several seeds both are over pictures and seeds. "Of the gap": which share of what lies between the
-embedder's R@1 and R@10 is gained. What the search's own score counts beside another is chosen at depth 10, on other
-scenes. Milliseconds are those of one query in a batch, the search's own encoding included, on this machine. Leaves
-OUTPUT/table.md and OUTPUT/second_look.png.
+fewer tokens a picture. Captions are the untrained base's. R@1 has its 95 % interval; so has the gain over the embedder
+of the same seed, paired over the same queries; with several seeds both are over pictures and seeds. "Of the gap": which
+share of what lies between the embedder's R@1 and R@10 is gained. What the search's own score counts beside another is
+chosen at depth 10, on other scenes. Milliseconds are those of one query in a batch, the search's own encoding included,
+on this machine. Leaves OUTPUT/table.md and OUTPUT/second_look.png.
 """
 
 from __future__ import annotations
@@ -107,7 +107,7 @@ def _by_depth(name: str, about: str, method: str, weighed: bool = False) -> dict
 
 ROWS = {
     REFERENCE: Row("the demo's recipe"),
-    **_by_depth("captions", "the base, untrained: how likely it describes an answer so", "rerank caption", True),
+    **_by_depth("captions", "the search's score, and the untrained base's of a caption", "rerank caption", True),
     **_by_depth("re-ranker", "trained, its score alone", "rerank"),
     **_by_depth("re-ranker and search", "trained, its score and the search's (LamRA)", "rerank", True),
     "judged": Row("80 more steps, on the re-ranker's judgement", "judged"),

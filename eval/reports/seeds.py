@@ -73,7 +73,7 @@ def pooled(name: str, seeds: Sequence[SavedResult]) -> SavedResult:
     return replace(found, estimates=_estimates(found))
 
 
-_INTERVAL = f"{INTERVAL_RULE}; and of the seeds, by Student's t"
+_INTERVAL = f"{INTERVAL_RULE}; and of the seeds, by Student's t, cut at 0 and 100"
 
 
 def _mean(seeds: Sequence[SavedResult]) -> PerQuery:

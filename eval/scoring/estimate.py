@@ -69,7 +69,8 @@ def estimate(metric: Metric, values: np.ndarray, tied: np.ndarray, samples: np.n
 
 def bounded(low: float, high: float) -> tuple[float, float]:
     """Return an interval in percent without what no percentage can be: Student's t knows no bounds."""
-    return max(0.0, low), min(100.0, high)
+    low, high = np.clip((low, high), 0, 100).tolist()
+    return low, high
 
 
 def resamples(values: np.ndarray, stream: str, references: np.ndarray | None = None) -> np.ndarray:

@@ -26,7 +26,16 @@ from ..data import TrainingRow
 from ..recipe.pixels import picture_settings
 from ..recipe.run_keys import RunKeys
 from ..recipe.stage import Stage
-from .samples import inputs_of, longest_avoided, longest_inputs, picture_area, pictures_of, with_pictures, word_length
+from .samples import (
+    inputs_of,
+    longest_avoided,
+    longest_inputs,
+    picture_area,
+    pictures_of,
+    shown_and_said,
+    with_pictures,
+    word_length,
+)
 
 CHARACTERS = 3  # a token, at least, in English; for a model whose tokenizer is not at hand
 MARKUP = 16  # tokens of a chat template, for the same
@@ -91,7 +100,7 @@ class InputMaker:
         self, stage: Stage, rows: list[TrainingRow] | None, size: tuple[int, int] | None
     ) -> list[MicroBatch]:
         """Return the micro-batches of one step, in the collator's order, at their largest: all inputs distinct, words
-        the longest, those of a role that has texts and pictures all of the kind with the most tokens.
+        the longest. Of a role that has texts and pictures all are pictures, as long as the longest text.
 
         Args:
             stage: of a recipe.
@@ -101,11 +110,14 @@ class InputMaker:
         Raises DataError for a task that the prompts have no place for.
         """
         found = longest_inputs(stage, stage.encoded, rows, size, self.settings.jpeg_side, stage.mined_roles[1:])
-        samples = {role: max(items, key=lambda item: self._one(item).length) for role, items in found.items()}
+        samples = {role: max(items, key=shown_and_said) for role, items in found.items()}
         counts: dict[tuple[bool, str], int] = {}
+        lengths: dict[tuple[bool, str], int] = {}
         for use in sorted(stage.uses, key=lambda use: use.frozen):
             group = use.frozen, samples[use.role].role
             counts[group] = counts.get(group, 0) + stage.batch_size * _inputs_a_row(stage, rows, use.role)
+            others = [self._one(item).length for item in found[use.role] if item is not samples[use.role]]
+            lengths[group] = max([lengths.get(group, 0), *others])
             avoided = longest_avoided(rows, use.role)
             if avoided:
                 group = use.frozen, avoided.role
@@ -114,8 +126,9 @@ class InputMaker:
         batches = []
         for (frozen, kind), count in counts.items():
             alike = [sample for sample in samples.values() if sample.role == kind]
-            longest = with_pictures(max(alike, key=word_length), max(alike, key=picture_area))
-            batches.append(replace(self._one(longest), count=count, frozen=frozen))
+            batch = self._one(with_pictures(max(alike, key=word_length), max(alike, key=picture_area)))
+            length = max(batch.length, lengths.get((frozen, kind), 0))
+            batches.append(replace(batch, count=count, length=length, frozen=frozen))
         return batches
 
     def _one(self, item: Item) -> MicroBatch:

@@ -16,7 +16,7 @@ from ..data import TrainingRow
 from ..recipe.reranker.stage import RerankStage
 from ..recipe.reranker.term import PAIRED
 from .inputs import InputMaker, MicroBatch, counted
-from .samples import blank_for, blanked, inputs_of, longest_inputs, pictures_of, word_length
+from .samples import blank_for, blanked, inputs_of, longest_inputs, pictures_of, shown_and_said
 
 Asked = tuple[Item, Sequence[Item]]
 """A query with candidates."""
@@ -54,7 +54,7 @@ class PairMaker:
             batch = self._longest(pairs, None, "with a candidate")
             batches.append(replace(batch, count=stage.batch_size * count))
         if "listwise" in stage.weights:
-            lists = [(query, sorted(candidates, key=_shown_and_said)[-count:]) for query, candidates in brought]
+            lists = [(query, sorted(candidates, key=shown_and_said)[-count:]) for query, candidates in brought]
             batch = self._longest(lists, self.prompt.list, f"with {count} candidates")
             batches.append(replace(batch, count=stage.batch_size))
         return batches
@@ -110,7 +110,3 @@ class PairMaker:
 def _candidates(stage: RerankStage, row: TrainingRow) -> list[Item]:
     """Return all that a row brings to be judged."""
     return list(chain.from_iterable(inputs_of(row, role, stage.hard_negatives) for role in stage.roles[1:]))
-
-
-def _shown_and_said(item: Item) -> tuple[int, int]:
-    return len(item.images), word_length(item)

@@ -116,6 +116,11 @@ def longest_avoided(rows: list[TrainingRow] | None, role: str) -> Item | None:
     return max(items, key=word_length, default=None)
 
 
+def shown_and_said(item: Item) -> tuple[int, int]:
+    """Return how many pictures an item has, and how many characters."""
+    return len(item.images), word_length(item)
+
+
 def word_length(item: Item) -> int:
     """Return how many characters an item's words have."""
     return len(item.text or "") + len(item.words or "")

@@ -58,9 +58,9 @@ CASES = {  # how many batches a step has, by what engine, on which recipe, with 
 @pytest.fixture(scope="module")
 def recipes(tiny_llava: Path, tmp_path_factory: pytest.TempPathFactory) -> dict[str, Path]:
     """`gradients`: every kind of term on rows that bring different numbers of negatives and share targets, in batches
-    whose halves make different numbers of chunks. `plain`: rows that share nothing, of which no two processes encode
-    the same, for what is counted by input. `reranker`: another model. `run`: stages of a few steps, stopped within the
-    first."""
+    whose halves make different numbers of chunks. `plain`: rows of which no two have an input in common, for what is
+    counted by input. `reranker`: another model, and candidates that rows share. `run`: stages of a few steps, stopped
+    within the first."""
     folder = tmp_path_factory.mktemp("two")
     data, torn, plain = (make_data(folder / name) for name in ("halves", "torn", "plain"))
     rows = [json.loads(line) for line in (data / "triplets.jsonl").read_text().splitlines()]
@@ -151,21 +151,29 @@ def _launch(folder: Path) -> None:
     assert [process.returncode for process in processes] == [0, 0], "\n".join(told)
 
 
+def asked_of(case: str) -> tuple[str, ...]:
+    """Return what a case asks, whatever its engine."""
+    batches, _, name, more = CASES[case]
+    return batches, name, *more
+
+
 @pytest.fixture(scope="module")
-def alone(recipes: dict[str, Path], tmp_path_factory: pytest.TempPathFactory) -> dict[str, dict[str, torch.Tensor]]:
+def alone(recipes: dict[str, Path], tmp_path_factory: pytest.TempPathFactory) -> dict[tuple, dict[str, torch.Tensor]]:
+    """What one process gives, by what it is asked."""
     folder = tmp_path_factory.mktemp("alone")
-    cases = {
-        case.split("-")[1]: (int(batches), recipes[name], more) for case, (batches, _, name, more) in CASES.items()
-    }
-    return {
-        name: two_processes.gradients(recipe, [*more, f"output={folder / name}"], accumulation)[0]
-        for name, (accumulation, recipe, more) in cases.items()
-    }
+    found = {}
+    for number, case in enumerate(CASES):
+        key = asked_of(case)
+        if key not in found:
+            batches, name, *more = key
+            overrides = [*more, f"output={folder / str(number)}"]
+            found[key], _ = two_processes.gradients(recipes[name], overrides, int(batches))
+    return found
 
 
 @pytest.mark.parametrize("case", CASES)
 def test_gradients_are_those_of_one_process(case: str, done: Path, alone: dict) -> None:
-    expected, found = alone[case.split("-")[1]], load_file(done / f"{case}.safetensors")
+    expected, found = alone[asked_of(case)], load_file(done / f"{case}.safetensors")
     assert expected.keys() == found.keys()
     assert max(tensor.abs().max() for tensor in expected.values()) > 0.1
     for name, tensor in expected.items():
@@ -175,14 +183,33 @@ def test_gradients_are_those_of_one_process(case: str, done: Path, alone: dict) 
     assert case == "ddp-reranker" or found["temperature.position"].abs() > 1e-4
 
 
+@pytest.mark.parametrize(
+    ("case", "without"),
+    [
+        ("ddp-thoughts", []),
+        ("ddp-lexical", []),
+        ("zero3-multi", []),
+        ("zero3-learner", ["token_learner={tokens: 4}"]),
+        ("ddp-judged", [JUDGED[0].replace(", judged: true", "")]),
+    ],
+)
+def test_what_is_tried_has_a_part_in_the_gradient(
+    case: str, without: list[str], alone: dict, recipes: dict[str, Path], tmp_path: Path
+) -> None:
+    plain, _ = two_processes.gradients(recipes["plain"], [*without, f"output={tmp_path}"], 1)
+    found = alone[asked_of(case)]
+    assert max((found[name] - plain[name]).abs().max() for name in plain.keys() & found.keys()) > 1e-3
+
+
 def test_the_guide_masked_something(alone: dict) -> None:
-    assert (alone["guided"]["temperature.position"] - alone["1"]["temperature.position"]).abs() > 1e-3
+    guided, plain = (alone[asked_of(case)]["temperature.position"] for case in ("zero3-guided", "ddp-1"))
+    assert (guided - plain).abs() > 1e-3
 
 
 def test_what_other_batches_know_to_be_right_changes_the_gradient(recipes: dict, alone: dict, tmp_path: Path) -> None:
     by_batch = ["stages.one.known_answers=batch", f"output={tmp_path}"]
     found, _ = two_processes.gradients(recipes["gradients"], by_batch, 1)
-    assert max((found[name] - tensor).abs().max() for name, tensor in alone["1"].items()) > 1e-3
+    assert max((found[name] - tensor).abs().max() for name, tensor in alone[asked_of("ddp-1")].items()) > 1e-3
 
 
 def test_the_processes_had_different_numbers_of_chunks_and_one_sum_of_gradients(done: Path) -> None:

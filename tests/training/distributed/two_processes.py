@@ -1,6 +1,6 @@
 """What each of two processes does in test_distributed.py: `python two_processes.py FOLDER`, or one process by import.
 
-FOLDER holds tasks.json, a list of [kind, engine, recipe]; FOLDER/NAME.safetensors come out.
+FOLDER holds tasks.json, a list of [name, kind, engine, recipe, overrides]; FOLDER/NAME.safetensors come out.
 """
 
 from __future__ import annotations
@@ -152,6 +152,7 @@ class Stop(Exception):
 
 @contextmanager
 def stopped_after(steps: int):
+    """Ends what runs within after so many steps, and fails where nothing came so far."""
     from mllm_embed.training.run.stage.stage_trainer import StageTrainer
 
     real = StageTrainer.taken
@@ -163,7 +164,9 @@ def stopped_after(steps: int):
 
     StageTrainer.taken = taken
     try:
-        yield
+        with suppress(Stop):
+            yield
+            raise AssertionError("the run was not stopped")
     finally:
         StageTrainer.taken = real
 
@@ -203,7 +206,7 @@ def main(folder: Path) -> None:
         try:
             if kind == "run":
                 with undrawn(), hard_negatives():
-                    with stopped_after(1), suppress(Stop):
+                    with stopped_after(1):
                         run_any(recipe, overrides)
                     forget_config()
                     run_any(recipe, overrides)

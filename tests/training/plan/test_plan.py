@@ -306,11 +306,11 @@ def test_a_guide_has_a_vector_of_each_input_that_may_play_a_role(
 
 
 @pytest.mark.usefixtures("uncounted")
-@pytest.mark.parametrize(("text", "kind"), [("x", "image"), ("far " * 300, "text")])
-def test_of_texts_and_pictures_in_one_role_those_with_the_most_tokens_count(
-    text: str, kind: str, recipe: Path, data: Path
+@pytest.mark.parametrize(("text", "learner", "tokens"), [("x", None, 16), ("far " * 300, None, 16), ("x", 4, 4)])
+def test_texts_and_pictures_in_one_role_count_as_pictures_as_long_as_the_longest(
+    text: str, learner: int | None, tokens: int, recipe: Path, data: Path
 ) -> None:
-    """Rows bring the one or the other: a text has more words than any picture, and mostly fewer tokens."""
+    """Rows bring the one or the other: a text has more words than any picture, and none of its patches."""
     row = {"image": "images/0.png", "instruction": "red", "target_image": "images/4.png"}
     rows = [row | {"negative_text": text}, row | {"image": "images/1.png", "negative_image": "images/6.png"}]
     columns = ["image", "instruction", "target_image", "negative_text", "negative_image"]
@@ -318,12 +318,14 @@ def test_of_texts_and_pictures_in_one_role_those_with_the_most_tokens_count(
     source = {"path": str(data / "rows.jsonl"), "format": "columns", "columns": {name: name for name in columns}}
     term = {"query": "composed", "positive": "target_image", "negatives": ["hard_negative"]}
     stage = {"data": [source], "terms": [term], "batch_size": 2, "per_image": 1}
-    loaded = load_recipe(recipe, [f"stages.instructions.{key}={json.dumps(value)}" for key, value in stage.items()])
+    overrides = [f"stages.instructions.{key}={json.dumps(value)}" for key, value in stage.items()]
+    loaded = load_recipe(recipe, overrides + [f"token_learner.tokens={learner}"] * bool(learner))
     inputs = {part.kind: part for part in make_plan(loaded, 24).stages["instructions"].inputs}
-    assert inputs.keys() == {"composed", "image"} | {kind}
-    assert sum(part.count for part in inputs.values()) == 2 * 3
-    assert inputs["image"].count == (4 if kind == "image" else 2)
-    assert inputs[kind].length > len(text) // 2
+    assert {kind: part.count for kind, part in inputs.items()} == {"composed": 2, "image": 2 * 2}
+    image = inputs["image"]
+    assert (image.image_tokens, image.features, image.patches) == (tokens, 16, 16)
+    # the tiny tokenizer has a token a letter of such words
+    assert image.length > max(len(text), tokens)
 
 
 @pytest.mark.usefixtures("uncounted")
